@@ -1,0 +1,97 @@
+"""Robust ResNets as Detectron2 backbones.
+
+They are Detectron2's own `ResNet`: what is added is the choice of architecture by one key, and the
+refusal of any setting that contradicts the weights.
+"""
+
+import logging
+
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling.backbone import FPN, Backbone, ResNet, build_resnet_backbone
+from detectron2.modeling.backbone.fpn import build_resnet_fpn_backbone
+
+from robust_backbones.errors import UserError
+from robust_backbones.zoo import ARCHS, IMAGENET_MEAN, IMAGENET_STD
+
+BUILDERS = ("build_robust_resnet_backbone", "build_robust_resnet_fpn_backbone")
+
+# Detectron2 feeds RGB values in [0, 255].
+PIXEL_MEAN = [round(255 * value, 3) for value in IMAGENET_MEAN]
+PIXEL_STD = [round(255 * value, 3) for value in IMAGENET_STD]
+
+
+@BACKBONE_REGISTRY.register()
+def build_robust_resnet_backbone(cfg: CfgNode, input_shape) -> ResNet:
+    """The ResNet named by `MODEL.ROBUST.ARCH`, with torchvision's stride placement.
+
+    Raises:
+        UserError: the config contradicts the architecture or the input that its weights need.
+    """
+    return build_resnet_backbone(_checked(cfg), input_shape)
+
+
+@BACKBONE_REGISTRY.register()
+def build_robust_resnet_fpn_backbone(cfg: CfgNode, input_shape) -> FPN:
+    """The same ResNet below a feature pyramid, `p2` to `p6`. Raises as above."""
+    return build_resnet_fpn_backbone(_checked(cfg), input_shape)
+
+
+def body(backbone: Backbone) -> tuple[str, Backbone]:
+    """The network that pretrained weights are for, and its name inside `backbone` (`""` or
+    `"bottom_up."`)."""
+    inner = getattr(backbone, "bottom_up", None)
+    return ("", backbone) if inner is None else ("bottom_up.", inner)
+
+
+def _checked(cfg: CfgNode) -> CfgNode:
+    cfg = cfg.clone()
+    cfg.defrost()
+    set_architecture(cfg)
+    return cfg
+
+
+def set_architecture(cfg: CfgNode) -> None:
+    """Write what `MODEL.ROBUST.ARCH` decides into `MODEL.RESNETS`, and check the input format.
+
+    A key that still has Detectron2's default is set; another value that differs is a
+    contradiction.
+
+    Raises:
+        UserError: unknown architecture, or a contradiction; names key, value and the value needed.
+    """
+    name = cfg.MODEL.ROBUST.ARCH
+    if name not in ARCHS:
+        raise UserError(f"MODEL.ROBUST.ARCH '{name}' is unknown; one of: {', '.join(ARCHS)}.")
+    arch, defaults = ARCHS[name], get_cfg().MODEL.RESNETS
+    needed = {
+        "DEPTH": arch.depth,
+        "NUM_GROUPS": 1,
+        "WIDTH_PER_GROUP": arch.width_per_group,
+        "STEM_OUT_CHANNELS": 64,
+        "RES2_OUT_CHANNELS": arch.res2_channels,
+        "STRIDE_IN_1X1": False,
+    }
+    for key, value in needed.items():
+        found = cfg.MODEL.RESNETS[key]
+        if found == value:
+            continue
+        if found != defaults[key]:
+            raise _contradiction(f"MODEL.RESNETS.{key}", found, value, f"{name} weights")
+        cfg.MODEL.RESNETS[key] = value
+        logging.getLogger(__name__).info("%s sets MODEL.RESNETS.%s to %s", name, key, value)
+    _check_input(cfg)
+
+
+def _check_input(cfg: CfgNode) -> None:
+    why = "weights trained on RGB images with ImageNet statistics"
+    if cfg.INPUT.FORMAT != "RGB":
+        raise _contradiction("INPUT.FORMAT", cfg.INPUT.FORMAT, "RGB", why)
+    for key, needed in (("PIXEL_MEAN", PIXEL_MEAN), ("PIXEL_STD", PIXEL_STD)):
+        found = list(cfg.MODEL[key])
+        if len(found) != 3 or any(abs(a - b) > 0.01 for a, b in zip(found, needed, strict=True)):
+            raise _contradiction(f"MODEL.{key}", found, needed, why)
+
+
+def _contradiction(key: str, found, needed, why: str) -> UserError:
+    return UserError(f"{key} is {found}, but {why} need {needed}; set {key} to {needed}.")

@@ -1,0 +1,89 @@
+"""Loading that stops where Detectron2 only warns, and saving that leaves no half-written file."""
+
+import logging
+import os
+import pickle
+
+from detectron2.checkpoint import DetectionCheckpointer
+
+from robust_backbones.checkpoint import load_file, save
+from robust_backbones.detection.backbone import body
+from robust_backbones.errors import UserError
+from robust_backbones.files import atomic
+
+
+class StrictCheckpointer(DetectionCheckpointer):
+    """`DetectionCheckpointer` that raises unless every required tensor came from the file.
+
+    `load(path)`, for evaluation and resuming, requires the whole model. A fresh start through
+    `resume_or_load` requires the backbone's body only: neck and heads may be new.
+    """
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
+        """Load `path` into the model and the checkpointables (all of them if None).
+
+        Raises:
+            UserError: not a checkpoint, tensors missing or misshapen, or made for another input.
+        """
+        if not path:
+            logging.getLogger(__name__).warning(
+                'MODEL.WEIGHTS is "": the model starts from random weights.'
+            )
+        whole = checkpointables is None  # Detectron2 passes [] at a fresh start
+        self._required = "" if whole else "backbone." + body(self.model.backbone)[0]
+        return super().load(path, checkpointables)
+
+    def _load_file(self, filename: str) -> dict:
+        try:
+            return super()._load_file(filename)
+        except (pickle.UnpicklingError, RuntimeError, EOFError):
+            load_file(filename)  # says what is wrong with it
+            raise
+
+    def _load_model(self, checkpoint: dict):
+        self._check_input(checkpoint.get("metadata", {}))
+        incompatible = super()._load_model(checkpoint)
+        absent = list(incompatible.missing_keys)
+        absent += [name for name, *_ in incompatible.incorrect_shapes]
+        absent = sorted(
+            name
+            for name in absent
+            if name.startswith(self._required) and not name.endswith("num_batches_tracked")
+        )
+        if absent:
+            shown = ", ".join(absent[:6]) + (f" and {len(absent) - 6} more" if absent[6:] else "")
+            part = "model" if not self._required else "backbone"
+            raise UserError(
+                f"{len(absent)} tensors of the {part} did not come from the weights: {shown}; "
+                "check that MODEL.WEIGHTS is a converted file of MODEL.ROBUST.ARCH."
+            )
+        return incompatible
+
+    def _check_input(self, metadata: dict) -> None:
+        """A converted file says what its network was fed with; the model must do the same."""
+        for name, buffer in (("mean", self.model.pixel_mean), ("std", self.model.pixel_std)):
+            if name not in metadata:
+                continue
+            needed = [round(255 * value, 3) for value in metadata[name]]
+            found = [round(value, 3) for value in buffer.flatten().tolist()]
+            if any(abs(a - b) > 0.01 for a, b in zip(needed, found, strict=True)):
+                key = f"MODEL.PIXEL_{name.upper()}"
+                raise UserError(
+                    f"{key} is {found}, but the weights need {needed}; set {key} to that."
+                )
+
+    def save(self, name: str, **kwargs) -> None:
+        """Save model and checkpointables as `<save_dir>/<name>.pth`, whole or not at all."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        contents = {"model": self.model.state_dict()}
+        contents |= {key: item.state_dict() for key, item in self.checkpointables.items()}
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        self.logger.info("Saving checkpoint to %s", path)
+        save(contents | kwargs, path)
+        self.tag_last_checkpoint(os.path.basename(path))
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Note which file a resume starts from."""
+        with atomic(os.path.join(self.save_dir, "last_checkpoint")) as temporary:
+            temporary.write_text(last_filename_basename)

@@ -1,0 +1,135 @@
+"""Bridges that let the Detectron2 0.6 release run on current NumPy and Pillow, and uncompiled.
+
+Call `bridge()` before Detectron2 is first imported. Each bridge looks first whether it is needed,
+so a newer Detectron2, or a compiled one, is left exactly as it is. NumPy and Pillow themselves are
+not changed: what Detectron2 misses in them is given to its modules only.
+"""
+
+import functools
+import importlib
+import importlib.machinery
+import importlib.util
+import re
+import sys
+import types
+import warnings
+from pathlib import Path
+
+from robust_backbones.errors import UserError
+
+# NumPy's aliases of built-in types, gone since 1.24 (np.bool came back in 2.0).
+_ALIASES = {"int": int, "float": float, "str": str, "object": object, "bool": bool}
+
+
+def bridge() -> None:
+    """Make `import detectron2` work here.
+
+    Raises:
+        UserError: Detectron2 is not installed.
+    """
+    spec = importlib.util.find_spec("detectron2")
+    if spec is None or spec.submodule_search_locations is None:
+        raise UserError("Detectron2 is not installed; run: python tools/install_detectron2.py")
+    root = Path(spec.submodule_search_locations[0])
+    with warnings.catch_warnings():
+        # Importing it warns of parts of PyTorch and setuptools that it uses and that will go; the
+        # user can do nothing about it.
+        warnings.simplefilter("ignore")
+        _bridge_extension()
+        _bridge_pillow(root)
+        _bridge_numpy(root)
+        importlib.import_module("detectron2.model_zoo")
+
+
+def _refuse(name: str, *_args, **_kwargs):
+    raise RuntimeError(
+        f"{name} needs Detectron2's C++ extension (rotated boxes, deformable convolution), which "
+        "is not in this installation; build it with: python tools/install_detectron2.py --official"
+    )
+
+
+class _MissingExtension(types.ModuleType):
+    """Stands for `detectron2._C` where it was not compiled: any use of it says so."""
+
+    def __getattr__(self, name: str):
+        if name.startswith("__"):  # asked by the import system and by inspection, not by a user
+            raise AttributeError(name)
+        _refuse(f"detectron2._C.{name}")
+
+
+# What the extension registers with PyTorch.
+_OPERATORS = (
+    "nms_rotated",
+    "box_iou_rotated",
+    "roi_align_rotated_forward",
+    "roi_align_rotated_backward",
+)
+
+
+def _bridge_extension() -> None:
+    name = "detectron2._C"
+    if name in sys.modules or importlib.util.find_spec(name) is not None:
+        return
+    import detectron2  # the package itself imports nothing
+    import torch
+    from pycocotools.cocoeval import COCOeval
+
+    stub = _MissingExtension(name)
+    stub.__spec__ = importlib.machinery.ModuleSpec(name, loader=None)
+    stub.__file__ = None
+    stub.get_compiler_version = stub.get_cuda_version = lambda: "not built"  # environment report
+    sys.modules[name] = detectron2._C = stub
+    for operator in _OPERATORS:
+        setattr(torch.ops.detectron2, operator, functools.partial(_refuse, operator))
+    # COCO evaluation has a form without C++: pycocotools' own, which newer releases fall back to.
+    evaluation = types.ModuleType("detectron2.evaluation.fast_eval_api")
+    evaluation.COCOeval_opt = COCOeval
+    sys.modules[evaluation.__name__] = evaluation
+
+
+def _bridge_pillow(root: Path) -> None:
+    """`Image.LINEAR`, gone since Pillow 10, is a default argument in one file: lend it while that
+    file is imported."""
+    from PIL import Image
+
+    if hasattr(Image, "LINEAR") or not _mentions(
+        root, "data.transforms.transform", r"Image\.LINEAR"
+    ):
+        return
+    Image.LINEAR = Image.BILINEAR
+    try:
+        importlib.import_module("detectron2.data.transforms.transform")
+    finally:
+        del Image.LINEAR
+
+
+# Where the 0.6 release uses NumPy's removed aliases.
+_NUMPY_USERS = (
+    "structures.masks",
+    "data.build",
+    "data.datasets.pascal_voc",
+    "evaluation.pascal_voc_evaluation",
+    "evaluation.sem_seg_evaluation",
+    "utils.visualizer",
+    "utils.video_visualizer",
+)
+
+
+def _bridge_numpy(root: Path) -> None:
+    import numpy
+
+    missing = {name: alias for name, alias in _ALIASES.items() if name not in dir(numpy)}
+    pattern = rf"\bnp\.({'|'.join(missing)})\b"
+    users = [module for module in _NUMPY_USERS if missing and _mentions(root, module, pattern)]
+    if not users:
+        return
+    view = types.ModuleType("numpy")  # NumPy as those modules knew it
+    view.__getattr__ = lambda name: getattr(numpy, name)
+    vars(view).update(missing)
+    for user in users:
+        importlib.import_module(f"detectron2.{user}").np = view
+
+
+def _mentions(root: Path, module: str, pattern: str) -> bool:
+    path = root.joinpath(*module.split(".")).with_suffix(".py")
+    return path.is_file() and re.search(pattern, path.read_text(encoding="utf-8")) is not None

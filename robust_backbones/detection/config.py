@@ -1,0 +1,103 @@
+"""Our configuration keys, and a config file + overrides -> a checked configuration."""
+
+from pathlib import Path
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog
+from detectron2.utils.file_io import PathManager
+
+from robust_backbones.detection.backbone import BUILDERS, set_architecture
+from robust_backbones.detection.data import check_dataset
+from robust_backbones.errors import UserError
+
+
+def add_robust_config(cfg: CfgNode) -> None:
+    """Declare every key of ours, with its default. Call it on `get_cfg()` before merging a file."""
+    cfg.MODEL.ROBUST = CfgNode()
+    # Which network the weights are of; decides DEPTH, WIDTH_PER_GROUP, RES2_OUT_CHANNELS and
+    # STRIDE_IN_1X1 of MODEL.RESNETS. One of robust_backbones.zoo.ARCHS.
+    cfg.MODEL.ROBUST.ARCH = "resnet50"
+    # Data order, augmentation, initial heads and sampling follow from it. Detectron2's -1, another
+    # one every time, is refused: a run must be repeatable.
+    cfg.SEED = 0
+
+
+def load_config(path, overrides: list[str] = ()) -> CfgNode:
+    """Defaults <- YAML file (and its `_BASE_`s) <- `KEY VALUE` overrides, then every check that
+    needs no data.
+
+    Raises:
+        UserError: missing or broken file, unknown key, wrong type, or a contradiction between keys.
+    """
+    cfg = get_cfg()
+    add_robust_config(cfg)
+    if not Path(path).is_file():
+        known = ", ".join(sorted(str(p) for p in Path("configs").glob("*.yaml"))) or "none"
+        raise UserError(f"config file '{path}' does not exist; in configs/ there are: {known}.")
+    if len(overrides) % 2:
+        raise UserError(f"overrides are KEY VALUE pairs; '{overrides[-1]}' has no value.")
+    try:
+        cfg.merge_from_file(str(path))
+        cfg.merge_from_list(list(overrides))
+    except KeyError as error:
+        raise UserError(
+            f"{error.args[0]}: no such configuration key (in {path} or overrides)."
+        ) from None
+    except (ValueError, AssertionError, AttributeError, yaml.YAMLError, OSError) as error:
+        raise UserError(f"{path} or overrides: {' '.join(str(error).split())}") from None
+    if cfg.SEED < 0:
+        raise UserError(f"SEED is {cfg.SEED}; give 0 or more, so that the run can be repeated.")
+    if cfg.MODEL.BACKBONE.NAME in BUILDERS:
+        set_architecture(cfg)
+        _refuse_default_weights(cfg)
+    return cfg
+
+
+def _refuse_default_weights(cfg: CfgNode) -> None:
+    """Detectron2's default weights are Caffe's: BGR, other statistics, another stride."""
+    if "ImageNetPretrained/MSRA" in cfg.MODEL.WEIGHTS:
+        raise UserError(
+            f"MODEL.WEIGHTS is '{cfg.MODEL.WEIGHTS}', made for BGR images; give a file that "
+            'tools/convert.py wrote, or "" to start from random weights.'
+        )
+
+
+def check_inputs(cfg: CfgNode, train: bool) -> None:
+    """Check what must lie on disk before a run starts: weights and data sets.
+
+    Raises:
+        UserError: names the file or data set, where it was looked for and what to do.
+    """
+    if cfg.MODEL.WEIGHTS and not PathManager.isfile(cfg.MODEL.WEIGHTS):
+        raise UserError(
+            f"MODEL.WEIGHTS '{cfg.MODEL.WEIGHTS}' does not exist; make it with: "
+            f"python tools/convert.py CHECKPOINT {cfg.MODEL.WEIGHTS} (README, Weights), or give "
+            'another file, or "" to start from random weights.'
+        )
+    names = (cfg.DATASETS.TRAIN if train else ()) + cfg.DATASETS.TEST
+    for name in names:
+        if name not in DatasetCatalog:
+            near = [n for n in DatasetCatalog if n.split("_")[0] == name.split("_")[0]]
+            raise UserError(
+                f"data set '{name}' is not registered; known: {', '.join(near or DatasetCatalog)}."
+            )
+        check_dataset(name)
+
+
+def set_device(cfg: CfgNode, num_gpus: int) -> str | None:
+    """Put the model on the CPU where there is no GPU; returns what to tell the user, if anything.
+
+    Raises:
+        UserError: more GPUs are asked for than there are.
+    """
+    found = torch.cuda.device_count()
+    if num_gpus > max(found, 1):
+        raise UserError(
+            f"--num-gpus {num_gpus}, but this machine has {found}; ask for at most that."
+        )
+    if found == 0 and cfg.MODEL.DEVICE == "cuda":
+        cfg.MODEL.DEVICE = "cpu"
+        return "No GPU found: running on the CPU."
+    return None

@@ -1,0 +1,67 @@
+"""Result files: one JSON per run, written once, atomically. The format is in docs/formats.md."""
+
+import json
+import math
+import platform
+import time
+
+from robust_backbones import __version__
+from robust_backbones.files import atomic
+
+SCHEMA = 1
+
+
+def write(path, *, kind: str, metrics: dict, settings: dict, weights_sha256: str | None,
+          data: dict, seed: int, seconds: float) -> dict:  # fmt: skip
+    """Write a run's result and return it.
+
+    Args:
+        path: the JSON file; an existing one is replaced in one step.
+        kind: `"pretrain"` or `"detection"`.
+        metrics: numbers; accuracies and AP in percent [0, 100].
+        settings: everything that was chosen for the run.
+        weights_sha256: digest of the weight file that the run started from; None for none.
+        data: `{split: {"name", "images", "fingerprint"}}`.
+        seconds: wall time of the run.
+    """
+    result = {
+        "schema": SCHEMA,
+        "kind": kind,
+        "metrics": metrics,
+        "settings": settings,
+        "weights_sha256": weights_sha256,
+        "data": data,
+        "seed": seed,
+        "seconds": round(seconds, 2),
+        "code_version": __version__,
+        "hardware": hardware(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    with atomic(path) as temporary:
+        text = json.dumps(_finite(result), indent=2, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+    return result
+
+
+def _finite(node):
+    """NaN and infinity, which JSON does not have, become null (an AP without any ground truth)."""
+    if isinstance(node, dict):
+        return {key: _finite(value) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [_finite(value) for value in node]
+    return None if isinstance(node, float) and not math.isfinite(node) else node
+
+
+def hardware() -> dict:
+    """What the numbers depend on besides the settings: devices, threads and versions."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "gpus": gpus,
+        "cpu": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": platform.system(),
+    }

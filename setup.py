@@ -1,0 +1,48 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+VERSION = {}
+exec(Path(__file__).with_name("robust_backbones").joinpath("__init__.py").read_text(), VERSION)
+
+setup(
+    name="robust-backbones",
+    version=VERSION["__version__"],
+    description="Adversarially robust ImageNet backbones for Detectron2, and their transfer",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=find_packages(include=["robust_backbones*", "classification*"]),
+    # Detectron2 itself is not on this list: PyPI has no wheel of it. tools/install_detectron2.py
+    # installs it; its needs stand here, in current versions.
+    install_requires=[
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "numpy",
+        "pillow",
+        "opencv-python-headless",
+        "pycocotools",
+        "fvcore",
+        "iopath",
+        "yacs",
+        "omegaconf>=2.1",
+        "hydra-core>=1.1",
+        "cloudpickle",
+        "matplotlib",
+        "packaging",
+        "tabulate",
+        "tensorboard",
+        "termcolor",
+        "tqdm",
+        "pyyaml",
+        "setuptools<81",  # Detectron2 0.6 imports pkg_resources
+        "scikit-learn",  # the digits of the embedded data
+        "scikit-image",  # the textures of the embedded data
+        "jinja2",
+    ],
+    extras_require={
+        "dill": ["dill"],  # --allow-pickle for files written by the robustness library
+        "dev": ["pytest", "ruff", "dill"],
+    },
+)

@@ -1,0 +1,82 @@
+#!/usr/bin/env python
+"""Train or evaluate a detector on a robust backbone.
+
+tools/train_net.py --config configs/coco_mask_rcnn_robust_eps3.yaml --num-gpus 8
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone works uninstalled
+
+from robust_backbones.errors import user_errors
+
+
+def parse(argv=None) -> argparse.Namespace:
+    """The command line, with Detectron2's names where it has one."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    # fmt: off
+    add = parser.add_argument
+    add("--config", "--config-file", dest="config", required=True, metavar="FILE",
+        help="YAML file, such as those in configs/")
+    add("--resume", action="store_true",
+        help="continue from the last checkpoint in OUTPUT_DIR, if there is one")
+    add("--eval-only", action="store_true",
+        help="evaluate MODEL.WEIGHTS (or, with --resume, the last checkpoint); do not train")
+    add("--num-gpus", type=int, default=1, metavar="N",
+        help="GPUs of this machine; the CPU is used if it has none (default: 1)")
+    add("--num-machines", type=int, default=1, metavar="N", help="machines (default: 1)")
+    add("--machine-rank", type=int, default=0, metavar="K",
+        help="number of this machine, from 0 (default: 0)")
+    # Two users of one machine must not meet by accident: Detectron2's rule for the port.
+    port = 2**15 + 2**14 + (os.getuid() if hasattr(os, "getuid") else 1) % 2**14
+    add("--dist-url", default=f"tcp://127.0.0.1:{port}", metavar="URL",
+        help="where the processes meet (default: %(default)s)")
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE",
+        help="overrides of the configuration, such as OUTPUT_DIR output/mine SEED 1")
+    # fmt: on
+    return parser.parse_args(argv)
+
+
+def setup(args):
+    """The configuration, with everything checked that can be before processes start."""
+    from robust_backbones.detection import config
+
+    cfg = config.load_config(args.config, args.opts)
+    notice = config.set_device(cfg, args.num_gpus)
+    config.check_inputs(cfg, train=not args.eval_only)
+    if notice:
+        print(notice, file=sys.stderr)
+    cfg.freeze()
+    return cfg
+
+
+def run(cfg, args) -> None:
+    """What each process does; user mistakes are one line, here too."""
+    with user_errors():
+        from robust_backbones.detection import trainer
+
+        trainer.run(cfg, args)
+
+
+def main(argv=None) -> None:
+    """Check, then start one process per GPU."""
+    args = parse(argv)
+    with user_errors():
+        cfg = setup(args)
+    from detectron2.engine import launch
+    from torch.multiprocessing import ProcessExitedException
+
+    where = dict(machine_rank=args.machine_rank, dist_url=args.dist_url)
+    try:
+        launch(run, args.num_gpus, args.num_machines, **where, args=(cfg, args))
+    except ProcessExitedException as error:
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()
