@@ -124,7 +124,9 @@ def load_file(path, allow_pickle: bool = False):
                 "you trust where it comes from."
             ) from None
         raise UserError(_not_a_checkpoint(path)) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, UnicodeDecodeError):
+    except PermissionError:
+        raise UserError(f"{path} cannot be read: permission denied.") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError):
         raise UserError(_not_a_checkpoint(path)) from None
 
 

@@ -5,6 +5,7 @@ import os
 import pickle
 
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 
 from robust_backbones.checkpoint import load_file, save
 from robust_backbones.detection.backbone import body
@@ -42,22 +43,30 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict):
         self._check_input(checkpoint.get("metadata", {}))
-        incompatible = super()._load_model(checkpoint)
-        absent = list(incompatible.missing_keys)
-        absent += [name for name, *_ in incompatible.incorrect_shapes]
-        absent = sorted(
+        if checkpoint.pop("matching_heuristics", False):
+            self._convert_ndarray_to_tensor(checkpoint["model"])
+            caffe2 = checkpoint.get("__author__") == "Caffe2"
+            checkpoint["model"] = align_and_update_state_dicts(
+                self.model.state_dict(), checkpoint["model"], c2_conversion=caffe2
+            )
+        # Detectron2's own list of missing keys is not enough: FrozenBN fills in statistics that a
+        # file lacks with 0 and 1, and says nothing.
+        given = {name: tuple(tensor.shape) for name, tensor in checkpoint["model"].items()}
+        absent = [
             name
-            for name in absent
-            if name.startswith(self._required) and not name.endswith("num_batches_tracked")
-        )
+            for name, tensor in self.model.state_dict().items()
+            if name.startswith(self._required)
+            and not name.endswith("num_batches_tracked")
+            and given.get(name) != tuple(tensor.shape)
+        ]
         if absent:
             shown = ", ".join(absent[:6]) + (f" and {len(absent) - 6} more" if absent[6:] else "")
-            part = "model" if not self._required else "backbone"
+            part = "backbone" if self._required else "model"
             raise UserError(
                 f"{len(absent)} tensors of the {part} did not come from the weights: {shown}; "
                 "check that MODEL.WEIGHTS is a converted file of MODEL.ROBUST.ARCH."
             )
-        return incompatible
+        return super()._load_model(checkpoint)
 
     def _check_input(self, metadata: dict) -> None:
         """A converted file says what its network was fed with; the model must do the same."""

@@ -81,6 +81,7 @@ class TrainLoader:
             batch_sampler=self._batches,
             num_workers=self._workers,
             collate_fn=list,
+            generator=torch.Generator().manual_seed(0),  # else it draws from the global one
         )
 
 

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import time
+import warnings
 
 import torch
 from detectron2.config import CfgNode
@@ -132,6 +133,9 @@ def run(cfg: CfgNode, args) -> None:
     Raises:
         UserError: the weights do not fit; see `StrictCheckpointer.load`.
     """
+    # Of Detectron2's own code, about PyTorch's future; the user can do nothing about them.
+    for message in ("torch.meshgrid", "The given NumPy array is not writable"):
+        warnings.filterwarnings("ignore", message=message)
     default_setup(cfg, args)
     if args.eval_only:
         started = time.time()

@@ -14,6 +14,7 @@ from robust_backbones.detection.backbone import (
 from robust_backbones.errors import UserError
 
 STAGES = ("stem", "res2", "res3", "res4", "res5")
+RGB = ShapeSpec(channels=3)
 TOLERANCE = 1e-5  # relative, float32
 
 
@@ -41,7 +42,7 @@ def verify(source: Checkpoint, tensors: dict[str, Tensor], size: int = 96) -> di
     Raises:
         UserError: a key or shape does not fit, or a difference exceeds `TOLERANCE`.
     """
-    backbone = build_robust_resnet_backbone(target_config(source.arch), ShapeSpec(channels=3))
+    backbone = build_robust_resnet_backbone(target_config(source.arch), RGB)
     try:
         backbone.load_state_dict(tensors, strict=True)
     except RuntimeError as error:

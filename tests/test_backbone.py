@@ -1,0 +1,99 @@
+"""The architecture key, the input contract, and every config in configs/."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import random_network
+
+from robust_backbones.detection import backbone, config, verify
+from robust_backbones.errors import UserError
+from robust_backbones.zoo import ARCHS
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def small(cfg):
+    """The same config at a size for one fast forward pass."""
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 5
+    return cfg
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_config_builds_and_runs(path):
+    from detectron2.modeling import build_model
+
+    cfg = small(config.load_config(path))
+    model = build_model(cfg).eval()
+    image = torch.randint(0, 256, (3, 64, 96)).float()
+    with torch.no_grad():
+        (output,) = model([{"image": image, "height": 64, "width": 96}])
+    assert output["instances"].has("pred_masks") == cfg.MODEL.MASK_ON
+    assert cfg.OUTPUT_DIR == f"output/{path.stem}"  # two configs never share a folder
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_one_key_chooses_the_architecture(arch):
+    """Built from the key alone, the network has torchvision's parameters, shape by shape."""
+    from robust_backbones.convert import to_detectron2
+
+    with torch.device("meta"):
+        built = backbone.build_robust_resnet_backbone(verify.target_config(arch), verify.RGB)
+        expected, _ = to_detectron2(random_network(arch).state_dict())
+    found = built.state_dict()
+    assert {k: v.shape for k, v in found.items()} == {k: v.shape for k, v in expected.items()}
+    assert type(built).__module__.startswith("detectron2.")
+
+
+def test_the_pyramid_has_detectron2s_outputs():
+    cfg = config.load_config(ROOT / "configs/digits_mask_rcnn_robust.yaml")
+    built = backbone.build_robust_resnet_fpn_backbone(cfg, verify.RGB)
+    assert list(built.output_shape()) == ["p2", "p3", "p4", "p5", "p6"]
+    assert backbone.body(built) == ("bottom_up.", built.bottom_up)
+
+
+CONTRADICTIONS = [
+    (["MODEL.ROBUST.ARCH", "resnet9"], "MODEL.ROBUST.ARCH 'resnet9' is unknown; one of: resnet18"),
+    (["MODEL.RESNETS.DEPTH", "101"], "MODEL.RESNETS.DEPTH is 101, but resnet18 weights need 18"),
+    (["MODEL.RESNETS.WIDTH_PER_GROUP", "128"], "WIDTH_PER_GROUP is 128, .* set .* to 64"),
+    (["MODEL.RESNETS.NUM_GROUPS", "32"], "NUM_GROUPS is 32, .* need 1"),
+    (["INPUT.FORMAT", "BGR"], "INPUT.FORMAT is BGR, but weights trained on RGB .* need RGB"),
+    (
+        ["MODEL.PIXEL_MEAN", "[103.53, 116.28, 123.675]"],
+        r"PIXEL_MEAN is \[103.53, .* need \[123.675",
+    ),
+    (["MODEL.PIXEL_STD", "[1.0, 1.0, 1.0]"], r"PIXEL_STD is \[1.0, .* need \[58.395"),
+    (["MODEL.WEIGHTS", "detectron2://ImageNetPretrained/MSRA/R-50.pkl"], "made for BGR images"),
+    (
+        ["MODEL.ROBUST.ARHC", "resnet50"],
+        "MODEL.ROBUST.ARHC: no such configuration key|Non-existent",
+    ),
+    (["SOLVER.MAX_ITER", "many"], "Type mismatch"),
+    (["SOLVER.MAX_ITER"], "'SOLVER.MAX_ITER' has no value"),
+    (["SEED", "-1"], "SEED is -1; give 0 or more"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), CONTRADICTIONS, ids=lambda v: str(v)[:40])
+def test_contradictions_are_refused(overrides, message):
+    with pytest.raises(UserError, match=message):
+        config.load_config(ROOT / "configs/digits_mask_rcnn_robust.yaml", overrides)
+
+
+def test_a_missing_or_broken_config_is_named(tmp_path):
+    with pytest.raises(UserError, match="config file '.*none.yaml' does not exist"):
+        config.load_config(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("MODEL: [")
+    with pytest.raises(UserError, match="bad.yaml or overrides: "):
+        config.load_config(tmp_path / "bad.yaml")
+
+
+def test_gpus_that_are_not_there(monkeypatch):
+    cfg = config.load_config(CONFIGS[0])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert config.set_device(cfg, 1) == "No GPU found: running on the CPU."
+    assert cfg.MODEL.DEVICE == "cpu"
+    with pytest.raises(UserError, match="--num-gpus 2, but this machine has 0"):
+        config.set_device(cfg, 2)

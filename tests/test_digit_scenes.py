@@ -1,0 +1,107 @@
+"""The embedded scenes: exact, repeatable, without leakage, in both layouts."""
+
+import json
+import xml.etree.ElementTree as ET
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+from sklearn.datasets import load_digits
+
+from robust_backbones.detection import data, digit_scenes
+from robust_backbones.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def root():
+    return digit_scenes.ensure()
+
+
+@pytest.mark.parametrize("split", digit_scenes.SPLITS)
+def test_both_layouts_say_the_same(root, split):
+    from detectron2.data import DatasetCatalog
+
+    coco = DatasetCatalog.get(f"digit_scenes_{split}")
+    voc = DatasetCatalog.get(f"digit_scenes_voc_{split}")
+    assert len(coco) == len(voc) == digit_scenes.SPLITS[split]
+    for a, b in zip(coco, voc, strict=True):
+        assert a["file_name"] == b["file_name"]
+        boxes = [np.array(o["bbox"]) for o in a["annotations"]]
+        corners = [np.concatenate([box[:2], box[:2] + box[2:]]) for box in boxes]
+        np.testing.assert_array_equal(corners, [o["bbox"] for o in b["annotations"]])
+        classes = [o["category_id"] for o in a["annotations"]]
+        assert classes == [o["category_id"] for o in b["annotations"]]
+        assert 1 <= len(classes) <= 4
+
+
+def test_masks_boxes_and_areas_agree(root):
+    contents = json.loads((root / digit_scenes.coco_file("val")).read_text())
+    assert [c["name"] for c in contents["categories"]] == list(digit_scenes.CLASSES)
+    for row in contents["annotations"]:
+        mask = coco_mask.decode(row["segmentation"]).astype(bool)
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        left, top, width, height = row["bbox"]
+        assert (left, top) == (columns[0], rows[0])
+        assert (left + width, top + height) == (columns[-1] + 1, rows[-1] + 1)
+        assert row["area"] == mask.sum() > 20
+
+
+def test_masks_lie_on_the_drawn_digits():
+    """On a black background, a pixel is in a mask exactly where a digit covers it by half or more."""
+    bunch = load_digits()
+    black = [np.zeros((200, 200), np.uint8)]
+    image, objects = digit_scenes.draw_scene(
+        (bunch.images, bunch.target), black, np.random.default_rng(1)
+    )
+    union = np.any([o["mask"] for o in objects], axis=0)
+    assert sum(o["mask"].sum() for o in objects) == union.sum()  # no overlap
+    assert image[union].max(axis=1).min() > 40
+    assert image[~union].sum(axis=1).mean() < image[union].sum(axis=1).mean() / 5
+
+
+def test_scenes_are_repeatable():
+    bunch = load_digits()
+    textures = [np.arange(200 * 200, dtype=np.uint8).reshape(200, 200)]
+    draws = [
+        digit_scenes.draw_scene((bunch.images, bunch.target), textures, np.random.default_rng(seed))
+        for seed in (5, 5, 6)
+    ]
+    np.testing.assert_array_equal(draws[0][0], draws[1][0])
+    assert (draws[0][0] != draws[2][0]).any()
+
+
+def test_training_and_validation_share_no_digit_and_no_texture():
+    (train, _), train_textures = digit_scenes._sources("train")
+    (val, _), val_textures = digit_scenes._sources("val")
+    assert len(train) + len(val) == len(load_digits().images) == 1797
+    assert not {d.tobytes() for d in train} & {d.tobytes() for d in val}
+    for a, b in zip(train_textures, val_textures, strict=True):
+        assert a.shape[1] + b.shape[1] == 512  # side by side in the photograph
+        assert min(*a.shape, *b.shape) >= digit_scenes.SIZE
+
+
+def test_many_processes_at_once_draw_the_scenes_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path))
+    monkeypatch.setattr(digit_scenes, "SPLITS", {"train": 2, "val": 2})
+    with ProcessPoolExecutor(4) as pool:
+        roots = set(pool.map(_ensure, range(4)))
+    assert roots == {tmp_path / f"digit_scenes_v{digit_scenes.VERSION}"}
+    assert len(list(tmp_path.iterdir())) == 1  # no temporary folder is left
+    (root,) = roots
+    assert len(list((root / "JPEGImages").iterdir())) == 4
+    xml = ET.parse(root / "Annotations" / "val_00001.xml")
+    assert xml.find("size/width").text == "96"
+    assert Image.open(root / "JPEGImages" / "val_00001.jpg").size == (96, 96)
+
+
+def _ensure(_):
+    return digit_scenes.ensure()
+
+
+def test_a_data_set_that_is_not_on_disk_is_named(monkeypatch):
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    for name in ("coco_2017_train", "voc_2007_test"):
+        with pytest.raises(UserError, match=f"data set '{name}' needs .* set DETECTRON2_DATASETS"):
+            data.check_dataset(name)

@@ -1,0 +1,78 @@
+import os
+
+import pytest
+
+from robust_backbones import files
+from robust_backbones.errors import UserError, user_errors
+
+
+def test_atomic_replaces_in_one_step(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    with files.atomic(path) as temporary:
+        temporary.write_text("one")
+        assert not path.exists()
+    assert path.read_text() == "one"
+    with files.atomic(path) as temporary:
+        temporary.write_text("two")
+        assert path.read_text() == "one"
+    assert path.read_text() == "two"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_atomic_leaves_the_old_file_when_the_block_fails(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), files.atomic(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_atomic_respects_the_umask(tmp_path):
+    path = tmp_path / "a.txt"
+    before = os.umask(0o027)
+    try:
+        with files.atomic(path) as temporary:
+            temporary.write_text("x")
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_atomic_names_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write .*file/a.txt"):
+        with files.atomic(tmp_path / "file" / "a.txt"):
+            pass
+
+
+def test_sha256_of_a_known_text(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert files.sha256(tmp_path / "abc") == expected
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"ROBUST_BACKBONES_CACHE": "/a"}, "/a"),
+        ({"XDG_CACHE_HOME": "/b"}, "/b/robust_backbones"),
+        ({"HOME": "/c"}, "/c/.cache/robust_backbones"),
+    ],
+)
+def test_cache_dir(monkeypatch, variables, expected):
+    for name in ("ROBUST_BACKBONES_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert str(files.cache_dir()) == expected
+
+
+def test_user_errors_are_one_line_and_code_2(capsys):
+    with pytest.raises(SystemExit) as stop, user_errors():
+        raise UserError("eps is -1; give 0 or more.")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: eps is -1; give 0 or more.\n"
+    with pytest.raises(KeyError), user_errors():
+        raise KeyError

@@ -1,0 +1,44 @@
+"""The arrows of the design go one way: read from the syntax trees."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BORDER = {"errors", "files", "results", "zoo", "weights", "checkpoint"}
+FILES = sorted((ROOT / "robust_backbones").rglob("*.py")) + sorted(
+    (ROOT / "classification").rglob("*.py")
+)
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of all modules that a file imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_arrows_go_one_way(path):
+    part = path.relative_to(ROOT).parts
+    names = imports(path)
+    if part[:2] != ("robust_backbones", "detection"):
+        assert not [n for n in names if n.startswith("detectron2")]
+    if part[0] == "robust_backbones":
+        assert not [n for n in names if n.startswith("classification")]
+        if part[1] != "detection":
+            assert not [n for n in names if n.startswith("robust_backbones.detection")]
+    else:
+        ours = {n.split(".")[1] for n in names if n.startswith("robust_backbones.")}
+        assert ours <= BORDER | {"__version__"}
+
+
+@pytest.mark.parametrize("name", ["__init__", "zoo", "errors", "files"])
+def test_light_files_import_no_torch(name):
+    names = imports(ROOT / "robust_backbones" / f"{name}.py")
+    assert not [n for n in names if n.split(".")[0] in ("torch", "torchvision", "detectron2")]

@@ -1,0 +1,73 @@
+"""The training stream: Detectron2's order, and the same continuation from any iteration."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from robust_backbones.detection.loader import TrainLoader, seed_from
+
+DICTS = [{"file_name": str(i), "width": 2 if i % 3 else 1, "height": 1.5} for i in range(11)]
+
+
+def mapper(item: dict) -> dict:
+    return item | {"noise": float(np.random.rand()), "torch": torch.rand(()).item()}
+
+
+def loader(start=0, group=True, workers=0, seed=1):
+    from detectron2.data.samplers import TrainingSampler
+
+    sampler = TrainingSampler(len(DICTS), seed=seed)
+    made = TrainLoader(
+        DICTS, mapper, sampler, batch_size=2, group=group, workers=workers, seed=seed
+    )
+    made.start_iter = start
+    return made
+
+
+def take(n, **settings):
+    return list(itertools.islice(iter(loader(**settings)), n))
+
+
+def names(batches):
+    return [[item["file_name"] for item in batch] for batch in batches]
+
+
+@pytest.mark.parametrize("group", [True, False])
+def test_order_and_grouping_are_detectron2s(group):
+    from detectron2.data import build_detection_train_loader
+    from detectron2.data.samplers import TrainingSampler
+
+    theirs = build_detection_train_loader(
+        DICTS, mapper=mapper, sampler=TrainingSampler(len(DICTS), seed=1),
+        total_batch_size=2, aspect_ratio_grouping=group, num_workers=0,
+    )  # fmt: skip
+    assert names(take(20, group=group)) == names(list(itertools.islice(iter(theirs), 20)))
+
+
+@pytest.mark.parametrize("start", [1, 7, 13])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_stream_is_the_rest_of_the_first(start, workers):
+    whole = take(16)
+    rest = take(16 - start, start=start, workers=workers)
+    assert rest == whole[start:]  # images, and what augmentation drew for them
+
+
+def test_another_seed_is_another_stream():
+    assert names(take(5)) != names(take(5, seed=2))
+    noise = [item["noise"] for batch in take(16) for item in batch]
+    assert len(set(noise)) == len(noise)
+
+
+def test_the_stream_leaves_the_global_torch_generator_alone():
+    stream = iter(loader())
+    before = torch.get_rng_state()
+    next(stream)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_seeds_depend_on_every_part():
+    seeds = {seed_from(*parts) for parts in itertools.product(range(6), repeat=3)}
+    assert len(seeds) == 216
+    assert all(0 <= seed < 2**63 for seed in seeds)

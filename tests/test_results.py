@@ -1,0 +1,23 @@
+import json
+import math
+
+from robust_backbones import __version__, results
+
+
+def test_a_result_is_plain_json_and_traceable(tmp_path):
+    path = tmp_path / "result.json"
+    results.write(
+        path,
+        kind="pretrain",
+        metrics={"clean_top1": 97.5, "AP": {"APl": math.nan}},
+        settings={"eps": 1.0, "steps": (1, 2)},
+        weights_sha256=None,
+        data={"train": {"images": 3, "fingerprint": "ab"}},
+        seed=1,
+        seconds=2.345,
+    )
+    read = json.loads(path.read_text(), parse_constant=lambda name: 1 / 0)  # no NaN in the file
+    assert read["metrics"] == {"clean_top1": 97.5, "AP": {"APl": None}}
+    assert read["settings"] == {"eps": 1.0, "steps": [1, 2]}
+    assert (read["code_version"], read["seed"]) == (__version__, 1)
+    assert {"gpus", "cpu", "threads", "torch"} <= set(read["hardware"])

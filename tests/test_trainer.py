@@ -1,0 +1,212 @@
+"""Training through the command: strict loading, resuming bit for bit, both evaluators."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import random_network
+
+from robust_backbones import checkpoint, convert
+from robust_backbones.detection import config, trainer
+from robust_backbones.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+DIGITS = ROOT / "configs/digits_mask_rcnn_robust.yaml"
+TINY = {
+    "SOLVER.IMS_PER_BATCH": "2",
+    "SOLVER.MAX_ITER": "6",
+    "SOLVER.CHECKPOINT_PERIOD": "2",
+    "MODEL.FPN.OUT_CHANNELS": "16",
+    "MODEL.RPN.CONV_DIMS": "[16]",
+    "MODEL.ROI_BOX_HEAD.FC_DIM": "32",
+    "MODEL.ROI_MASK_HEAD.CONV_DIM": "16",
+    "MODEL.RPN.POST_NMS_TOPK_TEST": "5",
+    "TEST.DETECTIONS_PER_IMAGE": "5",
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "0.0",  # untrained detectors are to detect, too
+    "MODEL.DEVICE": "cpu",
+    "INPUT.RANDOM_FLIP": "horizontal",  # augmentation, so that its randomness is tested too
+}
+
+
+def overrides(folder, weights, **more) -> list[str]:
+    settings = TINY | {"OUTPUT_DIR": str(folder), "MODEL.WEIGHTS": str(weights)} | more
+    return [part for pair in settings.items() for part in pair]
+
+
+def command(*args) -> subprocess.Popen:
+    call = [sys.executable, str(ROOT / "tools/train_net.py"), "--config", str(DIGITS), *args]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        call, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process) -> tuple[int, str]:
+    _, error = process.communicate(timeout=300)
+    return process.returncode, error
+
+
+def small(folder, weights, **more):
+    return config.load_config(DIGITS, overrides(folder, weights, **more))
+
+
+def test_strict_loading_accepts_new_heads_only(tmp_path, resnet18_backbone):
+    made = trainer.Trainer(small(tmp_path, resnet18_backbone))
+    made.resume_or_load(resume=False)
+    loaded = torch.load(resnet18_backbone, weights_only=True)["model"]
+    state = made.model.state_dict()
+    for name, tensor in loaded.items():
+        assert torch.equal(state[f"backbone.bottom_up.{name}"], tensor)
+
+
+def without(name):
+    return lambda contents: contents["model"].pop(name)
+
+
+def shorter(name):
+    return lambda contents: contents["model"].update({name: contents["model"][name][1:]})
+
+
+def metadata(key, value):
+    return lambda contents: contents["metadata"].update({key: value})
+
+
+def unprefixed(contents):
+    contents["matching_heuristics"] = False
+
+
+SPOILED = [
+    (without("res4.0.shortcut.weight"), "1 tensors of the backbone .*res4.0.shortcut.weight"),
+    (without("stem.conv1.norm.running_mean"), "1 tensors .*stem.conv1.norm.running_mean"),
+    (shorter("res5.1.conv2.norm.bias"), "1 tensors of the backbone .*res5.1.conv2.norm.bias"),
+    (unprefixed, "100 tensors of the backbone did not come from the weights: .* and 94 more"),
+    (metadata("mean", [0.5, 0.5, 0.5]), r"MODEL.PIXEL_MEAN is .*, but the weights need \[127.5"),
+    (metadata("std", [1.0, 1.0, 1.0]), r"MODEL.PIXEL_STD is .*, but the weights need \[255"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), SPOILED, ids=[m[:30] for _, m in SPOILED])
+def test_strict_loading_refuses(tmp_path, resnet18_backbone, spoil, message):
+    contents = torch.load(resnet18_backbone, weights_only=True)
+    spoil(contents)
+    torch.save(contents, tmp_path / "spoiled.pth")
+    made = trainer.Trainer(small(tmp_path, tmp_path / "spoiled.pth"))
+    with pytest.raises(UserError, match=message):
+        made.resume_or_load(resume=False)
+
+
+def test_another_architectures_weights_are_refused(tmp_path):
+    network = random_network("resnet50")
+    torch.save(network.state_dict(), tmp_path / "r50.pth")
+    contents = convert.detectron2_contents(checkpoint.read(tmp_path / "r50.pth"))
+    checkpoint.save(contents, tmp_path / "backbone.pth")
+    made = trainer.Trainer(small(tmp_path, tmp_path / "backbone.pth"))
+    with pytest.raises(UserError, match="tensors of the backbone did not come from the weights"):
+        made.resume_or_load(resume=False)
+
+
+def test_random_weights_must_be_said_and_are_logged(tmp_path, caplog):
+    made = trainer.Trainer(small(tmp_path, ""))
+    with caplog.at_level("WARNING"):
+        made.resume_or_load(resume=False)
+    assert "the model starts from random weights" in caplog.text
+
+
+def test_evaluation_requires_the_heads_too(tmp_path, resnet18_backbone):
+    with pytest.raises(UserError, match="tensors of the model did not come from the weights"):
+        trainer.evaluate(small(tmp_path, resnet18_backbone))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["coco", "voc"])
+def test_train_evaluate_and_evaluate_again(tmp_path, resnet18_backbone, task):
+    more = {"SOLVER.MAX_ITER": "3"}
+    if task == "voc":
+        more |= {"DATASETS.TRAIN": "['digit_scenes_voc_train']", "MODEL.MASK_ON": "False"}
+        more |= {"DATASETS.TEST": "['digit_scenes_voc_val']"}
+    args = overrides(tmp_path, resnet18_backbone, **more)
+    code, error = finish(command(*args))
+    assert code == 0, error
+    result = json.loads((tmp_path / "result.json").read_text())
+    ((name, metrics),) = result["metrics"].items()
+    assert name == ("digit_scenes_voc_val" if task == "voc" else "digit_scenes_val")
+    assert set(metrics) == ({"bbox"} if task == "voc" else {"bbox", "segm"})
+    assert 0 <= metrics["bbox"]["AP"] <= 100
+    assert result["data"][name]["images"] == 200
+    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert [line["iteration"] for line in lines if "total_loss" in line] == [2]
+    assert any(path.name.startswith("events.out.tfevents") for path in tmp_path.iterdir())
+
+    code, error = finish(command("--eval-only", "--resume", *args))
+    assert code == 0, error
+    again = json.loads((tmp_path / "eval_result.json").read_text())
+    assert again["metrics"] == result["metrics"]
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path, resnet18_backbone):
+    """SIGKILL between two checkpoints; resumed, the end is that of an uninterrupted run, bit for bit."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    code, error = finish(command(*overrides(whole, resnet18_backbone)))
+    assert code == 0, error
+
+    long = overrides(killed, resnet18_backbone)
+    process = command(*long)
+    while not (killed / "last_checkpoint").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "result.json").exists()
+    first = (killed / "last_checkpoint").read_text()
+    assert first in ("model_0000001.pth", "model_0000003.pth", "model_0000005.pth")
+
+    code, error = finish(command("--resume", *long))
+    assert code == 0, error
+    expected = torch.load(whole / "model_final.pth", weights_only=True)
+    found = torch.load(killed / "model_final.pth", weights_only=True)
+    assert found["iteration"] == expected["iteration"] == 5
+    for name, tensor in expected["model"].items():
+        assert torch.equal(found["model"][name], tensor), name
+    momenta = [c["trainer"]["_trainer"]["optimizer"]["state"] for c in (expected, found)]
+    assert momenta[0].keys() == momenta[1].keys()
+    for key, state in momenta[0].items():
+        assert torch.equal(state["momentum_buffer"], momenta[1][key]["momentum_buffer"])
+    results = [json.loads((p / "result.json").read_text()) for p in (whole, killed)]
+    assert results[0]["metrics"] == results[1]["metrics"]
+
+
+MISTAKES = [
+    (["--config", "configs/none.yaml"], "config file 'configs/none.yaml' does not exist"),
+    (["SOLVER.MAX_ITR", "3"], "SOLVER.MAX_ITR"),
+    (["DATASETS.TRAIN", "['digit_scene']"], "data set 'digit_scene' is not registered; known: digit"),
+    (["DATASETS.TEST", "['coco_2017_val']"], "set DETECTRON2_DATASETS"),
+    (["MODEL.WEIGHTS", "none.pth"], "'none.pth' does not exist; make it with: python tools/convert"),
+    (["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(DIGITS)], "is not a complete PyTorch checkpoint"),
+    (["--num-gpus", "99"], "--num-gpus 99, but this machine has"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("args", "message"), MISTAKES, ids=[m[:30] for _, m in MISTAKES])
+def test_mistakes_are_one_line_and_code_2(
+    tmp_path, monkeypatch, resnet18_backbone, capfd, args, message
+):
+    sys.path.insert(0, str(ROOT / "tools"))
+    import train_net
+
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    options = [] if args[0] == "--config" else ["--config", str(DIGITS)]
+    if args[0].startswith("--"):
+        options, args = [*options, *args], []
+    with pytest.raises(SystemExit) as stop:
+        train_net.main([*options, *overrides(tmp_path, resnet18_backbone), *args])
+    assert stop.value.code == 2
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    assert message in lines[0]
