@@ -249,6 +249,9 @@ def _differences(tensors: dict[str, Tensor], arch: str) -> list[str]:
     expected = _shapes(arch)
     lines = [f"unknown '{k}'" for k in tensors if k not in expected]
     has_head = any(k.startswith("fc.") for k in tensors)
+    heads = {len(tensors[k]) for k in ("fc.weight", "fc.bias") if k in tensors}
+    if len(heads) > 1:
+        lines.append("'fc.weight' and 'fc.bias' have different numbers of classes")
     for name, shape in expected.items():
         if name in tensors:
             found = tuple(tensors[name].shape)

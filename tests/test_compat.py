@@ -46,7 +46,8 @@ def test_modules_of_the_release_see_the_types_they_use():
         from detectron2.data.build import print_instances_class_histogram
         from detectron2.structures.masks import polygons_to_bitmask
         print_instances_class_histogram([{"annotations": [{"category_id": 0}]}], ["a"])  # np.int
-        assert polygons_to_bitmask([numpy.array([0.0, 0, 4, 0, 4, 4])], 5, 5).dtype == bool  # np.bool
+        mask = polygons_to_bitmask([numpy.array([0.0, 0, 4, 0, 4, 4])], 5, 5)  # np.bool
+        assert mask.dtype == bool
     """)
 
 
@@ -107,10 +108,10 @@ def test_using_the_missing_extension_says_so(use):
 
 @pytest.mark.usefixtures("without_extension")
 def test_coco_evaluation_without_the_extension_is_pycocotools():
+    from detectron2.evaluation.coco_evaluation import COCOeval_opt
     from pycocotools.cocoeval import COCOeval
 
     import robust_backbones.detection  # noqa: F401
-    from detectron2.evaluation.coco_evaluation import COCOeval_opt
 
     assert COCOeval_opt is COCOeval
 

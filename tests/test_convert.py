@@ -12,7 +12,7 @@ from robust_backbones import checkpoint, convert
 from robust_backbones.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
-import convert as tool  # noqa: E402  (tools/convert.py)
+import convert as tool
 
 CASES = [
     ("conv1.weight", "stem.conv1.weight"),

@@ -49,7 +49,7 @@ def test_masks_boxes_and_areas_agree(root):
 
 
 def test_masks_lie_on_the_drawn_digits():
-    """On a black background, a pixel is in a mask exactly where a digit covers it by half or more."""
+    """On a black background, masks hold the bright pixels, and objects do not overlap."""
     bunch = load_digits()
     black = [np.zeros((200, 200), np.uint8)]
     image, objects = digit_scenes.draw_scene(

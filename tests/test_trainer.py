@@ -151,7 +151,7 @@ def test_train_evaluate_and_evaluate_again(tmp_path, resnet18_backbone, task):
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path, resnet18_backbone):
-    """SIGKILL between two checkpoints; resumed, the end is that of an uninterrupted run, bit for bit."""
+    """SIGKILL in the middle; resumed, it ends as an uninterrupted run does, bit for bit."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     code, error = finish(command(*overrides(whole, resnet18_backbone)))
     assert code == 0, error
@@ -185,9 +185,9 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path, resnet18_backbone):
 MISTAKES = [
     (["--config", "configs/none.yaml"], "config file 'configs/none.yaml' does not exist"),
     (["SOLVER.MAX_ITR", "3"], "SOLVER.MAX_ITR"),
-    (["DATASETS.TRAIN", "['digit_scene']"], "data set 'digit_scene' is not registered; known: digit"),
+    (["DATASETS.TRAIN", "['digit_scene']"], "'digit_scene' is not registered; known: digit"),
     (["DATASETS.TEST", "['coco_2017_val']"], "set DETECTRON2_DATASETS"),
-    (["MODEL.WEIGHTS", "none.pth"], "'none.pth' does not exist; make it with: python tools/convert"),
+    (["MODEL.WEIGHTS", "none.pth"], "'none.pth' does not exist; make it with: python tools/"),
     (["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(DIGITS)], "is not a complete PyTorch checkpoint"),
     (["--num-gpus", "99"], "--num-gpus 99, but this machine has"),
 ]  # fmt: skip

@@ -1,0 +1,1 @@
+"""Adversarial pretraining and transfer of image classifiers. Never imports detectron2."""
