@@ -72,6 +72,12 @@ def test_scenes_are_repeatable():
     assert (draws[0][0] != draws[2][0]).any()
 
 
+def test_pretraining_has_seen_no_validation_digit():
+    from classification import datasets
+
+    assert digit_scenes.DIGITS_TRAIN == datasets.DIGITS_TRAIN
+
+
 def test_training_and_validation_share_no_digit_and_no_texture():
     (train, _), train_textures = digit_scenes._sources("train")
     (val, _), val_textures = digit_scenes._sources("val")

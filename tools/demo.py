@@ -167,8 +167,9 @@ def pictures(run: Run) -> list[str]:
     """Scenes with truth and predictions, as data URLs."""
     from PIL import Image
 
-    from robust_backbones.detection import config, visualize
+    from robust_backbones.detection import compat, config, visualize
 
+    compat.silence_detectron2()
     weights = run.folder / "detector/model_final.pth"
     cfg = config.load_config(ROOT / CONFIG, ["MODEL.WEIGHTS", str(weights)])
     config.set_device(cfg, 1)

@@ -41,6 +41,13 @@ def bridge() -> None:
         importlib.import_module("detectron2.model_zoo")
 
 
+def silence_detectron2() -> None:
+    """For programs: hide what PyTorch says about Detectron2's own calls when they run; the user can
+    do nothing about it."""
+    for message in ("torch.meshgrid", "The given NumPy array is not writable"):
+        warnings.filterwarnings("ignore", message=message)
+
+
 def _refuse(name: str, *_args, **_kwargs):
     raise RuntimeError(
         f"{name} needs Detectron2's C++ extension (rotated boxes, deformable convolution), which "

@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import time
-import warnings
 
 import torch
 from detectron2.config import CfgNode
@@ -16,6 +15,7 @@ from detectron2.utils.file_io import PathManager
 
 from robust_backbones import results
 from robust_backbones.detection.checkpointer import StrictCheckpointer
+from robust_backbones.detection.compat import silence_detectron2
 from robust_backbones.detection.evaluation import build_evaluator
 from robust_backbones.detection.loader import build_train_loader, seed_from
 from robust_backbones.files import sha256
@@ -133,9 +133,7 @@ def run(cfg: CfgNode, args) -> None:
     Raises:
         UserError: the weights do not fit; see `StrictCheckpointer.load`.
     """
-    # Of Detectron2's own code, about PyTorch's future; the user can do nothing about them.
-    for message in ("torch.meshgrid", "The given NumPy array is not writable"):
-        warnings.filterwarnings("ignore", message=message)
+    silence_detectron2()
     default_setup(cfg, args)
     if args.eval_only:
         started = time.time()
