@@ -1,29 +1,47 @@
-"""torchvision names -> Detectron2 names, every key accounted for."""
+"""torchvision names <-> Detectron2 names of a ResNet, every key accounted for."""
 
 import re
 
 from torch import Tensor
 
-from robust_backbones import __version__
-from robust_backbones.checkpoint import Checkpoint
 from robust_backbones.errors import UserError
-from robust_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
-AUTHOR = "robust_backbones"  # Detectron2 logs who wrote a weight file
-
-# (torchvision pattern, Detectron2 replacement), the first that matches the whole name wins.
-_RENAMES = [
-    (r"conv1\.(\w+)", r"stem.conv1.\1"),
-    (r"bn1\.(\w+)", r"stem.conv1.norm.\1"),
-    (r"layer(\d)\.(\d+)\.conv(\d)\.(\w+)", r"res\1.\2.conv\3.\4"),
-    (r"layer(\d)\.(\d+)\.bn(\d)\.(\w+)", r"res\1.\2.conv\3.norm.\4"),
-    (r"layer(\d)\.(\d+)\.downsample\.0\.(\w+)", r"res\1.\2.shortcut.\3"),
-    (r"layer(\d)\.(\d+)\.downsample\.1\.(\w+)", r"res\1.\2.shortcut.norm.\3"),
+# One row per kind of tensor: torchvision's name, Detectron2's name. torchvision counts layer1 to
+# layer4, Detectron2 res2 to res5: {s} is torchvision's number, {t} Detectron2's.
+_NAMES = [
+    ("conv1.{leaf}", "stem.conv1.{leaf}"),
+    ("bn1.{leaf}", "stem.conv1.norm.{leaf}"),
+    ("layer{s}.{b}.conv{i}.{leaf}", "res{t}.{b}.conv{i}.{leaf}"),
+    ("layer{s}.{b}.bn{i}.{leaf}", "res{t}.{b}.conv{i}.norm.{leaf}"),
+    ("layer{s}.{b}.downsample.0.{leaf}", "res{t}.{b}.shortcut.{leaf}"),
+    ("layer{s}.{b}.downsample.1.{leaf}", "res{t}.{b}.shortcut.norm.{leaf}"),
 ]
+_FIELDS = {"s": r"[1-4]", "t": r"[2-5]", "b": r"\d+", "i": r"[1-3]", "leaf": r"\w+"}
 _DROPS = [
-    (r"fc\.\w+", "classifier head: a backbone has none"),
-    (r".*\.num_batches_tracked", "counter of training batches: no effect on the features"),
+    (re.compile(r"fc\.\w+"), "classifier head: a backbone has none"),
+    (re.compile(r".*\.num_batches_tracked"), "counter of training batches: no effect on features"),
 ]
+
+
+def _pattern(template: str) -> re.Pattern:
+    escaped = re.escape(template).replace(r"\{", "{").replace(r"\}", "}")
+    return re.compile(escaped.format(**{k: f"(?P<{k}>{v})" for k, v in _FIELDS.items()}))
+
+
+_FORWARD = [(_pattern(a), b) for a, b in _NAMES]
+_BACKWARD = [(_pattern(b), a) for a, b in _NAMES]
+
+
+def _translate(name: str, rows: list[tuple[re.Pattern, str]]) -> str | None:
+    for pattern, target in rows:
+        if match := pattern.fullmatch(name):
+            fields = match.groupdict()
+            if "s" in fields:
+                fields["t"] = int(fields["s"]) + 1
+            elif "t" in fields:
+                fields["s"] = int(fields["t"]) - 1
+            return target.format(**fields)
+    return None
 
 
 def detectron2_name(name: str) -> tuple[str | None, str]:
@@ -33,14 +51,22 @@ def detectron2_name(name: str) -> tuple[str | None, str]:
         UserError: the key belongs to no ResNet.
     """
     for pattern, reason in _DROPS:
-        if re.fullmatch(pattern, name):
+        if pattern.fullmatch(name):
             return None, reason
-    for pattern, replacement in _RENAMES:
-        if re.fullmatch(pattern, name):
-            renamed = re.sub(pattern, replacement, name)
-            # torchvision counts layer1..4, Detectron2 res2..5
-            return re.sub(r"^res(\d)", lambda m: f"res{int(m[1]) + 1}", renamed), ""
-    raise UserError(f"'{name}' is no tensor of a torchvision ResNet; only ResNets convert.")
+    if target := _translate(name, _FORWARD):
+        return target, ""
+    raise UserError(f"'{name}' is no tensor of a torchvision ResNet; only ResNets become backbones.")
+
+
+def torchvision_name(name: str) -> str:
+    """The torchvision name of one Detectron2 backbone key, without prefix (`res2.0.conv1.weight`).
+
+    Raises:
+        UserError: the key belongs to no Detectron2 ResNet.
+    """
+    if target := _translate(name, _BACKWARD):
+        return target
+    raise UserError(f"'{name}' is no tensor of a Detectron2 ResNet.")
 
 
 def to_detectron2(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -50,39 +76,23 @@ def to_detectron2(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[s
         `({Detectron2 name: tensor}, {dropped torchvision name: reason})`.
 
     Raises:
-        UserError: a key belongs to no ResNet, or two keys get one name.
+        UserError: a key belongs to no ResNet.
     """
     renamed, dropped = {}, {}
     for name, tensor in tensors.items():
         target, reason = detectron2_name(name)
         if target is None:
             dropped[name] = reason
-        elif target in renamed:
-            raise UserError(f"two tensors of the source would both become '{target}'.")
         else:
+            assert target not in renamed, f"two names become {target}"  # the table is one-to-one
             renamed[target] = tensor
     return renamed, dropped
 
 
-def detectron2_contents(checkpoint: Checkpoint) -> dict:
-    """What a converted file holds: plain types and tensors, so that it loads without pickle code.
+def to_torchvision(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename a Detectron2 ResNet's tensors (names without prefix); values are untouched.
 
-    `matching_heuristics` lets Detectron2 find the tensors below any prefix (`backbone.`,
-    `backbone.bottom_up.`).
+    Raises:
+        UserError: a key belongs to no Detectron2 ResNet.
     """
-    tensors, _ = to_detectron2(checkpoint.tensors)
-    return {
-        "model": {name: tensor.contiguous() for name, tensor in tensors.items()},
-        "__author__": AUTHOR,
-        "matching_heuristics": True,
-        "metadata": {
-            "arch": checkpoint.arch,
-            "mean": list(checkpoint.mean or IMAGENET_MEAN),
-            "std": list(checkpoint.std or IMAGENET_STD),
-            "channel_order": "RGB",
-            "source_layout": checkpoint.layout,
-            "source_sha256": checkpoint.sha256,
-            "source_metadata": checkpoint.metadata,
-            "converter_version": __version__,
-        },
-    }
+    return {torchvision_name(name): tensor for name, tensor in tensors.items()}

@@ -1,7 +1,9 @@
 #!/usr/bin/env python
-"""Convert a classifier checkpoint into Detectron2 backbone weights, and prove it.
+"""Convert a classifier checkpoint, by default into Detectron2 backbone weights, and prove it.
 
 tools/convert.py resnet50_l2_eps3.ckpt weights/resnet50_l2_eps3.pth
+tools/convert.py SOURCE TARGET --to robustness
+tools/convert.py --inspect FILE
 """
 
 import argparse
@@ -11,7 +13,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone works uninstalled
 
 from robust_backbones.errors import UserError, user_errors
-from robust_backbones.zoo import ARCHS
+
+FORMATS = ("detectron2", "torchvision", "robustness", "safetensors")
 
 
 def parse(argv=None) -> argparse.Namespace:
@@ -22,44 +25,121 @@ def parse(argv=None) -> argparse.Namespace:
     # fmt: off
     add = parser.add_argument
     add("source", metavar="SOURCE",
-        help="checkpoint of torchvision, the robustness library, or classification.pretrain")
-    add("target", metavar="TARGET", help="file to write, ending in .pth")
+        help="checkpoint (.pth, .pt, .ckpt, .safetensors, .pkl) of torchvision, timm, the robustness "
+             "library, MoCo, Detectron2 or classification.pretrain; or the name of a published model")
+    add("target", metavar="TARGET", nargs="?", help="file to write")
+    add("--to", choices=FORMATS, default="detectron2", help="format of TARGET (default: %(default)s)")
     add("--arch", metavar="NAME",
-        help=f"what the source should be, checked against its tensors: {', '.join(ARCHS)} "
-             "(default: recognised)")
+        help="what SOURCE should be, checked against its tensors (default: recognised)")
     add("--verify", action=argparse.BooleanOptionalAction, default=True,
         help="compare the features of source and target, stage by stage (default: yes)")
+    add("--dry-run", action="store_true", help="print what becomes of each key; write nothing")
+    add("--inspect", action="store_true", help="say what SOURCE is; write nothing")
+    add("--from-detector", action="store_true",
+        help="SOURCE is a whole Detectron2 detector: take its backbone out")
     add("--allow-pickle", action="store_true",
         help="execute code in SOURCE if it holds more than tensors; only for files that you trust")
     add("--force", action="store_true", help="replace TARGET if it exists")
     # fmt: on
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if not args.target and not (args.inspect or args.dry_run):
+        parser.error("TARGET is missing; give the file to write, or --inspect or --dry-run")
+    return args
+
+
+def check_target(args: argparse.Namespace) -> None:
+    """Refuse a target that cannot be, before any work."""
+    from robust_backbones.export import TARGETS
+
+    target, suffixes = Path(args.target), TARGETS[args.to].suffixes
+    if target.suffix not in suffixes:
+        raise UserError(f"target '{target}' must end in {' or '.join(suffixes)} for --to {args.to}.")
+    if target.exists() and not args.force:
+        raise UserError(f"{target} exists; pass --force to replace it.")
+
+
+def inspect(source, name: str) -> None:
+    """What a file is."""
+    rows = {
+        "file": name,
+        "sha256": source.sha256,
+        "layout": source.layout,
+        "architecture": source.arch,
+        "tensors": f"{len(source.tensors)} of the network, {len(source.dropped)} others",
+        "parameters and statistics": f"{sum(t.numel() for t in source.tensors.values()):,}",
+        "mean": source.mean or "none in the file",
+        "std": source.std or "none in the file",
+    } | {f"its {key}": value for key, value in source.metadata.items()}
+    for key, value in rows.items():
+        print(f"{key}: {value}")
+
+
+def print_plan(source, contents: dict) -> None:
+    """What each key becomes, what is dropped and why."""
+    from robust_backbones.convert import detectron2_name
+
+    dropped = dict(source.dropped)
+    for name, tensor in source.tensors.items():
+        target, reason = detectron2_name(name) if "__author__" in contents else (name, "")
+        if target:
+            print(f"{name} -> {target} {tuple(tensor.shape)}")
+        else:
+            dropped[name] = reason
+    for name, reason in dropped.items():
+        print(f"{name} dropped: {reason}")
+
+
+def print_dropped(source, to: str) -> None:
+    """How many keys are not in the target, by reason."""
+    from robust_backbones.convert import to_detectron2
+
+    dropped = source.dropped
+    if to == "detectron2":
+        dropped = dropped | to_detectron2(source.tensors)[1]
+    reasons = list(dropped.values())
+    for reason in sorted(set(reasons)):
+        print(f"dropped {reasons.count(reason)}: {reason}")
+
+
+def prove(source, contents: dict, to: str) -> None:
+    """Compare the features of source and target; say by how much they differ."""
+    from robust_backbones import layouts, verify
+
+    if to == "detectron2":
+        from robust_backbones.detection.verify import verify_backbone
+
+        differences = verify_backbone(source, contents["model"])
+    else:
+        image = verify.fixed_image()
+        again = layouts.unwrap(contents, "the converted file").tensors
+        both = (verify.network_features(source.arch, t, image) for t in (source.tensors, again))
+        differences = verify.compare(*both)
+    text = ", ".join(f"{stage} {value:.1e}" for stage, value in differences.items())
+    print(f"verified, largest relative difference of features: {text}")
 
 
 def convert(args: argparse.Namespace) -> None:
     """Read, rename, verify, write; say what happened to every kind of key."""
-    target = Path(args.target)
-    if target.suffix != ".pth":
-        raise UserError(f"target '{target}' must end in .pth, which Detectron2 loads safely.")
-    if target.exists() and not args.force:
-        raise UserError(f"{target} exists; pass --force to replace it.")
-    from robust_backbones import checkpoint, convert
+    if args.target:
+        check_target(args)
+    from robust_backbones import checkpoint
+    from robust_backbones.export import TARGETS
 
-    source = checkpoint.read(args.source, args.arch, args.allow_pickle)
-    contents = convert.detectron2_contents(source)
+    source = checkpoint.read(args.source, args.arch, args.allow_pickle, args.from_detector)
+    if args.inspect:
+        inspect(source, args.source)
+        return
+    target = TARGETS[args.to]
+    contents = target.contents(source)
     print(f"{args.source}: {source.arch}, {source.layout} layout, sha256 {source.sha256[:16]}...")
+    if args.dry_run:
+        print_plan(source, contents)
+        return
     if args.verify:
-        from robust_backbones.detection.verify import verify
-
-        differences = verify(source, contents["model"])
-        text = ", ".join(f"{stage} {value:.1e}" for stage, value in differences.items())
-        print(f"verified, largest relative difference of features: {text}")
-    _, dropped = convert.to_detectron2(source.tensors)
-    for reason in sorted(set((source.dropped | dropped).values())):
-        count = list((source.dropped | dropped).values()).count(reason)
-        print(f"dropped {count}: {reason}")
-    checkpoint.save(contents, target)
-    print(f"wrote {target}: {len(contents['model'])} tensors")
+        prove(source, contents, args.to)
+    print_dropped(source, args.to)
+    target.write(contents, args.target)
+    print(f"wrote {args.target}: {len(contents.get('model', contents))} tensors")
 
 
 def main(argv=None) -> None:

@@ -12,7 +12,7 @@ from detectron2.modeling.backbone import FPN, Backbone, ResNet, build_resnet_bac
 from detectron2.modeling.backbone.fpn import build_resnet_fpn_backbone
 
 from robust_backbones.errors import UserError
-from robust_backbones.zoo import ARCHS, IMAGENET_MEAN, IMAGENET_STD
+from robust_backbones.zoo import ARCHS, IMAGENET_MEAN, IMAGENET_STD, RESNETS
 
 BUILDERS = ("build_robust_resnet_backbone", "build_robust_resnet_fpn_backbone")
 
@@ -61,12 +61,12 @@ def set_architecture(cfg: CfgNode) -> None:
         UserError: unknown architecture, or a contradiction; names key, value and the value needed.
     """
     name = cfg.MODEL.ROBUST.ARCH
-    if name not in ARCHS:
-        raise UserError(f"MODEL.ROBUST.ARCH '{name}' is unknown; one of: {', '.join(ARCHS)}.")
+    if name not in RESNETS:
+        raise UserError(f"MODEL.ROBUST.ARCH '{name}' is unknown; one of: {', '.join(RESNETS)}.")
     arch, defaults = ARCHS[name], get_cfg().MODEL.RESNETS
     needed = {
         "DEPTH": arch.depth,
-        "NUM_GROUPS": 1,
+        "NUM_GROUPS": arch.groups,
         "WIDTH_PER_GROUP": arch.width_per_group,
         "STEM_OUT_CHANNELS": 64,
         "RES2_OUT_CHANNELS": arch.res2_channels,

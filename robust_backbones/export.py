@@ -1,0 +1,109 @@
+"""A checkpoint -> the file of a target format; one row per format."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from robust_backbones import __version__
+from robust_backbones.checkpoint import Checkpoint, save
+from robust_backbones.convert import to_detectron2
+from robust_backbones.errors import UserError
+from robust_backbones.files import atomic
+from robust_backbones.zoo import ARCHS, IMAGENET_MEAN, IMAGENET_STD, RESNETS, ResNetArch
+
+AUTHOR = "robust_backbones"  # Detectron2 logs who wrote a weight file
+
+
+@dataclass(frozen=True)
+class Target:
+    """A format that checkpoints are converted to.
+
+    Attributes:
+        suffixes: allowed endings of the file's name.
+        contents: checkpoint -> what the file holds.
+        write: `(contents, path)`, atomically.
+    """
+
+    suffixes: tuple[str, ...]
+    contents: Callable[[Checkpoint], dict]
+    write: Callable[[dict, object], None] = save
+
+
+def metadata(source: Checkpoint) -> dict:
+    """What travels with converted weights: where they come from and what they must be fed with."""
+    return {
+        "arch": source.arch,
+        "mean": list(source.mean or IMAGENET_MEAN),
+        "std": list(source.std or IMAGENET_STD),
+        "channel_order": "RGB",
+        "source_layout": source.layout,
+        "source_sha256": source.sha256,
+        "source_metadata": source.metadata,
+        "converter_version": __version__,
+    }
+
+
+def detectron2_contents(source: Checkpoint) -> dict:
+    """Plain types and tensors, so that it loads without pickle code.
+
+    `matching_heuristics` lets Detectron2 find the tensors below any prefix (`backbone.`,
+    `backbone.bottom_up.`).
+
+    Raises:
+        UserError: the network is no ResNet.
+    """
+    if source.arch not in RESNETS:
+        raise UserError(
+            f"{source.arch} cannot be a Detectron2 backbone; those that can: {', '.join(RESNETS)}."
+        )
+    tensors, _ = to_detectron2(source.tensors)
+    return {
+        "model": {name: tensor.contiguous() for name, tensor in tensors.items()},
+        "__author__": AUTHOR,
+        "matching_heuristics": True,
+        "metadata": metadata(source),
+    }
+
+
+def torchvision_contents(source: Checkpoint) -> dict:
+    """A bare state dict, as `load_state_dict` takes it. It has no place for metadata."""
+    return {name: tensor.contiguous() for name, tensor in source.tensors.items()}
+
+
+def robustness_contents(source: Checkpoint) -> dict:
+    """What the `robustness` library's `make_and_restore_model` loads, strictly."""
+    inner = "model." if isinstance(ARCHS[source.arch], ResNetArch) else "model.model."
+    mean, std = (
+        torch.tensor(values).view(3, 1, 1)
+        for values in (source.mean or IMAGENET_MEAN, source.std or IMAGENET_STD)
+    )
+    model = {f"module.{inner}{name}": tensor for name, tensor in source.tensors.items()}
+    model |= {f"module.attacker.{inner}{name}": t for name, t in source.tensors.items()}
+    for part in ("normalizer", "attacker.normalize"):
+        model |= {f"module.{part}.new_mean": mean, f"module.{part}.new_std": std}
+    epoch = source.metadata.get("epoch", source.metadata.get("epochs", 0))  # the library prints it
+    return {"model": model, "epoch": epoch, "metadata": metadata(source)}
+
+
+def safetensors_contents(source: Checkpoint) -> dict:
+    """torchvision's names; the metadata is for the file's header."""
+    return {"model": torchvision_contents(source), "metadata": metadata(source)}
+
+
+def _write_safetensors(contents: dict, path) -> None:
+    from safetensors.torch import save_file
+
+    # In the header, under one key: safetensors holds texts only.
+    header = json.dumps({"metadata": contents["metadata"]})
+    with atomic(path) as temporary:
+        save_file(contents["model"], temporary, {"format": "pt", "robust_backbones": header})
+
+
+TARGETS = {
+    "detectron2": Target((".pth",), detectron2_contents),
+    "torchvision": Target((".pth", ".pt"), torchvision_contents),
+    "robustness": Target((".pt", ".ckpt", ".pth"), robustness_contents),
+    "safetensors": Target((".safetensors",), safetensors_contents, _write_safetensors),
+}

@@ -1,0 +1,187 @@
+"""How checkpoints wrap a network: contents of a file -> its tensors under torchvision's names.
+
+Each wrapping is taken off by rules that account for every key: a prefix goes only where all keys
+have it, a copy only if it is equal, a part only with a reason that is kept.
+"""
+
+import re
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from robust_backbones.convert import to_torchvision
+from robust_backbones.errors import UserError
+
+FORMAT = "robust_backbones.classifier"  # marks our own files; see docs/formats.md
+FORMAT_VERSION = 1
+
+
+@dataclass
+class Layout:
+    """What a file holds.
+
+    Attributes:
+        name: which wrapping it was.
+        tensors: the network's, under torchvision's names.
+        dropped: `{key in the file: why it is not among the tensors}`.
+        mean, std: the normaliser's statistics, RGB for inputs in [0, 1], if the file has one.
+        metadata: what the file says of itself, plain types.
+    """
+
+    name: str
+    tensors: dict[str, Tensor]
+    dropped: dict[str, str] = field(default_factory=dict)
+    mean: Tensor | None = None
+    std: Tensor | None = None
+    metadata: dict = field(default_factory=dict)
+
+
+def unwrap(contents, source, from_detector: bool = False) -> Layout:
+    """Recognise the wrapping and take it off.
+
+    Args:
+        contents: what the file held.
+        source: what errors call it.
+        from_detector: take the backbone out of a whole Detectron2 detector.
+
+    Raises:
+        UserError: not a dictionary of tensors, a newer format, parts that contradict each other, a
+            BGR network, or a whole detector without `from_detector`.
+    """
+    if not isinstance(contents, dict):
+        kind = type(contents).__name__
+        raise UserError(f"{source} holds a {kind}, not a dictionary of tensors; save a state_dict.")
+    state, rest = _state(contents, source)
+    if any(key.endswith("stem.conv1.weight") for key in state):
+        return _detectron2(state, rest, source, from_detector)
+    if any("encoder_q." in key for key in state):
+        return _moco(state, rest)
+    return _classifier(state, rest, source)
+
+
+def _state(contents: dict, source) -> tuple[dict[str, Tensor], dict]:
+    """The state dict, and the rest of the file."""
+    key = next((k for k in ("model", "state_dict") if isinstance(contents.get(k), dict)), None)
+    state = contents[key] if key else contents
+    bad = [k for k, v in state.items() if not isinstance(v, Tensor)]
+    if bad or not state:
+        what = f"'{bad[0]}' is a {type(state[bad[0]]).__name__}" if bad else "it is empty"
+        raise UserError(f"{source} is not a dictionary of tensors: {what}; save a state_dict.")
+    if not all(isinstance(k, str) for k in state):
+        raise UserError(f"{source} has keys that are not names; save a state_dict.")
+    return state, {k: v for k, v in contents.items() if key and k != key}
+
+
+# The `robustness` library keeps the network twice, once inside the attacker, and two normalisers;
+# our own files have one of each.
+_COPY = "attacker."
+_STATISTICS = {
+    "mean": ("normalizer.new_mean", "attacker.normalize.new_mean", "normalize.mean"),
+    "std": ("normalizer.new_std", "attacker.normalize.new_std", "normalize.std"),
+}
+_NET_PREFIXES = ("module.", "model.", "net.", "network.", "backbone.", "encoder.")
+
+
+def _classifier(state: dict[str, Tensor], rest: dict, source) -> Layout:
+    """torchvision, timm, Lightning, DDP, `robustness` and our own files."""
+    state, prefix = _strip(state, ("module.",))
+    net, copies, statistics, dropped = {}, {}, {}, {}
+    for key, tensor in state.items():
+        part = next((part for part, names in _STATISTICS.items() if key in names), None)
+        if part:
+            same = torch.equal(statistics.setdefault(part, tensor), tensor)
+            if not same:
+                raise UserError(f"{source}: '{prefix}{key}' differs from the other normaliser's.")
+            dropped[prefix + key] = "normalisation, kept as mean and std"
+        elif key.startswith(_COPY):
+            copies[key] = tensor
+        else:
+            net[key] = tensor
+    for key, tensor in copies.items():
+        twin = net.get(key.removeprefix(_COPY))
+        if twin is None or not torch.equal(twin, tensor):
+            raise UserError(
+                f"{source}: '{prefix}{key}' is not a copy of the network's own tensor; the file is "
+                "not a plain robust classifier."
+            )
+        dropped[prefix + key] = "equal copy held by the attacker"
+    net, _ = _strip(net, _NET_PREFIXES)
+    net = {_legacy_densenet(key): tensor for key, tensor in net.items()}
+    own = rest.get("format") == FORMAT
+    if own and rest.get("version") != FORMAT_VERSION:
+        raise UserError(
+            f"{source} has format version {rest.get('version')}; this release reads "
+            f"{FORMAT_VERSION}; install a newer one."
+        )
+    name = "robust_backbones" if own else "robustness" if copies or statistics else "torchvision"
+    metadata = rest["metadata"] if isinstance(rest.get("metadata"), dict) else _simple(rest)
+    statistics = _recorded(metadata) | statistics
+    return Layout(name, net, dropped, statistics.get("mean"), statistics.get("std"), metadata)
+
+
+def _recorded(metadata: dict) -> dict[str, Tensor]:
+    """The normaliser's statistics where only the metadata have them."""
+    return {part: torch.tensor(metadata[part]) for part in _STATISTICS if part in metadata}
+
+
+def _simple(rest: dict) -> dict:
+    """Plain values of a foreign file, such as epoch and accuracy."""
+    return {k: v for k, v in rest.items() if isinstance(v, (int, float, str, bool))}
+
+
+def _strip(state: dict, prefixes: tuple[str, ...]) -> tuple[dict, str]:
+    """Remove leading prefixes as long as all keys share one; also say what was removed."""
+    removed = ""
+    while found := next((p for p in prefixes if state and all(k.startswith(p) for k in state)), ""):
+        state = {key.removeprefix(found): tensor for key, tensor in state.items()}
+        removed += found
+    return state, removed
+
+
+def _legacy_densenet(key: str) -> str:
+    """torchvision's DenseNet files still say `norm.1` where the network says `norm1`."""
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key)
+
+
+def _moco(state: dict[str, Tensor], rest: dict) -> Layout:
+    """MoCo and its like: the query encoder, whose head is no classifier."""
+    state, prefix = _strip(state, ("module.",))
+    net, dropped = {}, {}
+    for key, tensor in state.items():
+        name = key.removeprefix("encoder_q.")
+        if name == key:
+            dropped[prefix + key] = "not the query encoder (key encoder, queue)"
+        elif name.startswith("fc."):
+            dropped[prefix + key] = "contrastive head: no classifier"
+        else:
+            net[name] = tensor
+    return Layout("moco", net, dropped, metadata=_simple(rest))
+
+
+def _detectron2(state: dict[str, Tensor], rest: dict, source, from_detector: bool) -> Layout:
+    """A converted backbone, or the backbone of a whole detector."""
+    stem = min((key for key in state if key.endswith("stem.conv1.weight")), key=len)
+    prefix = stem.removesuffix("stem.conv1.weight")
+    metadata = rest.get("metadata", {})
+    _refuse_bgr(state, metadata, source)
+    outside = [key for key in state if not key.startswith(prefix)]
+    inside = {key.removeprefix(prefix): t for key, t in state.items() if key.startswith(prefix)}
+    if outside and not from_detector:
+        raise UserError(
+            f"{source} is a whole detector ({len(outside)} tensors besides the backbone, such as "
+            f"'{outside[0]}'); pass --from-detector to take its backbone out."
+        )
+    dropped = dict.fromkeys(outside, "part of the detector, not of its backbone")
+    return Layout(
+        "detectron2", to_torchvision(inside), dropped, **_recorded(metadata), metadata=metadata
+    )
+
+
+def _refuse_bgr(state: dict[str, Tensor], metadata: dict, source) -> None:
+    order = metadata.get("channel_order", "RGB")
+    mean = state.get("pixel_mean")
+    if mean is not None and mean.numel() == 3 and mean.flatten()[0] < mean.flatten()[2]:
+        order = "BGR"  # ImageNet's red mean is the largest
+    if order != "RGB":
+        raise UserError(f"{source} takes {order} images; only RGB networks are supported.")

@@ -1,0 +1,73 @@
+"""Every format and every architecture: the same tensors come back, bit for bit."""
+
+import pytest
+import torch
+
+from robust_backbones import checkpoint, layouts
+from robust_backbones.errors import UserError
+from robust_backbones.export import TARGETS
+from robust_backbones.zoo import ARCHS, RESNETS
+
+SMALL = ("resnet18", "mobilenet_v2")
+
+
+def source(arch: str) -> checkpoint.Checkpoint:
+    generator = torch.Generator().manual_seed(0)
+    with torch.device("meta"):
+        shapes = checkpoint.build_network(arch, 7).state_dict()
+    tensors = {
+        name: torch.randn(t.shape, generator=generator) if t.is_floating_point() else torch.tensor(5)
+        for name, t in shapes.items()
+    }
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.21, 0.22)
+    return checkpoint.Checkpoint(tensors, arch, "torchvision", mean, std, "ab" * 32, {}, {"eps": 3.0})
+
+
+def same(found, original, to):
+    expected = original.tensors
+    if to == "detectron2":
+        expected = {k: v for k, v in expected.items()
+                    if not k.startswith("fc.") and not k.endswith("num_batches_tracked")}  # fmt: skip
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_contents_hold_the_same_tensors(arch):
+    original = source(arch)
+    for to, target in TARGETS.items():
+        if to == "detectron2" and arch not in RESNETS:
+            with pytest.raises(UserError, match=f"{arch} cannot be a Detectron2 backbone; those"):
+                target.contents(original)
+        else:
+            same(layouts.unwrap(target.contents(original), "memory").tensors, original, to)
+
+
+@pytest.mark.parametrize("to", TARGETS)
+@pytest.mark.parametrize("arch", SMALL)
+def test_files_hold_the_same_tensors_and_say_where_they_come_from(tmp_path, arch, to):
+    original, target = source(arch), TARGETS[to]
+    if to == "detectron2" and arch not in RESNETS:
+        pytest.skip("refused, see above")
+    path = tmp_path / f"a{target.suffixes[0]}"
+    target.write(target.contents(original), path)
+    read = checkpoint.read(path)
+    same(read.tensors, original, to)
+    assert read.arch == arch
+    if to != "torchvision":  # a bare state dict has no place for it
+        assert read.mean == pytest.approx(original.mean)
+        assert read.std == pytest.approx(original.std)
+        assert torch.load(path)["metadata"]["source_sha256"] == original.sha256 if (
+            path.suffix != ".safetensors"
+        ) else read.metadata["source_sha256"] == original.sha256
+
+
+def test_a_chain_through_all_formats_changes_nothing(tmp_path):
+    original = read = source("resnet18")
+    for to in ("robustness", "safetensors", "torchvision", "detectron2"):
+        target = TARGETS[to]
+        path = tmp_path / f"{to}{target.suffixes[0]}"
+        target.write(target.contents(read), path)
+        read = checkpoint.read(path)
+    same(read.tensors, original, "detectron2")

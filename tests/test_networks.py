@@ -1,0 +1,66 @@
+"""Architectures are recognised from tensors, and named in errors."""
+
+import re
+
+import pytest
+import torch
+import torchvision
+
+from robust_backbones import networks
+from robust_backbones.errors import UserError
+from robust_backbones.zoo import ARCHS, RESNETS
+
+
+def shapes(arch, num_classes=7):
+    with torch.device("meta"):
+        return networks.build_network(arch, num_classes).state_dict()
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_each_is_recognised_and_is_torchvisions(arch):
+    tensors = shapes(arch)
+    assert networks.recognise(tensors, None, "file") == arch
+    assert networks.recognise(tensors, arch, "file") == arch
+    if arch != "wide_resnet50_4":
+        with torch.device("meta"):
+            expected = torchvision.models.get_model(arch, num_classes=7).state_dict()
+        assert {k: v.shape for k, v in tensors.items()} == {
+            k: v.shape for k, v in expected.items()
+        }
+
+
+@pytest.mark.parametrize("arch", RESNETS)
+def test_a_row_says_what_the_network_is(arch):
+    tensors, row = shapes(arch), ARCHS[arch]
+    assert tensors["fc.weight"].shape[1] == row.feature_dim
+    assert tensors[f"layer1.{row.blocks[0] - 1}.conv2.weight"].shape[2:] == (3, 3)
+    last = "conv3" if row.bottleneck else "conv2"
+    assert tensors[f"layer1.0.{last}.weight"].shape[0] == row.res2_channels
+    assert str(row.depth) in arch.replace("_32x4d", "").replace("_64x4d", "")
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_head_and_counters_are_free_and_the_rest_is_not(arch):
+    tensors = shapes(arch)
+    head = ARCHS[arch].head + "."
+    bare = {k: v for k, v in tensors.items()
+            if not k.startswith(head) and not k.endswith(networks.COUNTER)}  # fmt: skip
+    assert networks.recognise(bare, None, "file") == arch
+    name = next(k for k in reversed(bare) if k.endswith("weight"))
+    cases = {
+        f"missing '{name}'": {k: v for k, v in tensors.items() if k != name},
+        f"'{name}' has shape": tensors | {name: torch.empty(bare[name].shape[0] + 1)},
+        "unknown 'another.weight'": tensors | {"another.weight": torch.empty(1)},
+    }
+    for message, spoiled in cases.items():
+        with pytest.raises(UserError, match=f"against {arch}: .*{re.escape(message)}"):
+            networks.recognise(spoiled, None, "file")
+
+
+def test_a_wrong_belief_names_the_right_architecture():
+    with pytest.raises(UserError, match="file is a resnet34, not a resnet50; pass --arch resnet34"):
+        networks.recognise(shapes("resnet34"), "resnet50", "file")
+    with pytest.raises(UserError, match="architecture 'resnet9' is unknown; one of: resnet18"):
+        networks.recognise(shapes("resnet34"), "resnet9", "file")
+    with pytest.raises(UserError, match="'fc.weight' and 'fc.bias' have different numbers"):
+        networks.recognise(shapes("resnet18") | {"fc.bias": torch.empty(3)}, None, "file")
