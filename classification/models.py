@@ -5,7 +5,8 @@ from torch import Tensor, nn
 
 from robust_backbones import checkpoint
 from robust_backbones.errors import UserError
-from robust_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
+from robust_backbones.networks import with_versions
+from robust_backbones.zoo import ARCHS, IMAGENET_MEAN, IMAGENET_STD
 
 
 class Normalize(nn.Module):
@@ -59,10 +60,12 @@ def load_classifier(path) -> Classifier:
         UserError: unreadable, not a known architecture, or without the last layer.
     """
     found = checkpoint.read(path)
-    if "fc.weight" not in found.tensors:
-        raise UserError(f"{path} has no last layer (fc.weight); give a complete classifier.")
-    classes = len(found.tensors["fc.weight"])
+    head = f"{ARCHS[found.arch].head}.weight"
+    if head not in found.tensors:
+        raise UserError(f"{path} has no last layer ({head}); give a complete classifier.")
+    classes = len(found.tensors[head])
     model = Classifier(found.arch, classes, found.mean or IMAGENET_MEAN, found.std or IMAGENET_STD)
     # `read` has accounted for every key; only BatchNorm's counters, which old files lack, are free.
-    model.net.load_state_dict(model.net.state_dict() | found.tensors)
+    state = with_versions(model.net.state_dict() | found.tensors, found.arch)
+    model.net.load_state_dict(state)
     return model.eval()

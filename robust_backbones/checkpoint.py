@@ -6,6 +6,7 @@ The only place where a foreign file is opened. Nothing in a file is executed unl
 import json
 import pickle
 import re
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,7 +107,11 @@ def load_file(path, allow_pickle: bool = False):
             return _load_safetensors(path)
         if head[:1] == b"\x80" and not _is_legacy_torch(path):
             return _load_numpy_pickle(path)
-        return torch.load(path, "cpu", weights_only=True, mmap=head[:2] == b"PK")
+        if mapped := head[:2] == b"PK":
+            _check_archive(path)
+        return torch.load(path, "cpu", weights_only=True, mmap=mapped)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         if found := re.search(r"GLOBAL ([\w.<>]+)", str(error)):
             raise UserError(
@@ -118,9 +123,18 @@ def load_file(path, allow_pickle: bool = False):
         raise UserError(_not_a_checkpoint(path, head)) from None
 
 
+def _check_archive(path: Path) -> None:
+    """PyTorch maps the tensors of a zip archive without looking at their checksums; we do."""
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise UserError(
+                f"{path} is damaged: the checksum of '{damaged}' is wrong; fetch it again."
+            )
+
+
 # What PyTorch, pickle and safetensors raise on a file that is cut off or has flipped bits.
 _BROKEN = (RuntimeError, EOFError, OSError, ValueError, TypeError, LookupError, AttributeError,
-           AssertionError, ImportError, MemoryError)  # fmt: skip
+           AssertionError, ImportError, MemoryError, zipfile.BadZipFile)  # fmt: skip
 
 
 def _load_safetensors(path: Path) -> dict:
@@ -153,7 +167,10 @@ class _NumpyUnpickler(pickle.Unpickler):
         ("numpy", "dtype"),
         ("numpy", "ndarray"),
         ("_codecs", "encode"),
-        *((f"numpy.{c}.multiarray", n) for c in ("core", "_core") for n in ("_reconstruct", "scalar")),
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy.core.multiarray", "scalar"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "scalar"),
     }
 
     def find_class(self, module: str, name: str):

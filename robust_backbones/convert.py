@@ -55,7 +55,9 @@ def detectron2_name(name: str) -> tuple[str | None, str]:
             return None, reason
     if target := _translate(name, _FORWARD):
         return target, ""
-    raise UserError(f"'{name}' is no tensor of a torchvision ResNet; only ResNets become backbones.")
+    raise UserError(
+        f"'{name}' is no tensor of a torchvision ResNet; only ResNets become backbones."
+    )
 
 
 def torchvision_name(name: str) -> str:

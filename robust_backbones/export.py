@@ -11,6 +11,7 @@ from robust_backbones.checkpoint import Checkpoint, save
 from robust_backbones.convert import to_detectron2
 from robust_backbones.errors import UserError
 from robust_backbones.files import atomic
+from robust_backbones.networks import with_versions
 from robust_backbones.zoo import ARCHS, IMAGENET_MEAN, IMAGENET_STD, RESNETS, ResNetArch
 
 AUTHOR = "robust_backbones"  # Detectron2 logs who wrote a weight file
@@ -69,7 +70,8 @@ def detectron2_contents(source: Checkpoint) -> dict:
 
 def torchvision_contents(source: Checkpoint) -> dict:
     """A bare state dict, as `load_state_dict` takes it. It has no place for metadata."""
-    return {name: tensor.contiguous() for name, tensor in source.tensors.items()}
+    tensors = {name: tensor.contiguous() for name, tensor in source.tensors.items()}
+    return with_versions(tensors, source.arch)
 
 
 def robustness_contents(source: Checkpoint) -> dict:

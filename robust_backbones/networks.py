@@ -1,5 +1,6 @@
 """Architecture names <-> torchvision networks: build one, or recognise one from its tensors."""
 
+from collections import OrderedDict
 from functools import cache
 
 import torch
@@ -113,7 +114,8 @@ def _differences(tensors: dict[str, Tensor], arch: str) -> list[str]:
     lines = [f"unknown '{name}'" for name in tensors if name not in expected]
     heads = [name for name in tensors if name.startswith(head)]
     if len({len(tensors[name]) for name in heads if tensors[name].ndim}) > 1:
-        lines.append(f"{' and '.join(heads)} have different numbers of classes")
+        names = " and ".join(f"'{name}'" for name in heads)
+        lines.append(f"{names} have different numbers of classes")
     for name, shape in expected.items():
         if name in tensors:
             found = tuple(tensors[name].shape)
@@ -124,6 +126,15 @@ def _differences(tensors: dict[str, Tensor], arch: str) -> list[str]:
         elif not name.endswith(COUNTER) and (heads or not name.startswith(head)):
             lines.append(f"missing '{name}'")
     return lines
+
+
+def with_versions(tensors: dict[str, Tensor], arch: str) -> OrderedDict:
+    """The tensors as `state_dict()` gives them: with the modules' version numbers, without which
+    MNASNet refuses to load."""
+    state = OrderedDict(tensors)
+    with torch.device("meta"):
+        state._metadata = build_network(arch).state_dict()._metadata
+    return state
 
 
 @cache

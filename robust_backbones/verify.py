@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_backbones.errors import UserError
-from robust_backbones.networks import COUNTER, build_network
+from robust_backbones.networks import COUNTER, build_network, with_versions
 from robust_backbones.zoo import ARCHS, ResNetArch
 
 STAGES = ("stem", "res2", "res3", "res4", "res5")
@@ -25,13 +25,13 @@ def network_features(arch: str, tensors: dict[str, Tensor], image: Tensor) -> di
         image: `(N, 3, H, W)`, normalised.
 
     Returns:
-        ResNets: `{stage: (N, C, h, w)}` for stem and res2 to res5. Others: `{"features": ...}`, what
-        the last convolutional layer gives.
+        ResNets: `{stage: (N, C, h, w)}` for stem and res2 to res5. Others: `{"features": ...}`,
+        what the last convolutional layer gives.
     """
     head = ARCHS[arch].head
     bias = tensors.get(f"{head}.bias")
     network = build_network(arch, 1 if bias is None else len(bias)).eval()
-    missing = network.load_state_dict(tensors, strict=False).missing_keys
+    missing = network.load_state_dict(with_versions(tensors, arch), strict=False).missing_keys
     assert all(name.startswith(f"{head}.") or name.endswith(COUNTER) for name in missing)
     with torch.no_grad():
         if isinstance(ARCHS[arch], ResNetArch):
@@ -39,7 +39,9 @@ def network_features(arch: str, tensors: dict[str, Tensor], image: Tensor) -> di
         if arch == "shufflenet_v2_x1_0":
             network.fc = nn.Identity()
             return {"features": network(image)}
-        return {"features": network.layers(image) if arch == "mnasnet1_0" else network.features(image)}
+        return {
+            "features": network.layers(image) if arch == "mnasnet1_0" else network.features(image)
+        }
 
 
 def _resnet_stages(network: nn.Module, image: Tensor) -> dict[str, Tensor]:

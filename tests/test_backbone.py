@@ -8,7 +8,7 @@ from conftest import random_network
 
 from robust_backbones.detection import backbone, config, verify
 from robust_backbones.errors import UserError
-from robust_backbones.zoo import ARCHS
+from robust_backbones.zoo import RESNETS
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -34,7 +34,7 @@ def test_every_config_builds_and_runs(path):
     assert cfg.OUTPUT_DIR == f"output/{path.stem}"  # two configs never share a folder
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", RESNETS)
 def test_one_key_chooses_the_architecture(arch):
     """Built from the key alone, the network has torchvision's parameters, shape by shape."""
     from robust_backbones.convert import to_detectron2

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-BORDER = {"errors", "files", "results", "zoo", "weights", "checkpoint"}
+BORDER = {"errors", "files", "networks", "results", "zoo", "weights", "checkpoint"}
 FILES = sorted((ROOT / "robust_backbones").rglob("*.py")) + sorted(
     (ROOT / "classification").rglob("*.py")
 )

@@ -24,9 +24,7 @@ def test_each_is_recognised_and_is_torchvisions(arch):
     if arch != "wide_resnet50_4":
         with torch.device("meta"):
             expected = torchvision.models.get_model(arch, num_classes=7).state_dict()
-        assert {k: v.shape for k, v in tensors.items()} == {
-            k: v.shape for k, v in expected.items()
-        }
+        assert {k: v.shape for k, v in tensors.items()} == {k: v.shape for k, v in expected.items()}
 
 
 @pytest.mark.parametrize("arch", RESNETS)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import random_network
 
-from robust_backbones import checkpoint, convert
+from robust_backbones import checkpoint, export
 from robust_backbones.detection import config, trainer
 from robust_backbones.errors import UserError
 
@@ -104,7 +104,7 @@ def test_strict_loading_refuses(tmp_path, resnet18_backbone, spoil, message):
 def test_another_architectures_weights_are_refused(tmp_path):
     network = random_network("resnet50")
     torch.save(network.state_dict(), tmp_path / "r50.pth")
-    contents = convert.detectron2_contents(checkpoint.read(tmp_path / "r50.pth"))
+    contents = export.detectron2_contents(checkpoint.read(tmp_path / "r50.pth"))
     checkpoint.save(contents, tmp_path / "backbone.pth")
     made = trainer.Trainer(small(tmp_path, tmp_path / "backbone.pth"))
     with pytest.raises(UserError, match="tensors of the backbone did not come from the weights"):

@@ -25,10 +25,12 @@ def parse(argv=None) -> argparse.Namespace:
     # fmt: off
     add = parser.add_argument
     add("source", metavar="SOURCE",
-        help="checkpoint (.pth, .pt, .ckpt, .safetensors, .pkl) of torchvision, timm, the robustness "
-             "library, MoCo, Detectron2 or classification.pretrain; or the name of a published model")
+        help="checkpoint (.pth, .pt, .ckpt, .safetensors, .pkl) of torchvision, timm, the "
+             "robustness library, MoCo, Detectron2 or classification.pretrain; or the name of a "
+             "published model")
     add("target", metavar="TARGET", nargs="?", help="file to write")
-    add("--to", choices=FORMATS, default="detectron2", help="format of TARGET (default: %(default)s)")
+    add("--to", choices=FORMATS, default="detectron2",
+        help="format of TARGET (default: %(default)s)")
     add("--arch", metavar="NAME",
         help="what SOURCE should be, checked against its tensors (default: recognised)")
     add("--verify", action=argparse.BooleanOptionalAction, default=True,
@@ -53,7 +55,8 @@ def check_target(args: argparse.Namespace) -> None:
 
     target, suffixes = Path(args.target), TARGETS[args.to].suffixes
     if target.suffix not in suffixes:
-        raise UserError(f"target '{target}' must end in {' or '.join(suffixes)} for --to {args.to}.")
+        endings = " or ".join(suffixes)
+        raise UserError(f"target '{target}' must end in {endings} for --to {args.to}.")
     if target.exists() and not args.force:
         raise UserError(f"{target} exists; pass --force to replace it.")
 
