@@ -51,8 +51,8 @@ def save(contents: dict, path) -> None:
     Raises:
         UserError: the place cannot be written to.
     """
-    with atomic(path) as temporary:
-        torch.save(contents, temporary)
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        torch.save(contents, file)  # given a path, it would write the path's name into the file
 
 
 def read(path, arch: str | None = None, allow_pickle: bool = False,

@@ -12,7 +12,7 @@ from robust_backbones.convert import to_detectron2
 from robust_backbones.errors import UserError
 from robust_backbones.files import atomic
 from robust_backbones.networks import with_versions
-from robust_backbones.zoo import ARCHS, IMAGENET_MEAN, IMAGENET_STD, RESNETS, ResNetArch
+from robust_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD, RESNETS
 
 AUTHOR = "robust_backbones"  # Detectron2 logs who wrote a weight file
 
@@ -74,9 +74,14 @@ def torchvision_contents(source: Checkpoint) -> dict:
     return with_versions(tensors, source.arch)
 
 
+# Networks that the library does not have by name: users hand it the network with
+# `add_custom_forward=True`, which puts one more level into the names.
+_WRAPPED_THERE = ("mnasnet1_0", "mobilenet_v2", "shufflenet_v2_x1_0", "resnext101_64x4d")
+
+
 def robustness_contents(source: Checkpoint) -> dict:
     """What the `robustness` library's `make_and_restore_model` loads, strictly."""
-    inner = "model." if isinstance(ARCHS[source.arch], ResNetArch) else "model.model."
+    inner = "model.model." if source.arch in _WRAPPED_THERE else "model."
     mean, std = (
         torch.tensor(values).view(3, 1, 1)
         for values in (source.mean or IMAGENET_MEAN, source.std or IMAGENET_STD)
