@@ -17,7 +17,7 @@ def records() -> dict[str, dict]:
     """All entries, by source.
 
     Raises:
-        UserError: the file is broken or of another release.
+        UserError: the file is broken, of another release, or not to be read.
     """
     path = _file()
     try:
@@ -25,8 +25,10 @@ def records() -> dict[str, dict]:
         if contents["version"] != VERSION:
             raise KeyError
         return contents["files"]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
+    except PermissionError:
+        raise UserError(f"{path} cannot be read: permission denied.") from None
     except (ValueError, KeyError, TypeError):
         raise UserError(
             f"{path} is broken or of another release; remove it, and the digests of the next "

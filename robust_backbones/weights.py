@@ -154,13 +154,13 @@ def _url_source(text: str) -> _Source:
         raise UserError(f"URL refused: {error}; fetch the file by hand, give its path.") from None
     parts = urllib.parse.urlsplit(text)
     # Tokens and signatures live in the query: it tells files apart, but is not to be shown or kept.
-    key = f"{parts.scheme}://{parts.netloc}{parts.path}"
-    key += f"?{_short(parts.query)}" if parts.query else ""
+    query = f"?{_short(parts.query)}" if parts.query else ""
+    key = f"{parts.scheme}://{parts.netloc}{parts.path}{query}"
     known = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", parts.fragment)
     if parts.fragment and not known:
         raise UserError(f"{key}: after # only sha256= and 64 hexadecimal digits are understood.")
     url = urllib.parse.urlunsplit(parts._replace(fragment=""))
-    place = f"{parts.netloc}{urllib.parse.unquote(parts.path)}"
+    place = f"{parts.netloc}{urllib.parse.unquote(parts.path)}{query}"
     if ".." in place.split("/"):
         raise UserError(f"{key}: '..' is not allowed in the path of a URL.")
     return _Source(key, place, url, known[1].lower() if known else None)
@@ -252,7 +252,7 @@ def _fetched(wanted: _Source) -> Path:
 def _way_out(wanted: _Source) -> str:
     hub = "set HF_ENDPOINT to a mirror of the hub, or " if wanted.hub else ""
     url = wanted.url.split("?")[0]
-    by_hand = f"curl -L --create-dirs -o FOLDER/{wanted.mirrored} {url}"
+    by_hand = f"curl -L --create-dirs -o 'FOLDER/{wanted.mirrored}' {url}"
     return f"Try again, {hub}fetch it by hand ({by_hand}) and set {MIRROR}=FOLDER."
 
 
