@@ -21,6 +21,7 @@ from robust_backbones.errors import UserError
 from robust_backbones.files import cache_dir, locked, sha256
 
 MIRROR = "ROBUST_BACKBONES_MIRROR"
+_HUB = "https://huggingface.co"
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,9 @@ def _source(text: str) -> _Source | Path:
 
 def _model_source(model: zoo.Model) -> _Source:
     hub = (zoo.HUB_REPO, model.file, zoo.HUB_REVISION)
-    return _Source(zoo.SCHEME + model.name, model.file, _hub_url(*hub), model.sha256, hub)
+    # What to fetch by hand: from the publisher, since a mirror of the hub may be what failed.
+    url = _hub_url(_HUB, *hub)
+    return _Source(zoo.SCHEME + model.name, model.file, url, model.sha256, hub)
 
 
 def _hub_source(text: str) -> _Source:
@@ -136,15 +139,15 @@ def _hub_source(text: str) -> _Source:
             if file == model.file:
                 return _model_source(model)
     hub = (repo, file, revision)
-    return _Source(text, f"{repo}/{file}", _hub_url(*hub), hub=hub)
+    return _Source(text, f"{repo}/{file}", _hub_url(_endpoint(), *hub), hub=hub)
 
 
-def _hub_url(repo: str, file: str, revision: str | None) -> str:
-    return f"{_endpoint()}/{repo}/resolve/{revision or 'main'}/{file}"
+def _hub_url(endpoint: str, repo: str, file: str, revision: str | None) -> str:
+    return f"{endpoint}/{repo}/resolve/{revision or 'main'}/{file}"
 
 
 def _endpoint() -> str:
-    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    return os.environ.get("HF_ENDPOINT", _HUB).rstrip("/")
 
 
 def _url_source(text: str) -> _Source:
@@ -276,16 +279,16 @@ def _hub_reason(error: Exception, repo: str, file: str) -> str:
     from huggingface_hub import constants, errors
 
     status = getattr(getattr(error, "response", None), "status_code", None)
-    text = next(iter(str(error).splitlines()), "") or type(error).__name__
+    cause = error.__cause__ or error
+    text = next(iter(str(cause).splitlines()), "")[:200].rstrip(".") or type(cause).__name__
     if isinstance(error, errors.LocalEntryNotFoundError):
-        cause = error.__cause__
         if constants.HF_HUB_OFFLINE:
             return f"HF_HUB_OFFLINE is set, and {constants.HF_HUB_CACHE} does not hold it"
         if isinstance(cause, errors.FileMetadataError):
             return f"{_endpoint()} does not answer as a hub does (a proxy's or login page?)"
-        return f"{_endpoint()} cannot be reached ({cause or text})"
+        return f"{_endpoint()} cannot be reached ({text})"
     if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403):
         return f"there is no {repo}, or it needs a login: set HF_TOKEN ({status})"
     if status == 404:
         return f"{repo} has no {file} at that revision (404)"
-    return f"{_endpoint()}: {text[:200]}"
+    return f"{_endpoint()}: {text}"

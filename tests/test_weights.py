@@ -368,9 +368,30 @@ def test_bad_hubs_are_named_and_nothing_is_kept(tmp_path):
             assert (process.returncode, len(lines)) == (2, 1), error
             assert BAD_HUBS[case][1] in lines[0]
             assert "Try again, set HF_ENDPOINT to a mirror of the hub, or fetch it by" in lines[0]
-            assert f"-o 'FOLDER/{KNOWN}.ckpt' {host.url}/{number}{hub_page(KNOWN)}" in lines[0]
+            assert (
+                f"-o 'FOLDER/{KNOWN}.ckpt' https://huggingface.co{hub_page(KNOWN)}) and" in lines[0]
+            )
             assert "Traceback" not in error
             assert [f for f in files(tmp_path / f"hf{number}") if "CACHEDIR" not in f] == []
+
+
+def test_a_passing_fault_of_the_hub_is_retried(tmp_path, monkeypatch):
+    class Busy(OSError):
+        class response:
+            status_code = 503
+
+    def download_third_time(**kwargs):
+        tries.append(kwargs)
+        if len(tries) < 3:
+            raise Busy("503 Service Unavailable.\nand more")
+        return str(tmp_path / "net")
+
+    tries = []
+    (tmp_path / "net").write_bytes(GOOD)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download_third_time)
+    assert weights.resolve(UNKNOWN) == tmp_path / "net"
+    asked = {"repo_id": zoo.HUB_REPO, "filename": f"{UNKNOWN}.ckpt", "revision": zoo.HUB_REVISION}
+    assert tries == [asked] * 3
 
 
 def test_offline_without_the_file(tmp_path):
