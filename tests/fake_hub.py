@@ -6,6 +6,12 @@ import threading
 import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+GOOD = bytes(range(256)) * 4000  # about 1 MB
+OTHER = GOOD[::-1]
+HTML = b"<!DOCTYPE html><html>Virus scan warning</html>"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:1234\nsize 93600000\n"
 
 
 @dataclass
@@ -108,3 +114,9 @@ def serve():
         host.shutdown()
         thread.join()
         host.server_close()
+
+
+def files(folder: Path) -> list[str]:
+    """Names of the files that hold weights, or parts of them."""
+    found = [p for p in folder.rglob("*") if p.is_file() or p.is_symlink()]
+    return [p.name for p in found if p.suffix not in (".lock", ".json") and "locks" not in p.parts]
