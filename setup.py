@@ -14,6 +14,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["robust_backbones*", "classification*"]),
+    package_data={"robust_backbones": ["zoo.sha256"]},
     # Detectron2 itself is not on this list: PyPI has no wheel of it. tools/install_detectron2.py
     # installs it; its needs stand here, in current versions.
     install_requires=[
@@ -25,6 +26,9 @@ setup(
         "pycocotools",
         "fvcore",
         "iopath",
+        "huggingface_hub>=0.26",  # the published weights
+        "filelock>=3.12",
+        "safetensors>=0.4",
         "yacs",
         "omegaconf>=2.1",
         "hydra-core>=1.1",
@@ -43,6 +47,7 @@ setup(
     ],
     extras_require={
         "dill": ["dill"],  # --allow-pickle for files written by the robustness library
-        "dev": ["pytest", "ruff", "dill"],
+        # The paper's own library and timm: our files and networks are tested against theirs.
+        "dev": ["pytest", "ruff", "dill", "robustness", "timm"],
     },
 )

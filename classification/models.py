@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from robust_backbones import checkpoint
+from robust_backbones import checkpoint, weights
 from robust_backbones.errors import UserError
 from robust_backbones.networks import with_versions
 from robust_backbones.zoo import ARCHS, IMAGENET_MEAN, IMAGENET_STD
@@ -51,18 +51,22 @@ class Classifier(nn.Module):
         return self.net(self.normalize(x))
 
 
-def load_classifier(path) -> Classifier:
+def load_classifier(source) -> Classifier:
     """A classifier from any checkpoint that `robust_backbones.checkpoint.read` takes, in eval mode.
 
     A file without statistics is taken to expect ImageNet's.
 
+    Args:
+        source: a path, a published model's name (`resnet50_l2_eps3`) or a URL; see
+            `robust_backbones.weights.resolve`.
+
     Raises:
-        UserError: unreadable, not a known architecture, or without the last layer.
+        UserError: cannot be had, unreadable, not a known architecture, or without the last layer.
     """
-    found = checkpoint.read(path)
+    found = checkpoint.read(weights.resolve(source))
     head = f"{ARCHS[found.arch].head}.weight"
     if head not in found.tensors:
-        raise UserError(f"{path} has no last layer ({head}); give a complete classifier.")
+        raise UserError(f"{source} has no last layer ({head}); give a complete classifier.")
     classes = len(found.tensors[head])
     model = Classifier(found.arch, classes, found.mean or IMAGENET_MEAN, found.std or IMAGENET_STD)
     # `read` has accounted for every key; only BatchNorm's counters, which old files lack, are free.

@@ -34,7 +34,8 @@ class Target:
 
 def metadata(source: Checkpoint) -> dict:
     """What travels with converted weights: where they come from and what they must be fed with."""
-    return {
+    known = {k: source.metadata[k] for k in ("name", "constraint", "eps") if k in source.metadata}
+    return known | {
         "arch": source.arch,
         "mean": list(source.mean or IMAGENET_MEAN),
         "std": list(source.std or IMAGENET_STD),

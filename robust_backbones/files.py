@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -39,6 +40,36 @@ def atomic(path):
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path, patience: float = 10.0):
+    """Hold the lock file `path`: of all processes that ask, one at a time is inside the block.
+
+    A process that dies gives it back. Whoever waits longer than `patience` seconds says so, once.
+
+    Raises:
+        UserError: the lock file cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=patience)
+        except Timeout:
+            logging.getLogger(__name__).warning("waiting for another process that holds %s", path)
+            lock.acquire()
+    except OSError as error:  # Timeout is one, too, and has been dealt with
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; set ROBUST_BACKBONES_CACHE to another folder."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _umask() -> int:

@@ -59,3 +59,26 @@ def resnet18_backbone(resnet18_file):
     path = resnet18_file.with_name("backbone.pth")
     checkpoint.save(export.detectron2_contents(checkpoint.read(resnet18_file)), path)
     return path
+
+
+@pytest.fixture
+def host():
+    """A web server on this machine; see `fake_hub`."""
+    from fake_hub import serve
+
+    with serve() as server:
+        yield server
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch):
+    """The folder of an empty cache; no mirror, no proxy, quick repetitions."""
+    from robust_backbones import download, weights
+
+    for name in (weights.MIRROR, "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_TOKEN", "HF_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setattr(download, "BACKOFF", 0.01)
+    return tmp_path / "cache"

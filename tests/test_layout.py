@@ -38,7 +38,9 @@ def test_arrows_go_one_way(path):
         assert ours <= BORDER | {"__version__"}
 
 
-@pytest.mark.parametrize("name", ["__init__", "zoo", "errors", "files"])
+@pytest.mark.parametrize(
+    "name", ["__init__", "zoo", "zoo_command", "errors", "files", "digests", "download", "weights"]
+)
 def test_light_files_import_no_torch(name):
     names = imports(ROOT / "robust_backbones" / f"{name}.py")
     assert not [n for n in names if n.split(".")[0] in ("torch", "torchvision", "detectron2")]

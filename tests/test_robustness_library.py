@@ -39,7 +39,7 @@ FOREIGN = ("mobilenet_v2", "shufflenet_v2_x1_0")
 
 
 def restore(library, arch, path=None):
-    """The library's model: by name, or around torchvision's network as the paper's authors do it."""
+    """The library's model: by name, or around torchvision's network as the authors do it."""
     dataset = library.datasets.ImageNet("/nowhere")
     dataset.num_classes = 10
     model, _ = library.model_utils.make_and_restore_model(

@@ -7,11 +7,13 @@ tools/convert.py --inspect FILE
 """
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone works uninstalled
 
+from robust_backbones import zoo
 from robust_backbones.errors import UserError, user_errors
 
 FORMATS = ("detectron2", "torchvision", "robustness", "safetensors")
@@ -125,10 +127,13 @@ def convert(args: argparse.Namespace) -> None:
     """Read, rename, verify, write; say what happened to every kind of key."""
     if args.target:
         check_target(args)
-    from robust_backbones import checkpoint
+    from robust_backbones import checkpoint, weights
     from robust_backbones.export import TARGETS
 
-    source = checkpoint.read(args.source, args.arch, args.allow_pickle, args.from_detector)
+    path = weights.resolve(args.source)
+    source = checkpoint.read(path, args.arch, args.allow_pickle, args.from_detector)
+    if model := zoo.MODELS.get(args.source.removeprefix(zoo.SCHEME)):
+        source = dataclasses.replace(source, metadata=source.metadata | model.facts)
     if args.inspect:
         inspect(source, args.source)
         return

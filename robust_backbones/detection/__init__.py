@@ -1,10 +1,10 @@
-"""Import once: Detectron2 made to run, the robust backbones and the embedded data registered."""
+"""Import once: makes Detectron2 run, registers backbones, `robust://` paths and embedded data."""
 
 from robust_backbones.detection.compat import bridge
 
 bridge()
 
-from robust_backbones.detection import backbone, data  # noqa: E402, F401  (registration)
+from robust_backbones.detection import backbone, data, paths  # noqa: E402, F401  (registration)
 from robust_backbones.detection.config import add_robust_config  # noqa: E402
 
 __all__ = ["add_robust_config"]

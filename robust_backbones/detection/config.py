@@ -10,14 +10,16 @@ from detectron2.utils.file_io import PathManager
 
 from robust_backbones.detection.backbone import BUILDERS, set_architecture
 from robust_backbones.detection.data import check_dataset
+from robust_backbones.detection.paths import find_resnet
 from robust_backbones.errors import UserError
+from robust_backbones.zoo import SCHEME
 
 
 def add_robust_config(cfg: CfgNode) -> None:
     """Declare every key of ours, with its default. Call it on `get_cfg()` before merging a file."""
     cfg.MODEL.ROBUST = CfgNode()
     # Which network the weights are of; decides DEPTH, WIDTH_PER_GROUP, RES2_OUT_CHANNELS and
-    # STRIDE_IN_1X1 of MODEL.RESNETS. One of robust_backbones.zoo.ARCHS.
+    # STRIDE_IN_1X1 of MODEL.RESNETS. One of robust_backbones.zoo.RESNETS.
     cfg.MODEL.ROBUST.ARCH = "resnet50"
     # Data order, augmentation, initial heads and sampling follow from it. Detectron2's -1, another
     # one every time, is refused: a run must be repeatable.
@@ -52,6 +54,7 @@ def load_config(path, overrides: list[str] = ()) -> CfgNode:
     if cfg.MODEL.BACKBONE.NAME in BUILDERS:
         set_architecture(cfg)
         _refuse_default_weights(cfg)
+        _refuse_other_architecture(cfg)
     return cfg
 
 
@@ -64,17 +67,32 @@ def _refuse_default_weights(cfg: CfgNode) -> None:
         )
 
 
+def _refuse_other_architecture(cfg: CfgNode) -> None:
+    """A name says what the weights are of; so it can be told before they are downloaded."""
+    if cfg.MODEL.WEIGHTS.startswith(SCHEME):
+        name, arch = cfg.MODEL.WEIGHTS, find_resnet(cfg.MODEL.WEIGHTS).arch
+        if arch != cfg.MODEL.ROBUST.ARCH:
+            raise UserError(
+                f"MODEL.ROBUST.ARCH is {cfg.MODEL.ROBUST.ARCH}, but {name} is a {arch}; set "
+                f"MODEL.ROBUST.ARCH to {arch} or choose other weights."
+            )
+
+
 def check_inputs(cfg: CfgNode, train: bool) -> None:
     """Check what must lie on disk before a run starts: weights and data sets.
+
+    Published weights are fetched and converted here, before the processes of the run start.
 
     Raises:
         UserError: names the file or data set, where it was looked for and what to do.
     """
-    if cfg.MODEL.WEIGHTS and not PathManager.isfile(cfg.MODEL.WEIGHTS):
+    if cfg.MODEL.WEIGHTS.startswith(SCHEME):
+        PathManager.get_local_path(cfg.MODEL.WEIGHTS)
+    elif cfg.MODEL.WEIGHTS and not PathManager.isfile(cfg.MODEL.WEIGHTS):
         raise UserError(
             f"MODEL.WEIGHTS '{cfg.MODEL.WEIGHTS}' does not exist; make it with: "
-            f"python tools/convert.py CHECKPOINT {cfg.MODEL.WEIGHTS} (README, Weights), or give "
-            'another file, or "" to start from random weights.'
+            f"python tools/convert.py CHECKPOINT {cfg.MODEL.WEIGHTS}, or give another file, a "
+            f'published model such as {SCHEME}resnet50_l2_eps3, or "" to start from random weights.'
         )
     names = (cfg.DATASETS.TRAIN if train else ()) + cfg.DATASETS.TEST
     for name in names:

@@ -1,0 +1,122 @@
+"""A host of weight files on this machine, well-behaved or not: plays the hub and any web server."""
+
+import contextlib
+import hashlib
+import threading
+import time
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+GOOD = bytes(range(256)) * 4000  # about 1 MB
+OTHER = GOOD[::-1]
+HTML = b"<!DOCTYPE html><html>Virus scan warning</html>"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:1234\nsize 93600000\n"
+
+
+@dataclass
+class Page:
+    """What the server gives at one path.
+
+    Attributes:
+        body: the content.
+        status: HTTP status of the answer.
+        kind: Content-Type.
+        cuts: of the next answers, how many bytes are sent before the connection is closed.
+        ranges: whether parts can be asked for.
+        pause: seconds before the body is sent.
+        hub: headers of the Hugging Face hub (else the path is a plain file's).
+        tag: the ETag; by default, digest of the body.
+    """
+
+    body: bytes = b""
+    status: int = 200
+    kind: str = "application/octet-stream"
+    cuts: list[int] = field(default_factory=list)
+    ranges: bool = True
+    pause: float = 0.0
+    hub: bool = True
+    tag: str = ""
+
+
+class Host(ThreadingHTTPServer):
+    """Serves `pages` (path -> Page) and keeps the requests: `log` of (method, path, Range)."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.pages: dict[str, Page] = {}
+        self.log: list[tuple[str, str, str | None]] = []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def count(self, method: str, path: str) -> int:
+        """How many requests of a method came for a path."""
+        return sum((m, p) == (method, path) for m, p, _ in self.log)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+    def do_HEAD(self):
+        self._answer(body=False)
+
+    def do_GET(self):
+        self._answer(body=True)
+
+    def _answer(self, body: bool):
+        path = self.path.split("?")[0]
+        wanted = self.headers.get("Range")
+        self.server.log.append((self.command, path, wanted))
+        page = self.server.pages.get(path, Page(b"no such file", 404, "text/plain"))
+        tag = f'"{page.tag or hashlib.sha256(page.body).hexdigest()}"'
+        start, status = 0, page.status
+        if wanted and page.ranges and self.headers.get("If-Range", tag) == tag:
+            start, status = int(wanted.removeprefix("bytes=").rstrip("-")), 206
+            if start >= len(page.body):
+                start, status = len(page.body), 416
+        self.send_response(status)
+        self.send_header("Content-Type", page.kind)
+        self.send_header("Content-Length", str(len(page.body) - start))
+        self.send_header("ETag", tag)
+        if status == 206:
+            last, total = len(page.body) - 1, len(page.body)
+            self.send_header("Content-Range", f"bytes {start}-{last}/{total}")
+        if page.hub and "/resolve/" in path and page.status == 200:
+            self.send_header("X-Repo-Commit", path.split("/resolve/")[1].split("/")[0])
+        if page.status == 404 and "/resolve/" in path:
+            self.send_header("X-Error-Code", "EntryNotFound")
+        self.end_headers()
+        if not body:
+            return
+        time.sleep(page.pause)
+        content = page.body[start:]
+        if page.cuts:
+            content = content[: page.cuts.pop(0)]
+            self.close_connection = True
+        with contextlib.suppress(ConnectionError):
+            self.wfile.write(content)
+
+
+@contextlib.contextmanager
+def serve():
+    """A running `Host`."""
+    host = Host()
+    thread = threading.Thread(target=host.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield host
+    finally:
+        host.shutdown()
+        thread.join()
+        host.server_close()
+
+
+def files(folder: Path) -> list[str]:
+    """Names of the files that hold weights, or parts of them."""
+    found = [p for p in folder.rglob("*") if p.is_file() or p.is_symlink()]
+    return [p.name for p in found if p.suffix not in (".lock", ".json") and "locks" not in p.parts]
