@@ -30,8 +30,10 @@ def network_features(arch: str, tensors: dict[str, Tensor], image: Tensor) -> di
     """
     head = ARCHS[arch].head
     bias = tensors.get(f"{head}.bias")
-    network = build_network(arch, 1 if bias is None else len(bias)).eval()
-    missing = network.load_state_dict(with_versions(tensors, arch), strict=False).missing_keys
+    with torch.device("meta"):  # no time spent on random weights; what stays so is not used
+        network = build_network(arch, 1 if bias is None else len(bias)).eval()
+    state = with_versions(tensors, arch)
+    missing = network.load_state_dict(state, strict=False, assign=True).missing_keys
     assert all(name.startswith(f"{head}.") or name.endswith(COUNTER) for name in missing)
     with torch.no_grad():
         if isinstance(ARCHS[arch], ResNetArch):

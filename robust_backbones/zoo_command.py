@@ -4,11 +4,11 @@ import argparse
 
 from robust_backbones.errors import UserError, user_errors
 from robust_backbones.zoo import (
-    RESNETS,
     HUB_REPO,
     HUB_REVISION,
     LICENCE,
     MODELS,
+    RESNETS,
     SCHEME,
     find,
     select,
