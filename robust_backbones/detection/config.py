@@ -79,21 +79,13 @@ def _refuse_other_architecture(cfg: CfgNode) -> None:
 
 
 def check_inputs(cfg: CfgNode, train: bool) -> None:
-    """Check what must lie on disk before a run starts: weights and data sets.
+    """Check what must lie on disk before a run starts: data sets and weights.
 
-    Published weights are fetched and converted here, before the processes of the run start.
+    Weights with a URL or a published name are fetched here, before the processes of the run start.
 
     Raises:
         UserError: names the file or data set, where it was looked for and what to do.
     """
-    if cfg.MODEL.WEIGHTS.startswith(SCHEME):
-        PathManager.get_local_path(cfg.MODEL.WEIGHTS)
-    elif cfg.MODEL.WEIGHTS and not PathManager.isfile(cfg.MODEL.WEIGHTS):
-        raise UserError(
-            f"MODEL.WEIGHTS '{cfg.MODEL.WEIGHTS}' does not exist; make it with: "
-            f"python tools/convert.py CHECKPOINT {cfg.MODEL.WEIGHTS}, or give another file, a "
-            f'published model such as {SCHEME}resnet50_l2_eps3, or "" to start from random weights.'
-        )
     names = (cfg.DATASETS.TRAIN if train else ()) + cfg.DATASETS.TEST
     for name in names:
         if name not in DatasetCatalog:
@@ -102,6 +94,24 @@ def check_inputs(cfg: CfgNode, train: bool) -> None:
                 f"data set '{name}' is not registered; known: {', '.join(near or DatasetCatalog)}."
             )
         check_dataset(name)
+    if cfg.MODEL.WEIGHTS:
+        _fetch_weights(cfg.MODEL.WEIGHTS)
+
+
+def _fetch_weights(weights: str) -> None:
+    try:
+        found = Path(PathManager.get_local_path(weights)).is_file()
+    except UserError:
+        raise
+    except (OSError, ValueError, AssertionError) as error:  # what Detectron2's handlers raise
+        text = " ".join(str(error).split())
+        raise UserError(f"MODEL.WEIGHTS '{weights}' cannot be had: {text}") from None
+    if not found:
+        raise UserError(
+            f"MODEL.WEIGHTS '{weights}' does not exist; make it with: python tools/convert.py "
+            f"CHECKPOINT {weights}, or give another file, a published model such as "
+            f'{SCHEME}resnet50_l2_eps3, or "" to start from random weights.'
+        )
 
 
 def set_device(cfg: CfgNode, num_gpus: int) -> str | None:
