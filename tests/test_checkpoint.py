@@ -157,8 +157,8 @@ def robust_with(name, value):
     return lambda s: robustness_contents(s)["model"] | {name: value}
 
 
-def d2(**changes):
-    return lambda s: {"model": backbone_of(s) | changes.pop("tensors", {}), **changes}
+def d2(tensors=None, **rest):
+    return lambda s: {"model": backbone_of(s) | (tensors or {}), **rest}
 
 
 BGR = torch.tensor([103.53, 116.28, 123.675]).view(3, 1, 1)

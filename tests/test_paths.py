@@ -164,7 +164,7 @@ paths._convert = counted
 log = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 for _ in range(20):
     if os.fork() == 0:
-        print(paths.converted(sys.argv[2]), flush=True)
+        os.write(1, f"{paths.converted(sys.argv[2])}\\n".encode())  # one call: lines stay whole
         os._exit(0)
 sys.exit(any([os.wait()[1] for _ in range(20)]))
 """

@@ -188,7 +188,7 @@ MISTAKES = [
     (["DATASETS.TRAIN", "['digit_scene']"], "'digit_scene' is not registered; known: digit"),
     (["DATASETS.TEST", "['coco_2017_val']"], "set DETECTRON2_DATASETS"),
     (["MODEL.WEIGHTS", "none.pth"], "'none.pth' does not exist; make it with: python tools/"),
-    (["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(DIGITS)], "is not a complete PyTorch checkpoint"),
+    (["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(DIGITS)], "is not a complete checkpoint"),
     (["--num-gpus", "99"], "--num-gpus 99, but this machine has"),
 ]  # fmt: skip
 
