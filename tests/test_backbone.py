@@ -73,6 +73,8 @@ CONTRADICTIONS = [
     (["SOLVER.MAX_ITER", "many"], "Type mismatch"),
     (["SOLVER.MAX_ITER"], "'SOLVER.MAX_ITER' has no value"),
     (["SEED", "-1"], "SEED is -1; give 0 or more"),
+    (["MODEL.RESNETS.NORM", "GN"], "NORM is 'GN', which has no place for the weights' BatchNorm"),
+    (["MODEL.RESNETS.NORM", ""], "NORM is '', which has no place"),
 ]
 
 

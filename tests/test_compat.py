@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,16 @@ def test_nothing_is_left_in_numpy_or_pillow():
         new = {n for n in after - before if n.removeprefix("PIL.") in
                ("LINEAR", "int", "float", "str", "object", "bool")}
         assert not new, new
+    """)
+
+
+def test_a_spawned_process_can_unpickle_detectron2s_launcher():
+    """What multiprocessing does in a child of tools/train_net.py, before anything else."""
+    train_net = Path(__file__).resolve().parent.parent / "tools" / "train_net.py"
+    run(f"""
+        import multiprocessing.spawn
+        multiprocessing.spawn._fixup_main_from_path({str(train_net)!r})
+        import detectron2.engine.launch
     """)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import random_network
+from test_checkpoint import Bomb
 
 from robust_backbones import checkpoint, export
 from robust_backbones.detection import config, trainer
@@ -88,6 +90,7 @@ SPOILED = [
     (unprefixed, "100 tensors of the backbone did not come from the weights: .* and 94 more"),
     (metadata("mean", [0.5, 0.5, 0.5]), r"MODEL.PIXEL_MEAN is .*, but the weights need \[127.5"),
     (metadata("std", [1.0, 1.0, 1.0]), r"MODEL.PIXEL_STD is .*, but the weights need \[255"),
+    (metadata("channel_order", "BGR"), "INPUT.FORMAT is RGB, but the weights need BGR"),
 ]
 
 
@@ -99,6 +102,38 @@ def test_strict_loading_refuses(tmp_path, resnet18_backbone, spoil, message):
     made = trainer.Trainer(small(tmp_path, tmp_path / "spoiled.pth"))
     with pytest.raises(UserError, match=message):
         made.resume_or_load(resume=False)
+
+
+def test_a_stock_backbone_with_other_strides_or_colours_is_refused(tmp_path):
+    """Detectron2's own builder and defaults: the shapes fit, the computation does not."""
+    torch.save(random_network("resnet50").state_dict(), tmp_path / "r50.pth")
+    contents = export.detectron2_contents(checkpoint.read(tmp_path / "r50.pth"))
+    checkpoint.save(contents, tmp_path / "backbone.pth")
+    stock = {
+        "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
+        "MODEL.RESNETS.STRIDE_IN_1X1": "True",
+    }
+    made = trainer.Trainer(small(tmp_path, tmp_path / "backbone.pth", **stock))
+    with pytest.raises(UserError, match="STRIDE_IN_1X1 is True, but the weights need False"):
+        made.resume_or_load(resume=False)
+    made = trainer.Trainer(
+        small(tmp_path, tmp_path / "backbone.pth", **stock, **{"INPUT.FORMAT": "BGR"})
+    )
+    with pytest.raises(UserError, match="INPUT.FORMAT is BGR, but the weights need RGB"):
+        made.resume_or_load(resume=False)
+
+
+def test_a_pickle_is_not_executed_and_a_flipped_bit_is_noticed(tmp_path, resnet18_backbone):
+    mark = tmp_path / "executed"
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"model": Bomb(mark), "__author__": "x"}))
+    data = bytearray(resnet18_backbone.read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "b.pth").write_bytes(data)
+    for name, message in (("a.pkl", "would execute code .builtins.exec"), ("b.pth", "is damaged")):
+        made = trainer.Trainer(small(tmp_path, tmp_path / name))
+        with pytest.raises(UserError, match=message):
+            made.resume_or_load(resume=False)
+    assert not mark.exists()
 
 
 def test_another_architectures_weights_are_refused(tmp_path):
@@ -190,6 +225,8 @@ MISTAKES = [
     (["MODEL.WEIGHTS", "none.pth"], "'none.pth' does not exist; make it with: python tools/"),
     (["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(DIGITS)], "is not a complete checkpoint"),
     (["--num-gpus", "99"], "--num-gpus 99, but this machine has"),
+    (["MODEL.META_ARCHITECTURE", "Nothing"], "the model that the config describes cannot be built"),
+    (["MODEL.DEVICE", "gpu"], "the model that the config describes cannot be built"),
 ]  # fmt: skip
 
 

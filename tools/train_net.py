@@ -13,6 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone works
 
 from robust_backbones.errors import user_errors
 
+if __name__ == "__mp_main__":  # one of several processes: before Detectron2 is unpickled in it
+    import robust_backbones.detection  # noqa: F401
+
 
 def parse(argv=None) -> argparse.Namespace:
     """The command line, with Detectron2's names where it has one."""
@@ -47,7 +50,7 @@ def setup(args):
     from robust_backbones.detection import config
 
     cfg = config.load_config(args.config, args.opts)
-    notice = config.set_device(cfg, args.num_gpus)
+    notice = config.set_device(cfg, args.num_gpus, args.num_machines)
     config.check_inputs(cfg, train=not args.eval_only)
     if notice:
         print(notice, file=sys.stderr)

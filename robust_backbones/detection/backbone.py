@@ -80,7 +80,16 @@ def set_architecture(cfg: CfgNode) -> None:
             raise _contradiction(f"MODEL.RESNETS.{key}", found, value, f"{name} weights")
         cfg.MODEL.RESNETS[key] = value
         logging.getLogger(__name__).info("%s sets MODEL.RESNETS.%s to %s", name, key, value)
+    if cfg.MODEL.RESNETS.NORM not in _NORMS:
+        raise UserError(
+            f"MODEL.RESNETS.NORM is '{cfg.MODEL.RESNETS.NORM}', which has no place for the weights' "
+            f"BatchNorm; one of: {', '.join(_NORMS)}."
+        )
     _check_input(cfg)
+
+
+# Norm layers that hold the statistics which pretrained weights bring.
+_NORMS = ("FrozenBN", "BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
 
 
 def _check_input(cfg: CfgNode) -> None:

@@ -2,10 +2,10 @@
 
 import logging
 import os
-import pickle
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
+from detectron2.modeling.backbone.resnet import BottleneckBlock
 
 from robust_backbones.checkpoint import load_file, save
 from robust_backbones.detection.backbone import body
@@ -30,19 +30,31 @@ class StrictCheckpointer(DetectionCheckpointer):
             logging.getLogger(__name__).warning(
                 'MODEL.WEIGHTS is "": the model starts from random weights.'
             )
-        whole = checkpointables is None  # Detectron2 passes [] at a fresh start
-        self._required = "" if whole else "backbone." + body(self.model.backbone)[0]
+        # Detectron2 passes [] at a fresh start. A C4 detector has the last stage in its head.
+        fresh = ("backbone." + body(self.model.backbone)[0], "roi_heads.res5.")
+        self._required = ("",) if checkpointables is None else fresh
         return super().load(path, checkpointables)
 
     def _load_file(self, filename: str) -> dict:
-        try:
-            return super()._load_file(filename)
-        except (pickle.UnpicklingError, RuntimeError, EOFError):
-            load_file(filename)  # says what is wrong with it
-            raise
+        """As Detectron2's, but no pickle is executed and checksums are looked at."""
+        loaded = load_file(filename)
+        if not isinstance(loaded, dict):
+            raise UserError(
+                f"{filename} holds a {type(loaded).__name__}, not a dictionary of tensors."
+            )
+        if filename.endswith(".pkl") and not {"model", "__author__"} <= loaded.keys():
+            weights = {k: v for k, v in loaded.get("blobs", loaded).items() if "_momentum" not in k}
+            return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+        loaded = loaded if "model" in loaded else {"model": loaded}
+        # Newer Detectron2: FILE?matching_heuristics=True.
+        query = getattr(getattr(self, "_parsed_url_during_load", None), "query", "")
+        if "matching_heuristics=True" in query:
+            loaded["matching_heuristics"] = True
+        return loaded
 
     def _load_model(self, checkpoint: dict):
-        self._check_input(checkpoint.get("metadata", {}))
+        if isinstance(checkpoint.get("metadata"), dict):
+            self._check_input(checkpoint["metadata"])
         if checkpoint.pop("matching_heuristics", False):
             self._convert_ndarray_to_tensor(checkpoint["model"])
             caffe2 = checkpoint.get("__author__") == "Caffe2"
@@ -61,7 +73,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         ]
         if absent:
             shown = ", ".join(absent[:6]) + (f" and {len(absent) - 6} more" if absent[6:] else "")
-            part = "backbone" if self._required else "model"
+            part = "model" if self._required == ("",) else "backbone"
             raise UserError(
                 f"{len(absent)} tensors of the {part} did not come from the weights: {shown}; "
                 "check that MODEL.WEIGHTS is a converted file of MODEL.ROBUST.ARCH."
@@ -69,17 +81,21 @@ class StrictCheckpointer(DetectionCheckpointer):
         return super()._load_model(checkpoint)
 
     def _check_input(self, metadata: dict) -> None:
-        """A converted file says what its network was fed with; the model must do the same."""
+        """A converted file says what its network was fed with and that its strides are
+        torchvision's; the model must agree."""
+        order = metadata.get("channel_order", self.model.input_format)
+        if order != self.model.input_format:
+            raise _contradiction("INPUT.FORMAT", self.model.input_format, order)
         for name, buffer in (("mean", self.model.pixel_mean), ("std", self.model.pixel_std)):
             if name not in metadata:
                 continue
             needed = [round(255 * value, 3) for value in metadata[name]]
             found = [round(value, 3) for value in buffer.flatten().tolist()]
             if any(abs(a - b) > 0.01 for a, b in zip(needed, found, strict=True)):
-                key = f"MODEL.PIXEL_{name.upper()}"
-                raise UserError(
-                    f"{key} is {found}, but the weights need {needed}; set {key} to that."
-                )
+                raise _contradiction(f"MODEL.PIXEL_{name.upper()}", found, needed)
+        for block in body(self.model.backbone)[1].modules():
+            if isinstance(block, BottleneckBlock) and block.conv1.stride != (1, 1):
+                raise _contradiction("MODEL.RESNETS.STRIDE_IN_1X1", True, False)
 
     def save(self, name: str, **kwargs) -> None:
         """Save model and checkpointables as `<save_dir>/<name>.pth`, whole or not at all."""
@@ -96,3 +112,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         """Note which file a resume starts from."""
         with atomic(os.path.join(self.save_dir, "last_checkpoint")) as temporary:
             temporary.write_text(last_filename_basename)
+
+
+def _contradiction(key: str, found, needed) -> UserError:
+    return UserError(f"{key} is {found}, but the weights need {needed}; set {key} to that.")

@@ -114,17 +114,19 @@ def _fetch_weights(weights: str) -> None:
         )
 
 
-def set_device(cfg: CfgNode, num_gpus: int) -> str | None:
+def set_device(cfg: CfgNode, num_gpus: int, num_machines: int = 1) -> str | None:
     """Put the model on the CPU where there is no GPU; returns what to tell the user, if anything.
 
     Raises:
-        UserError: more GPUs are asked for than there are.
+        UserError: more GPUs are asked for than there are, or several machines without any.
     """
     found = torch.cuda.device_count()
     if num_gpus > max(found, 1):
         raise UserError(
             f"--num-gpus {num_gpus}, but this machine has {found}; ask for at most that."
         )
+    if num_machines > 1 and not found:
+        raise UserError(f"--num-machines {num_machines} needs GPUs, and this machine has none.")
     if found == 0 and cfg.MODEL.DEVICE == "cuda":
         cfg.MODEL.DEVICE = "cpu"
         return "No GPU found: running on the CPU."

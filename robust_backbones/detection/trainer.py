@@ -18,6 +18,7 @@ from robust_backbones.detection.checkpointer import StrictCheckpointer
 from robust_backbones.detection.compat import silence_detectron2
 from robust_backbones.detection.evaluation import build_evaluator
 from robust_backbones.detection.loader import build_train_loader, seed_from
+from robust_backbones.errors import UserError
 from robust_backbones.files import sha256
 
 
@@ -65,6 +66,23 @@ class Trainer(DefaultTrainer):
         """Restore what `state_dict` gave."""
         super().load_state_dict(state_dict)
         self._trainer.load_state_dict(state_dict["_trainer"])
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode):
+        """As Detectron2's.
+
+        Raises:
+            UserError: the config names something that does not exist or does not fit together.
+        """
+        try:
+            return super().build_model(cfg)
+        except UserError:
+            raise
+        except (KeyError, ValueError, AssertionError, RuntimeError) as error:
+            text = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(
+                f"the model that the config describes cannot be built: {text}"
+            ) from error
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
