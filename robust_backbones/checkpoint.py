@@ -56,7 +56,7 @@ def save(contents: dict, path) -> None:
 
 
 def read(path, arch: str | None = None, allow_pickle: bool = False,
-         from_detector: bool = False) -> Checkpoint:  # fmt: skip
+         from_detector: bool = False, assume_rgb: bool = False) -> Checkpoint:  # fmt: skip
     """Read a checkpoint of any layout in `layouts.py`, from `.pth`, `.safetensors` or `.pkl`.
 
     Args:
@@ -65,13 +65,14 @@ def read(path, arch: str | None = None, allow_pickle: bool = False,
         allow_pickle: execute the file's pickle code if it holds more than tensors. Only for files
             whose origin you trust.
         from_detector: take the backbone out of a whole Detectron2 detector.
+        assume_rgb: see `layouts.unwrap`.
 
     Raises:
         UserError: not a checkpoint, unsafe, of another architecture, or any key is missing,
             unknown, misshapen, not floating point or not finite.
     """
     path = Path(path)
-    layout = unwrap(load_file(path, allow_pickle), path, from_detector)
+    layout = unwrap(load_file(path, allow_pickle), path, from_detector, assume_rgb)
     tensors = {name: _float32(name, tensor, path) for name, tensor in layout.tensors.items()}
     return Checkpoint(
         tensors=tensors,
@@ -101,14 +102,14 @@ def load_file(path, allow_pickle: bool = False):
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     try:
-        if allow_pickle:
-            return torch.load(path, "cpu", weights_only=False, pickle_module=_dill())
         if path.suffix == ".safetensors" or head[8:9] == b"{":
             return _load_safetensors(path)
-        if head[:1] == b"\x80" and not _is_legacy_torch(path):
-            return _load_numpy_pickle(path)
         if mapped := head[:2] == b"PK":
             _check_archive(path)
+        elif head[:1] == b"\x80" and not _is_legacy_torch(path) and not allow_pickle:
+            return _load_numpy_pickle(path)
+        if allow_pickle:
+            return torch.load(path, "cpu", weights_only=False, pickle_module=_dill())
         return torch.load(path, "cpu", weights_only=True, mmap=mapped)
     except UserError:
         raise
@@ -211,6 +212,8 @@ def _not_a_checkpoint(path: Path, head: bytes) -> str:
 
 
 def _float32(name: str, tensor: Tensor, path: Path) -> Tensor:
+    if tensor.layout != torch.strided:
+        raise UserError(f"{path}: '{name}' is sparse; save dense tensors.")
     if name.endswith(COUNTER):
         return tensor
     if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
@@ -219,6 +222,8 @@ def _float32(name: str, tensor: Tensor, path: Path) -> Tensor:
         )
     if not torch.isfinite(tensor).all():
         raise UserError(f"{path}: '{name}' holds NaN or infinity; the training run had diverged.")
+    if name.endswith("running_var") and (tensor < 0).any():
+        raise UserError(f"{path}: '{name}' holds negative variances; the file is damaged.")
     return tensor.float()
 
 

@@ -12,7 +12,7 @@ from robust_backbones.convert import to_detectron2
 from robust_backbones.errors import UserError
 from robust_backbones.files import atomic
 from robust_backbones.networks import with_versions
-from robust_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD, RESNETS
+from robust_backbones.zoo import ARCHS, IMAGENET_MEAN, IMAGENET_STD, RESNETS
 
 AUTHOR = "robust_backbones"  # Detectron2 logs who wrote a weight file
 
@@ -81,7 +81,13 @@ _WRAPPED_THERE = ("mnasnet1_0", "mobilenet_v2", "shufflenet_v2_x1_0", "resnext10
 
 
 def robustness_contents(source: Checkpoint) -> dict:
-    """What the `robustness` library's `make_and_restore_model` loads, strictly."""
+    """What the `robustness` library's `make_and_restore_model` loads, strictly.
+
+    Raises:
+        UserError: the source has no head.
+    """
+    if f"{ARCHS[source.arch].head}.weight" not in source.tensors:
+        raise UserError("the source has no classifier head, which the robustness library needs.")
     inner = "model.model." if source.arch in _WRAPPED_THERE else "model."
     mean, std = (
         torch.tensor(values).view(3, 1, 1)

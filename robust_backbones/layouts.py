@@ -37,13 +37,15 @@ class Layout:
     metadata: dict = field(default_factory=dict)
 
 
-def unwrap(contents, source, from_detector: bool = False) -> Layout:
+def unwrap(contents, source, from_detector: bool = False, assume_rgb: bool = False) -> Layout:
     """Recognise the wrapping and take it off.
 
     Args:
         contents: what the file held.
         source: what errors call it.
         from_detector: take the backbone out of a whole Detectron2 detector.
+        assume_rgb: a Detectron2 file that says nothing of its input takes RGB images with
+            ImageNet's statistics, and its strides are torchvision's.
 
     Raises:
         UserError: not a dictionary of tensors, a newer format, parts that contradict each other, a
@@ -54,10 +56,21 @@ def unwrap(contents, source, from_detector: bool = False) -> Layout:
         raise UserError(f"{source} holds a {kind}, not a dictionary of tensors; save a state_dict.")
     state, rest = _state(contents, source)
     if any(key.endswith("stem.conv1.weight") for key in state):
-        return _detectron2(state, rest, source, from_detector)
-    if any("encoder_q." in key for key in state):
-        return _moco(state, rest)
-    return _classifier(state, rest, source)
+        layout = _detectron2(state, rest, source, from_detector, assume_rgb)
+    elif any("encoder_q." in key for key in state):
+        layout = _moco(state, rest)
+    else:
+        layout = _classifier(state, rest, source)
+    others = [k for k, v in rest.items() if isinstance(v, dict) and _holds_tensors(v)]
+    layout.dropped |= dict.fromkeys(others, "another set of tensors (averaged weights, optimizer)")
+    _check_statistics(layout, source)
+    return layout
+
+
+def _holds_tensors(node: dict) -> bool:
+    return any(
+        isinstance(v, Tensor) or isinstance(v, dict) and _holds_tensors(v) for v in node.values()
+    )
 
 
 def _state(contents: dict, source) -> tuple[dict[str, Tensor], dict]:
@@ -107,7 +120,9 @@ def _classifier(state: dict[str, Tensor], rest: dict, source) -> Layout:
             )
         dropped[prefix + key] = "equal copy held by the attacker"
     net, _ = _strip(net, _NET_PREFIXES)
-    net = {_legacy_densenet(key): tensor for key, tensor in net.items()}
+    renamed = {_legacy_densenet(key): tensor for key, tensor in net.items()}
+    if len(renamed) < len(net):
+        raise UserError(f"{source} holds a tensor under its old and its new DenseNet name.")
     own = rest.get("format") == FORMAT
     if own and rest.get("version") != FORMAT_VERSION:
         raise UserError(
@@ -115,14 +130,41 @@ def _classifier(state: dict[str, Tensor], rest: dict, source) -> Layout:
             f"{FORMAT_VERSION}; install a newer one."
         )
     name = "robust_backbones" if own else "robustness" if copies or statistics else "torchvision"
-    metadata = rest["metadata"] if isinstance(rest.get("metadata"), dict) else _simple(rest)
-    statistics = _recorded(metadata) | statistics
-    return Layout(name, net, dropped, statistics.get("mean"), statistics.get("std"), metadata)
+    metadata = _metadata(rest) or _simple(rest)
+    recorded = _recorded(metadata, source)
+    for part in statistics.keys() & recorded.keys():
+        if not torch.allclose(statistics[part].flatten(), recorded[part].flatten(), atol=1e-6):
+            raise UserError(f"{source}: the normaliser's {part} and the recorded one differ.")
+    return Layout(name, renamed, dropped, metadata=metadata, **recorded | statistics)
 
 
-def _recorded(metadata: dict) -> dict[str, Tensor]:
-    """The normaliser's statistics where only the metadata have them."""
-    return {part: torch.tensor(metadata[part]) for part in _STATISTICS if part in metadata}
+def _metadata(rest: dict) -> dict:
+    """What a file of ours says of itself."""
+    return rest["metadata"] if isinstance(rest.get("metadata"), dict) else {}
+
+
+def _recorded(metadata: dict, source) -> dict[str, Tensor]:
+    """The normaliser's statistics in the metadata."""
+    found = {part: metadata[part] for part in _STATISTICS if metadata.get(part) is not None}
+    for part, values in found.items():
+        numbers = isinstance(values, (list, tuple)) and all(isinstance(v, float) for v in values)
+        if not numbers:
+            raise UserError(
+                f"{source}: its {part} is {values!r}; three numbers in [0, 1] are needed."
+            )
+    return {part: torch.tensor(values) for part, values in found.items()}
+
+
+_BGR_MEAN = torch.tensor([0.406, 0.456, 0.485])  # ImageNet's, backwards
+
+
+def _check_statistics(layout: Layout, source) -> None:
+    """Both or none, and not of a BGR network."""
+    if (layout.mean is None) != (layout.std is None):
+        raise UserError(f"{source} has a mean or a standard deviation, but not both.")
+    mean = layout.mean
+    if mean is not None and mean.numel() == 3 and (mean.flatten() - _BGR_MEAN).abs().max() < 0.01:
+        raise UserError(f"{source} takes BGR images; only RGB networks are supported.")
 
 
 def _simple(rest: dict) -> dict:
@@ -159,12 +201,25 @@ def _moco(state: dict[str, Tensor], rest: dict) -> Layout:
     return Layout("moco", net, dropped, metadata=_simple(rest))
 
 
-def _detectron2(state: dict[str, Tensor], rest: dict, source, from_detector: bool) -> Layout:
+def _detectron2(
+    state: dict[str, Tensor], rest: dict, source, from_detector: bool, assume_rgb: bool
+) -> Layout:
     """A converted backbone, or the backbone of a whole detector."""
     stem = min((key for key in state if key.endswith("stem.conv1.weight")), key=len)
     prefix = stem.removesuffix("stem.conv1.weight")
-    metadata = rest.get("metadata", {})
-    _refuse_bgr(state, metadata, source)
+    metadata = _metadata(rest)
+    order = metadata.get("channel_order")
+    if order not in (None, "RGB"):
+        raise UserError(f"{source} takes {order} images; only RGB networks are supported.")
+    if order is None and not assume_rgb:
+        raise UserError(
+            f"{source} does not say what images it takes; Detectron2's own models take BGR and "
+            "have STRIDE_IN_1X1 True. If this one takes RGB, with False, pass --assume-rgb."
+        )
+    if metadata.get("stride_in_1x1"):
+        raise UserError(f"{source} has STRIDE_IN_1X1 True; torchvision has no such network.")
+    pixels = {"mean": state.get("pixel_mean"), "std": state.get("pixel_std")}
+    statistics = {part: t.flatten() / 255 for part, t in pixels.items() if t is not None}
     outside = [key for key in state if not key.startswith(prefix)]
     inside = {key.removeprefix(prefix): t for key, t in state.items() if key.startswith(prefix)}
     if outside and not from_detector:
@@ -173,15 +228,5 @@ def _detectron2(state: dict[str, Tensor], rest: dict, source, from_detector: boo
             f"'{outside[0]}'); pass --from-detector to take its backbone out."
         )
     dropped = dict.fromkeys(outside, "part of the detector, not of its backbone")
-    return Layout(
-        "detectron2", to_torchvision(inside), dropped, **_recorded(metadata), metadata=metadata
-    )
-
-
-def _refuse_bgr(state: dict[str, Tensor], metadata: dict, source) -> None:
-    order = metadata.get("channel_order", "RGB")
-    mean = state.get("pixel_mean")
-    if mean is not None and mean.numel() == 3 and mean.flatten()[0] < mean.flatten()[2]:
-        order = "BGR"  # ImageNet's red mean is the largest
-    if order != "RGB":
-        raise UserError(f"{source} takes {order} images; only RGB networks are supported.")
+    statistics |= _recorded(metadata, source)
+    return Layout("detectron2", to_torchvision(inside), dropped, **statistics, metadata=metadata)

@@ -61,7 +61,7 @@ WRAPPINGS = {
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
 def test_every_wrapping_gives_the_same_tensors(tmp_path, state, wrapping):
     wrap, layout = WRAPPINGS[wrapping]
-    read = checkpoint.read(write(tmp_path / "a.pth", wrap(state)))
+    read = checkpoint.read(write(tmp_path / "a.pth", wrap(state)), assume_rgb=True)
     assert (read.arch, read.layout) == ("resnet18", layout)
     without_head = layout in ("moco", "detectron2")
     expected = {k for k in state if not (without_head and k.startswith("fc."))}
@@ -80,7 +80,7 @@ def test_detectron2s_pickles_of_arrays_are_read_without_executing_them(tmp_path,
     contents = {"model": {k: v.numpy() for k, v in backbone_of(state).items()},
                 "__author__": "me", "matching_heuristics": True}  # fmt: skip
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(contents, protocol))
-    read = checkpoint.read(tmp_path / "a.pkl")
+    read = checkpoint.read(tmp_path / "a.pkl", assume_rgb=True)
     assert torch.equal(read.tensors["layer2.0.conv1.weight"], state["layer2.0.conv1.weight"])
 
 
@@ -98,11 +98,23 @@ def test_a_robustness_file_says_what_it_is(tmp_path, state):
 
 def test_a_detectors_backbone_is_taken_out_on_request(tmp_path, state):
     path = write(tmp_path / "a.pth", detector_of(state))
+    with pytest.raises(UserError, match="does not say what images it takes; .*--assume-rgb"):
+        checkpoint.read(path, from_detector=True)
     with pytest.raises(UserError, match="is a whole detector .1 tensors besides .*--from-detector"):
-        checkpoint.read(path)
-    read = checkpoint.read(path, from_detector=True)
+        checkpoint.read(path, assume_rgb=True)
+    read = checkpoint.read(path, from_detector=True, assume_rgb=True)
     assert torch.equal(read.tensors["conv1.weight"], state["conv1.weight"])
     assert list(read.dropped) == ["backbone.fpn_lateral2.weight"]
+
+
+def test_our_detectors_say_what_they_take(tmp_path, state):
+    contents = detector_of(state) | {
+        "metadata": {"channel_order": "RGB", "mean": [0.485, 0.456, 0.406], "std": [0.2, 0.2, 0.2]},
+        "model_ema": {"conv1.weight": state["conv1.weight"]},
+    }
+    read = checkpoint.read(write(tmp_path / "a.pth", contents), from_detector=True)
+    assert read.std == (0.2, 0.2, 0.2)
+    assert read.dropped["model_ema"] == "another set of tensors (averaged weights, optimizer)"
 
 
 def test_timms_resnet50_is_torchvisions(tmp_path):
@@ -157,11 +169,11 @@ def robust_with(name, value):
     return lambda s: robustness_contents(s)["model"] | {name: value}
 
 
-def d2(tensors=None, **rest):
-    return lambda s: {"model": backbone_of(s) | (tensors or {}), **rest}
+def d2(tensors=None, **metadata):
+    metadata = {"channel_order": "RGB"} | metadata
+    return lambda s: {"model": backbone_of(s) | (tensors or {}), "metadata": metadata}
 
 
-BGR = torch.tensor([103.53, 116.28, 123.675]).view(3, 1, 1)
 BAD_CONTENTS = {
     "missing": (without("layer3.0.conv1.weight"), "missing 'layer3.0.conv1.weight'"),
     "missing statistics": (without("bn1.running_var"), "missing 'bn1.running_var'"),
@@ -198,12 +210,20 @@ BAD_CONTENTS = {
                              "is no supported network"),
     "three blocks less": (
         lambda s: {k: v for k, v in s.items() if not k.startswith("layer4")}, "missing 'layer4"),
-    "BGR by metadata": (d2(metadata={"channel_order": "BGR"}), "takes BGR images"),
-    "BGR by mean": (d2(tensors={"pixel_mean": BGR}), "takes BGR images"),
-    "odd mean": (d2(metadata={"mean": [123.0, 116.0, 103.0]}), "three numbers in .0, 1."),
+    "BGR by metadata": (d2(channel_order="BGR"), "takes BGR images"),
+    "BGR by mean": (d2(mean=[0.406, 0.456, 0.485], std=[0.225, 0.224, 0.229]), "takes BGR images"),
+    "unknown order": (lambda s: {"model": backbone_of(s)}, "does not say what images it takes"),
+    "odd mean": (d2(mean=[123.0, 116.0, 103.0], std=[0.2, 0.2, 0.2]), "three numbers in .0, 1."),
+    "text for a mean": (d2(mean="imagenet", std=[0.2, 0.2, 0.2]), "its mean is 'imagenet'; three"),
+    "mean without std": (d2(mean=[0.5, 0.5, 0.5]), "but not both"),
+    "normaliser and record differ": (
+        lambda s: robustness_contents(s) | {"metadata": {"mean": [0.5, 0.5, 0.5]}},
+        "the normaliser's mean and the recorded one differ"),
+    "sparse": (lambda s: s | {"fc.weight": s["fc.weight"].to_sparse()}, "'fc.weight' is sparse"),
+    "negative variance": (changed("bn1.running_var", -torch.ones(64)), "negative variances"),
     "caffe names": (lambda s: {"conv1_w": s["conv1.weight"], "res_conv1_bn_s": s["bn1.weight"]},
                     "is no supported network"),
-    "alien name in Detectron2": (d2(tensors={"res2.0.convX.weight": NAN}),
+    "alien name in Detectron2": (d2({"res2.0.convX.weight": NAN}),
                                  "'res2.0.convX.weight' is no tensor of a Detectron2 ResNet"),
 }  # fmt: skip
 

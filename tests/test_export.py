@@ -1,5 +1,7 @@
 """Every format and every architecture: the same tensors come back, bit for bit."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -69,3 +71,10 @@ def test_a_chain_through_all_formats_changes_nothing(tmp_path):
         target.write(target.contents(read), path)
         read = checkpoint.read(path)
     same(read.tensors, original, "detectron2")
+
+
+def test_the_robustness_format_needs_a_head():
+    original = source("resnet18")
+    bare = {k: v for k, v in original.tensors.items() if not k.startswith("fc.")}
+    with pytest.raises(UserError, match="the source has no classifier head"):
+        TARGETS["robustness"].contents(dataclasses.replace(original, tensors=bare))

@@ -88,8 +88,14 @@ SPOILED = [
     (without("stem.conv1.norm.running_mean"), "1 tensors .*stem.conv1.norm.running_mean"),
     (shorter("res5.1.conv2.norm.bias"), "1 tensors of the backbone .*res5.1.conv2.norm.bias"),
     (unprefixed, "100 tensors of the backbone did not come from the weights: .* and 94 more"),
-    (metadata("mean", [0.5, 0.5, 0.5]), r"MODEL.PIXEL_MEAN is .*, but the weights need \[127.5"),
-    (metadata("std", [1.0, 1.0, 1.0]), r"MODEL.PIXEL_STD is .*, but the weights need \[255"),
+    (
+        metadata("mean", [0.5, 0.5, 0.5]),
+        r"the weights need MODEL.PIXEL_MEAN \[127.5, .* cannot be used",
+    ),
+    (
+        metadata("std", [1.0, 1.0, 1.0]),
+        r"the weights need MODEL.PIXEL_STD \[255.0, .* cannot be used",
+    ),
     (metadata("channel_order", "BGR"), "INPUT.FORMAT is RGB, but the weights need BGR"),
 ]
 
@@ -217,6 +223,22 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path, resnet18_backbone):
     assert results[0]["metrics"] == results[1]["metrics"]
 
 
+def test_a_used_folder_is_not_written_over(tmp_path, resnet18_backbone):
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    with pytest.raises(UserError, match="holds a run already; pass --resume"):
+        trainer._check_folder(small(tmp_path, resnet18_backbone), resume=False)
+
+
+def test_a_changed_setting_is_told_at_resuming(tmp_path, resnet18_backbone, caplog):
+    before = small(tmp_path, resnet18_backbone)
+    (tmp_path / "config.yaml").write_text(before.dump())
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    after = small(tmp_path, resnet18_backbone, **{"SOLVER.BASE_LR": "0.5", "TEST.EVAL_PERIOD": "9"})
+    with caplog.at_level("WARNING"):
+        trainer._check_folder(after, resume=True)
+    assert caplog.messages == ["resuming with SOLVER.BASE_LR 0.5; the run began with 0.02"]
+
+
 MISTAKES = [
     (["--config", "configs/none.yaml"], "config file 'configs/none.yaml' does not exist"),
     (["SOLVER.MAX_ITR", "3"], "SOLVER.MAX_ITR"),
@@ -225,6 +247,7 @@ MISTAKES = [
     (["MODEL.WEIGHTS", "none.pth"], "'none.pth' does not exist; make it with: python tools/"),
     (["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(DIGITS)], "is not a complete checkpoint"),
     (["--num-gpus", "99"], "--num-gpus 99, but this machine has"),
+    (["SOLVER.IMS_PER_BATCH", "0"], "SOLVER.IMS_PER_BATCH is 0; it must be a positive multiple"),
     (["MODEL.META_ARCHITECTURE", "Nothing"], "the model that the config describes cannot be built"),
     (["MODEL.DEVICE", "gpu"], "the model that the config describes cannot be built"),
 ]  # fmt: skip

@@ -41,6 +41,8 @@ def parse(argv=None) -> argparse.Namespace:
     add("--inspect", action="store_true", help="say what SOURCE is; write nothing")
     add("--from-detector", action="store_true",
         help="SOURCE is a whole Detectron2 detector: take its backbone out")
+    add("--assume-rgb", action="store_true",
+        help="a Detectron2 SOURCE that does not say so takes RGB images, with STRIDE_IN_1X1 False")
     add("--allow-pickle", action="store_true",
         help="execute code in SOURCE if it holds more than tensors; only for files that you trust")
     add("--force", action="store_true", help="replace TARGET if it exists")
@@ -59,6 +61,8 @@ def check_target(args: argparse.Namespace) -> None:
     if target.suffix not in suffixes:
         endings = " or ".join(suffixes)
         raise UserError(f"target '{target}' must end in {endings} for --to {args.to}.")
+    if target.is_dir():
+        raise UserError(f"{target} is a folder; give the name of a file.")
     if target.exists() and not args.force:
         raise UserError(f"{target} exists; pass --force to replace it.")
 
@@ -131,7 +135,9 @@ def convert(args: argparse.Namespace) -> None:
     from robust_backbones.export import TARGETS
 
     path = weights.resolve(args.source)
-    source = checkpoint.read(path, args.arch, args.allow_pickle, args.from_detector)
+    source = checkpoint.read(
+        path, args.arch, args.allow_pickle, args.from_detector, args.assume_rgb
+    )
     if model := zoo.MODELS.get(args.source.removeprefix(zoo.SCHEME)):
         source = dataclasses.replace(source, metadata=source.metadata | model.facts)
     if args.inspect:

@@ -42,7 +42,10 @@ def parse(argv=None) -> argparse.Namespace:
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE",
         help="overrides of the configuration, such as OUTPUT_DIR output/mine SEED 1")
     # fmt: on
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.num_gpus < 0 or args.num_machines < 1 or not 0 <= args.machine_rank < args.num_machines:
+        parser.error("--num-gpus is at least 0, --num-machines at least 1, --machine-rank below it")
+    return args
 
 
 def setup(args):

@@ -82,8 +82,8 @@ def set_architecture(cfg: CfgNode) -> None:
         logging.getLogger(__name__).info("%s sets MODEL.RESNETS.%s to %s", name, key, value)
     if cfg.MODEL.RESNETS.NORM not in _NORMS:
         raise UserError(
-            f"MODEL.RESNETS.NORM is '{cfg.MODEL.RESNETS.NORM}', which has no place for the weights' "
-            f"BatchNorm; one of: {', '.join(_NORMS)}."
+            f"MODEL.RESNETS.NORM is '{cfg.MODEL.RESNETS.NORM}', which has no place for the "
+            f"weights' BatchNorm; one of: {', '.join(_NORMS)}."
         )
     _check_input(cfg)
 

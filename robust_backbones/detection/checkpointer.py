@@ -8,7 +8,7 @@ from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 
 from robust_backbones.checkpoint import load_file, save
-from robust_backbones.detection.backbone import body
+from robust_backbones.detection.backbone import PIXEL_MEAN, PIXEL_STD, body
 from robust_backbones.errors import UserError
 from robust_backbones.files import atomic
 
@@ -92,21 +92,43 @@ class StrictCheckpointer(DetectionCheckpointer):
             needed = [round(255 * value, 3) for value in metadata[name]]
             found = [round(value, 3) for value in buffer.flatten().tolist()]
             if any(abs(a - b) > 0.01 for a, b in zip(needed, found, strict=True)):
-                raise _contradiction(f"MODEL.PIXEL_{name.upper()}", found, needed)
-        for block in body(self.model.backbone)[1].modules():
-            if isinstance(block, BottleneckBlock) and block.conv1.stride != (1, 1):
-                raise _contradiction("MODEL.RESNETS.STRIDE_IN_1X1", True, False)
+                key = f"MODEL.PIXEL_{name.upper()}"
+                if needed not in (PIXEL_MEAN, PIXEL_STD):
+                    raise UserError(
+                        f"the weights need {key} {needed}; robust backbones are built for "
+                        f"ImageNet's {found} only, so these weights cannot be used."
+                    )
+                raise _contradiction(key, found, needed)
+        if metadata.get("stride_in_1x1", False) != self._stride_in_1x1():
+            raise _contradiction(
+                "MODEL.RESNETS.STRIDE_IN_1X1", self._stride_in_1x1(), not self._stride_in_1x1()
+            )
+
+    def _stride_in_1x1(self) -> bool:
+        """Whether a 1x1 convolution of the backbone has a stride."""
+        blocks = body(self.model.backbone)[1].modules()
+        return any(isinstance(b, BottleneckBlock) and b.conv1.stride != (1, 1) for b in blocks)
 
     def save(self, name: str, **kwargs) -> None:
         """Save model and checkpointables as `<save_dir>/<name>.pth`, whole or not at all."""
         if not self.save_dir or not self.save_to_disk:
             return
-        contents = {"model": self.model.state_dict()}
+        contents = {"model": self.model.state_dict(), "metadata": self._metadata()}
         contents |= {key: item.state_dict() for key, item in self.checkpointables.items()}
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
         save(contents | kwargs, path)
         self.tag_last_checkpoint(os.path.basename(path))
+
+    def _metadata(self) -> dict:
+        """What the detector is fed with, for whoever takes its backbone out again."""
+        mean, std = self.model.pixel_mean.flatten(), self.model.pixel_std.flatten()
+        return {
+            "channel_order": self.model.input_format,
+            "mean": [round(value / 255, 6) for value in mean.tolist()],
+            "std": [round(value / 255, 6) for value in std.tolist()],
+            "stride_in_1x1": self._stride_in_1x1(),
+        }
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Note which file a resume starts from."""

@@ -30,10 +30,10 @@ def build_train_loader(cfg: CfgNode) -> "TrainLoader":
         UserError: the batch does not divide over the processes, or the sampler is unknown.
     """
     world = comm.get_world_size()
-    if cfg.SOLVER.IMS_PER_BATCH % world:
+    if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % world:
         raise UserError(
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} does not divide by {world} GPUs; "
-            "choose a multiple."
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; it must be a positive multiple "
+            f"of the number of GPUs, {world}."
         )
     dicts = get_detection_dataset_dicts(
         cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS

@@ -7,6 +7,7 @@ import os
 import time
 
 import torch
+import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.engine import DefaultTrainer, default_setup
@@ -145,6 +146,41 @@ def _plain(node):
     return [_plain(v) for v in node] if isinstance(node, (list, tuple)) else node
 
 
+# Keys that may differ between a run and its continuation without a word.
+_FREE = ("OUTPUT_DIR", "TEST", "DATASETS.TEST", "DATALOADER.NUM_WORKERS", "MODEL.DEVICE",
+         "SOLVER.CHECKPOINT_PERIOD")  # fmt: skip
+
+
+def _check_folder(cfg: CfgNode, resume: bool) -> None:
+    """Refuse to write over a run, and say with which other settings one is continued."""
+    if not os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
+        return
+    if not resume:
+        raise UserError(
+            f"{cfg.OUTPUT_DIR} holds a run already; pass --resume to go on with it, or choose "
+            "another OUTPUT_DIR."
+        )
+    path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
+    if comm.is_main_process() and os.path.isfile(path):
+        with open(path, encoding="utf-8") as file:
+            before = _flat(yaml.safe_load(file))
+        now = _flat(yaml.safe_load(cfg.dump()))
+        changed = [key for key in now if now[key] != before.get(key) and not key.startswith(_FREE)]
+        for key in changed:
+            logging.getLogger("detectron2").warning(
+                "resuming with %s %s; the run began with %s", key, now[key], before.get(key)
+            )
+
+
+def _flat(node: dict, prefix: str = "") -> dict:
+    """Nested keys as `A.B.C`."""
+    flat = {}
+    for key, value in node.items():
+        inner = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{key}.") if inner else {prefix + key: value}
+    return flat
+
+
 def run(cfg: CfgNode, args) -> None:
     """One process's part of `tools/train_net.py`: train, or evaluate if `args.eval_only`.
 
@@ -152,6 +188,8 @@ def run(cfg: CfgNode, args) -> None:
         UserError: the weights do not fit; see `StrictCheckpointer.load`.
     """
     silence_detectron2()
+    if not args.eval_only:
+        _check_folder(cfg, args.resume)
     default_setup(cfg, args)
     if args.eval_only:
         started = time.time()
