@@ -97,6 +97,10 @@ def main(argv=None) -> None:
 
 def _settings(args) -> dict:
     """All that decides the numbers of the run, in plain JSON types."""
+    if args.constraint == "linf" and args.eps >= 1:
+        raise UserError(
+            f"--eps {args.eps:g} for linf covers all of [0, 1]; did you mean {args.eps:g}/255?"
+        )
     step_size = getattr(args, "step_size", 2 * args.eps / 3)
     eval_eps = getattr(args, "eval_eps", args.eps or STANDARD_EVAL_EPS[args.constraint])
     return {

@@ -106,8 +106,8 @@ def load_file(path, allow_pickle: bool = False):
             return _load_safetensors(path)
         if mapped := head[:2] == b"PK":
             _check_archive(path)
-        elif head[:1] == b"\x80" and not _is_legacy_torch(path) and not allow_pickle:
-            return _load_numpy_pickle(path)
+        elif head[:1] == b"\x80" and not _is_legacy_torch(path):
+            return _load_numpy_pickle(path, allow_pickle)
         if allow_pickle:
             return torch.load(path, "cpu", weights_only=False, pickle_module=_dill())
         return torch.load(path, "cpu", weights_only=True, mmap=mapped)
@@ -180,11 +180,12 @@ class _NumpyUnpickler(pickle.Unpickler):
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
-def _load_numpy_pickle(path: Path):
+def _load_numpy_pickle(path: Path, allow_pickle: bool):
     import numpy
 
+    unpickler = _dill().Unpickler if allow_pickle else _NumpyUnpickler
     with open(path, "rb") as file:
-        contents = _NumpyUnpickler(file, encoding="latin1").load()
+        contents = unpickler(file, encoding="latin1").load()
 
     def tensors(node):
         if isinstance(node, numpy.ndarray):

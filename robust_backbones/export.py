@@ -39,6 +39,7 @@ def metadata(source: Checkpoint) -> dict:
         "arch": source.arch,
         "mean": list(source.mean or IMAGENET_MEAN),
         "std": list(source.std or IMAGENET_STD),
+        "statistics": "from the file" if source.mean else "assumed",
         "channel_order": "RGB",
         "source_layout": source.layout,
         "source_sha256": source.sha256,
@@ -112,7 +113,8 @@ def _write_safetensors(contents: dict, path) -> None:
     # In the header, under one key: safetensors holds texts only.
     header = json.dumps({"metadata": contents["metadata"]})
     with atomic(path) as temporary:
-        save_file(contents["model"], temporary, {"format": "pt", "robust_backbones": header})
+        tensors = {k: v.clone() for k, v in contents["model"].items()}  # none may share memory
+        save_file(tensors, temporary, {"format": "pt", "robust_backbones": header})
 
 
 TARGETS = {

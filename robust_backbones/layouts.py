@@ -93,7 +93,7 @@ _STATISTICS = {
     "mean": ("normalizer.new_mean", "attacker.normalize.new_mean", "normalize.mean"),
     "std": ("normalizer.new_std", "attacker.normalize.new_std", "normalize.std"),
 }
-_NET_PREFIXES = ("module.", "model.", "net.", "network.", "backbone.", "encoder.")
+_NET_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.")
 
 
 def _classifier(state: dict[str, Tensor], rest: dict, source) -> Layout:
@@ -188,7 +188,7 @@ def _legacy_densenet(key: str) -> str:
 
 def _moco(state: dict[str, Tensor], rest: dict) -> Layout:
     """MoCo and its like: the query encoder, whose head is no classifier."""
-    state, prefix = _strip(state, ("module.",))
+    state, prefix = _strip(state, ("module.", "model."))
     net, dropped = {}, {}
     for key, tensor in state.items():
         name = key.removeprefix("encoder_q.")

@@ -228,6 +228,17 @@ def find(name: str) -> Model:
     )
 
 
+def known(source: str) -> Model | None:
+    """The model that a name or an `hf://` path stands for; None for anything else."""
+    if source.startswith(f"hf://{HUB_REPO}"):
+        file = source.rsplit("/", 1)[-1]
+        return next((model for model in MODELS.values() if model.file == file), None)
+    try:
+        return find(source)
+    except UserError:
+        return None
+
+
 def select(arch: str | None = None, constraint: str | None = None) -> list[Model]:
     """The models of one architecture and one constraint; None means all.
 

@@ -151,6 +151,9 @@ def test_inspection_and_plan_write_nothing(tmp_path, resnet18_file, capsys, monk
     out = capsys.readouterr().out
     assert "layer2.0.downsample.0.weight -> res3.0.shortcut.weight (128, 64, 1, 1)\n" in out
     assert "fc.weight dropped: classifier head: a backbone has none\n" in out
+    tool.main(["--dry-run", "--to", "robustness", str(resnet18_file)])
+    both = "module.model.conv1.weight, module.attacker.model.conv1.weight"
+    assert f"conv1.weight -> {both} (64, 3, 7, 7)\n" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
 
@@ -169,6 +172,7 @@ def refused(capsys, *args) -> str:
     ("source", "target", "options", "message"),
     [
         ("absent.pth", "t.pth", [], "absent.pth"),
+        (None, "folder.pth", ["--force"], "is a folder"),
         (None, "t.pkl", [], "must end in .pth for --to detectron2"),
         (None, "t.pth", ["--to", "safetensors"], "must end in .safetensors for --to safetensors"),
         (None, "taken.pth", [], "exists; pass --force"),
@@ -178,9 +182,10 @@ def refused(capsys, *args) -> str:
 )
 def test_mistakes_write_nothing(tmp_path, resnet18_file, capsys, source, target, options, message):
     (tmp_path / "taken.pth").write_text("mine")
+    (tmp_path / "folder.pth").mkdir()
     source = resnet18_file if source is None else tmp_path / source
     assert message in refused(capsys, source, tmp_path / target, *options)
-    assert [p.name for p in tmp_path.iterdir()] == ["taken.pth"]
+    assert {p.name for p in tmp_path.iterdir()} == {"taken.pth", "folder.pth"}
     assert (tmp_path / "taken.pth").read_text() == "mine"
 
 

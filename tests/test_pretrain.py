@@ -168,6 +168,7 @@ def test_a_standard_model_is_attacked_too(tmp_path, monkeypatch, options, radius
         (["--arch", "vgg16"], "invalid choice: 'vgg16'.*resnet18"),
         (["--dataset", "mnist"], "invalid choice: 'mnist'.*digits"),
         (["--constraint", "l1"], "invalid choice: 'l1'.*l2.*linf"),
+        (["--constraint", "linf", "--eps", "4"], "did you mean 4/255?"),
         (["--eps", "-1"], "'-1' is not a finite number of at least 0"),
         (["--eps", "1/0"], "'1/0' is not a finite number of at least 0"),
         (["--eps", "nan"], "'nan' is not a finite number of at least 0"),

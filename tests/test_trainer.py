@@ -15,8 +15,9 @@ from conftest import random_network
 from test_checkpoint import Bomb
 
 from robust_backbones import checkpoint, export
-from robust_backbones.detection import config, trainer
+from robust_backbones.detection import config, run, trainer
 from robust_backbones.errors import UserError
+from robust_backbones.files import sha256
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = ROOT / "configs/digits_mask_rcnn_robust.yaml"
@@ -161,7 +162,7 @@ def test_random_weights_must_be_said_and_are_logged(tmp_path, caplog):
 
 def test_evaluation_requires_the_heads_too(tmp_path, resnet18_backbone):
     with pytest.raises(UserError, match="tensors of the model did not come from the weights"):
-        trainer.evaluate(small(tmp_path, resnet18_backbone))
+        run.evaluate(small(tmp_path, resnet18_backbone), resume=False)
 
 
 @pytest.mark.slow
@@ -188,6 +189,8 @@ def test_train_evaluate_and_evaluate_again(tmp_path, resnet18_backbone, task):
     assert code == 0, error
     again = json.loads((tmp_path / "eval_result.json").read_text())
     assert again["metrics"] == result["metrics"]
+    assert result["weights_sha256"] == sha256(resnet18_backbone)
+    assert again["weights_sha256"] == sha256(tmp_path / "model_final.pth")
 
 
 @pytest.mark.slow
@@ -221,12 +224,18 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path, resnet18_backbone):
         assert torch.equal(state["momentum_buffer"], momenta[1][key]["momentum_buffer"])
     results = [json.loads((p / "result.json").read_text()) for p in (whole, killed)]
     assert results[0]["metrics"] == results[1]["metrics"]
+    assert results[0]["weights_sha256"] == results[1]["weights_sha256"]
+
+    stamp = (killed / "result.json").stat().st_mtime_ns
+    code, error = finish(command("--resume", *long))
+    assert code == 0, error
+    assert (killed / "result.json").stat().st_mtime_ns == stamp  # a finished run is left alone
 
 
 def test_a_used_folder_is_not_written_over(tmp_path, resnet18_backbone):
     (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
     with pytest.raises(UserError, match="holds a run already; pass --resume"):
-        trainer._check_folder(small(tmp_path, resnet18_backbone), resume=False)
+        run.check_folder(small(tmp_path, resnet18_backbone), resume=False)
 
 
 def test_a_changed_setting_is_told_at_resuming(tmp_path, resnet18_backbone, caplog):
@@ -235,7 +244,7 @@ def test_a_changed_setting_is_told_at_resuming(tmp_path, resnet18_backbone, capl
     (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
     after = small(tmp_path, resnet18_backbone, **{"SOLVER.BASE_LR": "0.5", "TEST.EVAL_PERIOD": "9"})
     with caplog.at_level("WARNING"):
-        trainer._check_folder(after, resume=True)
+        run.check_folder(after, resume=True)
     assert caplog.messages == ["resuming with SOLVER.BASE_LR 0.5; the run began with 0.02"]
 
 
@@ -247,9 +256,16 @@ MISTAKES = [
     (["MODEL.WEIGHTS", "none.pth"], "'none.pth' does not exist; make it with: python tools/"),
     (["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(DIGITS)], "is not a complete checkpoint"),
     (["--num-gpus", "99"], "--num-gpus 99, but this machine has"),
+    (["OUTPUT_DIR", str(DIGITS)], "; give the name of a folder"),
+    (["OUTPUT_DIR", ""], "OUTPUT_DIR is ''; give the name of a folder"),
+    (["SOLVER.MAX_ITER", "0"], "SOLVER.MAX_ITER is 0; it must be at least 1"),
+    (["SOLVER.REFERENCE_WORLD_SIZE", "3"], "it must be 0 or a divisor of SOLVER.IMS_PER_BATCH, 2"),
+    (["MODEL.ROI_HEADS.NUM_CLASSES", "3"], "'digit_scenes_train' has 10 classes; set it to 10"),
+    (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN is (); it must be at least one data set"),
+    (["SOLVER.BASE_LR", "1e9", "SOLVER.CLIP_GRADIENTS.ENABLED", "False"], "training diverged at"),
     (["SOLVER.IMS_PER_BATCH", "0"], "SOLVER.IMS_PER_BATCH is 0; it must be a positive multiple"),
-    (["MODEL.META_ARCHITECTURE", "Nothing"], "the model that the config describes cannot be built"),
-    (["MODEL.DEVICE", "gpu"], "the model that the config describes cannot be built"),
+    (["MODEL.META_ARCHITECTURE", "Nothing"], "the configured model cannot be built"),
+    (["MODEL.DEVICE", "gpu"], "the configured model cannot be built"),
 ]  # fmt: skip
 
 

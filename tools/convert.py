@@ -83,17 +83,20 @@ def inspect(source, name: str) -> None:
         print(f"{key}: {value}")
 
 
-def print_plan(source, contents: dict) -> None:
+def print_plan(source, contents: dict, to: str) -> None:
     """What each key becomes, what is dropped and why."""
     from robust_backbones.convert import detectron2_name
 
+    written = contents.get("model", contents)
+    keys = {}  # the tensors of the target are those of the source
+    for key, tensor in written.items():
+        keys.setdefault(tensor.data_ptr(), []).append(key)
     dropped = dict(source.dropped)
     for name, tensor in source.tensors.items():
-        target, reason = detectron2_name(name) if "__author__" in contents else (name, "")
-        if target:
-            print(f"{name} -> {target} {tuple(tensor.shape)}")
+        if to == "detectron2" and not detectron2_name(name)[0]:
+            dropped[name] = detectron2_name(name)[1]
         else:
-            dropped[name] = reason
+            print(f"{name} -> {', '.join(keys[tensor.data_ptr()])} {tuple(tensor.shape)}")
     for name, reason in dropped.items():
         print(f"{name} dropped: {reason}")
 
@@ -123,6 +126,8 @@ def prove(source, contents: dict, to: str) -> None:
         again = layouts.unwrap(contents, "the converted file").tensors
         both = (verify.network_features(source.arch, t, image) for t in (source.tensors, again))
         differences = verify.compare(*both)
+        if any(not again[name].equal(tensor) for name, tensor in source.tensors.items()):
+            raise UserError("a tensor of the target differs from the source's.")
     text = ", ".join(f"{stage} {value:.1e}" for stage, value in differences.items())
     print(f"verified, largest relative difference of features: {text}")
 
@@ -135,11 +140,13 @@ def convert(args: argparse.Namespace) -> None:
     from robust_backbones.export import TARGETS
 
     path = weights.resolve(args.source)
-    source = checkpoint.read(
-        path, args.arch, args.allow_pickle, args.from_detector, args.assume_rgb
-    )
-    if model := zoo.MODELS.get(args.source.removeprefix(zoo.SCHEME)):
+    model = None if Path(args.source).is_file() else zoo.known(args.source)
+    arch = args.arch or (model.arch if model else None)
+    source = checkpoint.read(path, arch, args.allow_pickle, args.from_detector, args.assume_rgb)
+    if model:
         source = dataclasses.replace(source, metadata=source.metadata | model.facts)
+    if source.mean is None:
+        print("mean and std are not in the file: ImageNet's are assumed")
     if args.inspect:
         inspect(source, args.source)
         return
@@ -147,7 +154,7 @@ def convert(args: argparse.Namespace) -> None:
     contents = target.contents(source)
     print(f"{args.source}: {source.arch}, {source.layout} layout, sha256 {source.sha256[:16]}...")
     if args.dry_run:
-        print_plan(source, contents)
+        print_plan(source, contents, args.to)
         return
     if args.verify:
         prove(source, contents, args.to)

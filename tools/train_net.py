@@ -54,7 +54,7 @@ def setup(args):
 
     cfg = config.load_config(args.config, args.opts)
     notice = config.set_device(cfg, args.num_gpus, args.num_machines)
-    config.check_inputs(cfg, train=not args.eval_only)
+    config.check_inputs(cfg, train=not args.eval_only, resume=args.resume)
     if notice:
         print(notice, file=sys.stderr)
     cfg.freeze()
@@ -64,9 +64,9 @@ def setup(args):
 def run(cfg, args) -> None:
     """What each process does; user mistakes are one line, here too."""
     with user_errors():
-        from robust_backbones.detection import trainer
+        from robust_backbones.detection import run as process
 
-        trainer.run(cfg, args)
+        process.run(cfg, args)
 
 
 def main(argv=None) -> None:

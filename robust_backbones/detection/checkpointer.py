@@ -10,7 +10,7 @@ from detectron2.modeling.backbone.resnet import BottleneckBlock
 from robust_backbones.checkpoint import load_file, save
 from robust_backbones.detection.backbone import PIXEL_MEAN, PIXEL_STD, body
 from robust_backbones.errors import UserError
-from robust_backbones.files import atomic
+from robust_backbones.files import atomic, sha256
 
 
 class StrictCheckpointer(DetectionCheckpointer):
@@ -18,7 +18,12 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     `load(path)`, for evaluation and resuming, requires the whole model. A fresh start through
     `resume_or_load` requires the backbone's body only: neck and heads may be new.
+
+    Attributes:
+        sha256: digest of the file that was loaded last; None before.
     """
+
+    sha256: str | None = None
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
         """Load `path` into the model and the checkpointables (all of them if None).
@@ -37,6 +42,7 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict:
         """As Detectron2's, but no pickle is executed and checksums are looked at."""
+        self.sha256 = sha256(filename)
         loaded = load_file(filename)
         if not isinstance(loaded, dict):
             raise UserError(
@@ -73,10 +79,11 @@ class StrictCheckpointer(DetectionCheckpointer):
         ]
         if absent:
             shown = ", ".join(absent[:6]) + (f" and {len(absent) - 6} more" if absent[6:] else "")
-            part = "model" if self._required == ("",) else "backbone"
+            whole = self._required == ("",)
+            part, needed = ("model", "a whole detector") if whole else ("backbone", "a backbone")
             raise UserError(
                 f"{len(absent)} tensors of the {part} did not come from the weights: {shown}; "
-                "check that MODEL.WEIGHTS is a converted file of MODEL.ROBUST.ARCH."
+                f"{needed} of this config is needed."
             )
         return super()._load_model(checkpoint)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
 from robust_backbones.detection.backbone import BUILDERS, set_architecture
@@ -78,7 +78,7 @@ def _refuse_other_architecture(cfg: CfgNode) -> None:
             )
 
 
-def check_inputs(cfg: CfgNode, train: bool) -> None:
+def check_inputs(cfg: CfgNode, train: bool, resume: bool = False) -> None:
     """Check what must lie on disk before a run starts: data sets and weights.
 
     Weights with a URL or a published name are fetched here, before the processes of the run start.
@@ -86,6 +86,8 @@ def check_inputs(cfg: CfgNode, train: bool) -> None:
     Raises:
         UserError: names the file or data set, where it was looked for and what to do.
     """
+    if not cfg.OUTPUT_DIR or Path(cfg.OUTPUT_DIR).is_file():
+        raise UserError(f"OUTPUT_DIR is '{cfg.OUTPUT_DIR}'; give the name of a folder.")
     names = (cfg.DATASETS.TRAIN if train else ()) + cfg.DATASETS.TEST
     for name in names:
         if name not in DatasetCatalog:
@@ -94,8 +96,42 @@ def check_inputs(cfg: CfgNode, train: bool) -> None:
                 f"data set '{name}' is not registered; known: {', '.join(near or DatasetCatalog)}."
             )
         check_dataset(name)
-    if cfg.MODEL.WEIGHTS:
+    if train:
+        _check_training(cfg)
+    goes_on = (
+        resume and Path(cfg.OUTPUT_DIR, "last_checkpoint").is_file()
+    )  # with weights of its own
+    if cfg.MODEL.WEIGHTS and not goes_on:
         _fetch_weights(cfg.MODEL.WEIGHTS)
+
+
+def _check_training(cfg: CfgNode) -> None:
+    """Refuse values that Detectron2 would stumble over later, or never."""
+    solver = cfg.SOLVER
+    reference = solver.REFERENCE_WORLD_SIZE
+    wrong = {
+        "DATASETS.TRAIN": (cfg.DATASETS.TRAIN, not cfg.DATASETS.TRAIN, "at least one data set"),
+        "SOLVER.MAX_ITER": (solver.MAX_ITER, solver.MAX_ITER < 1, "at least 1"),
+        "SOLVER.REFERENCE_WORLD_SIZE": (
+            reference,
+            reference < 0 or reference and solver.IMS_PER_BATCH % reference,
+            f"0 or a divisor of SOLVER.IMS_PER_BATCH, {solver.IMS_PER_BATCH}",
+        ),
+        "DATALOADER.NUM_WORKERS": (
+            cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.NUM_WORKERS < 0, "at least 0"
+        ),
+    }  # fmt: skip
+    for key, (value, bad, allowed) in wrong.items():
+        if bad:
+            raise UserError(f"{key} is {value}; it must be {allowed}.")
+    for name in cfg.DATASETS.TRAIN:
+        classes = MetadataCatalog.get(name).get("thing_classes")
+        found = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+        if classes and cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN" and len(classes) != found:
+            raise UserError(
+                f"MODEL.ROI_HEADS.NUM_CLASSES is {found}, but data set '{name}' has {len(classes)} "
+                f"classes; set it to {len(classes)}."
+            )
 
 
 def _fetch_weights(weights: str) -> None:

@@ -1,0 +1,167 @@
+"""One process's part of `tools/train_net.py`: a folder, a training or evaluation, a result file."""
+
+import hashlib
+import json
+import logging
+import os
+import time
+
+import yaml
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.engine import default_setup
+from detectron2.utils import comm
+
+from robust_backbones import results
+from robust_backbones.detection.checkpointer import StrictCheckpointer
+from robust_backbones.detection.compat import silence_detectron2
+from robust_backbones.detection.trainer import Trainer
+from robust_backbones.errors import UserError
+
+RESULT = "result.json"
+# Keys that may differ between a run and its continuation without a word.
+_FREE = ("OUTPUT_DIR", "TEST", "DATASETS.TEST", "DATALOADER.NUM_WORKERS", "MODEL.DEVICE",
+         "SOLVER.CHECKPOINT_PERIOD")  # fmt: skip
+
+
+def run(cfg: CfgNode, args) -> None:
+    """Train, or evaluate if `args.eval_only`.
+
+    Raises:
+        UserError: the weights do not fit, the folder is another run's, or training diverged.
+    """
+    silence_detectron2()
+    if not args.eval_only:
+        check_folder(cfg, args.resume)
+    default_setup(cfg, args)
+    if args.eval_only:
+        evaluate(cfg, args.resume)
+    else:
+        train(cfg, args.resume)
+
+
+def train(cfg: CfgNode, resume: bool) -> None:
+    """Train to the end and write `result.json`; a finished run is left as it is.
+
+    Raises:
+        UserError: see `Trainer`.
+    """
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume)
+    if trainer.start_iter >= trainer.max_iter and _has_result(trainer.cfg):
+        logging.getLogger("detectron2").info("%s is finished already.", cfg.OUTPUT_DIR)
+        return
+    trainer.train()
+    if comm.is_main_process() and cfg.DATASETS.TEST:
+        write_result(trainer.cfg, trainer.metrics, trainer.weights_sha256, trainer.seconds, RESULT)
+
+
+def evaluate(cfg: CfgNode, resume: bool) -> None:
+    """Evaluate `MODEL.WEIGHTS`, or the last checkpoint if `resume`; write `eval_result.json`.
+
+    Raises:
+        UserError: nothing to evaluate, or any tensor of the model did not come from the file.
+    """
+    started = time.time()
+    model = Trainer.build_model(cfg)
+    checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR)
+    last = resume and checkpointer.has_checkpoint()
+    path = checkpointer.get_checkpoint_file() if last else cfg.MODEL.WEIGHTS
+    if not path or not cfg.DATASETS.TEST:
+        key = "DATASETS.TEST" if path else "MODEL.WEIGHTS"
+        raise UserError(f"--eval-only needs {key}, which is empty.")
+    checkpointer.load(path)
+    metrics = Trainer.test(cfg, model)
+    if comm.is_main_process():
+        seconds = time.time() - started
+        write_result(cfg, metrics, checkpointer.sha256, seconds, "eval_result.json")
+
+
+def check_folder(cfg: CfgNode, resume: bool) -> None:
+    """Refuse to write over a run, and say with which other settings one is continued.
+
+    Raises:
+        UserError: `OUTPUT_DIR` holds a run and `resume` is not asked for.
+    """
+    if not os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
+        return
+    if not resume:
+        raise UserError(
+            f"{cfg.OUTPUT_DIR} holds a run already; pass --resume to go on with it, or choose "
+            "another OUTPUT_DIR."
+        )
+    path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
+    if comm.is_main_process() and os.path.isfile(path):
+        with open(path, encoding="utf-8") as file:
+            before = _flat(yaml.safe_load(file))
+        for key, (now, then) in _changes(_flat(yaml.safe_load(cfg.dump())), before).items():
+            logging.getLogger("detectron2").warning(
+                "resuming with %s %s; the run began with %s", key, now, then
+            )
+
+
+def _changes(now: dict, before: dict) -> dict[str, tuple]:
+    """Keys that decide a run's numbers and differ."""
+    return {
+        key: (value, before.get(key))
+        for key, value in now.items()
+        if value != before.get(key) and not key.startswith(_FREE)
+    }
+
+
+def _flat(node: dict, prefix: str = "") -> dict:
+    """Nested keys as `A.B.C`."""
+    flat = {}
+    for key, value in node.items():
+        inner = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{key}.") if inner else {prefix + key: value}
+    return flat
+
+
+def _has_result(cfg: CfgNode) -> bool:
+    """Whether `OUTPUT_DIR` holds the result of this very run."""
+    try:
+        with open(os.path.join(cfg.OUTPUT_DIR, RESULT), encoding="utf-8") as file:
+            before = json.load(file)["settings"]
+        return not _changes(_flat(_plain(cfg)), _flat(before))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def write_result(
+    cfg: CfgNode, metrics: dict, weights_sha256: str | None, seconds: float, name: str
+) -> None:
+    """Write a result file into `OUTPUT_DIR`.
+
+    Args:
+        metrics: what Detectron2's `test` gives: `{task: {metric: percent}}`, below the data set's
+            name where there is more than one.
+        weights_sha256: digest of the file that was started from, or evaluated.
+    """
+    if len(cfg.DATASETS.TEST) == 1:
+        metrics = {cfg.DATASETS.TEST[0]: metrics}
+    results.write(
+        os.path.join(cfg.OUTPUT_DIR, name),
+        kind="detection",
+        metrics=metrics,
+        settings=_plain(cfg),
+        weights_sha256=weights_sha256,
+        data={name: fingerprint(name) for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)},
+        seed=cfg.SEED,
+        seconds=seconds,
+    )
+
+
+def fingerprint(name: str) -> dict:
+    """Images and annotations of a registered data set, as a count and a digest."""
+    dicts = DatasetCatalog.get(name)
+    rows = [[os.path.basename(d["file_name"]), d.get("annotations", [])] for d in dicts]
+    text = json.dumps(rows, sort_keys=True, default=str)
+    return {"images": len(dicts), "fingerprint": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def _plain(node):
+    """A CfgNode as plain dictionaries and lists."""
+    if isinstance(node, CfgNode):
+        return {key: _plain(value) for key, value in node.items()}
+    return [_plain(v) for v in node] if isinstance(node, (list, tuple)) else node
