@@ -214,7 +214,7 @@ def _score_and_gradient(model: nn.Module, x: Tensor, y: Tensor, sign: int):
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         score = sign * cross_entropy(model(x), y, reduction="none")
-        # The sum, so that the attack on an image does not depend on the size of its batch.
+        # The sum: a mean would make gradients smaller the larger the batch, down to underflow.
         total, gradient = score.sum(), None
         if total.requires_grad:
             # Of the input only: parameters' gradients are neither written nor computed.
