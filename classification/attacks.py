@@ -1,9 +1,17 @@
-"""Attacks: `(model, x, y) -> x_adv`. Bind the parameters with `functools.partial`."""
+"""Attacks: `(model, x, y) -> x_adv`. Bind the parameters with `functools.partial`.
+
+PGD is that of Madry et al. 2018 (arXiv 1706.06083) with the conventions of the `robustness`
+library: equal settings give equal images (tests/test_robustness_library.py). One difference: the
+library averages the losses of a batch and adds 1e-10 to the gradient's norm, so that images that
+the model is very sure of, in large batches above all, take shorter L2 steps than asked for. Here
+every step has its full length, and an image's attack does not depend on its batch.
+"""
 
 import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +26,8 @@ class Constraint:
 
     Attributes:
         random_start: `(x, eps, generator)` -> a random point of the ball around x.
-        step: `(x, gradient, step_size)` -> x after the steepest ascent step of that length.
+        step: `(x, gradient, step_size)` -> x after the steepest ascent step of that length; x
+            where the gradient is zero or not finite.
         project: `(x, centre, eps)` -> the nearest point of the ball around `centre`.
     """
 
@@ -29,7 +38,7 @@ class Constraint:
 
 def _norms(x: Tensor) -> Tensor:
     """L2 norm of each image, `(N, 1, 1, 1)`."""
-    return x.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    return torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True)
 
 
 def _l2_start(x: Tensor, eps: float, generator: torch.Generator) -> Tensor:
@@ -39,7 +48,10 @@ def _l2_start(x: Tensor, eps: float, generator: torch.Generator) -> Tensor:
 
 
 def _l2_step(x: Tensor, gradient: Tensor, step_size: float) -> Tensor:
-    return x + step_size * gradient / (_norms(gradient) + 1e-10)
+    # Divided by its largest entry first, since the squares of a tiny gradient underflow to 0. The
+    # quotient is NaN where there is no direction: 0/0, or with NaN or infinity in the gradient.
+    direction = (gradient / gradient.abs().amax((1, 2, 3), keepdim=True)).nan_to_num(nan=0.0)
+    return x + step_size * direction / _norms(direction).clamp(min=1)  # below 1 only where all 0
 
 
 def _l2_project(x: Tensor, centre: Tensor, eps: float) -> Tensor:
@@ -52,7 +64,8 @@ def _linf_start(x: Tensor, eps: float, generator: torch.Generator) -> Tensor:
 
 
 def _linf_step(x: Tensor, gradient: Tensor, step_size: float) -> Tensor:
-    return x + step_size * gradient.sign()
+    finite = gradient.isfinite().all(dim=3).all(dim=2).all(dim=1).view(-1, 1, 1, 1)
+    return x + step_size * torch.where(finite, gradient.sign(), 0)
 
 
 def _linf_project(x: Tensor, centre: Tensor, eps: float) -> Tensor:
@@ -66,9 +79,9 @@ CONSTRAINTS = {
 
 
 def pgd(model: nn.Module, x: Tensor, y: Tensor, *, constraint: str, eps: float, steps: int,
-        step_size: float, random_start: bool = False,
-        generator: torch.Generator | None = None) -> Tensor:  # fmt: skip
-    """Projected gradient ascent on the cross entropy; per image, the iterate of highest loss.
+        step_size: float, random_start: bool = False, restarts: int = 1, targeted: bool = False,
+        use_best: bool = True, generator: torch.Generator | None = None) -> Tensor:  # fmt: skip
+    """Projected gradient ascent on the cross entropy (Madry et al. 2018, arXiv 1706.06083).
 
     The model runs in eval mode; afterwards every submodule's mode is what it was, and `.grad`,
     parameters and BatchNorm statistics are untouched.
@@ -76,38 +89,69 @@ def pgd(model: nn.Module, x: Tensor, y: Tensor, *, constraint: str, eps: float, 
     Args:
         model: `(N, 3, H, W)` in [0, 1] -> logits `(N, classes)`.
         x: images `(N, 3, H, W)`, float RGB in [0, 1].
-        y: labels `(N,)`, int64.
+        y: labels `(N,)`, int64: the true ones, or with `targeted` the wanted ones.
         constraint: key of `CONSTRAINTS`.
         eps: radius of the ball in pixels of [0, 1]: L2 over a whole image, or L-infinity. 0: `x`.
-        steps: gradient steps, at least 1. `steps + 1` forward passes in all.
+        steps: gradient steps, at least 1.
         step_size: length of one step, in the unit of `eps`.
         random_start: begin at a random point of the ball instead of at `x`.
-        generator: where the random start comes from; needed with `random_start` only.
+        restarts: tries, at least 1, each from its own random start; the best one per image counts.
+        targeted: descend on the loss of `y`; "best" is then the lowest loss, otherwise the highest.
+        use_best: per image the best iterate, the start included; else the last. The last one's
+            loss costs a forward pass: `steps + 1` per try instead of `steps`. Comparing tries
+            needs that loss as well.
+        generator: where random starts come from; needed with `random_start` only.
 
     Returns:
-        Images `(N, 3, H, W)` inside the ball around `x` and inside [0, 1], without gradient.
+        Images `(N, 3, H, W)` inside the ball around `x` and inside [0, 1], without gradient. An
+        image whose gradient is zero or not finite does not move.
 
     Raises:
-        UserError: a parameter is not as said above, or x leaves [0, 1].
+        UserError: a parameter is not as said above, x is no such batch, or the logits have no
+            gradient with respect to x.
     """
-    _check(x, constraint, eps, steps, step_size, random_start, generator)
+    _check(x, constraint, eps, steps, step_size, random_start, restarts, generator)
     x = x.detach()
     if eps == 0:
         return x
     rule = CONSTRAINTS[constraint]
-    x_adv = rule.random_start(x, eps, generator).clamp(0, 1) if random_start else x
-    best, best_loss = x_adv, x.new_full((len(x),), -math.inf)
+
+    def move(point: Tensor, gradient: Tensor) -> Tensor:
+        return rule.project(rule.step(point, gradient, step_size), x, eps).clamp(0, 1)
+
+    climb = partial(_climb, model, y, steps, move, -1 if targeted else 1, use_best, restarts > 1)
+    best, best_score = x, x.new_full((len(x),), -math.inf)
     with _eval_mode(model):
-        for _ in range(steps):
-            losses, gradient = _losses_and_gradient(model, x_adv, y)
-            best, best_loss = _better(best, best_loss, x_adv, losses)
-            x_adv = rule.project(rule.step(x_adv, gradient, step_size), x, eps).clamp(0, 1)
-        with torch.no_grad():
-            losses = cross_entropy(model(x_adv), y, reduction="none")
-    return _better(best, best_loss, x_adv, losses)[0]
+        for _ in range(restarts):
+            start = rule.random_start(x, eps, generator).clamp(0, 1) if random_start else x
+            x_adv, score = climb(start)
+            if restarts == 1:
+                return x_adv
+            # By loss. (The library keeps the tries that fool the model, but inverts its mask with
+            # `~` on bytes, which is true for 0 and for 1 alike: its last try always wins.)
+            best, best_score = _better(best, best_score, x_adv, score)
+    return best
 
 
-def _check(x, constraint, eps, steps, step_size, random_start, generator) -> None:
+def fgsm(model: nn.Module, x: Tensor, y: Tensor, *, constraint: str, eps: float,
+         step_size: float | None = None, random_start: bool = False, targeted: bool = False,
+         generator: torch.Generator | None = None) -> Tensor:  # fmt: skip
+    """One step of length `eps` from the clean image (Goodfellow et al. 2015, arXiv 1412.6572).
+
+    With `random_start`, and for linf a `step_size` of 1.25 * eps, it is the adversary of "fast"
+    training (Wong et al. 2020, arXiv 2001.03994). One forward and one backward pass.
+
+    Args:
+        step_size: length of the step, in the unit of `eps`; None: `eps`.
+
+    The rest, what is returned and what is raised: as for `pgd`.
+    """
+    return pgd(model, x, y, constraint=constraint, eps=eps, steps=1, use_best=False,
+               step_size=eps if step_size is None else step_size, random_start=random_start,
+               targeted=targeted, generator=generator)  # fmt: skip
+
+
+def _check(x, constraint, eps, steps, step_size, random_start, restarts, generator) -> None:
     if constraint not in CONSTRAINTS:
         raise UserError(f"constraint '{constraint}' is unknown; one of: {', '.join(CONSTRAINTS)}.")
     if not 0 <= eps < math.inf:
@@ -116,8 +160,17 @@ def _check(x, constraint, eps, steps, step_size, random_start, generator) -> Non
         raise UserError(f"steps is {steps}; it must be at least 1.")
     if not 0 <= step_size < math.inf:
         raise UserError(f"step_size is {step_size}; it must be a finite number of at least 0.")
+    if restarts < 1:
+        raise UserError(f"restarts is {restarts}; it must be at least 1, which is a single try.")
+    if restarts > 1 and not random_start:
+        raise UserError(
+            f"restarts is {restarts}, but without random_start all tries are the same; pass "
+            "random_start=True and a generator."
+        )
     if random_start and generator is None:
         raise UserError("random_start needs a generator; pass generator=torch.Generator().")
+    if x.dim() != 4:
+        raise UserError(f"x has the shape {tuple(x.shape)}; images must be (N, C, H, W).")
     if not ((x >= 0) & (x <= 1)).all():  # so written, NaN fails too
         raise UserError(
             f"x spans [{x.min():g}, {x.max():g}]; images must lie in [0, 1]: scale them, and leave "
@@ -137,20 +190,46 @@ def _eval_mode(model: nn.Module):
             module.training = training
 
 
-def _losses_and_gradient(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss of each image `(N,)` and the gradient of each image's own loss, shaped like x."""
+def _climb(model, y, steps, move, sign, use_best, score_last, x) -> tuple[Tensor, Tensor | None]:
+    """One try from the start x: the best or the last iterate, and its score `(N,)` where known.
+
+    A score is `sign` times an image's loss: what the attack raises. That of every iterate but the
+    last comes with its gradient, without a forward pass of its own.
+    """
+    best, best_score = x, x.new_full((len(x),), -math.inf)
+    for _ in range(steps):
+        score, gradient = _score_and_gradient(model, x, y, sign)
+        if use_best:
+            best, best_score = _better(best, best_score, x, score)
+        x = move(x, gradient)
+    if not (use_best or score_last):
+        return x, None
+    with torch.no_grad():
+        score = sign * cross_entropy(model(x), y, reduction="none")
+    return _better(best, best_score, x, score) if use_best else (x, score)
+
+
+def _score_and_gradient(model: nn.Module, x: Tensor, y: Tensor, sign: int):
+    """Score of each image `(N,)`, and the gradient of each image's own score, shaped like x."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        losses = cross_entropy(model(x), y, reduction="none")
-        # Only the input's gradient: no parameter's .grad is written, nor its gradient computed.
-        # The sum, so that the attack on an image does not depend on the size of its batch.
-        (gradient,) = torch.autograd.grad(losses.sum(), [x])
-    return losses.detach(), gradient
+        score = sign * cross_entropy(model(x), y, reduction="none")
+        # The sum: a mean would make gradients smaller the larger the batch, down to underflow.
+        total, gradient = score.sum(), None
+        if total.requires_grad:
+            # Of the input only: parameters' gradients are neither written nor computed.
+            (gradient,) = torch.autograd.grad(total, [x], allow_unused=True)
+    if gradient is None:
+        raise UserError(
+            "the model's logits have no gradient with respect to its images, so that no gradient "
+            "attack can say anything about it; remove what is not differentiable."
+        )
+    return score.detach(), gradient
 
 
-def _better(best, best_loss, x_adv, losses) -> tuple[Tensor, Tensor]:
-    higher = losses > best_loss
+def _better(best, best_score, x_adv, score) -> tuple[Tensor, Tensor]:
+    higher = score > best_score  # never where the score is NaN
     return (
         torch.where(higher.view(-1, 1, 1, 1), x_adv, best),
-        torch.where(higher, losses, best_loss),
+        torch.where(higher, score, best_score),
     )

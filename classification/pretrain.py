@@ -111,6 +111,7 @@ def _settings(args) -> dict:
         "steps": args.steps,
         "step_size": step_size,
         "random_start": False,
+        "use_best": True,  # as the library that made the published models does
         "epochs": args.epochs,
         "batch_size": args.batch_size,
         "optimizer": "sgd-nesterov",
@@ -128,6 +129,7 @@ def _settings(args) -> dict:
             "step_size": 2.5 * eval_eps / args.eval_steps,
             # A confident model's gradient can vanish at the clean image; elsewhere it need not.
             "random_start": True,
+            "use_best": True,
         },
     }
 
@@ -240,7 +242,7 @@ def _adversary(attack: dict, generator=None):
 
     if attack["eps"] == 0:
         return None
-    names = ("constraint", "eps", "steps", "step_size", "random_start")
+    names = ("constraint", "eps", "steps", "step_size", "random_start", "use_best")
     return partial(pgd, **{name: attack[name] for name in names}, generator=generator)
 
 
@@ -277,7 +279,7 @@ def _epoch(epoch: int, model, optimizer, train, test, settings: dict) -> dict:
 def _metadata(settings: dict) -> dict:
     """What the weights' later users need to know; the format is in docs/formats.md."""
     names = ("arch", "dataset", "constraint", "eps", "steps", "step_size", "random_start",
-             "epochs", "seed")  # fmt: skip
+             "use_best", "epochs", "seed")  # fmt: skip
     row = DATASETS[settings["dataset"]]
     return {name: settings[name] for name in names} | {
         "classes": row.classes,

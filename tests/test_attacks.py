@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from small_models import convolutional, data, linear, norm
 from torch import nn
 
 from classification.attacks import CONSTRAINTS, pgd
@@ -13,34 +14,20 @@ BALLS = [("l2", 0.5), ("linf", 8 / 255)]
 # Large enough to leave the ball in one step, and to push pixels over the border of [0, 1].
 WIDE = [("l2", 3.0), ("linf", 0.6)]
 
-
-def norm(delta, constraint):
-    return delta.flatten(1).norm(dim=1, p={"l2": 2, "linf": float("inf")}[constraint])
-
-
-def data(n=4, low=0.0, high=1.0):
-    g = torch.Generator().manual_seed(7)
-    x = low + (high - low) * torch.rand(n, 3, 6, 6, generator=g)
-    return x, torch.arange(n) % 2
+OPTIONS = [
+    dict(),
+    dict(use_best=False),
+    dict(targeted=True),
+    dict(random_start=True),
+    dict(random_start=True, use_best=False, targeted=True),
+    dict(random_start=True, restarts=3),
+    dict(random_start=True, restarts=3, use_best=False),
+]
 
 
 @pytest.fixture
 def model():
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(),
-        nn.Linear(64, 2),
-    )  # fmt: skip
-    net[1].running_mean.uniform_(-0.5, 0.5)
-    return net
-
-
-def linear():
-    """Two classes; the loss of class 0 rises along w1 - w0 whatever x is."""
-    torch.manual_seed(1)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(108, 2))
-    direction = (net[1].weight[1] - net[1].weight[0]).detach().view(1, 3, 6, 6)
-    return net, direction
+    return convolutional()
 
 
 @pytest.mark.parametrize("steps", [1, 5])
@@ -65,13 +52,12 @@ def test_steps_inside_the_ball_add_up(constraint, eps):
     torch.testing.assert_close(norm(once - x, constraint), torch.full((4,), eps / 2))
 
 
-@pytest.mark.parametrize("random_start", [False, True])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("constraint, eps", BALLS + WIDE)
-def test_the_result_is_in_the_ball_and_is_an_image(model, constraint, eps, random_start):
+def test_the_result_is_in_the_ball_and_is_an_image(model, constraint, eps, options):
     x, y = data()
-    generator = torch.Generator().manual_seed(0)
     x_adv = pgd(model, x, y, constraint=constraint, eps=eps, steps=3, step_size=2 * eps,
-                random_start=random_start, generator=generator)  # fmt: skip
+                generator=torch.Generator().manual_seed(0), **options)  # fmt: skip
     assert (norm(x_adv - x, constraint) <= eps + 1e-6).all()
     assert x_adv.min() >= 0 and x_adv.max() <= 1
     assert x_adv.shape == x.shape and not x_adv.requires_grad
@@ -167,6 +153,8 @@ def test_random_starts_of_l2_lie_on_the_sphere_and_of_linf_in_the_box():
         (dict(steps=0), "steps is 0; it must be at least 1"),
         (dict(step_size=-1.0), "step_size is -1.0"),
         (dict(random_start=True), "random_start needs a generator"),
+        (dict(restarts=0), "restarts is 0; it must be at least 1"),
+        (dict(restarts=2), "restarts is 2, but without random_start all tries are the same"),
     ],
 )
 def test_wrong_parameters(model, change, message):
@@ -174,6 +162,11 @@ def test_wrong_parameters(model, change, message):
     right = dict(constraint="l2", eps=1.0, steps=1, step_size=1.0)
     with pytest.raises(UserError, match=message):
         pgd(model, x, y, **right | change)
+
+
+def test_images_without_a_batch(model):
+    with pytest.raises(UserError, match=r"shape \(3, 6, 6\); images must be \(N, C, H, W\)"):
+        pgd(model, data()[0][0], 0, constraint="l2", eps=1.0, steps=1, step_size=1.0)
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, 200.0, float("nan")])

@@ -58,7 +58,8 @@ def test_the_checkpoint_is_a_classifier_that_others_can_read(done):
     assert (found.arch, found.layout) == ("resnet18", "robust_backbones")
     assert found.mean == DATASETS["digits"].mean and found.std == DATASETS["digits"].std
     expected = dict(arch="resnet18", dataset="digits", classes=10, constraint="l2", eps=1.0,
-                    steps=1, random_start=False, epochs=2, image_size=32, seed=3)  # fmt: skip
+                    steps=1, random_start=False, use_best=True, epochs=2, image_size=32,
+                    seed=3)  # fmt: skip
     assert expected.items() <= found.metadata.items()
     assert found.metadata["step_size"] == pytest.approx(2 / 3)
     assert {"mean", "std", "code_version"} <= set(found.metadata)
@@ -73,7 +74,7 @@ def test_the_result_names_its_attack_its_data_and_its_settings(done):
     assert 0 <= result["metrics"]["robust_top1"] <= result["metrics"]["clean_top1"] <= 100
     assert result["settings"]["evaluation"] == {
         "attack": "pgd", "constraint": "l2", "eps": 1.0, "steps": 2, "step_size": 1.25,
-        "random_start": True,
+        "random_start": True, "use_best": True,
     }  # fmt: skip
     assert result["settings"]["lr_schedule"] == "one-cycle"
     assert result["data"]["test"]["images"] == 25

@@ -1,37 +1,35 @@
-"""Against the real `robustness` library: its files load here, ours load there."""
+"""Against the real `robustness` library: its files load here, ours load there; its attack and its
+training step are ours."""
 
-import sys
-import types
+import copy
+from functools import partial
 
 import pytest
+import robustness_bridge
 import torch
 from conftest import random_network
+from torch import nn
 
+from classification import attacks, engine
 from classification.models import load_classifier
 from robust_backbones import checkpoint, export
 
 
 @pytest.fixture(scope="module")
 def library():
-    """The library; its release imports a torchvision module that is gone since 0.13."""
-    from torch.hub import load_state_dict_from_url
-
-    gone = types.ModuleType("torchvision.models.utils")
-    gone.load_state_dict_from_url = load_state_dict_from_url
-    sys.modules.setdefault("torchvision.models.utils", gone)
-    pytest.importorskip("robustness", reason="the robustness library is not installed")
-    from robustness import datasets, model_utils
-
-    return types.SimpleNamespace(datasets=datasets, model_utils=model_utils)
+    try:
+        return robustness_bridge.import_library()
+    except ImportError:
+        pytest.skip("the robustness library is not installed")
 
 
 @pytest.fixture
 def as_old_torch(monkeypatch):
     """The library calls torch.load for files with pickles of its own; since PyTorch 2.6 that must
-    be asked for. It also moves models to a GPU, which is not needed here."""
+    be asked for."""
     load = torch.load
     monkeypatch.setattr(torch, "load", lambda *a, **k: load(*a, **{"weights_only": False} | k))
-    monkeypatch.setattr(torch.nn.Module, "cuda", lambda self, device=None: self)
+    robustness_bridge.stay_on_the_cpu(monkeypatch.setattr)
 
 
 # Those that the library does not have by name.
@@ -102,3 +100,116 @@ def test_the_librarys_file_loads_here(library, tmp_path, arch):
         expected, _ = model(image)
         found = load_classifier(tmp_path / "a.ckpt")(image)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+# Radius and step: long enough that iterates meet the ball's border and overshoot, so that the best
+# one is not always the last. The library's names of the norms are '2' and 'inf'.
+ATTACKS = {"l2": ("2", 0.5, 0.4), "linf": ("inf", 8 / 255, 6 / 255)}
+
+
+def conv_net() -> nn.Module:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(16, 10),
+    )  # fmt: skip
+    for norm in (net[1], net[4]):
+        norm.running_mean.normal_(std=0.3)
+        norm.running_var.uniform_(0.5, 2)
+    return net
+
+
+NETWORKS = {"conv": conv_net, "resnet18": partial(random_network, "resnet18")}
+
+
+def precise(network: str, low=0.1, high=0.9):
+    """A network in train mode, images `(5, 3, 32, 32)` in [0, 1], and labels.
+
+    Inside (0, 1) unless asked otherwise: see the test with black and white pixels.
+
+    In float64: the two sides scale the gradient differently (mean and sum of the batch's losses),
+    and in float32 that rounding decides the sign of the few near-zero entries of a linf step, and,
+    where two iterates' losses are nearly equal, which of them is best. Both are right then, and
+    differ by a whole step. Five images, since division by a power of two would round nothing.
+    """
+    model = NETWORKS[network]().double().train()
+    g = torch.Generator().manual_seed(3)
+    x = low + (high - low) * torch.rand(5, 3, 32, 32, generator=g, dtype=torch.float64)
+    return model, x.clamp(0, 1), torch.arange(5)
+
+
+def both_attacks(library, model, x, y, constraint, steps, **options):
+    """The library's adversarial images and ours."""
+    theirs_constraint, eps, step_size = ATTACKS[constraint]
+    # A copy: after its attack it runs the images in train mode, which moves BatchNorm's statistics.
+    theirs = robustness_bridge.wrap(library, copy.deepcopy(model)).double().train()
+    _, expected = theirs(x, y, make_adv=True, constraint=theirs_constraint, eps=eps,
+                         step_size=step_size, iterations=steps, **options)  # fmt: skip
+    ours = robustness_bridge.as_ours(model).double().train()
+    found = attacks.pgd(ours, x, y, constraint=constraint, eps=eps, step_size=step_size,
+                        steps=steps, **options)  # fmt: skip
+    assert (found - x).abs().amax((1, 2, 3)).max() > 1e-3  # not just x
+    return expected, found
+
+
+@pytest.mark.usefixtures("as_old_torch")
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("use_best", [True, False])
+@pytest.mark.parametrize("steps", [1, 3, 7])
+@pytest.mark.parametrize("constraint", ATTACKS)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_adversarial_images_agree(library, network, constraint, steps, use_best, targeted):
+    expected, found = both_attacks(library, *precise(network), constraint, steps,
+                                   use_best=use_best, targeted=targeted)  # fmt: skip
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.usefixtures("as_old_torch")
+@pytest.mark.parametrize("use_best", [True, False])
+@pytest.mark.parametrize("constraint", ATTACKS)
+def test_adversarial_images_with_black_and_white_pixels_agree(
+    library, monkeypatch, constraint, use_best
+):
+    """The library clamps images to [0, 1] again before it normalises them. Where a pixel is exactly
+    0 or 1, the gradient of `clamp` was 1 when the library was written and is 0 in PyTorch 2.14
+    (pytorch issue 184574): its attack no longer moves such pixels. Ours has no such clamp and does,
+    as the library's own without it, which changes no value.
+    """
+    normalizer = library.attacker.helpers.InputNormalize
+    monkeypatch.setattr(normalizer, "forward", lambda self, x: (x - self.new_mean) / self.new_std)
+    model, x, y = precise("conv", -0.1, 1.1)
+    assert (x == 0).any() and (x == 1).any()
+    expected, found = both_attacks(library, model, x, y, constraint, 7, use_best=use_best)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert (found != x)[x == 0].any() and (found != x)[x == 1].any()
+
+
+@pytest.mark.usefixtures("as_old_torch")
+@pytest.mark.parametrize("use_best", [True, False])
+@pytest.mark.parametrize("constraint", ATTACKS)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_training_steps_agree(library, network, constraint, use_best):
+    """Two steps, since the first one's momentum only moves weights in the second."""
+    model, x, y = precise(network)
+    theirs_constraint, eps, step_size = ATTACKS[constraint]
+    batches = [(x, y), (x.flip(0), y.flip(0))]
+    sgd = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=0.01)
+    before, twin = copy.deepcopy(model.state_dict()), copy.deepcopy(model)
+
+    theirs = robustness_bridge.wrap(library, twin).double()
+    settings = robustness_bridge.loop_settings(
+        constraint=theirs_constraint, eps=eps, attack_lr=step_size, attack_steps=3,
+        use_best=use_best)  # fmt: skip
+    library.train._model_loop(
+        settings, "train", batches, theirs, sgd(theirs.parameters()), 0, True, None
+    )
+    ours = robustness_bridge.as_ours(model).double()
+    adversary = partial(attacks.pgd, constraint=constraint, eps=eps, step_size=step_size, steps=3,
+                        use_best=use_best)  # fmt: skip
+    engine.train_one_epoch(ours, batches, sgd(ours.parameters()), lambda step: 0.05, adversary)
+
+    for name, expected in twin.state_dict().items():  # BatchNorm's statistics too
+        torch.testing.assert_close(model.state_dict()[name], expected, rtol=0, atol=1e-4, msg=name)
+    floats = [name for name, value in before.items() if value.is_floating_point()]
+    assert max((model.state_dict()[n] - before[n]).abs().max() for n in floats) > 0.01  # it moved

@@ -1,0 +1,35 @@
+"""What the tests of attacks share: images, norms, and models small enough to reason about."""
+
+import torch
+from torch import nn
+
+
+def norm(delta: torch.Tensor, constraint: str) -> torch.Tensor:
+    """Of each image of `(N, C, H, W)`: `(N,)`."""
+    return delta.flatten(1).norm(dim=1, p={"l2": 2, "linf": float("inf")}[constraint])
+
+
+def data(n: int = 4, low: float = 0.0, high: float = 1.0):
+    """Images `(n, 3, 6, 6)` of noise in [low, high] and alternating labels 0, 1."""
+    g = torch.Generator().manual_seed(7)
+    x = low + (high - low) * torch.rand(n, 3, 6, 6, generator=g)
+    return x, torch.arange(n) % 2
+
+
+def linear():
+    """Two classes; the loss of class 0 rises along the direction w1 - w0 whatever x is."""
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(108, 2))
+    direction = (net[1].weight[1] - net[1].weight[0]).detach().view(1, 3, 6, 6)
+    return net, direction
+
+
+def convolutional() -> nn.Sequential:
+    """In train mode, with layers that behave otherwise in eval mode."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(),
+        nn.Linear(64, 2),
+    )  # fmt: skip
+    net[1].running_mean.uniform_(-0.5, 0.5)
+    return net
