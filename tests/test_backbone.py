@@ -47,6 +47,14 @@ def test_one_key_chooses_the_architecture(arch):
     assert type(built).__module__.startswith("detectron2.")
 
 
+def test_a_builder_of_its_own_refuses_a_name_of_another_architecture():
+    """As in a project that never calls our `load_config`."""
+    cfg = verify.target_config("resnet18")
+    cfg.MODEL.WEIGHTS = "robust://resnet50_l2_eps3"
+    with pytest.raises(UserError, match="ARCH is resnet18, but robust://resnet50_l2_eps3 is a res"):
+        backbone.build_robust_resnet_backbone(cfg, verify.RGB)
+
+
 def test_the_pyramid_has_detectron2s_outputs():
     cfg = config.load_config(ROOT / "configs/digits_mask_rcnn_robust.yaml")
     built = backbone.build_robust_resnet_fpn_backbone(cfg, verify.RGB)

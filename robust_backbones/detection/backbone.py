@@ -11,8 +11,9 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import FPN, Backbone, ResNet, build_resnet_backbone
 from detectron2.modeling.backbone.fpn import build_resnet_fpn_backbone
 
+from robust_backbones.detection.paths import find_resnet
 from robust_backbones.errors import UserError
-from robust_backbones.zoo import ARCHS, IMAGENET_MEAN, IMAGENET_STD, RESNETS
+from robust_backbones.zoo import ARCHS, IMAGENET_MEAN, IMAGENET_STD, RESNETS, SCHEME
 
 BUILDERS = ("build_robust_resnet_backbone", "build_robust_resnet_fpn_backbone")
 
@@ -63,6 +64,7 @@ def set_architecture(cfg: CfgNode) -> None:
     name = cfg.MODEL.ROBUST.ARCH
     if name not in RESNETS:
         raise UserError(f"MODEL.ROBUST.ARCH '{name}' is unknown; one of: {', '.join(RESNETS)}.")
+    _check_name(cfg)
     arch, defaults = ARCHS[name], get_cfg().MODEL.RESNETS
     needed = {
         "DEPTH": arch.depth,
@@ -86,6 +88,16 @@ def set_architecture(cfg: CfgNode) -> None:
             f"weights' BatchNorm; one of: {', '.join(_NORMS)}."
         )
     _check_input(cfg)
+
+
+def _check_name(cfg: CfgNode) -> None:
+    """A name says what the weights are of; so it can be told before they are downloaded."""
+    weights, arch = cfg.MODEL.WEIGHTS, cfg.MODEL.ROBUST.ARCH
+    if weights.startswith(SCHEME) and (found := find_resnet(weights).arch) != arch:
+        raise UserError(
+            f"MODEL.ROBUST.ARCH is {arch}, but {weights} is a {found}; set MODEL.ROBUST.ARCH to "
+            f"{found} or choose other weights."
+        )
 
 
 # Norm layers that hold the statistics which pretrained weights bring.

@@ -10,7 +10,6 @@ from detectron2.utils.file_io import PathManager
 
 from robust_backbones.detection.backbone import BUILDERS, set_architecture
 from robust_backbones.detection.data import check_dataset
-from robust_backbones.detection.paths import find_resnet
 from robust_backbones.errors import UserError
 from robust_backbones.zoo import SCHEME
 
@@ -54,7 +53,6 @@ def load_config(path, overrides: list[str] = ()) -> CfgNode:
     if cfg.MODEL.BACKBONE.NAME in BUILDERS:
         set_architecture(cfg)
         _refuse_default_weights(cfg)
-        _refuse_other_architecture(cfg)
     return cfg
 
 
@@ -65,17 +63,6 @@ def _refuse_default_weights(cfg: CfgNode) -> None:
             f"MODEL.WEIGHTS is '{cfg.MODEL.WEIGHTS}', made for BGR images; give a file that "
             'tools/convert.py wrote, or "" to start from random weights.'
         )
-
-
-def _refuse_other_architecture(cfg: CfgNode) -> None:
-    """A name says what the weights are of; so it can be told before they are downloaded."""
-    if cfg.MODEL.WEIGHTS.startswith(SCHEME):
-        name, arch = cfg.MODEL.WEIGHTS, find_resnet(cfg.MODEL.WEIGHTS).arch
-        if arch != cfg.MODEL.ROBUST.ARCH:
-            raise UserError(
-                f"MODEL.ROBUST.ARCH is {cfg.MODEL.ROBUST.ARCH}, but {name} is a {arch}; set "
-                f"MODEL.ROBUST.ARCH to {arch} or choose other weights."
-            )
 
 
 def check_inputs(cfg: CfgNode, train: bool, resume: bool = False) -> None:
