@@ -9,6 +9,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, detection_utils
 from detectron2.engine import DefaultPredictor
 from detectron2.utils.visualizer import Visualizer
 
+from robust_backbones.detection.checkpointer import StrictCheckpointer
+
 
 def truth_and_prediction(
     cfg: CfgNode, dataset: str, count: int, scale: float = 3.0, threshold: float = 0.5
@@ -23,11 +25,15 @@ def truth_and_prediction(
 
     Yields:
         `(H, 2 W, 3)` uint8 RGB: left the truth, right the predictions.
+
+    Raises:
+        UserError: the weights are not those of this whole detector.
     """
     cfg = cfg.clone()
     cfg.defrost()
     cfg.DATASETS.TEST = (dataset,)  # whose classes the predictor names
     predictor = DefaultPredictor(cfg)
+    StrictCheckpointer(predictor.model).load(cfg.MODEL.WEIGHTS)  # the predictor only warns
     items, meta = DatasetCatalog.get(dataset)[:count], MetadataCatalog.get(dataset)
     for item in items:
         image = detection_utils.read_image(item["file_name"], format="RGB")
