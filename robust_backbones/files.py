@@ -1,6 +1,7 @@
 """Files that are either whole or absent, and where the caches lie."""
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
@@ -8,6 +9,9 @@ import tempfile
 from pathlib import Path
 
 from robust_backbones.errors import UserError
+
+# What the system says when no more can be written: disk, quota, size of one file.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def cache_dir() -> Path:
@@ -23,7 +27,8 @@ def atomic(path):
     A reader sees the old file or the new one, never half of one, even if the process is killed.
 
     Raises:
-        UserError: the folder cannot be made or written to.
+        UserError: the folder cannot be made or written to, or the disk is full; an older file
+            stays as it was.
     """
     path = Path(path)
     try:
@@ -33,13 +38,56 @@ def atomic(path):
         raise UserError(f"cannot write {path}: {error.strerror}; choose another place.") from None
     os.close(handle)
     try:
-        yield Path(name)
-        with open(name, "rb") as file:
-            os.fsync(file.fileno())
+        with _room(path):
+            yield Path(name)
+            with open(name, "rb") as file:
+                os.fsync(file.fileno())
         os.chmod(name, 0o666 & ~_umask())  # mkstemp makes private files
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _room(path: Path):
+    """Turn the errors of a full disk into one that names the file."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch.save hides the one behind the other
+        chain = [error, error.__context__, error.__cause__]
+        number = next((e.errno for e in chain if getattr(e, "errno", None) in FULL), None)
+        if number is None:
+            raise
+        kept = "; the file of before is untouched" if path.exists() else ""
+        raise UserError(
+            f"cannot write {path}: {os.strerror(number)}{kept}. Make room and start again."
+        ) from error
+
+
+@contextlib.contextmanager
+def claimed(folder):
+    """Be the only process that writes into `folder`; a process that dies gives it back.
+
+    Raises:
+        UserError: another process has it, or it cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"another run is writing to {folder}; wait for its end or choose another folder."
+        ) from None
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}; choose another.") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager

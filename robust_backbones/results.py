@@ -5,24 +5,28 @@ import math
 import platform
 import time
 
+from pathlib import Path
+
 from robust_backbones import __version__
+from robust_backbones.errors import UserError
 from robust_backbones.files import atomic
 
 SCHEMA = 1
 
 
 def write(path, *, kind: str, metrics: dict, settings: dict, weights_sha256: str | None,
-          data: dict, seed: int, seconds: float) -> dict:  # fmt: skip
+          data: dict, seed: int, seconds: float, processes: int = 1) -> dict:  # fmt: skip
     """Write a run's result and return it.
 
     Args:
         path: the JSON file; an existing one is replaced in one step.
-        kind: `"pretrain"` or `"detection"`.
+        kind: `"pretrain"`, `"detection"` or `"robustness"`.
         metrics: numbers; accuracies and AP in percent [0, 100].
         settings: everything that was chosen for the run.
         weights_sha256: digest of the weight file that the run started from; None for none.
         data: `{split: {"name", "images", "fingerprint"}}`.
         seconds: wall time of the run.
+        processes: how many made it together.
     """
     result = {
         "schema": SCHEMA,
@@ -34,13 +38,45 @@ def write(path, *, kind: str, metrics: dict, settings: dict, weights_sha256: str
         "seed": seed,
         "seconds": round(seconds, 2),
         "code_version": __version__,
-        "hardware": hardware(),
+        "hardware": hardware() | {"processes": processes},
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     with atomic(path) as temporary:
         text = json.dumps(_finite(result), indent=2, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
     return result
+
+
+def finished(path, settings: dict) -> bool:
+    """Whether the result file is there, made with these settings.
+
+    Raises:
+        UserError: it is there but not a result, or made with other settings.
+    """
+    path = Path(path)
+    if not path.exists():
+        return False
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        different = differences(found, settings)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{path} is not a result file; choose another --output.") from None
+    if different:
+        raise UserError(
+            f"{path.parent} holds a finished run with other settings: {different}; choose another "
+            "--output."
+        )
+    print(f"{path.parent} holds this run already, finished; nothing to do.")
+    return True
+
+
+def differences(found: dict, wanted: dict) -> str:
+    """Which of `wanted`'s entries `found` has otherwise, in words; empty if none."""
+    return "; ".join(
+        f"{key} is {found.get(key)} there, {value} here"
+        for key, value in wanted.items()
+        if found.get(key) != value
+    )
 
 
 def _finite(node):

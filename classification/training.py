@@ -1,0 +1,323 @@
+"""A training run: epochs, checkpoints, resuming, the guard, the end."""
+
+import math
+import time
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from classification import distributed, engine, loader, progress
+from classification.attacks import pgd
+from classification.learner import Learner, NotFinite, Sums, seed_of
+from classification.methods import ATTACK
+from classification.schedules import learning_rate
+from robust_backbones import checkpoint, results
+from robust_backbones.errors import UserError
+
+EVAL_BATCH = 200  # images at once, of all processes
+MONITORED = 1000  # test images that are attacked after each epoch
+GUARDED = 500  # training images on which the guard attacks
+# Wong et al. 2020 stop when the accuracy falls by 20 points. A weak model has not as many to lose.
+COLLAPSE = 0.5  # of the best accuracy so far
+GUARD = {"steps": 10, "random_start": True, "use_best": True}  # its attack, at the training's eps
+LAST_GOOD = "last_good.pt"  # the weights of before a collapse
+
+
+def adversary(attack: dict, seed: int):
+    """PGD bound to the `attack`'s parameters; None where eps is 0."""
+    if attack["eps"] == 0:
+        return None
+    bound = {name: attack[name] for name in ATTACK}
+    return partial(pgd, **bound, generator=torch.Generator().manual_seed(seed))
+
+
+class Training:
+    """One run, from its folder's checkpoint if there is one.
+
+    Args:
+        learner: what learns.
+        train, test: the two sources of images.
+        settings: all that decides the numbers, in plain JSON types.
+        metadata: what the weights' later users need to know; see docs/formats.md.
+        folder: for checkpoint, metrics, curves and result; only process 0 writes.
+        workers: processes that read images, per process.
+        save_seconds: longest time between two checkpoints.
+    """
+
+    def __init__(self, learner: Learner, train, test, settings: dict, metadata: dict, folder: Path,
+                 workers: int = 0, save_seconds: float = 600):  # fmt: skip
+        self.learner, self.train, self.test = learner, train, test
+        self.settings, self.metadata, self.folder = settings, metadata, Path(folder)
+        self.workers, self.save_seconds = workers, save_seconds
+        self.data = {source.split: {"name": source.name, "images": len(source),
+                                    "fingerprint": source.fingerprint()}
+                     for source in (train, test)}  # fmt: skip
+        self.epochs = settings["passes"]
+        self.batches = loader.steps(train, settings["batch_size"])
+        self.epoch = self.batch = 0  # done; of the present epoch
+        self.sums, self.history, self.seconds = Sums(), [], 0.0
+        self.signals = engine.StopSignals()
+        self.writes = distributed.rank() == 0
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    def run(self) -> None:
+        """Train to the end and write the result.
+
+        Raises:
+            engine.Stopped: a signal came; all is saved.
+            UserError: the loss is not finite, or the disk is full.
+        """
+        self._resume()
+        self.started = time.perf_counter() - self.seconds
+        with self.signals.watched():
+            self.line = progress.ProgressLine(
+                self.epochs, self.batches * self.settings["batch_size"]
+            )
+            while self.epoch < self.epochs and not self._rolled_back():
+                self._train_epoch()
+                self.line.pause()
+                self._close_epoch()
+                self.line.resume()
+            self._finish()
+
+    def _resume(self) -> None:
+        state = distributed.from_first(self._read)
+        if state is None:
+            if self.writes:  # a folder that cannot be written to is told of now
+                progress.write_history(self.folder / "metrics.jsonl", self.history)
+            return
+        self.learner.load(state)
+        for name in ("epoch", "batch", "history", "seconds"):
+            setattr(self, name, state[name])
+        self.sums = Sums(**state["sums"]) if self.writes else Sums()
+        if self.writes:
+            print(
+                f"resuming after {self.epoch} of {self.epochs} epochs and {self.batch} of "
+                f"{self.batches} steps",
+                flush=True,
+            )
+
+    def _read(self, name: str = "checkpoint.pt") -> dict | None:
+        path = self.folder / name
+        if not path.exists():
+            return None
+        contents = checkpoint.load_file(path)
+        needed = {"model", "optimizer", "scaler", "epoch", "batch", "sums", "settings", "history",
+                  "seconds", "data"}  # fmt: skip
+        if not isinstance(contents, dict) or needed - set(contents):
+            raise UserError(
+                f"{path} is not an unfinished training run; choose another output folder."
+            )
+        given, wanted = ({**part["settings"], "data": part["data"]} for part in
+                         (contents, vars(self)))  # fmt: skip
+        if different := results.differences(given, wanted):
+            raise UserError(
+                f"{path} was made with other settings: {different}; give the same ones."
+            )
+        return contents
+
+    def _save(self, name: str = "checkpoint.pt") -> None:
+        """Write all that going on needs; every process must call it."""
+        sums = self._total()
+        self.saved = time.monotonic()
+        if not self.writes:
+            return
+        contents = {
+            "format": checkpoint.FORMAT,
+            "version": checkpoint.FORMAT_VERSION,
+            "metadata": self.metadata,
+            "settings": self.settings,
+            "data": self.data,
+            "history": self.history,
+            "seconds": self._elapsed(),
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "sums": asdict(sums),
+        }
+        checkpoint.save(contents | self.learner.state(), self.folder / name)
+
+    def _elapsed(self) -> float:
+        """Wall time of the run so far, all its pieces together."""
+        return time.perf_counter() - self.started
+
+    def _total(self) -> Sums:
+        loss, right, images = distributed.total(list(vars(self.sums).values()), self.learner.device)
+        return Sums(loss, int(right), int(images))
+
+    def _rate(self, update: int) -> float:
+        """Learning rate of the present epoch's update, counted from its beginning."""
+        settings = self.settings
+        per_epoch = self.batches * self.learner.updates_per_batch
+        return learning_rate(
+            self.epoch * per_epoch + update, self.epochs * per_epoch, settings["lr"],
+            settings["lr_schedule"], round(settings["warmup"] * per_epoch))  # fmt: skip
+
+    def _train_epoch(self) -> None:
+        settings, updates = self.settings, self.learner.updates_per_batch
+        batches = loader.train_batches(
+            self.train, settings["batch_size"], augmentation=settings["augmentation"],
+            seed=settings["seed"], epoch=self.epoch, start=self.batch, rank=distributed.rank(),
+            world=distributed.world(), workers=self.workers)  # fmt: skip
+        self.saved = time.monotonic()
+        for x, y in batches:
+            rates = [self._rate(self.batch * updates + i) for i in range(updates)]
+            seed = seed_of(settings["seed"], self.epoch, self.batch, distributed.rank())
+            try:
+                sums = self.learner.step(x, y, rates, seed)
+            except NotFinite as error:
+                self._keep_batch(error)
+            self.sums.add(sums)
+            self.batch += 1
+            self._show(sums)
+            self._stop_or_save()
+
+    def _show(self, sums: Sums) -> None:
+        if self.writes:
+            size = self.settings["batch_size"]
+            mean, right = sums.loss / sums.images, 100 * sums.right / sums.images
+            self.line.show(size, self.epoch, self.batch * size, mean, right)
+
+    def _stop_or_save(self) -> None:
+        """After each step: save if it is time; stop if any process was asked to."""
+        due = self.writes and time.monotonic() - self.saved >= self.save_seconds
+        stop, due = distributed.total([float(self.signals.asked), float(due)], self.learner.device)
+        if stop or due:
+            self._save()
+        if stop:
+            raise engine.Stopped
+
+    def _keep_batch(self, error: NotFinite):
+        """Save the images that made the loss not finite, and say where."""
+        path = self.folder / f"not_finite_rank{distributed.rank()}.pt"
+        place = {"epoch": self.epoch, "batch": self.batch, "settings": self.settings}
+        checkpoint.save(error.batch | place, path)
+        raise UserError(f"step {self.batch + 1} of epoch {self.epoch + 1}: {error} {path} has "
+                        "the images.") from None  # fmt: skip
+
+    def _evaluate(self, source, indices, attack: dict | None) -> dict:
+        seed = seed_of(self.settings["seed"], self.epoch, distributed.rank())
+        return engine.evaluate(
+            self.learner.result,
+            loader.test_batches(
+                source, EVAL_BATCH, indices=indices, rank=distributed.rank(),
+                world=distributed.world(), workers=self.workers),
+            adversary(attack, seed) if attack else None,
+            self.signals)  # fmt: skip
+
+    def _close_epoch(self) -> None:
+        """Evaluate, note the numbers, save."""
+        try:
+            tested = self._tests()
+        except engine.Stopped:
+            self._save()
+            raise
+        sums = self._total()
+        record = {
+            "epoch": self.epoch + 1,
+            "train_loss": sums.loss / sums.images,
+            "train_top1": 100 * sums.right / sums.images,
+            **tested,
+            "lr": self._rate(self.batches * self.learner.updates_per_batch - 1),
+            "images_per_second": round(self.line.rate, 1),
+            "seconds": round(self._elapsed() - sum(r["seconds"] for r in self.history), 2),
+        }
+        if self._has_collapsed(record):
+            self._roll_back(record)
+        self.history.append(record)
+        self.epoch, self.batch, self.sums = self.epoch + 1, 0, Sums()
+        self._save()
+        if self.learner.method.guarded and not self._rolled_back():
+            self._save(LAST_GOOD)
+        if self.writes:
+            self._write_seen()
+            self._say(record)
+
+    def _tests(self) -> dict:
+        """Numbers of the present weights: the clean test images; if they are trained against, the
+        training attack on some test images, and the guard's attack on some training images."""
+        settings = self.settings
+        clean = self._evaluate(self.test, None, None)
+        found = {"clean_loss": clean["loss"], "clean_top1": clean["top1"]}
+        if settings["eps"]:
+            attacked = self._evaluate(self.test, self._some(self.test, MONITORED), settings)
+            found |= {"adversarial_loss": attacked["loss"], "adversarial_top1": attacked["top1"]}
+        if self.learner.method.guarded:
+            attack = settings | GUARD | {"step_size": 2.5 * settings["eps"] / GUARD["steps"]}
+            guard = self._evaluate(self.train, self._some(self.train, GUARDED), attack)
+            found["guard_top1"] = guard["top1"]
+        return found
+
+    def _some(self, source, count: int) -> list[int]:
+        """Indices of the same `count` images each time, of all if there are not as many."""
+        generator = torch.Generator().manual_seed(self.settings["seed"])
+        return torch.randperm(len(source), generator=generator)[:count].tolist()
+
+    def _has_collapsed(self, record: dict) -> bool:
+        """Whether the PGD accuracy on training images fell by far more than chance explains."""
+        best = max((r["guard_top1"] for r in self.history if "guard_top1" in r), default=0)
+        error = math.sqrt(best * (100 - best) / min(GUARDED, len(self.train)))
+        return record.get("guard_top1", best) < min(COLLAPSE * best, best - 3 * error)
+
+    def _rolled_back(self) -> bool:
+        return bool(self.history) and "rolled_back" in self.history[-1]
+
+    def _roll_back(self, record: dict) -> None:
+        """Take the weights of the last good epoch again; `record` then says so."""
+        self.learner.load(distributed.from_first(partial(self._read, LAST_GOOD)))
+        record["rolled_back"] = 1
+        if self.writes:
+            self.line.clear()
+            print(
+                f"catastrophic overfitting in epoch {record['epoch']}: PGD accuracy on training "
+                f"images fell from {self.history[-1]['guard_top1']:.1f} % to "
+                f"{record['guard_top1']:.1f} %. Training ends with the weights of epoch "
+                f"{self.history[-1]['epoch']}. A smaller --step-size or --eps, fewer epochs, or "
+                "--method pgd avoid it.",
+                flush=True,
+            )
+
+    def _say(self, record: dict) -> None:
+        adversarial = ""
+        if "adversarial_top1" in record:
+            adversarial = f" (under the training attack {record['adversarial_top1']:.1f} %)"
+        self.line.clear()
+        print(
+            f"epoch {record['epoch']}/{self.epochs}: loss {record['train_loss']:.3f}, training "
+            f"accuracy {record['train_top1']:.1f} %, clean test accuracy "
+            f"{record['clean_top1']:.1f} %{adversarial}, {record['seconds']:.1f} s",
+            flush=True,
+        )
+
+    def _write_seen(self) -> None:
+        progress.write_history(self.folder / "metrics.jsonl", self.history)
+        progress.write_tensorboard(self.folder / "tensorboard", self.history)
+
+    def _finish(self) -> None:
+        """Measure the robust accuracy and write the result, which marks the run as finished."""
+        attack = self.settings["evaluation"]
+        robust = self._evaluate(self.test, None, attack)
+        if not self.writes:
+            return
+        last = next(r for r in reversed(self.history) if "rolled_back" not in r)
+        last |= {"robust_top1": robust["top1"], "robust_loss": robust["loss"]}
+        self._write_seen()
+        title = f"{self.settings['arch']}, {self.settings['method']}, {self.settings['dataset']}"
+        progress.draw_curves(self.folder / "curves.png", self.history, title)
+        names = ("clean_top1", "clean_loss", "robust_top1", "robust_loss", "train_top1",
+                 "train_loss", "epoch")  # fmt: skip
+        results.write(
+            self.folder / "result.json", kind="pretrain",
+            metrics={name: last[name] for name in names}, settings=self.settings,
+            weights_sha256=None, data=self.data, seed=self.settings["seed"],
+            seconds=self._elapsed(), processes=distributed.world())  # fmt: skip
+        (self.folder / LAST_GOOD).unlink(missing_ok=True)
+        print(
+            f"clean {last['clean_top1']:.2f} %, robust {robust['top1']:.2f} % ({attack['steps']}"
+            f"-step PGD, {attack['constraint']} eps {attack['eps']:g}), "
+            f"{progress.clock(self._elapsed())} -> {self.folder}"
+        )
