@@ -5,13 +5,12 @@ python -m classification.pretrain --constraint l2 --eps 1.0 --output output/pret
 
 import argparse
 import json
-import math
 import time
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
 # torch, and what imports it, waits for `main`: --help is to come at once.
+from classification import options
 from classification.datasets import DATASETS
 from robust_backbones import __version__, results
 from robust_backbones.errors import UserError, user_errors
@@ -24,33 +23,6 @@ EVAL_BATCH = 200  # images at once
 MAX_SHIFT = 2  # training augmentation, pixels
 
 
-def _number(convert, allowed, description: str):
-    """A parser of one command-line value, for argparse: `allowed` decides, the error explains."""
-
-    def parse(text: str):
-        try:
-            value = convert(text)
-        except (ValueError, ArithmeticError):  # 1/0, 1e999
-            value = math.nan
-        if not allowed(value):  # NaN is never allowed: each comparison with it is false
-            raise argparse.ArgumentTypeError(f"'{text}' is not {description}")
-        return value
-
-    return parse
-
-
-def _real(text: str) -> float:
-    return float(Fraction(text))  # as people write L-infinity radii: 4/255
-
-
-_count = _number(int, lambda v: v >= 1, "a whole number of at least 1")
-_batch = _number(int, lambda v: v >= 2, "a whole number of at least 2 (BatchNorm needs two)")
-_seed = _number(int, lambda v: 0 <= v < 2**31, "a whole number in [0, 2**31)")
-_radius = _number(_real, lambda v: v >= 0, "a finite number of at least 0")
-_positive = _number(_real, lambda v: v > 0, "a finite number above 0")
-_fraction = _number(_real, lambda v: 0 < v < 1, "a number between 0 and 1")
-
-
 def parser() -> argparse.ArgumentParser:
     formatter = argparse.ArgumentDefaultsHelpFormatter
     p = argparse.ArgumentParser(
@@ -60,28 +32,38 @@ def parser() -> argparse.ArgumentParser:
     add("--arch", choices=tuple(ARCHS), default="resnet18", help="network")
     add("--dataset", choices=tuple(DATASETS), default="digits", help="what to train on")
     add("--constraint", choices=tuple(STANDARD_EVAL_EPS), default="l2", help="norm of the ball")
-    add("--eps", type=_radius, default=1.0,
+    add("--eps", type=options.radius, default=1.0,
         help="radius of the training attack, pixels in [0, 1] (L2: whole image); 4/255 is "
         "understood; 0: standard training")  # fmt: skip
-    add("--steps", type=_count, default=3, help="steps of the training attack, a count")
-    add("--step-size", type=_positive, default=argparse.SUPPRESS,
+    add("--steps", type=options.count, default=3, help="steps of the training attack, a count")
+    add("--step-size", type=options.positive, default=argparse.SUPPRESS,
         help="length of one such step, unit of --eps (default: 2*eps/3)")  # fmt: skip
-    add("--epochs", type=_count, default=5, help="passes over the training images, a count")
-    add("--batch-size", type=_batch, default=64, help="images per step, at least 2")
-    add("--lr", type=_positive, default=0.03, help="highest learning rate, per step")
-    add("--momentum", type=_fraction, default=0.9, help="Nesterov momentum, in (0, 1)")
-    add("--weight-decay", type=_radius, default=5e-4, help="L2 penalty on the weights, a factor")
-    add("--seed", type=_seed, default=0, help="of weights, order, shifts and attack, a number")
+    add("--epochs", type=options.count, default=5, help="passes over the training images, a count")
+    add("--batch-size", type=options.batch, default=64, help="images per step, at least 2")
+    add("--lr", type=options.positive, default=0.03, help="highest learning rate, per step")
+    add("--momentum", type=options.fraction, default=0.9, help="Nesterov momentum, in (0, 1)")
+    add(
+        "--weight-decay",
+        type=options.radius,
+        default=5e-4,
+        help="L2 penalty on the weights, a factor",
+    )
+    add(
+        "--seed",
+        type=options.seed,
+        default=0,
+        help="of weights, order, shifts and attack, a number",
+    )
     add("--device", default=argparse.SUPPRESS,
         help="torch device (default: cuda if there is one, else cpu)")  # fmt: skip
     add("--output", type=Path, default=argparse.SUPPRESS, required=True,
         help="folder for this run, a path (no default)")  # fmt: skip
     add("--resume", action="store_true",
         help="go on with an unfinished run in --output, if there is one")  # fmt: skip
-    add("--eval-eps", type=_positive, default=argparse.SUPPRESS,
+    add("--eval-eps", type=options.positive, default=argparse.SUPPRESS,
         help="radius of the test attack, unit of --eps (default: --eps; for a standard model 1.0 "
         "for l2, 8/255 for linf)")  # fmt: skip
-    add("--eval-steps", type=_count, default=10,
+    add("--eval-steps", type=options.count, default=10,
         help="steps of the test attack, a count; each is 2.5*radius/steps long")  # fmt: skip
     return p
 
@@ -97,10 +79,7 @@ def main(argv=None) -> None:
 
 def _settings(args) -> dict:
     """All that decides the numbers of the run, in plain JSON types."""
-    if args.constraint == "linf" and args.eps >= 1:
-        raise UserError(
-            f"--eps {args.eps:g} for linf covers all of [0, 1]; did you mean {args.eps:g}/255?"
-        )
+    options.check_radius("--eps", args.constraint, args.eps)
     step_size = getattr(args, "step_size", 2 * args.eps / 3)
     eval_eps = getattr(args, "eval_eps", args.eps or STANDARD_EVAL_EPS[args.constraint])
     return {

@@ -1,0 +1,70 @@
+"""Command-line values: each parser takes the text and says what is allowed when it is not.
+
+For argparse: `add_argument("--eps", type=options.radius)`. Imports no torch, so that --help comes
+at once.
+"""
+
+import argparse
+import math
+from collections.abc import Callable
+from fractions import Fraction
+
+from robust_backbones.errors import UserError
+
+
+def number(convert: Callable, allowed: Callable, description: str) -> Callable:
+    """A parser of one value: `allowed` decides, the error explains.
+
+    Args:
+        convert: text -> number; may raise ValueError or ArithmeticError.
+        allowed: number -> whether it may be used. It is false for NaN.
+        description: what is allowed, to follow "'x' is not".
+
+    Returns:
+        text -> number; raises `argparse.ArgumentTypeError`.
+    """
+
+    def parse(text: str):
+        try:
+            value = convert(text)
+        except (ValueError, ArithmeticError):  # 1/0, 1e999
+            value = math.nan
+        if not allowed(value):  # NaN is never allowed: each comparison with it is false
+            raise argparse.ArgumentTypeError(f"'{text}' is not {description}")
+        return value
+
+    return parse
+
+
+def real(text: str) -> float:
+    """A number as people write L-infinity radii: `4/255`, `0.5`, `1e-3`.
+
+    Raises:
+        ValueError, ArithmeticError: it is none, or not finite.
+    """
+    return float(Fraction(text))
+
+
+count = number(int, lambda v: v >= 1, "a whole number of at least 1")
+batch = number(int, lambda v: v >= 2, "a whole number of at least 2 (BatchNorm needs two)")
+seed = number(int, lambda v: 0 <= v < 2**31, "a whole number in [0, 2**31)")
+radius = number(real, lambda v: v >= 0, "a finite number of at least 0")
+positive = number(real, lambda v: v > 0, "a finite number above 0")
+fraction = number(real, lambda v: 0 < v < 1, "a number between 0 and 1")
+
+
+def check_radius(option: str, constraint: str, eps: float) -> None:
+    """Refuse a radius that was meant in another unit.
+
+    Args:
+        option: the option's name, for the message.
+        constraint: `"l2"` (any radius will do) or `"linf"`.
+        eps: the radius, for pixels in [0, 1].
+
+    Raises:
+        UserError: an L-infinity ball that covers every image.
+    """
+    if constraint == "linf" and eps >= 1:
+        raise UserError(
+            f"{option} {eps:g} for linf covers all of [0, 1]; did you mean {eps:g}/255?"
+        )
