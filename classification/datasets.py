@@ -32,6 +32,7 @@ class Dataset:
             train or test.
         images: split -> number of images, where known; another number is an error.
         needs_root: whether the user says where the data lies.
+        recipe: a key of `recipes.RECIPES`: how a network is trained on it from nothing.
     """
 
     classes: int
@@ -42,12 +43,13 @@ class Dataset:
     read: Callable
     images: dict[str, int]
     needs_root: bool = False
+    recipe: str = "paper"
 
 
 DATASETS = {
     # ImageNet's statistics, so that the weights fit the detector's input contract as they are.
     "digits": Dataset(10, 32, IMAGENET_MEAN, IMAGENET_STD, "shift2", embedded.read_digits,
-                      {"train": 1437, "test": 360}),
+                      {"train": 1437, "test": 360}, recipe="quick"),
 }  # fmt: skip
 
 

@@ -57,6 +57,18 @@ def total(numbers: list[float], device: torch.device) -> list[float]:
     return sums.tolist()
 
 
+def average_buffers(model: nn.Module) -> None:
+    """Give each process the mean of all processes' BatchNorm statistics."""
+    if world() == 1:
+        return
+    buffers = [b for b in model.buffers() if b.is_floating_point()]
+    flat = torch.cat([b.flatten() for b in buffers])
+    dist.all_reduce(flat)
+    pieces = (flat / world()).split([b.numel() for b in buffers])
+    for buffer, piece in zip(buffers, pieces, strict=True):
+        buffer.copy_(piece.view_as(buffer))
+
+
 def from_first(make):
     """What `make()` returns in process 0, in every process; it runs there only.
 

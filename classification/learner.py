@@ -83,9 +83,10 @@ class Learner:
         objective = Objective(model, settings["method"], settings["smoothing"], settings["beta"])
         self.objective = torch.compile(objective) if settings["compile"] else objective
         if distributed.world() > 1:
+            # Buffers are shared after the update instead, for the attack to meet the same ones.
             self.objective = DistributedDataParallel(
-                self.objective, device_ids=[self.device] if self.device.type == "cuda" else None
-            )
+                self.objective, broadcast_buffers=False,
+                device_ids=[self.device] if self.device.type == "cuda" else None)  # fmt: skip
 
     @property
     def result(self) -> nn.Module:
@@ -141,6 +142,7 @@ class Learner:
             sums.add(Sums(value * len(y), right, len(y)))
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        distributed.average_buffers(self.model)
         if self.average:
             self.average.update_parameters(self.model)
         return sums

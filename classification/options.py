@@ -46,6 +46,8 @@ def real(text: str) -> float:
 
 
 count = number(int, lambda v: v >= 1, "a whole number of at least 1")
+whole = number(int, lambda v: v >= 0, "a whole number of at least 0")
+share = number(real, lambda v: 0 <= v < 1, "a number in [0, 1)")
 batch = number(int, lambda v: v >= 2, "a whole number of at least 2 (BatchNorm needs two)")
 seed = number(int, lambda v: 0 <= v < 2**31, "a whole number in [0, 2**31)")
 radius = number(real, lambda v: v >= 0, "a finite number of at least 0")

@@ -1,105 +1,184 @@
 """Train a classifier, standard or adversarial -> checkpoint.pt, metrics.jsonl, result.json.
 
-python -m classification.pretrain --constraint l2 --eps 1.0 --output output/pretrain/digits_l2
+python -m classification.pretrain --data /data/imagenet --output output/pretrain/resnet50_l2_eps3
+python -m classification.pretrain --dataset digits --arch resnet18 --output output/pretrain/digits
+torchrun --nproc-per-node 8 -m classification.pretrain --data /data/imagenet --output ...
+
+Exit codes: 0 finished, 2 a mistake of the user, 75 stopped by SIGTERM or Ctrl-C with all saved
+(the same command with --resume goes on).
 """
 
 import argparse
-import json
-import time
+import math
+import os
+import sys
 from functools import partial
 from pathlib import Path
 
 # torch, and what imports it, waits for `main`: --help is to come at once.
 from classification import options
 from classification.datasets import DATASETS
+from classification.recipes import RECIPES, Recipe, scaled_lr
 from robust_backbones import __version__, results
 from robust_backbones.errors import UserError, user_errors
-from robust_backbones.files import atomic
+from robust_backbones.files import claimed
 from robust_backbones.zoo import ARCHS
 
+STOPPED = 75  # EX_TEMPFAIL: what schedulers take for "try again"
 # Radius at which a standard model's robust accuracy is measured, where --eval-eps does not say.
 STANDARD_EVAL_EPS = {"l2": 1.0, "linf": 8 / 255}
-EVAL_BATCH = 200  # images at once
-MAX_SHIFT = 2  # training augmentation, pixels
+METHODS = ("standard", "pgd", "free", "fast", "trades")
+AUGMENTATIONS = ("none", "shift2", "crop4_flip", "imagenet", "imagenet_plain")
+SCHEDULES = ("step", "cosine", "cyclic", "one-cycle", "constant")
+PRECISIONS = ("float32", "bfloat16", "float16")
+RECIPE = "the recipe's"
 
 
 def parser() -> argparse.ArgumentParser:
-    formatter = argparse.ArgumentDefaultsHelpFormatter
+    """Options without a default of their own are absent unless given: a table decides on them."""
+    formatter = partial(argparse.ArgumentDefaultsHelpFormatter, width=100)
     p = argparse.ArgumentParser(
         "python -m classification.pretrain", description=__doc__.split("\n")[0],
-        formatter_class=partial(formatter, width=100))  # fmt: skip
-    add = p.add_argument
-    add("--arch", choices=tuple(ARCHS), default="resnet18", help="network")
-    add("--dataset", choices=tuple(DATASETS), default="digits", help="what to train on")
-    add("--constraint", choices=tuple(STANDARD_EVAL_EPS), default="l2", help="norm of the ball")
-    add("--eps", type=options.radius, default=1.0,
-        help="radius of the training attack, pixels in [0, 1] (L2: whole image); 4/255 is "
-        "understood; 0: standard training")  # fmt: skip
-    add("--steps", type=options.count, default=3, help="steps of the training attack, a count")
-    add("--step-size", type=options.positive, default=argparse.SUPPRESS,
-        help="length of one such step, unit of --eps (default: 2*eps/3)")  # fmt: skip
-    add("--epochs", type=options.count, default=5, help="passes over the training images, a count")
-    add("--batch-size", type=options.batch, default=64, help="images per step, at least 2")
-    add("--lr", type=options.positive, default=0.03, help="highest learning rate, per step")
-    add("--momentum", type=options.fraction, default=0.9, help="Nesterov momentum, in (0, 1)")
-    add(
-        "--weight-decay",
-        type=options.radius,
-        default=5e-4,
-        help="L2 penalty on the weights, a factor",
-    )
-    add(
-        "--seed",
-        type=options.seed,
-        default=0,
-        help="of weights, order, shifts and attack, a number",
-    )
-    add("--device", default=argparse.SUPPRESS,
-        help="torch device (default: cuda if there is one, else cpu)")  # fmt: skip
-    add("--output", type=Path, default=argparse.SUPPRESS, required=True,
-        help="folder for this run, a path (no default)")  # fmt: skip
-    add("--resume", action="store_true",
-        help="go on with an unfinished run in --output, if there is one")  # fmt: skip
-    add("--eval-eps", type=options.positive, default=argparse.SUPPRESS,
-        help="radius of the test attack, unit of --eps (default: --eps; for a standard model 1.0 "
-        "for l2, 8/255 for linf)")  # fmt: skip
-    add("--eval-steps", type=options.count, default=10,
-        help="steps of the test attack, a count; each is 2.5*radius/steps long")  # fmt: skip
+        formatter_class=formatter, argument_default=argparse.SUPPRESS,
+        epilog="Recipes: " + "; ".join(f"{name}: {_words(row)}" for name, row in RECIPES.items()),
+    )  # fmt: skip
+    what = p.add_argument_group("what").add_argument
+    what("--arch", choices=tuple(ARCHS), default="resnet50", help="network")
+    what("--dataset", choices=tuple(DATASETS), default="imagenet", help="what to train on")
+    what("--data", type=Path, help="where the data set lies, a path (default: none; embedded ones "
+         "need none)")  # fmt: skip
+    what("--image-size", type=options.count,
+         help="height and width of the images, pixels (default: the data set's)")  # fmt: skip
+    what("--limit", type=options.count,
+         help="train on so many images only, balanced over the classes (default: all)")  # fmt: skip
+    what("--output", type=Path, required=True, help="folder for this run, a path (no default)")
+    how = p.add_argument_group("training").add_argument
+    how("--recipe", choices=tuple(RECIPES),
+        help="where the defaults below come from (default: the data set's)")  # fmt: skip
+    how("--method", choices=METHODS, help="default: pgd; standard with --eps 0")
+    how("--epochs", type=options.count,
+        help=f"passes over the training images, a count; free makes as many updates in fewer "
+        f"passes (default: {RECIPE})")  # fmt: skip
+    how("--batch-size", type=options.batch,
+        help=f"images per update, all processes together, at least 2 (default: {RECIPE})")  # fmt: skip
+    how("--lr", type=options.positive,
+        help=f"highest learning rate, per update (default: {RECIPE}, times --batch-size / its "
+        "batch size)")  # fmt: skip
+    how("--lr-schedule", choices=SCHEDULES, help=f"default: {RECIPE}; cyclic for fast")
+    how("--warmup", type=options.radius,
+        help=f"epochs over which the rate rises, a number (default: {RECIPE})")  # fmt: skip
+    how("--momentum", type=options.fraction, help=f"of SGD, in (0, 1) (default: {RECIPE})")
+    how("--weight-decay", type=options.radius,
+        help=f"L2 penalty on all parameters, a factor (default: {RECIPE})")  # fmt: skip
+    how("--augmentation", choices=AUGMENTATIONS, help="default: the data set's")
+    how("--label-smoothing", type=options.share, default=0.0, help="in [0, 1)")
+    how("--ema", type=options.share, default=0.0,
+        help="decay per update of averaged weights, which are then evaluated and kept; 0: none")  # fmt: skip
+    how("--seed", type=options.seed, default=0, help="of weights, order, images, attack, a number")
+    attack = p.add_argument_group("training attack").add_argument
+    attack("--constraint", choices=tuple(STANDARD_EVAL_EPS), default="l2", help="norm of the ball")
+    attack("--eps", type=options.radius,
+           help="radius, pixels in [0, 1] (L2: whole image); 4/255 is understood; 0: standard "
+           f"training (default: {RECIPE}; for linf 4/255)")  # fmt: skip
+    attack("--steps", type=options.count,
+           help="a count; for free: updates per mini-batch (default: the method's)")  # fmt: skip
+    attack("--step-size", type=options.positive,
+           help="length of one step, unit of --eps (default: the method's multiple of eps)")  # fmt: skip
+    attack("--random-start", action=argparse.BooleanOptionalAction, help="begin at a random point "
+           "of the ball (default: the method's)")  # fmt: skip
+    attack("--use-best", action=argparse.BooleanOptionalAction, help="of all steps the one with "
+           "the highest loss, else the last (default: the method's)")  # fmt: skip
+    attack("--beta", type=options.positive, default=6.0, help="weight of TRADES' second term")
+    test = p.add_argument_group("evaluation at the end").add_argument
+    test("--eval-eps", type=options.positive,
+         help="radius of the attack, unit of --eps (default: --eps; for a standard model 1.0 for "
+         "l2, 8/255 for linf)")  # fmt: skip
+    test("--eval-steps", type=options.count, default=10,
+         help="steps of the attack, a count; each is 2.5*radius/steps long")  # fmt: skip
+    run = p.add_argument_group("running").add_argument
+    run("--resume", choices=("auto", "must"), nargs="?", const="auto", default=None,
+        help="go on with an unfinished run in --output; auto: if there is one")  # fmt: skip
+    run("--save-seconds", type=options.radius, default=600.0,
+        help="longest time between two checkpoints, seconds")  # fmt: skip
+    run("--device", help="torch device (default: cuda if there is one, else cpu)")
+    run("--workers", type=options.whole, default=0,
+        help="processes that read images, for each training process; 0: it reads itself")  # fmt: skip
+    run("--precision", choices=PRECISIONS, default="float32",
+        help="of training and its attack; weights and projections are float32")  # fmt: skip
+    run("--accumulate", type=options.count, default=1,
+        help="pieces to cut each process's part of a mini-batch into, a count; saves memory")  # fmt: skip
+    run("--sync-bn", action="store_true", default=False,
+        help="BatchNorm over the images of all processes")  # fmt: skip
+    run("--compile", action="store_true", default=False, help="use torch.compile")
+    run("--deterministic", action="store_true", default=False,
+        help="equal numbers in each run on the same GPUs too, slower")  # fmt: skip
     return p
 
 
+def _words(row: Recipe) -> str:
+    return (f"eps {row.eps:g}, {row.epochs} epochs, batch {row.batch_size}, lr {row.lr:g} "
+            f"{row.schedule}, weight decay {row.weight_decay:g}")  # fmt: skip
+
+
 def main(argv=None) -> None:
-    """Parse, train, write. Exit code 2 and one line for user mistakes."""
+    """Parse, train, write. Exit codes as said above."""
     args = parser().parse_args(argv)
     with user_errors():
         settings = _settings(args)
-        if not _finished(args.output, settings):
-            _run(args, settings)
+        if results.finished(args.output / "result.json", settings):
+            return
+        _train(args, settings)
 
 
 def _settings(args) -> dict:
     """All that decides the numbers of the run, in plain JSON types."""
-    options.check_radius("--eps", args.constraint, args.eps)
-    step_size = getattr(args, "step_size", 2 * args.eps / 3)
-    eval_eps = getattr(args, "eval_eps", args.eps or STANDARD_EVAL_EPS[args.constraint])
+    from classification.methods import METHODS
+
+    row = DATASETS[args.dataset]
+    recipe_name = getattr(args, "recipe", row.recipe)
+    recipe = RECIPES[recipe_name]
+    method, eps = _method_and_eps(args, recipe)
+    options.check_radius("--eps", args.constraint, eps)
+    given = partial(getattr, args)
+    attack = {"steps": 1, "step_size": 1.0, "random_start": False, "use_best": False}
+    attack |= METHODS[method].attack
+    attack["step_size"] *= eps
+    attack = {name: given(name, value) for name, value in attack.items()}
+    batch_size = given("batch_size", recipe.batch_size)
+    epochs = given("epochs", recipe.epochs)
+    eval_eps = given("eval_eps", eps or STANDARD_EVAL_EPS[args.constraint])
+    options.check_radius("--eval-eps", args.constraint, eval_eps)
     return {
         "arch": args.arch,
         "dataset": args.dataset,
+        "image_size": given("image_size", row.image_size),
+        "limit": given("limit", None),
+        "recipe": recipe_name,
+        "method": method,
         "constraint": args.constraint,
-        "eps": args.eps,
-        "steps": args.steps,
-        "step_size": step_size,
-        "random_start": False,
-        "use_best": True,  # as the library that made the published models does
-        "epochs": args.epochs,
-        "batch_size": args.batch_size,
-        "optimizer": "sgd-nesterov",
-        "lr": args.lr,
-        "lr_schedule": "one-cycle",
-        "momentum": args.momentum,
-        "weight_decay": args.weight_decay,
-        "augmentation": f"shift {MAX_SHIFT}",
+        "eps": eps,
+        **attack,
+        "beta": args.beta,
+        "epochs": epochs,
+        # Shafahi et al. 2019: as many updates as the others make, not as many passes.
+        "passes": math.ceil(epochs / METHODS[method].updates(attack)),
+        "batch_size": batch_size,
+        "optimizer": "sgd",
+        "lr": given("lr", scaled_lr(recipe, batch_size)),
+        "lr_schedule": given("lr_schedule", METHODS[method].schedule or recipe.schedule),
+        "warmup": given("warmup", recipe.warmup),
+        "momentum": given("momentum", recipe.momentum),
+        "nesterov": recipe.nesterov,
+        "weight_decay": given("weight_decay", recipe.weight_decay),
+        "augmentation": given("augmentation", row.augmentation),
+        "smoothing": args.label_smoothing,
+        "ema": args.ema,
         "seed": args.seed,
+        "precision": args.precision,
+        "accumulate": args.accumulate,
+        "sync_bn": args.sync_bn,
+        "compile": args.compile,
+        "deterministic": args.deterministic,
         "evaluation": {
             "attack": "pgd",
             "constraint": args.constraint,
@@ -113,166 +192,115 @@ def _settings(args) -> dict:
     }
 
 
-def _finished(output: Path, settings: dict) -> bool:
-    """Whether the very run is done; raises UserError if another one is."""
-    result = output / "result.json"
-    if not result.exists():
-        return False
-    from classification.engine import differences
-
-    try:
-        found = json.loads(result.read_text(encoding="utf-8"))["settings"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{result} is not a result file; choose another --output.") from None
-    if different := differences(found, settings):
+def _method_and_eps(args, recipe: Recipe) -> tuple[str, float]:
+    """Standard training and a radius of 0 are the same; each implies the other."""
+    method, eps = getattr(args, "method", None), getattr(args, "eps", None)
+    if method is None:
+        method = "standard" if eps == 0 else "pgd"
+    if eps is None:
+        usual = {"l2": recipe.eps, "linf": 4 / 255}[args.constraint]
+        eps = 0.0 if method == "standard" else usual
+    if (method == "standard") != (eps == 0):
         raise UserError(
-            f"{output} holds a finished run with other settings: {different}; choose another "
-            "--output."
+            f"--method {method} with --eps {eps:g}: standard training has eps 0, the other methods "
+            "one above 0; leave one of the two out."
         )
-    print(f"{output} holds this run already, finished; nothing to do.")
-    return True
+    return method, eps
 
 
-def _run(args, settings: dict) -> None:
-    from classification import datasets, engine
+def _train(args, settings: dict) -> None:
+    from classification import distributed, engine
 
-    path = args.output / "checkpoint.pt"
-    if path.exists() and not args.resume:
-        raise UserError(
-            f"{args.output} holds an unfinished run; pass --resume to go on with it, or choose "
-            "another --output."
-        )
-    device = engine.choose_device(getattr(args, "device", None))
-    train, test = (datasets.load(args.dataset, split) for split in ("train", "test"))
-    model, optimizer = _model(settings, device)
-    done, history = 0, []
-    if path.exists():
-        done, history = engine.load_checkpoint(
-            path, model=model, optimizer=optimizer, settings=settings
-        )
-        print(f"resuming after epoch {done} of {args.epochs}", flush=True)
-    _write_history(args.output, history)  # a folder that cannot be written to is told of now
-    for epoch in range(done, args.epochs):
-        record = _epoch(epoch, model, optimizer, train, test, settings)
-        history.append(record)
-        engine.save_checkpoint(
-            path, model=model, optimizer=optimizer, epoch=epoch + 1, history=history,
-            metadata=_metadata(settings), settings=settings)  # fmt: skip
-        _write_history(args.output, history)
-        print(
-            f"epoch {epoch + 1}/{args.epochs}: loss {record['train_loss']:.3f}, training accuracy "
-            f"{record['train_top1']:.1f} %, clean test accuracy {record['clean_top1']:.1f} %, "
-            f"{record['seconds']:.1f} s",
-            flush=True,
-        )
-    _finish(args.output, model, train, test, history, settings, device)
+    if args.deterministic:
+        _be_deterministic()
+    wanted = engine.choose_device(getattr(args, "device", None))
+    with distributed.group(wanted) as device, _owned(args.output):
+        started = (args.output / "checkpoint.pt").exists()
+        if started and args.resume is None:
+            raise UserError(
+                f"{args.output} holds an unfinished run; pass --resume to go on with it, or choose "
+                "another --output."
+            )
+        if not started and args.resume == "must" and distributed.rank() == 0:
+            raise UserError(f"{args.output} holds no run to resume; leave --resume must out.")
+        training = _training(args, settings, device)
+        try:
+            training.run()
+        except engine.Stopped:
+            if distributed.rank() == 0:
+                print(f"stopped; all is saved in {args.output}. Go on with --resume.", flush=True)
+            sys.exit(STOPPED)
 
 
-def _finish(output: Path, model, train, test, history: list[dict], settings, device) -> None:
-    """Measure the robust accuracy and write the result, which marks the run as finished."""
+def _owned(output: Path):
+    """For process 0: nobody else writes into the folder."""
+    from contextlib import nullcontext
+
+    from classification import distributed
+
+    return claimed(output) if distributed.rank() == 0 else nullcontext()
+
+
+def _be_deterministic() -> None:
     import torch
 
-    from classification import datasets, engine
-
-    start = time.perf_counter()
-    attack = settings["evaluation"]
-    generator = torch.Generator().manual_seed(settings["seed"])
-    robust = engine.evaluate(model, *test, EVAL_BATCH, _adversary(attack, generator))
-    last = history[-1] | {"robust_top1": robust}
-    _write_history(output, [*history[:-1], last])
-    seconds = sum(record["seconds"] for record in history) + time.perf_counter() - start
-    metrics = {key: last[key] for key in ("clean_top1", "robust_top1", "train_top1", "train_loss")}
-    data = {
-        split: {"name": settings["dataset"], "images": len(y),
-                "fingerprint": datasets.fingerprint(x, y)}
-        for split, (x, y) in {"train": train, "test": test}.items()
-    }  # fmt: skip
-    results.write(
-        output / "result.json", kind="pretrain", metrics=metrics,
-        settings=settings | {"device": str(device)}, weights_sha256=None, data=data,
-        seed=settings["seed"], seconds=seconds)  # fmt: skip
-    print(
-        f"clean {last['clean_top1']:.2f} %, robust {robust:.2f} % ({attack['steps']}-step PGD, "
-        f"{attack['constraint']} eps {attack['eps']:g}), {seconds:.0f} s -> {output}"
-    )
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
 
 
-def _model(settings: dict, device):
-    """The classifier with the seed's initial weights, and its optimizer."""
+def _training(args, settings: dict, device):
+    from classification.datasets import open_split
+    from classification.learner import Learner
+    from classification.training import Training
+
+    where = dict(root=getattr(args, "data", None), image_size=settings["image_size"])
+    train = open_split(args.dataset, "train", limit=settings["limit"], **where)
+    test = open_split(args.dataset, "test", **where)
+    _check_batch(settings)
+    learner = Learner(_model(settings, train, device), settings)
+    return Training(learner, train, test, settings, _metadata(settings, train), args.output,
+                    args.workers, args.save_seconds)  # fmt: skip
+
+
+def _check_batch(settings: dict) -> None:
+    from classification import distributed
+
+    pieces = distributed.world() * settings["accumulate"]
+    if settings["batch_size"] % pieces or settings["batch_size"] < 2 * pieces:
+        raise UserError(
+            f"--batch-size {settings['batch_size']} cannot be cut into {pieces} equal pieces of at "
+            f"least 2 images ({distributed.world()} processes, --accumulate "
+            f"{settings['accumulate']}); choose a multiple of {pieces}."
+        )
+
+
+def _model(settings: dict, source, device):
+    """The classifier with the seed's initial weights."""
     import torch
 
+    from classification import distributed
     from classification.models import Classifier
 
-    row = DATASETS[settings["dataset"]]
     with torch.random.fork_rng(devices=[]):  # torch initialises layers from its global generator
         torch.manual_seed(settings["seed"])
-        model = Classifier(settings["arch"], row.classes, row.mean, row.std)
+        model = Classifier(settings["arch"], source.classes, source.mean, source.std)
     # Suits the convolutions of CPUs and GPUs; benchmarks/adversarial_step.py times it.
     model = model.to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(
-        model.parameters(), settings["lr"], momentum=settings["momentum"],
-        weight_decay=settings["weight_decay"], nesterov=True)  # fmt: skip
-    return model, optimizer
+    return distributed.sync_batchnorm(model, device) if settings["sync_bn"] else model
 
 
-def _adversary(attack: dict, generator=None):
-    """PGD bound to the `attack`'s parameters; None where eps is 0."""
-    from classification.attacks import pgd
-
-    if attack["eps"] == 0:
-        return None
-    names = ("constraint", "eps", "steps", "step_size", "random_start", "use_best")
-    return partial(pgd, **{name: attack[name] for name in names}, generator=generator)
-
-
-def _epoch(epoch: int, model, optimizer, train, test, settings: dict) -> dict:
-    """Train for one epoch and test on clean images; what `metrics.jsonl` says about it."""
-    from classification import engine
-    from classification.transforms import random_shift
-
-    start = time.perf_counter()
-    generator = engine.epoch_generator(settings["seed"], epoch)
-    augment = partial(random_shift, pad=MAX_SHIFT, generator=generator)
-    batches = engine.train_batches(*train, settings["batch_size"], generator, augment)
-    steps = len(train[1]) // settings["batch_size"]
-    total = steps * settings["epochs"]
-    trained = engine.train_one_epoch(
-        model,
-        batches,
-        optimizer,
-        adversary=_adversary(settings),
-        lr=lambda step: engine.one_cycle(epoch * steps + step, total, settings["lr"]),
-        progress=engine.progress_line(epoch, steps * settings["batch_size"], settings["epochs"]),
-    )
-    clean = engine.evaluate(model, *test, EVAL_BATCH)
-    return {
-        "epoch": epoch + 1,
-        "train_loss": trained["loss"],
-        "train_top1": trained["top1"],
-        "clean_top1": clean,
-        "lr": trained["lr"],
-        "seconds": round(time.perf_counter() - start, 2),
-    }
-
-
-def _metadata(settings: dict) -> dict:
+def _metadata(settings: dict, source) -> dict:
     """What the weights' later users need to know; the format is in docs/formats.md."""
-    names = ("arch", "dataset", "constraint", "eps", "steps", "step_size", "random_start",
-             "use_best", "epochs", "seed")  # fmt: skip
-    row = DATASETS[settings["dataset"]]
+    names = ("arch", "dataset", "method", "constraint", "eps", "steps", "step_size",
+             "random_start", "use_best", "epochs", "seed")  # fmt: skip
     return {name: settings[name] for name in names} | {
-        "classes": row.classes,
-        "image_size": row.image_size,
-        "mean": list(row.mean),
-        "std": list(row.std),
+        "classes": source.classes,
+        "image_size": source.image_size,
+        "mean": list(source.mean),
+        "std": list(source.std),
         "code_version": __version__,
     }
-
-
-def _write_history(output: Path, history: list[dict]) -> None:
-    with atomic(output / "metrics.jsonl") as temporary:
-        lines = (json.dumps(record) + "\n" for record in history)
-        temporary.write_text("".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":
