@@ -145,8 +145,10 @@ def _locate(root: str, split: str) -> tuple[list[str], list[int] | None, list[st
         urls = list(braceexpand.braceexpand(parts[("train", "test").index(split)]))
         missing = [url for url in urls if not _URL.match(url) and not Path(url).is_file()]
         if missing:
-            raise UserError(f"{len(missing)} of {len(urls)} shards do not exist, {missing[0]} among "
-                            "them; check the pattern.")  # fmt: skip
+            raise UserError(
+                f"{len(missing)} of {len(urls)} shards do not exist, {missing[0]} among them; "
+                "check the pattern."
+            )
         return urls, None, None
     if (Path(root) / INDEX).is_file():
         return _indexed(f"{root}/{INDEX}", split)
