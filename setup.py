@@ -47,7 +47,8 @@ setup(
     ],
     extras_require={
         "dill": ["dill"],  # --allow-pickle for files written by the robustness library
+        "shards": ["webdataset>=1.0"],  # training data as tar files, local or remote
         # The paper's own library and timm: our files and networks are tested against theirs.
-        "dev": ["pytest", "ruff", "dill", "robustness", "timm"],
+        "dev": ["pytest", "ruff", "dill", "robustness", "timm", "webdataset"],
     },
 )

@@ -45,8 +45,8 @@ def parser() -> argparse.ArgumentParser:
     what = p.add_argument_group("what").add_argument
     what("--arch", choices=tuple(ARCHS), default="resnet50", help="network")
     what("--dataset", choices=tuple(DATASETS), default="imagenet", help="what to train on")
-    what("--data", type=Path, help="where the data set lies, a path (default: none; embedded ones "
-         "need none)")  # fmt: skip
+    what("--data", help="where the data set lies: a path, or for shards a URL too (default: none; "
+         "embedded ones need none)")  # fmt: skip
     what("--image-size", type=options.count,
          help="height and width of the images, pixels (default: the data set's)")  # fmt: skip
     what("--limit", type=options.count,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,14 +24,18 @@ class Files:
 
     Attributes:
         root: folder.
-        names: paths below it, with `/` on any system.
+        names: `(N,)` bytes, paths below it. One array, not a million objects: counting references
+            to those would copy them into each loading process.
     """
 
     root: Path
-    names: tuple[str, ...]
+    names: np.ndarray
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def path(self, i: int) -> Path:
+        return self.root / os.fsdecode(self.names[i])
 
     def __getitem__(self, i: int) -> Image.Image:
         """An RGB image.
@@ -38,15 +43,14 @@ class Files:
         Raises:
             UserError: unreadable.
         """
-        return read_image(self.root / self.names[i], self.root / self.names[i])
+        return read_image(self.path(i), self.path(i))
 
     def fingerprint(self, labels: Tensor) -> str:
         """SHA-256 (hex) of names, sizes (bytes) and labels, sorted by name."""
-        rows = sorted(zip(self.names, labels.tolist(), strict=True))
         digest = hashlib.sha256()
-        for name, label in rows:
-            size = (self.root / name).stat().st_size
-            digest.update(f"{name}\0{size}\0{label}\n".encode())
+        for i in np.argsort(self.names, kind="stable"):
+            size = self.path(i).stat().st_size
+            digest.update(b"%s\0%d\0%d\n" % (self.names[i], size, int(labels[i])))
         return digest.hexdigest()
 
 
@@ -100,8 +104,7 @@ class Source:
         if isinstance(self.images, Tensor):
             images = self.images[indices]
         else:
-            names = tuple(self.images.names[i] for i in indices.tolist())
-            images = dataclasses.replace(self.images, names=names)
+            images = dataclasses.replace(self.images, names=self.images.names[indices.numpy()])
         return dataclasses.replace(self, images=images, labels=self.labels[indices])
 
 

@@ -16,6 +16,7 @@ from torch.nn.functional import pad as zero_pad
 from torchvision import transforms as tv
 from torchvision.transforms import functional as tvf
 
+NO_IMAGE = 2**63  # places from here on: seeds of other things than images
 TEST_SCALE = 256 / 224  # shorter side before the centre crop, relative to the crop
 # PCA of ImageNet's RGB values in [0, 1], as AlexNet's successors and the robustness library have it
 PCA_EIGENVALUES = (0.2175, 0.0188, 0.0045)
