@@ -51,6 +51,8 @@ def parser() -> argparse.ArgumentParser:
          help="height and width of the images, pixels (default: the data set's)")  # fmt: skip
     what("--limit", type=options.count,
          help="train on so many images only, balanced over the classes (default: all)")  # fmt: skip
+    what("--test-limit", type=options.count,
+         help="test on so many images only, balanced over the classes (default: all)")  # fmt: skip
     what("--output", type=Path, required=True, help="folder for this run, a path (no default)")
     how = p.add_argument_group("training").add_argument
     how("--recipe", choices=tuple(RECIPES),
@@ -153,6 +155,7 @@ def _settings(args) -> dict:
         "dataset": args.dataset,
         "image_size": given("image_size", row.image_size),
         "limit": given("limit", None),
+        "test_limit": given("test_limit", None),
         "recipe": recipe_name,
         "method": method,
         "constraint": args.constraint,
@@ -256,7 +259,7 @@ def _training(args, settings: dict, device):
 
     where = dict(root=getattr(args, "data", None), image_size=settings["image_size"])
     train = open_split(args.dataset, "train", limit=settings["limit"], **where)
-    test = open_split(args.dataset, "test", **where)
+    test = open_split(args.dataset, "test", limit=settings["test_limit"], **where)
     _check_batch(settings)
     learner = Learner(_model(settings, train, device), settings)
     return Training(learner, train, test, settings, _metadata(settings, train), args.output,
