@@ -89,7 +89,8 @@ def pgd(model: nn.Module, x: Tensor, y: Tensor, *, constraint: str, eps: float, 
     Args:
         model: `(N, 3, H, W)` in [0, 1] -> logits `(N, classes)`.
         x: images `(N, 3, H, W)`, float RGB in [0, 1].
-        y: labels `(N,)`, int64: the true ones, or with `targeted` the wanted ones.
+        y: labels `(N,)`, int64: the true ones, or with `targeted` the wanted ones. Or
+            probabilities `(N, classes)`.
         constraint: key of `CONSTRAINTS`.
         eps: radius of the ball in pixels of [0, 1]: L2 over a whole image, or L-infinity. 0: `x`.
         steps: gradient steps, at least 1.
@@ -121,7 +122,7 @@ def pgd(model: nn.Module, x: Tensor, y: Tensor, *, constraint: str, eps: float, 
 
     climb = partial(_climb, model, y, steps, move, -1 if targeted else 1, use_best, restarts > 1)
     best, best_score = x, x.new_full((len(x),), -math.inf)
-    with _eval_mode(model):
+    with eval_mode(model):
         for _ in range(restarts):
             start = rule.random_start(x, eps, generator).clamp(0, 1) if random_start else x
             x_adv, score = climb(start)
@@ -179,7 +180,7 @@ def _check(x, constraint, eps, steps, step_size, random_start, restarts, generat
 
 
 @contextlib.contextmanager
-def _eval_mode(model: nn.Module):
+def eval_mode(model: nn.Module):
     """Eval mode inside; afterwards each submodule's own mode again (some may be frozen in eval)."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -215,7 +216,7 @@ def _score_and_gradient(model: nn.Module, x: Tensor, y: Tensor, sign: int):
         x = x.detach().requires_grad_()
         score = sign * cross_entropy(model(x), y, reduction="none")
         # The sum: a mean would make gradients smaller the larger the batch, down to underflow.
-        total, gradient = score.sum(), None
+        total, gradient = (score * _weights(score, x)).sum(), None
         if total.requires_grad:
             # Of the input only: parameters' gradients are neither written nor computed.
             (gradient,) = torch.autograd.grad(total, [x], allow_unused=True)
@@ -225,6 +226,18 @@ def _score_and_gradient(model: nn.Module, x: Tensor, y: Tensor, sign: int):
             "attack can say anything about it; remove what is not differentiable."
         )
     return score.detach(), gradient
+
+
+def _weights(score: Tensor, x: Tensor) -> Tensor | float:
+    """Factors that lift the gradients of a sure model above float16's smallest number, 6e-8.
+
+    The logits' gradient is as large as the probability of a mistake, `1 - exp(-loss)`. No step
+    depends on the length of an image's gradient, so that it may be divided by that.
+    """
+    kind = x.device.type
+    if not (torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16):
+        return 1.0
+    return 1 / (-torch.expm1(-score.detach().abs())).clamp(min=1e-20)
 
 
 def _better(best, best_score, x_adv, score) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
-from classification.attacks import CONSTRAINTS, pgd
+from classification.attacks import CONSTRAINTS, eval_mode, pgd
 
 ATTACK = ("constraint", "eps", "steps", "step_size", "random_start", "use_best")
 
@@ -70,10 +70,8 @@ def _diverging(model: nn.Module, x: Tensor, y: Tensor, generator, **attack) -> I
 
     The cross entropy with the clean probabilities as labels is their KL divergence plus a constant.
     """
-    training = model.training
-    with torch.no_grad():
-        clean = softmax(model.eval()(x).float(), 1)
-    model.train(training)
+    with eval_mode(model), torch.no_grad():
+        clean = softmax(model(x).float(), 1)
     yield pgd(model, x, clean, **attack, generator=generator)
 
 

@@ -33,3 +33,19 @@ def convolutional() -> nn.Sequential:
     )  # fmt: skip
     net[1].running_mean.uniform_(-0.5, 0.5)
     return net
+
+
+def blobs(n: int = 42):
+    """Dark images `(n, 3, 6, 6)` of class 0, bright ones of class 1."""
+    y = torch.arange(n) % 2
+    noise = torch.rand(n, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    return 0.4 * noise + 0.6 * y.view(-1, 1, 1, 1), y
+
+
+def learning(**changes) -> dict:
+    """Settings of a `Learner`: two steps of L2 PGD, plain SGD; with changes."""
+    settings = dict(
+        method="pgd", constraint="l2", eps=0.5, steps=2, step_size=0.3, random_start=False,
+        use_best=True, lr=0.1, momentum=0.9, weight_decay=1e-3, nesterov=False, smoothing=0.0,
+        beta=6.0, ema=0.0, precision="float32", accumulate=1, compile=False)  # fmt: skip
+    return settings | changes

@@ -1,0 +1,57 @@
+"""Learning rates against PyTorch's own schedulers."""
+
+import math
+
+import pytest
+import torch
+from torch.optim import lr_scheduler
+
+from classification.schedules import SCHEDULES, learning_rate
+
+TOTAL = 90
+
+
+def theirs(make) -> list[float]:
+    """The rates that a scheduler of PyTorch gives to each of `TOTAL` steps."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.4)
+    scheduler, rates = make(optimizer), []
+    for _ in range(TOTAL):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize(
+    "name, make",
+    [
+        ("constant", lambda o: lr_scheduler.ConstantLR(o, 1)),
+        ("step", lambda o: lr_scheduler.StepLR(o, TOTAL // 3, 0.1)),
+        ("cosine", lambda o: lr_scheduler.CosineAnnealingLR(o, TOTAL)),
+    ],
+)
+def test_equal_to_pytorchs(name, make):
+    ours = [learning_rate(step, TOTAL, 0.4, name) for step in range(TOTAL)]
+    assert ours == pytest.approx(theirs(make))
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("total", [1, 2, 5, 100])
+def test_rates_are_positive_and_reach_the_peak(name, total):
+    rates = [learning_rate(step, total, 0.4, name) for step in range(total)]
+    assert 0 < min(rates) and max(rates) <= 0.4
+    assert max(rates) == pytest.approx(0.4, rel=1 / total if name == "cyclic" else 1e-9)
+
+
+@pytest.mark.parametrize("name, top", [("cyclic", 50), ("one-cycle", 24)])
+def test_one_rise_and_one_fall(name, top):
+    rates = [learning_rate(step, 101, 1.0, name) for step in range(101)]
+    assert rates.index(max(rates)) == top
+    assert rates[: top + 1] == sorted(rates[: top + 1]) and rates[-1] < 0.02
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+
+
+def test_warmup_is_a_straight_line_times_the_schedule():
+    rates = [learning_rate(step, 100, 1.0, "cosine", warmup=4) for step in range(6)]
+    plain = [(1 + math.cos(math.pi * step / 100)) / 2 for step in range(6)]
+    assert rates == pytest.approx([f * r for f, r in zip([0.25, 0.5, 0.75, 1, 1, 1], plain)])
