@@ -8,6 +8,7 @@ equally many steps. Tests are exact: each shard is read once, by one process.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -67,17 +68,15 @@ class TrainingStream:
                 "each; use fewer workers or make smaller shards."
             )
 
-        def endless():
-            while True:
-                empty = True
-                for sample in shards.samples(mine):
-                    empty = False
-                    yield sample
-                if empty:
-                    raise UserError(f"there is no image in {', '.join(mine[:3])}.")
-
+        # Each round through a buffer of its own: one without end would hold images many times.
         number = self._number(1 + self.rank * lanes + lane)
-        return shards.shuffled(endless(), BUFFER, number)
+        for lap in itertools.count():
+            empty = True
+            for sample in shards.shuffled(shards.samples(mine), BUFFER, number + lap):
+                empty = False
+                yield sample
+            if empty:
+                raise UserError(f"there is no image in {', '.join(mine[:3])}.")
 
     def _number(self, which: int) -> int:
         """A seed that no image has."""
