@@ -28,7 +28,8 @@ TEXTURES = {
 }
 PATCH = 32  # pixels
 # Of each photograph's first 512 rows: columns, and pixels from one patch to the next. Training
-# patches overlap; between them and the test patches lies a strip as wide as a patch.
+# patches overlap; between them and the test patches lies a strip as wide as a patch. (The digit
+# scenes of the detectors cut at 384, too: what trains here is never validated on there.)
 TEXTURE_PARTS = {"train": (0, 352, 16), "test": (384, 512, 32)}
 
 FACES_TRAIN = 75  # of the 100 of each class

@@ -173,7 +173,7 @@ def _from_workers(dataset, workers: int, sampler=None) -> Iterator[tuple[Tensor,
                 raise UserError(batch.message)
             yield tuple(batch)
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error) or "exited unexpectedly" not in str(error):
+        if not str(error).startswith("DataLoader worker (pid"):
             raise
         raise UserError(
             f"a process that loads images died ({str(error).splitlines()[0]}); most often "

@@ -68,7 +68,7 @@ class ShardSource:
 
 def are_shards(root) -> bool:
     """Whether `root` names shards rather than an image folder."""
-    if _is_pattern(root) or str(root).endswith((".tar", f"/{INDEX}")):
+    if _is_pattern(root) or str(root).endswith(".tar") or _is_index(root):
         return True
     folder = Path(root)
     return (folder / INDEX).is_file() or next(folder.glob("*.tar"), None) is not None
@@ -76,6 +76,10 @@ def are_shards(root) -> bool:
 
 def _is_pattern(root) -> bool:
     return "{" in str(root) or ";" in str(root) or bool(_URL.match(str(root)))
+
+
+def _is_index(root) -> bool:
+    return str(root).rsplit("/", 1)[-1] == INDEX
 
 
 def open_shards(name: str, row, split: str, root, image_size=None, limit=None) -> ShardSource:
@@ -132,7 +136,7 @@ def _limited(source: ShardSource, limit: int) -> ShardSource:
 
 def _locate(root: str, split: str) -> tuple[list[str], list[int] | None, list[str] | None]:
     """URLs, and sizes and class names where they are known."""
-    if root.endswith(f"/{INDEX}"):
+    if _is_index(root):
         return _indexed(root, split)
     if _is_pattern(root) or root.endswith(".tar"):
         parts = [root] if root.startswith("pipe:") else root.split(";")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,10 +48,10 @@ class Files:
 
     def fingerprint(self, labels: Tensor) -> str:
         """SHA-256 (hex) of names, sizes (bytes) and labels, sorted by name."""
-        digest = hashlib.sha256()
+        digest, numbers = hashlib.sha256(), labels.numpy()
         for i in np.argsort(self.names, kind="stable"):
             size = self.path(i).stat().st_size
-            digest.update(b"%s\0%d\0%d\n" % (self.names[i], size, int(labels[i])))
+            digest.update(b"%s\0%d\0%d\n" % (self.names[i], size, numbers[i]))
         return digest.hexdigest()
 
 
@@ -87,11 +88,11 @@ class Source:
         """An image, `(3, H, W)` or a PIL RGB image of any size, and its label."""
         return self.images[i], int(self.labels[i])
 
-    def read(self, indices: Tensor) -> Tensor | list[Image.Image]:
-        """The images of those numbers: `(n, 3, H, W)`, or a list where they are files."""
+    def read(self, indices: Tensor) -> Tensor | Iterator[Image.Image]:
+        """The images of those numbers: `(n, 3, H, W)`, or one by one where they are files."""
         if isinstance(self.images, Tensor):
             return self.images[indices]
-        return [self.images[i] for i in indices.tolist()]
+        return (self.images[i] for i in indices.tolist())
 
     def fingerprint(self) -> str:
         """SHA-256 (hex): equal for equal images, labels and order; the same on any machine."""

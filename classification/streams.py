@@ -8,12 +8,14 @@ equally many steps. Tests are exact: each shard is read once, by one process.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from classification import shards, transforms
@@ -49,12 +51,18 @@ class TrainingStream:
             taken = [next(stream) for _ in range(share)]
             if batch < self.start:
                 continue  # read, but not decoded
-            pairs = [shards.decode(sample, self.source.classes) for sample in taken]
+            labels: list[int] = []  # filled while the augmentation asks for images, one by one
             first = batch * self.batch_size + self.rank * share
             seeds = transforms.image_seeds(self.seed, self.epoch, np.arange(first, first + share))
             augment = transforms.AUGMENTATIONS[self.augmentation]
-            x = augment([image for image, _ in pairs], seeds, self.source.image_size)
-            yield x, torch.tensor([label for _, label in pairs])
+            x = augment(self._decoded(taken, labels), seeds, self.source.image_size)
+            yield x, torch.tensor(labels)
+
+    def _decoded(self, taken: list[dict], labels: list[int]) -> Iterator[Image.Image]:
+        for sample in taken:
+            image, label = shards.decode(sample, self.source.classes)
+            labels.append(label)
+            yield image
 
     def _samples(self, lane: int, lanes: int) -> Iterator[dict]:
         """Without end: the shards of one worker, again and again."""
@@ -67,17 +75,15 @@ class TrainingStream:
                 "each; use fewer workers or make smaller shards."
             )
 
-        def endless():
-            while True:
-                empty = True
-                for sample in shards.samples(mine):
-                    empty = False
-                    yield sample
-                if empty:
-                    raise UserError(f"there is no image in {', '.join(mine[:3])}.")
-
+        # Each round through a buffer of its own: one without end would hold images many times.
         number = self._number(1 + self.rank * lanes + lane)
-        return shards.shuffled(endless(), BUFFER, number)
+        for lap in itertools.count():
+            empty = True
+            for sample in shards.shuffled(shards.samples(mine), BUFFER, number + lap):
+                empty = False
+                yield sample
+            if empty:
+                raise UserError(f"there is no image in {', '.join(mine[:3])}.")
 
     def _number(self, which: int) -> int:
         """A seed that no image has."""
@@ -119,17 +125,22 @@ class TestingStream:
         return sum(self.source.sizes[self.rank :: self.world])
 
     def check(self, seen: int) -> None:
-        """Refuse another number of images than there are.
-
-        Raises:
-            UserError: so it is.
-        """
+        """Refuse another number of images than this rank should see, as far as that is known."""
         expected = self.expected()
-        if expected is not None and seen != expected:
-            raise UserError(
-                f"{seen} images were read from the {self.source.split} shards of "
-                f"{self.source.name}, {expected} are expected: a shard is cut, changed or missing."
-            )
+        check_count(self.source, seen, seen if expected is None else expected)
+
+
+def check_count(source: ShardSource, seen: int, expected: int) -> None:
+    """Refuse a test of another number of images than there are.
+
+    Raises:
+        UserError: so it is.
+    """
+    if seen != expected:
+        raise UserError(
+            f"{seen} images were read from the {source.split} shards of {source.name}, {expected} "
+            "are expected: a shard is cut, changed or missing."
+        )
 
 
 def _stacked(pairs: list) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,12 @@
 """Every image transform. Randomness comes from a seed per image, and from nothing else.
 
 An augmentation is `(images, seeds, size) -> x`: `images` a tensor `(n, 3, H, W)`, uint8 in [0, 255]
-or float32 in [0, 1], or a list of PIL RGB images of any sizes; `seeds` `(n,)` uint64, see
+or float32 in [0, 1], or PIL RGB images of any sizes; `seeds` `(n,)` uint64, see
 `image_seeds`; `size` the height and width of the result in pixels; `x` `(n, 3, size, size)` float32
 in [0, 1].
 """
 
+from collections.abc import Iterable
 from functools import partial
 
 import numpy as np
@@ -54,7 +55,7 @@ def _mix(z: np.ndarray) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
-def centred(images: Tensor | list, size: int) -> Tensor:
+def centred(images: Tensor | Iterable, size: int) -> Tensor:
     """`(n, 3, size, size)` float32 in [0, 1]: the middle of each image, enlarged as in training.
 
     Images that have the size already stay as they are.
@@ -62,7 +63,7 @@ def centred(images: Tensor | list, size: int) -> Tensor:
     return _to_unit(_fit(images, size, round(size * TEST_SCALE)))
 
 
-def _fit(images: Tensor | list, size: int, shorter: int) -> Tensor:
+def _fit(images: Tensor | Iterable, size: int, shorter: int) -> Tensor:
     """`(n, 3, size, size)`: the shorter side resized to `shorter` pixels, then the centre."""
     if isinstance(images, Tensor) and images.shape[2:] == (size, size):
         return images

@@ -73,9 +73,9 @@ def test_scenes_are_repeatable():
 
 
 def test_pretraining_has_seen_no_validation_digit():
-    from classification import datasets
+    from classification import embedded
 
-    assert digit_scenes.DIGITS_TRAIN == datasets.DIGITS_TRAIN
+    assert digit_scenes.DIGITS_TRAIN == embedded.DIGITS_TRAIN
 
 
 def test_training_and_validation_share_no_digit_and_no_texture():

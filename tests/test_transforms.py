@@ -1,12 +1,29 @@
-"""Augmentations against a slow, obvious version."""
+"""Augmentations against slow, obvious versions, torchvision and the robustness library."""
 
+import numpy as np
+import pytest
 import torch
+from PIL import Image
+from torchvision import transforms as tv
+from torchvision.transforms import functional as tvf
 
-from classification.transforms import random_shift
+from classification import transforms
+from classification.transforms import AUGMENTATIONS, draw, image_seeds, random_shift
 
 
 def images(n=64):
     return torch.rand(n, 2, 5, 7, generator=torch.Generator().manual_seed(0)) + 0.1  # no zeros
+
+
+def photos(n=3, height=40, width=50):
+    """PIL images with structure at several scales."""
+    rng = np.random.default_rng(1)
+    small = rng.integers(0, 256, (n, 8, 8, 3), np.uint8)
+    return [Image.fromarray(pixels).resize((width, height), Image.BICUBIC) for pixels in small]
+
+
+def stacked(pictures):
+    return torch.stack([tvf.pil_to_tensor(picture) for picture in pictures])
 
 
 def shifted(image, down, right):
@@ -41,3 +58,117 @@ def test_the_generator_alone_decides():
     draws = [random_shift(x, 3, torch.Generator().manual_seed(seed)) for seed in (4, 4, 5)]
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name, pad, flips", [("shift2", 2, {0}), ("crop4_flip", 4, {0, 1})])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_crops_are_torchvisions_at_every_offset(name, pad, flips, dtype):
+    x = torch.randint(1, 256, (150, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    x = x.to(torch.uint8) if dtype == torch.uint8 else x / 255
+    kept = x.clone()
+    y = AUGMENTATIONS[name](x, image_seeds(0, 0, range(150)), 8)
+    assert torch.equal(x, kept), "the data itself was changed"
+    x = x.float() / 255 if dtype == torch.uint8 else x
+    seen = set()
+    for before, after in zip(x, y, strict=True):
+        padded = tvf.pad(before, pad)
+        seen |= {
+            (down, right, flip)
+            for down in range(2 * pad + 1)
+            for right in range(2 * pad + 1)
+            for flip in (0, 1)
+            if torch.equal(tvf.crop(padded, down, right, 8, 8).flip([2] * flip), after)
+        }
+    assert len(seen) > 20 and {flip for *_, flip in seen} == flips
+    assert {d for d, *_ in seen} == {r for _, r, _ in seen} == set(range(2 * pad + 1))
+
+
+def test_half_of_the_images_are_mirrored():
+    x = torch.arange(16.0).expand(2000, 3, 16, 16) / 16 + 0.01
+    y = AUGMENTATIONS["crop4_flip"](x, image_seeds(1, 2, range(2000)), 16)
+    middle = y[:, 0, 8, 7:9]  # inside for each shift
+    assert 0.46 < (middle[:, 1] < middle[:, 0]).float().mean() < 0.54
+
+
+def test_the_published_models_augmentation_is_the_robustness_librarys():
+    augmentation = pytest.importorskip("robustness.data_augmentation")
+    pictures, seeds = photos(4, 300, 400), image_seeds(0, 3, range(4))
+    found = AUGMENTATIONS["imagenet"](pictures, seeds, 224)
+    for picture, seed, x in zip(pictures, seeds.tolist(), found, strict=True):
+        torch.manual_seed(seed)
+        # Theirs leaves [0, 1]; the attacks' contract does not.
+        expected = augmentation.TRAIN_TRANSFORMS_IMAGENET(picture).clamp(0, 1)
+        torch.testing.assert_close(x, expected, rtol=0, atol=1e-6)
+    assert torch.equal(
+        torch.tensor(transforms.PCA_EIGENVECTORS), augmentation.IMAGENET_PCA["eigvec"]
+    )
+
+
+def test_the_plain_imagenet_augmentation_is_torchvisions():
+    pictures, seeds = photos(4), image_seeds(0, 3, range(4))
+    expected = tv.Compose([tv.RandomResizedCrop(24), tv.RandomHorizontalFlip(), tv.ToTensor()])
+    found = AUGMENTATIONS["imagenet_plain"](pictures, seeds, 24)
+    for picture, seed, x in zip(pictures, seeds.tolist(), found, strict=True):
+        torch.manual_seed(seed)
+        assert torch.equal(x, expected(picture))
+    assert torch.equal(found, AUGMENTATIONS["imagenet_plain"](stacked(pictures), seeds, 24))
+
+
+def test_lighting_has_the_covariance_of_its_definition():
+    torch.manual_seed(0)
+    grey = torch.full((3, 1, 1), 0.5)
+    noise = torch.stack([transforms.lighting(grey) - 0.5 for _ in range(20000)]).flatten(1).double()
+    vectors = torch.tensor(transforms.PCA_EIGENVECTORS).double()
+    deviations = 0.05 * torch.tensor(transforms.PCA_EIGENVALUES).double()
+    expected = vectors @ torch.diag(deviations**2) @ vectors.T
+    assert noise.mean(0).abs().max() < 3e-4
+    torch.testing.assert_close(noise.T.cov(), expected, rtol=0.05, atol=1e-7)
+
+
+@pytest.mark.parametrize("size, shape", [(224, (300, 400)), (32, (40, 50)), (24, (24, 30))])
+def test_test_images_are_torchvisions_resize_and_crop(size, shape):
+    expected = tv.Compose([tv.Resize(round(size * 256 / 224)), tv.CenterCrop(size), tv.ToTensor()])
+    pictures = photos(2, *shape)
+    truth = torch.stack([expected(picture) for picture in pictures])
+    assert torch.equal(transforms.centred(pictures, size), truth)
+    assert torch.equal(transforms.centred(stacked(pictures), size), truth)
+
+
+def test_images_of_the_right_size_are_not_touched():
+    pictures = photos(2, 32, 32)
+    truth = torch.stack([tvf.to_tensor(picture) for picture in pictures])
+    for x in (pictures, stacked(pictures), truth):
+        assert torch.equal(transforms.centred(x, 32), truth)
+        assert torch.equal(AUGMENTATIONS["none"](x, image_seeds(0, 0, [0, 1]), 32), truth)
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize(
+    "make", [photos, lambda: stacked(photos()), lambda: stacked(photos()) / 255]
+)
+def test_every_augmentation_takes_everything_and_depends_on_the_seeds_alone(name, make):
+    augment, seeds = AUGMENTATIONS[name], image_seeds(0, 0, range(3))
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    x = augment(make(), seeds, 24)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert x.shape == (3, 3, 24, 24) and x.dtype == torch.float32
+    assert 0 <= x.min() and x.max() <= 1
+    torch.manual_seed(6)
+    one_by_one = [augment(make()[i : i + 1], seeds[i : i + 1], 24) for i in range(3)]
+    assert torch.equal(torch.cat(one_by_one), x)
+    assert name == "none" or not torch.equal(augment(make(), seeds[::-1].copy(), 24), x)
+
+
+def test_seeds_differ_and_their_numbers_are_uniform():
+    seeds = [image_seeds(s, e, range(500)) for s in range(4) for e in range(4)]
+    assert len(set(np.concatenate(seeds).tolist())) == 8000
+    numbers = draw(np.concatenate(seeds), 4)
+    assert numbers.shape == (8000, 4) and 0 <= numbers.min() and numbers.max() < 1
+    assert np.abs(numbers.mean(0) - 0.5).max() < 0.015
+    assert np.abs(np.cov(numbers.T) - np.eye(4) / 12).max() < 0.003
+    # Pinned: other numbers would be other training runs under the same settings.
+    assert image_seeds(0, 0, [0]).tolist() == [PINNED]
+
+
+PINNED = 2558736989570252433
