@@ -6,11 +6,13 @@ from functools import partial
 
 import pytest
 import robustness_bridge
+import small_models
 import torch
 from conftest import random_network
 from torch import nn
 
-from classification import attacks, engine
+from classification import attacks
+from classification.learner import Learner
 from classification.models import load_classifier
 from robust_backbones import checkpoint, export
 
@@ -205,9 +207,11 @@ def test_training_steps_agree(library, network, constraint, use_best):
         settings, "train", batches, theirs, sgd(theirs.parameters()), 0, True, None
     )
     ours = robustness_bridge.as_ours(model).double()
-    adversary = partial(attacks.pgd, constraint=constraint, eps=eps, step_size=step_size, steps=3,
-                        use_best=use_best)  # fmt: skip
-    engine.train_one_epoch(ours, batches, sgd(ours.parameters()), lambda step: 0.05, adversary)
+    learner = Learner(ours, small_models.learning(
+        constraint=constraint, eps=eps, step_size=step_size, steps=3, use_best=use_best,
+        weight_decay=0.01))  # fmt: skip
+    for images, labels in batches:
+        learner.step(images, labels, [0.05], seed=0)
 
     for name, expected in twin.state_dict().items():  # BatchNorm's statistics too
         torch.testing.assert_close(model.state_dict()[name], expected, rtol=0, atol=1e-4, msg=name)

@@ -1,0 +1,71 @@
+"""What is shown: on a terminal, in a log, as files."""
+
+import json
+
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from classification import progress
+
+HISTORY = [
+    {"epoch": 1, "train_loss": 2.0, "train_top1": 10.0, "clean_loss": 1.9, "clean_top1": 20.0},
+    {"epoch": 2, "train_loss": 1.0, "train_top1": 30.0, "clean_loss": 1.5, "clean_top1": 40.0,
+     "adversarial_loss": 3.0, "adversarial_top1": 5.0},
+]  # fmt: skip
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_line_counts_and_tells_the_time_left(clock, monkeypatch, capsys, terminal):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
+    line = progress.ProgressLine(epochs=2, per_epoch=1000)
+    clock[0] += 10
+    line.show(100, epoch=0, done=100, loss=1.25, top1=50)
+    expected = "epoch 1/2: 100/1000 images, 10 images/s, loss 1.250, accuracy 50.0 %, 0:03:10 left"
+    assert (expected in capsys.readouterr().err) == terminal
+    clock[0] += 60
+    line.show(600, epoch=1, done=200, loss=1.0, top1=50)
+    assert "epoch 2/2: 200/1000 images, 10 images/s" in capsys.readouterr().err
+
+
+def test_evaluations_do_not_slow_the_rate(clock):
+    line = progress.ProgressLine(1, 100)
+    clock[0] += 5
+    line.show(50, 0, 50, 1.0, 0.0)
+    line.pause()
+    clock[0] += 1000
+    line.resume()
+    assert line.rate == 10
+
+
+@pytest.mark.parametrize("seconds, text", [(5, "0:00:05"), (65, "0:01:05"), (3725.4, "1:02:05")])
+def test_clock(seconds, text):
+    assert progress.clock(seconds) == text
+
+
+def test_history_is_one_object_a_line(tmp_path):
+    progress.write_history(tmp_path / "m.jsonl", HISTORY)
+    read = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
+    assert read == HISTORY
+
+
+def test_tensorboard_has_each_number_once_though_written_twice(tmp_path):
+    progress.write_tensorboard(tmp_path, HISTORY[:1])
+    progress.write_tensorboard(tmp_path, HISTORY)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("clean_top1")] == [(1, 20), (2, 40)]
+    assert "adversarial_loss" in events.Tags()["scalars"] and len(list(tmp_path.iterdir())) == 1
+
+
+def test_curves_are_a_picture(tmp_path):
+    progress.draw_curves(tmp_path / "c.png", HISTORY, "title")
+    with Image.open(tmp_path / "c.png") as image:
+        assert image.size[0] > 800 and len(image.getcolors(1 << 24)) > 3  # lines were drawn
