@@ -1,21 +1,22 @@
-"""Datasets: one row each. `load` gives images in [0, 1] and only then imports torch."""
+"""Datasets: one row each. `open_split` opens one and only then imports torch."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from classification import embedded
 from robust_backbones.errors import UserError
 from robust_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Of scikit-learn's 1,797 digits in their own order. The set goes writer by writer, so cutting it
-# once leaves the test digits to writers who are mostly not in the training part.
-DIGITS_TRAIN = 1437
+    from classification.sources import Source
+
+SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -24,57 +25,96 @@ class Dataset:
 
     Attributes:
         classes: number of classes.
-        image_size: height and width of the images, pixels.
+        image_size: height and width of the images that a classifier of it sees, pixels.
         mean, std: RGB statistics that a classifier of it normalises with, for images in [0, 1].
-        read: `(split)` -> images `(N, 3, H, W)` float in [0, 1] and labels `(N,)` int64.
-        splits: what `read` takes; the test split is for the final figures only.
+        augmentation: a key of `transforms.AUGMENTATIONS`, for training.
+        read: `(split, root)` -> images, labels, class names, as in `sources.Source`; `split` is
+            train or test.
+        images: split -> number of images, where known; another number is an error.
+        needs_root: whether the user says where the data lies.
     """
 
     classes: int
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    read: Callable[[str], tuple[Tensor, Tensor]]
-    splits: tuple[str, ...] = ("train", "test")
-
-
-def _read_digits(split: str) -> tuple[Tensor, Tensor]:
-    """scikit-learn's real handwritten digits, 8x8 grey enlarged to 32x32 with equal channels."""
-    import torch
-    from sklearn.datasets import load_digits
-    from torch.nn.functional import interpolate
-
-    digits = load_digits()
-    rows = slice(None, DIGITS_TRAIN) if split == "train" else slice(DIGITS_TRAIN, None)
-    grey = torch.from_numpy(digits.images[rows]).float().unsqueeze(1) / 16  # 0..16 in the source
-    # Enlarging by 4 has binary fractions as weights: exact, hence the same fingerprint anywhere.
-    images = interpolate(grey, size=(32, 32), mode="bilinear", align_corners=False)
-    return images.repeat(1, 3, 1, 1), torch.from_numpy(digits.target[rows]).long()
+    augmentation: str
+    read: Callable
+    images: dict[str, int]
+    needs_root: bool = False
 
 
 DATASETS = {
     # ImageNet's statistics, so that the weights fit the detector's input contract as they are.
-    "digits": Dataset(10, 32, IMAGENET_MEAN, IMAGENET_STD, _read_digits),
-}
+    "digits": Dataset(10, 32, IMAGENET_MEAN, IMAGENET_STD, "shift2", embedded.read_digits,
+                      {"train": 1437, "test": 360}),
+}  # fmt: skip
+
+
+def open_split(name: str, split: str, root: Path | None = None, *, image_size: int | None = None,
+               limit: int | None = None, held_out: float = 0.0) -> Source:  # fmt: skip
+    """Open one split.
+
+    Args:
+        name: a key of `DATASETS`.
+        split: `train`, `test`, or `val`: the held-out part of the training images.
+        root: where the data lies, for datasets that are not embedded.
+        image_size: height and width to train and test with, pixels (default: the dataset's).
+        limit: only so many images, as many of each class as possible, always the same ones.
+        held_out: part of each class of the training images, in [0, 1), that `val` has and `train`
+            lacks.
+
+    Raises:
+        UserError: unknown name or split, no root, or the data is not as expected.
+    """
+    from classification import sources
+
+    row = _row(name, split, root)
+    if split == "val" and not held_out:
+        raise UserError(f"{name} has no split 'val' of its own; say which part to hold out.")
+    source = _open(name, row, "train" if split == "val" else split, root, image_size)
+    if held_out and split != "test":
+        mask = sources.held_out(source.labels, held_out)
+        source = source.subset((mask if split == "val" else ~mask).nonzero().flatten())
+    if limit is not None:
+        if not source.classes <= limit <= len(source):
+            raise UserError(f"a limit of {limit} images is not possible: {name} {split} has "
+                            f"{source.classes} classes and {len(source)} images.")  # fmt: skip
+        source = source.subset(sources.balanced(source.labels, limit))
+    return source
+
+
+def _row(name: str, split: str, root) -> Dataset:
+    if name not in DATASETS:
+        raise UserError(f"dataset '{name}' is unknown; one of: {', '.join(DATASETS)}.")
+    if split not in SPLITS:
+        raise UserError(f"split '{split}' is unknown to {name}; one of: {', '.join(SPLITS)}.")
+    if DATASETS[name].needs_root and root is None:
+        raise UserError(f"{name} is not embedded; say where it lies with --data PATH.")
+    return DATASETS[name]
+
+
+def _open(name: str, row: Dataset, split: str, root, image_size: int | None) -> Source:
+    from classification.sources import Source
+
+    images, labels, class_names = row.read(split, root)
+    return Source(name=name, split=split, classes=row.classes,
+                  image_size=image_size or row.image_size, mean=row.mean, std=row.std,
+                  augmentation=row.augmentation, images=images, labels=labels,
+                  class_names=class_names)  # fmt: skip
 
 
 def load(name: str, split: str) -> tuple[Tensor, Tensor]:
-    """Images `(N, 3, H, W)` float RGB in [0, 1] and labels `(N,)` int64, in the dataset's order.
+    """Images `(N, 3, H, W)` float RGB in [0, 1] and labels `(N,)` int64 of an embedded dataset.
 
     Raises:
         UserError: `name` is not in `DATASETS`, or the dataset has no such split.
     """
-    if name not in DATASETS:
-        raise UserError(f"dataset '{name}' is unknown; one of: {', '.join(DATASETS)}.")
-    row = DATASETS[name]
-    if split not in row.splits:
-        raise UserError(f"split '{split}' is unknown to {name}; one of: {', '.join(row.splits)}.")
-    return row.read(split)
+    return _row(name, split, None).read(split, None)[:2]
 
 
 def fingerprint(images: Tensor, labels: Tensor) -> str:
-    """SHA-256 (hex) of the shape, the float32 values and the labels, in their order."""
-    digest = hashlib.sha256(repr(tuple(images.shape)).encode())
-    digest.update(images.cpu().contiguous().numpy().astype("<f4").tobytes())
-    digest.update(labels.cpu().contiguous().numpy().astype("<i8").tobytes())
-    return digest.hexdigest()
+    """See `sources.fingerprint`."""
+    from classification import sources
+
+    return sources.fingerprint(images, labels)

@@ -1,8 +1,119 @@
-"""Every image transform. Randomness comes from a passed `torch.Generator`."""
+"""Every image transform. Randomness comes from a seed per image, and from nothing else.
 
+An augmentation is `(images, seeds, size) -> x`: `images` a tensor `(n, 3, H, W)`, uint8 in [0, 255]
+or float32 in [0, 1], or a list of PIL RGB images of any sizes; `seeds` `(n,)` uint64, see
+`image_seeds`; `size` the height and width of the result in pixels; `x` `(n, 3, size, size)` float32
+in [0, 1].
+"""
+
+from functools import partial
+
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad as zero_pad
+from torchvision import transforms as tv
+from torchvision.transforms import functional as tvf
+
+TEST_SCALE = 256 / 224  # shorter side before the centre crop, relative to the crop
+# PCA of ImageNet's RGB values in [0, 1], as AlexNet's successors and the robustness library have it
+PCA_EIGENVALUES = (0.2175, 0.0188, 0.0045)
+PCA_EIGENVECTORS = (
+    (-0.5675, 0.7192, 0.4009),
+    (-0.5808, -0.0045, -0.8140),
+    (-0.5836, -0.6948, 0.4203),
+)  # one column each
+LIGHTING_STD = 0.05
+JITTER = 0.1  # of brightness, contrast and saturation
+
+
+def image_seeds(seed: int, epoch: int, positions) -> np.ndarray:
+    """One uint64 per image of an epoch.
+
+    Args:
+        seed, epoch: at least 0.
+        positions: `(n,)` int, places in the order of the epoch.
+    """
+    base = _mix(_mix(np.array([seed], np.uint64)) + np.array([epoch], np.uint64))
+    return _mix(base + np.asarray(positions).astype(np.uint64))
+
+
+def draw(seeds: np.ndarray, count: int) -> np.ndarray:
+    """`(n, count)` float64, uniform in [0, 1): row i is a function of seed i alone."""
+    steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return (_mix(seeds[:, None] + steps) >> np.uint64(11)) / 2.0**53
+
+
+def _mix(z: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64: equal for equal numbers, else as good as independent."""
+    z = z + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def centred(images: Tensor | list, size: int) -> Tensor:
+    """`(n, 3, size, size)` float32 in [0, 1]: the middle of each image, enlarged as in training.
+
+    Images that have the size already stay as they are.
+    """
+    return _to_unit(_fit(images, size, round(size * TEST_SCALE)))
+
+
+def _fit(images: Tensor | list, size: int, shorter: int) -> Tensor:
+    """`(n, 3, size, size)`: the shorter side resized to `shorter` pixels, then the centre."""
+    if isinstance(images, Tensor) and images.shape[2:] == (size, size):
+        return images
+    return torch.stack([_fit_one(image, size, shorter) for image in images])
+
+
+def _fit_one(image, size: int, shorter: int) -> Tensor:
+    image = _as_pil(image)
+    height, width = image.shape[1:] if isinstance(image, Tensor) else (image.height, image.width)
+    if (height, width) != (size, size):
+        image = tvf.center_crop(tvf.resize(image, shorter, antialias=True), [size, size])
+    return image if isinstance(image, Tensor) else tvf.pil_to_tensor(image)
+
+
+def _as_pil(image):
+    """uint8 tensors as PIL images, so that both are resized in the same way."""
+    if isinstance(image, Tensor) and image.dtype == torch.uint8:
+        return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    return image
+
+
+def _to_unit(x: Tensor) -> Tensor:
+    return x.float().div_(255) if x.dtype == torch.uint8 else x.float()
+
+
+def _plain(images, seeds, size: int) -> Tensor:
+    return _to_unit(_fit(images, size, size))
+
+
+def _crop_flip(images, seeds, size: int, *, pad: int, flip: bool) -> Tensor:
+    """Zeros around, then a random piece of the size, and half of the images mirrored."""
+    x = _fit(images, size, size)
+    numbers = draw(seeds, 3)
+    down, right = torch.from_numpy((numbers[:, :2] * (2 * pad + 1)).astype(np.int64).T)
+    x = crop(x, down, right, pad)
+    if flip:
+        mirrored = torch.from_numpy(numbers[:, 2] < 0.5)
+        x[mirrored] = x[mirrored].flip(3)
+    return _to_unit(x)
+
+
+def crop(x: Tensor, down: Tensor, right: Tensor, pad: int) -> Tensor:
+    """From each image with `pad` zeros around it, the piece of the old size that starts there.
+
+    Args:
+        x: images `(N, C, H, W)`.
+        down, right: `(N,)` int64 in [0, 2 * pad]; `pad` leaves the image as it is.
+        pad: pixels.
+    """
+    height, width = x.shape[2:]
+    windows = zero_pad(x, [pad] * 4).unfold(2, height, 1).unfold(3, width, 1)
+    return windows[torch.arange(len(x), device=x.device), :, down, right]
 
 
 def random_shift(x: Tensor, pad: int, generator: torch.Generator) -> Tensor:
@@ -12,14 +123,42 @@ def random_shift(x: Tensor, pad: int, generator: torch.Generator) -> Tensor:
         x: images `(N, C, H, W)`.
         pad: largest shift, pixels, at least 0.
         generator: on the CPU; two numbers per image are drawn.
-
-    Returns:
-        Images of the same shape.
     """
-    n, _, height, width = x.shape
-    down, right = torch.randint(0, 2 * pad + 1, (2, n), generator=generator).to(x.device)
-    rows = down.view(n, 1, 1) + torch.arange(height, device=x.device).view(1, height, 1)
-    columns = right.view(n, 1, 1) + torch.arange(width, device=x.device).view(1, 1, width)
-    images = torch.arange(n, device=x.device).view(n, 1, 1)
-    shifted = zero_pad(x, [pad] * 4).permute(0, 2, 3, 1)[images, rows, columns]  # (N, H, W, C)
-    return shifted.permute(0, 3, 1, 2)
+    down, right = torch.randint(0, 2 * pad + 1, (2, len(x)), generator=generator).to(x.device)
+    return crop(x, down, right, pad)
+
+
+def lighting(x: Tensor) -> Tensor:
+    """Add noise along the principal colours to an image `(3, H, W)`; torch's global generator."""
+    alpha = torch.empty(3).normal_(0, LIGHTING_STD)
+    colour = (torch.tensor(PCA_EIGENVECTORS) * alpha * torch.tensor(PCA_EIGENVALUES)).sum(1)
+    # The library that made the published models leaves [0, 1] here; attacks need images inside it.
+    return (x + colour.view(3, 1, 1)).clamp_(0, 1)
+
+
+def _one_by_one(images, seeds, size: int, *, colours: bool) -> Tensor:
+    """torchvision's transforms, which draw from the global generator: lent to each image anew."""
+    steps = [tv.RandomResizedCrop(size), tv.RandomHorizontalFlip()]
+    if colours:
+        steps.append(tv.ColorJitter(JITTER, JITTER, JITTER))
+    pipeline = tv.Compose(steps)
+    generator = torch.default_generator  # torch.manual_seed would reseed the GPU's as well
+    before, done = generator.get_state(), []
+    try:
+        for image, seed in zip(images, seeds.tolist(), strict=True):
+            generator.manual_seed(seed)
+            image = pipeline(_as_pil(image))
+            x = _to_unit(image if isinstance(image, Tensor) else tvf.pil_to_tensor(image))
+            done.append(lighting(x) if colours else x)
+    finally:
+        generator.set_state(before)
+    return torch.stack(done)
+
+
+AUGMENTATIONS = {
+    "none": _plain,
+    "shift2": partial(_crop_flip, pad=2, flip=False),
+    "crop4_flip": partial(_crop_flip, pad=4, flip=True),
+    "imagenet": partial(_one_by_one, colours=True),  # as the published models were made
+    "imagenet_plain": partial(_one_by_one, colours=False),
+}

@@ -8,14 +8,15 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from classification.datasets import DATASETS, DIGITS_TRAIN, fingerprint, load
+from classification.datasets import DATASETS, fingerprint, load
+from classification.embedded import DIGITS_TRAIN
 from robust_backbones.errors import UserError
 
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_every_row_keeps_its_promises(name):
     row = DATASETS[name]
-    for split in row.splits:
+    for split in row.images:
         images, labels = load(name, split)
         assert images.shape == (len(labels), 3, row.image_size, row.image_size)
         assert images.dtype == torch.float32 and labels.dtype == torch.int64
@@ -58,7 +59,7 @@ def test_fingerprints_tell_data_apart():
     "name, split, message",
     [
         ("mnist", "train", "dataset 'mnist' is unknown; one of: digits"),
-        ("digits", "val", "split 'val' is unknown to digits; one of: train, test"),
+        ("digits", "dev", "split 'dev' is unknown to digits; one of: train, val, test"),
     ],
 )
 def test_wrong_names(name, split, message):

@@ -23,9 +23,9 @@ FEW = ["--epochs", "2", "--batch-size", "12", "--steps", "1", "--eval-steps", "2
 def few_digits(monkeypatch):
     row = DATASETS["digits"]
 
-    def read(split):
-        images, labels = row.read(split)
-        return images[:25], labels[:25]
+    def read(split, root=None):
+        images, labels, names = row.read(split)
+        return images[:25], labels[:25], names
 
     monkeypatch.setitem(DATASETS, "digits", dataclasses.replace(row, read=read))
 
@@ -64,7 +64,7 @@ def test_the_checkpoint_is_a_classifier_that_others_can_read(done):
     assert found.metadata["step_size"] == pytest.approx(2 / 3)
     assert {"mean", "std", "code_version"} <= set(found.metadata)
     model = load_classifier(done / "checkpoint.pt")
-    images, labels = DATASETS["digits"].read("test")
+    images, labels, _ = DATASETS["digits"].read("test")
     assert engine.evaluate(model, images, labels, 25) == lines(done)[-1]["clean_top1"]
 
 
