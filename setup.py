@@ -46,8 +46,9 @@ setup(
         "jinja2",
     ],
     extras_require={
+        "attacks": ["pyautoattack"],  # classification.robustness_eval --autoattack
         "dill": ["dill"],  # --allow-pickle for files written by the robustness library
         # The paper's own library and timm: our files and networks are tested against theirs.
-        "dev": ["pytest", "ruff", "dill", "robustness", "timm"],
+        "dev": ["pytest", "ruff", "dill", "robustness", "timm", "pyautoattack"],
     },
 )

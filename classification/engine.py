@@ -25,7 +25,7 @@ def choose_device(wanted: str | None) -> torch.device:
     cuda = torch.cuda.is_available()
     if wanted is None:
         if not cuda:
-            print("no GPU found: training on the CPU", flush=True)
+            print("no GPU found: running on the CPU", flush=True)
         return torch.device("cuda" if cuda else "cpu")
     try:
         device = torch.device(wanted)

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 # torch, and what imports it, waits for `main`: --help is to come at once.
-from classification import options
+from classification import options, runs
 from classification.datasets import DATASETS
 from robust_backbones import __version__, results
 from robust_backbones.errors import UserError, user_errors
@@ -73,7 +73,7 @@ def main(argv=None) -> None:
     args = parser().parse_args(argv)
     with user_errors():
         settings = _settings(args)
-        if not _finished(args.output, settings):
+        if not runs.finished(args.output, settings):
             _run(args, settings)
 
 
@@ -111,26 +111,6 @@ def _settings(args) -> dict:
             "use_best": True,
         },
     }
-
-
-def _finished(output: Path, settings: dict) -> bool:
-    """Whether the very run is done; raises UserError if another one is."""
-    result = output / "result.json"
-    if not result.exists():
-        return False
-    from classification.engine import differences
-
-    try:
-        found = json.loads(result.read_text(encoding="utf-8"))["settings"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{result} is not a result file; choose another --output.") from None
-    if different := differences(found, settings):
-        raise UserError(
-            f"{output} holds a finished run with other settings: {different}; choose another "
-            "--output."
-        )
-    print(f"{output} holds this run already, finished; nothing to do.")
-    return True
 
 
 def _run(args, settings: dict) -> None:
