@@ -126,7 +126,7 @@ def draw(found: dict[str, dict], path: Path) -> None:
         high = [max(0.0, row["interval"][1] - row["accuracy"]) for row in rows]
         worst = title.startswith("worst")
         axes.errorbar(eps, accuracy, yerr=(low, high), marker="o", capsize=3, label=title,
-                      color="black" if worst else None, linestyle=":" if worst else "-")  # fmt: skip
+                      color="black" if worst else None, ls=":" if worst else "-")  # fmt: skip
     constraint = found["clean"]["constraint"]
     unit = "L2 norm over the image" if constraint == "l2" else "L∞, pixels in [0, 1]"
     axes.set(xlabel=f"eps ({unit})", ylabel="accuracy, % (95 % intervals)", ylim=(-2, 102))
