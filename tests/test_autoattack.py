@@ -32,7 +32,7 @@ def short(monkeypatch):
         monkeypatch.setattr(cls, "perturb", perturb)
 
 
-@pytest.mark.parametrize("constraint, eps, norm", [("l2", 0.5, "L2"), ("linf", 8 / 255, "Linf")])
+@pytest.mark.parametrize("constraint, eps, norm", [("l2", 1.0, "L2"), ("linf", 0.1, "Linf")])
 def test_the_parts_together_are_the_packages_own_run(constraint, eps, norm):
     model, (x, y) = trained(), digits(12)
     plan = [Attack("clean", constraint, 0.0), Attack("pgd", constraint, eps, 10)]
@@ -61,7 +61,7 @@ def test_few_classes(classes):
 
 def test_it_is_quiet_and_leaves_everything_as_it_was(capfd):
     model, (x, y) = trained(), digits(4)
-    model.train()
+    model.train().zero_grad()
     state, trace, logger = torch.get_rng_state(), sys.gettrace(), logging.getLogger("auto-attack")
     for part in ("apgd-ce", "fab-t"):
         autoattack(model, x, y, constraint="l2", eps=0.1, part=part, classes=10, seed=1)
