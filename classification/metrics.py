@@ -59,4 +59,6 @@ def wilson(right: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     share = right / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, 100 * (centre - half)), min(100.0, 100 * (centre + half))
+    # Its ends at 0 and at n are exact, but for rounding.
+    low, high = 100 * (centre - half), 100 * (centre + half)
+    return (low if right else 0.0), (high if right < n else 100.0)
