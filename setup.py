@@ -46,9 +46,10 @@ setup(
         "jinja2",
     ],
     extras_require={
+        "attacks": ["pyautoattack"],  # classification.robustness_eval --autoattack
         "dill": ["dill"],  # --allow-pickle for files written by the robustness library
         "shards": ["webdataset>=1.0"],  # training data as tar files, local or remote
         # The paper's own library and timm: our files and networks are tested against theirs.
-        "dev": ["pytest", "ruff", "dill", "robustness", "timm", "webdataset"],
+        "dev": ["pytest", "ruff", "dill", "robustness", "timm", "webdataset", "pyautoattack"],
     },
 )

@@ -1,4 +1,7 @@
-"""Accuracies, always in percent."""
+"""Accuracies, always in percent, and how sure they are."""
+
+import math
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -37,3 +40,25 @@ def mean_per_class(predictions: Tensor, labels: Tensor, classes: int) -> float:
         raise UserError(f"no image of class {empty}; every one of {classes} classes needs one.")
     right = torch.bincount(labels[predictions == labels], minlength=classes)
     return 100 * (right.double() / counts).mean().item()
+
+
+def wilson(right: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of an accuracy, in percent: sound near 0 and 100 %, and for small n.
+
+    Args:
+        right: images classified correctly.
+        n: images.
+        confidence: probability, in (0, 1), with which such intervals cover the true accuracy.
+
+    Raises:
+        UserError: there are no images.
+    """
+    if n == 0:
+        raise UserError("accuracy of 0 images asked for; give at least one.")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = right / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    # Its ends at 0 and at n are exact, but for rounding.
+    low, high = 100 * (centre - half), 100 * (centre + half)
+    return (low if right else 0.0), (high if right < n else 100.0)

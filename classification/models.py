@@ -34,7 +34,7 @@ class Classifier(nn.Module):
 
     Args:
         arch: key of `zoo.ARCHS`.
-        num_classes: length of the logits.
+        num_classes: length of the logits; kept as an attribute.
         mean, std: as for `Normalize`.
 
     Raises:
@@ -43,6 +43,7 @@ class Classifier(nn.Module):
 
     def __init__(self, arch: str, num_classes: int, mean=IMAGENET_MEAN, std=IMAGENET_STD):
         super().__init__()
+        self.num_classes = num_classes
         self.normalize = Normalize(mean, std)
         self.net = checkpoint.build_network(arch, num_classes)
 

@@ -1,5 +1,6 @@
-"""What a run shows: a line while it trains, JSON lines, TensorBoard, curves."""
+"""What a run shows: a line while it works, JSON lines, TensorBoard, curves."""
 
+import contextlib
 import json
 import sys
 import time
@@ -14,45 +15,38 @@ class ProgressLine:
     """One line on stderr, kept up to date on a terminal and repeated now and then in a log.
 
     Args:
-        epochs: passes in the run.
-        per_epoch: images in one of them.
-        updates: how often each image is trained on per pass.
+        total: images in the whole run.
+        done: images that an earlier start has done; they do not count for the speed.
     """
 
-    def __init__(self, epochs: int, per_epoch: int):
-        self.epochs, self.per_epoch = epochs, per_epoch
-        self.started, self.images = time.perf_counter(), 0
-        self.shown = self.started
+    def __init__(self, total: int, done: int = 0):
+        self.total, self.done, self.images = total, done, 0
+        self.started = self.shown = time.perf_counter()
         self.terminal = sys.stderr.isatty()
 
     @property
     def rate(self) -> float:
-        """Images per second since the beginning, without evaluations."""
-        return self.images / max(self.seconds, 1e-9)
+        """Images per second since the start, pauses left out."""
+        return self.images / max(time.perf_counter() - self.started, 1e-9)
 
-    @property
-    def seconds(self) -> float:
-        return time.perf_counter() - self.started
+    @contextlib.contextmanager
+    def paused(self):
+        """The block's time does not count."""
+        began = time.perf_counter()
+        yield
+        self.started += time.perf_counter() - began
 
-    def pause(self):
-        """Let no time pass until `resume`."""
-        self.paused = time.perf_counter()
-
-    def resume(self):
-        self.started += time.perf_counter() - self.paused
-
-    def show(self, images: int, epoch: int, done: int, loss: float, top1: float) -> None:
-        """Count `images` more; the present epoch, from 0, has `done` of its own."""
+    def show(self, images: int, doing: str) -> None:
+        """Count `images` more, and say what goes on."""
         self.images += images
         now = time.perf_counter()
         if not self.terminal and now - self.shown < LOG_SECONDS:
             return
         self.shown = now
-        left = ((self.epochs - epoch) * self.per_epoch - done) / self.rate
-        line = (
-            f"epoch {epoch + 1}/{self.epochs}: {done}/{self.per_epoch} images, {self.rate:.0f} "
-            f"images/s, loss {loss:.3f}, accuracy {top1:.1f} %, {clock(left)} left"
-        )
+        line = doing
+        if self.images:
+            left = (self.total - self.done - self.images) / self.rate
+            line += f", {self.rate:.3g} images/s, {clock(left)} left"
         if self.terminal:
             print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
         else:

@@ -75,14 +75,13 @@ class Training:
         self._resume()
         self.started = time.perf_counter() - self.seconds
         with self.signals.watched():
-            self.line = progress.ProgressLine(
-                self.epochs, self.batches * self.settings["batch_size"]
-            )
+            size = self.settings["batch_size"]
+            done = (self.epoch * self.batches + self.batch) * size
+            self.line = progress.ProgressLine(self.epochs * self.batches * size, done)
             while self.epoch < self.epochs and not self._rolled_back():
                 self._train_epoch()
-                self.line.pause()
-                self._close_epoch()
-                self.line.resume()
+                with self.line.paused():
+                    self._close_epoch()
             self._finish()
 
     def _resume(self) -> None:
@@ -179,8 +178,12 @@ class Training:
     def _show(self, sums: Sums) -> None:
         if self.writes:
             size = self.settings["batch_size"]
-            mean, right = sums.loss / sums.images, 100 * sums.right / sums.images
-            self.line.show(size, self.epoch, self.batch * size, mean, right)
+            self.line.show(
+                size,
+                f"epoch {self.epoch + 1}/{self.epochs}: {self.batch * size}/{self.batches * size} "
+                f"images, loss {sums.loss / sums.images:.3f}, accuracy "
+                f"{100 * sums.right / sums.images:.1f} %",
+            )
 
     def _stop_or_save(self) -> None:
         """After each step: save if it is time; stop if any process was asked to."""

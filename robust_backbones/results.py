@@ -15,23 +15,27 @@ SCHEMA = 1
 
 
 def write(path, *, kind: str, metrics: dict, settings: dict, weights_sha256: str | None,
-          data: dict, seed: int, seconds: float, processes: int = 1) -> dict:  # fmt: skip
+          data: dict, seed: int, seconds: float, processes: int = 1,
+          warnings: list[dict] | None = None) -> dict:  # fmt: skip
     """Write a run's result and return it.
 
     Args:
         path: the JSON file; an existing one is replaced in one step.
-        kind: `"pretrain"`, `"detection"` or `"robustness"`.
+        kind: `"pretrain"`, `"robustness"` or `"detection"`.
         metrics: numbers; accuracies and AP in percent [0, 100].
         settings: everything that was chosen for the run.
         weights_sha256: digest of the weight file that the run started from; None for none.
         data: `{split: {"name", "images", "fingerprint"}}`.
         seconds: wall time of the run.
         processes: how many made it together.
+        warnings: `{"check", "message"}` each: why the numbers are suspect; None where the kind
+            of run looks for nothing.
     """
     result = {
         "schema": SCHEMA,
         "kind": kind,
         "metrics": metrics,
+        **({} if warnings is None else {"warnings": warnings}),
         "settings": settings,
         "weights_sha256": weights_sha256,
         "data": data,

@@ -49,3 +49,25 @@ def learning(**changes) -> dict:
         use_best=True, lr=0.1, momentum=0.9, weight_decay=1e-3, nesterov=False, smoothing=0.0,
         beta=6.0, ema=0.0, precision="float32", accumulate=1, compile=False)  # fmt: skip
     return settings | changes
+
+
+def digits(n: int = 400):
+    """scikit-learn's first n digits as they are: `(n, 3, 8, 8)` in [0, 1], and labels 0..9."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    grey = torch.from_numpy(found.images[:n]).float().unsqueeze(1) / 16
+    return grey.expand(-1, 3, -1, -1).clone(), torch.from_numpy(found.target[:n]).long()
+
+
+def trained(seed: int = 0) -> nn.Sequential:
+    """A small network in eval mode that knows those digits, trained without any defence."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10))
+    optimizer = torch.optim.Adam(net.parameters(), 0.01)
+    x, y = digits()
+    for _ in range(40):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(x), y).backward()
+        optimizer.step()
+    return net.eval()

@@ -1,10 +1,11 @@
-"""Accuracies against scikit-learn's."""
+"""Accuracies against scikit-learn's, intervals against SciPy's."""
 
 import pytest
 import torch
+from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
-from classification.metrics import mean_per_class, top1
+from classification.metrics import mean_per_class, top1, wilson
 from robust_backbones.errors import UserError
 
 
@@ -34,3 +35,17 @@ def test_a_class_without_images():
     labels = torch.tensor([0, 2])
     with pytest.raises(UserError, match=r"no image of class \[1, 3\]; every one of 4"):
         mean_per_class(labels, labels, 4)
+
+
+@pytest.mark.parametrize("right, n", [(0, 1), (1, 1), (0, 100), (100, 100), (37, 50), (1, 5000)])
+@pytest.mark.parametrize("confidence", [0.95, 0.99])
+def test_wilson_is_scipys(right, n, confidence):
+    truth = binomtest(right, n).proportion_ci(confidence, method="wilson")
+    assert wilson(right, n, confidence) == pytest.approx(
+        (100 * truth.low, 100 * truth.high), abs=1e-9
+    )
+
+
+def test_no_interval_of_nothing():
+    with pytest.raises(UserError, match="accuracy of 0 images"):
+        wilson(0, 0)
