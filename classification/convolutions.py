@@ -8,10 +8,13 @@ and each has its remedy here:
 - The gradient of a stride-2 convolution's input with three channels (the stem's) uses 3 of 8 lanes:
   `Packed` computes it as a stride-1 convolution with s * s * 3 channels (space to depth).
 - The gradient of weights runs far below the speed of a matrix product when the output has few
-  positions: inside `fast_weight_gradients()` it is one.
+  positions: inside `FastWeightGradients()` it is one.
 
 Elsewhere (other types, devices, autocast, groups) all of this is PyTorch's own convolution.
 """
+
+from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -70,20 +73,25 @@ class Packed(nn.Module):
         self.orders = {}  # (which order, shape of what goes in) -> the weights so ordered
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.groups == 1 and _plain_float32_on_cpu(x) and hasattr(torch.ops.mkldnn, _OPS[0]):
+        if self.groups == 1 and _plain_float32_on_cpu(x) and _can_pack():
             return _PackedFunction.apply(_channels_last(x), self, self.orders)
         y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation,
                      self.groups)  # fmt: skip
         return y.relu_() if self.relu else y
 
-    def ordered(self, orders: dict, kind: str, shape: torch.Size, make) -> Tensor:
-        key = (kind, shape)
-        if key not in orders:
-            orders[key] = make()
-        return orders[key]
+
+def _ordered(orders: dict, kind: str, shape: torch.Size, make: Callable[[], Tensor]) -> Tensor:
+    if (kind, shape) not in orders:
+        orders[kind, shape] = make()
+    return orders[kind, shape]
 
 
-_OPS = ("_convolution_transpose_pointwise",)
+@cache
+def _can_pack() -> bool:
+    """PyTorch's own compiler uses these operators, but they are not documented."""
+    names = "_convolution_pointwise", "_reorder_convolution_weight"
+    names += "_convolution_transpose_pointwise", "_reorder_convolution_transpose_weight"
+    return all(hasattr(torch.ops.mkldnn, name) for name in names)
 
 
 class _PackedFunction(torch.autograd.Function):
@@ -91,7 +99,7 @@ class _PackedFunction(torch.autograd.Function):
     def forward(ctx, x: Tensor, conv: Packed, orders: dict) -> Tensor:
         ops = torch.ops.mkldnn
         places = conv.padding, conv.stride, conv.dilation, 1
-        weight = conv.ordered(orders, "forward", x.shape, lambda: (
+        weight = _ordered(orders, "forward", x.shape, lambda: (
             ops._reorder_convolution_weight(conv.weight, *places, x.shape)))  # fmt: skip
         y = ops._convolution_pointwise(
             x, weight, conv.bias, *places, "relu" if conv.relu else "none", [], ""
@@ -134,7 +142,7 @@ def _input_gradient(ctx, gradient: Tensor) -> Tensor:
         )
     ]
     places = conv.padding, rest, conv.stride, conv.dilation, 1
-    weight = conv.ordered(ctx.orders, f"backward {rest}", gradient.shape, lambda: (
+    weight = _ordered(ctx.orders, f"backward {rest}", gradient.shape, lambda: (
         ops._reorder_convolution_transpose_weight(ctx.weight, *places, gradient.shape)))  # fmt: skip
     return ops._convolution_transpose_pointwise(gradient, weight, None, *places, "none", [], "")
 
@@ -161,14 +169,14 @@ def _few_channels_gradient(ctx, gradient: Tensor, s: int, k: int) -> Tensor:
             _channels_last(weight), [taps - 1] * 2, [1, 1], [1, 1], 1, gradient.shape
         )
 
-    weight = ctx.conv.ordered(ctx.orders, "few channels", gradient.shape, make)
+    weight = _ordered(ctx.orders, "few channels", gradient.shape, make)
     blocks = ops._convolution_pointwise(
         gradient, weight, None, [taps - 1] * 2, [1, 1], [1, 1], 1, "none", [], ""
     )
     height, width = ctx.shape[2] // s, ctx.shape[3] // s
-    missing = [max(0, first + n - have) for n, have in zip((height, width), blocks.shape[2:], strict=True)]
-    blocks = F.pad(blocks, (0, missing[1], 0, missing[0])) if any(missing) else blocks
     blocks = blocks[:, : channels * s * s, first : first + height, first : first + width]
+    if blocks.shape[2:] != (height, width):  # the last blocks that no output saw
+        blocks = F.pad(blocks, (0, width - blocks.shape[3], 0, height - blocks.shape[2]))
     return _channels_last(F.pixel_shuffle(blocks, s))
 
 
@@ -215,10 +223,13 @@ def _weight_gradient(x, gradient, weight, stride, padding, dilation) -> Tensor:
     return product.view(out, kh, kw, channels).permute(0, 3, 1, 2)
 
 
-class fast_weight_gradients(TorchFunctionMode):  # noqa: N801, a context manager
+class FastWeightGradients(TorchFunctionMode):
     """Inside, convolutions get their weights' gradient by a matrix product where that is faster.
 
     The forward pass decides: run it inside; the backward pass may be anywhere. Differentiable once.
+
+    with FastWeightGradients():
+        logits = model(x)
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):

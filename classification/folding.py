@@ -79,7 +79,7 @@ class Twin(nn.Module):
                 sides = [_logits_and_gradient(net, x) for net in (self.network, self.plain)]
             logits, gradient = map(_difference, *sides)
             problem = f"logits differ by {logits:.0e}, gradients by {gradient:.0e} of their length"
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             logits, gradient, problem = math.inf, math.inf, str(error)
         # Rounding decides about ReLUs that are nearly 0, so that gradients jump a little: seen in
         # float32 are 2e-6 and 1e-2. Something folded wrongly differs by about 1.
