@@ -112,8 +112,8 @@ def print_passes(arch: str, size: int, batch: int, repeats: int, found: dict) ->
             bound += median[f"{fast}training forward, backward"]
             ratio = statistics.median(steps[side]) / bound
             kind = "best" if use_best else "last"
-            print(f"| {arch} | {size} | sum for '{side}', {kind} iterate | {bound:.4f} |\n"
-                  f"| {arch} | {size} | its step / this sum | {ratio:.2f} |", flush=True)  # fmt: skip
+            print(f"| {arch} | {size} | sum for '{side}', {kind} iterate | {bound:.4f} |")
+            print(f"| {arch} | {size} | its step / this sum | {ratio:.2f} |", flush=True)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -142,8 +142,9 @@ def _input_gradient(ctx, gradient: Tensor) -> Tensor:
         )
     ]
     places = conv.padding, rest, conv.stride, conv.dilation, 1
-    weight = _ordered(ctx.orders, f"backward {rest}", gradient.shape, lambda: (
-        ops._reorder_convolution_transpose_weight(ctx.weight, *places, gradient.shape)))  # fmt: skip
+    reorder = ops._reorder_convolution_transpose_weight
+    weight = _ordered(ctx.orders, f"backward {rest}", gradient.shape,
+                      lambda: reorder(ctx.weight, *places, gradient.shape))  # fmt: skip
     return ops._convolution_transpose_pointwise(gradient, weight, None, *places, "none", [], "")
 
 
@@ -181,33 +182,33 @@ def _few_channels_gradient(ctx, gradient: Tensor, s: int, k: int) -> Tensor:
 
 
 class _MatrixProduct(torch.autograd.Function):
-    """conv2d whose gradient of weights is one matrix product."""
+    """Zero, shaped like the convolution's result, with the gradient of its weights.
+
+    Apart from the convolution itself, so that a caller who wants the images' gradient only (an
+    attack on the model as it is) does not pay for the weights'.
+    """
 
     @staticmethod
-    def forward(ctx, x, weight, bias, stride, padding, dilation):
-        ctx.save_for_backward(x, weight)
-        ctx.places = stride, padding, dilation
-        ctx.has_bias = bias is not None
-        return F.conv2d(x, weight, bias, stride, padding, dilation)
+    def forward(ctx, weight, x, shape, *places):
+        ctx.save_for_backward(x)
+        ctx.shape, ctx.places = weight.shape, places
+        return weight.new_zeros(()).expand(shape)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
-        x, weight = ctx.saved_tensors
-        of_x = of_weight = of_bias = None
-        if ctx.needs_input_grad[0]:
-            of_x = torch.ops.aten.convolution_backward(
-                gradient, x, weight, None, *ctx.places, False, [0, 0], 1, [True, False, False]
-            )[0]
-        if ctx.needs_input_grad[1]:
-            of_weight = _weight_gradient(x, gradient, weight, *ctx.places)
-        if ctx.has_bias and ctx.needs_input_grad[2]:
-            of_bias = gradient.sum((0, 2, 3))
-        return of_x, of_weight, of_bias, None, None, None
+        (x,) = ctx.saved_tensors
+        return _weight_gradient(x, gradient, ctx.shape, *ctx.places), *[None] * 5
 
 
-def _weight_gradient(x, gradient, weight, stride, padding, dilation) -> Tensor:
-    out, channels, kh, kw = weight.shape
+def _convolution(x, weight, bias, *places) -> Tensor:
+    """conv2d whose gradient of weights is one matrix product."""
+    y = F.conv2d(x, weight.detach(), bias, *places)
+    return y.add_(_MatrixProduct.apply(weight, x.detach(), y.shape, *places))
+
+
+def _weight_gradient(x, gradient, shape, stride, padding, dilation) -> Tensor:
+    out, channels, kh, kw = shape
     n, _, oh, ow = gradient.shape
     x = x.permute(0, 2, 3, 1)
     if any(padding):
@@ -244,7 +245,7 @@ class FastWeightGradients(TorchFunctionMode):
                 and not isinstance(padding, str)
                 and _positions(x, weight, stride, padding, dilation) <= FEW_POSITIONS
             ):
-                return _MatrixProduct.apply(x, weight, bias, stride, padding, dilation)
+                return _convolution(x, weight, bias, stride, padding, dilation)
         return func(*args, **(kwargs or {}))
 
 

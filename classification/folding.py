@@ -74,6 +74,7 @@ class Twin(nn.Module):
 
     def _check(self, x: Tensor) -> None:
         self._checked = True
+        self.refresh()  # else a twin that is out of date would be taken for a wrong one
         try:
             with torch.autocast(x.device.type, enabled=False):
                 sides = [_logits_and_gradient(net, x) for net in (self.network, self.plain)]

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
+from classification import convolutions
 from classification.convolutions import FastWeightGradients, Packed
 
 # In channels, out channels, kernel, stride, padding, dilation, groups, height, width.
@@ -114,22 +114,27 @@ def test_fast_weight_gradients(monkeypatch, row, bias, channels_last):
     images.requires_grad_()
     with FastWeightGradients():
         y = ours(images)
-    assert (y.grad_fn.name() == "_MatrixProductBackward") == (conv.groups == 1)
+    assert uses_matrix_product(y) == (conv.groups == 1)
     (y * towards.float()).sum().backward()
     close(images.grad, x.grad)
     for found, expected in zip(ours.parameters(), conv.parameters(), strict=True):
         close(found.grad, expected.grad)
 
 
-def taken(x, weight, **options) -> bool:
+def uses_matrix_product(y) -> bool:
+    functions = [function for function, _ in y.grad_fn.next_functions if function]
+    return any(function.name() == "_MatrixProductBackward" for function in functions)
+
+
+def taken(x, weight) -> bool:
     with FastWeightGradients():
-        y = F.conv2d(x, weight, **options)
-    return y.grad_fn is not None and "MatrixProduct" in y.grad_fn.name()
+        y = nn.Conv2d(8, 8, 1)._conv_forward(x, weight, None)
+    return y.grad_fn is not None and uses_matrix_product(y)
 
 
 def test_when_a_matrix_product_is_taken():
     weight = torch.randn(8, 8, 1, 1, requires_grad=True)
-    assert taken(torch.randn(2, 8, 8, 8), weight) == taken(torch.randn(2, 8, 1, 1), weight)
+    assert taken(torch.randn(2, 8, 8, 8), weight) and taken(torch.randn(2, 8, 1, 1), weight)
     assert not taken(torch.randn(2, 8, 16, 16), weight)  # too many positions
     assert not taken(torch.randn(2, 8, 4, 4), weight.detach())
     assert not taken(torch.randn(2, 8, 4, 4).double(), weight.detach().double().requires_grad_())
@@ -137,6 +142,18 @@ def test_when_a_matrix_product_is_taken():
         assert not taken(torch.randn(2, 8, 4, 4), weight)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not taken(torch.randn(2, 8, 4, 4), weight)
+
+
+def test_an_attack_computes_no_gradient_of_weights(monkeypatch):
+    calls = []
+    monkeypatch.setattr(convolutions, "_weight_gradient", lambda *a: calls.append(a))
+    conv, x = case(CASES[0])
+    x = x.float().requires_grad_()
+    with FastWeightGradients():
+        y = conv.float()(x)
+    assert uses_matrix_product(y)
+    torch.autograd.grad(y.sum(), x)
+    assert not calls
 
 
 def test_frozen_parts():
