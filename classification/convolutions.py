@@ -182,14 +182,14 @@ def _few_channels_gradient(ctx, gradient: Tensor, s: int, k: int) -> Tensor:
 
 
 class _MatrixProduct(torch.autograd.Function):
-    """Zero, shaped like the convolution's result, with the gradient of its weights.
+    """Zero, shaped like the convolution's result, with the gradients of its weights and bias.
 
     Apart from the convolution itself, so that a caller who wants the images' gradient only (an
     attack on the model as it is) does not pay for the weights'.
     """
 
     @staticmethod
-    def forward(ctx, weight, x, shape, *places):
+    def forward(ctx, weight, bias, x, shape, *places):
         ctx.save_for_backward(x)
         ctx.shape, ctx.places = weight.shape, places
         return weight.new_zeros(()).expand(shape)
@@ -198,13 +198,14 @@ class _MatrixProduct(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
         (x,) = ctx.saved_tensors
-        return _weight_gradient(x, gradient, ctx.shape, *ctx.places), *[None] * 5
+        of_bias = gradient.sum((0, 2, 3)) if ctx.needs_input_grad[1] else None
+        return _weight_gradient(x, gradient, ctx.shape, *ctx.places), of_bias, *[None] * 5
 
 
 def _convolution(x, weight, bias, *places) -> Tensor:
     """conv2d whose gradient of weights is one matrix product."""
-    y = F.conv2d(x, weight.detach(), bias, *places)
-    return y.add_(_MatrixProduct.apply(weight, x.detach(), y.shape, *places))
+    y = F.conv2d(x, weight.detach(), None if bias is None else bias.detach(), *places)
+    return y.add_(_MatrixProduct.apply(weight, bias, x.detach(), y.shape, *places))
 
 
 def _weight_gradient(x, gradient, shape, stride, padding, dilation) -> Tensor:
