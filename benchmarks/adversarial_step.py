@@ -11,13 +11,11 @@ library's.
 """
 
 import argparse
-import copy
 import os
 import platform
 import statistics
 import sys
 import time
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,122 +26,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import robustness_bridge as bridge  # noqa: E402
 import torch  # noqa: E402
 import torchvision  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.nn.utils.fusion import fuse_conv_bn_weights  # noqa: E402
-
-from classification import attacks, engine  # noqa: E402
-from classification.models import Classifier  # noqa: E402
+from adversarial_step_sides import EPS, LIBRARY, OURS, STEP_SIZE, STEPS, passes, sides  # noqa: E402
 
 CASES = (("resnet18", 32), ("resnet18", 64), ("resnet50", 64))  # arch, pixels
-EPS, STEPS, STEP_SIZE, LR = 1.0, 3, 2 / 3, 0.01
 ALLOWED = 1e-5  # difference of a weight after two steps, in float64
-# Name -> whether weights are in channels_last, and whether the attack runs on folded BatchNorm.
-OURS = {
-    "ours, eager": (False, False),
-    "ours, channels_last": (True, False),
-    "ours, folded": (False, True),
-    "ours, channels_last, folded": (True, True),
-}
-
-
-class Folded:
-    """A twin of a ResNet without BatchNorm: each convolution has its BatchNorm's scale and shift.
-
-    It is the network in eval mode. The twin is made once; `refresh` writes the network's present
-    weights into it, which takes as long as reading them.
-    """
-
-    def __init__(self, model: nn.Module):
-        self.twin = copy.deepcopy(model).eval().requires_grad_(False)
-        self.pairs = []
-        for path, parent in list(model.named_modules()):
-            names = [name for name, _ in parent.named_children()]
-            for first, second in zip(names, names[1:], strict=False):
-                conv, norm = getattr(parent, first), getattr(parent, second)
-                # Holds for torchvision's ResNets, which list modules in the order of their use.
-                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                    place = self.twin.get_submodule(path)
-                    setattr(place, second, nn.Identity())
-                    folded = getattr(place, first)
-                    folded.bias = nn.Parameter(torch.zeros_like(norm.bias), requires_grad=False)
-                    self.pairs.append((conv, norm, folded))
-        assert not any(isinstance(m, nn.BatchNorm2d) for m in self.twin.modules())
-        done = {id(folded) for _, _, folded in self.pairs}
-        self.rest = [
-            (module, self.twin.get_submodule(path))
-            for path, module in model.named_modules()
-            if isinstance(module, nn.Linear | nn.Conv2d)
-            and id(self.twin.get_submodule(path)) not in done
-        ]
-
-    @torch.no_grad()
-    def refresh(self) -> nn.Module:
-        for conv, norm, folded in self.pairs:
-            weight, bias = fuse_conv_bn_weights(
-                conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps,
-                norm.weight, norm.bias)  # fmt: skip
-            folded.weight.copy_(weight)
-            folded.bias.copy_(bias)
-        for module, twin in self.rest:
-            for parameter, copied in zip(module.parameters(), twin.parameters(), strict=True):
-                copied.copy_(parameter)
-        return self.twin
-
-
-def library_side(library, arch: str, state: dict, use_best: bool, dtype: torch.dtype):
-    """`(step, network)`: a training step as the library makes it, and what it trains."""
-    dataset = library.datasets.ImageNet("/nowhere")
-    dataset.num_classes = 10
-    model, _ = library.model_utils.make_and_restore_model(arch=arch, dataset=dataset)
-    model = getattr(model, "module", model)  # out of DataParallel
-    model.model.load_state_dict(state)
-    model.to(dtype)
-    optimizer = torch.optim.SGD(model.parameters(), LR, momentum=0.9, weight_decay=1e-4)
-    settings = bridge.loop_settings(
-        constraint="2", eps=EPS, attack_lr=STEP_SIZE, attack_steps=STEPS, use_best=use_best
-    )
-
-    def step(x, y):
-        library.train._model_loop(settings, "train", [(x, y)], model, optimizer, 0, True, None)
-
-    return step, model.model
-
-
-def our_side(
-    arch: str, state: dict, use_best: bool, dtype: torch.dtype, channels_last: bool, fold: bool
-):
-    """`(step, network)`: ours, likewise."""
-    model = Classifier(arch, 10)
-    model.net.load_state_dict(state)
-    model.to(dtype)
-    if channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), LR, momentum=0.9, weight_decay=1e-4)
-    pgd = partial(attacks.pgd, constraint="l2", eps=EPS, steps=STEPS, step_size=STEP_SIZE,
-                  use_best=use_best)  # fmt: skip
-    adversary = pgd
-    if fold:
-        folded = Folded(model)
-
-        def adversary(model, x, y):
-            return pgd(folded.refresh(), x, y)
-
-    def step(x, y):
-        if channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
-        engine.train_one_epoch(model, [(x, y)], optimizer, lambda step: LR, adversary)
-
-    return step, model.net
-
-
-def sides(library, arch: str, use_best: bool, dtype: torch.dtype) -> dict:
-    """Name -> `(step, network)`, all from the same weights, the library first."""
-    torch.manual_seed(0)
-    state = Classifier(arch, 10).net.state_dict()
-    built = {"robustness library": library_side(library, arch, state, use_best, dtype)}
-    for name, (channels_last, fold) in OURS.items():
-        built[name] = our_side(arch, state, use_best, dtype, channels_last, fold)
-    return built
 
 
 def images(batch: int, size: int, dtype: torch.dtype):
@@ -154,13 +40,13 @@ def images(batch: int, size: int, dtype: torch.dtype):
     return x.to(dtype), torch.arange(batch) % 10
 
 
-def differences(library, arch: str, size: int, use_best: bool) -> dict:
+def differences(library, names, arch: str, size: int, use_best: bool) -> dict:
     """Side -> largest difference of a weight or statistic from the library's after two steps.
 
     In float64 and on 8 images: in float32, rounding decides whether a ReLU that is nearly 0 is
     open, and its gradient jumps there, so that equal sides can differ by a thousandth.
     """
-    built = sides(library, arch, use_best, torch.float64)
+    built = sides(library, names, arch, use_best, torch.float64)
     for step, _ in built.values():
         for _ in range(2):  # the second with other weights: a twin that is out of date would show
             step(*images(8, size, torch.float64))
@@ -178,18 +64,56 @@ def differences(library, arch: str, size: int, use_best: bool) -> dict:
     return found
 
 
-def measure(library, arch: str, size: int, batch: int, repeats: int, use_best: bool) -> dict:
-    """Side -> seconds of each repeat."""
-    built = sides(library, arch, use_best, torch.float32)
-    x, y = images(batch, size, torch.float32)
-    seconds = {name: [] for name in built}
+def take_turns(functions: dict, repeats: int) -> dict:
+    """Name -> seconds of each repeat. The first round warms up; where it takes long, as to
+    compile, that is said."""
+    seconds = {name: [] for name in functions}
     for repeat in range(1 + repeats):
-        for name, (step, _) in built.items():
+        for name, function in functions.items():
             start = time.perf_counter()
-            step(x, y)
-            if repeat:  # the first one warms up
-                seconds[name].append(time.perf_counter() - start)
+            function()
+            took = time.perf_counter() - start
+            if repeat:
+                seconds[name].append(took)
+            elif took > 20:
+                print(f"(first call of '{name}': {took:.0f} s)", flush=True)
     return seconds
+
+
+def measure(library, names, arch: str, size: int, batch: int, repeats: int, use_best: bool):
+    """Side -> seconds of each repeat."""
+    built = sides(library, names, arch, use_best, torch.float32)
+    x, y = images(batch, size, torch.float32)
+    return take_turns(
+        {n: (lambda step=step: step(x, y)) for n, (step, _) in built.items()}, repeats
+    )
+
+
+def print_passes(arch: str, size: int, batch: int, repeats: int, found: dict) -> None:
+    """Where the time goes: what the network's own passes of a step cost, and a step's ratio to it.
+
+    A step of k attack steps makes k forward and input-gradient passes, one forward pass more for
+    the best iterate, and one training pass.
+    """
+    seconds = take_turns(passes(arch, batch, size), repeats)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    for name, value in median.items():
+        print(f"| {arch} | {size} | {name} | {value:.4f} |")
+    kinds = {
+        "channels_last": ("", ""),
+        "twin, weight gradients": ("twin: ", "weight gradients: "),
+    }
+    for side, (twin, fast) in kinds.items():
+        for use_best, steps in found.items():
+            if side not in steps:
+                continue
+            bound = STEPS * median[f"{twin}forward, input gradient"]
+            bound += use_best * median[f"{twin}forward"]
+            bound += median[f"{fast}training forward, backward"]
+            ratio = statistics.median(steps[side]) / bound
+            kind = "best" if use_best else "last"
+            print(f"| {arch} | {size} | sum for '{side}', {kind} iterate | {bound:.4f} |")
+            print(f"| {arch} | {size} | its step / this sum | {ratio:.2f} |", flush=True)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -204,6 +128,11 @@ def parser() -> argparse.ArgumentParser:
         help="networks" + both)  # fmt: skip
     add("--size", nargs="+", type=int, default=argparse.SUPPRESS,
         help="height and width of the images, pixels" + both)  # fmt: skip
+    default = [name for name in OURS if name != "compiled"]
+    add("--sides", nargs="+", choices=OURS, default=default, metavar="SIDE",
+        help="of ours; one of: " + ", ".join(f"'{name}'" for name in OURS))  # fmt: skip
+    add("--use-best", choices=("yes", "no", "both"), default="both",
+        help="return the iterate of highest loss")  # fmt: skip
     add("--batch", type=int, default=32, help="images per step")
     add("--repeats", type=int, default=7, help="timed steps of each side")
     add("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch")
@@ -230,11 +159,14 @@ def main(argv=None) -> None:
     )
     print("| network | pixels | use best | side | median s | fastest s | times faster | "
           "difference |\n|---|---|---|---|---|---|---|---|")  # fmt: skip
+    chosen = {"yes": (True,), "no": (False,), "both": (True, False)}[args.use_best]
+    rows = {}
     for arch, size in cases:
-        for use_best in (True, False):
-            found = differences(library, arch, size, use_best)
-            seconds = measure(library, arch, size, args.batch, args.repeats, use_best)
-            base = statistics.median(seconds["robustness library"])
+        for use_best in chosen:
+            found = differences(library, args.sides, arch, size, use_best)
+            seconds = measure(library, args.sides, arch, size, args.batch, args.repeats, use_best)
+            rows.setdefault((arch, size), {})[use_best] = seconds
+            base = statistics.median(seconds[LIBRARY])
             for side, values in seconds.items():
                 median = statistics.median(values)
                 print(
@@ -242,6 +174,9 @@ def main(argv=None) -> None:
                     f"{min(values):.4f} | {base / median:.2f} | {found[side]:.0e} |",
                     flush=True,
                 )
+    print("\n| network | pixels | pass | median s |\n|---|---|---|---|")
+    for (arch, size), found in rows.items():
+        print_passes(arch, size, args.batch, args.repeats, found)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,137 @@
+"""The sides of `adversarial_step.py`: the library's training step, and ours in several forms."""
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+
+import robustness_bridge as bridge
+import torch
+from torch import nn
+
+from classification import attacks, engine
+from classification.convolutions import FastWeightGradients
+from classification.folding import Twin
+from classification.models import Classifier
+
+EPS, STEPS, STEP_SIZE, LR = 1.0, 3, 2 / 3, 0.01
+
+
+@dataclass(frozen=True)
+class Form:
+    """How we make the step.
+
+    Attributes:
+        channels_last: order of images and weights.
+        twin: the attack runs on `folding.Twin`.
+        fast: inside `convolutions.FastWeightGradients`.
+        fused: PyTorch's fused SGD.
+        compiled: `torch.compile` of the attacked and of the trained network.
+    """
+
+    channels_last: bool = True
+    twin: bool = False
+    fast: bool = False
+    fused: bool = False
+    compiled: bool = False
+
+
+LIBRARY = "robustness library"
+OURS = {
+    "eager": Form(channels_last=False),
+    "channels_last": Form(),
+    "twin": Form(twin=True),
+    "weight gradients": Form(fast=True),
+    "twin, weight gradients": Form(twin=True, fast=True),
+    "the same, fused SGD": Form(twin=True, fast=True, fused=True),
+    "compiled": Form(compiled=True),
+}
+
+
+def library_side(library, arch: str, state: dict, use_best: bool, dtype: torch.dtype):
+    """`(step, network)`: a training step as the library makes it, and what it trains."""
+    dataset = library.datasets.ImageNet("/nowhere")
+    dataset.num_classes = 10
+    model, _ = library.model_utils.make_and_restore_model(arch=arch, dataset=dataset)
+    model = getattr(model, "module", model)  # out of DataParallel
+    model.model.load_state_dict(state)
+    model.to(dtype)
+    optimizer = torch.optim.SGD(model.parameters(), LR, momentum=0.9, weight_decay=1e-4)
+    settings = bridge.loop_settings(
+        constraint="2", eps=EPS, attack_lr=STEP_SIZE, attack_steps=STEPS, use_best=use_best
+    )
+
+    def step(x, y):
+        library.train._model_loop(settings, "train", [(x, y)], model, optimizer, 0, True, None)
+
+    return step, model.model
+
+
+def our_side(form: Form, arch: str, state: dict, use_best: bool, dtype: torch.dtype):
+    """`(step, network)`: ours, likewise."""
+    model = Classifier(arch, 10)
+    model.net.load_state_dict(state)
+    model.to(dtype)
+    if form.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), LR, momentum=0.9, weight_decay=1e-4,
+                                fused=form.fused or None)  # fmt: skip
+    pgd = partial(attacks.pgd, constraint="l2", eps=EPS, steps=STEPS, step_size=STEP_SIZE,
+                  use_best=use_best)  # fmt: skip
+    twin = Twin(model) if form.twin else None
+    trained: nn.Module = torch.compile(model, dynamic=False) if form.compiled else model
+
+    def adversary(attacked, x, y):
+        return pgd(twin.refresh() if twin else attacked, x, y)
+
+    def step(x, y):
+        if form.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        with FastWeightGradients() if form.fast else nullcontext():
+            engine.train_one_epoch(trained, [(x, y)], optimizer, lambda step: LR, adversary)
+
+    return step, model.net
+
+
+def sides(library, names, arch: str, use_best: bool, dtype: torch.dtype) -> dict:
+    """Name -> `(step, network)`, all from the same weights, the library first."""
+    torch.manual_seed(0)
+    state = Classifier(arch, 10).net.state_dict()
+    built = {LIBRARY: library_side(library, arch, state, use_best, dtype)}
+    for name in names:
+        built[name] = our_side(OURS[name], arch, state, use_best, dtype)
+    return built
+
+
+def passes(arch: str, batch: int, size: int) -> dict:
+    """Name of a pass of the plain network in channels_last -> a function that makes it once."""
+    torch.manual_seed(0)
+    model = Classifier(arch, 10).to(memory_format=torch.channels_last)
+    x = torch.rand(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
+    evaluated = Twin(model).plain  # in eval mode, no gradient of parameters
+    folded = Twin(model).refresh()
+
+    def forward(network):
+        with torch.no_grad():
+            network(x)
+
+    def both(network):
+        images = x.detach().requires_grad_()
+        torch.autograd.grad(network(images).sum(), images)
+
+    def train():
+        model.train().zero_grad()
+        model(x).sum().backward()
+
+    def train_fast():
+        with FastWeightGradients():
+            train()
+
+    return {
+        "forward": partial(forward, evaluated),
+        "forward, input gradient": partial(both, evaluated),
+        "training forward, backward": train,
+        "twin: forward": partial(forward, folded),
+        "twin: forward, input gradient": partial(both, folded),
+        "weight gradients: training forward, backward": train_fast,
+        "twin: refresh": folded.refresh,
+    }
