@@ -1,8 +1,8 @@
 """What changes while training: weights, their average, optimizer, scaler; and one step of it."""
 
-import contextlib
 import hashlib
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from classification import distributed
+from classification.convolutions import FastWeightGradients
+from classification.folding import Twin
 from classification.methods import ATTACK, METHODS, Objective
 from robust_backbones.errors import UserError
 
@@ -80,6 +82,9 @@ class Learner:
         if settings["ema"]:
             average = get_ema_multi_avg_fn(settings["ema"])
             self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        # Measured on CPUs, in float32, only: docs/SPEED.md.
+        self.fast = self.device.type == "cpu" and self.dtype is None and not settings["compile"]
+        self.twin = Twin(model) if self.fast and self.method.attacks else None
         objective = Objective(model, settings["method"], settings["smoothing"], settings["beta"])
         self.objective = torch.compile(objective) if settings["compile"] else objective
         if distributed.world() > 1:
@@ -110,8 +115,9 @@ class Learner:
         x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
         x = x.contiguous(memory_format=torch.channels_last)
         self.model.train()
+        attacked = self.twin.refresh() if self.twin else self.model
         parts = [
-            (part, labels, self.method.craft(self.model, part, labels, generator, **self.attack))
+            (part, labels, self.method.craft(attacked, part, labels, generator, **self.attack))
             for part, labels in zip(x.tensor_split(self.settings["accumulate"]),
                                     y.tensor_split(self.settings["accumulate"]), strict=True)
         ]  # fmt: skip
@@ -126,13 +132,13 @@ class Learner:
         self.optimizer.zero_grad()
         sums = Sums()
         for i, (x, y, crafted) in enumerate(parts):
-            # Two contexts: what autocast keeps of weights cast under no_grad would have no gradient.
+            # Two contexts: weights that autocast has cast under no_grad would have no gradient.
             with self._autocast():
                 x_adv = next(crafted)
             last = i == len(parts) - 1
             alone = distributed.world() > 1 and not last
-            with self.objective.no_sync() if alone else contextlib.nullcontext():
-                with self._autocast():
+            with self.objective.no_sync() if alone else nullcontext():
+                with self._autocast(), FastWeightGradients() if self.fast else nullcontext():
                     loss, logits = self.objective(x, x_adv, y)
                 value = loss.item()
                 if not math.isfinite(value):
@@ -149,7 +155,7 @@ class Learner:
 
     def _autocast(self):
         if self.dtype is None:
-            return contextlib.nullcontext()
+            return nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 
     def state(self) -> dict:

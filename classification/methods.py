@@ -28,6 +28,7 @@ class Method:
         loss: `(model, x, x_adv, y, smoothing, beta)` -> the loss and the logits of `x_adv`.
         updates: attack -> how many batches `craft` makes of one.
         schedule: key of `schedules.SCHEDULES` that the method's authors use; None: the recipe's.
+        attacks: whether `craft` runs the model, which may then be a `folding.Twin` of it.
         guarded: whether it can collapse within an epoch (catastrophic overfitting), which is then
             looked for after each.
     """
@@ -37,6 +38,7 @@ class Method:
     loss: Callable[..., tuple[Tensor, Tensor]] = None
     updates: Callable[[dict], int] = lambda attack: 1
     schedule: str | None = None
+    attacks: bool = False
     guarded: bool = False
 
 
@@ -95,12 +97,12 @@ def _row(craft, steps: int, step_size: float, random_start: bool, use_best: bool
 METHODS = {
     "standard": Method(_clean, loss=_classify),
     # Madry et al. 2018 (arXiv 1706.06083), as the paper's models were made.
-    "pgd": _row(_attacked, 3, 2 / 3, False, True),
+    "pgd": _row(_attacked, 3, 2 / 3, False, True, attacks=True),
     # FGSM from a random start (Wong et al. 2020, arXiv 2001.03994).
-    "fast": _row(_attacked, 1, 1.25, True, False, schedule="cyclic", guarded=True),
+    "fast": _row(_attacked, 1, 1.25, True, False, attacks=True, schedule="cyclic", guarded=True),
     "free": _row(_replayed, 4, 1.0, True, False, updates=lambda attack: attack["steps"]),
     # Ten steps of a quarter of eps; at the clean image itself the gradient is zero.
-    "trades": _row(_diverging, 10, 0.25, True, False, loss=_trades),
+    "trades": _row(_diverging, 10, 0.25, True, False, attacks=True, loss=_trades),
 }
 
 
