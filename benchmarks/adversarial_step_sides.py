@@ -6,11 +6,14 @@ from functools import partial
 
 import robustness_bridge as bridge
 import torch
+from small_models import learning
 from torch import nn
+from torch.nn.functional import cross_entropy
 
-from classification import attacks, engine
+from classification import attacks
 from classification.convolutions import FastWeightGradients
 from classification.folding import Twin
+from classification.learner import Learner
 from classification.models import Classifier
 
 EPS, STEPS, STEP_SIZE, LR = 1.0, 3, 2 / 3, 0.01
@@ -36,6 +39,7 @@ class Form:
 
 
 LIBRARY = "robustness library"
+LEARNER = "pretrain"
 OURS = {
     "eager": Form(channels_last=False),
     "channels_last": Form(),
@@ -44,6 +48,7 @@ OURS = {
     "twin, weight gradients": Form(twin=True, fast=True),
     "the same, fused SGD": Form(twin=True, fast=True, fused=True),
     "compiled": Form(compiled=True),
+    LEARNER: Form(twin=True, fast=True),
 }
 
 
@@ -86,10 +91,25 @@ def our_side(form: Form, arch: str, state: dict, use_best: bool, dtype: torch.dt
     def step(x, y):
         if form.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
+        model.train()
+        x_adv = adversary(model, x, y)
         with FastWeightGradients() if form.fast else nullcontext():
-            engine.train_one_epoch(trained, [(x, y)], optimizer, lambda step: LR, adversary)
+            loss = cross_entropy(trained(x_adv), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
 
     return step, model.net
+
+
+def learner_side(arch: str, state: dict, use_best: bool, dtype: torch.dtype):
+    """`(step, network)`: what `classification.pretrain` does, all of it."""
+    model = Classifier(arch, 10)
+    model.net.load_state_dict(state)
+    model.to(dtype, memory_format=torch.channels_last)
+    attack = dict(eps=EPS, steps=STEPS, step_size=STEP_SIZE, use_best=use_best)
+    learner = Learner(model, learning(**attack, weight_decay=1e-4))
+    return (lambda x, y: learner.step(x, y, [LR], seed=0)), model.net
 
 
 def sides(library, names, arch: str, use_best: bool, dtype: torch.dtype) -> dict:
@@ -98,7 +118,10 @@ def sides(library, names, arch: str, use_best: bool, dtype: torch.dtype) -> dict
     state = Classifier(arch, 10).net.state_dict()
     built = {LIBRARY: library_side(library, arch, state, use_best, dtype)}
     for name in names:
-        built[name] = our_side(OURS[name], arch, state, use_best, dtype)
+        if name == LEARNER:
+            built[name] = learner_side(arch, state, use_best, dtype)
+        else:
+            built[name] = our_side(OURS[name], arch, state, use_best, dtype)
     return built
 
 

@@ -59,9 +59,9 @@ def total(numbers: list[float], device: torch.device) -> list[float]:
 
 def average_buffers(model: nn.Module) -> None:
     """Give each process the mean of all processes' BatchNorm statistics."""
-    if world() == 1:
-        return
     buffers = [b for b in model.buffers() if b.is_floating_point()]
+    if world() == 1 or not buffers:
+        return
     flat = torch.cat([b.flatten() for b in buffers])
     dist.all_reduce(flat)
     pieces = (flat / world()).split([b.numel() for b in buffers])

@@ -62,7 +62,8 @@ class StopSignals:
 
 
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]],
-             adversary: Adversary | None = None, stop: StopSignals | None = None) -> dict:  # fmt: skip
+             adversary: Adversary | None = None,
+             stop: StopSignals | None = None) -> dict:  # fmt: skip
     """Clean, or with an adversary robust, over the batches of all processes.
 
     Args:

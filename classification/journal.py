@@ -4,9 +4,9 @@ import json
 import os
 from pathlib import Path
 
-from robust_backbones.results import differences
 from robust_backbones.errors import UserError
 from robust_backbones.files import atomic
+from robust_backbones.results import differences
 
 
 class Journal:

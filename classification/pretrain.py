@@ -62,7 +62,8 @@ def parser() -> argparse.ArgumentParser:
         help=f"passes over the training images, a count; free makes as many updates in fewer "
         f"passes (default: {RECIPE})")  # fmt: skip
     how("--batch-size", type=options.batch,
-        help=f"images per update, all processes together, at least 2 (default: {RECIPE})")  # fmt: skip
+        help="images per update, all processes together, at least 2 (default: "
+        f"{RECIPE})")  # fmt: skip
     how("--lr", type=options.positive,
         help=f"highest learning rate, per update (default: {RECIPE}, times --batch-size / its "
         "batch size)")  # fmt: skip
@@ -75,7 +76,8 @@ def parser() -> argparse.ArgumentParser:
     how("--augmentation", choices=AUGMENTATIONS, help="default: the data set's")
     how("--label-smoothing", type=options.share, default=0.0, help="in [0, 1)")
     how("--ema", type=options.share, default=0.0,
-        help="decay per update of averaged weights, which are then evaluated and kept; 0: none")  # fmt: skip
+        help="decay per update of averaged weights, which are then evaluated and kept; 0: "
+        "none")  # fmt: skip
     how("--seed", type=options.seed, default=0, help="of weights, order, images, attack, a number")
     attack = p.add_argument_group("training attack").add_argument
     attack("--constraint", choices=tuple(STANDARD_EVAL_EPS), default="l2", help="norm of the ball")
@@ -85,7 +87,8 @@ def parser() -> argparse.ArgumentParser:
     attack("--steps", type=options.count,
            help="a count; for free: updates per mini-batch (default: the method's)")  # fmt: skip
     attack("--step-size", type=options.positive,
-           help="length of one step, unit of --eps (default: the method's multiple of eps)")  # fmt: skip
+           help="length of one step, unit of --eps (default: the method's multiple of "
+           "eps)")  # fmt: skip
     attack("--random-start", action=argparse.BooleanOptionalAction, help="begin at a random point "
            "of the ball (default: the method's)")  # fmt: skip
     attack("--use-best", action=argparse.BooleanOptionalAction, help="of all steps the one with "
@@ -104,11 +107,13 @@ def parser() -> argparse.ArgumentParser:
         help="longest time between two checkpoints, seconds")  # fmt: skip
     run("--device", help="torch device (default: cuda if there is one, else cpu)")
     run("--workers", type=options.whole, default=0,
-        help="processes that read images, for each training process; 0: it reads itself")  # fmt: skip
+        help="processes that read images, for each training process; 0: it reads "
+        "itself")  # fmt: skip
     run("--precision", choices=PRECISIONS, default="float32",
         help="of training and its attack; weights and projections are float32")  # fmt: skip
     run("--accumulate", type=options.count, default=1,
-        help="pieces to cut each process's part of a mini-batch into, a count; saves memory")  # fmt: skip
+        help="pieces to cut each process's part of a mini-batch into, a count; saves "
+        "memory")  # fmt: skip
     run("--sync-bn", action="store_true", default=False,
         help="BatchNorm over the images of all processes")  # fmt: skip
     run("--compile", action="store_true", default=False, help="use torch.compile")

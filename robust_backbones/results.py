@@ -4,7 +4,6 @@ import json
 import math
 import platform
 import time
-
 from pathlib import Path
 
 from robust_backbones import __version__

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from classification.attacks import pgd
 from classification.methods import ATTACK, METHODS, Objective
-from classification.pretrain import METHODS as OFFERED
 
 
 def crafted(method, model, x, y, **changes):
@@ -24,10 +23,6 @@ def crafted(method, model, x, y, **changes):
         loss(x, x_adv, y)[0].backward()
     assert len(found) == row.updates(attack)
     return found
-
-
-def test_the_command_line_offers_all():
-    assert set(OFFERED) == set(METHODS)
 
 
 @pytest.mark.parametrize("constraint", ["l2", "linf"])

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -9,24 +10,15 @@ import time
 import pytest
 import torch
 
-from classification import attacks, datasets, engine, pretrain
-from classification.datasets import DATASETS
+from classification import attacks, engine, learner, loader, methods, pretrain, schedules, training
+from classification import transforms as tf
+from classification.datasets import DATASETS, open_split
 from classification.models import load_classifier
 from robust_backbones import checkpoint
 
-FEW = ["--epochs", "2", "--batch-size", "12", "--steps", "1", "--eval-steps", "2", "--seed", "3",
-       "--device", "cpu"]  # fmt: skip
-
-FULL = datasets.load
-
-
-@pytest.fixture(autouse=True)
-def few_digits(monkeypatch):
-    def load(name, split):
-        images, labels = FULL(name, split)
-        return images[:25], labels[:25]
-
-    monkeypatch.setattr(datasets, "load", load)
+FEW = ["--arch", "shufflenet_v2_x1_0", "--dataset", "digits", "--limit", "24", "--test-limit",
+       "20", "--epochs", "2", "--batch-size", "12", "--steps", "1", "--eval-steps", "2", "--seed",
+       "3", "--device", "cpu"]  # fmt: skip
 
 
 def run(output, *options):
@@ -54,17 +46,18 @@ def test_the_checkpoint_is_a_classifier_that_others_can_read(done):
     contents = torch.load(done / "checkpoint.pt", weights_only=True)
     assert contents["format"] == checkpoint.FORMAT and contents["epoch"] == 2
     found = checkpoint.read(done / "checkpoint.pt")
-    assert (found.arch, found.layout) == ("resnet18", "robust_backbones")
+    assert (found.arch, found.layout) == ("shufflenet_v2_x1_0", "robust_backbones")
     assert found.mean == DATASETS["digits"].mean and found.std == DATASETS["digits"].std
-    expected = dict(arch="resnet18", dataset="digits", classes=10, constraint="l2", eps=1.0,
+    expected = dict(arch="shufflenet_v2_x1_0", method="pgd", dataset="digits", classes=10,
+                    constraint="l2", eps=1.0,
                     steps=1, random_start=False, use_best=True, epochs=2, image_size=32,
                     seed=3)  # fmt: skip
     assert expected.items() <= found.metadata.items()
     assert found.metadata["step_size"] == pytest.approx(2 / 3)
     assert {"mean", "std", "code_version"} <= set(found.metadata)
     model = load_classifier(done / "checkpoint.pt")
-    images, labels = datasets.load("digits", "test")
-    assert engine.evaluate(model, images, labels, 25) == lines(done)[-1]["clean_top1"]
+    batches = loader.test_batches(open_split("digits", "test", limit=20), 20)
+    assert engine.evaluate(model, batches)["top1"] == lines(done)[-1]["clean_top1"]
 
 
 def test_the_result_names_its_attack_its_data_and_its_settings(done):
@@ -75,16 +68,10 @@ def test_the_result_names_its_attack_its_data_and_its_settings(done):
         "attack": "pgd", "constraint": "l2", "eps": 1.0, "steps": 2, "step_size": 1.25,
         "random_start": True, "use_best": True,
     }  # fmt: skip
-    assert result["settings"]["lr_schedule"] == "one-cycle"
-    assert result["data"]["test"]["images"] == 25
+    assert result["settings"]["recipe"] == "quick"
+    assert result["settings"]["lr"] == pytest.approx(0.03 * 12 / 64)  # the linear rule
+    assert result["data"]["test"]["images"] == 20
     assert result["data"]["train"]["fingerprint"] != result["data"]["test"]["fingerprint"]
-
-
-def test_one_line_of_metrics_per_epoch(done):
-    first, last = lines(done)
-    common = {"epoch", "train_loss", "train_top1", "clean_top1", "lr", "seconds"}
-    assert set(first) == common and set(last) == common | {"robust_top1"}
-    assert (first["epoch"], last["epoch"]) == (1, 2)
 
 
 def test_a_finished_run_is_skipped(done, capsys):
@@ -100,43 +87,41 @@ def test_a_finished_run_with_other_settings_is_kept(done, capsys, resume):
         run(done, "--lr", "0.5", *resume)
     assert stop.value.code == 2
     err = capsys.readouterr().err
-    assert "lr is 0.03 there, 0.5 here; choose another --output" in err and err.count("\n") == 1
+    assert "lr is 0.005625 there, 0.5 here; choose another --output" in err and err.count("\n") == 1
 
 
-@pytest.fixture
-def unfinished(tmp_path, monkeypatch):
-    """A run killed in its second epoch."""
-    whole = engine.train_one_epoch
-
-    def train_one_epoch(*args, **kwargs):
-        if (tmp_path / "checkpoint.pt").exists():
-            raise KeyboardInterrupt
-        return whole(*args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(engine, "train_one_epoch", train_one_epoch)
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path)
-    return tmp_path
-
-
-def test_resuming_gives_the_uninterrupted_run(unfinished, done, capsys):
+def test_resuming_is_asked_for(tmp_path, capsys):
+    """What is resumed, and exactly, is in test_training.py."""
+    (tmp_path / "checkpoint.pt").write_bytes(b"")
     with pytest.raises(SystemExit) as stop:
-        run(unfinished)
+        run(tmp_path)
     assert stop.value.code == 2
     assert "pass --resume to go on with it, or choose another --output" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        run(unfinished, "--resume", "--weight-decay", "0")
-    assert "weight_decay is 0.0005 there, 0.0 here" in capsys.readouterr().err
 
-    run(unfinished, "--resume")
-    assert "resuming after epoch 1 of 2" in capsys.readouterr().out
-    once, twice = (torch.load(p / "checkpoint.pt")["model"] for p in (done, unfinished))
-    assert all(torch.equal(once[name], twice[name]) for name in once)
-    for a, b in zip(lines(done), lines(unfinished), strict=True):
-        assert a | {"seconds": 0} == b | {"seconds": 0}
-    a, b = (json.loads((p / "result.json").read_text())["metrics"] for p in (done, unfinished))
-    assert a == b
+
+def test_nothing_to_resume(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(tmp_path, "--resume", "must")
+    assert "holds no run to resume; leave --resume must out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_exits_with_75_and_resume_auto_goes_on(tmp_path, number):
+    command = [sys.executable, "-m", "classification.pretrain", *FEW, "--epochs", "60",
+               "--output", str(tmp_path), "--resume", "auto", "--save-seconds", "0"]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    while not (tmp_path / "checkpoint.pt").exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == pretrain.STOPPED
+    assert f"stopped; all is saved in {tmp_path}. Go on with --resume" in out
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    expected = f"resuming after {state['epoch']} of 60 epochs and {state['batch']} of 2 steps"
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert expected in process.stdout.readline()
+    process.kill()
+    process.communicate()
 
 
 @pytest.mark.parametrize(
@@ -154,12 +139,48 @@ def test_a_standard_model_is_attacked_too(tmp_path, monkeypatch, options, radius
         radii.append(eps)
         return x
 
-    monkeypatch.setattr(attacks, "pgd", pgd)
+    monkeypatch.setattr(training, "pgd", pgd)
     run(tmp_path, "--epochs", "1", "--eps", "0", "--resume", *options)  # nothing there: starts
     assert radii == [radius]  # one batch of the evaluation, none of the training
     result = json.loads((tmp_path / "result.json").read_text())
-    assert result["settings"]["eps"] == 0
+    assert (result["settings"]["eps"], result["settings"]["method"]) == (0, "standard")
     assert result["settings"]["evaluation"]["eps"] == radius
+
+
+def settings(*options):
+    return pretrain._settings(pretrain.parser().parse_args([*options, "--output", "x"]))
+
+
+def test_the_paper_is_the_default():
+    """hyperparameters.yaml: adversarial_pretraining."""
+    found = settings("--data", "/imagenet")
+    assert {
+        "arch": "resnet50", "dataset": "imagenet", "method": "pgd", "constraint": "l2", "eps": 3.0,
+        "steps": 3, "step_size": 2.0, "random_start": False, "use_best": True, "epochs": 90,
+        "batch_size": 512, "lr": 0.1, "lr_schedule": "step", "momentum": 0.9, "nesterov": False,
+        "weight_decay": 1e-4, "augmentation": "imagenet", "warmup": 0.0, "smoothing": 0.0,
+    }.items() <= found.items()  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        (["--batch-size", "1024"], dict(lr=0.2)),  # the linear rule
+        (["--batch-size", "1024", "--lr", "0.1"], dict(lr=0.1)),
+        (["--recipe", "quick"], dict(epochs=5, lr_schedule="one-cycle", eps=1.0, nesterov=True)),
+        (["--constraint", "linf"], dict(eps=4 / 255, step_size=8 / 3 / 255)),
+        (["--method", "fast"], dict(steps=1, step_size=3.75, lr_schedule="cyclic", passes=90)),
+        (["--method", "free", "--eps", "1"], dict(steps=4, step_size=1.0, passes=23)),
+        (["--method", "free", "--steps", "8"], dict(steps=8, passes=12)),
+        (["--method", "trades", "--beta", "2"], dict(steps=10, step_size=0.75, beta=2.0)),
+        (["--no-use-best", "--random-start"], dict(use_best=False, random_start=True)),
+        (["--eps", "0"], dict(method="standard", eps=0)),
+        (["--method", "standard"], dict(method="standard", eps=0)),
+    ],
+)
+def test_what_options_decide(options, expected):
+    found = settings(*options)
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -175,11 +196,18 @@ def test_a_standard_model_is_attacked_too(tmp_path, monkeypatch, options, radius
         (["--epochs", "0"], "'0' is not a whole number of at least 1"),
         (["--steps", "1.5"], "'1.5' is not a whole number of at least 1"),
         (["--batch-size", "1"], "'1' is not a whole number of at least 2"),
-        (["--batch-size", "26"], "batch size 26 exceeds the 25 training images"),
+        (["--batch-size", "26"], "batch size 26 exceeds the 24 training images"),
         (["--step-size", "0"], "'0' is not a finite number above 0"),
         (["--eval-eps", "0"], "'0' is not a finite number above 0"),
         (["--lr", "0"], "'0' is not a finite number above 0"),
-        (["--lr", "1e30"], "the loss became (nan|inf) at step .*; lower it"),
+        (["--lr", "1e30"], "step . of epoch .: the loss became (nan|inf) .*; lower it"),
+        (["--method", "pgd"], "--method pgd with --eps 0: standard training has eps 0"),
+        (["--method", "standard", "--eps", "1"], "--method standard with --eps 1: standard"),
+        (["--label-smoothing", "1"], r"'1' is not a number in \[0, 1\)"),
+        (["--accumulate", "5"], "--batch-size 12 cannot be cut into 5 equal pieces of at least 2"),
+        (["--accumulate", "12"], "cannot be cut into 12 equal pieces of at least 2 images"),
+        (["--dataset", "cifar10"], "'cifar10' comes with no data; say where it lies: --data"),
+        (["--limit", "9"], "a limit of 9 images is not possible: digits train has 10 classes"),
         (["--momentum", "1"], "'1' is not a number between 0 and 1"),
         (["--device", "abacus"], "device 'abacus' cannot be used here; one of: .*cpu"),
     ],
@@ -217,5 +245,9 @@ def test_help_explains_every_option_and_comes_at_once():
     assert len(options) >= 17 and all("default" in " ".join(o.split()) for o in options)
 
 
-def test_the_parser_offers_what_the_attacks_have():
+def test_the_parser_offers_what_the_tables_have():
     assert set(pretrain.STANDARD_EVAL_EPS) == set(attacks.CONSTRAINTS)
+    assert set(pretrain.METHODS) == set(methods.METHODS)
+    assert set(pretrain.SCHEDULES) == set(schedules.SCHEDULES)
+    assert set(pretrain.PRECISIONS) == set(learner.PRECISIONS)
+    assert set(pretrain.AUGMENTATIONS) == set(tf.AUGMENTATIONS)

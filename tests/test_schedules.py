@@ -54,4 +54,5 @@ def test_one_rise_and_one_fall(name, top):
 def test_warmup_is_a_straight_line_times_the_schedule():
     rates = [learning_rate(step, 100, 1.0, "cosine", warmup=4) for step in range(6)]
     plain = [(1 + math.cos(math.pi * step / 100)) / 2 for step in range(6)]
-    assert rates == pytest.approx([f * r for f, r in zip([0.25, 0.5, 0.75, 1, 1, 1], plain)])
+    rise = [0.25, 0.5, 0.75, 1, 1, 1]
+    assert rates == pytest.approx([f * r for f, r in zip(rise, plain, strict=True)])

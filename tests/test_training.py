@@ -2,7 +2,6 @@
 
 import copy
 import json
-import math
 import multiprocessing
 import os
 import random
@@ -16,7 +15,7 @@ import torch
 from small_models import learning
 from torch import nn
 
-from classification import engine, training
+from classification import engine
 from classification.datasets import open_split
 from classification.learner import Learner
 from classification.training import Training
@@ -261,9 +260,3 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
         signal.signal(signal.SIGXFSZ, old)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
     assert not [p for p in tmp_path.iterdir() if p.suffix == ".tmp"]
-
-
-def test_the_guard_attacks_with_ten_steps_of_pgd_at_the_same_radius():
-    attack = SETTINGS | training.GUARD
-    assert (attack["eps"], attack["steps"], attack["constraint"]) == (0.5, 10, "l2")
-    assert math.isclose(training.COLLAPSE, 0.5)
