@@ -11,8 +11,6 @@ from robust_backbones.errors import UserError
 from robust_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from classification.shards import ShardSource
     from classification.sources import Source
 
@@ -159,23 +157,3 @@ def _cut(source: Source, held_out: float, limit: int | None) -> Source:
         raise UserError(f"a limit of {limit} images is not possible: {source.name} {source.split} "
                         f"has {source.classes} classes and {len(source)} images.")  # fmt: skip
     return source.subset(sources.balanced(source.labels, limit))
-
-
-def load(name: str, split: str) -> tuple[Tensor, Tensor]:
-    """Images `(N, 3, H, W)` in [0, 1] float32 and labels `(N,)` int64 of an embedded dataset.
-
-    Raises:
-        UserError: `name` is not in `DATASETS`, or the dataset has no such split.
-    """
-    source = open_split(name, split)
-    return (
-        source.images if source.images.is_floating_point() else source.images / 255,
-        source.labels,
-    )
-
-
-def fingerprint(images: Tensor, labels: Tensor) -> str:
-    """See `sources.fingerprint`."""
-    from classification import sources
-
-    return sources.fingerprint(images, labels)

@@ -118,18 +118,6 @@ def crop(x: Tensor, down: Tensor, right: Tensor, pad: int) -> Tensor:
     return windows[torch.arange(len(x), device=x.device), :, down, right]
 
 
-def random_shift(x: Tensor, pad: int, generator: torch.Generator) -> Tensor:
-    """Move each image by its own whole number of pixels in [-pad, pad], both ways; zeros come in.
-
-    Args:
-        x: images `(N, C, H, W)`.
-        pad: largest shift, pixels, at least 0.
-        generator: on the CPU; two numbers per image are drawn.
-    """
-    down, right = torch.randint(0, 2 * pad + 1, (2, len(x)), generator=generator).to(x.device)
-    return crop(x, down, right, pad)
-
-
 def lighting(x: Tensor) -> Tensor:
     """Add noise along the principal colours to an image `(3, H, W)`; torch's global generator."""
     alpha = torch.empty(3).normal_(0, LIGHTING_STD)

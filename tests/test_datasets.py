@@ -10,10 +10,19 @@ import torch
 from skimage import data
 from sklearn.datasets import load_digits
 
-from classification.datasets import DATASETS, fingerprint, load, open_split
+from classification.datasets import DATASETS, open_split
 from classification.embedded import DIGITS_TRAIN, TEXTURES
+from classification.sources import fingerprint
 from classification.transforms import AUGMENTATIONS
 from robust_backbones.errors import UserError
+
+
+def load(name, split):
+    """Images as `(N, 3, H, W)` float32 in [0, 1], and labels."""
+    source = open_split(name, split)
+    whole = source.images.is_floating_point()
+    return source.images if whole else source.images / 255, source.labels
+
 
 EMBEDDED = [name for name, row in DATASETS.items() if not row.needs_root]
 

@@ -17,14 +17,15 @@ from classification import attack_plan, attacks, engine, robustness, robustness_
 from classification import robustness_report as report
 from classification.attack_plan import Attack
 
-FEW = ["--images", "10", "--batch-size", "4", "--steps", "2", "--eps", "0.5", "1", "--device",
+FEW = ["--dataset", "digits", "--images", "10", "--batch-size", "4", "--steps", "2", "--eps",
+       "0.5", "1", "--device",
        "cpu", "--seed", "3"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
-    torch.save(random_network("resnet18", 10).state_dict(), path)
+    path = tmp_path_factory.mktemp("weights") / "model.pth"
+    torch.save(random_network("shufflenet_v2_x1_0", 10).state_dict(), path)
     return path
 
 
@@ -134,7 +135,7 @@ def test_user_mistakes(weights, tmp_path, capsys, options, message):
 
 
 def test_a_model_of_other_classes(tmp_path, capsys):
-    torch.save(random_network("resnet18", 7).state_dict(), tmp_path / "seven.pth")
+    torch.save(random_network("shufflenet_v2_x1_0", 7).state_dict(), tmp_path / "seven.pth")
     with pytest.raises(SystemExit):
         run(tmp_path / "seven.pth", tmp_path / "out")
     assert "tells 7 classes apart, digits has 10" in capsys.readouterr().err
@@ -171,8 +172,8 @@ def test_a_row_is_what_evaluate_gives(constraint, eps, restarts):
     robustness.run(model, [(x, y)], plan, seed=1, classes=10, records=records, add=records.append)
     found = report.rows(robustness.outcomes(plan, records))
     pgd = robustness.adversary(attack, 1, 0, 10)
-    assert found[attack.group]["accuracy"] == engine.evaluate(model, x, y, 50, pgd)
-    assert found["clean"]["accuracy"] == engine.evaluate(model, x, y, 50)
+    assert found[attack.group]["accuracy"] == engine.evaluate(model, [(x, y)], pgd)["top1"]
+    assert found["clean"]["accuracy"] == engine.evaluate(model, [(x, y)])["top1"]
 
 
 def test_the_worst_case_counts_what_survives_everything():
