@@ -19,6 +19,9 @@ from torch.nn.functional import cross_entropy
 
 from robust_backbones.errors import UserError
 
+# What settings say about a PGD attack.
+PARAMETERS = ("constraint", "eps", "steps", "step_size", "random_start", "use_best")
+
 
 @dataclass(frozen=True)
 class Constraint:
@@ -150,6 +153,18 @@ def fgsm(model: nn.Module, x: Tensor, y: Tensor, *, constraint: str, eps: float,
     return pgd(model, x, y, constraint=constraint, eps=eps, steps=1, use_best=False,
                step_size=eps if step_size is None else step_size, random_start=random_start,
                targeted=targeted, generator=generator)  # fmt: skip
+
+
+def adversary(settings: dict, seed: int):
+    """`pgd` bound to the `PARAMETERS` among the settings; None where eps is 0.
+
+    Args:
+        seed: of its random starts.
+    """
+    if settings["eps"] == 0:
+        return None
+    bound = {name: settings[name] for name in PARAMETERS}
+    return partial(pgd, **bound, generator=torch.Generator().manual_seed(seed))
 
 
 def _check(x, constraint, eps, steps, step_size, random_start, restarts, generator) -> None:

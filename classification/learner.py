@@ -11,9 +11,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from classification import distributed
+from classification.attacks import PARAMETERS
 from classification.convolutions import FastWeightGradients
 from classification.folding import Twin
-from classification.methods import ATTACK, METHODS, Objective
+from classification.methods import METHODS, Objective
 from robust_backbones.errors import UserError
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -66,7 +67,7 @@ class Learner:
     def __init__(self, model: nn.Module, settings: dict):
         self.settings = settings
         self.method = METHODS[settings["method"]]
-        self.attack = {name: settings[name] for name in ATTACK}
+        self.attack = {name: settings[name] for name in PARAMETERS}
         self.updates_per_batch = self.method.updates(self.attack)
         self.device = next(model.parameters()).device
         self.model = model
@@ -111,7 +112,7 @@ class Learner:
             NotFinite: before the weights change.
         """
         torch.manual_seed(seed)
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator(self.device).manual_seed(seed)
         x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
         x = x.contiguous(memory_format=torch.channels_last)
         self.model.train()

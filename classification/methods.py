@@ -14,8 +14,6 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
 from classification.attacks import CONSTRAINTS, eval_mode, pgd
 
-ATTACK = ("constraint", "eps", "steps", "step_size", "random_start", "use_best")
-
 
 @dataclass(frozen=True)
 class Method:

@@ -64,6 +64,18 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
+def epoch_line(record: dict, epochs: int) -> str:
+    """One epoch's record of the history in words."""
+    adversarial = ""
+    if "adversarial_top1" in record:
+        adversarial = f" (under the training attack {record['adversarial_top1']:.1f} %)"
+    return (
+        f"epoch {record['epoch']}/{epochs}: loss {record['train_loss']:.3f}, training accuracy "
+        f"{record['train_top1']:.1f} %, clean test accuracy {record['clean_top1']:.1f} %"
+        f"{adversarial}, {record['seconds']:.1f} s"
+    )
+
+
 def write_history(path: Path, history: list[dict]) -> None:
     """One JSON object a line, all of them, atomically."""
     with atomic(path) as temporary:

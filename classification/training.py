@@ -1,6 +1,6 @@
 """A training run: epochs, checkpoints, resuming, the guard, the end."""
 
-import math
+import itertools
 import time
 from dataclasses import asdict
 from functools import partial
@@ -8,29 +8,15 @@ from pathlib import Path
 
 import torch
 
-from classification import distributed, engine, loader, progress
-from classification.attacks import pgd
+from classification import attacks, distributed, engine, guard, loader, progress, streams
 from classification.learner import Learner, NotFinite, Sums, seed_of
-from classification.methods import ATTACK
 from classification.schedules import learning_rate
 from robust_backbones import checkpoint, results
 from robust_backbones.errors import UserError
 
 EVAL_BATCH = 200  # images at once, of all processes
 MONITORED = 1000  # test images that are attacked after each epoch
-GUARDED = 500  # training images on which the guard attacks
-# Wong et al. 2020 stop when the accuracy falls by 20 points. A weak model has not as many to lose.
-COLLAPSE = 0.5  # of the best accuracy so far
-GUARD = {"steps": 10, "random_start": True, "use_best": True}  # its attack, at the training's eps
 LAST_GOOD = "last_good.pt"  # the weights of before a collapse
-
-
-def adversary(attack: dict, seed: int):
-    """PGD bound to the `attack`'s parameters; None where eps is 0."""
-    if attack["eps"] == 0:
-        return None
-    bound = {name: attack[name] for name in ATTACK}
-    return partial(pgd, **bound, generator=torch.Generator().manual_seed(seed))
 
 
 class Training:
@@ -202,15 +188,23 @@ class Training:
         raise UserError(f"step {self.batch + 1} of epoch {self.epoch + 1}: {error} {path} has "
                         "the images.") from None  # fmt: skip
 
-    def _evaluate(self, source, indices, attack: dict | None) -> dict:
+    def _evaluate(self, source, attack: dict | None, count: int | None = None) -> dict:
+        """Accuracy on all images of the source, or on `count`, the same ones each time."""
+        share = dict(rank=distributed.rank(), world=distributed.world(), workers=self.workers)
+        if count is None or source.labels is None:  # shards cannot be read by number
+            batches = loader.test_batches(source, EVAL_BATCH, **share)
+        else:
+            batches = loader.test_batches(
+                source, EVAL_BATCH, indices=self._some(source, count), **share
+            )
+        if count is not None and source.labels is None:
+            batches = itertools.islice(batches, -(-count // (EVAL_BATCH * distributed.world())))
         seed = seed_of(self.settings["seed"], self.epoch, distributed.rank())
-        return engine.evaluate(
-            self.learner.result,
-            loader.test_batches(
-                source, EVAL_BATCH, indices=indices, rank=distributed.rank(),
-                world=distributed.world(), workers=self.workers),
-            adversary(attack, seed) if attack else None,
-            self.signals)  # fmt: skip
+        attacked = attacks.adversary(attack, seed) if attack else None
+        found = engine.evaluate(self.learner.result, batches, attacked, self.signals)
+        if count is None:
+            streams.check_count(source, found["images"], len(source))
+        return found
 
     def _close_epoch(self) -> None:
         """Evaluate, note the numbers, save."""
@@ -229,8 +223,7 @@ class Training:
             "images_per_second": round(self.line.rate, 1),
             "seconds": round(self._elapsed() - sum(r["seconds"] for r in self.history), 2),
         }
-        if self._has_collapsed(record):
-            self._roll_back(record)
+        self._guard(record)
         self.history.append(record)
         self.epoch, self.batch, self.sums = self.epoch + 1, 0, Sums()
         self._save()
@@ -238,21 +231,21 @@ class Training:
             self._save(LAST_GOOD)
         if self.writes:
             self._write_seen()
-            self._say(record)
+            self.line.clear()
+            print(progress.epoch_line(record, self.epochs), flush=True)
 
     def _tests(self) -> dict:
         """Numbers of the present weights: the clean test images; if they are trained against, the
         training attack on some test images, and the guard's attack on some training images."""
         settings = self.settings
-        clean = self._evaluate(self.test, None, None)
+        clean = self._evaluate(self.test, None)
         found = {"clean_loss": clean["loss"], "clean_top1": clean["top1"]}
         if settings["eps"]:
-            attacked = self._evaluate(self.test, self._some(self.test, MONITORED), settings)
+            attacked = self._evaluate(self.test, settings, MONITORED)
             found |= {"adversarial_loss": attacked["loss"], "adversarial_top1": attacked["top1"]}
         if self.learner.method.guarded:
-            attack = settings | GUARD | {"step_size": 2.5 * settings["eps"] / GUARD["steps"]}
-            guard = self._evaluate(self.train, self._some(self.train, GUARDED), attack)
-            found["guard_top1"] = guard["top1"]
+            guarded = self._evaluate(self.train, guard.attack(settings), guard.IMAGES)
+            found["guard_top1"] = guarded["top1"]
         return found
 
     def _some(self, source, count: int) -> list[int]:
@@ -260,41 +253,21 @@ class Training:
         generator = torch.Generator().manual_seed(self.settings["seed"])
         return torch.randperm(len(source), generator=generator)[:count].tolist()
 
-    def _has_collapsed(self, record: dict) -> bool:
-        """Whether the PGD accuracy on training images fell by far more than chance explains."""
-        best = max((r["guard_top1"] for r in self.history if "guard_top1" in r), default=0)
-        error = math.sqrt(best * (100 - best) / min(GUARDED, len(self.train)))
-        return record.get("guard_top1", best) < min(COLLAPSE * best, best - 3 * error)
-
     def _rolled_back(self) -> bool:
         return bool(self.history) and "rolled_back" in self.history[-1]
 
-    def _roll_back(self, record: dict) -> None:
-        """Take the weights of the last good epoch again; `record` then says so."""
+    def _guard(self, record: dict) -> None:
+        """If the epoch of this record was a collapse, take the last good weights again."""
+        if not self.learner.method.guarded:
+            return
+        accuracies = [r["guard_top1"] for r in [*self.history, record]]
+        if not guard.collapsed(accuracies, min(guard.IMAGES, len(self.train))):
+            return
         self.learner.load(distributed.from_first(partial(self._read, LAST_GOOD)))
         record["rolled_back"] = 1
         if self.writes:
             self.line.clear()
-            print(
-                f"catastrophic overfitting in epoch {record['epoch']}: PGD accuracy on training "
-                f"images fell from {self.history[-1]['guard_top1']:.1f} % to "
-                f"{record['guard_top1']:.1f} %. Training ends with the weights of epoch "
-                f"{self.history[-1]['epoch']}. A smaller --step-size or --eps, fewer epochs, or "
-                "--method pgd avoid it.",
-                flush=True,
-            )
-
-    def _say(self, record: dict) -> None:
-        adversarial = ""
-        if "adversarial_top1" in record:
-            adversarial = f" (under the training attack {record['adversarial_top1']:.1f} %)"
-        self.line.clear()
-        print(
-            f"epoch {record['epoch']}/{self.epochs}: loss {record['train_loss']:.3f}, training "
-            f"accuracy {record['train_top1']:.1f} %, clean test accuracy "
-            f"{record['clean_top1']:.1f} %{adversarial}, {record['seconds']:.1f} s",
-            flush=True,
-        )
+            print(guard.message(accuracies), flush=True)
 
     def _write_seen(self) -> None:
         progress.write_history(self.folder / "metrics.jsonl", self.history)
@@ -303,7 +276,7 @@ class Training:
     def _finish(self) -> None:
         """Measure the robust accuracy and write the result, which marks the run as finished."""
         attack = self.settings["evaluation"]
-        robust = self._evaluate(self.test, None, attack)
+        robust = self._evaluate(self.test, attack)
         if not self.writes:
             return
         last = next(r for r in reversed(self.history) if "rolled_back" not in r)

@@ -8,15 +8,15 @@ import torch
 from small_models import blobs, convolutional, learning, linear, norm
 from torch.nn import functional as F
 
-from classification.attacks import pgd
-from classification.methods import ATTACK, METHODS, Objective
+from classification.attacks import PARAMETERS, pgd
+from classification.methods import METHODS, Objective
 
 
 def crafted(method, model, x, y, **changes):
     """The images of each update; the loss's gradient is there when the next are asked for."""
     model = copy.deepcopy(model)  # the loss moves its BatchNorm statistics
     row = METHODS[method]
-    attack = {name: learning(**changes)[name] for name in ATTACK}
+    attack = {name: learning(**changes)[name] for name in PARAMETERS}
     loss, found = Objective(model, method, 0.0, 6.0), []
     for x_adv in row.craft(model, x, y, torch.Generator().manual_seed(3), **attack):
         found.append(x_adv.detach().clone())
@@ -41,7 +41,7 @@ def test_each_layer_keeps_its_mode_and_its_statistics(method):
     model, (x, y) = convolutional(), blobs(8)
     model[1].eval()  # frozen by its user
     before = copy.deepcopy(model.state_dict())
-    attack = {name: learning(random_start=True)[name] for name in ATTACK}
+    attack = {name: learning(random_start=True)[name] for name in PARAMETERS}
     next(METHODS[method].craft(model, x, y, torch.Generator(), **attack))
     assert model.training and not model[1].training
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())

@@ -9,11 +9,22 @@ import time
 
 import pytest
 import torch
+from small_data import write_tree
 
-from classification import attacks, engine, learner, loader, methods, pretrain, schedules, training
+from classification import (
+    attacks,
+    engine,
+    learner,
+    loader,
+    methods,
+    pretrain,
+    pretrain_options,
+    schedules,
+)
 from classification import transforms as tf
 from classification.datasets import DATASETS, open_split
 from classification.models import load_classifier
+from classification.shard_writer import write_shards
 from robust_backbones import checkpoint
 
 FEW = ["--arch", "shufflenet_v2_x1_0", "--dataset", "digits", "--limit", "24", "--test-limit",
@@ -139,7 +150,7 @@ def test_a_standard_model_is_attacked_too(tmp_path, monkeypatch, options, radius
         radii.append(eps)
         return x
 
-    monkeypatch.setattr(training, "pgd", pgd)
+    monkeypatch.setattr(attacks, "pgd", pgd)
     run(tmp_path, "--epochs", "1", "--eps", "0", "--resume", *options)  # nothing there: starts
     assert radii == [radius]  # one batch of the evaluation, none of the training
     result = json.loads((tmp_path / "result.json").read_text())
@@ -148,7 +159,9 @@ def test_a_standard_model_is_attacked_too(tmp_path, monkeypatch, options, radius
 
 
 def settings(*options):
-    return pretrain._settings(pretrain.parser().parse_args([*options, "--output", "x"]))
+    return pretrain_options.settings(
+        pretrain_options.parser("").parse_args([*options, "--output", "x"])
+    )
 
 
 def test_the_paper_is_the_default():
@@ -246,8 +259,29 @@ def test_help_explains_every_option_and_comes_at_once():
 
 
 def test_the_parser_offers_what_the_tables_have():
-    assert set(pretrain.STANDARD_EVAL_EPS) == set(attacks.CONSTRAINTS)
-    assert set(pretrain.METHODS) == set(methods.METHODS)
-    assert set(pretrain.SCHEDULES) == set(schedules.SCHEDULES)
-    assert set(pretrain.PRECISIONS) == set(learner.PRECISIONS)
-    assert set(pretrain.AUGMENTATIONS) == set(tf.AUGMENTATIONS)
+    assert set(pretrain_options.STANDARD_EVAL_EPS) == set(attacks.CONSTRAINTS)
+    assert set(pretrain_options.METHODS) == set(methods.METHODS)
+    assert set(pretrain_options.SCHEDULES) == set(schedules.SCHEDULES)
+    assert set(pretrain_options.PRECISIONS) == set(learner.PRECISIONS)
+    assert set(pretrain_options.AUGMENTATIONS) == set(tf.AUGMENTATIONS)
+
+
+def test_held_out_training_images_take_the_place_of_the_test_images(tmp_path):
+    run(tmp_path, "--epochs", "1", "--eps", "0", "--held-out", "0.1")
+    data = json.loads((tmp_path / "result.json").read_text())["data"]
+    assert set(data) == {"train", "val"} and data["val"]["images"] == 20
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_image_folders_and_shards(tmp_path, shards):
+    tree = write_tree(tmp_path / "tree", {"train": 10, "test": 5})
+    where = write_shards(tree, tmp_path / "shards", 6) if shards else tree
+    options = ["--arch", "shufflenet_v2_x1_0", "--dataset", "folder", "--data", str(where),
+               "--image-size", "32", "--epochs", "2", "--batch-size", "8", "--lr", "0.01", "--eps",
+               "0.5", "--method", "fast", "--workers", "1", "--device", "cpu", "--eval-steps",
+               "1"]  # fmt: skip
+    pretrain.main([*options, "--output", str(tmp_path / "run")])
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert (result["data"]["train"]["images"], result["data"]["test"]["images"]) == (30, 15)
+    assert load_classifier(tmp_path / "run/checkpoint.pt").num_classes == 3
+    assert all({"adversarial_top1", "guard_top1"} <= set(line) for line in lines(tmp_path / "run"))

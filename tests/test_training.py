@@ -184,25 +184,6 @@ def test_a_loss_that_is_not_finite_leaves_the_images(tmp_path):
     assert found["x"].shape == (12, 3, 32, 32) and found["settings"]["lr"] == 1e30
 
 
-COLLAPSED = [  # guard's accuracies, whether the last is a collapse
-    ([50, 48, 52, 20], True),
-    ([50, 48, 52, 30], False),
-    ([30, 5], True),
-    ([0.2, 0.0], False),  # one image of 500: chance
-    ([10, 4.5], True),
-    ([10], False),
-    ([0.0, 0.0], False),
-]
-
-
-@pytest.mark.parametrize("accuracies, collapsed", COLLAPSED)
-def test_what_counts_as_a_collapse(tmp_path, accuracies, collapsed):
-    run = run_of(tmp_path, images=60)
-    run.train = range(1000)  # as many images
-    *run.history, last = [{"guard_top1": float(a)} for a in accuracies]
-    assert run._has_collapsed(last) == collapsed
-
-
 def test_a_collapse_rolls_back_and_says_so(tmp_path, monkeypatch, capsys):
     """The weights of epoch 2 are spoilt as overfitting to FGSM would."""
     changes = dict(method="fast", random_start=True, use_best=False, passes=4, epochs=4, lr=0.2)
