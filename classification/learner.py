@@ -89,10 +89,10 @@ class Learner:
         objective = Objective(model, settings["method"], settings["smoothing"], settings["beta"])
         self.objective = torch.compile(objective) if settings["compile"] else objective
         if distributed.world() > 1:
-            # Buffers are shared after the update instead, for the attack to meet the same ones.
+            # It broadcasts process 0's buffers, too; `average_buffers` has made them equal.
             self.objective = DistributedDataParallel(
-                self.objective, broadcast_buffers=False,
-                device_ids=[self.device] if self.device.type == "cuda" else None)  # fmt: skip
+                self.objective, device_ids=[self.device] if self.device.type == "cuda" else None
+            )
 
     @property
     def result(self) -> nn.Module:
