@@ -14,7 +14,7 @@ from classification.schedules import learning_rate
 from robust_backbones import checkpoint, results
 from robust_backbones.errors import UserError
 
-EVAL_BATCH = 200  # images at once, of all processes
+EVAL_BATCH = 200  # images at once, in each process
 MONITORED = 1000  # test images that are attacked after each epoch
 LAST_GOOD = "last_good.pt"  # the weights of before a collapse
 
@@ -46,10 +46,6 @@ class Training:
         self.sums, self.history, self.seconds = Sums(), [], 0.0
         self.signals = engine.StopSignals()
         self.writes = distributed.rank() == 0
-
-    @property
-    def path(self) -> Path:
-        return self.folder / "checkpoint.pt"
 
     def run(self) -> None:
         """Train to the end and write the result.
@@ -226,9 +222,9 @@ class Training:
         self._guard(record)
         self.history.append(record)
         self.epoch, self.batch, self.sums = self.epoch + 1, 0, Sums()
-        self._save()
         if self.learner.method.guarded and not self._rolled_back():
-            self._save(LAST_GOOD)
+            self._save(LAST_GOOD)  # first: killed in between, the epoch is repeated, not skipped
+        self._save()
         if self.writes:
             self._write_seen()
             self.line.clear()

@@ -1,6 +1,7 @@
 """One step of training: updates by hand, pieces, averages, precisions, and going on."""
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -164,3 +165,13 @@ def test_seeds_are_unlike():
     seeds = {seed_of(a, b, c) for a in range(4) for b in range(4) for c in range(4)}
     assert len(seeds) == 64 and all(0 <= s < 2**63 for s in seeds)
     assert seed_of(1, 2) == seed_of(1, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_compiled_is_the_same():
+    (x, y), found = blobs(8), []
+    for compiled in (False, True):
+        ours = learner(compile=compiled)
+        found.append([ours.step(x, y, [0.1], seed).loss for seed in range(3)])
+    assert found[1] == pytest.approx(found[0], rel=1e-3)

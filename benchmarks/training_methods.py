@@ -1,0 +1,79 @@
+"""Images per second of each training method, with its default attack, side by side.
+
+python benchmarks/training_methods.py --arch resnet18 --size 32 --batch 64 --threads 1
+
+One network each, the same images, one step at a time, taking turns, so that what else the machine
+does falls on all of them. An epoch of `free` is a pass in which each image is trained on four
+times; its recipe makes a quarter of the passes. The last column is what a whole run of equally many
+updates costs, relative to PGD's.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import torch  # noqa: E402
+from small_models import learning  # noqa: E402
+
+from classification.learner import Learner  # noqa: E402
+from classification.methods import METHODS  # noqa: E402
+from classification.models import Classifier  # noqa: E402
+
+EPS = 0.5
+
+
+def learners(arch: str) -> dict[str, Learner]:
+    """Method -> a learner of it, all from the same weights."""
+    found = {}
+    for name, row in METHODS.items():
+        torch.manual_seed(0)
+        model = Classifier(arch, 10).to(memory_format=torch.channels_last)
+        attack = row.attack | {"step_size": EPS * row.attack.get("step_size", 1), "eps": EPS}
+        found[name] = Learner(model, learning(method=name, **attack))
+    return found
+
+
+def measure(arch: str, size: int, batch: int, repeats: int) -> dict[str, list[float]]:
+    """Method -> seconds of each mini-batch."""
+    x = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
+    y, found = torch.arange(batch) % 10, learners(arch)
+    seconds = {name: [] for name in found}
+    for repeat in range(1 + repeats):  # the first one warms up
+        for name, learner in found.items():
+            start = time.perf_counter()
+            learner.step(x, y, [0.01] * learner.updates_per_batch, seed=repeat)
+            if repeat:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def main(argv=None) -> None:
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=formatter)
+    p.add_argument("--arch", default="resnet18", help="network")
+    p.add_argument("--size", type=int, default=32, help="height and width, pixels")
+    p.add_argument("--batch", type=int, default=64, help="images per mini-batch")
+    p.add_argument("--repeats", type=int, default=7, help="timed mini-batches of each method")
+    p.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch")
+    args = p.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    seconds = measure(args.arch, args.size, args.batch, args.repeats)
+    print(f"{args.arch}, {args.size} px, batch {args.batch}, {args.threads} threads, torch "
+          f"{torch.__version__}")  # fmt: skip
+    print("| method | updates | median s | images/s | per update, relative to pgd |")
+    print("|---|---|---|---|---|")
+    updates = {name: row.updates(row.attack) for name, row in METHODS.items()}
+    base = statistics.median(seconds["pgd"])
+    for name, values in seconds.items():
+        median = statistics.median(values)
+        print(f"| {name} | {updates[name]} | {median:.3f} | {args.batch / median:.0f} | "
+              f"{median / updates[name] / base:.2f} |")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
