@@ -10,6 +10,8 @@ from torch.distributed.nn.functional import all_reduce
 
 from robust_backbones.errors import UserError
 
+VARIABLES = ("LOCAL_RANK", "RANK", "MASTER_ADDR", "MASTER_PORT")  # besides WORLD_SIZE
+
 
 @contextlib.contextmanager
 def group(device: torch.device):
@@ -19,11 +21,17 @@ def group(device: torch.device):
         This process's device: of GPUs the one with its local rank.
 
     Raises:
-        UserError: there are more processes than GPUs on this machine.
+        UserError: there are more processes than GPUs on this machine; others than `torchrun` have
+            set `WORLD_SIZE`.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield device
         return
+    if missing := [name for name in VARIABLES if name not in os.environ]:
+        raise UserError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(missing)} is not set; start "
+            "several processes with torchrun, or unset WORLD_SIZE."
+        )
     local = int(os.environ["LOCAL_RANK"])
     if device.type == "cuda":
         if local >= torch.cuda.device_count():

@@ -27,7 +27,7 @@ def choose_device(wanted: str | None) -> torch.device:
         return torch.device("cuda" if cuda else "cpu")
     try:
         device = torch.device(wanted)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()  # the device 'meta' has no values
     except (RuntimeError, AssertionError):  # torch asserts that it was built with CUDA
         raise UserError(
             f"device '{wanted}' cannot be used here; one of: {'cuda, ' if cuda else ''}cpu."

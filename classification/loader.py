@@ -9,6 +9,7 @@ permutation) and on nothing else.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -166,6 +167,7 @@ def _from_workers(dataset, workers: int, sampler=None) -> Iterator[tuple[Tensor,
         # It draws a seed when it starts, by default from the global generator, whose state must
         # not depend on how images are loaded.
         generator=torch.Generator(),
+        worker_init_fn=_outlive_sigterm,
     )
     try:
         for batch in loader:
@@ -179,6 +181,14 @@ def _from_workers(dataset, workers: int, sampler=None) -> Iterator[tuple[Tensor,
             f"a process that loads images died ({str(error).splitlines()[0]}); most often "
             "memory or /dev/shm is too small: use fewer workers or smaller batches."
         ) from None
+
+
+def _outlive_sigterm(worker: int) -> None:
+    """Schedulers and `torchrun` send SIGTERM to all processes; the one that trains decides.
+
+    Without a parent, workers end by themselves.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @dataclass

@@ -136,7 +136,7 @@ class Training:
         per_epoch = self.batches * self.learner.updates_per_batch
         return learning_rate(
             self.epoch * per_epoch + update, self.epochs * per_epoch, settings["lr"],
-            settings["lr_schedule"], round(settings["warmup"] * per_epoch))  # fmt: skip
+            settings["lr_schedule"], round(settings["warmup"] * self.batches))  # fmt: skip
 
     def _train_epoch(self) -> None:
         settings, updates = self.settings, self.learner.updates_per_batch
@@ -187,13 +187,10 @@ class Training:
     def _evaluate(self, source, attack: dict | None, count: int | None = None) -> dict:
         """Accuracy on all images of the source, or on `count`, the same ones each time."""
         share = dict(rank=distributed.rank(), world=distributed.world(), workers=self.workers)
-        if count is None or source.labels is None:  # shards cannot be read by number
-            batches = loader.test_batches(source, EVAL_BATCH, **share)
-        else:
-            batches = loader.test_batches(
-                source, EVAL_BATCH, indices=self._some(source, count), **share
-            )
-        if count is not None and source.labels is None:
+        some = count is not None
+        chosen = self._some(source, count) if some and source.labels is not None else None
+        batches = loader.test_batches(source, EVAL_BATCH, indices=chosen, **share)
+        if some and chosen is None:  # shards cannot be read by number
             batches = itertools.islice(batches, -(-count // (EVAL_BATCH * distributed.world())))
         seed = seed_of(self.settings["seed"], self.epoch, distributed.rank())
         attacked = attacks.adversary(attack, seed) if attack else None
@@ -223,7 +220,7 @@ class Training:
         self.history.append(record)
         self.epoch, self.batch, self.sums = self.epoch + 1, 0, Sums()
         if self.learner.method.guarded and not self._rolled_back():
-            self._save(LAST_GOOD)  # first: killed in between, the epoch is repeated, not skipped
+            self._save(LAST_GOOD)  # first: a run that dies here repeats the epoch
         self._save()
         if self.writes:
             self._write_seen()
@@ -259,7 +256,11 @@ class Training:
         accuracies = [r["guard_top1"] for r in [*self.history, record]]
         if not guard.collapsed(accuracies, min(guard.IMAGES, len(self.train))):
             return
-        self.learner.load(distributed.from_first(partial(self._read, LAST_GOOD)))
+        good = distributed.from_first(partial(self._read, LAST_GOOD))
+        if good is None:
+            lost = self.folder / LAST_GOOD
+            raise UserError(f"{lost} is missing, the weights of before a collapse; begin anew.")
+        self.learner.load(good)
         record["rolled_back"] = 1
         if self.writes:
             self.line.clear()

@@ -68,6 +68,8 @@ def _room(path: Path):
 def claimed(folder):
     """Be the only process that writes into `folder`; a process that dies gives it back.
 
+    What `atomic` left in it when a process was killed is removed.
+
     Raises:
         UserError: another process has it, or it cannot be made.
     """
@@ -85,6 +87,8 @@ def claimed(folder):
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}; choose another.") from None
     try:
+        for left in folder.glob(".?*.????????.tmp"):
+            left.unlink(missing_ok=True)
         yield
     finally:
         lock.release()

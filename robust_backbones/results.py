@@ -62,7 +62,7 @@ def finished(path, settings: dict) -> bool:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["settings"]
         different = differences(found, settings)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is not a result file; choose another --output.") from None
     if different:
         raise UserError(

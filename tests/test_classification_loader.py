@@ -139,6 +139,17 @@ def test_a_worker_that_dies_is_told_of(monkeypatch):
     assert os.getpid() == parent
 
 
+def test_a_worker_outlives_the_sigterm_that_all_processes_get(monkeypatch):
+    """The training process stops at a good moment, and needs its batches until then."""
+
+    def terminated(images, size):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return images
+
+    monkeypatch.setattr(transforms, "centred", terminated)
+    assert sum(len(y) for _, y in loader.test_batches(numbered(), 4, workers=1)) == len(numbered())
+
+
 def test_workers_use_one_thread(monkeypatch):
     monkeypatch.setattr(
         transforms, "centred", lambda x, size: torch.tensor([torch.get_num_threads()])

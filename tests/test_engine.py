@@ -81,5 +81,6 @@ def test_choosing_a_device(capsys):
     cuda = torch.cuda.is_available()
     assert engine.choose_device(None).type == ("cuda" if cuda else "cpu")
     assert cuda or "no GPU found" in capsys.readouterr().out
-    with pytest.raises(UserError, match="device 'gpu9' cannot be used here; one of: .*cpu"):
-        engine.choose_device("gpu9")
+    for name in ("gpu9", "meta"):
+        with pytest.raises(UserError, match=f"device '{name}' cannot be used here; one of: .*cpu"):
+            engine.choose_device(name)

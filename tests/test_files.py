@@ -29,6 +29,16 @@ def test_atomic_leaves_the_old_file_when_the_block_fails(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_who_claims_a_folder_clears_what_a_kill_left(tmp_path):
+    kept = tmp_path / ".of_somebody_else.tmp"
+    kept.touch()
+    with files.atomic(tmp_path / "a.txt") as temporary:
+        left = tmp_path / temporary.name.replace("a.txt", "b.txt")
+        left.touch()  # as a killed process would
+    with files.claimed(tmp_path):
+        assert not left.exists() and kept.exists() and (tmp_path / "a.txt").exists()
+
+
 def test_atomic_respects_the_umask(tmp_path):
     path = tmp_path / "a.txt"
     before = os.umask(0o027)

@@ -234,11 +234,23 @@ def test_user_mistakes(tmp_path, capsys, options, message):
     assert not (tmp_path / "result.json").exists()
 
 
-def test_a_broken_result_file(tmp_path, capsys):
-    (tmp_path / "result.json").write_text("{")
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_broken_result_file(tmp_path, capsys, folder):
+    if folder:
+        (tmp_path / "result.json").mkdir()
+    else:
+        (tmp_path / "result.json").write_text("{")
     with pytest.raises(SystemExit):
         run(tmp_path)
     assert "result.json is not a result file; choose another --output" in capsys.readouterr().err
+
+
+def test_several_processes_without_torchrun(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as stop:
+        run(tmp_path)
+    assert stop.value.code == 2
+    assert "WORLD_SIZE is 2, but LOCAL_RANK" in capsys.readouterr().err
 
 
 def test_an_output_that_cannot_be_a_folder_is_told_of_before_training(tmp_path, capsys):

@@ -11,11 +11,13 @@ import time
 import pytest
 import torch
 from conftest import random_network
+from small_data import write_tree
 from small_models import digits, trained
 
 from classification import attack_plan, attacks, engine, robustness, robustness_eval
 from classification import robustness_report as report
 from classification.attack_plan import Attack
+from classification.shard_writer import write_shards
 
 FEW = ["--dataset", "digits", "--images", "10", "--batch-size", "4", "--steps", "2", "--eps",
        "0.5", "1", "--device",
@@ -210,3 +212,13 @@ def test_grey_is_within_reach(constraint):
     eps = attack_plan.grey_radius(constraint, (3, 4, 4))
     corner = torch.zeros(1, 48)
     assert (corner - 0.5).norm(p={"l2": 2, "linf": float("inf")}[constraint]).item() <= eps + 1e-6
+
+
+def test_shards_are_refused_before_anything_is_written(weights, tmp_path, capsys):
+    tree = write_tree(tmp_path / "tree", {"train": 2, "test": 2})
+    shards = write_shards(tree, tmp_path / "shards", 3)
+    with pytest.raises(SystemExit) as stop:
+        robustness_eval.main(["--weights", str(weights), "--dataset", "folder", "--data",
+                              str(shards), "--output", str(tmp_path / "run")])  # fmt: skip
+    assert stop.value.code == 2 and not (tmp_path / "run").exists()
+    assert "holds shards; give --data a folder of images" in capsys.readouterr().err

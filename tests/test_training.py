@@ -15,7 +15,7 @@ import torch
 from small_models import learning
 from torch import nn
 
-from classification import engine
+from classification import engine, guard
 from classification.datasets import open_split
 from classification.learner import Learner
 from classification.training import Training
@@ -208,6 +208,36 @@ def test_a_collapse_rolls_back_and_says_so(tmp_path, monkeypatch, capsys):
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["metrics"]["epoch"] == 2 and not (tmp_path / "last_good.pt").exists()
     assert result["metrics"]["clean_top1"] == state["history"][1]["clean_top1"]
+
+
+def test_killed_between_two_files_the_good_weights_are_not_those_of_an_earlier_epoch(tmp_path):
+    run = run_of(tmp_path, method="fast", random_start=True, use_best=False)
+    save, epochs = run._save, []
+
+    def watched(name="checkpoint.pt"):
+        save(name)
+        if name == "checkpoint.pt":
+            good = torch.load(tmp_path / "last_good.pt", weights_only=True)
+            epochs.append((run.epoch, good["epoch"]))
+
+    run._save = watched
+    run.run()
+    assert epochs == [(1, 1), (2, 2), (3, 3)]
+
+
+def test_a_collapse_without_the_weights_of_before_says_so(tmp_path, monkeypatch):
+    run = run_of(tmp_path, method="fast", random_start=True, use_best=False)
+    monkeypatch.setattr(guard, "collapsed", lambda *args: True)
+    with pytest.raises(UserError, match="last_good.pt is missing"):
+        run.run()
+
+
+def test_warmup_counts_epochs_of_updates_as_epochs_does(tmp_path):
+    """Free replays each batch: a pass of 4 updates per batch is 4 epochs' worth."""
+    run = run_of(tmp_path, method="free", steps=4, passes=2, epochs=8, warmup=2.0,
+                 lr_schedule="constant")  # fmt: skip
+    rates = [run._rate(update) for update in range(4 * run.batches)]
+    assert rates.index(max(rates)) == 2 * run.batches - 1
 
 
 def test_two_runs_cannot_write_to_one_folder(tmp_path):
