@@ -19,6 +19,8 @@ from torch.nn.functional import cross_entropy
 
 from robust_backbones.errors import UserError
 
+# A loss below this is 0 in float32, so that nothing is known about the gradient's length.
+FLOAT32_EPS = torch.finfo(torch.float32).eps
 # What settings say about a PGD attack.
 PARAMETERS = ("constraint", "eps", "steps", "step_size", "random_start", "use_best")
 
@@ -252,7 +254,7 @@ def _weights(score: Tensor, x: Tensor) -> Tensor | float:
     kind = x.device.type
     if not (torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16):
         return 1.0
-    return 1 / (-torch.expm1(-score.detach().abs())).clamp(min=1e-20)
+    return 1 / (-torch.expm1(-score.detach().abs())).clamp(min=FLOAT32_EPS)
 
 
 def _better(best, best_score, x_adv, score) -> tuple[Tensor, Tensor]:

@@ -67,7 +67,8 @@ def total(numbers: list[float], device: torch.device) -> list[float]:
 
 def average_buffers(model: nn.Module) -> None:
     """Give each process the mean of all processes' BatchNorm statistics."""
-    buffers = [b for b in model.buffers() if b.is_floating_point()]
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    buffers = [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
     if world() == 1 or not buffers:
         return
     flat = torch.cat([b.flatten() for b in buffers])

@@ -49,7 +49,8 @@ def _attacked(model: nn.Module, x: Tensor, y: Tensor, generator, **attack) -> It
 
 
 def _replayed(model: nn.Module, x: Tensor, y: Tensor, generator, *, constraint: str, eps: float,
-              steps: int, step_size: float, **unused) -> Iterator[Tensor]:  # fmt: skip
+              steps: int, step_size: float, random_start: bool,
+              **unused) -> Iterator[Tensor]:  # fmt: skip
     """Free training (Shafahi et al. 2019, arXiv 1904.12843): `steps` updates on the same images.
 
     The gradient that moves the images comes with the update, so that it costs nothing, and is one
@@ -58,7 +59,7 @@ def _replayed(model: nn.Module, x: Tensor, y: Tensor, generator, *, constraint: 
     anywhere.
     """
     rule = CONSTRAINTS[constraint]
-    x_adv = rule.random_start(x, eps, generator).clamp(0, 1)
+    x_adv = rule.random_start(x, eps, generator).clamp(0, 1) if random_start else x
     for _ in range(steps):
         x_adv = x_adv.detach().requires_grad_()
         yield x_adv

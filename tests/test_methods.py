@@ -66,8 +66,9 @@ def test_free_moves_by_the_gradient_of_each_update():
     """Shafahi et al. 2019, algorithm 1: `m` updates, each moving the perturbation by eps * sign."""
     (net, direction), (x, y) = linear(), blobs(8)
     first, second, third = crafted("free", net, x, y, constraint="linf", eps=0.1, steps=3,
-                                   step_size=0.1)  # fmt: skip
+                                   step_size=0.1, random_start=True)  # fmt: skip
     assert not torch.equal(first, x)  # a random start
+    assert torch.equal(crafted("free", net, x, y, random_start=False)[0], x)
     # The loss of class 0 rises along w1 - w0, that of class 1 against it, wherever x is.
     uphill = (direction * (1 - 2 * y).view(-1, 1, 1, 1)).sign()
     for before, after in ((first, second), (second, third)):
