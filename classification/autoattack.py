@@ -11,6 +11,7 @@ import sys
 import torch
 from torch import Tensor, nn
 
+from classification.attacks import eval_mode
 from robust_backbones.errors import UserError
 
 NORMS = {"l2": "L2", "linf": "Linf"}
@@ -92,13 +93,11 @@ def _quiet():
 @contextlib.contextmanager
 def _set_aside(model: nn.Module):
     """Eval mode, and no gradients of parameters, which FAB would add up in `.grad`."""
-    modes = [(module, module.training) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    model.eval().requires_grad_(False)
+    model.requires_grad_(False)
     try:
-        yield
+        with eval_mode(model):
+            yield
     finally:
-        for module, training in modes:
-            module.training = training
         for parameter, flag in flags:
             parameter.requires_grad_(flag)

@@ -9,6 +9,7 @@ from pathlib import Path
 from classification import options
 from classification.datasets import DATASETS
 from classification.recipes import RECIPES, Recipe, scaled_lr
+from classification.schedules import SCHEDULES
 from robust_backbones.errors import UserError
 from robust_backbones.zoo import ARCHS
 
@@ -16,7 +17,6 @@ from robust_backbones.zoo import ARCHS
 STANDARD_EVAL_EPS = {"l2": 1.0, "linf": 8 / 255}
 METHODS = ("standard", "pgd", "free", "fast", "trades")
 AUGMENTATIONS = ("none", "shift2", "crop4_flip", "imagenet", "imagenet_plain")
-SCHEDULES = ("step", "cosine", "cyclic", "one-cycle", "constant")
 PRECISIONS = ("float32", "bfloat16", "float16")
 RECIPE = "the recipe's"
 
@@ -57,7 +57,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     how("--lr", type=options.positive,
         help=f"highest learning rate, per update (default: {RECIPE}, times --batch-size / its "
         "batch size)")  # fmt: skip
-    how("--lr-schedule", choices=SCHEDULES, help=f"default: {RECIPE}; cyclic for fast")
+    how("--lr-schedule", choices=tuple(SCHEDULES), help=f"default: {RECIPE}; cyclic for fast")
     how("--warmup", type=options.radius,
         help=f"epochs over which the rate rises, a number (default: {RECIPE})")  # fmt: skip
     how("--momentum", type=options.fraction, help=f"of SGD, in (0, 1) (default: {RECIPE})")

@@ -19,7 +19,6 @@ from classification import (
     methods,
     pretrain,
     pretrain_options,
-    schedules,
 )
 from classification import transforms as tf
 from classification.datasets import DATASETS, open_split
@@ -273,7 +272,6 @@ def test_help_explains_every_option_and_comes_at_once():
 def test_the_parser_offers_what_the_tables_have():
     assert set(pretrain_options.STANDARD_EVAL_EPS) == set(attacks.CONSTRAINTS)
     assert set(pretrain_options.METHODS) == set(methods.METHODS)
-    assert set(pretrain_options.SCHEDULES) == set(schedules.SCHEDULES)
     assert set(pretrain_options.PRECISIONS) == set(learner.PRECISIONS)
     assert set(pretrain_options.AUGMENTATIONS) == set(tf.AUGMENTATIONS)
 

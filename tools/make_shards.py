@@ -10,7 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone works uninstalled
 
-from robust_backbones.errors import UserError, user_errors
+from classification import options
+from robust_backbones.errors import user_errors
 
 
 def parse(argv=None) -> argparse.Namespace:
@@ -25,7 +26,7 @@ def parse(argv=None) -> argparse.Namespace:
         "out", metavar="OUT", type=Path, help="folder to write to; see docs/data.md"
     )
     parser.add_argument(
-        "--images-per-shard", type=int, default=1000, metavar="N",
+        "--images-per-shard", type=options.count, default=1000, metavar="N",
         help="a count of at least 1 (default: %(default)s); have at least as many training shards "
         "as processes x workers that will read them")  # fmt: skip
     return parser.parse_args(argv)
@@ -35,8 +36,6 @@ def main(argv=None) -> None:
     """Parse, write, say where."""
     args = parse(argv)
     with user_errors():
-        if args.images_per_shard < 1:
-            raise UserError(f"--images-per-shard {args.images_per_shard} is not at least 1.")
         from classification.shard_writer import write_shards
 
         index = write_shards(args.folder, args.out, args.images_per_shard)
