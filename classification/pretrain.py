@@ -11,6 +11,7 @@ Exit codes: 0 finished, 2 a mistake of the user, 75 stopped by SIGTERM or Ctrl-C
 import os
 import sys
 from contextlib import nullcontext
+from functools import partial
 
 from classification import pretrain_options
 
@@ -26,18 +27,25 @@ def main(argv=None) -> None:
     """Parse, train, write. Exit codes as said above."""
     args = pretrain_options.parser(__doc__).parse_args(argv)
     with user_errors():
-        settings = pretrain_options.settings(args)
-        if results.finished(args.output / "result.json", settings):
-            return
-        _train(args, settings)
+        _start(args, pretrain_options.settings(args))
 
 
-def _train(args, settings: dict) -> None:
+def _start(args, settings: dict) -> None:
+    """Join the other processes, and train unless the very run is done."""
     from classification import distributed, engine
 
     _be_deterministic(args.deterministic)
     wanted = engine.choose_device(getattr(args, "device", None))
-    with distributed.group(wanted) as device, _owned(args.output):
+    finished = partial(results.finished, args.output / "result.json", settings)
+    with distributed.group(wanted) as device:
+        if not distributed.from_first(finished):
+            _train(args, settings, device)
+
+
+def _train(args, settings: dict, device) -> None:
+    from classification import distributed, engine
+
+    with _owned(args.output):
         started = (args.output / "checkpoint.pt").exists()
         if started and args.resume is None:
             raise UserError(

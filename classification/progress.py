@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from robust_backbones.files import atomic
+from robust_backbones.results import finite
 
 LOG_SECONDS = 60  # between two lines in a log file; a terminal's line is renewed each step
 
@@ -77,9 +78,9 @@ def epoch_line(record: dict, epochs: int) -> str:
 
 
 def write_history(path: Path, history: list[dict]) -> None:
-    """One JSON object a line, all of them, atomically."""
+    """One JSON object a line, all of them, atomically; null where a number is not finite."""
     with atomic(path) as temporary:
-        lines = (json.dumps(record) + "\n" for record in history)
+        lines = (json.dumps(finite(record)) + "\n" for record in history)
         temporary.write_text("".join(lines), encoding="utf-8")
 
 

@@ -37,15 +37,19 @@ class Training:
         self.learner, self.train, self.test = learner, train, test
         self.settings, self.metadata, self.folder = settings, metadata, Path(folder)
         self.workers, self.save_seconds = workers, save_seconds
-        self.data = {source.split: {"name": source.name, "images": len(source),
-                                    "fingerprint": source.fingerprint()}
-                     for source in (train, test)}  # fmt: skip
+        self.data = distributed.from_first(self._identity)
         self.epochs = settings["passes"]
         self.batches = loader.steps(train, settings["batch_size"])
         self.epoch = self.batch = 0  # done; of the present epoch
         self.sums, self.history, self.seconds = Sums(), [], 0.0
         self.signals = engine.StopSignals()
         self.writes = distributed.rank() == 0
+
+    def _identity(self) -> dict:
+        """Of the images: a look at each of a million files, hence once for all processes."""
+        return {source.split: {"name": source.name, "images": len(source),
+                               "fingerprint": source.fingerprint()}
+                for source in (self.train, self.test)}  # fmt: skip
 
     def run(self) -> None:
         """Train to the end and write the result.

@@ -45,7 +45,7 @@ def write(path, *, kind: str, metrics: dict, settings: dict, weights_sha256: str
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     with atomic(path) as temporary:
-        text = json.dumps(_finite(result), indent=2, allow_nan=False)
+        text = json.dumps(finite(result), indent=2, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
     return result
 
@@ -82,12 +82,12 @@ def differences(found: dict, wanted: dict) -> str:
     )
 
 
-def _finite(node):
+def finite(node):
     """NaN and infinity, which JSON does not have, become null (an AP without any ground truth)."""
     if isinstance(node, dict):
-        return {key: _finite(value) for key, value in node.items()}
+        return {key: finite(value) for key, value in node.items()}
     if isinstance(node, (list, tuple)):
-        return [_finite(value) for value in node]
+        return [finite(value) for value in node]
     return None if isinstance(node, float) and not math.isfinite(node) else node
 
 

@@ -54,6 +54,8 @@ def test_history_is_one_object_a_line(tmp_path):
     progress.write_history(tmp_path / "m.jsonl", HISTORY)
     read = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
     assert read == HISTORY
+    progress.write_history(tmp_path / "m.jsonl", [{"epoch": 1, "clean_loss": float("nan")}])
+    assert json.loads((tmp_path / "m.jsonl").read_text()) == {"epoch": 1, "clean_loss": None}
 
 
 def test_tensorboard_has_each_number_once_though_written_twice(tmp_path):
