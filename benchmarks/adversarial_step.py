@@ -101,7 +101,7 @@ def print_passes(arch: str, size: int, batch: int, repeats: int, found: dict) ->
         print(f"| {arch} | {size} | {name} | {value:.4f} |")
     kinds = {
         "channels_last": ("", ""),
-        "twin, weight gradients": ("twin: ", "weight gradients: "),
+        "pretrain": ("twin: ", "weight gradients: "),
     }
     for side, (twin, fast) in kinds.items():
         for use_best, steps in found.items():

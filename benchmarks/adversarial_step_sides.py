@@ -39,16 +39,15 @@ class Form:
 
 
 LIBRARY = "robustness library"
-LEARNER = "pretrain"
+PRETRAIN = "pretrain"  # what classification.pretrain does, all of it
 OURS = {
     "eager": Form(channels_last=False),
     "channels_last": Form(),
     "twin": Form(twin=True),
     "weight gradients": Form(fast=True),
-    "twin, weight gradients": Form(twin=True, fast=True),
-    "the same, fused SGD": Form(twin=True, fast=True, fused=True),
+    "twin, weight gradients, fused SGD": Form(twin=True, fast=True, fused=True),
     "compiled": Form(compiled=True),
-    LEARNER: Form(twin=True, fast=True),
+    PRETRAIN: None,
 }
 
 
@@ -118,7 +117,7 @@ def sides(library, names, arch: str, use_best: bool, dtype: torch.dtype) -> dict
     state = Classifier(arch, 10).net.state_dict()
     built = {LIBRARY: library_side(library, arch, state, use_best, dtype)}
     for name in names:
-        if name == LEARNER:
+        if name == PRETRAIN:
             built[name] = learner_side(arch, state, use_best, dtype)
         else:
             built[name] = our_side(OURS[name], arch, state, use_best, dtype)
