@@ -91,7 +91,7 @@ def our_side(form: Form, arch: str, state: dict, use_best: bool, dtype: torch.dt
         if form.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         model.train()
-        x_adv = adversary(model, x, y)
+        x_adv = adversary(trained, x, y)
         with FastWeightGradients() if form.fast else nullcontext():
             loss = cross_entropy(trained(x_adv), y)
         optimizer.zero_grad()

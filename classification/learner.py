@@ -86,6 +86,7 @@ class Learner:
         # Measured on CPUs, in float32, only: docs/SPEED.md.
         self.fast = self.device.type == "cpu" and self.dtype is None and not settings["compile"]
         self.twin = Twin(model) if self.fast and self.method.attacks else None
+        self.attacked = torch.compile(model) if settings["compile"] else model
         objective = Objective(model, settings["method"], settings["smoothing"], settings["beta"])
         self.objective = torch.compile(objective) if settings["compile"] else objective
         if distributed.world() > 1:
@@ -116,7 +117,7 @@ class Learner:
         x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
         x = x.contiguous(memory_format=torch.channels_last)
         self.model.train()
-        attacked = self.twin.refresh() if self.twin else self.model
+        attacked = self.twin.refresh() if self.twin else self.attacked
         parts = [
             (part, labels, self.method.craft(attacked, part, labels, generator, **self.attack))
             for part, labels in zip(x.tensor_split(self.settings["accumulate"]),
