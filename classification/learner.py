@@ -71,8 +71,9 @@ class Learner:
         self.updates_per_batch = self.method.updates(self.attack)
         self.device = next(model.parameters()).device
         self.model = model
+        trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(
-            model.parameters(), settings["lr"], momentum=settings["momentum"],
+            trained, settings["lr"], momentum=settings["momentum"],
             weight_decay=settings["weight_decay"], nesterov=settings["nesterov"])  # fmt: skip
         self.dtype = PRECISIONS[settings["precision"]]
         # Only float16 underflows without: its smallest number is 6e-8.

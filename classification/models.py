@@ -1,11 +1,17 @@
-"""Classifiers: RGB in [0, 1] -> logits. the first layer normalises, so that `eps` means pixels."""
+"""Classifiers: RGB in [0, 1] -> logits. The first layer normalises, so that `eps` means pixels.
+
+Heads and features are those of `zoo.ARCHS`: `Arch.head` names the last layer of each network.
+"""
+
+import hashlib
 
 import torch
 from torch import Tensor, nn
 
 from robust_backbones import checkpoint, weights
+from robust_backbones.checkpoint import Checkpoint
 from robust_backbones.errors import UserError
-from robust_backbones.networks import with_versions
+from robust_backbones.networks import COUNTER, with_versions
 from robust_backbones.zoo import ARCHS, IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -32,6 +38,9 @@ class Classifier(nn.Module):
 
     The state dict has `normalize.mean`, `normalize.std` and `net.<torchvision name>`.
 
+    Attributes:
+        frozen: whether everything but the head stays as it is, BatchNorm statistics included.
+
     Args:
         arch: key of `zoo.ARCHS`.
         num_classes: length of the logits; kept as an attribute.
@@ -43,13 +52,44 @@ class Classifier(nn.Module):
 
     def __init__(self, arch: str, num_classes: int, mean=IMAGENET_MEAN, std=IMAGENET_STD):
         super().__init__()
-        self.num_classes = num_classes
+        self.arch, self.num_classes, self.frozen = arch, num_classes, False
         self.normalize = Normalize(mean, std)
         self.net = checkpoint.build_network(arch, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: `(N, 3, H, W)` float RGB in [0, 1] -> logits `(N, classes)`."""
         return self.net(self.normalize(x))
+
+    @property
+    def head(self) -> nn.Linear:
+        """The last layer."""
+        return self.net.get_submodule(ARCHS[self.arch].head)
+
+    def freeze(self, statistics: bool = True) -> None:
+        """Train the head alone from now on.
+
+        Args:
+            statistics: keep BatchNorm statistics as well, and dropout off. Without,
+                they adapt to what the network is shown, as in the paper's own code.
+        """
+        self.requires_grad_(False)
+        self.head.requires_grad_(True)
+        self.frozen = statistics
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """As of every module; frozen networks stay in eval mode (a linear head has none)."""
+        return super().train(mode and not self.frozen)
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the head is fed with: `(N, 3, H, W)` in [0, 1] -> `(N, feature_dim)`."""
+        kept = []
+        hook = self.head.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0]))
+        try:
+            self(x)
+        finally:
+            hook.remove()
+        return kept[0]
 
 
 def load_classifier(source) -> Classifier:
@@ -68,9 +108,41 @@ def load_classifier(source) -> Classifier:
     head = f"{ARCHS[found.arch].head}.weight"
     if head not in found.tensors:
         raise UserError(f"{source} has no last layer ({head}); give a complete classifier.")
-    classes = len(found.tensors[head])
-    model = Classifier(found.arch, classes, found.mean or IMAGENET_MEAN, found.std or IMAGENET_STD)
+    return _fill(found, found.tensors, len(found.tensors[head])).eval()
+
+
+def for_task(found: Checkpoint, classes: int, seed: int, statistics=None) -> Classifier:
+    """The network of a checkpoint with a new last layer, `nn.Linear` as torch initialises it.
+
+    Args:
+        found: what `robust_backbones.checkpoint.read` returned, with or without a last layer.
+        classes: of the task.
+        seed: of the new layer.
+        statistics: `(mean, std)`, RGB, to normalise with instead of the checkpoint's own.
+    """
+    head = ARCHS[found.arch].head + "."
+    kept = {name: t for name, t in found.tensors.items() if not name.startswith(head)}
+    model = _fill(found, kept, classes, statistics)
+    with torch.random.fork_rng(devices=[]):  # layers are initialised from the global generator
+        torch.manual_seed(seed)
+        model.head.reset_parameters()  # some of torchvision's networks begin otherwise
+    return model
+
+
+def _fill(found: Checkpoint, tensors: dict[str, Tensor], classes: int, statistics=None):
+    mean, std = statistics or (found.mean or IMAGENET_MEAN, found.std or IMAGENET_STD)
+    model = Classifier(found.arch, classes, mean, std)
     # `read` has accounted for every key; only BatchNorm's counters, which old files lack, are free.
-    state = with_versions(model.net.state_dict() | found.tensors, found.arch)
-    model.net.load_state_dict(state)
-    return model.eval()
+    model.net.load_state_dict(with_versions(model.net.state_dict() | tensors, found.arch))
+    return model
+
+
+def backbone_digest(model: Classifier) -> str:
+    """SHA-256 (hex) of all that decides the features: names and values below the head, and the
+    statistics of the normalisation."""
+    digest, head = hashlib.sha256(model.arch.encode()), f"net.{ARCHS[model.arch].head}."
+    for name, tensor in sorted(model.state_dict().items()):
+        if not name.startswith(head) and not name.endswith(COUNTER):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

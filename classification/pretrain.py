@@ -82,7 +82,7 @@ def _be_deterministic(wanted: bool) -> None:
 def _training(args, settings: dict, device):
     from classification.datasets import open_split
     from classification.learner import Learner
-    from classification.training import Training
+    from classification.pretraining import pretraining
 
     where = dict(root=getattr(args, "data", None), image_size=settings["image_size"],
                  held_out=settings["held_out"])  # fmt: skip
@@ -91,8 +91,8 @@ def _training(args, settings: dict, device):
     test = open_split(args.dataset, tested, limit=settings["test_limit"], **where)
     _check_batch(settings)
     learner = Learner(_model(settings, train, device), settings)
-    return Training(learner, train, test, settings, _metadata(settings, train), args.output,
-                    args.workers, args.save_seconds)  # fmt: skip
+    return pretraining(learner, train, test, settings, _metadata(settings, train), args.output,
+                       args.workers, args.save_seconds)  # fmt: skip
 
 
 def _check_batch(settings: dict) -> None:

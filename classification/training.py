@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,15 @@ from robust_backbones import checkpoint, results
 from robust_backbones.errors import UserError
 
 EVAL_BATCH = 200  # images at once, in each process
-MONITORED = 1000  # test images that are attacked after each epoch
 LAST_GOOD = "last_good.pt"  # the weights of before a collapse
+
+
+def identity(*sources) -> dict:
+    """Of images, for results: a look at each of a million files, hence once for all processes."""
+    return distributed.from_first(lambda: {
+        source.split: {"name": source.name, "images": len(source),
+                       "fingerprint": source.fingerprint()}
+        for source in sources})  # fmt: skip
 
 
 class Training:
@@ -24,20 +32,24 @@ class Training:
 
     Args:
         learner: what learns.
-        train, test: the two sources of images.
+        train: the images.
         settings: all that decides the numbers, in plain JSON types.
         metadata: what the weights' later users need to know; see docs/formats.md.
-        folder: for checkpoint, metrics, curves and result; only process 0 writes.
+        folder: for checkpoint, metrics and curves; only process 0 writes.
+        data: what identifies the images, see `identity`.
+        examine: `(this run)` -> the numbers that an epoch ends with, e.g. `clean_top1`.
+        finish: `(this run)`, called after the last epoch; the signals are still watched.
         workers: processes that read images, per process.
         save_seconds: longest time between two checkpoints.
     """
 
-    def __init__(self, learner: Learner, train, test, settings: dict, metadata: dict, folder: Path,
-                 workers: int = 0, save_seconds: float = 600):  # fmt: skip
-        self.learner, self.train, self.test = learner, train, test
+    def __init__(self, learner: Learner, train, settings: dict, metadata: dict, folder: Path, *,
+                 data: dict, examine: Callable, finish: Callable, workers: int = 0,
+                 save_seconds: float = 600):  # fmt: skip
+        self.learner, self.train, self.data = learner, train, data
         self.settings, self.metadata, self.folder = settings, metadata, Path(folder)
+        self.examine, self.finish = examine, finish
         self.workers, self.save_seconds = workers, save_seconds
-        self.data = distributed.from_first(self._identity)
         self.epochs = settings["passes"]
         self.batches = loader.steps(train, settings["batch_size"])
         self.epoch = self.batch = 0  # done; of the present epoch
@@ -45,14 +57,8 @@ class Training:
         self.signals = engine.StopSignals()
         self.writes = distributed.rank() == 0
 
-    def _identity(self) -> dict:
-        """Of the images: a look at each of a million files, hence once for all processes."""
-        return {source.split: {"name": source.name, "images": len(source),
-                               "fingerprint": source.fingerprint()}
-                for source in (self.train, self.test)}  # fmt: skip
-
     def run(self) -> None:
-        """Train to the end and write the result.
+        """Train to the end, or go on to it.
 
         Raises:
             engine.Stopped: a signal came; all is saved.
@@ -68,7 +74,7 @@ class Training:
                 self._train_epoch()
                 with self.line.paused():
                     self._close_epoch()
-            self._finish()
+            self.finish(self)
 
     def _resume(self) -> None:
         state = distributed.from_first(self._read)
@@ -119,14 +125,14 @@ class Training:
             "settings": self.settings,
             "data": self.data,
             "history": self.history,
-            "seconds": self._elapsed(),
+            "seconds": self.elapsed(),
             "epoch": self.epoch,
             "batch": self.batch,
             "sums": asdict(sums),
         }
         checkpoint.save(contents | self.learner.state(), self.folder / name)
 
-    def _elapsed(self) -> float:
+    def elapsed(self) -> float:
         """Wall time of the run so far, all its pieces together."""
         return time.perf_counter() - self.started
 
@@ -188,11 +194,11 @@ class Training:
         raise UserError(f"step {self.batch + 1} of epoch {self.epoch + 1}: {error} {path} has "
                         "the images.") from None  # fmt: skip
 
-    def _evaluate(self, source, attack: dict | None, count: int | None = None) -> dict:
+    def evaluate(self, source, attack: dict | None, count: int | None = None) -> dict:
         """Accuracy on all images of the source, or on `count`, the same ones each time."""
         share = dict(rank=distributed.rank(), world=distributed.world(), workers=self.workers)
         some = count is not None
-        chosen = self._some(source, count) if some and source.labels is not None else None
+        chosen = self.some(source, count) if some and source.labels is not None else None
         batches = loader.test_batches(source, EVAL_BATCH, indices=chosen, **share)
         if some and chosen is None:  # shards cannot be read by number
             batches = itertools.islice(batches, -(-count // (EVAL_BATCH * distributed.world())))
@@ -206,7 +212,7 @@ class Training:
     def _close_epoch(self) -> None:
         """Evaluate, note the numbers, save."""
         try:
-            tested = self._tests()
+            tested = self.examine(self)
         except engine.Stopped:
             self._save()
             raise
@@ -218,7 +224,7 @@ class Training:
             **tested,
             "lr": self._rate(self.batches * self.learner.updates_per_batch - 1),
             "images_per_second": round(self.line.rate, 1),
-            "seconds": round(self._elapsed() - sum(r["seconds"] for r in self.history), 2),
+            "seconds": round(self.elapsed() - sum(r["seconds"] for r in self.history), 2),
         }
         self._guard(record)
         self.history.append(record)
@@ -227,25 +233,11 @@ class Training:
             self._save(LAST_GOOD)  # first: a run that dies here repeats the epoch
         self._save()
         if self.writes:
-            self._write_seen()
+            self.show_history()
             self.line.clear()
             print(progress.epoch_line(record, self.epochs), flush=True)
 
-    def _tests(self) -> dict:
-        """Numbers of the present weights: the clean test images; if they are trained against, the
-        training attack on some test images, and the guard's attack on some training images."""
-        settings = self.settings
-        clean = self._evaluate(self.test, None)
-        found = {"clean_loss": clean["loss"], "clean_top1": clean["top1"]}
-        if settings["eps"]:
-            attacked = self._evaluate(self.test, settings, MONITORED)
-            found |= {"adversarial_loss": attacked["loss"], "adversarial_top1": attacked["top1"]}
-        if self.learner.method.guarded:
-            guarded = self._evaluate(self.train, guard.attack(settings), guard.IMAGES)
-            found["guard_top1"] = guarded["top1"]
-        return found
-
-    def _some(self, source, count: int) -> list[int]:
+    def some(self, source, count: int) -> list[int]:
         """Indices of the same `count` images each time, of all if there are not as many."""
         generator = torch.Generator().manual_seed(self.settings["seed"])
         return torch.randperm(len(source), generator=generator)[:count].tolist()
@@ -270,31 +262,7 @@ class Training:
             self.line.clear()
             print(guard.message(accuracies), flush=True)
 
-    def _write_seen(self) -> None:
+    def show_history(self) -> None:
+        """Write the numbers of the epochs for people to look at."""
         progress.write_history(self.folder / "metrics.jsonl", self.history)
         progress.write_tensorboard(self.folder / "tensorboard", self.history)
-
-    def _finish(self) -> None:
-        """Measure the robust accuracy and write the result, which marks the run as finished."""
-        attack = self.settings["evaluation"]
-        robust = self._evaluate(self.test, attack)
-        if not self.writes:
-            return
-        last = next(r for r in reversed(self.history) if "rolled_back" not in r)
-        last |= {"robust_top1": robust["top1"], "robust_loss": robust["loss"]}
-        self._write_seen()
-        title = f"{self.settings['arch']}, {self.settings['method']}, {self.settings['dataset']}"
-        progress.draw_curves(self.folder / "curves.png", self.history, title)
-        names = ("clean_top1", "clean_loss", "robust_top1", "robust_loss", "train_top1",
-                 "train_loss", "epoch")  # fmt: skip
-        results.write(
-            self.folder / "result.json", kind="pretrain",
-            metrics={name: last[name] for name in names}, settings=self.settings,
-            weights_sha256=None, data=self.data, seed=self.settings["seed"],
-            seconds=self._elapsed(), processes=distributed.world())  # fmt: skip
-        (self.folder / LAST_GOOD).unlink(missing_ok=True)
-        print(
-            f"clean {last['clean_top1']:.2f} %, robust {robust['top1']:.2f} % ({attack['steps']}"
-            f"-step PGD, {attack['constraint']} eps {attack['eps']:g}), "
-            f"{progress.clock(self._elapsed())} -> {self.folder}"
-        )

@@ -18,6 +18,7 @@ from torch import nn
 from classification import engine, guard
 from classification.datasets import open_split
 from classification.learner import Learner
+from classification.pretraining import pretraining
 from classification.training import Training
 from robust_backbones.errors import UserError
 from robust_backbones.files import claimed
@@ -37,8 +38,8 @@ def run_of(folder, images=60, save_seconds=600.0, **changes) -> Training:
     )  # fmt: skip
     settings = SETTINGS | changes
     train, test = (open_split("digits", split, limit=images) for split in ("train", "test"))
-    return Training(Learner(network, settings), train, test, settings, {"arch": "small"}, folder,
-                    save_seconds=save_seconds)  # fmt: skip
+    return pretraining(Learner(network, settings), train, test, settings, {"arch": "small"}, folder,
+                       save_seconds=save_seconds)  # fmt: skip
 
 
 def outcome(folder) -> tuple:
@@ -188,17 +189,17 @@ def test_a_collapse_rolls_back_and_says_so(tmp_path, monkeypatch, capsys):
     """The weights of epoch 2 are spoilt as overfitting to FGSM would."""
     changes = dict(method="fast", random_start=True, use_best=False, passes=4, epochs=4, lr=0.2)
     run = run_of(tmp_path, images=200, **changes)
-    tests, kept = run._tests, []
+    examine, kept = run.examine, []
 
-    def spoilt():
+    def spoilt(run):
         if run.epoch == 2:
             for p in run.learner.model.parameters():
                 torch.nn.init.zeros_(p.data)
         else:
             kept[:] = [copy.deepcopy(run.learner.model.state_dict())]
-        return tests()
+        return examine(run)
 
-    monkeypatch.setattr(run, "_tests", spoilt)
+    monkeypatch.setattr(run, "examine", spoilt)
     run.run()
     out = capsys.readouterr().out
     assert "catastrophic overfitting in epoch 3" in out and "the weights of epoch 2" in out
