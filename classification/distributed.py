@@ -65,6 +65,19 @@ def total(numbers: list[float], device: torch.device) -> list[float]:
     return sums.tolist()
 
 
+def gathered(columns: Tensor) -> Tensor:
+    """`(k, n)` tensors of all processes side by side, those of process 0 first. All must call it.
+
+    Args:
+        columns: on the CPU; n may differ between the processes.
+    """
+    if world() == 1:
+        return columns
+    pieces = [None] * world()
+    dist.all_gather_object(pieces, columns)
+    return torch.cat(pieces, 1)
+
+
 def average_buffers(model: nn.Module) -> None:
     """Give each process the mean of all processes' BatchNorm statistics."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]

@@ -3,12 +3,13 @@
 import contextlib
 import signal
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from classification import distributed
+from classification import distributed, metrics
 from robust_backbones.errors import UserError
 
 Adversary = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, x, y) -> x_adv
@@ -61,9 +62,32 @@ class StopSignals:
         self.asked = True
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a classifier made of images.
+
+    Attributes:
+        predictions, labels: `(N,)` int64, on the CPU, in the order of the images.
+        loss: mean cross entropy.
+    """
+
+    predictions: Tensor
+    labels: Tensor
+    loss: float
+
+    @property
+    def images(self) -> int:
+        return len(self.labels)
+
+    @property
+    def top1(self) -> float:
+        """Percent."""
+        return metrics.top1(self.predictions, self.labels)
+
+
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]],
              adversary: Adversary | None = None,
-             stop: StopSignals | None = None) -> dict:  # fmt: skip
+             stop: StopSignals | None = None) -> Outcome:  # fmt: skip
     """Clean, or with an adversary robust, over the batches of all processes.
 
     Args:
@@ -72,7 +96,7 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]],
         stop: looked at after each batch.
 
     Returns:
-        `top1` (percent), `loss` (mean cross entropy), `images` (how many).
+        Of all images, those of process 0 first.
 
     Raises:
         UserError: there are no images.
@@ -80,7 +104,7 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]],
     """
     model.eval()
     device = next(model.parameters()).device
-    loss = right = images = 0
+    pairs, loss = [torch.zeros(2, 0, dtype=torch.int64)], 0.0
     for x, y in batches:
         x, y = x.to(device), y.to(device)
         if adversary:
@@ -88,14 +112,14 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]],
         with torch.no_grad():
             logits = model(x)
         loss += cross_entropy(logits, y, reduction="sum").item()
-        right += (logits.argmax(1) == y).sum().item()
-        images += len(y)
+        pairs.append(torch.stack([logits.argmax(1), y]).cpu())
         if stop and stop.asked:
             break
     stopped = float(bool(stop and stop.asked))
-    loss, right, images, stopped = distributed.total([loss, right, images, stopped], device)
+    loss, stopped = distributed.total([loss, stopped], device)
     if stopped:
         raise Stopped
-    if images == 0:
+    predictions, labels = distributed.gathered(torch.cat(pairs, 1))
+    if not len(labels):
         raise UserError("accuracy of 0 images asked for; give at least one.")
-    return {"top1": 100 * right / images, "loss": loss / images, "images": int(images)}
+    return Outcome(predictions, labels, loss / len(labels))

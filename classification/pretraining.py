@@ -29,13 +29,13 @@ def examine(test, run: Training) -> dict:
     training attack on some test images, and the guard's attack on some training images."""
     settings = run.settings
     clean = run.evaluate(test, None)
-    found = {"clean_loss": clean["loss"], "clean_top1": clean["top1"]}
+    found = {"clean_loss": clean.loss, "clean_top1": clean.top1}
     if settings["eps"]:
         attacked = run.evaluate(test, settings, MONITORED)
-        found |= {"adversarial_loss": attacked["loss"], "adversarial_top1": attacked["top1"]}
+        found |= {"adversarial_loss": attacked.loss, "adversarial_top1": attacked.top1}
     if run.learner.method.guarded:
         guarded = run.evaluate(run.train, guard.attack(settings), guard.IMAGES)
-        found["guard_top1"] = guarded["top1"]
+        found["guard_top1"] = guarded.top1
     return found
 
 
@@ -47,7 +47,7 @@ def _finish(test, run: Training) -> None:
     if distributed.rank():
         return
     last = next(r for r in reversed(run.history) if "rolled_back" not in r)
-    last |= {"robust_top1": robust["top1"], "robust_loss": robust["loss"]}
+    last |= {"robust_top1": robust.top1, "robust_loss": robust.loss}
     run.show_history()
     title = f"{settings['arch']}, {settings['method']}, {settings['dataset']}"
     progress.draw_curves(run.folder / "curves.png", run.history, title)
@@ -60,7 +60,7 @@ def _finish(test, run: Training) -> None:
         processes=distributed.world())  # fmt: skip
     (run.folder / LAST_GOOD).unlink(missing_ok=True)
     print(
-        f"clean {last['clean_top1']:.2f} %, robust {robust['top1']:.2f} % ({attack['steps']}"
+        f"clean {last['clean_top1']:.2f} %, robust {robust.top1:.2f} % ({attack['steps']}"
         f"-step PGD, {attack['constraint']} eps {attack['eps']:g}), "
         f"{progress.clock(run.elapsed())} -> {run.folder}"
     )

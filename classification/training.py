@@ -194,8 +194,9 @@ class Training:
         raise UserError(f"step {self.batch + 1} of epoch {self.epoch + 1}: {error} {path} has "
                         "the images.") from None  # fmt: skip
 
-    def evaluate(self, source, attack: dict | None, count: int | None = None) -> dict:
-        """Accuracy on all images of the source, or on `count`, the same ones each time."""
+    def evaluate(self, source, attack: dict | None, count: int | None = None) -> engine.Outcome:
+        """What the present weights make of all images of the source, or of `count`, the same ones
+        each time."""
         share = dict(rank=distributed.rank(), world=distributed.world(), workers=self.workers)
         some = count is not None
         chosen = self.some(source, count) if some and source.labels is not None else None
@@ -206,7 +207,7 @@ class Training:
         attacked = attacks.adversary(attack, seed) if attack else None
         found = engine.evaluate(self.learner.result, batches, attacked, self.signals)
         if count is None:
-            streams.check_count(source, found["images"], len(source))
+            streams.check_count(source, found.images, len(source))
         return found
 
     def _close_epoch(self) -> None:

@@ -35,11 +35,11 @@ def test_evaluate_clean_and_robust(trained):
     x, y = blobs(30)
     strong = partial(pgd, constraint="linf", eps=0.5, steps=5, step_size=0.2)
     clean = engine.evaluate(trained, batches(x, y))
-    assert clean["top1"] == 100 and clean["images"] == 30
+    assert clean.top1 == 100 and clean.images == 30
     expected = nn.functional.cross_entropy(trained(x), y).item()
-    assert clean["loss"] == pytest.approx(expected, rel=1e-4)
-    assert engine.evaluate(trained, batches(x, y), strong)["top1"] < 60
-    assert engine.evaluate(trained, batches(x, 1 - y, 30))["top1"] == 0
+    assert clean.loss == pytest.approx(expected, rel=1e-4)
+    assert engine.evaluate(trained, batches(x, y), strong).top1 < 60
+    assert engine.evaluate(trained, batches(x, 1 - y, 30)).top1 == 0
     assert not trained.training
     assert all(torch.equal(v, state[k]) for k, v in trained.state_dict().items())
 

@@ -2,33 +2,32 @@
 
 import pytest
 import torch
-from scipy.stats import binomtest
-from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from scipy.stats import binomtest, norm
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix
 
-from classification.metrics import mean_per_class, top1, wilson
+from classification.metrics import METRICS, bootstrap, confusion, mean_per_class, top1, wilson
 from robust_backbones.errors import UserError
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_against_scikit_learn(seed):
     g = torch.Generator().manual_seed(seed)
-    logits = torch.randn(200, 5, generator=g)
+    predictions = torch.randint(0, 5, (200,), generator=g)
     labels = (torch.rand(200, generator=g) ** 2 * 5).long()  # unequal classes
-    predictions = logits.argmax(1)
-    assert top1(logits, labels) == pytest.approx(100 * accuracy_score(labels, predictions))
+    assert top1(predictions, labels) == pytest.approx(100 * accuracy_score(labels, predictions))
     expected = 100 * balanced_accuracy_score(labels, predictions)
     assert mean_per_class(predictions, labels, 5) == pytest.approx(expected)
 
 
 def test_bounds_are_exact():
     labels = torch.arange(7)
-    assert top1(torch.eye(7), labels) == 100 and mean_per_class(labels, labels, 7) == 100
-    assert top1(-torch.eye(7), labels) == 0 and mean_per_class((labels + 1) % 7, labels, 7) == 0
+    assert top1(labels, labels) == 100 and mean_per_class(labels, labels, 7) == 100
+    assert top1((labels + 1) % 7, labels) == 0 and mean_per_class((labels + 1) % 7, labels, 7) == 0
 
 
 def test_no_images():
     with pytest.raises(UserError, match="accuracy of 0 images"):
-        top1(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
+        top1(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
 
 
 def test_a_class_without_images():
@@ -49,3 +48,39 @@ def test_wilson_is_scipys(right, n, confidence):
 def test_no_interval_of_nothing():
     with pytest.raises(UserError, match="accuracy of 0 images"):
         wilson(0, 0)
+
+
+def test_confusion_is_scikit_learns():
+    g = torch.Generator().manual_seed(0)
+    labels, predictions = torch.randint(0, 6, (2, 300), generator=g)
+    expected = confusion_matrix(labels, predictions, labels=range(7))
+    assert confusion(predictions, labels, 7).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_the_bootstrap_of_many_images_is_the_normal_interval(share):
+    n = 4000
+    labels = torch.arange(n) % 4
+    right = torch.rand(n, generator=torch.Generator().manual_seed(0)) < share
+    predictions = torch.where(right, labels, (labels + 1) % 4)
+    p = right.double().mean().item()
+    half = norm.ppf(0.975) * (p * (1 - p) / n) ** 0.5
+    expected = (100 * (p - half), 100 * (p + half))
+    for metric in METRICS:  # equal classes: both have the same spread, nearly
+        found = bootstrap(predictions[None], labels, 4, metric)
+        assert found == pytest.approx(expected, abs=0.15)
+
+
+def test_trials_are_averaged_within_a_draw():
+    """Two trials that are right on complementary images are certain together."""
+    labels = torch.zeros(50, dtype=torch.int64)
+    first = torch.arange(50) % 2
+    assert bootstrap(torch.stack([first, 1 - first]), labels, 2, "top1") == (50, 50)
+    low, high = bootstrap(first[None], labels, 2, "top1")
+    assert low < 45 and high > 55
+
+
+def test_a_class_of_one_image_may_be_left_out_of_a_draw():
+    labels = torch.tensor([0] * 30 + [1])
+    low, high = bootstrap(torch.zeros(1, 31, dtype=torch.int64), labels, 2, "mean_per_class")
+    assert (low, high) == (50, 100)

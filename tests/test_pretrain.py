@@ -67,7 +67,7 @@ def test_the_checkpoint_is_a_classifier_that_others_can_read(done):
     assert {"mean", "std", "code_version"} <= set(found.metadata)
     model = load_classifier(done / "checkpoint.pt")
     batches = loader.test_batches(open_split("digits", "test", limit=20), 20)
-    assert engine.evaluate(model, batches)["top1"] == lines(done)[-1]["clean_top1"]
+    assert engine.evaluate(model, batches).top1 == lines(done)[-1]["clean_top1"]
 
 
 def test_the_result_names_its_attack_its_data_and_its_settings(done):

@@ -174,8 +174,8 @@ def test_a_row_is_what_evaluate_gives(constraint, eps, restarts):
     robustness.run(model, [(x, y)], plan, seed=1, classes=10, records=records, add=records.append)
     found = report.rows(robustness.outcomes(plan, records))
     pgd = robustness.adversary(attack, 1, 0, 10)
-    assert found[attack.group]["accuracy"] == engine.evaluate(model, [(x, y)], pgd)["top1"]
-    assert found["clean"]["accuracy"] == engine.evaluate(model, [(x, y)])["top1"]
+    assert found[attack.group]["accuracy"] == engine.evaluate(model, [(x, y)], pgd).top1
+    assert found["clean"]["accuracy"] == engine.evaluate(model, [(x, y)]).top1
 
 
 def test_the_worst_case_counts_what_survives_everything():
