@@ -8,75 +8,39 @@ Exit codes: 0 finished, 2 a mistake of the user, 75 stopped by SIGTERM or Ctrl-C
 (the same command with --resume goes on).
 """
 
-import os
-import sys
-from contextlib import nullcontext
 from functools import partial
 
 from classification import pretrain_options
 
 # torch, and what imports it, waits for `main`: --help is to come at once.
-from robust_backbones import __version__, results
+from robust_backbones import __version__
 from robust_backbones.errors import UserError, user_errors
-from robust_backbones.files import claimed
-
-STOPPED = 75  # EX_TEMPFAIL: what schedulers take for "try again"
 
 
 def main(argv=None) -> None:
     """Parse, train, write. Exit codes as said above."""
     args = pretrain_options.parser(__doc__).parse_args(argv)
     with user_errors():
-        _start(args, pretrain_options.settings(args))
+        settings = pretrain_options.settings(args)
+        from classification import launch
 
-
-def _start(args, settings: dict) -> None:
-    """Join the other processes, and train unless the very run is done."""
-    from classification import distributed, engine
-
-    _be_deterministic(args.deterministic)
-    wanted = engine.choose_device(getattr(args, "device", None))
-    finished = partial(results.finished, args.output / "result.json", settings)
-    with distributed.group(wanted) as device:
-        if not distributed.from_first(finished):
-            _train(args, settings, device)
+        with launch.processes(getattr(args, "device", None), args.deterministic) as device:
+            work = partial(_train, args, settings, device)
+            launch.once(args.output, settings, work, "Go on with --resume.")
 
 
 def _train(args, settings: dict, device) -> None:
-    from classification import distributed, engine
-
-    with _owned(args.output):
-        started = (args.output / "checkpoint.pt").exists()
-        if started and args.resume is None:
-            raise UserError(
-                f"{args.output} holds an unfinished run; pass --resume to go on with it, or choose "
-                "another --output."
-            )
-        if not started and args.resume == "must" and distributed.rank() == 0:
-            raise UserError(f"{args.output} holds no run to resume; leave --resume must out.")
-        training = _training(args, settings, device)
-        try:
-            training.run()
-        except engine.Stopped:
-            if distributed.rank() == 0:
-                print(f"stopped; all is saved in {args.output}. Go on with --resume.", flush=True)
-            sys.exit(STOPPED)
-
-
-def _owned(output):
-    """For process 0: nobody else writes into the folder."""
     from classification import distributed
 
-    return claimed(output) if distributed.rank() == 0 else nullcontext()
-
-
-def _be_deterministic(wanted: bool) -> None:
-    """On GPUs equal numbers in each run, or the fastest convolutions."""
-    import torch
-
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(wanted)
-    torch.backends.cudnn.benchmark = not wanted
+    started = (args.output / "checkpoint.pt").exists()
+    if started and args.resume is None:
+        raise UserError(
+            f"{args.output} holds an unfinished run; pass --resume to go on with it, or choose "
+            "another --output."
+        )
+    if not started and args.resume == "must" and distributed.rank() == 0:
+        raise UserError(f"{args.output} holds no run to resume; leave --resume must out.")
+    _training(args, settings, device).run()
 
 
 def _training(args, settings: dict, device):

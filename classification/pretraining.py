@@ -20,8 +20,8 @@ def pretraining(learner: Learner, train, test, settings: dict, metadata: dict, f
     """
     return Training(
         learner, train, settings, metadata, folder, data=identity(train, test),
-        examine=partial(examine, test), finish=partial(_finish, test), workers=workers,
-        save_seconds=save_seconds)  # fmt: skip
+        examine=partial(examine, test), finish=partial(_finish, test), monitored=test.split,
+        workers=workers, save_seconds=save_seconds)  # fmt: skip
 
 
 def examine(test, run: Training) -> dict:
@@ -50,7 +50,7 @@ def _finish(test, run: Training) -> None:
     last |= {"robust_top1": robust.top1, "robust_loss": robust.loss}
     run.show_history()
     title = f"{settings['arch']}, {settings['method']}, {settings['dataset']}"
-    progress.draw_curves(run.folder / "curves.png", run.history, title)
+    progress.draw_curves(run.folder / "curves.png", run.history, title, run.monitored)
     names = ("clean_top1", "clean_loss", "robust_top1", "robust_loss", "train_top1",
              "train_loss", "epoch")  # fmt: skip
     results.write(

@@ -65,16 +65,21 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
-def epoch_line(record: dict, epochs: int) -> str:
-    """One epoch's record of the history in words."""
-    adversarial = ""
+def epoch_line(record: dict, epochs: int, split: str) -> str:
+    """One epoch's record of the history in words.
+
+    Args:
+        split: that was looked at, if the record has `clean_top1`.
+    """
+    words = [
+        f"epoch {record['epoch']}/{epochs}: loss {record['train_loss']:.3f}",
+        f"training accuracy {record['train_top1']:.1f} %",
+    ]
+    if "clean_top1" in record:
+        words.append(f"clean {split} accuracy {record['clean_top1']:.1f} %")
     if "adversarial_top1" in record:
-        adversarial = f" (under the training attack {record['adversarial_top1']:.1f} %)"
-    return (
-        f"epoch {record['epoch']}/{epochs}: loss {record['train_loss']:.3f}, training accuracy "
-        f"{record['train_top1']:.1f} %, clean test accuracy {record['clean_top1']:.1f} %"
-        f"{adversarial}, {record['seconds']:.1f} s"
-    )
+        words[-1] += f" (under the training attack {record['adversarial_top1']:.1f} %)"
+    return ", ".join([*words, f"{record['seconds']:.1f} s"])
 
 
 def write_history(path: Path, history: list[dict]) -> None:
@@ -100,19 +105,19 @@ def write_tensorboard(folder: Path, history: list[dict]) -> None:
 CURVES = {  # panel -> its lines: key of the history -> label
     "loss": {
         "train_loss": "training",
-        "clean_loss": "test, clean",
-        "adversarial_loss": "test, adversarial",
+        "clean_loss": "{split}, clean",
+        "adversarial_loss": "{split}, adversarial",
     },
     "accuracy, %": {
         "train_top1": "training",
-        "clean_top1": "test, clean",
-        "adversarial_top1": "test, adversarial",
+        "clean_top1": "{split}, clean",
+        "adversarial_top1": "{split}, adversarial",
     },
 }
 
 
-def draw_curves(path: Path, history: list[dict], title: str) -> None:
-    """Losses and accuracies against the epoch, as a PNG."""
+def draw_curves(path: Path, history: list[dict], title: str, split: str) -> None:
+    """Losses and accuracies, of the training images and of a split, against the epoch; a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -123,6 +128,7 @@ def draw_curves(path: Path, history: list[dict], title: str) -> None:
         for key, label in lines.items():
             points = [(r["epoch"], r[key]) for r in history if key in r]
             if points:
+                label = label.format(split=split)
                 axes.plot(*zip(*points, strict=True), marker=".", label=label)
         axes.set(xlabel="epoch", ylabel=ylabel)
         axes.grid(alpha=0.3)

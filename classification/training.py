@@ -39,16 +39,17 @@ class Training:
         data: what identifies the images, see `identity`.
         examine: `(this run)` -> the numbers that an epoch ends with, e.g. `clean_top1`.
         finish: `(this run)`, called after the last epoch; the signals are still watched.
+        monitored: split that `examine` looks at, for the log.
         workers: processes that read images, per process.
         save_seconds: longest time between two checkpoints.
     """
 
     def __init__(self, learner: Learner, train, settings: dict, metadata: dict, folder: Path, *,
-                 data: dict, examine: Callable, finish: Callable, workers: int = 0,
-                 save_seconds: float = 600):  # fmt: skip
+                 data: dict, examine: Callable, finish: Callable, monitored: str = "test",
+                 workers: int = 0, save_seconds: float = 600):  # fmt: skip
         self.learner, self.train, self.data = learner, train, data
         self.settings, self.metadata, self.folder = settings, metadata, Path(folder)
-        self.examine, self.finish = examine, finish
+        self.examine, self.finish, self.monitored = examine, finish, monitored
         self.workers, self.save_seconds = workers, save_seconds
         self.epochs = settings["passes"]
         self.batches = loader.steps(train, settings["batch_size"])
@@ -236,7 +237,7 @@ class Training:
         if self.writes:
             self.show_history()
             self.line.clear()
-            print(progress.epoch_line(record, self.epochs), flush=True)
+            print(progress.epoch_line(record, self.epochs, self.monitored), flush=True)
 
     def some(self, source, count: int) -> list[int]:
         """Indices of the same `count` images each time, of all if there are not as many."""

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from conftest import random_network
 
-from classification.models import Classifier, Normalize, load_classifier
+from classification.models import Classifier, Normalize, backbone_digest, for_task, load_classifier
 from robust_backbones import checkpoint
 from robust_backbones.errors import UserError
-from robust_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
+from robust_backbones.networks import COUNTER
+from robust_backbones.zoo import ARCHS, IMAGENET_MEAN, IMAGENET_STD
 
 X = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -68,3 +70,87 @@ def test_a_file_without_head_is_refused(tmp_path):
 def test_unknown_architecture():
     with pytest.raises(UserError, match="'vgg' is unknown; one of: resnet18"):
         Classifier("vgg", 10)
+
+
+# The paper's, but for wide_resnet50_4: the code of wide_resnet50_2 at three times its size.
+TRANSFERRED = ("resnet18", "resnet50", "wide_resnet50_2", "densenet161", "mnasnet1_0",
+               "mobilenet_v2", "resnext50_32x4d", "shufflenet_v2_x1_0", "vgg16_bn")  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=TRANSFERRED)
+def found(request, tmp_path_factory):
+    """The checkpoint of a network of each architecture, as users have it: for other classes."""
+    path = tmp_path_factory.mktemp("arch") / "network.pth"
+    torch.save(random_network(request.param, 7).state_dict(), path)
+    found = checkpoint.read(path)
+    path.unlink()
+    return found
+
+
+def below_the_head(model):
+    head = ARCHS[model.arch].head
+    return {k: v.clone() for k, v in model.net.state_dict().items() if not k.startswith(head + ".")}
+
+
+def learn(model):
+    """One step of SGD in train mode on all that may learn."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, 0.1, weight_decay=0.1)
+    model.train()
+    torch.nn.functional.cross_entropy(model(X), torch.tensor([0, 1])).backward()
+    optimizer.step()
+
+
+def test_a_network_for_another_task(found):
+    """Every architecture: new last layer, the rest from the file, features before the head."""
+    model = for_task(found, 5, seed=3).eval()
+    torch.manual_seed(3)
+    expected = torch.nn.Linear(ARCHS[found.arch].feature_dim, 5)
+    assert torch.equal(model.head.weight, expected.weight)
+    assert torch.equal(model.head.bias, expected.bias)
+    for name, tensor in below_the_head(model).items():
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(tensor, found.tensors[name]), name
+    with torch.no_grad():
+        features = model.features(X)
+        assert features.shape == (2, ARCHS[found.arch].feature_dim)
+        torch.testing.assert_close(model.head(features), model(X))
+
+
+def test_frozen_means_frozen(found):
+    """Neither a parameter nor a BatchNorm statistic of anything but the head moves, in any mode."""
+    model = for_task(found, 5, seed=0)
+    model.freeze()
+    before, head, digest = below_the_head(model), model.head.weight.clone(), backbone_digest(model)
+    for _ in range(2):
+        learn(model)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in below_the_head(model).items())
+    assert not torch.equal(head, model.head.weight)
+    assert backbone_digest(model) == digest
+    # Dropout is off, too.
+    assert torch.equal(model(X), model(X))
+
+
+def test_frozen_as_in_the_papers_code(found):
+    """Statistics adapt, parameters do not."""
+    model = for_task(found, 5, seed=0)
+    model.freeze(statistics=False)
+    before = below_the_head(model)
+    learn(model)
+    moved = {n for n, tensor in below_the_head(model).items() if not torch.equal(tensor, before[n])}
+    statistics = {n for n in before if n.endswith(("running_mean", "running_var", COUNTER))}
+    assert moved and moved <= statistics
+    assert any(name.endswith("running_var") for name in moved)
+
+
+def test_the_digest_covers_what_decides_the_features():
+    model = classifier()
+    digest = backbone_digest(model)
+    with torch.no_grad():
+        model.head.weight.add_(1)
+        assert backbone_digest(model) == digest
+        for name in ("net.conv1.weight", "net.layer4.1.bn2.running_mean", "normalize.std"):
+            tensor = model.state_dict()[name]
+            tensor.view(-1)[0] += 1e-3
+            assert backbone_digest(model) != digest, name
+            tensor.view(-1)[0] -= 1e-3

@@ -14,6 +14,7 @@ from small_data import write_tree
 from classification import (
     attacks,
     engine,
+    launch,
     learner,
     loader,
     methods,
@@ -124,7 +125,7 @@ def test_a_signal_saves_and_exits_with_75_and_resume_auto_goes_on(tmp_path, numb
         time.sleep(0.05)
     process.send_signal(number)
     out, _ = process.communicate(timeout=120)
-    assert process.returncode == pretrain.STOPPED
+    assert process.returncode == launch.STOPPED
     assert f"stopped; all is saved in {tmp_path}. Go on with --resume" in out
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     expected = f"resuming after {state['epoch']} of 60 epochs and {state['batch']} of 2 steps"

@@ -68,6 +68,6 @@ def test_tensorboard_has_each_number_once_though_written_twice(tmp_path):
 
 
 def test_curves_are_a_picture(tmp_path):
-    progress.draw_curves(tmp_path / "c.png", HISTORY, "title")
+    progress.draw_curves(tmp_path / "c.png", HISTORY, "title", "test")
     with Image.open(tmp_path / "c.png") as image:
         assert image.size[0] > 800 and len(image.getcolors(1 << 24)) > 3  # lines were drawn

@@ -1,0 +1,46 @@
+"""What a protocol's name stands for, and how a departure from it is named."""
+
+import pytest
+
+from classification import protocols
+from robust_backbones.errors import UserError
+
+CLEAN = dict(normalisation="weights", batchnorm="frozen", probe="logistic", selection="validation")
+PAPER = dict(normalisation="target", batchnorm="adapting", probe="sgd", selection="test")
+
+
+@pytest.mark.parametrize(
+    "mode, protocol, given, expected, name",
+    [
+        ("fixed-feature", "clean", {}, CLEAN, "clean"),
+        ("fixed-feature", "paper", {}, PAPER, "paper"),
+        ("full-network", "clean", {}, CLEAN | protocols.FULL, "clean"),
+        ("full-network", "paper", {}, PAPER, "paper"),
+        ("fixed-feature", "clean", {"probe": "sgd"}, CLEAN | {"probe": "sgd"}, "clean+probe=sgd"),
+        ("fixed-feature", "clean", {"probe": "logistic"}, CLEAN, "clean"),
+        ("full-network", "clean", {"selection": "test"},
+         CLEAN | protocols.FULL | {"selection": "test"}, "clean+selection=test"),
+        ("fixed-feature", "paper", {"batchnorm": "frozen", "normalisation": "weights"},
+         PAPER | {"batchnorm": "frozen", "normalisation": "weights"},
+         "paper+normalisation=weights+batchnorm=frozen"),
+    ],
+)  # fmt: skip
+def test_the_parts_of_a_protocol(mode, protocol, given, expected, name):
+    found = protocols.parts(mode, protocol, given)
+    assert found == expected
+    assert protocols.name_of(mode, protocol, found) == name
+    assert all(found[part] in values for part, values in protocols.PARTS.items())
+
+
+@pytest.mark.parametrize(
+    "mode, given, message",
+    [
+        ("full-network", {"probe": "sgd"}, "--probe with --mode full-network: only for fixed"),
+        ("full-network", {"batchnorm": "frozen", "probe": "nearest"}, "--batchnorm and --probe"),
+        ("fixed-feature", {"batchnorm": "adapting"}, "--probe logistic with --batchnorm adapting"),
+        ("fixed-feature", {"batchnorm": "adapting", "probe": "nearest"}, "cannot be stored"),
+    ],
+)
+def test_parts_that_do_not_go_together(mode, given, message):
+    with pytest.raises(UserError, match=message):
+        protocols.parts(mode, "clean", given)
