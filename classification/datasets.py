@@ -1,71 +1,28 @@
-"""Datasets: one row each. `open_split` opens one and only then imports torch."""
+"""Datasets: rows of `dataset_rows`. `open_split` opens one and only then imports torch.
+
+`python -m classification.datasets list | check | fetch` is in `dataset_command`.
+"""
 
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass, field
+import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from classification.dataset_rows import DATASETS, METRICS, SUITE, Dataset
 from robust_backbones.errors import UserError
-from robust_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
 if TYPE_CHECKING:
     from classification.shards import ShardSource
     from classification.sources import Source
 
+__all__ = ["DATA", "DATASETS", "METRICS", "SPLITS", "SUITE", "Dataset", "open_split", "place"]
 SPLITS = ("train", "val", "test")
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """One classification task.
-
-    Attributes:
-        classes: number of classes; None: as many as the data has.
-        image_size: height and width of the images that a classifier of it sees, pixels.
-        mean, std: RGB statistics that a classifier of it normalises with, for images in [0, 1].
-        augmentation: a key of `transforms.AUGMENTATIONS`, for training.
-        reader: `module:function`, imported when needed; `(split, root)` -> images, labels, class
-            names, as in `sources.Source`. Its splits are train and test.
-        images: split -> number of images, where known; another number is an error.
-        needs_root: whether the user says where the data lies.
-        shards: whether WebDataset tar files are understood, see `shards`.
-        recipe: a key of `recipes.RECIPES`: how a network is trained on it from nothing.
-    """
-
-    classes: int | None
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    augmentation: str
-    reader: str
-    images: dict[str, int] = field(default_factory=dict)
-    needs_root: bool = True
-    shards: bool = False
-    recipe: str = "paper"
-
-
-CIFAR = {"train": 50_000, "test": 10_000}
-_IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
-_HERE = "classification."
-DATASETS = {
-    # ImageNet's statistics, so that the weights fit the detector's input contract as they are.
-    "digits": Dataset(10, 32, *_IMAGENET, "shift2", _HERE + "embedded:read_digits",
-                      {"train": 1437, "test": 360}, needs_root=False, recipe="quick"),
-    "textures": Dataset(6, 32, *_IMAGENET, "crop4_flip", _HERE + "embedded:read_textures",
-                        {"train": 3906, "test": 384}, needs_root=False, recipe="quick"),
-    "faces": Dataset(2, 32, *_IMAGENET, "crop4_flip", _HERE + "embedded:read_faces",
-                     {"train": 150, "test": 50}, needs_root=False, recipe="quick"),
-    # Statistics as the published models' library has them.
-    "cifar10": Dataset(10, 32, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), "crop4_flip",
-                       _HERE + "cifar:read_cifar10", CIFAR, recipe="cifar"),
-    "cifar100": Dataset(100, 32, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), "crop4_flip",
-                        _HERE + "cifar:read_cifar100", CIFAR, recipe="cifar"),
-    "imagenet": Dataset(1000, 224, *_IMAGENET, "imagenet", _HERE + "folders:read_tree",
-                        {"train": 1_281_167, "test": 50_000}, shards=True),
-    "folder": Dataset(None, 224, *_IMAGENET, "imagenet", _HERE + "folders:read_tree", shards=True),
-}  # fmt: skip
+DATA = "ROBUST_BACKBONES_DATA"  # environment variable: a folder with one folder per dataset
 
 
 def open_split(name: str, split: str, root: Path | str | None = None, *,
@@ -76,7 +33,8 @@ def open_split(name: str, split: str, root: Path | str | None = None, *,
     Args:
         name: a key of `DATASETS`.
         split: `train`, `test`, or `val`: the held-out part of the training images.
-        root: where the data lies, for datasets that are not embedded; a `str` if it is a URL.
+        root: where the data lies, for datasets that are not embedded, see `place`; a `str` if it
+            is a URL.
         image_size: height and width to train and test with, pixels (default: the dataset's).
         limit: only so many images, as many of each class as possible, always the same ones.
             Shards: at least so many, in whole shards.
@@ -86,7 +44,10 @@ def open_split(name: str, split: str, root: Path | str | None = None, *,
     Raises:
         UserError: unknown name or split, no root, or the data is not as expected.
     """
-    row = _row(name, split, root)
+    row = find(name)
+    if split not in SPLITS:
+        raise UserError(f"split '{split}' is unknown to {name}; one of: {', '.join(SPLITS)}.")
+    root = place(name, root)
     if split == "val" and not held_out:
         raise UserError(f"{name} has no split 'val' of its own; say which part of the training "
                         "images to hold out.")  # fmt: skip
@@ -102,33 +63,74 @@ def open_split(name: str, split: str, root: Path | str | None = None, *,
     return _cut(_open(name, row, split, root, image_size), held_out, limit)
 
 
-def _row(name: str, split: str, root) -> Dataset:
+def find(name: str) -> Dataset:
+    """The row of a dataset.
+
+    Raises:
+        UserError: there is none.
+    """
     if name not in DATASETS:
         raise UserError(f"dataset '{name}' is unknown; one of: {', '.join(DATASETS)}.")
-    if split not in SPLITS:
-        raise UserError(f"split '{split}' is unknown to {name}; one of: {', '.join(SPLITS)}.")
-    if DATASETS[name].needs_root and root is None:
-        raise UserError(f"dataset '{name}' comes with no data; say where it lies: --data PATH.")
     return DATASETS[name]
+
+
+def place(name: str, root: Path | str | None = None) -> Path | str | None:
+    """Where a dataset lies: `root`, or the folder `name` in it if it has one.
+
+    Args:
+        name: a key of `DATASETS`.
+        root: the dataset's own folder, tar file or URL, or the folder that has a folder for each
+            dataset; None: `$ROBUST_BACKBONES_DATA`.
+
+    Returns:
+        None for embedded data without a root.
+
+    Raises:
+        UserError: neither root nor variable, for a dataset that needs it.
+    """
+    if not DATASETS[name].needs_root:
+        return root
+    root = root or os.environ.get(DATA)
+    if root is None:
+        raise UserError(f"dataset '{name}' comes with no data; say where it lies: --data PATH, or "
+                        f"set {DATA} to the folder that holds {name}/.")  # fmt: skip
+    below = os.path.join(root, name)
+    # A root with image folders of its own is the dataset's, whatever else lies in it.
+    return Path(below) if os.path.isdir(below) and not has_train(root) else root
+
+
+def has_train(root) -> bool:
+    """Whether `root` is laid out as image folders."""
+    return os.path.isdir(os.path.join(root, "train"))
 
 
 def _open(name: str, row: Dataset, split: str, root, image_size: int | None) -> Source:
     from classification.sources import Source
 
     official = "train" if split == "val" else split
-    images, labels, class_names = _reader(row)(official, root)
+    images, labels, class_names = reader(row)(official, root)
     check_classes(name, row, root, len(class_names))
-    expected = row.images.get(official, len(labels))
-    if len(labels) != expected:
-        raise UserError(f"{root} has {len(labels)} {official} images, {name} has {expected}; fetch "
-                        "it again, or use the dataset 'folder' for a part of it.")  # fmt: skip
+    _check_images(name, row, root, official, len(labels))
     return Source(name=name, split=split, classes=len(class_names),
                   image_size=image_size or row.image_size, mean=row.mean, std=row.std,
                   augmentation=row.augmentation, images=images, labels=labels,
                   class_names=class_names)  # fmt: skip
 
 
-def _reader(row: Dataset):
+def _check_images(name: str, row: Dataset, root, split: str, found: int) -> None:
+    expected = row.images.get(split, found)
+    if found == expected:
+        return
+    if row.exact:
+        raise UserError(f"{root} has {found} {split} images, {name} has {expected}; fetch it "
+                        "again, or use the dataset 'folder' for a part of it.")  # fmt: skip
+    logging.getLogger(__name__).warning(
+        "%s has %d %s images, the authors' copy of %s had %d: their numbers are not comparable",
+        root, found, split, name, expected)  # fmt: skip
+
+
+def reader(row: Dataset):
+    """The function that reads the data of a row."""
     module, function = row.reader.split(":")
     return getattr(importlib.import_module(module), function)
 
@@ -157,3 +159,9 @@ def _cut(source: Source, held_out: float, limit: int | None) -> Source:
         raise UserError(f"a limit of {limit} images is not possible: {source.name} {source.split} "
                         f"has {source.classes} classes and {len(source)} images.")  # fmt: skip
     return source.subset(sources.balanced(source.labels, limit))
+
+
+if __name__ == "__main__":
+    from classification.dataset_command import main
+
+    main()
