@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from classification import transforms
 from robust_backbones.errors import UserError
 
 SUBSET_SEED = 2020  # of --limit and of the held-out part: the same images in every run
+READERS = 8  # files that are hashed at a time
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,14 @@ class Files:
             digest.update(b"%s\0%d\0%d\n" % (self.names[i], size, numbers[i]))
         return digest.hexdigest()
 
+    def content_digest(self, labels: Tensor) -> str:
+        """SHA-256 (hex) of the bytes of all files and of the labels, in their order."""
+        with ThreadPoolExecutor(READERS) as pool:  # hashing lets other threads run
+            digests = pool.map(lambda i: _file_digest(self.path(i)), range(len(self)))
+            whole = hashlib.sha256(b"".join(digests))
+        whole.update(labels.numpy().astype("<i8").tobytes())
+        return whole.hexdigest()
+
 
 @dataclass(frozen=True)
 class Source:
@@ -68,6 +79,8 @@ class Source:
         images: `(N, 3, H, W)` uint8 in [0, 255] or float32 in [0, 1], or `Files`.
         labels: `(N,)` int64.
         class_names: one per class.
+        downscale: the shorter side of images is first reduced to so many pixels, so that no finer
+            detail is left (the paper's Section 4.3); None: images stay as they are.
     """
 
     name: str
@@ -80,25 +93,38 @@ class Source:
     images: Tensor | Files
     labels: Tensor
     class_names: tuple[str, ...]
+    downscale: int | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, i: int) -> tuple[Tensor | Image.Image, int]:
         """An image, `(3, H, W)` or a PIL RGB image of any size, and its label."""
-        return self.images[i], int(self.labels[i])
+        return self._reduced(self.images[i]), int(self.labels[i])
+
+    def _reduced(self, image: Tensor | Image.Image) -> Tensor | Image.Image:
+        return transforms.reduced(image, self.downscale) if self.downscale else image
 
     def read(self, indices: Tensor) -> Tensor | Iterator[Image.Image]:
         """The images of those numbers: `(n, 3, H, W)`, or one by one where they are files."""
-        if isinstance(self.images, Tensor):
-            return self.images[indices]
-        return (self.images[i] for i in indices.tolist())
+        if not isinstance(self.images, Tensor):
+            return (self._reduced(self.images[i]) for i in indices.tolist())
+        images = self.images[indices]
+        if self.downscale and len(images):
+            images = torch.stack([self._reduced(image) for image in images])
+        return images
 
     def fingerprint(self) -> str:
         """SHA-256 (hex): equal for equal images, labels and order; the same on any machine."""
         if isinstance(self.images, Tensor):
             return fingerprint(self.images, self.labels)
         return self.images.fingerprint(self.labels)
+
+    def content_digest(self) -> str:
+        """SHA-256 (hex) of every byte of the images, and of the labels: reads all of them."""
+        if isinstance(self.images, Tensor):
+            return fingerprint(self.images, self.labels)
+        return self.images.content_digest(self.labels)
 
     def subset(self, indices: Tensor) -> Source:
         """The same with only those images, in that order."""
@@ -107,6 +133,13 @@ class Source:
         else:
             images = dataclasses.replace(self.images, names=self.images.names[indices.numpy()])
         return dataclasses.replace(self, images=images, labels=self.labels[indices])
+
+
+def _file_digest(path: Path) -> bytes:
+    try:
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
 
 
 def read_image(file, name) -> Image.Image:
@@ -156,9 +189,15 @@ def balanced(labels: Tensor, count: int) -> Tensor:
     return torch.from_numpy(np.sort(chosen))
 
 
-def held_out(labels: Tensor, fraction: float) -> Tensor:
-    """`(N,)` bool: the part of each class, at least one image of it, that is kept from training."""
-    order = np.random.default_rng(SUBSET_SEED + 1).permutation(len(labels))
+def held_out(labels: Tensor, fraction: float, seed: int = SUBSET_SEED + 1) -> Tensor:
+    """`(N,)` bool: the part of each class, at least one image of it, that is kept from training.
+
+    Args:
+        labels: `(N,)` int64.
+        fraction: in [0, 1).
+        seed: of the draw.
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
     shuffled = labels.numpy()[order]
     mask = np.zeros(len(order), bool)
     for label in np.unique(shuffled):

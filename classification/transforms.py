@@ -85,6 +85,20 @@ def _as_pil(image):
     return image
 
 
+def reduced(image: Tensor | Image.Image, shorter: int) -> Tensor | Image.Image:
+    """The image with its shorter side reduced to `shorter` pixels; a smaller one as it is.
+
+    Args:
+        image: `(3, H, W)` uint8 or float32, or PIL; the result is of the same kind.
+    """
+    sides = image.shape[1:] if isinstance(image, Tensor) else image.size
+    if min(sides) <= shorter:
+        return image
+    small = tvf.resize(_as_pil(image), shorter, antialias=True)
+    whole = isinstance(image, Tensor) and not isinstance(small, Tensor)
+    return tvf.pil_to_tensor(small) if whole else small
+
+
 def _to_unit(x: Tensor) -> Tensor:
     return x.float().div_(255) if x.dtype == torch.uint8 else x.float()
 

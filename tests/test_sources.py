@@ -1,0 +1,107 @@
+"""Images reduced before anything else, digests of the content, parts that are held out."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_data import write_tree
+from torchvision.transforms import v2
+
+from classification import loader
+from classification.datasets import open_split
+from classification.sources import held_out
+from robust_backbones.errors import UserError
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return write_tree(tmp_path / "tree", size=40)
+
+
+def opened(tree, downscale=None, split="train", size=32):
+    source = open_split("folder", split, tree, image_size=size)
+    return dataclasses.replace(source, downscale=downscale)
+
+
+@pytest.mark.parametrize("kind", ["files", "bytes"])
+def test_reducing_is_torchvisions_resize_of_pil_images(tree, kind):
+    plain = opened(tree)
+    if kind == "bytes":
+        pixels = torch.stack([v2.functional.pil_to_tensor(plain[i][0]) for i in range(len(plain))])
+        plain = dataclasses.replace(plain, images=pixels)
+    small = dataclasses.replace(plain, downscale=8)
+    resize = v2.Resize(8)
+    for i, image in enumerate(small.read(torch.tensor([5, 2]))):
+        original, _ = opened(tree)[[5, 2][i]]
+        expected = v2.functional.pil_to_tensor(resize(original))
+        found = image if kind == "bytes" else v2.functional.pil_to_tensor(image)
+        assert torch.equal(found, expected)
+    image, label = small[5]
+    assert label == plain[5][1] and (min(image.size) if kind == "files" else image.shape[-1]) == 8
+
+
+def test_the_shorter_side_counts_and_small_images_stay(tmp_path):
+    for split in ("train", "test"):
+        for name, size in (("a", (60, 30)), ("b", (12, 20))):  # width, height
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("RGB", size).save(tmp_path / split / name / "0.png")
+    source = opened(tmp_path, downscale=15)
+    assert [source[i][0].size for i in (0, 1)] == [(30, 15), (12, 20)]
+
+
+def test_networks_still_get_their_size(tree):
+    """All detail is gone, the size is as before; training and testing alike."""
+    for split, batches in (("train", loader.train_batches), ("test", loader.test_batches)):
+        options = dict(augmentation="imagenet_plain", seed=0, epoch=0) if split == "train" else {}
+        (plain, _), (small, _) = (
+            next(iter(batches(opened(tree, downscale, split), 6, **options)))
+            for downscale in (None, 4)
+        )
+        assert small.shape == plain.shape == (6, 3, 32, 32)
+        roughness = [(x[..., 1:] - x[..., :-1]).abs().mean() for x in (plain, small)]
+        assert roughness[1] < roughness[0] / 4
+
+
+def change_a_byte(tree):
+    file = next((tree / "train" / "bee").glob("*.png"))
+    contents = bytearray(file.read_bytes())
+    contents[-20] ^= 1
+    file.write_bytes(contents)
+
+
+def test_the_content_digest_sees_what_names_and_sizes_hide(tree):
+    before = opened(tree)
+    digest, fingerprint = before.content_digest(), before.fingerprint()
+    assert opened(tree).content_digest() == digest
+    change_a_byte(tree)
+    assert opened(tree).fingerprint() == fingerprint  # the same names and sizes
+    assert opened(tree).content_digest() != digest
+
+
+@pytest.mark.parametrize("name", ["folder", "digits"])
+def test_the_content_digest_sees_order_and_labels(tree, name):
+    source = opened(tree) if name == "folder" else open_split("digits", "train", limit=30)
+    digests = {
+        source.content_digest(),
+        source.subset(torch.arange(len(source) - 1, -1, -1)).content_digest(),
+        source.subset(torch.arange(len(source) - 1)).content_digest(),
+        dataclasses.replace(source, labels=source.labels.flip(0)).content_digest(),
+    }
+    assert len(digests) == 4
+
+
+def test_a_file_that_vanished(tree):
+    source = opened(tree)
+    (tree / "train" / "bee" / "000.png").unlink()
+    with pytest.raises(UserError, match="000.png cannot be read: No such file"):
+        source.content_digest()
+
+
+def test_another_seed_holds_other_images_out():
+    labels = torch.arange(200) % 4
+    masks = [held_out(labels, 0.2, seed) for seed in (0, 0, 1)]
+    assert torch.equal(masks[0], masks[1]) and not torch.equal(masks[0], masks[2])
+    for mask in masks:
+        np.testing.assert_array_equal(torch.bincount(labels[mask]), [10] * 4)
