@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from classification import datasets
 from classification.official import Official
@@ -147,7 +147,7 @@ def _describe(source) -> dict:
 def _counts(row, split: str, source) -> Iterator[Finding]:
     expected = row.images.get(split, len(source))
     if len(source) != expected:  # where an exact number is asked for, opening has failed
-        yield Finding("count", split, detail=f"{len(source)} instead of {expected}")
+        yield Finding("count", split, detail=f"{len(source)} {split} images instead of {expected}")
     if source.labels is not None:
         sizes = source.labels.bincount(minlength=source.classes).tolist()
         for label in (label for label, size in enumerate(sizes) if not size):
@@ -190,9 +190,11 @@ def look(path: Path) -> tuple[bytes | None, list[tuple[str, str]]]:
             odd = list(_odd(path, image))
             image.load()
             pixels = image.convert("RGB")
+    except UnidentifiedImageError:
+        return None, [("unreadable", "no known image format" if data else "empty file")]
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         kind = "truncated" if "truncated" in str(error).lower() else "unreadable"
-        return None, [(kind, "empty file" if not path.stat().st_size else str(error))]
+        return None, [(kind, str(error))]
     digest = hashlib.sha256(repr(pixels.size).encode() + pixels.tobytes()).digest()
     return digest, odd
 
@@ -208,15 +210,18 @@ def _odd(path: Path, image: Image.Image) -> Iterator[tuple[str, str]]:
 
 def _overlaps(contents: dict[str, list[tuple]]) -> Iterator[Finding]:
     """Images of equal pixels, within the splits and between them."""
+    readable = {
+        split: [image for image in images if image[2]] for split, images in contents.items()
+    }
     seen = {split: {} for split in SPLITS}
-    for split, images in contents.items():
+    for split, images in readable.items():
         for file, label, digest in images:
             first, its_label = seen[split].setdefault(digest, (file, label))
-            if digest is not None and first != file:
+            if first != file:
                 kind = "duplicate" if label == its_label else "two labels"
                 yield Finding(kind, split, file, f"as {first}")
-    shared = [(file, seen["train"][digest][0]) for file, _, digest in contents["test"]
-              if digest is not None and digest in seen["train"]]  # fmt: skip
+    shared = [(file, seen["train"][digest][0]) for file, _, digest in readable["test"]
+              if digest in seen["train"]]  # fmt: skip
     for file, other in shared:
         yield Finding("overlap", "test", file, f"as {other}")
     total = len(contents["test"])
