@@ -233,6 +233,7 @@ def lines(report: Report) -> Iterator[str]:
     """The report in words: one line for each split and each kind of finding."""
     layout = f", layout: {report.layout}" if report.layout else ""
     yield f"{report.name}: {report.place}{layout}"
+    below = f"{report.place}/"
     for split, numbers in report.splits.items():
         shown = [f"{numbers['images']} images, {numbers['classes']} classes"]
         if "smallest class" in numbers:
@@ -242,7 +243,8 @@ def lines(report: Report) -> Iterator[str]:
         found = [finding for finding in report.findings if finding.kind == kind]
         if not found:
             continue
-        files = [f"{f.file} ({f.detail})" if f.detail else f.file for f in found if f.file]
+        shown = [(f.file.removeprefix(below), f.detail.replace(below, "")) for f in found if f.file]
+        files = [f"{file} ({detail})" if detail else file for file, detail in shown]
         if not files:
             yield f"  {level:8} {'; '.join(f.detail for f in found)} ({words})"
             continue

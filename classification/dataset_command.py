@@ -11,8 +11,8 @@ from pathlib import Path
 from classification.datasets import DATA, DATASETS, METRICS, find
 from robust_backbones.errors import UserError, user_errors
 
-COLUMNS = ("dataset", "what", "classes", "train / test images", "metric", "split", "fetch",
-           "licence", "source")  # fmt: skip
+COLUMNS = ("dataset", "what", "classes", "train / test images", "metric", "split", "size",
+           "augmentation", "fetch", "licence")  # fmt: skip
 
 
 def _list(args) -> None:
@@ -30,10 +30,11 @@ def _list(args) -> None:
 
 def _cells(name: str) -> list[str]:
     row = DATASETS[name]
+    title = f"[{row.title}]({row.source})" if row.source else row.title
     images = " / ".join(str(n) for n in row.images.values()) or "yours"
     images += "" if row.exact else " (only warns)"
-    return [row.title, str(row.classes or "yours"), images, METRICS[row.metric], row.rule,
-            _way(name), row.licence, row.source]  # fmt: skip
+    return [title, str(row.classes or "yours"), images, METRICS[row.metric], row.rule,
+            str(row.image_size), f"`{row.augmentation}`", _way(name), row.licence]  # fmt: skip
 
 
 def _way(name: str) -> str:
