@@ -80,17 +80,17 @@ def _cifar(reader: str, classes: int, mean, std, **more) -> Dataset:
                    source=_CIFAR_PAGE, by_hand=_CIFAR_PAGE, **more)  # fmt: skip
 
 
-# Sizes, splits and metrics as the paper's authors used them; all but Birdsnap's can be had.
+# Sizes, splits and metrics of the 12 tasks are those of the paper's authors.
 DATASETS = {
     "digits": _embedded(10, "shift2", 1437, 360, reader=_HERE + "embedded:read_digits",
         title="handwritten digits of scikit-learn", rule="the first 1437 train",
-        source="https://archive.ics.uci.edu/dataset/80", licence="CC BY 4.0"),
+        source="https://scikit-learn.org", licence="see scikit-learn"),
     "textures": _embedded(6, "crop4_flip", 3906, 384, reader=_HERE + "embedded:read_textures",
         title="patches of scikit-image's photographs", rule="left part trains, right part tests",
-        source="https://scikit-image.org", licence="see scikit-image's data/README.txt"),
+        source="https://scikit-image.org", licence="see scikit-image"),
     "faces": _embedded(2, "crop4_flip", 150, 50, reader=_HERE + "embedded:read_faces",
         title="faces or not, of scikit-image", rule="the first 75 of each class train",
-        source="https://scikit-image.org", licence="see scikit-image's data/README.txt"),
+        source="https://scikit-image.org", licence="see scikit-image"),
     # Statistics as the published models' library has them.
     "cifar10": _cifar("read_cifar10", 10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010),
         title="CIFAR-10", torchvision="CIFAR10"),
@@ -135,7 +135,7 @@ DATASETS = {
         by_hand="https://data.caltech.edu/records/nyy15-4j048: 256_ObjectCategories.tar. "
         + _CALTECH_BROKEN),
     "cars": _task("cars", 196, 8144, 8041, title="Stanford Cars", rule="official train / test",
-        source="https://ai.stanford.edu/~jkrause/cars/car_dataset.html", licence=_RESEARCH,
+        source="https://ai.stanford.edu/~jkrause/cars/car_dataset.html",
         by_hand="its server is gone since 2023; https://github.com/pytorch/vision/issues/7545 has "
         "copies: the images at https://www.kaggle.com/datasets/jessicali9530/stanford-cars-dataset,"
         " devkit/ at https://github.com/pytorch/vision/files/11644847/car_devkit.tgz, and in a "
@@ -159,7 +159,7 @@ DATASETS = {
         by_hand="https://www.robots.ox.ac.uk/~vgg/data/pets/: images.tar.gz, annotations.tar.gz"),
     "sun397": _task("sun397", 397, 19850, 19850, title="SUN397",
         rule="official partition 1: Training_01 / Testing_01, 50 + 50 of each class",
-        source="https://vision.princeton.edu/projects/2010/SUN/", licence="research",
+        source="https://vision.princeton.edu/projects/2010/SUN/",
         by_hand="the links of https://vision.princeton.edu/projects/2010/SUN/ (SUN397.tar.gz, "
         "Partitions.zip) are dead; copies: OpenDataLab/SUN397, the Hugging Face dataset "
         "tanganke/sun397, https://www.kaggle.com/datasets/lash45/sun397-50-50 (train/ and test/)."),

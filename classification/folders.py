@@ -16,7 +16,7 @@ from robust_backbones.errors import UserError
 # Folder names of a split, the first that exists is read.
 FOLDERS = {"train": ("train",), "test": ("test", "val", "valid")}
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
-LAYOUT = "expected {0}/train/<class>/<image> and {0}/test/<class>/<image> (or val, valid instead of test)"
+LAYOUT = "expected {0}/train/<class>/<image> and {0}/test/<class>/<image> (or val instead of test)"
 
 
 def is_image(name: str) -> bool:

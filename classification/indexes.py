@@ -65,7 +65,7 @@ def cars(at: dict[str, Path], split: str):
     rows = _matlab(at[split])["annotations"]
     pairs = [(str(row["fname"]), int(row["class"]) - 1) for row in rows]
     images = at[f"{split} images"]
-    nested = images / images.name
+    nested = images / images.name  # so it comes from Kaggle
     return nested if nested.is_dir() else images, pairs, classes
 
 

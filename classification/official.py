@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,7 @@ class Official:
     name: str
     folders: tuple[str, ...]
     index: Callable[[dict[str, Path], str], Listing]
-    parts: dict[str, tuple[str, ...]] = field(hash=False)
+    parts: dict[str, tuple[str, ...]]
     partial: bool = False
 
     def __call__(self, split: str, root) -> tuple[Files, Tensor, tuple[str, ...]]:
@@ -58,7 +58,8 @@ class Official:
             raise
         except (KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{folder}: the {split} index of {self.name} is damaged ({error!r}); fetch it again."
+                f"the {split} index of {self.name} in {folder} is damaged ({error!r}); "
+                "fetch it again."
             ) from None
         pairs = self._present(images, pairs)
         names = np.array([os.fsencode(name) for name, _ in pairs])
@@ -120,24 +121,24 @@ class Official:
 
     def _present(self, images: Path, pairs: list[tuple[str, int]]) -> list[tuple[str, int]]:
         """The pairs whose image exists; a folder is listed once, which is faster than asking."""
-        there = {}
-        for parent in {os.path.dirname(name) for name, _ in pairs}:
-            folder = images / parent
-            there[parent] = set(os.listdir(folder)) if folder.is_dir() else set()
-        missing = [name for name, _ in pairs if os.path.basename(name) not in there[_parent(name)]]
-        if not missing:
+        parents = {os.path.dirname(name) for name, _ in pairs}
+        there = {parent: _entries(images / parent) for parent in parents}
+        gone = {name for name, _ in pairs
+                if os.path.basename(name) not in there[os.path.dirname(name)]}  # fmt: skip
+        if not gone:
             return pairs
-        if self.partial and len(missing) < len(pairs):
-            gone = set(missing)
+        if self.partial and len(gone) < len(pairs):
             return [pair for pair in pairs if pair[0] not in gone]
-        some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        some = ", ".join(sorted(gone)[:3]) + (", ..." if len(gone) > 3 else "")
         raise UserError(
-            f"{images} lacks {len(missing)} of {len(pairs)} listed images of {self.name}: {some}; "
+            f"{images} lacks {len(gone)} of {len(pairs)} listed images of {self.name}: {some}; "
             "unpack or fetch it again."
         )
 
 
-_parent = os.path.dirname
+def _entries(folder: Path) -> set[str]:
+    return set(os.listdir(folder)) if folder.is_dir() else set()
+
 
 aircraft = Official("aircraft", ("fgvc-aircraft-2013b",), indexes.aircraft, {
     "images": ("data/images",),
@@ -161,10 +162,9 @@ caltech256 = Official("caltech256", ("caltech256",), indexes.caltech256, {
     "images": ("256_ObjectCategories",),
 })  # fmt: skip
 
-# Kaggle's copy nests the folders of images.
 cars = Official("cars", ("stanford_cars",), indexes.cars, {
-    "train images": ("cars_train", "cars_train/cars_train"),
-    "test images": ("cars_test", "cars_test/cars_test"),
+    "train images": ("cars_train",),
+    "test images": ("cars_test",),
     "classes": ("devkit/cars_meta.mat",),
     "train": ("devkit/cars_train_annos.mat", "cars_train_annos.mat"),
     "test": ("cars_test_annos_withlabels.mat", "devkit/cars_test_annos_withlabels.mat"),

@@ -93,7 +93,7 @@ def lay_flat(tree):
 BREAKAGES = [
     (remove_images, "train", "class folder .*bee has no image; remove it or fill it"),
     (lay_flat, "test", "12 images of .*val lie flat: sort them into class folders .*val/<class>/"),
-    (lambda t: shutil.rmtree(t / "test"), "test", "has no folder 'test' or 'val' or 'valid'; expected"),
+    (lambda t: shutil.rmtree(t / "test"), "test", "no folder 'test' or 'val' or 'valid'; expected"),
     (shutil.rmtree, "train", "tree does not exist; expected .*train/<class>/<image>"),
     (lambda t: (t / "test" / "cow").rename(t / "test" / "yak"), "train",
      "train and .*test differ: only the first has cow, only the second has yak"),
