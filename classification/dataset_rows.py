@@ -32,6 +32,7 @@ class Dataset:
         by_hand: where people find the files.
         source: page of those who made it.
         licence: as its makers state it.
+        transfer_augmentation: a key of `transforms.AUGMENTATIONS`: how other networks learn it.
     """
 
     classes: int | None
@@ -52,6 +53,7 @@ class Dataset:
     by_hand: str = ""
     source: str = ""
     licence: str = "not stated"
+    transfer_augmentation: str = "imagenet_plain"
 
 
 _IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
@@ -84,7 +86,8 @@ def _cifar(reader: str, classes: int, mean, std, **more) -> Dataset:
 DATASETS = {
     "digits": _embedded(10, "shift2", 1437, 360, reader=_HERE + "embedded:read_digits",
         title="handwritten digits of scikit-learn", rule="the first 1437 train",
-        source="https://scikit-learn.org", licence="see scikit-learn"),
+        source="https://scikit-learn.org", licence="see scikit-learn",
+        transfer_augmentation="shift2"),  # a mirrored digit is another one
     "textures": _embedded(6, "crop4_flip", 3906, 384, reader=_HERE + "embedded:read_textures",
         title="patches of scikit-image's photographs", rule="left part trains, right part tests",
         source="https://scikit-image.org", licence="see scikit-image"),
