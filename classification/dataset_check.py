@@ -141,7 +141,10 @@ def _describe(source) -> dict:
     if source.labels is not None:
         sizes = source.labels.bincount(minlength=source.classes)
         numbers |= {"smallest class": int(sizes.min()), "largest class": int(sizes.max())}
-    return numbers | {"fingerprint": source.fingerprint()}
+    try:
+        return numbers | {"fingerprint": source.fingerprint()}
+    except OSError as error:  # a link that leads nowhere: the image is a finding, too
+        return numbers | {"fingerprint": f"not possible ({error})"}
 
 
 def _counts(row, split: str, source) -> Iterator[Finding]:

@@ -122,8 +122,9 @@ def _check_images(name: str, row: Dataset, root, split: str, found: int) -> None
     if found == expected:
         return
     if row.exact:
-        raise UserError(f"{root} has {found} {split} images, {name} has {expected}; fetch it "
-                        "again, or use the dataset 'folder' for a part of it.")  # fmt: skip
+        raise UserError(f"{root} has {found} {split} images, {name} has {expected} "
+                        f"({row.rule}); fetch it again, or use the dataset 'folder' for a part of "
+                        "it.")  # fmt: skip
     logging.getLogger(__name__).warning(
         "%s has %d %s images, the authors' copy of %s had %d: their numbers are not comparable",
         root, found, split, name, expected)  # fmt: skip

@@ -48,8 +48,8 @@ def caltech256(at: dict[str, Path], split: str):
 
 
 def _first(images: Path, split: str, count: int, pattern: str):
-    classes = sorted(entry.name for entry in images.iterdir()
-                     if entry.is_dir() and entry.name != BACKGROUND)  # fmt: skip
+    folders = [entry.name for entry in images.iterdir() if entry.is_dir()]
+    classes = sorted(name for name in folders if name != BACKGROUND and name[0] != ".")
     part = slice(None, count) if split == "train" else slice(count, None)
     pairs = []
     for label, name in enumerate(classes):

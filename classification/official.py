@@ -56,7 +56,7 @@ class Official:
             self._check(folder, pairs, len(classes))
         except UserError:
             raise
-        except (KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
+        except (OSError, KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
             raise UserError(
                 f"the {split} index of {self.name} in {folder} is damaged ({error!r}); "
                 "fetch it again."

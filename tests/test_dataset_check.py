@@ -84,6 +84,7 @@ DAMAGE = [  # what is written over one training image, and what is found
     (lambda p: shutil.copy(p, p.parents[2] / "test" / "ant" / "c.jpg"), {"overlap": 1, "leak": 1}),
     # The same pixels in another file: without loss, so that they stay equal.
     (lambda p: Image.open(p).save(p.with_name("copy.png")), {"duplicate": 1}),
+    (lambda p: (p.unlink(), p.symlink_to("gone.jpg")), {"unreadable": 1}),
     (lambda p: shutil.rmtree(p.parent), {"layout": 1}),
 ]
 

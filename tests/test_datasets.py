@@ -3,14 +3,16 @@
 import hashlib
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from skimage import data
 from sklearn.datasets import load_digits
 
-from classification.datasets import DATASETS, open_split
+from classification.datasets import DATASETS, METRICS, SUITE, open_split
 from classification.embedded import DIGITS_TRAIN, TEXTURES
 from classification.sources import fingerprint
 from classification.transforms import AUGMENTATIONS
@@ -32,6 +34,23 @@ def test_every_row_is_complete(name):
     row = DATASETS[name]
     assert row.augmentation in AUGMENTATIONS and len(row.mean) == len(row.std) == 3
     assert row.image_size > 0 and set(row.images) <= {"train", "test"}
+    assert row.title and row.rule and row.licence and row.metric in METRICS
+
+
+@pytest.mark.parametrize("name", SUITE)
+def test_rows_have_the_facts_of_the_paper(name):
+    path = Path(__file__).resolve().parents[2] / "shared" / "reference" / "datasets.yaml"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    facts, row = yaml.safe_load(path.read_text()), DATASETS[name]
+    task = facts["tasks"][name]
+    assert row.classes == task["classes"] and row.metric == task["metric"]
+    assert name in facts["metric_rule"][row.metric]
+    assert row.images == {"train": task["train"], "test": task["test"]}
+    known = task.get("torchvision", {})
+    assert row.torchvision == (
+        "" if known["auto_download"].lower().startswith("no") else known["class"]
+    )
 
 
 @pytest.mark.parametrize("name", EMBEDDED)

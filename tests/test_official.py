@@ -153,11 +153,16 @@ def test_a_root_with_image_folders_is_the_datasets_own(monkeypatch, tmp_path):
     assert len(open_split("folder", "test", tmp_path / "folder")) == 6
 
 
-def touch(folder, names):
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+class Everything:
+    """A folder in which each image is: tens of thousands of files take their time to make."""
+
+    def __contains__(self, name):
+        return True
+
+
+@pytest.fixture
+def all_images(monkeypatch):
+    monkeypatch.setattr(official, "_entries", lambda folder: Everything())
 
 
 def lists(name):
@@ -166,11 +171,11 @@ def lists(name):
     return LISTS / name
 
 
-def test_the_real_partition_of_sun397(tmp_path):
+def test_the_real_partition_of_sun397(tmp_path, all_images):
     base = tmp_path / "sun397" / "SUN397"
     names = [(lists("sun397") / f"{part}_01.txt").read_text().split() for part in
              ("Training", "Testing")]  # fmt: skip
-    touch(base, (name[1:] for part in names for name in part))
+    (base / "a").mkdir(parents=True)
     for file in lists("sun397").iterdir():
         shutil.copy(file, base)
     for split, part in zip(("train", "test"), names, strict=True):
@@ -181,10 +186,10 @@ def test_the_real_partition_of_sun397(tmp_path):
     assert source.class_names[:2] == ("abbey", "airplane_cabin")
 
 
-def test_the_real_splits_of_flowers(tmp_path):
+def test_the_real_splits_of_flowers(tmp_path, all_images):
     lists("flowers")
     base = tmp_path / "flowers" / "flowers-102"
-    touch(base / "jpg", (f"image_{i:05}.jpg" for i in range(1, 8190)))
+    (base / "jpg").mkdir(parents=True)
     for file in lists("flowers").iterdir():
         shutil.copy(file, base)
     train, test = (open_split("flowers", split, tmp_path) for split in ("train", "test"))
@@ -262,7 +267,7 @@ def test_fewer_images_than_the_row_has_are_an_error(monkeypatch, tmp_path, name,
         open_split(name, "test", tmp_path)
         assert "had 8041" in caplog.text
         return
-    with pytest.raises(UserError, match=rf"has 6 test images, {name} has 8041; fetch it again"):
+    with pytest.raises(UserError, match=rf"has 6 test images, {name} has 8041 .*; fetch it again"):
         open_split(name, "test", tmp_path)
 
 
