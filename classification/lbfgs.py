@@ -1,0 +1,249 @@
+"""Preconditioned L-BFGS for many convex problems at once, each with a metric of its own.
+
+All problems are evaluated together, once per iteration: one that accepts its trial point moves on,
+another halves its step, and those that have converged leave the batch.
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+MEMORY = 10  # pairs that L-BFGS remembers
+ARMIJO = 1e-4  # share of the promised decrease that a step must bring
+SHORTEST = 1e-12  # a step below this finds nothing but rounding
+
+
+class Metric:
+    """A preconditioner up to scale: the inverse of moment + ratio * I, bias (last) unpenalised.
+
+    Args:
+        moment: `(D, D)`, as `logistic.Images.second_moment` returns.
+        ratio: penalty over the mass of the images.
+    """
+
+    def __init__(self, moment: Tensor, ratio: float):
+        self.moment, self.ratio = moment, ratio
+        matrix, ridge = moment.clone(), torch.full_like(moment[0], ratio)
+        ridge[-1] = 0
+        # What rounding may have taken from positive definiteness is given back.
+        ridge += 100 * torch.finfo(moment.dtype).eps * (moment.diagonal().mean() + ratio)
+        matrix.diagonal().add_(ridge)
+        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+
+    def near(self, ratio: float) -> bool:
+        """Whether a metric with that ratio would hardly be better."""
+        return 0.5 < ratio / self.ratio < 2
+
+    def __call__(self, g: Tensor) -> Tensor:
+        """g: `(..., D)` -> the same shape."""
+        return g @ self.inverse
+
+
+class Pairs:
+    """What L-BFGS remembers: steps s, changes y of the gradient, and z = metric applied to y.
+
+    Applies the inverse Hessian in the compact form of Byrd, Nocedal and Schnabel (1994, eq. 3.1):
+    few large products instead of many small ones. A problem that rejected a step has zeros there.
+
+    Args:
+        like: `(P, K, D)`, the shape of the unknowns.
+    """
+
+    def __init__(self, like: Tensor):
+        size = len(like), MEMORY, like[0].numel()
+        self.s, self.y, self.z = (like.new_zeros(size) for _ in range(3))
+        self.gamma = like.new_ones(len(like))  # scale of the metric
+        self.next = 0  # the oldest pair, which makes room
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget the problems that are not in rows `(Q,)` int64."""
+        self.s, self.y, self.z = self.s[rows], self.y[rows], self.z[rows]
+        self.gamma = self.gamma[rows]
+
+    def add(self, s: Tensor, y: Tensor, z: Tensor, accepted: Tensor) -> None:
+        """s, y, z: `(P, K, D)`; accepted: `(P,)` bool, whose pairs count."""
+        s, y, z = s.flatten(1), y.flatten(1), z.flatten(1)
+        sy, yz = (s * y).sum(1), (y * z).sum(1)
+        accepted = accepted & (sy > 0) & (yz > 0)
+        for store, new in ((self.s, s), (self.y, y), (self.z, z)):
+            store[:, self.next] = torch.where(accepted[:, None], new, 0)
+        self.gamma = torch.where(accepted, sy / yz, self.gamma)
+        self.next = (self.next + 1) % MEMORY
+
+    def renew(self, row: int, metric) -> None:
+        """The problem in that row has got another metric."""
+        y = self.y[row]
+        self.z[row] = metric(y.view(MEMORY, -1, len(metric.moment))).view_as(y)
+        sy, yz = (self.s[row] * y).sum(1), (y * self.z[row]).sum(1)
+        newest = [i % MEMORY for i in range(self.next - 1, self.next - 1 - MEMORY, -1)]
+        self.gamma[row] = next((sy[i] / yz[i] for i in newest if sy[i] > 0 and yz[i] > 0), 1.0)
+
+    def times(self, g: Tensor, mg: Tensor) -> Tensor:
+        """Inverse Hessian times g. g, and the metric applied to it: `(P, K, D)` -> the same shape."""
+        order = [(self.next + i) % MEMORY for i in range(MEMORY)]  # oldest first
+        back = [order.index(i) for i in range(MEMORY)]
+        flat, gamma = g.flatten(1)[..., None], self.gamma[:, None, None]
+        sy = (self.s @ self.y.mT)[:, order][:, :, order]
+        yz = (self.y @ self.z.mT)[:, order][:, :, order]
+        sg, zg = (self.s @ flat)[:, order], (self.z @ flat)[:, order]
+        diagonal = sy.diagonal(dim1=1, dim2=2)
+        # Empty rows: any number there will do, for all else in them is 0.
+        r = sy.triu(1) + torch.diag_embed(torch.where(diagonal > 0, diagonal, 1))
+        a = torch.linalg.solve_triangular(r, sg, upper=True)
+        right = diagonal[..., None] * a + gamma * (yz @ a - zg)
+        u = torch.linalg.solve_triangular(r.mT, right, upper=False)
+        change = self.s.mT @ u[:, back] - gamma * (self.z.mT @ a[:, back])
+        return gamma * mg + change.view_as(g)
+
+
+@dataclass
+class State:
+    """Of P problems that are still being solved."""
+
+    penalties: Tensor  # (P,)
+    v: Tensor  # (P, K, D)
+    f: Tensor  # (P,) float64
+    g: Tensor  # (P, K, D)
+    mass: Tensor  # (P,) float64
+    mg: Tensor  # metric applied to g
+    step: Tensor  # (P,) float64; the next one to be tried
+
+    def rows(self, rows: Tensor) -> "State":
+        """A choice of problems `(Q,)` int64."""
+        return State(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+@dataclass
+class Solution:
+    """Of P problems, on return in their order.
+
+    Attributes:
+        v: `(P, K, D)` unknowns; gradient: likewise.
+        objective: `(P,)` float64.
+        iterations, converged: `(P,)`.
+        metrics: the last one of each.
+    """
+
+    v: Tensor
+    objective: Tensor
+    gradient: Tensor
+    iterations: Tensor
+    converged: Tensor
+    metrics: list[Metric]
+
+
+class Batch:
+    """One run. `solve` is its only user.
+
+    Args: as for `solve`.
+    """
+
+    def __init__(self, images, penalties: Tensor, v: Tensor, metrics: list[Metric]):
+        self.images, self.active, self.metrics = images, list(range(len(v))), list(metrics)
+        f, g, mass = images.objective(v, penalties)
+        for row, ratio in enumerate((penalties / mass).tolist()):
+            if not metrics[row].near(ratio):
+                self.metrics[row] = Metric(metrics[row].moment, ratio)
+        self.scales = mass.tolist()  # of the metrics
+        self.state = State(penalties, v, f, g, mass, self.apply(g), torch.ones_like(f))
+        self.pairs = Pairs(v)
+        # A new metric costs as much as this many iterations. A third of them is worth waiting for.
+        n, width = images.x.shape
+        cost = width * (1 + width / n) / (2 * images.classes)
+        self.ages, self.patience = [0] * len(v), [max(8, int(cost / 3))] * len(v)
+        self.solution = Solution(v.clone(), f.clone(), g.clone(), torch.zeros_like(f).long(),
+                                 torch.zeros_like(f).bool(), list(self.metrics))  # fmt: skip
+
+    def metric_of(self, row: int):
+        """Scaled to the Hessian, so that a first step has about the right length."""
+        return _Scaled(self.metrics[row], 1 / self.scales[row])
+
+    def apply(self, g: Tensor) -> Tensor:
+        """Each problem's metric to its gradient `(P, K, D)`."""
+        return torch.stack([self.metric_of(row)(part) for row, part in enumerate(g)])
+
+    def renew_old_metrics(self) -> None:
+        """The weights of the images change on the way; later, they do so more slowly."""
+        for row in range(len(self.active)):
+            self.ages[row] += 1
+            if self.ages[row] <= self.patience[row]:
+                continue
+            state, self.ages[row] = self.state, 0
+            self.patience[row] *= 2
+            self.scales[row] = state.mass[row].item()
+            ratio = state.penalties[row].item() / self.scales[row]
+            self.metrics[row] = Metric(self.images.second_moment(state.v[row]), ratio)
+            state.mg[row] = self.metric_of(row)(state.g[row])
+            self.pairs.renew(row, self.metric_of(row))
+
+    def advance(self, direction: Tensor, slope: Tensor) -> None:
+        """Try one point for each problem; a backtracking line search, spread over iterations."""
+        s = self.state
+        move = s.step.to(s.v.dtype)[:, None, None] * direction
+        f, g, mass = self.images.objective(s.v + move, s.penalties)
+        slack = 10 * torch.finfo(s.v.dtype).eps * s.f.abs()
+        accepted = f <= s.f + ARMIJO * s.step * slope + slack
+        mg = self.apply(g)
+        self.pairs.add(move, g - s.g, mg - s.mg, accepted)
+        # The minimum of the parabola through both values, within reason.
+        shorter = (-slope * s.step.square() / (2 * (f - s.f - slope * s.step))).nan_to_num(0, 0, 0)
+        shorter = shorter.clamp(0.1 * s.step, 0.5 * s.step)
+        mask = accepted[:, None, None]
+        self.state = State(
+            s.penalties, torch.where(mask, s.v + move, s.v), torch.where(accepted, f, s.f),
+            torch.where(mask, g, s.g), torch.where(accepted, mass, s.mass),
+            torch.where(mask, mg, s.mg), torch.where(accepted, 1, shorter))  # fmt: skip
+
+    def leave(self, finished: Tensor, converged: Tensor, iteration: int) -> Tensor:
+        """Note down those that are finished; returns the rows of the others."""
+        s, out = self.state, self.solution
+        for row in finished.nonzero().flatten().tolist():
+            i = self.active[row]
+            out.v[i], out.objective[i], out.gradient[i] = s.v[row], s.f[row], s.g[row]
+            out.iterations[i], out.converged[i] = iteration, converged[row]
+            out.metrics[i] = self.metrics[row]
+        rows = (~finished).nonzero().flatten()
+        for name in ("active", "metrics", "scales", "ages", "patience"):
+            setattr(self, name, [getattr(self, name)[row] for row in rows.tolist()])
+        self.state = s.rows(rows)
+        self.pairs.keep(rows)
+        return rows
+
+
+class _Scaled:
+    def __init__(self, metric: Metric, scale: float):
+        self.moment, self.metric, self.scale = metric.moment, metric, scale
+
+    def __call__(self, g: Tensor) -> Tensor:
+        return self.metric(g) * self.scale
+
+
+def solve(images, penalties: Tensor, v: Tensor, metrics: list[Metric], tolerance: float,
+          max_iterations: int) -> Solution:  # fmt: skip
+    """Minimise from v until half the squared gradient norm, in the metric of the inverse Hessian as
+    L-BFGS knows it, is at most tolerance * objective: an estimate of what is left to gain.
+
+    Args:
+        images: a `logistic.Images`.
+        penalties: `(P,)` float64.
+        v: `(P, K, D)`.
+        metrics: one of each, from any similar problem.
+    """
+    batch = Batch(images, penalties, v, metrics)
+    for iteration in range(max_iterations + 1):
+        batch.renew_old_metrics()
+        s = batch.state
+        direction = -batch.pairs.times(s.g, s.mg)
+        slope = (direction * s.g).sum((1, 2), dtype=torch.float64)
+        converged = -slope / 2 <= tolerance * s.f
+        finished = converged | (s.step < SHORTEST) | (iteration == max_iterations)
+        if finished.any():
+            rows = batch.leave(finished, converged, iteration)
+            direction, slope = direction[rows], slope[rows]
+        if not batch.active:
+            break
+        batch.advance(direction, slope)
+    assert not batch.active and not math.isnan(batch.solution.objective.sum().item())
+    return batch.solution
