@@ -5,10 +5,10 @@ free. Preconditioned L-BFGS, batched over penalties: one matrix product serves t
 that have converged drop out. Penalties are solved in levels, from few, far apart, to all; each
 level begins where its neighbours on the path say (`levels`, `interpolate`).
 
-The preconditioner is the Hessian with one weight per image for all classes, (1 - sum p^2) / (K - 1):
-the mean of the nonzero eigenvalues of that image's K x K part. Unlike a bound on the Hessian (Böhning 1992) it
-shrinks with the probabilities, as it must at weak penalties, where nearly all images are fitted.
-"""  # fmt: skip
+The preconditioner is the Hessian with one weight per image for all classes: the mean of the nonzero
+eigenvalues of that image's K x K part, (1 - sum p^2) / (K - 1). Unlike a bound on the Hessian
+(Böhning 1992) it shrinks with the errors, as it must at weak penalties, where few are left.
+"""
 
 import math
 
@@ -19,11 +19,12 @@ from classification.lbfgs import MEMORY, Metric, Solution, solve
 
 SPACING = 8  # of the penalties that are solved first
 CHUNK = 2**20  # logits of one slice of images: small enough for a CPU's cache
+EMPTY = 1e-30  # a curvature per image that is none
 STATE_BYTES = 2**31  # of what L-BFGS remembers; penalties beyond that wait for the next batch
 
 
 class Images:
-    """Features in the coordinates of the solver: centred, a last column of ones, at most n + 1 wide.
+    """Features in the coordinates of the solver: centred, and a last column of ones.
 
     With fewer images than features, the optimum lies in the span of the centred images, so that
     coordinates along an orthonormal basis of that span are enough, and lengths stay as they are.
@@ -64,31 +65,27 @@ class Images:
         return (weights.square().sum((1, 2)) + bias.square().sum(1)).sqrt()
 
     def objective(self, v: Tensor, penalties: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Objective `(P,)` float64, gradient `(P, K, D)`, and the sum of the images' weights `(P,)`."""
-        size, (count, classes, width) = len(self.x), v.shape
+        """Objective `(P,)` float64, gradient `(P, K, D)`, and mass `(P,)` float64: the sum of the
+        weights that the preconditioner gives to images."""
+        count, classes, width = v.shape
         flat, gradient = v.reshape(-1, width), torch.zeros_like(v).view(-1, width)
         value, mass = v.new_zeros(2, count, dtype=torch.float64)
-        for rows in torch.arange(size, device=v.device).split(max(64, CHUNK // len(flat))):
-            part = slice(int(rows[0]), int(rows[-1]) + 1)
-            x = self.x[part]
-            p, loss = _softmax((flat @ x.T).view(count, classes, -1), self.y[part])
+        rows = max(64, CHUNK // len(flat))
+        for x, y in zip(self.x.split(rows), self.y.split(rows), strict=True):
+            residuals, loss = _softmax((flat @ x.T).view(count, classes, -1), y)
             value += loss.sum(1, dtype=torch.float64)
-            # Of the residuals p - [k = y]: cheaper than from p, and equal where it matters.
-            own = p.gather(1, self.y[part].expand(count, 1, -1))[:, 0]
-            others = p.square().sum(1) - own.square()
-            mass += (-own * (2 + own) - others).sum(1, dtype=torch.float64)
-            gradient.addmm_(p.view(len(flat), -1), x)
+            mass += _curvature(residuals, y).sum(1, dtype=torch.float64)
+            gradient.addmm_(residuals.view(len(flat), -1), x)
         gradient = gradient.view_as(v)
         value += penalties.double() / 2 * v[..., :-1].square().sum((1, 2), dtype=torch.float64)
         gradient[..., :-1] += penalties[:, None, None] * v[..., :-1]
-        return value, gradient, (mass / (classes - 1)).clamp_min(torch.finfo(v.dtype).tiny)
+        return value, gradient, mass.clamp_min(len(self.x) * EMPTY)
 
     def second_moment(self, v: Tensor) -> Tensor:
         """`(D, D)`: mean of x x^T over images, weighted as in the preconditioner. v: `(K, D)`."""
-        p, _ = _softmax((v @ self.x.T)[None], self.y)
-        own = p[0].gather(0, self.y[None])[0]
-        weights = -own * (2 + own) - (p[0].square().sum(0) - own.square())
-        weights = weights.clamp_min(0) / weights.sum().clamp_min(torch.finfo(v.dtype).tiny)
+        residuals, _ = _softmax((v @ self.x.T)[None], self.y)
+        weights = _curvature(residuals, self.y)[0]
+        weights = weights / weights.sum().clamp_min(len(self.x) * EMPTY)
         return (self.x * weights[:, None]).T @ self.x
 
 
@@ -109,6 +106,13 @@ def _softmax(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     others = z.sum(1)
     z.scatter_(1, index, -others[:, None])
     return z, torch.where(others < 0.5, -torch.log1p(-others), loss)
+
+
+def _curvature(residuals: Tensor, y: Tensor) -> Tensor:
+    """(1 - sum p^2) / (K - 1) of each image `(P, n)`, from what `_softmax` returns."""
+    own = residuals.gather(1, y.expand(len(residuals), 1, -1))[:, 0]  # p_y - 1
+    others = residuals.square().sum(1) - own.square()
+    return (-own * (2 + own) - others).clamp_min(0) / (residuals.shape[1] - 1)
 
 
 def levels(count: int) -> list[list[int]]:

@@ -2,8 +2,8 @@
 n images per class. `neighbours.py` has the probe without any training.
 
 The protocol is that of Kornblith et al. (2019, "Do better ImageNet models transfer better?"): 45
-penalties, logarithmically spaced from 1e-6 to 1e5, on features as they are. Nothing is standardised,
-so a penalty means something relative to the scale of the features (and to the number of images: the
+penalties, logarithmically spaced from 1e-6 to 1e5, on features as they are. None is standardised, so
+a penalty means something relative to the scale of the features (and to the number of images: the
 cross entropy is a sum). The same holds for scikit-learn, whose C is 1 / penalty.
 """
 
