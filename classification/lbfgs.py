@@ -34,7 +34,7 @@ class Metric:
 
     def near(self, ratio: float) -> bool:
         """Whether a metric with that ratio would hardly be better."""
-        return 0.5 < ratio / self.ratio < 2
+        return 0.25 < ratio / self.ratio < 4
 
     def __call__(self, g: Tensor) -> Tensor:
         """g: `(..., D)` -> the same shape."""

@@ -18,6 +18,9 @@ from torch import Tensor
 from classification.lbfgs import MEMORY, Metric, Solution, solve
 
 SPACING = 8  # of the penalties that are solved first
+# Of the first penalties, as many are solved together as have this many weight vectors. With fewer,
+# a product spends its time reading the features; with more, a near start saves more than a batch.
+FIRST_ROWS = 100
 CHUNK = 2**20  # logits of one slice of images: small enough for a CPU's cache
 EMPTY = 1e-30  # a curvature per image that is none
 STATE_BYTES = 2**31  # of what L-BFGS remembers; penalties beyond that wait for the next batch
@@ -115,15 +118,16 @@ def _curvature(residuals: Tensor, y: Tensor) -> Tensor:
     return (-own * (2 + own) - others).clamp_min(0) / (residuals.shape[1] - 1)
 
 
-def levels(count: int) -> list[list[int]]:
+def levels(count: int, together: int = 1) -> list[list[int]]:
     """Positions on an ascending path of penalties, in the order of solving: from the strongest on
-    every eighth by itself, then all of those halfway between together, and so on.
+    every eighth, `together` at a time, then all of those halfway between, and so on.
 
     >>> levels(10)
     [[9], [8], [0], [4], [2, 6], [1, 3, 5, 7]]
     """
     first, step = sorted({*range(0, count, SPACING), count - 1}, reverse=True), SPACING
-    found, seen = [[i] for i in first], set(first)
+    found = [first[i : i + together] for i in range(0, len(first), together)]
+    seen = set(first)
     while step > 1:
         step //= 2
         found.append([i for i in range(0, count, step) if i not in seen])
@@ -156,13 +160,14 @@ def solve_path(images: Images, penalties: Tensor, start: Tensor | None, toleranc
     everything = list(range(len(logs)))
     state = (3 * MEMORY + 10) * zero.numel() * zero.element_size()
     done: dict[int, tuple] = {}
-    for level in levels(len(logs)) if start is None else [everything]:
+    together = max(1, FIRST_ROWS // images.classes)
+    for level in levels(len(logs), together) if start is None else [everything]:
         for part in torch.tensor(level).split(max(1, STATE_BYTES // state)):
             part, known = part.tolist(), {logs[i]: row for i, row in done.items()}
             if start is not None:
                 v, metrics = start[part], [plain] * len(part)
             elif not known:
-                v, metrics = zero[None], [plain]
+                v, metrics = zero.expand(len(part), -1, -1), [plain] * len(part)
             else:
                 vs = {at: row[0] for at, row in known.items()}
                 v = torch.stack([interpolate(logs[i], vs) for i in part])
