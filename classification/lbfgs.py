@@ -34,7 +34,7 @@ class Metric:
 
     def near(self, ratio: float) -> bool:
         """Whether a metric with that ratio would hardly be better."""
-        return 0.5 < ratio / self.ratio < 2
+        return 0.25 < ratio / self.ratio < 4
 
     def __call__(self, g: Tensor) -> Tensor:
         """g: `(..., D)` -> the same shape."""
@@ -81,7 +81,7 @@ class Pairs:
         self.gamma[row] = next((sy[i] / yz[i] for i in newest if sy[i] > 0 and yz[i] > 0), 1.0)
 
     def times(self, g: Tensor, mg: Tensor) -> Tensor:
-        """Inverse Hessian times g. g, and the metric applied to it: `(P, K, D)` -> the same shape."""
+        """Inverse Hessian times g. mg is the metric applied to g; all `(P, K, D)`."""
         order = [(self.next + i) % MEMORY for i in range(MEMORY)]  # oldest first
         back = [order.index(i) for i in range(MEMORY)]
         flat, gamma = g.flatten(1)[..., None], self.gamma[:, None, None]

@@ -5,10 +5,10 @@ free. Preconditioned L-BFGS, batched over penalties: one matrix product serves t
 that have converged drop out. Penalties are solved in levels, from few, far apart, to all; each
 level begins where its neighbours on the path say (`levels`, `interpolate`).
 
-The preconditioner is the Hessian with one weight per image for all classes, (1 - sum p^2) / (K - 1):
-the mean of the nonzero eigenvalues of that image's K x K part. Unlike a bound on the Hessian (Böhning 1992) it
-shrinks with the probabilities, as it must at weak penalties, where nearly all images are fitted.
-"""  # fmt: skip
+The preconditioner is the Hessian with one weight per image for all classes: the mean of the nonzero
+eigenvalues of that image's K x K part, (1 - sum p^2) / (K - 1). Unlike a bound on the Hessian
+(Böhning 1992) it shrinks with the errors, as it must at weak penalties, where few are left.
+"""
 
 import math
 
@@ -18,12 +18,16 @@ from torch import Tensor
 from classification.lbfgs import MEMORY, Metric, Solution, solve
 
 SPACING = 8  # of the penalties that are solved first
+# Of the first penalties, as many are solved together as have this many weight vectors. With fewer,
+# a product spends its time reading the features; with more, a near start saves more than a batch.
+FIRST_ROWS = 100
 CHUNK = 2**20  # logits of one slice of images: small enough for a CPU's cache
+EMPTY = 1e-30  # a curvature per image that is none
 STATE_BYTES = 2**31  # of what L-BFGS remembers; penalties beyond that wait for the next batch
 
 
 class Images:
-    """Features in the coordinates of the solver: centred, a last column of ones, at most n + 1 wide.
+    """Features in the coordinates of the solver: centred, and a last column of ones.
 
     With fewer images than features, the optimum lies in the span of the centred images, so that
     coordinates along an orthonormal basis of that span are enough, and lengths stay as they are.
@@ -64,31 +68,27 @@ class Images:
         return (weights.square().sum((1, 2)) + bias.square().sum(1)).sqrt()
 
     def objective(self, v: Tensor, penalties: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Objective `(P,)` float64, gradient `(P, K, D)`, and the sum of the images' weights `(P,)`."""
-        size, (count, classes, width) = len(self.x), v.shape
+        """Objective `(P,)` float64, gradient `(P, K, D)`, and mass `(P,)` float64: the sum of the
+        weights that the preconditioner gives to images."""
+        count, classes, width = v.shape
         flat, gradient = v.reshape(-1, width), torch.zeros_like(v).view(-1, width)
         value, mass = v.new_zeros(2, count, dtype=torch.float64)
-        for rows in torch.arange(size, device=v.device).split(max(64, CHUNK // len(flat))):
-            part = slice(int(rows[0]), int(rows[-1]) + 1)
-            x = self.x[part]
-            p, loss = _softmax((flat @ x.T).view(count, classes, -1), self.y[part])
+        rows = max(64, CHUNK // len(flat))
+        for x, y in zip(self.x.split(rows), self.y.split(rows), strict=True):
+            residuals, loss = _softmax((flat @ x.T).view(count, classes, -1), y)
             value += loss.sum(1, dtype=torch.float64)
-            # Of the residuals p - [k = y]: cheaper than from p, and equal where it matters.
-            own = p.gather(1, self.y[part].expand(count, 1, -1))[:, 0]
-            others = p.square().sum(1) - own.square()
-            mass += (-own * (2 + own) - others).sum(1, dtype=torch.float64)
-            gradient.addmm_(p.view(len(flat), -1), x)
+            mass += _curvature(residuals, y).sum(1, dtype=torch.float64)
+            gradient.addmm_(residuals.view(len(flat), -1), x)
         gradient = gradient.view_as(v)
         value += penalties.double() / 2 * v[..., :-1].square().sum((1, 2), dtype=torch.float64)
         gradient[..., :-1] += penalties[:, None, None] * v[..., :-1]
-        return value, gradient, (mass / (classes - 1)).clamp_min(torch.finfo(v.dtype).tiny)
+        return value, gradient, mass.clamp_min(len(self.x) * EMPTY)
 
     def second_moment(self, v: Tensor) -> Tensor:
         """`(D, D)`: mean of x x^T over images, weighted as in the preconditioner. v: `(K, D)`."""
-        p, _ = _softmax((v @ self.x.T)[None], self.y)
-        own = p[0].gather(0, self.y[None])[0]
-        weights = -own * (2 + own) - (p[0].square().sum(0) - own.square())
-        weights = weights.clamp_min(0) / weights.sum().clamp_min(torch.finfo(v.dtype).tiny)
+        residuals, _ = _softmax((v @ self.x.T)[None], self.y)
+        weights = _curvature(residuals, self.y)[0]
+        weights = weights / weights.sum().clamp_min(len(self.x) * EMPTY)
         return (self.x * weights[:, None]).T @ self.x
 
 
@@ -111,15 +111,23 @@ def _softmax(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return z, torch.where(others < 0.5, -torch.log1p(-others), loss)
 
 
-def levels(count: int) -> list[list[int]]:
+def _curvature(residuals: Tensor, y: Tensor) -> Tensor:
+    """(1 - sum p^2) / (K - 1) of each image `(P, n)`, from what `_softmax` returns."""
+    own = residuals.gather(1, y.expand(len(residuals), 1, -1))[:, 0]  # p_y - 1
+    others = residuals.square().sum(1) - own.square()
+    return (-own * (2 + own) - others).clamp_min(0) / (residuals.shape[1] - 1)
+
+
+def levels(count: int, together: int = 1) -> list[list[int]]:
     """Positions on an ascending path of penalties, in the order of solving: from the strongest on
-    every eighth by itself, then all of those halfway between together, and so on.
+    every eighth, `together` at a time, then all of those halfway between, and so on.
 
     >>> levels(10)
     [[9], [8], [0], [4], [2, 6], [1, 3, 5, 7]]
     """
     first, step = sorted({*range(0, count, SPACING), count - 1}, reverse=True), SPACING
-    found, seen = [[i] for i in first], set(first)
+    found = [first[i : i + together] for i in range(0, len(first), together)]
+    seen = set(first)
     while step > 1:
         step //= 2
         found.append([i for i in range(0, count, step) if i not in seen])
@@ -152,13 +160,14 @@ def solve_path(images: Images, penalties: Tensor, start: Tensor | None, toleranc
     everything = list(range(len(logs)))
     state = (3 * MEMORY + 10) * zero.numel() * zero.element_size()
     done: dict[int, tuple] = {}
-    for level in levels(len(logs)) if start is None else [everything]:
+    together = max(1, FIRST_ROWS // images.classes)
+    for level in levels(len(logs), together) if start is None else [everything]:
         for part in torch.tensor(level).split(max(1, STATE_BYTES // state)):
             part, known = part.tolist(), {logs[i]: row for i, row in done.items()}
             if start is not None:
                 v, metrics = start[part], [plain] * len(part)
             elif not known:
-                v, metrics = zero[None], [plain]
+                v, metrics = zero.expand(len(part), -1, -1), [plain] * len(part)
             else:
                 vs = {at: row[0] for at, row in known.items()}
                 v = torch.stack([interpolate(logs[i], vs) for i in part])

@@ -2,9 +2,9 @@
 n images per class. `neighbours.py` has the probe without any training.
 
 The protocol is that of Kornblith et al. (2019, "Do better ImageNet models transfer better?"): 45
-penalties, logarithmically spaced from 1e-6 to 1e5, on features as they are. Nothing is standardised,
-so a penalty means something relative to the scale of the features (and to the number of images: the
-cross entropy is a sum). The same holds for scikit-learn, whose C is 1 / penalty.
+penalties, logarithmically spaced from 1e-6 to 1e5, on features as they are. Nothing standardises
+them: a penalty means something relative to the scale of the features, and to the number of images,
+since the cross entropy is a sum. The same holds for scikit-learn, whose C is 1 / penalty.
 """
 
 from collections.abc import Callable, Sequence
@@ -70,7 +70,7 @@ class Chosen:
     """What `choose` found.
 
     Attributes:
-        penalty: of the best validation value; of several, the strongest.
+        penalty: of the best validation value.
         value: percent, at that penalty.
         curve: `(penalty, validation value in percent)` of all penalties tried, ascending.
         edge: the best penalty is the weakest or strongest one tried, and the path could not, or
@@ -140,9 +140,9 @@ def choose(x_train: Tensor, y_train: Tensor, x_val: Tensor, y_val: Tensor, class
            **options) -> Chosen:  # fmt: skip
     """The penalty with the best validation value; of several, the strongest.
 
-    Where the best one is at an end of the path, two decades are added there, up to three times. At
-    the weak end that takes a value that is strictly better: where the classes can be separated, all
-    weak penalties are alike, and the strongest of them is none at the end.
+    Where the best one is at an end of the path, two decades are added there, up to three times for
+    each end. What is added is chosen only if it is strictly better: at the weak end, separable
+    classes make all penalties alike, and so do balanced classes at the strong end.
 
     Args:
         x_train, x_val: `(N, d)`; y_train, y_val: `(N,)` int64 in [0, classes).
@@ -160,8 +160,9 @@ def choose(x_train: Tensor, y_train: Tensor, x_val: Tensor, y_val: Tensor, class
     left = {0: EXTENSIONS, -1: EXTENSIONS} if extend else {0: 0, -1: 0}
     labels, extended = y_val.cpu(), 0
     values = [metric(row, labels, classes) for row in probes.predict(x_val).cpu()]
+    rounds = [0] * len(values)  # the extension that each belongs to
     while True:
-        best = max(range(len(values)), key=lambda i: (values[i], i))
+        best = max(range(len(values)), key=lambda i: (values[i], -rounds[i], i))
         end = {0: 0, len(values) - 1: -1}.get(best)
         if end is None or not left[end]:
             break
@@ -173,7 +174,9 @@ def choose(x_train: Tensor, y_train: Tensor, x_val: Tensor, y_val: Tensor, class
         added = fit(x_train, y_train, classes, more, **options | {"start": probes.one(end)})
         parts = [probes, added] if end else [added, probes]
         new = [metric(row, labels, classes) for row in added.predict(x_val).cpu()]
+        added_in = [max(rounds) + 1] * len(new)
         values = values + new if end else new + values
+        rounds = rounds + added_in if end else added_in + rounds
         probes = Probes(*(torch.cat(c) for c in zip(*map(_columns, parts), strict=True)))
     curve = list(zip(probes.penalties.tolist(), values, strict=True))
     return Chosen(*curve[best], curve, end is not None, extended, probes)

@@ -1,0 +1,143 @@
+"""A path of 45 L2 penalties: all solved together, against 45 fits of scikit-learn, warm-started.
+
+python benchmarks/probe.py --images 5000 --features 512 --classes 10 100 --threads 1
+
+Both sides see the same float64 features. scikit-learn's L-BFGS goes from the strongest penalty to
+the weakest, each fit beginning where the last one ended. It stops at an absolute gradient of the
+mean loss: a weak penalty's objective is small, so that its default tolerance stops too early there.
+So it also runs with a tolerance relative to the mean objective of the fit before: the way to
+an equal objective. The table has, per row, by which share the objectives exceed the best of all
+rows: at most, and at how many penalties that is within 1e-4.
+
+Features: those of a random two-layer ReLU network on Gaussian classes with a decaying spectrum; or
+`--file`, a torch file with `(features (N, d), labels (N,))`.
+"""
+
+import argparse
+import sys
+import time
+import warnings
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT)]
+
+import torch  # noqa: E402
+from sklearn.exceptions import ConvergenceWarning  # noqa: E402
+from sklearn.linear_model import LogisticRegression  # noqa: E402
+from threadpoolctl import threadpool_limits  # noqa: E402
+
+from classification import probe  # noqa: E402
+from robust_backbones.errors import UserError, user_errors  # noqa: E402
+
+
+def synthetic(n: int, d: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`(n, d)` float64 features, half of them 0, of mean norm sqrt(d); and labels."""
+    g = torch.Generator().manual_seed(0)
+    width = d // 2
+    scale = torch.arange(1, width + 1, dtype=torch.float64) ** -0.5
+    means = torch.randn(classes, width, generator=g, dtype=torch.float64)
+    y = torch.randint(0, classes, (n,), generator=g)
+    z = (0.6 * means[y] + torch.randn(n, width, generator=g, dtype=torch.float64)) * scale
+    for outputs in (d, d):
+        weights = torch.randn(z.shape[1], outputs, generator=g, dtype=torch.float64)
+        z = (z @ weights / z.shape[1] ** 0.5).relu()
+    return z * d**0.5 / z.norm(dim=1).mean(), y
+
+
+def objective(x, y, weights, bias, penalty: float) -> float:
+    """Of either side, computed alike."""
+    loss = torch.nn.functional.cross_entropy(x @ weights.T + bias, y, reduction="sum")
+    return (loss + penalty / 2 * weights.square().sum()).item()
+
+
+def ours(x, y, classes: int, tolerance: float) -> tuple[float, list[float], int]:
+    """Seconds, objectives from the strongest penalty on, iterations."""
+    start = time.perf_counter()
+    found = probe.fit(x, y, classes, tolerance=tolerance)
+    seconds = time.perf_counter() - start
+    rows = range(len(found.penalties) - 1, -1, -1)
+    values = [objective(x, y, found.weights[i], found.bias[i], found.penalties[i]) for i in rows]
+    return seconds, values, int(found.iterations.sum())
+
+
+def scikit_learns(x, y, tolerance: float, relative: bool, limit: float):
+    """As `ours`; stops after the fit that passes the limit, seconds."""
+    data, labels, last = x.numpy(), y.numpy(), None
+    seconds, values, iterations = 0.0, [], 0
+    # With two classes its model has half as many weights, and half the penalty.
+    halves = 2 if len(y.unique()) == 2 else 1
+    for penalty in reversed(probe.PENALTIES):
+        tol = tolerance * (values[-1] / len(y) if relative and values else 1)
+        model = LogisticRegression(C=halves / penalty, tol=tol, max_iter=20000, warm_start=True)
+        if last is not None:
+            model.coef_, model.intercept_ = last.coef_, last.intercept_
+        start = time.perf_counter()
+        last = model.fit(data, labels)
+        seconds += time.perf_counter() - start
+        weights, bias = torch.from_numpy(model.coef_), torch.from_numpy(model.intercept_)
+        if halves == 2:
+            weights, bias = torch.cat([-weights, weights]) / 2, torch.cat([-bias, bias]) / 2
+        values.append(objective(x, y, weights, bias, penalty))
+        iterations += int(model.n_iter_.max())
+        if seconds > limit:
+            break
+    return seconds, values, iterations
+
+
+def compare(x, y, classes: int, args) -> None:
+    """Print the rows of one task."""
+    rows = {f"ours, {args.tolerance:g}": ours(x, y, classes, args.tolerance)}
+    for tol in args.tol:
+        rows[f"scikit-learn, {tol:g}"] = scikit_learns(x, y, tol, False, args.limit)
+    for tol in args.relative:
+        name = f"scikit-learn, {tol:g} of objective"
+        rows[name] = scikit_learns(x, y, tol, True, args.limit)
+    found = [values for _, values, _ in rows.values()]
+    best = [min(v[i] for v in found if i < len(v)) for i in range(len(probe.PENALTIES))]
+    base = next(iter(rows.values()))[0]
+    for side, (seconds, values, iterations) in rows.items():
+        over = [value / b - 1 for value, b in zip(values, best[: len(values)], strict=True)]
+        more = "" if len(values) == len(best) else "more than "
+        within = sum(o <= 1e-4 for o in over)
+        print(f"| {x.shape[1]} | {classes} | {side} | {len(values)} | {iterations} | "
+              f"{seconds:.1f} | {more}{seconds / base:.1f} | {max(over):.0e} | {within} |",
+              flush=True)  # fmt: skip
+
+
+def main(argv=None) -> None:
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=formatter)
+    p.add_argument("--images", type=int, default=5000, help="number of images")
+    p.add_argument("--features", type=int, nargs="+", default=[512], help="per image")
+    p.add_argument("--classes", type=int, nargs="+", default=[10], help="number of classes")
+    p.add_argument("--file", help="torch file with (features, labels), instead of synthetic ones")
+    p.add_argument("--tolerance", type=float, default=1e-7, help="of our side")
+    p.add_argument("--tol", type=float, nargs="*", default=[1e-4], help="of scikit-learn")
+    p.add_argument("--relative", type=float, nargs="*", default=[3e-5], help="tolerance of "
+                   "scikit-learn, as a share of the mean objective of the fit before")  # fmt: skip
+    p.add_argument("--limit", type=float, default=600, help="seconds; scikit-learn stops after the "
+                   "fit that passes it, and the table has the number of its fits")  # fmt: skip
+    p.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each side")
+    args = p.parse_args(argv)
+    if args.images < 1 or args.threads < 1:
+        raise UserError(f"--images {args.images} --threads {args.threads}; give 1 or more.")
+    torch.set_num_threads(args.threads)
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    print(f"{args.images} images, {args.threads} threads, torch {torch.__version__}")
+    print("| features | classes | side, tolerance | fits | iterations | seconds | times ours | "
+          "largest excess of the objective | fits within 1e-4 |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    with threadpool_limits(args.threads):
+        if args.file:
+            x, y = (a[: args.images] for a in torch.load(args.file, weights_only=True))
+            compare(x.double(), y, int(y.max()) + 1, args)
+            return
+        for d in args.features:
+            for classes in args.classes:
+                compare(*synthetic(args.images, d, classes), classes, args)
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main()

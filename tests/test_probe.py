@@ -1,0 +1,307 @@
+"""Probes against scikit-learn's optima, and what must hold of any optimum."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+
+from classification import probe
+from classification.logistic import interpolate, levels
+from classification.metrics import METRICS, top1
+from robust_backbones.errors import UserError
+
+
+def features(n=300, d=20, classes=4, seed=0, spread=1.0):
+    """ReLU-like: many zeros, one column of nothing but zeros, one twice. spread: of the classes."""
+    g = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % classes
+    x = torch.randn(n, d, generator=g) + spread * torch.randn(classes, d, generator=g)[y] + 0.5
+    x = x.relu().double()
+    x[:, 0], x[:, 1] = 0, x[:, 2]
+    return x, y
+
+
+def objective(x, y, weights, bias, penalty):
+    logits = x @ weights.T + bias
+    loss = torch.nn.functional.cross_entropy(logits, y, reduction="sum")
+    return (loss + penalty / 2 * weights.square().sum()).item()
+
+
+def scikit_learns(x, y, penalty, tol=1e-10):
+    """Weights and bias; with two classes its model has half as many, and half the penalty."""
+    binary = len(y.unique()) == 2
+    model = LogisticRegression(C=(2 if binary else 1) / penalty, tol=tol, max_iter=20000)
+    model.fit(x.numpy(), y.numpy())
+    w, b = torch.from_numpy(model.coef_), torch.from_numpy(model.intercept_)
+    return (torch.cat([-w / 2, w / 2]), torch.cat([-b / 2, b / 2])) if binary else (w, b)
+
+
+TASKS = {
+    "overlapping": dict(),
+    "separable": dict(spread=4.0),
+    "two classes": dict(classes=2),
+    "more features than images": dict(n=60, d=100),
+    "many classes": dict(n=400, d=30, classes=25, spread=2.0),
+    "one feature": dict(d=3, classes=3),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_optimum_is_scikit_learns(task):
+    x, y = features(**TASKS[task])
+    classes, penalties = len(y.unique()), [1e-2, 1.0, 30.0, 1e4]
+    found = probe.fit(x, y, classes, penalties, tolerance=1e-9)
+    assert found.converged.all()
+    for i, penalty in enumerate(penalties):
+        w, b = scikit_learns(x, y, penalty)
+        theirs, ours = objective(x, y, w, b, penalty), found.objective[i].item()
+        assert ours == pytest.approx(theirs, rel=1e-6)
+        own = objective(x, y, found.weights[i], found.bias[i], penalty)
+        assert ours == pytest.approx(own, rel=1e-9)
+        margin = found.logits(x)[i].sort(dim=1).values
+        sure = margin[:, -1] - margin[:, -2] > 1e-2
+        assert torch.equal(found.predict(x)[i][sure], (x @ w.T + b).argmax(1)[sure])
+
+
+def test_the_whole_path_of_real_data():
+    """At every penalty no worse than scikit-learn, and equal where that has converged."""
+    x, y = (torch.from_numpy(a)[:300] for a in load_digits(return_X_y=True))
+    x, y = x.double(), y.long()
+    found = probe.fit(x, y, 10)
+    assert found.converged.all() and len(found.penalties) == 45
+    tight = probe.fit(x, y, 10, tolerance=1e-11)
+    assert ((found.objective - tight.objective) / tight.objective).max() < 1e-5
+    for i in range(16, 45, 12):
+        penalty = probe.PENALTIES[i]
+        theirs = objective(x, y, *scikit_learns(x, y, penalty, 1e-8), penalty)
+        assert found.objective[i].item() <= theirs * (1 + 1e-5)
+        if penalty > 1e-2:
+            assert found.objective[i].item() == pytest.approx(theirs, rel=1e-4)
+
+
+def test_default_penalties():
+    logs = np.log10(probe.PENALTIES)
+    assert len(logs) == 45 and np.allclose(logs, np.linspace(-6, 5, 45))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_gradient_is_zero(task):
+    x, y = features(**TASKS[task])
+    found = probe.fit(x, y, len(y.unique()), [1e-3, 1.0, 1e3], tolerance=1e-14)
+    for i, penalty in enumerate(found.penalties):
+        w, b = found.weights[i].clone().requires_grad_(), found.bias[i].clone().requires_grad_()
+        loss = torch.nn.functional.cross_entropy(x @ w.T + b, y, reduction="sum")
+        gw, gb = torch.autograd.grad(loss + penalty / 2 * w.square().sum(), [w, b])
+        length = math.hypot(gw.norm().item(), gb.norm().item())
+        assert length < 1e-4
+        assert found.gradient_norm[i].item() == pytest.approx(length, rel=1e-2, abs=1e-8)
+
+
+def test_an_infinite_penalty_leaves_the_class_frequencies():
+    x, y = features(n=200)
+    y[:50] = 3
+    found = probe.fit(x, y, 4, [1e9], tolerance=1e-12)
+    frequencies = torch.bincount(y).double() / len(y)
+    assert found.weights.abs().max() < 1e-5
+    torch.testing.assert_close(found.bias[0].softmax(0), frequencies, rtol=0, atol=1e-4)
+
+
+def test_scaled_features_are_a_scaled_penalty():
+    """c * x with penalty c^2 * p has weights / c; shifted features have the same weights."""
+    x, y = features()
+    base = probe.fit(x, y, 4, [0.1, 10.0], tolerance=1e-12)
+    scaled = probe.fit(1000 * x, y, 4, [1e5, 1e7], tolerance=1e-12)
+    torch.testing.assert_close(1000 * scaled.weights, base.weights, rtol=0, atol=1e-4)
+    shifted = probe.fit(x + 50, y, 4, [0.1, 10.0], tolerance=1e-12)
+    torch.testing.assert_close(shifted.weights, base.weights, rtol=0, atol=1e-4)
+    torch.testing.assert_close(shifted.objective, base.objective, rtol=1e-8, atol=0)
+
+
+def test_order_batches_and_starts_do_not_matter(monkeypatch):
+    x, y = features()
+    penalties = [10.0, 1e-3, 0.1, 10.0, 1e3, 1.0]
+    first = probe.fit(x, y, 4, penalties, tolerance=1e-10)
+    assert first.penalties.tolist() == penalties
+    again = probe.fit(x, y, 4, penalties, tolerance=1e-10)
+    assert torch.equal(first.weights, again.weights) and torch.equal(first.bias, again.bias)
+    started = probe.fit(x, y, 4, penalties, tolerance=1e-10, start=first)
+    assert started.iterations.max() <= 1
+    monkeypatch.setattr("classification.logistic.STATE_BYTES", 1)
+    monkeypatch.setattr("classification.logistic.CHUNK", 1)
+    for other in (started, probe.fit(x, y, 4, penalties, tolerance=1e-10)):
+        torch.testing.assert_close(other.objective, first.objective, rtol=1e-8, atol=0)
+
+
+def test_float32_is_nearly_float64():
+    x, y = features()
+    half = probe.fit(x.float(), y, 4, [0.1, 10.0], tolerance=1e-5, dtype=torch.float32)
+    full = probe.fit(x, y, 4, [0.1, 10.0])
+    assert half.weights.dtype == torch.float32 and half.converged.all()
+    torch.testing.assert_close(half.objective, full.objective, rtol=1e-4, atol=0)
+
+
+def test_too_few_iterations_are_said():
+    x, y = features()
+    found = probe.fit(x, y, 4, [1e-3, 1e9], max_iterations=1)
+    assert not found.converged[0] and found.iterations[0] == 1
+
+
+def test_constant_features():
+    found = probe.fit(torch.ones(30, 5), torch.arange(30) % 3, 3, [1e-6, 1.0])
+    assert found.converged.all()
+    assert found.objective.tolist() == pytest.approx([30 * math.log(3)] * 2)
+
+
+def test_a_class_without_images_is_never_predicted():
+    x, y = features(classes=3)
+    found = probe.fit(x, y + (y > 0), 4, [1.0])
+    assert found.bias[0, 1] == -math.inf and not found.weights[0, 1].any()
+    assert 1 not in found.predict(x)
+    plain = probe.fit(x, y, 3, [1.0])
+    torch.testing.assert_close(found.objective, plain.objective)
+    full = probe.refit(x, torch.arange(len(y)) % 4, 4, 1.0, found)  # it may be a start
+    assert full.converged.all() and full.bias.isfinite().all()
+
+
+def split(**options):
+    x, y = features(n=400, **options)
+    return x[:200], y[:200], x[200:], y[200:]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_chosen_penalty_is_the_best(metric):
+    x, y, x_val, y_val = split()
+    found = probe.choose(x, y, x_val, y_val, 4, METRICS[metric])
+    penalties, values = zip(*found.curve, strict=True)
+    assert list(penalties) == sorted(penalties) and found.value == max(values)
+    strongest = max(p for p in probe.PENALTIES if dict(found.curve)[p] == found.value)
+    assert found.penalty == strongest and not found.edge
+    chosen = found.probes.one(penalties.index(strongest))
+    assert METRICS[metric](chosen.predict(x_val)[0], y_val, 4) == found.value
+    both = torch.cat([x, x_val]), torch.cat([y, y_val])
+    final = probe.refit(*both, 4, found.penalty, found.probes)
+    scratch = probe.refit(*both, 4, found.penalty)
+    torch.testing.assert_close(final.objective, scratch.objective, rtol=1e-5, atol=0)
+    assert final.iterations <= scratch.iterations
+
+
+PEAK = [1, 2, 3, 4, 6, 5, 4, 3]  # of eight penalties that are added, ascending
+PATHS = {
+    # validation values in the order of asking, the chosen position on the curve, decades added
+    "inside": ([1, 2, 1], 1, 0),
+    "a plateau inside": ([2, 2, 1], 1, 0),
+    "stronger": ([1, 2, 3, *PEAK], 3 + 4, 2),
+    "weaker": ([3, 2, 1, *PEAK], 4, 2),
+    "equal everywhere": ([2] * 11, 2, 2),
+    "stronger, then a plateau": ([1, 2, 3, *[4] * 16], 3 + 7, 4),
+    "weaker, then a plateau": ([3, 2, 1, *[4] * 8], 7, 2),
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_path_is_extended_while_that_is_better(path):
+    values, position, decades = PATHS[path]
+    asked = iter(values)
+    found = probe.choose(*split(), 4, lambda *_: next(asked), penalties=[1, 2, 4])
+    assert next(asked, None) is None and len(found.curve) == len(values)
+    assert found.extended == decades and not found.edge
+    penalties = [p for p, _ in found.curve]
+    assert penalties == sorted(penalties) == found.probes.penalties.tolist()
+    assert found.penalty == penalties[position]
+
+
+def test_an_edge_that_cannot_be_left():
+    asked = iter(range(100))
+    found = probe.choose(*split(), 4, lambda *_: next(asked), penalties=[0.1, 1, 10])
+    assert found.edge and found.extended == 6 and len(found.curve) == 3 + 24
+    assert found.penalty == pytest.approx(1e7)
+    asked = iter(range(100))
+    options = dict(penalties=[0.1, 1, 10], extend=False)
+    found = probe.choose(*split(), 4, lambda *_: next(asked), **options)
+    assert found.edge and found.extended == 0 and found.penalty == 10
+
+
+def test_separable_classes_do_not_run_off_to_weak_penalties():
+    x, y, x_val, y_val = split(spread=5.0)
+    found = probe.choose(x, y, x_val, y_val, 4, top1, penalties=[1e-6, 1e-4, 1e-2, 1])
+    assert found.value == 100 and found.penalty == 1 and not found.edge
+
+
+def test_levels_hold_every_position_once():
+    for count in range(1, 60):
+        for together in (1, 3, 100):
+            assert sorted(sum(levels(count, together), [])) == list(range(count))
+
+
+def test_interpolation_of_a_cubic_is_exact():
+    known = {float(x): torch.tensor([x**3, 1.0]) for x in (0, 1, 3, 4, 9)}
+    assert interpolate(2.0, known).tolist() == pytest.approx([8, 1])
+    assert interpolate(11.0, known).tolist() == [729, 1]
+
+
+@pytest.mark.parametrize("shots", [1, 5])
+def test_few_shots(shots):
+    labels = torch.tensor([0, 2, 5] * 40)[torch.randperm(120)]
+    found = probe.few_shot(labels, shots, seed=1)
+    assert len(found) == len(found.unique()) == 3 * shots
+    assert torch.bincount(labels[found]).tolist() == [shots, 0, shots, 0, 0, shots]
+    assert torch.equal(found, probe.few_shot(labels, shots, seed=1))
+    assert not torch.equal(found, probe.few_shot(labels, shots, seed=2))
+    assert set(found.tolist()) <= set(probe.few_shot(labels, shots + 3, seed=1).tolist())
+
+
+@pytest.mark.parametrize("k", [1, 3, 10, 150])
+def test_neighbours_are_scikit_learns(k):
+    x, y, x_test, _ = split()
+    theirs = KNeighborsClassifier(k, metric="cosine").fit(x.numpy(), y.numpy())
+    found = probe.nearest(x, y, x_test, k, 4, temperature=None)
+    assert found.tolist() == theirs.predict(x_test.numpy()).tolist()
+    cosines = lambda d: np.exp((1 - d) / 0.07)  # noqa: E731
+    theirs = KNeighborsClassifier(k, metric="cosine", weights=cosines).fit(x.numpy(), y.numpy())
+    found = probe.nearest(x, y, x_test, k, 4)
+    assert found.tolist() == theirs.predict(x_test.numpy()).tolist()
+
+
+def test_the_number_of_neighbours_is_chosen():
+    x, y, x_val, y_val = split()
+    k, curve = probe.choose_neighbours(x, y, x_val, y_val, 4, top1)
+    assert [row[0] for row in curve] == [1, 2, 5, 10, 20, 50, 100, 200]
+    for each, value in curve:
+        assert top1(probe.nearest(x, y, x_val, each, 4), y_val) == value
+    assert k == max(each for each, value in curve if value == max(v for _, v in curve))
+
+
+X, Y = features(n=12)
+ERRORS = {
+    "features (12,) and labels": lambda: probe.fit(X[:, 0], Y, 4),
+    "features (12, 20) and labels (11,)": lambda: probe.fit(X, Y[1:], 4),
+    "features (0, 20)": lambda: probe.fit(X[:0], Y[:0], 4),
+    "not all finite": lambda: probe.fit(X.log(), Y, 4),
+    "features (torch.int64)": lambda: probe.fit(X.long(), Y, 4),
+    "from 0 to 3; give int64 in [0, 3)": lambda: probe.fit(X, Y, 3),
+    "labels (torch.float64)": lambda: probe.fit(X, Y.double(), 4),
+    "from -1 to 2": lambda: probe.fit(X, Y - 1, 4),
+    "images of 1 class only": lambda: probe.fit(X, 0 * Y, 4),
+    "penalties [1.0, 0.0]": lambda: probe.fit(X, Y, 4, [1.0, 0.0]),
+    "penalties []": lambda: probe.fit(X, Y, 4, []),
+    "start has (classes, features) (4, 20), the data (5, 20)": lambda: probe.fit(
+        X, Y, 5, [1.0], start=probe.fit(X, Y, 4, [1.0])),
+    "give three or more": lambda: probe.choose(X, Y, X, Y, 4, top1, penalties=[1, 1, 2]),
+    "class [0, 1, 2, 3] has fewer. Ask for 1 to 3": lambda: probe.few_shot(Y, 4, 0),
+    "0 images per class": lambda: probe.few_shot(Y, 0, 0),
+    "13 neighbours of 12 images; give 1 to 12": lambda: probe.nearest(X, Y, X, 13, 4),
+    "temperature 0": lambda: probe.nearest(X, Y, X, 1, 4, temperature=0),
+    "neighbours [20, 30] of 12": lambda: probe.choose_neighbours(X, Y, X, Y, 4, top1, ks=[20, 30]),
+    "features are not all finite; look": lambda: probe.nearest(X, Y, X.log(), 1, 4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", ERRORS)
+def test_errors(message):
+    with pytest.raises(UserError) as error:
+        ERRORS[message]()
+    assert message in str(error.value)
