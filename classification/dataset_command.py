@@ -94,7 +94,7 @@ def parse(argv=None) -> argparse.Namespace:
 
 def _add_names(command: argparse.ArgumentParser, root: str) -> None:
     command.add_argument("names", metavar="NAME", nargs="+", help="see list")
-    command.add_argument("--root", type=Path, metavar="DIR", default=os.environ.get(DATA),
+    command.add_argument("--root", type=Path, metavar="DIR", default=os.environ.get(DATA) or None,
                          help=f"{root} (default: ${DATA})")  # fmt: skip
 
 

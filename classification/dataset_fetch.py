@@ -35,7 +35,7 @@ def fetch(name: str, root: Path) -> Path:
             _open(name, root)
             return Path(datasets.place(name, root))
         except UserError as error:
-            if target.exists():
+            if target.exists() and os.listdir(target):
                 raise UserError(f"{target} is there and not whole: {error} Or remove it.") from None
         if not row.torchvision:
             raise UserError(f"{name} cannot be downloaded by a program. {instructions(name, root)}")

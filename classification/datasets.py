@@ -90,7 +90,7 @@ def place(name: str, root: Path | str | None = None) -> Path | str | None:
     """
     if not DATASETS[name].needs_root:
         return root
-    root = root or os.environ.get(DATA)
+    root = root or os.environ.get(DATA) or None
     if root is None:
         raise UserError(f"dataset '{name}' comes with no data; say where it lies: --data PATH, or "
                         f"set {DATA} to the folder that holds {name}/.")  # fmt: skip

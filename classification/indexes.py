@@ -28,9 +28,10 @@ def birdsnap(at: dict[str, Path], split: str):
     """Tables with tabs; the training images are those that the test table does not name."""
     classes = {row["id"]: row["dir"] for row in _table(at["classes"])}
     order = sorted(classes, key=int)
+    label = {number: i for i, number in enumerate(order)}
     test = {row["path"] for row in _table(at["test"])}
     pairs = [
-        (row["path"], order.index(row["species_id"]))
+        (row["path"], label[row["species_id"]])
         for row in _table(at["all"])
         if (row["path"] in test) == (split == "test")
     ]

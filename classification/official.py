@@ -80,7 +80,7 @@ class Official:
             found, missing[folder] = self._find(folder)
             if not missing[folder]:
                 return "official", folder
-        if (root / "train").is_dir():
+        if any((root / name).is_dir() for names in folders.FOLDERS.values() for name in names):
             return "folders", root
         nearest = min(missing, key=lambda folder: len(missing[folder]))
         if len(missing[nearest]) == len(self.parts):

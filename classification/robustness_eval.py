@@ -80,7 +80,9 @@ def _run(args) -> None:
         args.dataset, "test", getattr(args, "data", None),
         image_size=getattr(args, "image_size", None))  # fmt: skip
     if source.labels is None:  # shards cannot be read by number, nor taken up in the middle
-        raise UserError(f"{args.data} holds shards; give --data a folder of images instead.")
+        raise UserError(
+            f"{args.dataset} lies in shards here; give --data a folder of images instead."
+        )
     chosen = _chosen(len(source), getattr(args, "images", len(source)), args.seed)
     path = weights.resolve(args.weights).absolute()  # absolute: never taken for a model's name
     settings = _settings(args, radii, source, len(chosen), sha256(path))

@@ -59,6 +59,7 @@ def served_dtd(server, monkeypatch, tmp_path):
 
 def test_torchvision_downloads_and_the_counts_are_checked(served_dtd, tmp_path, capsys):
     root = tmp_path / "data"
+    (root / "dtd").mkdir(parents=True)  # empty: nothing is in the way
     main(["fetch", "dtd", "--root", str(root)])
     assert capsys.readouterr().out.split()[-1] == str(root / "dtd")
     origin = open_split("dtd", "train", tmp_path / "origin")

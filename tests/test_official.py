@@ -147,6 +147,14 @@ def test_valid_stands_for_test(monkeypatch, tmp_path):
     assert len(open_split("food", "test", tmp_path)) == 6
 
 
+def test_one_split_of_image_folders_can_be_enough(monkeypatch, tmp_path):
+    use(monkeypatch, "pets", tmp_path, layout="folders")
+    shutil.rmtree(tmp_path / "pets" / "train")
+    assert len(open_split("pets", "test", tmp_path)) == 6
+    with pytest.raises(UserError, match="has no folder 'train'"):
+        open_split("pets", "train", tmp_path)
+
+
 def test_a_root_with_image_folders_is_the_datasets_own(monkeypatch, tmp_path):
     use(monkeypatch, "folder", tmp_path)
     (tmp_path / "folder" / "folder").mkdir()
@@ -276,6 +284,9 @@ def test_nowhere_and_nothing(monkeypatch, tmp_path):
     with pytest.raises(
         UserError, match="'cars' comes with no data; .* or set ROBUST_BACKBONES_DATA"
     ):
+        open_split("cars", "train")
+    monkeypatch.setenv("ROBUST_BACKBONES_DATA", "")
+    with pytest.raises(UserError, match="'cars' comes with no data"):
         open_split("cars", "train")
     with pytest.raises(UserError, match="missing is not a folder; official layout: .*meta.mat"):
         open_split("cars", "train", tmp_path / "missing")

@@ -221,4 +221,4 @@ def test_shards_are_refused_before_anything_is_written(weights, tmp_path, capsys
         robustness_eval.main(["--weights", str(weights), "--dataset", "folder", "--data",
                               str(shards), "--output", str(tmp_path / "run")])  # fmt: skip
     assert stop.value.code == 2 and not (tmp_path / "run").exists()
-    assert "holds shards; give --data a folder of images" in capsys.readouterr().err
+    assert "lies in shards here; give --data a folder of images" in capsys.readouterr().err
