@@ -138,11 +138,11 @@ def fit(x: Tensor, y: Tensor, classes: int, penalties: Sequence[float] | Tensor 
 def choose(x_train: Tensor, y_train: Tensor, x_val: Tensor, y_val: Tensor, classes: int,
            metric: Metric, *, penalties: Sequence[float] = PENALTIES, extend: bool = True,
            **options) -> Chosen:  # fmt: skip
-    """The penalty with the best validation value; of several, the strongest.
+    """The penalty with the best validation value; of several, the one nearest to the path's middle.
 
     Where the best one is at an end of the path, two decades are added there, up to three times for
-    each end. What is added is chosen only if it is strictly better: at the weak end, separable
-    classes make all penalties alike, and so do balanced classes at the strong end.
+    each end. It then is better than all others: at the weak end, separable classes make all
+    penalties alike, and so do balanced classes at the strong end; of such none at the end is taken.
 
     Args:
         x_train, x_val: `(N, d)`; y_train, y_val: `(N,)` int64 in [0, classes).
@@ -160,9 +160,8 @@ def choose(x_train: Tensor, y_train: Tensor, x_val: Tensor, y_val: Tensor, class
     left = {0: EXTENSIONS, -1: EXTENSIONS} if extend else {0: 0, -1: 0}
     labels, extended = y_val.cpu(), 0
     values = [metric(row, labels, classes) for row in probes.predict(x_val).cpu()]
-    rounds = [0] * len(values)  # the extension that each belongs to
     while True:
-        best = max(range(len(values)), key=lambda i: (values[i], -rounds[i], i))
+        best = max(range(len(values)), key=lambda i: (values[i], -abs(i - len(values) // 2)))
         end = {0: 0, len(values) - 1: -1}.get(best)
         if end is None or not left[end]:
             break
@@ -174,9 +173,7 @@ def choose(x_train: Tensor, y_train: Tensor, x_val: Tensor, y_val: Tensor, class
         added = fit(x_train, y_train, classes, more, **options | {"start": probes.one(end)})
         parts = [probes, added] if end else [added, probes]
         new = [metric(row, labels, classes) for row in added.predict(x_val).cpu()]
-        added_in = [max(rounds) + 1] * len(new)
         values = values + new if end else new + values
-        rounds = rounds + added_in if end else added_in + rounds
         probes = Probes(*(torch.cat(c) for c in zip(*map(_columns, parts), strict=True)))
     curve = list(zip(probes.penalties.tolist(), values, strict=True))
     return Chosen(*curve[best], curve, end is not None, extended, probes)

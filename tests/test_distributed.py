@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from classification import distributed
+from classification.datasets import open_split
 
 HERE = Path(__file__).resolve().parent
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -93,3 +94,20 @@ def test_a_batch_that_cannot_be_shared(tmp_path):
     done = torchrun(2, *pretrain(tmp_path, 15), check=False)
     assert done.returncode != 0
     assert "--batch-size 15 cannot be cut into 2 equal pieces" in done.stderr
+
+
+def test_transfer_under_torchrun(tmp_path):
+    """Each test image is predicted once, in its place; a probe needs no second process."""
+    from transfer_runs import FAST, TINY, table, write_network
+
+    weights = write_network(tmp_path / "w.pt", "shufflenet_v2_x1_0")
+    command = ["-m", "classification.transfer", *TINY, "--test-limit", "31", "--weights", weights,
+               "--output", tmp_path / "run"]  # fmt: skip
+    torchrun(2, *command, "--mode", "full-network", "--lr", "0.01", *FAST)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["hardware"]["processes"] == 2 and result["metrics"]["images"] == 31
+    images = table(tmp_path / "run" / "per_image.csv")[1:]
+    labels = open_split("digits", "test", limit=31).labels.tolist()
+    assert [int(row[1]) for row in images] == labels
+    refused = torchrun(2, *command, check=False)
+    assert "--probe logistic needs one process; start it without torchrun" in refused.stderr

@@ -1,0 +1,117 @@
+"""Fixed features that are stored, and a probe on them: logistic regression or k-NN."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from classification import features, neighbours, probe, progress
+from classification.sources import Source
+from classification.task import Task, Trial
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One kind of probe.
+
+    Attributes:
+        option: what is chosen, by its name in the settings.
+        choose: `(task, x, y, x_judged, y_judged)` -> the chosen value, the candidates as `Trial`
+            has them, what else there is to know, and anything that helps `predict`.
+        predict: `(task, value, x, y, x_test, help)` -> predictions, and the last layer's weight
+            and bias or None.
+    """
+
+    option: str
+    choose: Callable
+    predict: Callable
+
+
+def run(task: Task) -> list[Trial]:
+    """All trials. The test images are looked at after all choices are made.
+
+    Unless they are to decide: then they are what is chosen on.
+    """
+    row = PROBES[task.settings["probe"]]
+    needed = torch.cat([task.images(trial) for trial in task.trials]).unique()
+    x = _features(task, task.train.subset(needed))
+    chosen = [_choose(task, row, trial, needed, x) for trial in task.trials]
+    x_test = _features(task, task.test)
+    return [
+        _finish(task, row, trial, needed, x, x_test, *found)
+        for trial, found in zip(task.trials, chosen, strict=True)
+    ]
+
+
+def _features(task: Task, source: Source) -> Tensor:
+    line = progress.ProgressLine(len(source))
+    found = features.extract(
+        task.classifier(0), source, precision=task.settings["precision"], workers=task.workers,
+        signals=task.signals, progress=line.show)  # fmt: skip
+    line.clear()
+    return torch.from_numpy(found).to(task.device)
+
+
+def _choose(task: Task, row: Probe, trial: int, needed: Tensor, x: Tensor):
+    """The chosen value, the candidates, notes and help; what is given is not chosen."""
+    given = task.settings[row.option]
+    if given is not None:
+        return given, [], {}, None
+    if task.settings["selection"] == "test":
+        fit, x_judged, y_judged = task.images(trial), _features(task, task.test), task.test.labels
+    else:
+        fit, judged = task.parts(trial)
+        x_judged, y_judged = x[_places(needed, judged)], task.train.labels[judged]
+    return row.choose(task, x[_places(needed, fit)], task.train.labels[fit], x_judged, y_judged)
+
+
+def _finish(task: Task, row: Probe, trial: int, needed, x, x_test, value, candidates, more,
+            help) -> Trial:  # fmt: skip
+    every = task.images(trial)
+    predictions, head = row.predict(
+        task, value, x[_places(needed, every)], task.train.labels[every], x_test, help
+    )
+    model = None
+    if head and task.save_classifier:
+        model = task.classifier(trial)
+        with torch.no_grad():
+            model.head.weight.copy_(head[0])
+            model.head.bias.copy_(head[1])
+        model = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+    return Trial(task.seed(trial), {row.option: value}, candidates, predictions.cpu(), None,
+                 more, model)  # fmt: skip
+
+
+def _places(needed: Tensor, numbers: Tensor) -> Tensor:
+    """Where in `needed`, which is sorted, those numbers are."""
+    return torch.searchsorted(needed, numbers)
+
+
+def _choose_penalty(task: Task, x, y, x_judged, y_judged):
+    found = probe.choose(x, y, x_judged, y_judged, task.train.classes, task.metric)
+    candidates = [{"penalty": penalty, "value": value} for penalty, value in found.curve]
+    more = {"at_the_edge": found.edge, "extended_decades": found.extended}
+    return found.penalty, candidates, more, found.probes
+
+
+def _fit(task: Task, penalty: float, x, y, x_test, start):
+    found = probe.refit(x, y, task.train.classes, penalty, start)
+    return found.predict(x_test)[0], (found.weights[0], found.bias[0])
+
+
+def _choose_neighbours(task: Task, x, y, x_judged, y_judged):
+    k, curve = neighbours.choose_neighbours(
+        x, y, x_judged, y_judged, task.train.classes, task.metric
+    )
+    return k, [{"neighbours": one, "value": value} for one, value in curve], {}, None
+
+
+def _vote(task: Task, k: int, x, y, x_test, start):
+    return neighbours.nearest(x, y, x_test, k, task.train.classes), None
+
+
+PROBES = {
+    "logistic": Probe("penalty", _choose_penalty, _fit),
+    "nearest": Probe("neighbours", _choose_neighbours, _vote),
+}

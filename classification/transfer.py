@@ -1,0 +1,107 @@
+"""Measure how well a network transfers to a task -> result.json, per_class.csv, confusion.csv.
+
+python -m classification.transfer --weights robust://resnet50_l2_eps3 --dataset aircraft \\
+    --data /data/fgvc-aircraft-2013b --mode fixed-feature --trials 3
+python -m classification.transfer --weights output/pretrain/digits/checkpoint.pt --dataset faces
+torchrun --nproc-per-node 8 -m classification.transfer --mode full-network --weights ...
+
+Exit codes: 0 finished, 2 a mistake of the user, 75 stopped by SIGTERM or Ctrl-C with all saved
+(the same command goes on).
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+import time
+from functools import partial
+from pathlib import Path
+
+from classification import transfer_options
+
+# torch, and what imports it, waits for `main`: --help is to come at once.
+from robust_backbones.errors import UserError, user_errors
+
+AGAIN = "Give the same command to go on."
+
+
+def main(argv=None) -> None:
+    """Parse, measure, write. Exit codes as said above."""
+    args = transfer_options.parser(__doc__).parse_args(argv)
+    with user_errors():
+        _run(args)
+
+
+def _run(args) -> None:
+    from classification import launch
+    from robust_backbones import checkpoint, weights
+
+    found = checkpoint.read(weights.resolve(args.weights))
+    known = {"arch": found.arch, "image_size": found.metadata.get("image_size"),
+             "weights_sha256": found.sha256}  # fmt: skip
+    settings = transfer_options.settings(args, known)
+    with launch.processes(getattr(args, "device", None), args.deterministic) as device:
+        task = _task(args, settings, found, device)
+        launch.once(task.folder, task.settings, partial(_work, args, task), AGAIN)
+
+
+def _task(args, settings: dict, found, device):
+    """The data opened, and all checked that can be."""
+    from classification import distributed
+    from classification.task import Task
+    from classification.training import identity
+
+    if distributed.world() > 1 and settings["probe"] != "sgd":
+        raise UserError(f"--probe {settings['probe']} needs one process; start it without "
+                        "torchrun.")  # fmt: skip
+    train, test = (_open(args, settings, split) for split in ("train", "test"))
+    data = identity(train, test)
+    settings = settings | {"data": {name: part["fingerprint"] for name, part in data.items()}}
+    folder = getattr(args, "output", None) or _folder(args, settings)
+    task = Task(found, train, test, settings, data, folder, device, args.workers,
+                args.save_seconds, args.save_classifier)  # fmt: skip
+    task.check()
+    return task
+
+
+def _open(args, settings: dict, split: str):
+    from classification.datasets import open_split
+
+    limit = settings["limit" if split == "train" else "test_limit"]
+    source = open_split(args.dataset, split, getattr(args, "data", None),
+                        image_size=settings["image_size"], limit=limit)  # fmt: skip
+    if source.labels is None:
+        raise UserError(f"{args.data} holds shards, whose images cannot be chosen one by one; give "
+                        "--data a folder of images.")  # fmt: skip
+    return dataclasses.replace(source, downscale=settings["downscale"])
+
+
+def _folder(args, settings: dict) -> Path:
+    """One per settings, so that other settings never meet a finished run."""
+    text = json.dumps(settings, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    *above, name = args.weights.removeprefix("robust://").rstrip("/").split("/")
+    label = re.sub(r"\.(pt|pth|ckpt|pkl|safetensors)$", "", name)
+    # Runs of pretraining are known by their folder: all their files are called checkpoint.pt.
+    if label == "checkpoint" and above:
+        label = above[-1]
+    parts = (args.dataset, args.mode, args.protocol, label, digest)
+    return Path("output", "transfer", "-".join(parts))
+
+
+def _work(args, task) -> None:
+    from classification import distributed, finetune, fixed_feature, transfer_result
+
+    began = time.perf_counter()
+    with task.signals.watched():
+        how = finetune if task.settings["probe"] == "sgd" else fixed_feature
+        trials = how.run(task)
+        if distributed.rank() == 0:
+            seconds = time.perf_counter() - began
+            print(transfer_result.write(task, trials, {"weights": args.weights}, seconds),
+                  f"-> {task.folder}", flush=True)  # fmt: skip
+            finetune.tidy(task)
+
+
+if __name__ == "__main__":
+    main()
