@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from classification import attacks, distributed, engine, loader
+from classification import attacks, distributed, engine, loader, progress
 from classification.learner import Learner, seed_of
 from classification.models import Classifier
 from classification.sources import Source
@@ -42,10 +42,7 @@ def run(task: Task) -> list[Trial]:
     on_test = task.settings["selection"] == "test"
     rates = task.settings["rates"]
     choosing = [
-        Run(trial, lr, CHOOSING)
-        for trial in task.trials
-        for lr in rates
-        if on_test or len(rates) > 1
+        Run(trial, lr, CHOOSING) for trial in task.trials for lr in rates if on_test or task.chooses
     ]
     runs = len(choosing) + (0 if on_test else len(task.trials))
     values = {one: _train(task, one, f"{i} of {runs}") for i, one in enumerate(choosing, 1)}
@@ -68,7 +65,7 @@ def _same_for_all(task: Task, values: dict[Run, dict]) -> list[Run]:
 
 def _each_its_own(task: Task, values: dict[Run, dict]) -> list[Run]:
     rates = task.settings["rates"]
-    if len(rates) == 1:
+    if not task.chooses:
         return [Run(trial, rates[0], FINAL) for trial in task.trials]
     return [
         Run(trial, max(rates, key=lambda lr, t=trial: values[Run(t, lr, CHOOSING)]["value"]), FINAL)
@@ -98,10 +95,16 @@ def _train(task: Task, one: Run, place: str) -> dict:
     training = Training(
         Learner(task.classifier(one.trial), own), fit, own, task.metadata(one.trial),
         one.folder(task), data=identity(*sources), examine=partial(_examine, task, monitored),
-        finish=lambda training: None, monitored=monitored.split if monitored else "",
+        finish=_draw, monitored=monitored.split if monitored else "",
         workers=task.workers, save_seconds=task.save_seconds)  # fmt: skip
     training.run()
     return {} if monitored is None else _value(task, training.history)
+
+
+def _draw(run: Training) -> None:
+    if run.writes:
+        title = f"{run.settings['dataset']}, {run.settings['part']}, rate {run.settings['lr']:g}"
+        progress.draw_curves(run.folder / "curves.png", run.history, title, run.monitored)
 
 
 def _key(task: Task) -> str:
@@ -170,7 +173,9 @@ def _finish(task: Task, one: Run, values: dict[Run, dict]) -> Trial:
         if Run(one.trial, lr, CHOOSING) in values
     ]
     more = {key: values[one][key] for key in ("epoch", "last")} if one in values else {}
-    kept = {name: t.cpu() for name, t in state.items()} if task.save_classifier else None
+    kept = (
+        {name: t.cpu() for name, t in state.items()} if task.settings["save_classifier"] else None
+    )
     return Trial(task.seed(one.trial), {"lr": one.lr}, candidates, clean, adversarial, more, kept)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from classification import features, neighbours, probe, progress
+from classification import engine, features, neighbours, probe, progress, protocols
 from classification.sources import Source
 from classification.task import Task, Trial
 
@@ -16,14 +16,12 @@ class Probe:
     """One kind of probe.
 
     Attributes:
-        option: what is chosen, by its name in the settings.
         choose: `(task, x, y, x_judged, y_judged)` -> the chosen value, the candidates as `Trial`
             has them, what else there is to know, and anything that helps `predict`.
         predict: `(task, value, x, y, x_test, help)` -> predictions, and the last layer's weight
             and bias or None.
     """
 
-    option: str
     choose: Callable
     predict: Callable
 
@@ -36,7 +34,11 @@ def run(task: Task) -> list[Trial]:
     row = PROBES[task.settings["probe"]]
     needed = torch.cat([task.images(trial) for trial in task.trials]).unique()
     x = _features(task, task.train.subset(needed))
-    chosen = [_choose(task, row, trial, needed, x) for trial in task.trials]
+    chosen = []
+    for trial in task.trials:
+        if task.signals.asked:
+            raise engine.Stopped
+        chosen.append(_choose(task, row, trial, needed, x))
     x_test = _features(task, task.test)
     return [
         _finish(task, row, trial, needed, x, x_test, *found)
@@ -55,14 +57,16 @@ def _features(task: Task, source: Source) -> Tensor:
 
 def _choose(task: Task, row: Probe, trial: int, needed: Tensor, x: Tensor):
     """The chosen value, the candidates, notes and help; what is given is not chosen."""
-    given = task.settings[row.option]
-    if given is not None:
-        return given, [], {}, None
+    name = protocols.CHOICES[task.settings["probe"]]
+    if not task.chooses:
+        return task.settings[name], [], {}, None
     if task.settings["selection"] == "test":
         fit, x_judged, y_judged = task.images(trial), _features(task, task.test), task.test.labels
     else:
         fit, judged = task.parts(trial)
         x_judged, y_judged = x[_places(needed, judged)], task.train.labels[judged]
+    print(f"trial {trial + 1} of {len(task.trials)}: choosing the {name} with {len(fit)} "
+          f"images on {len(y_judged)}", flush=True)  # fmt: skip
     return row.choose(task, x[_places(needed, fit)], task.train.labels[fit], x_judged, y_judged)
 
 
@@ -73,13 +77,14 @@ def _finish(task: Task, row: Probe, trial: int, needed, x, x_test, value, candid
         task, value, x[_places(needed, every)], task.train.labels[every], x_test, help
     )
     model = None
-    if head and task.save_classifier:
+    if head and task.settings["save_classifier"]:
         model = task.classifier(trial)
         with torch.no_grad():
             model.head.weight.copy_(head[0])
             model.head.bias.copy_(head[1])
         model = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
-    return Trial(task.seed(trial), {row.option: value}, candidates, predictions.cpu(), None,
+    chosen = {protocols.CHOICES[task.settings["probe"]]: value}
+    return Trial(task.seed(trial), chosen, candidates, predictions.cpu(), None,
                  more, model)  # fmt: skip
 
 
@@ -112,6 +117,6 @@ def _vote(task: Task, k: int, x, y, x_test, start):
 
 
 PROBES = {
-    "logistic": Probe("penalty", _choose_penalty, _fit),
-    "nearest": Probe("neighbours", _choose_neighbours, _vote),
+    "logistic": Probe(_choose_penalty, _fit),
+    "nearest": Probe(_choose_neighbours, _vote),
 }

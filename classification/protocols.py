@@ -46,6 +46,8 @@ PROTOCOLS = {
     # frozen layers move, ImageNet's normalisation is dropped, and the test images decide.
     "paper": Protocol("target", "adapting", "sgd", "test"),
 }
+# What each probe chooses, by its name in the settings.
+CHOICES = {"logistic": "penalty", "nearest": "neighbours", "sgd": "rates"}
 FULL = {"batchnorm": "adapting", "probe": "sgd"}  # of the mode full-network, whatever the protocol
 MODES = ("fixed-feature", "full-network")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from classification import engine, metrics, models, sources
+from classification import engine, metrics, models, protocols, sources
 from classification.datasets import DATASETS
 from classification.models import Classifier
 from classification.probe import few_shot
@@ -33,7 +33,6 @@ class Task:
         device: of this process.
         workers: processes that read images.
         save_seconds: longest time between two checkpoints.
-        save_classifier: keep each trial's network.
         signals: whether the run was asked to stop.
     """
 
@@ -46,7 +45,6 @@ class Task:
     device: torch.device
     workers: int = 0
     save_seconds: float = 600.0
-    save_classifier: bool = False
     signals: engine.StopSignals = field(default_factory=engine.StopSignals)
 
     @property
@@ -62,6 +60,12 @@ class Task:
     def metric(self) -> Callable[[Tensor, Tensor, int], float]:
         """`(predictions, labels, classes)` -> percent; see `metrics`."""
         return metrics.METRICS[self.metric_name]
+
+    @property
+    def chooses(self) -> bool:
+        """Whether anything is to be chosen; else the user has."""
+        given = self.settings[protocols.CHOICES[self.settings["probe"]]]
+        return given is None or isinstance(given, list) and len(given) > 1
 
     def seed(self, trial: int) -> int:
         return self.settings["seed"] + trial
@@ -111,6 +115,12 @@ class Task:
                 name = source.class_names[int(empty.nonzero()[0])]
                 raise UserError(f"{source.name} {source.split} has no image of '{name}'; the "
                                 "metric is the mean over all classes: add some.")  # fmt: skip
+        validates = self.chooses and settings["selection"] == "validation"
+        if validates and not len(self.parts(0)[0]):
+            raise UserError(
+                "choosing takes one training image of each class, and nothing is left to learn "
+                "from; give more --shots, or --selection test, or what is to be chosen."
+            )
         # The authors' code knows which layers to freeze by their ResNets' names.
         blocks = any(name.startswith("layer4.") for name in self.found.tensors)
         if settings["batchnorm"] == "adapting" and settings["mode"] == "fixed-feature":

@@ -59,7 +59,7 @@ def _task(args, settings: dict, found, device):
     settings = settings | {"data": {name: part["fingerprint"] for name, part in data.items()}}
     folder = getattr(args, "output", None) or _folder(args, settings)
     task = Task(found, train, test, settings, data, folder, device, args.workers,
-                args.save_seconds, args.save_classifier)  # fmt: skip
+                args.save_seconds)  # fmt: skip
     task.check()
     return task
 

@@ -180,6 +180,7 @@ def settings(args, weights: dict) -> dict:
         "seed": args.seed,
         "precision": args.precision,
         "deterministic": args.deterministic,
+        "save_classifier": args.save_classifier,
         **own(given, row),
     }
 

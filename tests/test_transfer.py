@@ -115,6 +115,8 @@ def test_what_a_result_says(runs, name):
     assert 100 * np.trace(confusion) / confusion.sum() == pytest.approx(numbers["accuracy"])
     recalls = [float(row[3]) for row in table(folder / "per_class.csv")[1:]]
     assert np.mean(recalls) == pytest.approx(numbers["mean_per_class"], abs=1e-3)
+    curves = len(list(folder.glob("trial*/*/curves.png")))
+    assert curves == {"sgd": 3, "full": 6, "paper": 4, "adversarial": 1}.get(name, 0)
     assert not list(folder.rglob("checkpoint.pt")) and not list(folder.rglob("best.pt"))
 
 
@@ -262,8 +264,8 @@ def test_the_paper_protocol_is_the_papers():
         (["--probe", "sgd", "--adversarial", "4", "--constraint", "linf"], "did you mean 4/255?"),
         (["--probe", "sgd", "--batch-size", "41"], "batch size 41 exceeds the 30 training images"),
         (["--held-out", "1"], "'1' is not a number between 0 and 1"),
-        (["--shots", "30"], "30"),
-        (["--shots", "1"], "1"),
+        (["--shots", "30"], "30 images per class asked for; .*Ask for 1 to 4"),
+        (["--shots", "1"], "nothing is left to learn from; give more --shots"),
         (["--limit", "9"], "a limit of 9 images is not possible: digits train has 10 classes"),
         (["--dataset", "cars"], "dataset 'cars' comes with no data; say where it lies: --data"),
         (["--device", "abacus"], "device 'abacus' cannot be used here; one of: .*cpu"),
