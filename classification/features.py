@@ -35,6 +35,7 @@ def identity(model: Classifier, source: Source, precision: str) -> dict:
         "images": source.content_digest(),
         "image_size": source.image_size,
         "downscale": source.downscale,
+        "decode": source.decode,
         "precision": precision,
         "device": next(model.parameters()).device.type,
         "torch": torch.__version__,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -14,6 +15,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.transforms.v2 import functional as tvf
 
 from classification import transforms
 from robust_backbones.errors import UserError
@@ -49,11 +53,15 @@ class Files:
         """
         return read_image(self.path(i), self.path(i))
 
+    def fast(self, i: int, shorter: int) -> Tensor | Image.Image:
+        """The same, see `read_fast`."""
+        return read_fast(self.path(i), shorter)
+
     def fingerprint(self, labels: Tensor) -> str:
         """SHA-256 (hex) of names, sizes (bytes) and labels, sorted by name."""
         digest, numbers = hashlib.sha256(), labels.numpy()
         for i in np.argsort(self.names, kind="stable"):
-            size = self.path(i).stat().st_size
+            size = _size(self.path(i))
             digest.update(b"%s\0%d\0%d\n" % (self.names[i], size, numbers[i]))
         return digest.hexdigest()
 
@@ -81,6 +89,7 @@ class Source:
         class_names: one per class.
         downscale: the shorter side of images is first reduced to so many pixels, so that no finer
             detail is left (the paper's Section 4.3); None: images stay as they are.
+        decode: `exact`, or `fast`, of JPEG files: see `read_fast`.
     """
 
     name: str
@@ -94,25 +103,29 @@ class Source:
     labels: Tensor
     class_names: tuple[str, ...]
     downscale: int | None = None
+    decode: str = "exact"
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, i: int) -> tuple[Tensor | Image.Image, int]:
         """An image, `(3, H, W)` or a PIL RGB image of any size, and its label."""
-        return self._reduced(self.images[i]), int(self.labels[i])
+        return self._image(i), int(self.labels[i])
 
-    def _reduced(self, image: Tensor | Image.Image) -> Tensor | Image.Image:
+    def _image(self, i: int) -> Tensor | Image.Image:
+        fast = self.decode == "fast" and not isinstance(self.images, Tensor)
+        # A random crop may take a part of the image only: twice the test view's pixels are enough.
+        shorter = round(2 * transforms.TEST_SCALE * self.image_size)
+        image = self.images.fast(i, shorter) if fast else self.images[i]
         return transforms.reduced(image, self.downscale) if self.downscale else image
 
     def read(self, indices: Tensor) -> Tensor | Iterator[Image.Image]:
         """The images of those numbers: `(n, 3, H, W)`, or one by one where they are files."""
         if not isinstance(self.images, Tensor):
-            return (self._reduced(self.images[i]) for i in indices.tolist())
-        images = self.images[indices]
-        if self.downscale and len(images):
-            images = torch.stack([self._reduced(image) for image in images])
-        return images
+            return (self._image(i) for i in indices.tolist())
+        if self.downscale and len(indices):
+            return torch.stack([self._image(i) for i in indices.tolist()])
+        return self.images[indices]
 
     def fingerprint(self) -> str:
         """SHA-256 (hex): equal for equal images, labels and order; the same on any machine."""
@@ -135,9 +148,20 @@ class Source:
         return dataclasses.replace(self, images=images, labels=self.labels[indices])
 
 
+def _size(path: Path) -> int:
+    with _told(path):
+        return path.stat().st_size
+
+
 def _file_digest(path: Path) -> bytes:
-    try:
+    with _told(path):
         return hashlib.sha256(path.read_bytes()).digest()
+
+
+@contextlib.contextmanager
+def _told(path: Path):
+    try:
+        yield
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
 
@@ -158,6 +182,33 @@ def read_image(file, name) -> Image.Image:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(
             f"{name} cannot be read as an image ({error}); replace or remove it."
+        ) from None
+
+
+def read_fast(path: Path, shorter: int) -> Tensor | Image.Image:
+    """Decode a JPEG to RGB by torchvision, or, if its shorter side has twice as many pixels as
+    `shorter` or more, at a half, quarter or eighth of its size, which the format offers.
+
+    Returns:
+        `(3, H, W)` uint8, which `transforms` resizes as a tensor: at full size a level or so away
+        from what `read_image` leads to; benchmarks/decoding.py measures it. Other formats: as
+        `read_image`.
+
+    Raises:
+        UserError: unreadable.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.format != "JPEG" or image.mode not in ("RGB", "L"):
+                return read_image(path, path)
+            if min(image.size) >= 2 * shorter:
+                image.draft(image.mode, (shorter, shorter))
+                return tv_tensors.Image(tvf.pil_to_tensor(image.convert("RGB")))
+        contents = torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
+        return tv_tensors.Image(decode_jpeg(contents, mode=ImageReadMode.RGB))
+    except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"{path} cannot be read as an image ({error}); replace or remove it."
         ) from None
 
 

@@ -73,7 +73,7 @@ def _open(args, settings: dict, split: str):
     if source.labels is None:
         raise UserError(f"{args.data} holds shards, whose images cannot be chosen one by one; give "
                         "--data a folder of images.")  # fmt: skip
-    return dataclasses.replace(source, downscale=settings["downscale"])
+    return dataclasses.replace(source, downscale=settings["downscale"], decode=settings["decode"])
 
 
 def _folder(args, settings: dict) -> Path:

@@ -135,6 +135,9 @@ def _running_options(p) -> None:
         help="keep the network of each trial: classifier_trial<number>.pt")  # fmt: skip
     run("--precision", choices=PRECISIONS, default="float32",
         help="of the network; weights and probes are float32 and up")  # fmt: skip
+    run("--decode", choices=("exact", "fast"), default="exact",
+        help="of JPEG files; fast: other decoder and resizing, large ones at a part of their "
+        "size; about a level of 255 away")  # fmt: skip
     run("--save-seconds", type=options.radius, default=600.0,
         help="longest time between two checkpoints, seconds")  # fmt: skip
     run("--device", help="torch device (default: cuda if there is one, else cpu)")
@@ -172,6 +175,7 @@ def settings(args, weights: dict) -> dict:
         **parts,
         "image_size": given.get("image_size") or weights["image_size"] or row.image_size,
         "downscale": given.get("downscale"),
+        "decode": args.decode,
         "limit": given.get("limit"),
         "test_limit": given.get("test_limit"),
         "shots": given.get("shots"),

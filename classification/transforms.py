@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad as zero_pad
-from torchvision import transforms as tv
-from torchvision.transforms import functional as tvf
+from torchvision import tv_tensors
+from torchvision.transforms import v2 as tv
+from torchvision.transforms.v2 import functional as tvf
 
 NO_IMAGE = 2**63  # places from here on: seeds of other things than images
 TEST_SCALE = 256 / 224  # shorter side before the centre crop, relative to the crop
@@ -75,11 +76,21 @@ def _fit_one(image, size: int, shorter: int) -> Tensor:
     height, width = image.shape[1:] if isinstance(image, Tensor) else (image.height, image.width)
     if (height, width) != (size, size):
         image = tvf.center_crop(tvf.resize(image, shorter, antialias=True), [size, size])
-    return image if isinstance(image, Tensor) else tvf.pil_to_tensor(image)
+    return _as_tensor(image)
+
+
+def _as_tensor(image) -> Tensor:
+    whole = image if isinstance(image, Tensor) else tvf.pil_to_tensor(image)
+    return whole.as_subclass(Tensor)
 
 
 def _as_pil(image):
-    """uint8 tensors as PIL images, so that both are resized in the same way."""
+    """uint8 tensors as PIL images, so that both are resized in the same way.
+
+    Not those that were decoded fast (`sources.read_fast`), of which nobody expects that.
+    """
+    if isinstance(image, tv_tensors.Image):
+        return image
     if isinstance(image, Tensor) and image.dtype == torch.uint8:
         return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     return image
@@ -152,11 +163,11 @@ def _one_by_one(images, seeds, size: int, *, colours: bool) -> Tensor:
         for image, seed in zip(images, seeds.tolist(), strict=True):
             generator.manual_seed(seed)
             image = pipeline(_as_pil(image))
-            x = _to_unit(image if isinstance(image, Tensor) else tvf.pil_to_tensor(image))
-            done.append(lighting(x) if colours else x)
+            x = _as_tensor(image)
+            done.append(lighting(_to_unit(x)) if colours else x)
     finally:
         generator.set_state(before)
-    return torch.stack(done)
+    return _to_unit(torch.stack(done))  # all at once: a copy the less
 
 
 AUGMENTATIONS = {

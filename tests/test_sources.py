@@ -99,9 +99,85 @@ def test_a_file_that_vanished(tree):
         source.content_digest()
 
 
+def test_a_link_that_leads_nowhere(tree):
+    source = opened(tree)
+    file = tree / "train" / "bee" / "000.png"
+    file.unlink()
+    file.symlink_to(tree / "nowhere.png")
+    with pytest.raises(UserError, match="000.png cannot be read: No such file"):
+        source.fingerprint()
+
+
 def test_another_seed_holds_other_images_out():
     labels = torch.arange(200) % 4
     masks = [held_out(labels, 0.2, seed) for seed in (0, 0, 1)]
     assert torch.equal(masks[0], masks[1]) and not torch.equal(masks[0], masks[2])
     for mask in masks:
         np.testing.assert_array_equal(torch.bincount(labels[mask]), [10] * 4)
+
+
+def photograph(path, size, mode="RGB", **options):
+    """A real picture: noise would make any decoder's rounding look large."""
+    from skimage import data
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(data.astronaut()).resize(size, Image.BICUBIC).convert(mode)
+    picture.save(path, **{"quality": 90} | options)
+
+
+# Size of the file, mode, ending -> size that it is decoded at (at least 73 pixels for a network
+# that takes 32), largest and mean difference of the test view, levels of 255.
+FAST = [
+    ((140, 120), "RGB", "jpg", (140, 120), 1, 0.1),
+    ((120, 140), "L", "jpg", (120, 140), 1, 0.1),
+    ((20, 30), "RGB", "jpg", (20, 30), 1, 0.1),
+    ((300, 200), "RGB", "jpg", (150, 100), 12, 1.5),
+    ((300, 292), "RGB", "jpg", (75, 73), 12, 1.5),
+    ((1200, 600), "L", "jpg", (150, 75), 12, 1.5),
+    ((32, 32), "RGB", "jpg", (32, 32), 0, 0.0),
+    ((1200, 600), "RGB", "png", (1200, 600), 0, 0.0),
+    ((300, 200), "CMYK", "jpg", (300, 200), 0, 0.0),
+]
+
+
+@pytest.mark.parametrize("size, mode, ending, decoded, largest, mean", FAST)
+def test_fast_decoding_stays_within_its_tolerance(
+    tmp_path, size, mode, ending, decoded, largest, mean
+):
+    for split in ("train", "test"):
+        photograph(tmp_path / split / "a" / f"0.{ending}", size, mode)
+    exact = opened(tmp_path, split="test", size=32)
+    fast = dataclasses.replace(exact, decode="fast")
+    image, _ = fast[0]
+    found = image.size if isinstance(image, Image.Image) else tuple(image.shape[:0:-1])
+    assert found == decoded
+    (x, _), (x_fast, _) = (next(iter(loader.test_batches(s, 1))) for s in (exact, fast))
+    levels = 255 * (x - x_fast).abs()
+    assert type(x_fast) is torch.Tensor and x_fast.shape == x.shape
+    assert levels.max() <= largest + 1e-3 and levels.mean() <= mean
+    assert mean == 0 or levels.max() > 0  # another way, indeed
+
+
+def test_fast_decoding_draws_the_same_crops(tmp_path):
+    for i in range(6):
+        photograph(tmp_path / "train" / "a" / f"{i}.jpg", (60, 50), quality=95)
+        photograph(tmp_path / "test" / "a" / f"{i}.jpg", (60, 50))
+    batches = [
+        next(loader.train_batches(dataclasses.replace(opened(tmp_path), decode=decode), 6,
+                                  augmentation=name, seed=1, epoch=0, workers=workers))[0]
+        for name, decode, workers in (("imagenet_plain", "exact", 0), ("imagenet_plain", "fast", 0),
+                                      ("imagenet_plain", "fast", 1))
+    ]  # fmt: skip
+    assert 255 * (batches[0] - batches[1]).abs().max() < 2.5
+    assert torch.equal(batches[1], batches[2])
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff\xd8\xff\xe0 no picture", "half"])
+def test_fast_decoding_of_damaged_files(tmp_path, damage):
+    for split in ("train", "test"):
+        photograph(tmp_path / split / "a" / "0.jpg", (300, 200))
+    file = tmp_path / "train" / "a" / "0.jpg"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2] if damage == "half" else damage)
+    with pytest.raises(UserError, match="0.jpg cannot be read as an image .*; replace or remove"):
+        dataclasses.replace(opened(tmp_path), decode="fast")[0]

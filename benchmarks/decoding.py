@@ -1,0 +1,125 @@
+"""Images per second from JPEG files to batches: torchvision's ImageFolder, and ours.
+
+python benchmarks/decoding.py --images 64 --repeats 5
+
+scikit-image's photographs as JPEG files of two sizes, through the transforms of the test view
+(shorter side 256, centre 224) and of training (random resized crop 224, mirrored or not); one
+process, one thread, taking turns. `difference` is that of a test view's pixels to torchvision's, in
+levels of 255. What decoding alone costs bounds all of them.
+"""
+
+import argparse
+import dataclasses
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import PIL  # noqa: E402
+import torch  # noqa: E402
+import torchvision  # noqa: E402
+from PIL import Image  # noqa: E402
+from skimage import data  # noqa: E402
+from torchvision import transforms as tv  # noqa: E402
+
+from classification import loader  # noqa: E402
+from classification.datasets import open_split  # noqa: E402
+
+PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
+SIZES = {"500 x 375": (500, 375), "1632 x 1224": (1632, 1224)}  # the second: two megapixels
+BATCH = 32
+
+
+def write(folder: Path, size: tuple[int, int], count: int) -> None:
+    """Two classes of `count` / 2 photographs, turned a little so that none is there twice."""
+    for i in range(count):
+        pixels = getattr(data, PHOTOGRAPHS[i % len(PHOTOGRAPHS)])()
+        picture = Image.fromarray(pixels)
+        picture = picture.rotate(i / 8, Image.BICUBIC).resize(size, Image.BICUBIC)
+        for split in ("train", "test"):
+            place = folder / split / "ab"[i % 2]
+            place.mkdir(parents=True, exist_ok=True)
+            picture.save(place / f"{i:04}.jpg", quality=90)
+
+
+def theirs(folder: Path, split: str):
+    steps = [tv.Resize(256), tv.CenterCrop(224)]
+    if split == "train":
+        steps = [tv.RandomResizedCrop(224), tv.RandomHorizontalFlip()]
+    images = torchvision.datasets.ImageFolder(
+        str(folder / split), tv.Compose([*steps, tv.ToTensor()])
+    )
+    return torch.utils.data.DataLoader(images, BATCH, shuffle=split == "train")
+
+
+def ours(folder: Path, split: str, decode: str):
+    source = dataclasses.replace(open_split("folder", split, folder, image_size=224), decode=decode)
+    if split == "test":
+        return loader.test_batches(source, BATCH)
+    return loader.train_batches(source, BATCH, augmentation="imagenet_plain", seed=0, epoch=0)
+
+
+def decoding(folder: Path, split: str):
+    for path in sorted((folder / split).rglob("*.jpg")):
+        with Image.open(path) as image:
+            image.convert("RGB")
+        yield ()
+
+
+def measure(sides: dict, repeats: int) -> dict[str, float]:
+    """Side -> median seconds of a pass."""
+    seconds = {name: [] for name in sides}
+    for repeat in range(1 + repeats):  # the first one warms up
+        for name, batches in sides.items():
+            start = time.perf_counter()
+            for _ in batches():
+                pass
+            if repeat:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def difference(folder: Path, decode: str) -> str:
+    """Mean and largest, in levels of 255."""
+    reference = torch.cat([x for x, _ in theirs(folder, "test")])
+    found = torch.cat([x for x, _ in ours(folder, "test", decode)])
+    levels = 255 * (found - reference).abs()
+    return f"{levels.mean():.2f}, {levels.max():.0f}"
+
+
+def main(argv=None) -> None:
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=formatter)
+    p.add_argument("--images", type=int, default=64, help="of each size, a multiple of 32")
+    p.add_argument("--repeats", type=int, default=5, help="timed passes of each side")
+    args = p.parse_args(argv)
+    torch.set_num_threads(1)
+    print(f"one thread, torch {torch.__version__}, torchvision {torchvision.__version__}, Pillow "
+          f"{PIL.__version__}")  # fmt: skip
+    print("| image | view | side | images/s | times torchvision | difference: mean, largest |")
+    print("|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as root:
+        for label, size in SIZES.items():
+            folder = Path(root) / label
+            write(folder, size, args.images)
+            for split in ("test", "train"):
+                sides = {
+                    "torchvision": lambda f=folder, s=split: theirs(f, s),
+                    "ours, exact": lambda f=folder, s=split: ours(f, s, "exact"),
+                    "ours, fast": lambda f=folder, s=split: ours(f, s, "fast"),
+                    "decoding alone": lambda f=folder, s=split: decoding(f, s),
+                }
+                for name, seconds in (found := measure(sides, args.repeats)).items():
+                    levels = ""
+                    if name.startswith("ours") and split == "test":
+                        levels = difference(folder, name.split()[-1])
+                    print(f"| {label} | {split} | {name} | {args.images / seconds:.0f} | "
+                          f"{found['torchvision'] / seconds:.2f} | {levels} |")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
