@@ -143,7 +143,7 @@ def _describe(source) -> dict:
         numbers |= {"smallest class": int(sizes.min()), "largest class": int(sizes.max())}
     try:
         return numbers | {"fingerprint": source.fingerprint()}
-    except OSError as error:  # a link that leads nowhere: the image is a finding, too
+    except UserError as error:  # a link that leads nowhere: the image is a finding, too
         return numbers | {"fingerprint": f"not possible ({error})"}
 
 
