@@ -17,6 +17,7 @@ $(READY): setup.py constraints.txt tools/install_detectron2.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch torchvision
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps imagecorruptions-imaug
 	$(BIN)/python tools/install_detectron2.py
 	@touch $@
 

@@ -24,6 +24,7 @@ setup(
         "pillow",
         "opencv-python-headless",
         "pycocotools",
+        "hotcoco>=1.3,<2",  # COCO's metrics, pycocotools' numbers
         "fvcore",
         "iopath",
         "huggingface_hub>=0.26",  # the published weights
@@ -47,10 +48,23 @@ setup(
         "jinja2",
     ],
     extras_require={
+        # tools/corrupt_net.py, which also needs: pip install --no-deps imagecorruptions-imaug. That
+        # package cannot stand here: it asks for opencv-python, whose files and those of
+        # opencv-python-headless overwrite each other.
+        "corruptions": ["numba"],
         "attacks": ["pyautoattack"],  # classification.robustness_eval --autoattack
         "dill": ["dill"],  # --allow-pickle for files written by the robustness library
         "shards": ["webdataset>=1.0"],  # training data as tar files, local or remote
         # The paper's own library and timm: our files and networks are tested against theirs.
-        "dev": ["pytest", "ruff", "dill", "robustness", "timm", "webdataset", "pyautoattack"],
+        "dev": [
+            "pytest",
+            "ruff",
+            "dill",
+            "robustness",
+            "timm",
+            "webdataset",
+            "pyautoattack",
+            "numba",
+        ],
     },
 )

@@ -51,13 +51,13 @@ def objective(x, y, weights, bias, penalty: float) -> float:
     return (loss + penalty / 2 * weights.square().sum()).item()
 
 
-def ours(x, y, classes: int, tolerance: float) -> tuple[float, list[float], int]:
+def ours(x, y, classes: int, tolerance: float, dtype=torch.float64):
     """Seconds, objectives from the strongest penalty on, iterations."""
     start = time.perf_counter()
-    found = probe.fit(x, y, classes, tolerance=tolerance)
+    found = probe.fit(x, y, classes, tolerance=tolerance, dtype=dtype)
     seconds = time.perf_counter() - start
-    rows = range(len(found.penalties) - 1, -1, -1)
-    values = [objective(x, y, found.weights[i], found.bias[i], found.penalties[i]) for i in rows]
+    weights, bias, rows = found.weights.double(), found.bias.double(), range(len(found.bias))
+    values = [objective(x, y, weights[i], bias[i], found.penalties[i]) for i in reversed(rows)]
     return seconds, values, int(found.iterations.sum())
 
 
@@ -87,7 +87,9 @@ def scikit_learns(x, y, tolerance: float, relative: bool, limit: float):
 
 def compare(x, y, classes: int, args) -> None:
     """Print the rows of one task."""
-    rows = {f"ours, {args.tolerance:g}": ours(x, y, classes, args.tolerance)}
+    rows = {f"ours, {tol:g}": ours(x, y, classes, tol) for tol in args.tolerance}
+    for tol in args.float32:
+        rows[f"ours in float32, {tol:g}"] = ours(x, y, classes, tol, torch.float32)
     for tol in args.tol:
         rows[f"scikit-learn, {tol:g}"] = scikit_learns(x, y, tol, False, args.limit)
     for tol in args.relative:
@@ -112,7 +114,9 @@ def main(argv=None) -> None:
     p.add_argument("--features", type=int, nargs="+", default=[512], help="per image")
     p.add_argument("--classes", type=int, nargs="+", default=[10], help="number of classes")
     p.add_argument("--file", help="torch file with (features, labels), instead of synthetic ones")
-    p.add_argument("--tolerance", type=float, default=1e-7, help="of our side")
+    p.add_argument("--tolerance", type=float, nargs="+", default=[1e-7], help="of our side")
+    p.add_argument("--float32", type=float, nargs="*", default=[], help="tolerances of our side in "
+                   "float32")  # fmt: skip
     p.add_argument("--tol", type=float, nargs="*", default=[1e-4], help="of scikit-learn")
     p.add_argument("--relative", type=float, nargs="*", default=[3e-5], help="tolerance of "
                    "scikit-learn, as a share of the mean objective of the fit before")  # fmt: skip

@@ -1,7 +1,5 @@
-"""Devices, evaluation, and the wish to stop."""
+"""Devices and evaluation."""
 
-import contextlib
-import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -11,6 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from classification import distributed, metrics
 from robust_backbones.errors import UserError
+from robust_backbones.stopping import Stopped, StopSignals
 
 Adversary = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, x, y) -> x_adv
 
@@ -34,32 +33,6 @@ def choose_device(wanted: str | None) -> torch.device:
             f"device '{wanted}' cannot be used here; one of: {'cuda, ' if cuda else ''}cpu."
         ) from None
     return device
-
-
-class Stopped(Exception):
-    """The process was asked to stop, and does so at the next good moment."""
-
-
-class StopSignals:
-    """Whether SIGTERM or SIGINT (Ctrl-C) has come. A second Ctrl-C stops at once."""
-
-    def __init__(self):
-        self.asked = False
-
-    @contextlib.contextmanager
-    def watched(self):
-        """Note the signals during the block instead of dying of them."""
-        before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _note(self, number, frame) -> None:
-        if self.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.asked = True
 
 
 @dataclass(frozen=True)

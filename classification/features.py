@@ -16,11 +16,12 @@ import torch
 import torchvision
 from torch import Tensor
 
-from classification import engine, loader
+from classification import loader
 from classification.learner import PRECISIONS
 from classification.models import Classifier, backbone_digest
 from classification.sources import Source
 from robust_backbones.files import atomic, cache_dir, locked
+from robust_backbones.stopping import Stopped, StopSignals
 
 VERSION = 1  # of what this file and the transforms do; a change of the numbers raises it
 ROWS = 4096  # in a file: what an interrupted run loses at most
@@ -50,7 +51,7 @@ def folder_of(identity: dict) -> Path:
 
 
 def extract(model: Classifier, source: Source, *, precision: str = "float32", workers: int = 0,
-            signals: engine.StopSignals | None = None,
+            signals: StopSignals | None = None,
             progress: Callable[[int, str], None] = lambda images, doing: None,
             ) -> np.ndarray:  # fmt: skip
     """What the last layer is fed with, of each image's test view; from the disk where it is there.
@@ -67,7 +68,7 @@ def extract(model: Classifier, source: Source, *, precision: str = "float32", wo
 
     Raises:
         UserError: an unreadable image; the disk is full.
-        engine.Stopped: `signals` was asked.
+        Stopped: `signals` was asked.
     """
     model.eval()
     key = identity(model, source, precision)
@@ -109,5 +110,5 @@ def _compute(model: Classifier, batches, dtype, signals, progress) -> np.ndarray
         rows.append(found.float().cpu().numpy())
         progress(len(x), "features")
         if signals and signals.asked:
-            raise engine.Stopped
+            raise Stopped
     return np.concatenate(rows)

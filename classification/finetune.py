@@ -13,6 +13,7 @@ from classification.sources import Source
 from classification.task import Task, Trial
 from classification.training import EVAL_BATCH, Training, identity
 from robust_backbones import checkpoint
+from robust_backbones.stopping import Stopped
 
 BEST, LAST = "best.pt", "checkpoint.pt"
 CHOOSING, FINAL = "choosing", "final"
@@ -81,7 +82,7 @@ def _train(task: Task, one: Run, place: str) -> dict:
         decide, else of the last one; `epoch`: which that is; `last`: of the last epoch.
     """
     if task.signals.asked:
-        raise engine.Stopped
+        raise Stopped
     settings, monitored = task.settings, None
     if one.part == FINAL:
         fit = task.train.subset(task.images(one.trial))

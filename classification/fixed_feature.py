@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from classification import engine, features, neighbours, probe, progress, protocols
+from classification import features, neighbours, probe, progress, protocols
 from classification.sources import Source
 from classification.task import Task, Trial
+from robust_backbones.stopping import Stopped
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def run(task: Task) -> list[Trial]:
     chosen = []
     for trial in task.trials:
         if task.signals.asked:
-            raise engine.Stopped
+            raise Stopped
         chosen.append(_choose(task, row, trial, needed, x))
     x_test = _features(task, task.test)
     return [

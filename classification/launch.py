@@ -12,8 +12,7 @@ import torch
 from classification import distributed, engine
 from robust_backbones import results
 from robust_backbones.files import claimed
-
-STOPPED = 75  # exit code EX_TEMPFAIL: what schedulers take for "try again"
+from robust_backbones.stopping import STOPPED, Stopped
 
 
 @contextlib.contextmanager
@@ -46,7 +45,7 @@ def once(output: Path, settings: dict, work: Callable[[], None], again: str) -> 
     with claimed(output) if first else contextlib.nullcontext():
         try:
             work()
-        except engine.Stopped:
+        except Stopped:
             if first:
                 print(f"stopped; all is saved in {output}. {again}", flush=True)
             sys.exit(STOPPED)

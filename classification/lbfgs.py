@@ -4,7 +4,6 @@ All problems are evaluated together, once per iteration: one that accepts its tr
 another halves its step, and those that have converged leave the batch.
 """
 
-import math
 from dataclasses import dataclass, fields
 
 import torch
@@ -16,29 +15,34 @@ SHORTEST = 1e-12  # a step below this finds nothing but rounding
 
 
 class Metric:
-    """A preconditioner up to scale: the inverse of moment + ratio * I, bias (last) unpenalised.
+    """A preconditioner: the inverse of mass * (moment + ratio * I), bias (last) unpenalised. Along
+    the path, moment and ratio change slowly, so that neighbours can share all but the mass.
 
     Args:
-        moment: `(D, D)`, as `logistic.Images.second_moment` returns.
-        ratio: penalty over the mass of the images.
+        moment: `(D, D)` float32, as `logistic.Images.second_moment` returns.
+        ratio: penalty over the mass, which is the sum of the images' weights in the moment.
     """
 
     def __init__(self, moment: Tensor, ratio: float):
         self.moment, self.ratio = moment, ratio
         matrix, ridge = moment.clone(), torch.full_like(moment[0], ratio)
         ridge[-1] = 0
-        # What rounding may have taken from positive definiteness is given back.
-        ridge += 100 * torch.finfo(moment.dtype).eps * (moment.diagonal().mean() + ratio)
         matrix.diagonal().add_(ridge)
-        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+        # What rounding may have taken from positive definiteness is given back; rarely more.
+        share, failed = 100 * torch.finfo(moment.dtype).eps, True
+        while failed:
+            matrix.diagonal().mul_(1 + share)
+            factor, failed = torch.linalg.cholesky_ex(matrix)
+            share *= 10
+        self.inverse = torch.cholesky_inverse(factor)
 
     def near(self, ratio: float) -> bool:
         """Whether a metric with that ratio would hardly be better."""
         return 0.25 < ratio / self.ratio < 4
 
-    def __call__(self, g: Tensor) -> Tensor:
-        """g: `(..., D)` -> the same shape."""
-        return g @ self.inverse
+    def apply(self, g: Tensor, mass: float) -> Tensor:
+        """g: `(..., D)` -> the same shape, scaled as the inverse Hessian at that mass."""
+        return (g.float() @ self.inverse).to(g.dtype) / mass
 
 
 class Pairs:
@@ -72,10 +76,10 @@ class Pairs:
         self.gamma = torch.where(accepted, sy / yz, self.gamma)
         self.next = (self.next + 1) % MEMORY
 
-    def renew(self, row: int, metric) -> None:
+    def renew(self, row: int, metric: Metric, mass: float) -> None:
         """The problem in that row has got another metric."""
         y = self.y[row]
-        self.z[row] = metric(y.view(MEMORY, -1, len(metric.moment))).view_as(y)
+        self.z[row] = metric.apply(y.view(MEMORY, -1, len(metric.moment)), mass).view_as(y)
         sy, yz = (self.s[row] * y).sum(1), (y * self.z[row]).sum(1)
         newest = [i % MEMORY for i in range(self.next - 1, self.next - 1 - MEMORY, -1)]
         self.gamma[row] = next((sy[i] / yz[i] for i in newest if sy[i] > 0 and yz[i] > 0), 1.0)
@@ -135,10 +139,7 @@ class Solution:
 
 
 class Batch:
-    """One run. `solve` is its only user.
-
-    Args: as for `solve`.
-    """
+    """One run of `solve`, which has the same arguments."""
 
     def __init__(self, images, penalties: Tensor, v: Tensor, metrics: list[Metric]):
         self.images, self.active, self.metrics = images, list(range(len(v))), list(metrics)
@@ -146,7 +147,7 @@ class Batch:
         for row, ratio in enumerate((penalties / mass).tolist()):
             if not metrics[row].near(ratio):
                 self.metrics[row] = Metric(metrics[row].moment, ratio)
-        self.scales = mass.tolist()  # of the metrics
+        self.masses = mass.tolist()  # when the metrics were made
         self.state = State(penalties, v, f, g, mass, self.apply(g), torch.ones_like(f))
         self.pairs = Pairs(v)
         # A new metric costs as much as this many iterations. A third of them is worth waiting for.
@@ -156,13 +157,10 @@ class Batch:
         self.solution = Solution(v.clone(), f.clone(), g.clone(), torch.zeros_like(f).long(),
                                  torch.zeros_like(f).bool(), list(self.metrics))  # fmt: skip
 
-    def metric_of(self, row: int):
-        """Scaled to the Hessian, so that a first step has about the right length."""
-        return _Scaled(self.metrics[row], 1 / self.scales[row])
-
     def apply(self, g: Tensor) -> Tensor:
         """Each problem's metric to its gradient `(P, K, D)`."""
-        return torch.stack([self.metric_of(row)(part) for row, part in enumerate(g)])
+        rows = zip(self.metrics, self.masses, g, strict=True)
+        return torch.stack([metric.apply(part, mass) for metric, mass, part in rows])
 
     def renew_old_metrics(self) -> None:
         """The weights of the images change on the way; later, they do so more slowly."""
@@ -172,11 +170,11 @@ class Batch:
                 continue
             state, self.ages[row] = self.state, 0
             self.patience[row] *= 2
-            self.scales[row] = state.mass[row].item()
-            ratio = state.penalties[row].item() / self.scales[row]
-            self.metrics[row] = Metric(self.images.second_moment(state.v[row]), ratio)
-            state.mg[row] = self.metric_of(row)(state.g[row])
-            self.pairs.renew(row, self.metric_of(row))
+            self.masses[row] = mass = state.mass[row].item()
+            ratio = state.penalties[row].item() / mass
+            metric = Metric(self.images.second_moment(state.v[row]), ratio)
+            self.metrics[row], state.mg[row] = metric, metric.apply(state.g[row], mass)
+            self.pairs.renew(row, metric, mass)
 
     def advance(self, direction: Tensor, slope: Tensor) -> None:
         """Try one point for each problem; a backtracking line search, spread over iterations."""
@@ -205,19 +203,11 @@ class Batch:
             out.iterations[i], out.converged[i] = iteration, converged[row]
             out.metrics[i] = self.metrics[row]
         rows = (~finished).nonzero().flatten()
-        for name in ("active", "metrics", "scales", "ages", "patience"):
+        for name in ("active", "metrics", "masses", "ages", "patience"):
             setattr(self, name, [getattr(self, name)[row] for row in rows.tolist()])
         self.state = s.rows(rows)
         self.pairs.keep(rows)
         return rows
-
-
-class _Scaled:
-    def __init__(self, metric: Metric, scale: float):
-        self.moment, self.metric, self.scale = metric.moment, metric, scale
-
-    def __call__(self, g: Tensor) -> Tensor:
-        return self.metric(g) * self.scale
 
 
 def solve(images, penalties: Tensor, v: Tensor, metrics: list[Metric], tolerance: float,
@@ -245,5 +235,5 @@ def solve(images, penalties: Tensor, v: Tensor, metrics: list[Metric], tolerance
         if not batch.active:
             break
         batch.advance(direction, slope)
-    assert not batch.active and not math.isnan(batch.solution.objective.sum().item())
+    assert not batch.active and batch.solution.objective.isfinite().all()
     return batch.solution

@@ -85,11 +85,18 @@ class Images:
         return value, gradient, mass.clamp_min(len(self.x) * EMPTY)
 
     def second_moment(self, v: Tensor) -> Tensor:
-        """`(D, D)`: mean of x x^T over images, weighted as in the preconditioner. v: `(K, D)`."""
+        """`(D, D)` float32: mean of x x^T over images, weighted as in the preconditioner.
+
+        A metric need not be exact, and where features are many, it takes most of the time.
+
+        Args:
+            v: `(K, D)`.
+        """
         residuals, _ = _softmax((v @ self.x.T)[None], self.y)
         weights = _curvature(residuals, self.y)[0]
         weights = weights / weights.sum().clamp_min(len(self.x) * EMPTY)
-        return (self.x * weights[:, None]).T @ self.x
+        x = self.x.float()
+        return (x * weights[:, None].float()).T @ x
 
 
 def _softmax(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

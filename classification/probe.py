@@ -20,13 +20,13 @@ from robust_backbones.errors import UserError
 __all__ = ["PENALTIES", "Chosen", "Probes", "choose", "choose_neighbours", "few_shot", "fit",
            "nearest", "refit"]  # fmt: skip
 
-PENALTIES = tuple(10 ** (-6 + i / 4) for i in range(45))
-STEP = 10**0.25  # from one penalty to the next, where the path is extended
+PER_DECADE = 4  # penalties, on the path and where it is extended
+PENALTIES = tuple(10 ** (-6 + i / PER_DECADE) for i in range(45))
 DECADES = 2  # added at once
 EXTENSIONS = 3  # of each end
 LOGITS = 2**24  # in memory at once
 
-Metric = Callable[[Tensor, Tensor, int], float]
+Accuracy = Callable[[Tensor, Tensor, int], float]
 
 
 @dataclass
@@ -136,7 +136,7 @@ def fit(x: Tensor, y: Tensor, classes: int, penalties: Sequence[float] | Tensor 
 
 
 def choose(x_train: Tensor, y_train: Tensor, x_val: Tensor, y_val: Tensor, classes: int,
-           metric: Metric, *, penalties: Sequence[float] = PENALTIES, extend: bool = True,
+           metric: Accuracy, *, penalties: Sequence[float] = PENALTIES, extend: bool = True,
            **options) -> Chosen:  # fmt: skip
     """The penalty with the best validation value; of several, the one nearest to the path's middle.
 
@@ -167,9 +167,9 @@ def choose(x_train: Tensor, y_train: Tensor, x_val: Tensor, y_val: Tensor, class
             break
         left[end] -= 1
         extended += DECADES
-        ratio = STEP if end else 1 / STEP
-        edge = probes.penalties[end].item()
-        more = sorted(edge * ratio**i for i in range(1, 4 * DECADES + 1))
+        edge, sign = probes.penalties[end].item(), 1 if end else -1
+        powers = range(1, PER_DECADE * DECADES + 1)
+        more = sorted(edge * 10 ** (sign * i / PER_DECADE) for i in powers)
         added = fit(x_train, y_train, classes, more, **options | {"start": probes.one(end)})
         parts = [probes, added] if end else [added, probes]
         new = [metric(row, labels, classes) for row in added.predict(x_val).cpu()]

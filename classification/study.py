@@ -3,55 +3,29 @@
 python -m classification.study run configs/studies/cifar_protocols.yaml --set data=/data/cifar10
 python -m classification.study table configs/studies/cifar_protocols.yaml
 
-A study file is YAML: `output`, a folder; `common`, options of `classification.transfer` for all
-runs; `axes`, one or more, each with values: a label and the options that it stands for. Finished
-runs are skipped, interrupted ones go on.
+A study file is YAML: `output`, a folder; `command`, `transfer` (the default) or `detection`;
+`common`, options of `classification.transfer` for all runs, or, for detection, `config`, `seeds`,
+`gpus` and config keys; `axes`, one or more, each with values: a label and the options that it
+stands for. Finished runs are skipped, interrupted ones go on.
 
 Exit codes: 0 finished, 2 a mistake of the user or a run that failed, 75 stopped.
 """
 
 import argparse
 import itertools
-import json
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import yaml
 
+from classification.study_commands import COMMANDS, Run
 from robust_backbones.errors import UserError, user_errors
+from robust_backbones.stopping import STOPPED
 
-STOPPED = 75  # as `classification.transfer` has it
-PARTS = {"output", "common", "axes"}
-
-
-@dataclass(frozen=True)
-class Run:
-    """One combination.
-
-    Attributes:
-        labels: axis -> the label of its value.
-        options: of `classification.transfer`.
-        folder: for its results.
-    """
-
-    labels: dict[str, str]
-    options: dict
-    folder: Path
-
-    def arguments(self) -> list[str]:
-        """Of the command line."""
-        words = ["--output", str(self.folder)]
-        for name, value in self.options.items():
-            option = f"--{name.replace('_', '-')}"
-            if value is True:
-                words.append(option)
-            elif value is not False:
-                words += [option, *map(str, value if isinstance(value, list) else [value])]
-        return words
+PARTS = {"command", "output", "common", "axes"}
 
 
 def main(argv=None) -> None:
@@ -99,14 +73,14 @@ def read(path: Path, changes: dict | None = None) -> list[Run]:
         raise UserError(f"{path} is not YAML: {error}") from None
     _check(path, study)
     runs, folder = [], Path(study["output"])
-    axes = study["axes"]
+    axes, command = study["axes"], study.get("command", "transfer")
     for labels in itertools.product(*axes.values()):
         options = dict(study.get("common", {}))
         for axis, label in zip(axes.values(), labels, strict=True):
             options |= axis[label]
         slug = re.sub(r"[^\w.+=-]+", "_", "-".join(labels))
         named = dict(zip(axes, labels, strict=True))
-        runs.append(Run(named, options | (changes or {}), folder / slug))
+        runs.append(Run(named, options | (changes or {}), folder / slug, command))
     if len({run.folder for run in runs}) < len(runs):
         raise UserError(f"{path} has labels that differ in punctuation only; name them otherwise.")
     return runs
@@ -114,7 +88,11 @@ def read(path: Path, changes: dict | None = None) -> list[Run]:
 
 def _check(path: Path, study) -> None:
     if not isinstance(study, dict) or set(study) - PARTS or not {"output", "axes"} <= set(study):
-        raise UserError(f"{path} needs output and axes, and may have common; nothing else.")
+        raise UserError(
+            f"{path} needs output and axes, and may have command and common; nothing else."
+        )
+    if (command := study.get("command", "transfer")) not in COMMANDS:
+        raise UserError(f"{path}: command '{command}' is unknown; one of: {', '.join(COMMANDS)}.")
     tables = [study.get("common", {}), study["axes"]]
     if all(isinstance(table, dict) for table in tables):
         tables += [*study["axes"].values()]
@@ -133,11 +111,12 @@ def _run_all(runs: list[Run]) -> None:
     failed = []
     for number, run in enumerate(runs, 1):
         print(f"run {number} of {len(runs)}: {', '.join(run.labels.values())}", flush=True)
-        command = [sys.executable, "-m", "classification.transfer", *run.arguments()]
-        code = subprocess.run(command).returncode
-        if code == STOPPED:
-            sys.exit(STOPPED)
-        if code:
+        codes = []
+        for line in run.lines():
+            codes.append(subprocess.run(line).returncode)
+            if codes[-1] == STOPPED:
+                sys.exit(STOPPED)
+        if any(codes):
             failed.append(", ".join(run.labels.values()))
     if failed:
         raise UserError(f"{len(failed)} of {len(runs)} runs failed: {'; '.join(failed)}. Their "
@@ -145,28 +124,13 @@ def _run_all(runs: list[Run]) -> None:
 
 
 def table(runs: list[Run]) -> str:
-    """A Markdown table: accuracy in percent, mean and standard deviation over the trials."""
+    """A Markdown table: percent, mean and standard deviation over trials or seeds."""
     axes = list(runs[0].labels)
-    lines = [f"| {' | '.join(axes)} | accuracy, % | best epoch | trials |",
-             "|" + "---|" * (len(axes) + 3)]  # fmt: skip
+    heads = [*axes, *COMMANDS[runs[0].command].columns]
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for run in runs:
-        lines.append(f"| {' | '.join([*run.labels.values(), *_cells(run)])} |")
+        lines.append(f"| {' | '.join([*run.labels.values(), *run.cells()])} |")
     return "\n".join(lines)
-
-
-def _cells(run: Run) -> list[str]:
-    """Accuracy of what counts; where that is the best epoch on the test images, the last one's is
-    told first and the best one's beside it."""
-    path = run.folder / "result.json"
-    if not path.exists():
-        return ["", "", "missing"]
-    found = json.loads(path.read_text(encoding="utf-8"))["metrics"]
-    spread = f" ± {found['sd']:.2f}" if found["sd"] is not None else ""
-    accuracy = f"{found['accuracy']:.2f}{spread}"
-    trials = str(len(found["trials"]))
-    if (last := found.get("last_epoch_accuracy")) is not None:
-        return [f"{last:.2f}", accuracy, trials]
-    return [accuracy, "", trials]
 
 
 if __name__ == "__main__":

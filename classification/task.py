@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from classification import engine, metrics, models, protocols, sources
+from classification import metrics, models, protocols, sources
 from classification.datasets import DATASETS
 from classification.models import Classifier
 from classification.probe import few_shot
 from classification.sources import Source
 from robust_backbones.checkpoint import Checkpoint
 from robust_backbones.errors import UserError
+from robust_backbones.stopping import StopSignals
 from robust_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
 IDENTITY = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # statistics that change nothing
@@ -45,7 +46,7 @@ class Task:
     device: torch.device
     workers: int = 0
     save_seconds: float = 600.0
-    signals: engine.StopSignals = field(default_factory=engine.StopSignals)
+    signals: StopSignals = field(default_factory=StopSignals)
 
     @property
     def trials(self) -> range:

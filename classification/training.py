@@ -14,6 +14,7 @@ from classification.learner import Learner, NotFinite, Sums, seed_of
 from classification.schedules import learning_rate
 from robust_backbones import checkpoint, results
 from robust_backbones.errors import UserError
+from robust_backbones.stopping import Stopped, StopSignals
 
 EVAL_BATCH = 200  # images at once, in each process
 LAST_GOOD = "last_good.pt"  # the weights of before a collapse
@@ -55,14 +56,14 @@ class Training:
         self.batches = loader.steps(train, settings["batch_size"])
         self.epoch = self.batch = 0  # done; of the present epoch
         self.sums, self.history, self.seconds = Sums(), [], 0.0
-        self.signals = engine.StopSignals()
+        self.signals = StopSignals()
         self.writes = distributed.rank() == 0
 
     def run(self) -> None:
         """Train to the end, or go on to it.
 
         Raises:
-            engine.Stopped: a signal came; all is saved.
+            Stopped: a signal came; all is saved.
             UserError: the loss is not finite, or the disk is full.
         """
         self._resume()
@@ -185,7 +186,7 @@ class Training:
         if stop or due:
             self._save()
         if stop:
-            raise engine.Stopped
+            raise Stopped
 
     def _keep_batch(self, error: NotFinite):
         """Save the images that made the loss not finite, and say where."""
@@ -215,7 +216,7 @@ class Training:
         """Evaluate, note the numbers, save."""
         try:
             tested = self.examine(self)
-        except engine.Stopped:
+        except Stopped:
             self._save()
             raise
         sums = self._total()

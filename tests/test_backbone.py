@@ -7,8 +7,9 @@ import torch
 from conftest import random_network
 
 from robust_backbones.detection import backbone, config, verify
+from robust_backbones.detection.paths import find_resnet
 from robust_backbones.errors import UserError
-from robust_backbones.zoo import RESNETS
+from robust_backbones.zoo import RESNETS, select
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -21,17 +22,65 @@ def small(cfg):
     return cfg
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_every_config_builds_and_runs(path):
+# One for each network with and without masks; of data sets only the number of classes differs.
+BUILT = [
+    "voc_faster_rcnn_standard", "coco_faster_rcnn_robust_eps3", "coco_mask_rcnn_robust_eps3",
+    "coco_mask_rcnn_resnet18_standard", "coco_mask_rcnn_wide_resnet50_2_robust_eps3",
+    "digits_mask_rcnn_robust",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_a_config_builds_and_runs(name):
     from detectron2.modeling import build_model
 
-    cfg = small(config.load_config(path))
+    cfg = small(config.load_config(ROOT / f"configs/{name}.yaml"))
     model = build_model(cfg).eval()
     image = torch.randint(0, 256, (3, 64, 96)).float()
     with torch.no_grad():
         (output,) = model([{"image": image, "height": 64, "width": 96}])
     assert output["instances"].has("pred_masks") == cfg.MODEL.MASK_ON
-    assert cfg.OUTPUT_DIR == f"output/{path.stem}"  # two configs never share a folder
+
+
+def expected_configs() -> dict[str, tuple]:
+    """`{name: (weights, masks, iterations)}` of the whole matrix, from the table of models."""
+    fifty = [m for m in select(arch="resnet50") if m.listed]
+    voc = {m.name: _middle(m) for m in fifty}
+    expected = {f"voc_faster_rcnn_{end}": (name, False, 18000) for name, end in voc.items()}
+    for head in ("faster", "mask"):
+        for m in fifty:
+            if m.constraint == "l2" and m.eps in (0, 0.01, 0.05, 1, 3, 5):
+                for end, iterations in (("", 270000), ("_1x", 90000)):
+                    name = f"coco_{head}_rcnn_{_middle(m)}{end}"
+                    expected[name] = (m.name, head == "mask", iterations)
+    for arch in ("resnet18", "wide_resnet50_2", "wide_resnet50_4"):
+        for m in select(arch=arch, constraint="l2"):
+            if m.eps in (0, 3):
+                expected[f"coco_mask_rcnn_{arch}_{_middle(m)}"] = (m.name, True, 270000)
+    return expected
+
+
+def _middle(model) -> str:
+    if model.eps == 0:
+        return "standard"
+    family = "linf_" if model.constraint == "linf" else ""
+    return f"robust_{family}eps{float(model.eps_text):g}"
+
+
+def test_the_matrix_of_configs_is_whole():
+    expected = expected_configs()
+    found = {p.stem for p in CONFIGS} - {"digits_mask_rcnn_robust"}
+    assert found == set(expected)
+    for path in CONFIGS:
+        if path.stem not in found:
+            continue
+        cfg = config.load_config(path)
+        weights, masks, iterations = expected[path.stem]
+        assert cfg.MODEL.WEIGHTS == f"robust://{weights}"
+        assert (cfg.MODEL.MASK_ON, cfg.SOLVER.MAX_ITER) == (masks, iterations)
+        assert find_resnet(weights).arch == cfg.MODEL.ROBUST.ARCH
+        assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == (20 if path.stem.startswith("voc") else 80)
+        assert cfg.OUTPUT_DIR == f"output/{path.stem}"
 
 
 @pytest.mark.parametrize("arch", RESNETS)
@@ -107,3 +156,15 @@ def test_gpus_that_are_not_there(monkeypatch):
     assert cfg.MODEL.DEVICE == "cpu"
     with pytest.raises(UserError, match="--num-gpus 2, but this machine has 0"):
         config.set_device(cfg, 2)
+
+
+def test_a_second_call_resets_nothing():
+    from detectron2.config import get_cfg
+
+    cfg = get_cfg()
+    cfg.SEED = 3
+    config.add_robust_config(cfg)
+    assert cfg.SEED == 3 and cfg.MODEL.ROBUST.ARCH == "resnet50"
+    cfg.MODEL.ROBUST.ARCH = "resnet18"
+    config.add_robust_config(cfg)
+    assert cfg.MODEL.ROBUST.ARCH == "resnet18"

@@ -1,5 +1,6 @@
 """The bridges: enough for Detectron2, and nothing left behind."""
 
+import importlib
 import subprocess
 import sys
 import textwrap
@@ -134,3 +135,11 @@ def test_the_environment_report_works():
         print(collect_env_info())
     """)
     assert "detectron2" in out
+
+
+def test_the_exporter_is_there_without_caffe2():
+    importlib.import_module("robust_backbones.detection")
+    from detectron2 import export
+
+    assert export.TracingAdapter.__module__ == "detectron2.export.flatten"
+    assert callable(export.scripting_with_instances)

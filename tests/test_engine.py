@@ -13,6 +13,7 @@ from classification import engine
 from classification.attacks import pgd
 from classification.learner import Learner
 from robust_backbones.errors import UserError
+from robust_backbones.stopping import Stopped, StopSignals
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def test_no_images(trained):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_are_noted_and_the_handlers_put_back(number):
     before = signal.getsignal(number)
-    with engine.StopSignals().watched() as signals:
+    with StopSignals().watched() as signals:
         assert not signals.asked
         os.kill(os.getpid(), number)
         assert signals.asked
@@ -63,7 +64,7 @@ def test_signals_are_noted_and_the_handlers_put_back(number):
 
 
 def test_an_evaluation_stops_between_batches(trained):
-    signals, seen = engine.StopSignals(), []
+    signals, seen = StopSignals(), []
 
     def until_asked():
         for x, y in batches(*blobs(30)):
@@ -71,7 +72,7 @@ def test_an_evaluation_stops_between_batches(trained):
             signals.asked = len(seen) == 2
             yield x, y
 
-    with pytest.raises(engine.Stopped):
+    with pytest.raises(Stopped):
         engine.evaluate(trained, until_asked(), stop=signals)
     assert len(seen) == 2
 

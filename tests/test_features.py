@@ -7,9 +7,10 @@ import pytest
 import torch
 from conftest import random_network
 
-from classification import engine, features, loader
+from classification import features, loader
 from classification.datasets import open_split
 from classification.models import Classifier
+from robust_backbones.stopping import Stopped, StopSignals
 
 
 @pytest.fixture(autouse=True)
@@ -111,12 +112,12 @@ def test_what_was_interrupted_goes_on(source, counted):
     for file in sorted(folder.glob("*.npy"))[1:]:
         file.unlink()
     counted.clear()
-    signals = engine.StopSignals()
+    signals = StopSignals()
 
     def stop_in_the_second_piece(images, doing):
         signals.asked = len(counted) > 0
 
-    with pytest.raises(engine.Stopped):
+    with pytest.raises(Stopped):
         features.extract(network(), source, signals=signals, progress=stop_in_the_second_piece)
     assert len(list(folder.glob("*.npy"))) == 1
     counted.clear()

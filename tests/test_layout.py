@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-BORDER = {"errors", "files", "networks", "results", "zoo", "weights", "checkpoint"}
+BORDER = {"errors", "files", "networks", "results", "stopping", "zoo", "weights", "checkpoint"}
 FILES = sorted((ROOT / "robust_backbones").rglob("*.py")) + sorted(
     (ROOT / "classification").rglob("*.py")
 )
@@ -39,7 +39,18 @@ def test_arrows_go_one_way(path):
 
 
 @pytest.mark.parametrize(
-    "name", ["__init__", "zoo", "zoo_command", "errors", "files", "digests", "download", "weights"]
+    "name",
+    [
+        "__init__",
+        "zoo",
+        "zoo_command",
+        "errors",
+        "files",
+        "digests",
+        "download",
+        "weights",
+        "stopping",
+    ],
 )
 def test_light_files_import_no_torch(name):
     names = imports(ROOT / "robust_backbones" / f"{name}.py")

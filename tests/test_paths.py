@@ -147,7 +147,7 @@ def test_the_same_name_gives_the_classifier():
 def test_names_in_configs_are_published(config_file):
     name = config.load_config(config_file).MODEL.WEIGHTS
     if "digits" not in config_file.name:
-        assert paths.find_resnet(name).sha256
+        assert paths.find_resnet(name).listed
 
 
 RANKS = """

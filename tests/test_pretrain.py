@@ -14,7 +14,6 @@ from small_data import write_tree
 from classification import (
     attacks,
     engine,
-    launch,
     learner,
     loader,
     methods,
@@ -26,6 +25,7 @@ from classification.datasets import DATASETS, open_split
 from classification.models import load_classifier
 from classification.shard_writer import write_shards
 from robust_backbones import checkpoint
+from robust_backbones.stopping import STOPPED
 
 FEW = ["--arch", "shufflenet_v2_x1_0", "--dataset", "digits", "--limit", "24", "--test-limit",
        "20", "--epochs", "2", "--batch-size", "12", "--steps", "1", "--eval-steps", "2", "--seed",
@@ -125,7 +125,7 @@ def test_a_signal_saves_and_exits_with_75_and_resume_auto_goes_on(tmp_path, numb
         time.sleep(0.05)
     process.send_signal(number)
     out, _ = process.communicate(timeout=120)
-    assert process.returncode == launch.STOPPED
+    assert process.returncode == STOPPED
     assert f"stopped; all is saved in {tmp_path}. Go on with --resume" in out
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     expected = f"resuming after {state['epoch']} of 60 epochs and {state['batch']} of 2 steps"

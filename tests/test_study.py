@@ -1,5 +1,6 @@
 """Study files: which runs they ask for, what happens to them, the table, and mistakes in them."""
 
+import json
 import re
 import subprocess
 from types import SimpleNamespace
@@ -9,6 +10,8 @@ import yaml
 from transfer_runs import write_network
 
 from classification import study, transfer_options
+from robust_backbones.errors import UserError
+from robust_backbones.stopping import STOPPED
 
 FILE = {
     "output": "out",
@@ -39,9 +42,40 @@ def test_every_combination_once(tmp_path):
 
 def test_options_become_a_command_line():
     options = {"save_classifier": True, "compile": False, "lr": [0.1, 0.01], "trials": 2}
-    run = study.Run({}, options, "folder")
-    assert run.arguments() == ["--output", "folder", "--save-classifier", "--lr", "0.1", "0.01",
-                               "--trials", "2"]  # fmt: skip
+    (line,) = study.Run({}, options, "folder").lines()
+    assert line[1:] == ["-m", "classification.transfer", "--output", "folder", "--save-classifier",
+                        "--lr", "0.1", "0.01", "--trials", "2"]  # fmt: skip
+
+
+def test_seeds_of_a_detector_are_runs_of_their_own(tmp_path):
+    options = {"config": "c.yaml", "seeds": 2, "gpus": 8, "MODEL.WEIGHTS": "w.pth"}
+    run = study.Run({"weights": "robust"}, options, tmp_path, "detection")
+    first, second = run.lines()
+    assert first[2:] == ["--config", "c.yaml", "--resume", "--num-gpus", "8", "MODEL.WEIGHTS",
+                         "w.pth", "SEED", "0", "OUTPUT_DIR", str(tmp_path / "seed0")]  # fmt: skip
+    assert second[-3:] == ["1", "OUTPUT_DIR", str(tmp_path / "seed1")]
+    assert run.cells() == ["", "", "missing"]
+    for seed, (box, mask) in enumerate([(40.0, 36.0), (41.0, None)]):
+        (tmp_path / f"seed{seed}").mkdir()
+        metrics = {"val": {"bbox": {"AP": box}, "segm": {"AP": mask}}}
+        text = json.dumps({"metrics": metrics})
+        (tmp_path / f"seed{seed}" / "result.json").write_text(text)
+    assert run.cells() == ["40.50 ± 0.71", "36.00", "2 of 2"]
+    with pytest.raises(UserError, match="the run robust has no option 'config'"):
+        study.Run({"weights": "robust"}, {}, tmp_path, "detection").lines()
+
+
+@pytest.mark.parametrize("name", ["detection", "small_detection"])
+def test_the_studies_of_detectors_ask_for_configs_that_there_are(request, name):
+    from robust_backbones.detection import config
+
+    root = request.config.rootpath
+    runs = study.read(root / "configs" / "studies" / f"{name}.yaml")
+    for run in runs:
+        line = run.lines()[-1]
+        keys = line[line.index("--num-gpus") + 2 :]
+        cfg = config.load_config(root / line[line.index("--config") + 1], keys)
+        assert cfg.SEED == len(run.lines()) - 1
 
 
 @pytest.mark.parametrize("name", ["cifar_protocols", "small_transfer", "small_protocols"])
@@ -50,7 +84,9 @@ def test_the_studies_that_come_along_ask_for_what_there_is(request, name):
     parser = transfer_options.parser("")
     known = {"arch": "resnet50", "image_size": None, "weights_sha256": "0"}
     runs = study.read(folder / f"{name}.yaml")
-    found = [transfer_options.settings(parser.parse_args(run.arguments()), known) for run in runs]
+    found = [
+        transfer_options.settings(parser.parse_args(run.lines()[0][3:]), known) for run in runs
+    ]
     assert len({str(settings | {"weights": run.options["weights"]} | run.labels)
                 for settings, run in zip(found, runs, strict=True)}) == len(runs)  # fmt: skip
 
@@ -85,12 +121,12 @@ def test_a_stopped_study_ends_as_stopped_runs_do(tmp_path, monkeypatch):
 
     def run(command):
         calls.append(command)
-        return SimpleNamespace(returncode=study.STOPPED)
+        return SimpleNamespace(returncode=STOPPED)
 
     monkeypatch.setattr(subprocess, "run", run)
     with pytest.raises(SystemExit) as stop:
         study.main(["run", str(write(tmp_path / "s.yaml", FILE))])
-    assert stop.value.code == study.STOPPED and len(calls) == 1
+    assert stop.value.code == STOPPED and len(calls) == 1
 
 
 def test_what_is_missing_is_said(tmp_path, capsys):
@@ -104,7 +140,11 @@ def test_what_is_missing_is_said(tmp_path, capsys):
         ("a: [", "is not YAML"),
         ("- 1", "needs output and axes"),
         ({"output": "o"}, "needs output and axes"),
-        (FILE | {"seeds": 3}, "needs output and axes, and may have common; nothing else"),
+        (
+            FILE | {"seeds": 3},
+            "and may have command and common; nothing else",
+        ),
+        (FILE | {"command": "pretrain"}, "'pretrain' is unknown; one of: transfer, detection"),
         (FILE | {"axes": {}}, "axes one of axis names to"),
         (FILE | {"axes": {"a": ["b"]}}, "axes one of axis names to"),
         (FILE | {"axes": {"a": {"b": 1}}}, "axes one of axis names to"),

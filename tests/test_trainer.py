@@ -243,21 +243,38 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path, resnet18_backbone):
 def test_a_used_folder_is_not_written_over(tmp_path, resnet18_backbone):
     (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
     with pytest.raises(UserError, match="holds a run already; pass --resume"):
-        run.check_folder(small(tmp_path, resnet18_backbone), resume=False)
+        run.continued(small(tmp_path, resnet18_backbone), False, False)
 
 
-def test_a_changed_setting_is_told_at_resuming(tmp_path, resnet18_backbone, caplog):
+CHANGES = [  # key, value now, with --restart-schedule, value used, what is said
+    ("SOLVER.BASE_LR", "0.5", False, 0.02, "began with 0.02, and goes on with that. --restart"),
+    ("SOLVER.BASE_LR", "0.5", True, 0.5, "began with 0.02, and goes on with the new one"),
+    ("SOLVER.STEPS", "(3,)", False, (450, 550), "SOLVER.STEPS is [3]; the run began with [450, "),
+    ("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "1.0", False, 1.0, "goes on with the new one"),
+    ("MODEL.WEIGHTS", "other.pth", True, None, "goes on with weights of its own. Other weights"),
+    ("TEST.EVAL_PERIOD", "9", False, 9, None),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "restart", "used", "said"), CHANGES)
+def test_what_differs_at_resuming_is_said(
+    tmp_path, resnet18_backbone, caplog, key, value, restart, used, said
+):
     before = small(tmp_path, resnet18_backbone)
     (tmp_path / "config.yaml").write_text(before.dump())
     (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
-    after = small(tmp_path, resnet18_backbone, **{"SOLVER.BASE_LR": "0.5", "TEST.EVAL_PERIOD": "9"})
+    after = small(tmp_path, resnet18_backbone, **{key: value})
     with caplog.at_level("WARNING"):
-        run.check_folder(after, resume=True)
-    assert caplog.messages == ["resuming with SOLVER.BASE_LR 0.5; the run began with 0.02"]
+        cfg = run.continued(after, True, restart)
+    for part in key.split("."):
+        cfg = cfg[part]
+    assert cfg == (str(resnet18_backbone) if used is None else used)
+    assert len(caplog.messages) == (said is not None)
+    assert said is None or said in caplog.messages[0]
 
 
 MISTAKES = [
-    (["--config", "configs/none.yaml"], "config file 'configs/none.yaml' does not exist"),
+    (["--config", "configs/coco_mask_rcn.yaml"], "does not exist; did you mean configs/coco_mask_"),
     (["SOLVER.MAX_ITR", "3"], "SOLVER.MAX_ITR"),
     (["DATASETS.TRAIN", "['digit_scene']"], "'digit_scene' is not registered; known: digit"),
     (["DATASETS.TEST", "['coco_2017_val']"], "set DETECTRON2_DATASETS"),
@@ -269,6 +286,7 @@ MISTAKES = [
     (["SOLVER.MAX_ITER", "0"], "SOLVER.MAX_ITER is 0; it must be at least 1"),
     (["SOLVER.REFERENCE_WORLD_SIZE", "3"], "it must be 0 or a divisor of SOLVER.IMS_PER_BATCH, 2"),
     (["MODEL.ROI_HEADS.NUM_CLASSES", "3"], "'digit_scenes_train' has 10 classes; set it to 10"),
+    (["MODEL.META_ARCHITECTURE", "RetinaNet"], "RETINANET.NUM_CLASSES is 80, but data set 'digit"),
     (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN is (); it must be at least one data set"),
     (["SOLVER.BASE_LR", "1e9", "SOLVER.CLIP_GRADIENTS.ENABLED", "False"], "training diverged at"),
     (["SOLVER.IMS_PER_BATCH", "0"], "SOLVER.IMS_PER_BATCH is 0; it must be a positive multiple"),

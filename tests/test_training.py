@@ -22,6 +22,7 @@ from classification.pretraining import pretraining
 from classification.training import Training
 from robust_backbones.errors import UserError
 from robust_backbones.files import claimed
+from robust_backbones.stopping import Stopped
 
 SETTINGS = learning(steps=1) | dict(
     arch="small", dataset="digits", passes=3, epochs=3, batch_size=12, lr_schedule="one-cycle",
@@ -101,7 +102,7 @@ def stop_after(run: Training, steps: int, monkeypatch) -> None:
 def test_stopped_at_any_step_it_goes_on_bit_for_bit(tmp_path, straight, monkeypatch, steps):
     first = run_of(tmp_path)
     stop_after(first, steps, monkeypatch)
-    with pytest.raises(engine.Stopped):
+    with pytest.raises(Stopped):
         first.run()
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert 5 * state["epoch"] + state["batch"] == steps
@@ -119,7 +120,7 @@ def test_stopped_in_an_evaluation_it_goes_on_bit_for_bit(tmp_path, straight, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(engine, "evaluate", asked)
-        with pytest.raises(engine.Stopped):
+        with pytest.raises(Stopped):
             first.run()
     run_of(tmp_path).run()
     assert outcome(tmp_path) == straight
@@ -162,7 +163,7 @@ def test_killed_at_20_random_moments_it_ends_bit_identical(tmp_path):
 def test_other_settings_or_other_data_are_not_resumed(tmp_path, monkeypatch, changes):
     first = run_of(tmp_path)
     stop_after(first, 2, monkeypatch)
-    with pytest.raises(engine.Stopped):
+    with pytest.raises(Stopped):
         first.run()
     (name,) = changes
     with pytest.raises(UserError, match=f"{name} is .* there, {changes[name]} here"):
@@ -258,7 +259,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
     resource = pytest.importorskip("resource")
     first = run_of(tmp_path)
     stop_after(first, 2, monkeypatch)
-    with pytest.raises(engine.Stopped):
+    with pytest.raises(Stopped):
         first.run()
     before = (tmp_path / "checkpoint.pt").read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

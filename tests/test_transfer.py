@@ -13,10 +13,11 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from transfer_runs import FAST, TINY, run, table, write_network
 
-from classification import launch, loader, metrics, transfer, transfer_options
+from classification import loader, metrics, transfer, transfer_options
 from classification.datasets import open_split
 from classification.models import load_classifier
 from robust_backbones import checkpoint
+from robust_backbones.stopping import STOPPED
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +180,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(runs, network, tmp_path):
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=300)
         codes.append(process.returncode)
-    assert codes == [launch.STOPPED] * 2 and "Give the same command to go on." in out
+    assert codes == [STOPPED] * 2 and "Give the same command to go on." in out
     process = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0 and "resuming after" in process.stdout
     assert result(tmp_path)["metrics"] == expected

@@ -2,16 +2,21 @@
 """Train or evaluate a detector on a robust backbone.
 
 tools/train_net.py --config configs/coco_mask_rcnn_robust_eps3.yaml --num-gpus 8
+
+Exit codes: 0 finished, 2 a mistake of the user, 75 stopped by a signal (--resume goes on).
 """
 
 import argparse
+import multiprocessing
 import os
+import signal
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone works uninstalled
 
 from robust_backbones.errors import user_errors
+from robust_backbones.stopping import STOPPED, Stopped
 
 if __name__ == "__mp_main__":  # one of several processes: before Detectron2 is unpickled in it
     import robust_backbones.detection  # noqa: F401
@@ -26,8 +31,15 @@ def parse(argv=None) -> argparse.Namespace:
     add = parser.add_argument
     add("--config", "--config-file", dest="config", required=True, metavar="FILE",
         help="YAML file, such as those in configs/")
+    for split in ("train", "test"):
+        add(f"--dataset-{split}", action="append", default=[], metavar="NAME=DATA",
+            help=f"{split} on your own data, NAME=coco:IMAGES:ANNOTATIONS.json or "
+                 "NAME=voc:ROOT:SPLIT, or on a registered data set, NAME; may be repeated")
     add("--resume", action="store_true",
         help="continue from the last checkpoint in OUTPUT_DIR, if there is one")
+    add("--restart-schedule", action="store_true",
+        help="with --resume: go on by the learning rates and steps given now, not by those that "
+             "the run began with")
     add("--eval-only", action="store_true",
         help="evaluate MODEL.WEIGHTS (or, with --resume, the last checkpoint); do not train")
     add("--num-gpus", type=int, default=1, metavar="N",
@@ -52,7 +64,8 @@ def setup(args):
     """The configuration, with everything checked that can be before processes start."""
     from robust_backbones.detection import config
 
-    cfg = config.load_config(args.config, args.opts)
+    chosen = {"TRAIN": args.dataset_train, "TEST": args.dataset_test}
+    cfg = config.load_config(args.config, args.opts, datasets=chosen)
     notice = config.set_device(cfg, args.num_gpus, args.num_machines)
     config.check_inputs(cfg, train=not args.eval_only, resume=args.resume)
     if notice:
@@ -66,7 +79,20 @@ def run(cfg, args) -> None:
     with user_errors():
         from robust_backbones.detection import run as process
 
-        process.run(cfg, args)
+        try:
+            process.run(cfg, args)
+        except Stopped:
+            sys.exit(STOPPED)
+
+
+def forward_signals() -> None:
+    """Pass SIGTERM on to the processes that this one started, one per GPU; it waits for them."""
+
+    def forward(number, frame):
+        for process in multiprocessing.active_children():
+            os.kill(process.pid, number)
+
+    signal.signal(signal.SIGTERM, forward)
 
 
 def main(argv=None) -> None:
@@ -77,6 +103,8 @@ def main(argv=None) -> None:
     from detectron2.engine import launch
     from torch.multiprocessing import ProcessExitedException
 
+    if args.num_gpus > 1:
+        forward_signals()
     where = dict(machine_rank=args.machine_rank, dist_url=args.dist_url)
     try:
         launch(run, args.num_gpus, args.num_machines, **where, args=(cfg, args))

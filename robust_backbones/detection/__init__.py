@@ -6,5 +6,6 @@ bridge()
 
 from robust_backbones.detection import backbone, data, paths  # noqa: E402, F401  (registration)
 from robust_backbones.detection.config import add_robust_config  # noqa: E402
+from robust_backbones.detection.predictor import load  # noqa: E402
 
-__all__ = ["add_robust_config"]
+__all__ = ["add_robust_config", "load"]

@@ -1,7 +1,7 @@
 """Robust ResNets as Detectron2 backbones.
 
-They are Detectron2's own `ResNet`: what is added is the choice of architecture by one key, and the
-refusal of any setting that contradicts the weights.
+They are Detectron2's own `ResNet`: what is added is the choice of architecture by one key, the
+refusal of any setting that contradicts the weights, and faster FrozenBN.
 """
 
 import logging
@@ -9,13 +9,21 @@ import logging
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import FPN, Backbone, ResNet, build_resnet_backbone
-from detectron2.modeling.backbone.fpn import build_resnet_fpn_backbone
+from detectron2.modeling.backbone.fpn import (
+    build_resnet_fpn_backbone,
+    build_retinanet_resnet_fpn_backbone,
+)
 
+from robust_backbones.detection.folding import fold
 from robust_backbones.detection.paths import find_resnet
 from robust_backbones.errors import UserError
 from robust_backbones.zoo import ARCHS, IMAGENET_MEAN, IMAGENET_STD, RESNETS, SCHEME
 
-BUILDERS = ("build_robust_resnet_backbone", "build_robust_resnet_fpn_backbone")
+BUILDERS = (
+    "build_robust_resnet_backbone",
+    "build_robust_resnet_fpn_backbone",
+    "build_robust_retinanet_resnet_fpn_backbone",
+)
 
 # Detectron2 feeds RGB values in [0, 255].
 PIXEL_MEAN = [round(255 * value, 3) for value in IMAGENET_MEAN]
@@ -29,13 +37,19 @@ def build_robust_resnet_backbone(cfg: CfgNode, input_shape) -> ResNet:
     Raises:
         UserError: the config contradicts the architecture or the input that its weights need.
     """
-    return build_resnet_backbone(_checked(cfg), input_shape)
+    return fold(build_resnet_backbone(_checked(cfg), input_shape))
 
 
 @BACKBONE_REGISTRY.register()
 def build_robust_resnet_fpn_backbone(cfg: CfgNode, input_shape) -> FPN:
     """The same ResNet below a feature pyramid, `p2` to `p6`. Raises as above."""
-    return build_resnet_fpn_backbone(_checked(cfg), input_shape)
+    return fold(build_resnet_fpn_backbone(_checked(cfg), input_shape))
+
+
+@BACKBONE_REGISTRY.register()
+def build_robust_retinanet_resnet_fpn_backbone(cfg: CfgNode, input_shape) -> FPN:
+    """The pyramid of RetinaNet, `p3` to `p7`, the last two made of `res5`. Raises as above."""
+    return fold(build_retinanet_resnet_fpn_backbone(_checked(cfg), input_shape))
 
 
 def body(backbone: Backbone) -> tuple[str, Backbone]:
@@ -46,6 +60,11 @@ def body(backbone: Backbone) -> tuple[str, Backbone]:
 
 
 def _checked(cfg: CfgNode) -> CfgNode:
+    if "ROBUST" not in cfg.MODEL:
+        raise UserError(
+            f"MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME}, but there is no MODEL.ROBUST; call "
+            "robust_backbones.detection.add_robust_config(cfg) right after get_cfg()."
+        )
     cfg = cfg.clone()
     cfg.defrost()
     set_architecture(cfg)
@@ -65,6 +84,7 @@ def set_architecture(cfg: CfgNode) -> None:
     if name not in RESNETS:
         raise UserError(f"MODEL.ROBUST.ARCH '{name}' is unknown; one of: {', '.join(RESNETS)}.")
     _check_name(cfg)
+    _set_norms(cfg)
     arch, defaults = ARCHS[name], get_cfg().MODEL.RESNETS
     needed = {
         "DEPTH": arch.depth,
@@ -88,6 +108,26 @@ def set_architecture(cfg: CfgNode) -> None:
             f"weights' BatchNorm; one of: {', '.join(_NORMS)}."
         )
     _check_input(cfg)
+
+
+# What `MODEL.ROBUST.NORM` stands for.
+NORMS = {
+    "": {},
+    "sync": {
+        "MODEL.RESNETS.NORM": "SyncBN",
+        "MODEL.FPN.NORM": "SyncBN",
+        "MODEL.BACKBONE.FREEZE_AT": 0,
+        "TEST.PRECISE_BN.ENABLED": True,
+    },
+}
+
+
+def _set_norms(cfg: CfgNode) -> None:
+    name = cfg.MODEL.ROBUST.NORM
+    if name not in NORMS:
+        raise UserError(f"MODEL.ROBUST.NORM '{name}' is unknown; one of: '', 'sync'.")
+    for key, value in NORMS[name].items():
+        cfg.merge_from_list([key, value])
 
 
 def _check_name(cfg: CfgNode) -> None:

@@ -6,6 +6,7 @@ import os
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.modeling.backbone.resnet import BottleneckBlock
+from torch.optim.swa_utils import AveragedModel
 
 from robust_backbones.checkpoint import load_file, save
 from robust_backbones.detection.backbone import PIXEL_MEAN, PIXEL_STD, body
@@ -21,9 +22,15 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     Attributes:
         sha256: digest of the file that was loaded last; None before.
+        classes: names, in the order of their numbers, of the data at hand; saved with the model,
+            and a whole detector that was saved with others is refused. None for unknown.
+        average: averaged weights, which are then what is saved as `model`; those that training
+            goes on with are saved beside them.
     """
 
     sha256: str | None = None
+    classes: list[str] | None = None
+    average: AveragedModel | None = None
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
         """Load `path` into the model and the checkpointables (all of them if None).
@@ -61,6 +68,9 @@ class StrictCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict):
         if isinstance(checkpoint.get("metadata"), dict):
             self._check_input(checkpoint["metadata"])
+            self._check_classes(checkpoint["metadata"].get("classes"))
+        if self.checkpointables and self._required == ("",):  # training goes on
+            self._take_average(checkpoint)
         if checkpoint.pop("matching_heuristics", False):
             self._convert_ndarray_to_tensor(checkpoint["model"])
             caffe2 = checkpoint.get("__author__") == "Caffe2"
@@ -87,6 +97,14 @@ class StrictCheckpointer(DetectionCheckpointer):
             )
         return super()._load_model(checkpoint)
 
+    def _take_average(self, checkpoint: dict) -> None:
+        """Put the averaged weights where they belong; training has others."""
+        training = checkpoint.pop("training_model", None)
+        if self.average is not None:
+            self.average.module.load_state_dict(checkpoint["model"])
+            self.average.n_averaged.fill_(checkpoint.get("averaged", 0))
+        checkpoint["model"] = training or checkpoint["model"]
+
     def _check_input(self, metadata: dict) -> None:
         """A converted file says what its network was fed with and that its strides are
         torchvision's; the model must agree."""
@@ -111,21 +129,41 @@ class StrictCheckpointer(DetectionCheckpointer):
                 "MODEL.RESNETS.STRIDE_IN_1X1", self._stride_in_1x1(), not self._stride_in_1x1()
             )
 
+    def _check_classes(self, saved: list[str] | None) -> None:
+        """A detector of other classes, or of the same in another order, would name them wrongly."""
+        if self._required == ("",) and None not in (saved, self.classes) and saved != self.classes:
+            raise UserError(
+                f"the detector was trained on {len(saved)} classes, {', '.join(saved[:8])}, …; the "
+                f"data have {len(self.classes)}, {', '.join(self.classes[:8])}, …: they must be "
+                "the same, in the same order (DATASETS.CLASSES)."
+            )
+
     def _stride_in_1x1(self) -> bool:
         """Whether a 1x1 convolution of the backbone has a stride."""
         blocks = body(self.model.backbone)[1].modules()
         return any(isinstance(b, BottleneckBlock) and b.conv1.stride != (1, 1) for b in blocks)
 
-    def save(self, name: str, **kwargs) -> None:
-        """Save model and checkpointables as `<save_dir>/<name>.pth`, whole or not at all."""
+    def save(self, name: str, tag: bool = True, **kwargs) -> None:
+        """Save model and checkpointables as `<save_dir>/<name>.pth`, whole or not at all.
+
+        Args:
+            tag: resuming starts from it.
+        """
         if not self.save_dir or not self.save_to_disk:
             return
         contents = {"model": self.model.state_dict(), "metadata": self._metadata()}
+        if self.average is not None:
+            contents |= {
+                "model": self.average.module.state_dict(),
+                "training_model": contents["model"],
+                "averaged": int(self.average.n_averaged),
+            }
         contents |= {key: item.state_dict() for key, item in self.checkpointables.items()}
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
         save(contents | kwargs, path)
-        self.tag_last_checkpoint(os.path.basename(path))
+        if tag:
+            self.tag_last_checkpoint(os.path.basename(path))
 
     def _metadata(self) -> dict:
         """What the detector is fed with, for whoever takes its backbone out again."""
@@ -135,6 +173,7 @@ class StrictCheckpointer(DetectionCheckpointer):
             "mean": [round(value / 255, 6) for value in mean.tolist()],
             "std": [round(value / 255, 6) for value in std.tolist()],
             "stride_in_1x1": self._stride_in_1x1(),
+            **({} if self.classes is None else {"classes": self.classes}),
         }
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:

@@ -38,6 +38,7 @@ def bridge() -> None:
         _bridge_extension()
         _bridge_pillow(root)
         _bridge_numpy(root)
+        _bridge_export(root)
         importlib.import_module("detectron2.model_zoo")
 
 
@@ -135,6 +136,28 @@ def _bridge_numpy(root: Path) -> None:
     vars(view).update(missing)
     for user in users:
         importlib.import_module(f"detectron2.{user}").np = view
+
+
+def _bridge_export(root: Path) -> None:
+    """`detectron2.export` imports Caffe2, which PyTorch no longer has: leave that part out, as
+    newer releases do, so that TorchScript can be written."""
+    name = "detectron2.export"
+    if (
+        name in sys.modules
+        or importlib.util.find_spec("caffe2") is not None
+        or not _mentions(root, "export.__init__", r"(?m)^from \.api import")
+    ):
+        return
+    import detectron2
+
+    package = types.ModuleType(name)
+    package.__path__ = [str(root / "export")]
+    package.__spec__ = importlib.machinery.ModuleSpec(name, loader=None, is_package=True)
+    sys.modules[name] = detectron2.export = package
+    package.TracingAdapter = importlib.import_module(f"{name}.flatten").TracingAdapter
+    script = importlib.import_module(f"{name}.torchscript")
+    package.scripting_with_instances = script.scripting_with_instances
+    package.dump_torchscript_IR = script.dump_torchscript_IR
 
 
 def _mentions(root: Path, module: str, pattern: str) -> bool:

@@ -1,5 +1,7 @@
 """Our configuration keys, and a config file + overrides -> a checked configuration."""
 
+import difflib
+import re
 from pathlib import Path
 
 import torch
@@ -8,26 +10,69 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
+from robust_backbones.detection import data_check, own_data
+from robust_backbones.detection.adversary import METHODS
+from robust_backbones.detection.attack import CONSTRAINTS
 from robust_backbones.detection.backbone import BUILDERS, set_architecture
 from robust_backbones.detection.data import check_dataset
+from robust_backbones.detection.step import DTYPES
 from robust_backbones.errors import UserError
 from robust_backbones.zoo import SCHEME
 
 
 def add_robust_config(cfg: CfgNode) -> None:
-    """Declare every key of ours, with its default. Call it on `get_cfg()` before merging a file."""
+    """Declare every key of ours, with its default. Call it on `get_cfg()` before merging a file;
+    a second call changes nothing."""
+    if "ROBUST" in cfg.MODEL:
+        return
     cfg.MODEL.ROBUST = CfgNode()
     # Which network the weights are of; decides DEPTH, WIDTH_PER_GROUP, RES2_OUT_CHANNELS and
     # STRIDE_IN_1X1 of MODEL.RESNETS. One of robust_backbones.zoo.RESNETS.
     cfg.MODEL.ROBUST.ARCH = "resnet50"
+    # "sync": batch statistics over all GPUs in body and pyramid, nothing frozen, statistics made
+    # precise before each evaluation (the recipe of MoCo and its successors, for new pretrainings).
+    # "": as MODEL.RESNETS.NORM, MODEL.FPN.NORM and MODEL.BACKBONE.FREEZE_AT say.
+    cfg.MODEL.ROBUST.NORM = ""
+    # Mini-batches per update: a batch of SOLVER.IMS_PER_BATCH images goes through in as many parts.
+    cfg.SOLVER.ACCUMULATE = 1
+    # With SOLVER.AMP.ENABLED: float16 (with loss scaling) or bfloat16.
+    cfg.SOLVER.AMP.DTYPE = "float16"
+    # Decay per update of the averaged weights, which then are evaluated and saved; 0 for none.
+    cfg.SOLVER.EMA = 0.0
+    # Learn from attacked images: "free" (replays, no extra cost per update), "pgd" (STEPS more
+    # backward passes per update); "" for none. See adversary.py.
+    cfg.SOLVER.ADVERSARIAL = CfgNode()
+    cfg.SOLVER.ADVERSARIAL.METHOD = ""
+    cfg.SOLVER.ADVERSARIAL.CONSTRAINT = "linf"
+    # Radius as in tools/attack_net.py: linf in 255ths, l2 over the resized image, pixels in [0, 1].
+    cfg.SOLVER.ADVERSARIAL.EPS = 4.0
+    # free: updates made of each mini-batch. They count in SOLVER.MAX_ITER.
+    cfg.SOLVER.ADVERSARIAL.REPLAYS = 4
+    # pgd: steps of the attack, each 2.5 EPS / STEPS long.
+    cfg.SOLVER.ADVERSARIAL.STEPS = 3
+    # A metric of the evaluation such as bbox/AP: the checkpoint where it was highest is kept as
+    # model_best.pth. Chosen on DATASETS.TEST, so its value is too good; "" for none.
+    cfg.TEST.BEST = ""
+    # Your own data: NAME=coco:IMAGES:ANNOTATIONS.json or NAME=voc:ROOT:SPLIT. The names can stand
+    # in TRAIN and TEST. tools/train_net.py --dataset-train, --dataset-test fill it in.
+    cfg.DATASETS.OWN = []
+    # Names of the classes of OWN, in the order of their numbers. Empty: as found in the files.
+    cfg.DATASETS.CLASSES = []
+    # Faulty boxes of OWN: False refuses to train; True cuts boxes at the image's edge and leaves
+    # out objects without area, in training and in evaluation.
+    cfg.DATASETS.REPAIR = False
     # Data order, augmentation, initial heads and sampling follow from it. Detectron2's -1, another
     # one every time, is refused: a run must be repeatable.
-    cfg.SEED = 0
+    cfg.SEED = max(cfg.SEED, 0)
 
 
-def load_config(path, overrides: list[str] = ()) -> CfgNode:
+def load_config(path, overrides: list[str] = (), datasets: dict | None = None) -> CfgNode:
     """Defaults <- YAML file (and its `_BASE_`s) <- `KEY VALUE` overrides, then every check that
-    needs no data.
+    needs no data. `OUTPUT_DIR` is `output/<name of the file>` unless it is given.
+
+    Args:
+        datasets: `{"TRAIN" or "TEST": [NAME or NAME=DATA]}`, in place of the config's where the
+            list is not empty; see `own_data`. Training data alone are not evaluated on others'.
 
     Raises:
         UserError: missing or broken file, unknown key, wrong type, or a contradiction between keys.
@@ -35,25 +80,53 @@ def load_config(path, overrides: list[str] = ()) -> CfgNode:
     cfg = get_cfg()
     add_robust_config(cfg)
     if not Path(path).is_file():
-        known = ", ".join(sorted(str(p) for p in Path("configs").glob("*.yaml"))) or "none"
-        raise UserError(f"config file '{path}' does not exist; in configs/ there are: {known}.")
+        raise UserError(f"config file '{path}' does not exist; {_near(Path(path))}.")
     if len(overrides) % 2:
         raise UserError(f"overrides are KEY VALUE pairs; '{overrides[-1]}' has no value.")
     try:
         cfg.merge_from_file(str(path))
-        cfg.merge_from_list(list(overrides))
+        cfg.merge_from_list(_with_floats(cfg, overrides))
     except KeyError as error:
         raise UserError(
             f"{error.args[0]}: no such configuration key (in {path} or overrides)."
         ) from None
     except (ValueError, AssertionError, AttributeError, yaml.YAMLError, OSError) as error:
         raise UserError(f"{path} or overrides: {' '.join(str(error).split())}") from None
+    datasets = {split: chosen for split, chosen in (datasets or {}).items() if chosen}
+    if "TRAIN" in datasets:
+        cfg.DATASETS.TEST = ()
+    for split, chosen in datasets.items():
+        cfg.DATASETS[split] = tuple(text.split("=")[0] for text in chosen)
+        cfg.DATASETS.OWN = [*cfg.DATASETS.OWN, *(text for text in chosen if "=" in text)]
+    if cfg.OUTPUT_DIR == get_cfg().OUTPUT_DIR:
+        cfg.OUTPUT_DIR = f"output/{Path(path).stem}"  # two configs never share a folder
     if cfg.SEED < 0:
         raise UserError(f"SEED is {cfg.SEED}; give 0 or more, so that the run can be repeated.")
     if cfg.MODEL.BACKBONE.NAME in BUILDERS:
         set_architecture(cfg)
         _refuse_default_weights(cfg)
     return cfg
+
+
+def _with_floats(cfg: CfgNode, overrides: list[str]) -> list[str]:
+    """Overrides with `1` as `1.0` where the key holds a float, which yacs would refuse."""
+    found = list(overrides)
+    for index in range(0, len(found), 2):
+        node = cfg
+        for part in found[index].split("."):
+            node = node.get(part) if isinstance(node, CfgNode) else None
+        if isinstance(node, float) and re.fullmatch(r"[+-]?\d+", str(found[index + 1])):
+            found[index + 1] = f"{found[index + 1]}.0"
+    return found
+
+
+def _near(path: Path) -> str:
+    """The configs beside a path that does not exist whose names are most like it."""
+    found = {p.stem: p for folder in (path.parent, Path("configs")) for p in folder.glob("*.yaml")}
+    near = difflib.get_close_matches(path.stem, found, n=4, cutoff=0.3)
+    return (
+        "did you mean " + ", ".join(str(found[name]) for name in near) if near else "see configs/"
+    )
 
 
 def _refuse_default_weights(cfg: CfgNode) -> None:
@@ -68,14 +141,16 @@ def _refuse_default_weights(cfg: CfgNode) -> None:
 def check_inputs(cfg: CfgNode, train: bool, resume: bool = False) -> None:
     """Check what must lie on disk before a run starts: data sets and weights.
 
-    Weights with a URL or a published name are fetched here, before the processes of the run start.
+    Weights with a URL or a published name are fetched here, before the processes of the run start;
+    the classes of own data are found here, and the heads' number of classes set.
 
     Raises:
         UserError: names the file or data set, where it was looked for and what to do.
     """
     if not cfg.OUTPUT_DIR or Path(cfg.OUTPUT_DIR).is_file():
         raise UserError(f"OUTPUT_DIR is '{cfg.OUTPUT_DIR}'; give the name of a folder.")
-    names = (cfg.DATASETS.TRAIN if train else ()) + cfg.DATASETS.TEST
+    own_data.prepare(cfg, train)
+    names = [*(cfg.DATASETS.TRAIN if train else ()), *cfg.DATASETS.TEST]
     for name in names:
         if name not in DatasetCatalog:
             near = [n for n in DatasetCatalog if n.split("_")[0] == name.split("_")[0]]
@@ -83,6 +158,8 @@ def check_inputs(cfg: CfgNode, train: bool, resume: bool = False) -> None:
                 f"data set '{name}' is not registered; known: {', '.join(near or DatasetCatalog)}."
             )
         check_dataset(name)
+        if MetadataCatalog.get(name).get("source") is not None:
+            data_check.refuse(name, data_check.annotations_of(name), cfg.DATASETS.REPAIR)
     if train:
         _check_training(cfg)
     goes_on = (
@@ -92,10 +169,14 @@ def check_inputs(cfg: CfgNode, train: bool, resume: bool = False) -> None:
         _fetch_weights(cfg.MODEL.WEIGHTS)
 
 
+# Where a meta-architecture of Detectron2's has its number of classes.
+HEADS = {"GeneralizedRCNN": "ROI_HEADS", "RetinaNet": "RETINANET"}
+
+
 def _check_training(cfg: CfgNode) -> None:
     """Refuse values that Detectron2 would stumble over later, or never."""
     solver = cfg.SOLVER
-    reference = solver.REFERENCE_WORLD_SIZE
+    reference, attack = solver.REFERENCE_WORLD_SIZE, solver.ADVERSARIAL
     wrong = {
         "DATASETS.TRAIN": (cfg.DATASETS.TRAIN, not cfg.DATASETS.TRAIN, "at least one data set"),
         "SOLVER.MAX_ITER": (solver.MAX_ITER, solver.MAX_ITER < 1, "at least 1"),
@@ -104,6 +185,22 @@ def _check_training(cfg: CfgNode) -> None:
             reference < 0 or reference and solver.IMS_PER_BATCH % reference,
             f"0 or a divisor of SOLVER.IMS_PER_BATCH, {solver.IMS_PER_BATCH}",
         ),
+        "SOLVER.ACCUMULATE": (
+            solver.ACCUMULATE,
+            solver.ACCUMULATE < 1 or solver.IMS_PER_BATCH % solver.ACCUMULATE,
+            f"a divisor of SOLVER.IMS_PER_BATCH, {solver.IMS_PER_BATCH}",
+        ),
+        "SOLVER.AMP.DTYPE": (solver.AMP.DTYPE, solver.AMP.DTYPE not in DTYPES, " or ".join(DTYPES)),
+        "SOLVER.ADVERSARIAL.METHOD": (
+            attack.METHOD, attack.METHOD not in METHODS, f"one of {METHODS}"
+        ),
+        "SOLVER.ADVERSARIAL.CONSTRAINT": (
+            attack.CONSTRAINT, attack.CONSTRAINT not in CONSTRAINTS, " or ".join(CONSTRAINTS)
+        ),
+        "SOLVER.ADVERSARIAL.EPS": (attack.EPS, not 0 < attack.EPS < 1000, "above 0"),
+        "SOLVER.ADVERSARIAL.REPLAYS": (attack.REPLAYS, attack.REPLAYS < 1, "at least 1"),
+        "SOLVER.ADVERSARIAL.STEPS": (attack.STEPS, attack.STEPS < 1, "at least 1"),
+        "SOLVER.EMA": (solver.EMA, not 0 <= solver.EMA < 1, "at least 0 and below 1"),
         "DATALOADER.NUM_WORKERS": (
             cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.NUM_WORKERS < 0, "at least 0"
         ),
@@ -113,11 +210,17 @@ def _check_training(cfg: CfgNode) -> None:
             raise UserError(f"{key} is {value}; it must be {allowed}.")
     for name in cfg.DATASETS.TRAIN:
         classes = MetadataCatalog.get(name).get("thing_classes")
-        found = cfg.MODEL.ROI_HEADS.NUM_CLASSES
-        if classes and cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN" and len(classes) != found:
+        heads = HEADS.get(cfg.MODEL.META_ARCHITECTURE)
+        if classes and heads and len(classes) != (found := cfg.MODEL[heads].NUM_CLASSES):
             raise UserError(
-                f"MODEL.ROI_HEADS.NUM_CLASSES is {found}, but data set '{name}' has {len(classes)} "
+                f"MODEL.{heads}.NUM_CLASSES is {found}, but data set '{name}' has {len(classes)} "
                 f"classes; set it to {len(classes)}."
+            )
+        source = MetadataCatalog.get(name).get("source")
+        if cfg.MODEL.MASK_ON and source is not None and source.kind == "voc":
+            raise UserError(
+                f"MODEL.MASK_ON is True, but data set '{name}' is VOC boxes without masks; set it "
+                "to False."
             )
 
 

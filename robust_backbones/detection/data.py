@@ -42,6 +42,14 @@ def _load_voc(split: str) -> list[dict]:
     return load_voc_instances(str(digit_scenes.ensure()), split, list(digit_scenes.CLASSES))
 
 
+def classes_of(names: tuple[str, ...]) -> list[str] | None:
+    """The class names of registered data sets, those of the first; None if it does not say."""
+    for name in names[:1]:
+        DatasetCatalog.get(name)  # some tell their classes only when they are read
+        return list(MetadataCatalog.get(name).get("thing_classes") or []) or None
+    return None
+
+
 def check_dataset(name: str) -> None:
     """Check that a registered data set's files lie where Detectron2 will look for them.
 

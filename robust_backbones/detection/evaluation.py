@@ -4,22 +4,42 @@ import os
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
+from detectron2.evaluation import DatasetEvaluator
 
+from robust_backbones.detection import coco_evaluation, voc_evaluation
 from robust_backbones.errors import UserError
 
+
+def _coco(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
+    keys = {"segm": cfg.MODEL.MASK_ON, "keypoints": cfg.MODEL.KEYPOINT_ON}
+    expected = ["bbox", *(task for task, on in keys.items() if on)]
+    sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
+    return coco_evaluation.CocoEvaluator(name, folder, expected, sigmas=sigmas)
+
+
+def _voc(_cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
+    return voc_evaluation.VocEvaluator(name, folder)
+
+
 # By `evaluator_type` of the data set's metadata.
-EVALUATORS = {
-    "coco": lambda name, folder: COCOEvaluator(name, output_dir=folder),
-    "pascal_voc": lambda name, folder: PascalVOCDetectionEvaluator(name),
-}
+EVALUATORS = {"coco": _coco, "pascal_voc": _voc}
 
 
 def build_evaluator(cfg: CfgNode, name: str, folder: str | None = None) -> DatasetEvaluator:
-    """Detectron2's evaluator for a registered data set; predictions go to `folder`.
+    """The evaluator of a registered data set; predictions go to `folder`.
 
     Raises:
         UserError: the data set's `evaluator_type` has no evaluator here.
+    """
+    folder = folder or os.path.join(cfg.OUTPUT_DIR, "inference", name)
+    return EVALUATORS[kind_of(name)](cfg, name, folder)
+
+
+def kind_of(name: str) -> str:
+    """A registered data set's `evaluator_type`, a key of `EVALUATORS`.
+
+    Raises:
+        UserError: it has another, or none.
     """
     DatasetCatalog.get(name)  # fills in the metadata that evaluators need
     kind = MetadataCatalog.get(name).get("evaluator_type")
@@ -28,4 +48,4 @@ def build_evaluator(cfg: CfgNode, name: str, folder: str | None = None) -> Datas
             f"data set '{name}' has evaluator_type '{kind}'; one of: {', '.join(EVALUATORS)}. "
             "Set it on MetadataCatalog.get(name)."
         )
-    return EVALUATORS[kind](name, folder or os.path.join(cfg.OUTPUT_DIR, "inference", name))
+    return kind

@@ -30,10 +30,11 @@ def build_train_loader(cfg: CfgNode) -> "TrainLoader":
         UserError: the batch does not divide over the processes, or the sampler is unknown.
     """
     world = comm.get_world_size()
-    if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % world:
+    parts = world * cfg.SOLVER.ACCUMULATE
+    if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % parts:
         raise UserError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; it must be a positive multiple "
-            f"of the number of GPUs, {world}."
+            f"of the number of GPUs times SOLVER.ACCUMULATE, {world} x {cfg.SOLVER.ACCUMULATE}."
         )
     dicts = get_detection_dataset_dicts(
         cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
@@ -42,7 +43,7 @@ def build_train_loader(cfg: CfgNode) -> "TrainLoader":
         dicts,
         DatasetMapper(cfg, is_train=True),
         _sampler(cfg, dicts),
-        batch_size=cfg.SOLVER.IMS_PER_BATCH // world,
+        batch_size=cfg.SOLVER.IMS_PER_BATCH // parts,
         group=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
         workers=cfg.DATALOADER.NUM_WORKERS,
         seed=cfg.SEED,

@@ -13,13 +13,21 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 
 from robust_backbones import results
+from robust_backbones.detection import own_data
 from robust_backbones.detection.checkpointer import StrictCheckpointer
 from robust_backbones.detection.compat import silence_detectron2
+from robust_backbones.detection.data import classes_of
 from robust_backbones.detection.trainer import Trainer
 from robust_backbones.errors import UserError
 
 RESULT = "result.json"
 # Keys that may differ between a run and its continuation without a word.
+# What decides the learning rate, momentum and weight decay at an iteration, and the last one.
+SCHEDULE = tuple(
+    f"SOLVER.{key}"
+    for key in ("BASE_LR", "BIAS_LR", "LR_SCHEDULER", "GAMMA", "STEPS", "NUM_DECAYS", "RESCALE",
+                "MAX_ITER", "WARMUP", "MOMENTUM", "NESTEROV", "WEIGHT_DECAY", "REFERENCE_WORLD")
+)  # fmt: skip
 _FREE = ("OUTPUT_DIR", "TEST", "DATASETS.TEST", "DATALOADER.NUM_WORKERS", "MODEL.DEVICE",
          "SOLVER.CHECKPOINT_PERIOD")  # fmt: skip
 
@@ -29,31 +37,34 @@ def run(cfg: CfgNode, args) -> None:
 
     Raises:
         UserError: the weights do not fit, the folder is another run's, or training diverged.
+        Stopped: a signal came; all is saved.
     """
     silence_detectron2()
+    own_data.register(cfg)  # this may be a process of its own, which knows none of them
     if not args.eval_only:
-        check_folder(cfg, args.resume)
+        cfg = continued(cfg, args.resume, args.restart_schedule)
     default_setup(cfg, args)
     if args.eval_only:
         evaluate(cfg, args.resume)
     else:
-        train(cfg, args.resume)
+        train(cfg, args.resume, args.restart_schedule)
 
 
-def train(cfg: CfgNode, resume: bool) -> None:
+def train(cfg: CfgNode, resume: bool, restart_schedule: bool = False) -> None:
     """Train to the end and write `result.json`; a finished run is left as it is.
 
     Raises:
-        UserError: see `Trainer`.
+        UserError, Stopped: see `Trainer`.
     """
     trainer = Trainer(cfg)
-    trainer.resume_or_load(resume)
+    trainer.resume_or_load(resume, restart_schedule)
     if trainer.start_iter >= trainer.max_iter and _has_result(trainer.cfg):
         logging.getLogger("detectron2").info("%s is finished already.", cfg.OUTPUT_DIR)
         return
     trainer.train()
     if comm.is_main_process() and cfg.DATASETS.TEST:
-        write_result(trainer.cfg, trainer.metrics, trainer.weights_sha256, trainer.seconds, RESULT)
+        write_result(trainer.cfg, trainer.metrics, trainer.weights_sha256, trainer.seconds, RESULT,
+                     best=trainer.best)  # fmt: skip
 
 
 def evaluate(cfg: CfgNode, resume: bool) -> None:
@@ -70,6 +81,7 @@ def evaluate(cfg: CfgNode, resume: bool) -> None:
     if not path or not cfg.DATASETS.TEST:
         key = "DATASETS.TEST" if path else "MODEL.WEIGHTS"
         raise UserError(f"--eval-only needs {key}, which is empty.")
+    checkpointer.classes = classes_of(cfg.DATASETS.TEST)
     checkpointer.load(path)
     metrics = Trainer.test(cfg, model)
     if comm.is_main_process():
@@ -77,27 +89,47 @@ def evaluate(cfg: CfgNode, resume: bool) -> None:
         write_result(cfg, metrics, checkpointer.sha256, seconds, "eval_result.json")
 
 
-def check_folder(cfg: CfgNode, resume: bool) -> None:
-    """Refuse to write over a run, and say with which other settings one is continued.
+def continued(cfg: CfgNode, resume: bool, restart_schedule: bool) -> CfgNode:
+    """The config that a run in `OUTPUT_DIR` is begun or continued with; says what differs.
+
+    A run goes on by the schedule that it began with, from weights of its own: so it ends as it
+    would have without the interruption. With `restart_schedule` it goes on by the one given now.
 
     Raises:
         UserError: `OUTPUT_DIR` holds a run and `resume` is not asked for.
     """
     if not os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
-        return
+        return cfg
     if not resume:
         raise UserError(
             f"{cfg.OUTPUT_DIR} holds a run already; pass --resume to go on with it, or choose "
             "another OUTPUT_DIR."
         )
     path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
-    if comm.is_main_process() and os.path.isfile(path):
-        with open(path, encoding="utf-8") as file:
-            before = _flat(yaml.safe_load(file))
-        for key, (now, then) in _changes(_flat(yaml.safe_load(cfg.dump())), before).items():
-            logging.getLogger("detectron2").warning(
-                "resuming with %s %s; the run began with %s", key, now, then
-            )
+    if not os.path.isfile(path):
+        return cfg
+    with open(path, encoding="utf-8") as file:
+        before = _flat(yaml.safe_load(file))
+    kept = {}
+    log = logging.getLogger("detectron2")
+    for key, (now, then) in _changes(_flat(yaml.safe_load(cfg.dump())), before).items():
+        text = f"{key} is {now}; the run began with {then}, "
+        if key == "MODEL.WEIGHTS":
+            kept[key] = then
+            text += "and goes on with weights of its own. Other weights need another OUTPUT_DIR."
+        elif key.startswith(SCHEDULE) and not restart_schedule:
+            kept[key] = then
+            text += "and goes on with that. --restart-schedule takes the new one."
+        else:
+            text += "and goes on with the new one."
+        if comm.is_main_process():
+            log.warning(text)
+    cfg = cfg.clone()
+    cfg.defrost()
+    for key, value in kept.items():
+        cfg.merge_from_list([key, value])
+    cfg.freeze()
+    return cfg
 
 
 def _changes(now: dict, before: dict) -> dict[str, tuple]:
@@ -129,7 +161,12 @@ def _has_result(cfg: CfgNode) -> bool:
 
 
 def write_result(
-    cfg: CfgNode, metrics: dict, weights_sha256: str | None, seconds: float, name: str
+    cfg: CfgNode,
+    metrics: dict,
+    weights_sha256: str | None,
+    seconds: float,
+    name: str,
+    best: dict | None = None,
 ) -> None:
     """Write a result file into `OUTPUT_DIR`.
 
@@ -137,9 +174,12 @@ def write_result(
         metrics: what Detectron2's `test` gives: `{task: {metric: percent}}`, below the data set's
             name where there is more than one.
         weights_sha256: digest of the file that was started from, or evaluated.
+        best: the best evaluation by `TEST.BEST`, which stands beside the last one.
     """
     if len(cfg.DATASETS.TEST) == 1:
         metrics = {cfg.DATASETS.TEST[0]: metrics}
+    if best:
+        metrics = metrics | {"best": best}
     results.write(
         os.path.join(cfg.OUTPUT_DIR, name),
         kind="detection",

@@ -1,16 +1,21 @@
 """Detectron2's `DefaultTrainer` with strict loading and exact resuming."""
 
+import logging
 import time
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer
+from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.utils import comm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from robust_backbones.detection.checkpointer import StrictCheckpointer
+from robust_backbones.detection.data import classes_of
 from robust_backbones.detection.evaluation import build_evaluator
 from robust_backbones.detection.loader import build_train_loader, seed_from
+from robust_backbones.detection.step import Step
 from robust_backbones.errors import UserError
+from robust_backbones.stopping import Stopped, StopSignals
 
 
 class Trainer(DefaultTrainer):
@@ -23,30 +28,106 @@ class Trainer(DefaultTrainer):
     Attributes:
         weights_sha256: digest of the file that the run started from, interruptions or not; None
             for random weights.
+        best: `{"metric", "value", "iteration"}` of the best evaluation so far by `TEST.BEST`.
     """
 
     weights_sha256: str | None = None
+    best: dict | None = None
 
     def __init__(self, cfg: CfgNode):
         self._started, self._seconds_before = time.time(), 0.0
+        self.average: AveragedModel | None = None
         super().__init__(cfg)
+        self._trainer = Step(self.cfg, self.model, self.data_loader, self.optimizer)
+        if cfg.SOLVER.EMA:
+            model = getattr(self.model, "module", self.model)
+            self.average = AveragedModel(
+                model, multi_avg_fn=get_ema_multi_avg_fn(cfg.SOLVER.EMA), use_buffers=True
+            )
+            self.checkpointer.average = self.average
 
     def build_hooks(self) -> list:
-        """Detectron2's hooks; the one that saves does it through a `StrictCheckpointer`."""
+        """Detectron2's hooks; the one that saves does it through a `StrictCheckpointer`, the one
+        that evaluates takes the averaged weights, and the last ends a run that was asked to."""
         plain = self.checkpointer
         self.checkpointer = StrictCheckpointer(plain.model, plain.save_dir, **plain.checkpointables)
-        return super().build_hooks()
+        self.checkpointer.classes = classes_of(self.cfg.DATASETS.TRAIN)
+        found = super().build_hooks()
+        for index, hook in enumerate(found):
+            if isinstance(hook, hooks.EvalHook):
+                found[index] = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
+        return [_Average(), *found, _StopOnSignal()]
 
-    def resume_or_load(self, resume: bool = True) -> None:
-        """Continue from the last checkpoint if `resume` and there is one, else load the weights.
+    def _evaluate(self) -> dict:
+        model = self.average.module if self.average else self.model
+        self._last_eval_results = self.test(self.cfg, model)
+        if self.cfg.TEST.BEST and comm.is_main_process():
+            self._keep_best(self._last_eval_results)
+        return self._last_eval_results
+
+    def _keep_best(self, results: dict) -> None:
+        """Save the model as `model_best.pth` if it is the best so far.
 
         Raises:
-            UserError: see `StrictCheckpointer.load`.
+            UserError: the evaluation has no such metric.
         """
+        flat = flatten(results)
+        if self.cfg.TEST.BEST not in flat:
+            raise UserError(
+                f"TEST.BEST is '{self.cfg.TEST.BEST}', which the evaluation does not give; one of: "
+                f"{', '.join(flat)}."
+            )
+        value = flat[self.cfg.TEST.BEST]
+        if value > (self.best["value"] if self.best else float("-inf")):  # NaN is not
+            self.best = {"metric": self.cfg.TEST.BEST, "value": value, "iteration": self.iter + 1}
+            self.checkpointer.save("model_best", tag=False, iteration=self.iter)
+
+    def resume_or_load(self, resume: bool = True, restart_schedule: bool = False) -> None:
+        """Continue from the last checkpoint if `resume` and there is one, else load the weights.
+
+        Args:
+            restart_schedule: after that, learning rates, momentum and weight decay are those of the
+                config, not those of the checkpoint.
+
+        Raises:
+            UserError: see `StrictCheckpointer.load`; or the run is past `SOLVER.MAX_ITER`.
+        """
+        groups = [_without_weights(group) for group in self.optimizer.param_groups]
+        rates = list(self.scheduler.base_lrs)
         super().resume_or_load(resume)
-        self._trainer.data_loader.start_iter = self.start_iter
+        if self.start_iter > self.max_iter:
+            raise UserError(
+                f"SOLVER.MAX_ITER is {self.max_iter}, but the run in {self.cfg.OUTPUT_DIR} has "
+                f"made {self.start_iter} iterations already; give a larger one."
+            )
+        if restart_schedule:
+            for group, fresh in zip(self.optimizer.param_groups, groups, strict=True):
+                group.update(fresh)
+            self.scheduler.base_lrs = rates
+            for group, rate in zip(
+                self.optimizer.param_groups, self.scheduler.get_lr(), strict=True
+            ):
+                group["lr"] = rate
+        self._trainer.data_loader.start_iter = self._trainer.position(self.start_iter)
         if self.start_iter == 0:
             self.weights_sha256 = self.checkpointer.sha256
+
+    def train(self) -> None:
+        """Train to the end.
+
+        Raises:
+            Stopped: a signal came; all is saved.
+            UserError: see `run_step`.
+        """
+        self.signals = StopSignals()
+        # It logs each exception with its traceback; these two are for users, who are told once.
+        log = logging.getLogger("detectron2.engine.train_loop")
+        log.addFilter(_no_traceback)
+        try:
+            with self.signals.watched():
+                super().train()
+        finally:
+            log.removeFilter(_no_traceback)
 
     def run_step(self) -> None:
         """One step, its sampling of anchors and RoIs seeded by where it stands in the run.
@@ -55,14 +136,7 @@ class Trainer(DefaultTrainer):
             UserError: the loss is not finite.
         """
         torch.manual_seed(seed_from(self.cfg.SEED, self.iter, comm.get_rank()))
-        try:
-            super().run_step()
-        except FloatingPointError:
-            raise UserError(
-                f"training diverged at iteration {self.iter}: the loss is not finite; lower "
-                f"SOLVER.BASE_LR ({self.cfg.SOLVER.BASE_LR:g}) or clip gradients with "
-                "SOLVER.CLIP_GRADIENTS.ENABLED True."
-            ) from None
+        super().run_step()
 
     @property
     def metrics(self) -> dict:
@@ -80,6 +154,7 @@ class Trainer(DefaultTrainer):
             "_trainer": self._trainer.state_dict(),
             "weights_sha256": self.weights_sha256,
             "seconds": self.seconds,
+            "best": self.best,
         }
 
     def load_state_dict(self, state_dict: dict) -> None:
@@ -88,6 +163,7 @@ class Trainer(DefaultTrainer):
         self._trainer.load_state_dict(state_dict["_trainer"])
         self.weights_sha256 = state_dict["weights_sha256"]
         self._seconds_before = state_dict["seconds"]
+        self.best = state_dict["best"]
 
     @classmethod
     def build_model(cls, cfg: CfgNode):
@@ -113,3 +189,47 @@ class Trainer(DefaultTrainer):
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str):
         """See `evaluation.build_evaluator`."""
         return build_evaluator(cfg, dataset_name)
+
+
+class _Average(HookBase):
+    """Moves the averaged weights after each update."""
+
+    def after_step(self) -> None:
+        if self.trainer.average:
+            self.trainer.average.update_parameters(self.trainer.checkpointer.model)
+
+
+class _StopOnSignal(HookBase):
+    """After a signal, saves and stops; all processes at the same iteration. The last hook."""
+
+    def after_step(self) -> None:
+        asked = self.trainer.signals.asked
+        if comm.get_world_size() > 1:
+            asked = any(comm.all_gather(asked))
+        if not asked or self.trainer.iter + 1 >= self.trainer.max_iter:
+            return
+        if comm.is_main_process():
+            self.trainer.checkpointer.save(
+                f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter
+            )
+        logging.getLogger("detectron2").info(
+            "Stopped by a signal after iteration %d; --resume goes on.", self.trainer.iter + 1
+        )
+        raise Stopped
+
+
+def _no_traceback(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and issubclass(record.exc_info[0], (Stopped, UserError)))
+
+
+def flatten(results: dict, prefix: str = "") -> dict[str, float]:
+    """Nested metrics as `bbox/AP`."""
+    flat = {}
+    for key, value in results.items():
+        inner = isinstance(value, dict)
+        flat |= flatten(value, f"{prefix}{key}/") if inner else {f"{prefix}{key}": value}
+    return flat
+
+
+def _without_weights(group: dict) -> dict:
+    return {key: value for key, value in group.items() if key != "params"}

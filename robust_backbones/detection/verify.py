@@ -20,7 +20,7 @@ RGB = ShapeSpec(channels=3)
 def target_config(arch: str) -> CfgNode:
     """The smallest config that builds the backbone of `arch` with all its stages as output."""
     cfg = get_cfg()
-    cfg.MODEL.ROBUST = CfgNode({"ARCH": arch})
+    cfg.MODEL.ROBUST = CfgNode({"ARCH": arch, "NORM": ""})
     cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = "RGB", PIXEL_MEAN, PIXEL_STD
     cfg.MODEL.RESNETS.OUT_FEATURES = list(verify.STAGES)
     return cfg

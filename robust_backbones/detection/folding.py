@@ -1,0 +1,57 @@
+"""FrozenBN folded into the convolution before it: the same function, fewer passes over features.
+
+Detectron2 multiplies and adds to each feature, forward and backward. A frozen normalisation is a
+fixed factor and offset per channel, so it can as well be applied to the weights, which are
+thousands of times fewer: `(W * x) s + b = (W s) * x + b`.
+"""
+
+import torch
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from torch import Tensor, nn
+from torch.nn.functional import conv2d
+
+
+class FoldedConv2d(Conv2d):
+    """Detectron2's `Conv2d` with a FrozenBN; parameters, buffers and state dict are untouched."""
+
+    _key: list | None = None
+    _cache: tuple[Tensor, Tensor]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, C, H, W)` to `(N, C', H', W')`, convolution, normalisation and activation."""
+        weight, bias = self._folded()
+        x = conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        return x if self.activation is None else self.activation(x)
+
+    def _folded(self) -> tuple[Tensor, Tensor]:
+        if torch.is_grad_enabled() and self.weight.requires_grad:
+            return self._fold()  # in the graph: the gradient is that of the weight
+        # Frozen, or only evaluated: made once, and again when any of the tensors has changed.
+        norm = self.norm
+        tensors = (self.weight, self.bias, norm.weight, norm.bias, norm.running_mean,
+                   norm.running_var)  # fmt: skip
+        key = [(t.data_ptr(), t._version, t.dtype) for t in tensors if t is not None]
+        if self._key != key:
+            with torch.no_grad():
+                self._cache, self._key = self._fold(), key
+        return self._cache
+
+    def _fold(self) -> tuple[Tensor, Tensor]:
+        norm = self.norm
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        bias = norm.bias - norm.running_mean * scale
+        if self.bias is not None:
+            bias = bias + self.bias * scale
+        return self.weight * scale.view(-1, 1, 1, 1), bias
+
+
+def fold(network: nn.Module) -> nn.Module:
+    """Have each convolution of Detectron2's with a FrozenBN apply it through its weights.
+
+    Returns:
+        the same network; outputs and gradients differ by rounding only.
+    """
+    for module in network.modules():
+        if type(module) is Conv2d and isinstance(module.norm, FrozenBatchNorm2d):
+            module.__class__ = FoldedConv2d
+    return network

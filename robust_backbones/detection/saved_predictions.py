@@ -1,0 +1,71 @@
+"""Scores of a file of predictions, without a model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog
+
+from robust_backbones.detection import coco_evaluation, coco_files, voc_evaluation
+from robust_backbones.detection.data import check_dataset
+from robust_backbones.detection.evaluation import kind_of
+from robust_backbones.detection.run import fingerprint
+from robust_backbones.errors import UserError
+from robust_backbones.files import sha256
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What was found.
+
+    Attributes:
+        name: of the data set, or of the annotation file without ending.
+        metrics: `{task: {metric: percent}}`.
+        data: for a result file: images, detections, and fingerprints of both sides.
+    """
+
+    name: str
+    metrics: dict[str, dict]
+    data: dict
+
+
+def score(path, annotations=None, dataset: str | None = None, tasks=(), edges=()) -> Scored:
+    """Score a file of predictions in COCO's result format, as the evaluators here write it.
+
+    Args:
+        annotations: a COCO annotation file; or
+        dataset: the name of a registered data set, COCO's or VOC's.
+        tasks: keys of `coco_files.TASKS`; empty for those that the predictions are of (of an
+            empty list: boxes, and masks if the annotations have any).
+        edges: see `coco_scores.score`.
+
+    Raises:
+        UserError: a file or prediction is wrong, or the data set is not known or not on disk.
+    """
+    rows = coco_files.load_json(path)
+    voc = dataset is not None and _registered(dataset) == "pascal_voc"
+    if voc and set(tasks) - {"bbox"}:
+        raise UserError(f"'{dataset}' is a VOC data set: only task 'bbox' can be scored.")
+    if voc:
+        metrics = {"bbox": voc_evaluation.score(dataset, rows, edges, str(path))}
+    else:
+        named = coco_evaluation.annotations(dataset) if dataset else None
+        contents = named or coco_files.load_json(annotations)
+        truth = coco_files.truth(contents, str(dataset or annotations))
+        tasks = tasks or coco_files.tasks_of(rows, truth)
+        metrics = coco_evaluation.score_tasks(truth, rows, tasks, edges, source=str(path))
+    name = dataset or Path(annotations).stem
+    data = {
+        name: fingerprint(dataset)
+        if dataset
+        else {"images": len(truth.images), "fingerprint": sha256(annotations)},
+        "predictions": {"detections": len(rows), "fingerprint": sha256(path)},
+    }
+    return Scored(name, metrics, data)
+
+
+def _registered(name: str) -> str:
+    """The kind of a data set that is known and on disk."""
+    if name not in DatasetCatalog:
+        raise UserError(f"data set '{name}' is not registered; known: {', '.join(DatasetCatalog)}.")
+    check_dataset(name)
+    return kind_of(name)

@@ -1,0 +1,55 @@
+"""Metrics as tables: for logs, terminals and CSV files."""
+
+import csv
+import io
+import logging
+
+from tabulate import tabulate
+
+
+def log(results: dict[str, dict]) -> None:
+    """Write the tables to the log, through the logger that Detectron2 shows."""
+    logging.getLogger("detectron2").info("results, percent\n%s", text(results))
+
+
+def rows(results: dict[str, dict]) -> list[tuple[str, str, str, float]]:
+    """`(task, metric, class, percent)`; the class is "" for metrics of all classes.
+
+    Args:
+        results: `{task: {metric: percent}}`; `AP-cat` is the metric AP of class cat.
+    """
+    return [
+        (task, *key.partition("-")[::2], value)
+        for task, metrics in results.items()
+        for key, value in metrics.items()
+    ]
+
+
+def text(results: dict[str, dict]) -> str:
+    """All metrics, a column for each task, then the metrics of each class; Markdown, percent."""
+    overall, classes = {}, {}
+    for task, metric, name, value in rows(results):
+        if name:
+            classes.setdefault(name, {})[f"{task} {metric}"] = value
+        else:
+            overall.setdefault(metric, {})[task] = value
+    tables = [_table("metric", overall), _table("class", classes)] if classes else [
+        _table("metric", overall)
+    ]  # fmt: skip
+    return "\n\n".join(tables)
+
+
+def _table(title: str, cells: dict[str, dict]) -> str:
+    columns = list(dict.fromkeys(key for row in cells.values() for key in row))
+    body = [[name, *(row.get(column, "") for column in columns)] for name, row in cells.items()]
+    return tabulate(body, [title, *columns], tablefmt="pipe", floatfmt=".2f", disable_numparse=[0])
+
+
+def csv_text(results: dict[str, dict]) -> str:
+    """The same as CSV: task, metric, class, percent; NaN is an empty cell."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["task", "metric", "class", "percent"])
+    for *names, value in rows(results):
+        writer.writerow([*names, "" if value != value else value])
+    return file.getvalue()

@@ -1,0 +1,161 @@
+"""AP under attack: radii as typed, doubts, and the whole path of tools/attack_net.py."""
+
+import json
+import sys
+
+import pytest
+import torch
+from PIL import Image
+from small_detectors import DIGITS, ROOT, overrides, tiny_config, tiny_file
+
+from robust_backbones.detection import attack_evaluation
+from robust_backbones.errors import UserError
+from robust_backbones.files import sha256
+
+sys.path.insert(0, str(ROOT / "tools"))
+import attack_net
+
+RADII = [
+    ("linf", "4", 4 / 255, "4/255"),
+    ("linf", "4/255", 4 / 255, "4/255"),
+    ("linf", "0.5", 0.5 / 255, "0.5/255"),
+    ("linf", "1/4", 0.25, "63.75/255"),
+    ("l2", "0.5", 0.5, "0.5"),
+    ("l2", "3", 3.0, "3"),
+]
+
+
+@pytest.mark.parametrize(("constraint", "text", "eps", "shown"), RADII)
+def test_a_radius_as_typed_and_as_shown(constraint, text, eps, shown):
+    found = attack_evaluation.radius("--eps", constraint, text)
+    assert found == pytest.approx(eps)
+    assert attack_evaluation.show_eps(constraint, found) == shown
+
+
+WRONG_RADII = [
+    ("linf", "0", "--eps 0 is not a number above 0"),
+    ("l2", "-1", "--eps -1 is not a number above 0"),
+    ("l2", "large", "--eps large is not a number above 0"),
+    ("l2", "1/0", "--eps 1/0 is not a number above 0"),
+    ("linf", "0.0157", "--eps 0.0157: for linf .* so that 4 means 4/255; did you mean 4.00"),
+    ("linf", "255", "--eps 255: 255/255 and more covers every image"),
+    ("linf", "8/8", "255/255 and more covers every image"),
+]
+
+
+@pytest.mark.parametrize(("constraint", "text", "message"), WRONG_RADII)
+def test_wrong_radii(constraint, text, message):
+    with pytest.raises(UserError, match=message):
+        attack_evaluation.radius("--eps", constraint, text)
+
+
+def row(ap, before=1.0, after=2.0):
+    return {"bbox": {"AP": ap}, "loss_clean": before, "loss_attacked": after}
+
+
+DOUBTS = [
+    ({"eps 1/255": row(10.0)}, []),
+    ({"eps 1/255": row(10.0, after=None)}, []),  # beyond float32
+    ({"eps 1/255": row(None)}, []),
+    ({"eps 1/255": row(10.0, after=1.0)}, ["loss_did_not_rise"]),
+    ({"eps 1/255": row(31.0), "eps 2/255": row(5.0, after=0.5)},
+     ["ap_above_clean", "loss_did_not_rise"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("attacked", "checks"), DOUBTS, ids=range(len(DOUBTS)))
+def test_doubts(attacked, checks):
+    found = attack_evaluation.warnings({"clean": {"bbox": {"AP": 30.0}}, **attacked})
+    assert [warning["check"] for warning in found] == checks
+    assert all("eps" in warning["message"] for warning in found)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return tiny_file(tmp_path_factory.mktemp("weights") / "detector.pth", tiny_config())
+
+
+def command(folder, weights, *options, **more) -> dict:
+    pairs = overrides(**{"MODEL.WEIGHTS": str(weights), "INPUT.MIN_SIZE_TEST": "64"} | more)
+    attack_net.main(
+        ["--config", str(DIGITS), "--output", str(folder), "--images", "3", "--steps", "2",
+         *options, *pairs])  # fmt: skip
+    return json.loads((folder / "result.json").read_text())
+
+
+@pytest.mark.slow
+def test_the_whole_path_and_further_radii(tmp_path, weights, capsys):
+    small = {"MODEL.BACKBONE.FREEZE_AT": "0"}
+    result = command(tmp_path, weights, "--pictures", "1", "--eps", "8", "2", **small)
+    assert result["kind"] == "detection-robustness"
+    assert result["weights_sha256"] == sha256(weights)
+    assert result["settings"]["eps"] == [2 / 255, 8 / 255]
+    assert result["data"]["digit_scenes_val"]["images"] == 3
+    rows = result["metrics"]["attacks"]
+    assert list(rows) == ["clean", "eps 2/255", "eps 8/255"]
+    for eps, found in zip((2 / 255, 8 / 255), list(rows.values())[1:], strict=True):
+        assert {"AP", "AP50"} <= found["bbox"].keys() & found["segm"].keys()
+        assert found["max_norm"] == pytest.approx(eps, rel=1e-4)
+        assert found["mean_norm"] <= found["max_norm"]
+        assert found["step_size"] == pytest.approx(2.5 * eps / 2)
+        assert found["loss_attacked"] > found["loss_clean"]
+    assert rows["eps 8/255"]["loss_attacked"] > rows["eps 2/255"]["loss_attacked"]
+    with Image.open(tmp_path / "curve.png") as curve:
+        assert curve.format == "PNG"
+    pictures = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    assert len(pictures) == 2 and pictures[0].endswith("_eps_2_255.png")
+    with Image.open(tmp_path / "pictures" / pictures[0]) as picture:
+        assert picture.size == (640, 320)  # 96 pixels, enlarged, twice
+
+    again = command(tmp_path, weights, "--pictures", "1", "--eps", "2", "16", **small)
+    shown = capsys.readouterr().out
+    assert "2 of 3 conditions were measured before" in shown
+    assert list(again["metrics"]["attacks"]) == ["clean", "eps 2/255", "eps 16/255"]
+    assert again["metrics"]["attacks"]["eps 2/255"] == rows["eps 2/255"]
+    with pytest.raises(SystemExit):
+        command(tmp_path, weights, "--steps", "3", **small)
+    assert "with other settings: steps is 2 there, 3 here" in capsys.readouterr().err
+
+
+def test_equal_seeds_give_equal_figures_on_any_machine_state(tmp_path, weights):
+    found = []
+    for i, seed in enumerate((0, 0, 1)):
+        torch.manual_seed(i)
+        pairs = ("--images", "1", "--constraint", "l2", "--eps", "2", "--pictures", "0")
+        result = command(tmp_path / str(i), weights, *pairs, "--seed", str(seed))
+        found.append({**result["metrics"]["attacks"]["eps 2"], "seconds": 0})
+    assert found[0] == found[1] != found[2]
+    assert not (tmp_path / "0" / "pictures").exists()
+
+
+MISTAKES = [
+    (["--eps", "0.01"], "--eps 0.01: for linf it is a number of 255ths"),
+    (["--eps", "two"], "--eps two is not a number above 0"),
+    (["--step-size", "0"], "--step-size 0 is not a number above 0"),
+    (["--steps", "0"], "'0' is not a whole number of at least 1"),
+    (["--loss", "boxes"], "invalid choice: 'boxes'"),
+    (["--images", "1000"], "--images is 1000, but 'digit_scenes_val' has 200"),
+    (["MODEL.WEIGHTS", "none.pth"], "'none.pth' does not exist"),
+    (["MODEL.WEIGHT", "x"], "MODEL.WEIGHT"),
+    (["MODEL.WEIGHTS"], "'MODEL.WEIGHTS' has no value"),
+    (["--loss", "mask", "MODEL.MASK_ON", "False"], "the detector has no mask loss"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("args", "message"), MISTAKES, ids=[m[:30] for _, m in MISTAKES])
+def test_mistakes_are_one_line_and_code_2(tmp_path, weights, capfd, args, message):
+    pairs = overrides(**{"MODEL.WEIGHTS": str(weights)})
+    given = ["--config", str(DIGITS), "--images", "1", "--output", str(tmp_path / "run"), *pairs]
+    with pytest.raises(SystemExit) as stop:
+        attack_net.main([*given, *args])
+    assert stop.value.code == 2
+    lines = [line for line in capfd.readouterr().err.splitlines() if "error: " in line]
+    assert len(lines) == 1 and message in lines[0]
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_overrides_may_stand_anywhere():
+    text = "--config a.yaml MODEL.WEIGHTS x.pth --eps 2 4 SEED 3 --steps 7"
+    args = attack_net.parse(text.split())
+    assert args.eps == ["2", "4"] and args.steps == 7
+    assert args.opts == ["MODEL.WEIGHTS", "x.pth", "SEED", "3"]

@@ -1,0 +1,73 @@
+"""Nearest neighbours are those of scikit-learn."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+
+from classification.metrics import top1
+from classification.neighbours import choose_neighbours, nearest
+from robust_backbones.errors import UserError
+
+
+def split():
+    """Overlapping classes: features and labels, of training and of other images."""
+    g = torch.Generator().manual_seed(0)
+    y = torch.arange(400) % 4
+    x = (torch.randn(400, 20, generator=g) + torch.randn(4, 20, generator=g)[y]).relu().double()
+    return x[:200], y[:200], x[200:], y[200:]
+
+
+@pytest.mark.parametrize("k", [1, 3, 10, 150])
+def test_neighbours_are_scikit_learns(k):
+    x, y, x_test, _ = split()
+    theirs = KNeighborsClassifier(k, metric="cosine").fit(x.numpy(), y.numpy())
+    found = nearest(x, y, x_test, k, 4, temperature=None)
+    assert found.tolist() == theirs.predict(x_test.numpy()).tolist()
+    cosines = lambda d: np.exp((1 - d) / 0.07)  # noqa: E731
+    theirs = KNeighborsClassifier(k, metric="cosine", weights=cosines).fit(x.numpy(), y.numpy())
+    found = nearest(x, y, x_test, k, 4)
+    assert found.tolist() == theirs.predict(x_test.numpy()).tolist()
+
+
+def test_the_number_of_neighbours_is_chosen():
+    x, y, x_val, y_val = split()
+    k, curve = choose_neighbours(x, y, x_val, y_val, 4, top1)
+    assert [row[0] for row in curve] == [1, 2, 5, 10, 20, 50, 100, 200]
+    for each, value in curve:
+        assert top1(nearest(x, y, x_val, each, 4), y_val) == value
+    assert k == max(each for each, value in curve if value == max(v for _, v in curve))
+
+
+def test_scale_and_size_of_batches_do_not_matter(monkeypatch):
+    x, y, x_test, _ = split()
+    found = nearest(x, y, x_test, 7, 4)
+    monkeypatch.setattr("classification.neighbours.SIMILARITIES", 1)
+    assert torch.equal(nearest(1000 * x, y, x_test / 1000, 7, 4), found)
+
+
+def test_a_low_temperature_is_the_nearest_neighbour():
+    x, y, x_test, _ = split()
+    found = nearest(x, y, x_test, 50, 4, temperature=1e-9)
+    assert torch.equal(found, nearest(x, y, x_test, 1, 4))
+
+
+def test_a_feature_vector_of_zeros_is_no_error():
+    x, y, _, _ = split()
+    assert nearest(x, y, torch.zeros(1, 20), 5, 4).shape == (1,)
+
+
+X, Y = torch.eye(12), torch.arange(12) % 4
+ERRORS = {
+    "13 neighbours of 12 images; give 1 to 12": lambda: nearest(X, Y, X, 13, 4),
+    "temperature 0": lambda: nearest(X, Y, X, 1, 4, temperature=0),
+    "neighbours [20, 30] of 12": lambda: choose_neighbours(X, Y, X, Y, 4, top1, ks=[20, 30]),
+    "features are not all finite; look": lambda: nearest(X, Y, X.log(), 1, 4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", ERRORS)
+def test_errors(message):
+    with pytest.raises(UserError) as error:
+        ERRORS[message]()
+    assert message in str(error.value)

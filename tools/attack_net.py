@@ -1,0 +1,78 @@
+#!/usr/bin/env python
+"""Attack a detector with PGD and measure its AP -> result.json, curve.png, pictures/.
+
+tools/attack_net.py --config configs/digits_mask_rcnn_robust.yaml --constraint linf --eps 2 4 8 \\
+    MODEL.WEIGHTS output/digits_mask_rcnn_robust/model_final.pth
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone works uninstalled
+
+import evaluation_options
+
+from robust_backbones.errors import user_errors
+
+EPS = {"linf": ["2", "4", "8"], "l2": ["0.5", "1", "2"]}
+
+
+def parse(argv=None) -> argparse.Namespace:
+    parser = evaluation_options.parser(__doc__)
+    add = parser.add_argument
+    add("--constraint", choices=("linf", "l2"), default="linf",
+        help="norm of the ball (default: linf)")  # fmt: skip
+    add("--eps", nargs="+", metavar="E",
+        help="radii: for linf numbers of 255ths, 4 means 4/255 (default: 2 4 8); for l2 norms over "
+        "the resized image, pixels in [0, 1] (default: 0.5 1 2)")  # fmt: skip
+    add("--steps", type=evaluation_options.count, default=10, metavar="N",
+        help="steps of PGD (default: 10)")  # fmt: skip
+    add("--step-size", metavar="S",
+        help="length of a step, in the unit of --eps (default: 2.5 * eps / steps)")  # fmt: skip
+    add("--loss", choices=("all", "classification", "localisation", "mask"), default="all",
+        help="which of the detector's training losses is raised (default: all)")  # fmt: skip
+    add("--pictures", type=evaluation_options.whole, default=4, metavar="N",
+        help="images to draw at each radius, clean and attacked (default: 4)")  # fmt: skip
+    return evaluation_options.parse(parser, argv)
+
+
+def run(args) -> None:
+    """Check, attack, write."""
+    from robust_backbones.detection import attack, attack_evaluation, compat, conditions, subject
+    from robust_backbones.files import claimed
+
+    rule, texts = args.constraint, args.eps or EPS[args.constraint]
+    radii = sorted({attack_evaluation.radius("--eps", rule, text) for text in texts})
+    step = args.step_size and attack_evaluation.radius("--step-size", rule, args.step_size)
+    compat.silence_detectron2()
+    found = subject.find(args.config, args.opts, args.images, args.seed)
+    output = args.output or Path(found.cfg.OUTPUT_DIR, f"attack_{rule}")
+    chosen = {"constraint": rule, "steps": args.steps, "step_size": step, "loss": args.loss}
+    settings = found.settings(attack="pgd", **chosen | {
+        "step_size": step or f"{attack.STEP_FACTOR} * eps / steps", "random_start": True,
+        "batch_size": args.batch_size, "seed": args.seed})  # fmt: skip
+    plan = attack_evaluation.conditions(
+        found.cfg, found.dataset, radii, chosen, seed=args.seed, folder=output / "pictures",
+        pictures=[number for number, _ in found.items[: args.pictures]])  # fmt: skip
+    with claimed(output):
+        rows = conditions.measure_all(found, plan, settings, output, args.batch_size)
+        print(attack_evaluation.table(rows))
+        attack_evaluation.draw_curve(rows, rule, output / "curve.png")
+        subject.write_result(
+            found, output, kind="detection-robustness", metrics={"attacks": rows},
+            settings=settings | {"eps": radii}, seed=args.seed,
+            seconds=sum(row["seconds"] for row in rows.values()),
+            warnings=attack_evaluation.warnings(rows))  # fmt: skip
+    print(f"{len(found.items)} images -> {output}")
+
+
+def main(argv=None) -> None:
+    """Exit code 2 and one line for user mistakes."""
+    args = parse(argv)
+    with user_errors():
+        run(args)
+
+
+if __name__ == "__main__":
+    main()
