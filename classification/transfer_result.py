@@ -11,6 +11,7 @@ from torch import Tensor
 from classification import distributed, metrics
 from classification.task import Task, Trial
 from robust_backbones import checkpoint, results
+from robust_backbones.checkpoint import Checkpoint
 from robust_backbones.files import atomic
 
 
@@ -37,10 +38,16 @@ def write(task: Task, trials: list[Trial], names: dict, seconds: float) -> str:
     found = summary(task, trials)
     results.write(
         folder / "result.json", kind="transfer", metrics=found,
-        settings=task.settings | names, weights_sha256=task.found.sha256,
+        settings=task.settings | names | {"source": source(task.found)}, weights_sha256=task.found.sha256,
         data=task.data, seed=task.settings["seed"], seconds=seconds,
         processes=distributed.world())  # fmt: skip
     return line(found, len(trials))
+
+
+def source(found: Checkpoint) -> dict:
+    """What is known of the network that transfers; None where its file does not say."""
+    names = ("dataset", "method", "constraint", "eps")
+    return {"arch": found.arch} | {name: found.metadata.get(name) for name in names}
 
 
 def summary(task: Task, trials: list[Trial]) -> dict:

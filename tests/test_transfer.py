@@ -106,6 +106,7 @@ def test_what_a_result_says(runs, name):
     assert found["data"]["train"]["images"] == 40 and found["data"]["test"]["images"] == 30
     assert settings["data"]["test"] == found["data"]["test"]["fingerprint"]
     assert found["weights_sha256"] == settings["weights_sha256"]
+    assert settings["source"]["arch"] == "resnet18" and settings["source"]["eps"] == 0.5
     assert ("robust_accuracy" in numbers) == (name == "adversarial")
 
     images = np.array(table(folder / "per_image.csv")[1:], int)
