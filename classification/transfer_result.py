@@ -38,9 +38,9 @@ def write(task: Task, trials: list[Trial], names: dict, seconds: float) -> str:
     found = summary(task, trials)
     results.write(
         folder / "result.json", kind="transfer", metrics=found,
-        settings=task.settings | names | {"source": source(task.found)}, weights_sha256=task.found.sha256,
-        data=task.data, seed=task.settings["seed"], seconds=seconds,
-        processes=distributed.world())  # fmt: skip
+        settings=task.settings | names | {"source": source(task.found)},
+        weights_sha256=task.found.sha256, data=task.data, seed=task.settings["seed"],
+        seconds=seconds, processes=distributed.world())  # fmt: skip
     return line(found, len(trials))
 
 

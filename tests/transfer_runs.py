@@ -18,7 +18,8 @@ def write_network(path, arch: str = "resnet18", classes: int = 7, image_size: in
     model = Classifier(arch, classes, (0.4, 0.45, 0.5), (0.25, 0.3, 0.35))
     model.net.load_state_dict(random_network(arch, classes).state_dict())
     contents = {"format": checkpoint.FORMAT, "version": checkpoint.FORMAT_VERSION,
-                "model": model.state_dict(), "metadata": {"image_size": image_size, "eps": 0.5}}  # fmt: skip
+                "model": model.state_dict(),
+                "metadata": {"image_size": image_size, "eps": 0.5}}  # fmt: skip
     checkpoint.save(contents, path)
     return path
 
