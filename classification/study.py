@@ -1,51 +1,76 @@
-"""Run every combination that a study file asks for, then show the table.
+"""Make the runs that a study file asks for, here or on a Ray cluster; show what came out.
 
+python -m classification.study plan configs/studies/table1.yaml
 python -m classification.study run configs/studies/cifar_protocols.yaml --set data=/data/cifar10
-python -m classification.study table configs/studies/cifar_protocols.yaml
+python -m classification.study run configs/studies/table1.yaml --executor ray --address auto
 
-A study file is YAML: `output`, a folder; `command`, `transfer` (the default) or `detection`;
-`common`, options of `classification.transfer` for all runs, or, for detection, `config`, `seeds`,
-`gpus` and config keys; `axes`, one or more, each with values: a label and the options that it
-stands for. Finished runs are skipped, interrupted ones go on.
+Finished runs are skipped, interrupted ones go on, failed ones are tried again after a pause, a
+mistake (exit code 2 of the run) is not. docs/studies.md has the format of the file.
 
 Exit codes: 0 finished, 2 a mistake of the user or a run that failed, 75 stopped.
 """
 
 import argparse
-import itertools
-import re
-import subprocess
 import sys
+import time
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
-import yaml
-
-from classification.study_commands import COMMANDS, Run
 from robust_backbones.errors import UserError, user_errors
-from robust_backbones.stopping import STOPPED
+from robust_backbones.stopping import STOPPED, StopSignals
 
-PARTS = {"command", "output", "common", "axes"}
+ACTIONS = {
+    "run": "make what is missing, then show the table",
+    "plan": "how many runs, how long, how much room",
+    "status": "what has become of each run",
+    "retry": "forget the failures and run",
+    "table": "show what there is",
+}
 
 
 def main(argv=None) -> None:
     """Parse and do it. Exit codes as said above."""
     args = _parser().parse_args(argv)
     with user_errors():
-        runs = read(args.study, dict(args.set))
-        if args.command == "run":
-            _run_all(runs)
-        print(table(runs))
+        from classification import study_file, study_report, study_run
+
+        runs = study_file.read(args.study, dict(args.set))
+        if args.action == "plan":
+            print(study_report.plan(runs))
+        elif args.action == "status":
+            print(study_report.status(runs))
+        if args.action == "retry":
+            for run in runs:
+                study_run.forget(run.folder)
+        if args.action in ("run", "retry"):
+            _work(args, runs)
+        if args.action in ("run", "retry", "table"):
+            print(study_report.table(runs))
 
 
 def _parser() -> argparse.ArgumentParser:
     formatter = partial(argparse.RawDescriptionHelpFormatter, width=100)
     p = argparse.ArgumentParser("python -m classification.study", description=__doc__,
                                 formatter_class=formatter)  # fmt: skip
-    p.add_argument("command", choices=("run", "table"), help="run what is missing; or only show")
-    p.add_argument("study", type=Path, help="study file")
-    p.add_argument("--set", type=_pair, nargs="+", default=[], metavar="OPTION=VALUE",
-                   help="options for all runs, instead of the file's")  # fmt: skip
+    # fmt: off
+    add = p.add_argument
+    add("action", choices=ACTIONS, help="; ".join(f"{k}: {v}" for k, v in ACTIONS.items()))
+    add("study", type=Path, help="study file")
+    add("--set", type=_pair, nargs="+", default=[], metavar="OPTION=VALUE",
+        help="options for all runs that have them, instead of the file's; {axis} is understood")
+    add("--executor", choices=("local", "ray"), default="local",
+        help="processes of this machine, or a Ray cluster (default: local)")
+    add("--jobs", type=_count, metavar="N",
+        help="local: runs at a time (default: one per GPU, or one)")
+    add("--gpus", type=_whole, metavar="N", help="local: GPUs to hand out (default: all)")
+    add("--address", metavar="HOST:PORT",
+        help="of the Ray cluster; auto: that of this machine (default: start one here)")
+    add("--attempts", type=_count, default=3, metavar="N",
+        help="starts of a run that fails (default: 3)")
+    add("--pause", type=float, default=30.0, metavar="S",
+        help="seconds before its second start, doubled for each further one (default: 30)")
+    # fmt: on
     return p
 
 
@@ -56,81 +81,80 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def read(path: Path, changes: dict | None = None) -> list[Run]:
-    """The runs of a study file, the last axis changing fastest.
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 0")
+    return int(text)
 
-    Args:
-        changes: options for all runs, instead of the file's.
 
-    Raises:
-        UserError: not a study file.
-    """
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
+    return int(text)
+
+
+def _work(args, runs: list) -> None:
+    from classification import executors
+    from classification.study_queue import Queue
+
+    executor = (
+        executors.Ray(args.address)
+        if args.executor == "ray"
+        else executors.Local(args.jobs, args.gpus)
+    )
+    progress = Progress(len(runs))
+    work = Queue(runs, executor, args.attempts, args.pause, progress.told)
     try:
-        study = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {error}") from None
-    _check(path, study)
-    runs, folder = [], Path(study["output"])
-    axes, command = study["axes"], study.get("command", "transfer")
-    for labels in itertools.product(*axes.values()):
-        options = dict(study.get("common", {}))
-        for axis, label in zip(axes.values(), labels, strict=True):
-            options |= axis[label]
-        slug = re.sub(r"[^\w.+=-]+", "_", "-".join(labels))
-        named = dict(zip(axes, labels, strict=True))
-        runs.append(Run(named, options | (changes or {}), folder / slug, command))
-    if len({run.folder for run in runs}) < len(runs):
-        raise UserError(f"{path} has labels that differ in punctuation only; name them otherwise.")
-    return runs
-
-
-def _check(path: Path, study) -> None:
-    if not isinstance(study, dict) or set(study) - PARTS or not {"output", "axes"} <= set(study):
+        with StopSignals().watched() as signals:
+            whole = work.work(lambda: signals.asked)
+    finally:
+        executor.close()
+    if not whole:
+        print("stopped; the same command goes on.", flush=True)
+        sys.exit(STOPPED)
+    if work.failed:
+        names = {run.folder: run.name for run in runs}
+        for folder, error in work.failed.items():
+            log = folder / "log.txt"
+            more = f"  (see {log})" if log.exists() else ""
+            print(f"failed: {names[folder]}: {error}{more}", file=sys.stderr)
         raise UserError(
-            f"{path} needs output and axes, and may have command and common; nothing else."
+            f"{len(work.failed)} of {len(runs)} runs failed; mend that, then use: "
+            f"study retry {args.study}"
         )
-    if (command := study.get("command", "transfer")) not in COMMANDS:
-        raise UserError(f"{path}: command '{command}' is unknown; one of: {', '.join(COMMANDS)}.")
-    tables = [study.get("common", {}), study["axes"]]
-    if all(isinstance(table, dict) for table in tables):
-        tables += [*study["axes"].values()]
-    if all(isinstance(table, dict) for table in tables):
-        tables += [value for axis in study["axes"].values() for value in axis.values()]
-    if not all(isinstance(table, dict) for table in tables) or not study["axes"]:
-        raise UserError(f"{path}: common is a mapping of options, axes one of axis names to "
-                        "{label: {option: value}}.")  # fmt: skip
-    labels = [label for axis in study["axes"].values() for label in axis]
-    if odd := [label for label in labels if not isinstance(label, str)]:
-        raise UserError(f"{path}: the label {odd[0]!r} is not text; put it between quotes.")
 
 
-def _run_all(runs: list[Run]) -> None:
-    """One after the other, each in a process of its own; what fails does not keep the others."""
-    failed = []
-    for number, run in enumerate(runs, 1):
-        print(f"run {number} of {len(runs)}: {', '.join(run.labels.values())}", flush=True)
-        codes = []
-        for line in run.lines():
-            codes.append(subprocess.run(line).returncode)
-            if codes[-1] == STOPPED:
-                sys.exit(STOPPED)
-        if any(codes):
-            failed.append(", ".join(run.labels.values()))
-    if failed:
-        raise UserError(f"{len(failed)} of {len(runs)} runs failed: {'; '.join(failed)}. Their "
-                        "errors are above; the same command tries them again.")  # fmt: skip
+class Progress:
+    """A line for each run that has ended, with the time that is left."""
+
+    def __init__(self, total: int):
+        self._total, self._began = total, time.time()
+        self._states: Counter = Counter()
+        self._before: int | None = None
+
+    def told(self, run, outcome, queue) -> None:
+        """Print it."""
+        self._states[outcome.state] += 1
+        done = len(queue.finished) + len(queue.failed)
+        if self._before is None:
+            self._before = done - 1
+        left, made = self._total - done, max(1, done - self._before)
+        rest = (time.time() - self._began) / made * left
+        text = f"{outcome.state} in {_span(outcome.seconds)}"
+        if outcome.error:
+            text += f" ({outcome.error})"
+        print(f"[{done}/{self._total}] {run.name}: {text}; {queue.going} running, {left} left"
+              + (f", about {_span(rest)}" if left else ""), flush=True)  # fmt: skip
 
 
-def table(runs: list[Run]) -> str:
-    """A Markdown table: percent, mean and standard deviation over trials or seeds."""
-    axes = list(runs[0].labels)
-    heads = [*axes, *COMMANDS[runs[0].command].columns]
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    for run in runs:
-        lines.append(f"| {' | '.join([*run.labels.values(), *run.cells()])} |")
-    return "\n".join(lines)
+def _span(seconds: float) -> str:
+    """For people: 42 s, 12 min, 3 h 20 min, 4 days."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02} min" if hours < 48 else f"{hours / 24:.0f} days"
 
 
 if __name__ == "__main__":

@@ -1,40 +1,19 @@
 """What a study can run: the command lines of a combination, and its cells in the table."""
 
+import contextlib
+import functools
+import io
 import json
 import statistics
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from robust_backbones.errors import UserError
 
-TRAIN_NET = Path(__file__).resolve().parent.parent / "tools" / "train_net.py"
-
-
-@dataclass(frozen=True)
-class Run:
-    """One combination.
-
-    Attributes:
-        labels: axis -> the label of its value.
-        options: of its command.
-        folder: for its results.
-        command: key of `COMMANDS`.
-    """
-
-    labels: dict[str, str]
-    options: dict
-    folder: Path
-    command: str = "transfer"
-
-    def lines(self) -> list[list[str]]:
-        """Its command lines, to be run one after the other."""
-        return COMMANDS[self.command].lines(self)
-
-    def cells(self) -> list[str]:
-        """What the table shows of it, empty where nothing has finished."""
-        return COMMANDS[self.command].cells(self)
+TOOLS = Path(__file__).resolve().parent.parent / "tools"
+# Options that a result does not depend on.
+_NEUTRAL = frozenset({"data", "workers", "device", "save-seconds", "save_seconds"})
 
 
 @dataclass(frozen=True)
@@ -42,80 +21,204 @@ class Command:
     """A program that makes results.
 
     Attributes:
-        lines: run -> its command lines.
+        lines: `(options, folder, gpus)` -> command lines, without `python`.
+        check: raises `UserError` for options that it would refuse.
+        has: whether it has an option of this name.
         columns: headings of `cells`.
-        cells: run -> text.
+        cells: results of the finished ones of a row's runs -> text.
+        result: the file that is there at the end, in the run's folder.
     """
 
-    lines: Callable[[Run], list[list[str]]]
+    lines: Callable[[dict, Path, float], list[list[str]]]
+    check: Callable[[dict], None]
+    has: Callable[[str], bool]
     columns: tuple[str, ...]
-    cells: Callable[[Run], list[str]]
+    cells: Callable[[list[dict]], list[str]]
+    result: str = "result.json"
 
 
-def _transfer_lines(run: Run) -> list[list[str]]:
-    words = [sys.executable, "-m", "classification.transfer", "--output", str(run.folder)]
-    for name, value in run.options.items():
-        option = f"--{name.replace('_', '-')}"
+def essence(options: dict) -> dict:
+    """The options that the result depends on; where data of a known name lie is none of them."""
+    kept = {key: value for key, value in options.items() if key not in _NEUTRAL}
+    named = options.get("dataset", "imagenet") != "folder"
+    return kept if named else kept | {"data": options.get("data")}
+
+
+def _words(options: dict) -> list[str]:
+    """Options as a command line has them."""
+    words = []
+    for name, value in options.items():
+        option = f"--{str(name).replace('_', '-')}"
         if value is True:
             words.append(option)
         elif value is not False:
             words += [option, *map(str, value if isinstance(value, list) else [value])]
-    return [words]
+    return words
 
 
-def _transfer_cells(run: Run) -> list[str]:
+def _module(name: str, parser: Callable, *always: str):
+    """`lines`, `check` and `has` of a command whose options argparse knows."""
+
+    @functools.cache
+    def made():
+        return parser()
+
+    def lines(options: dict, folder: Path, gpus: float) -> list[list[str]]:
+        return [["-m", name, *always, "--output", str(folder), *_words(options)]]
+
+    def has(option: str) -> bool:
+        return f"--{str(option).replace('_', '-')}" in made()._option_string_actions
+
+    def check(options: dict) -> None:
+        if unknown := [key for key in options if not has(key)]:
+            raise UserError(f"python -m {name} has no option '{unknown[0]}'; see its --help.")
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(said):
+                made().parse_args(["--output", "x", *_words(options)])
+        except SystemExit:
+            raise UserError(said.getvalue().splitlines()[-1].partition("error: ")[2]) from None
+
+    return lines, check, has
+
+
+def _transfer_parser():
+    from classification.transfer_options import parser
+
+    return parser("")
+
+
+def _pretrain_parser():
+    from classification.pretrain_options import parser
+
+    return parser("")
+
+
+def _robustness_parser():
+    from classification.robustness_eval import parser
+
+    return parser()
+
+
+def _tool(name: str, *always: str, output: str = "--output"):
+    """`lines`, `check` and `has` of a detection tool: options are its own, or keys of the config,
+    which have a capital letter."""
+
+    def lines(options: dict, folder: Path, gpus: float) -> list[list[str]]:
+        own = {k: v for k, v in options.items() if not _is_key(k)}
+        keys = {k: v for k, v in options.items() if _is_key(k)}
+        place = [output, str(folder)]
+        if output == "OUTPUT_DIR":
+            own["num_gpus"] = int(gpus) or 1
+        pairs = [str(word) for pair in keys.items() for word in pair]
+        return [[str(TOOLS / name), *_words(own), *always, *pairs, *place]]
+
+    def check(options: dict) -> None:
+        if "config" not in options:
+            raise UserError("the option 'config', a file such as those in configs/, is needed.")
+        keys = {k: v for k, v in options.items() if _is_key(k)}
+        _check_config(str(options["config"]), tuple((k, str(v)) for k, v in keys.items()))
+
+    return lines, check, _is_key
+
+
+def _is_key(name: str) -> bool:
+    return str(name)[:1].isupper()
+
+
+def _check_config(path: str, keys: tuple) -> None:
+    from robust_backbones.detection import config
+
+    config.load_config(path, [word for pair in keys for word in pair])
+
+
+def _convert_lines(options: dict, folder: Path, gpus: float) -> list[list[str]]:
+    target = str(folder / "backbone.pth")
+    return [[str(TOOLS / "convert.py"), options["source"], target, "--force"]]
+
+
+def _convert_check(options: dict) -> None:
+    if set(options) != {"source"}:
+        raise UserError("command convert has one option: source, a classifier checkpoint.")
+
+
+def _spread(values: list[float | None]) -> str:
+    values = [value for value in values if value is not None]
+    if not values:
+        return ""
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread}"
+
+
+def _transfer_cells(found: list[dict]) -> list[str]:
     """Accuracy of what counts; where that is the best epoch on the test images, the last one's is
     told first and the best one's beside it."""
-    path = run.folder / "result.json"
-    if not path.exists():
-        return ["", "", "missing"]
-    found = json.loads(path.read_text(encoding="utf-8"))["metrics"]
-    spread = f" ± {found['sd']:.2f}" if found["sd"] is not None else ""
-    accuracy = f"{found['accuracy']:.2f}{spread}"
-    trials = str(len(found["trials"]))
-    if (last := found.get("last_epoch_accuracy")) is not None:
-        return [f"{last:.2f}", accuracy, trials]
-    return [accuracy, "", trials]
+    trials = [row for metrics in found for row in metrics["trials"]]
+    best = _spread([row["accuracy"] for row in trials])
+    if found[0].get("last_epoch_accuracy") is not None:
+        last = statistics.mean(metrics["last_epoch_accuracy"] for metrics in found)
+        return [f"{last:.2f}", best, str(len(trials))]
+    return [best, "", str(len(trials))]
 
 
-def _detection_lines(run: Run) -> list[list[str]]:
-    """One for each seed; `config`, `gpus` and `seeds` are ours, the other options config keys."""
-    options = dict(run.options)
-    if "config" not in options:
-        raise UserError(f"the run {', '.join(run.labels.values())} has no option 'config'.")
-    start = [sys.executable, str(TRAIN_NET), "--config", str(options.pop("config")), "--resume",
-             "--num-gpus", str(options.pop("gpus", 1))]  # fmt: skip
-    folders = _seed_folders(run)
-    options.pop("seeds", None)
-    keys = [str(word) for pair in options.items() for word in pair]
-    return [
-        [*start, *keys, "SEED", str(seed), "OUTPUT_DIR", str(folder)]
-        for seed, folder in enumerate(folders)
-    ]
+def _detection_cells(found: list[dict]) -> list[str]:
+    """AP of boxes and masks on the first test set, over the runs."""
+    first = [next(iter(metrics.values())) for metrics in found]
+    shown = [_spread([m.get(task, {}).get("AP") for m in first]) for task in ("bbox", "segm")]
+    return [*shown, str(len(found))]
 
 
-def _seed_folders(run: Run) -> list[Path]:
-    return [run.folder / f"seed{seed}" for seed in range(int(run.options.get("seeds", 1)))]
+def _named(*names: str) -> Callable[[list[dict]], list[str]]:
+    return lambda found: [*(_spread([m.get(n) for m in found]) for n in names), str(len(found))]
 
 
-def _detection_cells(run: Run) -> list[str]:
-    """AP of boxes and masks, mean and standard deviation over the seeds that have finished."""
-    paths = [folder / "result.json" for folder in _seed_folders(run)]
-    found = [json.loads(p.read_text(encoding="utf-8"))["metrics"] for p in paths if p.exists()]
-    shown = []
-    for task in ("bbox", "segm"):
-        values = [
-            tasks[task]["AP"]
-            for metrics in found
-            for tasks in list(metrics.values())[:1]  # of the first test set
-            if tasks.get(task, {}).get("AP") is not None
-        ]
-        spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-        shown.append(f"{statistics.mean(values):.2f}{spread}" if values else "")
-    return [*shown, f"{len(found)} of {len(paths)}" if found else "missing"]
+def _rows_cells(key: str) -> Callable[[list[dict]], list[str]]:
+    """Box AP of clean images, and the mean over all attacked or corrupted ones."""
+
+    def cells(found: list[dict]) -> list[str]:
+        clean, others = [], []
+        for metrics in found:
+            rows = {name: row["bbox"]["AP"] or 0.0 for name, row in metrics[key].items()}
+            clean.append(rows.pop("clean", None))
+            others.append(statistics.mean(rows.values()) if rows else None)
+        return [_spread(clean), _spread(others), str(len(found))]
+
+    return cells
+
+
+def _nothing(found: list[dict]) -> list[str]:
+    return [str(len(found))]
 
 
 COMMANDS = {
-    "transfer": Command(_transfer_lines, ("accuracy, %", "best epoch", "trials"), _transfer_cells),
-    "detection": Command(_detection_lines, ("box AP", "mask AP", "seeds"), _detection_cells),
-}
+    "pretrain": Command(
+        *_module("classification.pretrain", _pretrain_parser, "--resume"),
+        ("clean, %", "robust, %", "runs"), _named("clean_top1", "robust_top1")),
+    "robustness": Command(
+        *_module("classification.robustness_eval", _robustness_parser),
+        ("clean, %", "runs"), _named("clean_top1")),
+    "transfer": Command(
+        *_module("classification.transfer", _transfer_parser),
+        ("accuracy, %", "best epoch", "trials"), _transfer_cells),
+    "convert": Command(
+        _convert_lines, _convert_check, "source".__eq__, ("runs",), _nothing, "backbone.pth"),
+    "detection": Command(
+        *_tool("train_net.py", "--resume", output="OUTPUT_DIR"),
+        ("box AP", "mask AP", "runs"), _detection_cells),
+    "attack": Command(
+        *_tool("attack_net.py"), ("clean box AP", "attacked box AP", "runs"),
+        _rows_cells("attacks")),
+    "corruption": Command(
+        *_tool("corrupt_net.py"), ("clean box AP", "corrupted box AP", "runs"),
+        _rows_cells("corruptions")),
+}  # fmt: skip
+
+
+def metrics(path: Path) -> dict | None:
+    """Of a finished run; None where there is no result, or none that can be read."""
+    if path.suffix != ".json":
+        return {} if path.exists() else None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["metrics"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

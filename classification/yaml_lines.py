@@ -1,0 +1,71 @@
+"""YAML with the line of each entry, so that mistakes can be shown where they are."""
+
+from pathlib import Path
+
+import yaml
+
+from robust_backbones.errors import UserError
+
+LIMIT = 100_000  # entries; a few bytes of aliases of aliases can ask for billions
+
+
+class Document:
+    """A YAML file: plain values, and where they stand.
+
+    Attributes:
+        path: of the file.
+        value: what it holds, as `yaml.safe_load` has it.
+        lines: `(key, key or index, ...)` of an entry -> its line, from 1.
+
+    Raises:
+        UserError: it cannot be read, is not YAML, has a key twice or more than 100,000 entries.
+    """
+
+    def __init__(self, path):
+        self.path, self.lines, self._count = Path(path), {}, 0
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+        except UnicodeDecodeError:
+            raise UserError(f"{path} is not YAML: it is not text in UTF-8.") from None
+        loader = yaml.SafeLoader(text)
+        try:
+            node = loader.get_single_node()
+            self.value = None if node is None else self._plain(loader, node, ())
+        except yaml.YAMLError as error:
+            raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
+        except RecursionError:
+            raise UserError(f"{path} is nested too deeply.") from None
+        finally:
+            loader.dispose()
+
+    def wrong(self, where: tuple, message: str) -> UserError:
+        """An error that begins with the file and the line of an entry, or of what holds it."""
+        while where and where not in self.lines:
+            where = where[:-1]
+        return UserError(f"{self.path}:{self.lines.get(where, 1)}: {message}")
+
+    def _plain(self, loader, node, where: tuple):
+        self.lines.setdefault(where, node.start_mark.line + 1)
+        self._count += 1
+        if self._count > LIMIT:
+            raise UserError(f"{self.path} has more than {LIMIT} entries.")
+        if isinstance(node, yaml.SequenceNode):
+            return [self._plain(loader, n, (*where, i)) for i, n in enumerate(node.value)]
+        if not isinstance(node, yaml.MappingNode):
+            try:
+                return loader.construct_object(node)
+            except ValueError as error:  # 2024-13-45 is taken for a date
+                raise self.wrong(where, f"{error}.") from None
+        found = {}
+        for key_node, value_node in node.value:
+            key = loader.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
+            if not isinstance(key, (str, int, float)):
+                raise UserError(f"{self.path}:{line}: the key {key!r} is neither text nor number.")
+            if key in found:
+                raise UserError(f"{self.path}:{line}: the key '{key}' is there twice.")
+            self.lines[(*where, key)] = line
+            found[key] = self._plain(loader, value_node, (*where, key))
+        return found
