@@ -54,6 +54,7 @@ setup(
         "corruptions": ["numba"],
         "attacks": ["pyautoattack"],  # classification.robustness_eval --autoattack
         "dill": ["dill"],  # --allow-pickle for files written by the robustness library
+        "ray": ["ray>=2.40"],  # classification.study --executor ray
         "shards": ["webdataset>=1.0"],  # training data as tar files, local or remote
         # The paper's own library and timm: our files and networks are tested against theirs.
         "dev": [
@@ -65,6 +66,7 @@ setup(
             "webdataset",
             "pyautoattack",
             "numba",
+            "ray",
         ],
     },
 )

@@ -2,6 +2,7 @@
 
 import os
 import queue
+import socket
 import threading
 import time
 from pathlib import Path
@@ -117,6 +118,7 @@ class Ray:
             raise UserError(
                 "--executor ray needs Ray: pip install 'robust-backbones[ray]'."
             ) from None
+        _reach(address)
         root = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         try:
@@ -159,17 +161,16 @@ class Ray:
         ready, _ = self._ray.wait(tasks, num_returns=1, timeout=seconds)
         if ready:  # and all others that have ended meanwhile
             ready, _ = self._ray.wait(tasks, num_returns=len(tasks), timeout=0)
-        return [(self._going.pop(task), self._outcome(task)) for task in ready]
+        runs = [self._going.pop(task) for task in ready]
+        return [(run, self._outcome(run, task)) for run, task in zip(runs, ready, strict=True)]
 
-    def _outcome(self, task) -> Outcome:
-        run = self._going.get(task)
+    def _outcome(self, run: Run, task) -> Outcome:
         try:
             outcome, node = self._ray.get(task)
         except Exception as error:  # Ray gave up on it, or our code failed there
             lines = str(error).strip().splitlines() or [""]
             return Outcome(FAILED, 1, f"{type(error).__name__}: {lines[-1]}")
-        if run is not None:
-            self._homes[_inputs(run)] = node
+        self._homes[_inputs(run)] = node
         return outcome
 
     def stop(self) -> None:
@@ -177,6 +178,21 @@ class Ray:
 
     def close(self) -> None:
         self._ray.shutdown()
+
+
+def _reach(address: str | None) -> None:
+    """Ray itself waits for minutes before it says that nobody is there.
+
+    Raises:
+        UserError: nobody listens at HOST:PORT.
+    """
+    host, colon, port = (address or "").rpartition(":")
+    if not colon or "/" in host or not port.isdecimal():  # auto, or ray://
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"no Ray cluster answers at {address}: {error}.") from None
 
 
 class _Flag:

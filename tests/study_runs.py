@@ -32,6 +32,8 @@ with open(os.path.join(folder, "result.json.part"), "w") as file:
     json.dump({"metrics": {"value": options.get("value")}, "seconds": 1.0,
                "threads": os.environ.get("OMP_NUM_THREADS"),
                "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}, file)
+with open(os.path.join(folder, "ends.txt"), "a") as file:
+    file.write("x")
 os.replace(os.path.join(folder, "result.json.part"), os.path.join(folder, "result.json"))
 """
 
@@ -71,6 +73,12 @@ def starts(run) -> list[int]:
         return [int(line) for line in (run.folder / "starts.txt").read_text().split()]
     except FileNotFoundError:
         return []
+
+
+def ends(run) -> int:
+    """How often a run was made to its end."""
+    path = run.folder / "ends.txt"
+    return len(path.read_text()) if path.exists() else 0
 
 
 def alive(pid: int) -> bool:
