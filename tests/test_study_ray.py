@@ -1,6 +1,7 @@
 """Studies on Ray: the same results as without, whatever dies on the way."""
 
 import json
+import sys
 import time
 
 import pytest
@@ -118,6 +119,7 @@ def test_a_run_goes_where_its_features_are(tmp_path, cluster):
 def test_no_cluster_no_ray(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="no Ray cluster answers at 127.0.0.1:1"):
         Ray("127.0.0.1:1")
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
-    with pytest.raises(UserError, match=r"pip install 'robust-backbones\[ray\]'"):
-        Ray()
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "ray", None)
+        with pytest.raises(UserError, match=r"pip install 'robust-backbones\[ray\]'"):
+            Ray()

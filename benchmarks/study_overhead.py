@@ -1,0 +1,88 @@
+"""What a study costs besides its runs: thousands of runs that do next to nothing.
+
+python benchmarks/study_overhead.py --runs 500 5000 --executor local ray
+
+A run starts a Python that writes a result (`program`, timed alone as well). `each` is the wall time
+of the study by its runs; `memory` is the driver's, after the first tenth of the runs and at the
+end.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT)]
+
+from classification import executors, study_commands, study_file  # noqa: E402
+from classification.study_queue import Queue  # noqa: E402
+
+CODE = "import sys; open(sys.argv[1] + '/result.json', 'w').write('{\"metrics\": {}}')"
+
+
+def lines(options: dict, folder: Path, gpus: float) -> list[list[str]]:
+    return [["-I", "-S", "-c", CODE, str(folder)]]
+
+
+def memory() -> float:
+    """MB of this process."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def measure(name: str, count: int, jobs: int) -> tuple[float, float, float, float]:
+    """Seconds to read the file, seconds of all runs, and memory, early and at the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "study.yaml")
+        path.write_text(json.dumps({
+            "output": f"{folder}/out", "command": "nothing", "common": {"value": "{number}"},
+            "axes": {"number": list(range(count))}}))  # fmt: skip
+        began = time.perf_counter()
+        runs = study_file.read(path)
+        reading = time.perf_counter() - began
+        executor = executors.Ray() if name == "ray" else executors.Local(jobs, 0)
+        early = []
+
+        def told(run, outcome, queue):
+            if not early and len(queue.finished) >= count // 10:
+                early.append(memory())
+
+        began = time.perf_counter()
+        queue = Queue(runs, executor, told=told)
+        queue.work()
+        seconds = time.perf_counter() - began
+        executor.close()
+        assert len(queue.finished) == count, queue.failed
+        return reading, seconds, early[0], memory()
+
+
+def main(argv=None) -> None:
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0],
+                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
+    p.add_argument("--runs", type=int, nargs="+", default=[500, 5000])
+    p.add_argument("--executor", nargs="+", choices=("local", "ray"), default=["local", "ray"])
+    p.add_argument("--jobs", type=int, default=2, help="of local: runs at a time")
+    args = p.parse_args(argv)
+    study_commands.COMMANDS["nothing"] = study_commands.Command(
+        lines, lambda options: None, lambda name: False, (), lambda found: [])  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        for _ in range(50):
+            subprocess.run([sys.executable, "-I", "-S", "-c", CODE, folder], check=True)
+        alone = (time.perf_counter() - began) / 50
+    print("| executor | runs | reading, s | all, s | each, ms | program, ms | memory, MB |")
+    print("|---|---|---|---|---|---|---|")
+    for name in args.executor:
+        for count in args.runs:
+            reading, seconds, early, late = measure(name, count, args.jobs)
+            print(f"| {name} | {count} | {reading:.2f} | {seconds:.1f} | {1e3 * seconds / count:.1f}"
+                  f" | {1000 * alone:.1f} | {early:.0f}, {late:.0f} |", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
