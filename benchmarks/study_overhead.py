@@ -80,8 +80,9 @@ def main(argv=None) -> None:
     for name in args.executor:
         for count in args.runs:
             reading, seconds, early, late = measure(name, count, args.jobs)
-            print(f"| {name} | {count} | {reading:.2f} | {seconds:.1f} | {1e3 * seconds / count:.1f}"
-                  f" | {1000 * alone:.1f} | {early:.0f}, {late:.0f} |", flush=True)  # fmt: skip
+            each = 1000 * seconds / count
+            print(f"| {name} | {count} | {reading:.2f} | {seconds:.1f} | {each:.1f} "
+                  f"| {1000 * alone:.1f} | {early:.0f}, {late:.0f} |", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -36,13 +36,15 @@ def main(argv=None) -> None:
         from classification import study_file, study_report, study_run
 
         runs = study_file.read(args.study, dict(args.set))
+        for store in {run.store for run in runs if run.store}:
+            store.fetch_small()
         if args.action == "plan":
             print(study_report.plan(runs))
         elif args.action == "status":
             print(study_report.status(runs))
         if args.action == "retry":
             for run in runs:
-                study_run.forget(run.folder)
+                study_run.forget(run)
         if args.action in ("run", "retry"):
             _work(args, runs)
         if args.action in ("run", "retry", "table"):

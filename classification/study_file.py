@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from classification.study_commands import COMMANDS, Command, essence
+from classification.study_storage import Store, is_url
 from classification.yaml_lines import Document
 from robust_backbones.errors import UserError
 from robust_backbones.files import sha256
@@ -33,6 +34,7 @@ class Run:
         lines: its command lines without `python`, to be run one after the other.
         result: the file that is there once it has finished.
         needs: folders of the runs whose files it reads.
+        store: where its files are kept, if not in its folder.
         gpus, cpus: that it takes while it runs; a part of a GPU is allowed.
     """
 
@@ -45,6 +47,7 @@ class Run:
     lines: list[list[str]]
     result: Path
     needs: tuple[Path, ...] = ()
+    store: Store | None = None
     gpus: float = 0
     cpus: float = 1
 
@@ -93,7 +96,7 @@ def read(path, changes: dict | None = None) -> list[Run]:
     for number, contents in enumerate(parts):
         where = () if single else ("parts", number)
         part = _part(document, where, contents, number, {run.part for run in runs})
-        runs += _runs(document, part, Path(study["output"]), runs, changes)
+        runs += _runs(document, part, study["output"], runs, changes)
     used = {name for run in runs for name in changes if name in run.options}
     if unused := sorted(set(changes) - used):
         raise UserError(f"--set {unused[0]}: no command of {path} has this option.")
@@ -193,7 +196,7 @@ def _rows(document: Document, where: tuple, rows, axes: dict, options: bool) -> 
     return rows
 
 
-def _runs(document: Document, part: Part, output: Path, before: list[Run],
+def _runs(document: Document, part: Part, output: str, before: list[Run],
           changes: dict) -> list[Run]:  # fmt: skip
     combinations = []
     for labels in itertools.product(*part.axes.values()) if part.axes else [()]:
@@ -223,7 +226,7 @@ def _chosen(part: Part, named: dict) -> bool:
     return (not part.only or any(map(fits, part.only))) and not any(map(fits, part.skip))
 
 
-def _run(document: Document, part: Part, command: Command, output: Path, named: dict,
+def _run(document: Document, part: Part, command: Command, output: str, named: dict,
          options: dict, before: list[Run]) -> Run:  # fmt: skip
     needs: list[Path] = []
 
@@ -264,15 +267,17 @@ def _run(document: Document, part: Part, command: Command, output: Path, named: 
         places += [(*part.where, "axes", axis, label, key) for axis, label in named.items()]
         place = next((p for p in places if p in document.lines), (*part.where, "common"))
         raise document.wrong(place, f"{', '.join([part.name, *named.values()])}: {error}") from None
-    digest = _identity(part.command, options, needs)
+    store = Store(output) if is_url(output) else None
+    digest = _identity(part.command, options, needs, store)
     slug = re.sub(r"[^\w.+=-]+", "_", "-".join(named.values()) or part.name)[:150]
-    folder = output / part.name / f"{slug}-{digest[:8]}"
+    folder = (store.folder if store else Path(output)) / part.name / f"{slug}-{digest[:8]}"
     lines = command.lines(options, folder, part.resources["gpus"])
     return Run(part.name, named, options, part.command, digest, folder, lines,
-               folder / command.result, tuple(dict.fromkeys(needs)), **part.resources)  # fmt: skip
+               folder / command.result, tuple(dict.fromkeys(needs)), store,
+               **part.resources)  # fmt: skip
 
 
-def _identity(name: str, options: dict, needs: list[Path]) -> str:
+def _identity(name: str, options: dict, needs: list[Path], store: Store | None) -> str:
     """Digest of what the result depends on, the contents of input files included. What an earlier
     part makes is not there yet at first: its folder has the digest of that run in its name."""
 
@@ -283,6 +288,8 @@ def _identity(name: str, options: dict, needs: list[Path]) -> str:
     values = [v for value in kept.values() for v in (value if isinstance(value, list) else [value])]
     files = {v: _digest(v) for v in values if isinstance(v, str) and not made(v) and _is_file(v)}
     text = json.dumps([name, kept, files], sort_keys=True, default=str)
+    if store:  # the same on machines whose caches lie elsewhere
+        text = text.replace(store.folder.as_posix(), store.url)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -58,6 +58,8 @@ class Queue:
         later: list[tuple[float, int, Run]] = []
         waiting: dict[Path, list[Run]] = {}
         lacking: dict[Path, int] = {}
+        for store in {run.store for run in self.runs if run.store}:
+            store.fetch_small()
         for run in self.runs:
             if metrics(run.result) is not None:
                 self.finished.add(run.folder)
@@ -104,6 +106,8 @@ class Queue:
 
     def _ended(self, run: Run, outcome: Outcome) -> float | None:
         """Note how it ended; the seconds after which it should be started again, or None."""
+        if run.store:
+            run.store.fetch(run.folder)  # it may have been made elsewhere
         if outcome.state == FINISHED:
             self.finished.add(run.folder)
             return None

@@ -58,6 +58,9 @@ def execute(run: Run, environment: dict[str, str] | None = None, folder: str | N
     """
     place = Path(folder or ".")
     target, began = place / run.folder, time.time()
+    if run.store:
+        for each in (*run.needs, run.folder):
+            run.store.fetch(each)
     if metrics(place / run.result) is not None:
         return Outcome(FINISHED)
     target.mkdir(parents=True, exist_ok=True)
@@ -80,6 +83,8 @@ def execute(run: Run, environment: dict[str, str] | None = None, folder: str | N
     outcome = Outcome(state, code, error, round(time.time() - began, 3), socket.gethostname())
     if state != FINISHED:
         _note(target, outcome)
+    if run.store:
+        run.store.send(run.folder)
     return outcome
 
 
@@ -150,9 +155,13 @@ def _note(folder: Path, outcome: Outcome) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def forget(folder: Path) -> None:
-    """Of earlier failures: the run may be tried anew."""
-    (folder / "attempts.jsonl").unlink(missing_ok=True)
+def forget(run: Run) -> None:
+    """Earlier failures: it may be tried anew."""
+    notes = run.folder / "attempts.jsonl"
+    if notes.exists():
+        notes.write_text("")
+        if run.store:
+            run.store.send(run.folder)
 
 
 def failures(folder: Path) -> list[dict]:
