@@ -299,7 +299,7 @@ MISTAKES = [
 def test_mistakes_are_one_line_and_code_2(
     tmp_path, monkeypatch, resnet18_backbone, capfd, args, message
 ):
-    sys.path.insert(0, str(ROOT / "tools"))
+    monkeypatch.syspath_prepend(ROOT / "tools")
     import train_net
 
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
@@ -312,3 +312,12 @@ def test_mistakes_are_one_line_and_code_2(
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
     assert len(lines) == 1
     assert message in lines[0]
+
+
+@pytest.mark.parametrize("words", ["--resume SEED 1", "SEED 1 --resume"])
+def test_options_and_overrides_in_any_order(monkeypatch, words):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    import train_net
+
+    args = train_net.parse(["--config", "c.yaml", *words.split(), "OUTPUT_DIR", "-1"])
+    assert args.resume and args.opts == ["SEED", "1", "OUTPUT_DIR", "-1"]

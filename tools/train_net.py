@@ -51,10 +51,10 @@ def parse(argv=None) -> argparse.Namespace:
     port = 2**15 + 2**14 + (os.getuid() if hasattr(os, "getuid") else 1) % 2**14
     add("--dist-url", default=f"tcp://127.0.0.1:{port}", metavar="URL",
         help="where the processes meet (default: %(default)s)")
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE",
+    add("opts", nargs="*", metavar="KEY VALUE",
         help="overrides of the configuration, such as OUTPUT_DIR output/mine SEED 1")
     # fmt: on
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     if args.num_gpus < 0 or args.num_machines < 1 or not 0 <= args.machine_rank < args.num_machines:
         parser.error("--num-gpus is at least 0, --num-machines at least 1, --machine-rank below it")
     return args
