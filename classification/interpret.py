@@ -106,7 +106,7 @@ def _check_columns(args, networks: dict) -> None:
 
 def _work(args, plan, networks: dict, judge, source, settings: dict, device) -> None:
     """Make all pictures, then write them and what they say."""
-    from classification import interpret_plan, interpret_report, progress
+    from classification import interpret_figure, interpret_plan, interpret_report, progress
 
     began = time.perf_counter()
     how = {name: settings[name] for name in ("eps", "steps", "step_size", "use_best")}
@@ -120,8 +120,8 @@ def _work(args, plan, networks: dict, judge, source, settings: dict, device) -> 
         rows[name] = interpret_report.measure(network, judge, plan, found[name], args.batch_size)
         network.cpu()  # one at a time on the device
     line.clear()
-    interpret_report.save(args.output, plan, found)
-    interpret_report.draw(args.output, plan, found)
+    interpret_figure.save(args.output, plan, found)
+    interpret_figure.draw(args.output, plan, found)
     _write(args, rows, networks, source, settings, time.perf_counter() - began)
 
 

@@ -1,6 +1,4 @@
-"""What pictures of representations say, in numbers, and the files that show them."""
-
-from pathlib import Path
+"""What pictures of representations say, in numbers."""
 
 import torch
 from torch import Tensor
@@ -9,12 +7,9 @@ from classification import representation
 from classification.attacks import eval_mode
 from classification.interpret_plan import Pictures, Plan, apply
 from classification.models import Classifier
-from robust_backbones.files import atomic
 
 # A representation that is still further from its target than that part of the way was not matched.
 UNMATCHED = 0.5
-CELL = 1.5  # inches
-DRAWN = 10  # columns of the figure for each of the two modes; the numbers are of all pictures
 
 
 def measure(model: Classifier, judge: Classifier | None, plan: Plan, found: Pictures,
@@ -41,9 +36,10 @@ def _visualisation(model, judge, plan: Plan, shown: Tensor, batch_size: int) -> 
         if network is None:
             continue
         confidence = 100 * apply(network, _probabilities, shown, batch_size)
-        for i, row in enumerate(row for row in rows if row["kind"] == "class"):
-            row[f"{name}_confidence"] = confidence[i, row["number"]].item()
-            row[f"{name}_right"] = int(confidence[i].argmax() == row["number"])
+        for row, percent in zip(rows, confidence, strict=True):
+            if row["kind"] == "class":
+                row[f"{name}_confidence"] = percent[row["number"]].item()
+                row[f"{name}_right"] = int(percent.argmax() == row["number"])
     classes = [row for row in rows if row["kind"] == "class"]
     means = {name: _mean(row[name] for row in classes)
              for name in ("own_confidence", "judge_confidence")
@@ -130,61 +126,3 @@ def table(rows: dict[str, dict]) -> str:
                for heading, (part, name) in TABLE.items()}  # fmt: skip
     known = {k: v for k, v in columns.items() if any(value is not None for value in v)}
     return tabulate({"network": list(rows), **known}, headers="keys", floatfmt=".3f")
-
-
-def titles(plan: Plan, names: bool = True) -> list[str]:
-    """Of each column; file names where `names`, which of classes are not needed, is false."""
-    shown = [f"{kind} {number}" for kind, number in plan.shown]
-    images = [f"image {index}" for index in plan.indices]
-    if names and plan.class_names:
-        images = [f"{image}\n({plan.class_names[label]})"
-                  for image, label in zip(images, plan.labels, strict=True)]  # fmt: skip
-    return shown + images
-
-
-def grid(plan: Plan, found: dict[str, Pictures]) -> dict[str, list[Tensor | None]]:
-    """Rows of the figure: heading -> an image `(3, H, W)` for each column, None for none."""
-    missing = [None] * len(plan.shown)
-    rows = {"start": [*plan.shown_starts, *plan.starts]}
-    if plan.indices:
-        rows["image"] = [*missing, *plan.targets]
-    return rows | {name: [*each.shown, *each.inverted] for name, each in found.items()}
-
-
-def save(folder: Path, plan: Plan, found: dict[str, Pictures]) -> None:
-    """Each picture as a PNG, below `start`, `image` and `networks/<name>`."""
-    import numpy as np
-    from PIL import Image
-
-    files = [title.replace(" ", "_") + ".png" for title in titles(plan, names=False)]
-    for heading, images in grid(plan, found).items():
-        place = folder / "networks" / heading if heading in found else folder / heading
-        for file, image in zip(files, images, strict=True):
-            if image is not None:
-                pixels = (255 * image).round().byte().permute(1, 2, 0).numpy()
-                with atomic(place / file) as temporary:
-                    Image.fromarray(np.ascontiguousarray(pixels)).save(temporary, format="PNG")
-
-
-def draw(folder: Path, plan: Plan, found: dict[str, Pictures]) -> None:
-    """figure.png and figure.svg: networks as rows, the first of what they show as columns."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    rows, heads, first = grid(plan, found), titles(plan), len(plan.shown)
-    drawn = [*range(first)][:DRAWN] + [*range(first, plan.columns)][:DRAWN]
-    size = (0.6 + CELL * len(drawn), 0.5 + CELL * len(rows))
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(rows), len(drawn), squeeze=False)
-    for line, (heading, images) in zip(axes, rows.items(), strict=True):
-        for cell, column in zip(line, drawn, strict=True):
-            cell.set(xticks=[], yticks=[], frame_on=False)
-            if images[column] is not None:
-                cell.imshow(images[column].permute(1, 2, 0).numpy(), interpolation="nearest")
-        line[0].set_ylabel(heading)
-    for cell, column in zip(axes[0], drawn, strict=True):
-        cell.set_title(heads[column], fontsize=9)
-    for ending, metadata in {"png": {}, "svg": {"Date": None}}.items():
-        with atomic(folder / f"figure.{ending}") as temporary:
-            figure.savefig(temporary, format=ending, dpi=150, metadata=metadata)

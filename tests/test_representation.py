@@ -58,8 +58,11 @@ def direction(net: Net, kind: str, number: int) -> torch.Tensor:
 
 
 HOW = dict(eps=1000.0, steps=3, step_size=0.05)
-BOTH = [partial(visualise, targets=torch.tensor([0, 3, 1, 2])),
-        partial(invert, targets=torch.rand(4, 8, generator=torch.Generator().manual_seed(0)))]  # fmt: skip
+WANTED = torch.rand(4, 8, generator=torch.Generator().manual_seed(0))
+BOTH = [
+    partial(visualise, targets=torch.tensor([0, 3, 1, 2])),
+    partial(invert, targets=WANTED),
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -140,7 +143,9 @@ def test_the_best_step_is_no_worse_than_the_start_or_the_last(function):
 
     def score(z):
         found = features(net, z)
-        return found[range(4), targets] if targets.dim() == 1 else -relative_distance(found, targets)  # fmt: skip
+        if targets.dim() == 1:
+            return found[range(4), targets]
+        return -relative_distance(found, targets)
 
     how = dict(eps=1000.0, steps=5, step_size=20.0)  # far too long
     best = score(function(net, x, use_best=True, **how))
