@@ -59,28 +59,29 @@ def make(args, source: Source | None, classes: int) -> Plan:
     """
     shown, count = interpret_options.columns(args, classes), interpret_options.inverted(args)
     size = interpret_options.image_size(args)
-    starts = len(shown) + count
-    if args.start == "noise":
-        chosen = _choose(source, count, 0, args.seed) if count else []
-        targets = _read(source, chosen, size)
-        begin = representation.noise(starts, size, torch.Generator().manual_seed(args.seed))
+    # Both modes begin with the same images, so that neither depends on how much the other shows.
+    starts = max(len(shown), count)
+    from_images = starts if args.start == "image" else 0
+    chosen, begin = _choose(source, count, from_images, args.seed) if source else ([], [])
+    if from_images:
+        begin = _read(source, begin, size)
     else:
-        chosen = _choose(source, count, starts, args.seed)
-        targets, begin = _read(source, chosen, size).split([count, starts])
-    labels = source.labels[chosen[:count]].tolist() if count else []
-    return Plan(shown, begin[: len(shown)], chosen[:count], targets, begin[len(shown) :],
-                source.class_names if source else (), labels)  # fmt: skip
+        begin = representation.noise(starts, size, torch.Generator().manual_seed(args.seed))
+    return Plan(shown, begin[: len(shown)], chosen, _read(source, chosen, size), begin[:count],
+                source.class_names if source else (),
+                source.labels[chosen].tolist() if chosen else [])  # fmt: skip
 
 
-def _choose(source: Source, count: int, starts: int, seed: int) -> list[int]:
-    """Numbers of the images to invert, and then of those to start from; no image is both."""
+def _choose(source: Source, count: int, starts: int, seed: int) -> tuple[list[int], list[int]]:
+    """Numbers of the images to invert, and of those to start from; no image is both."""
     if count + starts > len(source):
         words = f"{count} images to invert" if count else "no image to invert"
         words += f" and {starts} to start from" if starts else ""
         raise UserError(f"{words} are asked for, but {source.name} has {len(source)} test images; "
                         "give fewer --images, or --start noise.")  # fmt: skip
     generator = torch.Generator().manual_seed(seed)
-    return torch.randperm(len(source), generator=generator)[: count + starts].tolist()
+    order = torch.randperm(len(source), generator=generator).tolist()
+    return order[:count], order[::-1][:starts]
 
 
 def _read(source: Source | None, indices: list[int], size: int) -> Tensor:

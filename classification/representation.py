@@ -36,7 +36,9 @@ def noise(count: int, size: int, generator: torch.Generator) -> Tensor:
     Args:
         generator: on the CPU, so that a seed means the same images on any device.
     """
-    return (0.5 + NOISE_STD * torch.randn(count, 3, size, size, generator=generator)).clamp(0, 1)
+    # One by one: the first images are the same however many there are.
+    drawn = [torch.randn(3, size, size, generator=generator) for _ in range(count)]
+    return (0.5 + NOISE_STD * torch.stack(drawn)).clamp(0, 1)
 
 
 def visualise(model: nn.Module, x: Tensor, targets: Tensor, *, kind: str = "unit", eps: float,

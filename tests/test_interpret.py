@@ -13,7 +13,7 @@ from conftest import random_network
 from PIL import Image
 from small_data import write_tree
 
-from classification import interpret, interpret_options, options, representation
+from classification import interpret, interpret_options, interpret_plan, options, representation
 from classification.datasets import open_split
 from classification.interpret_report import warnings
 from classification.models import load_classifier
@@ -135,6 +135,20 @@ def test_from_other_images_and_another_seed(done, weights, tmp_path):
         assert not torch.equal(one, other)
 
 
+@pytest.mark.parametrize("start", interpret_options.STARTS)
+def test_neither_mode_depends_on_how_much_the_other_shows(start):
+    def plan(*more):
+        args = ["--weights", "w", "--dataset", "digits", "--start", start, "--output", "x", *more]
+        args = interpret_options.parser("").parse_args(args)
+        return interpret_plan.make(args, open_split("digits", "test"), 10)
+
+    large, few = plan("--images", "9"), plan("--classes", "1", "--images", "2")
+    assert large.indices[:2] == few.indices and len(large.shown) == 5
+    for name in ("shown_starts", "starts", "targets"):
+        assert len(getattr(few, name)) < len(getattr(large, name))
+        assert torch.equal(getattr(large, name)[: len(getattr(few, name))], getattr(few, name))
+
+
 def test_visualising_from_noise_needs_no_data(weights, tmp_path, monkeypatch):
     monkeypatch.delenv("ROBUST_BACKBONES_DATA", raising=False)
     # A name is not confused with the row of starts.
@@ -164,7 +178,7 @@ def test_a_finished_run_is_skipped_and_another_one_refused(done, weights, capsys
         (["--units", "2000"], "--units 2000: a has no such unit; its numbers are 0 to 1023"),
         (["--classes", "10"], "--classes 10: a has no such class; its numbers are 0 to 9"),
         (["--images", "361"], "361 images to invert are asked for, but digits has 360 test"),
-        (["--images", "200", "--start", "image"], "200 .* and 203 to start from are asked for"),
+        (["--images", "200", "--start", "image"], "200 .* and 200 to start from are asked for"),
         (["--name", "x"], "--name has 1 names, --weights has 2 networks; give one name each"),
         (["--name", "x", "x"], "two networks are called 'x'; tell them apart by --name"),
         (["--name", "x", "a/b"], "'a/b' cannot be a folder"),
