@@ -116,7 +116,7 @@ def pgd(model: nn.Module, x: Tensor, y: Tensor, *, constraint: str, eps: float, 
         UserError: a parameter is not as said above, x is no such batch, or the logits have no
             gradient with respect to x.
     """
-    _check(x, constraint, eps, steps, step_size, random_start, restarts, generator)
+    check(x, constraint, eps, steps, step_size, random_start, restarts, generator)
     x = x.detach()
     if eps == 0:
         return x
@@ -169,7 +169,14 @@ def adversary(settings: dict, seed: int):
     return partial(pgd, **bound, generator=torch.Generator().manual_seed(seed))
 
 
-def _check(x, constraint, eps, steps, step_size, random_start, restarts, generator) -> None:
+def check(x: Tensor, constraint: str, eps: float, steps: int, step_size: float,
+          random_start: bool = False, restarts: int = 1,
+          generator: torch.Generator | None = None) -> None:  # fmt: skip
+    """Refuse what no attack can work with; the arguments are those of `pgd`.
+
+    Raises:
+        UserError: one of them is not as `pgd` says, or x is no batch of images in [0, 1].
+    """
     if constraint not in CONSTRAINTS:
         raise UserError(f"constraint '{constraint}' is unknown; one of: {', '.join(CONSTRAINTS)}.")
     if not 0 <= eps < math.inf:

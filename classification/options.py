@@ -6,6 +6,7 @@ at once.
 
 import argparse
 import math
+import re
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -70,3 +71,15 @@ def check_radius(option: str, constraint: str, eps: float) -> None:
         raise UserError(
             f"{option} {eps:g} for linf covers all of [0, 1]; did you mean {eps:g}/255?"
         )
+
+
+def label(weights: str) -> str:
+    """What a network is called unless the user says it: the file's name without its ending.
+
+    Args:
+        weights: a path, a published name or a URL.
+    """
+    *above, name = weights.removeprefix("robust://").rstrip("/").split("/")
+    short = re.sub(r"\.(pt|pth|ckpt|pkl|safetensors)$", "", name)
+    # Runs of pretraining are known by their folder: all their files are called checkpoint.pt.
+    return above[-1] if short == "checkpoint" and above else short

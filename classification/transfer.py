@@ -12,12 +12,11 @@ Exit codes: 0 finished, 2 a mistake of the user, 75 stopped by SIGTERM or Ctrl-C
 import dataclasses
 import hashlib
 import json
-import re
 import time
 from functools import partial
 from pathlib import Path
 
-from classification import transfer_options
+from classification import options, transfer_options
 
 # torch, and what imports it, waits for `main`: --help is to come at once.
 from robust_backbones.errors import UserError, user_errors
@@ -80,12 +79,7 @@ def _folder(args, settings: dict) -> Path:
     """One per settings, so that other settings never meet a finished run."""
     text = json.dumps(settings, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    *above, name = args.weights.removeprefix("robust://").rstrip("/").split("/")
-    label = re.sub(r"\.(pt|pth|ckpt|pkl|safetensors)$", "", name)
-    # Runs of pretraining are known by their folder: all their files are called checkpoint.pt.
-    if label == "checkpoint" and above:
-        label = above[-1]
-    parts = (args.dataset, args.mode, args.protocol, label, digest)
+    parts = (args.dataset, args.mode, args.protocol, options.label(args.weights), digest)
     return Path("output", "transfer", "-".join(parts))
 
 

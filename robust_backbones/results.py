@@ -20,8 +20,8 @@ def write(path, *, kind: str, metrics: dict, settings: dict, weights_sha256: str
 
     Args:
         path: the JSON file; an existing one is replaced in one step.
-        kind: `"pretrain"`, `"robustness"`, `"transfer"`, `"detection"`, `"detection-robustness"`,
-            `"detection-corruptions"` or `"errors"`.
+        kind: `"pretrain"`, `"robustness"`, `"transfer"`, `"interpret"`, `"detection"`,
+            `"detection-robustness"`, `"detection-corruptions"` or `"errors"`.
         metrics: numbers; accuracies and AP in percent [0, 100].
         settings: everything that was chosen for the run.
         weights_sha256: digest of the weight file that the run started from; None for none.

@@ -11,9 +11,9 @@ import torch
 from conftest import random_network
 from torch import nn
 
-from classification import attacks
+from classification import attacks, representation
 from classification.learner import Learner
-from classification.models import load_classifier
+from classification.models import Classifier, load_classifier
 from robust_backbones import checkpoint, export
 
 
@@ -217,3 +217,33 @@ def test_training_steps_agree(library, network, constraint, use_best):
         torch.testing.assert_close(model.state_dict()[name], expected, rtol=0, atol=1e-4, msg=name)
     floats = [name for name, value in before.items() if value.is_floating_point()]
     assert max((model.state_dict()[n] - before[n]).abs().max() for n in floats) > 0.01  # it moved
+
+
+@pytest.mark.usefixtures("as_old_torch")
+@pytest.mark.parametrize("use_best", [True, False])
+@pytest.mark.parametrize("what", ["invert", "unit"])
+def test_pictures_of_representations_agree(library, monkeypatch, what, use_best):
+    """Their notebooks' losses on their ResNet, whose `fake_relu` is our straight gradient."""
+    normalizer = library.attacker.helpers.InputNormalize  # as above: no second clamp
+    monkeypatch.setattr(normalizer, "forward", lambda self, x: (x - self.new_mean) / self.new_std)
+    ours, theirs = Classifier("resnet18", 10).double(), restore(library, "resnet18").double()
+    ours.net.load_state_dict(random_network("resnet18").state_dict())
+    theirs.model.load_state_dict(ours.net.state_dict())
+    theirs.attacker.normalize.double()
+    x, other = torch.rand(2, 3, 3, 64, 64, generator=torch.Generator().manual_seed(0)).double()
+    units = torch.tensor([5, 17, 400])
+
+    def loss(model, z, targets):
+        _, found = model(z, with_latent=True, fake_relu=True)
+        if what == "unit":
+            return found[torch.arange(3), targets], None
+        return (found - targets).norm(dim=1) / targets.norm(dim=1), None
+
+    function = {"invert": representation.invert, "unit": representation.visualise}[what]
+    targets = units if what == "unit" else representation.features(ours.eval(), other)
+    _, expected = theirs(x, targets, make_adv=True, custom_loss=loss, constraint="2", eps=1000,
+                         step_size=1.0, iterations=6, use_best=use_best,
+                         targeted=what == "invert")  # fmt: skip
+    found = function(ours, x, targets, eps=1000.0, step_size=1.0, steps=6, use_best=use_best)
+    assert (found - x).flatten(1).norm(dim=1).min() > 1
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
