@@ -100,6 +100,12 @@ def _robustness_parser():
     return parser()
 
 
+def _interpret_parser():
+    from classification.interpret_options import parser
+
+    return parser("")
+
+
 def _tool(name: str, *always: str, output: str = "--output"):
     """`lines`, `check` and `has` of a detection tool: options are its own, or keys of the config,
     which have a capital letter."""
@@ -200,6 +206,8 @@ COMMANDS = {
     "transfer": Command(
         *_module("classification.transfer", _transfer_parser),
         ("accuracy, %", "best epoch", "trials"), _transfer_cells),
+    "interpret": Command(
+        *_module("classification.interpret", _interpret_parser), ("runs",), _nothing),
     "convert": Command(
         _convert_lines, _convert_check, "source".__eq__, ("runs",), _nothing, "backbone.pth"),
     "detection": Command(
