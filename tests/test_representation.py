@@ -166,7 +166,14 @@ def test_dead_units_have_a_gradient():
 
 @pytest.mark.parametrize(
     "arch",
-    ["resnet18", "densenet161", "mnasnet1_0", "mobilenet_v2", "shufflenet_v2_x1_0", "vgg16_bn"],
+    [
+        "resnet18",
+        "densenet161",
+        "mnasnet1_0",
+        "mobilenet_v2",
+        "shufflenet_v2_x1_0",
+        pytest.param("vgg16_bn", marks=pytest.mark.slow),
+    ],
 )
 def test_every_architecture_has_its_last_rectifier_found(arch):
     """A unit that is 0 at every place has a gradient only if the rectifier was found."""
