@@ -142,7 +142,7 @@ def _write(args, rows: dict, networks: dict, source, settings: dict, seconds: fl
         args.output / "result.json", kind="interpret", metrics={"networks": rows},
         settings=settings | names, weights_sha256=next(iter(settings["networks"].values())),
         data=data, seed=args.seed, seconds=seconds, warnings=warnings)  # fmt: skip
-    print(f"{len(rows)} networks, {seconds:.0f} s -> {args.output}")
+    print(f"networks: {len(rows)}, {seconds:.0f} s -> {args.output}")
 
 
 if __name__ == "__main__":
