@@ -122,20 +122,14 @@ def _tool(name: str, *always: str, output: str = "--output"):
     def check(options: dict) -> None:
         if "config" not in options:
             raise UserError("the option 'config', a file such as those in configs/, is needed.")
-        keys = {k: v for k, v in options.items() if _is_key(k)}
-        _check_config(str(options["config"]), tuple((k, str(v)) for k, v in keys.items()))
+        if not Path(str(options["config"])).is_file():
+            raise UserError(f"config file '{options['config']}' does not exist.")
 
     return lines, check, _is_key
 
 
 def _is_key(name: str) -> bool:
     return str(name)[:1].isupper()
-
-
-def _check_config(path: str, keys: tuple) -> None:
-    from robust_backbones.detection import config
-
-    config.load_config(path, [word for pair in keys for word in pair])
 
 
 def _convert_lines(options: dict, folder: Path, gpus: float) -> list[list[str]]:
