@@ -177,7 +177,7 @@ MISTAKES = [
     ("output: o\ncommon: {dataset: digits, weights: w}\naxes: {a: [1, 2]}",
      "asks for the same run twice: transfer, 1 and transfer, 2 have the same options"),
     ("output: o\ncommand: detection\ncommon: {SEED: 1}", "the option 'config', a file"),
-    ("output: o\ncommand: detection\ncommon: {config: none.yaml}", "s.yaml:3: detection: config file"),
+    ("output: o\ncommand: detection\ncommon: {config: none.yaml}", "detection: config file"),
     ("output: o\ncommand: convert\ncommon: {a: 1}", "command convert has one option: source"),
     ("a: &a [1]\nb: &b [*a, *a]\nc: &c [*b, *b]\n? [x]\n: 3", "is neither text nor number"),
     ("a: 2024-13-45", "s.yaml:1: month must be in 1..12"),
