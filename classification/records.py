@@ -1,0 +1,317 @@
+"""Result files, read: one `Record` each, and the trials of a configuration put together.
+
+Imports no torch: a report of thousands of runs is to come in seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+
+from robust_backbones import zoo
+from robust_backbones.errors import UserError
+
+RESULT, STUDY = "result.json", "run.json"
+
+# Settings that tell trials and places apart, not configurations.
+_NOT_CHOSEN = {"seed", "SEED", "trials", "weights", "save_classifier", "OUTPUT_DIR", "simulated"}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One result file. What a kind of run does not have is empty.
+
+    Attributes:
+        path: of the file.
+        kind: a key of `READERS`.
+        dataset: the task; of a detector its test set.
+        mode: `"fixed-feature"`, `"full-network"`.
+        protocol: its name, such as `"clean"` or `"paper+batchnorm=frozen"`.
+        downscale: pixels that the images were taken down to, or None.
+        arch: of the network.
+        constraint, eps: of the training of the network that transfers (of a pretraining: of
+            itself), pixels in [0, 1]: of `"l2"` the norm over an image. eps 0: standard training,
+            None: nobody knows.
+        weights: what the user called the network.
+        pretrained_on: data set that the network comes from.
+        accuracies: of the trials, percent, in the metric of the task.
+        seeds: of the trials.
+        metric: what `accuracies` are in.
+        metrics, settings, data: as in the file.
+        labels: what a study calls it, axis -> value.
+        simulated: no run was made.
+        assumed_standard: nothing says how the network was trained, so it counts as a standard one.
+    """
+
+    path: Path
+    kind: str
+    dataset: str = ""
+    mode: str = ""
+    protocol: str = ""
+    downscale: int | None = None
+    arch: str = ""
+    constraint: str = ""
+    eps: float | None = None
+    weights: str = ""
+    pretrained_on: str = ""
+    accuracies: tuple[float, ...] = ()
+    seeds: tuple[int, ...] = ()
+    metric: str = ""
+    seed: int = 0
+    settings: dict = field(default_factory=dict)
+    metrics: dict = field(default_factory=dict)
+    data: dict = field(default_factory=dict)
+    weights_sha256: str | None = None
+    code_version: str = ""
+    seconds: float = 0.0
+    finished: str = ""
+    labels: dict = field(default_factory=dict)
+    simulated: bool = False
+    assumed_standard: bool = False
+
+    @cached_property
+    def configuration(self) -> str:
+        """Equal for trials of one configuration: a digest of all that was chosen but the seed."""
+        chosen = {k: v for k, v in self.settings.items() if k not in _NOT_CHOSEN}
+        if isinstance(model := chosen.get("MODEL"), dict):  # of a detector
+            chosen["MODEL"] = {k: v for k, v in model.items() if k != "WEIGHTS"}
+        network = self.weights_sha256 or self.weights
+        text = json.dumps([self.kind, network, chosen, self.data], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """All trials of one configuration, each seed once.
+
+    Attributes:
+        first: the record that stands for them.
+        places: of its records in the list that was merged.
+        accuracies, seeds: of the trials, in the order of the seeds.
+        sources: for each trial, its record and its number in there.
+        contradictions: seeds that were found more than once, with different accuracies.
+    """
+
+    first: Record
+    places: tuple[int, ...]
+    accuracies: tuple[float, ...]
+    seeds: tuple[int, ...]
+    sources: tuple[tuple[Record, int], ...]
+    contradictions: tuple[int, ...] = ()
+
+    @property
+    def mean(self) -> float:
+        """Percent."""
+        return sum(self.accuracies) / len(self.accuracies)
+
+
+def read(folders: Iterable[Path | str]) -> tuple[list[Record], list[str]]:
+    """All results in folders, however deep, in the order of their paths.
+
+    Args:
+        folders: folders, or result files themselves.
+
+    Returns:
+        The records; and a sentence for each file that cannot be used. Results of other kinds than
+        `READERS` has are passed over without one.
+
+    Raises:
+        UserError: a folder does not exist.
+    """
+    found, problems = [], []
+    for path in _paths(folders):
+        try:
+            record = _read(path)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            problems.append(f"{path} is not a result that can be read ({_words(error)}).")
+            continue
+        if record:
+            found.append(record)
+    return found, problems
+
+
+def merged(records: list[Record]) -> list[Merged]:
+    """Records with accuracies, those of one configuration together, in order of appearance."""
+    groups: dict[str, list[int]] = {}
+    for place, record in enumerate(records):
+        if record.accuracies:
+            groups.setdefault(record.configuration, []).append(place)
+    return [_merge(records, places) for places in groups.values()]
+
+
+def _merge(records: list[Record], places: list[int]) -> Merged:
+    trials: dict[int, tuple[float, tuple[Record, int]]] = {}
+    contradictions = set()
+    for record in (records[place] for place in places):
+        for k, (seed, value) in enumerate(zip(record.seeds, record.accuracies, strict=True)):
+            if trials.setdefault(seed, (value, (record, k)))[0] != value:
+                contradictions.add(seed)
+    order = sorted(trials)
+    return Merged(records[places[0]], tuple(places), tuple(trials[s][0] for s in order),
+                  tuple(order), tuple(trials[s][1] for s in order),
+                  tuple(sorted(contradictions)))  # fmt: skip
+
+
+def _paths(folders: Iterable[Path | str]) -> list[Path]:
+    paths = {}
+    for folder in map(Path, folders):
+        if folder.is_file():
+            paths[folder.resolve()] = folder
+            continue
+        if not folder.is_dir():
+            raise UserError(f"{folder} does not exist; give folders with results, or result files.")
+        for above, _, names in os.walk(folder):
+            if RESULT in names:
+                path = Path(above, RESULT)
+                paths.setdefault(path.resolve(), path)
+    return sorted(paths.values())
+
+
+def _read(path: Path) -> Record | None:
+    """None of a kind that no exhibit is about."""
+    contents = json.loads(path.read_text(encoding="utf-8"))
+    if (schema := contents["schema"]) != 1:
+        raise ValueError(f"schema {schema}, known is 1")
+    if (kind := contents["kind"]) not in READERS:
+        return None
+    settings = contents["settings"]
+    usual = {
+        "path": path,
+        "kind": kind,
+        "dataset": settings.get("dataset", ""),
+        "arch": settings.get("arch") or "",
+        "weights": str(settings.get("weights") or ""),
+        "seed": contents["seed"],
+        "settings": settings,
+        "metrics": contents["metrics"],
+        "data": contents["data"],
+        "weights_sha256": contents["weights_sha256"],
+        "code_version": contents["code_version"],
+        "seconds": contents["seconds"],
+        "finished": contents["finished"],
+        "labels": _labels(path),
+        "simulated": settings.get("simulated") is True,
+    }
+    return Record(**usual | READERS[kind](contents, usual))
+
+
+def _labels(path: Path) -> dict:
+    """What the study program noted beside a result; a file of another's making is passed over."""
+    try:
+        labels = json.loads((path.parent / STUDY).read_text(encoding="utf-8"))["labels"]
+        return dict(labels)
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _transfer(contents: dict, usual: dict) -> dict:
+    settings, metrics = contents["settings"], contents["metrics"]
+    trials = metrics["trials"]
+    return {
+        "mode": settings["mode"],
+        "protocol": settings["protocol"],
+        "downscale": settings.get("downscale"),
+        "metric": metrics["metric"],
+        "accuracies": tuple(_number(row["accuracy"]) for row in trials),
+        "seeds": tuple(row["seed"] for row in trials),
+        **_network(settings, usual["weights"]),
+    }
+
+
+def _detection(contents: dict, usual: dict) -> dict:
+    config, metrics = contents["settings"], contents["metrics"]
+    model = config["MODEL"]
+    dataset = next(name for name in config["DATASETS"]["TEST"] if name in metrics)
+    found = metrics[dataset]
+    weights = model["WEIGHTS"]
+    known = _published(weights) or {"arch": model.get("ROBUST", {}).get("ARCH", "")}
+    task = "bbox" if found.get("bbox", {}).get("AP") is not None else "segm"
+    ap = found.get(task, {}).get("AP")
+    return {
+        "dataset": dataset,
+        "weights": weights,
+        "metric": f"{task} AP",
+        "accuracies": () if ap is None else (_number(ap),),
+        "seeds": () if ap is None else (contents["seed"],),
+        **known,
+    }
+
+
+def _pretrain(contents: dict, usual: dict) -> dict:
+    settings = contents["settings"]
+    value = _number(contents["metrics"]["clean_top1"])
+    return {
+        "constraint": settings["constraint"],
+        "eps": float(settings["eps"]),
+        "pretrained_on": settings["dataset"],
+        "weights": str(usual["path"].parent / "checkpoint.pt"),
+        "metric": "top1",
+        "accuracies": (value,),
+        "seeds": (contents["seed"],),
+    }
+
+
+def _robustness(contents: dict, usual: dict) -> dict:
+    value = _number(contents["metrics"]["clean_top1"])
+    return {
+        "metric": "top1",
+        "accuracies": (value,),
+        "seeds": (contents["seed"],),
+        **_network(contents["settings"], usual["weights"]),
+    }
+
+
+def _interpret(contents: dict, usual: dict) -> dict:
+    """Its numbers are shown as they are."""
+    return _network(contents["settings"], usual["weights"])
+
+
+READERS = {
+    "transfer": _transfer,
+    "detection": _detection,
+    "pretrain": _pretrain,
+    "robustness": _robustness,
+    "interpret": _interpret,
+}
+
+
+def _network(settings: dict, weights: str) -> dict:
+    """How the network that a run is about was trained, by its name or its file."""
+    if known := _published(weights):
+        return known
+    source = settings.get("source") or {}
+    method, eps = source.get("method"), source.get("eps")
+    found = {
+        "constraint": source.get("constraint") or "l2",
+        "pretrained_on": source.get("dataset") or "",
+        "assumed_standard": method is None and eps is None,
+    }
+    if arch := source.get("arch"):
+        found["arch"] = arch
+    if method in (None, "standard") and not eps:
+        return found | {"constraint": "l2", "eps": 0.0}
+    return found | {"eps": None if eps is None else float(eps)}
+
+
+@cache
+def _published(weights: str) -> dict | None:
+    if not (model := zoo.known(weights)):
+        return None
+    return {"arch": model.arch, "constraint": model.constraint if model.eps else "l2",
+            "eps": model.eps, "pretrained_on": "imagenet"}  # fmt: skip
+
+
+def _number(value) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"accuracy {value!r} is not a number")
+    return float(value)
+
+
+def _words(error: Exception) -> str:
+    missing = isinstance(error, KeyError)
+    return f"without {error}" if missing else str(error).split("\n")[0] or type(error).__name__

@@ -1,0 +1,121 @@
+"""Result files of each kind read, broken ones told of, trials put together."""
+
+import json
+
+import pytest
+
+from classification import records
+from robust_backbones.errors import UserError
+from robust_backbones.zoo import MODELS
+
+SOURCE = {"arch": "resnet18", "dataset": "textures", "method": "pgd", "constraint": "l2", "eps": 1}
+TRANSFER = {
+    "dataset": "digits", "arch": "resnet18", "mode": "fixed-feature", "protocol": "clean",
+    "downscale": None, "trials": 2, "seed": 0, "weights": "here/robust/checkpoint.pt",
+    "source": SOURCE,
+}  # fmt: skip
+
+
+def transfer(accuracies=(90.0, 92.0), seed=0, digest="ab", weights=None, **settings):
+    trials = [{"seed": seed + k, "accuracy": value} for k, value in enumerate(accuracies)]
+    settings = TRANSFER | {"trials": len(trials), "seed": seed} | settings
+    if weights:
+        settings |= {"weights": weights, "source": {"arch": "resnet50"}}
+    return result("transfer", {"metric": "top1", "trials": trials}, settings, seed, digest)
+
+
+def result(kind, metrics, settings, seed=0, digest=None):
+    return {"schema": 1, "kind": kind, "metrics": metrics, "settings": settings,
+            "weights_sha256": digest, "data": {}, "seed": seed, "seconds": 1.5,
+            "code_version": "0.1.0", "finished": "2020-01-01T00:00:00+0000"}  # fmt: skip
+
+
+def write(folder, contents, labels=None):
+    folder.mkdir(parents=True)
+    text = contents if isinstance(contents, str) else json.dumps(contents)
+    (folder / records.RESULT).write_text(text)
+    if labels:
+        (folder / records.STUDY).write_text(json.dumps({"labels": labels}))
+
+
+def only(tmp_path, contents, **more):
+    write(tmp_path / "run", contents, **more)
+    found, problems = records.read([tmp_path])
+    assert not problems
+    return found[0]
+
+
+def test_a_transfer_run(tmp_path):
+    record = only(tmp_path, transfer(), labels={"task": "digits"})
+    assert (record.dataset, record.mode, record.protocol) == ("digits", "fixed-feature", "clean")
+    assert (record.arch, record.constraint, record.eps) == ("resnet18", "l2", 1.0)
+    assert record.pretrained_on == "textures" and not record.assumed_standard
+    assert record.accuracies == (90.0, 92.0) and record.seeds == (0, 1)
+    assert record.labels == {"task": "digits"} and not record.simulated
+
+
+@pytest.mark.parametrize("name", ["resnet50_l2_eps3", "resnet50_linf_eps4", "resnet18_l2_eps0"])
+def test_published_networks_are_known_by_their_names(tmp_path, name):
+    record, model = only(tmp_path, transfer(weights=f"robust://{name}")), MODELS[name]
+    assert (record.arch, record.eps) == (model.arch, model.eps)
+    assert record.constraint == model.constraint and record.pretrained_on == "imagenet"
+
+
+@pytest.mark.parametrize("source, eps, assumed", [
+    ({"method": "standard", "eps": 0.0}, 0.0, False),
+    ({"method": "standard", "eps": None}, 0.0, False),
+    ({"method": None, "eps": None}, 0.0, True),
+    (None, 0.0, True),
+    ({"method": "pgd", "eps": None}, None, False),
+])  # fmt: skip
+def test_standard_networks(tmp_path, source, eps, assumed):
+    record = only(tmp_path, transfer(source=source))
+    assert record.eps == eps and record.assumed_standard == assumed
+
+
+def test_detection_and_pretraining(tmp_path):
+    config = {"MODEL": {"WEIGHTS": "robust://resnet50_l2_eps3", "MASK_ON": False},
+              "DATASETS": {"TEST": ["voc_2007_test"]}}  # fmt: skip
+    metrics = {"voc_2007_test": {"bbox": {"AP": 53.5}}, "best": {"bbox/AP": 99.0}}
+    write(tmp_path / "a", result("detection", metrics, config, seed=2))
+    settings = {"arch": "resnet18", "dataset": "textures", "constraint": "l2", "eps": 0.5}
+    write(tmp_path / "b", result("pretrain", {"clean_top1": 88.0}, settings))
+    write(tmp_path / "c", result("errors", {}, {}))
+    (detector, network), problems = records.read([tmp_path])
+    assert not problems
+    assert (detector.dataset, detector.eps, detector.seeds) == ("voc_2007_test", 3.0, (2,))
+    assert detector.accuracies == (53.5,)
+    assert (network.eps, network.pretrained_on, network.accuracies) == (0.5, "textures", (88.0,))
+    assert network.weights == str(tmp_path / "b" / "checkpoint.pt")
+
+
+def test_what_cannot_be_read_is_told(tmp_path):
+    write(tmp_path / "a", "{")
+    write(tmp_path / "b", "[1]")
+    write(tmp_path / "c", {"schema": 2, "kind": "transfer"})
+    write(tmp_path / "d", transfer(accuracies=(None,)))
+    write(tmp_path / "e", transfer())
+    found, problems = records.read([tmp_path, tmp_path / "e"])
+    assert len(found) == 1 and len(problems) == 4
+    assert "schema 2" in problems[2] and "None is not a number" in problems[3]
+    with pytest.raises(UserError, match="does not exist"):
+        records.read([tmp_path / "missing"])
+
+
+def test_trials_of_a_configuration_are_put_together(tmp_path):
+    write(tmp_path / "a", transfer(accuracies=(90.0, 92.0)))
+    write(tmp_path / "b", transfer(accuracies=(94.0,), seed=2))
+    write(tmp_path / "copy", transfer(accuracies=(92.5,), seed=1, weights_place="x"))
+    write(tmp_path / "other", transfer(accuracies=(10.0,), digest="cd"))
+    found, _ = records.read([tmp_path])
+    runs = records.merged(found)
+    assert len(runs) == 3  # weights_place is a setting like any other
+    assert runs[0].accuracies == (90.0, 92.0, 94.0) and runs[0].places == (0, 1)
+    assert runs[0].mean == 92.0
+
+
+def test_a_seed_found_twice_counts_once(tmp_path):
+    for name, value in (("a", 90.0), ("b", 90.0), ("c", 91.0)):
+        write(tmp_path / name, transfer(accuracies=(value,)))
+    (run,) = records.merged(records.read([tmp_path])[0])
+    assert run.accuracies == (90.0,) and run.contradictions == (0,)
