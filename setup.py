@@ -14,7 +14,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["robust_backbones*", "classification*"]),
-    package_data={"robust_backbones": ["zoo.sha256"]},
+    package_data={"robust_backbones": ["zoo.sha256"], "classification": ["published.yaml"]},
     # Detectron2 itself is not on this list: PyPI has no wheel of it. tools/install_detectron2.py
     # installs it; its needs stand here, in current versions.
     install_requires=[
