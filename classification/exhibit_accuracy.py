@@ -29,7 +29,7 @@ def table1(results: Results, group: Group) -> list[Section]:
             found += (robust is not None) + (standard is not None)
             rows.append(_table1_row(mode, task, robust, standard, contests, group))
     heads = columns(
-        "mode", "task", "metric", ("robust", 2), "robust network", ("standard", 2),
+        "mode", "task", "metric", ("robust", 2, "high"), "robust network", ("standard", 2, "high"),
         "standard network", ("difference", 2), ("paper: robust", 2), ("paper: standard", 2),
         ("paper: difference", 2), ("robust - paper", 2), ("standard - paper", 2),
         "verdict")  # fmt: skip
@@ -107,8 +107,8 @@ def _bars(group: Group, mode: str) -> Section:
             found += sum(v is not None for v in pairs[-1])
             theirs = (published.best_run(mode, task, arch) or {}) if group.reference else {}
             eps = eps_words(robust.first.eps, group.key.norm) if robust else ""
-            rows.append([task, arch, *pairs[-1], eps, minus(*pairs[-1][::-1]),
-                         theirs.get("accuracy"), f"{theirs['eps']:g}" if theirs else ""])  # fmt: skip
+            paper = [theirs.get("accuracy"), f"{theirs['eps']:g}" if theirs else ""]
+            rows.append([task, arch, *pairs[-1], eps, minus(*pairs[-1][::-1]), *paper])
         if any(v for pair in pairs for v in pair):
             archs = [*group.archs]
             panels[task] = [
@@ -127,7 +127,7 @@ def _bars(group: Group, mode: str) -> Section:
     title = f"Figure {number}: {mode} transfer by architecture"
     figure = Figure(f"figure{number}{group.suffix}", "bars", title, "architecture", "accuracy, %",
                     panels)  # fmt: skip
-    heads = columns("task", "architecture", ("standard", 2), ("robust", 2), "eps",
+    heads = columns("task", "architecture", ("standard", 2, "high"), ("robust", 2, "high"), "eps",
                     ("difference", 2), ("paper: best run", 2), "paper: its eps")  # fmt: skip
     return section(group, f"figure{number}", title, runs=runs, text=text, columns=heads, rows=rows,
                    figures=[figure], found=found,
@@ -160,7 +160,7 @@ def _curves(group: Group, mode: str) -> Section:
     figure = Figure(name + group.suffix, "curves", title, f"eps of the pretraining ({norm})",
                     "accuracy, %", panels, log_x=True)  # fmt: skip
     heads = columns("task", "architecture",
-                    *((f"eps {eps_words(eps, norm)}", 2) for eps in all_eps))  # fmt: skip
+                    *((f"eps {eps_words(eps, norm)}", 2, "high") for eps in all_eps))  # fmt: skip
     text = ["Percent, mean and ends over the trials; eps 0 is the standard network. The paper has "
             "these curves in its appendix, as plots without numbers."]  # fmt: skip
     return section(group, name, title, runs=runs, text=text, columns=heads, rows=rows,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from classification.cells import Group
 from classification.comparisons import Contest
@@ -23,14 +24,14 @@ class Results:
         runs: the same, with trials put together.
         groups: of the transfer runs.
         contests: group's suffix -> (mode, task) -> the best robust against the best standard.
-        problems: what could not be read, a sentence each.
+        study: a study file, or None.
     """
 
     records: list[Record]
     runs: list[Merged]
     groups: list[Group]
     contests: dict[str, dict[tuple[str, str], Contest]]
-    problems: tuple[str, ...] = ()
+    study: Path | None = None
 
     def of_kind(self, kind: str) -> list[Merged]:
         return [run for run in self.runs if run.first.kind == kind]
@@ -65,8 +66,8 @@ def series(label: str, x: list, values: list[Value | None], **more) -> Series:
     )
 
 
-def columns(*names: str | tuple[str, int]) -> list[Column]:
-    """Text columns, and `(name, digits)` of numbers."""
+def columns(*names: str | tuple) -> list[Column]:
+    """Text columns, and `(name, digits)` or `(name, digits, best)` of numbers."""
     return [Column(name, None) if isinstance(name, str) else Column(*name) for name in names]
 
 

@@ -154,8 +154,8 @@ def ranks(results: Results, group: Group) -> list[Section]:
     if not found:
         return []
     norm = group.key.norm
-    heads = columns("mode", "architecture", *((f"eps {eps_words(e, norm)}", 2) for e in all_eps),
-                    ("critical difference", 2), ("p", 4), "tasks")  # fmt: skip
+    levels = [(f"eps {eps_words(eps, norm)}", 2, "low") for eps in all_eps]
+    heads = columns("mode", "architecture", *levels, ("critical difference", 2), ("p", 4), "tasks")
     text = [
         "Rank of each eps among the networks of an architecture, averaged over the tasks that have "
         "all of them; 1 is the best, eps 0 the standard network. Friedman's test says whether they "

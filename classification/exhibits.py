@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from pathlib import Path
 
 from classification import (
     cells,
@@ -26,17 +27,17 @@ OF_GROUPS: dict[str, Callable] = {
 }
 
 
-def sections(found: list[Record], problems: Sequence[str] = ()) -> list[Section]:
+def sections(found: list[Record], study: Path | None = None) -> list[Section]:
     """The exhibits for which there is a result.
 
     Args:
         found: results; `Value.records` of the sections are places in this list.
-        problems: what `records.read` could not read.
+        study: a study file, whose runs are counted.
     """
     runs = records.merged(found)
     groups = cells.groups(runs)
     contests = {group.suffix: comparisons.compare(group) for group in groups}
-    results = Results(found, runs, groups, contests, tuple(problems))
+    results = Results(found, runs, groups, contests, study)
     made = []
     for build in OF_GROUPS.values():
         for group in groups:

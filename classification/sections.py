@@ -14,7 +14,8 @@ class Value:
         low, high: their ends, or an interval where the column says so; None of a single one.
         trials: how many there are.
         records: places in the report's list of records, for looking at the runs behind it.
-        note: a word that the number must not be read without, such as "differs in protocol".
+        note: words that the number must not be read without. With "interval" in them, `low` and
+            `high` are one; with "standard deviation" they are that far from the mean.
     """
 
     mean: float
@@ -30,10 +31,13 @@ class Column:
     """Attributes:
     name: heading.
     digits: decimals of its numbers; None for text.
+    best: `"high"` or `"low"`: of the columns that have the same, a row's best number is told apart
+        by bold print; empty: not compared.
     """
 
     name: str
     digits: int | None = 2
+    best: str = ""
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,12 @@ def honest_over_trials(robust: np.ndarray, standard: np.ndarray) -> Difference |
     if len(trials) < 2:
         return None
     a, b = best_by_others(robust), best_by_others(standard)
-    return over_pairs(robust[a, trials] - standard[b, trials])
+    deltas, n = robust[a, trials] - standard[b, trials], len(trials)
+    # Trials are not independent: each takes part in the choice for the others. 1 / n alone would
+    # find a difference among equals in 7 to 13 % of cases instead of 5; this is the correction of
+    # Nadeau and Bengio 2003 for folds that share their training data, n - 1 to choose, 1 to report.
+    error = deltas.std(ddof=1) * np.sqrt(1 / n + 1 / (n - 1))
+    return _student(float(deltas.mean()), error, n - 1, CONFIDENCE, TRIALS, n)
 
 
 def holm(p: Sequence[float | None]) -> list[float | None]:

@@ -19,13 +19,13 @@ def simulated(rng, *, networks=1, trials=3, images=400, mean=0.0, by_trial=0.01,
 @pytest.mark.parametrize("by_trial, by_image", [(0.0, 0.4), (0.05, 0.1), (0.02, 0.4), (0.2, 0.01)])
 @pytest.mark.parametrize("trials", [3, 10])
 def test_interval_covers_the_truth(by_trial, by_image, trials):
-    """Whichever part dominates; 300 simulations of 95 % vary by about 1.3 %."""
-    rng, hits, runs = RNG(7), 0, 300
+    """Whichever part dominates; 200 simulations of 95 % vary by about 1.5 %."""
+    rng, hits, runs = RNG(7), 0, 200
     for _ in range(runs):
         deltas = simulated(rng, trials=trials, mean=0.1, by_trial=by_trial, by_image=by_image)[0]
         found = statistics.over_images(np.round(deltas, 1), seed=int(rng.integers(1e9)))
         hits += found.low <= 10 <= found.high
-    assert 0.925 <= hits / runs <= 1
+    assert hits / runs >= 0.92
 
 
 def test_of_one_trial_it_is_the_bootstrap_of_scipy():
@@ -90,6 +90,18 @@ def test_choosing_among_equals_is_no_gain():
     errors = [np.std(v) / np.sqrt(len(v)) for v in (lucky, honest, by_trials)]
     assert np.mean(lucky) > 1.5 and np.mean(lucky) > 10 * errors[0]
     assert abs(np.mean(honest)) < 3 * errors[1] and abs(np.mean(by_trials)) < 3 * errors[2]
+
+
+@pytest.mark.parametrize("robust, standard, trials", [(9, 1, 3), (36, 4, 3), (9, 1, 10)])
+def test_equals_are_told_apart_in_five_percent_at_most(robust, standard, trials):
+    rng, runs = RNG(9), 1000
+    found = [
+        statistics.honest_over_trials(
+            rng.normal(70, 0.3, (robust, trials)), rng.normal(70, 0.3, (standard, trials))
+        ).p
+        for _ in range(runs)
+    ]
+    assert np.mean(np.array(found) < 0.05) < 0.055
 
 
 def test_honest_interval_covers_the_truth():
