@@ -110,9 +110,10 @@ class Group:
     @cached_property
     def tasks(self) -> tuple[str, ...]:
         """The twelve, if there is any of them from the paper's kind of networks; and what else
-        there is."""
+        there is. Stylized images have an exhibit of their own."""
         suite = SUITE if self.reference and set(SUITE) & set(self.runs) else ()
         others = sorted(set(self.runs) - set(suite), key=_dataset_order)
+        others = [task for task in others if not stylized(task)]
         return (*suite, *others)
 
     @cached_property
@@ -129,10 +130,25 @@ class Group:
         have = {key[3] for key in self._cells if key[3]}
         return tuple(sorted(have | set(published.EPS if self.reference else ())))
 
+    def networks(self, mode: str, task: str) -> list[Merged]:
+        """The cells of all networks there are, those included that Table 1 does not have."""
+        keys = (k for k in self._cells if k[:2] == (mode, task) and k[4] is None)
+        return [self.cell(*key) for key in sorted(keys, key=lambda k: (_arch_order(k[2]), k[3]))]
+
+    @cached_property
+    def downscales(self) -> tuple[int, ...]:
+        """Pixels that images were taken down to."""
+        return tuple(sorted({key[4] for key in self._cells if key[4]}))
+
     def row(self, mode, task, arch, downscale=None) -> dict[float, Merged]:
         """eps -> the cell, for all that there are, the standard network included."""
         found = {eps: self.cell(mode, task, arch, eps, downscale) for eps in (0.0, *self.eps)}
         return {eps: run for eps, run in found.items() if run}
+
+
+def stylized(name: str) -> bool:
+    """Whether a data set is of images whose textures were exchanged: Figure 8."""
+    return "stylized" in name.lower()
 
 
 def eps_words(eps: float, norm: str = "l2") -> str:

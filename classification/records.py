@@ -42,7 +42,7 @@ class Record:
         accuracies: of the trials, percent, in the metric of the task.
         seeds: of the trials.
         metric: what `accuracies` are in.
-        metrics, settings, data: as in the file.
+        metrics, settings, data, warnings: as in the file.
         labels: what a study calls it, axis -> value.
         simulated: no run was made.
         assumed_standard: nothing says how the network was trained, so it counts as a standard one.
@@ -73,6 +73,7 @@ class Record:
     labels: dict = field(default_factory=dict)
     simulated: bool = False
     assumed_standard: bool = False
+    warnings: list = field(default_factory=list)
 
     @cached_property
     def configuration(self) -> str:
@@ -195,6 +196,7 @@ def _read(path: Path) -> Record | None:
         "seconds": contents["seconds"],
         "finished": contents["finished"],
         "labels": _labels(path),
+        "warnings": contents.get("warnings") or [],
         "simulated": settings.get("simulated") is True,
     }
     return Record(**usual | READERS[kind](contents, usual))
@@ -262,13 +264,15 @@ def _robustness(contents: dict, usual: dict) -> dict:
         "metric": "top1",
         "accuracies": (value,),
         "seeds": (contents["seed"],),
-        **_network(contents["settings"], usual["weights"]),
+        # Its settings say nothing of the network's training; `eps` there is the attack's.
+        **(_published(usual["weights"]) or {}),
     }
 
 
 def _interpret(contents: dict, usual: dict) -> dict:
-    """Its numbers are shown as they are."""
-    return _network(contents["settings"], usual["weights"])
+    """Of several networks at once: its numbers are shown as they are."""
+    names = contents["settings"].get("weights") or {}
+    return {"weights": ", ".join(map(str, names.values())) if isinstance(names, dict) else names}
 
 
 READERS = {

@@ -1,0 +1,132 @@
+"""Figure 1, and what is still missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from classification.cells import Group, eps_words
+from classification.exhibit_parts import Results, columns
+from classification.sections import Column, Section, Value
+
+
+def figure1(results: Results) -> list[Section]:
+    """The numbers of pictures that show what networks see."""
+    found = [(i, r) for i, r in enumerate(results.records) if r.kind == "interpret"]
+    if not found:
+        return []
+    parts = [
+        (place, record, network, _numbers(row))
+        for place, record in found
+        for network, row in record.metrics.get("networks", {}).items()
+    ]
+    names = [*dict.fromkeys(name for *_, numbers in parts for name in numbers)]
+    rows = [
+        [record.path.parent.name, network, *(_value(numbers.get(n), place) for n in names)]
+        for place, record, network, numbers in parts
+    ]
+    text = ["What networks see: images that raise a unit or a class, and images that match a "
+            "representation, found by gradient steps in a ball. The pictures lie beside the "
+            "results. Confidences and agreements are percent, of the network itself and of a "
+            "judge that took no part; distances are relative, 0 is equal. The paper's figure has "
+            "no numbers."]  # fmt: skip
+    heads = [Column("run", None), Column("network", None), *(Column(n.replace("_", " "), 3)
+             for n in names)]  # fmt: skip
+    warned = [warning["message"] for _, record in found for warning in _warnings(record)]
+    return [Section("figure1", "Figure 1: what networks see", text, heads, rows, [], warned,
+                    len(rows), len(rows))]  # fmt: skip
+
+
+def _numbers(node: dict) -> dict[str, float]:
+    """Means, without those of each picture."""
+    found = {}
+    for name, cell in node.items():
+        if isinstance(cell, dict):
+            found |= _numbers(cell)
+        elif isinstance(cell, (int, float)) and not isinstance(cell, bool):
+            found[name] = float(cell)
+    return found
+
+
+def _value(number: float | None, place: int) -> Value | None:
+    return None if number is None else Value(number, records=(place,))
+
+
+def _warnings(record) -> Iterable[dict]:
+    return [w for w in record.warnings if isinstance(w, dict) and "message" in w]
+
+
+def coverage(results: Results, made: list[Section], empty: list[str]) -> list[Section]:
+    """How much of each exhibit there is.
+
+    Args:
+        made: the other sections.
+        empty: exhibits without any result.
+    """
+    rows = [
+        [section.title, section.found, section.wanted, _part(section), section.name]
+        for section in made
+    ]
+    rows += [[name, 0, None, 0.0, ""] for name in empty]
+    text = [
+        "Numbers that each exhibit has, of those that it wants: with published networks what the "
+        "paper has, with networks of one's own each combination of what there is."
+    ]
+    heads = columns("exhibit", ("found", 0), ("wanted", 0), ("percent", 0), "section")
+    counted = [section for section in made if section.wanted]
+    found = [Section("coverage", "Coverage: what there is", text, heads, rows, [], [],
+                     sum(s.found for s in counted), sum(s.wanted for s in counted))]  # fmt: skip
+    return found + _study(results) + [s for g in results.groups for s in _missing(g)]
+
+
+def _part(section: Section) -> float | None:
+    return 100 * section.found / section.wanted if section.wanted else None
+
+
+def _missing(group: Group) -> list[Section]:
+    """Cells of Table 1, Figures 2 and 3 and the curves that have no run."""
+    levels, rows, found = (0.0, *group.eps), [], 0
+    for mode in group.modes:
+        for task in group.tasks:
+            for arch in group.archs:
+                have = group.row(mode, task, arch)
+                found += len(have)
+                lost = [eps_words(e, group.key.norm) for e in levels if e not in have]
+                if lost:
+                    shown = "all" if len(lost) == len(levels) else ", ".join(lost)
+                    rows.append([mode, task, arch, len(have), shown])
+    if not rows:
+        return []
+    words = "; ".join(group.key.words)
+    heads = columns("mode", "task", "architecture", ("eps found", 0), "eps missing")
+    wanted = len(group.modes) * len(group.tasks) * len(group.archs) * len(levels)
+    return [Section("missing" + group.suffix, f"What is missing ({words})",
+                    ["Combinations of mode, task, architecture and eps without a result."], heads,
+                    rows, [], [], found, wanted)]  # fmt: skip
+
+
+def _study(results: Results) -> list[Section]:
+    """The runs of a study file, found or missing."""
+    if results.study is None:
+        return []
+    from classification import study
+
+    runs = study.read(results.study)
+    places: dict[Path, list[int]] = {}
+    for place, record in enumerate(results.records):
+        for folder in (record.path.parent, *list(record.path.parents)[1:2]):  # seeds lie deeper
+            places.setdefault(folder.resolve(), []).append(place)
+    axes = [*dict.fromkeys(axis for run in runs for axis in run.labels)]
+    rows, found = [], 0
+    for run in runs:
+        own = places.get(run.folder.resolve(), [])
+        found += bool(own)
+        values = [v for i in own for v in results.records[i].accuracies]
+        shown = Value(sum(values) / len(values), min(values) if len(values) > 1 else None,
+                      max(values) if len(values) > 1 else None, len(values),
+                      tuple(own)) if values else None  # fmt: skip
+        state = "finished" if own else "missing"
+        rows.append([*(run.labels.get(axis, "") for axis in axes), state, shown])
+    heads = columns(*axes, "state", ("result", 2))
+    return [Section("study", f"Study {results.study.name}", ["Its runs, in its own words."], heads,
+                    rows, [], [], found, len(rows))]  # fmt: skip
