@@ -49,7 +49,7 @@ class Key:
     def words(self) -> list[str]:
         """What is to be said of it."""
         found = [f"protocol {self.protocol}"]
-        found.append(f"networks of {self.pretrained_on or 'unknown origin'}")
+        found.append(f"networks pretrained on {self.pretrained_on or 'something unknown'}")
         if self.norm != "l2":
             found.append(f"{self.norm} networks")
         if self.shots:
@@ -189,7 +189,7 @@ def _suffixes(keys: list[Key]) -> dict[Key, str]:
     for key in keys:
         words = [word for word in key.words if word not in keys[0].words]
         name = re.sub(r"[^\w.=]+", "-", "-".join(words)).strip("-").lower()
-        name = re.sub(r"(protocol|networks-of|networks)-?", "", name).strip("-")
+        name = re.sub(r"(protocol|networks-pretrained-on|networks)-?", "", name).strip("-")
         suffix, number = f"-{name}" if key != keys[0] else "", 2
         while suffix in used:
             suffix, number = f"-{name or 'other'}-{number}", number + 1

@@ -36,9 +36,10 @@ def table1(results: Results, group: Group) -> list[Section]:
     text = [
         "Best accuracy over architectures, hyper-parameters and, of robust networks, eps, percent; "
         "mean and ends over the trials.",
-        f"The paper's: {published.numbers()['table1']['definition']}.",
         CORRECTED,
     ]
+    if group.reference:
+        text.append(f"The paper's: {published.numbers()['table1']['definition'].strip()}.")
     return [section(group, "table1", "Table 1: best robust and best standard networks",
                     runs=runs, text=text, columns=heads, rows=rows, found=found, wanted=wanted,
                     figures=[_table1_figure(group, rows)])]  # fmt: skip
@@ -118,8 +119,8 @@ def _bars(group: Group, mode: str) -> Section:
     number = PAPER_FIGURES[mode]
     text = [
         f"Standard and best robust network of each architecture, {mode} transfer, percent; mean "
-        "and ends over the trials. The best eps is that of the test images: nine chances against "
-        "one, see the section on the choice of eps.",
+        "and ends over the trials. The best eps is that of the test images, among "
+        f"{len(group.eps)}: see the section on the choice of eps.",
     ]
     if group.reference:
         text.append("The paper's figure has no numbers; beside ours stands the best single run "

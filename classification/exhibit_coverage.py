@@ -74,7 +74,10 @@ def coverage(results: Results, made: list[Section], empty: list[str]) -> list[Se
     ]
     heads = columns("exhibit", ("found", 0), ("wanted", 0), ("percent", 0), "section")
     counted = [section for section in made if section.wanted]
-    found = [Section("coverage", "Coverage: what there is", text, heads, rows, [], [],
+    warned = ["Simulated results count here like others."] * any(
+        record.simulated for record in results.records
+    )
+    found = [Section("coverage", "Coverage: what there is", text, heads, rows, [], warned,
                      sum(s.found for s in counted), sum(s.wanted for s in counted))]  # fmt: skip
     return found + _study(results) + [s for g in results.groups for s in _missing(g)]
 

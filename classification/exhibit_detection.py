@@ -11,7 +11,7 @@ from statistics import fmean, stdev
 
 from classification import published, statistics
 from classification.cells import eps_words
-from classification.exhibit_parts import Results, columns, minus, series, warnings
+from classification.exhibit_parts import Results, columns, minus, series, warnings, without_paper
 from classification.exhibit_statistics import interval
 from classification.records import Merged, Record
 from classification.sections import Figure, Section, Value
@@ -71,6 +71,7 @@ def figure4(results: Results) -> list[Section]:
     theirs = [("paper: AP", 2), ("ours - paper", 2)]
     heads = columns("experiment", "metric", "backbone", *numbers, "verdict", *theirs)
     figure = Figure("figure4", "bars", "Detection and segmentation", "backbone", "AP, %", panels)
+    heads, rows = without_paper(heads, rows)
     return [Section("figure4", "Figure 4: detection and segmentation", text, heads, rows,
                     [figure], warned, len(rows), len(rows) + _lacking(found))]  # fmt: skip
 

@@ -72,15 +72,27 @@ def columns(*names: str | tuple) -> list[Column]:
 
 
 def section(group: Group, name: str, title: str, *, runs: Iterable[Merged], text: list[str],
-            warned: Iterable[str] = (), **more) -> Section:  # fmt: skip
+            columns: list[Column], rows: list[list], warned: Iterable[str] = (),
+            **more) -> Section:  # fmt: skip
     """A section about a group, with the warnings that its runs call for."""
     runs = list({id(run): run for run in runs if run}.values())
     words = "; ".join(group.key.words)
+    heads, rows = without_paper(columns, rows)
     return Section(
         name + group.suffix, f"{title} ({words})" if group.suffix else title,
-        [*text, f"Results: {words}."], warnings=[*warnings(runs), *warned, *chosen(group, runs)],
-        **more,
+        [*text, f"Results: {words}."], heads, rows,
+        warnings=[*warnings(runs), *warned, *chosen(group, runs)], **more,
     )  # fmt: skip
+
+
+def without_paper(heads: list[Column], rows: list[list]) -> tuple[list[Column], list[list]]:
+    """Leave out columns for the paper's numbers where it has none."""
+    kept = [
+        i
+        for i, column in enumerate(heads)
+        if "paper" not in column.name or any(row[i] not in (None, "") for row in rows)
+    ]
+    return [heads[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
 def warnings(runs: list[Merged]) -> list[str]:

@@ -52,8 +52,8 @@ def selection(results: Results, group: Group) -> list[Section]:
     text = [
         "The eps that is best on the test images, and what it gains over the standard network: as "
         "it stands, and with eps chosen by other test images and trials than it is reported on. "
-        f"What lies between is the luck of choosing among {len(group.eps)} networks (the winner's "
-        "curse).",
+        "What lies between is the luck of choosing (the winner's curse), here among "
+        f"{len(group.eps)} eps.",
         HOW,
     ]
     if group.reference:
@@ -108,10 +108,9 @@ def paired(results: Results, group: Group) -> list[Section]:
                     ("luck", 2), ("p", 4), ("p, corrected", 4), "verdict", "over")  # fmt: skip
     text = [
         "Best robust minus best standard network over all architectures, points of percent. As it "
-        "stands, both are chosen on the test images, among nine times as many robust networks as "
-        "standard ones in the paper; honestly, they are chosen by other test images and other "
-        "trials than the difference is reported on, averaged over "
-        f"{statistics.SPLITS} random halvings of the images.",
+        "stands, both are chosen on the test images, the robust one among more networks; honestly, "
+        "they are chosen by other test images and other trials than the difference is reported on, "
+        f"averaged over {statistics.SPLITS} random halvings of the images.",
         HOW,
     ]
     return [section(
