@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from classification import predictions, statistics
+from classification import honest, predictions, scatter, statistics
 from classification.cells import Group
 from classification.records import Merged
+from classification.scatter import Spread
 from classification.statistics import Difference
 
 
@@ -38,12 +39,13 @@ def contest(robust: list[Merged], standard: list[Merged]) -> Contest | None:
     if not robust or not standard:
         return None
     best, usual = (max(side, key=lambda run: run.mean) for side in (robust, standard))
-    lucky = difference(best, usual)
+    spread = _spread([*robust, *standard])
+    lucky = difference(best, usual, spread)
     if len(robust) == len(standard) == 1:
-        honest = lucky if lucky.p is not None else None  # nothing was chosen
+        fair = lucky if lucky.p is not None else None  # nothing was chosen
     else:
-        honest = _honest(robust, standard)
-    return Contest(best, usual, lucky, honest)
+        fair = _fair(robust, standard, spread)
+    return Contest(best, usual, lucky, fair)
 
 
 def corrected(contests: dict, level: float = 1 - statistics.CONFIDENCE) -> dict:
@@ -72,25 +74,41 @@ def compare(group: Group) -> dict[tuple[str, str], Contest]:
     return found
 
 
-def difference(one: Merged, other: Merged) -> Difference:
-    """Of two runs, over images and trials where there are predictions, else over trials."""
+def difference(one: Merged, other: Merged, spread: Spread | None = None) -> Difference:
+    """Of two runs, over images and trials where there are predictions, else over trials.
+
+    Args:
+        spread: over trials; None: of these two runs alone.
+    """
     if loaded := predictions.right([one, other]):
         (a, b), labels = loaded
-        return statistics.over_images(a.astype(float) - b, _strata(one, labels))
+        return statistics.over_images(a.astype(float) - b, _strata(one, labels), scatter=spread)
     pairs = (dict(zip(r.seeds, r.accuracies, strict=True)) for r in (one, other))
-    return statistics.over_trials(*pairs)
+    return statistics.over_trials(*pairs, spread)
 
 
-def _honest(robust: list[Merged], standard: list[Merged]) -> Difference | None:
+def _spread(runs: list[Merged]) -> Spread | None:
+    """None if their seeds have not at least two in common."""
+    seeds = set.intersection(*(set(run.seeds) for run in runs))
+    if len(seeds) < 2:
+        return None
+    spread = scatter.pooled(_table(runs, seeds))
+    if loaded := predictions.right(runs):
+        right, labels = loaded
+        spread = scatter.of_trials_alone(spread, right, _strata(runs[0], labels))
+    return spread
+
+
+def _fair(robust, standard, spread: Spread | None) -> Difference | None:
     if loaded := predictions.right([*robust, *standard]):
         right, labels = loaded
         strata = _strata(robust[0], labels)
-        deltas = statistics.honest_deltas(right[: len(robust)], right[len(robust) :], strata)
-        return statistics.over_images(deltas, strata)
+        deltas = honest.deltas(right[: len(robust)], right[len(robust) :], strata)
+        return statistics.over_images(deltas, strata, scatter=spread, chosen=True)
     seeds = set.intersection(*(set(run.seeds) for run in (*robust, *standard)))
     if len(seeds) < 2:
         return None
-    return statistics.honest_over_trials(_table(robust, seeds), _table(standard, seeds))
+    return honest.over_trials(_table(robust, seeds), _table(standard, seeds))
 
 
 def _table(runs: list[Merged], seeds: set[int]) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
-from classification import published, statistics
+from classification import honest, published, statistics
 from classification.cells import Group, eps_words
 from classification.comparisons import Contest, contest, corrected
 from classification.exhibit_parts import Results, columns, section, value
@@ -13,8 +13,9 @@ from classification.sections import Figure, Section, Series, Value
 
 HOW = (
     "Differences are over the same seeds. Intervals are 95 %: over test images and trials where "
-    "each image's predictions are there for both networks, else over trials alone, by Student's t; "
-    "p-values are corrected for the number of tasks (Holm)."
+    "each image's predictions are there for both networks, else over trials alone, by Student's t. "
+    "How much trials scatter is pooled over the networks of a task. p-values are corrected for the "
+    "number of tasks (Holm)."
 )
 
 
@@ -110,7 +111,7 @@ def paired(results: Results, group: Group) -> list[Section]:
         "Best robust minus best standard network over all architectures, points of percent. As it "
         "stands, both are chosen on the test images, the robust one among more networks; honestly, "
         "they are chosen by other test images and other trials than the difference is reported on, "
-        f"averaged over {statistics.SPLITS} random halvings of the images.",
+        f"averaged over {honest.SPLITS} random halvings of the images.",
         HOW,
     ]
     return [section(

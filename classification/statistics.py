@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from classification.scatter import Spread, classes
+
 DRAWS = 10_000  # of a bootstrap: fine enough for 0.05 / 12, the strictest of twelve corrected tests
-SPLITS = 20  # of the test images, of which one half chooses and the other reports
 CONFIDENCE = 0.95
 VERDICTS = {1: "robust better", 0: "no difference", -1: "robust worse", None: "cannot be said"}
 
@@ -43,7 +44,8 @@ class Difference:
     trials: int
 
 
-def over_images(deltas: np.ndarray, labels: np.ndarray | None = None, *, seed: int = 0,
+def over_images(deltas: np.ndarray, labels: np.ndarray | None = None, *,
+                scatter: Spread | None = None, chosen: bool = False, seed: int = 0,
                 confidence: float = CONFIDENCE) -> Difference:  # fmt: skip
     """The mean difference, if other images and other seeds had been drawn.
 
@@ -55,15 +57,18 @@ def over_images(deltas: np.ndarray, labels: np.ndarray | None = None, *, seed: i
         deltas: `(trials, N)`, right minus right, in [-1, 1]: 1 where only the first network is.
         labels: `(N,)`, for the mean over classes, within which images are then drawn; None: mean
             over images.
+        scatter: over trials; None: that of `deltas`.
+        chosen: as in `Spread.error`.
     """
     rng = np.random.default_rng(seed)
-    groups = [np.arange(deltas.shape[1])] if labels is None else _classes(labels)
+    groups = [np.arange(deltas.shape[1])] if labels is None else classes(labels)
     means = np.mean([deltas[:, group].mean(1) for group in groups], axis=0)
-    drawn = np.mean([_resampled(deltas[:, group].mean(0), rng) for group in groups], axis=0)
+    drawn = _resampled([deltas[:, group].mean(0) for group in groups], rng)
     trials = len(deltas)
     if trials > 1:
-        error = means.std(ddof=1) / np.sqrt(trials)
-        drawn = drawn + error * rng.standard_t(trials - 1, DRAWS)
+        scatter = scatter or Spread(100 * float(means.std(ddof=1)), trials - 1)
+        error = scatter.error(trials, chosen) / 100
+        drawn = drawn + error * rng.standard_t(scatter.df, DRAWS)
     ends = (1 - confidence) / 2
     low, high = np.quantile(drawn, (ends, 1 - ends))
     tail = min(np.count_nonzero(drawn <= 0), np.count_nonzero(drawn >= 0))
@@ -73,32 +78,36 @@ def over_images(deltas: np.ndarray, labels: np.ndarray | None = None, *, seed: i
                       over, trials)  # fmt: skip
 
 
-def _classes(labels: np.ndarray) -> list[np.ndarray]:
-    order = np.argsort(labels, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+def _resampled(groups: list[np.ndarray], rng) -> np.ndarray:
+    """`(DRAWS,)` means over groups of the means of samples with replacement.
 
-
-def _resampled(values: np.ndarray, rng) -> np.ndarray:
-    """`(DRAWS,)` means of samples with replacement. Drawing how often each different value comes
-    is the same as drawing images, and there are few different values."""
-    kinds, counts = np.unique(np.round(values, 9), return_counts=True)
-    if len(kinds) == 1:
-        return np.full(DRAWS, kinds[0])
-    total = len(values)
-    if len(kinds) > 32:  # there are as many images then, and the normal limit is as good
-        return rng.normal(values.mean(), values.std() / np.sqrt(total), DRAWS)
-    return rng.multinomial(total, counts / total, DRAWS) @ kinds / total
+    Drawing how often each different value comes is the same as drawing images, and there are few
+    different values. Where there are many, or many groups, the normal limit is as good.
+    """
+    kinds, counts = np.unique(np.round(groups[0], 9), return_counts=True)
+    if len(groups) == 1 and len(kinds) <= 32:
+        total = len(groups[0])
+        return rng.multinomial(total, counts / total, DRAWS) @ kinds / total
+    mean = np.mean([values.mean() for values in groups])
+    variance = sum(values.var(ddof=len(values) > 1) / len(values) for values in groups)
+    return rng.normal(mean, np.sqrt(variance) / len(groups), DRAWS)
 
 
 def over_trials(robust: dict[int, float], standard: dict[int, float],
-                confidence: float = CONFIDENCE) -> Difference:  # fmt: skip
+                scatter: Spread | None = None, confidence: float = CONFIDENCE,
+                ) -> Difference:  # fmt: skip
     """The mean difference with Student's interval: over pairs of equal seeds where there are two
     of them, else Welch's.
 
     Args:
         robust, standard: seed -> accuracy.
+        scatter: of such pairs; None: of these alone.
     """
     seeds = sorted(set(robust) & set(standard))
+    if len(seeds) > 1 and scatter:
+        mean = float(np.mean([robust[s] - standard[s] for s in seeds]))
+        error = scatter.error(len(seeds))
+        return student(mean, error, scatter.df, confidence, TRIALS, len(seeds))
     if len(seeds) > 1:
         return over_pairs([robust[s] - standard[s] for s in seeds], confidence)
     a, b = list(robust.values()), list(standard.values())
@@ -109,7 +118,7 @@ def over_trials(robust: dict[int, float], standard: dict[int, float],
     # Welch's degrees of freedom.
     down = sum(part**2 / (len(v) - 1) for part, v in zip(parts, (a, b), strict=True))
     df = sum(parts) ** 2 / down if down else len(a) + len(b) - 2
-    return _student(mean, np.sqrt(sum(parts)), df, confidence, UNPAIRED, min(len(a), len(b)))
+    return student(mean, np.sqrt(sum(parts)), df, confidence, UNPAIRED, min(len(a), len(b)))
 
 
 def over_pairs(differences: Sequence[float], confidence: float = CONFIDENCE) -> Difference:
@@ -118,79 +127,17 @@ def over_pairs(differences: Sequence[float], confidence: float = CONFIDENCE) -> 
     if n < 2:
         return Difference(float(values.mean()), None, None, None, ONE_TRIAL, n)
     error = values.std(ddof=1) / np.sqrt(n)
-    return _student(float(values.mean()), error, n - 1, confidence, TRIALS, n)
+    return student(float(values.mean()), error, n - 1, confidence, TRIALS, n)
 
 
-def _student(mean, error, df, confidence, over, trials) -> Difference:
+def student(mean, error, df, confidence, over, trials) -> Difference:
+    """By Student's t, of an estimate and its standard error."""
     half = float(stats.t.ppf((1 + confidence) / 2, df) * error)
     if error:
         p = float(2 * stats.t.sf(abs(mean) / error, df))
     else:
         p = 1.0 if mean == 0 else 0.0
     return Difference(mean, mean - half, mean + half, p, over, trials)
-
-
-def honest_deltas(robust: np.ndarray, standard: np.ndarray, labels: np.ndarray | None = None, *,
-                  splits: int = SPLITS, seed: int = 0) -> np.ndarray:  # fmt: skip
-    """Differences between the best robust and the best standard network, each chosen on what it is
-    not reported on: other test images, and, where there are several, other trials.
-
-    For each of `splits` random halvings, each half and each trial, the networks are chosen by the
-    other half and the other trials. Averaged over the halvings.
-
-    Args:
-        robust, standard: `(networks, trials, N)`, 1 where right.
-        labels: as in `over_images`.
-
-    Returns:
-        `(trials, N)`, as `over_images` takes it.
-    """
-    _, trials, n = robust.shape
-    robust, standard = robust.astype(np.float32), standard.astype(np.float32)
-    weights = np.ones(n) if labels is None else 1 / np.bincount(labels)[labels]
-    rng, total, every = np.random.default_rng(seed), np.zeros((trials, n)), np.arange(trials)
-    for _ in range(splits):
-        first = np.zeros(n, bool)
-        first[rng.permutation(n)[: n // 2]] = True
-        for chooses in (first, ~first):
-            part = (weights * chooses).astype(np.float32)
-            a, b = (best_by_others(networks @ part) for networks in (robust, standard))
-            delta = robust[a, every] - standard[b, every]
-            total += np.where(chooses, 0, delta)
-    return total / splits
-
-
-def best_by_others(scores: np.ndarray) -> np.ndarray:
-    """For each trial the network with the highest mean over the other trials.
-
-    Args:
-        scores: `(networks, trials)`; with one trial that one chooses.
-
-    Returns:
-        `(trials,)`, numbers of networks.
-    """
-    if scores.shape[1] == 1:
-        return scores.argmax(0)
-    return (scores.sum(1, keepdims=True) - scores).argmax(0)
-
-
-def honest_over_trials(robust: np.ndarray, standard: np.ndarray) -> Difference | None:
-    """The same where nothing is known but accuracies: other trials choose, on the same images. So
-    it takes away the luck of the seeds only. None of one trial.
-
-    Args:
-        robust, standard: `(networks, trials)`, percent.
-    """
-    trials = np.arange(robust.shape[1])
-    if len(trials) < 2:
-        return None
-    a, b = best_by_others(robust), best_by_others(standard)
-    deltas, n = robust[a, trials] - standard[b, trials], len(trials)
-    # Trials are not independent: each takes part in the choice for the others. 1 / n alone would
-    # find a difference among equals in 7 to 13 % of cases instead of 5; this is the correction of
-    # Nadeau and Bengio 2003 for folds that share their training data, n - 1 to choose, 1 to report.
-    error = deltas.std(ddof=1) * np.sqrt(1 / n + 1 / (n - 1))
-    return _student(float(deltas.mean()), error, n - 1, CONFIDENCE, TRIALS, n)
 
 
 def holm(p: Sequence[float | None]) -> list[float | None]:

@@ -18,8 +18,9 @@ def simulated(rng, *, networks=1, trials=3, images=400, mean=0.0, by_trial=0.01,
 
 @pytest.mark.parametrize("by_trial, by_image", [(0.0, 0.4), (0.05, 0.1), (0.02, 0.4), (0.2, 0.01)])
 @pytest.mark.parametrize("trials", [3, 10])
-def test_interval_covers_the_truth(by_trial, by_image, trials):
+def test_interval_covers_the_truth(by_trial, by_image, trials, monkeypatch):
     """Whichever part dominates; 200 simulations of 95 % vary by about 1.5 %."""
+    monkeypatch.setattr(statistics, "DRAWS", 2000)
     rng, hits, runs = RNG(7), 0, 200
     for _ in range(runs):
         deltas = simulated(rng, trials=trials, mean=0.1, by_trial=by_trial, by_image=by_image)[0]
@@ -39,6 +40,13 @@ def test_of_one_trial_it_is_the_bootstrap_of_scipy():
 
 def test_mean_over_classes():
     labels = np.repeat([0, 1], [10, 90])
+    noisy = RNG(6).integers(-1, 2, (1, 100)).astype(float)
+    found = statistics.over_images(noisy, labels)
+    parts = [noisy[0, labels == i] for i in (0, 1)]
+    half = 1.96 * np.sqrt(sum(v.var(ddof=1) / len(v) for v in parts)) / 2
+    middle = np.mean([v.mean() for v in parts])
+    ends = [100 * (middle - half), 100 * (middle + half)]
+    assert [found.low, found.high] == pytest.approx(ends, abs=1.5)
     deltas = np.stack([np.where(labels == 0, 1.0, 0.0)] * 2)
     found = statistics.over_images(deltas, labels)
     assert (found.mean, found.low, found.high) == (50, 50, 50)
@@ -73,53 +81,6 @@ def test_one_trial_says_nothing():
     found = statistics.over_trials({0: 90.0}, {0: 80.0})
     assert (found.mean, found.low, found.p) == (10, None, None)
     assert statistics.verdict(found.mean, found.p) == "cannot be said"
-
-
-def test_choosing_among_equals_is_no_gain():
-    """Nine robust networks, all as good as the standard one: the best of them is not better."""
-    rng, lucky, honest, by_trials = RNG(3), [], [], []
-    for i in range(150):
-        level = np.clip(0.8 + rng.normal(0, 0.01, (10, 3, 1)), 0, 1)
-        right = (rng.random((10, 3, 200)) < level).astype(float)
-        robust, standard = right[1:], right[:1]
-        lucky.append(100 * (robust.mean((1, 2)).max() - standard.mean()))
-        deltas = statistics.honest_deltas(robust, standard, splits=5, seed=i)
-        honest.append(100 * deltas.mean())
-        found = statistics.honest_over_trials(100 * robust.mean(2), 100 * standard.mean(2))
-        by_trials.append(found.mean)
-    errors = [np.std(v) / np.sqrt(len(v)) for v in (lucky, honest, by_trials)]
-    assert np.mean(lucky) > 1.5 and np.mean(lucky) > 10 * errors[0]
-    assert abs(np.mean(honest)) < 3 * errors[1] and abs(np.mean(by_trials)) < 3 * errors[2]
-
-
-@pytest.mark.parametrize("robust, standard, trials", [(9, 1, 3), (36, 4, 3), (9, 1, 10)])
-def test_equals_are_told_apart_in_five_percent_at_most(robust, standard, trials):
-    rng, runs = RNG(9), 1000
-    found = [
-        statistics.honest_over_trials(
-            rng.normal(70, 0.3, (robust, trials)), rng.normal(70, 0.3, (standard, trials))
-        ).p
-        for _ in range(runs)
-    ]
-    assert np.mean(np.array(found) < 0.05) < 0.055
-
-
-def test_honest_interval_covers_the_truth():
-    rng, hits, runs = RNG(5), 0, 100
-    for i in range(runs):
-        right = (rng.random((6, 3, 300)) < 0.7).astype(float)
-        deltas = statistics.honest_deltas(right[1:], right[:1], splits=8, seed=i)
-        found = statistics.over_images(deltas, seed=i)
-        hits += found.low <= 0 <= found.high
-    assert hits / runs >= 0.92
-
-
-def test_what_is_better_on_all_images_is_chosen():
-    standard, robust = np.zeros((1, 2, 50)), np.zeros((3, 2, 50))
-    robust[2] = 1
-    assert (statistics.honest_deltas(robust, standard) == 1).all()
-    labels = np.arange(50) % 5
-    assert (statistics.honest_deltas(robust, standard, labels) == 1).all()
 
 
 @pytest.mark.parametrize("p, corrected", [
