@@ -19,7 +19,7 @@ from robust_backbones.errors import UserError
 RESULT, STUDY = "result.json", "run.json"
 
 # Settings that tell trials and places apart, not configurations.
-_NOT_CHOSEN = {"seed", "SEED", "trials", "weights", "save_classifier", "OUTPUT_DIR", "simulated"}
+_NOT_CHOSEN = {"seed", "SEED", "trials", "weights", "save_classifier", "OUTPUT_DIR"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ class Record:
         if isinstance(model := chosen.get("MODEL"), dict):  # of a detector
             chosen["MODEL"] = {k: v for k, v in model.items() if k != "WEIGHTS"}
         network = self.weights_sha256 or self.weights
-        text = json.dumps([self.kind, network, chosen, self.data], sort_keys=True, default=str)
+        parts = [self.kind, network, chosen, self.data, self.simulated]
+        text = json.dumps(parts, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
