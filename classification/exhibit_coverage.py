@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from classification.cells import Group, eps_words
 from classification.exhibit_parts import Results, columns
@@ -112,24 +111,29 @@ def _study(results: Results) -> list[Section]:
     """The runs of a study file, found or missing."""
     if results.study is None:
         return []
-    from classification import study
+    from classification import study_file
+    from classification.study_commands import metrics
 
-    runs = study.read(results.study)
-    places: dict[Path, list[int]] = {}
-    for place, record in enumerate(results.records):
-        for folder in (record.path.parent, *list(record.path.parents)[1:2]):  # seeds lie deeper
-            places.setdefault(folder.resolve(), []).append(place)
+    runs = study_file.read(results.study)
+    places = {record.path.resolve(): i for i, record in enumerate(results.records)}
     axes = [*dict.fromkeys(axis for run in runs for axis in run.labels)]
     rows, found = [], 0
     for run in runs:
-        own = places.get(run.folder.resolve(), [])
-        found += bool(own)
-        values = [v for i in own for v in results.records[i].accuracies]
-        shown = Value(sum(values) / len(values), min(values) if len(values) > 1 else None,
-                      max(values) if len(values) > 1 else None, len(values),
-                      tuple(own)) if values else None  # fmt: skip
-        state = "finished" if own else "missing"
-        rows.append([*(run.labels.get(axis, "") for axis in axes), state, shown])
-    heads = columns(*axes, "state", ("result", 2))
-    return [Section("study", f"Study {results.study.name}", ["Its runs, in its own words."], heads,
-                    rows, [], [], found, len(rows))]  # fmt: skip
+        place = places.get(run.result.resolve())
+        finished = place is not None or metrics(run.result) is not None
+        found += finished
+        labels = [run.labels.get(axis, "") for axis in axes]
+        shown = None if place is None else _result(results, place)
+        rows.append([run.part, *labels, "finished" if finished else "missing", shown])
+    heads = columns("part", *axes, "state", ("result", 2))
+    text = ["Its runs, in its own words; a result is the mean of a run's trials, with their ends."]
+    return [Section("study", f"Study {results.study.name}", text, heads, rows, [], [], found,
+                    len(rows))]  # fmt: skip
+
+
+def _result(results: Results, place: int) -> Value | None:
+    values = results.records[place].accuracies
+    if not values:
+        return None
+    ends = (min(values), max(values)) if len(values) > 1 else (None, None)
+    return Value(sum(values) / len(values), *ends, len(values), (place,))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -19,6 +19,7 @@ from classification.statistics import Difference
 
 TASKS = {"bbox": "box AP", "segm": "mask AP"}
 STANDARD = "standard"
+SHOWN = 3  # keys that tell experiments apart
 # Parts of a detector's configuration on which none of its numbers depends, or only its weights.
 _FREE = re.compile(
     r"OUTPUT_DIR|SEED|VIS_PERIOD|DATALOADER|CUDNN_BENCHMARK|VERSION|MODEL\.WEIGHTS|MODEL\.DEVICE|"
@@ -104,8 +105,28 @@ def _experiments(runs: list[Merged]) -> list[Experiment]:
         ordered = dict(sorted(networks.items(), key=lambda item: _order(item[0])))
         named = any(run.first.eps is None for own in networks.values() for run in own)
         found.append(Experiment(_name(first), _words(first), ordered, named))
+    found = _told_apart(found)
     order = [*published.numbers()["figure4"]]
     return sorted(found, key=lambda e: (e.name not in order, e.name, e.words))
+
+
+def _told_apart(found: list[Experiment]) -> list[Experiment]:
+    """Experiments that would be called the same get the keys in which their configurations
+    differ."""
+    told = []
+    for experiment in found:
+        alike = [e for e in found if e.words == experiment.words]
+        configs = {id(e): _flat(_first(e).settings) for e in alike}
+        keys = sorted({key for config in configs.values() for key in config})
+        own = configs[id(experiment)]
+        differ = [k for k in keys if any(c.get(k) != own.get(k) for c in configs.values())]
+        shown = [f"{key} {own.get(key)}" for key in differ[:SHOWN]]
+        told.append(replace(experiment, words=", ".join([experiment.words, *shown])))
+    return told
+
+
+def _first(experiment: Experiment) -> Record:
+    return next(iter(experiment.networks.values()))[0].first
 
 
 def _network(record: Record) -> str:

@@ -20,9 +20,9 @@ from classification.exhibit_parts import Results
 from classification.records import Record
 from classification.sections import Section
 
-# Exhibit -> its builder, in the order of the report. One of `PER_GROUP` is called once for each
-# group of transfer results that may be compared, `(results, group) -> sections`; the others once,
-# `(results) -> sections`.
+# Exhibit -> its builder, in the order of the report. Those of `ONCE` are called once, `(results)
+# -> sections`; the others for each group of transfer results that may be compared, `(results,
+# group) -> sections`.
 EXHIBITS: dict[str, Callable[..., list[Section]]] = {
     "Figure 1": exhibit_coverage.figure1,
     "Table 1": exhibit_accuracy.table1,
@@ -36,9 +36,10 @@ EXHIBITS: dict[str, Callable[..., list[Section]]] = {
     "Table 2": exhibit_sources.table2,
     "Figure 6": exhibit_variants.figure6,
     "Figure 7": exhibit_variants.figure7,
-    "Figure 8": exhibit_variants.figure8,
+    "Figure 8, evaluation": exhibit_variants.evaluated,
+    "Figure 8, transfer": exhibit_variants.figure8,
 }
-ONCE = ("Figure 1", "Figure 4")
+ONCE = ("Figure 1", "Figure 4", "Figure 8, evaluation")
 
 
 def sections(found: list[Record], study: Path | None = None) -> list[Section]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from result_records import detection, pretraining, transfer
 
-from classification import cells, exhibits, published, records
+from classification import cells, exhibits, published, records, study_file
 from classification.dataset_rows import SUITE
 from classification.records import Record
 from classification.sections import Value
@@ -202,8 +202,9 @@ def test_figure8():
                         arch="resnet50", eps=3.0, constraint="l2", metric="top1",
                         accuracies=(12.5,), seeds=(0,)))  # fmt: skip
     sections = named(found)
-    assert row(sections["figure8"], how="evaluated")["accuracy"].mean == 12.5
-    moved = row(sections["figure8"], task="stylized_imagenet", how="fixed-feature")
+    (evaluated,) = rows(sections["figure8-evaluated"])
+    assert evaluated["accuracy"].mean == 12.5 and evaluated["network"] == "resnet50, eps 3"
+    moved = row(sections["figure8"], task="stylized_imagenet", mode="fixed-feature")
     assert (moved["standard"].mean, moved["best robust"].mean) == (30, 33)
     source = row(sections["figure8"], task="cifar10")
     assert source["learnt on stylized"].mean == 60 and source["best robust"].mean > 70
@@ -240,6 +241,14 @@ def test_detectors_on_weights_of_ones_own():
     assert [r["backbone"] for r in rows(section)] == ["standard", "robust"]
     assert row(section, backbone="robust")["verdict"] == "cannot be said"
     assert "by the names" in section.warnings[0]
+
+
+def test_detectors_that_differ_in_one_key_are_told_apart():
+    found = [detection("scenes", ap=60.0), detection("scenes", ap=50.0)]
+    found[1].settings["SOLVER"] = found[1].settings["SOLVER"] | {"EMA": 0.9}
+    names = [r["experiment"] for r in rows(named(found)["figure4"])]
+    same = "scenes, Faster R-CNN, 1000 iterations, SOLVER.EMA"
+    assert sorted(names) == [f"{same} 0.9", f"{same} None"]
 
 
 def test_figure1():
@@ -333,8 +342,10 @@ def test_coverage():
 
 def test_runs_of_a_study(tmp_path):
     study = tmp_path / "study.yaml"
-    study.write_text(f"output: {tmp_path}/out\naxes: {{weights: {{a: {{}}, b: {{}}}}}}\n")
-    record = Record(**vars(transfer()) | {"path": tmp_path / "out" / "a" / "result.json"})
+    study.write_text(f"output: {tmp_path}/out\ncommon: {{dataset: digits, weights: '{{net}}'}}\n"
+                     "axes: {net: [a, b]}\n")  # fmt: skip
+    made = study_file.read(study)[0].result
+    record = Record(**vars(transfer()) | {"path": made})
     (section,) = [s for s in exhibits.sections([record], study) if s.name == "study"]
     assert [r["state"] for r in rows(section)] == ["finished", "missing"]
     assert (section.found, section.wanted) == (1, 2)
