@@ -42,7 +42,7 @@ setup(
         "tqdm",
         "pyyaml",
         "setuptools<81",  # Detectron2 0.6 imports pkg_resources
-        "scipy",  # the index files of Stanford Cars and Oxford Flowers
+        "scipy",  # the index files of Stanford Cars and Oxford Flowers, the statistics of reports
         "scikit-learn",  # the digits of the embedded data
         "scikit-image",  # the textures of the embedded data
         "jinja2",

@@ -51,4 +51,10 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
         table = table.reshape(-1, len(columns))
     except (OSError, ValueError):
         return None
-    return table[:, 1], (table[:, 2:] == table[:, 1:2]).T
+    return _shared(table[:, 1].tobytes()), np.ascontiguousarray((table[:, 2:] == table[:, 1:2]).T)
+
+
+@lru_cache(maxsize=None)
+def _shared(labels: bytes) -> np.ndarray:
+    """One array for all runs on the same images: thousands of copies would fill the memory."""
+    return np.frombuffer(labels, dtype=np.int32)
