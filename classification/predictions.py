@@ -1,6 +1,6 @@
 """What networks said of each test image, from the `per_image.csv` beside results."""
 
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +54,7 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
     return _shared(table[:, 1].tobytes()), np.ascontiguousarray((table[:, 2:] == table[:, 1:2]).T)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _shared(labels: bytes) -> np.ndarray:
     """One array for all runs on the same images: thousands of copies would fill the memory."""
     return np.frombuffer(labels, dtype=np.int32)
