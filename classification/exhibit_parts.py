@@ -12,6 +12,9 @@ from classification.dataset_rows import DATASETS
 from classification.records import Merged, Record
 from classification.sections import Column, Section, Series, Value
 
+# Settings in which runs of a table differ by its design, and those that change no accuracy.
+_OWN = {"arch", "weights", "weights_sha256", "source", "seed", "trials", "data", "downscale",
+        "save_classifier", "limit", "test_limit"}  # fmt: skip
 EMBEDDED = tuple(name for name, row in DATASETS.items() if not row.needs_root)
 
 
@@ -114,9 +117,13 @@ def warnings(runs: list[Merged]) -> list[str]:
         metrics = sorted({r.metric for r in own})
         if len(metrics) > 1:
             found.append(f"{task} is measured in {' and '.join(metrics)}: not comparable.")
-        sizes = sorted({str(r.settings["image_size"]) for r in own if "image_size" in r.settings})
-        if len(sizes) > 1:
-            found.append(f"{task} was shown in several sizes: {', '.join(sizes)} pixels.")
+    if mixed := _mixed(records):
+        found.append(f"Runs of one task and mode were not made alike: {', '.join(mixed)}.")
+    if any(r.settings.get("selection") == "test" for r in records):
+        found.append(
+            "Epochs and learning rates were chosen on the test images, as the protocol has it: "
+            "accuracies are too good."
+        )
     if any(r.assumed_standard for r in records):
         found.append("Networks whose files say nothing of their training count as standard ones.")
     counts = sorted({len(run.accuracies) for run in runs})
@@ -127,6 +134,20 @@ def warnings(runs: list[Merged]) -> list[str]:
             "A seed was found more than once with different accuracies: the first by path counts."
         )
     return found
+
+
+def _mixed(records: list[Record]) -> list[str]:
+    """Settings that differ between transfer runs of one task and mode."""
+    alike: dict[tuple, list[dict]] = {}
+    for r in records:
+        if r.kind == "transfer":
+            alike.setdefault((r.mode, r.dataset), []).append(r.settings)
+    return sorted({
+        key
+        for own in alike.values()
+        for key in set().union(*own) - _OWN
+        if len({str(settings.get(key)) for settings in own}) > 1
+    })  # fmt: skip
 
 
 def chosen(group: Group, runs: list[Merged]) -> list[str]:

@@ -309,14 +309,16 @@ def test_other_images_are_another_task():
 
 @pytest.mark.parametrize("change, warning", [
     ({"version": "0.2.0"}, "several versions of the code: 0.1.0, 0.2.0"),
-    ({"image_size": 32}, "several sizes: 224, 32"),
+    ({"image_size": 32}, "were not made alike: image_size"),
     ({"batch_size": 7}, "several configurations"),
+    ({"batch_size": 7}, "not made alike: batch_size"),
+    ({"selection": "test"}, "chosen on the test images"),
 ])  # fmt: skip
 def test_mixtures_are_warned_of(change, warning):
     found = grid(tasks=("pets",), archs=("resnet18",), levels=(0.0,))
     found += grid(tasks=("pets",), archs=("resnet18",), levels=(1.0,), **change)
     if "batch_size" in change:
-        found += grid(tasks=("pets",), archs=("resnet18",), levels=(1.0,), gain=1.0)
+        found += grid(tasks=("pets",), archs=("resnet18",), levels=(1.0,), batch_size=9)
     assert any(warning in text for text in named(found)["table1"].warnings)
 
 
