@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from classification.cells import Group, eps_words
 from classification.exhibit_parts import Results, columns
+from classification.records import Record
 from classification.sections import Column, Section, Value
 
 
@@ -21,7 +22,7 @@ def figure1(results: Results) -> list[Section]:
     ]
     names = [*dict.fromkeys(name for *_, numbers in parts for name in numbers)]
     rows = [
-        [record.path.parent.name, network, *(_value(numbers.get(n), place) for n in names)]
+        [_run(record), network, *(_value(numbers.get(n), place) for n in names)]
         for place, record, network, numbers in parts
     ]
     text = ["What networks see: images that raise a unit or a class, and images that match a "
@@ -34,6 +35,11 @@ def figure1(results: Results) -> list[Section]:
     warned = [warning["message"] for _, record in found for warning in _warnings(record)]
     return [Section("figure1", "Figure 1: what networks see", text, heads, rows, [], warned,
                     len(rows), len(rows))]  # fmt: skip
+
+
+def _run(record: Record) -> str:
+    """What a study calls it, else its folder."""
+    return ", ".join(map(str, record.labels.values())) or record.path.parent.name
 
 
 def _numbers(node: dict) -> dict[str, float]:

@@ -16,6 +16,7 @@ from classification.exhibit_statistics import interval
 from classification.records import Merged, Record
 from classification.sections import Figure, Section, Value
 from classification.statistics import Difference
+from robust_backbones import zoo
 
 TASKS = {"bbox": "box AP", "segm": "mask AP"}
 STANDARD = "standard"
@@ -58,8 +59,8 @@ def figure4(results: Results) -> list[Section]:
     runs = [run for e in found for own in e.networks.values() for run in own]
     warned = warnings(runs)
     if any(e.named for e in found):
-        warned.append("Some backbones are known by the names of their files or of their study "
-                      "alone: what was called standard counts as standard.")  # fmt: skip
+        warned.append("What some backbones are is known from the labels of a study, or the names "
+                      "of their files, alone.")  # fmt: skip
     text = [
         "COCO's AP, percent: mean and standard deviation over runs with other seeds. Differences "
         "are from the standard backbone, over runs of the same seeds, with 95 % intervals; "
@@ -103,7 +104,8 @@ def _experiments(runs: list[Merged]) -> list[Experiment]:
     for networks in groups.values():
         first = next(iter(networks.values()))[0].first
         ordered = dict(sorted(networks.items(), key=lambda item: _order(item[0])))
-        named = any(run.first.eps is None for own in networks.values() for run in own)
+        weights = [run.first.weights for own in networks.values() for run in own]
+        named = not all(map(zoo.known, weights))
         found.append(Experiment(_name(first), _words(first), ordered, named))
     found = _told_apart(found)
     order = [*published.numbers()["figure4"]]

@@ -232,7 +232,8 @@ def _detection(contents: dict, usual: dict) -> dict:
     dataset = next(name for name in config["DATASETS"]["TEST"] if name in metrics)
     found = metrics[dataset]
     weights = model["WEIGHTS"]
-    known = _published(weights) or {"arch": model.get("ROBUST", {}).get("ARCH", "")}
+    known = _published(weights) or _labelled(usual["labels"])
+    known = {"arch": model.get("ROBUST", {}).get("ARCH", "")} | known
     task = "bbox" if found.get("bbox", {}).get("AP") is not None else "segm"
     ap = found.get(task, {}).get("AP")
     return {
@@ -243,6 +244,14 @@ def _detection(contents: dict, usual: dict) -> dict:
         "seeds": () if ap is None else (contents["seed"],),
         **known,
     }
+
+
+def _labelled(labels: dict) -> dict:
+    """What a study's axis `eps` says of weights whose file says nothing."""
+    try:
+        return {"eps": float(labels["eps"]), "constraint": "l2"}
+    except (KeyError, TypeError, ValueError):
+        return {}
 
 
 def _pretrain(contents: dict, usual: dict) -> dict:

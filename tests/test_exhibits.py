@@ -240,7 +240,7 @@ def test_detectors_on_weights_of_ones_own():
     section = named(found)["figure4"]
     assert [r["backbone"] for r in rows(section)] == ["standard", "robust"]
     assert row(section, backbone="robust")["verdict"] == "cannot be said"
-    assert "by the names" in section.warnings[0]
+    assert "the names of their files" in section.warnings[0]
 
 
 def test_detectors_that_differ_in_one_key_are_told_apart():

@@ -81,10 +81,14 @@ def test_detection_and_pretraining(tmp_path):
     settings = {"arch": "resnet18", "dataset": "textures", "constraint": "l2", "eps": 0.5}
     write(tmp_path / "b", result("pretrain", {"clean_top1": 88.0}, settings))
     write(tmp_path / "c", result("errors", {}, {}))
-    (detector, network), problems = records.read([tmp_path])
+    config = config | {"MODEL": {"WEIGHTS": "here/backbone.pth", "ROBUST": {"ARCH": "resnet18"}}}
+    write(tmp_path / "d", result("detection", metrics, config), labels={"eps": "0.5"})
+    write(tmp_path / "e", result("detection", metrics, config), labels={"eps": "large"})
+    (detector, network, labelled, unknown), problems = records.read([tmp_path])
     assert not problems
     assert (detector.dataset, detector.eps, detector.seeds) == ("voc_2007_test", 3.0, (2,))
     assert detector.accuracies == (53.5,)
+    assert (labelled.arch, labelled.eps, unknown.eps) == ("resnet18", 0.5, None)
     assert (network.eps, network.pretrained_on, network.accuracies) == (0.5, "textures", (88.0,))
     assert network.weights == str(tmp_path / "b" / "checkpoint.pt")
 
