@@ -116,11 +116,11 @@ def _plain(value):
 
 def cells(columns: list[Column], row: list, markup: Markup) -> list[str]:
     """A row as text, the best number of compared columns in bold."""
-    best = _best(columns, row)
+    top = best(columns, row)
     texts = []
     for i, (column, cell) in enumerate(zip(columns, row, strict=True)):
         text = markup.escape(words(cell, column.digits)) or markup.missing
-        texts.append(markup.bold(text) if i in best else text)
+        texts.append(markup.bold(text) if i in top else text)
     return texts
 
 
@@ -151,7 +151,7 @@ def _number(value: float, digits: int) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def _best(columns: list[Column], row: list) -> set[int]:
+def best(columns: list[Column], row: list) -> set[int]:
     """Places of the best numbers, as they are printed: equals are all of them best. Empty where
     there is nothing to compare."""
     found = set()
