@@ -199,18 +199,23 @@ def _suffixes(keys: list[Key]) -> dict[Key, str]:
 
 
 def _by_task(runs: list[Merged]) -> dict[str, list[Merged]]:
-    """Runs on other images are another task, even if the data set is called the same."""
+    """Runs on other images are another task, even if the data set is called the same. The one with
+    most training images, then with most trials, has the plain name."""
     datasets: dict[str, dict[tuple, list[Merged]]] = {}
     for run in runs:
         parts = datasets.setdefault(run.first.dataset, {})
         parts.setdefault(_images(run.first), []).append(run)
-    found = {}
+    found: dict[str, list[Merged]] = {}
     for dataset, parts in datasets.items():
-        for number, own in enumerate(parts.values(), 1):
-            label = own[0].first.labels.get("task") if dataset == "folder" else None
-            label = str(label or dataset)
-            several = len(parts) > 1 and (dataset != "folder" or label in found)
-            found[f"{label} ({_size(own[0].first)}, {number})" if several else label] = own
+        ordered = sorted(parts.values(), key=lambda own: (_size(own[0].first), _trials(own)))
+        ordered.reverse()
+        for number, own in enumerate(ordered, 1):
+            record = own[0].first
+            named = record.labels.get("task") if dataset == "folder" else None
+            label = str(named or dataset)
+            if label in found:
+                label = f"{label} ({_size(record)} images, {number})"
+            found[label] = own
     return found
 
 
@@ -219,9 +224,12 @@ def _images(record: Record) -> tuple:
     return tuple((part.get("images"), part.get("fingerprint")) for part in parts)
 
 
-def _size(record: Record) -> str:
-    images = (record.data.get("train") or {}).get("images")
-    return f"{images} images" if images else "other images"
+def _trials(runs: list[Merged]) -> int:
+    return sum(len(run.accuracies) for run in runs)
+
+
+def _size(record: Record) -> int:
+    return (record.data.get("train") or {}).get("images") or 0
 
 
 def _dataset_order(task: str) -> tuple:

@@ -302,9 +302,14 @@ def test_norms_share_their_standard_networks():
 
 
 def test_other_images_are_another_task():
-    found = grid(tasks=("pets",)) + grid(tasks=("pets",), gain=-9.0, images=("u", "v"))
-    labels = [r["task"] for r in rows(named(found)["curves-fixed-feature"])]
-    assert len({label for label in labels if label.startswith("pets (100 images")}) == 2
+    found = grid(tasks=("pets",), trials=1, images=("u", "v")) + grid(tasks=("pets",), gain=9.0)
+    found += grid(tasks=("pets",), archs=("resnet18",), images=("u", "w"))
+    section = named(found)["curves-fixed-feature"]
+    labels = dict.fromkeys(r["task"] for r in rows(section))
+    assert {"pets", "pets (100 images, 2)", "pets (100 images, 3)"} == {*labels} - {*SUITE} | {
+        "pets"
+    }
+    assert row(section, task="pets", architecture="resnet18")["eps 1"].mean > 78
 
 
 @pytest.mark.parametrize("change, warning", [
