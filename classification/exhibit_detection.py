@@ -20,6 +20,7 @@ from robust_backbones import zoo
 
 TASKS = {"bbox": "box AP", "segm": "mask AP"}
 STANDARD = "standard"
+SD = "standard deviation over runs"
 SHOWN = 3  # keys that tell experiments apart
 # Parts of a detector's configuration on which none of its numbers depends, or only its weights.
 _FREE = re.compile(
@@ -198,13 +199,22 @@ def _rows(experiment: Experiment, task: str) -> list[list]:
     for (network, own), p in zip(values.items(), corrected, strict=True):
         d = differences[network]
         kind = "standard" if network == STANDARD else "robust" if network == top else None
-        theirs = published.figure4(experiment.name, task, kind) if kind else None
-        theirs = theirs[0] if theirs else None
+        theirs = _paper(experiment.name, task, kind) if kind else None
         ours = _spread(own, experiment.networks[network])
         verdict = statistics.verdict(d.mean, p) if d else ""
         rows.append([experiment.words, TASKS[task], network, ours, len(own), interval(d), p,
                      verdict, theirs, minus(ours, theirs)])  # fmt: skip
     return rows
+
+
+def _paper(name: str, task: str, kind: str) -> Value | None:
+    if (found := published.figure4(name, task, kind)) is None:
+        return None
+    mean, sd = found
+    if sd is None:
+        return Value(mean)
+    runs = published.numbers()["figure4"]["coco_runs"]
+    return Value(mean, mean - sd, mean + sd, runs, (), SD)
 
 
 def _spread(values: dict[int, float], runs: list[Merged]) -> Value:
@@ -213,13 +223,12 @@ def _spread(values: dict[int, float], runs: list[Merged]) -> Value:
     if len(values) < 2:
         return Value(mean, trials=1, records=places)
     sd = stdev(values.values())
-    return Value(mean, mean - sd, mean + sd, len(values), places, "standard deviation over runs")
+    return Value(mean, mean - sd, mean + sd, len(values), places, SD)
 
 
 def _bars(experiment: Experiment, task: str, rows: list[list]) -> list:
     names = [row[2] for row in rows]
     drawn = [series("ours", names, [row[3] for row in rows])]
     if any(row[8] is not None for row in rows):
-        theirs = [None if row[8] is None else Value(row[8]) for row in rows]
-        drawn.append(series("paper", names, theirs, published=True))
+        drawn.append(series("paper", names, [row[8] for row in rows], published=True))
     return drawn

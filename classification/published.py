@@ -83,8 +83,10 @@ def figure4(experiment: str, task: str, kind: str) -> tuple[float, float | None]
         task: `"bbox"` or `"segm"`.
         kind: `"robust"` or `"standard"`.
     """
-    row = numbers()["figure4"].get(experiment, {}).get(task)
-    return None if row is None else (row[kind], row.get(f"{kind}_sd"))
+    rows = numbers()["figure4"].get(experiment)
+    if not isinstance(rows, dict) or task not in rows:
+        return None
+    return rows[task][kind], rows[task].get(f"{kind}_sd")
 
 
 def best_eps(task: str) -> float | None:
