@@ -10,16 +10,24 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 
-from robust_backbones import zoo
+from classification.result_kinds import READERS
 from robust_backbones.errors import UserError
 
 RESULT, STUDY = "result.json", "run.json"
 
 # Settings that tell trials and places apart, not configurations.
 _NOT_CHOSEN = {"seed", "SEED", "trials", "weights", "save_classifier", "OUTPUT_DIR"}
+
+_NONE, _NUMBER = type(None), (int, float)
+_TYPES = {  # of the fields that are not text
+    "path": Path, "downscale": (int, _NONE), "eps": (*_NUMBER, _NONE), "accuracies": tuple,
+    "seeds": tuple, "seed": int, "settings": dict, "metrics": dict, "data": dict,
+    "weights_sha256": (str, _NONE), "seconds": _NUMBER, "labels": dict, "warnings": list,
+    "simulated": bool, "assumed_standard": bool,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,7 @@ class Record:
 
     Attributes:
         path: of the file.
-        kind: a key of `READERS`.
+        kind: a key of `result_kinds.READERS`.
         dataset: the task; of a detector its test set.
         mode: `"fixed-feature"`, `"full-network"`.
         protocol: its name, such as `"clean"` or `"paper+batchnorm=frozen"`.
@@ -120,7 +128,7 @@ def read(folders: Iterable[Path | str]) -> tuple[list[Record], list[str]]:
 
     Returns:
         The records; and a sentence for each file that cannot be used. Results of other kinds than
-        `READERS` has are passed over without one.
+        `result_kinds` has are passed over without one.
 
     Raises:
         UserError: a folder does not exist.
@@ -129,7 +137,7 @@ def read(folders: Iterable[Path | str]) -> tuple[list[Record], list[str]]:
     for path in _paths(folders):
         try:
             record = _read(path)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             problems.append(f"{path} is not a result that can be read ({_words(error)}).")
             continue
         if record:
@@ -200,7 +208,15 @@ def _read(path: Path) -> Record | None:
         "warnings": contents.get("warnings") or [],
         "simulated": settings.get("simulated") is True,
     }
-    return Record(**usual | READERS[kind](contents, usual))
+    found = usual | READERS[kind](contents, usual)
+    for name, value in found.items():
+        if not isinstance(value, _TYPES.get(name, str)):
+            raise ValueError(f"{name} is {value!r}")
+    if not all(type(seed) is int for seed in found.get("seeds", ())):
+        raise ValueError(f"seeds are {found['seeds']}")
+    if not all(isinstance(part, dict) for part in found["data"].values()):
+        raise ValueError("data are not described")
+    return Record(**found)
 
 
 def _labels(path: Path) -> dict:
@@ -210,120 +226,6 @@ def _labels(path: Path) -> dict:
         return dict(labels)
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-
-
-def _transfer(contents: dict, usual: dict) -> dict:
-    settings, metrics = contents["settings"], contents["metrics"]
-    trials = metrics["trials"]
-    return {
-        "mode": settings["mode"],
-        "protocol": settings["protocol"],
-        "downscale": settings.get("downscale"),
-        "metric": metrics["metric"],
-        "accuracies": tuple(_number(row["accuracy"]) for row in trials),
-        "seeds": tuple(row["seed"] for row in trials),
-        **_network(settings, usual["weights"]),
-    }
-
-
-def _detection(contents: dict, usual: dict) -> dict:
-    config, metrics = contents["settings"], contents["metrics"]
-    model = config["MODEL"]
-    dataset = next(name for name in config["DATASETS"]["TEST"] if name in metrics)
-    found = metrics[dataset]
-    weights = model["WEIGHTS"]
-    known = _published(weights) or _labelled(usual["labels"])
-    known = {"arch": model.get("ROBUST", {}).get("ARCH", "")} | known
-    task = "bbox" if found.get("bbox", {}).get("AP") is not None else "segm"
-    ap = found.get(task, {}).get("AP")
-    return {
-        "dataset": dataset,
-        "weights": weights,
-        "metric": f"{task} AP",
-        "accuracies": () if ap is None else (_number(ap),),
-        "seeds": () if ap is None else (contents["seed"],),
-        **known,
-    }
-
-
-def _labelled(labels: dict) -> dict:
-    """What a study's axis `eps` says of weights whose file says nothing."""
-    try:
-        return {"eps": float(labels["eps"]), "constraint": "l2"}
-    except (KeyError, TypeError, ValueError):
-        return {}
-
-
-def _pretrain(contents: dict, usual: dict) -> dict:
-    settings = contents["settings"]
-    value = _number(contents["metrics"]["clean_top1"])
-    return {
-        "constraint": settings["constraint"],
-        "eps": float(settings["eps"]),
-        "pretrained_on": settings["dataset"],
-        "weights": str(usual["path"].parent / "checkpoint.pt"),
-        "metric": "top1",
-        "accuracies": (value,),
-        "seeds": (contents["seed"],),
-    }
-
-
-def _robustness(contents: dict, usual: dict) -> dict:
-    value = _number(contents["metrics"]["clean_top1"])
-    return {
-        "metric": "top1",
-        "accuracies": (value,),
-        "seeds": (contents["seed"],),
-        # Its settings say nothing of the network's training; `eps` there is the attack's.
-        **(_published(usual["weights"]) or {}),
-    }
-
-
-def _interpret(contents: dict, usual: dict) -> dict:
-    """Of several networks at once: its numbers are shown as they are."""
-    names = contents["settings"].get("weights") or {}
-    return {"weights": ", ".join(map(str, names.values())) if isinstance(names, dict) else names}
-
-
-READERS = {
-    "transfer": _transfer,
-    "detection": _detection,
-    "pretrain": _pretrain,
-    "robustness": _robustness,
-    "interpret": _interpret,
-}
-
-
-def _network(settings: dict, weights: str) -> dict:
-    """How the network that a run is about was trained, by its name or its file."""
-    if known := _published(weights):
-        return known
-    source = settings.get("source") or {}
-    method, eps = source.get("method"), source.get("eps")
-    found = {
-        "constraint": source.get("constraint") or "l2",
-        "pretrained_on": source.get("dataset") or "",
-        "assumed_standard": method is None and eps is None,
-    }
-    if arch := source.get("arch"):
-        found["arch"] = arch
-    if method in (None, "standard") and not eps:
-        return found | {"constraint": "l2", "eps": 0.0}
-    return found | {"eps": None if eps is None else float(eps)}
-
-
-@cache
-def _published(weights: str) -> dict | None:
-    if not (model := zoo.known(weights)):
-        return None
-    return {"arch": model.arch, "constraint": model.constraint if model.eps else "l2",
-            "eps": model.eps, "pretrained_on": "imagenet"}  # fmt: skip
-
-
-def _number(value) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"accuracy {value!r} is not a number")
-    return float(value)
 
 
 def _words(error: Exception) -> str:

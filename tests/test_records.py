@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from classification import records
+from classification import exhibits, records
 from robust_backbones.errors import UserError
 from robust_backbones.zoo import MODELS
 
@@ -104,6 +104,43 @@ def test_what_cannot_be_read_is_told(tmp_path):
     assert "schema 2" in problems[2] and "None is not a number" in problems[3]
     with pytest.raises(UserError, match="does not exist"):
         records.read([tmp_path / "missing"])
+
+
+KINDS = {
+    "transfer": transfer(),
+    "detection": result("detection", {"a": {"bbox": {"AP": 5.0}, "segm": {"AP": 4.0}}},
+                        {"MODEL": {"WEIGHTS": "w", "MASK_ON": True, "ROBUST": {"ARCH": "r"}},
+                         "DATASETS": {"TEST": ["a"]}, "SOLVER": {"MAX_ITER": 3}}),
+    "pretrain": result("pretrain", {"clean_top1": 5.0},
+                       {"arch": "a", "dataset": "b", "constraint": "l2", "eps": 0.0}),
+    "robustness": result("robustness", {"clean_top1": 5.0},
+                         {"dataset": "stylized_imagenet", "weights": "w"}),
+    "interpret": result("interpret", {"networks": {"a": {"inversion": {"b": 1.0}}}},
+                        {"weights": {"a": "w"}}),
+}  # fmt: skip
+
+
+def damaged(node):
+    """Copies with one entry gone, or of another type."""
+    for key in node:
+        yield {k: v for k, v in node.items() if k != key}
+        for wrong in (None, [], {}, "x", -1):
+            yield node | {key: wrong}
+        if isinstance(node[key], dict):
+            yield from (node | {key: inner} for inner in damaged(node[key]))
+        if isinstance(node[key], list) and node[key] and isinstance(node[key][0], dict):
+            yield from (node | {key: [inner]} for inner in damaged(node[key][0]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_files_are_told_of_or_do_no_harm(tmp_path, kind):
+    for number, contents in enumerate([KINDS[kind], *damaged(KINDS[kind])]):
+        write(tmp_path / f"{number:04}", contents)
+    found, problems = records.read([tmp_path])
+    assert found and problems
+    for record in found:  # by itself, so that each is in a table
+        exhibits.sections([record])
+    exhibits.sections(found)
 
 
 def test_trials_of_a_configuration_are_put_together(tmp_path):
