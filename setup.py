@@ -14,7 +14,10 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["robust_backbones*", "classification*"]),
-    package_data={"robust_backbones": ["zoo.sha256"], "classification": ["published.yaml"]},
+    package_data={
+        "robust_backbones": ["zoo.sha256"],
+        "classification": ["published.yaml", "report.html.jinja", "report.css", "report.js"],
+    },
     # Detectron2 itself is not on this list: PyPI has no wheel of it. tools/install_detectron2.py
     # installs it; its needs stand here, in current versions.
     install_requires=[
@@ -67,6 +70,7 @@ setup(
             "pyautoattack",
             "numba",
             "ray",
+            "selenium",  # the report in a real browser
         ],
     },
 )
