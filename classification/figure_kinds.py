@@ -72,7 +72,7 @@ def scatter(axis, panel: list[Series], looks: dict, log_x: bool) -> None:
             ends = [min(xs), max(xs)]
             axis.plot(ends, [slope * x + intercept for x in ends], color=look["colour"],
                       linewidth=1, linestyle="--" if look["published"] else "-")  # fmt: skip
-            _say_fit(axis, series, look)
+            _say_fit(axis, series)
         for i in kept if series.labels else []:
             axis.annotate(plain(series.labels[i], 24), (float(series.x[i]), series.y[i]),
                           xytext=(4, 3), textcoords="offset points", fontsize=7)  # fmt: skip
@@ -92,13 +92,13 @@ def explained(series: Series) -> float | None:
     return 1 - left / total if total else None
 
 
-def _say_fit(axis, series: Series, look: dict) -> None:
-    """R² in the corner, in the colour of the line, one above the other."""
+def _say_fit(axis, series: Series) -> None:
+    """Label and R² in the lower right corner, one above the other."""
     share = explained(series)
     if share is not None:
         line = len(axis.texts) - sum(hasattr(text, "xyann") for text in axis.texts)
-        axis.text(1, 0.02 + 0.07 * line, f"R² {share:.2f}", ha="right", color=look["colour"],
-                  transform=axis.transAxes)  # fmt: skip
+        axis.text(1, 0.02 + 0.06 * line, f"{plain(series.label, 24)}: R² {share:.2f}", ha="right",
+                  fontsize=8, transform=axis.transAxes)  # fmt: skip
 
 
 def _ends(series: Series, kept: list[int]):

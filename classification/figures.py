@@ -127,7 +127,7 @@ def _canvas(figure: Figure):
         axis.remove()
     styles, shown = looks(figure.panels), {}
     for (heading, panel), axis in zip(figure.panels.items(), axes.flat, strict=False):
-        axis.set_title(plain(heading), loc="left", weight="bold")
+        axis.set_title(plain(heading, int(10 * width)), loc="left", weight="bold")
         axis.grid(axis="y", color=INK, alpha=0.15, linewidth=0.6)
         axis.set_axisbelow(True)
         figure_kinds.KINDS[figure.kind](axis, panel, styles, figure.log_x)

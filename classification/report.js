@@ -89,7 +89,7 @@ const metrics = (run) => {
 const classes = (run) => {
   if (!run.recalls) return run.beside_classes ? [make("p", { textContent: `${run.beside_classes} lies beside the result.` })] : [];
   const rows = data().classes[run.classes].map(([name, images], i) => [name, images, run.recalls[i]]);
-  return [make("details", {}, make("summary", { textContent: `Recall of ${rows.length} classes` }),
+  return [make("details", {}, make("summary", { textContent: `Recall of each class: ${rows.length}` }),
     boxed(["class", "test images, all trials", "recall, percent"], rows))];
 };
 const curves = (run) => {
@@ -104,7 +104,7 @@ const body = (run) => {
     ...metrics(run), ...curves(run), ...classes(run),
     ...part("Settings", list(Object.entries(run.settings))));
   if (common.length) made.append(make("details", {},
-    make("summary", { textContent: `${common.length} settings that all runs of this page share` }), list(common)));
+    make("summary", { textContent: `Settings that all runs of this page share: ${common.length}` }), list(common)));
   return made;
 };
 

@@ -37,6 +37,7 @@ def render(sections: list[Section], drawings: dict[str, str], runs: Runs, proble
         loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["cell"] = cell
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     return environment.get_template(TEMPLATE).render(
         sections=[s for s in sections if s.found or not s.wanted],
         empty=[s for s in sections if s.wanted and not s.found],

@@ -44,7 +44,7 @@ def texts(svg: str) -> list[str]:
     [
         ("bars", ["cifar10", "pets", "robust", "robust (paper)", "y of it"]),
         ("curves", ["0", "0.01", "0.1", "1", "3", "resnet18", "x of it"]),
-        ("scatter", ["A", "B", "C", "D", "eps 3", f"R² {LINE.rvalue**2:.2f}"]),
+        ("scatter", ["A", "B", "C", "D", "eps 3", f"eps 3: R² {LINE.rvalue**2:.2f}"]),
     ],
 )
 def test_texts_are_texts(kind, words):
