@@ -6,9 +6,18 @@ import math
 
 from classification.sections import Series
 
-# width and height of a panel, inches: alone, and among others.
-SIZES = {"bars": ((8.0, 3.4), (4.6, 2.8)), "curves": ((6.4, 3.8), (2.9, 2.3)),
-         "scatter": ((5.6, 4.2), (3.6, 3.0))}  # fmt: skip
+# Height of a panel, inches: alone, and among others; and the most of them in a row.
+HEIGHTS = {"bars": (3.4, 2.6), "curves": (3.8, 2.3), "scatter": (4.2, 3.0)}
+IN_A_ROW = {"bars": 3, "curves": 4, "scatter": 3}
+_WIDTHS = {"curves": (6.4, 2.9), "scatter": (5.6, 3.8)}
+
+
+def width(kind: str, panels: list[list[Series]]) -> float:
+    """Of each panel, inches; bars need the more the more they are."""
+    if kind != "bars":
+        return _WIDTHS[kind][len(panels) > 1]
+    most = max((sum(len(series.x) for series in panel) for panel in panels), default=0)
+    return min(9.0, max(3.7, 0.12 * most, 0 if len(panels) > 1 else 6.0))
 
 
 def bars(axis, panel: list[Series], looks: dict, log_x: bool) -> None:
@@ -29,7 +38,8 @@ def bars(axis, panel: list[Series], looks: dict, log_x: bool) -> None:
         )  # fmt: skip
         axis.handles.append(drawn)
     names = [plain(name, 24) for name in places]
-    slanted = len(names) > 1 and max(map(len, names)) * len(names) > 60
+    room = axis.figure.get_figwidth() / axis.get_gridspec().ncols / max(1, len(names))  # inches
+    slanted = len(names) > 1 and 0.085 * max(map(len, names)) > room
     turn = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
     axis.set_xticks(range(len(names)), names, **turn)
     axis.tick_params(axis="x", length=0)
