@@ -136,7 +136,7 @@ def measure(folder: Path, out: Path) -> None:
 
     found, problems = records.read([folder])
     done(f"read {len(found)} results")
-    sections = exhibits.sections(found, problems)
+    sections = exhibits.sections(found, None)
     done(f"work out {len(sections)} exhibits")
     page = report.write(sections, found, problems, out)
     done(f"draw {sum(len(s.figures) for s in sections)} figures, write tables and page")

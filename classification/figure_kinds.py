@@ -9,13 +9,13 @@ from classification.sections import Series
 # Height of a panel, inches: alone, and among others; and the most of them in a row.
 HEIGHTS = {"bars": (3.4, 2.6), "curves": (3.8, 2.3), "scatter": (4.2, 3.0)}
 IN_A_ROW = {"bars": 3, "curves": 4, "scatter": 3}
-_WIDTHS = {"curves": (6.4, 2.9), "scatter": (5.6, 3.8)}
+_WIDTHS = {"curves": (6.4, 4.4, 2.9), "scatter": (5.6, 4.6, 3.8)}  # alone, of two, of more
 
 
 def width(kind: str, panels: list[list[Series]]) -> float:
     """Of each panel, inches; bars need the more the more they are."""
     if kind != "bars":
-        return _WIDTHS[kind][len(panels) > 1]
+        return _WIDTHS[kind][min(2, max(0, len(panels) - 1))]
     most = max((sum(len(series.x) for series in panel) for panel in panels), default=0)
     return min(9.0, max(3.7, 0.12 * most, 0 if len(panels) > 1 else 6.0))
 

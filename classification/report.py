@@ -56,7 +56,7 @@ def run(results: list[Path], out: Path, study: Path | None = None) -> Path:
         more = f" {' '.join(problems[:3])}" if problems else ""
         raise UserError(f"no results in {', '.join(map(str, results))}; give folders that hold "
                         f"result.json files.{more}")  # fmt: skip
-    sections = exhibits.sections(found, problems)
+    sections = exhibits.sections(found, study)
     page = write(sections, found, problems, out)
     for text in problems:
         print(f"warning: {text}")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from classification import figures, records, report_page, report_runs
 from classification.report_runs import Runs
-from classification.sections import Column, Section, Value
+from classification.sections import Column, Section
 
 NONE = Runs([], {}, [], 0)
 
@@ -122,37 +122,6 @@ def test_numbers_that_json_does_not_have(tmp_path):
     page = render(report_parts.section(1), runs=report_runs.gather(found))
     assert json.loads(Tags(page).scripts["application/json"])["rows"][0]["settings"]["probe"] == (
         "nan")  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "value, name, digits, expected",
-    [
-        (None, "a", 2, {"text": "–", "sort": None, "number": True}),
-        (None, "a", None, {"text": "–", "sort": None, "number": False}),
-        (math.nan, "a", 2, {"text": "–", "sort": None, "number": True}),
-        ("pets", "a", None, {"text": "pets", "sort": "pets", "number": False}),
-        (95.534, "a", 2, {"text": "95.53", "sort": 95.534, "number": True}),
-        (0.5, "difference", 2, {"text": "+0.50", "sort": 0.5, "number": True}),
-        (-0.5, "Difference, points", 1, {"text": "\u22120.5", "sort": -0.5, "number": True}),
-        (3, "runs", 2, {"text": "3", "sort": 3, "number": True}),
-        (True, "fits", None, {"text": "True", "sort": "True", "number": False}),
-    ],
-)
-def test_cells(value, name, digits, expected):
-    assert report_page.cell(value, Column(name, digits)) == expected
-
-
-def test_a_value_has_its_ends_its_note_and_its_runs():
-    found = report_page.cell(Value(1.0, 0.5, 2.0, 3, (4, 7), "note"), Column("a", 1))
-    assert found == {"text": "1.0", "sort": 1.0, "number": True, "ends": "0.5 to 2.0",
-                     "note": "note", "records": "4 7"}  # fmt: skip
-    assert report_page.cell(Value(1.0, 1.0, 1.0), Column("a"))["ends"] == ""
-
-
-def test_what_is_missing():
-    assert report_page.missing(report_parts.section()) == [
-        "aircraft: ours, percent, difference, points, runs"
-    ]
 
 
 def test_exhibits_without_numbers_are_only_named():
