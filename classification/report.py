@@ -106,6 +106,9 @@ def write(sections: list, found: list, problems: list[str], out: Path) -> Path:
     from classification import report_page, report_runs
     from robust_backbones.files import atomic, claimed
 
+    drawn = [figure for section in sections for figure in section.figures]
+    names = [Path(part.name).name for part in (*sections, *drawn)]
+    assert names == [part.name for part in (*sections, *drawn)]  # they become files
     runs = report_runs.gather(found)
     contents, drawings = _figures(sections, "simulated" if runs.simulated else "")
     contents |= _tables(sections)

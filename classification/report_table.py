@@ -35,13 +35,14 @@ class Cell:
 
 def table(section: Section) -> tuple[list[tuple[Column, str]], list[list[Cell]]]:
     """Columns, each with what must be read with all its numbers; and the rows."""
-    heads = [(column, _shared([row[i] for row in section.rows]))
-             for i, column in enumerate(section.columns)]  # fmt: skip
+    heads = []
+    for place, column in enumerate(section.columns):
+        heads.append((column, _shared([row[place] for row in section.rows])))
     rows = []
     for row in section.rows:
         best = tables.best(section.columns, row)
-        rows.append([cell(value, column, note, i in best)
-                     for i, (value, (column, note)) in enumerate(zip(row, heads, strict=True))])  # fmt: skip
+        pairs = enumerate(zip(row, heads, strict=True))
+        rows.append([cell(value, *head, i in best) for i, (value, head) in pairs])
     return heads, rows
 
 
@@ -74,7 +75,7 @@ def _ends(value: Value, column: Column) -> str:
     if value.low is None or value.high is None or value.low == value.high:
         return ""
     if "standard deviation" in value.note:
-        return f"± {value.high - value.mean:.{column.digits or 2}f}"
+        return f"± {number(value.high - value.mean, Column('', column.digits))}"
     low, high = (number(end, column) for end in (value.low, value.high))
     return f"[{low}, {high}]" if "interval" in value.note else f"{low} to {high}"
 

@@ -1,0 +1,144 @@
+"""The command that makes a report: what it writes, what it replaces, what it refuses."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+import report_parts
+
+from classification import report
+
+LEVELS = ("0", "0.1", "3")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    root = tmp_path_factory.mktemp("results")
+    for task in ("cifar10", "pets"):
+        for k, eps in enumerate(LEVELS):
+            report_parts.result(root / task / eps, task, (90.0 + k, 91.0, 92.0),
+                                weights=f"robust://resnet18_l2_eps{eps}")  # fmt: skip
+    report_parts.hostile_result(root / "hostile")
+    (root / "broken").mkdir()
+    (root / "broken" / "result.json").write_text("{")
+    return root
+
+
+@pytest.fixture(scope="module")
+def written(results, tmp_path_factory):
+    out = tmp_path_factory.mktemp("report") / "new" / "folder"
+    report.main([str(results), "--out", str(out)])
+    return out
+
+
+def files(folder) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes()
+            for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}  # fmt: skip
+
+
+def test_what_is_written(written):
+    names = set(files(written))
+    assert {"index.html", "report.json"} <= names
+    for ending in ("csv", "md", "tex"):
+        assert f"tables/table1.{ending}" in names
+    assert {"figures/table1.svg", "figures/table1.png"} <= names
+    assert not [name for name in names if name.endswith(".tmp")]
+    assert names - {"index.html", "report.json"} == set(
+        json.loads((written / "report.json").read_text())["files"]
+    )
+
+
+def test_what_is_printed(results, tmp_path, capsys):
+    report.main([str(results / "cifar10"), str(results / "broken"), "--out", str(tmp_path / "r")])
+    out = capsys.readouterr().out
+    assert "table1: 2 of 24 numbers" in out and "warning: " in out and "broken" in out
+    assert out.strip().endswith(str(tmp_path / "r" / "index.html"))
+
+
+def test_no_text_of_a_result_is_a_tag(written):
+    page = (written / "index.html").read_text()
+    assert page.count("<script") == 2 and "<img" not in page.split("<script")[0]
+    for path in written.glob("figures/*.svg"):
+        assert "<script" not in path.read_text()
+
+
+def test_the_same_results_give_the_same_report(results, written, tmp_path):
+    report.main([str(results), "--out", str(tmp_path)])
+    assert files(tmp_path) == files(written)
+
+
+def test_again_replaces_what_it_wrote_and_nothing_else(results, tmp_path):
+    report.main([str(results), "--out", str(tmp_path)])
+    listed = json.loads((tmp_path / "report.json").read_text())
+    (tmp_path / "tables" / "old.csv").write_text("old")
+    (tmp_path / "notes.txt").write_text("mine")
+    outside = tmp_path.parent / "outside.txt"
+    outside.write_text("mine")
+    listed["files"] += ["tables/old.csv", "../outside.txt", "notes.txt", str(outside)]
+    (tmp_path / "report.json").write_text(json.dumps(listed))
+    before = (tmp_path / "index.html").read_bytes()
+    report.main([str(results / "pets"), "--out", str(tmp_path)])
+    assert (tmp_path / "index.html").read_bytes() != before
+    assert not (tmp_path / "tables" / "old.csv").exists()
+    assert outside.exists() and (tmp_path / "notes.txt").exists()
+
+
+def test_a_report_that_was_cut_off_can_be_made_again(results, tmp_path):
+    (tmp_path / "report.json").write_text(json.dumps({"kind": report.KIND, "files": []}))
+    (tmp_path / "tables").mkdir()
+    report.main([str(results / "pets"), "--out", str(tmp_path)])
+    assert (tmp_path / "index.html").exists()
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda p: (["absent"], "new"), "absent does not exist"),
+        (lambda p: ([p.mkdir("empty")], "new"), "no results in .*empty; give folders that hold"),
+        (lambda p: ([p.broken()], "new"), "no results in .*; give folders .* cannot|can be read"),
+        (lambda p: ([p.results], p.other()), "is not empty and holds no report; choose another"),
+        (lambda p: ([p.results], p.file()), "is not a folder that can be read"),
+    ],
+)
+def test_mistakes(make, words, results, tmp_path, capsys):
+    class Places:
+        def __init__(self):
+            self.results = results
+
+        def mkdir(self, name):
+            (tmp_path / name).mkdir()
+            return tmp_path / name
+
+        def broken(self):
+            (self.mkdir("broken") / "result.json").write_text("no")
+            return tmp_path / "broken"
+
+        def other(self):
+            (self.mkdir("other") / "thesis.tex").write_text("mine")
+            return tmp_path / "other"
+
+        def file(self):
+            (tmp_path / "file").write_text("")
+            return tmp_path / "file"
+
+    given, out = make(Places())
+    out = tmp_path / out
+    with pytest.raises(SystemExit) as stopped:
+        report.main([*map(str, given), "--out", str(out)])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and error.startswith("error: ")
+    assert re.search(words, error) and error.count("\n") == 1
+
+
+def test_help_comes_at_once():
+    code = "import sys; import classification.report as r; " \
+           "print({'torch', 'matplotlib', 'jinja2', 'numpy'} & set(sys.modules))"  # fmt: skip
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.stdout.strip() == "set()", found.stderr
+    began = time.perf_counter()
+    command = [sys.executable, "-m", "classification.report", "--help"]
+    assert "RESULTS" in subprocess.run(command, capture_output=True, text=True).stdout
+    assert time.perf_counter() - began < 1.5
