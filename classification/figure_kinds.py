@@ -11,6 +11,8 @@ HEIGHTS = {"bars": (3.4, 2.6), "curves": (3.8, 2.3), "scatter": (4.2, 3.0)}
 IN_A_ROW = {"bars": 3, "curves": 4, "scatter": 3}
 _WIDTHS = {"curves": (6.4, 4.4, 2.9), "scatter": (5.6, 4.6, 3.8)}  # alone, of two, of more
 
+NAMED = 24  # points of a scatter that can be told apart with a name beside each
+
 
 def width(kind: str, panels: list[list[Series]]) -> float:
     """Of each panel, inches; bars need the more the more they are."""
@@ -60,14 +62,17 @@ def curves(axis, panel: list[Series], looks: dict, log_x: bool) -> None:
         axis.handles.append(axis.errorbar(
             [place(float(series.x[i])) for i in kept], [series.y[i] for i in kept],
             yerr=_ends(series, kept), color=look["colour"], marker=look["mark"], markersize=3.6,
-            linewidth=1.3, elinewidth=0.8, capsize=1.5, **paper,
+            linewidth=1.3, elinewidth=0.9, **paper,
         ))  # fmt: skip
     if log_x and values:
         _log_axis(axis, values, place)
+    elif len(values) <= 6:
+        axis.set_xticks(values, [f"{value:g}" for value in values])
 
 
 def scatter(axis, panel: list[Series], looks: dict, log_x: bool) -> None:
-    """Points with their names, and the fitted line; the paper's points are hollow."""
+    """Points with their names, if they are few, and the fitted line; the paper's are hollow."""
+    points = sum(len(series.x) for series in panel)
     axis.handles = []
     for series in panel:
         look = looks[series.label, series.published]
@@ -83,7 +88,7 @@ def scatter(axis, panel: list[Series], looks: dict, log_x: bool) -> None:
             axis.plot(ends, [slope * x + intercept for x in ends], color=look["colour"],
                       linewidth=1, linestyle="--" if look["published"] else "-")  # fmt: skip
             _say_fit(axis, series)
-        for i in kept if series.labels else []:
+        for i in kept if series.labels and points <= NAMED else []:
             axis.annotate(plain(series.labels[i], 24), (float(series.x[i]), series.y[i]),
                           xytext=(4, 3), textcoords="offset points", fontsize=7)  # fmt: skip
     axis.margins(0.1)
