@@ -112,7 +112,7 @@ def _say_fit(axis, series: Series) -> None:
     share = explained(series)
     if share is not None:
         line = len(axis.texts) - sum(hasattr(text, "xyann") for text in axis.texts)
-        axis.text(1, 0.02 + 0.06 * line, f"{plain(series.label, 24)}: R² {share:.2f}", ha="right",
+        axis.text(1, 0.02 + 0.06 * line, f"{named(series, 32)}: R² {share:.2f}", ha="right",
                   fontsize=8, transform=axis.transAxes)  # fmt: skip
 
 
@@ -146,6 +146,12 @@ def _log_axis(axis, values: list[float], place) -> None:
         middle = (place(0) + place(values[1])) / 2
         axis.plot([middle], [0], marker=[(-1, -2), (1, 2)], markersize=7, color=_ink(),
                   transform=axis.get_xaxis_transform(), clip_on=False, linewidth=0)  # fmt: skip
+
+
+def named(series: Series, length: int = 40) -> str:
+    """A series' label, which says so if the numbers are the paper's."""
+    name = plain(series.label, length)
+    return f"{name} (paper)" if series.published and "paper" not in name.lower() else name
 
 
 def plain(text, length: int = 40) -> str:

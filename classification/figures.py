@@ -9,7 +9,7 @@ import re
 from itertools import cycle
 
 from classification import figure_kinds
-from classification.figure_kinds import plain
+from classification.figure_kinds import named, plain
 from classification.sections import Figure, Series
 
 # Colours of Okabe and Ito (2008) that can be told from white and from black alike; marks differ
@@ -18,7 +18,6 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKS = "osD^vP"
 INK = "#3b3f45"  # of texts and axes, in the PNG and where an SVG stands alone on light
 INK_ON_DARK = "#c9ced6"
-PUBLISHED = " (paper)"
 
 _RC = {
     "svg.fonttype": "none",
@@ -27,6 +26,7 @@ _RC = {
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
     "font.size": 9,
     "axes.titlesize": 9,
+    "axes.facecolor": "none",
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "axes.spines.top": False,
@@ -54,6 +54,8 @@ def draw(figure: Figure, across: str = "") -> tuple[str, bytes]:
         ValueError: its kind is unknown, or a series' lists are not equally long.
     """
     import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     _check(figure)
     with matplotlib.rc_context(_RC | {"svg.hashsalt": figure.name}):
@@ -62,9 +64,12 @@ def draw(figure: Figure, across: str = "") -> tuple[str, bytes]:
                     ha="center", va="center")  # fmt: skip
         canvas.get_layout_engine().execute(canvas)
         canvas.set_layout_engine("none")  # once is enough: it takes half of the time
+        # Not through savefig, which draws each figure once more to lay it out.
         svg, png = io.StringIO(), io.BytesIO()
-        canvas.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
-        canvas.savefig(png, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+        canvas.set_facecolor("none")
+        FigureCanvasSVG(canvas).print_svg(svg, metadata={"Date": None})
+        canvas.set(facecolor="white", dpi=160)
+        FigureCanvasAgg(canvas).print_png(png, metadata={"Software": None})
     return _adapt(svg.getvalue()), png.getvalue()
 
 
@@ -136,7 +141,7 @@ def _canvas(figure: Figure):
         axis.set_axisbelow(True)
         figure_kinds.KINDS[figure.kind](axis, panel, styles, figure.log_x)
         for series, handle in zip(panel, axis.handles, strict=True):
-            shown.setdefault(_name(series), handle)
+            shown.setdefault(named(series), handle)
     canvas.supxlabel(plain(figure.x_label, 90), fontsize=9)
     canvas.supylabel(plain(figure.y_label, 60), fontsize=9)
     if shown:
@@ -144,12 +149,6 @@ def _canvas(figure: Figure):
         canvas.legend(list(shown.values()), list(shown), loc="outside upper left", ncols=ncols,
                       frameon=False)  # fmt: skip
     return canvas
-
-
-def _name(series: Series) -> str:
-    """In the legend."""
-    name = plain(series.label)
-    return name if not series.published or "paper" in name.lower() else name + PUBLISHED
 
 
 def _adapt(svg: str) -> str:
