@@ -93,8 +93,10 @@ const classes = (run) => {
     boxed(["class", "test images, all trials", "recall, percent"], rows))];
 };
 const curves = (run) => {
-  if (run.curves) return part("Curves", make("img", { src: run.curves, alt: "curves of this run" }));
-  return run.beside_curves ? [make("p", { textContent: `${run.beside_curves} lies beside the result.` })] : [];
+  const pictures = (run.curves ?? []).map(([name, source]) => make("figure", {},
+    make("img", { src: source, alt: `curves of this run: ${name}` }), make("figcaption", { textContent: name })));
+  const beside = (run.beside_curves ?? []).map((name) => make("p", { textContent: `${name} lies beside the result.` }));
+  return pictures.length + beside.length ? part("Curves", ...pictures, ...beside) : [];
 };
 const body = (run) => {
   const common = Object.entries(data().common);

@@ -9,7 +9,7 @@ from pathlib import Path
 # Bounds of what goes into the page; what is beyond them stays in the folders of the runs.
 PICTURES = 6_000_000  # bytes, all together
 CLASSES = 600_000  # recalls, all together
-_CURVES = ("curves.png", "curve.png")
+_CURVES = ("curves.png", "curve.png", "trial*/*/curves.png")
 _LEFT_OUT = {"candidates"}  # of a trial: up to 45 numbers each
 
 
@@ -109,14 +109,20 @@ def _per_class(folder: Path, known: dict, left: dict) -> dict:
 
 
 def _curves(folder: Path, left: dict) -> dict:
-    """`curves`: the picture as an address that holds all of it."""
-    path = next((folder / name for name in _CURVES if (folder / name).is_file()), None)
-    if path is None:
-        return {}
-    left["pictures"] -= path.stat().st_size
-    if left["pictures"] < 0:
-        return {"beside_curves": path.name}
-    contents = path.read_bytes()
-    if not contents.startswith(b"\x89PNG"):
-        return {}
-    return {"curves": "data:image/png;base64," + base64.b64encode(contents).decode()}
+    """`curves`: `[file, the picture as an address that holds all of it]` each; `beside_curves`:
+    files for which there is no room."""
+    paths = [path for name in _CURVES for path in sorted(folder.glob(name))]
+    # Of a transfer: the trainings whose networks were tested, not those that chose.
+    paths = [path for path in paths if not path.parent.name.startswith("choosing")]
+    pictures, beside = [], []
+    for path in paths:
+        name = path.relative_to(folder).as_posix()
+        left["pictures"] -= (size := path.stat().st_size)
+        if left["pictures"] < 0:
+            left["pictures"] += size
+            beside.append(name)
+        elif (contents := path.read_bytes()).startswith(b"\x89PNG"):
+            data = "data:image/png;base64," + base64.b64encode(contents).decode()
+            pictures.append([name, data])
+    found = {"curves": pictures, "beside_curves": beside}
+    return {key: value for key, value in found.items() if value}
