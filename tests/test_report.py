@@ -1,13 +1,16 @@
 """The command that makes a report: what it writes, what it replaces, what it refuses."""
 
+import importlib.util
 import json
 import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import report_parts
+import yaml
 
 from classification import report
 
@@ -91,6 +94,30 @@ def test_a_report_that_was_cut_off_can_be_made_again(results, tmp_path):
     (tmp_path / "tables").mkdir()
     report.main([str(results / "pets"), "--out", str(tmp_path)])
     assert (tmp_path / "index.html").exists()
+
+
+def test_simulated_results_of_the_benchmark(tmp_path, capsys):
+    path = Path(__file__).parent.parent / "benchmarks" / "report.py"
+    spec = importlib.util.spec_from_file_location("benchmark_of_reports", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    count = benchmark.simulate(tmp_path / "runs", 60, tasks=("dtd", "pets"), archs=("resnet18",),
+                               levels=(0.0, 3.0), modes=("fixed-feature",), trials=2)  # fmt: skip
+    assert count == 8
+    report.main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
+    assert "table1: 4 of 24 numbers" in capsys.readouterr().out
+    assert "8 of 8 results" in (tmp_path / "out" / "index.html").read_text()
+    assert ">simulated<" in (tmp_path / "out" / "figures" / "table1.svg").read_text()
+
+
+def test_a_study(results, tmp_path, capsys):
+    study = tmp_path / "study.yaml"
+    axes = {"eps": {"zero": {"weights": "a"}, "missing": {"weights": "b"}}}
+    study.write_text(yaml.safe_dump({"output": str(tmp_path / "runs"), "axes": axes}))
+    report_parts.result(tmp_path / "runs" / "zero")
+    report.main([str(tmp_path / "runs"), "--study", str(study), "--out", str(tmp_path / "out")])
+    assert "study: 1 of 2 numbers" in capsys.readouterr().out
+    assert "zero" in (tmp_path / "out" / "tables" / "study.csv").read_text()
 
 
 @pytest.mark.parametrize(
