@@ -6,6 +6,7 @@ what surrounds them (`currentColor`), so that they can be read on light and on d
 
 import io
 import re
+import warnings
 from itertools import cycle
 
 from classification import figure_kinds
@@ -58,7 +59,8 @@ def draw(figure: Figure, across: str = "") -> tuple[str, bytes]:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     _check(figure)
-    with matplotlib.rc_context(_RC | {"svg.hashsalt": figure.name}):
+    with matplotlib.rc_context(_RC | {"svg.hashsalt": figure.name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # the PNG shows a box in its place
         canvas = _canvas(figure)
         canvas.text(0.5, 0.5, plain(across), fontsize=44, weight="bold", alpha=0.16, rotation=20,
                     ha="center", va="center")  # fmt: skip

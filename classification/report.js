@@ -92,18 +92,17 @@ const classes = (run) => {
   return [make("details", {}, make("summary", { textContent: `Recall of each class: ${rows.length}` }),
     boxed(["class", "test images, all trials", "recall, percent"], rows))];
 };
-const curves = (run) => {
-  const pictures = (run.curves ?? []).map(([name, source]) => make("figure", {},
-    make("img", { src: source, alt: `curves of this run: ${name}` }), make("figcaption", { textContent: name })));
-  const beside = (run.beside_curves ?? []).map((name) => make("p", { textContent: `${name} lies beside the result.` }));
-  return pictures.length + beside.length ? part("Curves", ...pictures, ...beside) : [];
-};
+const pictures = (run) => [
+  ...(run.pictures ?? []).map(([name, source]) => make("figure", {},
+    make("img", { src: source, alt: `picture of this run: ${name}` }), make("figcaption", { textContent: name }))),
+  ...(run.beside_pictures ?? []).map((name) => make("p", { textContent: `${name} lies beside the result.` })),
+];
 const body = (run) => {
   const common = Object.entries(data().common);
   const made = make("div", {},
     ...(run.simulated ? [make("p", { className: "loud" }, make("strong", { textContent: "SIMULATED" }), " This run was never made.")] : []),
     list([["file", run.path], ["kind", run.kind], ...Object.entries(run.facts)]),
-    ...metrics(run), ...curves(run), ...classes(run),
+    ...metrics(run), ...pictures(run), ...classes(run),
     ...part("Settings", list(Object.entries(run.settings))));
   if (common.length) made.append(make("details", {},
     make("summary", { textContent: `Settings that all runs of this page share: ${common.length}` }), list(common)));
@@ -181,3 +180,7 @@ const start = () => {
   filter();
 };
 start();
+for (const place of document.querySelectorAll("[data-pictures]")) { // Figure 1 is made of pictures
+  place.append(...data().rows.filter((run) => run.kind === place.dataset.pictures).flatMap((run) =>
+    [...pictures(run), make("p", { className: "caption", textContent: run.path })]));
+}

@@ -1,7 +1,7 @@
 """Tables, figures and a page from results, next to the paper's numbers.
 
 python -m classification.report output/transfer --out output/report
-python -m classification.report output/study --study configs/studies/demo.yaml --out output/report
+python -m classification.report output/studies/table1 --study configs/studies/table1.yaml --out output/report
 
 Writes DIR/index.html, one page that needs no network; DIR/tables with CSV, Markdown and LaTeX;
 DIR/figures with SVG and PNG. A second time it replaces what it wrote, and nothing else.

@@ -9,7 +9,8 @@ from pathlib import Path
 # Bounds of what goes into the page; what is beyond them stays in the folders of the runs.
 PICTURES = 6_000_000  # bytes, all together
 CLASSES = 600_000  # recalls, all together
-_CURVES = ("curves.png", "curve.png", "trial*/*/curves.png")
+# Curves of trainings, accuracy against eps, what networks see (Figure 1).
+_SHOWN = ("curves.png", "curve.png", "trial*/*/curves.png", "figure.png")
 _LEFT_OUT = {"candidates"}  # of a trial: up to 45 numbers each
 
 
@@ -40,7 +41,7 @@ def gather(records) -> Runs:
     rows = []
     for record, chosen in zip(records, settings, strict=True):
         row = _row(record, {k: v for k, v in chosen.items() if k not in common})
-        row |= _per_class(record.path.parent, classes, left) | _curves(record.path.parent, left)
+        row |= _per_class(record.path.parent, classes, left) | _pictures(record.path.parent, left)
         rows.append(row)
     known = [list(map(list, key)) for key in classes]
     return Runs(rows, common, known, sum(record.simulated for record in records))
@@ -108,10 +109,10 @@ def _per_class(folder: Path, known: dict, left: dict) -> dict:
     return {"classes": known.setdefault(names, len(known)), "recalls": recalls}
 
 
-def _curves(folder: Path, left: dict) -> dict:
-    """`curves`: `[file, the picture as an address that holds all of it]` each; `beside_curves`:
+def _pictures(folder: Path, left: dict) -> dict:
+    """`pictures`: `[file, the picture as an address that holds all of it]` each; `beside_pictures`:
     files for which there is no room."""
-    paths = [path for name in _CURVES for path in sorted(folder.glob(name))]
+    paths = [path for name in _SHOWN for path in sorted(folder.glob(name))]
     # Of a transfer: the trainings whose networks were tested, not those that chose.
     paths = [path for path in paths if not path.parent.name.startswith("choosing")]
     pictures, beside = [], []
@@ -124,5 +125,5 @@ def _curves(folder: Path, left: dict) -> dict:
         elif (contents := path.read_bytes()).startswith(b"\x89PNG"):
             data = "data:image/png;base64," + base64.b64encode(contents).decode()
             pictures.append([name, data])
-    found = {"curves": pictures, "beside_curves": beside}
+    found = {"pictures": pictures, "beside_pictures": beside}
     return {key: value for key, value in found.items() if value}

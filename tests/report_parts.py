@@ -3,6 +3,8 @@
 import hashlib
 import json
 
+from PIL import Image
+
 from classification.sections import Column, Figure, Section, Series, Value
 from robust_backbones import results
 
@@ -36,6 +38,16 @@ def hostile_result(folder) -> None:
     result(folder, HOSTILE, mode="full-network", protocol=HOSTILE, arch=HOSTILE, weights=HOSTILE,
            other={HOSTILE: "</script><script>alert(1)</script>"})  # fmt: skip
     (folder / "run.json").write_text(json.dumps({"labels": {HOSTILE: HOSTILE}}))
+
+
+def interpreted(folder) -> None:
+    """What `classification.interpret` writes, with a picture."""
+    Image.new("RGB", (40, 20)).save(folder / "figure.png")
+    results.write(
+        folder / "result.json", kind="interpret", seed=0, seconds=1.0, weights_sha256=None,
+        metrics={"networks": {"robust": {"confidence": 50.0}}}, data={},
+        settings={"weights": "robust://resnet18_l2_eps3", "dataset": "cifar10"},
+    )  # fmt: skip
 
 
 def section(records: int = 1, name: str = "table1") -> Section:

@@ -12,7 +12,7 @@ import pytest
 import report_parts
 import yaml
 
-from classification import report
+from classification import report, study_file
 
 LEVELS = ("0", "0.1", "3")
 
@@ -110,14 +110,16 @@ def test_simulated_results_of_the_benchmark(tmp_path, capsys):
     assert ">simulated<" in (tmp_path / "out" / "figures" / "table1.svg").read_text()
 
 
-def test_a_study(results, tmp_path, capsys):
+def test_a_study(tmp_path, capsys):
     study = tmp_path / "study.yaml"
-    axes = {"eps": {"zero": {"weights": "a"}, "missing": {"weights": "b"}}}
-    study.write_text(yaml.safe_dump({"output": str(tmp_path / "runs"), "axes": axes}))
-    report_parts.result(tmp_path / "runs" / "zero")
+    axes = {"eps": {"first": {"weights": "a"}, "second": {"weights": "b"}}}
+    contents = {"output": str(tmp_path / "runs"), "common": {"dataset": "pets"}, "axes": axes}
+    study.write_text(yaml.safe_dump(contents))
+    report_parts.result(study_file.read(study)[0].result.parent, "pets")
     report.main([str(tmp_path / "runs"), "--study", str(study), "--out", str(tmp_path / "out")])
     assert "study: 1 of 2 numbers" in capsys.readouterr().out
-    assert "zero" in (tmp_path / "out" / "tables" / "study.csv").read_text()
+    table = (tmp_path / "out" / "tables" / "study.csv").read_text()
+    assert "first,finished,91.1667" in table and "second,missing" in table
 
 
 @pytest.mark.parametrize(

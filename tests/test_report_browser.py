@@ -5,6 +5,7 @@ import pytest
 import report_parts
 
 from classification import figures, records, report_page, report_runs
+from classification.sections import Section
 
 ROWS = """return Array.from(document.querySelectorAll('#table1 .sortable tbody tr'),
     row => row.cells[0].textContent.trim()[0])"""
@@ -18,11 +19,14 @@ def driver(tmp_path_factory):
     for k in range(150):
         report_parts.result(folder / f"run{k:03}", accuracies=(80.0 + k / 10,), lr=k)
     report_parts.hostile_result(folder / "run150")
+    (folder / "seen").mkdir()
+    report_parts.interpreted(folder / "seen")
     found = records.read([folder])[0]
     section = report_parts.section(151)
     drawings = {figure.name: figures.inline(figures.draw(figure)[0], figure.title)
                 for figure in section.figures}  # fmt: skip
-    page = report_page.render([section], drawings, report_runs.gather(found),
+    first = Section("figure1", "Figure 1", [], [], [])
+    page = report_page.render([section, first], drawings, report_runs.gather(found),
                               [report_parts.HOSTILE], [])  # fmt: skip
     path = folder / "index.html"
     path.write_text(page, encoding="utf-8")
@@ -105,16 +109,21 @@ def test_all_runs_come_a_page_at_a_time_and_can_be_filtered(driver):
     rows = "return document.querySelector('#all').tBodies[0].rows.length"
     assert driver.execute_script(rows) == 100
     click(driver, "#more")
-    assert driver.execute_script(rows) == 151
+    assert driver.execute_script(rows) == 152
     driver.find_element("id", "filter").send_keys("fixed run01")
     assert driver.execute_script(rows) == 10
-    assert driver.find_element("id", "count").text == "10 of 151 runs"
+    assert driver.find_element("id", "count").text == "10 of 152 runs"
     click(driver, "#all thead button", 6)
     click(driver, "#all thead button", 6)
     top = driver.find_element("css selector", "#all tbody tr")
     assert "81.90" in top.text
     top.find_element("css selector", "button.runs").click()
     assert "81.90 %" in driver.find_element("id", "details").text
+
+
+def test_figure_1_shows_its_pictures(driver):
+    size = "const i = document.querySelector('#figure1 img'); return [i.naturalWidth, i.alt]"
+    assert driver.execute_script(size) == [40, "picture of this run: figure.png"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -94,9 +94,12 @@ def test_the_runs_are_in_it_once(page, found):
 
 def test_what_lies_beside_a_result(found):
     rows = report_runs.gather(found).rows
-    assert [name for name, _ in rows[1]["curves"]] == ["curves.png", "trial0/final_lr1/curves.png"]
-    assert rows[1]["curves"][0][1].startswith("data:image/png;base64,")
-    assert "curves" not in rows[0] and "curves" not in rows[2]  # there it is no picture
+    assert [name for name, _ in rows[1]["pictures"]] == [
+        "curves.png",
+        "trial0/final_lr1/curves.png",
+    ]
+    assert rows[1]["pictures"][0][1].startswith("data:image/png;base64,")
+    assert "pictures" not in rows[0] and "pictures" not in rows[2]  # there it is no picture
     runs = report_runs.gather(found)
     assert runs.classes[rows[0]["classes"]] == [["cifar10 a", 100], ["cifar10 b", 100], ["c", 0]]
     assert rows[0]["recalls"] == [90.0, 20.0, None]
@@ -107,7 +110,7 @@ def test_what_is_too_much_stays_where_it_is(found, monkeypatch):
     monkeypatch.setattr(report_runs, "PICTURES", 10)
     monkeypatch.setattr(report_runs, "CLASSES", 6)
     rows = report_runs.gather(found).rows
-    assert rows[1]["beside_curves"][0] == "curves.png" and "curves" not in rows[1]
+    assert rows[1]["beside_pictures"][0] == "curves.png" and "pictures" not in rows[1]
     assert "recalls" in rows[1] and rows[2]["beside_classes"] == "per_class.csv"
 
 
