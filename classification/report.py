@@ -1,7 +1,8 @@
 """Tables, figures and a page from results, next to the paper's numbers.
 
 python -m classification.report output/transfer --out output/report
-python -m classification.report output/studies/table1 --study configs/studies/table1.yaml --out output/report
+python -m classification.report output/studies/table1 --out output/report \\
+    --study configs/studies/table1.yaml
 
 Writes DIR/index.html, one page that needs no network; DIR/tables with CSV, Markdown and LaTeX;
 DIR/figures with SVG and PNG. A second time it replaces what it wrote, and nothing else.
