@@ -6,6 +6,7 @@ what surrounds them (`currentColor`), so that they can be read on light and on d
 
 import io
 import re
+import textwrap
 import warnings
 from itertools import cycle
 
@@ -138,7 +139,9 @@ def _canvas(figure: Figure):
         axis.remove()
     styles, shown = looks(figure.panels), {}
     for (heading, panel), axis in zip(figure.panels.items(), axes.flat, strict=False):
-        axis.set_title(plain(heading, int(10 * width)), loc="left", weight="bold")
+        letters = int(10 * width)  # in a line
+        title = textwrap.fill(plain(heading, 2 * letters - 2), letters)
+        axis.set_title(title, loc="left", weight="bold")
         axis.grid(axis="y", color=INK, alpha=0.15, linewidth=0.6)
         axis.set_axisbelow(True)
         figure_kinds.KINDS[figure.kind](axis, panel, styles, figure.log_x)

@@ -135,15 +135,16 @@ document.addEventListener("click", (event) => {
 // ---- all runs, a page at a time
 
 const STEP = 100;
-const COLUMNS = [["dataset", "dataset"], ["mode", "mode"], ["network", "arch"], ["ε", "eps"], ["protocol", "protocol"],
+const COLUMNS = [["kind", "kind"], ["dataset", "dataset"], ["mode", "mode"], ["network", "arch"], ["ε", "eps"], ["protocol", "protocol"],
   ["trials", "trials"], ["mean, percent", "mean"], ["file", "path"]];
+const NUMBERS = ["eps", "trials", "mean"];
 const state = { rows: [], shown: STEP, found: [] };
 const all = document.getElementById("all");
 
 const fill = () => {
   const rows = state.found.slice(0, state.shown).map((run) => make("tr", {}, ...COLUMNS.map(([, key], i) => {
     const value = key === "mean" && run.mean !== null ? run.mean.toFixed(2) : run[key];
-    const node = cell(value === "" ? null : value, typeof run[key] === "number");
+    const node = cell(value === "" ? null : value, NUMBERS.includes(key));
     if (i === COLUMNS.length - 1) {
       node.replaceChildren(make("button", { type: "button", className: "runs", textContent: value }));
       node.firstChild.dataset.runs = run.place;
@@ -166,7 +167,7 @@ const filter = () => {
 const start = () => {
   state.rows = data().rows.map((run, place) => ({ ...run, place,
     text: [run.kind, run.dataset, run.mode, run.arch, run.eps === null ? "" : `eps${run.eps}`, run.protocol, run.path].join(" ").toLowerCase() }));
-  all.tHead.append(headings(COLUMNS.map(([name]) => name), COLUMNS.map(([, key]) => ["eps", "trials", "mean"].includes(key))));
+  all.tHead.append(headings(COLUMNS.map(([name]) => name), COLUMNS.map(([, key]) => NUMBERS.includes(key))));
   all.tHead.addEventListener("click", (event) => {
     const heading = event.target.closest("button")?.parentElement;
     if (!heading) return;

@@ -114,6 +114,12 @@ def test_any_number_of_panels_and_nothing_to_draw(kind, panels):
     assert set(names) <= set(texts(svg))
 
 
+def test_a_long_heading_has_two_lines():
+    words = "digit scenes, Mask R-CNN, 600 iterations, boxes"
+    svg, _ = figures.draw(figure("curves", a=[], b=[], **{words: []}))
+    assert " ".join(text for text in texts(svg) if text in words and len(text) > 1) == words
+
+
 @pytest.mark.parametrize(
     "wrong, words",
     [

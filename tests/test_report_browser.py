@@ -113,8 +113,8 @@ def test_all_runs_come_a_page_at_a_time_and_can_be_filtered(driver):
     driver.find_element("id", "filter").send_keys("fixed run01")
     assert driver.execute_script(rows) == 10
     assert driver.find_element("id", "count").text == "10 of 152 runs"
-    click(driver, "#all thead button", 6)
-    click(driver, "#all thead button", 6)
+    click(driver, "#all thead button", 7)
+    click(driver, "#all thead button", 7)
     top = driver.find_element("css selector", "#all tbody tr")
     assert "81.90" in top.text
     top.find_element("css selector", "button.runs").click()
