@@ -190,6 +190,7 @@ def _suffixes(keys: list[Key]) -> dict[Key, str]:
         words = [word for word in key.words if word not in keys[0].words]
         name = re.sub(r"[^\w.=]+", "-", "-".join(words)).strip("-").lower()
         name = re.sub(r"(protocol|networks-pretrained-on|networks)-?", "", name).strip("-")
+        name = name[:40].rstrip("-")  # it becomes a part of file names, which have 255 bytes
         suffix, number = f"-{name}" if key != keys[0] else "", 2
         while suffix in used:
             suffix, number = f"-{name or 'other'}-{number}", number + 1

@@ -110,6 +110,14 @@ def test_simulated_results_of_the_benchmark(tmp_path, capsys):
     assert ">simulated<" in (tmp_path / "out" / "figures" / "table1.svg").read_text()
 
 
+def test_names_that_no_file_can_have(results, tmp_path, capsys):
+    for name in ("a", "b"):
+        report_parts.result(tmp_path / name, "數" * 400, protocol="../" * 9 + "é" * 400 + name)
+    report.main([str(tmp_path), str(results / "pets"), "--out", str(tmp_path / "out")])
+    assert len(list((tmp_path / "out" / "tables").glob("table1*.csv"))) == 3
+    assert not list(tmp_path.glob("*.csv"))
+
+
 def test_a_study(tmp_path, capsys):
     study = tmp_path / "study.yaml"
     axes = {"eps": {"first": {"weights": "a"}, "second": {"weights": "b"}}}
