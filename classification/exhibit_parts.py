@@ -84,8 +84,19 @@ def section(group: Group, name: str, title: str, *, runs: Iterable[Merged], text
     return Section(
         name + group.suffix, f"{title} ({words})" if group.suffix else title,
         [*text, f"Results: {words}."], heads, rows,
-        warnings=[*warnings(runs), *warned, *chosen(group, runs)], **more,
+        warnings=[*_mixed_with_paper(group, heads), *warnings(runs), *warned,
+                  *chosen(group, runs)], **more,
     )  # fmt: skip
+
+
+def _mixed_with_paper(group: Group, heads: list[Column]) -> list[str]:
+    """Its numbers beside runs of another protocol than its own."""
+    if group.key.protocol == "paper" or not any("paper" in column.name for column in heads):
+        return []
+    return [
+        "Protocols are mixed: the paper's numbers are of its own, these of "
+        f"'{group.key.protocol}'. A difference between them may be one of protocols."
+    ]
 
 
 def without_paper(heads: list[Column], rows: list[list]) -> tuple[list[Column], list[list]]:

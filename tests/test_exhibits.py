@@ -274,6 +274,13 @@ def test_protocols_stand_apart_and_clean_comes_first():
     assert clean > 72 and paper < 70
 
 
+def test_the_papers_numbers_beside_another_protocol_are_warned_of():
+    sections = named(grid(protocol="paper") + grid() + grid(origin="digits"))
+    warned = [name for name, section in sections.items() if name.startswith(("table1", "curves"))
+              if any("Protocols are mixed" in text for text in section.warnings)]  # fmt: skip
+    assert warned == ["table1"]
+
+
 @pytest.mark.parametrize("other, words", [
     ({"origin": "digits"}, "digits"), ({"simulated": True}, "simulated"), ({"shots": 5}, "5"),
     ({"norm": "linf", "levels": (4 / 255,)}, "linf"), ({"eps": 0.5, "levels": (1.0,)}, None),
