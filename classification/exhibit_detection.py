@@ -169,7 +169,7 @@ def _name(record: Record) -> str:
 def _words(record: Record) -> str:
     config = record.settings
     kind = "Mask R-CNN" if config["MODEL"].get("MASK_ON") else "Faster R-CNN"
-    iterations = config.get("SOLVER", {}).get("MAX_ITER")
+    iterations = _flat(config).get("SOLVER.MAX_ITER")
     schedule = f", {iterations} iterations" if iterations else ""
     return f"{record.dataset}, {kind}{schedule}"
 

@@ -33,13 +33,15 @@ def _detection(contents: dict, usual: dict) -> dict:
     weights = model["WEIGHTS"]
     known = _published(weights) or _labelled(usual["labels"])
     known = {"arch": model.get("ROBUST", {}).get("ARCH", "")} | known
-    task = "bbox" if found.get("bbox", {}).get("AP") is not None else "segm"
-    ap = found.get(task, {}).get("AP")
+    aps = {task: numbers.get("AP") for task, numbers in found.items()}
+    aps = {task: None if ap is None else _number(ap) for task, ap in aps.items()}
+    task = "bbox" if aps.get("bbox") is not None else "segm"
+    ap = aps.get(task)
     return {
         "dataset": dataset,
         "weights": weights,
         "metric": f"{task} AP",
-        "accuracies": () if ap is None else (_number(ap),),
+        "accuracies": () if ap is None else (ap,),
         "seeds": () if ap is None else (contents["seed"],),
         **known,
     }
