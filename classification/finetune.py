@@ -46,11 +46,15 @@ def run(task: Task) -> list[Trial]:
         Run(trial, lr, CHOOSING) for trial in task.trials for lr in rates if on_test or task.chooses
     ]
     runs = len(choosing) + (0 if on_test else len(task.trials))
-    values = {one: _train(task, one, f"{i} of {runs}") for i, one in enumerate(choosing, 1)}
+    histories: dict[Run, list[dict]] = {}
+    for i, one in enumerate(choosing, 1):
+        rivals = [past for other, past in histories.items() if other.trial == one.trial]
+        histories[one] = _train(task, one, f"{i} of {runs}", rivals)
+    values = {one: _value(task, past) for one, past in histories.items()}
     chosen = _same_for_all(task, values) if on_test else _each_its_own(task, values)
     if not on_test:
         for i, one in enumerate(chosen, len(choosing) + 1):
-            _train(task, one, f"{i} of {runs}")
+            _train(task, one, f"{i} of {runs}", [])
     return [_finish(task, one, values) for one in chosen]
 
 
@@ -74,12 +78,14 @@ def _each_its_own(task: Task, values: dict[Run, dict]) -> list[Run]:
     ]
 
 
-def _train(task: Task, one: Run, place: str) -> dict:
+def _train(task: Task, one: Run, place: str, rivals: list[list[dict]]) -> list[dict]:
     """Train, or go on, or find it done.
 
+    Args:
+        rivals: histories of the earlier trainings that it is to be chosen among.
+
     Returns:
-        `value`: the accuracy that decides, in percent: of the best epoch if the test images
-        decide, else of the last one; `epoch`: which that is; `last`: of the last epoch.
+        its history: a record of each epoch.
     """
     if task.signals.asked:
         raise Stopped
@@ -96,10 +102,11 @@ def _train(task: Task, one: Run, place: str) -> dict:
     training = Training(
         Learner(task.classifier(one.trial), own), fit, own, task.metadata(one.trial),
         one.folder(task), data=identity(*sources), examine=partial(_examine, task, monitored),
-        finish=_draw, monitored=monitored.split if monitored else "",
-        workers=task.workers, save_seconds=task.save_seconds)  # fmt: skip
+        finish=_draw, enough=partial(_hopeless, task, rivals),
+        monitored=monitored.split if monitored else "", workers=task.workers,
+        save_seconds=task.save_seconds)  # fmt: skip
     training.run()
-    return {} if monitored is None else _value(task, training.history)
+    return training.history
 
 
 def _draw(run: Training) -> None:
@@ -113,12 +120,30 @@ def _key(task: Task) -> str:
     return f"{'adversarial' if task.settings['eps'] else 'clean'}_{task.metric_name}"
 
 
+def _hopeless(task: Task, rivals: list[list[dict]], run: Training) -> bool:
+    """Whether the best rival was better at this epoch by more than `--stop-hopeless`."""
+    margin, key = task.settings["stop_hopeless"], _key(task)
+    own = [record for record in run.history if key in record]
+    if not margin or not own or run.epoch < run.epochs / 3:
+        return False
+    then = [
+        record[key] for past in rivals for record in past
+        if key in record and record["epoch"] <= own[-1]["epoch"]
+    ]  # fmt: skip
+    return bool(then) and max(then) - max(record[key] for record in own) > margin
+
+
 def _value(task: Task, history: list[dict]) -> dict:
+    """`value`: the accuracy that decides, in percent: of the best epoch if the test images decide,
+    else of the last one; `epoch`: which that is; `last`: of the last epoch; `stopped`: after how
+    many epochs it was given up, if it was."""
     key = _key(task)
     judged = [record for record in history if key in record]
     last = judged[-1]
     best = max(judged, key=lambda r: r[key]) if task.settings["selection"] == "test" else last
-    return {"value": best[key], "epoch": best["epoch"], "last": last[key]}
+    found = {"value": best[key], "epoch": best["epoch"], "last": last[key]}
+    cut = len(history) < task.settings["passes"]
+    return found | ({"stopped": len(history)} if cut else {})
 
 
 def _examine(task: Task, monitored: Source | None, run: Training) -> dict:

@@ -40,17 +40,21 @@ class Training:
         data: what identifies the images, see `identity`.
         examine: `(this run)` -> the numbers that an epoch ends with, e.g. `clean_top1`.
         finish: `(this run)`, called after the last epoch; the signals are still watched.
+        enough: `(this run)` -> whether to leave the other epochs out; asked before each, and of the
+            past alone, so that a resumed run answers alike.
         monitored: split that `examine` looks at, for the log.
         workers: processes that read images, per process.
         save_seconds: longest time between two checkpoints.
     """
 
     def __init__(self, learner: Learner, train, settings: dict, metadata: dict, folder: Path, *,
-                 data: dict, examine: Callable, finish: Callable, monitored: str = "test",
+                 data: dict, examine: Callable, finish: Callable,
+                 enough: Callable = lambda run: False, monitored: str = "test",
                  workers: int = 0, save_seconds: float = 600):  # fmt: skip
         self.learner, self.train, self.data = learner, train, data
         self.settings, self.metadata, self.folder = settings, metadata, Path(folder)
-        self.examine, self.finish, self.monitored = examine, finish, monitored
+        self.examine, self.finish, self.enough = examine, finish, enough
+        self.monitored = monitored
         self.workers, self.save_seconds = workers, save_seconds
         self.epochs = settings["passes"]
         self.batches = loader.steps(train, settings["batch_size"])
@@ -72,7 +76,7 @@ class Training:
             size = self.settings["batch_size"]
             done = (self.epoch * self.batches + self.batch) * size
             self.line = progress.ProgressLine(self.epochs * self.batches * size, done)
-            while self.epoch < self.epochs and not self._rolled_back():
+            while self.epoch < self.epochs and not self._rolled_back() and not self.enough(self):
                 self._train_epoch()
                 with self.line.paused():
                     self._close_epoch()

@@ -26,6 +26,7 @@ SGD = {
     "eval_every": 5,
     "accumulate": 1,
     "compile": False,
+    "stop_hopeless": None,
 }
 ATTACK = {"constraint": "l2", "steps": 3, "eval_steps": 10}
 LOGISTIC, NEAREST = ("penalty",), ("neighbours",)
@@ -119,6 +120,9 @@ def _sgd_options(p) -> None:
         help=_default("pieces to cut a process's part of a mini-batch into",
                       "accumulate"))  # fmt: skip
     sgd("--compile", action="store_true", help="use torch.compile")
+    sgd("--stop-hopeless", type=options.positive, metavar="POINTS",
+        help="give a learning rate up that, after a third of its epochs, is so many percent behind "
+        "an earlier one of its trial; the result says so (default: none is)")  # fmt: skip
     sgd("--adversarial", type=options.positive, metavar="EPS",
         help="train against attacks of that radius, pixels in [0, 1]; 4/255 is understood "
         "(default: none)")  # fmt: skip

@@ -187,6 +187,23 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(runs, network, tmp_path):
     assert result(tmp_path)["metrics"] == expected
 
 
+def test_hopeless_rates_are_given_up_only_if_asked(network, tmp_path):
+    options = ["--mode", "full-network", "--epochs", "4", "--batch-size", "10", "--limit", "300",
+               "--eval-every", "1", "--lr", "0.01", "0.0000001"]  # fmt: skip
+    whole = run(network, tmp_path / "whole", *options)
+    (trial,) = whole["metrics"]["trials"]
+    good, bad = trial["candidates"]
+    lead = good["value"] - bad["value"]
+    assert "stopped" not in bad and lead > 5  # or the rest shows nothing
+    assert whole["settings"]["stop_hopeless"] is None
+
+    found = run(network, tmp_path / "early", *options, "--stop-hopeless", "1")
+    (trial,) = found["metrics"]["trials"]
+    assert trial["candidates"][0] == good and trial["chosen"] == {"lr": 0.01}
+    assert 2 <= trial["candidates"][1]["stopped"] < 4 and found["settings"]["stop_hopeless"] == 1
+    assert found["metrics"]["accuracy"] == whole["metrics"]["accuracy"]
+
+
 def test_features_are_computed_once(runs, network, tmp_path, monkeypatch):
     runs("logistic")
     monkeypatch.setattr(loader, "test_batches", None)  # any call would fail
