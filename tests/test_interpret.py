@@ -115,7 +115,7 @@ def test_it_repeats_and_all_networks_start_alike(done, weights, tmp_path):
         for part in ("visualisation", "inversion"):
             means = {k: v for k, v in row[part].items() if k != "pictures"}
             found = {k: v for k, v in again[name][part].items() if k != "pictures"}
-            assert found == pytest.approx(means, rel=1e-3)
+            assert found == pytest.approx(means, rel=1e-3, abs=1e-5)
     a, b = (
         [p["start_pixel_distance"] for p in row["inversion"]["pictures"]] for row in rows.values()
     )
