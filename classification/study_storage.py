@@ -4,6 +4,7 @@ Any file system that fsspec knows by its URL: `s3://bucket/study` (with s3fs), `
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,20 +36,18 @@ class Store:
 
     def fetch(self, folder: Path) -> None:
         """Bring what the store has of a run and this machine has not, or in another size."""
-        files, base = self._system(), self._url(folder)
-        for name, size in self._sizes(base).items():
-            target = folder / name
-            if not target.exists() or target.stat().st_size != size:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                files.get_file(f"{base}/{name}", str(target))
+        self._bring(folder, lambda name: True)
 
     def fetch_small(self) -> None:
         """Bring what `table` and `status` need, of all runs; one listing."""
-        files, base = self._system(), self._url(self.folder)
+        self._bring(self.folder, lambda name: name.rpartition("/")[2] in SMALL)
+
+    def _bring(self, folder: Path, wanted: Callable[[str], bool]) -> None:
+        files, base = self._system(), self._url(folder)
         for name, size in self._sizes(base).items():
-            target = self.folder / name
+            target = folder / name
             known = target.exists() and target.stat().st_size == size
-            if target.name in SMALL and not known:
+            if wanted(name) and not known:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 files.get_file(f"{base}/{name}", str(target))
 
