@@ -21,10 +21,10 @@ EPS = {"l2": [0.25, 0.5, 1.0], "linf": [2 / 255, 4 / 255, 8 / 255]}
 JOURNAL = "state.jsonl"
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(description: str) -> argparse.ArgumentParser:
     formatter = argparse.ArgumentDefaultsHelpFormatter
     p = argparse.ArgumentParser(
-        "python -m classification.robustness_eval", description=__doc__.split("\n")[0],
+        "python -m classification.robustness_eval", description=description.split("\n")[0],
         epilog="A run that was stopped goes on where it was: give the same command again.",
         formatter_class=partial(formatter, width=100))  # fmt: skip
     add = p.add_argument
@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv=None) -> None:
     """Parse, attack, write. Exit code 2 and one line for user mistakes."""
-    args = parser().parse_args(argv)
+    args = parser(__doc__).parse_args(argv)
     with user_errors():
         _run(args)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib
 import io
 import json
 import statistics
@@ -56,12 +57,13 @@ def _words(options: dict) -> list[str]:
     return words
 
 
-def _module(name: str, parser: Callable, *always: str):
-    """`lines`, `check` and `has` of a command whose options argparse knows."""
+def _module(name: str, options: str, *always: str):
+    """`lines`, `check` and `has` of a command whose options argparse knows: those of
+    `classification.<options>.parser`."""
 
     @functools.cache
     def made():
-        return parser()
+        return importlib.import_module(f"classification.{options}").parser("")
 
     def lines(options: dict, folder: Path, gpus: float) -> list[list[str]]:
         return [["-m", name, *always, "--output", str(folder), *_words(options)]]
@@ -80,30 +82,6 @@ def _module(name: str, parser: Callable, *always: str):
             raise UserError(said.getvalue().splitlines()[-1].partition("error: ")[2]) from None
 
     return lines, check, has
-
-
-def _transfer_parser():
-    from classification.transfer_options import parser
-
-    return parser("")
-
-
-def _pretrain_parser():
-    from classification.pretrain_options import parser
-
-    return parser("")
-
-
-def _robustness_parser():
-    from classification.robustness_eval import parser
-
-    return parser()
-
-
-def _interpret_parser():
-    from classification.interpret_options import parser
-
-    return parser("")
 
 
 def _tool(name: str, *always: str, output: str = "--output"):
@@ -192,16 +170,16 @@ def _nothing(found: list[dict]) -> list[str]:
 
 COMMANDS = {
     "pretrain": Command(
-        *_module("classification.pretrain", _pretrain_parser, "--resume"),
+        *_module("classification.pretrain", "pretrain_options", "--resume"),
         ("clean, %", "robust, %", "runs"), _named("clean_top1", "robust_top1")),
     "robustness": Command(
-        *_module("classification.robustness_eval", _robustness_parser),
+        *_module("classification.robustness_eval", "robustness_eval"),
         ("clean, %", "runs"), _named("clean_top1")),
     "transfer": Command(
-        *_module("classification.transfer", _transfer_parser),
+        *_module("classification.transfer", "transfer_options"),
         ("accuracy, %", "best epoch", "trials"), _transfer_cells),
     "interpret": Command(
-        *_module("classification.interpret", _interpret_parser), ("runs",), _nothing),
+        *_module("classification.interpret", "interpret_options"), ("runs",), _nothing),
     "convert": Command(
         _convert_lines, _convert_check, "source".__eq__, ("runs",), _nothing, "backbone.pth"),
     "detection": Command(
