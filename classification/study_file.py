@@ -1,18 +1,16 @@
 """Study files: YAML -> the runs that they ask for. docs/studies.md has the format."""
 
 import difflib
-import hashlib
 import itertools
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from classification.study_commands import COMMANDS, Command, essence
+from classification.study_commands import COMMANDS, Command
+from classification.study_identity import identity
 from classification.study_storage import Store, is_url
 from classification.yaml_lines import Document
 from robust_backbones.errors import UserError
-from robust_backbones.files import sha256
 
 FILE_KEYS = ("output", "parts")
 PART_KEYS = ("name", "command", "common", "axes", "runs", "only", "skip", "resources")
@@ -268,50 +266,10 @@ def _run(document: Document, part: Part, command: Command, output: str, named: d
         place = next((p for p in places if p in document.lines), (*part.where, "common"))
         raise document.wrong(place, f"{', '.join([part.name, *named.values()])}: {error}") from None
     store = Store(output) if is_url(output) else None
-    digest = _identity(part.command, options, needs, store)
+    digest = identity(part.command, options, needs, store)
     slug = re.sub(r"[^\w.+=-]+", "_", "-".join(named.values()) or part.name)[:150]
     folder = (store.folder if store else Path(output)) / part.name / f"{slug}-{digest[:8]}"
     lines = command.lines(options, folder, part.resources["gpus"])
     return Run(part.name, named, options, part.command, digest, folder, lines,
                folder / command.result, tuple(dict.fromkeys(needs)), store,
                **part.resources)  # fmt: skip
-
-
-def _identity(name: str, options: dict, needs: list[Path], store: Store | None) -> str:
-    """Digest of what the result depends on, the contents of input files included. What an earlier
-    part makes is not there yet at first: its folder has the digest of that run in its name."""
-
-    def made(text: str) -> bool:
-        return any(text.startswith(folder.as_posix() + "/") for folder in needs)
-
-    kept = essence(options)
-    values = [v for value in kept.values() for v in (value if isinstance(value, list) else [value])]
-    files = {v: _digest(v) for v in values if isinstance(v, str) and not made(v) and _is_file(v)}
-    text = json.dumps([name, kept, files], sort_keys=True, default=str)
-    if store:  # the same on machines whose caches lie elsewhere
-        text = text.replace(store.folder.as_posix(), store.url)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text).is_file()
-    except (OSError, ValueError):  # too long, or with a zero byte: no path
-        return False
-
-
-_DIGESTS: dict[tuple, str] = {}
-
-
-def _digest(path: str) -> str:
-    """Of a file; of a config also of those that it is based on."""
-    file = Path(path)
-    key = (path, file.stat().st_size, file.stat().st_mtime_ns)
-    if key not in _DIGESTS:  # many runs have the same weights
-        _DIGESTS[key] = sha256(file)
-    if file.suffix not in (".yaml", ".yml"):
-        return _DIGESTS[key]
-    text = file.read_text(encoding="utf-8", errors="replace")
-    base = re.search(r"^_BASE_:\s*['\"]?([^'\"\n#]+)", text, re.M)
-    above = str(file.parent / base[1].strip()) if base else ""
-    return _DIGESTS[key] + (_digest(above) if above != path and _is_file(above) else "")
