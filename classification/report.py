@@ -62,7 +62,8 @@ def run(results: list[Path], out: Path, study: Path | None = None) -> Path:
     for text in problems:
         print(f"warning: {text}")
     for section in sections:
-        warned = f", {len(section.warnings)} warnings" if section.warnings else ""
+        count = len(section.warnings)
+        warned = f", {count} warning{'s' * (count > 1)}" if count else ""
         print(f"{section.name}: {section.found} of {section.wanted} numbers{warned}")
     print(page)
     return page

@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--executor", choices=("local", "ray"), default="local",
         help="processes of this machine, or a Ray cluster (default: local)")
     add("--jobs", type=_count, metavar="N",
-        help="local: runs at a time (default: one per GPU, or one)")
+        help="local: runs at a time (default: one per GPU if runs ask for them, or one)")
     add("--gpus", type=_whole, metavar="N", help="local: GPUs to hand out (default: all)")
     add("--address", metavar="HOST:PORT",
         help="of the Ray cluster; auto: that of this machine (default: start one here)")
@@ -99,11 +99,11 @@ def _work(args, runs: list) -> None:
     from classification import executors
     from classification.study_queue import Queue
 
-    executor = (
-        executors.Ray(args.address)
-        if args.executor == "ray"
-        else executors.Local(args.jobs, args.gpus)
-    )
+    if args.executor == "ray":
+        executor = executors.Ray(args.address)
+    else:  # looking for GPUs takes the seconds of importing torch
+        wanted = any(run.gpus for run in runs)
+        executor = executors.Local(args.jobs, args.gpus if wanted or args.gpus else 0)
     progress = Progress(len(runs))
     work = Queue(runs, executor, args.attempts, args.pause, progress.told)
     try:

@@ -1,5 +1,6 @@
 """What a study's folders say: its table, its state, and what the rest will take."""
 
+import json
 from collections import Counter
 from pathlib import Path
 from statistics import mean
@@ -86,8 +87,6 @@ def plan(runs: list[Run]) -> str:
 
 def _spent(run: Run) -> tuple[float, int]:
     """Seconds and bytes of a finished run."""
-    import json
-
     seconds = 0.0
     if run.result.suffix == ".json":
         seconds = float(json.loads(run.result.read_text(encoding="utf-8")).get("seconds") or 0)
