@@ -19,6 +19,7 @@ import importlib.util
 import io
 import sys
 import time
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -87,11 +88,12 @@ def generate(images: int, detections: int, seed: int = 0) -> tuple[dict, list[di
     return contents, found
 
 
-def official(contents, found, task):
+def official(contents, found, task, evaluator=COCOeval):
+    """pycocotools, or Detectron2's C++ in its place where that was compiled."""
     truth = COCO()
     truth.dataset = contents
     truth.createIndex()
-    engine = COCOeval(truth, truth.loadRes(found), task)
+    engine = evaluator(truth, truth.loadRes(found), task)
     engine.evaluate(), engine.accumulate(), engine.summarize()
     return engine.stats, engine.eval["precision"]
 
@@ -103,16 +105,6 @@ def faster(contents, found, task):
     engine = faster_coco_eval.COCOeval_faster(truth, truth.loadRes(found), task)
     engine.evaluate(), engine.accumulate(), engine.summarize()
     return engine.stats[:12], engine.eval["precision"]
-
-
-def detectron2(contents, found, task):
-    """Its C++, where it was compiled."""
-    truth = COCO()
-    truth.dataset = contents
-    truth.createIndex()
-    engine = COCOeval_opt(truth, truth.loadRes(found), task)
-    engine.evaluate(), engine.accumulate(), engine.summarize()
-    return engine.stats, engine.eval["precision"]
 
 
 def hot(contents, found, task):
@@ -128,7 +120,7 @@ def ours(contents, found, task):
     return np.nan_to_num(list(metrics.values())[:12], nan=-100) / 100, None
 
 
-SIDES = {"pycocotools": official, "detectron2": detectron2, "faster-coco-eval": faster,
+SIDES = {"pycocotools": official, "detectron2": partial(official, evaluator=COCOeval_opt), "faster-coco-eval": faster,
          "hotcoco": hot, "ours": ours}  # fmt: skip
 if COCOeval_opt is COCOeval:  # `compat` puts it there
     del SIDES["detectron2"]
