@@ -120,8 +120,13 @@ def ours(contents, found, task):
     return np.nan_to_num(list(metrics.values())[:12], nan=-100) / 100, None
 
 
-SIDES = {"pycocotools": official, "detectron2": partial(official, evaluator=COCOeval_opt), "faster-coco-eval": faster,
-         "hotcoco": hot, "ours": ours}  # fmt: skip
+SIDES = {
+    "pycocotools": official,
+    "detectron2": partial(official, evaluator=COCOeval_opt),
+    "faster-coco-eval": faster,
+    "hotcoco": hot,
+    "ours": ours,
+}
 if COCOeval_opt is COCOeval:  # `compat` puts it there
     del SIDES["detectron2"]
 if importlib.util.find_spec("faster_coco_eval") is None:

@@ -36,6 +36,10 @@ TRUTHS = [
     (edited("annotations", 3, bbox=[1, 2, 3]), r"number 3, has bbox \[1, 2, 3\]; it must be"),
     (edited("annotations", 1, bbox=[1, 2, float("nan"), 4]), "number 1, has bbox .*finite"),
     (edited("annotations", 2, segmentation=[[1, 2, 3, 4]]), "annotation 3 of FILE has a polygon"),
+    (
+        edited("annotations", 2, segmentation=[[1, 2, 3, 4, 5, 6, 7]]),
+        "polygon that is none: it needs x",
+    ),
 ]
 
 
