@@ -9,12 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from study_runs import alive, allow, starts, toy, write
 
 from classification import study, study_file, study_report, study_run
 from classification.executors import Local
 from classification.study_queue import Queue, state
 from classification.study_run import BUSY, FAILED, FINISHED, INTERRUPTED, Outcome
+from classification.study_storage import Store
 
 
 @pytest.fixture(autouse=True)
@@ -280,6 +282,26 @@ def test_results_in_object_storage(tmp_path, monkeypatch, capsys):
     study.main(["run", str(file), "--gpus", "0"])
     assert capsys.readouterr().out.count("finished in") == 1 and lost.exists()
     assert len(starts(runs[0])) == 0 and len(starts(runs[3])) == 2
+
+
+def test_the_result_is_sent_last(tmp_path, monkeypatch):
+    """It marks the run as finished: a sender that dies before it has sent none."""
+    monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path / "cache"))
+    store = Store(f"file://{tmp_path}/bucket")
+    folder = store.folder / "part" / "run"
+    (folder / "z").mkdir(parents=True)
+    for name in ("a.txt", "result.json", "run.json", "z/z.txt", ".lock"):
+        (folder / name).write_text(name)
+    sent, put = [], LocalFileSystem.put_file
+
+    def watched(self, source, target, **more):
+        sent.append(Path(source).name)
+        return put(self, source, target, **more)
+
+    monkeypatch.setattr(LocalFileSystem, "put_file", watched)
+    store.send(folder)
+    assert sorted(sent) == ["a.txt", "result.json", "run.json", "z.txt"]
+    assert sent[-1] == "result.json"
 
 
 def test_a_store_that_cannot_be(tmp_path, capsys):
