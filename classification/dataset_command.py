@@ -9,6 +9,7 @@ from pathlib import Path
 
 # torch, and what imports it, waits for a command that needs it.
 from classification.datasets import DATA, DATASETS, METRICS, find
+from robust_backbones.command_line import Parser
 from robust_backbones.errors import UserError, user_errors
 
 COLUMNS = ("dataset", "what", "classes", "train / test images", "metric", "split", "size",
@@ -72,7 +73,7 @@ def _fetch(args) -> None:
 
 def parse(argv=None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m classification.datasets", description="The datasets of classifiers."
     )
     # fmt: off
@@ -92,7 +93,7 @@ def parse(argv=None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _add_names(command: argparse.ArgumentParser, root: str) -> None:
+def _add_names(command: Parser, root: str) -> None:
     command.add_argument("names", metavar="NAME", nargs="+", help="see list")
     command.add_argument("--root", type=Path, metavar="DIR", default=os.environ.get(DATA) or None,
                          help=f"{root} (default: ${DATA})")  # fmt: skip

@@ -1,12 +1,12 @@
 """The options of `classification.interpret`, and what they decide together."""
 
 import argparse
-from functools import partial
 from pathlib import Path
 
 # torch, and what imports it, waits for the run: --help is to come at once.
 from classification import options
 from classification.datasets import DATASETS
+from robust_backbones.command_line import Parser
 from robust_backbones.errors import UserError
 
 MODES = ("visualise", "invert", "both")
@@ -20,17 +20,16 @@ REFERENCE_SIZE = 224
 OWN = {"visualise": ("units", "classes"), "invert": ("images",)}
 
 
-def parser(description: str) -> argparse.ArgumentParser:
+def parser(description: str) -> Parser:
     """Options without a default of their own are absent unless given."""
-    formatter = partial(argparse.ArgumentDefaultsHelpFormatter, width=100)
-    p = argparse.ArgumentParser(
+    p = Parser(
         "python -m classification.interpret", description=description.split("\n")[0],
-        formatter_class=formatter, argument_default=argparse.SUPPRESS,
+        argument_default=argparse.SUPPRESS,
         epilog="A finished run is not done again.")  # fmt: skip
     what = p.add_argument_group("what").add_argument
     what("--weights", nargs="+", required=True,
          help="networks, one or more, a row of the figure each: paths, published names "
-         "(robust://resnet50_l2_eps3) or URLs (no default)")  # fmt: skip
+         "(robust://resnet50_l2_eps3) or URLs")  # fmt: skip
     what("--name", nargs="+", help="what to call them, one name each (default: as their files)")
     what("--mode", choices=MODES, default="both",
          help="visualise: raise a unit or a class; invert: match the representation of test "
@@ -71,7 +70,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     run = p.add_argument_group("running").add_argument
     run("--batch-size", type=options.count, default=32, help="images at once, a count")
     run("--device", help="torch device (default: cuda if there is one, else cpu)")
-    run("--output", type=Path, required=True, help="folder for this run, a path (no default)")
+    run("--output", type=Path, required=True, help="folder for this run, a path")
     return p
 
 

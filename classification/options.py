@@ -4,37 +4,14 @@ For argparse: `add_argument("--eps", type=options.radius)`. Imports no torch, so
 at once.
 """
 
-import argparse
-import math
 import re
-from collections.abc import Callable
 from fractions import Fraction
 
+from robust_backbones.command_line import count, number, whole
 from robust_backbones.errors import UserError
 
-
-def number(convert: Callable, allowed: Callable, description: str) -> Callable:
-    """A parser of one value: `allowed` decides, the error explains.
-
-    Args:
-        convert: text -> number; may raise ValueError or ArithmeticError.
-        allowed: number -> whether it may be used. It is false for NaN.
-        description: what is allowed, to follow "'x' is not".
-
-    Returns:
-        text -> number; raises `argparse.ArgumentTypeError`.
-    """
-
-    def parse(text: str):
-        try:
-            value = convert(text)
-        except (ValueError, ArithmeticError):  # 1/0, 1e999
-            value = math.nan
-        if not allowed(value):  # NaN is never allowed: each comparison with it is false
-            raise argparse.ArgumentTypeError(f"'{text}' is not {description}")
-        return value
-
-    return parse
+__all__ = ["batch", "check_radius", "count", "fraction", "label", "number", "positive", "radius",
+           "real", "seed", "share", "whole"]  # fmt: skip
 
 
 def real(text: str) -> float:
@@ -46,8 +23,6 @@ def real(text: str) -> float:
     return float(Fraction(text))
 
 
-count = number(int, lambda v: v >= 1, "a whole number of at least 1")
-whole = number(int, lambda v: v >= 0, "a whole number of at least 0")
 share = number(real, lambda v: 0 <= v < 1, "a number in [0, 1)")
 batch = number(int, lambda v: v >= 2, "a whole number of at least 2 (BatchNorm needs two)")
 seed = number(int, lambda v: 0 <= v < 2**31, "a whole number in [0, 2**31)")

@@ -10,6 +10,7 @@ from classification import options
 from classification.datasets import DATASETS
 from classification.recipes import RECIPES, Recipe, scaled_lr
 from classification.schedules import SCHEDULES
+from robust_backbones.command_line import Parser
 from robust_backbones.errors import UserError
 from robust_backbones.zoo import ARCHS
 
@@ -21,13 +22,12 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 RECIPE = "the recipe's"
 
 
-def parser(description: str) -> argparse.ArgumentParser:
+def parser(description: str) -> Parser:
     """Options without a default of their own are absent unless given: a table decides on them."""
-    formatter = partial(argparse.ArgumentDefaultsHelpFormatter, width=100)
-    p = argparse.ArgumentParser(
+    p = Parser(
         "python -m classification.pretrain", description=description.split("\n")[0],
-        formatter_class=formatter, argument_default=argparse.SUPPRESS,
-        epilog="Recipes: " + "; ".join(f"{name}: {_words(row)}" for name, row in RECIPES.items()),
+        argument_default=argparse.SUPPRESS,
+        epilog="\n".join(f"recipe {name}: {_words(row)}" for name, row in RECIPES.items()),
     )  # fmt: skip
     what = p.add_argument_group("what").add_argument
     what("--arch", choices=tuple(ARCHS), default="resnet50", help="network")
@@ -43,7 +43,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     what("--held-out", type=options.share, default=0.0,
          help="part of each class of the training images to test on instead of the test images, "
          "in [0, 1): choose settings with it")  # fmt: skip
-    what("--output", type=Path, required=True, help="folder for this run, a path (no default)")
+    what("--output", type=Path, required=True, help="folder for this run, a path")
     how = p.add_argument_group("training").add_argument
     how("--recipe", choices=tuple(RECIPES),
         help="where the defaults below come from (default: the data set's)")  # fmt: skip

@@ -10,12 +10,11 @@ DIR/figures with SVG and PNG. A second time it replaces what it wrote, and nothi
 Exit codes: 0 written, 2 a mistake of the user.
 """
 
-import argparse
 import json
-from functools import partial
 from pathlib import Path
 
 # matplotlib, and what else is heavy, waits for `main`: --help is to come at once.
+from robust_backbones.command_line import Parser
 from robust_backbones.errors import UserError, user_errors
 
 PAGE, LIST = "index.html", "report.json"
@@ -30,10 +29,8 @@ def main(argv=None) -> None:
         run(args.results, args.out, args.study)
 
 
-def _parser() -> argparse.ArgumentParser:
-    formatter = partial(argparse.RawDescriptionHelpFormatter, width=100)
-    p = argparse.ArgumentParser("python -m classification.report", description=__doc__,
-                                formatter_class=formatter)  # fmt: skip
+def _parser() -> Parser:
+    p = Parser("python -m classification.report", description=__doc__)
     p.add_argument("results", type=Path, nargs="+", metavar="RESULTS",
                    help="folders, however deep, or result.json files")  # fmt: skip
     p.add_argument("--out", type=Path, required=True, metavar="DIR",

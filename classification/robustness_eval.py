@@ -7,13 +7,13 @@ python -m classification.robustness_eval --weights output/pretrain/digits_l2/che
 import argparse
 import json
 import sys
-from functools import partial
 from pathlib import Path
 
 # torch, and what imports it, waits for `main`: --help is to come at once.
 from classification import attack_plan, options
 from classification.datasets import DATASETS
 from robust_backbones import results
+from robust_backbones.command_line import Parser
 from robust_backbones.errors import UserError, user_errors
 from robust_backbones.files import atomic, claimed, sha256
 
@@ -21,16 +21,15 @@ EPS = {"l2": [0.25, 0.5, 1.0], "linf": [2 / 255, 4 / 255, 8 / 255]}
 JOURNAL = "state.jsonl"
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    formatter = argparse.ArgumentDefaultsHelpFormatter
-    p = argparse.ArgumentParser(
+def parser(description: str) -> Parser:
+    p = Parser(
         "python -m classification.robustness_eval", description=description.split("\n")[0],
-        epilog="A run that was stopped goes on where it was: give the same command again.",
-        formatter_class=partial(formatter, width=100))  # fmt: skip
+        epilog="A run that was stopped goes on where it was: give the same command "
+        "again.")  # fmt: skip
     add = p.add_argument
     add("--weights", default=argparse.SUPPRESS, required=True,
         help="classifier: a path, a published name (resnet50_l2_eps3, robust://resnet50_l2_eps3) "
-        "or a URL (no default)")  # fmt: skip
+        "or a URL")  # fmt: skip
     add("--dataset", choices=tuple(DATASETS), default="imagenet", help="its test split is used")
     add("--data", default=argparse.SUPPRESS,
         help="where the dataset lies, if it is not embedded: a path (default: none)")  # fmt: skip
@@ -56,7 +55,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     add("--workers", type=options.whole, default=0,
         help="processes that read images; 0: none but this one")  # fmt: skip
     add("--output", type=Path, default=argparse.SUPPRESS, required=True,
-        help="folder for this run, a path (no default)")  # fmt: skip
+        help="folder for this run, a path")  # fmt: skip
     return p
 
 

@@ -14,9 +14,10 @@ import argparse
 import sys
 import time
 from collections import Counter
-from functools import partial
 from pathlib import Path
 
+from classification import options
+from robust_backbones.command_line import Parser
 from robust_backbones.errors import UserError, user_errors
 from robust_backbones.stopping import STOPPED, StopSignals
 
@@ -51,10 +52,8 @@ def main(argv=None) -> None:
             print(study_report.table(runs))
 
 
-def _parser() -> argparse.ArgumentParser:
-    formatter = partial(argparse.RawDescriptionHelpFormatter, width=100)
-    p = argparse.ArgumentParser("python -m classification.study", description=__doc__,
-                                formatter_class=formatter)  # fmt: skip
+def _parser() -> Parser:
+    p = Parser("python -m classification.study", description=__doc__)
     # fmt: off
     add = p.add_argument
     add("action", choices=ACTIONS, help="; ".join(f"{k}: {v}" for k, v in ACTIONS.items()))
@@ -63,12 +62,12 @@ def _parser() -> argparse.ArgumentParser:
         help="options for all runs that have them, instead of the file's; {axis} is understood")
     add("--executor", choices=("local", "ray"), default="local",
         help="processes of this machine, or a Ray cluster (default: local)")
-    add("--jobs", type=_count, metavar="N",
+    add("--jobs", type=options.count, metavar="N",
         help="local: runs at a time (default: one per GPU if runs ask for them, or one)")
-    add("--gpus", type=_whole, metavar="N", help="local: GPUs to hand out (default: all)")
+    add("--gpus", type=options.whole, metavar="N", help="local: GPUs to hand out (default: all)")
     add("--address", metavar="HOST:PORT",
         help="of the Ray cluster; auto: that of this machine (default: start one here)")
-    add("--attempts", type=_count, default=3, metavar="N",
+    add("--attempts", type=options.count, default=3, metavar="N",
         help="starts of a run that fails (default: 3)")
     add("--pause", type=float, default=30.0, metavar="S",
         help="seconds before its second start, doubled for each further one (default: 30)")
@@ -81,18 +80,6 @@ def _pair(text: str) -> tuple[str, str]:
     if not equals or not name:
         raise argparse.ArgumentTypeError(f"'{text}' is not OPTION=VALUE")
     return name, value
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 0")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
-    return int(text)
 
 
 def _work(args, runs: list) -> None:

@@ -1,7 +1,6 @@
 """The options of `classification.transfer`, and what they decide together with the tables."""
 
 import argparse
-from functools import partial
 from pathlib import Path
 
 # torch, and what imports it, waits for the run: --help is to come at once.
@@ -9,6 +8,7 @@ from classification import options, protocols
 from classification.datasets import DATASETS, Dataset
 from classification.pretrain_options import AUGMENTATIONS, PRECISIONS, STANDARD_EVAL_EPS
 from classification.schedules import SCHEDULES
+from robust_backbones.command_line import Parser
 from robust_backbones.errors import UserError
 
 # Salman et al. 2020, as their published list of best settings has it for all tasks; the rates are
@@ -38,19 +38,18 @@ OWN = {
 }
 
 
-def parser(description: str) -> argparse.ArgumentParser:
+def parser(description: str) -> Parser:
     """Options without a default of their own are absent unless given: a table decides on them."""
-    formatter = partial(argparse.ArgumentDefaultsHelpFormatter, width=100)
-    p = argparse.ArgumentParser(
+    p = Parser(
         "python -m classification.transfer", description=description.split("\n")[0],
-        formatter_class=formatter, argument_default=argparse.SUPPRESS,
+        argument_default=argparse.SUPPRESS,
         epilog="A run that was stopped goes on where it was: give the same command "
         "again.")  # fmt: skip
     what = p.add_argument_group("what").add_argument
     what("--weights", required=True,
          help="the network: a path, a published name (robust://resnet50_l2_eps3) or a URL; its "
-         "last layer is replaced (no default)")  # fmt: skip
-    what("--dataset", choices=tuple(DATASETS), required=True, help="the task (no default)")
+         "last layer is replaced")  # fmt: skip
+    what("--dataset", choices=tuple(DATASETS), required=True, help="the task")
     what("--data", help="where the data set lies: its folder or the one above it (default: "
          "$ROBUST_BACKBONES_DATA; embedded ones need none)")  # fmt: skip
     what("--mode", choices=protocols.MODES, default=protocols.MODES[0],

@@ -2,6 +2,7 @@
 
 import argparse
 
+from robust_backbones.command_line import Parser
 from robust_backbones.errors import UserError, user_errors
 from robust_backbones.zoo import (
     HUB_REPO,
@@ -95,9 +96,7 @@ def _table(args) -> None:
 
 def parse(argv=None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m robust_backbones.zoo", description="The published models."
-    )
+    parser = Parser(prog="python -m robust_backbones.zoo", description="The published models.")
     # fmt: off
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("list", help="names, architectures, eps, ImageNet accuracies")

@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone works uninstalled
 
 from robust_backbones import zoo
+from robust_backbones.command_line import Parser
 from robust_backbones.errors import UserError, user_errors
 
 FORMATS = ("detectron2", "torchvision", "robustness", "safetensors")
@@ -21,9 +22,7 @@ FORMATS = ("detectron2", "torchvision", "robustness", "safetensors")
 
 def parse(argv=None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     # fmt: off
     add = parser.add_argument
     add("source", metavar="SOURCE",

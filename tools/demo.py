@@ -6,7 +6,6 @@ python tools/demo.py
 Writes output/demo/index.html. Stages that are finished are skipped, so it can be run again.
 """
 
-import argparse
 import base64
 import io
 import json
@@ -19,6 +18,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # a clone works uninstalled
+
+from robust_backbones.command_line import Parser  # noqa: E402
+from robust_backbones.errors import user_errors  # noqa: E402
 
 CONFIG = "configs/digits_mask_rcnn_robust.yaml"
 DATASET = "digit_scenes_val"
@@ -207,9 +209,7 @@ def write_page(runs: list[Run], output: Path) -> Path:
 
 
 def main(argv=None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--output",
         default="output/demo",
@@ -217,17 +217,18 @@ def main(argv=None) -> None:
         help="where to write (default: %(default)s)",
     )
     args = parser.parse_args(argv)
-    output = Path(args.output)
-    started = time.time()
-    runs = plan(output)
-    total = len(runs) * len(STAGES)
-    for i, run in enumerate(runs):
-        for j, stage in enumerate(STAGES):
-            execute(run, stage, f"{i * len(STAGES) + j + 1}/{total}")
-    print()
-    print_table(table(runs))
-    page = write_page(runs, output)
-    print(f"\n{page.resolve().as_uri()}  ({(time.time() - started) / 60:.1f} minutes)")
+    with user_errors():
+        output = Path(args.output)
+        started = time.time()
+        runs = plan(output)
+        total = len(runs) * len(STAGES)
+        for i, run in enumerate(runs):
+            for j, stage in enumerate(STAGES):
+                execute(run, stage, f"{i * len(STAGES) + j + 1}/{total}")
+        print()
+        print_table(table(runs))
+        page = write_page(runs, output)
+        print(f"\n{page.resolve().as_uri()}  ({(time.time() - started) / 60:.1f} minutes)")
 
 
 if __name__ == "__main__":

@@ -3,29 +3,18 @@
 import argparse
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
+
+from robust_backbones.command_line import Parser, count, whole
 
 # A configuration key as people write it on a command line: MODEL.WEIGHTS, SEED.
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+|OUTPUT_DIR|SEED")
 
 
-def _at_least(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least {least}")
-        return int(text)
-
-    return parse
-
-
-count, whole = _at_least(1), _at_least(0)
-
-
-def parser(description: str) -> argparse.ArgumentParser:
+def parser(description: str) -> Parser:
     """What both have."""
-    made = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
+    made = Parser(
+        description=description,
         usage="%(prog)s --config FILE [options] [KEY VALUE ...]",
         epilog="KEY VALUE pairs, anywhere, override the configuration: MODEL.WEIGHTS mine.pth.\n"
         "Stopped, it goes on where it was: give the same command again.")  # fmt: skip
@@ -43,7 +32,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     return made
 
 
-def parse(made: argparse.ArgumentParser, argv=None) -> argparse.Namespace:
+def parse(made: Parser, argv=None) -> argparse.Namespace:
     """The options, and the `KEY VALUE` pairs as `opts`. Options that take several values would
     swallow the pairs behind them, hence these are taken out first."""
     rest, pairs = list(sys.argv[1:] if argv is None else argv), []

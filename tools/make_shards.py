@@ -11,14 +11,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone works uninstalled
 
 from classification import options
+from robust_backbones.command_line import Parser
 from robust_backbones.errors import user_errors
 
 
 def parse(argv=None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "folder", metavar="FOLDER", type=Path,
         help="train/<class>/<image>, and test/... or val/... if there is one")  # fmt: skip

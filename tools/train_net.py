@@ -15,6 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone works uninstalled
 
+from robust_backbones.command_line import Parser
 from robust_backbones.errors import user_errors
 from robust_backbones.stopping import STOPPED, Stopped
 
@@ -24,9 +25,7 @@ if __name__ == "__mp_main__":  # one of several processes: before Detectron2 is 
 
 def parse(argv=None) -> argparse.Namespace:
     """The command line, with Detectron2's names where it has one."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     # fmt: off
     add = parser.add_argument
     add("--config", "--config-file", dest="config", required=True, metavar="FILE",
