@@ -1,4 +1,6 @@
-"""Datasets: rows of `dataset_rows`. `open_split` opens one and only then imports torch.
+"""List, check and fetch the datasets.
+
+They are the rows of `dataset_rows`. `open_split` opens one and only then imports torch.
 
 `python -m classification.datasets list | check | fetch` is in `dataset_command`.
 """

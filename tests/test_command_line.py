@@ -1,5 +1,9 @@
 """Help and mistakes of command lines."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from robust_backbones.command_line import Parser, count, whole
@@ -51,3 +55,13 @@ def test_help_tells_defaults_and_choices():
 
 def test_usage_of_many_options_names_those_that_are_needed():
     assert parser(extra=9).format_usage() == "usage: tool --norm NORM [options]\n"
+
+
+def test_the_package_lists_its_commands():
+    said = subprocess.run([sys.executable, "-m", "classification"], capture_output=True, text=True)
+    listed = {line.split()[2] for line in said.stdout.splitlines() if line.startswith("python")}
+    files = (Path(__file__).parent.parent / "classification").glob("[!_]*.py")
+    runnable = {
+        f"classification.{f.stem}" for f in files if '__name__ == "__main__"' in f.read_text()
+    }
+    assert listed == runnable

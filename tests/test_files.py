@@ -3,7 +3,7 @@ import os
 import pytest
 
 from robust_backbones import files
-from robust_backbones.errors import UserError, user_errors
+from robust_backbones.errors import UserError
 
 
 def test_atomic_replaces_in_one_step(tmp_path):
@@ -77,12 +77,3 @@ def test_cache_dir(monkeypatch, variables, expected):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert str(files.cache_dir()) == expected
-
-
-def test_user_errors_are_one_line_and_code_2(capsys):
-    with pytest.raises(SystemExit) as stop, user_errors():
-        raise UserError("eps is -1; give 0 or more.")
-    assert stop.value.code == 2
-    assert capsys.readouterr().err == "error: eps is -1; give 0 or more.\n"
-    with pytest.raises(KeyError), user_errors():
-        raise KeyError

@@ -1,0 +1,44 @@
+"""How programs end: mistakes, Ctrl-C, a reader that has gone."""
+
+import subprocess
+import sys
+
+import pytest
+
+from robust_backbones.errors import UserError, user_errors
+
+
+def test_user_errors_are_one_line_and_code_2(capsys):
+    with pytest.raises(SystemExit) as stop, user_errors():
+        raise UserError("eps is -1; give 0 or more.")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: eps is -1; give 0 or more.\n"
+    with pytest.raises(KeyError), user_errors():
+        raise KeyError
+
+
+def test_interrupted_is_one_line(capsys):
+    with pytest.raises(SystemExit) as stop, user_errors():
+        raise KeyboardInterrupt
+    assert stop.value.code == 130 and capsys.readouterr().err.startswith("interrupted;")
+
+
+HEAD = "from robust_backbones.errors import user_errors\nwith user_errors():\n    "
+
+
+@pytest.mark.parametrize(
+    "code, expected",
+    [
+        ("[print('line') for i in range(100_000)]", (141, 0)),  # in the middle
+        ("print('line')", (141, 0)),  # at the end, out of the buffer
+        ("raise BrokenPipeError('of a worker')", (1, None)),
+    ],
+)
+def test_a_reader_that_has_gone_is_no_error(code, expected):
+    run = subprocess.Popen([sys.executable, "-c", HEAD + code], stdout=subprocess.PIPE,
+                           stderr=subprocess.PIPE, text=True)  # fmt: skip
+    if expected[1] == 0:
+        run.stdout.close()
+    said = run.stderr.read()
+    assert run.wait() == expected[0]
+    assert "of a worker" in said if expected[1] is None else said == ""
