@@ -119,7 +119,7 @@ def _source(text: str) -> _Source | Path:
             return path
         if scheme:
             raise
-        raise UserError(f"'{text}' is no file, and {error}") from None
+        raise UserError(f"the file '{text}' does not exist, and {error}") from None
 
 
 def _model_source(model: zoo.Model) -> _Source:

@@ -221,9 +221,9 @@ def find(name: str) -> Model:
     if canonical in MODELS:
         return MODELS[canonical]
     near = difflib.get_close_matches(canonical, MODELS, n=3)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    hint = f"; did you mean {' or '.join(near)}?" if near else "."
     raise UserError(
-        f"no published model is named '{plain}'; {hint}"
+        f"no published model is named '{plain}'{hint} "
         "All names: python -m robust_backbones.zoo list"
     )
 

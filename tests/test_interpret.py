@@ -186,7 +186,7 @@ def test_a_finished_run_is_skipped_and_another_one_refused(done, weights, capsys
         (["--steps", "0"], "'0' is not a whole number of at least 1"),
         (["--eps", "-1"], "'-1' is not a finite number above 0"),
         (["--mode", "dream"], "invalid choice: 'dream'.*visualise.*invert.*both"),
-        (["--judge", "nowhere.pt"], "'nowhere.pt' is no file"),
+        (["--judge", "nowhere.pt"], "file 'nowhere.pt' does not exist"),
         (["--device", "abacus"], "device 'abacus' cannot be used here; one of: .*cpu"),
     ],
 )

@@ -122,7 +122,7 @@ def test_killed_and_resumed_it_gives_the_same(done, weights, tmp_path, capsys):
         (["--steps", "1.5"], "'1.5' is not a whole number"),
         (["--constraint", "l1"], "invalid choice: 'l1'.*l2.*linf"),
         (["--dataset", "mnist"], "invalid choice: 'mnist'.*digits"),
-        (["--weights", "nowhere.pt"], "'nowhere.pt' is no file"),
+        (["--weights", "nowhere.pt"], "file 'nowhere.pt' does not exist"),
         (["--weights", "robust://resnet50_l2_eps77"], "resnet50_l2_eps77"),
         (["--device", "abacus"], "device 'abacus' cannot be used here; one of: .*cpu"),
     ],

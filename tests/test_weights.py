@@ -52,8 +52,8 @@ REFUSED = [
     ("hf://net.pth", "'hf://net.pth' is not of the form hf://OWNER/REPO"),
     ("hf://a/b/../c", "is not of the form"),
     ("robust://resnet50_l2_eps2", "no published model is named 'resnet50_l2_eps2'; did you mean"),
-    ("resnet50_l2_eps2", "'resnet50_l2_eps2' is no file, and no published model is named"),
-    ("none/net.pth", "'none/net.pth' is no file, and no published model"),
+    ("resnet50_l2_eps2", "file 'resnet50_l2_eps2' does not exist, and no published model is named"),
+    ("none/net.pth", "file 'none/net.pth' does not exist, and no published model"),
 ]
 
 

@@ -65,7 +65,7 @@ WRONG = [
     ("resnet50_l2_3", "did you mean resnet50_l2_eps3"),
     ("resnet50_linf_eps4/255", "did you mean resnet50_linf_eps4"),
     ("robust://wide_resnet50_4_linf_eps4", "named 'wide_resnet50_4_linf_eps4'; did you mean wide"),
-    ("", "named ''; All names: python -m robust_backbones.zoo list"),
+    ("", "named ''. All names: python -m robust_backbones.zoo list"),
 ]
 
 
@@ -102,7 +102,10 @@ MISTAKES = [
     (["list", "--arch", "resnet9"], "--arch 'resnet9' is unknown; one of: resnet18, resnet50"),
     (["list", "--norm", "l1"], "--norm 'l1' is unknown; one of: l2, linf"),
     (["show", "resnet50_l2_eps2"], "did you mean"),
-    (["fetch", "resnet50_l2_eps3", "resnet50_l2_eps2"], "'resnet50_l2_eps2' is no file, and no"),
+    (
+        ["fetch", "resnet50_l2_eps3", "resnet50_l2_eps2"],
+        "file 'resnet50_l2_eps2' does not exist, and no",
+    ),
     (["verify", "resnet50_l2_eps3"], "robust://resnet50_l2_eps3 is not in the cache; fetch it:"),
 ]
 
