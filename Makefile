@@ -3,23 +3,37 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+# HASHES=no: the versions of requirements.lock from any index, whose files may be other ones.
+HASHES ?= yes
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint format clean
+.PHONY: help setup lock demo test test-fast lint format clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 setup: $(READY) ## make .venv with everything in it, Detectron2 included
 
-$(READY): setup.py constraints.txt tools/install_detectron2.py
+$(READY): setup.py requirements.lock tools/install_detectron2.py
 	$(PYTHON) -c "import sys; v = sys.version_info[:2]; sys.exit(v < (3, 10) and f'Python 3.10 or newer is needed, this is {v[0]}.{v[1]}; use: make PYTHON=python3.12')"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch torchvision
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps imagecorruptions-imaug
+ifeq ($(HASHES),no)
+	sed -nE 's/^([a-z].*) \\$$/\1/p' requirements.lock > $(VENV)/versions.txt
+	$(PIP) -c $(VENV)/versions.txt -e ".[dev]"
+	$(PIP) -c $(VENV)/versions.txt --no-deps imagecorruptions-imaug
+else
+	sed -nE '/^(setuptools|wheel)==/,/# via/p' requirements.lock > $(VENV)/build.lock
+	$(PIP) --require-hashes -r $(VENV)/build.lock
+	$(PIP) --require-hashes --no-deps --no-build-isolation -r requirements.lock
+	$(PIP) --no-deps --no-build-isolation -e .
+endif
 	$(BIN)/python tools/install_detectron2.py
 	@touch $@
+
+lock: ## resolve requirements.lock anew from setup.py (needs uv); UPGRADE=--upgrade for newer versions
+	uv pip compile setup.py --extra dev --group lock --universal --python-version 3.10 $(UPGRADE) \
+		--generate-hashes --custom-compile-command "make lock" --quiet --output-file requirements.lock
 
 demo: $(READY) ## pretrain, convert, detect and show it, on the embedded data (about 10 minutes)
 	$(BIN)/python tools/demo.py

@@ -62,6 +62,10 @@ setup(
         # The paper's own library and timm: our files and networks are tested against theirs.
         "dev": [
             "pytest",
+            "mypy",
+            "types-pyyaml",
+            "types-tabulate",
+            "types-tqdm",
             "ruff",
             "dill",
             "robustness",
