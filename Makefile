@@ -23,7 +23,7 @@ ifeq ($(HASHES),no)
 	$(PIP) -c $(VENV)/versions.txt -e ".[dev]"
 	$(PIP) -c $(VENV)/versions.txt --no-deps imagecorruptions-imaug
 else
-	sed -nE '/^(setuptools|wheel)==/,/# via/p' requirements.lock > $(VENV)/build.lock
+	sed -nE '/^(packaging|setuptools|wheel)==/,/# via/p' requirements.lock > $(VENV)/build.lock
 	$(PIP) --require-hashes -r $(VENV)/build.lock
 	$(PIP) --require-hashes --no-deps --no-build-isolation -r requirements.lock
 	$(PIP) --no-deps --no-build-isolation -e .
