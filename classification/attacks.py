@@ -9,7 +9,7 @@ every step has its full length, and an image's attack does not depend on its bat
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -157,7 +157,7 @@ def fgsm(model: nn.Module, x: Tensor, y: Tensor, *, constraint: str, eps: float,
                targeted=targeted, generator=generator)  # fmt: skip
 
 
-def adversary(settings: dict, seed: int):
+def adversary(settings: dict, seed: int) -> Callable[[nn.Module, Tensor, Tensor], Tensor] | None:
     """`pgd` bound to the `PARAMETERS` among the settings; None where eps is 0.
 
     Args:
@@ -204,7 +204,7 @@ def check(x: Tensor, constraint: str, eps: float, steps: int, step_size: float,
 
 
 @contextlib.contextmanager
-def eval_mode(model: nn.Module):
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Eval mode inside; afterwards each submodule's own mode again (some may be frozen in eval)."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -215,7 +215,9 @@ def eval_mode(model: nn.Module):
             module.training = training
 
 
-def _climb(model, y, steps, move, sign, use_best, score_last, x) -> tuple[Tensor, Tensor | None]:
+def _climb(model: nn.Module, y: Tensor, steps: int, move: Callable[[Tensor, Tensor], Tensor],
+           sign: int, use_best: bool, score_last: bool,
+           x: Tensor) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """One try from the start x: the best or the last iterate, and its score `(N,)` where known.
 
     A score is `sign` times an image's loss: what the attack raises. That of every iterate but the
@@ -234,7 +236,7 @@ def _climb(model, y, steps, move, sign, use_best, score_last, x) -> tuple[Tensor
     return _better(best, best_score, x, score) if use_best else (x, score)
 
 
-def _score_and_gradient(model: nn.Module, x: Tensor, y: Tensor, sign: int):
+def _score_and_gradient(model: nn.Module, x: Tensor, y: Tensor, sign: int) -> tuple[Tensor, Tensor]:
     """Score of each image `(N,)`, and the gradient of each image's own score, shaped like x."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
@@ -264,7 +266,9 @@ def _weights(score: Tensor, x: Tensor) -> Tensor | float:
     return 1 / (-torch.expm1(-score.detach().abs())).clamp(min=FLOAT32_EPS)
 
 
-def _better(best, best_score, x_adv, score) -> tuple[Tensor, Tensor]:
+def _better(
+    best: Tensor, best_score: Tensor, x_adv: Tensor, score: Tensor
+) -> tuple[Tensor, Tensor]:
     higher = score > best_score  # never where the score is NaN
     return (
         torch.where(higher.view(-1, 1, 1, 1), x_adv, best),

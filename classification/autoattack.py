@@ -7,6 +7,8 @@ logger and its check that takes over `sys.settrace` stay in here.
 import contextlib
 import logging
 import sys
+import types
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ NORMS = {"l2": "L2", "linf": "Linf"}
 TARGETS = 9  # classes that the targeted parts of the standard version try, most likely ones first
 
 
-def package():
+def package() -> types.ModuleType:
     """The module `pyautoattack`.
 
     Raises:
@@ -76,7 +78,7 @@ def _devices(x: Tensor) -> list:
 
 
 @contextlib.contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     """Neither logger nor trace function of the package outlive a call.
 
     What its log says about a model, `sanity` says, once and with all images counted.
@@ -91,7 +93,7 @@ def _quiet():
 
 
 @contextlib.contextmanager
-def _set_aside(model: nn.Module):
+def _set_aside(model: nn.Module) -> Iterator[None]:
     """Eval mode, and no gradients of parameters, which FAB would add up in `.grad`."""
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.requires_grad_(False)

@@ -87,11 +87,15 @@ class Group:
                 cells.setdefault((r.mode, task, r.arch, r.eps, r.downscale), []).append(run)
         return cells
 
-    def configurations(self, mode, task, arch, eps, downscale=None) -> list[Merged]:
+    def configurations(
+        self, mode: str, task: str, arch: str, eps: float | None, downscale: int | None = None
+    ) -> list[Merged]:
         """All runs of a cell: they differ in hyper-parameters, or in the file of the weights."""
         return self._cells.get((mode, task, arch, eps, downscale), [])
 
-    def cell(self, mode, task, arch, eps, downscale=None) -> Merged | None:
+    def cell(
+        self, mode: str, task: str, arch: str, eps: float | None, downscale: int | None = None
+    ) -> Merged | None:
         """The best of them, which is the paper's definition of a cell."""
         found = self.configurations(mode, task, arch, eps, downscale)
         return max(found, key=lambda run: run.mean, default=None)
@@ -140,7 +144,9 @@ class Group:
         """Pixels that images were taken down to."""
         return tuple(sorted({key[4] for key in self._cells if key[4]}))
 
-    def row(self, mode, task, arch, downscale=None) -> dict[float, Merged]:
+    def row(
+        self, mode: str, task: str, arch: str, downscale: int | None = None
+    ) -> dict[float, Merged]:
         """eps -> the cell, for all that there are, the standard network included."""
         found = {eps: self.cell(mode, task, arch, eps, downscale) for eps in (0.0, *self.eps)}
         return {eps: run for eps, run in found.items() if run}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,17 +57,17 @@ PYTHON = {
 Contents = tuple[Tensor, Tensor, tuple[str, ...]]
 
 
-def read_cifar10(split: str, root) -> Contents:
+def read_cifar10(split: str, root: str | Path) -> Contents:
     """See `read`."""
     return read("cifar10", split, root)
 
 
-def read_cifar100(split: str, root) -> Contents:
+def read_cifar100(split: str, root: str | Path) -> Contents:
     """See `read`; the 100 fine classes."""
     return read("cifar100", split, root)
 
 
-def read(name: str, split: str, root) -> Contents:
+def read(name: str, split: str, root: str | Path) -> Contents:
     """Official files in `root` or in their own folder below it; else an image folder or tar file.
 
     Returns:
@@ -93,7 +94,9 @@ def read(name: str, split: str, root) -> Contents:
         ) from None
 
 
-def _read_binary(folder: Path, layout: Layout, split: str):
+def _read_binary(
+    folder: Path, layout: Layout, split: str
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     blocks = []
     for file in layout.files[split]:
         data = np.fromfile(folder / file, np.uint8)
@@ -107,7 +110,9 @@ def _read_binary(folder: Path, layout: Layout, split: str):
     return rows[:, layout.label_bytes :], rows[:, layout.key], tuple(names)
 
 
-def _read_python(folder: Path, layout: Layout, split: str):
+def _read_python(
+    folder: Path, layout: Layout, split: str
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     batches = [_unpickle(folder / file) for file in layout.files[split]]
     names = _unpickle(folder / layout.names)
     try:
@@ -124,7 +129,7 @@ def _read_python(folder: Path, layout: Layout, split: str):
 class _ArraysOnly(pickle.Unpickler):
     """Of all that a pickle can name, only what NumPy arrays are made of; nothing else is run."""
 
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> Any:
         reconstruct = np.empty(0).__reduce__()[0]
         if module in ("numpy.core.multiarray", "numpy._core.multiarray"):
             if name == "_reconstruct":

@@ -8,7 +8,7 @@ import numpy as np
 
 from classification import honest, predictions, scatter, statistics
 from classification.cells import Group
-from classification.records import Merged
+from classification.records import Merged, Record
 from classification.scatter import Spread
 from classification.statistics import Difference
 
@@ -99,7 +99,7 @@ def _spread(runs: list[Merged]) -> Spread | None:
     return spread
 
 
-def _fair(robust, standard, spread: Spread | None) -> Difference | None:
+def _fair(robust: list[Record], standard: list[Record], spread: Spread | None) -> Difference | None:
     if loaded := predictions.right([*robust, *standard]):
         right, labels = loaded
         strata = _strata(robust[0], labels)

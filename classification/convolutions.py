@@ -13,8 +13,9 @@ and each has its remedy here:
 Elsewhere (other types, devices, autocast, groups) all of this is PyTorch's own convolution.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +97,7 @@ def _can_pack() -> bool:
 
 class _PackedFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, conv: Packed, orders: dict) -> Tensor:
+    def forward(ctx: Any, x: Tensor, conv: Packed, orders: dict) -> Tensor:
         ops = torch.ops.mkldnn
         places = conv.padding, conv.stride, conv.dilation, 1
         weight = _ordered(orders, "forward", x.shape, lambda: (
@@ -112,14 +113,14 @@ class _PackedFunction(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         gradient = _channels_last(gradient)
         if ctx.conv.relu:
             gradient = torch.ops.aten.threshold_backward(gradient, *ctx.saved_tensors, 0)
         return _input_gradient(ctx, gradient), None, None
 
 
-def _input_gradient(ctx, gradient: Tensor) -> Tensor:
+def _input_gradient(ctx: Any, gradient: Tensor) -> Tensor:
     conv, shape = ctx.conv, ctx.shape
     stride, kernel = conv.stride[0], conv.kernel_size[0]
     few = (
@@ -148,7 +149,7 @@ def _input_gradient(ctx, gradient: Tensor) -> Tensor:
     return ops._convolution_transpose_pointwise(gradient, weight, None, *places, "none", [], "")
 
 
-def _few_channels_gradient(ctx, gradient: Tensor, s: int, k: int) -> Tensor:
+def _few_channels_gradient(ctx: Any, gradient: Tensor, s: int, k: int) -> Tensor:
     """Blocks of s x s pixels as channels: the backward pass is then a stride-1 convolution.
 
     Pixel `s * i + u` of the padded image is entry u of block i. Output o saw the blocks o to
@@ -161,7 +162,7 @@ def _few_channels_gradient(ctx, gradient: Tensor, s: int, k: int) -> Tensor:
     taps = -(-(front + k) // s)
     first = (pad + front) // s  # blocks of padding before the image
 
-    def make():
+    def make() -> Tensor:
         weight = F.pad(ctx.weight, (front, taps * s - k - front) * 2)
         weight = weight.view(-1, channels, taps, s, taps, s).permute(1, 3, 5, 0, 2, 4)
         weight = weight.reshape(channels * s * s, -1, taps, taps).flip(2, 3)
@@ -189,26 +190,29 @@ class _MatrixProduct(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, weight, bias, x, shape, *places):
+    def forward(
+        ctx: Any, weight: Tensor, bias: Tensor | None, x: Tensor, shape: torch.Size, *places: Any
+    ) -> Tensor:
         ctx.save_for_backward(x)
         ctx.shape, ctx.places = weight.shape, places
         return weight.new_zeros(()).expand(shape)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> tuple:
         (x,) = ctx.saved_tensors
         of_bias = gradient.sum((0, 2, 3)) if ctx.needs_input_grad[1] else None
         return _weight_gradient(x, gradient, ctx.shape, *ctx.places), of_bias, *[None] * 5
 
 
-def _convolution(x, weight, bias, *places) -> Tensor:
+def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *places: Any) -> Tensor:
     """conv2d whose gradient of weights is one matrix product."""
     y = F.conv2d(x, weight.detach(), None if bias is None else bias.detach(), *places)
     return y.add_(_MatrixProduct.apply(weight, bias, x.detach(), y.shape, *places))
 
 
-def _weight_gradient(x, gradient, shape, stride, padding, dilation) -> Tensor:
+def _weight_gradient(x: Tensor, gradient: Tensor, shape: torch.Size, stride: Sequence[int],
+                     padding: Sequence[int], dilation: Sequence[int]) -> Tensor:  # fmt: skip
     out, channels, kh, kw = shape
     n, _, oh, ow = gradient.shape
     x = x.permute(0, 2, 3, 1)
@@ -234,7 +238,9 @@ class FastWeightGradients(TorchFunctionMode):
         logits = model(x)
     """
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         if func is torch.conv2d and not kwargs and len(args) == 7:
             x, weight, bias, stride, padding, dilation, groups = args
             if (
@@ -250,7 +256,8 @@ class FastWeightGradients(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _positions(x, weight, stride, padding, dilation) -> int:
+def _positions(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int],
+               dilation: Sequence[int]) -> int:  # fmt: skip
     height, width = (
         (x.shape[i + 2] + 2 * padding[i] - dilation[i] * (weight.shape[i + 2] - 1) - 1) // stride[i]
         + 1

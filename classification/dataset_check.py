@@ -16,6 +16,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from classification import datasets
+from classification.dataset_rows import Dataset
 from classification.official import Official
 from classification.progress import ProgressLine
 from classification.sources import Files, Source
@@ -91,7 +92,7 @@ class Report:
         return all(finding.level != "error" for finding in self.findings)
 
 
-def check(name: str, root=None) -> Report:
+def check(name: str, root: str | Path | None = None) -> Report:
     """Open both splits and decode every image.
 
     Args:
@@ -125,7 +126,7 @@ def check(name: str, root=None) -> Report:
     return report
 
 
-def _layout(row, root, source, place: str) -> tuple[str, str]:
+def _layout(row: Dataset, root: str | Path | None, source: Source, place: str) -> tuple[str, str]:
     """What the layout is called, and where exactly the images lie."""
     reader = datasets.reader(row)
     if isinstance(reader, Official):
@@ -136,7 +137,7 @@ def _layout(row, root, source, place: str) -> tuple[str, str]:
     return ("folders" if isinstance(source.images, Files) else "in memory"), place
 
 
-def _describe(source) -> dict:
+def _describe(source: Source) -> dict:
     numbers = {"images": len(source), "classes": source.classes}
     if source.labels is not None:
         sizes = source.labels.bincount(minlength=source.classes)
@@ -147,7 +148,7 @@ def _describe(source) -> dict:
         return numbers | {"fingerprint": f"not possible ({error})"}
 
 
-def _counts(row, split: str, source) -> Iterator[Finding]:
+def _counts(row: Dataset, split: str, source: Source) -> Iterator[Finding]:
     expected = row.images.get(split, len(source))
     if len(source) != expected:  # where an exact number is asked for, opening has failed
         yield Finding("count", split, detail=f"{len(source)} {split} images instead of {expected}")
@@ -157,13 +158,13 @@ def _counts(row, split: str, source) -> Iterator[Finding]:
             yield Finding("no images", split, source.class_names[label])
 
 
-def _look(source: Source, split: str, line: ProgressLine):
+def _look(source: Source, split: str, line: ProgressLine) -> tuple[list, list[Finding]]:
     """(file, label, digest or None) of each image, and findings."""
     contents, findings = [], []
     labels = source.labels.tolist()
     files = isinstance(source.images, Files)
 
-    def one(i: int):
+    def one(i: int) -> tuple[str, bytes | None, list]:
         if files:
             path = source.images.path(i)
             return str(path), *look(path)

@@ -16,7 +16,7 @@ COLUMNS = ("dataset", "what", "classes", "train / test images", "metric", "split
            "augmentation", "fetch", "licence")  # fmt: skip
 
 
-def _list(args) -> None:
+def _list(args: argparse.Namespace) -> None:
     if args.markdown:
         print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
         for name in DATASETS:
@@ -43,7 +43,7 @@ def _way(name: str) -> str:
     return "embedded" if not row.needs_root else "torchvision" if row.torchvision else "by hand"
 
 
-def _check(args) -> None:
+def _check(args: argparse.Namespace) -> None:
     from classification import dataset_check
 
     reports = []
@@ -57,7 +57,7 @@ def _check(args) -> None:
         raise UserError(f"cannot be used as it is: {', '.join(bad)}; see above.")
 
 
-def _fetch(args) -> None:
+def _fetch(args: argparse.Namespace) -> None:
     from classification import dataset_fetch
 
     failed = []
@@ -71,7 +71,7 @@ def _fetch(args) -> None:
         raise UserError(f"not fetched: {', '.join(failed)}; see above.")
 
 
-def parse(argv=None) -> argparse.Namespace:
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = Parser(
         prog="python -m classification.datasets", description="The datasets of classifiers."
@@ -99,7 +99,7 @@ def _add_names(command: Parser, root: str) -> None:
                          help=f"{root} (default: ${DATA})")  # fmt: skip
 
 
-def main(argv=None) -> None:
+def main(argv: list[str] | None = None) -> None:
     """Run one command; user mistakes are one line and exit code 2."""
     args = parse(argv)
     with user_errors():

@@ -49,7 +49,7 @@ def fetch(name: str, root: Path) -> Path:
     return target
 
 
-def instructions(name: str, root) -> str:
+def instructions(name: str, root: str | Path) -> str:
     """Where people find the files, and where they go."""
     row, target = datasets.find(name), Path(root) / name
     reader = datasets.reader(row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from robust_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
@@ -64,19 +65,20 @@ _CALTECH_BROKEN = "torchvision's links were dead for some months of 2025: use it
 _RESEARCH = "non-commercial research"
 
 
-def _embedded(classes: int, augmentation: str, train: int, test: int, **more) -> Dataset:
+def _embedded(classes: int, augmentation: str, train: int, test: int, **more: Any) -> Dataset:
     # ImageNet's statistics, so that the weights fit the detector's input contract as they are.
     return Dataset(classes, 32, *_IMAGENET, augmentation, images={"train": train, "test": test},
                    needs_root=False, recipe="quick", **more)  # fmt: skip
 
 
-def _task(reader: str, classes: int, train: int, test: int, **more) -> Dataset:
+def _task(reader: str, classes: int, train: int, test: int, **more: Any) -> Dataset:
     """Of the transfer suite, in photographs."""
     return Dataset(classes, 224, *_IMAGENET, "imagenet_plain", _HERE + "official:" + reader,
                    {"train": train, "test": test}, **more)  # fmt: skip
 
 
-def _cifar(reader: str, classes: int, mean, std, **more) -> Dataset:
+def _cifar(reader: str, classes: int, mean: tuple[float, float, float],
+           std: tuple[float, float, float], **more: Any) -> Dataset:  # fmt: skip
     return Dataset(classes, 32, mean, std, "crop4_flip", _HERE + "cifar:" + reader,
                    {"train": 50_000, "test": 10_000}, recipe="cifar", rule="official train / test",
                    source=_CIFAR_PAGE, by_hand=_CIFAR_PAGE, **more)  # fmt: skip

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,12 +102,14 @@ def place(name: str, root: Path | str | None = None) -> Path | str | None:
     return Path(below) if os.path.isdir(below) and not has_train(root) else root
 
 
-def has_train(root) -> bool:
+def has_train(root: str | Path) -> bool:
     """Whether `root` is laid out as image folders."""
     return os.path.isdir(os.path.join(root, "train"))
 
 
-def _open(name: str, row: Dataset, split: str, root, image_size: int | None) -> Source:
+def _open(
+    name: str, row: Dataset, split: str, root: str | Path | None, image_size: int | None
+) -> Source:
     from classification.sources import Source
 
     official = "train" if split == "val" else split
@@ -119,7 +122,7 @@ def _open(name: str, row: Dataset, split: str, root, image_size: int | None) -> 
                   class_names=class_names)  # fmt: skip
 
 
-def _check_images(name: str, row: Dataset, root, split: str, found: int) -> None:
+def _check_images(name: str, row: Dataset, root: str | Path | None, split: str, found: int) -> None:
     expected = row.images.get(split, found)
     if found == expected:
         return
@@ -132,13 +135,13 @@ def _check_images(name: str, row: Dataset, root, split: str, found: int) -> None
         root, found, split, name, expected)  # fmt: skip
 
 
-def reader(row: Dataset):
+def reader(row: Dataset) -> Callable:
     """The function that reads the data of a row."""
     module, function = row.reader.split(":")
     return getattr(importlib.import_module(module), function)
 
 
-def check_classes(name: str, row: Dataset, root, found: int) -> None:
+def check_classes(name: str, row: Dataset, root: str | Path | None, found: int) -> None:
     """Refuse data that has another number of classes than its row.
 
     Raises:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from classification import folders
@@ -21,7 +22,7 @@ from robust_backbones.files import atomic, cache_dir, locked, sha256
 VERSION = 1  # raise it when a change here changes a pixel
 
 
-def read(split: str, root, size: int) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+def read(split: str, root: str | Path, size: int) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """The images of a split of a folder or tar file, all of them `size` pixels wide and high.
 
     Args:
@@ -122,7 +123,7 @@ def _members(root: Path) -> Iterator[tuple[str, str, object]]:
         raise UserError(f"{root} cannot be read as a tar file ({error}); fetch it again.") from None
 
 
-def _pixels(image, name, size: int) -> np.ndarray:
+def _pixels(image: Image.Image, name: object, size: int) -> np.ndarray:
     """`(3, size, size)` uint8."""
     if image.size != (size, size):
         raise UserError(

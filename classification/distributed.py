@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -10,11 +12,13 @@ from torch.distributed.nn.functional import all_reduce
 
 from robust_backbones.errors import UserError
 
+T = TypeVar("T")
+
 VARIABLES = ("LOCAL_RANK", "RANK", "MASTER_ADDR", "MASTER_PORT")  # besides WORLD_SIZE
 
 
 @contextlib.contextmanager
-def group(device: torch.device):
+def group(device: torch.device) -> Iterator[torch.device]:
     """Join the processes that `torchrun` started (environment variables), for the block.
 
     Yields:
@@ -91,7 +95,7 @@ def average_buffers(model: nn.Module) -> None:
         buffer.copy_(piece.view_as(buffer))
 
 
-def from_first(make):
+def from_first(make: Callable[[], T]) -> T:
     """What `make()` returns in process 0, in every process; it runs there only.
 
     If it raises there, it raises everywhere, so that no process waits for ever.

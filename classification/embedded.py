@@ -35,7 +35,7 @@ TEXTURE_PARTS = {"train": (0, 352, 16), "test": (384, 512, 32)}
 FACES_TRAIN = 75  # of the 100 of each class
 
 
-def read_digits(split: str, root=None) -> Contents:
+def read_digits(split: str, root: object = None) -> Contents:
     """scikit-learn's real handwritten digits, 8x8 grey enlarged to 32x32 with equal channels.
 
     Images are float32: their sixteenths have no exact bytes.
@@ -53,7 +53,7 @@ def read_digits(split: str, root=None) -> Contents:
     return images.repeat(1, 3, 1, 1), torch.from_numpy(digits.target[rows]).long(), names
 
 
-def read_textures(split: str, root=None) -> Contents:
+def read_textures(split: str, root: object = None) -> Contents:
     """32x32 grey patches of six photographs: the left part trains, the right part tests."""
     import numpy as np
     import torch
@@ -72,7 +72,7 @@ def read_textures(split: str, root=None) -> Contents:
     return images, labels, tuple(TEXTURES)
 
 
-def read_faces(split: str, root=None) -> Contents:
+def read_faces(split: str, root: object = None) -> Contents:
     """scikit-image's 25x25 grey patches of Labeled Faces in the Wild, enlarged to 32x32.
 
     The first 75 of each class train. Who is on them is not recorded: a person may be in both parts.

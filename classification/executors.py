@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from classification import study_run
 from classification.study_file import Run
@@ -24,7 +25,7 @@ class Local:
         gpus: of this machine; None to look.
     """
 
-    def __init__(self, jobs: int | None = None, gpus: int | None = None):
+    def __init__(self, jobs: int | None = None, gpus: int | None = None) -> None:
         free = visible_gpus() if gpus is None else [str(i) for i in range(gpus)]
         self._free = dict.fromkeys(free, 1.0)
         self._jobs = jobs or max(1, len(free))
@@ -111,7 +112,7 @@ class Ray:
 
     QUEUED = 4  # tasks per core that Ray is told of: enough to keep it busy, few enough to hold
 
-    def __init__(self, address: str | None = None):
+    def __init__(self, address: str | None = None) -> None:
         try:
             import ray
         except ImportError:
@@ -164,7 +165,7 @@ class Ray:
         runs = [self._going.pop(task) for task in ready]
         return [(run, self._outcome(run, task)) for run, task in zip(runs, ready, strict=True)]
 
-    def _outcome(self, run: Run, task) -> Outcome:
+    def _outcome(self, run: Run, task: Any) -> Outcome:
         try:
             outcome, node = self._ray.get(task)
         except Exception as error:  # Ray gave up on it, or our code failed there
@@ -198,7 +199,7 @@ def _reach(address: str | None) -> None:
 class _Flag:
     """An actor that knows whether the study is to stop."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._asked = False
 
     def ask(self) -> None:
@@ -208,7 +209,7 @@ class _Flag:
         return self._asked
 
 
-def _task(run: Run, folder: str, flag) -> tuple[Outcome, str]:
+def _task(run: Run, folder: str, flag: Any) -> tuple[Outcome, str]:
     """What a node does."""
     import ray
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from classification import published
 from classification.cells import Group, eps_words
 from classification.exhibit_parts import Results, columns, minus, section, series, value
@@ -45,13 +47,14 @@ def table1(results: Results, group: Group) -> list[Section]:
                     figures=[_table1_figure(group, rows)])]  # fmt: skip
 
 
-def best(runs, robust: bool) -> Merged | None:
+def best(runs: Iterable[Merged], robust: bool) -> Merged | None:
     """The robust, or standard, run with the highest mean."""
     side = [run for run in runs if bool(run.first.eps) == robust]
     return max(side, key=lambda run: run.mean, default=None)
 
 
-def _table1_row(mode, task, robust, standard, contests, group) -> list:
+def _table1_row(mode: str, task: str, robust: Merged | None, standard: Merged | None,
+                contests: dict, group: Group) -> list:  # fmt: skip
     ours = (value(robust), value(standard))
     theirs = tuple(_paper(group, mode, task, kind) for kind in ("robust", "standard"))
     metric = next((run.first.metric for run in (robust, standard) if run), "")
@@ -67,7 +70,7 @@ def _paper(group: Group, mode: str, task: str, kind: str) -> float | None:
     return published.table1(mode, task, kind) if group.reference else None
 
 
-def _network(run, group: Group) -> str:
+def _network(run: Merged | None, group: Group) -> str:
     if run is None:
         return ""
     return f"{run.first.arch}, eps {eps_words(run.first.eps, group.key.norm)}"

@@ -57,7 +57,7 @@ def _value(number: float | None, place: int) -> Value | None:
     return None if number is None else Value(number, records=(place,))
 
 
-def _warnings(record) -> Iterable[dict]:
+def _warnings(record: Record) -> Iterable[dict]:
     return [w for w in record.warnings if isinstance(w, dict) and "message" in w]
 
 

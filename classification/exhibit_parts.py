@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from classification.cells import Group
 from classification.comparisons import Contest
@@ -57,7 +58,7 @@ def minus(a: Value | float | None, b: Value | float | None) -> float | None:
     return None if a is None or b is None else a - b
 
 
-def series(label: str, x: list, values: list[Value | None], **more) -> Series:
+def series(label: str, x: list, values: list[Value | None], **more: Any) -> Series:
     """Means with the ends of their trials."""
     return Series(
         label,
@@ -76,7 +77,7 @@ def columns(*names: str | tuple) -> list[Column]:
 
 def section(group: Group, name: str, title: str, *, runs: Iterable[Merged], text: list[str],
             columns: list[Column], rows: list[list], warned: Iterable[str] = (),
-            **more) -> Section:  # fmt: skip
+            **more: Any) -> Section:  # fmt: skip
     """A section about a group, with the warnings that its runs call for."""
     runs = list({id(run): run for run in runs if run}.values())
     words = "; ".join(group.key.words)

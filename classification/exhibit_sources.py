@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from classification import published, statistics
 from classification.cells import Group, eps_words
@@ -130,7 +131,9 @@ def _wanted_only(group: Group, wanted: int) -> Section:
     return section(group, "table2", "Table 2", runs=[], text=[], columns=[], rows=[], wanted=wanted)
 
 
-def _fit(mode, task, eps, own, group: Group) -> list:
+def _fit(
+    mode: str, task: str, eps: float, own: list[tuple[float | None, Merged]], group: Group
+) -> list:
     pairs = [(x, run.mean) for x, run in own if x is not None]
     slope, _, r2 = (statistics.fit(*zip(*pairs, strict=True)) if pairs else None) or (None,) * 3
     table = published.numbers()["table2"] if group.reference else {}
@@ -154,7 +157,8 @@ def _lines(points: dict, group: Group) -> list[Series]:
     return drawn
 
 
-def _table2_sections(group, levels, rows, fits, used, panels, wanted) -> list[Section]:
+def _table2_sections(group: Group, levels: list[float], rows: list[list], fits: list[list],
+                     used: list[Merged], panels: dict, wanted: Any) -> list[Section]:  # fmt: skip
     heads = [(f"eps {eps:g}: {name}", 2) for eps in levels
              for name in ("source", "ours", "paper", "ours - paper")]  # fmt: skip
     text = ["Architectures of the same eps: the higher the accuracy on the pretraining data, the "

@@ -19,7 +19,7 @@ HOW = (
 )
 
 
-def interval(difference: statistics.Difference | None, places=()) -> Value | None:
+def interval(difference: statistics.Difference | None, places: tuple = ()) -> Value | None:
     """A difference as a `Value` whose ends are its interval."""
     if difference is None:
         return None
@@ -169,7 +169,9 @@ def ranks(results: Results, group: Group) -> list[Section]:
                     figures=[figure], found=found, wanted=len(rows))]  # fmt: skip
 
 
-def _complete(group: Group, mode: str, arch: str | None, all_eps) -> tuple[list, list, list]:
+def _complete(
+    group: Group, mode: str, arch: str | None, all_eps: list[float]
+) -> tuple[list, list, list]:
     """Accuracies of the tasks that miss no eps: table, the runs, the tasks."""
     archs = group.archs if arch is None else (arch,)
     table, used, tasks = [], [], []

@@ -13,6 +13,7 @@ from classification.exhibit_parts import (
     value,
     warnings,
 )
+from classification.records import Record
 from classification.sections import Figure, Section
 from robust_backbones import zoo
 
@@ -154,7 +155,7 @@ def evaluated(results: Results) -> list[Section]:
                     len(rows), len(rows))]  # fmt: skip
 
 
-def _network(record) -> str:
+def _network(record: Record) -> str:
     if record.eps is None:
         return record.weights
     return f"{record.arch}, eps {eps_words(record.eps, record.constraint)}"
@@ -170,7 +171,9 @@ def _styled_source(results: Results, group: Group) -> Group | None:
     return None
 
 
-def _styled_row(group: Group, source: Group | None, mode, task, arch, used: list) -> list:
+def _styled_row(
+    group: Group, source: Group | None, mode: str, task: str, arch: str, used: list
+) -> list:
     row = group.row(mode, task, arch)
     standard, robust = (best(row.values(), robust=side) for side in (False, True))
     styled = source.cell(mode, task, arch, 0.0) if source else None

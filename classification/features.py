@@ -7,7 +7,7 @@ versions of what computes. Whatever changes, the key does; a stale file cannot b
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +100,8 @@ def _read(path: Path, rows: int) -> np.ndarray | None:
 
 
 @torch.no_grad()
-def _compute(model: Classifier, batches, dtype, signals, progress) -> np.ndarray:
+def _compute(model: Classifier, batches: Iterable[tuple[Tensor, Tensor]], dtype: torch.dtype | None,
+             signals: StopSignals, progress: Callable[[int], object]) -> np.ndarray:  # fmt: skip
     device = next(model.parameters()).device
     rows = []
     for x, _ in batches:

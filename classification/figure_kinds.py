@@ -3,6 +3,8 @@ series into `axis.handles`.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 from classification.sections import Series
 
@@ -22,7 +24,7 @@ def width(kind: str, panels: list[list[Series]]) -> float:
     return min(9.0, max(3.7, 0.12 * most, 0 if len(panels) > 1 else 6.0))
 
 
-def bars(axis, panel: list[Series], looks: dict, log_x: bool) -> None:
+def bars(axis: Any, panel: list[Series], looks: dict, log_x: bool) -> None:
     """Groups of bars with their ends; the paper's are hollow."""
     places = {name: i for i, name in enumerate(dict.fromkeys(x for s in panel for x in s.x))}
     width = 0.8 / max(1, len(panel))
@@ -49,7 +51,7 @@ def bars(axis, panel: list[Series], looks: dict, log_x: bool) -> None:
     axis.set_xlim(-0.6, len(names) - 0.4)
 
 
-def curves(axis, panel: list[Series], looks: dict, log_x: bool) -> None:
+def curves(axis: Any, panel: list[Series], looks: dict, log_x: bool) -> None:
     """Lines with their ends; the paper's are dashed, with hollow marks."""
     values = sorted({float(x) for series in panel for x in series.x})
     place = _log_places(values) if log_x else float
@@ -70,7 +72,7 @@ def curves(axis, panel: list[Series], looks: dict, log_x: bool) -> None:
         axis.set_xticks(values, [f"{value:g}" for value in values])
 
 
-def scatter(axis, panel: list[Series], looks: dict, log_x: bool) -> None:
+def scatter(axis: Any, panel: list[Series], looks: dict, log_x: bool) -> None:
     """Points with their names, if they are few, and the fitted line; the paper's are hollow."""
     points = sum(len(series.x) for series in panel)
     axis.handles = []
@@ -107,7 +109,7 @@ def explained(series: Series) -> float | None:
     return 1 - left / total if total else None
 
 
-def _say_fit(axis, series: Series) -> None:
+def _say_fit(axis: Any, series: Series) -> None:
     """Label and R² in the lower right corner, one above the other."""
     share = explained(series)
     if share is not None:
@@ -116,7 +118,7 @@ def _say_fit(axis, series: Series) -> None:
                   fontsize=8, transform=axis.transAxes)  # fmt: skip
 
 
-def _ends(series: Series, kept: list[int]):
+def _ends(series: Series, kept: list[int]) -> list[list[float]]:
     """Lengths of the error bars below and above; an end that is missing has none."""
     below, above = [], []
     for i in kept:
@@ -127,7 +129,7 @@ def _ends(series: Series, kept: list[int]):
     return [below, above] if any(below + above) else None
 
 
-def _log_places(values: list[float]):
+def _log_places(values: list[float]) -> Callable[[float], float]:
     """A number's place: its logarithm; 0 stands left of the smallest."""
     positive = [math.log10(value) for value in values if value > 0] or [0.0]
     # A fifth of the axis sets 0 apart, even if there are only two values.
@@ -135,7 +137,7 @@ def _log_places(values: list[float]):
     return lambda value: math.log10(value) if value > 0 else left
 
 
-def _log_axis(axis, values: list[float], place) -> None:
+def _log_axis(axis: Any, values: list[float], place: Callable[[float], float]) -> None:
     """Ticks at the values themselves; numbers at 0 and decades, or at all if they are few."""
     decades = [v for v in values if v > 0 and math.log10(v) == round(math.log10(v))]
     named = values if len(values) <= 6 else [v for v in values if v == 0 or v in decades]
@@ -154,7 +156,7 @@ def named(series: Series, length: int = 40) -> str:
     return f"{name} (paper)" if series.published and "paper" not in name.lower() else name
 
 
-def plain(text, length: int = 40) -> str:
+def plain(text: object, length: int = 40) -> str:
     """Text that can be drawn: one line without control characters, not longer than `length`."""
     text = "".join(letter if letter.isprintable() else " " for letter in str(text))
     text = text if len(text) <= length else text[: length - 1] + "…"

@@ -124,7 +124,7 @@ def looks(panels: dict[str, list[Series]]) -> dict[tuple[str, bool], dict]:
     return found
 
 
-def _canvas(figure: Figure):
+def _canvas(figure: Figure) -> tuple:
     from matplotlib.figure import Figure as Canvas
 
     count = max(1, len(figure.panels))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ def _features(task: Task, source: Source) -> Tensor:
     return torch.from_numpy(found).to(task.device)
 
 
-def _choose(task: Task, row: Probe, trial: int, needed: Tensor, x: Tensor):
+def _choose(task: Task, row: Probe, trial: int, needed: Tensor, x: Tensor) -> tuple:
     """The chosen value, the candidates, notes and help; what is given is not chosen."""
     name = protocols.CHOICES[task.settings["probe"]]
     if not task.chooses:
@@ -71,8 +72,8 @@ def _choose(task: Task, row: Probe, trial: int, needed: Tensor, x: Tensor):
     return row.choose(task, x[_places(needed, fit)], task.train.labels[fit], x_judged, y_judged)
 
 
-def _finish(task: Task, row: Probe, trial: int, needed, x, x_test, value, candidates, more,
-            help) -> Trial:  # fmt: skip
+def _finish(task: Task, row: Probe, trial: int, needed: Tensor, x: Tensor, x_test: Tensor,
+            value: Any, candidates: list[dict], more: dict, help: Any) -> Trial:  # fmt: skip
     every = task.images(trial)
     predictions, head = row.predict(
         task, value, x[_places(needed, every)], task.train.labels[every], x_test, help
@@ -94,26 +95,28 @@ def _places(needed: Tensor, numbers: Tensor) -> Tensor:
     return torch.searchsorted(needed, numbers)
 
 
-def _choose_penalty(task: Task, x, y, x_judged, y_judged):
+def _choose_penalty(task: Task, x: Tensor, y: Tensor, x_judged: Tensor, y_judged: Tensor) -> tuple:
     found = probe.choose(x, y, x_judged, y_judged, task.train.classes, task.metric)
     candidates = [{"penalty": penalty, "value": value} for penalty, value in found.curve]
     more = {"at_the_edge": found.edge, "extended_decades": found.extended}
     return found.penalty, candidates, more, found.probes
 
 
-def _fit(task: Task, penalty: float, x, y, x_test, start):
+def _fit(task: Task, penalty: float, x: Tensor, y: Tensor, x_test: Tensor, start: Any) -> tuple:
     found = probe.refit(x, y, task.train.classes, penalty, start)
     return found.predict(x_test)[0], (found.weights[0], found.bias[0])
 
 
-def _choose_neighbours(task: Task, x, y, x_judged, y_judged):
+def _choose_neighbours(
+    task: Task, x: Tensor, y: Tensor, x_judged: Tensor, y_judged: Tensor
+) -> tuple:
     k, curve = neighbours.choose_neighbours(
         x, y, x_judged, y_judged, task.train.classes, task.metric
     )
     return k, [{"neighbours": one, "value": value} for one, value in curve], {}, None
 
 
-def _vote(task: Task, k: int, x, y, x_test, start):
+def _vote(task: Task, k: int, x: Tensor, y: Tensor, x_test: Tensor, start: Any) -> tuple:
     return neighbours.nearest(x, y, x_test, k, task.train.classes), None
 
 

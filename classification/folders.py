@@ -25,7 +25,7 @@ def is_image(name: str) -> bool:
     return base.lower().endswith(IMAGES) and not base.startswith(".")
 
 
-def read_tree(split: str, root) -> tuple[Files, Tensor, tuple[str, ...]]:
+def read_tree(split: str, root: str | Path) -> tuple[Files, Tensor, tuple[str, ...]]:
     """The images of a split, sorted by class and name, and not opened yet.
 
     Raises:

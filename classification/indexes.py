@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from robust_backbones.errors import UserError
 
+# Files of a split: the folder of the images, (path in it, label) of each, names of the classes.
+Listing = tuple[Path, Iterable[tuple[str, int]], Sequence[str]]
+
 BACKGROUND = "BACKGROUND_Google"  # a folder of Caltech-101 that is no class
 
 
-def aircraft(at: dict[str, Path], split: str):
+def aircraft(at: dict[str, Path], split: str) -> Listing:
     """`<number> <variant>` a line; training is the official trainval."""
     classes = _lines(at["classes"])
     label = {name: i for i, name in enumerate(classes)}
@@ -24,7 +28,7 @@ def aircraft(at: dict[str, Path], split: str):
     return at["images"], [(f"{number}.jpg", label[name]) for number, name in pairs], classes
 
 
-def birdsnap(at: dict[str, Path], split: str):
+def birdsnap(at: dict[str, Path], split: str) -> Listing:
     """Tables with tabs; the training images are those that the test table does not name."""
     classes = {row["id"]: row["dir"] for row in _table(at["classes"])}
     order = sorted(classes, key=int)
@@ -38,17 +42,17 @@ def birdsnap(at: dict[str, Path], split: str):
     return at["images"], pairs, [classes[number] for number in order]
 
 
-def caltech101(at: dict[str, Path], split: str):
+def caltech101(at: dict[str, Path], split: str) -> Listing:
     """The first 30 images of each class train, by the number in their names."""
     return _first(at["images"], split, 30, r"image_(\d+)\.jpg")
 
 
-def caltech256(at: dict[str, Path], split: str):
+def caltech256(at: dict[str, Path], split: str) -> Listing:
     """The first 60 images of each class train; stray files as RENAME2 are left out."""
     return _first(at["images"], split, 60, r"\d+_(\d+)\.jpg")
 
 
-def _first(images: Path, split: str, count: int, pattern: str):
+def _first(images: Path, split: str, count: int, pattern: str) -> Listing:
     folders = [entry.name for entry in images.iterdir() if entry.is_dir()]
     classes = sorted(name for name in folders if name != BACKGROUND and name[0] != ".")
     part = slice(None, count) if split == "train" else slice(count, None)
@@ -60,7 +64,7 @@ def _first(images: Path, split: str, count: int, pattern: str):
     return images, pairs, classes
 
 
-def cars(at: dict[str, Path], split: str):
+def cars(at: dict[str, Path], split: str) -> Listing:
     """MATLAB structures; labels count from 1."""
     classes = _matlab(at["classes"])["class_names"].tolist()
     rows = _matlab(at[split])["annotations"]
@@ -70,7 +74,7 @@ def cars(at: dict[str, Path], split: str):
     return nested if nested.is_dir() else images, pairs, classes
 
 
-def dtd(at: dict[str, Path], split: str):
+def dtd(at: dict[str, Path], split: str) -> Listing:
     """`<class>/<image>` a line; training is train1 and val1."""
     parts = {"train": ("train", "val"), "test": ("test",)}[split]
     names = [line for part in parts for line in _lines(at[part])]
@@ -78,7 +82,7 @@ def dtd(at: dict[str, Path], split: str):
     return at["images"], [(name, classes.index(name.split("/")[0])) for name in names], classes
 
 
-def flowers(at: dict[str, Path], split: str):
+def flowers(at: dict[str, Path], split: str) -> Listing:
     """MATLAB arrays of image numbers and labels, both from 1; the classes have only numbers."""
     splits, labels = _matlab(at["splits"]), _matlab(at["labels"])["labels"]
     keys = {"train": ("trnid", "valid"), "test": ("tstid",)}[split]
@@ -89,7 +93,7 @@ def flowers(at: dict[str, Path], split: str):
     return at["images"], pairs, [f"{number:03d}" for number in range(1, int(labels.max()) + 1)]
 
 
-def food(at: dict[str, Path], split: str):
+def food(at: dict[str, Path], split: str) -> Listing:
     """JSON: class -> names without ending."""
     listed = json.loads(at[split].read_text(encoding="utf-8"))
     classes = sorted(listed)
@@ -97,7 +101,7 @@ def food(at: dict[str, Path], split: str):
     return at["images"], pairs, classes
 
 
-def pets(at: dict[str, Path], split: str):
+def pets(at: dict[str, Path], split: str) -> Listing:
     """`<class>_<number> <label> <species> <breed>` a line; labels count from 1."""
     rows = [line.split() for line in _lines(at[split])]
     pairs = [(f"{row[0]}.jpg", int(row[1]) - 1) for row in rows]
@@ -105,7 +109,7 @@ def pets(at: dict[str, Path], split: str):
     return at["images"], pairs, [names[label] for label in range(len(names))]
 
 
-def sun397(at: dict[str, Path], split: str):
+def sun397(at: dict[str, Path], split: str) -> Listing:
     """`/a/abbey/sun_....jpg` a line; the class is the folder."""
     classes = _lines(at["classes"])
     label = {name: i for i, name in enumerate(classes)}

@@ -6,9 +6,11 @@ python -m classification.interpret --weights standard.pt robust.pt --dataset dig
     --judge third.pt --output output/interpret/digits
 """
 
+import argparse
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # torch, and what imports it, waits for `main`: --help is to come at once.
 from classification import interpret_options
@@ -16,15 +18,22 @@ from robust_backbones import results
 from robust_backbones.errors import UserError, user_errors
 from robust_backbones.files import claimed, sha256
 
+if TYPE_CHECKING:
+    import torch
 
-def main(argv=None) -> None:
+    from classification.interpret_plan import Plan
+    from classification.models import Classifier
+    from classification.sources import Source
+
+
+def main(argv: list[str] | None = None) -> None:
     """Parse, make pictures, write. Exit code 2 and one line for user mistakes."""
     args = interpret_options.parser(__doc__).parse_args(argv)
     with user_errors():
         _run(args)
 
 
-def _run(args) -> None:
+def _run(args: argparse.Namespace) -> None:
     interpret_options.check(args)
     from classification import engine, interpret_plan, models
     from robust_backbones import weights
@@ -47,7 +56,7 @@ def _run(args) -> None:
         _work(args, plan, networks, judge, source, settings | {"device": str(device)}, device)
 
 
-def _source(args):
+def _source(args: argparse.Namespace) -> "Source | None":
     """The test split; None where no image of it is needed."""
     if args.mode == "visualise" and args.start == "noise":
         return None
@@ -61,7 +70,9 @@ def _source(args):
     return source
 
 
-def _settings(args, paths: dict[str, Path], judge: Path | None, source) -> dict:
+def _settings(
+    args: argparse.Namespace, paths: dict[str, Path], judge: Path | None, source: "Source | None"
+) -> dict:
     """All that decides the pictures and the numbers, in plain JSON types."""
     return {
         "networks": {name: sha256(path) for name, path in paths.items()},
@@ -84,7 +95,9 @@ def _settings(args, paths: dict[str, Path], judge: Path | None, source) -> dict:
     }
 
 
-def _check_judge(args, settings: dict, networks: dict, judge) -> None:
+def _check_judge(
+    args: argparse.Namespace, settings: dict, networks: dict, judge: "Classifier | None"
+) -> None:
     for name, network in networks.items():
         if judge and settings["judge"] == settings["networks"][name]:
             raise UserError(f"--judge {args.judge} is {name} itself, whose opinion of its own "
@@ -94,7 +107,7 @@ def _check_judge(args, settings: dict, networks: dict, judge) -> None:
                             f"{network.num_classes}; give one of the same classes.")  # fmt: skip
 
 
-def _check_columns(args, networks: dict) -> None:
+def _check_columns(args: argparse.Namespace, networks: dict) -> None:
     for name, network in networks.items():
         counts = {"class": network.num_classes, "unit": network.head.in_features}
         for kind, number in interpret_options.columns(args, network.num_classes):
@@ -104,7 +117,8 @@ def _check_columns(args, networks: dict) -> None:
                                 f"to {counts[kind] - 1}.")  # fmt: skip
 
 
-def _work(args, plan, networks: dict, judge, source, settings: dict, device) -> None:
+def _work(args: argparse.Namespace, plan: "Plan", networks: dict, judge: "Classifier | None",
+          source: "Source | None", settings: dict, device: "torch.device") -> None:  # fmt: skip
     """Make all pictures, then write them and what they say."""
     from classification import interpret_figure, interpret_plan, interpret_report, progress
 
@@ -125,7 +139,8 @@ def _work(args, plan, networks: dict, judge, source, settings: dict, device) -> 
     _write(args, rows, networks, source, settings, time.perf_counter() - began)
 
 
-def _write(args, rows: dict, networks: dict, source, settings: dict, seconds: float) -> None:
+def _write(args: argparse.Namespace, rows: dict, networks: dict, source: "Source | None",
+           settings: dict, seconds: float) -> None:  # fmt: skip
     """Print and write the numbers; result.json comes last and marks the run as finished."""
     from classification import interpret_report
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -93,7 +94,7 @@ def _heads(plan: Plan) -> list[str]:
     return [title + more for title, more in zip(titles(plan), below, strict=True)]
 
 
-def _panel(figure, rows: list[Row], columns: range, heads: list[str]) -> None:
+def _panel(figure: Any, rows: list[Row], columns: range, heads: list[str]) -> None:
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
     for line, row in zip(axes, rows, strict=True):
         line[0].set_ylabel(row.heading)

@@ -74,7 +74,7 @@ def parser(description: str) -> Parser:
     return p
 
 
-def check(args) -> None:
+def check(args: argparse.Namespace) -> None:
     """Find what does not go together.
 
     Raises:
@@ -96,12 +96,12 @@ def check(args) -> None:
                             "--mode both.")  # fmt: skip
 
 
-def networks(args) -> list[str]:
+def networks(args: argparse.Namespace) -> list[str]:
     """What the networks are called."""
     return getattr(args, "name", None) or [options.label(each) for each in args.weights]
 
 
-def columns(args, classes: int) -> list[tuple[str, int]]:
+def columns(args: argparse.Namespace, classes: int) -> list[tuple[str, int]]:
     """What is visualised: `("class", 3)` and `("unit", 12)`, the classes first.
 
     Args:
@@ -115,15 +115,15 @@ def columns(args, classes: int) -> list[tuple[str, int]]:
     return list(dict.fromkeys(wanted))  # each once
 
 
-def inverted(args) -> int:
+def inverted(args: argparse.Namespace) -> int:
     """Number of images to invert."""
     return 0 if args.mode == "visualise" else getattr(args, "images", IMAGES)
 
 
-def image_size(args) -> int:
+def image_size(args: argparse.Namespace) -> int:
     """Pixels."""
     return getattr(args, "image_size", DATASETS[args.dataset].image_size)
 
 
-def step_size(args) -> float:
+def step_size(args: argparse.Namespace) -> float:
     return getattr(args, "step_size", image_size(args) / REFERENCE_SIZE)

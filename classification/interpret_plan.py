@@ -1,7 +1,9 @@
 """What is to be seen of each network, from which images it starts, and the pictures of it."""
 
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,7 +48,7 @@ class Pictures:
     inverted: Tensor
 
 
-def make(args, source: Source | None, classes: int) -> Plan:
+def make(args: argparse.Namespace, source: Source | None, classes: int) -> Plan:
     """The same for all networks.
 
     Args:
@@ -100,7 +102,9 @@ def pictures(model: Classifier, plan: Plan, how: dict, batch_size: int,
         progress: called after each step with the number of images and what goes on.
     """
 
-    def each(function, x: Tensor, targets: Tensor, doing: str, **more) -> list[Tensor]:
+    def each(
+        function: Callable[..., Tensor], x: Tensor, targets: Tensor, doing: str, **more: Any
+    ) -> list[Tensor]:
         device = model.normalize.mean.device
         return [
             function(model, a.to(device), b.to(device), **how, **more,

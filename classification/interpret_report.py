@@ -1,5 +1,7 @@
 """What pictures of representations say, in numbers."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -27,7 +29,9 @@ def measure(model: Classifier, judge: Classifier | None, plan: Plan, found: Pict
     return row
 
 
-def _visualisation(model, judge, plan: Plan, shown: Tensor, batch_size: int) -> dict:
+def _visualisation(
+    model: Classifier, judge: Classifier | None, plan: Plan, shown: Tensor, batch_size: int
+) -> dict:
     before, after = (_scores(model, x, plan.shown, batch_size)
                      for x in (plan.shown_starts, shown))  # fmt: skip
     rows = [{"kind": kind, "number": number, "start": a, "score": b}
@@ -49,7 +53,9 @@ def _visualisation(model, judge, plan: Plan, shown: Tensor, batch_size: int) -> 
     return means | {"pictures": rows}
 
 
-def _inversion(model, judge, plan: Plan, inverted: Tensor, batch_size: int) -> dict:
+def _inversion(
+    model: Classifier, judge: Classifier | None, plan: Plan, inverted: Tensor, batch_size: int
+) -> dict:
     wanted, before, after = (apply(model, representation.features, x, batch_size)
                              for x in (plan.targets, plan.starts, inverted))  # fmt: skip
     columns = {
@@ -70,7 +76,7 @@ def _inversion(model, judge, plan: Plan, inverted: Tensor, batch_size: int) -> d
     return means | {"pictures": rows}
 
 
-def _mean(values) -> float:
+def _mean(values: Iterable[float]) -> float:
     return torch.tensor(list(values), dtype=torch.float64).mean().item()
 
 
@@ -84,7 +90,9 @@ def _logits(model: Classifier, x: Tensor) -> Tensor:
         return model(x)
 
 
-def _scores(model, x: Tensor, shown: list[tuple[str, int]], batch_size: int) -> list[float]:
+def _scores(
+    model: Classifier, x: Tensor, shown: list[tuple[str, int]], batch_size: int
+) -> list[float]:
     """What is raised in each picture: its logit or its unit."""
     kinds = {"class": _logits, "unit": representation.features}
     values = {kind: apply(model, kinds[kind], x, batch_size) for kind in {k for k, _ in shown}}

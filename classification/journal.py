@@ -24,7 +24,7 @@ class Journal:
             be written to.
     """
 
-    def __init__(self, path, settings: dict):
+    def __init__(self, path: str | Path, settings: dict):
         self.path = Path(path)
         if not self.path.exists():
             with atomic(self.path) as temporary:

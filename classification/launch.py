@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from robust_backbones.stopping import STOPPED, Stopped
 
 
 @contextlib.contextmanager
-def processes(device: str | None, deterministic: bool):
+def processes(device: str | None, deterministic: bool) -> Iterator["torch.device"]:
     """Join the processes that `torchrun` started, for the block; yields this one's device.
 
     Args:

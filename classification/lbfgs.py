@@ -5,6 +5,7 @@ another halves its step, and those that have converged leave the batch.
 """
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -141,7 +142,7 @@ class Solution:
 class Batch:
     """One run of `solve`, which has the same arguments."""
 
-    def __init__(self, images, penalties: Tensor, v: Tensor, metrics: list[Metric]):
+    def __init__(self, images: Any, penalties: Tensor, v: Tensor, metrics: list[Metric]):
         self.images, self.active, self.metrics = images, list(range(len(v))), list(metrics)
         f, g, mass = images.objective(v, penalties)
         for row, ratio in enumerate((penalties / mass).tolist()):
@@ -210,7 +211,7 @@ class Batch:
         return rows
 
 
-def solve(images, penalties: Tensor, v: Tensor, metrics: list[Metric], tolerance: float,
+def solve(images: Any, penalties: Tensor, v: Tensor, metrics: list[Metric], tolerance: float,
           max_iterations: int) -> Solution:  # fmt: skip
     """Minimise from v until half the squared gradient norm, in the metric of the inverse Hessian as
     L-BFGS knows it, is at most tolerance * objective: an estimate of what is left to gain.

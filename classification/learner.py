@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from contextlib import nullcontext
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -128,7 +129,7 @@ class Learner:
             sums = self._update(parts, len(y), lr)
         return sums
 
-    def _update(self, parts, images: int, lr: float) -> Sums:
+    def _update(self, parts: Iterable, images: int, lr: float) -> Sums:
         """One change of the weights, from the gradients of all parts of the mini-batch."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -156,7 +157,7 @@ class Learner:
             self.average.update_parameters(self.model)
         return sums
 
-    def _autocast(self):
+    def _autocast(self) -> AbstractContextManager:
         if self.dtype is None:
             return nullcontext()
         return torch.autocast(self.device.type, self.dtype)

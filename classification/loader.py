@@ -12,6 +12,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,7 +104,8 @@ def test_batches(source: Source | ShardSource, batch_size: int, *,
 class _Training:
     """Global batch number -> this rank's part of it."""
 
-    def __init__(self, source, batch_size, augmentation, seed, epoch, rank, world):
+    def __init__(self, source: Source, batch_size: int, augmentation: str, seed: int, epoch: int,
+                 rank: int, world: int):  # fmt: skip
         self.source, self.batch_size, self.augmentation = source, batch_size, augmentation
         self.seed, self.epoch = seed, epoch
         self.share = batch_size // world
@@ -135,14 +137,14 @@ class _Testing:
         return x, self.source.labels[chosen]
 
 
-def _load(job, batches: range, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _load(job: Any, batches: range, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of those numbers, in order."""
     if workers == 0:
         return (job[batch] for batch in batches)
     return _from_workers(_Guarded(job), workers, sampler=batches)
 
 
-def _streamed(job, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _streamed(job: Any, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
     if workers == 0:
         return job.batches(0, 1)
     return _from_workers(_GuardedStream(job), workers)
@@ -156,7 +158,9 @@ def _counted(job: streams.TestingStream, workers: int) -> Iterator[tuple[Tensor,
     job.check(seen)
 
 
-def _from_workers(dataset, workers: int, sampler=None) -> Iterator[tuple[Tensor, Tensor]]:
+def _from_workers(
+    dataset: torch.utils.data.Dataset, workers: int, sampler: Iterable | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Whole batches made by other processes, each of which uses one thread (torch sees to that)."""
     loader = DataLoader(
         dataset,
@@ -201,10 +205,10 @@ class _Mistake:
 class _Guarded(torch.utils.data.Dataset):
     """Number of a batch -> the batch or a `_Mistake`."""
 
-    def __init__(self, job):
+    def __init__(self, job: Any):
         self.job = job
 
-    def __getitem__(self, batch: int):
+    def __getitem__(self, batch: int) -> Any:
         try:
             return self.job[batch]
         except UserError as error:
@@ -214,10 +218,10 @@ class _Guarded(torch.utils.data.Dataset):
 class _GuardedStream(torch.utils.data.IterableDataset):
     """This worker's batches, and a `_Mistake` at the end if there was one."""
 
-    def __init__(self, job):
+    def __init__(self, job: Any):
         self.job = job
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator:
         info = torch.utils.data.get_worker_info()
         try:
             yield from self.job.batches(info.id, info.num_workers)

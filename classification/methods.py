@@ -7,6 +7,7 @@ The adversarial images of pgd, fast and trades come from the model in eval mode,
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,17 +41,21 @@ class Method:
     guarded: bool = False
 
 
-def _clean(model: nn.Module, x: Tensor, y: Tensor, generator, **attack) -> Iterator[Tensor]:
+def _clean(
+    model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None, **attack: Any
+) -> Iterator[Tensor]:
     yield x
 
 
-def _attacked(model: nn.Module, x: Tensor, y: Tensor, generator, **attack) -> Iterator[Tensor]:
+def _attacked(
+    model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None, **attack: Any
+) -> Iterator[Tensor]:
     yield pgd(model, x, y, **attack, generator=generator)
 
 
-def _replayed(model: nn.Module, x: Tensor, y: Tensor, generator, *, constraint: str, eps: float,
-              steps: int, step_size: float, random_start: bool,
-              **unused) -> Iterator[Tensor]:  # fmt: skip
+def _replayed(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None, *,
+              constraint: str, eps: float, steps: int, step_size: float, random_start: bool,
+              **unused: Any) -> Iterator[Tensor]:  # fmt: skip
     """Free training (Shafahi et al. 2019, arXiv 1904.12843): `steps` updates on the same images.
 
     The gradient that moves the images comes with the update, so that it costs nothing, and is one
@@ -66,7 +71,9 @@ def _replayed(model: nn.Module, x: Tensor, y: Tensor, generator, *, constraint: 
         x_adv = rule.project(rule.step(x_adv.detach(), x_adv.grad, step_size), x, eps).clamp(0, 1)
 
 
-def _diverging(model: nn.Module, x: Tensor, y: Tensor, generator, **attack) -> Iterator[Tensor]:
+def _diverging(
+    model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None, **attack: Any
+) -> Iterator[Tensor]:
     """The inner maximisation of TRADES: away from the model's own prediction on the clean image.
 
     The cross entropy with the clean probabilities as labels is their KL divergence plus a constant.
@@ -76,19 +83,24 @@ def _diverging(model: nn.Module, x: Tensor, y: Tensor, generator, **attack) -> I
     yield pgd(model, x, clean, **attack, generator=generator)
 
 
-def _classify(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, smoothing: float, beta: float):
+def _classify(
+    model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, smoothing: float, beta: float
+) -> tuple[Tensor, Tensor]:
     logits = model(x_adv)
     return cross_entropy(logits, y, label_smoothing=smoothing), logits
 
 
-def _trades(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, smoothing: float, beta: float):
+def _trades(
+    model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, smoothing: float, beta: float
+) -> tuple[Tensor, Tensor]:
     """Zhang et al. 2019 (arXiv 1901.08573), eq. 5: clean loss + beta * KL(clean || adversarial)."""
     clean, logits = model(x), model(x_adv)
     divergence = kl_div(log_softmax(logits, 1), softmax(clean, 1), reduction="batchmean")
     return cross_entropy(clean, y, label_smoothing=smoothing) + beta * divergence, logits
 
 
-def _row(craft, steps: int, step_size: float, random_start: bool, use_best: bool, **others):
+def _row(craft: Callable[..., Iterator[Tensor]], steps: int, step_size: float, random_start: bool,
+         use_best: bool, **others: Any) -> Method:  # fmt: skip
     attack = dict(steps=steps, step_size=step_size, random_start=random_start, use_best=use_best)
     return Method(craft, attack, **({"loss": _classify} | others))
 

@@ -4,6 +4,8 @@ Heads and features are those of `zoo.ARCHS`: `Arch.head` names the last layer of
 """
 
 import hashlib
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,8 @@ from robust_backbones.errors import UserError
 from robust_backbones.networks import COUNTER, with_versions
 from robust_backbones.zoo import ARCHS, IMAGENET_MEAN, IMAGENET_STD
 
+Statistics = tuple[Sequence[float], Sequence[float]]  # mean and std of the channels, RGB
+
 
 class Normalize(nn.Module):
     """`(x - mean) / std` per channel.
@@ -23,7 +27,7 @@ class Normalize(nn.Module):
             that a checkpoint carries them.
     """
 
-    def __init__(self, mean=IMAGENET_MEAN, std=IMAGENET_STD):
+    def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD):
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
@@ -50,7 +54,8 @@ class Classifier(nn.Module):
         UserError: `arch` is unknown.
     """
 
-    def __init__(self, arch: str, num_classes: int, mean=IMAGENET_MEAN, std=IMAGENET_STD):
+    def __init__(self, arch: str, num_classes: int, mean: Sequence[float] = IMAGENET_MEAN,
+                 std: Sequence[float] = IMAGENET_STD):  # fmt: skip
         super().__init__()
         self.arch, self.num_classes, self.frozen = arch, num_classes, False
         self.normalize = Normalize(mean, std)
@@ -92,7 +97,7 @@ class Classifier(nn.Module):
         return kept[0]
 
 
-def load_classifier(source) -> Classifier:
+def load_classifier(source: str | Path) -> Classifier:
     """A classifier from any checkpoint that `robust_backbones.checkpoint.read` takes, in eval mode.
 
     A file without statistics is taken to expect ImageNet's.
@@ -111,7 +116,9 @@ def load_classifier(source) -> Classifier:
     return _fill(found, found.tensors, len(found.tensors[head])).eval()
 
 
-def for_task(found: Checkpoint, classes: int, seed: int, statistics=None) -> Classifier:
+def for_task(
+    found: Checkpoint, classes: int, seed: int, statistics: Statistics | None = None
+) -> Classifier:
     """The network of a checkpoint with a new last layer, `nn.Linear` as torch initialises it.
 
     Args:
@@ -129,7 +136,8 @@ def for_task(found: Checkpoint, classes: int, seed: int, statistics=None) -> Cla
     return model
 
 
-def _fill(found: Checkpoint, tensors: dict[str, Tensor], classes: int, statistics=None):
+def _fill(found: Checkpoint, tensors: dict[str, Tensor], classes: int,
+          statistics: Statistics | None = None) -> Classifier:  # fmt: skip
     mean, std = statistics or (found.mean or IMAGENET_MEAN, found.std or IMAGENET_STD)
     model = Classifier(found.arch, classes, mean, std)
     # `read` has accounted for every key; only BatchNorm's counters, which old files lack, are free.

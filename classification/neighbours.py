@@ -54,7 +54,8 @@ def choose_neighbours(x_train: Tensor, y_train: Tensor, x_val: Tensor, y_val: Te
     return max(curve, key=lambda row: (row[1], row[0]))[0], curve
 
 
-def _votes(x_train, y_train, x, ks, classes, temperature) -> Tensor:
+def _votes(x_train: Tensor, y_train: Tensor, x: Tensor, ks: Sequence[int], classes: int,
+           temperature: float | None) -> Tensor:  # fmt: skip
     """`(len(ks), N)`; ks ascending."""
     if not 1 <= ks[0] <= ks[-1] <= len(x_train):
         raise UserError(f"{ks[0]} neighbours of {len(x_train)} images; give 1 to {len(x_train)}.")

@@ -7,7 +7,7 @@ in the order of their labels, then of their names; labels are those of torchvisi
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +16,9 @@ import torch
 from torch import Tensor
 
 from classification import folders, indexes
+from classification.indexes import Listing
 from classification.sources import Files
 from robust_backbones.errors import UserError
-
-# Files of a split: the folder of the images, (path in it, label) of each, names of the classes.
-Listing = tuple[Path, Iterable[tuple[str, int]], Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Official:
     parts: dict[str, tuple[str, ...]]
     partial: bool = False
 
-    def __call__(self, split: str, root) -> tuple[Files, Tensor, tuple[str, ...]]:
+    def __call__(self, split: str, root: str | Path) -> tuple[Files, Tensor, tuple[str, ...]]:
         """The images of a split, not opened yet.
 
         Raises:
@@ -66,7 +64,7 @@ class Official:
         labels = torch.tensor([label for _, label in pairs])
         return Files(images, names), labels, tuple(classes)
 
-    def layout(self, root) -> tuple[str, Path]:
+    def layout(self, root: str | Path) -> tuple[str, Path]:
         """Which layout `root` has: ("official" or "folders", its folder).
 
         Raises:

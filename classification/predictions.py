@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from classification.records import Merged
+from classification.records import Merged, Record
 
 FILE = "per_image.csv"
 
@@ -32,7 +32,7 @@ def right(runs: list[Merged]) -> tuple[np.ndarray, np.ndarray] | None:
     return np.array(rows), labels
 
 
-def _trial(record, k: int) -> tuple[np.ndarray, np.ndarray] | None:
+def _trial(record: Record, k: int) -> tuple[np.ndarray, np.ndarray] | None:
     if (found := _read(record.path.parent / FILE)) is None or k >= len(found[1]):
         return None
     return found[0], found[1][k]

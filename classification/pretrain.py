@@ -8,7 +8,9 @@ Exit codes: 0 finished, 2 a mistake of the user, 75 stopped by SIGTERM or Ctrl-C
 (the same command with --resume goes on).
 """
 
+import argparse
 from functools import partial
+from typing import TYPE_CHECKING
 
 from classification import pretrain_options
 
@@ -16,8 +18,16 @@ from classification import pretrain_options
 from robust_backbones import __version__
 from robust_backbones.errors import UserError, user_errors
 
+if TYPE_CHECKING:
+    import torch
 
-def main(argv=None) -> None:
+    from classification.models import Classifier
+    from classification.shards import ShardSource
+    from classification.sources import Source
+    from classification.training import Training
+
+
+def main(argv: list[str] | None = None) -> None:
     """Parse, train, write. Exit codes as said above."""
     args = pretrain_options.parser(__doc__).parse_args(argv)
     with user_errors():
@@ -29,7 +39,7 @@ def main(argv=None) -> None:
             launch.once(args.output, settings, work, "Go on with --resume.")
 
 
-def _train(args, settings: dict, device) -> None:
+def _train(args: argparse.Namespace, settings: dict, device: "torch.device") -> None:
     from classification import distributed
 
     started = (args.output / "checkpoint.pt").exists()
@@ -43,7 +53,7 @@ def _train(args, settings: dict, device) -> None:
     _training(args, settings, device).run()
 
 
-def _training(args, settings: dict, device):
+def _training(args: argparse.Namespace, settings: dict, device: "torch.device") -> "Training":
     from classification.datasets import open_split
     from classification.learner import Learner
     from classification.pretraining import pretraining
@@ -71,7 +81,7 @@ def _check_batch(settings: dict) -> None:
         )
 
 
-def _model(settings: dict, source, device):
+def _model(settings: dict, source: "Source | ShardSource", device: "torch.device") -> "Classifier":
     """The classifier with the seed's initial weights."""
     import torch
 
@@ -86,7 +96,7 @@ def _model(settings: dict, source, device):
     return distributed.sync_batchnorm(model, device) if settings["sync_bn"] else model
 
 
-def _metadata(settings: dict, source) -> dict:
+def _metadata(settings: dict, source: "Source | ShardSource") -> dict:
     """What the weights' later users need to know; the format is in docs/formats.md."""
     names = ("arch", "dataset", "method", "constraint", "eps", "steps", "step_size",
              "random_start", "use_best", "epochs", "seed")  # fmt: skip

@@ -117,7 +117,7 @@ def _words(row: Recipe) -> str:
             f"{row.schedule}, weight decay {row.weight_decay:g}")  # fmt: skip
 
 
-def settings(args) -> dict:
+def settings(args: argparse.Namespace) -> dict:
     """All that decides the numbers of the run, in plain JSON types."""
     from classification.methods import METHODS
 
@@ -181,7 +181,7 @@ def settings(args) -> dict:
     }
 
 
-def _method_and_eps(args, recipe: Recipe) -> tuple[str, float]:
+def _method_and_eps(args: argparse.Namespace, recipe: Recipe) -> tuple[str, float]:
     """Standard training and a radius of 0 are the same; each implies the other."""
     method, eps = getattr(args, "method", None), getattr(args, "eps", None)
     if method is None:

@@ -5,14 +5,17 @@ from pathlib import Path
 
 from classification import distributed, guard, progress
 from classification.learner import Learner
+from classification.shards import ShardSource
+from classification.sources import Source
 from classification.training import LAST_GOOD, Training, identity
 from robust_backbones import results
 
 MONITORED = 1000  # test images that are attacked after each epoch
 
 
-def pretraining(learner: Learner, train, test, settings: dict, metadata: dict, folder: Path,
-                workers: int = 0, save_seconds: float = 600) -> Training:  # fmt: skip
+def pretraining(learner: Learner, train: Source | ShardSource, test: Source | ShardSource,
+                settings: dict, metadata: dict, folder: Path, workers: int = 0,
+                save_seconds: float = 600) -> Training:  # fmt: skip
     """A run from nothing to `result.json`; the arguments are `Training`'s.
 
     Args:
@@ -24,7 +27,7 @@ def pretraining(learner: Learner, train, test, settings: dict, metadata: dict, f
         workers=workers, save_seconds=save_seconds)  # fmt: skip
 
 
-def examine(test, run: Training) -> dict:
+def examine(test: Source | ShardSource, run: Training) -> dict:
     """Numbers of the present weights: the clean test images; if they are trained against, the
     training attack on some test images, and the guard's attack on some training images."""
     settings = run.settings
@@ -39,7 +42,7 @@ def examine(test, run: Training) -> dict:
     return found
 
 
-def _finish(test, run: Training) -> None:
+def _finish(test: Source | ShardSource, run: Training) -> None:
     """Measure the robust accuracy and write the result, which marks the run as finished."""
     settings = run.settings
     attack = settings["evaluation"]

@@ -9,6 +9,7 @@ since the cross entropy is a sum. The same holds for scikit-learn, whose C is 1 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -137,7 +138,7 @@ def fit(x: Tensor, y: Tensor, classes: int, penalties: Sequence[float] | Tensor 
 
 def choose(x_train: Tensor, y_train: Tensor, x_val: Tensor, y_val: Tensor, classes: int,
            metric: Accuracy, *, penalties: Sequence[float] = PENALTIES, extend: bool = True,
-           **options) -> Chosen:  # fmt: skip
+           **options: Any) -> Chosen:  # fmt: skip
     """The penalty with the best validation value; of several, the one nearest to the path's middle.
 
     Where the best one is at an end of the path, two decades are added there, up to three times for
@@ -179,8 +180,9 @@ def choose(x_train: Tensor, y_train: Tensor, x_val: Tensor, y_val: Tensor, class
     return Chosen(*curve[best], curve, end is not None, extended, probes)
 
 
-def refit(x: Tensor, y: Tensor, classes: int, penalty: float, start: Probes | None = None,
-          **options) -> Probes:  # fmt: skip
+def refit(
+    x: Tensor, y: Tensor, classes: int, penalty: float, start: Probes | None = None, **options: Any
+) -> Probes:
     """The probe (P = 1) of the chosen penalty on all images; arguments and errors as for `fit`."""
     return fit(x, y, classes, [penalty], start=start, **options)
 

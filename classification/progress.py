@@ -4,6 +4,7 @@ import contextlib
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from robust_backbones.files import atomic
@@ -31,7 +32,7 @@ class ProgressLine:
         return self.images / max(time.perf_counter() - self.started, 1e-9)
 
     @contextlib.contextmanager
-    def paused(self):
+    def paused(self) -> Iterator[None]:
         """The block's time does not count."""
         began = time.perf_counter()
         yield

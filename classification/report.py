@@ -22,7 +22,7 @@ FOLDERS = ("tables", "figures")
 KIND = "robust-backbones report"
 
 
-def main(argv=None) -> None:
+def main(argv: list[str] | None = None) -> None:
     """Parse, read, write. Exit codes as said above."""
     args = _parser().parse_args(argv)
     with user_errors():

@@ -5,6 +5,9 @@ import csv
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from classification.records import Record
 
 # Bounds of what goes into the page; what is beyond them stays in the folders of the runs.
 PICTURES = 6_000_000  # bytes, all together
@@ -33,7 +36,7 @@ class Runs:
         return {"rows": self.rows, "common": self.common, "classes": self.classes}
 
 
-def gather(records) -> Runs:
+def gather(records: list[Record]) -> Runs:
     """Records (see `records.Record`) with what lies beside their files."""
     settings = [flat(rounded(record.settings)) for record in records]
     common = _common(settings)
@@ -47,7 +50,7 @@ def gather(records) -> Runs:
     return Runs(rows, common, known, sum(record.simulated for record in records))
 
 
-def _row(record, settings: dict) -> dict:
+def _row(record: Record, settings: dict) -> dict:
     accuracies = record.accuracies
     mean = sum(accuracies) / len(accuracies) if accuracies else math.nan
     return {
@@ -63,7 +66,7 @@ def _row(record, settings: dict) -> dict:
     }  # fmt: skip
 
 
-def rounded(node):
+def rounded(node: Any) -> Any:
     """Plain JSON values, numbers with four decimals (six digits if small), without what is long."""
     if isinstance(node, dict):
         return {str(k): rounded(v) for k, v in node.items() if k not in _LEFT_OUT}

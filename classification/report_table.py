@@ -4,6 +4,7 @@ import math
 import re
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from classification import tables
 from classification.sections import Column, Section, Value
@@ -52,7 +53,7 @@ def _shared(values: list) -> str:
     return "" if "" in notes or notes.total() < 2 else notes.most_common(1)[0][0]
 
 
-def cell(value, column: Column, shared: str = "", best: bool = False) -> Cell:
+def cell(value: Any, column: Column, shared: str = "", best: bool = False) -> Cell:
     """What stands for a value.
 
     Args:

@@ -8,6 +8,7 @@ With equal settings the images are those of their code on the `robustness` libra
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -133,7 +134,8 @@ def _check_targets(model: nn.Module, x: Tensor, targets: Tensor, kind: str) -> N
                         f"{known - 1}.")  # fmt: skip
 
 
-def _ascend(model, x, score: Score, *, eps, steps, step_size, use_best, progress) -> Tensor:
+def _ascend(model: nn.Module, x: Tensor, score: Score, *, eps: float, steps: int, step_size: float,
+            use_best: bool, progress: Progress | None) -> Tensor:  # fmt: skip
     """Steepest L2 ascent of each image's own score, in the ball around x and in [0, 1]."""
     check(x, "l2", eps, steps, step_size)
     rule, centre = CONSTRAINTS["l2"], x.detach()
@@ -193,7 +195,9 @@ class _Rectifiers(TorchFunctionMode):
         super().__init__()
         self.straight, self.calls = straight, 0
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if function not in RECTIFIERS:
             return function(*args, **kwargs)

@@ -123,7 +123,7 @@ def _published(weights: str) -> dict | None:
             "eps": model.eps, "pretrained_on": "imagenet"}  # fmt: skip
 
 
-def _number(value) -> float:
+def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"accuracy {value!r} is not a number")
     return float(value)

@@ -8,6 +8,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # torch, and what imports it, waits for `main`: --help is to come at once.
 from classification import attack_plan, options
@@ -16,6 +17,11 @@ from robust_backbones import results
 from robust_backbones.command_line import Parser
 from robust_backbones.errors import UserError, user_errors
 from robust_backbones.files import atomic, claimed, sha256
+
+if TYPE_CHECKING:
+    from classification.attack_plan import Attack
+    from classification.models import Classifier
+    from classification.sources import Source
 
 EPS = {"l2": [0.25, 0.5, 1.0], "linf": [2 / 255, 4 / 255, 8 / 255]}
 JOURNAL = "state.jsonl"
@@ -59,14 +65,14 @@ def parser(description: str) -> Parser:
     return p
 
 
-def main(argv=None) -> None:
+def main(argv: list[str] | None = None) -> None:
     """Parse, attack, write. Exit code 2 and one line for user mistakes."""
     args = parser(__doc__).parse_args(argv)
     with user_errors():
         _run(args)
 
 
-def _run(args) -> None:
+def _run(args: argparse.Namespace) -> None:
     radii = sorted(set(getattr(args, "eps", EPS[args.constraint])))
     for eps in radii:
         options.check_radius("--eps", args.constraint, eps)
@@ -109,7 +115,9 @@ def _chosen(total: int, wanted: int, seed: int) -> list[int]:
     return torch.randperm(total, generator=generator)[:wanted].sort().values.tolist()
 
 
-def _settings(args, radii: list[float], source, images: int, digest: str) -> dict:
+def _settings(
+    args: argparse.Namespace, radii: list[float], source: "Source", images: int, digest: str
+) -> dict:
     """All that decides the numbers of the run, in plain JSON types."""
     return {
         "weights_sha256": digest,
@@ -130,7 +138,7 @@ def _settings(args, radii: list[float], source, images: int, digest: str) -> dic
     }
 
 
-def _check_classes(weights: str, model, source) -> None:
+def _check_classes(weights: str, model: "Classifier", source: "Source") -> None:
     if model.num_classes != source.classes:
         raise UserError(
             f"{weights} tells {model.num_classes} classes apart, {source.name} has "
@@ -138,7 +146,8 @@ def _check_classes(weights: str, model, source) -> None:
         )
 
 
-def _attack(model, source, chosen: list[int], plan, args, settings: dict) -> list:
+def _attack(model: "Classifier", source: "Source", chosen: list[int], plan: "list[Attack]",
+            args: argparse.Namespace, settings: dict) -> list:  # fmt: skip
     """Go through all images, on from where the folder's journal ends; the outcomes."""
     from classification import loader, progress, robustness
     from classification.journal import Journal
@@ -159,7 +168,9 @@ def _attack(model, source, chosen: list[int], plan, args, settings: dict) -> lis
     return robustness.outcomes(plan, journal.records)
 
 
-def _write(args, found: list, source, chosen: list[int], settings: dict) -> None:
+def _write(
+    args: argparse.Namespace, found: list, source: "Source", chosen: list[int], settings: dict
+) -> None:
     """Draw, print and write it all; result.json comes last and marks the run as finished."""
     from classification import robustness_report, sanity
 

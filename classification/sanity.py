@@ -110,7 +110,7 @@ def warnings(outcomes: list[Outcome], classes: int) -> list[dict]:
     ]
 
 
-def _zero_gradients(outcomes, classes) -> Iterator[str]:
+def _zero_gradients(outcomes: list[Outcome], classes: int) -> Iterator[str]:
     counts = outcomes[0].counts
     zero, probed = counts["zero_gradients"], counts["probed"]
     if zero > ZERO_SHARE * probed:
@@ -122,7 +122,7 @@ def _zero_gradients(outcomes, classes) -> Iterator[str]:
         )
 
 
-def _randomised(outcomes, classes) -> Iterator[str]:
+def _randomised(outcomes: list[Outcome], classes: int) -> Iterator[str]:
     if count := outcomes[0].counts["unsteady"]:
         yield (
             f"two forward passes in eval mode disagree on {count} images. The model draws random "
@@ -131,7 +131,7 @@ def _randomised(outcomes, classes) -> Iterator[str]:
         )
 
 
-def _probabilities(outcomes, classes) -> Iterator[str]:
+def _probabilities(outcomes: list[Outcome], classes: int) -> Iterator[str]:
     if outcomes[0].counts["probabilities"] == len(outcomes[0].right):
         yield (
             "the outputs are non-negative and sum to 1. They seem to be probabilities; a second "
@@ -139,7 +139,7 @@ def _probabilities(outcomes, classes) -> Iterator[str]:
         )
 
 
-def _nan_logits(outcomes, classes) -> Iterator[str]:
+def _nan_logits(outcomes: list[Outcome], classes: int) -> Iterator[str]:
     for outcome in outcomes:
         if count := outcome.counts["nan_logits"]:
             yield (
@@ -149,7 +149,7 @@ def _nan_logits(outcomes, classes) -> Iterator[str]:
             )
 
 
-def _faulty_images(outcomes, classes) -> Iterator[str]:
+def _faulty_images(outcomes: list[Outcome], classes: int) -> Iterator[str]:
     words = {
         "outside_ball": "lie outside the ball",
         "outside_range": "leave [0, 1]",
@@ -182,7 +182,7 @@ def _finals(outcomes: list[Outcome]) -> list[Outcome]:
     return [o for o in last.values() if o.attack.family != attack_plan.UNBOUNDED]
 
 
-def _rising(outcomes, classes) -> Iterator[str]:
+def _rising(outcomes: list[Outcome], classes: int) -> Iterator[str]:
     finals = sorted(_finals(outcomes), key=lambda outcome: outcome.attack.eps)
     for family in {o.attack.title: None for o in finals if o.attack.eps}:
         rows = [o for o in finals if o.attack.title in (family, attack_plan.CLEAN)]
@@ -206,7 +206,7 @@ def _weaker(weak: Attack, strong: Attack) -> bool:
     return budgets[0] != budgets[1] and all(a <= b for a, b in zip(*budgets, strict=True))
 
 
-def _stronger_does_worse(outcomes, classes) -> Iterator[str]:
+def _stronger_does_worse(outcomes: list[Outcome], classes: int) -> Iterator[str]:
     finals = _finals(outcomes)
     for weak in finals:
         for strong in finals:
@@ -218,7 +218,7 @@ def _stronger_does_worse(outcomes, classes) -> Iterator[str]:
                 )
 
 
-def _black_box_wins(outcomes, classes) -> Iterator[str]:
+def _black_box_wins(outcomes: list[Outcome], classes: int) -> Iterator[str]:
     for before, square in zip(outcomes, outcomes[1:], strict=False):
         broken = sum(before.right) - sum(square.right)
         if square.attack.part == "square" and broken > max(2, BLACK_BOX_SHARE * len(square.right)):
@@ -229,7 +229,7 @@ def _black_box_wins(outcomes, classes) -> Iterator[str]:
             )
 
 
-def _unbounded(outcomes, classes) -> Iterator[str]:
+def _unbounded(outcomes: list[Outcome], classes: int) -> Iterator[str]:
     for outcome in outcomes:
         if outcome.attack.family != attack_plan.UNBOUNDED:
             continue

@@ -17,9 +17,8 @@ from robust_backbones.files import atomic
 SEED = 2020  # of the order: classes must be mixed, since a shuffle buffer sees few shards at a time
 
 
-def write_shards(
-    folder, out, images_per_shard: int, progress: Callable[[str], None] = print
-) -> Path:
+def write_shards(folder: str | Path, out: str | Path, images_per_shard: int,
+                 progress: Callable[[str], None] = print) -> Path:  # fmt: skip
     """Copy the images of `folder`, as they are and in random order, into tar files.
 
     Args:

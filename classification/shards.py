@@ -15,10 +15,14 @@ import io
 import json
 import random
 import re
-from collections.abc import Iterator
+import types
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from PIL import Image
+
+from classification.dataset_rows import Dataset
 from classification.folders import FOLDERS
 from robust_backbones.errors import UserError
 
@@ -66,7 +70,7 @@ class ShardSource:
         return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
 
 
-def are_shards(root) -> bool:
+def are_shards(root: str | Path) -> bool:
     """Whether `root` names shards rather than an image folder."""
     if _is_pattern(root) or str(root).endswith(".tar") or _is_index(root):
         return True
@@ -74,15 +78,17 @@ def are_shards(root) -> bool:
     return (folder / INDEX).is_file() or next(folder.glob("*.tar"), None) is not None
 
 
-def _is_pattern(root) -> bool:
+def _is_pattern(root: str | Path) -> bool:
     return "{" in str(root) or ";" in str(root) or bool(_URL.match(str(root)))
 
 
-def _is_index(root) -> bool:
+def _is_index(root: str | Path) -> bool:
     return str(root).rsplit("/", 1)[-1] == INDEX
 
 
-def open_shards(name: str, row, split: str, root, image_size=None, limit=None) -> ShardSource:
+def open_shards(name: str, row: Dataset, split: str, root: str | Path,
+                image_size: int | None = None,
+                limit: int | None = None) -> ShardSource:  # fmt: skip
     """One split of the shards at `root`.
 
     Args:
@@ -188,7 +194,7 @@ def _indexed(path: str, split: str) -> tuple[list[str], list[int], list[str]]:
         raise UserError(f"{path} cannot be read as the index of shards ({error!r}).") from None
 
 
-def _webdataset():
+def _webdataset() -> types.ModuleType:
     try:
         import webdataset
     except ImportError:
@@ -198,7 +204,7 @@ def _webdataset():
     return webdataset
 
 
-def samples(urls) -> Iterator[dict]:
+def samples(urls: Iterable[str]) -> Iterator[dict]:
     """The samples of these shards in their order, nothing decoded.
 
     Raises:
@@ -219,7 +225,7 @@ def shuffled(stream: Iterator[dict], buffer: int, seed: int) -> Iterator[dict]:
     return filters._shuffle(iter(stream), buffer, buffer, random.Random(seed))
 
 
-def decode(sample: dict, classes: int):
+def decode(sample: dict, classes: int) -> tuple[Image.Image, int]:
     """A PIL RGB image and its label.
 
     Raises:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -159,14 +160,14 @@ def _file_digest(path: Path) -> bytes:
 
 
 @contextlib.contextmanager
-def _told(path: Path):
+def _told(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
 
 
-def read_image(file, name) -> Image.Image:
+def read_image(file: Any, name: object) -> Image.Image:
     """Decode to RGB.
 
     Args:

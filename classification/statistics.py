@@ -78,7 +78,7 @@ def over_images(deltas: np.ndarray, labels: np.ndarray | None = None, *,
                       over, trials)  # fmt: skip
 
 
-def _resampled(groups: list[np.ndarray], rng) -> np.ndarray:
+def _resampled(groups: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
     """`(DRAWS,)` means over groups of the means of samples with replacement.
 
     Drawing how often each different value comes is the same as drawing images, and there are few
@@ -130,7 +130,9 @@ def over_pairs(differences: Sequence[float], confidence: float = CONFIDENCE) -> 
     return student(float(values.mean()), error, n - 1, confidence, TRIALS, n)
 
 
-def student(mean, error, df, confidence, over, trials) -> Difference:
+def student(
+    mean: float, error: float, df: float, confidence: float, over: str, trials: int
+) -> Difference:
     """By Student's t, of an estimate and its standard error."""
     half = float(stats.t.ppf((1 + confidence) / 2, df) * error)
     if error:

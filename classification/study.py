@@ -15,11 +15,17 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from classification import options
 from robust_backbones.command_line import Parser
 from robust_backbones.errors import UserError, user_errors
 from robust_backbones.stopping import STOPPED, StopSignals
+
+if TYPE_CHECKING:
+    from classification.study_file import Run
+    from classification.study_queue import Queue
+    from classification.study_run import Outcome
 
 ACTIONS = {
     "run": "make what is missing, then show the table",
@@ -30,7 +36,7 @@ ACTIONS = {
 }
 
 
-def main(argv=None) -> None:
+def main(argv: list[str] | None = None) -> None:
     """Parse and do it. Exit codes as said above."""
     args = _parser().parse_args(argv)
     with user_errors():
@@ -82,7 +88,7 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _work(args, runs: list) -> None:
+def _work(args: argparse.Namespace, runs: list) -> None:
     from classification import executors
     from classification.study_queue import Queue
 
@@ -121,7 +127,7 @@ class Progress:
         self._states: Counter = Counter()
         self._before: int | None = None
 
-    def told(self, run, outcome, queue) -> None:
+    def told(self, run: "Run", outcome: "Outcome", queue: "Queue") -> None:
         """Print it."""
         self._states[outcome.state] += 1
         done = len(queue.finished) + len(queue.failed)

@@ -1,5 +1,6 @@
 """What a study can run: the command lines of a combination, and its cells in the table."""
 
+import argparse
 import contextlib
 import functools
 import importlib
@@ -57,12 +58,12 @@ def _words(options: dict) -> list[str]:
     return words
 
 
-def _module(name: str, options: str, *always: str):
+def _module(name: str, options: str, *always: str) -> tuple:
     """`lines`, `check` and `has` of a command whose options argparse knows: those of
     `classification.<options>.parser`."""
 
     @functools.cache
-    def made():
+    def made() -> argparse.ArgumentParser:
         return importlib.import_module(f"classification.{options}").parser("")
 
     def lines(options: dict, folder: Path, gpus: float) -> list[list[str]]:
@@ -84,7 +85,7 @@ def _module(name: str, options: str, *always: str):
     return lines, check, has
 
 
-def _tool(name: str, *always: str, output: str = "--output"):
+def _tool(name: str, *always: str, output: str = "--output") -> tuple:
     """`lines`, `check` and `has` of a detection tool: options are its own, or keys of the config,
     which have a capital letter."""
 

@@ -3,8 +3,10 @@
 import difflib
 import itertools
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from classification.study_commands import COMMANDS, Command
 from classification.study_identity import identity
@@ -70,7 +72,7 @@ class Part:
     resources: dict = field(default_factory=dict)
 
 
-def read(path, changes: dict | None = None) -> list[Run]:
+def read(path: str | Path, changes: dict | None = None) -> list[Run]:
     """The runs of a study file, the last axis of a part changing fastest.
 
     Args:
@@ -108,7 +110,7 @@ def read(path, changes: dict | None = None) -> list[Run]:
     return runs
 
 
-def _keys(document: Document, where: tuple, found: dict, allowed) -> None:
+def _keys(document: Document, where: tuple, found: dict, allowed: Iterable[str]) -> None:
     for key in found:
         if key not in allowed:
             near = difflib.get_close_matches(str(key), allowed, 1)
@@ -118,7 +120,7 @@ def _keys(document: Document, where: tuple, found: dict, allowed) -> None:
             )
 
 
-def _part(document: Document, where: tuple, contents, number: int, before: set) -> Part:
+def _part(document: Document, where: tuple, contents: Any, number: int, before: set) -> Part:
     if not isinstance(contents, dict):
         raise document.wrong(where, "a part is a mapping.")
     _keys(document, where, contents, PART_KEYS + (() if where else FILE_KEYS))
@@ -152,13 +154,13 @@ def _part(document: Document, where: tuple, contents, number: int, before: set) 
                 RESOURCES | resources)  # fmt: skip
 
 
-def _mapping(document: Document, where: tuple, value) -> dict:
+def _mapping(document: Document, where: tuple, value: Any) -> dict:
     if not isinstance(value, dict):
         raise document.wrong(where, f"{where[-1]} is a mapping of names to values.")
     return value
 
 
-def _axis(document: Document, where: tuple, values) -> dict[str, dict] | list[str]:
+def _axis(document: Document, where: tuple, values: Any) -> dict[str, dict] | list[str]:
     """Options by label; or a list of labels, whose values the options use as `{axis}`."""
     if isinstance(values, list) and values:
         if odd := [v for v in values if not isinstance(v, (str, int, float))]:
@@ -176,7 +178,7 @@ def _axis(document: Document, where: tuple, values) -> dict[str, dict] | list[st
     return labels
 
 
-def _rows(document: Document, where: tuple, rows, axes: dict, options: bool) -> list[dict]:
+def _rows(document: Document, where: tuple, rows: Any, axes: dict, options: bool) -> list[dict]:
     """`runs`, `only` and `skip`: lists of mappings with axes as keys."""
     if not isinstance(rows, list) or not all(isinstance(row, dict) and row for row in rows):
         raise document.wrong(where, f"{where[-1]} is a list of mappings from axes to labels.")
@@ -251,7 +253,7 @@ def _run(document: Document, part: Part, command: Command, output: str, named: d
         needs.append(fits[0].folder)
         return fits[0].folder.as_posix()
 
-    def render(value):
+    def render(value: Any) -> Any:
         if isinstance(value, list):
             return [render(v) for v in value]
         return NAME.sub(fill, value) if isinstance(value, str) else value

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
 
@@ -94,7 +95,7 @@ def _spent(run: Run) -> tuple[float, int]:
 
 
 def _like(run: Run, finished: list) -> tuple[float, float] | None:
-    def traits(other: Run, names) -> list:
+    def traits(other: Run, names: Iterable[str]) -> list:
         known = other.options | {"command": other.command}
         return [known.get(name) for name in names]
 

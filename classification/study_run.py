@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from classification.study_commands import metrics
 from classification.study_file import Run
@@ -98,7 +99,8 @@ def describe(run: Run, target: Path) -> None:
             temporary.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
 
 
-def _process(words: list[str], environment: dict, place: Path, log: Path, lock, stopping) -> int:
+def _process(words: list[str], environment: dict, place: Path, log: Path, lock: Any,
+             stopping: Callable[[], bool]) -> int:  # fmt: skip
     """Run a command to its end; negative numbers are the signal that ended it."""
     with open(log, "ab") as file:
         process = subprocess.Popen(

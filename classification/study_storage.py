@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from robust_backbones.errors import UserError
 from robust_backbones.files import cache_dir
@@ -70,7 +71,7 @@ class Store:
             return {}
         return {name[len(base) :].lstrip("/"): row["size"] for name, row in found.items()}
 
-    def _system(self):
+    def _system(self) -> Any:
         import fsspec
 
         try:

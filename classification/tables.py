@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from classification.sections import Column, Section, Value
 
@@ -107,7 +108,7 @@ def _spread(column: Column, place: int, rows: list[list]) -> dict[str, Callable]
     }
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     """Six digits are more than any of these numbers has."""
     if isinstance(value, float):
         return f"{value:.6g}" if math.isfinite(value) else ""
@@ -124,7 +125,7 @@ def cells(columns: list[Column], row: list, markup: Markup) -> list[str]:
     return texts
 
 
-def words(cell, digits: int | None) -> str:
+def words(cell: Any, digits: int | None) -> str:
     """A cell as plain text: a mean with its ends `(low–high)`, its interval `[low, high]`, or its
     standard deviation; empty for what is missing."""
     if isinstance(cell, str) or cell is None:

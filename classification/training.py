@@ -12,6 +12,8 @@ import torch
 from classification import attacks, distributed, engine, guard, loader, progress, streams
 from classification.learner import Learner, NotFinite, Sums, seed_of
 from classification.schedules import learning_rate
+from classification.shards import ShardSource
+from classification.sources import Source
 from robust_backbones import checkpoint, results
 from robust_backbones.errors import UserError
 from robust_backbones.stopping import Stopped, StopSignals
@@ -20,7 +22,7 @@ EVAL_BATCH = 200  # images at once, in each process
 LAST_GOOD = "last_good.pt"  # the weights of before a collapse
 
 
-def identity(*sources) -> dict:
+def identity(*sources: Source | ShardSource) -> dict:
     """Of images, for results: a look at each of a million files, hence once for all processes."""
     return distributed.from_first(lambda: {
         source.split: {"name": source.name, "images": len(source),
@@ -47,10 +49,10 @@ class Training:
         save_seconds: longest time between two checkpoints.
     """
 
-    def __init__(self, learner: Learner, train, settings: dict, metadata: dict, folder: Path, *,
-                 data: dict, examine: Callable, finish: Callable,
-                 enough: Callable = lambda run: False, monitored: str = "test",
-                 workers: int = 0, save_seconds: float = 600):  # fmt: skip
+    def __init__(self, learner: Learner, train: Source | ShardSource, settings: dict,
+                 metadata: dict, folder: Path, *, data: dict, examine: Callable, finish: Callable,
+                 enough: Callable = lambda run: False, monitored: str = "test", workers: int = 0,
+                 save_seconds: float = 600):  # fmt: skip
         self.learner, self.train, self.data = learner, train, data
         self.settings, self.metadata, self.folder = settings, metadata, Path(folder)
         self.examine, self.finish, self.enough = examine, finish, enough
@@ -192,7 +194,7 @@ class Training:
         if stop:
             raise Stopped
 
-    def _keep_batch(self, error: NotFinite):
+    def _keep_batch(self, error: NotFinite) -> None:
         """Save the images that made the loss not finite, and say where."""
         path = self.folder / f"not_finite_rank{distributed.rank()}.pt"
         place = {"epoch": self.epoch, "batch": self.batch, "settings": self.settings}
@@ -200,7 +202,9 @@ class Training:
         raise UserError(f"step {self.batch + 1} of epoch {self.epoch + 1}: {error} {path} has "
                         "the images.") from None  # fmt: skip
 
-    def evaluate(self, source, attack: dict | None, count: int | None = None) -> engine.Outcome:
+    def evaluate(
+        self, source: Source | ShardSource, attack: dict | None, count: int | None = None
+    ) -> engine.Outcome:
         """What the present weights make of all images of the source, or of `count`, the same ones
         each time."""
         share = dict(rank=distributed.rank(), world=distributed.world(), workers=self.workers)
@@ -244,7 +248,7 @@ class Training:
             self.line.clear()
             print(progress.epoch_line(record, self.epochs, self.monitored), flush=True)
 
-    def some(self, source, count: int) -> list[int]:
+    def some(self, source: Source | ShardSource, count: int) -> list[int]:
         """Indices of the same `count` images each time, of all if there are not as many."""
         generator = torch.Generator().manual_seed(self.settings["seed"])
         return torch.randperm(len(source), generator=generator)[:count].tolist()

@@ -9,29 +9,39 @@ Exit codes: 0 finished, 2 a mistake of the user, 75 stopped by SIGTERM or Ctrl-C
 (the same command goes on).
 """
 
+import argparse
 import dataclasses
 import hashlib
 import json
 import time
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from classification import options, transfer_options
 
 # torch, and what imports it, waits for `main`: --help is to come at once.
 from robust_backbones.errors import UserError, user_errors
 
+if TYPE_CHECKING:
+    import torch
+
+    from classification.shards import ShardSource
+    from classification.sources import Source
+    from classification.task import Task
+    from robust_backbones.checkpoint import Checkpoint
+
 AGAIN = "Give the same command to go on."
 
 
-def main(argv=None) -> None:
+def main(argv: list[str] | None = None) -> None:
     """Parse, measure, write. Exit codes as said above."""
     args = transfer_options.parser(__doc__).parse_args(argv)
     with user_errors():
         _run(args)
 
 
-def _run(args) -> None:
+def _run(args: argparse.Namespace) -> None:
     from classification import launch
     from robust_backbones import checkpoint, weights
 
@@ -44,7 +54,9 @@ def _run(args) -> None:
         launch.once(task.folder, task.settings, partial(_work, args, task), AGAIN)
 
 
-def _task(args, settings: dict, found, device):
+def _task(
+    args: argparse.Namespace, settings: dict, found: "Checkpoint", device: "torch.device"
+) -> "Task":
     """The data opened, and all checked that can be."""
     from classification import distributed
     from classification.task import Task
@@ -63,7 +75,7 @@ def _task(args, settings: dict, found, device):
     return task
 
 
-def _open(args, settings: dict, split: str):
+def _open(args: argparse.Namespace, settings: dict, split: str) -> "Source | ShardSource":
     from classification.datasets import open_split
 
     limit = settings["limit" if split == "train" else "test_limit"]
@@ -75,7 +87,7 @@ def _open(args, settings: dict, split: str):
     return dataclasses.replace(source, downscale=settings["downscale"], decode=settings["decode"])
 
 
-def _folder(args, settings: dict) -> Path:
+def _folder(args: argparse.Namespace, settings: dict) -> Path:
     """One per settings, so that other settings never meet a finished run."""
     text = json.dumps(settings, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -83,7 +95,7 @@ def _folder(args, settings: dict) -> Path:
     return Path("output", "transfer", "-".join(parts))
 
 
-def _work(args, task) -> None:
+def _work(args: argparse.Namespace, task: "Task") -> None:
     from classification import distributed, finetune, fixed_feature, transfer_result
 
     began = time.perf_counter()

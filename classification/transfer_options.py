@@ -85,7 +85,7 @@ def parser(description: str) -> Parser:
     return p
 
 
-def _probe_options(p) -> None:
+def _probe_options(p: argparse.ArgumentParser) -> None:
     probe = p.add_argument_group("--probe logistic, nearest").add_argument
     probe("--penalty", type=options.positive,
           help="factor of half the squared weights in the sum of losses (default: chosen of 45 or "
@@ -93,7 +93,7 @@ def _probe_options(p) -> None:
     probe("--neighbours", type=options.count, help="k, a count (default: chosen)")
 
 
-def _sgd_options(p) -> None:
+def _sgd_options(p: argparse.ArgumentParser) -> None:
     sgd = p.add_argument_group("--probe sgd, and --mode full-network").add_argument
     sgd("--epochs", type=options.count, help=_default("passes over the training images", "epochs"))
     sgd("--batch-size", type=options.batch,
@@ -132,7 +132,7 @@ def _sgd_options(p) -> None:
         help=_default("of the attack on the test images", "eval_steps", ATTACK))  # fmt: skip
 
 
-def _running_options(p) -> None:
+def _running_options(p: argparse.ArgumentParser) -> None:
     run = p.add_argument_group("running").add_argument
     run("--save-classifier", action="store_true", default=False,
         help="keep the network of each trial: classifier_trial<number>.pt")  # fmt: skip
@@ -154,7 +154,7 @@ def _default(words: str, name: str, table: dict = SGD) -> str:
     return f"{words} (default: {table[name]})".strip()
 
 
-def settings(args, weights: dict) -> dict:
+def settings(args: argparse.Namespace, weights: dict) -> dict:
     """All that decides the numbers of the run, in plain JSON types, but for the images.
 
     Args:

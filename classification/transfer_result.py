@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -111,7 +112,7 @@ def line(found: dict, trials: int) -> str:
     return words
 
 
-def _per_class(task: Task, confusion: Tensor):
+def _per_class(task: Task, confusion: Tensor) -> Iterator[tuple]:
     """Sums over the trials, as counts are."""
     yield "class", "images", "right", "recall_percent"
     for name, row, i in zip(task.train.class_names, confusion, range(len(confusion)), strict=True):
@@ -119,13 +120,13 @@ def _per_class(task: Task, confusion: Tensor):
         yield name, images, right, round(100 * right / images, 4) if images else ""
 
 
-def _confusion(task: Task, confusion: Tensor):
+def _confusion(task: Task, confusion: Tensor) -> Iterator[tuple]:
     yield "class", *task.train.class_names
     for name, row in zip(task.train.class_names, confusion, strict=True):
         yield name, *row.tolist()
 
 
-def _per_image(trials: list[Trial], labels: Tensor):
+def _per_image(trials: list[Trial], labels: Tensor) -> Iterator[tuple]:
     """`index`: place in the test split, so that two networks can be compared image by image."""
     yield "index", "label", *(f"trial{k}" for k in range(len(trials)))
     columns = [trial.predictions.tolist() for trial in trials]
@@ -133,7 +134,7 @@ def _per_image(trials: list[Trial], labels: Tensor):
         yield i, *row
 
 
-def _csv(path: Path, rows) -> None:
+def _csv(path: Path, rows: Iterable[tuple]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     with atomic(path) as temporary:

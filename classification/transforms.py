@@ -8,6 +8,7 @@ in [0, 1].
 
 from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ LIGHTING_STD = 0.05
 JITTER = 0.1  # of brightness, contrast and saturation
 
 
-def image_seeds(seed: int, epoch: int, positions) -> np.ndarray:
+def image_seeds(seed: int, epoch: int, positions: Any) -> np.ndarray:
     """One uint64 per image of an epoch.
 
     Args:
@@ -71,7 +72,7 @@ def _fit(images: Tensor | Iterable, size: int, shorter: int) -> Tensor:
     return torch.stack([_fit_one(image, size, shorter) for image in images])
 
 
-def _fit_one(image, size: int, shorter: int) -> Tensor:
+def _fit_one(image: Tensor | Image.Image, size: int, shorter: int) -> Tensor:
     image = _as_pil(image)
     height, width = image.shape[1:] if isinstance(image, Tensor) else (image.height, image.width)
     if (height, width) != (size, size):
@@ -79,12 +80,12 @@ def _fit_one(image, size: int, shorter: int) -> Tensor:
     return _as_tensor(image)
 
 
-def _as_tensor(image) -> Tensor:
+def _as_tensor(image: Tensor | Image.Image) -> Tensor:
     whole = image if isinstance(image, Tensor) else tvf.pil_to_tensor(image)
     return whole.as_subclass(Tensor)
 
 
-def _as_pil(image):
+def _as_pil(image: Tensor | Image.Image) -> Tensor | Image.Image:
     """uint8 tensors as PIL images, so that both are resized in the same way.
 
     Not those that were decoded fast (`sources.read_fast`), of which nobody expects that.
@@ -114,11 +115,11 @@ def _to_unit(x: Tensor) -> Tensor:
     return x.float().div_(255) if x.dtype == torch.uint8 else x.float()
 
 
-def _plain(images, seeds, size: int) -> Tensor:
+def _plain(images: list, seeds: np.ndarray, size: int) -> Tensor:
     return _to_unit(_fit(images, size, size))
 
 
-def _crop_flip(images, seeds, size: int, *, pad: int, flip: bool) -> Tensor:
+def _crop_flip(images: list, seeds: np.ndarray, size: int, *, pad: int, flip: bool) -> Tensor:
     """Zeros around, then a random piece of the size, and half of the images mirrored."""
     x = _fit(images, size, size)
     numbers = draw(seeds, 3)
@@ -151,7 +152,7 @@ def lighting(x: Tensor) -> Tensor:
     return (x + colour.view(3, 1, 1)).clamp_(0, 1)
 
 
-def _one_by_one(images, seeds, size: int, *, colours: bool) -> Tensor:
+def _one_by_one(images: list, seeds: np.ndarray, size: int, *, colours: bool) -> Tensor:
     """torchvision's transforms, which draw from the global generator: lent to each image anew."""
     steps = [tv.RandomResizedCrop(size), tv.RandomHorizontalFlip()]
     if colours:

@@ -1,6 +1,7 @@
 """YAML with the line of each entry, so that mistakes can be shown where they are."""
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -21,7 +22,7 @@ class Document:
         UserError: it cannot be read, is not YAML, has a key twice or more than 100,000 entries.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | Path):
         self.path, self.lines, self._count = Path(path), {}, 0
         try:
             text = self.path.read_text(encoding="utf-8")
@@ -46,7 +47,7 @@ class Document:
             where = where[:-1]
         return UserError(f"{self.path}:{self.lines.get(where, 1)}: {message}")
 
-    def _plain(self, loader, node, where: tuple):
+    def _plain(self, loader: Any, node: Any, where: tuple) -> Any:
         self.lines.setdefault(where, node.start_mark.line + 1)
         self._count += 1
         if self._count > LIMIT:

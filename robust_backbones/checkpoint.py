@@ -6,9 +6,11 @@ The only place where a foreign file is opened. Nothing in a file is executed unl
 import json
 import pickle
 import re
+import types
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +47,7 @@ class Checkpoint:
     metadata: dict = field(default_factory=dict)
 
 
-def save(contents: dict, path) -> None:
+def save(contents: dict, path: str | Path) -> None:
     """Write `contents` with `torch.save`, atomically.
 
     Raises:
@@ -55,7 +57,7 @@ def save(contents: dict, path) -> None:
         torch.save(contents, file)  # given a path, it would write the path's name into the file
 
 
-def read(path, arch: str | None = None, allow_pickle: bool = False,
+def read(path: str | Path, arch: str | None = None, allow_pickle: bool = False,
          from_detector: bool = False, assume_rgb: bool = False) -> Checkpoint:  # fmt: skip
     """Read a checkpoint of any layout in `layouts.py`, from `.pth`, `.safetensors` or `.pkl`.
 
@@ -86,7 +88,7 @@ def read(path, arch: str | None = None, allow_pickle: bool = False,
     )
 
 
-def load_file(path, allow_pickle: bool = False):
+def load_file(path: str | Path, allow_pickle: bool = False) -> Any:
     """The contents of a `.pth`, `.safetensors` or `.pkl`, on the CPU, executing nothing unless
     `allow_pickle`. Large files are mapped, not copied.
 
@@ -174,20 +176,20 @@ class _NumpyUnpickler(pickle.Unpickler):
         ("numpy._core.multiarray", "scalar"),
     }
 
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._ALLOWED:
             raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
-def _load_numpy_pickle(path: Path, allow_pickle: bool):
+def _load_numpy_pickle(path: Path, allow_pickle: bool) -> Any:
     import numpy
 
     unpickler = _dill().Unpickler if allow_pickle else _NumpyUnpickler
     with open(path, "rb") as file:
         contents = unpickler(file, encoding="latin1").load()
 
-    def tensors(node):
+    def tensors(node: Any) -> Any:
         if isinstance(node, numpy.ndarray):
             return torch.from_numpy(numpy.array(node))
         return {k: tensors(v) for k, v in node.items()} if isinstance(node, dict) else node
@@ -195,7 +197,7 @@ def _load_numpy_pickle(path: Path, allow_pickle: bool):
     return tensors(contents)
 
 
-def _dill():
+def _dill() -> types.ModuleType:
     try:
         import dill  # what the `robustness` library writes with
     except ImportError:

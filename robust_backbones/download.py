@@ -10,6 +10,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 ATTEMPTS = 5  # without a new byte in between
 BACKOFF = 1.0  # seconds before the second attempt; doubled each time
@@ -24,7 +25,7 @@ class DownloadError(Exception):
     """Why a file could not be had, as the end of a sentence. The caller adds whose and the fix."""
 
 
-def download(url: str, part) -> None:
+def download(url: str, part: Path) -> None:
     """Fetch `url` into the file `part`, which is complete when this returns.
 
     A `part` left by an earlier process is continued if the server still has the same file. When
@@ -69,7 +70,9 @@ def check_url(url: str) -> None:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
+    def redirect_request(
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Any:
         check_url(newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -113,13 +116,13 @@ def _transfer(url: str, part: Path) -> None:
     tag_file.unlink()
 
 
-def _bar(tqdm, url: str, have: int, total: int | None):
+def _bar(tqdm: Any, url: str, have: int, total: int | None) -> Any:
     name = urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1]
     # disable=None: only on a terminal
     return tqdm(desc=name, initial=have, total=total, unit="B", unit_scale=True, disable=None)
 
 
-def _tag(headers) -> str:
+def _tag(headers: Any) -> str:
     """What `If-Range` takes; weak ETags do not promise the same bytes."""
     tag = headers.get("ETag") or ""
     return headers.get("Last-Modified") or "" if not tag or tag.startswith("W/") else tag

@@ -4,6 +4,7 @@ import contextlib
 import os
 import select
 import sys
+from collections.abc import Iterator
 
 INTERRUPTED, PIPE_CLOSED = 130, 141  # what shells report for SIGINT and SIGPIPE
 
@@ -13,7 +14,7 @@ class UserError(ValueError):
 
 
 @contextlib.contextmanager
-def user_errors():
+def user_errors() -> Iterator[None]:
     """Turn a `UserError` into one line on stderr and exit code 2; Ctrl-C, and a reader that has
     gone (`| head`), end the program without a traceback. Other errors keep theirs."""
     try:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -107,7 +108,7 @@ def safetensors_contents(source: Checkpoint) -> dict:
     return {"model": torchvision_contents(source), "metadata": metadata(source)}
 
 
-def _write_safetensors(contents: dict, path) -> None:
+def _write_safetensors(contents: dict, path: str | Path) -> None:
     from safetensors.torch import save_file
 
     # In the header, under one key: safetensors holds texts only.

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from robust_backbones.errors import UserError
@@ -21,7 +22,7 @@ def cache_dir() -> Path:
 
 
 @contextlib.contextmanager
-def atomic(path):
+def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends well it takes its place, flushed.
 
     A reader sees the old file or the new one, never half of one, even if the process is killed.
@@ -49,7 +50,7 @@ def atomic(path):
 
 
 @contextlib.contextmanager
-def _room(path: Path):
+def _room(path: Path) -> Iterator[None]:
     """Turn the errors of a full disk into one that names the file."""
     try:
         yield
@@ -65,7 +66,7 @@ def _room(path: Path):
 
 
 @contextlib.contextmanager
-def claimed(folder):
+def claimed(folder: str | Path) -> Iterator[None]:
     """Be the only process that writes into `folder`; a process that dies gives it back.
 
     What `atomic` left in it when a process was killed is removed.
@@ -95,7 +96,7 @@ def claimed(folder):
 
 
 @contextlib.contextmanager
-def locked(path, patience: float = 10.0):
+def locked(path: str | Path, patience: float = 10.0) -> Iterator[None]:
     """Hold the lock file `path`: of all processes that ask, one at a time is inside the block.
 
     A process that dies gives it back. Whoever waits longer than `patience` seconds says so, once.
@@ -130,7 +131,7 @@ def _umask() -> int:
     return mask
 
 
-def sha256(path) -> str:
+def sha256(path: str | Path) -> str:
     """Hex digest of the file's bytes."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:

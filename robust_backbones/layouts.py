@@ -6,6 +6,7 @@ have it, a copy only if it is equal, a part only with a reason that is kept.
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,9 @@ class Layout:
     metadata: dict = field(default_factory=dict)
 
 
-def unwrap(contents, source, from_detector: bool = False, assume_rgb: bool = False) -> Layout:
+def unwrap(
+    contents: Any, source: object, from_detector: bool = False, assume_rgb: bool = False
+) -> Layout:
     """Recognise the wrapping and take it off.
 
     Args:
@@ -73,7 +76,7 @@ def _holds_tensors(node: dict) -> bool:
     )
 
 
-def _state(contents: dict, source) -> tuple[dict[str, Tensor], dict]:
+def _state(contents: dict, source: object) -> tuple[dict[str, Tensor], dict]:
     """The state dict, and the rest of the file."""
     key = next((k for k in ("model", "state_dict") if isinstance(contents.get(k), dict)), None)
     state = contents[key] if key else contents
@@ -96,7 +99,7 @@ _STATISTICS = {
 _NET_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.")
 
 
-def _classifier(state: dict[str, Tensor], rest: dict, source) -> Layout:
+def _classifier(state: dict[str, Tensor], rest: dict, source: object) -> Layout:
     """torchvision, timm, Lightning, DDP, `robustness` and our own files."""
     state, prefix = _strip(state, ("module.",))
     net, copies, statistics, dropped = {}, {}, {}, {}
@@ -143,7 +146,7 @@ def _metadata(rest: dict) -> dict:
     return rest["metadata"] if isinstance(rest.get("metadata"), dict) else {}
 
 
-def _recorded(metadata: dict, source) -> dict[str, Tensor]:
+def _recorded(metadata: dict, source: object) -> dict[str, Tensor]:
     """The normaliser's statistics in the metadata."""
     found = {part: metadata[part] for part in _STATISTICS if metadata.get(part) is not None}
     for part, values in found.items():
@@ -158,7 +161,7 @@ def _recorded(metadata: dict, source) -> dict[str, Tensor]:
 _BGR_MEAN = torch.tensor([0.406, 0.456, 0.485])  # ImageNet's, backwards
 
 
-def _check_statistics(layout: Layout, source) -> None:
+def _check_statistics(layout: Layout, source: object) -> None:
     """Both or none, and not of a BGR network."""
     if (layout.mean is None) != (layout.std is None):
         raise UserError(f"{source} has a mean or a standard deviation, but not both.")
@@ -202,7 +205,7 @@ def _moco(state: dict[str, Tensor], rest: dict) -> Layout:
 
 
 def _detectron2(
-    state: dict[str, Tensor], rest: dict, source, from_detector: bool, assume_rgb: bool
+    state: dict[str, Tensor], rest: dict, source: object, from_detector: bool, assume_rgb: bool
 ) -> Layout:
     """A converted backbone, or the backbone of a whole detector."""
     stem = min((key for key in state if key.endswith("stem.conv1.weight")), key=len)

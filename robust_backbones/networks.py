@@ -37,7 +37,7 @@ def check_name(arch: str) -> None:
         raise UserError(f"architecture '{arch}' is unknown; one of: {', '.join(ARCHS)}.")
 
 
-def recognise(tensors: dict[str, Tensor], believed: str | None, source) -> str:
+def recognise(tensors: dict[str, Tensor], believed: str | None, source: object) -> str:
     """The architecture whose names and shapes `tensors` have, all of them.
 
     The number of classes, a missing head and missing BatchNorm counters are free.

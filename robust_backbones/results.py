@@ -5,6 +5,7 @@ import math
 import platform
 import time
 from pathlib import Path
+from typing import Any
 
 from robust_backbones import __version__
 from robust_backbones.errors import UserError
@@ -13,7 +14,7 @@ from robust_backbones.files import atomic
 SCHEMA = 1
 
 
-def write(path, *, kind: str, metrics: dict, settings: dict, weights_sha256: str | None,
+def write(path: str | Path, *, kind: str, metrics: dict, settings: dict, weights_sha256: str | None,
           data: dict, seed: int, seconds: float, processes: int = 1,
           warnings: list[dict] | None = None) -> dict:  # fmt: skip
     """Write a run's result and return it.
@@ -51,7 +52,7 @@ def write(path, *, kind: str, metrics: dict, settings: dict, weights_sha256: str
     return result
 
 
-def finished(path, settings: dict) -> bool:
+def finished(path: str | Path, settings: dict) -> bool:
     """Whether the result file is there, made with these settings.
 
     Raises:
@@ -83,7 +84,7 @@ def differences(found: dict, wanted: dict) -> str:
     )
 
 
-def finite(node):
+def finite(node: Any) -> Any:
     """NaN and infinity, which JSON does not have, become null (an AP without any ground truth)."""
     if isinstance(node, dict):
         return {key: finite(value) for key, value in node.items()}

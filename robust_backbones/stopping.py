@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+from collections.abc import Iterator
 
 STOPPED = 75  # exit code EX_TEMPFAIL: what schedulers take for "try again"
 
@@ -13,11 +14,11 @@ class Stopped(Exception):
 class StopSignals:
     """Whether SIGTERM or SIGINT (Ctrl-C) has come. A second Ctrl-C stops at once."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.asked = False
 
     @contextlib.contextmanager
-    def watched(self):
+    def watched(self) -> Iterator["StopSignals"]:
         """Note the signals during the block instead of dying of them."""
         before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -26,7 +27,7 @@ class StopSignals:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _note(self, number, frame) -> None:
+    def _note(self, number: int, frame: object) -> None:
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True

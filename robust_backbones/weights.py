@@ -5,6 +5,7 @@ What comes from the Hugging Face hub lies in the hub's own cache, the rest in `c
 Every digest is either published or recorded at first use, and enforced.
 """
 
+import contextlib
 import logging
 import os
 import re
@@ -48,7 +49,7 @@ class _Source:
         return self.known or digests.records().get(self.key, {}).get("sha256")
 
 
-def resolve(source) -> Path:
+def resolve(source: str | Path) -> Path:
     """The local file of `source`, fetched if need be, its digest checked.
 
     Args:
@@ -63,7 +64,7 @@ def resolve(source) -> Path:
     return wanted if isinstance(wanted, Path) else _get(wanted)
 
 
-def digest(source) -> str | None:
+def digest(source: str | Path) -> str | None:
     """The SHA-256 that the file of `source` has or must have; None if that is not known yet.
 
     Raises:
@@ -173,7 +174,7 @@ def _short(text: str) -> str:
     return hash_of(text.encode()).hexdigest()[:16]
 
 
-def _lock(key: str):
+def _lock(key: str) -> contextlib.AbstractContextManager[None]:
     return locked(cache_dir() / "locks" / f"{_short(key)}.lock")
 
 

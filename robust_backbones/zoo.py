@@ -53,7 +53,9 @@ class ResNetArch(Arch):
         return self.feature_dim // 8
 
 
-def _resnet(blocks, bottleneck=True, groups=1, width_per_group=64) -> ResNetArch:
+def _resnet(
+    blocks: tuple[int, ...], bottleneck: bool = True, groups: int = 1, width_per_group: int = 64
+) -> ResNetArch:
     features = 2048 if bottleneck else 512
     return ResNetArch("fc", "layer1.0.conv1.weight", features, blocks, bottleneck, groups,
                       width_per_group)  # fmt: skip

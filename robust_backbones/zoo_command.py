@@ -35,18 +35,18 @@ Write `{SCHEME}NAME` as `MODEL.WEIGHTS` of a detector
 |---|---|---|---|---|---|"""
 
 
-def _shown(value, form: str = "g") -> str:
+def _shown(value: float | None, form: str = "g") -> str:
     return "-" if value is None else format(value, form)
 
 
-def _list(args) -> None:
+def _list(args: argparse.Namespace) -> None:
     print(f"{'name':28} {'arch':18} {'norm':5} {'eps':8} {'top-1 %':>7} {'MB':>5}")
     for m in select(args.arch, args.norm):
         row = f"{m.name:28} {m.arch:18} {m.constraint:5} {m.eps_shown:8}"
         print(f"{row} {_shown(m.accuracy, '.2f'):>7} {_shown(m.size_mb):>5}")
 
 
-def _show(args) -> None:
+def _show(args: argparse.Namespace) -> None:
     model = find(args.name)
     mb = "unknown" if model.size_mb is None else f"about {model.size_mb:g} MB"
     rows = {
@@ -65,7 +65,7 @@ def _show(args) -> None:
         print(f"{key:16}{value}")
 
 
-def _fetch(args) -> None:
+def _fetch(args: argparse.Namespace) -> None:
     from robust_backbones import weights
 
     for name in args.names:
@@ -74,7 +74,7 @@ def _fetch(args) -> None:
         print(weights.resolve(name), flush=True)
 
 
-def _verify(args) -> None:
+def _verify(args: argparse.Namespace) -> None:
     from robust_backbones import weights
 
     bad = 0
@@ -85,7 +85,7 @@ def _verify(args) -> None:
         raise UserError(f"{bad} cached {'files were' if bad > 1 else 'file was'} bad; see above.")
 
 
-def _table(args) -> None:
+def _table(args: argparse.Namespace) -> None:
     print(_TABLE_HEAD)
     for m in MODELS.values():
         name = f"`{m.name}`" + ("" if m.listed else " (unlisted)")
@@ -94,7 +94,7 @@ def _table(args) -> None:
         print(f"| {' | '.join((*cells, digest))} |")
 
 
-def parse(argv=None) -> argparse.Namespace:
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = Parser(prog="python -m robust_backbones.zoo", description="The published models.")
     # fmt: off
@@ -118,7 +118,7 @@ def parse(argv=None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv=None) -> None:
+def main(argv: list[str] | None = None) -> None:
     """Run one command; user mistakes are one line and exit code 2."""
     args = parse(argv)
     with user_errors():

@@ -9,6 +9,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from detectron2.utils.events import EventStorage
@@ -157,7 +158,9 @@ def draw_seed(generator: torch.Generator) -> int:
     return int(torch.randint(2**62, (), generator=generator, device=generator.device))
 
 
-def _check(batch, constraint, eps, steps, step_size, loss) -> None:
+def _check(
+    batch: list[dict], constraint: str, eps: float, steps: int, step_size: float, loss: str
+) -> None:
     tables = {"constraint": (constraint, CONSTRAINTS), "loss": (loss, LOSSES)}
     for name, (value, table) in tables.items():
         if value not in table:
@@ -207,7 +210,7 @@ def watched_inputs(model: nn.Module) -> Iterator[list[Tensor]]:
     gradient passes."""
     preprocess, inputs = model.preprocess_image, []
 
-    def watched(batch: list[dict]):
+    def watched(batch: list[dict]) -> Any:
         with torch.no_grad():
             images = preprocess(batch)
         images.tensor = images.tensor.detach().requires_grad_()
@@ -237,7 +240,7 @@ def _gradients(total: Tensor, padded: Tensor, std: Tensor, images: list[Tensor])
     ]
 
 
-def _chosen(model, batch, loss: str, seed: int) -> Tensor:
+def _chosen(model: nn.Module, batch: list[dict], loss: str, seed: int) -> Tensor:
     """Sum of the losses that a key of `LOSSES` means."""
     with _seeded(model.device, seed):
         losses = model(batch)

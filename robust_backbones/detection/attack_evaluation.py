@@ -1,9 +1,11 @@
 """A detector's AP under attack, radius by radius: conditions, doubts, pictures and a figure."""
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,7 +104,7 @@ def _load(mapper: DatasetMapper, number: int, item: dict) -> dict:
 
 
 def _attack(model: nn.Module, batch: list[dict], *, settings: dict, seed: int, pictures: set[int],
-            draw) -> tuple[list[dict], dict]:  # fmt: skip
+            draw: Callable) -> tuple[list[dict], dict]:  # fmt: skip
     """The batch under attack, and what it did; random numbers follow from seed and image."""
     generator = torch.Generator().manual_seed(seed_from(seed, batch[0]["number"]))
     try:
@@ -139,8 +141,9 @@ def _summary(records: list[dict]) -> dict:
     return means | {"mean_norm": sum(norms) / images, "max_norm": max(norms)}
 
 
-def _draw(channels: str, meta, folder: Path, title: str, model: nn.Module, item: dict,
-          attacked: dict) -> None:  # fmt: skip
+def _draw(
+    channels: str, meta: Any, folder: Path, title: str, model: nn.Module, item: dict, attacked: dict
+) -> None:
     """Predictions on an image, left clean, right attacked, as a PNG in `folder`."""
     sides = []
     for each in (item, attacked):

@@ -7,6 +7,7 @@ refusal of any setting that contradicts the weights, and faster FrozenBN.
 import logging
 
 from detectron2.config import CfgNode, get_cfg
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import FPN, Backbone, ResNet, build_resnet_backbone
 from detectron2.modeling.backbone.fpn import (
@@ -31,7 +32,7 @@ PIXEL_STD = [round(255 * value, 3) for value in IMAGENET_STD]
 
 
 @BACKBONE_REGISTRY.register()
-def build_robust_resnet_backbone(cfg: CfgNode, input_shape) -> ResNet:
+def build_robust_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     """The ResNet named by `MODEL.ROBUST.ARCH`, with torchvision's stride placement.
 
     Raises:
@@ -41,13 +42,13 @@ def build_robust_resnet_backbone(cfg: CfgNode, input_shape) -> ResNet:
 
 
 @BACKBONE_REGISTRY.register()
-def build_robust_resnet_fpn_backbone(cfg: CfgNode, input_shape) -> FPN:
+def build_robust_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """The same ResNet below a feature pyramid, `p2` to `p6`. Raises as above."""
     return fold(build_resnet_fpn_backbone(_checked(cfg), input_shape))
 
 
 @BACKBONE_REGISTRY.register()
-def build_robust_retinanet_resnet_fpn_backbone(cfg: CfgNode, input_shape) -> FPN:
+def build_robust_retinanet_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """The pyramid of RetinaNet, `p3` to `p7`, the last two made of `res5`. Raises as above."""
     return fold(build_retinanet_resnet_fpn_backbone(_checked(cfg), input_shape))
 
@@ -154,5 +155,5 @@ def _check_input(cfg: CfgNode) -> None:
             raise _contradiction(f"MODEL.{key}", found, needed, why)
 
 
-def _contradiction(key: str, found, needed, why: str) -> UserError:
+def _contradiction(key: str, found: object, needed: object, why: str) -> UserError:
     return UserError(f"{key} is {found}, but {why} need {needed}; set {key} to {needed}.")

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
@@ -65,7 +66,7 @@ class StrictCheckpointer(DetectionCheckpointer):
             loaded["matching_heuristics"] = True
         return loaded
 
-    def _load_model(self, checkpoint: dict):
+    def _load_model(self, checkpoint: dict) -> Any:
         if isinstance(checkpoint.get("metadata"), dict):
             self._check_input(checkpoint["metadata"])
             self._check_classes(checkpoint["metadata"].get("classes"))
@@ -143,7 +144,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         blocks = body(self.model.backbone)[1].modules()
         return any(isinstance(b, BottleneckBlock) and b.conv1.stride != (1, 1) for b in blocks)
 
-    def save(self, name: str, tag: bool = True, **kwargs) -> None:
+    def save(self, name: str, tag: bool = True, **kwargs: Any) -> None:
         """Save model and checkpointables as `<save_dir>/<name>.pth`, whole or not at all.
 
         Args:
@@ -182,5 +183,5 @@ class StrictCheckpointer(DetectionCheckpointer):
             temporary.write_text(last_filename_basename)
 
 
-def _contradiction(key: str, found, needed) -> UserError:
+def _contradiction(key: str, found: object, needed: object) -> UserError:
     return UserError(f"{key} is {found}, but the weights need {needed}; set {key} to that.")

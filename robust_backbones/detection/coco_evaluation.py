@@ -3,7 +3,9 @@
 import itertools
 import json
 import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,8 +42,9 @@ class CocoEvaluator(DatasetEvaluator):
         distributed: gather the predictions of all processes; only the main one has results.
     """
 
-    def __init__(self, name: str, folder=None, expected=("bbox",), edges=(), sigmas=(),
-                 distributed: bool = True):  # fmt: skip
+    def __init__(self, name: str, folder: str | Path | None = None,
+                 expected: Sequence[str] = ("bbox",), edges: Sequence[float] = (),
+                 sigmas: Sequence[float] = (), distributed: bool = True):  # fmt: skip
         self._name, self._folder, self._distributed = name, folder, distributed
         self._expected, self._edges, self._sigmas = tuple(expected), edges, sigmas
         self.reset()
@@ -61,7 +64,7 @@ class CocoEvaluator(DatasetEvaluator):
                 proposals = output["proposals"].to(torch.device("cpu"))
                 self._proposals.append({"image_id": image["image_id"], "proposals": proposals})
 
-    def evaluate(self, img_ids=None) -> dict:
+    def evaluate(self, img_ids: Iterable[int] | None = None) -> dict:
         """`{task: {metric: percent}}`, see `coco_scores.score`; `{}` on other processes, and where
         the annotation file has no annotations (a test set).
 
@@ -92,7 +95,7 @@ class CocoEvaluator(DatasetEvaluator):
         return results
 
 
-def gather(part, distributed: bool = True) -> list | None:
+def gather(part: Any, distributed: bool = True) -> list | None:
     """`part` of every process, on the main one; None on others."""
     if not distributed:
         return [part]
@@ -101,14 +104,16 @@ def gather(part, distributed: bool = True) -> list | None:
     return parts if comm.is_main_process() else None
 
 
-def save(rows: list[dict], folder) -> None:
+def save(rows: list[dict], folder: str | Path) -> None:
     """Write predictions as `coco_instances_results.json`, which `tools/evaluate.py` reads."""
     with atomic(Path(folder) / PREDICTIONS) as temporary:
         temporary.write_text(json.dumps(rows), encoding="utf-8")
 
 
-def score_tasks(truth: coco_files.Truth, rows: list[dict], tasks, edges=(), image_ids=None,
-                sigmas=(), source: str = "the predictions") -> dict[str, dict]:  # fmt: skip
+def score_tasks(truth: coco_files.Truth, rows: list[dict], tasks: Iterable[str],
+                edges: Sequence[float] = (), image_ids: Iterable[int] | None = None,
+                sigmas: Sequence[float] = (),
+                source: str = "the predictions") -> dict[str, dict]:  # fmt: skip
     """`{task: metrics}`; masks and keypoints only where the truth has any."""
     results = {}
     for task in tasks:

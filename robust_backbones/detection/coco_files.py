@@ -6,8 +6,10 @@ import json
 import logging
 import math
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -41,7 +43,7 @@ class Truth:
         return any(row.get(key) for row in self.annotations)
 
 
-def load_json(path):
+def load_json(path: str | Path) -> Any:
     """What a JSON file holds.
 
     Raises:
@@ -56,7 +58,7 @@ def load_json(path):
 
 
 @contextlib.contextmanager
-def no_garbage():
+def no_garbage() -> Iterator[None]:
     """While many small objects are made, the collector would search all of them over and over."""
     enabled = gc.isenabled()
     gc.disable()
@@ -148,7 +150,7 @@ def _finite_boxes(rows: list[dict], what: str) -> None:
             )
 
 
-def _number(value) -> bool:
+def _number(value: object) -> bool:
     real = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
     return real and math.isfinite(value)
 
@@ -168,7 +170,7 @@ def _annotation(row: dict, image: dict, source: str) -> dict:
     return {"iscrowd": int(bool(row.get("iscrowd", 0))), "area": area}
 
 
-def _area(part, image: dict) -> float:
+def _area(part: list | dict, image: dict) -> float:
     """Pixels of a polygon list or of run lengths."""
     height, width = image.get("height"), image.get("width")
     if isinstance(part, dict) and not isinstance(part["counts"], list):
@@ -177,7 +179,7 @@ def _area(part, image: dict) -> float:
     return float(coco_mask.area(coco_mask.merge(codes) if isinstance(codes, list) else codes))
 
 
-def tasks_of(rows, truth: Truth) -> list[str]:
+def tasks_of(rows: Any, truth: Truth) -> list[str]:
     """Tasks that predictions are of; of none: boxes, and masks if the truth has any."""
     if rows and isinstance(rows, list):
         keys = {key for row in rows if isinstance(row, dict) for key in row}
@@ -185,7 +187,9 @@ def tasks_of(rows, truth: Truth) -> list[str]:
     return [t for t in ("bbox", "segm") if t == "bbox" or truth.has(TASKS[t])]
 
 
-def check_predictions(rows, truth: Truth, tasks, source: str = "the predictions") -> None:
+def check_predictions(
+    rows: Any, truth: Truth, tasks: Iterable[str], source: str = "the predictions"
+) -> None:
     """Check predictions in COCO's result format: a list of `{"image_id", "category_id", "score"}`
     with `bbox` ([x, y, width, height], pixels), `segmentation` or `keypoints`, as `tasks` need.
 
@@ -220,7 +224,7 @@ def _all_fit(rows: list, truth: Truth, needed: set) -> bool:
     return fit and (not rows or scores.dtype.kind in "fiu" and np.isfinite(scores).all())
 
 
-def _wrong(row, truth: Truth, needed: tuple) -> str | None:
+def _wrong(row: Any, truth: Truth, needed: tuple) -> str | None:
     if not isinstance(row, dict):
         return f"is a {type(row).__name__}; it must be an object with {', '.join(needed)}."
     missing = [key for key in needed if key not in row]

@@ -5,6 +5,8 @@ bit wherever pycocotools accepts the data; what it would score otherwise, or ref
 guesses, is refused by `coco_files` before.
 """
 
+from collections.abc import Iterable, Sequence
+
 import hotcoco
 import numpy as np
 
@@ -19,7 +21,8 @@ IOUS = {"": slice(None), "50": 0, "75": 5}  # of .50:.05:.95
 
 
 @no_garbage()
-def score(truth: Truth, rows: list[dict], task: str, edges=(), image_ids=None, sigmas=(),
+def score(truth: Truth, rows: list[dict], task: str, edges: Sequence[float] = (),
+          image_ids: Iterable[int] | None = None, sigmas: Sequence[float] = (),
           source: str = "the predictions") -> dict[str, float]:  # fmt: skip
     """COCO's metrics of one task.
 
@@ -67,7 +70,7 @@ def score(truth: Truth, rows: list[dict], task: str, edges=(), image_ids=None, s
     return metrics
 
 
-def bucket_ranges(edges) -> dict[str, tuple[float, float]]:
+def bucket_ranges(edges: Sequence[float]) -> dict[str, tuple[float, float]]:
     """`{"0..16": (0, 256), ...}` of the edges 0, 16, ...
 
     Raises:
@@ -93,7 +96,9 @@ _READS_OF_TRUTH = {
 }
 
 
-def _engine(truth, rows, task, ranges, image_ids, sigmas) -> hotcoco.COCOeval:
+def _engine(truth: Truth, rows: list[dict], task: str, ranges: dict[str, tuple[float, float]],
+            image_ids: Iterable[int] | None,
+            sigmas: Sequence[float]) -> hotcoco.COCOeval:  # fmt: skip
     _check_truth(truth, task)
     keys = ("id", "image_id", "category_id", "iscrowd", "area", *_READS_OF_TRUTH[task])
     contents = {
@@ -124,7 +129,7 @@ def _engine(truth, rows, task, ranges, image_ids, sigmas) -> hotcoco.COCOeval:
     return engine
 
 
-def _part(row: dict, keys) -> dict:
+def _part(row: dict, keys: Iterable[str]) -> dict:
     """What an engine does not read costs it time all the same."""
     return {key: row[key] for key in keys if key in row}
 

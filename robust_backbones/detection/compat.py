@@ -14,6 +14,7 @@ import sys
 import types
 import warnings
 from pathlib import Path
+from typing import Any, NoReturn
 
 from robust_backbones.errors import UserError
 
@@ -49,7 +50,7 @@ def silence_detectron2() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def _refuse(name: str, *_args, **_kwargs):
+def _refuse(name: str, *_args: object, **_kwargs: object) -> NoReturn:
     raise RuntimeError(
         f"{name} needs Detectron2's C++ extension (rotated boxes, deformable convolution), which "
         "is not in this installation; build it with: python tools/install_detectron2.py --official"
@@ -59,7 +60,7 @@ def _refuse(name: str, *_args, **_kwargs):
 class _MissingExtension(types.ModuleType):
     """Stands for `detectron2._C` where it was not compiled: any use of it says so."""
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # asked by the import system and by inspection, not by a user
             raise AttributeError(name)
         _refuse(f"detectron2._C.{name}")

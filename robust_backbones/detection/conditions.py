@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from detectron2.evaluation import DatasetEvaluator
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -96,8 +98,9 @@ def measure_all(subject: Subject, conditions: list[Condition], settings: dict, f
     return {condition.name: rows[condition.name] for condition in conditions}
 
 
-def measure(model: nn.Module, items: list[Item], condition: Condition, evaluator,
-            batch_size: int = 1, workers: int = 0, tick=lambda cost: None) -> dict:  # fmt: skip
+def measure(model: nn.Module, items: list[Item], condition: Condition, evaluator: DatasetEvaluator,
+            batch_size: int = 1, workers: int = 0,
+            tick: Callable[[float], object] = lambda cost: None) -> dict:  # fmt: skip
     """One row: predict on the changed images, and score. The rest is as for `measure_all`.
 
     Args:
@@ -192,7 +195,7 @@ def _read(path: Path, settings: dict) -> dict[str, dict]:
     return rows
 
 
-def _bar(total: float):
+def _bar(total: float) -> Any:
     """A bar on a terminal, a line now and then in a log."""
     from tqdm import tqdm
 

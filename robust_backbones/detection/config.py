@@ -66,7 +66,9 @@ def add_robust_config(cfg: CfgNode) -> None:
     cfg.SEED = max(cfg.SEED, 0)
 
 
-def load_config(path, overrides: list[str] = (), datasets: dict | None = None) -> CfgNode:
+def load_config(
+    path: str | Path, overrides: list[str] = (), datasets: dict | None = None
+) -> CfgNode:
     """Defaults <- YAML file (and its `_BASE_`s) <- `KEY VALUE` overrides, then every check that
     needs no data. `OUTPUT_DIR` is `output/<name of the file>` unless it is given.
 

@@ -8,7 +8,9 @@ the package imagecorruptions-imaug, a maintained copy of those authors' own.
 import contextlib
 import importlib.metadata
 import io
+import types
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +51,7 @@ def package_version() -> str:
         raise _absent() from None
 
 
-def _package():
+def _package() -> types.ModuleType:
     try:
         import imagecorruptions
     except ImportError:
@@ -137,8 +139,9 @@ def conditions(cfg: CfgNode, kinds: list[str], severities: list[int], seed: int)
     return rows
 
 
-def _load(resize, channels: str, seed: int, kind: str | None, severity: int, number: int,
-          item: dict) -> dict:  # fmt: skip
+def _load(
+    resize: Any, channels: str, seed: int, kind: str | None, severity: int, number: int, item: dict
+) -> dict:
     """What Detectron2's `DatasetMapper` gives for tests, from the corrupted image."""
     image = detection_utils.read_image(item["file_name"], format="RGB")
     detection_utils.check_image_size(item, image)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from robust_backbones.errors import UserError
@@ -15,7 +16,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _STYLES = ("-", "--", ":", "-.")
 
 
-def read(path) -> Series:
+def read(path: str | Path) -> Series:
     """The numbers of one run.
 
     Interruptions leave traces, which are mended: where a resumed run goes back, what the first one
@@ -74,7 +75,7 @@ def panels(runs: dict[str, Series]) -> list[str]:
     return [*losses, *(["lr"] if "lr" in names else []), *aps]
 
 
-def labels(paths) -> list[str]:
+def labels(paths: Sequence[str | Path]) -> list[str]:
     """A short name for each path: its last parts, as many as tell it from the others.
 
     Raises:
@@ -90,7 +91,7 @@ def labels(paths) -> list[str]:
     return []
 
 
-def draw(runs: dict[str, Series], path) -> list[str]:
+def draw(runs: dict[str, Series], path: str | Path) -> list[str]:
     """Draw all runs over each other, one panel for each quantity, against the iteration.
 
     Args:

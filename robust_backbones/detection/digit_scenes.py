@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -59,7 +60,9 @@ def ensure() -> Path:
     return target
 
 
-def draw_scene(digits, textures, rng) -> tuple[np.ndarray, list[dict]]:
+def draw_scene(
+    digits: tuple[np.ndarray, np.ndarray], textures: Sequence[np.ndarray], rng: np.random.Generator
+) -> tuple[np.ndarray, list[dict]]:
     """Draw one scene.
 
     Args:
@@ -93,7 +96,7 @@ def draw_scene(digits, textures, rng) -> tuple[np.ndarray, list[dict]]:
     return np.clip(np.rint(image), 0, 255).astype(np.uint8), objects
 
 
-def _free_window(taken: np.ndarray, rng):
+def _free_window(taken: np.ndarray, rng: np.random.Generator) -> tuple[slice, slice] | None:
     """A random square slice of `taken` that is free, or None after 20 tries."""
     for _ in range(20):
         side = int(rng.integers(DIGIT_SIZE[0], DIGIT_SIZE[1] + 1))
@@ -104,7 +107,7 @@ def _free_window(taken: np.ndarray, rng):
     return None
 
 
-def _background(textures, rng) -> np.ndarray:
+def _background(textures: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
     """A random piece of a texture, tinted, float in [0, 255]."""
     texture = textures[rng.integers(len(textures))]
     top, left = (int(rng.integers(0, n - SIZE + 1)) for n in texture.shape)
@@ -113,14 +116,14 @@ def _background(textures, rng) -> np.ndarray:
     return grey[..., None] * tint
 
 
-def _contrasting_colour(patch: np.ndarray, rng) -> np.ndarray:
+def _contrasting_colour(patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A colour at least 90 grey levels lighter or darker than the mean of what lies below it."""
     mean = patch.mean()
     levels = rng.uniform(0, 60, 3) if mean > 150 else rng.uniform(mean + 90, 255, 3)
     return levels
 
 
-def _sources(split: str):
+def _sources(split: str) -> tuple[tuple[np.ndarray, np.ndarray], list[np.ndarray]]:
     """Digits and textures of a split: the first digits and each photograph's left part train."""
     from skimage import data
     from sklearn.datasets import load_digits

@@ -1,6 +1,8 @@
 """What is wrong with a detection: one kind for each prediction and each object of an image."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -33,7 +35,9 @@ KINDS = {
 }
 
 
-def mark(boxes, classes, scores, true_boxes, true_classes, ignored=None):
+def mark(
+    boxes: Any, classes: Any, scores: Any, true_boxes: Any, true_classes: Any, ignored: Any = None
+) -> tuple[list[str], list[str]]:
     """Give each prediction and each object of an image its kind.
 
     The rules, and their order, are those of TIDE (Bolya et al. 2020, arXiv 2008.08115) with its
@@ -81,7 +85,7 @@ def mark(boxes, classes, scores, true_boxes, true_classes, ignored=None):
     return kinds, objects.tolist()
 
 
-def _match(iou: np.ndarray, order) -> dict[int, int]:
+def _match(iou: np.ndarray, order: Iterable[int]) -> dict[int, int]:
     """`{prediction: object}`, given the IoUs with objects of the same class."""
     free, taken_by = iou.copy(), {}
     for i in order if iou.shape[1] else ():
@@ -116,7 +120,7 @@ def errors(counts: dict[str, int]) -> int:
     return sum(number for name, number in counts.items() if KINDS[name].error)
 
 
-def _xywh(boxes) -> np.ndarray:
+def _xywh(boxes: Any) -> np.ndarray:
     boxes = np.array(boxes, float).reshape(-1, 4)
     boxes[:, 2:] -= boxes[:, :2]
     return boxes

@@ -1,6 +1,6 @@
 """Images of a data set beside what detectors make of them: pictures, and counts of errors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,7 +77,7 @@ def from_model(name: str, cfg: CfgNode, dataset: str) -> Column:
     return Column(name, lambda item: predictor(item["file_name"])["instances"].to("cpu"), source)
 
 
-def from_file(name: str, path, dataset: str) -> Column:
+def from_file(name: str, path: str | Path, dataset: str) -> Column:
     """Predictions of a file; see `prediction_files.read`, which raises `UserError`."""
     rows = prediction_files.read(path, dataset)
 
@@ -88,7 +88,7 @@ def from_file(name: str, path, dataset: str) -> Column:
     return Column(name, predict, {"predictions": str(path), "predictions_sha256": sha256(path)})
 
 
-def _few(names) -> str:
+def _few(names: Sequence) -> str:
     more = ", …" if len(names) > 4 else ""
     return f"{len(names)} classes ({', '.join(map(str, names[:4]))}{more})"
 
@@ -122,10 +122,8 @@ def totals(rows: list[Row], columns: list[Column]) -> dict[str, dict[str, int]]:
     }
 
 
-def write_errors(
-    path, rows: list[Row], columns: list[Column], dataset: str, *, threshold: float, seed: int,
-    seconds: float,
-) -> None:  # fmt: skip
+def write_errors(path: str | Path, rows: list[Row], columns: list[Column], dataset: str, *,
+                 threshold: float, seed: int, seconds: float) -> None:  # fmt: skip
     """Write the counts, of all rows and of each, as a result file."""
     results.write(
         path,
@@ -147,7 +145,9 @@ def write_errors(
     )
 
 
-def draw(rows: list[Row], columns: list[Column], dataset: str, output, threshold: float) -> None:
+def draw(
+    rows: list[Row], columns: list[Column], dataset: str, output: str | Path, threshold: float
+) -> None:
     """Write the pictures of each row as PNG files: the truth, then one for each column.
 
     They go to `<output>/pictures/<number>_<name of the image>_<column>.png`. Predictions are in the
@@ -181,7 +181,7 @@ def _confident(column: Column, item: dict, threshold: float) -> Instances:
     return found[found.scores >= threshold]
 
 
-def _mark(item: dict, column: Column, threshold: float):
+def _mark(item: dict, column: Column, threshold: float) -> tuple[Instances, list[str], list[str]]:
     """Predictions of an image, their kinds, and those of its objects."""
     found, objects = _confident(column, item, threshold), visualize.truth(item)
     kinds, marks = error_kinds.mark(
@@ -197,7 +197,8 @@ def _only(objects: visualize.Truth, chosen: np.ndarray) -> visualize.Truth:
     )
 
 
-def _save(row: Row, output, number: int, place: int, column: str, pixels, text: str) -> None:
+def _save(row: Row, output: str | Path, number: int, place: int, column: str, pixels: np.ndarray,
+          text: str) -> None:  # fmt: skip
     file = f"{PICTURES}/{number:03d}_{Path(row.file).stem}_{place}.png"
     with atomic(Path(output, file)) as temporary:
         Image.fromarray(pixels).save(temporary, format="png")
@@ -205,7 +206,7 @@ def _save(row: Row, output, number: int, place: int, column: str, pixels, text: 
     row.pictures.append({"file": file, "column": column, "text": text, "alt": alt})
 
 
-def _name(names, index: int) -> str:
+def _name(names: Sequence[str] | None, index: int) -> str:
     return str(index) if names is None else names[index]
 
 

@@ -5,7 +5,8 @@ exactly what it would have seen. Detectron2's own loader starts again from the b
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +69,8 @@ def _sampler(cfg: CfgNode, dicts: list[dict]) -> Sampler:
 class TrainLoader:
     """An endless iterable of batches (lists of mapped dicts). Set `start_iter` before iterating."""
 
-    def __init__(self, dicts, mapper, sampler, *, batch_size, group, workers, seed):
+    def __init__(self, dicts: list[dict], mapper: Callable[[dict], Any], sampler: Iterable[int], *,
+                 batch_size: int, group: bool, workers: int, seed: int):  # fmt: skip
         self.start_iter = 0
         self._batches = _Batches(dicts, sampler, batch_size, group)
         self._dataset = _SeededDataset(dicts, mapper, seed)
@@ -89,7 +91,7 @@ class TrainLoader:
 class _SeededDataset(Dataset):
     """`(position in the stream, index)` -> mapped dict, its randomness that of the position."""
 
-    def __init__(self, dicts: list[dict], mapper, seed: int):
+    def __init__(self, dicts: list[dict], mapper: Callable[[dict], Any], seed: int):
         self._dicts, self._mapper, self._seed = dicts, mapper, seed
 
     def __len__(self) -> int:

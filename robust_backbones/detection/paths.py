@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import IO, Any
 
 import torch
 from detectron2.utils.file_io import PathHandler, PathManager
@@ -69,15 +70,15 @@ class RobustPathHandler(PathHandler):
     def _get_supported_prefixes(self) -> list[str]:
         return [SCHEME]
 
-    def _get_local_path(self, path: str, force: bool = False, **kwargs) -> str:
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         return str(converted(path))
 
-    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs):
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO:
         if set(mode) & set("wax+"):
             raise UserError(f"{path} is published: it can be read, not written.")
         return open(converted(path), mode, buffering)
 
-    def _isfile(self, path: str, **kwargs) -> bool:
+    def _isfile(self, path: str, **kwargs: Any) -> bool:
         try:
             find_resnet(path)
         except UserError:

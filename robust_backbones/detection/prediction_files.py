@@ -1,6 +1,7 @@
 """Saved predictions, the `coco_instances_results.json` of an evaluation, image by image."""
 
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from pycocotools import mask as coco_mask
 from robust_backbones.detection import coco_files
 
 
-def read(path, dataset: str) -> dict[int | str, list[dict]]:
+def read(path: str | Path, dataset: str) -> dict[int | str, list[dict]]:
     """The rows of a prediction file for each image of a registered data set.
 
     `category_id` is made the number of the class in the data set, from 0.

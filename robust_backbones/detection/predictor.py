@@ -1,13 +1,16 @@
 """A trained detector as a Python object: images in, Detectron2's predictions out."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog, detection_utils
 from detectron2.data import transforms as T
+from detectron2.structures import Instances
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
@@ -23,7 +26,8 @@ _CLASS_COUNTS = {
 }
 
 
-def load(config_or_checkpoint, weights=None, device: str | None = None, overrides=()):
+def load(config_or_checkpoint: str | Path | CfgNode, weights: str | Path | None = None,
+         device: str | None = None, overrides: Sequence[str] = ()) -> "Predictor":  # fmt: skip
     """Load a trained detector.
 
     Args:
@@ -49,7 +53,9 @@ def load(config_or_checkpoint, weights=None, device: str | None = None, override
     return Predictor(cfg)
 
 
-def _configuration(source, weights, overrides: list[str]) -> CfgNode:
+def _configuration(
+    source: str | Path | CfgNode, weights: str | Path | None, overrides: list[str]
+) -> CfgNode:
     given = [] if weights is None else ["MODEL.WEIGHTS", str(weights)]
     if isinstance(source, CfgNode):
         cfg = source.clone()
@@ -123,7 +129,7 @@ class Predictor:
             self._classes = MetadataCatalog.get(self._dataset).get("thing_classes")
         self.aug = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
 
-    def __call__(self, image):
+    def __call__(self, image: Any) -> Instances:
         """Detect.
 
         Args:
@@ -187,7 +193,7 @@ class Predictor:
         tensor = torch.as_tensor(resized.astype("float32").transpose(2, 0, 1))
         return {"image": tensor, "height": height, "width": width}
 
-    def export(self, path, example) -> dict:
+    def export(self, path: str | Path, example: Any) -> dict:
         """Write a TorchScript file, compared on the image `example`; see `torchscript.export`."""
         from robust_backbones.detection import torchscript
 
@@ -200,7 +206,7 @@ class Predictor:
             return self.model([self.preprocess(image) for image in images])
 
 
-def as_array(image) -> np.ndarray:
+def as_array(image: Any) -> np.ndarray:
     """An image in one of the forms that `Predictor` takes, as `(H, W, 3)` uint8 RGB.
 
     Raises:

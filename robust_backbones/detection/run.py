@@ -1,10 +1,12 @@
 """One process's part of `tools/train_net.py`: a folder, a training or evaluation, a result file."""
 
+import argparse
 import hashlib
 import json
 import logging
 import os
 import time
+from typing import Any
 
 import yaml
 from detectron2.config import CfgNode
@@ -32,7 +34,7 @@ _FREE = ("OUTPUT_DIR", "TEST", "DATASETS.TEST", "DATALOADER.NUM_WORKERS", "MODEL
          "SOLVER.CHECKPOINT_PERIOD")  # fmt: skip
 
 
-def run(cfg: CfgNode, args) -> None:
+def run(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Train, or evaluate if `args.eval_only`.
 
     Raises:
@@ -200,7 +202,7 @@ def fingerprint(name: str) -> dict:
     return {"images": len(dicts), "fingerprint": hashlib.sha256(text.encode()).hexdigest()}
 
 
-def _plain(node):
+def _plain(node: Any) -> Any:
     """A CfgNode as plain dictionaries and lists."""
     if isinstance(node, CfgNode):
         return {key: _plain(value) for key, value in node.items()}

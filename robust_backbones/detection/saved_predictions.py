@@ -1,5 +1,6 @@
 """Scores of a file of predictions, without a model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,8 @@ class Scored:
     data: dict
 
 
-def score(path, annotations=None, dataset: str | None = None, tasks=(), edges=()) -> Scored:
+def score(path: str | Path, annotations: str | Path | None = None, dataset: str | None = None,
+          tasks: Sequence[str] = (), edges: Sequence[float] = ()) -> Scored:  # fmt: skip
     """Score a file of predictions in COCO's result format, as the evaluators here write it.
 
     Args:

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -28,7 +28,8 @@ class Step(SimpleTrainer):
     it is that of the whole batch up to the sampling, not bit for bit.
     """
 
-    def __init__(self, cfg: CfgNode, model: nn.Module, data_loader, optimizer):
+    def __init__(self, cfg: CfgNode, model: nn.Module, data_loader: Iterable,
+                 optimizer: torch.optim.Optimizer):  # fmt: skip
         super().__init__(model, data_loader, optimizer)
         self.folder = Path(cfg.OUTPUT_DIR)
         self.accumulate = cfg.SOLVER.ACCUMULATE

@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from detectron2.config import CfgNode
@@ -30,7 +31,7 @@ class Subject:
     dataset: str
     items: list[Item]
 
-    def settings(self, **more) -> dict:
+    def settings(self, **more: Any) -> dict:
         """All that decides the figures, in plain JSON types; `more` is the evaluation's part."""
         flat = _flat(yaml.safe_load(self.cfg.dump()))
         return {
@@ -44,7 +45,7 @@ class Subject:
         }
 
 
-def find(path, overrides: list[str], images: int | None, seed: int) -> Subject:
+def find(path: str | Path, overrides: list[str], images: int | None, seed: int) -> Subject:
     """Check everything that can be before work starts.
 
     Args:

@@ -3,10 +3,12 @@
 import io
 import json
 import warnings
+from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.modeling import GeneralizedRCNN
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from robust_backbones.detection.predictor import as_array
@@ -16,7 +18,7 @@ from robust_backbones.files import atomic
 EXTRA = "robust_backbones.json"  # the entry of the file that says what goes in and comes out
 
 
-def export(predictor, path, example) -> dict:
+def export(predictor: Any, path: str | Path, example: Any) -> dict:
     """Trace the detector with Detectron2's `TracingAdapter`, compare, and write it to `path`.
 
     The file takes one image, `(3, h, w)` float32 in [0, 255], as `Predictor.preprocess` makes it,
@@ -76,14 +78,14 @@ def _others(image: Tensor) -> list[Tensor]:
     return [image, smaller, turned, torch.zeros_like(smaller)]
 
 
-def _inference(model, image: Tensor) -> list[dict]:
+def _inference(model: nn.Module, image: Tensor) -> list[dict]:
     """The detector without resizing its results to an original image, which it knows nothing of."""
     if isinstance(model, GeneralizedRCNN):
         return [{"instances": model.inference([{"image": image}], do_postprocess=False)[0]}]
     return model([{"image": image}])
 
 
-def _compare(adapter, exported, image: Tensor) -> int:
+def _compare(adapter: Any, exported: Any, image: Tensor) -> int:
     """The number of objects found.
 
     Raises:
@@ -100,13 +102,13 @@ def _compare(adapter, exported, image: Tensor) -> int:
     return len(expected[0])
 
 
-def _names(adapter) -> list[str]:
+def _names(adapter: Any) -> list[str]:
     """The names of the flat outputs, from the schema that says how to put them together again."""
     instances = adapter.outputs_schema.schemas[0].schemas[0]
     return [*instances.keys, "image_size"]
 
 
-def _facts(predictor, adapter) -> dict:
+def _facts(predictor: Any, adapter: Any) -> dict:
     try:
         classes = list(predictor.classes)
     except UserError:

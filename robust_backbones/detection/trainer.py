@@ -6,13 +6,15 @@ import time
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, hooks
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from robust_backbones.detection.checkpointer import StrictCheckpointer
 from robust_backbones.detection.data import classes_of
 from robust_backbones.detection.evaluation import build_evaluator
-from robust_backbones.detection.loader import build_train_loader, seed_from
+from robust_backbones.detection.loader import TrainLoader, build_train_loader, seed_from
 from robust_backbones.detection.step import Step
 from robust_backbones.errors import UserError
 from robust_backbones.stopping import Stopped, StopSignals
@@ -166,7 +168,7 @@ class Trainer(DefaultTrainer):
         self.best = state_dict["best"]
 
     @classmethod
-    def build_model(cls, cfg: CfgNode):
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
         """As Detectron2's.
 
         Raises:
@@ -181,12 +183,12 @@ class Trainer(DefaultTrainer):
             raise UserError(f"the configured model cannot be built: {text}") from error
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode):
+    def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
         """See `loader.build_train_loader`."""
         return build_train_loader(cfg)
 
     @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str):
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         """See `evaluation.build_evaluator`."""
         return build_evaluator(cfg, dataset_name)
 

@@ -1,7 +1,7 @@
 """Pictures of truth, of predictions and of what is wrong with them, by Detectron2's Visualizer."""
 
 import colorsys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +49,9 @@ def truth(item: dict) -> Truth:
     )
 
 
-def draw_truth(image: np.ndarray, found: Truth, names, scale: float | None = None) -> np.ndarray:
+def draw_truth(
+    image: np.ndarray, found: Truth, names: Sequence[str] | None, scale: float | None = None
+) -> np.ndarray:
     """The image with its objects, their colours those of their classes.
 
     Args:
@@ -69,7 +71,7 @@ def draw_truth(image: np.ndarray, found: Truth, names, scale: float | None = Non
 
 
 def draw_predictions(
-    image: np.ndarray, found: Instances, names, scale: float | None = None
+    image: np.ndarray, found: Instances, names: Sequence[str] | None, scale: float | None = None
 ) -> np.ndarray:
     """The image with predictions, a Detectron2 `Instances` on the CPU; see `draw_truth`."""
     classes = found.pred_classes.tolist()
@@ -81,10 +83,8 @@ def draw_predictions(
     return _draw(image, _boxes(found), labels, colours, _masks(found), scale)
 
 
-def draw_errors(
-    image: np.ndarray, found: Instances, kinds: list[str], missed: Truth, names,
-    scale: float | None = None,
-) -> np.ndarray:  # fmt: skip
+def draw_errors(image: np.ndarray, found: Instances, kinds: list[str], missed: Truth,
+                names: Sequence[str] | None, scale: float | None = None) -> np.ndarray:  # fmt: skip
     """The image with the boxes of predictions in the colours of their kinds, and dashed the missed
     objects. Masks are left out: the kinds are about boxes, and theirs may overlap much.
 
@@ -107,7 +107,9 @@ def class_colour(index: int) -> tuple[float, float, float]:
     return colorsys.hsv_to_rgb(index * 0.618 % 1, 0.8, 1)
 
 
-def _draw(image, boxes, labels, colours, masks, scale, dashed=()) -> np.ndarray:
+def _draw(image: np.ndarray, boxes: Iterable, labels: Iterable[str], colours: Sequence,
+          masks: Sequence | None, scale: float | None,
+          dashed: Iterable = ()) -> np.ndarray:  # fmt: skip
     height, width = image.shape[:2]
     scale = scale or fitting_scale(height, width)
     drawing = Visualizer(image, scale=scale)
@@ -130,7 +132,9 @@ def _draw(image, boxes, labels, colours, masks, scale, dashed=()) -> np.ndarray:
     return drawing.output.get_image()
 
 
-def _place(text: str, box, width: int, height: int, scale: float, taken: list[tuple]):
+def _place(
+    text: str, box: Sequence[float], width: int, height: int, scale: float, taken: list[tuple]
+) -> tuple[float, float]:
     """The left upper corner of a text: below its box, inside the image, and clear of those in
     `taken` (which it joins) as far as a few lines up or down allow it."""
     line = 1.8 * FONT / scale  # at Detectron2's 100 pixels per inch, some room included
@@ -151,7 +155,7 @@ def fitting_scale(height: int, width: int) -> float:
     return min(max(longer, SIDE[0]), SIDE[1]) / longer
 
 
-def _name(names, index: int) -> str:
+def _name(names: Sequence[str] | None, index: int) -> str:
     return str(index) if names is None else names[index]
 
 

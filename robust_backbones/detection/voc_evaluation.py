@@ -1,5 +1,6 @@
 """Pascal VOC evaluation of a registered data set, any classes and any year; COCO's metrics, too."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ class VocEvaluator(DatasetEvaluator):
         edges: see `coco_scores.score`.
     """
 
-    def __init__(self, name: str, folder=None, edges=()):
+    def __init__(self, name: str, folder: str | Path | None = None, edges: Sequence[float] = ()):
         self._name, self._folder, self._edges = name, folder, edges
         self.reset()
 
@@ -58,7 +59,9 @@ class VocEvaluator(DatasetEvaluator):
         return results
 
 
-def score(name: str, rows: list[dict], edges=(), source: str = "the predictions") -> dict:
+def score(
+    name: str, rows: list[dict], edges: Sequence[float] = (), source: str = "the predictions"
+) -> dict:
     """VOC's and COCO's metrics of a registered VOC data set, percent.
 
     Args:
