@@ -129,9 +129,11 @@ def pgd(model: nn.Module, x: Tensor, y: Tensor, *, constraint: str, eps: float, 
     best, best_score = x, x.new_full((len(x),), -math.inf)
     with eval_mode(model):
         for _ in range(restarts):
-            start = rule.random_start(x, eps, generator).clamp(0, 1) if random_start else x
+            start = x
+            if random_start and generator is not None:  # `check` has seen to that
+                start = rule.random_start(x, eps, generator).clamp(0, 1)
             x_adv, score = climb(start)
-            if restarts == 1:
+            if score is None or restarts == 1:
                 return x_adv
             # By loss. (The library keeps the tries that fool the model, but inverts its mask with
             # `~` on bytes, which is true for 0 and for 1 alike: its last try always wins.)

@@ -137,7 +137,8 @@ class Group:
     def networks(self, mode: str, task: str) -> list[Merged]:
         """The cells of all networks there are, those included that Table 1 does not have."""
         keys = (k for k in self._cells if k[:2] == (mode, task) and k[4] is None)
-        return [self.cell(*key) for key in sorted(keys, key=lambda k: (_arch_order(k[2]), k[3]))]
+        keys = sorted(keys, key=lambda k: (_arch_order(k[2]), k[3]))
+        return [cell for key in keys if (cell := self.cell(*key))]
 
     @cached_property
     def downscales(self) -> tuple[int, ...]:
@@ -157,8 +158,10 @@ def stylized(name: str) -> bool:
     return "stylized" in name.lower()
 
 
-def eps_words(eps: float, norm: str = "l2") -> str:
-    """`3`, or `4/255` of linf."""
+def eps_words(eps: float | None, norm: str = "l2") -> str:
+    """`3`, or `4/255` of linf; of None, `unknown`."""
+    if eps is None:
+        return "unknown"
     return f"{eps * 255:g}/255" if norm == "linf" and eps else f"{eps:g}"
 
 

@@ -26,7 +26,7 @@ class Layout:
         folder: that the archive unpacks to.
         files: split -> files.
         names: file of the class names.
-        key: of labels (binary: which of the label bytes; Python: which entry).
+        key: of labels (binary, int: which of the label bytes; Python, bytes: which entry).
         names_key: of the class names in `names` (Python only).
         label_bytes: before each image (binary only).
     """
@@ -34,7 +34,7 @@ class Layout:
     folder: str
     files: dict[str, tuple[str, ...]]
     names: str
-    key: int | bytes
+    key: Any
     names_key: bytes = b""
     label_bytes: int = 0
 

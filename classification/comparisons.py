@@ -8,7 +8,7 @@ import numpy as np
 
 from classification import honest, predictions, scatter, statistics
 from classification.cells import Group
-from classification.records import Merged, Record
+from classification.records import Merged
 from classification.scatter import Spread
 from classification.statistics import Difference
 
@@ -83,8 +83,8 @@ def difference(one: Merged, other: Merged, spread: Spread | None = None) -> Diff
     if loaded := predictions.right([one, other]):
         (a, b), labels = loaded
         return statistics.over_images(a.astype(float) - b, _strata(one, labels), scatter=spread)
-    pairs = (dict(zip(r.seeds, r.accuracies, strict=True)) for r in (one, other))
-    return statistics.over_trials(*pairs, spread)
+    first, second = (dict(zip(r.seeds, r.accuracies, strict=True)) for r in (one, other))
+    return statistics.over_trials(first, second, spread)
 
 
 def _spread(runs: list[Merged]) -> Spread | None:
@@ -93,13 +93,13 @@ def _spread(runs: list[Merged]) -> Spread | None:
     if len(seeds) < 2:
         return None
     spread = scatter.pooled(_table(runs, seeds))
-    if loaded := predictions.right(runs):
+    if spread and (loaded := predictions.right(runs)):
         right, labels = loaded
         spread = scatter.of_trials_alone(spread, right, _strata(runs[0], labels))
     return spread
 
 
-def _fair(robust: list[Record], standard: list[Record], spread: Spread | None) -> Difference | None:
+def _fair(robust: list[Merged], standard: list[Merged], spread: Spread | None) -> Difference | None:
     if loaded := predictions.right([*robust, *standard]):
         right, labels = loaded
         strata = _strata(robust[0], labels)

@@ -19,6 +19,7 @@ from classification import datasets
 from classification.dataset_rows import Dataset
 from classification.official import Official
 from classification.progress import ProgressLine
+from classification.shards import ShardSource
 from classification.sources import Files, Source
 from robust_backbones.errors import UserError
 from robust_backbones.files import atomic
@@ -116,7 +117,7 @@ def check(name: str, root: str | Path | None = None) -> Report:
     for split, source in sources.items():
         report.splits[split] = _describe(source)
         report.findings += _counts(row, split, source)
-        if source.labels is None:  # shards: their images are seen only while training
+        if isinstance(source, ShardSource):  # their images are seen only while training
             continue
         contents[split], findings = _look(source, split, line)
         report.findings += findings
@@ -126,18 +127,20 @@ def check(name: str, root: str | Path | None = None) -> Report:
     return report
 
 
-def _layout(row: Dataset, root: str | Path | None, source: Source, place: str) -> tuple[str, str]:
+def _layout(
+    row: Dataset, root: str | Path | None, source: Source | ShardSource, place: str
+) -> tuple[str, str]:
     """What the layout is called, and where exactly the images lie."""
     reader = datasets.reader(row)
-    if isinstance(reader, Official):
+    if isinstance(reader, Official) and root is not None:
         kind, folder = reader.layout(root)
         return kind, str(folder)
-    if source.labels is None:
+    if isinstance(source, ShardSource):
         return "shards, whose images are not checked here", place
     return ("folders" if isinstance(source.images, Files) else "in memory"), place
 
 
-def _describe(source: Source) -> dict:
+def _describe(source: Source | ShardSource) -> dict:
     numbers = {"images": len(source), "classes": source.classes}
     if source.labels is not None:
         sizes = source.labels.bincount(minlength=source.classes)
@@ -148,7 +151,7 @@ def _describe(source: Source) -> dict:
         return numbers | {"fingerprint": f"not possible ({error})"}
 
 
-def _counts(row: Dataset, split: str, source: Source) -> Iterator[Finding]:
+def _counts(row: Dataset, split: str, source: Source | ShardSource) -> Iterator[Finding]:
     expected = row.images.get(split, len(source))
     if len(source) != expected:  # where an exact number is asked for, opening has failed
         yield Finding("count", split, detail=f"{len(source)} {split} images instead of {expected}")
@@ -162,13 +165,13 @@ def _look(source: Source, split: str, line: ProgressLine) -> tuple[list, list[Fi
     """(file, label, digest or None) of each image, and findings."""
     contents, findings = [], []
     labels = source.labels.tolist()
-    files = isinstance(source.images, Files)
+    images = source.images
 
     def one(i: int) -> tuple[str, bytes | None, list]:
-        if files:
-            path = source.images.path(i)
+        if isinstance(images, Files):
+            path = images.path(i)
             return str(path), *look(path)
-        return f"image {i}", hashlib.sha256(source.images[i].numpy().tobytes()).digest(), []
+        return f"image {i}", hashlib.sha256(images[i].numpy().tobytes()).digest(), []
 
     # Decoding lets go of Python's lock, so threads are enough.
     with ThreadPoolExecutor(os.cpu_count()) as pool, warnings.catch_warnings():
@@ -208,8 +211,9 @@ def _odd(path: Path, image: Image.Image) -> Iterator[tuple[str, str]]:
         yield "format", f"it is {image.format}"
     if image.mode in MODES:
         yield MODES[image.mode], f"mode {image.mode}"
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # of MPO, others are previews
-        yield "animated", f"{image.n_frames} pictures"
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # of MPO, others are previews
+        yield "animated", f"{frames} pictures"
 
 
 def _overlaps(contents: dict[str, list[tuple]]) -> Iterator[Finding]:

@@ -33,7 +33,7 @@ def fetch(name: str, root: Path) -> Path:
     with locked(root / f".{name}.lock"):
         try:
             _open(name, root)
-            return Path(datasets.place(name, root))
+            return Path(datasets.place(name, root) or root)
         except UserError as error:
             if target.exists() and os.listdir(target):
                 raise UserError(f"{target} is there and not whole: {error} Or remove it.") from None

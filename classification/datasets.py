@@ -56,7 +56,7 @@ def open_split(name: str, split: str, root: Path | str | None = None, *,
                         "images to hold out.")  # fmt: skip
     if not 0 <= held_out < 1:
         raise UserError(f"{held_out} cannot be held out; choose a part in [0, 1).")
-    if row.shards:
+    if row.shards and root is not None:
         from classification import shards
 
         if shards.are_shards(root):

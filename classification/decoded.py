@@ -91,7 +91,8 @@ def _decode_archive(root: Path, size: int) -> tuple[list[str], dict[str, list], 
     for split, name, file in _members(root):
         member = f"{root}: {split}/{name}"
         image = _pixels(read_image(file, member), member, size)
-        found.setdefault(split, {})[tuple(name.split("/", 1))] = image
+        folder, rest = name.split("/", 1)
+        found.setdefault(split, {})[folder, rest] = image
     if not found:
         raise UserError(f"{root} has no images in class folders; {folders.LAYOUT.format('.')}.")
     names = {split: {name for name, _ in images} for split, images in found.items()}
@@ -116,9 +117,10 @@ def _members(root: Path) -> Iterator[tuple[str, str, object]]:
                 # The tree may lie in a folder of its own.
                 parts = member.name.removeprefix("./").split("/")
                 at = next((i for i, part in enumerate(parts[:-2]) if part in splits), None)
-                if member.isreg() and at is not None and folders.is_image(member.name):
-                    data = io.BytesIO(archive.extractfile(member).read())
-                    yield splits[parts[at]], "/".join(parts[at + 1 :]), data
+                if not member.isreg() or at is None or not folders.is_image(member.name):
+                    continue
+                if file := archive.extractfile(member):
+                    yield splits[parts[at]], "/".join(parts[at + 1 :]), io.BytesIO(file.read())
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(f"{root} cannot be read as a tar file ({error}); fetch it again.") from None
 

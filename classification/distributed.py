@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -13,6 +13,7 @@ from torch.distributed.nn.functional import all_reduce
 from robust_backbones.errors import UserError
 
 T = TypeVar("T")
+Module = TypeVar("Module", bound=nn.Module)
 
 VARIABLES = ("LOCAL_RANK", "RANK", "MASTER_ADDR", "MASTER_PORT")  # besides WORLD_SIZE
 
@@ -77,7 +78,7 @@ def gathered(columns: Tensor) -> Tensor:
     """
     if world() == 1:
         return columns
-    pieces = [None] * world()
+    pieces = [columns] * world()
     dist.all_gather_object(pieces, columns)
     return torch.cat(pieces, 1)
 
@@ -102,7 +103,7 @@ def from_first(make: Callable[[], T]) -> T:
     """
     if world() == 1:
         return make()
-    shared = [None, None]
+    shared: list[Any] = [None, None]  # what it returned, what it raised
     if rank() == 0:
         try:
             shared[0] = make()
@@ -129,6 +130,8 @@ class _SyncBatchNorm(nn.BatchNorm2d):
         centred = x32 - mean.view(1, -1, 1, 1)
         variance = all_reduce(centred.square().sum(dims)) / n
         with torch.no_grad():
+            assert self.running_mean is not None and self.running_var is not None
+            assert self.num_batches_tracked is not None and self.momentum is not None
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
             unbiased = variance * n / (n - 1)
@@ -137,7 +140,7 @@ class _SyncBatchNorm(nn.BatchNorm2d):
         return (centred * scale + self.bias.view(1, -1, 1, 1)).to(x.dtype)
 
 
-def sync_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
+def sync_batchnorm(model: Module, device: torch.device) -> Module:
     """Let every BatchNorm2d of `model` see the images of all processes; names stay the same."""
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)

@@ -1,5 +1,6 @@
 """Where the runs of a study are made: processes of this machine, or a Ray cluster."""
 
+import logging
 import os
 import queue
 import socket
@@ -39,6 +40,7 @@ class Local:
 
     def start(self, run: Run) -> None:
         devices = self._devices(run)
+        assert devices is not None  # the queue has asked for `room`
         self._held[run.folder] = devices
         for name, part in devices.items():
             self._free[name] -= part
@@ -62,7 +64,7 @@ class Local:
             return {}
         if run.gpus < 1:
             fits = [n for n, free in self._free.items() if free >= run.gpus - 1e-9]
-            return {min(fits, key=self._free.get): run.gpus} if fits else None
+            return {min(fits, key=self._free.__getitem__): run.gpus} if fits else None
         whole = [n for n, free in self._free.items() if free > 1 - 1e-9]
         needed = min(int(run.gpus), len(self._free))
         return dict.fromkeys(whole[:needed], 1.0) if len(whole) >= needed else None
@@ -124,12 +126,13 @@ class Ray:
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         try:
             ray.init(address=address, ignore_reinit_error=True, log_to_driver=False,
-                     logging_level="ERROR", include_dashboard=False if address is None else None,
+                     logging_level=logging.ERROR,
+                     include_dashboard=False if address is None else None,
                      runtime_env={"env_vars": {"PYTHONPATH": path}})  # fmt: skip
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(f"no Ray cluster answers at {address}: {error}") from None
-        self._ray = ray
-        self._flag = ray.remote(_Flag).options(num_cpus=0).remote()
+        self._ray: Any = ray
+        self._flag: Any = ray.remote(_Flag).options(num_cpus=0).remote()
         self._task = ray.remote(_task)
         self._going: dict = {}
         self._homes: dict[tuple, str] = {}
@@ -139,7 +142,11 @@ class Ray:
         return len(self._going) < self._most
 
     def start(self, run: Run) -> None:
-        options = {"num_cpus": run.cpus, "num_gpus": self._gpus(run), "max_retries": 5}
+        options: dict[str, Any] = {
+            "num_cpus": run.cpus,
+            "num_gpus": self._gpus(run),
+            "max_retries": 5,
+        }
         if home := self._homes.get(_inputs(run)):
             from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -213,12 +220,13 @@ def _task(run: Run, folder: str, flag: Any) -> tuple[Outcome, str]:
     """What a node does."""
     import ray
 
-    known = {"asked": False, "next": time.time() + 2}
+    asked, again = False, time.time() + 2
 
     def stopping() -> bool:
-        if not known["asked"] and time.time() > known["next"]:
-            known["asked"], known["next"] = ray.get(flag.asked.remote()), time.time() + 2
-        return known["asked"]
+        nonlocal asked, again
+        if not asked and time.time() > again:
+            asked, again = ray.get(flag.asked.remote()), time.time() + 2
+        return asked
 
     environment = {"OMP_NUM_THREADS": str(max(1, int(run.cpus)))}
     outcome = study_run.execute(run, environment, folder, stopping)

@@ -141,5 +141,5 @@ def _result(results: Results, place: int) -> Value | None:
     values = results.records[place].accuracies
     if not values:
         return None
-    ends = (min(values), max(values)) if len(values) > 1 else (None, None)
-    return Value(sum(values) / len(values), *ends, len(values), (place,))
+    low, high = (min(values), max(values)) if len(values) > 1 else (None, None)
+    return Value(sum(values) / len(values), low, high, len(values), (place,))

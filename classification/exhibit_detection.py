@@ -192,7 +192,7 @@ def _rows(experiment: Experiment, task: str) -> list[list]:
         n: statistics.over_trials(v, standard) if standard and n != STANDARD else None
         for n, v in values.items()
     }
-    corrected = statistics.holm([d and d.p for d in differences.values()])
+    corrected = statistics.holm([d.p if d else None for d in differences.values()])
     robust = [n for n in values if n != STANDARD]
     top = max(robust, key=lambda n: fmean(values[n].values()), default=None)
     rows = []

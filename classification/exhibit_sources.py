@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,11 +154,12 @@ def _lines(points: dict, group: Group) -> list[Series]:
         if theirs := table.get(f"eps{eps:g}"):
             line = statistics.fit(theirs["imagenet"], theirs["cifar10"])
             drawn.append(Series(f"eps {eps:g} (paper)", theirs["imagenet"], theirs["cifar10"],
-                                labels=table["archs"], fit=line[:2], published=True))  # fmt: skip
+                                labels=table["archs"], fit=line and line[:2],
+                                published=True))  # fmt: skip
     return drawn
 
 
-def _table2_sections(group: Group, levels: list[float], rows: list[list], fits: list[list],
+def _table2_sections(group: Group, levels: Sequence[float], rows: list[list], fits: list[list],
                      used: list[Merged], panels: dict, wanted: Any) -> list[Section]:  # fmt: skip
     heads = [(f"eps {eps:g}: {name}", 2) for eps in levels
              for name in ("source", "ours", "paper", "ours - paper")]  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import stats
 
@@ -67,13 +69,14 @@ def selection(results: Results, group: Group) -> list[Section]:
                     "paper: eps of its best run")  # fmt: skip
     return [section(
         group, "section4-3", "Section 4.3: the best eps of each task", text=text, columns=heads,
-        rows=[_selection_row(group, *key, c) for key, c in contests.items()],
+        rows=[_selection_row(group, key, c) for key, c in contests.items()],
         runs=[run for c in contests.values() for run in (c.robust, c.standard)],
         found=len(contests), wanted=len(group.modes) * len(group.archs) * len(group.tasks),
     )]  # fmt: skip
 
 
-def _selection_row(group: Group, mode: str, task: str, arch: str, c: Contest) -> list:
+def _selection_row(group: Group, key: tuple[str, str, str], c: Contest) -> list:
+    mode, task, arch = key
     theirs = published.best_run(mode, task, arch) if group.reference else None
     named = published.best_eps(task) if group.reference else None
     return [
@@ -170,15 +173,16 @@ def ranks(results: Results, group: Group) -> list[Section]:
 
 
 def _complete(
-    group: Group, mode: str, arch: str | None, all_eps: list[float]
+    group: Group, mode: str, arch: str | None, all_eps: Sequence[float]
 ) -> tuple[list, list, list]:
     """Accuracies of the tasks that miss no eps: table, the runs, the tasks."""
     archs = group.archs if arch is None else (arch,)
     table, used, tasks = [], [], []
     for task in group.tasks:
         cells = [[group.cell(mode, task, a, eps) for a in archs] for eps in all_eps]
-        best = [max(filter(None, own), key=lambda run: run.mean, default=None) for own in cells]
-        if all(best):
+        have = [[cell for cell in own if cell] for own in cells]
+        if all(have):
+            best = [max(own, key=lambda run: run.mean) for own in have]
             table.append([run.mean for run in best])
             used += best
             tasks.append(task)

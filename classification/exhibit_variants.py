@@ -83,7 +83,7 @@ def figure7(results: Results, group: Group) -> list[Section]:
                 for pixels, row in sizes.items():
                     values = [value(row.get(eps)) for eps in levels]
                     used += row.values()
-                    best = max(row, key=lambda eps, row=row: row[eps].mean, default=None)
+                    best, _ = max(row.items(), key=lambda x: x[1].mean, default=(None, None))
                     shown = "" if best is None else eps_words(best, group.key.norm)
                     size = f"{pixels} pixels" if pixels else "original"
                     rows.append([mode, task, arch, size, shown, *values])
@@ -116,6 +116,7 @@ def figure8(results: Results, group: Group) -> list[Section]:
                 rows.append(_styled_row(group, None, mode, task, arch, used))
     source = _styled_source(results, group)
     for mode in group.modes if source else ():
+        assert source is not None
         for task in source.tasks:
             own = [_styled_row(group, source, mode, task, arch, used) for arch in source.archs]
             own = [row for row in own if row[5] is not None]

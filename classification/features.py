@@ -100,8 +100,9 @@ def _read(path: Path, rows: int) -> np.ndarray | None:
 
 
 @torch.no_grad()
-def _compute(model: Classifier, batches: Iterable[tuple[Tensor, Tensor]], dtype: torch.dtype | None,
-             signals: StopSignals, progress: Callable[[int], object]) -> np.ndarray:  # fmt: skip
+def _compute(model: Classifier, batches: Iterable[tuple[Tensor, Tensor]],
+             dtype: torch.dtype | None, signals: StopSignals | None,
+             progress: Callable[[int, str], None]) -> np.ndarray:  # fmt: skip
     device = next(model.parameters()).device
     rows = []
     for x, _ in batches:

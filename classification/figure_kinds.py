@@ -102,6 +102,7 @@ KINDS = {"bars": bars, "curves": curves, "scatter": scatter}
 def explained(series: Series) -> float | None:
     """R²: the share of the variance of `y` that the fitted line explains; None without any."""
     pairs = [(float(x), y) for x, y in zip(series.x, series.y, strict=True) if y is not None]
+    assert series.fit is not None
     slope, intercept = series.fit
     mean = math.fsum(y for _, y in pairs) / len(pairs) if pairs else 0.0
     total = math.fsum((y - mean) ** 2 for _, y in pairs)
@@ -118,14 +119,15 @@ def _say_fit(axis: Any, series: Series) -> None:
                   fontsize=8, transform=axis.transAxes)  # fmt: skip
 
 
-def _ends(series: Series, kept: list[int]) -> list[list[float]]:
+def _ends(series: Series, kept: list[int]) -> list[list[float]] | None:
     """Lengths of the error bars below and above; an end that is missing has none."""
     below, above = [], []
     for i in kept:
+        y = series.y[i]
         low = series.low[i] if series.low else None
         high = series.high[i] if series.high else None
-        below.append(0.0 if low is None else max(0.0, series.y[i] - low))
-        above.append(0.0 if high is None else max(0.0, high - series.y[i]))
+        below.append(0.0 if low is None or y is None else max(0.0, y - low))
+        above.append(0.0 if high is None or y is None else max(0.0, high - y))
     return [below, above] if any(below + above) else None
 
 

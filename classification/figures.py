@@ -9,6 +9,7 @@ import re
 import textwrap
 import warnings
 from itertools import cycle
+from typing import Any
 
 from classification import figure_kinds
 from classification.figure_kinds import named, plain
@@ -21,7 +22,7 @@ MARKS = "osD^vP"
 INK = "#3b3f45"  # of texts and axes, in the PNG and where an SVG stands alone on light
 INK_ON_DARK = "#c9ced6"
 
-_RC = {
+_RC: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a $ in a name is a $
     "font.family": "sans-serif",
@@ -124,7 +125,7 @@ def looks(panels: dict[str, list[Series]]) -> dict[tuple[str, bool], dict]:
     return found
 
 
-def _canvas(figure: Figure) -> tuple:
+def _canvas(figure: Figure) -> Any:
     from matplotlib.figure import Figure as Canvas
 
     count = max(1, len(figure.panels))
@@ -133,7 +134,7 @@ def _canvas(figure: Figure) -> tuple:
     lines = -(-count // columns)
     width = figure_kinds.width(figure.kind, [*figure.panels.values()])
     height = figure_kinds.HEIGHTS[figure.kind][count > 1]
-    canvas = Canvas(figsize=(width * columns, height * lines + 0.5), layout="constrained")
+    canvas: Any = Canvas(figsize=(width * columns, height * lines + 0.5), layout="constrained")
     axes = canvas.subplots(lines, columns, squeeze=False)
     for axis in axes.flat[count:]:
         axis.remove()
@@ -151,8 +152,8 @@ def _canvas(figure: Figure) -> tuple:
     canvas.supylabel(plain(figure.y_label, 60), fontsize=9)
     if shown:
         ncols = min(len(shown), max(2, int(width * columns / 1.9)))
-        canvas.legend(list(shown.values()), list(shown), loc="outside upper left", ncols=ncols,
-                      frameon=False)  # fmt: skip
+        canvas.legend(handles=list(shown.values()), labels=list(shown), loc="outside upper left",
+                      ncols=ncols, frameon=False)  # fmt: skip
     return canvas
 
 

@@ -64,7 +64,7 @@ def _same_for_all(task: Task, values: dict[Run, dict]) -> list[Run]:
         lr: sum(values[Run(trial, lr, CHOOSING)]["value"] for trial in task.trials)
         for lr in task.settings["rates"]
     }
-    best = max(means, key=means.get)
+    best = max(means, key=means.__getitem__)
     return [Run(trial, best, CHOOSING) for trial in task.trials]
 
 
@@ -72,10 +72,11 @@ def _each_its_own(task: Task, values: dict[Run, dict]) -> list[Run]:
     rates = task.settings["rates"]
     if not task.chooses:
         return [Run(trial, rates[0], FINAL) for trial in task.trials]
-    return [
-        Run(trial, max(rates, key=lambda lr, t=trial: values[Run(t, lr, CHOOSING)]["value"]), FINAL)
-        for trial in task.trials
-    ]
+
+    def best(trial: int) -> float:
+        return max(rates, key=lambda lr: values[Run(trial, lr, CHOOSING)]["value"])
+
+    return [Run(trial, best(trial), FINAL) for trial in task.trials]
 
 
 def _train(task: Task, one: Run, place: str, rivals: list[list[dict]]) -> list[dict]:
@@ -206,10 +207,10 @@ def _finish(task: Task, one: Run, values: dict[Run, dict]) -> Trial:
 
 
 def _predict(task: Task, model: Classifier, one: Run, attack: dict | None) -> torch.Tensor:
-    share = dict(rank=distributed.rank(), world=distributed.world(), workers=task.workers)
     seed = seed_of(task.seed(one.trial), distributed.rank())
     adversary = attacks.adversary(attack, seed) if attack else None
-    batches = loader.test_batches(task.test, EVAL_BATCH, **share)
+    batches = loader.test_batches(task.test, EVAL_BATCH, rank=distributed.rank(),
+                                  world=distributed.world(), workers=task.workers)  # fmt: skip
     return engine.evaluate(model, batches, adversary, task.signals).predictions
 
 

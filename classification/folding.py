@@ -57,6 +57,7 @@ class Twin(nn.Module):
                     _share(sources[path], copied)
         for conv_path, norm_path in self._folds.items():
             conv, packed = sources[conv_path], self.network.get_submodule(conv_path)
+            assert isinstance(packed, Packed)
             weight, bias = conv.weight, conv.bias
             if norm_path is not None:
                 norm = sources[norm_path]
@@ -156,14 +157,14 @@ def _skip(node: fx.Node, before: fx.Node, graph: fx.Graph) -> None:
 def _folds(network: nn.Module, node: fx.Node) -> bool:
     if node.op != "call_module":
         return False
-    norm = network.get_submodule(node.target)
+    norm = network.get_submodule(str(node.target))
     known = type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm)
     return known and norm.running_mean is not None
 
 
 def _is_relu(network: nn.Module, node: fx.Node) -> bool:
     if node.op == "call_module":
-        return type(network.get_submodule(node.target)) is nn.ReLU
+        return type(network.get_submodule(str(node.target))) is nn.ReLU
     return node.op == "call_function" and node.target in (F.relu, torch.relu, torch.relu_)
 
 

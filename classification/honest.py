@@ -66,4 +66,5 @@ def over_trials(robust: np.ndarray, standard: np.ndarray) -> Difference | None:
     a, b = best_by_others(robust), best_by_others(standard)
     mean = float(np.mean(robust[a, trials] - standard[b, trials]))
     scatter, n = pooled(np.concatenate([robust, standard])), len(trials)
+    assert scatter is not None  # of two trials or more
     return student(mean, scatter.error(n, chosen=True), scatter.df, CONFIDENCE, TRIALS, n)

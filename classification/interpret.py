@@ -7,6 +7,7 @@ python -m classification.interpret --weights standard.pt robust.pt --dataset dig
 """
 
 import argparse
+import functools
 import sys
 import time
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from classification.interpret_plan import Plan
     from classification.models import Classifier
+    from classification.progress import ProgressLine
     from classification.sources import Source
 
 
@@ -47,7 +49,7 @@ def _run(args: argparse.Namespace) -> None:
     if results.finished(args.output / "result.json", settings):
         return
     networks = {name: models.load_classifier(path) for name, path in paths.items()}
-    judge = judge_path and models.load_classifier(judge_path)
+    judge = None if judge_path is None else models.load_classifier(judge_path)
     _check_judge(args, settings, networks, judge)
     _check_columns(args, networks)
     plan = interpret_plan.make(args, source, min(net.num_classes for net in networks.values()))
@@ -130,13 +132,17 @@ def _work(args: argparse.Namespace, plan: "Plan", networks: dict, judge: "Classi
         network.to(device)
         found[name] = interpret_plan.pictures(
             network, plan, how, args.batch_size,
-            lambda images, doing, name=name: line.show(images, f"{name}: {doing}"))  # fmt: skip
+            functools.partial(_show, line, name))  # fmt: skip
         rows[name] = interpret_report.measure(network, judge, plan, found[name], args.batch_size)
         network.cpu()  # one at a time on the device
     line.clear()
     interpret_figure.save(args.output, plan, found)
     interpret_figure.draw(args.output, plan, found)
     _write(args, rows, networks, source, settings, time.perf_counter() - began)
+
+
+def _show(line: "ProgressLine", name: str, images: int, doing: str) -> None:
+    line.show(images, f"{name}: {doing}")
 
 
 def _write(args: argparse.Namespace, rows: dict, networks: dict, source: "Source | None",

@@ -100,6 +100,8 @@ def _panel(figure: Any, rows: list[Row], columns: range, heads: list[str]) -> No
         line[0].set_ylabel(row.heading)
         for cell, column in zip(line, columns, strict=True):
             cell.set(xticks=[], yticks=[], frame_on=False)
-            cell.imshow(row.images[column].permute(1, 2, 0).numpy(), interpolation="nearest")
+            image = row.images[column]
+            assert image is not None  # `draw` asks for columns that are there
+            cell.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
     for cell, column in zip(axes[0], columns, strict=True):
         cell.set_title(heads[column], fontsize=9)

@@ -71,7 +71,7 @@ def make(args: argparse.Namespace, source: Source | None, classes: int) -> Plan:
         begin = representation.noise(starts, size, torch.Generator().manual_seed(args.seed))
     return Plan(shown, begin[: len(shown)], chosen, _read(source, chosen, size), begin[:count],
                 source.class_names if source else (),
-                source.labels[chosen].tolist() if chosen else [])  # fmt: skip
+                source.labels[chosen].tolist() if source else [])  # fmt: skip
 
 
 def _choose(source: Source, count: int, starts: int, seed: int) -> tuple[list[int], list[int]]:
@@ -87,7 +87,7 @@ def _choose(source: Source, count: int, starts: int, seed: int) -> tuple[list[in
 
 
 def _read(source: Source | None, indices: list[int], size: int) -> Tensor:
-    if not indices:
+    if source is None or not indices:
         return torch.empty(0, 3, size, size)
     return next(loader.test_batches(source, len(indices), indices=indices))[0]
 

@@ -1,6 +1,7 @@
 """What pictures of representations say, in numbers."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +35,8 @@ def _visualisation(
 ) -> dict:
     before, after = (_scores(model, x, plan.shown, batch_size)
                      for x in (plan.shown_starts, shown))  # fmt: skip
-    rows = [{"kind": kind, "number": number, "start": a, "score": b}
+    rows: list[dict[str, Any]] = [
+        {"kind": kind, "number": number, "start": a, "score": b}
             for (kind, number), a, b in zip(plan.shown, before, after, strict=True)]  # fmt: skip
     for name, network in {"own": model, "judge": judge}.items():
         if network is None:
@@ -45,7 +47,8 @@ def _visualisation(
                 row[f"{name}_confidence"] = percent[row["number"]].item()
                 row[f"{name}_right"] = int(percent.argmax() == row["number"])
     classes = [row for row in rows if row["kind"] == "class"]
-    means = {name: _mean(row[name] for row in classes)
+    means: dict[str, float] = {
+             name: _mean(row[name] for row in classes)
              for name in ("own_confidence", "judge_confidence")
              if classes and name in classes[0]}  # fmt: skip
     if "judge_confidence" in means:

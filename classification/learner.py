@@ -2,9 +2,10 @@
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +91,7 @@ class Learner:
         self.twin = Twin(model) if self.fast and self.method.attacks else None
         self.attacked = torch.compile(model) if settings["compile"] else model
         objective = Objective(model, settings["method"], settings["smoothing"], settings["beta"])
-        self.objective = torch.compile(objective) if settings["compile"] else objective
+        self.objective: Any = torch.compile(objective) if settings["compile"] else objective
         if distributed.world() > 1:
             # It broadcasts process 0's buffers, too; `average_buffers` has made them equal.
             self.objective = DistributedDataParallel(
@@ -129,7 +130,7 @@ class Learner:
             sums = self._update(parts, len(y), lr)
         return sums
 
-    def _update(self, parts: Iterable, images: int, lr: float) -> Sums:
+    def _update(self, parts: Sequence, images: int, lr: float) -> Sums:
         """One change of the weights, from the gradients of all parts of the mini-batch."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -164,7 +165,7 @@ class Learner:
 
     def state(self) -> dict:
         """All that changes, for `load`: tensors and plain types."""
-        state = {
+        state: dict[str, Any] = {
             "model": self.result.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),

@@ -223,6 +223,7 @@ class _GuardedStream(torch.utils.data.IterableDataset):
 
     def __iter__(self) -> Iterator:
         info = torch.utils.data.get_worker_info()
+        assert info is not None  # only workers iterate
         try:
             yield from self.job.batches(info.id, info.num_workers)
         except UserError as error:

@@ -10,7 +10,9 @@ eigenvalues of that image's K x K part, (1 - sum p^2) / (K - 1). Unlike a bound 
 (Böhning 1992) it shrinks with the errors, as it must at weak penalties, where few are left.
 """
 
+import functools
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -151,7 +153,12 @@ def interpolate(at: float, known: dict[float, Tensor]) -> Tensor:
         return known[near[0]]
     points = left + right
     factors = [math.prod((at - b) / (a - b) for b in points if b != a) for a in points]
-    return sum(factor * known[a] for factor, a in zip(factors, points, strict=True))
+    terms = (factor * known[a] for factor, a in zip(factors, points, strict=True))
+    return functools.reduce(torch.add, terms)
+
+
+def _nearest(known: Iterable[float], at: float) -> float:
+    return min(known, key=lambda x: abs(x - at))
 
 
 def solve_path(images: Images, penalties: Tensor, start: Tensor | None, tolerance: float,
@@ -178,11 +185,11 @@ def solve_path(images: Images, penalties: Tensor, start: Tensor | None, toleranc
             else:
                 vs = {at: row[0] for at, row in known.items()}
                 v = torch.stack([interpolate(logs[i], vs) for i in part])
-                near = (min(known, key=lambda at, i=i: abs(at - logs[i])) for i in part)
-                metrics = [known[at][-1] for at in near]
+                metrics = [known[_nearest(known, logs[i])][-1] for i in part]
             found = solve(images, penalties[part], v, metrics, tolerance, max_iterations)
             rows = zip(found.v, found.objective, found.gradient, found.iterations, found.converged,
                        found.metrics, strict=True)  # fmt: skip
             done.update(zip(part, rows, strict=True))
-    *tensors, metrics = zip(*(done[i] for i in everything), strict=True)
-    return Solution(*(torch.stack(column) for column in tensors), list(metrics))
+    *columns, metrics = zip(*(done[i] for i in everything), strict=True)
+    v, objective, gradient, iterations, converged = (torch.stack(column) for column in columns)
+    return Solution(v, objective, gradient, iterations, converged, list(metrics))

@@ -5,7 +5,7 @@ The adversarial images of pgd, fast and trades come from the model in eval mode,
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -33,8 +33,8 @@ class Method:
     """
 
     craft: Callable[..., Iterator[Tensor]]
-    attack: dict = field(default_factory=dict)
-    loss: Callable[..., tuple[Tensor, Tensor]] = None
+    attack: dict
+    loss: Callable[..., tuple[Tensor, Tensor]]
     updates: Callable[[dict], int] = lambda attack: 1
     schedule: str | None = None
     attacks: bool = False
@@ -64,10 +64,13 @@ def _replayed(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator
     anywhere.
     """
     rule = CONSTRAINTS[constraint]
-    x_adv = rule.random_start(x, eps, generator).clamp(0, 1) if random_start else x
+    x_adv = x
+    if random_start and generator is not None:
+        x_adv = rule.random_start(x, eps, generator).clamp(0, 1)
     for _ in range(steps):
         x_adv = x_adv.detach().requires_grad_()
         yield x_adv
+        assert x_adv.grad is not None  # the update has been made
         x_adv = rule.project(rule.step(x_adv.detach(), x_adv.grad, step_size), x, eps).clamp(0, 1)
 
 
@@ -102,11 +105,11 @@ def _trades(
 def _row(craft: Callable[..., Iterator[Tensor]], steps: int, step_size: float, random_start: bool,
          use_best: bool, **others: Any) -> Method:  # fmt: skip
     attack = dict(steps=steps, step_size=step_size, random_start=random_start, use_best=use_best)
-    return Method(craft, attack, **({"loss": _classify} | others))
+    return Method(craft, attack, **{"loss": _classify} | others)
 
 
 METHODS = {
-    "standard": Method(_clean, loss=_classify),
+    "standard": Method(_clean, {}, _classify),
     # Madry et al. 2018 (arXiv 1706.06083), as the paper's models were made.
     "pgd": _row(_attacked, 3, 2 / 3, False, True, attacks=True),
     # FGSM from a random start (Wong et al. 2020, arXiv 2001.03994).

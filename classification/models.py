@@ -27,6 +27,9 @@ class Normalize(nn.Module):
             that a checkpoint carries them.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD):
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
@@ -68,7 +71,9 @@ class Classifier(nn.Module):
     @property
     def head(self) -> nn.Linear:
         """The last layer."""
-        return self.net.get_submodule(ARCHS[self.arch].head)
+        head = self.net.get_submodule(ARCHS[self.arch].head)
+        assert isinstance(head, nn.Linear)
+        return head
 
     def freeze(self, statistics: bool = True) -> None:
         """Train the head alone from now on.

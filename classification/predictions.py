@@ -21,15 +21,15 @@ def right(runs: list[Merged]) -> tuple[np.ndarray, np.ndarray] | None:
         return None
     rows, labels = [], None
     for run in runs:
-        found = [_trial(*source) for source in run.sources]
-        if any(part is None for part in found):
+        found = [part for source in run.sources if (part := _trial(*source))]
+        if len(found) < len(run.sources):
             return None
         for own, _ in found:
             labels = own if labels is None else labels
             if not np.array_equal(own, labels):
                 return None
         rows.append([column for _, column in found])
-    return np.array(rows), labels
+    return None if labels is None else (np.array(rows), labels)
 
 
 def _trial(record: Record, k: int) -> tuple[np.ndarray, np.ndarray] | None:

@@ -92,7 +92,7 @@ def _model(settings: dict, source: "Source | ShardSource", device: "torch.device
         torch.manual_seed(settings["seed"])
         model = Classifier(settings["arch"], source.classes, source.mean, source.std)
     # Suits the convolutions of CPUs and GPUs; benchmarks/adversarial_step.py times it.
-    model = model.to(device, memory_format=torch.channels_last)
+    model = model.to(device).to(memory_format=torch.channels_last)
     return distributed.sync_batchnorm(model, device) if settings["sync_bn"] else model
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from classification.result_kinds import READERS
 from robust_backbones.errors import UserError
@@ -22,7 +23,7 @@ RESULT, STUDY = "result.json", "run.json"
 _NOT_CHOSEN = {"seed", "SEED", "trials", "weights", "save_classifier", "OUTPUT_DIR"}
 
 _NONE, _NUMBER = type(None), (int, float)
-_TYPES = {  # of the fields that are not text
+_TYPES: dict[str, Any] = {  # of the fields that are not text
     "path": Path, "downscale": (int, _NONE), "eps": (*_NUMBER, _NONE), "accuracies": tuple,
     "seeds": tuple, "seed": int, "settings": dict, "metrics": dict, "data": dict,
     "weights_sha256": (str, _NONE), "seconds": _NUMBER, "labels": dict, "warnings": list,

@@ -74,7 +74,9 @@ def visualise(model: nn.Module, x: Tensor, targets: Tensor, *, kind: str = "unit
     _check_targets(model, x, targets, kind)
     rows = torch.arange(len(x), device=x.device)
     targets = targets.to(x.device)
-    how = dict(eps=eps, steps=steps, step_size=step_size, use_best=use_best, progress=progress)
+    how: dict[str, Any] = dict(
+        eps=eps, steps=steps, step_size=step_size, use_best=use_best, progress=progress
+    )
     if kind == "class":
         return _ascend(model, x, lambda z: model(z)[rows, targets], **how)
     straight = _straight_features(model, x)
@@ -116,13 +118,13 @@ def correlation(found: Tensor, targets: Tensor) -> Tensor:
     return ((a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))).to(found.dtype)
 
 
-def features(model: nn.Module, x: Tensor) -> Tensor:
+def features(model: Any, x: Tensor) -> Tensor:
     """Representations `(N, D)` of x in eval mode, without gradient; the model stays as it was."""
     with eval_mode(model), torch.no_grad():
         return model.features(x)
 
 
-def _check_targets(model: nn.Module, x: Tensor, targets: Tensor, kind: str) -> None:
+def _check_targets(model: Any, x: Tensor, targets: Tensor, kind: str) -> None:
     if targets.shape != x.shape[:1]:
         raise UserError(f"targets have the shape {tuple(targets.shape)}; one number is needed for "
                         f"each of the {len(x)} images.")  # fmt: skip
@@ -135,7 +137,7 @@ def _check_targets(model: nn.Module, x: Tensor, targets: Tensor, kind: str) -> N
 
 
 def _ascend(model: nn.Module, x: Tensor, score: Score, *, eps: float, steps: int, step_size: float,
-            use_best: bool, progress: Progress | None) -> Tensor:  # fmt: skip
+            use_best: bool, progress: Progress) -> Tensor:  # fmt: skip
     """Steepest L2 ascent of each image's own score, in the ball around x and in [0, 1]."""
     check(x, "l2", eps, steps, step_size)
     rule, centre = CONSTRAINTS["l2"], x.detach()
@@ -170,7 +172,7 @@ def _better(best: Tensor, highest: Tensor, x: Tensor, value: Tensor) -> tuple[Te
     return torch.where(higher.view(-1, 1, 1, 1), x, best), torch.where(higher, value, highest)
 
 
-def _straight_features(model: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:
+def _straight_features(model: Any, x: Tensor) -> Callable[[Tensor], Tensor]:
     """`model.features`, with a gradient that passes the last rectifier before the last layer."""
     with eval_mode(model), torch.no_grad(), _Rectifiers() as found:
         model.features(x[:1])

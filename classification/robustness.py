@@ -62,8 +62,10 @@ def adversary(attack: Attack, seed: int, batch: int, classes: int) -> Adversary:
     if attack.family == attack_plan.CLEAN:
         return lambda model, x, y: x
     if attack.family == attack_plan.AUTOATTACK:
+        assert attack.part is not None
         return partial(autoattack, constraint=attack.constraint, eps=attack.eps, part=attack.part,
                        classes=classes, seed=own.initial_seed())  # fmt: skip
+    assert attack.steps is not None  # only AutoAttack leaves them to the family
     return partial(pgd, constraint=attack.constraint, eps=attack.eps, steps=attack.steps,
                    step_size=attack_plan.STEP_FACTOR * attack.eps / attack.steps,
                    random_start=True, restarts=attack.restarts, generator=own)  # fmt: skip
@@ -125,7 +127,7 @@ def run(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], plan: list[A
     for batch, (x, y) in enumerate(batches, first_batch):
         x, y = x.to(device), y.to(device)
         everything = torch.ones(len(y), dtype=torch.bool, device=device)
-        left = {}  # of each group of rows: the images that its rows so far have left
+        left: dict[str, Tensor] = {}  # of each group of rows: what its rows so far have left
         for attack in plan_of(plan, batch):
             progress(0, attack.name)
             # The parts of an AutoAttack share the work: each gets what the one before it left.

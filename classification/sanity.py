@@ -202,8 +202,8 @@ def _weaker(weak: Attack, strong: Attack) -> bool:
         return False
     if strong.family == attack_plan.AUTOATTACK:
         return True
-    budgets = (weak.steps, weak.restarts), (strong.steps, strong.restarts)
-    return budgets[0] != budgets[1] and all(a <= b for a, b in zip(*budgets, strict=True))
+    less, more = ((a.steps or 0, a.restarts) for a in (weak, strong))
+    return less != more and all(a <= b for a, b in zip(less, more, strict=True))
 
 
 def _stronger_does_worse(outcomes: list[Outcome], classes: int) -> Iterator[str]:

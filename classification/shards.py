@@ -109,10 +109,10 @@ def open_shards(name: str, row: Dataset, split: str, root: str | Path,
     else:
         raise UserError(f"the number of images in {root} is not known; give the path of the "
                         f"{INDEX} that tools/make_shards.py writes.")  # fmt: skip
-    if classes is None and row.classes is None:
+    if not classes and row.classes is None:
         raise UserError(f"the classes of {root} are not known; give the path of the {INDEX} that "
                         "tools/make_shards.py writes.")  # fmt: skip
-    classes = classes or [str(label) for label in range(row.classes)]
+    classes = classes or [str(label) for label in range(row.classes or 0)]
     check_classes(name, row, root, len(classes))
     if row.images.get(split, count) != count:
         raise UserError(f"{root} has {count} {split} images, {name} has {row.images[split]}; use "
@@ -120,7 +120,7 @@ def open_shards(name: str, row: Dataset, split: str, root: str | Path,
     source = ShardSource(name=name, split=split, classes=len(classes),
                          image_size=image_size or row.image_size, mean=row.mean, std=row.std,
                          augmentation=row.augmentation, urls=tuple(urls),
-                         sizes=sizes and tuple(sizes), count=count,
+                         sizes=tuple(sizes) if sizes else None, count=count,
                          class_names=tuple(classes))  # fmt: skip
     return source if limit is None else _limited(source, limit)
 

@@ -113,11 +113,13 @@ class Source:
         """An image, `(3, H, W)` or a PIL RGB image of any size, and its label."""
         return self._image(i), int(self.labels[i])
 
-    def _image(self, i: int) -> Tensor | Image.Image:
-        fast = self.decode == "fast" and not isinstance(self.images, Tensor)
+    def _image(self, i: int) -> Any:
         # A random crop may take a part of the image only: twice the test view's pixels are enough.
         shorter = round(2 * transforms.TEST_SCALE * self.image_size)
-        image = self.images.fast(i, shorter) if fast else self.images[i]
+        if self.decode == "fast" and isinstance(self.images, Files):
+            image = self.images.fast(i, shorter)
+        else:
+            image = self.images[i]
         return transforms.reduced(image, self.downscale) if self.downscale else image
 
     def read(self, indices: Tensor) -> Tensor | Iterator[Image.Image]:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from classification import shards, transforms
 from classification.shards import ShardSource
+from classification.sources import Source
 from robust_backbones.errors import UserError
 
 BUFFER = 2000  # encoded images per worker; about 200 MB of ImageNet's
@@ -130,7 +131,7 @@ class TestingStream:
         check_count(self.source, seen, seen if expected is None else expected)
 
 
-def check_count(source: ShardSource, seen: int, expected: int) -> None:
+def check_count(source: Source | ShardSource, seen: int, expected: int) -> None:
     """Refuse a test of another number of images than there are.
 
     Raises:

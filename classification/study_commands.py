@@ -18,6 +18,11 @@ TOOLS = Path(__file__).resolve().parent.parent / "tools"
 _NEUTRAL = frozenset({"data", "workers", "device", "save-seconds", "save_seconds"})
 
 
+Options = tuple[  # `lines`, `check` and `has` of a `Command`
+    Callable[[dict, Path, float], list[list[str]]], Callable[[dict], None], Callable[[str], bool]
+]
+
+
 @dataclass(frozen=True)
 class Command:
     """A program that makes results.
@@ -58,7 +63,7 @@ def _words(options: dict) -> list[str]:
     return words
 
 
-def _module(name: str, options: str, *always: str) -> tuple:
+def _module(name: str, options: str, *always: str) -> Options:
     """`lines`, `check` and `has` of a command whose options argparse knows: those of
     `classification.<options>.parser`."""
 
@@ -85,7 +90,7 @@ def _module(name: str, options: str, *always: str) -> tuple:
     return lines, check, has
 
 
-def _tool(name: str, *always: str, output: str = "--output") -> tuple:
+def _tool(name: str, *always: str, output: str = "--output") -> Options:
     """`lines`, `check` and `has` of a detection tool: options are its own, or keys of the config,
     which have a capital letter."""
 
@@ -122,11 +127,11 @@ def _convert_check(options: dict) -> None:
 
 
 def _spread(values: list[float | None]) -> str:
-    values = [value for value in values if value is not None]
-    if not values:
+    known = [value for value in values if value is not None]
+    if not known:
         return ""
-    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{spread}"
+    spread = f" ± {statistics.stdev(known):.2f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.2f}{spread}"
 
 
 def _transfer_cells(found: list[dict]) -> list[str]:

@@ -203,7 +203,8 @@ def _runs(document: Document, part: Part, output: str, before: list[Run],
         named, options = dict(zip(part.axes, labels, strict=True)), dict(part.common)
         if _chosen(part, named) and (part.axes or not part.extra):
             for axis, label in named.items():
-                options |= part.axes[axis][label] if isinstance(part.axes[axis], dict) else {}
+                values = part.axes[axis]
+                options |= values[label] if isinstance(values, dict) else {}
             combinations.append((named, options))
     for row in part.extra:
         named = {axis: str(row[axis]) for axis in part.axes}

@@ -100,7 +100,7 @@ class Task:
         model = models.for_task(self.found, self.train.classes, self.seed(trial), statistics)
         if settings["mode"] == "fixed-feature":
             model.freeze(statistics=settings["batchnorm"] == "frozen")
-        return model.to(self.device, memory_format=torch.channels_last)
+        return model.to(self.device).to(memory_format=torch.channels_last)
 
     def check(self) -> None:
         """Find out now what would fail hours later.

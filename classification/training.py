@@ -207,12 +207,14 @@ class Training:
     ) -> engine.Outcome:
         """What the present weights make of all images of the source, or of `count`, the same ones
         each time."""
-        share = dict(rank=distributed.rank(), world=distributed.world(), workers=self.workers)
-        some = count is not None
-        chosen = self.some(source, count) if some and source.labels is not None else None
-        batches = loader.test_batches(source, EVAL_BATCH, indices=chosen, **share)
-        if some and chosen is None:  # shards cannot be read by number
-            batches = itertools.islice(batches, -(-count // (EVAL_BATCH * distributed.world())))
+        world, chosen = distributed.world(), None
+        shards = isinstance(source, ShardSource)  # which cannot be read by number
+        if count is not None and not shards:
+            chosen = self.some(source, count)
+        batches = loader.test_batches(source, EVAL_BATCH, indices=chosen, rank=distributed.rank(),
+                                      world=world, workers=self.workers)  # fmt: skip
+        if count is not None and shards:
+            batches = itertools.islice(batches, -(-count // (EVAL_BATCH * world)))
         seed = seed_of(self.settings["seed"], self.epoch, distributed.rank())
         attacked = attacks.adversary(attack, seed) if attack else None
         found = engine.evaluate(self.learner.result, batches, attacked, self.signals)

@@ -26,7 +26,6 @@ from robust_backbones.errors import UserError, user_errors
 if TYPE_CHECKING:
     import torch
 
-    from classification.shards import ShardSource
     from classification.sources import Source
     from classification.task import Task
     from robust_backbones.checkpoint import Checkpoint
@@ -75,13 +74,14 @@ def _task(
     return task
 
 
-def _open(args: argparse.Namespace, settings: dict, split: str) -> "Source | ShardSource":
+def _open(args: argparse.Namespace, settings: dict, split: str) -> "Source":
     from classification.datasets import open_split
+    from classification.shards import ShardSource
 
     limit = settings["limit" if split == "train" else "test_limit"]
     source = open_split(args.dataset, split, getattr(args, "data", None),
                         image_size=settings["image_size"], limit=limit)  # fmt: skip
-    if source.labels is None:
+    if isinstance(source, ShardSource):
         raise UserError(f"{args.data} holds shards, whose images cannot be chosen one by one; give "
                         "--data a folder of images.")  # fmt: skip
     return dataclasses.replace(source, downscale=settings["downscale"], decode=settings["decode"])

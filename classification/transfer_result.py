@@ -27,7 +27,8 @@ def write(task: Task, trials: list[Trial], names: dict, seconds: float) -> str:
     """
     folder, labels, classes = task.folder, task.test.labels, task.train.classes
     predictions = torch.stack([trial.predictions for trial in trials])
-    confusion = sum(metrics.confusion(row, labels, classes) for row in predictions)
+    matrices = [metrics.confusion(row, labels, classes) for row in predictions]
+    confusion = torch.stack(matrices).sum(0)
     _csv(folder / "per_class.csv", _per_class(task, confusion))
     _csv(folder / "confusion.csv", _confusion(task, confusion))
     _csv(folder / "per_image.csv", _per_image(trials, labels))

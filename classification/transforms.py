@@ -6,7 +6,7 @@ or float32 in [0, 1], or PIL RGB images of any sizes; `seeds` `(n,)` uint64, see
 in [0, 1].
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -171,7 +171,7 @@ def _one_by_one(images: list, seeds: np.ndarray, size: int, *, colours: bool) ->
     return _to_unit(torch.stack(done))  # all at once: a copy the less
 
 
-AUGMENTATIONS = {
+AUGMENTATIONS: dict[str, Callable[..., Tensor]] = {  # (images, seeds, size) -> x
     "none": _plain,
     "shift2": partial(_crop_flip, pad=2, flip=False),
     "crop4_flip": partial(_crop_flip, pad=4, flip=True),

@@ -67,6 +67,7 @@ class Document:
                 raise UserError(f"{self.path}:{line}: the key {key!r} is neither text nor number.")
             if key in found:
                 raise UserError(f"{self.path}:{line}: the key '{key}' is there twice.")
-            self.lines[(*where, key)] = line
-            found[key] = self._plain(loader, value_node, (*where, key))
+            place = (*where, key)
+            self.lines[place] = line
+            found[key] = self._plain(loader, value_node, place)
         return found

@@ -146,7 +146,7 @@ def _raise_if_final(error: Exception, part: Path) -> None:
         raise DownloadError("the server's certificate is not trusted (see SSL_CERT_FILE)") from None
     elif isinstance(error, OSError) and getattr(error, "filename", None):  # ours, not the network's
         raise DownloadError(f"cannot write {error.filename}: {error.strerror}") from None
-    elif getattr(error, "errno", None) in _DISK:
+    elif isinstance(error, OSError) and error.errno in _DISK:
         raise DownloadError(f"cannot write {part}: {error.strerror}") from None
 
 

@@ -30,7 +30,7 @@ class Target:
 
     suffixes: tuple[str, ...]
     contents: Callable[[Checkpoint], dict]
-    write: Callable[[dict, object], None] = save
+    write: Callable[[dict, str | Path], None] = save
 
 
 def metadata(source: Checkpoint) -> dict:

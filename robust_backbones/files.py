@@ -56,7 +56,7 @@ def _room(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:  # torch.save hides the one behind the other
         chain = [error, error.__context__, error.__cause__]
-        number = next((e.errno for e in chain if getattr(e, "errno", None) in FULL), None)
+        number = next((e.errno for e in chain if isinstance(e, OSError) and e.errno in FULL), None)
         if number is None:
             raise
         kept = "; the file of before is untouched" if path.exists() else ""

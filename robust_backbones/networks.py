@@ -76,14 +76,14 @@ def _likely(tensors: dict[str, Tensor]) -> str:
             return name
 
     def distance(name: str) -> tuple[int, int]:
-        row = ARCHS[name]
+        row = resnets[name]
         blocks = sum(abs(a - b) for a, b in zip(row.blocks, _blocks(tensors), strict=True))
-        return blocks + 100 * (row.bottleneck != bottleneck), abs(_inner(name) - inner)
+        return blocks + 100 * (row.bottleneck != bottleneck), abs(_inner(row) - inner)
 
     bottleneck = "layer1.0.conv3.weight" in tensors
     convolution = tensors.get("layer1.0.conv2.weight")
     inner = _size(convolution) if convolution is not None else 0
-    resnets = [name for name, row in ARCHS.items() if isinstance(row, ResNetArch)]
+    resnets = {name: row for name, row in ARCHS.items() if isinstance(row, ResNetArch)}
     return min(resnets, key=distance)
 
 
@@ -102,9 +102,8 @@ def _size(convolution: Tensor) -> int:
     return convolution.shape[0] * (convolution.shape[1] if convolution.ndim > 1 else 1)
 
 
-def _inner(arch: str) -> int:
+def _inner(row: ResNetArch) -> int:
     """The same number of `layer1.0.conv2.weight` of an architecture."""
-    row = ARCHS[arch]
     return row.groups * row.width_per_group**2
 
 
@@ -131,9 +130,10 @@ def _differences(tensors: dict[str, Tensor], arch: str) -> list[str]:
 def with_versions(tensors: dict[str, Tensor], arch: str) -> OrderedDict:
     """The tensors as `state_dict()` gives them: with the modules' version numbers, without which
     MNASNet refuses to load."""
-    state = OrderedDict(tensors)
     with torch.device("meta"):
-        state._metadata = build_network(arch).state_dict()._metadata
+        versions = vars(build_network(arch).state_dict())  # `_metadata`
+    state = OrderedDict(tensors)
+    vars(state).update(versions)
     return state
 
 

@@ -1,5 +1,7 @@
 """Proof that two sets of weights compute the same: features, stage by stage, on one image."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -31,7 +33,7 @@ def network_features(arch: str, tensors: dict[str, Tensor], image: Tensor) -> di
     head = ARCHS[arch].head
     bias = tensors.get(f"{head}.bias")
     with torch.device("meta"):  # no time spent on random weights; what stays so is not used
-        network = build_network(arch, 1 if bias is None else len(bias)).eval()
+        network: Any = build_network(arch, 1 if bias is None else len(bias)).eval()
     state = with_versions(tensors, arch)
     missing = network.load_state_dict(state, strict=False, assign=True).missing_keys
     assert all(name.startswith(f"{head}.") or name.endswith(COUNTER) for name in missing)
@@ -46,7 +48,7 @@ def network_features(arch: str, tensors: dict[str, Tensor], image: Tensor) -> di
         }
 
 
-def _resnet_stages(network: nn.Module, image: Tensor) -> dict[str, Tensor]:
+def _resnet_stages(network: Any, image: Tensor) -> dict[str, Tensor]:
     x = network.maxpool(network.relu(network.bn1(network.conv1(image))))
     features = {"stem": x}
     for stage, name in zip(STAGES[1:], ("layer1", "layer2", "layer3", "layer4"), strict=True):

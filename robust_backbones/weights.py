@@ -11,7 +11,7 @@ import os
 import re
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256 as hash_of
 from pathlib import Path
@@ -74,7 +74,7 @@ def digest(source: str | Path) -> str | None:
     return sha256(wanted) if isinstance(wanted, Path) else wanted.expected
 
 
-def verify(names: list[str] = ()) -> Iterator[tuple[str, str, str]]:
+def verify(names: Iterable[str] = ()) -> Iterator[tuple[str, str, str]]:
     """Hash cached files again (all of them without `names`); remove those that are bad.
 
     Yields:

@@ -54,8 +54,11 @@ class ResNetArch(Arch):
 
 
 def _resnet(
-    blocks: tuple[int, ...], bottleneck: bool = True, groups: int = 1, width_per_group: int = 64
-) -> ResNetArch:
+    blocks: tuple[int, int, int, int],
+    bottleneck: bool = True,
+    groups: int = 1,
+    width_per_group: int = 64,
+) -> ResNetArch:  # fmt: skip
     features = 2048 if bottleneck else 512
     return ResNetArch("fc", "layer1.0.conv1.weight", features, blocks, bottleneck, groups,
                       width_per_group)  # fmt: skip
@@ -161,7 +164,7 @@ _SIZES_MB = {"resnet18": 93.6, "resnet50": 205, "wide_resnet50_2": 551, "resnext
 
 # ImageNet top-1, percent: (constraint, eps of the columns, a row per architecture).
 # fmt: off
-_ACCURACIES = [
+_ACCURACIES: list[tuple[str, tuple[str, ...], dict[str, tuple[float, ...]]]] = [
     ("l2", ("0", "0.01", "0.03", "0.05", "0.1", "0.25", "0.5", "1", "3", "5"), {
         "resnet18":        (69.79, 69.90, 69.24, 69.15, 68.77, 67.43, 65.49, 62.32, 53.12, 45.59),
         "resnet50":        (75.80, 75.68, 75.76, 75.59, 74.78, 74.14, 73.16, 70.43, 62.83, 56.13),
@@ -248,7 +251,7 @@ def select(arch: str | None = None, constraint: str | None = None) -> list[Model
         UserError: no model has them.
     """
     archs = dict.fromkeys(model.arch for model in MODELS.values())
-    arch = {file: name for name, file in _FILE_ARCHS.items()}.get(arch, arch)
+    arch = next((name for name, file in _FILE_ARCHS.items() if file == arch), arch)
     for option, value, allowed in (("arch", arch, archs), ("norm", constraint, ("l2", "linf"))):
         if value is not None and value not in allowed:
             raise UserError(f"--{option} '{value}' is unknown; one of: {', '.join(allowed)}.")

@@ -7,6 +7,8 @@ whose images have other sizes: it begins at a random point of the ball (Wong et 
 `pgd` attacks each mini-batch before its update, STEPS backward passes more.
 """
 
+from typing import Any
+
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
@@ -55,13 +57,14 @@ class Adversary:
             images = [image.clamp(0, 255) for image in self.images[part]]
         return [{**item, "image": image} for item, image in zip(batch, images, strict=True)]
 
-    def learn(self, model: nn.Module, batch: list[dict], part: int, padded: Tensor) -> None:
+    def learn(self, model: Any, batch: list[dict], part: int, padded: Tensor) -> None:
         """Move the images of a replayed mini-batch by a step of length eps.
 
         Args:
             padded: the network's input `(N, C, H, W)`, with its gradient.
         """
         rule = attack.CONSTRAINTS[self.constraint]
+        assert self.images is not None and padded.grad is not None
         for index, item in enumerate(batch):
             centre, image = item["image"].float(), self.images[part][index]
             _, height, width = centre.shape

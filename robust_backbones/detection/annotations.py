@@ -155,20 +155,20 @@ def read_voc(root: Path, split: str, classes: list[str] | None = None) -> Annota
             raise UserError(f"{listed} lists {name}, but {path} does not exist.") from None
         except (ElementTree.ParseError, AttributeError, TypeError, ValueError) as error:
             raise UserError(f"{path} is not a VOC annotation: {error}.") from None
-    found = sorted({thing.name for image in images for thing in image.objects})
-    classes = found if classes is None else classes
+    if classes is None:
+        classes = sorted({thing.name for image in images for thing in image.objects if thing.name})
     return Annotations(list(classes), list(range(len(classes))), images, faults)
 
 
 def _voc_image(root: Path, name: str, tree: ElementTree.Element) -> Image:
-    size = [int(float(tree.findtext(f"size/{side}") or 0)) for side in ("width", "height")]
-    image = Image(name, _voc_file(root, name, tree.findtext("filename")), *size)
+    width, height = (int(float(tree.findtext(f"size/{s}") or 0)) for s in ("width", "height"))
+    image = Image(name, _voc_file(root, name, tree.findtext("filename")), width, height)
     for row in tree.findall("object"):
-        ends = [float(row.findtext(f"bndbox/{end}")) for end in ("xmin", "ymin", "xmax", "ymax")]
+        ends = [float(_text(row, f"bndbox/{end}")) for end in ("xmin", "ymin", "xmax", "ymax")]
         x0, y0, x1, y1 = ends
         image.objects.append(
             Object(
-                row.findtext("name").strip(),
+                _text(row, "name").strip(),
                 (x0 - 1, y0 - 1, x1, y1),
                 ends,
                 empty=not (x1 > x0 and y1 > y0),
@@ -176,6 +176,13 @@ def _voc_image(root: Path, name: str, tree: ElementTree.Element) -> Image:
             )
         )
     return image
+
+
+def _text(row: ElementTree.Element, path: str) -> str:
+    text = row.findtext(path)
+    if text is None:
+        raise ValueError(f"an object has no <{path}>")
+    return text
 
 
 def _voc_file(root: Path, name: str, given: str | None) -> Path:

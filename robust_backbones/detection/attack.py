@@ -124,18 +124,18 @@ def pgd(model: nn.Module, batch: list[dict], *, constraint: str, eps: float, ste
     """
     _check(batch, constraint, eps, steps, step_size, loss)
     rule, radius, length = CONSTRAINTS[constraint], 255 * eps, 255 * step_size
-    model = model.module if isinstance(model, DistributedDataParallel) else model
-    centres = [item["image"].to(model.device, torch.float32) for item in batch]
+    detector: Any = model.module if isinstance(model, DistributedDataParallel) else model
+    centres = [item["image"].to(detector.device, torch.float32) for item in batch]
     if eps == 0:
         return centres
     images = centres
     if random_start:
         images = [rule.random_start(x, radius, generator).clamp(0, 255) for x in centres]
-    with _training_losses(model) as inputs:
+    with _training_losses(detector) as inputs:
         for _ in range(steps):
             attacked = [{**item, "image": x} for item, x in zip(batch, images, strict=True)]
-            total = _chosen(model, attacked, loss, draw_seed(generator))
-            gradients = _gradients(total, inputs.pop(), model.pixel_std, images)
+            total = _chosen(detector, attacked, loss, draw_seed(generator))
+            gradients = _gradients(total, inputs.pop(), detector.pixel_std, images)
             images = [
                 rule.project(rule.step(x, gradient, length), centre, radius).clamp(0, 255)
                 for x, gradient, centre in zip(images, gradients, centres, strict=True)
@@ -161,13 +161,12 @@ def draw_seed(generator: torch.Generator) -> int:
 def _check(
     batch: list[dict], constraint: str, eps: float, steps: int, step_size: float, loss: str
 ) -> None:
-    tables = {"constraint": (constraint, CONSTRAINTS), "loss": (loss, LOSSES)}
-    for name, (value, table) in tables.items():
+    for name, value, table in (("constraint", constraint, CONSTRAINTS), ("loss", loss, LOSSES)):
         if value not in table:
             raise UserError(f"{name} '{value}' is unknown; one of: {', '.join(table)}.")
-    for name, value in {"eps": eps, "step_size": step_size}.items():
-        if not 0 <= value < math.inf:
-            raise UserError(f"{name} is {value}; it must be a finite number of at least 0.")
+    for name, length in {"eps": eps, "step_size": step_size}.items():
+        if not 0 <= length < math.inf:
+            raise UserError(f"{name} is {length}; it must be a finite number of at least 0.")
     if steps < 1:
         raise UserError(f"steps is {steps}; it must be at least 1.")
     if any("instances" not in item for item in batch):
@@ -178,7 +177,7 @@ def _check(
 
 
 @contextlib.contextmanager
-def _training_losses(model: nn.Module) -> Iterator[list[Tensor]]:
+def _training_losses(model: Any) -> Iterator[list[Tensor]]:
     """Training mode, since Detectron2 computes losses in no other, with all that would leave a
     trace switched off or undone: besides modes, RetinaNet keeps a running mean as an attribute.
 
@@ -204,7 +203,7 @@ def _training_losses(model: nn.Module) -> Iterator[list[Tensor]]:
 
 
 @contextlib.contextmanager
-def watched_inputs(model: nn.Module) -> Iterator[list[Tensor]]:
+def watched_inputs(model: Any) -> Iterator[list[Tensor]]:
     """Yields a list to which each call of a detector adds its input `(N, C, H, W)`, normalised and
     padded, as a leaf that gradients can be taken of. Detectron2 pads by copying in place, which no
     gradient passes."""
@@ -240,7 +239,7 @@ def _gradients(total: Tensor, padded: Tensor, std: Tensor, images: list[Tensor])
     ]
 
 
-def _chosen(model: nn.Module, batch: list[dict], loss: str, seed: int) -> Tensor:
+def _chosen(model: Any, batch: list[dict], loss: str, seed: int) -> Tensor:
     """Sum of the losses that a key of `LOSSES` means."""
     with _seeded(model.device, seed):
         losses = model(batch)

@@ -18,7 +18,7 @@ from detectron2.modeling.backbone.fpn import (
 from robust_backbones.detection.folding import fold
 from robust_backbones.detection.paths import find_resnet
 from robust_backbones.errors import UserError
-from robust_backbones.zoo import ARCHS, IMAGENET_MEAN, IMAGENET_STD, RESNETS, SCHEME
+from robust_backbones.zoo import ARCHS, IMAGENET_MEAN, IMAGENET_STD, RESNETS, SCHEME, ResNetArch
 
 BUILDERS = (
     "build_robust_resnet_backbone",
@@ -87,6 +87,7 @@ def set_architecture(cfg: CfgNode) -> None:
     _check_name(cfg)
     _set_norms(cfg)
     arch, defaults = ARCHS[name], get_cfg().MODEL.RESNETS
+    assert isinstance(arch, ResNetArch)
     needed = {
         "DEPTH": arch.depth,
         "NUM_GROUPS": arch.groups,

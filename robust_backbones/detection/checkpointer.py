@@ -132,7 +132,9 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     def _check_classes(self, saved: list[str] | None) -> None:
         """A detector of other classes, or of the same in another order, would name them wrongly."""
-        if self._required == ("",) and None not in (saved, self.classes) and saved != self.classes:
+        if saved is None or self.classes is None:
+            return
+        if self._required == ("",) and saved != self.classes:
             raise UserError(
                 f"the detector was trained on {len(saved)} classes, {', '.join(saved[:8])}, …; the "
                 f"data have {len(self.classes)}, {', '.join(self.classes[:8])}, …: they must be "

@@ -150,7 +150,7 @@ def _finite_boxes(rows: list[dict], what: str) -> None:
             )
 
 
-def _number(value: object) -> bool:
+def _number(value: Any) -> bool:
     real = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
     return real and math.isfinite(value)
 

@@ -6,6 +6,7 @@ guesses, is refused by `coco_files` before.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import hotcoco
 import numpy as np
@@ -17,7 +18,7 @@ ALL = 1e5**2  # pycocotools' largest area, pixels
 # Suffix of a metric -> range of areas, both ends included, pixels.
 AREAS = {"": (0, ALL), "s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, ALL)}
 LIMITS = {"bbox": (1, 10, 100), "segm": (1, 10, 100), "keypoints": (20,)}  # detections per image
-IOUS = {"": slice(None), "50": 0, "75": 5}  # of .50:.05:.95
+IOUS: dict[str, Any] = {"": slice(None), "50": 0, "75": 5}  # of .50:.05:.95
 
 
 @no_garbage()
@@ -52,6 +53,7 @@ def score(truth: Truth, rows: list[dict], task: str, edges: Sequence[float] = ()
     engine.evaluate()
     engine.accumulate()
     # (IoUs, 101 recalls, classes, ranges, limits) and without recalls; -1 where nothing is.
+    assert engine.eval is not None
     precision = np.asarray(engine.eval["precision"])
     recall = np.asarray(engine.eval["recall"])
     metrics = {f"AP{name}": _mean(precision[at, ..., 0, -1]) for name, at in IOUS.items()}
@@ -96,7 +98,7 @@ _READS_OF_TRUTH = {
 }
 
 
-def _engine(truth: Truth, rows: list[dict], task: str, ranges: dict[str, tuple[float, float]],
+def _engine(truth: Truth, rows: list[dict], task: str, ranges: Sequence[tuple[float, float]],
             image_ids: Iterable[int] | None,
             sigmas: Sequence[float]) -> hotcoco.COCOeval:  # fmt: skip
     _check_truth(truth, task)

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -67,7 +68,7 @@ def add_robust_config(cfg: CfgNode) -> None:
 
 
 def load_config(
-    path: str | Path, overrides: list[str] = (), datasets: dict | None = None
+    path: str | Path, overrides: Sequence[str] = (), datasets: dict | None = None
 ) -> CfgNode:
     """Defaults <- YAML file (and its `_BASE_`s) <- `KEY VALUE` overrides, then every check that
     needs no data. `OUTPUT_DIR` is `output/<name of the file>` unless it is given.
@@ -110,7 +111,7 @@ def load_config(
     return cfg
 
 
-def _with_floats(cfg: CfgNode, overrides: list[str]) -> list[str]:
+def _with_floats(cfg: CfgNode, overrides: Sequence[str]) -> list[str]:
     """Overrides with `1` as `1.0` where the key holds a float, which yacs would refuse."""
     found = list(overrides)
     for index in range(0, len(found), 2):

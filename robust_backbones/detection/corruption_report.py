@@ -54,7 +54,8 @@ def _means(rows: list[dict], tasks: list[str]) -> dict:
 
 
 def _mean(values: list[float | None]) -> float | None:
-    return None if None in values else sum(values) / len(values)
+    known = [value for value in values if value is not None]
+    return sum(known) / len(values) if len(known) == len(values) else None
 
 
 def _share(value: float | None, clean: float | None) -> float | None:

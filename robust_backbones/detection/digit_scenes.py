@@ -109,7 +109,7 @@ def _free_window(taken: np.ndarray, rng: np.random.Generator) -> tuple[slice, sl
 
 def _background(textures: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
     """A random piece of a texture, tinted, float in [0, 255]."""
-    texture = textures[rng.integers(len(textures))]
+    texture = textures[int(rng.integers(len(textures)))]
     top, left = (int(rng.integers(0, n - SIZE + 1)) for n in texture.shape)
     grey = texture[top : top + SIZE, left : left + SIZE].astype(np.float32)
     tint = rng.uniform(0.6, 1.0, 3)

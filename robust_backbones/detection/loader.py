@@ -111,7 +111,7 @@ class _Batches(Sampler):
     """Batches of `(position, index)`, wide and tall images apart if `group`, as Detectron2 does it;
     but decided from the annotations alone, so that skipping `start` batches loads no image."""
 
-    def __init__(self, dicts: list[dict], sampler: Sampler, batch_size: int, group: bool):
+    def __init__(self, dicts: list[dict], sampler: Iterable[int], batch_size: int, group: bool):
         self.start = 0
         self._wide = [group and d["width"] > d["height"] for d in dicts]
         self._sampler, self._batch_size = sampler, batch_size

@@ -164,8 +164,8 @@ def repaired(image: Image) -> tuple[list[Object], int]:
     """Objects with an area inside the image, cut at its edge; and how many that changed."""
     kept, changed = [], 0
     for thing in image.objects:
-        masked = isinstance(thing.segmentation, list)
-        if thing.box is None or masked and not polygons(thing.segmentation):
+        mask = thing.segmentation
+        if thing.box is None or isinstance(mask, list) and not polygons(mask):
             changed += 1
             continue
         x0, y0, x1, y1 = thing.box
@@ -180,6 +180,7 @@ def repaired(image: Image) -> tuple[list[Object], int]:
 
 
 def _annotation(thing: Object, classes: list[str]) -> dict:
+    assert thing.name is not None and thing.box is not None  # checked data have both
     annotation = {
         "category_id": classes.index(thing.name),
         "bbox": list(thing.box),

@@ -42,7 +42,9 @@ def converted(name: str) -> Path:
     if digest and (target := _target(model, digest)).is_file():
         return target
     source = weights.resolve(SCHEME + model.name)
-    target = _target(model, weights.digest(SCHEME + model.name))
+    digest = weights.digest(SCHEME + model.name)
+    assert digest is not None  # of a file that has just been fetched
+    target = _target(model, digest)
     with locked(target.with_suffix(".lock"), patience=60):
         if not target.is_file():
             _convert(model, source, target)

@@ -43,26 +43,26 @@ def score(path: str | Path, annotations: str | Path | None = None, dataset: str 
     Raises:
         UserError: a file or prediction is wrong, or the data set is not known or not on disk.
     """
+    if (annotations is None) == (dataset is None):
+        raise ValueError("give either annotations or dataset")
     rows = coco_files.load_json(path)
-    voc = dataset is not None and _registered(dataset) == "pascal_voc"
-    if voc and set(tasks) - {"bbox"}:
-        raise UserError(f"'{dataset}' is a VOC data set: only task 'bbox' can be scored.")
-    if voc:
+    if dataset is not None and _registered(dataset) == "pascal_voc":
+        if set(tasks) - {"bbox"}:
+            raise UserError(f"'{dataset}' is a VOC data set: only task 'bbox' can be scored.")
         metrics = {"bbox": voc_evaluation.score(dataset, rows, edges, str(path))}
     else:
         named = coco_evaluation.annotations(dataset) if dataset else None
-        contents = named or coco_files.load_json(annotations)
+        contents = named or coco_files.load_json(annotations or "")
         truth = coco_files.truth(contents, str(dataset or annotations))
         tasks = tasks or coco_files.tasks_of(rows, truth)
         metrics = coco_evaluation.score_tasks(truth, rows, tasks, edges, source=str(path))
-    name = dataset or Path(annotations).stem
-    data = {
-        name: fingerprint(dataset)
-        if dataset
-        else {"images": len(truth.images), "fingerprint": sha256(annotations)},
-        "predictions": {"detections": len(rows), "fingerprint": sha256(path)},
-    }
-    return Scored(name, metrics, data)
+    if dataset is not None:
+        name, identity = dataset, fingerprint(dataset)
+    elif annotations is not None:
+        name = Path(annotations).stem
+        identity = {"images": len(truth.images), "fingerprint": sha256(annotations)}
+    predictions = {"detections": len(rows), "fingerprint": sha256(path)}
+    return Scored(name, metrics, {name: identity, "predictions": predictions})
 
 
 def _registered(name: str) -> str:

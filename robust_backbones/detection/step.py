@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -89,7 +90,7 @@ class Step(SimpleTrainer):
         """Add a mini-batch's gradient; returns its share of the losses, detached."""
         if not self.adversary:
             return self._learn(self._batches[part])
-        model = getattr(self.model, "module", self.model)
+        model: Any = getattr(self.model, "module", self.model)
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         batch = self.adversary.attacked(model, self._batches, part, generator)
         with watched_inputs(model) as inputs:
@@ -127,7 +128,7 @@ class Step(SimpleTrainer):
             "iteration": self.iter,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "attacked": self.adversary.images if self._replaying() else None,
+            "attacked": self.adversary.images if self.adversary and self._replaying() else None,
         }
 
     def load_state_dict(self, state_dict: dict) -> None:
@@ -141,7 +142,7 @@ class Step(SimpleTrainer):
 
     def _replaying(self) -> bool:
         """Whether the next update is of the same images."""
-        return bool(self.adversary) and (self.iter + 1) % self.adversary.replays > 0
+        return self.adversary is not None and (self.iter + 1) % self.adversary.replays > 0
 
 
 def _plain(item: dict) -> dict:

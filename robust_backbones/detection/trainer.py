@@ -2,6 +2,7 @@
 
 import logging
 import time
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -35,6 +36,7 @@ class Trainer(DefaultTrainer):
 
     weights_sha256: str | None = None
     best: dict | None = None
+    checkpointer: Any  # Detectron2's, until `build_hooks` puts ours in its place
 
     def __init__(self, cfg: CfgNode):
         self._started, self._seconds_before = time.time(), 0.0
@@ -42,7 +44,7 @@ class Trainer(DefaultTrainer):
         super().__init__(cfg)
         self._trainer = Step(self.cfg, self.model, self.data_loader, self.optimizer)
         if cfg.SOLVER.EMA:
-            model = getattr(self.model, "module", self.model)
+            model: Any = getattr(self.model, "module", self.model)
             self.average = AveragedModel(
                 model, multi_avg_fn=get_ema_multi_avg_fn(cfg.SOLVER.EMA), use_buffers=True
             )
@@ -221,7 +223,8 @@ class _StopOnSignal(HookBase):
 
 
 def _no_traceback(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and issubclass(record.exc_info[0], (Stopped, UserError)))
+    kind = record.exc_info[0] if record.exc_info else None
+    return not (kind and issubclass(kind, (Stopped, UserError)))
 
 
 def flatten(results: dict, prefix: str = "") -> dict[str, float]:

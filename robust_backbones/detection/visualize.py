@@ -107,7 +107,7 @@ def class_colour(index: int) -> tuple[float, float, float]:
     return colorsys.hsv_to_rgb(index * 0.618 % 1, 0.8, 1)
 
 
-def _draw(image: np.ndarray, boxes: Iterable, labels: Iterable[str], colours: Sequence,
+def _draw(image: np.ndarray, boxes: np.ndarray, labels: Iterable[str], colours: Sequence,
           masks: Sequence | None, scale: float | None,
           dashed: Iterable = ()) -> np.ndarray:  # fmt: skip
     height, width = image.shape[:2]

@@ -110,6 +110,7 @@ def annotations(name: str) -> dict:
         for thing in image.objects:
             if thing.name not in places:
                 continue
+            assert thing.box is not None  # VOC's objects have one
             left, top, right, bottom = thing.box
             size = (right - left, bottom - top)
             rows.append({
