@@ -44,9 +44,10 @@ test: $(READY) ## run all tests
 test-fast: $(READY) ## run the tests that are not marked slow
 	$(BIN)/python -m pytest -m "not slow"
 
-lint: $(READY) ## check style
+lint: $(READY) ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(READY) ## rewrite to the style
 	$(BIN)/ruff check --fix .

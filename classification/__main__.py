@@ -6,6 +6,7 @@ COMMANDS = ("pretrain", "robustness_eval", "transfer", "interpret", "study", "re
 
 if __name__ == "__main__":
     for name in COMMANDS:
-        about = importlib.import_module(f"classification.{name}").__doc__.split("\n")[0]
+        text = importlib.import_module(f"classification.{name}").__doc__ or ""
+        about = text.split("\n")[0]
         print(f"python -m classification.{name:16} {about}")
     print("Each explains its options with --help.")

@@ -3,7 +3,8 @@
 import argparse
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
 
 MANY = 6  # choices that still fit where argparse would put them, in front of the explanation
 MANY_OPTIONS = 12  # in the usage line; beyond, only those that are required
@@ -15,7 +16,8 @@ class _Help(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str):
         super().__init__(prog, width=100)
 
-    def add_usage(self, usage, actions, groups, prefix=None) -> None:
+    def add_usage(self, usage: str | None, actions: Iterable[argparse.Action], groups: Any,
+                  prefix: str | None = None) -> None:  # fmt: skip
         actions = list(actions)
         if usage is None and len(actions) > MANY_OPTIONS:
             needed = [self._as_typed(action) for action in actions if action.required]
@@ -24,7 +26,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
     def _as_typed(self, action: argparse.Action) -> str:
         value = "NAME" if _many(action) else action.metavar or action.dest.upper()
-        return " ".join([*action.option_strings[-1:], value])
+        return " ".join([*action.option_strings[-1:], str(value)])
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
@@ -44,7 +46,9 @@ class _Help(argparse.RawDescriptionHelpFormatter):
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
         return "NAME" if _many(action) else super()._get_default_metavar_for_optional(action)
 
-    def _metavar_formatter(self, action: argparse.Action, default_metavar: str):
+    def _metavar_formatter(
+        self, action: argparse.Action, default_metavar: str
+    ) -> Callable[[int], tuple[str, ...]]:
         if _many(action) and not action.metavar:
             return lambda size: (default_metavar,) * size
         return super()._metavar_formatter(action, default_metavar)
@@ -65,11 +69,11 @@ class Parser(argparse.ArgumentParser):
     argparse prints its usage first; with fifty options the mistake is then hard to find.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any):
         kwargs.setdefault("formatter_class", _Help)
         super().__init__(*args, **kwargs)
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         """End the program with the mistake and where to find what is allowed."""
         before, found, words = message.partition("unrecognized arguments: ")
         if found and (near := self._nearest(words.split()[0])):
@@ -93,7 +97,7 @@ def number(convert: Callable, allowed: Callable, description: str) -> Callable:
         text -> number; raises `argparse.ArgumentTypeError`.
     """
 
-    def parse(text: str):
+    def parse(text: str) -> Any:
         try:
             value = convert(text)
         except (ValueError, ArithmeticError):  # 1/0, 1e999
