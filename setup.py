@@ -1,9 +1,24 @@
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 VERSION = {}
 exec(Path(__file__).with_name("robust_backbones").joinpath("__init__.py").read_text(), VERSION)
+
+
+class BuildWithClone(build_py):
+    """Puts configs/ and tools/ into the wheel as well; see robust_backbones/clone.py."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            for folder in ("configs", "tools"):
+                target = Path(self.build_lib, "robust_backbones", "_clone", folder)
+                shutil.rmtree(target, ignore_errors=True)  # of the build before
+                shutil.copytree(folder, target, ignore=shutil.ignore_patterns("__pycache__"))
+
 
 setup(
     name="robust-backbones",
@@ -13,6 +28,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
+    cmdclass={"build_py": BuildWithClone},
     packages=find_packages(include=["robust_backbones*", "classification*"]),
     package_data={
         "robust_backbones": ["zoo.sha256", "py.typed"],

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from classification import pretrain_options
 
 # torch, and what imports it, waits for `main`: --help is to come at once.
-from robust_backbones import __version__
+from robust_backbones import clone
 from robust_backbones.errors import UserError, user_errors
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _metadata(settings: dict, source: "Source | ShardSource") -> dict:
         "image_size": source.image_size,
         "mean": list(source.mean),
         "std": list(source.std),
-        "code_version": __version__,
+        "code_version": clone.version(),
     }
 
 

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from robust_backbones import clone
 from robust_backbones.errors import UserError
 
-TOOLS = Path(__file__).resolve().parent.parent / "tools"
+TOOLS = clone.root() / "tools"
 # Options that a result does not depend on.
 _NEUTRAL = frozenset({"data", "workers", "device", "save-seconds", "save_seconds"})
 
@@ -106,7 +107,7 @@ def _tool(name: str, *always: str, output: str = "--output") -> Options:
     def check(options: dict) -> None:
         if "config" not in options:
             raise UserError("the option 'config', a file such as those in configs/, is needed.")
-        if not Path(str(options["config"])).is_file():
+        if not clone.config_file(str(options["config"])).is_file():
             raise UserError(f"config file '{options['config']}' does not exist.")
 
     return lines, check, _is_key

@@ -12,6 +12,7 @@ from classification.study_commands import COMMANDS, Command
 from classification.study_identity import identity
 from classification.study_storage import Store, is_url
 from classification.yaml_lines import Document
+from robust_backbones import clone
 from robust_backbones.errors import UserError
 
 FILE_KEYS = ("output", "parts")
@@ -76,12 +77,13 @@ def read(path: str | Path, changes: dict | None = None) -> list[Run]:
     """The runs of a study file, the last axis of a part changing fastest.
 
     Args:
+        path: a file, or the name of one that comes with the packages; see `clone.config_file`.
         changes: options for all runs that have a command which knows them, instead of the file's.
 
     Raises:
         UserError: not a study file; names the line and what is allowed there.
     """
-    document = Document(path)
+    document = Document(clone.config_file(path))
     study, changes = document.value, changes or {}
     if not isinstance(study, dict):
         raise document.wrong((), "a study file is a mapping with output and axes or parts.")

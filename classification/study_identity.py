@@ -7,6 +7,7 @@ from pathlib import Path
 
 from classification.study_commands import essence
 from classification.study_storage import Store
+from robust_backbones import clone
 from robust_backbones.files import sha256
 
 
@@ -19,18 +20,20 @@ def identity(name: str, options: dict, needs: list[Path], store: Store | None) -
 
     kept = essence(options)
     values = [v for value in kept.values() for v in (value if isinstance(value, list) else [value])]
-    files = {v: _digest(v) for v in values if isinstance(v, str) and not made(v) and _is_file(v)}
+    texts = [v for v in values if isinstance(v, str) and not made(v)]
+    files = {text: _digest(str(file)) for text in texts if (file := _file(text))}
     text = json.dumps([name, kept, files], sort_keys=True, default=str)
     if store:  # the same on machines whose caches lie elsewhere
         text = text.replace(store.folder.as_posix(), store.url)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _is_file(text: str) -> bool:
+def _file(text: str) -> Path | None:
     try:
-        return Path(text).is_file()
+        path = clone.config_file(text)
+        return path if path.is_file() else None
     except (OSError, ValueError):  # too long, or with a zero byte: no path
-        return False
+        return None
 
 
 _DIGESTS: dict[tuple, str] = {}
@@ -47,4 +50,4 @@ def _digest(path: str) -> str:
     text = file.read_text(encoding="utf-8", errors="replace")
     base = re.search(r"^_BASE_:\s*['\"]?([^'\"\n#]+)", text, re.M)
     above = str(file.parent / base[1].strip()) if base else ""
-    return _DIGESTS[key] + (_digest(above) if above != path and _is_file(above) else "")
+    return _DIGESTS[key] + (_digest(above) if above != path and _file(above) else "")

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from robust_backbones import __version__
+from robust_backbones import clone
 from robust_backbones.errors import UserError
 from robust_backbones.files import atomic
 
@@ -42,7 +42,7 @@ def write(path: str | Path, *, kind: str, metrics: dict, settings: dict, weights
         "data": data,
         "seed": seed,
         "seconds": round(seconds, 2),
-        "code_version": __version__,
+        "code_version": clone.version(),
         "hardware": hardware() | {"processes": processes},
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
@@ -58,6 +58,7 @@ def finished(path: str | Path, settings: dict) -> bool:
     Raises:
         UserError: it is there but not a result, or made with other settings.
     """
+    clone.version()  # of the code that runs, not of what lies there when the run ends
     path = Path(path)
     if not path.exists():
         return False

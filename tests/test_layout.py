@@ -7,6 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 BORDER = {
+    "clone",
     "command_line",
     "errors",
     "files",
@@ -55,6 +56,7 @@ def test_arrows_go_one_way(path):
         "zoo",
         "zoo_command",
         "command_line",
+        "clone",
         "errors",
         "files",
         "digests",

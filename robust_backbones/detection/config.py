@@ -11,6 +11,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
+from robust_backbones import clone
 from robust_backbones.detection import data_check, own_data
 from robust_backbones.detection.adversary import METHODS
 from robust_backbones.detection.attack import CONSTRAINTS
@@ -74,6 +75,7 @@ def load_config(
     needs no data. `OUTPUT_DIR` is `output/<name of the file>` unless it is given.
 
     Args:
+        path: a file, or the name of one that comes with the packages; see `clone.config_file`.
         datasets: `{"TRAIN" or "TEST": [NAME or NAME=DATA]}`, in place of the config's where the
             list is not empty; see `own_data`. Training data alone are not evaluated on others'.
 
@@ -82,8 +84,9 @@ def load_config(
     """
     cfg = get_cfg()
     add_robust_config(cfg)
-    if not Path(path).is_file():
-        raise UserError(f"config file '{path}' does not exist; {_near(Path(path))}.")
+    path = clone.config_file(path)
+    if not path.is_file():
+        raise UserError(f"config file '{path}' does not exist; {_near(path)}.")
     if len(overrides) % 2:
         raise UserError(f"overrides are KEY VALUE pairs; '{overrides[-1]}' has no value.")
     try:
@@ -102,7 +105,7 @@ def load_config(
         cfg.DATASETS[split] = tuple(text.split("=")[0] for text in chosen)
         cfg.DATASETS.OWN = [*cfg.DATASETS.OWN, *(text for text in chosen if "=" in text)]
     if cfg.OUTPUT_DIR == get_cfg().OUTPUT_DIR:
-        cfg.OUTPUT_DIR = f"output/{Path(path).stem}"  # two configs never share a folder
+        cfg.OUTPUT_DIR = f"output/{path.stem}"  # two configs never share a folder
     if cfg.SEED < 0:
         raise UserError(f"SEED is {cfg.SEED}; give 0 or more, so that the run can be repeated.")
     if cfg.MODEL.BACKBONE.NAME in BUILDERS:
