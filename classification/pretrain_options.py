@@ -29,6 +29,12 @@ def parser(description: str) -> Parser:
         argument_default=argparse.SUPPRESS,
         epilog="\n".join(f"recipe {name}: {_words(row)}" for name, row in RECIPES.items()),
     )  # fmt: skip
+    for add in (_data_options, _training_options, _attack_options, _running_options):
+        add(p)
+    return p
+
+
+def _data_options(p: Parser) -> None:
     what = p.add_argument_group("what").add_argument
     what("--arch", choices=tuple(ARCHS), default="resnet50", help="network")
     what("--dataset", choices=tuple(DATASETS), default="imagenet", help="what to train on")
@@ -44,6 +50,9 @@ def parser(description: str) -> Parser:
          help="part of each class of the training images to test on instead of the test images, "
          "in [0, 1): choose settings with it")  # fmt: skip
     what("--output", type=Path, required=True, help="folder for this run, a path")
+
+
+def _training_options(p: Parser) -> None:
     how = p.add_argument_group("training").add_argument
     how("--recipe", choices=tuple(RECIPES),
         help="where the defaults below come from (default: the data set's)")  # fmt: skip
@@ -69,6 +78,9 @@ def parser(description: str) -> Parser:
         help="decay per update of averaged weights, which are then evaluated and kept; 0: "
         "none")  # fmt: skip
     how("--seed", type=options.seed, default=0, help="of weights, order, images, attack, a number")
+
+
+def _attack_options(p: Parser) -> None:
     attack = p.add_argument_group("training attack").add_argument
     attack("--constraint", choices=tuple(STANDARD_EVAL_EPS), default="l2", help="norm of the ball")
     attack("--eps", type=options.radius,
@@ -90,6 +102,9 @@ def parser(description: str) -> Parser:
          "l2, 8/255 for linf)")  # fmt: skip
     test("--eval-steps", type=options.count, default=10,
          help="steps of the attack, a count; each is 2.5*radius/steps long")  # fmt: skip
+
+
+def _running_options(p: Parser) -> None:
     run = p.add_argument_group("running").add_argument
     run("--resume", choices=("auto", "must"), nargs="?", const="auto", default=None,
         help="go on with an unfinished run in --output; auto: if there is one")  # fmt: skip
@@ -109,7 +124,6 @@ def parser(description: str) -> Parser:
     run("--compile", action="store_true", default=False, help="use torch.compile")
     run("--deterministic", action="store_true", default=False,
         help="equal numbers in each run on the same GPUs too, slower")  # fmt: skip
-    return p
 
 
 def _words(row: Recipe) -> str:
@@ -133,8 +147,6 @@ def settings(args: argparse.Namespace) -> dict:
     attack = {name: given(name, value) for name, value in attack.items()}
     batch_size = given("batch_size", recipe.batch_size)
     epochs = given("epochs", recipe.epochs)
-    eval_eps = given("eval_eps", eps or STANDARD_EVAL_EPS[args.constraint])
-    options.check_radius("--eval-eps", args.constraint, eval_eps)
     return {
         "arch": args.arch,
         "dataset": args.dataset,
@@ -168,16 +180,23 @@ def settings(args: argparse.Namespace) -> dict:
         "sync_bn": args.sync_bn,
         "compile": args.compile,
         "deterministic": args.deterministic,
-        "evaluation": {
-            "attack": "pgd",
-            "constraint": args.constraint,
-            "eps": eval_eps,
-            "steps": args.eval_steps,
-            "step_size": 2.5 * eval_eps / args.eval_steps,
-            # A confident model's gradient can vanish at the clean image; elsewhere it need not.
-            "random_start": True,
-            "use_best": True,
-        },
+        "evaluation": _evaluation(args, eps),
+    }
+
+
+def _evaluation(args: argparse.Namespace, eps: float) -> dict:
+    """The attack that the finished network is measured with."""
+    eval_eps = getattr(args, "eval_eps", eps or STANDARD_EVAL_EPS[args.constraint])
+    options.check_radius("--eval-eps", args.constraint, eval_eps)
+    return {
+        "attack": "pgd",
+        "constraint": args.constraint,
+        "eps": eval_eps,
+        "steps": args.eval_steps,
+        "step_size": 2.5 * eval_eps / args.eval_steps,
+        # A confident model's gradient can vanish at the clean image; elsewhere it need not.
+        "random_start": True,
+        "use_best": True,
     }
 
 
