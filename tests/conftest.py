@@ -61,6 +61,17 @@ def resnet18_backbone(resnet18_file):
     return path
 
 
+@pytest.fixture(scope="session")
+def library():
+    """The real `robustness` library."""
+    import robustness_bridge
+
+    try:
+        return robustness_bridge.import_library()
+    except ImportError:
+        pytest.skip("the robustness library is not installed")
+
+
 @pytest.fixture
 def host():
     """A web server on this machine; see `fake_hub`."""

@@ -12,7 +12,8 @@ import sys
 import pytest
 import torch
 from detectors import photograph
-from test_trainer import DIGITS, ROOT, without
+from test_checkpointer import without
+from test_trainer import DIGITS, ROOT
 
 from robust_backbones.detection import add_robust_config, load
 from robust_backbones.errors import UserError

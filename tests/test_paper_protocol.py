@@ -8,7 +8,7 @@ import pytest
 import robustness_bridge
 import torch
 from conftest import random_network
-from transfer_runs import write_network
+from transfer_runs import FAST, run, write_network
 
 from classification import datasets, engine, transfer_options
 from classification.learner import Learner
@@ -16,14 +16,6 @@ from classification.task import Task, target_statistics
 from robust_backbones import checkpoint
 
 CLASSES, LR = 4, 0.05
-
-
-@pytest.fixture(scope="module")
-def library():
-    try:
-        return robustness_bridge.import_library()
-    except ImportError:
-        pytest.skip("the robustness library is not installed")
 
 
 @pytest.fixture
@@ -150,3 +142,29 @@ def test_reweighted_accuracy_is_the_mean_over_classes():
     expected = total / 50
     found = metrics.mean_per_class(predictions, labels, CLASSES)
     assert found == pytest.approx(float(expected), rel=1e-5)
+
+
+def settings(*options):
+    known = {"arch": "resnet18", "image_size": None, "weights_sha256": "0"}
+    parsed = transfer_options.parser("").parse_args(["--weights", "w", *options])
+    return transfer_options.settings(parsed, known)
+
+
+def test_the_paper_protocol_is_the_papers():
+    """hyperparameters.yaml: transfer."""
+    found = settings("--dataset", "aircraft", "--protocol", "paper")
+    assert {
+        "mode": "fixed-feature", "protocol": "paper", "normalisation": "target",
+        "batchnorm": "adapting", "probe": "sgd", "selection": "test", "image_size": 224,
+        "epochs": 150, "batch_size": 64, "rates": [0.01, 0.001], "lr_schedule": "step",
+        "momentum": 0.9, "nesterov": False, "weight_decay": 5e-4, "smoothing": 0.0,
+        "augmentation": "imagenet_plain", "precision": "float32", "eval_every": 5,
+        "method": "standard", "ema": 0.0, "warmup": 0.0,
+    }.items() <= found.items()  # fmt: skip
+
+
+def test_what_the_papers_code_cannot_freeze(tmp_path, capsys):
+    weights = write_network(tmp_path / "w.pt", "shufflenet_v2_x1_0")
+    with pytest.raises(SystemExit):
+        run(weights, tmp_path / "run", "--protocol", "paper", *FAST)
+    assert "which can do it to ResNets only; choose --protocol clean" in capsys.readouterr().err

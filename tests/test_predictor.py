@@ -9,7 +9,8 @@ import pytest
 import torch
 from detectors import photograph, write_run
 from PIL import Image
-from test_trainer import DIGITS, small, without
+from test_checkpointer import without
+from test_trainer import DIGITS, small
 
 from robust_backbones import detection
 from robust_backbones.detection.digit_scenes import CLASSES

@@ -17,14 +17,6 @@ from classification.models import Classifier, load_classifier
 from robust_backbones import checkpoint, export
 
 
-@pytest.fixture(scope="module")
-def library():
-    try:
-        return robustness_bridge.import_library()
-    except ImportError:
-        pytest.skip("the robustness library is not installed")
-
-
 @pytest.fixture
 def as_old_torch(monkeypatch):
     """The library calls torch.load for files with pickles of its own; since PyTorch 2.6 that must

@@ -13,7 +13,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from transfer_runs import FAST, TINY, run, table, write_network
 
-from classification import loader, metrics, transfer, transfer_options
+from classification import loader, metrics, transfer
 from classification.datasets import open_split
 from classification.models import load_classifier
 from robust_backbones import checkpoint
@@ -250,25 +250,6 @@ def test_the_default_folder_names_the_run(network, tmp_path, monkeypatch):
     assert len(list((tmp_path / "output" / "transfer").iterdir())) == 2
 
 
-def settings(*options):
-    known = {"arch": "resnet18", "image_size": None, "weights_sha256": "0"}
-    parsed = transfer_options.parser("").parse_args(["--weights", "w", *options])
-    return transfer_options.settings(parsed, known)
-
-
-def test_the_paper_protocol_is_the_papers():
-    """hyperparameters.yaml: transfer."""
-    found = settings("--dataset", "aircraft", "--protocol", "paper")
-    assert {
-        "mode": "fixed-feature", "protocol": "paper", "normalisation": "target",
-        "batchnorm": "adapting", "probe": "sgd", "selection": "test", "image_size": 224,
-        "epochs": 150, "batch_size": 64, "rates": [0.01, 0.001], "lr_schedule": "step",
-        "momentum": 0.9, "nesterov": False, "weight_decay": 5e-4, "smoothing": 0.0,
-        "augmentation": "imagenet_plain", "precision": "float32", "eval_every": 5,
-        "method": "standard", "ema": 0.0, "warmup": 0.0,
-    }.items() <= found.items()  # fmt: skip
-
-
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -300,10 +281,3 @@ def test_user_mistakes(network, tmp_path, capsys, monkeypatch, options, message)
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert re.search(message, last), last
     assert not (tmp_path / "result.json").exists()
-
-
-def test_what_the_papers_code_cannot_freeze(tmp_path, capsys):
-    weights = write_network(tmp_path / "w.pt", "shufflenet_v2_x1_0")
-    with pytest.raises(SystemExit):
-        run(weights, tmp_path / "run", "--protocol", "paper", *FAST)
-    assert "which can do it to ResNets only; choose --protocol clean" in capsys.readouterr().err

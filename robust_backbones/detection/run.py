@@ -19,7 +19,7 @@ from robust_backbones.detection import own_data
 from robust_backbones.detection.checkpointer import StrictCheckpointer
 from robust_backbones.detection.compat import silence_detectron2
 from robust_backbones.detection.data import classes_of
-from robust_backbones.detection.trainer import Trainer
+from robust_backbones.detection.trainer import Trainer, flatten
 from robust_backbones.errors import UserError
 
 RESULT = "result.json"
@@ -111,10 +111,10 @@ def continued(cfg: CfgNode, resume: bool, restart_schedule: bool) -> CfgNode:
     if not os.path.isfile(path):
         return cfg
     with open(path, encoding="utf-8") as file:
-        before = _flat(yaml.safe_load(file))
+        before = flatten(yaml.safe_load(file), ".")
     kept = {}
     log = logging.getLogger("detectron2")
-    for key, (now, then) in _changes(_flat(yaml.safe_load(cfg.dump())), before).items():
+    for key, (now, then) in _changes(flatten(yaml.safe_load(cfg.dump()), "."), before).items():
         text = f"{key} is {now}; the run began with {then}, "
         if key == "MODEL.WEIGHTS":
             kept[key] = then
@@ -143,21 +143,12 @@ def _changes(now: dict, before: dict) -> dict[str, tuple]:
     }
 
 
-def _flat(node: dict, prefix: str = "") -> dict:
-    """Nested keys as `A.B.C`."""
-    flat = {}
-    for key, value in node.items():
-        inner = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{key}.") if inner else {prefix + key: value}
-    return flat
-
-
 def _has_result(cfg: CfgNode) -> bool:
     """Whether `OUTPUT_DIR` holds the result of this very run."""
     try:
         with open(os.path.join(cfg.OUTPUT_DIR, RESULT), encoding="utf-8") as file:
             before = json.load(file)["settings"]
-        return not _changes(_flat(_plain(cfg)), _flat(before))
+        return not _changes(flatten(_plain(cfg), "."), flatten(before, "."))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 

@@ -14,7 +14,7 @@ from robust_backbones import __version__, results
 from robust_backbones.detection import config, run, subset
 from robust_backbones.detection.checkpointer import StrictCheckpointer
 from robust_backbones.detection.subset import Item
-from robust_backbones.detection.trainer import Trainer
+from robust_backbones.detection.trainer import Trainer, flatten
 from robust_backbones.errors import UserError
 from robust_backbones.files import sha256
 
@@ -33,7 +33,7 @@ class Subject:
 
     def settings(self, **more: Any) -> dict:
         """All that decides the figures, in plain JSON types; `more` is the evaluation's part."""
-        flat = _flat(yaml.safe_load(self.cfg.dump()))
+        flat = flatten(yaml.safe_load(self.cfg.dump()), ".")
         return {
             "weights_sha256": self.weights_sha256,
             "dataset": self.dataset,
@@ -96,12 +96,3 @@ def write_result(found: Subject, folder: Path, *, kind: str, metrics: dict, sett
     )  # fmt: skip
     for warning in warnings or ():
         print(f"warning: {warning['message']}", file=sys.stderr)
-
-
-def _flat(node: dict, prefix: str = "") -> dict:
-    """Nested keys as `A.B.C`."""
-    flat = {}
-    for key, value in node.items():
-        inner = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{key}.") if inner else {prefix + key: value}
-    return flat

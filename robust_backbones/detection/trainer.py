@@ -227,12 +227,13 @@ def _no_traceback(record: logging.LogRecord) -> bool:
     return not (kind and issubclass(kind, (Stopped, UserError)))
 
 
-def flatten(results: dict, prefix: str = "") -> dict[str, float]:
-    """Nested metrics as `bbox/AP`."""
+def flatten(node: dict, separator: str = "/", prefix: str = "") -> dict:
+    """Nested metrics as `bbox/AP`, nested configuration as `SOLVER.MAX_ITER`."""
     flat = {}
-    for key, value in results.items():
+    for key, value in node.items():
+        name = f"{prefix}{key}"
         inner = isinstance(value, dict)
-        flat |= flatten(value, f"{prefix}{key}/") if inner else {f"{prefix}{key}": value}
+        flat |= flatten(value, separator, name + separator) if inner else {name: value}
     return flat
 
 
