@@ -119,12 +119,10 @@ def archives(tmp_path_factory):
     return source, set(zipfile.ZipFile(wheel).namelist()), wheel
 
 
-@pytest.mark.slow
 def test_the_source_archive_has_every_file_of_the_clone(archives):
     assert set(git("ls-files").splitlines()) <= archives[0]
 
 
-@pytest.mark.slow
 def test_the_wheel_has_the_packages_their_data_configs_and_tools(archives):
     def files(folder: str) -> set[str]:
         whole = (path for path in (ROOT / folder).rglob("*") if path.is_file())

@@ -127,8 +127,10 @@ def _with_floats(cfg: CfgNode, overrides: Sequence[str]) -> list[str]:
 
 
 def _near(path: Path) -> str:
-    """The configs beside a path that does not exist whose names are most like it."""
-    found = {p.stem: p for folder in (path.parent, Path("configs")) for p in folder.glob("*.yaml")}
+    """The configs whose names are most like that of a path that does not exist."""
+    ours = {p.stem: Path(p.name) for p in (clone.root() / "configs").glob("*.yaml")}
+    there = {p.stem: p for place in (path.parent, Path("configs")) for p in place.glob("*.yaml")}
+    found = ours | there
     near = difflib.get_close_matches(path.stem, found, n=4, cutoff=0.3)
     return (
         "did you mean " + ", ".join(str(found[name]) for name in near) if near else "see configs/"
