@@ -24,7 +24,8 @@ REQUIREMENT = (
 )
 OFFICIAL = "git+https://github.com/facebookresearch/detectron2.git"
 BUILD_TOOLS = ["setuptools<81", "wheel"]  # what both archives' setup.py builds with
-PIP = "pip==26.0"  # the newest known to take the archive; 23.1 brought per-line settings
+# The newest known to take the archive; 23.1 brought per-line settings.
+PIP = "pip==26.0 --hash=sha256:98436feffb9e31bc9339cf369fd55d3331b1580b6a6f1173bacacddcf9c34754\n"
 
 
 def pip(*args: str, path: str | None = None) -> int:
@@ -46,12 +47,12 @@ def pip_is_suitable() -> bool:
 def install_release() -> int:
     """Install the archive, its SHA-256 checked by pip before anything of it is used."""
     with tempfile.TemporaryDirectory() as folder:
-        own = None
+        own, requirements = None, Path(folder, "requirements.txt")
         if not pip_is_suitable():
             own = str(Path(folder, "pip"))
-            if status := pip("install", "--quiet", "--target", own, PIP):
+            requirements.write_text(PIP)
+            if status := pip("install", "--quiet", "--target", own, "-r", str(requirements)):
                 return status
-        requirements = Path(folder, "requirements.txt")
         requirements.write_text(REQUIREMENT)
         flags = ["--use-pep517", "--no-deps", "--no-build-isolation", "--quiet"]
         return pip("install", *flags, "-r", str(requirements), path=own)
