@@ -2,17 +2,20 @@
 
 import contextlib
 import errno
+import fcntl
+import glob
 import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from robust_backbones.errors import UserError
 
 # What the system says when no more can be written: disk, quota, size of one file.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_MARK = "????????.tmp"  # how the names of `atomic`'s temporary files end; they begin with a dot
 
 
 def cache_dir() -> Path:
@@ -26,6 +29,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends well it takes its place, flushed.
 
     A reader sees the old file or the new one, never half of one, even if the process is killed.
+    What killed processes left of the same file is removed.
 
     Raises:
         UserError: the folder cannot be made or written to, or the disk is full; an older file
@@ -34,34 +38,56 @@ def atomic(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        _sweep(path.parent.glob(f".{glob.escape(path.name)}.{_MARK}"))
+        handle, name = _temporary(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; choose another place.") from None
-    os.close(handle)
     try:
-        with _room(path):
+        with _told(path, name):
             yield Path(name)
             with open(name, "rb") as file:
                 os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp makes private files
-        os.replace(name, path)
+            os.chmod(name, 0o666 & ~_umask())  # mkstemp makes private files
+            os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _temporary(path: Path) -> tuple[int, str]:
+    """A new file beside `path`, open; locked as long as it is, so that nobody sweeps it away."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with contextlib.suppress(OSError):  # a file system without locks: `_sweep` gets none either
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return handle, name
+        os.close(handle)  # swept before it was locked
+
+
+def _sweep(temporaries: Iterable[Path]) -> None:
+    """Remove those that no process is at work on: what `atomic` left when one was killed."""
+    for left in temporaries:
+        with contextlib.suppress(OSError), open(left, "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
 
 
 @contextlib.contextmanager
-def _room(path: Path) -> Iterator[None]:
-    """Turn the errors of a full disk into one that names the file."""
+def _told(path: Path, temporary: str) -> Iterator[None]:
+    """Turn the errors of a full disk, or of a folder that is gone, into one that names the file."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # torch.save hides the one behind the other
-        chain = [error, error.__context__, error.__cause__]
-        number = next((e.errno for e in chain if isinstance(e, OSError) and e.errno in FULL), None)
-        if number is None:
+        chain = [e for e in (error, error.__context__, error.__cause__) if isinstance(e, OSError)]
+        full = next((e for e in chain if e.errno in FULL), None)
+        own = next((e for e in chain if str(e.filename) == temporary), None)
+        if not (fault := full or own):
             raise
         kept = "; the file of before is untouched" if path.exists() else ""
         raise UserError(
-            f"cannot write {path}: {os.strerror(number)}{kept}. Make room and start again."
+            f"cannot write {path}: {os.strerror(fault.errno)}{kept}. "
+            f"{'Make room' if full else 'Mend that'} and start again."
         ) from error
 
 
@@ -69,7 +95,7 @@ def _room(path: Path) -> Iterator[None]:
 def claimed(folder: str | Path) -> Iterator[None]:
     """Be the only process that writes into `folder`; a process that dies gives it back.
 
-    What `atomic` left in it when a process was killed is removed.
+    What `atomic` left in it, or in folders inside, when a process was killed is removed.
 
     Raises:
         UserError: another process has it, or it cannot be made.
@@ -88,8 +114,7 @@ def claimed(folder: str | Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}; choose another.") from None
     try:
-        for left in folder.glob(".?*.????????.tmp"):
-            left.unlink(missing_ok=True)
+        _sweep(folder.rglob(f".?*.{_MARK}"))
         yield
     finally:
         lock.release()

@@ -1,4 +1,7 @@
 import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -29,14 +32,68 @@ def test_atomic_leaves_the_old_file_when_the_block_fails(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_who_claims_a_folder_clears_what_a_kill_left(tmp_path):
+LEFT_BY_A_KILL = """
+import os, signal, sys
+from robust_backbones.files import atomic
+with atomic(sys.argv[1]) as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def leave(path):
+    """What a process leaves that is killed while it writes `path`."""
+    before = set(path.parent.iterdir())
+    assert subprocess.run([sys.executable, "-c", LEFT_BY_A_KILL, path]).returncode == -9
+    (left,) = set(path.parent.iterdir()) - before
+    return left
+
+
+def test_who_writes_a_file_clears_what_a_kill_left_of_it(tmp_path):
+    left, other = leave(tmp_path / "a[1].txt"), leave(tmp_path / "b.txt")
+    with files.atomic(tmp_path / "a[1].txt") as temporary:
+        temporary.write_text("whole")
+    assert not left.exists() and other.exists()
+    assert (tmp_path / "a[1].txt").read_text() == "whole"
+
+
+def test_who_claims_a_folder_clears_what_kills_left_in_it_but_not_what_is_being_written(tmp_path):
     kept = tmp_path / ".of_somebody_else.tmp"
     kept.touch()
+    (tmp_path / "inside").mkdir()
+    left = [leave(tmp_path / "b.txt"), leave(tmp_path / "inside" / "c.txt")]
+    with files.atomic(tmp_path / "inside" / "c.txt") as temporary:
+        with files.claimed(tmp_path):
+            assert not any(path.exists() for path in left) and kept.exists()
+        with files.atomic(tmp_path / "inside" / "c.txt") as second:
+            second.write_text("second")
+        temporary.write_text("first")
+    assert (tmp_path / "inside" / "c.txt").read_text() == "first"
+
+
+def test_a_temporary_file_that_is_swept_at_once_is_made_again(tmp_path, monkeypatch):
+    made, flock = [], files.fcntl.flock
+
+    def swept_before(handle, how):
+        if not made:
+            (path,) = tmp_path.iterdir()
+            path.unlink()
+        made.append(handle)
+        flock(handle, how)
+
+    monkeypatch.setattr(files.fcntl, "flock", swept_before)
     with files.atomic(tmp_path / "a.txt") as temporary:
-        left = tmp_path / temporary.name.replace("a.txt", "b.txt")
-        left.touch()  # as a killed process would
-    with files.claimed(tmp_path):
-        assert not left.exists() and kept.exists() and (tmp_path / "a.txt").exists()
+        temporary.write_text("x")
+    assert len(made) == 2 and (tmp_path / "a.txt").read_text() == "x"
+
+
+def test_a_folder_that_vanishes_is_named(tmp_path):
+    with pytest.raises(UserError, match="new/a.txt: No such file or directory. Mend that"):
+        with files.atomic(tmp_path / "new" / "a.txt") as temporary:
+            shutil.rmtree(temporary.parent)
+            temporary.write_text("x")
+    with pytest.raises(FileNotFoundError, match="other"), files.atomic(tmp_path / "a.txt"):
+        open(tmp_path / "other")  # not ours: a fault of the program
 
 
 def test_atomic_respects_the_umask(tmp_path):
