@@ -220,12 +220,12 @@ def _task(run: Run, folder: str, flag: Any) -> tuple[Outcome, str]:
     """What a node does."""
     import ray
 
-    asked, again = False, time.time() + 2
+    asked, again = False, time.monotonic() + 2
 
     def stopping() -> bool:
         nonlocal asked, again
-        if not asked and time.time() > again:
-            asked, again = ray.get(flag.asked.remote()), time.time() + 2
+        if not asked and time.monotonic() > again:
+            asked, again = ray.get(flag.asked.remote()), time.monotonic() + 2
         return asked
 
     environment = {"OMP_NUM_THREADS": str(max(1, int(run.cpus)))}

@@ -123,7 +123,7 @@ class Progress:
     """A line for each run that has ended, with the time that is left."""
 
     def __init__(self, total: int):
-        self._total, self._began = total, time.time()
+        self._total, self._began = total, time.perf_counter()
         self._states: Counter = Counter()
         self._before: int | None = None
 
@@ -134,7 +134,7 @@ class Progress:
         if self._before is None:
             self._before = done - 1
         left, made = self._total - done, max(1, done - self._before)
-        rest = (time.time() - self._began) / made * left
+        rest = (time.perf_counter() - self._began) / made * left
         text = f"{outcome.state} in {_span(outcome.seconds)}"
         if outcome.error:
             text += f" ({outcome.error})"

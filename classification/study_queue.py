@@ -83,7 +83,7 @@ class Queue:
             if not stopped and stopping():
                 stopped = True
                 self.executor.stop()
-            while later and later[0][0] <= time.time():
+            while later and later[0][0] <= time.monotonic():
                 run = heapq.heappop(later)[2]
                 heapq.heappush(ready, (order[run.folder], run))
             while ready and not stopped and self.executor.room(ready[0][1]):
@@ -93,7 +93,7 @@ class Queue:
                 self.going -= 1
                 again = self._ended(run, outcome)
                 if again is not None:
-                    heapq.heappush(later, (time.time() + again, order[run.folder], run))
+                    heapq.heappush(later, (time.monotonic() + again, order[run.folder], run))
                 if run.folder in self.finished:
                     for other in waiting.pop(run.folder, ()):
                         lacking[other.folder] -= 1

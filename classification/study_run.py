@@ -58,7 +58,7 @@ def execute(run: Run, environment: dict[str, str] | None = None, folder: str | N
         stopping: asked again and again; True sends the run a SIGTERM and waits for its end.
     """
     place = Path(folder or ".")
-    target, began = place / run.folder, time.time()
+    target, began = place / run.folder, time.monotonic()
     if run.store:
         for each in (*run.needs, run.folder):
             run.store.fetch(each)
@@ -81,7 +81,7 @@ def execute(run: Run, environment: dict[str, str] | None = None, folder: str | N
         state = INTERRUPTED
     elif code or metrics(place / run.result) is None:
         state, error = FAILED, last_words(target / "log.txt", code)
-    outcome = Outcome(state, code, error, round(time.time() - began, 3), socket.gethostname())
+    outcome = Outcome(state, code, error, round(time.monotonic() - began, 3), socket.gethostname())
     if state != FINISHED:
         _note(target, outcome)
     if run.store:
@@ -116,8 +116,8 @@ def _process(words: list[str], environment: dict, place: Path, log: Path, lock: 
                 pause = min(1.0, 1.5 * pause)
             if asked is None and stopping():
                 process.terminate()
-                asked = time.time()
-            if asked is not None and time.time() - asked > GRACE:
+                asked = time.monotonic()
+            if asked is not None and time.monotonic() - asked > GRACE:
                 process.kill()
     return process.returncode
 

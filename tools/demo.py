@@ -76,7 +76,7 @@ def execute(run: Run, stage: str, number: str) -> None:
     log = run.folder / f"{stage}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     print(f"[{number}] {run.kind}: {stage}", flush=True)
-    started = time.time()
+    started = time.perf_counter()
     with open(log, "w", encoding="utf-8") as file:
         process = subprocess.Popen(
             [sys.executable, *run.commands[stage]], cwd=ROOT, stdout=subprocess.PIPE,
@@ -86,7 +86,7 @@ def execute(run: Run, stage: str, number: str) -> None:
             file.write(line)
             if shown := _progress(line):
                 print(f"      {shown}", flush=True)
-    run.seconds[stage] = time.time() - started
+    run.seconds[stage] = time.perf_counter() - started
     if process.wait():
         print(f"error: this command failed; its output is in {log}:", file=sys.stderr)
         print(f"  {command_line(run.commands[stage])}", file=sys.stderr)
@@ -219,7 +219,7 @@ def main(argv=None) -> None:
     args = parser.parse_args(argv)
     with user_errors():
         output = Path(args.output)
-        started = time.time()
+        started = time.perf_counter()
         runs = plan(output)
         total = len(runs) * len(STAGES)
         for i, run in enumerate(runs):
@@ -228,7 +228,7 @@ def main(argv=None) -> None:
         print()
         print_table(table(runs))
         page = write_page(runs, output)
-        print(f"\n{page.resolve().as_uri()}  ({(time.time() - started) / 60:.1f} minutes)")
+        print(f"\n{page.resolve().as_uri()}  ({(time.perf_counter() - started) / 60:.1f} minutes)")
 
 
 if __name__ == "__main__":

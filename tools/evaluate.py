@@ -45,7 +45,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from robust_backbones.detection import saved_predictions, score_tables
     from robust_backbones.files import atomic
 
-    started = time.time()
+    started = time.perf_counter()
     scored = saved_predictions.score(
         args.predictions, args.annotations, args.dataset, args.tasks, args.areas
     )
@@ -62,7 +62,7 @@ def evaluate(args: argparse.Namespace) -> None:
             weights_sha256=None,
             data=scored.data,
             seed=0,
-            seconds=time.time() - started,
+            seconds=time.perf_counter() - started,
         )
 
 

@@ -75,7 +75,7 @@ def evaluate(cfg: CfgNode, resume: bool) -> None:
     Raises:
         UserError: nothing to evaluate, or any tensor of the model did not come from the file.
     """
-    started = time.time()
+    started = time.perf_counter()
     model = Trainer.build_model(cfg)
     checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR)
     last = resume and checkpointer.has_checkpoint()
@@ -87,7 +87,7 @@ def evaluate(cfg: CfgNode, resume: bool) -> None:
     checkpointer.load(path)
     metrics = Trainer.test(cfg, model)
     if comm.is_main_process():
-        seconds = time.time() - started
+        seconds = time.perf_counter() - started
         write_result(cfg, metrics, checkpointer.sha256, seconds, "eval_result.json")
 
 

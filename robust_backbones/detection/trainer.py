@@ -39,7 +39,7 @@ class Trainer(DefaultTrainer):
     checkpointer: Any  # Detectron2's, until `build_hooks` puts ours in its place
 
     def __init__(self, cfg: CfgNode):
-        self._started, self._seconds_before = time.time(), 0.0
+        self._started, self._seconds_before = time.perf_counter(), 0.0
         self.average: AveragedModel | None = None
         super().__init__(cfg)
         self._trainer = Step(self.cfg, self.model, self.data_loader, self.optimizer)
@@ -150,7 +150,7 @@ class Trainer(DefaultTrainer):
     @property
     def seconds(self) -> float:
         """Wall time of the run so far, before interruptions included."""
-        return self._seconds_before + time.time() - self._started
+        return self._seconds_before + time.perf_counter() - self._started
 
     def state_dict(self) -> dict:
         """Iteration, hooks and optimizer (which the 0.6 release forgets), and the run's origin."""
