@@ -11,7 +11,7 @@ from typing import Any
 
 from classification import study_run
 from classification.study_file import Run
-from classification.study_run import FAILED, Outcome
+from classification.study_run import FAILED, MISTAKE, Outcome
 from robust_backbones.errors import UserError
 
 
@@ -54,7 +54,9 @@ class Local:
     def _work(self, run: Run, environment: dict) -> None:
         try:
             outcome = study_run.execute(run, environment, stopping=self._stop.is_set)
-        except Exception as error:  # a full disk, say: this run's failure, not the study's
+        except UserError as error:
+            outcome = Outcome(FAILED, MISTAKE, str(error))
+        except Exception as error:  # this run's failure, not the study's
             outcome = Outcome(FAILED, 1, f"{type(error).__name__}: {error}")
         self._done.put((run, outcome))
 

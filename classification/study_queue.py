@@ -2,6 +2,7 @@
 
 import heapq
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,7 @@ class Queue:
     finished: set[Path] = field(default_factory=set)
     failed: dict[Path, str] = field(default_factory=dict)
     going: int = 0
+    _failures: Counter = field(default_factory=Counter)  # of this call: a full disk takes no notes
 
     def work(self, stopping: Callable[[], bool] = lambda: False) -> bool:
         """Make what is missing. Returns whether it came to the end, unstopped."""
@@ -63,7 +65,9 @@ class Queue:
         for run in self.runs:
             if metrics(run.result) is not None:
                 self.finished.add(run.folder)
-            elif (past := study_run.failures(run.folder)) and self._hopeless(past):
+            elif (past := study_run.failures(run.folder)) and self._hopeless(
+                past[-1]["code"], len(past)
+            ):
                 self.failed[run.folder] = past[-1]["error"]
         for run in self.runs:
             if run.folder in self.finished or run.folder in self.failed:
@@ -113,15 +117,15 @@ class Queue:
             return None
         if outcome.state in (BUSY, INTERRUPTED):
             return self.pause if outcome.state == BUSY else 0.0
-        past = study_run.failures(run.folder)
-        if self._hopeless(past, outcome):
+        self._failures[run.folder] += 1
+        count = max(len(study_run.failures(run.folder)), self._failures[run.folder])
+        if self._hopeless(outcome.code, count):
             self.failed[run.folder] = outcome.error
             return None
-        return self.pause * 2 ** max(0, len(past) - 1)
+        return self.pause * 2 ** (count - 1)
 
-    def _hopeless(self, past: list[dict], last: Outcome | None = None) -> bool:
-        code = last.code if last else past[-1]["code"]
-        return code == MISTAKE or max(len(past), 1 if last else 0) >= self.attempts
+    def _hopeless(self, code: int, failures: int) -> bool:
+        return code == MISTAKE or failures >= self.attempts
 
     def _give_up(self, folder: Path, waiting: dict) -> None:
         """What needs a failed run cannot be made either."""

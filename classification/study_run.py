@@ -5,6 +5,7 @@ starts ended; and `.study.lock`, which the run itself holds: it stays locked whe
 started it is killed, so that nobody starts it a second time beside it.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -83,7 +84,8 @@ def execute(run: Run, environment: dict[str, str] | None = None, folder: str | N
         state, error = FAILED, last_words(target / "log.txt", code)
     outcome = Outcome(state, code, error, round(time.monotonic() - began, 3), socket.gethostname())
     if state != FINISHED:
-        _note(target, outcome)
+        with contextlib.suppress(OSError):  # a full disk: what the outcome says is not lost
+            _note(target, outcome)
     if run.store:
         run.store.send(run.folder)
     return outcome
@@ -153,8 +155,10 @@ def attempts(folder: Path) -> list[dict]:
 def _note(folder: Path, outcome: Outcome) -> None:
     row = {"time": time.time(), "state": outcome.state, "code": outcome.code,
            "error": outcome.error, "seconds": outcome.seconds, "host": outcome.host}  # fmt: skip
-    with open(folder / "attempts.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    with open(folder / "attempts.jsonl", "ab+") as file:
+        file.seek(max(0, file.tell() - 1))
+        torn = file.read() not in (b"", b"\n")  # by a kill or a full disk
+        file.write(b"\n" * torn + json.dumps(row).encode() + b"\n")
 
 
 def forget(run: Run) -> None:

@@ -1,12 +1,17 @@
 """Mistakes that a user can mend, told apart from faults of ours; and a user who has enough."""
 
 import contextlib
+import errno
 import os
 import select
 import sys
 from collections.abc import Iterator
+from typing import NoReturn
 
 INTERRUPTED, PIPE_CLOSED = 130, 141  # what shells report for SIGINT and SIGPIPE
+
+# What the system says when no more can be written: disk, quota, size of one file.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(ValueError):
@@ -15,14 +20,13 @@ class UserError(ValueError):
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn a `UserError` into one line on stderr and exit code 2; Ctrl-C, and a reader that has
-    gone (`| head`), end the program without a traceback. Other errors keep theirs."""
+    """Turn a `UserError`, or a full disk, into one line on stderr and exit code 2; Ctrl-C, and a
+    reader that has gone (`| head`), end the program without a traceback. Others keep theirs."""
     try:
         yield
         sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _leave(str(error))
     except KeyboardInterrupt:
         print("interrupted; the same command begins again or goes on", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -30,6 +34,21 @@ def user_errors() -> Iterator[None]:
         if not _reader_has_gone():
             raise
         sys.exit(PIPE_CLOSED)
+    except OSError as error:  # logs, TensorBoard's files: what is not written by `files.atomic`
+        if error.errno not in FULL:
+            raise
+        what = error.filename or "what belongs to this run"
+        _leave(f"cannot write {what}: {os.strerror(error.errno)}. Make room and start again.")
+
+
+def _leave(message: str) -> NoReturn:
+    with contextlib.suppress(OSError):  # stderr may be a file on the full disk
+        print(f"error: {message}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:  # so may stdout, and Python would end with another code than ours
+        _let_stdout_go()
+    sys.exit(2)
 
 
 def _reader_has_gone() -> bool:
@@ -38,5 +57,9 @@ def _reader_has_gone() -> bool:
     pipe.register(sys.stdout.fileno(), 0)  # errors are always reported
     if not pipe.poll(0):
         return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _let_stdout_go()
     return True
+
+
+def _let_stdout_go() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,7 +1,6 @@
 """Files that are either whole or absent, and where the caches lie."""
 
 import contextlib
-import errno
 import fcntl
 import glob
 import hashlib
@@ -11,10 +10,8 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from robust_backbones.errors import UserError
+from robust_backbones.errors import FULL, UserError
 
-# What the system says when no more can be written: disk, quota, size of one file.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MARK = "????????.tmp"  # how the names of `atomic`'s temporary files end; they begin with a dot
 
 

@@ -1,6 +1,7 @@
 """The embedded scenes: exact, repeatable, without leakage, in both layouts."""
 
 import json
+import multiprocessing
 import xml.etree.ElementTree as ET
 from concurrent.futures import ProcessPoolExecutor
 
@@ -88,13 +89,24 @@ def test_training_and_validation_share_no_digit_and_no_texture():
         assert min(*a.shape, *b.shape) >= digit_scenes.SIZE
 
 
-def test_many_processes_at_once_draw_the_scenes_once(tmp_path, monkeypatch):
+def test_20_processes_at_once_draw_the_scenes_once(tmp_path, monkeypatch):
     monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path))
     monkeypatch.setattr(digit_scenes, "SPLITS", {"train": 2, "val": 2})
-    with ProcessPoolExecutor(4) as pool:
-        roots = set(pool.map(_ensure, range(4)))
-    assert roots == {tmp_path / f"digit_scenes_v{digit_scenes.VERSION}"}
-    assert len(list(tmp_path.iterdir())) == 1  # no temporary folder is left
+    name = f"digit_scenes_v{digit_scenes.VERSION}"
+    (tmp_path / f".{name}.partial" / "JPEGImages").mkdir(parents=True)  # left by a kill
+    write = digit_scenes._write_split
+
+    def noted(root, split):
+        with open(tmp_path / "drawn.txt", "a") as file:
+            file.write(f"{split}\n")
+        write(root, split)
+
+    monkeypatch.setattr(digit_scenes, "_write_split", noted)
+    with ProcessPoolExecutor(20, multiprocessing.get_context("fork")) as pool:
+        roots = set(pool.map(_ensure, range(20)))
+    assert roots == {tmp_path / name}
+    assert (tmp_path / "drawn.txt").read_text().split() == ["train", "val"]
+    assert {path.name for path in tmp_path.iterdir()} == {name, f"{name}.lock", "drawn.txt"}
     (root,) = roots
     assert len(list((root / "JPEGImages").iterdir())) == 4
     xml = ET.parse(root / "Annotations" / "val_00001.xml")

@@ -170,7 +170,9 @@ def pictures(args) -> Path:
     facts = {"threshold": args.threshold, "seed": args.seed}
     if args.errors:
         file = Path(args.output, "errors.json")
-        gallery.write_errors(file, rows, found, dataset, **facts, seconds=time.perf_counter() - started)
+        gallery.write_errors(
+            file, rows, found, dataset, **facts, seconds=time.perf_counter() - started
+        )
     return write_page(
         Path(args.output, "index.html"),
         dataset=dataset, size=len(DatasetCatalog.get(dataset)), looked_at=len(rows), rows=shown,

@@ -6,9 +6,7 @@ digit nor a piece of a photograph. Deterministic; written once to the cache in C
 """
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -17,7 +15,8 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from robust_backbones.files import cache_dir
+from robust_backbones.errors import UserError
+from robust_backbones.files import cache_dir, locked
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SIZE = 96  # scenes are square, pixels
@@ -41,23 +40,33 @@ def coco_file(split: str) -> str:
 
 
 def ensure() -> Path:
-    """Draw the scenes unless they are there; safe when many processes do it at once."""
+    """Draw the scenes unless they are there; of many processes that ask at once, one does it.
+
+    Raises:
+        UserError: the cache cannot be written to, or the disk is full.
+    """
     target = folder()
     if target.is_dir():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    with locked(target.with_name(f"{target.name}.lock")):
+        if not target.is_dir():
+            _draw(target)
+    return target
+
+
+def _draw(target: Path) -> None:
+    temporary = target.with_name(f".{target.name}.partial")
     try:
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
         for split in SPLITS:
             _write_split(temporary, split)
-        os.chmod(temporary, 0o755)  # mkdtemp makes private folders
         temporary.rename(target)
-    except OSError:
-        if not target.is_dir():  # otherwise another process was first, with the same scenes
-            raise
-    finally:
+    except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-    return target
+        raise UserError(
+            f"cannot write {target}: {error.strerror}; make room, or set ROBUST_BACKBONES_CACHE "
+            "to another folder."
+        ) from None
 
 
 def draw_scene(
