@@ -65,10 +65,9 @@ class Queue:
         for run in self.runs:
             if metrics(run.result) is not None:
                 self.finished.add(run.folder)
-            elif (past := study_run.failures(run.folder)) and self._hopeless(
-                past[-1]["code"], len(past)
-            ):
-                self.failed[run.folder] = past[-1]["error"]
+            elif past := study_run.failures(run.folder):
+                if self._hopeless(past[-1]["code"], len(past)):
+                    self.failed[run.folder] = past[-1]["error"]
         for run in self.runs:
             if run.folder in self.finished or run.folder in self.failed:
                 continue

@@ -11,9 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, get_detection_dataset_dicts
+from detectron2.data import (
+    DatasetMapper,
+    build_detection_test_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils import comm
+from PIL.Image import DecompressionBombError
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from robust_backbones.errors import UserError
@@ -42,13 +48,19 @@ def build_train_loader(cfg: CfgNode) -> "TrainLoader":
     )
     return TrainLoader(
         dicts,
-        DatasetMapper(cfg, is_train=True),
+        _Mapper(DatasetMapper(cfg, is_train=True)),
         _sampler(cfg, dicts),
         batch_size=cfg.SOLVER.IMS_PER_BATCH // parts,
         group=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
         workers=cfg.DATALOADER.NUM_WORKERS,
         seed=cfg.SEED,
     )
+
+
+def build_test_loader(cfg: CfgNode, name: str) -> "CheckedLoader":
+    """Detectron2's test loader of a data set; see `CheckedLoader`."""
+    mapper = _Mapper(DatasetMapper(cfg, is_train=False))
+    return CheckedLoader(build_detection_test_loader(cfg, name, mapper=mapper))
 
 
 def _sampler(cfg: CfgNode, dicts: list[dict]) -> Sampler:
@@ -79,13 +91,51 @@ class TrainLoader:
     def __iter__(self) -> Iterator[list[dict]]:
         # A generator: nothing happens until the first batch is asked for, when start_iter is known.
         self._batches.start = self.start_iter
-        yield from DataLoader(
-            self._dataset,
-            batch_sampler=self._batches,
-            num_workers=self._workers,
-            collate_fn=list,
-            generator=torch.Generator().manual_seed(0),  # else it draws from the global one
+        yield from CheckedLoader(
+            DataLoader(
+                self._dataset,
+                batch_sampler=self._batches,
+                num_workers=self._workers,
+                collate_fn=list,
+                generator=torch.Generator().manual_seed(0),  # else it draws from the global one
+            )
         )
+
+
+class _Mistake(str):
+    """A `UserError`'s message on its way out of a worker, where it would grow a traceback."""
+
+
+class _Mapper:
+    """A mapper that gives a `_Mistake` for an image that is gone or broken."""
+
+    def __init__(self, mapper: DatasetMapper):
+        self._mapper = mapper
+
+    def __call__(self, item: dict) -> "dict | _Mistake":
+        try:
+            return self._mapper(item)
+        except (OSError, SyntaxError, SizeMismatchError, DecompressionBombError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            return _Mistake(f"{item['file_name']} cannot be read as an image ({reason}); replace "
+                            "it, or take it out of the data set.")  # fmt: skip
+
+
+class CheckedLoader:
+    """The batches of a loader; a `_Mistake` among them becomes a `UserError`."""
+
+    def __init__(self, loader: DataLoader):
+        self._loader = loader
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        for batch in self._loader:
+            for item in batch:
+                if isinstance(item, _Mistake):
+                    raise UserError(item)
+            yield batch
 
 
 class _SeededDataset(Dataset):

@@ -1,6 +1,7 @@
 """One process's part of `tools/train_net.py`: a folder, a training or evaluation, a result file."""
 
 import argparse
+import contextlib
 import hashlib
 import json
 import logging
@@ -21,6 +22,7 @@ from robust_backbones.detection.compat import silence_detectron2
 from robust_backbones.detection.data import classes_of
 from robust_backbones.detection.trainer import Trainer, flatten
 from robust_backbones.errors import UserError
+from robust_backbones.files import claimed
 
 RESULT = "result.json"
 # Keys that may differ between a run and its continuation without a word.
@@ -38,17 +40,19 @@ def run(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Train, or evaluate if `args.eval_only`.
 
     Raises:
-        UserError: the weights do not fit, the folder is another run's, or training diverged.
+        UserError: the weights do not fit, the folder is another run's, another process trains
+            there, or training diverged.
         Stopped: a signal came; all is saved.
     """
     silence_detectron2()
     own_data.register(cfg)  # this may be a process of its own, which knows none of them
-    if not args.eval_only:
-        cfg = continued(cfg, args.resume, args.restart_schedule)
-    default_setup(cfg, args)
     if args.eval_only:
+        default_setup(cfg, args)
         evaluate(cfg, args.resume)
-    else:
+        return
+    with claimed(cfg.OUTPUT_DIR) if comm.is_main_process() else contextlib.nullcontext():
+        cfg = continued(cfg, args.resume, args.restart_schedule)
+        default_setup(cfg, args)
         train(cfg, args.resume, args.restart_schedule)
 
 

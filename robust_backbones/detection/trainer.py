@@ -15,7 +15,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from robust_backbones.detection.checkpointer import StrictCheckpointer
 from robust_backbones.detection.data import classes_of
 from robust_backbones.detection.evaluation import build_evaluator
-from robust_backbones.detection.loader import TrainLoader, build_train_loader, seed_from
+from robust_backbones.detection.loader import (
+    CheckedLoader,
+    TrainLoader,
+    build_test_loader,
+    build_train_loader,
+    seed_from,
+)
 from robust_backbones.detection.step import Step
 from robust_backbones.errors import UserError
 from robust_backbones.stopping import Stopped, StopSignals
@@ -188,6 +194,11 @@ class Trainer(DefaultTrainer):
     def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
         """See `loader.build_train_loader`."""
         return build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> CheckedLoader:
+        """See `loader.build_test_loader`."""
+        return build_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
