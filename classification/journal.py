@@ -1,5 +1,6 @@
 """What an unfinished run has found so far: a file that grows by whole lines and survives a kill."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -56,10 +57,14 @@ class Journal:
         Raises:
             UserError: the file cannot be written to.
         """
+        line = _line(record).encode()
         try:
             # One write in append mode: a line never gets mixed with another process's.
             with open(self.path, "ab", buffering=0) as file:
-                file.write(_line(record).encode())
+                before = file.tell()
+                if file.write(line) < len(line):  # the disk took a part of it
+                    file.truncate(before)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(file.fileno())
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {error.strerror}; make room.") from None

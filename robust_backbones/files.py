@@ -1,17 +1,21 @@
 """Files that are either whole or absent, and where the caches lie."""
 
 import contextlib
+import errno
 import fcntl
 import glob
 import hashlib
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from robust_backbones.errors import FULL, UserError
 
+# How numpy and Pillow tell of it, who keep the number to themselves.
+_SHORT = re.compile(r"\d+ requested and \d+ written|encoder error -2 when writing")
 _MARK = "????????.tmp"  # how the names of `atomic`'s temporary files end; they begin with a dot
 
 
@@ -77,13 +81,14 @@ def _told(path: Path, temporary: str) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:  # torch.save hides the one behind the other
         chain = [e for e in (error, error.__context__, error.__cause__) if isinstance(e, OSError)]
-        full = next((e for e in chain if e.errno in FULL), None)
-        own = next((e for e in chain if str(e.filename) == temporary), None)
+        numbers = [errno.ENOSPC if _SHORT.search(str(e)) else e.errno for e in chain]
+        full = next((number for number in numbers if number in FULL), None)
+        own = next((e.errno for e in chain if str(e.filename) == temporary), None)
         if not (fault := full or own):
             raise
         kept = "; the file of before is untouched" if path.exists() else ""
         raise UserError(
-            f"cannot write {path}: {os.strerror(fault.errno)}{kept}. "
+            f"cannot write {path}: {os.strerror(fault)}{kept}. "
             f"{'Make room' if full else 'Mend that'} and start again."
         ) from error
 

@@ -1,5 +1,6 @@
 """Training through the command: strict loading, resuming bit for bit, both evaluators."""
 
+import argparse
 import json
 import os
 import signal
@@ -126,6 +127,17 @@ def test_a_used_folder_is_not_written_over(tmp_path, resnet18_backbone):
     (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
     with pytest.raises(UserError, match="holds a run already; pass --resume"):
         run.continued(small(tmp_path, resnet18_backbone), False, False)
+
+
+def test_the_config_of_a_run_is_replaced_in_one_step_and_not_by_an_evaluation(tmp_path):
+    """It says what a resumed run began with: a kill must never leave half of it."""
+    path, first = tmp_path / "config.yaml", tmp_path / "first"
+    for seed, evaluation in ((1, False), (2, False), (3, True)):
+        cfg = small(tmp_path, "", SEED=str(seed))
+        run._setup(cfg, argparse.Namespace(eval_only=evaluation))
+        if seed == 1:
+            first.hardlink_to(path)  # what writes into the old file is seen here
+    assert "SEED: 1\n" in first.read_text() and "SEED: 2\n" in path.read_text()
 
 
 CHANGES = [  # key, value now, with --restart-schedule, value used, what is said

@@ -9,11 +9,14 @@ import os
 import time
 from typing import Any
 
+import torch
 import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
-from detectron2.engine import default_setup
 from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
 
 from robust_backbones import results
 from robust_backbones.detection import own_data
@@ -22,9 +25,9 @@ from robust_backbones.detection.compat import silence_detectron2
 from robust_backbones.detection.data import classes_of
 from robust_backbones.detection.trainer import Trainer, flatten
 from robust_backbones.errors import UserError
-from robust_backbones.files import claimed
+from robust_backbones.files import atomic, claimed
 
-RESULT = "result.json"
+RESULT, CONFIG = "result.json", "config.yaml"
 # Keys that may differ between a run and its continuation without a word.
 # What decides the learning rate, momentum and weight decay at an iteration, and the last one.
 SCHEDULE = tuple(
@@ -47,13 +50,33 @@ def run(cfg: CfgNode, args: argparse.Namespace) -> None:
     silence_detectron2()
     own_data.register(cfg)  # this may be a process of its own, which knows none of them
     if args.eval_only:
-        default_setup(cfg, args)
+        _setup(cfg, args)
         evaluate(cfg, args.resume)
         return
     with claimed(cfg.OUTPUT_DIR) if comm.is_main_process() else contextlib.nullcontext():
         cfg = continued(cfg, args.resume, args.restart_schedule)
-        default_setup(cfg, args)
+        _setup(cfg, args)
         train(cfg, args.resume, args.restart_schedule)
+
+
+def _setup(cfg: CfgNode, args) -> None:
+    """Detectron2's `default_setup`, but `config.yaml` is replaced in one step: a kill while it is
+    written would leave half of what a resumed run is compared with. An evaluation leaves a run's
+    alone."""
+    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fvcore")
+    log = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank())
+    log.info("Process %d of %d. Environment:\n%s", comm.get_rank(), comm.get_world_size(),
+             collect_env_info())  # fmt: skip
+    log.info("Command line arguments: %s", args)
+    log.info("Running with full config:\n%s", cfg.dump())
+    path = os.path.join(cfg.OUTPUT_DIR, CONFIG)
+    if comm.is_main_process() and not (args.eval_only and os.path.exists(path)):
+        with atomic(path) as temporary:
+            temporary.write_text(cfg.dump(), encoding="utf-8")
+    seed_all_rng(cfg.SEED + comm.get_rank())
+    if not args.eval_only:
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
 
 
 def train(cfg: CfgNode, resume: bool, restart_schedule: bool = False) -> None:
@@ -111,7 +134,7 @@ def continued(cfg: CfgNode, resume: bool, restart_schedule: bool) -> CfgNode:
             f"{cfg.OUTPUT_DIR} holds a run already; pass --resume to go on with it, or choose "
             "another OUTPUT_DIR."
         )
-    path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
+    path = os.path.join(cfg.OUTPUT_DIR, CONFIG)
     if not os.path.isfile(path):
         return cfg
     with open(path, encoding="utf-8") as file:
