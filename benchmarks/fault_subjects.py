@@ -15,7 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "tests")]
 
-NETWORK = "network.pt"  # a small network with random weights, made once, in the folder of all
+# Random weights, made once, in the folder of all: what is transferred, and what is converted.
+SMALL, RESNET, BACKBONE = "small.pt", "resnet18.pt", "backbone.pth"
 DIGITS = ["--dataset", "digits", "--image-size", "32", "--device", "cpu"]
 PRETRAIN = [*DIGITS, "--arch", "shufflenet_v2_x1_0", "--limit", "48", "--test-limit", "20",
             "--epochs", "3", "--batch-size", "12", "--steps", "1", "--eval-steps", "2",
@@ -60,7 +61,7 @@ def _pretrain(place: Path) -> None:
 def _finetune(place: Path) -> None:
     from classification import transfer
 
-    weights = str(place.parent / NETWORK)
+    weights = str(place.parent / SMALL)
     transfer.main([*FINETUNE, "--weights", weights, "--output", str(place / "run")])
 
 
@@ -68,7 +69,7 @@ def _features(place: Path) -> None:
     from classification import features, transfer
 
     features.ROWS, features.BATCH = 16, 8  # 16 files instead of 2: there is something to lose
-    weights = str(place.parent / NETWORK)
+    weights = str(place.parent / SMALL)
     transfer.main([*FEATURES, "--weights", weights, "--output", str(place / "run")])
 
 
@@ -79,7 +80,7 @@ def _detector(place: Path) -> None:
 
     digit_scenes.SPLITS = {"train": 24, "val": 4}
     keys = DETECTOR | {"OUTPUT_DIR": str(place / "run"),
-                       "MODEL.WEIGHTS": str(place.parent / "backbone.pth")}  # fmt: skip
+                       "MODEL.WEIGHTS": str(place.parent / BACKBONE)}  # fmt: skip
     config = str(ROOT / "configs/digits_mask_rcnn_robust.yaml")
     train_net.main(["--config", config, "--resume", *(w for pair in keys.items() for w in pair)])
 
@@ -87,7 +88,7 @@ def _detector(place: Path) -> None:
 def _convert(place: Path) -> None:
     import convert
 
-    convert.main([str(place.parent / NETWORK), str(place / "run" / "backbone.pth"), "--force"])
+    convert.main([str(place.parent / RESNET), str(place / "run" / BACKBONE), "--force"])
 
 
 def _study(place: Path) -> None:
@@ -99,14 +100,16 @@ def _study(place: Path) -> None:
 
 
 def make_inputs(folder: Path) -> None:
-    """The network that attempts start from, and its backbone for Detectron2."""
+    """The networks that attempts start from."""
     from conftest import random_network
+    from transfer_runs import write_network
 
     from robust_backbones import checkpoint, export
 
-    checkpoint.save(random_network("resnet18").state_dict(), folder / NETWORK)
-    found = checkpoint.read(folder / NETWORK)
-    checkpoint.save(export.detectron2_contents(found), folder / "backbone.pth")
+    write_network(folder / SMALL, "shufflenet_v2_x1_0")
+    checkpoint.save(random_network("resnet18").state_dict(), folder / RESNET)
+    found = checkpoint.read(folder / RESNET)
+    checkpoint.save(export.detectron2_contents(found), folder / BACKBONE)
 
 
 def _trainings(place: Path) -> list[str]:
@@ -174,7 +177,7 @@ SUBJECTS = {
         ("run/result.json", "run/classifier_*.pt", "cache/features/*/*.npy")),
     "detector training": Subject(_detector, _iteration, _started,
                                  ("run/result.json", "run/model_final.pth")),
-    "conversion": Subject(_convert, lambda place: [], lambda log: [], ("run/backbone.pth",)),
+    "conversion": Subject(_convert, lambda place: [], lambda log: [], (f"run/{BACKBONE}",)),
     "study": Subject(_study, _stamps("run/*/*/result.json"), None,
                      ("run/*/*/result.json", "run/*/*/checkpoint.pt"), processes=True),
 }  # fmt: skip

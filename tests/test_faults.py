@@ -262,7 +262,8 @@ def test_an_image_that_vanishes_from_a_detectors_data(tmp_path, workers, fault):
     name = f"vanishing_{fault}_{workers}".replace(" ", "_")
     chosen = {part: [f"{name}=coco:{tmp_path}:{marks}"] for part in ("TRAIN", "TEST")}
     keys = ["MODEL.DEVICE", "cpu", "MODEL.ROI_HEADS.NUM_CLASSES", "2", "MODEL.WEIGHTS", "",
-            "DATASETS.CLASSES", "['cat', 'dog']", "SOLVER.IMS_PER_BATCH", "2", "DATALOADER.NUM_WORKERS", str(workers)]  # fmt: skip
+            "DATASETS.CLASSES", "['cat', 'dog']",
+            "SOLVER.IMS_PER_BATCH", "2", "DATALOADER.NUM_WORKERS", str(workers)]  # fmt: skip
     cfg = config.load_config(ROOT / "configs/digits_mask_rcnn_robust.yaml", keys, datasets=chosen)
     own_data.register(cfg)
     loaders = [loader.build_train_loader(cfg), loader.build_test_loader(cfg, name)]
