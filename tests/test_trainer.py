@@ -14,7 +14,7 @@ import torch
 
 from robust_backbones.detection import config, run
 from robust_backbones.errors import UserError
-from robust_backbones.files import sha256
+from robust_backbones.files import claimed, sha256
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = ROOT / "configs/digits_mask_rcnn_robust.yaml"
@@ -127,6 +127,12 @@ def test_a_used_folder_is_not_written_over(tmp_path, resnet18_backbone):
     (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
     with pytest.raises(UserError, match="holds a run already; pass --resume"):
         run.continued(small(tmp_path, resnet18_backbone), False, False)
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path):
+    args = argparse.Namespace(eval_only=False, resume=True, restart_schedule=False)
+    with claimed(tmp_path), pytest.raises(UserError, match="another run is writing to"):
+        run.run(small(tmp_path, ""), args)
 
 
 def test_the_config_of_a_run_is_replaced_in_one_step_and_not_by_an_evaluation(tmp_path):
