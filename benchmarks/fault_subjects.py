@@ -211,7 +211,9 @@ def contents(path: Path):
     if path.suffix in (".yaml", ".yml"):
         import yaml
 
-        return yaml.safe_load(text)
+        if not isinstance(found := yaml.safe_load(text), dict):
+            raise ValueError(f"{path} holds no mapping")
+        return found
     if path.suffix == ".txt" or path.name == "last_checkpoint" or _grows(path):
         return text
     raise ValueError(f"{path}: nobody knows how to read it")
