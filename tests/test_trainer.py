@@ -129,6 +129,20 @@ def test_a_used_folder_is_not_written_over(tmp_path, resnet18_backbone):
         run.continued(small(tmp_path, resnet18_backbone), False, False)
 
 
+def test_a_run_that_died_before_its_final_checkpoint_gets_it(tmp_path, resnet18_backbone):
+    made = trainer.Trainer(small(tmp_path, resnet18_backbone))
+    made.resume_or_load(resume=False)
+    made.iter = 5  # the last of six
+    made.checkpointer.save("model_0000005", iteration=5)
+    for _ in range(2):
+        again = trainer.Trainer(small(tmp_path, resnet18_backbone))
+        again.resume_or_load(resume=True)
+        assert (again.start_iter, again.max_iter) == (6, 6)
+        assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    found = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert found["iteration"] == found["trainer"]["iteration"] == 5
+
+
 def test_two_trainings_do_not_share_a_folder(tmp_path):
     args = argparse.Namespace(eval_only=False, resume=True, restart_schedule=False)
     with claimed(tmp_path), pytest.raises(UserError, match="another run is writing to"):

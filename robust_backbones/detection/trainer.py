@@ -1,6 +1,7 @@
 """Detectron2's `DefaultTrainer` with strict loading and exact resuming."""
 
 import logging
+import os
 import time
 from typing import Any
 
@@ -25,6 +26,8 @@ from robust_backbones.detection.loader import (
 from robust_backbones.detection.step import Step
 from robust_backbones.errors import UserError
 from robust_backbones.stopping import Stopped, StopSignals
+
+FINAL = "model_final"  # name of the last checkpoint, as Detectron2 has it
 
 
 class Trainer(DefaultTrainer):
@@ -118,9 +121,14 @@ class Trainer(DefaultTrainer):
                 self.optimizer.param_groups, self.scheduler.get_lr(), strict=True
             ):
                 group["lr"] = rate
+        if self.start_iter == self.max_iter and self._last_checkpoint() != FINAL:
+            self.checkpointer.save(FINAL, iteration=self.iter)  # it died before it came to that
         self._trainer.data_loader.start_iter = self._trainer.position(self.start_iter)
         if self.start_iter == 0:
             self.weights_sha256 = self.checkpointer.sha256
+
+    def _last_checkpoint(self) -> str:
+        return os.path.basename(self.checkpointer.get_checkpoint_file()).removesuffix(".pth")
 
     def train(self) -> None:
         """Train to the end.
