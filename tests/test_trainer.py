@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from robust_backbones.detection import config, run
+from robust_backbones.detection import config, run, trainer
 from robust_backbones.errors import UserError
 from robust_backbones.files import claimed, sha256
 
