@@ -59,7 +59,7 @@ def run(cfg: CfgNode, args: argparse.Namespace) -> None:
         train(cfg, args.resume, args.restart_schedule)
 
 
-def _setup(cfg: CfgNode, args) -> None:
+def _setup(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Detectron2's `default_setup`, but `config.yaml` is replaced in one step: a kill while it is
     written would leave half of what a resumed run is compared with. An evaluation leaves a run's
     alone."""
