@@ -8,7 +8,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 HASHES ?= yes
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-fast lint format clean
+.PHONY: help setup lock demo docs test test-fast lint format clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -20,7 +20,7 @@ $(READY): setup.py requirements.lock tools/install_detectron2.py
 	$(PYTHON) -m venv $(VENV)
 ifeq ($(HASHES),no)
 	sed -nE 's/^([a-z].*) \\$$/\1/p' requirements.lock > $(VENV)/versions.txt
-	$(PIP) -c $(VENV)/versions.txt -e ".[dev]"
+	$(PIP) -c $(VENV)/versions.txt -e ".[dev,docs]"
 	$(PIP) -c $(VENV)/versions.txt --no-deps imagecorruptions-imaug
 else
 	sed -nE '/^(packaging|setuptools|wheel)==/,/# via/p' requirements.lock > $(VENV)/build.lock
@@ -32,11 +32,15 @@ endif
 	@touch $@
 
 lock: ## resolve requirements.lock anew from setup.py (needs uv); UPGRADE=--upgrade for newer versions
-	uv pip compile setup.py --extra dev --group lock --universal --python-version 3.10 $(UPGRADE) \
+	uv pip compile setup.py --extra dev --extra docs --group lock --universal --python-version 3.10 $(UPGRADE) \
 		--generate-hashes --custom-compile-command "make lock" --quiet --output-file requirements.lock
 
 demo: $(READY) ## pretrain, convert, detect and show it, on the embedded data (about 10 minutes)
 	$(BIN)/python tools/demo.py
+
+docs: $(READY) ## write the documentation's site, output/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo output/site/index.html
 
 test: $(READY) ## run all tests
 	$(BIN)/python -m pytest

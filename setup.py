@@ -81,6 +81,7 @@ setup(
         "dill": ["dill"],  # --allow-pickle for files written by the robustness library
         "ray": ["ray>=2.40"],  # classification.study --executor ray
         "shards": ["webdataset>=1.0"],  # training data as tar files, local or remote
+        "docs": ["mkdocs", "mkdocs-material>=9.7"],  # make docs
         # The paper's own library and timm: our files and networks are tested against theirs.
         "dev": [
             "pytest",
@@ -97,6 +98,8 @@ setup(
             "numba",
             "ray",
             "selenium",  # the report in a real browser
+            "nbclient",  # the notebooks of docs/notebooks run
+            "ipykernel",
         ],
     },
 )
