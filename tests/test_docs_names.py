@@ -81,7 +81,8 @@ SUBCOMMANDS = {
     "classification.datasets": ("list", "check", "fetch"),
 }
 # Options of other programs that the text names.
-FOREIGN_OPTIONS = {"--nnodes", "--node-rank", "--rdzv-endpoint", "--subset"}
+FOREIGN_OPTIONS = {"--nnodes", "--node-rank", "--rdzv-endpoint", "--subset", "--require-hashes",
+                   "--disable-pip"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
