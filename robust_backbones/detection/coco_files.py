@@ -104,13 +104,15 @@ def truth(contents: dict, source: str) -> Truth:
     ordered = {key: {"id": place} | sizes[key] for key, place in images.items()}
     checked = []
     for number, row in enumerate(rows, 1):
-        image = ordered[row["image_id"]]
-        places = {
-            "id": number,
-            "image_id": image["id"],
-            "category_id": categories[row["category_id"]],
-        }
-        checked.append(row | places | _annotation(row, image, source))
+        image, area = ordered[row["image_id"]], row.get("area")
+        _check_polygons(row, source)
+        if not (type(area) is float and area - area == 0 or _number(area)):  # the fast way first
+            area = _area(row, image)
+        checked.append(
+            {**row, "id": number, "image_id": image["id"], "area": area,
+             "category_id": categories[row["category_id"]],
+             "iscrowd": 1 if row.get("iscrowd") else 0}
+        )  # fmt: skip
     names = {row["id"]: str(row.get("name", row["id"])) for row in contents["categories"]}
     return Truth(source, ordered, unique({key: names[key] for key in categories}), checked)
 
@@ -155,9 +157,8 @@ def _number(value: Any) -> bool:
     return real and math.isfinite(value)
 
 
-def _annotation(row: dict, image: dict, source: str) -> dict:
-    """`iscrowd` and `area` of an annotation whose polygons are checked."""
-    part, area = row.get("segmentation"), row.get("area")
+def _check_polygons(row: dict, source: str) -> None:
+    part = row.get("segmentation")
     if isinstance(part, list):
         for points in part:
             if len(points) < 6 or len(points) % 2:
@@ -165,14 +166,13 @@ def _annotation(row: dict, image: dict, source: str) -> dict:
                     f"annotation {row.get('id')} of {source} has a polygon that is none: it needs "
                     "x and y of at least three points."
                 )
-    if not (type(area) is float and area - area == 0 or _number(area)):  # the fast way first
-        area = _area(part, image) if part else row["bbox"][2] * row["bbox"][3]
-    return {"iscrowd": int(bool(row.get("iscrowd", 0))), "area": area}
 
 
-def _area(part: list | dict, image: dict) -> float:
-    """Pixels of a polygon list or of run lengths."""
-    height, width = image.get("height"), image.get("width")
+def _area(row: dict, image: dict) -> float:
+    """Pixels of an annotation's polygons or run lengths; without these, of its box."""
+    part, height, width = row.get("segmentation"), image.get("height"), image.get("width")
+    if not part:
+        return row["bbox"][2] * row["bbox"][3]
     if isinstance(part, dict) and not isinstance(part["counts"], list):
         return float(coco_mask.area(part))
     codes = coco_mask.frPyObjects(part, height, width)
@@ -246,8 +246,11 @@ def _wrong(row: Any, truth: Truth, needed: tuple) -> str | None:
 
 def _check_masks(rows: list[dict], truth: Truth, source: str) -> None:
     """Run lengths of another image size are compared pixel by pixel all the same: refuse them."""
+    sizes = {key: [i.get("height"), i.get("width")] for key, i in truth.images.items()}
     for number, row in enumerate(rows):
-        part, image = row["segmentation"], truth.images[row["image_id"]]
+        part, size = row["segmentation"], sizes[row["image_id"]]
+        if type(part) is dict and type(part.get("counts")) is str and part.get("size") == size:
+            continue  # the fast way first
         runs = isinstance(part, dict) and isinstance(part.get("counts"), (str, bytes, list))
         polygons = isinstance(part, list) and part
         if not runs and not polygons:
@@ -255,7 +258,6 @@ def _check_masks(rows: list[dict], truth: Truth, source: str) -> None:
                 f"{source}: prediction {number} (from 0) has a segmentation that is none; it must "
                 "be run lengths ({size, counts}) or a list of polygons."
             )
-        size = [image.get("height"), image.get("width")]
         if runs and list(part.get("size", ())) != size:
             raise UserError(
                 f"{source}: prediction {number} (from 0) has a mask of size {part.get('size')}, "

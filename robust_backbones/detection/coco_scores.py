@@ -89,9 +89,8 @@ def bucket_ranges(edges: Sequence[float]) -> dict[str, tuple[float, float]]:
     return {f"{a:g}..{b:g}": (min(a * a, ALL), min(b * b, ALL)) for a, b in pairs}
 
 
-# What an engine reads of a prediction, and of an annotation, besides ids, score and area.
-_READS = {"bbox": ("bbox",), "segm": ("segmentation",), "keypoints": ("keypoints", "bbox")}
-_READS_OF_TRUTH = {
+# What an engine reads of an annotation, besides ids, score and area.
+_READS = {
     "bbox": ("bbox",),
     "segm": ("bbox", "segmentation"),
     "keypoints": ("bbox", "keypoints", "num_keypoints"),
@@ -102,20 +101,23 @@ def _engine(truth: Truth, rows: list[dict], task: str, ranges: Sequence[tuple[fl
             image_ids: Iterable[int] | None,
             sigmas: Sequence[float]) -> hotcoco.COCOeval:  # fmt: skip
     _check_truth(truth, task)
-    keys = ("id", "image_id", "category_id", "iscrowd", "area", *_READS_OF_TRUTH[task])
+    keys = ("id", "image_id", "category_id", "iscrowd", "area", *_READS[task])
     contents = {
         "images": list(truth.images.values()),
         "categories": [{"id": i, "name": str(i)} for i in range(1, len(truth.classes) + 1)],
         "annotations": [_part(row, keys) for row in truth.annotations],
     }
     places = {key: place for place, key in enumerate(truth.classes, 1)}
-    keys = ("score", *_READS[task])
-    found = []
-    for row in rows:
-        part = _part(row, keys)
-        part["image_id"] = truth.images[row["image_id"]]["id"]
-        part["category_id"] = places[row["category_id"]]
-        found.append(part)
+    images = {key: image["id"] for key, image in truth.images.items()}
+    key = TASKS[task]
+    found = [
+        {"image_id": images[row["image_id"]], "category_id": places[row["category_id"]],
+         "score": row["score"], key: row[key]}
+        for row in rows
+    ]  # fmt: skip
+    if task == "keypoints":  # whose area is that of the box, where there is one
+        for part, row in zip(found, rows, strict=True):
+            part |= _part(row, ("bbox",))
     annotations = hotcoco.COCO(contents)
     try:
         engine = hotcoco.COCOeval(annotations, annotations.load_res(found), task)
