@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.io import ImageReadMode, decode_jpeg
-from torchvision.transforms.v2 import functional as tvf
 
 from classification import transforms
 from robust_backbones.errors import UserError
@@ -204,15 +203,32 @@ def read_fast(path: Path, shorter: int) -> Tensor | Image.Image:
         with Image.open(path) as image:
             if image.format != "JPEG" or image.mode not in ("RGB", "L"):
                 return read_image(path, path)
-            if min(image.size) >= 2 * shorter:
-                image.draft(image.mode, (shorter, shorter))
-                return tv_tensors.Image(tvf.pil_to_tensor(image.convert("RGB")))
-        contents = torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
+            times = min(image.size) // shorter
+        contents = path.read_bytes()
+        if times >= 2:
+            return tv_tensors.Image(_reduced_jpeg(contents, times))
+        contents = torch.frombuffer(bytearray(contents), dtype=torch.uint8)
         return tv_tensors.Image(decode_jpeg(contents, mode=ImageReadMode.RGB))
     except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:
         raise UserError(
             f"{path} cannot be read as an image ({error}); replace or remove it."
         ) from None
+
+
+def _reduced_jpeg(contents: bytes, times: int) -> Tensor:
+    """`(3, H, W)` uint8 RGB, a half, quarter or eighth as wide and high; at most `times` less.
+
+    The pixels are those of Pillow's `draft`, a fifth sooner.
+    """
+    import cv2  # only here: it is slow to import
+
+    flags = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4,
+             2: cv2.IMREAD_REDUCED_COLOR_2}  # fmt: skip
+    flag = next(flag for factor, flag in flags.items() if factor <= times)
+    pixels = cv2.imdecode(np.frombuffer(contents, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels is None:
+        raise ValueError("damaged")
+    return torch.from_numpy(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)).permute(2, 0, 1)
 
 
 def fingerprint(images: Tensor, labels: Tensor) -> str:
