@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from classification import features, neighbours, probe, progress, protocols
+from classification.models import Classifier
 from classification.sources import Source
 from classification.task import Task, Trial
 from robust_backbones.stopping import Stopped
@@ -35,35 +37,37 @@ def run(task: Task) -> list[Trial]:
     """
     row = PROBES[task.settings["probe"]]
     needed = torch.cat([task.images(trial) for trial in task.trials]).unique()
-    x = _features(task, task.train.subset(needed))
+    features_of = partial(_features, task, task.classifier(0))
+    x = features_of(task.train.subset(needed))
     chosen = []
     for trial in task.trials:
         if task.signals.asked:
             raise Stopped
-        chosen.append(_choose(task, row, trial, needed, x))
-    x_test = _features(task, task.test)
+        chosen.append(_choose(task, row, trial, needed, x, features_of))
+    x_test = features_of(task.test)
     return [
         _finish(task, row, trial, needed, x, x_test, *found)
         for trial, found in zip(task.trials, chosen, strict=True)
     ]
 
 
-def _features(task: Task, source: Source) -> Tensor:
+def _features(task: Task, model: Classifier, source: Source) -> Tensor:
     line = progress.ProgressLine(len(source))
     found = features.extract(
-        task.classifier(0), source, precision=task.settings["precision"], workers=task.workers,
+        model, source, precision=task.settings["precision"], workers=task.workers,
         signals=task.signals, progress=line.show)  # fmt: skip
     line.clear()
     return torch.from_numpy(found).to(task.device)
 
 
-def _choose(task: Task, row: Probe, trial: int, needed: Tensor, x: Tensor) -> tuple:
+def _choose(task: Task, row: Probe, trial: int, needed: Tensor, x: Tensor,
+            features_of: Callable[[Source], Tensor]) -> tuple:  # fmt: skip
     """The chosen value, the candidates, notes and help; what is given is not chosen."""
     name = protocols.CHOICES[task.settings["probe"]]
     if not task.chooses:
         return task.settings[name], [], {}, None
     if task.settings["selection"] == "test":
-        fit, x_judged, y_judged = task.images(trial), _features(task, task.test), task.test.labels
+        fit, x_judged, y_judged = task.images(trial), features_of(task.test), task.test.labels
     else:
         fit, judged = task.parts(trial)
         x_judged, y_judged = x[_places(needed, judged)], task.train.labels[judged]
