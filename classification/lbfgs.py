@@ -59,13 +59,15 @@ class Pairs:
     def __init__(self, like: Tensor):
         size = len(like), MEMORY, like[0].numel()
         self.s, self.y, self.z = (like.new_zeros(size) for _ in range(3))
+        # Products s_i y_j, where i is not younger than j, and y_i z_j.
+        self.sy, self.yz = (like.new_zeros(len(like), MEMORY, MEMORY) for _ in range(2))
         self.gamma = like.new_ones(len(like))  # scale of the metric
         self.next = 0  # the oldest pair, which makes room
 
     def keep(self, rows: Tensor) -> None:
         """Forget the problems that are not in rows `(Q,)` int64."""
-        self.s, self.y, self.z = self.s[rows], self.y[rows], self.z[rows]
-        self.gamma = self.gamma[rows]
+        for name in ("s", "y", "z", "sy", "yz", "gamma"):
+            setattr(self, name, getattr(self, name)[rows])
 
     def add(self, s: Tensor, y: Tensor, z: Tensor, accepted: Tensor) -> None:
         """s, y, z: `(P, K, D)`; accepted: `(P,)` bool, whose pairs count."""
@@ -81,7 +83,8 @@ class Pairs:
         """The problem in that row has got another metric."""
         y = self.y[row]
         self.z[row] = metric.apply(y.view(MEMORY, -1, len(metric.moment)), mass).view_as(y)
-        sy, yz = (self.s[row] * y).sum(1), (y * self.z[row]).sum(1)
+        self.yz[row] = y @ self.z[row].mT
+        sy, yz = (self.s[row] * y).sum(1), self.yz[row].diagonal()
         newest = [i % MEMORY for i in range(self.next - 1, self.next - 1 - MEMORY, -1)]
         self.gamma[row] = next((sy[i] / yz[i] for i in newest if sy[i] > 0 and yz[i] > 0), 1.0)
 
@@ -89,10 +92,13 @@ class Pairs:
         """Inverse Hessian times g. mg is the metric applied to g; all `(P, K, D)`."""
         order = [(self.next + i) % MEMORY for i in range(MEMORY)]  # oldest first
         back = [order.index(i) for i in range(MEMORY)]
-        flat, gamma = g.flatten(1)[..., None], self.gamma[:, None, None]
-        sy = (self.s @ self.y.mT)[:, order][:, :, order]
-        yz = (self.y @ self.z.mT)[:, order][:, :, order]
-        sg, zg = (self.s @ flat)[:, order], (self.z @ flat)[:, order]
+        gamma, newest = self.gamma[:, None, None], order[-1]
+        columns = torch.stack([self.y[:, newest], g.flatten(1)], 2)
+        by_s, by_z = self.s @ columns, self.z @ columns
+        self.sy[:, :, newest] = by_s[..., 0]
+        self.yz[:, :, newest] = self.yz[:, newest] = by_z[..., 0]
+        sy, yz = (product[:, order][:, :, order] for product in (self.sy, self.yz))
+        sg, zg = by_s[:, order, 1:], by_z[:, order, 1:]
         diagonal = sy.diagonal(dim1=1, dim2=2)
         # Empty rows: any number there will do, for all else in them is 0.
         r = sy.triu(1) + torch.diag_embed(torch.where(diagonal > 0, diagonal, 1))

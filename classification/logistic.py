@@ -24,6 +24,7 @@ SPACING = 8  # of the penalties that are solved first
 # a product spends its time reading the features; with more, a near start saves more than a batch.
 FIRST_ROWS = 100
 CHUNK = 2**20  # logits of one slice of images: small enough for a CPU's cache
+BLOCK = 512  # rows of a second moment, half of which is known from the other half
 EMPTY = 1e-30  # a curvature per image that is none
 STATE_BYTES = 2**31  # of what L-BFGS remembers; penalties beyond that wait for the next batch
 
@@ -98,7 +99,11 @@ class Images:
         weights = _curvature(residuals, self.y)[0]
         weights = weights / weights.sum().clamp_min(len(self.x) * EMPTY)
         x = self.x.float()
-        return (x * weights[:, None].float()).T @ x
+        weighted, moment = x * weights[:, None].float(), x.new_zeros(x.shape[1], x.shape[1])
+        for first in range(0, len(moment), BLOCK):
+            rows = slice(first, first + BLOCK)
+            moment[rows, first:] = weighted[:, rows].T @ x[:, first:]
+        return moment.triu() + moment.triu(1).T
 
 
 def _softmax(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
