@@ -24,7 +24,7 @@ SPACING = 8  # of the penalties that are solved first
 # a product spends its time reading the features; with more, a near start saves more than a batch.
 FIRST_ROWS = 100
 CHUNK = 2**20  # logits of one slice of images: small enough for a CPU's cache
-BLOCK = 512  # rows of a second moment, half of which is known from the other half
+BLOCK = 256  # rows of a second moment, half of which is known from the other half
 EMPTY = 1e-30  # a curvature per image that is none
 STATE_BYTES = 2**31  # of what L-BFGS remembers; penalties beyond that wait for the next batch
 
