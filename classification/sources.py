@@ -207,8 +207,8 @@ def read_fast(path: Path, shorter: int) -> Tensor | Image.Image:
         contents = path.read_bytes()
         if times >= 2:
             return tv_tensors.Image(_reduced_jpeg(contents, times))
-        contents = torch.frombuffer(bytearray(contents), dtype=torch.uint8)
-        return tv_tensors.Image(decode_jpeg(contents, mode=ImageReadMode.RGB))
+        code = torch.frombuffer(bytearray(contents), dtype=torch.uint8)
+        return tv_tensors.Image(decode_jpeg(code, mode=ImageReadMode.RGB))
     except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:
         raise UserError(
             f"{path} cannot be read as an image ({error}); replace or remove it."
