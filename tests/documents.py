@@ -132,7 +132,8 @@ def program(command: Command) -> tuple[str, list[str]] | None:
     elif name != "python":
         return None
     if rest[0] == "-m":
-        return rest[1], rest[2:]
+        ours = rest[1].split(".")[0] in ("robust_backbones", "classification")
+        return (rest[1], rest[2:]) if ours else None
     assert (ROOT / rest[0]).is_file(), f"{command}: there is no {rest[0]}"
     return rest[0], rest[1:]
 
@@ -209,10 +210,15 @@ def _pip(words: list[str]) -> None:
             assert re.search(rf'^        "{name}": \[', text, re.M), f"setup.py: no extra {name}"
 
 
+def _pytest(words: list[str]) -> None:
+    for word in words:
+        assert word.startswith("-") or (ROOT / word).exists(), f"pytest: there is no {word}"
+
+
 def check_other(words) -> None:
-    """What can be said of a program that is not ours: targets of make, extras of pip.
+    """What can be said of a program that is not ours: targets of make, extras of pip, tests.
 
     Raises:
         AssertionError: there is none of that name.
     """
-    {"make": _make, "pip": _pip}.get(words[0], lambda rest: None)(words[1:])
+    {"make": _make, "pip": _pip, "pytest": _pytest}.get(words[0], lambda rest: None)(words[1:])

@@ -16,7 +16,8 @@ from documents import ROOT, SHELL
 from robust_backbones.errors import UserError
 
 # Programs of others, and what is checked of their arguments.
-OTHERS = {"cd", "export", "mkdir", "mv", "pip", "make", "sleep", "srun", "tar", "tensorboard"}
+OTHERS = {"cd", "export", "make", "mkdir", "mv", "pip", "pytest", "sleep", "srun", "tar"}
+OTHERS |= {"tensorboard"}
 # A file of docs/detection.md itself, which tests/test_foreign_project.py runs.
 ELSEWHERE = "python train.py"
 DETECTORS = ("train_net", "attack_net", "corrupt_net", "visualize")
@@ -48,8 +49,9 @@ def check(command: documents.Command) -> None:
         return
     found = documents.program(command)
     if found is None:
-        assert command.words[0] in OTHERS, f"{command}: which program is that?"
-        documents.check_other(command.words)
+        words = command.words[2 * (command.words[:2] == ("python", "-m")) :]
+        assert words[0] in OTHERS, f"{command}: which program is that?"
+        documents.check_other(words)
         return
     name, arguments = found
     assert name in documents.programs(), f"{command}: {name} cannot be run"
@@ -139,6 +141,8 @@ FURTHER = {"pretrain": _pretrain, "transfer": _transfer, "datasets": _datasets, 
         ("python benchmarks/probe.py --pictures 3", "--pictures"),
         ("make tea", "no such target"),
         ("pip install 'robust-backbones[tea]'", "no extra tea"),
+        ("python -m pytest tests/test_tea.py", "there is no tests/test_tea.py"),
+        ("python -m tea", "which program"),
         ("brew install tea", "which program"),
     ],
 )
