@@ -18,6 +18,7 @@ from classification import folders
 from classification.sources import read_image
 from robust_backbones.errors import UserError
 from robust_backbones.files import atomic, cache_dir, locked, sha256
+from robust_backbones.images import read_member
 
 VERSION = 1  # raise it when a change here changes a pixel
 
@@ -117,11 +118,12 @@ def _members(root: Path) -> Iterator[tuple[str, str, object]]:
                 # The tree may lie in a folder of its own.
                 parts = member.name.removeprefix("./").split("/")
                 at = next((i for i, part in enumerate(parts[:-2]) if part in splits), None)
-                if not member.isreg() or at is None or not folders.is_image(member.name):
-                    continue
-                if file := archive.extractfile(member):
-                    yield splits[parts[at]], "/".join(parts[at + 1 :]), io.BytesIO(file.read())
-    except (tarfile.TarError, EOFError, OSError) as error:
+                if member.isreg() and at is not None and folders.is_image(member.name):
+                    data = io.BytesIO(read_member(archive, member))
+                    yield splits[parts[at]], "/".join(parts[at + 1 :]), data
+    except UserError:
+        raise
+    except Exception as error:  # of tarfile and of what unpacks
         raise UserError(f"{root} cannot be read as a tar file ({error}); fetch it again.") from None
 
 

@@ -43,7 +43,7 @@ class Journal:
         try:
             lines = [json.loads(line) for line in text[:whole].splitlines()]
             lines[0]["settings"]
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             raise UserError(
                 f"{self.path} is not the record of an unfinished run; choose another --output."
             ) from None

@@ -54,7 +54,8 @@ class Official:
             self._check(folder, pairs, len(classes))
         except UserError:
             raise
-        except (OSError, KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
+        except (OSError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError,
+                RecursionError) as error:  # fmt: skip
             raise UserError(
                 f"the {split} index of {self.name} in {folder} is damaged ({error!r}); "
                 "fetch it again."
@@ -114,6 +115,8 @@ class Official:
         names = [name for name, _ in pairs]
         if len(set(names)) < len(names):
             raise ValueError("it lists an image twice")
+        if out := [name for name in names if name[:1] == "/" or ".." in name.split("/")]:
+            raise ValueError(f"'{out[0]}' leads out of its folder")
         if not 0 <= pairs[0][1] <= pairs[-1][1] < classes:
             raise ValueError(f"labels {pairs[0][1]} to {pairs[-1][1]} of {classes} classes")
 

@@ -138,7 +138,8 @@ def read(folders: Iterable[Path | str]) -> tuple[list[Record], list[str]]:
     for path in _paths(folders):
         try:
             record = _read(path)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
+                RecursionError) as error:  # fmt: skip
             problems.append(f"{path} is not a result that can be read ({_words(error)}).")
             continue
         if record:
@@ -215,9 +216,16 @@ def _read(path: Path) -> Record | None:
             raise ValueError(f"{name} is {value!r}")
     if not all(type(seed) is int for seed in found.get("seeds", ())):
         raise ValueError(f"seeds are {found['seeds']}")
-    if not all(isinstance(part, dict) for part in found["data"].values()):
+    if not all(map(_described, found["data"].values())):
         raise ValueError("data are not described")
     return Record(**found)
+
+
+def _described(part) -> bool:
+    """Whether the data of a split are named by plain values, which can be compared."""
+    known = ("name", "images", "fingerprint")
+    plain = (str, int, float, _NONE)
+    return isinstance(part, dict) and all(isinstance(part.get(key), plain) for key in known)
 
 
 def _labels(path: Path) -> dict:
@@ -225,7 +233,7 @@ def _labels(path: Path) -> dict:
     try:
         labels = json.loads((path.parent / STUDY).read_text(encoding="utf-8"))["labels"]
         return dict(labels)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 

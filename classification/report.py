@@ -88,7 +88,7 @@ def _written(out: Path) -> list[str] | None:
         if contents["kind"] != KIND:
             return None
         paths = [Path(name) for name in contents["files"]]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     # Whatever the list says, nothing outside the report is taken for a part of it.
     return [str(p) for p in paths if len(p.parts) == 2 and p.parts[0] in FOLDERS]

@@ -15,6 +15,7 @@ import io
 import json
 import random
 import re
+import tarfile
 import types
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -25,11 +26,14 @@ from PIL import Image
 from classification.dataset_rows import Dataset
 from classification.folders import FOLDERS
 from robust_backbones.errors import UserError
+from robust_backbones.images import read_member
 
 INDEX = "shards.json"
 INDEX_VERSION = 1
 LABEL = "cls"
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm")  # endings inside the tar files
+# What shards.json may name: with a colon or a slash it could be a command of `pipe:`, or elsewhere.
+_PLAIN = re.compile(r"\w[\w.+=-]*")
 _URL = re.compile(r"(pipe:|[a-z0-9]+://)")
 
 
@@ -185,10 +189,18 @@ def _indexed(path: str, split: str) -> tuple[list[str], list[int], list[str]]:
         name = next((name for name in FOLDERS[split] if name in index["splits"]), None)
         if name is None:
             raise UserError(f"{path} has no {split} shards; it has: {', '.join(index['splits'])}.")
-        sizes = index["splits"][name]
+        sizes, classes = index["splits"][name], index["classes"]
+        counted = all(type(size) is int and size > 0 for size in sizes.values())
+        if not sizes or not counted or not all(isinstance(text, str) for text in classes or [0]):
+            raise ValueError("shards and their numbers of images, or names of classes")
+        if odd := [shard for shard in sizes if not _PLAIN.fullmatch(shard)]:
+            raise UserError(
+                f"{path} names the shard '{odd[0]}'; shards lie beside it, with plain names such "
+                "as train-000000.tar."
+            )
         base = path[: -len(INDEX)]
         return [base + shard for shard in sizes], [int(n) for n in sizes.values()], index["classes"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} cannot be read as the index of shards ({error!r}).") from None
@@ -210,12 +222,23 @@ def samples(urls: Iterable[str]) -> Iterator[dict]:
     Raises:
         UserError: a shard cannot be read to its end.
     """
-    wds = _webdataset()
+    tars = _webdataset().tariterators
     for url in urls:
         try:
-            yield from wds.tariterators.tarfile_samples(iter([{"url": url}]))
+            for source in tars.url_opener(iter([{"url": url}])):
+                yield from tars.group_by_keys(_files(source["stream"], url))
         except Exception as error:  # of curl, of a command, of tarfile, of WebDataset itself
             raise UserError(f"shard {url} cannot be read ({error}); check or fetch it.") from error
+
+
+def _files(stream, url: str) -> Iterator[dict]:
+    """As WebDataset's own, but a file that claims to be huge is refused before it is read."""
+    with tarfile.open(fileobj=stream, mode="r|*") as archive:
+        for member in archive:
+            if member.isreg() and not re.match(r"__[^/]*__($|/)", member.name):
+                data = read_member(archive, member)
+                yield {"fname": member.name, "data": data, "__url__": url}
+            archive.members = []  # else it keeps all that it has seen
 
 
 def shuffled(stream: Iterator[dict], buffer: int, seed: int) -> Iterator[dict]:

@@ -21,6 +21,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from classification import transforms
 from robust_backbones.errors import UserError
+from robust_backbones.images import check_size, readable
 
 SUBSET_SEED = 2020  # of --limit and of the held-out part: the same images in every run
 READERS = 8  # files that are hashed at a time
@@ -178,13 +179,9 @@ def read_image(file: Any, name: object) -> Image.Image:
     Raises:
         UserError: not an image that Pillow can read whole.
     """
-    try:
-        with Image.open(file) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{name} cannot be read as an image ({error}); replace or remove it."
-        ) from None
+    with readable(name), Image.open(file) as image:
+        check_size(image)
+        return image.convert("RGB")
 
 
 def read_fast(path: Path, shorter: int) -> Tensor | Image.Image:
@@ -199,8 +196,9 @@ def read_fast(path: Path, shorter: int) -> Tensor | Image.Image:
     Raises:
         UserError: unreadable.
     """
-    try:
+    with readable(path):
         with Image.open(path) as image:
+            check_size(image)
             if image.format != "JPEG" or image.mode not in ("RGB", "L"):
                 return read_image(path, path)
             times = min(image.size) // shorter
@@ -209,10 +207,6 @@ def read_fast(path: Path, shorter: int) -> Tensor | Image.Image:
             return tv_tensors.Image(_reduced_jpeg(contents, times))
         code = torch.frombuffer(bytearray(contents), dtype=torch.uint8)
         return tv_tensors.Image(decode_jpeg(code, mode=ImageReadMode.RGB))
-    except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{path} cannot be read as an image ({error}); replace or remove it."
-        ) from None
 
 
 def _reduced_jpeg(contents: bytes, times: int) -> Tensor:

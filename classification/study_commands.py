@@ -207,5 +207,5 @@ def metrics(path: Path) -> dict | None:
         return {} if path.exists() else None
     try:
         return json.loads(path.read_text(encoding="utf-8"))["metrics"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

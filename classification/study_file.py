@@ -127,12 +127,12 @@ def _part(document: Document, where: tuple, contents: Any, number: int, before: 
         raise document.wrong(where, "a part is a mapping.")
     _keys(document, where, contents, PART_KEYS + (() if where else FILE_KEYS))
     command = contents.get("command", "transfer")
-    if command not in COMMANDS:
+    if not isinstance(command, str) or command not in COMMANDS:
         raise document.wrong(
             (*where, "command"), f"command '{command}' is unknown; one of: {', '.join(COMMANDS)}."
         )
     name = contents.get("name", command)
-    if not isinstance(name, str) or name in before or not re.fullmatch(r"[\w.+=-]+", name):
+    if not isinstance(name, str) or name in before or not re.fullmatch(r"\w[\w.+=-]*", name):
         raise document.wrong(
             (*where, "name"), f"the name '{name}' must be one word, and no other part's."
         )

@@ -147,7 +147,7 @@ def attempts(folder: Path) -> list[dict]:
     for line in lines:
         try:
             found.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
     return found
 

@@ -46,6 +46,8 @@ class Store:
     def _bring(self, folder: Path, wanted: Callable[[str], bool]) -> None:
         files, base = self._system(), self._url(folder)
         for name, size in self._sizes(base).items():
+            if ".." in name.split("/"):
+                raise UserError(f"{base} has '{name}', which leads out of its folder; remove it.")
             target = folder / name
             known = target.exists() and target.stat().st_size == size
             if wanted(name) and not known:

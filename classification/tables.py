@@ -29,11 +29,14 @@ class Markup:
 
 
 def _escaper(table: dict[str, str]) -> Callable[[str], str]:
-    codes = str.maketrans(table | {"\n": " ", "\r": " "})
+    codes = str.maketrans(table | dict.fromkeys(map(chr, range(32)), " "))
     return lambda text: text.translate(codes)
 
 
-MARKDOWN = Markup(_escaper(_MARKDOWN), lambda text: f"**{text}**", "")
+_plain_markdown = _escaper(_MARKDOWN)
+MARKDOWN = Markup(
+    lambda text: _plain_markdown(text).replace("](", "]\\("), lambda text: f"**{text}**", ""
+)
 LATEX = Markup(_escaper(_LATEX), lambda text: rf"\textbf{{{text}}}", "--")
 
 
@@ -85,7 +88,7 @@ def comma(section: Section) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     parts = [_spread(column, i, section.rows) for i, column in enumerate(section.columns)]
-    writer.writerow([name for part in parts for name in part])
+    writer.writerow([_plain(name) for part in parts for name in part])
     for row in section.rows:
         writer.writerow([_plain(get(cell)) for part, cell in zip(parts, row, strict=True)
                          for get in part.values()])  # fmt: skip
@@ -109,6 +112,13 @@ def _spread(column: Column, place: int, rows: list[list]) -> dict[str, Callable]
 
 
 def _plain(value: Any) -> Any:
+    """What a spreadsheet would take for a formula gets an apostrophe, which makes it a text."""
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return f"'{value}"
+    return _number_of(value)
+
+
+def _number_of(value: Any) -> Any:
     """Six digits are more than any of these numbers has."""
     if isinstance(value, float):
         return f"{value:.6g}" if math.isfinite(value) else ""

@@ -30,8 +30,9 @@ class Document:
             raise UserError(f"{path} cannot be read: {error.strerror}.") from None
         except UnicodeDecodeError:
             raise UserError(f"{path} is not YAML: it is not text in UTF-8.") from None
-        loader = yaml.SafeLoader(text)
+        loader = None
         try:
+            loader = yaml.SafeLoader(text)
             node = loader.get_single_node()
             self.value = None if node is None else self._plain(loader, node, ())
         except yaml.YAMLError as error:
@@ -39,7 +40,8 @@ class Document:
         except RecursionError:
             raise UserError(f"{path} is nested too deeply.") from None
         finally:
-            loader.dispose()
+            if loader:
+                loader.dispose()
 
     def wrong(self, where: tuple, message: str) -> UserError:
         """An error that begins with the file and the line of an entry, or of what holds it."""
@@ -55,13 +57,10 @@ class Document:
         if isinstance(node, yaml.SequenceNode):
             return [self._plain(loader, n, (*where, i)) for i, n in enumerate(node.value)]
         if not isinstance(node, yaml.MappingNode):
-            try:
-                return loader.construct_object(node)
-            except ValueError as error:  # 2024-13-45 is taken for a date
-                raise self.wrong(where, f"{error}.") from None
+            return self._value(loader, node, where)
         found = {}
         for key_node, value_node in node.value:
-            key = loader.construct_object(key_node, deep=True)
+            key = self._value(loader, key_node, where)
             line = key_node.start_mark.line + 1
             if not isinstance(key, (str, int, float)):
                 raise UserError(f"{self.path}:{line}: the key {key!r} is neither text nor number.")
@@ -71,3 +70,12 @@ class Document:
             self.lines[place] = line
             found[key] = self._plain(loader, value_node, place)
         return found
+
+    def _value(self, loader, node, where: tuple):
+        try:
+            return loader.construct_object(node, deep=True)
+        except yaml.YAMLError:
+            raise
+        except (ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
+            # 2024-13-45 is taken for a date, and some tags are believed
+            raise self.wrong(where, f"{error}.") from None

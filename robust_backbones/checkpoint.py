@@ -75,10 +75,11 @@ def read(path: str | Path, arch: str | None = None, allow_pickle: bool = False,
     """
     path = Path(path)
     layout = unwrap(load_file(path, allow_pickle), path, from_detector, assume_rgb)
+    found = recognise(layout.tensors, arch, path)  # so that no more is converted than a network is
     tensors = {name: _float32(name, tensor, path) for name, tensor in layout.tensors.items()}
     return Checkpoint(
         tensors=tensors,
-        arch=recognise(tensors, arch, path),
+        arch=found,
         layout=layout.name,
         mean=_statistics(layout.mean, "mean", path),
         std=_statistics(layout.std, "std", path),
@@ -105,14 +106,14 @@ def load_file(path: str | Path, allow_pickle: bool = False) -> Any:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     try:
         if path.suffix == ".safetensors" or head[8:9] == b"{":
-            return _load_safetensors(path)
+            return _plain(_load_safetensors(path), path)
         if mapped := head[:2] == b"PK":
             _check_archive(path)
         elif head[:1] == b"\x80" and not _is_legacy_torch(path):
-            return _load_numpy_pickle(path, allow_pickle)
+            return _plain(_load_numpy_pickle(path, allow_pickle), path)
         if allow_pickle:
             return torch.load(path, "cpu", weights_only=False, pickle_module=_dill())
-        return torch.load(path, "cpu", weights_only=True, mmap=mapped)
+        return _plain(torch.load(path, "cpu", weights_only=True, mmap=mapped), path)
     except UserError:
         raise
     except pickle.UnpicklingError as error:
@@ -122,22 +123,52 @@ def load_file(path: str | Path, allow_pickle: bool = False) -> Any:
                 "you trust where it comes from."
             ) from None
         raise UserError(_not_a_checkpoint(path, head)) from None
-    except _BROKEN:
+    except Exception:  # a file that is cut off or has flipped bits can raise anything in there
         raise UserError(_not_a_checkpoint(path, head)) from None
 
 
 def _check_archive(path: Path) -> None:
     """PyTorch maps the tensors of a zip archive without looking at their checksums; we do."""
     with zipfile.ZipFile(path) as archive:
+        claimed = sum(entry.file_size for entry in archive.infolist())
+        if claimed > path.stat().st_size:
+            raise UserError(f"{path} is packed: it would unpack to {claimed} bytes; a checkpoint's "
+                            "parts are stored as they are.")  # fmt: skip
         if damaged := archive.testzip():
             raise UserError(
                 f"{path} is damaged: the checksum of '{damaged}' is wrong; fetch it again."
             )
 
 
-# What PyTorch, pickle and safetensors raise on a file that is cut off or has flipped bits.
-_BROKEN = (RuntimeError, EOFError, OSError, ValueError, TypeError, LookupError, AttributeError,
-           AssertionError, ImportError, MemoryError, zipfile.BadZipFile)  # fmt: skip
+_SORTS = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.bool, torch.uint8,
+          torch.int8, torch.int16, torch.int32, torch.int64)  # fmt: skip
+
+
+def _plain(contents, path: Path):
+    """The contents, if all tensors are dense, of usual types, and no larger than what the file
+    holds of them: one of stride 0 has as many values as it likes, and a copy needs memory for
+    all."""
+    todo, seen = [("", contents)], set()
+    while todo:
+        name, node = todo.pop()
+        if isinstance(node, Tensor):
+            if wrong := _odd(node):
+                raise UserError(f"{path}: '{name}' {wrong}; save contiguous dense tensors.")
+        elif isinstance(node, (dict, list, tuple)) and id(node) not in seen:
+            seen.add(id(node))  # a container can hold itself
+            todo += node.items() if isinstance(node, dict) else enumerate(node)
+    return contents
+
+
+def _odd(tensor: Tensor) -> str | None:
+    if tensor.layout != torch.strided:
+        return "is sparse"
+    if tensor.dtype not in _SORTS or tensor.device.type != "cpu":
+        return f"has type {tensor.dtype} on device {tensor.device.type}"
+    held = tensor.untyped_storage().nbytes() // tensor.element_size()
+    if tensor.numel() > held:
+        return f"has the shape {tuple(tensor.shape)}, but the file holds {held} values of it"
+    return None
 
 
 def _load_safetensors(path: Path) -> dict:
@@ -158,7 +189,7 @@ def _is_legacy_torch(path: Path) -> bool:
     with open(path, "rb") as file:
         try:
             return _NumpyUnpickler(file).load() == torch.serialization.MAGIC_NUMBER
-        except (pickle.UnpicklingError, *_BROKEN):
+        except Exception:  # see `load_file`
             return False
 
 
@@ -189,9 +220,16 @@ def _load_numpy_pickle(path: Path, allow_pickle: bool) -> Any:
     with open(path, "rb") as file:
         contents = unpickler(file, encoding="latin1").load()
 
+    size = path.stat().st_size
+    made: dict[int, Tensor] = {}
+
     def tensors(node: Any) -> Any:
         if isinstance(node, numpy.ndarray):
-            return torch.from_numpy(numpy.array(node))
+            if node.nbytes > size:
+                raise ValueError("an array claims more bytes than the file has")
+            if id(node) not in made:
+                made[id(node)] = torch.from_numpy(numpy.array(node))
+            return made[id(node)]
         return {k: tensors(v) for k, v in node.items()} if isinstance(node, dict) else node
 
     return tensors(contents)
@@ -215,8 +253,6 @@ def _not_a_checkpoint(path: Path, head: bytes) -> str:
 
 
 def _float32(name: str, tensor: Tensor, path: Path) -> Tensor:
-    if tensor.layout != torch.strided:
-        raise UserError(f"{path}: '{name}' is sparse; save dense tensors.")
     if name.endswith(COUNTER):
         return tensor
     if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):

@@ -29,7 +29,7 @@ def records() -> dict[str, dict]:
         return {}
     except PermissionError:
         raise UserError(f"{path} cannot be read: permission denied.") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(
             f"{path} is broken or of another release; remove it, and the digests of the next "
             "files are recorded anew."

@@ -12,10 +12,25 @@ INTERRUPTED, PIPE_CLOSED = 130, 141  # what shells report for SIGINT and SIGPIPE
 
 # What the system says when no more can be written: disk, quota, size of one file.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LONGEST = 2000  # characters of a message; a value that it quotes may come from a hostile file
 
 
 class UserError(ValueError):
-    """A wrong input. The message names the value, what is allowed and the fix."""
+    """A wrong input. The message names the value, what is allowed and the fix.
+
+    What a terminal would obey or could not show is written as an escape, and the middle of a
+    message without end is left out.
+    """
+
+    def __init__(self, message: object = ""):
+        text = str(message)
+        if len(text) > LONGEST:
+            text = f"{text[: LONGEST // 2]} [...] {text[10 - LONGEST // 2 :]}"
+        super().__init__("".join(c if c.isprintable() or c == "\n" else _escape(c) for c in text))
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
 
 
 @contextlib.contextmanager

@@ -127,7 +127,7 @@ def _classifier(state: dict[str, Tensor], rest: dict, source: object) -> Layout:
     if len(renamed) < len(net):
         raise UserError(f"{source} holds a tensor under its old and its new DenseNet name.")
     own = rest.get("format") == FORMAT
-    if own and rest.get("version") != FORMAT_VERSION:
+    if own and repr(rest.get("version")) != str(FORMAT_VERSION):  # it may be a tensor
         raise UserError(
             f"{source} has format version {rest.get('version')}; this release reads "
             f"{FORMAT_VERSION}; install a newer one."

@@ -65,7 +65,7 @@ def finished(path: str | Path, settings: dict) -> bool:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["settings"]
         different = differences(found, settings)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{path} is not a result file; choose another --output.") from None
     if different:
         raise UserError(

@@ -11,6 +11,7 @@ BORDER = {
     "command_line",
     "errors",
     "files",
+    "images",
     "networks",
     "results",
     "stopping",

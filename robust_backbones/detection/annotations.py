@@ -9,6 +9,8 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from robust_backbones.detection import masks
+from robust_backbones.detection.coco_files import HUGE
 from robust_backbones.errors import UserError
 
 
@@ -73,15 +75,17 @@ def read_coco(images: Path, file: Path) -> Annotations:
         contents = json.loads(Path(file).read_text(encoding="utf-8"))
         categories = sorted(contents["categories"], key=lambda row: row["id"])
         rows, marks = contents["images"], contents["annotations"]
-        names = {row["id"]: row["name"] for row in categories}
+        names = {row["id"]: _text(row["name"], "name") for row in categories}
         found = Annotations(list(names.values()), list(names), [])
         by_id = {}
         for row in rows:
             if row["id"] in by_id:
                 found.faults.append(("duplicate id", f"image id {row['id']} occurs twice"))
                 continue
-            size = row.get("width") or 0, row.get("height") or 0
-            by_id[row["id"]] = Image(row["id"], Path(images, row["file_name"]), *size)
+            size = [_numbers([row.get(side) or 0], 1)[0] for side in ("width", "height")]
+            by_id[row["id"]] = Image(
+                row["id"], _inside(images, _text(row["file_name"], "file_name")), *size
+            )
         seen = set()
         for mark in marks:
             number = mark.get("id")
@@ -96,7 +100,7 @@ def read_coco(images: Path, file: Path) -> Annotations:
             by_id[mark["image_id"]].objects.append(_coco_object(mark, names))
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}.") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{file} is not a COCO annotation file: {reason}.") from None
     if not names:
@@ -105,8 +109,31 @@ def read_coco(images: Path, file: Path) -> Annotations:
     return found
 
 
+def _inside(folder: Path, name: str) -> Path:
+    """A file below `folder`: what annotations name elsewhere is not read."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"'{name}' leads out of the folder of the images; give paths below it")
+    return Path(folder, name)
+
+
+def _text(value, key: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{key} is {value!r}, which is no text")
+    return value
+
+
+def _numbers(values, count: int) -> list:
+    """As they are; NaN is allowed, since it is told of as a box without area."""
+    plain = isinstance(values, list) and all(type(v) in (int, float) for v in values)
+    if not plain or len(values) != count or any(abs(v) > HUGE for v in values):
+        raise ValueError(f"{values!r} are not {count} numbers")
+    return values
+
+
 def _coco_object(mark: dict, names: dict) -> Object:
-    box = mark.get("bbox")
+    box = _numbers(mark["bbox"], 4) if mark.get("bbox") else None
+    if mark.get("segmentation") and (wrong := masks.fault(mark["segmentation"])):
+        raise ValueError(f"annotation {mark.get('id')}: {wrong}")
     x, y, width, height = box if box else (0.0, 0.0, 0.0, 0.0)
     return Object(
         names.get(mark["category_id"]),
@@ -150,14 +177,38 @@ def read_voc(root: Path, split: str, classes: list[str] | None = None) -> Annota
     for name in dict.fromkeys(names):
         path = root / "Annotations" / f"{name}.xml"
         try:
-            images.append(_voc_image(root, name, ElementTree.parse(path).getroot()))
+            _inside(root, name)
+            images.append(_voc_image(root, name, _parse(path)))
         except FileNotFoundError:
             raise UserError(f"{listed} lists {name}, but {path} does not exist.") from None
-        except (ElementTree.ParseError, AttributeError, TypeError, ValueError) as error:
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}.") from None
+        except _NOT_VOC as error:
             raise UserError(f"{path} is not a VOC annotation: {error}.") from None
     if classes is None:
         classes = sorted({thing.name for image in images for thing in image.objects if thing.name})
     return Annotations(list(classes), list(range(len(classes))), images, faults)
+
+
+_NOT_VOC = (
+    ElementTree.ParseError,
+    AttributeError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    LookupError,
+)
+
+
+class _Plain(ElementTree.TreeBuilder):
+    """Entities can name other files, and grow without end: what declares any is refused."""
+
+    def doctype(self, name, public, system):
+        raise ValueError(f"it has a <!DOCTYPE {name}>, which no annotation needs; remove it")
+
+
+def _parse(path: Path) -> ElementTree.Element:
+    return ElementTree.parse(path, ElementTree.XMLParser(target=_Plain())).getroot()
 
 
 def _voc_image(root: Path, name: str, tree: ElementTree.Element) -> Image:

@@ -4,7 +4,6 @@ import contextlib
 import gc
 import json
 import logging
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,10 +13,13 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from robust_backbones.detection import masks
 from robust_backbones.errors import UserError
 
 # Task -> what a prediction must have for it, besides image, category and score.
 TASKS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
+
+HUGE = 1e15  # what no coordinate, area or score reaches
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def load_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; give a JSON file.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}.") from None
 
 
@@ -90,8 +92,7 @@ def truth(contents: dict, source: str) -> Truth:
         sizes[row["id"]] = {key: row[key] for key in ("height", "width") if key in row}
     rows, left_out = [], 0
     for row in contents["annotations"]:
-        place = isinstance(row, dict) and images.get(row.get("image_id"))
-        if place and row.get("category_id") in categories:
+        if _listed(row, images, categories):
             rows.append(row)
         else:
             left_out += 1
@@ -106,7 +107,7 @@ def truth(contents: dict, source: str) -> Truth:
     for number, row in enumerate(rows, 1):
         image, area = ordered[row["image_id"]], row.get("area")
         _check_polygons(row, source)
-        if not (type(area) is float and area - area == 0 or _number(area)):  # the fast way first
+        if not (type(area) is float and abs(area) < HUGE or _number(area)):  # the fast way first
             area = _area(row, image)
         checked.append(
             {**row, "id": number, "image_id": image["id"], "area": area,
@@ -115,6 +116,13 @@ def truth(contents: dict, source: str) -> Truth:
         )  # fmt: skip
     names = {row["id"]: str(row.get("name", row["id"])) for row in contents["categories"]}
     return Truth(source, ordered, unique({key: names[key] for key in categories}), checked)
+
+
+def _listed(row, images: dict, categories: dict) -> bool:
+    try:
+        return row["image_id"] in images and row["category_id"] in categories
+    except (TypeError, KeyError):  # no object, or an id that is a list
+        return False
 
 
 def unique(names: dict) -> dict:
@@ -139,9 +147,9 @@ def _places(rows: list, what: str) -> dict:
 def _finite_boxes(rows: list[dict], what: str) -> None:
     try:
         boxes = np.array([row["bbox"] for row in rows], float).reshape(len(rows), 4)
-        if np.isfinite(boxes).all():
+        if (np.abs(boxes) < HUGE).all():
             return
-    except (TypeError, ValueError, KeyError):
+    except (TypeError, ValueError, KeyError, OverflowError):
         pass
     for number, row in enumerate(rows):
         box = row.get("bbox")
@@ -154,11 +162,13 @@ def _finite_boxes(rows: list[dict], what: str) -> None:
 
 def _number(value: Any) -> bool:
     real = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    return real and math.isfinite(value)
+    return real and abs(value) < HUGE  # false for NaN, too
 
 
 def _check_polygons(row: dict, source: str) -> None:
     part = row.get("segmentation")
+    if part and (wrong := masks.fault(part)):
+        raise UserError(f"annotation {row.get('id')} of {source}: {wrong}.")
     if isinstance(part, list):
         for points in part:
             if len(points) < 6 or len(points) % 2:
@@ -173,6 +183,8 @@ def _area(row: dict, image: dict) -> float:
     part, height, width = row.get("segmentation"), image.get("height"), image.get("width")
     if not part:
         return row["bbox"][2] * row["bbox"][3]
+    if type(height) is not int or type(width) is not int:
+        raise UserError("masks need the height and width of their images.")
     if isinstance(part, dict) and not isinstance(part["counts"], list):
         return float(coco_mask.area(part))
     codes = coco_mask.frPyObjects(part, height, width)
@@ -219,7 +231,7 @@ def _all_fit(rows: list, truth: Truth, needed: set) -> bool:
             row.keys() >= needed and row["image_id"] in images and row["category_id"] in classes
             for row in rows
         )
-    except (TypeError, KeyError, AttributeError):
+    except (TypeError, KeyError, AttributeError, ValueError, OverflowError):
         return False
     return fit and (not rows or scores.dtype.kind in "fiu" and np.isfinite(scores).all())
 
@@ -258,7 +270,9 @@ def _check_masks(rows: list[dict], truth: Truth, source: str) -> None:
                 f"{source}: prediction {number} (from 0) has a segmentation that is none; it must "
                 "be run lengths ({size, counts}) or a list of polygons."
             )
-        if runs and list(part.get("size", ())) != size:
+        if wrong := masks.fault(part):
+            raise UserError(f"{source}: prediction {number} (from 0): {wrong}.")
+        if runs and list(part["size"]) != size:
             raise UserError(
                 f"{source}: prediction {number} (from 0) has a mask of size {part.get('size')}, "
                 f"but image {row['image_id']} has {size} (height, width)."

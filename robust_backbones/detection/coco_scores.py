@@ -49,7 +49,8 @@ def score(truth: Truth, rows: list[dict], task: str, edges: Sequence[float] = ()
     if task == "keypoints":
         del ranges["s"]
     buckets = bucket_ranges(edges)
-    engine = _engine(truth, rows, task, [*ranges.values(), *buckets.values()], image_ids, sigmas)
+    areas = [*ranges.values(), *buckets.values()]
+    engine = _engine(truth, rows, task, areas, image_ids, sigmas, source)
     engine.evaluate()
     engine.accumulate()
     # (IoUs, 101 recalls, classes, ranges, limits) and without recalls; -1 where nothing is.
@@ -99,7 +100,7 @@ _READS = {
 
 def _engine(truth: Truth, rows: list[dict], task: str, ranges: Sequence[tuple[float, float]],
             image_ids: Iterable[int] | None,
-            sigmas: Sequence[float]) -> hotcoco.COCOeval:  # fmt: skip
+            sigmas: Sequence[float], source: str) -> hotcoco.COCOeval:  # fmt: skip
     _check_truth(truth, task)
     keys = ("id", "image_id", "category_id", "iscrowd", "area", *_READS[task])
     contents = {
@@ -118,11 +119,14 @@ def _engine(truth: Truth, rows: list[dict], task: str, ranges: Sequence[tuple[fl
     if task == "keypoints":  # whose area is that of the box, where there is one
         for part, row in zip(found, rows, strict=True):
             part |= _part(row, ("bbox",))
-    annotations = hotcoco.COCO(contents)
+    try:
+        annotations = hotcoco.COCO(contents)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise UserError(f"{truth.source} cannot be scored with: {error}.") from None
     try:
         engine = hotcoco.COCOeval(annotations, annotations.load_res(found), task)
-    except ValueError as error:
-        raise UserError(f"predictions cannot be scored: {error}") from None
+    except (ValueError, TypeError, OverflowError) as error:
+        raise UserError(f"{source} cannot be scored: {error}.") from None
     engine.params.area_rng = [list(map(float, pair)) for pair in ranges]
     engine.params.area_rng_lbl = [str(i) for i in range(len(ranges))]
     engine.params.max_dets = list(LIMITS[task])

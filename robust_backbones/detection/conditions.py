@@ -184,7 +184,7 @@ def _read(path: Path, settings: dict) -> dict[str, dict]:
         contents = json.loads(path.read_text(encoding="utf-8"))
         before, rows = contents["settings"], contents["cells"]
         nested = results.differences(before["config"], settings["config"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{path} is not a file of this program; choose another --output.") from None
     plain = {key: value for key, value in settings.items() if key != "config"}
     if different := "; ".join(filter(None, (results.differences(before, plain), nested))):

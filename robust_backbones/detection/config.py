@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
 from robust_backbones import clone
-from robust_backbones.detection import data_check, own_data
+from robust_backbones.detection import config_files, data_check, own_data
 from robust_backbones.detection.adversary import METHODS
 from robust_backbones.detection.attack import CONSTRAINTS
 from robust_backbones.detection.backbone import BUILDERS, set_architecture
@@ -90,14 +89,17 @@ def load_config(
     if len(overrides) % 2:
         raise UserError(f"overrides are KEY VALUE pairs; '{overrides[-1]}' has no value.")
     try:
-        cfg.merge_from_file(str(path))
+        cfg.merge_from_other_cfg(config_files.read(path, cfg.VERSION))
         cfg.merge_from_list(_with_floats(cfg, overrides))
     except KeyError as error:
         raise UserError(
             f"{error.args[0]}: no such configuration key (in {path} or overrides)."
         ) from None
-    except (ValueError, AssertionError, AttributeError, yaml.YAMLError, OSError) as error:
-        raise UserError(f"{path} or overrides: {' '.join(str(error).split())}") from None
+    except UserError:
+        raise
+    except config_files.WRONG as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path} or overrides: {text}") from None
     datasets = {split: chosen for split, chosen in (datasets or {}).items() if chosen}
     if "TRAIN" in datasets:
         cfg.DATASETS.TEST = ()

@@ -60,7 +60,7 @@ def _parse(line: str) -> dict | None:
     for part in (line, line[line.rfind("{") :]):
         try:
             row = json.loads(part)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict) and isinstance(row.get("iteration"), int):
             return row

@@ -13,6 +13,7 @@ from robust_backbones.detection.annotations import Annotations, Image, Object, r
 from robust_backbones.detection.data import check_dataset
 from robust_backbones.detection.own_data import Source, polygons
 from robust_backbones.errors import UserError
+from robust_backbones.images import check_size
 
 SLACK = 1.0  # pixels a box may reach out: annotators' rounding, and boxes counted from 0 in VOC
 
@@ -141,13 +142,14 @@ def _of_file(image: Image) -> list[Problem]:
     name = image.file.name
     try:
         with Pillow.open(image.file) as picture:
+            check_size(picture)
             width, height = picture.size
             turn = picture.getexif().get(_TURNED, 1)
             picture.load()
     except FileNotFoundError:
         return [Problem("missing file", name, f"{image.file} does not exist")]
-    except (OSError, ValueError, SyntaxError, Pillow.DecompressionBombError) as error:
-        return [Problem("unreadable", name, str(error))]
+    except Exception as error:  # a damaged file can raise anything in a decoder
+        return [Problem("unreadable", name, str(error) or type(error).__name__)]
     problems = []
     if turn not in (0, 1):
         problems.append(Problem("EXIF rotation", name, f"orientation {turn}"))

@@ -18,6 +18,7 @@ from robust_backbones.detection.checkpointer import StrictCheckpointer
 from robust_backbones.detection.config import load_config, set_device
 from robust_backbones.detection.trainer import Trainer
 from robust_backbones.errors import UserError
+from robust_backbones.images import check_size, readable
 
 # Where a meta architecture's config has the number of classes.
 _CLASS_COUNTS = {
@@ -233,12 +234,10 @@ def as_array(image: Any) -> np.ndarray:
 
 
 def _read(path: str) -> np.ndarray:
-    try:
+    with readable(path):
+        with Image.open(path) as image:
+            check_size(image)
         return detection_utils.read_image(path, format="RGB")
-    except FileNotFoundError:
-        raise UserError(f"image '{path}' does not exist.") from None
-    except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for broken files
-        raise UserError(f"'{path}' cannot be read as an image: {error}") from None
 
 
 def _check_weights(path: str) -> None:

@@ -176,7 +176,7 @@ def _has_result(cfg: CfgNode) -> bool:
         with open(os.path.join(cfg.OUTPUT_DIR, RESULT), encoding="utf-8") as file:
             before = json.load(file)["settings"]
         return not _changes(flatten(_plain(cfg), "."), flatten(before, "."))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 
 

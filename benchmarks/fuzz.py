@@ -1,0 +1,289 @@
+"""Fuzzing of every reader of foreign files: changed files in, success or a UserError out.
+
+python benchmarks/fuzz.py --cases 10000                    # all targets, minutes each
+python benchmarks/fuzz.py --targets voc study --cases 500
+python benchmarks/fuzz.py --targets voc --case 4711        # that case again, with its traceback
+python benchmarks/fuzz.py --targets voc --engine atheris --seconds 120   # led by coverage
+
+A case is a function of --seed, target and number. It may succeed, or raise a UserError that names
+the file and can be printed. All else is a finding: another exception, a crash, more than SECONDS or
+MEMORY, a program started, a connection, a file written elsewhere. Findings are saved in --output.
+Exit codes: 0 nothing found, 1 findings, 2 a mistake of the user.
+"""
+
+import argparse
+import collections
+import contextlib
+import faulthandler
+import json
+import mmap
+import os
+import random
+import re
+import resource
+import shutil
+import struct
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
+
+from fuzzing.mutations import mutate  # noqa: E402
+
+from robust_backbones.errors import UserError, user_errors  # noqa: E402
+
+SECONDS = 10.0  # of a case
+MEMORY = 1 << 30  # bytes that a case may take besides what is there before
+LONGEST = 2000  # characters of a message
+SAVED = 3  # cases of each cause
+OUTCOMES = ("accepted", "refused", "findings")
+
+
+class Forbidden(BaseException):
+    """A file made the reader act; no `except Exception` hides it."""
+
+
+_ACTS = ("os.system", "os.exec", "os.fork", "os.posix_spawn", "subprocess.Popen", "pty.spawn",
+         "socket.connect", "socket.getaddrinfo", "urllib.Request", "os.remove", "os.rename",
+         "os.kill", "shutil.rmtree", "webbrowser.open", "ctypes.dlopen")  # fmt: skip
+_watched: list[Path] = []  # while a case is read: the only folders that it may write to
+
+
+def _watch(event: str, args: tuple) -> None:
+    """An audit hook: Python tells it of all that a program does to the world."""
+    if not _watched:
+        return
+    place = str(args[0]) if args else ""
+    inside = any(place.startswith(str(folder)) for folder in _watched)
+    if event in _ACTS and not inside:
+        raise Forbidden(f"{event} {place[:200]}")
+    writes = event == "open" and isinstance(args[2], int)
+    if writes and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and not inside:
+        if place != os.devnull:
+            raise Forbidden(f"{place[:200]} opened for writing")
+
+
+def input_of(target, seeds: list, seed: int, name: str, case: int) -> tuple[str, bytes]:
+    """The file of a case, relative to the folder, and its bytes."""
+    rng = random.Random(f"{seed}/{name}/{case}")
+    chosen = rng.choice(seeds)
+    if chosen.build and rng.random() < 0.6:
+        data = chosen.build(rng)
+        if rng.random() < 0.8:
+            return chosen.file, data
+    else:
+        data = chosen.data
+    return chosen.file, mutate(data, rng, [s.data for s in seeds], target.words)
+
+
+def judge(target, folder: Path, file: str, data: bytes) -> tuple[str, str]:
+    """Read `data` as `folder/file`: an outcome of `OUTCOMES`, and what it says."""
+    path = folder / file
+    before = path.read_bytes() if path.exists() else None
+    path.write_bytes(data)
+    _watched[:] = [folder, Path(tempfile.gettempdir())]
+    try:
+        target.read(folder, path)
+        return "accepted", ""
+    except UserError as error:
+        _watched.clear()
+        message = str(error)
+        wrong = _unfit(message, folder)
+        return ("findings", f"{wrong}: {message[:300]!r}") if wrong else ("refused", message)
+    except (Exception, Forbidden):
+        _watched.clear()
+        kind = type(sys.exc_info()[1]).__qualname__
+        return "findings", f"{kind}: {traceback.format_exc()}"
+    finally:
+        _watched.clear()
+        if before is not None:
+            path.write_bytes(before)
+        shutil.rmtree(folder / "cache", ignore_errors=True)  # what was decoded
+
+
+def _unfit(message: str, folder: Path) -> str:
+    """What a message for a user must not be."""
+    if "Traceback (most recent" in message:
+        return "a traceback in a message"
+    if len(message) > LONGEST:
+        return "a message without end"
+    if str(folder) not in message:
+        return "a message that does not name the file"
+    if not message.replace("\n", "").isprintable():
+        return "a message that cannot be printed"
+    return ""
+
+
+def signature(text: str) -> str:
+    """Equal for findings with one cause: the exception, and where it came from."""
+    frames = re.findall(r'File "([^"]+)", line \d+, in (\S+)', text)
+    ours = [f"{Path(path).name}:{name}" for path, name in frames if "benchmarks" not in path]
+    product = [f"{Path(path).name}:{name}" for path, name in frames
+               if "/robust_backbones/" in path or "/classification/" in path]  # fmt: skip
+    where = " < ".join(dict.fromkeys([*ours[-1:], *product[-2:][::-1]]))
+    return f"{text.split(':')[0]} in {where}" if frames else text.split(":")[0]
+
+
+def run(name: str, target, cases: range, seed: int, output: Path) -> dict:
+    """All cases, in processes that end with the first crash and are replaced.
+
+    Returns:
+        The numbers of `OUTCOMES`, seconds, and `{signature: [cases]}` of the findings.
+    """
+    counts, found = collections.Counter(), collections.defaultdict(list)
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as temporary:
+        folder = Path(temporary, name)
+        folder.mkdir()
+        seeds = target.seeds(folder)
+        for given in seeds:
+            (folder / given.file).parent.mkdir(parents=True, exist_ok=True)
+        started, first, log = time.time(), cases.start, Path(temporary, "log")
+        log.touch()
+        while first < cases.stop:
+            first, lines = _stretch(
+                name, target, seeds, folder, range(first, cases.stop), seed, log
+            )
+            for case, outcome, text in lines:
+                counts[outcome] += 1
+                if outcome == "findings":
+                    found[signature(text)].append(case)
+                    if len(found[signature(text)]) <= SAVED:
+                        _save(output, name, target, seeds, seed, case, text)
+    return {"outcomes": dict(counts), "seconds": time.time() - started, "found": dict(found)}
+
+
+def _stretch(name, target, seeds, folder, cases, seed, log) -> tuple[int, list]:
+    """Cases until one ends the process; the number of the next, and `(case, outcome, text)`."""
+    at = mmap.mmap(-1, 8)
+    results = log.with_name("results")
+    results.unlink(missing_ok=True)
+    child = os.fork()
+    if not child:
+        code = 1
+        with contextlib.suppress(BaseException):
+            _work(name, target, seeds, folder, cases, seed, log, results, at)
+            code = 0
+        os._exit(code)
+    status = os.waitpid(child, 0)[1]
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    if not status:
+        return cases.stop, lines
+    case = struct.unpack("q", at[:])[0]
+    kind = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "time-out or end"
+    text = f"{log.read_text(errors='replace')}\n{kind}"
+    return case + 1, [*(line for line in lines if line[0] != case), (case, "findings", text)]
+
+
+def _work(name, target, seeds, folder, cases, seed, log, results, at) -> None:
+    """In the child: bounds, then case after case."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 1)
+    os.dup2(nothing, 2)
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, taken + MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sys.addaudithook(_watch)
+    with open(log, "w") as crash, open(results, "w", buffering=1) as told:
+        faulthandler.enable(crash)
+        for case in cases:
+            at[:] = struct.pack("q", case)
+            crash.truncate(0)
+            faulthandler.dump_traceback_later(SECONDS, exit=True, file=crash)
+            outcome, text = judge(target, folder, *input_of(target, seeds, seed, name, case))
+            faulthandler.cancel_dump_traceback_later()
+            told.write(json.dumps([case, outcome, text if outcome == "findings" else ""]) + "\n")
+
+
+def _save(output: Path, name: str, target, seeds, seed: int, case: int, text: str) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    file, data = input_of(target, seeds, seed, name, case)
+    (output / f"{name}-{case}-{Path(file).name}").write_bytes(data)
+    (output / f"{name}-{case}.txt").write_text(text, errors="backslashreplace")
+
+
+def replay(name: str, target, case: int, seed: int) -> int:
+    """One case in this process, without bounds; prints what came of it."""
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as temporary:
+        folder = Path(temporary)
+        seeds = target.seeds(folder)
+        file, data = input_of(target, seeds, seed, name, case)
+        sys.addaudithook(_watch)
+        outcome, text = judge(target, folder, file, data)
+    print(f"{name} {case}: {file}, {len(data)} bytes, {data[:300]!r}: {outcome}\n{text}")
+    return int(outcome == "findings")
+
+
+def guided(name: str, target, seconds: int) -> None:
+    """Let atheris choose the changes by the lines that they reach; it ends this process.
+
+    Its bounds are those of libFuzzer: SECONDS a case, 4 GB.
+    """
+    import atheris
+
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    seeds = target.seeds(folder)
+    corpus = folder / "corpus"
+    corpus.mkdir()
+    for number, given in enumerate(seeds):
+        (corpus / f"{number}").write_bytes(bytes([number]) + given.data)
+    sys.addaudithook(_watch)
+
+    def one(data: bytes) -> None:
+        file = seeds[(data[0] if data else 0) % len(seeds)].file
+        outcome, text = judge(target, folder, file, data[1:])
+        if outcome == "findings":
+            raise RuntimeError(text)
+
+    atheris.instrument_all() if name in ("voc", "study") else None
+    atheris.Setup([sys.argv[0], f"-max_total_time={seconds}", f"-timeout={int(SECONDS)}",
+                   "-rss_limit_mb=4096", "-print_final_stats=1", str(corpus)], one)  # fmt: skip
+    atheris.Fuzz()
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    p.add_argument("--cases", type=int, default=1000, help="of each target (default: 1000)")
+    p.add_argument("--seed", type=int, default=0, help="of all cases (default: 0)")
+    p.add_argument("--targets", nargs="+", metavar="NAME", help="default: all")
+    p.add_argument("--case", type=int, help="only this one, told in full")
+    p.add_argument("--output", type=Path, default=ROOT / "output" / "fuzz",
+                   help="of findings (default: output/fuzz)")  # fmt: skip
+    p.add_argument("--engine", choices=("random", "atheris"), default="random")
+    p.add_argument("--seconds", type=int, default=120, help="of atheris (default: 120)")
+    return p
+
+
+def main(argv=None) -> int:
+    args = parser().parse_args(argv)
+    with user_errors():
+        from fuzzing.targets import TARGETS
+
+        names = args.targets or list(TARGETS)
+        if unknown := [name for name in names if name not in TARGETS]:
+            raise UserError(f"target '{unknown[0]}' is unknown; one of: {', '.join(TARGETS)}.")
+        if args.engine == "atheris":
+            guided(names[0], TARGETS[names[0]], args.seconds)
+        if args.case is not None:
+            return max(replay(name, TARGETS[name], args.case, args.seed) for name in names)
+        print("| target | cases | accepted | refused | findings | causes | seconds |")
+        print("|---|---|---|---|---|---|---|")
+        causes = []
+        for name in names:
+            told = run(name, TARGETS[name], range(args.cases), args.seed, args.output)
+            numbers = [told["outcomes"].get(outcome, 0) for outcome in OUTCOMES]
+            cells = [name, sum(numbers), *numbers, len(told["found"]), round(told["seconds"])]
+            print(f"| {' | '.join(map(str, cells))} |", flush=True)
+            causes += [(name, cause, cases) for cause, cases in told["found"].items()]
+        for name, cause, cases in causes:
+            print(f"{name}: {len(cases)} x {cause}; the first: --targets {name} --case {cases[0]}")
+        return int(bool(causes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
