@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import tarfile
 from pathlib import Path
 
 from classification import datasets
@@ -76,9 +78,22 @@ def _download(name: str, kind: str, folder: Path, root: Path) -> None:
     try:
         folder.mkdir(parents=True)
         # One call is enough: each archive has all splits.
-        getattr(torchvision.datasets, kind)(str(folder), download=True)
+        with _inside():
+            getattr(torchvision.datasets, kind)(str(folder), download=True)
     except Exception as error:  # a network, an archive and another library: it can be anything
         raise UserError(
             f"torchvision {torchvision.__version__} could not fetch {name} ({error}). Try again, "
             f"or with a newer torchvision. {instructions(name, root)}"
         ) from None
+
+
+@contextlib.contextmanager
+def _inside():
+    """torchvision unpacks what an archive says, wherever that lies; here nothing of it may lie, or
+    link, outside the folder that it is unpacked to."""
+    before = vars(tarfile.TarFile)["extraction_filter"]
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    try:
+        yield
+    finally:
+        tarfile.TarFile.extraction_filter = before

@@ -8,6 +8,7 @@ raises the ValueError, KeyError, ... that Python has for it: the caller says whi
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from robust_backbones.errors import UserError
 Listing = tuple[Path, Iterable[tuple[str, int]], Sequence[str]]
 
 BACKGROUND = "BACKGROUND_Google"  # a folder of Caltech-101 that is no class
+
+VALUES = 10**7  # of an array; the largest index has 16,000
 
 
 def aircraft(at: dict[str, Path], split: str) -> Listing:
@@ -130,9 +133,11 @@ def _table(path: Path) -> list[dict[str, str]]:
 
 
 def _matlab(path: Path) -> dict:
-    from scipy.io import loadmat
+    from scipy.io import loadmat, whosmat
 
     try:
+        if any(math.prod(shape) > VALUES for _, shape, _ in whosmat(path)):
+            raise ValueError(f"an array of more than {VALUES} values")
         return loadmat(path, squeeze_me=True)
     except Exception as error:  # a broken file can raise anything; nothing in it is executed
         raise UserError(f"{path} is no whole MATLAB file ({error}); fetch it again.") from None

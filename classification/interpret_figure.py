@@ -97,11 +97,11 @@ def _heads(plan: Plan) -> list[str]:
 def _panel(figure: Any, rows: list[Row], columns: range, heads: list[str]) -> None:
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
     for line, row in zip(axes, rows, strict=True):
-        line[0].set_ylabel(row.heading)
+        line[0].set_ylabel(row.heading.replace("$", r"\$"))  # else matplotlib's mathematics
         for cell, column in zip(line, columns, strict=True):
             cell.set(xticks=[], yticks=[], frame_on=False)
             image = row.images[column]
             assert image is not None  # `draw` asks for columns that are there
             cell.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
     for cell, column in zip(axes[0], columns, strict=True):
-        cell.set_title(heads[column], fontsize=9)
+        cell.set_title(heads[column].replace("$", r"\$"), fontsize=9)

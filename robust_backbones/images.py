@@ -52,7 +52,5 @@ def read_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
         ValueError: more than `MEMBER`, or a sparse file, which can claim gigabytes of zeros.
     """
     if member.issparse() or member.size > MEMBER:
-        raise ValueError(
-            f"'{member.name}' claims {member.size} bytes, more than {MEMBER} or sparse"
-        )
+        raise ValueError(f"'{member.name}' is sparse or claims more than {MEMBER} bytes")
     return archive.extractfile(member).read()

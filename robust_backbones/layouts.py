@@ -106,6 +106,7 @@ def _classifier(state: dict[str, Tensor], rest: dict, source: object) -> Layout:
     for key, tensor in state.items():
         part = next((part for part, names in _STATISTICS.items() if key in names), None)
         if part:
+            tensor = tensor.float()
             same = torch.equal(statistics.setdefault(part, tensor), tensor)
             if not same:
                 raise UserError(f"{source}: '{prefix}{key}' differs from the other normaliser's.")
@@ -136,7 +137,8 @@ def _classifier(state: dict[str, Tensor], rest: dict, source: object) -> Layout:
     metadata = _metadata(rest) or _simple(rest)
     recorded = _recorded(metadata, source)
     for part in statistics.keys() & recorded.keys():
-        if not torch.allclose(statistics[part].flatten(), recorded[part].flatten(), atol=1e-6):
+        one, two = statistics[part].flatten(), recorded[part].flatten()
+        if one.shape != two.shape or not torch.allclose(one, two, atol=1e-6):
             raise UserError(f"{source}: the normaliser's {part} and the recorded one differ.")
     return Layout(name, renamed, dropped, metadata=metadata, **recorded | statistics)
 

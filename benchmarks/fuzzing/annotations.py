@@ -96,7 +96,7 @@ def voc_seeds(folder: Path) -> list[Seed]:
     (folder / "Annotations" / "b.xml").write_bytes(_VOC)
 
     def build(rng):
-        kind = rng.randrange(6)
+        kind = rng.randrange(12)
         if kind == 0:
             return _VOC.replace(b"<annotation>", _ENTITIES + b"<annotation>").replace(
                 b"cat", b"&a9;"

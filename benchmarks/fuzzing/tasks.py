@@ -75,12 +75,17 @@ def _png(rng=None) -> bytes:
     return file.getvalue()
 
 
-def _tar(entries, mode="w") -> bytes:
+# Headers of a file of one byte that claims a terabyte of zeros.
+SPARSE = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(10**12)}
+
+
+def tar(entries, mode="w", headers=None) -> bytes:
     """Of `(name, contents, type, link)`."""
     file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode=mode, format=tarfile.GNU_FORMAT) as archive:
+    with tarfile.open(fileobj=file, mode=mode, format=tarfile.PAX_FORMAT) as archive:
         for name, data, kind, link in entries:
             entry = tarfile.TarInfo(name)
+            entry.pax_headers = headers or {}
             entry.size, entry.type, entry.linkname = len(data), kind, link
             archive.addfile(entry, io.BytesIO(data))
     return file.getvalue()
@@ -103,7 +108,7 @@ def _tar_build(entries, modes=("w",)):
             if rng.random() < 0.1:
                 kind, link = rng.choice(kinds), rng.choice(names)
             changed += [(name, data, kind, link)] * rng.choice((1, 1, 1, 0, 2))
-        return _tar(changed, rng.choice(modes))
+        return tar(changed, rng.choice(modes), SPARSE if rng.random() < 0.05 else None)
 
     return build
 
@@ -117,9 +122,9 @@ def shard_seeds(folder: Path) -> list[Seed]:
         [("000.png", _png()), ("000.cls", b"0"), ("001.jpg", _png()), ("001.cls", b"1")]
     )
     index = {"version": 1, "classes": ["a", "b"], "splits": {"train": {"train-0.tar": 2}}}
-    (folder / "train-0.tar").write_bytes(_tar(entries))
+    (folder / "train-0.tar").write_bytes(tar(entries))
     (folder / shards.INDEX).write_bytes(as_json(index))
-    return [Seed("train-0.tar", _tar(entries), _tar_build(entries))] * 3 + [
+    return [Seed("train-0.tar", tar(entries), _tar_build(entries))] * 3 + [
         json_seed(shards.INDEX, index)]  # fmt: skip
 
 
@@ -135,9 +140,7 @@ def archive_seeds(folder: Path) -> list[Seed]:
     entries = _regular((f"x/{split}/{name}/{i}.png", _png()) for split in ("train", "test")
                        for name in ("ant", "bee") for i in (0, 1))  # fmt: skip
     modes = ("w", "w", "w:gz", "w:xz", "w:bz2")
-    return [
-        Seed("x.tar", _tar(entries, mode), _tar_build(entries, modes)) for mode in ("w", "w:gz")
-    ]
+    return [Seed("x.tar", tar(entries, mode), _tar_build(entries, modes)) for mode in ("w", "w:gz")]
 
 
 def read_archive(folder: Path, path: Path) -> None:

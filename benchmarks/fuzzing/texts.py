@@ -61,7 +61,7 @@ VERSION: 2
 
 
 def config_seeds(folder: Path) -> list[Seed]:
-    base = Path(__file__).resolve().parent.parent / "configs" / "base" / "robust_resnet_fpn.yaml"
+    base = Path(__file__).resolve().parents[2] / "configs" / "base" / "robust_resnet_fpn.yaml"
     (folder / "base.yaml").write_bytes(base.read_bytes())
     return [Seed("x.yaml", _CONFIG, _yaml_build(_CONFIG)),
             Seed("x.yaml", b"_BASE_: base.yaml\nSOLVER: {MAX_ITER: 5}\n")]  # fmt: skip

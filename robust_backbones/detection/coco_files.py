@@ -135,10 +135,10 @@ def _places(rows: list, what: str) -> dict:
     """`{id: place in sorted order, from 1}`, sorted: pycocotools' order, which decides ties."""
     try:
         ids = [row["id"] for row in rows]
-        ordered = sorted(ids)
+        ordered, counts = sorted(ids), Counter(ids)
     except (TypeError, KeyError):
         raise UserError(f"every {what} needs an id, all numbers or all text.") from None
-    twice = [key for key, count in Counter(ids).items() if count > 1]
+    twice = [key for key, count in counts.items() if count > 1]
     if twice:
         raise UserError(f"id {twice[0]} is that of more than one {what}; ids must differ.")
     return {key: place for place, key in enumerate(ordered, 1)}

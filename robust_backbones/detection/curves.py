@@ -123,9 +123,10 @@ def draw(runs: dict[str, Series], path: str | Path) -> list[str]:
             marker = "o" if len(points) < 20 else None
             look = {"color": _COLOURS[i % len(_COLOURS)], "linestyle": _STYLES[i % len(_STYLES)]}
             xs, ys = zip(*points, strict=True) if points else ((), ())
-            axis.plot(xs, ys, label=label, marker=marker, markersize=3, **look)
+            plain = label.replace("$", r"\$")  # else matplotlib's mathematics
+            axis.plot(xs, ys, label=plain, marker=marker, markersize=3, **look)
         unit = ", percent" if name.endswith("AP") else ""
-        axis.set(title=name + unit, xlabel="iteration")
+        axis.set(title=name.replace("$", r"\$") + unit, xlabel="iteration")
         axis.xaxis.set_tick_params(labelbottom=True)
         if min((min(s[name].values()) for s in runs.values() if name in s), default=0) >= 0:
             axis.set_ylim(bottom=0)

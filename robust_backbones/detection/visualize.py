@@ -126,6 +126,7 @@ def _draw(image: np.ndarray, boxes: np.ndarray, labels: Iterable[str], colours: 
     for box, text, colour, _ in things:
         x, y = _place(text, box, width, height, scale, taken)
         light = [(1 + part) / 2 for part in to_rgb(colour)]  # on black
+        text = text.replace("$", r"\$")  # matplotlib's mathematics
         drawing.draw_text(
             text, (x, y), font_size=FONT / scale, color=light, horizontal_alignment="left"
         )

@@ -1,0 +1,78 @@
+"""A short fuzz of every reader, and that the fuzzer would notice what it looks for."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import robust_backbones.detection  # noqa: E402, F401  (before Detectron2)
+
+import fuzz  # isort: skip  # noqa: E402
+from fuzzing.cases import Seed, Target  # isort: skip  # noqa: E402
+from fuzzing.targets import TARGETS  # isort: skip  # noqa: E402
+
+from robust_backbones.errors import UserError  # noqa: E402
+
+CASES = 150
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_changed_files_are_read_or_refused(tmp_path, name):
+    told = fuzz.run(name, TARGETS[name], range(CASES), 0, tmp_path)
+    assert not told["found"], "\n".join(path.read_text() for path in tmp_path.glob("*.txt"))
+    assert sum(told["outcomes"].values()) == CASES and told["outcomes"]["refused"]
+
+
+def _act(what):
+    """A reader that does as it is told."""
+    return Target(lambda folder: [Seed("a", b"x" * 50)], lambda folder, path: what(folder))
+
+
+def _refuse(text):
+    def read(folder):
+        raise UserError(text.format(folder=folder))
+
+    return read
+
+
+def _hold(folder):
+    return bytearray(3 * fuzz.MEMORY)
+
+
+def _hang(folder):
+    while True:
+        pass
+
+
+FOUND = {
+    "another exception": (lambda folder: {}["a"], "KeyError"),
+    "a program": (lambda folder: os.system("true"), "Forbidden"),
+    "a file elsewhere": (lambda folder: open("/etc/fuzz-canary", "w"), "Forbidden"),
+    "memory": (_hold, "MemoryError"),
+    "a crash": (lambda folder: os.abort(), "Fatal Python error"),
+    "time": (_hang, "Timeout"),
+    "no name": (_refuse("it is wrong"), "a message that does not name the file"),
+    "a traceback": (_refuse("{folder} Traceback (most recent call last)"), "a traceback"),
+}
+
+
+@pytest.mark.parametrize("case", FOUND)
+def test_the_fuzzer_notices(tmp_path, monkeypatch, case):
+    monkeypatch.setattr(fuzz, "SECONDS", 1.0)
+    act, kind = FOUND[case]
+    told = fuzz.run("x", _act(act), range(2), 0, tmp_path)
+    (cause,) = told["found"]
+    assert cause.startswith(kind) and told["found"][cause] == [0, 1]
+    assert sorted(path.name for path in tmp_path.iterdir())[:2] == ["x-0-a", "x-0.txt"]
+
+
+def test_a_case_is_a_function_of_its_number(tmp_path):
+    target = _act(lambda folder: None)
+    seeds = target.seeds(tmp_path)
+    inputs = [fuzz.input_of(target, seeds, 0, "x", case) for case in (1, 2, 1)]
+    assert inputs[0] == inputs[2] != inputs[1]
+    assert fuzz.run("x", target, range(5), 0, tmp_path)["outcomes"] == {"accepted": 5}

@@ -1,0 +1,427 @@
+"""Files that were made to harm: none runs code, leaves its folder, takes memory without end or
+ends in a traceback. Each row was once accepted, or is the plainest form of an attack."""
+
+import io
+import json
+import os
+import pickle
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import robust_backbones.detection  # isort: skip  # noqa: F401  (before Detectron2)
+import torch
+from PIL import Image
+from small_data import CLASSES
+
+from classification import (
+    dataset_fetch,
+    decoded,
+    indexes,
+    official,
+    records,
+    shards,
+    sources,
+    study_file,
+    tables,
+)
+from classification.datasets import DATASETS, open_split
+from classification.sections import Column, Section
+from classification.study_storage import Store
+from robust_backbones import checkpoint, zoo
+from robust_backbones.detection import (
+    annotations,
+    coco_files,
+    config,
+    curves,
+    masks,
+    predictor,
+)
+from robust_backbones.errors import LONGEST, UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from fuzzing.pictures import bomb  # noqa: E402
+from fuzzing.tasks import SPARSE, tar  # noqa: E402
+from fuzzing.texts import LAUGHS, LOOP  # noqa: E402
+
+
+def refuses(message: str, *names):
+    """Expect a UserError with this text, and with the names."""
+    return pytest.raises(UserError, match="(?s)" + ".*".join([*map(str, names), message]))
+
+
+# ---- messages
+
+
+def test_a_message_obeys_no_terminal_and_has_an_end():
+    text = str(UserError("class '\x1b[31mred\x07\udc80' is unknown\nsee --help"))
+    assert text == "class '\\x1b[31mred\\x07\\udc80' is unknown\nsee --help"
+    assert len(str(UserError("a" * 10**6))) <= LONGEST
+
+
+# ---- code
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch canary",)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["!!python/object/apply:os.system ['touch canary']", "!!python/object/new:os.system ['x']",
+     "!!python/name:os.system"],
+)  # fmt: skip
+def test_yaml_names_no_python_object(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "a.yaml"
+    path.write_text(f"OUTPUT_DIR: {text}\n")
+    (tmp_path / "b.yaml").write_text("_BASE_: a.yaml\n")
+    for name in ("a.yaml", "b.yaml"):
+        with refuses("could not determine a constructor", name):
+            config.load_config(tmp_path / name)
+    path.write_text(f"output: {text}\n")
+    with refuses("", path):  # as a list, or not at all
+        study_file.read(path)
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.pkl", "a.pt"])
+def test_no_pickle_is_executed(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for write in (lambda p: torch.save({"model": Evil()}, p),
+                  lambda p: torch.save({"model": Evil()}, p, _use_new_zipfile_serialization=False),
+                  lambda p: p.write_bytes(pickle.dumps({"model": Evil()}))):  # fmt: skip
+        write(tmp_path / name)
+        with refuses("would execute code .*system", name):
+            checkpoint.read(tmp_path / name)
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["pipe:touch canary", "../train-0.tar", "/etc/x.tar", "a;b.tar", ""]
+)
+def test_an_index_of_shards_names_plain_files(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    index = {"version": 1, "classes": ["a"], "splits": {"train": {name: 1}}}
+    Path(shards.INDEX).write_text(json.dumps(index))
+    with refuses("shards lie beside it", shards.INDEX):
+        shards.open_shards("folder", DATASETS["folder"], "train", shards.INDEX)
+    assert not (tmp_path / "canary").exists()
+
+
+# ---- sizes
+
+
+def test_a_tensor_is_no_larger_than_its_file(tmp_path):
+    path = tmp_path / "a.pth"
+    torch.save({"fc.weight": torch.zeros(1).expand(2**40)}, path)
+    with refuses("has the shape .1099511627776,., but the file holds 1 values", path):
+        checkpoint.load_file(path)
+    torch.save({"x": torch.zeros(2, dtype=torch.float8_e5m2)}, path)
+    with refuses("'x' has type torch.float8_e5m2", path):
+        checkpoint.load_file(path)
+    contents = {"model": {}}
+    contents["model"]["again"] = contents  # a container may hold itself
+    torch.save(contents, path)
+    assert checkpoint.load_file(path)["model"]["again"]
+
+
+def test_an_array_is_no_larger_than_its_file(tmp_path):
+    class Huge:
+        def __reduce__(self):
+            rebuild, arguments, _ = np.zeros(1).__reduce__()
+            return rebuild, (arguments[0], (10**6,), b"d")
+
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps({"a": Huge()}, 2))
+    with refuses("is not a complete checkpoint", path):
+        checkpoint.load_file(path)
+    weights = np.arange(1000.0)
+    path.write_bytes(pickle.dumps({str(i): weights for i in range(1000)}, 2))
+    found = checkpoint.load_file(path)  # one array by a thousand names is still one
+    assert found["0"].data_ptr() == found["999"].data_ptr()
+
+
+def test_a_checkpoint_does_not_unpack_to_more_than_it_is(tmp_path):
+    path = tmp_path / "a.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10**6))
+    with refuses("it would unpack to 1000000 bytes", path):
+        checkpoint.load_file(path)
+
+
+@pytest.mark.parametrize("text, message", [
+    (LAUGHS, "more than 100000 entries"), (LOOP, "more than 100000 entries"),
+    (b"a: " + b"[" * 5000, "RecursionError|recursion"), (b"- a\n", "must be a mapping"),
+    (b"SEED: &a 1\n_BASE_: a.yaml\n", "recursion"), (b"SEED: !!timestamp x\n", "groupdict"),
+    (b"VERSION: 1\n", "VERSION is 1; only 2"), (b"\0", "unacceptable character"),
+])  # fmt: skip
+def test_configs_that_are_none(tmp_path, text, message):
+    path = tmp_path / "a.yaml"
+    path.write_bytes(text)
+    with refuses(message, path.name):
+        config.load_config(path)
+
+
+@pytest.mark.parametrize("text", [b"output: o\ncommand: [x]\n", b"output: !!timestamp x\n", b"\1",
+                                  b"output: o\nname: ..\n", b"output: o\nname: .x\n"])  # fmt: skip
+def test_study_files_that_are_none(tmp_path, text):
+    path = tmp_path / "a.yaml"
+    path.write_bytes(text)
+    with refuses("", path.name):
+        study_file.read(path)
+
+
+DEEP = b"[" * 100_000
+HUGE_NUMBER = b'{"a": ' + b"9" * 5000 + b"}"
+
+
+@pytest.mark.parametrize("text", [DEEP, HUGE_NUMBER])
+def test_deep_and_huge_json(tmp_path, text):
+    for name in ("result.json", "metrics.json", shards.INDEX):
+        (tmp_path / name).write_bytes(text)
+    path = tmp_path / "result.json"
+    with refuses("is not a COCO annotation file", path):
+        annotations.read_coco(tmp_path, path)
+    with refuses("is not JSON", path):
+        coco_files.load_json(path)
+    assert "result.json is not a result" in records.read([tmp_path])[1][0]
+    with refuses("has no iteration", "metrics.json"):
+        curves.read(tmp_path)
+    with refuses("cannot be read as the index", shards.INDEX):
+        shards.open_shards("folder", DATASETS["folder"], "train", tmp_path)
+
+
+VOC = "<annotation>{}<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>1</ymin><xmax>9</xmax>" \
+      "<ymax>9</ymax></bndbox></object></annotation>"  # fmt: skip
+DTD = '<!DOCTYPE a [<!ENTITY a "{}"><!ENTITY b {}>]>'
+
+
+@pytest.mark.parametrize("text, message", [
+    (DTD.format("x" * 99, '"' + "&a;" * 99 + '"') + VOC.format("", "&b;", 1), "DOCTYPE"),
+    (DTD.format("x", 'SYSTEM "file:///etc/passwd"') + VOC.format("", "&b;", 1), "DOCTYPE"),
+    ('<!DOCTYPE a SYSTEM "http://localhost/a.dtd">' + VOC.format("", "a", 1), "DOCTYPE"),
+    (VOC.format("<size><width>inf</width></size>", "a", 1), "infinity"),
+    (VOC.format("", "a", "one"), "could not convert"), (VOC.format("", "&b;", 1), "undefined"),
+    ('<?xml version="1.0" encoding="x"?>' + VOC.format("", "a", 1), "unknown encoding"),
+    ("<a>" * 100_000, "no element found"),
+])  # fmt: skip
+def test_voc_annotations_that_are_none(tmp_path, text, message):
+    for part in ("Annotations", "ImageSets/Main"):
+        (tmp_path / part).mkdir(parents=True)
+    (tmp_path / "ImageSets/Main/train.txt").write_text("a\n")
+    path = tmp_path / "Annotations/a.xml"
+    path.write_text(text)
+    with refuses(message, path):
+        annotations.read_voc(tmp_path, "train")
+    (tmp_path / "ImageSets/Main/train.txt").write_text("../../a\n")
+    with refuses("leads out of the folder"):
+        annotations.read_voc(tmp_path, "train")
+
+
+@pytest.mark.parametrize("part, message", [
+    ([[0, 0, 1e9, 0, 1e9, 1e9]], "reaches from 0 to"), ([[0, 0, float("nan"), 1, 1, 1]], "finite"),
+    ([["a"] * 6], "finite"), ([6], "finite"), ("x", "is a str"), ([[10**400] * 6], "finite"),
+    ({"size": [10**9, 10**9], "counts": "x"}, "claim"), ({"size": 3, "counts": "x"}, "size 3"),
+    ({"size": [2, 2], "counts": [9]}, "do not fill"), ({"size": [2, 2], "counts": [-1, 5]}, "fill"),
+    ({"size": [2, 2], "counts": None}, "NoneType"), ({"size": [2, 2], "counts": "é"}, "str"),
+    ([[0, 0, 5, 0, 5, 5]], None), ([[1, 2]], None), ({"size": [2, 2], "counts": [1, 3]}, None),
+])  # fmt: skip
+def test_masks_that_would_crash_pycocotools(tmp_path, part, message):
+    found = masks.fault(part)
+    assert found is None if message is None else message in found
+    if message:
+        image = {"id": 1, "file_name": "a", "width": 2, "height": 2}
+        mark = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1]}
+        mark["segmentation"] = part
+        contents = {"images": [image], "categories": [{"id": 1}], "annotations": [mark]}
+        with refuses("", "marks"):
+            coco_files.truth(contents, "marks")
+        sound = coco_files.truth(contents | {"annotations": []}, "marks")
+        with refuses("", "rows"):
+            coco_files.check_predictions([mark | {"score": 1}], sound, ["segm"], "rows")
+
+
+@pytest.mark.parametrize("change", [
+    {"file_name": "../a.jpg"}, {"file_name": "/etc/passwd"}, {"file_name": 3}, {"width": [1]},
+    {"width": 10**400}, {"id": [1]},
+])  # fmt: skip
+def test_coco_images_that_are_none(tmp_path, change):
+    path = tmp_path / "a.json"
+    image = {"id": 1, "file_name": "a.jpg", "width": 2, "height": 2} | change
+    path.write_text(json.dumps({"images": [image], "categories": [], "annotations": []}))
+    with refuses("is not a COCO annotation file", path):
+        annotations.read_coco(tmp_path, path)
+
+
+@pytest.mark.parametrize("size", [(13_000, 13_000), (2**31 - 1, 2**31 - 1)])
+def test_an_image_that_claims_gigapixels(tmp_path, size):
+    path = tmp_path / "a.png"
+    path.write_bytes(bomb(*size))
+    for read in (lambda: sources.read_image(path, path), lambda: sources.read_fast(path, 9),
+                 lambda: predictor.as_array(path)):  # fmt: skip
+        with refuses("pixels", path):
+            read()
+
+
+def regular(*names: str) -> list[tuple]:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, "png")
+    return [(name, file.getvalue(), tarfile.REGTYPE, "") for name in names]
+
+
+def test_a_file_in_an_archive_that_claims_a_terabyte(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "train-0.tar"
+    path.write_bytes(tar(regular("0.png"), headers=SPARSE))
+    with refuses("'0.png' is sparse or claims", path):
+        list(shards.samples([str(path)]))
+    path.write_bytes(tar(regular("train/a/0.png"), headers=SPARSE))
+    with refuses("sparse", path):
+        decoded.read("train", path, 4)
+
+
+def test_an_index_that_claims_gigabytes(tmp_path):
+    from scipy.io import savemat
+
+    path = tmp_path / "a.mat"
+    savemat(path, {"labels": np.zeros(indexes.VALUES + 1, np.uint8)}, do_compression=True)
+    with refuses("an array of more than", path):
+        indexes._matlab(path)
+
+
+# ---- folders
+
+
+def test_names_in_archives_are_no_paths(tmp_path, monkeypatch):
+    """Decoded images are numbers in an array: names of members name no file."""
+    monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "a.tar"
+    names = [f"../../train/{name}/../../../0.png" for name in CLASSES]
+    path.write_bytes(tar(regular(*names)))
+    decoded.read("train", path, 4)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tar", "cache"]
+
+
+@pytest.mark.parametrize("kind, name, link", [
+    (tarfile.REGTYPE, "../outside", ""), (tarfile.SYMTYPE, "a", "../../outside"),
+    (tarfile.LNKTYPE, "a", "../outside"), (tarfile.FIFOTYPE, "a", ""),
+])  # fmt: skip
+def test_what_is_fetched_unpacks_into_its_folder(tmp_path, monkeypatch, kind, name, link):
+    import torchvision.datasets
+    from torchvision.datasets.utils import extract_archive
+
+    archive = tmp_path / "a.tar"
+    archive.write_bytes(tar([(name, b"", kind, link)]))
+    monkeypatch.setattr(torchvision.datasets, "DTD",
+                        lambda root, download: extract_archive(str(archive), root))  # fmt: skip
+    with refuses("could not fetch dtd", "torchvision"):
+        dataset_fetch._download("dtd", "DTD", tmp_path / "data", tmp_path)
+    assert not (tmp_path / "outside").exists() and not list((tmp_path / "data").iterdir())
+    assert tarfile.TarFile.extraction_filter is None or kind  # others' is as it was
+
+
+def test_object_storage_brings_nothing_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path / "cache"))
+    store = Store(f"file://{tmp_path}/bucket")
+    monkeypatch.setattr(Store, "_sizes", lambda self, base: {"a/../../../result.json": 1})
+    with refuses("leads out of its folder"):
+        store.fetch(store.folder / "part")
+
+
+@pytest.mark.parametrize("name", ["robust://../../etc/passwd", "robust://resnet18_l2_eps3/../x"])
+def test_published_names_are_those_of_the_table(name):
+    with refuses("no published model is named"):
+        zoo.find(name)
+
+
+@pytest.mark.parametrize("name", ["../secret.jpg", "/etc/passwd"])
+def test_an_index_names_images_of_its_folder(tmp_path, name):
+    for place, text in (("images_variant_trainval", f"{name[:-4]} a"), ("variants", "a"),
+                        ("images_variant_test", "x a")):  # fmt: skip
+        (tmp_path / "data/images").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"data/{place}.txt").write_text(text + "\n")
+    with refuses("leads out of its folder"):
+        official.aircraft("train", tmp_path)
+
+
+# ---- tables
+
+
+def test_cells_are_no_formulas_links_or_commands():
+    rows = [["=cmd|' /C calc'!A0", 1.5], ["+1", 1.0], ["-1", -1.0], ["@a", 0.0],
+            ["[a](javascript:alert(1))\x0c\\input{x}", 1.0]]  # fmt: skip
+    section = Section("t", "t", [], [Column("=a", None), Column("b")], rows)
+    lines = tables.comma(section).splitlines()
+    assert [line[:2] for line in lines[:5]] == ["'=", "'=", "'+", "'-", "'@"]
+    assert lines[3].endswith(",-1")  # numbers stay numbers
+    assert "](" not in tables.markdown(section)
+    latex = tables.latex(section)
+    assert r"\textbackslash{}input\{x\}" in latex and "\x0c" not in latex
+
+
+def test_the_page_of_pictures_shows_names_as_text(tmp_path):
+    sys.path.insert(0, str(ROOT / "tools"))
+    import visualize
+    from report_parts import HOSTILE
+    from test_report_page import Tags
+
+    from robust_backbones.detection.gallery import Column as Predicted
+    from robust_backbones.detection.gallery import Row
+
+    picture = {"file": f"pictures/{HOSTILE}", "column": HOSTILE, "text": HOSTILE, "alt": HOSTILE}
+    path = visualize.write_page(
+        tmp_path / "index.html", dataset=HOSTILE, size=1, looked_at=1, by_errors=False, totals=None,
+        rows=[Row(f"/{HOSTILE}", {}, {}, [picture])], threshold=0.5, seed=0,
+        columns=[Predicted(HOSTILE, None, {HOSTILE: "javascript:alert(1)"})],
+    )  # fmt: skip
+    tags = Tags(path.read_text()).found
+    assert "script" not in {tag for tag, _ in tags}
+    assert [tag for tag, _ in tags].count("img") == 1  # ours
+    assert not [name for _, attrs in tags for name in attrs if name.startswith("on")]
+    addresses = [attrs[key] for _, attrs in tags for key in ("src", "href") if key in attrs]
+    assert addresses and all(a.startswith("pictures/") for a in addresses)
+
+
+def test_a_result_whose_values_are_of_other_types(tmp_path):
+    from report_parts import result
+
+    result(tmp_path)
+    path = tmp_path / "result.json"
+    contents = json.loads(path.read_text())
+    contents["data"]["test"]["images"] = {"a": 1}
+    path.write_text(json.dumps(contents))
+    assert records.read([tmp_path]) == ([], [f"{path} is not a result that can be read "
+                                             "(data are not described)."])  # fmt: skip
+
+
+def test_shards_of_hostile_names_are_read_into_memory(tmp_path):
+    path = tmp_path / "train-0.tar"
+    path.write_bytes(tar(regular("../0.png") + [("../0.cls", b"0", tarfile.REGTYPE, "")]))
+    row = open_split("folder", "train", _with_index(tmp_path))
+    assert len(list(shards.samples(row.urls))) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == [shards.INDEX, "train-0.tar"]
+
+
+def _with_index(folder: Path) -> Path:
+    index = {"version": 1, "classes": ["a"], "splits": {"train": {"train-0.tar": 1}}}
+    (folder / shards.INDEX).write_text(json.dumps(index))
+    return folder
+
+
+def test_a_name_is_not_taken_for_mathematics(tmp_path):
+    from robust_backbones.detection import visualize
+
+    names, image = ["$\\frac$", "$a_{$"], np.zeros((40, 60, 3), np.uint8)
+    objects = visualize.Truth(
+        np.array([[1, 1, 9, 9], [20, 20, 30, 30]]), np.array([0, 1]), np.zeros(2, bool), None
+    )
+    assert visualize.draw_truth(image, objects, names).max() > 0
+    curves.draw({name: {f"loss{name}": {1: 1.0}} for name in names}, tmp_path / "a.png")
