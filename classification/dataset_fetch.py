@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from classification import datasets
@@ -88,7 +89,7 @@ def _download(name: str, kind: str, folder: Path, root: Path) -> None:
 
 
 @contextlib.contextmanager
-def _inside():
+def _inside() -> Iterator[None]:
     """torchvision unpacks what an archive says, wherever that lies; here nothing of it may lie, or
     link, outside the folder that it is unpacked to."""
     before = vars(tarfile.TarFile)["extraction_filter"]

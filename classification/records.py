@@ -221,7 +221,7 @@ def _read(path: Path) -> Record | None:
     return Record(**found)
 
 
-def _described(part) -> bool:
+def _described(part: object) -> bool:
     """Whether the data of a split are named by plain values, which can be compared."""
     known = ("name", "images", "fingerprint")
     plain = (str, int, float, _NONE)

@@ -55,13 +55,14 @@ def _row(record: Record, settings: dict) -> dict:
     mean = sum(accuracies) / len(accuracies) if accuracies else math.nan
     return {
         "path": str(record.path), "kind": record.kind, "dataset": record.dataset,
-        "mode": record.mode, "protocol": record.protocol, "arch": record.arch, "eps": record.eps,
+        "mode": record.mode, "protocol": record.protocol, "arch": record.arch,
+        "eps": rounded(record.eps),
         "metric": record.metric, "trials": len(accuracies),
         "mean": round(mean, 4) if math.isfinite(mean) else None,
         "simulated": record.simulated, "settings": settings,
         "metrics": flat(rounded(record.metrics)),
         "facts": {"weights": record.weights, "weights_sha256": record.weights_sha256,
-                  "code_version": record.code_version, "seconds": record.seconds,
+                  "code_version": record.code_version, "seconds": rounded(record.seconds),
                   "finished": record.finished},
     }  # fmt: skip
 
@@ -101,6 +102,8 @@ def _per_class(folder: Path, known: dict, left: dict) -> dict:
     try:
         with open(folder / "per_class.csv", newline="", encoding="utf-8") as file:
             lines = list(csv.DictReader(file))
+        if not all(math.isfinite(float(line["recall_percent"] or 0)) for line in lines):
+            return {}
         names = tuple((line["class"], int(line["images"])) for line in lines)
         recalls = [round(float(line["recall_percent"]), 1) if line["recall_percent"] else None
                    for line in lines]  # fmt: skip

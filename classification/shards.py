@@ -20,6 +20,7 @@ import types
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 from PIL import Image
 
@@ -231,14 +232,14 @@ def samples(urls: Iterable[str]) -> Iterator[dict]:
             raise UserError(f"shard {url} cannot be read ({error}); check or fetch it.") from error
 
 
-def _files(stream, url: str) -> Iterator[dict]:
+def _files(stream: IO[bytes], url: str) -> Iterator[dict]:
     """As WebDataset's own, but a file that claims to be huge is refused before it is read."""
     with tarfile.open(fileobj=stream, mode="r|*") as archive:
         for member in archive:
             if member.isreg() and not re.match(r"__[^/]*__($|/)", member.name):
                 data = read_member(archive, member)
                 yield {"fname": member.name, "data": data, "__url__": url}
-            archive.members = []  # else it keeps all that it has seen
+            archive.members = []  # type: ignore[attr-defined]  # else it keeps what it has seen
 
 
 def shuffled(stream: Iterator[dict], buffer: int, seed: int) -> Iterator[dict]:

@@ -71,7 +71,7 @@ class Document:
             found[key] = self._plain(loader, value_node, place)
         return found
 
-    def _value(self, loader, node, where: tuple):
+    def _value(self, loader: yaml.SafeLoader, node: yaml.Node, where: tuple) -> Any:
         try:
             return loader.construct_object(node, deep=True)
         except yaml.YAMLError:

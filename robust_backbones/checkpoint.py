@@ -144,11 +144,12 @@ _SORTS = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.boo
           torch.int8, torch.int16, torch.int32, torch.int64)  # fmt: skip
 
 
-def _plain(contents, path: Path):
+def _plain(contents: Any, path: Path) -> Any:
     """The contents, if all tensors are dense, of usual types, and no larger than what the file
     holds of them: one of stride 0 has as many values as it likes, and a copy needs memory for
     all."""
-    todo, seen = [("", contents)], set()
+    todo: list[tuple[Any, Any]] = [("", contents)]
+    seen = set()
     while todo:
         name, node = todo.pop()
         if isinstance(node, Tensor):

@@ -22,7 +22,7 @@ class UserError(ValueError):
     message without end is left out.
     """
 
-    def __init__(self, message: object = ""):
+    def __init__(self, message: object = "") -> None:
         text = str(message)
         if len(text) > LONGEST:
             text = f"{text[: LONGEST // 2]} [...] {text[10 - LONGEST // 2 :]}"

@@ -2,6 +2,9 @@
 
 import contextlib
 import tarfile
+from collections.abc import Iterator
+
+from PIL import Image
 
 from robust_backbones.errors import UserError
 
@@ -9,7 +12,7 @@ MEMBER = 1 << 28  # bytes of one image in a tar file
 
 
 @contextlib.contextmanager
-def readable(name):
+def readable(name: object) -> Iterator[None]:
     """Turn whatever a decoder raises in this block into an error that names the image.
 
     Raises:
@@ -28,15 +31,13 @@ def readable(name):
         ) from None
 
 
-def check_size(image) -> None:
+def check_size(image: Image.Image) -> None:
     """Refuse a Pillow image that would take gigabytes: a few bytes can claim as many pixels as they
     like. Pillow itself only warns up to twice its own limit.
 
     Raises:
         ValueError: more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
     """
-    from PIL import Image
-
     limit = Image.MAX_IMAGE_PIXELS
     if limit and image.width * image.height > limit:
         raise ValueError(
@@ -53,4 +54,6 @@ def read_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     """
     if member.issparse() or member.size > MEMBER:
         raise ValueError(f"'{member.name}' is sparse or claims more than {MEMBER} bytes")
-    return archive.extractfile(member).read()
+    file = archive.extractfile(member)
+    assert file is not None  # of a regular member
+    return file.read()

@@ -64,7 +64,7 @@ def read_drawn(folder: Path, path: Path) -> None:
         MetadataCatalog.get(name).set(thing_classes=["cat", "dog"],
                                       thing_dataset_id_to_contiguous_id={3: 0, 5: 1})  # fmt: skip
     for rows in prediction_files.read(path, name).values():
-        prediction_files.instances(rows, 8, 8)
+        prediction_files.instances(rows, 8, 8, str(path))
 
 
 _VOC = b"""<?xml version="1.0"?>

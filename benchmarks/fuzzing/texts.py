@@ -82,7 +82,7 @@ parts:
 """
 _SINGLE = b"""output: out
 command: transfer
-common: {dataset: digits}
+common: {dataset: digits, weights: "{weights}"}
 axes: {weights: [a, b]}
 runs: [{weights: c, mode: full-network}]
 only: [{weights: [a, b]}]

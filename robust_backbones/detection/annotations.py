@@ -8,6 +8,7 @@ import json
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from robust_backbones.detection import masks
 from robust_backbones.detection.coco_files import HUGE
@@ -75,7 +76,7 @@ def read_coco(images: Path, file: Path) -> Annotations:
         contents = json.loads(Path(file).read_text(encoding="utf-8"))
         categories = sorted(contents["categories"], key=lambda row: row["id"])
         rows, marks = contents["images"], contents["annotations"]
-        names = {row["id"]: _text(row["name"], "name") for row in categories}
+        names = {row["id"]: _name(row["name"], "name") for row in categories}
         found = Annotations(list(names.values()), list(names), [])
         by_id = {}
         for row in rows:
@@ -84,7 +85,7 @@ def read_coco(images: Path, file: Path) -> Annotations:
                 continue
             size = [_numbers([row.get(side) or 0], 1)[0] for side in ("width", "height")]
             by_id[row["id"]] = Image(
-                row["id"], _inside(images, _text(row["file_name"], "file_name")), *size
+                row["id"], _inside(images, _name(row["file_name"], "file_name")), *size
             )
         seen = set()
         for mark in marks:
@@ -116,13 +117,13 @@ def _inside(folder: Path, name: str) -> Path:
     return Path(folder, name)
 
 
-def _text(value, key: str) -> str:
+def _name(value: object, key: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{key} is {value!r}, which is no text")
     return value
 
 
-def _numbers(values, count: int) -> list:
+def _numbers(values: Any, count: int) -> list:
     """As they are; NaN is allowed, since it is told of as a box without area."""
     plain = isinstance(values, list) and all(type(v) in (int, float) for v in values)
     if not plain or len(values) != count or any(abs(v) > HUGE for v in values):
@@ -203,7 +204,7 @@ _NOT_VOC = (
 class _Plain(ElementTree.TreeBuilder):
     """Entities can name other files, and grow without end: what declares any is refused."""
 
-    def doctype(self, name, public, system):
+    def doctype(self, name: str, public: str | None, system: str | None) -> None:
         raise ValueError(f"it has a <!DOCTYPE {name}>, which no annotation needs; remove it")
 
 

@@ -118,7 +118,7 @@ def truth(contents: dict, source: str) -> Truth:
     return Truth(source, ordered, unique({key: names[key] for key in categories}), checked)
 
 
-def _listed(row, images: dict, categories: dict) -> bool:
+def _listed(row: Any, images: dict, categories: dict) -> bool:
     try:
         return row["image_id"] in images and row["category_id"] in categories
     except (TypeError, KeyError):  # no object, or an id that is a list
@@ -270,7 +270,10 @@ def _check_masks(rows: list[dict], truth: Truth, source: str) -> None:
                 f"{source}: prediction {number} (from 0) has a segmentation that is none; it must "
                 "be run lengths ({size, counts}) or a list of polygons."
             )
-        if wrong := masks.fault(part):
+        wrong = masks.fault(part)
+        if not wrong and polygons and any(len(p) < 6 or len(p) % 2 for p in part):
+            wrong = "a polygon needs x and y of at least three points"
+        if wrong:
             raise UserError(f"{source}: prediction {number} (from 0): {wrong}.")
         if runs and list(part["size"]) != size:
             raise UserError(

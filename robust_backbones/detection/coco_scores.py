@@ -51,7 +51,10 @@ def score(truth: Truth, rows: list[dict], task: str, edges: Sequence[float] = ()
     buckets = bucket_ranges(edges)
     areas = [*ranges.values(), *buckets.values()]
     engine = _engine(truth, rows, task, areas, image_ids, sigmas, source)
-    engine.evaluate()
+    try:
+        engine.evaluate()
+    except ValueError as error:
+        raise UserError(f"{source} cannot be scored with {truth.source}: {error}.") from None
     engine.accumulate()
     # (IoUs, 101 recalls, classes, ranges, limits) and without recalls; -1 where nothing is.
     assert engine.eval is not None

@@ -83,7 +83,7 @@ def from_file(name: str, path: str | Path, dataset: str) -> Column:
 
     def predict(item: dict) -> Instances:
         found = rows.get(item["image_id"], [])
-        return prediction_files.instances(found, item["height"], item["width"])
+        return prediction_files.instances(found, item["height"], item["width"], str(path))
 
     return Column(name, predict, {"predictions": str(path), "predictions_sha256": sha256(path)})
 

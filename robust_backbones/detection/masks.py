@@ -1,6 +1,7 @@
 """Masks of COCO files, looked at before pycocotools sees them, which crashes on huge numbers."""
 
 import math
+from typing import Any
 
 # Largest distance within a polygon times its numbers. pycocotools takes 20 bytes for each pixel of
 # the outline, however far out of the image.
@@ -8,7 +9,7 @@ OUTLINE = 5e7
 PIXELS = 1 << 28  # of a mask
 
 
-def fault(part) -> str | None:
+def fault(part: object) -> str | None:
     """Why a segmentation is none: neither `[[x, y, ...], ...]` nor `{"size", "counts"}`, or without
     bounds; None for a sound one. How many corners a polygon has is not looked at."""
     if isinstance(part, dict):
@@ -27,7 +28,7 @@ def fault(part) -> str | None:
     return None
 
 
-def _fault_of_runs(size, counts) -> str | None:
+def _fault_of_runs(size: Any, counts: Any) -> str | None:
     sides = size if isinstance(size, (list, tuple)) and len(size) == 2 else ()
     if not sides or not all(type(side) is int and side > 0 for side in sides):
         return f"its run lengths have size {size}; [height, width] are needed"

@@ -10,6 +10,7 @@ from detectron2.structures import Boxes, Instances
 from pycocotools import mask as coco_mask
 
 from robust_backbones.detection import coco_files
+from robust_backbones.errors import UserError
 
 
 def read(path: str | Path, dataset: str) -> dict[int | str, list[dict]]:
@@ -39,8 +40,16 @@ def read(path: str | Path, dataset: str) -> dict[int | str, list[dict]]:
     return dict(found)
 
 
-def instances(rows: list[dict], height: int, width: int) -> Instances:
-    """Rows of one image, as `read` gives them, in the form of a detector's output on the CPU."""
+def instances(rows: list[dict], height: int, width: int, source: str = "the predictions"
+              ) -> Instances:  # fmt: skip
+    """Rows of one image, as `read` gives them, in the form of a detector's output on the CPU.
+
+    Args:
+        source: what an error calls them.
+
+    Raises:
+        UserError: run lengths that do not fill the image.
+    """
     boxes = np.array([row["bbox"] for row in rows], np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     found = Instances(
@@ -50,7 +59,10 @@ def instances(rows: list[dict], height: int, width: int) -> Instances:
         pred_classes=torch.tensor([row["category_id"] for row in rows], dtype=torch.int64),
     )
     if rows and all("segmentation" in row for row in rows):
-        masks = [_mask(row["segmentation"], height, width) for row in rows]
+        try:
+            masks = [_mask(row["segmentation"], height, width) for row in rows]
+        except ValueError as error:  # only decoding tells
+            raise UserError(f"{source}, image {rows[0]['image_id']}: {error}.") from None
         found.pred_masks = torch.from_numpy(np.stack(masks))
     return found
 
