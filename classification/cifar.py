@@ -82,7 +82,15 @@ def read(name: str, split: str, root: str | Path) -> Contents:
         for folder in (root / layout.folder, root):
             # `train` of the Python files is a file, that of image folders a folder.
             if all((folder / file).is_file() for file in (*layout.files[split], layout.names)):
-                images, labels, names = reader(folder, layout, split)
+                try:
+                    images, labels, names = reader(folder, layout, split)
+                    _check_labels(labels, len(names))
+                except UserError:
+                    raise
+                except (LookupError, TypeError, ValueError, AttributeError) as error:
+                    raise UserError(
+                        f"{folder} does not hold the official files ({error!r})."
+                    ) from None
                 images = torch.from_numpy(np.ascontiguousarray(images)).view(-1, 3, SIZE, SIZE)
                 return images, torch.from_numpy(labels.astype(np.int64)), names
     try:
@@ -115,15 +123,17 @@ def _read_python(
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     batches = [_unpickle(folder / file) for file in layout.files[split]]
     names = _unpickle(folder / layout.names)
-    try:
-        images = np.concatenate([batch[b"data"] for batch in batches])
-        labels = np.concatenate([np.asarray(batch[layout.key]) for batch in batches])
-        names = tuple(name.decode() for name in names[layout.names_key])
-        if images.dtype != np.uint8 or images.shape != (len(labels), PIXELS):
-            raise ValueError(f"images of shape {images.shape}, {len(labels)} labels")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{folder} does not hold the official files ({error!r}).") from None
+    images = np.concatenate([batch[b"data"] for batch in batches])
+    labels = np.concatenate([np.asarray(batch[layout.key]) for batch in batches])
+    names = tuple(name.decode() for name in names[layout.names_key])
+    if images.dtype != np.uint8 or images.shape != (len(labels), PIXELS):
+        raise ValueError(f"images of shape {images.shape}, {len(labels)} labels")
     return images, labels, names
+
+
+def _check_labels(labels: np.ndarray, classes: int) -> None:
+    if labels.dtype.kind not in "iu" or not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(f"labels {labels.min()} to {labels.max()} of {classes} classes")
 
 
 class _ArraysOnly(pickle.Unpickler):

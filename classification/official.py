@@ -138,7 +138,8 @@ class Official:
 
 
 def _entries(folder: Path) -> set[str]:
-    return set(os.listdir(folder)) if folder.is_dir() else set()
+    # Not Path.is_dir, which raises for a name that no disk takes.
+    return set(os.listdir(folder)) if os.path.isdir(folder) else set()
 
 
 aircraft = Official("aircraft", ("fgvc-aircraft-2013b",), indexes.aircraft, {

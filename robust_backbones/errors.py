@@ -23,10 +23,10 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: object = "") -> None:
-        text = str(message)
+        text = "".join(c if c.isprintable() or c == "\n" else _escape(c) for c in str(message))
         if len(text) > LONGEST:
             text = f"{text[: LONGEST // 2]} [...] {text[10 - LONGEST // 2 :]}"
-        super().__init__("".join(c if c.isprintable() or c == "\n" else _escape(c) for c in text))
+        super().__init__(text)
 
 
 def _escape(character: str) -> str:

@@ -19,11 +19,13 @@ from PIL import Image
 from small_data import CLASSES
 
 from classification import (
+    cifar,
     dataset_fetch,
     decoded,
     indexes,
     official,
     records,
+    report_runs,
     shards,
     sources,
     study_file,
@@ -39,6 +41,7 @@ from robust_backbones.detection import (
     config,
     curves,
     masks,
+    prediction_files,
     predictor,
 )
 from robust_backbones.errors import LONGEST, UserError
@@ -62,7 +65,7 @@ def refuses(message: str, *names):
 def test_a_message_obeys_no_terminal_and_has_an_end():
     text = str(UserError("class '\x1b[31mred\x07\udc80' is unknown\nsee --help"))
     assert text == "class '\\x1b[31mred\\x07\\udc80' is unknown\nsee --help"
-    assert len(str(UserError("a" * 10**6))) <= LONGEST
+    assert len(str(UserError("a" * 10**6))) <= LONGEST >= len(str(UserError("\0" * 10**4)))
 
 
 # ---- code
@@ -342,6 +345,20 @@ def test_published_names_are_those_of_the_table(name):
         zoo.find(name)
 
 
+@pytest.mark.parametrize("labels", [["a"], [10], [-1], [None], 3])
+def test_labels_of_cifar_that_are_none(tmp_path, labels):
+    batch = {b"data": np.zeros((1, 3072), np.uint8), b"labels": labels}
+    names = {b"label_names": [b"ant"]}
+    for name, contents in (("test_batch", batch), ("batches.meta", names)):
+        (tmp_path / name).write_bytes(pickle.dumps(contents, 2))
+    with refuses("does not hold the official files", tmp_path):
+        cifar.read("cifar10", "test", tmp_path)
+
+
+def test_an_index_may_name_what_no_disk_takes(tmp_path):
+    assert official._entries(tmp_path / ("a" * 5000)) == set()
+
+
 @pytest.mark.parametrize("name", ["../secret.jpg", "/etc/passwd"])
 def test_an_index_names_images_of_its_folder(tmp_path, name):
     for place, text in (("images_variant_trainval", f"{name[:-4]} a"), ("variants", "a"),
@@ -400,6 +417,27 @@ def test_a_result_whose_values_are_of_other_types(tmp_path):
     path.write_text(json.dumps(contents))
     assert records.read([tmp_path]) == ([], [f"{path} is not a result that can be read "
                                              "(data are not described)."])  # fmt: skip
+
+
+def test_numbers_that_json_does_not_have_stay_out_of_the_page(tmp_path):
+    from report_parts import result
+
+    result(tmp_path)
+    path = tmp_path / "result.json"
+    path.write_text(path.read_text().replace('"seconds": 1.0', '"seconds": Infinity'))
+    (tmp_path / "per_class.csv").write_text("class,images,right,recall_percent\na,1,1,nan\n")
+    found = records.read([tmp_path])[0]
+    json.dumps(report_runs.gather(found).json(), allow_nan=False)
+    assert found[0].seconds == float("inf")
+
+
+@pytest.mark.parametrize(
+    "part", [{"size": [8, 8], "counts": "0P3"}, {"size": [8, 8], "counts": "_"}]
+)
+def test_run_lengths_that_do_not_fill_an_image(part):
+    row = {"image_id": 7, "bbox": [0, 0, 1, 1], "score": 1, "category_id": 0, "segmentation": part}
+    with refuses("image 7", "rows.json"):
+        prediction_files.instances([row], 8, 8, "rows.json")
 
 
 def test_shards_of_hostile_names_are_read_into_memory(tmp_path):
