@@ -44,6 +44,7 @@ from robust_backbones.detection import (
     prediction_files,
     predictor,
 )
+from robust_backbones.detection.checkpointer import StrictCheckpointer
 from robust_backbones.errors import LONGEST, UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -150,6 +151,24 @@ def test_an_array_is_no_larger_than_its_file(tmp_path):
     path.write_bytes(pickle.dumps({str(i): weights for i in range(1000)}, 2))
     found = checkpoint.load_file(path)  # one array by a thousand names is still one
     assert found["0"].data_ptr() == found["999"].data_ptr()
+
+
+@pytest.mark.parametrize("model", [{"a": "text"}, [torch.zeros(1)], torch.zeros(1), None])
+def test_a_detector_is_a_dictionary_of_tensors(tmp_path, model):
+    path = tmp_path / "a.pth"
+    torch.save({"model": model}, path)
+    with refuses("its 'model' is no dictionary of tensors", path):
+        StrictCheckpointer(torch.nn.Linear(1, 1))._load_file(str(path))
+
+
+@pytest.mark.parametrize("metadata", [{"mean": "red"}, {"std": [0.5]}, {"mean": [None] * 3}])
+def test_metadata_of_a_detector_that_are_none(metadata):
+    class Model(torch.nn.Module):
+        input_format = "RGB"
+        pixel_mean = pixel_std = torch.zeros(3)
+
+    with refuses("metadata are damaged"):
+        StrictCheckpointer(Model())._load_model({"model": {}, "metadata": metadata})
 
 
 def test_a_checkpoint_does_not_unpack_to_more_than_it_is(tmp_path):
@@ -260,6 +279,14 @@ def test_coco_images_that_are_none(tmp_path, change):
     path = tmp_path / "a.json"
     image = {"id": 1, "file_name": "a.jpg", "width": 2, "height": 2} | change
     path.write_text(json.dumps({"images": [image], "categories": [], "annotations": []}))
+    with refuses("is not a COCO annotation file", path):
+        annotations.read_coco(tmp_path, path)
+
+
+def test_coco_ids_of_two_kinds(tmp_path):
+    path = tmp_path / "a.json"
+    images = [{"id": key, "file_name": "a.jpg"} for key in (1, "b")]
+    path.write_text(json.dumps({"images": images, "categories": [], "annotations": []}))
     with refuses("is not a COCO annotation file", path):
         annotations.read_coco(tmp_path, path)
 

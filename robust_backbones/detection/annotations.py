@@ -99,6 +99,7 @@ def read_coco(images: Path, file: Path) -> Annotations:
                 found.faults.append(("unknown image", text))
                 continue
             by_id[mark["image_id"]].objects.append(_coco_object(mark, names))
+        found.images = [by_id[key] for key in sorted(by_id)]
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}.") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -106,7 +107,6 @@ def read_coco(images: Path, file: Path) -> Annotations:
         raise UserError(f"{file} is not a COCO annotation file: {reason}.") from None
     if not names:
         raise UserError(f"{file} lists no categories.")
-    found.images = [by_id[key] for key in sorted(by_id)]
     return found
 
 

@@ -60,6 +60,9 @@ class StrictCheckpointer(DetectionCheckpointer):
             weights = {k: v for k, v in loaded.get("blobs", loaded).items() if "_momentum" not in k}
             return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
         loaded = loaded if "model" in loaded else {"model": loaded}
+        model = loaded["model"]
+        if not isinstance(model, dict) or not all(hasattr(v, "shape") for v in model.values()):
+            raise UserError(f"{filename}: its 'model' is no dictionary of tensors.")
         # Newer Detectron2: FILE?matching_heuristics=True.
         query = getattr(getattr(self, "_parsed_url_during_load", None), "query", "")
         if "matching_heuristics=True" in query:
@@ -67,9 +70,14 @@ class StrictCheckpointer(DetectionCheckpointer):
         return loaded
 
     def _load_model(self, checkpoint: dict) -> Any:
-        if isinstance(checkpoint.get("metadata"), dict):
-            self._check_input(checkpoint["metadata"])
-            self._check_classes(checkpoint["metadata"].get("classes"))
+        if isinstance(metadata := checkpoint.get("metadata"), dict):
+            try:
+                self._check_input(metadata)
+                self._check_classes(metadata.get("classes"))
+            except UserError:
+                raise
+            except (TypeError, ValueError, AttributeError) as error:  # of another making
+                raise UserError(f"the weights' metadata are damaged ({error}).") from None
         if self.checkpointables and self._required == ("",):  # training goes on
             self._take_average(checkpoint)
         if checkpoint.pop("matching_heuristics", False):
