@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from classification import decoded
+from robust_backbones import array_pickles
 from robust_backbones.errors import UserError
 
 SIZE = 32
@@ -136,23 +136,9 @@ def _check_labels(labels: np.ndarray, classes: int) -> None:
         raise ValueError(f"labels {labels.min()} to {labels.max()} of {classes} classes")
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Of all that a pickle can name, only what NumPy arrays are made of; nothing else is run."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        reconstruct = np.empty(0).__reduce__()[0]
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            if name == "_reconstruct":
-                return reconstruct
-        elif module == "numpy" and name in ("ndarray", "dtype"):
-            return getattr(np, name)
-        raise pickle.UnpicklingError(f"it names {module}.{name}")
-
-
 def _unpickle(path: Path) -> dict:
     try:
-        with open(path, "rb") as file:
-            return _ArraysOnly(file, encoding="bytes").load()
+        return array_pickles.load(path, encoding="bytes")
     except Exception as error:  # a broken pickle can raise anything; nothing of ours runs in there
         raise UserError(
             f"{path} is refused: not a pickle of plain arrays ({error}). Use the binary version of "

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robust_backbones import array_pickles
 from robust_backbones.errors import UserError
 from robust_backbones.files import atomic, sha256
 from robust_backbones.layouts import FORMAT, FORMAT_VERSION, unwrap
@@ -187,47 +188,24 @@ def _load_safetensors(path: Path) -> dict:
 
 def _is_legacy_torch(path: Path) -> bool:
     """PyTorch's format before 1.6 begins with a pickle of one large number."""
-    with open(path, "rb") as file:
-        try:
-            return _NumpyUnpickler(file).load() == torch.serialization.MAGIC_NUMBER
-        except Exception:  # see `load_file`
-            return False
-
-
-class _NumpyUnpickler(pickle.Unpickler):
-    """Loads arrays and plain containers, the contents of Detectron2's `.pkl`, and nothing else."""
-
-    _ALLOWED = {
-        ("collections", "OrderedDict"),
-        ("numpy", "dtype"),
-        ("numpy", "ndarray"),
-        ("_codecs", "encode"),
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy.core.multiarray", "scalar"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "scalar"),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+    try:
+        return array_pickles.load(path) == torch.serialization.MAGIC_NUMBER
+    except Exception:  # see `load_file`
+        return False
 
 
 def _load_numpy_pickle(path: Path, allow_pickle: bool) -> Any:
     import numpy
 
-    unpickler = _dill().Unpickler if allow_pickle else _NumpyUnpickler
-    with open(path, "rb") as file:
-        contents = unpickler(file, encoding="latin1").load()
-
-    size = path.stat().st_size
+    if allow_pickle:
+        with open(path, "rb") as file:
+            contents = _dill().Unpickler(file, encoding="latin1").load()
+    else:
+        contents = array_pickles.load(path)
     made: dict[int, Tensor] = {}
 
     def tensors(node: Any) -> Any:
         if isinstance(node, numpy.ndarray):
-            if node.nbytes > size:
-                raise ValueError("an array claims more bytes than the file has")
             if id(node) not in made:
                 made[id(node)] = torch.from_numpy(numpy.array(node))
             return made[id(node)]

@@ -234,4 +234,8 @@ def _detectron2(
         )
     dropped = dict.fromkeys(outside, "part of the detector, not of its backbone")
     statistics |= _recorded(metadata, source)
-    return Layout("detectron2", to_torchvision(inside), dropped, **statistics, metadata=metadata)
+    try:
+        tensors = to_torchvision(inside)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    return Layout("detectron2", tensors, dropped, **statistics, metadata=metadata)

@@ -17,11 +17,12 @@ from fuzzing.targets import TARGETS  # isort: skip  # noqa: E402
 
 from robust_backbones.errors import UserError  # noqa: E402
 
-CASES = 150
+CASES = 100
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_changed_files_are_read_or_refused(tmp_path, name):
+def test_changed_files_are_read_or_refused(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path))  # a target sets its own
     told = fuzz.run(name, TARGETS[name], range(CASES), 0, tmp_path)
     assert not told["found"], "\n".join(path.read_text() for path in tmp_path.glob("*.txt"))
     assert sum(told["outcomes"].values()) == CASES and told["outcomes"]["refused"]

@@ -15,6 +15,7 @@ import pytest
 
 import robust_backbones.detection  # isort: skip  # noqa: F401  (before Detectron2)
 import torch
+from miniature_tasks import python2
 from PIL import Image
 from small_data import CLASSES
 
@@ -147,6 +148,10 @@ def test_an_array_is_no_larger_than_its_file(tmp_path):
     path.write_bytes(pickle.dumps({"a": Huge()}, 2))
     with refuses("is not a complete checkpoint", path):
         checkpoint.load_file(path)
+    for swapped in (np.arange(6, dtype=">f4").reshape(2, 3), np.asfortranarray(np.eye(3)[:2])):
+        path.write_bytes(pickle.dumps({"a": swapped, "b": swapped[0, 1]}, 2))
+        found = checkpoint.load_file(path)  # NumPy's own functions are not called
+        assert found["a"].tolist() == swapped.tolist() and found["b"] == swapped[0, 1]
     weights = np.arange(1000.0)
     path.write_bytes(pickle.dumps({str(i): weights for i in range(1000)}, 2))
     found = checkpoint.load_file(path)  # one array by a thousand names is still one
@@ -161,7 +166,7 @@ def test_a_detector_is_a_dictionary_of_tensors(tmp_path, model):
         StrictCheckpointer(torch.nn.Linear(1, 1))._load_file(str(path))
 
 
-@pytest.mark.parametrize("metadata", [{"mean": "red"}, {"std": [0.5]}, {"mean": [None] * 3}])
+@pytest.mark.parametrize("metadata", [{"mean": "red"}, {"std": []}, {"mean": [None] * 3}])
 def test_metadata_of_a_detector_that_are_none(metadata):
     class Model(torch.nn.Module):
         input_format = "RGB"
@@ -243,9 +248,10 @@ def test_voc_annotations_that_are_none(tmp_path, text, message):
     path.write_text(text)
     with refuses(message, path):
         annotations.read_voc(tmp_path, "train")
-    (tmp_path / "ImageSets/Main/train.txt").write_text("../../a\n")
-    with refuses("leads out of the folder"):
-        annotations.read_voc(tmp_path, "train")
+    for name in ("../../a", "//", "/etc/passwd"):
+        (tmp_path / "ImageSets/Main/train.txt").write_text(f"{name}\n")
+        with refuses("leads out of the folder", tmp_path, "train.txt", name):
+            annotations.read_voc(tmp_path, "train")
 
 
 @pytest.mark.parametrize("part, message", [
@@ -377,7 +383,7 @@ def test_labels_of_cifar_that_are_none(tmp_path, labels):
     batch = {b"data": np.zeros((1, 3072), np.uint8), b"labels": labels}
     names = {b"label_names": [b"ant"]}
     for name, contents in (("test_batch", batch), ("batches.meta", names)):
-        (tmp_path / name).write_bytes(pickle.dumps(contents, 2))
+        python2(tmp_path / name, contents)
     with refuses("does not hold the official files", tmp_path):
         cifar.read("cifar10", "test", tmp_path)
 

@@ -7,6 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 BORDER = {
+    "array_pickles",
     "clone",
     "command_line",
     "errors",

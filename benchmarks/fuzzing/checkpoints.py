@@ -35,7 +35,8 @@ class Evil:
 def _evil(rng: random.Random):
     return rng.choice((
         Evil(os.system, "touch /tmp/fuzz-canary"), Evil(eval, "1 + 1"), Evil(open, "/etc/passwd"),
-        Evil(exec, "import os; os.system('touch /tmp/fuzz-canary')"), Evil(getattr, torch, "load"),
+        Evil(exec, "import os; os.system('touch /tmp/fuzz-canary')"),
+        Evil(getattr, "torch", "load"),
         Evil(shutil.rmtree, "/tmp/fuzz-canary"), Evil(bytearray, 10**11), Evil(np.empty, 10**11),
         Evil(torch.zeros, 10**11), Evil(torch.load, "/etc/passwd"), Evil(print, "x"),
     ))  # fmt: skip

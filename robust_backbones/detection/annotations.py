@@ -171,6 +171,11 @@ def read_voc(root: Path, split: str, classes: list[str] | None = None) -> Annota
     except (OSError, UnicodeDecodeError):
         there = ", ".join(sorted(p.stem for p in listed.parent.glob("*.txt"))) or "none"
         raise UserError(f"no split '{split}' in {listed.parent}; there are: {there}.") from None
+    try:
+        for name in names:
+            _inside(root, name)
+    except ValueError as error:
+        raise UserError(f"{listed}: {error}.") from None
     faults = [
         ("duplicate id", f"{name} is listed twice in {listed}")
         for name in sorted({name for name in names if names.count(name) > 1})
@@ -178,7 +183,6 @@ def read_voc(root: Path, split: str, classes: list[str] | None = None) -> Annota
     for name in dict.fromkeys(names):
         path = root / "Annotations" / f"{name}.xml"
         try:
-            _inside(root, name)
             images.append(_voc_image(root, name, _parse(path)))
         except FileNotFoundError:
             raise UserError(f"{listed} lists {name}, but {path} does not exist.") from None
