@@ -5,12 +5,13 @@ The only place where a foreign file is opened. Nothing in a file is executed unl
 
 import json
 import pickle
+import pickletools
 import re
 import types
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -112,6 +113,9 @@ def load_file(path: str | Path, allow_pickle: bool = False) -> Any:
             _check_archive(path)
         elif head[:1] == b"\x80" and not _is_legacy_torch(path):
             return _plain(_load_numpy_pickle(path, allow_pickle), path)
+        else:
+            with open(path, "rb") as file:
+                _check_words(file, path, pickles=5)  # number, version, machine, contents, storages
         if allow_pickle:
             return torch.load(path, "cpu", weights_only=False, pickle_module=_dill())
         return _plain(torch.load(path, "cpu", weights_only=True, mmap=mapped), path)
@@ -135,10 +139,30 @@ def _check_archive(path: Path) -> None:
         if claimed > path.stat().st_size:
             raise UserError(f"{path} is packed: it would unpack to {claimed} bytes; a checkpoint's "
                             "parts are stored as they are.")  # fmt: skip
+        for name in archive.namelist():
+            if name.endswith("data.pkl"):
+                with archive.open(name) as file:
+                    _check_words(file, path)
         if damaged := archive.testzip():
             raise UserError(
                 f"{path} is damaged: the checksum of '{damaged}' is wrong; fetch it again."
             )
+
+
+WORD = 10_000  # characters
+
+
+def _check_words(file: IO[bytes], path: Path, pickles: int = 1) -> None:
+    """PyTorch looks through its own error, which quotes the file, in a time that grows with the
+    square of the longest word."""
+    for _ in range(pickles):
+        for _, text, _ in pickletools.genops(file):
+            if (
+                isinstance(text, str)
+                and len(text) > WORD
+                and max(map(len, text.split()), default=0) > WORD
+            ):
+                raise UserError(f"{path} holds a text of {len(text)} characters without a blank.")
 
 
 _SORTS = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.bool, torch.uint8,

@@ -176,6 +176,15 @@ def test_metadata_of_a_detector_that_are_none(metadata):
         StrictCheckpointer(Model())._load_model({"model": {}, "metadata": metadata})
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_word_without_end_takes_no_time(tmp_path, zipped):
+    """PyTorch's search of its own error would take hours."""
+    path = tmp_path / "a.pth"
+    torch.save({"x" * 10**6: 1, "a text " * 10**5: 2}, path, _use_new_zipfile_serialization=zipped)
+    with refuses("a text of 1000000 characters without a blank", path):
+        checkpoint.load_file(path)
+
+
 def test_a_checkpoint_does_not_unpack_to_more_than_it_is(tmp_path):
     path = tmp_path / "a.pth"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
