@@ -103,7 +103,8 @@ _READS = {
 
 def _engine(truth: Truth, rows: list[dict], task: str, ranges: Sequence[tuple[float, float]],
             image_ids: Iterable[int] | None,
-            sigmas: Sequence[float], source: str) -> hotcoco.COCOeval:  # fmt: skip
+            sigmas: Sequence[float],
+            source: str = "the predictions") -> hotcoco.COCOeval:  # fmt: skip
     _check_truth(truth, task)
     keys = ("id", "image_id", "category_id", "iscrowd", "area", *_READS[task])
     contents = {
