@@ -261,7 +261,8 @@ def _check_masks(rows: list[dict], truth: Truth, source: str) -> None:
     sizes = {key: [i.get("height"), i.get("width")] for key, i in truth.images.items()}
     for number, row in enumerate(rows):
         part, size = row["segmentation"], sizes[row["image_id"]]
-        if type(part) is dict and type(part.get("counts")) is str and part.get("size") == size:
+        counts = part.get("counts") if type(part) is dict else None
+        if type(counts) is str and counts.isascii() and part.get("size") == size:
             continue  # the fast way first
         runs = isinstance(part, dict) and isinstance(part.get("counts"), (str, bytes, list))
         polygons = isinstance(part, list) and part
