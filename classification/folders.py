@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from classification.sources import Files
 from robust_backbones.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from classification.sources import Files
 
 # Folder names of a split, the first that exists is read.
 FOLDERS = {"train": ("train",), "test": ("test", "val", "valid")}
@@ -42,6 +43,11 @@ def read_tree(split: str, root: str | Path) -> tuple[Files, Tensor, tuple[str, .
             raise UserError(f"class folder {folder / name} has no image; remove it or fill it.")
         names += found
         labels += [label] * len(found)
+    import numpy as np
+    import torch
+
+    from classification.sources import Files
+
     packed = np.array([os.fsencode(name) for name in names])
     return Files(folder, packed), torch.tensor(labels), tuple(classes)
 

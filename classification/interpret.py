@@ -37,13 +37,14 @@ def main(argv: list[str] | None = None) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     interpret_options.check(args)
-    from classification import engine, interpret_plan, models
     from robust_backbones import weights
 
     # Absolute: never taken for a published model's name.
     paths = [weights.resolve(each).absolute() for each in args.weights]
     paths = dict(zip(interpret_options.networks(args), paths, strict=True))
     judge_path = weights.resolve(args.judge).absolute() if hasattr(args, "judge") else None
+    from classification import engine, interpret_plan, models
+
     source = _source(args)
     settings = _settings(args, paths, judge_path, source)
     if results.finished(args.output / "result.json", settings):

@@ -12,7 +12,7 @@ import argparse
 from functools import partial
 from typing import TYPE_CHECKING
 
-from classification import pretrain_options
+from classification import datasets, pretrain_options
 
 # torch, and what imports it, waits for `main`: --help is to come at once.
 from robust_backbones import clone
@@ -31,6 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse, train, write. Exit codes as said above."""
     args = pretrain_options.parser(__doc__).parse_args(argv)
     with user_errors():
+        datasets.place(args.dataset, getattr(args, "data", None))  # what is wrong most often
         settings = pretrain_options.settings(args)
         from classification import launch
 
@@ -54,15 +55,14 @@ def _train(args: argparse.Namespace, settings: dict, device: "torch.device") -> 
 
 
 def _training(args: argparse.Namespace, settings: dict, device: "torch.device") -> "Training":
-    from classification.datasets import open_split
     from classification.learner import Learner
     from classification.pretraining import pretraining
 
     where = dict(root=getattr(args, "data", None), image_size=settings["image_size"],
                  held_out=settings["held_out"])  # fmt: skip
-    train = open_split(args.dataset, "train", limit=settings["limit"], **where)
+    train = datasets.open_split(args.dataset, "train", limit=settings["limit"], **where)
     tested = "val" if settings["held_out"] else "test"
-    test = open_split(args.dataset, tested, limit=settings["test_limit"], **where)
+    test = datasets.open_split(args.dataset, tested, limit=settings["test_limit"], **where)
     _check_batch(settings)
     learner = Learner(_model(settings, train, device), settings)
     return pretraining(learner, train, test, settings, _metadata(settings, train), args.output,

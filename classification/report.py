@@ -46,7 +46,7 @@ def run(results: list[Path], out: Path, study: Path | None = None) -> Path:
     Raises:
         UserError: no results, or `out` holds something else.
     """
-    from classification import exhibits, records
+    from classification import records
 
     check(out)
     found, problems = records.read(results)
@@ -54,6 +54,8 @@ def run(results: list[Path], out: Path, study: Path | None = None) -> Path:
         more = f" {' '.join(problems[:3])}" if problems else ""
         raise UserError(f"no results in {', '.join(map(str, results))}; give folders that hold "
                         f"result.json files.{more}")  # fmt: skip
+    from classification import exhibits
+
     sections = exhibits.sections(found, study)
     page = write(sections, found, problems, out)
     for text in problems:

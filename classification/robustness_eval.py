@@ -76,8 +76,10 @@ def _run(args: argparse.Namespace) -> None:
     radii = sorted(set(getattr(args, "eps", EPS[args.constraint])))
     for eps in radii:
         options.check_radius("--eps", args.constraint, eps)
-    from classification import autoattack, datasets, engine, models
     from robust_backbones import weights
+
+    path = weights.resolve(args.weights).absolute()  # absolute: never taken for a model's name
+    from classification import autoattack, datasets, engine, models
 
     if args.autoattack:
         autoattack.package()  # a missing one is told of now, not after hours of PGD
@@ -89,7 +91,6 @@ def _run(args: argparse.Namespace) -> None:
             f"{args.dataset} lies in shards here; give --data a folder of images instead."
         )
     chosen = _chosen(len(source), getattr(args, "images", len(source)), args.seed)
-    path = weights.resolve(args.weights).absolute()  # absolute: never taken for a model's name
     settings = _settings(args, radii, source, len(chosen), sha256(path))
     if results.finished(args.output / "result.json", settings):
         return

@@ -41,10 +41,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from classification import launch
-    from robust_backbones import checkpoint, weights
+    from robust_backbones import weights
 
-    found = checkpoint.read(weights.resolve(args.weights))
+    path = weights.resolve(args.weights)
+    from classification import launch
+    from robust_backbones import checkpoint
+
+    found = checkpoint.read(path)
     known = {"arch": found.arch, "image_size": found.metadata.get("image_size"),
              "weights_sha256": found.sha256}  # fmt: skip
     settings = transfer_options.settings(args, known)

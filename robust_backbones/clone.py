@@ -1,11 +1,13 @@
 """What lies beside the packages in a clone and inside them in a wheel, configs/ and tools/; and the
 commit that a clone is at."""
 
+import difflib
 import functools
 import subprocess
 from pathlib import Path
 
 from robust_backbones import __version__
+from robust_backbones.errors import UserError
 
 _HERE = Path(__file__).resolve().parent
 CARRIED = "_clone"  # where setup.py puts them in a wheel
@@ -25,6 +27,23 @@ def config_file(path: str | Path) -> Path:
         return path
     ours = (root() / path, root() / "configs" / path)
     return next((file for file in ours if file.is_file()), path)
+
+
+def detector_config(path: str | Path) -> Path:
+    """As `config_file`, of a detector. Programs ask before they import Detectron2: seconds.
+
+    Raises:
+        UserError: it is not there; the configs of a name like it are named.
+    """
+    path = config_file(path)
+    if path.is_file():
+        return path
+    ours = {p.stem: Path(p.name) for p in (root() / "configs").glob("*.yaml")}
+    there = {p.stem: p for place in (path.parent, Path("configs")) for p in place.glob("*.yaml")}
+    found = ours | there
+    near = difflib.get_close_matches(path.stem, found, n=4, cutoff=0.3)
+    hint = "did you mean " + ", ".join(str(found[n]) for n in near) if near else "see configs/"
+    raise UserError(f"config file '{path}' does not exist; {hint}.")
 
 
 @functools.cache

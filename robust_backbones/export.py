@@ -23,12 +23,10 @@ class Target:
     """A format that checkpoints are converted to.
 
     Attributes:
-        suffixes: allowed endings of the file's name.
         contents: checkpoint -> what the file holds.
         write: `(contents, path)`, atomically.
     """
 
-    suffixes: tuple[str, ...]
     contents: Callable[[Checkpoint], dict]
     write: Callable[[dict, str | Path], None] = save
 
@@ -119,8 +117,8 @@ def _write_safetensors(contents: dict, path: str | Path) -> None:
 
 
 TARGETS = {
-    "detectron2": Target((".pth",), detectron2_contents),
-    "torchvision": Target((".pth", ".pt"), torchvision_contents),
-    "robustness": Target((".pt", ".ckpt", ".pth"), robustness_contents),
-    "safetensors": Target((".safetensors",), safetensors_contents, _write_safetensors),
+    "detectron2": Target(detectron2_contents),
+    "torchvision": Target(torchvision_contents),
+    "robustness": Target(robustness_contents),
+    "safetensors": Target(safetensors_contents, _write_safetensors),
 }

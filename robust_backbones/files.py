@@ -18,11 +18,31 @@ from robust_backbones.errors import FULL, UserError
 _SHORT = re.compile(r"\d+ requested and \d+ written|encoder error -2 when writing")
 _MARK = "????????.tmp"  # how the names of `atomic`'s temporary files end; they begin with a dot
 
+# What checkpoints are converted to (`export.TARGETS`) -> the endings that such a file may have.
+ENDINGS = {
+    "detectron2": (".pth",),
+    "torchvision": (".pth", ".pt"),
+    "robustness": (".pt", ".ckpt", ".pth"),
+    "safetensors": (".safetensors",),
+}
+
 
 def cache_dir() -> Path:
     """`$ROBUST_BACKBONES_CACHE`, else `robust_backbones` below `$XDG_CACHE_HOME` or `~/.cache`."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("ROBUST_BACKBONES_CACHE") or f"{base}/robust_backbones").expanduser()
+
+
+def check_readable(path, fix: str) -> None:
+    """For programs to call before they import what reads the file, which takes seconds.
+
+    Raises:
+        UserError: it cannot be opened; ends in `fix`.
+    """
+    try:
+        open(path, "rb").close()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; {fix}.") from None
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import torch
 from robust_backbones import checkpoint, layouts
 from robust_backbones.errors import UserError
 from robust_backbones.export import TARGETS
+from robust_backbones.files import ENDINGS
 from robust_backbones.zoo import ARCHS, RESNETS
 
 SMALL = ("resnet18", "mobilenet_v2")
@@ -52,7 +53,7 @@ def test_contents_hold_the_same_tensors(arch):
 )
 def test_files_hold_the_same_tensors_and_say_where_they_come_from(tmp_path, arch, to):
     original, target = source(arch), TARGETS[to]
-    path = tmp_path / f"a{target.suffixes[0]}"
+    path = tmp_path / f"a{ENDINGS[to][0]}"
     target.write(target.contents(original), path)
     read = checkpoint.read(path)
     same(read.tensors, original, to)
@@ -67,7 +68,7 @@ def test_a_chain_through_all_formats_changes_nothing(tmp_path):
     original = read = source("resnet18")
     for to in ("robustness", "safetensors", "torchvision", "detectron2"):
         target = TARGETS[to]
-        path = tmp_path / f"{to}{target.suffixes[0]}"
+        path = tmp_path / f"{to}{ENDINGS[to][0]}"
         target.write(target.contents(read), path)
         read = checkpoint.read(path)
     same(read.tensors, original, "detectron2")

@@ -16,8 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone works
 from robust_backbones import zoo
 from robust_backbones.command_line import Parser
 from robust_backbones.errors import UserError, user_errors
-
-FORMATS = ("detectron2", "torchvision", "robustness", "safetensors")
+from robust_backbones.files import ENDINGS
 
 
 def parse(argv=None) -> argparse.Namespace:
@@ -30,7 +29,7 @@ def parse(argv=None) -> argparse.Namespace:
              "robustness library, MoCo, Detectron2 or classification.pretrain; or the name of a "
              "published model")
     add("target", metavar="TARGET", nargs="?", help="file to write")
-    add("--to", choices=FORMATS, default="detectron2",
+    add("--to", choices=ENDINGS, default="detectron2",
         help="format of TARGET (default: %(default)s)")
     add("--arch", metavar="NAME",
         help="what SOURCE should be, checked against its tensors (default: recognised)")
@@ -54,9 +53,7 @@ def parse(argv=None) -> argparse.Namespace:
 
 def check_target(args: argparse.Namespace) -> None:
     """Refuse a target that cannot be, before any work."""
-    from robust_backbones.export import TARGETS
-
-    target, suffixes = Path(args.target), TARGETS[args.to].suffixes
+    target, suffixes = Path(args.target), ENDINGS[args.to]
     if target.suffix not in suffixes:
         endings = " or ".join(suffixes)
         raise UserError(f"target '{target}' must end in {endings} for --to {args.to}.")
@@ -135,10 +132,12 @@ def convert(args: argparse.Namespace) -> None:
     """Read, rename, verify, write; say what happened to every kind of key."""
     if args.target:
         check_target(args)
-    from robust_backbones import checkpoint, weights
-    from robust_backbones.export import TARGETS
+    from robust_backbones import weights
 
     path = weights.resolve(args.source)
+    from robust_backbones import checkpoint  # torch: seconds that a mistake need not wait for
+    from robust_backbones.export import TARGETS
+
     model = None if Path(args.source).is_file() else zoo.known(args.source)
     arch = args.arch or (model.arch if model else None)
     source = checkpoint.read(path, arch, args.allow_pickle, args.from_detector, args.assume_rgb)

@@ -13,7 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone works
 
 import evaluation_options
 
+from robust_backbones import clone
 from robust_backbones.errors import user_errors
+from robust_backbones.files import claimed
 
 
 def parse(argv=None) -> argparse.Namespace:
@@ -30,9 +32,9 @@ def parse(argv=None) -> argparse.Namespace:
 
 def run(args) -> None:
     """Check, corrupt, predict, write."""
+    clone.detector_config(args.config)
     from robust_backbones.detection import compat, conditions, corruptions, subject
     from robust_backbones.detection import corruption_report as report
-    from robust_backbones.files import claimed
 
     version = corruptions.package_version()
     kinds, severities = corruptions.choose(args.corruptions), sorted(set(args.severities))

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone works
 
 from robust_backbones.command_line import Parser
 from robust_backbones.errors import user_errors
+from robust_backbones.files import atomic, check_readable
 
 
 def parse(argv=None) -> argparse.Namespace:
@@ -41,9 +42,10 @@ def parse(argv=None) -> argparse.Namespace:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Score, print, write."""
+    for path in filter(None, (args.predictions, args.annotations)):
+        check_readable(path, "give a JSON file")
     from robust_backbones import results
     from robust_backbones.detection import saved_predictions, score_tables
-    from robust_backbones.files import atomic
 
     started = time.perf_counter()
     scored = saved_predictions.score(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone works uninstalled
 
+from robust_backbones import clone
 from robust_backbones.command_line import Parser
 from robust_backbones.errors import user_errors
 from robust_backbones.stopping import STOPPED, Stopped
@@ -61,6 +62,7 @@ def parse(argv=None) -> argparse.Namespace:
 
 def setup(args):
     """The configuration, with everything checked that can be before processes start."""
+    clone.detector_config(args.config)
     from robust_backbones.detection import config
 
     chosen = {"TRAIN": args.dataset_train, "TEST": args.dataset_test}

@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone works uninstalled
 
+from robust_backbones import clone
 from robust_backbones.command_line import Parser
 from robust_backbones.errors import UserError, user_errors
 
@@ -213,6 +214,8 @@ def main(argv=None) -> None:
     args = parse(argv)
     with user_errors():
         check(args)
+        if args.config:
+            clone.detector_config(args.config)
         from robust_backbones.detection import compat
 
         compat.silence_detectron2()

@@ -1,6 +1,5 @@
 """Our configuration keys, and a config file + overrides -> a checked configuration."""
 
-import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,9 +82,7 @@ def load_config(
     """
     cfg = get_cfg()
     add_robust_config(cfg)
-    path = clone.config_file(path)
-    if not path.is_file():
-        raise UserError(f"config file '{path}' does not exist; {_near(path)}.")
+    path = clone.detector_config(path)
     if len(overrides) % 2:
         raise UserError(f"overrides are KEY VALUE pairs; '{overrides[-1]}' has no value.")
     try:
@@ -126,17 +123,6 @@ def _with_floats(cfg: CfgNode, overrides: Sequence[str]) -> list[str]:
         if isinstance(node, float) and re.fullmatch(r"[+-]?\d+", str(found[index + 1])):
             found[index + 1] = f"{found[index + 1]}.0"
     return found
-
-
-def _near(path: Path) -> str:
-    """The configs whose names are most like that of a path that does not exist."""
-    ours = {p.stem: Path(p.name) for p in (clone.root() / "configs").glob("*.yaml")}
-    there = {p.stem: p for place in (path.parent, Path("configs")) for p in place.glob("*.yaml")}
-    found = ours | there
-    near = difflib.get_close_matches(path.stem, found, n=4, cutoff=0.3)
-    return (
-        "did you mean " + ", ".join(str(found[name]) for name in near) if near else "see configs/"
-    )
 
 
 def _refuse_default_weights(cfg: CfgNode) -> None:
