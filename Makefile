@@ -8,7 +8,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 HASHES ?= yes
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo docs test test-fast lint format clean
+.PHONY: help setup lock demo docs test test-fast bench lint format clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -49,6 +49,11 @@ test-fast: $(READY) ## run the tests that are not marked slow
 	$(BIN)/python -m pytest -m "not slow"
 
 lint: $(READY) ## check style and types
+
+bench: $(READY) ## measure speed against peers, quick form, into benchmarks/RESULTS.md
+	$(BIN)/python benchmarks/run.py
+
+lint: $(READY) ## check style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

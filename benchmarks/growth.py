@@ -1,0 +1,173 @@
+"""How time and memory grow with the number of images, runs and results, over a factor of ten.
+
+python benchmarks/growth.py --subjects features probe report --repeats 1
+
+Each size runs in a process of its own, one thread; its time is without imports, its peak memory
+without what the process had before. `exponent` is the slope of the fit of log(time) or of
+log(memory) over log(size): 1 is linear, 0 is constant.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import math
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+STEPS = (1, 3, 10)
+
+
+def features(size: int, folder: Path):
+    import os
+
+    import torch
+
+    from classification import features, sources
+    from classification.models import Classifier
+
+    os.environ["ROBUST_BACKBONES_CACHE"] = str(folder)
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (size, 3, 32, 32), dtype=torch.uint8)
+    labels = torch.arange(size) % 2
+    source = sources.Source(
+        name="noise", split="test", classes=2, image_size=32, mean=(0.5,) * 3, std=(0.5,) * 3,
+        augmentation="imagenet_plain", images=images, labels=labels,
+        class_names=("a", "b"))  # fmt: skip
+    model = Classifier("resnet18", 2)
+    return lambda: features.extract(model, source)
+
+
+def probe(size: int, folder: Path):
+    import probe as benchmark
+
+    from classification import probe
+
+    x, y = benchmark.synthetic(size, 128, 10)
+    return lambda: probe.fit(x, y, 10)
+
+
+def plan(size: int, folder: Path):
+    from classification import study_commands, study_file, study_report
+
+    study_commands.COMMANDS["nothing"] = study_commands.Command(
+        lambda options, place, gpus: [], lambda options: None, lambda name: False, (),
+        lambda found: [])  # fmt: skip
+    path = folder / "study.yaml"
+    axes = {"number": list(range(size))}
+    path.write_text(json.dumps({"output": f"{folder}/out", "command": "nothing", "axes": axes,
+                                "common": {"value": "{number}"}}))  # fmt: skip
+    return lambda: study_report.plan(study_file.read(path))
+
+
+def report(size: int, folder: Path):
+    import report as benchmark
+
+    from classification import exhibits, records
+    from classification import report as command
+
+    trials = size // 16
+    benchmark.simulate(folder / "results", 100, tasks=("cars", "dtd"), archs=benchmark.ARCHS[:2],
+                       levels=(0.0, 1.0), trials=trials)  # fmt: skip
+
+    def work():
+        found, problems = records.read([folder / "results"])
+        command.write(exhibits.sections(found, None), found, problems, folder / "report")
+
+    return work
+
+
+def coco(size: int, folder: Path):
+    import coco_evaluation as benchmark
+
+    contents, found = benchmark.generate(size, 7 * size)
+    found = [{k: v for k, v in row.items() if k != "segmentation"} for row in found]
+    return lambda: benchmark.ours(contents, found, "bbox")
+
+
+def annotations(size: int, folder: Path):
+    import coco_evaluation as benchmark
+
+    from robust_backbones.detection import annotations as reader
+
+    contents, _ = benchmark.generate(size, 7 * size)
+    for image in contents["images"]:
+        image["file_name"] = f"{image['id']}.jpg"
+    (folder / "a.json").write_text(json.dumps(contents))
+    return lambda: reader.read_coco(folder, folder / "a.json")
+
+
+SUBJECTS = {  # name -> what is counted, the smallest size, what sets it up
+    "features": ("images", 128, features),
+    "probe": ("images", 500, probe),
+    "plan": ("runs", 500, plan),
+    "report": ("results", 32, report),
+    "coco": ("images", 300, coco),
+    "annotations": ("images", 300, annotations),
+}
+
+
+def memory() -> float:
+    """Peak of this process, MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measure(subject: str, size: int) -> None:
+    """In a process of its own: print seconds and MB."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = SUBJECTS[subject][2](size, Path(folder))
+        before, start = memory(), time.perf_counter()
+        with contextlib.redirect_stdout(io.StringIO()):
+            work()
+        print(time.perf_counter() - start, memory() - before)
+
+
+def exponent(sizes, values) -> float:
+    """Slope of a straight line through the logarithms."""
+    x, y = [math.log(s) for s in sizes], [math.log(max(v, 1e-3)) for v in values]
+    middle, height = sum(x) / len(x), sum(y) / len(y)
+    return sum((a - middle) * (b - height) for a, b in zip(x, y, strict=True)) / sum(
+        (a - middle) ** 2 for a in x
+    )
+
+
+def main(argv=None) -> None:
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=formatter)
+    p.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), help="what")
+    p.add_argument("--scale", type=float, default=1.0, help="of all sizes")
+    p.add_argument("--repeats", type=int, default=1, help="processes of each size; the fastest")
+    p.add_argument("--measure", nargs=2, metavar=("SUBJECT", "SIZE"), help=argparse.SUPPRESS)
+    args = p.parse_args(argv)
+    if args.measure:
+        measure(args.measure[0], int(args.measure[1]))
+        return
+    print("| subject | sizes | seconds | exponent | memory, MB | its exponent |")
+    print("|---|---|---|---|---|---|")
+    for subject in args.subjects:
+        counted, smallest, _ = SUBJECTS[subject]
+        sizes, found = [round(step * smallest * args.scale) for step in STEPS], []
+        for size in sizes:
+            runs = []
+            for _ in range(args.repeats):
+                words = [sys.executable, __file__, "--measure", subject, str(size)]
+                done = subprocess.run(words, capture_output=True, text=True)
+                if done.returncode:
+                    sys.exit(f"{subject}, {size}: {done.stderr}")
+                runs.append(tuple(map(float, done.stdout.split()[-2:])))
+            found.append(min(runs))
+        seconds, megabytes = zip(*found, strict=True)
+        print(f"| {subject} | {', '.join(map(str, sizes))} {counted} | "
+              f"{', '.join(f'{s:.2f}' for s in seconds)} | {exponent(sizes, seconds):.2f} | "
+              f"{', '.join(f'{m:.0f}' for m in megabytes)} | {exponent(sizes, megabytes):.2f} |",
+              flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

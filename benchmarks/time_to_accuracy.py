@@ -1,0 +1,147 @@
+"""Seconds of training until a robust accuracy is reached: PGD by the `robustness` library, and us.
+
+python benchmarks/time_to_accuracy.py --target 60 --threads 1
+python benchmarks/time_to_accuracy.py --data DIR --limit 2000 --target 30 --threads 1
+
+The embedded digits, or a part of an image folder, `DIR/train/<class>/<image>`; of both some images
+are held out. Equal network, weights at the start, batches, learning rate; L2 eps 0.5. The library
+trains by its own loop with PGD of 3 steps, ours by each method with its default attack. After every
+pass over the images the same PGD of 10 steps measures the held-out images, outside of the clock.
+"""
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("TQDM_DISABLE", "1")  # the library's progress bar; before it is imported
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import robustness_bridge as bridge  # noqa: E402
+import torch  # noqa: E402
+from small_models import learning  # noqa: E402
+
+from classification import attacks, loader  # noqa: E402
+from classification.datasets import open_split  # noqa: E402
+from classification.learner import Learner  # noqa: E402
+from classification.methods import METHODS  # noqa: E402
+from classification.models import Classifier  # noqa: E402
+
+EPS, LIBRARY = 0.5, "robustness library, pgd"
+PGD = METHODS["pgd"].attack
+OURS = [name for name, row in METHODS.items() if row.attack]
+HELD_OUT = 0.2
+
+
+def images(data, split: str, limit: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """`(N, 3, 32, 32)` in [0, 1] and labels."""
+    name = "folder" if data else "digits"
+    source = open_split(name, split, data, image_size=32, limit=limit, held_out=HELD_OUT)
+    x, y = zip(*loader.test_batches(source, 100), strict=True)
+    return torch.cat(x), torch.cat(y)
+
+
+def library_side(network: Classifier, arch: str, classes: int, lr: float):
+    """`(one batch -> nothing, the trained network's weights)`."""
+    library = bridge.import_library()
+    dataset = library.datasets.ImageNet("/nowhere")
+    dataset.num_classes = classes
+    model, _ = library.model_utils.make_and_restore_model(arch=arch, dataset=dataset)
+    model = getattr(model, "module", model)  # out of DataParallel
+    model.model.load_state_dict(network.net.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=1e-3)
+    settings = bridge.loop_settings(
+        constraint="2", eps=EPS, attack_lr=EPS * PGD["step_size"], attack_steps=PGD["steps"],
+        use_best=PGD["use_best"])  # fmt: skip
+
+    def learn(x, y, seed):
+        with contextlib.redirect_stdout(io.StringIO()):
+            library.train._model_loop(settings, "train", [(x, y)], model, optimizer, 0, True, None)
+
+    return learn, model.model.state_dict
+
+
+def our_side(network: Classifier, method: str, lr: float):
+    """Likewise."""
+    row = METHODS[method].attack
+    learner = Learner(network.to(memory_format=torch.channels_last),
+                      learning(method=method, lr=lr, **row | {"eps": EPS, "step_size": EPS * row[
+                          "step_size"]}))  # fmt: skip
+    rates = [lr] * learner.updates_per_batch
+    return (lambda x, y, seed: learner.step(x, y, rates, seed)), network.net.state_dict
+
+
+def robust_accuracy(weights: dict, arch: str, x, y, classes: int) -> float:
+    """Percent of images that PGD of 10 steps leaves right."""
+    network = Classifier(arch, classes).eval()
+    network.net.load_state_dict(weights)
+    right = 0
+    for part, labels in zip(x.split(100), y.split(100), strict=True):
+        found = attacks.pgd(network, part, labels, constraint="l2", eps=EPS, steps=10,
+                            step_size=EPS / 4, use_best=True)  # fmt: skip
+        with torch.no_grad():
+            right += (network(found).argmax(1) == labels).sum().item()
+    return 100 * right / len(y)
+
+
+def reach(side, train, test, args) -> tuple[float, int, float]:
+    """Seconds of training, passes over the images, and the accuracy at their end."""
+    (learn, weights), (x, y) = side, train
+    seconds, generator = 0.0, torch.Generator().manual_seed(0)
+    for turn in range(1, 1 + args.passes):
+        order = torch.randperm(len(y), generator=generator)
+        start = time.perf_counter()
+        for number, chosen in enumerate(order.split(args.batch)):
+            learn(x[chosen], y[chosen], seed=1000 * turn + number)
+        seconds += time.perf_counter() - start
+        found = robust_accuracy(weights(), args.arch, *test, args.classes)
+        if found >= args.target or seconds > args.limit_seconds:
+            break
+    return seconds, turn, found
+
+
+def main(argv=None) -> None:
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=formatter)
+    p.add_argument("--data", type=Path, help="image folder (default: the embedded digits)")
+    p.add_argument("--limit", type=int, help="training images (default: all)")
+    p.add_argument("--arch", default="resnet18", choices=("resnet18", "resnet50"), help="network")
+    p.add_argument("--target", type=float, default=60.0, help="robust accuracy, percent")
+    p.add_argument("--methods", nargs="+", choices=OURS, default=OURS, help="of ours")
+    p.add_argument("--batch", type=int, default=64, help="images per step")
+    p.add_argument("--lr", type=float, default=0.02, help="learning rate, constant")
+    p.add_argument("--passes", type=int, default=60, help="over the images, at most")
+    p.add_argument("--limit-seconds", type=float, default=600, help="of a side's training, about")
+    p.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch")
+    args = p.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    bridge.stay_on_the_cpu()
+    train = images(args.data, "train", args.limit)
+    test = images(args.data, "val", None)
+    test = test[0][:500], test[1][:500]
+    args.classes = int(train[1].max()) + 1
+    print(f"{args.arch}, {len(train[1])} training and {len(test[1])} held-out images, batch "
+          f"{args.batch}, L2 eps {EPS:g}, to {args.target:g} % robust; {args.threads} threads, "
+          f"torch {torch.__version__}")  # fmt: skip
+    print("| side | training, s | times faster | passes | robust accuracy, % | reached |")
+    print("|---|---|---|---|---|---|")
+    base = None
+    for name in (LIBRARY, *args.methods):
+        torch.manual_seed(0)
+        network = Classifier(args.arch, args.classes)
+        side = (library_side(network, args.arch, args.classes, args.lr) if name == LIBRARY
+                else our_side(network, name, args.lr))  # fmt: skip
+        seconds, passes, found = reach(side, train, test, args)
+        base = base or seconds
+        reached = found >= args.target
+        times = f"{base / seconds:.2f}" if reached else ""
+        print(f"| {name} | {seconds:.1f} | {times} | {passes} | {found:.1f} | "
+              f"{'yes' if reached else 'no'} |", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
