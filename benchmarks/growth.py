@@ -4,7 +4,7 @@ python benchmarks/growth.py --subjects features probe report --repeats 1
 
 Each size runs in a process of its own, one thread; its time is without imports, its peak memory
 without what the process had before. `exponent` is the slope of the fit of log(time) or of
-log(memory) over log(size): 1 is linear, 0 is constant.
+log(memory) over log(size): 1 is linear, 0 is constant. Less than 1 MB counts as 1 MB.
 """
 
 import argparse
@@ -130,7 +130,7 @@ def measure(subject: str, size: int) -> None:
 
 def exponent(sizes, values) -> float:
     """Slope of a straight line through the logarithms."""
-    x, y = [math.log(s) for s in sizes], [math.log(max(v, 1e-3)) for v in values]
+    x, y = [math.log(s) for s in sizes], [math.log(v) for v in values]
     middle, height = sum(x) / len(x), sum(y) / len(y)
     return sum((a - middle) * (b - height) for a, b in zip(x, y, strict=True)) / sum(
         (a - middle) ** 2 for a in x
@@ -163,9 +163,10 @@ def main(argv=None) -> None:
                 runs.append(tuple(map(float, done.stdout.split()[-2:])))
             found.append(min(runs))
         seconds, megabytes = zip(*found, strict=True)
+        counting = [max(m, 1.0) for m in megabytes]
         print(f"| {subject} | {', '.join(map(str, sizes))} {counted} | "
               f"{', '.join(f'{s:.2f}' for s in seconds)} | {exponent(sizes, seconds):.2f} | "
-              f"{', '.join(f'{m:.0f}' for m in megabytes)} | {exponent(sizes, megabytes):.2f} |",
+              f"{', '.join(f'{m:.0f}' for m in megabytes)} | {exponent(sizes, counting):.2f} |",
               flush=True)  # fmt: skip
 
 
