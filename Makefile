@@ -48,12 +48,10 @@ test: $(READY) ## run all tests
 test-fast: $(READY) ## run the tests that are not marked slow
 	$(BIN)/python -m pytest -m "not slow"
 
-lint: $(READY) ## check style and types
-
 bench: $(READY) ## measure speed against peers, quick form, into benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/run.py
 
-lint: $(READY) ## check style
+lint: $(READY) ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -13,7 +13,7 @@ def commands() -> dict[str, list[str]]:
         for path in sorted((ROOT / folder).rglob("*.py")):
             if '\nif __name__ == "__main__":' in path.read_text(encoding="utf-8"):
                 place = path.relative_to(ROOT)
-                module = ".".join(place.with_suffix("").parts)
+                module = ".".join(place.with_suffix("").parts).removesuffix(".__main__")
                 words = [str(place)] if folder == "tools" else ["-m", module]
                 found[words[-1]] = words
     return found
@@ -41,6 +41,7 @@ MISTAKES = {
         "--weights missing.pt --dataset digits --trials 0",
         "--weights missing.pt --dataset digits",
     ],
+    "robust_backbones": ["nothing"],
     "robust_backbones.zoo": ["show resnet50_l2_eps4"],
     "tools/attack_net.py": ["--config missing.yaml --steps 0", "--config missing.yaml"],
     "tools/check_data.py": ["mine=coco:missing:missing.json --list x"],
