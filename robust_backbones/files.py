@@ -33,7 +33,7 @@ def cache_dir() -> Path:
     return Path(os.environ.get("ROBUST_BACKBONES_CACHE") or f"{base}/robust_backbones").expanduser()
 
 
-def check_readable(path, fix: str) -> None:
+def check_readable(path: str | Path, fix: str) -> None:
     """For programs to call before they import what reads the file, which takes seconds.
 
     Raises:
