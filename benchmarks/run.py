@@ -164,8 +164,10 @@ def answer(question: Question, words: str) -> tuple[bool, str]:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         with open(f"{folder}/log", "w+") as log:
-            bad = question.before and start(question.before, folder, subprocess.DEVNULL)
-            bad = bad or start(words, folder, log)
+            bad = question.before and start(question.before, folder, log)
+            if not bad:
+                log.seek(0), log.truncate()  # the preparation is of interest where it fails
+                bad = start(words, folder, log)
             log.seek(0)
             output = log.read().strip()
     lines = [f"## {question.title}", f"Against {question.against}.",
