@@ -107,7 +107,7 @@ SUBJECTS = {  # name -> what is counted, the smallest size, what sets it up
     "features": ("images", 128, features),
     "probe": ("images", 500, probe),
     "plan": ("runs", 1000, plan),
-    "report": ("results", 32, report),
+    "report": ("results", 240, report),
     "coco": ("images", 300, coco),
     "annotations": ("images", 300, annotations),
 }
