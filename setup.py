@@ -32,13 +32,13 @@ setup(
     packages=find_packages(include=["robust_backbones*", "classification*"]),
     package_data={
         "robust_backbones": ["zoo.sha256", "py.typed"],
-        "classification": [
+        "classification": ["py.typed"],
+        "classification.reports": [
             "published.yaml",
             "report.html.jinja",
             "report.css",
             "report.js",
-            "py.typed",
-        ],  # fmt: skip
+        ],
     },
     # Detectron2 itself is not on this list: PyPI has no wheel of it. tools/install_detectron2.py
     # installs it; its needs stand here, in current versions.

@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from classification import attacks
-from classification.convolutions import FastWeightGradients
-from classification.folding import Twin
-from classification.learner import Learner
+from classification.learning.convolutions import FastWeightGradients
+from classification.learning.folding import Twin
+from classification.learning.learner import Learner
 from classification.models import Classifier
 
 EPS, STEPS, STEP_SIZE, LR = 1.0, 3, 2 / 3, 0.01

@@ -27,7 +27,7 @@ import torch  # noqa: E402
 from torchvision import transforms as tv  # noqa: E402
 
 from classification import datasets, transfer  # noqa: E402
-from classification.transfer_options import SGD  # noqa: E402
+from classification.transfers.transfer_options import SGD  # noqa: E402
 from robust_backbones import checkpoint  # noqa: E402
 
 

@@ -29,7 +29,8 @@ def features(size: int, folder: Path):
 
     import torch
 
-    from classification import features, sources
+    from classification import features
+    from classification.data import sources
     from classification.models import Classifier
 
     os.environ["ROBUST_BACKBONES_CACHE"] = str(folder)
@@ -54,7 +55,7 @@ def probe(size: int, folder: Path):
 
 
 def plan(size: int, folder: Path):
-    from classification import study_commands, study_file, study_report
+    from classification.studies import study_commands, study_file, study_report
 
     study_commands.COMMANDS["nothing"] = study_commands.Command(
         lambda options, place, gpus: [], lambda options: None, lambda name: False, (),
@@ -69,8 +70,8 @@ def plan(size: int, folder: Path):
 def report(size: int, folder: Path):
     import report as benchmark
 
-    from classification import exhibits, records
     from classification import report as command
+    from classification.reports import exhibits, records
 
     trials = max(1, size // 16)
     benchmark.simulate(folder / "results", 100, tasks=("cars", "dtd"), archs=benchmark.ARCHS[:2],

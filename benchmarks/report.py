@@ -23,11 +23,11 @@ sys.path[:0] = [str(ROOT)]
 
 import numpy as np  # noqa: E402
 
-from classification import transfer_options  # noqa: E402
-from classification.dataset_rows import SUITE  # noqa: E402
+from classification.data.dataset_rows import SUITE  # noqa: E402
 from classification.datasets import DATASETS  # noqa: E402
-from classification.protocols import MODES  # noqa: E402
-from classification.published import ARCHS, EPS  # noqa: E402
+from classification.reports.published import ARCHS, EPS  # noqa: E402
+from classification.transfers import transfer_options  # noqa: E402
+from classification.transfers.protocols import MODES  # noqa: E402
 from robust_backbones import results  # noqa: E402
 from robust_backbones.errors import UserError, user_errors  # noqa: E402
 
@@ -125,7 +125,8 @@ def _result(run: Path, task, mode, weights, arch, seed, accuracy) -> None:
 
 def measure(folder: Path, out: Path) -> None:
     """Print seconds (wall, and of the processor) of each step, and sizes."""
-    from classification import exhibits, records, report
+    from classification import report
+    from classification.reports import exhibits, records
 
     steps, last = [], [time.perf_counter(), time.process_time()]
 

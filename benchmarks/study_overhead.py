@@ -19,8 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-from classification import executors, study_commands, study_file  # noqa: E402
-from classification.study_queue import Queue  # noqa: E402
+from classification.studies import executors, study_commands, study_file  # noqa: E402
+from classification.studies.study_queue import Queue  # noqa: E402
 
 CODE = "import sys; open(sys.argv[1] + '/result.json', 'w').write('{\"metrics\": {}}')"
 

@@ -20,8 +20,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import torch  # noqa: E402
 from small_models import learning  # noqa: E402
 
-from classification.learner import Learner  # noqa: E402
-from classification.methods import METHODS  # noqa: E402
+from classification.learning.learner import Learner  # noqa: E402
+from classification.learning.methods import METHODS  # noqa: E402
 from classification.models import Classifier  # noqa: E402
 
 EPS = 0.5

@@ -14,12 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from classification.dataset_rows import DATASETS, METRICS, SUITE, Dataset
+from classification.data.dataset_rows import DATASETS, METRICS, SUITE, Dataset
 from robust_backbones.errors import UserError
 
 if TYPE_CHECKING:
-    from classification.shards import ShardSource
-    from classification.sources import Source
+    from classification.data.shards import ShardSource
+    from classification.data.sources import Source
 
 __all__ = ["DATA", "DATASETS", "METRICS", "SPLITS", "SUITE", "Dataset", "open_split", "place"]
 SPLITS = ("train", "val", "test")
@@ -57,7 +57,7 @@ def open_split(name: str, split: str, root: Path | str | None = None, *,
     if not 0 <= held_out < 1:
         raise UserError(f"{held_out} cannot be held out; choose a part in [0, 1).")
     if row.shards and root is not None:
-        from classification import shards
+        from classification.data import shards
 
         if shards.are_shards(root):
             if held_out:
@@ -110,7 +110,7 @@ def has_train(root: str | Path) -> bool:
 def _open(
     name: str, row: Dataset, split: str, root: str | Path | None, image_size: int | None
 ) -> Source:
-    from classification.sources import Source
+    from classification.data.sources import Source
 
     official = "train" if split == "val" else split
     images, labels, class_names = reader(row)(official, root)
@@ -153,7 +153,7 @@ def check_classes(name: str, row: Dataset, root: str | Path | None, found: int) 
 
 
 def _cut(source: Source, held_out: float, limit: int | None) -> Source:
-    from classification import sources
+    from classification.data import sources
 
     if held_out and source.split != "test":
         mask = sources.held_out(source.labels, held_out)
@@ -168,6 +168,6 @@ def _cut(source: Source, held_out: float, limit: int | None) -> Source:
 
 
 if __name__ == "__main__":
-    from classification.dataset_command import main
+    from classification.data.dataset_command import main
 
     main()

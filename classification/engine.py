@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from classification import distributed, metrics
+from classification import metrics
+from classification.learning import distributed
 from robust_backbones.errors import UserError
 from robust_backbones.stopping import Stopped, StopSignals
 

@@ -16,10 +16,10 @@ import torch
 import torchvision
 from torch import Tensor
 
-from classification import loader
-from classification.learner import PRECISIONS
+from classification.data import loader
+from classification.data.sources import Source
+from classification.learning.learner import PRECISIONS
 from classification.models import Classifier, backbone_digest
-from classification.sources import Source
 from robust_backbones.files import atomic, cache_dir, locked
 from robust_backbones.stopping import Stopped, StopSignals
 

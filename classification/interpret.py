@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 # torch, and what imports it, waits for `main`: --help is to come at once.
-from classification import interpret_options
+from classification.representations import interpret_options
 from robust_backbones import results
 from robust_backbones.errors import UserError, user_errors
 from robust_backbones.files import claimed, sha256
@@ -22,10 +22,10 @@ from robust_backbones.files import claimed, sha256
 if TYPE_CHECKING:
     import torch
 
-    from classification.interpret_plan import Plan
+    from classification.data.sources import Source
     from classification.models import Classifier
     from classification.progress import ProgressLine
-    from classification.sources import Source
+    from classification.representations.interpret_plan import Plan
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -43,7 +43,8 @@ def _run(args: argparse.Namespace) -> None:
     paths = [weights.resolve(each).absolute() for each in args.weights]
     paths = dict(zip(interpret_options.networks(args), paths, strict=True))
     judge_path = weights.resolve(args.judge).absolute() if hasattr(args, "judge") else None
-    from classification import engine, interpret_plan, models
+    from classification import engine, models
+    from classification.representations import interpret_plan
 
     source = _source(args)
     settings = _settings(args, paths, judge_path, source)
@@ -123,7 +124,8 @@ def _check_columns(args: argparse.Namespace, networks: dict) -> None:
 def _work(args: argparse.Namespace, plan: "Plan", networks: dict, judge: "Classifier | None",
           source: "Source | None", settings: dict, device: "torch.device") -> None:  # fmt: skip
     """Make all pictures, then write them and what they say."""
-    from classification import interpret_figure, interpret_plan, interpret_report, progress
+    from classification import progress
+    from classification.representations import interpret_figure, interpret_plan, interpret_report
 
     began = time.perf_counter()
     how = {name: settings[name] for name in ("eps", "steps", "step_size", "use_best")}
@@ -149,7 +151,7 @@ def _show(line: "ProgressLine", name: str, images: int, doing: str) -> None:
 def _write(args: argparse.Namespace, rows: dict, networks: dict, source: "Source | None",
            settings: dict, seconds: float) -> None:  # fmt: skip
     """Print and write the numbers; result.json comes last and marks the run as finished."""
-    from classification import interpret_report
+    from classification.representations import interpret_report
 
     print(interpret_report.table(rows))
     warnings = interpret_report.warnings(rows)

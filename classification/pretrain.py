@@ -12,7 +12,8 @@ import argparse
 from functools import partial
 from typing import TYPE_CHECKING
 
-from classification import datasets, pretrain_options
+from classification import datasets
+from classification.learning import pretrain_options
 
 # torch, and what imports it, waits for `main`: --help is to come at once.
 from robust_backbones import clone
@@ -21,10 +22,10 @@ from robust_backbones.errors import UserError, user_errors
 if TYPE_CHECKING:
     import torch
 
+    from classification.data.shards import ShardSource
+    from classification.data.sources import Source
+    from classification.learning.training import Training
     from classification.models import Classifier
-    from classification.shards import ShardSource
-    from classification.sources import Source
-    from classification.training import Training
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     with user_errors():
         datasets.place(args.dataset, getattr(args, "data", None))  # what is wrong most often
         settings = pretrain_options.settings(args)
-        from classification import launch
+        from classification.learning import launch
 
         with launch.processes(getattr(args, "device", None), args.deterministic) as device:
             work = partial(_train, args, settings, device)
@@ -41,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _train(args: argparse.Namespace, settings: dict, device: "torch.device") -> None:
-    from classification import distributed
+    from classification.learning import distributed
 
     started = (args.output / "checkpoint.pt").exists()
     if started and args.resume is None:
@@ -55,8 +56,8 @@ def _train(args: argparse.Namespace, settings: dict, device: "torch.device") -> 
 
 
 def _training(args: argparse.Namespace, settings: dict, device: "torch.device") -> "Training":
-    from classification.learner import Learner
-    from classification.pretraining import pretraining
+    from classification.learning.learner import Learner
+    from classification.learning.pretraining import pretraining
 
     where = dict(root=getattr(args, "data", None), image_size=settings["image_size"],
                  held_out=settings["held_out"])  # fmt: skip
@@ -70,7 +71,7 @@ def _training(args: argparse.Namespace, settings: dict, device: "torch.device") 
 
 
 def _check_batch(settings: dict) -> None:
-    from classification import distributed
+    from classification.learning import distributed
 
     pieces = distributed.world() * settings["accumulate"]
     if settings["batch_size"] % pieces or settings["batch_size"] < 2 * pieces:
@@ -85,7 +86,7 @@ def _model(settings: dict, source: "Source | ShardSource", device: "torch.device
     """The classifier with the seed's initial weights."""
     import torch
 
-    from classification import distributed
+    from classification.learning import distributed
     from classification.models import Classifier
 
     with torch.random.fork_rng(devices=[]):  # torch initialises layers from its global generator

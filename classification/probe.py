@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from classification.logistic import Images, solve_path
-from classification.neighbours import choose_neighbours, nearest
+from classification.transfers.logistic import Images, solve_path
+from classification.transfers.neighbours import choose_neighbours, nearest
 from robust_backbones.errors import UserError
 
 __all__ = ["PENALTIES", "Chosen", "Probes", "choose", "choose_neighbours", "few_shot", "fit",

@@ -46,7 +46,7 @@ def run(results: list[Path], out: Path, study: Path | None = None) -> Path:
     Raises:
         UserError: no results, or `out` holds something else.
     """
-    from classification import records
+    from classification.reports import records
 
     check(out)
     found, problems = records.read(results)
@@ -54,7 +54,7 @@ def run(results: list[Path], out: Path, study: Path | None = None) -> Path:
         more = f" {' '.join(problems[:3])}" if problems else ""
         raise UserError(f"no results in {', '.join(map(str, results))}; give folders that hold "
                         f"result.json files.{more}")  # fmt: skip
-    from classification import exhibits
+    from classification.reports import exhibits
 
     sections = exhibits.sections(found, study)
     page = write(sections, found, problems, out)
@@ -104,7 +104,7 @@ def write(sections: list, found: list, problems: list[str], out: Path) -> Path:
         found: the `records.Record` that the sections' values point to.
         problems: a sentence each, for the top of the page.
     """
-    from classification import report_page, report_runs
+    from classification.reports import report_page, report_runs
     from robust_backbones.files import atomic, claimed
 
     drawn = [figure for section in sections for figure in section.figures]
@@ -129,7 +129,7 @@ def write(sections: list, found: list, problems: list[str], out: Path) -> Path:
 
 def _figures(sections: list, across: str) -> tuple[dict[str, bytes], dict[str, str]]:
     """Their files, and what the page has of them."""
-    from classification import figures
+    from classification.reports import figures
 
     files, drawings = {}, {}
     for figure in (figure for section in sections for figure in section.figures):
@@ -141,7 +141,7 @@ def _figures(sections: list, across: str) -> tuple[dict[str, bytes], dict[str, s
 
 
 def _tables(sections: list) -> dict[str, bytes]:
-    from classification import tables
+    from classification.reports import tables
 
     return {
         f"tables/{section.name}.{ending}": form(section).encode()

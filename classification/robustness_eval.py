@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 # torch, and what imports it, waits for `main`: --help is to come at once.
-from classification import attack_plan, options
+from classification import options
 from classification.datasets import DATASETS
+from classification.evaluations import attack_plan
 from robust_backbones import results
 from robust_backbones.command_line import Parser
 from robust_backbones.errors import UserError, user_errors
 from robust_backbones.files import atomic, claimed, sha256
 
 if TYPE_CHECKING:
-    from classification.attack_plan import Attack
+    from classification.data.sources import Source
+    from classification.evaluations.attack_plan import Attack
     from classification.models import Classifier
-    from classification.sources import Source
 
 EPS = {"l2": [0.25, 0.5, 1.0], "linf": [2 / 255, 4 / 255, 8 / 255]}
 JOURNAL = "state.jsonl"
@@ -79,7 +80,8 @@ def _run(args: argparse.Namespace) -> None:
     from robust_backbones import weights
 
     path = weights.resolve(args.weights).absolute()  # absolute: never taken for a model's name
-    from classification import autoattack, datasets, engine, models
+    from classification import datasets, engine, models
+    from classification.evaluations import autoattack
 
     if args.autoattack:
         autoattack.package()  # a missing one is told of now, not after hours of PGD
@@ -150,7 +152,9 @@ def _check_classes(weights: str, model: "Classifier", source: "Source") -> None:
 def _attack(model: "Classifier", source: "Source", chosen: list[int], plan: "list[Attack]",
             args: argparse.Namespace, settings: dict) -> list:  # fmt: skip
     """Go through all images, on from where the folder's journal ends; the outcomes."""
-    from classification import loader, progress, robustness
+    from classification import progress
+    from classification.data import loader
+    from classification.evaluations import robustness
     from classification.journal import Journal
 
     journal = Journal(args.output / JOURNAL, settings)
@@ -173,7 +177,7 @@ def _write(
     args: argparse.Namespace, found: list, source: "Source", chosen: list[int], settings: dict
 ) -> None:
     """Draw, print and write it all; result.json comes last and marks the run as finished."""
-    from classification import robustness_report, sanity
+    from classification.evaluations import robustness_report, sanity
 
     rows = robustness_report.rows(found)
     warnings = sanity.warnings(found, source.classes)

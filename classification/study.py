@@ -23,9 +23,9 @@ from robust_backbones.errors import UserError, user_errors
 from robust_backbones.stopping import STOPPED, StopSignals
 
 if TYPE_CHECKING:
-    from classification.study_file import Run
-    from classification.study_queue import Queue
-    from classification.study_run import Outcome
+    from classification.studies.study_file import Run
+    from classification.studies.study_queue import Queue
+    from classification.studies.study_run import Outcome
 
 ACTIONS = {
     "run": "make what is missing, then show the table",
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse and do it. Exit codes as said above."""
     args = _parser().parse_args(argv)
     with user_errors():
-        from classification import study_file, study_report, study_run
+        from classification.studies import study_file, study_report, study_run
 
         runs = study_file.read(args.study, dict(args.set))
         for store in {run.store for run in runs if run.store}:
@@ -89,8 +89,8 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _work(args: argparse.Namespace, runs: list) -> None:
-    from classification import executors
-    from classification.study_queue import Queue
+    from classification.studies import executors
+    from classification.studies.study_queue import Queue
 
     if args.executor == "ray":
         executor = executors.Ray(args.address)

@@ -18,7 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from classification import options, transfer_options
+from classification import options
+from classification.transfers import transfer_options
 
 # torch, and what imports it, waits for `main`: --help is to come at once.
 from robust_backbones.errors import UserError, user_errors
@@ -26,8 +27,8 @@ from robust_backbones.errors import UserError, user_errors
 if TYPE_CHECKING:
     import torch
 
-    from classification.sources import Source
-    from classification.task import Task
+    from classification.data.sources import Source
+    from classification.transfers.task import Task
     from robust_backbones.checkpoint import Checkpoint
 
 AGAIN = "Give the same command to go on."
@@ -44,7 +45,7 @@ def _run(args: argparse.Namespace) -> None:
     from robust_backbones import weights
 
     path = weights.resolve(args.weights)
-    from classification import launch
+    from classification.learning import launch
     from robust_backbones import checkpoint
 
     found = checkpoint.read(path)
@@ -60,9 +61,9 @@ def _task(
     args: argparse.Namespace, settings: dict, found: "Checkpoint", device: "torch.device"
 ) -> "Task":
     """The data opened, and all checked that can be."""
-    from classification import distributed
-    from classification.task import Task
-    from classification.training import identity
+    from classification.learning import distributed
+    from classification.learning.training import identity
+    from classification.transfers.task import Task
 
     if distributed.world() > 1 and settings["probe"] != "sgd":
         raise UserError(f"--probe {settings['probe']} needs one process; start it without "
@@ -78,8 +79,8 @@ def _task(
 
 
 def _open(args: argparse.Namespace, settings: dict, split: str) -> "Source":
+    from classification.data.shards import ShardSource
     from classification.datasets import open_split
-    from classification.shards import ShardSource
 
     limit = settings["limit" if split == "train" else "test_limit"]
     source = open_split(args.dataset, split, getattr(args, "data", None),
@@ -99,7 +100,8 @@ def _folder(args: argparse.Namespace, settings: dict) -> Path:
 
 
 def _work(args: argparse.Namespace, task: "Task") -> None:
-    from classification import distributed, finetune, fixed_feature, transfer_result
+    from classification.learning import distributed
+    from classification.transfers import finetune, fixed_feature, transfer_result
 
     began = time.perf_counter()
     with task.signals.watched():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from classification import study_commands
+from classification.studies import study_commands
 
 # argv: folder, value, and what else the options say. Each start leaves a line in starts.txt.
 CODE = """

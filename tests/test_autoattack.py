@@ -7,9 +7,9 @@ import pytest
 import torch
 from small_models import digits, trained
 
-from classification import attack_plan, robustness
-from classification.attack_plan import Attack
-from classification.autoattack import autoattack
+from classification.evaluations import attack_plan, robustness
+from classification.evaluations.attack_plan import Attack
+from classification.evaluations.autoattack import autoattack
 
 pyautoattack = pytest.importorskip("pyautoattack")
 

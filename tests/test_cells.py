@@ -6,9 +6,9 @@ import pytest
 from result_records import transfer
 from test_exhibits import grid, named, row, rows
 
-from classification import cells, published, records
-from classification.dataset_rows import SUITE
-from classification.records import Record
+from classification.data.dataset_rows import SUITE
+from classification.reports import cells, published, records
+from classification.reports.records import Record
 
 
 def test_protocols_stand_apart_and_clean_comes_first():

@@ -8,9 +8,10 @@ import pytest
 import torch
 from small_data import CLASSES, write_tree
 
-from classification import loader, transforms
+from classification import transforms
+from classification.data import loader
+from classification.data.sources import Source
 from classification.datasets import open_split
-from classification.sources import Source
 from robust_backbones.errors import UserError
 
 

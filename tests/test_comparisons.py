@@ -7,7 +7,9 @@ import pytest
 import torch
 from result_records import transfer
 
-from classification import comparisons, metrics, predictions, records, statistics
+from classification import metrics
+from classification.reports import comparisons, records, statistics
+from classification.transfers import predictions
 
 
 def runs(tmp_path, task, levels, *, seeds=(0, 1, 2), images=150, files=True):

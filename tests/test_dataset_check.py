@@ -9,8 +9,9 @@ import pytest
 from miniature_tasks import TASKS, picture, use
 from PIL import Image
 
-from classification import dataset_check, datasets
-from classification.dataset_command import main
+from classification import datasets
+from classification.data import dataset_check
+from classification.data.dataset_command import main
 from classification.datasets import DATASETS
 
 RNG = np.random.default_rng(5)
@@ -161,7 +162,7 @@ def test_progress_is_shown(tree, monkeypatch, capsys):
 
 def test_shards_are_counted_only(tree, monkeypatch, tmp_path):
     pytest.importorskip("webdataset")
-    from classification.shard_writer import write_shards
+    from classification.data.shard_writer import write_shards
 
     write_shards(tree, tmp_path / "shards", 6)
     report = dataset_check.check("folder", tmp_path / "shards")

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from classification import distributed
 from classification.datasets import open_split
+from classification.learning import distributed
 
 HERE = Path(__file__).resolve().parent
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}

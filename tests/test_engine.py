@@ -11,7 +11,7 @@ from torch import nn
 
 from classification import engine
 from classification.attacks import pgd
-from classification.learner import Learner
+from classification.learning.learner import Learner
 from robust_backbones.errors import UserError
 from robust_backbones.stopping import Stopped, StopSignals
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from result_records import detection, pretraining, transfer
 
-from classification import exhibits, published, records, study_file
-from classification.dataset_rows import SUITE
-from classification.records import Record
-from classification.sections import Value
+from classification.data.dataset_rows import SUITE
+from classification.reports import exhibits, published, records
+from classification.reports.records import Record
+from classification.reports.sections import Value
+from classification.studies import study_file
 
 MODES = ("fixed-feature", "full-network")
 
@@ -158,8 +159,8 @@ def test_own_networks_are_matched_with_their_pretraining():
 
 
 def test_own_networks_are_matched_by_the_digest_of_their_file(tmp_path):
-    from classification.exhibit_parts import Results
-    from classification.exhibit_sources import Sources
+    from classification.reports.exhibit_parts import Results
+    from classification.reports.exhibit_sources import Sources
     from robust_backbones.files import sha256
 
     (tmp_path / "checkpoint.pt").write_bytes(b"weights")

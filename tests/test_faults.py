@@ -21,10 +21,12 @@ from test_pretrain import FEW
 from test_trainer import overrides
 from transfer_runs import TINY, write_network
 
-from classification import pretrain, study, study_file, training, transfer
-from classification.executors import Local
+from classification import pretrain, study, transfer
 from classification.journal import Journal
-from classification.study_queue import Queue, state
+from classification.learning import training
+from classification.studies import study_file
+from classification.studies.executors import Local
+from classification.studies.study_queue import Queue, state
 from robust_backbones import checkpoint, results, weights
 from robust_backbones.detection import config, digit_scenes, loader, own_data
 from robust_backbones.errors import UserError, user_errors
@@ -209,7 +211,7 @@ def test_runs_that_fail_without_a_note_are_not_started_for_ever(tmp_path, monkey
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("classification.study_run._note", full)
+    monkeypatch.setattr("classification.studies.study_run._note", full)
     queue = Queue(runs, Local(1, 0), attempts=3, pause=0.01)
     assert queue.work() and list(queue.failed.values()) == ["not yet"]
     assert len((runs[0].folder / "starts.txt").read_text().split()) == 3
@@ -346,7 +348,7 @@ def test_a_download_that_is_killed_is_continued(host, empty_cache):
 
 
 def test_notes_of_a_study_behind_a_torn_one_are_read(tmp_path, monkeypatch):
-    from classification import study_run
+    from classification.studies import study_run
 
     notes = tmp_path / "attempts.jsonl"
     notes.write_text('{"state": "failed", "code": 1, "error": "a"}\n{"sta')

@@ -7,7 +7,8 @@ import pytest
 import torch
 from conftest import random_network
 
-from classification import features, loader
+from classification import features
+from classification.data import loader
 from classification.datasets import open_split
 from classification.models import Classifier
 from robust_backbones.stopping import Stopped, StopSignals

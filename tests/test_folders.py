@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from small_data import CLASSES, pixels, write_tar, write_tree
 
-from classification import decoded
+from classification.data import decoded
 from classification.datasets import DATASETS, open_split
 from robust_backbones.errors import UserError
 

@@ -9,9 +9,10 @@ from conftest import random_network
 from small_models import learning
 from torch import nn
 
-from classification import attacks, folding
-from classification.folding import Twin
-from classification.learner import Learner
+from classification import attacks
+from classification.learning import folding
+from classification.learning.folding import Twin
+from classification.learning.learner import Learner
 from classification.models import Normalize
 from robust_backbones.zoo import ARCHS, RESNETS
 

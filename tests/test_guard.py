@@ -2,7 +2,7 @@
 
 import pytest
 
-from classification import guard
+from classification.learning import guard
 
 COLLAPSED = [  # guard's accuracies, whether the last is a collapse
     ([50, 48, 52, 20], True),

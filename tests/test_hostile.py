@@ -19,22 +19,12 @@ from miniature_tasks import python2
 from PIL import Image
 from small_data import CLASSES
 
-from classification import (
-    cifar,
-    dataset_fetch,
-    decoded,
-    indexes,
-    official,
-    records,
-    report_runs,
-    shards,
-    sources,
-    study_file,
-    tables,
-)
+from classification.data import cifar, dataset_fetch, decoded, indexes, official, shards, sources
 from classification.datasets import DATASETS, open_split
-from classification.sections import Column, Section
-from classification.study_storage import Store
+from classification.reports import records, report_runs, tables
+from classification.reports.sections import Column, Section
+from classification.studies import study_file
+from classification.studies.study_storage import Store
 from robust_backbones import checkpoint, zoo
 from robust_backbones.detection import (
     annotations,

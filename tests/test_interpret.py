@@ -13,11 +13,12 @@ from conftest import random_network
 from PIL import Image
 from small_data import write_tree
 
-from classification import interpret, interpret_options, interpret_plan, options, representation
+from classification import interpret, options
+from classification.data.shard_writer import write_shards
 from classification.datasets import open_split
-from classification.interpret_report import warnings
 from classification.models import load_classifier
-from classification.shard_writer import write_shards
+from classification.representations import interpret_options, interpret_plan, representation
+from classification.representations.interpret_report import warnings
 from robust_backbones.files import sha256
 
 FEW = ["--dataset", "digits", "--classes", "3", "0", "--units", "7", "--images", "3", "--steps",

@@ -8,8 +8,8 @@ import torch
 from small_models import blobs, learning
 from torch import nn
 
-from classification.learner import Learner, NotFinite, seed_of
-from classification.methods import METHODS
+from classification.learning.learner import Learner, NotFinite, seed_of
+from classification.learning.methods import METHODS
 
 
 def network(seed=0, norm=True):

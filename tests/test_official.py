@@ -9,7 +9,7 @@ import pytest
 import torchvision.datasets as tv
 from miniature_tasks import FIRST, TASKS, use
 
-from classification import official
+from classification.data import official
 from classification.datasets import DATASETS, SUITE, open_split, reader
 from robust_backbones.errors import UserError
 

@@ -11,19 +11,13 @@ import pytest
 import torch
 from small_data import write_tree
 
-from classification import (
-    attacks,
-    engine,
-    learner,
-    loader,
-    methods,
-    pretrain,
-    pretrain_options,
-)
+from classification import attacks, engine, pretrain
 from classification import transforms as tf
+from classification.data import loader
+from classification.data.shard_writer import write_shards
 from classification.datasets import DATASETS, open_split
+from classification.learning import learner, methods, pretrain_options
 from classification.models import load_classifier
-from classification.shard_writer import write_shards
 from robust_backbones import checkpoint
 from robust_backbones.stopping import STOPPED
 

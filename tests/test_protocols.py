@@ -2,7 +2,7 @@
 
 import pytest
 
-from classification import protocols
+from classification.transfers import protocols
 from robust_backbones.errors import UserError
 
 CLEAN = dict(normalisation="weights", batchnorm="frozen", probe="logistic", selection="validation")

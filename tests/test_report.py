@@ -12,7 +12,8 @@ import pytest
 import report_parts
 import yaml
 
-from classification import report, study_file
+from classification import report
+from classification.studies import study_file
 
 LEVELS = ("0", "0.1", "3")
 

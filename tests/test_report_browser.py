@@ -4,8 +4,8 @@ import browser
 import pytest
 import report_parts
 
-from classification import figures, records, report_page, report_runs
-from classification.sections import Section
+from classification.reports import figures, records, report_page, report_runs
+from classification.reports.sections import Section
 
 ROWS = """return Array.from(document.querySelectorAll('#table1 .sortable tbody tr'),
     row => row.cells[0].textContent.trim()[0])"""

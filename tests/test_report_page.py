@@ -12,9 +12,9 @@ import pytest
 import report_parts
 from PIL import Image
 
-from classification import figures, records, report_page, report_runs
-from classification.report_runs import Runs
-from classification.sections import Column, Section
+from classification.reports import figures, records, report_page, report_runs
+from classification.reports.report_runs import Runs
+from classification.reports.sections import Column, Section
 
 NONE = Runs([], {}, [], 0)
 

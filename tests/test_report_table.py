@@ -5,9 +5,9 @@ import math
 import pytest
 import report_parts
 
-from classification import report_table
-from classification.report_table import Cell
-from classification.sections import Column, Section, Value
+from classification.reports import report_table
+from classification.reports.report_table import Cell
+from classification.reports.sections import Column, Section, Value
 
 
 @pytest.mark.parametrize(

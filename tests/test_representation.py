@@ -12,7 +12,7 @@ from small_models import convolutional, data, norm
 from torch import nn
 
 from classification.models import Classifier
-from classification.representation import (
+from classification.representations.representation import (
     KINDS,
     correlation,
     features,

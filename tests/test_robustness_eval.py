@@ -14,10 +14,11 @@ from conftest import random_network
 from small_data import write_tree
 from small_models import digits, trained
 
-from classification import attack_plan, attacks, engine, robustness, robustness_eval
-from classification import robustness_report as report
-from classification.attack_plan import Attack
-from classification.shard_writer import write_shards
+from classification import attacks, engine, robustness_eval
+from classification.data.shard_writer import write_shards
+from classification.evaluations import attack_plan, robustness
+from classification.evaluations import robustness_report as report
+from classification.evaluations.attack_plan import Attack
 
 FEW = ["--dataset", "digits", "--images", "10", "--batch-size", "4", "--steps", "2", "--eps",
        "0.5", "1", "--device",

@@ -11,9 +11,10 @@ import torch
 from conftest import random_network
 from torch import nn
 
-from classification import attacks, representation
-from classification.learner import Learner
+from classification import attacks
+from classification.learning.learner import Learner
 from classification.models import Classifier, load_classifier
+from classification.representations import representation
 from robust_backbones import checkpoint, export
 
 

@@ -5,9 +5,9 @@ import torch
 from small_models import digits, trained
 from torch import nn
 
-from classification import attack_plan, robustness, sanity
-from classification.attack_plan import Attack
-from classification.robustness import Outcome
+from classification.evaluations import attack_plan, robustness, sanity
+from classification.evaluations.attack_plan import Attack
+from classification.evaluations.robustness import Outcome
 
 RADII = {"l2": [0.5, 1.0], "linf": [8 / 255, 0.1]}
 

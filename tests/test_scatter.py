@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from classification import scatter, statistics
+from classification.reports import scatter, statistics
 
 RNG = np.random.default_rng
 

@@ -14,9 +14,9 @@ import webdataset
 from PIL import Image
 from small_data import CLASSES, write_tree
 
-from classification import loader, shards
+from classification.data import loader, shards
+from classification.data.shard_writer import write_shards
 from classification.datasets import DATASETS, open_split
-from classification.shard_writer import write_shards
 from robust_backbones.errors import UserError
 
 TOOL = Path(__file__).resolve().parent.parent / "tools" / "make_shards.py"

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from study_runs import alive, allow, starts, toy, write
 
-from classification import study, study_file, study_report, study_run
-from classification.executors import Local
-from classification.study_queue import Queue, state
-from classification.study_run import BUSY, FAILED, FINISHED, INTERRUPTED, Outcome
+from classification import study
+from classification.studies import study_file, study_report, study_run
+from classification.studies.executors import Local
+from classification.studies.study_queue import Queue, state
+from classification.studies.study_run import BUSY, FAILED, FINISHED, INTERRUPTED, Outcome
 
 
 @pytest.fixture(autouse=True)

@@ -15,11 +15,12 @@ import torch
 from small_models import learning
 from torch import nn
 
-from classification import engine, guard
+from classification import engine
 from classification.datasets import open_split
-from classification.learner import Learner
-from classification.pretraining import pretraining
-from classification.training import Training
+from classification.learning import guard
+from classification.learning.learner import Learner
+from classification.learning.pretraining import pretraining
+from classification.learning.training import Training
 from robust_backbones.errors import UserError
 from robust_backbones.files import claimed
 from robust_backbones.stopping import Stopped

@@ -13,7 +13,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from transfer_runs import FAST, TINY, run, table, write_network
 
-from classification import loader, metrics, transfer
+from classification import metrics, transfer
+from classification.data import loader
 from classification.datasets import open_split
 from classification.models import load_classifier
 from robust_backbones import checkpoint

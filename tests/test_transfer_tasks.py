@@ -7,7 +7,7 @@ import pytest
 from transfer_runs import write_network
 
 from classification import transfer
-from classification.dataset_rows import DATASETS
+from classification.data.dataset_rows import DATASETS
 
 OFFICIAL = [(name, "official") for name in miniature_tasks.TASKS]
 FOLDERS = [(name, "folders") for name in ("aircraft", "birdsnap", "sun397")]

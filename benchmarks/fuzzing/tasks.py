@@ -12,7 +12,8 @@ from fuzzing.cases import Seed, json_seed
 from fuzzing.mutations import as_json
 from PIL import Image
 
-from classification import cifar, datasets, decoded, official, shards
+from classification import datasets
+from classification.data import cifar, decoded, official, shards
 
 _TASKS = ("aircraft", "birdsnap", "caltech101", "cars", "dtd", "flowers", "food", "pets", "sun397",
           "cifar10")  # fmt: skip

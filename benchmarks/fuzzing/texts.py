@@ -8,7 +8,7 @@ import report_parts
 from fuzzing.cases import Seed, json_seed
 from fuzzing.mutations import as_json, change, nested
 
-from classification import exhibits, records, report_runs
+from classification.reports import exhibits, records, report_runs
 from robust_backbones import results
 from robust_backbones.errors import UserError
 

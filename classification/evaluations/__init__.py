@@ -1,0 +1,1 @@
+"""How robust accuracy is measured, and doubted."""

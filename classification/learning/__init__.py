@@ -1,0 +1,1 @@
+"""How networks are trained: methods, recipes, steps, processes, speed."""

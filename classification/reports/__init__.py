@@ -1,0 +1,1 @@
+"""From results to statistics, exhibits, figures and pages."""

@@ -1,0 +1,1 @@
+"""What representations hold: the parts of `classification.interpret`."""

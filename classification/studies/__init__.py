@@ -1,0 +1,1 @@
+"""Many runs: study files, their queue, and where runs happen."""

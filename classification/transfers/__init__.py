@@ -1,0 +1,1 @@
+"""How transfer is measured: protocols, fixed features, fine-tuning, probes."""
