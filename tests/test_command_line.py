@@ -65,3 +65,16 @@ def test_the_package_lists_its_commands():
         f"classification.{f.stem}" for f in files if '__name__ == "__main__"' in f.read_text()
     }
     assert listed == runnable
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["pretrain", "--output", "x", "--steps", "0"], "argument --steps: '0' is not"),
+        (["pretrian"], "command 'pretrian' is unknown; one of: pretrain, "),
+    ],
+)
+def test_the_package_runs_its_commands(words, message):
+    call = [sys.executable, "-m", "classification", *words]
+    done = subprocess.run(call, capture_output=True, text=True)
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1

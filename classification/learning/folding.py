@@ -2,7 +2,7 @@
 
 In eval mode, a BatchNorm behind a convolution is a scale and a shift per channel, which the
 convolution's weights can carry. Weights do not change during an attack: folding and packing them
-once per batch saves work in each of its steps. See docs/SPEED.md for what that is worth.
+once per batch saves work in each of its steps. See docs/SPEED_TRAINING.md for what that is worth.
 """
 
 import copy

@@ -86,7 +86,7 @@ class Learner:
         if settings["ema"]:
             average = get_ema_multi_avg_fn(settings["ema"])
             self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-        # Measured on CPUs, in float32, only: docs/SPEED.md.
+        # Measured on CPUs, in float32, only: docs/SPEED_TRAINING.md.
         self.fast = self.device.type == "cpu" and self.dtype is None and not settings["compile"]
         self.twin = Twin(model) if self.fast and self.method.attacks else None
         self.attacked = torch.compile(model) if settings["compile"] else model
