@@ -6,6 +6,8 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 # HASHES=no: the versions of requirements.lock from any index, whose files may be other ones.
 HASHES ?= yes
+# A file's tests share what they set up, so that they stay together.
+SPREAD := -n auto --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lock demo docs test test-fast bench lint format clean
@@ -42,11 +44,11 @@ docs: $(READY) ## write the documentation's site, output/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo output/site/index.html
 
-test: $(READY) ## run all tests
-	$(BIN)/python -m pytest
+test: $(READY) ## run all tests, on all cores; TESTS=tests/test_zoo.py runs some
+	$(BIN)/python -m pytest $(SPREAD) $(TESTS)
 
 test-fast: $(READY) ## run the tests that are not marked slow
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(SPREAD) -m "not slow" $(TESTS)
 
 bench: $(READY) ## measure speed against peers, quick form, into benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/run.py

@@ -85,6 +85,7 @@ setup(
         # The paper's own library and timm: our files and networks are tested against theirs.
         "dev": [
             "pytest",
+            "pytest-xdist",  # tests on several cores
             "mypy",
             "types-pyyaml",
             "types-tabulate",

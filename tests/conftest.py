@@ -3,6 +3,10 @@
 import os
 import tempfile
 
+# Several workers with several threads each get in each other's way, many times slower.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 
