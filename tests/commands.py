@@ -22,7 +22,7 @@ def commands() -> dict[str, list[str]]:
 # Command -> a wrong value, then, where the command takes a file, one that is not there. OUT is a
 # new folder. check_data.py looks for files by Detectron2's readers alone, after their seconds.
 MISTAKES = {
-    "classification": [],  # it only lists
+    "classification": ["nothing"],
     "classification.datasets": ["check nothing", "fetch cifar10 --root"],
     "classification.interpret": [
         "--weights missing.pt --dataset nothing --output OUT",

@@ -24,6 +24,7 @@ def main(rank: int, world_size: int, file: str) -> None:
         evaluator = build_evaluator(get_cfg(), name, f"{file}_{name}")
         found[name] = evaluate(evaluator, inputs[share], predicted[share])
     print(json.dumps(found))
+    dist.barrier()  # who leaves early takes the others' connections along
     dist.destroy_process_group()
 
 

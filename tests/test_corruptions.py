@@ -102,7 +102,7 @@ def test_what_cannot_be_corrupted(photo, size, kind, severity, message):
 def test_an_absent_package_is_told_of_before_any_work(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, "imagecorruptions", None)
     with pytest.raises(SystemExit) as stop:
-        corrupt_net.main(["--config", "nothing.yaml"])
+        corrupt_net.main(["--config", "digits_mask_rcnn_robust.yaml"])
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert "install it: pip install numba && pip install --no-deps imagecorruptions-imaug" in error
