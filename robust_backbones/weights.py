@@ -264,6 +264,7 @@ def _from_hub(repo: str, file: str, revision: str | None) -> Path:
     """Through the hub's client and its cache, mirrors, tokens and offline switch."""
     from huggingface_hub import hf_hub_download  # takes half a second to import
 
+    logging.getLogger("huggingface_hub.utils._http").addFilter(_retry_in_words)
     for attempt in range(1, download.ATTEMPTS + 1):
         try:
             return Path(hf_hub_download(repo_id=repo, filename=file, revision=revision))
@@ -273,6 +274,14 @@ def _from_hub(repo: str, file: str, revision: str | None) -> Path:
                 raise DownloadError(_hub_reason(error, repo, file)) from None
             time.sleep(download.BACKOFF * 2 ** (attempt - 1))
     raise AssertionError("the loop returns or raises")
+
+
+def _retry_in_words(record: logging.LogRecord) -> bool:
+    """Of the two lines that the hub's client logs at each retry, one, that says what is going on."""
+    text = record.getMessage()
+    if text.startswith("Retrying in"):
+        record.msg, record.args = f"{_endpoint()} does not answer. {text}", ()
+    return "thrown while requesting" not in text
 
 
 def _hub_reason(error: Exception, repo: str, file: str) -> str:

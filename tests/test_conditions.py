@@ -1,6 +1,7 @@
 """The runner for changed images: right scores, the change applied, rows kept and taken up again."""
 
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -86,6 +87,28 @@ def test_the_change_is_what_is_scored_and_all_batches_are_recorded(tmp_path, siz
     assert sum(ticks) == 36 and len(ticks) == len(row["records"]) == -(-12 // size)
     seen = sum(len(item["annotations"]) for _, item in items[6:])
     assert row["detections"] == seen
+
+
+UNREADABLE = {
+    "cannot be read as an image .No such file or directory.; replace it": FileNotFoundError(
+        2, "No such file or directory"
+    ),
+    "an image is 20 x 20 pixels": UserError("an image is 20 x 20 pixels; leave it out."),
+}
+
+
+def fail(error, number, item):
+    raise error
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("message", UNREADABLE)
+def test_an_image_that_cannot_be_used_is_named(tmp_path, message, workers):
+    items = subset.choose(COCO, 2, seed=0)
+    condition = Condition("clean", partial(fail, UNREADABLE[message]))
+    with pytest.raises(UserError, match=message) as told:
+        measured(condition, items, tmp_path, workers=workers)
+    assert "Traceback" not in str(told.value)
 
 
 @pytest.fixture

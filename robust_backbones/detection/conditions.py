@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from robust_backbones import results
 from robust_backbones.detection import subset
 from robust_backbones.detection.evaluation import build_evaluator
+from robust_backbones.detection.loader import CheckedLoader, CheckedMapper
 from robust_backbones.detection.subject import Subject, load_model
 from robust_backbones.detection.subset import Item
 from robust_backbones.errors import UserError
@@ -107,13 +109,16 @@ def measure(model: nn.Module, items: list[Item], condition: Condition, evaluator
         evaluator: a Detectron2 `DatasetEvaluator` of a data set with just these items.
         workers: processes that load images.
         tick: is told of each batch's cost.
+
+    Raises:
+        UserError: an image is gone, damaged, or of another size than its annotations say.
     """
     started, records, detections = time.perf_counter(), [], 0
     evaluator.reset()
     loader = DataLoader(
         _Loaded(items, condition.load), batch_size, num_workers=workers, collate_fn=list,
         generator=torch.Generator())  # fmt: skip  # else it draws from the global one
-    for batch in loader:
+    for batch in CheckedLoader(loader):
         size = len(batch)
         if condition.change is not None:
             batch, record = condition.change(model, batch)
@@ -153,7 +158,8 @@ class _Loaded(Dataset):
         return len(self._items)
 
     def __getitem__(self, index: int) -> dict:
-        return self._load(*self._items[index])
+        number, item = self._items[index]
+        return CheckedMapper(partial(self._load, number))(item)
 
 
 def in_words(row: dict) -> str:

@@ -48,7 +48,7 @@ def build_train_loader(cfg: CfgNode) -> "TrainLoader":
     )
     return TrainLoader(
         dicts,
-        _Mapper(DatasetMapper(cfg, is_train=True)),
+        CheckedMapper(DatasetMapper(cfg, is_train=True)),
         _sampler(cfg, dicts),
         batch_size=cfg.SOLVER.IMS_PER_BATCH // parts,
         group=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
@@ -59,7 +59,7 @@ def build_train_loader(cfg: CfgNode) -> "TrainLoader":
 
 def build_test_loader(cfg: CfgNode, name: str) -> "CheckedLoader":
     """Detectron2's test loader of a data set; see `CheckedLoader`."""
-    mapper = _Mapper(DatasetMapper(cfg, is_train=False))
+    mapper = CheckedMapper(DatasetMapper(cfg, is_train=False))
     return CheckedLoader(build_detection_test_loader(cfg, name, mapper=mapper))
 
 
@@ -106,15 +106,17 @@ class _Mistake(str):
     """A `UserError`'s message on its way out of a worker, where it would grow a traceback."""
 
 
-class _Mapper:
-    """A mapper that gives a `_Mistake` for an image that is gone or broken."""
+class CheckedMapper:
+    """A mapper that gives a `_Mistake` for an image that is gone, broken or refused."""
 
-    def __init__(self, mapper: DatasetMapper):
+    def __init__(self, mapper: Callable[[dict], dict]):
         self._mapper = mapper
 
     def __call__(self, item: dict) -> "dict | _Mistake":
         try:
             return self._mapper(item)
+        except UserError as error:
+            return _Mistake(error)
         except (OSError, SyntaxError, SizeMismatchError, DecompressionBombError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             return _Mistake(f"{item['file_name']} cannot be read as an image ({reason}); replace "
