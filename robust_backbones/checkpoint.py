@@ -24,6 +24,8 @@ from robust_backbones.networks import COUNTER, build_network, recognise
 
 __all__ = ["FORMAT", "FORMAT_VERSION", "Checkpoint", "build_network", "load_file", "read", "save"]
 
+SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors", ".pkl")  # usual ones; others are read as well
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -251,6 +253,8 @@ def _not_a_checkpoint(path: Path, head: bytes) -> str:
         return f"{path} is empty; fetch it again."
     if head.lstrip()[:1] == b"<":
         return f"{path} is an HTML page, not a checkpoint; the link it came from has died."
+    if path.suffix not in SUFFIXES:
+        return f"{path} is no checkpoint of a known kind ({', '.join(SUFFIXES)}), or it is cut off."
     size = path.stat().st_size
     return f"{path} is not a complete checkpoint ({size} bytes); fetch it again."
 

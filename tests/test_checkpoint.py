@@ -265,6 +265,13 @@ def test_bad_bytes_are_refused_by_name(tmp_path, resnet18_file, case, suffix):
         checkpoint.read(path)
 
 
+@pytest.mark.parametrize("name", ["README.md", "photo.png", "weights"])
+def test_a_file_of_another_kind_is_no_broken_checkpoint(tmp_path, name):
+    (tmp_path / name).write_text("# A heading\n")
+    with pytest.raises(UserError, match=f"{name} is no checkpoint of a known kind .*safetensors"):
+        checkpoint.read(tmp_path / name)
+
+
 @pytest.mark.parametrize("at", [0, 0.1, 0.5, 0.9, 0.99])
 def test_flipped_bits_are_noticed(tmp_path, resnet18_file, at):
     path = tmp_path / "a.pth"
