@@ -21,6 +21,7 @@ from robust_backbones.download import DownloadError
 from robust_backbones.errors import UserError
 from robust_backbones.files import cache_dir, locked, sha256
 
+CHECKPOINTS = ("checkpoint.pt", "model_final.pth")  # what runs of ours leave in their folder
 MIRROR = "ROBUST_BACKBONES_MIRROR"
 _HUB = "https://huggingface.co"
 
@@ -120,6 +121,9 @@ def _source(text: str) -> _Source | Path:
             return path
         if scheme:
             raise
+        if path.is_dir():
+            within = next((p.name for p in map(path.joinpath, CHECKPOINTS) if p.is_file()), "FILE")
+            raise UserError(f"{text} is a folder; give a file in it: {path / within}.") from None
         raise UserError(f"the file '{text}' does not exist, and {error}") from None
 
 

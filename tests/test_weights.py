@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -63,6 +64,14 @@ def test_wrong_sources_are_refused_at_once(source, message):
         weights.resolve(source)
     assert message in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "model_final.pth", None])
+def test_a_folder_in_place_of_its_file(tmp_path, name):
+    if name:
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=f"is a folder; give a file in it: .*/{name or 'FILE'}"):
+        weights.resolve(tmp_path)
 
 
 def test_a_path_stays_a_path(tmp_path, monkeypatch):
@@ -230,6 +239,13 @@ def test_a_passing_fault_of_the_hub_is_retried(tmp_path, monkeypatch):
     assert weights.resolve(UNKNOWN) == tmp_path / "net"
     asked = {"repo_id": zoo.HUB_REPO, "filename": f"{UNKNOWN}.ckpt", "revision": zoo.HUB_REVISION}
     assert tries == [asked] * 3
+    # What the client itself logs at a retry: one line, which says what is going on.
+    from huggingface_hub.utils import _http
+
+    said = ("'[Errno -2]' thrown while requesting HEAD https://x", "Retrying in 4s [Retry 3/5].")
+    records = [logging.LogRecord("", logging.WARNING, "", 0, text, (), None) for text in said]
+    shown = [record.getMessage() for record in records if _http.logger.filter(record)]
+    assert shown == ["https://huggingface.co does not answer. Retrying in 4s [Retry 3/5]."]
 
 
 def test_offline_without_the_file(tmp_path):
