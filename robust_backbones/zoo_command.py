@@ -40,8 +40,9 @@ def _shown(value: float | None, form: str = "g") -> str:
 
 
 def _list(args: argparse.Namespace) -> None:
+    models = select(args.arch, args.norm)
     print(f"{'name':28} {'arch':18} {'norm':5} {'eps':8} {'top-1 %':>7} {'MB':>5}")
-    for m in select(args.arch, args.norm):
+    for m in models:
         row = f"{m.name:28} {m.arch:18} {m.constraint:5} {m.eps_shown:8}"
         print(f"{row} {_shown(m.accuracy, '.2f'):>7} {_shown(m.size_mb):>5}")
 
@@ -77,10 +78,12 @@ def _fetch(args: argparse.Namespace) -> None:
 def _verify(args: argparse.Namespace) -> None:
     from robust_backbones import weights
 
-    bad = 0
-    for source, state, text in weights.verify(args.names):
+    bad = count = 0
+    for count, (source, state, text) in enumerate(weights.verify(args.names), start=1):
         print(f"{state:5}{source}  {text}", flush=True)
         bad += state == "BAD"
+    if not count:
+        print("no file was fetched yet")
     if bad:
         raise UserError(f"{bad} cached {'files were' if bad > 1 else 'file was'} bad; see above.")
 
