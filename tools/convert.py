@@ -48,6 +48,8 @@ def parse(argv=None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not args.target and not (args.inspect or args.dry_run):
         parser.error("TARGET is missing; give the file to write, or --inspect or --dry-run")
+    if args.target and args.inspect:
+        parser.error(f"--inspect looks at one file and writes none; leave '{args.target}' out")
     return args
 
 
