@@ -111,6 +111,7 @@ MISTAKES = [
     (row(), ("--areas", "16", "0"), "must be at least two numbers that increase"),
     (row(), ("--annotations", "absent.json"), "cannot read absent.json: No such file"),
     (row(), ("--dataset", "nothing"), "data set 'nothing' is not registered; known: "),
+    (row(), ("--dataset", "coco_2017_vall"), "is not registered; known: coco_2017_val, "),
     (row(), ("--dataset", "voc_2007_test"), "data set 'voc_2007_test' needs "),
     ([], ("--dataset", "digit_scenes_voc_val", "--tasks", "segm"), "only task 'bbox'"),
     (row(), ("--csv", "/dev/null/x"), "cannot write /dev/null/x"),

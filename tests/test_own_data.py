@@ -160,7 +160,7 @@ def test_a_turned_photo_is_told_of_and_its_size_is_right(tmp_path, turn, kind):
 
 BROKEN = [
     ("{", "is not a COCO annotation file"),
-    ("[]", "is not a COCO annotation file"),
+    ("[]", "it holds no object with 'images'"),
     ('{"images": [], "annotations": []}', "it lacks 'categories'"),
     ('{"images": [], "annotations": [], "categories": []}', "lists no categories"),
 ]
@@ -173,7 +173,14 @@ def test_a_file_that_is_no_annotation_file_is_refused(tmp_path, text, message):
         annotations.read_coco(tmp_path, tmp_path / "marks.json")
 
 
+def test_parts_in_the_wrong_order_are_named(tmp_path):
+    with pytest.raises(UserError, match="is a folder; the folder of the images comes first"):
+        own_data.parse(f"mine=coco:{tmp_path}/marks.json:{tmp_path}").read()
+
+
 def test_voc_mistakes_are_named(tmp_path):
+    with pytest.raises(UserError, match="none is not a folder; give the one that holds ImageSets"):
+        annotations.read_voc(tmp_path / "none", "test")
     voc(tmp_path, [("cat", (1, 1, 9, 9))])
     with pytest.raises(UserError, match="no split 'test' in .*; there are: train"):
         annotations.read_voc(tmp_path, "test")

@@ -38,7 +38,7 @@ def main(argv=None) -> int:
 
         faults, rows = 0, []
         for text in args.data:
-            if "=" in text:
+            if own_data.is_own(text):
                 name, found = text.split("=")[0], own_data.parse(text).read()
             else:
                 name, found = text, data_check.annotations_of(text)
@@ -53,8 +53,8 @@ def main(argv=None) -> int:
 def report(name: str, found, problems: list, shown: int, kinds) -> int:
     """Print one data set's; returns the number of faults."""
     objects = Counter(thing.name for image in found.images for thing in image.objects)
-    print(f"{name}: {len(found.images)} images, {objects.total()} objects, "
-          f"{len(found.classes)} classes")  # fmt: skip
+    print(f"{name}: {counted(len(found.images), 'image')}, {counted(objects.total(), 'object')}, "
+          f"{counted(len(found.classes), 'class', 'classes')}")  # fmt: skip
     print("  " + ", ".join(f"{label} {objects[label]}" for label in found.classes))
     faults = 0
     for group, why in ((kinds.FATAL, "fault"), (kinds.MENDED, "fault"), (kinds.NOTED, "note")):
@@ -65,8 +65,13 @@ def report(name: str, found, problems: list, shown: int, kinds) -> int:
                 print(f"  {why}: {kind}, {len(some)}: {meaning}")
                 for problem in some[:shown]:
                     print(f"    {problem.image + ': ' if problem.image else ''}{problem.text}")
-    print("  no faults" if not faults else f"  {faults} faults")
+    print("  no faults" if not faults else f"  {counted(faults, 'fault')}")
     return faults
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """`1 fault`, `2 faults`."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def write_csv(path: str, rows: list[tuple]) -> None:

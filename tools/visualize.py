@@ -107,7 +107,7 @@ def configuration(args, path: str | None, weights: str | None):
     if path is None:
         cfg = get_cfg()
         config.add_robust_config(cfg)
-        own = [args.dataset] if "=" in args.dataset else []
+        own = [args.dataset] if own_data.is_own(args.dataset) else []
         cfg.merge_from_list(["DATASETS.OWN", own, "DATASETS.TEST", (args.dataset.split("=")[0],)])
         try:
             cfg.merge_from_list([*args.opts, *given])

@@ -74,6 +74,8 @@ def read_coco(images: Path, file: Path) -> Annotations:
     """
     try:
         contents = json.loads(Path(file).read_text(encoding="utf-8"))
+        if not isinstance(contents, dict):
+            raise ValueError("it holds no object with 'images', 'annotations', 'categories'")
         categories = sorted(contents["categories"], key=lambda row: row["id"])
         rows, marks = contents["images"], contents["annotations"]
         names = {row["id"]: _name(row["name"], "name") for row in categories}
@@ -100,6 +102,10 @@ def read_coco(images: Path, file: Path) -> Annotations:
                 continue
             by_id[mark["image_id"]].objects.append(_coco_object(mark, names))
         found.images = [by_id[key] for key in sorted(by_id)]
+    except IsADirectoryError:
+        raise UserError(
+            f"{file} is a folder; the folder of the images comes first, then the annotation file."
+        ) from None
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}.") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -165,6 +171,9 @@ def read_voc(root: Path, split: str, classes: list[str] | None = None) -> Annota
         UserError: a file is missing or not VOC's format.
     """
     root, images = Path(root), []
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder; give the one that holds ImageSets/, Annotations/ "
+                        "and JPEGImages/.")  # fmt: skip
     listed = root / "ImageSets" / "Main" / f"{split}.txt"
     try:
         names = [line.split()[0] for line in listed.read_text().splitlines() if line.strip()]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
 from robust_backbones import clone
@@ -102,7 +102,7 @@ def load_config(
         cfg.DATASETS.TEST = ()
     for split, chosen in datasets.items():
         cfg.DATASETS[split] = tuple(text.split("=")[0] for text in chosen)
-        cfg.DATASETS.OWN = [*cfg.DATASETS.OWN, *(text for text in chosen if "=" in text)]
+        cfg.DATASETS.OWN = [*cfg.DATASETS.OWN, *filter(own_data.is_own, chosen)]
     if cfg.OUTPUT_DIR == get_cfg().OUTPUT_DIR:
         cfg.OUTPUT_DIR = f"output/{path.stem}"  # two configs never share a folder
     if cfg.SEED < 0:
@@ -148,11 +148,6 @@ def check_inputs(cfg: CfgNode, train: bool, resume: bool = False) -> None:
     own_data.prepare(cfg, train)
     names = [*(cfg.DATASETS.TRAIN if train else ()), *cfg.DATASETS.TEST]
     for name in names:
-        if name not in DatasetCatalog:
-            near = [n for n in DatasetCatalog if n.split("_")[0] == name.split("_")[0]]
-            raise UserError(
-                f"data set '{name}' is not registered; known: {', '.join(near or DatasetCatalog)}."
-            )
         check_dataset(name)
         if MetadataCatalog.get(name).get("source") is not None:
             data_check.refuse(name, data_check.annotations_of(name), cfg.DATASETS.REPAIR)

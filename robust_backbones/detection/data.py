@@ -1,5 +1,6 @@
 """The embedded digit scenes, registered; and whether a registered data set is on disk at all."""
 
+import difflib
 import os
 from pathlib import Path
 
@@ -51,11 +52,17 @@ def classes_of(names: tuple[str, ...]) -> list[str] | None:
 
 
 def check_dataset(name: str) -> None:
-    """Check that a registered data set's files lie where Detectron2 will look for them.
+    """Check that a data set is registered and its files lie where Detectron2 will look for them.
 
     Raises:
-        UserError: names the missing path and how to provide it.
+        UserError: names those that are near, or the missing path and how to provide it.
     """
+    if name not in DatasetCatalog:
+        near = difflib.get_close_matches(name, list(DatasetCatalog), n=4) or [
+            known for known in DatasetCatalog if known.split("_")[0] == name.split("_")[0]
+        ]
+        known = ", ".join(near or DatasetCatalog)
+        raise UserError(f"data set '{name}' is not registered; known: {known}.")
     if name.startswith("digit_scenes"):
         digit_scenes.ensure()
         return

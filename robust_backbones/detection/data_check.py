@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from PIL import Image as Pillow
 
 from robust_backbones.detection.annotations import Annotations, Image, Object, read_coco, read_voc
@@ -59,8 +59,6 @@ def annotations_of(name: str) -> Annotations:
     Raises:
         UserError: it was registered without saying where its files are.
     """
-    if name not in DatasetCatalog:
-        raise UserError(f"data set '{name}' is not registered; known: {', '.join(DatasetCatalog)}.")
     check_dataset(name)
     meta = MetadataCatalog.get(name)
     source: Source | None = meta.get("source")

@@ -44,6 +44,11 @@ class Source:
         return read_voc(Path(self.where), self.what, classes)
 
 
+def is_own(text: str) -> bool:
+    """Whether a text is meant as the user's own data: no registered name has such characters."""
+    return bool(set(text) & set("=:/"))
+
+
 def parse(text: str) -> Source:
     """A data set from its text.
 

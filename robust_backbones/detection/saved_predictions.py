@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from detectron2.data import DatasetCatalog
 
 from robust_backbones.detection import coco_evaluation, coco_files, voc_evaluation
 from robust_backbones.detection.data import check_dataset
@@ -67,7 +66,5 @@ def score(path: str | Path, annotations: str | Path | None = None, dataset: str 
 
 def _registered(name: str) -> str:
     """The kind of a data set that is known and on disk."""
-    if name not in DatasetCatalog:
-        raise UserError(f"data set '{name}' is not registered; known: {', '.join(DatasetCatalog)}.")
     check_dataset(name)
     return kind_of(name)
