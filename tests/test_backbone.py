@@ -154,7 +154,7 @@ def test_gpus_that_are_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert config.set_device(cfg, 1) == "No GPU found: running on the CPU."
     assert cfg.MODEL.DEVICE == "cpu"
-    with pytest.raises(UserError, match="--num-gpus 2, but this machine has 0"):
+    with pytest.raises(UserError, match="--num-gpus 2, but this machine has none; leave it out"):
         config.set_device(cfg, 2)
 
 

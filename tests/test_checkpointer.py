@@ -38,6 +38,11 @@ def unprefixed(contents):
     contents["matching_heuristics"] = False
 
 
+def classifier(contents):
+    unprefixed(contents)
+    contents["model"] = {f"network.layer1.{k}": v for k, v in contents["model"].items()}
+
+
 def exact_but_short(contents):
     """The model's own names: Detectron2's matching, which drops wrong shapes, has no say."""
     unprefixed(contents)
@@ -50,7 +55,8 @@ SPOILED = [
     (without("res4.0.shortcut.weight"), "1 tensors of the backbone .*res4.0.shortcut.weight"),
     (without("stem.conv1.norm.running_mean"), "1 tensors .*stem.conv1.norm.running_mean"),
     (shorter("res5.1.conv2.norm.bias"), "1 tensors of the backbone .*res5.1.conv2.norm.bias"),
-    (unprefixed, "100 tensors of the backbone did not come from the weights: .* and 94 more"),
+    (unprefixed, "100 tensors of the backbone did not come from the weights: .* and 94 more; a backbone of"),
+    (classifier, "this is a classifier: python tools/convert.py makes a backbone of it"),
     (
         metadata("mean", [0.5, 0.5, 0.5]),
         r"the weights need MODEL.PIXEL_MEAN \[127.5, .* cannot be used",

@@ -100,9 +100,11 @@ class StrictCheckpointer(DetectionCheckpointer):
             shown = ", ".join(absent[:6]) + (f" and {len(absent) - 6} more" if absent[6:] else "")
             whole = self._required == ("",)
             part, needed = ("model", "a whole detector") if whole else ("backbone", "a backbone")
+            fix = f"{needed} of this config is needed."
+            if any("layer1." in name for name in given) and not whole:
+                fix = "this is a classifier: python tools/convert.py makes a backbone of it."
             raise UserError(
-                f"{len(absent)} tensors of the {part} did not come from the weights: {shown}; "
-                f"{needed} of this config is needed."
+                f"{len(absent)} tensors of the {part} did not come from the weights: {shown}; {fix}"
             )
         return super()._load_model(checkpoint)
 

@@ -240,7 +240,8 @@ def set_device(cfg: CfgNode, num_gpus: int, num_machines: int = 1) -> str | None
     found = torch.cuda.device_count()
     if num_gpus > max(found, 1):
         raise UserError(
-            f"--num-gpus {num_gpus}, but this machine has {found}; ask for at most that."
+            f"--num-gpus {num_gpus}, but this machine has {found or 'none'}; "
+            + ("ask for at most that." if found else "leave it out to run on the CPU.")
         )
     if num_machines > 1 and not found:
         raise UserError(f"--num-machines {num_machines} needs GPUs, and this machine has none.")

@@ -182,7 +182,8 @@ def refuse(name: str, found: Annotations, repair: bool) -> None:
     if not set(counts) & set(FATAL):
         fix += ", or set DATASETS.REPAIR True, which cuts boxes at the image's edge and leaves out "
         fix += "objects without area"
+    source: Source | None = MetadataCatalog.get(name).get("source")
     raise UserError(
         f"data set '{name}' has faults: {listed}. The first: {where}{first.text}. {fix[0].upper()}"
-        f"{fix[1:]}; all are listed by: python tools/check_data.py."
+        f"{fix[1:]}; all are listed by: python tools/check_data.py '{source or name}'."
     )

@@ -30,6 +30,9 @@ class Source:
     where: str
     what: str
 
+    def __str__(self) -> str:
+        return f"{self.name}={self.kind}:{self.where}:{self.what}"
+
     def read(self, classes: list[str] | None = None) -> Annotations:
         """Its annotations as they stand in the files.
 
@@ -160,7 +163,7 @@ def load(source: Source, classes: list[str], repair: bool) -> list[dict]:
         )
     if changed:
         logging.getLogger(__name__).warning(
-            "data set '%s': %d boxes were cut or left out (DATASETS.REPAIR)", source.name, changed
+            "data set '%s': boxes cut or left out (DATASETS.REPAIR): %d", source.name, changed
         )
     return dicts
 
