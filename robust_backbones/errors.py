@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import os
 import select
 import sys
@@ -37,6 +38,7 @@ def _escape(character: str) -> str:
 def user_errors() -> Iterator[None]:
     """Turn a `UserError`, or a full disk, into one line on stderr and exit code 2; Ctrl-C, and a
     reader that has gone (`| head`), end the program without a traceback. Others keep theirs."""
+    _make_writable()
     try:
         yield
         sys.stdout.flush()
@@ -54,6 +56,16 @@ def user_errors() -> Iterator[None]:
             raise
         what = error.filename or "what belongs to this run"
         _leave(f"cannot write {what}: {os.strerror(error.errno)}. Make room and start again.")
+
+
+def _make_writable() -> None:
+    """Closed stdout and stderr (`>&-`) swallow what they get; ASCII ones get escapes."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _leave(message: str) -> NoReturn:

@@ -26,6 +26,20 @@ def test_interrupted_is_one_line(capsys):
 HEAD = "from robust_backbones.errors import user_errors\nwith user_errors():\n    "
 
 
+def test_what_ascii_lacks_is_escaped():
+    run = subprocess.run([sys.executable, "-c", HEAD + "print('\u03b5 1')"], capture_output=True,
+                         text=True, env={"PYTHONIOENCODING": "ascii"}, check=False)  # fmt: skip
+    assert (run.returncode, run.stdout, run.stderr) == (0, "\\u03b5 1\n", "")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_closed_streams_swallow(closed):
+    code = f"{HEAD}import sys; print('line'); sys.stderr.write('line')"
+    run = subprocess.run(f"{sys.executable} -c \"$CODE\" {closed}", shell=True, env={"CODE": code},
+                         capture_output=True, text=True, check=False)  # fmt: skip
+    assert run.returncode == 0 and run.stdout + run.stderr in ("line", "line\n")
+
+
 @pytest.mark.parametrize(
     "code, expected",
     [
