@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -24,7 +26,7 @@ class ProgressLine:
     def __init__(self, total: int, done: int = 0):
         self.total, self.done, self.images = total, done, 0
         self.started = self.shown = time.perf_counter()
-        self.terminal = sys.stderr.isatty()
+        self.terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
     @property
     def rate(self) -> float:
@@ -45,19 +47,34 @@ class ProgressLine:
         if not self.terminal and now - self.shown < LOG_SECONDS:
             return
         self.shown = now
-        line = doing
+        speed = []
         if self.images:
             left = (self.total - self.done - self.images) / self.rate
-            line += f", {self.rate:.3g} images/s, {clock(left)} left"
+            speed = [f"{self.rate:.3g} images/s", f"{clock(left)} left"]
         if self.terminal:
+            line = _fitting(doing.split(", "), speed, shutil.get_terminal_size().columns - 1)
             print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
         else:
-            print(line, file=sys.stderr, flush=True)
+            print(", ".join([doing, *speed]), file=sys.stderr, flush=True)
 
     def clear(self) -> None:
         """Make room on a terminal for a line that stays."""
         if self.terminal:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _fitting(doing: list[str], speed: list[str], width: int) -> str:
+    """One line of both: a longer one would wrap, and each update begin a new line. The time left
+    stays longest."""
+    doing, speed = list(doing), list(speed)
+    while len(line := ", ".join(doing + speed)) > width:
+        if len(speed) > 1:
+            speed.pop(0)
+        elif len(doing) > 1:
+            doing.pop()
+        else:
+            break
+    return line[:width]
 
 
 def clock(seconds: float) -> str:

@@ -24,6 +24,7 @@ def clock(monkeypatch):
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_the_line_counts_and_tells_the_time_left(clock, monkeypatch, capsys, terminal):
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
     line = progress.ProgressLine(total=2500, done=500)
     clock[0] += 10
@@ -34,6 +35,35 @@ def test_the_line_counts_and_tells_the_time_left(clock, monkeypatch, capsys, ter
     assert "epoch 2/2, 10 images/s, 0:02:10 left" in capsys.readouterr().err
     line.clear()
     assert bool(capsys.readouterr().err) == terminal
+
+
+WIDTHS = {
+    120: "epoch 1/2: 9/99 images, loss 2.625, accuracy 6.2 %, 10 images/s, 0:03:10 left",
+    70: "epoch 1/2: 9/99 images, loss 2.625, accuracy 6.2 %, 0:03:10 left",
+    40: "epoch 1/2: 9/99 images, 0:03:10 left",
+    20: "epoch 1/2: 9/99 ima",
+}
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+def test_the_line_fits_the_terminal(clock, monkeypatch, capsys, columns):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    line = progress.ProgressLine(total=2000)
+    clock[0] += 10
+    line.show(100, "epoch 1/2: 9/99 images, loss 2.625, accuracy 6.2 %")
+    assert capsys.readouterr().err == f"\r{WIDTHS[columns]}\x1b[K"
+
+
+def test_a_dumb_terminal_gets_whole_lines(clock, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "dumb")
+    line = progress.ProgressLine(total=2000)
+    clock[0] += 60
+    line.show(100, "epoch 1/2")
+    line.clear()
+    assert capsys.readouterr().err == "epoch 1/2, 1.67 images/s, 0:19:00 left\n"
 
 
 def test_pauses_do_not_slow_the_rate(clock):
