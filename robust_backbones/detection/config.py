@@ -157,7 +157,7 @@ def check_inputs(cfg: CfgNode, train: bool, resume: bool = False) -> None:
         resume and Path(cfg.OUTPUT_DIR, "last_checkpoint").is_file()
     )  # with weights of its own
     if cfg.MODEL.WEIGHTS and not goes_on:
-        _fetch_weights(cfg.MODEL.WEIGHTS)
+        _fetch_weights(cfg.MODEL.WEIGHTS, train)
 
 
 # Where a meta-architecture of Detectron2's has its number of classes.
@@ -215,7 +215,7 @@ def _check_training(cfg: CfgNode) -> None:
             )
 
 
-def _fetch_weights(weights: str) -> None:
+def _fetch_weights(weights: str, train: bool) -> None:
     try:
         found = Path(PathManager.get_local_path(weights)).is_file()
     except UserError:
@@ -223,12 +223,19 @@ def _fetch_weights(weights: str) -> None:
     except (OSError, ValueError, AssertionError) as error:  # what Detectron2's handlers raise
         text = " ".join(str(error).split())
         raise UserError(f"MODEL.WEIGHTS '{weights}' cannot be had: {text}") from None
-    if not found:
+    if found:
+        return
+    if not train:
         raise UserError(
-            f"MODEL.WEIGHTS '{weights}' does not exist; make it with: python tools/convert.py "
-            f"CHECKPOINT {weights}, or give another file, a published model such as "
-            f'{SCHEME}resnet50_l2_eps3, or "" to start from random weights.'
+            f"MODEL.WEIGHTS '{weights}' does not exist; give the checkpoint of a trained detector, "
+            "OUTPUT_DIR/model_final.pth."
         )
+    demo = weights.startswith("output/demo/")
+    by = "make demo" if demo else f"python tools/convert.py CHECKPOINT {weights}"
+    raise UserError(
+        f"MODEL.WEIGHTS '{weights}' does not exist; make it with: {by}, or give another file, "
+        f'a published model such as {SCHEME}resnet50_l2_eps3, or "" to start from random weights.'
+    )
 
 
 def set_device(cfg: CfgNode, num_gpus: int, num_machines: int = 1) -> str | None:

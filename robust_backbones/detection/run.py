@@ -210,6 +210,7 @@ def write_result(
         seed=cfg.SEED,
         seconds=seconds,
     )
+    logging.getLogger("detectron2").info("-> %s", os.path.join(cfg.OUTPUT_DIR, name))
 
 
 def fingerprint(name: str) -> dict:
