@@ -281,7 +281,7 @@ def _from_hub(repo: str, file: str, revision: str | None) -> Path:
 
 
 def _retry_in_words(record: logging.LogRecord) -> bool:
-    """Of the two lines that the hub's client logs at each retry, one, that says what is going on."""
+    """Of the two lines that the hub's client logs at a retry, one, which says what goes on."""
     text = record.getMessage()
     if text.startswith("Retrying in"):
         record.msg, record.args = f"{_endpoint()} does not answer. {text}", ()

@@ -78,11 +78,12 @@ def _fetch(args: argparse.Namespace) -> None:
 def _verify(args: argparse.Namespace) -> None:
     from robust_backbones import weights
 
-    bad = count = 0
-    for count, (source, state, text) in enumerate(weights.verify(args.names), start=1):
+    bad = 0
+    source = None
+    for source, state, text in weights.verify(args.names):
         print(f"{state:5}{source}  {text}", flush=True)
         bad += state == "BAD"
-    if not count:
+    if source is None:
         print("no file was fetched yet")
     if bad:
         raise UserError(f"{bad} cached {'files were' if bad > 1 else 'file was'} bad; see above.")

@@ -31,7 +31,7 @@ def parse(argv=None) -> argparse.Namespace:
                        help="a registered data set, such as coco_2017_val or voc_2007_test")
     add("--tasks", nargs="+", default=(), choices=("bbox", "segm", "keypoints"),
         help="what to score (default: what the predictions have)")
-    add("--areas", nargs="+", type=float, default=(), metavar="EDGE",
+    add("--areas", nargs="+", type=float, default=None, metavar="EDGE",
         help="AP by size, too: of objects whose side (the root of their area) lies between "
              "neighbours of these numbers, pixels, such as 0 16 32 64 96 inf")
     add("--csv", metavar="FILE", help="write the table as task, metric, class, percent")
@@ -49,7 +49,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
     started = time.perf_counter()
     scored = saved_predictions.score(
-        args.predictions, args.annotations, args.dataset, args.tasks, args.areas
+        args.predictions, args.annotations, args.dataset, args.tasks, args.areas or ()
     )
     print(f"{args.predictions} on {scored.name}, percent:\n\n{score_tables.text(scored.metrics)}")
     if args.csv:
@@ -60,7 +60,7 @@ def evaluate(args: argparse.Namespace) -> None:
             args.output,
             kind="detection",
             metrics={scored.name: scored.metrics},
-            settings=vars(args) | {"areas": [f"{edge:g}" for edge in args.areas]},
+            settings=vars(args) | {"areas": [f"{edge:g}" for edge in args.areas or ()]},
             weights_sha256=None,
             data=scored.data,
             seed=0,

@@ -95,7 +95,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _add_names(command: Parser, root: str) -> None:
     command.add_argument("names", metavar="NAME", nargs="+", help="see list")
-    command.add_argument("--root", "--data", type=Path, metavar="DIR", default=os.environ.get(DATA) or None,
+    command.add_argument("--root", "--data", type=Path, metavar="DIR",
+                         default=os.environ.get(DATA) or None,
                          help=f"{root} (default: ${DATA})")  # fmt: skip
 
 

@@ -157,7 +157,7 @@ class _Loaded(Dataset):
     def __len__(self) -> int:
         return len(self._items)
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> Any:
         number, item = self._items[index]
         return CheckedMapper(partial(self._load, number))(item)
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-
 from robust_backbones.detection import coco_evaluation, coco_files, voc_evaluation
 from robust_backbones.detection.data import check_dataset
 from robust_backbones.detection.evaluation import kind_of
