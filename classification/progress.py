@@ -149,6 +149,7 @@ def draw_curves(path: Path, history: list[dict], title: str, split: str) -> None
                 label = label.format(split=split)
                 axes.plot(*zip(*points, strict=True), marker=".", label=label)
         axes.set(xlabel="epoch", ylabel=ylabel)
+        axes.xaxis.get_major_locator().set_params(integer=True)  # there is no epoch 1.2
         axes.grid(alpha=0.3)
         axes.legend()
     with atomic(path) as temporary:
