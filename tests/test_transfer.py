@@ -17,6 +17,7 @@ from classification import metrics, transfer
 from classification.data import loader
 from classification.datasets import open_split
 from classification.models import load_classifier
+from classification.transfers import transfer_result
 from robust_backbones import checkpoint
 from robust_backbones.stopping import STOPPED
 
@@ -282,3 +283,11 @@ def test_user_mistakes(network, tmp_path, capsys, monkeypatch, options, message)
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert re.search(message, last), last
     assert not (tmp_path / "result.json").exists()
+
+
+@pytest.mark.parametrize("told", ["metadata", "source_metadata"])
+def test_what_is_known_of_the_network_survives_its_conversion(told):
+    facts = {"dataset": "digits", "method": "pgd", "constraint": "l2", "eps": 1.0}
+    own = facts if told == "metadata" else {"eps": 1.0, "source_metadata": facts}
+    found = checkpoint.Checkpoint({}, "resnet18", "detectron2", None, None, "", metadata=own)
+    assert transfer_result.source(found) == {"arch": "resnet18"} | facts

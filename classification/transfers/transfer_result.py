@@ -50,7 +50,9 @@ def write(task: Task, trials: list[Trial], names: dict, seconds: float) -> str:
 def source(found: Checkpoint) -> dict:
     """What is known of the network that transfers; None where its file does not say."""
     names = ("dataset", "method", "constraint", "eps")
-    return {"arch": found.arch} | {name: found.metadata.get(name) for name in names}
+    before = found.metadata.get("source_metadata")  # of a converted file: what its source said
+    known = (before if isinstance(before, dict) else {}) | found.metadata
+    return {"arch": found.arch} | {name: known.get(name) for name in names}
 
 
 def summary(task: Task, trials: list[Trial]) -> dict:
