@@ -230,8 +230,16 @@ def test_other_classes_are_refused(tmp_path):
 def test_masks_need_masks(tmp_path):
     load(tmp_path, "MODEL.MASK_ON", "True", train=[f"a=coco:{tmp_path}:{coco(tmp_path)}"])
     voc(tmp_path, [("dog", (1, 1, 9, 9))])
-    with pytest.raises(UserError, match="MASK_ON is True, but data set 'a' is VOC boxes without"):
+    with pytest.raises(UserError, match="MASK_ON is True, but data set 'a' has boxes without masks"):
         load(tmp_path, "MODEL.MASK_ON", "True", train=[f"a=voc:{tmp_path}:train"])
+
+
+def test_training_needs_objects(tmp_path):
+    marks = coco(tmp_path)
+    marks.write_text(json.dumps(json.loads(marks.read_text()) | {"annotations": []}))
+    load(tmp_path, test=[f"a=coco:{tmp_path}:{marks}"])
+    with pytest.raises(UserError, match="data set 'a' has no object in its 2 images; give annot"):
+        load(tmp_path, train=[f"a=coco:{tmp_path}:{marks}"])
 
 
 def test_a_known_name_is_not_taken_over(tmp_path):

@@ -150,7 +150,10 @@ def check_inputs(cfg: CfgNode, train: bool, resume: bool = False) -> None:
     for name in names:
         check_dataset(name)
         if MetadataCatalog.get(name).get("source") is not None:
-            data_check.refuse(name, data_check.annotations_of(name), cfg.DATASETS.REPAIR)
+            found = data_check.annotations_of(name)
+            data_check.refuse(name, found, cfg.DATASETS.REPAIR)
+            if train and name in cfg.DATASETS.TRAIN:
+                data_check.refuse_untrainable(name, found, cfg.MODEL.MASK_ON)
     if train:
         _check_training(cfg)
     goes_on = (
@@ -206,12 +209,6 @@ def _check_training(cfg: CfgNode) -> None:
             raise UserError(
                 f"MODEL.{heads}.NUM_CLASSES is {found}, but data set '{name}' has {len(classes)} "
                 f"classes; set it to {len(classes)}."
-            )
-        source = MetadataCatalog.get(name).get("source")
-        if cfg.MODEL.MASK_ON and source is not None and source.kind == "voc":
-            raise UserError(
-                f"MODEL.MASK_ON is True, but data set '{name}' is VOC boxes without masks; set it "
-                "to False."
             )
 
 

@@ -159,6 +159,21 @@ def _of_file(image: Image) -> list[Problem]:
     return problems
 
 
+def refuse_untrainable(name: str, found: Annotations, masks: bool) -> None:
+    """Stop before a training on data that have nothing to teach.
+
+    Raises:
+        UserError: no object in any image, or none with a mask where `masks` are to be learned.
+    """
+    objects = [thing for image in found.images for thing in image.objects if not thing.crowd]
+    if not objects:
+        raise UserError(f"data set '{name}' has no object in its {len(found.images)} images; give "
+                        "annotated ones.")  # fmt: skip
+    if masks and not any(thing.segmentation for thing in objects):
+        raise UserError(f"MODEL.MASK_ON is True, but data set '{name}' has boxes without masks; "
+                        "set it to False.")  # fmt: skip
+
+
 def refuse(name: str, found: Annotations, repair: bool) -> None:
     """Stop before a training on data that would be changed in silence.
 
