@@ -101,6 +101,8 @@ class StrictCheckpointer(DetectionCheckpointer):
             whole = self._required == ("",)
             part, needed = ("model", "a whole detector") if whole else ("backbone", "a backbone")
             fix = f"{needed} of this config is needed."
+            if isinstance(metadata, dict) and not whole and metadata.get("arch"):
+                fix += f" The weights say that they are of a {metadata['arch']}."
             if any("layer1." in name for name in given) and not whole:
                 fix = "this is a classifier: python tools/convert.py makes a backbone of it."
             raise UserError(
