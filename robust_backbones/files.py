@@ -133,6 +133,8 @@ def claimed(folder: str | Path) -> Iterator[None]:
         raise UserError(
             f"another run is writing to {folder}; wait for its end or choose another folder."
         ) from None
+    except FileExistsError:
+        raise UserError(f"{folder} is a file; give a folder.") from None
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}; choose another.") from None
     try:

@@ -134,3 +134,12 @@ def test_cache_dir(monkeypatch, variables, expected):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert str(files.cache_dir()) == expected
+
+
+def test_a_file_is_no_folder_to_claim(tmp_path):
+    (tmp_path / "a").touch()
+    with (
+        pytest.raises(UserError, match="a is a file; give a folder"),
+        files.claimed(tmp_path / "a"),
+    ):
+        pass

@@ -98,6 +98,8 @@ BREAKAGES = [
     (lambda t: (t / "test" / "cow").rename(t / "test" / "yak"), "train",
      "train and .*test differ: only the first has cow, only the second has yak"),
     (lambda t: [shutil.rmtree(t / "train" / c) for c in CLASSES], "train", "has no class folders"),
+    (lambda t: [shutil.rmtree(t / "train" / c) for c in CLASSES[1:]], "train",
+     "train has one class folder, '.*'; there is nothing to tell apart"),
 ]  # fmt: skip
 
 

@@ -82,6 +82,9 @@ def _classes(folder: Path) -> list[str]:
                         f"{folder}/<class>/, named as those of train.")  # fmt: skip
     if not classes:
         raise UserError(f"{folder} has no class folders; {LAYOUT.format(folder.parent)}.")
+    if len(classes) == 1:
+        raise UserError(f"{folder} has one class folder, '{classes[0]}'; there is nothing to tell "
+                        "apart: give two or more.")  # fmt: skip
     return sorted(classes)
 
 

@@ -33,7 +33,8 @@ def steps(source: Source | ShardSource, batch_size: int) -> int:
         UserError: the batch is larger than the data.
     """
     if batch_size > len(source):
-        raise UserError(f"batch size {batch_size} exceeds the {len(source)} training images.")
+        raise UserError(f"batch size {batch_size} exceeds the {len(source)} training images; give "
+                        f"a --batch-size of at most {len(source)}.")  # fmt: skip
     return len(source) // batch_size
 
 
