@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import UnidentifiedImageError
 from small_detectors import DIGITS, overrides, tiny_config, tiny_detector, tiny_file
 
 from robust_backbones.detection import conditions, subject, subset
@@ -93,6 +94,7 @@ UNREADABLE = {
     "cannot be read as an image .No such file or directory.; replace it": FileNotFoundError(
         2, "No such file or directory"
     ),
+    "cannot be read as an image .no known image format.": UnidentifiedImageError("<_io.Buffered"),
     "an image is 20 x 20 pixels": UserError("an image is 20 x 20 pixels; leave it out."),
 }
 

@@ -19,6 +19,7 @@ from detectron2.data import (
 from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils import comm
+from PIL import UnidentifiedImageError
 from PIL.Image import DecompressionBombError
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -118,7 +119,9 @@ class CheckedMapper:
         except UserError as error:
             return _Mistake(error)
         except (OSError, SyntaxError, SizeMismatchError, DecompressionBombError) as error:
+            unknown = isinstance(error, UnidentifiedImageError)  # its text is Pillow's own object
             reason = getattr(error, "strerror", None) or str(error)
+            reason = "no known image format" if unknown else reason
             return _Mistake(f"{item['file_name']} cannot be read as an image ({reason}); replace "
                             "it, or take it out of the data set.")  # fmt: skip
 
