@@ -45,7 +45,8 @@ def user_errors() -> Iterator[None]:
     except UserError as error:
         _leave(str(error))
     except KeyboardInterrupt:
-        print("interrupted; the same command begins again or goes on", file=sys.stderr)
+        print("interrupted; the same command goes on or begins again, with --resume if it has that",
+              file=sys.stderr)  # fmt: skip
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         if not _reader_has_gone():

@@ -125,7 +125,7 @@ CONTRADICTIONS = [
     (["MODEL.WEIGHTS", "detectron2://ImageNetPretrained/MSRA/R-50.pkl"], "made for BGR images"),
     (
         ["MODEL.ROBUST.ARHC", "resnet50"],
-        "MODEL.ROBUST.ARHC: no such configuration key|Non-existent",
+        "MODEL.ROBUST.ARHC: no such configuration key; did you mean MODEL.ROBUST.ARCH",
     ),
     (["SOLVER.MAX_ITER", "many"], "Type mismatch"),
     (["SOLVER.MAX_ITER"], "'SOLVER.MAX_ITER' has no value"),

@@ -163,7 +163,7 @@ def refused(run, tmp_path, backbone):
         "short": ((config, tmp_path / "short.pth"), "1 tensors of the model .*cls_score.bias"),
         "no weights": ((config, ""), "MODEL.WEIGHTS is empty; give the weights of a trained"),
         "missing": ((config, "none.pth"), "MODEL.WEIGHTS 'none.pth' does not exist; give a tra"),
-        "key": ((run, None, None, ["MODEL.NOTHING", 1]), "MODEL.NOTHING: no such|Non-existent"),
+        "key": ((run, None, None, ["MODEL.NOTHING", 1]), "MODEL.NOTHING: no such"),
         "CfgNode key": ((small(run, final), None, None, ["MODEL.NOTHING", 1]), "MODEL.NOTHING"),
         "other model": ((run, None, None, ["MODEL.FPN.OUT_CHANNELS", 8]), "did not come from the"),
         "device": ((run, None, "gpu"), "device 'gpu' is unknown; give 'cuda', 'cuda:1' or 'cpu'"),

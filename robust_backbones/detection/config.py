@@ -1,10 +1,12 @@
 """Our configuration keys, and a config file + overrides -> a checked configuration."""
 
+import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.utils.file_io import PathManager
@@ -88,14 +90,12 @@ def load_config(
     try:
         cfg.merge_from_other_cfg(config_files.read(path, cfg.VERSION))
         cfg.merge_from_list(_with_floats(cfg, overrides))
-    except KeyError as error:
-        raise UserError(
-            f"{error.args[0]}: no such configuration key (in {path} or overrides)."
-        ) from None
     except UserError:
         raise
     except config_files.WRONG as error:
         text = " ".join(str(error).split()) or type(error).__name__
+        if found := re.search(r"Non-existent (?:config )?key: ([\w.]+)", text):
+            text = f"{found[1]}: no such configuration key{_nearest(cfg, found[1])}"
         raise UserError(f"{path} or overrides: {text}") from None
     datasets = {split: chosen for split, chosen in (datasets or {}).items() if chosen}
     if "TRAIN" in datasets:
@@ -123,6 +123,14 @@ def _with_floats(cfg: CfgNode, overrides: Sequence[str]) -> list[str]:
         if isinstance(node, float) and re.fullmatch(r"[+-]?\d+", str(found[index + 1])):
             found[index + 1] = f"{found[index + 1]}.0"
     return found
+
+
+def _nearest(cfg: CfgNode, key: str) -> str:
+    from robust_backbones.detection.trainer import flatten  # it imports Detectron2's engine
+
+    known = flatten(yaml.safe_load(cfg.dump()), ".")
+    near = difflib.get_close_matches(key, known, n=2, cutoff=0.8)
+    return f"; did you mean {' or '.join(near)}?" if near else "."
 
 
 def _refuse_default_weights(cfg: CfgNode) -> None:
