@@ -129,6 +129,7 @@ CONTRADICTIONS = [
     ),
     (["SOLVER.MAX_ITER", "many"], "Type mismatch"),
     (["SOLVER.MAX_ITER"], "'SOLVER.MAX_ITER' has no value"),
+    (["MODEL.WEIGHTS", "None"], 'MODEL.WEIGHTS has no value; give one, or "" for none.'),
     (["SEED", "-1"], "SEED is -1; give 0 or more"),
     (["MODEL.RESNETS.NORM", "GN"], "NORM is 'GN', which has no place for the weights' BatchNorm"),
     (["MODEL.RESNETS.NORM", ""], "NORM is '', which has no place"),

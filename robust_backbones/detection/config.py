@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.utils.file_io import PathManager
@@ -84,7 +83,7 @@ def load_config(
     """
     cfg = get_cfg()
     add_robust_config(cfg)
-    path = clone.detector_config(path)
+    defaults, path = _flat(cfg), clone.detector_config(path)
     if len(overrides) % 2:
         raise UserError(f"overrides are KEY VALUE pairs; '{overrides[-1]}' has no value.")
     try:
@@ -97,6 +96,10 @@ def load_config(
         if found := re.search(r"Non-existent (?:config )?key: ([\w.]+)", text):
             text = f"{found[1]}: no such configuration key{_nearest(cfg, found[1])}"
         raise UserError(f"{path} or overrides: {text}") from None
+    for key, value in _flat(cfg).items():
+        if value is None and defaults.get(key) is not None:
+            none = ', or "" for none' if isinstance(defaults[key], str) else ""
+            raise UserError(f"{path} or overrides: {key} has no value; give one{none}.")
     datasets = {split: chosen for split, chosen in (datasets or {}).items() if chosen}
     if "TRAIN" in datasets:
         cfg.DATASETS.TEST = ()
@@ -125,11 +128,14 @@ def _with_floats(cfg: CfgNode, overrides: Sequence[str]) -> list[str]:
     return found
 
 
-def _nearest(cfg: CfgNode, key: str) -> str:
+def _flat(cfg: CfgNode) -> dict:
     from robust_backbones.detection.trainer import flatten  # it imports Detectron2's engine
 
-    known = flatten(yaml.safe_load(cfg.dump()), ".")
-    near = difflib.get_close_matches(key, known, n=2, cutoff=0.8)
+    return flatten(cfg, ".")
+
+
+def _nearest(cfg: CfgNode, key: str) -> str:
+    near = difflib.get_close_matches(key, _flat(cfg), n=2, cutoff=0.8)
     return f"; did you mean {' or '.join(near)}?" if near else "."
 
 
