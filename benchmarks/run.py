@@ -152,24 +152,20 @@ def numbers(output: str, column: str, rows: tuple[str, ...]) -> list[float]:
     return found
 
 
-def start(words: str, folder: str, log) -> int:
-    """Run Python; its exit code."""
+def start(words: str, folder: str) -> tuple[int, str]:
+    """Run Python; its exit code, and what it said, errors only where it failed."""
     given = shlex.split(words.replace("{folder}", folder))
-    return subprocess.run([sys.executable, *given], cwd=ROOT, stdout=log, stderr=log,
-                          text=True).returncode  # fmt: skip
+    done = subprocess.run([sys.executable, *given], cwd=ROOT, capture_output=True, text=True)
+    return done.returncode, (done.stderr if done.returncode else done.stdout).strip()
 
 
 def answer(question: Question, words: str) -> tuple[bool, str]:
     """Whether it ran, and its section of the page."""
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        with open(f"{folder}/log", "w+") as log:
-            bad = question.before and start(question.before, folder, log)
-            if not bad:
-                log.seek(0), log.truncate()  # the preparation is of interest where it fails
-                bad = start(words, folder, log)
-            log.seek(0)
-            output = log.read().strip()
+        bad, output = start(question.before, folder) if question.before else (0, "")
+        if not bad:
+            bad, output = start(words, folder)
     lines = [f"## {question.title}", f"Against {question.against}.",
              f"```\npython {words}\n```"]  # fmt: skip
     if bad:
