@@ -16,6 +16,7 @@ import collections
 import contextlib
 import faulthandler
 import json
+import logging
 import mmap
 import os
 import random
@@ -234,9 +235,11 @@ def _targets(engine: str) -> dict:
 
 
 def guided(name: str, target, seconds: int) -> None:
-    """Let atheris choose the changes by the lines that they reach; it ends this process.
+    """Let atheris choose by the lines that they reach which changed files to change on; it ends
+    this process. The changes are its own and ours, in turn.
 
-    Its bounds are those of libFuzzer: SECONDS a case, 4 GB.
+    Its bounds are those of libFuzzer: three times SECONDS a case, since counting lines makes
+    Python slow, and 4 GB.
     """
     import atheris
 
@@ -247,6 +250,7 @@ def guided(name: str, target, seconds: int) -> None:
     for number, given in enumerate(seeds):
         (corpus / f"{number}").write_bytes(bytes([number]) + given.data)
     sys.addaudithook(_watch)
+    logging.disable()  # what the readers notice would hide the figures
 
     def one(data: bytes) -> None:
         file = seeds[(data[0] if data else 0) % len(seeds)].file
@@ -254,8 +258,21 @@ def guided(name: str, target, seconds: int) -> None:
         if outcome == "findings":
             raise RuntimeError(text)
 
-    atheris.Setup([sys.argv[0], f"-max_total_time={seconds}", f"-timeout={int(SECONDS)}",
-                   "-rss_limit_mb=4096", "-print_final_stats=1", str(corpus)], one)  # fmt: skip
+    def change(data: bytes, longest: int, seed: int) -> bytes:
+        rng = random.Random(seed)
+        if not data or rng.random() < 0.5:
+            return atheris.Mutate(data, longest)
+        chosen = seeds[data[0] % len(seeds)]
+        changed = mutate(data[1:], rng, [s.data for s in seeds], target.words)
+        if chosen.build and rng.random() < 0.5:
+            changed = chosen.build(rng)
+        return (data[:1] + changed)[:longest]
+
+    # keep_seed: whichever file is changed, the others beside it are read, too, so that the first
+    # seed reaches the lines of all and the rest would be dropped.
+    atheris.Setup([sys.argv[0], f"-max_total_time={seconds}", f"-timeout={int(3 * SECONDS)}",
+                   "-rss_limit_mb=4096", "-keep_seed=1", "-len_control=0", "-print_final_stats=1",
+                   str(corpus)], one, custom_mutator=change)  # fmt: skip
     atheris.Fuzz()
 
 

@@ -5,9 +5,10 @@ NumPy's own functions crash on states that it did not write; none of them is cal
 
 import math
 import pickle
+import pickletools
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -25,7 +26,17 @@ def load(path: str | Path, encoding: str = "latin1") -> Any:
         Exception: of any kind, where the pickle itself is.
     """
     with open(path, "rb") as file:
+        _check_memo(file)
+        file.seek(0)
         return _finished(_Unpickler(file, encoding=encoding).load(), {})
+
+
+def _check_memo(file: IO[bytes]) -> None:
+    """Python makes room for as many remembered objects as the largest number that one is given:
+    17 GB for 4 bytes. Writers count from 0 or 1."""
+    for count, (opcode, value, _) in enumerate(pickletools.genops(file)):
+        if opcode.name.endswith("PUT") and value > count:
+            raise pickle.UnpicklingError(f"object number {value} of {count}")
 
 
 class _Dtype:

@@ -215,9 +215,13 @@ def _load_safetensors(path: Path) -> dict:
 def _is_legacy_torch(path: Path) -> bool:
     """PyTorch's format before 1.6 begins with a pickle of one large number."""
     try:
-        return array_pickles.load(path) == torch.serialization.MAGIC_NUMBER
+        with open(path, "rb") as file:
+            for opcode, value, _ in pickletools.genops(file):
+                if opcode.name not in ("PROTO", "FRAME"):
+                    return value == torch.serialization.MAGIC_NUMBER
     except Exception:  # see `load_file`
-        return False
+        pass
+    return False
 
 
 def _load_numpy_pickle(path: Path, allow_pickle: bool) -> Any:

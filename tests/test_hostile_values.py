@@ -71,6 +71,15 @@ def test_an_array_is_no_larger_than_its_file(tmp_path):
     assert found["0"].data_ptr() == found["999"].data_ptr()
 
 
+@pytest.mark.parametrize("name", ["a.pkl", "a.pth"])
+def test_a_pickle_remembers_no_more_objects_than_it_has(tmp_path, name):
+    """Python would make room for 2**24 of them."""
+    path = tmp_path / name
+    path.write_bytes(b"\x80\x02}r" + (2**24).to_bytes(4, "little") + b".")
+    with refuses("is not a complete checkpoint", path):
+        checkpoint.load_file(path)
+
+
 @pytest.mark.parametrize("model", [{"a": "text"}, [torch.zeros(1)], torch.zeros(1), None])
 def test_a_detector_is_a_dictionary_of_tensors(tmp_path, model):
     path = tmp_path / "a.pth"
