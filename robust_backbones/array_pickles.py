@@ -8,7 +8,7 @@ import pickle
 import pickletools
 from collections import OrderedDict
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -35,7 +35,7 @@ def _check_memo(file: IO[bytes]) -> None:
     """Python makes room for as many remembered objects as the largest number that one is given:
     17 GB for 4 bytes. Writers count from 0 or 1."""
     for count, (opcode, value, _) in enumerate(pickletools.genops(file)):
-        if opcode.name.endswith("PUT") and value > count:
+        if opcode.name.endswith("PUT") and cast(int, value) > count:
             raise pickle.UnpicklingError(f"object number {value} of {count}")
 
 
