@@ -13,7 +13,7 @@ import robust_backbones.detection  # isort: skip  # noqa: F401  (before Detectro
 import torch
 from hostile_files import refuses, regular
 
-from classification.data import decoded, indexes, shards, sources
+from classification.data import decoded, shards, sources
 from classification.datasets import DATASETS
 from classification.reports import records
 from classification.studies import study_file
@@ -228,6 +228,15 @@ def test_coco_ids_of_two_kinds(tmp_path):
         annotations.read_coco(tmp_path, path)
 
 
+def test_a_mask_in_an_image_without_a_size(tmp_path):
+    path = tmp_path / "a.json"
+    row = {"id": 7, "image_id": 1, "category_id": 3, "bbox": [0, 0, 1, 1],
+           "segmentation": [[1, 1, 4, 1, 4, 5]]}  # fmt: skip
+    contents = {"images": [{"id": 1}], "categories": [{"id": 3}], "annotations": [row]}
+    with refuses("has a mask, but its image has no height and width", "annotation 7", path):
+        coco_files.truth(contents, str(path))
+
+
 @pytest.mark.parametrize("size", [(13_000, 13_000), (2**31 - 1, 2**31 - 1)])
 def test_an_image_that_claims_gigapixels(tmp_path, size):
     path = tmp_path / "a.png"
@@ -247,15 +256,6 @@ def test_a_file_in_an_archive_that_claims_a_terabyte(tmp_path, monkeypatch):
     path.write_bytes(tar(regular("train/a/0.png"), headers=SPARSE))
     with refuses("sparse", path):
         decoded.read("train", path, 4)
-
-
-def test_an_index_that_claims_gigabytes(tmp_path):
-    from scipy.io import savemat
-
-    path = tmp_path / "a.mat"
-    savemat(path, {"labels": np.zeros(indexes.VALUES + 1, np.uint8)}, do_compression=True)
-    with refuses("an array of more than", path):
-        indexes._matlab(path)
 
 
 @pytest.mark.parametrize(

@@ -8,19 +8,16 @@ raises the ValueError, KeyError, ... that Python has for it: the caller says whi
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from robust_backbones.errors import UserError
+from classification.data import matlab_files
 
 # Files of a split: the folder of the images, (path in it, label) of each, names of the classes.
 Listing = tuple[Path, Iterable[tuple[str, int]], Sequence[str]]
 
 BACKGROUND = "BACKGROUND_Google"  # a folder of Caltech-101 that is no class
-
-VALUES = 10**7  # of an array; the largest index has 16,000
 
 
 def aircraft(at: dict[str, Path], split: str) -> Listing:
@@ -69,8 +66,8 @@ def _first(images: Path, split: str, count: int, pattern: str) -> Listing:
 
 def cars(at: dict[str, Path], split: str) -> Listing:
     """MATLAB structures; labels count from 1."""
-    classes = _matlab(at["classes"])["class_names"].tolist()
-    rows = _matlab(at[split])["annotations"]
+    classes = matlab_files.read(at["classes"])["class_names"].tolist()
+    rows = matlab_files.read(at[split])["annotations"]
     pairs = [(str(row["fname"]), int(row["class"]) - 1) for row in rows]
     images = at[f"{split} images"]
     nested = images / images.name  # so it comes from Kaggle
@@ -87,7 +84,7 @@ def dtd(at: dict[str, Path], split: str) -> Listing:
 
 def flowers(at: dict[str, Path], split: str) -> Listing:
     """MATLAB arrays of image numbers and labels, both from 1; the classes have only numbers."""
-    splits, labels = _matlab(at["splits"]), _matlab(at["labels"])["labels"]
+    splits, labels = matlab_files.read(at["splits"]), matlab_files.read(at["labels"])["labels"]
     keys = {"train": ("trnid", "valid"), "test": ("tstid",)}[split]
     numbers = [int(number) for key in keys for number in splits[key]]
     if min(numbers) < 1:
@@ -130,14 +127,3 @@ def _table(path: Path) -> list[dict[str, str]]:
     """Rows of a table with tabs whose first line names the columns."""
     head, *rows = (line.split("\t") for line in _lines(path))
     return [dict(zip(head, row, strict=False)) for row in rows]
-
-
-def _matlab(path: Path) -> dict:
-    from scipy.io import loadmat, whosmat
-
-    try:
-        if any(math.prod(shape) > VALUES for _, shape, _ in whosmat(path)):
-            raise ValueError(f"an array of more than {VALUES} values")
-        return loadmat(path, squeeze_me=True)
-    except Exception as error:  # a broken file can raise anything; nothing in it is executed
-        raise UserError(f"{path} is no whole MATLAB file ({error}); fetch it again.") from None

@@ -108,7 +108,7 @@ def truth(contents: dict, source: str) -> Truth:
         image, area = ordered[row["image_id"]], row.get("area")
         _check_polygons(row, source)
         if not (type(area) is float and abs(area) < HUGE or _number(area)):  # the fast way first
-            area = _area(row, image)
+            area = _area(row, image, source)
         checked.append(
             {**row, "id": number, "image_id": image["id"], "area": area,
              "category_id": categories[row["category_id"]],
@@ -178,13 +178,14 @@ def _check_polygons(row: dict, source: str) -> None:
                 )
 
 
-def _area(row: dict, image: dict) -> float:
+def _area(row: dict, image: dict, source: str) -> float:
     """Pixels of an annotation's polygons or run lengths; without these, of its box."""
     part, height, width = row.get("segmentation"), image.get("height"), image.get("width")
     if not part:
         return row["bbox"][2] * row["bbox"][3]
     if type(height) is not int or type(width) is not int:
-        raise UserError("masks need the height and width of their images.")
+        raise UserError(f"annotation {row.get('id')} of {source} has a mask, but its image has no "
+                        "height and width.")  # fmt: skip
     if isinstance(part, dict) and not isinstance(part["counts"], list):
         return float(coco_mask.area(part))
     codes = coco_mask.frPyObjects(part, height, width)

@@ -1,0 +1,89 @@
+"""Reading of MATLAB's files: what SciPy reads is read, what would end its process is not."""
+
+import struct
+
+import numpy as np
+import pytest
+from hostile_files import refuses
+from scipy.io import loadmat, savemat
+from scipy.sparse import eye
+
+from classification.data import matlab_files
+
+VALUES = {
+    "numbers": np.arange(6, dtype=np.uint8).reshape(2, 3),
+    "floats": np.linspace(0, 1, 5),
+    "empty": np.zeros((0, 0)),
+    "text": "abc",
+    "texts": np.array(["a", "bc"], dtype=object),
+    "structure": {"a": 1, "b": {"c": "text"}},
+    "structures": np.array([(1, "x"), (2, "y")], dtype=[("class", object), ("fname", object)]),
+}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", VALUES)
+def test_values_are_scipys(tmp_path, name, packed):
+    path = tmp_path / "a.mat"
+    savemat(path, {"value": VALUES[name]}, do_compression=packed)
+    found = matlab_files.read(path)["value"]
+    assert repr(found) == repr(loadmat(path, squeeze_me=True)["value"])
+
+
+def part(sort: int, data: bytes) -> bytes:
+    return struct.pack("<II", sort, len(data)) + data + bytes(-len(data) % 8)
+
+
+def array(kind: int, *parts: bytes, flags: int = 6) -> bytes:
+    sides, name = part(5, struct.pack("<ii", 1, 1)), part(1, b"x")
+    return part(14, part(flags, struct.pack("<II", kind, 0)) + sides + name + b"".join(parts))
+
+
+def nested(depth: int) -> bytes:
+    inner = b""
+    for _ in range(depth):
+        inner = array(1, inner)
+    return inner
+
+
+NUMBER = part(9, struct.pack("<d", 1))
+HEAD = b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H", 0x100) + b"IM"
+
+
+# Each of the first three ends the process of a plain `loadmat`.
+@pytest.mark.parametrize("data, message", [
+    (HEAD + array(6, part(258, bytes(8))), "a part of sort 258"),
+    (HEAD + array(6, struct.pack("<HHi", 258, 4, 1)), "a part of sort 258"),
+    (HEAD + nested(50_000), "nested more than 10 deep"),
+    (HEAD + array(6, struct.pack("<II", 9, 2**31)), "a part of 2147483648 bytes, and 0 are left"),
+    (HEAD + array(6, NUMBER, flags=5), "an array of sort 6"),
+    (HEAD + array(17, NUMBER), "an array of sort 17"),
+    (HEAD + part(15, b"not zlib"), "Error -3 while decompressing"),
+    (HEAD[:126] + b"??", "it is not of version 5"),
+    (b"", "it is not of version 5"),
+    ((HEAD + array(6, NUMBER))[:-4], "a part of"),
+])  # fmt: skip
+def test_files_that_are_none(tmp_path, data, message):
+    path = tmp_path / "a.mat"
+    path.write_bytes(HEAD + array(6, NUMBER))
+    assert matlab_files.read(path)["x"] == 1
+    path.write_bytes(data)
+    with refuses(message, path):
+        matlab_files.read(path)
+
+
+def test_what_an_index_has_no_use_for(tmp_path):
+    path = tmp_path / "a.mat"
+    for value, version in ((eye(3).tocsc(), "5"), (1, "4")):
+        savemat(path, {"value": value}, format=version)
+        with refuses("is no whole MATLAB file", path):
+            matlab_files.read(path)
+
+
+def test_arrays_that_claim_gigabytes(tmp_path):
+    path = tmp_path / "a.mat"
+    for values, message in ((1, "an array of more than"), (9, "a part of more than")):
+        zeros = np.zeros(values * matlab_files.VALUES + 1, np.uint8)
+        savemat(path, {"value": zeros}, do_compression=True)
+        with refuses(message, path):
+            matlab_files.read(path)
