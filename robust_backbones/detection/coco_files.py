@@ -146,8 +146,8 @@ def _places(rows: list, what: str) -> dict:
 
 def _finite_boxes(rows: list[dict], what: str) -> None:
     try:
-        boxes = np.array([row["bbox"] for row in rows], float).reshape(len(rows), 4)
-        if (np.abs(boxes) < HUGE).all():
+        boxes = np.array([row["bbox"] for row in rows])
+        if _numbers(boxes, (len(rows), 4)) and (np.abs(boxes) < HUGE).all():
             return
     except (TypeError, ValueError, KeyError, OverflowError):
         pass
@@ -234,7 +234,12 @@ def _all_fit(rows: list, truth: Truth, needed: set) -> bool:
         )
     except (TypeError, KeyError, AttributeError, ValueError, OverflowError):
         return False
-    return fit and (not rows or scores.dtype.kind in "fiu" and np.isfinite(scores).all())
+    return fit and (not rows or _numbers(scores, (len(rows),)) and np.isfinite(scores).all())
+
+
+def _numbers(values: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Not texts or lists in their place, which NumPy would take."""
+    return values.dtype.kind in "fiu" and values.shape == shape
 
 
 def _wrong(row: Any, truth: Truth, needed: tuple) -> str | None:
