@@ -28,12 +28,10 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         UserError: damaged, of another version, or with other contents than an index has.
     """
-    from scipy.io import loadmat, whosmat
+    from scipy.io import loadmat
 
     try:
         _check_frame(path.read_bytes())
-        if any(math.prod(shape) > VALUES for _, shape, _ in whosmat(path)):
-            raise ValueError(f"an array of more than {VALUES} values")
         return loadmat(path, squeeze_me=True)
     except Exception as error:  # a broken file can raise anything; nothing in it is executed
         raise UserError(f"{path} is no whole MATLAB file ({error}); fetch it again.") from None
@@ -59,10 +57,13 @@ def _check_part(sort: int, data: bytes, order: str, depth: int) -> None:
     if sort == _MATRIX and data:
         if not depth:
             raise ValueError(f"nested more than {DEPTH} deep")
-        (flags, array), *rest = _parts(data, order)
+        (flags, array), (whole, sides), *rest = _parts(data, order)
         kind = struct.unpack(order + "I", array[:4])[0] & 0xFF
-        if flags != 6 or len(array) != 8 or kind not in _ARRAYS:
+        if flags != 6 or len(array) != 8 or whole not in (5, 6) or kind not in _ARRAYS:
             raise ValueError(f"an array of sort {kind}")
+        shape = struct.unpack(f"{order}{len(sides) // 4}I", sides)
+        if math.prod(shape) > min(VALUES, len(data)):  # cells have at least a tag each
+            raise ValueError(f"an array of shape {shape} in {len(data)} bytes")
         for part in rest:
             _check_part(*part, order, depth - 1)
 
