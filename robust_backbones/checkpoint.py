@@ -117,7 +117,7 @@ def load_file(path: str | Path, allow_pickle: bool = False) -> Any:
             return _plain(_load_numpy_pickle(path, allow_pickle), path)
         else:
             with open(path, "rb") as file:
-                _check_words(file, path, pickles=5)  # number, version, machine, contents, storages
+                _check_pickles(file, path, 5)  # number, version, machine, contents, storages
         if allow_pickle:
             return torch.load(path, "cpu", weights_only=False, pickle_module=_dill())
         return _plain(torch.load(path, "cpu", weights_only=True, mmap=mapped), path)
@@ -144,7 +144,7 @@ def _check_archive(path: Path) -> None:
         for name in archive.namelist():
             if name.endswith("data.pkl"):
                 with archive.open(name) as file:
-                    _check_words(file, path)
+                    _check_pickles(file, path)
         if damaged := archive.testzip():
             raise UserError(
                 f"{path} is damaged: the checksum of '{damaged}' is wrong; fetch it again."
@@ -154,16 +154,20 @@ def _check_archive(path: Path) -> None:
 WORD = 10_000  # characters
 
 
-def _check_words(file: IO[bytes], path: Path, pickles: int = 1) -> None:
-    """PyTorch looks through its own error, which quotes the file, in a time that grows with the
-    square of the longest word."""
-    for _ in range(pickles):
+def _check_pickles(file: IO[bytes], path: Path, number: int = 1) -> None:
+    """What PyTorch should not begin with.
+
+    It looks through its own error, which quotes the file, in a time that grows with the square of
+    the longest word. Sparse tensors of a file that it then refuses stay in a list of its own, and
+    are looked at with the next file.
+    """
+    for _ in range(number):
         for _, text, _ in pickletools.genops(file):
-            if (
-                isinstance(text, str)
-                and len(text) > WORD
-                and max(map(len, text.split()), default=0) > WORD
-            ):
+            if not isinstance(text, str):
+                continue
+            if "_rebuild_sparse" in text:
+                raise UserError(f"{path} holds sparse tensors; save contiguous dense tensors.")
+            if len(text) > WORD and max(map(len, text.split()), default=0) > WORD:
                 raise UserError(f"{path} holds a text of {len(text)} characters without a blank.")
 
 
@@ -190,7 +194,7 @@ def _plain(contents: Any, path: Path) -> Any:
 
 def _odd(tensor: Tensor) -> str | None:
     if tensor.layout != torch.strided:
-        return "is sparse"
+        return f"has layout {tensor.layout}"
     if tensor.dtype not in _SORTS or tensor.device.type != "cpu":
         return f"has type {tensor.dtype} on device {tensor.device.type}"
     held = tensor.untyped_storage().nbytes() // tensor.element_size()

@@ -219,7 +219,7 @@ BAD_CONTENTS = {
     "normaliser and record differ": (
         lambda s: robustness_contents(s) | {"metadata": {"mean": [0.5, 0.5, 0.5]}},
         "the normaliser's mean and the recorded one differ"),
-    "sparse": (lambda s: s | {"fc.weight": s["fc.weight"].to_sparse()}, "'fc.weight' is sparse"),
+    "sparse": (lambda s: s | {"fc.weight": s["fc.weight"].to_sparse()}, "holds sparse tensors"),
     "negative variance": (changed("bn1.running_var", -torch.ones(64)), "negative variances"),
     "caffe names": (lambda s: {"conv1_w": s["conv1.weight"], "res_conv1_bn_s": s["bn1.weight"]},
                     "is no supported network"),

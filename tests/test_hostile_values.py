@@ -71,6 +71,17 @@ def test_an_array_is_no_larger_than_its_file(tmp_path):
     assert found["0"].data_ptr() == found["999"].data_ptr()
 
 
+def test_a_refused_checkpoint_leaves_nothing_to_the_next(tmp_path):
+    """PyTorch would look at the sparse tensor with the next file, and refuse or crash there."""
+    bad, good = tmp_path / "bad.pth", tmp_path / "good.pth"
+    wrong = torch.sparse_coo_tensor([[9]], [1.0], (2,), check_invariants=False)
+    torch.save({"a": wrong, "b": Path("x")}, bad)
+    torch.save({"a": torch.ones(1)}, good)
+    with refuses("holds sparse tensors", bad):
+        checkpoint.load_file(bad)
+    assert checkpoint.load_file(good)["a"].tolist() == [1]
+
+
 @pytest.mark.parametrize("name", ["a.pkl", "a.pth"])
 def test_a_pickle_remembers_no_more_objects_than_it_has(tmp_path, name):
     """Python would make room for 2**24 of them."""
