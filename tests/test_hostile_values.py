@@ -22,6 +22,7 @@ from robust_backbones.detection import (
     annotations,
     coco_files,
     config,
+    config_files,
     curves,
     masks,
     prediction_files,
@@ -137,6 +138,14 @@ def test_configs_that_are_none(tmp_path, text, message):
     path.write_bytes(text)
     with refuses(message, path.name):
         config.load_config(path)
+
+
+def test_a_base_that_is_no_config(tmp_path):
+    path, base = tmp_path / "a.yaml", tmp_path / "b.txt"
+    path.write_text("_BASE_: b.txt")
+    base.write_text("text")
+    with refuses("is no config", "a _BASE_ of", path, base):
+        config_files.read(path, 2)
 
 
 @pytest.mark.parametrize("text", [b"output: o\ncommand: [x]\n", b"output: !!timestamp x\n", b"\1",

@@ -18,8 +18,10 @@ DEPTH = 10  # structures in structures; the indexes have 2
 
 _HEADER = 128  # bytes: text, version, order of bytes
 _MATRIX, _COMPRESSED = 14, 15
-_ELEMENTS = {1, 2, 3, 4, 5, 6, 7, 9, 12, 13, _MATRIX, 16, 17, 18}  # numbers, matrices, Unicode
-_ARRAYS = {1, 2, 4, *range(6, 16)}  # cell, struct, char, and the sorts of numbers
+_VALUES = {1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 16, 17, 18}  # numbers and Unicode
+_CELL, _STRUCT, _CHAR, _NUMBERS = 1, 2, 4, range(6, 16)  # sorts of arrays
+_BEFORE = {_CELL: 0, _STRUCT: 2, _CHAR: 1} | dict.fromkeys(_NUMBERS, 1)  # parts before arrays in it
+_COMPLEX = 0x800
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -48,24 +50,38 @@ def _check_frame(data: bytes) -> None:
             if inflated.unconsumed_tail:
                 raise ValueError(f"a part of more than {8 * VALUES} bytes")
             ((sort, part),) = _parts(part, order)
-        _check_part(sort, part, order, DEPTH)
+        if sort != _MATRIX:
+            raise ValueError(f"a part of sort {sort}")
+        _check_matrix(part, order, DEPTH)
 
 
-def _check_part(sort: int, data: bytes, order: str, depth: int) -> None:
-    if sort not in _ELEMENTS:
-        raise ValueError(f"a part of sort {sort}")
-    if sort == _MATRIX and data:
-        if not depth:
-            raise ValueError(f"nested more than {DEPTH} deep")
-        (flags, array), (whole, sides), *rest = _parts(data, order)
-        kind = struct.unpack(order + "I", array[:4])[0] & 0xFF
-        if flags != 6 or len(array) != 8 or whole not in (5, 6) or kind not in _ARRAYS:
-            raise ValueError(f"an array of sort {kind}")
-        shape = struct.unpack(f"{order}{len(sides) // 4}I", sides)
-        if math.prod(shape) > min(VALUES, len(data)):  # cells have at least a tag each
-            raise ValueError(f"an array of shape {shape} in {len(data)} bytes")
-        for part in rest:
-            _check_part(*part, order, depth - 1)
+def _check_matrix(data: bytes, order: str, depth: int) -> None:
+    """SciPy reads on in the next part where one is missing: each has what its sort needs."""
+    if not data:
+        return  # a cell may be empty
+    if not depth:
+        raise ValueError(f"nested more than {DEPTH} deep")
+    (sort, flags), (whole, sides), (text, _), *rest = _parts(data, order)
+    flag = struct.unpack(order + "I", flags[:4])[0]
+    kind, length = flag & 0xFF, math.prod(struct.unpack(f"{order}{len(sides) // 4}I", sides))
+    if sort != 6 or len(flags) != 8 or whole not in (5, 6) or text not in _VALUES:
+        raise ValueError("an array without sort, shape and name")
+    if length > min(VALUES, len(data)):  # cells have at least a tag each
+        raise ValueError(f"an array of {length} values in {len(data)} bytes")
+    if kind not in _BEFORE:
+        raise ValueError(f"an array of sort {kind}")
+    values, inner = _BEFORE[kind], length if kind == _CELL else 0
+    if kind == _STRUCT:
+        (_, width), (_, names), *_ = rest
+        inner = length * (len(names) // struct.unpack(order + "I", width)[0])
+    elif kind in _NUMBERS and flag & _COMPLEX:
+        values += 1
+    if len(rest) != values + inner or any(sort not in _VALUES for sort, _ in rest[:values]):
+        raise ValueError(f"an array of sort {kind} and {length} values in {len(rest)} parts")
+    for sort, part in rest[values:]:
+        if sort != _MATRIX:
+            raise ValueError(f"a part of sort {sort} where an array should be")
+        _check_matrix(part, order, depth - 1)
 
 
 def _parts(data: bytes, order: str, packed: bool = False) -> list[tuple[int, bytes]]:

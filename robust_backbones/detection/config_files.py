@@ -54,7 +54,11 @@ def read(path: str | Path, version: int) -> CfgNode:
         UserError: no mapping, more than `ENTRIES`, or of another version.
         one of `WRONG`: no YAML, or a base that is none.
     """
-    found = _Files.load_yaml_with_base(str(path), allow_unsafe=False)
+    try:
+        found = _Files.load_yaml_with_base(str(path), allow_unsafe=False)
+    except UserError as error:  # of which file, and how one came to it
+        own = str(error).startswith(str(path))
+        raise error if own else UserError(f"a _BASE_ of {path}: {error}") from None
     if found.get("VERSION", version) != version:
         raise UserError(f"{path}: VERSION is {found['VERSION']}; only {version} is supported.")
     return CfgNode(found)
