@@ -9,21 +9,19 @@ import contextlib
 import logging
 import os
 import re
-import time
 import urllib.parse
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256 as hash_of
 from pathlib import Path
 
-from robust_backbones import digests, download, zoo
+from robust_backbones import digests, download, hub, zoo
 from robust_backbones.download import DownloadError
 from robust_backbones.errors import UserError
 from robust_backbones.files import cache_dir, locked, sha256
 
 CHECKPOINTS = ("checkpoint.pt", "model_final.pth")  # what runs of ours leave in their folder
 MIRROR = "ROBUST_BACKBONES_MIRROR"
-_HUB = "https://huggingface.co"
 
 
 @dataclass(frozen=True)
@@ -128,10 +126,10 @@ def _source(text: str) -> _Source | Path:
 
 
 def _model_source(model: zoo.Model) -> _Source:
-    hub = (zoo.HUB_REPO, model.file, zoo.HUB_REVISION)
+    place = (zoo.HUB_REPO, model.file, zoo.HUB_REVISION)
     # What to fetch by hand: from the publisher, since a mirror of the hub may be what failed.
-    url = _hub_url(_HUB, *hub)
-    return _Source(zoo.SCHEME + model.name, model.file, url, model.sha256, hub)
+    url = hub.url(hub.PUBLISHER, *place)
+    return _Source(zoo.SCHEME + model.name, model.file, url, model.sha256, place)
 
 
 def _hub_source(text: str) -> _Source:
@@ -143,16 +141,8 @@ def _hub_source(text: str) -> _Source:
         for model in zoo.MODELS.values():
             if file == model.file:
                 return _model_source(model)
-    hub = (repo, file, revision)
-    return _Source(text, f"{repo}/{file}", _hub_url(_endpoint(), *hub), hub=hub)
-
-
-def _hub_url(endpoint: str, repo: str, file: str, revision: str | None) -> str:
-    return f"{endpoint}/{repo}/resolve/{revision or 'main'}/{file}"
-
-
-def _endpoint() -> str:
-    return os.environ.get("HF_ENDPOINT", _HUB).rstrip("/")
+    place = (repo, file, revision)
+    return _Source(text, f"{repo}/{file}", hub.url(hub.endpoint(), *place), hub=place)
 
 
 def _url_source(text: str) -> _Source:
@@ -240,7 +230,7 @@ def _fetched(wanted: _Source) -> Path:
     final = cache_dir() / "weights" / f"{_short(wanted.key)}-{base}"
     try:
         if wanted.hub:
-            path = _from_hub(*wanted.hub)
+            path = hub.fetch(*wanted.hub)
         else:
             path = final.with_name(final.name + ".part")
             download.download(wanted.url, path)
@@ -258,51 +248,7 @@ def _fetched(wanted: _Source) -> Path:
 
 
 def _way_out(wanted: _Source) -> str:
-    hub = "set HF_ENDPOINT to a mirror of the hub, or " if wanted.hub else ""
+    mirror = "set HF_ENDPOINT to a mirror of the hub, or " if wanted.hub else ""
     url = wanted.url.split("?")[0]
     by_hand = f"curl -L --create-dirs -o 'FOLDER/{wanted.mirrored}' {url}"
-    return f"Try again, {hub}fetch it by hand ({by_hand}) and set {MIRROR}=FOLDER."
-
-
-def _from_hub(repo: str, file: str, revision: str | None) -> Path:
-    """Through the hub's client and its cache, mirrors, tokens and offline switch."""
-    from huggingface_hub import hf_hub_download  # takes half a second to import
-
-    logging.getLogger("huggingface_hub.utils._http").addFilter(_retry_in_words)
-    for attempt in range(1, download.ATTEMPTS + 1):
-        try:
-            return Path(hf_hub_download(repo_id=repo, filename=file, revision=revision))
-        except Exception as error:  # its own, its transport's, the system's: by release and fault
-            status = getattr(getattr(error, "response", None), "status_code", 0)
-            if status < 500 or attempt == download.ATTEMPTS:
-                raise DownloadError(_hub_reason(error, repo, file)) from None
-            time.sleep(download.BACKOFF * 2 ** (attempt - 1))
-    raise AssertionError("the loop returns or raises")
-
-
-def _retry_in_words(record: logging.LogRecord) -> bool:
-    """Of the two lines that the hub's client logs at a retry, one, which says what goes on."""
-    text = record.getMessage()
-    if text.startswith("Retrying in"):
-        record.msg, record.args = f"{_endpoint()} does not answer. {text}", ()
-    return "thrown while requesting" not in text
-
-
-def _hub_reason(error: Exception, repo: str, file: str) -> str:
-    """Why the hub's client failed, in the words of our errors."""
-    from huggingface_hub import constants, errors
-
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    cause = error.__cause__ or error
-    text = next(iter(str(cause).splitlines()), "")[:200].rstrip(".") or type(cause).__name__
-    if isinstance(error, errors.LocalEntryNotFoundError):
-        if constants.HF_HUB_OFFLINE:
-            return f"HF_HUB_OFFLINE is set, and {constants.HF_HUB_CACHE} does not hold it"
-        if isinstance(cause, errors.FileMetadataError):
-            return f"{_endpoint()} does not answer as a hub does (a proxy's or login page?)"
-        return f"{_endpoint()} cannot be reached ({text})"
-    if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403):
-        return f"there is no {repo}, or it needs a login: set HF_TOKEN ({status})"
-    if status == 404:
-        return f"{repo} has no {file} at that revision (404)"
-    return f"{_endpoint()}: {text}"
+    return f"Try again, {mirror}fetch it by hand ({by_hand}) and set {MIRROR}=FOLDER."
