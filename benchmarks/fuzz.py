@@ -15,118 +15,46 @@ import argparse
 import collections
 import contextlib
 import faulthandler
+import importlib.util
 import json
 import logging
 import mmap
 import os
 import random
-import re
 import resource
-import shutil
 import struct
 import sys
 import tempfile
 import time
-import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
+from fuzzing.judge import OUTCOMES, judge, signature, watch  # noqa: E402
 from fuzzing.mutations import mutate  # noqa: E402
 
 from robust_backbones.errors import UserError, user_errors  # noqa: E402
 
 SECONDS = 10.0  # of a case
 MEMORY = 1 << 30  # bytes that a case may take besides what is there before
-LONGEST = 2000  # characters of a message
 SAVED = 3  # cases of each cause
-OUTCOMES = ("accepted", "refused", "findings")
-
-
-class Forbidden(BaseException):
-    """A file made the reader act; no `except Exception` hides it."""
-
-
-_ACTS = ("os.system", "os.exec", "os.fork", "os.posix_spawn", "subprocess.Popen", "pty.spawn",
-         "socket.connect", "socket.getaddrinfo", "urllib.Request", "os.remove", "os.rename",
-         "os.kill", "shutil.rmtree", "webbrowser.open", "ctypes.dlopen")  # fmt: skip
-_watched: list[Path] = []  # while a case is read: the only folders that it may write to
-
-
-def _watch(event: str, args: tuple) -> None:
-    """An audit hook: Python tells it of all that a program does to the world."""
-    if not _watched:
-        return
-    place = str(args[0]) if args else ""
-    inside = any(place.startswith(str(folder)) for folder in _watched)
-    if event in _ACTS and not inside:
-        raise Forbidden(f"{event} {place[:200]}")
-    writes = event == "open" and isinstance(args[2], int)
-    if writes and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and not inside:
-        if place != os.devnull:
-            raise Forbidden(f"{place[:200]} opened for writing")
 
 
 def input_of(target, seeds: list, seed: int, name: str, case: int) -> tuple[str, bytes]:
     """The file of a case, relative to the folder, and its bytes."""
     rng = random.Random(f"{seed}/{name}/{case}")
     chosen = rng.choice(seeds)
+    return chosen.file, changed(target, seeds, chosen, chosen.data, rng)
+
+
+def changed(target, seeds: list, chosen, data: bytes, rng: random.Random) -> bytes:
+    """Bytes made of `data`, or written anew in the form of the chosen seed, or both."""
     if chosen.build and rng.random() < 0.6:
         data = chosen.build(rng)
         if rng.random() < 0.8:
-            return chosen.file, data
-    else:
-        data = chosen.data
-    return chosen.file, mutate(data, rng, [s.data for s in seeds], target.words)
-
-
-def judge(target, folder: Path, file: str, data: bytes) -> tuple[str, str]:
-    """Read `data` as `folder/file`: an outcome of `OUTCOMES`, and what it says."""
-    path = folder / file
-    before = path.read_bytes() if path.exists() else None
-    path.write_bytes(data)
-    _watched[:] = [folder, Path(tempfile.gettempdir())]
-    try:
-        target.read(folder, path)
-        return "accepted", ""
-    except UserError as error:
-        _watched.clear()
-        message = str(error)
-        wrong = _unfit(message, folder)
-        return ("findings", f"{wrong}: {message[:300]!r}") if wrong else ("refused", message)
-    except (Exception, Forbidden):
-        _watched.clear()
-        kind = type(sys.exc_info()[1]).__qualname__
-        return "findings", f"{kind}: {traceback.format_exc()}"
-    finally:
-        _watched.clear()
-        if before is not None:
-            path.write_bytes(before)
-        shutil.rmtree(folder / "cache", ignore_errors=True)  # what was decoded
-
-
-def _unfit(message: str, folder: Path) -> str:
-    """What a message for a user must not be."""
-    if "Traceback (most recent" in message:
-        return "a traceback in a message"
-    if len(message) > LONGEST:
-        return "a message without end"
-    if str(folder) not in message:
-        return "a message that does not name the file"
-    if not message.replace("\n", "").isprintable():
-        return "a message that cannot be printed"
-    return ""
-
-
-def signature(text: str) -> str:
-    """Equal for findings with one cause: the exception, and where it came from."""
-    frames = re.findall(r'File "([^"]+)", line \d+, in (\S+)', text)
-    ours = [f"{Path(path).name}:{name}" for path, name in frames if "benchmarks" not in path]
-    product = [f"{Path(path).name}:{name}" for path, name in frames
-               if "/robust_backbones/" in path or "/classification/" in path]  # fmt: skip
-    where = " < ".join(dict.fromkeys([*ours[-1:], *product[-2:][::-1]]))
-    return f"{text.split(':')[0]} in {where}" if frames else text.split(":")[0]
+            return data
+    return mutate(data, rng, [s.data for s in seeds], target.words)
 
 
 def run(name: str, target, cases: range, seed: int, output: Path) -> dict:
@@ -187,7 +115,7 @@ def _work(name, target, seeds, folder, cases, seed, log, results, at) -> None:
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, taken + MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    sys.addaudithook(_watch)
+    sys.addaudithook(watch)
     with open(log, "w") as crash, open(results, "w", buffering=1) as told:
         faulthandler.enable(crash)
         for case in cases:
@@ -212,7 +140,7 @@ def replay(name: str, target, case: int, seed: int) -> int:
         folder = Path(temporary)
         seeds = target.seeds(folder)
         file, data = input_of(target, seeds, seed, name, case)
-        sys.addaudithook(_watch)
+        sys.addaudithook(watch)
         outcome, text = judge(target, folder, file, data)
     print(f"{name} {case}: {file}, {len(data)} bytes, {data[:300]!r}: {outcome}\n{text}")
     return int(outcome == "findings")
@@ -249,7 +177,7 @@ def guided(name: str, target, seconds: int) -> None:
     corpus.mkdir()
     for number, given in enumerate(seeds):
         (corpus / f"{number}").write_bytes(bytes([number]) + given.data)
-    sys.addaudithook(_watch)
+    sys.addaudithook(watch)
     logging.disable()  # what the readers notice would hide the figures
 
     def one(data: bytes) -> None:
@@ -263,10 +191,7 @@ def guided(name: str, target, seconds: int) -> None:
         if not data or rng.random() < 0.5:
             return atheris.Mutate(data, longest)
         chosen = seeds[data[0] % len(seeds)]
-        changed = mutate(data[1:], rng, [s.data for s in seeds], target.words)
-        if chosen.build and rng.random() < 0.5:
-            changed = chosen.build(rng)
-        return (data[:1] + changed)[:longest]
+        return (data[:1] + changed(target, seeds, chosen, data[1:], rng))[:longest]
 
     # keep_seed: whichever file is changed, the others beside it are read, too, so that the first
     # seed reaches the lines of all and the rest would be dropped.
@@ -294,11 +219,15 @@ def parser() -> argparse.ArgumentParser:
 def main(argv=None) -> int:
     args = parser().parse_args(argv)
     with user_errors():
+        if args.engine == "atheris" and not importlib.util.find_spec("atheris"):
+            raise UserError("--engine atheris needs the package atheris; run: pip install atheris.")
         targets = _targets(args.engine)
         names = args.targets or list(targets)
         if unknown := [name for name in names if name not in targets]:
             raise UserError(f"target '{unknown[0]}' is unknown; one of: {', '.join(targets)}.")
         if args.engine == "atheris":
+            if len(names) > 1:
+                raise UserError("atheris ends the process with its target: give one, --targets.")
             guided(names[0], targets[names[0]], args.seconds)
         if args.case is not None:
             return max(replay(name, targets[name], args.case, args.seed) for name in names)
