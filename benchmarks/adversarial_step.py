@@ -1,7 +1,8 @@
-"""Seconds per adversarial training step: the `robustness` library's loop against ours, on a CPU.
+"""Seconds per adversarial training step: the `robustness` library's loop against ours.
 
 python benchmarks/adversarial_step.py --threads 2
 python benchmarks/adversarial_step.py --arch resnet18 --size 32 --batch 8 --repeats 3
+python benchmarks/adversarial_step.py --arch resnet50 --size 224 --batch 128 --device cuda
 
 Both sides train the same network with the same adversary (L2 PGD, eps 1, 3 steps of 2/3) on the
 same images, one step at a time, taking turns, so that what else the machine does falls on all of
@@ -15,7 +16,6 @@ import os
 import platform
 import statistics
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import robustness_bridge as bridge  # noqa: E402
+import timing  # noqa: E402
 import torch  # noqa: E402
 import torchvision  # noqa: E402
 from adversarial_step_sides import EPS, LIBRARY, OURS, STEP_SIZE, STEPS, passes, sides  # noqa: E402
@@ -32,24 +33,24 @@ CASES = (("resnet18", 32), ("resnet18", 64), ("resnet50", 64))  # arch, pixels
 ALLOWED = 1e-5  # difference of a weight after two steps, in float64
 
 
-def images(batch: int, size: int, dtype: torch.dtype):
+def images(batch: int, size: int, dtype: torch.dtype, device: torch.device):
     """Noise and labels. Away from 0 and 1: such pixels the library's attack leaves alone since
     PyTorch 2.14, which changed the gradient of its clamp there."""
     torch.manual_seed(1)
     x = 0.1 + 0.8 * torch.rand(batch, 3, size, size, dtype=torch.float64)
-    return x.to(dtype), torch.arange(batch) % 10
+    return x.to(device, dtype), (torch.arange(batch) % 10).to(device)
 
 
-def differences(library, names, arch: str, size: int, use_best: bool) -> dict:
+def differences(library, names, arch: str, size: int, use_best: bool, device) -> dict:
     """Side -> largest difference of a weight or statistic from the library's after two steps.
 
     In float64 and on 8 images: in float32, rounding decides whether a ReLU that is nearly 0 is
     open, and its gradient jumps there, so that equal sides can differ by a thousandth.
     """
-    built = sides(library, names, arch, use_best, torch.float64)
+    built = sides(library, names, arch, use_best, torch.float64, device)
     for step, _ in built.values():
         for _ in range(2):  # the second with other weights: a twin that is out of date would show
-            step(*images(8, size, torch.float64))
+            step(*images(8, size, torch.float64, device))
     reference = next(iter(built.values()))[1].state_dict()
     found = {
         name: max(
@@ -64,38 +65,22 @@ def differences(library, names, arch: str, size: int, use_best: bool) -> dict:
     return found
 
 
-def take_turns(functions: dict, repeats: int) -> dict:
-    """Name -> seconds of each repeat. The first round warms up; where it takes long, as to
-    compile, that is said."""
-    seconds = {name: [] for name in functions}
-    for repeat in range(1 + repeats):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            took = time.perf_counter() - start
-            if repeat:
-                seconds[name].append(took)
-            elif took > 20:
-                print(f"(first call of '{name}': {took:.0f} s)", flush=True)
-    return seconds
-
-
-def measure(library, names, arch: str, size: int, batch: int, repeats: int, use_best: bool):
+def measure(library, names, arch: str, size: int, use_best: bool, args) -> dict:
     """Side -> seconds of each repeat."""
-    built = sides(library, names, arch, use_best, torch.float32)
-    x, y = images(batch, size, torch.float32)
-    return take_turns(
-        {n: (lambda step=step: step(x, y)) for n, (step, _) in built.items()}, repeats
-    )
+    built = sides(library, names, arch, use_best, torch.float32, args.device)
+    x, y = images(args.batch, size, torch.float32, args.device)
+    steps = {n: (lambda step=step: step(x, y)) for n, (step, _) in built.items()}
+    return timing.take_turns(steps, args.repeats, args.device)
 
 
-def print_passes(arch: str, size: int, batch: int, repeats: int, found: dict) -> None:
+def print_passes(arch: str, size: int, found: dict, args) -> None:
     """Where the time goes: what the network's own passes of a step cost, and a step's ratio to it.
 
     A step of k attack steps makes k forward and input-gradient passes, one forward pass more for
     the best iterate, and one training pass.
     """
-    seconds = take_turns(passes(arch, batch, size), repeats)
+    works = passes(arch, args.batch, size, args.device)
+    seconds = timing.take_turns(works, args.repeats, args.device)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     for name, value in median.items():
         print(f"| {arch} | {size} | {name} | {value:.4f} |")
@@ -135,14 +120,17 @@ def parser() -> argparse.ArgumentParser:
         help="return the iterate of highest loss")  # fmt: skip
     add("--batch", type=int, default=32, help="images per step")
     add("--repeats", type=int, default=7, help="timed steps of each side")
-    add("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch")
+    add("--threads", type=int, default=torch.get_num_threads(), help="threads of PyTorch")
+    add("--device", default="cpu", help="cpu or cuda")
     return p
 
 
 def main(argv=None) -> None:
     args = parser().parse_args(argv)
     torch.set_num_threads(args.threads)
-    bridge.stay_on_the_cpu()
+    args.device = timing.chosen(args.device)
+    if args.device.type == "cpu":
+        bridge.stay_on_the_cpu()
     try:
         library = bridge.import_library()
     except ImportError as error:
@@ -154,8 +142,8 @@ def main(argv=None) -> None:
     print(
         f"robustness {version('robustness')}, torch {torch.__version__}, torchvision "
         f"{torchvision.__version__}, Python {platform.python_version()}, {args.threads} threads, "
-        f"batch {args.batch}, {args.repeats} repeats; L2 eps {EPS:g}, {STEPS} steps of "
-        f"{STEP_SIZE:.3f}"
+        f"{args.device}, batch {args.batch}, {args.repeats} repeats; L2 eps {EPS:g}, {STEPS} steps "
+        f"of {STEP_SIZE:.3f}"
     )
     print("| network | pixels | use best | side | median s | fastest s | times faster | "
           "difference |\n|---|---|---|---|---|---|---|---|")  # fmt: skip
@@ -163,8 +151,8 @@ def main(argv=None) -> None:
     rows = {}
     for arch, size in cases:
         for use_best in chosen:
-            found = differences(library, args.sides, arch, size, use_best)
-            seconds = measure(library, args.sides, arch, size, args.batch, args.repeats, use_best)
+            found = differences(library, args.sides, arch, size, use_best, args.device)
+            seconds = measure(library, args.sides, arch, size, use_best, args)
             rows.setdefault((arch, size), {})[use_best] = seconds
             base = statistics.median(seconds[LIBRARY])
             for side, values in seconds.items():
@@ -176,7 +164,7 @@ def main(argv=None) -> None:
                 )
     print("\n| network | pixels | pass | median s |\n|---|---|---|---|")
     for (arch, size), found in rows.items():
-        print_passes(arch, size, args.batch, args.repeats, found)
+        print_passes(arch, size, found, args)
 
 
 if __name__ == "__main__":

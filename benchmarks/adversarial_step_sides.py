@@ -51,14 +51,16 @@ OURS = {
 }
 
 
-def library_side(library, arch: str, state: dict, use_best: bool, dtype: torch.dtype):
+def library_side(
+    library, arch: str, state: dict, use_best: bool, dtype: torch.dtype, device: torch.device
+):
     """`(step, network)`: a training step as the library makes it, and what it trains."""
     dataset = library.datasets.ImageNet("/nowhere")
     dataset.num_classes = 10
     model, _ = library.model_utils.make_and_restore_model(arch=arch, dataset=dataset)
     model = getattr(model, "module", model)  # out of DataParallel
     model.model.load_state_dict(state)
-    model.to(dtype)
+    model.to(device, dtype)
     optimizer = torch.optim.SGD(model.parameters(), LR, momentum=0.9, weight_decay=1e-4)
     settings = bridge.loop_settings(
         constraint="2", eps=EPS, attack_lr=STEP_SIZE, attack_steps=STEPS, use_best=use_best
@@ -70,11 +72,13 @@ def library_side(library, arch: str, state: dict, use_best: bool, dtype: torch.d
     return step, model.model
 
 
-def our_side(form: Form, arch: str, state: dict, use_best: bool, dtype: torch.dtype):
+def our_side(
+    form: Form, arch: str, state: dict, use_best: bool, dtype: torch.dtype, device: torch.device
+):
     """`(step, network)`: ours, likewise."""
     model = Classifier(arch, 10)
     model.net.load_state_dict(state)
-    model.to(dtype)
+    model.to(device, dtype)
     if form.channels_last:
         model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), LR, momentum=0.9, weight_decay=1e-4,
@@ -101,34 +105,36 @@ def our_side(form: Form, arch: str, state: dict, use_best: bool, dtype: torch.dt
     return step, model.net
 
 
-def learner_side(arch: str, state: dict, use_best: bool, dtype: torch.dtype):
+def learner_side(arch: str, state: dict, use_best: bool, dtype, device):
     """`(step, network)`: what `classification.pretrain` does, all of it."""
     model = Classifier(arch, 10)
     model.net.load_state_dict(state)
-    model.to(dtype, memory_format=torch.channels_last)
+    model.to(device, dtype, memory_format=torch.channels_last)
     attack = dict(eps=EPS, steps=STEPS, step_size=STEP_SIZE, use_best=use_best)
     learner = Learner(model, learning(**attack, weight_decay=1e-4))
     return (lambda x, y: learner.step(x, y, [LR], seed=0)), model.net
 
 
-def sides(library, names, arch: str, use_best: bool, dtype: torch.dtype) -> dict:
+def sides(
+    library, names, arch: str, use_best: bool, dtype: torch.dtype, device: torch.device
+) -> dict:
     """Name -> `(step, network)`, all from the same weights, the library first."""
     torch.manual_seed(0)
     state = Classifier(arch, 10).net.state_dict()
-    built = {LIBRARY: library_side(library, arch, state, use_best, dtype)}
+    built = {LIBRARY: library_side(library, arch, state, use_best, dtype, device)}
     for name in names:
         if name == PRETRAIN:
-            built[name] = learner_side(arch, state, use_best, dtype)
+            built[name] = learner_side(arch, state, use_best, dtype, device)
         else:
-            built[name] = our_side(OURS[name], arch, state, use_best, dtype)
+            built[name] = our_side(OURS[name], arch, state, use_best, dtype, device)
     return built
 
 
-def passes(arch: str, batch: int, size: int) -> dict:
+def passes(arch: str, batch: int, size: int, device: torch.device) -> dict:
     """Name of a pass of the plain network in channels_last -> a function that makes it once."""
     torch.manual_seed(0)
-    model = Classifier(arch, 10).to(memory_format=torch.channels_last)
-    x = torch.rand(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
+    model = Classifier(arch, 10).to(device, memory_format=torch.channels_last)
+    x = torch.rand(batch, 3, size, size).to(device, memory_format=torch.channels_last)
     evaluated = Twin(model).plain  # in eval mode, no gradient of parameters
     folded = Twin(model).refresh()
 

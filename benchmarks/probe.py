@@ -1,6 +1,7 @@
 """A path of 45 L2 penalties: all solved together, against 45 fits of scikit-learn, warm-started.
 
 python benchmarks/probe.py --images 5000 --features 512 --classes 10 100 --threads 1
+python benchmarks/probe.py --images 20000 --features 2048 --classes 100 --device cuda --limit 60
 
 Both sides see the same float64 features. scikit-learn's L-BFGS goes from the strongest penalty to
 the weakest, each fit beginning where the last one ended. It stops at an absolute gradient of the
@@ -22,6 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
+import timing  # noqa: E402
 import torch  # noqa: E402
 from sklearn.exceptions import ConvergenceWarning  # noqa: E402
 from sklearn.linear_model import LogisticRegression  # noqa: E402
@@ -53,9 +55,11 @@ def objective(x, y, weights, bias, penalty: float) -> float:
 
 def ours(x, y, classes: int, tolerance: float, dtype=torch.float64):
     """Seconds, objectives from the strongest penalty on, iterations."""
-    start = time.perf_counter()
-    found = probe.fit(x, y, classes, tolerance=tolerance, dtype=dtype)
-    seconds = time.perf_counter() - start
+    results: list = []
+    seconds = timing.seconds(
+        lambda: results.append(probe.fit(x, y, classes, tolerance=tolerance, dtype=dtype)), x.device
+    )
+    (found,) = results
     weights, bias, rows = found.weights.double(), found.bias.double(), range(len(found.bias))
     values = [objective(x, y, weights[i], bias[i], found.penalties[i]) for i in reversed(rows)]
     return seconds, values, int(found.iterations.sum())
@@ -63,7 +67,7 @@ def ours(x, y, classes: int, tolerance: float, dtype=torch.float64):
 
 def scikit_learns(x, y, tolerance: float, relative: bool, limit: float):
     """As `ours`; stops after the fit that passes the limit, seconds."""
-    data, labels, last = x.numpy(), y.numpy(), None
+    data, labels, last = x.cpu().numpy(), y.cpu().numpy(), None
     seconds, values, iterations = 0.0, [], 0
     # With two classes its model has half as many weights, and half the penalty.
     halves = 2 if len(y.unique()) == 2 else 1
@@ -75,7 +79,7 @@ def scikit_learns(x, y, tolerance: float, relative: bool, limit: float):
         start = time.perf_counter()
         last = model.fit(data, labels)
         seconds += time.perf_counter() - start
-        weights, bias = torch.from_numpy(model.coef_), torch.from_numpy(model.intercept_)
+        weights, bias = (torch.from_numpy(a).to(x) for a in (model.coef_, model.intercept_))
         if halves == 2:
             weights, bias = torch.cat([-weights, weights]) / 2, torch.cat([-bias, bias]) / 2
         values.append(objective(x, y, weights, bias, penalty))
@@ -123,23 +127,27 @@ def main(argv=None) -> None:
     p.add_argument("--limit", type=float, default=600, help="seconds; scikit-learn stops after the "
                    "fit that passes it, and the table has the number of its fits")  # fmt: skip
     p.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each side")
+    p.add_argument("--device", default="cpu", help="of our side, cpu or cuda; scikit-learn runs on "
+                   "the CPU")  # fmt: skip
     args = p.parse_args(argv)
     if args.images < 1 or args.threads < 1:
         raise UserError(f"--images {args.images} --threads {args.threads}; give 1 or more.")
     torch.set_num_threads(args.threads)
+    device = timing.chosen(args.device)
     warnings.simplefilter("ignore", ConvergenceWarning)
-    print(f"{args.images} images, {args.threads} threads, torch {torch.__version__}")
+    print(f"{args.images} images, {args.threads} threads, {device}, torch {torch.__version__}")
     print("| features | classes | side, tolerance | fits | iterations | seconds | times ours | "
           "largest excess of the objective | fits within 1e-4 |")  # fmt: skip
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     with threadpool_limits(args.threads):
         if args.file:
             x, y = (a[: args.images] for a in torch.load(args.file, weights_only=True))
-            compare(x.double(), y, int(y.max()) + 1, args)
+            compare(x.double().to(device), y.to(device), int(y.max()) + 1, args)
             return
         for d in args.features:
             for classes in args.classes:
-                compare(*synthetic(args.images, d, classes), classes, args)
+                x, y = (a.to(device) for a in synthetic(args.images, d, classes))
+                compare(x, y, classes, args)
 
 
 if __name__ == "__main__":

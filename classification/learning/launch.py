@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,6 +13,7 @@ import torch
 from classification import engine
 from classification.learning import distributed
 from robust_backbones import results
+from robust_backbones.errors import UserError
 from robust_backbones.files import claimed
 from robust_backbones.stopping import STOPPED, Stopped
 
@@ -39,6 +41,9 @@ def once(output: Path, settings: dict, work: Callable[[], None], again: str) -> 
     Args:
         settings: of the run.
         again: how to go on with a run that was stopped, for the user.
+
+    Raises:
+        UserError: the GPU is out of memory.
     """
     if distributed.from_first(partial(results.finished, output / "result.json", settings)):
         return
@@ -50,3 +55,17 @@ def once(output: Path, settings: dict, work: Callable[[], None], again: str) -> 
             if first:
                 print(f"stopped; all is saved in {output}. {again}", flush=True)
             sys.exit(STOPPED)
+        except torch.OutOfMemoryError as error:
+            raise _out_of_memory(error, settings) from None
+
+
+def _out_of_memory(error: torch.OutOfMemoryError, settings: dict) -> UserError:
+    """PyTorch's error in one line with the options that reduce the memory."""
+    asked = re.search(r"Tried to allocate [\d.]+ \w+", str(error))
+    said = f"out of GPU memory ({asked[0] if asked else error})."
+    if settings.get("accumulate") is None:  # the probe: all features are in memory
+        return UserError(f"{said} Use --device cpu.")
+    return UserError(
+        f"--batch-size {settings['batch_size']} --accumulate {settings['accumulate']}: {said} "
+        "Use a larger --accumulate, which splits a batch into parts, or a smaller --batch-size."
+    )

@@ -151,10 +151,18 @@ class Trainer(DefaultTrainer):
         """One step, its sampling of anchors and RoIs seeded by where it stands in the run.
 
         Raises:
-            UserError: the loss is not finite.
+            UserError: the loss is not finite, or the GPU is out of memory.
         """
         torch.manual_seed(seed_from(self.cfg.SEED, self.iter, comm.get_rank()))
-        super().run_step()
+        try:
+            super().run_step()
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"SOLVER.IMS_PER_BATCH {self.cfg.SOLVER.IMS_PER_BATCH}, SOLVER.ACCUMULATE "
+                f"{self.cfg.SOLVER.ACCUMULATE}: out of GPU memory. Use a larger SOLVER.ACCUMULATE, "
+                "which splits a batch into parts, a smaller SOLVER.IMS_PER_BATCH, or "
+                "SOLVER.AMP.ENABLED True."
+            ) from None
 
     @property
     def metrics(self) -> dict:

@@ -1,0 +1,310 @@
+"""Rows of the GPU check that need no Detectron2: parity, speed and memory of classifiers."""
+
+import copy
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import timing
+import torch
+from gpu.lines import Line, allow_tf32, at_least, at_most, modes, peak_gib
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity, cross_entropy
+
+from classification import attacks, engine, probe
+from classification.data import loader
+from classification.data.sources import Source
+from classification.datasets import open_split
+from classification.learning import pretrain_options
+from classification.learning.learner import Learner
+from classification.models import Classifier
+from classification.transfers import logistic
+
+EPS, STEPS = 3.0, 3  # L2 over the image and PGD steps: the paper's pretraining
+
+
+def classifier(arch: str, device: torch.device) -> Classifier:
+    """A classifier with 1,000 classes and random weights."""
+    torch.manual_seed(0)
+    return Classifier(arch, 1000).to(device).to(memory_format=torch.channels_last)
+
+
+def images(count: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Noise `(count, 3, size, size)` in [0, 1] and labels."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(count, 3, size, size, generator=generator)
+    return x.to(device), torch.randint(1000, (count,), generator=generator).to(device)
+
+
+def learner(arch: str, device: torch.device, *options: str) -> Learner:
+    """What `classification.pretrain` trains with, given its options."""
+    words = ["--output", "unused", "--arch", arch, *options]
+    settings = pretrain_options.settings(pretrain_options.parser("").parse_args(words))
+    torch.backends.cudnn.benchmark = True  # as pretraining sets it
+    return Learner(classifier(arch, device), settings)
+
+
+def rate(learn: Learner, batch: int, size: int, repeats: int) -> float:
+    """Images per second of a training step, the median of the repeats."""
+    x, y = images(batch, size, learn.device)
+    rates = [0.01] * learn.updates_per_batch
+    works = {"step": lambda: learn.step(x, y, rates, seed=0)}
+    warm_up = 3 if learn.device.type == "cuda" else 1
+    found = timing.take_turns(works, repeats, learn.device, warm_up)
+    return batch / statistics.median(found["step"])
+
+
+def largest_batch(device: torch.device) -> int:
+    """The largest power of two up to 256 at which ResNet-50 trains in float32 at 224 pixels."""
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return next(b for b in (256, 128, 64, 32, 16) if b * 150 * 2**20 < memory)
+
+
+def parity(device: torch.device, full: bool) -> Iterator[Line]:
+    """Compare logits, an attack and an update with float64 on the CPU."""
+    arch, size, count = ("resnet50", 224, 8) if full else ("resnet18", 64, 4)
+    model, (x, y) = classifier(arch, device), images(count, size, device)
+    # Rounding grows in an untrained residual network, and less in a trained one. Small residual
+    # branches make up for that.
+    for name, module in model.named_modules():
+        if name.endswith("bn3" if arch == "resnet50" else "bn2"):
+            nn.init.constant_(module.weight, 0.2)
+    exact = copy.deepcopy(model).to("cpu", torch.float64)
+    attack = partial(attacks.pgd, constraint="l2", eps=EPS, steps=STEPS, step_size=2 * EPS / STEPS)
+    reference = _outputs(exact, x.cpu().double(), y.cpu(), attack)
+    bounds = {"float32": (1e-5, 0.999), "TF32": (2e-3, 0.99), "bfloat16": (2e-2, 0.95)}
+    for name, (tf32, precision) in modes(device).items():
+        allow_tf32(tf32)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            logits, x_adv, gradient, update = _outputs(copy.deepcopy(model), x, y, attack)
+        error, cosine = bounds[name]
+        yield at_most(f"{name}: logits, relative error", _error(logits, reference[0]), error)
+        norms = (x_adv - x.cpu().double()).flatten(1).norm(dim=1)
+        yield at_most(f"{name}: PGD, norm / eps", float(norms.max()) / EPS, 1 + 1e-5)
+        outside = float((x_adv - x_adv.clamp(0, 1)).abs().max())
+        yield at_most(f"{name}: PGD, pixels outside [0, 1] by", outside, 0.0)
+        yield Line(f"{name}: PGD, relative error", _error(x_adv - x.cpu(), reference[1] - x.cpu()))
+        similar = cosine_similarity(gradient.flatten(1), reference[2].flatten(1)).min()
+        yield at_least(f"{name}: attack gradient, cosine", float(similar), cosine)
+        similar = cosine_similarity(update, reference[3], dim=0)
+        yield at_least(f"{name}: gradient of an update, cosine", float(similar), cosine)
+
+
+def _outputs(model: nn.Module, x: Tensor, y: Tensor, attack: Callable) -> list[Tensor]:
+    """Logits, attacked images, gradients of images, gradient of an update; float64 on the CPU."""
+    model.eval()
+    x_adv = attack(model, x, y)
+    leaf = x.clone().requires_grad_()
+    logits = model(leaf)
+    (gradient,) = torch.autograd.grad(cross_entropy(logits, y, reduction="sum"), leaf)
+    model.train()
+    cross_entropy(model(x), y).backward()
+    update = torch.cat([p.grad.flatten() for p in model.parameters()])
+    return [t.detach().cpu().double() for t in (logits, x_adv, gradient, update)]
+
+
+def _error(found: Tensor, exact: Tensor) -> float:
+    return float((found - exact).norm() / exact.norm())
+
+
+def training_step(device: torch.device, full: bool, compiled: bool = False) -> Iterator[Line]:
+    """Time standard and PGD-3 training steps, the attack with and without frozen parameters.
+
+    A PGD step makes k forward and input-gradient passes, a forward pass for the best iterate and a
+    training pass. A pass without weight gradients costs two thirds of one with them, hence PGD
+    should reach 1.2 / (k + 1) of the standard rate.
+    """
+    arch, size, repeats = ("resnet50", 224, 7) if full else ("resnet18", 32, 1)
+    batch = largest_batch(device) if full else 4
+    yield Line("batch size", batch, "images")
+    for name, (tf32, precision) in reversed(modes(device).items()):
+        fastest = name == "bfloat16"
+        if compiled and not fastest:
+            continue
+        allow_tf32(tf32)
+        options = ["--precision", precision, *["--compile"] * compiled]
+        plain = rate(learner(arch, device, *options, "--eps", "0"), batch, size, repeats)
+        yield Line(f"{name}: standard", plain, "images/s")
+        peak_gib(device)
+        variants = [False] * (full or not compiled) + [True] * fastest  # compiling takes long
+        for frozen in variants:
+            learn = learner(arch, device, *options)
+            if frozen:
+                learn.method = replace(learn.method, craft=_frozen(learn.method.craft))
+            found = rate(learn, batch, size, repeats)
+            what = f"{name}: PGD-{STEPS}{', parameters frozen' * frozen}"
+            yield Line(what, found, "images/s")
+            ratio = found / (plain / (STEPS + 1))
+            yield at_least(f"{what}, PGD / (standard / {STEPS + 1})", ratio, 1.05 * full)
+        if device.type == "cuda":
+            yield Line(f"{name}: PGD, peak memory", peak_gib(device), "GiB")
+
+
+def compiled_step(device: torch.device, full: bool) -> Iterator[Line]:
+    """The same with `--compile`."""
+    return training_step(device, full, compiled=True)
+
+
+def _frozen(craft: Callable) -> Callable:
+    """Craft with `requires_grad` off: a compiled attack else computes weight gradients as well."""
+
+    def crafted(model: nn.Module, *args: object, **attack: object) -> Iterator[Tensor]:
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        for p in parameters:
+            p.requires_grad_(False)
+        found = list(craft(model, *args, **attack))
+        for p in parameters:
+            p.requires_grad_(True)
+        yield from found
+
+    return crafted
+
+
+def synchronizations(device: torch.device, full: bool) -> Iterator[Line]:
+    """Count how often a PGD step waits for the device, and the share of time a GPU computes."""
+    arch, size, batches = ("resnet50", 224, (256, 64)) if full else ("resnet18", 32, (4,))
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    activities += [torch.profiler.ProfilerActivity.CUDA] * (device.type == "cuda")
+    for batch in batches:
+        learn = learner(arch, device, "--precision", "bfloat16")
+        unprofiled = batch / rate(learn, batch, size, 5 if full else 1)
+        x, y = images(batch, size, device)
+        with torch.profiler.profile(activities=activities) as profile:
+            for _ in range(3):
+                learn.step(x, y, [0.01], seed=0)
+        events = profile.key_averages()
+        kind = "cuda" if device.type == "cuda" else "cpu"
+        print(events.table(f"self_{kind}_time_total", row_limit=25, max_name_column_width=90))
+        scalars = sum(e.count for e in events if e.key == "aten::_local_scalar_dense") / 3
+        yield Line(f"batch {batch}: scalars read per step", scalars)
+        if device.type == "cuda":
+            waits = sum(e.count for e in events if e.key.endswith("Synchronize")) / 3
+            yield Line(f"batch {batch}: CUDA synchronizations per step", waits)
+            kernels = [e for e in events if e.device_type == torch.autograd.DeviceType.CUDA]
+            busy = sum(e.self_device_time_total for e in kernels) / 3e6
+            least = 0.95 if batch >= 256 else 0.85
+            yield at_least(f"batch {batch}: share of time computing", busy / unprofiled, least)
+
+
+def loading(device: torch.device, full: bool) -> Iterator[Line]:
+    """Compare the rate of the image loader with that of the training step it feeds."""
+    cores = len(os.sched_getaffinity(0))
+    arch, size, batch = ("resnet50", 224, 64) if full else ("resnet18", 32, 4)
+    learn = learner(arch, device, "--precision", "bfloat16")
+    alone = rate(learn, batch, size, 5 if full else 2)
+    yield Line(f"PGD step alone, bfloat16, batch {batch}", alone, "images/s")
+    with tempfile.TemporaryDirectory() as folder:
+        _write_photographs(Path(folder), batch * (6 * cores if full else 4))
+        source = open_split("folder", "train", folder, image_size=size)
+        for workers in sorted({0, cores if full else 1}):
+            batches = 6 * workers or 4
+            found = _streamed(source, batch, workers, batches, lambda x, y: None)
+            yield Line(f"{workers} workers: loader alone", found, "images/s")
+            fed = _streamed(source, batch, workers, batches,
+                            lambda x, y: learn.step(x, y, [0.01], seed=0))  # fmt: skip
+            bound = 0.9 if full and workers else 0.0
+            yield at_least(f"{workers} workers: loader and step / step", fed / alone, bound)
+
+
+def _write_photographs(folder: Path, count: int) -> None:
+    """JPEG files of 500 x 375 pixels in two classes, of about ImageNet's file size."""
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        path = folder / "train" / "ab"[i % 2] / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if i >= 64:  # the same pictures again
+            os.link(folder / "train" / "ab"[i % 2] / f"{i % 64}.jpg", path)
+            continue
+        coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8))
+        smooth = np.asarray(coarse.resize((500, 375), Image.BICUBIC))
+        noisy = np.clip(smooth + rng.normal(0, 12, smooth.shape), 0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(path, quality=90)
+
+
+def _streamed(source: Source, batch: int, workers: int, batches: int, work: Callable) -> float:
+    """Images per second over the second half of the batches.
+
+    Workers start together and deliver in waves. The first half includes their start.
+    """
+    stream = loader.train_batches(source, batch, augmentation="imagenet", seed=0, epoch=0,
+                                  workers=workers)  # fmt: skip
+    for number, (x, y) in enumerate(islice(stream, batches)):
+        work(x, y)
+        if number + 1 == batches // 2:
+            began = time.perf_counter()
+    return (batches - batches // 2) * batch / (time.perf_counter() - began)
+
+
+def probing(device: torch.device, full: bool) -> Iterator[Line]:
+    """Solve a path of 45 penalties; compare the objectives with those of the CPU."""
+    from probe import synthetic  # benchmarks/probe.py
+
+    x, y = synthetic(2000 if full else 200, 256, 10)
+    found, exact = (probe.fit(x.to(d), y.to(d), 10).objective.cpu() for d in (device, "cpu"))
+    excess = float((found / exact - 1).abs().max())
+    yield at_most("objectives against the CPU's, relative", excess, 1e-6)
+    n, d, classes = (20_000, 2048, 101) if full else (300, 64, 5)
+    x, y = (a.to(device) for a in synthetic(n, d, classes))
+    yield Line("features", f"{n:,} x {d}, {classes} classes, float64")
+    for chunk in (2**20, 2**26) if full else (2**20,):
+        with _changed(logistic, CHUNK=chunk):
+            peak_gib(device)
+            took = timing.seconds(partial(probe.fit, x, y, classes), device)
+            yield Line(f"45 penalties, 2^{chunk.bit_length() - 1} logits at once", took, "s")
+            if device.type == "cuda":
+                copies = peak_gib(device) * 2**30 / x.nbytes
+                yield Line("peak memory / features", copies)
+
+
+@contextmanager
+def _changed(module: object, **values: object) -> Iterator[None]:
+    before = {name: getattr(module, name) for name in values}
+    vars(module).update(values)
+    yield
+    vars(module).update(before)
+
+
+def evaluation(device: torch.device, full: bool) -> Iterator[Line]:
+    """Time a PGD-10 evaluation whose random starts are drawn on the CPU, and on the device."""
+    arch, size, batch, count = ("resnet50", 224, 200, 4) if full else ("resnet18", 32, 16, 2)
+    model = classifier(arch, device)
+    batches = [tuple(t.cpu() for t in images(batch, size, device)) for _ in range(count)]
+    attack = dict(constraint="l2", eps=EPS, steps=10, step_size=EPS / 4, random_start=True,
+                  use_best=True)  # fmt: skip
+    for where in dict.fromkeys(("cpu", device.type)):
+        generator = torch.Generator(where).manual_seed(0)
+        adversary = partial(attacks.pgd, **attack, generator=generator)
+        engine.evaluate(model, batches[:1], adversary)  # warm up
+        took = timing.seconds(partial(engine.evaluate, model, batches, adversary), device)
+        yield Line(f"random starts drawn on {where}", batch * count / took, "images/s")
+
+
+def memory_growth(device: torch.device, full: bool) -> Iterator[Line]:
+    """Compare the memory in use after a third of the steps and after all of them."""
+    steps = 90 if full else 30
+    learn = learner("resnet18", device, "--ema", "0.999", "--accumulate", "2")
+    x, y = images(64 if full else 8, 64 if full else 32, device)
+    used = []
+    for step in range(steps):
+        learn.step(x, y, [0.01], seed=step)
+        if step + 1 in (steps // 3, steps):
+            used.append(_memory(device))
+    growth = (used[1] - used[0]) / 2**20
+    # A CPU's allocator gives memory back late; a leak of one batch of activations is larger.
+    yield at_most(f"from step {steps // 3} to {steps}", growth, 1 if full else 40, "MiB")
+
+
+def _memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

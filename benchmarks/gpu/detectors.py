@@ -1,0 +1,110 @@
+"""Rows of the GPU check that need Detectron2: building, speed, mixed precision."""
+
+import statistics
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import detector_step  # benchmarks/detector_step.py; its package makes Detectron2 importable
+import timing
+import torch
+from detectron2.utils.events import EventStorage
+from gpu.lines import Line, allow_tf32, at_least, at_most
+
+from robust_backbones.detection import attack, config
+from robust_backbones.detection.trainer import Trainer
+
+ROOT = Path(__file__).resolve().parents[2]
+PUBLISHED = 61 / 8  # images/s per V100: Detectron2's model zoo, 0.261 s for 16 images on 8 GPUs
+
+
+def one_step(device: torch.device, full: bool) -> Iterator[Line]:
+    """Build COCO's Mask R-CNN and make a training step."""
+    cfg = detector_step.configured("resnet50" if full else "resnet18", 2, "float32", device)
+    loader = detector_step.batches((800, 1216) if full else (128, 160), 2 if full else 1)
+    model = Trainer.build_model(cfg).train()
+    yield Line("parameters", sum(p.numel() for p in model.parameters()) / 1e6, "million")
+    with EventStorage():
+        losses = model(next(iter(loader)))
+        total = sum(losses.values())
+        total.backward()
+    finite = all(p.grad is None or bool(p.grad.isfinite().all()) for p in model.parameters())
+    yield Line("losses and gradients of a step", f"loss {float(total):.3f}", "", "finite",
+               bool(total.isfinite()) and finite)  # fmt: skip
+
+
+def steps(device: torch.device, full: bool) -> Iterator[Line]:
+    """Compare our step with plain Detectron2's, in float32 and mixed precision."""
+    arch, size, batches = (
+        ("resnet50", (800, 1216), (2, 8)) if full else ("resnet18", (96, 128), (1,))
+    )
+    allow_tf32(True)
+    for batch in batches:
+        plain = 0.0
+        for precision in ("float32", "float16") if device.type == "cuda" else ("float32",):
+            cfg = detector_step.configured(arch, 2, precision, device)
+            found = detector_step.measure(cfg, size, batch, 9 if full else 1, device)
+            name = f"batch {batch}, {precision}"
+            ours, theirs = (batch / found["step"][side] for side in ("ours", "Detectron2"))
+            yield Line(f"{name}: Detectron2", theirs, "images/s")
+            yield Line(f"{name}: ours", ours, "images/s")
+            yield at_least(f"{name}: ours / Detectron2", ours / theirs, 0.97 * full)
+            if precision == "float32":
+                plain = ours
+                limit = 1e-2 if device.type == "cuda" else 1e-5  # RoIAlign adds in any order
+                yield at_most(f"{name}: weights, relative difference", found["difference"], limit)
+            else:
+                yield at_least(f"{name}: ours / ours in float32", ours / plain, 1.0)
+                yield Line(f"{name}: ours / published rate of a V100", ours / PUBLISHED)
+            infer = found["inference"]
+            yield Line(f"{name}: inference, ours", batch / infer["ours"], "images/s")
+    yield from _attacked(arch, size, batches[-1], device, full)
+
+
+def _attacked(arch, size, batch: int, device: torch.device, full: bool) -> Iterator[Line]:
+    """PGD-3 on a detector, with and without autocast around it."""
+    cfg = detector_step.configured(arch, 2, "float32", device)
+    model = Trainer.build_model(cfg)
+    images = next(iter(detector_step.batches(size, batch)))
+    generator = torch.Generator().manual_seed(0)
+    names = ("float32", "float16") if device.type == "cuda" else ("float32",)
+    for name in names:
+
+        def work(amp=name == "float16"):
+            with EventStorage(), torch.autocast(device.type, torch.float16, enabled=amp):
+                attack.pgd(model, images, constraint="linf", eps=4 / 255, steps=3,
+                           step_size=2 / 255, generator=generator)  # fmt: skip
+
+        found = timing.take_turns({name: work}, 3 if full else 1, device)[name]
+        yield Line(f"batch {batch}: PGD-3 attack in {name}", batch / statistics.median(found),
+                   "images/s")  # fmt: skip
+
+
+def mixed_precision(device: torch.device, full: bool) -> Iterator[Line]:
+    """Train on the digit scenes in float32 and in mixed precision; the losses must agree."""
+    iterations = 200 if full else 12
+    last, found = iterations // 4, {}
+    other = "float16" if device.type == "cuda" else "bfloat16"
+    for precision in ("float32", other):
+        with tempfile.TemporaryDirectory() as folder:
+            amp = precision != "float32"
+            keys = {"MODEL.WEIGHTS": "", "MODEL.DEVICE": str(device), "OUTPUT_DIR": folder,
+                    "SOLVER.MAX_ITER": iterations, "SOLVER.STEPS": "()", "TEST.EVAL_PERIOD": 0,
+                    "SOLVER.CHECKPOINT_PERIOD": 10_000, "SOLVER.AMP.ENABLED": amp,
+                    "SOLVER.IMS_PER_BATCH": 4 if full else 2}  # fmt: skip
+            keys |= {"SOLVER.AMP.DTYPE": precision} if amp else {}
+            words = [str(part) for pair in keys.items() for part in pair]
+            run = Trainer(config.load_config(ROOT / "configs/digits_mask_rcnn_robust.yaml", words))
+            run.resume_or_load(resume=False)
+            with EventStorage() as storage:
+                for run.iter in range(iterations):
+                    storage.iter = run.iter
+                    run.run_step()
+                    run.scheduler.step()
+                losses = [loss for loss, _ in storage.history("total_loss").values()]
+            found[precision] = statistics.mean(losses[-last:])
+            yield Line(f"{precision}: loss of the last {last} steps", found[precision])
+            if precision == "float16":
+                yield at_least("float16: loss scale", run._trainer.scaler.get_scale(), 1.0)
+    ratio = found[other] / found["float32"]
+    yield at_most(f"{other} / float32, difference", abs(ratio - 1), 0.15 if full else 0.5)

@@ -1,0 +1,63 @@
+"""What a row of the GPU check reports: named numbers, each with its bound."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Line:
+    """One measured quantity.
+
+    Attributes:
+        name: of the quantity.
+        value: the number, or text where there is no number.
+        unit: of the value.
+        bound: what passes, in words; empty if the number is only reported.
+        passed: whether the value is inside its bound; None if it was not measured.
+    """
+
+    name: str
+    value: float | str
+    unit: str = ""
+    bound: str = ""
+    passed: bool | None = True
+
+    @property
+    def shown(self) -> str:
+        """Value and unit, with three significant digits."""
+        text = self.value if isinstance(self.value, str) else f"{self.value:,.4g}"
+        return f"{text} {self.unit}".strip()
+
+
+def at_most(name: str, value: float, bound: float, unit: str = "") -> Line:
+    """Passes up to the bound; NaN does not pass."""
+    return Line(name, value, unit, f"<= {bound:g}", value <= bound)
+
+
+def at_least(name: str, value: float, bound: float, unit: str = "") -> Line:
+    """Passes from the bound on; NaN does not pass."""
+    return Line(name, value, unit, f">= {bound:g}", value >= bound)
+
+
+# Precision -> whether TF32 is allowed, and the `--precision` of pretraining.
+MODES = {"float32": (False, "float32"), "TF32": (True, "float32"), "bfloat16": (True, "bfloat16")}
+
+
+def modes(device: torch.device) -> dict[str, tuple[bool, str]]:
+    """The rows of `MODES` that the device has; CPUs have no TF32."""
+    return {name: row for name, row in MODES.items() if device.type == "cuda" or name != "TF32"}
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Let float32 convolutions and matrix products round their inputs to TF32, or not."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+def peak_gib(device: torch.device) -> float:
+    """Most GPU memory allocated since the last call, GiB; 0 on a CPU."""
+    if device.type != "cuda":
+        return 0.0
+    peak = torch.cuda.max_memory_allocated(device) / 2**30
+    torch.cuda.reset_peak_memory_stats(device)
+    return peak

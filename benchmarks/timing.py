@@ -1,0 +1,60 @@
+"""Time work on the clock of the device that does it."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import torch
+
+Name = TypeVar("Name")
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Run `work` once and return the seconds that it took.
+
+    A GPU runs behind the host. It is timed with CUDA events, which include idle gaps in between.
+    """
+    if device.type != "cuda":
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize(device)
+    began.record()
+    work()
+    ended.record()
+    ended.synchronize()
+    return began.elapsed_time(ended) / 1000
+
+
+def take_turns(
+    works: Mapping[Name, Callable[[], object]], repeats: int, device: torch.device, warm_up: int = 1
+) -> dict[Name, list[float]]:
+    """Seconds of each repeat. The works take turns, so that other load falls on all of them.
+
+    Args:
+        warm_up: rounds before the timed ones. A first call of more than 20 s, such as compilation,
+            is reported.
+    """
+    found: dict[Name, list[float]] = {name: [] for name in works}
+    for turn in range(-warm_up, repeats):
+        for name, work in works.items():
+            took = seconds(work, device)
+            if turn >= 0:
+                found[name].append(took)
+            elif took > 20:
+                print(f"(first call of '{name}': {took:.0f} s)", flush=True)
+    return found
+
+
+def chosen(name: str) -> torch.device:
+    """The device of a `--device` option.
+
+    Raises:
+        SystemExit: code 2, torch cannot use the device here.
+    """
+    from classification.engine import choose_device
+    from robust_backbones.errors import user_errors
+
+    with user_errors():
+        return choose_device(name)
