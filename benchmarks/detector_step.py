@@ -137,7 +137,7 @@ def main(argv=None) -> None:
     p.add_argument("--repeats", type=int, default=5, help="timed steps")
     p.add_argument("--freeze-at", type=int, nargs="+", default=[2, 0], help="frozen stages")
     p.add_argument("--precision", nargs="+", default=["float32"], choices=("float32", "float16"),
-                   help="float16 needs a GPU; Detectron2's side is then its AMPTrainer")  # fmt: skip
+                   help="float16 needs a GPU and runs Detectron2's AMPTrainer")  # fmt: skip
     p.add_argument(
         "--threads", type=int, default=torch.get_num_threads(), help="threads of PyTorch"
     )

@@ -11,7 +11,7 @@ import torch
 from commands import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
-import gpu_check  # noqa: E402
+import gpu_check
 
 LINE = gpu_check.MARK + json.dumps(
     {"name": "a", "value": "1 s", "bound": "<= 2", "result": "PASS", "seconds": 0.1}

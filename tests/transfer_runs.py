@@ -9,7 +9,8 @@ from classification import transfer
 from classification.models import Classifier
 from robust_backbones import checkpoint
 
-TINY = ["--dataset", "digits", "--limit", "40", "--test-limit", "30", "--device", "cpu"]
+TINY = ["--dataset", "digits", "--limit", "40", "--test-limit", "30", "--device", "cpu",
+        "--trials", "1"]  # fmt: skip
 FAST = ["--epochs", "2", "--batch-size", "8"]
 
 

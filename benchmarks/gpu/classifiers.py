@@ -116,42 +116,53 @@ def _error(found: Tensor, exact: Tensor) -> float:
     return float((found - exact).norm() / exact.norm())
 
 
-def training_step(device: torch.device, full: bool, compiled: bool = False) -> Iterator[Line]:
-    """Time standard and PGD-3 training steps, the attack with and without frozen parameters.
+def training_step(device: torch.device, full: bool) -> Iterator[Line]:
+    """Time standard and PGD-3 training steps in all precisions.
 
     A PGD step makes k forward and input-gradient passes, a forward pass for the best iterate and a
     training pass. A pass without weight gradients costs two thirds of one with them, hence PGD
     should reach 1.2 / (k + 1) of the standard rate.
     """
-    arch, size, repeats = ("resnet50", 224, 7) if full else ("resnet18", 32, 1)
-    batch = largest_batch(device) if full else 4
-    yield Line("batch size", batch, "images")
     for name, (tf32, precision) in reversed(modes(device).items()):
-        fastest = name == "bfloat16"
-        if compiled and not fastest:
-            continue
         allow_tf32(tf32)
-        options = ["--precision", precision, *["--compile"] * compiled]
-        plain = rate(learner(arch, device, *options, "--eps", "0"), batch, size, repeats)
-        yield Line(f"{name}: standard", plain, "images/s")
-        peak_gib(device)
-        variants = [False] * (full or not compiled) + [True] * fastest  # compiling takes long
-        for frozen in variants:
-            learn = learner(arch, device, *options)
-            if frozen:
-                learn.method = replace(learn.method, craft=_frozen(learn.method.craft))
-            found = rate(learn, batch, size, repeats)
-            what = f"{name}: PGD-{STEPS}{', parameters frozen' * frozen}"
-            yield Line(what, found, "images/s")
-            ratio = found / (plain / (STEPS + 1))
-            yield at_least(f"{what}, PGD / (standard / {STEPS + 1})", ratio, 1.05 * full)
-        if device.type == "cuda":
-            yield Line(f"{name}: PGD, peak memory", peak_gib(device), "GiB")
+        variants = (False, True) if name == "bfloat16" else (False,)
+        yield from _rates(name, device, full, ["--precision", precision], variants)
 
 
 def compiled_step(device: torch.device, full: bool) -> Iterator[Line]:
-    """The same with `--compile`."""
-    return training_step(device, full, compiled=True)
+    """Time the steps with `--compile` in bfloat16."""
+    options = ["--precision", "bfloat16", "--compile"]
+    if full:
+        yield from _rates("bfloat16", device, full, options, (False, True))
+    else:  # a CPU compiles for minutes: one graph is enough
+        found = rate(learner("resnet18", device, *options, "--eps", "0"), 4, 32, 1)
+        yield Line("bfloat16: standard", found, "images/s")
+
+
+def _rates(name: str, device: torch.device, full: bool, options: list[str],
+           variants: tuple[bool, ...]) -> Iterator[Line]:  # fmt: skip
+    """A standard step and PGD steps whose attacks leave the parameters as they are, or freeze them.
+
+    Args:
+        options: options of pretraining.
+        variants: for each PGD step, whether `requires_grad` is off during the attack.
+    """
+    arch, size, repeats = ("resnet50", 224, 7) if full else ("resnet18", 32, 1)
+    batch = largest_batch(device) if full else 4
+    plain = rate(learner(arch, device, *options, "--eps", "0"), batch, size, repeats)
+    yield Line(f"{name}: standard, batch {batch}", plain, "images/s")
+    peak_gib(device)
+    for frozen in variants:
+        learn = learner(arch, device, *options)
+        if frozen:
+            learn.method = replace(learn.method, craft=_frozen(learn.method.craft))
+        found = rate(learn, batch, size, repeats)
+        what = f"{name}: PGD-{STEPS}{', parameters frozen' * frozen}"
+        yield Line(what, found, "images/s")
+        ratio = found / (plain / (STEPS + 1))
+        yield at_least(f"{what}, PGD / (standard / {STEPS + 1})", ratio, 1.05 * full)
+    if device.type == "cuda":
+        yield Line(f"{name}: PGD, peak memory", peak_gib(device), "GiB")
 
 
 def _frozen(craft: Callable) -> Callable:

@@ -35,6 +35,7 @@ class Command:
         columns: headings of `cells`.
         cells: results of the finished ones of a row's runs -> text.
         result: the file that is there at the end, in the run's folder.
+        trials: options -> how many trainings a run repeats with other seeds.
     """
 
     lines: Callable[[dict, Path, float], list[list[str]]]
@@ -43,6 +44,7 @@ class Command:
     columns: tuple[str, ...]
     cells: Callable[[list[dict]], list[str]]
     result: str = "result.json"
+    trials: Callable[[dict], int] = lambda options: 1
 
 
 def essence(options: dict) -> dict:
@@ -89,6 +91,13 @@ def _module(name: str, options: str, *always: str) -> Options:
             raise UserError(said.getvalue().splitlines()[-1].partition("error: ")[2]) from None
 
     return lines, check, has
+
+
+def _transfer_trials(options: dict) -> int:
+    from classification.transfers import transfer_options
+
+    words = ["--output", "x", *_words(options)]
+    return transfer_options.trials(vars(transfer_options.parser("").parse_args(words)))
 
 
 def _tool(name: str, *always: str, output: str = "--output") -> Options:
@@ -184,7 +193,7 @@ COMMANDS = {
         ("clean, %", "runs"), _named("clean_top1")),
     "transfer": Command(
         *_module("classification.transfer", "transfers.transfer_options"),
-        ("accuracy, %", "best epoch", "trials"), _transfer_cells),
+        ("accuracy, %", "best epoch", "trials"), _transfer_cells, trials=_transfer_trials),
     "interpret": Command(
         *_module("classification.interpret", "representations.interpret_options"),
         ("runs",), _nothing),

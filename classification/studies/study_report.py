@@ -62,7 +62,9 @@ def plan(runs: list[Run]) -> str:
     for name in dict.fromkeys(run.part for run in runs):
         of_part = [run for run in runs if run.part == name]
         finished = sum(run.folder in done for run in of_part)
-        lines.append(f"{name}: {len(of_part)} runs, {finished} finished")
+        trials = sum(_trials(run) for run in of_part)
+        repeated = f" with {trials} trials" if trials != len(of_part) else ""
+        lines.append(f"{name}: {len(of_part)} runs{repeated}, {finished} finished")
     finished = [(run, *done[run.folder]) for run in runs if run.folder in done]
     hours, gpu_hours, room, unknown = 0.0, 0.0, 0, 0
     for run in left:
@@ -86,6 +88,10 @@ def plan(runs: list[Run]) -> str:
     return "\n".join(lines)
 
 
+def _trials(run: Run) -> int:
+    return COMMANDS[run.command].trials(run.options)
+
+
 def _spent(run: Run) -> tuple[float, int]:
     """Seconds and bytes of a finished run."""
     seconds = 0.0
@@ -100,7 +106,8 @@ def _like(run: Run, finished: list) -> tuple[float, float] | None:
         return [known.get(name) for name in names]
 
     for names in LIKE:
-        rows = [row[1:] for row in finished if traits(row[0], names) == traits(run, names)]
+        rows = [row for row in finished if traits(row[0], names) == traits(run, names)]
         if rows:
-            return mean(row[0] for row in rows), mean(row[1] for row in rows)
+            each = [(seconds / _trials(other), size) for other, seconds, size in rows]
+            return mean(row[0] for row in each) * _trials(run), mean(row[1] for row in each)
     return None

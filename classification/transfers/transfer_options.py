@@ -29,6 +29,8 @@ SGD = {
     "compile": False,
     "stop_hopeless": None,
 }
+# Without a second trial, nothing tells how much the seed decides; a verdict needs three or more.
+SEEDED_TRIALS = 3
 ATTACK = {"constraint": "l2", "steps": 3, "eval_steps": 10}
 LOGISTIC, NEAREST = ("penalty",), ("neighbours",)
 # Of each probe: the options that only it understands.
@@ -55,8 +57,10 @@ def parser(description: str) -> Parser:
          "$ROBUST_BACKBONES_DATA; embedded ones need none)")  # fmt: skip
     what("--mode", choices=protocols.MODES, default=protocols.MODES[0],
          help="train the last layer only, or everything")  # fmt: skip
-    what("--trials", type=options.count, default=1,
-         help="repetitions with other validation images, heads and orders, a count")  # fmt: skip
+    what("--trials", type=options.count, metavar="N",
+         help="runs with different seeds: validation images, head and order (default: "
+         f"{SEEDED_TRIALS}; 1 for --probe logistic or nearest without --shots, which train on all "
+         "images without random numbers)")  # fmt: skip
     what("--image-size", type=options.count,
          help="height and width of the images, pixels (default: the weights')")  # fmt: skip
     what("--downscale", type=options.count,
@@ -184,13 +188,25 @@ def settings(args: argparse.Namespace, weights: dict) -> dict:
         "test_limit": given.get("test_limit"),
         "shots": given.get("shots"),
         "held_out": args.held_out if parts["selection"] == "validation" else 0.0,
-        "trials": args.trials,
+        "trials": trials(given),
         "seed": args.seed,
         "precision": args.precision,
         "deterministic": args.deterministic,
         "save_classifier": args.save_classifier,
         **own(given, row),
     }
+
+
+def trials(given: dict) -> int:
+    """Number of trials: `--trials`, or what its help says.
+
+    Args:
+        given: options by name; `mode`, `protocol`, `probe` and `shots` decide on the default.
+    """
+    wanted = {part: given[part] for part in protocols.PARTS if part in given}
+    parts = protocols.parts(given["mode"], given["protocol"], wanted)
+    seeded = parts["probe"] == "sgd" or given.get("shots")
+    return given.get("trials", SEEDED_TRIALS if seeded else 1)
 
 
 def _refuse_foreign(given: dict, mode: str, probe: str) -> None:
