@@ -22,8 +22,8 @@ PRETRAIN = [*DIGITS, "--arch", "shufflenet_v2_x1_0", "--limit", "48", "--test-li
             "--epochs", "3", "--batch-size", "12", "--steps", "1", "--eval-steps", "2",
             "--save-seconds", "0", "--resume"]  # fmt: skip
 FINETUNE = [*DIGITS, "--limit", "40", "--test-limit", "30", "--epochs", "2", "--batch-size", "8",
-            "--mode", "full-network", "--trials", "1", "--lr", "0.01", "0.03", "--save-seconds", "0",
-            "--save-classifier"]  # fmt: skip
+            "--mode", "full-network", "--trials", "1", "--lr", "0.01", "0.03",
+            "--save-seconds", "0", "--save-classifier"]  # fmt: skip
 FEATURES = [*DIGITS, "--limit", "160", "--test-limit", "96", "--mode", "fixed-feature",
             "--save-classifier"]  # fmt: skip
 _TIMES = ("seconds", "finished", "images_per_second", "weights_sha256")

@@ -8,6 +8,9 @@ import torch
 from PIL import Image
 from small_detectors import DIGITS, ROOT, overrides, tiny_config, tiny_file
 
+# isort: split
+from detectron2.structures import Boxes, Instances
+
 from robust_backbones.detection import attack_evaluation
 from robust_backbones.errors import UserError
 from robust_backbones.files import sha256
@@ -68,6 +71,64 @@ def test_doubts(attacked, checks):
     found = attack_evaluation.warnings({"clean": {"bbox": {"AP": 30.0}}, **attacked})
     assert [warning["check"] for warning in found] == checks
     assert all("eps" in warning["message"] for warning in found)
+
+
+def instances(size, boxes, classes, scores=None):
+    """Objects, or predictions where there are scores."""
+    found = Instances(size)
+    kind = "gt" if scores is None else "pred"
+    found.set(f"{kind}_boxes", Boxes(torch.tensor(boxes, dtype=torch.float32).view(-1, 4)))
+    found.set(f"{kind}_classes", torch.tensor(classes, dtype=torch.int64))
+    if scores is not None:
+        found.scores = torch.tensor(scores, dtype=torch.float32)
+    return found
+
+
+A, B, NEAR_A = [0, 0, 10, 10], [20, 20, 30, 30], [0, 0, 10, 7.5]  # IoU of A and NEAR_A: 0.75
+IMAGE_APS = [  # objects (boxes, classes), predictions (boxes, classes, scores), AP
+    (([A, B], [0, 1]), ([A, B], [0, 1], [0.9, 0.8]), 1.0),
+    (([A, B], [0, 1]), ([A], [0], [0.9]), 0.5),
+    (([A, B], [0, 1]), ([], [], []), 0.0),
+    (([A], [0]), ([A], [1], [0.9]), 0.0),  # another class
+    (([A], [0]), ([B, A], [0, 0], [0.9, 0.8]), 0.5),  # a false detection first
+    (([A], [0]), ([B, A], [0, 0], [0.8, 0.9]), 1.0),  # or after it
+    (([A], [0]), ([A, A], [0, 0], [0.9, 0.8]), 1.0),  # found once
+    (([A], [0]), ([NEAR_A], [0], [0.9]), 0.6),  # at 0.5, 0.55, ..., 0.75
+    (([], []), ([A, B], [0, 1], [0.9, 0.8]), -1.7),
+]
+
+
+@pytest.mark.parametrize(("objects", "predictions", "ap"), IMAGE_APS)
+@pytest.mark.parametrize("scale", [1, 2])
+def test_the_ap_of_an_image(objects, predictions, ap, scale):
+    boxes, classes, scores = predictions
+    boxes = [[scale * v for v in box] for box in boxes]
+    found = instances((40 * scale, 40 * scale), boxes, classes, scores)
+    assert attack_evaluation.image_ap(found, instances((40, 40), *objects)) == pytest.approx(ap)
+
+
+@pytest.mark.parametrize(("losses", "restarts", "words"), [
+    (["all"], 1, "PGD-10 of one loss (all), one random start"),
+    (["mask"], 2, "PGD-10 of one loss (mask), 2 random starts each; per image the strongest "
+                  "counts"),
+    (["all", "mask"], 1, "PGD-10 of the losses all, mask, one random start each; per image the "
+                         "strongest counts"),
+])  # fmt: skip
+def test_the_attack_in_words(losses, restarts, words):
+    given = {"steps": 10, "losses": losses, "restarts": restarts}
+    assert attack_evaluation.in_words(given) == words
+
+
+def test_the_strongest_of_several_attacks_counts(tmp_path, weights, monkeypatch):
+    """Per image, the try that leaves the lowest AP; here made up, by loss and image."""
+    aps = iter([0.5, 0.2, 0.1, 0.9, 0.2, 0.3])  # all: two starts, classification: two, mask: two
+    monkeypatch.setattr(attack_evaluation, "image_ap", lambda found, truth: next(aps))
+    result = command(tmp_path, weights, "--images", "1", "--eps", "4", "--pictures", "0",
+                     "--loss", "all", "classification", "mask", "--restarts", "2")  # fmt: skip
+    row = result["metrics"]["attacks"]["eps 4/255"]
+    assert row["strongest"] == {"classification": 1}
+    assert (row["losses"], row["restarts"]) == (["all", "classification", "mask"], 2)
+    assert next(aps, None) is None
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +195,7 @@ MISTAKES = [
     (["--step-size", "0"], "--step-size 0 is not a number above 0"),
     (["--steps", "0"], "'0' is not a whole number of at least 1"),
     (["--loss", "boxes"], "invalid choice: 'boxes'"),
+    (["--restarts", "0"], "'0' is not a whole number of at least 1"),
     (["--images", "1000"], "--images is 1000, but 'digit_scenes_val' has 200"),
     (["MODEL.WEIGHTS", "none.pth"], "'none.pth' does not exist"),
     (["MODEL.WEIGHT", "x"], "MODEL.WEIGHT"),

@@ -62,9 +62,22 @@ def test_the_chosen_loss_rises(detector, cfg, loss):
 def test_losses_add_up_to_all(detector, cfg):
     parts = [
         attack.detection_loss(detector, batch(cfg), loss=loss, seed=1)
-        for loss in ("classification", "localisation", "mask", "all")
+        for loss in ("classification", "localization", "mask", "all")
     ]
     assert sum(parts[:3]) == pytest.approx(parts[3], rel=1e-5)
+
+
+def test_the_loss_uses_all_anchors_and_regions(detector, cfg):
+    """So nothing is left to chance, unlike in training."""
+    same, sampled = [], []
+    for seed in (1, 2):
+        same.append(attack.detection_loss(detector, batch(cfg), loss="all", seed=seed))
+        with attack._training_losses(detector, sampled=True), torch.no_grad():
+            sampled.append(attack._chosen(detector, batch(cfg), "all", seed).item())
+    assert same[0] == pytest.approx(same[1], rel=1e-5)
+    assert sampled[0] != pytest.approx(sampled[1], rel=1e-5)
+    assert detector.proposal_generator.batch_size_per_image == 64  # as configured
+    assert detector.roi_heads.batch_size_per_image == 32
 
 
 @pytest.mark.parametrize(
@@ -74,7 +87,7 @@ def test_a_step_goes_along_the_gradient(detector, cfg, sizes, loss):
     """The gradient that Detectron2's own code gives for a single image, whose padding passes it."""
     (item,) = batch(cfg, numbers=(3,), sizes=sizes)
     item["image"] = item["image"].float().clamp(20, 235)  # no pixel ends at the range's border
-    one_step = {"steps": 1, "step_size": 0.1, "random_start": False}
+    one_step = {"steps": 1, "step_size": 0.1, "random_start": False, "sampled": True}
     (moved,) = pgd(detector, [item], "l2", 0.5, loss=loss, **one_step)
 
     x = item["image"].clone().requires_grad_()
@@ -171,13 +184,13 @@ def test_eps_0_moves_nothing(detector, cfg):
         assert torch.equal(x, item["image"].float())
 
 
-@pytest.mark.parametrize("loss", ["all", "localisation"])
+@pytest.mark.parametrize("loss", ["all", "localization"])
 def test_an_image_without_objects(detector, cfg, loss):
     """Background has losses, too; without any that depends on the image it keeps still."""
     (item,) = batch(cfg, numbers=(0,))
     item["instances"] = item["instances"][:0]
     (x,) = pgd(detector, [item], random_start=False, loss=loss)
-    assert torch.equal(x, item["image"].float()) == (loss == "localisation")
+    assert torch.equal(x, item["image"].float()) == (loss == "localization")
 
 
 def test_a_gradient_that_is_not_finite_moves_nothing():
@@ -209,7 +222,7 @@ def test_a_distributed_wrapper_is_looked_into(detector, cfg, tmp_path):
 
 MISTAKES = [
     ({"constraint": "l1"}, "constraint 'l1' is unknown; one of: l2, linf"),
-    ({"loss": "boxes"}, "loss 'boxes' is unknown; one of: all, classification, localisation, mask"),
+    ({"loss": "boxes"}, "loss 'boxes' is unknown; one of: all, classification, localization, mask"),
     ({"eps": -1.0}, "eps is -1.0; it must be a finite number of at least 0"),
     ({"eps": float("nan"), "step_size": 1.0}, "eps is nan"),
     ({"step_size": float("inf")}, "step_size is inf"),

@@ -147,7 +147,7 @@ def run_steps(found, first: int, last: int) -> list:
 
 def loss(found, batch, images) -> float:
     """Of classification, mean over some samplings of regions. (How many proposals are near an
-    object has no gradient, and decides the localisation loss of an untrained detector.)"""
+    object has no gradient, and decides the localization loss of an untrained detector.)"""
     moved = [{**item, "image": image} for item, image in zip(batch, images, strict=True)]
     kind = "classification"
     return sum(attack.detection_loss(found.model, moved, loss=kind, seed=s) for s in (0, 1)) / 2

@@ -32,8 +32,12 @@ def parse(argv=None) -> argparse.Namespace:
         help="steps of PGD (default: 10)")  # fmt: skip
     add("--step-size", metavar="S",
         help="length of a step, in the unit of --eps (default: 2.5 * eps / steps)")  # fmt: skip
-    add("--loss", choices=("all", "classification", "localisation", "mask"), default="all",
-        help="which of the detector's training losses is raised (default: all)")  # fmt: skip
+    add("--loss", nargs="+", choices=("all", "classification", "localization", "mask"),
+        default=["all", "classification"],
+        help="training losses to raise, each in an attack of its own; per image the strongest "
+        "attack counts (default: all classification)")  # fmt: skip
+    add("--restarts", type=evaluation_options.count, default=1, metavar="N",
+        help="random starts for each loss (default: 1)")  # fmt: skip
     add("--pictures", type=evaluation_options.whole, default=4, metavar="N",
         help="images to draw at each radius, clean and attacked (default: 4)")  # fmt: skip
     return evaluation_options.parse(parser, argv)
@@ -50,7 +54,8 @@ def run(args) -> None:
     compat.silence_detectron2()
     found = subject.find(args.config, args.opts, args.images, args.seed)
     output = args.output or Path(found.cfg.OUTPUT_DIR, f"attack_{rule}")
-    chosen = {"constraint": rule, "steps": args.steps, "step_size": step, "loss": args.loss}
+    chosen = {"constraint": rule, "steps": args.steps, "step_size": step,
+              "losses": list(dict.fromkeys(args.loss)), "restarts": args.restarts}  # fmt: skip
     settings = found.settings(attack="pgd", **chosen | {
         "step_size": step or f"{attack.STEP_FACTOR} * eps / steps", "random_start": True,
         "batch_size": args.batch_size, "seed": args.seed})  # fmt: skip
@@ -59,7 +64,7 @@ def run(args) -> None:
         pictures=[number for number, _ in found.items[: args.pictures]])  # fmt: skip
     with claimed(output):
         rows = conditions.measure_all(found, plan, settings, output, args.batch_size)
-        print(attack_evaluation.table(rows))
+        print(attack_evaluation.table(rows), attack_evaluation.in_words(chosen), sep="\n")
         attack_evaluation.draw_curve(rows, rule, output / "curve.png")
         subject.write_result(
             found, output, kind="detection-robustness", metrics={"attacks": rows},

@@ -42,7 +42,7 @@ class Adversary:
             step = attack.STEP_FACTOR * self.eps / self.steps
             images = attack.pgd(
                 model, batch, constraint=self.constraint, eps=self.eps, steps=self.steps,
-                step_size=step, generator=generator,
+                step_size=step, generator=generator, sampled=True,
             )  # fmt: skip
         else:
             if self.images is None:

@@ -9,9 +9,12 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+from detectron2.modeling.proposal_generator import RPN
+from detectron2.modeling.roi_heads import ROIHeads
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -24,7 +27,7 @@ from robust_backbones.errors import UserError
 LOSSES = {
     "all": ("",),
     "classification": ("cls",),  # loss_rpn_cls, loss_cls
-    "localisation": ("loc", "box_reg"),  # loss_rpn_loc, loss_box_reg
+    "localization": ("loc", "box_reg"),  # loss_rpn_loc, loss_box_reg
     "mask": ("mask",),  # loss_mask
 }
 STEP_FACTOR = 2.5  # times eps / steps: the length of a step, as Madry et al. 2018 have it
@@ -90,15 +93,14 @@ CONSTRAINTS = {
 
 def pgd(model: nn.Module, batch: list[dict], *, constraint: str, eps: float, steps: int,
         step_size: float, generator: torch.Generator, loss: str = "all",
-        random_start: bool = True) -> list[Tensor]:  # fmt: skip
+        random_start: bool = True, sampled: bool = False) -> list[Tensor]:  # fmt: skip
     """Projected gradient ascent on the training losses; the last iterate.
 
     The model computes its losses in training mode, but normalisation layers and dropout are in
     eval mode. Afterwards every submodule's mode and attributes are what they were, and `.grad`,
-    parameters, BatchNorm statistics and the global random state are untouched. The sampling of
-    anchors and regions is drawn from `generator` anew for each step. Detectron2 averages its losses
-    over a batch's regions, so that the images of a batch share their attack's fortunes; to attack
-    each for itself, give batches of one.
+    parameters, BatchNorm statistics and the global random state are untouched. Detectron2 averages
+    its losses over a batch's regions, so the attack on an image depends on its batch. Batches of
+    one image avoid that.
 
     Args:
         model: a Detectron2 detector that gives its losses as a dictionary (`GeneralizedRCNN`,
@@ -110,9 +112,11 @@ def pgd(model: nn.Module, batch: list[dict], *, constraint: str, eps: float, ste
             images themselves.
         steps: gradient steps, at least 1.
         step_size: length of one step, in the unit of `eps`.
-        generator: of the random starts and of the model's sampling.
+        generator: generator for the random starts and the model's sampling.
         loss: key of `LOSSES`.
         random_start: begin at a random point of the ball instead of at the image.
+        sampled: compute the losses on a random sample of anchors and regions, drawn again for each
+            step, as in training. False: on all of them, which is the stronger attack.
 
     Returns:
         An image `(C, H, W)` float32 for each of the batch, in [0, 255], within the ball, on the
@@ -131,7 +135,7 @@ def pgd(model: nn.Module, batch: list[dict], *, constraint: str, eps: float, ste
     images = centres
     if random_start:
         images = [rule.random_start(x, radius, generator).clamp(0, 255) for x in centres]
-    with _training_losses(detector) as inputs:
+    with _training_losses(detector, sampled) as inputs:
         for _ in range(steps):
             attacked = [{**item, "image": x} for item, x in zip(batch, images, strict=True)]
             total = _chosen(detector, attacked, loss, draw_seed(generator))
@@ -144,12 +148,12 @@ def pgd(model: nn.Module, batch: list[dict], *, constraint: str, eps: float, ste
 
 
 def detection_loss(model: nn.Module, batch: list[dict], *, loss: str, seed: int) -> float:
-    """The loss that `pgd` raises, of a batch, without moving anything; arguments as there.
+    """The loss of a batch on all anchors and regions, which `pgd` raises; arguments as there.
 
     Args:
-        seed: of the sampling of anchors and regions.
+        seed: seed for the model's random numbers.
     """
-    with _training_losses(model), torch.no_grad():
+    with _training_losses(model, sampled=False), torch.no_grad():
         return _chosen(model, batch, loss, seed).item()
 
 
@@ -176,8 +180,23 @@ def _check(
         )
 
 
+def _use_all_regions(model: nn.Module) -> None:
+    """Let the losses of a detector use all anchors and regions instead of a random sample."""
+    for module in model.modules():
+        if isinstance(module, RPN):
+            module.label_and_sample_anchors = partial(_label_all, module)
+        if isinstance(module, ROIHeads):
+            module.batch_size_per_image = 2**31 - 1  # the loss is a mean over what there is
+
+
+def _label_all(rpn: Any, anchors: list, truth: list) -> Any:
+    """The RPN divides its loss by the size of the sample, so that must be the number of anchors."""
+    rpn.batch_size_per_image = sum(len(level) for level in anchors)
+    return type(rpn).label_and_sample_anchors(rpn, anchors, truth)
+
+
 @contextlib.contextmanager
-def _training_losses(model: Any) -> Iterator[list[Tensor]]:
+def _training_losses(model: Any, sampled: bool) -> Iterator[list[Tensor]]:
     """Training mode, since Detectron2 computes losses in no other, with all that would leave a
     trace switched off or undone: besides modes, RetinaNet keeps a running mean as an attribute.
 
@@ -191,6 +210,8 @@ def _training_losses(model: Any) -> Iterator[list[Tensor]]:
                 module.eval()
             if hasattr(module, "vis_period"):
                 module.vis_period = 0  # no pictures of attacked images in the training log
+        if not sampled:
+            _use_all_regions(model)
         # Scalars that the losses log go nowhere.
         with EventStorage(), torch.enable_grad(), watched_inputs(model) as inputs:
             yield inputs

@@ -1,6 +1,7 @@
 """A detector's AP under attack, radius by radius: conditions, doubts, pictures and a figure."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
@@ -11,9 +12,11 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, MetadataCatalog, detection_utils
+from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
+from torchvision.ops import box_iou
 
 from robust_backbones.detection.attack import (
     CONSTRAINTS,
@@ -30,6 +33,7 @@ from robust_backbones.files import atomic
 GRADIENT_COST = 3.0  # a step's time in forward passes: one of its own, and a backward pass of two
 SHOWN_SCORE = 0.5  # lowest score of a prediction in pictures
 SHOWN_SIZE = 320  # pixels: smaller images are enlarged in pictures
+THRESHOLDS = tuple(0.5 + i / 20 for i in range(10))  # COCO's IoU thresholds
 
 
 def radius(option: str, constraint: str, text: str) -> float:
@@ -75,9 +79,10 @@ def conditions(cfg: CfgNode, dataset: str, radii: list[float], attack: dict, *, 
         cfg: the detector's.
         dataset: its test set, for the names of classes.
         radii: for pixels in [0, 1].
-        attack: `constraint`, `steps`, `loss` as `pgd` has them; `step_size` may be None:
+        attack: `constraint` and `steps` as `pgd` has them; `losses`, several of its `loss`;
+            `restarts`, random starts for each loss; `step_size`, where None means
             `STEP_FACTOR * eps / steps`.
-        seed: of the attacks.
+        seed: seed for the attacks.
         pictures: numbers of the images to draw, clean beside attacked.
         folder: where pictures go.
     """
@@ -90,11 +95,13 @@ def conditions(cfg: CfgNode, dataset: str, radii: list[float], attack: dict, *, 
     for eps in radii:
         facts = {"constraint": attack["constraint"], "eps": eps, "steps": attack["steps"],
                  "step_size": attack["step_size"] or STEP_FACTOR * eps / attack["steps"],
-                 "loss": attack["loss"]}  # fmt: skip
+                 "losses": list(attack["losses"]), "restarts": attack["restarts"]}  # fmt: skip
         title = f"eps {show_eps(attack['constraint'], eps)}"
         change = partial(_attack, settings=facts, seed=seed, pictures=set(pictures),
                          draw=partial(draw, title))  # fmt: skip
-        cost = 3 + GRADIENT_COST * attack["steps"]  # two passes look at the loss
+        tries = len(attack["losses"]) * attack["restarts"]
+        # Each try is looked at once; two passes measure the loss.
+        cost = 3 + tries * (1 + GRADIENT_COST * attack["steps"])
         rows.append(Condition(title, load, change, _summary, facts, cost))
     return rows
 
@@ -105,23 +112,33 @@ def _load(mapper: DatasetMapper, number: int, item: dict) -> dict:
 
 def _attack(model: nn.Module, batch: list[dict], *, settings: dict, seed: int, pictures: set[int],
             draw: Callable) -> tuple[list[dict], dict]:  # fmt: skip
-    """The batch under attack, and what it did; random numbers follow from seed and image."""
+    """The batch under attack, and what it did; random numbers follow from seed and image.
+
+    Of several losses and restarts, the images that the detector is worst on count.
+    """
     generator = torch.Generator().manual_seed(seed_from(seed, batch[0]["number"]))
+    names = ("constraint", "eps", "steps", "step_size")
+    bound = partial(pgd, model, batch, **{n: settings[n] for n in names}, generator=generator)
     try:
-        images = pgd(model, batch, **settings, generator=generator)
+        tries = [(loss, bound(loss=loss)) for loss in settings["losses"]
+                 for _ in range(settings["restarts"])]  # fmt: skip
     except FloatingPointError:  # Detectron2's, where it computes losses
         raise UserError(
             f"the detector's outputs for {batch[0]['file_name']} are not finite: its training "
             "diverged; give the weights of another."
         ) from None
+    chosen = [tries[best] for best in _strongest(model, batch, [images for _, images in tries])]
+    images = [found[i] for i, (_, found) in enumerate(chosen)]
     attacked = [{**item, "image": x} for item, x in zip(batch, images, strict=True)]
     for item, changed in zip(batch, attacked, strict=True):
         if item["number"] in pictures:
             draw(model, item, changed)
-    loss = partial(detection_loss, model, loss=settings["loss"], seed=draw_seed(generator))
+    first = settings["losses"][0]
+    loss = partial(detection_loss, model, loss=first, seed=draw_seed(generator))
     norm = CONSTRAINTS[settings["constraint"]].norm
     return attacked, {
         "images": len(batch),
+        "strongest": [name for name, _ in chosen],
         "loss_clean": loss(batch),
         "loss_attacked": loss(attacked),
         "norms": [
@@ -131,6 +148,58 @@ def _attack(model: nn.Module, batch: list[dict], *, settings: dict, seed: int, p
     }
 
 
+def _strongest(model: nn.Module, batch: list[dict], tries: list[list[Tensor]]) -> list[int]:
+    """For each image, the index of the try with the lowest `image_ap`; the first among equals."""
+    if len(tries) == 1:
+        return [0] * len(batch)
+    found = []
+    for images in tries:
+        with torch.no_grad():
+            outputs = model([{**item, "image": x} for item, x in zip(batch, images, strict=True)])
+        found.append([image_ap(output["instances"].to("cpu"), item["instances"])
+                      for output, item in zip(outputs, batch, strict=True)])  # fmt: skip
+    return np.argmin(found, axis=0).tolist()
+
+
+def image_ap(found: Instances, truth: Instances) -> float:
+    """Box AP of one image, in [0, 1]: the mean over its classes and COCO's IoU thresholds.
+
+    It compares attacks on the same image. Without objects there is no AP: then it is minus the sum
+    of the scores, so that false detections make an attack stronger.
+
+    Args:
+        found: predictions, in the coordinates of their own `image_size`.
+        truth: objects, in those of theirs.
+    """
+    if not len(truth):
+        return -float(found.scores.sum())
+    heights, widths = zip(truth.image_size, found.image_size, strict=True)
+    scale = torch.tensor([widths[0] / widths[1], heights[0] / heights[1]] * 2)
+    values = []
+    for label in truth.gt_classes.unique():
+        mine = found[found.pred_classes == label]
+        boxes = mine.pred_boxes.tensor[mine.scores.argsort(descending=True)] * scale
+        overlaps = box_iou(boxes, truth.gt_boxes.tensor[truth.gt_classes == label])
+        values += [_average_precision(overlaps, threshold) for threshold in THRESHOLDS]
+    return float(np.mean(values))
+
+
+def _average_precision(overlaps: Tensor, threshold: float) -> float:
+    """Mean over the objects of the precision at which each was found.
+
+    Args:
+        overlaps: `(detections, objects)` IoU, detections by falling score.
+    """
+    free, hits, total = overlaps.clone(), 0, 0.0
+    for rank in range(len(free)):
+        best = free[rank].argmax()
+        if free[rank, best] >= threshold:
+            hits += 1
+            total += hits / (rank + 1)
+            free[:, best] = -1  # an object is found once
+    return total / free.shape[1]
+
+
 def _summary(records: list[dict]) -> dict:
     images = sum(record["images"] for record in records)
     norms = [norm for record in records for norm in record["norms"]]
@@ -138,7 +207,9 @@ def _summary(records: list[dict]) -> dict:
         key: sum(record["images"] * record[key] for record in records) / images
         for key in ("loss_clean", "loss_attacked")
     }
-    return means | {"mean_norm": sum(norms) / images, "max_norm": max(norms)}
+    strongest = Counter(name for record in records for name in record["strongest"])
+    return means | {"mean_norm": sum(norms) / images, "max_norm": max(norms),
+                    "strongest": dict(strongest)}  # fmt: skip
 
 
 def _draw(
@@ -192,6 +263,16 @@ def warnings(rows: dict[str, dict]) -> list[dict]:
                     "few. Try more --steps or --images.",
                 })  # fmt: skip
     return found
+
+
+def in_words(attack: dict) -> str:
+    """The attack in a line, such as `PGD-10 of one loss (all), one random start`."""
+    losses, restarts = attack["losses"], attack["restarts"]
+    several = len(losses) * restarts > 1
+    words = f"PGD-{attack['steps']} of "
+    words += f"one loss ({losses[0]})" if len(losses) == 1 else f"the losses {', '.join(losses)}"
+    words += ", one random start" if restarts == 1 else f", {restarts} random starts"
+    return words + (" each; per image the strongest counts" if several else "")
 
 
 def table(rows: dict[str, dict]) -> str:
