@@ -152,12 +152,32 @@ def lighting(x: Tensor) -> Tensor:
     return (x + colour.view(3, 1, 1)).clamp_(0, 1)
 
 
-def _one_by_one(images: list, seeds: np.ndarray, size: int, *, colours: bool) -> Tensor:
-    """torchvision's transforms, which draw from the global generator: lent to each image anew."""
-    steps = [tv.RandomResizedCrop(size), tv.RandomHorizontalFlip()]
-    if colours:
-        steps.append(tv.ColorJitter(JITTER, JITTER, JITTER))
-    pipeline = tv.Compose(steps)
+def _imagenet(size: int) -> list:
+    return [tv.RandomResizedCrop(size), tv.RandomHorizontalFlip()]
+
+
+def _imagenet_color(size: int) -> list:
+    return [*_imagenet(size), tv.ColorJitter(JITTER, JITTER, JITTER)]
+
+
+def _cifar_color(size: int) -> list:
+    """What the `robustness` library does to CIFAR's images."""
+    return [tv.RandomCrop(size, padding=4), tv.RandomHorizontalFlip(),
+            tv.ColorJitter(0.25, 0.25, 0.25), tv.RandomRotation(2)]  # fmt: skip
+
+
+def _one_by_one(images: list, seeds: np.ndarray, size: int, *, steps: Callable[[int], list],
+                colors: bool = False, fit: bool = False) -> Tensor:  # fmt: skip
+    """torchvision's transforms. They draw from the global generator, which each image's seed sets.
+
+    Args:
+        steps: size -> the transforms.
+        colors: add `lighting`.
+        fit: resize the images to the size first.
+    """
+    if fit:
+        images = list(_fit(images, size, size))
+    pipeline = tv.Compose(steps(size))
     generator = torch.default_generator  # torch.manual_seed would reseed the GPU's as well
     before, done = generator.get_state(), []
     try:
@@ -165,7 +185,7 @@ def _one_by_one(images: list, seeds: np.ndarray, size: int, *, colours: bool) ->
             generator.manual_seed(seed)
             image = pipeline(_as_pil(image))
             x = _as_tensor(image)
-            done.append(lighting(_to_unit(x)) if colours else x)
+            done.append(lighting(_to_unit(x)) if colors else x)
     finally:
         generator.set_state(before)
     return _to_unit(torch.stack(done))  # all at once: a copy the less
@@ -175,6 +195,7 @@ AUGMENTATIONS: dict[str, Callable[..., Tensor]] = {  # (images, seeds, size) -> 
     "none": _plain,
     "shift2": partial(_crop_flip, pad=2, flip=False),
     "crop4_flip": partial(_crop_flip, pad=4, flip=True),
-    "imagenet": partial(_one_by_one, colours=True),  # as the published models were made
-    "imagenet_plain": partial(_one_by_one, colours=False),
+    "crop4_flip_color": partial(_one_by_one, steps=_cifar_color, fit=True),
+    "imagenet": partial(_one_by_one, steps=_imagenet_color, colors=True),  # the published models'
+    "imagenet_plain": partial(_one_by_one, steps=_imagenet),
 }

@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,6 +67,18 @@ def test_a_corruption_is_repeatable_and_leaves_no_trace(photo, kind):
     assert np.array_equal(first, other) == (kind in fixed)
     assert np.array_equal(image, before[0])
     assert np.random.get_state()[1].tolist() == before[1]
+
+
+@needs_package
+def test_frost_is_one_of_the_authors_five_pictures(monkeypatch, photo):
+    """The package has a sixth, weaker one."""
+    import cv2
+
+    read, used = cv2.imread, []
+    monkeypatch.setattr(cv2, "imread", lambda path: used.append(Path(path).stem) or read(path))
+    for seed in range(40):
+        corruptions.corrupt(photo((40, 40)), "frost", 1, seed)
+    assert set(used) == {f"frost{i}" for i in range(1, 6)}
 
 
 @needs_package

@@ -2,7 +2,7 @@
 
 import pytest
 
-from classification.transfers import protocols
+from classification.transfers import protocols, transfer_options
 from robust_backbones.errors import UserError
 
 CLEAN = dict(normalisation="weights", batchnorm="frozen", probe="logistic", selection="validation")
@@ -44,3 +44,21 @@ def test_the_parts_of_a_protocol(mode, protocol, given, expected, name):
 def test_parts_that_do_not_go_together(mode, given, message):
     with pytest.raises(UserError, match=message):
         protocols.parts(mode, "clean", given)
+
+
+DEFAULTS = [  # options, number of trials
+    ([], 1),  # the logistic probe on all images
+    (["--probe", "nearest"], 1),
+    (["--shots", "5"], 3),
+    (["--probe", "sgd"], 3),
+    (["--mode", "full-network"], 3),
+    (["--protocol", "paper"], 3),
+    (["--mode", "full-network", "--trials", "1"], 1),
+]
+
+
+@pytest.mark.parametrize(("options", "trials"), DEFAULTS)
+def test_three_trials_wherever_a_seed_matters(options, trials):
+    words = ["--weights", "w", "--dataset", "digits", *options]
+    given = vars(transfer_options.parser("").parse_args(words))
+    assert transfer_options.trials(given) == trials

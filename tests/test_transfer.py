@@ -213,6 +213,14 @@ def test_features_are_computed_once(runs, network, tmp_path, monkeypatch):
     assert found["metrics"] == result(runs("logistic"))["metrics"]
 
 
+@pytest.mark.parametrize("metric", ["top1", "mean_per_class"])
+def test_the_metric_can_be_chosen(network, tmp_path, metric):
+    found = run(network, tmp_path, "--metric", metric, "--test-limit", "33", "--penalty", "1")
+    trial = found["metrics"]["trials"][0]
+    assert found["metrics"]["metric"] == found["settings"]["metric"] == metric
+    assert found["metrics"]["accuracy"] == trial[metric]
+
+
 @pytest.mark.parametrize(
     "options", [[], ["--probe", "sgd", *FAST], ["--mode", "full-network", *FAST]]
 )

@@ -66,6 +66,17 @@ def test_the_published_models_augmentation_is_the_robustness_librarys():
     )
 
 
+def test_the_colored_cifar_augmentation_is_the_robustness_librarys():
+    augmentation = pytest.importorskip("robustness.data_augmentation")
+    pictures, seeds = photos(8, 32, 32), image_seeds(0, 3, range(8))
+    found = AUGMENTATIONS["crop4_flip_color"](pictures, seeds, 32)
+    for picture, seed, x in zip(pictures, seeds.tolist(), found, strict=True):
+        torch.manual_seed(seed)
+        expected = augmentation.TRAIN_TRANSFORMS_DEFAULT(32)(picture)
+        torch.testing.assert_close(x, expected, rtol=0, atol=1e-6)
+    assert torch.equal(found, AUGMENTATIONS["crop4_flip_color"](stacked(pictures), seeds, 32))
+
+
 def test_the_plain_imagenet_augmentation_is_torchvisions():
     pictures, seeds = photos(4), image_seeds(0, 3, range(4))
     expected = tv.Compose([tv.RandomResizedCrop(24), tv.RandomHorizontalFlip(), tv.ToTensor()])

@@ -17,7 +17,7 @@ from robust_backbones.zoo import ARCHS
 # Radius at which a standard model's robust accuracy is measured, where --eval-eps does not say.
 STANDARD_EVAL_EPS = {"l2": 1.0, "linf": 8 / 255}
 METHODS = ("standard", "pgd", "free", "fast", "trades")
-AUGMENTATIONS = ("none", "shift2", "crop4_flip", "imagenet", "imagenet_plain")
+AUGMENTATIONS = ("none", "shift2", "crop4_flip", "crop4_flip_color", "imagenet", "imagenet_plain")
 PRECISIONS = ("float32", "bfloat16", "float16")
 RECIPE = "the recipe's"
 

@@ -31,7 +31,8 @@ class Recipe:
 RECIPES = {
     # Salman et al. 2020, Appendix A: the published models. 30 + 30 + 30 epochs.
     "paper": Recipe(3.0, 90, 512, 0.1, "step", 1e-4),
-    # The defaults of the `robustness` library for CIFAR-10: 50 + 50 + 50 epochs.
+    # The `robustness` library's optimizer and schedule for CIFAR-10: 50 + 50 + 50 epochs. Attack
+    # and augmentation differ from the library's: docs/differences.md.
     "cifar": Recipe(0.5, 150, 128, 0.1, "step", 5e-4),
     # Minutes on a CPU, for the embedded data.
     "quick": Recipe(1.0, 5, 64, 0.03, "one-cycle", 5e-4, nesterov=True),

@@ -41,7 +41,11 @@ def table1(results: Results, group: Group) -> list[Section]:
         CORRECTED,
     ]
     if group.reference:
-        text.append(f"The paper's: {published.numbers()['table1']['definition'].strip()}.")
+        numbers = published.numbers()
+        text.append(f"The paper's: {numbers['table1']['definition'].strip()}.")
+        if plain := [task for task in group.tasks if task in numbers["top1"]]:
+            text.append(f"The paper's numbers for {', '.join(plain)} are mostly top-1 accuracies; "
+                        "ours are means over classes unless --metric top1 was given.")  # fmt: skip
     return [section(group, "table1", "Table 1: best robust and best standard networks",
                     runs=runs, text=text, columns=heads, rows=rows, found=found, wanted=wanted,
                     figures=[_table1_figure(group, rows)])]  # fmt: skip

@@ -56,8 +56,8 @@ class Task:
 
     @property
     def metric_name(self) -> str:
-        """The data set's own, a key of `metrics.METRICS`."""
-        return DATASETS[self.settings["dataset"]].metric
+        """A key of `metrics.METRICS`."""
+        return self.settings["metric"]
 
     @property
     def metric(self) -> Callable[[Tensor, Tensor, int], float]:

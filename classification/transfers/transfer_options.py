@@ -5,7 +5,7 @@ from pathlib import Path
 
 # torch, and what imports it, waits for the run: --help is to come at once.
 from classification import options
-from classification.datasets import DATASETS, Dataset
+from classification.datasets import DATASETS, METRICS, Dataset
 from classification.learning.pretrain_options import AUGMENTATIONS, PRECISIONS, STANDARD_EVAL_EPS
 from classification.learning.schedules import SCHEDULES
 from classification.transfers import protocols
@@ -73,6 +73,9 @@ def parser(description: str) -> Parser:
     what("--shots", type=options.count,
          help="train on so many images of each class, drawn anew in each trial (default: "
          "all)")  # fmt: skip
+    what("--metric", choices=tuple(METRICS),
+         help="accuracy to choose by and to report (default: the dataset's; for folder "
+         "top1)")  # fmt: skip
     what("--output", type=Path, help="folder for this run, a path (default: output/transfer/<named "
          "by the settings>)")  # fmt: skip
     how = p.add_argument_group("protocol").add_argument
@@ -178,6 +181,7 @@ def settings(args: argparse.Namespace, weights: dict) -> dict:
         "weights_sha256": weights["weights_sha256"],
         "arch": weights["arch"],
         "dataset": args.dataset,
+        "metric": given.get("metric", row.metric),
         "mode": args.mode,
         "protocol": protocols.name_of(args.mode, args.protocol, parts),
         **parts,

@@ -2,7 +2,9 @@
 
 They are those of Hendrycks and Dietterich 2019 (arXiv 1903.12261) in the form for images of any
 size that Michaelis et al. 2019 (arXiv 1907.07484) test detectors with. The computation is that of
-the package imagecorruptions-imaug, a maintained copy of those authors' own.
+the package imagecorruptions-imaug, a maintained copy of those authors' own. The copy chooses among
+six pictures of frost, the authors among the first five; here the first five are used, since the
+sixth is much weaker.
 """
 
 import contextlib
@@ -36,6 +38,7 @@ PACKAGE = "imagecorruptions-imaug"
 INSTALL = f"pip install numba && pip install --no-deps {PACKAGE}"
 SMALLEST = 32  # pixels: the package's limit to a side
 _OWN_GENERATOR = ("impulse_noise", "glass_blur")  # others draw from NumPy's global one
+FROST_PICTURES, FROST_PACKAGED = 5, 6  # of the authors, and of the package
 
 
 def package_version() -> str:
@@ -90,6 +93,8 @@ def corrupt(image: np.ndarray, kind: str, severity: int, seed: int) -> np.ndarra
             f"{SMALLEST} x {SMALLEST}: leave it out of the data set."
         )
     seed %= 2**32  # what NumPy takes
+    if kind == "frost":
+        seed = _frost_seed(seed)
     own = {"seed": seed} if kind in _OWN_GENERATOR else {}
     before = np.random.get_state()
     np.random.seed(seed)
@@ -98,6 +103,14 @@ def corrupt(image: np.ndarray, kind: str, severity: int, seed: int) -> np.ndarra
             return package.corrupt(image, severity, kind, **own)
     finally:
         np.random.set_state(before)
+
+
+def _frost_seed(seed: int) -> int:
+    """The next seed from which the package, whose first number it is, draws one of the pictures
+    that the authors have."""
+    while np.random.RandomState(seed).randint(FROST_PACKAGED) >= FROST_PICTURES:
+        seed = (seed + 1) % 2**32
+    return seed
 
 
 def choose(names: list[str] | None) -> list[str]:
