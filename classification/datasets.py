@@ -14,14 +14,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from classification.data.dataset_rows import DATASETS, METRICS, SUITE, Dataset
+from classification.data.dataset_rows import (
+    DATASETS,
+    METRICS,
+    SUITE,
+    Dataset,
+    check_classes,
+    find,
+)
 from robust_backbones.errors import UserError
 
 if TYPE_CHECKING:
     from classification.data.shards import ShardSource
     from classification.data.sources import Source
 
-__all__ = ["DATA", "DATASETS", "METRICS", "SPLITS", "SUITE", "Dataset", "open_split", "place"]
+__all__ = ["DATA", "DATASETS", "METRICS", "SPLITS", "SUITE", "Dataset", "find", "open_split",
+           "place"]  # fmt: skip
 SPLITS = ("train", "val", "test")
 
 
@@ -64,17 +72,6 @@ def open_split(name: str, split: str, root: Path | str | None = None, *,
                 raise UserError("nothing can be held out of shards; make shards of two folders.")
             return shards.open_shards(name, row, split, root, image_size, limit)
     return _cut(_open(name, row, split, root, image_size), held_out, limit)
-
-
-def find(name: str) -> Dataset:
-    """The row of a dataset.
-
-    Raises:
-        UserError: there is none.
-    """
-    if name not in DATASETS:
-        raise UserError(f"dataset '{name}' is unknown; one of: {', '.join(DATASETS)}.")
-    return DATASETS[name]
 
 
 def place(name: str, root: Path | str | None = None) -> Path | str | None:
@@ -139,17 +136,6 @@ def reader(row: Dataset) -> Callable:
     """The function that reads the data of a row."""
     module, function = row.reader.split(":")
     return getattr(importlib.import_module(module), function)
-
-
-def check_classes(name: str, row: Dataset, root: str | Path | None, found: int) -> None:
-    """Refuse data that has another number of classes than its row.
-
-    Raises:
-        UserError: so it is.
-    """
-    if row.classes not in (None, found):
-        raise UserError(f"{root} has {found} classes, {name} has {row.classes}; use the dataset "
-                        "'folder' for data of your own.")  # fmt: skip
 
 
 def _cut(source: Source, held_out: float, limit: int | None) -> Source:

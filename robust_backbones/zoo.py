@@ -89,6 +89,9 @@ RESNETS = tuple(name for name, arch in ARCHS.items() if isinstance(arch, ResNetA
 # What every published model was trained with: RGB in [0, 1], normalised by these.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# The same for Detectron2, which feeds RGB values in [0, 255].
+PIXEL_MEAN = [round(255 * value, 3) for value in IMAGENET_MEAN]
+PIXEL_STD = [round(255 * value, 3) for value in IMAGENET_STD]
 
 # Where the models are published: a repository on the Hugging Face hub, at a fixed commit.
 HUB_REPO = "madrylab/robust-imagenet-models"
@@ -242,6 +245,21 @@ def known(source: str) -> Model | None:
         return find(source)
     except UserError:
         return None
+
+
+def find_resnet(name: str) -> Model:
+    """The published model of a name, if Detectron2 can take it.
+
+    Raises:
+        UserError: unknown name, or not a ResNet.
+    """
+    model = find(name)
+    if model.arch not in RESNETS:
+        raise UserError(
+            f"{SCHEME}{model.name} is a {model.arch}, which Detectron2 has no backbone for; "
+            f"choose one of: {', '.join(RESNETS)}."
+        )
+    return model
 
 
 def select(arch: str | None = None, constraint: str | None = None) -> list[Model]:

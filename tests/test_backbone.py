@@ -7,9 +7,8 @@ import torch
 from conftest import random_network
 
 from robust_backbones.detection import backbone, config, verify
-from robust_backbones.detection.paths import find_resnet
 from robust_backbones.errors import UserError
-from robust_backbones.zoo import RESNETS, select
+from robust_backbones.zoo import RESNETS, find_resnet, select
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))

@@ -70,3 +70,38 @@ def test_arrows_go_one_way(path):
 def test_light_files_import_no_torch(name):
     names = imports(ROOT / "robust_backbones" / f"{name}.py")
     assert not [n for n in names if n.split(".")[0] in ("torch", "torchvision", "detectron2")]
+
+
+def module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def arrows() -> dict[str, set[str]]:
+    """Module -> the modules of ours that it imports, inside functions too.
+
+    Imports under `if __name__ == "__main__"` do not run when others import the module.
+    """
+    known = {module(path) for path in FILES}
+    found = {}
+    for path in FILES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree.body = [node for node in tree.body if not (
+            isinstance(node, ast.If) and "__name__" in ast.unparse(node.test))]  # fmt: skip
+        targets = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                targets |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                targets |= {name if name in known else str(node.module) for name in names}
+        found[module(path)] = targets & known - {module(path)}
+    return found
+
+
+def test_no_module_imports_itself_through_others():
+    graph = arrows()
+    while leaves := {name for name, targets in graph.items() if not targets & set(graph)}:
+        graph = {name: targets for name, targets in graph.items() if name not in leaves}
+    circles = {name: sorted(targets & set(graph)) for name, targets in graph.items()}
+    assert not circles

@@ -11,7 +11,7 @@ from conftest import random_network, robustness_contents
 from detectron2.utils.file_io import PathManager
 
 from classification.models import load_classifier
-from robust_backbones import weights
+from robust_backbones import weights, zoo
 from robust_backbones.detection import config, paths, trainer
 from robust_backbones.errors import UserError
 
@@ -147,7 +147,7 @@ def test_the_same_name_gives_the_classifier():
 def test_names_in_configs_are_published(config_file):
     name = config.load_config(config_file).MODEL.WEIGHTS
     if "digits" not in config_file.name:
-        assert paths.find_resnet(name).listed
+        assert zoo.find_resnet(name).listed
 
 
 RANKS = """

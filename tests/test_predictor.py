@@ -13,6 +13,7 @@ from test_checkpointer import without
 from test_trainer import DIGITS, small
 
 from robust_backbones import detection
+from robust_backbones.detection import torchscript
 from robust_backbones.detection.digit_scenes import CLASSES
 from robust_backbones.errors import UserError
 from robust_backbones.files import sha256
@@ -233,7 +234,7 @@ def test_an_exported_detector_is_the_same_on_another_size(tmp_path, resnet18_bac
         folder = tmp_path / masks
         write_run(folder, resnet18_backbone, **{"MODEL.MASK_ON": masks})
         predictors[masks] = made = detection.load(folder)
-        facts[masks] = made.export(folder / "detector.ts", photograph())
+        facts[masks] = torchscript.export(made, folder / "detector.ts", photograph())
         torch.save(made.preprocess(image)["image"], folder / "input.pt")
     folders = [str(tmp_path / masks) for masks in predictors]
     subprocess.run([sys.executable, "-c", READER, *folders], check=True)
@@ -269,14 +270,14 @@ def test_an_export_that_would_be_wrong_is_not_written(tmp_path, run):
 
     made.model.inference = shifted
     with pytest.raises(UserError, match="differs from the model in pred_boxes on an image of"):
-        made.export(target, photograph())
+        torchscript.export(made, target, photograph())
     assert not target.exists()
 
 
 def test_an_export_is_compared_on_objects(tmp_path, run):
     silent = detection.load(run, overrides=["MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.999])
     with pytest.raises(UserError, match="finds nothing in the example"):
-        silent.export(tmp_path / "detector.ts", photograph())
+        torchscript.export(silent, tmp_path / "detector.ts", photograph())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -285,5 +286,5 @@ def test_cascade_rcnn_cannot_be_exported_and_says_so(tmp_path, resnet18_backbone
                "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": "True"}  # fmt: skip
     write_run(tmp_path, resnet18_backbone, **cascade)
     with pytest.raises(UserError, match="cannot be exported to TorchScript: .*_ScaleGradient"):
-        detection.load(tmp_path).export(tmp_path / "detector.ts", photograph())
+        torchscript.export(detection.load(tmp_path), tmp_path / "detector.ts", photograph())
     assert not (tmp_path / "detector.ts").exists()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from robust_backbones.errors import UserError
 from robust_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
 METRICS = {"top1": "top-1", "mean_per_class": "mean per class"}
@@ -173,3 +175,25 @@ DATASETS = {
 # The 12 tasks of Salman et al. 2020.
 SUITE = ("aircraft", "birdsnap", "cifar10", "cifar100", "caltech101", "caltech256", "cars", "dtd",
          "flowers", "food", "pets", "sun397")  # fmt: skip
+
+
+def find(name: str) -> Dataset:
+    """The row of a dataset.
+
+    Raises:
+        UserError: no dataset has that name.
+    """
+    if name not in DATASETS:
+        raise UserError(f"dataset '{name}' is unknown; one of: {', '.join(DATASETS)}.")
+    return DATASETS[name]
+
+
+def check_classes(name: str, row: Dataset, root: str | Path | None, found: int) -> None:
+    """Compare the number of classes in the data with that of the row.
+
+    Raises:
+        UserError: the class counts differ.
+    """
+    if row.classes not in (None, found):
+        raise UserError(f"{root} has {found} classes, {name} has {row.classes}; use the dataset "
+                        "'folder' for data of your own.")  # fmt: skip

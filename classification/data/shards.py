@@ -24,7 +24,7 @@ from typing import IO
 
 from PIL import Image
 
-from classification.data.dataset_rows import Dataset
+from classification.data.dataset_rows import Dataset, check_classes
 from classification.data.folders import FOLDERS
 from robust_backbones.errors import UserError
 from robust_backbones.images import read_member
@@ -103,8 +103,6 @@ def open_shards(name: str, row: Dataset, split: str, root: str | Path,
     Raises:
         UserError: no such shards, their number of images is not known, or webdataset is missing.
     """
-    from classification.datasets import check_classes
-
     _webdataset()
     urls, sizes, classes = _locate(str(root), split)
     if sizes is not None:

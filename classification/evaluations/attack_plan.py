@@ -56,6 +56,27 @@ class Attack:
         return self.group if self.part is None else f"{self.group} {self.part}"
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What one attack did to all images.
+
+    Attributes:
+        attack: its row of the plan.
+        right: per image, whether the model still classifies it correctly.
+        norms: per image, the norm of its perturbation, in the unit of `eps`; None if not finite.
+        seconds: how long it took.
+        counts: what `sanity.inspect` and, of the clean row, `sanity.probe` counted, summed.
+        labels: per image; empty but for the clean row.
+    """
+
+    attack: Attack
+    right: list[bool]
+    norms: list[float | None]
+    seconds: float
+    counts: dict[str, float]
+    labels: list[int]
+
+
 def show_eps(constraint: str, eps: float) -> str:
     """A radius as people write it: `4/255` for linf, `0.5` for l2."""
     return f"{255 * eps:.6g}/255" if constraint == "linf" else f"{eps:.6g}"

@@ -4,7 +4,6 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -13,31 +12,10 @@ from torch import Tensor, nn
 from classification.attacks import pgd
 from classification.engine import Adversary
 from classification.evaluations import attack_plan, sanity
-from classification.evaluations.attack_plan import Attack
+from classification.evaluations.attack_plan import Attack, Outcome
 from classification.evaluations.autoattack import autoattack
 
 COUNTS = ("outside_ball", "outside_range", "nan_images", "nan_logits")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one attack did to all images.
-
-    Attributes:
-        attack: its row of the plan.
-        right: per image, whether the model still classifies it correctly.
-        norms: per image, the norm of its perturbation, in the unit of `eps`; None if not finite.
-        seconds: how long it took.
-        counts: what `sanity.inspect` and, of the clean row, `sanity.probe` counted, summed.
-        labels: per image; empty but for the clean row.
-    """
-
-    attack: Attack
-    right: list[bool]
-    norms: list[float | None]
-    seconds: float
-    counts: dict[str, float]
-    labels: list[int]
 
 
 def generator(seed: int, attack: Attack, batch: int) -> torch.Generator:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from classification import metrics
 from classification.evaluations import attack_plan
-from classification.evaluations.robustness import Outcome
+from classification.evaluations.attack_plan import Outcome
 
 COLUMNS = ("attack", "accuracy %", "95 % interval", "right", "mean norm", "seconds")
 

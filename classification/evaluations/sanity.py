@@ -4,10 +4,7 @@
 that hides its gradients looks robust against any attack that follows them, and is not.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from classification.attacks import CONSTRAINTS
 from classification.evaluations import attack_plan
+from classification.evaluations.attack_plan import Attack, Outcome
 from classification.metrics import wilson
-
-if TYPE_CHECKING:
-    from classification.evaluations.attack_plan import Attack
-    from classification.evaluations.robustness import Outcome
 
 PROBED = ("zero_gradients", "probed", "unsteady", "probabilities")
 ROUNDING = 1e-5  # relative: what float32 sums over an image may be off by

@@ -16,19 +16,22 @@ from detectron2.modeling.backbone.fpn import (
 )
 
 from robust_backbones.detection.folding import fold
-from robust_backbones.detection.paths import find_resnet
 from robust_backbones.errors import UserError
-from robust_backbones.zoo import ARCHS, IMAGENET_MEAN, IMAGENET_STD, RESNETS, SCHEME, ResNetArch
+from robust_backbones.zoo import (
+    ARCHS,
+    PIXEL_MEAN,
+    PIXEL_STD,
+    RESNETS,
+    SCHEME,
+    ResNetArch,
+    find_resnet,
+)
 
 BUILDERS = (
     "build_robust_resnet_backbone",
     "build_robust_resnet_fpn_backbone",
     "build_robust_retinanet_resnet_fpn_backbone",
 )
-
-# Detectron2 feeds RGB values in [0, 255].
-PIXEL_MEAN = [round(255 * value, 3) for value in IMAGENET_MEAN]
-PIXEL_STD = [round(255 * value, 3) for value in IMAGENET_STD]
 
 
 @BACKBONE_REGISTRY.register()

@@ -8,24 +8,10 @@ import torch
 from detectron2.utils.file_io import PathHandler, PathManager
 
 from robust_backbones import __version__, checkpoint, export, weights
+from robust_backbones.detection.verify import verify_backbone
 from robust_backbones.errors import UserError
 from robust_backbones.files import cache_dir, locked
-from robust_backbones.zoo import RESNETS, SCHEME, Model, find
-
-
-def find_resnet(name: str) -> Model:
-    """The published model of a name, if Detectron2 can take it.
-
-    Raises:
-        UserError: unknown name, or not a ResNet.
-    """
-    model = find(name)
-    if model.arch not in RESNETS:
-        raise UserError(
-            f"{SCHEME}{model.name} is a {model.arch}, which Detectron2 has no backbone for; "
-            f"choose one of: {', '.join(RESNETS)}."
-        )
-    return model
+from robust_backbones.zoo import SCHEME, Model, find_resnet
 
 
 def converted(name: str) -> Path:
@@ -56,8 +42,6 @@ def _target(model: Model, digest: str) -> Path:
 
 
 def _convert(model: Model, source: Path, target: Path) -> None:
-    from robust_backbones.detection.verify import verify_backbone
-
     found = checkpoint.read(source, model.arch)
     found = dataclasses.replace(found, metadata=found.metadata | model.facts)
     contents = export.detectron2_contents(found)

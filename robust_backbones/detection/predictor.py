@@ -194,12 +194,6 @@ class Predictor:
         tensor = torch.as_tensor(resized.astype("float32").transpose(2, 0, 1))
         return {"image": tensor, "height": height, "width": width}
 
-    def export(self, path: str | Path, example: Any) -> dict:
-        """Write a TorchScript file, compared on the image `example`; see `torchscript.export`."""
-        from robust_backbones.detection import torchscript
-
-        return torchscript.export(self, path, example)
-
     def _batch(self, images: list[np.ndarray]) -> list[dict]:
         if not images:
             return []

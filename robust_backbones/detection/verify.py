@@ -7,12 +7,9 @@ from torch import Tensor
 
 from robust_backbones import verify
 from robust_backbones.checkpoint import Checkpoint
-from robust_backbones.detection.backbone import (
-    PIXEL_MEAN,
-    PIXEL_STD,
-    build_robust_resnet_backbone,
-)
+from robust_backbones.detection.backbone import build_robust_resnet_backbone
 from robust_backbones.errors import UserError
+from robust_backbones.zoo import PIXEL_MEAN, PIXEL_STD
 
 RGB = ShapeSpec(channels=3)
 
