@@ -90,6 +90,36 @@ def test_again_replaces_what_it_wrote_and_nothing_else(results, tmp_path):
     assert outside.exists() and (tmp_path / "notes.txt").exists()
 
 
+def test_looks_are_kept_in_the_folder(tmp_path):
+    """The second look, at more trials, may spend less; the same look again is no new one."""
+    levels = []
+    for trials in (3, 5, 5):
+        for eps in ("0", "3"):
+            report_parts.result(tmp_path / "runs" / eps, "cifar10", (90.0, 91.0, 92.0, 91.5, 90.5)[:trials],
+                                weights=f"robust://resnet18_l2_eps{eps}")  # fmt: skip
+        report.main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
+        table = (tmp_path / "out" / "tables" / "paired.csv").read_text()
+        levels.append(re.search(r"[\d.]+ % interval over trials", table)[0].split(" ")[0])
+    assert levels == ["96", "99.5", "99.5"]
+    looks = json.loads((tmp_path / "out" / "report.json").read_text())["looks"]
+    assert {tuple(trials) for trials in looks.values()} == {("3 v 3", "5 v 5")}
+
+
+@pytest.mark.parametrize("looks", [3, {"a": 3}, [], None, {"a": ["x"]}])
+def test_looks_that_are_not_ours_are_passed_over(results, tmp_path, looks):
+    listed = {"kind": report.KIND, "files": [], "looks": looks}
+    (tmp_path / "report.json").write_text(json.dumps(listed))
+    report.main([str(results / "pets"), "--out", str(tmp_path)])
+    assert (tmp_path / "index.html").exists()
+
+
+@pytest.mark.parametrize("margin, verdict", [("1", "cannot tell"), ("9", "no difference")])
+def test_the_margin_is_an_option(results, tmp_path, margin, verdict):
+    folders = [str(results / "cifar10" / eps) for eps in ("0", "3")]
+    report.main([*folders, "--out", str(tmp_path), "--margin", margin])
+    assert verdict in (tmp_path / "tables" / "table1.md").read_text()
+
+
 def test_a_report_that_was_cut_off_can_be_made_again(results, tmp_path):
     (tmp_path / "report.json").write_text(json.dumps({"kind": report.KIND, "files": []}))
     (tmp_path / "tables").mkdir()

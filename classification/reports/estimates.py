@@ -15,6 +15,7 @@ from classification.reports.verdicts import Discordant, Estimate, Missing, Over
 # Two trials of one network, or two tasks, leave one degree of freedom, with which the error rate
 # is 10 % at a nominal 5 %.
 FEWEST_DF = 2
+SEEDED = 1 / 3
 
 
 def from_predictions(robust: np.ndarray, standard: np.ndarray, labels: np.ndarray | None = None,
@@ -31,7 +32,11 @@ def from_predictions(robust: np.ndarray, standard: np.ndarray, labels: np.ndarra
     weights = _weights(labels, robust.shape[2])
     mean = float((sides[0].mean(0, dtype=float) - sides[1].mean(0, dtype=float)) @ weights)
     trials = (robust.shape[1], standard.shape[1])
-    parts = [scatter.of_trials(100 * (side @ (weights / 100))) for side in (robust, standard)]
+    # One half of the images chooses, so that the luck of images has twice the variance.
+    tables = [side @ weights for side in (robust, standard)]
+    shares = [scatter.share_of_seeds(table, 2 * scatter.own_images(side, weights))
+              for table, side in zip(tables, (robust, standard), strict=True)]  # fmt: skip
+    parts = [scatter.of_trials(*both) for both in zip(tables, shares, strict=True)]
     if not all(known or _enough(part) for part, known in zip(parts, fixed, strict=True)):
         return Estimate(mean, trials=trials, missing=Missing.TRIALS)
     seeds = scatter.combined(part for part in parts if part)
@@ -40,27 +45,58 @@ def from_predictions(robust: np.ndarray, standard: np.ndarray, labels: np.ndarra
         found = Discordant(delta[delta > 0], -delta[delta < 0])
         return Estimate(mean, Over.IMAGES, trials, discordant=found, tests=len(weights))
     images = scatter.of_images(sides, labels)
-    choice = max(scatter.inflation(len(side), 2) for side in (robust, standard))
+    choice = max(1 + (1 - share) * (scatter.inflation(len(side), 2) - 1)
+                 for share, side in zip(shares, (robust, standard), strict=True))  # fmt: skip
     images = Part(images.variance * choice, images.df)
     over = Over.IMAGES | (Over.TRIALS if seeds.variance else Over.NOTHING)
-    return Estimate(mean, over, trials, seeds, images, tests=len(weights))
+    missed = [_missed(table, float(side.mean(0, dtype=float) @ weights))
+              for table, side in zip(tables, sides, strict=True)]  # fmt: skip
+    return Estimate(mean, over, trials, seeds, images, (missed[1], missed[0]), tests=len(weights))
+
+
+def _missed(table: np.ndarray, chosen: float) -> float:
+    """Points by which the best network of a side may be better than those that parts of the results
+    choose.
+
+    Parts choose a worse network now and then; all results together choose a lucky one. The best is
+    between the two. For runs without a seed the lucky one bounds it (an intersection-union test).
+    Where seeds scatter, the interval is wide enough for `SEEDED` of the way, by simulation of sides
+    whose networks differ.
+
+    Args:
+        table: `(networks, trials)`, percent.
+        chosen: cross-fitted mean, percent.
+    """
+    if len(table) == 1:
+        return 0.0
+    part = SEEDED if table.shape[1] > 1 else 1.0
+    return part * max(0.0, float(table.mean(1).max()) - chosen)
 
 
 def from_accuracies(robust: np.ndarray, standard: np.ndarray,
                     images: int | None = None) -> Estimate:  # fmt: skip
-    """The same without predictions: over trials alone, about this test set.
+    """The same without predictions.
 
-    A choice among several networks is by the other trials on the same images, whose luck stays in
-    the estimate. That luck is bounded by binomial variances, which are too large for networks that
-    find the same images hard.
+    Of one network a side, the interval is over trials alone, about this test set. A choice among
+    several is by the other trials on the same images, whose luck stays in the estimate. How much
+    that can be is seen from how the networks of a side differ beyond their seeds; real differences
+    between them make the interval wider than needed.
 
     Args:
         robust, standard: `(networks, trials)`, percent.
-        images: number of test images; None: unknown.
+        images: number of test images, which bounds the luck; None: unknown, or no share of images.
     """
-    sides = [crossfit.chosen_accuracies(side) for side in (robust, standard)]
-    mean, trials = float(sides[0].mean() - sides[1].mean()), (robust.shape[1], standard.shape[1])
-    parts = [scatter.of_trials(side) for side in (robust, standard)]
+    tables, trials = (robust, standard), (robust.shape[1], standard.shape[1])
+    sides = [crossfit.chosen_accuracies(side) for side in tables]
+    mean = float(sides[0].mean() - sides[1].mean())
+    own = Part(0.0, np.inf)
+    if max(map(len, tables)) > 1 and min(trials) > 1:
+        own = scatter.of_networks(tables)
+        bound = max(float(side.mean()) * (100 - float(side.mean())) for side in sides)
+        if images:
+            own = Part(min(own.variance, max(0.0, bound) / images), own.df)
+    parts = [scatter.of_trials(side, scatter.share_of_seeds(side, own.variance))
+             for side in tables]  # fmt: skip
     if not all(map(_enough, parts)):
         return Estimate(mean, trials=trials, missing=Missing.TRIALS)
     seeds = scatter.combined(part for part in parts if part)
@@ -68,13 +104,16 @@ def from_accuracies(robust: np.ndarray, standard: np.ndarray,
         return Estimate(mean, trials=trials, missing=Missing.PREDICTIONS)
     if len(robust) == len(standard) == 1:
         return Estimate(mean, Over.TRIALS, trials, seeds)
-    if images is None:
-        return Estimate(mean, trials=trials, missing=Missing.PREDICTIONS)
-    errors = [math.sqrt(max(0.0, m * (100 - m)) / images) for m in (s.mean() for s in sides)]
-    bias = tuple(luck(len(side)) * error
-                 for side, error in zip((robust, standard), errors, strict=True))  # fmt: skip
+    # What the images choose is raised by them, but scatters less than any one network.
+    chance = [1 - scatter.share_of_seeds(side, own.variance) for side in tables]
+    found = [luck(len(side)) for side in tables]
+    raised = [maximum * math.sqrt(own.variance * part)
+              for (maximum, _), part in zip(found, chance, strict=True)]  # fmt: skip
+    missed = [_missed(table, float(side.mean())) for table, side in zip(tables, sides, strict=True)]
+    rest = sum(1 - part * (1 - variance) for (_, variance), part in zip(found, chance, strict=True))
+    choice = (raised[0] + missed[1], raised[1] + missed[0])
     return Estimate(mean, Over.TRIALS | Over.IMAGES, trials, seeds,
-                    Part(errors[0] ** 2 + errors[1] ** 2, np.inf), (bias[0], bias[1]))  # fmt: skip
+                    Part(rest * own.variance, np.inf), choice, unseen=True)  # fmt: skip
 
 
 def over_tasks(means: Sequence[float]) -> Estimate:
@@ -91,11 +130,13 @@ def over_tasks(means: Sequence[float]) -> Estimate:
     return Estimate(float(values.mean()), Over.TASKS, images=part, tests=len(values))
 
 
-def luck(networks: int) -> float:
-    """Expected maximum of that many standard normal numbers."""
+def luck(networks: int) -> tuple[float, float]:
+    """Mean and variance of the maximum of that many standard normal numbers."""
     x = np.linspace(-8, 8, 4001)
-    inside = 1 - special.ndtr(x) ** networks
-    return float(inside.sum() * (x[1] - x[0]) - 8) if networks > 1 else 0.0
+    density = np.diff(special.ndtr(x) ** networks)
+    middle = (x[1:] + x[:-1]) / 2
+    mean = float(density @ middle)
+    return mean, float(density @ (middle - mean) ** 2)
 
 
 def _enough(part: Part | None) -> bool:

@@ -136,7 +136,7 @@ def _warned(verdicts: Sequence[Verdict]) -> list[str]:
     if any(v.estimate.over == Over.TRIALS for v in verdicts):
         found.append("Some intervals are over trials alone, for lack of predictions. They are "
                      "about this test set: other images may give another difference.")  # fmt: skip
-    if any(v.estimate.bias != (0.0, 0.0) for v in verdicts):
+    if any(v.estimate.unseen for v in verdicts):
         found.append("Some networks were chosen without predictions, by the same images. The "
                      "intervals allow for the luck of the images, and are wide.")  # fmt: skip
     return found

@@ -35,7 +35,7 @@ def combined(parts: Iterable[Part]) -> Part:
     return Part(total, total**2 / down if down else np.inf)
 
 
-def of_trials(table: np.ndarray) -> Part | None:
+def of_trials(table: np.ndarray, share: float = 1.0) -> Part | None:
     """Variance that other seeds cause in the mean of one side.
 
     The scatter is pooled over the networks of a side, never over both sides: standard and robust
@@ -43,6 +43,7 @@ def of_trials(table: np.ndarray) -> Part | None:
 
     Args:
         table: `(networks, trials)`, accuracies in percent.
+        share: see `share_of_seeds`; 1 is too large a variance, but safe.
 
     Returns:
         None for a single trial, whose scatter is unknown.
@@ -54,7 +55,53 @@ def of_trials(table: np.ndarray) -> Part | None:
     scatter = ((table - table.mean(1, keepdims=True)) ** 2).sum() / df
     # Means of equal numbers differ by rounding, which is no scatter.
     scatter = 0.0 if scatter < 1e-16 else float(scatter)
-    return Part(scatter * inflation(networks, trials) / trials, df)
+    factor = 1 + share * (inflation(networks, trials) - 1)
+    return Part(scatter * factor / trials, df)
+
+
+def share_of_seeds(table: np.ndarray, own: float) -> float:
+    """Share of the seeds in the luck by which a network is chosen; the rest are its images.
+
+    Args:
+        table: `(networks, trials)`, percent.
+        own: variance, points squared, that the images that choose cause between networks.
+    """
+    trials = table.shape[1]
+    if trials < 2:
+        return 0.0
+    seeds = float(table.var(1, ddof=1).mean()) / (trials - 1)
+    return seeds / (seeds + own) if seeds + own > 0 else 1.0
+
+
+def own_images(right: np.ndarray, weights: np.ndarray) -> float:
+    """Variance that images cause between the means of the networks of a side, points squared.
+
+    Args:
+        right: `(networks, trials, N)`, 1 where right.
+        weights: `(N,)`, of each image in a mean in percent.
+    """
+    means = right.mean(1, dtype=np.float32)
+    apart = means - means.mean(0)
+    return float(np.sum(apart.var(0) * weights**2)) * len(right) / max(1, len(right) - 1)
+
+
+def of_networks(tables: Iterable[np.ndarray]) -> Part:
+    """Variance of a network's mean that its images cause, or that it really differs by.
+
+    It is the variance between the networks of a side without the part that the seeds cause.
+
+    Args:
+        tables: of each side `(networks, trials)`, percent, two trials or more.
+    """
+    total, df = 0.0, 0
+    for table in tables:
+        networks, trials = table.shape
+        if networks > 1:
+            between = float(table.mean(1).var(ddof=1))
+            seeds = float(table.var(1, ddof=1).mean()) / trials
+            total += (networks - 1) * (between - seeds)
+            df += networks - 1
+    return Part(max(0.0, total / df), df)
 
 
 def of_images(right: list[np.ndarray], labels: np.ndarray | None = None) -> Part:

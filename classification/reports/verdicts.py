@@ -61,6 +61,15 @@ class Discordant:
     gains: np.ndarray
     losses: np.ndarray
 
+    @property
+    def sign_test(self) -> float:
+        """Exact two-sided p-value; 0 for images of different weights, which it cannot treat."""
+        weights = np.concatenate([self.gains, self.losses])
+        if len(weights) and np.ptp(weights) > 1e-9 * weights.max():
+            return 0.0
+        few, total = min(len(self.gains), len(self.losses)), len(weights)
+        return min(1.0, 2 * float(special.bdtr(few, total, 0.5))) if total else 1.0
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -72,7 +81,9 @@ class Estimate:
         trials: number of trials of the robust and of the standard side.
         seeds: variance caused by seeds; None: not in the interval.
         images: variance caused by test images; None: not in the interval.
-        bias: largest upward and downward selection bias left in `mean`, points, both >= 0.
+        choice: points by which the choice of a network lowers the low end and raises the high end.
+        unseen: whether a network was chosen without predictions, so that the luck of the images is
+            estimated from how networks differ.
         discordant: for two runs without scatter, whose interval is exact.
         missing: why there is no interval; None: there is one.
         tests: number of test images, or of tasks for an estimate over tasks.
@@ -83,7 +94,8 @@ class Estimate:
     trials: tuple[int, int] = (1, 1)
     seeds: Part | None = None
     images: Part | None = None
-    bias: tuple[float, float] = (0.0, 0.0)
+    choice: tuple[float, float] = (0.0, 0.0)
+    unseen: bool = False
     discordant: Discordant | None = None
     missing: Missing | None = None
     tests: int | None = None
@@ -106,21 +118,25 @@ class Estimate:
             return _exact(self.discordant, alpha)
         parts = [part for part in (self.seeds, self.images) if part and part.variance]
         half = math.sqrt(sum(_quantile(part.df, alpha) ** 2 * part.variance for part in parts))
-        return self.mean - half - self.bias[0], self.mean + half + self.bias[1]
+        return self.mean - half - self.choice[0], self.mean + half + self.choice[1]
 
     @property
     def p(self) -> float:
-        """Two-sided p-value of no difference: the smallest alpha whose interval excludes 0."""
+        """Two-sided p-value of no difference: the smallest alpha whose interval excludes 0.
+
+        Images of equal weight must pass the exact sign test (McNemar) as well.
+        """
 
         def excess(exponent: float) -> float:
             low, high = self.interval(10**exponent)
             return max(low, -high)
 
+        exact = self.discordant.sign_test if self.discordant else 0.0
         if excess(_LARGEST) <= 0:
             return 1.0
         if excess(_SMALLEST) > 0:
-            return 10**_SMALLEST
-        return 10 ** float(optimize.brentq(excess, _SMALLEST, _LARGEST, xtol=1e-5))
+            return max(10**_SMALLEST, exact)
+        return max(10 ** float(optimize.brentq(excess, _SMALLEST, _LARGEST, xtol=1e-5)), exact)
 
 
 def _quantile(df: float, alpha: float) -> float:
@@ -249,14 +265,14 @@ def _needed(estimate: Estimate, margin: float, look: int) -> Needed:
     The true difference is taken to lie within one standard error of the estimate; its ends give
     the range.
     """
-    raised, lowered = estimate.bias
+    lower, higher = estimate.choice
     error = estimate.error
     if estimate.over & Over.TASKS:
         return Needed(missing=Missing.TASKS)
     z = _quantile(math.inf, level(estimate, look + 1))
     # Half-widths that tell: |difference| or margin - |difference|, whichever is larger.
     ends = np.linspace(max(0.0, abs(estimate.mean) - error), abs(estimate.mean) + error, 101)
-    widths = np.maximum(ends, margin - ends) - max(raised, lowered)
+    widths = np.maximum(ends, margin - ends) - max(lower, higher)
     seeds = estimate.seeds.variance if estimate.seeds else 0.0
     images = estimate.images.variance if estimate.images else 0.0
     if estimate.discordant is not None:
@@ -277,4 +293,4 @@ def _needed(estimate: Estimate, margin: float, look: int) -> Needed:
         ]
         first, last = (max(estimate.tests + 1, math.ceil(b)) for b in bounds)
         return Needed(images=(first, last))
-    return Needed(missing=Missing.PREDICTIONS if estimate.bias != (0.0, 0.0) else None)
+    return Needed(missing=Missing.PREDICTIONS if estimate.unseen else None)
