@@ -1,6 +1,6 @@
 """How often is a verdict of the report wrong? Simulated studies with a known truth.
 
-python benchmarks/verdicts.py                  # 72 worlds, 1,000 studies each: under an hour
+python benchmarks/verdicts.py                  # 68 worlds, 1,000 studies each: under an hour
 python benchmarks/verdicts.py --smoke          # minutes
 python benchmarks/verdicts.py --old 4532b7e    # the method of that commit beside it, on a part
 
@@ -356,16 +356,14 @@ PARTS = {"worlds": worlds_part, "margin": margin_part, "detectors": detectors_pa
 def main(argv: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     p.add_argument("--studies", type=int, help="per world (default: 1000; with --smoke 60)")
-    p.add_argument("--worlds", type=int, help="size of the design (default: 72; with --smoke 16)")
-    p.add_argument(
-        "--smoke", action="store_true", help="a quick form: only what misses a bound for certain"
-    )
+    p.add_argument("--worlds", type=int, help="size of the design (default: 60; with --smoke 16)")
+    p.add_argument("--smoke", action="store_true", help="quick form: reports certain misses only")
     p.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="only these")
     p.add_argument("--old", metavar="COMMIT", help="compare with the method of this commit")
     p.add_argument("--jobs", type=int, default=1, help="processes (default: 1)")
     args = p.parse_args(argv)
     args.studies = args.studies or (60 if args.smoke else 1000)
-    args.worlds = args.worlds or (16 if args.smoke else 72)
+    args.worlds = args.worlds or (16 if args.smoke else 60)
     began, bounds = time.perf_counter(), Bounds(certain=args.smoke)
     for name in args.parts:
         PARTS[name](args, bounds)
