@@ -6,7 +6,15 @@ from collections.abc import Iterable
 
 from classification.reports.comparisons import Contest, Rules
 from classification.reports.sections import Value
-from classification.reports.verdicts import FIRST, FIXED, Missing, Over, Verdict
+from classification.reports.verdicts import (
+    FIRST,
+    FIXED,
+    MOST_IMAGES,
+    MOST_TRIALS,
+    Missing,
+    Over,
+    Verdict,
+)
 
 COLUMN = "verdict on robust"  # better, worse, no difference, cannot tell
 OVER = {
@@ -17,7 +25,6 @@ OVER = {
     Over.TASKS: "tasks",
 }
 WOULD_TELL = {
-    Missing.TRIALS: "{} to {} trials of each network",
     Missing.PREDICTIONS: "the predictions (per_image.csv) of all networks",
     Missing.TASKS: "more tasks",
 }
@@ -51,11 +58,17 @@ def would_tell(verdict: Verdict | None) -> str:
     if verdict is None or (needed := verdict.needed) is None:
         return ""
     if needed.trials:
-        return WOULD_TELL[Missing.TRIALS].format(*map(_rounded, needed.trials))
+        return f"{_range(*needed.trials, MOST_TRIALS)} trials of each network"
     if needed.images:
-        first, last = map(_rounded, needed.images)
-        return f"{first:,} to {last:,} test images"
+        return f"{_range(*needed.images, MOST_IMAGES)} test images"
     return WOULD_TELL[needed.missing] if needed.missing else "no number of trials"
+
+
+def _range(fewest: int, most: int, end: int) -> str:
+    """`8 to 25`; `at least 8` if the most is beyond the end of the advice."""
+    if most >= end:
+        return f"at least {_rounded(fewest):,}"
+    return f"{_rounded(fewest):,} to {_rounded(most):,}"
 
 
 def _rounded(number: int) -> int:

@@ -20,7 +20,7 @@ MARGIN = 1.0  # points; smaller differences count as none
 # trials can be added, the first look spends 4 %, and each later look half of what is left.
 FIXED, FIRST, LATER = 0.05, 0.04, 0.005
 _SMALLEST, _LARGEST = -12.0, -1e-6  # exponents of p-values
-MOST = 1_000  # trials; advice beyond that helps nobody
+MOST_TRIALS, MOST_IMAGES = 1_000, 1_000_000  # ends of the advice
 
 
 class Outcome(Enum):
@@ -151,8 +151,9 @@ class Needed:
     """What would turn `cannot tell` into another verdict, if the estimate is about right.
 
     Attributes:
-        trials: fewest and most trials of each side; None: no number of trials would.
-        images: fewest and most test images; None: images are not what limits.
+        trials: fewest and most trials of each side, at most `MOST_TRIALS`; None: no number of
+            trials would.
+        images: fewest and most test images, at most `MOST_IMAGES`; None: images do not limit.
         missing: what the results lack.
     """
 
@@ -265,32 +266,36 @@ def _needed(estimate: Estimate, margin: float, look: int) -> Needed:
     The true difference is taken to lie within one standard error of the estimate; its ends give
     the range.
     """
-    lower, higher = estimate.choice
-    error = estimate.error
     if estimate.over & Over.TASKS:
         return Needed(missing=Missing.TASKS)
-    z = _quantile(math.inf, level(estimate, look + 1))
+    alpha = level(estimate, look + 1)
     # Half-widths that tell: |difference| or margin - |difference|, whichever is larger.
-    ends = np.linspace(max(0.0, abs(estimate.mean) - error), abs(estimate.mean) + error, 101)
-    widths = np.maximum(ends, margin - ends) - max(lower, higher)
-    seeds = estimate.seeds.variance if estimate.seeds else 0.0
-    images = estimate.images.variance if estimate.images else 0.0
-    if estimate.discordant is not None:
-        images = error**2
-    now = max(estimate.trials)
-
-    def trials(width: float) -> float:
-        rest = (width / z) ** 2 - images if width > 0 else 0.0
-        return now * seeds / rest if rest > 0 else math.inf
-
-    fewest, most = (trials(w) for w in (widths.max(), widths.min()))
-    if seeds and fewest <= MOST:
-        first = max(now + 1, math.ceil(fewest))
-        return Needed(trials=(first, max(first, math.ceil(min(most, MOST)))))
-    if images and estimate.tests and widths.max() > 0:
-        bounds = [
-            estimate.tests * images * (z / max(w, 0.05)) ** 2 for w in (widths.max(), widths.min())
-        ]
-        first, last = (max(estimate.tests + 1, math.ceil(b)) for b in bounds)
-        return Needed(images=(first, last))
+    mean, error = abs(estimate.mean), estimate.error
+    ends = np.linspace(max(0.0, mean - error), mean + error, 101)
+    widths = np.maximum(ends, margin - ends) - max(estimate.choice)
+    images = error**2 if estimate.discordant is not None else 0.0
+    if estimate.images:
+        images = estimate.images.variance
+    images *= _quantile(math.inf, alpha) ** 2
+    if estimate.seeds and estimate.seeds.variance:
+        now = max(estimate.trials)
+        trials = np.arange(now + 1, MOST_TRIALS + 1)
+        df = estimate.seeds.df * (trials - 1) / max(1, now - 1)
+        seeds = special.stdtrit(df, alpha / 2) ** 2 * estimate.seeds.variance * now / trials
+        fewest, most = (_first(trials, images + seeds, width)
+                        for width in (widths.max(), widths.min()))  # fmt: skip
+        if fewest < MOST_TRIALS:
+            return Needed(trials=(fewest, most))
+    if images and estimate.tests:
+        number = np.geomspace(estimate.tests + 1, MOST_IMAGES, 2000)
+        fewest, most = (_first(number, images * estimate.tests / number, width)
+                        for width in (widths.max(), widths.min()))  # fmt: skip
+        if fewest < MOST_IMAGES:
+            return Needed(images=(fewest, most))
     return Needed(missing=Missing.PREDICTIONS if estimate.unseen else None)
+
+
+def _first(numbers: np.ndarray, squares: np.ndarray, width: float) -> int:
+    """The first of ascending numbers whose squared half-width is small enough, else the last."""
+    enough = np.flatnonzero(squares <= max(0.0, width) ** 2)
+    return math.ceil(numbers[enough[0]] if len(enough) else numbers[-1])
