@@ -27,9 +27,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import numpy as np  # noqa: E402
+import torch  # noqa: E402
 from scipy import stats  # noqa: E402
-from verdict_worlds import HEADS, LEVELS, MORE, MOST_TRIALS, Study, World, table  # noqa: E402
+from verdict_worlds import HEADS, LEVELS, MORE, MOST_TRIALS, SCATTER, Study, World, table  # noqa: E402
 
+from classification import metrics  # noqa: E402
 from classification.reports import comparisons, estimates, verdicts  # noqa: E402
 from classification.reports.verdicts import Outcome, Verdict  # noqa: E402
 
@@ -260,6 +262,39 @@ def _heavy(rng: np.random.Generator) -> Callable:
     return lambda shape: rng.standard_t(3, shape) / np.sqrt(3)
 
 
+def looks_part(args: argparse.Namespace, bounds: Bounds) -> None:
+    """The hardest case of looking again: two networks, seeds alone, and up to four looks."""
+    rows = []
+    for ratio in SCATTER:
+        world = World(ratio=ratio, predictions=False, images=4000, looks=4)
+        first = simulate(replace(world, looks=1), 4 * args.studies, 8)
+        count = simulate(world, 4 * args.studies, 8)
+        bounds.at_most(f"looks, ratio {ratio}", count.wrong, count.studies, SINGLE)
+        rows.append([ratio, rate(first.wrong, first.studies), rate(count.wrong, count.studies)])
+    show("Looking again, trials alone", ["sd ratio", "wrong at the first look, %",
+         "wrong in up to four looks, %"], rows)  # fmt: skip
+
+
+def accuracy_part(args: argparse.Namespace, bounds: Bounds) -> None:
+    """Coverage of the interval of one accuracy."""
+    rng, rows = np.random.default_rng(9), []
+    few, mixed = np.resize([1, 2, 3, 4, 5], 102), np.resize([1, 3, 10, 30, 99], 102)
+    ends = np.where(np.arange(102) % 5 < 2, 0.6, 0.99)  # the classes of 1 and 2 or 3 images
+    for name, sizes, accuracy, metric in [
+        ("50 images", [50], [0.97], "top1"), ("360 images", [360], [0.99], "top1"),
+        *((f"102 classes of 1 to {max(sizes)} images", sizes, np.full(102, accuracy),
+           "mean_per_class") for sizes in (few, mixed) for accuracy in (0.8, 0.9, 0.95, 0.99)),
+        ("the same, small classes hard (60 %)", mixed, ends, "mean_per_class"),
+    ]:  # fmt: skip
+        labels, each, hits = np.repeat(np.arange(len(sizes)), sizes), np.asarray(accuracy), 0
+        for _ in range(args.studies):
+            said = labels + (rng.random(len(labels)) >= each[labels])
+            low, high = metrics.interval(*map(torch.from_numpy, (said[None], labels)), metric)
+            hits += low <= 100 * each.mean() <= high
+        rows.append([name, f"{100 * each.mean():.0f}", rate(hits, args.studies)])
+    show("Intervals of one accuracy", ["test set", "accuracy, %", "covered, %"], rows)
+
+
 # Worlds on which the older method is run, too: its strong and its weak points.
 COMPARED = [
     World(images=4000), World(images=1000, trials=10), World(images=4000, trials=10, ratio="6"),
@@ -281,7 +316,7 @@ def old_part(args: argparse.Namespace, bounds: Bounds) -> None:
         for world in COMPARED:
             cells, counts = [], {}
             for gain in (0.0, *GAINS):
-                rng = np.random.default_rng(7)
+                rng = np.random.default_rng(args.seed)
                 now, then = Count(), 0
                 number = args.studies if not gain else args.studies // 2
                 for _ in range(number):
@@ -350,7 +385,7 @@ def older(commit: str, folder: Path) -> Callable[[Study], tuple[float, float]]:
 
 
 PARTS = {"worlds": worlds_part, "margin": margin_part, "detectors": detectors_part,
-         "tasks": tasks_part}  # fmt: skip
+         "tasks": tasks_part, "looks": looks_part, "accuracy": accuracy_part}  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -360,6 +395,7 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--smoke", action="store_true", help="quick form: reports certain misses only")
     p.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="only these")
     p.add_argument("--old", metavar="COMMIT", help="compare with the method of this commit")
+    p.add_argument("--seed", type=int, default=2026, help="of --old's studies (default: 2026)")
     p.add_argument("--jobs", type=int, default=1, help="processes (default: 1)")
     args = p.parse_args(argv)
     args.studies = args.studies or (60 if args.smoke else 1000)
