@@ -130,6 +130,10 @@ QUESTIONS = {
         "Growth over a factor of ten", "own sizes",
         "benchmarks/growth.py", "benchmarks/growth.py --scale 4 --repeats 3",
         (Aim("exponent", most=1.1), Aim("its exponent", most=1.1))),
+    "verdicts": Question(
+        "Verdicts on simulated studies with a known truth", "error rates of at most 5 %",
+        "benchmarks/verdicts.py --smoke", "benchmarks/verdicts.py",
+        (Aim("bounds missed", most=0),)),
     "roofline": Question(
         "Roofline", "a matrix product on this machine",
         "benchmarks/roofline.py --repeats 3", "benchmarks/roofline.py --repeats 9"),

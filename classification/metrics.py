@@ -3,10 +3,10 @@
 import math
 from statistics import NormalDist
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from classification.reports import scatter
 from robust_backbones.errors import UserError
 
 
@@ -52,37 +52,33 @@ def confusion(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
     return cells.view(classes, classes)
 
 
-def bootstrap(predictions: Tensor, labels: Tensor, classes: int, metric: str, *, seed: int = 0,
-              resamples: int = 2000, confidence: float = 0.95) -> tuple[float, float]:  # fmt: skip
-    """Percentile interval of a metric's mean over trials when other images had been drawn.
+def interval(predictions: Tensor, labels: Tensor, metric: str,
+             confidence: float = 0.95) -> tuple[float, float]:  # fmt: skip
+    """Interval of a metric's mean over trials, over other test images.
 
-    Images are drawn with replacement, the same ones for all trials. A class that a draw leaves out
-    has no recall in it, and does not count there.
+    Wilson's score interval with an effective number of images: the number with which a plain
+    accuracy would have the same variance. For the mean over classes with n_c images each it is at
+    least K^2 / sum(1 / n_c), the number for equally hard classes.
 
     Args:
         predictions: `(trials, N)` int64.
-        labels: `(N,)` int64 in [0, classes).
+        labels: `(N,)` int64; classes without images do not count.
         metric: key of `METRICS`.
-        seed: of the draws.
 
     Returns:
         Low and high end, percent.
     """
-    # In float64 NumPy, whose bincount takes weights; of all trials at once.
     right = (predictions == labels).double().mean(0).numpy()
-    numbers, rng = labels.numpy(), np.random.default_rng(seed)
-    values = np.empty(resamples)
-    for i in range(resamples):
-        drawn = rng.integers(0, len(numbers), len(numbers))
-        if metric == "top1":
-            values[i] = right[drawn].mean()
-            continue
-        counts = np.bincount(numbers[drawn], minlength=classes)
-        hits = np.bincount(numbers[drawn], right[drawn], minlength=classes)
-        values[i] = (hits[counts > 0] / counts[counts > 0]).mean()
-    ends = (1 - confidence) / 2
-    low, high = 100 * np.quantile(values, (ends, 1 - ends))
-    return float(low), float(high)
+    classes = labels.numpy() if metric == "mean_per_class" else None
+    shares, parts = scatter.deviations(right, classes)
+    mean, images = round(float(shares @ right), 12), 1 / float((shares**2).sum())
+    # Of classes with an image or two the variance is hardly known; the mean over all images helps.
+    variance = max(float(parts.sum()), float((parts / shares**2).mean()) / images)
+    if variance > 0:
+        images = max(images, mean * (1 - mean) / variance)
+    elif 0 < mean < 1:  # all images alike, as two trials with opposite errors can make them
+        images = math.inf
+    return _score(mean, images, confidence)
 
 
 def wilson(right: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -98,10 +94,14 @@ def wilson(right: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """
     if n == 0:
         raise UserError("accuracy of 0 images asked for; give at least one.")
+    return _score(right / n, n, confidence)
+
+
+def _score(share: float, n: float, confidence: float) -> tuple[float, float]:
+    """Wilson's interval for a share in [0, 1] and a number of images that need not be whole."""
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share = right / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    center = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    # Its ends at 0 and at n are exact, but for rounding.
-    low, high = 100 * (centre - half), 100 * (centre + half)
-    return (low if right else 0.0), (high if right < n else 100.0)
+    # The ends at 0 and at 1 are exact, but for rounding.
+    low, high = 100 * (center - half), 100 * (center + half)
+    return (low if share > 0 else 0.0), (high if share < 1 else 100.0)

@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 
 # matplotlib, and what else is heavy, waits for `main`: --help is to come at once.
+from classification import options
 from robust_backbones.command_line import Parser
 from robust_backbones.errors import UserError, user_errors
 
@@ -26,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse, read, write. Exit codes as said above."""
     args = _parser().parse_args(argv)
     with user_errors():
-        run(args.results, args.out, args.study)
+        run(args.results, args.out, args.study, args.margin)
 
 
 def _parser() -> Parser:
@@ -37,10 +38,13 @@ def _parser() -> Parser:
                    help="folder of the report: new, empty, or an older report")  # fmt: skip
     p.add_argument("--study", type=Path, metavar="FILE",
                    help="study file: its table and what is missing of it, too")  # fmt: skip
+    p.add_argument("--margin", type=options.radius, default=1.0, metavar="POINTS",
+                   help="largest difference in accuracy or AP that counts as none, points of "
+                   "percent (default: 1)")  # fmt: skip
     return p
 
 
-def run(results: list[Path], out: Path, study: Path | None = None) -> Path:
+def run(results: list[Path], out: Path, study: Path | None = None, margin: float = 1.0) -> Path:
     """Make the report; prints a line for each exhibit. Returns the page.
 
     Raises:
@@ -54,10 +58,11 @@ def run(results: list[Path], out: Path, study: Path | None = None) -> Path:
         more = f" {' '.join(problems[:3])}" if problems else ""
         raise UserError(f"no results in {', '.join(map(str, results))}; give folders that hold "
                         f"result.json files.{more}")  # fmt: skip
-    from classification.reports import exhibits
+    from classification.reports import comparisons, exhibits
 
-    sections = exhibits.sections(found, study)
-    page = write(sections, found, problems, out)
+    rules = comparisons.Rules(margin, _looks(out))
+    sections = exhibits.sections(found, study, rules)
+    page = write(sections, found, problems, out, rules.looks)
     for text in problems:
         print(f"warning: {text}")
     for section in sections:
@@ -83,6 +88,15 @@ def check(out: Path) -> None:
         raise UserError(f"--out {out} is not empty and holds no report; choose another folder.")
 
 
+def _looks(out: Path) -> dict[str, list[str]]:
+    """With which numbers of trials each comparison was judged by the reports in this folder."""
+    try:
+        found = json.loads((out / LIST).read_text(encoding="utf-8"))["looks"]
+        return {str(name): list(map(str, trials)) for name, trials in found.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
 def _written(out: Path) -> list[str] | None:
     """What an older report wrote, relative to it; None if there is none."""
     try:
@@ -96,13 +110,15 @@ def _written(out: Path) -> list[str] | None:
     return [str(p) for p in paths if len(p.parts) == 2 and p.parts[0] in FOLDERS]
 
 
-def write(sections: list, found: list, problems: list[str], out: Path) -> Path:
+def write(sections: list, found: list, problems: list[str], out: Path,
+          looks: dict[str, list[str]] | None = None) -> Path:  # fmt: skip
     """All files of a report: each whole or not at all, the page last.
 
     Args:
         sections: `sections.Section` each.
         found: the `records.Record` that the sections' values point to.
         problems: a sentence each, for the top of the page.
+        looks: see `comparisons.Rules`; kept for the next report in this folder.
     """
     from classification.reports import report_page, report_runs
     from robust_backbones.files import atomic, claimed
@@ -117,7 +133,8 @@ def write(sections: list, found: list, problems: list[str], out: Path) -> Path:
     with claimed(out):
         older = set(_written(out) or ())
         # First, so that what is left by a process that was killed can be told to be ours.
-        listed = json.dumps({"kind": KIND, "files": sorted(older | set(contents))}, indent=1)
+        known = {"kind": KIND, "files": sorted(older | set(contents)), "looks": looks or {}}
+        listed = json.dumps(known, indent=1)
         contents = {LIST: listed.encode(), **contents, PAGE: page.encode()}
         for name, data in contents.items():
             with atomic(out / name) as temporary:

@@ -24,7 +24,7 @@ def transfer(task="cifar10", arch="resnet18", eps=0.0, accuracy=90.0, *, mode="f
         settings={"image_size": 224, "downscale": downscale, "seed": seed, "protocol": protocol,
                   "mode": mode, "dataset": task, "weights": weights} | settings,
         data={"train": {"images": 100, "fingerprint": train},
-              "test": {"images": 50, "fingerprint": test}},
+              "test": {"images": 50_000, "fingerprint": test}},
         weights_sha256=f"digest of {weights}", code_version=version,
         simulated=simulated)  # fmt: skip
 

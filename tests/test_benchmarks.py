@@ -67,6 +67,22 @@ def test_a_failure_is_told_and_the_others_go_on(run, tmp_path, monkeypatch, caps
     assert "## Good" in page and "\n2\n" in page and "bad" in capsys.readouterr().err
 
 
+def test_simulated_verdicts(capsys):
+    """A few studies of a few worlds: the table is there, and no bound is missed for certain."""
+    import importlib
+
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        verdicts = importlib.import_module("verdicts")
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+    assert len(set(verdicts.table(60))) == 60
+    args = ["--smoke", "--studies", "8", "--worlds", "4"]
+    assert verdicts.main([*args, "--parts", "worlds", "tasks"]) == 0
+    out = capsys.readouterr().out
+    assert "| family |" in out and "| bounds missed |" in out
+
+
 def test_every_question_has_its_script(run):
     for question in run.QUESTIONS.values():
         for words in (question.quick, question.full):

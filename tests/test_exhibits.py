@@ -12,6 +12,7 @@ from classification.data.dataset_rows import SUITE
 from classification.reports import exhibits, published, records
 from classification.reports.records import Record
 from classification.reports.sections import Value
+from classification.reports.verdict_words import COLUMN
 from classification.studies import study_file
 
 MODES = ("fixed-feature", "full-network")
@@ -71,7 +72,7 @@ def test_table1():
     assert (found["paper: robust"], found["paper: standard"]) == (95.53, 81.31)
     assert found["paper: difference"] == pytest.approx(14.22)
     assert found["robust - paper"] == pytest.approx(found["robust"].mean - 95.53)
-    assert found["verdict"] == "robust better"
+    assert found[COLUMN] == "better"
     assert len(section.rows) == 24 and (section.found, section.wanted) == (8, 48)
     assert row(section, mode="full-network", task="food")["robust"] is None
     panel = section.figures[0].panels["full-network"]
@@ -79,18 +80,21 @@ def test_table1():
 
 
 @pytest.mark.parametrize("gain, verdict", [
-    (2.0, "robust better"), (0.0, "no difference"), (-2.0, "robust worse"),
+    (2.0, "better"), (0.0, "no difference"), (-2.0, "worse"),
 ])  # fmt: skip
 def test_verdicts(gain, verdict):
     # Over both tasks the same; eps 3 alone is a little better than the others.
     found = grid(levels=(0.0, 1.0), archs=("resnet18",), gain=gain - 0.1)
-    assert {r["verdict"] for r in rows(named(found)["table1"]) if r["robust"]} == {verdict}
+    assert {r[COLUMN] for r in rows(named(found)["table1"]) if r["robust"]} == {verdict}
 
 
 def test_one_trial_gives_no_verdict():
     sections = named(grid(trials=1))
-    assert row(sections["table1"], mode="full-network", task="pets")["verdict"] == "cannot be said"
-    assert "paired" not in sections  # nothing in it could be said
+    assert row(sections["table1"], mode="full-network", task="pets")[COLUMN] == "cannot tell"
+    found = row(sections["paired"], mode="full-network", task="pets")
+    assert found["cross-fitted difference"] is None and found["difference as measured"].mean
+    assert found["would tell"] == "3 to 10 trials of each network"
+    assert row(sections["paired"], mode="full-network", task="all tasks")[COLUMN] == "cannot tell"
 
 
 def test_figures_2_and_3():
@@ -115,8 +119,9 @@ def test_selection_and_ranks():
     sections = named(grid(tasks=SUITE[:4], archs=("resnet18",), levels=levels))
     found = row(sections["section4-3"], mode="fixed-feature", task="cifar10")
     assert found["paper: eps"] == "3" and found["paper: eps of its best run"] == "3"
-    assert found["best eps"] == "5" and found["honest gain"].note.endswith("over trials")
-    assert found["luck"] == pytest.approx(found["gain"].mean - found["honest gain"].mean)
+    assert found["best eps"] == "5" and "interval over trials" in found["cross-fitted gain"].note
+    gains = [found[name].mean for name in ("gain", "cross-fitted gain")]
+    assert found["selection bias"] == pytest.approx(gains[0] - gains[1])
     ranked = row(sections["ranks"], mode="fixed-feature", architecture="resnet18")
     assert ranked["eps 5"] < ranked["eps 0.01"] < ranked["eps 0"] == 10
     assert ranked["tasks"] == "4" and ranked["p"] < 0.05
@@ -125,8 +130,8 @@ def test_selection_and_ranks():
 def test_paired_over_tasks():
     found = grid(tasks=SUITE, archs=("resnet18",), modes=("fixed-feature",))
     whole = row(named(found)["paired"], task="all tasks")
-    assert whole["verdict"] == "robust better" and whole["over"] == "12 tasks (Wilcoxon)"
-    assert whole["p"] == pytest.approx(2 / 2**12)  # all twelve signs alike
+    assert whole[COLUMN] == "better" and whole["interval over"] == "12 tasks"
+    assert whole["p, corrected"] < 1e-9
 
 
 def test_figure5_and_table2():
@@ -224,7 +229,7 @@ def test_figure4():
     best = row(section, experiment="voc_2007_test, Faster R-CNN, 1000 iterations", backbone="eps 3")
     assert best["AP"].note.startswith("standard deviation") and best["runs"] == 4
     assert best["difference"].mean == pytest.approx(3, abs=0.2)
-    assert best["verdict"] == "robust better" and best["paper: AP"].mean == 53.87
+    assert best[COLUMN] == "better" and best["paper: AP"].mean == 53.87
     other = row(section, experiment="voc_2007_test, Faster R-CNN, 1000 iterations",
                 backbone="eps 1")  # fmt: skip
     assert other["paper: AP"] is None
@@ -241,7 +246,7 @@ def test_detectors_on_weights_of_ones_own():
              detection("scenes", ap=62.0, weights="nets/robust/backbone.pth")]  # fmt: skip
     section = named(found)["figure4"]
     assert [r["backbone"] for r in rows(section)] == ["standard", "robust"]
-    assert row(section, backbone="robust")["verdict"] == "cannot be said"
+    assert row(section, backbone="robust")[COLUMN] == "cannot tell"
     assert "the names of their files" in section.warnings[0]
 
 

@@ -13,7 +13,7 @@ FOLDER = ROOT / "docs/notebooks"
 PROMISED = {
     "does_a_robust_backbone_transfer_better_to_my_data": (
         "300 images, 6 classes", "resnet18 eps 0 ", "resnet18 eps 0.25", "resnet18 eps 1 ",
-        "honest", "95 % interval", "-> no difference|-> robust better|-> robust worse",
+        "cross-fitted", "% interval", "-> no difference|-> better|-> worse|-> cannot tell",
     ),
     "robust_backbone_in_your_detectron2_project": (
         "1200 training images, 10 classes", "no faults", "verified, largest relative difference",

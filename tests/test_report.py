@@ -1,5 +1,6 @@
 """The command that makes a report: what it writes, what it replaces, what it refuses."""
 
+import csv
 import importlib.util
 import json
 import re
@@ -7,12 +8,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import NormalDist
 
+import numpy as np
 import pytest
 import report_parts
 import yaml
 
 from classification import report
+from classification.data.dataset_rows import SUITE
 from classification.studies import study_file
 
 LEVELS = ("0", "0.1", "3")
@@ -88,6 +92,36 @@ def test_again_replaces_what_it_wrote_and_nothing_else(results, tmp_path):
     assert (tmp_path / "index.html").read_bytes() != before
     assert not (tmp_path / "tables" / "old.csv").exists()
     assert outside.exists() and (tmp_path / "notes.txt").exists()
+
+
+def test_looks_are_kept_in_the_folder(tmp_path):
+    """The second look, at more trials, may spend less; the same look again is no new one."""
+    levels, accuracies = [], (90.0, 91.0, 92.0, 91.5, 90.5)
+    for trials in (3, 5, 5):
+        for eps in ("0", "3"):
+            report_parts.result(tmp_path / "runs" / eps, "cifar10", accuracies[:trials],
+                                weights=f"robust://resnet18_l2_eps{eps}")  # fmt: skip
+        report.main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
+        table = (tmp_path / "out" / "tables" / "paired.csv").read_text()
+        levels.append(re.search(r"[\d.]+ % interval over trials", table)[0].split(" ")[0])
+    assert levels == ["96", "99.5", "99.5"]
+    looks = json.loads((tmp_path / "out" / "report.json").read_text())["looks"]
+    assert {tuple(trials) for trials in looks.values()} == {("3 v 3", "5 v 5")}
+
+
+@pytest.mark.parametrize("looks", [3, {"a": 3}, [], None, {"a": ["x"]}])
+def test_looks_that_are_not_ours_are_passed_over(results, tmp_path, looks):
+    listed = {"kind": report.KIND, "files": [], "looks": looks}
+    (tmp_path / "report.json").write_text(json.dumps(listed))
+    report.main([str(results / "pets"), "--out", str(tmp_path)])
+    assert (tmp_path / "index.html").exists()
+
+
+@pytest.mark.parametrize("margin, verdict", [("1", "cannot tell"), ("9", "no difference")])
+def test_the_margin_is_an_option(results, tmp_path, margin, verdict):
+    folders = [str(results / "cifar10" / eps) for eps in ("0", "3")]
+    report.main([*folders, "--out", str(tmp_path), "--margin", margin])
+    assert verdict in (tmp_path / "tables" / "table1.md").read_text()
 
 
 def test_a_report_that_was_cut_off_can_be_made_again(results, tmp_path):
@@ -180,3 +214,36 @@ def test_help_comes_at_once():
     command = [sys.executable, "-m", "classification.report", "--help"]
     assert "RESULTS" in subprocess.run(command, capture_output=True, text=True).stdout
     assert time.perf_counter() - began < 1.5
+
+
+def simulated_study(folder, trials, gain):
+    """Twelve tasks, a robust and a standard network each, with predictions; seeds scatter by one
+    point."""
+    rng = np.random.default_rng(0)
+    for task in SUITE:
+        hard = rng.normal(0, 0.9, 1000)
+        for eps in ("0", "3"):
+            level = 80 + (gain if eps == "3" else 0) + rng.normal(0, 1, trials)
+            own = hard + rng.normal(0, 0.3, 1000)
+            noise = rng.normal(0, 0.3, (trials, 1000))
+            right = (own + noise) < NormalDist().inv_cdf(0.8) + (level[:, None] - 80) / 28
+            run = folder / task / eps
+            report_parts.result(run, task, tuple(100 * right.mean(1)),
+                                weights=f"robust://resnet18_l2_eps{eps}")  # fmt: skip
+            lines = np.column_stack([np.arange(1000), np.zeros(1000, int), ~right.T])
+            head = ",".join(["index", "label", *(f"trial{k}" for k in range(trials))])
+            np.savetxt(run / "per_image.csv", lines, "%d", ",", header=head, comments="")
+
+
+@pytest.mark.parametrize("trials, gain, verdict, least", [
+    (1, 0, "cannot tell", 12), (1, 8, "cannot tell", 12), (3, 8, "better", 10),
+])  # fmt: skip
+def test_a_study_of_twelve_tasks(tmp_path, trials, gain, verdict, least):
+    """By the older method one trial without any difference gave five verdicts."""
+    simulated_study(tmp_path / "runs", trials, gain)
+    report.main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
+    with open(tmp_path / "out" / "tables" / "paired.csv", newline="") as file:
+        heads, *lines = csv.reader(file)
+    found = [line[heads.index("verdict on robust")] for line in lines]
+    assert len(found) == 13 and found[:12].count(verdict) >= least
+    assert found[12] == ("cannot tell" if trials == 1 else "better")  # all tasks together

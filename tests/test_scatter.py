@@ -1,73 +1,80 @@
-"""How much trials scatter, against least squares and simulations."""
+"""Variance components against closed forms, least squares and simulations."""
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from classification.reports import scatter, statistics
+from classification.reports import scatter
+from classification.reports.scatter import Part
 
 RNG = np.random.default_rng
 
 
-def test_pooled_spread_is_that_of_the_analysis_of_variance():
-    """What is left of a table of networks and seeds after both; of two networks, the pairs'."""
-    table = RNG(4).normal(size=(5, 3)) + 10 * RNG(5).normal(size=3)
-    found = scatter.pooled(table)
-    networks, seeds = np.indices(table.shape).reshape(2, -1)
-    design = np.column_stack(
-        [np.ones(15), *(networks == i for i in range(1, 5)), *(seeds == i for i in range(1, 3))]
-    )
-    _, residual, rank, _ = np.linalg.lstsq(design, table.ravel(), rcond=None)
-    assert found.df == 15 - rank
-    assert found.sd == pytest.approx(np.sqrt(2 * residual[0] / found.df))
-    pair = scatter.pooled(table[:2])
-    assert pair.sd == pytest.approx((table[0] - table[1]).std(ddof=1)) and pair.df == 2
-    robust, standard = ({i: v for i, v in enumerate(row)} for row in table[:2])
-    assert statistics.over_trials(robust, standard, pair) == statistics.over_trials(
-        robust, standard
-    )
-    assert scatter.pooled(table[:1]) is None and scatter.pooled(table[:, :1]) is None
+def test_two_parts_are_welchs_test():
+    a, b = RNG(0).normal(0, 1, 4), RNG(1).normal(0, 3, 6)
+    found = scatter.combined([scatter.of_trials(row[None]) for row in (a, b)])
+    theirs = stats.ttest_ind(a, b, equal_var=False)
+    assert found.df == pytest.approx(theirs.df)
+    assert found.variance == pytest.approx(((a.mean() - b.mean()) / theirs.statistic) ** 2)
 
 
-def test_images_part_is_taken_out():
-    """Trials that differ only in what becomes of each image have no spread of their own."""
-    rng, alone, whole = RNG(8), [], []
-    for _ in range(60):
-        right = (rng.random((10, 3, 400)) < 0.7).astype(float)
-        found = scatter.pooled(100 * right.mean(2))
-        whole.append(found.sd)
-        alone.append(scatter.of_trials_alone(found, right).sd)
-    expected = 100 * np.sqrt(2 * 0.7 * 0.3 / 400)
-    assert np.mean(whole) == pytest.approx(expected, rel=0.1)
-    assert np.median(alone) < 0.4 * expected
+@pytest.mark.parametrize("parts, total", [
+    ([], Part(0, np.inf)), ([Part(0, 2)], Part(0, np.inf)), ([Part(3, np.inf)], Part(3, np.inf)),
+    ([Part(2, 4), Part(2, 4)], Part(4, 8)),
+])  # fmt: skip
+def test_combined(parts, total):
+    assert scatter.combined(parts) == total
 
 
-def test_trials_part_stays():
-    rng, found = RNG(8), []
-    for _ in range(60):
-        level = 0.7 + rng.normal(0, 0.03, (10, 3, 1))
-        right = (rng.random((10, 3, 400)) < level).astype(float)
-        spread = scatter.pooled(100 * right.mean(2))
-        found.append(scatter.of_trials_alone(spread, right).sd)
-    assert np.mean(found) == pytest.approx(3 * np.sqrt(2), rel=0.1)
+def test_identical_trials_have_no_scatter():
+    assert scatter.of_trials(np.full((1, 3), 80.01)).variance == 0
+    assert scatter.of_trials(np.full((1, 1), 80.01)) is None
 
 
-def test_mean_over_classes_scatters_by_classes():
-    labels = np.repeat([0, 1], [20, 380])
-    rng, alone = RNG(8), []
-    for _ in range(60):
-        right = (rng.random((10, 3, 400)) < 0.7).astype(float)
-        means = (right[..., :20].mean(2) + right[..., 20:].mean(2)) / 2
-        alone.append(scatter.of_trials_alone(scatter.pooled(100 * means), right, labels).sd)
-    assert np.median(alone) < 0.4 * 100 * np.sqrt(2 * 0.7 * 0.3 * (1 / 20 + 1 / 380) / 4)
+@pytest.mark.parametrize("networks, trials", [(2, 2), (9, 3), (9, 10)])
+def test_inflation_is_the_variance_among_equals(networks, trials):
+    z = RNG(5).standard_normal((20_000, networks, trials))
+    chosen = (z.sum(2, keepdims=True) - z).argmax(1)
+    means = np.take_along_axis(z, chosen[:, None], axis=1).mean((1, 2))
+    found = scatter.inflation(networks, trials)
+    assert found >= 0.95 * trials * (means**2).mean() and found < 1.15 * trials * (means**2).mean()
+    assert scatter.inflation(1, trials) == scatter.inflation(networks, 1) == 1
 
 
-def test_with_few_degrees_of_freedom_nothing_is_taken_out():
-    right = (RNG(0).random((2, 3, 50)) < 0.5).astype(float)
-    spread = scatter.pooled(100 * right.mean(2))
-    assert scatter.of_trials_alone(spread, right) == spread
+@pytest.mark.parametrize("labels", [None, np.repeat(np.arange(60), [1, 3, 5, 7, 9, 11] * 10)])
+def test_noise_of_trials_is_not_counted_as_images(labels):
+    """The estimate has the variance that both parts together say it has."""
+    rng, images, trials = RNG(8), 360, 3
+    means, said = [], []
+    for _ in range(400):
+        own = rng.normal(0, 0.3, (2, images))  # other images
+        right = 0.7 + own[:, None] + rng.normal(0, 0.5, (2, trials, images))
+        right = [row + rng.normal(0, 0.02, (trials, 1)) for row in right]  # other seeds
+        shares, _ = scatter.deviations(right[0][0], labels)
+        tables = [100 * (row @ shares)[None] for row in right]
+        means.append(tables[0].mean() - tables[1].mean())
+        seeds = scatter.combined(scatter.of_trials(table) for table in tables)
+        said.append(seeds.variance + scatter.of_images(right, labels).variance)
+    assert np.mean(said) == pytest.approx(np.var(means), rel=0.15)
 
 
-def test_error_of_a_mean():
-    spread = scatter.Spread(3.0, 8)
-    assert spread.error(9) == 1
-    assert spread.error(3, chosen=True) == pytest.approx(3 * np.sqrt(1 / 3 + 1 / 2))
+def test_of_few_discordant_images_the_degrees_of_freedom_are_few():
+    right = np.zeros((2, 1, 1000))
+    right[0, 0, :5] = right[1, 0, 5:8] = 1
+    assert scatter.of_images([*right]).df == pytest.approx(2 * 8, rel=0.05)
+
+
+def test_classes_of_one_image_are_a_stratum():
+    labels = np.array([0, 1, 2, 3, 4, 4, 4, 4])
+    values = np.array([1.0, 0, 1, 0, 1, 1, 0, 0])
+    shares, parts = scatter.deviations(values, labels)
+    assert shares.sum() == pytest.approx(1)
+    expected = (4 * values[:4].var(ddof=1) + values[4:].var(ddof=1) / 4) / 25
+    assert parts.sum() == pytest.approx(expected)
+
+
+def test_networks_that_differ_by_their_seeds_alone():
+    tables = [RNG(i).normal(70, 1, (400, 3)) for i in range(2)]
+    assert scatter.of_networks(tables).variance < 0.1
+    apart = [table + RNG(9).normal(0, 2, (400, 1)) for table in tables]
+    assert scatter.of_networks(apart).variance == pytest.approx(4, rel=0.15)

@@ -295,7 +295,8 @@ def test_user_mistakes(network, tmp_path, capsys, monkeypatch, options, message)
 
 @pytest.mark.parametrize("told", ["metadata", "source_metadata"])
 def test_what_is_known_of_the_network_survives_its_conversion(told):
-    facts = {"dataset": "digits", "method": "pgd", "constraint": "l2", "eps": 1.0}
+    facts = {"dataset": "digits", "method": "pgd", "constraint": "l2", "eps": 1.0, "epochs": 9,
+             "seed": 4}  # fmt: skip
     own = facts if told == "metadata" else {"eps": 1.0, "source_metadata": facts}
     found = checkpoint.Checkpoint({}, "resnet18", "detectron2", None, None, "", metadata=own)
     assert transfer_result.source(found) == {"arch": "resnet18"} | facts

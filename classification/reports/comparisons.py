@@ -1,17 +1,47 @@
-"""The best robust network against the best standard one, with and without the luck of choosing."""
+"""The best robust network against the best standard one: from runs to estimates and verdicts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 
-from classification.reports import honest, scatter, statistics
+from classification.reports import estimates, statistics, verdicts
 from classification.reports.cells import Group
-from classification.reports.records import Merged
-from classification.reports.scatter import Spread
-from classification.reports.statistics import Difference
+from classification.reports.records import Merged, Record
+from classification.reports.verdicts import Estimate, Over, Verdict
 from classification.transfers import predictions
+
+ENOUGH = 3  # trials; networks with fewer take no part in a choice among networks that have more
+# Fields of `settings.source` that make a pretraining recipe, and their names in the report.
+RECIPE = {"dataset": "pretraining data", "epochs": "epochs", "seed": "initialization"}
+K = TypeVar("K", bound=Hashable)
+
+
+@dataclass
+class Rules:
+    """How the verdicts of a report are made.
+
+    Attributes:
+        margin: points within which a difference counts as none.
+        looks: comparison -> the numbers of trials with which it was judged so far. Judging adds to
+            it, because a later look at more trials may spend less error.
+    """
+
+    margin: float = verdicts.MARGIN
+    looks: dict[str, list[str]] = field(default_factory=dict)
+
+    def look(self, name: str, estimate: Estimate) -> int:
+        """Number of this look at a comparison, from 1; equal numbers of trials are one look."""
+        if not estimate.over & Over.TRIALS:
+            return 1
+        trials = "{} v {}".format(*estimate.trials)
+        before = self.looks.setdefault(name, [])
+        if trials not in before:
+            before.append(trials)
+        return before.index(trials) + 1
 
 
 @dataclass(frozen=True)
@@ -19,104 +49,167 @@ class Contest:
     """Robust networks against standard ones on a task.
 
     Attributes:
-        robust, standard: the best of each, by the test images.
-        lucky: their difference as it stands, points.
-        honest: the difference where other images or trials choose than report; None where there
-            is neither.
-        p: of `honest`, corrected for the number of tasks.
-        verdict: by `honest`; one of `statistics.VERDICTS`.
+        robust, standard: the best of each side by the test images.
+        measured: their difference, points; it contains the luck of having been the best.
+        estimate: the difference of networks that other images and trials choose.
+        verdict: on the estimate; None until `judged`.
+        differs: fields of the pretraining recipe in which the two networks differ, in words.
+        pretrainings: whether every network was pretrained several times, so that the verdict is
+            about the recipe and not about these checkpoints.
     """
 
     robust: Merged
     standard: Merged
-    lucky: Difference
-    honest: Difference | None
-    p: float | None = None
-    verdict: str = statistics.VERDICTS[None]
+    measured: float
+    estimate: Estimate
+    verdict: Verdict | None = None
+    differs: tuple[str, ...] = ()
+    pretrainings: bool = False
+
+    @property
+    def bias(self) -> float | None:
+        """Selection bias of `measured`, points; None without an unbiased estimate."""
+        return None if self.estimate.missing else self.measured - self.estimate.mean
 
 
 def contest(robust: list[Merged], standard: list[Merged]) -> Contest | None:
-    """None where one side has nobody."""
+    """Compare two sides. Several configurations of a network are candidates like several networks.
+
+    Returns:
+        None if a side is empty.
+    """
     if not robust or not standard:
         return None
     best, usual = (max(side, key=lambda run: run.mean) for side in (robust, standard))
-    spread = _spread([*robust, *standard])
-    lucky = difference(best, usual, spread)
-    if len(robust) == len(standard) == 1:
-        fair = lucky if lucky.p is not None else None  # nothing was chosen
-    else:
-        fair = _fair(robust, standard, spread)
-    return Contest(best, usual, lucky, fair)
+    ours, theirs = _candidates(robust), _candidates(standard)
+    repeated = _pretrainings(ours) and _pretrainings(theirs)
+    return Contest(best, usual, best.mean - usual.mean, _estimate(ours, theirs, repeated),
+                   differs=_differs(best.first, usual.first), pretrainings=repeated)  # fmt: skip
 
 
-def corrected(contests: dict, level: float = 1 - statistics.CONFIDENCE) -> dict:
-    """The same contests with p-values corrected for their number, and verdicts."""
-    p = statistics.holm([c.honest.p if c.honest else None for c in contests.values()])
+def judged(contests: dict[K, Contest], rules: Rules, name: str = "") -> dict[K, Contest]:
+    """Contests of one column with their verdicts; p-values are corrected for their number (Holm).
+
+    Args:
+        name: name of the column; with the keys it identifies the comparisons in `rules.looks`.
+    """
+    found = {key: c.estimate for key, c in contests.items()}
+    verdict = judge_all(found, rules, name)
+    return {key: replace(c, verdict=verdict[key]) for key, c in contests.items()}
+
+
+def judge_all(found: dict[K, Estimate], rules: Rules, name: str = "") -> dict[K, Verdict]:
+    """The same for estimates."""
+    p = statistics.holm([None if e.missing else e.p for e in found.values()])
     return {
-        key: replace(c, p=value, verdict=statistics.verdict(c.honest.mean, value, level)
-                     if c.honest else statistics.VERDICTS[None])
-        for (key, c), value in zip(contests.items(), p, strict=True)
-    }  # fmt: skip
+        key: verdicts.judge(e, value, margin=rules.margin, look=rules.look(f"{name} {key}", e))
+        for (key, e), value in zip(found.items(), p, strict=True)
+    }
 
 
-def compare(group: Group) -> dict[tuple[str, str], Contest]:
-    """(mode, task) -> the contest over all architectures and eps, as Table 1 has it; corrected for
-    the number of tasks of the mode."""
+def over_tasks(contests: Iterable[Contest], rules: Rules, name: str) -> Verdict:
+    """The verdict on the mean over tasks, of those that have an unbiased estimate."""
+    usable = [c for c in contests if not c.estimate.missing]
+    look = max((rules.look(name, c.estimate) for c in usable), default=1)
+    estimate = estimates.over_tasks([c.estimate.mean for c in usable])
+    return verdicts.judge(estimate, margin=rules.margin, look=look)
+
+
+def compare(group: Group, rules: Rules) -> dict[tuple[str, str], Contest]:
+    """(mode, task) -> the contest over all architectures and eps, as in Table 1."""
     found = {}
     for mode in group.modes:
         contests = {}
         for task in group.tasks:
-            rows = [group.row(mode, task, arch) for arch in group.archs]
-            robust = [run for row in rows for eps, run in row.items() if eps]
-            standard = [row[0.0] for row in rows if 0.0 in row]
+            cells = [
+                (eps, group.configurations(mode, task, arch, eps))
+                for arch in group.archs
+                for eps in (0.0, *group.eps)
+            ]
+            robust = [run for eps, runs in cells if eps for run in runs]
+            standard = [run for eps, runs in cells if not eps for run in runs]
             if c := contest(robust, standard):
                 contests[mode, task] = c
-        found |= corrected(contests)
+        found |= judged(contests, rules, f"table1 {'; '.join(group.key.words)}")
     return found
 
 
-def difference(one: Merged, other: Merged, spread: Spread | None = None) -> Difference:
-    """Of two runs, over images and trials where there are predictions, else over trials.
-
-    Args:
-        spread: over trials; None: of these two runs alone.
-    """
-    if loaded := predictions.right([one, other]):
-        (a, b), labels = loaded
-        return statistics.over_images(a.astype(float) - b, _strata(one, labels), scatter=spread)
-    first, second = (dict(zip(r.seeds, r.accuracies, strict=True)) for r in (one, other))
-    return statistics.over_trials(first, second, spread)
+def _candidates(side: list[Merged]) -> list[Merged]:
+    """Networks that take part in the choice. They are left out by their number of trials, which
+    does not depend on how good they are."""
+    return [run for run in side if len(run.seeds) >= ENOUGH] or side
 
 
-def _spread(runs: list[Merged]) -> Spread | None:
-    """None if their seeds have not at least two in common."""
-    seeds = set.intersection(*(set(run.seeds) for run in runs))
-    if len(seeds) < 2:
-        return None
-    spread = scatter.pooled(_table(runs, seeds))
-    if spread and (loaded := predictions.right(runs)):
-        right, labels = loaded
-        spread = scatter.of_trials_alone(spread, right, _strata(runs[0], labels))
-    return spread
-
-
-def _fair(robust: list[Merged], standard: list[Merged], spread: Spread | None) -> Difference | None:
+def _estimate(robust: list[Merged], standard: list[Merged], repeated: bool) -> Estimate:
     if loaded := predictions.right([*robust, *standard]):
         right, labels = loaded
-        strata = _strata(robust[0], labels)
-        deltas = honest.deltas(right[: len(robust)], right[len(robust) :], strata)
-        return statistics.over_images(deltas, strata, scatter=spread, chosen=True)
-    seeds = set.intersection(*(set(run.seeds) for run in (*robust, *standard)))
-    if len(seeds) < 2:
-        return None
-    return honest.over_trials(_table(robust, seeds), _table(standard, seeds))
+        ours, theirs = (
+            _array(right[: len(robust)], robust, repeated),
+            _array(right[len(robust) :], standard, repeated),
+        )
+        classes = labels if robust[0].first.metric == "mean_per_class" else None
+        fixed = (_fixed(robust) and not repeated, _fixed(standard) and not repeated)
+        return estimates.from_predictions(ours, theirs, classes, fixed=fixed)
+    ours, theirs = (
+        _array([np.array(run.accuracies) for run in side], side, repeated)
+        for side in (robust, standard)
+    )
+    images = {(run.first.data.get("test") or {}).get("images") for run in (*robust, *standard)}
+    return estimates.from_accuracies(ours, theirs, images.pop() if len(images) == 1 else None)
 
 
-def _table(runs: list[Merged], seeds: set[int]) -> np.ndarray:
-    return np.array([
-        [a for s, a in zip(run.seeds, run.accuracies, strict=True) if s in seeds] for run in runs
-    ])  # fmt: skip
+def _array(rows: list[np.ndarray], side: list[Merged], repeated: bool) -> np.ndarray:
+    """`(networks, trials, ...)`; `repeated`: `(networks, pretrainings, ...)`, means over trials."""
+    if not repeated:
+        return _stacked(rows)
+    places: dict[tuple, list[np.ndarray]] = {}
+    for row, run in zip(rows, side, strict=True):
+        places.setdefault(_network(run), []).append(row.mean(0))
+    return _stacked([np.stack(own) for own in places.values()])
 
 
-def _strata(run: Merged, labels: np.ndarray) -> np.ndarray | None:
-    return labels if run.first.metric == "mean_per_class" else None
+def _stacked(runs: list[np.ndarray]) -> np.ndarray:
+    """One array; of networks with more trials than others the first ones."""
+    trials = min(map(len, runs))
+    return np.stack([run[:trials] for run in runs])
+
+
+def _fixed(side: list[Merged]) -> bool:
+    """Whether no seed matters: the logistic probe on the fixed features of all images. Its seed
+    draws the images that choose the penalty; its results differ by a few images at most."""
+    return all(
+        run.first.settings.get("probe") == "logistic"
+        and run.first.mode == "fixed-feature"
+        and not run.first.settings.get("shots")
+        for run in side
+    )
+
+
+def _network(run: Merged) -> tuple:
+    """Equal for pretrainings that differ in their seed alone."""
+    record = run.first
+    names = {"seed", "trials", "weights", "weights_sha256", "save_classifier", "source"}
+    chosen = sorted((k, str(v)) for k, v in record.settings.items() if k not in names)
+    source = {k: v for k, v in (record.settings.get("source") or {}).items() if k != "seed"}
+    return (record.arch, record.eps, tuple(chosen), tuple(sorted(map(str, source.items()))))
+
+
+def _pretrainings(side: list[Merged]) -> bool:
+    """Whether each network of a side has two pretrainings or more, with seeds on record."""
+    seeds: dict[tuple, list] = {}
+    for run in side:
+        source = run.first.settings.get("source") or {}
+        seeds.setdefault(_network(run), []).append(source.get("seed"))
+    return all(
+        len(own) > 1 and None not in own and len(set(own)) == len(own) for own in seeds.values()
+    )
+
+
+def _differs(one: Record, other: Record) -> tuple[str, ...]:
+    """Parts of the pretraining recipe that are recorded for both networks and differ."""
+    a, b = (record.settings.get("source") or {} for record in (one, other))
+    return tuple(
+        words
+        for name, words in RECIPE.items()
+        if a.get(name) is not None and b.get(name) is not None and a[name] != b[name]
+    )

@@ -9,12 +9,13 @@ from classification.reports.cells import Group, eps_words
 from classification.reports.exhibit_parts import Results, columns, minus, section, series, value
 from classification.reports.records import Merged
 from classification.reports.sections import Figure, Section, Series
+from classification.reports.verdict_words import COLUMN, outcome
 
 PAPER_FIGURES = {"fixed-feature": "2", "full-network": "3"}
 CORRECTED = (
-    "The verdict is not that of the larger mean: networks are chosen on other test images and "
-    "trials than they are reported on, and p-values are corrected for the number of tasks; see "
-    "the section on paired differences."
+    "The verdict is not on the larger mean: networks are chosen by other test images and trials "
+    "than they are reported on, and p-values are corrected for the number of tasks; see the "
+    "section on paired differences."
 )
 
 
@@ -34,7 +35,7 @@ def table1(results: Results, group: Group) -> list[Section]:
         "mode", "task", "metric", ("robust", 2, "high"), "robust network", ("standard", 2, "high"),
         "standard network", ("difference", 2), ("paper: robust", 2), ("paper: standard", 2),
         ("paper: difference", 2), ("robust - paper", 2), ("standard - paper", 2),
-        "verdict")  # fmt: skip
+        COLUMN)  # fmt: skip
     text = [
         "Best accuracy over architectures, hyper-parameters and, of robust networks, eps, percent; "
         "mean and ends over the trials.",
@@ -66,7 +67,7 @@ def _table1_row(mode: str, task: str, robust: Merged | None, standard: Merged | 
     return [
         mode, task, metric.replace("_", " "), ours[0], _network(robust, group), ours[1],
         _network(standard, group), minus(*ours), *theirs, minus(*theirs), minus(ours[0], theirs[0]),
-        minus(ours[1], theirs[1]), contest.verdict if contest else "",
+        minus(ours[1], theirs[1]), outcome(contest and contest.verdict),
     ]  # fmt: skip
 
 

@@ -9,8 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 
-from classification.reports import published, statistics
+import numpy as np
+
+from classification.reports import estimates, published, verdict_words
 from classification.reports.cells import eps_words
+from classification.reports.comparisons import Rules, judge_all
 from classification.reports.exhibit_parts import (
     Results,
     columns,
@@ -19,10 +22,9 @@ from classification.reports.exhibit_parts import (
     warnings,
     without_paper,
 )
-from classification.reports.exhibit_statistics import interval
 from classification.reports.records import Merged, Record
 from classification.reports.sections import Figure, Section, Value
-from classification.reports.statistics import Difference
+from classification.reports.verdict_words import COLUMN, interval, outcome, would_tell
 from robust_backbones import zoo
 
 TASKS = {"bbox": "box AP", "segm": "mask AP"}
@@ -61,7 +63,7 @@ def figure4(results: Results) -> list[Section]:
     rows, panels = [], {}
     for experiment in found:
         for task, title in TASKS.items():
-            if own := _rows(experiment, task):
+            if own := _rows(experiment, task, results.rules):
                 rows += own
                 panels[f"{experiment.words}, {title}"] = _bars(experiment, task, own)
     runs = [run for e in found for own in e.networks.values() for run in own]
@@ -71,15 +73,17 @@ def figure4(results: Results) -> list[Section]:
                       "of their files, alone.")  # fmt: skip
     text = [
         "COCO's AP, percent: mean and standard deviation over runs with other seeds. Differences "
-        "are from the standard backbone, over runs of the same seeds, with 95 % intervals; "
-        "p-values are corrected (Holm) for the number of robust backbones, because the paper shows "
-        "the best of several. Detectors stand together only if nothing but their weights differs.",
+        "are from the standard backbone. Their intervals are over runs alone, and are about this "
+        "test set. p-values are corrected for the number of robust backbones, because the paper "
+        "shows the best of several. Detectors stand together only if nothing but their weights "
+        "differs.",
+        verdict_words.how(results.rules),
         f"The paper's: {published.numbers()['figure4']['definition'].strip()}; its robust number "
         "stands beside our best one.",
     ]
     numbers = [("AP", 2), ("runs", 0), ("difference", 2), ("p, corrected", 4)]
     theirs = [("paper: AP", 2), ("ours - paper", 2)]
-    heads = columns("experiment", "metric", "backbone", *numbers, "verdict", *theirs)
+    heads = columns("experiment", "metric", "backbone", *numbers, COLUMN, "would tell", *theirs)
     figure = Figure("figure4", "bars", "Detection and segmentation", "backbone", "AP, %", panels)
     heads, rows = without_paper(heads, rows)
     return [Section("figure4", "Figure 4: detection and segmentation", text, heads, rows,
@@ -192,25 +196,26 @@ def _values(runs: list[Merged], task: str) -> dict[int, float]:
     return found
 
 
-def _rows(experiment: Experiment, task: str) -> list[list]:
+def _rows(experiment: Experiment, task: str, rules: Rules) -> list[list]:
     values = {n: v for n, runs in experiment.networks.items() if (v := _values(runs, task))}
     standard = values.get(STANDARD)
-    differences: dict[str, Difference | None] = {
-        n: statistics.over_trials(v, standard) if standard and n != STANDARD else None
+    found = {
+        n: estimates.from_accuracies(np.array([[*v.values()]]), np.array([[*standard.values()]]))
         for n, v in values.items()
+        if standard and n != STANDARD
     }
-    corrected = statistics.holm([d.p if d else None for d in differences.values()])
+    verdicts = judge_all(found, rules, f"figure4 {experiment.words} {task}")
     robust = [n for n in values if n != STANDARD]
     top = max(robust, key=lambda n: fmean(values[n].values()), default=None)
     rows = []
-    for (network, own), p in zip(values.items(), corrected, strict=True):
-        d = differences[network]
+    for network, own in values.items():
+        verdict = verdicts.get(network)
         kind = "standard" if network == STANDARD else "robust" if network == top else None
         theirs = _paper(experiment.name, task, kind) if kind else None
         ours = _spread(own, experiment.networks[network])
-        verdict = statistics.verdict(d.mean, p) if d else ""
-        rows.append([experiment.words, TASKS[task], network, ours, len(own), interval(d), p,
-                     verdict, theirs, minus(ours, theirs)])  # fmt: skip
+        judged = [verdict and verdict.p, outcome(verdict)]
+        rows.append([experiment.words, TASKS[task], network, ours, len(own), interval(verdict),
+                     *judged, would_tell(verdict), theirs, minus(ours, theirs)])  # fmt: skip
     return rows
 
 
@@ -236,6 +241,6 @@ def _spread(values: dict[int, float], runs: list[Merged]) -> Value:
 def _bars(experiment: Experiment, task: str, rows: list[list]) -> list:
     names = [row[2] for row in rows]
     drawn = [series("ours", names, [row[3] for row in rows])]
-    if any(row[8] is not None for row in rows):
-        drawn.append(series("paper", names, [row[8] for row in rows], published=True))
+    if any(row[9] is not None for row in rows):
+        drawn.append(series("paper", names, [row[9] for row in rows], published=True))
     return drawn

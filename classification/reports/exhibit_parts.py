@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from classification.data.dataset_rows import DATASETS
 from classification.reports.cells import Group
-from classification.reports.comparisons import Contest
+from classification.reports.comparisons import Contest, Rules
 from classification.reports.records import Merged, Record
 from classification.reports.sections import Column, Section, Series, Value
 
@@ -29,6 +29,7 @@ class Results:
         groups: of the transfer runs.
         contests: group's suffix -> (mode, task) -> the best robust against the best standard.
         study: a study file, or None.
+        rules: how verdicts are made.
     """
 
     records: list[Record]
@@ -36,6 +37,7 @@ class Results:
     groups: list[Group]
     contests: dict[str, dict[tuple[str, str], Contest]]
     study: Path | None = None
+    rules: Rules = field(default_factory=Rules)
 
     def of_kind(self, kind: str) -> list[Merged]:
         return [run for run in self.runs if run.first.kind == kind]

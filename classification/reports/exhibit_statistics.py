@@ -1,37 +1,23 @@
-"""Section 4.3, paired differences and average ranks: what of the differences is luck."""
+"""Section 4.3, paired differences and average ranks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
 
-from classification.reports import honest, published, statistics
+from classification.reports import crossfit, published, statistics, verdict_words
 from classification.reports.cells import Group, eps_words
-from classification.reports.comparisons import Contest, contest, corrected
+from classification.reports.comparisons import Contest, contest, judged, over_tasks
 from classification.reports.exhibit_parts import Results, columns, section, value
 from classification.reports.sections import Figure, Section, Series, Value
-
-HOW = (
-    "Differences are over the same seeds. Intervals are 95 %: over test images and trials where "
-    "each image's predictions are there for both networks, else over trials alone, by Student's t. "
-    "How much trials scatter is pooled over the networks of a task. p-values are corrected for the "
-    "number of tasks (Holm)."
-)
+from classification.reports.verdict_words import COLUMN, interval, outcome, would_tell
+from classification.reports.verdicts import Missing, Over, Verdict
 
 
-def interval(difference: statistics.Difference | None, places: tuple = ()) -> Value | None:
-    """A difference as a `Value` whose ends are its interval."""
-    if difference is None:
-        return None
-    return Value(difference.mean, difference.low, difference.high, difference.trials, places,
-                 f"95 % interval over {difference.over}")  # fmt: skip
-
-
-def luck(c: Contest) -> float | None:
-    """What the choice on the test images adds, points."""
-    return None if c.honest is None else c.lucky.mean - c.honest.mean
+def _measured(c: Contest) -> Value:
+    """The difference of the two best networks, with their runs."""
+    return Value(c.measured, trials=min(c.estimate.trials), records=_places(c))
 
 
 def _places(c: Contest) -> tuple[int, ...]:
@@ -45,32 +31,36 @@ def selection(results: Results, group: Group) -> list[Section]:
         for arch in group.archs:
             own = {}  # corrected for the number of tasks: each architecture is a study of its own
             for task in group.tasks:
-                row = group.row(mode, task, arch)
-                standard = [row[0.0]] if 0.0 in row else []
-                if c := contest([run for eps, run in row.items() if eps], standard):
+                cells = {eps: group.configurations(mode, task, arch, eps)
+                         for eps in (0.0, *group.eps)}  # fmt: skip
+                robust = [run for eps, runs in cells.items() if eps for run in runs]
+                if c := contest(robust, cells[0.0]):
                     own[mode, task, arch] = c
-            contests |= corrected(own)
+            contests |= judged(own, results.rules, f"section4-3 {'; '.join(group.key.words)}")
     if not contests:
         return []
     text = [
-        "The eps that is best on the test images, and what it gains over the standard network: as "
-        "it stands, and with eps chosen by other test images and trials than it is reported on. "
-        "What lies between is the luck of choosing (the winner's curse), here among "
+        "The eps that is best on the test images, and its gain over the standard network: as "
+        "measured, and cross-fitted, with eps chosen by other test images and trials than it is "
+        "reported on. The difference of the two is selection bias, here from a choice among "
         f"{len(group.eps)} eps.",
-        HOW,
-    ]
+        verdict_words.how(results.rules), *verdict_words.about(contests.values()),
+    ]  # fmt: skip
     if group.reference:
         theirs = published.numbers()["section_4_3"]
         named = ", ".join(f"{eps:g} for {task}" for task, eps in theirs["best_eps"].items())
         text.append(f"The paper's best eps: {named}, for the other tasks {theirs['others']}. Its "
                     "best run may be one of the standard network, eps 0.")  # fmt: skip
     heads = columns("mode", "task", "architecture", "best eps", ("accuracy", 2), ("gain", 2),
-                    ("honest gain", 2), ("luck", 2), ("p, corrected", 4), "verdict", "paper: eps",
+                    ("cross-fitted gain", 2), ("selection bias", 2), ("p, corrected", 4), COLUMN,
+                    "would tell", "recipes differ in", "paper: eps",
                     "paper: eps of its best run")  # fmt: skip
+    heads, rows = _without_empty(
+        heads, [_selection_row(group, key, c) for key, c in contests.items()]
+    )
     return [section(
         group, "section4-3", "Section 4.3: the best eps of each task", text=text, columns=heads,
-        rows=[_selection_row(group, key, c) for key, c in contests.items()],
-        runs=[run for c in contests.values() for run in (c.robust, c.standard)],
+        rows=rows, runs=[run for c in contests.values() for run in (c.robust, c.standard)],
         found=len(contests), wanted=len(group.modes) * len(group.archs) * len(group.tasks),
     )]  # fmt: skip
 
@@ -81,9 +71,25 @@ def _selection_row(group: Group, key: tuple[str, str, str], c: Contest) -> list:
     named = published.best_eps(task) if group.reference else None
     return [
         mode, task, arch, eps_words(c.robust.first.eps, group.key.norm), value(c.robust),
-        interval(c.lucky, _places(c)), interval(c.honest, _places(c)), luck(c), c.p, c.verdict,
-        "" if named is None else f"{named:g}", f"{theirs['eps']:g}" if theirs else "",
+        _measured(c), *_verdict_cells(c), "" if named is None else f"{named:g}",
+        f"{theirs['eps']:g}" if theirs else "",
     ]  # fmt: skip
+
+
+def _verdict_cells(c: Contest) -> list:
+    """Estimate, selection bias, p, verdict, what would tell, and how the recipes differ."""
+    assert c.verdict is not None
+    return [interval(c.verdict, _places(c)), c.bias, c.verdict.p, outcome(c.verdict),
+            would_tell(c.verdict), ", ".join(c.differs)]  # fmt: skip
+
+
+def _without_empty(heads: list, rows: list[list]) -> tuple[list, list[list]]:
+    """Leave out the column of differing recipes where there are none."""
+    place = [head.name for head in heads].index("recipes differ in")
+    if any(row[place] for row in rows):
+        return heads, rows
+    return (heads[:place] + heads[place + 1 :],
+            [row[:place] + row[place + 1 :] for row in rows])  # fmt: skip
 
 
 def paired(results: Results, group: Group) -> list[Section]:
@@ -91,50 +97,55 @@ def paired(results: Results, group: Group) -> list[Section]:
     contests = results.contests[group.suffix]
     if not contests:
         return []
-    rows, warned = [], []
+    rows, name = [], f"all tasks {'; '.join(group.key.words)}"
     for mode in group.modes:
         own = {task: c for (m, task), c in contests.items() if m == mode}
         rows += [
-            [mode, task, interval(c.lucky, _places(c)), interval(c.honest, _places(c)), luck(c),
-             c.honest.p if c.honest else None, c.p, c.verdict, c.honest.over if c.honest else ""]
+            [mode, task, _measured(c), *_verdict_cells(c), verdict_words.over(c.verdict)]
             for task, c in own.items()
-        ]  # fmt: skip
+        ]
         if len(own) > 1:
-            rows.append(_over_tasks(mode, [c.honest for c in own.values() if c.honest]))
-    if any(c.honest is None for c in contests.values()):
-        warned.append("Some tasks have neither two trials with the same seeds nor predictions of "
-                      "all networks: of them nothing can be said.")  # fmt: skip
-    if any(c.honest and c.honest.over == statistics.TRIALS for c in contests.values()):
-        warned.append("Some intervals are over trials alone: they leave out that other test images "
-                      "would give other differences, and choosing eps on the same images is "
-                      "still in them.")  # fmt: skip
-    heads = columns("mode", "task", ("difference as it stands", 2), ("honest difference", 2),
-                    ("luck", 2), ("p", 4), ("p, corrected", 4), "verdict", "over")  # fmt: skip
+            whole = over_tasks(own.values(), results.rules, f"{name} {mode}")
+            rows.append(_over_tasks(mode, whole))
+    heads = columns("mode", "task", ("difference as measured", 2), ("cross-fitted difference", 2),
+                    ("selection bias", 2), ("p, corrected", 4), COLUMN, "would tell",
+                    "recipes differ in", "interval over")  # fmt: skip
+    heads, rows = _without_empty(heads, rows)
     text = [
-        "Best robust minus best standard network over all architectures, points of percent. As it "
-        "stands, both are chosen on the test images, the robust one among more networks; honestly, "
-        "they are chosen by other test images and other trials than the difference is reported on, "
-        f"averaged over {honest.SPLITS} random halvings of the images.",
-        HOW,
-    ]
+        "Best robust minus best standard network over all architectures and configurations, points "
+        "of percent. As measured, both are chosen on the test images, the robust one among more "
+        "networks. Cross-fitted, they are chosen by other test images and other trials than the "
+        f"difference is reported on, averaged over {crossfit.SPLITS} random halvings of the "
+        "images.",
+        verdict_words.how(results.rules), *verdict_words.about(contests.values()),
+    ]  # fmt: skip
     return [section(
         group, "paired", "Paired differences and verdicts", text=text, columns=heads, rows=rows,
-        runs=[run for c in contests.values() for run in (c.robust, c.standard)], warned=warned,
-        found=sum(c.honest is not None for c in contests.values()),
+        runs=[run for c in contests.values() for run in (c.robust, c.standard)],
+        warned=_warned([c.verdict for c in contests.values() if c.verdict]),
+        found=len(contests),
         wanted=len(group.modes) * len(group.tasks),
     )]  # fmt: skip
 
 
-def _over_tasks(mode: str, found: list[statistics.Difference]) -> list:
-    """Tasks as a sample of tasks: Student's interval, and Wilcoxon's signed-rank test."""
-    if len(found) < 2:
-        return [mode, "all tasks", None, None, None, None, None, statistics.VERDICTS[None], ""]
-    means = [d.mean for d in found]
-    whole = statistics.over_pairs(means)
-    p = float(stats.wilcoxon(means).pvalue) if any(means) else 1.0
-    shown = Value(whole.mean, whole.low, whole.high, len(means), (), "95 % interval over tasks")
-    return [mode, "all tasks", None, shown, None, p, None, statistics.verdict(whole.mean, p),
-            f"{len(means)} tasks (Wilcoxon)"]  # fmt: skip
+def _warned(verdicts: Sequence[Verdict]) -> list[str]:
+    found = []
+    if any(v.estimate.missing is Missing.TRIALS for v in verdicts):
+        found.append("Some networks have too few trials: one trial, or two of a single network, do "
+                     "not show how much seeds matter. Run three trials or more.")  # fmt: skip
+    if any(v.estimate.over == Over.TRIALS for v in verdicts):
+        found.append("Some intervals are over trials alone, for lack of predictions. They are "
+                     "about this test set: other images may give another difference.")  # fmt: skip
+    if any(v.estimate.unseen for v in verdicts):
+        found.append("Some networks were chosen without predictions, by the same images. The "
+                     "intervals allow for the luck of the images, and are wide.")  # fmt: skip
+    return found
+
+
+def _over_tasks(mode: str, verdict: Verdict) -> list:
+    """The row of all tasks."""
+    return [mode, "all tasks", None, interval(verdict), None, verdict.p, outcome(verdict),
+            would_tell(verdict), "", verdict_words.over(verdict)]  # fmt: skip
 
 
 def ranks(results: Results, group: Group) -> list[Section]:

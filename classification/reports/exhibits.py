@@ -16,6 +16,7 @@ from classification.reports import (
     exhibit_variants,
     records,
 )
+from classification.reports.comparisons import Rules
 from classification.reports.exhibit_parts import Results
 from classification.reports.records import Record
 from classification.reports.sections import Section
@@ -42,17 +43,21 @@ EXHIBITS: dict[str, Callable[..., list[Section]]] = {
 ONCE = ("Figure 1", "Figure 4", "Figure 8, evaluation")
 
 
-def sections(found: list[Record], study: Path | None = None) -> list[Section]:
+def sections(
+    found: list[Record], study: Path | None = None, rules: Rules | None = None
+) -> list[Section]:
     """The exhibits for which there is a result, and how much of each there is.
 
     Args:
         found: results; `Value.records` of the sections are places in this list.
         study: a study file, whose runs are counted.
+        rules: how verdicts are made; None: with the default margin, at a first look.
     """
+    rules = rules or Rules()
     runs = records.merged(found)
     groups = cells.groups(runs)
-    contests = {group.suffix: comparisons.compare(group) for group in groups}
-    results = Results(found, runs, groups, contests, study)
+    contests = {group.suffix: comparisons.compare(group, rules) for group in groups}
+    results = Results(found, runs, groups, contests, study, rules)
     # Networks that learnt on stylized images are sources of Figure 8, not a study of their own.
     shown = [group for group in groups if not cells.stylized(group.key.pretrained_on)]
     made, empty = [], []

@@ -19,8 +19,9 @@ from robust_backbones.errors import UserError
 
 RESULT, STUDY = "result.json", "run.json"
 
-# Settings that tell trials and places apart, not configurations.
-_NOT_CHOSEN = {"seed", "SEED", "trials", "weights", "save_classifier", "OUTPUT_DIR"}
+# Settings that tell trials and places apart, not configurations. "source" describes the network,
+# which its digest identifies; a newer version may describe it by more fields.
+_NOT_CHOSEN = {"seed", "SEED", "trials", "weights", "save_classifier", "OUTPUT_DIR", "source"}
 
 _NONE, _NUMBER = type(None), (int, float)
 _TYPES: dict[str, Any] = {  # of the fields that are not text

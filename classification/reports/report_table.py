@@ -10,7 +10,7 @@ from classification.reports import tables
 from classification.reports.sections import Column, Section, Value
 
 MISSING = "–"
-_SIGNED = re.compile(r"\b(?<!critical )(difference|gain|luck)\b| - ", re.IGNORECASE)
+_SIGNED = re.compile(r"\b(?<!critical )(difference|gain|selection bias)\b| - ", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -1,77 +1,178 @@
-"""How much the difference of two networks scatters from trial to trial."""
+"""Variance components of a difference in accuracy: other seeds, and other test images.
 
+Model of one side: `right[j, t, i] = mean_j + image_ji + trial_jt + noise_jti`, for network j, trial
+t and image i (crossed random effects; Gallas 2006, Roe and Metz 1997). All variances are variances
+of the *estimate*, in points squared.
+"""
+
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
-ENOUGH = 10  # degrees of freedom, to take one estimate of a variance from another
-
 
 @dataclass(frozen=True)
-class Spread:
-    """How the difference of two networks scatters from trial to trial.
+class Part:
+    """One part of an estimate's variance.
 
     Attributes:
-        sd: standard deviation, percent.
-        df: degrees of freedom that it was estimated with.
+        variance: points squared.
+        df: degrees of freedom of `variance`; inf: known.
     """
 
-    sd: float
-    df: int
-
-    def error(self, trials: int, chosen: bool = False) -> float:
-        """Standard error of a mean over trials, percent.
-
-        Args:
-            chosen: the trials chose for each other what they are the mean of, which ties them.
-                1 / n alone would find a difference among equals in up to 14 % of cases instead of
-                5; this is Nadeau and Bengio's correction (2003) for folds that share what they
-                learn from: n - 1 trials choose, 1 reports.
-        """
-        return self.sd * float(np.sqrt(1 / trials + (1 / (trials - 1) if chosen else 0)))
+    variance: float
+    df: float
 
 
-def pooled(table: np.ndarray) -> Spread | None:
-    """Of a task's networks, pooled: what a seed does to all of them drops out of differences, and
-    the rest is taken to be equally large for all. Three trials of two networks alone would leave
-    two degrees of freedom, with which next to nothing can be shown.
+def combined(parts: Iterable[Part]) -> Part:
+    """Sum of independent parts, with the degrees of freedom of Satterthwaite (1946)."""
+    used = [part for part in parts if part.variance > 0]
+    if not used:
+        return Part(0.0, np.inf)
+    total = sum(part.variance for part in used)
+    down = sum(part.variance**2 / part.df for part in used)
+    return Part(total, total**2 / down if down else np.inf)
+
+
+def of_trials(table: np.ndarray, share: float = 1.0) -> Part | None:
+    """Variance that other seeds cause in the mean of one side.
+
+    The scatter is pooled over the networks of a side, never over both sides: standard and robust
+    networks may scatter differently.
 
     Args:
-        table: `(networks, trials)`, percent, a column for each seed.
+        table: `(networks, trials)`, accuracies in percent.
+        share: see `share_of_seeds`; 1 is too large a variance, but safe.
 
     Returns:
-        None of one network or one trial.
+        None for a single trial, whose scatter is unknown.
     """
     networks, trials = table.shape
-    if min(networks, trials) < 2:
+    if trials < 2:
         return None
-    rest = table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
-    df = (networks - 1) * (trials - 1)
-    return Spread(float(np.sqrt(2 * (rest**2).sum() / df)), df)
+    df = networks * (trials - 1)
+    scatter = ((table - table.mean(1, keepdims=True)) ** 2).sum() / df
+    # Means of equal numbers differ by rounding, which is no scatter.
+    scatter = 0.0 if scatter < 1e-16 else float(scatter)
+    factor = 1 + share * (inflation(networks, trials) - 1)
+    return Part(scatter * factor / trials, df)
 
 
-def of_trials_alone(scatter: Spread, right: np.ndarray,
-                    labels: np.ndarray | None = None) -> Spread:  # fmt: skip
-    """A spread without the part that comes from the number of images being finite, which drawing
-    images again has in it already. With few degrees of freedom it stays: too large, but safe.
+def share_of_seeds(table: np.ndarray, own: float) -> float:
+    """Share of the seeds in the luck by which a network is chosen; the rest are its images.
 
     Args:
-        right: `(networks, trials, N)`, 1 where right, of those that `scatter` is of.
-        labels: as in `statistics.over_images`.
+        table: `(networks, trials)`, percent.
+        own: variance, points squared, that the images that choose cause between networks.
     """
-    if scatter.df < ENOUGH:
-        return scatter
-    right = right.astype(np.float32)
-    # Of an image from trial to trial, less what all images do together.
-    own = right.var(1, ddof=1).mean(0)
-    groups = [np.arange(len(own))] if labels is None else classes(labels)
-    shared = np.mean([right[:, :, group].mean(2) for group in groups], axis=0).var(1, ddof=1).mean()
-    parts = [max(0.0, own[group].mean() - shared) / len(group) for group in groups]
-    noise = 2 * 100**2 * sum(parts) / len(groups) ** 2
-    return Spread(float(np.sqrt(max(0.0, scatter.sd**2 - noise))), scatter.df)
+    trials = table.shape[1]
+    if trials < 2:
+        return 0.0
+    seeds = float(table.var(1, ddof=1).mean()) / (trials - 1)
+    return seeds / (seeds + own) if seeds + own > 0 else 1.0
 
 
-def classes(labels: np.ndarray) -> list[np.ndarray]:
-    """For each class the numbers of its images."""
-    order = np.argsort(labels, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+def own_images(right: np.ndarray, weights: np.ndarray) -> float:
+    """Variance that images cause between the means of the networks of a side, points squared.
+
+    Args:
+        right: `(networks, trials, N)`, 1 where right.
+        weights: `(N,)`, of each image in a mean in percent.
+    """
+    means = right.mean(1, dtype=np.float32)
+    apart = means - means.mean(0)
+    return float(np.sum(apart.var(0) * weights**2)) * len(right) / max(1, len(right) - 1)
+
+
+def of_networks(tables: Iterable[np.ndarray]) -> Part:
+    """Variance of a network's mean that its images cause, or that it really differs by.
+
+    It is the variance between the networks of a side without the part that the seeds cause.
+
+    Args:
+        tables: of each side `(networks, trials)`, percent, two trials or more.
+    """
+    total, df = 0.0, 0
+    for table in tables:
+        networks, trials = table.shape
+        if networks > 1:
+            between = float(table.mean(1).var(ddof=1))
+            seeds = float(table.var(1, ddof=1).mean()) / trials
+            total += (networks - 1) * (between - seeds)
+            df += networks - 1
+    return Part(max(0.0, total / df), df)
+
+
+def of_images(right: list[np.ndarray], labels: np.ndarray | None = None) -> Part:
+    """Variance that other test images cause in the difference of two sides.
+
+    The variance over images of the trial-averaged difference contains `noise / trials`, which the
+    scatter of the trials contains as well. It is subtracted here, so that it counts once.
+
+    Args:
+        right: for each side `(trials, N)`: 1 where the network is right. Shares in [0, 1] are
+            averages over several choices of a network.
+        labels: `(N,)` for the mean over classes; None: mean over images. Classes of one image
+            have no variance of their own, and form one stratum together.
+    """
+    delta = right[0].mean(0, dtype=float) - right[1].mean(0, dtype=float)
+    noise = np.zeros(len(delta))
+    for side in right:
+        if len(side) > 1:
+            noise += side.var(0, ddof=1, dtype=float) / len(side)
+    shares, weighted = deviations(delta, labels)
+    variance = float(weighted.sum())
+    if variance < 1e-18:
+        return Part(0.0, np.inf)
+    # Variance of the estimated variance, from fourth moments: with few discordant images it is
+    # large, and the degrees of freedom are about twice their number.
+    spread = float((weighted**2).sum() - variance**2 / len(delta))
+    df = min(len(delta) - 1, 2 * variance**2 / spread) if spread > 0 else len(delta) - 1
+    variance -= float((shares**2 * noise).sum())
+    return Part(max(0.0, 1e4 * variance), max(1.0, df))
+
+
+def deviations(values: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Weight of each image in a mean, and its part in the variance of that mean.
+
+    Args:
+        values: `(N,)`, one for each image.
+        labels: see `of_images`.
+
+    Returns:
+        `(N,)`, of sum 1, and `(N,)`, whose sum is the unbiased variance of the mean.
+    """
+    if labels is None:
+        labels = np.zeros(len(values), int)
+    _, groups, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    center = np.bincount(groups, values) / counts
+    shares = 1 / (len(counts) * counts[groups])
+    single = (counts == 1)[groups]
+    squares = (values - center[groups]) ** 2 * (counts / np.maximum(counts - 1, 1))[groups]
+    if (number := np.count_nonzero(single)) > 1:  # collapsed strata (Cochran 1977, section 5A.12)
+        alone = values[single]
+        squares[single] = (alone - alone.mean()) ** 2 * number / (number - 1)
+    elif number and number < len(values):
+        squares[single] = squares[~single].mean()
+    return shares, shares**2 * squares
+
+
+@lru_cache(maxsize=256)
+def inflation(networks: int, trials: int) -> float:
+    """Factor on the variance of a mean over trials whose networks were chosen by one another.
+
+    Each trial reports the network that the other trials choose, so that trials that share what
+    they choose by are correlated. The factor is that of equally good networks, simulated once with
+    a fixed seed; the largest over all smaller numbers of networks, since some may be out of the
+    running. Standard error of the factor: 2 %.
+    """
+    found, number = 1.0, 2
+    while trials > 1 and number <= networks:
+        draws = max(2_000, 2_000_000 // (number * trials))
+        z = np.random.default_rng(number).standard_normal((draws, number, trials))
+        chosen = (z.sum(2, keepdims=True) - z).argmax(1)
+        means = np.take_along_axis(z, chosen[:, None], axis=1).mean((1, 2))
+        found = max(found, float((means**2).mean()) * trials)
+        number = networks if number < networks < 2 * number else 2 * number
+    return found

@@ -10,15 +10,13 @@ from classification.reports.records import Merged, Record
 FILE = "per_image.csv"
 
 
-def right(runs: list[Merged]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Which images were right, of runs with the same seeds on the same test images.
+def right(runs: list[Merged]) -> tuple[list[np.ndarray], np.ndarray] | None:
+    """Which images each run classifies correctly, for runs on the same test images.
 
     Returns:
-        `(runs, trials, N)` bool and the labels, `(N,)`; None where a run has no predictions, or
-        the runs differ in seeds or images.
+        For each run `(trials, N)` bool, in the order of its seeds; and the labels, `(N,)`. None if
+        a trial has no predictions, or the runs have different images.
     """
-    if len({run.seeds for run in runs}) != 1:
-        return None
     rows, labels = [], None
     for run in runs:
         found = [part for source in run.sources if (part := _trial(*source))]
@@ -28,8 +26,8 @@ def right(runs: list[Merged]) -> tuple[np.ndarray, np.ndarray] | None:
             labels = own if labels is None else labels
             if not np.array_equal(own, labels):
                 return None
-        rows.append([column for _, column in found])
-    return None if labels is None else (np.array(rows), labels)
+        rows.append(np.array([column for _, column in found]))
+    return None if labels is None else (rows, labels)
 
 
 def _trial(record: Record, k: int) -> tuple[np.ndarray, np.ndarray] | None:

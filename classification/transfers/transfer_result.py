@@ -49,7 +49,7 @@ def write(task: Task, trials: list[Trial], names: dict, seconds: float) -> str:
 
 def source(found: Checkpoint) -> dict:
     """What is known of the network that transfers; None where its file does not say."""
-    names = ("dataset", "method", "constraint", "eps")
+    names = ("dataset", "method", "constraint", "eps", "epochs", "seed")
     before = found.metadata.get("source_metadata")  # of a converted file: what its source said
     known = (before if isinstance(before, dict) else {}) | found.metadata
     return {"arch": found.arch} | {name: known.get(name) for name in names}
@@ -59,9 +59,7 @@ def summary(task: Task, trials: list[Trial]) -> dict:
     """The numbers of a result; docs/formats.md explains each."""
     rows = [_row(task, trial) for trial in trials]
     predictions = torch.stack([trial.predictions for trial in trials])
-    low, high = metrics.bootstrap(
-        predictions, task.test.labels, task.train.classes, task.metric_name
-    )
+    low, high = metrics.interval(predictions, task.test.labels, task.metric_name)
     found = {"metric": task.metric_name, **_spread("accuracy", rows), "interval": [low, high]}
     for name in ("top1", "mean_per_class", "robust_accuracy"):
         if all(row.get(name) is not None for row in rows):

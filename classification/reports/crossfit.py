@@ -1,0 +1,69 @@
+"""The best of several networks without selection bias: one part of the results chooses it, the
+other reports it."""
+
+import numpy as np
+
+SPLITS = 20  # random halvings of the test images: one half chooses, the other reports
+
+
+def chosen(right: np.ndarray, labels: np.ndarray | None = None, *, splits: int = SPLITS,
+           seed: int = 0) -> np.ndarray:  # fmt: skip
+    """Correctness of the best network of a side, chosen by other images and other trials.
+
+    For each random halving, each half and each trial, the network is chosen by the other half and
+    the other trials. The result is averaged over the halvings.
+
+    Args:
+        right: `(networks, trials, N)`, 1 where right. A single trial chooses for itself.
+        labels: `(N,)` for the mean over classes; None: mean over images.
+        seed: seed for the halvings.
+
+    Returns:
+        `(trials, N)`, in [0, 1].
+    """
+    networks, trials, images = right.shape
+    if networks == 1:
+        return right[0].astype(np.float32)
+    right = right.astype(np.float32)
+    weights = np.ones(images) if labels is None else 1 / np.bincount(labels)[labels]
+    rng, first = np.random.default_rng(seed), np.zeros((images, splits), np.float32)
+    for split in range(splits):
+        first[rng.permutation(images)[: images // 2], split] = 1
+    half = right @ (weights[:, None] * first).astype(np.float32)  # (networks, trials, splits)
+    whole = right @ weights.astype(np.float32)
+    found = np.zeros((trials, images), np.float32)
+    for scores, reports in ((half, 1 - first), (whole[..., None] - half, first)):
+        best = best_by_others(scores)
+        picked = (best == np.arange(networks)[:, None, None]).astype(np.float32)
+        for network in np.flatnonzero(picked.any((1, 2))):
+            found += (picked[network] @ reports.T) * right[network]
+    return found / splits
+
+
+def best_by_others(scores: np.ndarray) -> np.ndarray:
+    """For each trial the network with the highest mean over the other trials.
+
+    Args:
+        scores: `(networks, trials, ...)`; a single trial chooses for itself.
+
+    Returns:
+        `(trials, ...)`, numbers of networks.
+    """
+    if scores.shape[1] == 1:
+        return scores.argmax(0)
+    return (scores.sum(1, keepdims=True) - scores).argmax(0)
+
+
+def chosen_accuracies(table: np.ndarray) -> np.ndarray:
+    """Accuracies of the best network of a side, chosen by other trials on the same images.
+
+    This removes the luck of the seeds. The luck of the images stays; see
+    `estimates.from_accuracies` for its bound.
+
+    Args:
+        table: `(networks, trials)`, percent.
+
+    Returns:
+        `(trials,)`, percent.
+    """
+    return table[best_by_others(table), np.arange(table.shape[1])]
