@@ -8,11 +8,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from classification.reports import estimates, statistics, verdicts
+from classification.reports import estimates, predictions, statistics, verdicts
 from classification.reports.cells import Group
 from classification.reports.records import Merged, Record
 from classification.reports.verdicts import Estimate, Over, Verdict
-from classification.transfers import predictions
 
 ENOUGH = 3  # trials; networks with fewer take no part in a choice among networks that have more
 # Fields of `settings.source` that make a pretraining recipe, and their names in the report.
