@@ -6,7 +6,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from classification.reports import scatter
+from classification import sampling
 from robust_backbones.errors import UserError
 
 
@@ -70,7 +70,7 @@ def interval(predictions: Tensor, labels: Tensor, metric: str,
     """
     right = (predictions == labels).double().mean(0).numpy()
     classes = labels.numpy() if metric == "mean_per_class" else None
-    shares, parts = scatter.deviations(right, classes)
+    shares, parts = sampling.deviations(right, classes)
     mean, images = round(float(shares @ right), 12), 1 / float((shares**2).sum())
     # Of classes with an image or two the variance is hardly known; the mean over all images helps.
     variance = max(float(parts.sum()), float((parts / shares**2).mean()) / images)

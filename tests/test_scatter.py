@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from classification import sampling
 from classification.reports import scatter
 from classification.reports.scatter import Part
 
@@ -50,7 +51,7 @@ def test_noise_of_trials_is_not_counted_as_images(labels):
         own = rng.normal(0, 0.3, (2, images))  # other images
         right = 0.7 + own[:, None] + rng.normal(0, 0.5, (2, trials, images))
         right = [row + rng.normal(0, 0.02, (trials, 1)) for row in right]  # other seeds
-        shares, _ = scatter.deviations(right[0][0], labels)
+        shares, _ = sampling.deviations(right[0][0], labels)
         tables = [100 * (row @ shares)[None] for row in right]
         means.append(tables[0].mean() - tables[1].mean())
         seeds = scatter.combined(scatter.of_trials(table) for table in tables)
@@ -67,7 +68,7 @@ def test_of_few_discordant_images_the_degrees_of_freedom_are_few():
 def test_classes_of_one_image_are_a_stratum():
     labels = np.array([0, 1, 2, 3, 4, 4, 4, 4])
     values = np.array([1.0, 0, 1, 0, 1, 1, 0, 0])
-    shares, parts = scatter.deviations(values, labels)
+    shares, parts = sampling.deviations(values, labels)
     assert shares.sum() == pytest.approx(1)
     expected = (4 * values[:4].var(ddof=1) + values[4:].var(ddof=1) / 4) / 25
     assert parts.sum() == pytest.approx(expected)

@@ -11,6 +11,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from classification.sampling import deviations
+
 
 @dataclass(frozen=True)
 class Part:
@@ -131,31 +133,6 @@ def of_images(right: list[np.ndarray], labels: np.ndarray | None = None) -> Part
     df = min(len(delta) - 1, 2 * variance**2 / spread) if spread > 0 else len(delta) - 1
     variance -= float((shares**2 * noise).sum())
     return Part(max(0.0, 1e4 * variance), max(1.0, df))
-
-
-def deviations(values: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Weight of each image in a mean, and its part in the variance of that mean.
-
-    Args:
-        values: `(N,)`, one for each image.
-        labels: see `of_images`.
-
-    Returns:
-        `(N,)`, of sum 1, and `(N,)`, whose sum is the unbiased variance of the mean.
-    """
-    if labels is None:
-        labels = np.zeros(len(values), int)
-    _, groups, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    center = np.bincount(groups, values) / counts
-    shares = 1 / (len(counts) * counts[groups])
-    single = (counts == 1)[groups]
-    squares = (values - center[groups]) ** 2 * (counts / np.maximum(counts - 1, 1))[groups]
-    if (number := np.count_nonzero(single)) > 1:  # collapsed strata (Cochran 1977, section 5A.12)
-        alone = values[single]
-        squares[single] = (alone - alone.mean()) ** 2 * number / (number - 1)
-    elif number and number < len(values):
-        squares[single] = squares[~single].mean()
-    return shares, shares**2 * squares
 
 
 @lru_cache(maxsize=256)

@@ -1,0 +1,29 @@
+"""How much a mean over test images would vary over other test images."""
+
+import numpy as np
+
+
+def deviations(values: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Weight of each image in a mean, and its part in the variance of that mean.
+
+    Args:
+        values: `(N,)`, one for each image.
+        labels: `(N,)` for the mean over classes; None: mean over images. Classes of one image
+            have no variance of their own, and form one stratum together.
+
+    Returns:
+        `(N,)`, of sum 1, and `(N,)`, whose sum is the unbiased variance of the mean.
+    """
+    if labels is None:
+        labels = np.zeros(len(values), int)
+    _, groups, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    center = np.bincount(groups, values) / counts
+    shares = 1 / (len(counts) * counts[groups])
+    single = (counts == 1)[groups]
+    squares = (values - center[groups]) ** 2 * (counts / np.maximum(counts - 1, 1))[groups]
+    if (number := np.count_nonzero(single)) > 1:  # collapsed strata (Cochran 1977, section 5A.12)
+        alone = values[single]
+        squares[single] = (alone - alone.mean()) ** 2 * number / (number - 1)
+    elif number and number < len(values):
+        squares[single] = squares[~single].mean()
+    return shares, shares**2 * squares
