@@ -5,10 +5,11 @@ python benchmarks/gpu_check.py
 python benchmarks/gpu_check.py --rows 1,3-5 --budget 240 --output output/gpu_check_240
 python benchmarks/gpu_check.py --device cpu        # all rows, small, in about five minutes
 
-Each row runs in a process of its own with a time limit. A row that fails or hangs does not stop the
-next one; a row whose packages are missing is skipped. Results are printed as they come and saved in
---output: gpu_check.jsonl (one measurement a line), gpu_check.md (the table), a log for each row.
-Measurements without a bound are only reported. Exit code 1: a measurement is outside its bound.
+Each row runs in its own process with a time limit. A row that fails or hangs does not stop the next
+one. A row is skipped if its packages are missing. Results are printed immediately and saved in
+--output: gpu_check.jsonl (one measurement a line), gpu_check.md (the table) and a log for each row.
+Measurements without a bound are only reported. The exit code is 1 if a measurement is outside its
+bound or a row fails.
 """
 
 import argparse
@@ -31,7 +32,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from robust_backbones.errors import UserError, user_errors  # noqa: E402
 
-MARK = "@gpu_check "  # begins a line of a row's process that has a measurement
+MARK = "@gpu_check "  # prefix of the lines with measurements in the output of a row's process
 RESULTS = {True: "PASS", False: "FAIL", None: "SKIP"}
 COLUMNS = ("name", "value", "bound", "result", "seconds")
 CLASSIFIERS = ("torch", "torchvision", "numpy", "PIL", "scipy")
@@ -42,13 +43,14 @@ DETECTORS = (*CLASSIFIERS, "detectron2", "fvcore", "iopath", "yacs", "omegaconf"
 
 @dataclass(frozen=True)
 class Row:
-    """One question about the device.
+    """One row of the check.
 
     Attributes:
-        title: what the row measures.
-        function: `module:name`, a generator of `gpu.lines.Line`s from (device, full size or not).
-        seconds: time limit of its process.
-        needs: modules that it imports, beyond the standard library.
+        title: name of the measurement.
+        function: `module:name` of a generator of `gpu.lines.Line`s. Its arguments are the device
+            and whether to use the full size.
+        seconds: time limit of the row's process.
+        needs: imported modules outside the standard library.
     """
 
     title: str
@@ -80,7 +82,7 @@ def parse_rows(text: str) -> list[int]:
     """Row numbers of a list such as `1,3-5`.
 
     Raises:
-        argparse.ArgumentTypeError: it is not such a list, or a row does not exist.
+        argparse.ArgumentTypeError: the text is not such a list, or a row does not exist.
     """
     found: list[int] = []
     for part in text.split(","):
@@ -122,7 +124,7 @@ def _outcome(result: str, value: str, bound: str = "", seconds: float = 0.0) -> 
 
 
 class Report:
-    """Prints, collects and saves the lines."""
+    """Printed, collected and saved lines of a check."""
 
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Time work on the clock of the device that does it."""
+"""Measure time on a CPU or a GPU."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ Name = TypeVar("Name")
 def seconds(work: Callable[[], object], device: torch.device) -> float:
     """Run `work` once and return the seconds that it took.
 
-    A GPU runs behind the host. It is timed with CUDA events, which include idle gaps in between.
+    GPU work is asynchronous. It is timed with CUDA events, which include idle gaps.
     """
     if device.type != "cuda":
         start = time.perf_counter()
@@ -30,11 +30,14 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 def take_turns(
     works: Mapping[Name, Callable[[], object]], repeats: int, device: torch.device, warm_up: int = 1
 ) -> dict[Name, list[float]]:
-    """Seconds of each repeat. The works take turns, so that other load falls on all of them.
+    """Seconds of each repeat. The works take turns, so that other load affects all of them.
 
     Args:
-        warm_up: rounds before the timed ones. A first call of more than 20 s, such as compilation,
-            is reported.
+        works: functions to time, by name.
+        repeats: number of timed rounds.
+        device: device that runs the works.
+        warm_up: number of rounds before the timed ones. Calls in them that take more than 20 s,
+            such as compilation, are reported.
     """
     found: dict[Name, list[float]] = {name: [] for name in works}
     for turn in range(-warm_up, repeats):
@@ -51,7 +54,7 @@ def chosen(name: str) -> torch.device:
     """The device of a `--device` option.
 
     Raises:
-        SystemExit: code 2, torch cannot use the device here.
+        SystemExit: torch cannot use the device (exit code 2).
     """
     from classification.engine import choose_device
     from robust_backbones.errors import user_errors

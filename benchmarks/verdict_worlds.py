@@ -1,8 +1,8 @@
-"""Simulated studies whose truth is known: the worlds of benchmarks/verdicts.py.
+"""Simulated studies with a known truth: the worlds of benchmarks/verdicts.py.
 
-An image is classified correctly where a latent number lies below a threshold. The latent number
-is the sum of a difficulty that all networks share (70 % of its variance), one of the network
-(15 %) and one of the trial (15 %). The threshold moves with the seed.
+An image is classified correctly if a latent number is below a threshold. The latent number is the
+sum of three difficulties of the image: for all networks (70 % of the variance), for one network
+(15 %) and for one trial (15 %). The threshold varies with the seed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SCATTER = {"1": (1.0, 1.0), "3": (0.5, 1.5), "6": (0.5, 3.0), "10": (0.5, 5.0),
            "reversed": (5.0, 0.5)}  # fmt: skip
 MOST_TRIALS = 40  # of an advised top-up
 
-# The levels that worlds are made of. "fixed": one trial of runs without a seed.
+# Levels of the factors of a world. "fixed": one trial of runs without a seed.
 LEVELS = {
     "sides": ((1, 1), (4, 1), (9, 1), (36, 4)),
     "trials": (1, "fixed", 3, 10),
@@ -44,16 +44,16 @@ class World:
 
     Attributes:
         sides: numbers of robust and of standard networks, all equally good on their side.
-        trials: of each network at the first look; `"fixed"`: one, of runs without a seed.
+        trials: trials of each network at the first look; `"fixed"`: one, of runs without a seed.
         ratio: key of `SCATTER`.
         images: number of test images.
         metric: `"top-1"` or `"per class"`, the mean over classes of 1 to 9 images.
-        predictions: whether each image's predictions are at hand.
-        tails: of the seeds: `"normal"` or `"heavy"` (Student's t with 3 degrees of freedom).
-        looks: most looks at the data; after each the advised trials are added.
-        gain: robust minus standard, points. It is the truth.
-        worse: points by which all networks of the robust and of the standard side but the first are
-            worse than it.
+        predictions: whether per-image predictions are available.
+        tails: distribution over seeds: `"normal"` or `"heavy"` (Student's t, 3 degrees of freedom).
+        looks: largest number of looks; the advised trials are added after each.
+        gain: true difference, robust minus standard, points.
+        worse: points by which all networks but the first of the robust and of the standard side are
+            worse than the first.
     """
 
     sides: tuple[int, int] = (1, 1)
@@ -78,7 +78,7 @@ class World:
 
     @property
     def possible(self) -> bool:
-        """Whether the levels go together, and the arrays stay small."""
+        """Whether the levels can be combined and the arrays stay small."""
         several = self.looks > 1
         return not (
             (self.fixed and not self.predictions)
@@ -96,8 +96,8 @@ class World:
 
 
 def table(worlds: int, seed: int = 0) -> list[World]:
-    """A designed part of all combinations: each next world has most pairs of levels that are rare
-    so far."""
+    """A designed subset of all combinations. Each next world has the most pairs of levels that are
+    rare so far."""
     every = [World(*levels) for levels in itertools.product(*LEVELS.values())]
     every = [world for world in every if world.possible]
     np.random.default_rng(seed).shuffle(every)
@@ -119,7 +119,7 @@ def table(worlds: int, seed: int = 0) -> list[World]:
 
 HEADS = ["sides", "networks differ by", "trials", "sd ratio", "images", "metric", "predictions",
          "seeds", "looks"]  # fmt: skip
-# Beyond the design: sides whose best network is as good as the other side's, the others worse.
+# Worlds whose sides have equally good best networks and worse other networks.
 MORE = [
     World(sides=(9, 1), worse=(1, 0)), World(sides=(9, 1), worse=(1, 0), trials=10),
     World(sides=(9, 1), worse=(3, 0)), World(sides=(9, 1), worse=(2, 0), trials="fixed"),

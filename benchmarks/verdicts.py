@@ -1,12 +1,12 @@
-"""How often is a verdict of the report wrong? Simulated studies with a known truth.
+"""Error rates of the report's verdicts, in simulated studies with a known truth.
 
-python benchmarks/verdicts.py                  # 68 worlds, 1,000 studies each: under an hour
-python benchmarks/verdicts.py --smoke          # minutes
-python benchmarks/verdicts.py --old 4532b7e    # the method of that commit beside it, on a part
+python benchmarks/verdicts.py                  # 68 worlds, 1,000 studies each: about 20 minutes
+python benchmarks/verdicts.py --smoke          # about a minute
+python benchmarks/verdicts.py --old 4532b7e    # also compares with that commit, on some worlds
 
-Wrong: `better` or `worse` where there is no difference or the opposite one, or `no difference`
-where the truth lies outside the margin. Exit code 1: an error rate, a coverage or a power misses
-its bound. The functions are those that make the report's verdicts; only results are simulated.
+A verdict is wrong if it is `better` or `worse` without a difference or in the opposite direction,
+or `no difference` with a truth outside the margin. The exit code is 1 if an error rate, a coverage
+or a power misses its bound. Only the results are simulated; the report's own functions judge them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from classification import metrics  # noqa: E402
 from classification.reports import comparisons, estimates, verdicts  # noqa: E402
 from classification.reports.verdicts import Outcome, Verdict  # noqa: E402
 
-POOLED, SINGLE, COVERED = 5.0, 6.5, 93.0  # percent: wrong in a family, in a world; coverage
+# Percent: largest error rate of a family and of a world, smallest coverage.
+POOLED, SINGLE, COVERED = 5.0, 6.5, 93.0
 GAINS = (1.0, 2.0, 5.0)  # points, for the power
 NEAR = 3.0  # margin of the worlds whose truth is just outside it
 DIRECTION = {Outcome.BETTER: 1, Outcome.WORSE: -1}
@@ -43,12 +44,12 @@ DIRECTION = {Outcome.BETTER: 1, Outcome.WORSE: -1}
 
 @dataclass
 class Count:
-    """What came out of simulated studies.
+    """Numbers of outcomes of simulated studies.
 
     Attributes:
-        studies, wrong, found: number of all, of wrong verdicts, and of right directions.
-        given, covered: number of intervals, and of those that contain the truth.
-        told: number of each outcome.
+        studies, wrong, found: numbers of studies, of wrong verdicts and of correct directions.
+        given, covered: numbers of intervals and of intervals that contain the truth.
+        told: number of studies with each outcome.
     """
 
     studies: int = 0
@@ -59,7 +60,7 @@ class Count:
     told: dict[Outcome, int] = field(default_factory=dict)
 
     def add(self, verdict: Verdict, truth: float) -> None:
-        """Judge a verdict by the truth, points."""
+        """Compare a verdict with the true difference, points, and count it."""
         direction = DIRECTION.get(verdict.outcome, 0)
         equal = verdict.outcome is Outcome.NO_DIFFERENCE
         self.studies += 1
@@ -136,8 +137,8 @@ class Bounds:
 def families(found: dict[World, Count]) -> dict[str, Count]:
     """Counts pooled over the worlds that share a level.
 
-    Worlds of one seeded trial, whose verdict is always `cannot tell`, count in their own family
-    alone, so that they hide nothing.
+    Worlds with one seeded trial always have the verdict `cannot tell`. They count only in their own
+    family, because they would lower the other error rates.
     """
     pooled: dict[str, Count] = {}
     told = {world: count for world, count in found.items() if world.trials != 1}
@@ -158,7 +159,7 @@ def many(task: Callable, items: list, jobs: int) -> list:
 
 
 def worlds_part(args: argparse.Namespace, bounds: Bounds) -> None:
-    """Error, coverage and power in the table of worlds."""
+    """Measure error rate, coverage and power in the table of worlds."""
     worlds = table(args.worlds) + MORE[: args.worlds]
     errors = partial(simulate, studies=args.studies, seed=1)
     null = dict(zip(worlds, many(errors, worlds, args.jobs), strict=True))
@@ -193,7 +194,7 @@ MARGINS = [
 
 
 def margin_part(args: argparse.Namespace, bounds: Bounds) -> None:
-    """`no difference` where the truth is just outside the margin, and where there is none."""
+    """Count `no difference` with a truth just outside the margin, and without a difference."""
     rows = []
     for world in MARGINS:
         outside = simulate(world, args.studies, 3, NEAR)
@@ -207,7 +208,7 @@ def margin_part(args: argparse.Namespace, bounds: Bounds) -> None:
 
 
 def detectors_part(args: argparse.Namespace, bounds: Bounds) -> None:
-    """AP of several robust backbones against one standard one: runs only, corrected by Holm."""
+    """Judge the AP of several robust backbones against one standard one, over runs only."""
     rows, rng = [], np.random.default_rng(5)
     for backbones, runs, (ours, theirs), tails in [
         (1, 3, (0.3, 0.3), "normal"), (3, 3, (0.3, 0.3), "normal"), (9, 4, (0.3, 0.3), "normal"),
@@ -237,7 +238,7 @@ def detectors_part(args: argparse.Namespace, bounds: Bounds) -> None:
 
 
 def tasks_part(args: argparse.Namespace, bounds: Bounds) -> None:
-    """All tasks together."""
+    """Judge the mean over all tasks."""
     rows, rng = [], np.random.default_rng(6)
     draws: dict[str, Callable] = {"normal": rng.standard_normal, "heavy": _heavy(rng),
                                   "skewed": lambda n: rng.exponential(1, n) - 1}  # fmt: skip
@@ -263,7 +264,7 @@ def _heavy(rng: np.random.Generator) -> Callable:
 
 
 def looks_part(args: argparse.Namespace, bounds: Bounds) -> None:
-    """The hardest case of looking again: two networks, seeds alone, and up to four looks."""
+    """Simulate the hardest case of looking again: two networks, no predictions, four looks."""
     rows = []
     for ratio in SCATTER:
         world = World(ratio=ratio, predictions=False, images=4000, looks=4)
@@ -276,7 +277,7 @@ def looks_part(args: argparse.Namespace, bounds: Bounds) -> None:
 
 
 def accuracy_part(args: argparse.Namespace, bounds: Bounds) -> None:
-    """Coverage of the interval of one accuracy."""
+    """Measure the coverage of the interval of one accuracy."""
     rng, rows = np.random.default_rng(9), []
     few, mixed = np.resize([1, 2, 3, 4, 5], 102), np.resize([1, 3, 10, 30, 99], 102)
     ends = np.where(np.arange(102) % 5 < 2, 0.6, 0.99)  # the classes of 1 and 2 or 3 images
@@ -295,7 +296,7 @@ def accuracy_part(args: argparse.Namespace, bounds: Bounds) -> None:
     show("Intervals of one accuracy", ["test set", "accuracy, %", "covered, %"], rows)
 
 
-# Worlds on which the older method is run, too: its strong and its weak points.
+# Worlds on which the older method is run, too. It is strong on some and weak on others.
 COMPARED = [
     World(images=4000), World(images=1000, trials=10), World(images=4000, trials=10, ratio="6"),
     World(ratio="10"), World(images=200), World(trials="fixed"), World(trials=1, images=4000),
@@ -309,7 +310,7 @@ COMPARED = [
 
 
 def old_part(args: argparse.Namespace, bounds: Bounds) -> None:
-    """Error and power of both methods on the same studies."""
+    """Measure error rate and power of both methods on the same studies."""
     with tempfile.TemporaryDirectory() as folder:
         old = older(args.old, Path(folder))
         rows = []
@@ -390,13 +391,13 @@ PARTS = {"worlds": worlds_part, "margin": margin_part, "detectors": detectors_pa
 
 def main(argv: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    p.add_argument("--studies", type=int, help="per world (default: 1000; with --smoke 60)")
-    p.add_argument("--worlds", type=int, help="size of the design (default: 60; with --smoke 16)")
-    p.add_argument("--smoke", action="store_true", help="quick form: reports certain misses only")
-    p.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="only these")
+    p.add_argument("--studies", type=int, help="studies per world (default: 1000; with --smoke 60)")
+    p.add_argument("--worlds", type=int, help="designed worlds (default: 60; with --smoke 16)")
+    p.add_argument("--smoke", action="store_true", help="quick form; reports only clear misses")
+    p.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run")
     p.add_argument("--old", metavar="COMMIT", help="compare with the method of this commit")
-    p.add_argument("--seed", type=int, default=2026, help="of --old's studies (default: 2026)")
-    p.add_argument("--jobs", type=int, default=1, help="processes (default: 1)")
+    p.add_argument("--seed", type=int, default=2026, help="random seed for --old (default: 2026)")
+    p.add_argument("--jobs", type=int, default=1, help="number of processes (default: 1)")
     args = p.parse_args(argv)
     args.studies = args.studies or (60 if args.smoke else 1000)
     args.worlds = args.worlds or (16 if args.smoke else 60)

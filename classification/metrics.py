@@ -54,16 +54,17 @@ def confusion(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 def interval(predictions: Tensor, labels: Tensor, metric: str,
              confidence: float = 0.95) -> tuple[float, float]:  # fmt: skip
-    """Interval of a metric's mean over trials, over other test images.
+    """Interval over test images for a metric's mean over trials.
 
-    Wilson's score interval with an effective number of images: the number with which a plain
-    accuracy would have the same variance. For the mean over classes with n_c images each it is at
+    It is Wilson's score interval with an effective number of images. With this number, a plain
+    accuracy would have the same variance. For the mean over K classes with n_c images each it is at
     least K^2 / sum(1 / n_c), the number for equally hard classes.
 
     Args:
-        predictions: `(trials, N)` int64.
-        labels: `(N,)` int64; classes without images do not count.
+        predictions: predicted classes `(trials, N)` int64.
+        labels: true classes `(N,)` int64; classes without images are ignored.
         metric: key of `METRICS`.
+        confidence: confidence level, in (0, 1).
 
     Returns:
         Low and high end, percent.
@@ -72,11 +73,11 @@ def interval(predictions: Tensor, labels: Tensor, metric: str,
     classes = labels.numpy() if metric == "mean_per_class" else None
     shares, parts = sampling.deviations(right, classes)
     mean, images = round(float(shares @ right), 12), 1 / float((shares**2).sum())
-    # Of classes with an image or two the variance is hardly known; the mean over all images helps.
+    # One or two images of a class hardly show its variance, so the mean over all images bounds it.
     variance = max(float(parts.sum()), float((parts / shares**2).mean()) / images)
     if variance > 0:
         images = max(images, mean * (1 - mean) / variance)
-    elif 0 < mean < 1:  # all images alike, as two trials with opposite errors can make them
+    elif 0 < mean < 1:  # all images are equal, for example by two trials with opposite errors
         images = math.inf
     return _score(mean, images, confidence)
 
@@ -98,7 +99,7 @@ def wilson(right: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
 
 
 def _score(share: float, n: float, confidence: float) -> tuple[float, float]:
-    """Wilson's interval for a share in [0, 1] and a number of images that need not be whole."""
+    """Wilson's interval, percent, for a share in [0, 1] and a real number of images `n`."""
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     center = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)

@@ -39,8 +39,8 @@ def _parser() -> Parser:
     p.add_argument("--study", type=Path, metavar="FILE",
                    help="study file: its table and what is missing of it, too")  # fmt: skip
     p.add_argument("--margin", type=options.radius, default=1.0, metavar="POINTS",
-                   help="largest difference in accuracy or AP that counts as none, points of "
-                   "percent (default: 1)")  # fmt: skip
+                   help="largest difference in accuracy or AP that counts as none, percentage "
+                   "points (default: 1)")  # fmt: skip
     return p
 
 
@@ -89,7 +89,7 @@ def check(out: Path) -> None:
 
 
 def _looks(out: Path) -> dict[str, list[str]]:
-    """With which numbers of trials each comparison was judged by the reports in this folder."""
+    """Numbers of trials with which earlier reports in this folder judged each comparison."""
     try:
         found = json.loads((out / LIST).read_text(encoding="utf-8"))["looks"]
         return {str(name): list(map(str, trials)) for name, trials in found.items()}
@@ -118,7 +118,7 @@ def write(sections: list, found: list, problems: list[str], out: Path,
         sections: `sections.Section` each.
         found: the `records.Record` that the sections' values point to.
         problems: a sentence each, for the top of the page.
-        looks: see `comparisons.Rules`; kept for the next report in this folder.
+        looks: looks from `comparisons.Rules`, saved for the next report in this folder.
     """
     from classification.reports import report_page, report_runs
     from robust_backbones.files import atomic, claimed

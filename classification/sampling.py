@@ -1,18 +1,18 @@
-"""How much a mean over test images would vary over other test images."""
+"""Variance of a mean over test images, over other test images."""
 
 import numpy as np
 
 
 def deviations(values: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Weight of each image in a mean, and its part in the variance of that mean.
+    """Weight of each image in a mean, and its share of the variance of that mean.
 
     Args:
-        values: `(N,)`, one for each image.
-        labels: `(N,)` for the mean over classes; None: mean over images. Classes of one image
-            have no variance of their own, and form one stratum together.
+        values: value of each image, `(N,)`.
+        labels: `(N,)` int for the mean over classes; None: mean over images. Classes of one image
+            have no variance of their own and form one stratum.
 
     Returns:
-        `(N,)`, of sum 1, and `(N,)`, whose sum is the unbiased variance of the mean.
+        Weights `(N,)` with sum 1, and shares `(N,)` whose sum is the unbiased variance of the mean.
     """
     if labels is None:
         labels = np.zeros(len(values), int)

@@ -161,19 +161,19 @@ def _imagenet_color(size: int) -> list:
 
 
 def _cifar_color(size: int) -> list:
-    """What the `robustness` library does to CIFAR's images."""
+    """The `robustness` library's augmentation for CIFAR."""
     return [tv.RandomCrop(size, padding=4), tv.RandomHorizontalFlip(),
             tv.ColorJitter(0.25, 0.25, 0.25), tv.RandomRotation(2)]  # fmt: skip
 
 
 def _one_by_one(images: list, seeds: np.ndarray, size: int, *, steps: Callable[[int], list],
                 colors: bool = False, fit: bool = False) -> Tensor:  # fmt: skip
-    """torchvision's transforms. They draw from the global generator, which each image's seed sets.
+    """Apply torchvision's transforms. They use the global generator, which each image's seed sets.
 
     Args:
-        steps: size -> the transforms.
-        colors: add `lighting`.
-        fit: resize the images to the size first.
+        steps: function from the size to the list of transforms.
+        colors: whether to add `lighting`.
+        fit: whether to resize the images to `size` first.
     """
     if fit:
         images = list(_fit(images, size, size))

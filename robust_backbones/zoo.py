@@ -89,7 +89,7 @@ RESNETS = tuple(name for name, arch in ARCHS.items() if isinstance(arch, ResNetA
 # What every published model was trained with: RGB in [0, 1], normalised by these.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# The same for Detectron2, which feeds RGB values in [0, 255].
+# The same values for Detectron2, whose inputs are RGB in [0, 255].
 PIXEL_MEAN = [round(255 * value, 3) for value in IMAGENET_MEAN]
 PIXEL_STD = [round(255 * value, 3) for value in IMAGENET_STD]
 
@@ -248,10 +248,10 @@ def known(source: str) -> Model | None:
 
 
 def find_resnet(name: str) -> Model:
-    """The published model of a name, if Detectron2 can take it.
+    """The published model with this name, if Detectron2 has a backbone for it.
 
     Raises:
-        UserError: unknown name, or not a ResNet.
+        UserError: the name is unknown, or the model is not a ResNet.
     """
     model = find(name)
     if model.arch not in RESNETS:

@@ -46,7 +46,7 @@ def images(count: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]
 
 
 def learner(arch: str, device: torch.device, *options: str) -> Learner:
-    """What `classification.pretrain` trains with, given its options."""
+    """The learner that `classification.pretrain` builds from these options."""
     words = ["--output", "unused", "--arch", arch, *options]
     settings = pretrain_options.settings(pretrain_options.parser("").parse_args(words))
     torch.backends.cudnn.benchmark = True  # as pretraining sets it
@@ -73,8 +73,8 @@ def parity(device: torch.device, full: bool) -> Iterator[Line]:
     """Compare logits, an attack and an update with float64 on the CPU."""
     arch, size, count = ("resnet50", 224, 8) if full else ("resnet18", 64, 4)
     model, (x, y) = classifier(arch, device), images(count, size, device)
-    # Rounding grows in an untrained residual network, and less in a trained one. Small residual
-    # branches make up for that.
+    # Rounding errors grow more in an untrained residual network than in a trained one. Small
+    # residual branches compensate for that.
     for name, module in model.named_modules():
         if name.endswith("bn3" if arch == "resnet50" else "bn2"):
             nn.init.constant_(module.weight, 0.2)
@@ -120,8 +120,8 @@ def training_step(device: torch.device, full: bool) -> Iterator[Line]:
     """Time standard and PGD-3 training steps in all precisions.
 
     A PGD step makes k forward and input-gradient passes, a forward pass for the best iterate and a
-    training pass. A pass without weight gradients costs two thirds of one with them, hence PGD
-    should reach 1.2 / (k + 1) of the standard rate.
+    training pass. A pass without weight gradients costs two thirds of a pass with them. With k = 3,
+    PGD should therefore reach 1.2 / (k + 1) of the standard rate.
     """
     for name, (tf32, precision) in reversed(modes(device).items()):
         allow_tf32(tf32)
@@ -141,7 +141,7 @@ def compiled_step(device: torch.device, full: bool) -> Iterator[Line]:
 
 def _rates(name: str, device: torch.device, full: bool, options: list[str],
            variants: tuple[bool, ...]) -> Iterator[Line]:  # fmt: skip
-    """A standard step and PGD steps whose attacks leave the parameters as they are, or freeze them.
+    """Time a standard step and PGD steps, with or without frozen parameters in the attack.
 
     Args:
         options: options of pretraining.
@@ -166,7 +166,7 @@ def _rates(name: str, device: torch.device, full: bool, options: list[str],
 
 
 def _frozen(craft: Callable) -> Callable:
-    """Craft with `requires_grad` off: a compiled attack else computes weight gradients as well."""
+    """`craft` with `requires_grad` off, because compiled attacks also compute weight gradients."""
 
     def crafted(model: nn.Module, *args: object, **attack: object) -> Iterator[Tensor]:
         parameters = [p for p in model.parameters() if p.requires_grad]
@@ -227,7 +227,7 @@ def loading(device: torch.device, full: bool) -> Iterator[Line]:
 
 
 def _write_photographs(folder: Path, count: int) -> None:
-    """JPEG files of 500 x 375 pixels in two classes, of about ImageNet's file size."""
+    """Write JPEG files of 500 x 375 pixels in two classes, of about ImageNet's file size."""
     rng = np.random.default_rng(0)
     for i in range(count):
         path = folder / "train" / "ab"[i % 2] / f"{i}.jpg"
@@ -310,7 +310,7 @@ def memory_growth(device: torch.device, full: bool) -> Iterator[Line]:
         if step + 1 in (steps // 3, steps):
             used.append(_memory(device))
     growth = (used[1] - used[0]) / 2**20
-    # A CPU's allocator gives memory back late; a leak of one batch of activations is larger.
+    # A CPU's allocator releases memory late. A leak of one batch of activations is larger.
     yield at_most(f"from step {steps // 3} to {steps}", growth, 1 if full else 40, "MiB")
 
 

@@ -84,7 +84,7 @@ def _deterministic(arch: str, device: torch.device) -> Line:
 
 
 def out_of_memory(device: torch.device, full: bool) -> Iterator[Line]:
-    """Ask for far too large a batch; one line must name the fix."""
+    """Start a run with a batch that is far too large. One line must name the fix."""
     if device.type == "cpu":
         yield Line("batch of 1,400 images at 384 pixels", "needs a GPU", passed=None)
         return
@@ -109,7 +109,7 @@ def _finish(run: subprocess.Popen) -> None:
     """Wait for a run that must succeed.
 
     Raises:
-        RuntimeError: it failed, with the last line that it printed.
+        RuntimeError: the run failed; the message has the last line that it printed.
     """
     errors = run.communicate()[1].strip().splitlines() or [""]
     if run.returncode:

@@ -51,7 +51,9 @@ def steps(device: torch.device, full: bool) -> Iterator[Line]:
             yield at_least(f"{name}: ours / Detectron2", ours / theirs, 0.97 * full)
             if precision == "float32":
                 plain = ours
-                limit = 1e-2 if device.type == "cuda" else 1e-5  # RoIAlign adds in any order
+                limit = (
+                    1e-2 if device.type == "cuda" else 1e-5
+                )  # RoIAlign's order of additions varies
                 yield at_most(f"{name}: weights, relative difference", found["difference"], limit)
             else:
                 yield at_least(f"{name}: ours / ours in float32", ours / plain, 1.0)
@@ -62,7 +64,7 @@ def steps(device: torch.device, full: bool) -> Iterator[Line]:
 
 
 def _attacked(arch, size, batch: int, device: torch.device, full: bool) -> Iterator[Line]:
-    """PGD-3 on a detector, with and without autocast around it."""
+    """Time PGD-3 on a detector, with and without autocast."""
     cfg = detector_step.configured(arch, 2, "float32", device)
     model = Trainer.build_model(cfg)
     images = next(iter(detector_step.batches(size, batch)))

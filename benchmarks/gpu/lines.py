@@ -1,4 +1,4 @@
-"""What a row of the GPU check reports: named numbers, each with its bound."""
+"""Lines that a row of the GPU check reports: named numbers, each with its bound."""
 
 from dataclasses import dataclass
 
@@ -10,10 +10,10 @@ class Line:
     """One measured quantity.
 
     Attributes:
-        name: of the quantity.
-        value: the number, or text where there is no number.
-        unit: of the value.
-        bound: what passes, in words; empty if the number is only reported.
+        name: name of the quantity.
+        value: measured number, or text if there is no number.
+        unit: unit of the value.
+        bound: condition for a pass, in words; empty if the value is only reported.
         passed: whether the value is inside its bound; None if it was not measured.
     """
 
@@ -25,18 +25,18 @@ class Line:
 
     @property
     def shown(self) -> str:
-        """Value and unit, with three significant digits."""
+        """Value and unit, with four significant digits."""
         text = self.value if isinstance(self.value, str) else f"{self.value:,.4g}"
         return f"{text} {self.unit}".strip()
 
 
 def at_most(name: str, value: float, bound: float, unit: str = "") -> Line:
-    """Passes up to the bound; NaN does not pass."""
+    """A line that passes if the value is at most the bound; NaN does not pass."""
     return Line(name, value, unit, f"<= {bound:g}", value <= bound)
 
 
 def at_least(name: str, value: float, bound: float, unit: str = "") -> Line:
-    """Passes from the bound on; NaN does not pass."""
+    """A line that passes if the value is at least the bound; NaN does not pass."""
     return Line(name, value, unit, f">= {bound:g}", value >= bound)
 
 
@@ -45,7 +45,7 @@ MODES = {"float32": (False, "float32"), "TF32": (True, "float32"), "bfloat16": (
 
 
 def modes(device: torch.device) -> dict[str, tuple[bool, str]]:
-    """The rows of `MODES` that the device has; CPUs have no TF32."""
+    """The entries of `MODES` that the device supports; CPUs have no TF32."""
     return {name: row for name, row in MODES.items() if device.type == "cuda" or name != "TF32"}
 
 

@@ -58,15 +58,15 @@ class Attack:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one attack did to all images.
+    """Result of one attack on all images.
 
     Attributes:
         attack: its row of the plan.
-        right: per image, whether the model still classifies it correctly.
-        norms: per image, the norm of its perturbation, in the unit of `eps`; None if not finite.
-        seconds: how long it took.
-        counts: what `sanity.inspect` and, of the clean row, `sanity.probe` counted, summed.
-        labels: per image; empty but for the clean row.
+        right: for each image, whether the model still classifies it correctly.
+        norms: norm of each image's perturbation, in the unit of `eps`; None if not finite.
+        seconds: duration of the attack.
+        counts: summed counts of `sanity.inspect` and, for the clean row, of `sanity.probe`.
+        labels: label of each image in the clean row; empty in the other rows.
     """
 
     attack: Attack

@@ -60,7 +60,7 @@ def once(output: Path, settings: dict, work: Callable[[], None], again: str) -> 
 
 
 def _out_of_memory(error: torch.OutOfMemoryError, settings: dict) -> UserError:
-    """PyTorch's error in one line with the options that reduce the memory."""
+    """One line with PyTorch's request and the options that reduce the memory."""
     asked = re.search(r"Tried to allocate [\d.]+ \w+", str(error))
     said = f"out of GPU memory ({asked[0] if asked else error})."
     if settings.get("accumulate") is None:  # the probe: all features are in memory

@@ -13,7 +13,7 @@ from classification.reports.cells import Group
 from classification.reports.records import Merged, Record
 from classification.reports.verdicts import Estimate, Over, Verdict
 
-ENOUGH = 3  # trials; networks with fewer take no part in a choice among networks that have more
+ENOUGH = 3  # trials; networks with fewer are excluded if others on their side have this many
 # Fields of `settings.source` that make a pretraining recipe, and their names in the report.
 RECIPE = {"dataset": "pretraining data", "epochs": "epochs", "seed": "initialization"}
 K = TypeVar("K", bound=Hashable)
@@ -25,8 +25,8 @@ class Rules:
 
     Attributes:
         margin: points within which a difference counts as none.
-        looks: comparison -> the numbers of trials with which it was judged so far. Judging adds to
-            it, because a later look at more trials may spend less error.
+        looks: comparison -> the numbers of trials with which it was judged so far. Each verdict
+            adds its numbers, because a later look at more trials may spend less error.
     """
 
     margin: float = verdicts.MARGIN
@@ -48,10 +48,10 @@ class Contest:
     """Robust networks against standard ones on a task.
 
     Attributes:
-        robust, standard: the best of each side by the test images.
-        measured: their difference, points; it contains the luck of having been the best.
-        estimate: the difference of networks that other images and trials choose.
-        verdict: on the estimate; None until `judged`.
+        robust, standard: the best network of each side on the test images.
+        measured: their difference, points, with selection bias.
+        estimate: cross-fitted difference: other images and trials choose the networks.
+        verdict: verdict on the estimate; None before `judged`.
         differs: fields of the pretraining recipe in which the two networks differ, in words.
         pretrainings: whether every network was pretrained several times, so that the verdict is
             about the recipe and not about these checkpoints.
@@ -87,7 +87,7 @@ def contest(robust: list[Merged], standard: list[Merged]) -> Contest | None:
 
 
 def judged(contests: dict[K, Contest], rules: Rules, name: str = "") -> dict[K, Contest]:
-    """Contests of one column with their verdicts; p-values are corrected for their number (Holm).
+    """Judge the contests of one column; p-values are corrected for their number (Holm).
 
     Args:
         name: name of the column; with the keys it identifies the comparisons in `rules.looks`.
@@ -98,7 +98,7 @@ def judged(contests: dict[K, Contest], rules: Rules, name: str = "") -> dict[K, 
 
 
 def judge_all(found: dict[K, Estimate], rules: Rules, name: str = "") -> dict[K, Verdict]:
-    """The same for estimates."""
+    """Judge the estimates of one column; see `judged`."""
     p = statistics.holm([None if e.missing else e.p for e in found.values()])
     return {
         key: verdicts.judge(e, value, margin=rules.margin, look=rules.look(f"{name} {key}", e))
@@ -107,7 +107,7 @@ def judge_all(found: dict[K, Estimate], rules: Rules, name: str = "") -> dict[K,
 
 
 def over_tasks(contests: Iterable[Contest], rules: Rules, name: str) -> Verdict:
-    """The verdict on the mean over tasks, of those that have an unbiased estimate."""
+    """Judge the mean over the tasks that have an unbiased estimate."""
     usable = [c for c in contests if not c.estimate.missing]
     look = max((rules.look(name, c.estimate) for c in usable), default=1)
     estimate = estimates.over_tasks([c.estimate.mean for c in usable])
@@ -115,7 +115,7 @@ def over_tasks(contests: Iterable[Contest], rules: Rules, name: str) -> Verdict:
 
 
 def compare(group: Group, rules: Rules) -> dict[tuple[str, str], Contest]:
-    """(mode, task) -> the contest over all architectures and eps, as in Table 1."""
+    """Map (mode, task) to the contest over all architectures and eps, as in Table 1."""
     found = {}
     for mode in group.modes:
         contests = {}
@@ -134,8 +134,8 @@ def compare(group: Group, rules: Rules) -> dict[tuple[str, str], Contest]:
 
 
 def _candidates(side: list[Merged]) -> list[Merged]:
-    """Networks that take part in the choice. They are left out by their number of trials, which
-    does not depend on how good they are."""
+    """Networks that take part in the choice. Only their number of trials excludes networks, because
+    it does not depend on their accuracy."""
     return [run for run in side if len(run.seeds) >= ENOUGH] or side
 
 
@@ -158,7 +158,8 @@ def _estimate(robust: list[Merged], standard: list[Merged], repeated: bool) -> E
 
 
 def _array(rows: list[np.ndarray], side: list[Merged], repeated: bool) -> np.ndarray:
-    """`(networks, trials, ...)`; `repeated`: `(networks, pretrainings, ...)`, means over trials."""
+    """Array `(networks, trials, ...)`; if `repeated`, `(networks, pretrainings, ...)` of means over
+    trials."""
     if not repeated:
         return _stacked(rows)
     places: dict[tuple, list[np.ndarray]] = {}
@@ -168,14 +169,16 @@ def _array(rows: list[np.ndarray], side: list[Merged], repeated: bool) -> np.nda
 
 
 def _stacked(runs: list[np.ndarray]) -> np.ndarray:
-    """One array; of networks with more trials than others the first ones."""
+    """Stack the runs. Runs with more trials than others are cut to the first ones."""
     trials = min(map(len, runs))
     return np.stack([run[:trials] for run in runs])
 
 
 def _fixed(side: list[Merged]) -> bool:
-    """Whether no seed matters: the logistic probe on the fixed features of all images. Its seed
-    draws the images that choose the penalty; its results differ by a few images at most."""
+    """Whether a single trial is enough: the logistic probe on the fixed features of all images.
+
+    Its seed only draws the images that choose the penalty.
+    """
     return all(
         run.first.settings.get("probe") == "logistic"
         and run.first.mode == "fixed-feature"
@@ -185,7 +188,7 @@ def _fixed(side: list[Merged]) -> bool:
 
 
 def _network(run: Merged) -> tuple:
-    """Equal for pretrainings that differ in their seed alone."""
+    """Key that is equal for pretrainings that differ only in their seed."""
     record = run.first
     names = {"seed", "trials", "weights", "weights_sha256", "save_classifier", "source"}
     chosen = sorted((k, str(v)) for k, v in record.settings.items() if k not in names)
@@ -194,7 +197,7 @@ def _network(run: Merged) -> tuple:
 
 
 def _pretrainings(side: list[Merged]) -> bool:
-    """Whether each network of a side has two pretrainings or more, with seeds on record."""
+    """Whether each network of a side has two pretrainings or more, with recorded seeds."""
     seeds: dict[tuple, list] = {}
     for run in side:
         source = run.first.settings.get("source") or {}

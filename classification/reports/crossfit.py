@@ -1,5 +1,4 @@
-"""The best of several networks without selection bias: one part of the results chooses it, the
-other reports it."""
+"""Cross-fitting: one part of the results chooses the best network, the other part reports it."""
 
 import numpy as np
 
@@ -14,12 +13,13 @@ def chosen(right: np.ndarray, labels: np.ndarray | None = None, *, splits: int =
     the other trials. The result is averaged over the halvings.
 
     Args:
-        right: `(networks, trials, N)`, 1 where right. A single trial chooses for itself.
-        labels: `(N,)` for the mean over classes; None: mean over images.
+        right: `(networks, trials, N)`, 1 if correct. A single trial chooses for itself.
+        labels: `(N,)` int for the mean over classes; None: mean over images.
+        splits: number of random halvings.
         seed: seed for the halvings.
 
     Returns:
-        `(trials, N)`, in [0, 1].
+        Correctness `(trials, N)` in [0, 1].
     """
     networks, trials, images = right.shape
     if networks == 1:
@@ -41,13 +41,13 @@ def chosen(right: np.ndarray, labels: np.ndarray | None = None, *, splits: int =
 
 
 def best_by_others(scores: np.ndarray) -> np.ndarray:
-    """For each trial the network with the highest mean over the other trials.
+    """Index of the network with the highest mean over the other trials, for each trial.
 
     Args:
-        scores: `(networks, trials, ...)`; a single trial chooses for itself.
+        scores: `(networks, trials, ...)`. A single trial chooses for itself.
 
     Returns:
-        `(trials, ...)`, numbers of networks.
+        Indices of networks, `(trials, ...)` int.
     """
     if scores.shape[1] == 1:
         return scores.argmax(0)
@@ -57,13 +57,13 @@ def best_by_others(scores: np.ndarray) -> np.ndarray:
 def chosen_accuracies(table: np.ndarray) -> np.ndarray:
     """Accuracies of the best network of a side, chosen by other trials on the same images.
 
-    This removes the luck of the seeds. The luck of the images stays; see
-    `estimates.from_accuracies` for its bound.
+    This removes the selection bias by seeds. The bias by images stays; `estimates.from_accuracies`
+    bounds it.
 
     Args:
-        table: `(networks, trials)`, percent.
+        table: accuracies `(networks, trials)`, percent.
 
     Returns:
-        `(trials,)`, percent.
+        Accuracies `(trials,)`, percent.
     """
     return table[best_by_others(table), np.arange(table.shape[1])]

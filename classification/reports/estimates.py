@@ -1,4 +1,4 @@
-"""From correctness or accuracies of two sides to an estimate of their difference."""
+"""Estimates of the difference of two sides, from per-image correctness or from accuracies."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from classification.reports import crossfit, scatter
 from classification.reports.scatter import Part
 from classification.reports.verdicts import Discordant, Estimate, Missing, Over
 
-# Two trials of one network, or two tasks, leave one degree of freedom, with which the error rate
-# is 10 % at a nominal 5 %.
+# Two trials of one network, or two tasks, leave one degree of freedom. The error rate is then about
+# 10 % at a nominal 5 %.
 FEWEST_DF = 2
-SEEDED = 1 / 3
+SEEDED = 1 / 3  # see `_missed`
 
 
 def from_predictions(robust: np.ndarray, standard: np.ndarray, labels: np.ndarray | None = None,
                      *, fixed: tuple[bool, bool] = (False, False)) -> Estimate:  # fmt: skip
-    """Best robust minus best standard network, over trials and test images.
+    """Estimate best robust minus best standard network, over trials and test images.
 
     Args:
-        robust, standard: `(networks, trials, N)`, 1 where right, on the same images. The numbers
-            of networks and of trials may differ.
+        robust, standard: `(networks, trials, N)`, 1 if correct, on the same images. The numbers of
+            networks and of trials may differ.
         labels: `(N,)` int for the mean over classes; None: mean over images.
-        fixed: for each side, whether its runs have no seed in them, so that one trial is enough.
+        fixed: for each side, whether its runs do not depend on a seed, so that one trial is enough.
     """
     sides = [crossfit.chosen(side, labels) for side in (robust, standard)]
     weights = _weights(labels, robust.shape[2])
     mean = float((sides[0].mean(0, dtype=float) - sides[1].mean(0, dtype=float)) @ weights)
     trials = (robust.shape[1], standard.shape[1])
-    # One half of the images chooses, so that the luck of images has twice the variance.
+    # One half of the images chooses, so the variance that images cause is doubled.
     tables = [side @ weights for side in (robust, standard)]
     shares = [scatter.share_of_seeds(table, 2 * scatter.own_images(side, weights))
               for table, side in zip(tables, (robust, standard), strict=True)]  # fmt: skip
@@ -55,16 +55,15 @@ def from_predictions(robust: np.ndarray, standard: np.ndarray, labels: np.ndarra
 
 
 def _missed(table: np.ndarray, chosen: float) -> float:
-    """Points by which the best network of a side may be better than those that parts of the results
-    choose.
+    """Points by which the best network of a side may be better than the cross-fitted choices.
 
-    Parts choose a worse network now and then; all results together choose a lucky one. The best is
-    between the two. For runs without a seed the lucky one bounds it (an intersection-union test).
-    Where seeds scatter, the interval is wide enough for `SEEDED` of the way, by simulation of sides
-    whose networks differ.
+    Cross-fitting sometimes chooses a worse network. The maximum over all results overestimates the
+    best network. The best is between the two. For one trial of runs without a seed, the maximum is
+    the bound (an intersection-union test). For several trials, `SEEDED` of the distance is enough,
+    by simulation of sides whose networks differ.
 
     Args:
-        table: `(networks, trials)`, percent.
+        table: accuracies `(networks, trials)`, percent.
         chosen: cross-fitted mean, percent.
     """
     if len(table) == 1:
@@ -75,16 +74,17 @@ def _missed(table: np.ndarray, chosen: float) -> float:
 
 def from_accuracies(robust: np.ndarray, standard: np.ndarray,
                     images: int | None = None) -> Estimate:  # fmt: skip
-    """The same without predictions.
+    """Estimate best robust minus best standard network without predictions.
 
-    Of one network a side, the interval is over trials alone, about this test set. A choice among
-    several is by the other trials on the same images, whose luck stays in the estimate. How much
-    that can be is seen from how the networks of a side differ beyond their seeds; real differences
-    between them make the interval wider than needed.
+    With one network a side, the interval is over trials alone and is about this test set. With
+    several networks, the other trials choose on the same images, so the selection bias by images
+    stays in the estimate. Its size is estimated from how the networks of a side differ beyond their
+    seeds. Real differences between them make the interval wider than needed.
 
     Args:
-        robust, standard: `(networks, trials)`, percent.
-        images: number of test images, which bounds the luck; None: unknown, or no share of images.
+        robust, standard: accuracies `(networks, trials)`, percent.
+        images: number of test images, which bounds the selection bias; None: unknown, or the
+            metric is not an accuracy.
     """
     tables, trials = (robust, standard), (robust.shape[1], standard.shape[1])
     sides = [crossfit.chosen_accuracies(side) for side in tables]
@@ -100,11 +100,11 @@ def from_accuracies(robust: np.ndarray, standard: np.ndarray,
     if not all(map(_enough, parts)):
         return Estimate(mean, trials=trials, missing=Missing.TRIALS)
     seeds = scatter.combined(part for part in parts if part)
-    if not seeds.variance:  # identical trials say nothing about seeds
+    if not seeds.variance:  # identical trials do not show how seeds scatter
         return Estimate(mean, trials=trials, missing=Missing.PREDICTIONS)
     if len(robust) == len(standard) == 1:
         return Estimate(mean, Over.TRIALS, trials, seeds)
-    # What the images choose is raised by them, but scatters less than any one network.
+    # A choice by images raises the accuracy, but scatters less than a single network.
     chance = [1 - scatter.share_of_seeds(side, own.variance) for side in tables]
     found = [luck(len(side)) for side in tables]
     raised = [maximum * math.sqrt(own.variance * part)
@@ -117,7 +117,7 @@ def from_accuracies(robust: np.ndarray, standard: np.ndarray,
 
 
 def over_tasks(means: Sequence[float]) -> Estimate:
-    """The mean over tasks, taken as a sample of tasks: Student's t.
+    """Estimate the mean over tasks by Student's t, with the tasks as a random sample of tasks.
 
     Args:
         means: differences, points, one for each task.
@@ -131,7 +131,7 @@ def over_tasks(means: Sequence[float]) -> Estimate:
 
 
 def luck(networks: int) -> tuple[float, float]:
-    """Mean and variance of the maximum of that many standard normal numbers."""
+    """Mean and variance of the maximum of `networks` standard normal numbers."""
     x = np.linspace(-8, 8, 4001)
     density = np.diff(special.ndtr(x) ** networks)
     middle = (x[1:] + x[:-1]) / 2
@@ -140,12 +140,12 @@ def luck(networks: int) -> tuple[float, float]:
 
 
 def _enough(part: Part | None) -> bool:
-    """Whether the scatter of the trials is known well enough."""
+    """Whether the variance over trials has enough degrees of freedom."""
     return part is not None and part.df >= FEWEST_DF
 
 
 def _weights(labels: np.ndarray | None, images: int) -> np.ndarray:
-    """Weight of each image in the mean, so that the mean is in percent."""
+    """Weight `(N,)` of each image in a mean in percent."""
     if labels is None:
         return np.full(images, 100 / images)
     counts = np.bincount(labels)

@@ -13,9 +13,9 @@ from classification.reports.verdict_words import COLUMN, outcome
 
 PAPER_FIGURES = {"fixed-feature": "2", "full-network": "3"}
 CORRECTED = (
-    "The verdict is not on the larger mean: networks are chosen by other test images and trials "
-    "than they are reported on, and p-values are corrected for the number of tasks; see the "
-    "section on paired differences."
+    "The verdict is not about the difference of these means. Networks are reported on other test "
+    "images and trials than those that choose them, and p-values are corrected for the number of "
+    "tasks. See the section on paired differences."
 )
 
 
@@ -45,8 +45,8 @@ def table1(results: Results, group: Group) -> list[Section]:
         numbers = published.numbers()
         text.append(f"The paper's: {numbers['table1']['definition'].strip()}.")
         if plain := [task for task in group.tasks if task in numbers["top1"]]:
-            text.append(f"The paper's numbers for {', '.join(plain)} are mostly top-1 accuracies; "
-                        "ours are means over classes unless --metric top1 was given.")  # fmt: skip
+            text.append(f"The paper's numbers for {', '.join(plain)} are mostly top-1 accuracies. "
+                        "Ours are means over classes unless --metric top1 was given.")  # fmt: skip
     return [section(group, "table1", "Table 1: best robust and best standard networks",
                     runs=runs, text=text, columns=heads, rows=rows, found=found, wanted=wanted,
                     figures=[_table1_figure(group, rows)])]  # fmt: skip

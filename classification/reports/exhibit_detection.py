@@ -72,11 +72,11 @@ def figure4(results: Results) -> list[Section]:
         warned.append("What some backbones are is known from the labels of a study, or the names "
                       "of their files, alone.")  # fmt: skip
     text = [
-        "COCO's AP, percent: mean and standard deviation over runs with other seeds. Differences "
-        "are from the standard backbone. Their intervals are over runs alone, and are about this "
-        "test set. p-values are corrected for the number of robust backbones, because the paper "
-        "shows the best of several. Detectors stand together only if nothing but their weights "
-        "differs.",
+        "COCO's AP, percent: mean and standard deviation over runs with different seeds. "
+        "Differences are from the standard backbone. Their intervals are over runs alone and are "
+        "about this test set. p-values are corrected for the number of robust backbones, because "
+        "the paper shows the best of several. Detectors are compared only if nothing but their "
+        "weights differs.",
         verdict_words.how(results.rules),
         f"The paper's: {published.numbers()['figure4']['definition'].strip()}; its robust number "
         "stands beside our best one.",

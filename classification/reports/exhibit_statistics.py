@@ -29,7 +29,7 @@ def selection(results: Results, group: Group) -> list[Section]:
     contests = {}
     for mode in group.modes:
         for arch in group.archs:
-            own = {}  # corrected for the number of tasks: each architecture is a study of its own
+            own = {}  # p-values are corrected within an architecture, as in a study of its own
             for task in group.tasks:
                 cells = {eps: group.configurations(mode, task, arch, eps)
                          for eps in (0.0, *group.eps)}  # fmt: skip
@@ -40,9 +40,9 @@ def selection(results: Results, group: Group) -> list[Section]:
     if not contests:
         return []
     text = [
-        "The eps that is best on the test images, and its gain over the standard network: as "
-        "measured, and cross-fitted, with eps chosen by other test images and trials than it is "
-        "reported on. The difference of the two is selection bias, here from a choice among "
+        "The eps that is best on the test images, and its gain over the standard network. The "
+        "cross-fitted gain is reported on other test images and trials than those that choose eps. "
+        "The difference of the two gains is the selection bias of a choice among "
         f"{len(group.eps)} eps.",
         verdict_words.how(results.rules), *verdict_words.about(contests.values()),
     ]  # fmt: skip
@@ -77,14 +77,14 @@ def _selection_row(group: Group, key: tuple[str, str, str], c: Contest) -> list:
 
 
 def _verdict_cells(c: Contest) -> list:
-    """Estimate, selection bias, p, verdict, what would tell, and how the recipes differ."""
+    """Cells: estimate, selection bias, p, verdict, `would tell`, differing recipe fields."""
     assert c.verdict is not None
     return [interval(c.verdict, _places(c)), c.bias, c.verdict.p, outcome(c.verdict),
             would_tell(c.verdict), ", ".join(c.differs)]  # fmt: skip
 
 
 def _without_empty(heads: list, rows: list[list]) -> tuple[list, list[list]]:
-    """Leave out the column of differing recipes where there are none."""
+    """Remove the column of differing recipes if it is empty."""
     place = [head.name for head in heads].index("recipes differ in")
     if any(row[place] for row in rows):
         return heads, rows
@@ -112,11 +112,11 @@ def paired(results: Results, group: Group) -> list[Section]:
                     "recipes differ in", "interval over")  # fmt: skip
     heads, rows = _without_empty(heads, rows)
     text = [
-        "Best robust minus best standard network over all architectures and configurations, points "
-        "of percent. As measured, both are chosen on the test images, the robust one among more "
-        "networks. Cross-fitted, they are chosen by other test images and other trials than the "
-        f"difference is reported on, averaged over {crossfit.SPLITS} random halvings of the "
-        "images.",
+        "Best robust minus best standard network over all architectures and configurations, in "
+        "percentage points. For the difference as measured, both are chosen on the test images, "
+        "the robust one among more networks. The cross-fitted difference is reported on other test "
+        "images and trials than those that choose the networks. It is averaged over "
+        f"{crossfit.SPLITS} random halvings of the images.",
         verdict_words.how(results.rules), *verdict_words.about(contests.values()),
     ]  # fmt: skip
     return [section(
@@ -131,14 +131,17 @@ def paired(results: Results, group: Group) -> list[Section]:
 def _warned(verdicts: Sequence[Verdict]) -> list[str]:
     found = []
     if any(v.estimate.missing is Missing.TRIALS for v in verdicts):
-        found.append("Some networks have too few trials: one trial, or two of a single network, do "
-                     "not show how much seeds matter. Run three trials or more.")  # fmt: skip
+        found.append("Some networks have too few trials. One trial, or two trials of a single "
+                     "network, do not show how much seeds matter. Run three trials or "
+                     "more.")  # fmt: skip
     if any(v.estimate.over == Over.TRIALS for v in verdicts):
-        found.append("Some intervals are over trials alone, for lack of predictions. They are "
-                     "about this test set: other images may give another difference.")  # fmt: skip
+        found.append("Some intervals are over trials alone, because predictions are missing. They "
+                     "are about this test set. Other images may give another "
+                     "difference.")  # fmt: skip
     if any(v.estimate.unseen for v in verdicts):
         found.append("Some networks were chosen without predictions, by the same images. The "
-                     "intervals allow for the luck of the images, and are wide.")  # fmt: skip
+                     "intervals are wide, because they include the selection bias by "
+                     "images.")  # fmt: skip
     return found
 
 

@@ -1,4 +1,4 @@
-"""Variance components of a difference in accuracy: other seeds, and other test images.
+"""Variance of a difference in accuracy over other seeds and other test images.
 
 Model of one side: `right[j, t, i] = mean_j + image_ji + trial_jt + noise_jti`, for network j, trial
 t and image i (crossed random effects; Gallas 2006, Roe and Metz 1997). All variances are variances
@@ -20,7 +20,7 @@ class Part:
 
     Attributes:
         variance: points squared.
-        df: degrees of freedom of `variance`; inf: known.
+        df: degrees of freedom of `variance`; inf: the variance is known exactly.
     """
 
     variance: float
@@ -44,29 +44,29 @@ def of_trials(table: np.ndarray, share: float = 1.0) -> Part | None:
     networks may scatter differently.
 
     Args:
-        table: `(networks, trials)`, accuracies in percent.
-        share: see `share_of_seeds`; 1 is too large a variance, but safe.
+        table: accuracies `(networks, trials)`, percent.
+        share: share of seeds from `share_of_seeds`; 1 gives an upper bound of the variance.
 
     Returns:
-        None for a single trial, whose scatter is unknown.
+        The variance and its degrees of freedom; None for a single trial.
     """
     networks, trials = table.shape
     if trials < 2:
         return None
     df = networks * (trials - 1)
     scatter = ((table - table.mean(1, keepdims=True)) ** 2).sum() / df
-    # Means of equal numbers differ by rounding, which is no scatter.
+    # Means of equal numbers differ by rounding errors, which must not count as scatter.
     scatter = 0.0 if scatter < 1e-16 else float(scatter)
     factor = 1 + share * (inflation(networks, trials) - 1)
     return Part(scatter * factor / trials, df)
 
 
 def share_of_seeds(table: np.ndarray, own: float) -> float:
-    """Share of the seeds in the luck by which a network is chosen; the rest are its images.
+    """Share of the seeds in the random variation that decides the choice; images are the rest.
 
     Args:
-        table: `(networks, trials)`, percent.
-        own: variance, points squared, that the images that choose cause between networks.
+        table: accuracies `(networks, trials)`, percent.
+        own: variance between networks that the choosing images cause, points squared.
     """
     trials = table.shape[1]
     if trials < 2:
@@ -79,8 +79,8 @@ def own_images(right: np.ndarray, weights: np.ndarray) -> float:
     """Variance that images cause between the means of the networks of a side, points squared.
 
     Args:
-        right: `(networks, trials, N)`, 1 where right.
-        weights: `(N,)`, of each image in a mean in percent.
+        right: `(networks, trials, N)`, 1 if correct.
+        weights: weight `(N,)` of each image in a mean in percent.
     """
     means = right.mean(1, dtype=np.float32)
     apart = means - means.mean(0)
@@ -88,12 +88,13 @@ def own_images(right: np.ndarray, weights: np.ndarray) -> float:
 
 
 def of_networks(tables: Iterable[np.ndarray]) -> Part:
-    """Variance of a network's mean that its images cause, or that it really differs by.
+    """Variance between the networks of a side without the part that the seeds cause.
 
-    It is the variance between the networks of a side without the part that the seeds cause.
+    It contains the effect of the images and real differences between the networks.
 
     Args:
-        tables: of each side `(networks, trials)`, percent, two trials or more.
+        tables: accuracies `(networks, trials)` of each side, percent, with two trials or more. One
+            side has two networks or more.
     """
     total, df = 0.0, 0
     for table in tables:
@@ -109,14 +110,14 @@ def of_networks(tables: Iterable[np.ndarray]) -> Part:
 def of_images(right: list[np.ndarray], labels: np.ndarray | None = None) -> Part:
     """Variance that other test images cause in the difference of two sides.
 
-    The variance over images of the trial-averaged difference contains `noise / trials`, which the
-    scatter of the trials contains as well. It is subtracted here, so that it counts once.
+    The variance over images of the trial-averaged difference contains `noise / trials`. The scatter
+    of the trials contains it, too. It is subtracted here to count once.
 
     Args:
-        right: for each side `(trials, N)`: 1 where the network is right. Shares in [0, 1] are
+        right: correctness `(trials, N)` of each side, 1 if correct. Values between 0 and 1 are
             averages over several choices of a network.
-        labels: `(N,)` for the mean over classes; None: mean over images. Classes of one image
-            have no variance of their own, and form one stratum together.
+        labels: `(N,)` int for the mean over classes; None: mean over images. Classes of one image
+            have no variance of their own and form one stratum.
     """
     delta = right[0].mean(0, dtype=float) - right[1].mean(0, dtype=float)
     noise = np.zeros(len(delta))
@@ -127,8 +128,8 @@ def of_images(right: list[np.ndarray], labels: np.ndarray | None = None) -> Part
     variance = float(weighted.sum())
     if variance < 1e-18:
         return Part(0.0, np.inf)
-    # Variance of the estimated variance, from fourth moments: with few discordant images it is
-    # large, and the degrees of freedom are about twice their number.
+    # Variance of the estimated variance, from fourth moments. With few discordant images it is
+    # large, and the degrees of freedom are about twice the number of these images.
     spread = float((weighted**2).sum() - variance**2 / len(delta))
     df = min(len(delta) - 1, 2 * variance**2 / spread) if spread > 0 else len(delta) - 1
     variance -= float((shares**2 * noise).sum())
@@ -137,12 +138,12 @@ def of_images(right: list[np.ndarray], labels: np.ndarray | None = None) -> Part
 
 @lru_cache(maxsize=256)
 def inflation(networks: int, trials: int) -> float:
-    """Factor on the variance of a mean over trials whose networks were chosen by one another.
+    """Factor on the variance of a mean over trials that choose the networks for each other.
 
-    Each trial reports the network that the other trials choose, so that trials that share what
-    they choose by are correlated. The factor is that of equally good networks, simulated once with
-    a fixed seed; the largest over all smaller numbers of networks, since some may be out of the
-    running. Standard error of the factor: 2 %.
+    Each trial reports the network that the other trials choose, so the trials are correlated. The
+    factor is that of equally good networks, simulated with a fixed seed. It is the largest over
+    smaller numbers of networks, because some networks may be too bad to be chosen. The standard
+    error of the factor is 2 %.
     """
     found, number = 1.0, 2
     while trials > 1 and number <= networks:

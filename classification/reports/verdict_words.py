@@ -1,4 +1,4 @@
-"""Verdicts in words and cells, for every exhibit that shows one."""
+"""Words and table cells of verdicts, for all exhibits that show one."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def outcome(verdict: Verdict | None) -> str:
 
 
 def over(verdict: Verdict | None) -> str:
-    """What the interval is over."""
+    """Sources of variation that the interval covers, in words."""
     if verdict is None:
         return ""
     tasks = verdict.estimate.over is Over.TASKS
@@ -54,7 +54,7 @@ def over(verdict: Verdict | None) -> str:
 
 
 def would_tell(verdict: Verdict | None) -> str:
-    """What would turn `cannot tell` into another verdict."""
+    """Trials or test images that would turn `cannot tell` into another verdict, in words."""
     if verdict is None or (needed := verdict.needed) is None:
         return ""
     if needed.trials:
@@ -65,32 +65,32 @@ def would_tell(verdict: Verdict | None) -> str:
 
 
 def _range(fewest: int, most: int, end: int) -> str:
-    """`8 to 25`; `at least 8` if the most is beyond the end of the advice."""
+    """`8 to 25`, or `at least 8` if the second number reaches `end`."""
     if most >= end:
         return f"at least {_rounded(fewest):,}"
     return f"{_rounded(fewest):,} to {_rounded(most):,}"
 
 
 def _rounded(number: int) -> int:
-    """Two digits, rounded up: advice is no more precise."""
+    """Round up to two digits, because the advice is not more precise."""
     step = 10 ** max(0, len(str(number)) - 2)
     return -(-number // step) * step
 
 
 def how(rules: Rules) -> str:
-    """How verdicts are made, a paragraph."""
+    """A paragraph about the rules of verdicts."""
     return (
-        "Verdicts are on robust minus standard. Better or worse: the p-value, corrected for the "
-        f"number of rows of a column (Holm), is at most {100 * FIRST:g} % at the first look; later "
-        "looks at more trials share another 1 %, so that all looks together err in 5 %. Runs "
-        f"without scatter over trials are judged once, at {100 * FIXED:g} %. No difference: the "
-        f"interval lies within {rules.margin:g} points of 0. Otherwise the data cannot tell. "
-        "Standard and robust networks may scatter differently over trials."
+        "Verdicts are about robust minus standard. Better or worse: the p-value, corrected for the "
+        f"number of rows of a column (Holm), is at most {100 * FIRST:g} % at the first look. "
+        "Later looks at more trials share another 1 %, so all looks together are allowed 5 % wrong "
+        f"verdicts. Runs without scatter over trials are judged once, at {100 * FIXED:g} %. "
+        f"No difference: the interval lies within {rules.margin:g} points of 0. Cannot tell: all "
+        "other cases. Standard and robust networks may scatter differently over trials."
     )
 
 
 def about(contests: Iterable[Contest]) -> list[str]:
-    """What the verdicts are about, unless every network was pretrained several times."""
+    """A sentence on whether the verdicts are about these checkpoints or about the recipe."""
     if all(c.pretrainings for c in contests):
         return ["Every network was pretrained several times; the scatter over pretrainings is in "
                 "the intervals."]  # fmt: skip

@@ -1,6 +1,6 @@
-"""The one function that makes a verdict, and the estimate that it judges.
+"""Verdicts: the estimate of a difference and the function that judges it.
 
-A verdict is about robust minus standard, in points of percent. docs/statistics.md has the
+A verdict is about robust minus standard, in percentage points. docs/statistics.md has the
 assumptions and the simulated error rates.
 """
 
@@ -16,11 +16,11 @@ from scipy import optimize, special
 from classification.reports.scatter import Part
 
 MARGIN = 1.0  # points; smaller differences count as none
-# Probability of a wrong "better" or "worse". Runs without a seed are judged once, at 5 %. Where
-# trials can be added, the first look spends 4 %, and each later look half of what is left.
+# Probability of a wrong "better" or "worse". Results without scatter over trials are judged once,
+# at 5 %. Otherwise the first look spends 4 %, and each later look half of the remaining error.
 FIXED, FIRST, LATER = 0.05, 0.04, 0.005
-_SMALLEST, _LARGEST = -12.0, -1e-6  # exponents of p-values
-MOST_TRIALS, MOST_IMAGES = 1_000, 1_000_000  # ends of the advice
+_SMALLEST, _LARGEST = -12.0, -1e-6  # base-10 exponents of the p-values searched
+MOST_TRIALS, MOST_IMAGES = 1_000, 1_000_000  # largest numbers that are advised
 
 
 class Outcome(Enum):
@@ -33,7 +33,7 @@ class Outcome(Enum):
 
 
 class Over(Flag):
-    """What an interval is over: what would have been another draw."""
+    """Sources of variation that an interval covers."""
 
     NOTHING = 0
     TRIALS = auto()
@@ -51,11 +51,11 @@ class Missing(Enum):
 
 @dataclass(frozen=True)
 class Discordant:
-    """Images on which two fixed networks differ.
+    """Images that exactly one of two networks without scatter over trials classifies correctly.
 
     Attributes:
-        gains, losses: weights in the mean, points, of the images that only the robust, or only the
-            standard network has right.
+        gains, losses: weights in the mean, in points, of the images that only the robust (gains)
+            or only the standard network (losses) classifies correctly.
     """
 
     gains: np.ndarray
@@ -63,7 +63,7 @@ class Discordant:
 
     @property
     def sign_test(self) -> float:
-        """Exact two-sided p-value; 0 for images of different weights, which it cannot treat."""
+        """Exact two-sided p-value; 0 if weights differ, because the test needs equal weights."""
         weights = np.concatenate([self.gains, self.losses])
         if len(weights) and np.ptp(weights) > 1e-9 * weights.max():
             return 0.0
@@ -77,15 +77,17 @@ class Estimate:
 
     Attributes:
         mean: robust minus standard, points.
-        over: what the interval is over.
+        over: sources of variation that the interval covers.
         trials: number of trials of the robust and of the standard side.
         seeds: variance caused by seeds; None: not in the interval.
         images: variance caused by test images; None: not in the interval.
-        choice: points by which the choice of a network lowers the low end and raises the high end.
-        unseen: whether a network was chosen without predictions, so that the luck of the images is
-            estimated from how networks differ.
-        discordant: for two runs without scatter, whose interval is exact.
-        missing: why there is no interval; None: there is one.
+        choice: points by which the choice of a network lowers the low end, and points by which it
+            raises the high end.
+        unseen: whether a network was chosen without predictions. The selection bias by images is
+            then estimated from how networks differ.
+        discordant: discordant images of two networks without scatter over trials, for an exact
+            interval; else None.
+        missing: reason for a missing interval; None: there is an interval.
         tests: number of test images, or of tasks for an estimate over tasks.
     """
 
@@ -111,8 +113,8 @@ class Estimate:
         """Two-sided interval with confidence `1 - alpha`, points.
 
         The squared half-widths of seeds and of images, each by Student's t, are added (Zou and
-        Donner's MOVER). Satterthwaite's degrees of freedom for the sum would be too many: with
-        three trials, errors of 8 % at a nominal 5 %.
+        Donner's MOVER). Satterthwaite's degrees of freedom for the sum are too large: with three
+        trials, the error rate is up to 8 % at a nominal 5 %.
         """
         if self.discordant is not None:
             return _exact(self.discordant, alpha)
@@ -148,13 +150,14 @@ def _quantile(df: float, alpha: float) -> float:
 
 @dataclass(frozen=True)
 class Needed:
-    """What would turn `cannot tell` into another verdict, if the estimate is about right.
+    """Trials or images that would turn `cannot tell` into another verdict if the estimate is right.
 
     Attributes:
         trials: fewest and most trials of each side, at most `MOST_TRIALS`; None: no number of
-            trials would.
-        images: fewest and most test images, at most `MOST_IMAGES`; None: images do not limit.
-        missing: what the results lack.
+            trials is advised.
+        images: fewest and most test images, at most `MOST_IMAGES`; None: no number of images is
+            advised.
+        missing: inputs that the results lack.
     """
 
     trials: tuple[int, int] | None = None
@@ -167,13 +170,13 @@ class Verdict:
     """A judged estimate.
 
     Attributes:
-        estimate: the difference and what is known about its uncertainty.
+        estimate: the difference and the parts of its uncertainty.
         low, high: ends of the interval with confidence `1 - alpha`, points; None: no interval.
         p: two-sided p-value, corrected if several comparisons were made; None: no interval.
-        alpha: error probability that the verdict was allowed.
+        alpha: error probability that was allowed.
         outcome: the verdict.
         margin: points within which a difference counts as none.
-        needed: for `CANNOT_TELL`: what would tell.
+        needed: advice for `CANNOT_TELL`; None for the other outcomes.
     """
 
     estimate: Estimate
@@ -190,8 +193,8 @@ def level(estimate: Estimate, look: int = 1) -> float:
     """Error probability that a verdict may spend.
 
     Args:
-        look: 1 for the first time that these runs are judged with two trials or more, 2 after
-            trials were added, and so on: 4 % + 0.5 % + 0.25 % + ... = 5 %.
+        look: number of the look: 1 for the first verdict on these runs, 2 after trials were added,
+            and so on. The levels are 4 % + 0.5 % + 0.25 % + ... = 5 %.
     """
     if not estimate.over & (Over.TRIALS | Over.TASKS):
         return FIXED
@@ -200,15 +203,15 @@ def level(estimate: Estimate, look: int = 1) -> float:
 
 def judge(estimate: Estimate, p: float | None = None, *, margin: float = MARGIN,
           look: int = 1) -> Verdict:  # fmt: skip
-    """The verdict on one estimate.
+    """Judge one estimate.
 
     `better` and `worse`: the p-value is at most `level`. `no difference`: the whole interval lies
     within the margin (two one-sided tests at `level / 2` each). Otherwise `cannot tell`.
 
     Args:
         p: p-value corrected for the number of comparisons; None: the estimate's own.
-        margin: points, >= 0.
-        look: see `level`.
+        margin: largest difference that counts as none, points, >= 0.
+        look: number of the look, see `level`.
     """
     alpha = level(estimate, look)
     if estimate.missing:
@@ -230,8 +233,8 @@ def judge(estimate: Estimate, p: float | None = None, *, margin: float = MARGIN,
 def _exact(found: Discordant, alpha: float) -> tuple[float, float]:
     """Interval from the numbers of gains and losses, by Poisson limits of each.
 
-    Limits of weighted sums: Fay and Feuer (1997), for equal weights those of Garwood (1936); put
-    together by Zou and Donner's MOVER (2008).
+    The limits of weighted sums are those of Fay and Feuer (1997), which for equal weights are those
+    of Garwood (1936). Zou and Donner's MOVER (2008) combines them.
     """
     largest = float(max(np.concatenate([found.gains, found.losses, [0.0]])))
     (gain, a_low, a_high), (loss, b_low, b_high) = (
@@ -243,7 +246,7 @@ def _exact(found: Discordant, alpha: float) -> tuple[float, float]:
 
 
 def _poisson(weights: np.ndarray, largest: float, alpha: float) -> tuple[float, float, float]:
-    """Sum of the weights of counted events, and the limits of its expectation."""
+    """Sum of the weights of counted events, and the confidence limits of its expectation."""
     total, squares = float(weights.sum()), float((weights**2).sum())
     low = 0.0
     if total:
@@ -256,20 +259,20 @@ def _poisson(weights: np.ndarray, largest: float, alpha: float) -> tuple[float, 
 
 
 def _chi2(probability: float, df: float) -> float:
-    """Quantile of chi-squared; much faster than that of scipy.stats."""
+    """Quantile of chi-squared; much faster than scipy.stats."""
     return 2 * float(special.gammaincinv(df / 2, probability))
 
 
 def _needed(estimate: Estimate, margin: float, look: int) -> Needed:
     """Trials or images with which the interval excludes 0, or lies within the margin.
 
-    The true difference is taken to lie within one standard error of the estimate; its ends give
-    the range.
+    The true difference is assumed to be within one standard error of the estimate. The two ends
+    of this interval give the fewest and the most.
     """
     if estimate.over & Over.TASKS:
         return Needed(missing=Missing.TASKS)
     alpha = level(estimate, look + 1)
-    # Half-widths that tell: |difference| or margin - |difference|, whichever is larger.
+    # Half-widths that give a verdict: |difference| or margin - |difference|, whichever is larger.
     mean, error = abs(estimate.mean), estimate.error
     ends = np.linspace(max(0.0, mean - error), mean + error, 101)
     widths = np.maximum(ends, margin - ends) - max(estimate.choice)
@@ -296,6 +299,6 @@ def _needed(estimate: Estimate, margin: float, look: int) -> Needed:
 
 
 def _first(numbers: np.ndarray, squares: np.ndarray, width: float) -> int:
-    """The first of ascending numbers whose squared half-width is small enough, else the last."""
+    """First of the ascending numbers whose squared half-width is small enough, else the last."""
     enough = np.flatnonzero(squares <= max(0.0, width) ** 2)
     return math.ceil(numbers[enough[0]] if len(enough) else numbers[-1])

@@ -29,7 +29,7 @@ SGD = {
     "compile": False,
     "stop_hopeless": None,
 }
-# Without a second trial, nothing tells how much the seed decides; a verdict needs three or more.
+# A single trial does not show how much the seed matters. A verdict needs three or more.
 SEEDED_TRIALS = 3
 ATTACK = {"constraint": "l2", "steps": 3, "eval_steps": 10}
 LOGISTIC, NEAREST = ("penalty",), ("neighbours",)
@@ -202,7 +202,7 @@ def settings(args: argparse.Namespace, weights: dict) -> dict:
 
 
 def trials(given: dict) -> int:
-    """Number of trials: `--trials`, or what its help says.
+    """Number of trials: `--trials`, or the default that its help describes.
 
     Args:
         given: options by name; `mode`, `protocol`, `probe` and `shots` decide on the default.

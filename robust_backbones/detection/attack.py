@@ -114,9 +114,9 @@ def pgd(model: nn.Module, batch: list[dict], *, constraint: str, eps: float, ste
         step_size: length of one step, in the unit of `eps`.
         generator: generator for the random starts and the model's sampling.
         loss: key of `LOSSES`.
-        random_start: begin at a random point of the ball instead of at the image.
-        sampled: compute the losses on a random sample of anchors and regions, drawn again for each
-            step, as in training. False: on all of them, which is the stronger attack.
+        random_start: whether to begin at a random point of the ball instead of at the image.
+        sampled: whether to compute the losses on a random sample of anchors and regions, drawn
+            again for each step, as in training. False uses all of them, a stronger attack.
 
     Returns:
         An image `(C, H, W)` float32 for each of the batch, in [0, 255], within the ball, on the
@@ -148,7 +148,7 @@ def pgd(model: nn.Module, batch: list[dict], *, constraint: str, eps: float, ste
 
 
 def detection_loss(model: nn.Module, batch: list[dict], *, loss: str, seed: int) -> float:
-    """The loss of a batch on all anchors and regions, which `pgd` raises; arguments as there.
+    """Loss of a batch on all anchors and regions, as `pgd` increases it; arguments as in `pgd`.
 
     Args:
         seed: seed for the model's random numbers.
@@ -181,16 +181,16 @@ def _check(
 
 
 def _use_all_regions(model: nn.Module) -> None:
-    """Let the losses of a detector use all anchors and regions instead of a random sample."""
+    """Make the losses of a detector use all anchors and regions instead of a random sample."""
     for module in model.modules():
         if isinstance(module, RPN):
             module.label_and_sample_anchors = partial(_label_all, module)
         if isinstance(module, ROIHeads):
-            module.batch_size_per_image = 2**31 - 1  # the loss is a mean over what there is
+            module.batch_size_per_image = 2**31 - 1  # the loss is a mean over all regions
 
 
 def _label_all(rpn: Any, anchors: list, truth: list) -> Any:
-    """The RPN divides its loss by the size of the sample, so that must be the number of anchors."""
+    """Label all anchors. The RPN divides its loss by the sample size, set here to their number."""
     rpn.batch_size_per_image = sum(len(level) for level in anchors)
     return type(rpn).label_and_sample_anchors(rpn, anchors, truth)
 

@@ -79,8 +79,8 @@ def conditions(cfg: CfgNode, dataset: str, radii: list[float], attack: dict, *, 
         cfg: the detector's.
         dataset: its test set, for the names of classes.
         radii: for pixels in [0, 1].
-        attack: `constraint` and `steps` as `pgd` has them; `losses`, several of its `loss`;
-            `restarts`, random starts for each loss; `step_size`, where None means
+        attack: settings of the attack: `constraint` and `steps` as in `pgd`; `losses`, a list of
+            keys of `LOSSES`; `restarts`, random starts for each loss; `step_size`, where None means
             `STEP_FACTOR * eps / steps`.
         seed: seed for the attacks.
         pictures: numbers of the images to draw, clean beside attacked.
@@ -100,7 +100,7 @@ def conditions(cfg: CfgNode, dataset: str, radii: list[float], attack: dict, *, 
         change = partial(_attack, settings=facts, seed=seed, pictures=set(pictures),
                          draw=partial(draw, title))  # fmt: skip
         tries = len(attack["losses"]) * attack["restarts"]
-        # Each try is looked at once; two passes measure the loss.
+        # One inference pass per try; two passes measure the loss.
         cost = 3 + tries * (1 + GRADIENT_COST * attack["steps"])
         rows.append(Condition(title, load, change, _summary, facts, cost))
     return rows
@@ -112,9 +112,9 @@ def _load(mapper: DatasetMapper, number: int, item: dict) -> dict:
 
 def _attack(model: nn.Module, batch: list[dict], *, settings: dict, seed: int, pictures: set[int],
             draw: Callable) -> tuple[list[dict], dict]:  # fmt: skip
-    """The batch under attack, and what it did; random numbers follow from seed and image.
+    """The attacked batch and a record of the attack; random numbers follow from seed and image.
 
-    Of several losses and restarts, the images that the detector is worst on count.
+    Among several losses and restarts, the attack with the lowest AP counts for each image.
     """
     generator = torch.Generator().manual_seed(seed_from(seed, batch[0]["number"]))
     names = ("constraint", "eps", "steps", "step_size")
@@ -164,12 +164,12 @@ def _strongest(model: nn.Module, batch: list[dict], tries: list[list[Tensor]]) -
 def image_ap(found: Instances, truth: Instances) -> float:
     """Box AP of one image, in [0, 1]: the mean over its classes and COCO's IoU thresholds.
 
-    It compares attacks on the same image. Without objects there is no AP: then it is minus the sum
-    of the scores, so that false detections make an attack stronger.
+    It compares attacks on the same image. Without objects, AP is undefined. The value is then minus
+    the sum of the scores, so that false detections make an attack stronger.
 
     Args:
-        found: predictions, in the coordinates of their own `image_size`.
-        truth: objects, in those of theirs.
+        found: predictions, in the coordinates of `found.image_size`.
+        truth: objects, in the coordinates of `truth.image_size`.
     """
     if not len(truth):
         return -float(found.scores.sum())
@@ -185,10 +185,10 @@ def image_ap(found: Instances, truth: Instances) -> float:
 
 
 def _average_precision(overlaps: Tensor, threshold: float) -> float:
-    """Mean over the objects of the precision at which each was found.
+    """Mean over the objects of the precision at the detection that finds each.
 
     Args:
-        overlaps: `(detections, objects)` IoU, detections by falling score.
+        overlaps: IoU `(detections, objects)`, sorted by descending score.
     """
     free, hits, total = overlaps.clone(), 0, 0.0
     for rank in range(len(free)):

@@ -3,8 +3,8 @@
 They are those of Hendrycks and Dietterich 2019 (arXiv 1903.12261) in the form for images of any
 size that Michaelis et al. 2019 (arXiv 1907.07484) test detectors with. The computation is that of
 the package imagecorruptions-imaug, a maintained copy of those authors' own. The copy chooses among
-six pictures of frost, the authors among the first five; here the first five are used, since the
-sixth is much weaker.
+six frost pictures, the authors' package among the first five. Only the first five are used here,
+because the sixth is much weaker.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ PACKAGE = "imagecorruptions-imaug"
 INSTALL = f"pip install numba && pip install --no-deps {PACKAGE}"
 SMALLEST = 32  # pixels: the package's limit to a side
 _OWN_GENERATOR = ("impulse_noise", "glass_blur")  # others draw from NumPy's global one
-FROST_PICTURES, FROST_PACKAGED = 5, 6  # of the authors, and of the package
+FROST_PICTURES, FROST_PACKAGED = 5, 6  # pictures of the authors and of the package
 
 
 def package_version() -> str:
@@ -106,8 +106,8 @@ def corrupt(image: np.ndarray, kind: str, severity: int, seed: int) -> np.ndarra
 
 
 def _frost_seed(seed: int) -> int:
-    """The next seed from which the package, whose first number it is, draws one of the pictures
-    that the authors have."""
+    """The next seed whose first random number, which selects the picture, gives one of the authors'
+    pictures."""
     while np.random.RandomState(seed).randint(FROST_PACKAGED) >= FROST_PICTURES:
         seed = (seed + 1) % 2**32
     return seed
