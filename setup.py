@@ -33,7 +33,7 @@ setup(
     package_data={
         "robust_backbones": ["zoo.sha256", "py.typed"],
         "classification": ["py.typed"],
-        "classification.reports": [
+        "classification.report": [
             "published.yaml",
             "report.html.jinja",
             "report.css",

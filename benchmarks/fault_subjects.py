@@ -53,20 +53,21 @@ parts:
 
 
 def _pretrain(place: Path) -> None:
-    from classification import pretrain
+    from classification.pretrain import __main__ as pretrain
 
     pretrain.main([*PRETRAIN, "--output", str(place / "run")])
 
 
 def _finetune(place: Path) -> None:
-    from classification import transfer
+    from classification.transfer import __main__ as transfer
 
     weights = str(place.parent / SMALL)
     transfer.main([*FINETUNE, "--weights", weights, "--output", str(place / "run")])
 
 
 def _features(place: Path) -> None:
-    from classification import features, transfer
+    from classification.transfer import __main__ as transfer
+    from classification.transfer import features
 
     features.ROWS, features.BATCH = 16, 8  # 16 files instead of 2: there is something to lose
     weights = str(place.parent / SMALL)
@@ -92,7 +93,7 @@ def _convert(place: Path) -> None:
 
 
 def _study(place: Path) -> None:
-    from classification import study
+    from classification.study import __main__ as study
 
     file = place / "study.yaml"
     file.write_text(STUDY.format(place=place))

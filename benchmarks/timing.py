@@ -53,7 +53,7 @@ def chosen(name: str) -> torch.device:
     Raises:
         SystemExit: code 2, torch cannot use the device here.
     """
-    from classification.engine import choose_device
+    from classification.training.evaluate import choose_device
     from robust_backbones.errors import user_errors
 
     with user_errors():

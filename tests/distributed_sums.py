@@ -7,8 +7,8 @@ import torch
 from small_models import blobs, learning
 from torch import nn
 
-from classification.learning import distributed
-from classification.learning.learner import Learner
+from classification.training import distributed
+from classification.training.learner import Learner
 from robust_backbones.errors import UserError
 
 

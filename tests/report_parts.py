@@ -5,7 +5,7 @@ import json
 
 from PIL import Image
 
-from classification.reports.sections import Column, Figure, Section, Series, Value
+from classification.report.sections import Column, Figure, Section, Series, Value
 from robust_backbones import results
 
 HOSTILE = '<script>document.title="owned"</script><img src=x onerror=alert(1)>'

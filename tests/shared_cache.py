@@ -15,8 +15,9 @@ import robust_backbones.detection  # noqa: F401  (before Detectron2)
 # isort: split
 from conftest import random_network
 
-from classification import features, models
+from classification import models
 from classification.datasets import open_split
+from classification.transfer import features
 from robust_backbones import weights
 from robust_backbones.detection import digit_scenes, paths
 

@@ -74,7 +74,7 @@ def test_scenes_are_repeatable():
 
 
 def test_pretraining_has_seen_no_validation_digit():
-    from classification.data import embedded
+    from classification.datasets import embedded
 
     assert digit_scenes.DIGITS_TRAIN == embedded.DIGITS_TRAIN
 

@@ -9,9 +9,9 @@ import torch
 from small_models import blobs, learning
 from torch import nn
 
-from classification import engine
 from classification.attacks import pgd
-from classification.learning.learner import Learner
+from classification.training import evaluate as engine
+from classification.training.learner import Learner
 from robust_backbones.errors import UserError
 from robust_backbones.stopping import Stopped, StopSignals
 

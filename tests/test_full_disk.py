@@ -12,10 +12,12 @@ from test_pretrain import FEW
 from test_trainer import overrides
 from transfer_runs import TINY, write_network
 
-from classification import pretrain, study, transfer
 from classification.journal import Journal
-from classification.studies import study_file
-from classification.studies.study_queue import state
+from classification.pretrain import __main__ as pretrain
+from classification.study import __main__ as study
+from classification.study import file as study_file
+from classification.study.queue import state
+from classification.transfer import __main__ as transfer
 from robust_backbones import checkpoint, results
 from robust_backbones.detection import digit_scenes
 from robust_backbones.errors import UserError, user_errors

@@ -13,10 +13,10 @@ import robust_backbones.detection  # isort: skip  # noqa: F401  (before Detectro
 import torch
 from hostile_files import refuses, regular
 
-from classification.data import decoded, shards, sources
-from classification.datasets import DATASETS
-from classification.reports import records
-from classification.studies import study_file
+from classification.datasets import DATASETS, image_cache, shards
+from classification.datasets import split as sources
+from classification.report import records
+from classification.study import file as study_file
 from robust_backbones import checkpoint
 from robust_backbones.detection import (
     annotations,
@@ -275,7 +275,7 @@ def test_a_file_in_an_archive_that_claims_a_terabyte(tmp_path, monkeypatch):
         list(shards.samples([str(path)]))
     path.write_bytes(tar(regular("train/a/0.png"), headers=SPARSE))
     with refuses("sparse", path):
-        decoded.read("train", path, 4)
+        image_cache.read("train", path, 4)
 
 
 @pytest.mark.parametrize(

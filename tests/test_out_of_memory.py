@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_detectors import tiny_config
 
-from classification.learning import launch
+from classification.training import launch
 from robust_backbones.detection.trainer import Trainer
 from robust_backbones.errors import UserError
 

@@ -11,13 +11,15 @@ import pytest
 import torch
 from small_data import write_tree
 
-from classification import attacks, engine, pretrain
+from classification import attacks
 from classification import transforms as tf
-from classification.data import loader
-from classification.data.shard_writer import write_shards
-from classification.datasets import DATASETS, open_split
-from classification.learning import learner, methods, pretrain_options
+from classification.datasets import DATASETS, loader, open_split
+from classification.datasets.shard_writer import write_shards
 from classification.models import load_classifier
+from classification.pretrain import __main__ as pretrain
+from classification.pretrain import options as pretrain_options
+from classification.training import evaluate as engine
+from classification.training import learner, methods
 from robust_backbones import checkpoint
 from robust_backbones.stopping import STOPPED
 

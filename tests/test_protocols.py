@@ -2,7 +2,8 @@
 
 import pytest
 
-from classification.transfers import protocols, transfer_options
+from classification.transfer import options as transfer_options
+from classification.transfer import protocols
 from robust_backbones.errors import UserError
 
 CLEAN = dict(normalisation="weights", batchnorm="frozen", probe="logistic", selection="validation")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from classification.reports import exhibits, records
+from classification.report import exhibits, records
 from robust_backbones.errors import UserError
 from robust_backbones.zoo import MODELS
 

@@ -15,12 +15,12 @@ import torch
 from small_models import learning
 from torch import nn
 
-from classification import engine
 from classification.datasets import open_split
-from classification.learning import guard
-from classification.learning.learner import Learner
-from classification.learning.pretraining import pretraining
-from classification.learning.training import Training
+from classification.pretrain.run import pretraining
+from classification.training import evaluate as engine
+from classification.training import overfitting
+from classification.training.learner import Learner
+from classification.training.trainer import Training
 from robust_backbones.errors import UserError
 from robust_backbones.files import claimed
 from robust_backbones.stopping import Stopped
@@ -230,7 +230,7 @@ def test_killed_between_two_files_the_good_weights_are_not_those_of_an_earlier_e
 
 def test_a_collapse_without_the_weights_of_before_says_so(tmp_path, monkeypatch):
     run = run_of(tmp_path, method="fast", random_start=True, use_best=False)
-    monkeypatch.setattr(guard, "collapsed", lambda *args: True)
+    monkeypatch.setattr(overfitting, "collapsed", lambda *args: True)
     with pytest.raises(UserError, match="last_good.pt is missing"):
         run.run()
 

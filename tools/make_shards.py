@@ -35,7 +35,7 @@ def main(argv=None) -> None:
     """Parse, write, say where."""
     args = parse(argv)
     with user_errors():
-        from classification.data.shard_writer import write_shards
+        from classification.datasets.shard_writer import write_shards
 
         index = write_shards(args.folder, args.out, args.images_per_shard)
         print(f"pass --data {index}")

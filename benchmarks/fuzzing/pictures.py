@@ -7,7 +7,7 @@ import numpy as np
 from fuzzing.cases import Seed
 from PIL import Image
 
-from classification.data import sources
+from classification.datasets import split as sources
 from robust_backbones.detection import annotations, data_check, predictor
 from robust_backbones.errors import UserError
 

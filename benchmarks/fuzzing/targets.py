@@ -39,7 +39,7 @@ from fuzzing.texts import (
     study_seeds,
 )
 
-from classification.studies import study_file
+from classification.study import file as study_file
 from robust_backbones.detection import config, curves
 
 warnings.simplefilter("ignore")
