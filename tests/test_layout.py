@@ -105,3 +105,15 @@ def test_no_module_imports_itself_through_others():
         graph = {name: targets for name, targets in graph.items() if name not in leaves}
     circles = {name: sorted(targets & set(graph)) for name, targets in graph.items()}
     assert not circles
+
+
+def test_no_module_shares_its_name_with_a_package():
+    """Neither in the singular nor in the plural: `transfer.py` beside `transfers/`."""
+    packages = {path.parent for path in FILES if path.name == "__init__.py"}
+    twins = [
+        str(path.relative_to(ROOT))
+        for path in FILES
+        if {path.with_suffix(""), path.with_name(f"{path.stem}s")} & packages
+    ]
+    singular = [str(p.relative_to(ROOT)) for p in packages if p.with_name(f"{p.name}s") in packages]
+    assert not twins + singular
