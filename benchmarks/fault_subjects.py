@@ -77,7 +77,7 @@ def _features(place: Path) -> None:
 def _detector(place: Path) -> None:
     import train_net
 
-    from robust_backbones.detection import digit_scenes
+    from robust_backbones.detection.data import digit_scenes
 
     digit_scenes.SPLITS = {"train": 24, "val": 4}
     keys = DETECTOR | {"OUTPUT_DIR": str(place / "run"),
@@ -105,7 +105,8 @@ def make_inputs(folder: Path) -> None:
     from conftest import random_network
     from transfer_runs import write_network
 
-    from robust_backbones import checkpoint, export
+    from robust_backbones import checkpoint
+    from robust_backbones.checkpoint import export
 
     write_network(folder / SMALL, "shufflenet_v2_x1_0")
     checkpoint.save(random_network("resnet18").state_dict(), folder / RESNET)

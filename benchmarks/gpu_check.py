@@ -29,7 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from robust_backbones.errors import UserError, user_errors  # noqa: E402
+from robust_backbones.core.errors import UserError, user_errors  # noqa: E402
 
 MARK = "@gpu_check "  # begins a line of a row's process that has a measurement
 RESULTS = {True: "PASS", False: "FAIL", None: "SKIP"}

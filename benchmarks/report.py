@@ -28,8 +28,8 @@ from classification.datasets.specs import SUITE  # noqa: E402
 from classification.report.published import ARCHS, EPS  # noqa: E402
 from classification.transfer import options as transfer_options  # noqa: E402
 from classification.transfer.protocols import MODES  # noqa: E402
-from robust_backbones import results  # noqa: E402
-from robust_backbones.errors import UserError, user_errors  # noqa: E402
+from robust_backbones.core import results  # noqa: E402
+from robust_backbones.core.errors import UserError, user_errors  # noqa: E402
 
 LEVELS = (0.0, *EPS)
 

@@ -25,7 +25,7 @@ from classification.datasets.specs import DATASETS  # noqa: E402
 from classification.study import file as study_file  # noqa: E402
 from classification.transfer import options as transfer_options  # noqa: E402
 from robust_backbones import zoo  # noqa: E402
-from robust_backbones.networks import build_network  # noqa: E402
+from robust_backbones.checkpoint.architectures import build_network  # noqa: E402
 
 PIXELS = 224
 TRAINED = 3  # forward, and backward for inputs and for weights

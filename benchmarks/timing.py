@@ -54,7 +54,7 @@ def chosen(name: str) -> torch.device:
         SystemExit: code 2, torch cannot use the device here.
     """
     from classification.training.evaluate import choose_device
-    from robust_backbones.errors import user_errors
+    from robust_backbones.core.errors import user_errors
 
     with user_errors():
         return choose_device(name)

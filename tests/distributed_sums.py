@@ -9,7 +9,7 @@ from torch import nn
 
 from classification.training import distributed
 from classification.training.learner import Learner
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 
 def network(norm: bool) -> nn.Sequential:

@@ -11,7 +11,7 @@ from small_data import CLASSES, write_tree
 from classification import transforms
 from classification.datasets import loader, open_split
 from classification.datasets.split import Source
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 
 def numbered(n=42, size=4):

@@ -17,7 +17,7 @@ from miniature_tasks import use, write
 from classification.datasets import DATASETS, SUITE, open_split
 from classification.datasets import fetch as dataset_fetch
 from classification.datasets.__main__ import COLUMNS, main
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "data.md"
 

@@ -16,7 +16,7 @@ from classification.datasets import DATASETS, METRICS, SUITE, open_split
 from classification.datasets.embedded import DIGITS_TRAIN, TEXTURES
 from classification.datasets.split import fingerprint
 from classification.transforms import AUGMENTATIONS
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 
 def load(name, split):

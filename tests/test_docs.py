@@ -13,7 +13,7 @@ import documents
 import pytest
 from documents import ROOT, SHELL
 
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 # Programs of others, and what is checked of their arguments.
 OTHERS = {"cd", "export", "make", "mkdir", "mv", "pip", "pytest", "sleep", "srun", "tar"}

@@ -12,8 +12,8 @@ from torch import nn
 from classification.attacks import pgd
 from classification.training import evaluate as engine
 from classification.training.learner import Learner
-from robust_backbones.errors import UserError
-from robust_backbones.stopping import Stopped, StopSignals
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.signals import Stopped, StopSignals
 
 
 @pytest.fixture(scope="module")

@@ -166,7 +166,7 @@ def test_own_networks_are_matched_with_their_pretraining():
 def test_own_networks_are_matched_by_the_digest_of_their_file(tmp_path):
     from classification.report.exhibits.parts import Results
     from classification.report.exhibits.pretraining_accuracy import Sources
-    from robust_backbones.files import sha256
+    from robust_backbones.core.files import sha256
 
     (tmp_path / "checkpoint.pt").write_bytes(b"weights")
     network = pretraining(accuracy=77.0)

@@ -25,8 +25,10 @@ from classification.study.executors import Local
 from classification.study.queue import Queue
 from classification.training import trainer as training
 from robust_backbones import weights
-from robust_backbones.detection import config, loader, own_data
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
+from robust_backbones.detection import config
+from robust_backbones.detection.data import custom as own_data
+from robust_backbones.detection.data import loader
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -10,7 +10,7 @@ from conftest import random_network
 from classification.datasets import loader, open_split
 from classification.models import Classifier
 from classification.transfer import features
-from robust_backbones.stopping import Stopped, StopSignals
+from robust_backbones.core.signals import Stopped, StopSignals
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from PIL import Image
 from small_data import CLASSES, pixels, write_tar, write_tree
 
 from classification.datasets import DATASETS, image_cache, open_split
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -24,11 +24,9 @@ from classification.report.sections import Column, Section
 from classification.study import file as study_file
 from classification.study.storage import Store
 from robust_backbones import checkpoint, zoo
-from robust_backbones.detection import (
-    config,
-    curves,
-)
-from robust_backbones.errors import LONGEST, UserError
+from robust_backbones.core.errors import LONGEST, UserError
+from robust_backbones.detection import config
+from robust_backbones.detection.inspect import curves
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -185,8 +183,8 @@ def test_the_page_of_pictures_shows_names_as_text(tmp_path):
     from report_parts import HOSTILE
     from test_report_page import Tags
 
-    from robust_backbones.detection.gallery import Column as Predicted
-    from robust_backbones.detection.gallery import Row
+    from robust_backbones.detection.inspect.gallery import Column as Predicted
+    from robust_backbones.detection.inspect.gallery import Row
 
     picture = {"file": f"pictures/{HOSTILE}", "column": HOSTILE, "text": HOSTILE, "alt": HOSTILE}
     path = visualize.write_page(
@@ -241,7 +239,7 @@ def _with_index(folder: Path) -> Path:
 
 
 def test_a_name_is_not_taken_for_mathematics(tmp_path):
-    from robust_backbones.detection import visualize
+    from robust_backbones.detection.inspect import visualize
 
     names, image = ["$\\frac$", "$a_{$"], np.zeros((40, 60, 3), np.uint8)
     objects = visualize.Truth(

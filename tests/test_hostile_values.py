@@ -18,17 +18,12 @@ from classification.datasets import split as sources
 from classification.report import records
 from classification.study import file as study_file
 from robust_backbones import checkpoint
-from robust_backbones.detection import (
-    annotations,
-    coco_files,
-    config,
-    config_files,
-    curves,
-    masks,
-    prediction_files,
-    predictor,
-)
+from robust_backbones.detection import config
 from robust_backbones.detection.checkpointer import StrictCheckpointer
+from robust_backbones.detection.config import files as config_files
+from robust_backbones.detection.data import annotations, coco_files, masks
+from robust_backbones.detection.evaluation import prediction_files
+from robust_backbones.detection.inspect import curves, predictor
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))

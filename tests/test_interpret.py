@@ -22,7 +22,7 @@ from classification.interpret import options as interpret_options
 from classification.interpret import plan as interpret_plan
 from classification.interpret.report import warnings
 from classification.models import load_classifier
-from robust_backbones.files import sha256
+from robust_backbones.core.files import sha256
 
 FEW = ["--dataset", "digits", "--classes", "3", "0", "--units", "7", "--images", "3", "--steps",
        "3", "--device", "cpu", "--batch-size", "2"]  # fmt: skip

@@ -7,7 +7,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from classification.metrics import top1
 from classification.transfer.knn import choose_neighbours, nearest
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 
 def split():

@@ -10,7 +10,7 @@ import torchvision.datasets as tv
 from miniature_tasks import FIRST, TASKS, use
 
 from classification.datasets import DATASETS, SUITE, layouts, open_split, reader
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 LISTS = Path(__file__).resolve().parents[2] / "shared" / "data" / "transfer_splits"
 OFFICIAL = [name for name in SUITE if not name.startswith("cifar")]

@@ -21,7 +21,7 @@ from classification.pretrain import options as pretrain_options
 from classification.training import evaluate as engine
 from classification.training import learner, methods
 from robust_backbones import checkpoint
-from robust_backbones.stopping import STOPPED
+from robust_backbones.core.signals import STOPPED
 
 FEW = ["--arch", "shufflenet_v2_x1_0", "--dataset", "digits", "--limit", "24", "--test-limit",
        "20", "--epochs", "2", "--batch-size", "12", "--steps", "1", "--eval-steps", "2", "--seed",

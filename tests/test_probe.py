@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from classification.metrics import METRICS, top1
 from classification.transfer import probe
 from classification.transfer.logistic import interpolate, levels
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 
 def features(n=300, d=20, classes=4, seed=0, spread=1.0):

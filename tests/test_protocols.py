@@ -4,7 +4,7 @@ import pytest
 
 from classification.transfer import options as transfer_options
 from classification.transfer import protocols
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 CLEAN = dict(normalisation="weights", batchnorm="frozen", probe="logistic", selection="validation")
 PAPER = dict(normalisation="target", batchnorm="adapting", probe="sgd", selection="test")

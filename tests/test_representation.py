@@ -21,7 +21,7 @@ from classification.interpret.optimize import (
     visualise,
 )
 from classification.models import Classifier
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 
 class Net(nn.Module):

@@ -61,7 +61,7 @@ def numbers(output):
 
 
 def test_the_result_is_complete(done, weights):
-    from robust_backbones.files import sha256
+    from robust_backbones.core.files import sha256
 
     result = read(done)
     assert result["kind"] == "robustness" and result["weights_sha256"] == sha256(weights)

@@ -15,7 +15,8 @@ from classification import attacks
 from classification.interpret import optimize
 from classification.models import Classifier, load_classifier
 from classification.training.learner import Learner
-from robust_backbones import checkpoint, export
+from robust_backbones import checkpoint
+from robust_backbones.checkpoint import export
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from small_data import CLASSES, write_tree
 
 from classification.datasets import DATASETS, loader, open_split, shards
 from classification.datasets.shard_writer import write_shards
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 TOOL = Path(__file__).resolve().parent.parent / "tools" / "make_shards.py"
 

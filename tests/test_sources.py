@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 
 from classification.datasets import loader, open_split
 from classification.datasets.split import held_out
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 
 @pytest.fixture

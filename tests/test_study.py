@@ -11,7 +11,7 @@ from transfer_runs import write_network
 from classification.study import __main__ as study
 from classification.study import file as study_file
 from classification.study import summary as study_report
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 STUDIES = Path(__file__).resolve().parent.parent / "configs" / "studies"
 FILE = {

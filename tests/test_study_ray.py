@@ -11,7 +11,7 @@ from test_study_queue import driver, wait_for
 from classification.study import file as study_file
 from classification.study.executors import Local
 from classification.study.queue import Queue
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'robust-backbones[ray]'")
 from classification.study.executors import Ray  # noqa: E402

@@ -21,9 +21,9 @@ from classification.training import evaluate as engine
 from classification.training import overfitting
 from classification.training.learner import Learner
 from classification.training.trainer import Training
-from robust_backbones.errors import UserError
-from robust_backbones.files import claimed
-from robust_backbones.stopping import Stopped
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.files import claimed
+from robust_backbones.core.signals import Stopped
 
 SETTINGS = learning(steps=1) | dict(
     arch="small", dataset="digits", passes=3, epochs=3, batch_size=12, lr_schedule="one-cycle",
@@ -245,8 +245,9 @@ def test_warmup_counts_epochs_of_updates_as_epochs_does(tmp_path):
 
 def test_two_runs_cannot_write_to_one_folder(tmp_path):
     code = (
-        "import sys; from robust_backbones.files import claimed; from robust_backbones.errors "
-        "import user_errors\nwith user_errors(), claimed(sys.argv[1]): pass"
+        "import sys; from robust_backbones.core.files import claimed\n"
+        "from robust_backbones.core.errors import user_errors\n"
+        "with user_errors(), claimed(sys.argv[1]): pass"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     with claimed(tmp_path):

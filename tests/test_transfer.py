@@ -19,7 +19,7 @@ from classification.models import load_classifier
 from classification.transfer import __main__ as transfer
 from classification.transfer import result as transfer_result
 from robust_backbones import checkpoint
-from robust_backbones.stopping import STOPPED
+from robust_backbones.core.signals import STOPPED
 
 
 @pytest.fixture(scope="module")

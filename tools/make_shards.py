@@ -11,8 +11,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone works uninstalled
 
 from classification import options
-from robust_backbones.command_line import Parser
-from robust_backbones.errors import user_errors
+from robust_backbones.core.cli import Parser
+from robust_backbones.core.errors import user_errors
 
 
 def parse(argv=None) -> argparse.Namespace:

@@ -40,7 +40,8 @@ from fuzzing.texts import (
 )
 
 from classification.study import file as study_file
-from robust_backbones.detection import config, curves
+from robust_backbones.detection import config
+from robust_backbones.detection.inspect import curves
 
 warnings.simplefilter("ignore")
 

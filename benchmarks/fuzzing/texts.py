@@ -9,8 +9,8 @@ from fuzzing.cases import Seed, json_seed
 from fuzzing.mutations import as_json, change, nested
 
 from classification.report import exhibits, page_runs, records
-from robust_backbones import results
-from robust_backbones.errors import UserError
+from robust_backbones.core import results
+from robust_backbones.core.errors import UserError
 
 YAML_WORDS = (
     b"&a ", b"*a", b"!!python/object/apply:os.system [touch x]", b"!!python/name:os.system",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from classification.datasets.specs import DATASETS, Dataset, METRICS, SUITE, check_classes, find
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 if TYPE_CHECKING:
     from classification.datasets.shards import ShardSource

@@ -9,8 +9,8 @@ from pathlib import Path
 
 # torch, and what imports it, waits for a command that needs it.
 from classification.datasets import DATA, DATASETS, METRICS, find
-from robust_backbones.command_line import Parser
-from robust_backbones.errors import UserError, user_errors
+from robust_backbones.core.cli import Parser
+from robust_backbones.core.errors import UserError, user_errors
 
 COLUMNS = ("dataset", "what", "classes", "train / test images", "metric", "split", "size",
            "augmentation", "fetch", "licence")  # fmt: skip

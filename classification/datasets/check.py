@@ -21,8 +21,8 @@ from classification.datasets.layouts import Official
 from classification.datasets.shards import ShardSource
 from classification.datasets.split import Files, Source
 from classification.progress import ProgressLine
-from robust_backbones.errors import UserError
-from robust_backbones.files import atomic
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.files import atomic
 
 SPLITS = ("train", "test")
 BLOCK = 256  # images between two signs of life

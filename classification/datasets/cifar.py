@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from classification.datasets import image_cache
-from robust_backbones import array_pickles
-from robust_backbones.errors import UserError
+from robust_backbones.checkpoint import array_pickles
+from robust_backbones.core.errors import UserError
 
 SIZE = 32
 PIXELS = 3 * SIZE * SIZE  # bytes of an image: red, green, blue plane

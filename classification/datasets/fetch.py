@@ -11,8 +11,8 @@ from pathlib import Path
 
 from classification import datasets
 from classification.datasets.layouts import Official
-from robust_backbones.errors import UserError
-from robust_backbones.files import locked
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.files import locked
 
 
 def fetch(name: str, root: Path) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor

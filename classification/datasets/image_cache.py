@@ -16,9 +16,9 @@ from torch import Tensor
 
 from classification.datasets import folders
 from classification.datasets.split import read_image
-from robust_backbones.errors import UserError
-from robust_backbones.files import atomic, cache_dir, locked, sha256
-from robust_backbones.images import read_member
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.files import atomic, cache_dir, locked, sha256
+from robust_backbones.core.images import read_member
 
 VERSION = 1  # raise it when a change here changes a pixel
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from classification.datasets import folders, indexes
 from classification.datasets.indexes import Listing
 from classification.datasets.split import Files
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 
 @dataclass(frozen=True)

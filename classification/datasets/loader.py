@@ -23,7 +23,7 @@ from classification import transforms
 from classification.datasets import streams
 from classification.datasets.shards import ShardSource
 from classification.datasets.split import Source
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 
 def steps(source: Source | ShardSource, batch_size: int) -> int:

@@ -11,7 +11,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 VALUES = 10**7  # of an array; the largest index has 16,000
 DEPTH = 10  # structures in structures; the indexes have 2

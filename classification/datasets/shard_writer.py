@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from classification.datasets import folders, shards
-from robust_backbones.errors import UserError
-from robust_backbones.files import atomic
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.files import atomic
 
 SEED = 2020  # of the order: classes must be mixed, since a shuffle buffer sees few shards at a time
 

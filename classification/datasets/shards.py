@@ -26,8 +26,8 @@ from PIL import Image
 
 from classification.datasets.specs import Dataset, check_classes
 from classification.datasets.folders import FOLDERS
-from robust_backbones.errors import UserError
-from robust_backbones.images import read_member
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.images import read_member
 
 INDEX = "shards.json"
 INDEX_VERSION = 1

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 from robust_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
 METRICS = {"top1": "top-1", "mean_per_class": "mean per class"}

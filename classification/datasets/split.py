@@ -20,8 +20,8 @@ from torchvision import tv_tensors
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from classification import transforms
-from robust_backbones.errors import UserError
-from robust_backbones.images import check_size, readable
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.images import check_size, readable
 
 SUBSET_SEED = 2020  # of --limit and of the held-out part: the same images in every run
 READERS = 8  # files that are hashed at a time

@@ -22,7 +22,7 @@ from classification import transforms
 from classification.datasets import shards
 from classification.datasets.shards import ShardSource
 from classification.datasets.split import Source
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 BUFFER = 2000  # encoded images per worker; about 200 MB of ImageNet's
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 # torch, and what imports it, waits for `main`: --help is to come at once.
 from classification.interpret import options as interpret_options
-from robust_backbones import results
-from robust_backbones.errors import UserError, user_errors
-from robust_backbones.files import claimed, sha256
+from robust_backbones.core import results
+from robust_backbones.core.errors import UserError, user_errors
+from robust_backbones.core.files import claimed, sha256
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from classification.interpret.plan import Pictures, Plan
-from robust_backbones.files import atomic
+from robust_backbones.core.files import atomic
 
 CELL = 1.5  # inches
 DRAWN = 10  # columns of the figure for each mode; files and numbers are of all pictures

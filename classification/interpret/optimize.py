@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from classification.attacks import CONSTRAINTS, check, eval_mode
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 NOISE_STD = 1 / 20  # of the grey noise to start from, as in the authors' notebooks
 KINDS = ("unit", "class")  # of the representation; of the logits

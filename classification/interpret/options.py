@@ -6,8 +6,8 @@ from pathlib import Path
 # torch, and what imports it, waits for the run: --help is to come at once.
 from classification import options
 from classification.datasets import DATASETS
-from robust_backbones.command_line import Parser
-from robust_backbones.errors import UserError
+from robust_backbones.core.cli import Parser
+from robust_backbones.core.errors import UserError
 
 MODES = ("visualise", "invert", "both")
 STARTS = ("noise", "image")

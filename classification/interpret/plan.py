@@ -13,7 +13,7 @@ from classification.datasets.split import Source
 from classification.interpret import optimize
 from classification.interpret import options as interpret_options
 from classification.models import Classifier
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from classification import datasets
 from classification.pretrain import options as pretrain_options
 
 # torch, and what imports it, waits for `main`: --help is to come at once.
-from robust_backbones import clone
-from robust_backbones.errors import UserError, user_errors
+from robust_backbones.core import resources as clone
+from robust_backbones.core.errors import UserError, user_errors
 
 if TYPE_CHECKING:
     import torch

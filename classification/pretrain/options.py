@@ -10,8 +10,8 @@ from classification import options
 from classification.datasets import DATASETS
 from classification.training.recipes import RECIPES, Recipe, scaled_lr
 from classification.training.schedules import SCHEDULES
-from robust_backbones.command_line import Parser
-from robust_backbones.errors import UserError
+from robust_backbones.core.cli import Parser
+from robust_backbones.core.errors import UserError
 from robust_backbones.zoo import ARCHS
 
 # Radius at which a standard model's robust accuracy is measured, where --eval-eps does not say.

@@ -9,7 +9,7 @@ from classification.datasets.split import Source
 from classification.training import distributed, overfitting
 from classification.training.learner import Learner
 from classification.training.trainer import LAST_GOOD, Training, identity
-from robust_backbones import results
+from robust_backbones.core import results
 
 MONITORED = 1000  # test images that are attacked after each epoch
 

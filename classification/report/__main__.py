@@ -15,8 +15,8 @@ from pathlib import Path
 
 # matplotlib, and what else is heavy, waits for `main`: --help is to come at once.
 from classification import options
-from robust_backbones.command_line import Parser
-from robust_backbones.errors import UserError, user_errors
+from robust_backbones.core.cli import Parser
+from robust_backbones.core.errors import UserError, user_errors
 
 PAGE, LIST = "index.html", "report.json"
 FOLDERS = ("tables", "figures")
@@ -122,7 +122,7 @@ def write(sections: list, found: list, problems: list[str], out: Path,
     """
     from classification.report import page as report_page
     from classification.report import page_runs
-    from robust_backbones.files import atomic, claimed
+    from robust_backbones.core.files import atomic, claimed
 
     drawn = [figure for section in sections for figure in section.figures]
     names = [Path(part.name).name for part in (*sections, *drawn)]

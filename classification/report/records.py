@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from classification.report.result_kinds import READERS
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 RESULT, STUDY = "result.json", "run.json"
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from classification import options
 from classification.datasets import DATASETS
 from classification.robustness_eval import plan as attack_plan
-from robust_backbones import results
-from robust_backbones.command_line import Parser
-from robust_backbones.errors import UserError, user_errors
-from robust_backbones.files import atomic, claimed, sha256
+from robust_backbones.core import results
+from robust_backbones.core.cli import Parser
+from robust_backbones.core.errors import UserError, user_errors
+from robust_backbones.core.files import atomic, claimed, sha256
 
 if TYPE_CHECKING:
     from classification.datasets.split import Source

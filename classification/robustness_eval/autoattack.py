@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from classification.attacks import eval_mode
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 NORMS = {"l2": "L2", "linf": "Linf"}
 TARGETS = 9  # classes that the targeted parts of the standard version try, most likely ones first

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 CLEAN, PGD, AUTOATTACK, UNBOUNDED = "clean", "pgd", "autoattack", "unbounded"
 # Smallest number of classes -> the parts of the standard version that such a model allows: the

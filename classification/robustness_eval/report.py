@@ -116,7 +116,7 @@ def draw(found: dict[str, dict], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from robust_backbones.files import atomic
+    from robust_backbones.core.files import atomic
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()

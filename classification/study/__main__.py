@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from classification import options
-from robust_backbones.command_line import Parser
-from robust_backbones.errors import UserError, user_errors
-from robust_backbones.stopping import STOPPED, StopSignals
+from robust_backbones.core.cli import Parser
+from robust_backbones.core.errors import UserError, user_errors
+from robust_backbones.core.signals import STOPPED, StopSignals
 
 if TYPE_CHECKING:
     from classification.study.file import Run

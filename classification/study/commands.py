@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from robust_backbones import clone
-from robust_backbones.errors import UserError
+from robust_backbones.core import resources as clone
+from robust_backbones.core.errors import UserError
 
 TOOLS = clone.root() / "tools"
 # Options that a result does not depend on.

@@ -12,7 +12,7 @@ from typing import Any
 from classification.study import run as study_run
 from classification.study.file import Run
 from classification.study.run import FAILED, MISTAKE, Outcome
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 
 class Local:

@@ -12,8 +12,8 @@ from classification.study.commands import COMMANDS, Command
 from classification.study.identity import identity
 from classification.study.storage import Store, is_url
 from classification.study.yaml_lines import Document
-from robust_backbones import clone
-from robust_backbones.errors import UserError
+from robust_backbones.core import resources as clone
+from robust_backbones.core.errors import UserError
 
 FILE_KEYS = ("output", "parts")
 PART_KEYS = ("name", "command", "common", "axes", "runs", "only", "skip", "resources")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from classification.study.commands import essence
 from classification.study.storage import Store
-from robust_backbones import clone
-from robust_backbones.files import sha256
+from robust_backbones.core import resources as clone
+from robust_backbones.core.files import sha256
 
 
 def identity(name: str, options: dict, needs: list[Path], store: Store | None) -> str:

@@ -20,8 +20,8 @@ from typing import Any
 
 from classification.study.commands import metrics
 from classification.study.file import Run
-from robust_backbones.files import atomic
-from robust_backbones.stopping import STOPPED
+from robust_backbones.core.files import atomic
+from robust_backbones.core.signals import STOPPED
 
 FINISHED, FAILED, INTERRUPTED, BUSY = "finished", "failed", "interrupted", "busy"
 MISTAKE = 2  # exit code of what will not get better by another try

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robust_backbones.errors import UserError
-from robust_backbones.files import cache_dir
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.files import cache_dir
 
 SMALL = ("result.json", "run.json", "attempts.jsonl")  # what tables and states are read from
 

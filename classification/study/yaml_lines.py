@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 LIMIT = 100_000  # entries; a few bytes of aliases of aliases can ask for billions
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 T = TypeVar("T")
 Module = TypeVar("Module", bound=nn.Module)

@@ -9,8 +9,8 @@ from torch.nn.functional import cross_entropy
 
 from classification import metrics
 from classification.training import distributed
-from robust_backbones.errors import UserError
-from robust_backbones.stopping import Stopped, StopSignals
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.signals import Stopped, StopSignals
 
 Adversary = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, x, y) -> x_adv
 

@@ -12,10 +12,10 @@ import torch
 
 from classification.training import distributed
 from classification.training import evaluate as engine
-from robust_backbones import results
-from robust_backbones.errors import UserError
-from robust_backbones.files import claimed
-from robust_backbones.stopping import STOPPED, Stopped
+from robust_backbones.core import results
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.files import claimed
+from robust_backbones.core.signals import STOPPED, Stopped
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from classification.training import distributed
 from classification.training.cpu.convolutions import FastWeightGradients
 from classification.training.cpu.folding import Twin
 from classification.training.methods import METHODS, Objective
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

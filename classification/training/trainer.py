@@ -17,9 +17,10 @@ from classification.training import distributed, overfitting
 from classification.training import evaluate as engine
 from classification.training.learner import Learner, NotFinite, Sums, seed_of
 from classification.training.schedules import learning_rate
-from robust_backbones import checkpoint, results
-from robust_backbones.errors import UserError
-from robust_backbones.stopping import Stopped, StopSignals
+from robust_backbones import checkpoint
+from robust_backbones.core import results
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.signals import Stopped, StopSignals
 
 EVAL_BATCH = 200  # images at once, in each process
 LAST_GOOD = "last_good.pt"  # the weights of before a collapse

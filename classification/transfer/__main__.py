@@ -22,7 +22,7 @@ from classification import options
 from classification.transfer import options as transfer_options
 
 # torch, and what imports it, waits for `main`: --help is to come at once.
-from robust_backbones.errors import UserError, user_errors
+from robust_backbones.core.errors import UserError, user_errors
 
 if TYPE_CHECKING:
     import torch

@@ -20,8 +20,8 @@ from classification.datasets import loader
 from classification.datasets.split import Source
 from classification.models import Classifier, backbone_digest
 from classification.training.learner import PRECISIONS
-from robust_backbones.files import atomic, cache_dir, locked
-from robust_backbones.stopping import Stopped, StopSignals
+from robust_backbones.core.files import atomic, cache_dir, locked
+from robust_backbones.core.signals import Stopped, StopSignals
 
 VERSION = 1  # of what this file and the transforms do; a change of the numbers raises it
 ROWS = 4096  # in a file: what an interrupted run loses at most

@@ -16,7 +16,7 @@ from classification.training.learner import Learner, seed_of
 from classification.training.trainer import EVAL_BATCH, Training, identity
 from classification.transfer.task import Task, Trial
 from robust_backbones import checkpoint
-from robust_backbones.stopping import Stopped
+from robust_backbones.core.signals import Stopped
 
 BEST, LAST = "best.pt", "checkpoint.pt"
 CHOOSING, FINAL = "choosing", "final"

@@ -13,7 +13,7 @@ from classification.datasets.split import Source
 from classification.models import Classifier
 from classification.transfer import features, knn, probe, protocols
 from classification.transfer.task import Task, Trial
-from robust_backbones.stopping import Stopped
+from robust_backbones.core.signals import Stopped
 
 
 @dataclass(frozen=True)

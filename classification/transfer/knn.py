@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 NEIGHBOURS = (1, 2, 5, 10, 20, 50, 100, 200)
 SIMILARITIES = 2**24  # in memory at once

@@ -9,8 +9,8 @@ from classification.datasets import DATASETS, METRICS, Dataset
 from classification.pretrain.options import AUGMENTATIONS, PRECISIONS, STANDARD_EVAL_EPS
 from classification.training.schedules import SCHEDULES
 from classification.transfer import protocols
-from robust_backbones.command_line import Parser
-from robust_backbones.errors import UserError
+from robust_backbones.core.cli import Parser
+from robust_backbones.core.errors import UserError
 
 # Salman et al. 2020, as their published list of best settings has it for all tasks; the rates are
 # those among which it chooses.

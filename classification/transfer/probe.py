@@ -16,7 +16,7 @@ from torch import Tensor
 
 from classification.transfer.knn import choose_neighbours, nearest
 from classification.transfer.logistic import Images, solve_path
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 __all__ = ["PENALTIES", "Chosen", "Probes", "choose", "choose_neighbours", "few_shot", "fit",
            "nearest", "refit"]  # fmt: skip

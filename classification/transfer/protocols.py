@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 # Part -> its values and what they mean; each part is an option of `classification.transfer`.
 PARTS = {

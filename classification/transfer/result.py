@@ -12,9 +12,10 @@ from torch import Tensor
 from classification import metrics
 from classification.training import distributed
 from classification.transfer.task import Task, Trial
-from robust_backbones import checkpoint, results
+from robust_backbones import checkpoint
 from robust_backbones.checkpoint import Checkpoint
-from robust_backbones.files import atomic
+from robust_backbones.core import results
+from robust_backbones.core.files import atomic
 
 
 def write(task: Task, trials: list[Trial], names: dict, seconds: float) -> str:

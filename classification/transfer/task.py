@@ -16,8 +16,8 @@ from classification.models import Classifier
 from classification.transfer import protocols
 from classification.transfer.probe import few_shot
 from robust_backbones.checkpoint import Checkpoint
-from robust_backbones.errors import UserError
-from robust_backbones.stopping import StopSignals
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.signals import StopSignals
 from robust_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
 IDENTITY = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # statistics that change nothing

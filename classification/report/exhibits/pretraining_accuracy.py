@@ -12,7 +12,7 @@ from classification.report.groups import Group, eps_words
 from classification.report.records import Merged, Record
 from classification.report.sections import Figure, Section, Series
 from robust_backbones import zoo
-from robust_backbones.files import sha256
+from robust_backbones.core.files import sha256
 
 
 class Sources:
