@@ -9,7 +9,7 @@ exec(Path(__file__).with_name("robust_backbones").joinpath("__init__.py").read_t
 
 
 class BuildWithClone(build_py):
-    """Puts configs/ and tools/ into the wheel as well; see robust_backbones/clone.py."""
+    """Puts configs/ and tools/ into the wheel as well; see robust_backbones/core/resources.py."""
 
     def run(self):
         super().run()
@@ -33,7 +33,7 @@ setup(
     package_data={
         "robust_backbones": ["zoo.sha256", "py.typed"],
         "classification": ["py.typed"],
-        "classification.reports": [
+        "classification.report": [
             "published.yaml",
             "report.html.jinja",
             "report.css",

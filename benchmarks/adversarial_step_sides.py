@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from classification import attacks
-from classification.learning.convolutions import FastWeightGradients
-from classification.learning.folding import Twin
-from classification.learning.learner import Learner
 from classification.models import Classifier
+from classification.training.cpu.convolutions import FastWeightGradients
+from classification.training.cpu.folding import Twin
+from classification.training.learner import Learner
 
 EPS, STEPS, STEP_SIZE, LR = 1.0, 3, 2 / 3, 0.01
 

@@ -32,7 +32,8 @@ from pycocotools import mask as coco_mask  # noqa: E402
 from pycocotools.coco import COCO  # noqa: E402
 from pycocotools.cocoeval import COCOeval  # noqa: E402
 
-from robust_backbones.detection import coco_files, coco_scores  # noqa: E402  isort: skip
+from robust_backbones.detection.data import coco_files  # noqa: E402  isort: skip
+from robust_backbones.detection.evaluation import coco_scores  # noqa: E402  isort: skip
 from detectron2.evaluation.fast_eval_api import COCOeval_opt  # noqa: E402
 
 HEIGHT, WIDTH, CLASSES = 480, 640, 80

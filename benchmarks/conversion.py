@@ -39,7 +39,7 @@ with open(sys.argv[2], "wb") as file:
 """
 RANDOM_WEIGHTS = """
 import sys, torch
-from robust_backbones.networks import build_network
+from robust_backbones.checkpoint.architectures import build_network
 torch.save(build_network(sys.argv[1], 1000).state_dict(), sys.argv[2])
 """
 BASE = "three steps, unverified"

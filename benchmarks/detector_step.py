@@ -21,7 +21,7 @@ import timing  # noqa: E402
 import torch  # noqa: E402
 
 from robust_backbones.detection import config  # noqa: E402
-from robust_backbones.detection.step import Step  # noqa: E402
+from robust_backbones.detection.training.step import Step  # noqa: E402
 
 
 def batches(size: tuple[int, int], count: int):

@@ -53,20 +53,21 @@ parts:
 
 
 def _pretrain(place: Path) -> None:
-    from classification import pretrain
+    from classification.pretrain import __main__ as pretrain
 
     pretrain.main([*PRETRAIN, "--output", str(place / "run")])
 
 
 def _finetune(place: Path) -> None:
-    from classification import transfer
+    from classification.transfer import __main__ as transfer
 
     weights = str(place.parent / SMALL)
     transfer.main([*FINETUNE, "--weights", weights, "--output", str(place / "run")])
 
 
 def _features(place: Path) -> None:
-    from classification import features, transfer
+    from classification.transfer import __main__ as transfer
+    from classification.transfer import features
 
     features.ROWS, features.BATCH = 16, 8  # 16 files instead of 2: there is something to lose
     weights = str(place.parent / SMALL)
@@ -76,7 +77,7 @@ def _features(place: Path) -> None:
 def _detector(place: Path) -> None:
     import train_net
 
-    from robust_backbones.detection import digit_scenes
+    from robust_backbones.detection.data import digit_scenes
 
     digit_scenes.SPLITS = {"train": 24, "val": 4}
     keys = DETECTOR | {"OUTPUT_DIR": str(place / "run"),
@@ -92,7 +93,7 @@ def _convert(place: Path) -> None:
 
 
 def _study(place: Path) -> None:
-    from classification import study
+    from classification.study import __main__ as study
 
     file = place / "study.yaml"
     file.write_text(STUDY.format(place=place))
@@ -104,7 +105,8 @@ def make_inputs(folder: Path) -> None:
     from conftest import random_network
     from transfer_runs import write_network
 
-    from robust_backbones import checkpoint, export
+    from robust_backbones import checkpoint
+    from robust_backbones.checkpoint import export
 
     write_network(folder / SMALL, "shufflenet_v2_x1_0")
     checkpoint.save(random_network("resnet18").state_dict(), folder / RESNET)

@@ -26,8 +26,9 @@ import robustness_bridge  # noqa: E402
 import torch  # noqa: E402
 from torchvision import transforms as tv  # noqa: E402
 
-from classification import datasets, transfer  # noqa: E402
-from classification.transfers.transfer_options import SGD  # noqa: E402
+from classification import datasets  # noqa: E402
+from classification.transfer import __main__ as transfer  # noqa: E402
+from classification.transfer.options import SGD  # noqa: E402
 from robust_backbones import checkpoint  # noqa: E402
 
 

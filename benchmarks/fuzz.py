@@ -34,7 +34,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 from fuzzing.judge import OUTCOMES, judge, signature, watch  # noqa: E402
 from fuzzing.mutations import mutate  # noqa: E402
 
-from robust_backbones.errors import UserError, user_errors  # noqa: E402
+from robust_backbones.core.errors import UserError, user_errors  # noqa: E402
 
 SECONDS = 10.0  # of a case
 MEMORY = 1 << 30  # bytes that a case may take besides what is there before

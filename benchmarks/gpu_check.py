@@ -30,7 +30,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from robust_backbones.errors import UserError, user_errors  # noqa: E402
+from robust_backbones.core.errors import UserError, user_errors  # noqa: E402
 
 MARK = "@gpu_check "  # prefix of the lines with measurements in the output of a row's process
 RESULTS = {True: "PASS", False: "FAIL", None: "SKIP"}

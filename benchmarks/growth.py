@@ -29,9 +29,9 @@ def features(size: int, folder: Path):
 
     import torch
 
-    from classification import features
-    from classification.data import sources
+    from classification.datasets import split as sources
     from classification.models import Classifier
+    from classification.transfer import features
 
     os.environ["ROBUST_BACKBONES_CACHE"] = str(folder)
     torch.manual_seed(0)
@@ -49,7 +49,7 @@ def probe(size: int, folder: Path):
     import probe as benchmark
     import torch
 
-    from classification import probe
+    from classification.transfer import probe
 
     x, y = benchmark.synthetic(size, 128, 10)
     # Every fifth label is any: classes that a line can just separate take L-BFGS a thousand
@@ -61,7 +61,9 @@ def probe(size: int, folder: Path):
 
 
 def plan(size: int, folder: Path):
-    from classification.studies import study_commands, study_file, study_report
+    from classification.study import commands as study_commands
+    from classification.study import file as study_file
+    from classification.study import summary as study_report
 
     study_commands.COMMANDS["nothing"] = study_commands.Command(
         lambda options, place, gpus: [], lambda options: None, lambda name: False, (),
@@ -76,8 +78,8 @@ def plan(size: int, folder: Path):
 def report(size: int, folder: Path):
     import report as benchmark
 
-    from classification import report as command
-    from classification.reports import exhibits, records
+    from classification.report import __main__ as command
+    from classification.report import exhibits, records
 
     trials = max(1, size // 16)
     benchmark.simulate(folder / "results", 100, tasks=("cars", "dtd"), archs=benchmark.ARCHS[:2],
@@ -101,7 +103,7 @@ def coco(size: int, folder: Path):
 def annotations(size: int, folder: Path):
     import coco_evaluation as benchmark
 
-    from robust_backbones.detection import annotations as reader
+    from robust_backbones.detection.data import annotations as reader
 
     contents, _ = benchmark.generate(size, 7 * size)
     for image in contents["images"]:

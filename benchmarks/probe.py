@@ -29,8 +29,8 @@ from sklearn.exceptions import ConvergenceWarning  # noqa: E402
 from sklearn.linear_model import LogisticRegression  # noqa: E402
 from threadpoolctl import threadpool_limits  # noqa: E402
 
-from classification import probe  # noqa: E402
-from robust_backbones.errors import UserError, user_errors  # noqa: E402
+from classification.transfer import probe  # noqa: E402
+from robust_backbones.core.errors import UserError, user_errors  # noqa: E402
 
 
 def synthetic(n: int, d: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:

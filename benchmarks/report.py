@@ -23,13 +23,13 @@ sys.path[:0] = [str(ROOT)]
 
 import numpy as np  # noqa: E402
 
-from classification.data.dataset_rows import SUITE  # noqa: E402
 from classification.datasets import DATASETS  # noqa: E402
-from classification.reports.published import ARCHS, EPS  # noqa: E402
-from classification.transfers import transfer_options  # noqa: E402
-from classification.transfers.protocols import MODES  # noqa: E402
-from robust_backbones import results  # noqa: E402
-from robust_backbones.errors import UserError, user_errors  # noqa: E402
+from classification.datasets.specs import SUITE  # noqa: E402
+from classification.report.published import ARCHS, EPS  # noqa: E402
+from classification.transfer import options as transfer_options  # noqa: E402
+from classification.transfer.protocols import MODES  # noqa: E402
+from robust_backbones.core import results  # noqa: E402
+from robust_backbones.core.errors import UserError, user_errors  # noqa: E402
 
 LEVELS = (0.0, *EPS)
 
@@ -125,8 +125,8 @@ def _result(run: Path, task, mode, weights, arch, seed, accuracy) -> None:
 
 def measure(folder: Path, out: Path) -> None:
     """Print seconds (wall, and of the processor) of each step, and sizes."""
-    from classification import report
-    from classification.reports import exhibits, records
+    from classification.report import __main__ as report
+    from classification.report import exhibits, records
 
     steps, last = [], [time.perf_counter(), time.process_time()]
 

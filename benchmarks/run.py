@@ -27,7 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-from robust_backbones.files import atomic  # noqa: E402
+from robust_backbones.core.files import atomic  # noqa: E402
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "robustness", "pycocotools",
             "Pillow")  # fmt: skip

@@ -21,11 +21,11 @@ sys.path[:0] = [str(ROOT)]
 import torch  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from classification.data.dataset_rows import DATASETS  # noqa: E402
-from classification.studies import study_file  # noqa: E402
-from classification.transfers import transfer_options  # noqa: E402
+from classification.datasets.specs import DATASETS  # noqa: E402
+from classification.study import file as study_file  # noqa: E402
+from classification.transfer import options as transfer_options  # noqa: E402
 from robust_backbones import zoo  # noqa: E402
-from robust_backbones.networks import build_network  # noqa: E402
+from robust_backbones.checkpoint.architectures import build_network  # noqa: E402
 
 PIXELS = 224
 TRAINED = 3  # forward, and backward for inputs and for weights

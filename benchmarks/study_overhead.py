@@ -19,8 +19,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-from classification.studies import executors, study_commands, study_file  # noqa: E402
-from classification.studies.study_queue import Queue  # noqa: E402
+from classification.study import commands as study_commands  # noqa: E402
+from classification.study import executors  # noqa: E402
+from classification.study import file as study_file  # noqa: E402
+from classification.study.queue import Queue  # noqa: E402
 
 CODE = "import sys; open(sys.argv[1] + '/result.json', 'w').write('{\"metrics\": {}}')"
 

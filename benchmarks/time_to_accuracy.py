@@ -28,11 +28,10 @@ import torch  # noqa: E402
 from small_models import learning  # noqa: E402
 
 from classification import attacks  # noqa: E402
-from classification.data import loader  # noqa: E402
-from classification.datasets import open_split  # noqa: E402
-from classification.learning.learner import Learner  # noqa: E402
-from classification.learning.methods import METHODS  # noqa: E402
+from classification.datasets import loader, open_split  # noqa: E402
 from classification.models import Classifier  # noqa: E402
+from classification.training.learner import Learner  # noqa: E402
+from classification.training.methods import METHODS  # noqa: E402
 
 EPS, LIBRARY = 0.5, "robustness library, pgd"
 PGD = METHODS["pgd"].attack

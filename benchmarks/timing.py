@@ -56,8 +56,8 @@ def chosen(name: str) -> torch.device:
     Raises:
         SystemExit: torch cannot use the device (exit code 2).
     """
-    from classification.engine import choose_device
-    from robust_backbones.errors import user_errors
+    from classification.training.evaluate import choose_device
+    from robust_backbones.core.errors import user_errors
 
     with user_errors():
         return choose_device(name)

@@ -20,9 +20,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import torch  # noqa: E402
 from small_models import learning  # noqa: E402
 
-from classification.learning.learner import Learner  # noqa: E402
-from classification.learning.methods import METHODS  # noqa: E402
 from classification.models import Classifier  # noqa: E402
+from classification.training.learner import Learner  # noqa: E402
+from classification.training.methods import METHODS  # noqa: E402
 
 EPS = 0.5
 

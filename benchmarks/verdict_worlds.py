@@ -14,8 +14,8 @@ from functools import cached_property
 import numpy as np
 from scipy import special
 
-from classification.reports import estimates
-from classification.reports.verdicts import Estimate
+from classification.report import estimates
+from classification.report.verdicts import Estimate
 
 SHARED, OWN, NOISE = np.sqrt(np.array([0.7, 0.15, 0.15], np.float32))
 BASE = 0.8  # accuracy of the standard networks

@@ -32,8 +32,8 @@ from scipy import stats  # noqa: E402
 from verdict_worlds import HEADS, LEVELS, MORE, MOST_TRIALS, SCATTER, Study, World, table  # noqa: E402
 
 from classification import metrics  # noqa: E402
-from classification.reports import comparisons, estimates, verdicts  # noqa: E402
-from classification.reports.verdicts import Outcome, Verdict  # noqa: E402
+from classification.report import comparisons, estimates, verdicts  # noqa: E402
+from classification.report.verdicts import Outcome, Verdict  # noqa: E402
 
 # Percent: largest error rate of a family and of a world, smallest coverage.
 POOLED, SINGLE, COVERED = 5.0, 6.5, 93.0

@@ -4,7 +4,7 @@ import importlib
 import runpy
 import sys
 
-from robust_backbones.errors import UserError, user_errors
+from robust_backbones.core.errors import UserError, user_errors
 
 COMMANDS = ("pretrain", "robustness_eval", "transfer", "interpret", "study", "report", "datasets")
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 # A loss below this is 0 in float32, so that nothing is known about the gradient's length.
 FLOAT32_EPS = torch.finfo(torch.float32).eps

@@ -5,9 +5,9 @@ import json
 import os
 from pathlib import Path
 
-from robust_backbones.errors import UserError
-from robust_backbones.files import atomic
-from robust_backbones.results import differences
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.files import atomic
+from robust_backbones.core.results import differences
 
 
 class Journal:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from classification import sampling
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 
 def top1(predictions: Tensor, labels: Tensor, classes: int | None = None) -> float:

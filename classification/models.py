@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from robust_backbones import checkpoint, weights
 from robust_backbones.checkpoint import Checkpoint
-from robust_backbones.errors import UserError
-from robust_backbones.networks import COUNTER, with_versions
+from robust_backbones.checkpoint.architectures import COUNTER, with_versions
+from robust_backbones.core.errors import UserError
 from robust_backbones.zoo import ARCHS, IMAGENET_MEAN, IMAGENET_STD
 
 Statistics = tuple[Sequence[float], Sequence[float]]  # mean and std of the channels, RGB

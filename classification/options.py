@@ -7,8 +7,8 @@ at once.
 import re
 from fractions import Fraction
 
-from robust_backbones.command_line import count, number, whole
-from robust_backbones.errors import UserError
+from robust_backbones.core.cli import count, number, whole
+from robust_backbones.core.errors import UserError
 
 __all__ = ["batch", "check_radius", "count", "fraction", "label", "number", "positive", "radius",
            "real", "seed", "share", "whole"]  # fmt: skip

@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from robust_backbones.files import atomic
-from robust_backbones.results import finite
+from robust_backbones.core.files import atomic
+from robust_backbones.core.results import finite
 
 LOG_SECONDS = 60  # between two lines in a log file; a terminal's line is renewed each step
 

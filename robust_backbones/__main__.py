@@ -8,8 +8,8 @@ import os
 import sys
 from pathlib import Path
 
-from robust_backbones import clone
-from robust_backbones.errors import UserError, user_errors
+from robust_backbones.core import resources as clone
+from robust_backbones.core.errors import UserError, user_errors
 
 
 def main(words: list[str]) -> None:

@@ -7,8 +7,8 @@ import json
 import os
 from pathlib import Path
 
-from robust_backbones.errors import UserError
-from robust_backbones.files import atomic, cache_dir, locked, sha256
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.files import atomic, cache_dir, locked, sha256
 
 VERSION = 1
 

@@ -16,9 +16,9 @@ from hashlib import sha256 as hash_of
 from pathlib import Path
 
 from robust_backbones import digests, download, hub, zoo
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.files import cache_dir, locked, sha256
 from robust_backbones.download import DownloadError
-from robust_backbones.errors import UserError
-from robust_backbones.files import cache_dir, locked, sha256
 
 CHECKPOINTS = ("checkpoint.pt", "model_final.pth")  # what runs of ours leave in their folder
 MIRROR = "ROBUST_BACKBONES_MIRROR"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 import argparse
 
-from robust_backbones.command_line import Parser
-from robust_backbones.errors import UserError, user_errors
+from robust_backbones.core.cli import Parser
+from robust_backbones.core.errors import UserError, user_errors
 from robust_backbones.zoo import (
     HUB_REPO,
     HUB_REVISION,

@@ -58,7 +58,8 @@ def resnet18_file(tmp_path_factory):
 @pytest.fixture(scope="session")
 def resnet18_backbone(resnet18_file):
     """The same, converted for Detectron2."""
-    from robust_backbones import checkpoint, export
+    from robust_backbones import checkpoint
+    from robust_backbones.checkpoint import export
 
     path = resnet18_file.with_name("backbone.pth")
     checkpoint.save(export.detectron2_contents(checkpoint.read(resnet18_file)), path)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from test_trainer import small
 
-from robust_backbones.detection import trainer
+from robust_backbones.detection.training import trainer
 
 
 def write_run(folder, weights, **overrides):

@@ -7,9 +7,9 @@ import torch
 from small_models import blobs, learning
 from torch import nn
 
-from classification.learning import distributed
-from classification.learning.learner import Learner
-from robust_backbones.errors import UserError
+from classification.training import distributed
+from classification.training.learner import Learner
+from robust_backbones.core.errors import UserError
 
 
 def network(norm: bool) -> nn.Sequential:

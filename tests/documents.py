@@ -25,7 +25,7 @@ SHELL = ("", "bash")
 # Modules whose `python -m` is another module's `main`.
 _ENTRIES = {
     "robust_backbones.zoo": "robust_backbones.zoo_command",
-    "classification.datasets": "classification.data.dataset_command",
+    "classification.datasets": "classification.datasets.__main__",
 }
 
 

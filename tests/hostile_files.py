@@ -6,7 +6,7 @@ import tarfile
 import pytest
 from PIL import Image
 
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 
 def refuses(message: str, *names):

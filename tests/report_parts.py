@@ -5,8 +5,8 @@ import json
 
 from PIL import Image
 
-from classification.reports.sections import Column, Figure, Section, Series, Value
-from robust_backbones import results
+from classification.report.sections import Column, Figure, Section, Series, Value
+from robust_backbones.core import results
 
 HOSTILE = '<script>document.title="owned"</script><img src=x onerror=alert(1)>'
 TASKS = ("aircraft", "cifar10", "pets")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from classification.datasets import DATASETS
-from classification.reports.records import Record
+from classification.report.records import Record
 
 
 def transfer(task="cifar10", arch="resnet18", eps=0.0, accuracy=90.0, *, mode="fixed-feature",

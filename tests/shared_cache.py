@@ -15,10 +15,12 @@ import robust_backbones.detection  # noqa: F401  (before Detectron2)
 # isort: split
 from conftest import random_network
 
-from classification import features, models
+from classification import models
 from classification.datasets import open_split
+from classification.transfer import features
 from robust_backbones import weights
-from robust_backbones.detection import digit_scenes, paths
+from robust_backbones.detection import path_handler
+from robust_backbones.detection.data import digit_scenes
 
 NAME = "robust://resnet18_linf_eps8"  # its digest is not published, so ours may stand for it
 
@@ -40,14 +42,18 @@ def ask(url: str, inputs: tuple) -> dict:
     found = features.extract(*inputs)
     return {
         "weights": weights.digest(weights.resolve(url)),
-        "backbone": weights.digest(paths.converted(NAME)),
+        "backbone": weights.digest(path_handler.converted(NAME)),
         "features": hashlib.sha256(found.tobytes()).hexdigest(),
         "scenes": str(digit_scenes.ensure()),
     }
 
 
 def main(url: str, folder: Path, processes: int) -> None:
-    for module, name in ((features, "_compute"), (paths, "_convert"), (digit_scenes, "_draw")):
+    for module, name in (
+        (features, "_compute"),
+        (path_handler, "_convert"),
+        (digit_scenes, "_draw"),
+    ):
         noted(module, name, folder / "made.txt")
     digit_scenes.SPLITS = {"train": 2, "val": 2}
     model = models.Classifier("shufflenet_v2_x1_0", 10)

@@ -9,7 +9,8 @@ import robust_backbones.detection  # noqa: F401  (before Detectron2, which it ma
 # isort: split
 from detectron2.data import DatasetCatalog, DatasetMapper, detection_utils
 
-from robust_backbones.detection import config, trainer
+from robust_backbones.detection import config
+from robust_backbones.detection.training import trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = ROOT / "configs/digits_mask_rcnn_robust.yaml"

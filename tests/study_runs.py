@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from classification.studies import study_commands
+from classification.study import commands as study_commands
 
 # argv: folder, value, and what else the options say. Each start leaves a line in starts.txt.
 CODE = """

@@ -11,9 +11,9 @@ from small_detectors import DIGITS, ROOT, overrides, tiny_config, tiny_file
 # isort: split
 from detectron2.structures import Boxes, Instances
 
-from robust_backbones.detection import attack_evaluation
-from robust_backbones.errors import UserError
-from robust_backbones.files import sha256
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.files import sha256
+from robust_backbones.detection.robustness import attack_report as attack_evaluation
 
 sys.path.insert(0, str(ROOT / "tools"))
 import attack_net

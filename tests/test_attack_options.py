@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from classification.attacks import CONSTRAINTS, fgsm, pgd
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 BALLS = [("l2", 0.5), ("linf", 8 / 255)]
 # So small, around grey, that no pixel reaches the border of [0, 1].

@@ -8,7 +8,7 @@ from small_models import convolutional, data, linear, norm
 from torch import nn
 
 from classification.attacks import CONSTRAINTS, pgd
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 BALLS = [("l2", 0.5), ("linf", 8 / 255)]
 # Large enough to leave the ball in one step, and to push pixels over the border of [0, 1].

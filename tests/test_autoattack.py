@@ -7,9 +7,10 @@ import pytest
 import torch
 from small_models import digits, trained
 
-from classification.evaluations import attack_plan, robustness
-from classification.evaluations.attack_plan import Attack
-from classification.evaluations.autoattack import autoattack
+from classification.robustness_eval import plan as attack_plan
+from classification.robustness_eval import run as robustness
+from classification.robustness_eval.autoattack import autoattack
+from classification.robustness_eval.plan import Attack
 
 pyautoattack = pytest.importorskip("pyautoattack")
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from conftest import random_network
 
+from robust_backbones.core.errors import UserError
 from robust_backbones.detection import backbone, config, verify
-from robust_backbones.errors import UserError
 from robust_backbones.zoo import RESNETS, find_resnet, select
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,7 +85,7 @@ def test_the_matrix_of_configs_is_whole():
 @pytest.mark.parametrize("arch", RESNETS)
 def test_one_key_chooses_the_architecture(arch):
     """Built from the key alone, the network has torchvision's parameters, shape by shape."""
-    from robust_backbones.convert import to_detectron2
+    from robust_backbones.checkpoint.key_names import to_detectron2
 
     with torch.device("meta"):
         built = backbone.build_robust_resnet_backbone(verify.target_config(arch), verify.RGB)

@@ -6,9 +6,10 @@ import pytest
 from result_records import transfer
 from test_exhibits import grid, named, row, rows
 
-from classification.data.dataset_rows import SUITE
-from classification.reports import cells, published, records
-from classification.reports.records import Record
+from classification.datasets.specs import SUITE
+from classification.report import groups as cells
+from classification.report import published, records
+from classification.report.records import Record
 
 
 def test_protocols_stand_apart_and_clean_comes_first():

@@ -7,8 +7,9 @@ import pytest
 import torch
 from conftest import random_network, robustness_contents
 
-from robust_backbones import checkpoint, convert
-from robust_backbones.errors import UserError
+from robust_backbones import checkpoint
+from robust_backbones.checkpoint import key_names as convert
+from robust_backbones.core.errors import UserError
 
 
 def write(path, contents):

@@ -8,9 +8,10 @@ from conftest import random_network
 from test_checkpoint import Bomb
 from test_trainer import small
 
-from robust_backbones import checkpoint, export
-from robust_backbones.detection import run, trainer
-from robust_backbones.errors import UserError
+from robust_backbones import checkpoint
+from robust_backbones.checkpoint import export
+from robust_backbones.core.errors import UserError
+from robust_backbones.detection.training import run, trainer
 
 
 def test_strict_loading_accepts_new_heads_only(tmp_path, resnet18_backbone):

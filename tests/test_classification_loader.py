@@ -9,10 +9,9 @@ import torch
 from small_data import CLASSES, write_tree
 
 from classification import transforms
-from classification.data import loader
-from classification.data.sources import Source
-from classification.datasets import open_split
-from robust_backbones.errors import UserError
+from classification.datasets import loader, open_split
+from classification.datasets.split import Source
+from robust_backbones.core.errors import UserError
 
 
 def numbered(n=42, size=4):

@@ -5,8 +5,9 @@ import json
 import coco_cases
 import pytest
 
-from robust_backbones.detection import coco_files, coco_scores
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
+from robust_backbones.detection.data import coco_files
+from robust_backbones.detection.evaluation import coco_scores
 
 
 def scene():

@@ -13,8 +13,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from robust_backbones.detection import coco_files, coco_scores
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
+from robust_backbones.detection.data import coco_files
+from robust_backbones.detection.evaluation import coco_scores
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "coco"
 NUMBERS = "AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl".split()

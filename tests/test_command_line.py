@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from robust_backbones.command_line import Parser, count, whole
+from robust_backbones.core.cli import Parser, count, whole
 
 
 def parser(extra: int = 0) -> Parser:

@@ -10,9 +10,9 @@ from result_records import transfer
 from scipy.stats import ttest_ind
 
 from classification import metrics
-from classification.reports import comparisons, predictions, records
-from classification.reports.comparisons import Rules
-from classification.reports.verdicts import Missing, Outcome, Over
+from classification.report import comparisons, predictions, records
+from classification.report.comparisons import Rules
+from classification.report.verdicts import Missing, Outcome, Over
 
 
 def runs(tmp_path, task, levels, *, seeds=(0, 1, 2), images=150, files=True):

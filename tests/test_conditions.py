@@ -9,11 +9,13 @@ import torch
 from PIL import UnidentifiedImageError
 from small_detectors import DIGITS, overrides, tiny_config, tiny_detector, tiny_file
 
-from robust_backbones.detection import conditions, subject, subset
-from robust_backbones.detection.conditions import Condition
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.files import sha256
+from robust_backbones.detection.data import subset
 from robust_backbones.detection.evaluation import build_evaluator
-from robust_backbones.errors import UserError
-from robust_backbones.files import sha256
+from robust_backbones.detection.robustness import grid as conditions
+from robust_backbones.detection.robustness import subject
+from robust_backbones.detection.robustness.grid import Condition
 
 COCO = "digit_scenes_val"
 
@@ -206,7 +208,7 @@ def test_clean_images_are_predicted_on_as_detectron2_does(tmp_path):
     from detectron2.data import DatasetMapper, build_detection_test_loader
     from detectron2.evaluation import inference_on_dataset
 
-    from robust_backbones.detection.attack_evaluation import conditions as attack_conditions
+    from robust_backbones.detection.robustness.attack_report import conditions as attack_conditions
 
     cfg = tiny_config(**{"INPUT.MIN_SIZE_TEST": "64"})
     model, items = tiny_detector(cfg).eval(), subset.choose(COCO, 4, seed=0)

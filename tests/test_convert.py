@@ -9,8 +9,10 @@ import torch
 from conftest import random_network, robustness_contents
 from test_checkpoint import BAD_BYTES, BAD_CONTENTS
 
-from robust_backbones import checkpoint, convert, export
-from robust_backbones.errors import UserError
+from robust_backbones import checkpoint
+from robust_backbones.checkpoint import export
+from robust_backbones.checkpoint import key_names as convert
+from robust_backbones.core.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 import convert as tool  # tools/convert.py

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from classification.learning import convolutions
-from classification.learning.convolutions import FastWeightGradients, Packed
+from classification.training.cpu import convolutions
+from classification.training.cpu.convolutions import FastWeightGradients, Packed
 
 # In channels, out channels, kernel, stride, padding, dilation, groups, height, width.
 CASES = [
@@ -101,7 +101,7 @@ def test_autocast():
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("row", CASES, ids=str)
 def test_fast_weight_gradients(monkeypatch, row, bias, channels_last):
-    monkeypatch.setattr("classification.learning.convolutions.FEW_POSITIONS", 1000)
+    monkeypatch.setattr("classification.training.cpu.convolutions.FEW_POSITIONS", 1000)
     conv, x = case(row, bias)
     x.requires_grad_()
     towards = torch.randn_like(conv(x))

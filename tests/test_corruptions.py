@@ -19,8 +19,8 @@ from small_detectors import (
     tiny_file,
 )
 
-from robust_backbones.detection import corruption_report, corruptions
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
+from robust_backbones.detection.robustness import corruption_report, corruptions
 
 sys.path.insert(0, str(ROOT / "tools"))
 import corrupt_net

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from classification.reports import crossfit
+from classification.report import crossfit
 
 RNG = np.random.default_rng
 

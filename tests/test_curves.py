@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from robust_backbones.detection import curves
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
+from robust_backbones.detection.inspect import curves
 
 
 def line(iteration, **numbers) -> str:

@@ -10,9 +10,9 @@ from miniature_tasks import TASKS, picture, use
 from PIL import Image
 
 from classification import datasets
-from classification.data import dataset_check
-from classification.data.dataset_command import main
 from classification.datasets import DATASETS
+from classification.datasets import check as dataset_check
+from classification.datasets.__main__ import main
 
 RNG = np.random.default_rng(5)
 
@@ -162,7 +162,7 @@ def test_progress_is_shown(tree, monkeypatch, capsys):
 
 def test_shards_are_counted_only(tree, monkeypatch, tmp_path):
     pytest.importorskip("webdataset")
-    from classification.data.shard_writer import write_shards
+    from classification.datasets.shard_writer import write_shards
 
     write_shards(tree, tmp_path / "shards", 6)
     report = dataset_check.check("folder", tmp_path / "shards")

@@ -14,10 +14,10 @@ import pytest
 import torchvision.datasets as tv
 from miniature_tasks import use, write
 
-from classification.data import dataset_fetch
-from classification.data.dataset_command import COLUMNS, main
 from classification.datasets import DATASETS, SUITE, open_split
-from robust_backbones.errors import UserError
+from classification.datasets import fetch as dataset_fetch
+from classification.datasets.__main__ import COLUMNS, main
+from robust_backbones.core.errors import UserError
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "data.md"
 
@@ -151,6 +151,6 @@ def test_list_and_the_table_of_the_docs(capsys):
 
 
 def test_the_command_is_quick_to_list():
-    code = "from classification.data.dataset_command import main; import sys; main(['list']); "
+    code = "from classification.datasets.__main__ import main; import sys; main(['list']); "
     code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

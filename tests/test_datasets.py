@@ -12,11 +12,11 @@ import yaml
 from skimage import data
 from sklearn.datasets import load_digits
 
-from classification.data.embedded import DIGITS_TRAIN, TEXTURES
-from classification.data.sources import fingerprint
 from classification.datasets import DATASETS, METRICS, SUITE, open_split
+from classification.datasets.embedded import DIGITS_TRAIN, TEXTURES
+from classification.datasets.split import fingerprint
 from classification.transforms import AUGMENTATIONS
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 
 def load(name, split):

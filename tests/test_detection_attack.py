@@ -8,8 +8,8 @@ import pytest
 import torch
 from small_detectors import RETINANET, batch, tiny_config, tiny_detector
 
-from robust_backbones.detection import attack
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
+from robust_backbones.detection.robustness import attack
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ def pair(arch="resnet18", freeze=2):
     """Detectron2's network and the folded one, with the same weights."""
     from detectron2.modeling.backbone import build_resnet_backbone
 
-    from robust_backbones.convert import to_detectron2
+    from robust_backbones.checkpoint.key_names import to_detectron2
 
     cfg = verify.target_config(arch)
     cfg.MODEL.BACKBONE.FREEZE_AT = freeze

@@ -11,8 +11,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from sklearn.datasets import load_digits
 
-from robust_backbones.detection import data, digit_scenes
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
+from robust_backbones.detection.data import digit_scenes
+from robust_backbones.detection.data import registry as data
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_scenes_are_repeatable():
 
 
 def test_pretraining_has_seen_no_validation_digit():
-    from classification.data import embedded
+    from classification.datasets import embedded
 
     assert digit_scenes.DIGITS_TRAIN == embedded.DIGITS_TRAIN
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from classification.datasets import open_split
-from classification.learning import distributed
+from classification.training import distributed
 
 HERE = Path(__file__).resolve().parent
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}

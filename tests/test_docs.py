@@ -13,7 +13,7 @@ import documents
 import pytest
 from documents import ROOT, SHELL
 
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 # Programs of others, and what is checked of their arguments.
 OTHERS = {"cd", "export", "make", "mkdir", "mv", "pip", "pytest", "sleep", "srun", "tar"}
@@ -75,13 +75,13 @@ def check(command: documents.Command) -> None:
 
 
 def _pretrain(args) -> None:
-    from classification.learning import pretrain_options
+    from classification.pretrain import options as pretrain_options
 
     pretrain_options.settings(args)
 
 
 def _transfer(args) -> None:
-    from classification.transfers import transfer_options
+    from classification.transfer import options as transfer_options
 
     known = {"arch": "resnet50", "image_size": 224, "weights_sha256": "0" * 64}
     transfer_options.settings(args, known)
@@ -95,7 +95,7 @@ def _datasets(args) -> None:
 
 
 def _study(args) -> None:
-    from classification.studies import study_file
+    from classification.study import file as study_file
 
     assert study_file.read(args.study, dict(args.set))
 

@@ -81,7 +81,7 @@ def test_a_walk_through_the_documents(tmp_path, monkeypatch, capsys):
 
 def _predict() -> None:
     """The detector of the walk, loaded as docs/detection.md does it."""
-    from robust_backbones.detection import digit_scenes
+    from robust_backbones.detection.data import digit_scenes
 
     scene = next((digit_scenes.ensure() / "JPEGImages").iterdir())
     shutil.copy(scene, "photo.jpg")

@@ -7,7 +7,7 @@ import pytest
 from fake_hub import GOOD, HTML, OTHER, POINTER, Page, files
 
 from robust_backbones import digests, download, weights
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("empty_cache")
 

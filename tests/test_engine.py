@@ -9,11 +9,11 @@ import torch
 from small_models import blobs, learning
 from torch import nn
 
-from classification import engine
 from classification.attacks import pgd
-from classification.learning.learner import Learner
-from robust_backbones.errors import UserError
-from robust_backbones.stopping import Stopped, StopSignals
+from classification.training import evaluate as engine
+from classification.training.learner import Learner
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.signals import Stopped, StopSignals
 
 
 @pytest.fixture(scope="module")

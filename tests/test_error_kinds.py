@@ -2,7 +2,7 @@
 
 import pytest
 
-from robust_backbones.detection import error_kinds
+from robust_backbones.detection.inspect import error_types
 
 # An object, and boxes that overlap it by a known part (IoU) of 0.8, 0.5, 0.3, 0.1 and 0.
 A = (0, 0, 10, 10)
@@ -57,7 +57,7 @@ CASES = {
 def test_each_prediction_and_object_has_its_kind(name):
     predictions, objects, kinds, marks = CASES[name]
     boxes, classes, scores = zip(*predictions, strict=True) if predictions else ((), (), ())
-    found = error_kinds.mark(
+    found = error_types.mark(
         boxes, classes, scores,
         [thing[0] for thing in objects], [thing[1] for thing in objects],
         [len(thing) == 3 for thing in objects],
@@ -67,15 +67,15 @@ def test_each_prediction_and_object_has_its_kind(name):
 
 def test_the_table_has_every_kind():
     seen = {kind for _, _, kinds, marks in CASES.values() for kind in (*kinds, *marks)}
-    assert seen == set(error_kinds.KINDS)
+    assert seen == set(error_types.KINDS)
 
 
 def test_counts_are_of_predictions_and_missed_objects():
-    counts = error_kinds.count(
+    counts = error_types.count(
         ["right", "poor box", "poor box", "ignored"], ["right", "poor box", "missed", "ignored"]
     )
     assert {kind: n for kind, n in counts.items() if n} == {
         "right": 1, "poor box": 2, "missed": 1, "ignored": 1
     }  # fmt: skip
-    assert set(counts) == set(error_kinds.KINDS)
-    assert error_kinds.errors(counts) == 3
+    assert set(counts) == set(error_types.KINDS)
+    assert error_types.errors(counts) == 3

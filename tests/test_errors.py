@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from robust_backbones.errors import UserError, user_errors
+from robust_backbones.core.errors import UserError, user_errors
 
 
 def test_user_errors_are_one_line_and_code_2(capsys):
@@ -23,7 +23,7 @@ def test_interrupted_is_one_line(capsys):
     assert stop.value.code == 130 and capsys.readouterr().err.startswith("interrupted;")
 
 
-HEAD = "from robust_backbones.errors import user_errors\nwith user_errors():\n    "
+HEAD = "from robust_backbones.core.errors import user_errors\nwith user_errors():\n    "
 
 
 def test_what_ascii_lacks_is_escaped():

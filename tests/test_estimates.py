@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from classification.reports import estimates, verdicts
-from classification.reports.verdicts import Missing, Outcome, Over
+from classification.report import estimates, verdicts
+from classification.report.verdicts import Missing, Outcome, Over
 
 RNG = np.random.default_rng
 

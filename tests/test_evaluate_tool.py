@@ -8,7 +8,7 @@ from pathlib import Path
 import coco_cases
 import pytest
 
-from robust_backbones.files import sha256
+from robust_backbones.core.files import sha256
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -83,7 +83,7 @@ def test_registered_data_sets(tmp_path, capsys, name):
 
     from robust_backbones.detection import evaluation
     from robust_backbones.detection.config import get_cfg
-    from robust_backbones.detection.data import DatasetCatalog
+    from robust_backbones.detection.data.registry import DatasetCatalog
 
     inputs, found = outputs(DatasetCatalog.get(name), 10)
     evaluator = evaluation.build_evaluator(get_cfg(), name, str(tmp_path))

@@ -18,9 +18,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 
-from robust_backbones.detection import coco_evaluation, digit_scenes, evaluation, voc_evaluation
-from robust_backbones.detection.coco_evaluation import CocoEvaluator
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
+from robust_backbones.detection import evaluation
+from robust_backbones.detection.data import digit_scenes
+from robust_backbones.detection.evaluation import coco as coco_evaluation
+from robust_backbones.detection.evaluation import voc as voc_evaluation
+from robust_backbones.detection.evaluation.coco import CocoEvaluator
 
 DIGITS = "digit_scenes_val"
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"

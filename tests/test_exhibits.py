@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from result_records import detection, pretraining, transfer
 
-from classification.data.dataset_rows import SUITE
-from classification.reports import exhibits, published, records
-from classification.reports.records import Record
-from classification.reports.sections import Value
-from classification.reports.verdict_words import COLUMN
-from classification.studies import study_file
+from classification.datasets.specs import SUITE
+from classification.report import exhibits, published, records
+from classification.report.records import Record
+from classification.report.sections import Value
+from classification.report.verdict_words import COLUMN
+from classification.study import file as study_file
 
 MODES = ("fixed-feature", "full-network")
 
@@ -164,9 +164,9 @@ def test_own_networks_are_matched_with_their_pretraining():
 
 
 def test_own_networks_are_matched_by_the_digest_of_their_file(tmp_path):
-    from classification.reports.exhibit_parts import Results
-    from classification.reports.exhibit_sources import Sources
-    from robust_backbones.files import sha256
+    from classification.report.exhibits.parts import Results
+    from classification.report.exhibits.pretraining_accuracy import Sources
+    from robust_backbones.core.files import sha256
 
     (tmp_path / "checkpoint.pt").write_bytes(b"weights")
     network = pretraining(accuracy=77.0)

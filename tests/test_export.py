@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from robust_backbones import checkpoint, layouts
-from robust_backbones.errors import UserError
-from robust_backbones.export import TARGETS
-from robust_backbones.files import ENDINGS
+from robust_backbones import checkpoint
+from robust_backbones.checkpoint import formats as layouts
+from robust_backbones.checkpoint.export import TARGETS
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.files import ENDINGS
 from robust_backbones.zoo import ARCHS, RESNETS
 
 SMALL = ("resnet18", "mobilenet_v2")

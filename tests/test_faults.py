@@ -19,14 +19,16 @@ from study_runs import allow, toy
 from test_full_disk import pretraining, refused
 from test_own_data import coco
 
-from classification import pretrain
-from classification.learning import training
-from classification.studies import study_file
-from classification.studies.executors import Local
-from classification.studies.study_queue import Queue
+from classification.pretrain import __main__ as pretrain
+from classification.study import file as study_file
+from classification.study.executors import Local
+from classification.study.queue import Queue
+from classification.training import trainer as training
 from robust_backbones import weights
-from robust_backbones.detection import config, loader, own_data
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
+from robust_backbones.detection import config
+from robust_backbones.detection.data import custom as own_data
+from robust_backbones.detection.data import loader
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,7 +40,7 @@ def test_runs_that_fail_without_a_note_are_not_started_for_ever(tmp_path, monkey
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("classification.studies.study_run._note", full)
+    monkeypatch.setattr("classification.study.run._note", full)
     queue = Queue(runs, Local(1, 0), attempts=3, pause=0.01)
     assert queue.work() and list(queue.failed.values()) == ["not yet"]
     assert len((runs[0].folder / "starts.txt").read_text().split()) == 3
@@ -159,7 +161,7 @@ def test_a_download_that_is_killed_is_continued(host, empty_cache):
 
 
 def test_notes_of_a_study_behind_a_torn_one_are_read(tmp_path, monkeypatch):
-    from classification.studies import study_run
+    from classification.study import run as study_run
 
     notes = tmp_path / "attempts.jsonl"
     notes.write_text('{"state": "failed", "code": 1, "error": "a"}\n{"sta')

@@ -7,11 +7,10 @@ import pytest
 import torch
 from conftest import random_network
 
-from classification import features
-from classification.data import loader
-from classification.datasets import open_split
+from classification.datasets import loader, open_split
 from classification.models import Classifier
-from robust_backbones.stopping import Stopped, StopSignals
+from classification.transfer import features
+from robust_backbones.core.signals import Stopped, StopSignals
 
 
 @pytest.fixture(autouse=True)

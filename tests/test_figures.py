@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from scipy.stats import linregress
 
-from classification.reports import figure_kinds, figures
-from classification.reports.sections import Figure, Series
+from classification.report import figure_kinds, figures
+from classification.report.sections import Figure, Series
 
 EPS = [0, 0.01, 0.1, 1, 3]
 HOSTILE = '<script>alert("x")</script> $\\frac$ & \x00\n_'

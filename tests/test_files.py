@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from robust_backbones import files
-from robust_backbones.errors import UserError
+from robust_backbones.core import files
+from robust_backbones.core.errors import UserError
 
 
 def test_atomic_replaces_in_one_step(tmp_path):
@@ -34,7 +34,7 @@ def test_atomic_leaves_the_old_file_when_the_block_fails(tmp_path):
 
 LEFT_BY_A_KILL = """
 import os, signal, sys
-from robust_backbones.files import atomic
+from robust_backbones.core.files import atomic
 with atomic(sys.argv[1]) as temporary:
     temporary.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)

@@ -12,9 +12,8 @@ import torch
 from PIL import Image
 from small_data import CLASSES, pixels, write_tar, write_tree
 
-from classification.data import decoded
-from classification.datasets import DATASETS, open_split
-from robust_backbones.errors import UserError
+from classification.datasets import DATASETS, image_cache, open_split
+from robust_backbones.core.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -146,7 +145,7 @@ def test_a_tar_file_is_its_folder(tree, small_cifar, mode, ending, monkeypatch):
             assert np.array_equal(source.images.numpy(), images)
             assert source.labels.tolist() == labels and source.class_names == CLASSES
     # Decoded once: from now on the cache answers.
-    monkeypatch.setattr(decoded, "_decode", None)
+    monkeypatch.setattr(image_cache, "_decode", None)
     assert len(open_split("cifar10", "train", path)) == 24
     with pytest.raises(TypeError):
         (tree / "train" / "ant" / "000.png").write_bytes(

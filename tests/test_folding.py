@@ -10,10 +10,10 @@ from small_models import learning
 from torch import nn
 
 from classification import attacks
-from classification.learning import folding
-from classification.learning.folding import Twin
-from classification.learning.learner import Learner
 from classification.models import Normalize
+from classification.training.cpu import folding
+from classification.training.cpu.folding import Twin
+from classification.training.learner import Learner
 from robust_backbones.zoo import ARCHS, RESNETS
 
 LARGE = {"resnet101", "resnet152", "wide_resnet50_4", "wide_resnet101_2", "resnext101_32x8d",

@@ -15,8 +15,8 @@ from detectors import photograph
 from test_checkpointer import without
 from test_trainer import DIGITS, ROOT
 
+from robust_backbones.core.errors import UserError
 from robust_backbones.detection import add_robust_config, load
-from robust_backbones.errors import UserError
 
 SMALL = {
     "MODEL.ROBUST.ARCH": "resnet18",

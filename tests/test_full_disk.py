@@ -12,13 +12,16 @@ from test_pretrain import FEW
 from test_trainer import overrides
 from transfer_runs import TINY, write_network
 
-from classification import pretrain, study, transfer
 from classification.journal import Journal
-from classification.studies import study_file
-from classification.studies.study_queue import state
-from robust_backbones import checkpoint, results
-from robust_backbones.detection import digit_scenes
-from robust_backbones.errors import UserError, user_errors
+from classification.pretrain import __main__ as pretrain
+from classification.study import __main__ as study
+from classification.study import file as study_file
+from classification.study.queue import state
+from classification.transfer import __main__ as transfer
+from robust_backbones import checkpoint
+from robust_backbones.core import results
+from robust_backbones.core.errors import UserError, user_errors
+from robust_backbones.detection.data import digit_scenes
 
 ROOT = Path(__file__).resolve().parent.parent
 MB = 1 << 20

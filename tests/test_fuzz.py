@@ -16,7 +16,7 @@ import fuzz  # isort: skip  # noqa: E402
 from fuzzing.cases import Seed, Target  # isort: skip  # noqa: E402
 from fuzzing.targets import TARGETS  # isort: skip  # noqa: E402
 
-from robust_backbones.errors import UserError  # noqa: E402
+from robust_backbones.core.errors import UserError  # noqa: E402
 
 CASES = 100
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from classification.learning import guard
+from classification.training import overfitting
 
 COLLAPSED = [  # guard's accuracies, whether the last is a collapse
     ([50, 48, 52, 20], True),
@@ -17,14 +17,18 @@ COLLAPSED = [  # guard's accuracies, whether the last is a collapse
 
 @pytest.mark.parametrize("accuracies, collapsed", COLLAPSED)
 def test_what_counts_as_a_collapse(accuracies, collapsed):
-    assert guard.collapsed(accuracies, images=500) == collapsed
+    assert overfitting.collapsed(accuracies, images=500) == collapsed
 
 
 def test_few_images_prove_little():
-    assert guard.collapsed([30, 10], images=500) and not guard.collapsed([30, 10], images=20)
+    assert overfitting.collapsed([30, 10], images=500) and not overfitting.collapsed(
+        [30, 10], images=20
+    )
 
 
 def test_the_attack_is_stronger_at_the_same_radius():
-    found = guard.attack({"constraint": "linf", "eps": 0.1, "steps": 1, "random_start": False})
+    found = overfitting.attack(
+        {"constraint": "linf", "eps": 0.1, "steps": 1, "random_start": False}
+    )
     assert found == {"constraint": "linf", "eps": 0.1, "steps": 10, "random_start": True,
                      "step_size": pytest.approx(0.025), "use_best": True}  # fmt: skip

@@ -17,18 +17,16 @@ from hostile_files import refuses, regular
 from miniature_tasks import python2
 from small_data import CLASSES
 
-from classification.data import cifar, dataset_fetch, decoded, official, shards
-from classification.datasets import DATASETS, open_split
-from classification.reports import records, report_runs, tables
-from classification.reports.sections import Column, Section
-from classification.studies import study_file
-from classification.studies.study_storage import Store
+from classification.datasets import DATASETS, cifar, image_cache, layouts, open_split, shards
+from classification.datasets import fetch as dataset_fetch
+from classification.report import page_runs, records, tables
+from classification.report.sections import Column, Section
+from classification.study import file as study_file
+from classification.study.storage import Store
 from robust_backbones import checkpoint, zoo
-from robust_backbones.detection import (
-    config,
-    curves,
-)
-from robust_backbones.errors import LONGEST, UserError
+from robust_backbones.core.errors import LONGEST, UserError
+from robust_backbones.detection import config
+from robust_backbones.detection.inspect import curves
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -104,7 +102,7 @@ def test_names_in_archives_are_no_paths(tmp_path, monkeypatch):
     path = tmp_path / "a.tar"
     names = [f"../../train/{name}/../../../0.png" for name in CLASSES]
     path.write_bytes(tar(regular(*names)))
-    decoded.read("train", path, 4)
+    image_cache.read("train", path, 4)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tar", "cache"]
 
 
@@ -151,7 +149,7 @@ def test_labels_of_cifar_that_are_none(tmp_path, labels):
 
 
 def test_an_index_may_name_what_no_disk_takes(tmp_path):
-    assert official._entries(tmp_path / ("a" * 5000)) == set()
+    assert layouts._entries(tmp_path / ("a" * 5000)) == set()
 
 
 @pytest.mark.parametrize("name", ["../secret.jpg", "/etc/passwd"])
@@ -161,7 +159,7 @@ def test_an_index_names_images_of_its_folder(tmp_path, name):
         (tmp_path / "data/images").mkdir(parents=True, exist_ok=True)
         (tmp_path / f"data/{place}.txt").write_text(text + "\n")
     with refuses("leads out of its folder"):
-        official.aircraft("train", tmp_path)
+        layouts.aircraft("train", tmp_path)
 
 
 # ---- tables
@@ -185,8 +183,8 @@ def test_the_page_of_pictures_shows_names_as_text(tmp_path):
     from report_parts import HOSTILE
     from test_report_page import Tags
 
-    from robust_backbones.detection.gallery import Column as Predicted
-    from robust_backbones.detection.gallery import Row
+    from robust_backbones.detection.inspect.gallery import Column as Predicted
+    from robust_backbones.detection.inspect.gallery import Row
 
     picture = {"file": f"pictures/{HOSTILE}", "column": HOSTILE, "text": HOSTILE, "alt": HOSTILE}
     path = visualize.write_page(
@@ -222,7 +220,7 @@ def test_numbers_that_json_does_not_have_stay_out_of_the_page(tmp_path):
     path.write_text(path.read_text().replace('"seconds": 1.0', '"seconds": Infinity'))
     (tmp_path / "per_class.csv").write_text("class,images,right,recall_percent\na,1,1,nan\n")
     found = records.read([tmp_path])[0]
-    json.dumps(report_runs.gather(found).json(), allow_nan=False)
+    json.dumps(page_runs.gather(found).json(), allow_nan=False)
     assert found[0].seconds == float("inf")
 
 
@@ -241,7 +239,7 @@ def _with_index(folder: Path) -> Path:
 
 
 def test_a_name_is_not_taken_for_mathematics(tmp_path):
-    from robust_backbones.detection import visualize
+    from robust_backbones.detection.inspect import visualize
 
     names, image = ["$\\frac$", "$a_{$"], np.zeros((40, 60, 3), np.uint8)
     objects = visualize.Truth(

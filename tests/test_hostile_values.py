@@ -13,22 +13,17 @@ import robust_backbones.detection  # isort: skip  # noqa: F401  (before Detectro
 import torch
 from hostile_files import refuses, regular
 
-from classification.data import decoded, shards, sources
-from classification.datasets import DATASETS
-from classification.reports import records
-from classification.studies import study_file
+from classification.datasets import DATASETS, image_cache, shards
+from classification.datasets import split as sources
+from classification.report import records
+from classification.study import file as study_file
 from robust_backbones import checkpoint
-from robust_backbones.detection import (
-    annotations,
-    coco_files,
-    config,
-    config_files,
-    curves,
-    masks,
-    prediction_files,
-    predictor,
-)
+from robust_backbones.detection import config
 from robust_backbones.detection.checkpointer import StrictCheckpointer
+from robust_backbones.detection.config import files as config_files
+from robust_backbones.detection.data import annotations, coco_files, masks
+from robust_backbones.detection.evaluation import prediction_files
+from robust_backbones.detection.inspect import curves, predictor
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -275,7 +270,7 @@ def test_a_file_in_an_archive_that_claims_a_terabyte(tmp_path, monkeypatch):
         list(shards.samples([str(path)]))
     path.write_bytes(tar(regular("train/a/0.png"), headers=SPARSE))
     with refuses("sparse", path):
-        decoded.read("train", path, 4)
+        image_cache.read("train", path, 4)
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,16 @@ from conftest import random_network
 from PIL import Image
 from small_data import write_tree
 
-from classification import interpret, options
-from classification.data.shard_writer import write_shards
+from classification import options
 from classification.datasets import open_split
+from classification.datasets.shard_writer import write_shards
+from classification.interpret import __main__ as interpret
+from classification.interpret import optimize
+from classification.interpret import options as interpret_options
+from classification.interpret import plan as interpret_plan
+from classification.interpret.report import warnings
 from classification.models import load_classifier
-from classification.representations import interpret_options, interpret_plan, representation
-from classification.representations.interpret_report import warnings
-from robust_backbones.files import sha256
+from robust_backbones.core.files import sha256
 
 FEW = ["--dataset", "digits", "--classes", "3", "0", "--units", "7", "--images", "3", "--steps",
        "3", "--device", "cpu", "--batch-size", "2"]  # fmt: skip
@@ -97,7 +100,7 @@ def test_the_numbers_are_those_of_the_pictures(done, weights):
         torch.testing.assert_close(target, expected, atol=0.5 / 255 + 1e-6, rtol=0)
         distance = ((image - expected).norm() / expected.norm()).item()
         assert found["pixel_distance"] == pytest.approx(distance, rel=0.01)
-        features = [representation.features(net, x) for x in (image, expected)]
+        features = [optimize.features(net, x) for x in (image, expected)]
         distance = ((features[0] - features[1]).norm() / features[1].norm()).item()
         assert found["representation_distance"] == pytest.approx(distance, rel=0.05)
         agrees = judge(image).argmax() == judge(expected).argmax()

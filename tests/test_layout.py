@@ -6,20 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-BORDER = {
-    "array_pickles",
-    "clone",
-    "command_line",
-    "errors",
-    "files",
-    "images",
-    "networks",
-    "results",
-    "stopping",
-    "zoo",
-    "weights",
-    "checkpoint",
-}
+BORDER = {"core", "zoo", "weights", "checkpoint"}  # what classification/ may use
 FILES = sorted((ROOT / "robust_backbones").rglob("*.py")) + sorted(
     (ROOT / "classification").rglob("*.py")
 )
@@ -57,14 +44,14 @@ def test_arrows_go_one_way(path):
         "__init__",
         "zoo",
         "zoo_command",
-        "command_line",
-        "clone",
-        "errors",
-        "files",
+        "core/cli",
+        "core/resources",
+        "core/errors",
+        "core/files",
         "digests",
         "download",
         "weights",
-        "stopping",
+        "core/signals",
     ],
 )
 def test_light_files_import_no_torch(name):
@@ -105,3 +92,15 @@ def test_no_module_imports_itself_through_others():
         graph = {name: targets for name, targets in graph.items() if name not in leaves}
     circles = {name: sorted(targets & set(graph)) for name, targets in graph.items()}
     assert not circles
+
+
+def test_no_module_shares_its_name_with_a_package():
+    """Neither in the singular nor in the plural: `transfer.py` beside `transfers/`."""
+    packages = {path.parent for path in FILES if path.name == "__init__.py"}
+    twins = [
+        str(path.relative_to(ROOT))
+        for path in FILES
+        if {path.with_suffix(""), path.with_name(f"{path.stem}s")} & packages
+    ]
+    singular = [str(p.relative_to(ROOT)) for p in packages if p.with_name(f"{p.name}s") in packages]
+    assert not twins + singular

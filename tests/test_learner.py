@@ -8,8 +8,8 @@ import torch
 from small_models import blobs, learning
 from torch import nn
 
-from classification.learning.learner import Learner, NotFinite, seed_of
-from classification.learning.methods import METHODS
+from classification.training.learner import Learner, NotFinite, seed_of
+from classification.training.methods import METHODS
 
 
 def network(seed=0, norm=True):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from robust_backbones.detection.loader import TrainLoader, seed_from
+from robust_backbones.detection.data.loader import TrainLoader, seed_from
 
 DICTS = [{"file_name": str(i), "width": 2 if i % 3 else 1, "height": 1.5} for i in range(11)]
 

@@ -8,7 +8,7 @@ from hostile_files import refuses
 from scipy.io import loadmat, savemat
 from scipy.sparse import eye
 
-from classification.data import matlab_files
+from classification.datasets import matlab_files
 
 VALUES = {
     "numbers": np.arange(6, dtype=np.uint8).reshape(2, 3),

@@ -9,7 +9,7 @@ from small_models import blobs, convolutional, learning, linear, norm
 from torch.nn import functional as F
 
 from classification.attacks import PARAMETERS, pgd
-from classification.learning.methods import METHODS, Objective
+from classification.training.methods import METHODS, Objective
 
 
 def crafted(method, model, x, y, **changes):

@@ -6,7 +6,7 @@ from scipy.stats import binomtest, norm
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix
 
 from classification.metrics import METRICS, confusion, interval, mean_per_class, top1, wilson
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -6,8 +6,8 @@ from conftest import random_network
 
 from classification.models import Classifier, Normalize, backbone_digest, for_task, load_classifier
 from robust_backbones import checkpoint
-from robust_backbones.errors import UserError
-from robust_backbones.networks import COUNTER
+from robust_backbones.checkpoint.architectures import COUNTER
+from robust_backbones.core.errors import UserError
 from robust_backbones.zoo import ARCHS, IMAGENET_MEAN, IMAGENET_STD
 
 X = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

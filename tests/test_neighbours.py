@@ -6,8 +6,8 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 from classification.metrics import top1
-from classification.transfers.neighbours import choose_neighbours, nearest
-from robust_backbones.errors import UserError
+from classification.transfer.knn import choose_neighbours, nearest
+from robust_backbones.core.errors import UserError
 
 
 def split():
@@ -42,7 +42,7 @@ def test_the_number_of_neighbours_is_chosen():
 def test_scale_and_size_of_batches_do_not_matter(monkeypatch):
     x, y, x_test, _ = split()
     found = nearest(x, y, x_test, 7, 4)
-    monkeypatch.setattr("classification.transfers.neighbours.SIMILARITIES", 1)
+    monkeypatch.setattr("classification.transfer.knn.SIMILARITIES", 1)
     assert torch.equal(nearest(1000 * x, y, x_test / 1000, 7, 4), found)
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torchvision
 
-from robust_backbones import networks
-from robust_backbones.errors import UserError
+from robust_backbones.checkpoint import architectures as networks
+from robust_backbones.core.errors import UserError
 from robust_backbones.zoo import ARCHS, RESNETS
 
 

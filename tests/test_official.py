@@ -9,9 +9,8 @@ import pytest
 import torchvision.datasets as tv
 from miniature_tasks import FIRST, TASKS, use
 
-from classification.data import official
-from classification.datasets import DATASETS, SUITE, open_split, reader
-from robust_backbones.errors import UserError
+from classification.datasets import DATASETS, SUITE, layouts, open_split, reader
+from robust_backbones.core.errors import UserError
 
 LISTS = Path(__file__).resolve().parents[2] / "shared" / "data" / "transfer_splits"
 OFFICIAL = [name for name in SUITE if not name.startswith("cifar")]
@@ -170,7 +169,7 @@ class Everything:
 
 @pytest.fixture
 def all_images(monkeypatch):
-    monkeypatch.setattr(official, "_entries", lambda folder: Everything())
+    monkeypatch.setattr(layouts, "_entries", lambda folder: Everything())
 
 
 def lists(name):
@@ -295,4 +294,4 @@ def test_nowhere_and_nothing(monkeypatch, tmp_path):
 def test_rows_and_readers_agree():
     for name in OFFICIAL:
         layout = reader(DATASETS[name])
-        assert layout is getattr(official, name) and layout.name == name
+        assert layout is getattr(layouts, name) and layout.name == name

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from classification import options
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 RIGHT = [
     (options.count, "1", 1),

@@ -4,9 +4,9 @@ import pytest
 import torch
 from small_detectors import tiny_config
 
-from classification.learning import launch
-from robust_backbones.detection.trainer import Trainer
-from robust_backbones.errors import UserError
+from classification.training import launch
+from robust_backbones.core.errors import UserError
+from robust_backbones.detection.training.trainer import Trainer
 
 MESSAGE = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79 GiB."
 

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from robust_backbones.detection import annotations, config, data_check, digit_scenes, own_data
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
+from robust_backbones.detection import config
+from robust_backbones.detection.data import annotations, digit_scenes
+from robust_backbones.detection.data import custom as own_data
+from robust_backbones.detection.data import validate as data_check
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"

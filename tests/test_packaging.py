@@ -14,7 +14,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from robust_backbones import __version__, clone
+from robust_backbones import __version__
+from robust_backbones.core import resources as clone
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = "import setuptools.build_meta as b; b.build_sdist('{0}'); b.build_wheel('{0}')"
@@ -153,7 +154,7 @@ print(place, config.load_config("coco_mask_rcnn_robust_eps3.yaml").MODEL.WEIGHTS
 
 def test_an_unknown_tool_is_named(capsys):
     from robust_backbones.__main__ import main
-    from robust_backbones.errors import UserError
+    from robust_backbones.core.errors import UserError
 
     with pytest.raises(UserError, match="tool 'trane' is unknown; one of: attack_net, .*train_net"):
         main(["trane"])

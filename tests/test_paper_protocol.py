@@ -10,10 +10,11 @@ import torch
 from conftest import random_network
 from transfer_runs import FAST, run, write_network
 
-from classification import datasets, engine
-from classification.learning.learner import Learner
-from classification.transfers import transfer_options
-from classification.transfers.task import Task, target_statistics
+from classification import datasets
+from classification.training import evaluate as engine
+from classification.training.learner import Learner
+from classification.transfer import options as transfer_options
+from classification.transfer.task import Task, target_statistics
 from robust_backbones import checkpoint
 
 CLASSES, LR = 4, 0.05

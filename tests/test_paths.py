@@ -12,8 +12,9 @@ from detectron2.utils.file_io import PathManager
 
 from classification.models import load_classifier
 from robust_backbones import weights, zoo
-from robust_backbones.detection import config, paths, trainer
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
+from robust_backbones.detection import config, path_handler
+from robust_backbones.detection.training import trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = ROOT / "configs/digits_mask_rcnn_robust.yaml"
@@ -53,19 +54,19 @@ def test_a_name_gives_the_converted_file(mirror, monkeypatch):
     assert PathManager.isfile(NAME) and PathManager.exists(NAME)
     with PathManager.open(NAME, "rb") as file:
         assert file.read(2) == b"PK"
-    monkeypatch.setattr(paths, "_convert", None)  # a second conversion would fail
+    monkeypatch.setattr(path_handler, "_convert", None)  # a second conversion would fail
     monkeypatch.setattr(weights, "resolve", None)  # the published file is not needed any more
     assert PathManager.get_local_path("robust://resnet18_linf_eps8.0") == path
 
 
 def test_another_version_or_source_converts_anew(monkeypatch):
     made = []
-    monkeypatch.setattr(paths, "_convert", lambda *args: made.append(args[2]))
-    paths.converted(NAME)
-    monkeypatch.setattr(paths, "__version__", "99")
-    paths.converted(NAME)
+    monkeypatch.setattr(path_handler, "_convert", lambda *args: made.append(args[2]))
+    path_handler.converted(NAME)
+    monkeypatch.setattr(path_handler, "__version__", "99")
+    path_handler.converted(NAME)
     monkeypatch.setattr(weights, "digest", lambda name: "f" * 64)
-    paths.converted(NAME)
+    path_handler.converted(NAME)
     assert len(set(made)) == 3
 
 
@@ -73,7 +74,7 @@ def test_conversion_leaves_the_random_numbers_alone():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    paths.converted(NAME)
+    path_handler.converted(NAME)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -81,7 +82,7 @@ def test_a_detector_starts_from_a_name(tmp_path):
     cfg = load("MODEL.WEIGHTS", NAME, "OUTPUT_DIR", str(tmp_path))
     made = trainer.Trainer(cfg)
     made.resume_or_load(resume=False)
-    loaded = torch.load(paths.converted(NAME), weights_only=True)["model"]
+    loaded = torch.load(path_handler.converted(NAME), weights_only=True)["model"]
     state = made.model.state_dict()
     for name, tensor in loaded.items():
         assert torch.equal(state[f"backbone.bottom_up.{name}"], tensor)
@@ -132,7 +133,7 @@ def test_weights_that_cannot_be_had_stop_the_run(tmp_path, monkeypatch):
 
 def test_a_file_that_is_not_what_its_name_says(tmp_path):
     with pytest.raises(UserError, match="resnet50_linf_eps1.0.ckpt is a resnet18, not a resnet50"):
-        paths.converted("robust://resnet50_linf_eps1")
+        path_handler.converted("robust://resnet50_linf_eps1")
     assert not list((tmp_path / "cache/detectron2").glob("*.pth"))
 
 

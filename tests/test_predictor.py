@@ -13,10 +13,10 @@ from test_checkpointer import without
 from test_trainer import DIGITS, small
 
 from robust_backbones import detection
-from robust_backbones.detection import torchscript
-from robust_backbones.detection.digit_scenes import CLASSES
-from robust_backbones.errors import UserError
-from robust_backbones.files import sha256
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.files import sha256
+from robust_backbones.detection.data.digit_scenes import CLASSES
+from robust_backbones.detection.inspect import torchscript
 
 
 @pytest.fixture(scope="module")

@@ -11,15 +11,17 @@ import pytest
 import torch
 from small_data import write_tree
 
-from classification import attacks, engine, pretrain
+from classification import attacks
 from classification import transforms as tf
-from classification.data import loader
-from classification.data.shard_writer import write_shards
-from classification.datasets import DATASETS, open_split
-from classification.learning import learner, methods, pretrain_options
+from classification.datasets import DATASETS, loader, open_split
+from classification.datasets.shard_writer import write_shards
 from classification.models import load_classifier
+from classification.pretrain import __main__ as pretrain
+from classification.pretrain import options as pretrain_options
+from classification.training import evaluate as engine
+from classification.training import learner, methods
 from robust_backbones import checkpoint
-from robust_backbones.stopping import STOPPED
+from robust_backbones.core.signals import STOPPED
 
 FEW = ["--arch", "shufflenet_v2_x1_0", "--dataset", "digits", "--limit", "24", "--test-limit",
        "20", "--epochs", "2", "--batch-size", "12", "--steps", "1", "--eval-steps", "2", "--seed",

@@ -8,10 +8,10 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from classification import probe
 from classification.metrics import METRICS, top1
-from classification.transfers.logistic import interpolate, levels
-from robust_backbones.errors import UserError
+from classification.transfer import probe
+from classification.transfer.logistic import interpolate, levels
+from robust_backbones.core.errors import UserError
 
 
 def features(n=300, d=20, classes=4, seed=0, spread=1.0):
@@ -129,8 +129,8 @@ def test_order_batches_and_starts_do_not_matter(monkeypatch):
     assert torch.equal(first.weights, again.weights) and torch.equal(first.bias, again.bias)
     started = probe.fit(x, y, 4, penalties, tolerance=1e-10, start=first)
     assert started.iterations.max() <= 3
-    monkeypatch.setattr("classification.transfers.logistic.STATE_BYTES", 1)
-    monkeypatch.setattr("classification.transfers.logistic.CHUNK", 1)
+    monkeypatch.setattr("classification.transfer.logistic.STATE_BYTES", 1)
+    monkeypatch.setattr("classification.transfer.logistic.CHUNK", 1)
     for other in (started, probe.fit(x, y, 4, penalties, tolerance=1e-10)):
         torch.testing.assert_close(other.objective, first.objective, rtol=1e-8, atol=0)
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from classification.transfers import protocols, transfer_options
-from robust_backbones.errors import UserError
+from classification.transfer import options as transfer_options
+from classification.transfer import protocols
+from robust_backbones.core.errors import UserError
 
 CLEAN = dict(normalisation="weights", batchnorm="frozen", probe="logistic", selection="validation")
 PAPER = dict(normalisation="target", batchnorm="adapting", probe="sgd", selection="test")

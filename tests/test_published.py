@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from classification.data.dataset_rows import SUITE
-from classification.reports import published
-from classification.reports.statistics import fit
+from classification.datasets.specs import SUITE
+from classification.report import published
+from classification.report.statistics import fit
 
 FACTS = Path(__file__).resolve().parents[2] / "shared" / "reference"
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from classification.reports import exhibits, records
-from robust_backbones.errors import UserError
+from classification.report import exhibits, records
+from robust_backbones.core.errors import UserError
 from robust_backbones.zoo import MODELS
 
 SOURCE = {"arch": "resnet18", "dataset": "textures", "method": "pgd", "constraint": "l2", "eps": 1}

@@ -15,9 +15,9 @@ import pytest
 import report_parts
 import yaml
 
-from classification import report
-from classification.data.dataset_rows import SUITE
-from classification.studies import study_file
+from classification.datasets.specs import SUITE
+from classification.report import __main__ as report
+from classification.study import file as study_file
 
 LEVELS = ("0", "0.1", "3")
 

@@ -4,8 +4,9 @@ import browser
 import pytest
 import report_parts
 
-from classification.reports import figures, records, report_page, report_runs
-from classification.reports.sections import Section
+from classification.report import figures, page_runs, records
+from classification.report import page as report_page
+from classification.report.sections import Section
 
 ROWS = """return Array.from(document.querySelectorAll('#table1 .sortable tbody tr'),
     row => row.cells[0].textContent.trim()[0])"""
@@ -26,7 +27,7 @@ def driver(tmp_path_factory):
     drawings = {figure.name: figures.inline(figures.draw(figure)[0], figure.title)
                 for figure in section.figures}  # fmt: skip
     first = Section("figure1", "Figure 1", [], [], [])
-    page = report_page.render([section, first], drawings, report_runs.gather(found),
+    page = report_page.render([section, first], drawings, page_runs.gather(found),
                               [report_parts.HOSTILE], [])  # fmt: skip
     path = folder / "index.html"
     path.write_text(page, encoding="utf-8")

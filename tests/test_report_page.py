@@ -12,9 +12,10 @@ import pytest
 import report_parts
 from PIL import Image
 
-from classification.reports import figures, records, report_page, report_runs
-from classification.reports.report_runs import Runs
-from classification.reports.sections import Column, Section
+from classification.report import figures, page_runs, records
+from classification.report import page as report_page
+from classification.report.page_runs import Runs
+from classification.report.sections import Column, Section
 
 NONE = Runs([], {}, [], 0)
 
@@ -58,7 +59,7 @@ def found(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(found):
     files = ["tables/table1.csv", "figures/table1_bars.svg", "figures/table1_bars.png"]
-    return render(report_parts.section(4), runs=report_runs.gather(found), files=files,
+    return render(report_parts.section(4), runs=page_runs.gather(found), files=files,
                   problems=[f"A file {report_parts.HOSTILE}."])  # fmt: skip
 
 
@@ -93,23 +94,23 @@ def test_the_runs_are_in_it_once(page, found):
 
 
 def test_what_lies_beside_a_result(found):
-    rows = report_runs.gather(found).rows
+    rows = page_runs.gather(found).rows
     assert [name for name, _ in rows[1]["pictures"]] == [
         "curves.png",
         "trial0/final_lr1/curves.png",
     ]
     assert rows[1]["pictures"][0][1].startswith("data:image/png;base64,")
     assert "pictures" not in rows[0] and "pictures" not in rows[2]  # there it is no picture
-    runs = report_runs.gather(found)
+    runs = page_runs.gather(found)
     assert runs.classes[rows[0]["classes"]] == [["cifar10 a", 100], ["cifar10 b", 100], ["c", 0]]
     assert rows[0]["recalls"] == [90.0, 20.0, None]
     assert rows[0]["classes"] == rows[2]["classes"] and len(runs.classes) == 2
 
 
 def test_what_is_too_much_stays_where_it_is(found, monkeypatch):
-    monkeypatch.setattr(report_runs, "PICTURES", 10)
-    monkeypatch.setattr(report_runs, "CLASSES", 6)
-    rows = report_runs.gather(found).rows
+    monkeypatch.setattr(page_runs, "PICTURES", 10)
+    monkeypatch.setattr(page_runs, "CLASSES", 6)
+    rows = page_runs.gather(found).rows
     assert rows[1]["beside_pictures"][0] == "curves.png" and "pictures" not in rows[1]
     assert "recalls" in rows[1] and rows[2]["beside_classes"] == "per_class.csv"
 
@@ -119,7 +120,7 @@ def test_what_is_too_much_stays_where_it_is(found, monkeypatch):
 def test_a_strange_per_class_file_is_passed_over(tmp_path, text):
     report_parts.result(tmp_path)
     (tmp_path / "per_class.csv").write_bytes(text.encode("utf-8", "surrogatepass"))
-    assert not report_runs.gather(records.read([tmp_path])[0]).rows[0].get("recalls")
+    assert not page_runs.gather(records.read([tmp_path])[0]).rows[0].get("recalls")
 
 
 def test_numbers_that_json_does_not_have(tmp_path):
@@ -127,7 +128,7 @@ def test_numbers_that_json_does_not_have(tmp_path):
     path = tmp_path / "result.json"
     path.write_text(path.read_text().replace('"probe": "sgd"', '"probe": NaN'))
     found = records.read([path])[0]
-    page = render(report_parts.section(1), runs=report_runs.gather(found))
+    page = render(report_parts.section(1), runs=page_runs.gather(found))
     assert json.loads(Tags(page).scripts["application/json"])["rows"][0]["settings"]["probe"] == (
         "nan")  # fmt: skip
 
@@ -148,8 +149,8 @@ def test_simulated_results_are_called_so_loudly():
 
 
 def test_flat_and_rounded():
-    assert report_runs.flat({"a": {"b": 1, "c": {"d": [1]}}, "e": {}}) == {"a.b": 1, "a.c.d": [1]}
-    assert report_runs.rounded({"x": 1.23456789, "y": 1.23456789e-5, "z": (math.inf, None)}) == {
+    assert page_runs.flat({"a": {"b": 1, "c": {"d": [1]}}, "e": {}}) == {"a.b": 1, "a.c.d": [1]}
+    assert page_runs.rounded({"x": 1.23456789, "y": 1.23456789e-5, "z": (math.inf, None)}) == {
         "x": 1.2346, "y": 1.23457e-05, "z": ["inf", None]}  # fmt: skip
 
 

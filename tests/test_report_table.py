@@ -5,9 +5,9 @@ import math
 import pytest
 import report_parts
 
-from classification.reports import report_table
-from classification.reports.report_table import Cell
-from classification.reports.sections import Column, Section, Value
+from classification.report import page_table
+from classification.report.page_table import Cell
+from classification.report.sections import Column, Section, Value
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from classification.reports.sections import Column, Section, Value
     ],
 )
 def test_cells(value, name, digits, expected):
-    assert report_table.cell(value, Column(name, digits)) == expected
+    assert page_table.cell(value, Column(name, digits)) == expected
 
 
 @pytest.mark.parametrize(
@@ -41,11 +41,11 @@ def test_cells(value, name, digits, expected):
     ],
 )
 def test_ends(value, name, ends):
-    assert report_table.cell(value, Column(name, 1)).ends == ends
+    assert page_table.cell(value, Column(name, 1)).ends == ends
 
 
 def test_a_value_has_its_note_and_its_runs():
-    found = report_table.cell(Value(1.0, records=(4, 7), note="note"), Column("a", 1))
+    found = page_table.cell(Value(1.0, records=(4, 7), note="note"), Column("a", 1))
     assert found.note == "note" and found.records == "4 7"
 
 
@@ -53,7 +53,7 @@ def test_a_note_that_all_have_stands_in_the_heading():
     columns = [Column("all"), Column("most"), Column("some"), Column("one")]
     a, b, plain = Value(1.0, note="a"), Value(1.0, note="b"), Value(1.0)
     section = Section("s", "S", [], columns, [[a, a, a, a], [a, b, plain, None], [a, a, a, None]])
-    heads, rows = report_table.table(section)
+    heads, rows = page_table.table(section)
     assert [note for _, note in heads] == ["a", "a", "", ""]
     assert [[cell.note for cell in row] for row in rows] == [
         ["", "", "a", "a"], ["", "b", "", ""], ["", "", "a", ""]]  # fmt: skip
@@ -61,11 +61,11 @@ def test_a_note_that_all_have_stands_in_the_heading():
 
 def test_the_best_of_a_row():
     columns = [Column("a", 1, "high"), Column("b", 1, "high"), Column("c", 1)]
-    _, rows = report_table.table(Section("s", "S", [], columns, [[1.0, 2.0, 3.0]]))
+    _, rows = page_table.table(Section("s", "S", [], columns, [[1.0, 2.0, 3.0]]))
     assert [cell.best for cell in rows[0]] == [False, True, False]
 
 
 def test_what_is_missing():
-    assert report_table.missing(report_parts.section()) == [
+    assert page_table.missing(report_parts.section()) == [
         "aircraft: ours, percent, difference, points, runs"
     ]

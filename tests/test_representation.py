@@ -11,8 +11,7 @@ from conftest import random_network
 from small_models import convolutional, data, norm
 from torch import nn
 
-from classification.models import Classifier
-from classification.representations.representation import (
+from classification.interpret.optimize import (
     KINDS,
     correlation,
     features,
@@ -21,7 +20,8 @@ from classification.representations.representation import (
     relative_distance,
     visualise,
 )
-from robust_backbones.errors import UserError
+from classification.models import Classifier
+from robust_backbones.core.errors import UserError
 
 
 class Net(nn.Module):

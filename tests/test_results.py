@@ -1,7 +1,8 @@
 import json
 import math
 
-from robust_backbones import clone, results
+from robust_backbones.core import resources as clone
+from robust_backbones.core import results
 
 
 def test_a_result_is_plain_json_and_traceable(tmp_path):

@@ -14,11 +14,14 @@ from conftest import random_network
 from small_data import write_tree
 from small_models import digits, trained
 
-from classification import attacks, engine, robustness_eval
-from classification.data.shard_writer import write_shards
-from classification.evaluations import attack_plan, robustness
-from classification.evaluations import robustness_report as report
-from classification.evaluations.attack_plan import Attack
+from classification import attacks
+from classification.datasets.shard_writer import write_shards
+from classification.robustness_eval import __main__ as robustness_eval
+from classification.robustness_eval import plan as attack_plan
+from classification.robustness_eval import report
+from classification.robustness_eval import run as robustness
+from classification.robustness_eval.plan import Attack
+from classification.training import evaluate as engine
 
 FEW = ["--dataset", "digits", "--images", "10", "--batch-size", "4", "--steps", "2", "--eps",
        "0.5", "1", "--device",
@@ -58,7 +61,7 @@ def numbers(output):
 
 
 def test_the_result_is_complete(done, weights):
-    from robust_backbones.files import sha256
+    from robust_backbones.core.files import sha256
 
     result = read(done)
     assert result["kind"] == "robustness" and result["weights_sha256"] == sha256(weights)

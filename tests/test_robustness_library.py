@@ -12,10 +12,11 @@ from conftest import random_network
 from torch import nn
 
 from classification import attacks
-from classification.learning.learner import Learner
+from classification.interpret import optimize
 from classification.models import Classifier, load_classifier
-from classification.representations import representation
-from robust_backbones import checkpoint, export
+from classification.training.learner import Learner
+from robust_backbones import checkpoint
+from robust_backbones.checkpoint import export
 
 
 @pytest.fixture
@@ -232,8 +233,8 @@ def test_pictures_of_representations_agree(library, monkeypatch, what, use_best)
             return found[torch.arange(3), targets], None
         return (found - targets).norm(dim=1) / targets.norm(dim=1), None
 
-    function = {"invert": representation.invert, "unit": representation.visualise}[what]
-    targets = units if what == "unit" else representation.features(ours.eval(), other)
+    function = {"invert": optimize.invert, "unit": optimize.visualise}[what]
+    targets = units if what == "unit" else optimize.features(ours.eval(), other)
     _, expected = theirs(x, targets, make_adv=True, custom_loss=loss, constraint="2", eps=1000,
                          step_size=1.0, iterations=6, use_best=use_best,
                          targeted=what == "invert")  # fmt: skip

@@ -5,9 +5,11 @@ import torch
 from small_models import digits, trained
 from torch import nn
 
-from classification.evaluations import attack_plan, robustness, sanity
-from classification.evaluations.attack_plan import Attack
-from classification.evaluations.robustness import Outcome
+from classification.robustness_eval import checks as sanity
+from classification.robustness_eval import plan as attack_plan
+from classification.robustness_eval import run as robustness
+from classification.robustness_eval.plan import Attack
+from classification.robustness_eval.run import Outcome
 
 RADII = {"l2": [0.5, 1.0], "linf": [8 / 255, 0.1]}
 

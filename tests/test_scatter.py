@@ -5,15 +5,15 @@ import pytest
 from scipy import stats
 
 from classification import sampling
-from classification.reports import scatter
-from classification.reports.scatter import Part
+from classification.report import trial_variance
+from classification.report.trial_variance import Part
 
 RNG = np.random.default_rng
 
 
 def test_two_parts_are_welchs_test():
     a, b = RNG(0).normal(0, 1, 4), RNG(1).normal(0, 3, 6)
-    found = scatter.combined([scatter.of_trials(row[None]) for row in (a, b)])
+    found = trial_variance.combined([trial_variance.of_trials(row[None]) for row in (a, b)])
     theirs = stats.ttest_ind(a, b, equal_var=False)
     assert found.df == pytest.approx(theirs.df)
     assert found.variance == pytest.approx(((a.mean() - b.mean()) / theirs.statistic) ** 2)
@@ -24,12 +24,12 @@ def test_two_parts_are_welchs_test():
     ([Part(2, 4), Part(2, 4)], Part(4, 8)),
 ])  # fmt: skip
 def test_combined(parts, total):
-    assert scatter.combined(parts) == total
+    assert trial_variance.combined(parts) == total
 
 
 def test_identical_trials_have_no_scatter():
-    assert scatter.of_trials(np.full((1, 3), 80.01)).variance == 0
-    assert scatter.of_trials(np.full((1, 1), 80.01)) is None
+    assert trial_variance.of_trials(np.full((1, 3), 80.01)).variance == 0
+    assert trial_variance.of_trials(np.full((1, 1), 80.01)) is None
 
 
 @pytest.mark.parametrize("networks, trials", [(2, 2), (9, 3), (9, 10)])
@@ -37,9 +37,9 @@ def test_inflation_is_the_variance_among_equals(networks, trials):
     z = RNG(5).standard_normal((20_000, networks, trials))
     chosen = (z.sum(2, keepdims=True) - z).argmax(1)
     means = np.take_along_axis(z, chosen[:, None], axis=1).mean((1, 2))
-    found = scatter.inflation(networks, trials)
+    found = trial_variance.inflation(networks, trials)
     assert found >= 0.95 * trials * (means**2).mean() and found < 1.15 * trials * (means**2).mean()
-    assert scatter.inflation(1, trials) == scatter.inflation(networks, 1) == 1
+    assert trial_variance.inflation(1, trials) == trial_variance.inflation(networks, 1) == 1
 
 
 @pytest.mark.parametrize("labels", [None, np.repeat(np.arange(60), [1, 3, 5, 7, 9, 11] * 10)])
@@ -54,15 +54,15 @@ def test_noise_of_trials_is_not_counted_as_images(labels):
         shares, _ = sampling.deviations(right[0][0], labels)
         tables = [100 * (row @ shares)[None] for row in right]
         means.append(tables[0].mean() - tables[1].mean())
-        seeds = scatter.combined(scatter.of_trials(table) for table in tables)
-        said.append(seeds.variance + scatter.of_images(right, labels).variance)
+        seeds = trial_variance.combined(trial_variance.of_trials(table) for table in tables)
+        said.append(seeds.variance + trial_variance.of_images(right, labels).variance)
     assert np.mean(said) == pytest.approx(np.var(means), rel=0.15)
 
 
 def test_of_few_discordant_images_the_degrees_of_freedom_are_few():
     right = np.zeros((2, 1, 1000))
     right[0, 0, :5] = right[1, 0, 5:8] = 1
-    assert scatter.of_images([*right]).df == pytest.approx(2 * 8, rel=0.05)
+    assert trial_variance.of_images([*right]).df == pytest.approx(2 * 8, rel=0.05)
 
 
 def test_classes_of_one_image_are_a_stratum():
@@ -76,6 +76,6 @@ def test_classes_of_one_image_are_a_stratum():
 
 def test_networks_that_differ_by_their_seeds_alone():
     tables = [RNG(i).normal(70, 1, (400, 3)) for i in range(2)]
-    assert scatter.of_networks(tables).variance < 0.1
+    assert trial_variance.of_networks(tables).variance < 0.1
     apart = [table + RNG(9).normal(0, 2, (400, 1)) for table in tables]
-    assert scatter.of_networks(apart).variance == pytest.approx(4, rel=0.15)
+    assert trial_variance.of_networks(apart).variance == pytest.approx(4, rel=0.15)

@@ -14,10 +14,9 @@ import webdataset
 from PIL import Image
 from small_data import CLASSES, write_tree
 
-from classification.data import loader, shards
-from classification.data.shard_writer import write_shards
-from classification.datasets import DATASETS, open_split
-from robust_backbones.errors import UserError
+from classification.datasets import DATASETS, loader, open_split, shards
+from classification.datasets.shard_writer import write_shards
+from robust_backbones.core.errors import UserError
 
 TOOL = Path(__file__).resolve().parent.parent / "tools" / "make_shards.py"
 

@@ -10,10 +10,9 @@ from PIL import Image
 from small_data import write_tree
 from torchvision.transforms import v2
 
-from classification.data import loader
-from classification.data.sources import held_out
-from classification.datasets import open_split
-from robust_backbones.errors import UserError
+from classification.datasets import loader, open_split
+from classification.datasets.split import held_out
+from robust_backbones.core.errors import UserError
 
 
 @pytest.fixture

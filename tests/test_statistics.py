@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from classification.reports import statistics
+from classification.report import statistics
 
 RNG = np.random.default_rng
 

@@ -8,9 +8,10 @@ import pytest
 from study_runs import allow, toy, write
 from transfer_runs import write_network
 
-from classification import study
-from classification.studies import study_file, study_report
-from robust_backbones.errors import UserError
+from classification.study import __main__ as study
+from classification.study import file as study_file
+from classification.study import summary as study_report
+from robust_backbones.core.errors import UserError
 
 STUDIES = Path(__file__).resolve().parent.parent / "configs" / "studies"
 FILE = {

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 from study_runs import alive, allow, starts, toy, write
 
-from classification import study
-from classification.studies import study_file, study_report, study_run
-from classification.studies.executors import Local
-from classification.studies.study_queue import Queue, state
-from classification.studies.study_run import BUSY, FAILED, FINISHED, INTERRUPTED, Outcome
+from classification.study import __main__ as study
+from classification.study import file as study_file
+from classification.study import run as study_run
+from classification.study import summary as study_report
+from classification.study.executors import Local
+from classification.study.queue import Queue, state
+from classification.study.run import BUSY, FAILED, FINISHED, INTERRUPTED, Outcome
 
 
 @pytest.fixture(autouse=True)

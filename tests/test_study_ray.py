@@ -8,13 +8,13 @@ import pytest
 from study_runs import allow, ends, starts, toy
 from test_study_queue import driver, wait_for
 
-from classification.studies import study_file
-from classification.studies.executors import Local
-from classification.studies.study_queue import Queue
-from robust_backbones.errors import UserError
+from classification.study import file as study_file
+from classification.study.executors import Local
+from classification.study.queue import Queue
+from robust_backbones.core.errors import UserError
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'robust-backbones[ray]'")
-from classification.studies.executors import Ray  # noqa: E402
+from classification.study.executors import Ray  # noqa: E402
 
 pytestmark = pytest.mark.slow
 

@@ -7,9 +7,9 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from study_runs import allow, starts, toy, write
 
-from classification import study
-from classification.studies import study_file
-from classification.studies.study_storage import Store
+from classification.study import __main__ as study
+from classification.study import file as study_file
+from classification.study.storage import Store
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,8 @@ import json
 import pytest
 from small_detectors import DatasetCatalog
 
-from robust_backbones.detection import subset
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
+from robust_backbones.detection.data import subset
 
 COCO, VOC = "digit_scenes_val", "digit_scenes_voc_val"
 

@@ -5,8 +5,8 @@ import io
 
 import pytest
 
-from classification.reports import tables
-from classification.reports.sections import Column, Section, Value
+from classification.report import tables
+from classification.report.sections import Column, Section, Value
 
 MINUS = "\N{MINUS SIGN}"
 COLUMNS = [Column("task_1", None), Column("robust", 2, "high"), Column("standard", 2, "high"),

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from robust_backbones.detection import config, run, trainer
-from robust_backbones.errors import UserError
-from robust_backbones.files import claimed, sha256
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.files import claimed, sha256
+from robust_backbones.detection import config
+from robust_backbones.detection.training import run, trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = ROOT / "configs/digits_mask_rcnn_robust.yaml"

@@ -15,15 +15,15 @@ import torch
 from small_models import learning
 from torch import nn
 
-from classification import engine
 from classification.datasets import open_split
-from classification.learning import guard
-from classification.learning.learner import Learner
-from classification.learning.pretraining import pretraining
-from classification.learning.training import Training
-from robust_backbones.errors import UserError
-from robust_backbones.files import claimed
-from robust_backbones.stopping import Stopped
+from classification.pretrain.run import pretraining
+from classification.training import evaluate as engine
+from classification.training import overfitting
+from classification.training.learner import Learner
+from classification.training.trainer import Training
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.files import claimed
+from robust_backbones.core.signals import Stopped
 
 SETTINGS = learning(steps=1) | dict(
     arch="small", dataset="digits", passes=3, epochs=3, batch_size=12, lr_schedule="one-cycle",
@@ -230,7 +230,7 @@ def test_killed_between_two_files_the_good_weights_are_not_those_of_an_earlier_e
 
 def test_a_collapse_without_the_weights_of_before_says_so(tmp_path, monkeypatch):
     run = run_of(tmp_path, method="fast", random_start=True, use_best=False)
-    monkeypatch.setattr(guard, "collapsed", lambda *args: True)
+    monkeypatch.setattr(overfitting, "collapsed", lambda *args: True)
     with pytest.raises(UserError, match="last_good.pt is missing"):
         run.run()
 
@@ -245,8 +245,9 @@ def test_warmup_counts_epochs_of_updates_as_epochs_does(tmp_path):
 
 def test_two_runs_cannot_write_to_one_folder(tmp_path):
     code = (
-        "import sys; from robust_backbones.files import claimed; from robust_backbones.errors "
-        "import user_errors\nwith user_errors(), claimed(sys.argv[1]): pass"
+        "import sys; from robust_backbones.core.files import claimed\n"
+        "from robust_backbones.core.errors import user_errors\n"
+        "with user_errors(), claimed(sys.argv[1]): pass"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     with claimed(tmp_path):

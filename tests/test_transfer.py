@@ -13,13 +13,13 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from transfer_runs import FAST, TINY, run, table, write_network
 
-from classification import metrics, transfer
-from classification.data import loader
-from classification.datasets import open_split
+from classification import metrics
+from classification.datasets import loader, open_split
 from classification.models import load_classifier
-from classification.transfers import transfer_result
+from classification.transfer import __main__ as transfer
+from classification.transfer import result as transfer_result
 from robust_backbones import checkpoint
-from robust_backbones.stopping import STOPPED
+from robust_backbones.core.signals import STOPPED
 
 
 @pytest.fixture(scope="module")

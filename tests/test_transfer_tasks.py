@@ -6,8 +6,8 @@ import miniature_tasks
 import pytest
 from transfer_runs import write_network
 
-from classification import transfer
-from classification.data.dataset_rows import DATASETS
+from classification.datasets.specs import DATASETS
+from classification.transfer import __main__ as transfer
 
 OFFICIAL = [(name, "official") for name in miniature_tasks.TASKS]
 FOLDERS = [(name, "folders") for name in ("aircraft", "birdsnap", "sun397")]

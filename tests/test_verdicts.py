@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from classification.reports import verdicts
-from classification.reports.scatter import Part
-from classification.reports.verdicts import Discordant, Estimate, Missing, Outcome, Over
+from classification.report import verdicts
+from classification.report.trial_variance import Part
+from classification.report.verdicts import Discordant, Estimate, Missing, Outcome, Over
 
 BOTH = Over.TRIALS | Over.IMAGES
 

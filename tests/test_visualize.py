@@ -14,9 +14,11 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 from test_trainer import DIGITS, ROOT, TINY, small
 
-from robust_backbones.detection import digit_scenes, prediction_files, visualize
-from robust_backbones.errors import UserError
-from robust_backbones.files import sha256
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.files import sha256
+from robust_backbones.detection.data import digit_scenes
+from robust_backbones.detection.evaluation import prediction_files
+from robust_backbones.detection.inspect import visualize
 
 SCENES = "digit_scenes_val"
 

@@ -13,9 +13,10 @@ from detectron2.evaluation import PascalVOCDetectionEvaluator
 from detectron2.evaluation.pascal_voc_evaluation import parse_rec, voc_eval
 from test_coco_scores import EXACT, NUMBERS, official, percent
 
-from robust_backbones.detection import voc_evaluation, voc_scores
-from robust_backbones.detection.own_data import Source, load
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
+from robust_backbones.detection.data.custom import Source, load
+from robust_backbones.detection.evaluation import voc as voc_evaluation
+from robust_backbones.detection.evaluation import voc_scores
 
 DIGITS = "digit_scenes_voc_val"
 REAL = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "VOC2012"

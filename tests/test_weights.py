@@ -12,8 +12,8 @@ import pytest
 from fake_hub import GOOD, HTML, OTHER, POINTER, Page, files, serve
 
 from robust_backbones import weights, zoo
-from robust_backbones.errors import UserError
-from robust_backbones.files import sha256
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.files import sha256
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.usefixtures("empty_cache")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from robust_backbones import zoo, zoo_command
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -5,8 +5,8 @@ import json
 
 from conftest import random_network
 
-from classification import transfer
 from classification.models import Classifier
+from classification.transfer import __main__ as transfer
 from robust_backbones import checkpoint
 
 TINY = ["--dataset", "digits", "--limit", "40", "--test-limit", "30", "--device", "cpu",

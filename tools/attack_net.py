@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone works
 
 import evaluation_options
 
-from robust_backbones import clone
-from robust_backbones.errors import user_errors
-from robust_backbones.files import claimed
+from robust_backbones.core import resources as clone
+from robust_backbones.core.errors import user_errors
+from robust_backbones.core.files import claimed
 
 EPS = {"linf": ["2", "4", "8"], "l2": ["0.5", "1", "2"]}
 
@@ -46,7 +46,10 @@ def parse(argv=None) -> argparse.Namespace:
 def run(args) -> None:
     """Check, attack, write."""
     clone.detector_config(args.config)
-    from robust_backbones.detection import attack, attack_evaluation, compat, conditions, subject
+    from robust_backbones.detection import compat
+    from robust_backbones.detection.robustness import attack, subject
+    from robust_backbones.detection.robustness import attack_report as attack_evaluation
+    from robust_backbones.detection.robustness import grid as conditions
 
     rule, texts = args.constraint, args.eps or EPS[args.constraint]
     radii = sorted({attack_evaluation.radius("--eps", rule, text) for text in texts})

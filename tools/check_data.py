@@ -11,8 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone works uninstalled
 
-from robust_backbones.command_line import Parser
-from robust_backbones.errors import user_errors
+from robust_backbones.core.cli import Parser
+from robust_backbones.core.errors import user_errors
 
 
 def parse(argv=None) -> argparse.Namespace:
@@ -34,7 +34,8 @@ def main(argv=None) -> int:
     """Print a report per data set; 1 if any has a fault, else 0."""
     args = parse(argv)
     with user_errors():
-        from robust_backbones.detection import data_check, own_data
+        from robust_backbones.detection.data import custom as own_data
+        from robust_backbones.detection.data import validate as data_check
 
         faults, rows = 0, []
         for text in args.data:
@@ -78,7 +79,7 @@ def write_csv(path: str, rows: list[tuple]) -> None:
     """All problems as a table."""
     import csv
 
-    from robust_backbones.files import atomic
+    from robust_backbones.core.files import atomic
 
     with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

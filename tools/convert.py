@@ -14,9 +14,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone works uninstalled
 
 from robust_backbones import zoo
-from robust_backbones.command_line import Parser
-from robust_backbones.errors import UserError, user_errors
-from robust_backbones.files import ENDINGS
+from robust_backbones.core.cli import Parser
+from robust_backbones.core.errors import UserError, user_errors
+from robust_backbones.core.files import ENDINGS
 
 
 def parse(argv=None) -> argparse.Namespace:
@@ -83,7 +83,7 @@ def inspect(source, name: str) -> None:
 
 def print_plan(source, contents: dict, to: str) -> None:
     """What each key becomes, what is dropped and why."""
-    from robust_backbones.convert import detectron2_name
+    from robust_backbones.checkpoint.key_names import detectron2_name
 
     written = contents.get("model", contents)
     keys = {}  # the tensors of the target are those of the source
@@ -101,7 +101,7 @@ def print_plan(source, contents: dict, to: str) -> None:
 
 def print_dropped(source, to: str) -> None:
     """How many keys are not in the target, by reason."""
-    from robust_backbones.convert import to_detectron2
+    from robust_backbones.checkpoint.key_names import to_detectron2
 
     dropped = source.dropped
     if to == "detectron2":
@@ -113,7 +113,8 @@ def print_dropped(source, to: str) -> None:
 
 def prove(source, contents: dict, to: str) -> None:
     """Compare the features of source and target; say by how much they differ."""
-    from robust_backbones import layouts, verify
+    from robust_backbones.checkpoint import formats as layouts
+    from robust_backbones.checkpoint import verify
 
     if to == "detectron2":
         from robust_backbones.detection.verify import verify_backbone
@@ -138,7 +139,7 @@ def convert(args: argparse.Namespace) -> None:
 
     path = weights.resolve(args.source)
     from robust_backbones import checkpoint  # torch: seconds that a mistake need not wait for
-    from robust_backbones.export import TARGETS
+    from robust_backbones.checkpoint.export import TARGETS
 
     model = None if Path(args.source).is_file() else zoo.known(args.source)
     arch = args.arch or (model.arch if model else None)

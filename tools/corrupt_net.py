@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone works
 
 import evaluation_options
 
-from robust_backbones import clone
-from robust_backbones.errors import user_errors
-from robust_backbones.files import claimed
+from robust_backbones.core import resources as clone
+from robust_backbones.core.errors import user_errors
+from robust_backbones.core.files import claimed
 
 
 def parse(argv=None) -> argparse.Namespace:
@@ -33,8 +33,10 @@ def parse(argv=None) -> argparse.Namespace:
 def run(args) -> None:
     """Check, corrupt, predict, write."""
     clone.detector_config(args.config)
-    from robust_backbones.detection import compat, conditions, corruptions, subject
-    from robust_backbones.detection import corruption_report as report
+    from robust_backbones.detection import compat
+    from robust_backbones.detection.robustness import corruption_report as report
+    from robust_backbones.detection.robustness import corruptions, subject
+    from robust_backbones.detection.robustness import grid as conditions
 
     version = corruptions.package_version()
     kinds, severities = corruptions.choose(args.corruptions), sorted(set(args.severities))

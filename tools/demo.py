@@ -19,8 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # a clone works uninstalled
 
-from robust_backbones.command_line import Parser  # noqa: E402
-from robust_backbones.errors import user_errors  # noqa: E402
+from robust_backbones.core.cli import Parser  # noqa: E402
+from robust_backbones.core.errors import user_errors  # noqa: E402
 
 CONFIG = "configs/digits_mask_rcnn_robust.yaml"
 DATASET = "digit_scenes_val"
@@ -169,7 +169,8 @@ def pictures(run: Run) -> list[str]:
     """Scenes with truth and predictions, as data URLs."""
     from PIL import Image
 
-    from robust_backbones.detection import compat, config, visualize
+    from robust_backbones.detection import compat, config
+    from robust_backbones.detection.inspect import visualize
 
     compat.silence_detectron2()
     weights = run.folder / "detector/model_final.pth"
@@ -187,8 +188,9 @@ def write_page(runs: list[Run], output: Path) -> Path:
     """One HTML page without outside references."""
     from jinja2 import Environment, FileSystemLoader
 
-    from robust_backbones import __version__, results
-    from robust_backbones.files import atomic
+    from robust_backbones import __version__
+    from robust_backbones.core import results
+    from robust_backbones.core.files import atomic
 
     loader = FileSystemLoader(Path(__file__).parent)
     template = Environment(loader=loader, autoescape=True).get_template("demo.html.jinja")

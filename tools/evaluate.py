@@ -12,9 +12,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone works uninstalled
 
-from robust_backbones.command_line import Parser
-from robust_backbones.errors import user_errors
-from robust_backbones.files import atomic, check_readable
+from robust_backbones.core.cli import Parser
+from robust_backbones.core.errors import user_errors
+from robust_backbones.core.files import atomic, check_readable
 
 
 def parse(argv=None) -> argparse.Namespace:
@@ -44,8 +44,9 @@ def evaluate(args: argparse.Namespace) -> None:
     """Score, print, write."""
     for path in filter(None, (args.predictions, args.annotations)):
         check_readable(path, "give a JSON file")
-    from robust_backbones import results
-    from robust_backbones.detection import saved_predictions, score_tables
+    from robust_backbones.core import results
+    from robust_backbones.detection.evaluation import saved as saved_predictions
+    from robust_backbones.detection.evaluation import tables as score_tables
 
     started = time.perf_counter()
     scored = saved_predictions.score(

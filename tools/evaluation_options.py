@@ -5,7 +5,7 @@ import re
 import sys
 from pathlib import Path
 
-from robust_backbones.command_line import Parser, count, whole
+from robust_backbones.core.cli import Parser, count, whole
 
 # A configuration key as people write it on a command line: MODEL.WEIGHTS, SEED.
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+|OUTPUT_DIR|SEED")

@@ -11,8 +11,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone works uninstalled
 
 from classification import options
-from robust_backbones.command_line import Parser
-from robust_backbones.errors import user_errors
+from robust_backbones.core.cli import Parser
+from robust_backbones.core.errors import user_errors
 
 
 def parse(argv=None) -> argparse.Namespace:
@@ -35,7 +35,7 @@ def main(argv=None) -> None:
     """Parse, write, say where."""
     args = parse(argv)
     with user_errors():
-        from classification.data.shard_writer import write_shards
+        from classification.datasets.shard_writer import write_shards
 
         index = write_shards(args.folder, args.out, args.images_per_shard)
         print(f"pass --data {index}")

@@ -15,10 +15,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone works uninstalled
 
-from robust_backbones import clone
-from robust_backbones.command_line import Parser
-from robust_backbones.errors import user_errors
-from robust_backbones.stopping import STOPPED, Stopped
+from robust_backbones.core import resources as clone
+from robust_backbones.core.cli import Parser
+from robust_backbones.core.errors import user_errors
+from robust_backbones.core.signals import STOPPED, Stopped
 
 if __name__ == "__mp_main__":  # one of several processes: before Detectron2 is unpickled in it
     import robust_backbones.detection  # noqa: F401
@@ -78,7 +78,7 @@ def setup(args):
 def run(cfg, args) -> None:
     """What each process does; user mistakes are one line, here too."""
     with user_errors():
-        from robust_backbones.detection import run as process
+        from robust_backbones.detection.training import run as process
 
         try:
             process.run(cfg, args)

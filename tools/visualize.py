@@ -17,9 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone works uninstalled
 
-from robust_backbones import clone
-from robust_backbones.command_line import Parser
-from robust_backbones.errors import UserError, user_errors
+from robust_backbones.core import resources as clone
+from robust_backbones.core.cli import Parser
+from robust_backbones.core.errors import UserError, user_errors
 
 
 def parse(argv=None) -> argparse.Namespace:
@@ -101,7 +101,8 @@ def configuration(args, path: str | None, weights: str | None):
     """The configuration of one detector, or with no weights that of the data set alone."""
     from detectron2.config import get_cfg
 
-    from robust_backbones.detection import config, own_data
+    from robust_backbones.detection import config
+    from robust_backbones.detection.data import custom as own_data
 
     given = [] if weights is None else ["MODEL.WEIGHTS", weights]
     if path is None:
@@ -127,8 +128,8 @@ def configuration(args, path: str | None, weights: str | None):
 
 def columns(args) -> tuple[str, list]:
     """The data set's name, and what predicts on it."""
-    from robust_backbones.detection import gallery
-    from robust_backbones.detection.curves import labels
+    from robust_backbones.detection.inspect import gallery
+    from robust_backbones.detection.inspect.curves import labels
 
     model = args.config and not (args.predictions or args.truth_only)
     cfg = configuration(args, args.config, None if model else "")
@@ -157,7 +158,7 @@ def pictures(args) -> Path:
     """Look at the images, draw, count, and write the page."""
     from detectron2.data import DatasetCatalog
 
-    from robust_backbones.detection import gallery
+    from robust_backbones.detection.inspect import gallery
 
     started = time.perf_counter()
     dataset, found = columns(args)
@@ -187,8 +188,8 @@ def write_page(path: Path, **contents) -> Path:
     from jinja2 import Environment, FileSystemLoader
 
     from robust_backbones import __version__
-    from robust_backbones.detection.error_kinds import KINDS
-    from robust_backbones.files import atomic
+    from robust_backbones.core.files import atomic
+    from robust_backbones.detection.inspect.error_types import KINDS
 
     loader = FileSystemLoader(Path(__file__).parent)
     template = Environment(loader=loader, autoescape=True).get_template("visualize.html.jinja")
@@ -200,7 +201,7 @@ def write_page(path: Path, **contents) -> Path:
 
 def curves(args) -> Path:
     """Draw the curves of all runs."""
-    from robust_backbones.detection import curves as library
+    from robust_backbones.detection.inspect import curves as library
 
     names = library.labels(args.curves)
     runs = {name: library.read(run) for name, run in zip(names, args.curves, strict=True)}

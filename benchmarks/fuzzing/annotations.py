@@ -7,7 +7,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from fuzzing.cases import Seed, json_seed
 from fuzzing.mutations import value as strange
 
-from robust_backbones.detection import data_check, own_data, prediction_files, saved_predictions
+from robust_backbones.detection.data import custom as own_data
+from robust_backbones.detection.data import validate as data_check
+from robust_backbones.detection.evaluation import prediction_files
+from robust_backbones.detection.evaluation import saved as saved_predictions
 
 COCO = {
     "images": [{"id": 1, "file_name": "a.jpg", "width": 8, "height": 8},

@@ -16,8 +16,9 @@ from fuzzing.cases import Seed
 from fuzzing.mutations import NUMBERS, as_json, change
 from fuzzing.mutations import value as strange
 
-from robust_backbones import checkpoint, networks
-from robust_backbones.errors import UserError
+from robust_backbones import checkpoint
+from robust_backbones.checkpoint import architectures as networks
+from robust_backbones.core.errors import UserError
 
 ARCH = "shufflenet_v2_x1_0"  # the smallest that is read
 

@@ -8,7 +8,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 LONGEST = 2000  # characters of a message
 OUTCOMES = ("accepted", "refused", "findings")

@@ -7,9 +7,11 @@ import numpy as np
 from fuzzing.cases import Seed
 from PIL import Image
 
-from classification.data import sources
-from robust_backbones.detection import annotations, data_check, predictor
-from robust_backbones.errors import UserError
+from classification.datasets import split as sources
+from robust_backbones.core.errors import UserError
+from robust_backbones.detection.data import annotations
+from robust_backbones.detection.data import validate as data_check
+from robust_backbones.detection.inspect import predictor
 
 
 def encoded(image: Image.Image, kind: str, **options) -> bytes:

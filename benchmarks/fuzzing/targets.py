@@ -39,8 +39,9 @@ from fuzzing.texts import (
     study_seeds,
 )
 
-from classification.studies import study_file
-from robust_backbones.detection import config, curves
+from classification.study import file as study_file
+from robust_backbones.detection import config
+from robust_backbones.detection.inspect import curves
 
 warnings.simplefilter("ignore")
 

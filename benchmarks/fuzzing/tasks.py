@@ -13,7 +13,7 @@ from fuzzing.mutations import as_json
 from PIL import Image
 
 from classification import datasets
-from classification.data import cifar, decoded, official, shards
+from classification.datasets import cifar, image_cache, layouts, shards
 
 _TASKS = ("aircraft", "birdsnap", "caltech101", "cars", "dtd", "flowers", "food", "pets", "sun397",
           "cifar10")  # fmt: skip
@@ -66,7 +66,7 @@ def read_indexes(folder: Path, path: Path) -> None:
             cifar.read(task, split, folder / task)
         else:
             images, labels, names = datasets.reader(datasets.find(task))(split, folder / task)
-            assert isinstance(getattr(official, task), official.Official)
+            assert isinstance(getattr(layouts, task), layouts.Official)
             assert len(images) == len(labels) and names
 
 
@@ -146,4 +146,4 @@ def archive_seeds(folder: Path) -> list[Seed]:
 
 def read_archive(folder: Path, path: Path) -> None:
     for split in ("train", "test"):
-        decoded.read(split, path, 8)
+        image_cache.read(split, path, 8)

@@ -8,9 +8,9 @@ import report_parts
 from fuzzing.cases import Seed, json_seed
 from fuzzing.mutations import as_json, change, nested
 
-from classification.reports import exhibits, records, report_runs
-from robust_backbones import results
-from robust_backbones.errors import UserError
+from classification.report import exhibits, page_runs, records
+from robust_backbones.core import results
+from robust_backbones.core.errors import UserError
 
 YAML_WORDS = (
     b"&a ", b"*a", b"!!python/object/apply:os.system [touch x]", b"!!python/name:os.system",
@@ -117,7 +117,7 @@ def result_seeds(folder: Path) -> list[Seed]:
 def read_results(folder: Path, path: Path) -> None:
     found, problems = records.read([folder])
     sections = exhibits.sections(found)
-    json.dumps([report_runs.gather(found).json()], allow_nan=False)
+    json.dumps([page_runs.gather(found).json()], allow_nan=False)
     assert all(section.columns for section in sections)
     with contextlib.suppress(UserError):
         results.finished(folder / "result.json", {"dataset": "x"})

@@ -20,14 +20,14 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
-from classification import attacks, engine, probe
-from classification.data import loader
-from classification.data.sources import Source
-from classification.datasets import open_split
-from classification.learning import pretrain_options
-from classification.learning.learner import Learner
+from classification import attacks
+from classification.datasets import loader, open_split
+from classification.datasets.split import Source
 from classification.models import Classifier
-from classification.transfers import logistic
+from classification.pretrain import options as pretrain_options
+from classification.training import evaluate as engine
+from classification.training.learner import Learner
+from classification.transfer import logistic, probe
 
 EPS, STEPS = 3.0, 3  # L2 over the image and PGD steps: the paper's pretraining
 

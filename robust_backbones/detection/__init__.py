@@ -4,8 +4,9 @@ from robust_backbones.detection.compat import bridge
 
 bridge()
 
-from robust_backbones.detection import backbone, data, paths  # noqa: E402, F401  (registration)
+from robust_backbones.detection import backbone, path_handler  # noqa: E402, F401  (registration)
 from robust_backbones.detection.config import add_robust_config  # noqa: E402
-from robust_backbones.detection.predictor import load  # noqa: E402
+from robust_backbones.detection.data import registry as data  # noqa: E402, F401  (registration)
+from robust_backbones.detection.inspect.predictor import load  # noqa: E402
 
 __all__ = ["add_robust_config", "load"]

@@ -15,8 +15,8 @@ from detectron2.modeling.backbone.fpn import (
     build_retinanet_resnet_fpn_backbone,
 )
 
+from robust_backbones.core.errors import UserError
 from robust_backbones.detection.folding import fold
-from robust_backbones.errors import UserError
 from robust_backbones.zoo import (
     ARCHS,
     PIXEL_MEAN,

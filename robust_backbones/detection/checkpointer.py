@@ -10,9 +10,9 @@ from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch.optim.swa_utils import AveragedModel
 
 from robust_backbones.checkpoint import load_file, save
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.files import atomic, sha256
 from robust_backbones.detection.backbone import body
-from robust_backbones.errors import UserError
-from robust_backbones.files import atomic, sha256
 from robust_backbones.zoo import PIXEL_MEAN, PIXEL_STD
 
 

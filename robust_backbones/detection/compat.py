@@ -16,7 +16,7 @@ import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
-from robust_backbones.errors import UserError
+from robust_backbones.core.errors import UserError
 
 # NumPy's aliases of built-in types, gone since 1.24 (np.bool came back in 2.0).
 _ALIASES = {"int": int, "float": float, "str": str, "object": object, "bool": bool}

@@ -5,10 +5,9 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import ShapeSpec
 from torch import Tensor
 
-from robust_backbones import verify
-from robust_backbones.checkpoint import Checkpoint
+from robust_backbones.checkpoint import Checkpoint, verify
+from robust_backbones.core.errors import UserError
 from robust_backbones.detection.backbone import build_robust_resnet_backbone
-from robust_backbones.errors import UserError
 from robust_backbones.zoo import PIXEL_MEAN, PIXEL_STD
 
 RGB = ShapeSpec(channels=3)

@@ -1,1 +1,0 @@
-"""What the data sets are made of, from files to batches."""

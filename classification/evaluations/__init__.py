@@ -1,1 +1,0 @@
-"""How robust accuracy is measured, and doubted."""

@@ -1,1 +1,0 @@
-"""How networks are trained: methods, recipes, steps, processes, speed."""

@@ -1,0 +1,1 @@
+"""Train a classifier, standard or adversarial -> checkpoint.pt, metrics.jsonl, result.json."""

@@ -1,0 +1,217 @@
+"""The best robust network against the best standard one: from runs to estimates and verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import numpy as np
+
+from classification.report import estimates, predictions, statistics, verdicts
+from classification.report.groups import Group
+from classification.report.records import Merged, Record
+from classification.report.verdicts import Estimate, Over, Verdict
+
+ENOUGH = 3  # trials; networks with fewer are excluded if others on their side have this many
+# Fields of `settings.source` that make a pretraining recipe, and their names in the report.
+RECIPE = {"dataset": "pretraining data", "epochs": "epochs", "seed": "initialization"}
+K = TypeVar("K", bound=Hashable)
+
+
+@dataclass
+class Rules:
+    """How the verdicts of a report are made.
+
+    Attributes:
+        margin: points within which a difference counts as none.
+        looks: comparison -> the numbers of trials with which it was judged so far. Each verdict
+            adds its numbers, because a later look at more trials may spend less error.
+    """
+
+    margin: float = verdicts.MARGIN
+    looks: dict[str, list[str]] = field(default_factory=dict)
+
+    def look(self, name: str, estimate: Estimate) -> int:
+        """Number of this look at a comparison, from 1; equal numbers of trials are one look."""
+        if not estimate.over & Over.TRIALS:
+            return 1
+        trials = "{} v {}".format(*estimate.trials)
+        before = self.looks.setdefault(name, [])
+        if trials not in before:
+            before.append(trials)
+        return before.index(trials) + 1
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Robust networks against standard ones on a task.
+
+    Attributes:
+        robust, standard: the best network of each side on the test images.
+        measured: their difference, points, with selection bias.
+        estimate: cross-fitted difference: other images and trials choose the networks.
+        verdict: verdict on the estimate; None before `judged`.
+        differs: fields of the pretraining recipe in which the two networks differ, in words.
+        pretrainings: whether every network was pretrained several times, so that the verdict is
+            about the recipe and not about these checkpoints.
+    """
+
+    robust: Merged
+    standard: Merged
+    measured: float
+    estimate: Estimate
+    verdict: Verdict | None = None
+    differs: tuple[str, ...] = ()
+    pretrainings: bool = False
+
+    @property
+    def bias(self) -> float | None:
+        """Selection bias of `measured`, points; None without an unbiased estimate."""
+        return None if self.estimate.missing else self.measured - self.estimate.mean
+
+
+def contest(robust: list[Merged], standard: list[Merged]) -> Contest | None:
+    """Compare two sides. Several configurations of a network are candidates like several networks.
+
+    Returns:
+        None if a side is empty.
+    """
+    if not robust or not standard:
+        return None
+    best, usual = (max(side, key=lambda run: run.mean) for side in (robust, standard))
+    ours, theirs = _candidates(robust), _candidates(standard)
+    repeated = _pretrainings(ours) and _pretrainings(theirs)
+    return Contest(best, usual, best.mean - usual.mean, _estimate(ours, theirs, repeated),
+                   differs=_differs(best.first, usual.first), pretrainings=repeated)  # fmt: skip
+
+
+def judged(contests: dict[K, Contest], rules: Rules, name: str = "") -> dict[K, Contest]:
+    """Judge the contests of one column; p-values are corrected for their number (Holm).
+
+    Args:
+        name: name of the column; with the keys it identifies the comparisons in `rules.looks`.
+    """
+    found = {key: c.estimate for key, c in contests.items()}
+    verdict = judge_all(found, rules, name)
+    return {key: replace(c, verdict=verdict[key]) for key, c in contests.items()}
+
+
+def judge_all(found: dict[K, Estimate], rules: Rules, name: str = "") -> dict[K, Verdict]:
+    """Judge the estimates of one column; see `judged`."""
+    p = statistics.holm([None if e.missing else e.p for e in found.values()])
+    return {
+        key: verdicts.judge(e, value, margin=rules.margin, look=rules.look(f"{name} {key}", e))
+        for (key, e), value in zip(found.items(), p, strict=True)
+    }
+
+
+def over_tasks(contests: Iterable[Contest], rules: Rules, name: str) -> Verdict:
+    """Judge the mean over the tasks that have an unbiased estimate."""
+    usable = [c for c in contests if not c.estimate.missing]
+    look = max((rules.look(name, c.estimate) for c in usable), default=1)
+    estimate = estimates.over_tasks([c.estimate.mean for c in usable])
+    return verdicts.judge(estimate, margin=rules.margin, look=look)
+
+
+def compare(group: Group, rules: Rules) -> dict[tuple[str, str], Contest]:
+    """Map (mode, task) to the contest over all architectures and eps, as in Table 1."""
+    found = {}
+    for mode in group.modes:
+        contests = {}
+        for task in group.tasks:
+            cells = [
+                (eps, group.configurations(mode, task, arch, eps))
+                for arch in group.archs
+                for eps in (0.0, *group.eps)
+            ]
+            robust = [run for eps, runs in cells if eps for run in runs]
+            standard = [run for eps, runs in cells if not eps for run in runs]
+            if c := contest(robust, standard):
+                contests[mode, task] = c
+        found |= judged(contests, rules, f"table1 {'; '.join(group.key.words)}")
+    return found
+
+
+def _candidates(side: list[Merged]) -> list[Merged]:
+    """Networks that take part in the choice. Only their number of trials excludes networks, because
+    it does not depend on their accuracy."""
+    return [run for run in side if len(run.seeds) >= ENOUGH] or side
+
+
+def _estimate(robust: list[Merged], standard: list[Merged], repeated: bool) -> Estimate:
+    if loaded := predictions.right([*robust, *standard]):
+        right, labels = loaded
+        ours, theirs = (
+            _array(right[: len(robust)], robust, repeated),
+            _array(right[len(robust) :], standard, repeated),
+        )
+        classes = labels if robust[0].first.metric == "mean_per_class" else None
+        fixed = (_fixed(robust) and not repeated, _fixed(standard) and not repeated)
+        return estimates.from_predictions(ours, theirs, classes, fixed=fixed)
+    ours, theirs = (
+        _array([np.array(run.accuracies) for run in side], side, repeated)
+        for side in (robust, standard)
+    )
+    images = {(run.first.data.get("test") or {}).get("images") for run in (*robust, *standard)}
+    return estimates.from_accuracies(ours, theirs, images.pop() if len(images) == 1 else None)
+
+
+def _array(rows: list[np.ndarray], side: list[Merged], repeated: bool) -> np.ndarray:
+    """Array `(networks, trials, ...)`; if `repeated`, `(networks, pretrainings, ...)` of means over
+    trials."""
+    if not repeated:
+        return _stacked(rows)
+    places: dict[tuple, list[np.ndarray]] = {}
+    for row, run in zip(rows, side, strict=True):
+        places.setdefault(_network(run), []).append(row.mean(0))
+    return _stacked([np.stack(own) for own in places.values()])
+
+
+def _stacked(runs: list[np.ndarray]) -> np.ndarray:
+    """Stack the runs. Runs with more trials than others are cut to the first ones."""
+    trials = min(map(len, runs))
+    return np.stack([run[:trials] for run in runs])
+
+
+def _fixed(side: list[Merged]) -> bool:
+    """Whether a single trial is enough: the logistic probe on the fixed features of all images.
+
+    Its seed only draws the images that choose the penalty.
+    """
+    return all(
+        run.first.settings.get("probe") == "logistic"
+        and run.first.mode == "fixed-feature"
+        and not run.first.settings.get("shots")
+        for run in side
+    )
+
+
+def _network(run: Merged) -> tuple:
+    """Key that is equal for pretrainings that differ only in their seed."""
+    record = run.first
+    names = {"seed", "trials", "weights", "weights_sha256", "save_classifier", "source"}
+    chosen = sorted((k, str(v)) for k, v in record.settings.items() if k not in names)
+    source = {k: v for k, v in (record.settings.get("source") or {}).items() if k != "seed"}
+    return (record.arch, record.eps, tuple(chosen), tuple(sorted(map(str, source.items()))))
+
+
+def _pretrainings(side: list[Merged]) -> bool:
+    """Whether each network of a side has two pretrainings or more, with recorded seeds."""
+    seeds: dict[tuple, list] = {}
+    for run in side:
+        source = run.first.settings.get("source") or {}
+        seeds.setdefault(_network(run), []).append(source.get("seed"))
+    return all(
+        len(own) > 1 and None not in own and len(set(own)) == len(own) for own in seeds.values()
+    )
+
+
+def _differs(one: Record, other: Record) -> tuple[str, ...]:
+    """Parts of the pretraining recipe that are recorded for both networks and differ."""
+    a, b = (record.settings.get("source") or {} for record in (one, other))
+    return tuple(
+        words
+        for name, words in RECIPE.items()
+        if a.get(name) is not None and b.get(name) is not None and a[name] != b[name]
+    )

@@ -1,0 +1,152 @@
+"""Estimates of the difference of two sides, from per-image correctness or from accuracies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import special
+
+from classification.report import crossfit, trial_variance
+from classification.report.trial_variance import Part
+from classification.report.verdicts import Discordant, Estimate, Missing, Over
+
+# Two trials of one network, or two tasks, leave one degree of freedom. The error rate is then about
+# 10 % at a nominal 5 %.
+FEWEST_DF = 2
+SEEDED = 1 / 3  # see `_missed`
+
+
+def from_predictions(robust: np.ndarray, standard: np.ndarray, labels: np.ndarray | None = None,
+                     *, fixed: tuple[bool, bool] = (False, False)) -> Estimate:  # fmt: skip
+    """Estimate best robust minus best standard network, over trials and test images.
+
+    Args:
+        robust, standard: `(networks, trials, N)`, 1 if correct, on the same images. The numbers of
+            networks and of trials may differ.
+        labels: `(N,)` int for the mean over classes; None: mean over images.
+        fixed: for each side, whether its runs do not depend on a seed, so that one trial is enough.
+    """
+    sides = [crossfit.chosen(side, labels) for side in (robust, standard)]
+    weights = _weights(labels, robust.shape[2])
+    mean = float((sides[0].mean(0, dtype=float) - sides[1].mean(0, dtype=float)) @ weights)
+    trials = (robust.shape[1], standard.shape[1])
+    # One half of the images chooses, so the variance that images cause is doubled.
+    tables = [side @ weights for side in (robust, standard)]
+    shares = [trial_variance.share_of_seeds(table, 2 * trial_variance.own_images(side, weights))
+              for table, side in zip(tables, (robust, standard), strict=True)]  # fmt: skip
+    parts = [trial_variance.of_trials(*both) for both in zip(tables, shares, strict=True)]
+    if not all(known or _enough(part) for part, known in zip(parts, fixed, strict=True)):
+        return Estimate(mean, trials=trials, missing=Missing.TRIALS)
+    seeds = trial_variance.combined(part for part in parts if part)
+    if not seeds.variance and len(robust) == len(standard) == 1:
+        delta = (robust[0, 0].astype(float) - standard[0, 0]) * weights
+        found = Discordant(delta[delta > 0], -delta[delta < 0])
+        return Estimate(mean, Over.IMAGES, trials, discordant=found, tests=len(weights))
+    images = trial_variance.of_images(sides, labels)
+    choice = max(1 + (1 - share) * (trial_variance.inflation(len(side), 2) - 1)
+                 for share, side in zip(shares, (robust, standard), strict=True))  # fmt: skip
+    images = Part(images.variance * choice, images.df)
+    over = Over.IMAGES | (Over.TRIALS if seeds.variance else Over.NOTHING)
+    missed = [_missed(table, float(side.mean(0, dtype=float) @ weights))
+              for table, side in zip(tables, sides, strict=True)]  # fmt: skip
+    return Estimate(mean, over, trials, seeds, images, (missed[1], missed[0]), tests=len(weights))
+
+
+def _missed(table: np.ndarray, chosen: float) -> float:
+    """Points by which the best network of a side may be better than the cross-fitted choices.
+
+    Cross-fitting sometimes chooses a worse network. The maximum over all results overestimates the
+    best network. The best is between the two. For one trial of runs without a seed, the maximum is
+    the bound (an intersection-union test). For several trials, `SEEDED` of the distance is enough,
+    by simulation of sides whose networks differ.
+
+    Args:
+        table: accuracies `(networks, trials)`, percent.
+        chosen: cross-fitted mean, percent.
+    """
+    if len(table) == 1:
+        return 0.0
+    part = SEEDED if table.shape[1] > 1 else 1.0
+    return part * max(0.0, float(table.mean(1).max()) - chosen)
+
+
+def from_accuracies(robust: np.ndarray, standard: np.ndarray,
+                    images: int | None = None) -> Estimate:  # fmt: skip
+    """Estimate best robust minus best standard network without predictions.
+
+    With one network a side, the interval is over trials alone and is about this test set. With
+    several networks, the other trials choose on the same images, so the selection bias by images
+    stays in the estimate. Its size is estimated from how the networks of a side differ beyond their
+    seeds. Real differences between them make the interval wider than needed.
+
+    Args:
+        robust, standard: accuracies `(networks, trials)`, percent.
+        images: number of test images, which bounds the selection bias; None: unknown, or the
+            metric is not an accuracy.
+    """
+    tables, trials = (robust, standard), (robust.shape[1], standard.shape[1])
+    sides = [crossfit.chosen_accuracies(side) for side in tables]
+    mean = float(sides[0].mean() - sides[1].mean())
+    own = Part(0.0, np.inf)
+    if max(map(len, tables)) > 1 and min(trials) > 1:
+        own = trial_variance.of_networks(tables)
+        bound = max(float(side.mean()) * (100 - float(side.mean())) for side in sides)
+        if images:
+            own = Part(min(own.variance, max(0.0, bound) / images), own.df)
+    parts = [trial_variance.of_trials(side, trial_variance.share_of_seeds(side, own.variance))
+             for side in tables]  # fmt: skip
+    if not all(map(_enough, parts)):
+        return Estimate(mean, trials=trials, missing=Missing.TRIALS)
+    seeds = trial_variance.combined(part for part in parts if part)
+    if not seeds.variance:  # identical trials do not show how seeds scatter
+        return Estimate(mean, trials=trials, missing=Missing.PREDICTIONS)
+    if len(robust) == len(standard) == 1:
+        return Estimate(mean, Over.TRIALS, trials, seeds)
+    # A choice by images raises the accuracy, but scatters less than a single network.
+    chance = [1 - trial_variance.share_of_seeds(side, own.variance) for side in tables]
+    found = [luck(len(side)) for side in tables]
+    raised = [maximum * math.sqrt(own.variance * part)
+              for (maximum, _), part in zip(found, chance, strict=True)]  # fmt: skip
+    missed = [_missed(table, float(side.mean())) for table, side in zip(tables, sides, strict=True)]
+    rest = sum(1 - part * (1 - variance) for (_, variance), part in zip(found, chance, strict=True))
+    choice = (raised[0] + missed[1], raised[1] + missed[0])
+    return Estimate(mean, Over.TRIALS | Over.IMAGES, trials, seeds,
+                    Part(rest * own.variance, np.inf), choice, unseen=True)  # fmt: skip
+
+
+def over_tasks(means: Sequence[float]) -> Estimate:
+    """Estimate the mean over tasks by Student's t, with the tasks as a random sample of tasks.
+
+    Args:
+        means: differences, points, one for each task.
+    """
+    values = np.asarray(means, float)
+    if len(values) - 1 < FEWEST_DF:
+        mean = float(values.mean()) if len(values) else 0.0
+        return Estimate(mean, missing=Missing.TASKS, tests=len(values))
+    part = Part(float(values.var(ddof=1)) / len(values), len(values) - 1)
+    return Estimate(float(values.mean()), Over.TASKS, images=part, tests=len(values))
+
+
+def luck(networks: int) -> tuple[float, float]:
+    """Mean and variance of the maximum of `networks` standard normal numbers."""
+    x = np.linspace(-8, 8, 4001)
+    density = np.diff(special.ndtr(x) ** networks)
+    middle = (x[1:] + x[:-1]) / 2
+    mean = float(density @ middle)
+    return mean, float(density @ (middle - mean) ** 2)
+
+
+def _enough(part: Part | None) -> bool:
+    """Whether the variance over trials has enough degrees of freedom."""
+    return part is not None and part.df >= FEWEST_DF
+
+
+def _weights(labels: np.ndarray | None, images: int) -> np.ndarray:
+    """Weight `(N,)` of each image in a mean in percent."""
+    if labels is None:
+        return np.full(images, 100 / images)
+    counts = np.bincount(labels)
+    return 100 / (np.count_nonzero(counts) * counts[labels])

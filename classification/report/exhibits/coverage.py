@@ -1,0 +1,145 @@
+"""Figure 1, and what is still missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from classification.report.exhibits.parts import Results, columns
+from classification.report.groups import Group, eps_words
+from classification.report.records import Record
+from classification.report.sections import Column, Section, Value
+
+
+def figure1(results: Results) -> list[Section]:
+    """The numbers of pictures that show what networks see."""
+    found = [(i, r) for i, r in enumerate(results.records) if r.kind == "interpret"]
+    if not found:
+        return []
+    parts = [
+        (place, record, network, _numbers(row))
+        for place, record in found
+        for network, row in record.metrics.get("networks", {}).items()
+    ]
+    names = [*dict.fromkeys(name for *_, numbers in parts for name in numbers)]
+    rows = [
+        [_run(record), network, *(_value(numbers.get(n), place) for n in names)]
+        for place, record, network, numbers in parts
+    ]
+    text = ["What networks see: images that raise a unit or a class, and images that match a "
+            "representation, found by gradient steps in a ball. The pictures lie beside the "
+            "results. Confidences and agreements are percent, of the network itself and of a "
+            "judge that took no part; distances are relative, 0 is equal. The paper's figure has "
+            "no numbers."]  # fmt: skip
+    heads = [Column("run", None), Column("network", None), *(Column(n.replace("_", " "), 3)
+             for n in names)]  # fmt: skip
+    warned = [warning["message"] for _, record in found for warning in _warnings(record)]
+    return [Section("figure1", "Figure 1: what networks see", text, heads, rows, [], warned,
+                    len(rows), len(rows))]  # fmt: skip
+
+
+def _run(record: Record) -> str:
+    """What a study calls it, else its folder."""
+    return ", ".join(map(str, record.labels.values())) or record.path.parent.name
+
+
+def _numbers(node: dict) -> dict[str, float]:
+    """Means, without those of each picture."""
+    found = {}
+    for name, cell in node.items():
+        if isinstance(cell, dict):
+            found |= _numbers(cell)
+        elif isinstance(cell, (int, float)) and not isinstance(cell, bool):
+            found[name] = float(cell)
+    return found
+
+
+def _value(number: float | None, place: int) -> Value | None:
+    return None if number is None else Value(number, records=(place,))
+
+
+def _warnings(record: Record) -> Iterable[dict]:
+    return [w for w in record.warnings if isinstance(w, dict) and "message" in w]
+
+
+def coverage(results: Results, made: list[Section], empty: list[str]) -> list[Section]:
+    """How much of each exhibit there is.
+
+    Args:
+        made: the other sections.
+        empty: exhibits without any result.
+    """
+    rows = [
+        [section.title, section.found, section.wanted, _part(section), section.name]
+        for section in made
+    ]
+    rows += [[name, 0, None, 0.0, ""] for name in empty]
+    text = [
+        "Numbers that each exhibit has, of those that it wants: with published networks what the "
+        "paper has, with networks of one's own each combination of what there is."
+    ]
+    heads = columns("exhibit", ("found", 0), ("wanted", 0), ("percent", 0), "section")
+    counted = [section for section in made if section.wanted]
+    warned = ["Simulated results count here like others."] * any(
+        record.simulated for record in results.records
+    )
+    found = [Section("coverage", "Coverage: what there is", text, heads, rows, [], warned,
+                     sum(s.found for s in counted), sum(s.wanted for s in counted))]  # fmt: skip
+    return found + _study(results) + [s for g in results.groups for s in _missing(g)]
+
+
+def _part(section: Section) -> float | None:
+    return 100 * section.found / section.wanted if section.wanted else None
+
+
+def _missing(group: Group) -> list[Section]:
+    """Cells of Table 1, Figures 2 and 3 and the curves that have no run."""
+    levels, rows, found = (0.0, *group.eps), [], 0
+    for mode in group.modes:
+        for task in group.tasks:
+            for arch in group.archs:
+                have = group.row(mode, task, arch)
+                found += len(have)
+                lost = [eps_words(e, group.key.norm) for e in levels if e not in have]
+                if lost:
+                    shown = "all" if len(lost) == len(levels) else ", ".join(lost)
+                    rows.append([mode, task, arch, len(have), shown])
+    if not rows:
+        return []
+    words = "; ".join(group.key.words)
+    heads = columns("mode", "task", "architecture", ("eps found", 0), "eps missing")
+    wanted = len(group.modes) * len(group.tasks) * len(group.archs) * len(levels)
+    return [Section("missing" + group.suffix, f"What is missing ({words})",
+                    ["Combinations of mode, task, architecture and eps without a result."], heads,
+                    rows, [], [], found, wanted)]  # fmt: skip
+
+
+def _study(results: Results) -> list[Section]:
+    """The runs of a study file, found or missing."""
+    if results.study is None:
+        return []
+    from classification.study import file as study_file
+    from classification.study.commands import metrics
+
+    runs = study_file.read(results.study)
+    places = {record.path.resolve(): i for i, record in enumerate(results.records)}
+    axes = [*dict.fromkeys(axis for run in runs for axis in run.labels)]
+    rows, found = [], 0
+    for run in runs:
+        place = places.get(run.result.resolve())
+        finished = place is not None or metrics(run.result) is not None
+        found += finished
+        labels = [run.labels.get(axis, "") for axis in axes]
+        shown = None if place is None else _result(results, place)
+        rows.append([run.part, *labels, "finished" if finished else "missing", shown])
+    heads = columns("part", *axes, "state", ("result", 2))
+    text = ["Its runs, in its own words; a result is the mean of a run's trials, with their ends."]
+    return [Section("study", f"Study {results.study.name}", text, heads, rows, [], [], found,
+                    len(rows))]  # fmt: skip
+
+
+def _result(results: Results, place: int) -> Value | None:
+    values = results.records[place].accuracies
+    if not values:
+        return None
+    low, high = (min(values), max(values)) if len(values) > 1 else (None, None)
+    return Value(sum(values) / len(values), low, high, len(values), (place,))

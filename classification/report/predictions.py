@@ -1,0 +1,58 @@
+"""What networks said of each test image, from the `per_image.csv` beside results."""
+
+from functools import cache, lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from classification.report.records import Merged, Record
+
+FILE = "per_image.csv"
+
+
+def right(runs: list[Merged]) -> tuple[list[np.ndarray], np.ndarray] | None:
+    """Which images each run classifies correctly, for runs on the same test images.
+
+    Returns:
+        For each run `(trials, N)` bool, in the order of its seeds; and the labels, `(N,)`. None if
+        a trial has no predictions, or the runs have different images.
+    """
+    rows, labels = [], None
+    for run in runs:
+        found = [part for source in run.sources if (part := _trial(*source))]
+        if len(found) < len(run.sources):
+            return None
+        for own, _ in found:
+            labels = own if labels is None else labels
+            if not np.array_equal(own, labels):
+                return None
+        rows.append(np.array([column for _, column in found]))
+    return None if labels is None else (rows, labels)
+
+
+def _trial(record: Record, k: int) -> tuple[np.ndarray, np.ndarray] | None:
+    if (found := _read(record.path.parent / FILE)) is None or k >= len(found[1]):
+        return None
+    return found[0], found[1][k]
+
+
+@lru_cache(maxsize=4096)
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """Labels and, for each trial, which were right; None of a file that is not as it should be."""
+    try:
+        head, _, body = path.read_text(encoding="utf-8").partition("\n")
+        columns = head.split(",")
+        if columns[:2] != ["index", "label"] or len(columns) < 3:
+            return None
+        # Much faster than a CSV reader, and there are thousands of files.
+        table = np.array(body.replace("\n", ",").strip(",").split(","), dtype=np.int32)
+        table = table.reshape(-1, len(columns))
+    except (OSError, ValueError):
+        return None
+    return _shared(table[:, 1].tobytes()), np.ascontiguousarray((table[:, 2:] == table[:, 1:2]).T)
+
+
+@cache
+def _shared(labels: bytes) -> np.ndarray:
+    """One array for all runs on the same images: thousands of copies would fill the memory."""
+    return np.frombuffer(labels, dtype=np.int32)

@@ -1,0 +1,98 @@
+"""Words and table cells of verdicts, for all exhibits that show one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from classification.report.comparisons import Contest, Rules
+from classification.report.sections import Value
+from classification.report.verdicts import (
+    FIRST,
+    FIXED,
+    MOST_IMAGES,
+    MOST_TRIALS,
+    Missing,
+    Over,
+    Verdict,
+)
+
+COLUMN = "verdict on robust"  # better, worse, no difference, cannot tell
+OVER = {
+    Over.NOTHING: "",
+    Over.TRIALS: "trials, on this test set",
+    Over.IMAGES: "test images, no scatter over trials",
+    Over.TRIALS | Over.IMAGES: "trials and test images",
+    Over.TASKS: "tasks",
+}
+WOULD_TELL = {
+    Missing.PREDICTIONS: "the predictions (per_image.csv) of all networks",
+    Missing.TASKS: "more tasks",
+}
+
+
+def interval(verdict: Verdict | None, places: tuple = ()) -> Value | None:
+    """The estimate as a `Value` whose ends are its interval; None without an interval."""
+    if verdict is None or verdict.low is None:
+        return None
+    estimate = verdict.estimate
+    trials = estimate.tests if estimate.over is Over.TASKS else min(estimate.trials)
+    note = f"{100 * (1 - verdict.alpha):g} % interval over {OVER[estimate.over]}"
+    return Value(estimate.mean, verdict.low, verdict.high, trials or 1, places, note)
+
+
+def outcome(verdict: Verdict | None) -> str:
+    """The verdict; empty without a comparison."""
+    return verdict.outcome.value if verdict else ""
+
+
+def over(verdict: Verdict | None) -> str:
+    """Sources of variation that the interval covers, in words."""
+    if verdict is None:
+        return ""
+    tasks = verdict.estimate.over is Over.TASKS
+    return f"{verdict.estimate.tests} tasks" if tasks else OVER[verdict.estimate.over]
+
+
+def would_tell(verdict: Verdict | None) -> str:
+    """Trials or test images that would turn `cannot tell` into another verdict, in words."""
+    if verdict is None or (needed := verdict.needed) is None:
+        return ""
+    if needed.trials:
+        return f"{_range(*needed.trials, MOST_TRIALS)} trials of each network"
+    if needed.images:
+        return f"{_range(*needed.images, MOST_IMAGES)} test images"
+    return WOULD_TELL[needed.missing] if needed.missing else "no number of trials"
+
+
+def _range(fewest: int, most: int, end: int) -> str:
+    """`8 to 25`, or `at least 8` if the second number reaches `end`."""
+    if most >= end:
+        return f"at least {_rounded(fewest):,}"
+    return f"{_rounded(fewest):,} to {_rounded(most):,}"
+
+
+def _rounded(number: int) -> int:
+    """Round up to two digits, because the advice is not more precise."""
+    step = 10 ** max(0, len(str(number)) - 2)
+    return -(-number // step) * step
+
+
+def how(rules: Rules) -> str:
+    """A paragraph about the rules of verdicts."""
+    return (
+        "Verdicts are about robust minus standard. Better or worse: the p-value, corrected for the "
+        f"number of rows of a column (Holm), is at most {100 * FIRST:g} % at the first look. "
+        "Later looks at more trials share another 1 %, so all looks together are allowed 5 % wrong "
+        f"verdicts. Runs without scatter over trials are judged once, at {100 * FIXED:g} %. "
+        f"No difference: the interval lies within {rules.margin:g} points of 0. Cannot tell: all "
+        "other cases. Standard and robust networks may scatter differently over trials."
+    )
+
+
+def about(contests: Iterable[Contest]) -> list[str]:
+    """A sentence on whether the verdicts are about these checkpoints or about the recipe."""
+    if all(c.pretrainings for c in contests):
+        return ["Every network was pretrained several times; the scatter over pretrainings is in "
+                "the intervals."]  # fmt: skip
+    return ["The verdicts are about these checkpoints. Another pretraining with the same recipe "
+            "may transfer differently."]  # fmt: skip

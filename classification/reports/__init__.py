@@ -1,1 +1,0 @@
-"""From results to statistics, exhibits, figures and pages."""

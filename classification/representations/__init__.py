@@ -1,1 +1,0 @@
-"""What representations hold: the parts of `classification.interpret`."""

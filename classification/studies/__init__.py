@@ -1,1 +1,0 @@
-"""Many runs: study files, their queue, and where runs happen."""

@@ -1,0 +1,1 @@
+"""From batches to weights: methods, the update, the loop, several processes."""

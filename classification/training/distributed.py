@@ -1,0 +1,150 @@
+"""Several processes as one: started by `torchrun`, or a single one, which needs nothing."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+from robust_backbones.core.errors import UserError
+
+T = TypeVar("T")
+Module = TypeVar("Module", bound=nn.Module)
+
+VARIABLES = ("LOCAL_RANK", "RANK", "MASTER_ADDR", "MASTER_PORT")  # besides WORLD_SIZE
+
+
+@contextlib.contextmanager
+def group(device: torch.device) -> Iterator[torch.device]:
+    """Join the processes that `torchrun` started (environment variables), for the block.
+
+    Yields:
+        This process's device: of GPUs the one with its local rank.
+
+    Raises:
+        UserError: there are more processes than GPUs on this machine; others than `torchrun` have
+            set `WORLD_SIZE`.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield device
+        return
+    if missing := [name for name in VARIABLES if name not in os.environ]:
+        raise UserError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(missing)} is not set; start "
+            "several processes with torchrun, or unset WORLD_SIZE."
+        )
+    local = int(os.environ["LOCAL_RANK"])
+    if device.type == "cuda":
+        if local >= torch.cuda.device_count():
+            raise UserError(
+                f"process {local} of this machine has no GPU, there are "
+                f"{torch.cuda.device_count()}; lower --nproc-per-node of torchrun."
+            )
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def total(numbers: list[float], device: torch.device) -> list[float]:
+    """Sums over all processes, in float64. Every process must call it."""
+    if world() == 1:
+        return numbers
+    sums = torch.tensor(numbers, dtype=torch.float64, device=device)
+    dist.all_reduce(sums)
+    return sums.tolist()
+
+
+def gathered(columns: Tensor) -> Tensor:
+    """`(k, n)` tensors of all processes side by side, those of process 0 first. All must call it.
+
+    Args:
+        columns: on the CPU; n may differ between the processes.
+    """
+    if world() == 1:
+        return columns
+    pieces = [columns] * world()
+    dist.all_gather_object(pieces, columns)
+    return torch.cat(pieces, 1)
+
+
+def average_buffers(model: nn.Module) -> None:
+    """Give each process the mean of all processes' BatchNorm statistics."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    buffers = [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
+    if world() == 1 or not buffers:
+        return
+    flat = torch.cat([b.flatten() for b in buffers])
+    dist.all_reduce(flat)
+    pieces = (flat / world()).split([b.numel() for b in buffers])
+    for buffer, piece in zip(buffers, pieces, strict=True):
+        buffer.copy_(piece.view_as(buffer))
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """What `make()` returns in process 0, in every process; it runs there only.
+
+    If it raises there, it raises everywhere, so that no process waits for ever.
+    """
+    if world() == 1:
+        return make()
+    shared: list[Any] = [None, None]  # what it returned, what it raised
+    if rank() == 0:
+        try:
+            shared[0] = make()
+        except UserError as error:
+            shared[1] = error
+    dist.broadcast_object_list(shared)
+    if shared[1]:
+        raise shared[1]
+    return shared[0]
+
+
+class _SyncBatchNorm(nn.BatchNorm2d):
+    """BatchNorm over the images of all processes, on any device; PyTorch's own needs GPUs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or world() == 1:
+            return super().forward(x)
+        dims, n = (0, 2, 3), x.numel() / x.shape[1]
+        x32 = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        sums = torch.cat([x32.sum(dims), x32.new_full((1,), n)])
+        sums = all_reduce(sums)
+        n = sums[-1]
+        mean = sums[:-1] / n
+        centred = x32 - mean.view(1, -1, 1, 1)
+        variance = all_reduce(centred.square().sum(dims)) / n
+        with torch.no_grad():
+            assert self.running_mean is not None and self.running_var is not None
+            assert self.num_batches_tracked is not None and self.momentum is not None
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+            unbiased = variance * n / (n - 1)
+            self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)
+        scale = (self.weight * (variance + self.eps).rsqrt()).view(1, -1, 1, 1)
+        return (centred * scale + self.bias.view(1, -1, 1, 1)).to(x.dtype)
+
+
+def sync_batchnorm(model: Module, device: torch.device) -> Module:
+    """Let every BatchNorm2d of `model` see the images of all processes; names stay the same."""
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = _SyncBatchNorm  # keeps parameters, statistics and settings
+    return model

@@ -1,0 +1,1 @@
+"""Measure how well a network transfers to a task -> result.json, per_class.csv, confusion.csv."""

@@ -1,1 +1,0 @@
-"""How transfer is measured: protocols, fixed features, fine-tuning, probes."""

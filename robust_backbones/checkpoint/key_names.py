@@ -1,0 +1,100 @@
+"""torchvision names <-> Detectron2 names of a ResNet, every key accounted for."""
+
+import re
+
+from torch import Tensor
+
+from robust_backbones.core.errors import UserError
+
+# One row per kind of tensor: torchvision's name, Detectron2's name. torchvision counts layer1 to
+# layer4, Detectron2 res2 to res5: {s} is torchvision's number, {t} Detectron2's.
+_NAMES = [
+    ("conv1.{leaf}", "stem.conv1.{leaf}"),
+    ("bn1.{leaf}", "stem.conv1.norm.{leaf}"),
+    ("layer{s}.{b}.conv{i}.{leaf}", "res{t}.{b}.conv{i}.{leaf}"),
+    ("layer{s}.{b}.bn{i}.{leaf}", "res{t}.{b}.conv{i}.norm.{leaf}"),
+    ("layer{s}.{b}.downsample.0.{leaf}", "res{t}.{b}.shortcut.{leaf}"),
+    ("layer{s}.{b}.downsample.1.{leaf}", "res{t}.{b}.shortcut.norm.{leaf}"),
+]
+_FIELDS = {"s": r"[1-4]", "t": r"[2-5]", "b": r"\d+", "i": r"[1-3]", "leaf": r"\w+"}
+_DROPS = [
+    (re.compile(r"fc\.\w+"), "classifier head: a backbone has none"),
+    (re.compile(r".*\.num_batches_tracked"), "counter of training batches: no effect on features"),
+]
+
+
+def _pattern(template: str) -> re.Pattern:
+    escaped = re.escape(template).replace(r"\{", "{").replace(r"\}", "}")
+    return re.compile(escaped.format(**{k: f"(?P<{k}>{v})" for k, v in _FIELDS.items()}))
+
+
+_FORWARD = [(_pattern(a), b) for a, b in _NAMES]
+_BACKWARD = [(_pattern(b), a) for a, b in _NAMES]
+
+
+def _translate(name: str, rows: list[tuple[re.Pattern, str]]) -> str | None:
+    for pattern, target in rows:
+        if match := pattern.fullmatch(name):
+            fields = match.groupdict()
+            if "s" in fields:
+                fields["t"] = int(fields["s"]) + 1
+            elif "t" in fields:
+                fields["s"] = int(fields["t"]) - 1
+            return target.format(**fields)
+    return None
+
+
+def detectron2_name(name: str) -> tuple[str | None, str]:
+    """What becomes of one torchvision key: `(Detectron2 name, "")` or `(None, why it is dropped)`.
+
+    Raises:
+        UserError: the key belongs to no ResNet.
+    """
+    for pattern, reason in _DROPS:
+        if pattern.fullmatch(name):
+            return None, reason
+    if target := _translate(name, _FORWARD):
+        return target, ""
+    raise UserError(
+        f"'{name}' is no tensor of a torchvision ResNet; only ResNets become backbones."
+    )
+
+
+def torchvision_name(name: str) -> str:
+    """The torchvision name of one Detectron2 backbone key, without prefix (`res2.0.conv1.weight`).
+
+    Raises:
+        UserError: the key belongs to no Detectron2 ResNet.
+    """
+    if target := _translate(name, _BACKWARD):
+        return target
+    raise UserError(f"'{name}' is no tensor of a Detectron2 ResNet.")
+
+
+def to_detectron2(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Rename a torchvision ResNet's tensors; values are untouched.
+
+    Returns:
+        `({Detectron2 name: tensor}, {dropped torchvision name: reason})`.
+
+    Raises:
+        UserError: a key belongs to no ResNet.
+    """
+    renamed, dropped = {}, {}
+    for name, tensor in tensors.items():
+        target, reason = detectron2_name(name)
+        if target is None:
+            dropped[name] = reason
+        else:
+            assert target not in renamed, f"two names become {target}"  # the table is one-to-one
+            renamed[target] = tensor
+    return renamed, dropped
+
+
+def to_torchvision(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename a Detectron2 ResNet's tensors (names without prefix); values are untouched.
+
+    Raises:
+        UserError: a key belongs to no Detectron2 ResNet.
+    """
+    return {torchvision_name(name): tensor for name, tensor in tensors.items()}

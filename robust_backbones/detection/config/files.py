@@ -1,0 +1,64 @@
+"""Config files as plain YAML: nothing in them is run, and their size is their own."""
+
+import io
+import math
+from pathlib import Path
+
+import yaml
+from detectron2.config import CfgNode
+
+from robust_backbones.core.errors import UserError
+
+ENTRIES = 100_000  # of a file; a few bytes of aliases of aliases can ask for billions
+
+
+class _Files(CfgNode):
+    """Config files and their `_BASE_`s as plain YAML; Detectron2 would obey tags that name Python
+    objects, and so run what a file says."""
+
+    @classmethod
+    def _open_cfg(cls, filename: str) -> io.StringIO:
+        with super()._open_cfg(filename) as file:
+            text = file.read()
+        node = yaml.compose(text, yaml.SafeLoader)
+        if not isinstance(node, yaml.MappingNode):
+            raise UserError(f"{filename} is no config: it must be a mapping of keys to values.")
+        if _entries(node, {}) > ENTRIES:
+            raise UserError(f"{filename} has more than {ENTRIES} entries, aliases written out.")
+        return io.StringIO(text)
+
+
+def _entries(node: yaml.Node, known: dict[int, float]) -> float:
+    """Nodes below one, those that aliases repeat included; infinite where one holds itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        pairs = isinstance(node, yaml.MappingNode)
+        parts = [part for pair in node.value for part in pair] if pairs else node.value
+        inner = () if isinstance(node, yaml.ScalarNode) else parts
+        known[id(node)] = 1 + sum(_entries(part, known) for part in inner)
+    return known[id(node)]
+
+
+# What fvcore, yacs and PyYAML raise for a file or a value that is none.
+WRONG = (ValueError, TypeError, AssertionError, AttributeError, LookupError, SyntaxError,
+         RecursionError, MemoryError, yaml.YAMLError, OSError)  # fmt: skip
+
+
+def read(path: str | Path, version: int) -> CfgNode:
+    """What a config file and its `_BASE_`s hold.
+
+    Args:
+        version: Detectron2's, of configs.
+
+    Raises:
+        UserError: no mapping, more than `ENTRIES`, or of another version.
+        one of `WRONG`: no YAML, or a base that is none.
+    """
+    try:
+        found = _Files.load_yaml_with_base(str(path), allow_unsafe=False)
+    except UserError as error:  # of which file, and how one came to it
+        own = str(error).startswith(str(path))
+        raise error if own else UserError(f"a _BASE_ of {path}: {error}") from None
+    if found.get("VERSION", version) != version:
+        raise UserError(f"{path}: VERSION is {found['VERSION']}; only {version} is supported.")
+    return CfgNode(found)

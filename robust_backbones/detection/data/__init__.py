@@ -1,0 +1,1 @@
+"""Datasets of detectors: registered, checked, read."""

@@ -1,0 +1,258 @@
+"""COCO and VOC annotations as they stand in their files, faults included.
+
+Detectron2's readers stop at the first fault, or pass over it. What is read here can be looked at
+(`data_check`), repaired and turned into Detectron2's dictionaries (`own_data`).
+"""
+
+import json
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from robust_backbones.core.errors import UserError
+from robust_backbones.detection.data import masks
+from robust_backbones.detection.data.coco_files import HUGE
+
+
+@dataclass
+class Object:
+    """An annotated object.
+
+    Attributes:
+        name: of its class; None where the file's category is not in its list of categories.
+        box: x0, y0, x1, y1 in pixels, the corner of the first pixel being 0, 0; None if absent.
+        given: the box in the file's own numbers (COCO: x, y, width, height; VOC: the corners).
+        empty: whether those give it no area.
+        area: as the file has it; None if absent.
+        number: id of a COCO annotation.
+    """
+
+    name: str | None
+    box: tuple[float, float, float, float] | None
+    given: list[float]
+    empty: bool
+    area: float | None = None
+    crowd: bool = False
+    difficult: bool = False
+    segmentation: list | dict | None = None
+    number: int | None = None
+
+
+@dataclass
+class Image:
+    """An image of a data set; `width` and `height` as its annotations have them, 0 if absent."""
+
+    id: int | str
+    file: Path
+    width: int
+    height: int
+    objects: list[Object] = field(default_factory=list)
+
+
+@dataclass
+class Annotations:
+    """A split.
+
+    Attributes:
+        classes: names, in the order of their numbers.
+        ids: the file's own number of each class (COCO), else 0, 1, ….
+        faults: what is wrong with the file itself, `(kind, text)`.
+    """
+
+    classes: list[str]
+    ids: list[int]
+    images: list[Image]
+    faults: list[tuple[str, str]] = field(default_factory=list)
+
+
+def read_coco(images: Path, file: Path) -> Annotations:
+    """Read a COCO annotation file; classes in the order of their ids.
+
+    Raises:
+        UserError: not there, or not COCO's format.
+    """
+    try:
+        contents = json.loads(Path(file).read_text(encoding="utf-8"))
+        if not isinstance(contents, dict):
+            raise ValueError("it holds no object with 'images', 'annotations', 'categories'")
+        categories = sorted(contents["categories"], key=lambda row: row["id"])
+        rows, marks = contents["images"], contents["annotations"]
+        names = {row["id"]: _name(row["name"], "name") for row in categories}
+        found = Annotations(list(names.values()), list(names), [])
+        by_id = {}
+        for row in rows:
+            if row["id"] in by_id:
+                found.faults.append(("duplicate id", f"image id {row['id']} occurs twice"))
+                continue
+            size = [_numbers([row.get(side) or 0], 1)[0] for side in ("width", "height")]
+            by_id[row["id"]] = Image(
+                row["id"], _inside(images, _name(row["file_name"], "file_name")), *size
+            )
+        seen = set()
+        for mark in marks:
+            number = mark.get("id")
+            if number is None or number in seen:
+                what = "has no id" if number is None else f"id {number} occurs twice"
+                found.faults.append(("duplicate id", f"annotation {what}"))
+            seen.add(number)
+            if mark["image_id"] not in by_id:
+                text = f"annotation {number} is of image {mark['image_id']}, which is not listed"
+                found.faults.append(("unknown image", text))
+                continue
+            by_id[mark["image_id"]].objects.append(_coco_object(mark, names))
+        found.images = [by_id[key] for key in sorted(by_id)]
+    except IsADirectoryError:
+        raise UserError(
+            f"{file} is a folder; the folder of the images comes first, then the annotation file."
+        ) from None
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}.") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{file} is not a COCO annotation file: {reason}.") from None
+    if not names:
+        raise UserError(f"{file} lists no categories.")
+    return found
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """A file below `folder`: what annotations name elsewhere is not read."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"'{name}' leads out of the folder of the images; give paths below it")
+    return Path(folder, name)
+
+
+def _name(value: object, key: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{key} is {value!r}, which is no text")
+    return value
+
+
+def _numbers(values: Any, count: int) -> list:
+    """As they are; NaN is allowed, since it is told of as a box without area."""
+    plain = isinstance(values, list) and all(type(v) in (int, float) for v in values)
+    if not plain or len(values) != count or any(abs(v) > HUGE for v in values):
+        raise ValueError(f"{values!r} are not {count} numbers")
+    return values
+
+
+def _coco_object(mark: dict, names: dict) -> Object:
+    box = _numbers(mark["bbox"], 4) if mark.get("bbox") else None
+    if mark.get("segmentation") and (wrong := masks.fault(mark["segmentation"])):
+        raise ValueError(f"annotation {mark.get('id')}: {wrong}")
+    x, y, width, height = box if box else (0.0, 0.0, 0.0, 0.0)
+    return Object(
+        names.get(mark["category_id"]),
+        (x, y, x + width, y + height) if box else None,
+        box or [],
+        empty=bool(box) and not (width > 0 and height > 0),  # NaN is no area either
+        area=mark.get("area"),
+        crowd=bool(mark.get("iscrowd", 0)),
+        segmentation=mark.get("segmentation") or None,
+        number=mark.get("id"),
+    )
+
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".JPG", ".JPEG", ".PNG")
+
+
+def read_voc(root: Path, split: str, classes: list[str] | None = None) -> Annotations:
+    """Read a split of a folder in VOC's layout; any class names.
+
+    VOC counts pixels from 1 and includes the last one, so a box from 1 to W covers an image of
+    width W: it becomes 0 to W, as in Detectron2.
+
+    Args:
+        root: holds `ImageSets/Main/<split>.txt`, `Annotations`, `JPEGImages`.
+        classes: their order; sorted by name if None.
+
+    Raises:
+        UserError: a file is missing or not VOC's format.
+    """
+    root, images = Path(root), []
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder; give the one that holds ImageSets/, Annotations/ "
+                        "and JPEGImages/.")  # fmt: skip
+    listed = root / "ImageSets" / "Main" / f"{split}.txt"
+    try:
+        names = [line.split()[0] for line in listed.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError):
+        there = ", ".join(sorted(p.stem for p in listed.parent.glob("*.txt"))) or "none"
+        raise UserError(f"no split '{split}' in {listed.parent}; there are: {there}.") from None
+    try:
+        for name in names:
+            _inside(root, name)
+    except ValueError as error:
+        raise UserError(f"{listed}: {error}.") from None
+    faults = [
+        ("duplicate id", f"{name} is listed twice in {listed}")
+        for name in sorted({name for name in names if names.count(name) > 1})
+    ]
+    for name in dict.fromkeys(names):
+        path = root / "Annotations" / f"{name}.xml"
+        try:
+            images.append(_voc_image(root, name, _parse(path)))
+        except FileNotFoundError:
+            raise UserError(f"{listed} lists {name}, but {path} does not exist.") from None
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}.") from None
+        except _NOT_VOC as error:
+            raise UserError(f"{path} is not a VOC annotation: {error}.") from None
+    if classes is None:
+        classes = sorted({thing.name for image in images for thing in image.objects if thing.name})
+    return Annotations(list(classes), list(range(len(classes))), images, faults)
+
+
+_NOT_VOC = (
+    ElementTree.ParseError,
+    AttributeError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    LookupError,
+)
+
+
+class _Plain(ElementTree.TreeBuilder):
+    """Entities can name other files, and grow without end: what declares any is refused."""
+
+    def doctype(self, name: str, public: str | None, system: str | None) -> None:
+        raise ValueError(f"it has a <!DOCTYPE {name}>, which no annotation needs; remove it")
+
+
+def _parse(path: Path) -> ElementTree.Element:
+    return ElementTree.parse(path, ElementTree.XMLParser(target=_Plain())).getroot()
+
+
+def _voc_image(root: Path, name: str, tree: ElementTree.Element) -> Image:
+    width, height = (int(float(tree.findtext(f"size/{s}") or 0)) for s in ("width", "height"))
+    image = Image(name, _voc_file(root, name, tree.findtext("filename")), width, height)
+    for row in tree.findall("object"):
+        ends = [float(_text(row, f"bndbox/{end}")) for end in ("xmin", "ymin", "xmax", "ymax")]
+        x0, y0, x1, y1 = ends
+        image.objects.append(
+            Object(
+                _text(row, "name").strip(),
+                (x0 - 1, y0 - 1, x1, y1),
+                ends,
+                empty=not (x1 > x0 and y1 > y0),
+                difficult=(row.findtext("difficult") or "0").strip() == "1",
+            )
+        )
+    return image
+
+
+def _text(row: ElementTree.Element, path: str) -> str:
+    text = row.findtext(path)
+    if text is None:
+        raise ValueError(f"an object has no <{path}>")
+    return text
+
+
+def _voc_file(root: Path, name: str, given: str | None) -> Path:
+    """The image: VOC's is a `.jpg` of the annotation's name, other people's may be anything."""
+    folder = root / "JPEGImages"
+    choices = [folder / f"{name}{suffix}" for suffix in SUFFIXES]
+    choices += [folder / Path(given).name] if given else []
+    return next((path for path in choices if path.is_file()), choices[0])

@@ -1,0 +1,202 @@
+"""Digit scenes: a small, real detection and segmentation set made of what installed packages hold.
+
+scikit-learn's 1,797 handwritten digits, pasted in random sizes, colours and places on photographs
+of textures from scikit-image, with exact masks. Training and validation scenes share neither a
+digit nor a piece of a photograph. Deterministic; written once to the cache in COCO and VOC layout.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.files import cache_dir, locked
+
+CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+SIZE = 96  # scenes are square, pixels
+SPLITS = {"train": 1200, "val": 200}  # scenes
+DIGITS = (1, 4)  # digits a scene, at least and at most where they find room
+DIGIT_SIZE = (20, 44)  # pixels
+DIGITS_TRAIN = 1437  # scikit-learn's first 1,437 digits are for training scenes, the others for val
+TEXTURES = ("brick", "grass", "gravel")
+SEED = 2020
+VERSION = 1  # part of the folder's name: raise it when a change here changes a pixel
+
+
+def folder() -> Path:
+    """Where the scenes are or will be."""
+    return cache_dir() / f"digit_scenes_v{VERSION}"
+
+
+def coco_file(split: str) -> str:
+    """The COCO annotation file of a split, relative to `folder()`."""
+    return f"instances_{split}.json"
+
+
+def ensure() -> Path:
+    """Draw the scenes unless they are there; of many processes that ask at once, one does it.
+
+    Raises:
+        UserError: the cache cannot be written to, or the disk is full.
+    """
+    target = folder()
+    if target.is_dir():
+        return target
+    with locked(target.with_name(f"{target.name}.lock")):
+        if not target.is_dir():
+            _draw(target)
+    return target
+
+
+def _draw(target: Path) -> None:
+    temporary = target.with_name(f".{target.name}.partial")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
+        for split in SPLITS:
+            _write_split(temporary, split)
+        temporary.rename(target)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(
+            f"cannot write {target}: {error.strerror}; make room, or set ROBUST_BACKBONES_CACHE "
+            "to another folder."
+        ) from None
+
+
+def draw_scene(
+    digits: tuple[np.ndarray, np.ndarray], textures: Sequence[np.ndarray], rng: np.random.Generator
+) -> tuple[np.ndarray, list[dict]]:
+    """Draw one scene.
+
+    Args:
+        digits: `(images (n, 8, 8) float in [0, 16], labels (n,))` to choose from.
+        textures: grey photographs, `(H, W)` uint8, each side at least `SIZE`.
+        rng: `np.random.Generator`.
+
+    Returns:
+        The image `(SIZE, SIZE, 3)` uint8 RGB, and one `{"label", "mask" (SIZE, SIZE) bool}` per
+        digit. Digits do not overlap.
+    """
+    image = _background(textures, rng)
+    taken = np.zeros((SIZE, SIZE), bool)
+    objects = []
+    for _ in range(rng.integers(DIGITS[0], DIGITS[1] + 1)):
+        window = _free_window(taken, rng)
+        if window is None:
+            break
+        taken[window] = True
+        index = rng.integers(len(digits[1]))
+        side = window[0].stop - window[0].start
+        stroke = np.asarray(
+            Image.fromarray(digits[0][index].astype(np.float32) / 16).resize((side, side), 2)
+        )
+        colour = _contrasting_colour(image[window], rng)
+        opacity = np.clip((stroke - 0.3) / 0.3, 0, 1)[..., None]
+        image[window] = image[window] * (1 - opacity) + colour * opacity
+        mask = np.zeros((SIZE, SIZE), bool)
+        mask[window] = opacity[..., 0] >= 0.5
+        objects.append({"label": int(digits[1][index]), "mask": mask})
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8), objects
+
+
+def _free_window(taken: np.ndarray, rng: np.random.Generator) -> tuple[slice, slice] | None:
+    """A random square slice of `taken` that is free, or None after 20 tries."""
+    for _ in range(20):
+        side = int(rng.integers(DIGIT_SIZE[0], DIGIT_SIZE[1] + 1))
+        top, left = rng.integers(0, SIZE - side + 1, 2)
+        window = np.s_[top : top + side, left : left + side]
+        if not taken[window].any():
+            return window
+    return None
+
+
+def _background(textures: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """A random piece of a texture, tinted, float in [0, 255]."""
+    texture = textures[int(rng.integers(len(textures)))]
+    top, left = (int(rng.integers(0, n - SIZE + 1)) for n in texture.shape)
+    grey = texture[top : top + SIZE, left : left + SIZE].astype(np.float32)
+    tint = rng.uniform(0.6, 1.0, 3)
+    return grey[..., None] * tint
+
+
+def _contrasting_colour(patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A colour at least 90 grey levels lighter or darker than the mean of what lies below it."""
+    mean = patch.mean()
+    levels = rng.uniform(0, 60, 3) if mean > 150 else rng.uniform(mean + 90, 255, 3)
+    return levels
+
+
+def _sources(split: str) -> tuple[tuple[np.ndarray, np.ndarray], list[np.ndarray]]:
+    """Digits and textures of a split: the first digits and each photograph's left part train."""
+    from skimage import data
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    part = slice(None, DIGITS_TRAIN) if split == "train" else slice(DIGITS_TRAIN, None)
+    textures = []
+    for name in TEXTURES:
+        photo = getattr(data, name)()
+        border = photo.shape[1] * 3 // 4
+        textures.append(photo[:, :border] if split == "train" else photo[:, border:])
+    return (bunch.images[part], bunch.target[part]), textures
+
+
+def _write_split(root: Path, split: str) -> None:
+    digits, textures = _sources(split)
+    rng = np.random.default_rng([SEED, list(SPLITS).index(split)])
+    for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    images, annotations, stems = [], [], []
+    for number in range(SPLITS[split]):
+        pixels, objects = draw_scene(digits, textures, rng)
+        stem = f"{split}_{number:05d}"
+        Image.fromarray(pixels).save(root / "JPEGImages" / f"{stem}.jpg", quality=95)
+        stems.append(stem)
+        images.append({"id": number, "file_name": f"{stem}.jpg", "width": SIZE, "height": SIZE})
+        rows = [_coco_row(item, number, len(annotations) + i + 1) for i, item in enumerate(objects)]
+        annotations += rows
+        (root / "Annotations" / f"{stem}.xml").write_text(_voc_xml(stem, rows), encoding="utf-8")
+    (root / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(stems) + "\n")
+    contents = {
+        "info": {"description": "digit scenes", "version": VERSION},
+        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)],
+        "images": images,
+        "annotations": annotations,
+    }
+    (root / coco_file(split)).write_text(json.dumps(contents), encoding="utf-8")
+
+
+def _coco_row(item: dict, image_id: int, row_id: int) -> dict:
+    code = coco_mask.encode(np.asfortranarray(item["mask"]))
+    return {
+        "id": row_id,
+        "image_id": image_id,
+        "category_id": item["label"] + 1,
+        "bbox": [float(v) for v in coco_mask.toBbox(code)],
+        "area": int(coco_mask.area(code)),
+        "segmentation": {"size": code["size"], "counts": code["counts"].decode()},
+        "iscrowd": 0,
+    }
+
+
+def _voc_xml(stem: str, rows: list[dict]) -> str:
+    """VOC counts pixels from 1 and includes the last one."""
+    objects = ""
+    for row in rows:
+        x, y, w, h = (int(v) for v in row["bbox"])
+        objects += (
+            f"<object><name>{escape(CLASSES[row['category_id'] - 1])}</name>"
+            "<pose>Unspecified</pose><truncated>0</truncated><difficult>0</difficult><bndbox>"
+            f"<xmin>{x + 1}</xmin><ymin>{y + 1}</ymin><xmax>{x + w}</xmax><ymax>{y + h}</ymax>"
+            "</bndbox></object>"
+        )
+    return (
+        f"<annotation><filename>{escape(stem)}.jpg</filename><size><width>{SIZE}</width>"
+        f"<height>{SIZE}</height><depth>3</depth></size>{objects}</annotation>\n"
+    )

@@ -1,0 +1,185 @@
+"""The training stream: which images, in which batches, with which random augmentation.
+
+All of it is a function of (seed, position in the stream), so a run that resumes at iteration k sees
+exactly what it would have seen. Detectron2's own loader starts again from the beginning.
+"""
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import (
+    DatasetMapper,
+    build_detection_test_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.data.detection_utils import SizeMismatchError
+from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
+from detectron2.utils import comm
+from PIL import UnidentifiedImageError
+from PIL.Image import DecompressionBombError
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from robust_backbones.core.errors import UserError
+
+
+def seed_from(*parts: int) -> int:
+    """A 63-bit seed from integers, such as (run seed, iteration, rank); well mixed."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+
+def build_train_loader(cfg: CfgNode) -> "TrainLoader":
+    """The stream for `DATASETS.TRAIN`, through Detectron2's dataset dicts, sampler and mapper.
+
+    Raises:
+        UserError: the batch does not divide over the processes, or the sampler is unknown.
+    """
+    world = comm.get_world_size()
+    parts = world * cfg.SOLVER.ACCUMULATE
+    if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % parts:
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; it must be a positive multiple "
+            f"of the number of GPUs times SOLVER.ACCUMULATE, {world} x {cfg.SOLVER.ACCUMULATE}."
+        )
+    dicts = get_detection_dataset_dicts(
+        cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    )
+    return TrainLoader(
+        dicts,
+        CheckedMapper(DatasetMapper(cfg, is_train=True)),
+        _sampler(cfg, dicts),
+        batch_size=cfg.SOLVER.IMS_PER_BATCH // parts,
+        group=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+        workers=cfg.DATALOADER.NUM_WORKERS,
+        seed=cfg.SEED,
+    )
+
+
+def build_test_loader(cfg: CfgNode, name: str) -> "CheckedLoader":
+    """Detectron2's test loader of a data set; see `CheckedLoader`."""
+    mapper = CheckedMapper(DatasetMapper(cfg, is_train=False))
+    return CheckedLoader(build_detection_test_loader(cfg, name, mapper=mapper))
+
+
+def _sampler(cfg: CfgNode, dicts: list[dict]) -> Sampler:
+    name = cfg.DATALOADER.SAMPLER_TRAIN
+    if name == "TrainingSampler":
+        return TrainingSampler(len(dicts), seed=cfg.SEED)
+    if name == "RepeatFactorTrainingSampler":
+        repeat = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+            dicts, cfg.DATALOADER.REPEAT_THRESHOLD
+        )
+        return RepeatFactorTrainingSampler(repeat, seed=cfg.SEED)
+    raise UserError(
+        f"DATALOADER.SAMPLER_TRAIN '{name}' is unknown; one of: TrainingSampler, "
+        "RepeatFactorTrainingSampler."
+    )
+
+
+class TrainLoader:
+    """An endless iterable of batches (lists of mapped dicts). Set `start_iter` before iterating."""
+
+    def __init__(self, dicts: list[dict], mapper: Callable[[dict], Any], sampler: Iterable[int], *,
+                 batch_size: int, group: bool, workers: int, seed: int):  # fmt: skip
+        self.start_iter = 0
+        self._batches = _Batches(dicts, sampler, batch_size, group)
+        self._dataset = _SeededDataset(dicts, mapper, seed)
+        self._workers = workers
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        # A generator: nothing happens until the first batch is asked for, when start_iter is known.
+        self._batches.start = self.start_iter
+        yield from CheckedLoader(
+            DataLoader(
+                self._dataset,
+                batch_sampler=self._batches,
+                num_workers=self._workers,
+                collate_fn=list,
+                generator=torch.Generator().manual_seed(0),  # else it draws from the global one
+            )
+        )
+
+
+class _Mistake(str):
+    """A `UserError`'s message on its way out of a worker, where it would grow a traceback."""
+
+
+class CheckedMapper:
+    """A mapper that gives a `_Mistake` for an image that is gone, broken or refused."""
+
+    def __init__(self, mapper: Callable[[dict], dict]):
+        self._mapper = mapper
+
+    def __call__(self, item: dict) -> "dict | _Mistake":
+        try:
+            return self._mapper(item)
+        except UserError as error:
+            return _Mistake(error)
+        except (OSError, SyntaxError, SizeMismatchError, DecompressionBombError) as error:
+            unknown = isinstance(error, UnidentifiedImageError)  # its text is Pillow's own object
+            reason = getattr(error, "strerror", None) or str(error)
+            reason = "no known image format" if unknown else reason
+            return _Mistake(f"{item['file_name']} cannot be read as an image ({reason}); replace "
+                            "it, or take it out of the data set.")  # fmt: skip
+
+
+class CheckedLoader:
+    """The batches of a loader; a `_Mistake` among them becomes a `UserError`."""
+
+    def __init__(self, loader: DataLoader):
+        self._loader = loader
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        for batch in self._loader:
+            for item in batch:
+                if isinstance(item, _Mistake):
+                    raise UserError(item)
+            yield batch
+
+
+class _SeededDataset(Dataset):
+    """`(position in the stream, index)` -> mapped dict, its randomness that of the position."""
+
+    def __init__(self, dicts: list[dict], mapper: Callable[[dict], Any], seed: int):
+        self._dicts, self._mapper, self._seed = dicts, mapper, seed
+
+    def __len__(self) -> int:
+        return len(self._dicts)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        position, index = key
+        seed = seed_from(self._seed, position)
+        np.random.seed(seed % 2**32)  # Detectron2's augmentations draw from the global generator
+        random.seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self._mapper(self._dicts[index])
+
+
+class _Batches(Sampler):
+    """Batches of `(position, index)`, wide and tall images apart if `group`, as Detectron2 does it;
+    but decided from the annotations alone, so that skipping `start` batches loads no image."""
+
+    def __init__(self, dicts: list[dict], sampler: Iterable[int], batch_size: int, group: bool):
+        self.start = 0
+        self._wide = [group and d["width"] > d["height"] for d in dicts]
+        self._sampler, self._batch_size = sampler, batch_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        made = 0
+        waiting = {True: [], False: []}
+        rank, world = comm.get_rank(), comm.get_world_size()
+        for count, index in enumerate(self._sampler):
+            bucket = waiting[self._wide[index]]
+            bucket.append((count * world + rank, index))
+            if len(bucket) == self._batch_size:
+                if made >= self.start:
+                    yield bucket[:]
+                made += 1
+                bucket.clear()

@@ -1,0 +1,86 @@
+"""The embedded digit scenes, registered; and whether a registered data set is on disk at all."""
+
+import difflib
+import os
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+from detectron2.data.datasets.pascal_voc import load_voc_instances
+
+from robust_backbones.core.errors import UserError
+from robust_backbones.detection.data import digit_scenes
+
+
+def _register_digit_scenes() -> None:
+    """`digit_scenes_{train,val}` (COCO) and `digit_scenes_voc_{train,val}`; drawn at first use."""
+    for split in digit_scenes.SPLITS:
+        root = digit_scenes.folder()
+        coco, voc = f"digit_scenes_{split}", f"digit_scenes_voc_{split}"
+        DatasetCatalog.register(coco, lambda split=split, name=coco: _load_coco(split, name))
+        MetadataCatalog.get(coco).set(
+            json_file=str(root / digit_scenes.coco_file(split)),
+            image_root=str(root / "JPEGImages"),
+            evaluator_type="coco",
+            thing_classes=list(digit_scenes.CLASSES),
+        )
+        DatasetCatalog.register(voc, lambda split=split: _load_voc(split))
+        MetadataCatalog.get(voc).set(
+            dirname=str(root),
+            split=split,
+            year=2012,
+            evaluator_type="pascal_voc",
+            thing_classes=list(digit_scenes.CLASSES),
+        )
+
+
+def _load_coco(split: str, name: str) -> list[dict]:
+    root = digit_scenes.ensure()
+    return load_coco_json(str(root / digit_scenes.coco_file(split)), str(root / "JPEGImages"), name)
+
+
+def _load_voc(split: str) -> list[dict]:
+    return load_voc_instances(str(digit_scenes.ensure()), split, list(digit_scenes.CLASSES))
+
+
+def classes_of(names: tuple[str, ...]) -> list[str] | None:
+    """The class names of registered data sets, those of the first; None if it does not say."""
+    for name in names[:1]:
+        DatasetCatalog.get(name)  # some tell their classes only when they are read
+        return list(MetadataCatalog.get(name).get("thing_classes") or []) or None
+    return None
+
+
+def check_dataset(name: str) -> None:
+    """Check that a data set is registered and its files lie where Detectron2 will look for them.
+
+    Raises:
+        UserError: names those that are near, or the missing path and how to provide it.
+    """
+    if name not in DatasetCatalog:
+        near = difflib.get_close_matches(name, list(DatasetCatalog), n=4) or [
+            known for known in DatasetCatalog if known.split("_")[0] == name.split("_")[0]
+        ]
+        known = ", ".join(near or DatasetCatalog)
+        raise UserError(f"data set '{name}' is not registered; known: {known}.")
+    if name.startswith("digit_scenes"):
+        digit_scenes.ensure()
+        return
+    meta = MetadataCatalog.get(name)
+    needed = []
+    if "json_file" in meta.as_dict():
+        needed = [Path(meta.json_file), Path(meta.image_root)]
+    elif "dirname" in meta.as_dict():
+        root = Path(meta.dirname)
+        needed = [root / "ImageSets" / "Main" / f"{meta.split}.txt", root / "Annotations"]
+        needed.append(root / "JPEGImages")
+    for path in needed:
+        if not path.exists():
+            base = os.path.abspath(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+            raise UserError(
+                f"data set '{name}' needs {path}, which does not exist; put the data below {base}, "
+                "or set DETECTRON2_DATASETS to the folder that holds coco/, VOC2007/, VOC2012/."
+            )
+
+
+_register_digit_scenes()

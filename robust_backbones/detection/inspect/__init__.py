@@ -1,0 +1,1 @@
+"""Looking at detectors: prediction, export, pictures, curves."""

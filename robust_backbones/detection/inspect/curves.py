@@ -1,0 +1,138 @@
+"""Training curves of runs, from the `metrics.json` that Detectron2's trainer writes."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.files import atomic
+
+FILE = "metrics.json"
+Series = dict[str, dict[int, float]]
+
+# Colours of Okabe and Ito (2008), and line styles, so that a colour is never the only difference.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_STYLES = ("-", "--", ":", "-.")
+
+
+def read(path: str | Path) -> Series:
+    """The numbers of one run.
+
+    Interruptions leave traces, which are mended: where a resumed run goes back, what the first one
+    wrote from that iteration on is dropped; of two lines for one iteration the later counts; a line
+    that was cut off is left out, and a whole one behind it is read.
+
+    Args:
+        path: a run folder, or its `metrics.json`.
+
+    Returns:
+        `{name: {iteration: value}}`, finite numbers only.
+
+    Raises:
+        UserError: no such file, or no line of it has an iteration.
+    """
+    path = Path(path)
+    path = path / FILE if path.is_dir() else path
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(
+            f"'{path}' cannot be read: {error.strerror}; give a folder with the {FILE} of a run."
+        ) from None
+    series: Series = {}
+    last = -1
+    for row in filter(None, map(_parse, text.splitlines())):
+        now = row.pop("iteration")
+        if now < last:
+            series = {k: {i: v for i, v in s.items() if i < now} for k, s in series.items()}
+        last = now
+        for name, value in row.items():
+            if isinstance(value, (int, float)) and math.isfinite(value):
+                series.setdefault(name, {})[now] = value
+    if last < 0:
+        raise UserError(f"'{path}' has no iteration of a training; give a run's folder.")
+    return {name: values for name, values in series.items() if values}
+
+
+def _parse(line: str) -> dict | None:
+    """A line's row; None if it is damaged."""
+    for part in (line, line[line.rfind("{") :]):
+        try:
+            row = json.loads(part)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict) and isinstance(row.get("iteration"), int):
+            return row
+    return None
+
+
+def panels(runs: dict[str, Series]) -> list[str]:
+    """What is drawn, in order: total loss, the other losses, learning rate, every AP."""
+    names = {name for series in runs.values() for name in series}
+    losses = sorted((n for n in names if "loss" in n), key=lambda n: (n != "total_loss", n))
+    aps = sorted(name for name in names if name.split("/")[-1] == "AP")
+    return [*losses, *(["lr"] if "lr" in names else []), *aps]
+
+
+def labels(paths: Sequence[str | Path]) -> list[str]:
+    """A short name for each path: its last parts, as many as tell it from the others.
+
+    Raises:
+        UserError: two are the same.
+    """
+    parts = [(p.parent if p.name == FILE else p).parts for p in (Path(p).resolve() for p in paths)]
+    for length in range(1, max(map(len, parts), default=0) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    if parts:
+        raise UserError(f"{paths[-1]} is given twice; give each once.")
+    return []
+
+
+def draw(runs: dict[str, Series], path: str | Path) -> list[str]:
+    """Draw all runs over each other, one panel for each quantity, against the iteration.
+
+    Args:
+        runs: `{label: what read gave}`.
+        path: the PNG file to write.
+
+    Returns:
+        The names of the panels.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shown = panels(runs)
+    if not shown:
+        raise UserError("these runs hold neither a loss nor a learning rate nor an AP.")
+    columns = min(3, len(shown))
+    lines = math.ceil(len(shown) / columns)
+    figure, axes = pyplot.subplots(
+        lines, columns, figsize=(4.5 * columns, 3 * lines + 0.6), squeeze=False, sharex=True,
+        layout="constrained",
+    )  # fmt: skip
+    for axis in axes.flat[len(shown) :]:
+        axis.remove()
+    for name, axis in zip(shown, axes.flat, strict=False):
+        for i, (label, series) in enumerate(runs.items()):
+            points = sorted(series.get(name, {}).items())
+            marker = "o" if len(points) < 20 else None
+            look = {"color": _COLOURS[i % len(_COLOURS)], "linestyle": _STYLES[i % len(_STYLES)]}
+            xs, ys = zip(*points, strict=True) if points else ((), ())
+            plain = label.replace("$", r"\$")  # else matplotlib's mathematics
+            axis.plot(xs, ys, label=plain, marker=marker, markersize=3, **look)
+        unit = ", percent" if name.endswith("AP") else ""
+        axis.set(title=name.replace("$", r"\$") + unit, xlabel="iteration")
+        axis.xaxis.set_tick_params(labelbottom=True)
+        if min((min(s[name].values()) for s in runs.values() if name in s), default=0) >= 0:
+            axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+    pyplot.close(figure)
+    return shown

@@ -1,0 +1,78 @@
+"""`robust://resnet50_l2_eps3` as a path of Detectron2: the model, fetched and converted."""
+
+import dataclasses
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from detectron2.utils.file_io import PathHandler, PathManager
+
+from robust_backbones import __version__, checkpoint, weights
+from robust_backbones.checkpoint import export
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.files import cache_dir, locked
+from robust_backbones.detection.verify import verify_backbone
+from robust_backbones.zoo import SCHEME, Model, find_resnet
+
+
+def converted(name: str) -> Path:
+    """The backbone of a published model in Detectron2's form, made and verified at the first call.
+
+    It is kept in `cache_dir()/detectron2` under the digest of the published file and our version,
+    so that a change of either converts anew; of many processes one converts.
+
+    Raises:
+        UserError: unknown name, not a ResNet, cannot be fetched, or not what its name says.
+    """
+    model = find_resnet(name)
+    digest = weights.digest(SCHEME + model.name)
+    if digest and (target := _target(model, digest)).is_file():
+        return target
+    source = weights.resolve(SCHEME + model.name)
+    digest = weights.digest(SCHEME + model.name)
+    assert digest is not None  # of a file that has just been fetched
+    target = _target(model, digest)
+    with locked(target.with_suffix(".lock"), patience=60):
+        if not target.is_file():
+            _convert(model, source, target)
+    return target
+
+
+def _target(model: Model, digest: str) -> Path:
+    return cache_dir() / "detectron2" / f"{model.name}-{digest[:16]}-v{__version__}.pth"
+
+
+def _convert(model: Model, source: Path, target: Path) -> None:
+    found = checkpoint.read(source, model.arch)
+    found = dataclasses.replace(found, metadata=found.metadata | model.facts)
+    contents = export.detectron2_contents(found)
+    with torch.random.fork_rng(devices=[]):  # the first run is to draw what later ones draw
+        verify_backbone(found, contents["model"])
+    checkpoint.save(contents, target)
+
+
+class RobustPathHandler(PathHandler):
+    """Gives Detectron2 the converted files. Reading only; every name of the table exists."""
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return [SCHEME]
+
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
+        return str(converted(path))
+
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO:
+        if set(mode) & set("wax+"):
+            raise UserError(f"{path} is published: it can be read, not written.")
+        return open(converted(path), mode, buffering)
+
+    def _isfile(self, path: str, **kwargs: Any) -> bool:
+        try:
+            find_resnet(path)
+        except UserError:
+            return False
+        return True
+
+    _exists = _isfile
+
+
+PathManager.register_handler(RobustPathHandler(), allow_override=True)
