@@ -100,12 +100,13 @@ def test_other_images_are_not_paired_other_seeds_may_be(tmp_path):
     assert comparisons.contest([], [standard]) is None
 
 
-LOGISTIC = {"probe": "logistic", "shots": None}
+LOGISTIC = {"probe": "logistic", "penalty": 1.0, "shots": None}
 
 
 @pytest.mark.parametrize("settings, fixed", [
     (LOGISTIC, True), (LOGISTIC | {"shots": 5}, False), ({"probe": "sgd"}, False), ({}, False),
-    ({"probe": "nearest"}, False),
+    (LOGISTIC | {"penalty": None}, False), ({"probe": "nearest", "neighbours": None}, False),
+    ({"probe": "nearest", "neighbours": 5}, True),
 ])  # fmt: skip
 def test_one_trial_is_enough_where_no_seed_matters(tmp_path, settings, fixed):
     sides = runs(tmp_path, "cifar10", {0.0: 0.5, 1.0: 0.8}, seeds=(0,))

@@ -48,9 +48,11 @@ def test_parts_that_do_not_go_together(mode, given, message):
 
 
 DEFAULTS = [  # options, number of trials
-    ([], 1),  # the logistic probe on all images
-    (["--probe", "nearest"], 1),
-    (["--shots", "5"], 3),
+    ([], 3),  # the seed draws the images that choose the penalty
+    (["--probe", "nearest"], 3),
+    (["--penalty", "1"], 1),
+    (["--probe", "nearest", "--neighbours", "5"], 1),
+    (["--penalty", "1", "--shots", "5"], 3),
     (["--probe", "sgd"], 3),
     (["--mode", "full-network"], 3),
     (["--protocol", "paper"], 3),

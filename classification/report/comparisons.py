@@ -12,6 +12,7 @@ from classification.report import estimates, predictions, statistics, verdicts
 from classification.report.groups import Group
 from classification.report.records import Merged, Record
 from classification.report.verdicts import Estimate, Over, Verdict
+from classification.transfer.protocols import CHOICES
 
 ENOUGH = 3  # trials; networks with fewer are excluded if others on their side have this many
 # Fields of `settings.source` that make a pretraining recipe, and their names in the report.
@@ -32,11 +33,15 @@ class Rules:
     margin: float = verdicts.MARGIN
     looks: dict[str, list[str]] = field(default_factory=dict)
 
-    def look(self, name: str, estimate: Estimate) -> int:
-        """Number of this look at a comparison, from 1; equal numbers of trials are one look."""
-        if not estimate.over & Over.TRIALS:
+    def look(self, name: str, *parts: Estimate) -> int:
+        """Number of this look at a comparison, from 1; equal numbers of trials are one look.
+
+        Args:
+            parts: the estimate, or those of all tasks for a comparison over tasks.
+        """
+        if not any(part.over & Over.TRIALS for part in parts):
             return 1
-        trials = "{} v {}".format(*estimate.trials)
+        trials = ", ".join("{} v {}".format(*part.trials) for part in parts)
         before = self.looks.setdefault(name, [])
         if trials not in before:
             before.append(trials)
@@ -109,7 +114,7 @@ def judge_all(found: dict[K, Estimate], rules: Rules, name: str = "") -> dict[K,
 def over_tasks(contests: Iterable[Contest], rules: Rules, name: str) -> Verdict:
     """Judge the mean over the tasks that have an unbiased estimate."""
     usable = [c for c in contests if not c.estimate.missing]
-    look = max((rules.look(name, c.estimate) for c in usable), default=1)
+    look = rules.look(name, *(c.estimate for c in usable))
     estimate = estimates.over_tasks([c.estimate.mean for c in usable])
     return verdicts.judge(estimate, margin=rules.margin, look=look)
 
@@ -175,15 +180,15 @@ def _stacked(runs: list[np.ndarray]) -> np.ndarray:
 
 
 def _fixed(side: list[Merged]) -> bool:
-    """Whether a single trial is enough: the logistic probe on the fixed features of all images.
-
-    Its seed only draws the images that choose the penalty.
-    """
+    """Whether a single trial is enough, because nothing in the runs is random: a logistic probe or
+    nearest neighbors on all images, with a given penalty or number of neighbors. A choice of them
+    depends on the validation images that the seed draws."""
+    settings = [run.first.settings for run in side]
     return all(
-        run.first.settings.get("probe") == "logistic"
-        and run.first.mode == "fixed-feature"
-        and not run.first.settings.get("shots")
-        for run in side
+        own.get("probe") in ("logistic", "nearest")
+        and own.get(CHOICES[own["probe"]]) is not None
+        and not own.get("shots")
+        for own in settings
     )
 
 

@@ -12,8 +12,8 @@ from classification.report import crossfit, trial_variance
 from classification.report.trial_variance import Part
 from classification.report.verdicts import Discordant, Estimate, Missing, Over
 
-# Two trials of one network, or two tasks, leave one degree of freedom. The error rate is then about
-# 10 % at a nominal 5 %.
+# Two trials of one network, or two tasks, leave one degree of freedom. The error rate is then
+# up to 11 % at a nominal 5 %.
 FEWEST_DF = 2
 SEEDED = 1 / 3  # see `_missed`
 

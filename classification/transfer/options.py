@@ -59,8 +59,8 @@ def parser(description: str) -> Parser:
          help="train the last layer only, or everything")  # fmt: skip
     what("--trials", type=options.count, metavar="N",
          help="runs with different seeds: validation images, head and order (default: "
-         f"{SEEDED_TRIALS}; 1 for --probe logistic or nearest without --shots, which train on all "
-         "images without random numbers)")  # fmt: skip
+         f"{SEEDED_TRIALS}; 1 with a given --penalty or --neighbours and without --shots, where "
+         "nothing is random)")  # fmt: skip
     what("--image-size", type=options.count,
          help="height and width of the images, pixels (default: the weights')")  # fmt: skip
     what("--downscale", type=options.count,
@@ -205,11 +205,13 @@ def trials(given: dict) -> int:
     """Number of trials: `--trials`, or the default that its help describes.
 
     Args:
-        given: options by name; `mode`, `protocol`, `probe` and `shots` decide on the default.
+        given: options by name; `mode`, `protocol`, `probe`, `shots`, `penalty` and `neighbours`
+            decide on the default.
     """
     wanted = {part: given[part] for part in protocols.PARTS if part in given}
     parts = protocols.parts(given["mode"], given["protocol"], wanted)
-    seeded = parts["probe"] == "sgd" or given.get("shots")
+    chosen = given.get(protocols.CHOICES[parts["probe"]]) is None  # on images that a seed draws
+    seeded = parts["probe"] == "sgd" or chosen or given.get("shots")
     return given.get("trials", SEEDED_TRIALS if seeded else 1)
 
 
