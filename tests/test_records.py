@@ -54,6 +54,13 @@ def test_a_transfer_run(tmp_path):
     assert record.labels == {"task": "digits"} and not record.simulated
 
 
+def test_a_study_says_what_a_file_does_not(tmp_path):
+    contents = transfer()
+    contents["settings"]["source"] = {"arch": "resnet50"}
+    record = only(tmp_path, contents, labels={"pretrained_on": "stylized_imagenet"})
+    assert record.pretrained_on == "stylized_imagenet" and record.assumed_standard
+
+
 @pytest.mark.parametrize("name", ["resnet50_l2_eps3", "resnet50_linf_eps4", "resnet18_l2_eps0"])
 def test_published_networks_are_known_by_their_names(tmp_path, name):
     record, model = only(tmp_path, transfer(weights=f"robust://{name}")), MODELS[name]

@@ -21,7 +21,7 @@ def _transfer(contents: dict, usual: dict) -> dict:
         "metric": metrics["metric"],
         "accuracies": tuple(_number(row["accuracy"]) for row in trials),
         "seeds": tuple(row["seed"] for row in trials),
-        **_network(settings, usual["weights"]),
+        **_network(settings, usual["weights"], usual["labels"]),
     }
 
 
@@ -97,15 +97,16 @@ READERS = {
 }
 
 
-def _network(settings: dict, weights: str) -> dict:
-    """How the network that a run is about was trained, by its name or its file."""
+def _network(settings: dict, weights: str, labels: dict) -> dict:
+    """How the network that a run is about was trained, by its name, its file, or a study's axis
+    `pretrained_on` for files that do not say."""
     if known := _published(weights):
         return known
     source = settings.get("source") or {}
     method, eps = source.get("method"), source.get("eps")
     found = {
         "constraint": source.get("constraint") or "l2",
-        "pretrained_on": source.get("dataset") or "",
+        "pretrained_on": source.get("dataset") or str(labels.get("pretrained_on") or ""),
         "assumed_standard": method is None and eps is None,
     }
     if arch := source.get("arch"):
