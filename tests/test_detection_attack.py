@@ -9,7 +9,7 @@ import torch
 from small_detectors import RETINANET, batch, tiny_config, tiny_detector
 
 from robust_backbones.core.errors import UserError
-from robust_backbones.detection.robustness import attack
+from robust_backbones.detection import attack
 
 
 @pytest.fixture(scope="module")

@@ -142,7 +142,7 @@ def check_code(code: str, keys) -> None:
         ("--epsilon 3", "no program has --epsilon"),
         ("--dry", "no program has --dry"),  # the beginning of an option is none
         ("python -m classification.nothing", "classification has no nothing"),
-        ("robust_backbones.detection.robustness.attack.fgsm(model)", "no fgsm"),
+        ("robust_backbones.detection.attack.fgsm(model)", "no fgsm"),
         ("tools/nothing.py", "no tools/nothing.py"),
         ("SOLVER.ADVERSARIAL.RADIUS 4", "no key SOLVER.ADVERSARIAL.RADIUS"),
         ("robust://resnet50_l2_eps4", "resnet50_l2_eps4"),

@@ -86,12 +86,15 @@ def arrows() -> dict[str, set[str]]:
     return found
 
 
-def test_no_module_imports_itself_through_others():
-    graph = arrows()
+def circles(graph: dict[str, set[str]]) -> dict[str, list[str]]:
+    """What is left of a graph without the nodes from which no arrow leads into a circle."""
     while leaves := {name for name, targets in graph.items() if not targets & set(graph)}:
         graph = {name: targets for name, targets in graph.items() if name not in leaves}
-    circles = {name: sorted(targets & set(graph)) for name, targets in graph.items()}
-    assert not circles
+    return {name: sorted(targets & set(graph)) for name, targets in graph.items()}
+
+
+def test_no_module_imports_itself_through_others():
+    assert not circles(arrows())
 
 
 def test_no_module_shares_its_name_with_a_package():
@@ -104,3 +107,37 @@ def test_no_module_shares_its_name_with_a_package():
     ]
     singular = [str(p.relative_to(ROOT)) for p in packages if p.with_name(f"{p.name}s") in packages]
     assert not twins + singular
+
+
+# Parts of robust_backbones/: each may import those of lower numbers, and its own.
+FLOORS = {"core": 0, "zoo": 1, "weights": 2, "checkpoint": 3, "detection": 4}
+
+
+def test_no_arrow_climbs():
+    climbing = [
+        f"{name} -> {target}"
+        for name, targets in arrows().items()
+        for target in targets
+        if part(name) in FLOORS and part(target) in FLOORS
+        if FLOORS[part(name)] < FLOORS[part(target)]
+    ]
+    assert not climbing
+
+
+def part(name: str) -> str:
+    """`core` of `robust_backbones.core.files`; empty for other packages."""
+    top, _, rest = name.partition(".")
+    return rest.split(".")[0] if top == "robust_backbones" else ""
+
+
+def room(name: str) -> str:
+    """The package or single module that a module belongs to, as a reader sees it."""
+    deep = 3 if name.startswith("robust_backbones.detection.") else 2
+    return ".".join(name.split(".")[:deep])
+
+
+def test_no_package_imports_itself_through_others():
+    rooms: dict[str, set[str]] = {}
+    for name, targets in arrows().items():
+        rooms.setdefault(room(name), set()).update({room(t) for t in targets} - {room(name)})
+    assert not circles(rooms)

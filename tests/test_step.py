@@ -8,8 +8,8 @@ from small_detectors import tiny_detector
 from test_trainer import command, finish, overrides, small
 
 from robust_backbones.core.errors import UserError
+from robust_backbones.detection import attack
 from robust_backbones.detection.checkpointer import StrictCheckpointer
-from robust_backbones.detection.robustness import attack
 from robust_backbones.detection.training import trainer
 
 

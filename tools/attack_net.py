@@ -46,10 +46,10 @@ def parse(argv=None) -> argparse.Namespace:
 def run(args) -> None:
     """Check, attack, write."""
     clone.detector_config(args.config)
-    from robust_backbones.detection import compat
-    from robust_backbones.detection.robustness import attack, subject
+    from robust_backbones.detection import attack, compat
     from robust_backbones.detection.robustness import attack_report as attack_evaluation
     from robust_backbones.detection.robustness import grid as conditions
+    from robust_backbones.detection.robustness import subject
 
     rule, texts = args.constraint, args.eps or EPS[args.constraint]
     radii = sorted({attack_evaluation.radius("--eps", rule, text) for text in texts})

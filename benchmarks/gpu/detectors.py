@@ -11,8 +11,7 @@ import torch
 from detectron2.utils.events import EventStorage
 from gpu.lines import Line, allow_tf32, at_least, at_most
 
-from robust_backbones.detection import config
-from robust_backbones.detection.robustness import attack
+from robust_backbones.detection import attack, config
 from robust_backbones.detection.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,12 +12,12 @@ from detectron2.utils.file_io import PathManager
 
 from robust_backbones.core import resources as clone
 from robust_backbones.core.errors import UserError
+from robust_backbones.detection.attack import CONSTRAINTS
 from robust_backbones.detection.backbone import BUILDERS, set_architecture
 from robust_backbones.detection.config import files as config_files
 from robust_backbones.detection.data import custom as own_data
 from robust_backbones.detection.data import validate as data_check
 from robust_backbones.detection.data.registry import check_dataset
-from robust_backbones.detection.robustness.attack import CONSTRAINTS
 from robust_backbones.detection.training.adversarial import METHODS
 from robust_backbones.detection.training.step import DTYPES
 from robust_backbones.zoo import SCHEME

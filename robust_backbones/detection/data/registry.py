@@ -1,6 +1,8 @@
 """The embedded digit scenes, registered; and whether a registered data set is on disk at all."""
 
 import difflib
+import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -84,3 +86,11 @@ def check_dataset(name: str) -> None:
 
 
 _register_digit_scenes()
+
+
+def fingerprint(name: str) -> dict:
+    """Images and annotations of a registered dataset, as a count and a digest."""
+    dicts = DatasetCatalog.get(name)
+    rows = [[os.path.basename(d["file_name"]), d.get("annotations", [])] for d in dicts]
+    text = json.dumps(rows, sort_keys=True, default=str)
+    return {"images": len(dicts), "fingerprint": hashlib.sha256(text.encode()).hexdigest()}

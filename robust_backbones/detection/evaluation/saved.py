@@ -7,11 +7,10 @@ from pathlib import Path
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import sha256
 from robust_backbones.detection.data import coco_files
-from robust_backbones.detection.data.registry import check_dataset
+from robust_backbones.detection.data.registry import check_dataset, fingerprint
 from robust_backbones.detection.evaluation import coco as coco_evaluation
 from robust_backbones.detection.evaluation import kind_of
 from robust_backbones.detection.evaluation import voc as voc_evaluation
-from robust_backbones.detection.training.run import fingerprint
 
 
 @dataclass(frozen=True)

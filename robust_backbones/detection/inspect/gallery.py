@@ -15,10 +15,10 @@ from robust_backbones.core import results
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic, sha256
 from robust_backbones.detection.data import subset
+from robust_backbones.detection.data.registry import fingerprint
 from robust_backbones.detection.evaluation import prediction_files
 from robust_backbones.detection.inspect import error_types, visualize
 from robust_backbones.detection.inspect.predictor import as_array, load
-from robust_backbones.detection.training.run import fingerprint
 
 PICTURES = "pictures"  # folder of the drawings, below the output
 

@@ -20,14 +20,14 @@ from torchvision.ops import box_iou
 
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic
-from robust_backbones.detection.data.loader import seed_from
-from robust_backbones.detection.robustness.attack import (
+from robust_backbones.detection.attack import (
     CONSTRAINTS,
     STEP_FACTOR,
     detection_loss,
     draw_seed,
     pgd,
 )
+from robust_backbones.detection.data.loader import seed_from
 from robust_backbones.detection.robustness.grid import CLEAN, TASKS, Condition, show, tasks_of
 
 GRADIENT_COST = 3.0  # a step's time in forward passes: one of its own, and a backward pass of two

@@ -16,9 +16,8 @@ from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import sha256
 from robust_backbones.detection import config
 from robust_backbones.detection.checkpointer import StrictCheckpointer
-from robust_backbones.detection.data import subset
+from robust_backbones.detection.data import registry, subset
 from robust_backbones.detection.data.subset import Item
-from robust_backbones.detection.training import run
 from robust_backbones.detection.training.trainer import Trainer, flatten
 
 # Parts of the configuration that no figure of an evaluation depends on.
@@ -40,7 +39,7 @@ class Subject:
         return {
             "weights_sha256": self.weights_sha256,
             "dataset": self.dataset,
-            "fingerprint": run.fingerprint(self.dataset)["fingerprint"],
+            "fingerprint": registry.fingerprint(self.dataset)["fingerprint"],
             "images": len(self.items),
             "code_version": __version__,
             **more,

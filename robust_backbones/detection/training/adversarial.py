@@ -13,7 +13,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from robust_backbones.detection.robustness import attack
+from robust_backbones.detection import attack
 
 METHODS = ("", "free", "pgd")
 

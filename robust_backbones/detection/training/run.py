@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -12,7 +11,6 @@ from typing import Any
 import torch
 import yaml
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
@@ -24,7 +22,7 @@ from robust_backbones.core.files import atomic, claimed
 from robust_backbones.detection.checkpointer import StrictCheckpointer
 from robust_backbones.detection.compat import silence_detectron2
 from robust_backbones.detection.data import custom as own_data
-from robust_backbones.detection.data.registry import classes_of
+from robust_backbones.detection.data.registry import classes_of, fingerprint
 from robust_backbones.detection.training.trainer import Trainer, flatten
 
 RESULT, CONFIG = "result.json", "config.yaml"
@@ -211,14 +209,6 @@ def write_result(
         seconds=seconds,
     )
     logging.getLogger("detectron2").info("-> %s", os.path.join(cfg.OUTPUT_DIR, name))
-
-
-def fingerprint(name: str) -> dict:
-    """Images and annotations of a registered data set, as a count and a digest."""
-    dicts = DatasetCatalog.get(name)
-    rows = [[os.path.basename(d["file_name"]), d.get("annotations", [])] for d in dicts]
-    text = json.dumps(rows, sort_keys=True, default=str)
-    return {"images": len(dicts), "fingerprint": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def _plain(node: Any) -> Any:

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from robust_backbones.checkpoint import save
 from robust_backbones.core.errors import UserError
-from robust_backbones.detection.robustness.attack import watched_inputs
+from robust_backbones.detection.attack import watched_inputs
 from robust_backbones.detection.training.adversarial import Adversary
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
