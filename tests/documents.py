@@ -23,10 +23,7 @@ NOTEBOOKS = sorted((ROOT / "docs/notebooks").glob("*.ipynb"))
 SHELL = ("", "bash")
 
 # Modules whose `python -m` is another module's `main`.
-_ENTRIES = {
-    "robust_backbones.zoo": "robust_backbones.zoo_command",
-    "classification.datasets": "classification.datasets.__main__",
-}
+_ENTRIES = {"robust_backbones.zoo": "robust_backbones.zoo_command"}
 
 
 @dataclass(frozen=True)
@@ -145,7 +142,9 @@ def functions(name: str) -> dict:
         path = ROOT / name
         with mock.patch.object(sys, "path", [str(path.parent), *sys.path]):  # as Python has it
             return runpy.run_path(str(path), run_name="documented")
-    return vars(importlib.import_module(_ENTRIES.get(name, name)))
+    package = ROOT.joinpath(*name.split("."), "__main__.py").is_file()
+    entry = f"{name}.__main__" if package else _ENTRIES.get(name, name)
+    return vars(importlib.import_module(entry))
 
 
 def parse(name: str, arguments: list[str]) -> argparse.Namespace:
@@ -185,7 +184,8 @@ def programs() -> list[str]:
             if '__name__ == "__main__"' in path.read_text(encoding="utf-8"):
                 module = folder in ("robust_backbones", "classification")
                 found.append(f"{folder}.{path.stem}" if module else f"{folder}/{path.name}")
-    return found
+    packages = sorted((ROOT / "classification").glob("*/__main__.py"))
+    return found + [f"classification.{path.parent.name}" for path in packages]
 
 
 def every_block(*languages: str) -> list[Block]:
