@@ -20,7 +20,7 @@ from robust_backbones.core import resources as clone
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = "import setuptools.build_meta as b; b.build_sdist('{0}'); b.build_wheel('{0}')"
 LEFT_OUT = (".git", ".venv*", ".*_cache", "__pycache__", "*.egg-info", "build", "dist", "output",
-            "weights", "datasets", "site")  # fmt: skip
+            "weights", "site")  # fmt: skip
 
 
 def git(*words, folder=ROOT) -> str:
@@ -89,11 +89,12 @@ def test_configs_are_found_by_name_from_anywhere(name, found, tmp_path, monkeypa
 def test_results_name_the_commit_and_whether_it_was_changed(tmp_path):
     package = tmp_path / "robust_backbones"
     package.mkdir()
-    for name in ("__init__.py", "clone.py"):
-        shutil.copy(ROOT / "robust_backbones" / name, package)
+    for name in ("__init__.py", "core/__init__.py", "core/errors.py", "core/resources.py"):
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "robust_backbones" / name, package / name)
 
     def version() -> str:
-        ask = "from robust_backbones import clone; print(clone.version())"
+        ask = "from robust_backbones.core import resources; print(resources.version())"
         return subprocess.check_output([sys.executable, "-c", ask], cwd=tmp_path, text=True).strip()
 
     assert version() == __version__
@@ -102,7 +103,7 @@ def test_results_name_the_commit_and_whether_it_was_changed(tmp_path):
     git("commit", "-q", "-m", "all", folder=tmp_path)
     commit = git("rev-parse", "HEAD", folder=tmp_path)[:12]
     assert version() == f"{__version__}+{commit}"
-    with open(package / "clone.py", "a") as file:
+    with open(package / "core/resources.py", "a") as file:
         file.write("\n")
     assert version() == f"{__version__}+{commit}-dirty"
 

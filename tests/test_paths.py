@@ -153,19 +153,20 @@ def test_names_in_configs_are_published(config_file):
 
 RANKS = """
 import os, sys
-from robust_backbones.detection import paths
+from robust_backbones.detection import path_handler
 
-convert = paths._convert
+convert = path_handler._convert
 
 def counted(*args):
     os.write(log, b"converted\\n")
     convert(*args)
 
-paths._convert = counted
+path_handler._convert = counted
 log = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 for _ in range(20):
     if os.fork() == 0:
-        os.write(1, f"{paths.converted(sys.argv[2])}\\n".encode())  # one call: lines stay whole
+        line = f"{path_handler.converted(sys.argv[2])}\\n"
+        os.write(1, line.encode())  # one call: lines stay whole
         os._exit(0)
 sys.exit(any([os.wait()[1] for _ in range(20)]))
 """

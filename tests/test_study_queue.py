@@ -184,7 +184,7 @@ from study_runs import allow
 import pytest
 with pytest.MonkeyPatch.context() as patch:
     allow(patch)
-    from classification import study
+    from classification.study import __main__ as study
     study.main(sys.argv[1:])
 """
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from classification.datasets.specs import DATASETS, Dataset, METRICS, SUITE, check_classes, find
+from classification.datasets.specs import DATASETS, METRICS, SUITE, Dataset, check_classes, find
 from robust_backbones.core.errors import UserError
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from classification import datasets
-from classification.datasets.specs import Dataset
 from classification.datasets.layouts import Official
 from classification.datasets.shards import ShardSource
+from classification.datasets.specs import Dataset
 from classification.datasets.split import Files, Source
 from classification.progress import ProgressLine
 from robust_backbones.core.errors import UserError

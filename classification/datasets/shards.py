@@ -24,8 +24,8 @@ from typing import IO
 
 from PIL import Image
 
-from classification.datasets.specs import Dataset, check_classes
 from classification.datasets.folders import FOLDERS
+from classification.datasets.specs import Dataset, check_classes
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.images import read_member
 
