@@ -226,6 +226,7 @@ def main(argv: list[str] | None = None) -> int:
         if not torch.cuda.is_available():
             raise UserError("--device cuda: no CUDA GPU found. Use --device cpu, or install a CUDA "
                             "build of PyTorch.")  # fmt: skip
+    patience = 1 if args.device == "cuda" else 3  # CPUs may be shared
     report, end = Report(args.output), time.monotonic() + args.budget
     print(" | ".join(COLUMNS))
     for number in args.rows:
@@ -233,7 +234,7 @@ def main(argv: list[str] | None = None) -> int:
         if left < 5:
             report.add(number, _outcome("SKIP", f"--budget {args.budget:g} is spent"))
             continue
-        run(number, args.device, min(ROWS[number].seconds, left), report)
+        run(number, args.device, min(ROWS[number].seconds * patience, left), report)
     words = " ".join(sys.argv[1:] if argv is None else argv)
     return 0 if report.close(f"python benchmarks/gpu_check.py {words}".strip()) else 1
 

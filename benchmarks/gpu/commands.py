@@ -54,7 +54,7 @@ def resuming(device: torch.device, full: bool) -> Iterator[Line]:
         run = _pretrain(killed, options)
         while run.poll() is None and not (killed / "checkpoint.pt").exists():
             time.sleep(0.01)
-        time.sleep(0.3)  # into a later step
+        time.sleep(0.3 * full)  # into a later step; the small run would be over by then
         run.send_signal(signal.SIGKILL)
         run.communicate()
         yield Line("killed while running", str(run.returncode == -signal.SIGKILL), "", "True",
