@@ -204,7 +204,7 @@ def margin_part(args: argparse.Namespace, bounds: Bounds) -> None:
         rows.append([*world.cells(), rate(outside.wrong, outside.studies),
                      f"{100 * equal / none.studies:.0f}"])  # fmt: skip
     show(f"Truth 0.01 points outside a margin of {NEAR:g}",
-         [*HEADS, "wrong, %", "`no difference` where there is none, %"], rows)  # fmt: skip
+         [*HEADS, "wrong, %", "wrong `no difference`, %"], rows)  # fmt: skip
 
 
 def detectors_part(args: argparse.Namespace, bounds: Bounds) -> None:
