@@ -33,12 +33,7 @@ setup(
     package_data={
         "robust_backbones": ["zoo.sha256", "py.typed"],
         "classification": ["py.typed"],
-        "classification.report": [
-            "published.yaml",
-            "report.html.jinja",
-            "report.css",
-            "report.js",
-        ],
+        "classification.report": ["published.yaml", "report.html.jinja", "report.css", "report.js"],
     },
     # Detectron2 itself is not on this list: PyPI has no wheel of it. tools/install_detectron2.py
     # installs it; its needs stand here, in current versions.

@@ -84,10 +84,7 @@ def print_passes(arch: str, size: int, found: dict, args) -> None:
     median = {name: statistics.median(values) for name, values in seconds.items()}
     for name, value in median.items():
         print(f"| {arch} | {size} | {name} | {value:.4f} |")
-    kinds = {
-        "channels_last": ("", ""),
-        "pretrain": ("twin: ", "weight gradients: "),
-    }
+    kinds = {"channels_last": ("", ""), "pretrain": ("twin: ", "weight gradients: ")}
     for side, (twin, fast) in kinds.items():
         for use_best, steps in found.items():
             if side not in steps:
@@ -109,15 +106,35 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument,
         "; without --arch and --size: " + ", ".join(f"{arch} at {size}" for arch, size in CASES),
     )
-    add("--arch", nargs="+", choices=("resnet18", "resnet50"), default=argparse.SUPPRESS,
-        help="networks" + both)  # fmt: skip
-    add("--size", nargs="+", type=int, default=argparse.SUPPRESS,
-        help="height and width of the images, pixels" + both)  # fmt: skip
+    add(
+        "--arch",
+        nargs="+",
+        choices=("resnet18", "resnet50"),
+        default=argparse.SUPPRESS,
+        help="networks" + both,
+    )
+    add(
+        "--size",
+        nargs="+",
+        type=int,
+        default=argparse.SUPPRESS,
+        help="height and width of the images, pixels" + both,
+    )
     default = [name for name in OURS if name != "compiled"]
-    add("--sides", nargs="+", choices=OURS, default=default, metavar="SIDE",
-        help="of ours; one of: " + ", ".join(f"'{name}'" for name in OURS))  # fmt: skip
-    add("--use-best", choices=("yes", "no", "both"), default="both",
-        help="return the iterate of highest loss")  # fmt: skip
+    add(
+        "--sides",
+        nargs="+",
+        choices=OURS,
+        default=default,
+        metavar="SIDE",
+        help="of ours; one of: " + ", ".join(f"'{name}'" for name in OURS),
+    )
+    add(
+        "--use-best",
+        choices=("yes", "no", "both"),
+        default="both",
+        help="return the iterate of highest loss",
+    )
     add("--batch", type=int, default=32, help="images per step")
     add("--repeats", type=int, default=7, help="timed steps of each side")
     add("--threads", type=int, default=torch.get_num_threads(), help="threads of PyTorch")
@@ -145,8 +162,10 @@ def main(argv=None) -> None:
         f"{args.device}, batch {args.batch}, {args.repeats} repeats; L2 eps {EPS:g}, {STEPS} steps "
         f"of {STEP_SIZE:.3f}"
     )
-    print("| network | pixels | use best | side | median s | fastest s | times faster | "
-          "difference |\n|---|---|---|---|---|---|---|---|")  # fmt: skip
+    print(
+        "| network | pixels | use best | side | median s | fastest s | times faster | "
+        "difference |\n|---|---|---|---|---|---|---|---|"
+    )
     chosen = {"yes": (True,), "no": (False,), "both": (True, False)}[args.use_best]
     rows = {}
     for arch, size in cases:

@@ -81,10 +81,12 @@ def our_side(
     model.to(device, dtype)
     if form.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), LR, momentum=0.9, weight_decay=1e-4,
-                                fused=form.fused or None)  # fmt: skip
-    pgd = partial(attacks.pgd, constraint="l2", eps=EPS, steps=STEPS, step_size=STEP_SIZE,
-                  use_best=use_best)  # fmt: skip
+    optimizer = torch.optim.SGD(
+        model.parameters(), LR, momentum=0.9, weight_decay=1e-4, fused=form.fused or None
+    )
+    pgd = partial(
+        attacks.pgd, constraint="l2", eps=EPS, steps=STEPS, step_size=STEP_SIZE, use_best=use_best
+    )
     twin = Twin(model) if form.twin else None
     trained: nn.Module = torch.compile(model, dynamic=False) if form.compiled else model
 

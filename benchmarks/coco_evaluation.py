@@ -68,19 +68,37 @@ def generate(images: int, detections: int, seed: int = 0) -> tuple[dict, list[di
         crowd = int(rng.random() < 0.01)
         shape = run_lengths(box, rng) if crowd else polygon(box, rng)
         code = shape if crowd else coco_mask.merge(coco_mask.frPyObjects(shape, HEIGHT, WIDTH))
-        rows.append({"id": number, "image_id": image, "category_id": category, "bbox": box,
-                     "area": float(coco_mask.area(code)), "iscrowd": crowd,
-                     "segmentation": shape})  # fmt: skip
+        rows.append(
+            {
+                "id": number,
+                "image_id": image,
+                "category_id": category,
+                "bbox": box,
+                "area": float(coco_mask.area(code)),
+                "iscrowd": crowd,
+                "segmentation": shape,
+            }
+        )
         if rng.random() < 0.25:  # where nothing is
             box = [box[1], box[0], *box[2:]]
         moved = rng.normal(0, 0.08, 4)
-        box = [float(box[0] + moved[0] * box[2]), float(box[1] + moved[1] * box[3]),
-               float(box[2] * np.exp(moved[2])), float(box[3] * np.exp(moved[3]))]  # fmt: skip
+        box = [
+            float(box[0] + moved[0] * box[2]),
+            float(box[1] + moved[1] * box[3]),
+            float(box[2] * np.exp(moved[2])),
+            float(box[3] * np.exp(moved[3])),
+        ]
         if rng.random() < 0.1:
             category = int(rng.integers(1, CLASSES + 1))
-        found.append({"image_id": image, "category_id": category, "bbox": box,
-                      "score": round(float(rng.random()), 3),
-                      "segmentation": run_lengths(box, rng)})  # fmt: skip
+        found.append(
+            {
+                "image_id": image,
+                "category_id": category,
+                "bbox": box,
+                "score": round(float(rng.random()), 3),
+                "segmentation": run_lengths(box, rng),
+            }
+        )
     contents = {
         "images": [{"id": i, "height": HEIGHT, "width": WIDTH} for i in range(1, images + 1)],
         "categories": [{"id": i, "name": f"class {i}"} for i in range(1, CLASSES + 1)],
@@ -174,8 +192,11 @@ def main(argv=None) -> None:
             numbers = np.abs(np.asarray(answers[name][0]) - stats).max()
             array = answers[name][1]
             arrays = "" if array is None else f", {np.abs(array - precision).max():.0e}"
-            print(f"| {task} | {name} | {wall:.2f} | {base[0] / wall:.1f} | {cpu:.2f} | "
-                  f"{base[1] / cpu:.1f} | {numbers:.0e}{arrays} |", flush=True)  # fmt: skip
+            print(
+                f"| {task} | {name} | {wall:.2f} | {base[0] / wall:.1f} | {cpu:.2f} | "
+                f"{base[1] / cpu:.1f} | {numbers:.0e}{arrays} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

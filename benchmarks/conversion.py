@@ -59,8 +59,9 @@ def run(words: list[str]) -> tuple[float, float]:
     """
     start = time.perf_counter()
     silent = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
-    child = os.posix_spawn(sys.executable, [sys.executable, *words], os.environ,
-                           file_actions=silent)  # fmt: skip
+    child = os.posix_spawn(
+        sys.executable, [sys.executable, *words], os.environ, file_actions=silent
+    )
     _, status, usage = os.wait4(child, 0)
     if status:
         sys.exit(f"{' '.join(words)} failed")
@@ -86,11 +87,16 @@ def main(argv=None) -> None:
                     taken = run([*words, source, f"{folder}/{name}{ending}"])
                     if repeat:
                         found[name].append(taken)
-            median = {name: list(map(statistics.median, zip(*rows, strict=True)))
-                      for name, rows in found.items()}  # fmt: skip
+            median = {
+                name: list(map(statistics.median, zip(*rows, strict=True)))
+                for name, rows in found.items()
+            }
             for name, (wall, memory) in median.items():
-                print(f"| {arch} | {name} | {wall:.2f} | {median[BASE][0] / wall:.2f} | "
-                      f"{memory:.0f} | {median[BASE][1] / memory:.2f} |", flush=True)  # fmt: skip
+                print(
+                    f"| {arch} | {name} | {wall:.2f} | {median[BASE][0] / wall:.2f} | "
+                    f"{memory:.0f} | {median[BASE][1] / memory:.2f} |",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

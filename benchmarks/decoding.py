@@ -97,8 +97,10 @@ def main(argv=None) -> None:
     p.add_argument("--repeats", type=int, default=5, help="timed passes of each side")
     args = p.parse_args(argv)
     torch.set_num_threads(1)
-    print(f"one thread, torch {torch.__version__}, torchvision {torchvision.__version__}, Pillow "
-          f"{PIL.__version__}")  # fmt: skip
+    print(
+        f"one thread, torch {torch.__version__}, torchvision {torchvision.__version__}, Pillow "
+        f"{PIL.__version__}"
+    )
     print("| image | view | side | images/s | times torchvision | difference: mean, largest |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as root:
@@ -116,8 +118,10 @@ def main(argv=None) -> None:
                     levels = ""
                     if name.startswith("ours") and split == "test":
                         levels = difference(folder, name.split()[-1])
-                    print(f"| {label} | {split} | {name} | {args.images / seconds:.0f} | "
-                          f"{found['torchvision'] / seconds:.2f} | {levels} |")  # fmt: skip
+                    print(
+                        f"| {label} | {split} | {name} | {args.images / seconds:.0f} | "
+                        f"{found['torchvision'] / seconds:.2f} | {levels} |"
+                    )
 
 
 if __name__ == "__main__":

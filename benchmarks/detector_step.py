@@ -84,11 +84,22 @@ def configured(arch: str, freeze: int, precision: str, device: torch.device):
     """COCO's Mask R-CNN with random weights."""
     return config.load_config(
         ROOT / "configs/coco_mask_rcnn_robust_eps3.yaml",
-        ["MODEL.ROBUST.ARCH", arch, "MODEL.WEIGHTS", "", "MODEL.DEVICE", str(device),
-         "MODEL.BACKBONE.FREEZE_AT", str(freeze), "SOLVER.BASE_LR", "1e-3",
-         "SOLVER.AMP.ENABLED", str(precision != "float32"),
-         *(["SOLVER.AMP.DTYPE", precision] if precision != "float32" else [])],
-    )  # fmt: skip
+        [
+            "MODEL.ROBUST.ARCH",
+            arch,
+            "MODEL.WEIGHTS",
+            "",
+            "MODEL.DEVICE",
+            str(device),
+            "MODEL.BACKBONE.FREEZE_AT",
+            str(freeze),
+            "SOLVER.BASE_LR",
+            "1e-3",
+            "SOLVER.AMP.ENABLED",
+            str(precision != "float32"),
+            *(["SOLVER.AMP.DTYPE", precision] if precision != "float32" else []),
+        ],
+    )
 
 
 def measure(cfg, size: tuple[int, int], batch: int, repeats: int, device: torch.device) -> dict:
@@ -131,13 +142,24 @@ def main(argv=None) -> None:
     formatter = argparse.ArgumentDefaultsHelpFormatter
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=formatter)
     p.add_argument("--arch", default="resnet50", help="network of the backbone")
-    p.add_argument("--size", type=int, nargs="+", default=[320], metavar="PIXELS",
-                   help="height and width of the images, or one number for both")  # fmt: skip
+    p.add_argument(
+        "--size",
+        type=int,
+        nargs="+",
+        default=[320],
+        metavar="PIXELS",
+        help="height and width of the images, or one number for both",
+    )
     p.add_argument("--batch", type=int, default=2, help="images per step")
     p.add_argument("--repeats", type=int, default=5, help="timed steps")
     p.add_argument("--freeze-at", type=int, nargs="+", default=[2, 0], help="frozen stages")
-    p.add_argument("--precision", nargs="+", default=["float32"], choices=("float32", "float16"),
-                   help="float16 needs a GPU and runs Detectron2's AMPTrainer")  # fmt: skip
+    p.add_argument(
+        "--precision",
+        nargs="+",
+        default=["float32"],
+        choices=("float32", "float16"),
+        help="float16 needs a GPU and runs Detectron2's AMPTrainer",
+    )
     p.add_argument(
         "--threads", type=int, default=torch.get_num_threads(), help="threads of PyTorch"
     )
@@ -162,8 +184,11 @@ def main(argv=None) -> None:
                     ours = (part, name) == ("step", "ours")
                     shown = f"{found['difference']:.0e}" if ours else ""
                     times = found[part]["Detectron2"] / value
-                    print(f"| {freeze} | {precision} | {part} | {name} | {value:.3f} | "
-                          f"{times:.2f} | {shown} |", flush=True)  # fmt: skip
+                    print(
+                        f"| {freeze} | {precision} | {part} | {name} | {value:.3f} | "
+                        f"{times:.2f} | {shown} |",
+                        flush=True,
+                    )
 
 
 if __name__ == "__main__":

@@ -18,23 +18,74 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "tests")]
 # Random weights, made once, in the folder of all: what is transferred, and what is converted.
 SMALL, RESNET, BACKBONE = "small.pt", "resnet18.pt", "backbone.pth"
 DIGITS = ["--dataset", "digits", "--image-size", "32", "--device", "cpu"]
-PRETRAIN = [*DIGITS, "--arch", "shufflenet_v2_x1_0", "--limit", "48", "--test-limit", "20",
-            "--epochs", "3", "--batch-size", "12", "--steps", "1", "--eval-steps", "2",
-            "--save-seconds", "0", "--resume"]  # fmt: skip
-FINETUNE = [*DIGITS, "--limit", "40", "--test-limit", "30", "--epochs", "2", "--batch-size", "8",
-            "--mode", "full-network", "--trials", "1", "--lr", "0.01", "0.03",
-            "--save-seconds", "0", "--save-classifier"]  # fmt: skip
-FEATURES = [*DIGITS, "--limit", "160", "--test-limit", "96", "--mode", "fixed-feature",
-            "--save-classifier"]  # fmt: skip
+PRETRAIN = [
+    *DIGITS,
+    "--arch",
+    "shufflenet_v2_x1_0",
+    "--limit",
+    "48",
+    "--test-limit",
+    "20",
+    "--epochs",
+    "3",
+    "--batch-size",
+    "12",
+    "--steps",
+    "1",
+    "--eval-steps",
+    "2",
+    "--save-seconds",
+    "0",
+    "--resume",
+]
+FINETUNE = [
+    *DIGITS,
+    "--limit",
+    "40",
+    "--test-limit",
+    "30",
+    "--epochs",
+    "2",
+    "--batch-size",
+    "8",
+    "--mode",
+    "full-network",
+    "--trials",
+    "1",
+    "--lr",
+    "0.01",
+    "0.03",
+    "--save-seconds",
+    "0",
+    "--save-classifier",
+]
+FEATURES = [
+    *DIGITS,
+    "--limit",
+    "160",
+    "--test-limit",
+    "96",
+    "--mode",
+    "fixed-feature",
+    "--save-classifier",
+]
 _TIMES = ("seconds", "finished", "images_per_second", "weights_sha256")
 DETECTOR = {
-    "SOLVER.IMS_PER_BATCH": "2", "SOLVER.MAX_ITER": "8", "SOLVER.CHECKPOINT_PERIOD": "2",
-    "MODEL.FPN.OUT_CHANNELS": "16", "MODEL.RPN.CONV_DIMS": "[16]",
-    "MODEL.ROI_BOX_HEAD.FC_DIM": "32", "MODEL.ROI_MASK_HEAD.CONV_DIM": "16",
-    "MODEL.RPN.POST_NMS_TOPK_TEST": "5", "TEST.DETECTIONS_PER_IMAGE": "5",
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "0.0", "MODEL.DEVICE": "cpu",
-    "INPUT.MIN_SIZE_TRAIN": "(64,)", "INPUT.MIN_SIZE_TEST": "64", "DATALOADER.NUM_WORKERS": "1",
-}  # fmt: skip
+    "SOLVER.IMS_PER_BATCH": "2",
+    "SOLVER.MAX_ITER": "8",
+    "SOLVER.CHECKPOINT_PERIOD": "2",
+    "MODEL.FPN.OUT_CHANNELS": "16",
+    "MODEL.RPN.CONV_DIMS": "[16]",
+    "MODEL.ROI_BOX_HEAD.FC_DIM": "32",
+    "MODEL.ROI_MASK_HEAD.CONV_DIM": "16",
+    "MODEL.RPN.POST_NMS_TOPK_TEST": "5",
+    "TEST.DETECTIONS_PER_IMAGE": "5",
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "0.0",
+    "MODEL.DEVICE": "cpu",
+    "INPUT.MIN_SIZE_TRAIN": "(64,)",
+    "INPUT.MIN_SIZE_TEST": "64",
+    "DATALOADER.NUM_WORKERS": "1",
+}
 STUDY = """
 output: {place}/run
 parts:
@@ -80,8 +131,10 @@ def _detector(place: Path) -> None:
     from robust_backbones.detection.data import digit_scenes
 
     digit_scenes.SPLITS = {"train": 24, "val": 4}
-    keys = DETECTOR | {"OUTPUT_DIR": str(place / "run"),
-                       "MODEL.WEIGHTS": str(place.parent / BACKBONE)}  # fmt: skip
+    keys = DETECTOR | {
+        "OUTPUT_DIR": str(place / "run"),
+        "MODEL.WEIGHTS": str(place.parent / BACKBONE),
+    }
     config = str(ROOT / "configs/digits_mask_rcnn_robust.yaml")
     train_net.main(["--config", config, "--resume", *(w for pair in keys.items() for w in pair)])
 
@@ -120,8 +173,10 @@ def _trainings(place: Path) -> list[str]:
 
     paths = (place / "run").rglob("checkpoint.pt")
     states = [checkpoint.load_file(p) for p in sorted(paths, key=lambda p: p.stat().st_mtime_ns)]
-    return [f"resuming after {s['epoch']} of {s['settings']['passes']} epochs and {s['batch']} of"
-            for s in states]  # fmt: skip
+    return [
+        f"resuming after {s['epoch']} of {s['settings']['passes']} epochs and {s['batch']} of"
+        for s in states
+    ]
 
 
 def _resumed(log: str) -> list[str]:
@@ -145,8 +200,10 @@ def _started(log: str) -> list[str]:
 
 def _stamps(pattern: str) -> Callable[[Path], list[str]]:
     """Files that nobody may make a second time, as lines that change if somebody does."""
-    return lambda place: [f"{path.relative_to(place)} {path.stat().st_mtime_ns}"
-                          for path in sorted(place.glob(pattern))]  # fmt: skip
+    return lambda place: [
+        f"{path.relative_to(place)} {path.stat().st_mtime_ns}"
+        for path in sorted(place.glob(pattern))
+    ]
 
 
 @dataclass(frozen=True)
@@ -170,19 +227,30 @@ class Subject:
 
 
 SUBJECTS = {
-    "pretraining": Subject(_pretrain, _trainings, _resumed,
-                           ("run/result.json", "run/checkpoint.pt")),
-    "transfer, full network": Subject(_finetune, _trainings, _resumed,
-                                      ("run/result.json", "run/classifier_*.pt", "run/*.csv")),
+    "pretraining": Subject(
+        _pretrain, _trainings, _resumed, ("run/result.json", "run/checkpoint.pt")
+    ),
+    "transfer, full network": Subject(
+        _finetune, _trainings, _resumed, ("run/result.json", "run/classifier_*.pt", "run/*.csv")
+    ),
     "feature extraction": Subject(
-        _features, _stamps("cache/features/*/*.npy"), None,
-        ("run/result.json", "run/classifier_*.pt", "cache/features/*/*.npy")),
-    "detector training": Subject(_detector, _iteration, _started,
-                                 ("run/result.json", "run/model_final.pth")),
+        _features,
+        _stamps("cache/features/*/*.npy"),
+        None,
+        ("run/result.json", "run/classifier_*.pt", "cache/features/*/*.npy"),
+    ),
+    "detector training": Subject(
+        _detector, _iteration, _started, ("run/result.json", "run/model_final.pth")
+    ),
     "conversion": Subject(_convert, lambda place: [], lambda log: [], (f"run/{BACKBONE}",)),
-    "study": Subject(_study, _stamps("run/*/*/result.json"), None,
-                     ("run/*/*/result.json", "run/*/*/checkpoint.pt"), processes=True),
-}  # fmt: skip
+    "study": Subject(
+        _study,
+        _stamps("run/*/*/result.json"),
+        None,
+        ("run/*/*/result.json", "run/*/*/checkpoint.pt"),
+        processes=True,
+    ),
+}
 
 
 def contents(path: Path):
@@ -222,8 +290,9 @@ def contents(path: Path):
 
 
 def _grows(path: Path) -> bool:
-    return (path.name in ("log.txt", "metrics.json", "attempts.jsonl")
-            or path.name.startswith("events.out.tfevents."))  # fmt: skip
+    return path.name in ("log.txt", "metrics.json", "attempts.jsonl") or path.name.startswith(
+        "events.out.tfevents."
+    )
 
 
 def _numbers(node):

@@ -189,8 +189,12 @@ class Chain:
     def _files(self) -> list[Path]:
         """All of the run and of the cache, temporary ones and locks included."""
         folders = (self.place / "run", self.place / "cache")
-        found = [Path(top, name) for folder in folders for top, _, names in os.walk(folder)
-                 for name in names]  # fmt: skip
+        found = [
+            Path(top, name)
+            for folder in folders
+            for top, _, names in os.walk(folder)
+            for name in names
+        ]
         return [path for path in found if not path.name.endswith(".lock")]
 
     def _look(self) -> None:
@@ -244,11 +248,13 @@ def _steps(line: str) -> list[int]:
 
 
 def main(argv=None) -> None:
-    p = argparse.ArgumentParser(description=__doc__,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--kills", type=int, default=50, help="of each subject (default: 50)")
-    p.add_argument("--chain", type=int, default=10,
-                   help="kills before a run is left alone (default: 10)")  # fmt: skip
+    p.add_argument(
+        "--chain", type=int, default=10, help="kills before a run is left alone (default: 10)"
+    )
     p.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     p.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
     p.add_argument("--spawn", action="store_true", help="a new Python for each attempt")
@@ -260,8 +266,10 @@ def main(argv=None) -> None:
     folder = Path(tempfile.mkdtemp(prefix="faults_"))
     os.environ["ROBUST_BACKBONES_CACHE"] = str(folder / "cache")
     fault_subjects.make_inputs(folder)
-    print("| run | undisturbed, s | kills | runs to their end | kills amid a write "
-          "| files read | seconds |\n|---|---|---|---|---|---|---|")  # fmt: skip
+    print(
+        "| run | undisturbed, s | kills | runs to their end | kills amid a write "
+        "| files read | seconds |\n|---|---|---|---|---|---|---|"
+    )
     for name in args.subjects:
         began = time.monotonic()
         chain = Chain(name, folder / "place", args.spawn)
@@ -271,8 +279,11 @@ def main(argv=None) -> None:
         except BaseException:
             print(f"{name}, kill {chain.kills}: see {folder}", file=sys.stderr)
             raise
-        print(f"| {name} | {chain.seconds:.1f} | {chain.kills} | {chain.chains} | {chain.torn} "
-              f"| {chain.files} | {time.monotonic() - began:.0f} |", flush=True)  # fmt: skip
+        print(
+            f"| {name} | {chain.seconds:.1f} | {chain.kills} | {chain.chains} | {chain.torn} "
+            f"| {chain.files} | {time.monotonic() - began:.0f} |",
+            flush=True,
+        )
     shutil.rmtree(folder)
 
 

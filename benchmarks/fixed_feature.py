@@ -98,9 +98,21 @@ def _frozen(library, found, classes: int):
 def ours(args, folder: Path, *options: str) -> float:
     """The command; accuracy on the test images, percent."""
     limits = [["--limit", str(args.limit)], ["--test-limit", str(args.test_limit)]]
-    transfer.main(["--weights", str(args.weights), "--dataset", args.dataset, *sum(limits, []),
-                   *(["--data", args.data] if args.data else []), "--device", "cpu",
-                   "--output", str(folder), *options])  # fmt: skip
+    transfer.main(
+        [
+            "--weights",
+            str(args.weights),
+            "--dataset",
+            args.dataset,
+            *sum(limits, []),
+            *(["--data", args.data] if args.data else []),
+            "--device",
+            "cpu",
+            "--output",
+            str(folder),
+            *options,
+        ]
+    )
     return json.loads((folder / "result.json").read_text())["metrics"]["accuracy"]
 
 
@@ -136,9 +148,11 @@ def main(argv=None) -> None:
                 with contextlib.redirect_stdout(log):
                     accuracy = side()
             rows[name] = (time.perf_counter() - start, accuracy)
-    print(f"{found.arch}, {size} px, {args.dataset}: {args.limit} training and {args.test_limit} "
-          f"test images, {args.epochs} epochs, {args.threads} threads, torch "
-          f"{torch.__version__}")  # fmt: skip
+    print(
+        f"{found.arch}, {size} px, {args.dataset}: {args.limit} training and {args.test_limit} "
+        f"test images, {args.epochs} epochs, {args.threads} threads, torch "
+        f"{torch.__version__}"
+    )
     print("| side | s | times faster | accuracy, % |")
     print("|---|---|---|---|")
     base = rows["reference recipe, robustness library"][0]

@@ -195,22 +195,38 @@ def guided(name: str, target, seconds: int) -> None:
 
     # keep_seed: whichever file is changed, the others beside it are read, too, so that the first
     # seed reaches the lines of all and the rest would be dropped.
-    atheris.Setup([sys.argv[0], f"-max_total_time={seconds}", f"-timeout={int(3 * SECONDS)}",
-                   "-rss_limit_mb=4096", "-keep_seed=1", "-len_control=0", "-print_final_stats=1",
-                   str(corpus)], one, custom_mutator=change)  # fmt: skip
+    atheris.Setup(
+        [
+            sys.argv[0],
+            f"-max_total_time={seconds}",
+            f"-timeout={int(3 * SECONDS)}",
+            "-rss_limit_mb=4096",
+            "-keep_seed=1",
+            "-len_control=0",
+            "-print_final_stats=1",
+            str(corpus),
+        ],
+        one,
+        custom_mutator=change,
+    )
     atheris.Fuzz()
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(description=__doc__,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--cases", type=int, default=1000, help="of each target (default: 1000)")
     p.add_argument("--seed", type=int, default=0, help="of all cases (default: 0)")
     p.add_argument("--targets", nargs="+", metavar="NAME", help="default: all")
     p.add_argument("--case", type=int, help="only this one, told in full")
-    p.add_argument("--output", type=Path, default=ROOT / "output" / "fuzz",
-                   help="of findings (default: output/fuzz)")  # fmt: skip
+    p.add_argument(
+        "--output",
+        type=Path,
+        default=ROOT / "output" / "fuzz",
+        help="of findings (default: output/fuzz)",
+    )
     p.add_argument("--engine", choices=("random", "atheris"), default="random")
     p.add_argument("--seconds", type=int, default=120, help="of atheris (default: 120)")
     return p

@@ -37,8 +37,20 @@ RESULTS = {True: "PASS", False: "FAIL", None: "SKIP"}
 COLUMNS = ("name", "value", "bound", "result", "seconds")
 CLASSIFIERS = ("torch", "torchvision", "numpy", "PIL", "scipy")
 PRETRAIN = (*CLASSIFIERS, "sklearn", "matplotlib", "tensorboard", "tqdm")
-DETECTORS = (*CLASSIFIERS, "detectron2", "fvcore", "iopath", "yacs", "omegaconf", "hydra",
-             "pycocotools", "hotcoco", "termcolor", "cloudpickle", "pkg_resources")  # fmt: skip
+DETECTORS = (
+    *CLASSIFIERS,
+    "detectron2",
+    "fvcore",
+    "iopath",
+    "yacs",
+    "omegaconf",
+    "hydra",
+    "pycocotools",
+    "hotcoco",
+    "termcolor",
+    "cloudpickle",
+    "pkg_resources",
+)
 
 
 @dataclass(frozen=True)
@@ -67,15 +79,19 @@ ROWS = {
     5: Row("synchronizations", "classifiers:synchronizations", 90, CLASSIFIERS),
     6: Row("loader", "classifiers:loading", 90, CLASSIFIERS),
     7: Row("detector step", "detectors:steps", 120, DETECTORS),
-    8: Row("mixed precision learns", "detectors:mixed_precision", 120,
-           (*DETECTORS, "sklearn", "skimage")),
+    8: Row(
+        "mixed precision learns",
+        "detectors:mixed_precision",
+        120,
+        (*DETECTORS, "sklearn", "skimage"),
+    ),
     9: Row("kill and resume", "commands:resuming", 180, PRETRAIN),
     10: Row("probe", "classifiers:probing", 90, (*CLASSIFIERS, "sklearn", "threadpoolctl")),
     11: Row("evaluation", "classifiers:evaluation", 60, CLASSIFIERS),
     12: Row("memory growth", "classifiers:memory_growth", 90, CLASSIFIERS),
     13: Row("out of memory", "commands:out_of_memory", 90, PRETRAIN),
     14: Row("compiled step", "classifiers:compiled_step", 300, CLASSIFIERS),
-}  # fmt: skip
+}
 
 
 def parse_rows(text: str) -> list[int]:
@@ -119,8 +135,13 @@ def measure(number: int, device: str) -> None:
 
 def _outcome(result: str, value: str, bound: str = "", seconds: float = 0.0) -> dict:
     """A line about a row as a whole."""
-    return {"name": "", "value": value, "bound": bound, "result": result,
-            "seconds": round(seconds, 1)}  # fmt: skip
+    return {
+        "name": "",
+        "value": value,
+        "bound": bound,
+        "result": result,
+        "seconds": round(seconds, 1),
+    }
 
 
 class Report:
@@ -142,10 +163,10 @@ class Report:
     def close(self, command: str) -> bool:
         """Print and save the table; returns whether nothing failed."""
         table = [f"| {' | '.join(('row', *COLUMNS))} |", "|---" * (1 + len(COLUMNS)) + "|"]
-        table += [f"| {' | '.join(str(line[c]) for c in ('row', *COLUMNS))} |"
-                  for line in self.lines]  # fmt: skip
-        counts = {r: sum(line["result"] == r for line in self.lines)
-                  for r in RESULTS.values()}  # fmt: skip
+        table += [
+            f"| {' | '.join(str(line[c]) for c in ('row', *COLUMNS))} |" for line in self.lines
+        ]
+        counts = {r: sum(line["result"] == r for line in self.lines) for r in RESULTS.values()}
         summary = ", ".join(f"{count} {result}" for result, count in counts.items())
         text = "\n".join([f"`{command}`: {summary}.", "", *table, ""])
         (self.folder / "gpu_check.md").write_text(text, encoding="utf-8")
@@ -162,8 +183,15 @@ def run(number: int, device: str, limit: float, report: Report) -> None:
         return
     words = [sys.executable, str(Path(__file__)), "--device", device, "--measure", str(number)]
     began, last, late = time.monotonic(), "", threading.Event()
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               text=True, errors="replace", start_new_session=True)  # fmt: skip
+    process = subprocess.Popen(
+        words,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
 
     def stop() -> None:
         late.set()
@@ -194,17 +222,32 @@ def run(number: int, device: str, limit: float, report: Report) -> None:
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="rows:\n" + "\n".join(f"  {n:2}  {row.title}" for n, row in ROWS.items()),
-    )  # fmt: skip
+    )
     p.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="default: cuda")
-    p.add_argument("--rows", type=parse_rows, default=list(ROWS), metavar="LIST",
-                   help="rows to run, such as 1,3-5 (default: all)")  # fmt: skip
-    p.add_argument("--budget", type=float, default=900, metavar="SECONDS",
-                   help="time for all rows; rows that it does not reach are skipped "
-                   "(default: 900)")  # fmt: skip
-    p.add_argument("--output", type=Path, default=ROOT / "output/gpu_check", metavar="DIR",
-                   help="default: output/gpu_check")  # fmt: skip
+    p.add_argument(
+        "--rows",
+        type=parse_rows,
+        default=list(ROWS),
+        metavar="LIST",
+        help="rows to run, such as 1,3-5 (default: all)",
+    )
+    p.add_argument(
+        "--budget",
+        type=float,
+        default=900,
+        metavar="SECONDS",
+        help="time for all rows; rows that it does not reach are skipped (default: 900)",
+    )
+    p.add_argument(
+        "--output",
+        type=Path,
+        default=ROOT / "output/gpu_check",
+        metavar="DIR",
+        help="default: output/gpu_check",
+    )
     p.add_argument("--measure", type=int, choices=ROWS, help=argparse.SUPPRESS)  # a row's process
     return p
 
@@ -224,8 +267,10 @@ def main(argv: list[str] | None = None) -> int:
         import torch
 
         if not torch.cuda.is_available():
-            raise UserError("--device cuda: no CUDA GPU found. Use --device cpu, or install a CUDA "
-                            "build of PyTorch.")  # fmt: skip
+            raise UserError(
+                "--device cuda: no CUDA GPU found. Use --device cpu, or install a CUDA "
+                "build of PyTorch."
+            )
     patience = 1 if args.device == "cuda" else 3  # CPUs may be shared
     report, end = Report(args.output), time.monotonic() + args.budget
     print(" | ".join(COLUMNS))

@@ -38,9 +38,17 @@ def features(size: int, folder: Path):
     images = torch.randint(0, 256, (size, 3, 32, 32), dtype=torch.uint8)
     labels = torch.arange(size) % 2
     source = sources.Source(
-        name="noise", split="test", classes=2, image_size=32, mean=(0.5,) * 3, std=(0.5,) * 3,
-        augmentation="imagenet_plain", images=images, labels=labels,
-        class_names=("a", "b"))  # fmt: skip
+        name="noise",
+        split="test",
+        classes=2,
+        image_size=32,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        augmentation="imagenet_plain",
+        images=images,
+        labels=labels,
+        class_names=("a", "b"),
+    )
     model = Classifier("resnet18", 2)
     return lambda: features.extract(model, source)
 
@@ -66,12 +74,24 @@ def plan(size: int, folder: Path):
     from classification.study import summary as study_report
 
     study_commands.COMMANDS["nothing"] = study_commands.Command(
-        lambda options, place, gpus: [], lambda options: None, lambda name: False, (),
-        lambda found: [])  # fmt: skip
+        lambda options, place, gpus: [],
+        lambda options: None,
+        lambda name: False,
+        (),
+        lambda found: [],
+    )
     path = folder / "study.yaml"
     axes = {"number": list(range(size))}
-    path.write_text(json.dumps({"output": f"{folder}/out", "command": "nothing", "axes": axes,
-                                "common": {"value": "{number}"}}))  # fmt: skip
+    path.write_text(
+        json.dumps(
+            {
+                "output": f"{folder}/out",
+                "command": "nothing",
+                "axes": axes,
+                "common": {"value": "{number}"},
+            }
+        )
+    )
     return lambda: study_report.plan(study_file.read(path))
 
 
@@ -82,8 +102,14 @@ def report(size: int, folder: Path):
     from classification.report import exhibits, records
 
     trials = max(1, size // 16)
-    benchmark.simulate(folder / "results", 100, tasks=("cars", "dtd"), archs=benchmark.ARCHS[:2],
-                       levels=(0.0, 1.0), trials=trials)  # fmt: skip
+    benchmark.simulate(
+        folder / "results",
+        100,
+        tasks=("cars", "dtd"),
+        archs=benchmark.ARCHS[:2],
+        levels=(0.0, 1.0),
+        trials=trials,
+    )
 
     def work():
         found, problems = records.read([folder / "results"])
@@ -173,10 +199,12 @@ def main(argv=None) -> None:
             found.append(min(runs))
         seconds, megabytes = zip(*found, strict=True)
         counting = [max(m, 1.0) for m in megabytes]
-        print(f"| {subject} | {', '.join(map(str, sizes))} {counted} | "
-              f"{', '.join(f'{s:.2f}' for s in seconds)} | {exponent(sizes, seconds):.2f} | "
-              f"{', '.join(f'{m:.0f}' for m in megabytes)} | {exponent(sizes, counting):.2f} |",
-              flush=True)  # fmt: skip
+        print(
+            f"| {subject} | {', '.join(map(str, sizes))} {counted} | "
+            f"{', '.join(f'{s:.2f}' for s in seconds)} | {exponent(sizes, seconds):.2f} | "
+            f"{', '.join(f'{m:.0f}' for m in megabytes)} | {exponent(sizes, counting):.2f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

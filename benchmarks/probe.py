@@ -106,9 +106,11 @@ def compare(x, y, classes: int, args) -> None:
         over = [value / b - 1 for value, b in zip(values, best[: len(values)], strict=True)]
         more = "" if len(values) == len(best) else "more than "
         within = sum(o <= 1e-4 for o in over)
-        print(f"| {x.shape[1]} | {classes} | {side} | {len(values)} | {iterations} | "
-              f"{seconds:.1f} | {more}{seconds / base:.1f} | {max(over):.0e} | {within} |",
-              flush=True)  # fmt: skip
+        print(
+            f"| {x.shape[1]} | {classes} | {side} | {len(values)} | {iterations} | "
+            f"{seconds:.1f} | {more}{seconds / base:.1f} | {max(over):.0e} | {within} |",
+            flush=True,
+        )
 
 
 def main(argv=None) -> None:
@@ -119,16 +121,28 @@ def main(argv=None) -> None:
     p.add_argument("--classes", type=int, nargs="+", default=[10], help="number of classes")
     p.add_argument("--file", help="torch file with (features, labels), instead of synthetic ones")
     p.add_argument("--tolerance", type=float, nargs="+", default=[1e-7], help="of our side")
-    p.add_argument("--float32", type=float, nargs="*", default=[], help="tolerances of our side in "
-                   "float32")  # fmt: skip
+    p.add_argument(
+        "--float32", type=float, nargs="*", default=[], help="tolerances of our side in float32"
+    )
     p.add_argument("--tol", type=float, nargs="*", default=[1e-4], help="of scikit-learn")
-    p.add_argument("--relative", type=float, nargs="*", default=[3e-5], help="tolerance of "
-                   "scikit-learn, as a share of the mean objective of the fit before")  # fmt: skip
-    p.add_argument("--limit", type=float, default=600, help="seconds; scikit-learn stops after the "
-                   "fit that passes it, and the table has the number of its fits")  # fmt: skip
+    p.add_argument(
+        "--relative",
+        type=float,
+        nargs="*",
+        default=[3e-5],
+        help="tolerance of scikit-learn, as a share of the mean objective of the fit before",
+    )
+    p.add_argument(
+        "--limit",
+        type=float,
+        default=600,
+        help="seconds; scikit-learn stops after the "
+        "fit that passes it, and the table has the number of its fits",
+    )
     p.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each side")
-    p.add_argument("--device", default="cpu", help="of our side, cpu or cuda; scikit-learn runs on "
-                   "the CPU")  # fmt: skip
+    p.add_argument(
+        "--device", default="cpu", help="of our side, cpu or cuda; scikit-learn runs on the CPU"
+    )
     args = p.parse_args(argv)
     if args.images < 1 or args.threads < 1:
         raise UserError(f"--images {args.images} --threads {args.threads}; give 1 or more.")
@@ -136,8 +150,10 @@ def main(argv=None) -> None:
     device = timing.chosen(args.device)
     warnings.simplefilter("ignore", ConvergenceWarning)
     print(f"{args.images} images, {args.threads} threads, {device}, torch {torch.__version__}")
-    print("| features | classes | side, tolerance | fits | iterations | seconds | times ours | "
-          "largest excess of the objective | fits within 1e-4 |")  # fmt: skip
+    print(
+        "| features | classes | side, tolerance | fits | iterations | seconds | times ours | "
+        "largest excess of the objective | fits within 1e-4 |"
+    )
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     with threadpool_limits(args.threads):
         if args.file:

@@ -34,8 +34,16 @@ from robust_backbones.core.errors import UserError, user_errors  # noqa: E402
 LEVELS = (0.0, *EPS)
 
 
-def simulate(folder: Path, images: int, *, tasks=SUITE, archs=ARCHS, levels=LEVELS, modes=MODES,
-             trials: int = 3) -> int:  # fmt: skip
+def simulate(
+    folder: Path,
+    images: int,
+    *,
+    tasks=SUITE,
+    archs=ARCHS,
+    levels=LEVELS,
+    modes=MODES,
+    trials: int = 3,
+) -> int:
     """Write the results and return their number.
 
     Args:
@@ -100,27 +108,63 @@ def _per_class(path: Path, task: str, accuracy: float) -> None:
 
 def _result(run: Path, task, mode, weights, arch, seed, accuracy) -> None:
     """As `classification.transfer` writes it for one trial."""
-    words = ["--weights", weights, "--dataset", task, "--mode", mode, "--protocol", "paper",
-             "--seed", str(seed)]  # fmt: skip
+    words = [
+        "--weights",
+        weights,
+        "--dataset",
+        task,
+        "--mode",
+        mode,
+        "--protocol",
+        "paper",
+        "--seed",
+        str(seed),
+    ]
     args = transfer_options.parser("").parse_args(words)
     digest = hashlib.sha256(weights.encode()).hexdigest()
     known = {"arch": arch, "image_size": 224, "weights_sha256": digest}
     row = DATASETS[task]
-    data = {split: {"name": task, "images": row.images.get(split) or 0,
-                    "fingerprint": hashlib.sha256(f"{task} {split}".encode()).hexdigest()}
-            for split in ("train", "test")}  # fmt: skip
+    data = {
+        split: {
+            "name": task,
+            "images": row.images.get(split) or 0,
+            "fingerprint": hashlib.sha256(f"{task} {split}".encode()).hexdigest(),
+        }
+        for split in ("train", "test")
+    }
     chosen = {"lr": 0.01}
-    trial = {"seed": seed, "accuracy": accuracy, "chosen": chosen,
-             "candidates": [chosen | {"value": accuracy}]}  # fmt: skip
-    found = {"metric": row.metric, "accuracy": accuracy, "sd": None, "min": accuracy,
-             "max": accuracy, "images": data["test"]["images"], "trials": [trial]}  # fmt: skip
+    trial = {
+        "seed": seed,
+        "accuracy": accuracy,
+        "chosen": chosen,
+        "candidates": [chosen | {"value": accuracy}],
+    }
+    found = {
+        "metric": row.metric,
+        "accuracy": accuracy,
+        "sd": None,
+        "min": accuracy,
+        "max": accuracy,
+        "images": data["test"]["images"],
+        "trials": [trial],
+    }
     source = {"arch": arch, "dataset": "imagenet", "method": None, "constraint": None, "eps": None}
     settings = transfer_options.settings(args, known) | {
-        "weights": weights, "source": source, "simulated": True,
+        "weights": weights,
+        "source": source,
+        "simulated": True,
         "data": {split: part["fingerprint"] for split, part in data.items()},
-    }  # fmt: skip
-    results.write(run / "result.json", kind="transfer", metrics=found, settings=settings,
-                  weights_sha256=digest, data=data, seed=seed, seconds=0.0)  # fmt: skip
+    }
+    results.write(
+        run / "result.json",
+        kind="transfer",
+        metrics=found,
+        settings=settings,
+        weights_sha256=digest,
+        data=data,
+        seed=seed,
+        seconds=0.0,
+    )
 
 
 def measure(folder: Path, out: Path) -> None:
@@ -150,8 +194,13 @@ def measure(folder: Path, out: Path) -> None:
 
 def main(argv=None) -> None:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("--simulate", type=Path, required=True, metavar="DIR",
-                   help="folder of the results: new, or from before")  # fmt: skip
+    p.add_argument(
+        "--simulate",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of the results: new, or from before",
+    )
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the report")
     p.add_argument(
         "--images",

@@ -53,8 +53,11 @@ def convolutions(model: nn.Module, x: torch.Tensor) -> list[tuple[nn.Conv2d, tor
     found, hooks = [], []
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
-            hooks.append(layer.register_forward_hook(
-                lambda layer, given, _: found.append((layer, given[0].detach()))))  # fmt: skip
+            hooks.append(
+                layer.register_forward_hook(
+                    lambda layer, given, _: found.append((layer, given[0].detach()))
+                )
+            )
     with torch.no_grad():
         model(x)
     for hook in hooks:
@@ -114,8 +117,11 @@ def main(argv=None) -> None:
     roof = 2 * MATRIX**3 / seconds(lambda: square @ square, args.repeats)
 
     def row(size, name: str, flop: float, taken: float) -> None:
-        print(f"| {size} | {name} | {flop / 1e9:.2f} | {taken:.3f} | {flop / taken / 1e9:.1f} | "
-              f"{flop / taken / roof:.2f} |", flush=True)  # fmt: skip
+        print(
+            f"| {size} | {name} | {flop / 1e9:.2f} | {taken:.3f} | {flop / taken / 1e9:.1f} | "
+            f"{flop / taken / roof:.2f} |",
+            flush=True,
+        )
 
     row("", f"product of {MATRIX} x {MATRIX} matrices", 2 * MATRIX**3, 2 * MATRIX**3 / roof)
     for size in args.size:

@@ -29,8 +29,7 @@ sys.path[:0] = [str(ROOT)]
 
 from robust_backbones.core.files import atomic  # noqa: E402
 
-PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "robustness", "pycocotools",
-            "Pillow")  # fmt: skip
+PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "robustness", "pycocotools", "Pillow")
 
 
 @dataclass(frozen=True)
@@ -76,68 +75,106 @@ class Question:
     before: str = ""
 
 
-PRETRAINED = ("-m classification.pretrain --dataset textures --arch resnet18 --eps 0 --epochs 1 "
-              "--limit 300 --output {folder}/pretrained")  # fmt: skip
+PRETRAINED = (
+    "-m classification.pretrain --dataset textures --arch resnet18 --eps 0 --epochs 1 "
+    "--limit 300 --output {folder}/pretrained"
+)
 QUESTIONS = {
     "step": Question(
-        "Adversarial training step, equal adversary", "`robustness` library",
+        "Adversarial training step, equal adversary",
+        "`robustness` library",
         "benchmarks/adversarial_step.py --arch resnet18 --size 32 --repeats 5 --use-best yes "
         "--sides pretrain",
         "benchmarks/adversarial_step.py --sides channels_last pretrain",
-        (Aim("times faster", ("pretrain",), least=1.5),)),
+        (Aim("times faster", ("pretrain",), least=1.5),),
+    ),
     "accuracy": Question(
-        "Time to a given robust accuracy, digits", "`robustness` library, PGD",
+        "Time to a given robust accuracy, digits",
+        "`robustness` library, PGD",
         "benchmarks/time_to_accuracy.py --limit 600 --targets 40 60 --limit-seconds 100",
         "benchmarks/time_to_accuracy.py",
-        tuple(Aim("times faster", (f"{target} %", "yes"), least=3, best=True)
-              for target in (40, 60))),
+        tuple(
+            Aim("times faster", (f"{target} %", "yes"), least=3, best=True) for target in (40, 60)
+        ),
+    ),
     "transfer": Question(
-        "Clean fixed-feature transfer, whole task", "the reference recipe",
+        "Clean fixed-feature transfer, whole task",
+        "the reference recipe",
         "benchmarks/fixed_feature.py --weights {folder}/pretrained/checkpoint.pt --limit 120 "
         "--test-limit 60 --epochs 150",
         "benchmarks/fixed_feature.py --weights {folder}/pretrained/checkpoint.pt",
-        (Aim("times faster", ("--protocol clean",), least=100),), PRETRAINED),
+        (Aim("times faster", ("--protocol clean",), least=100),),
+        PRETRAINED,
+    ),
     "probe": Question(
-        "Probe, a path of 45 penalties", "scikit-learn",
+        "Probe, a path of 45 penalties",
+        "scikit-learn",
         "benchmarks/probe.py --images 1500 --features 512 --classes 10 --tol --limit 120",
         "benchmarks/probe.py --features 512 2048 --classes 10 100",
-        (Aim("times ours", ("of objective",), least=5),)),
+        (Aim("times ours", ("of objective",), least=5),),
+    ),
     "images": Question(
-        "Image input", "torchvision's ImageFolder with Pillow",
-        "benchmarks/decoding.py --images 32 --repeats 3", "benchmarks/decoding.py",
-        (Aim("times torchvision", ("ours, fast",), least=2),)),
+        "Image input",
+        "torchvision's ImageFolder with Pillow",
+        "benchmarks/decoding.py --images 32 --repeats 3",
+        "benchmarks/decoding.py",
+        (Aim("times torchvision", ("ours, fast",), least=2),),
+    ),
     "detector": Question(
-        "Detector, training step and inference", "plain Detectron2",
+        "Detector, training step and inference",
+        "plain Detectron2",
         "benchmarks/detector_step.py --size 320 --batch 1 --repeats 3 --freeze-at 2",
         "benchmarks/detector_step.py",
-        (Aim("times faster", ("step", "ours"), least=1.2),
-         Aim("times faster", ("inference", "ours"), least=1.2))),
+        (
+            Aim("times faster", ("step", "ours"), least=1.2),
+            Aim("times faster", ("inference", "ours"), least=1.2),
+        ),
+    ),
     "coco": Question(
-        "COCO evaluation", "pycocotools",
+        "COCO evaluation",
+        "pycocotools",
         "benchmarks/coco_evaluation.py --images 1000 --detections 7200 --repeats 2",
         "benchmarks/coco_evaluation.py",
-        (Aim("times faster", ("ours",), least=20),)),
+        (Aim("times faster", ("ours",), least=20),),
+    ),
     "conversion": Question(
-        "Conversion, load to verified file", "the steps of Detectron2's script, unverified",
-        "benchmarks/conversion.py --repeats 3", "benchmarks/conversion.py --repeats 7",
-        (Aim("times faster", ("ours, verified",), least=1),
-         Aim("times less", ("ours, verified",), least=1))),
+        "Conversion, load to verified file",
+        "the steps of Detectron2's script, unverified",
+        "benchmarks/conversion.py --repeats 3",
+        "benchmarks/conversion.py --repeats 7",
+        (
+            Aim("times faster", ("ours, verified",), least=1),
+            Aim("times less", ("ours, verified",), least=1),
+        ),
+    ),
     "start_up": Question(
-        "Start-up: --help, mistakes", "1.5 s",
-        "benchmarks/start_up.py --repeats 3", "benchmarks/start_up.py --repeats 7",
-        (Aim("aim / s", least=1),)),
+        "Start-up: --help, mistakes",
+        "1.5 s",
+        "benchmarks/start_up.py --repeats 3",
+        "benchmarks/start_up.py --repeats 7",
+        (Aim("aim / s", least=1),),
+    ),
     "growth": Question(
-        "Growth over a factor of ten", "own sizes",
-        "benchmarks/growth.py", "benchmarks/growth.py --scale 4 --repeats 3",
-        (Aim("exponent", most=1.1), Aim("its exponent", most=1.1))),
+        "Growth over a factor of ten",
+        "own sizes",
+        "benchmarks/growth.py",
+        "benchmarks/growth.py --scale 4 --repeats 3",
+        (Aim("exponent", most=1.1), Aim("its exponent", most=1.1)),
+    ),
     "verdicts": Question(
-        "Verdicts on simulated studies with a known truth", "error rates of at most 5 %",
-        "benchmarks/verdicts.py --smoke", "benchmarks/verdicts.py",
-        (Aim("bounds missed", most=0),)),
+        "Verdicts on simulated studies with a known truth",
+        "error rates of at most 5 %",
+        "benchmarks/verdicts.py --smoke",
+        "benchmarks/verdicts.py",
+        (Aim("bounds missed", most=0),),
+    ),
     "roofline": Question(
-        "Roofline", "a matrix product on this machine",
-        "benchmarks/roofline.py --repeats 3", "benchmarks/roofline.py --repeats 9"),
-}  # fmt: skip
+        "Roofline",
+        "a matrix product on this machine",
+        "benchmarks/roofline.py --repeats 3",
+        "benchmarks/roofline.py --repeats 9",
+    ),
+}
 
 
 def numbers(output: str, column: str, rows: tuple[str, ...]) -> list[float]:
@@ -170,8 +207,7 @@ def answer(question: Question, words: str) -> tuple[bool, str]:
         bad, output = start(question.before, folder) if question.before else (0, "")
         if not bad:
             bad, output = start(words, folder)
-    lines = [f"## {question.title}", f"Against {question.against}.",
-             f"```\npython {words}\n```"]  # fmt: skip
+    lines = [f"## {question.title}", f"Against {question.against}.", f"```\npython {words}\n```"]
     if bad:
         last = output.splitlines()[-1] if output else "it said nothing"
         lines.append(f"**Failed** with exit code {bad}: {last}")
@@ -209,8 +245,10 @@ def machine() -> str:
         pass
     threads = os.environ.get("OMP_NUM_THREADS", "all")
     load = f"load {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
-    return (f"{datetime.date.today()}; {cpu}, {os.cpu_count()} cores, OMP_NUM_THREADS {threads}, "
-            f"{load}; Python {platform.python_version()}, {', '.join(found)}.")  # fmt: skip
+    return (
+        f"{datetime.date.today()}; {cpu}, {os.cpu_count()} cores, OMP_NUM_THREADS {threads}, "
+        f"{load}; Python {platform.python_version()}, {', '.join(found)}."
+    )
 
 
 def main(argv=None) -> int:
@@ -220,8 +258,12 @@ def main(argv=None) -> int:
     p.add_argument("--out", type=Path, default=ROOT / "benchmarks/RESULTS.md", help="page to write")
     args = p.parse_args(argv)
     command = "python benchmarks/run.py" + " --full" * args.full
-    parts = ["# Speed", f"Made by `{command}`; do not edit. [SPEED.md](../docs/SPEED.md) has what "
-             "the figures mean and where the limits are.", machine()]  # fmt: skip
+    parts = [
+        "# Speed",
+        f"Made by `{command}`; do not edit. [SPEED.md](../docs/SPEED.md) has what "
+        "the figures mean and where the limits are.",
+        machine(),
+    ]
     failed = []
     for name in args.only:
         question = QUESTIONS[name]

@@ -41,9 +41,16 @@ def measure(name: str, count: int, jobs: int) -> tuple[float, float, float, floa
     """Seconds to read the file, seconds of all runs, and memory, early and at the end."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "study.yaml")
-        path.write_text(json.dumps({
-            "output": f"{folder}/out", "command": "nothing", "common": {"value": "{number}"},
-            "axes": {"number": list(range(count))}}))  # fmt: skip
+        path.write_text(
+            json.dumps(
+                {
+                    "output": f"{folder}/out",
+                    "command": "nothing",
+                    "common": {"value": "{number}"},
+                    "axes": {"number": list(range(count))},
+                }
+            )
+        )
         began = time.perf_counter()
         runs = study_file.read(path)
         reading = time.perf_counter() - began
@@ -64,14 +71,16 @@ def measure(name: str, count: int, jobs: int) -> tuple[float, float, float, floa
 
 
 def main(argv=None) -> None:
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
+    p = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     p.add_argument("--runs", type=int, nargs="+", default=[500, 5000])
     p.add_argument("--executor", nargs="+", choices=("local", "ray"), default=["local", "ray"])
     p.add_argument("--jobs", type=int, default=2, help="of local: runs at a time")
     args = p.parse_args(argv)
     study_commands.COMMANDS["nothing"] = study_commands.Command(
-        lines, lambda options: None, lambda name: False, (), lambda found: [])  # fmt: skip
+        lines, lambda options: None, lambda name: False, (), lambda found: []
+    )
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         for _ in range(50):
@@ -83,8 +92,11 @@ def main(argv=None) -> None:
         for count in args.runs:
             reading, seconds, early, late = measure(name, count, args.jobs)
             each = 1000 * seconds / count
-            print(f"| {name} | {count} | {reading:.2f} | {seconds:.1f} | {each:.1f} "
-                  f"| {1000 * alone:.1f} | {early:.0f}, {late:.0f} |", flush=True)  # fmt: skip
+            print(
+                f"| {name} | {count} | {reading:.2f} | {seconds:.1f} | {each:.1f} "
+                f"| {1000 * alone:.1f} | {early:.0f}, {late:.0f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -57,8 +57,12 @@ def library_side(network: Classifier, arch: str, classes: int, lr: float):
     model.model.load_state_dict(network.net.state_dict())
     optimizer = torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=1e-3)
     settings = bridge.loop_settings(
-        constraint="2", eps=EPS, attack_lr=EPS * PGD["step_size"], attack_steps=PGD["steps"],
-        use_best=PGD["use_best"])  # fmt: skip
+        constraint="2",
+        eps=EPS,
+        attack_lr=EPS * PGD["step_size"],
+        attack_steps=PGD["steps"],
+        use_best=PGD["use_best"],
+    )
 
     def learn(x, y, seed):
         with contextlib.redirect_stdout(io.StringIO()):
@@ -70,9 +74,10 @@ def library_side(network: Classifier, arch: str, classes: int, lr: float):
 def our_side(network: Classifier, method: str, lr: float):
     """Likewise."""
     row = METHODS[method].attack
-    learner = Learner(network.to(memory_format=torch.channels_last),
-                      learning(method=method, lr=lr, **row | {"eps": EPS, "step_size": EPS * row[
-                          "step_size"]}))  # fmt: skip
+    learner = Learner(
+        network.to(memory_format=torch.channels_last),
+        learning(method=method, lr=lr, **row | {"eps": EPS, "step_size": EPS * row["step_size"]}),
+    )
     rates = [lr] * learner.updates_per_batch
     return (lambda x, y, seed: learner.step(x, y, rates, seed)), network.net.state_dict
 
@@ -83,8 +88,16 @@ def robust_accuracy(weights: dict, arch: str, x, y, classes: int) -> float:
     network.net.load_state_dict(weights)
     right = 0
     for part, labels in zip(x.split(100), y.split(100), strict=True):
-        found = attacks.pgd(network, part, labels, constraint="l2", eps=EPS, steps=10,
-                            step_size=EPS / 4, use_best=True)  # fmt: skip
+        found = attacks.pgd(
+            network,
+            part,
+            labels,
+            constraint="l2",
+            eps=EPS,
+            steps=10,
+            step_size=EPS / 4,
+            use_best=True,
+        )
         with torch.no_grad():
             right += (network(found).argmax(1) == labels).sum().item()
     return 100 * right / len(y)
@@ -124,8 +137,13 @@ def main(argv=None) -> None:
     p.add_argument("--data", type=Path, help="image folder (default: the embedded digits)")
     p.add_argument("--limit", type=int, help="training images (default: all)")
     p.add_argument("--arch", default="resnet18", choices=("resnet18", "resnet50"), help="network")
-    p.add_argument("--targets", type=float, nargs="+", default=[40.0, 60.0, 80.0],
-                   help="robust accuracies, percent")  # fmt: skip
+    p.add_argument(
+        "--targets",
+        type=float,
+        nargs="+",
+        default=[40.0, 60.0, 80.0],
+        help="robust accuracies, percent",
+    )
     p.add_argument("--seed", type=int, default=0, help="of weights and orders")
     p.add_argument("--methods", nargs="+", choices=OURS, default=OURS, help="of ours")
     p.add_argument("--batch", type=int, default=64, help="images per step")
@@ -140,15 +158,20 @@ def main(argv=None) -> None:
     test = images(args.data, "val", None)
     test = test[0][:500], test[1][:500]
     args.classes = int(train[1].max()) + 1
-    print(f"{args.arch}, {len(train[1])} training and {len(test[1])} held-out images, batch "
-          f"{args.batch}, L2 eps {EPS:g}, seed {args.seed}; {args.threads} threads, "
-          f"torch {torch.__version__}")  # fmt: skip
+    print(
+        f"{args.arch}, {len(train[1])} training and {len(test[1])} held-out images, batch "
+        f"{args.batch}, L2 eps {EPS:g}, seed {args.seed}; {args.threads} threads, "
+        f"torch {torch.__version__}"
+    )
     curves = {}
     for name in (LIBRARY, *args.methods):
         torch.manual_seed(args.seed)
         network = Classifier(args.arch, args.classes)
-        side = (library_side(network, args.arch, args.classes, args.lr) if name == LIBRARY
-                else our_side(network, name, args.lr))  # fmt: skip
+        side = (
+            library_side(network, args.arch, args.classes, args.lr)
+            if name == LIBRARY
+            else our_side(network, name, args.lr)
+        )
         curves[name] = reach(side, train, test, args)
     print("| robust accuracy, % | side | training, s | times faster | passes | reached |")
     print("|---|---|---|---|---|---|")

@@ -63,16 +63,20 @@ def main(argv=None) -> None:
     args = p.parse_args(argv)
     torch.set_num_threads(args.threads)
     seconds = measure(args.arch, args.size, args.batch, args.repeats)
-    print(f"{args.arch}, {args.size} px, batch {args.batch}, {args.threads} threads, torch "
-          f"{torch.__version__}")  # fmt: skip
+    print(
+        f"{args.arch}, {args.size} px, batch {args.batch}, {args.threads} threads, torch "
+        f"{torch.__version__}"
+    )
     print("| method | updates | median s | images/s | per update, relative to pgd |")
     print("|---|---|---|---|---|")
     updates = {name: row.updates(row.attack) for name, row in METHODS.items()}
     base = statistics.median(seconds["pgd"])
     for name, values in seconds.items():
         median = statistics.median(values)
-        print(f"| {name} | {updates[name]} | {median:.3f} | {args.batch / median:.0f} | "
-              f"{median / updates[name] / base:.2f} |")  # fmt: skip
+        print(
+            f"| {name} | {updates[name]} | {median:.3f} | {args.batch / median:.0f} | "
+            f"{median / updates[name] / base:.2f} |"
+        )
 
 
 if __name__ == "__main__":

@@ -21,8 +21,13 @@ SHARED, OWN, NOISE = np.sqrt(np.array([0.7, 0.15, 0.15], np.float32))
 BASE = 0.8  # accuracy of the standard networks
 CLASS_SIZES = (1, 3, 5, 7, 9)  # 5 images a class on average
 # Standard deviation over seeds of a robust and of a standard network, points.
-SCATTER = {"1": (1.0, 1.0), "3": (0.5, 1.5), "6": (0.5, 3.0), "10": (0.5, 5.0),
-           "reversed": (5.0, 0.5)}  # fmt: skip
+SCATTER = {
+    "1": (1.0, 1.0),
+    "3": (0.5, 1.5),
+    "6": (0.5, 3.0),
+    "10": (0.5, 5.0),
+    "reversed": (5.0, 0.5),
+}
 MOST_TRIALS = 40  # of an advised top-up
 
 # Levels of the factors of a world. "fixed": one trial of runs without a seed.
@@ -35,7 +40,7 @@ LEVELS = {
     "predictions": (True, False),
     "tails": ("normal", "heavy"),
     "looks": (1, 3),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -90,9 +95,17 @@ class World:
     def cells(self) -> list[str]:
         """Cells of a Markdown row, below `HEADS`."""
         differ = "{:g} and {:g}".format(*self.worse) if any(self.worse) else "no"
-        return ["{} v {}".format(*self.sides), differ, str(self.trials), self.ratio,
-                str(self.images), self.metric, "yes" if self.predictions else "none", self.tails,
-                str(self.looks)]  # fmt: skip
+        return [
+            "{} v {}".format(*self.sides),
+            differ,
+            str(self.trials),
+            self.ratio,
+            str(self.images),
+            self.metric,
+            "yes" if self.predictions else "none",
+            self.tails,
+            str(self.looks),
+        ]
 
 
 def table(worlds: int, seed: int = 0) -> list[World]:
@@ -117,16 +130,28 @@ def table(worlds: int, seed: int = 0) -> list[World]:
     return chosen
 
 
-HEADS = ["sides", "networks differ by", "trials", "sd ratio", "images", "metric", "predictions",
-         "seeds", "looks"]  # fmt: skip
+HEADS = [
+    "sides",
+    "networks differ by",
+    "trials",
+    "sd ratio",
+    "images",
+    "metric",
+    "predictions",
+    "seeds",
+    "looks",
+]
 # Worlds whose sides have equally good best networks and worse other networks.
 MORE = [
-    World(sides=(9, 1), worse=(1, 0)), World(sides=(9, 1), worse=(1, 0), trials=10),
-    World(sides=(9, 1), worse=(3, 0)), World(sides=(9, 1), worse=(2, 0), trials="fixed"),
+    World(sides=(9, 1), worse=(1, 0)),
+    World(sides=(9, 1), worse=(1, 0), trials=10),
+    World(sides=(9, 1), worse=(3, 0)),
+    World(sides=(9, 1), worse=(2, 0), trials="fixed"),
     World(sides=(9, 1), worse=(1, 0), predictions=False),
-    World(sides=(36, 4), worse=(0, 2)), World(sides=(36, 4), worse=(0, 2), trials="fixed"),
+    World(sides=(36, 4), worse=(0, 2)),
+    World(sides=(36, 4), worse=(0, 2), trials="fixed"),
     World(sides=(36, 4), worse=(0, 1), predictions=False),
-]  # fmt: skip
+]
 
 
 class Study:

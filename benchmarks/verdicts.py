@@ -74,8 +74,12 @@ class Count:
             self.covered += verdict.low <= truth <= verdict.high
 
     def __add__(self, other: Count) -> Count:
-        return Count(*(getattr(self, n) + getattr(other, n)
-                       for n in ("studies", "wrong", "found", "given", "covered")))  # fmt: skip
+        return Count(
+            *(
+                getattr(self, n) + getattr(other, n)
+                for n in ("studies", "wrong", "found", "given", "covered")
+            )
+        )
 
 
 def follow(study: Study, margin: float = verdicts.MARGIN) -> Verdict:
@@ -164,24 +168,42 @@ def worlds_part(args: argparse.Namespace, bounds: Bounds) -> None:
     errors = partial(simulate, studies=args.studies, seed=1)
     null = dict(zip(worlds, many(errors, worlds, args.jobs), strict=True))
     better = [replace(world, gain=gain) for world in worlds for gain in GAINS]
-    power = dict(zip(better, many(partial(simulate, studies=args.studies // 4, seed=2), better,
-                                  args.jobs), strict=True))  # fmt: skip
+    power = dict(
+        zip(
+            better,
+            many(partial(simulate, studies=args.studies // 4, seed=2), better, args.jobs),
+            strict=True,
+        )
+    )
     powers = {w: [power[replace(w, gain=g)] for g in GAINS] for w in worlds}
     for world, count in null.items():
         name = " ".join(world.cells())
         bounds.at_most(name, count.wrong, count.studies, SINGLE)
         bounds.at_least(f"{name}: coverage", count.covered, count.given, COVERED)
-    show("Worlds without a difference, and power",
-         [*HEADS, "wrong, %", "covered, %", *(f"found at {g:g}, %" for g in GAINS)],
-         ([*w.cells(), rate(c.wrong, c.studies), rate(c.covered, c.given),
-           *(f"{100 * p.found / p.studies:.0f}" for p in powers[w])]
-          for w, c in null.items()))  # fmt: skip
+    show(
+        "Worlds without a difference, and power",
+        [*HEADS, "wrong, %", "covered, %", *(f"found at {g:g}, %" for g in GAINS)],
+        (
+            [
+                *w.cells(),
+                rate(c.wrong, c.studies),
+                rate(c.covered, c.given),
+                *(f"{100 * p.found / p.studies:.0f}" for p in powers[w]),
+            ]
+            for w, c in null.items()
+        ),
+    )
     pooled = families(null)
     for name, count in pooled.items():
         bounds.at_most(f"family {name}", count.wrong, count.studies, POOLED)
-    show("Families", ["family", "studies", "wrong, %", "covered, %"],
-         ([n, str(c.studies), rate(c.wrong, c.studies), rate(c.covered, c.given)]
-          for n, c in pooled.items()))  # fmt: skip
+    show(
+        "Families",
+        ["family", "studies", "wrong, %", "covered, %"],
+        (
+            [n, str(c.studies), rate(c.wrong, c.studies), rate(c.covered, c.given)]
+            for n, c in pooled.items()
+        ),
+    )
 
 
 MARGINS = [
@@ -201,26 +223,41 @@ def margin_part(args: argparse.Namespace, bounds: Bounds) -> None:
         none = simulate(replace(world, gain=0.0), args.studies // 4, 4, NEAR)
         bounds.at_most(f"margin {' '.join(world.cells())}", outside.wrong, outside.studies, SINGLE)
         equal = none.told.get(Outcome.NO_DIFFERENCE, 0)
-        rows.append([*world.cells(), rate(outside.wrong, outside.studies),
-                     f"{100 * equal / none.studies:.0f}"])  # fmt: skip
-    show(f"Truth 0.01 points outside a margin of {NEAR:g}",
-         [*HEADS, "wrong, %", "wrong `no difference`, %"], rows)  # fmt: skip
+        rows.append(
+            [
+                *world.cells(),
+                rate(outside.wrong, outside.studies),
+                f"{100 * equal / none.studies:.0f}",
+            ]
+        )
+    show(
+        f"Truth 0.01 points outside a margin of {NEAR:g}",
+        [*HEADS, "wrong, %", "wrong `no difference`, %"],
+        rows,
+    )
 
 
 def detectors_part(args: argparse.Namespace, bounds: Bounds) -> None:
     """Judge the AP of several robust backbones against one standard one, over runs only."""
     rows, rng = [], np.random.default_rng(5)
     for backbones, runs, (ours, theirs), tails in [
-        (1, 3, (0.3, 0.3), "normal"), (3, 3, (0.3, 0.3), "normal"), (9, 4, (0.3, 0.3), "normal"),
-        (3, 3, (0.2, 0.8), "normal"), (9, 3, (0.2, 1.0), "normal"), (3, 5, (1.0, 0.2), "heavy"),
-        (9, 4, (0.2, 0.6), "heavy"), (3, 10, (0.2, 0.8), "normal"),
-    ]:  # fmt: skip
+        (1, 3, (0.3, 0.3), "normal"),
+        (3, 3, (0.3, 0.3), "normal"),
+        (9, 4, (0.3, 0.3), "normal"),
+        (3, 3, (0.2, 0.8), "normal"),
+        (9, 3, (0.2, 1.0), "normal"),
+        (3, 5, (1.0, 0.2), "heavy"),
+        (9, 4, (0.2, 0.6), "heavy"),
+        (3, 10, (0.2, 0.8), "normal"),
+    ]:
         column, covered, given, found = 0, 0, 0, 0
         for _ in range(args.studies):
             draw = rng.standard_normal if tails == "normal" else _heavy(rng)
             standard, robust = theirs * draw((1, runs)), ours * draw((backbones, runs))
-            estimate = {k: estimates.from_accuracies(50 + row[None], 50 + standard)
-                        for k, row in enumerate(robust)}  # fmt: skip
+            estimate = {
+                k: estimates.from_accuracies(50 + row[None], 50 + standard)
+                for k, row in enumerate(robust)
+            }
             judged = comparisons.judge_all(estimate, comparisons.Rules())
             column += any(v.outcome in DIRECTION for v in judged.values())
             given += backbones
@@ -231,17 +268,29 @@ def detectors_part(args: argparse.Namespace, bounds: Bounds) -> None:
         name = f"{backbones} backbones, {runs} runs, sd {ours:g} and {theirs:g}, {tails}"
         bounds.at_most(f"AP {name}", column, args.studies, SINGLE)
         bounds.at_least(f"AP {name}: coverage", covered, given, COVERED)
-        rows.append([name, rate(column, args.studies), rate(covered, given),
-                     f"{100 * found / given:.0f}"])  # fmt: skip
-    show("AP of detectors", ["robust backbones against a standard one", "any of them wrong, %",
-         "covered, %", "found at 2 AP, %"], rows)  # fmt: skip
+        rows.append(
+            [name, rate(column, args.studies), rate(covered, given), f"{100 * found / given:.0f}"]
+        )
+    show(
+        "AP of detectors",
+        [
+            "robust backbones against a standard one",
+            "any of them wrong, %",
+            "covered, %",
+            "found at 2 AP, %",
+        ],
+        rows,
+    )
 
 
 def tasks_part(args: argparse.Namespace, bounds: Bounds) -> None:
     """Judge the mean over all tasks."""
     rows, rng = [], np.random.default_rng(6)
-    draws: dict[str, Callable] = {"normal": rng.standard_normal, "heavy": _heavy(rng),
-                                  "skewed": lambda n: rng.exponential(1, n) - 1}  # fmt: skip
+    draws: dict[str, Callable] = {
+        "normal": rng.standard_normal,
+        "heavy": _heavy(rng),
+        "skewed": lambda n: rng.exponential(1, n) - 1,
+    }
     for tasks in range(2, 13):
         counts = {name: Count() for name in draws}
         power = Count()
@@ -253,10 +302,18 @@ def tasks_part(args: argparse.Namespace, bounds: Bounds) -> None:
                     power.add(verdicts.judge(estimates.over_tasks(values + 2)), 2.0)
         count = counts["normal"] + counts["heavy"]
         bounds.at_most(f"all of {tasks} tasks", count.wrong, count.studies, POOLED)
-        rows.append([str(tasks), *(rate(c.wrong, c.studies) for c in counts.values()),
-                     f"{100 * power.found / power.studies:.0f}"])  # fmt: skip
-    show("All tasks together, scatter over tasks 2 points",
-         ["tasks", *(f"wrong, {name}, %" for name in draws), "found at 2, %"], rows)  # fmt: skip
+        rows.append(
+            [
+                str(tasks),
+                *(rate(c.wrong, c.studies) for c in counts.values()),
+                f"{100 * power.found / power.studies:.0f}",
+            ]
+        )
+    show(
+        "All tasks together, scatter over tasks 2 points",
+        ["tasks", *(f"wrong, {name}, %" for name in draws), "found at 2, %"],
+        rows,
+    )
 
 
 def _heavy(rng: np.random.Generator) -> Callable:
@@ -272,8 +329,11 @@ def looks_part(args: argparse.Namespace, bounds: Bounds) -> None:
         count = simulate(world, 4 * args.studies, 8)
         bounds.at_most(f"looks, ratio {ratio}", count.wrong, count.studies, SINGLE)
         rows.append([ratio, rate(first.wrong, first.studies), rate(count.wrong, count.studies)])
-    show("Looking again, trials alone", ["sd ratio", "wrong at the first look, %",
-         "wrong in up to four looks, %"], rows)  # fmt: skip
+    show(
+        "Looking again, trials alone",
+        ["sd ratio", "wrong at the first look, %", "wrong in up to four looks, %"],
+        rows,
+    )
 
 
 def accuracy_part(args: argparse.Namespace, bounds: Bounds) -> None:
@@ -282,11 +342,20 @@ def accuracy_part(args: argparse.Namespace, bounds: Bounds) -> None:
     few, mixed = np.resize([1, 2, 3, 4, 5], 102), np.resize([1, 3, 10, 30, 99], 102)
     ends = np.where(np.arange(102) % 5 < 2, 0.6, 0.99)  # the classes of 1 and 2 or 3 images
     for name, sizes, accuracy, metric in [
-        ("50 images", [50], [0.97], "top1"), ("360 images", [360], [0.99], "top1"),
-        *((f"102 classes of 1 to {max(sizes)} images", sizes, np.full(102, accuracy),
-           "mean_per_class") for sizes in (few, mixed) for accuracy in (0.8, 0.9, 0.95, 0.99)),
+        ("50 images", [50], [0.97], "top1"),
+        ("360 images", [360], [0.99], "top1"),
+        *(
+            (
+                f"102 classes of 1 to {max(sizes)} images",
+                sizes,
+                np.full(102, accuracy),
+                "mean_per_class",
+            )
+            for sizes in (few, mixed)
+            for accuracy in (0.8, 0.9, 0.95, 0.99)
+        ),
         ("the same, small classes hard (60 %)", mixed, ends, "mean_per_class"),
-    ]:  # fmt: skip
+    ]:
         labels, each, hits = np.repeat(np.arange(len(sizes)), sizes), np.asarray(accuracy), 0
         for _ in range(args.studies):
             said = labels + (rng.random(len(labels)) >= each[labels])
@@ -298,15 +367,25 @@ def accuracy_part(args: argparse.Namespace, bounds: Bounds) -> None:
 
 # Worlds on which the older method is run, too. It is strong on some and weak on others.
 COMPARED = [
-    World(images=4000), World(images=1000, trials=10), World(images=4000, trials=10, ratio="6"),
-    World(ratio="10"), World(images=200), World(trials="fixed"), World(trials=1, images=4000),
-    World(sides=(9, 1)), World(sides=(9, 1), images=200), World(sides=(9, 1), ratio="10"),
-    World(sides=(9, 1), trials=10, images=4000), World(sides=(9, 1), trials=1),
-    World(sides=(9, 1), ratio="reversed"), World(sides=(4, 1), metric="per class"),
-    World(sides=(9, 1), predictions=False), World(sides=(9, 1), predictions=False, images=4000,
-                                                  ratio="reversed"),
-    World(sides=(36, 4)), World(predictions=False, ratio="6"),
-]  # fmt: skip
+    World(images=4000),
+    World(images=1000, trials=10),
+    World(images=4000, trials=10, ratio="6"),
+    World(ratio="10"),
+    World(images=200),
+    World(trials="fixed"),
+    World(trials=1, images=4000),
+    World(sides=(9, 1)),
+    World(sides=(9, 1), images=200),
+    World(sides=(9, 1), ratio="10"),
+    World(sides=(9, 1), trials=10, images=4000),
+    World(sides=(9, 1), trials=1),
+    World(sides=(9, 1), ratio="reversed"),
+    World(sides=(4, 1), metric="per class"),
+    World(sides=(9, 1), predictions=False),
+    World(sides=(9, 1), predictions=False, images=4000, ratio="reversed"),
+    World(sides=(36, 4)),
+    World(predictions=False, ratio="6"),
+]
 
 
 def old_part(args: argparse.Namespace, bounds: Bounds) -> None:
@@ -332,11 +411,16 @@ def old_part(args: argparse.Namespace, bounds: Bounds) -> None:
                 # Two standard errors of the difference, for studies that both methods see.
                 slack = 2 * np.sqrt(max(abs(mine - then), 1)) / number
                 if gain and error <= 0.05 and mine / number < then / number - slack:
-                    bounds.missed.append(f"power at {gain:g} of {' '.join(world.cells())}: "
-                                         f"{cells[-2]} %, older method {cells[-1]} %")  # fmt: skip
+                    bounds.missed.append(
+                        f"power at {gain:g} of {' '.join(world.cells())}: "
+                        f"{cells[-2]} %, older method {cells[-1]} %"
+                    )
             rows.append([*world.cells()[:-1], *cells])
-    heads = [f"{name}{who}, %" for name in ("wrong", *(f"found at {gain:g}" for gain in GAINS))
-             for who in ("", " (old)")]  # fmt: skip
+    heads = [
+        f"{name}{who}, %"
+        for name in ("wrong", *(f"found at {gain:g}" for gain in GAINS))
+        for who in ("", " (old)")
+    ]
     show(f"The method of {args.old} on the same studies", [*HEADS[:-1], *heads], rows)
 
 
@@ -375,8 +459,10 @@ def older(commit: str, folder: Path) -> Callable[[Study], tuple[float, float]]:
             if len(rows) == 2:
                 deltas, chosen = right[0] - right[1], False
             else:
-                deltas, chosen = honest.deltas(right[: len(ours)], right[len(ours) :],
-                                               study.labels), True  # fmt: skip
+                deltas, chosen = (
+                    honest.deltas(right[: len(ours)], right[len(ours) :], study.labels),
+                    True,
+                )
             found = statistics.over_images(deltas, study.labels, scatter=spread, chosen=chosen)
         if found is None or found.p is None:
             return -np.inf, np.inf
@@ -385,8 +471,14 @@ def older(commit: str, folder: Path) -> Callable[[Study], tuple[float, float]]:
     return interval
 
 
-PARTS = {"worlds": worlds_part, "margin": margin_part, "detectors": detectors_part,
-         "tasks": tasks_part, "looks": looks_part, "accuracy": accuracy_part}  # fmt: skip
+PARTS = {
+    "worlds": worlds_part,
+    "margin": margin_part,
+    "detectors": detectors_part,
+    "tasks": tasks_part,
+    "looks": looks_part,
+    "accuracy": accuracy_part,
+}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -83,9 +83,21 @@ CONSTRAINTS = {
 }
 
 
-def pgd(model: nn.Module, x: Tensor, y: Tensor, *, constraint: str, eps: float, steps: int,
-        step_size: float, random_start: bool = False, restarts: int = 1, targeted: bool = False,
-        use_best: bool = True, generator: torch.Generator | None = None) -> Tensor:  # fmt: skip
+def pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    constraint: str,
+    eps: float,
+    steps: int,
+    step_size: float,
+    random_start: bool = False,
+    restarts: int = 1,
+    targeted: bool = False,
+    use_best: bool = True,
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """Projected gradient ascent on the cross entropy (Madry et al. 2018, arXiv 1706.06083).
 
     The model runs in eval mode; afterwards every submodule's mode is what it was, and `.grad`,
@@ -141,9 +153,18 @@ def pgd(model: nn.Module, x: Tensor, y: Tensor, *, constraint: str, eps: float, 
     return best
 
 
-def fgsm(model: nn.Module, x: Tensor, y: Tensor, *, constraint: str, eps: float,
-         step_size: float | None = None, random_start: bool = False, targeted: bool = False,
-         generator: torch.Generator | None = None) -> Tensor:  # fmt: skip
+def fgsm(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    constraint: str,
+    eps: float,
+    step_size: float | None = None,
+    random_start: bool = False,
+    targeted: bool = False,
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """One step of length `eps` from the clean image (Goodfellow et al. 2015, arXiv 1412.6572).
 
     With `random_start`, and for linf a `step_size` of 1.25 * eps, it is the adversary of "fast"
@@ -154,9 +175,19 @@ def fgsm(model: nn.Module, x: Tensor, y: Tensor, *, constraint: str, eps: float,
 
     The rest, what is returned and what is raised: as for `pgd`.
     """
-    return pgd(model, x, y, constraint=constraint, eps=eps, steps=1, use_best=False,
-               step_size=eps if step_size is None else step_size, random_start=random_start,
-               targeted=targeted, generator=generator)  # fmt: skip
+    return pgd(
+        model,
+        x,
+        y,
+        constraint=constraint,
+        eps=eps,
+        steps=1,
+        use_best=False,
+        step_size=eps if step_size is None else step_size,
+        random_start=random_start,
+        targeted=targeted,
+        generator=generator,
+    )
 
 
 def adversary(settings: dict, seed: int) -> Callable[[nn.Module, Tensor, Tensor], Tensor] | None:
@@ -171,9 +202,16 @@ def adversary(settings: dict, seed: int) -> Callable[[nn.Module, Tensor, Tensor]
     return partial(pgd, **bound, generator=torch.Generator().manual_seed(seed))
 
 
-def check(x: Tensor, constraint: str, eps: float, steps: int, step_size: float,
-          random_start: bool = False, restarts: int = 1,
-          generator: torch.Generator | None = None) -> None:  # fmt: skip
+def check(
+    x: Tensor,
+    constraint: str,
+    eps: float,
+    steps: int,
+    step_size: float,
+    random_start: bool = False,
+    restarts: int = 1,
+    generator: torch.Generator | None = None,
+) -> None:
     """Refuse what no attack can work with; the arguments are those of `pgd`.
 
     Raises:
@@ -217,9 +255,16 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _climb(model: nn.Module, y: Tensor, steps: int, move: Callable[[Tensor, Tensor], Tensor],
-           sign: int, use_best: bool, score_last: bool,
-           x: Tensor) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+def _climb(
+    model: nn.Module,
+    y: Tensor,
+    steps: int,
+    move: Callable[[Tensor, Tensor], Tensor],
+    sign: int,
+    use_best: bool,
+    score_last: bool,
+    x: Tensor,
+) -> tuple[Tensor, Tensor | None]:
     """One try from the start x: the best or the last iterate, and its score `(N,)` where known.
 
     A score is `sign` times an image's loss: what the attack raises. That of every iterate but the

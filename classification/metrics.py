@@ -52,8 +52,9 @@ def confusion(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
     return cells.view(classes, classes)
 
 
-def interval(predictions: Tensor, labels: Tensor, metric: str,
-             confidence: float = 0.95) -> tuple[float, float]:  # fmt: skip
+def interval(
+    predictions: Tensor, labels: Tensor, metric: str, confidence: float = 0.95
+) -> tuple[float, float]:
     """Interval over test images for a metric's mean over trials.
 
     It is Wilson's score interval with an effective number of images. With this number, a plain

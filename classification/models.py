@@ -57,8 +57,13 @@ class Classifier(nn.Module):
         UserError: `arch` is unknown.
     """
 
-    def __init__(self, arch: str, num_classes: int, mean: Sequence[float] = IMAGENET_MEAN,
-                 std: Sequence[float] = IMAGENET_STD):  # fmt: skip
+    def __init__(
+        self,
+        arch: str,
+        num_classes: int,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ):
         super().__init__()
         self.arch, self.num_classes, self.frozen = arch, num_classes, False
         self.normalize = Normalize(mean, std)
@@ -141,8 +146,12 @@ def for_task(
     return model
 
 
-def _fill(found: Checkpoint, tensors: dict[str, Tensor], classes: int,
-          statistics: Statistics | None = None) -> Classifier:  # fmt: skip
+def _fill(
+    found: Checkpoint,
+    tensors: dict[str, Tensor],
+    classes: int,
+    statistics: Statistics | None = None,
+) -> Classifier:
     mean, std = statistics or (found.mean or IMAGENET_MEAN, found.std or IMAGENET_STD)
     model = Classifier(found.arch, classes, mean, std)
     # `read` has accounted for every key; only BatchNorm's counters, which old files lack, are free.

@@ -10,8 +10,20 @@ from fractions import Fraction
 from robust_backbones.core.cli import count, number, whole
 from robust_backbones.core.errors import UserError
 
-__all__ = ["batch", "check_radius", "count", "fraction", "label", "number", "positive", "radius",
-           "real", "seed", "share", "whole"]  # fmt: skip
+__all__ = [
+    "batch",
+    "check_radius",
+    "count",
+    "fraction",
+    "label",
+    "number",
+    "positive",
+    "radius",
+    "real",
+    "seed",
+    "share",
+    "whole",
+]
 
 
 def real(text: str) -> float:

@@ -162,12 +162,23 @@ def _imagenet_color(size: int) -> list:
 
 def _cifar_color(size: int) -> list:
     """The `robustness` library's augmentation for CIFAR."""
-    return [tv.RandomCrop(size, padding=4), tv.RandomHorizontalFlip(),
-            tv.ColorJitter(0.25, 0.25, 0.25), tv.RandomRotation(2)]  # fmt: skip
+    return [
+        tv.RandomCrop(size, padding=4),
+        tv.RandomHorizontalFlip(),
+        tv.ColorJitter(0.25, 0.25, 0.25),
+        tv.RandomRotation(2),
+    ]
 
 
-def _one_by_one(images: list, seeds: np.ndarray, size: int, *, steps: Callable[[int], list],
-                colors: bool = False, fit: bool = False) -> Tensor:  # fmt: skip
+def _one_by_one(
+    images: list,
+    seeds: np.ndarray,
+    size: int,
+    *,
+    steps: Callable[[int], list],
+    colors: bool = False,
+    fit: bool = False,
+) -> Tensor:
     """Apply torchvision's transforms. They use the global generator, which each image's seed sets.
 
     Args:

@@ -58,10 +58,11 @@ def _resnet(
     bottleneck: bool = True,
     groups: int = 1,
     width_per_group: int = 64,
-) -> ResNetArch:  # fmt: skip
+) -> ResNetArch:
     features = 2048 if bottleneck else 512
-    return ResNetArch("fc", "layer1.0.conv1.weight", features, blocks, bottleneck, groups,
-                      width_per_group)  # fmt: skip
+    return ResNetArch(
+        "fc", "layer1.0.conv1.weight", features, blocks, bottleneck, groups, width_per_group
+    )
 
 
 ARCHS: dict[str, Arch] = {
@@ -166,29 +167,63 @@ _FILE_ARCHS = {
 _SIZES_MB = {"resnet18": 93.6, "resnet50": 205, "wide_resnet50_2": 551, "resnext50_32x4d": 201}
 
 # ImageNet top-1, percent: (constraint, eps of the columns, a row per architecture).
-# fmt: off
+
 _ACCURACIES: list[tuple[str, tuple[str, ...], dict[str, tuple[float, ...]]]] = [
-    ("l2", ("0", "0.01", "0.03", "0.05", "0.1", "0.25", "0.5", "1", "3", "5"), {
-        "resnet18":        (69.79, 69.90, 69.24, 69.15, 68.77, 67.43, 65.49, 62.32, 53.12, 45.59),
-        "resnet50":        (75.80, 75.68, 75.76, 75.59, 74.78, 74.14, 73.16, 70.43, 62.83, 56.13),
-        "wide_resnet50_2": (76.97, 77.25, 77.26, 77.17, 76.74, 76.21, 75.11, 73.41, 66.90, 60.94),
-        "wide_resnet50_4": (77.91, 78.02, 77.87, 77.77, 77.64, 77.10, 76.52, 75.51, 69.67, 65.20),
-    }),
-    ("l2", ("0", "3"), {
-        "densenet161":        (77.37, 66.98),
-        "mnasnet1_0":         (60.97, 41.83),
-        "mobilenet_v2":       (65.26, 50.40),
-        "resnext50_32x4d":    (77.38, 66.25),
-        "shufflenet_v2_x1_0": (64.25, 43.32),
-        "vgg16_bn":           (73.66, 57.19),
-    }),
-    ("linf", ("0.5", "1.0", "2.0", "4.0", "8.0"), {
-        "resnet18":        (66.13, 63.46, 59.63, 52.49, 42.11),
-        "resnet50":        (73.73, 72.05, 69.10, 63.86, 54.53),
-        "wide_resnet50_2": (75.82, 74.65, 72.35, 68.41, 60.82),
-    }),
+    (
+        "l2",
+        ("0", "0.01", "0.03", "0.05", "0.1", "0.25", "0.5", "1", "3", "5"),
+        {
+            "resnet18": (69.79, 69.90, 69.24, 69.15, 68.77, 67.43, 65.49, 62.32, 53.12, 45.59),
+            "resnet50": (75.80, 75.68, 75.76, 75.59, 74.78, 74.14, 73.16, 70.43, 62.83, 56.13),
+            "wide_resnet50_2": (
+                76.97,
+                77.25,
+                77.26,
+                77.17,
+                76.74,
+                76.21,
+                75.11,
+                73.41,
+                66.90,
+                60.94,
+            ),
+            "wide_resnet50_4": (
+                77.91,
+                78.02,
+                77.87,
+                77.77,
+                77.64,
+                77.10,
+                76.52,
+                75.51,
+                69.67,
+                65.20,
+            ),
+        },
+    ),
+    (
+        "l2",
+        ("0", "3"),
+        {
+            "densenet161": (77.37, 66.98),
+            "mnasnet1_0": (60.97, 41.83),
+            "mobilenet_v2": (65.26, 50.40),
+            "resnext50_32x4d": (77.38, 66.25),
+            "shufflenet_v2_x1_0": (64.25, 43.32),
+            "vgg16_bn": (73.66, 57.19),
+        },
+    ),
+    (
+        "linf",
+        ("0.5", "1.0", "2.0", "4.0", "8.0"),
+        {
+            "resnet18": (66.13, 63.46, 59.63, 52.49, 42.11),
+            "resnet50": (73.73, 72.05, 69.10, 63.86, 54.53),
+            "wide_resnet50_2": (75.82, 74.65, 72.35, 68.41, 60.82),
+        },
+    ),
 ]
-# fmt: on
+
 _UNLISTED = [Model("resnet50", "linf", "0", None, listed=False)]
 
 MODELS = {

@@ -101,7 +101,7 @@ def _table(args: argparse.Namespace) -> None:
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = Parser(prog="python -m robust_backbones.zoo", description="The published models.")
-    # fmt: off
+
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("list", help="names, architectures, eps, ImageNet accuracies")
     command.add_argument("--arch", metavar="NAME", help="only this one, such as resnet50")
@@ -111,14 +111,18 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     command.add_argument("name", metavar="NAME", help="such as resnet50_l2_eps3")
     command.set_defaults(run=_show)
     command = commands.add_parser("fetch", help="download models into the cache; print their paths")
-    command.add_argument("names", metavar="NAME", nargs="+",
-                         help="a model's name, or a URL: https://..., hf://OWNER/REPO/FILE")
+    command.add_argument(
+        "names",
+        metavar="NAME",
+        nargs="+",
+        help="a model's name, or a URL: https://..., hf://OWNER/REPO/FILE",
+    )
     command.set_defaults(run=_fetch)
     command = commands.add_parser("verify", help="hash cached files again; remove bad ones")
     command.add_argument("names", metavar="NAME", nargs="*", help="default: all cached files")
     command.set_defaults(run=_verify)
     commands.add_parser("table", help="print docs/model_zoo.md").set_defaults(run=_table)
-    # fmt: on
+
     return parser.parse_args(argv)
 
 

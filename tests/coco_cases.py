@@ -63,8 +63,18 @@ def moved(box, rng, amount):
     return [x + dx * w, y + dy * h, w * np.exp(dw), h * np.exp(dh)]
 
 
-def scene(seed, images=30, classes=5, objects=6, crowd=0.1, noise=0.1, copies=2, ties=False,
-          shuffle=True, **more):  # fmt: skip
+def scene(
+    seed,
+    images=30,
+    classes=5,
+    objects=6,
+    crowd=0.1,
+    noise=0.1,
+    copies=2,
+    ties=False,
+    shuffle=True,
+    **more,
+):
     """Random objects; each is predicted `copies` times, moved; as many again hit nothing."""
     rng = np.random.default_rng(seed)
     rows, found, cats = [], [], categories(classes)

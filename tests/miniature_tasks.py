@@ -134,8 +134,10 @@ def write_cars(folder, names, counts, draw):
     (base / "devkit").mkdir(parents=True)
     classes = np.array([f"{name} Coupe 2012" for name in names], dtype=object)
     savemat(base / "devkit" / "cars_meta.mat", {"class_names": classes})
-    for split, file in (("train", "devkit/cars_train_annos.mat"),
-                        ("test", "cars_test_annos_withlabels.mat")):  # fmt: skip
+    for split, file in (
+        ("train", "devkit/cars_train_annos.mat"),
+        ("test", "cars_test_annos_withlabels.mat"),
+    ):
         rows = []
         for i, (label, _, _) in enumerate(each(names, counts, split)):
             save(base / f"cars_{split}" / f"{i + 1:05}.jpg", draw(label))
@@ -229,8 +231,9 @@ def _cifar(base, files, meta, key, names_key):
         for split, parts in files.items():
             labels = [label for label, _, _ in each(names, counts, split)]
             rows = np.stack([draw(label).transpose(2, 0, 1).reshape(-1) for label in labels])
-            for part, chosen in zip(parts, np.array_split(np.arange(len(rows)), len(parts)),
-                                    strict=True):  # fmt: skip
+            for part, chosen in zip(
+                parts, np.array_split(np.arange(len(rows)), len(parts)), strict=True
+            ):
                 batch = {b"data": rows[chosen], key: [labels[i] for i in chosen]}
                 python2(folder / base / part, batch)
         python2(folder / base / meta, {names_key: [name.encode() for name in names]})
@@ -245,13 +248,23 @@ WRITERS = {
     "caltech101": write_caltech101,
     "caltech256": write_caltech256,
     "cars": write_cars,
-    "cifar10": _cifar("cifar-10-batches-py", {"train": _FIVE, "test": ("test_batch",)},
-                      "batches.meta", b"labels", b"label_names"),
-    "cifar100": _cifar("cifar-100-python", {"train": ("train",), "test": ("test",)},
-                       "meta", b"fine_labels", b"fine_label_names"),
+    "cifar10": _cifar(
+        "cifar-10-batches-py",
+        {"train": _FIVE, "test": ("test_batch",)},
+        "batches.meta",
+        b"labels",
+        b"label_names",
+    ),
+    "cifar100": _cifar(
+        "cifar-100-python",
+        {"train": ("train",), "test": ("test",)},
+        "meta",
+        b"fine_labels",
+        b"fine_label_names",
+    ),
     "dtd": write_dtd,
     "flowers": write_flowers,
     "food": write_food,
     "pets": write_pets,
     "sun397": write_sun397,
-}  # fmt: skip
+}

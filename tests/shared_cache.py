@@ -75,8 +75,15 @@ def main(url: str, folder: Path, processes: int) -> None:
     os.close(opened)
     codes = [os.waitpid(pid, 0)[1] for pid in children]
     found = [json.loads(path.read_text()) for path in folder.glob("*.json")]
-    print(json.dumps({"codes": codes, "found": found,
-                      "made": sorted((folder / "made.txt").read_text().split())}))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "codes": codes,
+                "found": found,
+                "made": sorted((folder / "made.txt").read_text().split()),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

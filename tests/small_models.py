@@ -28,9 +28,13 @@ def convolutional() -> nn.Sequential:
     """In train mode, with layers that behave otherwise in eval mode."""
     torch.manual_seed(0)
     net = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(),
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Flatten(),
         nn.Linear(64, 2),
-    )  # fmt: skip
+    )
     net[1].running_mean.uniform_(-0.5, 0.5)
     return net
 
@@ -45,9 +49,24 @@ def blobs(n: int = 42):
 def learning(**changes) -> dict:
     """Settings of a `Learner`: two steps of L2 PGD, plain SGD; with changes."""
     settings = dict(
-        method="pgd", constraint="l2", eps=0.5, steps=2, step_size=0.3, random_start=False,
-        use_best=True, lr=0.1, momentum=0.9, weight_decay=1e-3, nesterov=False, smoothing=0.0,
-        beta=6.0, ema=0.0, precision="float32", accumulate=1, compile=False)  # fmt: skip
+        method="pgd",
+        constraint="l2",
+        eps=0.5,
+        steps=2,
+        step_size=0.3,
+        random_start=False,
+        use_best=True,
+        lr=0.1,
+        momentum=0.9,
+        weight_decay=1e-3,
+        nesterov=False,
+        smoothing=0.0,
+        beta=6.0,
+        ema=0.0,
+        precision="float32",
+        accumulate=1,
+        compile=False,
+    )
     return settings | changes
 
 

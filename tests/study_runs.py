@@ -48,8 +48,9 @@ def _cells(found: list[dict]) -> list[str]:
 
 def allow(monkeypatch) -> None:
     """Add the command `toy`, which has any option."""
-    command = study_commands.Command(_lines, lambda options: None, lambda name: name == "value",
-                                     ("values",), _cells)  # fmt: skip
+    command = study_commands.Command(
+        _lines, lambda options: None, lambda name: name == "value", ("values",), _cells
+    )
     monkeypatch.setitem(study_commands.COMMANDS, "toy", command)
 
 
@@ -61,10 +62,15 @@ def write(path: Path, contents) -> Path:
 
 def toy(tmp_path: Path, count: int, **common) -> Path:
     """A study of `count` runs with the values 0, 1, ..."""
-    return write(tmp_path / "toy.yaml", {
-        "output": str(tmp_path / "out"), "command": "toy",
-        "common": {"value": "{number}"} | common,
-        "axes": {"number": list(range(count))}})  # fmt: skip
+    return write(
+        tmp_path / "toy.yaml",
+        {
+            "output": str(tmp_path / "out"),
+            "command": "toy",
+            "common": {"value": "{number}"} | common,
+            "axes": {"number": list(range(count))},
+        },
+    )
 
 
 def starts(run) -> list[int]:

@@ -61,9 +61,11 @@ DOUBTS = [
     ({"eps 1/255": row(10.0, after=None)}, []),  # beyond float32
     ({"eps 1/255": row(None)}, []),
     ({"eps 1/255": row(10.0, after=1.0)}, ["loss_did_not_rise"]),
-    ({"eps 1/255": row(31.0), "eps 2/255": row(5.0, after=0.5)},
-     ["ap_above_clean", "loss_did_not_rise"]),
-]  # fmt: skip
+    (
+        {"eps 1/255": row(31.0), "eps 2/255": row(5.0, after=0.5)},
+        ["ap_above_clean", "loss_did_not_rise"],
+    ),
+]
 
 
 @pytest.mark.parametrize(("attacked", "checks"), DOUBTS, ids=range(len(DOUBTS)))
@@ -107,13 +109,22 @@ def test_the_ap_of_an_image(objects, predictions, ap, scale):
     assert attack_evaluation.image_ap(found, instances((40, 40), *objects)) == pytest.approx(ap)
 
 
-@pytest.mark.parametrize(("losses", "restarts", "words"), [
-    (["all"], 1, "PGD-10 of one loss (all), one random start"),
-    (["mask"], 2, "PGD-10 of one loss (mask), 2 random starts each; per image the strongest "
-                  "counts"),
-    (["all", "mask"], 1, "PGD-10 of the losses all, mask, one random start each; per image the "
-                         "strongest counts"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("losses", "restarts", "words"),
+    [
+        (["all"], 1, "PGD-10 of one loss (all), one random start"),
+        (
+            ["mask"],
+            2,
+            "PGD-10 of one loss (mask), 2 random starts each; per image the strongest counts",
+        ),
+        (
+            ["all", "mask"],
+            1,
+            "PGD-10 of the losses all, mask, one random start each; per image the strongest counts",
+        ),
+    ],
+)
 def test_the_attack_in_words(losses, restarts, words):
     given = {"steps": 10, "losses": losses, "restarts": restarts}
     assert attack_evaluation.in_words(given) == words
@@ -123,8 +134,22 @@ def test_the_strongest_of_several_attacks_counts(tmp_path, weights, monkeypatch)
     """Per image, the try that leaves the lowest AP; here made up, by loss and image."""
     aps = iter([0.5, 0.2, 0.1, 0.9, 0.2, 0.3])  # all: two starts, classification: two, mask: two
     monkeypatch.setattr(attack_evaluation, "image_ap", lambda found, truth: next(aps))
-    result = command(tmp_path, weights, "--images", "1", "--eps", "4", "--pictures", "0",
-                     "--loss", "all", "classification", "mask", "--restarts", "2")  # fmt: skip
+    result = command(
+        tmp_path,
+        weights,
+        "--images",
+        "1",
+        "--eps",
+        "4",
+        "--pictures",
+        "0",
+        "--loss",
+        "all",
+        "classification",
+        "mask",
+        "--restarts",
+        "2",
+    )
     row = result["metrics"]["attacks"]["eps 4/255"]
     assert row["strongest"] == {"classification": 1}
     assert (row["losses"], row["restarts"]) == (["all", "classification", "mask"], 2)
@@ -139,8 +164,19 @@ def weights(tmp_path_factory):
 def command(folder, weights, *options, **more) -> dict:
     pairs = overrides(**{"MODEL.WEIGHTS": str(weights), "INPUT.MIN_SIZE_TEST": "64"} | more)
     attack_net.main(
-        ["--config", str(DIGITS), "--output", str(folder), "--images", "3", "--steps", "2",
-         *options, *pairs])  # fmt: skip
+        [
+            "--config",
+            str(DIGITS),
+            "--output",
+            str(folder),
+            "--images",
+            "3",
+            "--steps",
+            "2",
+            *options,
+            *pairs,
+        ]
+    )
     return json.loads((folder / "result.json").read_text())
 
 
@@ -201,7 +237,7 @@ MISTAKES = [
     (["MODEL.WEIGHT", "x"], "MODEL.WEIGHT"),
     (["MODEL.WEIGHTS"], "'MODEL.WEIGHTS' has no value"),
     (["--loss", "mask", "MODEL.MASK_ON", "False"], "the detector has no mask loss"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("args", "message"), MISTAKES, ids=[m[:30] for _, m in MISTAKES])

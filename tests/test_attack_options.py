@@ -31,8 +31,9 @@ def test_reaching_one_of_two_classes_is_leaving_the_other(constraint, eps):
     net, _ = linear()
     x, y = data(low=0.4, high=0.6)
     away = pgd(net, x, y, constraint=constraint, eps=eps, steps=3, step_size=eps / 2)
-    to = pgd(net, x, 1 - y, constraint=constraint, eps=eps, steps=3, step_size=eps / 2,
-             targeted=True)  # fmt: skip
+    to = pgd(
+        net, x, 1 - y, constraint=constraint, eps=eps, steps=3, step_size=eps / 2, targeted=True
+    )
     torch.testing.assert_close(to, away, atol=1e-6, rtol=0)
     assert (losses(net, to, 1 - y) < losses(net, x, 1 - y)).all()
 
@@ -64,8 +65,9 @@ def test_the_best_iterate_and_the_last(model, constraint, eps, targeted):
 @pytest.mark.parametrize("constraint, eps", BALLS)
 def test_the_best_try_of_each_image(model, constraint, eps, use_best):
     x, y = data(16)
-    bound = dict(constraint=constraint, eps=eps, steps=2, step_size=eps, random_start=True,
-                 use_best=use_best)  # fmt: skip
+    bound = dict(
+        constraint=constraint, eps=eps, steps=2, step_size=eps, random_start=True, use_best=use_best
+    )
     generator = torch.Generator().manual_seed(5)
     tries = torch.stack([pgd(model, x, y, generator=generator, **bound) for _ in range(3)])
     winners = torch.stack([losses(model, x_adv, y) for x_adv in tries]).argmax(0)
@@ -88,8 +90,18 @@ def test_forward_passes(model, options, passes):
     x, y = data()
     calls = []
     model.register_forward_hook(lambda *_: calls.append(1))
-    pgd(model, x, y, constraint="l2", eps=1.0, steps=4, step_size=1.0, random_start=True,
-        generator=torch.Generator(), **options)  # fmt: skip
+    pgd(
+        model,
+        x,
+        y,
+        constraint="l2",
+        eps=1.0,
+        steps=4,
+        step_size=1.0,
+        random_start=True,
+        generator=torch.Generator(),
+        **options,
+    )
     assert len(calls) == passes
     calls.clear()
     fgsm(model, x, y, constraint="l2", eps=1.0)
@@ -140,8 +152,16 @@ def test_fgsm_from_a_random_start_is_that_of_fast_training():
     eps, generator = 8 / 255, torch.Generator().manual_seed(2)
     delta = CONSTRAINTS["linf"].random_start(x, eps, generator) - x
     expected = x + (delta + 1.25 * eps * up.sign()).clamp(-eps, eps)
-    x_adv = fgsm(net, x, y, constraint="linf", eps=eps, step_size=1.25 * eps, random_start=True,
-                 generator=torch.Generator().manual_seed(2))  # fmt: skip
+    x_adv = fgsm(
+        net,
+        x,
+        y,
+        constraint="linf",
+        eps=eps,
+        step_size=1.25 * eps,
+        random_start=True,
+        generator=torch.Generator().manual_seed(2),
+    )
     torch.testing.assert_close(x_adv, expected, atol=1e-6, rtol=0)
 
 
@@ -187,8 +207,16 @@ def test_a_gradient_that_is_not_finite_in_one_pixel_is_none(constraint, value):
 def test_a_tiny_gradient_gives_a_whole_step(constraint, eps):
     """1e-30 squared is 0 in float32."""
     x, y = data(2, low=0.4, high=0.6)
-    x_adv = pgd(Odd([1e-28, 1e-28]), x, y, constraint=constraint, eps=eps, steps=1, step_size=eps,
-                use_best=False)  # fmt: skip
+    x_adv = pgd(
+        Odd([1e-28, 1e-28]),
+        x,
+        y,
+        constraint=constraint,
+        eps=eps,
+        steps=1,
+        step_size=eps,
+        use_best=False,
+    )
     torch.testing.assert_close(norm(x_adv - x, constraint), torch.full((2,), eps))
 
 

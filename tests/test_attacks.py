@@ -56,8 +56,17 @@ def test_steps_inside_the_ball_add_up(constraint, eps):
 @pytest.mark.parametrize("constraint, eps", BALLS + WIDE)
 def test_the_result_is_in_the_ball_and_is_an_image(model, constraint, eps, options):
     x, y = data()
-    x_adv = pgd(model, x, y, constraint=constraint, eps=eps, steps=3, step_size=2 * eps,
-                generator=torch.Generator().manual_seed(0), **options)  # fmt: skip
+    x_adv = pgd(
+        model,
+        x,
+        y,
+        constraint=constraint,
+        eps=eps,
+        steps=3,
+        step_size=2 * eps,
+        generator=torch.Generator().manual_seed(0),
+        **options,
+    )
     assert (norm(x_adv - x, constraint) <= eps + 1e-6).all()
     assert x_adv.min() >= 0 and x_adv.max() <= 1
     assert x_adv.shape == x.shape and not x_adv.requires_grad
@@ -97,8 +106,17 @@ def test_purity(model, constraint, eps):
     flags = [p.requires_grad for p in model.parameters()]
     rng, x_before = torch.get_rng_state(), x.detach().clone()
     with torch.no_grad():  # the caller's grad mode does not matter either
-        pgd(model, x, y, constraint=constraint, eps=eps, steps=2, step_size=eps, random_start=True,
-            generator=torch.Generator().manual_seed(3))  # fmt: skip
+        pgd(
+            model,
+            x,
+            y,
+            constraint=constraint,
+            eps=eps,
+            steps=2,
+            step_size=eps,
+            random_start=True,
+            generator=torch.Generator().manual_seed(3),
+        )
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
     assert [m.training for m in model.modules()] == modes
     assert [p.requires_grad for p in model.parameters()] == flags
@@ -129,8 +147,17 @@ def test_a_random_start_follows_its_generator(model, constraint, eps):
 
     def attack(seed):
         # No step length: what comes back is the start.
-        return pgd(model, x, y, constraint=constraint, eps=eps, steps=1, step_size=0.0,
-                   random_start=True, generator=torch.Generator().manual_seed(seed))  # fmt: skip
+        return pgd(
+            model,
+            x,
+            y,
+            constraint=constraint,
+            eps=eps,
+            steps=1,
+            step_size=0.0,
+            random_start=True,
+            generator=torch.Generator().manual_seed(seed),
+        )
 
     assert torch.equal(attack(1), attack(1))
     assert not torch.equal(attack(1), attack(2))

@@ -55,8 +55,9 @@ def test_few_classes(classes):
     x, y = torch.rand(4, 3, 8, 8), torch.arange(4) % classes
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, classes))
     for part in attack_plan.parts(classes):
-        x_adv = autoattack(model, x, y, constraint="linf", eps=0.05, part=part, classes=classes,
-                           seed=0)  # fmt: skip
+        x_adv = autoattack(
+            model, x, y, constraint="linf", eps=0.05, part=part, classes=classes, seed=0
+        )
         assert (x_adv - x).abs().max() <= 0.05 + 1e-6 and x_adv.min() >= 0 and x_adv.max() <= 1
 
 

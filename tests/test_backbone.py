@@ -23,10 +23,13 @@ def small(cfg):
 
 # One for each network with and without masks; of data sets only the number of classes differs.
 BUILT = [
-    "voc_faster_rcnn_standard", "coco_faster_rcnn_robust_eps3", "coco_mask_rcnn_robust_eps3",
-    "coco_mask_rcnn_resnet18_standard", "coco_mask_rcnn_wide_resnet50_2_robust_eps3",
+    "voc_faster_rcnn_standard",
+    "coco_faster_rcnn_robust_eps3",
+    "coco_mask_rcnn_robust_eps3",
+    "coco_mask_rcnn_resnet18_standard",
+    "coco_mask_rcnn_wide_resnet50_2_robust_eps3",
     "digits_mask_rcnn_robust",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("name", BUILT)

@@ -30,23 +30,29 @@ def run():
     return module
 
 
-@pytest.mark.parametrize(("column", "rows", "found"), [
-    ("times faster", ("ours",), [1.3, 4.5, 9]),
-    ("times faster", ("ours", "fast"), [4.5]),
-    ("s", (), [3, 2, 1]),
-    ("nothing", (), []),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("column", "rows", "found"),
+    [
+        ("times faster", ("ours",), [1.3, 4.5, 9]),
+        ("times faster", ("ours", "fast"), [4.5]),
+        ("s", (), [3, 2, 1]),
+        ("nothing", (), []),
+    ],
+)
 def test_numbers_come_from_the_rows_that_are_meant(run, column, rows, found):
     assert run.numbers(OUTPUT, column, rows) == found
 
 
-@pytest.mark.parametrize(("aim", "said"), [
-    (dict(least=1.3), "worst 1.3, aim at least 1.3: met"),
-    (dict(least=1.5), "worst 1.3, aim at least 1.5: **missed**"),
-    (dict(least=1.5, best=True), "best 9, aim at least 1.5: met"),
-    (dict(most=8), "worst 9, aim at most 8: **missed**"),
-    (dict(most=2, best=True), "best 1.3, aim at most 2: met"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("aim", "said"),
+    [
+        (dict(least=1.3), "worst 1.3, aim at least 1.3: met"),
+        (dict(least=1.5), "worst 1.3, aim at least 1.5: **missed**"),
+        (dict(least=1.5, best=True), "best 9, aim at least 1.5: met"),
+        (dict(most=8), "worst 9, aim at most 8: **missed**"),
+        (dict(most=2, best=True), "best 1.3, aim at most 2: met"),
+    ],
+)
 def test_an_aim_is_judged_by_the_worst_row_unless_one_is_enough(run, aim, said):
     assert run.Aim("times faster", ("ours",), **aim).judge(OUTPUT).endswith(said)
 

@@ -17,22 +17,34 @@ def test_protocols_stand_apart_and_clean_comes_first():
     sections = named(found)
     assert [name for name in sections if name.startswith("table1")] == ["table1", "table1-paper"]
     assert "protocol paper" in sections["table1-paper"].title
-    clean, paper = (row(sections[name], mode="fixed-feature", task="pets")["robust"].mean
-                    for name in ("table1", "table1-paper"))  # fmt: skip
+    clean, paper = (
+        row(sections[name], mode="fixed-feature", task="pets")["robust"].mean
+        for name in ("table1", "table1-paper")
+    )
     assert clean > 72 and paper < 70
 
 
 def test_the_papers_numbers_beside_another_protocol_are_warned_of():
     sections = named(grid(protocol="paper") + grid() + grid(origin="digits"))
-    warned = [name for name, section in sections.items() if name.startswith(("table1", "curves"))
-              if any("Protocols are mixed" in text for text in section.warnings)]  # fmt: skip
+    warned = [
+        name
+        for name, section in sections.items()
+        if name.startswith(("table1", "curves"))
+        if any("Protocols are mixed" in text for text in section.warnings)
+    ]
     assert warned == ["table1"]
 
 
-@pytest.mark.parametrize("other, words", [
-    ({"origin": "digits"}, "digits"), ({"simulated": True}, "simulated"), ({"shots": 5}, "5"),
-    ({"norm": "linf", "levels": (4 / 255,)}, "linf"), ({"eps": 0.5, "levels": (1.0,)}, None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "other, words",
+    [
+        ({"origin": "digits"}, "digits"),
+        ({"simulated": True}, "simulated"),
+        ({"shots": 5}, "5"),
+        ({"norm": "linf", "levels": (4 / 255,)}, "linf"),
+        ({"eps": 0.5, "levels": (1.0,)}, None),
+    ],
+)
 def test_what_differs_stands_apart(other, words):
     adversarial = other.pop("eps", None)
     levels = other.pop("levels", (0.0, 1.0))
@@ -68,13 +80,16 @@ def test_other_images_are_another_task():
     assert row(section, task="pets", architecture="resnet18")["eps 1"].mean > 78
 
 
-@pytest.mark.parametrize("change, warning", [
-    ({"version": "0.2.0"}, "several versions of the code: 0.1.0, 0.2.0"),
-    ({"image_size": 32}, "were not made alike: image_size"),
-    ({"batch_size": 7}, "several configurations"),
-    ({"batch_size": 7}, "not made alike: batch_size"),
-    ({"selection": "test"}, "chosen on the test images"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, warning",
+    [
+        ({"version": "0.2.0"}, "several versions of the code: 0.1.0, 0.2.0"),
+        ({"image_size": 32}, "were not made alike: image_size"),
+        ({"batch_size": 7}, "several configurations"),
+        ({"batch_size": 7}, "not made alike: batch_size"),
+        ({"selection": "test"}, "chosen on the test images"),
+    ],
+)
 def test_mixtures_are_warned_of(change, warning):
     found = grid(tasks=("pets",), archs=("resnet18",), levels=(0.0,))
     found += grid(tasks=("pets",), archs=("resnet18",), levels=(1.0,), **change)

@@ -51,12 +51,14 @@ WRAPPINGS = {
     "lightning": (lambda s: {"state_dict": prefixed("model.net.")(s), "epoch": 3}, "torchvision"),
     "non-ResNet level": (lambda s: robustness_contents(prefixed("model.")(s)), "robustness"),
     "robustness": (robustness_contents, "robustness"),
-    "half": (lambda s: {k: v.half() if v.is_floating_point() else v for k, v in s.items()},
-             "torchvision"),
+    "half": (
+        lambda s: {k: v.half() if v.is_floating_point() else v for k, v in s.items()},
+        "torchvision",
+    ),
     "moco": (moco, "moco"),
     "detectron2": (lambda s: {"model": backbone_of(s), "__author__": "me"}, "detectron2"),
     "prefixed": (lambda s: {"model": prefixed("backbone.")(backbone_of(s))}, "detectron2"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
@@ -78,8 +80,11 @@ def test_every_wrapping_gives_the_same_tensors(tmp_path, state, wrapping):
 
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_detectron2s_pickles_of_arrays_are_read_without_executing_them(tmp_path, state, protocol):
-    contents = {"model": {k: v.numpy() for k, v in backbone_of(state).items()},
-                "__author__": "me", "matching_heuristics": True}  # fmt: skip
+    contents = {
+        "model": {k: v.numpy() for k, v in backbone_of(state).items()},
+        "__author__": "me",
+        "matching_heuristics": True,
+    }
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(contents, protocol))
     read = checkpoint.read(tmp_path / "a.pkl", assume_rgb=True)
     assert torch.equal(read.tensors["layer2.0.conv1.weight"], state["layer2.0.conv1.weight"])
@@ -182,9 +187,12 @@ BAD_CONTENTS = {
     "extra": (changed("layer9.weight", torch.zeros(1)), "unknown 'layer9.weight'"),
     "colliding after stripping": (
         lambda s: s | prefixed("module.")({"conv1.weight": s["conv1.weight"]}),
-        "unknown 'module.conv1.weight'"),
-    "shape off by one": (changed("bn1.weight", torch.zeros(65)),
-                         r"'bn1.weight' has shape \(65,\) instead of \(64,\)"),
+        "unknown 'module.conv1.weight'",
+    ),
+    "shape off by one": (
+        changed("bn1.weight", torch.zeros(65)),
+        r"'bn1.weight' has shape \(65,\) instead of \(64,\)",
+    ),
     "kernel": (changed("conv1.weight", torch.zeros(64, 3, 3, 3)), "'conv1.weight' has shape"),
     "grey network": (changed("conv1.weight", torch.zeros(64, 1, 7, 7)), "'conv1.weight' has shape"),
     "scalar": (changed("bn1.weight", torch.tensor(1.0)), "'bn1.weight' has shape"),
@@ -203,14 +211,22 @@ BAD_CONTENTS = {
     "empty model": (lambda s: {"model": {}}, "it is empty"),
     "copy differs": (robust_with("module.attacker.model.bn1.bias", NAN), "is not a copy"),
     "copy of nothing": (robust_with("module.attacker.model.x", NAN), "is not a copy"),
-    "normalisers differ": (robust_with("module.normalizer.new_mean", torch.zeros(3, 1, 1)),
-                           "differs from the other normaliser's"),
-    "newer format": (lambda s: {"format": checkpoint.FORMAT, "version": 99, "model": s},
-                     "format version 99; this release reads 1"),
-    "another architecture": (lambda s: {"features.0.weight": torch.zeros(64, 3, 11, 11)},
-                             "is no supported network"),
+    "normalisers differ": (
+        robust_with("module.normalizer.new_mean", torch.zeros(3, 1, 1)),
+        "differs from the other normaliser's",
+    ),
+    "newer format": (
+        lambda s: {"format": checkpoint.FORMAT, "version": 99, "model": s},
+        "format version 99; this release reads 1",
+    ),
+    "another architecture": (
+        lambda s: {"features.0.weight": torch.zeros(64, 3, 11, 11)},
+        "is no supported network",
+    ),
     "three blocks less": (
-        lambda s: {k: v for k, v in s.items() if not k.startswith("layer4")}, "missing 'layer4"),
+        lambda s: {k: v for k, v in s.items() if not k.startswith("layer4")},
+        "missing 'layer4",
+    ),
     "BGR by metadata": (d2(channel_order="BGR"), "takes BGR images"),
     "BGR by mean": (d2(mean=[0.406, 0.456, 0.485], std=[0.225, 0.224, 0.229]), "takes BGR images"),
     "unknown order": (lambda s: {"model": backbone_of(s)}, "does not say what images it takes"),
@@ -219,14 +235,19 @@ BAD_CONTENTS = {
     "mean without std": (d2(mean=[0.5, 0.5, 0.5]), "but not both"),
     "normaliser and record differ": (
         lambda s: robustness_contents(s) | {"metadata": {"mean": [0.5, 0.5, 0.5]}},
-        "the normaliser's mean and the recorded one differ"),
+        "the normaliser's mean and the recorded one differ",
+    ),
     "sparse": (lambda s: s | {"fc.weight": s["fc.weight"].to_sparse()}, "holds sparse tensors"),
     "negative variance": (changed("bn1.running_var", -torch.ones(64)), "negative variances"),
-    "caffe names": (lambda s: {"conv1_w": s["conv1.weight"], "res_conv1_bn_s": s["bn1.weight"]},
-                    "is no supported network"),
-    "alien name in Detectron2": (d2({"res2.0.convX.weight": NAN}),
-                                 "'res2.0.convX.weight' is no tensor of a Detectron2 ResNet"),
-}  # fmt: skip
+    "caffe names": (
+        lambda s: {"conv1_w": s["conv1.weight"], "res_conv1_bn_s": s["bn1.weight"]},
+        "is no supported network",
+    ),
+    "alien name in Detectron2": (
+        d2({"res2.0.convX.weight": NAN}),
+        "'res2.0.convX.weight' is no tensor of a Detectron2 ResNet",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", BAD_CONTENTS)
@@ -251,9 +272,11 @@ BAD_BYTES = {
     "safetensors that claims 2**60 bytes": (lambda good: b"\0\0\0\0\0\0\0\x10{", "not a complete"),
     "pickle cut off": (lambda good: pickle.dumps({"a": 1})[:-3], "is not a complete checkpoint"),
     "LFS pointer": (lambda good: b"version https://git-lfs.github.com/spec/v1\n", "not a complete"),
-    **{f"cut at {at:.0%}": (lambda good, at=at: good[: int(len(good) * at)], "not a complete")
-       for at in (0.0001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999999)},
-}  # fmt: skip
+    **{
+        f"cut at {at:.0%}": (lambda good, at=at: good[: int(len(good) * at)], "not a complete")
+        for at in (0.0001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999999)
+    },
+}
 
 
 @pytest.mark.parametrize("case", BAD_BYTES)

@@ -17,9 +17,18 @@ from robust_backbones.core.errors import UserError
 def numbered(n=42, size=4):
     """A source whose image i has the value i everywhere, and the label i."""
     images = torch.arange(n, dtype=torch.uint8).view(n, 1, 1, 1).expand(n, 3, size, size)
-    return Source(name="numbers", split="train", classes=n, image_size=size, mean=(0.5,) * 3,
-                  std=(0.5,) * 3, augmentation="none", images=images.contiguous(),
-                  labels=torch.arange(n), class_names=tuple(map(str, range(n))))  # fmt: skip
+    return Source(
+        name="numbers",
+        split="train",
+        classes=n,
+        image_size=size,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        augmentation="none",
+        images=images.contiguous(),
+        labels=torch.arange(n),
+        class_names=tuple(map(str, range(n))),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +47,19 @@ def source(request, tree):
 
 
 def train(source, size=8, augmentation="crop4_flip", seed=3, epoch=1, **options):
-    return list(loader.train_batches(source, size, augmentation=augmentation, seed=seed,
-                                     epoch=epoch, **options))  # fmt: skip
+    return list(
+        loader.train_batches(
+            source, size, augmentation=augmentation, seed=seed, epoch=epoch, **options
+        )
+    )
 
 
 def same(batches, others):
     return len(batches) == len(others) and all(
-        torch.equal(a, b) for one, two in zip(batches, others, strict=True)
-        for a, b in zip(one, two, strict=True))  # fmt: skip
+        torch.equal(a, b)
+        for one, two in zip(batches, others, strict=True)
+        for a, b in zip(one, two, strict=True)
+    )
 
 
 def test_batches_are_full_shuffled_and_without_repeats():
@@ -68,9 +82,8 @@ def test_ranks_workers_and_resuming_change_nothing(source, augmentation):
     assert same(whole[3:], again) and not train(source, start=len(whole))
     parts = [train(source, augmentation=augmentation, rank=rank, world=2) for rank in (0, 1)]
     together = [
-        (torch.cat([a, b]), torch.cat([c, d]))
-        for (a, c), (b, d) in zip(*parts, strict=True)
-    ]  # fmt: skip
+        (torch.cat([a, b]), torch.cat([c, d])) for (a, c), (b, d) in zip(*parts, strict=True)
+    ]
     assert same(whole, together)
 
 

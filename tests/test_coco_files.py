@@ -85,12 +85,17 @@ PREDICTIONS = [
     ("bbox", [GOOD, GOOD | {"bbox": [1, 2, 3, float("inf")]}], "number 1, has bbox"),
     ("segm", [GOOD | {"segmentation": "abc"}], "prediction 0 .* a segmentation that is none"),
     ("segm", [GOOD | {"segmentation": {"counts": 3}}], "has a segmentation that is none"),
-    ("segm", [GOOD | {"segmentation": MASK | {"size": [9, 9]}}],
-     r"has a mask of size \[9, 9\], but image 1 has \[160, 160\]"),
-]  # fmt: skip
+    (
+        "segm",
+        [GOOD | {"segmentation": MASK | {"size": [9, 9]}}],
+        r"has a mask of size \[9, 9\], but image 1 has \[160, 160\]",
+    ),
+]
 
 
-@pytest.mark.parametrize(("task", "rows", "message"), PREDICTIONS, ids=[m[:40] for *_, m in PREDICTIONS])  # fmt: skip  # noqa: E501
+@pytest.mark.parametrize(
+    ("task", "rows", "message"), PREDICTIONS, ids=[m[:40] for *_, m in PREDICTIONS]
+)
 def test_wrong_predictions(task, rows, message):
     truth = coco_files.truth(scene()[0], "FILE")
     with pytest.raises(UserError, match=message):

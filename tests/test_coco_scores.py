@@ -233,5 +233,7 @@ def test_names_that_are_there_twice():
     contents["categories"][1]["name"] = contents["categories"][0]["name"]
     metrics = coco_scores.score(coco_files.truth(contents, "x"), rows, "bbox")
     assert [k for k in metrics if k.startswith("AP-")] == [
-        "AP-class 0 (id 2)", "AP-class 0 (id 5)", "AP-class 2"
-    ]  # fmt: skip
+        "AP-class 0 (id 2)",
+        "AP-class 0 (id 5)",
+        "AP-class 2",
+    ]

@@ -11,8 +11,9 @@ from robust_backbones.core.cli import Parser, count, whole
 
 def parser(extra: int = 0) -> Parser:
     made = Parser("tool", description="What it does.\nA second line stays one.")
-    made.add_argument("--arch", choices=tuple(f"net{i}" for i in range(9)), default="net0",
-                      help="network")  # fmt: skip
+    made.add_argument(
+        "--arch", choices=tuple(f"net{i}" for i in range(9)), default="net0", help="network"
+    )
     made.add_argument("--norm", choices=("l2", "linf"), required=True, help="of the ball")
     made.add_argument("--steps", type=count, nargs="+", default=[3, 5], help="a count")
     made.add_argument("--seed", type=whole, default=0, help="a number")

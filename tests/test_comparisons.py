@@ -103,11 +103,18 @@ def test_other_images_are_not_paired_other_seeds_may_be(tmp_path):
 LOGISTIC = {"probe": "logistic", "penalty": 1.0, "shots": None}
 
 
-@pytest.mark.parametrize("settings, fixed", [
-    (LOGISTIC, True), (LOGISTIC | {"shots": 5}, False), ({"probe": "sgd"}, False), ({}, False),
-    (LOGISTIC | {"penalty": None}, False), ({"probe": "nearest", "neighbours": None}, False),
-    ({"probe": "nearest", "neighbours": 5}, True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings, fixed",
+    [
+        (LOGISTIC, True),
+        (LOGISTIC | {"shots": 5}, False),
+        ({"probe": "sgd"}, False),
+        ({}, False),
+        (LOGISTIC | {"penalty": None}, False),
+        ({"probe": "nearest", "neighbours": None}, False),
+        ({"probe": "nearest", "neighbours": 5}, True),
+    ],
+)
 def test_one_trial_is_enough_where_no_seed_matters(tmp_path, settings, fixed):
     sides = runs(tmp_path, "cifar10", {0.0: 0.5, 1.0: 0.8}, seeds=(0,))
     sides = [replace(run, first=replace(run.first, settings=settings)) for run in sides]
@@ -160,18 +167,31 @@ def test_several_pretrainings_are_a_level_of_the_model(tmp_path):
     assert not comparisons.contest(sides[1.0], sides[0.0][:1]).pretrainings
 
 
-@pytest.mark.parametrize("source, words", [
-    ({}, ()), ({"epochs": 3}, ("epochs",)), ({"epochs": None}, ()),
-    ({"dataset": "faces", "seed": 4}, ("pretraining data", "initialization")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "source, words",
+    [
+        ({}, ()),
+        ({"epochs": 3}, ("epochs",)),
+        ({"epochs": None}, ()),
+        ({"dataset": "faces", "seed": 4}, ("pretraining data", "initialization")),
+    ],
+)
 def test_pairs_with_other_recipes_are_marked(tmp_path, source, words):
     standard, robust = runs(tmp_path, "cifar10", {0.0: 0.5, 1.0: 0.8}, files=False)
     found = comparisons.contest([sourced(robust, 1.0, 0, source)], [sourced(standard, 0.0, 0)])
     assert found.differs == words
 
 
-@pytest.mark.parametrize("text", ["", "index,label\n0,1\n", "a,b,c\n1,2,3\n", "index,label,trial0\n"
-                                  "0,1\n", "index,label,trial0\n0,1,x\n"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "index,label\n0,1\n",
+        "a,b,c\n1,2,3\n",
+        "index,label,trial0\n0,1\n",
+        "index,label,trial0\n0,1,x\n",
+    ],
+)
 def test_broken_predictions_are_none(tmp_path, text):
     (run,) = runs(tmp_path, "cifar10", {0.0: 0.5}, seeds=(0,), files=False)
     path = run.first.path.parent / predictions.FILE

@@ -13,8 +13,10 @@ def run(code: str) -> str:
     """Run code in a fresh Python, where nothing has been imported yet."""
     done = subprocess.run(
         [sys.executable, "-W", "error::FutureWarning", "-c", textwrap.dedent(code)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -42,8 +42,12 @@ class Oracle(torch.nn.Module):
 
 def load(number, item):
     """Without the image: the numbers of the images stand in for it."""
-    return {"image": torch.full((3, 4, 4), 1.0), "truth": item["annotations"], "number": number,
-            **{key: item[key] for key in ("image_id", "height", "width")}}  # fmt: skip
+    return {
+        "image": torch.full((3, 4, 4), 1.0),
+        "truth": item["annotations"],
+        "number": number,
+        **{key: item[key] for key in ("image_id", "height", "width")},
+    }
 
 
 def darken(numbers):
@@ -190,8 +194,9 @@ def test_rows_of_other_settings_are_refused(study, change, message):
 
 def test_keys_that_change_no_figure_may_differ(study):
     study.run(plan("clean"))
-    cfg = tiny_config(OUTPUT_DIR="elsewhere", **{"DATALOADER.NUM_WORKERS": "0",
-                                                 "SOLVER.BASE_LR": "0.5"})  # fmt: skip
+    cfg = tiny_config(
+        OUTPUT_DIR="elsewhere", **{"DATALOADER.NUM_WORKERS": "0", "SOLVER.BASE_LR": "0.5"}
+    )
     found = subject.Subject(cfg, "digest", COCO, study.found.items)
     study.run(plan("clean"), found.settings(seed=0))
     assert study.counted == ["clean"]
@@ -234,9 +239,13 @@ def recorder():
         def process(self, inputs, outputs):
             for item, output in zip(inputs, outputs, strict=True):
                 found = output["instances"]
-                rows = zip(found.scores.tolist(), found.pred_classes.tolist(),
-                           found.pred_boxes.tensor.tolist(), found.pred_masks.sum((1, 2)).tolist(),
-                           strict=True)  # fmt: skip
+                rows = zip(
+                    found.scores.tolist(),
+                    found.pred_classes.tolist(),
+                    found.pred_boxes.tensor.tolist(),
+                    found.pred_masks.sum((1, 2)).tolist(),
+                    strict=True,
+                )
                 self.seen.append([(item["image_id"], item["file_name"], *row) for row in rows])
 
         def evaluate(self):

@@ -53,10 +53,19 @@ ARCHS = [
     "resnet34",
     "resnet50",
     "resnext50_32x4d",
-    *(pytest.param(arch, marks=pytest.mark.slow) for arch in
-      ("resnet101", "resnet152", "resnext101_32x8d", "resnext101_64x4d",
-       "wide_resnet50_2", "wide_resnet50_4", "wide_resnet101_2")),
-]  # fmt: skip
+    *(
+        pytest.param(arch, marks=pytest.mark.slow)
+        for arch in (
+            "resnet101",
+            "resnet152",
+            "resnext101_32x8d",
+            "resnext101_64x4d",
+            "wide_resnet50_2",
+            "wide_resnet50_4",
+            "wide_resnet101_2",
+        )
+    ),
+]
 
 
 @pytest.mark.parametrize("arch", ARCHS)

@@ -224,8 +224,15 @@ def weights(tmp_path_factory):
 
 @needs_package
 def test_the_whole_path_and_further_kinds(tmp_path, weights, capsys):
-    given = ["--config", str(DIGITS), "--output", str(tmp_path), "--images", "3",
-             *overrides(**{"MODEL.WEIGHTS": str(weights)})]  # fmt: skip
+    given = [
+        "--config",
+        str(DIGITS),
+        "--output",
+        str(tmp_path),
+        "--images",
+        "3",
+        *overrides(**{"MODEL.WEIGHTS": str(weights)}),
+    ]
     corrupt_net.main([*given, "--corruptions", "fog", "contrast", "--severities", "5", "1"])
     result = json.loads((tmp_path / "result.json").read_text())
     metrics = result["metrics"]
@@ -241,8 +248,12 @@ def test_the_whole_path_and_further_kinds(tmp_path, weights, capsys):
     with open(tmp_path / "table.csv", newline="") as file:
         lines = list(csv.DictReader(file))
     assert [(line["corruption"], line["severity"]) for line in lines] == [
-        ("clean", "0"), ("fog", "1"), ("fog", "5"), ("contrast", "1"), ("contrast", "5")
-    ]  # fmt: skip
+        ("clean", "0"),
+        ("fog", "1"),
+        ("fog", "5"),
+        ("contrast", "1"),
+        ("contrast", "5"),
+    ]
     for line, row in zip(lines, metrics["corruptions"].values(), strict=True):
         assert float(line["box AP"]) == pytest.approx(row["bbox"]["AP"], abs=1e-4)
         assert float(line["mask AP50"]) == pytest.approx(row["segm"]["AP50"], abs=1e-4)

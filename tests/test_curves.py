@@ -18,18 +18,27 @@ def line(iteration, **numbers) -> str:
 FILES = {
     "whole": ([line(19, total_loss=3.0), line(39, total_loss=2.0)], {19: 3.0, 39: 2.0}),
     "two lines for one iteration": (
-        [line(19, total_loss=3.0), line(19, total_loss=2.5)], {19: 2.5}),
+        [line(19, total_loss=3.0), line(19, total_loss=2.5)],
+        {19: 2.5},
+    ),
     "resumed from 25": (
-        [line(19, total_loss=3.0), line(39, total_loss=2.0), line(59, total_loss=1.0),
-         line(29, total_loss=2.9), line(49, total_loss=1.9)],
-        {19: 3.0, 29: 2.9, 49: 1.9}),
+        [
+            line(19, total_loss=3.0),
+            line(39, total_loss=2.0),
+            line(59, total_loss=1.0),
+            line(29, total_loss=2.9),
+            line(49, total_loss=1.9),
+        ],
+        {19: 3.0, 29: 2.9, 49: 1.9},
+    ),
     "cut off at the end": ([line(19, total_loss=3.0), '{"iteration": 39, "tot'], {19: 3.0}),
     "cut off, then resumed": (
         [line(19, total_loss=3.0), '{"iteration": 39, "tot' + line(39, total_loss=2.0)],
-        {19: 3.0, 39: 2.0}),
+        {19: 3.0, 39: 2.0},
+    ),
     "diverged": ([line(19, total_loss=3.0), '{"iteration": 39, "total_loss": NaN}'], {19: 3.0}),
     "other lines": (["", "[1]", "3", line(19, total_loss=3.0, note="text")], {19: 3.0}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -56,8 +65,13 @@ def test_panels_are_losses_learning_rate_and_every_ap():
     one = {"lr": {1: 1}, "loss_cls": {1: 1}, "total_loss": {1: 1}, "time": {1: 1}}
     other = {"segm/AP": {9: 1}, "bbox/AP": {9: 1}, "bbox/AP50": {9: 1}, "a_val/bbox/AP": {9: 1}}
     assert curves.panels({"one": one, "other": other}) == [
-        "total_loss", "loss_cls", "lr", "a_val/bbox/AP", "bbox/AP", "segm/AP"
-    ]  # fmt: skip
+        "total_loss",
+        "loss_cls",
+        "lr",
+        "a_val/bbox/AP",
+        "bbox/AP",
+        "segm/AP",
+    ]
 
 
 LABELS = [

@@ -98,9 +98,14 @@ def test_each_damage_is_found_and_nothing_else(tree, damage, expected):
     levels = {dataset_check.KINDS[kind][0] for kind in expected}
     assert report.usable == ("error" not in levels)
     for finding in report.findings:
-        assert finding.kind == "layout" or "train0002.jpg" in finding.file + finding.detail or (
-            finding.kind == "leak" and finding.detail == "1 of 7 test images are training images"
-        )  # fmt: skip
+        assert (
+            finding.kind == "layout"
+            or "train0002.jpg" in finding.file + finding.detail
+            or (
+                finding.kind == "leak"
+                and finding.detail == "1 of 7 test images are training images"
+            )
+        )
 
 
 def test_a_few_shared_images_are_only_a_warning(monkeypatch, tmp_path):
@@ -147,7 +152,9 @@ def test_the_command_goes_on_after_a_bad_one_and_writes_all(tree, monkeypatch, t
     assert "error: cannot be used as it is: folder; see above." in err
     contents = json.loads((tmp_path / "report.json").read_text())
     assert [(r["name"], r["usable"], len(r["findings"])) for r in contents] == [
-        ("folder", False, 5), ("dtd", True, 0)]  # fmt: skip
+        ("folder", False, 5),
+        ("dtd", True, 0),
+    ]
     with open(tmp_path / "report.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["level"] for row in rows] == ["error"] * 4 + ["warning"]

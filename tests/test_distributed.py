@@ -18,11 +18,22 @@ ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def torchrun(processes: int, *command, check=True):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone",
-                f"--nproc-per-node={processes}"]  # fmt: skip
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={processes}",
+    ]
     env = ONE_THREAD | {"PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"}
-    return subprocess.run([*launcher, *map(str, command)], env=env, check=check,
-                          capture_output=True, text=True, timeout=300)  # fmt: skip
+    return subprocess.run(
+        [*launcher, *map(str, command)],
+        env=env,
+        check=check,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -64,16 +75,43 @@ def test_synchronised_batchnorm_alone_is_the_plain_one():
     synced = distributed.sync_batchnorm(plain, torch.device("cpu"))
     assert list(synced.state_dict()) == names and isinstance(synced[1], nn.BatchNorm2d)
     x = torch.rand(2, 3, 6, 6)
-    torch.testing.assert_close(synced.eval()(x), nn.functional.batch_norm(
-        plain[0](x), plain[1].running_mean, plain[1].running_var, plain[1].weight,
-        plain[1].bias))  # fmt: skip
+    torch.testing.assert_close(
+        synced.eval()(x),
+        nn.functional.batch_norm(
+            plain[0](x), plain[1].running_mean, plain[1].running_var, plain[1].weight, plain[1].bias
+        ),
+    )
 
 
 def pretrain(folder, batch, *options):
-    return ["-m", "classification.pretrain", "--arch", "resnet18", "--dataset", "digits",
-            "--limit", 32, "--test-limit", 21, "--epochs", 1, "--batch-size", batch, "--lr", 0.01,
-            "--eps", 0, "--eval-steps", 1, "--device", "cpu", "--sync-bn", "--output", folder,
-            *options]  # fmt: skip
+    return [
+        "-m",
+        "classification.pretrain",
+        "--arch",
+        "resnet18",
+        "--dataset",
+        "digits",
+        "--limit",
+        32,
+        "--test-limit",
+        21,
+        "--epochs",
+        1,
+        "--batch-size",
+        batch,
+        "--lr",
+        0.01,
+        "--eps",
+        0,
+        "--eval-steps",
+        1,
+        "--device",
+        "cpu",
+        "--sync-bn",
+        "--output",
+        folder,
+        *options,
+    ]
 
 
 def test_the_command_under_torchrun(tmp_path):
@@ -101,8 +139,17 @@ def test_transfer_under_torchrun(tmp_path):
     from transfer_runs import FAST, TINY, table, write_network
 
     weights = write_network(tmp_path / "w.pt", "shufflenet_v2_x1_0")
-    command = ["-m", "classification.transfer", *TINY, "--test-limit", "31", "--weights", weights,
-               "--output", tmp_path / "run"]  # fmt: skip
+    command = [
+        "-m",
+        "classification.transfer",
+        *TINY,
+        "--test-limit",
+        "31",
+        "--weights",
+        weights,
+        "--output",
+        tmp_path / "run",
+    ]
     torchrun(2, *command, "--mode", "full-network", "--lr", "0.01", *FAST)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["hardware"]["processes"] == 2 and result["metrics"]["images"] == 31

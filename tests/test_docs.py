@@ -113,8 +113,13 @@ def _detector(args) -> None:
         config.load_config(args.config, args.opts)
 
 
-FURTHER = {"pretrain": _pretrain, "transfer": _transfer, "datasets": _datasets, "study": _study,
-           "report": _report} | dict.fromkeys(DETECTORS, _detector)  # fmt: skip
+FURTHER = {
+    "pretrain": _pretrain,
+    "transfer": _transfer,
+    "datasets": _datasets,
+    "study": _study,
+    "report": _report,
+} | dict.fromkeys(DETECTORS, _detector)
 
 
 @pytest.mark.parametrize(
@@ -134,10 +139,7 @@ FURTHER = {"pretrain": _pretrain, "transfer": _transfer, "datasets": _datasets, 
         ("python tools/nothing.py", "there is no tools/nothing.py"),
         ("python tools/convert.py a.pth", "TARGET is missing"),
         ("tools/train_net.py --config configs/nothing.yaml", "does not exist"),
-        (
-            "tools/train_net.py --config configs/digits_mask_rcnn_robust.yaml MODEL.NO 1",
-            "MODEL.NO",
-        ),
+        ("tools/train_net.py --config configs/digits_mask_rcnn_robust.yaml MODEL.NO 1", "MODEL.NO"),
         ("python benchmarks/probe.py --pictures 3", "--pictures"),
         ("make tea", "no such target"),
         ("pip install 'robust-backbones[tea]'", "no extra tea"),
@@ -159,6 +161,8 @@ def test_a_loop_comes_with_each_of_its_values():
     )
     found = documents.commands(documents.Block("page", 7, "", text))
     assert [" ".join(c.words) for c in found] == [
-        "python -m x --eps 0 --output o/0_a", "python -m x --eps 1 --output o/1_a",
-        "make y", "make y",
-    ]  # fmt: skip
+        "python -m x --eps 0 --output o/0_a",
+        "python -m x --eps 1 --output o/1_a",
+        "make y",
+        "make y",
+    ]

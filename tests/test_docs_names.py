@@ -81,8 +81,14 @@ SUBCOMMANDS = {
     "classification.datasets": ("list", "check", "fetch"),
 }
 # Options of other programs that the text names.
-FOREIGN_OPTIONS = {"--nnodes", "--node-rank", "--rdzv-endpoint", "--subset", "--require-hashes",
-                   "--disable-pip"}  # fmt: skip
+FOREIGN_OPTIONS = {
+    "--nnodes",
+    "--node-rank",
+    "--rdzv-endpoint",
+    "--subset",
+    "--require-hashes",
+    "--disable-pip",
+}
 
 
 @pytest.fixture(scope="module")

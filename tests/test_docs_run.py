@@ -17,38 +17,65 @@ FEW = ["--limit", "60", "--test-limit", "60"]
 # Page, how its command begins, what makes it small, and what it must leave.
 WALK = [
     (README, "python -m classification.pretrain", QUICK, NETWORK),
-    (README, "python -m classification.robustness_eval", ["--images", "8", "--steps", "1"],
-     "output/robustness/digits_l2_eps1/curve.png"),
-    (README, f"python -m classification.transfer --weights {NETWORK}", FEW,
-     "output/transfer/*/result.json"),
+    (
+        README,
+        "python -m classification.robustness_eval",
+        ["--images", "8", "--steps", "1"],
+        "output/robustness/digits_l2_eps1/curve.png",
+    ),
+    (
+        README,
+        f"python -m classification.transfer --weights {NETWORK}",
+        FEW,
+        "output/transfer/*/result.json",
+    ),
     (README, "python tools/convert.py --inspect", [], ""),
     (README, "python tools/convert.py my_checkpoint.pth weights/mine.pth", [], "weights/mine.pth"),
     (README, "python tools/convert.py my_checkpoint.pth mine.pt", [], "mine.pt"),
-    (DOCS + "convert.md", "python tools/convert.py my_checkpoint.pth mine.safetensors", [],
-     "mine.safetensors"),
-    (DOCS + "detection.md", f"{DETECTOR} MODEL.WEIGHTS",
-     ["SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "(1,)", "DATASETS.TEST", "()"],
-     "output/digits_mask_rcnn_robust/model_final.pth"),
-    (README, f"{DETECTOR} --resume --eval-only", ["TEST.DETECTIONS_PER_IMAGE", "5"],
-     "output/digits_mask_rcnn_robust/eval_result.json"),
+    (
+        DOCS + "convert.md",
+        "python tools/convert.py my_checkpoint.pth mine.safetensors",
+        [],
+        "mine.safetensors",
+    ),
+    (
+        DOCS + "detection.md",
+        f"{DETECTOR} MODEL.WEIGHTS",
+        ["SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "(1,)", "DATASETS.TEST", "()"],
+        "output/digits_mask_rcnn_robust/model_final.pth",
+    ),
+    (
+        README,
+        f"{DETECTOR} --resume --eval-only",
+        ["TEST.DETECTIONS_PER_IMAGE", "5"],
+        "output/digits_mask_rcnn_robust/eval_result.json",
+    ),
     (README, "python tools/visualize.py", ["--images", "2"], "output/look/errors.json"),
-    (DOCS + "detector_evaluation.md", "python tools/attack_net.py",
-     ["--images", "2", "--steps", "1", "--eps", "4", "--pictures", "1"],
-     "output/digits_mask_rcnn_robust/attack_linf/result.json"),
-    (DOCS + "report.md", "python -m classification.report output/transfer output/digits", [],
-     "output/report/index.html"),
+    (
+        DOCS + "detector_evaluation.md",
+        "python tools/attack_net.py",
+        ["--images", "2", "--steps", "1", "--eps", "4", "--pictures", "1"],
+        "output/digits_mask_rcnn_robust/attack_linf/result.json",
+    ),
+    (
+        DOCS + "report.md",
+        "python -m classification.report output/transfer output/digits",
+        [],
+        "output/report/index.html",
+    ),
     (README, "python -m classification.study plan configs/studies/table1.yaml", [], ""),
     (DOCS + "REPRODUCE.md", "python benchmarks/study_cost.py", [], ""),
     (DOCS + "weights.md", "python -m robust_backbones.zoo list", [], ""),
-]  # fmt: skip
+]
 
 
 def named(page: str, beginning: str) -> documents.Command:
     """The command of a page that begins so: there must be one."""
     found = [
-        c for c in documents.every_command()
+        c
+        for c in documents.every_command()
         if c.where.startswith(f"{page}:") and " ".join(c.words).startswith(beginning)
-    ]  # fmt: skip
+    ]
     assert len(found) == 1, f"{page} has {len(found)} commands that begin: {beginning}"
     return found[0]
 

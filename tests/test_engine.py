@@ -19,8 +19,9 @@ from robust_backbones.core.signals import Stopped, StopSignals
 @pytest.fixture(scope="module")
 def trained():
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(),
-                            nn.Linear(64, 2))  # fmt: skip
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)
+    )
     learner = Learner(network, learning(method="standard"))
     for seed in range(12):
         learner.step(*blobs(), [0.05], seed)

@@ -31,26 +31,57 @@ CASES = {
     "nothing there": ([(A, 1, 0.9)], [], ["background"], []),
     "nothing at all": ([], [], [], []),
     "the higher score is right": (
-        [(A, 1, 0.6), (A80, 1, 0.9)], [(A, 1)], ["duplicate", "right"], ["right"]),
+        [(A, 1, 0.6), (A80, 1, 0.9)],
+        [(A, 1)],
+        ["duplicate", "right"],
+        ["right"],
+    ),
     "a poor box on a found object": (
-        [(A, 1, 0.9), (A30, 1, 0.6)], [(A, 1)], ["right", "poor box"], ["right"]),
+        [(A, 1, 0.9), (A30, 1, 0.6)],
+        [(A, 1)],
+        ["right", "poor box"],
+        ["right"],
+    ),
     "a wrong class on a found object": (
-        [(A, 1, 0.9), (A, 2, 0.6)], [(A, 1)], ["right", "wrong class"], ["right"]),
+        [(A, 1, 0.9), (A, 2, 0.6)],
+        [(A, 1)],
+        ["right", "wrong class"],
+        ["right"],
+    ),
     "each to its own": (
-        [(A, 1, 0.6), (B, 1, 0.9)], [(B, 1), (A, 1)], ["right", "right"], ["right", "right"]),
+        [(A, 1, 0.6), (B, 1, 0.9)],
+        [(B, 1), (A, 1)],
+        ["right", "right"],
+        ["right", "right"],
+    ),
     "the second of two like objects": (
-        [(A, 1, 0.9), (A80, 1, 0.6)], [(A, 1), (A, 1)], ["right", "right"], ["right", "right"]),
-    "own class first": (
-        [(A30, 1, 0.9)], [(A, 1), (A30, 2)], ["poor box"], ["poor box", "missed"]),
+        [(A, 1, 0.9), (A80, 1, 0.6)],
+        [(A, 1), (A, 1)],
+        ["right", "right"],
+        ["right", "right"],
+    ),
+    "own class first": ([(A30, 1, 0.9)], [(A, 1), (A30, 2)], ["poor box"], ["poor box", "missed"]),
     "the better-scored error names the object": (
-        [(A30, 1, 0.6), (A80, 2, 0.9)], [(A, 1)], ["poor box", "wrong class"], ["wrong class"]),
+        [(A30, 1, 0.6), (A80, 2, 0.9)],
+        [(A, 1)],
+        ["poor box", "wrong class"],
+        ["wrong class"],
+    ),
     "in a crowd": ([(A, 1, 0.9)], [(CROWD, 1, "ignored")], ["ignored"], ["ignored"]),
     "in another class's crowd": (
-        [(A, 2, 0.9)], [(CROWD, 1, "ignored")], ["background"], ["ignored"]),
+        [(A, 2, 0.9)],
+        [(CROWD, 1, "ignored")],
+        ["background"],
+        ["ignored"],
+    ),
     "beside a crowd": ([(AWAY, 1, 0.9)], [(CROWD, 1, "ignored")], ["background"], ["ignored"]),
     "an object in a crowd": (
-        [(A, 1, 0.9)], [(CROWD, 1, "ignored"), (A, 1)], ["right"], ["ignored", "right"]),
-}  # fmt: skip
+        [(A, 1, 0.9)],
+        [(CROWD, 1, "ignored"), (A, 1)],
+        ["right"],
+        ["ignored", "right"],
+    ),
+}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -58,10 +89,13 @@ def test_each_prediction_and_object_has_its_kind(name):
     predictions, objects, kinds, marks = CASES[name]
     boxes, classes, scores = zip(*predictions, strict=True) if predictions else ((), (), ())
     found = error_types.mark(
-        boxes, classes, scores,
-        [thing[0] for thing in objects], [thing[1] for thing in objects],
+        boxes,
+        classes,
+        scores,
+        [thing[0] for thing in objects],
+        [thing[1] for thing in objects],
         [len(thing) == 3 for thing in objects],
-    )  # fmt: skip
+    )
     assert found == (kinds, marks)
 
 
@@ -75,7 +109,10 @@ def test_counts_are_of_predictions_and_missed_objects():
         ["right", "poor box", "poor box", "ignored"], ["right", "poor box", "missed", "ignored"]
     )
     assert {kind: n for kind, n in counts.items() if n} == {
-        "right": 1, "poor box": 2, "missed": 1, "ignored": 1
-    }  # fmt: skip
+        "right": 1,
+        "poor box": 2,
+        "missed": 1,
+        "ignored": 1,
+    }
     assert set(counts) == set(error_types.KINDS)
     assert error_types.errors(counts) == 3

@@ -27,16 +27,27 @@ HEAD = "from robust_backbones.core.errors import user_errors\nwith user_errors()
 
 
 def test_what_ascii_lacks_is_escaped():
-    run = subprocess.run([sys.executable, "-c", HEAD + "print('\u03b5 1')"], capture_output=True,
-                         text=True, env={"PYTHONIOENCODING": "ascii"}, check=False)  # fmt: skip
+    run = subprocess.run(
+        [sys.executable, "-c", HEAD + "print('\u03b5 1')"],
+        capture_output=True,
+        text=True,
+        env={"PYTHONIOENCODING": "ascii"},
+        check=False,
+    )
     assert (run.returncode, run.stdout, run.stderr) == (0, "\\u03b5 1\n", "")
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-"])
 def test_closed_streams_swallow(closed):
     code = f"{HEAD}import sys; print('line'); sys.stderr.write('line')"
-    run = subprocess.run(f"{sys.executable} -c \"$CODE\" {closed}", shell=True, env={"CODE": code},
-                         capture_output=True, text=True, check=False)  # fmt: skip
+    run = subprocess.run(
+        f'{sys.executable} -c "$CODE" {closed}',
+        shell=True,
+        env={"CODE": code},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert run.returncode == 0 and run.stdout + run.stderr in ("line", "line\n")
 
 
@@ -49,8 +60,12 @@ def test_closed_streams_swallow(closed):
     ],
 )
 def test_a_reader_that_has_gone_is_no_error(code, expected):
-    run = subprocess.Popen([sys.executable, "-c", HEAD + code], stdout=subprocess.PIPE,
-                           stderr=subprocess.PIPE, text=True)  # fmt: skip
+    run = subprocess.Popen(
+        [sys.executable, "-c", HEAD + code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     if expected[1] == 0:
         run.stdout.close()
     said = run.stderr.read()

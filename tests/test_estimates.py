@@ -23,15 +23,19 @@ def study(rng, sides, trials, images, scatter):
 
 
 # The older method was wrong in 42, 27, 21, 9 and 65 % of such studies.
-@pytest.mark.parametrize("sides, trials, images, scatter, classes, predictions", [
-    ((1, 1), 1, 1000, (1.3, 1.3), False, True),
-    ((9, 1), 1, 1000, (1.3, 1.3), False, True),
-    ((9, 1), 3, 400, (0.5, 5.3), False, True),
-    ((9, 1), 3, 300, (0.1, 0.1), True, True),
-    ((9, 1), 3, 400, (0.1, 0.1), False, False),
-])  # fmt: skip
-def test_equals_are_told_apart_in_five_percent(sides, trials, images, scatter, classes,
-                                               predictions):  # fmt: skip
+@pytest.mark.parametrize(
+    "sides, trials, images, scatter, classes, predictions",
+    [
+        ((1, 1), 1, 1000, (1.3, 1.3), False, True),
+        ((9, 1), 1, 1000, (1.3, 1.3), False, True),
+        ((9, 1), 3, 400, (0.5, 5.3), False, True),
+        ((9, 1), 3, 300, (0.1, 0.1), True, True),
+        ((9, 1), 3, 400, (0.1, 0.1), False, False),
+    ],
+)
+def test_equals_are_told_apart_in_five_percent(
+    sides, trials, images, scatter, classes, predictions
+):
     rng, wrong, covered, runs = RNG(0), 0, 0, 300
     labels = np.repeat(np.arange(60), images // 60) if classes else None
     for _ in range(runs):
@@ -77,9 +81,7 @@ def test_identical_trials_do_not_sharpen_the_verdict():
 
 def test_without_predictions_it_is_welchs_test():
     a, b = np.array([[90.0, 91.0, 93.0]]), np.array([[88.0, 88.5, 89.0, 90.0]])
-    found, theirs = (
-        estimates.from_accuracies(a, b), stats.ttest_ind(a[0], b[0], equal_var=False)
-    )  # fmt: skip
+    found, theirs = (estimates.from_accuracies(a, b), stats.ttest_ind(a[0], b[0], equal_var=False))
     assert found.p == pytest.approx(theirs.pvalue, rel=1e-3) and found.over is Over.TRIALS
     assert found.interval(0.05) == pytest.approx(tuple(theirs.confidence_interval()))
 
@@ -92,13 +94,16 @@ def test_mean_over_classes():
     assert estimates.from_predictions(ours, np.zeros_like(ours)).mean == pytest.approx(10)
 
 
-@pytest.mark.parametrize("means, outcome", [
-    ([10.0, 10.1, 9.9, 10.2, 9.8], Outcome.BETTER),
-    ([10.0, 10.1], Outcome.CANNOT_TELL),
-    ([], Outcome.CANNOT_TELL),
-    ([5.0, -5.0, 3.0, -2.0], Outcome.CANNOT_TELL),
-    ([0.1, -0.1, 0.0, 0.1], Outcome.NO_DIFFERENCE),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "means, outcome",
+    [
+        ([10.0, 10.1, 9.9, 10.2, 9.8], Outcome.BETTER),
+        ([10.0, 10.1], Outcome.CANNOT_TELL),
+        ([], Outcome.CANNOT_TELL),
+        ([5.0, -5.0, 3.0, -2.0], Outcome.CANNOT_TELL),
+        ([0.1, -0.1, 0.0, 0.1], Outcome.NO_DIFFERENCE),
+    ],
+)
 def test_all_tasks(means, outcome):
     assert verdicts.judge(estimates.over_tasks(means)).outcome is outcome
 

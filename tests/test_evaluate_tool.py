@@ -43,8 +43,11 @@ def test_table_csv_and_result(tmp_path, files, capsys):
     run(found, "--annotations", truth, "--csv", table, "--output", output, "--areas", 0, 32, "inf")
     printed = capsys.readouterr().out
     ap = [expected(files, task)[0] for task in ("bbox", "segm")]
-    rows = {tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in printed.splitlines()
-            if line.startswith("|")}  # fmt: skip
+    rows = {
+        tuple(cell.strip() for cell in line.split("|")[1:-1])
+        for line in printed.splitlines()
+        if line.startswith("|")
+    }
     assert ("AP", *(f"{value:.2f}" for value in ap)) in rows
     assert ("metric", "bbox", "segm") in rows and ("class", "bbox AP", "segm AP") in rows
     assert {row[0] for row in rows} >= {"AP50", "APs", "AR100", "AP 0..32", "AP 32..inf", "a-b"}
@@ -63,9 +66,10 @@ def test_table_csv_and_result(tmp_path, files, capsys):
     assert result["data"] == {
         "truth": {"images": 10, "fingerprint": sha256(truth)},
         "predictions": {
-            "detections": len(json.loads(found.read_text())), "fingerprint": sha256(found)
+            "detections": len(json.loads(found.read_text())),
+            "fingerprint": sha256(found),
         },
-    }  # fmt: skip
+    }
     assert result["settings"]["areas"] == ["0", "32", "inf"]
     assert result["weights_sha256"] is None
 
@@ -118,7 +122,9 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("rows", "options", "message"), MISTAKES, ids=[m[:30] for *_, m in MISTAKES])  # fmt: skip  # noqa: E501
+@pytest.mark.parametrize(
+    ("rows", "options", "message"), MISTAKES, ids=[m[:30] for *_, m in MISTAKES]
+)
 def test_mistakes_are_one_line_and_code_2(files, capsys, rows, options, message):
     files[0].write_text(json.dumps(rows))
     truth = () if {"--annotations", "--dataset"} & set(options) else ("--annotations", files[1])

@@ -248,11 +248,14 @@ def test_processes_share_the_images(tmp_path):
     call = [sys.executable, str(tests / "distributed_scores.py")]
     processes = [
         subprocess.Popen(
-            [*call, str(rank), "2", str(tmp_path / "meet")], env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [*call, str(rank), "2", str(tmp_path / "meet")],
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         for rank in range(2)
-    ]  # fmt: skip
+    ]
     answers = []
     for process in processes:
         output, error = process.communicate(timeout=300)

@@ -51,8 +51,15 @@ def row(section, /, **wanted):
     return found
 
 
-def grid(tasks=("cifar10", "pets"), archs=("resnet18", "resnet50"), levels=(0.0, 1.0, 3.0),
-         modes=MODES, trials=3, gain=2.0, **more):  # fmt: skip
+def grid(
+    tasks=("cifar10", "pets"),
+    archs=("resnet18", "resnet50"),
+    levels=(0.0, 1.0, 3.0),
+    modes=MODES,
+    trials=3,
+    gain=2.0,
+    **more,
+):
     """Robust networks are better by `gain`, a little more at eps 3; wider ones by one point."""
     rng, found = np.random.default_rng(0), []
     for mode, task, (a, arch), eps in itertools.product(modes, tasks, enumerate(archs), levels):
@@ -79,9 +86,9 @@ def test_table1():
     assert [s.published for s in panel] == [False, False, True, True]
 
 
-@pytest.mark.parametrize("gain, verdict", [
-    (2.0, "better"), (0.0, "no difference"), (-2.0, "worse"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "gain, verdict", [(2.0, "better"), (0.0, "no difference"), (-2.0, "worse")]
+)
 def test_verdicts(gain, verdict):
     # Over both tasks the same; eps 3 alone is a little better than the others.
     found = grid(levels=(0.0, 1.0), archs=("resnet18",), gain=gain - 0.1)
@@ -204,9 +211,19 @@ def test_figure8():
     found = grid(archs=("resnet50",), modes=("fixed-feature",))
     found += [transfer("cifar10", "resnet50", 0.0, 60.0, origin="stylized_imagenet")]
     found += [transfer("stylized_imagenet", "resnet50", eps, 30 + eps) for eps in (0.0, 3.0)]
-    found.append(Record(Path("nowhere/result.json"), "robustness", "stylized_imagenet",
-                        arch="resnet50", eps=3.0, constraint="l2", metric="top1",
-                        accuracies=(12.5,), seeds=(0,)))  # fmt: skip
+    found.append(
+        Record(
+            Path("nowhere/result.json"),
+            "robustness",
+            "stylized_imagenet",
+            arch="resnet50",
+            eps=3.0,
+            constraint="l2",
+            metric="top1",
+            accuracies=(12.5,),
+            seeds=(0,),
+        )
+    )
     sections = named(found)
     (evaluated,) = rows(sections["figure8-evaluated"])
     assert evaluated["accuracy"].mean == 12.5 and evaluated["network"] == "resnet50, eps 3"
@@ -220,18 +237,25 @@ def test_figure8():
 
 def test_figure4():
     rng = np.random.default_rng(1)
-    found = [detection(eps=eps, ap=50 + eps + rng.normal(0, 0.1), seed=seed)
-             for eps in (0.0, 1.0, 3.0) for seed in range(4)]  # fmt: skip
-    found += [detection("coco_2017_val", eps, 40, seed, masks=37.0) for eps in (0.0, 3.0)
-              for seed in range(2)]  # fmt: skip
+    found = [
+        detection(eps=eps, ap=50 + eps + rng.normal(0, 0.1), seed=seed)
+        for eps in (0.0, 1.0, 3.0)
+        for seed in range(4)
+    ]
+    found += [
+        detection("coco_2017_val", eps, 40, seed, masks=37.0)
+        for eps in (0.0, 3.0)
+        for seed in range(2)
+    ]
     found += [detection(eps=5.0, ap=90.0, iterations=9)]
     section = named(found)["figure4"]
     best = row(section, experiment="voc_2007_test, Faster R-CNN, 1000 iterations", backbone="eps 3")
     assert best["AP"].note.startswith("standard deviation") and best["runs"] == 4
     assert best["difference"].mean == pytest.approx(3, abs=0.2)
     assert best[COLUMN] == "better" and best["paper: AP"].mean == 53.87
-    other = row(section, experiment="voc_2007_test, Faster R-CNN, 1000 iterations",
-                backbone="eps 1")  # fmt: skip
+    other = row(
+        section, experiment="voc_2007_test, Faster R-CNN, 1000 iterations", backbone="eps 1"
+    )
     assert other["paper: AP"] is None
     masks = row(section, metric="mask AP", backbone="standard")
     assert masks["AP"].mean == 37 and masks["ours - paper"] == pytest.approx(0.08)
@@ -242,8 +266,10 @@ def test_figure4():
 
 
 def test_detectors_on_weights_of_ones_own():
-    found = [detection("scenes", ap=60.0, weights="nets/standard/backbone.pth"),
-             detection("scenes", ap=62.0, weights="nets/robust/backbone.pth")]  # fmt: skip
+    found = [
+        detection("scenes", ap=60.0, weights="nets/standard/backbone.pth"),
+        detection("scenes", ap=62.0, weights="nets/robust/backbone.pth"),
+    ]
     section = named(found)["figure4"]
     assert [r["backbone"] for r in rows(section)] == ["standard", "robust"]
     assert row(section, backbone="robust")[COLUMN] == "cannot tell"
@@ -259,11 +285,18 @@ def test_detectors_that_differ_in_one_key_are_told_apart():
 
 
 def test_figure1():
-    means = {"visualisation": {"own_confidence": 99.0, "pictures": [{"score": 1.0}]},
-             "inversion": {"pixel_distance": 0.5}}  # fmt: skip
-    found = [Record(Path("nowhere/pictures/result.json"), "interpret",
-                    metrics={"networks": {"standard": means}},
-                    warnings=[{"check": "x", "message": "Too few steps."}])]  # fmt: skip
+    means = {
+        "visualisation": {"own_confidence": 99.0, "pictures": [{"score": 1.0}]},
+        "inversion": {"pixel_distance": 0.5},
+    }
+    found = [
+        Record(
+            Path("nowhere/pictures/result.json"),
+            "interpret",
+            metrics={"networks": {"standard": means}},
+            warnings=[{"check": "x", "message": "Too few steps."}],
+        )
+    ]
     section = named(found)["figure1"]
     (only,) = rows(section)
     assert only["own confidence"].mean == 99 and only["pixel distance"].records == (0,)
@@ -277,14 +310,20 @@ def test_coverage():
     assert row(sections["coverage"], exhibit="Figure 4")["found"] == 0
     lost = row(sections["missing"], mode="fixed-feature", task="pets", architecture="resnet18")
     assert lost["eps missing"] == "0.01, 0.03, 0.05, 0.1, 0.25, 0.5, 5"
-    assert row(sections["missing"], mode="fixed-feature", task="food",
-               architecture="resnet50")["eps missing"] == "all"  # fmt: skip
+    assert (
+        row(sections["missing"], mode="fixed-feature", task="food", architecture="resnet50")[
+            "eps missing"
+        ]
+        == "all"
+    )
 
 
 def test_runs_of_a_study(tmp_path):
     study = tmp_path / "study.yaml"
-    study.write_text(f"output: {tmp_path}/out\ncommon: {{dataset: digits, weights: '{{net}}'}}\n"
-                     "axes: {net: [a, b]}\n")  # fmt: skip
+    study.write_text(
+        f"output: {tmp_path}/out\ncommon: {{dataset: digits, weights: '{{net}}'}}\n"
+        "axes: {net: [a, b]}\n"
+    )
     made = study_file.read(study)[0].result
     record = Record(**vars(transfer()) | {"path": made})
     (section,) = [s for s in exhibits.sections([record], study) if s.name == "study"]

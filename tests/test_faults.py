@@ -48,9 +48,29 @@ def test_runs_that_fail_without_a_note_are_not_started_for_ever(tmp_path, monkey
 
 def test_data_that_vanish_while_a_run_trains_and_come_back(tmp_path, monkeypatch, capfd):
     data = write_tree(tmp_path / "data", {"train": 8, "test": 4})
-    options = ["--arch", "shufflenet_v2_x1_0", "--dataset", "folder", "--data", str(data),
-               "--image-size", "32", "--epochs", "3", "--batch-size", "12", "--lr", "0.01", "--eps",
-               "0", "--device", "cpu", "--eval-steps", "1", "--resume"]  # fmt: skip
+    options = [
+        "--arch",
+        "shufflenet_v2_x1_0",
+        "--dataset",
+        "folder",
+        "--data",
+        str(data),
+        "--image-size",
+        "32",
+        "--epochs",
+        "3",
+        "--batch-size",
+        "12",
+        "--lr",
+        "0.01",
+        "--eps",
+        "0",
+        "--device",
+        "cpu",
+        "--eval-steps",
+        "1",
+        "--resume",
+    ]
     command = [*options, "--output", str(tmp_path / "run")]
     close, epochs = training.Training._close_epoch, []
 
@@ -76,9 +96,20 @@ def test_an_image_that_vanishes_from_a_detectors_data(tmp_path, workers, fault):
     marks = coco(tmp_path)
     name = f"vanishing_{fault}_{workers}".replace(" ", "_")
     chosen = {part: [f"{name}=coco:{tmp_path}:{marks}"] for part in ("TRAIN", "TEST")}
-    keys = ["MODEL.DEVICE", "cpu", "MODEL.ROI_HEADS.NUM_CLASSES", "2", "MODEL.WEIGHTS", "",
-            "DATASETS.CLASSES", "['cat', 'dog']",
-            "SOLVER.IMS_PER_BATCH", "2", "DATALOADER.NUM_WORKERS", str(workers)]  # fmt: skip
+    keys = [
+        "MODEL.DEVICE",
+        "cpu",
+        "MODEL.ROI_HEADS.NUM_CLASSES",
+        "2",
+        "MODEL.WEIGHTS",
+        "",
+        "DATASETS.CLASSES",
+        "['cat', 'dog']",
+        "SOLVER.IMS_PER_BATCH",
+        "2",
+        "DATALOADER.NUM_WORKERS",
+        str(workers),
+    ]
     cfg = config.load_config(ROOT / "configs/digits_mask_rcnn_robust.yaml", keys, datasets=chosen)
     own_data.register(cfg)
     loaders = [loader.build_train_loader(cfg), loader.build_test_loader(cfg, name)]
@@ -117,8 +148,12 @@ def test_clocks_that_jump_change_nothing(tmp_path, monkeypatch, capfd):
     allow(monkeypatch)
     runs = study_file.read(toy(tmp_path, 2, fails=1))
     seconds, began = [], time.perf_counter()
-    queue = Queue(runs, Local(1, 0), pause=0.05,
-                  told=lambda run, outcome, queue: seconds.append(outcome.seconds))  # fmt: skip
+    queue = Queue(
+        runs,
+        Local(1, 0),
+        pause=0.05,
+        told=lambda run, outcome, queue: seconds.append(outcome.seconds),
+    )
     assert queue.work() and len(queue.finished) == 2
     assert all(0 < each < 60 for each in seconds) and time.perf_counter() - began < 60
 
@@ -129,11 +164,20 @@ def test_20_processes_that_share_a_cache_get_the_same_and_make_it_once(tmp_path,
         (tmp_path / name).mkdir()
     state = random_network("resnet18", 1000).state_dict()
     torch.save(robustness_contents(state), tmp_path / "mirror" / "resnet18_linf_eps8.0.ckpt")
-    own = {"ROBUST_BACKBONES_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1",
-           weights.MIRROR: str(tmp_path / "mirror"), "NO_PROXY": "*",
-           "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}  # fmt: skip
-    command = [sys.executable, str(ROOT / "tests" / "shared_cache.py"), f"{host.url}/net.pth",
-               str(tmp_path / "answers"), "20"]  # fmt: skip
+    own = {
+        "ROBUST_BACKBONES_CACHE": str(tmp_path / "cache"),
+        "OMP_NUM_THREADS": "1",
+        weights.MIRROR: str(tmp_path / "mirror"),
+        "NO_PROXY": "*",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+    }
+    command = [
+        sys.executable,
+        str(ROOT / "tests" / "shared_cache.py"),
+        f"{host.url}/net.pth",
+        str(tmp_path / "answers"),
+        "20",
+    ]
     done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout.splitlines()[-1])

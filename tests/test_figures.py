@@ -24,8 +24,12 @@ BARS = figure(
     Series("robust", ["cifar10", "pets"], [95.53, None], published=True),
 )
 CURVES = figure(
-    "curves", Series("resnet18", EPS, [1.0, 2.0, None, 4.0, 5.0], [0.5, 1, None, 3, 4.0],
-                     [1.5, 3, None, 5, 6.0]), log_x=True)  # fmt: skip
+    "curves",
+    Series(
+        "resnet18", EPS, [1.0, 2.0, None, 4.0, 5.0], [0.5, 1, None, 3, 4.0], [1.5, 3, None, 5, 6.0]
+    ),
+    log_x=True,
+)
 X, Y = [60.0, 70.0, 80.0, 75.0], [90.0, 92.5, 94.0, 94.5]
 LINE = linregress(X, Y)
 SCATTER = figure(
@@ -74,8 +78,14 @@ def test_the_ink_is_that_of_the_page(kind):
 def test_names_from_results_do_no_harm(kind):
     x = [HOSTILE, "b"] if kind == "bars" else [1.0, 2.0]
     labels = [HOSTILE, ""] if kind == "scatter" else []
-    drawn = Figure("h", kind, HOSTILE, HOSTILE, HOSTILE,
-                   {HOSTILE: [Series(HOSTILE, x, [1.0, 2.0], labels=labels)]})  # fmt: skip
+    drawn = Figure(
+        "h",
+        kind,
+        HOSTILE,
+        HOSTILE,
+        HOSTILE,
+        {HOSTILE: [Series(HOSTILE, x, [1.0, 2.0], labels=labels)]},
+    )
     svg = figures.inline(figures.draw(drawn)[0], HOSTILE)
     assert "<script" not in svg and "\x00" not in svg
     assert any("<script>" in text for text in texts(svg))
@@ -91,8 +101,11 @@ def test_a_word_across():
 
 
 def test_published_numbers_have_the_colour_of_ours_and_another_form():
-    ours, paper, other = Series("robust", [], []), Series("robust, WRN", [], [], published=True), (
-        Series("standard", [], []))  # fmt: skip
+    ours, paper, other = (
+        Series("robust", [], []),
+        Series("robust, WRN", [], [], published=True),
+        (Series("standard", [], [])),
+    )
     found = figures.looks({"a": [paper, ours], "b": [other, ours]})
     assert found["robust", False]["colour"] == found["robust, WRN", True]["colour"]
     assert found["standard", False]["colour"] != found["robust", False]["colour"]

@@ -94,12 +94,18 @@ BREAKAGES = [
     (lay_flat, "test", "12 images of .*val lie flat: sort them into class folders .*val/<class>/"),
     (lambda t: shutil.rmtree(t / "test"), "test", "no folder 'test' or 'val' or 'valid'; expected"),
     (shutil.rmtree, "train", "tree does not exist; expected .*train/<class>/<image>"),
-    (lambda t: (t / "test" / "cow").rename(t / "test" / "yak"), "train",
-     "train and .*test differ: only the first has cow, only the second has yak"),
+    (
+        lambda t: (t / "test" / "cow").rename(t / "test" / "yak"),
+        "train",
+        "train and .*test differ: only the first has cow, only the second has yak",
+    ),
     (lambda t: [shutil.rmtree(t / "train" / c) for c in CLASSES], "train", "has no class folders"),
-    (lambda t: [shutil.rmtree(t / "train" / c) for c in CLASSES[1:]], "train",
-     "train has one class folder, '.*'; there is nothing to tell apart"),
-]  # fmt: skip
+    (
+        lambda t: [shutil.rmtree(t / "train" / c) for c in CLASSES[1:]],
+        "train",
+        "train has one class folder, '.*'; there is nothing to tell apart",
+    ),
+]
 
 
 @pytest.mark.parametrize("damage, split, message", BREAKAGES)

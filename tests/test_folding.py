@@ -16,8 +16,15 @@ from classification.training.cpu.folding import Twin
 from classification.training.learner import Learner
 from robust_backbones.zoo import ARCHS, RESNETS
 
-LARGE = {"resnet101", "resnet152", "wide_resnet50_4", "wide_resnet101_2", "resnext101_32x8d",
-         "resnext101_64x4d", "wide_resnet50_2"}  # fmt: skip
+LARGE = {
+    "resnet101",
+    "resnet152",
+    "wide_resnet50_4",
+    "wide_resnet101_2",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+    "wide_resnet50_2",
+}
 
 
 def classifier(arch: str = "resnet18", dtype=torch.float64) -> nn.Sequential:
@@ -137,8 +144,9 @@ def test_the_model_is_left_alone():
 @pytest.mark.parametrize("constraint, eps", [("l2", 1.0), ("linf", 8 / 255)])
 def test_equal_adversarial_images(constraint, eps, use_best):
     model, x, y = classifier(), images(), torch.arange(3)
-    pgd = partial(attacks.pgd, constraint=constraint, eps=eps, steps=3, step_size=eps / 2,
-                  use_best=use_best)  # fmt: skip
+    pgd = partial(
+        attacks.pgd, constraint=constraint, eps=eps, steps=3, step_size=eps / 2, use_best=use_best
+    )
     found = pgd(Twin(model).refresh(), x, y)
     torch.testing.assert_close(found, pgd(model, x, y), rtol=0, atol=1e-5)
     assert (found - x).abs().max() > 1e-3
@@ -161,8 +169,20 @@ def test_equal_training():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
-    "part", ["", "plain", "batch", "same", "reflect", "untraceable", "conv used twice",
-             "norm used twice", "conv called twice", "relu and more"])  # fmt: skip
+    "part",
+    [
+        "",
+        "plain",
+        "batch",
+        "same",
+        "reflect",
+        "untraceable",
+        "conv used twice",
+        "norm used twice",
+        "conv called twice",
+        "relu and more",
+    ],
+)
 def test_odd_networks(capsys, part, dtype):
     model = Odd(part).to(dtype)
     twin = Twin(model)

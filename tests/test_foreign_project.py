@@ -114,9 +114,12 @@ def test_cascade_rcnn_on_our_base_config(project, tmp_path, resnet18_backbone):
     call = [sys.executable, "train.py", "--config-file", "cascade.yaml"]
     done = subprocess.run(
         [*call, *options(tmp_path, resnet18_backbone)],
-        cwd=project, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=project,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     check(
         tmp_path, resnet18_backbone, "GeneralizedRCNN", ("bbox", "segm"), tmp_path / "config.yaml"

@@ -52,8 +52,11 @@ def disk(tmp_path):
     path = tmp_path / "disk"
     path.mkdir()
     try:
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", path],
-                                 capture_output=True, text=True)  # fmt: skip
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", path],
+            capture_output=True,
+            text=True,
+        )
     except FileNotFoundError:
         pytest.skip("there is no mount command")
     if mounted.returncode:
@@ -83,8 +86,20 @@ def _transfer(place, weights, *options):
 
 
 def _finetune(place, weights):
-    return _transfer(place, weights, "--mode", "full-network", "--epochs", "2", "--batch-size", "8",
-                     "--lr", "0.01", "--save-seconds", "0")  # fmt: skip
+    return _transfer(
+        place,
+        weights,
+        "--mode",
+        "full-network",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "8",
+        "--lr",
+        "0.01",
+        "--save-seconds",
+        "0",
+    )
 
 
 def _convert(place, weights):
@@ -97,12 +112,21 @@ def _convert(place, weights):
 def _detect(place, weights):
     import train_net  # tools/train_net.py
 
-    keys = overrides(place / "run", weights.with_name("backbone.pth"),
-                     **{"SOLVER.MAX_ITER": "2", "SOLVER.CHECKPOINT_PERIOD": "1",
-                        "INPUT.MIN_SIZE_TRAIN": "(64,)", "INPUT.MIN_SIZE_TEST": "64",
-                        "DATALOADER.NUM_WORKERS": "0", "DATASETS.TEST": "()"})  # fmt: skip
-    train_net.main(["--config", str(ROOT / "configs/digits_mask_rcnn_robust.yaml"), "--resume",
-                    *keys])  # fmt: skip
+    keys = overrides(
+        place / "run",
+        weights.with_name("backbone.pth"),
+        **{
+            "SOLVER.MAX_ITER": "2",
+            "SOLVER.CHECKPOINT_PERIOD": "1",
+            "INPUT.MIN_SIZE_TRAIN": "(64,)",
+            "INPUT.MIN_SIZE_TEST": "64",
+            "DATALOADER.NUM_WORKERS": "0",
+            "DATASETS.TEST": "()",
+        },
+    )
+    train_net.main(
+        ["--config", str(ROOT / "configs/digits_mask_rcnn_robust.yaml"), "--resume", *keys]
+    )
     return place / "run" / "model_final.pth"
 
 
@@ -114,14 +138,18 @@ def _scenes(place, weights):
 # Room in bytes; file that is named; file that has been written before and must stay.
 FULL = {
     "pretraining": (pretraining, 16 * MB, "run/checkpoint.pt", "run/checkpoint.pt"),
-    "full network": (_finetune, 16 * MB, "run/trial0/final_lr0.01/checkpoint.pt",
-                     "run/trial0/final_lr0.01/checkpoint.pt"),
+    "full network": (
+        _finetune,
+        16 * MB,
+        "run/trial0/final_lr0.01/checkpoint.pt",
+        "run/trial0/final_lr0.01/checkpoint.pt",
+    ),
     "features": (_transfer, MB // 10, "cache/features/", None),
     "its result": (_transfer, 310_000, "run/", None),
     "conversion": (_convert, 20 * MB, "b.pth", None),
     "detector": (_detect, 130 * MB, "run/model_0000001.pth", "run/model_0000000.pth"),
     "scenes": (_scenes, 20_000, "cache/digit_scenes_v1", None),
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -157,15 +185,31 @@ def test_a_full_disk_is_told_of_and_after_it_has_room_the_run_goes_on(
 def test_what_is_written_beside_checkpoints_on_a_full_disk(disk):
     journal = Journal(disk.path / "journal.jsonl", {"seed": 1})
     journal.add({"batch": 0})
-    old = results.write(disk.path / "result.json", kind="pretrain", metrics={}, settings={},
-                        weights_sha256=None, data={}, seed=0, seconds=0)  # fmt: skip
+    old = results.write(
+        disk.path / "result.json",
+        kind="pretrain",
+        metrics={},
+        settings={},
+        weights_sha256=None,
+        data={},
+        seed=0,
+        seconds=0,
+    )
     disk.leave(0)
     with pytest.raises(UserError, match="cannot write .*/journal.jsonl: No space left on device"):
         for batch in range(1000):  # until its page is full
             journal.add({"batch": batch})
     with pytest.raises(UserError, match="result.json: No space .*; the file of before is untouch"):
-        results.write(disk.path / "result.json", kind="pretrain", metrics={}, settings={},
-                      weights_sha256=None, data={}, seed=1, seconds=0)  # fmt: skip
+        results.write(
+            disk.path / "result.json",
+            kind="pretrain",
+            metrics={},
+            settings={},
+            weights_sha256=None,
+            data={},
+            seed=1,
+            seconds=0,
+        )
     assert json.loads((disk.path / "result.json").read_text()) == json.loads(json.dumps(old))
     disk.empty()
     journal.add({"batch": "last"})

@@ -27,8 +27,12 @@ def rows(tmp_path_factory):
     the threads of a process that has scored something do not come along."""
     folder = tmp_path_factory.mktemp("fuzz")
     command = [sys.executable, str(ROOT / "benchmarks" / "fuzz.py"), "--cases", str(CASES)]
-    said = subprocess.run([*command, "--output", str(folder)], capture_output=True, text=True,
-                          env=os.environ | {"PYTHONPATH": str(ROOT)})  # fmt: skip
+    said = subprocess.run(
+        [*command, "--output", str(folder)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
     cells = [line.strip("| ").split(" | ") for line in said.stdout.splitlines()[2:]]
     found = "\n".join(path.read_text() for path in sorted(folder.glob("*.txt")))
     return {name: [*map(int, rest[1:4]), found] for name, *rest in cells if len(rest) == 6}

@@ -18,9 +18,9 @@ LINE = gpu_check.MARK + json.dumps(
 )
 
 
-@pytest.mark.parametrize(("text", "rows"), [
-    ("1", [1]), ("1,3-5", [1, 3, 4, 5]), ("14, 2", [14, 2]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "rows"), [("1", [1]), ("1,3-5", [1, 3, 4, 5]), ("14, 2", [14, 2])]
+)
 def test_rows_are_numbers_and_ranges(text, rows):
     assert gpu_check.parse_rows(text) == rows
 
@@ -31,12 +31,19 @@ def test_other_rows_are_refused(text):
         gpu_check.parse_rows(text)
 
 
-@pytest.mark.parametrize(("script", "results", "said"), [
-    (f"echo '{LINE}'", ["PASS"], ["1 s"]),
-    (f"echo '{LINE}'; echo 'ValueError: no' >&2; exit 3", ["PASS", "FAIL"], ["1 s", "exit code 3"]),
-    (f"echo '{LINE}'; sleep 60", ["PASS", "FAIL"], ["1 s", "stopped"]),
-    ("kill -9 $$", ["FAIL"], ["exit code -9"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("script", "results", "said"),
+    [
+        (f"echo '{LINE}'", ["PASS"], ["1 s"]),
+        (
+            f"echo '{LINE}'; echo 'ValueError: no' >&2; exit 3",
+            ["PASS", "FAIL"],
+            ["1 s", "exit code 3"],
+        ),
+        (f"echo '{LINE}'; sleep 60", ["PASS", "FAIL"], ["1 s", "stopped"]),
+        ("kill -9 $$", ["FAIL"], ["exit code -9"]),
+    ],
+)
 def test_a_row_reports_what_it_measured_and_how_it_ended(
     script, results, said, tmp_path, monkeypatch
 ):
@@ -72,8 +79,9 @@ def test_a_package_missed_at_import_skips_the_row(monkeypatch, capsys):
     assert (line["result"], line["value"]) == ("SKIP", "needs gpu.no_such_module")
 
 
-@pytest.mark.parametrize(("value", "passed"), [(1.0, True), (2.0, True), (2.1, False),
-                                               (float("nan"), False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "passed"), [(1.0, True), (2.0, True), (2.1, False), (float("nan"), False)]
+)
 def test_bounds_include_their_end_and_refuse_nan(value, passed):
     from gpu.lines import at_least, at_most
 
@@ -83,16 +91,24 @@ def test_bounds_include_their_end_and_refuse_nan(value, passed):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_without_a_gpu_the_error_names_the_fix():
-    done = subprocess.run([sys.executable, "benchmarks/gpu_check.py"], cwd=ROOT, text=True,
-                          capture_output=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "benchmarks/gpu_check.py"], cwd=ROOT, text=True, capture_output=True
+    )
     assert done.returncode == 2
     assert done.stderr.startswith("error: --device cuda: no CUDA GPU found. Use --device cpu")
 
 
 @pytest.mark.slow
 def test_all_rows_pass_on_the_cpu(tmp_path):
-    words = ["benchmarks/gpu_check.py", "--device", "cpu", "--output", str(tmp_path),
-             "--budget", "3000"]  # fmt: skip  # other tests run beside it
+    words = [
+        "benchmarks/gpu_check.py",
+        "--device",
+        "cpu",
+        "--output",
+        str(tmp_path),
+        "--budget",
+        "3000",
+    ]  # other tests run beside it
     done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
     lines = [json.loads(text) for text in Path(tmp_path, "gpu_check.jsonl").open()]
     assert {line["row"] for line in lines} == set(gpu_check.ROWS)

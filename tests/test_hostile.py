@@ -52,9 +52,12 @@ class Evil:
 
 @pytest.mark.parametrize(
     "text",
-    ["!!python/object/apply:os.system ['touch canary']", "!!python/object/new:os.system ['x']",
-     "!!python/name:os.system"],
-)  # fmt: skip
+    [
+        "!!python/object/apply:os.system ['touch canary']",
+        "!!python/object/new:os.system ['x']",
+        "!!python/name:os.system",
+    ],
+)
 def test_yaml_names_no_python_object(tmp_path, monkeypatch, text):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "a.yaml"
@@ -72,9 +75,11 @@ def test_yaml_names_no_python_object(tmp_path, monkeypatch, text):
 @pytest.mark.parametrize("name", ["a.pth", "a.pkl", "a.pt"])
 def test_no_pickle_is_executed(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    for write in (lambda p: torch.save({"model": Evil()}, p),
-                  lambda p: torch.save({"model": Evil()}, p, _use_new_zipfile_serialization=False),
-                  lambda p: p.write_bytes(pickle.dumps({"model": Evil()}))):  # fmt: skip
+    for write in (
+        lambda p: torch.save({"model": Evil()}, p),
+        lambda p: torch.save({"model": Evil()}, p, _use_new_zipfile_serialization=False),
+        lambda p: p.write_bytes(pickle.dumps({"model": Evil()})),
+    ):
         write(tmp_path / name)
         with refuses("would execute code .*system", name):
             checkpoint.read(tmp_path / name)
@@ -106,18 +111,24 @@ def test_names_in_archives_are_no_paths(tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tar", "cache"]
 
 
-@pytest.mark.parametrize("kind, name, link", [
-    (tarfile.REGTYPE, "../outside", ""), (tarfile.SYMTYPE, "a", "../../outside"),
-    (tarfile.LNKTYPE, "a", "../outside"), (tarfile.FIFOTYPE, "a", ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind, name, link",
+    [
+        (tarfile.REGTYPE, "../outside", ""),
+        (tarfile.SYMTYPE, "a", "../../outside"),
+        (tarfile.LNKTYPE, "a", "../outside"),
+        (tarfile.FIFOTYPE, "a", ""),
+    ],
+)
 def test_what_is_fetched_unpacks_into_its_folder(tmp_path, monkeypatch, kind, name, link):
     import torchvision.datasets
     from torchvision.datasets.utils import extract_archive
 
     archive = tmp_path / "a.tar"
     archive.write_bytes(tar([(name, b"", kind, link)]))
-    monkeypatch.setattr(torchvision.datasets, "DTD",
-                        lambda root, download: extract_archive(str(archive), root))  # fmt: skip
+    monkeypatch.setattr(
+        torchvision.datasets, "DTD", lambda root, download: extract_archive(str(archive), root)
+    )
     with refuses("could not fetch dtd", "torchvision"):
         dataset_fetch._download("dtd", "DTD", tmp_path / "data", tmp_path)
     assert not (tmp_path / "outside").exists() and not list((tmp_path / "data").iterdir())
@@ -154,8 +165,11 @@ def test_an_index_may_name_what_no_disk_takes(tmp_path):
 
 @pytest.mark.parametrize("name", ["../secret.jpg", "/etc/passwd"])
 def test_an_index_names_images_of_its_folder(tmp_path, name):
-    for place, text in (("images_variant_trainval", f"{name[:-4]} a"), ("variants", "a"),
-                        ("images_variant_test", "x a")):  # fmt: skip
+    for place, text in (
+        ("images_variant_trainval", f"{name[:-4]} a"),
+        ("variants", "a"),
+        ("images_variant_test", "x a"),
+    ):
         (tmp_path / "data/images").mkdir(parents=True, exist_ok=True)
         (tmp_path / f"data/{place}.txt").write_text(text + "\n")
     with refuses("leads out of its folder"):
@@ -166,8 +180,13 @@ def test_an_index_names_images_of_its_folder(tmp_path, name):
 
 
 def test_cells_are_no_formulas_links_or_commands():
-    rows = [["=cmd|' /C calc'!A0", 1.5], ["+1", 1.0], ["-1", -1.0], ["@a", 0.0],
-            ["[a](javascript:alert(1))\x0c\\input{x}", 1.0]]  # fmt: skip
+    rows = [
+        ["=cmd|' /C calc'!A0", 1.5],
+        ["+1", 1.0],
+        ["-1", -1.0],
+        ["@a", 0.0],
+        ["[a](javascript:alert(1))\x0c\\input{x}", 1.0],
+    ]
     section = Section("t", "t", [], [Column("=a", None), Column("b")], rows)
     lines = tables.comma(section).splitlines()
     assert [line[:2] for line in lines[:5]] == ["'=", "'=", "'+", "'-", "'@"]
@@ -188,10 +207,17 @@ def test_the_page_of_pictures_shows_names_as_text(tmp_path):
 
     picture = {"file": f"pictures/{HOSTILE}", "column": HOSTILE, "text": HOSTILE, "alt": HOSTILE}
     path = visualize.write_page(
-        tmp_path / "index.html", dataset=HOSTILE, size=1, looked_at=1, by_errors=False, totals=None,
-        rows=[Row(f"/{HOSTILE}", {}, {}, [picture])], threshold=0.5, seed=0,
+        tmp_path / "index.html",
+        dataset=HOSTILE,
+        size=1,
+        looked_at=1,
+        by_errors=False,
+        totals=None,
+        rows=[Row(f"/{HOSTILE}", {}, {}, [picture])],
+        threshold=0.5,
+        seed=0,
         columns=[Predicted(HOSTILE, None, {HOSTILE: "javascript:alert(1)"})],
-    )  # fmt: skip
+    )
     tags = Tags(path.read_text()).found
     assert "script" not in {tag for tag, _ in tags}
     assert [tag for tag, _ in tags].count("img") == 1  # ours
@@ -208,8 +234,10 @@ def test_a_result_whose_values_are_of_other_types(tmp_path):
     contents = json.loads(path.read_text())
     contents["data"]["test"]["images"] = {"a": 1}
     path.write_text(json.dumps(contents))
-    assert records.read([tmp_path]) == ([], [f"{path} is not a result that can be read "
-                                             "(data are not described)."])  # fmt: skip
+    assert records.read([tmp_path]) == (
+        [],
+        [f"{path} is not a result that can be read (data are not described)."],
+    )
 
 
 def test_numbers_that_json_does_not_have_stay_out_of_the_page(tmp_path):

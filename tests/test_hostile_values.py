@@ -122,12 +122,19 @@ def test_a_checkpoint_does_not_unpack_to_more_than_it_is(tmp_path):
         checkpoint.load_file(path)
 
 
-@pytest.mark.parametrize("text, message", [
-    (LAUGHS, "more than 100000 entries"), (LOOP, "more than 100000 entries"),
-    (b"a: " + b"[" * 5000, "RecursionError|recursion"), (b"- a\n", "must be a mapping"),
-    (b"SEED: &a 1\n_BASE_: a.yaml\n", "recursion"), (b"SEED: !!timestamp x\n", "groupdict"),
-    (b"VERSION: 1\n", "VERSION is 1; only 2"), (b"\0", "unacceptable character"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (LAUGHS, "more than 100000 entries"),
+        (LOOP, "more than 100000 entries"),
+        (b"a: " + b"[" * 5000, "RecursionError|recursion"),
+        (b"- a\n", "must be a mapping"),
+        (b"SEED: &a 1\n_BASE_: a.yaml\n", "recursion"),
+        (b"SEED: !!timestamp x\n", "groupdict"),
+        (b"VERSION: 1\n", "VERSION is 1; only 2"),
+        (b"\0", "unacceptable character"),
+    ],
+)
 def test_configs_that_are_none(tmp_path, text, message):
     path = tmp_path / "a.yaml"
     path.write_bytes(text)
@@ -143,8 +150,16 @@ def test_a_base_that_is_no_config(tmp_path):
         config_files.read(path, 2)
 
 
-@pytest.mark.parametrize("text", [b"output: o\ncommand: [x]\n", b"output: !!timestamp x\n", b"\1",
-                                  b"output: o\nname: ..\n", b"output: o\nname: .x\n"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"output: o\ncommand: [x]\n",
+        b"output: !!timestamp x\n",
+        b"\1",
+        b"output: o\nname: ..\n",
+        b"output: o\nname: .x\n",
+    ],
+)
 def test_study_files_that_are_none(tmp_path, text):
     path = tmp_path / "a.yaml"
     path.write_bytes(text)
@@ -172,20 +187,26 @@ def test_deep_and_huge_json(tmp_path, text):
         shards.open_shards("folder", DATASETS["folder"], "train", tmp_path)
 
 
-VOC = "<annotation>{}<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>1</ymin><xmax>9</xmax>" \
-      "<ymax>9</ymax></bndbox></object></annotation>"  # fmt: skip
+VOC = (
+    "<annotation>{}<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>1</ymin><xmax>9</xmax>"
+    "<ymax>9</ymax></bndbox></object></annotation>"
+)
 DTD = '<!DOCTYPE a [<!ENTITY a "{}"><!ENTITY b {}>]>'
 
 
-@pytest.mark.parametrize("text, message", [
-    (DTD.format("x" * 99, '"' + "&a;" * 99 + '"') + VOC.format("", "&b;", 1), "DOCTYPE"),
-    (DTD.format("x", 'SYSTEM "file:///etc/passwd"') + VOC.format("", "&b;", 1), "DOCTYPE"),
-    ('<!DOCTYPE a SYSTEM "http://localhost/a.dtd">' + VOC.format("", "a", 1), "DOCTYPE"),
-    (VOC.format("<size><width>inf</width></size>", "a", 1), "infinity"),
-    (VOC.format("", "a", "one"), "could not convert"), (VOC.format("", "&b;", 1), "undefined"),
-    ('<?xml version="1.0" encoding="x"?>' + VOC.format("", "a", 1), "unknown encoding"),
-    ("<a>" * 100_000, "no element found"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (DTD.format("x" * 99, '"' + "&a;" * 99 + '"') + VOC.format("", "&b;", 1), "DOCTYPE"),
+        (DTD.format("x", 'SYSTEM "file:///etc/passwd"') + VOC.format("", "&b;", 1), "DOCTYPE"),
+        ('<!DOCTYPE a SYSTEM "http://localhost/a.dtd">' + VOC.format("", "a", 1), "DOCTYPE"),
+        (VOC.format("<size><width>inf</width></size>", "a", 1), "infinity"),
+        (VOC.format("", "a", "one"), "could not convert"),
+        (VOC.format("", "&b;", 1), "undefined"),
+        ('<?xml version="1.0" encoding="x"?>' + VOC.format("", "a", 1), "unknown encoding"),
+        ("<a>" * 100_000, "no element found"),
+    ],
+)
 def test_voc_annotations_that_are_none(tmp_path, text, message):
     for part in ("Annotations", "ImageSets/Main"):
         (tmp_path / part).mkdir(parents=True)
@@ -200,14 +221,26 @@ def test_voc_annotations_that_are_none(tmp_path, text, message):
             annotations.read_voc(tmp_path, "train")
 
 
-@pytest.mark.parametrize("part, message", [
-    ([[0, 0, 1e9, 0, 1e9, 1e9]], "reaches from 0 to"), ([[0, 0, float("nan"), 1, 1, 1]], "finite"),
-    ([["a"] * 6], "finite"), ([6], "finite"), ("x", "is a str"), ([[10**400] * 6], "finite"),
-    ({"size": [10**9, 10**9], "counts": "x"}, "claim"), ({"size": 3, "counts": "x"}, "size 3"),
-    ({"size": [2, 2], "counts": [9]}, "do not fill"), ({"size": [2, 2], "counts": [-1, 5]}, "fill"),
-    ({"size": [2, 2], "counts": None}, "NoneType"), ({"size": [2, 2], "counts": "é"}, "str"),
-    ([[0, 0, 5, 0, 5, 5]], None), ([[1, 2]], None), ({"size": [2, 2], "counts": [1, 3]}, None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "part, message",
+    [
+        ([[0, 0, 1e9, 0, 1e9, 1e9]], "reaches from 0 to"),
+        ([[0, 0, float("nan"), 1, 1, 1]], "finite"),
+        ([["a"] * 6], "finite"),
+        ([6], "finite"),
+        ("x", "is a str"),
+        ([[10**400] * 6], "finite"),
+        ({"size": [10**9, 10**9], "counts": "x"}, "claim"),
+        ({"size": 3, "counts": "x"}, "size 3"),
+        ({"size": [2, 2], "counts": [9]}, "do not fill"),
+        ({"size": [2, 2], "counts": [-1, 5]}, "fill"),
+        ({"size": [2, 2], "counts": None}, "NoneType"),
+        ({"size": [2, 2], "counts": "é"}, "str"),
+        ([[0, 0, 5, 0, 5, 5]], None),
+        ([[1, 2]], None),
+        ({"size": [2, 2], "counts": [1, 3]}, None),
+    ],
+)
 def test_masks_that_would_crash_pycocotools(tmp_path, part, message):
     found = masks.fault(part)
     assert found is None if message is None else message in found
@@ -223,10 +256,17 @@ def test_masks_that_would_crash_pycocotools(tmp_path, part, message):
             coco_files.check_predictions([mark | {"score": 1}], sound, ["segm"], "rows")
 
 
-@pytest.mark.parametrize("change", [
-    {"file_name": "../a.jpg"}, {"file_name": "/etc/passwd"}, {"file_name": 3}, {"width": [1]},
-    {"width": 10**400}, {"id": [1]},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"file_name": "../a.jpg"},
+        {"file_name": "/etc/passwd"},
+        {"file_name": 3},
+        {"width": [1]},
+        {"width": 10**400},
+        {"id": [1]},
+    ],
+)
 def test_coco_images_that_are_none(tmp_path, change):
     path = tmp_path / "a.json"
     image = {"id": 1, "file_name": "a.jpg", "width": 2, "height": 2} | change
@@ -245,8 +285,13 @@ def test_coco_ids_of_two_kinds(tmp_path):
 
 def test_a_mask_in_an_image_without_a_size(tmp_path):
     path = tmp_path / "a.json"
-    row = {"id": 7, "image_id": 1, "category_id": 3, "bbox": [0, 0, 1, 1],
-           "segmentation": [[1, 1, 4, 1, 4, 5]]}  # fmt: skip
+    row = {
+        "id": 7,
+        "image_id": 1,
+        "category_id": 3,
+        "bbox": [0, 0, 1, 1],
+        "segmentation": [[1, 1, 4, 1, 4, 5]],
+    }
     contents = {"images": [{"id": 1}], "categories": [{"id": 3}], "annotations": [row]}
     with refuses("has a mask, but its image has no height and width", "annotation 7", path):
         coco_files.truth(contents, str(path))
@@ -256,8 +301,11 @@ def test_a_mask_in_an_image_without_a_size(tmp_path):
 def test_an_image_that_claims_gigapixels(tmp_path, size):
     path = tmp_path / "a.png"
     path.write_bytes(bomb(*size))
-    for read in (lambda: sources.read_image(path, path), lambda: sources.read_fast(path, 9),
-                 lambda: predictor.as_array(path)):  # fmt: skip
+    for read in (
+        lambda: sources.read_image(path, path),
+        lambda: sources.read_fast(path, 9),
+        lambda: predictor.as_array(path),
+    ):
         with refuses("pixels", path):
             read()
 

@@ -24,8 +24,23 @@ from classification.interpret.report import warnings
 from classification.models import load_classifier
 from robust_backbones.core.files import sha256
 
-FEW = ["--dataset", "digits", "--classes", "3", "0", "--units", "7", "--images", "3", "--steps",
-       "3", "--device", "cpu", "--batch-size", "2"]  # fmt: skip
+FEW = [
+    "--dataset",
+    "digits",
+    "--classes",
+    "3",
+    "0",
+    "--units",
+    "7",
+    "--images",
+    "3",
+    "--steps",
+    "3",
+    "--device",
+    "cpu",
+    "--batch-size",
+    "2",
+]
 
 
 def save(path, classes, seed=0):
@@ -44,8 +59,9 @@ def weights(tmp_path_factory):
 
 
 def run(weights, output, *more):
-    interpret.main(["--weights", *weights[:2], *FEW, "--judge", weights[2], "--output",
-                    str(output), *more])  # fmt: skip
+    interpret.main(
+        ["--weights", *weights[:2], *FEW, "--judge", weights[2], "--output", str(output), *more]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -156,9 +172,24 @@ def test_neither_mode_depends_on_how_much_the_other_shows(start):
 def test_visualising_from_noise_needs_no_data(weights, tmp_path, monkeypatch):
     monkeypatch.delenv("ROBUST_BACKBONES_DATA", raising=False)
     # A name is not confused with the row of starts.
-    interpret.main(["--weights", weights[0], "--name", "start", "--mode", "visualise", "--steps",
-                    "1", "--image-size", "40", "--device", "cpu", "--output",
-                    str(tmp_path)])  # fmt: skip
+    interpret.main(
+        [
+            "--weights",
+            weights[0],
+            "--name",
+            "start",
+            "--mode",
+            "visualise",
+            "--steps",
+            "1",
+            "--image-size",
+            "40",
+            "--device",
+            "cpu",
+            "--output",
+            str(tmp_path),
+        ]
+    )
     result = read(tmp_path)
     assert result["data"] == {} and result["settings"]["dataset"] is None
     row = result["metrics"]["networks"]["start"]
@@ -221,8 +252,18 @@ def test_shards_are_refused_before_anything_is_written(weights, tmp_path, capsys
     tree = write_tree(tmp_path / "tree", {"train": 2, "test": 2})
     shards = write_shards(tree, tmp_path / "shards", 3)
     with pytest.raises(SystemExit) as stop:
-        interpret.main(["--weights", weights[0], "--dataset", "folder", "--data", str(shards),
-                        "--output", str(tmp_path / "run")])  # fmt: skip
+        interpret.main(
+            [
+                "--weights",
+                weights[0],
+                "--dataset",
+                "folder",
+                "--data",
+                str(shards),
+                "--output",
+                str(tmp_path / "run"),
+            ]
+        )
     assert stop.value.code == 2 and not (tmp_path / "run").exists()
     assert "lies in shards here" in capsys.readouterr().err
 
@@ -251,8 +292,12 @@ def test_labels(weights, label):
 
 def test_help_explains_every_option_and_comes_at_once():
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "classification.interpret", "--help"],
-                          capture_output=True, text=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "classification.interpret", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert time.perf_counter() - start < 1.5
     text = done.stdout.split("what:\n")[1]
     found = [" ".join(part.split()) for part in re.split(r"\n  --", "\n" + text)[1:]]

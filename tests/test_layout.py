@@ -73,8 +73,11 @@ def arrows() -> dict[str, set[str]]:
     found = {}
     for path in FILES:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        tree.body = [node for node in tree.body if not (
-            isinstance(node, ast.If) and "__name__" in ast.unparse(node.test))]  # fmt: skip
+        tree.body = [
+            node
+            for node in tree.body
+            if not (isinstance(node, ast.If) and "__name__" in ast.unparse(node.test))
+        ]
         targets = set()
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):

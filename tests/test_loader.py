@@ -40,9 +40,13 @@ def test_order_and_grouping_are_detectron2s(group):
     from detectron2.data.samplers import TrainingSampler
 
     theirs = build_detection_train_loader(
-        DICTS, mapper=mapper, sampler=TrainingSampler(len(DICTS), seed=1),
-        total_batch_size=2, aspect_ratio_grouping=group, num_workers=0,
-    )  # fmt: skip
+        DICTS,
+        mapper=mapper,
+        sampler=TrainingSampler(len(DICTS), seed=1),
+        total_batch_size=2,
+        aspect_ratio_grouping=group,
+        num_workers=0,
+    )
     assert names(take(20, group=group)) == names(list(itertools.islice(iter(theirs), 20)))
 
 

@@ -57,23 +57,26 @@ def number(sort: int = 9, **changes) -> bytes:
 
 
 # Each of the first six ends the process of a plain `loadmat`, or takes gigabytes.
-@pytest.mark.parametrize("data, message", [
-    (number(258), "an array of sort 6 and 1 values in 1 parts"),
-    (array(6, struct.pack("<HHi", 258, 4, 1)), "an array of sort 6 and 1 values in 1 parts"),
-    (array(8, number()), "an array of sort 8 and 1 values in 1 parts"),
-    (array(1, array(6 + COMPLEX, NUMBER), number(), shape=(1, 2)), "of sort 6 .* in 1 parts"),
-    (nested(50_000), "nested more than 10 deep"),
-    (array(1, array(1, shape=(2**20, 2**8))), "an array of 268435456 values in 48 bytes"),
-    (array(6, struct.pack("<II", 9, 2**31)), "a part of 2147483648 bytes, and 0 are left"),
-    (array(1, NUMBER), "a part of sort 9 where an array should be"),
-    (array(1, number(), shape=(2, 1)), "an array of sort 1 and 2 values in 1 parts"),
-    (array(2, part(5, bytes(4)), part(1, b"a")), "by zero"),
-    (array(6, NUMBER, flags=5), "an array without sort, shape and name"),
-    (array(17, NUMBER), "an array of sort 17"),
-    (NUMBER, "a part of sort 9"),
-    (part(15, b"not zlib"), "Error -3 while decompressing"),
-    (number()[:-4], "a part of"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (number(258), "an array of sort 6 and 1 values in 1 parts"),
+        (array(6, struct.pack("<HHi", 258, 4, 1)), "an array of sort 6 and 1 values in 1 parts"),
+        (array(8, number()), "an array of sort 8 and 1 values in 1 parts"),
+        (array(1, array(6 + COMPLEX, NUMBER), number(), shape=(1, 2)), "of sort 6 .* in 1 parts"),
+        (nested(50_000), "nested more than 10 deep"),
+        (array(1, array(1, shape=(2**20, 2**8))), "an array of 268435456 values in 48 bytes"),
+        (array(6, struct.pack("<II", 9, 2**31)), "a part of 2147483648 bytes, and 0 are left"),
+        (array(1, NUMBER), "a part of sort 9 where an array should be"),
+        (array(1, number(), shape=(2, 1)), "an array of sort 1 and 2 values in 1 parts"),
+        (array(2, part(5, bytes(4)), part(1, b"a")), "by zero"),
+        (array(6, NUMBER, flags=5), "an array without sort, shape and name"),
+        (array(17, NUMBER), "an array of sort 17"),
+        (NUMBER, "a part of sort 9"),
+        (part(15, b"not zlib"), "Error -3 while decompressing"),
+        (number()[:-4], "a part of"),
+    ],
+)
 def test_files_that_are_none(tmp_path, data, message):
     path = tmp_path / "a.mat"
     path.write_bytes(HEAD + number())

@@ -56,8 +56,9 @@ def test_standard_trains_on_the_images_themselves():
 @pytest.mark.parametrize("method", ["pgd", "fast"])
 def test_pgd_and_fast_are_the_attack(method):
     model, (x, y) = convolutional(), blobs(8)
-    attack = dict(constraint="linf", eps=0.1, steps=1, step_size=0.125, random_start=True,
-                  use_best=False)  # fmt: skip
+    attack = dict(
+        constraint="linf", eps=0.1, steps=1, step_size=0.125, random_start=True, use_best=False
+    )
     expected = pgd(model, x, y, **attack, generator=torch.Generator().manual_seed(3))
     assert torch.equal(crafted(method, model, x, y, **attack)[0], expected)
 
@@ -65,8 +66,9 @@ def test_pgd_and_fast_are_the_attack(method):
 def test_free_moves_by_the_gradient_of_each_update():
     """Shafahi et al. 2019, algorithm 1: `m` updates, each moving the perturbation by eps * sign."""
     (net, direction), (x, y) = linear(), blobs(8)
-    first, second, third = crafted("free", net, x, y, constraint="linf", eps=0.1, steps=3,
-                                   step_size=0.1, random_start=True)  # fmt: skip
+    first, second, third = crafted(
+        "free", net, x, y, constraint="linf", eps=0.1, steps=3, step_size=0.1, random_start=True
+    )
     assert not torch.equal(first, x)  # a random start
     assert torch.equal(crafted("free", net, x, y, random_start=False)[0], x)
     # The loss of class 0 rises along w1 - w0, that of class 1 against it, wherever x is.

@@ -89,11 +89,15 @@ def test_trials_are_averaged_image_by_image():
 
 
 # Settings in which the percentile bootstrap of 2,000 draws covered 75, 87, 90.5 and 92.5 %.
-@pytest.mark.parametrize(("sizes", "accuracy", "metric"), [
-    ([50], 0.97, "top1"), ([360], 0.99, "top1"),
-    ([1, 2, 3, 4, 5] * 8 + [50] * 60, 0.95, "mean_per_class"),
-    ([1, 2, 3, 4, 5] * 20, 0.9, "mean_per_class"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("sizes", "accuracy", "metric"),
+    [
+        ([50], 0.97, "top1"),
+        ([360], 0.99, "top1"),
+        ([1, 2, 3, 4, 5] * 8 + [50] * 60, 0.95, "mean_per_class"),
+        ([1, 2, 3, 4, 5] * 20, 0.9, "mean_per_class"),
+    ],
+)
 def test_intervals_near_the_end_cover_the_truth(sizes, accuracy, metric):
     labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
     generator, hits, runs = torch.Generator().manual_seed(1), 0, 600

@@ -19,8 +19,12 @@ def classifier(**kwargs):
 
 
 def own_file(model, path):
-    contents = {"format": checkpoint.FORMAT, "version": checkpoint.FORMAT_VERSION,
-                "model": model.state_dict(), "metadata": {}}  # fmt: skip
+    contents = {
+        "format": checkpoint.FORMAT,
+        "version": checkpoint.FORMAT_VERSION,
+        "model": model.state_dict(),
+        "metadata": {},
+    }
     checkpoint.save(contents, path)
     return path
 
@@ -73,8 +77,17 @@ def test_unknown_architecture():
 
 
 # The paper's, but for wide_resnet50_4: the code of wide_resnet50_2 at three times its size.
-TRANSFERRED = ("resnet18", "resnet50", "wide_resnet50_2", "densenet161", "mnasnet1_0",
-               "mobilenet_v2", "resnext50_32x4d", "shufflenet_v2_x1_0", "vgg16_bn")  # fmt: skip
+TRANSFERRED = (
+    "resnet18",
+    "resnet50",
+    "wide_resnet50_2",
+    "densenet161",
+    "mnasnet1_0",
+    "mobilenet_v2",
+    "resnext50_32x4d",
+    "shufflenet_v2_x1_0",
+    "vgg16_bn",
+)
 
 
 @pytest.fixture(scope="module", params=TRANSFERRED)

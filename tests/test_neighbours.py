@@ -63,7 +63,7 @@ ERRORS = {
     "temperature 0": lambda: nearest(X, Y, X, 1, 4, temperature=0),
     "neighbours [20, 30] of 12": lambda: choose_neighbours(X, Y, X, Y, 4, top1, ks=[20, 30]),
     "features are not all finite; look": lambda: nearest(X, Y, X.log(), 1, 4),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("message", ERRORS)

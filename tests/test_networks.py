@@ -41,8 +41,11 @@ def test_a_row_says_what_the_network_is(arch):
 def test_head_and_counters_are_free_and_the_rest_is_not(arch):
     tensors = shapes(arch)
     head = ARCHS[arch].head + "."
-    bare = {k: v for k, v in tensors.items()
-            if not k.startswith(head) and not k.endswith(networks.COUNTER)}  # fmt: skip
+    bare = {
+        k: v
+        for k, v in tensors.items()
+        if not k.startswith(head) and not k.endswith(networks.COUNTER)
+    }
     assert networks.recognise(bare, None, "file") == arch
     name = next(k for k in reversed(bare) if k.endswith("weight"))
     cases = {

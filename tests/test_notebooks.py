@@ -12,14 +12,22 @@ FOLDER = ROOT / "docs/notebooks"
 # What a run must print: its last words that depend on everything before them.
 PROMISED = {
     "does_a_robust_backbone_transfer_better_to_my_data": (
-        "300 images, 6 classes", "resnet18 eps 0 ", "resnet18 eps 0.25", "resnet18 eps 1 ",
-        "cross-fitted", "% interval", "-> no difference|-> better|-> worse|-> cannot tell",
+        "300 images, 6 classes",
+        "resnet18 eps 0 ",
+        "resnet18 eps 0.25",
+        "resnet18 eps 1 ",
+        "cross-fitted",
+        "% interval",
+        "-> no difference|-> better|-> worse|-> cannot tell",
     ),
     "robust_backbone_in_your_detectron2_project": (
-        "1200 training images, 10 classes", "no faults", "verified, largest relative difference",
-        "standard  |robust  ", "predictions; the surest:",
+        "1200 training images, 10 classes",
+        "no faults",
+        "verified, largest relative difference",
+        "standard  |robust  ",
+        "predictions; the surest:",
     ),
-}  # fmt: skip
+}
 
 
 def texts(notebook) -> str:

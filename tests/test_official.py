@@ -67,8 +67,11 @@ def of_torchvision(name, root, split):
         return sorted(zip(map(str, data._images), data._labels, strict=True))
     elif name in FIRST:
         return caltech(name, root, split)
-    return sorted((str(f), label) for part in parts
-                  for f, label in zip(part._image_files, part._labels, strict=True))  # fmt: skip
+    return sorted(
+        (str(f), label)
+        for part in parts
+        for f, label in zip(part._image_files, part._labels, strict=True)
+    )
 
 
 def caltech(name, root, split):
@@ -76,9 +79,11 @@ def caltech(name, root, split):
     data = {"caltech101": tv.Caltech101, "caltech256": tv.Caltech256}[name](root)
     folder = Path(data.root) / f"{name[-3:]}_ObjectCategories"
     form = "image_{1:04}.jpg" if name == "caltech101" else "{0:03}_{1:04}.jpg"
-    return sorted((str(folder / data.categories[y] / form.format(y + 1, i)), y)
-                  for y, i in zip(data.y, data.index, strict=True)
-                  if (i <= FIRST[name]) == (split == "train"))  # fmt: skip
+    return sorted(
+        (str(folder / data.categories[y] / form.format(y + 1, i)), y)
+        for y, i in zip(data.y, data.index, strict=True)
+        if (i <= FIRST[name]) == (split == "train")
+    )
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -180,8 +185,9 @@ def lists(name):
 
 def test_the_real_partition_of_sun397(tmp_path, all_images):
     base = tmp_path / "sun397" / "SUN397"
-    names = [(lists("sun397") / f"{part}_01.txt").read_text().split() for part in
-             ("Training", "Testing")]  # fmt: skip
+    names = [
+        (lists("sun397") / f"{part}_01.txt").read_text().split() for part in ("Training", "Testing")
+    ]
     (base / "a").mkdir(parents=True)
     for file in lists("sun397").iterdir():
         shutil.copy(file, base)
@@ -214,46 +220,92 @@ def rewrite(path, change):
     path.write_text(change(path.read_text()))
 
 
-FOLDERS = {"aircraft": "fgvc-aircraft-2013b/data", "cars": "stanford_cars", "dtd": "dtd/dtd",
-           "flowers": "flowers-102", "food": "food-101", "pets": "oxford-iiit-pet",
-           "sun397": "SUN397", "caltech101": "caltech101/101_ObjectCategories",
-           "birdsnap": "birdsnap"}  # fmt: skip
+FOLDERS = {
+    "aircraft": "fgvc-aircraft-2013b/data",
+    "cars": "stanford_cars",
+    "dtd": "dtd/dtd",
+    "flowers": "flowers-102",
+    "food": "food-101",
+    "pets": "oxford-iiit-pet",
+    "sun397": "SUN397",
+    "caltech101": "caltech101/101_ObjectCategories",
+    "birdsnap": "birdsnap",
+}
 DAMAGE = [  # task, what happens to its folder, what is said of the training split
-    ("aircraft", lambda f: (f / "variants.txt").unlink(),
-     r"2013b lacks data/variants.txt of aircraft; official layout: .*; image folders: expected"),
-    ("aircraft", lambda f: rewrite(f / "variants.txt", lambda t: t.replace("bee", "wasp")),
-     r"train index of aircraft in .* is damaged \(KeyError\('bee 707'\)\); fetch it again"),
-    ("aircraft", lambda f: next((f / "images").glob("1*")).unlink(),
-     r"images lacks 1 of 12 listed images of aircraft: 1\d+.jpg; unpack or fetch it again"),
+    (
+        "aircraft",
+        lambda f: (f / "variants.txt").unlink(),
+        r"2013b lacks data/variants.txt of aircraft; official layout: .*; image folders: expected",
+    ),
+    (
+        "aircraft",
+        lambda f: rewrite(f / "variants.txt", lambda t: t.replace("bee", "wasp")),
+        r"train index of aircraft in .* is damaged \(KeyError\('bee 707'\)\); fetch it again",
+    ),
+    (
+        "aircraft",
+        lambda f: next((f / "images").glob("1*")).unlink(),
+        r"images lacks 1 of 12 listed images of aircraft: 1\d+.jpg; unpack or fetch it again",
+    ),
     ("aircraft", lambda f: shutil.rmtree(f / "images"), "lacks data/images of aircraft"),
     ("aircraft", lambda f: shutil.rmtree(f), "holds no aircraft; official layout"),
-    ("cars", lambda f: (f / "devkit/cars_train_annos.mat").write_bytes(b"<html>404</html>" * 20),
-     "cars_train_annos.mat is no whole MATLAB file"),
-    ("cars", lambda f: (f / "cars_test_annos_withlabels.mat").unlink(),
-     "stanford_cars lacks cars_test_annos_withlabels.mat of cars"),
-    ("cars", lambda f: shutil.copy(f / "devkit/cars_meta.mat", f / "devkit/cars_train_annos.mat"),
-     r"damaged \(KeyError\('annotations'\)\)"),
+    (
+        "cars",
+        lambda f: (f / "devkit/cars_train_annos.mat").write_bytes(b"<html>404</html>" * 20),
+        "cars_train_annos.mat is no whole MATLAB file",
+    ),
+    (
+        "cars",
+        lambda f: (f / "cars_test_annos_withlabels.mat").unlink(),
+        "stanford_cars lacks cars_test_annos_withlabels.mat of cars",
+    ),
+    (
+        "cars",
+        lambda f: shutil.copy(f / "devkit/cars_meta.mat", f / "devkit/cars_train_annos.mat"),
+        r"damaged \(KeyError\('annotations'\)\)",
+    ),
     ("dtd", lambda f: rewrite(f / "labels/val1.txt", lambda t: t + t), "lists an image twice"),
-    ("dtd", lambda f: rewrite(f / "labels/train1.txt", lambda t: t.replace("ant/", "")),
-     "lacks 2 of 12 listed images of dtd: ant_0000.jpg, ant_0002.jpg;"),
-    ("flowers", lambda f: (f / "setid.mat").write_bytes((f / "setid.mat").read_bytes()[:150]),
-     "setid.mat is no whole MATLAB file"),
+    (
+        "dtd",
+        lambda f: rewrite(f / "labels/train1.txt", lambda t: t.replace("ant/", "")),
+        "lacks 2 of 12 listed images of dtd: ant_0000.jpg, ant_0002.jpg;",
+    ),
+    (
+        "flowers",
+        lambda f: (f / "setid.mat").write_bytes((f / "setid.mat").read_bytes()[:150]),
+        "setid.mat is no whole MATLAB file",
+    ),
     ("flowers", lambda f: (f / "jpg/image_00007.jpg").unlink(), "lacks 1 of 12.*image_00007.jpg"),
     ("food", lambda f: rewrite(f / "meta/train.json", lambda t: t[:-9]), "JSONDecodeError"),
     ("food", lambda f: shutil.rmtree(f / "images/bee"), "lacks 4 of 12 .*bee/0.jpg, bee/1.jpg"),
-    ("pets", lambda f: rewrite(f / "annotations/trainval.txt", lambda t: t.replace(" ", "_")),
-     r"damaged \(IndexError"),
-    ("pets", lambda f: rewrite(f / "annotations/trainval.txt", lambda t: t.replace(" 1 ", " 0 ")),
-     "damaged"),
+    (
+        "pets",
+        lambda f: rewrite(f / "annotations/trainval.txt", lambda t: t.replace(" ", "_")),
+        r"damaged \(IndexError",
+    ),
+    (
+        "pets",
+        lambda f: rewrite(f / "annotations/trainval.txt", lambda t: t.replace(" 1 ", " 0 ")),
+        "damaged",
+    ),
     ("pets", lambda f: (f / "annotations/trainval.txt").write_text(""), "lists no images of pets"),
-    ("sun397", lambda f: rewrite(f / "ClassName.txt", lambda t: t.replace("/a/bee", "/a/fly")),
-     "KeyError"),
-    ("sun397", lambda f: shutil.rmtree(f.parent / "Partitions"),
-     "SUN397 lacks Training_01.txt, Testing_01.txt of sun397"),
+    (
+        "sun397",
+        lambda f: rewrite(f / "ClassName.txt", lambda t: t.replace("/a/bee", "/a/fly")),
+        "KeyError",
+    ),
+    (
+        "sun397",
+        lambda f: shutil.rmtree(f.parent / "Partitions"),
+        "SUN397 lacks Training_01.txt, Testing_01.txt of sun397",
+    ),
     ("caltech101", lambda f: shutil.rmtree(f / "bee"), "has 2 classes, caltech101 has 3"),
-    ("birdsnap", lambda f: rewrite(f / "species.txt", lambda t: t.replace("dir", "folder")),
-     r"damaged \(KeyError\('dir'\)\)"),
-]  # fmt: skip
+    (
+        "birdsnap",
+        lambda f: rewrite(f / "species.txt", lambda t: t.replace("dir", "folder")),
+        r"damaged \(KeyError\('dir'\)\)",
+    ),
+]
 
 
 @pytest.mark.parametrize("name, damage, message", DAMAGE)

@@ -15,11 +15,16 @@ def fail(*args, **kwargs):
     raise torch.OutOfMemoryError(MESSAGE)
 
 
-@pytest.mark.parametrize(("settings", "words"), [
-    ({"batch_size": 512, "accumulate": 2},
-     ["--batch-size 512 --accumulate 2", "20.00 GiB", "larger --accumulate"]),
-    ({}, ["20.00 GiB", "--device cpu"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"batch_size": 512, "accumulate": 2},
+            ["--batch-size 512 --accumulate 2", "20.00 GiB", "larger --accumulate"],
+        ),
+        ({}, ["20.00 GiB", "--device cpu"]),
+    ],
+)
 def test_a_classifier_names_the_batch_size(settings, words, tmp_path):
     with pytest.raises(UserError) as error:
         launch.once(tmp_path / "run", settings, fail, "")

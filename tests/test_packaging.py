@@ -19,16 +19,30 @@ from robust_backbones.core import resources as clone
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = "import setuptools.build_meta as b; b.build_sdist('{0}'); b.build_wheel('{0}')"
-LEFT_OUT = (".git", ".venv*", ".*_cache", "__pycache__", "*.egg-info", "build", "dist", "output",
-            "weights", "site")  # fmt: skip
+LEFT_OUT = (
+    ".git",
+    ".venv*",
+    ".*_cache",
+    "__pycache__",
+    "*.egg-info",
+    "build",
+    "dist",
+    "output",
+    "weights",
+    "site",
+)
 
 
 def git(*words, folder=ROOT) -> str:
     if not (shutil.which("git") and (ROOT / ".git").exists()):
         pytest.skip("needs git and a clone")
     return subprocess.run(
-        ["git", "-c", "user.name=n", "-c", "user.email=e", *words], cwd=folder, check=True,
-        capture_output=True, text=True).stdout  # fmt: skip
+        ["git", "-c", "user.name=n", "-c", "user.email=e", *words],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +127,12 @@ def archives(tmp_path_factory):
     """(names in the source archive, names in the wheel, the wheel)."""
     folder = tmp_path_factory.mktemp("archives")
     shutil.copytree(ROOT, folder / "tree", ignore=shutil.ignore_patterns(*LEFT_OUT))
-    subprocess.run([sys.executable, "-c", BUILD.format(folder)], cwd=folder / "tree", check=True,
-                   capture_output=True)  # fmt: skip
+    subprocess.run(
+        [sys.executable, "-c", BUILD.format(folder)],
+        cwd=folder / "tree",
+        check=True,
+        capture_output=True,
+    )
     with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
         source = {name.partition("/")[2] for name in archive.getnames()}
     wheel = next(folder.glob("*.whl"))

@@ -156,13 +156,28 @@ def test_the_paper_protocol_is_the_papers():
     """hyperparameters.yaml: transfer."""
     found = settings("--dataset", "aircraft", "--protocol", "paper")
     assert {
-        "mode": "fixed-feature", "protocol": "paper", "normalisation": "target",
-        "batchnorm": "adapting", "probe": "sgd", "selection": "test", "image_size": 224,
-        "epochs": 150, "batch_size": 64, "rates": [0.01, 0.001], "lr_schedule": "step",
-        "momentum": 0.9, "nesterov": False, "weight_decay": 5e-4, "smoothing": 0.0,
-        "augmentation": "imagenet_plain", "precision": "float32", "eval_every": 5,
-        "method": "standard", "ema": 0.0, "warmup": 0.0,
-    }.items() <= found.items()  # fmt: skip
+        "mode": "fixed-feature",
+        "protocol": "paper",
+        "normalisation": "target",
+        "batchnorm": "adapting",
+        "probe": "sgd",
+        "selection": "test",
+        "image_size": 224,
+        "epochs": 150,
+        "batch_size": 64,
+        "rates": [0.01, 0.001],
+        "lr_schedule": "step",
+        "momentum": 0.9,
+        "nesterov": False,
+        "weight_decay": 5e-4,
+        "smoothing": 0.0,
+        "augmentation": "imagenet_plain",
+        "precision": "float32",
+        "eval_every": 5,
+        "method": "standard",
+        "ema": 0.0,
+        "warmup": 0.0,
+    }.items() <= found.items()
 
 
 def test_what_the_papers_code_cannot_freeze(tmp_path, capsys):

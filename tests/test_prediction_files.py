@@ -41,6 +41,16 @@ def test_prediction_files_that_cannot_be_right_are_refused(tmp_path, capsys):
     paths = spoiled(tmp_path)
     assert paths.keys() == PREDICTIONS.keys()
     for name, path in paths.items():
-        line = refused(capsys, "--dataset", SCENES, "--predictions", path, "--images", 1000,
-                       "--errors", "--output", tmp_path / "out")  # fmt: skip
+        line = refused(
+            capsys,
+            "--dataset",
+            SCENES,
+            "--predictions",
+            path,
+            "--images",
+            1000,
+            "--errors",
+            "--output",
+            tmp_path / "out",
+        )
         assert re.search(PREDICTIONS[name], line), name

@@ -55,8 +55,12 @@ def test_a_detector_for_bgr_images_gets_them_so(tmp_path, resnet18_backbone):
     """A stock Detectron2 config and its own backbone: RGB goes in here, too."""
     from detectron2.engine import DefaultPredictor
 
-    bgr = {"MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone", "MODEL.RESNETS.DEPTH": "18",
-           "MODEL.RESNETS.RES2_OUT_CHANNELS": "64", "INPUT.FORMAT": "BGR"}  # fmt: skip
+    bgr = {
+        "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
+        "MODEL.RESNETS.DEPTH": "18",
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": "64",
+        "INPUT.FORMAT": "BGR",
+    }
     write_run(tmp_path, "", **bgr)
     theirs = DefaultPredictor(small(tmp_path, tmp_path / "model_final.pth", **bgr))
     expected = theirs(photograph()[:, :, ::-1])["instances"]
@@ -116,8 +120,9 @@ def test_a_list_is_a_batch(predictor, monkeypatch):
     together = predictor(images)
     assert calls == [2]
     for one, output in zip(alone, together, strict=True):
-        assert torch.allclose(output["instances"].pred_boxes.tensor, one.pred_boxes.tensor,
-                              atol=1e-3)  # fmt: skip
+        assert torch.allclose(
+            output["instances"].pred_boxes.tensor, one.pred_boxes.tensor, atol=1e-3
+        )
         assert torch.equal(output["instances"].pred_classes, one.pred_classes)
     assert predictor([]) == []
 
@@ -282,8 +287,11 @@ def test_an_export_is_compared_on_objects(tmp_path, run):
 
 
 def test_cascade_rcnn_cannot_be_exported_and_says_so(tmp_path, resnet18_backbone):
-    cascade = {"MODEL.ROI_HEADS.NAME": "CascadeROIHeads", "MODEL.MASK_ON": "False",
-               "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": "True"}  # fmt: skip
+    cascade = {
+        "MODEL.ROI_HEADS.NAME": "CascadeROIHeads",
+        "MODEL.MASK_ON": "False",
+        "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": "True",
+    }
     write_run(tmp_path, resnet18_backbone, **cascade)
     with pytest.raises(UserError, match="cannot be exported to TorchScript: .*_ScaleGradient"):
         torchscript.export(detection.load(tmp_path), tmp_path / "detector.ts", photograph())

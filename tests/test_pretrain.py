@@ -23,9 +23,28 @@ from classification.training import learner, methods
 from robust_backbones import checkpoint
 from robust_backbones.core.signals import STOPPED
 
-FEW = ["--arch", "shufflenet_v2_x1_0", "--dataset", "digits", "--limit", "24", "--test-limit",
-       "20", "--epochs", "2", "--batch-size", "12", "--steps", "1", "--eval-steps", "2", "--seed",
-       "3", "--device", "cpu"]  # fmt: skip
+FEW = [
+    "--arch",
+    "shufflenet_v2_x1_0",
+    "--dataset",
+    "digits",
+    "--limit",
+    "24",
+    "--test-limit",
+    "20",
+    "--epochs",
+    "2",
+    "--batch-size",
+    "12",
+    "--steps",
+    "1",
+    "--eval-steps",
+    "2",
+    "--seed",
+    "3",
+    "--device",
+    "cpu",
+]
 
 
 def run(output, *options):
@@ -55,10 +74,20 @@ def test_the_checkpoint_is_a_classifier_that_others_can_read(done):
     found = checkpoint.read(done / "checkpoint.pt")
     assert (found.arch, found.layout) == ("shufflenet_v2_x1_0", "robust_backbones")
     assert found.mean == DATASETS["digits"].mean and found.std == DATASETS["digits"].std
-    expected = dict(arch="shufflenet_v2_x1_0", method="pgd", dataset="digits", classes=10,
-                    constraint="l2", eps=1.0,
-                    steps=1, random_start=False, use_best=True, epochs=2, image_size=32,
-                    seed=3)  # fmt: skip
+    expected = dict(
+        arch="shufflenet_v2_x1_0",
+        method="pgd",
+        dataset="digits",
+        classes=10,
+        constraint="l2",
+        eps=1.0,
+        steps=1,
+        random_start=False,
+        use_best=True,
+        epochs=2,
+        image_size=32,
+        seed=3,
+    )
     assert expected.items() <= found.metadata.items()
     assert found.metadata["step_size"] == pytest.approx(2 / 3)
     assert {"mean", "std", "code_version"} <= set(found.metadata)
@@ -72,9 +101,14 @@ def test_the_result_names_its_attack_its_data_and_its_settings(done):
     assert result["kind"] == "pretrain" and result["seed"] == 3
     assert 0 <= result["metrics"]["robust_top1"] <= result["metrics"]["clean_top1"] <= 100
     assert result["settings"]["evaluation"] == {
-        "attack": "pgd", "constraint": "l2", "eps": 1.0, "steps": 2, "step_size": 1.25,
-        "random_start": True, "use_best": True,
-    }  # fmt: skip
+        "attack": "pgd",
+        "constraint": "l2",
+        "eps": 1.0,
+        "steps": 2,
+        "step_size": 1.25,
+        "random_start": True,
+        "use_best": True,
+    }
     assert result["settings"]["recipe"] == "quick"
     assert result["settings"]["lr"] == pytest.approx(0.03 * 12 / 64)  # the linear rule
     assert result["data"]["test"]["images"] == 20
@@ -114,8 +148,20 @@ def test_nothing_to_resume(tmp_path, capsys):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_exits_with_75_and_resume_auto_goes_on(tmp_path, number):
-    command = [sys.executable, "-m", "classification.pretrain", *FEW, "--epochs", "60",
-               "--output", str(tmp_path), "--resume", "auto", "--save-seconds", "0"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "classification.pretrain",
+        *FEW,
+        "--epochs",
+        "60",
+        "--output",
+        str(tmp_path),
+        "--resume",
+        "auto",
+        "--save-seconds",
+        "0",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     while not (tmp_path / "checkpoint.pt").exists() and process.poll() is None:
         time.sleep(0.05)
@@ -164,11 +210,26 @@ def test_the_paper_is_the_default():
     """hyperparameters.yaml: adversarial_pretraining."""
     found = settings("--data", "/imagenet")
     assert {
-        "arch": "resnet50", "dataset": "imagenet", "method": "pgd", "constraint": "l2", "eps": 3.0,
-        "steps": 3, "step_size": 2.0, "random_start": False, "use_best": True, "epochs": 90,
-        "batch_size": 512, "lr": 0.1, "lr_schedule": "step", "momentum": 0.9, "nesterov": False,
-        "weight_decay": 1e-4, "augmentation": "imagenet", "warmup": 0.0, "smoothing": 0.0,
-    }.items() <= found.items()  # fmt: skip
+        "arch": "resnet50",
+        "dataset": "imagenet",
+        "method": "pgd",
+        "constraint": "l2",
+        "eps": 3.0,
+        "steps": 3,
+        "step_size": 2.0,
+        "random_start": False,
+        "use_best": True,
+        "epochs": 90,
+        "batch_size": 512,
+        "lr": 0.1,
+        "lr_schedule": "step",
+        "momentum": 0.9,
+        "nesterov": False,
+        "weight_decay": 1e-4,
+        "augmentation": "imagenet",
+        "warmup": 0.0,
+        "smoothing": 0.0,
+    }.items() <= found.items()
 
 
 @pytest.mark.parametrize(
@@ -260,8 +321,12 @@ def test_an_output_that_cannot_be_a_folder_is_told_of_before_training(tmp_path, 
 
 def test_help_explains_every_option_and_comes_at_once():
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "classification.pretrain", "--help"],
-                          capture_output=True, text=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "classification.pretrain", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert time.perf_counter() - start < 1.5
     options = re.split(r"\n  --", done.stdout.split("options:")[1])[1:]
     assert len(options) >= 17 and all(re.search("default|required", o) for o in options)
@@ -284,10 +349,32 @@ def test_held_out_training_images_take_the_place_of_the_test_images(tmp_path):
 def test_image_folders_and_shards(tmp_path, shards):
     tree = write_tree(tmp_path / "tree", {"train": 10, "test": 5})
     where = write_shards(tree, tmp_path / "shards", 6) if shards else tree
-    options = ["--arch", "shufflenet_v2_x1_0", "--dataset", "folder", "--data", str(where),
-               "--image-size", "32", "--epochs", "2", "--batch-size", "8", "--lr", "0.01", "--eps",
-               "0.5", "--method", "fast", "--workers", "1", "--device", "cpu", "--eval-steps",
-               "1"]  # fmt: skip
+    options = [
+        "--arch",
+        "shufflenet_v2_x1_0",
+        "--dataset",
+        "folder",
+        "--data",
+        str(where),
+        "--image-size",
+        "32",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "8",
+        "--lr",
+        "0.01",
+        "--eps",
+        "0.5",
+        "--method",
+        "fast",
+        "--workers",
+        "1",
+        "--device",
+        "cpu",
+        "--eval-steps",
+        "1",
+    ]
     pretrain.main([*options, "--output", str(tmp_path / "run")])
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert (result["data"]["train"]["images"], result["data"]["test"]["images"]) == (30, 15)

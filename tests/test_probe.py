@@ -280,11 +280,12 @@ ERRORS = {
     "penalties [1.0, 0.0]": lambda: probe.fit(X, Y, 4, [1.0, 0.0]),
     "penalties []": lambda: probe.fit(X, Y, 4, []),
     "start has (classes, features) (4, 20), the data (5, 20)": lambda: probe.fit(
-        X, Y, 5, [1.0], start=probe.fit(X, Y, 4, [1.0])),
+        X, Y, 5, [1.0], start=probe.fit(X, Y, 4, [1.0])
+    ),
     "give three or more": lambda: probe.choose(X, Y, X, Y, 4, top1, penalties=[1, 1, 2]),
     "class [0, 1, 2, 3] has fewer. Ask for 1 to 3": lambda: probe.few_shot(Y, 4, 0),
     "0 images per class": lambda: probe.few_shot(Y, 0, 0),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("message", ERRORS)

@@ -10,9 +10,16 @@ from classification import progress
 
 HISTORY = [
     {"epoch": 1, "train_loss": 2.0, "train_top1": 10.0, "clean_loss": 1.9, "clean_top1": 20.0},
-    {"epoch": 2, "train_loss": 1.0, "train_top1": 30.0, "clean_loss": 1.5, "clean_top1": 40.0,
-     "adversarial_loss": 3.0, "adversarial_top1": 5.0},
-]  # fmt: skip
+    {
+        "epoch": 2,
+        "train_loss": 1.0,
+        "train_top1": 30.0,
+        "clean_loss": 1.5,
+        "clean_top1": 40.0,
+        "adversarial_loss": 3.0,
+        "adversarial_top1": 5.0,
+    },
+]
 
 
 @pytest.fixture

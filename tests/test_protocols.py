@@ -19,13 +19,22 @@ PAPER = dict(normalisation="target", batchnorm="adapting", probe="sgd", selectio
         ("full-network", "paper", {}, PAPER, "paper"),
         ("fixed-feature", "clean", {"probe": "sgd"}, CLEAN | {"probe": "sgd"}, "clean+probe=sgd"),
         ("fixed-feature", "clean", {"probe": "logistic"}, CLEAN, "clean"),
-        ("full-network", "clean", {"selection": "test"},
-         CLEAN | protocols.FULL | {"selection": "test"}, "clean+selection=test"),
-        ("fixed-feature", "paper", {"batchnorm": "frozen", "normalisation": "weights"},
-         PAPER | {"batchnorm": "frozen", "normalisation": "weights"},
-         "paper+normalisation=weights+batchnorm=frozen"),
+        (
+            "full-network",
+            "clean",
+            {"selection": "test"},
+            CLEAN | protocols.FULL | {"selection": "test"},
+            "clean+selection=test",
+        ),
+        (
+            "fixed-feature",
+            "paper",
+            {"batchnorm": "frozen", "normalisation": "weights"},
+            PAPER | {"batchnorm": "frozen", "normalisation": "weights"},
+            "paper+normalisation=weights+batchnorm=frozen",
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_parts_of_a_protocol(mode, protocol, given, expected, name):
     found = protocols.parts(mode, protocol, given)
     assert found == expected

@@ -10,10 +10,16 @@ from robust_backbones.zoo import MODELS
 
 SOURCE = {"arch": "resnet18", "dataset": "textures", "method": "pgd", "constraint": "l2", "eps": 1}
 TRANSFER = {
-    "dataset": "digits", "arch": "resnet18", "mode": "fixed-feature", "protocol": "clean",
-    "downscale": None, "trials": 2, "seed": 0, "weights": "here/robust/checkpoint.pt",
+    "dataset": "digits",
+    "arch": "resnet18",
+    "mode": "fixed-feature",
+    "protocol": "clean",
+    "downscale": None,
+    "trials": 2,
+    "seed": 0,
+    "weights": "here/robust/checkpoint.pt",
     "source": SOURCE,
-}  # fmt: skip
+}
 
 
 def transfer(accuracies=(90.0, 92.0), seed=0, digest="ab", weights=None, **settings):
@@ -25,9 +31,18 @@ def transfer(accuracies=(90.0, 92.0), seed=0, digest="ab", weights=None, **setti
 
 
 def result(kind, metrics, settings, seed=0, digest=None):
-    return {"schema": 1, "kind": kind, "metrics": metrics, "settings": settings,
-            "weights_sha256": digest, "data": {}, "seed": seed, "seconds": 1.5,
-            "code_version": "0.1.0", "finished": "2020-01-01T00:00:00+0000"}  # fmt: skip
+    return {
+        "schema": 1,
+        "kind": kind,
+        "metrics": metrics,
+        "settings": settings,
+        "weights_sha256": digest,
+        "data": {},
+        "seed": seed,
+        "seconds": 1.5,
+        "code_version": "0.1.0",
+        "finished": "2020-01-01T00:00:00+0000",
+    }
 
 
 def write(folder, contents, labels=None):
@@ -68,21 +83,26 @@ def test_published_networks_are_known_by_their_names(tmp_path, name):
     assert record.constraint == model.constraint and record.pretrained_on == "imagenet"
 
 
-@pytest.mark.parametrize("source, eps, assumed", [
-    ({"method": "standard", "eps": 0.0}, 0.0, False),
-    ({"method": "standard", "eps": None}, 0.0, False),
-    ({"method": None, "eps": None}, 0.0, True),
-    (None, 0.0, True),
-    ({"method": "pgd", "eps": None}, None, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "source, eps, assumed",
+    [
+        ({"method": "standard", "eps": 0.0}, 0.0, False),
+        ({"method": "standard", "eps": None}, 0.0, False),
+        ({"method": None, "eps": None}, 0.0, True),
+        (None, 0.0, True),
+        ({"method": "pgd", "eps": None}, None, False),
+    ],
+)
 def test_standard_networks(tmp_path, source, eps, assumed):
     record = only(tmp_path, transfer(source=source))
     assert record.eps == eps and record.assumed_standard == assumed
 
 
 def test_detection_and_pretraining(tmp_path):
-    config = {"MODEL": {"WEIGHTS": "robust://resnet50_l2_eps3", "MASK_ON": False},
-              "DATASETS": {"TEST": ["voc_2007_test"]}}  # fmt: skip
+    config = {
+        "MODEL": {"WEIGHTS": "robust://resnet50_l2_eps3", "MASK_ON": False},
+        "DATASETS": {"TEST": ["voc_2007_test"]},
+    }
     metrics = {"voc_2007_test": {"bbox": {"AP": 53.5}}, "best": {"bbox/AP": 99.0}}
     write(tmp_path / "a", result("detection", metrics, config, seed=2))
     settings = {"arch": "resnet18", "dataset": "textures", "constraint": "l2", "eps": 0.5}
@@ -115,16 +135,27 @@ def test_what_cannot_be_read_is_told(tmp_path):
 
 KINDS = {
     "transfer": transfer(),
-    "detection": result("detection", {"a": {"bbox": {"AP": 5.0}, "segm": {"AP": 4.0}}},
-                        {"MODEL": {"WEIGHTS": "w", "MASK_ON": True, "ROBUST": {"ARCH": "r"}},
-                         "DATASETS": {"TEST": ["a"]}, "SOLVER": {"MAX_ITER": 3}}),
-    "pretrain": result("pretrain", {"clean_top1": 5.0},
-                       {"arch": "a", "dataset": "b", "constraint": "l2", "eps": 0.0}),
-    "robustness": result("robustness", {"clean_top1": 5.0},
-                         {"dataset": "stylized_imagenet", "weights": "w"}),
-    "interpret": result("interpret", {"networks": {"a": {"inversion": {"b": 1.0}}}},
-                        {"weights": {"a": "w"}}),
-}  # fmt: skip
+    "detection": result(
+        "detection",
+        {"a": {"bbox": {"AP": 5.0}, "segm": {"AP": 4.0}}},
+        {
+            "MODEL": {"WEIGHTS": "w", "MASK_ON": True, "ROBUST": {"ARCH": "r"}},
+            "DATASETS": {"TEST": ["a"]},
+            "SOLVER": {"MAX_ITER": 3},
+        },
+    ),
+    "pretrain": result(
+        "pretrain",
+        {"clean_top1": 5.0},
+        {"arch": "a", "dataset": "b", "constraint": "l2", "eps": 0.0},
+    ),
+    "robustness": result(
+        "robustness", {"clean_top1": 5.0}, {"dataset": "stylized_imagenet", "weights": "w"}
+    ),
+    "interpret": result(
+        "interpret", {"networks": {"a": {"inversion": {"b": 1.0}}}}, {"weights": {"a": "w"}}
+    ),
+}
 
 
 def damaged(node):

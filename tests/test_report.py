@@ -27,8 +27,12 @@ def results(tmp_path_factory):
     root = tmp_path_factory.mktemp("results")
     for task in ("cifar10", "pets"):
         for k, eps in enumerate(LEVELS):
-            report_parts.result(root / task / eps, task, (90.0 + k, 91.0, 92.0),
-                                weights=f"robust://resnet18_l2_eps{eps}")  # fmt: skip
+            report_parts.result(
+                root / task / eps,
+                task,
+                (90.0 + k, 91.0, 92.0),
+                weights=f"robust://resnet18_l2_eps{eps}",
+            )
     report_parts.hostile_result(root / "hostile")
     (root / "broken").mkdir()
     (root / "broken" / "result.json").write_text("{")
@@ -43,8 +47,11 @@ def written(results, tmp_path_factory):
 
 
 def files(folder) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes()
-            for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}  # fmt: skip
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
 
 
 def test_what_is_written(written):
@@ -99,8 +106,12 @@ def test_looks_are_kept_in_the_folder(tmp_path):
     levels, accuracies = [], (90.0, 91.0, 92.0, 91.5, 90.5)
     for trials in (3, 5, 5):
         for eps in ("0", "3"):
-            report_parts.result(tmp_path / "runs" / eps, "cifar10", accuracies[:trials],
-                                weights=f"robust://resnet18_l2_eps{eps}")  # fmt: skip
+            report_parts.result(
+                tmp_path / "runs" / eps,
+                "cifar10",
+                accuracies[:trials],
+                weights=f"robust://resnet18_l2_eps{eps}",
+            )
         report.main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
         table = (tmp_path / "out" / "tables" / "paired.csv").read_text()
         levels.append(re.search(r"[\d.]+ % interval over trials", table)[0].split(" ")[0])
@@ -136,8 +147,15 @@ def test_simulated_results_of_the_benchmark(tmp_path, capsys):
     spec = importlib.util.spec_from_file_location("benchmark_of_reports", path)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
-    count = benchmark.simulate(tmp_path / "runs", 60, tasks=("dtd", "pets"), archs=("resnet18",),
-                               levels=(0.0, 3.0), modes=("fixed-feature",), trials=2)  # fmt: skip
+    count = benchmark.simulate(
+        tmp_path / "runs",
+        60,
+        tasks=("dtd", "pets"),
+        archs=("resnet18",),
+        levels=(0.0, 3.0),
+        modes=("fixed-feature",),
+        trials=2,
+    )
     assert count == 8
     report.main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
     assert "table1: 4 of 24 numbers" in capsys.readouterr().out
@@ -206,8 +224,10 @@ def test_mistakes(make, words, results, tmp_path, capsys):
 
 
 def test_help_comes_at_once():
-    code = "import sys; import classification.report as r; " \
-           "print({'torch', 'matplotlib', 'jinja2', 'numpy'} & set(sys.modules))"  # fmt: skip
+    code = (
+        "import sys; import classification.report as r; "
+        "print({'torch', 'matplotlib', 'jinja2', 'numpy'} & set(sys.modules))"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.stdout.strip() == "set()", found.stderr
     began = time.perf_counter()
@@ -228,16 +248,18 @@ def simulated_study(folder, trials, gain):
             noise = rng.normal(0, 0.3, (trials, 1000))
             right = (own + noise) < NormalDist().inv_cdf(0.8) + (level[:, None] - 80) / 28
             run = folder / task / eps
-            report_parts.result(run, task, tuple(100 * right.mean(1)),
-                                weights=f"robust://resnet18_l2_eps{eps}")  # fmt: skip
+            report_parts.result(
+                run, task, tuple(100 * right.mean(1)), weights=f"robust://resnet18_l2_eps{eps}"
+            )
             lines = np.column_stack([np.arange(1000), np.zeros(1000, int), ~right.T])
             head = ",".join(["index", "label", *(f"trial{k}" for k in range(trials))])
             np.savetxt(run / "per_image.csv", lines, "%d", ",", header=head, comments="")
 
 
-@pytest.mark.parametrize("trials, gain, verdict, least", [
-    (1, 0, "cannot tell", 12), (1, 8, "cannot tell", 12), (3, 8, "better", 10),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "trials, gain, verdict, least",
+    [(1, 0, "cannot tell", 12), (1, 8, "cannot tell", 12), (3, 8, "better", 10)],
+)
 def test_a_study_of_twelve_tasks(tmp_path, trials, gain, verdict, least):
     """By the older method one trial without any difference gave five verdicts."""
     simulated_study(tmp_path / "runs", trials, gain)

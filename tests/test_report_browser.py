@@ -24,11 +24,14 @@ def driver(tmp_path_factory):
     report_parts.interpreted(folder / "seen")
     found = records.read([folder])[0]
     section = report_parts.section(151)
-    drawings = {figure.name: figures.inline(figures.draw(figure)[0], figure.title)
-                for figure in section.figures}  # fmt: skip
+    drawings = {
+        figure.name: figures.inline(figures.draw(figure)[0], figure.title)
+        for figure in section.figures
+    }
     first = Section("figure1", "Figure 1", [], [], [])
-    page = report_page.render([section, first], drawings, page_runs.gather(found),
-                              [report_parts.HOSTILE], [])  # fmt: skip
+    page = report_page.render(
+        [section, first], drawings, page_runs.gather(found), [report_parts.HOSTILE], []
+    )
     path = folder / "index.html"
     path.write_text(page, encoding="utf-8")
     with browser.chromium(folder) as found:

@@ -38,8 +38,11 @@ class Tags(HTMLParser):
 
 
 def render(*sections: Section, runs: Runs = NONE, problems=(), files=()) -> str:
-    drawings = {figure.name: figures.inline(figures.draw(figure)[0], figure.title)
-                for section in sections for figure in section.figures}  # fmt: skip
+    drawings = {
+        figure.name: figures.inline(figures.draw(figure)[0], figure.title)
+        for section in sections
+        for figure in section.figures
+    }
     return report_page.render(list(sections), drawings, runs, list(problems), list(files))
 
 
@@ -59,8 +62,12 @@ def found(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(found):
     files = ["tables/table1.csv", "figures/table1_bars.svg", "figures/table1_bars.png"]
-    return render(report_parts.section(4), runs=page_runs.gather(found), files=files,
-                  problems=[f"A file {report_parts.HOSTILE}."])  # fmt: skip
+    return render(
+        report_parts.section(4),
+        runs=page_runs.gather(found),
+        files=files,
+        problems=[f"A file {report_parts.HOSTILE}."],
+    )
 
 
 def test_no_text_of_a_result_is_a_tag(page):
@@ -73,12 +80,18 @@ def test_no_text_of_a_result_is_a_tag(page):
 
 def test_the_only_script_that_may_run_is_ours_and_nothing_is_fetched(page):
     tags = Tags(page)
-    policy = next(attrs["content"] for tag, attrs in tags.found
-                  if attrs.get("http-equiv") == "Content-Security-Policy")  # fmt: skip
+    policy = next(
+        attrs["content"]
+        for tag, attrs in tags.found
+        if attrs.get("http-equiv") == "Content-Security-Policy"
+    )
     digest = base64.b64encode(hashlib.sha256(tags.scripts["code"].encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in policy and "default-src 'none'" in policy
-    addresses = [attrs.get("href", attrs.get("src", "")) for tag, attrs in tags.found
-                 if tag in ("a", "link", "script", "iframe", "object")]  # fmt: skip
+    addresses = [
+        attrs.get("href", attrs.get("src", ""))
+        for tag, attrs in tags.found
+        if tag in ("a", "link", "script", "iframe", "object")
+    ]
     assert not [a for a in addresses if ":" in a]
     assert {"tables/table1.csv", "figures/table1_bars.svg"} <= set(addresses)
 
@@ -88,7 +101,8 @@ def test_the_runs_are_in_it_once(page, found):
     assert [row["path"] for row in data["rows"]] == [str(record.path) for record in found]
     assert data["rows"][3]["dataset"] == report_parts.HOSTILE
     assert data["rows"][0]["metrics"]["trials"][2] == (
-        {"seed": 2, "accuracy": 92.5, "chosen": {"lr": 0.01}})  # fmt: skip
+        {"seed": 2, "accuracy": 92.5, "chosen": {"lr": 0.01}}
+    )
     assert data["common"]["probe"] == "sgd" and data["rows"][1]["settings"]["lr"] == 0.1
     assert data["rows"][0]["mean"] == 91.1667
 
@@ -115,8 +129,10 @@ def test_what_is_too_much_stays_where_it_is(found, monkeypatch):
     assert "recalls" in rows[1] and rows[2]["beside_classes"] == "per_class.csv"
 
 
-@pytest.mark.parametrize("text", ["", "class,images\na,1\n", "class,images,right,recall_percent\n"
-                                  "a,one,1,x\n", "\x00", "\ud800"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    ["", "class,images\na,1\n", "class,images,right,recall_percent\na,one,1,x\n", "\x00", "\ud800"],
+)
 def test_a_strange_per_class_file_is_passed_over(tmp_path, text):
     report_parts.result(tmp_path)
     (tmp_path / "per_class.csv").write_bytes(text.encode("utf-8", "surrogatepass"))
@@ -130,7 +146,8 @@ def test_numbers_that_json_does_not_have(tmp_path):
     found = records.read([path])[0]
     page = render(report_parts.section(1), runs=page_runs.gather(found))
     assert json.loads(Tags(page).scripts["application/json"])["rows"][0]["settings"]["probe"] == (
-        "nan")  # fmt: skip
+        "nan"
+    )
 
 
 def test_exhibits_without_numbers_are_only_named():
@@ -151,7 +168,10 @@ def test_simulated_results_are_called_so_loudly():
 def test_flat_and_rounded():
     assert page_runs.flat({"a": {"b": 1, "c": {"d": [1]}}, "e": {}}) == {"a.b": 1, "a.c.d": [1]}
     assert page_runs.rounded({"x": 1.23456789, "y": 1.23456789e-5, "z": (math.inf, None)}) == {
-        "x": 1.2346, "y": 1.23457e-05, "z": ["inf", None]}  # fmt: skip
+        "x": 1.2346,
+        "y": 1.23457e-05,
+        "z": ["inf", None],
+    }
 
 
 def test_the_csv_of_report_parts_is_what_transfer_writes(found):

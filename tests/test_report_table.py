@@ -56,7 +56,10 @@ def test_a_note_that_all_have_stands_in_the_heading():
     heads, rows = page_table.table(section)
     assert [note for _, note in heads] == ["a", "a", "", ""]
     assert [[cell.note for cell in row] for row in rows] == [
-        ["", "", "a", "a"], ["", "b", "", ""], ["", "", "a", ""]]  # fmt: skip
+        ["", "", "a", "a"],
+        ["", "b", "", ""],
+        ["", "", "a", ""],
+    ]
 
 
 def test_the_best_of_a_row():

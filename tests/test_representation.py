@@ -59,10 +59,7 @@ def direction(net: Net, kind: str, number: int) -> torch.Tensor:
 
 HOW = dict(eps=1000.0, steps=3, step_size=0.05)
 WANTED = torch.rand(4, 8, generator=torch.Generator().manual_seed(0))
-BOTH = [
-    partial(visualise, targets=torch.tensor([0, 3, 1, 2])),
-    partial(invert, targets=WANTED),
-]
+BOTH = [partial(visualise, targets=torch.tensor([0, 3, 1, 2])), partial(invert, targets=WANTED)]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -23,9 +23,23 @@ from classification.robustness_eval import run as robustness
 from classification.robustness_eval.plan import Attack
 from classification.training import evaluate as engine
 
-FEW = ["--dataset", "digits", "--images", "10", "--batch-size", "4", "--steps", "2", "--eps",
-       "0.5", "1", "--device",
-       "cpu", "--seed", "3"]  # fmt: skip
+FEW = [
+    "--dataset",
+    "digits",
+    "--images",
+    "10",
+    "--batch-size",
+    "4",
+    "--steps",
+    "2",
+    "--eps",
+    "0.5",
+    "1",
+    "--device",
+    "cpu",
+    "--seed",
+    "3",
+]
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +82,14 @@ def test_the_result_is_complete(done, weights):
     assert result["data"]["test"]["images"] == 10 and result["data"]["test"]["fingerprint"]
     assert isinstance(result["warnings"], list)
     rows = result["metrics"]["attacks"]
-    assert list(rows) == ["clean", "pgd-2 eps 0.5", "pgd-2 eps 1", "unbounded",
-                          "worst case eps 0.5", "worst case eps 1"]  # fmt: skip
+    assert list(rows) == [
+        "clean",
+        "pgd-2 eps 0.5",
+        "pgd-2 eps 1",
+        "unbounded",
+        "worst case eps 0.5",
+        "worst case eps 1",
+    ]
     assert rows["clean"]["accuracy"] == result["metrics"]["clean_top1"]
     for name, row in rows.items():
         low, high = row["interval"]
@@ -157,8 +177,12 @@ def test_without_the_package(weights, tmp_path, capsys, monkeypatch):
 
 def test_help_explains_every_option_and_comes_at_once():
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "classification.robustness_eval", "--help"],
-                          capture_output=True, text=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "classification.robustness_eval", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert time.perf_counter() - start < 1.5
     text = done.stdout.split("options:")[1].split("\n\n")[0]
     options = re.split(r"\n  --", text)[1:]
@@ -222,7 +246,17 @@ def test_shards_are_refused_before_anything_is_written(weights, tmp_path, capsys
     tree = write_tree(tmp_path / "tree", {"train": 2, "test": 2})
     shards = write_shards(tree, tmp_path / "shards", 3)
     with pytest.raises(SystemExit) as stop:
-        robustness_eval.main(["--weights", str(weights), "--dataset", "folder", "--data",
-                              str(shards), "--output", str(tmp_path / "run")])  # fmt: skip
+        robustness_eval.main(
+            [
+                "--weights",
+                str(weights),
+                "--dataset",
+                "folder",
+                "--data",
+                str(shards),
+                "--output",
+                str(tmp_path / "run"),
+            ]
+        )
     assert stop.value.code == 2 and not (tmp_path / "run").exists()
     assert "lies in shards here; give --data a folder of images" in capsys.readouterr().err

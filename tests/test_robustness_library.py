@@ -106,10 +106,16 @@ ATTACKS = {"l2": ("2", 0.5, 0.4), "linf": ("inf", 8 / 255, 6 / 255)}
 def conv_net() -> nn.Module:
     torch.manual_seed(0)
     net = nn.Sequential(
-        nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(),
-        nn.Conv2d(8, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Conv2d(3, 8, 3, stride=2),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
         nn.Linear(16, 10),
-    )  # fmt: skip
+    )
     for norm in (net[1], net[4]):
         norm.running_mean.normal_(std=0.3)
         norm.running_var.uniform_(0.5, 2)
@@ -140,11 +146,20 @@ def both_attacks(library, model, x, y, constraint, steps, **options):
     theirs_constraint, eps, step_size = ATTACKS[constraint]
     # A copy: after its attack it runs the images in train mode, which moves BatchNorm's statistics.
     theirs = robustness_bridge.wrap(library, copy.deepcopy(model)).double().train()
-    _, expected = theirs(x, y, make_adv=True, constraint=theirs_constraint, eps=eps,
-                         step_size=step_size, iterations=steps, **options)  # fmt: skip
+    _, expected = theirs(
+        x,
+        y,
+        make_adv=True,
+        constraint=theirs_constraint,
+        eps=eps,
+        step_size=step_size,
+        iterations=steps,
+        **options,
+    )
     ours = robustness_bridge.as_ours(model).double().train()
-    found = attacks.pgd(ours, x, y, constraint=constraint, eps=eps, step_size=step_size,
-                        steps=steps, **options)  # fmt: skip
+    found = attacks.pgd(
+        ours, x, y, constraint=constraint, eps=eps, step_size=step_size, steps=steps, **options
+    )
     assert (found - x).abs().amax((1, 2, 3)).max() > 1e-3  # not just x
     return expected, found
 
@@ -156,8 +171,9 @@ def both_attacks(library, model, x, y, constraint, steps, **options):
 @pytest.mark.parametrize("constraint", ATTACKS)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_adversarial_images_agree(library, network, constraint, steps, use_best, targeted):
-    expected, found = both_attacks(library, *precise(network), constraint, steps,
-                                   use_best=use_best, targeted=targeted)  # fmt: skip
+    expected, found = both_attacks(
+        library, *precise(network), constraint, steps, use_best=use_best, targeted=targeted
+    )
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
@@ -195,15 +211,27 @@ def test_training_steps_agree(library, network, constraint, use_best):
 
     theirs = robustness_bridge.wrap(library, twin).double()
     settings = robustness_bridge.loop_settings(
-        constraint=theirs_constraint, eps=eps, attack_lr=step_size, attack_steps=3,
-        use_best=use_best)  # fmt: skip
+        constraint=theirs_constraint,
+        eps=eps,
+        attack_lr=step_size,
+        attack_steps=3,
+        use_best=use_best,
+    )
     library.train._model_loop(
         settings, "train", batches, theirs, sgd(theirs.parameters()), 0, True, None
     )
     ours = robustness_bridge.as_ours(model).double()
-    learner = Learner(ours, small_models.learning(
-        constraint=constraint, eps=eps, step_size=step_size, steps=3, use_best=use_best,
-        weight_decay=0.01))  # fmt: skip
+    learner = Learner(
+        ours,
+        small_models.learning(
+            constraint=constraint,
+            eps=eps,
+            step_size=step_size,
+            steps=3,
+            use_best=use_best,
+            weight_decay=0.01,
+        ),
+    )
     for images, labels in batches:
         learner.step(images, labels, [0.05], seed=0)
 
@@ -235,9 +263,18 @@ def test_pictures_of_representations_agree(library, monkeypatch, what, use_best)
 
     function = {"invert": optimize.invert, "unit": optimize.visualise}[what]
     targets = units if what == "unit" else optimize.features(ours.eval(), other)
-    _, expected = theirs(x, targets, make_adv=True, custom_loss=loss, constraint="2", eps=1000,
-                         step_size=1.0, iterations=6, use_best=use_best,
-                         targeted=what == "invert")  # fmt: skip
+    _, expected = theirs(
+        x,
+        targets,
+        make_adv=True,
+        custom_loss=loss,
+        constraint="2",
+        eps=1000,
+        step_size=1.0,
+        iterations=6,
+        use_best=use_best,
+        targeted=what == "invert",
+    )
     found = function(ours, x, targets, eps=1000.0, step_size=1.0, steps=6, use_best=use_best)
     assert (found - x).flatten(1).norm(dim=1).min() > 1
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)

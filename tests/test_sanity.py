@@ -173,8 +173,10 @@ def test_a_stronger_attack_that_does_worse(weak, strong, comparable, gained, tol
     assert ("stronger_does_worse" in names) == (comparable and told)
 
 
-@pytest.mark.parametrize("gained, lost, told", [(5, 0, True), (4, 0, False), (10, 6, False),
-                                                (0, 9, False), (30, 10, True)])  # fmt: skip
+@pytest.mark.parametrize(
+    "gained, lost, told",
+    [(5, 0, True), (4, 0, False), (10, 6, False), (0, 9, False), (30, 10, True)],
+)
 def test_noise_of_paired_images(gained, lost, told):
     assert sanity.beyond_noise(gained, lost) is told
 

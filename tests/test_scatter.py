@@ -19,10 +19,15 @@ def test_two_parts_are_welchs_test():
     assert found.variance == pytest.approx(((a.mean() - b.mean()) / theirs.statistic) ** 2)
 
 
-@pytest.mark.parametrize("parts, total", [
-    ([], Part(0, np.inf)), ([Part(0, 2)], Part(0, np.inf)), ([Part(3, np.inf)], Part(3, np.inf)),
-    ([Part(2, 4), Part(2, 4)], Part(4, 8)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "parts, total",
+    [
+        ([], Part(0, np.inf)),
+        ([Part(0, 2)], Part(0, np.inf)),
+        ([Part(3, np.inf)], Part(3, np.inf)),
+        ([Part(2, 4), Part(2, 4)], Part(4, 8)),
+    ],
+)
 def test_combined(parts, total):
     assert trial_variance.combined(parts) == total
 

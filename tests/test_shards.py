@@ -47,14 +47,19 @@ def train(source, **options):
 
 def keys(batches):
     """One number per image; the noise of no two images is alike."""
-    return sorted((round(x.double().sum().item(), 3), y) for b in batches for x, y in
-                  zip(b[0], b[1].tolist(), strict=True))  # fmt: skip
+    return sorted(
+        (round(x.double().sum().item(), 3), y)
+        for b in batches
+        for x, y in zip(b[0], b[1].tolist(), strict=True)
+    )
 
 
 def same(batches, others):
     return len(batches) == len(others) and all(
-        torch.equal(a, b) for one, two in zip(batches, others, strict=True)
-        for a, b in zip(one, two, strict=True))  # fmt: skip
+        torch.equal(a, b)
+        for one, two in zip(batches, others, strict=True)
+        for a, b in zip(one, two, strict=True)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +207,7 @@ BAD = [
     ({"png": b"<html>", "cls": 0}, "val-000002.tar: a.png cannot be read as an image"),
     ({"txt": "hello", "cls": 0}, "tar: a needs an image .* and .cls; it has: cls, txt"),
     ({"png": Image.new("RGB", (4, 4)), "cls": 3}, r"a.cls is '3'; a label in \[0, 3\) is expected"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("sample, message", BAD)

@@ -30,8 +30,10 @@ def test_links_and_anchors_lead_somewhere(site):
 
 
 def test_no_page_asks_another_host(site):
-    found = {path.name: OUTSIDE.findall(path.read_text(encoding="utf-8"))
-             for path in site.rglob("*.html")}  # fmt: skip
+    found = {
+        path.name: OUTSIDE.findall(path.read_text(encoding="utf-8"))
+        for path in site.rglob("*.html")
+    }
     assert not {name: links for name, links in found.items() if links}
     assert "@import" not in "".join(p.read_text() for p in site.rglob("*.css"))
 

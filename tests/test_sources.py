@@ -167,11 +167,22 @@ def test_fast_decoding_draws_the_same_crops(tmp_path):
         photograph(tmp_path / "train" / name / f"{i}.jpg", (60, 50), quality=95)
         photograph(tmp_path / "test" / name / f"{i}.jpg", (60, 50))
     batches = [
-        next(loader.train_batches(dataclasses.replace(opened(tmp_path), decode=decode), 6,
-                                  augmentation=name, seed=1, epoch=0, workers=workers))[0]
-        for name, decode, workers in (("imagenet_plain", "exact", 0), ("imagenet_plain", "fast", 0),
-                                      ("imagenet_plain", "fast", 1))
-    ]  # fmt: skip
+        next(
+            loader.train_batches(
+                dataclasses.replace(opened(tmp_path), decode=decode),
+                6,
+                augmentation=name,
+                seed=1,
+                epoch=0,
+                workers=workers,
+            )
+        )[0]
+        for name, decode, workers in (
+            ("imagenet_plain", "exact", 0),
+            ("imagenet_plain", "fast", 0),
+            ("imagenet_plain", "fast", 1),
+        )
+    ]
     assert 255 * (batches[0] - batches[1]).abs().max() < 2.5
     assert torch.equal(batches[1], batches[2])
 

@@ -21,8 +21,13 @@ def test_every_command_has_its_mistakes():
 def test_neither_help_nor_a_mistake_imports_what_takes_seconds(tmp_path, name, words):
     given = words.replace("OUT", str(tmp_path / "new")).split()
     known = {k: v for k, v in os.environ.items() if k != "ROBUST_BACKBONES_DATA"}
-    done = subprocess.run([sys.executable, "-X", "importtime", *COMMANDS[name], *given],
-                          cwd=ROOT, capture_output=True, text=True, env=known)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *COMMANDS[name], *given],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=known,
+    )
     imported = set(re.findall(r"^import time:.*\| +([\w.]+)$", done.stderr, re.MULTILINE))
     said = re.sub(r"^import time:.*\n", "", done.stderr, flags=re.MULTILINE)
     assert "pathlib" in imported and not imported & set(HEAVY)

@@ -9,12 +9,15 @@ from classification.report import statistics
 RNG = np.random.default_rng
 
 
-@pytest.mark.parametrize("p, corrected", [
-    ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
-    ([0.5, 0.9], [1.0, 1.0]),
-    ([0.02, None, 0.01], [0.02, None, 0.02]),
-    ([], []),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "p, corrected",
+    [
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        ([0.5, 0.9], [1.0, 1.0]),
+        ([0.02, None, 0.01], [0.02, None, 0.02]),
+        ([], []),
+    ],
+)
 def test_holm(p, corrected):
     assert statistics.holm(p) == pytest.approx(corrected)
 

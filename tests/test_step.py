@@ -82,9 +82,13 @@ def test_the_average_moves_by_its_decay_and_is_what_is_saved(make, tmp_path):
             hook.after_step()
         now = weights(found.model)
         expected = (
-            {k: 0.75 * expected[k] + 0.25 * now[k] if v.is_floating_point() else v
-             for k, v in now.items()} if expected else now
-        )  # fmt: skip
+            {
+                k: 0.75 * expected[k] + 0.25 * now[k] if v.is_floating_point() else v
+                for k, v in now.items()
+            }
+            if expected
+            else now
+        )
     average = weights(found.average.module)
     assert all(torch.allclose(average[name], expected[name], atol=1e-6) for name in expected)
     assert not equal(average, now)
@@ -163,8 +167,12 @@ def starts(batch, constraint, eps) -> list:
 
 @pytest.mark.parametrize(("constraint", "eps"), [("linf", "2"), ("l2", "2")])
 def test_replayed_images_move_within_the_ball(make, constraint, eps):
-    found = make(**ADVERSARIAL, SOLVER__ADVERSARIAL__CONSTRAINT=constraint,
-                 SOLVER__ADVERSARIAL__EPS=eps, SOLVER__BASE_LR="0")  # fmt: skip
+    found = make(
+        **ADVERSARIAL,
+        SOLVER__ADVERSARIAL__CONSTRAINT=constraint,
+        SOLVER__ADVERSARIAL__EPS=eps,
+        SOLVER__BASE_LR="0",
+    )
     found.model.load_state_dict(tiny_detector(found.cfg).state_dict())  # one that has gradients
     plain = iter(make().data_loader)
     one, two = next(plain), next(plain)
@@ -246,8 +254,13 @@ def test_a_signal_saves_and_a_resumed_run_ends_as_one_that_was_not_stopped(
 ):
     import time
 
-    more = {"SOLVER.CHECKPOINT_PERIOD": "100", "DATASETS.TEST": "()", "SOLVER.EMA": "0.5",
-            "SOLVER.ACCUMULATE": "2", "SOLVER.MAX_ITER": "12"}  # fmt: skip
+    more = {
+        "SOLVER.CHECKPOINT_PERIOD": "100",
+        "DATASETS.TEST": "()",
+        "SOLVER.EMA": "0.5",
+        "SOLVER.ACCUMULATE": "2",
+        "SOLVER.MAX_ITER": "12",
+    }
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     code, error = finish(command(*overrides(whole, resnet18_backbone, **more)))
     assert code == 0, error

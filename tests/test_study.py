@@ -25,14 +25,21 @@ FILE = {
 PARTS = {
     "output": "out",
     "parts": [
-        {"name": "train", "command": "pretrain", "common": {"dataset": "digits", "eps": "{eps}"},
-         "axes": {"eps": [0, 0.5]}},
-        {"command": "transfer", "resources": {"gpus": 0.5},
-         "common": {"weights": "{train}/checkpoint.pt", "dataset": "{task}"},
-         "axes": {"task": ["textures", "faces"], "eps": [0, 0.5]},
-         "skip": [{"task": "faces", "eps": [0.5]}]},
+        {
+            "name": "train",
+            "command": "pretrain",
+            "common": {"dataset": "digits", "eps": "{eps}"},
+            "axes": {"eps": [0, 0.5]},
+        },
+        {
+            "command": "transfer",
+            "resources": {"gpus": 0.5},
+            "common": {"weights": "{train}/checkpoint.pt", "dataset": "{task}"},
+            "axes": {"task": ["textures", "faces"], "eps": [0, 0.5]},
+            "skip": [{"task": "faces", "eps": [0.5]}],
+        },
     ],
-}  # fmt: skip
+}
 
 
 def read(tmp_path, contents, changes=None):
@@ -42,10 +49,19 @@ def read(tmp_path, contents, changes=None):
 def test_every_combination_once(tmp_path):
     runs = read(tmp_path, FILE, {"device": "cpu"})
     assert [tuple(run.labels.values()) for run in runs] == [
-        ("clean", "standard"), ("clean", "eps 3"), ("as it was", "standard"),
-        ("as it was", "eps 3")]  # fmt: skip
-    assert runs[1].options == {"dataset": "digits", "trials": 1, "lr": [0.1, 0.01],
-                               "protocol": "clean", "weights": "b.pt", "device": "cpu"}  # fmt: skip
+        ("clean", "standard"),
+        ("clean", "eps 3"),
+        ("as it was", "standard"),
+        ("as it was", "eps 3"),
+    ]
+    assert runs[1].options == {
+        "dataset": "digits",
+        "trials": 1,
+        "lr": [0.1, 0.01],
+        "protocol": "clean",
+        "weights": "b.pt",
+        "device": "cpu",
+    }
     assert re.fullmatch(r"out/transfer/as_it_was-eps_3-[0-9a-f]{8}", runs[3].folder.as_posix())
     assert runs[3].result == runs[3].folder / "result.json"
 
@@ -81,7 +97,10 @@ def test_parts_build_on_each_other(tmp_path):
     runs = read(tmp_path, PARTS)
     train, transfer = runs[:2], runs[2:]
     assert [tuple(run.labels.values()) for run in transfer] == [
-        ("textures", "0"), ("textures", "0.5"), ("faces", "0")]  # fmt: skip
+        ("textures", "0"),
+        ("textures", "0.5"),
+        ("faces", "0"),
+    ]
     for run in transfer:
         source = train[["0", "0.5"].index(run.labels["eps"])]
         assert run.needs == (source.folder,)
@@ -96,9 +115,11 @@ def test_parts_build_on_each_other(tmp_path):
 
 
 def test_single_runs_beside_and_without_axes(tmp_path):
-    contents = FILE | {"axes": {"weights": ["a.pt", "b.pt"]},
-                       "common": {"dataset": "digits", "weights": "{weights}"},
-                       "runs": [{"weights": "c.pt", "seed": 3}]}  # fmt: skip
+    contents = FILE | {
+        "axes": {"weights": ["a.pt", "b.pt"]},
+        "common": {"dataset": "digits", "weights": "{weights}"},
+        "runs": [{"weights": "c.pt", "seed": 3}],
+    }
     runs = read(tmp_path, contents)
     assert [run.options["weights"] for run in runs] == ["a.pt", "b.pt", "c.pt"]
     assert runs[2].options["seed"] == 3 and "seed" not in runs[0].options
@@ -111,24 +132,54 @@ def test_single_runs_beside_and_without_axes(tmp_path):
 @pytest.mark.parametrize(
     "command, options, gpus, expected",
     [
-        ("transfer", {"dataset": "digits", "weights": "w.pt", "save_classifier": True,
-                      "compile": False, "lr": [0.1, 0.01], "trials": 2}, 0,
-         "-m classification.transfer --output F --dataset digits --weights w.pt --save-classifier "
-         "--lr 0.1 0.01 --trials 2"),
-        ("pretrain", {"dataset": "digits", "eps": 0.5}, 0,
-         "-m classification.pretrain --resume --output F --dataset digits --eps 0.5"),
-        ("robustness", {"dataset": "digits", "weights": "w.pt", "eps": [0.1, 0.2]}, 0,
-         "-m classification.robustness_eval --output F --dataset digits --weights w.pt "
-         "--eps 0.1 0.2"),
-        ("detection", {"config": "C", "MODEL.WEIGHTS": "w.pth", "SEED": 2}, 8,
-         "train_net.py --config C --num-gpus 8 --resume MODEL.WEIGHTS w.pth SEED 2 OUTPUT_DIR F"),
-        ("attack", {"config": "C", "eps": [2, 4], "MODEL.WEIGHTS": "w.pth"}, 0,
-         "attack_net.py --config C --eps 2 4 MODEL.WEIGHTS w.pth --output F"),
-        ("corruption", {"config": "C", "images": 5, "MODEL.WEIGHTS": "w.pth"}, 0,
-         "corrupt_net.py --config C --images 5 MODEL.WEIGHTS w.pth --output F"),
+        (
+            "transfer",
+            {
+                "dataset": "digits",
+                "weights": "w.pt",
+                "save_classifier": True,
+                "compile": False,
+                "lr": [0.1, 0.01],
+                "trials": 2,
+            },
+            0,
+            "-m classification.transfer --output F --dataset digits --weights w.pt "
+            "--save-classifier --lr 0.1 0.01 --trials 2",
+        ),
+        (
+            "pretrain",
+            {"dataset": "digits", "eps": 0.5},
+            0,
+            "-m classification.pretrain --resume --output F --dataset digits --eps 0.5",
+        ),
+        (
+            "robustness",
+            {"dataset": "digits", "weights": "w.pt", "eps": [0.1, 0.2]},
+            0,
+            "-m classification.robustness_eval --output F --dataset digits --weights w.pt "
+            "--eps 0.1 0.2",
+        ),
+        (
+            "detection",
+            {"config": "C", "MODEL.WEIGHTS": "w.pth", "SEED": 2},
+            8,
+            "train_net.py --config C --num-gpus 8 --resume MODEL.WEIGHTS w.pth SEED 2 OUTPUT_DIR F",
+        ),
+        (
+            "attack",
+            {"config": "C", "eps": [2, 4], "MODEL.WEIGHTS": "w.pth"},
+            0,
+            "attack_net.py --config C --eps 2 4 MODEL.WEIGHTS w.pth --output F",
+        ),
+        (
+            "corruption",
+            {"config": "C", "images": 5, "MODEL.WEIGHTS": "w.pth"},
+            0,
+            "corrupt_net.py --config C --images 5 MODEL.WEIGHTS w.pth --output F",
+        ),
         ("convert", {"source": "c.pt"}, 0, "convert.py c.pt F/backbone.pth --force"),
     ],
-)  # fmt: skip
+)
 def test_command_lines(tmp_path, request, command, options, gpus, expected):
     config = str(request.config.rootpath / "configs" / "digits_mask_rcnn_robust.yaml")
     options = {k: config if v == "C" else v for k, v in options.items()}
@@ -171,19 +222,25 @@ MISTAKES = [
     ("output: o\naxes: {a: [1]}\nruns:\n  - {seed: 2}", "s.yaml:4: the run has no label for axis"),
     ("output: o\nresources: {gpu: 1}\ncommon: {}", "unknown key 'gpu'; one of: gpus, cpus; did"),
     ("output: o\nresources: {gpus: -1}\ncommon: {}", "gpus is a number, at least 0"),
-    ("output: o\ncommon:\n  dataset: digits\n  sed: 3\n  weights: w",
-     "s.yaml:4: transfer: python -m classification.transfer has no option 'sed'"),
-    ("output: o\ncommon:\n  dataset: digits\n  trials: none\n  weights: w",
-     "s.yaml:4: transfer: argument --trials: 'none' is not"),
+    (
+        "output: o\ncommon:\n  dataset: digits\n  sed: 3\n  weights: w",
+        "s.yaml:4: transfer: python -m classification.transfer has no option 'sed'",
+    ),
+    (
+        "output: o\ncommon:\n  dataset: digits\n  trials: none\n  weights: w",
+        "s.yaml:4: transfer: argument --trials: 'none' is not",
+    ),
     ("output: o\ncommon: {dataset: digits, weights: '{eps}'}", "{eps} is neither an axis nor an"),
-    ("output: o\ncommon: {dataset: digits, weights: w}\naxes: {a: [1, 2]}",
-     "asks for the same run twice: transfer, 1 and transfer, 2 have the same options"),
+    (
+        "output: o\ncommon: {dataset: digits, weights: w}\naxes: {a: [1, 2]}",
+        "asks for the same run twice: transfer, 1 and transfer, 2 have the same options",
+    ),
     ("output: o\ncommand: detection\ncommon: {SEED: 1}", "the option 'config', a file"),
     ("output: o\ncommand: detection\ncommon: {config: none.yaml}", "detection: config file"),
     ("output: o\ncommand: convert\ncommon: {a: 1}", "command convert has one option: source"),
     ("a: &a [1]\nb: &b [*a, *a]\nc: &c [*b, *b]\n? [x]\n: 3", "is neither text nor number"),
     ("a: 2024-13-45", "s.yaml:1: month must be in 1..12"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("contents, message", MISTAKES, ids=[m[:40] for _, m in MISTAKES])
@@ -230,15 +287,21 @@ def result(run, metrics, **more):
 
 def test_the_table_is_over_seeds(tmp_path, request):
     config = str(request.config.rootpath / "configs" / "digits_mask_rcnn_robust.yaml")
-    contents = {"output": str(tmp_path / "out"), "command": "detection",
-                "common": {"config": config, "SEED": "{seed}", "MODEL.WEIGHTS": "{weights}"},
-                "axes": {"weights": ["a|b", "c"], "seed": [0, 1]}}  # fmt: skip
+    contents = {
+        "output": str(tmp_path / "out"),
+        "command": "detection",
+        "common": {"config": config, "SEED": "{seed}", "MODEL.WEIGHTS": "{weights}"},
+        "axes": {"weights": ["a|b", "c"], "seed": [0, 1]},
+    }
     runs = read(tmp_path, contents)
     for run, (box, mask) in zip(runs, [(40.0, 36.0), (41.0, None)], strict=False):
         result(run, {"val": {"bbox": {"AP": box}, "segm": {"AP": mask}}})
     assert study_report.table(runs).splitlines() == [
-        "| weights | box AP | mask AP | runs |", "|---|---|---|---|",
-        "| a\\|b | 40.50 ± 0.71 | 36.00 | 2 |", "| c |  |  | missing |"]  # fmt: skip
+        "| weights | box AP | mask AP | runs |",
+        "|---|---|---|---|",
+        "| a\\|b | 40.50 ± 0.71 | 36.00 | 2 |",
+        "| c |  |  | missing |",
+    ]
 
 
 def test_plan_judges_by_what_has_finished(tmp_path, monkeypatch):
@@ -258,10 +321,16 @@ def test_real_runs_of_two_parts(tmp_path, capfd):
     weights = write_network(tmp_path / "w.pt", "shufflenet_v2_x1_0")
     contents = {
         "output": str(tmp_path / "out"),
-        "common": {"dataset": "digits", "limit": 40, "test_limit": 30, "probe": "nearest",
-                   "weights": str(weights), "neighbours": "{k}"},
+        "common": {
+            "dataset": "digits",
+            "limit": 40,
+            "test_limit": 30,
+            "probe": "nearest",
+            "weights": str(weights),
+            "neighbours": "{k}",
+        },
         "axes": {"k": [1, 3]},
-    }  # fmt: skip
+    }
     file = write(tmp_path / "s.yaml", contents)
     study.main(["run", str(file)])
     out, _ = capfd.readouterr()

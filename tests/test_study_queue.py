@@ -65,13 +65,17 @@ def bad(code=1, error="bad luck"):
     [
         ([[Outcome(FINISHED)]] * 2, "01", "01", {}),
         ([[bad(), Outcome(FINISHED)], [Outcome(FINISHED)]], "010", "01", {}),
-        ([[bad(), bad(), bad(error="the last")], [Outcome(FINISHED)]], "0100", "1",
-         {"0": "the last"}),
+        (
+            [[bad(), bad(), bad(error="the last")], [Outcome(FINISHED)]],
+            "0100",
+            "1",
+            {"0": "the last"},
+        ),
         ([[bad(2, "mistake")], [Outcome(FINISHED)]], "01", "1", {"0": "mistake"}),
         ([[Outcome(BUSY), Outcome(FINISHED)], [Outcome(FINISHED)]], "010", "01", {}),
         ([[Outcome(INTERRUPTED, 75), Outcome(FINISHED)], [Outcome(FINISHED)]], None, "01", {}),
     ],
-)  # fmt: skip
+)
 def test_failures_are_tried_again_later(tmp_path, outcomes, order, finished, failed):
     runs = study_file.read(toy(tmp_path, 2))
     executor = Fake({str(i): list(rows) for i, rows in enumerate(outcomes)})
@@ -85,20 +89,39 @@ def test_failures_are_tried_again_later(tmp_path, outcomes, order, finished, fai
 def test_pauses_double(tmp_path):
     runs = study_file.read(toy(tmp_path, 1))
     times = []
-    queue = Queue(runs, Fake({"0": [bad(), bad(), bad()]}), pause=0.2,
-                  told=lambda *_: times.append(time.time()))  # fmt: skip
+    queue = Queue(
+        runs,
+        Fake({"0": [bad(), bad(), bad()]}),
+        pause=0.2,
+        told=lambda *_: times.append(time.time()),
+    )
     queue.work()
     first, second = times[1] - times[0], times[2] - times[1]
     assert 0.2 <= first < 0.38 and 0.4 <= second < 0.8
 
 
 def test_what_needs_a_failed_run_is_given_up(tmp_path):
-    parts = [{"name": "a", "command": "toy", "common": {"value": "{x}", "mistake": True},
-              "axes": {"x": [0, 1]}, "runs": []},
-             {"name": "b", "command": "toy", "common": {"value": 1, "needs": "{a}/result.json"},
-              "axes": {"x": [0, 1]}},
-             {"name": "c", "command": "toy", "common": {"value": 2, "needs": "{b}/result.json"},
-              "axes": {"x": [0, 1]}}]  # fmt: skip
+    parts = [
+        {
+            "name": "a",
+            "command": "toy",
+            "common": {"value": "{x}", "mistake": True},
+            "axes": {"x": [0, 1]},
+            "runs": [],
+        },
+        {
+            "name": "b",
+            "command": "toy",
+            "common": {"value": 1, "needs": "{a}/result.json"},
+            "axes": {"x": [0, 1]},
+        },
+        {
+            "name": "c",
+            "command": "toy",
+            "common": {"value": 2, "needs": "{b}/result.json"},
+            "axes": {"x": [0, 1]},
+        },
+    ]
     file = write(tmp_path / "s.yaml", json.dumps({"output": str(tmp_path / "o"), "parts": parts}))
     runs = study_file.read(file)
     queue = Queue(runs, Local(1, 0))
@@ -193,8 +216,12 @@ def driver(*words) -> subprocess.Popen:
     """The command in a process of its own."""
     here = Path(__file__).resolve().parent
     code = DRIVER.format(paths=[str(here), str(here.parent)])
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, words)], text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, words)],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def wait_for(condition, seconds: float = 60.0):

@@ -48,8 +48,11 @@ def contents(runs) -> list[dict]:
 def test_processes_one_node_and_three_give_the_same(tmp_path, cluster, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     found = []
-    for name, make in (("local", lambda: Local(2, 0)), ("one", lambda: Ray(None)),
-                       ("three", lambda: Ray(cluster.address))):  # fmt: skip
+    for name, make in (
+        ("local", lambda: Local(2, 0)),
+        ("one", lambda: Ray(None)),
+        ("three", lambda: Ray(cluster.address)),
+    ):
         (tmp_path / name).mkdir()
         runs = study_file.read(toy(tmp_path / name, 6))
         executor = make()

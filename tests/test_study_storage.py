@@ -19,9 +19,15 @@ def toys(monkeypatch):
 
 def test_results_in_object_storage(tmp_path, monkeypatch, capsys):
     url = f"file://{tmp_path}/bucket"
-    parts = [{"name": "a", "command": "toy", "common": {"value": "{x}"}, "axes": {"x": [0, 1]}},
-             {"name": "b", "command": "toy", "axes": {"x": [0, 1]},
-              "common": {"value": 2, "needs": "{a}/result.json"}}]  # fmt: skip
+    parts = [
+        {"name": "a", "command": "toy", "common": {"value": "{x}"}, "axes": {"x": [0, 1]}},
+        {
+            "name": "b",
+            "command": "toy",
+            "axes": {"x": [0, 1]},
+            "common": {"value": 2, "needs": "{a}/result.json"},
+        },
+    ]
     file = write(tmp_path / "s.yaml", json.dumps({"output": url, "parts": parts}))
     monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path / "one"))
     study.main(["run", str(file), "--gpus", "0"])

@@ -9,8 +9,12 @@ from classification.report import tables
 from classification.report.sections import Column, Section, Value
 
 MINUS = "\N{MINUS SIGN}"
-COLUMNS = [Column("task_1", None), Column("robust", 2, "high"), Column("standard", 2, "high"),
-           Column("difference")]  # fmt: skip
+COLUMNS = [
+    Column("task_1", None),
+    Column("robust", 2, "high"),
+    Column("standard", 2, "high"),
+    Column("difference"),
+]
 ROWS = [
     ["a|b", Value(91.004, 90.5, 91.5, 3, (0, 1)), Value(90.0), 1.0],
     ["50 %", Value(80.0, 79, 81, 2, (), "95 % interval over trials"), 80.001, -0.001],
@@ -19,13 +23,22 @@ ROWS = [
 SECTION = Section("t", "Best_of 100 %", ["What *it* is."], COLUMNS, ROWS, warnings=["Do not."])
 
 
-@pytest.mark.parametrize("cell, digits, text", [
-    (None, 2, ""), ("x", None, "x"), (1, 0, "1"), (-0.001, 2, "0.00"), (-1.5, 1, MINUS + "1.5"),
-    (float("nan"), 2, ""), (Value(float("nan")), 2, ""), (Value(5.0), 2, "5.00"),
-    (Value(5.0, 4.0, 6.5), 1, "5.0 (4.0–6.5)"),
-    (Value(0.5, -1, 2, 3, (), "95 % interval over trials"), 1, f"0.5 [{MINUS}1.0, 2.0]"),
-    (Value(40, 39.9, 40.1, 4, (), "standard deviation"), 2, "40.00 ± 0.10"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "cell, digits, text",
+    [
+        (None, 2, ""),
+        ("x", None, "x"),
+        (1, 0, "1"),
+        (-0.001, 2, "0.00"),
+        (-1.5, 1, MINUS + "1.5"),
+        (float("nan"), 2, ""),
+        (Value(float("nan")), 2, ""),
+        (Value(5.0), 2, "5.00"),
+        (Value(5.0, 4.0, 6.5), 1, "5.0 (4.0–6.5)"),
+        (Value(0.5, -1, 2, 3, (), "95 % interval over trials"), 1, f"0.5 [{MINUS}1.0, 2.0]"),
+        (Value(40, 39.9, 40.1, 4, (), "standard deviation"), 2, "40.00 ± 0.10"),
+    ],
+)
 def test_words(cell, digits, text):
     assert tables.words(cell, digits) == text
 

@@ -209,7 +209,7 @@ MISTAKES = [
     (["SOLVER.IMS_PER_BATCH", "0"], "SOLVER.IMS_PER_BATCH is 0; it must be a positive multiple"),
     (["MODEL.META_ARCHITECTURE", "Nothing"], "the configured model cannot be built"),
     (["MODEL.DEVICE", "gpu"], "the configured model cannot be built"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("args", "message"), MISTAKES, ids=[m[:30] for _, m in MISTAKES])

@@ -26,22 +26,42 @@ from robust_backbones.core.files import claimed
 from robust_backbones.core.signals import Stopped
 
 SETTINGS = learning(steps=1) | dict(
-    arch="small", dataset="digits", passes=3, epochs=3, batch_size=12, lr_schedule="one-cycle",
-    warmup=0.5, augmentation="shift2", seed=3,
-    evaluation=dict(constraint="l2", eps=1.0, steps=2, step_size=1.0, random_start=True,
-                    use_best=True))  # fmt: skip
+    arch="small",
+    dataset="digits",
+    passes=3,
+    epochs=3,
+    batch_size=12,
+    lr_schedule="one-cycle",
+    warmup=0.5,
+    augmentation="shift2",
+    seed=3,
+    evaluation=dict(
+        constraint="l2", eps=1.0, steps=2, step_size=1.0, random_start=True, use_best=True
+    ),
+)
 
 
 def run_of(folder, images=60, save_seconds=600.0, **changes) -> Training:
     torch.manual_seed(0)
     network = nn.Sequential(
-        nn.Conv2d(3, 8, 5, stride=4), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2), nn.Flatten(),
+        nn.Conv2d(3, 8, 5, stride=4),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Dropout(0.2),
+        nn.Flatten(),
         nn.Linear(392, 10),
-    )  # fmt: skip
+    )
     settings = SETTINGS | changes
     train, test = (open_split("digits", split, limit=images) for split in ("train", "test"))
-    return pretraining(Learner(network, settings), train, test, settings, {"arch": "small"}, folder,
-                       save_seconds=save_seconds)  # fmt: skip
+    return pretraining(
+        Learner(network, settings),
+        train,
+        test,
+        settings,
+        {"arch": "small"},
+        folder,
+        save_seconds=save_seconds,
+    )
 
 
 def outcome(folder) -> tuple:
@@ -77,8 +97,18 @@ def test_a_run_writes_what_it_promises(tmp_path, capsys):
     assert names == {"checkpoint.pt", "metrics.jsonl", "result.json", "curves.png", "tensorboard"}
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3]
-    common = {"epoch", "train_loss", "train_top1", "clean_loss", "clean_top1", "adversarial_loss",
-              "adversarial_top1", "lr", "images_per_second", "seconds"}  # fmt: skip
+    common = {
+        "epoch",
+        "train_loss",
+        "train_top1",
+        "clean_loss",
+        "clean_top1",
+        "adversarial_loss",
+        "adversarial_top1",
+        "lr",
+        "images_per_second",
+        "seconds",
+    }
     assert set(lines[0]) == common and set(lines[-1]) == common | {"robust_top1", "robust_loss"}
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["metrics"]["robust_top1"] == lines[-1]["robust_top1"]
@@ -237,8 +267,9 @@ def test_a_collapse_without_the_weights_of_before_says_so(tmp_path, monkeypatch)
 
 def test_warmup_counts_epochs_of_updates_as_epochs_does(tmp_path):
     """Free replays each batch: a pass of 4 updates per batch is 4 epochs' worth."""
-    run = run_of(tmp_path, method="free", steps=4, passes=2, epochs=8, warmup=2.0,
-                 lr_schedule="constant")  # fmt: skip
+    run = run_of(
+        tmp_path, method="free", steps=4, passes=2, epochs=8, warmup=2.0, lr_schedule="constant"
+    )
     rates = [run._rate(update) for update in range(4 * run.batches)]
     assert rates.index(max(rates)) == 2 * run.batches - 1
 

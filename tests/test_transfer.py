@@ -57,8 +57,10 @@ def features(network, split, limit):
     """Independent of ours: the network as torchvision has it, the hook before its last layer."""
     found, source = checkpoint.read(network), open_split("digits", split, limit=limit)
     net = checkpoint.build_network(found.arch, 7).eval()
-    net.load_state_dict(found.tensors | {k: v for k, v in net.state_dict().items()
-                                         if k.endswith("num_batches_tracked")})  # fmt: skip
+    net.load_state_dict(
+        found.tensors
+        | {k: v for k, v in net.state_dict().items() if k.endswith("num_batches_tracked")}
+    )
     net.fc = torch.nn.Identity()
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (found.mean, found.std))
     with torch.no_grad():
@@ -172,9 +174,24 @@ def test_a_finished_run_is_skipped_and_others_do_not_meet_it(runs, network, caps
 
 def test_an_interrupted_run_goes_on_and_ends_the_same(runs, network, tmp_path):
     expected = result(runs("full"))["metrics"]
-    command = [sys.executable, "-m", "classification.transfer", *TINY, "--mode", "full-network",
-               "--trials", "2", *FAST, "--save-classifier", "--weights", str(network),
-               "--output", str(tmp_path), "--save-seconds", "0"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "classification.transfer",
+        *TINY,
+        "--mode",
+        "full-network",
+        "--trials",
+        "2",
+        *FAST,
+        "--save-classifier",
+        "--weights",
+        str(network),
+        "--output",
+        str(tmp_path),
+        "--save-seconds",
+        "0",
+    ]
     codes = []
     for wanted in (1, 3):  # checkpoints there when the signal comes
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -190,8 +207,21 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(runs, network, tmp_path):
 
 
 def test_hopeless_rates_are_given_up_only_if_asked(network, tmp_path):
-    options = ["--mode", "full-network", "--epochs", "4", "--batch-size", "10", "--limit", "300",
-               "--eval-every", "1", "--lr", "0.01", "0.0000001"]  # fmt: skip
+    options = [
+        "--mode",
+        "full-network",
+        "--epochs",
+        "4",
+        "--batch-size",
+        "10",
+        "--limit",
+        "300",
+        "--eval-every",
+        "1",
+        "--lr",
+        "0.01",
+        "0.0000001",
+    ]
     whole = run(network, tmp_path / "whole", *options)
     (trial,) = whole["metrics"]["trials"]
     good, bad = trial["candidates"]
@@ -295,8 +325,14 @@ def test_user_mistakes(network, tmp_path, capsys, monkeypatch, options, message)
 
 @pytest.mark.parametrize("told", ["metadata", "source_metadata"])
 def test_what_is_known_of_the_network_survives_its_conversion(told):
-    facts = {"dataset": "digits", "method": "pgd", "constraint": "l2", "eps": 1.0, "epochs": 9,
-             "seed": 4}  # fmt: skip
+    facts = {
+        "dataset": "digits",
+        "method": "pgd",
+        "constraint": "l2",
+        "eps": 1.0,
+        "epochs": 9,
+        "seed": 4,
+    }
     own = facts if told == "metadata" else {"eps": 1.0, "source_metadata": facts}
     found = checkpoint.Checkpoint({}, "resnet18", "detectron2", None, None, "", metadata=own)
     assert transfer_result.source(found) == {"arch": "resnet18"} | facts

@@ -23,9 +23,24 @@ def test_from_the_files_to_a_result(network, tmp_path, monkeypatch, name, layout
     row = miniature_tasks.use(monkeypatch, name, tmp_path / "data", layout=layout)
     assert DATASETS[name] is row
     out = tmp_path / "run"
-    transfer.main(["--weights", str(network), "--dataset", name, "--data", str(tmp_path / "data"),
-                   "--image-size", "32", "--device", "cpu", "--trials", "1",
-                   "--output", str(out)])  # fmt: skip
+    transfer.main(
+        [
+            "--weights",
+            str(network),
+            "--dataset",
+            name,
+            "--data",
+            str(tmp_path / "data"),
+            "--image-size",
+            "32",
+            "--device",
+            "cpu",
+            "--trials",
+            "1",
+            "--output",
+            str(out),
+        ]
+    )
     found = json.loads((out / "result.json").read_text())
     numbers = found["metrics"]
     assert numbers["metric"] == row.metric

@@ -23,17 +23,20 @@ def fixed(gains, losses, images=1000):
     return Estimate((gains - losses) * weights, Over.IMAGES, discordant=found, tests=images)
 
 
-@pytest.mark.parametrize("found, outcome", [
-    (estimate(3.0), Outcome.BETTER),
-    (estimate(-3.0), Outcome.WORSE),
-    (estimate(1.0), Outcome.CANNOT_TELL),
-    (estimate(0.0), Outcome.CANNOT_TELL),
-    (estimate(0.1, 0.2), Outcome.NO_DIFFERENCE),
-    (estimate(0.9, 0.2), Outcome.BETTER),  # small, but there
-    (estimate(0.8, 0.4), Outcome.CANNOT_TELL),
-    (estimate(3.0, choice=(2.0, 0.0)), Outcome.CANNOT_TELL),
-    (estimate(9.0, missing=Missing.TRIALS), Outcome.CANNOT_TELL),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "found, outcome",
+    [
+        (estimate(3.0), Outcome.BETTER),
+        (estimate(-3.0), Outcome.WORSE),
+        (estimate(1.0), Outcome.CANNOT_TELL),
+        (estimate(0.0), Outcome.CANNOT_TELL),
+        (estimate(0.1, 0.2), Outcome.NO_DIFFERENCE),
+        (estimate(0.9, 0.2), Outcome.BETTER),  # small, but there
+        (estimate(0.8, 0.4), Outcome.CANNOT_TELL),
+        (estimate(3.0, choice=(2.0, 0.0)), Outcome.CANNOT_TELL),
+        (estimate(9.0, missing=Missing.TRIALS), Outcome.CANNOT_TELL),
+    ],
+)
 def test_outcomes(found, outcome):
     assert verdicts.judge(found).outcome is outcome
 
@@ -71,7 +74,9 @@ def test_the_exact_interval_agrees_with_the_sign_test():
         for gains in range(total + 1):
             theirs = stats.binomtest(gains, total).pvalue <= 0.05
             ours = verdicts.judge(fixed(gains, total - gains)).outcome in (
-                Outcome.BETTER, Outcome.WORSE)  # fmt: skip
+                Outcome.BETTER,
+                Outcome.WORSE,
+            )
             assert theirs or not ours, (gains, total)
             lost += [(gains, total)] if theirs and not ours else []
     assert len(lost) <= 8, lost
@@ -91,9 +96,9 @@ def test_the_exact_interval_covers_the_truth():
     assert 0.94 <= hits / runs <= 0.99
 
 
-@pytest.mark.parametrize("found, trials", [
-    (estimate(0.9), True), (estimate(0.0, 3.0), True), (fixed(6, 2), False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "found, trials", [(estimate(0.9), True), (estimate(0.0, 3.0), True), (fixed(6, 2), False)]
+)
 def test_what_would_tell(found, trials):
     needed = verdicts.judge(found).needed
     first, last = needed.trials if trials else needed.images
@@ -106,9 +111,10 @@ def test_advised_trials_tell_if_the_estimate_is_right():
     assert verdicts.judge(again, look=2).outcome is Outcome.BETTER
 
 
-@pytest.mark.parametrize("missing, trials", [
-    (Missing.TRIALS, (3, 10)), (Missing.PREDICTIONS, None), (Missing.TASKS, None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "missing, trials",
+    [(Missing.TRIALS, (3, 10)), (Missing.PREDICTIONS, None), (Missing.TASKS, None)],
+)
 def test_what_is_missing_is_said(missing, trials):
     found = verdicts.judge(Estimate(5.0, missing=missing))
     assert found.needed.missing is missing and found.needed.trials == trials

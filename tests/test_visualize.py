@@ -110,15 +110,27 @@ def test_truth_and_predictions_of_two_detectors(run, tmp_path, resnet18_backbone
     write_run(tmp_path / "second", resnet18_backbone, **{"MODEL.MASK_ON": "False"})
     other = tmp_path / "second/config.yaml"
     command(
-        *model(run), "--compare", f"{other}={tmp_path / 'second/model_final.pth'}",
-        "--images", 2, "--threshold", 0, "--output", tmp_path / "out",
-        "--name", "standard", "--name", "robust",
-    )  # fmt: skip
+        *model(run),
+        "--compare",
+        f"{other}={tmp_path / 'second/model_final.pth'}",
+        "--images",
+        2,
+        "--threshold",
+        0,
+        "--output",
+        tmp_path / "out",
+        "--name",
+        "standard",
+        "--name",
+        "robust",
+    )
     page = read_page(tmp_path / "out")
     assert len(page.images) == 6
     assert [image["alt"].split(", ")[1].split(":")[0] for image in page.images[:3]] == [
-        "truth", "standard", "robust",
-    ]  # fmt: skip
+        "truth",
+        "standard",
+        "robust",
+    ]
     counts = [sum(map(int, re.findall(r"\b(\d+) ", i["alt"].split(": ")[1]))) for i in page.images]
     assert [counts[i] for i in (1, 2, 4, 5)] == [5] * 4  # TEST.DETECTIONS_PER_IMAGE
     for digest in (run / "model_final.pth", tmp_path / "second/model_final.pth"):
@@ -154,15 +166,31 @@ def test_saved_predictions_their_errors_and_the_order(tmp_path):
     gone = next(i for i, row in enumerate(rows) if row["image_id"] == 11)
     del rows[gone]  # a missed object
     command(
-        "--dataset", SCENES, "--predictions", write(tmp_path / "a.json", perfect),
-        "--predictions", write(tmp_path / "b.json", rows), "--output", tmp_path / "out",
-        "--images", 1000, "--show", 3, "--errors", "--sort", "errors",
-    )  # fmt: skip
+        "--dataset",
+        SCENES,
+        "--predictions",
+        write(tmp_path / "a.json", perfect),
+        "--predictions",
+        write(tmp_path / "b.json", rows),
+        "--output",
+        tmp_path / "out",
+        "--images",
+        1000,
+        "--show",
+        3,
+        "--errors",
+        "--sort",
+        "errors",
+    )
     result = json.loads((tmp_path / "out/errors.json").read_text())
     count = len(perfect)
     wrong = {kind: n for kind, n in result["metrics"]["total"]["b.json"].items() if n}
-    assert wrong == {"right": count - len(worst) - 1, "wrong class": len(worst), "duplicate": 1,
-                     "missed": 1}  # fmt: skip
+    assert wrong == {
+        "right": count - len(worst) - 1,
+        "wrong class": len(worst),
+        "duplicate": 1,
+        "missed": 1,
+    }
     assert {k: n for k, n in result["metrics"]["total"]["a.json"].items() if n} == {"right": count}
     first = result["metrics"]["images"][0]
     assert first["image"].endswith("val_00007.jpg")
@@ -176,8 +204,9 @@ def test_saved_predictions_their_errors_and_the_order(tmp_path):
     assert page.images[2]["alt"] == f"val_00007.jpg, b.json: {len(worst)} wrong class"
     assert f"val_00007.jpg: {len(worst)} errors" in page.text
     shown = [np.asarray(Image.open(tmp_path / "out" / image["src"])) for image in page.images[:3]]
-    vermillion = [(np.abs(pixels.astype(int) - (0xD5, 0x5E, 0)).max(axis=2) < 40).sum()
-                  for pixels in shown]  # fmt: skip
+    vermillion = [
+        (np.abs(pixels.astype(int) - (0xD5, 0x5E, 0)).max(axis=2) < 40).sum() for pixels in shown
+    ]
     assert vermillion[2] > 10 * max(vermillion[1], 10)
 
 
@@ -189,8 +218,10 @@ MASKS = {
 }
 
 
-@pytest.mark.parametrize(("form", "pixels"), [(MASKS["polygon"], 12), (MASKS["two polygons"], 16),
-                                              (MASKS["run lengths"], 12)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("form", "pixels"),
+    [(MASKS["polygon"], 12), (MASKS["two polygons"], 16), (MASKS["run lengths"], 12)],
+)
 def test_masks_of_saved_predictions_in_any_of_cocos_forms(form, pixels):
     row = {"image_id": 1, "category_id": 2, "bbox": [2, 1, 4, 3], "score": 1, "segmentation": form}
     found = prediction_files.instances([row], 10, 10)
@@ -201,8 +232,17 @@ def test_masks_of_saved_predictions_in_any_of_cocos_forms(form, pixels):
 def test_the_same_seed_chooses_the_same_images(tmp_path):
     chosen = []
     for seed in (1, 1, 2):
-        command("--dataset", SCENES, "--truth-only", "--images", 3, "--seed", seed,
-                "--output", tmp_path / f"{len(chosen)}")  # fmt: skip
+        command(
+            "--dataset",
+            SCENES,
+            "--truth-only",
+            "--images",
+            3,
+            "--seed",
+            seed,
+            "--output",
+            tmp_path / f"{len(chosen)}",
+        )
         page = read_page(tmp_path / f"{len(chosen)}")
         chosen.append([image["alt"] for image in page.images])
     assert chosen[0] == chosen[1] != chosen[2]
@@ -251,7 +291,7 @@ OPTIONS = [
     (["--config", "none.yaml"], "config file 'none.yaml' does not exist"),
     (["--config", str(DIGITS), "MODEL.WEIGHTS", "none.pth"], "'none.pth' does not exist"),
     (["--curves", "none"], "'none' cannot be read"),
-]  # fmt: skip
+]
 
 
 def refused(capsys, *args) -> str:
@@ -278,7 +318,13 @@ def test_a_detector_of_other_classes_is_refused(run, tmp_path, capsys):
     for row in contents["categories"]:
         row["name"] = row["name"].upper()
     (tmp_path / "upper.json").write_text(json.dumps(contents))
-    line = refused(capsys, *model(run), "--output", tmp_path / "out", "--dataset",
-                   own.rsplit(":", 1)[0] + f":{tmp_path / 'upper.json'}")  # fmt: skip
+    line = refused(
+        capsys,
+        *model(run),
+        "--output",
+        tmp_path / "out",
+        "--dataset",
+        own.rsplit(":", 1)[0] + f":{tmp_path / 'upper.json'}",
+    )
     assert "model_final.pth detects 10 classes (zero, one, two, three, …), but data set" in line
     assert "'mine' has 10 classes (ZERO, ONE, TWO, THREE, …)" in line

@@ -98,9 +98,12 @@ def register(tmp_path):
         name = f"voc_for_tests_{len(names)}"
         DatasetCatalog.register(name, lambda: [])
         MetadataCatalog.get(name).set(
-            dirname=str(root), split=split, evaluator_type="pascal_voc",
-            thing_classes=list(classes), **({"year": year} if year else {}),
-        )  # fmt: skip
+            dirname=str(root),
+            split=split,
+            evaluator_type="pascal_voc",
+            thing_classes=list(classes),
+            **({"year": year} if year else {}),
+        )
         names.append(name)
         return name
 
@@ -140,7 +143,9 @@ def test_every_class_and_overlap_as_voc_eval(tmp_path, register, data):
     assert 5 < metrics["AP"] < 95 and metrics["AP_07"] != metrics["AP_area"]
 
 
-@pytest.mark.parametrize(("year", "rule"), [(2007, "07"), (2012, "area"), (2031, "area"), (0, "area")])  # fmt: skip  # noqa: E501
+@pytest.mark.parametrize(
+    ("year", "rule"), [(2007, "07"), (2012, "area"), (2031, "area"), (0, "area")]
+)
 def test_the_year_chooses_the_rule(tmp_path, register, year, rule):
     name = register(write_voc(tmp_path / "voc"), year=year)
     metrics = voc_evaluation.score(name, rows_of(name))
@@ -204,11 +209,12 @@ def test_a_difficult_object_counts_neither_way():
 
     objects = boxes([1, 1, 1, 10, 10, 1], [1, 31, 1, 40, 10, 0])
     detections = [
-        [1, 31, 1, 40, 10, 0.9], [1, 31, 1, 40, 10, 0.8],  # difficult, twice: nothing
+        [1, 31, 1, 40, 10, 0.9],
+        [1, 31, 1, 40, 10, 0.8],  # difficult, twice: nothing
         [1, 61, 1, 70, 10, 0.7],  # wrong
         [1, 1, 1, 10, 10, 0.6],  # right: precision 1/2 at recall 1
         [1, 1, 1, 10, 10, 0.5],  # again: wrong
-    ]  # fmt: skip
+    ]
     metrics = voc_scores.score(objects, boxes(*detections), ["thing"], 2012)
     assert metrics["AP"] == metrics["AP_area"] == metrics["AP_07"] == pytest.approx(50)
     # Overlap of exactly one half is not enough.

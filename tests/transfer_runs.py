@@ -9,8 +9,18 @@ from classification.models import Classifier
 from classification.transfer import __main__ as transfer
 from robust_backbones import checkpoint
 
-TINY = ["--dataset", "digits", "--limit", "40", "--test-limit", "30", "--device", "cpu",
-        "--trials", "1"]  # fmt: skip
+TINY = [
+    "--dataset",
+    "digits",
+    "--limit",
+    "40",
+    "--test-limit",
+    "30",
+    "--device",
+    "cpu",
+    "--trials",
+    "1",
+]
 FAST = ["--epochs", "2", "--batch-size", "8"]
 
 
@@ -18,9 +28,12 @@ def write_network(path, arch: str = "resnet18", classes: int = 7, image_size: in
     """A classifier of ours with random weights, and statistics of its own; returns `path`."""
     model = Classifier(arch, classes, (0.4, 0.45, 0.5), (0.25, 0.3, 0.35))
     model.net.load_state_dict(random_network(arch, classes).state_dict())
-    contents = {"format": checkpoint.FORMAT, "version": checkpoint.FORMAT_VERSION,
-                "model": model.state_dict(),
-                "metadata": {"image_size": image_size, "eps": 0.5}}  # fmt: skip
+    contents = {
+        "format": checkpoint.FORMAT,
+        "version": checkpoint.FORMAT_VERSION,
+        "model": model.state_dict(),
+        "metadata": {"image_size": image_size, "eps": 0.5},
+    }
     checkpoint.save(contents, path)
     return path
 

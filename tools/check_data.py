@@ -18,15 +18,22 @@ from robust_backbones.core.errors import user_errors
 def parse(argv=None) -> argparse.Namespace:
     """The command line."""
     parser = Parser(description=__doc__)
-    # fmt: off
+
     add = parser.add_argument
-    add("data", nargs="+", metavar="DATA",
-        help="NAME=coco:IMAGES:ANNOTATIONS.json, NAME=voc:ROOT:SPLIT, or a registered data set")
-    add("--no-pixels", action="store_true",
-        help="do not open the image files: quick, but sizes and damage stay unknown")
+    add(
+        "data",
+        nargs="+",
+        metavar="DATA",
+        help="NAME=coco:IMAGES:ANNOTATIONS.json, NAME=voc:ROOT:SPLIT, or a registered data set",
+    )
+    add(
+        "--no-pixels",
+        action="store_true",
+        help="do not open the image files: quick, but sizes and damage stay unknown",
+    )
     add("--list", type=int, default=5, metavar="N", help="show N of each kind (default: 5)")
     add("--csv", metavar="FILE", help="write all of them: data set, kind, image, text")
-    # fmt: on
+
     return parser.parse_args(argv)
 
 
@@ -54,8 +61,10 @@ def main(argv=None) -> int:
 def report(name: str, found, problems: list, shown: int, kinds) -> int:
     """Print one data set's; returns the number of faults."""
     objects = Counter(thing.name for image in found.images for thing in image.objects)
-    print(f"{name}: {counted(len(found.images), 'image')}, {counted(objects.total(), 'object')}, "
-          f"{counted(len(found.classes), 'class', 'classes')}")  # fmt: skip
+    print(
+        f"{name}: {counted(len(found.images), 'image')}, {counted(objects.total(), 'object')}, "
+        f"{counted(len(found.classes), 'class', 'classes')}"
+    )
     print("  " + ", ".join(f"{label} {objects[label]}" for label in found.classes))
     faults = 0
     for group, why in ((kinds.FATAL, "fault"), (kinds.MENDED, "fault"), (kinds.NOTED, "note")):

@@ -22,29 +22,52 @@ from robust_backbones.core.files import ENDINGS
 def parse(argv=None) -> argparse.Namespace:
     """The command line."""
     parser = Parser(description=__doc__)
-    # fmt: off
+
     add = parser.add_argument
-    add("source", metavar="SOURCE",
+    add(
+        "source",
+        metavar="SOURCE",
         help="checkpoint (.pth, .pt, .ckpt, .safetensors, .pkl) of torchvision, timm, the "
-             "robustness library, MoCo, Detectron2 or classification.pretrain; or the name of a "
-             "published model")
+        "robustness library, MoCo, Detectron2 or classification.pretrain; or the name of a "
+        "published model",
+    )
     add("target", metavar="TARGET", nargs="?", help="file to write")
-    add("--to", choices=ENDINGS, default="detectron2",
-        help="format of TARGET (default: %(default)s)")
-    add("--arch", metavar="NAME",
-        help="what SOURCE should be, checked against its tensors (default: recognised)")
-    add("--verify", action=argparse.BooleanOptionalAction, default=True,
-        help="compare the features of source and target, stage by stage (default: yes)")
+    add(
+        "--to",
+        choices=ENDINGS,
+        default="detectron2",
+        help="format of TARGET (default: %(default)s)",
+    )
+    add(
+        "--arch",
+        metavar="NAME",
+        help="what SOURCE should be, checked against its tensors (default: recognised)",
+    )
+    add(
+        "--verify",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="compare the features of source and target, stage by stage (default: yes)",
+    )
     add("--dry-run", action="store_true", help="print what becomes of each key; write nothing")
     add("--inspect", action="store_true", help="say what SOURCE is; write nothing")
-    add("--from-detector", action="store_true",
-        help="SOURCE is a whole Detectron2 detector: take its backbone out")
-    add("--assume-rgb", action="store_true",
-        help="a Detectron2 SOURCE that does not say so takes RGB images, with STRIDE_IN_1X1 False")
-    add("--allow-pickle", action="store_true",
-        help="execute code in SOURCE if it holds more than tensors; only for files that you trust")
+    add(
+        "--from-detector",
+        action="store_true",
+        help="SOURCE is a whole Detectron2 detector: take its backbone out",
+    )
+    add(
+        "--assume-rgb",
+        action="store_true",
+        help="a Detectron2 SOURCE that does not say so takes RGB images, with STRIDE_IN_1X1 False",
+    )
+    add(
+        "--allow-pickle",
+        action="store_true",
+        help="execute code in SOURCE if it holds more than tensors; only for files that you trust",
+    )
     add("--force", action="store_true", help="replace TARGET if it exists")
-    # fmt: on
+
     args = parser.parse_args(argv)
     if not args.target and not (args.inspect or args.dry_run):
         parser.error("TARGET is missing; give the file to write, or --inspect or --dry-run")

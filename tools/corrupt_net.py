@@ -22,11 +22,20 @@ def parse(argv=None) -> argparse.Namespace:
     """The command line."""
     parser = evaluation_options.parser(__doc__)
     add = parser.add_argument
-    add("--corruptions", nargs="+", metavar="KIND",
+    add(
+        "--corruptions",
+        nargs="+",
+        metavar="KIND",
         help="kinds, such as fog, or groups: noise, blur, weather, digital (default: all 15 kinds)",
-    )  # fmt: skip
-    add("--severities", nargs="+", type=int, choices=(1, 2, 3, 4, 5), default=[1, 2, 3, 4, 5],
-        help="how strong (default: all five)")  # fmt: skip
+    )
+    add(
+        "--severities",
+        nargs="+",
+        type=int,
+        choices=(1, 2, 3, 4, 5),
+        default=[1, 2, 3, 4, 5],
+        help="how strong (default: all five)",
+    )
     return evaluation_options.parse(parser, argv)
 
 
@@ -54,9 +63,15 @@ def run(args) -> None:
         report.write_csv(metrics, output / "table.csv")
         report.draw(metrics, output / "figure.png")
         subject.write_result(
-            found, output, kind="detection-corruptions", metrics=metrics, seed=args.seed,
-            settings=settings | {"corruptions": kinds, "severities": severities}, warnings=None,
-            seconds=sum(row["seconds"] for row in rows.values()))  # fmt: skip
+            found,
+            output,
+            kind="detection-corruptions",
+            metrics=metrics,
+            seed=args.seed,
+            settings=settings | {"corruptions": kinds, "severities": severities},
+            warnings=None,
+            seconds=sum(row["seconds"] for row in rows.values()),
+        )
     if not metrics["complete"]:
         print(
             "mPC and rPC are over the chosen kinds and severities: not to be compared with "

@@ -60,7 +60,7 @@ def plan(output: Path) -> list[Run]:
                 *("--output", str(pretrain), "--resume"),
             ],
             "convert": [
-                *("tools/convert.py", str(pretrain / "checkpoint.pt"), str(backbone), "--force"),
+                *("tools/convert.py", str(pretrain / "checkpoint.pt"), str(backbone), "--force")
             ],
             "detect": [
                 *("tools/train_net.py", "--config", CONFIG, "--resume"),
@@ -79,9 +79,13 @@ def execute(run: Run, stage: str, number: str) -> None:
     started = time.perf_counter()
     with open(log, "w", encoding="utf-8") as file:
         process = subprocess.Popen(
-            [sys.executable, *run.commands[stage]], cwd=ROOT, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, bufsize=1,
-        )  # fmt: skip
+            [sys.executable, *run.commands[stage]],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            bufsize=1,
+        )
         for line in process.stdout:
             file.write(line)
             if shown := _progress(line):
@@ -121,8 +125,12 @@ def table(runs: list[Run]) -> list[list[str]]:
     """Header and one row per run."""
     rows = [[*COLUMNS, *(f"{stage}, s" for stage in STAGES)]]
     for run in runs:
-        numbers = (run.pretrained["clean_top1"], run.pretrained["robust_top1"],
-                   run.detected["bbox"]["AP"], run.detected["segm"]["AP"])  # fmt: skip
+        numbers = (
+            run.pretrained["clean_top1"],
+            run.pretrained["robust_top1"],
+            run.detected["bbox"]["AP"],
+            run.detected["segm"]["AP"],
+        )
         seconds = (f"{run.seconds[stage]:.0f}" for stage in STAGES)
         rows.append([run.kind, *(f"{number:.1f}" for number in numbers), *seconds])
     return rows

@@ -20,23 +20,40 @@ from robust_backbones.core.files import atomic, check_readable
 def parse(argv=None) -> argparse.Namespace:
     """The command line."""
     parser = Parser(description=__doc__)
-    # fmt: off
+
     add = parser.add_argument
-    add("predictions", metavar="PREDICTIONS.json",
+    add(
+        "predictions",
+        metavar="PREDICTIONS.json",
         help="a list in COCO's result format, such as OUTPUT_DIR/inference/NAME/"
-             "coco_instances_results.json")
+        "coco_instances_results.json",
+    )
     truth = parser.add_mutually_exclusive_group(required=True)
     truth.add_argument("--annotations", metavar="FILE", help="a COCO annotation file")
-    truth.add_argument("--dataset", metavar="NAME",
-                       help="a registered data set, such as coco_2017_val or voc_2007_test")
-    add("--tasks", nargs="+", default=(), choices=("bbox", "segm", "keypoints"),
-        help="what to score (default: what the predictions have)")
-    add("--areas", nargs="+", type=float, default=None, metavar="EDGE",
+    truth.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="a registered data set, such as coco_2017_val or voc_2007_test",
+    )
+    add(
+        "--tasks",
+        nargs="+",
+        default=(),
+        choices=("bbox", "segm", "keypoints"),
+        help="what to score (default: what the predictions have)",
+    )
+    add(
+        "--areas",
+        nargs="+",
+        type=float,
+        default=None,
+        metavar="EDGE",
         help="AP by size, too: of objects whose side (the root of their area) lies between "
-             "neighbours of these numbers, pixels, such as 0 16 32 64 96 inf")
+        "neighbours of these numbers, pixels, such as 0 16 32 64 96 inf",
+    )
     add("--csv", metavar="FILE", help="write the table as task, metric, class, percent")
     add("--output", metavar="FILE", help="write a result file (docs/formats.md)")
-    # fmt: on
+
     return parser.parse_args(argv)
 
 

@@ -17,18 +17,43 @@ def parser(description: str) -> Parser:
         description=description,
         usage="%(prog)s --config FILE [options] [KEY VALUE ...]",
         epilog="KEY VALUE pairs, anywhere, override the configuration: MODEL.WEIGHTS mine.pth.\n"
-        "Stopped, it goes on where it was: give the same command again.")  # fmt: skip
+        "Stopped, it goes on where it was: give the same command again.",
+    )
     add = made.add_argument
-    add("--config", "--config-file", dest="config", required=True, metavar="FILE",
-        help="YAML file of the detector; MODEL.WEIGHTS must be a trained one")  # fmt: skip
-    add("--images", type=count, metavar="N",
-        help="a random subset of the test set, chosen by --seed (default: all images)")  # fmt: skip
-    add("--batch-size", type=count, default=1, metavar="N",
-        help="images at once (default: 1, as in Detectron2's tests)")  # fmt: skip
-    add("--seed", type=whole, default=0, metavar="K",
-        help="of the subset and of all random changes (default: 0)")  # fmt: skip
-    add("--output", type=Path, metavar="DIR",
-        help="folder for this evaluation (default: a folder in OUTPUT_DIR)")  # fmt: skip
+    add(
+        "--config",
+        "--config-file",
+        dest="config",
+        required=True,
+        metavar="FILE",
+        help="YAML file of the detector; MODEL.WEIGHTS must be a trained one",
+    )
+    add(
+        "--images",
+        type=count,
+        metavar="N",
+        help="a random subset of the test set, chosen by --seed (default: all images)",
+    )
+    add(
+        "--batch-size",
+        type=count,
+        default=1,
+        metavar="N",
+        help="images at once (default: 1, as in Detectron2's tests)",
+    )
+    add(
+        "--seed",
+        type=whole,
+        default=0,
+        metavar="K",
+        help="of the subset and of all random changes (default: 0)",
+    )
+    add(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder for this evaluation (default: a folder in OUTPUT_DIR)",
+    )
     return made
 
 

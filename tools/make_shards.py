@@ -19,15 +19,22 @@ def parse(argv=None) -> argparse.Namespace:
     """The command line."""
     parser = Parser(description=__doc__)
     parser.add_argument(
-        "folder", metavar="FOLDER", type=Path,
-        help="train/<class>/<image>, and test/... or val/... if there is one")  # fmt: skip
+        "folder",
+        metavar="FOLDER",
+        type=Path,
+        help="train/<class>/<image>, and test/... or val/... if there is one",
+    )
     parser.add_argument(
         "out", metavar="OUT", type=Path, help="folder to write to; see docs/data.md"
     )
     parser.add_argument(
-        "--images-per-shard", type=options.count, default=1000, metavar="N",
+        "--images-per-shard",
+        type=options.count,
+        default=1000,
+        metavar="N",
         help="a count of at least 1 (default: %(default)s); have at least as many training shards "
-        "as processes x workers that will read them")  # fmt: skip
+        "as processes x workers that will read them",
+    )
     return parser.parse_args(argv)
 
 

@@ -27,33 +27,71 @@ if __name__ == "__mp_main__":  # one of several processes: before Detectron2 is 
 def parse(argv=None) -> argparse.Namespace:
     """The command line, with Detectron2's names where it has one."""
     parser = Parser(description=__doc__)
-    # fmt: off
+
     add = parser.add_argument
-    add("--config", "--config-file", dest="config", required=True, metavar="FILE",
-        help="YAML file, such as those in configs/")
+    add(
+        "--config",
+        "--config-file",
+        dest="config",
+        required=True,
+        metavar="FILE",
+        help="YAML file, such as those in configs/",
+    )
     for split in ("train", "test"):
-        add(f"--dataset-{split}", action="append", default=[], metavar="NAME=DATA",
+        add(
+            f"--dataset-{split}",
+            action="append",
+            default=[],
+            metavar="NAME=DATA",
             help=f"{split} on your own data, NAME=coco:IMAGES:ANNOTATIONS.json or "
-                 "NAME=voc:ROOT:SPLIT, or on a registered data set, NAME; may be repeated")
-    add("--resume", action="store_true",
-        help="continue from the last checkpoint in OUTPUT_DIR, if there is one")
-    add("--restart-schedule", action="store_true",
+            "NAME=voc:ROOT:SPLIT, or on a registered data set, NAME; may be repeated",
+        )
+    add(
+        "--resume",
+        action="store_true",
+        help="continue from the last checkpoint in OUTPUT_DIR, if there is one",
+    )
+    add(
+        "--restart-schedule",
+        action="store_true",
         help="with --resume: go on by the learning rates and steps given now, not by those that "
-             "the run began with")
-    add("--eval-only", action="store_true",
-        help="evaluate MODEL.WEIGHTS (or, with --resume, the last checkpoint); do not train")
-    add("--num-gpus", type=int, default=1, metavar="N",
-        help="GPUs of this machine; the CPU is used if it has none (default: 1)")
+        "the run began with",
+    )
+    add(
+        "--eval-only",
+        action="store_true",
+        help="evaluate MODEL.WEIGHTS (or, with --resume, the last checkpoint); do not train",
+    )
+    add(
+        "--num-gpus",
+        type=int,
+        default=1,
+        metavar="N",
+        help="GPUs of this machine; the CPU is used if it has none (default: 1)",
+    )
     add("--num-machines", type=int, default=1, metavar="N", help="machines (default: 1)")
-    add("--machine-rank", type=int, default=0, metavar="K",
-        help="number of this machine, from 0 (default: 0)")
+    add(
+        "--machine-rank",
+        type=int,
+        default=0,
+        metavar="K",
+        help="number of this machine, from 0 (default: 0)",
+    )
     # Two users of one machine must not meet by accident: Detectron2's rule for the port.
     port = 2**15 + 2**14 + (os.getuid() if hasattr(os, "getuid") else 1) % 2**14
-    add("--dist-url", default=f"tcp://127.0.0.1:{port}", metavar="URL",
-        help="where the processes meet (default: %(default)s)")
-    add("opts", nargs="*", metavar="KEY VALUE",
-        help="overrides of the configuration, such as OUTPUT_DIR output/mine SEED 1")
-    # fmt: on
+    add(
+        "--dist-url",
+        default=f"tcp://127.0.0.1:{port}",
+        metavar="URL",
+        help="where the processes meet (default: %(default)s)",
+    )
+    add(
+        "opts",
+        nargs="*",
+        metavar="KEY VALUE",
+        help="overrides of the configuration, such as OUTPUT_DIR output/mine SEED 1",
+    )
+
     args = parser.parse_intermixed_args(argv)
     if args.num_gpus < 0 or args.num_machines < 1 or not 0 <= args.machine_rank < args.num_machines:
         parser.error("--num-gpus is at least 0, --num-machines at least 1, --machine-rank below it")

@@ -25,36 +25,74 @@ from robust_backbones.core.errors import UserError, user_errors
 def parse(argv=None) -> argparse.Namespace:
     """The command line; `KEY VALUE` pairs may stand anywhere."""
     parser = Parser(description=__doc__)
-    # fmt: off
+
     add = parser.add_argument
     add("--output", required=True, metavar="DIR", help="where to write")
-    add("--config", "--config-file", dest="config", metavar="FILE",
-        help="of a trained detector, whose weights are MODEL.WEIGHTS")
-    add("--dataset", metavar="NAME",
+    add(
+        "--config",
+        "--config-file",
+        dest="config",
+        metavar="FILE",
+        help="of a trained detector, whose weights are MODEL.WEIGHTS",
+    )
+    add(
+        "--dataset",
+        metavar="NAME",
         help="a registered data set, or your own, NAME=coco:IMAGES:ANNOTATIONS.json or "
-             "NAME=voc:ROOT:SPLIT (default: the first of DATASETS.TEST)")
-    add("--compare", metavar="[CONFIG=]WEIGHTS",
+        "NAME=voc:ROOT:SPLIT (default: the first of DATASETS.TEST)",
+    )
+    add(
+        "--compare",
+        metavar="[CONFIG=]WEIGHTS",
         help="a second detector; of the same config unless another is given. KEY VALUE pairs hold "
-             "for both")
-    add("--predictions", action="append", default=[], metavar="FILE",
+        "for both",
+    )
+    add(
+        "--predictions",
+        action="append",
+        default=[],
+        metavar="FILE",
         help="take predictions from a coco_instances_results.json in place of a detector; may be "
-             "given twice")
+        "given twice",
+    )
     add("--truth-only", action="store_true", help="draw the annotations alone")
-    add("--name", action="append", default=[], metavar="NAME",
-        help="heading of the first, then of the second predictions (default: their path)")
-    add("--images", type=int, default=20, metavar="N",
-        help="look at N images, chosen at random (default: 20)")
+    add(
+        "--name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="heading of the first, then of the second predictions (default: their path)",
+    )
+    add(
+        "--images",
+        type=int,
+        default=20,
+        metavar="N",
+        help="look at N images, chosen at random (default: 20)",
+    )
     add("--seed", type=int, default=0, metavar="N", help="of that choice (default: 0)")
-    add("--threshold", type=float, default=0.5, metavar="S",
-        help="lowest score of a prediction, 0 to 1 (default: 0.5)")
-    add("--errors", action="store_true",
-        help="tell errors by kind (as TIDE): colours, a table, and errors.json")
-    add("--sort", choices=("dataset", "errors"), default="dataset",
-        help="order of the images; errors: most of them first (default: dataset)")
+    add(
+        "--threshold",
+        type=float,
+        default=0.5,
+        metavar="S",
+        help="lowest score of a prediction, 0 to 1 (default: 0.5)",
+    )
+    add(
+        "--errors",
+        action="store_true",
+        help="tell errors by kind (as TIDE): colours, a table, and errors.json",
+    )
+    add(
+        "--sort",
+        choices=("dataset", "errors"),
+        default="dataset",
+        help="order of the images; errors: most of them first (default: dataset)",
+    )
     add("--show", type=int, metavar="K", help="draw the first K of the images only (default: all)")
     add("--curves", nargs="+", metavar="RUN", help="draw the curves of these runs' metrics.json")
     add("opts", nargs="*", metavar="KEY VALUE", help="overrides of the configuration")
-    # fmt: on
+
     return parser.parse_intermixed_args(argv)
 
 
@@ -177,10 +215,15 @@ def pictures(args) -> Path:
         )
     return write_page(
         Path(args.output, "index.html"),
-        dataset=dataset, size=len(DatasetCatalog.get(dataset)), looked_at=len(rows), rows=shown,
-        by_errors=args.sort == "errors", columns=found,
-        totals=gallery.totals(rows, found) if args.errors else None, **facts,
-    )  # fmt: skip
+        dataset=dataset,
+        size=len(DatasetCatalog.get(dataset)),
+        looked_at=len(rows),
+        rows=shown,
+        by_errors=args.sort == "errors",
+        columns=found,
+        totals=gallery.totals(rows, found) if args.errors else None,
+        **facts,
+    )
 
 
 def write_page(path: Path, **contents) -> Path:

@@ -13,24 +13,57 @@ from robust_backbones.detection.evaluation import prediction_files
 from robust_backbones.detection.evaluation import saved as saved_predictions
 
 COCO = {
-    "images": [{"id": 1, "file_name": "a.jpg", "width": 8, "height": 8},
-               {"id": 2, "file_name": "b.jpg", "width": 8, "height": 8}],
+    "images": [
+        {"id": 1, "file_name": "a.jpg", "width": 8, "height": 8},
+        {"id": 2, "file_name": "b.jpg", "width": 8, "height": 8},
+    ],
     "categories": [{"id": 3, "name": "cat"}, {"id": 5, "name": "dog"}],
     "annotations": [
-        {"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 1, 3.5, 4], "area": 14,
-         "iscrowd": 0, "segmentation": [[1, 1, 4, 1, 4, 5]]},
-        {"id": 2, "image_id": 2, "category_id": 5, "bbox": [0, 0, 8, 8], "area": 64, "iscrowd": 1,
-         "segmentation": {"size": [8, 8], "counts": [0, 64]}},
-        {"id": 3, "image_id": 2, "category_id": 5, "bbox": [0, 0, 2, 2], "area": 4, "iscrowd": 0,
-         "segmentation": {"size": [8, 8], "counts": "0P2"}},
+        {
+            "id": 1,
+            "image_id": 1,
+            "category_id": 3,
+            "bbox": [1, 1, 3.5, 4],
+            "area": 14,
+            "iscrowd": 0,
+            "segmentation": [[1, 1, 4, 1, 4, 5]],
+        },
+        {
+            "id": 2,
+            "image_id": 2,
+            "category_id": 5,
+            "bbox": [0, 0, 8, 8],
+            "area": 64,
+            "iscrowd": 1,
+            "segmentation": {"size": [8, 8], "counts": [0, 64]},
+        },
+        {
+            "id": 3,
+            "image_id": 2,
+            "category_id": 5,
+            "bbox": [0, 0, 2, 2],
+            "area": 4,
+            "iscrowd": 0,
+            "segmentation": {"size": [8, 8], "counts": "0P2"},
+        },
     ],
-}  # fmt: skip
+}
 PREDICTIONS = [
-    {"image_id": 1, "category_id": 3, "score": 0.9, "bbox": [1, 1, 3, 4],
-     "segmentation": {"size": [8, 8], "counts": "0P2"}},
-    {"image_id": 2, "category_id": 5, "score": 0.5, "bbox": [0, 0, 8, 8],
-     "segmentation": [[1, 1, 4, 1, 4, 5]]},
-]  # fmt: skip
+    {
+        "image_id": 1,
+        "category_id": 3,
+        "score": 0.9,
+        "bbox": [1, 1, 3, 4],
+        "segmentation": {"size": [8, 8], "counts": "0P2"},
+    },
+    {
+        "image_id": 2,
+        "category_id": 5,
+        "score": 0.5,
+        "bbox": [0, 0, 8, 8],
+        "segmentation": [[1, 1, 4, 1, 4, 5]],
+    },
+]
 
 
 def read_coco(folder: Path, path: Path) -> None:
@@ -64,8 +97,9 @@ def read_drawn(folder: Path, path: Path) -> None:
     if name not in DatasetCatalog:
         items = [{"image_id": i, "file_name": "a", "width": 8, "height": 8} for i in (1, 2)]
         DatasetCatalog.register(name, lambda: items)
-        MetadataCatalog.get(name).set(thing_classes=["cat", "dog"],
-                                      thing_dataset_id_to_contiguous_id={3: 0, 5: 1})  # fmt: skip
+        MetadataCatalog.get(name).set(
+            thing_classes=["cat", "dog"], thing_dataset_id_to_contiguous_id={3: 0, 5: 1}
+        )
     for rows in prediction_files.read(path, name).values():
         prediction_files.instances(rows, 8, 8, str(path))
 
@@ -80,16 +114,43 @@ _VOC = b"""<?xml version="1.0"?>
     <bndbox><xmin>1</xmin><ymin>1</ymin><xmax>8</xmax><ymax>8</ymax></bndbox></object>
 </annotation>
 """
-_ENTITIES = b'<!DOCTYPE x [<!ENTITY a0 "ha">' + b"".join(
-    b'<!ENTITY a%d "%s">' % (n, b"&a%d;" % (n - 1) * 10) for n in range(1, 10)
-) + b"]>"  # fmt: skip
-XML_WORDS = (b"&a9;", b"&lt;", b"&#0;", b"&#x110000;", b"<![CDATA[", b"]]>", b"<!--", b"-1",
-              b'<!DOCTYPE x SYSTEM "file:///etc/passwd">', b"<object>", b"</object>", b"<name>",
-              b"<a>" * 5000,
-              b'<!DOCTYPE x [<!ENTITY a9 SYSTEM "file:///etc/passwd">]>', b"inf", b"nan", b"1e400",
-              b'encoding="utf-16"', b'encoding="x"', b'encoding="utf-7"', b"\xff\xfe", b"<?x ?>",
-              b'xmlns="x"', b"<bndbox>", b"<xmin>", b"<filename>../../x</filename>", b"9" * 400,
-              b"<xi:include href='/etc/passwd'/>", b"<size/>", _ENTITIES)  # fmt: skip
+_ENTITIES = (
+    b'<!DOCTYPE x [<!ENTITY a0 "ha">'
+    + b"".join(b'<!ENTITY a%d "%s">' % (n, b"&a%d;" % (n - 1) * 10) for n in range(1, 10))
+    + b"]>"
+)
+XML_WORDS = (
+    b"&a9;",
+    b"&lt;",
+    b"&#0;",
+    b"&#x110000;",
+    b"<![CDATA[",
+    b"]]>",
+    b"<!--",
+    b"-1",
+    b'<!DOCTYPE x SYSTEM "file:///etc/passwd">',
+    b"<object>",
+    b"</object>",
+    b"<name>",
+    b"<a>" * 5000,
+    b'<!DOCTYPE x [<!ENTITY a9 SYSTEM "file:///etc/passwd">]>',
+    b"inf",
+    b"nan",
+    b"1e400",
+    b'encoding="utf-16"',
+    b'encoding="x"',
+    b'encoding="utf-7"',
+    b"\xff\xfe",
+    b"<?x ?>",
+    b'xmlns="x"',
+    b"<bndbox>",
+    b"<xmin>",
+    b"<filename>../../x</filename>",
+    b"9" * 400,
+    b"<xi:include href='/etc/passwd'/>",
+    b"<size/>",
+    _ENTITIES,
+)
 
 
 def voc_seeds(folder: Path) -> list[Seed]:
@@ -111,8 +172,11 @@ def voc_seeds(folder: Path) -> list[Seed]:
             text = _VOC.decode().replace("cat", rng.choice(("é", "cat")))
             return text.replace('"1.0"', f'"1.0" encoding="{code}"').encode(code)
         words = [b"cat", b"0", b"1", b"8", b"7.5", b"a.jpg", b"name", b"object", b"xmin", b"size"]
-        return _VOC.replace(rng.choice(words), rng.choice((*XML_WORDS, str(strange(rng)).encode(
-            "utf-8", "replace"))), rng.choice((1, -1)))  # fmt: skip
+        return _VOC.replace(
+            rng.choice(words),
+            rng.choice((*XML_WORDS, str(strange(rng)).encode("utf-8", "replace"))),
+            rng.choice((1, -1)),
+        )
 
     split = Seed("ImageSets/Main/train.txt", b"a\nb 1\n")
     (folder / "Annotations" / "a.xml").write_bytes(_VOC)

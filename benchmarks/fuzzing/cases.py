@@ -31,9 +31,30 @@ class Target:
     words: tuple[bytes, ...] = ()
 
 
-JSON_WORDS = (b"NaN", b"Infinity", b"-Infinity", b"null", b"true", b"[]", b"{}", b'""', b",",
-              b"[" * 5000, b'{"a":' * 3000, b"9" * 5000, b"1e999", b"-1", b'"\\ud800"', b'"id"',
-              b'"\\u0000"', b'"', b"\xff", b"\xef\xbb\xbf", b"1E400", b"-0.0")  # fmt: skip
+JSON_WORDS = (
+    b"NaN",
+    b"Infinity",
+    b"-Infinity",
+    b"null",
+    b"true",
+    b"[]",
+    b"{}",
+    b'""',
+    b",",
+    b"[" * 5000,
+    b'{"a":' * 3000,
+    b"9" * 5000,
+    b"1e999",
+    b"-1",
+    b'"\\ud800"',
+    b'"id"',
+    b'"\\u0000"',
+    b'"',
+    b"\xff",
+    b"\xef\xbb\xbf",
+    b"1E400",
+    b"-0.0",
+)
 
 
 def json_seed(file: str, tree) -> Seed:

@@ -34,31 +34,54 @@ class Evil:
 
 
 def _evil(rng: random.Random):
-    return rng.choice((
-        Evil(os.system, "touch /tmp/fuzz-canary"), Evil(eval, "1 + 1"), Evil(open, "/etc/passwd"),
-        Evil(exec, "import os; os.system('touch /tmp/fuzz-canary')"),
-        Evil(getattr, "torch", "load"),
-        Evil(shutil.rmtree, "/tmp/fuzz-canary"), Evil(bytearray, 10**11), Evil(np.empty, 10**11),
-        Evil(torch.zeros, 10**11), Evil(torch.load, "/etc/passwd"), Evil(print, "x"),
-    ))  # fmt: skip
+    return rng.choice(
+        (
+            Evil(os.system, "touch /tmp/fuzz-canary"),
+            Evil(eval, "1 + 1"),
+            Evil(open, "/etc/passwd"),
+            Evil(exec, "import os; os.system('touch /tmp/fuzz-canary')"),
+            Evil(getattr, "torch", "load"),
+            Evil(shutil.rmtree, "/tmp/fuzz-canary"),
+            Evil(bytearray, 10**11),
+            Evil(np.empty, 10**11),
+            Evil(torch.zeros, 10**11),
+            Evil(torch.load, "/etc/passwd"),
+            Evil(print, "x"),
+        )
+    )
 
 
 def _tensor(rng: random.Random):
     """A tensor, or what may stand in its place."""
     sizes = [rng.choice((0, 1, 2, 3, 7, 10**6, 2**40)) for _ in range(rng.randrange(5))]
-    return rng.choice((
-        lambda: torch.zeros(1).expand(sizes or 1), lambda: torch.zeros(2, 3, dtype=torch.int8),
-        lambda: torch.full((3,), float("nan")), lambda: torch.zeros(0), lambda: torch.zeros(()),
-        lambda: torch.eye(3).to_sparse(), lambda: torch.eye(3).to_sparse_csr(),
-        lambda: torch.zeros(3, dtype=torch.complex64), lambda: torch.zeros(3, device="meta"),
-        lambda: torch.quantize_per_tensor(torch.zeros(3), 0.1, 0, torch.qint8),
-        lambda: torch.zeros(3, dtype=torch.bool), lambda: torch.zeros(4, 4).t()[1:],
-        lambda: torch.zeros(3, dtype=torch.float64), lambda: np.zeros(3), lambda: np.zeros(()),
-        lambda: np.array([None, 1], object), lambda: torch.nn.Parameter(torch.zeros(3)),
-        lambda: torch.zeros(3, dtype=torch.float8_e5m2), lambda: torch.Size([1]),
-        lambda: np.zeros(2, [("a", "f4")]), lambda: np.array(["x"]), lambda: np.float32(1),
-        lambda: _evil(rng), lambda: strange(rng),
-    ))()  # fmt: skip
+    return rng.choice(
+        (
+            lambda: torch.zeros(1).expand(sizes or 1),
+            lambda: torch.zeros(2, 3, dtype=torch.int8),
+            lambda: torch.full((3,), float("nan")),
+            lambda: torch.zeros(0),
+            lambda: torch.zeros(()),
+            lambda: torch.eye(3).to_sparse(),
+            lambda: torch.eye(3).to_sparse_csr(),
+            lambda: torch.zeros(3, dtype=torch.complex64),
+            lambda: torch.zeros(3, device="meta"),
+            lambda: torch.quantize_per_tensor(torch.zeros(3), 0.1, 0, torch.qint8),
+            lambda: torch.zeros(3, dtype=torch.bool),
+            lambda: torch.zeros(4, 4).t()[1:],
+            lambda: torch.zeros(3, dtype=torch.float64),
+            lambda: np.zeros(3),
+            lambda: np.zeros(()),
+            lambda: np.array([None, 1], object),
+            lambda: torch.nn.Parameter(torch.zeros(3)),
+            lambda: torch.zeros(3, dtype=torch.float8_e5m2),
+            lambda: torch.Size([1]),
+            lambda: np.zeros(2, [("a", "f4")]),
+            lambda: np.array(["x"]),
+            lambda: np.float32(1),
+            lambda: _evil(rng),
+            lambda: strange(rng),
+        )
+    )()
 
 
 def _networks() -> list[dict]:
@@ -68,23 +91,37 @@ def _networks() -> list[dict]:
         torch.manual_seed(0)
         net = networks.build_network(ARCH, 2).state_dict()
     whole = {name: t.half() if t.is_floating_point() else t for name, t in net.items()}
-    part = {"conv1.weight": torch.rand(2, 3, 1, 1, generator=rng), "fc.bias": torch.zeros(2),
-            "bn1.running_var": torch.ones(2),
-            "bn1.num_batches_tracked": torch.tensor(1)}  # fmt: skip
-    statistics = {"normalizer.new_mean": torch.full((3, 1, 1), 0.5),
-                  "normalizer.new_std": torch.full((3, 1, 1), 0.2)}  # fmt: skip
-    robustness = {f"module.{k}": v for k, v in
-                  ({f"model.{k}": v for k, v in part.items()} | statistics).items()}  # fmt: skip
-    stem = {"backbone.bottom_up.stem.conv1.weight": torch.zeros(64, 3, 7, 7),
-            "backbone.bottom_up.res2.0.conv1.weight": torch.zeros(4, 4, 1, 1)}  # fmt: skip
-    ours = {"format": checkpoint.FORMAT, "version": 1, "metadata": {"mean": [0.5] * 3,
-            "std": [0.2] * 3, "eps": 1.0}}  # fmt: skip
+    part = {
+        "conv1.weight": torch.rand(2, 3, 1, 1, generator=rng),
+        "fc.bias": torch.zeros(2),
+        "bn1.running_var": torch.ones(2),
+        "bn1.num_batches_tracked": torch.tensor(1),
+    }
+    statistics = {
+        "normalizer.new_mean": torch.full((3, 1, 1), 0.5),
+        "normalizer.new_std": torch.full((3, 1, 1), 0.2),
+    }
+    robustness = {
+        f"module.{k}": v
+        for k, v in ({f"model.{k}": v for k, v in part.items()} | statistics).items()
+    }
+    stem = {
+        "backbone.bottom_up.stem.conv1.weight": torch.zeros(64, 3, 7, 7),
+        "backbone.bottom_up.res2.0.conv1.weight": torch.zeros(4, 4, 1, 1),
+    }
+    ours = {
+        "format": checkpoint.FORMAT,
+        "version": 1,
+        "metadata": {"mean": [0.5] * 3, "std": [0.2] * 3, "eps": 1.0},
+    }
     return [
-        {"model": whole, **ours}, {"model": part, **ours},
+        {"model": whole, **ours},
+        {"model": part, **ours},
         {"model": robustness, "epoch": 3, "optimizer": {"state": {0: {"m": torch.zeros(2)}}}},
         {"model": stem, "metadata": {"channel_order": "RGB", "mean": [0.5] * 3, "std": [0.2] * 3}},
-        {"state_dict": {f"module.encoder_q.{k}": v for k, v in part.items()}}, part,
-    ]  # fmt: skip
+        {"state_dict": {f"module.encoder_q.{k}": v for k, v in part.items()}},
+        part,
+    ]
 
 
 def _torch_file(contents, zipped=True) -> bytes:
@@ -133,19 +170,51 @@ def _repacked(data: bytes, rng: random.Random) -> bytes:
     return out.getvalue()
 
 
-_CALLS = (b"cos\nsystem\n", b"cbuiltins\neval\n", b"cposix\nsystem\n", b"cbuiltins\ngetattr\n",
-          b"csubprocess\nPopen\n", b"c__builtin__\nexec\n", b"cnumpy\nload\n", b"ctorch\nload\n",
-          b"ctorch.hub\nload\n", b"ctorch._utils\n_rebuild_tensor_v2\n", b"ccollections\nCounter\n",
-          b"cnumpy.core.multiarray\nscalar\n", b"cnumpy.core.multiarray\n_reconstruct\n",
-          b"c_codecs\nencode\n", b"cnumpy\ndtype\n", b"cnumpy\nndarray\n",
-          b"coperator\nattrgetter\n",
-          b"cfunctools\npartial\n", b"ctorch\nFloatStorage\n", b"ccollections\nOrderedDict\n",
-          b"cbuiltins\nbytearray\n", b"\x8c\x02os\x8c\x06system\x93", b"cos\nsystem\n(Vtouch x\ntR",
-          b"(S'touch x'\nios\nsystem\n.")  # fmt: skip
-_CODES = tuple(bytes([n]) for n in b"().0123NJKMGXVSIFL[]{}abcdeghijlopqrstuQPR\x80\x81\x82\x85\x86"
-               b"\x87\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x90\x91\x92\x93\x94\x95")  # fmt: skip
-PICKLE_WORDS = _CALLS + _CODES + (b"K\x00", b"M\xff\xff", b"J\xff\xff\xff\x7f", b"(" * 5000,
-                                   b"tR", b")R", b"I9999999999\n", b"]" * 5000)  # fmt: skip
+_CALLS = (
+    b"cos\nsystem\n",
+    b"cbuiltins\neval\n",
+    b"cposix\nsystem\n",
+    b"cbuiltins\ngetattr\n",
+    b"csubprocess\nPopen\n",
+    b"c__builtin__\nexec\n",
+    b"cnumpy\nload\n",
+    b"ctorch\nload\n",
+    b"ctorch.hub\nload\n",
+    b"ctorch._utils\n_rebuild_tensor_v2\n",
+    b"ccollections\nCounter\n",
+    b"cnumpy.core.multiarray\nscalar\n",
+    b"cnumpy.core.multiarray\n_reconstruct\n",
+    b"c_codecs\nencode\n",
+    b"cnumpy\ndtype\n",
+    b"cnumpy\nndarray\n",
+    b"coperator\nattrgetter\n",
+    b"cfunctools\npartial\n",
+    b"ctorch\nFloatStorage\n",
+    b"ccollections\nOrderedDict\n",
+    b"cbuiltins\nbytearray\n",
+    b"\x8c\x02os\x8c\x06system\x93",
+    b"cos\nsystem\n(Vtouch x\ntR",
+    b"(S'touch x'\nios\nsystem\n.",
+)
+_CODES = tuple(
+    bytes([n])
+    for n in b"().0123NJKMGXVSIFL[]{}abcdeghijlopqrstuQPR\x80\x81\x82\x85\x86"
+    b"\x87\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x90\x91\x92\x93\x94\x95"
+)
+PICKLE_WORDS = (
+    _CALLS
+    + _CODES
+    + (
+        b"K\x00",
+        b"M\xff\xff",
+        b"J\xff\xff\xff\x7f",
+        b"(" * 5000,
+        b"tR",
+        b")R",
+        b"I9999999999\n",
+        b"]" * 5000,
+    )
+)
 
 
 def _other_code(data: bytes, rng: random.Random) -> bytes:
@@ -158,8 +227,10 @@ def _other_code(data: bytes, rng: random.Random) -> bytes:
 
 
 def pickle_seeds(folder: Path) -> list[Seed]:
-    numpy = [{k: v.numpy() for k, v in net["model"].items()} if "model" in net else None
-             for net in _networks()[1:4]]  # fmt: skip
+    numpy = [
+        {k: v.numpy() for k, v in net["model"].items()} if "model" in net else None
+        for net in _networks()[1:4]
+    ]
     found = []
     for tensors in (net for net in numpy if net):
         contents = {"model": tensors, "__author__": "x", "metadata": {"channel_order": "RGB"}}

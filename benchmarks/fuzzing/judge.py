@@ -18,9 +18,23 @@ class Forbidden(BaseException):
     """A file made the reader act; no `except Exception` hides it."""
 
 
-_ACTS = ("os.system", "os.exec", "os.fork", "os.posix_spawn", "subprocess.Popen", "pty.spawn",
-         "socket.connect", "socket.getaddrinfo", "urllib.Request", "os.remove", "os.rename",
-         "os.kill", "shutil.rmtree", "webbrowser.open", "ctypes.dlopen")  # fmt: skip
+_ACTS = (
+    "os.system",
+    "os.exec",
+    "os.fork",
+    "os.posix_spawn",
+    "subprocess.Popen",
+    "pty.spawn",
+    "socket.connect",
+    "socket.getaddrinfo",
+    "urllib.Request",
+    "os.remove",
+    "os.rename",
+    "os.kill",
+    "shutil.rmtree",
+    "webbrowser.open",
+    "ctypes.dlopen",
+)
 _watched: list[Path] = []  # while a case is read: the only folders that it may write to
 
 
@@ -80,7 +94,10 @@ def signature(text: str) -> str:
     """Equal for findings with one cause: the exception, and where it came from."""
     frames = re.findall(r'File "([^"]+)", line \d+, in (\S+)', text)
     ours = [f"{Path(path).name}:{name}" for path, name in frames if "benchmarks" not in path]
-    product = [f"{Path(path).name}:{name}" for path, name in frames
-               if "/robust_backbones/" in path or "/classification/" in path]  # fmt: skip
+    product = [
+        f"{Path(path).name}:{name}"
+        for path, name in frames
+        if "/robust_backbones/" in path or "/classification/" in path
+    ]
     where = " < ".join(dict.fromkeys([*ours[-1:], *product[-2:][::-1]]))
     return f"{text.split(':')[0]} in {where}" if frames else text.split(":")[0]

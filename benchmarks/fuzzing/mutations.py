@@ -5,12 +5,65 @@ import json
 import random
 import struct
 
-NUMBERS = (0, 1, 2, 3, 7, 127, 128, 255, 256, 32767, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**40,
-           2**62, 2**63 - 1)  # fmt: skip
-TEXTS = ("", " ", "0", "-1", "nan", "../../x", "/etc/passwd", "~/x", "a" * 5000, "\0", "\x1b[31m",
-         "\ud800", "é", "=1+1", "<script>", "{", "}", "%s", "${x}", "id", "file://x")  # fmt: skip
-STRANGE = ("nan", "inf", "-1", "0", "1e308", "1e999", "-1e999", "9" * 5000, "0x10", "1_0", "1.5",
-           "99999999999999999999", "true", "null", "~")  # fmt: skip
+NUMBERS = (
+    0,
+    1,
+    2,
+    3,
+    7,
+    127,
+    128,
+    255,
+    256,
+    32767,
+    65535,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**40,
+    2**62,
+    2**63 - 1,
+)
+TEXTS = (
+    "",
+    " ",
+    "0",
+    "-1",
+    "nan",
+    "../../x",
+    "/etc/passwd",
+    "~/x",
+    "a" * 5000,
+    "\0",
+    "\x1b[31m",
+    "\ud800",
+    "é",
+    "=1+1",
+    "<script>",
+    "{",
+    "}",
+    "%s",
+    "${x}",
+    "id",
+    "file://x",
+)
+STRANGE = (
+    "nan",
+    "inf",
+    "-1",
+    "0",
+    "1e308",
+    "1e999",
+    "-1e999",
+    "9" * 5000,
+    "0x10",
+    "1_0",
+    "1.5",
+    "99999999999999999999",
+    "true",
+    "null",
+    "~",
+)
 
 
 def mutate(data: bytes, rng: random.Random, others: list[bytes], words: tuple[bytes, ...]) -> bytes:
@@ -119,8 +172,21 @@ def _line(data, rng, others, words):
     return b"\n".join(lines)
 
 
-OPERATORS = (_flip, _truncate, _delete, _repeat, _insert, _number, _splice, _copy_in, _swap, _word,
-             _replace_word, _digits, _line)  # fmt: skip
+OPERATORS = (
+    _flip,
+    _truncate,
+    _delete,
+    _repeat,
+    _insert,
+    _number,
+    _splice,
+    _copy_in,
+    _swap,
+    _word,
+    _replace_word,
+    _digits,
+    _line,
+)
 
 
 def nested(depth: int, kind: int = 0):
@@ -133,12 +199,35 @@ def nested(depth: int, kind: int = 0):
 
 def value(rng: random.Random):
     """Something that is unlikely to be expected."""
-    return rng.choice((
-        None, True, False, -1, 0, 1, 1.5, -0.0, 1e308, float("nan"), float("inf"), 10**30, [], {},
-        [[]], [None], {"": None}, rng.choice(TEXTS), rng.choice(NUMBERS), -rng.choice(NUMBERS),
-        [rng.choice(NUMBERS)] * 6, [0.5] * 8, {"size": [3, 3], "counts": "x"},
-        {"size": [10**9, 10**9], "counts": [9, 1]}, nested(rng.choice((3, 200)), rng.randrange(2)),
-    ))  # fmt: skip
+    return rng.choice(
+        (
+            None,
+            True,
+            False,
+            -1,
+            0,
+            1,
+            1.5,
+            -0.0,
+            1e308,
+            float("nan"),
+            float("inf"),
+            10**30,
+            [],
+            {},
+            [[]],
+            [None],
+            {"": None},
+            rng.choice(TEXTS),
+            rng.choice(NUMBERS),
+            -rng.choice(NUMBERS),
+            [rng.choice(NUMBERS)] * 6,
+            [0.5] * 8,
+            {"size": [3, 3], "counts": "x"},
+            {"size": [10**9, 10**9], "counts": [9, 1]},
+            nested(rng.choice((3, 200)), rng.randrange(2)),
+        )
+    )
 
 
 def change(tree, rng: random.Random, value=value):

@@ -44,28 +44,45 @@ def image_seeds(folder: Path) -> list[Seed]:
     deep = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
     many = {"save_all": True, "append_images": frames}
     seeds = [
-        ("jpg", encoded(rgb, "jpeg", exif=exif)), ("jpg", encoded(rgb, "jpeg", progressive=True)),
-        ("jpg", encoded(rgb.convert("CMYK"), "jpeg")), ("jpg", encoded(rgb.convert("L"), "jpeg")),
-        ("png", encoded(rgb, "png")), ("png", encoded(frames[0], "png", transparency=3)),
-        ("png", encoded(deep, "png")), ("png", encoded(rgb.convert("1"), "png")),
-        ("png", encoded(rgb.convert("RGBA"), "png", **many)), ("png", bomb(30_000, 30_000)),
-        ("png", bomb(2**31 - 1, 2**31 - 1)), ("png", bomb(13_000, 13_000)),
-        ("gif", encoded(frames[0], "gif", **many)), ("webp", encoded(rgb, "webp", **many)),
-        ("webp", encoded(rgb, "webp", lossless=True, exif=exif)), ("bmp", encoded(rgb, "bmp")),
-        ("tif", encoded(rgb, "tiff", compression="tiff_lzw")), ("tif", encoded(deep, "tiff")),
-        ("tif", encoded(rgb, "tiff", exif=exif)), ("ppm", encoded(rgb, "ppm")),
-        ("ppm", b"P3\n2 2\n255\n" + b"1 2 3 " * 4), ("pgm", encoded(rgb.convert("L"), "ppm")),
-        ("jpg", encoded(rgb, "jpeg2000")), ("png", encoded(rgb, "ico")), ("jpg", b""),
-        ("jpg", encoded(rgb, "tga")), ("png", encoded(frames[0], "pcx")),
-    ]  # fmt: skip
+        ("jpg", encoded(rgb, "jpeg", exif=exif)),
+        ("jpg", encoded(rgb, "jpeg", progressive=True)),
+        ("jpg", encoded(rgb.convert("CMYK"), "jpeg")),
+        ("jpg", encoded(rgb.convert("L"), "jpeg")),
+        ("png", encoded(rgb, "png")),
+        ("png", encoded(frames[0], "png", transparency=3)),
+        ("png", encoded(deep, "png")),
+        ("png", encoded(rgb.convert("1"), "png")),
+        ("png", encoded(rgb.convert("RGBA"), "png", **many)),
+        ("png", bomb(30_000, 30_000)),
+        ("png", bomb(2**31 - 1, 2**31 - 1)),
+        ("png", bomb(13_000, 13_000)),
+        ("gif", encoded(frames[0], "gif", **many)),
+        ("webp", encoded(rgb, "webp", **many)),
+        ("webp", encoded(rgb, "webp", lossless=True, exif=exif)),
+        ("bmp", encoded(rgb, "bmp")),
+        ("tif", encoded(rgb, "tiff", compression="tiff_lzw")),
+        ("tif", encoded(deep, "tiff")),
+        ("tif", encoded(rgb, "tiff", exif=exif)),
+        ("ppm", encoded(rgb, "ppm")),
+        ("ppm", b"P3\n2 2\n255\n" + b"1 2 3 " * 4),
+        ("pgm", encoded(rgb.convert("L"), "ppm")),
+        ("jpg", encoded(rgb, "jpeg2000")),
+        ("png", encoded(rgb, "ico")),
+        ("jpg", b""),
+        ("jpg", encoded(rgb, "tga")),
+        ("png", encoded(frames[0], "pcx")),
+    ]
     return [Seed(f"x.{ending}", data) for ending, data in seeds]
 
 
 def read_images(folder: Path, path: Path) -> None:
     """Each reader sees the file; the first refusal is told when all have seen it."""
     refused = []
-    for read in (lambda: sources.read_image(path, path), lambda: sources.read_fast(path, 2),
-                 lambda: predictor.as_array(path)):  # fmt: skip
+    for read in (
+        lambda: sources.read_image(path, path),
+        lambda: sources.read_fast(path, 2),
+        lambda: predictor.as_array(path),
+    ):
         try:
             read()
         except UserError as error:

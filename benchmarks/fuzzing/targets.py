@@ -58,11 +58,28 @@ TARGETS = {
     "coco": Target(lambda _: [json_seed("x.json", COCO)], read_coco, JSON_WORDS),
     "voc": Target(voc_seeds, read_voc, XML_WORDS),
     "predictions": Target(prediction_seeds, read_predictions, JSON_WORDS),
-    "predictions-drawn": Target(lambda _: [json_seed("x.json", PREDICTIONS)], read_drawn,
-                                JSON_WORDS),
+    "predictions-drawn": Target(
+        lambda _: [json_seed("x.json", PREDICTIONS)], read_drawn, JSON_WORDS
+    ),
     "index": Target(index_seeds, read_indexes, (b"\t", b"\n", b"/", b"..", b" ", *JSON_WORDS)),
     "shards": Target(shard_seeds, read_shards, (b"ustar", b"../", *JSON_WORDS)),
     "archive": Target(archive_seeds, read_archive, (b"ustar", b"../", b"train/")),
-    "image": Target(image_seeds, read_images, (b"IHDR", b"IDAT", b"acTL", b"zTXt", b"Exif\0\0",
-                    b"\xff\xd8", b"\xff\xda", b"\xff\xc2", b"GIF89a", b"VP8X", b"II*\0", b"MM\0*")),
-}  # fmt: skip
+    "image": Target(
+        image_seeds,
+        read_images,
+        (
+            b"IHDR",
+            b"IDAT",
+            b"acTL",
+            b"zTXt",
+            b"Exif\0\0",
+            b"\xff\xd8",
+            b"\xff\xda",
+            b"\xff\xc2",
+            b"GIF89a",
+            b"VP8X",
+            b"II*\0",
+            b"MM\0*",
+        ),
+    ),
+}

@@ -15,8 +15,18 @@ from PIL import Image
 from classification import datasets
 from classification.datasets import cifar, image_cache, layouts, shards
 
-_TASKS = ("aircraft", "birdsnap", "caltech101", "cars", "dtd", "flowers", "food", "pets", "sun397",
-          "cifar10")  # fmt: skip
+_TASKS = (
+    "aircraft",
+    "birdsnap",
+    "caltech101",
+    "cars",
+    "dtd",
+    "flowers",
+    "food",
+    "pets",
+    "sun397",
+    "cifar10",
+)
 _INDEX = (".txt", ".mat", ".json", ".meta")
 
 
@@ -44,12 +54,21 @@ def _matlab(path: Path):
     def build(rng):
         contents = dict(tree)
         key = rng.choice(list(contents))
-        contents[key] = rng.choice((
-            np.zeros((0, 0)), np.array([["x"]]), np.array(-1), np.full(3, np.nan),
-            np.zeros(3, bool),
-            np.array([{"a": 1}], object), np.array(["é"], object), np.full((2, 2), 1e300),
-            np.full(4, 10**15), np.array([1 + 2j]), contents[key],
-        ))  # fmt: skip
+        contents[key] = rng.choice(
+            (
+                np.zeros((0, 0)),
+                np.array([["x"]]),
+                np.array(-1),
+                np.full(3, np.nan),
+                np.zeros(3, bool),
+                np.array([{"a": 1}], object),
+                np.array(["é"], object),
+                np.full((2, 2), 1e300),
+                np.full(4, 10**15),
+                np.array([1 + 2j]),
+                contents[key],
+            )
+        )
         if rng.random() < 0.2:
             contents["x" + key] = contents.pop(key)
         file = io.BytesIO()
@@ -93,10 +112,30 @@ def tar(entries, mode="w", headers=None) -> bytes:
 
 
 def _tar_build(entries, modes=("w",)):
-    names = ("../x.jpg", "/x.jpg", "a/../../x.cls", "x", ".jpg", "000.cls", "000.jpg", "é.jpg",
-             "__x__.jpg", "a" * 300 + ".jpg", "train/../ant/x.png", "000.json")  # fmt: skip
-    kinds = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE, tarfile.CHRTYPE,
-             tarfile.GNUTYPE_SPARSE, tarfile.CONTTYPE, tarfile.REGTYPE)  # fmt: skip
+    names = (
+        "../x.jpg",
+        "/x.jpg",
+        "a/../../x.cls",
+        "x",
+        ".jpg",
+        "000.cls",
+        "000.jpg",
+        "é.jpg",
+        "__x__.jpg",
+        "a" * 300 + ".jpg",
+        "train/../ant/x.png",
+        "000.json",
+    )
+    kinds = (
+        tarfile.SYMTYPE,
+        tarfile.LNKTYPE,
+        tarfile.FIFOTYPE,
+        tarfile.DIRTYPE,
+        tarfile.CHRTYPE,
+        tarfile.GNUTYPE_SPARSE,
+        tarfile.CONTTYPE,
+        tarfile.REGTYPE,
+    )
 
     def build(rng):
         changed = []
@@ -104,8 +143,19 @@ def _tar_build(entries, modes=("w",)):
             if rng.random() < 0.3:
                 name = rng.choice(names)
             if rng.random() < 0.3:
-                data = rng.choice((b"", b"1", b"-1", b"9" * 5000, b"\xff", b"0 ", "²".encode(),
-                                   data[: rng.randrange(len(data) + 1)], _png()))  # fmt: skip
+                data = rng.choice(
+                    (
+                        b"",
+                        b"1",
+                        b"-1",
+                        b"9" * 5000,
+                        b"\xff",
+                        b"0 ",
+                        "²".encode(),
+                        data[: rng.randrange(len(data) + 1)],
+                        _png(),
+                    )
+                )
             if rng.random() < 0.1:
                 kind, link = rng.choice(kinds), rng.choice(names)
             changed += [(name, data, kind, link)] * rng.choice((1, 1, 1, 0, 2))
@@ -126,7 +176,8 @@ def shard_seeds(folder: Path) -> list[Seed]:
     (folder / "train-0.tar").write_bytes(tar(entries))
     (folder / shards.INDEX).write_bytes(as_json(index))
     return [Seed("train-0.tar", tar(entries), _tar_build(entries))] * 3 + [
-        json_seed(shards.INDEX, index)]  # fmt: skip
+        json_seed(shards.INDEX, index)
+    ]
 
 
 def read_shards(folder: Path, path: Path) -> None:
@@ -138,8 +189,12 @@ def read_shards(folder: Path, path: Path) -> None:
 
 def archive_seeds(folder: Path) -> list[Seed]:
     os.environ["ROBUST_BACKBONES_CACHE"] = str(folder / "cache")
-    entries = _regular((f"x/{split}/{name}/{i}.png", _png()) for split in ("train", "test")
-                       for name in ("ant", "bee") for i in (0, 1))  # fmt: skip
+    entries = _regular(
+        (f"x/{split}/{name}/{i}.png", _png())
+        for split in ("train", "test")
+        for name in ("ant", "bee")
+        for i in (0, 1)
+    )
     modes = ("w", "w", "w:gz", "w:xz", "w:bz2")
     return [Seed("x.tar", tar(entries, mode), _tar_build(entries, modes)) for mode in ("w", "w:gz")]
 

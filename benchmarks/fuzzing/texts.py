@@ -13,13 +13,43 @@ from robust_backbones.core import results
 from robust_backbones.core.errors import UserError
 
 YAML_WORDS = (
-    b"&a ", b"*a", b"!!python/object/apply:os.system [touch x]", b"!!python/name:os.system",
-    b"!!python/object/new:os.system [x]", b"!!binary ", b"!!set ", b"!!timestamp ", b"<<: ",
-    b"_BASE_: x.yaml\n", b"_BASE_: /etc/passwd\n", b"? ", b"- ", b": ", b"{", b"[", b"[" * 3000,
-    b"- " * 3000, b"|\n", b"2024-13-45", b"0o7", b"1:2:3", b"\t", b"---\n", b"!!int ",
-    b"!!float ", b"!!str ", b"!x ", b"%TAG ! x\n", b"null", b"~", b"{axis}", b"{net}", b"(1, 2)",
-    b"a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n", b'"((((("',
-)  # fmt: skip
+    b"&a ",
+    b"*a",
+    b"!!python/object/apply:os.system [touch x]",
+    b"!!python/name:os.system",
+    b"!!python/object/new:os.system [x]",
+    b"!!binary ",
+    b"!!set ",
+    b"!!timestamp ",
+    b"<<: ",
+    b"_BASE_: x.yaml\n",
+    b"_BASE_: /etc/passwd\n",
+    b"? ",
+    b"- ",
+    b": ",
+    b"{",
+    b"[",
+    b"[" * 3000,
+    b"- " * 3000,
+    b"|\n",
+    b"2024-13-45",
+    b"0o7",
+    b"1:2:3",
+    b"\t",
+    b"---\n",
+    b"!!int ",
+    b"!!float ",
+    b"!!str ",
+    b"!x ",
+    b"%TAG ! x\n",
+    b"null",
+    b"~",
+    b"{axis}",
+    b"{net}",
+    b"(1, 2)",
+    b"a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n",
+    b'"((((("',
+)
 LAUGHS = b"a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + b"".join(
     b"a%d: &a%d [%s]\n" % (n, n, b", ".join([b"*a%d" % (n - 1)] * 9)) for n in range(1, 9)
 )
@@ -63,8 +93,10 @@ VERSION: 2
 def config_seeds(folder: Path) -> list[Seed]:
     base = Path(__file__).resolve().parents[2] / "configs" / "base" / "robust_resnet_fpn.yaml"
     (folder / "base.yaml").write_bytes(base.read_bytes())
-    return [Seed("x.yaml", _CONFIG, _yaml_build(_CONFIG)),
-            Seed("x.yaml", b"_BASE_: base.yaml\nSOLVER: {MAX_ITER: 5}\n")]  # fmt: skip
+    return [
+        Seed("x.yaml", _CONFIG, _yaml_build(_CONFIG)),
+        Seed("x.yaml", b"_BASE_: base.yaml\nSOLVER: {MAX_ITER: 5}\n"),
+    ]
 
 
 _STUDY = b"""output: out
@@ -98,20 +130,36 @@ def result_seeds(folder: Path) -> list[Seed]:
     made = json.loads((folder / "result.json").read_bytes())
     report_parts.interpreted(folder)
     figure = json.loads((folder / "result.json").read_bytes())
-    detector = {"MODEL": {"WEIGHTS": "robust://resnet50_l2_eps3", "ROBUST": {"ARCH": "resnet50"}},
-                "DATASETS": {"TEST": ["voc_2007_test"]}, "SEED": 0}  # fmt: skip
+    detector = {
+        "MODEL": {"WEIGHTS": "robust://resnet50_l2_eps3", "ROBUST": {"ARCH": "resnet50"}},
+        "DATASETS": {"TEST": ["voc_2007_test"]},
+        "SEED": 0,
+    }
     pretrain = {"dataset": "digits", "arch": "resnet18", "constraint": "l2", "eps": 1}
     trees = [
-        made, made, figure,
-        made | {"kind": "detection", "settings": detector,
-                "metrics": {"voc_2007_test": {"bbox": {"AP": 50.0}, "segm": {"AP": None}}}},
+        made,
+        made,
+        figure,
+        made
+        | {
+            "kind": "detection",
+            "settings": detector,
+            "metrics": {"voc_2007_test": {"bbox": {"AP": 50.0}, "segm": {"AP": None}}},
+        },
         made | {"kind": "pretrain", "metrics": {"clean_top1": 90.0}, "settings": pretrain},
-        made | {"kind": "robustness", "metrics": {"clean_top1": 90.0},
-                "settings": {"dataset": "digits", "weights": "robust://resnet18_l2_eps3"}},
-    ]  # fmt: skip
+        made
+        | {
+            "kind": "robustness",
+            "metrics": {"clean_top1": 90.0},
+            "settings": {"dataset": "digits", "weights": "robust://resnet18_l2_eps3"},
+        },
+    ]
     rows = {"labels": {"eps": "1"}}
-    return [*(json_seed("result.json", tree) for tree in trees), json_seed("run.json", rows),
-            Seed("per_class.csv", (folder / "per_class.csv").read_bytes())]  # fmt: skip
+    return [
+        *(json_seed("result.json", tree) for tree in trees),
+        json_seed("run.json", rows),
+        Seed("per_class.csv", (folder / "per_class.csv").read_bytes()),
+    ]
 
 
 def read_results(folder: Path, path: Path) -> None:
@@ -127,5 +175,10 @@ def read_results(folder: Path, path: Path) -> None:
 
 def metrics_seeds(folder: Path) -> list[Seed]:
     rows = [{"iteration": i, "total_loss": 1.0, "bbox/AP": 2.0, "lr": 0.1} for i in (19, 39, 59)]
-    return [Seed("metrics.json", b"\n".join(map(as_json, rows)),
-                 lambda rng: b"\n".join(map(as_json, change(rows, rng))))]  # fmt: skip
+    return [
+        Seed(
+            "metrics.json",
+            b"\n".join(map(as_json, rows)),
+            lambda rng: b"\n".join(map(as_json, change(rows, rng))),
+        )
+    ]

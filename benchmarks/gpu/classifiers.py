@@ -139,8 +139,9 @@ def compiled_step(device: torch.device, full: bool) -> Iterator[Line]:
         yield Line("bfloat16: standard", found, "images/s")
 
 
-def _rates(name: str, device: torch.device, full: bool, options: list[str],
-           variants: tuple[bool, ...]) -> Iterator[Line]:  # fmt: skip
+def _rates(
+    name: str, device: torch.device, full: bool, options: list[str], variants: tuple[bool, ...]
+) -> Iterator[Line]:
     """Time a standard step and PGD steps, with or without frozen parameters in the attack.
 
     Args:
@@ -220,8 +221,9 @@ def loading(device: torch.device, full: bool) -> Iterator[Line]:
             batches = 6 * workers or 4
             found = _streamed(source, batch, workers, batches, lambda x, y: None)
             yield Line(f"{workers} workers: loader alone", found, "images/s")
-            fed = _streamed(source, batch, workers, batches,
-                            lambda x, y: learn.step(x, y, [0.01], seed=0))  # fmt: skip
+            fed = _streamed(
+                source, batch, workers, batches, lambda x, y: learn.step(x, y, [0.01], seed=0)
+            )
             bound = 0.9 if full and workers else 0.0
             yield at_least(f"{workers} workers: loader and step / step", fed / alone, bound)
 
@@ -246,8 +248,9 @@ def _streamed(source: Source, batch: int, workers: int, batches: int, work: Call
 
     Workers start together and deliver in waves. The first half includes their start.
     """
-    stream = loader.train_batches(source, batch, augmentation="imagenet", seed=0, epoch=0,
-                                  workers=workers)  # fmt: skip
+    stream = loader.train_batches(
+        source, batch, augmentation="imagenet", seed=0, epoch=0, workers=workers
+    )
     for number, (x, y) in enumerate(islice(stream, batches)):
         work(x, y)
         if number + 1 == batches // 2:
@@ -289,8 +292,9 @@ def evaluation(device: torch.device, full: bool) -> Iterator[Line]:
     arch, size, batch, count = ("resnet50", 224, 200, 4) if full else ("resnet18", 32, 16, 2)
     model = classifier(arch, device)
     batches = [tuple(t.cpu() for t in images(batch, size, device)) for _ in range(count)]
-    attack = dict(constraint="l2", eps=EPS, steps=10, step_size=EPS / 4, random_start=True,
-                  use_best=True)  # fmt: skip
+    attack = dict(
+        constraint="l2", eps=EPS, steps=10, step_size=EPS / 4, random_start=True, use_best=True
+    )
     for where in dict.fromkeys(("cpu", device.type)):
         generator = torch.Generator(where).manual_seed(0)
         adversary = partial(attacks.pgd, **attack, generator=generator)

@@ -35,8 +35,11 @@ def versions(device: torch.device, full: bool) -> Iterator[Line]:
     if device.type != "cuda":
         return
     card = torch.cuda.get_device_properties(device)
-    yield Line("card", f"{card.name}, {card.total_memory / 2**30:.0f} GiB, compute capability "
-               f"{card.major}.{card.minor}, {torch.cuda.device_count()} visible")  # fmt: skip
+    yield Line(
+        "card",
+        f"{card.name}, {card.total_memory / 2**30:.0f} GiB, compute capability "
+        f"{card.major}.{card.minor}, {torch.cuda.device_count()} visible",
+    )
     yield Line("CUDA, cuDNN", f"{torch.version.cuda}, {torch.backends.cudnn.version()}")
     convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     yield Line("TF32 by default", f"convolutions {convolutions}, matrix products {products}")
@@ -46,8 +49,11 @@ def versions(device: torch.device, full: bool) -> Iterator[Line]:
 def resuming(device: torch.device, full: bool) -> Iterator[Line]:
     """Kill a deterministic pretraining, resume it, and compare it with an uninterrupted one."""
     options = [*TINY, "--device", str(device), "--deterministic", "--save-seconds", "0.5"]
-    options += [] if full else ["--limit", "96", "--test-limit", "20", "--epochs", "2",
-                                "--eval-steps", "2"]  # fmt: skip
+    options += (
+        []
+        if full
+        else ["--limit", "96", "--test-limit", "20", "--epochs", "2", "--eval-steps", "2"]
+    )
     with tempfile.TemporaryDirectory() as folder:
         whole, killed = Path(folder, "whole"), Path(folder, "killed")
         _finish(_pretrain(whole, options))
@@ -57,8 +63,13 @@ def resuming(device: torch.device, full: bool) -> Iterator[Line]:
         time.sleep(0.3 * full)  # into a later step; the small run would be over by then
         run.send_signal(signal.SIGKILL)
         run.communicate()
-        yield Line("killed while running", str(run.returncode == -signal.SIGKILL), "", "True",
-                   run.returncode == -signal.SIGKILL)  # fmt: skip
+        yield Line(
+            "killed while running",
+            str(run.returncode == -signal.SIGKILL),
+            "",
+            "True",
+            run.returncode == -signal.SIGKILL,
+        )
         _finish(_pretrain(killed, [*options, "--resume", "must"]))
         one, other = (checkpoint.load_file(p / "checkpoint.pt")["model"] for p in (whole, killed))
         apart = max(float((one[k].double() - other[k].double()).abs().max()) for k in one)
@@ -89,20 +100,38 @@ def out_of_memory(device: torch.device, full: bool) -> Iterator[Line]:
         yield Line("batch of 1,400 images at 384 pixels", "needs a GPU", passed=None)
         return
     with tempfile.TemporaryDirectory() as folder:
-        options = ["--dataset", "digits", "--arch", "resnet152", "--image-size", "384",
-                   "--batch-size", "1400", "--eps", "0", "--device", str(device)]  # fmt: skip
+        options = [
+            "--dataset",
+            "digits",
+            "--arch",
+            "resnet152",
+            "--image-size",
+            "384",
+            "--batch-size",
+            "1400",
+            "--eps",
+            "0",
+            "--device",
+            str(device),
+        ]
         run = _pretrain(Path(folder, "run"), options)
         errors = run.communicate()[1].strip().splitlines() or [""]
     yield Line("exit code", float(run.returncode), "", "2", run.returncode == 2)
     named = len(errors) == 1 and "--accumulate" in errors[0] and "--batch-size" in errors[0]
-    yield Line("message", f"{len(errors)} lines, the last: {errors[-1][:200]}", "",
-               "one line that names --accumulate and --batch-size", named)  # fmt: skip
+    yield Line(
+        "message",
+        f"{len(errors)} lines, the last: {errors[-1][:200]}",
+        "",
+        "one line that names --accumulate and --batch-size",
+        named,
+    )
 
 
 def _pretrain(output: Path, options: list[str]) -> subprocess.Popen:
     words = [sys.executable, "-m", "classification.pretrain", "--output", str(output), *options]
-    return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                            text=True)  # fmt: skip
+    return subprocess.Popen(
+        words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
 
 
 def _finish(run: subprocess.Popen) -> None:

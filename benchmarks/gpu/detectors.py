@@ -29,8 +29,13 @@ def one_step(device: torch.device, full: bool) -> Iterator[Line]:
         total = sum(losses.values())
         total.backward()
     finite = all(p.grad is None or bool(p.grad.isfinite().all()) for p in model.parameters())
-    yield Line("losses and gradients of a step", f"loss {float(total):.3f}", "", "finite",
-               bool(total.isfinite()) and finite)  # fmt: skip
+    yield Line(
+        "losses and gradients of a step",
+        f"loss {float(total):.3f}",
+        "",
+        "finite",
+        bool(total.isfinite()) and finite,
+    )
 
 
 def steps(device: torch.device, full: bool) -> Iterator[Line]:
@@ -74,12 +79,20 @@ def _attacked(arch, size, batch: int, device: torch.device, full: bool) -> Itera
 
         def work(amp=name == "float16"):
             with EventStorage(), torch.autocast(device.type, torch.float16, enabled=amp):
-                attack.pgd(model, images, constraint="linf", eps=4 / 255, steps=3,
-                           step_size=2 / 255, generator=generator)  # fmt: skip
+                attack.pgd(
+                    model,
+                    images,
+                    constraint="linf",
+                    eps=4 / 255,
+                    steps=3,
+                    step_size=2 / 255,
+                    generator=generator,
+                )
 
         found = timing.take_turns({name: work}, 3 if full else 1, device)[name]
-        yield Line(f"batch {batch}: PGD-3 attack in {name}", batch / statistics.median(found),
-                   "images/s")  # fmt: skip
+        yield Line(
+            f"batch {batch}: PGD-3 attack in {name}", batch / statistics.median(found), "images/s"
+        )
 
 
 def mixed_precision(device: torch.device, full: bool) -> Iterator[Line]:
@@ -90,10 +103,17 @@ def mixed_precision(device: torch.device, full: bool) -> Iterator[Line]:
     for precision in ("float32", other):
         with tempfile.TemporaryDirectory() as folder:
             amp = precision != "float32"
-            keys = {"MODEL.WEIGHTS": "", "MODEL.DEVICE": str(device), "OUTPUT_DIR": folder,
-                    "SOLVER.MAX_ITER": iterations, "SOLVER.STEPS": "()", "TEST.EVAL_PERIOD": 0,
-                    "SOLVER.CHECKPOINT_PERIOD": 10_000, "SOLVER.AMP.ENABLED": amp,
-                    "SOLVER.IMS_PER_BATCH": 4 if full else 2}  # fmt: skip
+            keys = {
+                "MODEL.WEIGHTS": "",
+                "MODEL.DEVICE": str(device),
+                "OUTPUT_DIR": folder,
+                "SOLVER.MAX_ITER": iterations,
+                "SOLVER.STEPS": "()",
+                "TEST.EVAL_PERIOD": 0,
+                "SOLVER.CHECKPOINT_PERIOD": 10_000,
+                "SOLVER.AMP.ENABLED": amp,
+                "SOLVER.IMS_PER_BATCH": 4 if full else 2,
+            }
             keys |= {"SOLVER.AMP.DTYPE": precision} if amp else {}
             words = [str(part) for pair in keys.items() for part in pair]
             run = Trainer(config.load_config(ROOT / "configs/digits_mask_rcnn_robust.yaml", words))

@@ -19,17 +19,32 @@ if TYPE_CHECKING:
     from classification.datasets.shards import ShardSource
     from classification.datasets.split import Source
 
-__all__ = ["DATA", "DATASETS", "METRICS", "SPLITS", "SUITE", "Dataset", "find", "open_split",
-           "place"]  # fmt: skip
+__all__ = [
+    "DATA",
+    "DATASETS",
+    "METRICS",
+    "SPLITS",
+    "SUITE",
+    "Dataset",
+    "find",
+    "open_split",
+    "place",
+]
 SPLITS = ("train", "val", "test")
 
 
 DATA = "ROBUST_BACKBONES_DATA"  # environment variable: a folder with one folder per dataset
 
 
-def open_split(name: str, split: str, root: Path | str | None = None, *,
-               image_size: int | None = None, limit: int | None = None, held_out: float = 0.0,
-               ) -> Source | ShardSource:  # fmt: skip
+def open_split(
+    name: str,
+    split: str,
+    root: Path | str | None = None,
+    *,
+    image_size: int | None = None,
+    limit: int | None = None,
+    held_out: float = 0.0,
+) -> Source | ShardSource:
     """Open one split.
 
     Args:
@@ -51,8 +66,10 @@ def open_split(name: str, split: str, root: Path | str | None = None, *,
         raise UserError(f"split '{split}' is unknown to {name}; one of: {', '.join(SPLITS)}.")
     root = place(name, root)
     if split == "val" and not held_out:
-        raise UserError(f"{name} has no split 'val' of its own; say which part of the training "
-                        "images to hold out.")  # fmt: skip
+        raise UserError(
+            f"{name} has no split 'val' of its own; say which part of the training "
+            "images to hold out."
+        )
     if not 0 <= held_out < 1:
         raise UserError(f"{held_out} cannot be held out; choose a part in [0, 1).")
     if row.shards and root is not None:
@@ -83,8 +100,10 @@ def place(name: str, root: Path | str | None = None) -> Path | str | None:
         return root
     root = root or os.environ.get(DATA) or None
     if root is None:
-        raise UserError(f"dataset '{name}' comes with no data; say where it lies: --data PATH, or "
-                        f"set {DATA} to the folder that holds {name}/.")  # fmt: skip
+        raise UserError(
+            f"dataset '{name}' comes with no data; say where it lies: --data PATH, or "
+            f"set {DATA} to the folder that holds {name}/."
+        )
     below = os.path.join(root, name)
     # A root with image folders of its own is the dataset's, whatever else lies in it.
     return Path(below) if os.path.isdir(below) and not has_train(root) else root
@@ -104,10 +123,18 @@ def _open(
     images, labels, class_names = reader(row)(official, root)
     check_classes(name, row, root, len(class_names))
     _check_images(name, row, root, official, len(labels))
-    return Source(name=name, split=split, classes=len(class_names),
-                  image_size=image_size or row.image_size, mean=row.mean, std=row.std,
-                  augmentation=row.augmentation, images=images, labels=labels,
-                  class_names=class_names)  # fmt: skip
+    return Source(
+        name=name,
+        split=split,
+        classes=len(class_names),
+        image_size=image_size or row.image_size,
+        mean=row.mean,
+        std=row.std,
+        augmentation=row.augmentation,
+        images=images,
+        labels=labels,
+        class_names=class_names,
+    )
 
 
 def _check_images(name: str, row: Dataset, root: str | Path | None, split: str, found: int) -> None:
@@ -115,12 +142,19 @@ def _check_images(name: str, row: Dataset, root: str | Path | None, split: str, 
     if found == expected:
         return
     if row.exact:
-        raise UserError(f"{root} has {found} {split} images, {name} has {expected} "
-                        f"({row.rule}); fetch it again, or use the dataset 'folder' for a part of "
-                        "it.")  # fmt: skip
+        raise UserError(
+            f"{root} has {found} {split} images, {name} has {expected} "
+            f"({row.rule}); fetch it again, or use the dataset 'folder' for a part of "
+            "it."
+        )
     logging.getLogger(__name__).warning(
         "%s has %d %s images, the authors' copy of %s had %d: their numbers are not comparable",
-        root, found, split, name, expected)  # fmt: skip
+        root,
+        found,
+        split,
+        name,
+        expected,
+    )
 
 
 def reader(row: Dataset) -> Callable:
@@ -139,6 +173,8 @@ def _cut(source: Source, held_out: float, limit: int | None) -> Source:
     if limit is None:
         return source
     if not source.classes <= limit <= len(source):
-        raise UserError(f"a limit of {limit} images is not possible: {source.name} {source.split} "
-                        f"has {source.classes} classes and {len(source)} images.")  # fmt: skip
+        raise UserError(
+            f"a limit of {limit} images is not possible: {source.name} {source.split} "
+            f"has {source.classes} classes and {len(source)} images."
+        )
     return source.subset(sources.balanced(source.labels, limit))

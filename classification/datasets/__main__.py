@@ -12,8 +12,18 @@ from classification.datasets import DATA, DATASETS, METRICS, find
 from robust_backbones.core.cli import Parser
 from robust_backbones.core.errors import UserError, user_errors
 
-COLUMNS = ("dataset", "what", "classes", "train / test images", "metric", "split", "size",
-           "augmentation", "fetch", "licence")  # fmt: skip
+COLUMNS = (
+    "dataset",
+    "what",
+    "classes",
+    "train / test images",
+    "metric",
+    "split",
+    "size",
+    "augmentation",
+    "fetch",
+    "licence",
+)
 
 
 def _list(args: argparse.Namespace) -> None:
@@ -25,8 +35,10 @@ def _list(args: argparse.Namespace) -> None:
     print(f"{'name':17} {'classes':>7} {'train':>8} {'test':>6} {'metric':15} {'fetch':12} what")
     for name, row in DATASETS.items():
         train, test = (row.images.get(split, "any") for split in ("train", "test"))
-        print(f"{name:17} {row.classes or 'any':>7} {train:>8} {test:>6} "
-              f"{METRICS[row.metric]:15} {_way(name):12} {row.title}")  # fmt: skip
+        print(
+            f"{name:17} {row.classes or 'any':>7} {train:>8} {test:>6} "
+            f"{METRICS[row.metric]:15} {_way(name):12} {row.title}"
+        )
 
 
 def _cells(name: str) -> list[str]:
@@ -34,8 +46,17 @@ def _cells(name: str) -> list[str]:
     title = f"[{row.title}]({row.source})" if row.source else row.title
     images = " / ".join(str(n) for n in row.images.values()) or "yours"
     images += "" if row.exact else " (only warns)"
-    return [title, str(row.classes or "yours"), images, METRICS[row.metric], row.rule,
-            str(row.image_size), f"`{row.augmentation}`", _way(name), row.licence]  # fmt: skip
+    return [
+        title,
+        str(row.classes or "yours"),
+        images,
+        METRICS[row.metric],
+        row.rule,
+        str(row.image_size),
+        f"`{row.augmentation}`",
+        _way(name),
+        row.licence,
+    ]
 
 
 def _way(name: str) -> str:
@@ -76,28 +97,37 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(
         prog="python -m classification.datasets", description="The datasets of classifiers."
     )
-    # fmt: off
+
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("list", help="names, sizes, metrics, and how to get them")
     command.add_argument("--markdown", action="store_true", help="the table of docs/data.md")
     command.set_defaults(run=_list, names=[])
     command = commands.add_parser("check", help="look at every image; exit code 2 if unusable")
     _add_names(command, "the folder of the dataset, or the folder that has one for each dataset")
-    command.add_argument("--report", type=Path, metavar="FILE",
-                         help="write all findings: JSON, or CSV if it ends in .csv")
+    command.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="write all findings: JSON, or CSV if it ends in .csv",
+    )
     command.set_defaults(run=_check)
     command = commands.add_parser("fetch", help="download, or say where the files are")
     _add_names(command, "the folder that has, or gets, a folder for each dataset")
     command.set_defaults(run=_fetch)
-    # fmt: on
+
     return parser.parse_args(argv)
 
 
 def _add_names(command: Parser, root: str) -> None:
     command.add_argument("names", metavar="NAME", nargs="+", help="see list")
-    command.add_argument("--root", "--data", type=Path, metavar="DIR",
-                         default=os.environ.get(DATA) or None,
-                         help=f"{root} (default: ${DATA})")  # fmt: skip
+    command.add_argument(
+        "--root",
+        "--data",
+        type=Path,
+        metavar="DIR",
+        default=os.environ.get(DATA) or None,
+        help=f"{root} (default: ${DATA})",
+    )
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -47,12 +47,31 @@ KINDS = {
     "duplicate": ("warning", "are there twice in their split"),
     "two labels": ("warning", "are there again with another label"),
 }
-MODES = {"L": "grey", "1": "grey", "LA": "grey", "CMYK": "cmyk", "RGBA": "transparent",
-         "PA": "transparent", "I": "deep", "F": "deep", "I;16": "deep", "I;16B": "deep",
-         "I;16L": "deep", "I;16N": "deep"}  # fmt: skip
-FORMATS = {".jpg": ("JPEG", "MPO"), ".jpeg": ("JPEG", "MPO"), ".png": ("PNG",), ".bmp": ("BMP",),
-           ".webp": ("WEBP",), ".ppm": ("PPM",), ".pgm": ("PPM",), ".tif": ("TIFF",),
-           ".tiff": ("TIFF",)}  # fmt: skip
+MODES = {
+    "L": "grey",
+    "1": "grey",
+    "LA": "grey",
+    "CMYK": "cmyk",
+    "RGBA": "transparent",
+    "PA": "transparent",
+    "I": "deep",
+    "F": "deep",
+    "I;16": "deep",
+    "I;16B": "deep",
+    "I;16L": "deep",
+    "I;16N": "deep",
+}
+FORMATS = {
+    ".jpg": ("JPEG", "MPO"),
+    ".jpeg": ("JPEG", "MPO"),
+    ".png": ("PNG",),
+    ".bmp": ("BMP",),
+    ".webp": ("WEBP",),
+    ".ppm": ("PPM",),
+    ".pgm": ("PPM",),
+    ".tif": ("TIFF",),
+    ".tiff": ("TIFF",),
+}
 
 
 @dataclass(frozen=True)
@@ -228,8 +247,11 @@ def _overlaps(contents: dict[str, list[tuple]]) -> Iterator[Finding]:
             if first != file:
                 kind = "duplicate" if label == its_label else "two labels"
                 yield Finding(kind, split, file, f"as {first}")
-    shared = [(file, seen["train"][digest][0]) for file, _, digest in readable["test"]
-              if digest in seen["train"]]  # fmt: skip
+    shared = [
+        (file, seen["train"][digest][0])
+        for file, _, digest in readable["test"]
+        if digest in seen["train"]
+    ]
     for file, other in shared:
         yield Finding("overlap", "test", file, f"as {other}")
     total = len(contents["test"])
@@ -264,8 +286,11 @@ def lines(report: Report) -> Iterator[str]:
 
 def write(path: Path, reports: list[Report]) -> None:
     """All findings, as CSV rows if `path` ends so, else as JSON with the numbers, too."""
-    rows = [{"dataset": report.name, "level": finding.level, **asdict(finding)}
-            for report in reports for finding in report.findings]  # fmt: skip
+    rows = [
+        {"dataset": report.name, "level": finding.level, **asdict(finding)}
+        for report in reports
+        for finding in report.findings
+    ]
     with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         if path.suffix == ".csv":
             heads = ("dataset", "level", "kind", "split", "file", "detail")
@@ -273,5 +298,6 @@ def write(path: Path, reports: list[Report]) -> None:
             table.writeheader()
             table.writerows(rows)
         else:
-            json.dump([asdict(report) | {"usable": report.usable} for report in reports], file,
-                      indent=2)  # fmt: skip
+            json.dump(
+                [asdict(report) | {"usable": report.usable} for report in reports], file, indent=2
+            )

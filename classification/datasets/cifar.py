@@ -41,18 +41,37 @@ class Layout:
 
 _FIVE = tuple(f"data_batch_{i}" for i in range(1, 6))
 BINARY = {
-    "cifar10": Layout("cifar-10-batches-bin",
-                      {"train": tuple(f"{f}.bin" for f in _FIVE), "test": ("test_batch.bin",)},
-                      "batches.meta.txt", key=0, label_bytes=1),
-    "cifar100": Layout("cifar-100-binary", {"train": ("train.bin",), "test": ("test.bin",)},
-                       "fine_label_names.txt", key=1, label_bytes=2),  # the first is coarse
-}  # fmt: skip
+    "cifar10": Layout(
+        "cifar-10-batches-bin",
+        {"train": tuple(f"{f}.bin" for f in _FIVE), "test": ("test_batch.bin",)},
+        "batches.meta.txt",
+        key=0,
+        label_bytes=1,
+    ),
+    "cifar100": Layout(
+        "cifar-100-binary",
+        {"train": ("train.bin",), "test": ("test.bin",)},
+        "fine_label_names.txt",
+        key=1,
+        label_bytes=2,
+    ),  # the first is coarse
+}
 PYTHON = {
-    "cifar10": Layout("cifar-10-batches-py", {"train": _FIVE, "test": ("test_batch",)},
-                      "batches.meta", key=b"labels", names_key=b"label_names"),
-    "cifar100": Layout("cifar-100-python", {"train": ("train",), "test": ("test",)},
-                       "meta", key=b"fine_labels", names_key=b"fine_label_names"),
-}  # fmt: skip
+    "cifar10": Layout(
+        "cifar-10-batches-py",
+        {"train": _FIVE, "test": ("test_batch",)},
+        "batches.meta",
+        key=b"labels",
+        names_key=b"label_names",
+    ),
+    "cifar100": Layout(
+        "cifar-100-python",
+        {"train": ("train",), "test": ("test",)},
+        "meta",
+        key=b"fine_labels",
+        names_key=b"fine_label_names",
+    ),
+}
 
 Contents = tuple[Tensor, Tensor, tuple[str, ...]]
 

@@ -57,8 +57,12 @@ def instructions(name: str, root: str | Path) -> str:
     row, target = datasets.find(name), Path(root) / name
     reader = datasets.reader(row)
     if isinstance(reader, Official):
-        goal = "\n  ".join(["Put them so, or as image folders train/<class>/ and test/<class>/:",
-                            *reader.places(target)])  # fmt: skip
+        goal = "\n  ".join(
+            [
+                "Put them so, or as image folders train/<class>/ and test/<class>/:",
+                *reader.places(target),
+            ]
+        )
     else:
         goal = f"Put them into {target}."
     return (

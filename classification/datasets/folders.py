@@ -78,13 +78,17 @@ def _classes(folder: Path) -> list[str]:
                 classes.append(entry.name)
             flat += is_image(entry.name) and not entry.is_dir()
     if flat:
-        raise UserError(f"{flat} images of {folder} lie flat: sort them into class folders "
-                        f"{folder}/<class>/, named as those of train.")  # fmt: skip
+        raise UserError(
+            f"{flat} images of {folder} lie flat: sort them into class folders "
+            f"{folder}/<class>/, named as those of train."
+        )
     if not classes:
         raise UserError(f"{folder} has no class folders; {LAYOUT.format(folder.parent)}.")
     if len(classes) == 1:
-        raise UserError(f"{folder} has one class folder, '{classes[0]}'; there is nothing to tell "
-                        "apart: give two or more.")  # fmt: skip
+        raise UserError(
+            f"{folder} has one class folder, '{classes[0]}'; there is nothing to tell "
+            "apart: give two or more."
+        )
     return sorted(classes)
 
 

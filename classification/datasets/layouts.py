@@ -54,8 +54,15 @@ class Official:
             self._check(folder, pairs, len(classes))
         except UserError:
             raise
-        except (OSError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError,
-                RecursionError) as error:  # fmt: skip
+        except (
+            OSError,
+            LookupError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
             raise UserError(
                 f"the {split} index of {self.name} in {folder} is damaged ({error!r}); "
                 "fetch it again."
@@ -124,8 +131,9 @@ class Official:
         """The pairs whose image exists; a folder is listed once, which is faster than asking."""
         parents = {os.path.dirname(name) for name, _ in pairs}
         there = {parent: _entries(images / parent) for parent in parents}
-        gone = {name for name, _ in pairs
-                if os.path.basename(name) not in there[os.path.dirname(name)]}  # fmt: skip
+        gone = {
+            name for name, _ in pairs if os.path.basename(name) not in there[os.path.dirname(name)]
+        }
         if not gone:
             return pairs
         if self.partial and len(gone) < len(pairs):
@@ -142,65 +150,101 @@ def _entries(folder: Path) -> set[str]:
     return set(os.listdir(folder)) if os.path.isdir(folder) else set()
 
 
-aircraft = Official("aircraft", ("fgvc-aircraft-2013b",), indexes.aircraft, {
-    "images": ("data/images",),
-    "classes": ("data/variants.txt",),
-    "train": ("data/images_variant_trainval.txt",),
-    "test": ("data/images_variant_test.txt",),
-})  # fmt: skip
+aircraft = Official(
+    "aircraft",
+    ("fgvc-aircraft-2013b",),
+    indexes.aircraft,
+    {
+        "images": ("data/images",),
+        "classes": ("data/variants.txt",),
+        "train": ("data/images_variant_trainval.txt",),
+        "test": ("data/images_variant_test.txt",),
+    },
+)
 
-birdsnap = Official("birdsnap", ("birdsnap",), indexes.birdsnap, {
-    "images": ("download/images", "images"),
-    "classes": ("species.txt",),
-    "all": ("images.txt",),
-    "test": ("test_images.txt",),
-}, partial=True)  # fmt: skip
+birdsnap = Official(
+    "birdsnap",
+    ("birdsnap",),
+    indexes.birdsnap,
+    {
+        "images": ("download/images", "images"),
+        "classes": ("species.txt",),
+        "all": ("images.txt",),
+        "test": ("test_images.txt",),
+    },
+    partial=True,
+)
 
-caltech101 = Official("caltech101", ("caltech101", "caltech-101"), indexes.caltech101, {
-    "images": ("101_ObjectCategories",),
-})  # fmt: skip
+caltech101 = Official(
+    "caltech101",
+    ("caltech101", "caltech-101"),
+    indexes.caltech101,
+    {"images": ("101_ObjectCategories",)},
+)
 
-caltech256 = Official("caltech256", ("caltech256",), indexes.caltech256, {
-    "images": ("256_ObjectCategories",),
-})  # fmt: skip
+caltech256 = Official(
+    "caltech256", ("caltech256",), indexes.caltech256, {"images": ("256_ObjectCategories",)}
+)
 
-cars = Official("cars", ("stanford_cars",), indexes.cars, {
-    "train images": ("cars_train",),
-    "test images": ("cars_test",),
-    "classes": ("devkit/cars_meta.mat",),
-    "train": ("devkit/cars_train_annos.mat", "cars_train_annos.mat"),
-    "test": ("cars_test_annos_withlabels.mat", "devkit/cars_test_annos_withlabels.mat"),
-})  # fmt: skip
+cars = Official(
+    "cars",
+    ("stanford_cars",),
+    indexes.cars,
+    {
+        "train images": ("cars_train",),
+        "test images": ("cars_test",),
+        "classes": ("devkit/cars_meta.mat",),
+        "train": ("devkit/cars_train_annos.mat", "cars_train_annos.mat"),
+        "test": ("cars_test_annos_withlabels.mat", "devkit/cars_test_annos_withlabels.mat"),
+    },
+)
 
-dtd = Official("dtd", ("dtd/dtd", "dtd"), indexes.dtd, {
-    "images": ("images",),
-    "train": ("labels/train1.txt",),
-    "val": ("labels/val1.txt",),
-    "test": ("labels/test1.txt",),
-})  # fmt: skip
+dtd = Official(
+    "dtd",
+    ("dtd/dtd", "dtd"),
+    indexes.dtd,
+    {
+        "images": ("images",),
+        "train": ("labels/train1.txt",),
+        "val": ("labels/val1.txt",),
+        "test": ("labels/test1.txt",),
+    },
+)
 
-flowers = Official("flowers", ("flowers-102",), indexes.flowers, {
-    "images": ("jpg",),
-    "labels": ("imagelabels.mat",),
-    "splits": ("setid.mat",),
-})  # fmt: skip
+flowers = Official(
+    "flowers",
+    ("flowers-102",),
+    indexes.flowers,
+    {"images": ("jpg",), "labels": ("imagelabels.mat",), "splits": ("setid.mat",)},
+)
 
-food = Official("food", ("food-101",), indexes.food, {
-    "images": ("images",),
-    "train": ("meta/train.json",),
-    "test": ("meta/test.json",),
-})  # fmt: skip
+food = Official(
+    "food",
+    ("food-101",),
+    indexes.food,
+    {"images": ("images",), "train": ("meta/train.json",), "test": ("meta/test.json",)},
+)
 
-pets = Official("pets", ("oxford-iiit-pet",), indexes.pets, {
-    "images": ("images",),
-    "train": ("annotations/trainval.txt",),
-    "test": ("annotations/test.txt",),
-})  # fmt: skip
+pets = Official(
+    "pets",
+    ("oxford-iiit-pet",),
+    indexes.pets,
+    {
+        "images": ("images",),
+        "train": ("annotations/trainval.txt",),
+        "test": ("annotations/test.txt",),
+    },
+)
 
 _PARTITIONS = ("", "Partitions/", "splits_01/", "../", "../Partitions/", "../splits_01/")
-sun397 = Official("sun397", ("SUN397",), indexes.sun397, {
-    "images": ("a",),  # of a/ to z/
-    "classes": tuple(f"{folder}ClassName.txt" for folder in _PARTITIONS),
-    "train": tuple(f"{folder}Training_01.txt" for folder in _PARTITIONS),
-    "test": tuple(f"{folder}Testing_01.txt" for folder in _PARTITIONS),
-})  # fmt: skip
+sun397 = Official(
+    "sun397",
+    ("SUN397",),
+    indexes.sun397,
+    {
+        "images": ("a",),  # of a/ to z/
+        "classes": tuple(f"{folder}ClassName.txt" for folder in _PARTITIONS),
+        "train": tuple(f"{folder}Training_01.txt" for folder in _PARTITIONS),
+        "test": tuple(f"{folder}Testing_01.txt" for folder in _PARTITIONS),
+    },
+)

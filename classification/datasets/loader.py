@@ -33,14 +33,25 @@ def steps(source: Source | ShardSource, batch_size: int) -> int:
         UserError: the batch is larger than the data.
     """
     if batch_size > len(source):
-        raise UserError(f"batch size {batch_size} exceeds the {len(source)} training images; give "
-                        f"a --batch-size of at most {len(source)}.")  # fmt: skip
+        raise UserError(
+            f"batch size {batch_size} exceeds the {len(source)} training images; give "
+            f"a --batch-size of at most {len(source)}."
+        )
     return len(source) // batch_size
 
 
-def train_batches(source: Source | ShardSource, batch_size: int, *, augmentation: str, seed: int,
-                  epoch: int, start: int = 0, rank: int = 0, world: int = 1, workers: int = 0,
-                  ) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
+def train_batches(
+    source: Source | ShardSource,
+    batch_size: int,
+    *,
+    augmentation: str,
+    seed: int,
+    epoch: int,
+    start: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch, as one rank sees it.
 
     Args:
@@ -75,9 +86,15 @@ def train_batches(source: Source | ShardSource, batch_size: int, *, augmentation
     return _load(job, range(start, total), workers)
 
 
-def test_batches(source: Source | ShardSource, batch_size: int, *,
-                 indices: Iterable[int] | None = None, rank: int = 0, world: int = 1,
-                 workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
+def test_batches(
+    source: Source | ShardSource,
+    batch_size: int,
+    *,
+    indices: Iterable[int] | None = None,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Each image once over all ranks, in order: rank 0 has the first ones. Shards: in any order.
 
     Args:
@@ -94,8 +111,9 @@ def test_batches(source: Source | ShardSource, batch_size: int, *,
     """
     if isinstance(source, ShardSource):
         if indices is not None:
-            raise UserError("single images of shards cannot be chosen; leave the others out with "
-                            "a limit.")  # fmt: skip
+            raise UserError(
+                "single images of shards cannot be chosen; leave the others out with a limit."
+            )
         return _counted(streams.TestingStream(source, batch_size, rank, world), workers)
     chosen = torch.as_tensor(list(range(len(source)) if indices is None else indices))
     share = chosen.long().tensor_split(world)[rank]
@@ -106,8 +124,16 @@ def test_batches(source: Source | ShardSource, batch_size: int, *,
 class _Training:
     """Global batch number -> this rank's part of it."""
 
-    def __init__(self, source: Source, batch_size: int, augmentation: str, seed: int, epoch: int,
-                 rank: int, world: int):  # fmt: skip
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int,
+        augmentation: str,
+        seed: int,
+        epoch: int,
+        rank: int,
+        world: int,
+    ):
         self.source, self.batch_size, self.augmentation = source, batch_size, augmentation
         self.seed, self.epoch = seed, epoch
         self.share = batch_size // world

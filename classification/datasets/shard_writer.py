@@ -17,8 +17,12 @@ from robust_backbones.core.files import atomic
 SEED = 2020  # of the order: classes must be mixed, since a shuffle buffer sees few shards at a time
 
 
-def write_shards(folder: str | Path, out: str | Path, images_per_shard: int,
-                 progress: Callable[[str], None] = print) -> Path:  # fmt: skip
+def write_shards(
+    folder: str | Path,
+    out: str | Path,
+    images_per_shard: int,
+    progress: Callable[[str], None] = print,
+) -> Path:
     """Copy the images of `folder`, as they are and in random order, into tar files.
 
     Args:

@@ -91,9 +91,14 @@ def _is_index(root: str | Path) -> bool:
     return str(root).rsplit("/", 1)[-1] == INDEX
 
 
-def open_shards(name: str, row: Dataset, split: str, root: str | Path,
-                image_size: int | None = None,
-                limit: int | None = None) -> ShardSource:  # fmt: skip
+def open_shards(
+    name: str,
+    row: Dataset,
+    split: str,
+    root: str | Path,
+    image_size: int | None = None,
+    limit: int | None = None,
+) -> ShardSource:
     """One split of the shards at `root`.
 
     Args:
@@ -110,28 +115,44 @@ def open_shards(name: str, row: Dataset, split: str, root: str | Path,
     elif split in row.images:
         count = row.images[split]
     else:
-        raise UserError(f"the number of images in {root} is not known; give the path of the "
-                        f"{INDEX} that tools/make_shards.py writes.")  # fmt: skip
+        raise UserError(
+            f"the number of images in {root} is not known; give the path of the "
+            f"{INDEX} that tools/make_shards.py writes."
+        )
     if not classes and row.classes is None:
-        raise UserError(f"the classes of {root} are not known; give the path of the {INDEX} that "
-                        "tools/make_shards.py writes.")  # fmt: skip
+        raise UserError(
+            f"the classes of {root} are not known; give the path of the {INDEX} that "
+            "tools/make_shards.py writes."
+        )
     classes = classes or [str(label) for label in range(row.classes or 0)]
     check_classes(name, row, root, len(classes))
     if row.images.get(split, count) != count:
-        raise UserError(f"{root} has {count} {split} images, {name} has {row.images[split]}; use "
-                        "the dataset 'folder' for a part of it.")  # fmt: skip
-    source = ShardSource(name=name, split=split, classes=len(classes),
-                         image_size=image_size or row.image_size, mean=row.mean, std=row.std,
-                         augmentation=row.augmentation, urls=tuple(urls),
-                         sizes=tuple(sizes) if sizes else None, count=count,
-                         class_names=tuple(classes))  # fmt: skip
+        raise UserError(
+            f"{root} has {count} {split} images, {name} has {row.images[split]}; use "
+            "the dataset 'folder' for a part of it."
+        )
+    source = ShardSource(
+        name=name,
+        split=split,
+        classes=len(classes),
+        image_size=image_size or row.image_size,
+        mean=row.mean,
+        std=row.std,
+        augmentation=row.augmentation,
+        urls=tuple(urls),
+        sizes=tuple(sizes) if sizes else None,
+        count=count,
+        class_names=tuple(classes),
+    )
     return source if limit is None else _limited(source, limit)
 
 
 def _limited(source: ShardSource, limit: int) -> ShardSource:
     if source.sizes is None or not 0 < limit <= source.count:
-        raise UserError(f"a limit of {limit} images is not possible for {source.count} images"
-                        + ("." if source.sizes else f" without {INDEX}."))  # fmt: skip
+        raise UserError(
+            f"a limit of {limit} images is not possible for {source.count} images"
+            + ("." if source.sizes else f" without {INDEX}.")
+        )
     order = random.Random(0).sample(range(len(source.urls)), len(source.urls))
     chosen, count = [], 0
     for shard in order:
@@ -139,8 +160,12 @@ def _limited(source: ShardSource, limit: int) -> ShardSource:
             chosen.append(shard)
             count += source.sizes[shard]
     chosen.sort()
-    return replace(source, urls=tuple(source.urls[i] for i in chosen),
-                   sizes=tuple(source.sizes[i] for i in chosen), count=count)  # fmt: skip
+    return replace(
+        source,
+        urls=tuple(source.urls[i] for i in chosen),
+        sizes=tuple(source.sizes[i] for i in chosen),
+        count=count,
+    )
 
 
 def _locate(root: str, split: str) -> tuple[list[str], list[int] | None, list[str] | None]:

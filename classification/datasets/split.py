@@ -216,8 +216,11 @@ def _reduced_jpeg(contents: bytes, times: int) -> Tensor:
     """
     import cv2  # only here: it is slow to import
 
-    flags = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4,
-             2: cv2.IMREAD_REDUCED_COLOR_2}  # fmt: skip
+    flags = {
+        8: cv2.IMREAD_REDUCED_COLOR_8,
+        4: cv2.IMREAD_REDUCED_COLOR_4,
+        2: cv2.IMREAD_REDUCED_COLOR_2,
+    }
     flag = next(flag for factor, flag in flags.items() if factor <= times)
     pixels = cv2.imdecode(np.frombuffer(contents, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:

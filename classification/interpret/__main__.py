@@ -67,11 +67,17 @@ def _source(args: argparse.Namespace) -> "Source | None":
         return None
     from classification.datasets import open_split
 
-    source = open_split(args.dataset, "test", getattr(args, "data", None),
-                        image_size=interpret_options.image_size(args))  # fmt: skip
+    source = open_split(
+        args.dataset,
+        "test",
+        getattr(args, "data", None),
+        image_size=interpret_options.image_size(args),
+    )
     if source.labels is None:
-        raise UserError(f"{args.dataset} lies in shards here, whose images cannot be chosen one by "
-                        "one; give --data a folder of images.")  # fmt: skip
+        raise UserError(
+            f"{args.dataset} lies in shards here, whose images cannot be chosen one by "
+            "one; give --data a folder of images."
+        )
     return source
 
 
@@ -105,11 +111,15 @@ def _check_judge(
 ) -> None:
     for name, network in networks.items():
         if judge and settings["judge"] == settings["networks"][name]:
-            raise UserError(f"--judge {args.judge} is {name} itself, whose opinion of its own "
-                            "pictures says nothing; give one that makes none.")  # fmt: skip
+            raise UserError(
+                f"--judge {args.judge} is {name} itself, whose opinion of its own "
+                "pictures says nothing; give one that makes none."
+            )
         if judge and judge.num_classes != network.num_classes:
-            raise UserError(f"--judge {args.judge} tells {judge.num_classes} classes apart, {name} "
-                            f"{network.num_classes}; give one of the same classes.")  # fmt: skip
+            raise UserError(
+                f"--judge {args.judge} tells {judge.num_classes} classes apart, {name} "
+                f"{network.num_classes}; give one of the same classes."
+            )
 
 
 def _check_columns(args: argparse.Namespace, networks: dict) -> None:
@@ -118,12 +128,21 @@ def _check_columns(args: argparse.Namespace, networks: dict) -> None:
         for kind, number in interpret_options.columns(args, network.num_classes):
             if number >= counts[kind]:
                 option = {"class": "--classes", "unit": "--units"}[kind]
-                raise UserError(f"{option} {number}: {name} has no such {kind}; its numbers are 0 "
-                                f"to {counts[kind] - 1}.")  # fmt: skip
+                raise UserError(
+                    f"{option} {number}: {name} has no such {kind}; its numbers are 0 "
+                    f"to {counts[kind] - 1}."
+                )
 
 
-def _work(args: argparse.Namespace, plan: "Plan", networks: dict, judge: "Classifier | None",
-          source: "Source | None", settings: dict, device: "torch.device") -> None:  # fmt: skip
+def _work(
+    args: argparse.Namespace,
+    plan: "Plan",
+    networks: dict,
+    judge: "Classifier | None",
+    source: "Source | None",
+    settings: dict,
+    device: "torch.device",
+) -> None:
     """Make all pictures, then write them and what they say."""
     from classification import progress
     from classification.interpret import figure as interpret_figure
@@ -137,8 +156,8 @@ def _work(args: argparse.Namespace, plan: "Plan", networks: dict, judge: "Classi
     for name, network in networks.items():
         network.to(device)
         found[name] = interpret_plan.pictures(
-            network, plan, how, args.batch_size,
-            functools.partial(_show, line, name))  # fmt: skip
+            network, plan, how, args.batch_size, functools.partial(_show, line, name)
+        )
         rows[name] = interpret_report.measure(network, judge, plan, found[name], args.batch_size)
         network.cpu()  # one at a time on the device
     line.clear()
@@ -151,8 +170,14 @@ def _show(line: "ProgressLine", name: str, images: int, doing: str) -> None:
     line.show(images, f"{name}: {doing}")
 
 
-def _write(args: argparse.Namespace, rows: dict, networks: dict, source: "Source | None",
-           settings: dict, seconds: float) -> None:  # fmt: skip
+def _write(
+    args: argparse.Namespace,
+    rows: dict,
+    networks: dict,
+    source: "Source | None",
+    settings: dict,
+    seconds: float,
+) -> None:
     """Print and write the numbers; result.json comes last and marks the run as finished."""
     from classification.interpret import report as interpret_report
 
@@ -160,15 +185,33 @@ def _write(args: argparse.Namespace, rows: dict, networks: dict, source: "Source
     warnings = interpret_report.warnings(rows)
     for warning in warnings:
         print(f"warning: {warning['message']}", file=sys.stderr)
-    data = {"test": {"name": source.name, "images": len(source),
-                     "fingerprint": settings["fingerprint"]}} if source else {}  # fmt: skip
-    names = {"weights": dict(zip(rows, args.weights, strict=True)),
-             "judge_weights": getattr(args, "judge", None),
-             "archs": {name: network.arch for name, network in networks.items()}}  # fmt: skip
+    data = (
+        {
+            "test": {
+                "name": source.name,
+                "images": len(source),
+                "fingerprint": settings["fingerprint"],
+            }
+        }
+        if source
+        else {}
+    )
+    names = {
+        "weights": dict(zip(rows, args.weights, strict=True)),
+        "judge_weights": getattr(args, "judge", None),
+        "archs": {name: network.arch for name, network in networks.items()},
+    }
     results.write(
-        args.output / "result.json", kind="interpret", metrics={"networks": rows},
-        settings=settings | names, weights_sha256=next(iter(settings["networks"].values())),
-        data=data, seed=args.seed, seconds=seconds, warnings=warnings)  # fmt: skip
+        args.output / "result.json",
+        kind="interpret",
+        metrics={"networks": rows},
+        settings=settings | names,
+        weights_sha256=next(iter(settings["networks"].values())),
+        data=data,
+        seed=args.seed,
+        seconds=seconds,
+        warnings=warnings,
+    )
     print(f"networks: {len(rows)}, {seconds:.0f} s -> {args.output}")
 
 

@@ -42,9 +42,18 @@ def noise(count: int, size: int, generator: torch.Generator) -> Tensor:
     return (0.5 + NOISE_STD * torch.stack(drawn)).clamp(0, 1)
 
 
-def visualise(model: nn.Module, x: Tensor, targets: Tensor, *, kind: str = "unit", eps: float,
-              steps: int, step_size: float, use_best: bool = False,
-              progress: Progress = _silent) -> Tensor:  # fmt: skip
+def visualise(
+    model: nn.Module,
+    x: Tensor,
+    targets: Tensor,
+    *,
+    kind: str = "unit",
+    eps: float,
+    steps: int,
+    step_size: float,
+    use_best: bool = False,
+    progress: Progress = _silent,
+) -> Tensor:
     """Change each image until a unit of the representation, or the logit of a class, is high.
 
     The model runs in eval mode; afterwards every submodule's mode is what it was, and `.grad`,
@@ -83,9 +92,17 @@ def visualise(model: nn.Module, x: Tensor, targets: Tensor, *, kind: str = "unit
     return _ascend(model, x, lambda z: straight(z)[rows, targets], **how)
 
 
-def invert(model: nn.Module, x: Tensor, targets: Tensor, *, eps: float, steps: int,
-           step_size: float, use_best: bool = False,
-           progress: Progress = _silent) -> Tensor:  # fmt: skip
+def invert(
+    model: nn.Module,
+    x: Tensor,
+    targets: Tensor,
+    *,
+    eps: float,
+    steps: int,
+    step_size: float,
+    use_best: bool = False,
+    progress: Progress = _silent,
+) -> Tensor:
     """Change each image until its representation is that of another one.
 
     What falls is `relative_distance`; its gradient passes the last rectifier as in `visualise`.
@@ -97,12 +114,21 @@ def invert(model: nn.Module, x: Tensor, targets: Tensor, *, eps: float, steps: i
     """
     targets = targets.detach().to(x.device)
     if targets.dim() != 2 or len(targets) != len(x):
-        raise UserError(f"targets have the shape {tuple(targets.shape)}; one representation is "
-                        f"needed for each of the {len(x)} images.")  # fmt: skip
+        raise UserError(
+            f"targets have the shape {tuple(targets.shape)}; one representation is "
+            f"needed for each of the {len(x)} images."
+        )
     features = _straight_features(model, x)
-    return _ascend(model, x, lambda z: -relative_distance(features(z), targets), eps=eps,
-                   steps=steps, step_size=step_size, use_best=use_best,
-                   progress=progress)  # fmt: skip
+    return _ascend(
+        model,
+        x,
+        lambda z: -relative_distance(features(z), targets),
+        eps=eps,
+        steps=steps,
+        step_size=step_size,
+        use_best=use_best,
+        progress=progress,
+    )
 
 
 def relative_distance(found: Tensor, targets: Tensor) -> Tensor:
@@ -126,18 +152,30 @@ def features(model: Any, x: Tensor) -> Tensor:
 
 def _check_targets(model: Any, x: Tensor, targets: Tensor, kind: str) -> None:
     if targets.shape != x.shape[:1]:
-        raise UserError(f"targets have the shape {tuple(targets.shape)}; one number is needed for "
-                        f"each of the {len(x)} images.")  # fmt: skip
+        raise UserError(
+            f"targets have the shape {tuple(targets.shape)}; one number is needed for "
+            f"each of the {len(x)} images."
+        )
     with eval_mode(model), torch.no_grad():
         outputs = model(x[:1]) if kind == "class" else model.features(x[:1])
     known = outputs.shape[1]
     if len(wrong := targets[(targets < 0) | (targets >= known)]):
-        raise UserError(f"{kind} {int(wrong[0])} is unknown; the network's are numbered 0 to "
-                        f"{known - 1}.")  # fmt: skip
+        raise UserError(
+            f"{kind} {int(wrong[0])} is unknown; the network's are numbered 0 to {known - 1}."
+        )
 
 
-def _ascend(model: nn.Module, x: Tensor, score: Score, *, eps: float, steps: int, step_size: float,
-            use_best: bool, progress: Progress) -> Tensor:  # fmt: skip
+def _ascend(
+    model: nn.Module,
+    x: Tensor,
+    score: Score,
+    *,
+    eps: float,
+    steps: int,
+    step_size: float,
+    use_best: bool,
+    progress: Progress,
+) -> Tensor:
     """Steepest L2 ascent of each image's own score, in the ball around x and in [0, 1]."""
     check(x, "l2", eps, steps, step_size)
     rule, centre = CONSTRAINTS["l2"], x.detach()
@@ -160,8 +198,10 @@ def _value_and_gradient(score: Score, x: Tensor) -> tuple[Tensor, Tensor]:
         x = x.detach().requires_grad_()
         value = score(x)
         if not value.requires_grad:
-            raise UserError("the network's output has no gradient with respect to its images; "
-                            "remove what is not differentiable.")  # fmt: skip
+            raise UserError(
+                "the network's output has no gradient with respect to its images; "
+                "remove what is not differentiable."
+            )
         # Of the input only: parameters' gradients are neither written nor computed.
         (gradient,) = torch.autograd.grad(value.sum(), [x])
     return value.detach(), gradient

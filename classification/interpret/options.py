@@ -23,49 +23,92 @@ OWN = {"visualise": ("units", "classes"), "invert": ("images",)}
 def parser(description: str) -> Parser:
     """Options without a default of their own are absent unless given."""
     p = Parser(
-        "python -m classification.interpret", description=description.split("\n")[0],
+        "python -m classification.interpret",
+        description=description.split("\n")[0],
         argument_default=argparse.SUPPRESS,
-        epilog="A finished run is not done again.")  # fmt: skip
+        epilog="A finished run is not done again.",
+    )
     what = p.add_argument_group("what").add_argument
-    what("--weights", nargs="+", required=True,
-         help="networks, one or more, a row of the figure each: paths, published names "
-         "(robust://resnet50_l2_eps3) or URLs")  # fmt: skip
+    what(
+        "--weights",
+        nargs="+",
+        required=True,
+        help="networks, one or more, a row of the figure each: paths, published names "
+        "(robust://resnet50_l2_eps3) or URLs",
+    )
     what("--name", nargs="+", help="what to call them, one name each (default: as their files)")
-    what("--mode", choices=MODES, default="both",
-         help="visualise: raise a unit or a class; invert: match the representation of test "
-         "images")  # fmt: skip
-    what("--units", type=options.whole, nargs="+",
-         help="of the representation (what the last layer is fed with) to visualise, numbers from "
-         "0 on (default: none)")  # fmt: skip
-    what("--classes", type=options.whole, nargs="+",
-         help=f"to visualise, numbers from 0 on (default: the first {CLASSES}, if no --units are "
-         "given)")  # fmt: skip
-    what("--images", type=options.count,
-         help=f"test images to invert, chosen by --seed, a count (default: {IMAGES})")  # fmt: skip
-    what("--start", choices=STARTS, default="noise",
-         help="from grey noise, or from other test images")  # fmt: skip
-    what("--judge",
-         help="another classifier of the same classes, which says what it sees in the pictures: as "
-         "--weights (default: none)")  # fmt: skip
-    what("--dataset", choices=tuple(DATASETS), default="imagenet",
-         help="its test split is used; visualising from noise needs no data")  # fmt: skip
-    what("--data", help="where the data set lies: its folder or the one above it (default: "
-         "$ROBUST_BACKBONES_DATA; embedded ones need none)")  # fmt: skip
-    what("--image-size", type=options.count,
-         help="height and width of the images, pixels (default: the dataset's)")  # fmt: skip
+    what(
+        "--mode",
+        choices=MODES,
+        default="both",
+        help="visualise: raise a unit or a class; invert: match the representation of test images",
+    )
+    what(
+        "--units",
+        type=options.whole,
+        nargs="+",
+        help="of the representation (what the last layer is fed with) to visualise, numbers from "
+        "0 on (default: none)",
+    )
+    what(
+        "--classes",
+        type=options.whole,
+        nargs="+",
+        help=f"to visualise, numbers from 0 on (default: the first {CLASSES}, if no --units are "
+        "given)",
+    )
+    what(
+        "--images",
+        type=options.count,
+        help=f"test images to invert, chosen by --seed, a count (default: {IMAGES})",
+    )
+    what(
+        "--start",
+        choices=STARTS,
+        default="noise",
+        help="from grey noise, or from other test images",
+    )
+    what(
+        "--judge",
+        help="another classifier of the same classes, which says what it sees in the pictures: as "
+        "--weights (default: none)",
+    )
+    what(
+        "--dataset",
+        choices=tuple(DATASETS),
+        default="imagenet",
+        help="its test split is used; visualising from noise needs no data",
+    )
+    what(
+        "--data",
+        help="where the data set lies: its folder or the one above it (default: "
+        "$ROBUST_BACKBONES_DATA; embedded ones need none)",
+    )
+    what(
+        "--image-size",
+        type=options.count,
+        help="height and width of the images, pixels (default: the dataset's)",
+    )
     how = p.add_argument_group("how").add_argument
     how("--steps", type=options.count, default=1000, help="gradient steps, a count")
-    how("--step-size", type=options.positive,
+    how(
+        "--step-size",
+        type=options.positive,
         help="L2 length of a step over the whole image, for pixels in [0, 1] (default: image size "
-        f"/ {REFERENCE_SIZE})")  # fmt: skip
+        f"/ {REFERENCE_SIZE})",
+    )
     how(
         "--eps",
         type=options.positive,
         default=1000.0,
         help="L2 radius around the start; the default binds no image below 577 pixels",
     )
-    how("--use-best", action="store_true", default=False,
-        help="take each picture's best step, not the last one")  # fmt: skip
+    how(
+        "--use-best",
+        action="store_true",
+        default=False,
+        help="take each picture's best step, not the last one",
+    )
     how("--seed", type=options.seed, default=0, help="of the noise and the images, a number")
     run = p.add_argument_group("running").add_argument
     run("--batch-size", type=options.count, default=32, help="images at once, a count")
@@ -82,8 +125,10 @@ def check(args: argparse.Namespace) -> None:
     """
     names = networks(args)
     if len(names) != len(args.weights):
-        raise UserError(f"--name has {len(names)} names, --weights has {len(args.weights)} "
-                        "networks; give one name each.")  # fmt: skip
+        raise UserError(
+            f"--name has {len(names)} names, --weights has {len(args.weights)} "
+            "networks; give one name each."
+        )
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"two networks are called '{twice[0]}'; tell them apart by --name.")
     if bad := [name for name in names if not name.strip(". ") or set(name) & set("/\\\0")]:
@@ -92,8 +137,9 @@ def check(args: argparse.Namespace) -> None:
         if args.mode in (mode, "both"):
             continue
         for name in (name for name in own if hasattr(args, name)):
-            raise UserError(f"--{name} is not for --mode {args.mode}; leave it out, or choose "
-                            "--mode both.")  # fmt: skip
+            raise UserError(
+                f"--{name} is not for --mode {args.mode}; leave it out, or choose --mode both."
+            )
 
 
 def networks(args: argparse.Namespace) -> list[str]:

@@ -71,9 +71,15 @@ def make(args: argparse.Namespace, source: Source | None, classes: int) -> Plan:
         begin = _read(source, begin, size)
     else:
         begin = optimize.noise(starts, size, torch.Generator().manual_seed(args.seed))
-    return Plan(shown, begin[: len(shown)], chosen, _read(source, chosen, size), begin[:count],
-                source.class_names if source else (),
-                source.labels[chosen].tolist() if source else [])  # fmt: skip
+    return Plan(
+        shown,
+        begin[: len(shown)],
+        chosen,
+        _read(source, chosen, size),
+        begin[:count],
+        source.class_names if source else (),
+        source.labels[chosen].tolist() if source else [],
+    )
 
 
 def _choose(source: Source, count: int, starts: int, seed: int) -> tuple[list[int], list[int]]:
@@ -81,8 +87,10 @@ def _choose(source: Source, count: int, starts: int, seed: int) -> tuple[list[in
     if count + starts > len(source):
         words = f"{count} images to invert" if count else "no image to invert"
         words += f" and {starts} to start from" if starts else ""
-        raise UserError(f"{words} are asked for, but {source.name} has {len(source)} test images; "
-                        "give fewer --images, or --start noise.")  # fmt: skip
+        raise UserError(
+            f"{words} are asked for, but {source.name} has {len(source)} test images; "
+            "give fewer --images, or --start noise."
+        )
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(source), generator=generator).tolist()
     return order[:count], order[::-1][:starts]
@@ -94,8 +102,9 @@ def _read(source: Source | None, indices: list[int], size: int) -> Tensor:
     return next(loader.test_batches(source, len(indices), indices=indices))[0]
 
 
-def pictures(model: Classifier, plan: Plan, how: dict, batch_size: int,
-             progress: Callable[[int, str], None]) -> Pictures:  # fmt: skip
+def pictures(
+    model: Classifier, plan: Plan, how: dict, batch_size: int, progress: Callable[[int, str], None]
+) -> Pictures:
     """Make them all.
 
     Args:
@@ -109,10 +118,16 @@ def pictures(model: Classifier, plan: Plan, how: dict, batch_size: int,
     ) -> list[Tensor]:
         device = model.normalize.mean.device
         return [
-            function(model, a.to(device), b.to(device), **how, **more,
-                     progress=lambda images: progress(images, doing)).cpu()
+            function(
+                model,
+                a.to(device),
+                b.to(device),
+                **how,
+                **more,
+                progress=lambda images: progress(images, doing),
+            ).cpu()
             for a, b in zip(x.split(batch_size), targets.split(batch_size), strict=True)
-        ]  # fmt: skip
+        ]
 
     done, first = [plan.shown_starts[:0]], 0
     for kind in dict.fromkeys(kind for kind, _ in plan.shown):  # each stands in one piece

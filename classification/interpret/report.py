@@ -15,8 +15,9 @@ from classification.models import Classifier
 UNMATCHED = 0.5
 
 
-def measure(model: Classifier, judge: Classifier | None, plan: Plan, found: Pictures,
-            batch_size: int) -> dict:  # fmt: skip
+def measure(
+    model: Classifier, judge: Classifier | None, plan: Plan, found: Pictures, batch_size: int
+) -> dict:
     """The numbers of one network; docs/formats.md explains each.
 
     Args:
@@ -33,11 +34,11 @@ def measure(model: Classifier, judge: Classifier | None, plan: Plan, found: Pict
 def _visualisation(
     model: Classifier, judge: Classifier | None, plan: Plan, shown: Tensor, batch_size: int
 ) -> dict:
-    before, after = (_scores(model, x, plan.shown, batch_size)
-                     for x in (plan.shown_starts, shown))  # fmt: skip
+    before, after = (_scores(model, x, plan.shown, batch_size) for x in (plan.shown_starts, shown))
     rows: list[dict[str, Any]] = [
         {"kind": kind, "number": number, "start": a, "score": b}
-            for (kind, number), a, b in zip(plan.shown, before, after, strict=True)]  # fmt: skip
+        for (kind, number), a, b in zip(plan.shown, before, after, strict=True)
+    ]
     for name, network in {"own": model, "judge": judge}.items():
         if network is None:
             continue
@@ -48,9 +49,10 @@ def _visualisation(
                 row[f"{name}_right"] = int(percent.argmax() == row["number"])
     classes = [row for row in rows if row["kind"] == "class"]
     means: dict[str, float] = {
-             name: _mean(row[name] for row in classes)
-             for name in ("own_confidence", "judge_confidence")
-             if classes and name in classes[0]}  # fmt: skip
+        name: _mean(row[name] for row in classes)
+        for name in ("own_confidence", "judge_confidence")
+        if classes and name in classes[0]
+    }
     if "judge_confidence" in means:
         means["judge_top1"] = 100 * _mean(row["judge_right"] for row in classes)
     return means | {"pictures": rows}
@@ -59,8 +61,10 @@ def _visualisation(
 def _inversion(
     model: Classifier, judge: Classifier | None, plan: Plan, inverted: Tensor, batch_size: int
 ) -> dict:
-    wanted, before, after = (apply(model, optimize.features, x, batch_size)
-                             for x in (plan.targets, plan.starts, inverted))  # fmt: skip
+    wanted, before, after = (
+        apply(model, optimize.features, x, batch_size)
+        for x in (plan.targets, plan.starts, inverted)
+    )
     columns = {
         "start_representation_distance": optimize.relative_distance(before, wanted),
         "representation_distance": optimize.relative_distance(after, wanted),
@@ -70,12 +74,15 @@ def _inversion(
     }
     means = {name: values.mean().item() for name, values in columns.items()}
     if judge is not None:
-        seen, expected = (apply(judge, _probabilities, x, batch_size).argmax(1)
-                          for x in (inverted, plan.targets))  # fmt: skip
+        seen, expected = (
+            apply(judge, _probabilities, x, batch_size).argmax(1) for x in (inverted, plan.targets)
+        )
         columns["judge_agrees"] = (seen == expected).int()
         means["judge_agreement"] = 100 * columns["judge_agrees"].float().mean().item()
-    rows = [{"index": index} | {name: values[i].item() for name, values in columns.items()}
-            for i, index in enumerate(plan.indices)]  # fmt: skip
+    rows = [
+        {"index": index} | {name: values[i].item() for name, values in columns.items()}
+        for i, index in enumerate(plan.indices)
+    ]
     return means | {"pictures": rows}
 
 
@@ -111,10 +118,14 @@ def warnings(rows: dict[str, dict]) -> list[dict]:
             continue
         now, start = numbers["representation_distance"], numbers["start_representation_distance"]
         if not now <= UNMATCHED * start:
-            found.append({"check": "not_matched", "message":
-                          f"{name}: representations are still {now:.2f} from their targets "
-                          f"({start:.2f} at the start); the pixel distance says nothing yet: give "
-                          "more --steps, or another --step-size."})  # fmt: skip
+            found.append(
+                {
+                    "check": "not_matched",
+                    "message": f"{name}: representations are still {now:.2f} from their targets "
+                    f"({start:.2f} at the start); the pixel distance says nothing yet: give "
+                    "more --steps, or another --step-size.",
+                }
+            )
     return found
 
 
@@ -133,7 +144,9 @@ def table(rows: dict[str, dict]) -> str:
     """The means as aligned text, a line for each network."""
     from tabulate import tabulate
 
-    columns = {heading: [row.get(part, {}).get(name) for row in rows.values()]
-               for heading, (part, name) in TABLE.items()}  # fmt: skip
+    columns = {
+        heading: [row.get(part, {}).get(name) for row in rows.values()]
+        for heading, (part, name) in TABLE.items()
+    }
     known = {k: v for k, v in columns.items() if any(value is not None for value in v)}
     return tabulate({"network": list(rows), **known}, headers="keys", floatfmt=".3f")

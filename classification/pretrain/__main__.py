@@ -59,15 +59,26 @@ def _training(args: argparse.Namespace, settings: dict, device: "torch.device") 
     from classification.pretrain.run import pretraining
     from classification.training.learner import Learner
 
-    where = dict(root=getattr(args, "data", None), image_size=settings["image_size"],
-                 held_out=settings["held_out"])  # fmt: skip
+    where = dict(
+        root=getattr(args, "data", None),
+        image_size=settings["image_size"],
+        held_out=settings["held_out"],
+    )
     train = datasets.open_split(args.dataset, "train", limit=settings["limit"], **where)
     tested = "val" if settings["held_out"] else "test"
     test = datasets.open_split(args.dataset, tested, limit=settings["test_limit"], **where)
     _check_batch(settings)
     learner = Learner(_model(settings, train, device), settings)
-    return pretraining(learner, train, test, settings, _metadata(settings, train), args.output,
-                       args.workers, args.save_seconds)  # fmt: skip
+    return pretraining(
+        learner,
+        train,
+        test,
+        settings,
+        _metadata(settings, train),
+        args.output,
+        args.workers,
+        args.save_seconds,
+    )
 
 
 def _check_batch(settings: dict) -> None:
@@ -99,8 +110,19 @@ def _model(settings: dict, source: "Source | ShardSource", device: "torch.device
 
 def _metadata(settings: dict, source: "Source | ShardSource") -> dict:
     """What the weights' later users need to know; the format is in docs/formats.md."""
-    names = ("arch", "dataset", "method", "constraint", "eps", "steps", "step_size",
-             "random_start", "use_best", "epochs", "seed")  # fmt: skip
+    names = (
+        "arch",
+        "dataset",
+        "method",
+        "constraint",
+        "eps",
+        "steps",
+        "step_size",
+        "random_start",
+        "use_best",
+        "epochs",
+        "seed",
+    )
     return {name: settings[name] for name in names} | {
         "classes": source.classes,
         "image_size": source.image_size,

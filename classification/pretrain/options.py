@@ -25,10 +25,11 @@ RECIPE = "the recipe's"
 def parser(description: str) -> Parser:
     """Options without a default of their own are absent unless given: a table decides on them."""
     p = Parser(
-        "python -m classification.pretrain", description=description.split("\n")[0],
+        "python -m classification.pretrain",
+        description=description.split("\n")[0],
         argument_default=argparse.SUPPRESS,
         epilog="\n".join(f"recipe {name}: {_words(row)}" for name, row in RECIPES.items()),
-    )  # fmt: skip
+    )
     for add in (_data_options, _training_options, _attack_options, _running_options):
         add(p)
     return p
@@ -38,97 +39,184 @@ def _data_options(p: Parser) -> None:
     what = p.add_argument_group("what").add_argument
     what("--arch", choices=tuple(ARCHS), default="resnet50", help="network")
     what("--dataset", choices=tuple(DATASETS), default="imagenet", help="what to train on")
-    what("--data", help="where the data set lies: a path, or for shards a URL too (default: none; "
-         "embedded ones need none)")  # fmt: skip
-    what("--image-size", type=options.count,
-         help="height and width of the images, pixels (default: the data set's)")  # fmt: skip
-    what("--limit", type=options.count,
-         help="train on so many images only, balanced over the classes (default: all)")  # fmt: skip
-    what("--test-limit", type=options.count,
-         help="test on so many images only, balanced over the classes (default: all)")  # fmt: skip
-    what("--held-out", type=options.share, default=0.0,
-         help="part of each class of the training images to test on instead of the test images, "
-         "in [0, 1): choose settings with it")  # fmt: skip
+    what(
+        "--data",
+        help="where the data set lies: a path, or for shards a URL too (default: none; "
+        "embedded ones need none)",
+    )
+    what(
+        "--image-size",
+        type=options.count,
+        help="height and width of the images, pixels (default: the data set's)",
+    )
+    what(
+        "--limit",
+        type=options.count,
+        help="train on so many images only, balanced over the classes (default: all)",
+    )
+    what(
+        "--test-limit",
+        type=options.count,
+        help="test on so many images only, balanced over the classes (default: all)",
+    )
+    what(
+        "--held-out",
+        type=options.share,
+        default=0.0,
+        help="part of each class of the training images to test on instead of the test images, "
+        "in [0, 1): choose settings with it",
+    )
     what("--output", type=Path, required=True, help="folder for this run, a path")
 
 
 def _training_options(p: Parser) -> None:
     how = p.add_argument_group("training").add_argument
-    how("--recipe", choices=tuple(RECIPES),
-        help="where the defaults below come from (default: the data set's)")  # fmt: skip
+    how(
+        "--recipe",
+        choices=tuple(RECIPES),
+        help="where the defaults below come from (default: the data set's)",
+    )
     how("--method", choices=METHODS, help="default: pgd; standard with --eps 0")
-    how("--epochs", type=options.count,
+    how(
+        "--epochs",
+        type=options.count,
         help=f"passes over the training images, a count; free makes as many updates in fewer "
-        f"passes (default: {RECIPE})")  # fmt: skip
-    how("--batch-size", type=options.batch,
-        help="images per update, all processes together, at least 2 (default: "
-        f"{RECIPE})")  # fmt: skip
-    how("--lr", type=options.positive,
+        f"passes (default: {RECIPE})",
+    )
+    how(
+        "--batch-size",
+        type=options.batch,
+        help=f"images per update, all processes together, at least 2 (default: {RECIPE})",
+    )
+    how(
+        "--lr",
+        type=options.positive,
         help=f"highest learning rate, per update (default: {RECIPE}, times --batch-size / its "
-        "batch size)")  # fmt: skip
+        "batch size)",
+    )
     how("--lr-schedule", choices=tuple(SCHEDULES), help=f"default: {RECIPE}; cyclic for fast")
-    how("--warmup", type=options.radius,
-        help=f"epochs over which the rate rises, a number (default: {RECIPE})")  # fmt: skip
+    how(
+        "--warmup",
+        type=options.radius,
+        help=f"epochs over which the rate rises, a number (default: {RECIPE})",
+    )
     how("--momentum", type=options.fraction, help=f"of SGD, in (0, 1) (default: {RECIPE})")
-    how("--weight-decay", type=options.radius,
-        help=f"L2 penalty on all parameters, a factor (default: {RECIPE})")  # fmt: skip
+    how(
+        "--weight-decay",
+        type=options.radius,
+        help=f"L2 penalty on all parameters, a factor (default: {RECIPE})",
+    )
     how("--augmentation", choices=AUGMENTATIONS, help="default: the data set's")
     how("--label-smoothing", type=options.share, default=0.0, help="in [0, 1)")
-    how("--ema", type=options.share, default=0.0,
-        help="decay per update of averaged weights, which are then evaluated and kept; 0: "
-        "none")  # fmt: skip
+    how(
+        "--ema",
+        type=options.share,
+        default=0.0,
+        help="decay per update of averaged weights, which are then evaluated and kept; 0: none",
+    )
     how("--seed", type=options.seed, default=0, help="of weights, order, images, attack, a number")
 
 
 def _attack_options(p: Parser) -> None:
     attack = p.add_argument_group("training attack").add_argument
     attack("--constraint", choices=tuple(STANDARD_EVAL_EPS), default="l2", help="norm of the ball")
-    attack("--eps", type=options.radius,
-           help="radius, pixels in [0, 1] (L2: whole image); 4/255 is understood; 0: standard "
-           f"training (default: {RECIPE}; for linf 4/255)")  # fmt: skip
-    attack("--steps", type=options.count,
-           help="a count; for free: updates per mini-batch (default: the method's)")  # fmt: skip
-    attack("--step-size", type=options.positive,
-           help="length of one step, unit of --eps (default: the method's multiple of "
-           "eps)")  # fmt: skip
-    attack("--random-start", action=argparse.BooleanOptionalAction, help="begin at a random point "
-           "of the ball (default: the method's)")  # fmt: skip
-    attack("--use-best", action=argparse.BooleanOptionalAction, help="of all steps the one with "
-           "the highest loss, else the last (default: the method's)")  # fmt: skip
+    attack(
+        "--eps",
+        type=options.radius,
+        help="radius, pixels in [0, 1] (L2: whole image); 4/255 is understood; 0: standard "
+        f"training (default: {RECIPE}; for linf 4/255)",
+    )
+    attack(
+        "--steps",
+        type=options.count,
+        help="a count; for free: updates per mini-batch (default: the method's)",
+    )
+    attack(
+        "--step-size",
+        type=options.positive,
+        help="length of one step, unit of --eps (default: the method's multiple of eps)",
+    )
+    attack(
+        "--random-start",
+        action=argparse.BooleanOptionalAction,
+        help="begin at a random point of the ball (default: the method's)",
+    )
+    attack(
+        "--use-best",
+        action=argparse.BooleanOptionalAction,
+        help="of all steps the one with the highest loss, else the last (default: the method's)",
+    )
     attack("--beta", type=options.positive, default=6.0, help="weight of TRADES' second term")
     test = p.add_argument_group("evaluation at the end").add_argument
-    test("--eval-eps", type=options.positive,
-         help="radius of the attack, unit of --eps (default: --eps; for a standard model 1.0 for "
-         "l2, 8/255 for linf)")  # fmt: skip
-    test("--eval-steps", type=options.count, default=10,
-         help="steps of the attack, a count; each is 2.5*radius/steps long")  # fmt: skip
+    test(
+        "--eval-eps",
+        type=options.positive,
+        help="radius of the attack, unit of --eps (default: --eps; for a standard model 1.0 for "
+        "l2, 8/255 for linf)",
+    )
+    test(
+        "--eval-steps",
+        type=options.count,
+        default=10,
+        help="steps of the attack, a count; each is 2.5*radius/steps long",
+    )
 
 
 def _running_options(p: Parser) -> None:
     run = p.add_argument_group("running").add_argument
-    run("--resume", choices=("auto", "must"), nargs="?", const="auto", default=None,
-        help="go on with an unfinished run in --output; auto: if there is one")  # fmt: skip
-    run("--save-seconds", type=options.radius, default=600.0,
-        help="longest time between two checkpoints, seconds")  # fmt: skip
+    run(
+        "--resume",
+        choices=("auto", "must"),
+        nargs="?",
+        const="auto",
+        default=None,
+        help="go on with an unfinished run in --output; auto: if there is one",
+    )
+    run(
+        "--save-seconds",
+        type=options.radius,
+        default=600.0,
+        help="longest time between two checkpoints, seconds",
+    )
     run("--device", help="torch device (default: cuda if there is one, else cpu)")
-    run("--workers", type=options.whole, default=0,
-        help="processes that read images, for each training process; 0: it reads "
-        "itself")  # fmt: skip
-    run("--precision", choices=PRECISIONS, default="float32",
-        help="of training and its attack; weights and projections are float32")  # fmt: skip
-    run("--accumulate", type=options.count, default=1,
-        help="pieces to cut each process's part of a mini-batch into, a count; saves "
-        "memory")  # fmt: skip
-    run("--sync-bn", action="store_true", default=False,
-        help="BatchNorm over the images of all processes")  # fmt: skip
+    run(
+        "--workers",
+        type=options.whole,
+        default=0,
+        help="processes that read images, for each training process; 0: it reads itself",
+    )
+    run(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="of training and its attack; weights and projections are float32",
+    )
+    run(
+        "--accumulate",
+        type=options.count,
+        default=1,
+        help="pieces to cut each process's part of a mini-batch into, a count; saves memory",
+    )
+    run(
+        "--sync-bn",
+        action="store_true",
+        default=False,
+        help="BatchNorm over the images of all processes",
+    )
     run("--compile", action="store_true", default=False, help="use torch.compile")
-    run("--deterministic", action="store_true", default=False,
-        help="equal numbers in each run on the same GPUs too, slower")  # fmt: skip
+    run(
+        "--deterministic",
+        action="store_true",
+        default=False,
+        help="equal numbers in each run on the same GPUs too, slower",
+    )
 
 
 def _words(row: Recipe) -> str:
-    return (f"eps {row.eps:g}, {row.epochs} epochs, batch {row.batch_size}, lr {row.lr:g} "
-            f"{row.schedule}, weight decay {row.weight_decay:g}")  # fmt: skip
+    return (
+        f"eps {row.eps:g}, {row.epochs} epochs, batch {row.batch_size}, lr {row.lr:g} "
+        f"{row.schedule}, weight decay {row.weight_decay:g}"
+    )
 
 
 def settings(args: argparse.Namespace) -> dict:

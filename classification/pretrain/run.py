@@ -14,18 +14,34 @@ from robust_backbones.core import results
 MONITORED = 1000  # test images that are attacked after each epoch
 
 
-def pretraining(learner: Learner, train: Source | ShardSource, test: Source | ShardSource,
-                settings: dict, metadata: dict, folder: Path, workers: int = 0,
-                save_seconds: float = 600) -> Training:  # fmt: skip
+def pretraining(
+    learner: Learner,
+    train: Source | ShardSource,
+    test: Source | ShardSource,
+    settings: dict,
+    metadata: dict,
+    folder: Path,
+    workers: int = 0,
+    save_seconds: float = 600,
+) -> Training:
     """A run from nothing to `result.json`; the arguments are `Training`'s.
 
     Args:
         test: the images that each epoch and the result are measured on.
     """
     return Training(
-        learner, train, settings, metadata, folder, data=identity(train, test),
-        examine=partial(examine, test), finish=partial(_finish, test), monitored=test.split,
-        workers=workers, save_seconds=save_seconds)  # fmt: skip
+        learner,
+        train,
+        settings,
+        metadata,
+        folder,
+        data=identity(train, test),
+        examine=partial(examine, test),
+        finish=partial(_finish, test),
+        monitored=test.split,
+        workers=workers,
+        save_seconds=save_seconds,
+    )
 
 
 def examine(test: Source | ShardSource, run: Training) -> dict:
@@ -55,13 +71,26 @@ def _finish(test: Source | ShardSource, run: Training) -> None:
     run.show_history()
     title = f"{settings['arch']}, {settings['method']}, {settings['dataset']}"
     progress.draw_curves(run.folder / "curves.png", run.history, title, run.monitored)
-    names = ("clean_top1", "clean_loss", "robust_top1", "robust_loss", "train_top1",
-             "train_loss", "epoch")  # fmt: skip
+    names = (
+        "clean_top1",
+        "clean_loss",
+        "robust_top1",
+        "robust_loss",
+        "train_top1",
+        "train_loss",
+        "epoch",
+    )
     results.write(
-        run.folder / "result.json", kind="pretrain",
-        metrics={name: last[name] for name in names}, settings=settings, weights_sha256=None,
-        data=run.data, seed=settings["seed"], seconds=run.elapsed(),
-        processes=distributed.world())  # fmt: skip
+        run.folder / "result.json",
+        kind="pretrain",
+        metrics={name: last[name] for name in names},
+        settings=settings,
+        weights_sha256=None,
+        data=run.data,
+        seed=settings["seed"],
+        seconds=run.elapsed(),
+        processes=distributed.world(),
+    )
     (run.folder / LAST_GOOD).unlink(missing_ok=True)
     print(
         f"clean {last['clean_top1']:.2f} %, robust {robust.top1:.2f} % ({attack['steps']}"

@@ -32,15 +32,34 @@ def main(argv: list[str] | None = None) -> None:
 
 def _parser() -> Parser:
     p = Parser("python -m classification.report", description=__doc__)
-    p.add_argument("results", type=Path, nargs="+", metavar="RESULTS",
-                   help="folders, however deep, or result.json files")  # fmt: skip
-    p.add_argument("--out", type=Path, required=True, metavar="DIR",
-                   help="folder of the report: new, empty, or an older report")  # fmt: skip
-    p.add_argument("--study", type=Path, metavar="FILE",
-                   help="study file: its table and what is missing of it, too")  # fmt: skip
-    p.add_argument("--margin", type=options.radius, default=1.0, metavar="POINTS",
-                   help="largest difference in accuracy or AP that counts as none, percentage "
-                   "points (default: 1)")  # fmt: skip
+    p.add_argument(
+        "results",
+        type=Path,
+        nargs="+",
+        metavar="RESULTS",
+        help="folders, however deep, or result.json files",
+    )
+    p.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of the report: new, empty, or an older report",
+    )
+    p.add_argument(
+        "--study",
+        type=Path,
+        metavar="FILE",
+        help="study file: its table and what is missing of it, too",
+    )
+    p.add_argument(
+        "--margin",
+        type=options.radius,
+        default=1.0,
+        metavar="POINTS",
+        help="largest difference in accuracy or AP that counts as none, percentage "
+        "points (default: 1)",
+    )
     return p
 
 
@@ -56,8 +75,10 @@ def run(results: list[Path], out: Path, study: Path | None = None, margin: float
     found, problems = records.read(results)
     if not found:
         more = f" {' '.join(problems[:3])}" if problems else ""
-        raise UserError(f"no results in {', '.join(map(str, results))}; give folders that hold "
-                        f"result.json files.{more}")  # fmt: skip
+        raise UserError(
+            f"no results in {', '.join(map(str, results))}; give folders that hold "
+            f"result.json files.{more}"
+        )
     from classification.report import comparisons, exhibits
 
     rules = comparisons.Rules(margin, _looks(out))
@@ -82,8 +103,9 @@ def check(out: Path) -> None:
     try:
         names = {path.name for path in out.iterdir()} if out.exists() else set()
     except OSError as error:
-        raise UserError(f"--out {out} is not a folder that can be read ({error.strerror}); choose "
-                        "another.") from None  # fmt: skip
+        raise UserError(
+            f"--out {out} is not a folder that can be read ({error.strerror}); choose another."
+        ) from None
     if names - {".lock"} and _written(out) is None:
         raise UserError(f"--out {out} is not empty and holds no report; choose another folder.")
 
@@ -110,8 +132,13 @@ def _written(out: Path) -> list[str] | None:
     return [str(p) for p in paths if len(p.parts) == 2 and p.parts[0] in FOLDERS]
 
 
-def write(sections: list, found: list, problems: list[str], out: Path,
-          looks: dict[str, list[str]] | None = None) -> Path:  # fmt: skip
+def write(
+    sections: list,
+    found: list,
+    problems: list[str],
+    out: Path,
+    looks: dict[str, list[str]] | None = None,
+) -> Path:
     """All files of a report: each whole or not at all, the page last.
 
     Args:

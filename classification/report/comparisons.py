@@ -87,8 +87,14 @@ def contest(robust: list[Merged], standard: list[Merged]) -> Contest | None:
     best, usual = (max(side, key=lambda run: run.mean) for side in (robust, standard))
     ours, theirs = _candidates(robust), _candidates(standard)
     repeated = _pretrainings(ours) and _pretrainings(theirs)
-    return Contest(best, usual, best.mean - usual.mean, _estimate(ours, theirs, repeated),
-                   differs=_differs(best.first, usual.first), pretrainings=repeated)  # fmt: skip
+    return Contest(
+        best,
+        usual,
+        best.mean - usual.mean,
+        _estimate(ours, theirs, repeated),
+        differs=_differs(best.first, usual.first),
+        pretrainings=repeated,
+    )
 
 
 def judged(contests: dict[K, Contest], rules: Rules, name: str = "") -> dict[K, Contest]:

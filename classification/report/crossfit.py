@@ -5,8 +5,9 @@ import numpy as np
 SPLITS = 20  # random halvings of the test images: one half chooses, the other reports
 
 
-def chosen(right: np.ndarray, labels: np.ndarray | None = None, *, splits: int = SPLITS,
-           seed: int = 0) -> np.ndarray:  # fmt: skip
+def chosen(
+    right: np.ndarray, labels: np.ndarray | None = None, *, splits: int = SPLITS, seed: int = 0
+) -> np.ndarray:
     """Correctness of the best network of a side, chosen by other images and other trials.
 
     For each random halving, each half and each trial, the network is chosen by the other half and

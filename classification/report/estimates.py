@@ -18,8 +18,13 @@ FEWEST_DF = 2
 SEEDED = 1 / 3  # see `_missed`
 
 
-def from_predictions(robust: np.ndarray, standard: np.ndarray, labels: np.ndarray | None = None,
-                     *, fixed: tuple[bool, bool] = (False, False)) -> Estimate:  # fmt: skip
+def from_predictions(
+    robust: np.ndarray,
+    standard: np.ndarray,
+    labels: np.ndarray | None = None,
+    *,
+    fixed: tuple[bool, bool] = (False, False),
+) -> Estimate:
     """Estimate best robust minus best standard network, over trials and test images.
 
     Args:
@@ -34,8 +39,10 @@ def from_predictions(robust: np.ndarray, standard: np.ndarray, labels: np.ndarra
     trials = (robust.shape[1], standard.shape[1])
     # One half of the images chooses, so the variance that images cause is doubled.
     tables = [side @ weights for side in (robust, standard)]
-    shares = [trial_variance.share_of_seeds(table, 2 * trial_variance.own_images(side, weights))
-              for table, side in zip(tables, (robust, standard), strict=True)]  # fmt: skip
+    shares = [
+        trial_variance.share_of_seeds(table, 2 * trial_variance.own_images(side, weights))
+        for table, side in zip(tables, (robust, standard), strict=True)
+    ]
     parts = [trial_variance.of_trials(*both) for both in zip(tables, shares, strict=True)]
     if not all(known or _enough(part) for part, known in zip(parts, fixed, strict=True)):
         return Estimate(mean, trials=trials, missing=Missing.TRIALS)
@@ -45,12 +52,16 @@ def from_predictions(robust: np.ndarray, standard: np.ndarray, labels: np.ndarra
         found = Discordant(delta[delta > 0], -delta[delta < 0])
         return Estimate(mean, Over.IMAGES, trials, discordant=found, tests=len(weights))
     images = trial_variance.of_images(sides, labels)
-    choice = max(1 + (1 - share) * (trial_variance.inflation(len(side), 2) - 1)
-                 for share, side in zip(shares, (robust, standard), strict=True))  # fmt: skip
+    choice = max(
+        1 + (1 - share) * (trial_variance.inflation(len(side), 2) - 1)
+        for share, side in zip(shares, (robust, standard), strict=True)
+    )
     images = Part(images.variance * choice, images.df)
     over = Over.IMAGES | (Over.TRIALS if seeds.variance else Over.NOTHING)
-    missed = [_missed(table, float(side.mean(0, dtype=float) @ weights))
-              for table, side in zip(tables, sides, strict=True)]  # fmt: skip
+    missed = [
+        _missed(table, float(side.mean(0, dtype=float) @ weights))
+        for table, side in zip(tables, sides, strict=True)
+    ]
     return Estimate(mean, over, trials, seeds, images, (missed[1], missed[0]), tests=len(weights))
 
 
@@ -72,8 +83,9 @@ def _missed(table: np.ndarray, chosen: float) -> float:
     return part * max(0.0, float(table.mean(1).max()) - chosen)
 
 
-def from_accuracies(robust: np.ndarray, standard: np.ndarray,
-                    images: int | None = None) -> Estimate:  # fmt: skip
+def from_accuracies(
+    robust: np.ndarray, standard: np.ndarray, images: int | None = None
+) -> Estimate:
     """Estimate best robust minus best standard network without predictions.
 
     With one network a side, the interval is over trials alone and is about this test set. With
@@ -95,8 +107,10 @@ def from_accuracies(robust: np.ndarray, standard: np.ndarray,
         bound = max(float(side.mean()) * (100 - float(side.mean())) for side in sides)
         if images:
             own = Part(min(own.variance, max(0.0, bound) / images), own.df)
-    parts = [trial_variance.of_trials(side, trial_variance.share_of_seeds(side, own.variance))
-             for side in tables]  # fmt: skip
+    parts = [
+        trial_variance.of_trials(side, trial_variance.share_of_seeds(side, own.variance))
+        for side in tables
+    ]
     if not all(map(_enough, parts)):
         return Estimate(mean, trials=trials, missing=Missing.TRIALS)
     seeds = trial_variance.combined(part for part in parts if part)
@@ -107,13 +121,22 @@ def from_accuracies(robust: np.ndarray, standard: np.ndarray,
     # A choice by images raises the accuracy, but scatters less than a single network.
     chance = [1 - trial_variance.share_of_seeds(side, own.variance) for side in tables]
     found = [luck(len(side)) for side in tables]
-    raised = [maximum * math.sqrt(own.variance * part)
-              for (maximum, _), part in zip(found, chance, strict=True)]  # fmt: skip
+    raised = [
+        maximum * math.sqrt(own.variance * part)
+        for (maximum, _), part in zip(found, chance, strict=True)
+    ]
     missed = [_missed(table, float(side.mean())) for table, side in zip(tables, sides, strict=True)]
     rest = sum(1 - part * (1 - variance) for (_, variance), part in zip(found, chance, strict=True))
     choice = (raised[0] + missed[1], raised[1] + missed[0])
-    return Estimate(mean, Over.TRIALS | Over.IMAGES, trials, seeds,
-                    Part(rest * own.variance, np.inf), choice, unseen=True)  # fmt: skip
+    return Estimate(
+        mean,
+        Over.TRIALS | Over.IMAGES,
+        trials,
+        seeds,
+        Part(rest * own.variance, np.inf),
+        choice,
+        unseen=True,
+    )
 
 
 def over_tasks(means: Sequence[float]) -> Estimate:

@@ -33,13 +33,21 @@ def bars(axis: Any, panel: list[Series], looks: dict, log_x: bool) -> None:
         look = looks[series.label, series.published]
         shift = (number - (len(panel) - 1) / 2) * width
         kept = [i for i, y in enumerate(series.y) if y is not None]
-        fill = {"facecolor": "none", "hatch": "////"} if look["published"] else {
-            "facecolor": look["colour"]}  # fmt: skip
+        fill = (
+            {"facecolor": "none", "hatch": "////"}
+            if look["published"]
+            else {"facecolor": look["colour"]}
+        )
         drawn = axis.bar(
-            [places[series.x[i]] + shift for i in kept], [series.y[i] for i in kept], width * 0.92,
-            yerr=_ends(series, kept), edgecolor=look["colour"], linewidth=0.8,
-            error_kw={"elinewidth": 0.9, "capsize": 1.5, "ecolor": _ink()}, **fill,
-        )  # fmt: skip
+            [places[series.x[i]] + shift for i in kept],
+            [series.y[i] for i in kept],
+            width * 0.92,
+            yerr=_ends(series, kept),
+            edgecolor=look["colour"],
+            linewidth=0.8,
+            error_kw={"elinewidth": 0.9, "capsize": 1.5, "ecolor": _ink()},
+            **fill,
+        )
         axis.handles.append(drawn)
     names = [plain(name, 24) for name in places]
     room = axis.figure.get_figwidth() / axis.get_gridspec().ncols / max(1, len(names))  # inches
@@ -61,11 +69,19 @@ def curves(axis: Any, panel: list[Series], looks: dict, log_x: bool) -> None:
         kept = [i for i, y in enumerate(series.y) if y is not None]
         kept.sort(key=lambda i: float(series.x[i]))
         paper = {"linestyle": "--", "markerfacecolor": "none"} if look["published"] else {}
-        axis.handles.append(axis.errorbar(
-            [place(float(series.x[i])) for i in kept], [series.y[i] for i in kept],
-            yerr=_ends(series, kept), color=look["colour"], marker=look["mark"], markersize=3.6,
-            linewidth=1.3, elinewidth=0.9, **paper,
-        ))  # fmt: skip
+        axis.handles.append(
+            axis.errorbar(
+                [place(float(series.x[i])) for i in kept],
+                [series.y[i] for i in kept],
+                yerr=_ends(series, kept),
+                color=look["colour"],
+                marker=look["mark"],
+                markersize=3.6,
+                linewidth=1.3,
+                elinewidth=0.9,
+                **paper,
+            )
+        )
     if log_x and values:
         _log_axis(axis, values, place)
     elif len(values) <= 6:
@@ -87,12 +103,22 @@ def scatter(axis: Any, panel: list[Series], looks: dict, log_x: bool) -> None:
         if series.fit and xs:
             slope, intercept = series.fit
             ends = [min(xs), max(xs)]
-            axis.plot(ends, [slope * x + intercept for x in ends], color=look["colour"],
-                      linewidth=1, linestyle="--" if look["published"] else "-")  # fmt: skip
+            axis.plot(
+                ends,
+                [slope * x + intercept for x in ends],
+                color=look["colour"],
+                linewidth=1,
+                linestyle="--" if look["published"] else "-",
+            )
             _say_fit(axis, series)
         for i in kept if series.labels and points <= NAMED else []:
-            axis.annotate(plain(series.labels[i], 24), (float(series.x[i]), series.y[i]),
-                          xytext=(4, 3), textcoords="offset points", fontsize=7)  # fmt: skip
+            axis.annotate(
+                plain(series.labels[i], 24),
+                (float(series.x[i]), series.y[i]),
+                xytext=(4, 3),
+                textcoords="offset points",
+                fontsize=7,
+            )
     axis.margins(0.1)
 
 
@@ -115,8 +141,14 @@ def _say_fit(axis: Any, series: Series) -> None:
     share = explained(series)
     if share is not None:
         line = len(axis.texts) - sum(hasattr(text, "xyann") for text in axis.texts)
-        axis.text(1, 0.02 + 0.06 * line, f"{named(series, 32)}: R² {share:.2f}", ha="right",
-                  fontsize=8, transform=axis.transAxes)  # fmt: skip
+        axis.text(
+            1,
+            0.02 + 0.06 * line,
+            f"{named(series, 32)}: R² {share:.2f}",
+            ha="right",
+            fontsize=8,
+            transform=axis.transAxes,
+        )
 
 
 def _ends(series: Series, kept: list[int]) -> list[list[float]] | None:
@@ -148,8 +180,16 @@ def _log_axis(axis: Any, values: list[float], place: Callable[[float], float]) -
     axis.set_xticks([place(v) for v in values], minor=True)
     if values[0] == 0 and len(values) > 1:  # where the axis is broken
         middle = (place(0) + place(values[1])) / 2
-        axis.plot([middle], [0], marker=[(-1, -2), (1, 2)], markersize=7, color=_ink(),
-                  transform=axis.get_xaxis_transform(), clip_on=False, linewidth=0)  # fmt: skip
+        axis.plot(
+            [middle],
+            [0],
+            marker=[(-1, -2), (1, 2)],
+            markersize=7,
+            color=_ink(),
+            transform=axis.get_xaxis_transform(),
+            clip_on=False,
+            linewidth=0,
+        )
 
 
 def named(series: Series, length: int = 40) -> str:

@@ -43,8 +43,10 @@ _RC: dict[Any, Any] = {
     "hatch.linewidth": 0.8,
 }
 _DIGITS = re.compile(r"(\d\.\d\d)\d+")
-_STYLE = (f"<style>:root{{color:{INK}}}@media(prefers-color-scheme:dark)"
-          f"{{:root{{color:{INK_ON_DARK}}}}}</style>")  # fmt: skip
+_STYLE = (
+    f"<style>:root{{color:{INK}}}@media(prefers-color-scheme:dark)"
+    f"{{:root{{color:{INK_ON_DARK}}}}}</style>"
+)
 
 
 def draw(figure: Figure, across: str = "") -> tuple[str, bytes]:
@@ -64,8 +66,17 @@ def draw(figure: Figure, across: str = "") -> tuple[str, bytes]:
     with matplotlib.rc_context(_RC | {"svg.hashsalt": figure.name}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # the PNG shows a box in its place
         canvas = _canvas(figure)
-        canvas.text(0.5, 0.5, plain(across), fontsize=44, weight="bold", alpha=0.16, rotation=20,
-                    ha="center", va="center")  # fmt: skip
+        canvas.text(
+            0.5,
+            0.5,
+            plain(across),
+            fontsize=44,
+            weight="bold",
+            alpha=0.16,
+            rotation=20,
+            ha="center",
+            va="center",
+        )
         canvas.get_layout_engine().execute(canvas)
         canvas.set_layout_engine("none")  # once is enough: it takes half of the time
         # Not through savefig, which draws each figure once more to lay it out.
@@ -100,8 +111,10 @@ def _check(figure: Figure) -> None:
             sizes = {len(series.x), len(series.y)}
             sizes |= {len(s) for s in (series.low, series.high, series.labels) if s}
             if len(sizes) > 1:
-                raise ValueError(f"figure {figure.name}, panel '{heading}', series "
-                                 f"'{series.label}': lists of different lengths")  # fmt: skip
+                raise ValueError(
+                    f"figure {figure.name}, panel '{heading}', series "
+                    f"'{series.label}': lists of different lengths"
+                )
 
 
 def looks(panels: dict[str, list[Series]]) -> dict[tuple[str, bool], dict]:
@@ -152,8 +165,13 @@ def _canvas(figure: Figure) -> Any:
     canvas.supylabel(plain(figure.y_label, 60), fontsize=9)
     if shown:
         ncols = min(len(shown), max(2, int(width * columns / 1.9)))
-        canvas.legend(handles=list(shown.values()), labels=list(shown), loc="outside upper left",
-                      ncols=ncols, frameon=False)  # fmt: skip
+        canvas.legend(
+            handles=list(shown.values()),
+            labels=list(shown),
+            loc="outside upper left",
+            ncols=ncols,
+            frameon=False,
+        )
     return canvas
 
 

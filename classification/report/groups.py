@@ -179,8 +179,14 @@ def groups(runs: Iterable[Merged]) -> list[Group]:
 
 def _key(record: Record) -> Key:
     settings = record.settings
-    return Key(record.protocol, record.pretrained_on, record.constraint if record.eps else "l2",
-               settings.get("shots"), settings.get("eps") or 0.0, record.simulated)  # fmt: skip
+    return Key(
+        record.protocol,
+        record.pretrained_on,
+        record.constraint if record.eps else "l2",
+        settings.get("shots"),
+        settings.get("eps") or 0.0,
+        record.simulated,
+    )
 
 
 def _share_standard(by_key: dict[Key, list[Merged]]) -> None:

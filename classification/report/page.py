@@ -15,8 +15,13 @@ from classification.report.sections import Section
 TEMPLATE, SCRIPT, STYLE = "report.html.jinja", "report.js", "report.css"
 
 
-def render(sections: list[Section], drawings: dict[str, str], runs: Runs, problems: list[str],
-           files: list[str]) -> str:  # fmt: skip
+def render(
+    sections: list[Section],
+    drawings: dict[str, str],
+    runs: Runs,
+    problems: list[str],
+    files: list[str],
+) -> str:
     """The page.
 
     Args:
@@ -38,13 +43,19 @@ def render(sections: list[Section], drawings: dict[str, str], runs: Runs, proble
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     shown = [s for s in sections if s.found or not s.wanted]
     return environment.get_template(TEMPLATE).render(
-        sections=shown, tables={s.name: page_table.table(s) for s in shown},
+        sections=shown,
+        tables={s.name: page_table.table(s) for s in shown},
         empty=[s for s in sections if s.wanted and not s.found],
         missing={s.name: page_table.missing(s) for s in shown},
         drawings={name: Markup(svg) for name, svg in drawings.items()},
-        runs=runs, problems=problems, files=_by_stem(files), version=__version__,
-        script=Markup(script), style=Markup(style), script_hash=_digest(script),
-    )  # fmt: skip
+        runs=runs,
+        problems=problems,
+        files=_by_stem(files),
+        version=__version__,
+        script=Markup(script),
+        style=Markup(style),
+        script_hash=_digest(script),
+    )
 
 
 def _by_stem(files: list[str]) -> dict[str, list[str]]:

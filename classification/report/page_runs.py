@@ -54,17 +54,27 @@ def _row(record: Record, settings: dict) -> dict:
     accuracies = record.accuracies
     mean = sum(accuracies) / len(accuracies) if accuracies else math.nan
     return {
-        "path": str(record.path), "kind": record.kind, "dataset": record.dataset,
-        "mode": record.mode, "protocol": record.protocol, "arch": record.arch,
+        "path": str(record.path),
+        "kind": record.kind,
+        "dataset": record.dataset,
+        "mode": record.mode,
+        "protocol": record.protocol,
+        "arch": record.arch,
         "eps": rounded(record.eps),
-        "metric": record.metric, "trials": len(accuracies),
+        "metric": record.metric,
+        "trials": len(accuracies),
         "mean": round(mean, 4) if math.isfinite(mean) else None,
-        "simulated": record.simulated, "settings": settings,
+        "simulated": record.simulated,
+        "settings": settings,
         "metrics": flat(rounded(record.metrics)),
-        "facts": {"weights": record.weights, "weights_sha256": record.weights_sha256,
-                  "code_version": record.code_version, "seconds": rounded(record.seconds),
-                  "finished": record.finished},
-    }  # fmt: skip
+        "facts": {
+            "weights": record.weights,
+            "weights_sha256": record.weights_sha256,
+            "code_version": record.code_version,
+            "seconds": rounded(record.seconds),
+            "finished": record.finished,
+        },
+    }
 
 
 def rounded(node: Any) -> Any:
@@ -93,8 +103,11 @@ def _common(settings: list[dict]) -> dict:
     """What is in all of them, alike; nothing if there is only one."""
     if len(settings) < 2:
         return {}
-    return {key: value for key, value in settings[0].items()
-            if all(key in other and other[key] == value for other in settings)}  # fmt: skip
+    return {
+        key: value
+        for key, value in settings[0].items()
+        if all(key in other and other[key] == value for other in settings)
+    }
 
 
 def _per_class(folder: Path, known: dict, left: dict) -> dict:
@@ -105,8 +118,10 @@ def _per_class(folder: Path, known: dict, left: dict) -> dict:
         if not all(math.isfinite(float(line["recall_percent"] or 0)) for line in lines):
             return {}
         names = tuple((line["class"], int(line["images"])) for line in lines)
-        recalls = [round(float(line["recall_percent"]), 1) if line["recall_percent"] else None
-                   for line in lines]  # fmt: skip
+        recalls = [
+            round(float(line["recall_percent"]), 1) if line["recall_percent"] else None
+            for line in lines
+        ]
     except (OSError, ValueError, KeyError, TypeError, csv.Error):
         return {}  # none, or not ours
     left["classes"] -= len(names)

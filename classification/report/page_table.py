@@ -64,9 +64,14 @@ def cell(value: Any, column: Column, shared: str = "", best: bool = False) -> Ce
         return Cell(number=column.digits is not None)
     if isinstance(value, Value):
         return Cell(
-            number(value.mean, column), value.mean, True, _ends(value, column),
-            "" if value.note == shared else value.note, " ".join(map(str, value.records)), best,
-        )  # fmt: skip
+            number(value.mean, column),
+            value.mean,
+            True,
+            _ends(value, column),
+            "" if value.note == shared else value.note,
+            " ".join(map(str, value.records)),
+            best,
+        )
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return Cell(number(value, column), value, True, best=best)
     return Cell(str(value), str(value))
@@ -93,8 +98,11 @@ def missing(section: Section) -> list[str]:
     """Its rows in which something is missing, and the headings of what."""
     rows = []
     for row in section.rows:
-        heads = [column.name for column, value in zip(section.columns, row, strict=True)
-                 if value is None and column.digits is not None]  # fmt: skip
+        heads = [
+            column.name
+            for column, value in zip(section.columns, row, strict=True)
+            if value is None and column.digits is not None
+        ]
         if heads:
             texts = [value for value in row if isinstance(value, str) and value]
             rows.append(f"{', '.join(texts) or 'a row'}: {', '.join(heads)}")

@@ -25,11 +25,22 @@ _NOT_CHOSEN = {"seed", "SEED", "trials", "weights", "save_classifier", "OUTPUT_D
 
 _NONE, _NUMBER = type(None), (int, float)
 _TYPES: dict[str, Any] = {  # of the fields that are not text
-    "path": Path, "downscale": (int, _NONE), "eps": (*_NUMBER, _NONE), "accuracies": tuple,
-    "seeds": tuple, "seed": int, "settings": dict, "metrics": dict, "data": dict,
-    "weights_sha256": (str, _NONE), "seconds": _NUMBER, "labels": dict, "warnings": list,
-    "simulated": bool, "assumed_standard": bool,
-}  # fmt: skip
+    "path": Path,
+    "downscale": (int, _NONE),
+    "eps": (*_NUMBER, _NONE),
+    "accuracies": tuple,
+    "seeds": tuple,
+    "seed": int,
+    "settings": dict,
+    "metrics": dict,
+    "data": dict,
+    "weights_sha256": (str, _NONE),
+    "seconds": _NUMBER,
+    "labels": dict,
+    "warnings": list,
+    "simulated": bool,
+    "assumed_standard": bool,
+}
 
 
 @dataclass(frozen=True)
@@ -139,8 +150,15 @@ def read(folders: Iterable[Path | str]) -> tuple[list[Record], list[str]]:
     for path in _paths(folders):
         try:
             record = _read(path)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
-                RecursionError) as error:  # fmt: skip
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
             problems.append(f"{path} is not a result that can be read ({_words(error)}).")
             continue
         if record:
@@ -165,9 +183,14 @@ def _merge(records: list[Record], places: list[int]) -> Merged:
             if trials.setdefault(seed, (value, (record, k)))[0] != value:
                 contradictions.add(seed)
     order = sorted(trials)
-    return Merged(records[places[0]], tuple(places), tuple(trials[s][0] for s in order),
-                  tuple(order), tuple(trials[s][1] for s in order),
-                  tuple(sorted(contradictions)))  # fmt: skip
+    return Merged(
+        records[places[0]],
+        tuple(places),
+        tuple(trials[s][0] for s in order),
+        tuple(order),
+        tuple(trials[s][1] for s in order),
+        tuple(sorted(contradictions)),
+    )
 
 
 def _paths(folders: Iterable[Path | str]) -> list[Path]:

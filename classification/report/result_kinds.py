@@ -120,8 +120,12 @@ def _network(settings: dict, weights: str, labels: dict) -> dict:
 def _published(weights: str) -> dict | None:
     if not (model := zoo.known(weights)):
         return None
-    return {"arch": model.arch, "constraint": model.constraint if model.eps else "l2",
-            "eps": model.eps, "pretrained_on": "imagenet"}  # fmt: skip
+    return {
+        "arch": model.arch,
+        "constraint": model.constraint if model.eps else "l2",
+        "eps": model.eps,
+        "pretrained_on": "imagenet",
+    }
 
 
 def _number(value: object) -> float:

@@ -11,11 +11,25 @@ from classification.report.sections import Column, Section, Value
 
 # What LaTeX reads as commands, and signs that not each of its fonts has.
 _LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "²": r"$^2$",
-    "±": r"$\pm$", "\N{EN DASH}": "--", "\N{MINUS SIGN}": "$-$", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}", "ε": r"$\varepsilon$",
-}  # fmt: skip
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "²": r"$^2$",
+    "±": r"$\pm$",
+    "\N{EN DASH}": "--",
+    "\N{MINUS SIGN}": "$-$",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "ε": r"$\varepsilon$",
+}
 _MARKDOWN = {"\\": "\\\\", "|": "\\|", "*": "\\*", "_": "\\_", "`": "\\`", "<": "&lt;"}
 
 
@@ -90,8 +104,13 @@ def comma(section: Section) -> str:
     parts = [_spread(column, i, section.rows) for i, column in enumerate(section.columns)]
     writer.writerow([_plain(name) for part in parts for name in part])
     for row in section.rows:
-        writer.writerow([_plain(get(cell)) for part, cell in zip(parts, row, strict=True)
-                         for get in part.values()])  # fmt: skip
+        writer.writerow(
+            [
+                _plain(get(cell))
+                for part, cell in zip(parts, row, strict=True)
+                for get in part.values()
+            ]
+        )
     return text.getvalue()
 
 

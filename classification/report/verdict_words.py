@@ -92,7 +92,11 @@ def how(rules: Rules) -> str:
 def about(contests: Iterable[Contest]) -> list[str]:
     """A sentence on whether the verdicts are about these checkpoints or about the recipe."""
     if all(c.pretrainings for c in contests):
-        return ["Every network was pretrained several times; the scatter over pretrainings is in "
-                "the intervals."]  # fmt: skip
-    return ["The verdicts are about these checkpoints. Another pretraining with the same recipe "
-            "may transfer differently."]  # fmt: skip
+        return [
+            "Every network was pretrained several times; the scatter over pretrainings is in "
+            "the intervals."
+        ]
+    return [
+        "The verdicts are about these checkpoints. Another pretraining with the same recipe "
+        "may transfer differently."
+    ]

@@ -201,8 +201,9 @@ def level(estimate: Estimate, look: int = 1) -> float:
     return FIRST if look <= 1 else LATER / 2 ** (look - 2)
 
 
-def judge(estimate: Estimate, p: float | None = None, *, margin: float = MARGIN,
-          look: int = 1) -> Verdict:  # fmt: skip
+def judge(
+    estimate: Estimate, p: float | None = None, *, margin: float = MARGIN, look: int = 1
+) -> Verdict:
     """Judge one estimate.
 
     `better` and `worse`: the p-value is at most `level`. `no difference`: the whole interval lies
@@ -241,8 +242,10 @@ def _exact(found: Discordant, alpha: float) -> tuple[float, float]:
         _poisson(weights, largest, alpha) for weights in (found.gains, found.losses)
     )
     mean = gain - loss
-    return (mean - math.hypot(gain - a_low, b_high - loss),
-            mean + math.hypot(a_high - gain, loss - b_low))  # fmt: skip
+    return (
+        mean - math.hypot(gain - a_low, b_high - loss),
+        mean + math.hypot(a_high - gain, loss - b_low),
+    )
 
 
 def _poisson(weights: np.ndarray, largest: float, alpha: float) -> tuple[float, float, float]:
@@ -285,14 +288,17 @@ def _needed(estimate: Estimate, margin: float, look: int) -> Needed:
         trials = np.arange(now + 1, MOST_TRIALS + 1)
         df = estimate.seeds.df * (trials - 1) / max(1, now - 1)
         seeds = special.stdtrit(df, alpha / 2) ** 2 * estimate.seeds.variance * now / trials
-        fewest, most = (_first(trials, images + seeds, width)
-                        for width in (widths.max(), widths.min()))  # fmt: skip
+        fewest, most = (
+            _first(trials, images + seeds, width) for width in (widths.max(), widths.min())
+        )
         if fewest < MOST_TRIALS:
             return Needed(trials=(fewest, most))
     if images and estimate.tests:
         number = np.geomspace(estimate.tests + 1, MOST_IMAGES, 2000)
-        fewest, most = (_first(number, images * estimate.tests / number, width)
-                        for width in (widths.max(), widths.min()))  # fmt: skip
+        fewest, most = (
+            _first(number, images * estimate.tests / number, width)
+            for width in (widths.max(), widths.min())
+        )
         if fewest < MOST_IMAGES:
             return Needed(images=(fewest, most))
     return Needed(missing=Missing.PREDICTIONS if estimate.unseen else None)

@@ -30,39 +30,84 @@ JOURNAL = "state.jsonl"
 
 def parser(description: str) -> Parser:
     p = Parser(
-        "python -m classification.robustness_eval", description=description.split("\n")[0],
-        epilog="A run that was stopped goes on where it was: give the same command "
-        "again.")  # fmt: skip
+        "python -m classification.robustness_eval",
+        description=description.split("\n")[0],
+        epilog="A run that was stopped goes on where it was: give the same command again.",
+    )
     add = p.add_argument
-    add("--weights", default=argparse.SUPPRESS, required=True,
+    add(
+        "--weights",
+        default=argparse.SUPPRESS,
+        required=True,
         help="classifier: a path, a published name (resnet50_l2_eps3, robust://resnet50_l2_eps3) "
-        "or a URL")  # fmt: skip
+        "or a URL",
+    )
     add("--dataset", choices=tuple(DATASETS), default="imagenet", help="its test split is used")
-    add("--data", default=argparse.SUPPRESS,
-        help="where the dataset lies, if it is not embedded: a path (default: none)")  # fmt: skip
-    add("--image-size", type=options.count, default=argparse.SUPPRESS,
-        help="height and width of the images, pixels (default: the dataset's)")  # fmt: skip
-    add("--images", type=options.count, default=argparse.SUPPRESS,
-        help="size of a random subset chosen by --seed, a count (default: all images)")  # fmt: skip
+    add(
+        "--data",
+        default=argparse.SUPPRESS,
+        help="where the dataset lies, if it is not embedded: a path (default: none)",
+    )
+    add(
+        "--image-size",
+        type=options.count,
+        default=argparse.SUPPRESS,
+        help="height and width of the images, pixels (default: the dataset's)",
+    )
+    add(
+        "--images",
+        type=options.count,
+        default=argparse.SUPPRESS,
+        help="size of a random subset chosen by --seed, a count (default: all images)",
+    )
     add("--constraint", choices=tuple(EPS), default="l2", help="norm of the ball")
-    add("--eps", type=options.positive, nargs="+", default=argparse.SUPPRESS,
+    add(
+        "--eps",
+        type=options.positive,
+        nargs="+",
+        default=argparse.SUPPRESS,
         help="radii, pixels in [0, 1] (L2: whole image); 4/255 is understood (default: 0.25 0.5 1 "
-        "for l2, 2/255 4/255 8/255 for linf)")  # fmt: skip
-    add("--steps", type=options.count, nargs="+", default=[20],
-        help="steps of PGD, one or more counts; each step is 2.5*eps/steps long")  # fmt: skip
-    add("--restarts", type=options.count, default=1,
-        help="tries of PGD, each from its own random start, a count")  # fmt: skip
-    add("--autoattack", action="store_true",
+        "for l2, 2/255 4/255 8/255 for linf)",
+    )
+    add(
+        "--steps",
+        type=options.count,
+        nargs="+",
+        default=[20],
+        help="steps of PGD, one or more counts; each step is 2.5*eps/steps long",
+    )
+    add(
+        "--restarts",
+        type=options.count,
+        default=1,
+        help="tries of PGD, each from its own random start, a count",
+    )
+    add(
+        "--autoattack",
+        action="store_true",
         help="AutoAttack too, at every radius: slow, some thousand passes per image; consider "
-        "--images")  # fmt: skip
+        "--images",
+    )
     add("--batch-size", type=options.count, default=100, help="images at once, a count")
     add("--seed", type=options.seed, default=0, help="of the attacks and the subset, a number")
-    add("--device", default=argparse.SUPPRESS,
-        help="torch device (default: cuda if there is one, else cpu)")  # fmt: skip
-    add("--workers", type=options.whole, default=0,
-        help="processes that read images; 0: none but this one")  # fmt: skip
-    add("--output", type=Path, default=argparse.SUPPRESS, required=True,
-        help="folder for this run, a path")  # fmt: skip
+    add(
+        "--device",
+        default=argparse.SUPPRESS,
+        help="torch device (default: cuda if there is one, else cpu)",
+    )
+    add(
+        "--workers",
+        type=options.whole,
+        default=0,
+        help="processes that read images; 0: none but this one",
+    )
+    add(
+        "--output",
+        type=Path,
+        default=argparse.SUPPRESS,
+        required=True,
+        help="folder for this run, a path",
+    )
     return p
 
 
@@ -87,8 +132,11 @@ def _run(args: argparse.Namespace) -> None:
     if args.autoattack:
         autoattack.package()  # a missing one is told of now, not after hours of PGD
     source = datasets.open_split(
-        args.dataset, "test", getattr(args, "data", None),
-        image_size=getattr(args, "image_size", None))  # fmt: skip
+        args.dataset,
+        "test",
+        getattr(args, "data", None),
+        image_size=getattr(args, "image_size", None),
+    )
     if source.labels is None:  # shards cannot be read by number, nor taken up in the middle
         raise UserError(
             f"{args.dataset} lies in shards here; give --data a folder of images instead."
@@ -150,8 +198,14 @@ def _check_classes(weights: str, model: "Classifier", source: "Source") -> None:
         )
 
 
-def _attack(model: "Classifier", source: "Source", chosen: list[int], plan: "list[Attack]",
-            args: argparse.Namespace, settings: dict) -> list:  # fmt: skip
+def _attack(
+    model: "Classifier",
+    source: "Source",
+    chosen: list[int],
+    plan: "list[Attack]",
+    args: argparse.Namespace,
+    settings: dict,
+) -> list:
     """Go through all images, on from where the folder's journal ends; the outcomes."""
     from classification import progress
     from classification.datasets import loader
@@ -167,9 +221,15 @@ def _attack(model: "Classifier", source: "Source", chosen: list[int], plan: "lis
     line = progress.ProgressLine(len(chosen), len(chosen) - len(rest))
     robustness.run(
         model,
-        loader.test_batches(source, args.batch_size, indices=rest, workers=args.workers), plan,
-        seed=args.seed, classes=source.classes, records=journal.records, add=journal.add,
-        first_batch=done, progress=line.show)  # fmt: skip
+        loader.test_batches(source, args.batch_size, indices=rest, workers=args.workers),
+        plan,
+        seed=args.seed,
+        classes=source.classes,
+        records=journal.records,
+        add=journal.add,
+        first_batch=done,
+        progress=line.show,
+    )
     line.clear()
     return robustness.outcomes(plan, journal.records)
 
@@ -192,13 +252,22 @@ def _write(
     robustness_report.draw(rows, args.output / "curve.png")
     seconds = sum(outcome.seconds for outcome in found)
     results.write(
-        args.output / "result.json", kind="robustness",
+        args.output / "result.json",
+        kind="robustness",
         metrics={"clean_top1": rows["clean"]["accuracy"], "attacks": rows},
         settings=settings | {"weights": args.weights},
         weights_sha256=settings["weights_sha256"],
-        data={"test": {"name": source.name, "images": len(chosen),
-                       "fingerprint": settings["fingerprint"]}},
-        seed=args.seed, seconds=seconds, warnings=warnings)  # fmt: skip
+        data={
+            "test": {
+                "name": source.name,
+                "images": len(chosen),
+                "fingerprint": settings["fingerprint"],
+            }
+        },
+        seed=args.seed,
+        seconds=seconds,
+        warnings=warnings,
+    )
     (args.output / JOURNAL).unlink()
     print(f"{len(chosen)} images, {seconds:.0f} s -> {args.output}")
 

@@ -36,8 +36,17 @@ def package() -> types.ModuleType:
     return pyautoattack
 
 
-def autoattack(model: nn.Module, x: Tensor, y: Tensor, *, constraint: str, eps: float, part: str,
-               classes: int, seed: int) -> Tensor:  # fmt: skip
+def autoattack(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    constraint: str,
+    eps: float,
+    part: str,
+    classes: int,
+    seed: int,
+) -> Tensor:
     """One part of AutoAttack's standard version.
 
     The model runs in eval mode; its modes, `.grad`, parameters and torch's generators come back
@@ -62,8 +71,9 @@ def autoattack(model: nn.Module, x: Tensor, y: Tensor, *, constraint: str, eps: 
     """
     attacks = package()
     with _quiet(), _set_aside(model), torch.random.fork_rng(devices=_devices(x)):
-        suite = attacks.AutoAttack(model, norm=NORMS[constraint], eps=eps, seed=seed,
-                                   version="standard", device=x.device)  # fmt: skip
+        suite = attacks.AutoAttack(
+            model, norm=NORMS[constraint], eps=eps, seed=seed, version="standard", device=x.device
+        )
         # After "standard" has set every other number.
         suite.attacks_to_run = [part]
         suite.apgd_targeted.n_target_classes = suite.fab.n_target_classes = min(

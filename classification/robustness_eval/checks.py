@@ -46,8 +46,9 @@ def inspect(x: Tensor, x_adv: Tensor, logits: Tensor, constraint: str, eps: floa
     }
 
 
-def probe(model: nn.Module, x: Tensor, y: Tensor, plan: list[Attack],
-          generator: torch.Generator) -> dict:  # fmt: skip
+def probe(
+    model: nn.Module, x: Tensor, y: Tensor, plan: list[Attack], generator: torch.Generator
+) -> dict:
     """Look at the model itself, at a random start of the smallest ball, where PGD looks first.
 
     Args:

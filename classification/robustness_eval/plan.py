@@ -104,8 +104,14 @@ def grey_radius(constraint: str, shape: tuple[int, ...]) -> float:
     return {"linf": 0.5, "l2": 0.5 * (channels * height * width) ** 0.5}[constraint]
 
 
-def make(constraint: str, radii: list[float], steps: list[int], restarts: int,
-         autoattack: tuple[str, ...], shape: tuple[int, ...]) -> list[Attack]:  # fmt: skip
+def make(
+    constraint: str,
+    radii: list[float],
+    steps: list[int],
+    restarts: int,
+    autoattack: tuple[str, ...],
+    shape: tuple[int, ...],
+) -> list[Attack]:
     """The rows of one evaluation, cheap ones first.
 
     Args:

@@ -23,15 +23,21 @@ def rows(outcomes: list[Outcome]) -> dict[str, dict]:
         groups.setdefault(outcome.attack.group, []).append(outcome)
     found = {group: _row(parts) for group, parts in groups.items()}
     clean, constraint = outcomes[0].right, outcomes[0].attack.constraint
-    bounded = [parts[-1] for parts in groups.values()
-               if parts[-1].attack.family in (attack_plan.PGD, attack_plan.AUTOATTACK)]  # fmt: skip
+    bounded = [
+        parts[-1]
+        for parts in groups.values()
+        if parts[-1].attack.family in (attack_plan.PGD, attack_plan.AUTOATTACK)
+    ]
     for eps in sorted({outcome.attack.eps for outcome in bounded}):
         same = [outcome.right for outcome in bounded if outcome.attack.eps == eps]
         right = [all(flags) for flags in zip(clean, *same, strict=True)]
         name = f"worst case eps {attack_plan.show_eps(constraint, eps)}"
         found[name] = _accuracy(right) | {
-            "family": "worst case", "constraint": constraint, "eps": eps, "attacks": len(same)
-        }  # fmt: skip
+            "family": "worst case",
+            "constraint": constraint,
+            "eps": eps,
+            "attacks": len(same),
+        }
     return found
 
 
@@ -94,11 +100,16 @@ def table(found: dict[str, dict]) -> str:
     from tabulate import tabulate
 
     lines = [
-        (name, f"{row['accuracy']:.2f}", "{:.2f} .. {:.2f}".format(*row["interval"]),
-         f"{row['right']}/{row['images']}", _number(row.get("mean_norm")),
-         _number(row.get("seconds")))
+        (
+            name,
+            f"{row['accuracy']:.2f}",
+            "{:.2f} .. {:.2f}".format(*row["interval"]),
+            f"{row['right']}/{row['images']}",
+            _number(row.get("mean_norm")),
+            _number(row.get("seconds")),
+        )
         for name, row in found.items()
-    ]  # fmt: skip
+    ]
     align = ("left", *["right"] * (len(COLUMNS) - 1))
     return tabulate(lines, COLUMNS, disable_numparse=True, colalign=align)
 
@@ -126,8 +137,16 @@ def draw(found: dict[str, dict], path: Path) -> None:
         low = [max(0.0, row["accuracy"] - row["interval"][0]) for row in rows]
         high = [max(0.0, row["interval"][1] - row["accuracy"]) for row in rows]
         worst = title.startswith("worst")
-        axes.errorbar(eps, accuracy, yerr=(low, high), marker="o", capsize=3, label=title,
-                      color="black" if worst else None, ls=":" if worst else "-")  # fmt: skip
+        axes.errorbar(
+            eps,
+            accuracy,
+            yerr=(low, high),
+            marker="o",
+            capsize=3,
+            label=title,
+            color="black" if worst else None,
+            ls=":" if worst else "-",
+        )
     constraint = found["clean"]["constraint"]
     unit = "L2 norm over the image" if constraint == "l2" else "L∞, pixels in [0, 1]"
     axes.set(xlabel=f"eps ({unit})", ylabel="accuracy, % (95 % intervals)", ylim=(-2, 102))

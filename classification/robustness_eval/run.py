@@ -42,16 +42,30 @@ def adversary(attack: Attack, seed: int, batch: int, classes: int) -> Adversary:
         return lambda model, x, y: x
     if attack.family == attack_plan.AUTOATTACK:
         assert attack.part is not None
-        return partial(autoattack, constraint=attack.constraint, eps=attack.eps, part=attack.part,
-                       classes=classes, seed=own.initial_seed())  # fmt: skip
+        return partial(
+            autoattack,
+            constraint=attack.constraint,
+            eps=attack.eps,
+            part=attack.part,
+            classes=classes,
+            seed=own.initial_seed(),
+        )
     assert attack.steps is not None  # only AutoAttack leaves them to the family
-    return partial(pgd, constraint=attack.constraint, eps=attack.eps, steps=attack.steps,
-                   step_size=attack_plan.STEP_FACTOR * attack.eps / attack.steps,
-                   random_start=True, restarts=attack.restarts, generator=own)  # fmt: skip
+    return partial(
+        pgd,
+        constraint=attack.constraint,
+        eps=attack.eps,
+        steps=attack.steps,
+        step_size=attack_plan.STEP_FACTOR * attack.eps / attack.steps,
+        random_start=True,
+        restarts=attack.restarts,
+        generator=own,
+    )
 
 
-def attack_batch(model: nn.Module, x: Tensor, y: Tensor, attack: Attack, attacker: Adversary,
-                 alive: Tensor) -> dict:  # fmt: skip
+def attack_batch(
+    model: nn.Module, x: Tensor, y: Tensor, attack: Attack, attacker: Adversary, alive: Tensor
+) -> dict:
     """Attack one batch and test the model on what comes out.
 
     Args:
@@ -84,10 +98,18 @@ def _short(norm: float) -> float | None:
     return float(f"{norm:.6g}") if math.isfinite(norm) else None  # JSON has no NaN
 
 
-def run(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], plan: list[Attack], *,
-        seed: int, classes: int, records: list[dict], add: Callable[[dict], None],
-        first_batch: int = 0,
-        progress: Callable[[int, str], None] = lambda images, doing: None) -> None:  # fmt: skip
+def run(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    plan: list[Attack],
+    *,
+    seed: int,
+    classes: int,
+    records: list[dict],
+    add: Callable[[dict], None],
+    first_batch: int = 0,
+    progress: Callable[[int, str], None] = lambda images, doing: None,
+) -> None:
     """Attack every batch by every row of the plan, but for what the records have already.
 
     Args:

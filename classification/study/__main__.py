@@ -62,24 +62,51 @@ def main(argv: list[str] | None = None) -> None:
 
 def _parser() -> Parser:
     p = Parser("python -m classification.study", description=__doc__)
-    # fmt: off
+
     add = p.add_argument
     add("action", choices=ACTIONS, help="; ".join(f"{k}: {v}" for k, v in ACTIONS.items()))
     add("study", type=Path, help="study file")
-    add("--set", type=_pair, nargs="+", default=[], metavar="OPTION=VALUE",
-        help="options for all runs that have them, instead of the file's; {axis} is understood")
-    add("--executor", choices=("local", "ray"), default="local",
-        help="processes of this machine, or a Ray cluster (default: local)")
-    add("--jobs", type=options.count, metavar="N",
-        help="local: runs at a time (default: one per GPU if runs ask for them, or one)")
+    add(
+        "--set",
+        type=_pair,
+        nargs="+",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="options for all runs that have them, instead of the file's; {axis} is understood",
+    )
+    add(
+        "--executor",
+        choices=("local", "ray"),
+        default="local",
+        help="processes of this machine, or a Ray cluster (default: local)",
+    )
+    add(
+        "--jobs",
+        type=options.count,
+        metavar="N",
+        help="local: runs at a time (default: one per GPU if runs ask for them, or one)",
+    )
     add("--gpus", type=options.whole, metavar="N", help="local: GPUs to hand out (default: all)")
-    add("--address", metavar="HOST:PORT",
-        help="of the Ray cluster; auto: that of this machine (default: start one here)")
-    add("--attempts", type=options.count, default=3, metavar="N",
-        help="starts of a run that fails (default: 3)")
-    add("--pause", type=float, default=30.0, metavar="S",
-        help="seconds before its second start, doubled for each further one (default: 30)")
-    # fmt: on
+    add(
+        "--address",
+        metavar="HOST:PORT",
+        help="of the Ray cluster; auto: that of this machine (default: start one here)",
+    )
+    add(
+        "--attempts",
+        type=options.count,
+        default=3,
+        metavar="N",
+        help="starts of a run that fails (default: 3)",
+    )
+    add(
+        "--pause",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="seconds before its second start, doubled for each further one (default: 30)",
+    )
+
     return p
 
 
@@ -140,8 +167,11 @@ class Progress:
         text = f"{outcome.state} in {_span(outcome.seconds)}"
         if outcome.error:
             text += f" ({outcome.error})"
-        print(f"[{done}/{self._total}] {run.name}: {text}; {queue.going} running, {left} left"
-              + (f", about {_span(rest)}" if left else ""), flush=True)  # fmt: skip
+        print(
+            f"[{done}/{self._total}] {run.name}: {text}; {queue.going} running, {left} left"
+            + (f", about {_span(rest)}" if left else ""),
+            flush=True,
+        )
 
 
 def _span(seconds: float) -> str:

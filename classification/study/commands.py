@@ -187,28 +187,40 @@ def _nothing(found: list[dict]) -> list[str]:
 COMMANDS = {
     "pretrain": Command(
         *_module("classification.pretrain", "pretrain.options", "--resume"),
-        ("clean, %", "robust, %", "runs"), _named("clean_top1", "robust_top1")),
+        ("clean, %", "robust, %", "runs"),
+        _named("clean_top1", "robust_top1"),
+    ),
     "robustness": Command(
         *_module("classification.robustness_eval", "robustness_eval.__main__"),
-        ("clean, %", "runs"), _named("clean_top1")),
+        ("clean, %", "runs"),
+        _named("clean_top1"),
+    ),
     "transfer": Command(
         *_module("classification.transfer", "transfer.options"),
-        ("accuracy, %", "best epoch", "trials"), _transfer_cells, trials=_transfer_trials),
+        ("accuracy, %", "best epoch", "trials"),
+        _transfer_cells,
+        trials=_transfer_trials,
+    ),
     "interpret": Command(
-        *_module("classification.interpret", "interpret.options"),
-        ("runs",), _nothing),
+        *_module("classification.interpret", "interpret.options"), ("runs",), _nothing
+    ),
     "convert": Command(
-        _convert_lines, _convert_check, "source".__eq__, ("runs",), _nothing, "backbone.pth"),
+        _convert_lines, _convert_check, "source".__eq__, ("runs",), _nothing, "backbone.pth"
+    ),
     "detection": Command(
         *_tool("train_net.py", "--resume", output="OUTPUT_DIR"),
-        ("box AP", "mask AP", "runs"), _detection_cells),
+        ("box AP", "mask AP", "runs"),
+        _detection_cells,
+    ),
     "attack": Command(
-        *_tool("attack_net.py"), ("clean box AP", "attacked box AP", "runs"),
-        _rows_cells("attacks")),
+        *_tool("attack_net.py"), ("clean box AP", "attacked box AP", "runs"), _rows_cells("attacks")
+    ),
     "corruption": Command(
-        *_tool("corrupt_net.py"), ("clean box AP", "corrupted box AP", "runs"),
-        _rows_cells("corruptions")),
-}  # fmt: skip
+        *_tool("corrupt_net.py"),
+        ("clean box AP", "corrupted box AP", "runs"),
+        _rows_cells("corruptions"),
+    ),
+}
 
 
 def metrics(path: Path) -> dict | None:

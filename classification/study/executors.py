@@ -127,10 +127,14 @@ class Ray:
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         try:
-            ray.init(address=address, ignore_reinit_error=True, log_to_driver=False,
-                     logging_level=logging.ERROR,
-                     include_dashboard=False if address is None else None,
-                     runtime_env={"env_vars": {"PYTHONPATH": path}})  # fmt: skip
+            ray.init(
+                address=address,
+                ignore_reinit_error=True,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                include_dashboard=False if address is None else None,
+                runtime_env={"env_vars": {"PYTHONPATH": path}},
+            )
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(f"no Ray cluster answers at {address}: {error}") from None
         self._ray: Any = ray

@@ -152,8 +152,17 @@ def _part(document: Document, where: tuple, contents: Any, number: int, before: 
         lists[key] = _rows(document, (*where, key), contents.get(key, []), axes, key == "runs")
     if not axes and not lists["runs"] and "common" not in contents:
         raise document.wrong(where, f"part '{name}' asks for nothing: it has no axes and no runs.")
-    return Part(name, command, common, axes, where, lists["runs"], lists["only"], lists["skip"],
-                RESOURCES | resources)  # fmt: skip
+    return Part(
+        name,
+        command,
+        common,
+        axes,
+        where,
+        lists["runs"],
+        lists["only"],
+        lists["skip"],
+        RESOURCES | resources,
+    )
 
 
 def _mapping(document: Document, where: tuple, value: Any) -> dict:
@@ -173,8 +182,9 @@ def _axis(document: Document, where: tuple, values: Any) -> dict[str, dict] | li
             _mapping(document, (*where, label), options)
         values = labels = {str(label): options for label, options in values.items()}
     else:
-        raise document.wrong(where, f"axis '{where[-1]}' is a list of values, or a mapping of "
-                             "labels to options.")  # fmt: skip
+        raise document.wrong(
+            where, f"axis '{where[-1]}' is a list of values, or a mapping of labels to options."
+        )
     if len(set(labels)) < len(values):
         raise document.wrong(where, f"axis '{where[-1]}' has a label twice.")
     return labels
@@ -198,8 +208,9 @@ def _rows(document: Document, where: tuple, rows: Any, axes: dict, options: bool
     return rows
 
 
-def _runs(document: Document, part: Part, output: str, before: list[Run],
-          changes: dict) -> list[Run]:  # fmt: skip
+def _runs(
+    document: Document, part: Part, output: str, before: list[Run], changes: dict
+) -> list[Run]:
     combinations = []
     for labels in itertools.product(*part.axes.values()) if part.axes else [()]:
         named, options = dict(zip(part.axes, labels, strict=True)), dict(part.common)
@@ -229,8 +240,15 @@ def _chosen(part: Part, named: dict) -> bool:
     return (not part.only or any(map(fits, part.only))) and not any(map(fits, part.skip))
 
 
-def _run(document: Document, part: Part, command: Command, output: str, named: dict,
-         options: dict, before: list[Run]) -> Run:  # fmt: skip
+def _run(
+    document: Document,
+    part: Part,
+    command: Command,
+    output: str,
+    named: dict,
+    options: dict,
+    before: list[Run],
+) -> Run:
     needs: list[Path] = []
 
     def fill(found: re.Match) -> str:
@@ -244,9 +262,10 @@ def _run(document: Document, part: Part, command: Command, output: str, named: d
                 f"{{{name}}} is neither an axis nor an earlier part; one of: {', '.join(known)}.",
             )
         fits = [
-            run for run in before
+            run
+            for run in before
             if run.part == name and all(named.get(k, v) == v for k, v in run.labels.items())
-        ]  # fmt: skip
+        ]
         if len(fits) != 1:
             raise document.wrong(
                 part.where,
@@ -275,6 +294,16 @@ def _run(document: Document, part: Part, command: Command, output: str, named: d
     slug = re.sub(r"[^\w.+=-]+", "_", "-".join(named.values()) or part.name)[:150]
     folder = (store.folder if store else Path(output)) / part.name / f"{slug}-{digest[:8]}"
     lines = command.lines(options, folder, part.resources["gpus"])
-    return Run(part.name, named, options, part.command, digest, folder, lines,
-               folder / command.result, tuple(dict.fromkeys(needs)), store,
-               **part.resources)  # fmt: skip
+    return Run(
+        part.name,
+        named,
+        options,
+        part.command,
+        digest,
+        folder,
+        lines,
+        folder / command.result,
+        tuple(dict.fromkeys(needs)),
+        store,
+        **part.resources,
+    )

@@ -49,8 +49,12 @@ class Outcome:
     host: str = ""
 
 
-def execute(run: Run, environment: dict[str, str] | None = None, folder: str | None = None,
-            stopping: Callable[[], bool] = lambda: False) -> Outcome:  # fmt: skip
+def execute(
+    run: Run,
+    environment: dict[str, str] | None = None,
+    folder: str | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Outcome:
     """Make a run, or go on with it; a finished one is left alone.
 
     Args:
@@ -95,21 +99,38 @@ def describe(run: Run, target: Path) -> None:
     """Write `run.json`, once: the report and `status` read it."""
     path = target / "run.json"
     if not path.exists():
-        contents = {"part": run.part, "labels": run.labels, "command": run.command,
-                    "options": run.options, "id": run.id, "gpus": run.gpus}  # fmt: skip
+        contents = {
+            "part": run.part,
+            "labels": run.labels,
+            "command": run.command,
+            "options": run.options,
+            "id": run.id,
+            "gpus": run.gpus,
+        }
         with atomic(path) as temporary:
             temporary.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
 
 
-def _process(words: list[str], environment: dict, place: Path, log: Path, lock: Any,
-             stopping: Callable[[], bool]) -> int:  # fmt: skip
+def _process(
+    words: list[str],
+    environment: dict,
+    place: Path,
+    log: Path,
+    lock: Any,
+    stopping: Callable[[], bool],
+) -> int:
     """Run a command to its end; negative numbers are the signal that ended it."""
     with open(log, "ab") as file:
         process = subprocess.Popen(
-            [sys.executable, *words], cwd=place, env=os.environ | environment, stdout=file,
-            stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
+            [sys.executable, *words],
+            cwd=place,
+            env=os.environ | environment,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
             pass_fds=[lock.fileno()],
-        )  # fmt: skip
+        )
         pause, asked = POLL, None
         while process.poll() is None:
             try:
@@ -153,8 +174,14 @@ def attempts(folder: Path) -> list[dict]:
 
 
 def _note(folder: Path, outcome: Outcome) -> None:
-    row = {"time": time.time(), "state": outcome.state, "code": outcome.code,
-           "error": outcome.error, "seconds": outcome.seconds, "host": outcome.host}  # fmt: skip
+    row = {
+        "time": time.time(),
+        "state": outcome.state,
+        "code": outcome.code,
+        "error": outcome.error,
+        "seconds": outcome.seconds,
+        "host": outcome.host,
+    }
     with open(folder / "attempts.jsonl", "ab+") as file:
         file.seek(max(0, file.tell() - 1))
         torn = file.read() not in (b"", b"\n")  # by a kill or a full disk

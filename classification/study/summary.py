@@ -12,8 +12,11 @@ from classification.study.file import REPEATS, Run
 from classification.study.run import FAILED, FINISHED
 
 # What a run's time depends on most: those that agree in the first are like it; else in fewer.
-LIKE = (("command", "dataset", "mode", "config", "weights"), ("command", "dataset", "mode"),
-        ("command",))  # fmt: skip
+LIKE = (
+    ("command", "dataset", "mode", "config", "weights"),
+    ("command", "dataset", "mode"),
+    ("command",),
+)
 
 
 def table(runs: list[Run]) -> str:
@@ -77,12 +80,16 @@ def plan(runs: list[Run]) -> str:
         gpu_hours += run.gpus * seconds / 3600
         room += size
     if len(left) > unknown:
-        lines.append(f"{len(left) - unknown} runs are left whose like has finished: "
-                     f"{hours:.1f} hours one after the other, {gpu_hours:.1f} GPU hours, "
-                     f"{room / 1e9:.2f} GB")  # fmt: skip
+        lines.append(
+            f"{len(left) - unknown} runs are left whose like has finished: "
+            f"{hours:.1f} hours one after the other, {gpu_hours:.1f} GPU hours, "
+            f"{room / 1e9:.2f} GB"
+        )
     if unknown:
-        lines.append(f"{unknown} runs are left of whose kind none has finished: no estimate; make "
-                     "one of each first")  # fmt: skip
+        lines.append(
+            f"{unknown} runs are left of whose kind none has finished: no estimate; make "
+            "one of each first"
+        )
     if not left:
         lines.append("nothing is left to do")
     return "\n".join(lines)

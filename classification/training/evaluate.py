@@ -59,9 +59,12 @@ class Outcome:
         return metrics.top1(self.predictions, self.labels)
 
 
-def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]],
-             adversary: Adversary | None = None,
-             stop: StopSignals | None = None) -> Outcome:  # fmt: skip
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    adversary: Adversary | None = None,
+    stop: StopSignals | None = None,
+) -> Outcome:
     """Clean, or with an adversary robust, over the batches of all processes.
 
     Args:

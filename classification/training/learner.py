@@ -75,8 +75,12 @@ class Learner:
         self.model = model
         trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(
-            trained, settings["lr"], momentum=settings["momentum"],
-            weight_decay=settings["weight_decay"], nesterov=settings["nesterov"])  # fmt: skip
+            trained,
+            settings["lr"],
+            momentum=settings["momentum"],
+            weight_decay=settings["weight_decay"],
+            nesterov=settings["nesterov"],
+        )
         self.dtype = PRECISIONS[settings["precision"]]
         # Only float16 underflows without: its smallest number is 6e-8.
         self.scaler = torch.amp.GradScaler(
@@ -123,9 +127,12 @@ class Learner:
         attacked = self.twin.refresh() if self.twin else self.attacked
         parts = [
             (part, labels, self.method.craft(attacked, part, labels, generator, **self.attack))
-            for part, labels in zip(x.tensor_split(self.settings["accumulate"]),
-                                    y.tensor_split(self.settings["accumulate"]), strict=True)
-        ]  # fmt: skip
+            for part, labels in zip(
+                x.tensor_split(self.settings["accumulate"]),
+                y.tensor_split(self.settings["accumulate"]),
+                strict=True,
+            )
+        ]
         for lr in rates:
             sums = self._update(parts, len(y), lr)
         return sums

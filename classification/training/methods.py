@@ -53,9 +53,19 @@ def _attacked(
     yield pgd(model, x, y, **attack, generator=generator)
 
 
-def _replayed(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None, *,
-              constraint: str, eps: float, steps: int, step_size: float, random_start: bool,
-              **unused: Any) -> Iterator[Tensor]:  # fmt: skip
+def _replayed(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    generator: torch.Generator | None,
+    *,
+    constraint: str,
+    eps: float,
+    steps: int,
+    step_size: float,
+    random_start: bool,
+    **unused: Any,
+) -> Iterator[Tensor]:
     """Free training (Shafahi et al. 2019, arXiv 1904.12843): `steps` updates on the same images.
 
     The gradient that moves the images comes with the update, so that it costs nothing, and is one
@@ -102,8 +112,14 @@ def _trades(
     return cross_entropy(clean, y, label_smoothing=smoothing) + beta * divergence, logits
 
 
-def _row(craft: Callable[..., Iterator[Tensor]], steps: int, step_size: float, random_start: bool,
-         use_best: bool, **others: Any) -> Method:  # fmt: skip
+def _row(
+    craft: Callable[..., Iterator[Tensor]],
+    steps: int,
+    step_size: float,
+    random_start: bool,
+    use_best: bool,
+    **others: Any,
+) -> Method:
     attack = dict(steps=steps, step_size=step_size, random_start=random_start, use_best=use_best)
     return Method(craft, attack, **{"loss": _classify} | others)
 

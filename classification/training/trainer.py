@@ -28,10 +28,16 @@ LAST_GOOD = "last_good.pt"  # the weights of before a collapse
 
 def identity(*sources: Source | ShardSource) -> dict:
     """Of images, for results: a look at each of a million files, hence once for all processes."""
-    return distributed.from_first(lambda: {
-        source.split: {"name": source.name, "images": len(source),
-                       "fingerprint": source.fingerprint()}
-        for source in sources})  # fmt: skip
+    return distributed.from_first(
+        lambda: {
+            source.split: {
+                "name": source.name,
+                "images": len(source),
+                "fingerprint": source.fingerprint(),
+            }
+            for source in sources
+        }
+    )
 
 
 class Training:
@@ -53,10 +59,22 @@ class Training:
         save_seconds: longest time between two checkpoints.
     """
 
-    def __init__(self, learner: Learner, train: Source | ShardSource, settings: dict,
-                 metadata: dict, folder: Path, *, data: dict, examine: Callable, finish: Callable,
-                 enough: Callable = lambda run: False, monitored: str = "test", workers: int = 0,
-                 save_seconds: float = 600):  # fmt: skip
+    def __init__(
+        self,
+        learner: Learner,
+        train: Source | ShardSource,
+        settings: dict,
+        metadata: dict,
+        folder: Path,
+        *,
+        data: dict,
+        examine: Callable,
+        finish: Callable,
+        enough: Callable = lambda run: False,
+        monitored: str = "test",
+        workers: int = 0,
+        save_seconds: float = 600,
+    ):
         self.learner, self.train, self.data = learner, train, data
         self.settings, self.metadata, self.folder = settings, metadata, Path(folder)
         self.examine, self.finish, self.enough = examine, finish, enough
@@ -110,14 +128,25 @@ class Training:
         if not path.exists():
             return None
         contents = checkpoint.load_file(path)
-        needed = {"model", "optimizer", "scaler", "epoch", "batch", "sums", "settings", "history",
-                  "seconds", "data"}  # fmt: skip
+        needed = {
+            "model",
+            "optimizer",
+            "scaler",
+            "epoch",
+            "batch",
+            "sums",
+            "settings",
+            "history",
+            "seconds",
+            "data",
+        }
         if not isinstance(contents, dict) or needed - set(contents):
             raise UserError(
                 f"{path} is not an unfinished training run; choose another output folder."
             )
-        given, wanted = ({**part["settings"], "data": part["data"]} for part in
-                         (contents, vars(self)))  # fmt: skip
+        given, wanted = (
+            {**part["settings"], "data": part["data"]} for part in (contents, vars(self))
+        )
         if different := results.differences(given, wanted):
             raise UserError(
                 f"{path} was made with other settings: {different}; give the same ones."
@@ -157,15 +186,26 @@ class Training:
         settings = self.settings
         per_epoch = self.batches * self.learner.updates_per_batch
         return learning_rate(
-            self.epoch * per_epoch + update, self.epochs * per_epoch, settings["lr"],
-            settings["lr_schedule"], round(settings["warmup"] * self.batches))  # fmt: skip
+            self.epoch * per_epoch + update,
+            self.epochs * per_epoch,
+            settings["lr"],
+            settings["lr_schedule"],
+            round(settings["warmup"] * self.batches),
+        )
 
     def _train_epoch(self) -> None:
         settings, updates = self.settings, self.learner.updates_per_batch
         batches = loader.train_batches(
-            self.train, settings["batch_size"], augmentation=settings["augmentation"],
-            seed=settings["seed"], epoch=self.epoch, start=self.batch, rank=distributed.rank(),
-            world=distributed.world(), workers=self.workers)  # fmt: skip
+            self.train,
+            settings["batch_size"],
+            augmentation=settings["augmentation"],
+            seed=settings["seed"],
+            epoch=self.epoch,
+            start=self.batch,
+            rank=distributed.rank(),
+            world=distributed.world(),
+            workers=self.workers,
+        )
         self.saved = time.monotonic()
         for x, y in batches:
             rates = [self._rate(self.batch * updates + i) for i in range(updates)]
@@ -203,8 +243,9 @@ class Training:
         path = self.folder / f"not_finite_rank{distributed.rank()}.pt"
         place = {"epoch": self.epoch, "batch": self.batch, "settings": self.settings}
         checkpoint.save(error.batch | place, path)
-        raise UserError(f"step {self.batch + 1} of epoch {self.epoch + 1}: {error} {path} has "
-                        "the images.") from None  # fmt: skip
+        raise UserError(
+            f"step {self.batch + 1} of epoch {self.epoch + 1}: {error} {path} has the images."
+        ) from None
 
     def evaluate(
         self, source: Source | ShardSource, attack: dict | None, count: int | None = None
@@ -215,8 +256,14 @@ class Training:
         shards = isinstance(source, ShardSource)  # which cannot be read by number
         if count is not None and not shards:
             chosen = self.some(source, count)
-        batches = loader.test_batches(source, EVAL_BATCH, indices=chosen, rank=distributed.rank(),
-                                      world=world, workers=self.workers)  # fmt: skip
+        batches = loader.test_batches(
+            source,
+            EVAL_BATCH,
+            indices=chosen,
+            rank=distributed.rank(),
+            world=world,
+            workers=self.workers,
+        )
         if count is not None and shards:
             batches = itertools.islice(batches, -(-count // (EVAL_BATCH * world)))
         seed = seed_of(self.settings["seed"], self.epoch, distributed.rank())

@@ -49,8 +49,11 @@ def _run(args: argparse.Namespace) -> None:
     from robust_backbones import checkpoint
 
     found = checkpoint.read(path)
-    known = {"arch": found.arch, "image_size": found.metadata.get("image_size"),
-             "weights_sha256": found.sha256}  # fmt: skip
+    known = {
+        "arch": found.arch,
+        "image_size": found.metadata.get("image_size"),
+        "weights_sha256": found.sha256,
+    }
     settings = transfer_options.settings(args, known)
     with launch.processes(getattr(args, "device", None), args.deterministic) as device:
         task = _task(args, settings, found, device)
@@ -66,14 +69,14 @@ def _task(
     from classification.transfer.task import Task
 
     if distributed.world() > 1 and settings["probe"] != "sgd":
-        raise UserError(f"--probe {settings['probe']} needs one process; start it without "
-                        "torchrun.")  # fmt: skip
+        raise UserError(
+            f"--probe {settings['probe']} needs one process; start it without torchrun."
+        )
     train, test = (_open(args, settings, split) for split in ("train", "test"))
     data = identity(train, test)
     settings = settings | {"data": {name: part["fingerprint"] for name, part in data.items()}}
     folder = getattr(args, "output", None) or _folder(args, settings)
-    task = Task(found, train, test, settings, data, folder, device, args.workers,
-                args.save_seconds)  # fmt: skip
+    task = Task(found, train, test, settings, data, folder, device, args.workers, args.save_seconds)
     task.check()
     return task
 
@@ -83,11 +86,18 @@ def _open(args: argparse.Namespace, settings: dict, split: str) -> "Source":
     from classification.datasets.shards import ShardSource
 
     limit = settings["limit" if split == "train" else "test_limit"]
-    source = open_split(args.dataset, split, getattr(args, "data", None),
-                        image_size=settings["image_size"], limit=limit)  # fmt: skip
+    source = open_split(
+        args.dataset,
+        split,
+        getattr(args, "data", None),
+        image_size=settings["image_size"],
+        limit=limit,
+    )
     if isinstance(source, ShardSource):
-        raise UserError(f"{args.data} holds shards, whose images cannot be chosen one by one; give "
-                        "--data a folder of images.")  # fmt: skip
+        raise UserError(
+            f"{args.data} holds shards, whose images cannot be chosen one by one; give "
+            "--data a folder of images."
+        )
     return dataclasses.replace(source, downscale=settings["downscale"], decode=settings["decode"])
 
 
@@ -110,8 +120,11 @@ def _work(args: argparse.Namespace, task: "Task") -> None:
         trials = how.run(task)
         if distributed.rank() == 0:
             seconds = time.perf_counter() - began
-            print(transfer_result.write(task, trials, {"weights": args.weights}, seconds),
-                  f"-> {task.folder}", flush=True)  # fmt: skip
+            print(
+                transfer_result.write(task, trials, {"weights": args.weights}, seconds),
+                f"-> {task.folder}",
+                flush=True,
+            )
             finetune.tidy(task)
 
 

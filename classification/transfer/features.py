@@ -50,10 +50,15 @@ def folder_of(identity: dict) -> Path:
     return cache_dir() / "features" / hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def extract(model: Classifier, source: Source, *, precision: str = "float32", workers: int = 0,
-            signals: StopSignals | None = None,
-            progress: Callable[[int, str], None] = lambda images, doing: None,
-            ) -> np.ndarray:  # fmt: skip
+def extract(
+    model: Classifier,
+    source: Source,
+    *,
+    precision: str = "float32",
+    workers: int = 0,
+    signals: StopSignals | None = None,
+    progress: Callable[[int, str], None] = lambda images, doing: None,
+) -> np.ndarray:
     """What the last layer is fed with, of each image's test view; from the disk where it is there.
 
     Args:
@@ -100,9 +105,13 @@ def _read(path: Path, rows: int) -> np.ndarray | None:
 
 
 @torch.no_grad()
-def _compute(model: Classifier, batches: Iterable[tuple[Tensor, Tensor]],
-             dtype: torch.dtype | None, signals: StopSignals | None,
-             progress: Callable[[int, str], None]) -> np.ndarray:  # fmt: skip
+def _compute(
+    model: Classifier,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    dtype: torch.dtype | None,
+    signals: StopSignals | None,
+    progress: Callable[[int, str], None],
+) -> np.ndarray:
     device = next(model.parameters()).device
     rows = []
     for x, _ in batches:

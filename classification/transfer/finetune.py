@@ -100,15 +100,26 @@ def _train(task: Task, one: Run, place: str, rivals: list[list[dict]]) -> list[d
         fit, monitored = task.judges(one.trial)
     own = settings | {"lr": one.lr, "seed": task.seed(one.trial), "part": one.part}
     if distributed.rank() == 0:
-        print(f"training {place}: trial {one.trial + 1}, {one.part}, learning rate {one.lr:g}, "
-              f"{len(fit)} images", flush=True)  # fmt: skip
+        print(
+            f"training {place}: trial {one.trial + 1}, {one.part}, learning rate {one.lr:g}, "
+            f"{len(fit)} images",
+            flush=True,
+        )
     sources = [fit] if monitored is None else [fit, monitored]
     training = Training(
-        Learner(task.classifier(one.trial), own), fit, own, task.metadata(one.trial),
-        one.folder(task), data=identity(*sources), examine=partial(_examine, task, monitored),
-        finish=_draw, enough=partial(_hopeless, task, rivals),
-        monitored=monitored.split if monitored else "", workers=task.workers,
-        save_seconds=task.save_seconds)  # fmt: skip
+        Learner(task.classifier(one.trial), own),
+        fit,
+        own,
+        task.metadata(one.trial),
+        one.folder(task),
+        data=identity(*sources),
+        examine=partial(_examine, task, monitored),
+        finish=_draw,
+        enough=partial(_hopeless, task, rivals),
+        monitored=monitored.split if monitored else "",
+        workers=task.workers,
+        save_seconds=task.save_seconds,
+    )
     training.run()
     return training.history
 
@@ -131,9 +142,11 @@ def _hopeless(task: Task, rivals: list[list[dict]], run: Training) -> bool:
     if not margin or not own or run.epoch < run.epochs / 3:
         return False
     then = [
-        record[key] for past in rivals for record in past
+        record[key]
+        for past in rivals
+        for record in past
         if key in record and record["epoch"] <= own[-1]["epoch"]
-    ]  # fmt: skip
+    ]
     return bool(then) and max(then) - max(record[key] for record in own) > margin
 
 
@@ -212,8 +225,13 @@ def _finish(task: Task, one: Run, values: dict[Run, dict]) -> Trial:
 def _predict(task: Task, model: Classifier, one: Run, attack: dict | None) -> torch.Tensor:
     seed = seed_of(task.seed(one.trial), distributed.rank())
     adversary = attacks.adversary(attack, seed) if attack else None
-    batches = loader.test_batches(task.test, EVAL_BATCH, rank=distributed.rank(),
-                                  world=distributed.world(), workers=task.workers)  # fmt: skip
+    batches = loader.test_batches(
+        task.test,
+        EVAL_BATCH,
+        rank=distributed.rank(),
+        world=distributed.world(),
+        workers=task.workers,
+    )
     return engine.evaluate(model, batches, adversary, task.signals).predictions
 
 

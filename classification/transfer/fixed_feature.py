@@ -55,14 +55,25 @@ def run(task: Task) -> list[Trial]:
 def _features(task: Task, model: Classifier, source: Source) -> Tensor:
     line = progress.ProgressLine(len(source))
     found = features.extract(
-        model, source, precision=task.settings["precision"], workers=task.workers,
-        signals=task.signals, progress=line.show)  # fmt: skip
+        model,
+        source,
+        precision=task.settings["precision"],
+        workers=task.workers,
+        signals=task.signals,
+        progress=line.show,
+    )
     line.clear()
     return torch.from_numpy(found).to(task.device)
 
 
-def _choose(task: Task, row: Probe, trial: int, needed: Tensor, x: Tensor,
-            features_of: Callable[[Source], Tensor]) -> tuple:  # fmt: skip
+def _choose(
+    task: Task,
+    row: Probe,
+    trial: int,
+    needed: Tensor,
+    x: Tensor,
+    features_of: Callable[[Source], Tensor],
+) -> tuple:
     """The chosen value, the candidates, notes and help; what is given is not chosen."""
     name = protocols.CHOICES[task.settings["probe"]]
     if not task.chooses:
@@ -72,13 +83,26 @@ def _choose(task: Task, row: Probe, trial: int, needed: Tensor, x: Tensor,
     else:
         fit, judged = task.parts(trial)
         x_judged, y_judged = x[_places(needed, judged)], task.train.labels[judged]
-    print(f"trial {trial + 1} of {len(task.trials)}: choosing the {name} with {len(fit)} "
-          f"images on {len(y_judged)}", flush=True)  # fmt: skip
+    print(
+        f"trial {trial + 1} of {len(task.trials)}: choosing the {name} with {len(fit)} "
+        f"images on {len(y_judged)}",
+        flush=True,
+    )
     return row.choose(task, x[_places(needed, fit)], task.train.labels[fit], x_judged, y_judged)
 
 
-def _finish(task: Task, row: Probe, trial: int, needed: Tensor, x: Tensor, x_test: Tensor,
-            value: Any, candidates: list[dict], more: dict, help: Any) -> Trial:  # fmt: skip
+def _finish(
+    task: Task,
+    row: Probe,
+    trial: int,
+    needed: Tensor,
+    x: Tensor,
+    x_test: Tensor,
+    value: Any,
+    candidates: list[dict],
+    more: dict,
+    help: Any,
+) -> Trial:
     every = task.images(trial)
     predictions, head = row.predict(
         task, value, x[_places(needed, every)], task.train.labels[every], x_test, help
@@ -91,8 +115,7 @@ def _finish(task: Task, row: Probe, trial: int, needed: Tensor, x: Tensor, x_tes
             model.head.bias.copy_(head[1])
         model = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
     chosen = {protocols.CHOICES[task.settings["probe"]]: value}
-    return Trial(task.seed(trial), chosen, candidates, predictions.cpu(), None,
-                 more, model)  # fmt: skip
+    return Trial(task.seed(trial), chosen, candidates, predictions.cpu(), None, more, model)
 
 
 def _places(needed: Tensor, numbers: Tensor) -> Tensor:
@@ -123,7 +146,4 @@ def _vote(task: Task, k: int, x: Tensor, y: Tensor, x_test: Tensor, start: Any) 
     return knn.nearest(x, y, x_test, k, task.train.classes), None
 
 
-PROBES = {
-    "logistic": Probe(_choose_penalty, _fit),
-    "nearest": Probe(_choose_neighbours, _vote),
-}
+PROBES = {"logistic": Probe(_choose_penalty, _fit), "nearest": Probe(_choose_neighbours, _vote)}

@@ -12,8 +12,15 @@ NEIGHBOURS = (1, 2, 5, 10, 20, 50, 100, 200)
 SIMILARITIES = 2**24  # in memory at once
 
 
-def nearest(x_train: Tensor, y_train: Tensor, x_test: Tensor, k: int, classes: int, *,
-            temperature: float | None = 0.07) -> Tensor:  # fmt: skip
+def nearest(
+    x_train: Tensor,
+    y_train: Tensor,
+    x_test: Tensor,
+    k: int,
+    classes: int,
+    *,
+    temperature: float | None = 0.07,
+) -> Tensor:
     """Classes `(N,)` int64, voted for by the k training images of the largest cosine.
 
     Args:
@@ -31,10 +38,17 @@ def nearest(x_train: Tensor, y_train: Tensor, x_test: Tensor, k: int, classes: i
     return _votes(x_train, y_train, x_test, [k], classes, temperature)[0]
 
 
-def choose_neighbours(x_train: Tensor, y_train: Tensor, x_val: Tensor, y_val: Tensor, classes: int,
-                      metric: Callable[[Tensor, Tensor, int], float], *,
-                      ks: Sequence[int] = NEIGHBOURS, temperature: float | None = 0.07,
-                      ) -> tuple[int, list[tuple[int, float]]]:  # fmt: skip
+def choose_neighbours(
+    x_train: Tensor,
+    y_train: Tensor,
+    x_val: Tensor,
+    y_val: Tensor,
+    classes: int,
+    metric: Callable[[Tensor, Tensor, int], float],
+    *,
+    ks: Sequence[int] = NEIGHBOURS,
+    temperature: float | None = 0.07,
+) -> tuple[int, list[tuple[int, float]]]:
     """The k with the best validation value (of several, the largest), and `(k, value)` of each.
 
     Args:
@@ -54,8 +68,14 @@ def choose_neighbours(x_train: Tensor, y_train: Tensor, x_val: Tensor, y_val: Te
     return max(curve, key=lambda row: (row[1], row[0]))[0], curve
 
 
-def _votes(x_train: Tensor, y_train: Tensor, x: Tensor, ks: Sequence[int], classes: int,
-           temperature: float | None) -> Tensor:  # fmt: skip
+def _votes(
+    x_train: Tensor,
+    y_train: Tensor,
+    x: Tensor,
+    ks: Sequence[int],
+    classes: int,
+    temperature: float | None,
+) -> Tensor:
     """`(len(ks), N)`; ks ascending."""
     if not 1 <= ks[0] <= ks[-1] <= len(x_train):
         raise UserError(f"{ks[0]} neighbours of {len(x_train)} images; give 1 to {len(x_train)}.")
@@ -68,8 +88,11 @@ def _votes(x_train: Tensor, y_train: Tensor, x: Tensor, ks: Sequence[int], class
     for part in x.to(base).split(max(1, SIMILARITIES // max(len(base), classes))):
         cosines, index = (F.normalize(part, dim=1) @ base.T).topk(ks[-1])
         # Relative to the nearest one, so that nothing overflows.
-        weights = torch.ones_like(cosines) if temperature is None else (
-            (cosines - cosines[:, :1]) / temperature).exp()  # fmt: skip
+        weights = (
+            torch.ones_like(cosines)
+            if temperature is None
+            else ((cosines - cosines[:, :1]) / temperature).exp()
+        )
         votes, voters, rows = part.new_zeros(len(part), classes), y_train[index], []
         for low, high in zip([0, *ks[:-1]], ks, strict=True):
             votes.scatter_add_(1, voters[:, low:high], weights[:, low:high])

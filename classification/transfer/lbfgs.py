@@ -161,8 +161,14 @@ class Batch:
         n, width = images.x.shape
         cost = width * (1 + width / n) / (2 * images.classes)
         self.ages, self.patience = [0] * len(v), [max(8, int(cost / 3))] * len(v)
-        self.solution = Solution(v.clone(), f.clone(), g.clone(), torch.zeros_like(f).long(),
-                                 torch.zeros_like(f).bool(), list(self.metrics))  # fmt: skip
+        self.solution = Solution(
+            v.clone(),
+            f.clone(),
+            g.clone(),
+            torch.zeros_like(f).long(),
+            torch.zeros_like(f).bool(),
+            list(self.metrics),
+        )
 
     def apply(self, g: Tensor) -> Tensor:
         """Each problem's metric to its gradient `(P, K, D)`."""
@@ -197,9 +203,14 @@ class Batch:
         shorter = shorter.clamp(0.1 * s.step, 0.5 * s.step)
         mask = accepted[:, None, None]
         self.state = State(
-            s.penalties, torch.where(mask, s.v + move, s.v), torch.where(accepted, f, s.f),
-            torch.where(mask, g, s.g), torch.where(accepted, mass, s.mass),
-            torch.where(mask, mg, s.mg), torch.where(accepted, 1, shorter))  # fmt: skip
+            s.penalties,
+            torch.where(mask, s.v + move, s.v),
+            torch.where(accepted, f, s.f),
+            torch.where(mask, g, s.g),
+            torch.where(accepted, mass, s.mass),
+            torch.where(mask, mg, s.mg),
+            torch.where(accepted, 1, shorter),
+        )
 
     def leave(self, finished: Tensor, converged: Tensor, iteration: int) -> Tensor:
         """Note down those that are finished; returns the rows of the others."""
@@ -217,8 +228,14 @@ class Batch:
         return rows
 
 
-def solve(images: Any, penalties: Tensor, v: Tensor, metrics: list[Metric], tolerance: float,
-          max_iterations: int) -> Solution:  # fmt: skip
+def solve(
+    images: Any,
+    penalties: Tensor,
+    v: Tensor,
+    metrics: list[Metric],
+    tolerance: float,
+    max_iterations: int,
+) -> Solution:
     """Minimise from v until half the squared gradient norm, in the metric of the inverse Hessian as
     L-BFGS knows it, is at most tolerance * objective: an estimate of what is left to gain.
 

@@ -166,8 +166,9 @@ def _nearest(known: Iterable[float], at: float) -> float:
     return min(known, key=lambda x: abs(x - at))
 
 
-def solve_path(images: Images, penalties: Tensor, start: Tensor | None, tolerance: float,
-               max_iterations: int) -> Solution:  # fmt: skip
+def solve_path(
+    images: Images, penalties: Tensor, start: Tensor | None, tolerance: float, max_iterations: int
+) -> Solution:
     """All penalties `(P,)` float64, ascending and distinct.
 
     Args:
@@ -192,8 +193,15 @@ def solve_path(images: Images, penalties: Tensor, start: Tensor | None, toleranc
                 v = torch.stack([interpolate(logs[i], vs) for i in part])
                 metrics = [known[_nearest(known, logs[i])][-1] for i in part]
             found = solve(images, penalties[part], v, metrics, tolerance, max_iterations)
-            rows = zip(found.v, found.objective, found.gradient, found.iterations, found.converged,
-                       found.metrics, strict=True)  # fmt: skip
+            rows = zip(
+                found.v,
+                found.objective,
+                found.gradient,
+                found.iterations,
+                found.converged,
+                found.metrics,
+                strict=True,
+            )
             done.update(zip(part, rows, strict=True))
     *columns, metrics = zip(*(done[i] for i in everything), strict=True)
     v, objective, gradient, iterations, converged = (torch.stack(column) for column in columns)

@@ -44,48 +44,90 @@ OWN = {
 def parser(description: str) -> Parser:
     """Options without a default of their own are absent unless given: a table decides on them."""
     p = Parser(
-        "python -m classification.transfer", description=description.split("\n")[0],
+        "python -m classification.transfer",
+        description=description.split("\n")[0],
         argument_default=argparse.SUPPRESS,
-        epilog="A run that was stopped goes on where it was: give the same command "
-        "again.")  # fmt: skip
+        epilog="A run that was stopped goes on where it was: give the same command again.",
+    )
     what = p.add_argument_group("what").add_argument
-    what("--weights", required=True,
-         help="the network: a path, a published name (robust://resnet50_l2_eps3) or a URL; its "
-         "last layer is replaced")  # fmt: skip
+    what(
+        "--weights",
+        required=True,
+        help="the network: a path, a published name (robust://resnet50_l2_eps3) or a URL; its "
+        "last layer is replaced",
+    )
     what("--dataset", choices=tuple(DATASETS), required=True, help="the task")
-    what("--data", help="where the data set lies: its folder or the one above it (default: "
-         "$ROBUST_BACKBONES_DATA; embedded ones need none)")  # fmt: skip
-    what("--mode", choices=protocols.MODES, default=protocols.MODES[0],
-         help="train the last layer only, or everything")  # fmt: skip
-    what("--trials", type=options.count, metavar="N",
-         help="runs with different seeds: validation images, head and order (default: "
-         f"{SEEDED_TRIALS}; 1 with a given --penalty or --neighbours and without --shots, where "
-         "nothing is random)")  # fmt: skip
-    what("--image-size", type=options.count,
-         help="height and width of the images, pixels (default: the weights')")  # fmt: skip
-    what("--downscale", type=options.count,
-         help="first take the images down to so many pixels, shorter side: the paper's Section 4.3 "
-         "(default: no)")  # fmt: skip
-    what("--limit", type=options.count,
-         help="train on so many images only, balanced over the classes (default: all)")  # fmt: skip
-    what("--test-limit", type=options.count,
-         help="test on so many images only, balanced over the classes (default: all)")  # fmt: skip
-    what("--shots", type=options.count,
-         help="train on so many images of each class, drawn anew in each trial (default: "
-         "all)")  # fmt: skip
-    what("--metric", choices=tuple(METRICS),
-         help="accuracy to choose by and to report (default: the dataset's; for folder "
-         "top1)")  # fmt: skip
-    what("--output", type=Path, help="folder for this run, a path (default: output/transfer/<named "
-         "by the settings>)")  # fmt: skip
+    what(
+        "--data",
+        help="where the data set lies: its folder or the one above it (default: "
+        "$ROBUST_BACKBONES_DATA; embedded ones need none)",
+    )
+    what(
+        "--mode",
+        choices=protocols.MODES,
+        default=protocols.MODES[0],
+        help="train the last layer only, or everything",
+    )
+    what(
+        "--trials",
+        type=options.count,
+        metavar="N",
+        help="runs with different seeds: validation images, head and order (default: "
+        f"{SEEDED_TRIALS}; 1 with a given --penalty or --neighbours and without --shots, where "
+        "nothing is random)",
+    )
+    what(
+        "--image-size",
+        type=options.count,
+        help="height and width of the images, pixels (default: the weights')",
+    )
+    what(
+        "--downscale",
+        type=options.count,
+        help="first take the images down to so many pixels, shorter side: the paper's Section 4.3 "
+        "(default: no)",
+    )
+    what(
+        "--limit",
+        type=options.count,
+        help="train on so many images only, balanced over the classes (default: all)",
+    )
+    what(
+        "--test-limit",
+        type=options.count,
+        help="test on so many images only, balanced over the classes (default: all)",
+    )
+    what(
+        "--shots",
+        type=options.count,
+        help="train on so many images of each class, drawn anew in each trial (default: all)",
+    )
+    what(
+        "--metric",
+        choices=tuple(METRICS),
+        help="accuracy to choose by and to report (default: the dataset's; for folder top1)",
+    )
+    what(
+        "--output",
+        type=Path,
+        help="folder for this run, a path (default: output/transfer/<named by the settings>)",
+    )
     how = p.add_argument_group("protocol").add_argument
-    how("--protocol", choices=tuple(protocols.PROTOCOLS), default="clean",
-        help="decides on the four below")  # fmt: skip
+    how(
+        "--protocol",
+        choices=tuple(protocols.PROTOCOLS),
+        default="clean",
+        help="decides on the four below",
+    )
     for part, values in protocols.PARTS.items():
         meant = "; ".join(f"{value}: {words}" for value, words in values.items())
         how(f"--{part}", choices=tuple(values), help=f"{meant} (default: the protocol's)")
-    how("--held-out", type=options.fraction, default=0.2,
-        help="part of each class of the training images to choose on, in (0, 1)")  # fmt: skip
+    how(
+        "--held-out",
+        type=options.fraction,
+        default=0.2,
+        help="part of each class of the training images to choose on, in (0, 1)",
+    )
     how("--seed", type=options.seed, default=0, help="of the first trial, a number")
     _probe_options(p)
     _sgd_options(p)
@@ -95,67 +137,126 @@ def parser(description: str) -> Parser:
 
 def _probe_options(p: argparse.ArgumentParser) -> None:
     probe = p.add_argument_group("--probe logistic, nearest").add_argument
-    probe("--penalty", type=options.positive,
-          help="factor of half the squared weights in the sum of losses (default: chosen of 45 or "
-          "more)")  # fmt: skip
+    probe(
+        "--penalty",
+        type=options.positive,
+        help="factor of half the squared weights in the sum of losses (default: chosen of 45 or "
+        "more)",
+    )
     probe("--neighbours", type=options.count, help="k, a count (default: chosen)")
 
 
 def _sgd_options(p: argparse.ArgumentParser) -> None:
     sgd = p.add_argument_group("--probe sgd, and --mode full-network").add_argument
     sgd("--epochs", type=options.count, help=_default("passes over the training images", "epochs"))
-    sgd("--batch-size", type=options.batch,
-        help=_default("images per update, all processes together", "batch_size"))  # fmt: skip
-    sgd("--lr", type=options.positive, nargs="+",
-        help="highest learning rate; of several the best is chosen (default: 0.01 "
-        "0.001)")  # fmt: skip
+    sgd(
+        "--batch-size",
+        type=options.batch,
+        help=_default("images per update, all processes together", "batch_size"),
+    )
+    sgd(
+        "--lr",
+        type=options.positive,
+        nargs="+",
+        help="highest learning rate; of several the best is chosen (default: 0.01 0.001)",
+    )
     sgd("--lr-schedule", choices=tuple(SCHEDULES), help=_default("", "lr_schedule"))
     sgd("--warmup", type=options.radius, help=_default("epochs of rising rate", "warmup"))
     sgd("--momentum", type=options.fraction, help=_default("of SGD, in (0, 1)", "momentum"))
-    sgd("--weight-decay", type=options.radius,
-        help=_default("L2 penalty on all that is trained, a factor", "weight_decay"))  # fmt: skip
-    sgd("--augmentation", choices=AUGMENTATIONS,
-        help="default: imagenet_plain, where mirrored images keep their class")  # fmt: skip
+    sgd(
+        "--weight-decay",
+        type=options.radius,
+        help=_default("L2 penalty on all that is trained, a factor", "weight_decay"),
+    )
+    sgd(
+        "--augmentation",
+        choices=AUGMENTATIONS,
+        help="default: imagenet_plain, where mirrored images keep their class",
+    )
     sgd("--label-smoothing", type=options.share, help=_default("in [0, 1)", "label_smoothing"))
-    sgd("--ema", type=options.share,
-        help=_default("decay per update of averaged weights, which then count; 0: none",
-                      "ema"))  # fmt: skip
-    sgd("--eval-every", type=options.count,
-        help=_default("epochs from one look at the accuracy to the next",
-                      "eval_every"))  # fmt: skip
-    sgd("--accumulate", type=options.count,
-        help=_default("pieces to cut a process's part of a mini-batch into",
-                      "accumulate"))  # fmt: skip
+    sgd(
+        "--ema",
+        type=options.share,
+        help=_default("decay per update of averaged weights, which then count; 0: none", "ema"),
+    )
+    sgd(
+        "--eval-every",
+        type=options.count,
+        help=_default("epochs from one look at the accuracy to the next", "eval_every"),
+    )
+    sgd(
+        "--accumulate",
+        type=options.count,
+        help=_default("pieces to cut a process's part of a mini-batch into", "accumulate"),
+    )
     sgd("--compile", action="store_true", help="use torch.compile")
-    sgd("--stop-hopeless", type=options.positive, metavar="POINTS",
+    sgd(
+        "--stop-hopeless",
+        type=options.positive,
+        metavar="POINTS",
         help="give a learning rate up that, after a third of its epochs, is so many percent behind "
-        "an earlier one of its trial; the result says so (default: none is)")  # fmt: skip
-    sgd("--adversarial", type=options.positive, metavar="EPS",
+        "an earlier one of its trial; the result says so (default: none is)",
+    )
+    sgd(
+        "--adversarial",
+        type=options.positive,
+        metavar="EPS",
         help="train against attacks of that radius, pixels in [0, 1]; 4/255 is understood "
-        "(default: none)")  # fmt: skip
-    sgd("--constraint", choices=tuple(STANDARD_EVAL_EPS),
-        help=_default("norm of the ball", "constraint", ATTACK))  # fmt: skip
+        "(default: none)",
+    )
+    sgd(
+        "--constraint",
+        choices=tuple(STANDARD_EVAL_EPS),
+        help=_default("norm of the ball", "constraint", ATTACK),
+    )
     sgd("--steps", type=options.count, help=_default("of the training attack", "steps", ATTACK))
-    sgd("--eval-steps", type=options.count,
-        help=_default("of the attack on the test images", "eval_steps", ATTACK))  # fmt: skip
+    sgd(
+        "--eval-steps",
+        type=options.count,
+        help=_default("of the attack on the test images", "eval_steps", ATTACK),
+    )
 
 
 def _running_options(p: argparse.ArgumentParser) -> None:
     run = p.add_argument_group("running").add_argument
-    run("--save-classifier", action="store_true", default=False,
-        help="keep the network of each trial: classifier_trial<number>.pt")  # fmt: skip
-    run("--precision", choices=PRECISIONS, default="float32",
-        help="of the network; weights and probes are float32 and up")  # fmt: skip
-    run("--decode", choices=("exact", "fast"), default="exact",
+    run(
+        "--save-classifier",
+        action="store_true",
+        default=False,
+        help="keep the network of each trial: classifier_trial<number>.pt",
+    )
+    run(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="of the network; weights and probes are float32 and up",
+    )
+    run(
+        "--decode",
+        choices=("exact", "fast"),
+        default="exact",
         help="of JPEG files; fast: other decoder and resizing, large ones at a part of their "
-        "size; about a level of 255 away")  # fmt: skip
-    run("--save-seconds", type=options.radius, default=600.0,
-        help="longest time between two checkpoints, seconds")  # fmt: skip
+        "size; about a level of 255 away",
+    )
+    run(
+        "--save-seconds",
+        type=options.radius,
+        default=600.0,
+        help="longest time between two checkpoints, seconds",
+    )
     run("--device", help="torch device (default: cuda if there is one, else cpu)")
-    run("--workers", type=options.whole, default=0,
-        help="processes that read images, for each process; 0: it reads itself")  # fmt: skip
-    run("--deterministic", action="store_true", default=False,
-        help="equal numbers in each run on the same GPUs too, slower")  # fmt: skip
+    run(
+        "--workers",
+        type=options.whole,
+        default=0,
+        help="processes that read images, for each process; 0: it reads itself",
+    )
+    run(
+        "--deterministic",
+        action="store_true",
+        default=False,
+        help="equal numbers in each run on the same GPUs too, slower",
+    )
 
 
 def _default(words: str, name: str, table: dict = SGD) -> str:
@@ -219,8 +320,10 @@ def _refuse_foreign(given: dict, mode: str, probe: str) -> None:
     foreign = {name for names in OWN.values() for name in names} - set(OWN[probe])
     for name in sorted(foreign & set(given)):
         place = f"--mode {mode}" if mode == "full-network" else f"--probe {probe}"
-        raise UserError(f"--{name.replace('_', '-')} is not for {place}; leave it out, or choose "
-                        "another --probe.")  # fmt: skip
+        raise UserError(
+            f"--{name.replace('_', '-')} is not for {place}; leave it out, or choose "
+            "another --probe."
+        )
 
 
 def _logistic(given: dict, row: Dataset) -> dict:
@@ -252,7 +355,8 @@ def _sgd(given: dict, row: Dataset) -> dict:
         "random_start": False,
         "use_best": bool(eps),
         "beta": 0.0,
-        "evaluation": eps and {
+        "evaluation": eps
+        and {
             "attack": "pgd",
             "constraint": found["constraint"],
             "eps": eps,
@@ -261,4 +365,4 @@ def _sgd(given: dict, row: Dataset) -> dict:
             "random_start": True,
             "use_best": True,
         },
-    }  # fmt: skip
+    }

@@ -18,8 +18,17 @@ from classification.transfer.knn import choose_neighbours, nearest
 from classification.transfer.logistic import Images, solve_path
 from robust_backbones.core.errors import UserError
 
-__all__ = ["PENALTIES", "Chosen", "Probes", "choose", "choose_neighbours", "few_shot", "fit",
-           "nearest", "refit"]  # fmt: skip
+__all__ = [
+    "PENALTIES",
+    "Chosen",
+    "Probes",
+    "choose",
+    "choose_neighbours",
+    "few_shot",
+    "fit",
+    "nearest",
+    "refit",
+]
 
 PER_DECADE = 4  # penalties, on the path and where it is extended
 PENALTIES = tuple(10 ** (-6 + i / PER_DECADE) for i in range(45))
@@ -88,9 +97,17 @@ class Chosen:
     probes: Probes
 
 
-def fit(x: Tensor, y: Tensor, classes: int, penalties: Sequence[float] | Tensor = PENALTIES, *,
-        start: Probes | None = None, tolerance: float = 1e-7, max_iterations: int = 1000,
-        dtype: torch.dtype = torch.float64) -> Probes:  # fmt: skip
+def fit(
+    x: Tensor,
+    y: Tensor,
+    classes: int,
+    penalties: Sequence[float] | Tensor = PENALTIES,
+    *,
+    start: Probes | None = None,
+    tolerance: float = 1e-7,
+    max_iterations: int = 1000,
+    dtype: torch.dtype = torch.float64,
+) -> Probes:
     """One classifier for each penalty, all solved together, on the device of x.
 
     Args:
@@ -131,14 +148,30 @@ def fit(x: Tensor, y: Tensor, classes: int, penalties: Sequence[float] | Tensor 
     weights = x.new_zeros(len(path), classes, x.shape[1], dtype=dtype)
     bias = x.new_full((len(path), classes), -torch.inf, dtype=dtype)
     weights[:, present], bias[:, present] = some, some_bias
-    probes = Probes(weights, bias, path, found.objective, images.gradient_norm(found.gradient),
-                    found.iterations, found.converged)  # fmt: skip
+    probes = Probes(
+        weights,
+        bias,
+        path,
+        found.objective,
+        images.gradient_norm(found.gradient),
+        found.iterations,
+        found.converged,
+    )
     return _gather(probes, position)
 
 
-def choose(x_train: Tensor, y_train: Tensor, x_val: Tensor, y_val: Tensor, classes: int,
-           metric: Accuracy, *, penalties: Sequence[float] = PENALTIES, extend: bool = True,
-           **options: Any) -> Chosen:  # fmt: skip
+def choose(
+    x_train: Tensor,
+    y_train: Tensor,
+    x_val: Tensor,
+    y_val: Tensor,
+    classes: int,
+    metric: Accuracy,
+    *,
+    penalties: Sequence[float] = PENALTIES,
+    extend: bool = True,
+    **options: Any,
+) -> Chosen:
     """The penalty with the best validation value; of several, the one nearest to the path's middle.
 
     Where the best one is at an end of the path, two decades are added there, up to three times for
@@ -202,8 +235,10 @@ def few_shot(labels: Tensor, shots: int, seed: int) -> Tensor:
     short = [c for c, n in counts.items() if n < shots]
     if shots < 1 or short:
         most = min(counts.values(), default=0)
-        raise UserError(f"{shots} images per class asked for; class {short or 'of any number'} has "
-                        f"fewer. Ask for 1 to {most}.")  # fmt: skip
+        raise UserError(
+            f"{shots} images per class asked for; class {short or 'of any number'} has "
+            f"fewer. Ask for 1 to {most}."
+        )
     generator, chosen = torch.Generator().manual_seed(seed), []
     for c in counts:
         members = (labels.cpu() == c).nonzero().flatten()
@@ -221,17 +256,24 @@ def _gather(probes: Probes, rows: Tensor) -> Probes:
 
 def _check(x: Tensor, y: Tensor, classes: int) -> None:
     if x.ndim != 2 or y.shape != x.shape[:1] or not len(x):
-        raise UserError(f"features {tuple(x.shape)} and labels {tuple(y.shape)}; "
-                        "give (N, d) and (N,), N at least 1.")  # fmt: skip
+        raise UserError(
+            f"features {tuple(x.shape)} and labels {tuple(y.shape)}; "
+            "give (N, d) and (N,), N at least 1."
+        )
     if not (x.is_floating_point() and x.isfinite().all()):
-        raise UserError(f"features ({x.dtype}) are not all finite floating-point numbers; look at "
-                        "the network and the images that they come from.")  # fmt: skip
+        raise UserError(
+            f"features ({x.dtype}) are not all finite floating-point numbers; look at "
+            "the network and the images that they come from."
+        )
     if y.dtype != torch.int64 or y.min() < 0 or y.max() >= classes:
-        raise UserError(f"labels ({y.dtype}) from {y.min()} to {y.max()}; give int64 in "
-                        f"[0, {classes}).")  # fmt: skip
+        raise UserError(
+            f"labels ({y.dtype}) from {y.min()} to {y.max()}; give int64 in [0, {classes})."
+        )
 
 
 def _check_start(start: Probes, x: Tensor, classes: int) -> None:
     if start.weights.shape[1:] != (classes, x.shape[1]):
-        raise UserError(f"start has (classes, features) {tuple(start.weights.shape[1:])}, the data "
-                        f"{(classes, x.shape[1])}; give probes of the same task.")  # fmt: skip
+        raise UserError(
+            f"start has (classes, features) {tuple(start.weights.shape[1:])}, the data "
+            f"{(classes, x.shape[1])}; give probes of the same task."
+        )

@@ -65,8 +65,10 @@ def parts(mode: str, protocol: str, given: dict[str, str]) -> dict[str, str]:
     """
     if mode == "full-network":
         if fixed := [f"--{name}" for name in FULL if name in given]:
-            raise UserError(f"{' and '.join(fixed)} with --mode full-network: only for "
-                            "fixed-feature; leave it out.")  # fmt: skip
+            raise UserError(
+                f"{' and '.join(fixed)} with --mode full-network: only for "
+                "fixed-feature; leave it out."
+            )
         return asdict(PROTOCOLS[protocol]) | given | FULL
     chosen = asdict(PROTOCOLS[protocol]) | given
     if chosen["probe"] != "sgd" and chosen["batchnorm"] == "adapting":

@@ -36,15 +36,25 @@ def write(task: Task, trials: list[Trial], names: dict, seconds: float) -> str:
     _csv(folder / "per_image.csv", _per_image(trials, labels))
     for k, trial in enumerate(trials):
         if trial.model:
-            contents = {"format": checkpoint.FORMAT, "version": checkpoint.FORMAT_VERSION,
-                        "metadata": task.metadata(k), "model": trial.model}  # fmt: skip
+            contents = {
+                "format": checkpoint.FORMAT,
+                "version": checkpoint.FORMAT_VERSION,
+                "metadata": task.metadata(k),
+                "model": trial.model,
+            }
             checkpoint.save(contents, folder / f"classifier_trial{k}.pt")
     found = summary(task, trials)
     results.write(
-        folder / "result.json", kind="transfer", metrics=found,
+        folder / "result.json",
+        kind="transfer",
+        metrics=found,
         settings=task.settings | names | {"source": source(task.found)},
-        weights_sha256=task.found.sha256, data=task.data, seed=task.settings["seed"],
-        seconds=seconds, processes=distributed.world())  # fmt: skip
+        weights_sha256=task.found.sha256,
+        data=task.data,
+        seed=task.settings["seed"],
+        seconds=seconds,
+        processes=distributed.world(),
+    )
     return line(found, len(trials))
 
 

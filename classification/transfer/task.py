@@ -116,8 +116,10 @@ class Task:
             counts = torch.bincount(source.labels, minlength=source.classes)
             if (empty := counts == 0).any() and self.metric_name == "mean_per_class":
                 name = source.class_names[int(empty.nonzero()[0])]
-                raise UserError(f"{source.name} {source.split} has no image of '{name}'; the "
-                                "metric is the mean over all classes: add some.")  # fmt: skip
+                raise UserError(
+                    f"{source.name} {source.split} has no image of '{name}'; the "
+                    "metric is the mean over all classes: add some."
+                )
         validates = self.chooses and settings["selection"] == "validation"
         if validates and not len(self.parts(0)[0]):
             raise UserError(

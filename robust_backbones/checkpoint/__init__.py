@@ -61,8 +61,13 @@ def save(contents: dict, path: str | Path) -> None:
         torch.save(contents, file)  # given a path, it would write the path's name into the file
 
 
-def read(path: str | Path, arch: str | None = None, allow_pickle: bool = False,
-         from_detector: bool = False, assume_rgb: bool = False) -> Checkpoint:  # fmt: skip
+def read(
+    path: str | Path,
+    arch: str | None = None,
+    allow_pickle: bool = False,
+    from_detector: bool = False,
+    assume_rgb: bool = False,
+) -> Checkpoint:
     """Read a checkpoint of any layout in `layouts.py`, from `.pth`, `.safetensors` or `.pkl`.
 
     Args:
@@ -139,8 +144,10 @@ def _check_archive(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         claimed = sum(entry.file_size for entry in archive.infolist())
         if claimed > path.stat().st_size:
-            raise UserError(f"{path} is packed: it would unpack to {claimed} bytes; a checkpoint's "
-                            "parts are stored as they are.")  # fmt: skip
+            raise UserError(
+                f"{path} is packed: it would unpack to {claimed} bytes; a checkpoint's "
+                "parts are stored as they are."
+            )
         for name in archive.namelist():
             if name.endswith("data.pkl"):
                 with archive.open(name) as file:
@@ -171,8 +178,18 @@ def _check_pickles(file: IO[bytes], path: Path, number: int = 1) -> None:
                 raise UserError(f"{path} holds a text of {len(text)} characters without a blank.")
 
 
-_SORTS = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.bool, torch.uint8,
-          torch.int8, torch.int16, torch.int32, torch.int64)  # fmt: skip
+_SORTS = (
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.float64,
+    torch.bool,
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+)
 
 
 def _plain(contents: Any, path: Path) -> Any:

@@ -16,8 +16,13 @@ class _Help(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str):
         super().__init__(prog, width=100)
 
-    def add_usage(self, usage: str | None, actions: Iterable[argparse.Action], groups: Any,
-                  prefix: str | None = None) -> None:  # fmt: skip
+    def add_usage(
+        self,
+        usage: str | None,
+        actions: Iterable[argparse.Action],
+        groups: Any,
+        prefix: str | None = None,
+    ) -> None:
         actions = list(actions)
         if usage is None and len(actions) > MANY_OPTIONS:
             needed = [self._as_typed(action) for action in actions if action.required]

@@ -45,8 +45,10 @@ def user_errors() -> Iterator[None]:
     except UserError as error:
         _leave(str(error))
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on or begins again, with --resume if it has that",
-              file=sys.stderr)  # fmt: skip
+        print(
+            "interrupted; the same command goes on or begins again, with --resume if it has that",
+            file=sys.stderr,
+        )
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         if not _reader_has_gone():

@@ -54,8 +54,14 @@ def version() -> str:
         return __version__
     command = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--exclude=*"]
     try:
-        said = subprocess.run([*command, "--abbrev=12"], cwd=_HERE.parent, capture_output=True,
-                              text=True, check=True, timeout=10)  # fmt: skip
+        said = subprocess.run(
+            [*command, "--abbrev=12"],
+            cwd=_HERE.parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
     except (OSError, subprocess.SubprocessError):  # no git, or one that may not read this
         return __version__
     return f"{__version__}+{said.stdout.strip()}"

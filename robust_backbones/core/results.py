@@ -14,9 +14,19 @@ from robust_backbones.core.files import atomic
 SCHEMA = 1
 
 
-def write(path: str | Path, *, kind: str, metrics: dict, settings: dict, weights_sha256: str | None,
-          data: dict, seed: int, seconds: float, processes: int = 1,
-          warnings: list[dict] | None = None) -> dict:  # fmt: skip
+def write(
+    path: str | Path,
+    *,
+    kind: str,
+    metrics: dict,
+    settings: dict,
+    weights_sha256: str | None,
+    data: dict,
+    seed: int,
+    seconds: float,
+    processes: int = 1,
+    warnings: list[dict] | None = None,
+) -> dict:
     """Write a run's result and return it.
 
     Args:

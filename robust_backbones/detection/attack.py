@@ -91,9 +91,19 @@ CONSTRAINTS = {
 }
 
 
-def pgd(model: nn.Module, batch: list[dict], *, constraint: str, eps: float, steps: int,
-        step_size: float, generator: torch.Generator, loss: str = "all",
-        random_start: bool = True, sampled: bool = False) -> list[Tensor]:  # fmt: skip
+def pgd(
+    model: nn.Module,
+    batch: list[dict],
+    *,
+    constraint: str,
+    eps: float,
+    steps: int,
+    step_size: float,
+    generator: torch.Generator,
+    loss: str = "all",
+    random_start: bool = True,
+    sampled: bool = False,
+) -> list[Tensor]:
     """Projected gradient ascent on the training losses; the last iterate.
 
     The model computes its losses in training mode, but normalisation layers and dropout are in

@@ -28,8 +28,14 @@ class FoldedConv2d(Conv2d):
             return self._fold()  # in the graph: the gradient is that of the weight
         # Frozen, or only evaluated: made once, and again when any of the tensors has changed.
         norm = self.norm
-        tensors = (self.weight, self.bias, norm.weight, norm.bias, norm.running_mean,
-                   norm.running_var)  # fmt: skip
+        tensors = (
+            self.weight,
+            self.bias,
+            norm.weight,
+            norm.bias,
+            norm.running_mean,
+            norm.running_var,
+        )
         key = [(t.data_ptr(), t._version, t.dtype) for t in tensors if t is not None]
         if self._key != key:
             with torch.no_grad():

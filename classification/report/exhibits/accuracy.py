@@ -32,10 +32,21 @@ def table1(results: Results, group: Group) -> list[Section]:
             found += (robust is not None) + (standard is not None)
             rows.append(_table1_row(mode, task, robust, standard, contests, group))
     heads = columns(
-        "mode", "task", "metric", ("robust", 2, "high"), "robust network", ("standard", 2, "high"),
-        "standard network", ("difference", 2), ("paper: robust", 2), ("paper: standard", 2),
-        ("paper: difference", 2), ("robust - paper", 2), ("standard - paper", 2),
-        COLUMN)  # fmt: skip
+        "mode",
+        "task",
+        "metric",
+        ("robust", 2, "high"),
+        "robust network",
+        ("standard", 2, "high"),
+        "standard network",
+        ("difference", 2),
+        ("paper: robust", 2),
+        ("paper: standard", 2),
+        ("paper: difference", 2),
+        ("robust - paper", 2),
+        ("standard - paper", 2),
+        COLUMN,
+    )
     text = [
         "Best accuracy over architectures, hyper-parameters and, of robust networks, eps, percent; "
         "mean and ends over the trials.",
@@ -45,11 +56,24 @@ def table1(results: Results, group: Group) -> list[Section]:
         numbers = published.numbers()
         text.append(f"The paper's: {numbers['table1']['definition'].strip()}.")
         if plain := [task for task in group.tasks if task in numbers["top1"]]:
-            text.append(f"The paper's numbers for {', '.join(plain)} are mostly top-1 accuracies. "
-                        "Ours are means over classes unless --metric top1 was given.")  # fmt: skip
-    return [section(group, "table1", "Table 1: best robust and best standard networks",
-                    runs=runs, text=text, columns=heads, rows=rows, found=found, wanted=wanted,
-                    figures=[_table1_figure(group, rows)])]  # fmt: skip
+            text.append(
+                f"The paper's numbers for {', '.join(plain)} are mostly top-1 accuracies. "
+                "Ours are means over classes unless --metric top1 was given."
+            )
+    return [
+        section(
+            group,
+            "table1",
+            "Table 1: best robust and best standard networks",
+            runs=runs,
+            text=text,
+            columns=heads,
+            rows=rows,
+            found=found,
+            wanted=wanted,
+            figures=[_table1_figure(group, rows)],
+        )
+    ]
 
 
 def best(runs: Iterable[Merged], robust: bool) -> Merged | None:
@@ -58,17 +82,33 @@ def best(runs: Iterable[Merged], robust: bool) -> Merged | None:
     return max(side, key=lambda run: run.mean, default=None)
 
 
-def _table1_row(mode: str, task: str, robust: Merged | None, standard: Merged | None,
-                contests: dict, group: Group) -> list:  # fmt: skip
+def _table1_row(
+    mode: str,
+    task: str,
+    robust: Merged | None,
+    standard: Merged | None,
+    contests: dict,
+    group: Group,
+) -> list:
     ours = (value(robust), value(standard))
     theirs = tuple(_paper(group, mode, task, kind) for kind in ("robust", "standard"))
     metric = next((run.first.metric for run in (robust, standard) if run), "")
     contest = contests.get((mode, task))
     return [
-        mode, task, metric.replace("_", " "), ours[0], _network(robust, group), ours[1],
-        _network(standard, group), minus(*ours), *theirs, minus(*theirs), minus(ours[0], theirs[0]),
-        minus(ours[1], theirs[1]), outcome(contest and contest.verdict),
-    ]  # fmt: skip
+        mode,
+        task,
+        metric.replace("_", " "),
+        ours[0],
+        _network(robust, group),
+        ours[1],
+        _network(standard, group),
+        minus(*ours),
+        *theirs,
+        minus(*theirs),
+        minus(ours[0], theirs[0]),
+        minus(ours[1], theirs[1]),
+        outcome(contest and contest.verdict),
+    ]
 
 
 def _paper(group: Group, mode: str, task: str, kind: str) -> float | None:
@@ -94,8 +134,14 @@ def _table1_figure(group: Group, rows: list[list]) -> Figure:
             if any(row[place] is not None for row in own):
                 drawn.append(Series(label, tasks, [row[place] for row in own], published=True))
         panels[mode] = drawn
-    return Figure("table1" + group.suffix, "bars", "Best robust and best standard networks", "task",
-                  "accuracy, %", panels)  # fmt: skip
+    return Figure(
+        "table1" + group.suffix,
+        "bars",
+        "Best robust and best standard networks",
+        "task",
+        "accuracy, %",
+        panels,
+    )
 
 
 def bars(results: Results, group: Group) -> list[Section]:
@@ -128,19 +174,39 @@ def _bars(group: Group, mode: str) -> Section:
     text = [
         f"Standard and best robust network of each architecture, {mode} transfer, percent; mean "
         "and ends over the trials. The best eps is that of the test images, among "
-        f"{len(group.eps)}: see the section on the choice of eps.",
+        f"{len(group.eps)}: see the section on the choice of eps."
     ]
     if group.reference:
-        text.append("The paper's figure has no numbers; beside ours stands the best single run "
-                    "that its authors published, whatever its eps.")  # fmt: skip
+        text.append(
+            "The paper's figure has no numbers; beside ours stands the best single run "
+            "that its authors published, whatever its eps."
+        )
     title = f"Figure {number}: {mode} transfer by architecture"
-    figure = Figure(f"figure{number}{group.suffix}", "bars", title, "architecture", "accuracy, %",
-                    panels)  # fmt: skip
-    heads = columns("task", "architecture", ("standard", 2, "high"), ("robust", 2, "high"), "eps",
-                    ("difference", 2), ("paper: best run", 2), "paper: its eps")  # fmt: skip
-    return section(group, f"figure{number}", title, runs=runs, text=text, columns=heads, rows=rows,
-                   figures=[figure], found=found,
-                   wanted=2 * len(group.tasks) * len(group.archs))  # fmt: skip
+    figure = Figure(
+        f"figure{number}{group.suffix}", "bars", title, "architecture", "accuracy, %", panels
+    )
+    heads = columns(
+        "task",
+        "architecture",
+        ("standard", 2, "high"),
+        ("robust", 2, "high"),
+        "eps",
+        ("difference", 2),
+        ("paper: best run", 2),
+        "paper: its eps",
+    )
+    return section(
+        group,
+        f"figure{number}",
+        title,
+        runs=runs,
+        text=text,
+        columns=heads,
+        rows=rows,
+        figures=[figure],
+        found=found,
+        wanted=2 * len(group.tasks) * len(group.archs),
+    )
 
 
 def curves(results: Results, group: Group) -> list[Section]:
@@ -166,12 +232,31 @@ def _curves(group: Group, mode: str) -> Section:
     title = f"Accuracy against eps, {mode}"
     name = f"curves-{mode}"
     norm = group.key.norm
-    figure = Figure(name + group.suffix, "curves", title, f"eps of the pretraining ({norm})",
-                    "accuracy, %", panels, log_x=True)  # fmt: skip
-    heads = columns("task", "architecture",
-                    *((f"eps {eps_words(eps, norm)}", 2, "high") for eps in all_eps))  # fmt: skip
-    text = ["Percent, mean and ends over the trials; eps 0 is the standard network. The paper has "
-            "these curves in its appendix, as plots without numbers."]  # fmt: skip
-    return section(group, name, title, runs=runs, text=text, columns=heads, rows=rows,
-                   figures=[figure] if panels else [], found=found,
-                   wanted=len(rows) * len(all_eps))  # fmt: skip
+    figure = Figure(
+        name + group.suffix,
+        "curves",
+        title,
+        f"eps of the pretraining ({norm})",
+        "accuracy, %",
+        panels,
+        log_x=True,
+    )
+    heads = columns(
+        "task", "architecture", *((f"eps {eps_words(eps, norm)}", 2, "high") for eps in all_eps)
+    )
+    text = [
+        "Percent, mean and ends over the trials; eps 0 is the standard network. The paper has "
+        "these curves in its appendix, as plots without numbers."
+    ]
+    return section(
+        group,
+        name,
+        title,
+        runs=runs,
+        text=text,
+        columns=heads,
+        rows=rows,
+        figures=[figure] if panels else [],
+        found=found,
+        wanted=len(rows) * len(all_eps),
+    )

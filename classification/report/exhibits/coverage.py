@@ -25,16 +25,32 @@ def figure1(results: Results) -> list[Section]:
         [_run(record), network, *(_value(numbers.get(n), place) for n in names)]
         for place, record, network, numbers in parts
     ]
-    text = ["What networks see: images that raise a unit or a class, and images that match a "
-            "representation, found by gradient steps in a ball. The pictures lie beside the "
-            "results. Confidences and agreements are percent, of the network itself and of a "
-            "judge that took no part; distances are relative, 0 is equal. The paper's figure has "
-            "no numbers."]  # fmt: skip
-    heads = [Column("run", None), Column("network", None), *(Column(n.replace("_", " "), 3)
-             for n in names)]  # fmt: skip
+    text = [
+        "What networks see: images that raise a unit or a class, and images that match a "
+        "representation, found by gradient steps in a ball. The pictures lie beside the "
+        "results. Confidences and agreements are percent, of the network itself and of a "
+        "judge that took no part; distances are relative, 0 is equal. The paper's figure has "
+        "no numbers."
+    ]
+    heads = [
+        Column("run", None),
+        Column("network", None),
+        *(Column(n.replace("_", " "), 3) for n in names),
+    ]
     warned = [warning["message"] for _, record in found for warning in _warnings(record)]
-    return [Section("figure1", "Figure 1: what networks see", text, heads, rows, [], warned,
-                    len(rows), len(rows))]  # fmt: skip
+    return [
+        Section(
+            "figure1",
+            "Figure 1: what networks see",
+            text,
+            heads,
+            rows,
+            [],
+            warned,
+            len(rows),
+            len(rows),
+        )
+    ]
 
 
 def _run(record: Record) -> str:
@@ -82,8 +98,19 @@ def coverage(results: Results, made: list[Section], empty: list[str]) -> list[Se
     warned = ["Simulated results count here like others."] * any(
         record.simulated for record in results.records
     )
-    found = [Section("coverage", "Coverage: what there is", text, heads, rows, [], warned,
-                     sum(s.found for s in counted), sum(s.wanted for s in counted))]  # fmt: skip
+    found = [
+        Section(
+            "coverage",
+            "Coverage: what there is",
+            text,
+            heads,
+            rows,
+            [],
+            warned,
+            sum(s.found for s in counted),
+            sum(s.wanted for s in counted),
+        )
+    ]
     return found + _study(results) + [s for g in results.groups for s in _missing(g)]
 
 
@@ -108,9 +135,19 @@ def _missing(group: Group) -> list[Section]:
     words = "; ".join(group.key.words)
     heads = columns("mode", "task", "architecture", ("eps found", 0), "eps missing")
     wanted = len(group.modes) * len(group.tasks) * len(group.archs) * len(levels)
-    return [Section("missing" + group.suffix, f"What is missing ({words})",
-                    ["Combinations of mode, task, architecture and eps without a result."], heads,
-                    rows, [], [], found, wanted)]  # fmt: skip
+    return [
+        Section(
+            "missing" + group.suffix,
+            f"What is missing ({words})",
+            ["Combinations of mode, task, architecture and eps without a result."],
+            heads,
+            rows,
+            [],
+            [],
+            found,
+            wanted,
+        )
+    ]
 
 
 def _study(results: Results) -> list[Section]:
@@ -133,8 +170,9 @@ def _study(results: Results) -> list[Section]:
         rows.append([run.part, *labels, "finished" if finished else "missing", shown])
     heads = columns("part", *axes, "state", ("result", 2))
     text = ["Its runs, in its own words; a result is the mean of a run's trials, with their ends."]
-    return [Section("study", f"Study {results.study.name}", text, heads, rows, [], [], found,
-                    len(rows))]  # fmt: skip
+    return [
+        Section("study", f"Study {results.study.name}", text, heads, rows, [], [], found, len(rows))
+    ]
 
 
 def _result(results: Results, place: int) -> Value | None:

@@ -69,8 +69,10 @@ def figure4(results: Results) -> list[Section]:
     runs = [run for e in found for own in e.networks.values() for run in own]
     warned = warnings(runs)
     if any(e.named for e in found):
-        warned.append("What some backbones are is known from the labels of a study, or the names "
-                      "of their files, alone.")  # fmt: skip
+        warned.append(
+            "What some backbones are is known from the labels of a study, or the names "
+            "of their files, alone."
+        )
     text = [
         "COCO's AP, percent: mean and standard deviation over runs with different seeds. "
         "Differences are from the standard backbone. Their intervals are over runs alone and are "
@@ -86,14 +88,29 @@ def figure4(results: Results) -> list[Section]:
     heads = columns("experiment", "metric", "backbone", *numbers, COLUMN, "would tell", *theirs)
     figure = Figure("figure4", "bars", "Detection and segmentation", "backbone", "AP, %", panels)
     heads, rows = without_paper(heads, rows)
-    return [Section("figure4", "Figure 4: detection and segmentation", text, heads, rows,
-                    [figure], warned, len(rows), len(rows) + _lacking(found))]  # fmt: skip
+    return [
+        Section(
+            "figure4",
+            "Figure 4: detection and segmentation",
+            text,
+            heads,
+            rows,
+            [figure],
+            warned,
+            len(rows),
+            len(rows) + _lacking(found),
+        )
+    ]
 
 
 def _lacking(found: list[Experiment]) -> int:
     """Numbers of the paper's table that have none of ours beside them; 0 if none has."""
-    sides = {(e.name, side) for e in found for network in e.networks
-             for side in [STANDARD if network == STANDARD else "robust"]}  # fmt: skip
+    sides = {
+        (e.name, side)
+        for e in found
+        for network in e.networks
+        for side in [STANDARD if network == STANDARD else "robust"]
+    }
     table = published.numbers()["figure4"]
     cells = [
         (name, side)
@@ -214,8 +231,20 @@ def _rows(experiment: Experiment, task: str, rules: Rules) -> list[list]:
         theirs = _paper(experiment.name, task, kind) if kind else None
         ours = _spread(own, experiment.networks[network])
         judged = [verdict and verdict.p, outcome(verdict)]
-        rows.append([experiment.words, TASKS[task], network, ours, len(own), interval(verdict),
-                     *judged, would_tell(verdict), theirs, minus(ours, theirs)])  # fmt: skip
+        rows.append(
+            [
+                experiment.words,
+                TASKS[task],
+                network,
+                ours,
+                len(own),
+                interval(verdict),
+                *judged,
+                would_tell(verdict),
+                theirs,
+                minus(ours, theirs),
+            ]
+        )
     return rows
 
 

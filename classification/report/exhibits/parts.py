@@ -14,8 +14,19 @@ from classification.report.records import Merged, Record
 from classification.report.sections import Column, Section, Series, Value
 
 # Settings in which runs of a table differ by its design, and those that change no accuracy.
-_OWN = {"arch", "weights", "weights_sha256", "source", "seed", "trials", "data", "downscale",
-        "save_classifier", "limit", "test_limit"}  # fmt: skip
+_OWN = {
+    "arch",
+    "weights",
+    "weights_sha256",
+    "source",
+    "seed",
+    "trials",
+    "data",
+    "downscale",
+    "save_classifier",
+    "limit",
+    "test_limit",
+}
 EMBEDDED = tuple(name for name, row in DATASETS.items() if not row.needs_root)
 
 
@@ -49,9 +60,13 @@ def value(run: Merged | None, note: str = "") -> Value | None:
         return None
     several = len(run.accuracies) > 1
     return Value(
-        run.mean, min(run.accuracies) if several else None,
-        max(run.accuracies) if several else None, len(run.accuracies), run.places, note,
-    )  # fmt: skip
+        run.mean,
+        min(run.accuracies) if several else None,
+        max(run.accuracies) if several else None,
+        len(run.accuracies),
+        run.places,
+        note,
+    )
 
 
 def minus(a: Value | float | None, b: Value | float | None) -> float | None:
@@ -77,19 +92,31 @@ def columns(*names: str | tuple) -> list[Column]:
     return [Column(name, None) if isinstance(name, str) else Column(*name) for name in names]
 
 
-def section(group: Group, name: str, title: str, *, runs: Iterable[Merged], text: list[str],
-            columns: list[Column], rows: list[list], warned: Iterable[str] = (),
-            **more: Any) -> Section:  # fmt: skip
+def section(
+    group: Group,
+    name: str,
+    title: str,
+    *,
+    runs: Iterable[Merged],
+    text: list[str],
+    columns: list[Column],
+    rows: list[list],
+    warned: Iterable[str] = (),
+    **more: Any,
+) -> Section:
     """A section about a group, with the warnings that its runs call for."""
     runs = list({id(run): run for run in runs if run}.values())
     words = "; ".join(group.key.words)
     heads, rows = without_paper(columns, rows)
     return Section(
-        name + group.suffix, f"{title} ({words})" if group.suffix else title,
-        [*text, f"Results: {words}."], heads, rows,
-        warnings=[*_mixed_with_paper(group, heads), *warnings(runs), *warned,
-                  *chosen(group, runs)], **more,
-    )  # fmt: skip
+        name + group.suffix,
+        f"{title} ({words})" if group.suffix else title,
+        [*text, f"Results: {words}."],
+        heads,
+        rows,
+        warnings=[*_mixed_with_paper(group, heads), *warnings(runs), *warned, *chosen(group, runs)],
+        **more,
+    )
 
 
 def _mixed_with_paper(group: Group, heads: list[Column]) -> list[str]:
@@ -156,12 +183,14 @@ def _mixed(records: list[Record]) -> list[str]:
     for r in records:
         if r.kind == "transfer":
             alike.setdefault((r.mode, r.dataset), []).append(r.settings)
-    return sorted({
-        key
-        for own in alike.values()
-        for key in set().union(*own) - _OWN
-        if len({str(settings.get(key)) for settings in own}) > 1
-    })  # fmt: skip
+    return sorted(
+        {
+            key
+            for own in alike.values()
+            for key in set().union(*own) - _OWN
+            if len({str(settings.get(key)) for settings in own}) > 1
+        }
+    )
 
 
 def chosen(group: Group, runs: list[Merged]) -> list[str]:

@@ -57,9 +57,16 @@ def figure5(results: Results, group: Group) -> list[Section]:
             if pairs:
                 panels[task] = _clouds(pairs, group)
         if panels:
-            figures.append(Figure(
-                f"figure5-{mode}{group.suffix}", "scatter", f"{name} and transfer accuracy, {mode}",
-                f"{name} accuracy, %", "transfer accuracy, %", panels))  # fmt: skip
+            figures.append(
+                Figure(
+                    f"figure5-{mode}{group.suffix}",
+                    "scatter",
+                    f"{name} and transfer accuracy, {mode}",
+                    f"{name} accuracy, %",
+                    "transfer accuracy, %",
+                    panels,
+                )
+            )
     text = [
         f"Does a network with a higher {name} accuracy transfer better? Each point of the figures "
         "is a network; the table has the line of least squares through all of them, through the "
@@ -68,9 +75,20 @@ def figure5(results: Results, group: Group) -> list[Section]:
     ]
     heads = columns("mode", "task", "networks", ("number", 0), ("slope", 4), ("R²", 2))
     wanted = len(group.modes) * len(group.tasks) * len(group.archs) * (1 + len(group.eps))
-    return [section(group, "figure5", f"Figure 5: {name} accuracy against transfer accuracy",
-                    runs=used, text=text, columns=heads, rows=rows, figures=figures, found=found,
-                    wanted=max(wanted, found))]  # fmt: skip
+    return [
+        section(
+            group,
+            "figure5",
+            f"Figure 5: {name} accuracy against transfer accuracy",
+            runs=used,
+            text=text,
+            columns=heads,
+            rows=rows,
+            figures=figures,
+            found=found,
+            wanted=max(wanted, found),
+        )
+    ]
 
 
 def _fit_rows(mode: str, task: str, pairs: list[tuple[float, Merged]]) -> list[list]:
@@ -90,8 +108,9 @@ def _clouds(pairs: list[tuple[float, Merged]], group: Group) -> list[Series]:
     for arch in dict.fromkeys(run.first.arch for _, run in pairs):
         own = [(x, run) for x, run in pairs if run.first.arch == arch]
         labels = [f"eps {eps_words(run.first.eps, group.key.norm)}" for _, run in own]
-        clouds.append(series(arch, [x for x, _ in own], [value(run) for _, run in own],
-                             labels=labels))  # fmt: skip
+        clouds.append(
+            series(arch, [x for x, _ in own], [value(run) for _, run in own], labels=labels)
+        )
     return clouds
 
 
@@ -149,37 +168,91 @@ def _lines(points: dict, group: Group) -> list[Series]:
         own = [(x, run) for x, run in own if x is not None]
         line = statistics.fit([x for x, _ in own], [run.mean for _, run in own])
         labels = [run.first.arch for _, run in own]
-        drawn.append(series(f"eps {eps:g}", [x for x, _ in own], [value(run) for _, run in own],
-                            labels=labels, fit=line and line[:2]))  # fmt: skip
+        drawn.append(
+            series(
+                f"eps {eps:g}",
+                [x for x, _ in own],
+                [value(run) for _, run in own],
+                labels=labels,
+                fit=line and line[:2],
+            )
+        )
         if theirs := table.get(f"eps{eps:g}"):
             line = statistics.fit(theirs["imagenet"], theirs["cifar10"])
-            drawn.append(Series(f"eps {eps:g} (paper)", theirs["imagenet"], theirs["cifar10"],
-                                labels=table["archs"], fit=line and line[:2],
-                                published=True))  # fmt: skip
+            drawn.append(
+                Series(
+                    f"eps {eps:g} (paper)",
+                    theirs["imagenet"],
+                    theirs["cifar10"],
+                    labels=table["archs"],
+                    fit=line and line[:2],
+                    published=True,
+                )
+            )
     return drawn
 
 
-def _table2_sections(group: Group, levels: Sequence[float], rows: list[list], fits: list[list],
-                     used: list[Merged], panels: dict, wanted: Any) -> list[Section]:  # fmt: skip
-    heads = [(f"eps {eps:g}: {name}", 2) for eps in levels
-             for name in ("source", "ours", "paper", "ours - paper")]  # fmt: skip
-    text = ["Architectures of the same eps: the higher the accuracy on the pretraining data, the "
-            "higher that of the transfer? Percent."]  # fmt: skip
+def _table2_sections(
+    group: Group,
+    levels: Sequence[float],
+    rows: list[list],
+    fits: list[list],
+    used: list[Merged],
+    panels: dict,
+    wanted: Any,
+) -> list[Section]:
+    heads = [
+        (f"eps {eps:g}: {name}", 2)
+        for eps in levels
+        for name in ("source", "ours", "paper", "ours - paper")
+    ]
+    text = [
+        "Architectures of the same eps: the higher the accuracy on the pretraining data, the "
+        "higher that of the transfer? Percent."
+    ]
     if group.reference:
-        text.append("Source accuracies are those of the published files; the paper's table has up "
-                    "to 0.9 points less at eps 3. Which architecture is which letter of the "
-                    "paper's table is inferred from them.")  # fmt: skip
+        text.append(
+            "Source accuracies are those of the published files; the paper's table has up "
+            "to 0.9 points less at eps 3. Which architecture is which letter of the "
+            "paper's table is inferred from them."
+        )
     title = "Table 2: architectures"
     axes = ("accuracy on the pretraining data, %", "transfer accuracy, %")
-    figure = Figure("table2" + group.suffix, "scatter", "Source and transfer accuracy", *axes,
-                    panels)  # fmt: skip
+    figure = Figure(
+        "table2" + group.suffix, "scatter", "Source and transfer accuracy", *axes, panels
+    )
     common = {"runs": used, "found": len(used), "wanted": wanted * len(levels)}
-    lines = columns("mode", "task", "networks", ("number", 0), ("slope", 4), ("R²", 2),
-                    ("paper: slope", 4), ("paper: R²", 2))  # fmt: skip
+    lines = columns(
+        "mode",
+        "task",
+        "networks",
+        ("number", 0),
+        ("slope", 4),
+        ("R²", 2),
+        ("paper: slope", 4),
+        ("paper: R²", 2),
+    )
     return [
-        section(group, "table2", title, text=text, columns=columns("mode", "task", "architecture",
-                *heads), rows=rows, figures=[figure], **common),
-        section(group, "table2-fit", f"{title}, linear fits", text=["Points of transfer per point "
-                "of the source, least squares; of fewer than three architectures there is none."],
-                columns=lines, rows=fits, **common),
-    ]  # fmt: skip
+        section(
+            group,
+            "table2",
+            title,
+            text=text,
+            columns=columns("mode", "task", "architecture", *heads),
+            rows=rows,
+            figures=[figure],
+            **common,
+        ),
+        section(
+            group,
+            "table2-fit",
+            f"{title}, linear fits",
+            text=[
+                "Points of transfer per point "
+                "of the source, least squares; of fewer than three architectures there is none."
+            ],
+            columns=lines,
+            rows=fits,
+            **common,
+        ),
+    ]

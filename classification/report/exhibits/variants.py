@@ -43,16 +43,35 @@ def figure6(results: Results, group: Group) -> list[Section]:
                 panels[task] = drawn
         if panels:
             axes = ("width, multiple of the narrowest", "accuracy, %")
-            figures.append(Figure(f"figure6-{mode}{group.suffix}", "curves", f"Width, {mode}",
-                                  *axes, panels))  # fmt: skip
+            figures.append(
+                Figure(f"figure6-{mode}{group.suffix}", "curves", f"Width, {mode}", *axes, panels)
+            )
     rows = [row for row in rows if any(row[3:])]
-    heads = columns("mode", "task", "eps", *((f"{arch} (x{width:g})", 2, "high")
-                                             for width, arch in widths.items()))  # fmt: skip
-    text = [f"Does a wider network transfer better? {', '.join(widths.values())} differ in width "
-            "only. The paper's figure has no numbers."]  # fmt: skip
+    heads = columns(
+        "mode",
+        "task",
+        "eps",
+        *((f"{arch} (x{width:g})", 2, "high") for width, arch in widths.items()),
+    )
+    text = [
+        f"Does a wider network transfer better? {', '.join(widths.values())} differ in width "
+        "only. The paper's figure has no numbers."
+    ]
     wanted = len(group.modes) * len(group.tasks) * len(levels) * len(widths)
-    return [section(group, "figure6", "Figure 6: width", runs=used, text=text, columns=heads,
-                    rows=rows, figures=figures, found=len(used), wanted=wanted)]  # fmt: skip
+    return [
+        section(
+            group,
+            "figure6",
+            "Figure 6: width",
+            runs=used,
+            text=text,
+            columns=heads,
+            rows=rows,
+            figures=figures,
+            found=len(used),
+            wanted=wanted,
+        )
+    ]
 
 
 def _widths(group: Group) -> dict[float, str]:
@@ -76,8 +95,10 @@ def figure7(results: Results, group: Group) -> list[Section]:
         panels = {}
         for task in group.tasks:
             for arch in group.archs:
-                sizes = {pixels: group.row(mode, task, arch, pixels)
-                         for pixels in (None, *group.downscales)}  # fmt: skip
+                sizes = {
+                    pixels: group.row(mode, task, arch, pixels)
+                    for pixels in (None, *group.downscales)
+                }
                 if not any(row for pixels, row in sizes.items() if pixels):
                     continue
                 for pixels, row in sizes.items():
@@ -91,20 +112,40 @@ def figure7(results: Results, group: Group) -> list[Section]:
                         drawn = series(f"{arch}, {size}", [*levels], values)
                         panels.setdefault(task, []).append(drawn)
         if panels:
-            figures.append(Figure(
-                f"figure7-{mode}{group.suffix}", "curves", f"Downscaled images, {mode}",
-                f"eps of the pretraining ({group.key.norm})", "accuracy, %", panels,
-                log_x=True))  # fmt: skip
+            figures.append(
+                Figure(
+                    f"figure7-{mode}{group.suffix}",
+                    "curves",
+                    f"Downscaled images, {mode}",
+                    f"eps of the pretraining ({group.key.norm})",
+                    "accuracy, %",
+                    panels,
+                    log_x=True,
+                )
+            )
     if not rows:
         return []
     numbers = [(f"eps {eps_words(eps, group.key.norm)}", 2, "high") for eps in levels]
     heads = columns("mode", "task", "architecture", "images", "best eps", *numbers)
-    text = ["Images are first reduced to few pixels, shorter side, and then enlarged again: is it "
-            "the coarseness of CIFAR's images that makes a larger eps best? The best eps is that "
-            "of the test images. The paper's figure has no numbers."]  # fmt: skip
-    return [section(group, "figure7", "Figure 7: downscaled images", runs=used, text=text,
-                    columns=heads, rows=rows, figures=figures, found=len(used),
-                    wanted=len(rows) * len(levels))]  # fmt: skip
+    text = [
+        "Images are first reduced to few pixels, shorter side, and then enlarged again: is it "
+        "the coarseness of CIFAR's images that makes a larger eps best? The best eps is that "
+        "of the test images. The paper's figure has no numbers."
+    ]
+    return [
+        section(
+            group,
+            "figure7",
+            "Figure 7: downscaled images",
+            runs=used,
+            text=text,
+            columns=heads,
+            rows=rows,
+            figures=figures,
+            found=len(used),
+            wanted=len(rows) * len(levels),
+        )
+    ]
 
 
 def figure8(results: Results, group: Group) -> list[Section]:
@@ -130,30 +171,62 @@ def figure8(results: Results, group: Group) -> list[Section]:
                 ]
     if not rows:
         return []
-    heads = columns("mode", "task", "architecture", ("standard", 2, "high"),
-                    ("best robust", 2, "high"), ("learnt on stylized", 2, "high"),
-                    ("robust - stylized", 2))  # fmt: skip
-    text = ["Networks that see shapes rather than textures: adversarially trained ones, and those "
-            "trained on Stylized ImageNet. Transfer to stylized images, and to the tasks from a "
-            "network that learnt on them; the best robust eps is that of the test images. The "
-            "paper's figure has no numbers."]  # fmt: skip
-    figure = Figure("figure8" + group.suffix, "bars", "Stylized ImageNet", "architecture",
-                    "accuracy, %", panels)  # fmt: skip
+    heads = columns(
+        "mode",
+        "task",
+        "architecture",
+        ("standard", 2, "high"),
+        ("best robust", 2, "high"),
+        ("learnt on stylized", 2, "high"),
+        ("robust - stylized", 2),
+    )
+    text = [
+        "Networks that see shapes rather than textures: adversarially trained ones, and those "
+        "trained on Stylized ImageNet. Transfer to stylized images, and to the tasks from a "
+        "network that learnt on them; the best robust eps is that of the test images. The "
+        "paper's figure has no numbers."
+    ]
+    figure = Figure(
+        "figure8" + group.suffix, "bars", "Stylized ImageNet", "architecture", "accuracy, %", panels
+    )
     found = sum(cell is not None for row in rows for cell in row[3:6])
-    return [section(group, "figure8", "Figure 8: Stylized ImageNet", runs=used, text=text,
-                    columns=heads, rows=rows, figures=[figure] if panels else [], found=found,
-                    wanted=sum(2 + bool(source) for _ in rows))]  # fmt: skip
+    return [
+        section(
+            group,
+            "figure8",
+            "Figure 8: Stylized ImageNet",
+            runs=used,
+            text=text,
+            columns=heads,
+            rows=rows,
+            figures=[figure] if panels else [],
+            found=found,
+            wanted=sum(2 + bool(source) for _ in rows),
+        )
+    ]
 
 
 def evaluated(results: Results) -> list[Section]:
     """Figure 8: networks of ImageNet on stylized images, as they are."""
     runs = [run for run in results.of_kind("robustness") if stylized(run.first.dataset)]
     rows = [[run.first.dataset, _network(run.first), value(run)] for run in runs]
-    text = ["Accuracy on images whose textures were exchanged, of networks that have not seen such "
-            "ones, percent. The paper's figure has no numbers."]  # fmt: skip
-    return [Section("figure8-evaluated", "Figure 8: Stylized ImageNet, without transfer", text,
-                    columns("data", "network", ("accuracy", 2)), rows, [], warnings(runs),
-                    len(rows), len(rows))]  # fmt: skip
+    text = [
+        "Accuracy on images whose textures were exchanged, of networks that have not seen such "
+        "ones, percent. The paper's figure has no numbers."
+    ]
+    return [
+        Section(
+            "figure8-evaluated",
+            "Figure 8: Stylized ImageNet, without transfer",
+            text,
+            columns("data", "network", ("accuracy", 2)),
+            rows,
+            [],
+            warnings(runs),
+            len(rows),
+            len(rows),
+        )
+    ]
 
 
 def _network(record: Record) -> str:

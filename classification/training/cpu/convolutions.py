@@ -76,8 +76,9 @@ class Packed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.groups == 1 and _plain_float32_on_cpu(x) and _can_pack():
             return _PackedFunction.apply(_channels_last(x), self, self.orders)
-        y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation,
-                     self.groups)  # fmt: skip
+        y = F.conv2d(
+            x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+        )
         return y.relu_() if self.relu else y
 
 
@@ -100,8 +101,12 @@ class _PackedFunction(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, conv: Packed, orders: dict) -> Tensor:
         ops = torch.ops.mkldnn
         places = conv.padding, conv.stride, conv.dilation, 1
-        weight = _ordered(orders, "forward", x.shape, lambda: (
-            ops._reorder_convolution_weight(conv.weight, *places, x.shape)))  # fmt: skip
+        weight = _ordered(
+            orders,
+            "forward",
+            x.shape,
+            lambda: ops._reorder_convolution_weight(conv.weight, *places, x.shape),
+        )
         y = ops._convolution_pointwise(
             x, weight, conv.bias, *places, "relu" if conv.relu else "none", [], ""
         )
@@ -144,8 +149,12 @@ def _input_gradient(ctx: Any, gradient: Tensor) -> Tensor:
     ]
     places = conv.padding, rest, conv.stride, conv.dilation, 1
     reorder = ops._reorder_convolution_transpose_weight
-    weight = _ordered(ctx.orders, f"backward {rest}", gradient.shape,
-                      lambda: reorder(ctx.weight, *places, gradient.shape))  # fmt: skip
+    weight = _ordered(
+        ctx.orders,
+        f"backward {rest}",
+        gradient.shape,
+        lambda: reorder(ctx.weight, *places, gradient.shape),
+    )
     return ops._convolution_transpose_pointwise(gradient, weight, None, *places, "none", [], "")
 
 
@@ -211,8 +220,14 @@ def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *places: Any) -
     return y.add_(_MatrixProduct.apply(weight, bias, x.detach(), y.shape, *places))
 
 
-def _weight_gradient(x: Tensor, gradient: Tensor, shape: torch.Size, stride: Sequence[int],
-                     padding: Sequence[int], dilation: Sequence[int]) -> Tensor:  # fmt: skip
+def _weight_gradient(
+    x: Tensor,
+    gradient: Tensor,
+    shape: torch.Size,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
     out, channels, kh, kw = shape
     n, _, oh, ow = gradient.shape
     x = x.permute(0, 2, 3, 1)
@@ -256,8 +271,13 @@ class FastWeightGradients(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _positions(x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int],
-               dilation: Sequence[int]) -> int:  # fmt: skip
+def _positions(
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> int:
     height, width = (
         (x.shape[i + 2] + 2 * padding[i] - dilation[i] * (weight.shape[i + 2] - 1) - 1) // stride[i]
         + 1

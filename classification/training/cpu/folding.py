@@ -62,8 +62,14 @@ class Twin(nn.Module):
             if norm_path is not None:
                 norm = sources[norm_path]
                 weight, bias = fuse_conv_bn_weights(
-                    weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight,
-                    norm.bias)  # fmt: skip
+                    weight,
+                    bias,
+                    norm.running_mean,
+                    norm.running_var,
+                    norm.eps,
+                    norm.weight,
+                    norm.bias,
+                )
             packed.set_weights(weight.detach(), None if bias is None else bias.detach())
         return self
 
@@ -87,8 +93,12 @@ class Twin(nn.Module):
         # float32 are 2e-6 and 1e-2. Something folded wrongly differs by about 1.
         unit = torch.finfo(x.dtype).eps ** 0.5
         if not (logits <= 10 * unit and gradient <= 300 * unit):  # so written, NaN fails too
-            print(f"the attack runs on the model as it is, since its folded twin is not equal: "
-                  f"{problem}", file=sys.stderr, flush=True)  # fmt: skip
+            print(
+                f"the attack runs on the model as it is, since its folded twin is not equal: "
+                f"{problem}",
+                file=sys.stderr,
+                flush=True,
+            )
             self.network, self._folds = self.plain, {}
 
 

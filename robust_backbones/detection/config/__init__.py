@@ -204,19 +204,25 @@ def _check_training(cfg: CfgNode) -> None:
         ),
         "SOLVER.AMP.DTYPE": (solver.AMP.DTYPE, solver.AMP.DTYPE not in DTYPES, " or ".join(DTYPES)),
         "SOLVER.ADVERSARIAL.METHOD": (
-            attack.METHOD, attack.METHOD not in METHODS, f"one of {METHODS}"
+            attack.METHOD,
+            attack.METHOD not in METHODS,
+            f"one of {METHODS}",
         ),
         "SOLVER.ADVERSARIAL.CONSTRAINT": (
-            attack.CONSTRAINT, attack.CONSTRAINT not in CONSTRAINTS, " or ".join(CONSTRAINTS)
+            attack.CONSTRAINT,
+            attack.CONSTRAINT not in CONSTRAINTS,
+            " or ".join(CONSTRAINTS),
         ),
         "SOLVER.ADVERSARIAL.EPS": (attack.EPS, not 0 < attack.EPS < 1000, "above 0"),
         "SOLVER.ADVERSARIAL.REPLAYS": (attack.REPLAYS, attack.REPLAYS < 1, "at least 1"),
         "SOLVER.ADVERSARIAL.STEPS": (attack.STEPS, attack.STEPS < 1, "at least 1"),
         "SOLVER.EMA": (solver.EMA, not 0 <= solver.EMA < 1, "at least 0 and below 1"),
         "DATALOADER.NUM_WORKERS": (
-            cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.NUM_WORKERS < 0, "at least 0"
+            cfg.DATALOADER.NUM_WORKERS,
+            cfg.DATALOADER.NUM_WORKERS < 0,
+            "at least 0",
         ),
-    }  # fmt: skip
+    }
     for key, (value, bad, allowed) in wrong.items():
         if bad:
             raise UserError(f"{key} is {value}; it must be {allowed}.")

@@ -40,8 +40,18 @@ def _entries(node: yaml.Node, known: dict[int, float]) -> float:
 
 
 # What fvcore, yacs and PyYAML raise for a file or a value that is none.
-WRONG = (ValueError, TypeError, AssertionError, AttributeError, LookupError, SyntaxError,
-         RecursionError, MemoryError, yaml.YAMLError, OSError)  # fmt: skip
+WRONG = (
+    ValueError,
+    TypeError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    SyntaxError,
+    RecursionError,
+    MemoryError,
+    yaml.YAMLError,
+    OSError,
+)
 
 
 def read(path: str | Path, version: int) -> CfgNode:

@@ -172,8 +172,10 @@ def read_voc(root: Path, split: str, classes: list[str] | None = None) -> Annota
     """
     root, images = Path(root), []
     if not root.is_dir():
-        raise UserError(f"{root} is not a folder; give the one that holds ImageSets/, Annotations/ "
-                        "and JPEGImages/.")  # fmt: skip
+        raise UserError(
+            f"{root} is not a folder; give the one that holds ImageSets/, Annotations/ "
+            "and JPEGImages/."
+        )
     listed = root / "ImageSets" / "Main" / f"{split}.txt"
     try:
         names = [line.split()[0] for line in listed.read_text().splitlines() if line.strip()]

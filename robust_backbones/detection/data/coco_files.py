@@ -99,8 +99,9 @@ def truth(contents: dict, source: str) -> Truth:
     if left_out:
         logging.getLogger(__name__).warning(
             "%s: %d annotations of images or categories that it does not list are left out",
-            source, left_out,
-        )  # fmt: skip
+            source,
+            left_out,
+        )
     _finite_boxes(rows, f"annotation of {source}")
     ordered = {key: {"id": place} | sizes[key] for key, place in images.items()}
     checked = []
@@ -110,10 +111,15 @@ def truth(contents: dict, source: str) -> Truth:
         if not (type(area) is float and abs(area) < HUGE or _number(area)):  # the fast way first
             area = _area(row, image, source)
         checked.append(
-            {**row, "id": number, "image_id": image["id"], "area": area,
-             "category_id": categories[row["category_id"]],
-             "iscrowd": 1 if row.get("iscrowd") else 0}
-        )  # fmt: skip
+            {
+                **row,
+                "id": number,
+                "image_id": image["id"],
+                "area": area,
+                "category_id": categories[row["category_id"]],
+                "iscrowd": 1 if row.get("iscrowd") else 0,
+            }
+        )
     names = {row["id"]: str(row.get("name", row["id"])) for row in contents["categories"]}
     return Truth(source, ordered, unique({key: names[key] for key in categories}), checked)
 
@@ -184,8 +190,10 @@ def _area(row: dict, image: dict, source: str) -> float:
     if not part:
         return row["bbox"][2] * row["bbox"][3]
     if type(height) is not int or type(width) is not int:
-        raise UserError(f"annotation {row.get('id')} of {source} has a mask, but its image has no "
-                        "height and width.")  # fmt: skip
+        raise UserError(
+            f"annotation {row.get('id')} of {source} has a mask, but its image has no "
+            "height and width."
+        )
     if isinstance(part, dict) and not isinstance(part["counts"], list):
         return float(coco_mask.area(part))
     codes = coco_mask.frPyObjects(part, height, width)

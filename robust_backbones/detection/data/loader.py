@@ -11,11 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import (
-    DatasetMapper,
-    build_detection_test_loader,
-    get_detection_dataset_dicts,
-)
+from detectron2.data import DatasetMapper, build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils import comm
@@ -82,8 +78,17 @@ def _sampler(cfg: CfgNode, dicts: list[dict]) -> Sampler:
 class TrainLoader:
     """An endless iterable of batches (lists of mapped dicts). Set `start_iter` before iterating."""
 
-    def __init__(self, dicts: list[dict], mapper: Callable[[dict], Any], sampler: Iterable[int], *,
-                 batch_size: int, group: bool, workers: int, seed: int):  # fmt: skip
+    def __init__(
+        self,
+        dicts: list[dict],
+        mapper: Callable[[dict], Any],
+        sampler: Iterable[int],
+        *,
+        batch_size: int,
+        group: bool,
+        workers: int,
+        seed: int,
+    ):
         self.start_iter = 0
         self._batches = _Batches(dicts, sampler, batch_size, group)
         self._dataset = _SeededDataset(dicts, mapper, seed)
@@ -122,8 +127,10 @@ class CheckedMapper:
             unknown = isinstance(error, UnidentifiedImageError)  # its text is Pillow's own object
             reason = getattr(error, "strerror", None) or str(error)
             reason = "no known image format" if unknown else reason
-            return _Mistake(f"{item['file_name']} cannot be read as an image ({reason}); replace "
-                            "it, or take it out of the data set.")  # fmt: skip
+            return _Mistake(
+                f"{item['file_name']} cannot be read as an image ({reason}); replace "
+                "it, or take it out of the data set."
+            )
 
 
 class CheckedLoader:

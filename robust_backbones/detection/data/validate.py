@@ -173,11 +173,15 @@ def refuse_untrainable(name: str, found: Annotations, masks: bool) -> None:
     """
     objects = [thing for image in found.images for thing in image.objects if not thing.crowd]
     if not objects:
-        raise UserError(f"data set '{name}' has no object in its {len(found.images)} images; give "
-                        "annotated ones.")  # fmt: skip
+        raise UserError(
+            f"data set '{name}' has no object in its {len(found.images)} images; give "
+            "annotated ones."
+        )
     if masks and not any(thing.segmentation for thing in objects):
-        raise UserError(f"MODEL.MASK_ON is True, but data set '{name}' has boxes without masks; "
-                        "set it to False.")  # fmt: skip
+        raise UserError(
+            f"MODEL.MASK_ON is True, but data set '{name}' has boxes without masks; "
+            "set it to False."
+        )
 
 
 def refuse(name: str, found: Annotations, repair: bool) -> None:

@@ -44,9 +44,15 @@ class CocoEvaluator(DatasetEvaluator):
         distributed: gather the predictions of all processes; only the main one has results.
     """
 
-    def __init__(self, name: str, folder: str | Path | None = None,
-                 expected: Sequence[str] = ("bbox",), edges: Sequence[float] = (),
-                 sigmas: Sequence[float] = (), distributed: bool = True):  # fmt: skip
+    def __init__(
+        self,
+        name: str,
+        folder: str | Path | None = None,
+        expected: Sequence[str] = ("bbox",),
+        edges: Sequence[float] = (),
+        sigmas: Sequence[float] = (),
+        distributed: bool = True,
+    ):
         self._name, self._folder, self._distributed = name, folder, distributed
         self._expected, self._edges, self._sigmas = tuple(expected), edges, sigmas
         self.reset()
@@ -112,18 +118,22 @@ def save(rows: list[dict], folder: str | Path) -> None:
         temporary.write_text(json.dumps(rows), encoding="utf-8")
 
 
-def score_tasks(truth: coco_files.Truth, rows: list[dict], tasks: Iterable[str],
-                edges: Sequence[float] = (), image_ids: Iterable[int] | None = None,
-                sigmas: Sequence[float] = (),
-                source: str = "the predictions") -> dict[str, dict]:  # fmt: skip
+def score_tasks(
+    truth: coco_files.Truth,
+    rows: list[dict],
+    tasks: Iterable[str],
+    edges: Sequence[float] = (),
+    image_ids: Iterable[int] | None = None,
+    sigmas: Sequence[float] = (),
+    source: str = "the predictions",
+) -> dict[str, dict]:
     """`{task: metrics}`; masks and keypoints only where the truth has any."""
     results = {}
     for task in tasks:
         if task != "bbox" and truth.annotations and not truth.has(coco_files.TASKS[task]):
             logging.getLogger(__name__).warning(
-                "%s has no %s: task '%s' is not scored",
-                truth.source, coco_files.TASKS[task], task,
-            )  # fmt: skip
+                "%s has no %s: task '%s' is not scored", truth.source, coco_files.TASKS[task], task
+            )
             continue
         results[task] = score(truth, rows, task, edges, image_ids, sigmas, source)
     return results

@@ -12,12 +12,7 @@ import hotcoco
 import numpy as np
 
 from robust_backbones.core.errors import UserError
-from robust_backbones.detection.data.coco_files import (
-    TASKS,
-    Truth,
-    check_predictions,
-    no_garbage,
-)
+from robust_backbones.detection.data.coco_files import TASKS, Truth, check_predictions, no_garbage
 
 ALL = 1e5**2  # pycocotools' largest area, pixels
 # Suffix of a metric -> range of areas, both ends included, pixels.
@@ -27,9 +22,15 @@ IOUS: dict[str, Any] = {"": slice(None), "50": 0, "75": 5}  # of .50:.05:.95
 
 
 @no_garbage()
-def score(truth: Truth, rows: list[dict], task: str, edges: Sequence[float] = (),
-          image_ids: Iterable[int] | None = None, sigmas: Sequence[float] = (),
-          source: str = "the predictions") -> dict[str, float]:  # fmt: skip
+def score(
+    truth: Truth,
+    rows: list[dict],
+    task: str,
+    edges: Sequence[float] = (),
+    image_ids: Iterable[int] | None = None,
+    sigmas: Sequence[float] = (),
+    source: str = "the predictions",
+) -> dict[str, float]:
     """COCO's metrics of one task.
 
     Args:
@@ -106,10 +107,15 @@ _READS = {
 }
 
 
-def _engine(truth: Truth, rows: list[dict], task: str, ranges: Sequence[tuple[float, float]],
-            image_ids: Iterable[int] | None,
-            sigmas: Sequence[float],
-            source: str = "the predictions") -> hotcoco.COCOeval:  # fmt: skip
+def _engine(
+    truth: Truth,
+    rows: list[dict],
+    task: str,
+    ranges: Sequence[tuple[float, float]],
+    image_ids: Iterable[int] | None,
+    sigmas: Sequence[float],
+    source: str = "the predictions",
+) -> hotcoco.COCOeval:
     _check_truth(truth, task)
     keys = ("id", "image_id", "category_id", "iscrowd", "area", *_READS[task])
     contents = {
@@ -121,10 +127,14 @@ def _engine(truth: Truth, rows: list[dict], task: str, ranges: Sequence[tuple[fl
     images = {key: image["id"] for key, image in truth.images.items()}
     key = TASKS[task]
     found = [
-        {"image_id": images[row["image_id"]], "category_id": places[row["category_id"]],
-         "score": row["score"], key: row[key]}
+        {
+            "image_id": images[row["image_id"]],
+            "category_id": places[row["category_id"]],
+            "score": row["score"],
+            key: row[key],
+        }
         for row in rows
-    ]  # fmt: skip
+    ]
     if task == "keypoints":  # whose area is that of the box, where there is one
         for part, row in zip(found, rows, strict=True):
             part |= _part(row, ("bbox",))

@@ -40,8 +40,9 @@ def read(path: str | Path, dataset: str) -> dict[int | str, list[dict]]:
     return dict(found)
 
 
-def instances(rows: list[dict], height: int, width: int, source: str = "the predictions"
-              ) -> Instances:  # fmt: skip
+def instances(
+    rows: list[dict], height: int, width: int, source: str = "the predictions"
+) -> Instances:
     """Rows of one image, as `read` gives them, in the form of a detector's output on the CPU.
 
     Args:

@@ -28,8 +28,13 @@ class Scored:
     data: dict
 
 
-def score(path: str | Path, annotations: str | Path | None = None, dataset: str | None = None,
-          tasks: Sequence[str] = (), edges: Sequence[float] = ()) -> Scored:  # fmt: skip
+def score(
+    path: str | Path,
+    annotations: str | Path | None = None,
+    dataset: str | None = None,
+    tasks: Sequence[str] = (),
+    edges: Sequence[float] = (),
+) -> Scored:
     """Score a file of predictions in COCO's result format, as the evaluators here write it.
 
     Args:

@@ -33,9 +33,11 @@ def text(results: dict[str, dict]) -> str:
             classes.setdefault(name, {})[f"{task} {metric}"] = value
         else:
             overall.setdefault(metric, {})[task] = value
-    tables = [_table("metric", overall), _table("class", classes)] if classes else [
-        _table("metric", overall)
-    ]  # fmt: skip
+    tables = (
+        [_table("metric", overall), _table("class", classes)]
+        if classes
+        else [_table("metric", overall)]
+    )
     return "\n\n".join(tables)
 
 

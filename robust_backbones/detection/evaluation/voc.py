@@ -115,11 +115,16 @@ def annotations(name: str) -> dict:
             assert thing.box is not None  # VOC's objects have one
             left, top, right, bottom = thing.box
             size = (right - left, bottom - top)
-            rows.append({
-                "id": len(rows) + 1, "image_id": image.id, "category_id": places[thing.name],
-                "bbox": [left, top, *size], "area": size[0] * size[1],
-                "iscrowd": int(thing.difficult),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "id": len(rows) + 1,
+                    "image_id": image.id,
+                    "category_id": places[thing.name],
+                    "bbox": [left, top, *size],
+                    "area": size[0] * size[1],
+                    "iscrowd": int(thing.difficult),
+                }
+            )
     return {
         "images": [{"id": image.id} for image in found.images],
         "categories": [{"id": place, "name": name} for name, place in places.items()],

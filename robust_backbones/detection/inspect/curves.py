@@ -112,9 +112,13 @@ def draw(runs: dict[str, Series], path: str | Path) -> list[str]:
     columns = min(3, len(shown))
     lines = math.ceil(len(shown) / columns)
     figure, axes = pyplot.subplots(
-        lines, columns, figsize=(4.5 * columns, 3 * lines + 0.6), squeeze=False, sharex=True,
+        lines,
+        columns,
+        figsize=(4.5 * columns, 3 * lines + 0.6),
+        squeeze=False,
+        sharex=True,
         layout="constrained",
-    )  # fmt: skip
+    )
     for axis in axes.flat[len(shown) :]:
         axis.remove()
     for name, axis in zip(shown, axes.flat, strict=False):

@@ -124,8 +124,16 @@ def totals(rows: list[Row], columns: list[Column]) -> dict[str, dict[str, int]]:
     }
 
 
-def write_errors(path: str | Path, rows: list[Row], columns: list[Column], dataset: str, *,
-                 threshold: float, seed: int, seconds: float) -> None:  # fmt: skip
+def write_errors(
+    path: str | Path,
+    rows: list[Row],
+    columns: list[Column],
+    dataset: str,
+    *,
+    threshold: float,
+    seed: int,
+    seconds: float,
+) -> None:
     """Write the counts, of all rows and of each, as a result file."""
     results.write(
         path,
@@ -187,9 +195,13 @@ def _mark(item: dict, column: Column, threshold: float) -> tuple[Instances, list
     """Predictions of an image, their kinds, and those of its objects."""
     found, objects = _confident(column, item, threshold), visualize.truth(item)
     kinds, marks = error_types.mark(
-        found.pred_boxes.tensor.numpy(), found.pred_classes.numpy(), found.scores.numpy(),
-        objects.boxes, objects.classes, objects.ignored,
-    )  # fmt: skip
+        found.pred_boxes.tensor.numpy(),
+        found.pred_classes.numpy(),
+        found.scores.numpy(),
+        objects.boxes,
+        objects.classes,
+        objects.ignored,
+    )
     return found, kinds, marks
 
 
@@ -199,8 +211,15 @@ def _only(objects: visualize.Truth, chosen: np.ndarray) -> visualize.Truth:
     )
 
 
-def _save(row: Row, output: str | Path, number: int, place: int, column: str, pixels: np.ndarray,
-          text: str) -> None:  # fmt: skip
+def _save(
+    row: Row,
+    output: str | Path,
+    number: int,
+    place: int,
+    column: str,
+    pixels: np.ndarray,
+    text: str,
+) -> None:
     file = f"{PICTURES}/{number:03d}_{Path(row.file).stem}_{place}.png"
     with atomic(Path(output, file)) as temporary:
         Image.fromarray(pixels).save(temporary, format="png")

@@ -27,8 +27,12 @@ _CLASS_COUNTS = {
 }
 
 
-def load(config_or_checkpoint: str | Path | CfgNode, weights: str | Path | None = None,
-         device: str | None = None, overrides: Sequence[str] = ()) -> "Predictor":  # fmt: skip
+def load(
+    config_or_checkpoint: str | Path | CfgNode,
+    weights: str | Path | None = None,
+    device: str | None = None,
+    overrides: Sequence[str] = (),
+) -> "Predictor":
     """Load a trained detector.
 
     Args:

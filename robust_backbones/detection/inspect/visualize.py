@@ -83,8 +83,14 @@ def draw_predictions(
     return _draw(image, _boxes(found), labels, colours, _masks(found), scale)
 
 
-def draw_errors(image: np.ndarray, found: Instances, kinds: list[str], missed: Truth,
-                names: Sequence[str] | None, scale: float | None = None) -> np.ndarray:  # fmt: skip
+def draw_errors(
+    image: np.ndarray,
+    found: Instances,
+    kinds: list[str],
+    missed: Truth,
+    names: Sequence[str] | None,
+    scale: float | None = None,
+) -> np.ndarray:
     """The image with the boxes of predictions in the colours of their kinds, and dashed the missed
     objects. Masks are left out: the kinds are about boxes, and theirs may overlap much.
 
@@ -107,9 +113,15 @@ def class_colour(index: int) -> tuple[float, float, float]:
     return colorsys.hsv_to_rgb(index * 0.618 % 1, 0.8, 1)
 
 
-def _draw(image: np.ndarray, boxes: np.ndarray, labels: Iterable[str], colours: Sequence,
-          masks: Sequence | None, scale: float | None,
-          dashed: Iterable = ()) -> np.ndarray:  # fmt: skip
+def _draw(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    labels: Iterable[str],
+    colours: Sequence,
+    masks: Sequence | None,
+    scale: float | None,
+    dashed: Iterable = (),
+) -> np.ndarray:
     height, width = image.shape[:2]
     scale = scale or fitting_scale(height, width)
     drawing = Visualizer(image, scale=scale)

@@ -71,8 +71,16 @@ def show_eps(constraint: str, eps: float) -> str:
     return f"{255 * eps:.6g}/255" if constraint == "linf" else f"{eps:.6g}"
 
 
-def conditions(cfg: CfgNode, dataset: str, radii: list[float], attack: dict, *, seed: int,
-               pictures: list[int], folder: Path) -> list[Condition]:  # fmt: skip
+def conditions(
+    cfg: CfgNode,
+    dataset: str,
+    radii: list[float],
+    attack: dict,
+    *,
+    seed: int,
+    pictures: list[int],
+    folder: Path,
+) -> list[Condition]:
     """The clean images, and those under attack at each radius.
 
     Args:
@@ -93,12 +101,18 @@ def conditions(cfg: CfgNode, dataset: str, radii: list[float], attack: dict, *, 
     draw = partial(_draw, cfg.INPUT.FORMAT, MetadataCatalog.get(dataset), folder)
     rows = [Condition(CLEAN, load, facts={"eps": 0.0})]
     for eps in radii:
-        facts = {"constraint": attack["constraint"], "eps": eps, "steps": attack["steps"],
-                 "step_size": attack["step_size"] or STEP_FACTOR * eps / attack["steps"],
-                 "losses": list(attack["losses"]), "restarts": attack["restarts"]}  # fmt: skip
+        facts = {
+            "constraint": attack["constraint"],
+            "eps": eps,
+            "steps": attack["steps"],
+            "step_size": attack["step_size"] or STEP_FACTOR * eps / attack["steps"],
+            "losses": list(attack["losses"]),
+            "restarts": attack["restarts"],
+        }
         title = f"eps {show_eps(attack['constraint'], eps)}"
-        change = partial(_attack, settings=facts, seed=seed, pictures=set(pictures),
-                         draw=partial(draw, title))  # fmt: skip
+        change = partial(
+            _attack, settings=facts, seed=seed, pictures=set(pictures), draw=partial(draw, title)
+        )
         tries = len(attack["losses"]) * attack["restarts"]
         # One inference pass per try; two passes measure the loss.
         cost = 3 + tries * (1 + GRADIENT_COST * attack["steps"])
@@ -110,8 +124,15 @@ def _load(mapper: DatasetMapper, number: int, item: dict) -> dict:
     return mapper(item) | {"number": number}
 
 
-def _attack(model: nn.Module, batch: list[dict], *, settings: dict, seed: int, pictures: set[int],
-            draw: Callable) -> tuple[list[dict], dict]:  # fmt: skip
+def _attack(
+    model: nn.Module,
+    batch: list[dict],
+    *,
+    settings: dict,
+    seed: int,
+    pictures: set[int],
+    draw: Callable,
+) -> tuple[list[dict], dict]:
     """The attacked batch and a record of the attack; random numbers follow from seed and image.
 
     Among several losses and restarts, the attack with the lowest AP counts for each image.
@@ -120,8 +141,11 @@ def _attack(model: nn.Module, batch: list[dict], *, settings: dict, seed: int, p
     names = ("constraint", "eps", "steps", "step_size")
     bound = partial(pgd, model, batch, **{n: settings[n] for n in names}, generator=generator)
     try:
-        tries = [(loss, bound(loss=loss)) for loss in settings["losses"]
-                 for _ in range(settings["restarts"])]  # fmt: skip
+        tries = [
+            (loss, bound(loss=loss))
+            for loss in settings["losses"]
+            for _ in range(settings["restarts"])
+        ]
     except FloatingPointError:  # Detectron2's, where it computes losses
         raise UserError(
             f"the detector's outputs for {batch[0]['file_name']} are not finite: its training "
@@ -156,8 +180,12 @@ def _strongest(model: nn.Module, batch: list[dict], tries: list[list[Tensor]]) -
     for images in tries:
         with torch.no_grad():
             outputs = model([{**item, "image": x} for item, x in zip(batch, images, strict=True)])
-        found.append([image_ap(output["instances"].to("cpu"), item["instances"])
-                      for output, item in zip(outputs, batch, strict=True)])  # fmt: skip
+        found.append(
+            [
+                image_ap(output["instances"].to("cpu"), item["instances"])
+                for output, item in zip(outputs, batch, strict=True)
+            ]
+        )
     return np.argmin(found, axis=0).tolist()
 
 
@@ -208,8 +236,11 @@ def _summary(records: list[dict]) -> dict:
         for key in ("loss_clean", "loss_attacked")
     }
     strongest = Counter(name for record in records for name in record["strongest"])
-    return means | {"mean_norm": sum(norms) / images, "max_norm": max(norms),
-                    "strongest": dict(strongest)}  # fmt: skip
+    return means | {
+        "mean_norm": sum(norms) / images,
+        "max_norm": max(norms),
+        "strongest": dict(strongest),
+    }
 
 
 def _draw(
@@ -247,21 +278,25 @@ def warnings(rows: dict[str, dict]) -> list[dict]:
             continue
         attacked = row["loss_attacked"]
         if attacked is not None and attacked <= row["loss_clean"]:  # None: it rose beyond measure
-            found.append({
-                "check": "loss_did_not_rise",
-                "message": f"at {name} the attack did not raise the detector's loss "
-                f"({row['loss_clean']:.4g} clean, {row['loss_attacked']:.4g} attacked): it did not "
-                "work, and its AP says nothing about robustness. Try more --steps.",
-            })  # fmt: skip
+            found.append(
+                {
+                    "check": "loss_did_not_rise",
+                    "message": f"at {name} the attack did not raise the detector's loss "
+                    f"({row['loss_clean']:.4g} clean, {row['loss_attacked']:.4g} attacked): it did "
+                    "not work, and its AP says nothing about robustness. Try more --steps.",
+                }
+            )
         for task in tasks_of(rows):
             clean, attacked = rows[CLEAN][task]["AP"], row[task]["AP"]
             if clean is not None and attacked is not None and attacked > clean:
-                found.append({
-                    "check": "ap_above_clean",
-                    "message": f"at {name} {TASKS[task]} AP is {attacked:.1f}, above the "
-                    f"{clean:.1f} of clean images: the attack is too weak or the images are too "
-                    "few. Try more --steps or --images.",
-                })  # fmt: skip
+                found.append(
+                    {
+                        "check": "ap_above_clean",
+                        "message": f"at {name} {TASKS[task]} AP is {attacked:.1f}, above the "
+                        f"{clean:.1f} of clean images: the attack is too weak or the images are "
+                        "too few. Try more --steps or --images.",
+                    }
+                )
     return found
 
 
@@ -282,11 +317,16 @@ def table(rows: dict[str, dict]) -> str:
     tasks = tasks_of(rows)
     header = ["images", *(f"{TASKS[t]} {m}" for t in tasks for m in ("AP", "AP50"))]
     lines = [
-        [name, *(show(row[t][m]) for t in tasks for m in ("AP", "AP50")),
-         *(f"{row[key]:.4g}" if row.get(key) is not None else ""
-           for key in ("loss_clean", "loss_attacked", "mean_norm"))]
+        [
+            name,
+            *(show(row[t][m]) for t in tasks for m in ("AP", "AP50")),
+            *(
+                f"{row[key]:.4g}" if row.get(key) is not None else ""
+                for key in ("loss_clean", "loss_attacked", "mean_norm")
+            ),
+        ]
         for name, row in rows.items()
-    ]  # fmt: skip
+    ]
     header += ["loss clean", "loss attacked", "mean norm"]
     return tabulate(
         lines, header, disable_numparse=True, colalign=("left", *["right"] * (len(header) - 1))

@@ -73,13 +73,19 @@ def table(found: dict) -> str:
             {r["severity"] for r in found["corruptions"].values() if "severity" in r}
         )
         lines = [
-            [kind, *(show(found["corruptions"][f"{kind} {s}"][task]["AP"]) for s in severities),
-             show(means[task]["AP"])]
+            [
+                kind,
+                *(show(found["corruptions"][f"{kind} {s}"][task]["AP"]) for s in severities),
+                show(means[task]["AP"]),
+            ]
             for kind, means in found["by_corruption"].items()
-        ]  # fmt: skip
+        ]
         empty = [""] * len(severities)
-        for name, value in (("clean", found["corruptions"][CLEAN]), ("mPC", found["mPC"]),
-                            ("rPC, % of clean", found["rPC"])):  # fmt: skip
+        for name, value in (
+            ("clean", found["corruptions"][CLEAN]),
+            ("mPC", found["mPC"]),
+            ("rPC, % of clean", found["rPC"]),
+        ):
             lines.append([name, *empty, show(value[task]["AP"])])
         header = [f"{TASKS[task]} AP", *(f"severity {s}" for s in severities), "mean"]
         align = ("left", *["right"] * (len(header) - 1))
@@ -109,8 +115,11 @@ def draw(found: dict, path: Path) -> None:
     for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
         means = [found["by_corruption"][kind][task]["AP"] or 0 for kind in kinds]
         axes.barh(kinds, means, color="C0", alpha=0.5, label="mean over severities")
-        dots = [(row[task]["AP"] or 0, row["corruption"], row["severity"])
-                for name, row in rows.items() if name != CLEAN]  # fmt: skip
+        dots = [
+            (row[task]["AP"] or 0, row["corruption"], row["severity"])
+            for name, row in rows.items()
+            if name != CLEAN
+        ]
         values, names, severities = zip(*dots, strict=True)
         axes.scatter(values, names, c=severities, cmap="viridis", s=12, zorder=3)
         axes.axvline(rows[CLEAN][task]["AP"] or 0, color="black", ls=":", label="clean")

@@ -59,8 +59,9 @@ class Condition:
     cost: float = 1.0
 
 
-def measure_all(subject: Subject, conditions: list[Condition], settings: dict, folder: Path,
-                batch_size: int = 1) -> dict[str, dict]:  # fmt: skip
+def measure_all(
+    subject: Subject, conditions: list[Condition], settings: dict, folder: Path, batch_size: int = 1
+) -> dict[str, dict]:
     """Rows of all conditions; those that `folder` has already are not measured again.
 
     Args:
@@ -88,8 +89,15 @@ def measure_all(subject: Subject, conditions: list[Condition], settings: dict, f
             bar.set_description_str(condition.name, refresh=False)
             with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
                 evaluator = build_evaluator(subject.cfg, name, scratch)
-                row = measure(model, subject.items, condition, evaluator, batch_size,
-                              subject.cfg.DATALOADER.NUM_WORKERS, bar.update)  # fmt: skip
+                row = measure(
+                    model,
+                    subject.items,
+                    condition,
+                    evaluator,
+                    batch_size,
+                    subject.cfg.DATALOADER.NUM_WORKERS,
+                    bar.update,
+                )
             if not row["detections"]:
                 row |= _nothing(rows.get(CLEAN, {}))
             rows[condition.name] = row
@@ -100,9 +108,15 @@ def measure_all(subject: Subject, conditions: list[Condition], settings: dict, f
     return {condition.name: rows[condition.name] for condition in conditions}
 
 
-def measure(model: nn.Module, items: list[Item], condition: Condition, evaluator: DatasetEvaluator,
-            batch_size: int = 1, workers: int = 0,
-            tick: Callable[[float], object] = lambda cost: None) -> dict:  # fmt: skip
+def measure(
+    model: nn.Module,
+    items: list[Item],
+    condition: Condition,
+    evaluator: DatasetEvaluator,
+    batch_size: int = 1,
+    workers: int = 0,
+    tick: Callable[[float], object] = lambda cost: None,
+) -> dict:
     """One row: predict on the changed images, and score. The rest is as for `measure_all`.
 
     Args:
@@ -116,8 +130,12 @@ def measure(model: nn.Module, items: list[Item], condition: Condition, evaluator
     started, records, detections = time.perf_counter(), [], 0
     evaluator.reset()
     loader = DataLoader(
-        _Loaded(items, condition.load), batch_size, num_workers=workers, collate_fn=list,
-        generator=torch.Generator())  # fmt: skip  # else it draws from the global one
+        _Loaded(items, condition.load),
+        batch_size,
+        num_workers=workers,
+        collate_fn=list,
+        generator=torch.Generator(),
+    )  # else it draws from the global one
     for batch in CheckedLoader(loader):
         size = len(batch)
         if condition.change is not None:

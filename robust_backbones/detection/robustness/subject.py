@@ -87,14 +87,28 @@ def load_model(cfg: CfgNode) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def write_result(found: Subject, folder: Path, *, kind: str, metrics: dict, settings: dict,
-                 seed: int, seconds: float, warnings: list[dict] | None) -> None:  # fmt: skip
+def write_result(
+    found: Subject,
+    folder: Path,
+    *,
+    kind: str,
+    metrics: dict,
+    settings: dict,
+    seed: int,
+    seconds: float,
+    warnings: list[dict] | None,
+) -> None:
     """Write `result.json`, as docs/formats.md has it, and tell the warnings."""
     results.write(
-        Path(folder) / "result.json", kind=kind, metrics=metrics, warnings=warnings, seed=seed,
-        settings=settings | {"weights": found.cfg.MODEL.WEIGHTS}, seconds=seconds,
+        Path(folder) / "result.json",
+        kind=kind,
+        metrics=metrics,
+        warnings=warnings,
+        seed=seed,
+        settings=settings | {"weights": found.cfg.MODEL.WEIGHTS},
+        seconds=seconds,
         weights_sha256=found.weights_sha256,
         data={found.dataset: {"images": len(found.items), "fingerprint": settings["fingerprint"]}},
-    )  # fmt: skip
+    )
     for warning in warnings or ():
         print(f"warning: {warning['message']}", file=sys.stderr)

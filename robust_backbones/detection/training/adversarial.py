@@ -34,16 +34,23 @@ class Adversary:
         self.replays = options.REPLAYS if options.METHOD == "free" else 1
         self.images: list[list[Tensor]] | None = None
 
-    def attacked(self, model: nn.Module, batches: list, part: int,
-                 generator: torch.Generator) -> list[dict]:  # fmt: skip
+    def attacked(
+        self, model: nn.Module, batches: list, part: int, generator: torch.Generator
+    ) -> list[dict]:
         """Mini-batch `part` of an update, with the images to learn from in place of its own."""
         batch = batches[part]
         if self.method == "pgd":
             step = attack.STEP_FACTOR * self.eps / self.steps
             images = attack.pgd(
-                model, batch, constraint=self.constraint, eps=self.eps, steps=self.steps,
-                step_size=step, generator=generator, sampled=True,
-            )  # fmt: skip
+                model,
+                batch,
+                constraint=self.constraint,
+                eps=self.eps,
+                steps=self.steps,
+                step_size=step,
+                generator=generator,
+                sampled=True,
+            )
         else:
             if self.images is None:
                 rule = attack.CONSTRAINTS[self.constraint]

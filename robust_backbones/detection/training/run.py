@@ -30,11 +30,30 @@ RESULT, CONFIG = "result.json", "config.yaml"
 # What decides the learning rate, momentum and weight decay at an iteration, and the last one.
 SCHEDULE = tuple(
     f"SOLVER.{key}"
-    for key in ("BASE_LR", "BIAS_LR", "LR_SCHEDULER", "GAMMA", "STEPS", "NUM_DECAYS", "RESCALE",
-                "MAX_ITER", "WARMUP", "MOMENTUM", "NESTEROV", "WEIGHT_DECAY", "REFERENCE_WORLD")
-)  # fmt: skip
-_FREE = ("OUTPUT_DIR", "TEST", "DATASETS.TEST", "DATALOADER.NUM_WORKERS", "MODEL.DEVICE",
-         "SOLVER.CHECKPOINT_PERIOD")  # fmt: skip
+    for key in (
+        "BASE_LR",
+        "BIAS_LR",
+        "LR_SCHEDULER",
+        "GAMMA",
+        "STEPS",
+        "NUM_DECAYS",
+        "RESCALE",
+        "MAX_ITER",
+        "WARMUP",
+        "MOMENTUM",
+        "NESTEROV",
+        "WEIGHT_DECAY",
+        "REFERENCE_WORLD",
+    )
+)
+_FREE = (
+    "OUTPUT_DIR",
+    "TEST",
+    "DATASETS.TEST",
+    "DATALOADER.NUM_WORKERS",
+    "MODEL.DEVICE",
+    "SOLVER.CHECKPOINT_PERIOD",
+)
 
 
 def run(cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -64,8 +83,12 @@ def _setup(cfg: CfgNode, args: argparse.Namespace) -> None:
     os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fvcore")
     log = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank())
-    log.info("Process %d of %d. Environment:\n%s", comm.get_rank(), comm.get_world_size(),
-             collect_env_info())  # fmt: skip
+    log.info(
+        "Process %d of %d. Environment:\n%s",
+        comm.get_rank(),
+        comm.get_world_size(),
+        collect_env_info(),
+    )
     log.info("Command line arguments: %s", args)
     log.info("Running with full config:\n%s", cfg.dump())
     path = os.path.join(cfg.OUTPUT_DIR, CONFIG)
@@ -90,8 +113,14 @@ def train(cfg: CfgNode, resume: bool, restart_schedule: bool = False) -> None:
         return
     trainer.train()
     if comm.is_main_process() and cfg.DATASETS.TEST:
-        write_result(trainer.cfg, trainer.metrics, trainer.weights_sha256, trainer.seconds, RESULT,
-                     best=trainer.best)  # fmt: skip
+        write_result(
+            trainer.cfg,
+            trainer.metrics,
+            trainer.weights_sha256,
+            trainer.seconds,
+            RESULT,
+            best=trainer.best,
+        )
 
 
 def evaluate(cfg: CfgNode, resume: bool) -> None:

@@ -29,8 +29,13 @@ class Step(SimpleTrainer):
     it is that of the whole batch up to the sampling, not bit for bit.
     """
 
-    def __init__(self, cfg: CfgNode, model: nn.Module, data_loader: Iterable,
-                 optimizer: torch.optim.Optimizer):  # fmt: skip
+    def __init__(
+        self,
+        cfg: CfgNode,
+        model: nn.Module,
+        data_loader: Iterable,
+        optimizer: torch.optim.Optimizer,
+    ):
         super().__init__(model, data_loader, optimizer)
         self.folder = Path(cfg.OUTPUT_DIR)
         self.accumulate = cfg.SOLVER.ACCUMULATE
