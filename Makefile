@@ -44,7 +44,7 @@ docs: $(READY) ## write the documentation's site, output/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo output/site/index.html
 
-test: $(READY) ## run all tests, on all cores; TESTS=tests/test_zoo.py runs some
+test: $(READY) ## run all tests, on all cores; TESTS=tests/unit/test_zoo.py runs some
 	$(BIN)/python -m pytest $(SPREAD) $(TESTS)
 
 test-fast: $(READY) ## run the tests that are not marked slow

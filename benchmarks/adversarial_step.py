@@ -21,13 +21,14 @@ from pathlib import Path
 
 os.environ.setdefault("TQDM_DISABLE", "1")  # the library's progress bar; before it is imported
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT))
 
-import robustness_bridge as bridge  # noqa: E402
 import timing  # noqa: E402
 import torch  # noqa: E402
 import torchvision  # noqa: E402
 from adversarial_step_sides import EPS, LIBRARY, OURS, STEP_SIZE, STEPS, passes, sides  # noqa: E402
+
+from tests.support import robustness_bridge as bridge  # noqa: E402
 
 CASES = (("resnet18", 32), ("resnet18", 64), ("resnet50", 64))  # arch, pixels
 ALLOWED = 1e-5  # difference of a weight after two steps, in float64

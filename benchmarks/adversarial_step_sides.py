@@ -4,9 +4,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
-import robustness_bridge as bridge
 import torch
-from small_models import learning
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -15,6 +13,8 @@ from classification.models import Classifier
 from classification.training.cpu.convolutions import FastWeightGradients
 from classification.training.cpu.folding import Twin
 from classification.training.learner import Learner
+from tests.support import robustness_bridge as bridge
+from tests.support.small_models import learning
 
 EPS, STEPS, STEP_SIZE, LR = 1.0, 3, 2 / 3, 0.01
 

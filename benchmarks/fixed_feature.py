@@ -20,9 +20,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT))
 
-import robustness_bridge  # noqa: E402
 import torch  # noqa: E402
 from torchvision import transforms as tv  # noqa: E402
 
@@ -30,6 +29,7 @@ from classification import datasets  # noqa: E402
 from classification.transfer import __main__ as transfer  # noqa: E402
 from classification.transfer.options import SGD  # noqa: E402
 from robust_backbones import checkpoint  # noqa: E402
+from tests.support import robustness_bridge  # noqa: E402
 
 
 class Images(torch.utils.data.Dataset):

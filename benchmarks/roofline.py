@@ -16,15 +16,15 @@ from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
-from small_models import learning  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from classification.models import Classifier  # noqa: E402
 from classification.training.learner import Learner  # noqa: E402
+from tests.support.small_models import learning  # noqa: E402
 
 ATTACK = dict(eps=1.0, steps=3, step_size=2 / 3, use_best=True)
 MATRIX = 2048

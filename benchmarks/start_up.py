@@ -3,7 +3,7 @@
 python benchmarks/start_up.py --repeats 3
 
 All commands that the tree has, and for each what people get wrong: a wrong value and a missing
-file (`tests/commands.py`, where a test sees to it that none of them imports torch).
+file (`tests/support/commands.py`, where a test sees to it that none of them imports torch).
 """
 
 import argparse
@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT))
 
-from commands import MISTAKES, commands  # noqa: E402
+from tests.support.commands import MISTAKES, commands  # noqa: E402
 
 AIM = 1.5  # seconds
 

@@ -21,17 +21,17 @@ from pathlib import Path
 
 os.environ.setdefault("TQDM_DISABLE", "1")  # the library's progress bar; before it is imported
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT))
 
-import robustness_bridge as bridge  # noqa: E402
 import torch  # noqa: E402
-from small_models import learning  # noqa: E402
 
 from classification import attacks  # noqa: E402
 from classification.datasets import loader, open_split  # noqa: E402
 from classification.models import Classifier  # noqa: E402
 from classification.training.learner import Learner  # noqa: E402
 from classification.training.methods import METHODS  # noqa: E402
+from tests.support import robustness_bridge as bridge  # noqa: E402
+from tests.support.small_models import learning  # noqa: E402
 
 EPS, LIBRARY = 0.5, "robustness library, pgd"
 PGD = METHODS["pgd"].attack

@@ -15,14 +15,14 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
-from small_models import learning  # noqa: E402
 
 from classification.models import Classifier  # noqa: E402
 from classification.training.learner import Learner  # noqa: E402
 from classification.training.methods import METHODS  # noqa: E402
+from tests.support.small_models import learning  # noqa: E402
 
 EPS = 0.5
 

@@ -1,7 +1,7 @@
 """Attacks: `(model, x, y) -> x_adv`. Bind the parameters with `functools.partial`.
 
 PGD is that of Madry et al. 2018 (arXiv 1706.06083) with the conventions of the `robustness`
-library: equal settings give equal images (tests/test_robustness_library.py). One difference: the
+library: equal settings give equal images. One difference: the
 library averages the losses of a batch and adds 1e-10 to the gradient's norm, so that images that
 the model is very sure of, in large batches above all, take shorter L2 steps than asked for. Here
 every step has its full length, and an image's attack does not depend on its batch.

@@ -10,7 +10,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 import torch
 
-from robust_backbones.checkpoint import build_network
+from tests.support.networks import random_network
 
 
 def pytest_configure(config):
@@ -21,30 +21,6 @@ def pytest_configure(config):
 
 def pytest_unconfigure(config):
     config.cache_folder.cleanup()
-
-
-def random_network(arch: str, num_classes: int = 10) -> torch.nn.Module:
-    """A network in eval mode whose BatchNorm does something: a fresh one's would hide mistakes."""
-    torch.manual_seed(0)
-    network = build_network(arch, num_classes).eval()
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(std=0.1)
-            module.running_var.uniform_(0.5, 2)
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-            torch.nn.init.normal_(module.bias, std=0.1)
-    return network
-
-
-def robustness_contents(state: dict) -> dict:
-    """A state dict wrapped as the `robustness` library saves it: prefixes, copy, normaliser."""
-    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
-    std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-    model = {f"module.model.{key}": value for key, value in state.items()}
-    model |= {f"module.attacker.model.{key}": value.clone() for key, value in state.items()}
-    for part in ("normalizer", "attacker.normalize"):
-        model |= {f"module.{part}.new_mean": mean, f"module.{part}.new_std": std}
-    return {"model": model, "optimizer": {"state": {}}, "epoch": 90, "nat_prec1": 62.83}
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +45,7 @@ def resnet18_backbone(resnet18_file):
 @pytest.fixture(scope="session")
 def library():
     """The real `robustness` library."""
-    import robustness_bridge
+    from tests.support import robustness_bridge
 
     try:
         return robustness_bridge.import_library()
@@ -80,7 +56,7 @@ def library():
 @pytest.fixture
 def host():
     """A web server on this machine; see `fake_hub`."""
-    from fake_hub import serve
+    from tests.support.fake_hub import serve
 
     with serve() as server:
         yield server

@@ -1,0 +1,213 @@
+"""Names, the command, and the proof that a converted backbone computes the same features."""
+
+import re
+import sys
+
+import pytest
+import torch
+
+from robust_backbones import checkpoint
+from robust_backbones.checkpoint import export
+from robust_backbones.checkpoint import key_names as convert
+from robust_backbones.core.errors import UserError
+from tests.support import ROOT
+from tests.support.bad_checkpoints import BAD_BYTES, BAD_CONTENTS
+from tests.support.networks import random_network, robustness_contents
+
+sys.path.insert(0, str(ROOT / "tools"))
+import convert as tool  # tools/convert.py
+
+NAMES = [
+    ("conv1.weight", "stem.conv1.weight"),
+    ("bn1.running_var", "stem.conv1.norm.running_var"),
+    ("layer1.0.conv2.weight", "res2.0.conv2.weight"),
+    ("layer4.11.bn3.bias", "res5.11.conv3.norm.bias"),
+    ("layer2.0.downsample.0.weight", "res3.0.shortcut.weight"),
+    ("layer2.0.downsample.1.running_mean", "res3.0.shortcut.norm.running_mean"),
+]
+
+
+@pytest.mark.parametrize(("torchvision", "detectron2"), NAMES)
+def test_names_go_both_ways(torchvision, detectron2):
+    assert convert.detectron2_name(torchvision) == (detectron2, "")
+    assert convert.torchvision_name(detectron2) == torchvision
+
+
+@pytest.mark.parametrize("name", ["fc.weight", "bn1.num_batches_tracked"])
+def test_what_a_backbone_does_not_have_is_dropped_with_a_reason(name):
+    target, reason = convert.detectron2_name(name)
+    assert target is None
+    assert reason
+
+
+@pytest.mark.parametrize("name", ["conv1", "module.conv1.weight", "layer5.0.conv1.weight", "fcx.w"])
+def test_foreign_names_are_refused(name):
+    with pytest.raises(UserError, match=f"'{re.escape(name)}' is no tensor of a torchvision ResN"):
+        convert.detectron2_name(name)
+    with pytest.raises(UserError, match=f"'{re.escape(name)}' is no tensor of a Detectron2 ResNet"):
+        convert.torchvision_name(name)
+
+
+ARCHS = [
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnext50_32x4d",
+    *(
+        pytest.param(arch, marks=pytest.mark.slow)
+        for arch in (
+            "resnet101",
+            "resnet152",
+            "resnext101_32x8d",
+            "resnext101_64x4d",
+            "wide_resnet50_2",
+            "wide_resnet50_4",
+            "wide_resnet101_2",
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_converted_file_gives_the_sources_features(tmp_path, arch, capsys):
+    """The whole way through the command, then judged by torchvision's own feature extractor."""
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    from robust_backbones.detection import backbone, verify
+
+    network = random_network(arch)
+    source, target = tmp_path / "source.ckpt", tmp_path / "new" / "target.pth"
+    torch.save(robustness_contents(network.state_dict()), source)
+    tool.main([str(source), str(target)])
+    assert f"{arch}, robustness layout" in capsys.readouterr().out
+
+    contents = torch.load(target, weights_only=True)
+    built = backbone.build_robust_resnet_backbone(verify.target_config(arch), verify.RGB)
+    built.load_state_dict(contents["model"], strict=True)
+    image = torch.randn(2, 3, 64, 64)
+    nodes = {"maxpool": "stem"} | {f"layer{i}": f"res{i + 1}" for i in (1, 2, 3, 4)}
+    with torch.no_grad():
+        expected = create_feature_extractor(network, nodes)(image)
+        found = built.eval()(image)
+    for stage, features in expected.items():
+        scale = features.abs().max()
+        assert (found[stage] - features).abs().max() <= 1e-5 * scale, stage
+        assert scale > 0
+    meta = contents["metadata"]
+    assert (meta["arch"], meta["channel_order"]) == (arch, "RGB")
+    assert meta["mean"] == [0.485, 0.456, 0.406]
+    assert meta["source_sha256"] == checkpoint.read(source).sha256
+
+
+@pytest.mark.parametrize(
+    "arch", ["mobilenet_v2", "shufflenet_v2_x1_0", "mnasnet1_0", "densenet161"]
+)
+def test_other_networks_convert_to_torchvisions_form_only(tmp_path, arch, capsys):
+    network = random_network(arch)
+    source, target = tmp_path / "source.ckpt", tmp_path / "target.pth"
+    state = {f"model.{key}": value for key, value in network.state_dict().items()}
+    torch.save(robustness_contents(state), source)
+    with pytest.raises(SystemExit) as stop:
+        tool.main([str(source), str(target)])
+    assert stop.value.code == 2
+    assert f"{arch} cannot be a Detectron2 backbone" in capsys.readouterr().err
+    assert not target.exists()
+
+    tool.main([str(source), str(target), "--to", "torchvision"])
+    assert "verified, largest relative difference of features: features 0.0e+00" in (
+        capsys.readouterr().out
+    )
+    written = torch.load(target, weights_only=True)
+    checkpoint.build_network(arch, 10).load_state_dict(written)  # as its users will
+    assert written.keys() == network.state_dict().keys()
+    assert all(torch.equal(written[k], v) for k, v in network.state_dict().items())
+
+
+SABOTAGE = {
+    "swapped": lambda t: t | {"res3.0.conv1.norm.bias": t["res3.0.conv1.norm.weight"]},
+    "negated": lambda t: t | {"res5.1.conv2.weight": -t["res5.1.conv2.weight"]},
+    "rounded": lambda t: {k: v.bfloat16().float() for k, v in t.items()},
+    "not a number": lambda t: t | {"stem.conv1.norm.bias": torch.full((64,), float("nan"))},
+}
+
+
+@pytest.mark.parametrize("case", SABOTAGE)
+def test_verification_notices(resnet18_file, case):
+    from robust_backbones.detection.verify import verify_backbone
+
+    source = checkpoint.read(resnet18_file)
+    tensors = export.detectron2_contents(source)["model"]
+    assert max(verify_backbone(source, tensors).values()) <= 1e-5
+    with pytest.raises(UserError, match="features of source and target differ by more than 1e-05"):
+        verify_backbone(source, SABOTAGE[case](tensors))
+
+
+def test_verification_notices_a_missing_key(resnet18_file):
+    from robust_backbones.detection.verify import verify_backbone
+
+    source = checkpoint.read(resnet18_file)
+    tensors = export.detectron2_contents(source)["model"]
+    tensors.pop("stem.conv1.norm.bias")
+    with pytest.raises(UserError, match="do not fit: .*stem.conv1.norm.bias"):
+        verify_backbone(source, tensors)
+
+
+def test_inspection_and_plan_write_nothing(tmp_path, resnet18_file, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tool.main(["--inspect", str(resnet18_file)])
+    out = capsys.readouterr().out
+    assert "architecture: resnet18\n" in out
+    assert "layout: torchvision\n" in out
+    tool.main(["--dry-run", str(resnet18_file), "t.pth"])
+    out = capsys.readouterr().out
+    assert "layer2.0.downsample.0.weight -> res3.0.shortcut.weight (128, 64, 1, 1)\n" in out
+    assert "fc.weight dropped: classifier head: a backbone has none\n" in out
+    tool.main(["--dry-run", "--to", "robustness", str(resnet18_file)])
+    both = "module.model.conv1.weight, module.attacker.model.conv1.weight"
+    assert f"conv1.weight -> {both} (64, 3, 7, 7)\n" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def refused(capsys, *args) -> str:
+    """Run the command; it must end with one line and code 2."""
+    with pytest.raises(SystemExit) as stop:
+        tool.main([str(arg) for arg in args])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    return error
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "options", "message"),
+    [
+        ("absent.pth", "t.pth", [], "absent.pth"),
+        (None, "folder.pth", ["--force"], "is a folder"),
+        (None, "t.pkl", [], "must end in .pth for --to detectron2"),
+        (None, "t.pth", ["--to", "safetensors"], "must end in .safetensors for --to safetensors"),
+        (None, "taken.pth", [], "exists; pass --force"),
+        (None, "t.pth", ["--arch", "resnet50"], "is a resnet18, not a resnet50"),
+        (None, "taken.pth/t.pth", [], "cannot write"),
+    ],
+)
+def test_mistakes_write_nothing(tmp_path, resnet18_file, capsys, source, target, options, message):
+    (tmp_path / "taken.pth").write_text("mine")
+    (tmp_path / "folder.pth").mkdir()
+    source = resnet18_file if source is None else tmp_path / source
+    assert message in refused(capsys, source, tmp_path / target, *options)
+    assert {p.name for p in tmp_path.iterdir()} == {"taken.pth", "folder.pth"}
+    assert (tmp_path / "taken.pth").read_text() == "mine"
+
+
+@pytest.mark.parametrize("case", [*BAD_CONTENTS, *BAD_BYTES])
+def test_bad_files_end_in_one_line_and_no_target(tmp_path, resnet18_file, capsys, case):
+    source = tmp_path / "bad.pth"
+    if case in BAD_CONTENTS:
+        change, message = BAD_CONTENTS[case]
+        torch.save(change(torch.load(resnet18_file)), source)
+    else:
+        change, message = BAD_BYTES[case]
+        source.write_bytes(change(resnet18_file.read_bytes()))
+    assert re.search(message, refused(capsys, source, tmp_path / "t.pth"))
+    assert list(tmp_path.iterdir()) == [source]

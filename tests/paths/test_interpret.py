@@ -1,0 +1,305 @@
+"""The real command on a few digits: what it writes, repeats, skips and refuses."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from classification import options
+from classification.datasets import open_split
+from classification.datasets.shard_writer import write_shards
+from classification.interpret import __main__ as interpret
+from classification.interpret import optimize
+from classification.interpret import options as interpret_options
+from classification.interpret import plan as interpret_plan
+from classification.interpret.report import warnings
+from classification.models import load_classifier
+from robust_backbones.core.files import sha256
+from tests.support.networks import random_network
+from tests.support.small_data import write_tree
+
+FEW = [
+    "--dataset",
+    "digits",
+    "--classes",
+    "3",
+    "0",
+    "--units",
+    "7",
+    "--images",
+    "3",
+    "--steps",
+    "3",
+    "--device",
+    "cpu",
+    "--batch-size",
+    "2",
+]
+
+
+def save(path, classes, seed=0):
+    network = random_network("shufflenet_v2_x1_0", classes)
+    torch.manual_seed(seed)
+    torch.nn.init.normal_(network.fc.weight, std=0.1)
+    torch.save(network.state_dict(), path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Two networks and a judge of ten classes."""
+    folder = tmp_path_factory.mktemp("weights")
+    return [save(folder / f"{name}.pth", 10, seed) for seed, name in enumerate(("a", "b", "judge"))]
+
+
+def run(weights, output, *more):
+    interpret.main(
+        ["--weights", *weights[:2], *FEW, "--judge", weights[2], "--output", str(output), *more]
+    )
+
+
+@pytest.fixture(scope="module")
+def done(weights, tmp_path_factory):
+    """The folder of one finished run; not to be changed."""
+    output = tmp_path_factory.mktemp("interpret") / "run"
+    run(weights, output)
+    return output
+
+
+def read(output):
+    return json.loads((output / "result.json").read_text())
+
+
+def numbers(output):
+    return read(output)["metrics"]["networks"]
+
+
+def picture(path):
+    """`(1, 3, H, W)` in [0, 1], as it was rounded to bytes."""
+    return torch.from_numpy(np.asarray(Image.open(path)) / np.float32(255)).permute(2, 0, 1)[None]
+
+
+def test_the_result_is_complete(done, weights):
+    result = read(done)
+    assert result["kind"] == "interpret" and result["weights_sha256"] == sha256(weights[0])
+    assert result["settings"]["networks"] == {"a": sha256(weights[0]), "b": sha256(weights[1])}
+    assert result["settings"]["judge"] == sha256(weights[2])
+    assert result["settings"]["step_size"] == pytest.approx(32 / 224)
+    assert result["data"]["test"]["images"] == 360 and result["data"]["test"]["fingerprint"]
+    for row in numbers(done).values():
+        seen, inverted = row["visualisation"], row["inversion"]
+        kinds = [(p["kind"], p["number"]) for p in seen["pictures"]]
+        assert kinds == [("class", 3), ("class", 0), ("unit", 7)]
+        assert all(p["score"] > p["start"] for p in seen["pictures"])
+        assert 0 <= seen["judge_confidence"] <= 100 and 0 <= seen["own_confidence"] <= 100
+        assert inverted["representation_distance"] < inverted["start_representation_distance"]
+        assert len(inverted["pictures"]) == 3 and 0 <= inverted["judge_agreement"] <= 100
+    files = {".lock", "figure.png", "figure.svg", "image", "networks", "result.json", "start"}
+    assert {path.name for path in done.iterdir()} == files
+    assert (done / "figure.svg").read_text().count("<image") == 3 * 6 + 3
+
+
+def test_the_numbers_are_those_of_the_pictures(done, weights):
+    """Computed again from the PNG files, which are rounded to bytes."""
+    source, net, judge = open_split("digits", "test"), *map(load_classifier, weights[1:])
+    row = numbers(done)["b"]
+    for found in row["inversion"]["pictures"]:
+        name = f"image_{found['index']}.png"
+        target, image = picture(done / "image" / name), picture(done / "networks" / "b" / name)
+        expected = source.images[found["index"]][None]
+        torch.testing.assert_close(target, expected, atol=0.5 / 255 + 1e-6, rtol=0)
+        distance = ((image - expected).norm() / expected.norm()).item()
+        assert found["pixel_distance"] == pytest.approx(distance, rel=0.01)
+        features = [optimize.features(net, x) for x in (image, expected)]
+        distance = ((features[0] - features[1]).norm() / features[1].norm()).item()
+        assert found["representation_distance"] == pytest.approx(distance, rel=0.05)
+        agrees = judge(image).argmax() == judge(expected).argmax()
+        assert found["judge_agrees"] == int(agrees)
+    for found in row["visualisation"]["pictures"][:2]:
+        image = picture(done / "networks" / "b" / f"class_{found['number']}.png")
+        for name, network in (("own", net), ("judge", judge)):
+            confidence = 100 * network(image).softmax(1)[0, found["number"]].item()
+            assert found[f"{name}_confidence"] == pytest.approx(confidence, rel=0.1)
+
+
+def test_it_repeats_and_all_networks_start_alike(done, weights, tmp_path):
+    run(weights, tmp_path, "--batch-size", "5")
+    rows, again = numbers(done), numbers(tmp_path)
+    for name, row in rows.items():
+        for part in ("visualisation", "inversion"):
+            means = {k: v for k, v in row[part].items() if k != "pictures"}
+            found = {k: v for k, v in again[name][part].items() if k != "pictures"}
+            assert found == pytest.approx(means, rel=1e-3, abs=1e-5)
+    a, b = (
+        [p["start_pixel_distance"] for p in row["inversion"]["pictures"]] for row in rows.values()
+    )
+    assert a == b
+
+
+def test_from_other_images_and_another_seed(done, weights, tmp_path):
+    run(weights, tmp_path / "run", "--start", "image", "--seed", "1")
+    source = open_split("digits", "test")
+    for start in (tmp_path / "run" / "start").iterdir():
+        distances = (source.images - picture(start)).abs().amax((1, 2, 3))
+        assert distances.min() < 1 / 255
+    targets = {path.name for path in (tmp_path / "run" / "image").iterdir()}
+    assert targets != {path.name for path in (done / "image").iterdir()}
+    for name in targets:
+        one, other = (picture(tmp_path / "run" / kind / name) for kind in ("start", "image"))
+        assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("start", interpret_options.STARTS)
+def test_neither_mode_depends_on_how_much_the_other_shows(start):
+    def plan(*more):
+        args = ["--weights", "w", "--dataset", "digits", "--start", start, "--output", "x", *more]
+        args = interpret_options.parser("").parse_args(args)
+        return interpret_plan.make(args, open_split("digits", "test"), 10)
+
+    large, few = plan("--images", "9"), plan("--classes", "1", "--images", "2")
+    assert large.indices[:2] == few.indices and len(large.shown) == 5
+    for name in ("shown_starts", "starts", "targets"):
+        assert len(getattr(few, name)) < len(getattr(large, name))
+        assert torch.equal(getattr(large, name)[: len(getattr(few, name))], getattr(few, name))
+
+
+def test_visualising_from_noise_needs_no_data(weights, tmp_path, monkeypatch):
+    monkeypatch.delenv("ROBUST_BACKBONES_DATA", raising=False)
+    # A name is not confused with the row of starts.
+    interpret.main(
+        [
+            "--weights",
+            weights[0],
+            "--name",
+            "start",
+            "--mode",
+            "visualise",
+            "--steps",
+            "1",
+            "--image-size",
+            "40",
+            "--device",
+            "cpu",
+            "--output",
+            str(tmp_path),
+        ]
+    )
+    result = read(tmp_path)
+    assert result["data"] == {} and result["settings"]["dataset"] is None
+    row = result["metrics"]["networks"]["start"]
+    assert len(row["visualisation"]["pictures"]) == 5 and "inversion" not in row
+    assert Image.open(tmp_path / "networks" / "start" / "class_4.png").size == (40, 40)
+
+
+def test_a_finished_run_is_skipped_and_another_one_refused(done, weights, capsys):
+    before = (done / "result.json").read_bytes()
+    run(weights, done)
+    assert "finished; nothing to do" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        run(weights, done, "--steps", "4")
+    assert stop.value.code == 2 and "steps is 3 there, 4 here" in capsys.readouterr().err
+    assert (done / "result.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (["--units", "2000"], "--units 2000: a has no such unit; its numbers are 0 to 1023"),
+        (["--classes", "10"], "--classes 10: a has no such class; its numbers are 0 to 9"),
+        (["--images", "361"], "361 images to invert are asked for, but digits has 360 test"),
+        (["--images", "200", "--start", "image"], "200 .* and 200 to start from are asked for"),
+        (["--name", "x"], "--name has 1 names, --weights has 2 networks; give one name each"),
+        (["--name", "x", "x"], "two networks are called 'x'; tell them apart by --name"),
+        (["--name", "x", "a/b"], "'a/b' cannot be a folder"),
+        (["--mode", "invert"], "--units is not for --mode invert; leave it out"),
+        (["--steps", "0"], "'0' is not a whole number of at least 1"),
+        (["--eps", "-1"], "'-1' is not a finite number above 0"),
+        (["--mode", "dream"], "invalid choice: 'dream'.*visualise.*invert.*both"),
+        (["--judge", "nowhere.pt"], "file 'nowhere.pt' does not exist"),
+        (["--device", "abacus"], "device 'abacus' cannot be used here; one of: .*cpu"),
+    ],
+)
+def test_user_mistakes(weights, tmp_path, capsys, more, message):
+    with pytest.raises(SystemExit) as stop:
+        run(weights, tmp_path / "run", *more)
+    assert stop.value.code == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(message, last), last
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "classes, message",
+    [
+        (7, "judge.pth tells 7 classes apart, a 10; give one of the same classes"),
+        (None, "judge .* is a itself, whose opinion of its own pictures says nothing"),
+    ],
+)
+def test_judges_that_cannot_judge(weights, tmp_path, capsys, classes, message):
+    judge = save(tmp_path / "judge.pth", classes) if classes else weights[0]
+    with pytest.raises(SystemExit) as stop:
+        run([*weights[:2], judge], tmp_path / "run")
+    assert stop.value.code == 2 and re.search(message, capsys.readouterr().err)
+
+
+def test_shards_are_refused_before_anything_is_written(weights, tmp_path, capsys):
+    tree = write_tree(tmp_path / "tree", {"train": 2, "test": 2})
+    shards = write_shards(tree, tmp_path / "shards", 3)
+    with pytest.raises(SystemExit) as stop:
+        interpret.main(
+            [
+                "--weights",
+                weights[0],
+                "--dataset",
+                "folder",
+                "--data",
+                str(shards),
+                "--output",
+                str(tmp_path / "run"),
+            ]
+        )
+    assert stop.value.code == 2 and not (tmp_path / "run").exists()
+    assert "lies in shards here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "now, start, told", [(0.2, 1.0, False), (0.6, 1.0, True), (float("nan"), 1.0, True)]
+)
+def test_what_was_not_matched_is_told(now, start, told):
+    row = {"representation_distance": now, "start_representation_distance": start}
+    found = warnings({"net": {"inversion": row}, "other": {"visualisation": {}}})
+    assert [w["check"] for w in found] == ["not_matched"] * told
+
+
+@pytest.mark.parametrize(
+    "weights, label",
+    [
+        ("robust://resnet50_l2_eps3", "resnet50_l2_eps3"),
+        ("output/pretrain/digits/checkpoint.pt", "digits"),
+        ("checkpoint.pt", "checkpoint"),
+        ("a/b.safetensors", "b"),
+    ],
+)
+def test_labels(weights, label):
+    assert options.label(weights) == label
+
+
+def test_help_explains_every_option_and_comes_at_once():
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "classification.interpret", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert time.perf_counter() - start < 1.5
+    text = done.stdout.split("what:\n")[1]
+    found = [" ".join(part.split()) for part in re.split(r"\n  --", "\n" + text)[1:]]
+    assert len(found) >= 18 and all(re.search("default|required", option) for option in found)
+    assert interpret_options.MODES == ("visualise", "invert", "both")

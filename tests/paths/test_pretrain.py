@@ -1,0 +1,360 @@
+"""The real command on a few digits: what it writes, skips, resumes and refuses."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from classification import attacks
+from classification import transforms as tf
+from classification.datasets import DATASETS, loader, open_split
+from classification.datasets.shard_writer import write_shards
+from classification.models import load_classifier
+from classification.pretrain import __main__ as pretrain
+from classification.pretrain import options as pretrain_options
+from classification.training import evaluate as engine
+from classification.training import learner, methods
+from robust_backbones import checkpoint
+from robust_backbones.core.signals import STOPPED
+from tests.support.pretrain_runs import FEW
+from tests.support.small_data import write_tree
+
+
+def run(output, *options):
+    pretrain.main([*FEW, "--output", str(output), *options])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of one finished run, made by the first test that asks; not to be changed."""
+    return tmp_path_factory.mktemp("pretrain") / "run"
+
+
+@pytest.fixture
+def done(finished):
+    if not finished.exists():
+        run(finished)
+    return finished
+
+
+def lines(output):
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_checkpoint_is_a_classifier_that_others_can_read(done):
+    contents = torch.load(done / "checkpoint.pt", weights_only=True)
+    assert contents["format"] == checkpoint.FORMAT and contents["epoch"] == 2
+    found = checkpoint.read(done / "checkpoint.pt")
+    assert (found.arch, found.layout) == ("shufflenet_v2_x1_0", "robust_backbones")
+    assert found.mean == DATASETS["digits"].mean and found.std == DATASETS["digits"].std
+    expected = dict(
+        arch="shufflenet_v2_x1_0",
+        method="pgd",
+        dataset="digits",
+        classes=10,
+        constraint="l2",
+        eps=1.0,
+        steps=1,
+        random_start=False,
+        use_best=True,
+        epochs=2,
+        image_size=32,
+        seed=3,
+    )
+    assert expected.items() <= found.metadata.items()
+    assert found.metadata["step_size"] == pytest.approx(2 / 3)
+    assert {"mean", "std", "code_version"} <= set(found.metadata)
+    model = load_classifier(done / "checkpoint.pt")
+    batches = loader.test_batches(open_split("digits", "test", limit=20), 20)
+    assert engine.evaluate(model, batches).top1 == lines(done)[-1]["clean_top1"]
+
+
+def test_the_result_names_its_attack_its_data_and_its_settings(done):
+    result = json.loads((done / "result.json").read_text())
+    assert result["kind"] == "pretrain" and result["seed"] == 3
+    assert 0 <= result["metrics"]["robust_top1"] <= result["metrics"]["clean_top1"] <= 100
+    assert result["settings"]["evaluation"] == {
+        "attack": "pgd",
+        "constraint": "l2",
+        "eps": 1.0,
+        "steps": 2,
+        "step_size": 1.25,
+        "random_start": True,
+        "use_best": True,
+    }
+    assert result["settings"]["recipe"] == "quick"
+    assert result["settings"]["lr"] == pytest.approx(0.03 * 12 / 64)  # the linear rule
+    assert result["data"]["test"]["images"] == 20
+    assert result["data"]["train"]["fingerprint"] != result["data"]["test"]["fingerprint"]
+
+
+def test_a_finished_run_is_skipped(done, capsys):
+    before = (done / "result.json").read_bytes()
+    run(done)
+    assert "finished; nothing to do" in capsys.readouterr().out
+    assert (done / "result.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+def test_a_finished_run_with_other_settings_is_kept(done, capsys, resume):
+    with pytest.raises(SystemExit) as stop:
+        run(done, "--lr", "0.5", *resume)
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert "lr is 0.005625 there, 0.5 here; choose another --output" in err and err.count("\n") == 1
+
+
+def test_resuming_is_asked_for(tmp_path, capsys):
+    """What is resumed, and exactly, is in test_training.py."""
+    (tmp_path / "checkpoint.pt").write_bytes(b"")
+    with pytest.raises(SystemExit) as stop:
+        run(tmp_path)
+    assert stop.value.code == 2
+    assert "pass --resume to go on with it, or choose another --output" in capsys.readouterr().err
+
+
+def test_nothing_to_resume(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(tmp_path, "--resume", "must")
+    assert "holds no run to resume; leave --resume must out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_exits_with_75_and_resume_auto_goes_on(tmp_path, number):
+    command = [
+        sys.executable,
+        "-m",
+        "classification.pretrain",
+        *FEW,
+        "--epochs",
+        "60",
+        "--output",
+        str(tmp_path),
+        "--resume",
+        "auto",
+        "--save-seconds",
+        "0",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    while not (tmp_path / "checkpoint.pt").exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == STOPPED
+    assert f"stopped; all is saved in {tmp_path}. Go on with --resume" in out
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    expected = f"resuming after {state['epoch']} of 60 epochs and {state['batch']} of 2 steps"
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert expected in process.stdout.readline()
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize(
+    "options, radius",
+    [
+        (["--constraint", "l2"], 1.0),
+        (["--constraint", "linf"], 8 / 255),
+        (["--constraint", "linf", "--eval-eps", "4/255"], 4 / 255),
+    ],
+)
+def test_a_standard_model_is_attacked_too(tmp_path, monkeypatch, options, radius):
+    radii = []
+
+    def pgd(model, x, y, *, eps, **kwargs):
+        radii.append(eps)
+        return x
+
+    monkeypatch.setattr(attacks, "pgd", pgd)
+    run(tmp_path, "--epochs", "1", "--eps", "0", "--resume", *options)  # nothing there: starts
+    assert radii == [radius]  # one batch of the evaluation, none of the training
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["settings"]["eps"], result["settings"]["method"]) == (0, "standard")
+    assert result["settings"]["evaluation"]["eps"] == radius
+
+
+def settings(*options):
+    return pretrain_options.settings(
+        pretrain_options.parser("").parse_args([*options, "--output", "x"])
+    )
+
+
+def test_the_paper_is_the_default():
+    """hyperparameters.yaml: adversarial_pretraining."""
+    found = settings("--data", "/imagenet")
+    assert {
+        "arch": "resnet50",
+        "dataset": "imagenet",
+        "method": "pgd",
+        "constraint": "l2",
+        "eps": 3.0,
+        "steps": 3,
+        "step_size": 2.0,
+        "random_start": False,
+        "use_best": True,
+        "epochs": 90,
+        "batch_size": 512,
+        "lr": 0.1,
+        "lr_schedule": "step",
+        "momentum": 0.9,
+        "nesterov": False,
+        "weight_decay": 1e-4,
+        "augmentation": "imagenet",
+        "warmup": 0.0,
+        "smoothing": 0.0,
+    }.items() <= found.items()
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        (["--batch-size", "1024"], dict(lr=0.2)),  # the linear rule
+        (["--batch-size", "1024", "--lr", "0.1"], dict(lr=0.1)),
+        (["--recipe", "quick"], dict(epochs=5, lr_schedule="one-cycle", eps=1.0, nesterov=True)),
+        (["--constraint", "linf"], dict(eps=4 / 255, step_size=8 / 3 / 255)),
+        (["--method", "fast"], dict(steps=1, step_size=3.75, lr_schedule="cyclic", passes=90)),
+        (["--method", "free", "--eps", "1"], dict(steps=4, step_size=1.0, passes=23)),
+        (["--method", "free", "--steps", "8"], dict(steps=8, passes=12)),
+        (["--method", "trades", "--beta", "2"], dict(steps=10, step_size=0.75, beta=2.0)),
+        (["--no-use-best", "--random-start"], dict(use_best=False, random_start=True)),
+        (["--eps", "0"], dict(method="standard", eps=0)),
+        (["--method", "standard"], dict(method="standard", eps=0)),
+    ],
+)
+def test_what_options_decide(options, expected):
+    found = settings(*options)
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--arch", "vgg16"], "invalid choice: 'vgg16'.*resnet18"),
+        (["--dataset", "mnist"], "invalid choice: 'mnist'.*digits"),
+        (["--constraint", "l1"], "invalid choice: 'l1'.*l2.*linf"),
+        (["--constraint", "linf", "--eps", "4"], "did you mean 4/255?"),
+        (["--eps", "-1"], "'-1' is not a finite number of at least 0"),
+        (["--eps", "1/0"], "'1/0' is not a finite number of at least 0"),
+        (["--eps", "nan"], "'nan' is not a finite number of at least 0"),
+        (["--epochs", "0"], "'0' is not a whole number of at least 1"),
+        (["--steps", "1.5"], "'1.5' is not a whole number of at least 1"),
+        (["--batch-size", "1"], "'1' is not a whole number of at least 2"),
+        (["--batch-size", "26"], "batch size 26 exceeds the 24 training images"),
+        (["--step-size", "0"], "'0' is not a finite number above 0"),
+        (["--eval-eps", "0"], "'0' is not a finite number above 0"),
+        (["--lr", "0"], "'0' is not a finite number above 0"),
+        (["--lr", "1e30"], "step . of epoch .: the loss became (nan|inf) .*; lower it"),
+        (["--method", "pgd"], "--method pgd with --eps 0: standard training has eps 0"),
+        (["--method", "standard", "--eps", "1"], "--method standard with --eps 1: standard"),
+        (["--label-smoothing", "1"], r"'1' is not a number in \[0, 1\)"),
+        (["--accumulate", "5"], "--batch-size 12 cannot be cut into 5 equal pieces of at least 2"),
+        (["--accumulate", "12"], "cannot be cut into 12 equal pieces of at least 2 images"),
+        (["--dataset", "cifar10"], "'cifar10' comes with no data; say where it lies: --data"),
+        (["--limit", "9"], "a limit of 9 images is not possible: digits train has 10 classes"),
+        (["--momentum", "1"], "'1' is not a number between 0 and 1"),
+        (["--device", "abacus"], "device 'abacus' cannot be used here; one of: .*cpu"),
+    ],
+)
+def test_user_mistakes(tmp_path, capsys, options, message):
+    with pytest.raises(SystemExit) as stop:
+        run(tmp_path, "--eps", "0", *options)
+    assert stop.value.code == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(message, last), last
+    assert not (tmp_path / "result.json").exists()
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_broken_result_file(tmp_path, capsys, folder):
+    if folder:
+        (tmp_path / "result.json").mkdir()
+    else:
+        (tmp_path / "result.json").write_text("{")
+    with pytest.raises(SystemExit):
+        run(tmp_path)
+    assert "result.json is not a result file; choose another --output" in capsys.readouterr().err
+
+
+def test_several_processes_without_torchrun(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as stop:
+        run(tmp_path)
+    assert stop.value.code == 2
+    assert "WORLD_SIZE is 2, but LOCAL_RANK" in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_a_folder_is_told_of_before_training(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit):
+        run(tmp_path / "file")
+    captured = capsys.readouterr()
+    assert f"{tmp_path / 'file'} is a file; give a folder." in captured.err
+    assert "epoch 1" not in captured.out
+
+
+def test_help_explains_every_option_and_comes_at_once():
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "classification.pretrain", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert time.perf_counter() - start < 1.5
+    options = re.split(r"\n  --", done.stdout.split("options:")[1])[1:]
+    assert len(options) >= 17 and all(re.search("default|required", o) for o in options)
+
+
+def test_the_parser_offers_what_the_tables_have():
+    assert set(pretrain_options.STANDARD_EVAL_EPS) == set(attacks.CONSTRAINTS)
+    assert set(pretrain_options.METHODS) == set(methods.METHODS)
+    assert set(pretrain_options.PRECISIONS) == set(learner.PRECISIONS)
+    assert set(pretrain_options.AUGMENTATIONS) == set(tf.AUGMENTATIONS)
+
+
+def test_held_out_training_images_take_the_place_of_the_test_images(tmp_path):
+    run(tmp_path, "--epochs", "1", "--eps", "0", "--held-out", "0.1")
+    data = json.loads((tmp_path / "result.json").read_text())["data"]
+    assert set(data) == {"train", "val"} and data["val"]["images"] == 20
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_image_folders_and_shards(tmp_path, shards):
+    tree = write_tree(tmp_path / "tree", {"train": 10, "test": 5})
+    where = write_shards(tree, tmp_path / "shards", 6) if shards else tree
+    options = [
+        "--arch",
+        "shufflenet_v2_x1_0",
+        "--dataset",
+        "folder",
+        "--data",
+        str(where),
+        "--image-size",
+        "32",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "8",
+        "--lr",
+        "0.01",
+        "--eps",
+        "0.5",
+        "--method",
+        "fast",
+        "--workers",
+        "1",
+        "--device",
+        "cpu",
+        "--eval-steps",
+        "1",
+    ]
+    pretrain.main([*options, "--output", str(tmp_path / "run")])
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert (result["data"]["train"]["images"], result["data"]["test"]["images"]) == (30, 15)
+    assert load_classifier(tmp_path / "run/checkpoint.pt").num_classes == 3
+    assert all({"adversarial_top1", "guard_top1"} <= set(line) for line in lines(tmp_path / "run"))

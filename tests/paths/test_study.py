@@ -1,0 +1,340 @@
+"""Study files: which runs they ask for, mistakes in them, the table, status and plan."""
+
+import json
+import re
+
+import pytest
+
+from classification.study import __main__ as study
+from classification.study import file as study_file
+from classification.study import summary as study_report
+from robust_backbones.core.errors import UserError
+from tests.support import ROOT
+from tests.support.study_runs import allow, toy, write
+from tests.support.transfer_runs import write_network
+
+STUDIES = ROOT / "configs" / "studies"
+FILE = {
+    "output": "out",
+    "common": {"dataset": "digits", "trials": 2, "lr": [0.1, 0.01]},
+    "axes": {
+        "protocol": {"clean": {"protocol": "clean"}, "as it was": {"protocol": "paper"}},
+        "weights": {"standard": {"weights": "a.pt"}, "eps 3": {"weights": "b.pt", "trials": 1}},
+    },
+}
+PARTS = {
+    "output": "out",
+    "parts": [
+        {
+            "name": "train",
+            "command": "pretrain",
+            "common": {"dataset": "digits", "eps": "{eps}"},
+            "axes": {"eps": [0, 0.5]},
+        },
+        {
+            "command": "transfer",
+            "resources": {"gpus": 0.5},
+            "common": {"weights": "{train}/checkpoint.pt", "dataset": "{task}"},
+            "axes": {"task": ["textures", "faces"], "eps": [0, 0.5]},
+            "skip": [{"task": "faces", "eps": [0.5]}],
+        },
+    ],
+}
+
+
+def read(tmp_path, contents, changes=None):
+    return study_file.read(write(tmp_path / "s.yaml", contents), changes)
+
+
+def test_every_combination_once(tmp_path):
+    runs = read(tmp_path, FILE, {"device": "cpu"})
+    assert [tuple(run.labels.values()) for run in runs] == [
+        ("clean", "standard"),
+        ("clean", "eps 3"),
+        ("as it was", "standard"),
+        ("as it was", "eps 3"),
+    ]
+    assert runs[1].options == {
+        "dataset": "digits",
+        "trials": 1,
+        "lr": [0.1, 0.01],
+        "protocol": "clean",
+        "weights": "b.pt",
+        "device": "cpu",
+    }
+    assert re.fullmatch(r"out/transfer/as_it_was-eps_3-[0-9a-f]{8}", runs[3].folder.as_posix())
+    assert runs[3].result == runs[3].folder / "result.json"
+
+
+def test_what_a_result_depends_on_is_its_identity(tmp_path):
+    def ids(contents, changes=None):
+        return [run.id for run in read(tmp_path, contents, changes)]
+
+    first = ids(FILE)
+    assert len(set(first)) == 4 and ids(FILE) == first
+    assert ids(FILE, {"data": "/elsewhere", "workers": "8", "device": "cuda"}) == first
+    assert not set(ids(FILE, {"trials": "3"})) & set(first)
+    weights = tmp_path / "w.pt"
+    contents = FILE | {"axes": {"weights": {"mine": {"weights": str(weights)}}}}
+    weights.write_bytes(b"one")
+    before = ids(contents)
+    weights.write_bytes(b"two and more")
+    assert ids(contents) != before
+
+
+def test_a_config_counts_with_what_it_is_based_on(tmp_path, monkeypatch):
+    allow(monkeypatch)
+    write(tmp_path / "base.yaml", "A: 1\n")
+    write(tmp_path / "c.yaml", "_BASE_: base.yaml\n")
+    contents = {"output": "o", "command": "toy", "common": {"config": str(tmp_path / "c.yaml")}}
+    (before,) = read(tmp_path, contents)
+    write(tmp_path / "base.yaml", "A: 2222\n")
+    (after,) = read(tmp_path, contents)
+    assert before.id != after.id
+
+
+def test_parts_build_on_each_other(tmp_path):
+    runs = read(tmp_path, PARTS)
+    train, transfer = runs[:2], runs[2:]
+    assert [tuple(run.labels.values()) for run in transfer] == [
+        ("textures", "0"),
+        ("textures", "0.5"),
+        ("faces", "0"),
+    ]
+    for run in transfer:
+        source = train[["0", "0.5"].index(run.labels["eps"])]
+        assert run.needs == (source.folder,)
+        assert run.options["weights"] == f"{source.folder.as_posix()}/checkpoint.pt"
+        assert run.gpus == 0.5 and source.gpus == 0
+    # That it exists by now changes nothing: its folder has its identity in the name.
+    contents = PARTS | {"output": str(tmp_path / "there")}
+    before = read(tmp_path, contents)
+    before[0].folder.mkdir(parents=True)
+    (before[0].folder / "checkpoint.pt").write_bytes(b"x")
+    assert [run.id for run in read(tmp_path, contents)] == [run.id for run in before]
+
+
+def test_single_runs_beside_and_without_axes(tmp_path):
+    contents = FILE | {
+        "axes": {"weights": ["a.pt", "b.pt"]},
+        "common": {"dataset": "digits", "weights": "{weights}"},
+        "runs": [{"weights": "c.pt", "seed": 3}],
+    }
+    runs = read(tmp_path, contents)
+    assert [run.options["weights"] for run in runs] == ["a.pt", "b.pt", "c.pt"]
+    assert runs[2].options["seed"] == 3 and "seed" not in runs[0].options
+    (only,) = read(tmp_path, {"output": "o", "runs": [{"dataset": "digits", "weights": "a.pt"}]})
+    assert only.labels == {} and only.folder.parent.name == "transfer"
+    only = read(tmp_path, FILE | {"only": [{"protocol": "clean"}, {"weights": "standard"}]})
+    assert len(only) == 3
+
+
+@pytest.mark.parametrize(
+    "command, options, gpus, expected",
+    [
+        (
+            "transfer",
+            {
+                "dataset": "digits",
+                "weights": "w.pt",
+                "save_classifier": True,
+                "compile": False,
+                "lr": [0.1, 0.01],
+                "trials": 2,
+            },
+            0,
+            "-m classification.transfer --output F --dataset digits --weights w.pt "
+            "--save-classifier --lr 0.1 0.01 --trials 2",
+        ),
+        (
+            "pretrain",
+            {"dataset": "digits", "eps": 0.5},
+            0,
+            "-m classification.pretrain --resume --output F --dataset digits --eps 0.5",
+        ),
+        (
+            "robustness",
+            {"dataset": "digits", "weights": "w.pt", "eps": [0.1, 0.2]},
+            0,
+            "-m classification.robustness_eval --output F --dataset digits --weights w.pt "
+            "--eps 0.1 0.2",
+        ),
+        (
+            "detection",
+            {"config": "C", "MODEL.WEIGHTS": "w.pth", "SEED": 2},
+            8,
+            "train_net.py --config C --num-gpus 8 --resume MODEL.WEIGHTS w.pth SEED 2 OUTPUT_DIR F",
+        ),
+        (
+            "attack",
+            {"config": "C", "eps": [2, 4], "MODEL.WEIGHTS": "w.pth"},
+            0,
+            "attack_net.py --config C --eps 2 4 MODEL.WEIGHTS w.pth --output F",
+        ),
+        (
+            "corruption",
+            {"config": "C", "images": 5, "MODEL.WEIGHTS": "w.pth"},
+            0,
+            "corrupt_net.py --config C --images 5 MODEL.WEIGHTS w.pth --output F",
+        ),
+        ("convert", {"source": "c.pt"}, 0, "convert.py c.pt F/backbone.pth --force"),
+    ],
+)
+def test_command_lines(tmp_path, request, command, options, gpus, expected):
+    config = str(request.config.rootpath / "configs" / "digits_mask_rcnn_robust.yaml")
+    options = {k: config if v == "C" else v for k, v in options.items()}
+    contents = {"output": "o", "command": command, "common": options, "resources": {"gpus": gpus}}
+    (run,) = read(tmp_path, contents)
+    (words,) = run.lines
+    if words[0] != "-m":
+        words = [words[0].rpartition("/")[2], *words[1:]]
+    expected = expected.replace(" C ", f" {config} ")
+    assert " ".join(words).replace(run.folder.as_posix(), "F") == expected
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in STUDIES.glob("*.yaml")))
+def test_the_studies_that_come_along_can_be_read(request, monkeypatch, name):
+    monkeypatch.chdir(request.config.rootpath)
+    runs = study_file.read(f"configs/studies/{name}")
+    assert len({run.folder for run in runs}) == len(runs) > 1
+
+
+MISTAKES = [
+    ("a: [", "is not YAML"),
+    ("- 1", "a study file is a mapping with output and axes or parts"),
+    ("output: o\ncommon: {}\ncommon: {}", "s.yaml:3: the key 'common' is there twice"),
+    ("output: o\n\naxis: {}", "s.yaml:3: unknown key 'axis'; one of: output, parts, name"),
+    ("output: o\naxis: {}", "did you mean axes?"),
+    ("axes: {a: [1]}", "output, a folder for all results, is needed"),
+    ("output: o\nparts: []", "s.yaml:2: parts is a list of at least one part"),
+    ("output: o\nparts:\n  - 3", "s.yaml:3: a part is a mapping"),
+    ("output: o\nparts:\n  - common: {}\n    output: x", "s.yaml:4: unknown key 'output'"),
+    ("output: o\ncommand: fly", "s.yaml:2: command 'fly' is unknown; one of: pretrain, robust"),
+    ("output: o\naxes: {}", "part 'transfer' asks for nothing"),
+    ("output: o\nname: a b\ncommon: {}", "s.yaml:2: the name 'a b' must be one word"),
+    ("output: o\naxes:\n  a: 3", "s.yaml:3: axis 'a' is a list of values, or a mapping"),
+    ("output: o\naxes:\n  a: [[1]]", "the value [1] is neither text nor a number"),
+    ("output: o\naxes:\n  a: [1, '1']", "s.yaml:3: axis 'a' has a label twice"),
+    ("output: o\naxes:\n  a:\n    b: 1", "s.yaml:4: b is a mapping of names to values"),
+    ("output: o\ncommon: x", "s.yaml:2: common is a mapping"),
+    ("output: o\naxes: {a: [1]}\nskip:\n  - {a: 2}", "s.yaml:4: axis 'a' has no label '2'"),
+    ("output: o\naxes: {a: [1]}\nonly:\n  - {b: 2}", "s.yaml:4: unknown key 'b'; one of: a"),
+    ("output: o\naxes: {a: [1]}\nruns:\n  - {seed: 2}", "s.yaml:4: the run has no label for axis"),
+    ("output: o\nresources: {gpu: 1}\ncommon: {}", "unknown key 'gpu'; one of: gpus, cpus; did"),
+    ("output: o\nresources: {gpus: -1}\ncommon: {}", "gpus is a number, at least 0"),
+    (
+        "output: o\ncommon:\n  dataset: digits\n  sed: 3\n  weights: w",
+        "s.yaml:4: transfer: python -m classification.transfer has no option 'sed'",
+    ),
+    (
+        "output: o\ncommon:\n  dataset: digits\n  trials: none\n  weights: w",
+        "s.yaml:4: transfer: argument --trials: 'none' is not",
+    ),
+    ("output: o\ncommon: {dataset: digits, weights: '{eps}'}", "{eps} is neither an axis nor an"),
+    (
+        "output: o\ncommon: {dataset: digits, weights: w}\naxes: {a: [1, 2]}",
+        "asks for the same run twice: transfer, 1 and transfer, 2 have the same options",
+    ),
+    ("output: o\ncommand: detection\ncommon: {SEED: 1}", "the option 'config', a file"),
+    ("output: o\ncommand: detection\ncommon: {config: none.yaml}", "detection: config file"),
+    ("output: o\ncommand: convert\ncommon: {a: 1}", "command convert has one option: source"),
+    ("a: &a [1]\nb: &b [*a, *a]\nc: &c [*b, *b]\n? [x]\n: 3", "is neither text nor number"),
+    ("a: 2024-13-45", "s.yaml:1: month must be in 1..12"),
+]
+
+
+@pytest.mark.parametrize("contents, message", MISTAKES, ids=[m[:40] for _, m in MISTAKES])
+def test_mistakes_in_a_file(tmp_path, capsys, contents, message):
+    with pytest.raises(SystemExit) as stop:
+        study.main(["table", str(write(tmp_path / "s.yaml", contents))])
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and message in err and len(err.splitlines()) == 1
+
+
+def test_aliases_of_aliases_are_not_written_out(tmp_path):
+    lines = ["a0: &a0 [1, 1]"] + [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 40)]
+    with pytest.raises(UserError, match="more than 100000 entries"):
+        read(tmp_path, "\n".join(lines))
+
+
+def test_a_part_that_does_not_fit_the_one_before(tmp_path):
+    contents = json.loads(json.dumps(PARTS))
+    contents["parts"][1]["axes"]["eps"] = [0, 3]
+    contents["parts"][1]["skip"] = []
+    with pytest.raises(UserError, match=r"\{train\} of transfer, textures, 3 is 0 runs of that"):
+        read(tmp_path, contents)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--set", "trials"], "is not OPTION=VALUE"),
+        (["--set", "=1"], "is not OPTION=VALUE"),
+        (["--jobs", "0"], "'0' is not a whole number of at least 1"),
+        (["--set", "nothing=1"], "--set nothing: no command of"),
+    ],
+)
+def test_mistakes_on_the_command_line(tmp_path, capsys, words, message):
+    with pytest.raises(SystemExit) as stop:
+        study.main(["table", str(write(tmp_path / "s.yaml", FILE)), *words])
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def result(run, metrics, **more):
+    run.folder.mkdir(parents=True, exist_ok=True)
+    run.result.write_text(json.dumps({"metrics": metrics} | more))
+
+
+def test_the_table_is_over_seeds(tmp_path, request):
+    config = str(request.config.rootpath / "configs" / "digits_mask_rcnn_robust.yaml")
+    contents = {
+        "output": str(tmp_path / "out"),
+        "command": "detection",
+        "common": {"config": config, "SEED": "{seed}", "MODEL.WEIGHTS": "{weights}"},
+        "axes": {"weights": ["a|b", "c"], "seed": [0, 1]},
+    }
+    runs = read(tmp_path, contents)
+    for run, (box, mask) in zip(runs, [(40.0, 36.0), (41.0, None)], strict=False):
+        result(run, {"val": {"bbox": {"AP": box}, "segm": {"AP": mask}}})
+    assert study_report.table(runs).splitlines() == [
+        "| weights | box AP | mask AP | runs |",
+        "|---|---|---|---|",
+        "| a\\|b | 40.50 ± 0.71 | 36.00 | 2 |",
+        "| c |  |  | missing |",
+    ]
+
+
+def test_plan_judges_by_what_has_finished(tmp_path, monkeypatch):
+    allow(monkeypatch)
+    runs = study_file.read(toy(tmp_path, 4))
+    assert "4 runs are left of whose kind none has finished" in study_report.plan(runs)
+    result(runs[0], {"value": 1}, seconds=7200.0)
+    text = study_report.plan(runs)
+    assert "toy: 4 runs, 1 finished" in text and "3 runs are left whose like has finished" in text
+    assert "6.0 hours one after the other, 0.0 GPU hours" in text
+    for run in runs:
+        result(run, {"value": 1}, seconds=1.0)
+    assert study_report.plan(runs).endswith("nothing is left to do")
+
+
+def test_real_runs_of_two_parts(tmp_path, capfd):
+    weights = write_network(tmp_path / "w.pt", "shufflenet_v2_x1_0")
+    contents = {
+        "output": str(tmp_path / "out"),
+        "common": {
+            "dataset": "digits",
+            "limit": 40,
+            "test_limit": 30,
+            "probe": "nearest",
+            "weights": str(weights),
+            "neighbours": "{k}",
+        },
+        "axes": {"k": [1, 3]},
+    }
+    file = write(tmp_path / "s.yaml", contents)
+    study.main(["run", str(file)])
+    out, _ = capfd.readouterr()
+    rows = re.findall(r"^\| (\d) \| (\d+\.\d\d) \|  \| 1 \|$", out, re.M)
+    assert [name for name, _ in rows] == ["1", "3"] and "[2/2] transfer, 3: finished in" in out
+    study.main(["run", str(file)])
+    assert "finished in" not in capfd.readouterr().out  # nothing was left to do

@@ -1,0 +1,124 @@
+"""A reader's walk through the documents on the embedded data: the commands as they stand there, one
+after the other in one folder, each made small. What one leaves, the next must find where the
+document says. (Each program has its own tests. test_docs.py checks that all commands parse.)"""
+
+import contextlib
+import shutil
+
+import pytest
+
+from tests.support import documents
+from tests.support.documents import ROOT
+
+README, DOCS = "README.md", "docs/"
+NETWORK = "output/pretrain/digits_l2_eps1/checkpoint.pt"
+DETECTOR = "python tools/train_net.py --config configs/digits_mask_rcnn_robust.yaml"
+QUICK = ["--epochs", "1", "--limit", "64", "--test-limit", "32", "--eval-steps", "1"]
+FEW = ["--limit", "60", "--test-limit", "60"]
+# Page, how its command begins, what makes it small, and what it must leave.
+WALK = [
+    (README, "python -m classification.pretrain", QUICK, NETWORK),
+    (
+        README,
+        "python -m classification.robustness_eval",
+        ["--images", "8", "--steps", "1"],
+        "output/robustness/digits_l2_eps1/curve.png",
+    ),
+    (
+        README,
+        f"python -m classification.transfer --weights {NETWORK}",
+        FEW,
+        "output/transfer/*/result.json",
+    ),
+    (README, "python tools/convert.py --inspect", [], ""),
+    (README, "python tools/convert.py my_checkpoint.pth weights/mine.pth", [], "weights/mine.pth"),
+    (README, "python tools/convert.py my_checkpoint.pth mine.pt", [], "mine.pt"),
+    (
+        DOCS + "convert.md",
+        "python tools/convert.py my_checkpoint.pth mine.safetensors",
+        [],
+        "mine.safetensors",
+    ),
+    (
+        DOCS + "detection.md",
+        f"{DETECTOR} MODEL.WEIGHTS",
+        ["SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "(1,)", "DATASETS.TEST", "()"],
+        "output/digits_mask_rcnn_robust/model_final.pth",
+    ),
+    (
+        README,
+        f"{DETECTOR} --resume --eval-only",
+        ["TEST.DETECTIONS_PER_IMAGE", "5"],
+        "output/digits_mask_rcnn_robust/eval_result.json",
+    ),
+    (README, "python tools/visualize.py", ["--images", "2"], "output/look/errors.json"),
+    (
+        DOCS + "detector_evaluation.md",
+        "python tools/attack_net.py",
+        ["--images", "2", "--steps", "1", "--eps", "4", "--pictures", "1"],
+        "output/digits_mask_rcnn_robust/attack_linf/result.json",
+    ),
+    (
+        DOCS + "report.md",
+        "python -m classification.report output/transfer output/digits",
+        [],
+        "output/report/index.html",
+    ),
+    (README, "python -m classification.study plan configs/studies/table1.yaml", [], ""),
+    (DOCS + "REPRODUCE.md", "python benchmarks/study_cost.py", [], ""),
+    (DOCS + "weights.md", "python -m robust_backbones.zoo list", [], ""),
+]
+
+
+def named(page: str, beginning: str) -> documents.Command:
+    """The command of a page that begins so: there must be one."""
+    found = [
+        c
+        for c in documents.every_command()
+        if c.where.startswith(f"{page}:") and " ".join(c.words).startswith(beginning)
+    ]
+    assert len(found) == 1, f"{page} has {len(found)} commands that begin: {beginning}"
+    return found[0]
+
+
+def run(command: documents.Command, small: list[str]) -> None:
+    """In this process, as its program's `main`."""
+    name, arguments = documents.program(command)
+    try:
+        assert not documents.functions(name)["main"]([*arguments, *small]), command
+    except SystemExit as end:
+        assert not end.code, f"{command} ends with {end.code}"
+
+
+@pytest.mark.slow
+def test_a_walk_through_the_documents(tmp_path, monkeypatch, capsys):
+    for name in ("configs", "tools", "benchmarks"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    for page, beginning, small, left in WALK:
+        run(named(page, beginning), small)
+        assert not left or list(tmp_path.glob(left)), f"{beginning}: no {left}"
+        if left == NETWORK:  # what the documents call yours, and what make demo leaves
+            shutil.copy(left, "my_checkpoint.pth")
+        if left == "weights/mine.pth":
+            (tmp_path / "output/demo/robust").mkdir(parents=True)
+            shutil.copy(left, "output/demo/robust/backbone.pth")
+    assert "resnet50_l2_eps3" in capsys.readouterr().out  # of zoo list, the last one
+    _predict()
+
+
+def _predict() -> None:
+    """The detector of the walk, loaded as docs/detection.md does it."""
+    from robust_backbones.detection.data import digit_scenes
+
+    scene = next((digit_scenes.ensure() / "JPEGImages").iterdir())
+    shutil.copy(scene, "photo.jpg")
+    [block] = [
+        block
+        for block in documents.blocks(ROOT / "docs/detection.md")
+        if block.language == "python" and " load(" in block.text
+    ]
+    values = {}
+    with contextlib.redirect_stdout(None):
+        exec(block.text, values)
+    assert values["predictor"].classes[1] == "one"

@@ -1,0 +1,183 @@
+"""What is installed: the dependencies' lists agree, and the archives hold all that is needed."""
+
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from robust_backbones import __version__
+from robust_backbones.core import resources as clone
+from tests.support import ROOT
+
+BUILD = "import setuptools.build_meta as b; b.build_sdist('{0}'); b.build_wheel('{0}')"
+LEFT_OUT = (
+    ".git",
+    ".venv*",
+    ".*_cache",
+    "__pycache__",
+    "*.egg-info",
+    "build",
+    "dist",
+    "output",
+    "weights",
+    "site",
+)
+
+
+def git(*words, folder=ROOT) -> str:
+    if not (shutil.which("git") and (ROOT / ".git").exists()):
+        pytest.skip("needs git and a clone")
+    return subprocess.run(
+        ["git", "-c", "user.name=n", "-c", "user.email=e", *words],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+
+@pytest.fixture(scope="module")
+def declared():
+    """All requirements of setup.py: canonical name -> requirement."""
+    with patch("setuptools.setup") as setup:
+        runpy.run_path(str(ROOT / "setup.py"))
+    given = setup.call_args.kwargs
+    texts = [*given["install_requires"], *sum(given["extras_require"].values(), [])]
+    return {canonicalize_name((r := Requirement(text)).name): r for text in texts}
+
+
+@pytest.fixture(scope="module")
+def locked():
+    """canonical name -> the entries of requirements.lock."""
+    text = (ROOT / "requirements.lock").read_text()
+    found = {}
+    for entry in re.split(r"\n(?=[a-z])", text[text.index("\nabsl") + 1 :]):
+        found.setdefault(canonicalize_name(entry.split("==")[0]), []).append(entry)
+    return found
+
+
+def test_the_lock_has_every_requirement_in_a_version_that_setup_py_allows(declared, locked):
+    for name, requirement in declared.items():
+        for entry in locked[name]:
+            assert requirement.specifier.contains(re.match(r"\S+==(\S+)", entry)[1]), entry
+
+
+def test_every_file_of_the_lock_is_hashed(locked):
+    assert all("--hash=sha256:" in entry for entries in locked.values() for entry in entries)
+
+
+def test_the_table_of_dependencies_is_complete(declared):
+    rows = re.findall(r"^\| ([\w-]+) \|", (ROOT / "docs" / "dependencies.md").read_text(), re.M)
+    apart = {"imagecorruptions-imaug", "wheel"}  # pyproject.toml's group
+    assert sorted(map(canonicalize_name, rows[1:])) == sorted({*declared, *apart})
+
+
+@pytest.mark.parametrize(
+    "name, found",
+    [
+        ("configs/studies/demo.yaml", "studies/demo.yaml"),
+        ("studies/demo.yaml", "studies/demo.yaml"),
+        ("voc_faster_rcnn_standard.yaml", "voc_faster_rcnn_standard.yaml"),
+        ("nope.yaml", None),
+        ("zoo.py", None),
+    ],
+)
+def test_configs_are_found_by_name_from_anywhere(name, found, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wanted = Path(name) if found is None else ROOT / "configs" / found
+    assert clone.config_file(name) == wanted
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    Path(name).touch()
+    assert clone.config_file(name) == Path(name)  # the user's own comes first
+
+
+def test_results_name_the_commit_and_whether_it_was_changed(tmp_path):
+    package = tmp_path / "robust_backbones"
+    package.mkdir()
+    for name in ("__init__.py", "core/__init__.py", "core/errors.py", "core/resources.py"):
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "robust_backbones" / name, package / name)
+
+    def version() -> str:
+        ask = "from robust_backbones.core import resources; print(resources.version())"
+        return subprocess.check_output([sys.executable, "-c", ask], cwd=tmp_path, text=True).strip()
+
+    assert version() == __version__
+    git("init", "-q", folder=tmp_path)
+    git("add", ".", folder=tmp_path)
+    git("commit", "-q", "-m", "all", folder=tmp_path)
+    commit = git("rev-parse", "HEAD", folder=tmp_path)[:12]
+    assert version() == f"{__version__}+{commit}"
+    with open(package / "core/resources.py", "a") as file:
+        file.write("\n")
+    assert version() == f"{__version__}+{commit}-dirty"
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory):
+    """(names in the source archive, names in the wheel, the wheel)."""
+    folder = tmp_path_factory.mktemp("archives")
+    shutil.copytree(ROOT, folder / "tree", ignore=shutil.ignore_patterns(*LEFT_OUT))
+    subprocess.run(
+        [sys.executable, "-c", BUILD.format(folder)],
+        cwd=folder / "tree",
+        check=True,
+        capture_output=True,
+    )
+    with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
+        source = {name.partition("/")[2] for name in archive.getnames()}
+    wheel = next(folder.glob("*.whl"))
+    return source, set(zipfile.ZipFile(wheel).namelist()), wheel
+
+
+def test_the_source_archive_has_every_file_of_the_clone(archives):
+    assert set(git("ls-files").splitlines()) <= archives[0]
+
+
+def test_the_wheel_has_the_packages_their_data_configs_and_tools(archives):
+    def files(folder: str) -> set[str]:
+        whole = (path for path in (ROOT / folder).rglob("*") if path.is_file())
+        return {p.relative_to(ROOT).as_posix() for p in whole if "__pycache__" not in p.parts}
+
+    carried = {f"robust_backbones/_clone/{name}" for name in files("configs") | files("tools")}
+    expected = files("robust_backbones") | files("classification") | carried
+    assert {name for name in archives[1] if ".dist-info/" not in name} == expected
+
+
+@pytest.mark.slow
+def test_the_wheel_works_outside_of_a_clone(archives, tmp_path, monkeypatch):
+    place = tmp_path / "installed"
+    zipfile.ZipFile(archives[2]).extractall(place)  # what installing a pure wheel does
+    monkeypatch.setenv("PYTHONPATH", str(place))
+
+    def run(*words) -> str:
+        return subprocess.check_output([sys.executable, *words], cwd=tmp_path, text=True)
+
+    assert "train_net " in run("-m", "robust_backbones")
+    assert "--num-gpus" in run("-m", "robust_backbones", "train_net", "--help")
+    assert "0 finished" in run("-m", "classification.study", "plan", "studies/table1.yaml")
+    asked = """from robust_backbones.detection import __file__ as place, config
+print(place, config.load_config("coco_mask_rcnn_robust_eps3.yaml").MODEL.WEIGHTS)"""
+    module = place / "robust_backbones" / "detection" / "__init__.py"
+    assert run("-c", asked).split() == [str(module), "robust://resnet50_l2_eps3"]
+
+
+def test_an_unknown_tool_is_named(capsys):
+    from robust_backbones.__main__ import main
+    from robust_backbones.core.errors import UserError
+
+    with pytest.raises(UserError, match="tool 'trane' is unknown; one of: attack_net, .*train_net"):
+        main(["trane"])
+    main([])
+    listed = {line.split()[3] for line in capsys.readouterr().out.splitlines()[:-1]}
+    tools = {file.stem for file in (ROOT / "tools").glob("*.py")}
+    assert listed == tools - {"evaluation_options"}

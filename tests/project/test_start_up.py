@@ -1,0 +1,37 @@
+"""--help and the messages of mistakes come at once: nothing heavy is imported for them."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.commands import HEAVY, MISTAKES, ROOT, commands
+
+COMMANDS = commands()
+CALLS = [(name, "--help") for name in COMMANDS]
+CALLS += [(name, words) for name, each in MISTAKES.items() for words in each]
+
+
+def test_every_command_has_its_mistakes():
+    assert set(MISTAKES) == set(COMMANDS)
+
+
+@pytest.mark.parametrize(("name", "words"), CALLS)
+def test_neither_help_nor_a_mistake_imports_what_takes_seconds(tmp_path, name, words):
+    given = words.replace("OUT", str(tmp_path / "new")).split()
+    known = {k: v for k, v in os.environ.items() if k != "ROBUST_BACKBONES_DATA"}
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *COMMANDS[name], *given],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=known,
+    )
+    imported = set(re.findall(r"^import time:.*\| +([\w.]+)$", done.stderr, re.MULTILINE))
+    said = re.sub(r"^import time:.*\n", "", done.stderr, flags=re.MULTILINE)
+    assert "pathlib" in imported and not imported & set(HEAVY)
+    assert done.returncode == (0 if words == "--help" else 2), said
+    assert "Traceback" not in said and ("error: " in said) == (words != "--help")
+    assert not (tmp_path / "new").exists()

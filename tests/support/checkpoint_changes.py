@@ -1,0 +1,5 @@
+"""Changes to state dicts."""
+
+
+def without(name):
+    return lambda contents: contents["model"].pop(name)

@@ -1,0 +1,89 @@
+"""Processes that ask one empty cache for the same things at the same moment.
+
+python shared_cache.py URL FOLDER PROCESSES   prints what each got, and how often it was made
+"""
+
+import hashlib
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import robust_backbones.detection  # noqa: F401  (before Detectron2)
+
+# isort: split
+from classification import models
+from classification.datasets import open_split
+from classification.transfer import features
+from robust_backbones import weights
+from robust_backbones.detection import path_handler
+from robust_backbones.detection.data import digit_scenes
+from tests.support.networks import random_network
+
+NAME = "robust://resnet18_linf_eps8"  # its digest is not published, so ours may stand for it
+
+
+def noted(module, name: str, log: Path) -> None:
+    """Have the function leave a line whenever it is called."""
+    function = getattr(module, name)
+
+    def watched(*args, **kwargs):
+        with open(log, "a") as file:
+            file.write(f"{name}\n")
+        return function(*args, **kwargs)
+
+    setattr(module, name, watched)
+
+
+def ask(url: str, inputs: tuple) -> dict:
+    """What a process gets from the cache."""
+    found = features.extract(*inputs)
+    return {
+        "weights": weights.digest(weights.resolve(url)),
+        "backbone": weights.digest(path_handler.converted(NAME)),
+        "features": hashlib.sha256(found.tobytes()).hexdigest(),
+        "scenes": str(digit_scenes.ensure()),
+    }
+
+
+def main(url: str, folder: Path, processes: int) -> None:
+    for module, name in (
+        (features, "_compute"),
+        (path_handler, "_convert"),
+        (digit_scenes, "_draw"),
+    ):
+        noted(module, name, folder / "made.txt")
+    digit_scenes.SPLITS = {"train": 2, "val": 2}
+    model = models.Classifier("shufflenet_v2_x1_0", 10)
+    model.net.load_state_dict(random_network("shufflenet_v2_x1_0").state_dict())
+    inputs = model, open_split("digits", "test", limit=30)
+    gate, opened = os.pipe()
+    children = []
+    for number in range(processes):
+        if not (pid := os.fork()):
+            os.close(opened)
+            os.read(gate, 1)  # returns when the parent has closed its end
+            try:
+                (folder / f"{number}.json").write_text(json.dumps(ask(url, inputs)))
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+        children.append(pid)
+    os.close(opened)
+    codes = [os.waitpid(pid, 0)[1] for pid in children]
+    found = [json.loads(path.read_text()) for path in folder.glob("*.json")]
+    print(
+        json.dumps(
+            {
+                "codes": codes,
+                "found": found,
+                "made": sorted((folder / "made.txt").read_text().split()),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))

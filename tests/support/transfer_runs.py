@@ -1,0 +1,48 @@
+"""What the tests of transfer share: the command, small networks in files, what a run wrote."""
+
+import csv
+import json
+
+from classification.models import Classifier
+from classification.transfer import __main__ as transfer
+from robust_backbones import checkpoint
+from tests.support.networks import random_network
+
+TINY = [
+    "--dataset",
+    "digits",
+    "--limit",
+    "40",
+    "--test-limit",
+    "30",
+    "--device",
+    "cpu",
+    "--trials",
+    "1",
+]
+FAST = ["--epochs", "2", "--batch-size", "8"]
+
+
+def write_network(path, arch: str = "resnet18", classes: int = 7, image_size: int = 32):
+    """A classifier of ours with random weights, and statistics of its own; returns `path`."""
+    model = Classifier(arch, classes, (0.4, 0.45, 0.5), (0.25, 0.3, 0.35))
+    model.net.load_state_dict(random_network(arch, classes).state_dict())
+    contents = {
+        "format": checkpoint.FORMAT,
+        "version": checkpoint.FORMAT_VERSION,
+        "model": model.state_dict(),
+        "metadata": {"image_size": image_size, "eps": 0.5},
+    }
+    checkpoint.save(contents, path)
+    return path
+
+
+def run(weights, output, *options) -> dict:
+    """The command, on a few digits unless the options say otherwise; its result."""
+    transfer.main([*TINY, "--weights", str(weights), "--output", str(output), *options])
+    return json.loads((output / "result.json").read_text())
+
+
+def table(path) -> list[list[str]]:
+    with open(path, newline="") as file:
+        return list(csv.reader(file))

@@ -1,0 +1,191 @@
+"""What a check finds: each kind of damage, overlaps, and what the command says and returns."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from classification import datasets
+from classification.datasets import DATASETS
+from classification.datasets import check as dataset_check
+from classification.datasets.__main__ import main
+from tests.support.miniature_tasks import TASKS, picture, use
+
+RNG = np.random.default_rng(5)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv(datasets.DATA, raising=False)
+
+
+@pytest.fixture
+def tree(monkeypatch, tmp_path):
+    """An undamaged image folder with 12 + 6 images."""
+    use(monkeypatch, "folder", tmp_path)
+    return tmp_path / "folder"
+
+
+def image(mode="RGB"):
+    return Image.fromarray(picture(RNG, 0, 3, 32)).convert(mode)
+
+
+def found(report):
+    """kind -> how often."""
+    kinds = [finding.kind for finding in report.findings]
+    return {kind: kinds.count(kind) for kind in kinds}
+
+
+@pytest.mark.parametrize("layout", ["official", "folders"])
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_in_small_is_good(monkeypatch, tmp_path, name, layout):
+    use(monkeypatch, name, tmp_path, layout=layout)
+    report = dataset_check.check(name, tmp_path)
+    assert report.usable and not report.findings and report.place.startswith(str(tmp_path))
+    for split, numbers in report.splits.items():
+        source = datasets.open_split(name, split, tmp_path)
+        assert numbers["images"] == len(source) and numbers["classes"] == 3
+        assert numbers["fingerprint"] == source.fingerprint()
+        assert numbers["smallest class"] == numbers["largest class"] == len(source) // 3
+    expected = {"cifar10": "in memory", "cifar100": "in memory"}.get(name, layout)
+    if not DATASETS[name].shards:
+        assert report.layout == expected
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def animate(path):
+    image().save(path, "GIF", save_all=True, append_images=[image()])
+
+
+def sixteen(path):
+    pixels = RNG.integers(0, 2**16, (32, 32), dtype=np.uint16)
+    Image.fromarray(pixels).save(path, "PNG")
+
+
+DAMAGE = [  # what is written over one training image, and what is found
+    (cut, {"truncated": 1}),
+    (lambda p: p.write_bytes(b""), {"unreadable": 1}),
+    (lambda p: p.write_text("<html>404"), {"unreadable": 1}),
+    (lambda p: image().save(p, "PNG"), {"format": 1}),
+    (animate, {"format": 1, "animated": 1}),
+    (lambda p: image("L").save(p), {"grey": 1}),
+    (lambda p: image("CMYK").save(p), {"cmyk": 1}),
+    (lambda p: image("RGBA").save(p, "PNG"), {"format": 1, "transparent": 1}),
+    (sixteen, {"format": 1, "deep": 1}),
+    (lambda p: image().save(p), {}),
+    (lambda p: shutil.copy(p, p.with_name("copy.jpg")), {"duplicate": 1}),
+    (lambda p: shutil.copy(p, p.parent.parent / "bee" / "copy.jpg"), {"two labels": 1}),
+    (lambda p: shutil.copy(p, p.parents[2] / "test" / "ant" / "c.jpg"), {"overlap": 1, "leak": 1}),
+    # The same pixels in another file: without loss, so that they stay equal.
+    (lambda p: Image.open(p).save(p.with_name("copy.png")), {"duplicate": 1}),
+    (lambda p: (p.unlink(), p.symlink_to("gone.jpg")), {"unreadable": 1}),
+    (lambda p: shutil.rmtree(p.parent), {"layout": 1}),
+]
+
+
+@pytest.mark.parametrize("damage, expected", DAMAGE)
+def test_each_damage_is_found_and_nothing_else(tree, damage, expected):
+    damage(tree / "train" / "ant" / "train0002.jpg")
+    report = dataset_check.check("folder", tree)
+    assert found(report) == expected
+    levels = {dataset_check.KINDS[kind][0] for kind in expected}
+    assert report.usable == ("error" not in levels)
+    for finding in report.findings:
+        assert (
+            finding.kind == "layout"
+            or "train0002.jpg" in finding.file + finding.detail
+            or (
+                finding.kind == "leak"
+                and finding.detail == "1 of 7 test images are training images"
+            )
+        )
+
+
+def test_a_few_shared_images_are_only_a_warning(monkeypatch, tmp_path):
+    use(monkeypatch, "folder", tmp_path, per_class={"test": 34}, size=16)
+    folder = tmp_path / "folder"
+    shutil.copy(folder / "train" / "bee" / "train0001.jpg", folder / "test" / "bee" / "x.jpg")
+    report = dataset_check.check("folder", tmp_path)
+    assert found(report) == {"overlap": 1} and report.usable
+
+
+def test_other_counts_and_empty_classes_of_birdsnap_only_warn(monkeypatch, tmp_path):
+    use(monkeypatch, "birdsnap", tmp_path)
+    counts = {"images": {"train": 12, "test": 6}}
+    row = DATASETS["birdsnap"]
+    monkeypatch.setitem(DATASETS, "birdsnap", type(row)(**(vars(row) | counts)))
+    for number in (100, 101):
+        (tmp_path / f"birdsnap/birdsnap/download/images/bee/{number}.jpg").unlink()
+    report = dataset_check.check("birdsnap", tmp_path)
+    assert found(report) == {"count": 1, "no images": 1} and report.usable
+    text = "\n".join(dataset_check.lines(report))
+    assert "4 test images instead of 6" in text and "classes have no images: bee" in text
+
+
+def test_embedded_data_is_good_without_a_root(capsys):
+    main(["check", "faces", "digits"])
+    out = capsys.readouterr().out
+    assert out.count("nothing wrong") == 2 and "150 images, 2 classes of 75 to 75 images" in out
+
+
+def test_the_command_goes_on_after_a_bad_one_and_writes_all(tree, monkeypatch, tmp_path, capsys):
+    use(monkeypatch, "dtd", tmp_path)
+    for i in range(4):
+        cut(tree / "train" / "cow" / f"train{i:04}.jpg")
+    image("L").save(tree / "test" / "bee" / "test0001.jpg")
+    arguments = ["check", "folder", "dtd", "--root", str(tmp_path), "--report"]
+    for report in (tmp_path / "report.json", tmp_path / "report.csv"):
+        with pytest.raises(SystemExit) as stopped:
+            main([*arguments, str(report)])
+        assert stopped.value.code == 2
+    out, err = capsys.readouterr()
+    assert "error    4 end too early: " in out and ": train/cow/train0000.jpg (" in out
+    assert "and 1 more" in out and "warning  1 are grey" in out
+    assert f"dtd: {tmp_path}/dtd/dtd/dtd, layout: official" in out and "nothing wrong" in out
+    assert "error: cannot be used as it is: folder; see above." in err
+    contents = json.loads((tmp_path / "report.json").read_text())
+    assert [(r["name"], r["usable"], len(r["findings"])) for r in contents] == [
+        ("folder", False, 5),
+        ("dtd", True, 0),
+    ]
+    with open(tmp_path / "report.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["level"] for row in rows] == ["error"] * 4 + ["warning"]
+    assert rows[0]["dataset"] == "folder" and rows[0]["file"].endswith("train0000.jpg")
+
+
+def test_progress_is_shown(tree, monkeypatch, capsys):
+    monkeypatch.setattr("classification.progress.LOG_SECONDS", 0)
+    dataset_check.check("folder", tree)
+    assert "checking folder train, " in capsys.readouterr().err
+
+
+def test_shards_are_counted_only(tree, monkeypatch, tmp_path):
+    pytest.importorskip("webdataset")
+    from classification.datasets.shard_writer import write_shards
+
+    write_shards(tree, tmp_path / "shards", 6)
+    report = dataset_check.check("folder", tmp_path / "shards")
+    assert report.usable and "not checked" in report.layout
+    assert report.splits["train"]["images"] == 12
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["check", "mnist"], "dataset 'mnist' is unknown; one of: digits"),
+        (["check", "cars"], "say where cars lies: --root DIR, or set ROBUST_BACKBONES_DATA"),
+        (["check", "digits", "cars", "--root", "/nowhere"], "cannot be used as it is: cars"),
+    ],
+)
+def test_user_mistakes(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2 and message in capsys.readouterr().err

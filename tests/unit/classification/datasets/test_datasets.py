@@ -1,0 +1,191 @@
+"""The table, the embedded data against their packages, splits, subsets and fingerprints."""
+
+import hashlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from skimage import data
+from sklearn.datasets import load_digits
+
+from classification.datasets import DATASETS, METRICS, SUITE, open_split
+from classification.datasets.embedded import DIGITS_TRAIN, TEXTURES
+from classification.datasets.split import fingerprint
+from classification.transforms import AUGMENTATIONS
+from robust_backbones.core.errors import UserError
+from tests.support import SHARED
+
+
+def load(name, split):
+    """Images as `(N, 3, H, W)` float32 in [0, 1], and labels."""
+    source = open_split(name, split)
+    whole = source.images.is_floating_point()
+    return source.images if whole else source.images / 255, source.labels
+
+
+EMBEDDED = [name for name, row in DATASETS.items() if not row.needs_root]
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_row_is_complete(name):
+    row = DATASETS[name]
+    assert row.augmentation in AUGMENTATIONS and len(row.mean) == len(row.std) == 3
+    assert row.image_size > 0 and set(row.images) <= {"train", "test"}
+    assert row.title and row.rule and row.licence and row.metric in METRICS
+
+
+@pytest.mark.parametrize("name", SUITE)
+def test_rows_have_the_facts_of_the_paper(name):
+    path = SHARED / "reference" / "datasets.yaml"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    facts, row = yaml.safe_load(path.read_text()), DATASETS[name]
+    task = facts["tasks"][name]
+    assert row.classes == task["classes"] and row.metric == task["metric"]
+    assert name in facts["metric_rule"][row.metric]
+    assert row.images == {"train": task["train"], "test": task["test"]}
+    known = task.get("torchvision", {})
+    assert row.torchvision == (
+        "" if known["auto_download"].lower().startswith("no") else known["class"]
+    )
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_embedded_rows_keep_their_promises(name, split):
+    row, source = DATASETS[name], open_split(name, split)
+    images, labels = load(name, split)
+    assert len(source) == len(labels) == row.images[split]
+    assert images.shape == (len(labels), 3, row.image_size, row.image_size)
+    assert images.dtype == torch.float32 and labels.dtype == torch.int64
+    assert images.min() >= 0 and images.max() <= 1
+    assert labels.unique().tolist() == list(range(row.classes))
+    assert len(source.class_names) == source.classes == row.classes
+    image, label = source[3]
+    assert torch.equal(image, source.images[3]) and label == labels[3]
+    assert source.fingerprint() == fingerprint(images, labels)
+
+
+def test_digits_are_the_real_ones_cut_once():
+    (x, y), (x_test, y_test) = load("digits", "train"), load("digits", "test")
+    assert (len(x), len(x_test)) == (DIGITS_TRAIN, 360) and len(x) + len(x_test) == 1797
+    truth = load_digits()
+    assert np.array_equal(torch.cat([y, y_test]).numpy(), truth.target)
+    images = torch.cat([x, x_test])
+    assert torch.equal(images[:, 0], images[:, 1]) and torch.equal(images[:, 0], images[:, 2])
+    expected = [enlarged(image / 16) for image in truth.images[::100]]
+    assert np.array_equal(images[::100, 0].numpy(), np.array(expected, dtype=np.float32))
+
+
+def enlarged(image, size=32):
+    """Straight lines between the pixels' centres, first along rows, then along columns."""
+    at = (np.arange(size) + 0.5) * len(image) / size - 0.5
+    wide = np.array([np.interp(at, range(len(image)), row) for row in image])
+    return np.array([np.interp(at, range(len(image)), column) for column in wide.T]).T
+
+
+def test_faces_are_the_real_ones():
+    truth = data.lfw_subset()
+    for split, rows in (("train", [0, 74, 100, 174]), ("test", [75, 99, 175, 199])):
+        images = open_split("faces", split).images
+        ends = len(images) // 2
+        for image, row in zip(images[[0, ends - 1, ends, -1], 0], rows, strict=True):
+            assert np.abs(image.numpy() - 255 * enlarged(truth[row])).max() <= 0.501
+
+
+def test_texture_patches_come_from_their_photograph_and_parts_do_not_touch():
+    columns = {}
+    for split in ("train", "test"):
+        source = open_split("textures", split)
+        for label, photo in enumerate(TEXTURES.values()):
+            pixels = getattr(data, photo)()
+            grey = pixels if pixels.ndim == 2 else pixels[:, :, 1]
+            patches = source.images[source.labels == label][:, 0].numpy()
+            found = [places(grey, patch) for patch in patches[::16]]
+            assert all(found)
+            columns.setdefault((label, split), set()).update(c for f in found for _, c in f[:1])
+    for label in range(len(TEXTURES)):
+        assert max(columns[label, "train"]) + 32 + 32 <= min(columns[label, "test"])
+
+
+def places(photo, patch):
+    """Where in `photo` the patch is: (row, column) of its corners on the grid of 16."""
+    return [
+        (row, column)
+        for row in range(0, 481, 16)
+        for column in range(0, 481, 16)
+        if np.array_equal(photo[row : row + 32, column : column + 32], patch)
+    ]
+
+
+def test_fingerprints_tell_data_apart():
+    x, y = load("digits", "test")
+    base = fingerprint(x, y)
+    contents = b"(360, 3, 32, 32)" + x.numpy().tobytes() + y.numpy().tobytes()
+    assert base == hashlib.sha256(contents).hexdigest()
+    assert base == fingerprint(x.contiguous(memory_format=torch.channels_last), y)
+    touched, relabelled = x.clone(), y.clone()
+    touched[0, 0, 0, 0] += 1e-3
+    relabelled[0] += 1
+    flipped = fingerprint(x.flip(0), y.flip(0))
+    others = {fingerprint(touched, y), fingerprint(x, relabelled), flipped, base}
+    assert len(others) == 4
+
+
+def test_a_fingerprint_is_the_same_today_as_in_old_results():
+    expected = "116fcc5c189b3be599af9bb5158573fdc239f42befec4cd09c4772c0cfe6caea"
+    assert open_split("digits", "train").fingerprint() == expected
+
+
+def test_held_out_images_are_in_val_and_not_in_train():
+    whole = open_split("digits", "train")
+    train, val = (open_split("digits", split, held_out=0.2) for split in ("train", "val"))
+    assert len(train) + len(val) == len(whole)
+    rows = {image.numpy().tobytes() for image in val.images}
+    assert not rows & {image.numpy().tobytes() for image in train.images}
+    share = val.labels.bincount() / whole.labels.bincount()
+    assert (share - 0.2).abs().max() < 0.01
+    again = open_split("digits", "val", held_out=0.2)
+    assert again.fingerprint() == val.fingerprint() != train.fingerprint()
+    test = open_split("digits", "test", held_out=0.2)
+    assert test.fingerprint() == open_split("digits", "test").fingerprint()
+
+
+@pytest.mark.parametrize(
+    "limit, counts", [(10, {1}), (123, {12, 13}), (1437, set(range(141, 147)))]
+)
+def test_a_limit_is_balanced_and_always_the_same(limit, counts):
+    source, again = (open_split("digits", "train", limit=limit) for _ in range(2))
+    assert len(source) == limit and set(source.labels.bincount().tolist()) <= counts
+    assert source.fingerprint() == again.fingerprint()
+    assert (limit == 1437) == (source.fingerprint() == open_split("digits", "train").fingerprint())
+
+
+def test_another_image_size_is_the_transforms_business():
+    source = open_split("digits", "test", image_size=64)
+    assert source.image_size == 64 and source.images.shape[2:] == (32, 32)
+
+
+@pytest.mark.parametrize(
+    "arguments, options, message",
+    [
+        (("mnist", "train"), {}, "dataset 'mnist' is unknown; one of: digits, textures, faces"),
+        (("digits", "dev"), {}, "split 'dev' is unknown to digits; one of: train, val, test"),
+        (("digits", "val"), {}, "digits has no split 'val' of its own; say which part"),
+        (("digits", "train"), {"held_out": 1}, "1 cannot be held out; choose a part in"),
+        (("cifar10", "train"), {}, "dataset 'cifar10' comes with no data; .* --data PATH"),
+        (("digits", "test"), {"limit": 9}, "9 images is not possible: digits test has 10 classes"),
+        (("digits", "test"), {"limit": 361}, "has 10 classes and 360 images"),
+    ],
+)
+def test_user_mistakes(arguments, options, message):
+    with pytest.raises(UserError, match=message):
+        open_split(*arguments, **options)
+
+
+def test_importing_the_table_needs_no_torch():
+    code = "import sys, classification.datasets; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,157 @@
+"""Fetching: torchvision's own downloads from a server on this machine, and what goes wrong."""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torchvision.datasets as tv
+
+from classification.datasets import DATASETS, SUITE, open_split
+from classification.datasets import fetch as dataset_fetch
+from classification.datasets.__main__ import COLUMNS, main
+from robust_backbones.core.errors import UserError
+from tests.support import ROOT
+from tests.support.miniature_tasks import use, write
+
+DOCS = ROOT / "docs" / "data.md"
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A folder and the URL under which its files are served."""
+    monkeypatch.setenv("no_proxy", "*")
+    folder = tmp_path / "served"
+    folder.mkdir()
+    web = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder))
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    yield folder, f"http://127.0.0.1:{web.server_port}"
+    web.shutdown()
+    web.server_close()
+
+
+def pack(folder, archive):
+    """A tar.gz of what a folder holds; returns its MD5."""
+    with tarfile.open(archive, "w:gz") as file:
+        for path in sorted(folder.iterdir()):
+            file.add(path, path.name)
+    return hashlib.md5(archive.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def served_dtd(server, monkeypatch, tmp_path):
+    row = use(monkeypatch, "dtd", tmp_path / "origin")
+    digest = pack(tmp_path / "origin" / "dtd" / "dtd", server[0] / "dtd.tar.gz")
+    monkeypatch.setattr(tv.DTD, "_URL", f"{server[1]}/dtd.tar.gz")
+    monkeypatch.setattr(tv.DTD, "_MD5", digest)
+    return row
+
+
+def test_torchvision_downloads_and_the_counts_are_checked(served_dtd, tmp_path, capsys):
+    root = tmp_path / "data"
+    (root / "dtd").mkdir(parents=True)  # empty: nothing is in the way
+    main(["fetch", "dtd", "--root", str(root)])
+    assert capsys.readouterr().out.split()[-1] == str(root / "dtd")
+    origin = open_split("dtd", "train", tmp_path / "origin")
+    assert open_split("dtd", "train", root).fingerprint() == origin.fingerprint()
+    assert sorted(p.name for p in root.iterdir() if p.name != ".dtd.lock") == ["dtd"]
+
+
+def test_what_is_there_is_not_fetched_again(served_dtd, monkeypatch, tmp_path):
+    monkeypatch.setattr(dataset_fetch, "_download", None)
+    assert dataset_fetch.fetch("dtd", tmp_path / "origin") == tmp_path / "origin" / "dtd"
+
+
+def test_aircraft_from_a_server(server, monkeypatch, tmp_path):
+    use(monkeypatch, "aircraft", tmp_path / "origin")
+    pack(tmp_path / "origin" / "aircraft", server[0] / "fgvc-aircraft-2013b.tar.gz")
+    monkeypatch.setattr(tv.FGVCAircraft, "_URL", f"{server[1]}/fgvc-aircraft-2013b.tar.gz")
+    dataset_fetch.fetch("aircraft", tmp_path / "data")
+    assert len(open_split("aircraft", "test", tmp_path / "data")) == 6
+
+
+def test_a_stopped_download_starts_anew(served_dtd, tmp_path):
+    left = tmp_path / "data" / ".dtd.partial" / "dtd" / "dtd"  # torchvision takes it for whole
+    left.mkdir(parents=True)
+    dataset_fetch.fetch("dtd", tmp_path / "data")
+    assert len(open_split("dtd", "test", tmp_path / "data")) == 6
+
+
+def test_a_damaged_archive_leaves_nothing_in_place(served_dtd, server, tmp_path):
+    archive = server[0] / "dtd.tar.gz"
+    archive.write_bytes(archive.read_bytes()[:-50])
+    with pytest.raises(UserError, match="could not fetch dtd .*corrupted.*\nPut them so"):
+        dataset_fetch.fetch("dtd", tmp_path / "data")
+    assert not (tmp_path / "data" / "dtd").exists()
+
+
+def test_wrong_counts_leave_nothing_in_place(served_dtd, monkeypatch, tmp_path):
+    row = type(served_dtd)(**(vars(served_dtd) | {"images": {"train": 13}}))
+    monkeypatch.setitem(DATASETS, "dtd", row)
+    with pytest.raises(UserError, match="has 12 train images, dtd has 13"):
+        dataset_fetch.fetch("dtd", tmp_path / "data")
+    assert not (tmp_path / "data" / "dtd").exists()
+
+
+def test_what_is_there_and_not_whole_is_not_touched(served_dtd, tmp_path):
+    labels = tmp_path / "origin" / "dtd" / "dtd" / "dtd" / "labels"
+    shutil.rmtree(labels)
+    with pytest.raises(UserError, match="dtd is there and not whole: .*lacks labels/train1.txt"):
+        dataset_fetch.fetch("dtd", tmp_path / "origin")
+
+
+@pytest.mark.parametrize("name", [n for n, row in DATASETS.items() if row.needs_root])
+def test_by_hand_it_says_what_and_where(name, tmp_path):
+    row, text = DATASETS[name], dataset_fetch.instructions(name, tmp_path)
+    assert row.by_hand.rstrip(".") in text and str(tmp_path / name) in text
+    assert row.source.startswith("https://") or name == "folder"
+    assert f"classification.datasets check {name} --root {tmp_path}" in text
+    assert not row.torchvision or hasattr(tv, row.torchvision)
+
+
+@pytest.mark.parametrize("name", ["cars", "birdsnap", "sun397"])
+def test_the_places_that_are_told_are_those_that_are_read(name, tmp_path):
+    write(name, tmp_path)
+    text = dataset_fetch.instructions(name, tmp_path)
+    told = [Path(line.strip()) for line in text.splitlines() if line.startswith("  /")]
+    assert len(told) >= 4
+    if name == "sun397":  # where Partitions.zip is unpacked to is left to the user
+        for file in (tmp_path / "sun397" / "Partitions").iterdir():
+            shutil.move(file, tmp_path / "sun397" / "SUN397")
+    assert all(path.exists() for path in told)
+
+
+def test_all_that_can_be_had_is_fetched(served_dtd, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["fetch", "cars", "digits", "dtd", "--root", str(tmp_path / "data")])
+    out, err = capsys.readouterr()
+    assert stopped.value.code == 2 and (tmp_path / "data" / "dtd").is_dir()
+    assert "cars: cars cannot be downloaded by a program. By hand: its server is gone" in err
+    assert "digits is in the installed packages" in err
+    assert "error: not fetched: cars, digits; see above." in err
+
+
+def test_list_and_the_table_of_the_docs(capsys):
+    main(["list"])
+    shown = capsys.readouterr().out
+    assert all(f"\n{name} " in shown for name in DATASETS) and set(SUITE) <= set(DATASETS)
+    main(["list", "--markdown"])
+    table = capsys.readouterr().out
+    assert table.startswith(f"| {' | '.join(COLUMNS)} |") and table in DOCS.read_text()
+
+
+def test_the_command_is_quick_to_list():
+    code = "from classification.datasets.__main__ import main; import sys; main(['list']); "
+    code += "sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

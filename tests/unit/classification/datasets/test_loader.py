@@ -1,0 +1,176 @@
+"""Batches: what ranks, workers and resuming may not change, and what goes wrong."""
+
+import os
+import signal
+from functools import partial
+
+import pytest
+import torch
+
+from classification import transforms
+from classification.datasets import loader, open_split
+from classification.datasets.split import Source
+from robust_backbones.core.errors import UserError
+from tests.support.small_data import CLASSES, write_tree
+
+
+def numbered(n=42, size=4):
+    """A source whose image i has the value i everywhere, and the label i."""
+    images = torch.arange(n, dtype=torch.uint8).view(n, 1, 1, 1).expand(n, 3, size, size)
+    return Source(
+        name="numbers",
+        split="train",
+        classes=n,
+        image_size=size,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        augmentation="none",
+        images=images.contiguous(),
+        labels=torch.arange(n),
+        class_names=tuple(map(str, range(n))),
+    )
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    return write_tree(tmp_path_factory.mktemp("data") / "tree", size=40)
+
+
+@pytest.fixture(params=["numbered", "digits", "folder"])
+def source(request, tree):
+    """In memory, in memory as floats, and files that the augmentation must resize."""
+    return {
+        "numbered": numbered,
+        "digits": lambda: open_split("digits", "train", limit=42),
+        "folder": lambda: open_split("folder", "train", tree, image_size=24),
+    }[request.param]()
+
+
+def train(source, size=8, augmentation="crop4_flip", seed=3, epoch=1, **options):
+    return list(
+        loader.train_batches(
+            source, size, augmentation=augmentation, seed=seed, epoch=epoch, **options
+        )
+    )
+
+
+def same(batches, others):
+    return len(batches) == len(others) and all(
+        torch.equal(a, b)
+        for one, two in zip(batches, others, strict=True)
+        for a, b in zip(one, two, strict=True)
+    )
+
+
+def test_batches_are_full_shuffled_and_without_repeats():
+    source = numbered()
+    batches = train(source, augmentation="none")
+    labels = torch.cat([y for _, y in batches])
+    assert [len(y) for _, y in batches] == [8] * 5 == [8] * loader.steps(source, 8)
+    assert len(set(labels.tolist())) == 40 and labels.tolist() != sorted(labels.tolist())
+    for x, y in batches:
+        assert x.shape == (8, 3, 4, 4) and x.dtype == torch.float32 and y.dtype == torch.int64
+        assert torch.equal(x, (y / 255).view(8, 1, 1, 1).expand(8, 3, 4, 4))
+    for other in ({"seed": 4}, {"epoch": 2}):
+        assert not same(batches, train(source, augmentation="none", **other))
+
+
+@pytest.mark.parametrize("augmentation", ["none", "shift2", "crop4_flip", "imagenet"])
+def test_ranks_workers_and_resuming_change_nothing(source, augmentation):
+    whole = train(source, augmentation=augmentation)
+    again = train(source, augmentation=augmentation, start=3)
+    assert same(whole[3:], again) and not train(source, start=len(whole))
+    parts = [train(source, augmentation=augmentation, rank=rank, world=2) for rank in (0, 1)]
+    together = [
+        (torch.cat([a, b]), torch.cat([c, d])) for (a, c), (b, d) in zip(*parts, strict=True)
+    ]
+    assert same(whole, together)
+
+
+def test_any_number_of_workers_gives_the_same_batches(tree):
+    source = open_split("folder", "train", tree, image_size=24)
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    for workers in (1, 2):
+        options = {"augmentation": "imagenet", "rank": 1, "world": 2, "start": 1}
+        assert same(train(source, **options), train(source, workers=workers, **options))
+        tests = [list(loader.test_batches(source, 5, workers=w)) for w in (0, workers)]
+        assert same(*tests)
+    assert torch.equal(torch.get_rng_state(), state), "loading drew from the global generator"
+
+
+def test_another_batch_size_augments_the_same_order_alike():
+    small, large = (train(numbered(), size) for size in (5, 10))
+    assert torch.equal(torch.cat([x for x, _ in small]), torch.cat([x for x, _ in large]))
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("indices", [None, [5, 3, 8, 1, 0, 2, 7], []])
+def test_every_image_is_tested_once_in_order(world, indices):
+    source = numbered(17)
+    read = partial(loader.test_batches, source, 4, indices=indices, world=world)
+    batches = [batch for rank in range(world) for batch in read(rank=rank)]
+    labels = torch.cat([y for _, y in batches]).tolist() if batches else []
+    assert labels == (list(range(17)) if indices is None else indices)
+    assert all(len(y) <= 4 and torch.equal(x[:, 0, 0, 0] * 255, y.float()) for x, y in batches)
+    sizes = [sum(len(y) for _, y in read(rank=rank)) for rank in range(world)]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize(
+    "size, options, message",
+    [
+        (43, {}, "batch size 43 exceeds the 42 training images"),
+        (9, {"world": 2}, "batch size 9 cannot be divided among 2 processes; choose a multiple"),
+        (8, {"augmentation": "blur"}, "augmentation 'blur' is unknown; one of: none, shift2"),
+    ],
+)
+def test_user_mistakes_are_told_before_the_first_batch(size, options, message):
+    arguments = {"augmentation": "none", "seed": 0, "epoch": 0} | options
+    with pytest.raises(UserError, match=message):
+        loader.train_batches(numbered(), size, **arguments)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_unreadable_image_is_named_in_one_line(workers, tmp_path):
+    tree = write_tree(tmp_path / "tree")
+    (tree / "test" / "bee" / "002.png").write_text("<html>")
+    source = open_split("folder", "test", tree, image_size=32)
+    with pytest.raises(UserError) as caught:
+        list(loader.test_batches(source, 4, workers=workers))
+    assert "bee/002.png cannot be read" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_worker_that_dies_is_told_of(monkeypatch):
+    def die(images, size):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    parent = os.getpid()
+    monkeypatch.setattr(transforms, "centred", die)
+    with pytest.raises(UserError, match="a process that loads images died .*use fewer workers"):
+        list(loader.test_batches(numbered(), 4, workers=1))
+    assert os.getpid() == parent
+
+
+def test_a_worker_outlives_the_sigterm_that_all_processes_get(monkeypatch):
+    """The training process stops at a good moment, and needs its batches until then."""
+
+    def terminated(images, size):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return images
+
+    monkeypatch.setattr(transforms, "centred", terminated)
+    assert sum(len(y) for _, y in loader.test_batches(numbered(), 4, workers=1)) == len(numbered())
+
+
+def test_workers_use_one_thread(monkeypatch):
+    monkeypatch.setattr(
+        transforms, "centred", lambda x, size: torch.tensor([torch.get_num_threads()])
+    )
+    assert next(loader.test_batches(numbered(), 4, workers=1))[0].item() == 1
+
+
+def test_labels_and_names_of_folders_arrive(tree):
+    source = open_split("folder", "test", tree, image_size=24)
+    labels = torch.cat([y for _, y in loader.test_batches(source, 5)])
+    assert torch.equal(labels, source.labels) and source.class_names == CLASSES

@@ -1,0 +1,111 @@
+"""Reading of MATLAB's files: what SciPy reads is read, what would end its process is not."""
+
+import struct
+
+import numpy as np
+import pytest
+from scipy.io import loadmat, savemat
+from scipy.sparse import eye
+
+from classification.datasets import matlab_files
+from tests.support.hostile_files import refuses
+
+VALUES = {
+    "numbers": np.arange(6, dtype=np.uint8).reshape(2, 3),
+    "floats": np.linspace(0, 1, 5),
+    "complex": np.array([1 + 2j]),
+    "empty": np.zeros((0, 0)),
+    "text": "abc",
+    "texts": np.array(["a", "bc"], dtype=object),
+    "structure": {"a": 1, "b": {"c": "text"}},
+    "structures": np.array([(1, "x"), (2, "y")], dtype=[("class", object), ("fname", object)]),
+}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", VALUES)
+def test_values_are_scipys(tmp_path, name, packed):
+    path = tmp_path / "a.mat"
+    savemat(path, {"value": VALUES[name]}, do_compression=packed)
+    found = matlab_files.read(path)["value"]
+    assert repr(found) == repr(loadmat(path, squeeze_me=True)["value"])
+
+
+def part(sort: int, data: bytes) -> bytes:
+    return struct.pack("<II", sort, len(data)) + data + bytes(-len(data) % 8)
+
+
+def array(kind: int, *parts: bytes, flags: int = 6, shape=(1, 1)) -> bytes:
+    sides, name = part(5, struct.pack("<ii", *shape)), part(1, b"x")
+    return part(14, part(flags, struct.pack("<II", kind, 0)) + sides + name + b"".join(parts))
+
+
+def nested(depth: int) -> bytes:
+    inner = b""
+    for _ in range(depth):
+        inner = array(1, inner)
+    return inner
+
+
+COMPLEX = 0x800
+NUMBER = part(9, struct.pack("<d", 1))
+HEAD = b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H", 0x100) + b"IM"
+
+
+def number(sort: int = 9, **changes) -> bytes:
+    return array(6, part(sort, struct.pack("<d", 1)), **changes)
+
+
+# Each of the first six ends the process of a plain `loadmat`, or takes gigabytes.
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (number(258), "an array of sort 6 and 1 values in 1 parts"),
+        (array(6, struct.pack("<HHi", 258, 4, 1)), "an array of sort 6 and 1 values in 1 parts"),
+        (array(8, number()), "an array of sort 8 and 1 values in 1 parts"),
+        (array(1, array(6 + COMPLEX, NUMBER), number(), shape=(1, 2)), "of sort 6 .* in 1 parts"),
+        (nested(50_000), "nested more than 10 deep"),
+        (array(1, array(1, shape=(2**20, 2**8))), "an array of 268435456 values in 48 bytes"),
+        (array(6, struct.pack("<II", 9, 2**31)), "a part of 2147483648 bytes, and 0 are left"),
+        (array(1, NUMBER), "a part of sort 9 where an array should be"),
+        (array(1, number(), shape=(2, 1)), "an array of sort 1 and 2 values in 1 parts"),
+        (array(2, part(5, bytes(4)), part(1, b"a")), "by zero"),
+        (array(6, NUMBER, flags=5), "an array without sort, shape and name"),
+        (array(17, NUMBER), "an array of sort 17"),
+        (NUMBER, "a part of sort 9"),
+        (part(15, b"not zlib"), "Error -3 while decompressing"),
+        (number()[:-4], "a part of"),
+    ],
+)
+def test_files_that_are_none(tmp_path, data, message):
+    path = tmp_path / "a.mat"
+    path.write_bytes(HEAD + number())
+    assert matlab_files.read(path)["x"] == 1
+    path.write_bytes(HEAD + data)
+    with refuses(message, path):
+        matlab_files.read(path)
+
+
+@pytest.mark.parametrize("data", [b"", HEAD[:126] + b"??"])
+def test_files_of_another_version(tmp_path, data):
+    path = tmp_path / "a.mat"
+    path.write_bytes(data)
+    with refuses("it is not of version 5", path):
+        matlab_files.read(path)
+
+
+def test_what_an_index_has_no_use_for(tmp_path):
+    path = tmp_path / "a.mat"
+    for value, version in ((eye(3).tocsc(), "5"), (1, "4")):
+        savemat(path, {"value": value}, format=version)
+        with refuses("is no whole MATLAB file", path):
+            matlab_files.read(path)
+
+
+def test_arrays_that_claim_gigabytes(tmp_path):
+    path = tmp_path / "a.mat"
+    for values, message in ((1, "an array of 10000001 values"), (9, "a part of more than")):
+        zeros = np.zeros(values * matlab_files.VALUES + 1, np.uint8)
+        savemat(path, {"value": zeros}, do_compression=True)
+        with refuses(message, path):
+            matlab_files.read(path)

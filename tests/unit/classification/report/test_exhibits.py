@@ -1,0 +1,281 @@
+"""Each exhibit from results made up: the right numbers in the right cells, and every warning."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from classification.datasets.specs import SUITE
+from classification.report import exhibits, published, records
+from classification.report.records import Record
+from classification.report.verdict_words import COLUMN
+from classification.study import file as study_file
+from tests.support.exhibit_grids import grid, named, row, rows
+from tests.support.result_records import detection, pretraining, transfer
+
+
+def test_table1():
+    section = named(grid())["table1"]
+    found = row(section, mode="fixed-feature", task="cifar10")
+    assert found["robust network"] == "resnet50, eps 3"
+    assert found["robust"].mean == pytest.approx(73.3, abs=0.1) and found["robust"].trials == 3
+    assert found["robust"].low < found["robust"].mean < found["robust"].high
+    assert found["difference"] == found["robust"].mean - found["standard"].mean
+    assert (found["paper: robust"], found["paper: standard"]) == (95.53, 81.31)
+    assert found["paper: difference"] == pytest.approx(14.22)
+    assert found["robust - paper"] == pytest.approx(found["robust"].mean - 95.53)
+    assert found[COLUMN] == "better"
+    assert len(section.rows) == 24 and (section.found, section.wanted) == (8, 48)
+    assert row(section, mode="full-network", task="food")["robust"] is None
+    panel = section.figures[0].panels["full-network"]
+    assert [s.published for s in panel] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    "gain, verdict", [(2.0, "better"), (0.0, "no difference"), (-2.0, "worse")]
+)
+def test_verdicts(gain, verdict):
+    # Over both tasks the same; eps 3 alone is a little better than the others.
+    found = grid(levels=(0.0, 1.0), archs=("resnet18",), gain=gain - 0.1)
+    assert {r[COLUMN] for r in rows(named(found)["table1"]) if r["robust"]} == {verdict}
+
+
+def test_one_trial_gives_no_verdict():
+    sections = named(grid(trials=1))
+    assert row(sections["table1"], mode="full-network", task="pets")[COLUMN] == "cannot tell"
+    found = row(sections["paired"], mode="full-network", task="pets")
+    assert found["cross-fitted difference"] is None and found["difference as measured"].mean
+    assert found["would tell"] == "3 to 10 trials of each network"
+    assert row(sections["paired"], mode="full-network", task="all tasks")[COLUMN] == "cannot tell"
+
+
+def test_figures_2_and_3():
+    sections = named(grid())
+    found = row(sections["figure2"], task="cifar10", architecture="resnet18")
+    assert found["eps"] == "3" and found["paper: best run"] == 91.64
+    assert found["robust"].mean > found["standard"].mean
+    assert found["difference"] == pytest.approx(found["robust"].mean - found["standard"].mean)
+    assert [*sections["figure3"].figures[0].panels] == ["cifar10", "pets"]
+    assert len(sections["figure3"].rows) == 48 and sections["figure3"].found == 8
+
+
+def test_curves():
+    section = named(grid())["curves-fixed-feature"]
+    found = row(section, task="cifar10", architecture="resnet50")
+    assert found["eps 3"].mean > found["eps 0"].mean and found["eps 5"] is None
+    assert section.figures[0].log_x and section.figures[0].panels["cifar10"][0].x[0] == 0
+
+
+def test_selection_and_ranks():
+    levels = (0.0, *published.EPS)
+    sections = named(grid(tasks=SUITE[:4], archs=("resnet18",), levels=levels))
+    found = row(sections["section4-3"], mode="fixed-feature", task="cifar10")
+    assert found["paper: eps"] == "3" and found["paper: eps of its best run"] == "3"
+    assert found["best eps"] == "5" and "interval over trials" in found["cross-fitted gain"].note
+    gains = [found[name].mean for name in ("gain", "cross-fitted gain")]
+    assert found["selection bias"] == pytest.approx(gains[0] - gains[1])
+    ranked = row(sections["ranks"], mode="fixed-feature", architecture="resnet18")
+    assert ranked["eps 5"] < ranked["eps 0.01"] < ranked["eps 0"] == 10
+    assert ranked["tasks"] == "4" and ranked["p"] < 0.05
+
+
+def test_paired_over_tasks():
+    found = grid(tasks=SUITE, archs=("resnet18",), modes=("fixed-feature",))
+    whole = row(named(found)["paired"], task="all tasks")
+    assert whole[COLUMN] == "better" and whole["interval over"] == "12 tasks"
+    assert whole["p, corrected"] < 1e-9
+
+
+def test_figure5_and_table2():
+    archs, found = published.numbers()["table2"]["archs"], []
+    for i, arch in enumerate(archs):
+        for eps in (0.0, 3.0):
+            found.append(transfer("cifar10", arch, eps, 98 - i, mode="full-network"))
+    sections = named(found)
+    table = row(sections["table2"], architecture="vgg16_bn")
+    assert (table["eps 0: source"], table["eps 3: source"]) == (73.66, 57.19)
+    assert table["eps 3: ours"].mean == 96 and table["eps 3: paper"] == 97.27
+    fit = row(sections["table2-fit"], networks="eps 3")
+    assert fit["number"] == 6 and fit["paper: R²"] == 0.97 and fit["R²"] > 0.9
+    cloud, theirs = sections["table2"].figures[0].panels["cifar10, full-network"][:2]
+    assert cloud.fit and theirs.published and len(theirs.x) == 6
+    every = row(sections["figure5"], task="cifar10", networks="all")
+    assert every["number"] == 12 and every["slope"] is not None
+
+
+def test_own_networks_are_matched_with_their_pretraining():
+    found = grid(tasks=("textures",), modes=("fixed-feature",), levels=(0.0, 1.0), origin="digits")
+    for arch, eps in itertools.product(("resnet18", "resnet50"), (0.0, 1.0)):
+        found.append(pretraining(arch, eps, 80 + eps))
+    sections = named(found)
+    assert row(sections["figure5"], networks="robust")["number"] == 2
+    assert row(sections["table2"], architecture="resnet50")["eps 1: source"] == 81
+    assert not [c.name for c in sections["table1"].columns if "paper" in c.name]
+    assert any("Nobody should quote" in w for w in sections["table1"].warnings)
+    assert sections["table1"].wanted == 2
+
+
+def test_own_networks_are_matched_by_the_digest_of_their_file(tmp_path):
+    from classification.report.exhibits.parts import Results
+    from classification.report.exhibits.pretraining_accuracy import Sources
+    from robust_backbones.core.files import sha256
+
+    (tmp_path / "checkpoint.pt").write_bytes(b"weights")
+    network = pretraining(accuracy=77.0)
+    network = Record(**vars(network) | {"weights": str(tmp_path / "checkpoint.pt")})
+    run = transfer("textures", origin="digits")
+    runs = records.merged([network])
+    sources = Sources(Results([network], runs, [], {}))
+    for digest, accuracy in ((sha256(tmp_path / "checkpoint.pt"), 77.0), ("another", None)):
+        (own,) = records.merged([Record(**vars(run) | {"weights_sha256": digest})])
+        assert sources.accuracy(own) == accuracy
+
+
+def test_figure6():
+    archs = ("resnet50", "wide_resnet50_2", "wide_resnet50_4")
+    section = named(grid(archs=archs))["figure6"]
+    found = row(section, mode="fixed-feature", task="pets", eps="3")
+    assert found["wide_resnet50_4 (x4)"].mean > found["resnet50 (x1)"].mean
+    assert section.figures[0].panels["pets"][0].x == [1, 2, 4]
+
+
+def test_figure7():
+    found = grid(modes=("fixed-feature",)) + grid(
+        tasks=("pets",), archs=("resnet18",), modes=("fixed-feature",), downscale=32, gain=-3.0
+    )
+    sections = named(found)
+    assert {r["task"] for r in rows(sections["figure7"])} == {"pets"}
+    coarse = row(sections["figure7"], architecture="resnet18", images="32 pixels")
+    fine = row(sections["figure7"], architecture="resnet18", images="original")
+    assert (coarse["best eps"], fine["best eps"]) == ("0", "3")
+    # Coarse images are in no other exhibit.
+    assert row(sections["table1"], mode="fixed-feature", task="pets")["robust"].trials == 3
+
+
+def test_figure8():
+    found = grid(archs=("resnet50",), modes=("fixed-feature",))
+    found += [transfer("cifar10", "resnet50", 0.0, 60.0, origin="stylized_imagenet")]
+    found += [transfer("stylized_imagenet", "resnet50", eps, 30 + eps) for eps in (0.0, 3.0)]
+    found.append(
+        Record(
+            Path("nowhere/result.json"),
+            "robustness",
+            "stylized_imagenet",
+            arch="resnet50",
+            eps=3.0,
+            constraint="l2",
+            metric="top1",
+            accuracies=(12.5,),
+            seeds=(0,),
+        )
+    )
+    sections = named(found)
+    (evaluated,) = rows(sections["figure8-evaluated"])
+    assert evaluated["accuracy"].mean == 12.5 and evaluated["network"] == "resnet50, eps 3"
+    moved = row(sections["figure8"], task="stylized_imagenet", mode="fixed-feature")
+    assert (moved["standard"].mean, moved["best robust"].mean) == (30, 33)
+    source = row(sections["figure8"], task="cifar10")
+    assert source["learnt on stylized"].mean == 60 and source["best robust"].mean > 70
+    assert "stylized_imagenet" not in [r["task"] for r in rows(sections["table1"])]
+    assert [name for name in sections if name.startswith("table1")] == ["table1"]
+
+
+def test_figure4():
+    rng = np.random.default_rng(1)
+    found = [
+        detection(eps=eps, ap=50 + eps + rng.normal(0, 0.1), seed=seed)
+        for eps in (0.0, 1.0, 3.0)
+        for seed in range(4)
+    ]
+    found += [
+        detection("coco_2017_val", eps, 40, seed, masks=37.0)
+        for eps in (0.0, 3.0)
+        for seed in range(2)
+    ]
+    found += [detection(eps=5.0, ap=90.0, iterations=9)]
+    section = named(found)["figure4"]
+    best = row(section, experiment="voc_2007_test, Faster R-CNN, 1000 iterations", backbone="eps 3")
+    assert best["AP"].note.startswith("standard deviation") and best["runs"] == 4
+    assert best["difference"].mean == pytest.approx(3, abs=0.2)
+    assert best[COLUMN] == "better" and best["paper: AP"].mean == 53.87
+    other = row(
+        section, experiment="voc_2007_test, Faster R-CNN, 1000 iterations", backbone="eps 1"
+    )
+    assert other["paper: AP"] is None
+    masks = row(section, metric="mask AP", backbone="standard")
+    assert masks["AP"].mean == 37 and masks["ours - paper"] == pytest.approx(0.08)
+    assert masks["paper: AP"].high - masks["paper: AP"].mean == pytest.approx(0.08)
+    # Another schedule is another experiment.
+    assert row(section, backbone="eps 5")["difference"] is None
+    assert section.wanted == section.found + 2  # COCO detection is missing
+
+
+def test_detectors_on_weights_of_ones_own():
+    found = [
+        detection("scenes", ap=60.0, weights="nets/standard/backbone.pth"),
+        detection("scenes", ap=62.0, weights="nets/robust/backbone.pth"),
+    ]
+    section = named(found)["figure4"]
+    assert [r["backbone"] for r in rows(section)] == ["standard", "robust"]
+    assert row(section, backbone="robust")[COLUMN] == "cannot tell"
+    assert "the names of their files" in section.warnings[0]
+
+
+def test_detectors_that_differ_in_one_key_are_told_apart():
+    found = [detection("scenes", ap=60.0), detection("scenes", ap=50.0)]
+    found[1].settings["SOLVER"] = found[1].settings["SOLVER"] | {"EMA": 0.9}
+    names = [r["experiment"] for r in rows(named(found)["figure4"])]
+    same = "scenes, Faster R-CNN, 1000 iterations, SOLVER.EMA"
+    assert sorted(names) == [f"{same} 0.9", f"{same} None"]
+
+
+def test_figure1():
+    means = {
+        "visualisation": {"own_confidence": 99.0, "pictures": [{"score": 1.0}]},
+        "inversion": {"pixel_distance": 0.5},
+    }
+    found = [
+        Record(
+            Path("nowhere/pictures/result.json"),
+            "interpret",
+            metrics={"networks": {"standard": means}},
+            warnings=[{"check": "x", "message": "Too few steps."}],
+        )
+    ]
+    section = named(found)["figure1"]
+    (only,) = rows(section)
+    assert only["own confidence"].mean == 99 and only["pixel distance"].records == (0,)
+    assert only["network"] == "standard" and section.warnings == ["Too few steps."]
+
+
+def test_coverage():
+    sections = named(grid())
+    found = row(sections["coverage"], section="table1")
+    assert (found["found"], found["wanted"]) == (8, 48)
+    assert row(sections["coverage"], exhibit="Figure 4")["found"] == 0
+    lost = row(sections["missing"], mode="fixed-feature", task="pets", architecture="resnet18")
+    assert lost["eps missing"] == "0.01, 0.03, 0.05, 0.1, 0.25, 0.5, 5"
+    assert (
+        row(sections["missing"], mode="fixed-feature", task="food", architecture="resnet50")[
+            "eps missing"
+        ]
+        == "all"
+    )
+
+
+def test_runs_of_a_study(tmp_path):
+    study = tmp_path / "study.yaml"
+    study.write_text(
+        f"output: {tmp_path}/out\ncommon: {{dataset: digits, weights: '{{net}}'}}\n"
+        "axes: {net: [a, b]}\n"
+    )
+    made = study_file.read(study)[0].result
+    record = Record(**vars(transfer()) | {"path": made})
+    (section,) = [s for s in exhibits.sections([record], study) if s.name == "study"]
+    assert [r["state"] for r in rows(section)] == ["finished", "missing"]
+    assert (section.found, section.wanted) == (1, 2)
+
+
+def test_no_results_no_exhibits():
+    assert [*named([])] == ["coverage"]

@@ -1,0 +1,128 @@
+"""Studies on Ray: the same results as without, whatever dies on the way."""
+
+import json
+import sys
+import time
+
+import pytest
+
+from classification.study import file as study_file
+from classification.study.executors import Local
+from classification.study.queue import Queue
+from robust_backbones.core.errors import UserError
+from tests.support.study_drivers import driver, wait_for
+from tests.support.study_runs import allow, ends, starts, toy
+
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'robust-backbones[ray]'")
+from classification.study.executors import Ray  # noqa: E402
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def toys(monkeypatch):
+    allow(monkeypatch)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def cluster():
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    for _ in range(2):
+        made.add_node(num_cpus=1)
+    made.wait_for_nodes()
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+def contents(runs) -> list[dict]:
+    """Results, without what may differ."""
+    found = [json.loads(run.result.read_text()) for run in runs]
+    return [{key: row[key] for key in ("metrics", "seconds", "threads", "gpus")} for row in found]
+
+
+def test_processes_one_node_and_three_give_the_same(tmp_path, cluster, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    found = []
+    for name, make in (
+        ("local", lambda: Local(2, 0)),
+        ("one", lambda: Ray(None)),
+        ("three", lambda: Ray(cluster.address)),
+    ):
+        (tmp_path / name).mkdir()
+        runs = study_file.read(toy(tmp_path / name, 6))
+        executor = make()
+        try:
+            queue = Queue(runs, executor)
+            assert queue.work() and not queue.failed
+        finally:
+            executor.close()
+        assert [len(starts(run)) for run in runs] == [1] * 6
+        found.append(contents(runs))
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_node_that_dies_loses_nothing(tmp_path, cluster):
+    runs = study_file.read(toy(tmp_path, 8, sleep=1.5))
+    executor = Ray(cluster.address)
+    nodes = list(cluster.worker_nodes)
+    killed = []
+
+    def told(run, outcome, queue):
+        if not killed:
+            killed.append(nodes[0])
+            cluster.remove_node(nodes[0], allow_graceful=False)
+
+    queue = Queue(runs, executor, pause=0.3, told=told)
+    assert queue.work() and killed and not queue.failed
+    assert len(queue.finished) == 8 and all(run.result.exists() for run in runs)
+    assert [ends(run) for run in runs] == [1] * 8  # none was made twice
+
+
+def test_a_driver_that_is_killed_loses_nothing(tmp_path, cluster):
+    file = toy(tmp_path, 6, sleep=1.0)
+    runs = study_file.read(file)
+    words = ("run", file, "--executor", "ray", "--address", cluster.address, "--pause", "0.3")
+    first = driver(*words)
+    wait_for(lambda: any(run.result.exists() for run in runs))
+    first.kill()
+    first.wait()
+    second = driver(*words)
+    out, _ = second.communicate(timeout=120)
+    assert second.returncode == 0, out
+    assert [ends(run) for run in runs] == [1] * 6
+
+
+def test_a_stopped_study_stops_its_tasks(tmp_path, cluster):
+    runs = study_file.read(toy(tmp_path, 2, sleep=60))
+    executor, began = Ray(cluster.address), time.time()
+    queue = Queue(runs, executor)
+    assert not queue.work(lambda: all(starts(run) for run in runs))
+    assert time.time() - began < 50 and all((run.folder / "saved").exists() for run in runs)
+
+
+def test_a_run_goes_where_its_features_are(tmp_path, cluster):
+    file = toy(tmp_path, 3, weights="w", dataset="d")
+    runs = study_file.read(file)
+    executor = Ray(cluster.address)
+    hosts = []
+    for run in runs:
+        executor.start(run)
+        while not (ended := executor.ended(0.2)):
+            pass
+        hosts.append(executor._homes[("w", "d", "None")])
+        assert ended[0][1].state == "finished"
+    assert len(set(hosts)) == 1
+
+
+def test_no_cluster_no_ray(monkeypatch, tmp_path):
+    with pytest.raises(UserError, match="no Ray cluster answers at 127.0.0.1:1"):
+        Ray("127.0.0.1:1")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "ray", None)
+        with pytest.raises(UserError, match=r"pip install 'robust-backbones\[ray\]'"):
+            Ray()

@@ -1,0 +1,159 @@
+"""One process with a batch against two with halves of it, over gloo on the CPU."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from classification.datasets import open_split
+from classification.training import distributed
+from tests.support import ROOT
+
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def torchrun(processes: int, *command, check=True):
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={processes}",
+    ]
+    env = ONE_THREAD | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [*launcher, *map(str, command)],
+        env=env,
+        check=check,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def sums(tmp_path_factory):
+    """(one process's numbers, those of the first of two, those of the second)"""
+    folder, found = tmp_path_factory.mktemp("sums"), []
+    for processes in (1, 2):
+        torchrun(processes, ROOT / "tests/support/distributed_sums.py", folder / str(processes))
+        files = [folder / f"{processes}.{rank}" for rank in range(processes)]
+        found += [json.loads(file.read_text()) for file in files]
+    return found
+
+
+CASES = ["pgd", "pgd, sync", "standard, sync", "trades, sync", "pgd, pieces", "pgd, ema"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_halves_are_one_batch(sums, case):
+    one, first, second = (s[case] for s in sums)
+    assert first["losses"] == second["losses"] == pytest.approx(one["losses"], rel=1e-4)
+    for name, weight in one["weights"].items():
+        torch.testing.assert_close(
+            torch.tensor(first["weights"][name]), torch.tensor(weight), rtol=1e-3, atol=1e-5
+        )
+        assert first["weights"][name] == second["weights"][name], name  # bit for bit
+
+
+def test_numbers_and_errors_are_shared(sums):
+    one, first, second = sums
+    assert one["total"] == [1, 0] and first["total"] == second["total"] == [2, 1]
+    assert first["shared"] == second["shared"] == [0, "first"]
+    assert first["refused"] == second["refused"] == "refused by the first process"
+
+
+def test_synchronised_batchnorm_alone_is_the_plain_one():
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    names = list(plain.state_dict())
+    synced = distributed.sync_batchnorm(plain, torch.device("cpu"))
+    assert list(synced.state_dict()) == names and isinstance(synced[1], nn.BatchNorm2d)
+    x = torch.rand(2, 3, 6, 6)
+    torch.testing.assert_close(
+        synced.eval()(x),
+        nn.functional.batch_norm(
+            plain[0](x), plain[1].running_mean, plain[1].running_var, plain[1].weight, plain[1].bias
+        ),
+    )
+
+
+def pretrain(folder, batch, *options):
+    return [
+        "-m",
+        "classification.pretrain",
+        "--arch",
+        "resnet18",
+        "--dataset",
+        "digits",
+        "--limit",
+        32,
+        "--test-limit",
+        21,
+        "--epochs",
+        1,
+        "--batch-size",
+        batch,
+        "--lr",
+        0.01,
+        "--eps",
+        0,
+        "--eval-steps",
+        1,
+        "--device",
+        "cpu",
+        "--sync-bn",
+        "--output",
+        folder,
+        *options,
+    ]
+
+
+def test_the_command_under_torchrun(tmp_path):
+    """The same losses; each test image counted once, though 21 do not halve; one result."""
+    found = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        torchrun(processes, *pretrain(folder, 16))
+        result = json.loads((folder / "result.json").read_text())
+        assert result["hardware"]["processes"] == processes
+        found.append(result["metrics"])
+    assert found[0]["train_loss"] == pytest.approx(found[1]["train_loss"], rel=1e-4)
+    assert found[0]["clean_loss"] == pytest.approx(found[1]["clean_loss"], rel=0.02)
+    assert found[1]["clean_top1"] * 21 / 100 == pytest.approx(round(found[1]["clean_top1"] * 0.21))
+
+
+def test_a_batch_that_cannot_be_shared(tmp_path):
+    done = torchrun(2, *pretrain(tmp_path, 15), check=False)
+    assert done.returncode != 0
+    assert "--batch-size 15 cannot be cut into 2 equal pieces" in done.stderr
+
+
+def test_transfer_under_torchrun(tmp_path):
+    """Each test image is predicted once, in its place; a probe needs no second process."""
+    from tests.support.transfer_runs import FAST, TINY, table, write_network
+
+    weights = write_network(tmp_path / "w.pt", "shufflenet_v2_x1_0")
+    command = [
+        "-m",
+        "classification.transfer",
+        *TINY,
+        "--test-limit",
+        "31",
+        "--weights",
+        weights,
+        "--output",
+        tmp_path / "run",
+    ]
+    torchrun(2, *command, "--mode", "full-network", "--lr", "0.01", *FAST)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["hardware"]["processes"] == 2 and result["metrics"]["images"] == 31
+    images = table(tmp_path / "run" / "per_image.csv")[1:]
+    labels = open_split("digits", "test", limit=31).labels.tolist()
+    assert [int(row[1]) for row in images] == labels
+    refused = torchrun(2, *command, check=False)
+    assert "--probe logistic needs one process; start it without torchrun" in refused.stderr

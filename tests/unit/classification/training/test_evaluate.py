@@ -1,0 +1,88 @@
+"""Devices, evaluation and stopping, on a network of a few hundred numbers."""
+
+import os
+import signal
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from classification.attacks import pgd
+from classification.training import evaluate as engine
+from classification.training.learner import Learner
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.signals import Stopped, StopSignals
+from tests.support.small_models import blobs, learning
+
+
+@pytest.fixture(scope="module")
+def trained():
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)
+    )
+    learner = Learner(network, learning(method="standard"))
+    for seed in range(12):
+        learner.step(*blobs(), [0.05], seed)
+    return learner.model
+
+
+def batches(x, y, size=7):
+    return zip(x.split(size), y.split(size), strict=True)
+
+
+def test_evaluate_clean_and_robust(trained):
+    state = {k: v.clone() for k, v in trained.state_dict().items()}
+    x, y = blobs(30)
+    strong = partial(pgd, constraint="linf", eps=0.5, steps=5, step_size=0.2)
+    clean = engine.evaluate(trained, batches(x, y))
+    assert clean.top1 == 100 and clean.images == 30
+    expected = nn.functional.cross_entropy(trained(x), y).item()
+    assert clean.loss == pytest.approx(expected, rel=1e-4)
+    assert engine.evaluate(trained, batches(x, y), strong).top1 < 60
+    assert engine.evaluate(trained, batches(x, 1 - y, 30)).top1 == 0
+    assert not trained.training
+    assert all(torch.equal(v, state[k]) for k, v in trained.state_dict().items())
+
+
+def test_no_images(trained):
+    with pytest.raises(UserError, match="accuracy of 0 images asked for; give at least one"):
+        engine.evaluate(trained, [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_are_noted_and_the_handlers_put_back(number):
+    before = signal.getsignal(number)
+    with StopSignals().watched() as signals:
+        assert not signals.asked
+        os.kill(os.getpid(), number)
+        assert signals.asked
+        if number == signal.SIGINT:
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
+
+
+def test_an_evaluation_stops_between_batches(trained):
+    signals, seen = StopSignals(), []
+
+    def until_asked():
+        for x, y in batches(*blobs(30)):
+            seen.append(len(y))
+            signals.asked = len(seen) == 2
+            yield x, y
+
+    with pytest.raises(Stopped):
+        engine.evaluate(trained, until_asked(), stop=signals)
+    assert len(seen) == 2
+
+
+def test_choosing_a_device(capsys):
+    assert engine.choose_device("cpu") == torch.device("cpu")
+    cuda = torch.cuda.is_available()
+    assert engine.choose_device(None).type == ("cuda" if cuda else "cpu")
+    assert cuda or "no GPU found" in capsys.readouterr().out
+    for name in ("gpu9", "meta"):
+        with pytest.raises(UserError, match=f"device '{name}' cannot be used here; one of: .*cpu"):
+            engine.choose_device(name)

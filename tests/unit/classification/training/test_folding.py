@@ -1,0 +1,220 @@
+"""The twin that attacks run on: equal to the model, and without any effect on it."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from classification import attacks
+from classification.models import Normalize
+from classification.training.cpu import folding
+from classification.training.cpu.folding import Twin
+from classification.training.learner import Learner
+from robust_backbones.zoo import ARCHS, RESNETS
+from tests.support.networks import random_network
+from tests.support.small_models import learning
+
+LARGE = {
+    "resnet101",
+    "resnet152",
+    "wide_resnet50_4",
+    "wide_resnet101_2",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+    "wide_resnet50_2",
+}
+
+
+def classifier(arch: str = "resnet18", dtype=torch.float64) -> nn.Sequential:
+    """In train mode, as a trainer has it."""
+    return nn.Sequential(Normalize(), random_network(arch)).to(dtype).train()
+
+
+def images(n=3, size=48, dtype=torch.float64):
+    g = torch.Generator().manual_seed(3)
+    return torch.rand(n, 3, size, size, generator=g, dtype=torch.float64).to(dtype)
+
+
+class Odd(nn.Module):
+    """What folding must not fall for; `part` selects one."""
+
+    def __init__(self, part: str):
+        super().__init__()
+        torch.manual_seed(0)
+        self.part = part
+        padding = dict(padding="same") if part == "same" else dict(padding=1)
+        mode = "reflect" if part == "reflect" else "zeros"
+        self.conv = nn.Conv2d(3, 3, 3, padding_mode=mode, **padding)
+        self.norm = nn.BatchNorm2d(3, affine=part != "plain", track_running_stats=part != "batch")
+        self.relu, self.fc = nn.ReLU(inplace=True), nn.Linear(3, 10)
+        self.double()
+        if part != "batch":
+            self.norm.running_mean.normal_()
+            self.norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, x):
+        part, y = self.part, self.conv(x)
+        if part == "untraceable" and y.mean() > 100:
+            y = y + 1
+        z = self.norm(y)
+        if part == "conv used twice":
+            z = z + y
+        if part == "norm used twice":
+            z = z + self.norm(x)
+        if part == "conv called twice":
+            z = z + self.conv(z)
+        if part == "relu and more":
+            z = z.clone() + self.relu(z)
+        return self.fc(self.relu(z).mean((2, 3)))
+
+
+def differences(twin, model, x) -> list[float]:
+    """Of logits and of their gradient, over the length of the model's own."""
+    model = copy.deepcopy(model).eval()
+    sides = [folding._logits_and_gradient(network, x) for network in (twin, model)]
+    return [folding._difference(a, b) for a, b in zip(*sides, strict=True)]
+
+
+def norms_used(twin) -> int:
+    assert isinstance(twin.network, torch.fx.GraphModule)
+    calls = [n.target for n in twin.network.graph.nodes if n.op == "call_module"]
+    return sum(isinstance(twin.network.get_submodule(c), nn.BatchNorm2d) for c in calls)
+
+
+@pytest.mark.parametrize(
+    "arch", [pytest.param(a, marks=pytest.mark.slow if a in LARGE else ()) for a in ARCHS]
+)
+def test_every_architecture(capsys, arch):
+    model = classifier(arch)
+    twin = Twin(model)
+    assert max(differences(twin, model, images())) < 1e-5
+    if arch in RESNETS:
+        assert norms_used(twin) == 0
+    model.float()
+    twin.refresh()
+    logits, gradient = differences(twin, model, images(dtype=torch.float32))
+    # A ReLU that is nearly 0 is open on one side only; the gradient jumps there.
+    assert logits < 1e-5 and gradient < 0.05
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_refresh_takes_every_change_over(dtype):
+    model = Odd("").to(dtype)
+    twin, x = Twin(model), images(size=8, dtype=dtype)
+    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+        if value.is_floating_point():
+            stale = copy.deepcopy(model)
+            with torch.no_grad():
+                value.mul_(1.5).add_(0.01)
+            assert max(differences(twin.refresh(), model, x)) < 1e-5, name
+            assert max(differences(twin, stale, x)) > 1e-5, name
+    model.load_state_dict(Odd("").to(dtype).state_dict(), assign=True)
+    assert differences(twin.refresh(), model, x)[0] < 1e-5
+    model.double()
+    assert max(differences(twin.refresh(), model, x.double())) < 1e-5
+
+
+def test_the_model_is_left_alone():
+    model = classifier(dtype=torch.float32)
+    model[1].layer1.eval().requires_grad_(False)
+    for p in model[1].fc.parameters():
+        p.grad = torch.ones_like(p)
+    state = copy.deepcopy(model.state_dict())
+    before = [(m.training, list(m._modules)) for m in model.modules()]
+    required = [(p, p.requires_grad, p.grad, p.data_ptr()) for p in model.parameters()]
+    twin, x = Twin(model), images(dtype=torch.float32)
+    pgd = partial(attacks.pgd, constraint="l2", eps=1.0, steps=2, step_size=0.5)
+    for _ in range(2):
+        pgd(twin.refresh(), x, torch.arange(3))
+    twin.train()
+    assert not any(m.training for m in twin.modules())
+    assert before == [(m.training, list(m._modules)) for m in model.modules()]
+    after = [(p, p.requires_grad, p.grad, p.data_ptr()) for p in model.parameters()]
+    for old, new in zip(required, after, strict=True):
+        assert all(a is b or a == b for a, b in zip(old, new, strict=True))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    assert not any(p.requires_grad for p in twin.parameters())
+
+
+@pytest.mark.parametrize("use_best", [True, False])
+@pytest.mark.parametrize("constraint, eps", [("l2", 1.0), ("linf", 8 / 255)])
+def test_equal_adversarial_images(constraint, eps, use_best):
+    model, x, y = classifier(), images(), torch.arange(3)
+    pgd = partial(
+        attacks.pgd, constraint=constraint, eps=eps, steps=3, step_size=eps / 2, use_best=use_best
+    )
+    found = pgd(Twin(model).refresh(), x, y)
+    torch.testing.assert_close(found, pgd(model, x, y), rtol=0, atol=1e-5)
+    assert (found - x).abs().max() > 1e-3
+
+
+def test_equal_training():
+    """The second step has other weights: a twin that is out of date would show."""
+    attack = dict(eps=1.0, step_size=0.5, lr=0.01)
+    ours, theirs = (Learner(classifier(), learning(**attack)) for _ in range(2))
+    assert ours.twin and ours.fast
+    theirs.twin, theirs.fast = None, False
+    x, y = images(5, 32), torch.arange(5)
+    for learner in (ours, theirs):
+        for seed, flips in enumerate(([], [0])):
+            learner.step(x.flip(flips), y.flip(flips), [0.01], seed)
+    for name, value in theirs.model.state_dict().items():
+        found = ours.model.state_dict()[name]
+        torch.testing.assert_close(found, value, rtol=0, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "part",
+    [
+        "",
+        "plain",
+        "batch",
+        "same",
+        "reflect",
+        "untraceable",
+        "conv used twice",
+        "norm used twice",
+        "conv called twice",
+        "relu and more",
+    ],
+)
+def test_odd_networks(capsys, part, dtype):
+    model = Odd(part).to(dtype)
+    twin = Twin(model)
+    with torch.no_grad():
+        model.conv.weight.mul_(-1.5)
+    assert max(differences(twin.refresh(), model, images(size=8, dtype=dtype))) < 1e-5
+    assert capsys.readouterr().err == ""
+
+
+def test_a_wrong_twin_is_not_used(monkeypatch, capsys):
+    monkeypatch.setattr(folding, "fuse_conv_bn_weights", lambda weight, bias, *rest: (weight, bias))
+    model = classifier()
+    twin = Twin(model)
+    assert differences(twin, model, images()) == [0, 0]
+    assert "runs on the model as it is, since its folded twin is not equal: logits differ" in (
+        capsys.readouterr().err
+    )
+    with torch.no_grad():
+        model[1].fc.weight.mul_(2)
+    assert differences(twin.refresh(), model, images()) == [0, 0]
+    assert capsys.readouterr().err == ""  # said once
+
+
+def test_autocast(capsys):
+    model = classifier(dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits, _ = differences(Twin(model), model, images(dtype=torch.float32))
+    assert logits < 0.1 and capsys.readouterr().err == ""
+
+
+def test_a_checkpoint_of_the_model_knows_nothing_of_its_twin():
+    model = classifier()
+    names = list(model.state_dict())
+    Twin(model)
+    assert list(model.state_dict()) == names

@@ -1,0 +1,178 @@
+"""One step of training: updates by hand, pieces, averages, precisions, and going on."""
+
+import copy
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from classification.training.learner import Learner, NotFinite, seed_of
+from classification.training.methods import METHODS
+from tests.support.small_models import blobs, learning
+
+
+def network(seed=0, norm=True):
+    torch.manual_seed(seed)
+    middle = nn.BatchNorm2d(4) if norm else nn.Identity()
+    return nn.Sequential(nn.Conv2d(3, 4, 3), middle, nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
+
+
+def learner(norm=True, **changes):
+    return Learner(network(norm=norm), learning(**changes))
+
+
+def equal(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
+
+
+def test_one_step_is_sgd_by_hand():
+    ours, (x, y) = learner(method="standard", weight_decay=0.0), blobs(8)
+    twin = network()
+    sums = ours.step(x, y, [0.25], seed=0)
+    logits = twin(x)
+    loss = nn.functional.cross_entropy(logits, y)
+    gradients = torch.autograd.grad(loss, list(twin.parameters()))
+    assert sums.loss == pytest.approx(8 * loss.item()) and sums.images == 8
+    assert sums.right == (logits.argmax(1) == y).sum()
+    for new, old, slope in zip(ours.model.parameters(), twin.parameters(), gradients, strict=True):
+        torch.testing.assert_close(new, old - 0.25 * slope)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_learns(method):
+    changes = dict(eps=0.3, step_size=0.3, steps=2, random_start=method != "pgd", beta=1.0)
+    ours, (x, y) = learner(method=method, **changes), blobs()
+    assert ours.updates_per_batch == (2 if method == "free" else 1)
+    for seed in range(12):
+        sums = ours.step(x, y, [0.05] * ours.updates_per_batch, seed)
+    assert sums.right == len(y) and sums.loss / len(y) < 0.2
+    assert ours.model.training
+
+
+@pytest.mark.parametrize("method", ["standard", "pgd", "free", "trades"])
+def test_pieces_of_a_batch_add_up_to_the_whole(method):
+    """Without BatchNorm, which sees a piece at a time, and without random starts."""
+    x, y = blobs(12)
+    whole, pieces = (learner(False, method=method, accumulate=n) for n in (1, 3))
+    if method == "free":  # its random start is drawn piece by piece
+        x = x * 0 + y.view(-1, 1, 1, 1)  # in a corner of [0, 1]
+    for one in (whole, pieces):
+        sums = one.step(x, y, [0.1] * one.updates_per_batch, seed=0)
+        assert sums.images == 12
+    tolerance = dict(rtol=1e-4, atol=1e-5) if method != "free" else dict(rtol=0.1, atol=0.05)
+    for a, b in zip(whole.model.parameters(), pieces.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, **tolerance)
+
+
+def test_the_average_is_the_exponential_one():
+    ours, (x, y) = learner(ema=0.9), blobs(8)
+    expected = None
+    for seed in range(4):
+        ours.step(x, y, [0.1], seed)
+        weight = ours.model[4].weight.detach().clone()
+        expected = weight if expected is None else 0.9 * expected + 0.1 * weight
+    torch.testing.assert_close(ours.result[4].weight, expected)
+    assert ours.result is not ours.model
+    assert not torch.equal(ours.result[1].running_mean, ours.model[1].running_mean)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_low_precision_is_near_and_its_weights_are_float32(precision):
+    x, y = blobs(16)
+    full, low = (learner(precision=p) for p in ("float32", precision))
+    low.scaler = torch.amp.GradScaler(  # does not begin with a step that overflows
+        "cpu", init_scale=64.0, enabled=precision == "float16"
+    )
+    for one in (full, low):
+        for seed in range(3):
+            sums = one.step(x, y, [0.02], seed)
+        assert all(p.dtype == torch.float32 for p in one.model.parameters())
+    reference = network()
+    for name, weight in full.model.named_parameters():
+        moved = (weight - reference.get_parameter(name)).norm()
+        assert (low.model.get_parameter(name) - weight).norm() < 0.2 * moved + 1e-3, name
+    assert sums.images == 16
+
+
+@pytest.mark.parametrize("margin", [15.0, 18.0])  # at 18 the loss itself is 0 in float32
+def test_the_attack_of_low_precision_moves_images_of_a_sure_model(margin):
+    """The gradient of a loss of 1e-6 is 0 in float16 by the time it reaches the image."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(108, 2))
+    nn.init.uniform_(model[1].weight, -0.01, 0.01)
+    model[1].bias = nn.Parameter(torch.tensor([margin, 0.0]))
+    ours = Learner(model, learning(precision="float16", use_best=False))
+    x, y = blobs(16)[0], torch.zeros(16, dtype=torch.int64)
+    assert 0 <= nn.functional.cross_entropy(model(x), y) < 1e-6
+    with ours._autocast():
+        x_adv = next(ours.method.craft(ours.model, x, y, torch.Generator(), **ours.attack))
+    assert x_adv.dtype == torch.float32
+    assert ((x_adv - x).flatten(1).norm(dim=1) > 0.1).all()
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update_and_keeps_the_images():
+    ours, (x, y) = learner(), blobs(8)
+    nn.init.constant_(ours.model[4].bias, float("inf"))
+    before = copy.deepcopy(ours.model)
+    with pytest.raises(NotFinite, match="the loss became nan with learning rate 0.05; lower it"):
+        try:
+            ours.step(x, y, [0.05], 0)
+        except NotFinite as error:
+            assert torch.equal(error.batch["x"], x) and torch.equal(error.batch["y"], y)
+            raise
+    assert torch.equal(ours.model[0].weight, before[0].weight)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(),
+        dict(ema=0.9),
+        dict(precision="float16"),
+        dict(method="free", steps=2, random_start=True),
+        dict(method="fast", random_start=True),
+    ],
+)
+def test_going_on_is_bit_for_bit(changes):
+    x, y = blobs(8)
+    straight, early = learner(**changes), learner(**changes)
+    for one in (straight, early):
+        for seed in range(3):
+            one.step(x, y, [0.1] * one.updates_per_batch, seed)
+    state = copy.deepcopy(early.state())
+    late = Learner(network(seed=5), learning(**changes))
+    late.load(state)
+    torch.manual_seed(99)  # no state outside may matter
+    for one in (straight, late):
+        for seed in range(3, 6):
+            one.step(x, y, [0.1] * one.updates_per_batch, seed)
+    assert equal(straight.model, late.model) and equal(straight.result, late.result)
+
+
+def test_dropout_is_decided_by_the_seed_of_the_step():
+    x, y = blobs(8)
+    models = []
+    for elsewhere in (1, 2):
+        model = network()
+        model.insert(4, nn.Dropout(0.5))
+        ours = Learner(model, learning())
+        torch.manual_seed(elsewhere)
+        ours.step(x, y, [0.1], seed=7)
+        models.append(ours.model)
+    assert equal(*models)
+
+
+def test_seeds_are_unlike():
+    seeds = {seed_of(a, b, c) for a in range(4) for b in range(4) for c in range(4)}
+    assert len(seeds) == 64 and all(0 <= s < 2**63 for s in seeds)
+    assert seed_of(1, 2) == seed_of(1, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_compiled_is_the_same():
+    (x, y), found = blobs(8), []
+    for compiled in (False, True):
+        ours = learner(compile=compiled)
+        found.append([ours.step(x, y, [0.1], seed).loss for seed in range(3)])
+    assert found[1] == pytest.approx(found[0], rel=1e-3)

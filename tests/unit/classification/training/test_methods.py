@@ -1,0 +1,115 @@
+"""What each method trains on, against the formulas of its authors written out."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from classification.attacks import PARAMETERS, pgd
+from classification.training.methods import METHODS, Objective
+from tests.support.small_models import blobs, convolutional, learning, linear, norm
+
+
+def crafted(method, model, x, y, **changes):
+    """The images of each update; the loss's gradient is there when the next are asked for."""
+    model = copy.deepcopy(model)  # the loss moves its BatchNorm statistics
+    row = METHODS[method]
+    attack = {name: learning(**changes)[name] for name in PARAMETERS}
+    loss, found = Objective(model, method, 0.0, 6.0), []
+    for x_adv in row.craft(model, x, y, torch.Generator().manual_seed(3), **attack):
+        found.append(x_adv.detach().clone())
+        loss(x, x_adv, y)[0].backward()
+    assert len(found) == row.updates(attack)
+    return found
+
+
+@pytest.mark.parametrize("constraint", ["l2", "linf"])
+@pytest.mark.parametrize("method", METHODS)
+def test_images_stay_in_the_ball_and_in_range(method, constraint):
+    model, (x, y) = convolutional(), blobs(8)
+    changes = dict(constraint=constraint, eps=0.2, random_start=method != "pgd")
+    for x_adv in crafted(method, model, x, y, **changes):
+        assert norm(x_adv - x, constraint).max() <= 0.2 * (1 + 1e-5)
+        assert x_adv.min() >= 0 and x_adv.max() <= 1
+        assert method == "standard" or (x_adv != x).any()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_layer_keeps_its_mode_and_its_statistics(method):
+    model, (x, y) = convolutional(), blobs(8)
+    model[1].eval()  # frozen by its user
+    before = copy.deepcopy(model.state_dict())
+    attack = {name: learning(random_start=True)[name] for name in PARAMETERS}
+    next(METHODS[method].craft(model, x, y, torch.Generator(), **attack))
+    assert model.training and not model[1].training
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_standard_trains_on_the_images_themselves():
+    x, y = blobs(8)
+    assert torch.equal(crafted("standard", convolutional(), x, y)[0], x)
+
+
+@pytest.mark.parametrize("method", ["pgd", "fast"])
+def test_pgd_and_fast_are_the_attack(method):
+    model, (x, y) = convolutional(), blobs(8)
+    attack = dict(
+        constraint="linf", eps=0.1, steps=1, step_size=0.125, random_start=True, use_best=False
+    )
+    expected = pgd(model, x, y, **attack, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(crafted(method, model, x, y, **attack)[0], expected)
+
+
+def test_free_moves_by_the_gradient_of_each_update():
+    """Shafahi et al. 2019, algorithm 1: `m` updates, each moving the perturbation by eps * sign."""
+    (net, direction), (x, y) = linear(), blobs(8)
+    first, second, third = crafted(
+        "free", net, x, y, constraint="linf", eps=0.1, steps=3, step_size=0.1, random_start=True
+    )
+    assert not torch.equal(first, x)  # a random start
+    assert torch.equal(crafted("free", net, x, y, random_start=False)[0], x)
+    # The loss of class 0 rises along w1 - w0, that of class 1 against it, wherever x is.
+    uphill = (direction * (1 - 2 * y).view(-1, 1, 1, 1)).sign()
+    for before, after in ((first, second), (second, third)):
+        expected = (before + 0.1 * uphill).clamp(x - 0.1, x + 0.1).clamp(0, 1)
+        torch.testing.assert_close(after, expected)
+
+
+def test_the_loss_of_trades_is_its_authors():
+    """The formula of the authors' trades.py: KLDivLoss summed, divided by the batch."""
+    model, (x, y) = convolutional().eval(), blobs(8)
+    x_adv = (x + 0.05).clamp(0, 1)
+    loss, logits = Objective(model, "trades", 0.0, 3.0)(x, x_adv, y)
+    robust = torch.nn.KLDivLoss(reduction="sum")(
+        F.log_softmax(model(x_adv), dim=1), F.softmax(model(x), dim=1)
+    )
+    expected = F.cross_entropy(model(x), y) + 3.0 * robust / len(x)
+    torch.testing.assert_close(loss, expected)
+    assert torch.equal(logits, model(x_adv))
+
+
+def test_trades_attacks_the_divergence_and_not_the_label():
+    model, (x, y) = convolutional(), blobs(8)
+    attack = dict(eps=0.5, steps=5, step_size=0.2, random_start=True)
+    found = crafted("trades", model, x, y, **attack)[0]
+    assert torch.equal(found, crafted("trades", model, x, 1 - y, **attack)[0])
+    model.eval()
+
+    def divergence(x_adv):
+        clean = F.softmax(model(x), 1)
+        return F.kl_div(F.log_softmax(model(x_adv), 1), clean, reduction="none").sum(1)
+
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    random = (x + 0.5 * noise / noise.flatten(1).norm(dim=1).view(-1, 1, 1, 1)).clamp(0, 1)
+    assert (divergence(found) > divergence(random)).float().mean() > 0.8
+
+
+def test_label_smoothing_is_pytorchs():
+    model, (x, y) = convolutional().eval(), blobs(8)
+    smooth = partial(F.cross_entropy, label_smoothing=0.2)
+    for method, expected in (("pgd", smooth(model(x), y)), ("trades", smooth(model(x), y))):
+        loss, _ = Objective(model, method, 0.2, 6.0)(x, x, y)  # no divergence between equal images
+        torch.testing.assert_close(loss, expected)

@@ -1,0 +1,308 @@
+"""A whole run on a few digits and a small network: resuming, kills, signals, the guard."""
+
+import copy
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from classification.datasets import open_split
+from classification.pretrain.run import pretraining
+from classification.training import evaluate as engine
+from classification.training import overfitting
+from classification.training.learner import Learner
+from classification.training.trainer import Training
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.files import claimed
+from robust_backbones.core.signals import Stopped
+from tests.support.small_models import learning
+
+SETTINGS = learning(steps=1) | dict(
+    arch="small",
+    dataset="digits",
+    passes=3,
+    epochs=3,
+    batch_size=12,
+    lr_schedule="one-cycle",
+    warmup=0.5,
+    augmentation="shift2",
+    seed=3,
+    evaluation=dict(
+        constraint="l2", eps=1.0, steps=2, step_size=1.0, random_start=True, use_best=True
+    ),
+)
+
+
+def run_of(folder, images=60, save_seconds=600.0, **changes) -> Training:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 5, stride=4),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Dropout(0.2),
+        nn.Flatten(),
+        nn.Linear(392, 10),
+    )
+    settings = SETTINGS | changes
+    train, test = (open_split("digits", split, limit=images) for split in ("train", "test"))
+    return pretraining(
+        Learner(network, settings),
+        train,
+        test,
+        settings,
+        {"arch": "small"},
+        folder,
+        save_seconds=save_seconds,
+    )
+
+
+def outcome(folder) -> tuple:
+    """Weights, momentum and numbers of a finished run, without its times."""
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    timed = {"seconds", "images_per_second"}
+    history = [{k: v for k, v in r.items() if k not in timed} for r in state["history"]]
+    tensors = [state["model"], state["optimizer"], state.get("training_model")]
+    metrics = json.loads((folder / "result.json").read_text())["metrics"]
+    return flat(tensors), history, metrics
+
+
+def flat(node) -> list:
+    """All leaves, tensors as lists: comparable with ==."""
+    if isinstance(node, torch.Tensor):
+        return node.tolist()
+    if isinstance(node, dict):
+        return [flat(v) for v in node.values()]
+    return [flat(v) for v in node] if isinstance(node, list) else node
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """What an uninterrupted run gives."""
+    folder = tmp_path_factory.mktemp("straight")
+    run_of(folder).run()
+    return outcome(folder)
+
+
+def test_a_run_writes_what_it_promises(tmp_path, capsys):
+    run_of(tmp_path).run()
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names == {"checkpoint.pt", "metrics.jsonl", "result.json", "curves.png", "tensorboard"}
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    common = {
+        "epoch",
+        "train_loss",
+        "train_top1",
+        "clean_loss",
+        "clean_top1",
+        "adversarial_loss",
+        "adversarial_top1",
+        "lr",
+        "images_per_second",
+        "seconds",
+    }
+    assert set(lines[0]) == common and set(lines[-1]) == common | {"robust_top1", "robust_loss"}
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["metrics"]["robust_top1"] == lines[-1]["robust_top1"]
+    assert result["data"]["train"]["images"] == 60 and result["hardware"]["processes"] == 1
+    assert "epoch 3/3: loss" in capsys.readouterr().out
+
+
+def stop_after(run: Training, steps: int, monkeypatch) -> None:
+    """As if SIGTERM came during that step of the run."""
+    step, done = run.learner.step, []
+
+    def counted(*args, **kwargs):
+        done.append(1)
+        if len(done) == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(run.learner, "step", counted)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5, 7, 15])
+def test_stopped_at_any_step_it_goes_on_bit_for_bit(tmp_path, straight, monkeypatch, steps):
+    first = run_of(tmp_path)
+    stop_after(first, steps, monkeypatch)
+    with pytest.raises(Stopped):
+        first.run()
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert 5 * state["epoch"] + state["batch"] == steps
+    torch.manual_seed(99)  # no state outside may matter
+    run_of(tmp_path).run()
+    assert outcome(tmp_path) == straight
+
+
+def test_stopped_in_an_evaluation_it_goes_on_bit_for_bit(tmp_path, straight, monkeypatch):
+    first, evaluate = run_of(tmp_path), engine.evaluate
+
+    def asked(*args, **kwargs):
+        first.signals.asked = first.epoch == 1
+        return evaluate(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "evaluate", asked)
+        with pytest.raises(Stopped):
+            first.run()
+    run_of(tmp_path).run()
+    assert outcome(tmp_path) == straight
+
+
+def run_and_be_killed(folder) -> None:
+    torch.set_num_threads(1)
+    run_of(folder, save_seconds=0.0).run()
+
+
+def test_killed_at_20_random_moments_it_ends_bit_identical(tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["test_training"])
+    # Both in processes of one kind: another number of threads rounds otherwise.
+    process = context.Process(target=run_and_be_killed, args=(tmp_path / "straight",))
+    process.start()
+    process.join()
+    folder, moments = tmp_path / "killed", random.Random(0)
+    kills = found = 0
+    while kills < 20 or not (folder / "result.json").exists():
+        process = context.Process(target=run_and_be_killed, args=(folder,))
+        process.start()
+        if kills < 20:
+            begun = folder / "checkpoint.pt"
+            while kills and not begun.exists() and process.is_alive():
+                time.sleep(0.01)
+            time.sleep(moments.uniform(0, 0.25))
+            found += process.is_alive()
+            process.kill()
+            kills += 1
+        process.join()
+        if kills < 20 and (folder / "result.json").exists():
+            (folder / "result.json").unlink()  # killed after its end: the last part once more
+        assert kills < 20 or process.exitcode in (0, -signal.SIGKILL)
+    assert found >= 15  # kills that met a living process
+    assert outcome(folder) == outcome(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("changes", [dict(lr=0.2), dict(seed=4)])
+def test_other_settings_or_other_data_are_not_resumed(tmp_path, monkeypatch, changes):
+    first = run_of(tmp_path)
+    stop_after(first, 2, monkeypatch)
+    with pytest.raises(Stopped):
+        first.run()
+    (name,) = changes
+    with pytest.raises(UserError, match=f"{name} is .* there, {changes[name]} here"):
+        run_of(tmp_path, **changes).run()
+    with pytest.raises(UserError, match="data is .*give the same ones"):
+        run_of(tmp_path, images=50).run()
+
+
+@pytest.mark.parametrize("contents", [{"weight": torch.ones(1)}, [1]])
+def test_a_foreign_checkpoint_is_not_resumed(tmp_path, contents):
+    torch.save(contents, tmp_path / "checkpoint.pt")
+    with pytest.raises(UserError, match="checkpoint.pt is not an unfinished training run"):
+        run_of(tmp_path).run()
+
+
+def test_a_loss_that_is_not_finite_leaves_the_images(tmp_path):
+    with pytest.raises(UserError, match="step . of epoch .: the loss became .*lower it.*images"):
+        run_of(tmp_path, lr=1e30, lr_schedule="constant", warmup=0.0).run()
+    found = torch.load(tmp_path / "not_finite_rank0.pt", weights_only=True)
+    assert found["x"].shape == (12, 3, 32, 32) and found["settings"]["lr"] == 1e30
+
+
+def test_a_collapse_rolls_back_and_says_so(tmp_path, monkeypatch, capsys):
+    """The weights of epoch 2 are spoilt as overfitting to FGSM would."""
+    changes = dict(method="fast", random_start=True, use_best=False, passes=4, epochs=4, lr=0.2)
+    run = run_of(tmp_path, images=200, **changes)
+    examine, kept = run.examine, []
+
+    def spoilt(run):
+        if run.epoch == 2:
+            for p in run.learner.model.parameters():
+                torch.nn.init.zeros_(p.data)
+        else:
+            kept[:] = [copy.deepcopy(run.learner.model.state_dict())]
+        return examine(run)
+
+    monkeypatch.setattr(run, "examine", spoilt)
+    run.run()
+    out = capsys.readouterr().out
+    assert "catastrophic overfitting in epoch 3" in out and "the weights of epoch 2" in out
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert all(torch.equal(v, kept[0][k]) for k, v in state["model"].items())
+    assert [r.get("rolled_back", 0) for r in state["history"]] == [0, 0, 1]
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["metrics"]["epoch"] == 2 and not (tmp_path / "last_good.pt").exists()
+    assert result["metrics"]["clean_top1"] == state["history"][1]["clean_top1"]
+
+
+def test_killed_between_two_files_the_good_weights_are_not_those_of_an_earlier_epoch(tmp_path):
+    run = run_of(tmp_path, method="fast", random_start=True, use_best=False)
+    save, epochs = run._save, []
+
+    def watched(name="checkpoint.pt"):
+        save(name)
+        if name == "checkpoint.pt":
+            good = torch.load(tmp_path / "last_good.pt", weights_only=True)
+            epochs.append((run.epoch, good["epoch"]))
+
+    run._save = watched
+    run.run()
+    assert epochs == [(1, 1), (2, 2), (3, 3)]
+
+
+def test_a_collapse_without_the_weights_of_before_says_so(tmp_path, monkeypatch):
+    run = run_of(tmp_path, method="fast", random_start=True, use_best=False)
+    monkeypatch.setattr(overfitting, "collapsed", lambda *args: True)
+    with pytest.raises(UserError, match="last_good.pt is missing"):
+        run.run()
+
+
+def test_warmup_counts_epochs_of_updates_as_epochs_does(tmp_path):
+    """Free replays each batch: a pass of 4 updates per batch is 4 epochs' worth."""
+    run = run_of(
+        tmp_path, method="free", steps=4, passes=2, epochs=8, warmup=2.0, lr_schedule="constant"
+    )
+    rates = [run._rate(update) for update in range(4 * run.batches)]
+    assert rates.index(max(rates)) == 2 * run.batches - 1
+
+
+def test_two_runs_cannot_write_to_one_folder(tmp_path):
+    code = (
+        "import sys; from robust_backbones.core.files import claimed\n"
+        "from robust_backbones.core.errors import user_errors\n"
+        "with user_errors(), claimed(sys.argv[1]): pass"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with claimed(tmp_path):
+        second = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert second.returncode == 2
+    assert f"another run is writing to {tmp_path}; wait for its end" in second.stderr
+    assert subprocess.run(command, check=False).returncode == 0  # given back
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
+    resource = pytest.importorskip("resource")
+    first = run_of(tmp_path)
+    stop_after(first, 2, monkeypatch)
+    with pytest.raises(Stopped):
+        first.run()
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(UserError, match="checkpoint.pt: File too large; the file of before"):
+            run_of(tmp_path).run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, old)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    assert not [p for p in tmp_path.iterdir() if p.suffix == ".tmp"]

@@ -1,0 +1,151 @@
+"""Features: the network's own, computed once, never stale, whole after any interruption."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from classification.datasets import loader, open_split
+from classification.models import Classifier
+from classification.transfer import features
+from robust_backbones.core.signals import Stopped, StopSignals
+from tests.support.networks import random_network
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(features, "ROWS", 16)
+    monkeypatch.setattr(features, "BATCH", 8)
+
+
+@pytest.fixture
+def source():
+    return open_split("digits", "test", limit=40)
+
+
+def network() -> Classifier:
+    model = Classifier("shufflenet_v2_x1_0", 10)
+    model.net.load_state_dict(random_network("shufflenet_v2_x1_0").state_dict())
+    return model
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Numbers of the images that were read, in order."""
+    read, original = [], loader.test_batches
+
+    def watched(source, size, *, indices, **kwargs):
+        read.extend(indices)
+        return original(source, size, indices=indices, **kwargs)
+
+    monkeypatch.setattr(loader, "test_batches", watched)
+    return read
+
+
+def test_they_are_what_the_last_layer_is_fed_with(source):
+    model = network().train()
+    found = features.extract(model, source)
+    assert not model.training and found.shape == (40, 1024) and found.dtype == np.float32
+    x = torch.cat([x for x, _ in loader.test_batches(source, 40)])
+    model.net.fc = torch.nn.Identity()
+    with torch.no_grad():
+        expected = model(x).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_they_are_computed_once(source, counted):
+    first = features.extract(network(), source)
+    assert counted == list(range(40))
+    again = features.extract(network(), source)
+    assert counted == list(range(40)) and np.array_equal(first, again)
+
+
+def pixel(source):
+    images = source.images.clone()
+    images[3, 0, 5, 5] += 0.01
+    return dataclasses.replace(source, images=images)
+
+
+CHANGES = {
+    "a weight": lambda model, source: model.net.conv1[0].weight.data[0, 0, 0, 0].add_(1e-3),
+    "a statistic": lambda model, source: model.net.conv1[1].running_var[0].mul_(1.01),
+    "the normalisation": lambda model, source: model.normalize.mean.add_(1e-3),
+    "a pixel": lambda model, source: pixel(source),
+    "the order": lambda model, source: source.subset(torch.arange(39, -1, -1)),
+    "the size": lambda model, source: dataclasses.replace(source, image_size=48),
+    "the detail": lambda model, source: dataclasses.replace(source, downscale=8),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_whatever_changes_nothing_stale_is_read(source, counted, change):
+    before = features.extract(network(), source)
+    counted.clear()
+    model = network()
+    changed = CHANGES[change](model, source)
+    changed = changed if isinstance(changed, type(source)) else source
+    after = features.extract(model, changed)
+    assert counted == list(range(40)) and not np.array_equal(before, after)
+
+
+@pytest.mark.parametrize("name, value", [("torch", "9.9"), ("torchvision", "9.9")])
+def test_other_versions_compute_anew(source, counted, monkeypatch, name, value):
+    features.extract(network(), source)
+    monkeypatch.setattr(getattr(features, name), "__version__", value)
+    features.extract(network(), source)
+    assert len(counted) == 80
+
+
+def test_another_head_is_no_change(source, counted):
+    features.extract(network(), source)
+    model = network()
+    model.head.reset_parameters()
+    features.extract(model, source)
+    assert len(counted) == 40
+
+
+def test_what_was_interrupted_goes_on(source, counted):
+    expected = features.extract(network(), source)
+    folder = features.folder_of(features.identity(network().eval(), source, "float32"))
+    for file in sorted(folder.glob("*.npy"))[1:]:
+        file.unlink()
+    counted.clear()
+    signals = StopSignals()
+
+    def stop_in_the_second_piece(images, doing):
+        signals.asked = len(counted) > 0
+
+    with pytest.raises(Stopped):
+        features.extract(network(), source, signals=signals, progress=stop_in_the_second_piece)
+    assert len(list(folder.glob("*.npy"))) == 1
+    counted.clear()
+    found = features.extract(network(), source)
+    assert counted == list(range(16, 40)) and np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("damage", [b"", b"no array", "half"])
+def test_a_damaged_file_is_computed_anew(source, counted, damage):
+    expected = features.extract(network(), source)
+    folder = features.folder_of(features.identity(network().eval(), source, "float32"))
+    file = sorted(folder.glob("*.npy"))[1]
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2] if damage == "half" else damage)
+    counted.clear()
+    found = features.extract(network(), source)
+    assert counted == list(range(16, 32)) and np.array_equal(found, expected)
+
+
+def test_progress_counts_every_image_whether_computed_or_read(source):
+    seen = []
+    for total in (40, 80):
+        features.extract(network(), source, progress=lambda images, doing: seen.append(images))
+        assert sum(seen) == total
+
+
+def test_half_precision_of_the_network_gives_float32_features(source):
+    whole = features.extract(network(), source)
+    half = features.extract(network(), source, precision="bfloat16")
+    assert half.dtype == np.float32 and not np.array_equal(whole, half)
+    assert np.corrcoef(whole.ravel(), half.ravel())[0, 1] > 0.99

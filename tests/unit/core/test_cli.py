@@ -1,0 +1,78 @@
+"""Help and mistakes of command lines."""
+
+import subprocess
+import sys
+
+import pytest
+
+from robust_backbones.core.cli import Parser, count, whole
+from tests.support import ROOT
+
+
+def parser(extra: int = 0) -> Parser:
+    made = Parser("tool", description="What it does.\nA second line stays one.")
+    made.add_argument(
+        "--arch", choices=tuple(f"net{i}" for i in range(9)), default="net0", help="network"
+    )
+    made.add_argument("--norm", choices=("l2", "linf"), required=True, help="of the ball")
+    made.add_argument("--steps", type=count, nargs="+", default=[3, 5], help="a count")
+    made.add_argument("--seed", type=whole, default=0, help="a number")
+    made.add_argument("--fast", action="store_true", help="be quick")
+    made.add_argument("--data", help="a path")
+    for i in range(extra):
+        made.add_argument(f"--other{i}")
+    return made
+
+
+MISTAKES = [
+    ([], "error: the following arguments are required: --norm (see tool --help)"),
+    (["--norm", "l1"], "error: argument --norm: invalid choice: 'l1'"),
+    (["--norm", "l2", "--sede", "1"], "--sede 1; did you mean --seed? (see"),
+    (["--norm", "l2", "--zzz"], "error: unrecognized arguments: --zzz (see"),
+    (["--norm", "l2", "--steps", "0"], "'0' is not a whole number of at least 1"),
+    (["--norm", "l2", "--seed", "-1"], "'-1' is not a whole number of at least 0"),
+    (["--norm", "l2", "--seed", "1.5"], "'1.5' is not a whole number of at least 0"),
+]
+
+
+@pytest.mark.parametrize("argv, message", MISTAKES)
+def test_a_mistake_is_one_line(argv, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parser().parse_args(argv)
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and message in said and said.count("\n") == 1
+
+
+def test_help_tells_defaults_and_choices():
+    text = parser().format_help()
+    assert "What it does.\nA second line stays one." in text
+    words = " ".join(text.split())
+    assert "--arch NAME network (one of: net0, net1," in words and "(default: net0)" in words
+    assert "--norm {l2,linf} of the ball (required)" in words
+    assert "a count (default: 3 5)" in words and "a number (default: 0)" in words
+    assert "be quick (default: no)" in words and "a path (default: none)" in words
+    assert text.startswith("usage: tool [-h] [--arch NAME] --norm {l2,linf}")
+
+
+def test_usage_of_many_options_names_those_that_are_needed():
+    assert parser(extra=9).format_usage() == "usage: tool --norm NORM [options]\n"
+
+
+def test_the_package_lists_its_commands():
+    said = subprocess.run([sys.executable, "-m", "classification"], capture_output=True, text=True)
+    listed = {line.split()[2] for line in said.stdout.splitlines() if line.startswith("python")}
+    folder = ROOT / "classification"
+    assert listed == {f"classification.{f.parent.name}" for f in folder.glob("*/__main__.py")}
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["pretrain", "--output", "x", "--steps", "0"], "argument --steps: '0' is not"),
+        (["pretrian"], "command 'pretrian' is unknown; one of: pretrain, "),
+    ],
+)
+def test_the_package_runs_its_commands(words, message):
+    call = [sys.executable, "-m", "classification", *words]
+    done = subprocess.run(call, capture_output=True, text=True)
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1

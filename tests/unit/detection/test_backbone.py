@@ -1,0 +1,171 @@
+"""The architecture key, the input contract, and every config in configs/."""
+
+import pytest
+import torch
+
+from robust_backbones.core.errors import UserError
+from robust_backbones.detection import backbone, config, verify
+from robust_backbones.zoo import RESNETS, find_resnet, select
+from tests.support import ROOT
+from tests.support.networks import random_network
+
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def small(cfg):
+    """The same config at a size for one fast forward pass."""
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 5
+    return cfg
+
+
+# One for each network with and without masks; of data sets only the number of classes differs.
+BUILT = [
+    "voc_faster_rcnn_standard",
+    "coco_faster_rcnn_robust_eps3",
+    "coco_mask_rcnn_robust_eps3",
+    "coco_mask_rcnn_resnet18_standard",
+    "coco_mask_rcnn_wide_resnet50_2_robust_eps3",
+    "digits_mask_rcnn_robust",
+]
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_a_config_builds_and_runs(name):
+    from detectron2.modeling import build_model
+
+    cfg = small(config.load_config(ROOT / f"configs/{name}.yaml"))
+    model = build_model(cfg).eval()
+    image = torch.randint(0, 256, (3, 64, 96)).float()
+    with torch.no_grad():
+        (output,) = model([{"image": image, "height": 64, "width": 96}])
+    assert output["instances"].has("pred_masks") == cfg.MODEL.MASK_ON
+
+
+def expected_configs() -> dict[str, tuple]:
+    """`{name: (weights, masks, iterations)}` of the whole matrix, from the table of models."""
+    fifty = [m for m in select(arch="resnet50") if m.listed]
+    voc = {m.name: _middle(m) for m in fifty}
+    expected = {f"voc_faster_rcnn_{end}": (name, False, 18000) for name, end in voc.items()}
+    for head in ("faster", "mask"):
+        for m in fifty:
+            if m.constraint == "l2" and m.eps in (0, 0.01, 0.05, 1, 3, 5):
+                for end, iterations in (("", 270000), ("_1x", 90000)):
+                    name = f"coco_{head}_rcnn_{_middle(m)}{end}"
+                    expected[name] = (m.name, head == "mask", iterations)
+    for arch in ("resnet18", "wide_resnet50_2", "wide_resnet50_4"):
+        for m in select(arch=arch, constraint="l2"):
+            if m.eps in (0, 3):
+                expected[f"coco_mask_rcnn_{arch}_{_middle(m)}"] = (m.name, True, 270000)
+    return expected
+
+
+def _middle(model) -> str:
+    if model.eps == 0:
+        return "standard"
+    family = "linf_" if model.constraint == "linf" else ""
+    return f"robust_{family}eps{float(model.eps_text):g}"
+
+
+def test_the_matrix_of_configs_is_whole():
+    expected = expected_configs()
+    found = {p.stem for p in CONFIGS} - {"digits_mask_rcnn_robust"}
+    assert found == set(expected)
+    for path in CONFIGS:
+        if path.stem not in found:
+            continue
+        cfg = config.load_config(path)
+        weights, masks, iterations = expected[path.stem]
+        assert cfg.MODEL.WEIGHTS == f"robust://{weights}"
+        assert (cfg.MODEL.MASK_ON, cfg.SOLVER.MAX_ITER) == (masks, iterations)
+        assert find_resnet(weights).arch == cfg.MODEL.ROBUST.ARCH
+        assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == (20 if path.stem.startswith("voc") else 80)
+        assert cfg.OUTPUT_DIR == f"output/{path.stem}"
+
+
+@pytest.mark.parametrize("arch", RESNETS)
+def test_one_key_chooses_the_architecture(arch):
+    """Built from the key alone, the network has torchvision's parameters, shape by shape."""
+    from robust_backbones.checkpoint.key_names import to_detectron2
+
+    with torch.device("meta"):
+        built = backbone.build_robust_resnet_backbone(verify.target_config(arch), verify.RGB)
+        expected, _ = to_detectron2(random_network(arch).state_dict())
+    found = built.state_dict()
+    assert {k: v.shape for k, v in found.items()} == {k: v.shape for k, v in expected.items()}
+    assert type(built).__module__.startswith("detectron2.")
+
+
+def test_a_builder_of_its_own_refuses_a_name_of_another_architecture():
+    """As in a project that never calls our `load_config`."""
+    cfg = verify.target_config("resnet18")
+    cfg.MODEL.WEIGHTS = "robust://resnet50_l2_eps3"
+    with pytest.raises(UserError, match="ARCH is resnet18, but robust://resnet50_l2_eps3 is a res"):
+        backbone.build_robust_resnet_backbone(cfg, verify.RGB)
+
+
+def test_the_pyramid_has_detectron2s_outputs():
+    cfg = config.load_config(ROOT / "configs/digits_mask_rcnn_robust.yaml")
+    built = backbone.build_robust_resnet_fpn_backbone(cfg, verify.RGB)
+    assert list(built.output_shape()) == ["p2", "p3", "p4", "p5", "p6"]
+    assert backbone.body(built) == ("bottom_up.", built.bottom_up)
+
+
+CONTRADICTIONS = [
+    (["MODEL.ROBUST.ARCH", "resnet9"], "MODEL.ROBUST.ARCH 'resnet9' is unknown; one of: resnet18"),
+    (["MODEL.RESNETS.DEPTH", "101"], "MODEL.RESNETS.DEPTH is 101, but resnet18 weights need 18"),
+    (["MODEL.RESNETS.WIDTH_PER_GROUP", "128"], "WIDTH_PER_GROUP is 128, .* set .* to 64"),
+    (["MODEL.RESNETS.NUM_GROUPS", "32"], "NUM_GROUPS is 32, .* need 1"),
+    (["INPUT.FORMAT", "BGR"], "INPUT.FORMAT is BGR, but weights trained on RGB .* need RGB"),
+    (
+        ["MODEL.PIXEL_MEAN", "[103.53, 116.28, 123.675]"],
+        r"PIXEL_MEAN is \[103.53, .* need \[123.675",
+    ),
+    (["MODEL.PIXEL_STD", "[1.0, 1.0, 1.0]"], r"PIXEL_STD is \[1.0, .* need \[58.395"),
+    (["MODEL.WEIGHTS", "detectron2://ImageNetPretrained/MSRA/R-50.pkl"], "made for BGR images"),
+    (
+        ["MODEL.ROBUST.ARHC", "resnet50"],
+        "MODEL.ROBUST.ARHC: no such configuration key; did you mean MODEL.ROBUST.ARCH",
+    ),
+    (["SOLVER.MAX_ITER", "many"], "Type mismatch"),
+    (["SOLVER.MAX_ITER"], "'SOLVER.MAX_ITER' has no value"),
+    (["MODEL.WEIGHTS", "None"], 'MODEL.WEIGHTS has no value; give one, or "" for none.'),
+    (["SEED", "-1"], "SEED is -1; give 0 or more"),
+    (["MODEL.RESNETS.NORM", "GN"], "NORM is 'GN', which has no place for the weights' BatchNorm"),
+    (["MODEL.RESNETS.NORM", ""], "NORM is '', which has no place"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), CONTRADICTIONS, ids=lambda v: str(v)[:40])
+def test_contradictions_are_refused(overrides, message):
+    with pytest.raises(UserError, match=message):
+        config.load_config(ROOT / "configs/digits_mask_rcnn_robust.yaml", overrides)
+
+
+def test_a_missing_or_broken_config_is_named(tmp_path):
+    with pytest.raises(UserError, match="config file '.*none.yaml' does not exist"):
+        config.load_config(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("MODEL: [")
+    with pytest.raises(UserError, match="bad.yaml or overrides: "):
+        config.load_config(tmp_path / "bad.yaml")
+
+
+def test_gpus_that_are_not_there(monkeypatch):
+    cfg = config.load_config(CONFIGS[0])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert config.set_device(cfg, 1) == "No GPU found: running on the CPU."
+    assert cfg.MODEL.DEVICE == "cpu"
+    with pytest.raises(UserError, match="--num-gpus 2, but this machine has none; leave it out"):
+        config.set_device(cfg, 2)
+
+
+def test_a_second_call_resets_nothing():
+    from detectron2.config import get_cfg
+
+    cfg = get_cfg()
+    cfg.SEED = 3
+    config.add_robust_config(cfg)
+    assert cfg.SEED == 3 and cfg.MODEL.ROBUST.ARCH == "resnet50"
+    cfg.MODEL.ROBUST.ARCH = "resnet18"
+    config.add_robust_config(cfg)
+    assert cfg.MODEL.ROBUST.ARCH == "resnet18"

@@ -1,0 +1,131 @@
+"""Strict loading: what is refused, and in which words."""
+
+import pickle
+
+import pytest
+import torch
+
+from robust_backbones import checkpoint
+from robust_backbones.checkpoint import export
+from robust_backbones.core.errors import UserError
+from robust_backbones.detection.training import run, trainer
+from tests.support.bad_checkpoints import Bomb
+from tests.support.checkpoint_changes import without
+from tests.support.detector_runs import small
+from tests.support.networks import random_network
+
+
+def test_strict_loading_accepts_new_heads_only(tmp_path, resnet18_backbone):
+    made = trainer.Trainer(small(tmp_path, resnet18_backbone))
+    made.resume_or_load(resume=False)
+    loaded = torch.load(resnet18_backbone, weights_only=True)["model"]
+    state = made.model.state_dict()
+    for name, tensor in loaded.items():
+        assert torch.equal(state[f"backbone.bottom_up.{name}"], tensor)
+
+
+def shorter(name):
+    return lambda contents: contents["model"].update({name: contents["model"][name][1:]})
+
+
+def metadata(key, value):
+    return lambda contents: contents["metadata"].update({key: value})
+
+
+def unprefixed(contents):
+    contents["matching_heuristics"] = False
+
+
+def classifier(contents):
+    unprefixed(contents)
+    contents["model"] = {f"network.layer1.{k}": v for k, v in contents["model"].items()}
+
+
+def exact_but_short(contents):
+    """The model's own names: Detectron2's matching, which drops wrong shapes, has no say."""
+    unprefixed(contents)
+    shorter("res5.1.conv2.norm.bias")(contents)
+    contents["model"] = {f"backbone.bottom_up.{k}": v for k, v in contents["model"].items()}
+
+
+SPOILED = [
+    (exact_but_short, "1 tensors of the backbone did not come .*res5.1.conv2.norm.bias; "),
+    (without("res4.0.shortcut.weight"), "1 tensors of the backbone .*res4.0.shortcut.weight"),
+    (without("stem.conv1.norm.running_mean"), "1 tensors .*stem.conv1.norm.running_mean"),
+    (shorter("res5.1.conv2.norm.bias"), "1 tensors of the backbone .*res5.1.conv2.norm.bias"),
+    (unprefixed, "100 tensors of the backbone did not come .* and 94 more; a backbone of this"),
+    (classifier, "this is a classifier: python tools/convert.py makes a backbone of it"),
+    (
+        metadata("mean", [0.5, 0.5, 0.5]),
+        r"the weights need MODEL.PIXEL_MEAN \[127.5, .* cannot be used",
+    ),
+    (
+        metadata("std", [1.0, 1.0, 1.0]),
+        r"the weights need MODEL.PIXEL_STD \[255.0, .* cannot be used",
+    ),
+    (metadata("channel_order", "BGR"), "INPUT.FORMAT is RGB, but the weights need BGR"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), SPOILED, ids=[m[:30] for _, m in SPOILED])
+def test_strict_loading_refuses(tmp_path, resnet18_backbone, spoil, message):
+    contents = torch.load(resnet18_backbone, weights_only=True)
+    spoil(contents)
+    torch.save(contents, tmp_path / "spoiled.pth")
+    made = trainer.Trainer(small(tmp_path, tmp_path / "spoiled.pth"))
+    with pytest.raises(UserError, match=message):
+        made.resume_or_load(resume=False)
+
+
+def test_a_stock_backbone_with_other_strides_or_colours_is_refused(tmp_path):
+    """Detectron2's own builder and defaults: the shapes fit, the computation does not."""
+    torch.save(random_network("resnet50").state_dict(), tmp_path / "r50.pth")
+    contents = export.detectron2_contents(checkpoint.read(tmp_path / "r50.pth"))
+    checkpoint.save(contents, tmp_path / "backbone.pth")
+    stock = {
+        "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
+        "MODEL.RESNETS.STRIDE_IN_1X1": "True",
+    }
+    made = trainer.Trainer(small(tmp_path, tmp_path / "backbone.pth", **stock))
+    with pytest.raises(UserError, match="STRIDE_IN_1X1 is True, but the weights need False"):
+        made.resume_or_load(resume=False)
+    made = trainer.Trainer(
+        small(tmp_path, tmp_path / "backbone.pth", **stock, **{"INPUT.FORMAT": "BGR"})
+    )
+    with pytest.raises(UserError, match="INPUT.FORMAT is BGR, but the weights need RGB"):
+        made.resume_or_load(resume=False)
+
+
+def test_a_pickle_is_not_executed_and_a_flipped_bit_is_noticed(tmp_path, resnet18_backbone):
+    mark = tmp_path / "executed"
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"model": Bomb(mark), "__author__": "x"}))
+    data = bytearray(resnet18_backbone.read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "b.pth").write_bytes(data)
+    for name, message in (("a.pkl", "would execute code .builtins.exec"), ("b.pth", "is damaged")):
+        made = trainer.Trainer(small(tmp_path, tmp_path / name))
+        with pytest.raises(UserError, match=message):
+            made.resume_or_load(resume=False)
+    assert not mark.exists()
+
+
+def test_another_architectures_weights_are_refused(tmp_path):
+    network = random_network("resnet50")
+    torch.save(network.state_dict(), tmp_path / "r50.pth")
+    contents = export.detectron2_contents(checkpoint.read(tmp_path / "r50.pth"))
+    checkpoint.save(contents, tmp_path / "backbone.pth")
+    made = trainer.Trainer(small(tmp_path, tmp_path / "backbone.pth"))
+    with pytest.raises(UserError, match="tensors of the backbone .* they are of a resnet50."):
+        made.resume_or_load(resume=False)
+
+
+def test_random_weights_must_be_said_and_are_logged(tmp_path, caplog):
+    made = trainer.Trainer(small(tmp_path, ""))
+    with caplog.at_level("WARNING"):
+        made.resume_or_load(resume=False)
+    assert "the model starts from random weights" in caplog.text
+
+
+def test_evaluation_requires_the_heads_too(tmp_path, resnet18_backbone):
+    with pytest.raises(UserError, match="tensors of the model did not come from the weights"):
+        run.evaluate(small(tmp_path, resnet18_backbone), resume=False)

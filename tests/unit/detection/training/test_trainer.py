@@ -1,0 +1,198 @@
+"""Training through the command: strict loading, resuming bit for bit, both evaluators."""
+
+import argparse
+import json
+import signal
+import time
+
+import pytest
+import torch
+
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.files import claimed, sha256
+from robust_backbones.detection.training import run, trainer
+from tests.support import ROOT
+from tests.support.detector_runs import DIGITS, command, finish, overrides, small
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["coco", "voc"])
+def test_train_evaluate_and_evaluate_again(tmp_path, resnet18_backbone, task):
+    more = {"SOLVER.MAX_ITER": "3"}
+    if task == "voc":
+        more |= {"DATASETS.TRAIN": "['digit_scenes_voc_train']", "MODEL.MASK_ON": "False"}
+        more |= {"DATASETS.TEST": "['digit_scenes_voc_val']"}
+    args = overrides(tmp_path, resnet18_backbone, **more)
+    code, error = finish(command(*args))
+    assert code == 0, error
+    result = json.loads((tmp_path / "result.json").read_text())
+    ((name, metrics),) = result["metrics"].items()
+    assert name == ("digit_scenes_voc_val" if task == "voc" else "digit_scenes_val")
+    assert set(metrics) == ({"bbox"} if task == "voc" else {"bbox", "segm"})
+    assert 0 <= metrics["bbox"]["AP"] <= 100
+    assert result["data"][name]["images"] == 200
+    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert [line["iteration"] for line in lines if "total_loss" in line] == [2]
+    assert any(path.name.startswith("events.out.tfevents") for path in tmp_path.iterdir())
+
+    code, error = finish(command("--eval-only", "--resume", *args))
+    assert code == 0, error
+    again = json.loads((tmp_path / "eval_result.json").read_text())
+    assert again["metrics"] == result["metrics"]
+    assert result["weights_sha256"] == sha256(resnet18_backbone)
+    assert again["weights_sha256"] == sha256(tmp_path / "model_final.pth")
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path, resnet18_backbone):
+    """SIGKILL in the middle; resumed, it ends as an uninterrupted run does, bit for bit."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    code, error = finish(command(*overrides(whole, resnet18_backbone)))
+    assert code == 0, error
+
+    long = overrides(killed, resnet18_backbone)
+    process = command(*long)
+    while not (killed / "last_checkpoint").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "result.json").exists()
+    first = (killed / "last_checkpoint").read_text()
+    assert first in ("model_0000001.pth", "model_0000003.pth", "model_0000005.pth")
+
+    code, error = finish(command("--resume", *long))
+    assert code == 0, error
+    expected = torch.load(whole / "model_final.pth", weights_only=True)
+    found = torch.load(killed / "model_final.pth", weights_only=True)
+    assert found["iteration"] == expected["iteration"] == 5
+    for name, tensor in expected["model"].items():
+        assert torch.equal(found["model"][name], tensor), name
+    momenta = [c["trainer"]["_trainer"]["optimizer"]["state"] for c in (expected, found)]
+    assert momenta[0].keys() == momenta[1].keys()
+    for key, state in momenta[0].items():
+        assert torch.equal(state["momentum_buffer"], momenta[1][key]["momentum_buffer"])
+    results = [json.loads((p / "result.json").read_text()) for p in (whole, killed)]
+    assert results[0]["metrics"] == results[1]["metrics"]
+    assert results[0]["weights_sha256"] == results[1]["weights_sha256"]
+
+    stamp = (killed / "result.json").stat().st_mtime_ns
+    code, error = finish(command("--resume", *long))
+    assert code == 0, error
+    assert (killed / "result.json").stat().st_mtime_ns == stamp  # a finished run is left alone
+
+
+def test_a_used_folder_is_not_written_over(tmp_path, resnet18_backbone):
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    with pytest.raises(UserError, match="holds a run already; pass --resume"):
+        run.continued(small(tmp_path, resnet18_backbone), False, False)
+
+
+def test_a_run_that_died_before_its_final_checkpoint_gets_it(tmp_path, resnet18_backbone):
+    made = trainer.Trainer(small(tmp_path, resnet18_backbone))
+    made.resume_or_load(resume=False)
+    made.iter = 5  # the last of six
+    made.checkpointer.save("model_0000005", iteration=5)
+    for _ in range(2):
+        again = trainer.Trainer(small(tmp_path, resnet18_backbone))
+        again.resume_or_load(resume=True)
+        assert (again.start_iter, again.max_iter) == (6, 6)
+        assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    found = torch.load(tmp_path / "model_final.pth", weights_only=True)
+    assert found["iteration"] == found["trainer"]["iteration"] == 5
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path):
+    args = argparse.Namespace(eval_only=False, resume=True, restart_schedule=False)
+    with claimed(tmp_path), pytest.raises(UserError, match="another run is writing to"):
+        run.run(small(tmp_path, ""), args)
+
+
+def test_the_config_of_a_run_is_replaced_in_one_step_and_not_by_an_evaluation(tmp_path):
+    """It says what a resumed run began with: a kill must never leave half of it."""
+    path, first = tmp_path / "config.yaml", tmp_path / "first"
+    for seed, evaluation in ((1, False), (2, False), (3, True)):
+        cfg = small(tmp_path, "", SEED=str(seed))
+        run._setup(cfg, argparse.Namespace(eval_only=evaluation))
+        if seed == 1:
+            first.hardlink_to(path)  # what writes into the old file is seen here
+    assert "SEED: 1\n" in first.read_text() and "SEED: 2\n" in path.read_text()
+
+
+CHANGES = [  # key, value now, with --restart-schedule, value used, what is said
+    ("SOLVER.BASE_LR", "0.5", False, 0.02, "began with 0.02, and goes on with that. --restart"),
+    ("SOLVER.BASE_LR", "0.5", True, 0.5, "began with 0.02, and goes on with the new one"),
+    ("SOLVER.STEPS", "(3,)", False, (450, 550), "SOLVER.STEPS is [3]; the run began with [450, "),
+    ("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "1.0", False, 1.0, "goes on with the new one"),
+    ("MODEL.WEIGHTS", "other.pth", True, None, "goes on with weights of its own. Other weights"),
+    ("TEST.EVAL_PERIOD", "9", False, 9, None),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "restart", "used", "said"), CHANGES)
+def test_what_differs_at_resuming_is_said(
+    tmp_path, resnet18_backbone, caplog, key, value, restart, used, said
+):
+    before = small(tmp_path, resnet18_backbone)
+    (tmp_path / "config.yaml").write_text(before.dump())
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    after = small(tmp_path, resnet18_backbone, **{key: value})
+    with caplog.at_level("WARNING"):
+        cfg = run.continued(after, True, restart)
+    for part in key.split("."):
+        cfg = cfg[part]
+    assert cfg == (str(resnet18_backbone) if used is None else used)
+    assert len(caplog.messages) == (said is not None)
+    assert said is None or said in caplog.messages[0]
+
+
+MISTAKES = [
+    (["--config", "configs/coco_mask_rcn.yaml"], "does not exist; did you mean configs/coco_mask_"),
+    (["SOLVER.MAX_ITR", "3"], "SOLVER.MAX_ITR"),
+    (["DATASETS.TRAIN", "['digit_scene']"], "'digit_scene' is not registered; known: digit"),
+    (["DATASETS.TEST", "['coco_2017_val']"], "set DETECTRON2_DATASETS"),
+    (["MODEL.WEIGHTS", "none.pth"], "'none.pth' does not exist; make it with: python tools/"),
+    (["MODEL.WEIGHTS", "output/demo/x.pth"], "does not exist; make it with: make demo, or"),
+    (["MODEL.WEIGHTS", "none.pth", "--eval-only"], "give the checkpoint of a trained detector"),
+    (["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(DIGITS)], "is no checkpoint of a known kind"),
+    (["--num-gpus", "99"], "--num-gpus 99, but this machine has"),
+    (["OUTPUT_DIR", str(DIGITS)], "; give the name of a folder"),
+    (["OUTPUT_DIR", ""], "OUTPUT_DIR is ''; give the name of a folder"),
+    (["SOLVER.MAX_ITER", "0"], "SOLVER.MAX_ITER is 0; it must be at least 1"),
+    (["SOLVER.REFERENCE_WORLD_SIZE", "3"], "it must be 0 or a divisor of SOLVER.IMS_PER_BATCH, 2"),
+    (["MODEL.ROI_HEADS.NUM_CLASSES", "3"], "'digit_scenes_train' has 10 classes; set it to 10"),
+    (["MODEL.META_ARCHITECTURE", "RetinaNet"], "RETINANET.NUM_CLASSES is 80, but data set 'digit"),
+    (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN is (); it must be at least one data set"),
+    (["SOLVER.BASE_LR", "1e9", "SOLVER.CLIP_GRADIENTS.ENABLED", "False"], "training diverged at"),
+    (["SOLVER.IMS_PER_BATCH", "0"], "SOLVER.IMS_PER_BATCH is 0; it must be a positive multiple"),
+    (["MODEL.META_ARCHITECTURE", "Nothing"], "the configured model cannot be built"),
+    (["MODEL.DEVICE", "gpu"], "the configured model cannot be built"),
+]
+
+
+@pytest.mark.parametrize(("args", "message"), MISTAKES, ids=[m[:30] for _, m in MISTAKES])
+def test_mistakes_are_one_line_and_code_2(
+    tmp_path, monkeypatch, resnet18_backbone, capfd, args, message
+):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    import train_net
+
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    options = [] if args[0] == "--config" else ["--config", str(DIGITS)]
+    if args[0].startswith("--"):
+        options, args = [*options, *args], []
+    with pytest.raises(SystemExit) as stop:
+        train_net.main([*options, *overrides(tmp_path, resnet18_backbone), *args])
+    assert stop.value.code == 2
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+@pytest.mark.parametrize("words", ["--resume SEED 1", "SEED 1 --resume"])
+def test_options_and_overrides_in_any_order(monkeypatch, words):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    import train_net
+
+    args = train_net.parse(["--config", "c.yaml", *words.split(), "OUTPUT_DIR", "-1"])
+    assert args.resume and args.opts == ["SEED", "1", "OUTPUT_DIR", "-1"]

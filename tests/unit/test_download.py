@@ -1,0 +1,145 @@
+"""Files from a plain web server: cut, swapped, pages instead of files, and their digests."""
+
+import hashlib
+import os
+
+import pytest
+
+from robust_backbones import digests, download, weights
+from robust_backbones.core.errors import UserError
+from tests.support.fake_hub import GOOD, HTML, OTHER, POINTER, Page, files
+
+pytestmark = pytest.mark.usefixtures("empty_cache")
+
+
+def test_a_url_is_fetched_once(host):
+    host.pages["/a/net.pth"] = Page(GOOD)
+    path = weights.resolve(f"{host.url}/a/net.pth")
+    assert path.read_bytes() == GOOD
+    assert path.name.endswith("-net.pth")
+    assert weights.resolve(f"{host.url}/a/net.pth") == path
+    assert host.count("GET", "/a/net.pth") == 1
+    assert weights.digest(f"{host.url}/a/net.pth") == hashlib.sha256(GOOD).hexdigest()
+    assert files(path.parent) == [path.name]  # no parts left
+
+
+def test_a_cut_connection_is_resumed(host):
+    host.pages["/net.pth"] = Page(GOOD, cuts=[300_000, 300_000])
+    assert weights.resolve(f"{host.url}/net.pth").read_bytes() == GOOD
+    assert [r for _, _, r in host.log] == [None, "bytes=300000-", "bytes=600000-"]
+
+
+def test_a_later_process_resumes_too(host, empty_cache):
+    page = host.pages["/net.pth"] = Page(GOOD, cuts=[1000, *[0] * 5])
+    with pytest.raises(
+        UserError, match="cut after 1000 of 1024000 bytes, 5 times. Try again, fetch"
+    ):
+        weights.resolve(f"{host.url}/net.pth")
+    assert not digests.records()
+    page.cuts.clear()
+    host.log.clear()
+    assert weights.resolve(f"{host.url}/net.pth").read_bytes() == GOOD
+    assert [r for _, _, r in host.log] == ["bytes=1000-"]
+
+
+def test_parts_of_two_versions_are_never_joined(host):
+    host.pages["/net.pth"] = Page(GOOD, cuts=[1000, *[0] * 5])
+    with pytest.raises(UserError):
+        weights.resolve(f"{host.url}/net.pth")
+    host.pages["/net.pth"] = Page(OTHER)
+    assert weights.resolve(f"{host.url}/net.pth").read_bytes() == OTHER
+    assert host.log[-1][2] == "bytes=1000-"
+
+
+def test_a_server_without_ranges_starts_anew(host):
+    host.pages["/net.pth"] = Page(GOOD, cuts=[1000], ranges=False)
+    assert weights.resolve(f"{host.url}/net.pth").read_bytes() == GOOD
+    host.pages["/never.pth"] = Page(GOOD, cuts=[1000] * 99, ranges=False)
+    with pytest.raises(UserError, match="cut after 1000 of 1024000 bytes, 5 times"):
+        weights.resolve(f"{host.url}/never.pth")
+
+
+def test_a_passing_fault_is_retried(host):
+    page = host.pages["/net.pth"] = Page(GOOD, status=503)
+    with pytest.raises(UserError, match="the server says 503 Service Unavailable, 5 times"):
+        weights.resolve(f"{host.url}/net.pth")
+    assert host.count("GET", "/net.pth") == 5
+    page.status = 200
+    assert weights.resolve(f"{host.url}/net.pth").read_bytes() == GOOD
+
+
+BAD_PAGES = {
+    "page": (Page(HTML, kind="text/html"), "the server sent an HTML page instead of the file"),
+    "page under another type": (Page(HTML), "sent is an HTML page, not a file of weights; it was"),
+    "Azure's": (Page(b"<?xml version='1.0'?><Error>"), "sent is an XML message, not a file"),
+    "pointer": (Page(POINTER), r"is a Git LFS pointer \(run: git lfs pull\), not a file"),
+    "empty": (Page(b""), "sent is empty, not a file of weights"),
+    "404": (Page(b"no", 404), r"the link is dead \(404 Not Found\)"),
+    "403": (Page(b"no", 403), r"the server refuses access \(403 Forbidden\)"),
+    "418": (Page(b"no", 418), "the server says 418"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_PAGES)
+def test_what_is_no_file_of_weights_is_named_and_not_kept(host, empty_cache, case):
+    page, message = BAD_PAGES[case]
+    host.pages["/net.pth"] = page
+    with pytest.raises(UserError, match=f"{host.url}/net.pth.*: .*{message}") as caught:
+        weights.resolve(f"{host.url}/net.pth?token=secret")
+    assert (
+        f"/net.pth?1359227d95e1ba80' {host.url}/net.pth) and set ROBUST_BACKBONES_MIRROR=FOLDER."
+        in str(caught.value)
+    )
+    assert "secret" not in str(caught.value)
+    assert host.count("GET", "/net.pth") == 1
+    assert files(empty_cache) == []
+
+
+def test_the_digest_of_a_url_is_enforced(host, empty_cache):
+    host.pages["/net.pth"] = Page(GOOD)
+    digest = hashlib.sha256(OTHER).hexdigest()
+    found = hashlib.sha256(GOOD).hexdigest()
+    message = (
+        f"has SHA-256 {found[:12]}... .1024000 bytes. instead of {digest[:12]}...: it is trunc"
+    )
+    with pytest.raises(UserError, match=message):
+        weights.resolve(f"{host.url}/net.pth#sha256={digest}")
+    assert files(empty_cache) == []
+    assert weights.resolve(f"{host.url}/net.pth#sha256={found}").read_bytes() == GOOD
+
+
+def test_a_digest_recorded_at_first_use_is_enforced(host, empty_cache):
+    host.pages["/net.pth"] = Page(GOOD)
+    weights.resolve(f"{host.url}/net.pth").unlink()
+    host.pages["/net.pth"] = Page(OTHER)
+    with pytest.raises(
+        UserError, match="instead of .* truncated, swapped or damaged; it was removed"
+    ):
+        weights.resolve(f"{host.url}/net.pth")
+    assert files(empty_cache) == []
+    host.pages["/net.pth"] = Page(GOOD)
+    weights.resolve(f"{host.url}/net.pth")
+
+
+def test_a_swapped_file_of_the_cache_is_fetched_again(host, caplog):
+    host.pages["/net.pth"] = Page(GOOD)
+    path = weights.resolve(f"{host.url}/net.pth")
+    path.write_bytes(GOOD[:-1])
+    assert weights.resolve(f"{host.url}/net.pth").read_bytes() == GOOD
+    assert "1023999 bytes) instead of" in caplog.text
+    assert "removed, fetching it again" in caplog.text
+    os.utime(path, (1, 1))  # touched, with the same content: hashed again, kept
+    assert weights.resolve(f"{host.url}/net.pth") == path
+    assert host.count("GET", "/net.pth") == 2
+
+
+def test_queries_tell_files_apart_but_are_not_kept(host, empty_cache):
+    host.pages["/get"] = Page(GOOD)
+    first, second = (weights.resolve(f"{host.url}/get?id={n}&sig=secret") for n in (1, 2))
+    assert first != second
+    assert "secret" not in (empty_cache / "digests.json").read_text()
+
+
+def test_a_redirect_may_not_leave_https(host, monkeypatch):
+    with pytest.raises(download.DownloadError, match="'http://example.org' is not allowed"):
+        download._Redirects().redirect_request(None, None, 302, "", {}, "http://example.org/x")

@@ -1,0 +1,273 @@
+"""Weights by name, path and URL; mirror folders, the hub, many processes. Needs no internet."""
+
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from robust_backbones import weights, zoo
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.files import sha256
+from tests.support import ROOT
+from tests.support.fake_hub import GOOD, HTML, OTHER, POINTER, Page, files, serve
+
+pytestmark = pytest.mark.usefixtures("empty_cache")
+
+UNKNOWN, KNOWN = "resnet18_l2_eps0.03", "resnet18_l2_eps3"  # without and with a published digest
+
+
+def hub_page(name: str) -> str:
+    return f"/{zoo.HUB_REPO}/resolve/{zoo.HUB_REVISION}/{zoo.find(name).file}"
+
+
+def zoo_process(*args, **environment) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "robust_backbones.zoo", *args],
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def fetch(*names, **environment) -> tuple[int, str, str]:
+    """`zoo fetch` in a process of its own, since the hub's client reads HF_ENDPOINT at import."""
+    process = zoo_process("fetch", *names, **environment)
+    out, error = process.communicate(timeout=120)
+    return process.returncode, out.strip(), error
+
+
+REFUSED = [
+    ("http://example.org/net.pth", "'http://example.org' is not allowed, only https:// is; fetch"),
+    ("https://me:secret@example.org/net.pth", "URL refused: URLs with a user name or password"),
+    ("https:///net.pth", "'https://' is not allowed"),
+    ("https://example.org/net.pth#sha256=12", "after # only sha256= and 64 hexadecimal digits"),
+    ("https://example.org/../net.pth", "'..' is not allowed in the path"),
+    ("s3://bucket/net.pth", "s3:// is not known; use robust://, hf:// or https://"),
+    ("hf://net.pth", "'hf://net.pth' is not of the form hf://OWNER/REPO"),
+    ("hf://a/b/../c", "is not of the form"),
+    ("robust://resnet50_l2_eps2", "no published model is named 'resnet50_l2_eps2'; did you mean"),
+    ("resnet50_l2_eps2", "file 'resnet50_l2_eps2' does not exist, and no published model is named"),
+    ("none/net.pth", "file 'none/net.pth' does not exist, and no published model"),
+]
+
+
+@pytest.mark.parametrize(("source", "message"), REFUSED)
+def test_wrong_sources_are_refused_at_once(source, message):
+    with pytest.raises(UserError) as caught:
+        weights.resolve(source)
+    assert message in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "model_final.pth", None])
+def test_a_folder_in_place_of_its_file(tmp_path, name):
+    if name:
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=f"is a folder; give a file in it: .*/{name or 'FILE'}"):
+        weights.resolve(tmp_path)
+
+
+def test_a_path_stays_a_path(tmp_path, monkeypatch):
+    (tmp_path / KNOWN).write_bytes(GOOD)
+    assert weights.resolve(tmp_path / KNOWN) == tmp_path / KNOWN
+    monkeypatch.chdir(tmp_path)
+    assert weights.resolve(f"./{KNOWN}") == Path(KNOWN)
+    assert weights.digest(f"./{KNOWN}") == hashlib.sha256(GOOD).hexdigest()
+
+
+def test_a_broken_record_is_named(empty_cache):
+    empty_cache.mkdir()
+    (empty_cache / "digests.json").write_text('{"version": 1, "fil')
+    with pytest.raises(UserError, match="digests.json is broken .* remove it"):
+        weights.resolve(UNKNOWN)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path, monkeypatch, host):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="cannot write .*; set ROBUST_BACKBONES_CACHE to another"):
+        weights.resolve(f"{host.url}/net.pth")
+
+
+# --- a mirror folder
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+    monkeypatch.setenv(weights.MIRROR, str(folder))
+    return folder
+
+
+def test_mirrored_files_are_used_where_they_lie(mirror):
+    (mirror / "resnet18_l2_eps0.03.ckpt").write_bytes(GOOD)
+    (mirror / "timm/resnet").mkdir(parents=True)
+    (mirror / "timm/resnet/model.safetensors").write_bytes(OTHER)
+    (mirror / "example.org/a").mkdir(parents=True)
+    (mirror / "example.org/a/net.pth").write_bytes(OTHER)
+    assert weights.resolve(UNKNOWN) == mirror / "resnet18_l2_eps0.03.ckpt"
+    assert weights.resolve("hf://timm/resnet/model.safetensors").parent.name == "resnet"
+    assert weights.resolve("https://example.org/a/net.pth").read_bytes() == OTHER
+    url = f"hf://{zoo.HUB_REPO}/resnet18_l2_eps0.03.ckpt"
+    assert weights.resolve(url) == weights.resolve(f"robust://{UNKNOWN}")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            GOOD,
+            "instead of b4315784a1a1...: it is truncated, swapped or damaged; replace it, or unset",
+        ),
+        (POINTER, r"is a Git LFS pointer \(run: git lfs pull\), not a file of weights; replace it"),
+        (HTML, "is an HTML page, not a file of weights; replace it, or unset ROBUST_BACKBONES_M"),
+    ],
+)
+def test_bad_mirrored_files_are_named_and_left_alone(mirror, content, message):
+    path = mirror / f"{KNOWN}.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"robust://{KNOWN}: {path} .*{message}"):
+        weights.resolve(KNOWN)
+    assert path.exists()
+
+
+def test_a_mirror_that_is_no_folder(monkeypatch):
+    monkeypatch.setenv(weights.MIRROR, "/none")
+    with pytest.raises(UserError, match="ROBUST_BACKBONES_MIRROR is '/none', which is no folder"):
+        weights.resolve(KNOWN)
+
+
+def test_verify_reads_every_file_again(mirror, host, empty_cache, capsys):
+    from robust_backbones import zoo_command
+
+    (mirror / f"{UNKNOWN}.ckpt").write_bytes(GOOD)
+    weights.resolve(UNKNOWN)
+    for name in ("a", "b"):
+        host.pages[f"/{name}"] = Page(GOOD)
+        weights.resolve(f"{host.url}/{name}")
+    zoo_command.main(["verify"])
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["ok"] * 3
+    path = weights.resolve(f"{host.url}/a")
+    before = path.stat().st_mtime_ns
+    path.write_bytes(OTHER)  # as bad memory would: same size and time
+    os.utime(path, ns=(before, before))
+    weights.resolve(f"{host.url}/b").unlink()
+    with pytest.raises(SystemExit) as stop:
+        zoo_command.main(["verify"])
+    assert stop.value.code == 2
+    out, error = capsys.readouterr()
+    assert [line.split()[0] for line in out.splitlines()] == ["ok", "BAD", "gone"]
+    assert error == "error: 1 cached file was bad; see above.\n"
+    assert not path.exists()
+    zoo_command.main(["verify", UNKNOWN])
+
+
+# --- the hub, through its own client
+
+
+def test_the_hub_gives_a_model(host, empty_cache, tmp_path):
+    page = hub_page(UNKNOWN)
+    body = GOOD * 25  # the client keeps what has come in steps of 10 MiB
+    host.pages[page] = Page(body, cuts=[15 << 20])
+    code, out, error = fetch(UNKNOWN, HF_ENDPOINT=host.url)
+    assert (code, "Traceback" in error) == (0, False), error
+    assert sha256(out) == hashlib.sha256(body).hexdigest()
+    assert Path(out).is_relative_to(tmp_path / "hf")
+    ranges = [r for method, path, r in host.log if (method, path) == ("GET", page)]
+    assert ranges == [None, f"bytes={10 << 20}-"]
+    record = json.loads((empty_cache / "digests.json").read_text())["files"][f"robust://{UNKNOWN}"]
+    assert record["sha256"] == hashlib.sha256(body).hexdigest()
+    host.log.clear()
+    assert weights.resolve(UNKNOWN) == Path(out)  # offline, without the hub's client
+    assert not host.log
+
+
+BAD_HUBS = {
+    "wrong digest": (Page(GOOD), f"robust://{KNOWN}: what the server sent has SHA-256 "),
+    "page as file": (Page(HTML), "sent is an HTML page, not a file of weights; it was removed"),
+    "not a hub": (Page(HTML, kind="text/html", hub=False), "does not answer as a hub does"),
+    "404": (None, f"{zoo.HUB_REPO} has no {KNOWN}.ckpt at that revision (404)"),
+    "401": (Page(b"", 401), f"there is no {zoo.HUB_REPO}, or it needs a login: set HF_TOKEN (401)"),
+}
+
+
+def test_bad_hubs_are_named_and_nothing_is_kept(tmp_path):
+    with serve() as host:
+        running = {}
+        for number, (case, (page, _)) in enumerate(BAD_HUBS.items()):
+            if page:
+                host.pages[f"/{number}{hub_page(KNOWN)}"] = page
+            home, endpoint = tmp_path / f"hf{number}", f"{host.url}/{number}"
+            places = {"HF_HOME": home, "ROBUST_BACKBONES_CACHE": tmp_path / f"cache{number}"}
+            texts = {key: str(path) for key, path in places.items()}
+            running[case] = zoo_process("fetch", KNOWN, HF_ENDPOINT=endpoint, **texts)
+        for number, (case, process) in enumerate(running.items()):
+            _, error = process.communicate(timeout=120)
+            lines = [line for line in error.splitlines() if line.startswith("error: ")]
+            assert (process.returncode, len(lines)) == (2, 1), error
+            assert BAD_HUBS[case][1] in lines[0]
+            assert "Try again, set HF_ENDPOINT to a mirror of the hub, or fetch it by" in lines[0]
+            assert (
+                f"-o 'FOLDER/{KNOWN}.ckpt' https://huggingface.co{hub_page(KNOWN)}) and" in lines[0]
+            )
+            assert "Traceback" not in error
+            assert [f for f in files(tmp_path / f"hf{number}") if "CACHEDIR" not in f] == []
+
+
+def test_a_passing_fault_of_the_hub_is_retried(tmp_path, monkeypatch):
+    class Busy(OSError):
+        class response:
+            status_code = 503
+
+    def download_third_time(**kwargs):
+        tries.append(kwargs)
+        if len(tries) < 3:
+            raise Busy("503 Service Unavailable.\nand more")
+        return str(tmp_path / "net")
+
+    tries = []
+    (tmp_path / "net").write_bytes(GOOD)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download_third_time)
+    assert weights.resolve(UNKNOWN) == tmp_path / "net"
+    asked = {"repo_id": zoo.HUB_REPO, "filename": f"{UNKNOWN}.ckpt", "revision": zoo.HUB_REVISION}
+    assert tries == [asked] * 3
+    # What the client itself logs at a retry: one line, which says what is going on.
+    from huggingface_hub.utils import _http
+
+    said = ("'[Errno -2]' thrown while requesting HEAD https://x", "Retrying in 4s [Retry 3/5].")
+    records = [logging.LogRecord("", logging.WARNING, "", 0, text, (), None) for text in said]
+    shown = [record.getMessage() for record in records if _http.logger.filter(record)]
+    assert shown == ["https://huggingface.co does not answer. Retrying in 4s [Retry 3/5]."]
+
+
+def test_offline_without_the_file(tmp_path):
+    code, _, error = fetch(KNOWN, HF_HUB_OFFLINE="1")
+    assert code == 2
+    assert f"HF_HUB_OFFLINE is set, and {tmp_path / 'hf/hub'} does not hold it" in error
+
+
+def test_any_repository_of_the_hub(host):
+    host.pages["/me/nets/resolve/v2/a/b.safetensors"] = Page(GOOD)
+    code, out, error = fetch("hf://me/nets@v2/a/b.safetensors", HF_ENDPOINT=host.url)
+    assert code == 0, error
+    assert Path(out).read_bytes() == GOOD
+
+
+@pytest.mark.parametrize("way", ["hub", "url"])
+def test_twenty_processes_download_once(host, way):
+    page = hub_page(UNKNOWN) if way == "hub" else "/net.pth"
+    host.pages[page] = Page(GOOD, pause=2.0)  # slow: all others have come by then
+    source = UNKNOWN if way == "hub" else f"{host.url}/net.pth"
+    processes = [zoo_process("fetch", source, HF_ENDPOINT=host.url) for _ in range(20)]
+    results = [(*p.communicate(timeout=120), p.returncode) for p in processes]
+    assert {code for _, _, code in results} == {0}, results
+    assert len({out for out, _, _ in results}) == 1
+    assert host.count("GET", page) == 1
