@@ -28,7 +28,8 @@ from torchvision import transforms as tv  # noqa: E402
 from classification import datasets  # noqa: E402
 from classification.transfer import __main__ as transfer  # noqa: E402
 from classification.transfer.options import SGD  # noqa: E402
-from robust_backbones import checkpoint  # noqa: E402
+from robust_backbones.checkpoint.architectures import build_network  # noqa: E402
+from robust_backbones.checkpoint.io import read_checkpoint  # noqa: E402
 from tests.support import robustness_bridge  # noqa: E402
 
 
@@ -60,7 +61,7 @@ def reference(library, args, size: int) -> float:
         source = datasets.open_split(args.dataset, split, args.data, limit=limit)
         images = Images(source, tv.Compose(chain))
         loaders[split] = torch.utils.data.DataLoader(images, SGD["batch_size"], shuffle=True)
-    found, settings = checkpoint.read(args.weights), robustness_bridge.loop_settings()
+    found, settings = read_checkpoint(args.weights), robustness_bridge.loop_settings()
     best = 0.0
     for lr in SGD["lr"]:
         model, head = _frozen(library, found, source.classes)
@@ -84,7 +85,7 @@ def reference(library, args, size: int) -> float:
 
 def _frozen(library, found, classes: int):
     """As the paper's code makes it: no normalisation, a new last layer, which alone learns."""
-    network = checkpoint.build_network(found.arch, classes)
+    network = build_network(found.arch, classes)
     kept = {k: v for k, v in found.tensors.items() if not k.startswith("fc.")}
     network.load_state_dict(network.state_dict() | copy.deepcopy(kept))
     dataset = library.datasets.ImageNet("/nowhere")
@@ -130,7 +131,7 @@ def main(argv=None) -> None:
     torch.set_num_threads(args.threads)
     library = robustness_bridge.import_library()
     robustness_bridge.stay_on_the_cpu()
-    found = checkpoint.read(args.weights)
+    found = read_checkpoint(args.weights)
     size = found.metadata.get("image_size") or 224
     recipe = ["--protocol", "paper", "--epochs", str(args.epochs)]
     with tempfile.TemporaryDirectory() as folder:

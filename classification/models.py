@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from robust_backbones import checkpoint, weights
-from robust_backbones.checkpoint import Checkpoint
-from robust_backbones.checkpoint.architectures import COUNTER, with_versions
+from robust_backbones import weights
+from robust_backbones.checkpoint.architectures import COUNTER, build_network, with_versions
+from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint
 from robust_backbones.core.errors import UserError
 from robust_backbones.zoo import ARCHS, IMAGENET_MEAN, IMAGENET_STD
 
@@ -67,7 +67,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.arch, self.num_classes, self.frozen = arch, num_classes, False
         self.normalize = Normalize(mean, std)
-        self.net = checkpoint.build_network(arch, num_classes)
+        self.net = build_network(arch, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: `(N, 3, H, W)` float RGB in [0, 1] -> logits `(N, classes)`."""
@@ -108,7 +108,7 @@ class Classifier(nn.Module):
 
 
 def load_classifier(source: str | Path) -> Classifier:
-    """A classifier from any checkpoint that `robust_backbones.checkpoint.read` takes, in eval mode.
+    """Build a classifier in eval mode from any checkpoint that `read_checkpoint` supports.
 
     A file without statistics is taken to expect ImageNet's.
 
@@ -119,7 +119,7 @@ def load_classifier(source: str | Path) -> Classifier:
     Raises:
         UserError: cannot be had, unreadable, not a known architecture, or without the last layer.
     """
-    found = checkpoint.read(weights.resolve(source))
+    found = read_checkpoint(weights.resolve(source))
     head = f"{ARCHS[found.arch].head}.weight"
     if head not in found.tensors:
         raise UserError(f"{source} has no last layer ({head}); give a complete classifier.")
@@ -132,7 +132,7 @@ def for_task(
     """The network of a checkpoint with a new last layer, `nn.Linear` as torch initialises it.
 
     Args:
-        found: what `robust_backbones.checkpoint.read` returned, with or without a last layer.
+        found: what `read_checkpoint` returned, with or without a last layer.
         classes: of the task.
         seed: of the new layer.
         statistics: `(mean, std)`, RGB, to normalise with instead of the checkpoint's own.

@@ -34,11 +34,11 @@ def resnet18_file(tmp_path_factory):
 @pytest.fixture(scope="session")
 def resnet18_backbone(resnet18_file):
     """The same, converted for Detectron2."""
-    from robust_backbones import checkpoint
     from robust_backbones.checkpoint import export
+    from robust_backbones.checkpoint.io import read_checkpoint, save_file
 
     path = resnet18_file.with_name("backbone.pth")
-    checkpoint.save(export.detectron2_contents(checkpoint.read(resnet18_file)), path)
+    save_file(export.detectron2_contents(read_checkpoint(resnet18_file)), path)
     return path
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone works uninstalled
 
 from robust_backbones import zoo
+from robust_backbones.checkpoint import TARGET_SUFFIXES
 from robust_backbones.core.cli import Parser
 from robust_backbones.core.errors import UserError, user_errors
-from robust_backbones.core.files import ENDINGS
 
 
 def parse(argv=None) -> argparse.Namespace:
@@ -34,7 +34,7 @@ def parse(argv=None) -> argparse.Namespace:
     add("target", metavar="TARGET", nargs="?", help="file to write")
     add(
         "--to",
-        choices=ENDINGS,
+        choices=TARGET_SUFFIXES,
         default="detectron2",
         help="format of TARGET (default: %(default)s)",
     )
@@ -78,7 +78,7 @@ def parse(argv=None) -> argparse.Namespace:
 
 def check_target(args: argparse.Namespace) -> None:
     """Refuse a target that cannot be, before any work."""
-    target, suffixes = Path(args.target), ENDINGS[args.to]
+    target, suffixes = Path(args.target), TARGET_SUFFIXES[args.to]
     if target.suffix not in suffixes:
         endings = " or ".join(suffixes)
         raise UserError(f"target '{target}' must end in {endings} for --to {args.to}.")
@@ -161,12 +161,14 @@ def convert(args: argparse.Namespace) -> None:
     from robust_backbones import weights
 
     path = weights.resolve(args.source)
-    from robust_backbones import checkpoint  # torch: seconds that a mistake need not wait for
     from robust_backbones.checkpoint.export import TARGETS
+    from robust_backbones.checkpoint.io import (
+        read_checkpoint,  # torch: seconds that a mistake need not wait for
+    )
 
     model = None if Path(args.source).is_file() else zoo.known(args.source)
     arch = args.arch or (model.arch if model else None)
-    source = checkpoint.read(path, arch, args.allow_pickle, args.from_detector, args.assume_rgb)
+    source = read_checkpoint(path, arch, args.allow_pickle, args.from_detector, args.assume_rgb)
     if model:
         source = dataclasses.replace(source, metadata=source.metadata | model.facts)
     if source.mean is None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from gpu.lines import Line, at_least, at_most
 
-from robust_backbones import checkpoint
+from robust_backbones.checkpoint.io import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torchvision", "numpy", "pillow", "timm", "fvcore", "pycocotools", "hotcoco")
@@ -71,7 +71,7 @@ def resuming(device: torch.device, full: bool) -> Iterator[Line]:
             run.returncode == -signal.SIGKILL,
         )
         _finish(_pretrain(killed, [*options, "--resume", "must"]))
-        one, other = (checkpoint.load_file(p / "checkpoint.pt")["model"] for p in (whole, killed))
+        one, other = (load_file(p / "checkpoint.pt")["model"] for p in (whole, killed))
         apart = max(float((one[k].double() - other[k].double()).abs().max()) for k in one)
         yield at_most("largest difference of a weight after resuming", apart, 0.0)
     for arch in ("resnet50", "densenet161", "vgg16_bn") if full else ("resnet50",):

@@ -17,7 +17,8 @@ from classification.training import distributed, overfitting
 from classification.training import evaluate as engine
 from classification.training.learner import Learner, NotFinite, Sums, seed_of
 from classification.training.schedules import learning_rate
-from robust_backbones import checkpoint
+from robust_backbones.checkpoint.formats import FORMAT, FORMAT_VERSION
+from robust_backbones.checkpoint.io import load_file, save_file
 from robust_backbones.core import results
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.signals import Stopped, StopSignals
@@ -127,7 +128,7 @@ class Training:
         path = self.folder / name
         if not path.exists():
             return None
-        contents = checkpoint.load_file(path)
+        contents = load_file(path)
         needed = {
             "model",
             "optimizer",
@@ -160,8 +161,8 @@ class Training:
         if not self.writes:
             return
         contents = {
-            "format": checkpoint.FORMAT,
-            "version": checkpoint.FORMAT_VERSION,
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
             "metadata": self.metadata,
             "settings": self.settings,
             "data": self.data,
@@ -171,7 +172,7 @@ class Training:
             "batch": self.batch,
             "sums": asdict(sums),
         }
-        checkpoint.save(contents | self.learner.state(), self.folder / name)
+        save_file(contents | self.learner.state(), self.folder / name)
 
     def elapsed(self) -> float:
         """Wall time of the run so far, all its pieces together."""
@@ -242,7 +243,7 @@ class Training:
         """Save the images that made the loss not finite, and say where."""
         path = self.folder / f"not_finite_rank{distributed.rank()}.pt"
         place = {"epoch": self.epoch, "batch": self.batch, "settings": self.settings}
-        checkpoint.save(error.batch | place, path)
+        save_file(error.batch | place, path)
         raise UserError(
             f"step {self.batch + 1} of epoch {self.epoch + 1}: {error} {path} has the images."
         ) from None

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from classification.datasets.split import Source
     from classification.transfer.task import Task
-    from robust_backbones.checkpoint import Checkpoint
+    from robust_backbones.checkpoint.io import Checkpoint
 
 AGAIN = "Give the same command to go on."
 
@@ -46,9 +46,9 @@ def _run(args: argparse.Namespace) -> None:
 
     path = weights.resolve(args.weights)
     from classification.training import launch
-    from robust_backbones import checkpoint
+    from robust_backbones.checkpoint.io import read_checkpoint
 
-    found = checkpoint.read(path)
+    found = read_checkpoint(path)
     known = {
         "arch": found.arch,
         "image_size": found.metadata.get("image_size"),

@@ -15,7 +15,8 @@ from classification.training import evaluate as engine
 from classification.training.learner import Learner, seed_of
 from classification.training.trainer import EVAL_BATCH, Training, identity
 from classification.transfer.task import Task, Trial
-from robust_backbones import checkpoint
+from robust_backbones.checkpoint.formats import FORMAT, FORMAT_VERSION
+from robust_backbones.checkpoint.io import load_file, save_file
 from robust_backbones.core.signals import Stopped
 
 BEST, LAST = "best.pt", "checkpoint.pt"
@@ -192,19 +193,19 @@ def _judge(task: Task, kind: str, outcome: engine.Outcome) -> dict:
 
 def _keep(task: Task, run: Training) -> None:
     contents = {
-        "format": checkpoint.FORMAT,
-        "version": checkpoint.FORMAT_VERSION,
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
         "metadata": run.metadata,
         "model": run.learner.result.state_dict(),
     }
-    checkpoint.save(contents, run.folder / BEST)
+    save_file(contents, run.folder / BEST)
 
 
 def _finish(task: Task, one: Run, values: dict[Run, dict]) -> Trial:
     """Measure the network that counts on the test images."""
     model = task.classifier(one.trial)
     file = BEST if one.part == CHOOSING else LAST
-    state = checkpoint.load_file(one.folder(task) / file)["model"]
+    state = load_file(one.folder(task) / file)["model"]
     model.load_state_dict(state)
     clean = _predict(task, model, one, None)
     adversarial = None

@@ -12,8 +12,8 @@ from torch import Tensor
 from classification import metrics
 from classification.training import distributed
 from classification.transfer.task import Task, Trial
-from robust_backbones import checkpoint
-from robust_backbones.checkpoint import Checkpoint
+from robust_backbones.checkpoint.formats import FORMAT, FORMAT_VERSION
+from robust_backbones.checkpoint.io import Checkpoint, save_file
 from robust_backbones.core import results
 from robust_backbones.core.files import atomic
 
@@ -37,12 +37,12 @@ def write(task: Task, trials: list[Trial], names: dict, seconds: float) -> str:
     for k, trial in enumerate(trials):
         if trial.model:
             contents = {
-                "format": checkpoint.FORMAT,
-                "version": checkpoint.FORMAT_VERSION,
+                "format": FORMAT,
+                "version": FORMAT_VERSION,
                 "metadata": task.metadata(k),
                 "model": trial.model,
             }
-            checkpoint.save(contents, folder / f"classifier_trial{k}.pt")
+            save_file(contents, folder / f"classifier_trial{k}.pt")
     found = summary(task, trials)
     results.write(
         folder / "result.json",

@@ -15,7 +15,7 @@ from classification.datasets.split import Source
 from classification.models import Classifier
 from classification.transfer import protocols
 from classification.transfer.probe import few_shot
-from robust_backbones.checkpoint import Checkpoint
+from robust_backbones.checkpoint.io import Checkpoint
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.signals import StopSignals
 from robust_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from robust_backbones import __version__
-from robust_backbones.checkpoint import Checkpoint, save
 from robust_backbones.checkpoint.architectures import with_versions
+from robust_backbones.checkpoint.io import Checkpoint, save_file
 from robust_backbones.checkpoint.key_names import to_detectron2
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic
@@ -28,7 +28,7 @@ class Target:
     """
 
     contents: Callable[[Checkpoint], dict]
-    write: Callable[[dict, str | Path], None] = save
+    write: Callable[[dict, str | Path], None] = save_file
 
 
 def metadata(source: Checkpoint) -> dict:

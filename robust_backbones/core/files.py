@@ -18,14 +18,6 @@ from robust_backbones.core.errors import FULL, UserError
 _SHORT = re.compile(r"\d+ requested and \d+ written|encoder error -2 when writing")
 _MARK = "????????.tmp"  # how the names of `atomic`'s temporary files end; they begin with a dot
 
-# What checkpoints are converted to (`export.TARGETS`) -> the endings that such a file may have.
-ENDINGS = {
-    "detectron2": (".pth",),
-    "torchvision": (".pth", ".pt"),
-    "robustness": (".pt", ".ckpt", ".pth"),
-    "safetensors": (".safetensors",),
-}
-
 
 def cache_dir() -> Path:
     """`$ROBUST_BACKBONES_CACHE`, else `robust_backbones` below `$XDG_CACHE_HOME` or `~/.cache`."""

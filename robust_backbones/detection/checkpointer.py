@@ -9,7 +9,7 @@ from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch.optim.swa_utils import AveragedModel
 
-from robust_backbones.checkpoint import load_file, save
+from robust_backbones.checkpoint.io import load_file, save_file
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic, sha256
 from robust_backbones.detection.backbone import body
@@ -177,7 +177,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         contents |= {key: item.state_dict() for key, item in self.checkpointables.items()}
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
-        save(contents | kwargs, path)
+        save_file(contents | kwargs, path)
         if tag:
             self.tag_last_checkpoint(os.path.basename(path))
 

@@ -7,8 +7,9 @@ from typing import IO, Any
 import torch
 from detectron2.utils.file_io import PathHandler, PathManager
 
-from robust_backbones import __version__, checkpoint, weights
+from robust_backbones import __version__, weights
 from robust_backbones.checkpoint import export
+from robust_backbones.checkpoint.io import read_checkpoint, save_file
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import cache_dir, locked
 from robust_backbones.detection.verify import verify_backbone
@@ -43,12 +44,12 @@ def _target(model: Model, digest: str) -> Path:
 
 
 def _convert(model: Model, source: Path, target: Path) -> None:
-    found = checkpoint.read(source, model.arch)
+    found = read_checkpoint(source, model.arch)
     found = dataclasses.replace(found, metadata=found.metadata | model.facts)
     contents = export.detectron2_contents(found)
     with torch.random.fork_rng(devices=[]):  # the first run is to draw what later ones draw
         verify_backbone(found, contents["model"])
-    checkpoint.save(contents, target)
+    save_file(contents, target)
 
 
 class RobustPathHandler(PathHandler):

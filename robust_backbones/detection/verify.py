@@ -5,7 +5,8 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import ShapeSpec
 from torch import Tensor
 
-from robust_backbones.checkpoint import Checkpoint, verify
+from robust_backbones.checkpoint import verify
+from robust_backbones.checkpoint.io import Checkpoint
 from robust_backbones.core.errors import UserError
 from robust_backbones.detection.backbone import build_robust_resnet_backbone
 from robust_backbones.zoo import PIXEL_MEAN, PIXEL_STD

@@ -156,23 +156,23 @@ def _study(place: Path) -> None:
 
 def make_inputs(folder: Path) -> None:
     """The networks that attempts start from."""
-    from robust_backbones import checkpoint
     from robust_backbones.checkpoint import export
+    from robust_backbones.checkpoint.io import read_checkpoint, save_file
     from tests.support.networks import random_network
     from tests.support.transfer_runs import write_network
 
     write_network(folder / SMALL, "shufflenet_v2_x1_0")
-    checkpoint.save(random_network("resnet18").state_dict(), folder / RESNET)
-    found = checkpoint.read(folder / RESNET)
-    checkpoint.save(export.detectron2_contents(found), folder / BACKBONE)
+    save_file(random_network("resnet18").state_dict(), folder / RESNET)
+    found = read_checkpoint(folder / RESNET)
+    save_file(export.detectron2_contents(found), folder / BACKBONE)
 
 
 def _trainings(place: Path) -> list[str]:
     """How far each training's checkpoint is, in the words that going on from it is told with."""
-    from robust_backbones import checkpoint
+    from robust_backbones.checkpoint.io import load_file
 
     paths = (place / "run").rglob("checkpoint.pt")
-    states = [checkpoint.load_file(p) for p in sorted(paths, key=lambda p: p.stat().st_mtime_ns)]
+    states = [load_file(p) for p in sorted(paths, key=lambda p: p.stat().st_mtime_ns)]
     return [
         f"resuming after {s['epoch']} of {s['settings']['passes']} epochs and {s['batch']} of"
         for s in states
@@ -184,12 +184,12 @@ def _resumed(log: str) -> list[str]:
 
 
 def _iteration(place: Path) -> list[str]:
-    from robust_backbones import checkpoint
+    from robust_backbones.checkpoint.io import load_file
 
     last = place / "run" / "last_checkpoint"
     if not last.exists():
         return []
-    state = checkpoint.load_file(last.with_name(last.read_text()))
+    state = load_file(last.with_name(last.read_text()))
     return [f"Starting training from iteration {state['iteration'] + 1}"]
 
 
@@ -258,10 +258,10 @@ def contents(path: Path):
 
     Logs and TensorBoard's events grow while a run goes on; they are all that is not looked at.
     """
-    from robust_backbones import checkpoint
+    from robust_backbones.checkpoint.io import load_file
 
     if path.suffix in (".pt", ".pth"):
-        state = checkpoint.load_file(path)
+        state = load_file(path)
         return {name: state[name] for name in ("model", "metadata") if name in state}
     if path.suffix == ".npy":
         import numpy

@@ -13,7 +13,7 @@ from classification.study import __main__ as study
 from classification.study import file as study_file
 from classification.study.queue import state
 from classification.transfer import __main__ as transfer
-from robust_backbones import checkpoint
+from robust_backbones.checkpoint.io import load_file
 from robust_backbones.core import results
 from robust_backbones.core.errors import UserError, user_errors
 from robust_backbones.detection.data import digit_scenes
@@ -160,7 +160,7 @@ def test_a_full_disk_is_told_of_and_after_it_has_room_the_run_goes_on(
     assert f"cannot write {disk.path / named}" in line and "No space left on device" in line
     assert not [p for p in disk.path.rglob(".*") if p.suffix in (".tmp", ".partial")]
     if kept:
-        checkpoint.load_file(disk.path / kept)
+        load_file(disk.path / kept)
         assert "; the file of before is untouched" in line or kept != named
     disk.empty()
     assert start(disk.path, inputs).exists()

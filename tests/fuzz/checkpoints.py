@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from robust_backbones import checkpoint
 from robust_backbones.checkpoint import architectures as networks
+from robust_backbones.checkpoint.formats import FORMAT
+from robust_backbones.checkpoint.io import read_checkpoint
 from robust_backbones.core.errors import UserError
 from tests.fuzz.cases import Seed
 from tests.fuzz.mutations import NUMBERS, as_json, change
@@ -110,7 +111,7 @@ def _networks() -> list[dict]:
         "backbone.bottom_up.res2.0.conv1.weight": torch.zeros(4, 4, 1, 1),
     }
     ours = {
-        "format": checkpoint.FORMAT,
+        "format": FORMAT,
         "version": 1,
         "metadata": {"mean": [0.5] * 3, "std": [0.2] * 3, "eps": 1.0},
     }
@@ -271,10 +272,10 @@ def _other_header(data: bytes, notes: dict, rng: random.Random) -> bytes:
     return length.to_bytes(8, "little") + text + data[8 + size :]
 
 
-def read_checkpoint(folder: Path, path: Path) -> None:
+def read_weight_file(folder: Path, path: Path) -> None:
     for detector in (False, True):
         try:
-            checkpoint.read(path, from_detector=detector, assume_rgb=detector)
+            read_checkpoint(path, from_detector=detector, assume_rgb=detector)
         except UserError:
             if detector:
                 raise

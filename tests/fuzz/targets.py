@@ -20,7 +20,7 @@ from tests.fuzz.cases import JSON_WORDS, Target, json_seed
 from tests.fuzz.checkpoints import (
     PICKLE_WORDS,
     pickle_seeds,
-    read_checkpoint,
+    read_weight_file,
     safetensors_seeds,
     torch_seeds,
 )
@@ -46,10 +46,12 @@ warnings.simplefilter("ignore")
 
 
 TARGETS = {
-    "checkpoint": Target(torch_seeds(True), read_checkpoint, PICKLE_WORDS + (b"PK\3\4", b"PK\1\2")),
-    "checkpoint-legacy": Target(torch_seeds(False), read_checkpoint, PICKLE_WORDS),
-    "checkpoint-pickle": Target(pickle_seeds, read_checkpoint, PICKLE_WORDS),
-    "checkpoint-safetensors": Target(safetensors_seeds, read_checkpoint, JSON_WORDS),
+    "checkpoint": Target(
+        torch_seeds(True), read_weight_file, PICKLE_WORDS + (b"PK\3\4", b"PK\1\2")
+    ),
+    "checkpoint-legacy": Target(torch_seeds(False), read_weight_file, PICKLE_WORDS),
+    "checkpoint-pickle": Target(pickle_seeds, read_weight_file, PICKLE_WORDS),
+    "checkpoint-safetensors": Target(safetensors_seeds, read_weight_file, JSON_WORDS),
     "config": Target(config_seeds, lambda _, path: config.load_config(path), YAML_WORDS),
     "study": Target(study_seeds, lambda _, path: study_file.read(path), YAML_WORDS),
     "result": Target(result_seeds, read_results, JSON_WORDS),

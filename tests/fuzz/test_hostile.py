@@ -22,7 +22,8 @@ from classification.report import page_runs, records, tables
 from classification.report.sections import Column, Section
 from classification.study import file as study_file
 from classification.study.storage import Store
-from robust_backbones import checkpoint, zoo
+from robust_backbones import zoo
+from robust_backbones.checkpoint.io import read_checkpoint
 from robust_backbones.core.errors import LONGEST, UserError
 from robust_backbones.detection import config
 from robust_backbones.detection.inspect import curves
@@ -80,7 +81,7 @@ def test_no_pickle_is_executed(tmp_path, monkeypatch, name):
     ):
         write(tmp_path / name)
         with refuses("would execute code .*system", name):
-            checkpoint.read(tmp_path / name)
+            read_checkpoint(tmp_path / name)
     assert not (tmp_path / "canary").exists()
 
 

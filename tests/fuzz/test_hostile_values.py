@@ -15,7 +15,7 @@ from classification.datasets import DATASETS, image_cache, shards
 from classification.datasets import split as sources
 from classification.report import records
 from classification.study import file as study_file
-from robust_backbones import checkpoint
+from robust_backbones.checkpoint.io import load_file
 from robust_backbones.detection import config
 from robust_backbones.detection.checkpointer import StrictCheckpointer
 from robust_backbones.detection.config import files as config_files
@@ -32,14 +32,14 @@ def test_a_tensor_is_no_larger_than_its_file(tmp_path):
     path = tmp_path / "a.pth"
     torch.save({"fc.weight": torch.zeros(1).expand(2**40)}, path)
     with refuses("has the shape .1099511627776,., but the file holds 1 values", path):
-        checkpoint.load_file(path)
+        load_file(path)
     torch.save({"x": torch.zeros(2, dtype=torch.float8_e5m2)}, path)
     with refuses("'x' has type torch.float8_e5m2", path):
-        checkpoint.load_file(path)
+        load_file(path)
     contents = {"model": {}}
     contents["model"]["again"] = contents  # a container may hold itself
     torch.save(contents, path)
-    assert checkpoint.load_file(path)["model"]["again"]
+    assert load_file(path)["model"]["again"]
 
 
 def test_an_array_is_no_larger_than_its_file(tmp_path):
@@ -51,14 +51,14 @@ def test_an_array_is_no_larger_than_its_file(tmp_path):
     path = tmp_path / "a.pkl"
     path.write_bytes(pickle.dumps({"a": Huge()}, 2))
     with refuses("is not a complete checkpoint", path):
-        checkpoint.load_file(path)
+        load_file(path)
     for swapped in (np.arange(6, dtype=">f4").reshape(2, 3), np.asfortranarray(np.eye(3)[:2])):
         path.write_bytes(pickle.dumps({"a": swapped, "b": swapped[0, 1]}, 2))
-        found = checkpoint.load_file(path)  # NumPy's own functions are not called
+        found = load_file(path)  # NumPy's own functions are not called
         assert found["a"].tolist() == swapped.tolist() and found["b"] == swapped[0, 1]
     weights = np.arange(1000.0)
     path.write_bytes(pickle.dumps({str(i): weights for i in range(1000)}, 2))
-    found = checkpoint.load_file(path)  # one array by a thousand names is still one
+    found = load_file(path)  # one array by a thousand names is still one
     assert found["0"].data_ptr() == found["999"].data_ptr()
 
 
@@ -69,8 +69,8 @@ def test_a_refused_checkpoint_leaves_nothing_to_the_next(tmp_path):
     torch.save({"a": wrong, "b": Path("x")}, bad)
     torch.save({"a": torch.ones(1)}, good)
     with refuses("holds sparse tensors", bad):
-        checkpoint.load_file(bad)
-    assert checkpoint.load_file(good)["a"].tolist() == [1]
+        load_file(bad)
+    assert load_file(good)["a"].tolist() == [1]
 
 
 @pytest.mark.parametrize("name", ["a.pkl", "a.pth"])
@@ -79,7 +79,7 @@ def test_a_pickle_remembers_no_more_objects_than_it_has(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(b"\x80\x02}r" + (2**24).to_bytes(4, "little") + b".")
     with refuses("is not a complete checkpoint", path):
-        checkpoint.load_file(path)
+        load_file(path)
 
 
 @pytest.mark.parametrize("model", [{"a": "text"}, [torch.zeros(1)], torch.zeros(1), None])
@@ -106,7 +106,7 @@ def test_a_word_without_end_takes_no_time(tmp_path, zipped):
     path = tmp_path / "a.pth"
     torch.save({"x" * 10**6: 1, "a text " * 10**5: 2}, path, _use_new_zipfile_serialization=zipped)
     with refuses("a text of 1000000 characters without a blank", path):
-        checkpoint.load_file(path)
+        load_file(path)
 
 
 def test_a_checkpoint_does_not_unpack_to_more_than_it_is(tmp_path):
@@ -114,7 +114,7 @@ def test_a_checkpoint_does_not_unpack_to_more_than_it_is(tmp_path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(10**6))
     with refuses("it would unpack to 1000000 bytes", path):
-        checkpoint.load_file(path)
+        load_file(path)
 
 
 @pytest.mark.parametrize(

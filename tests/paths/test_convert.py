@@ -6,9 +6,10 @@ import sys
 import pytest
 import torch
 
-from robust_backbones import checkpoint
 from robust_backbones.checkpoint import export
 from robust_backbones.checkpoint import key_names as convert
+from robust_backbones.checkpoint.architectures import build_network
+from robust_backbones.checkpoint.io import read_checkpoint
 from robust_backbones.core.errors import UserError
 from tests.support import ROOT
 from tests.support.bad_checkpoints import BAD_BYTES, BAD_CONTENTS
@@ -96,7 +97,7 @@ def test_a_converted_file_gives_the_sources_features(tmp_path, arch, capsys):
     meta = contents["metadata"]
     assert (meta["arch"], meta["channel_order"]) == (arch, "RGB")
     assert meta["mean"] == [0.485, 0.456, 0.406]
-    assert meta["source_sha256"] == checkpoint.read(source).sha256
+    assert meta["source_sha256"] == read_checkpoint(source).sha256
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_other_networks_convert_to_torchvisions_form_only(tmp_path, arch, capsys
         capsys.readouterr().out
     )
     written = torch.load(target, weights_only=True)
-    checkpoint.build_network(arch, 10).load_state_dict(written)  # as its users will
+    build_network(arch, 10).load_state_dict(written)  # as its users will
     assert written.keys() == network.state_dict().keys()
     assert all(torch.equal(written[k], v) for k, v in network.state_dict().items())
 
@@ -135,7 +136,7 @@ SABOTAGE = {
 def test_verification_notices(resnet18_file, case):
     from robust_backbones.detection.verify import verify_backbone
 
-    source = checkpoint.read(resnet18_file)
+    source = read_checkpoint(resnet18_file)
     tensors = export.detectron2_contents(source)["model"]
     assert max(verify_backbone(source, tensors).values()) <= 1e-5
     with pytest.raises(UserError, match="features of source and target differ by more than 1e-05"):
@@ -145,7 +146,7 @@ def test_verification_notices(resnet18_file, case):
 def test_verification_notices_a_missing_key(resnet18_file):
     from robust_backbones.detection.verify import verify_backbone
 
-    source = checkpoint.read(resnet18_file)
+    source = read_checkpoint(resnet18_file)
     tensors = export.detectron2_contents(source)["model"]
     tensors.pop("stem.conv1.norm.bias")
     with pytest.raises(UserError, match="do not fit: .*stem.conv1.norm.bias"):

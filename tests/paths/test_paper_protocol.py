@@ -12,7 +12,8 @@ from classification.training import evaluate as engine
 from classification.training.learner import Learner
 from classification.transfer import options as transfer_options
 from classification.transfer.task import Task, target_statistics
-from robust_backbones import checkpoint
+from robust_backbones.checkpoint.architectures import build_network
+from robust_backbones.checkpoint.io import read_checkpoint
 from tests.support import robustness_bridge
 from tests.support.networks import random_network
 from tests.support.transfer_runs import FAST, run, write_network
@@ -25,7 +26,7 @@ def weights(tmp_path):
     """As the published models are: ImageNet's normalisation."""
     path = tmp_path / "resnet18.pth"
     torch.save(random_network("resnet18", 7).state_dict(), path)
-    return checkpoint.read(path)
+    return read_checkpoint(path)
 
 
 def batches(count: int = 3):
@@ -50,7 +51,7 @@ def task(found, dataset: str, mode: str, *options) -> Task:
 def theirs(library, found, dataset: str, mode: str, head):
     """As their `main.py` makes it: ImageNet's statistics, unwrapped, a new last layer, wrapped with
     the data set's statistics; and the parameters that their optimizer gets."""
-    network = checkpoint.build_network(found.arch, 7)
+    network = build_network(found.arch, 7)
     network.load_state_dict(network.state_dict() | found.tensors)
     network.fc = copy.deepcopy(head)
     if dataset == "cifar10":
@@ -120,7 +121,7 @@ def test_statistics_of_the_data_sets(library):
 
 def test_the_weights_own_statistics_on_demand(tmp_path):
     """A departure from the paper's protocol, by name."""
-    found = checkpoint.read(write_network(tmp_path / "w.pt"))
+    found = read_checkpoint(write_network(tmp_path / "w.pt"))
     kept = task(found, "aircraft", "fixed-feature", "--normalisation", "weights").classifier(0)
     assert kept.normalize.mean.flatten().tolist() == pytest.approx([0.4, 0.45, 0.5])
     dropped = task(found, "aircraft", "fixed-feature").classifier(0)

@@ -19,7 +19,8 @@ from classification.pretrain import __main__ as pretrain
 from classification.pretrain import options as pretrain_options
 from classification.training import evaluate as engine
 from classification.training import learner, methods
-from robust_backbones import checkpoint
+from robust_backbones.checkpoint.formats import FORMAT
+from robust_backbones.checkpoint.io import read_checkpoint
 from robust_backbones.core.signals import STOPPED
 from tests.support.pretrain_runs import FEW
 from tests.support.small_data import write_tree
@@ -48,8 +49,8 @@ def lines(output):
 
 def test_the_checkpoint_is_a_classifier_that_others_can_read(done):
     contents = torch.load(done / "checkpoint.pt", weights_only=True)
-    assert contents["format"] == checkpoint.FORMAT and contents["epoch"] == 2
-    found = checkpoint.read(done / "checkpoint.pt")
+    assert contents["format"] == FORMAT and contents["epoch"] == 2
+    found = read_checkpoint(done / "checkpoint.pt")
     assert (found.arch, found.layout) == ("shufflenet_v2_x1_0", "robust_backbones")
     assert found.mean == DATASETS["digits"].mean and found.std == DATASETS["digits"].std
     expected = dict(

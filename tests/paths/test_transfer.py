@@ -17,7 +17,8 @@ from classification.datasets import loader, open_split
 from classification.models import load_classifier
 from classification.transfer import __main__ as transfer
 from classification.transfer import result as transfer_result
-from robust_backbones import checkpoint
+from robust_backbones.checkpoint.architectures import build_network
+from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint
 from robust_backbones.core.signals import STOPPED
 from tests.support.transfer_runs import FAST, TINY, run, table, write_network
 
@@ -55,8 +56,8 @@ def result(folder) -> dict:
 
 def features(network, split, limit):
     """Independent of ours: the network as torchvision has it, the hook before its last layer."""
-    found, source = checkpoint.read(network), open_split("digits", split, limit=limit)
-    net = checkpoint.build_network(found.arch, 7).eval()
+    found, source = read_checkpoint(network), open_split("digits", split, limit=limit)
+    net = build_network(found.arch, 7).eval()
     net.load_state_dict(
         found.tensors
         | {k: v for k, v in net.state_dict().items() if k.endswith("num_batches_tracked")}
@@ -90,7 +91,7 @@ def test_the_classifier_that_is_kept_has_the_accuracy(runs, name):
         with torch.no_grad():
             predictions = model(x).argmax(1)
         assert metrics.top1(predictions, source.labels) == pytest.approx(row["accuracy"])
-    read = checkpoint.read(folder / "classifier_trial0.pt")
+    read = read_checkpoint(folder / "classifier_trial0.pt")
     assert read.metadata["dataset"] == "digits" and read.metadata["classes"] == 10
     assert read.mean == pytest.approx((0.4, 0.45, 0.5))  # clean: the weights' own statistics
 
@@ -156,7 +157,7 @@ def test_trials_really_differ(runs):
     """Another validation part, another head, another order."""
     trials = result(runs("full"))["metrics"]["trials"]
     assert trials[0]["candidates"] != trials[1]["candidates"]
-    states = [checkpoint.read(runs("full") / f"classifier_trial{k}.pt").tensors for k in (0, 1)]
+    states = [read_checkpoint(runs("full") / f"classifier_trial{k}.pt").tensors for k in (0, 1)]
     assert not torch.equal(states[0]["fc.bias"], states[1]["fc.bias"])
 
 
@@ -334,5 +335,5 @@ def test_what_is_known_of_the_network_survives_its_conversion(told):
         "seed": 4,
     }
     own = facts if told == "metadata" else {"eps": 1.0, "source_metadata": facts}
-    found = checkpoint.Checkpoint({}, "resnet18", "detectron2", None, None, "", metadata=own)
+    found = Checkpoint({}, "resnet18", "detectron2", None, None, "", metadata=own)
     assert transfer_result.source(found) == {"arch": "resnet18"} | facts

@@ -4,8 +4,8 @@ import pickle
 
 import torch
 
-from robust_backbones import checkpoint
 from robust_backbones.checkpoint import key_names as convert
+from robust_backbones.checkpoint.formats import FORMAT
 from tests.support.networks import robustness_contents
 
 
@@ -83,7 +83,7 @@ BAD_CONTENTS = {
         "differs from the other normaliser's",
     ),
     "newer format": (
-        lambda s: {"format": checkpoint.FORMAT, "version": 99, "model": s},
+        lambda s: {"format": FORMAT, "version": 99, "model": s},
         "format version 99; this release reads 1",
     ),
     "another architecture": (

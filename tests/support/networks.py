@@ -2,7 +2,7 @@
 
 import torch
 
-from robust_backbones.checkpoint import build_network
+from robust_backbones.checkpoint.architectures import build_network
 
 
 def random_network(arch: str, num_classes: int = 10) -> torch.nn.Module:

@@ -5,7 +5,8 @@ import json
 
 from classification.models import Classifier
 from classification.transfer import __main__ as transfer
-from robust_backbones import checkpoint
+from robust_backbones.checkpoint.formats import FORMAT, FORMAT_VERSION
+from robust_backbones.checkpoint.io import save_file
 from tests.support.networks import random_network
 
 TINY = [
@@ -28,12 +29,12 @@ def write_network(path, arch: str = "resnet18", classes: int = 7, image_size: in
     model = Classifier(arch, classes, (0.4, 0.45, 0.5), (0.25, 0.3, 0.35))
     model.net.load_state_dict(random_network(arch, classes).state_dict())
     contents = {
-        "format": checkpoint.FORMAT,
-        "version": checkpoint.FORMAT_VERSION,
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
         "model": model.state_dict(),
         "metadata": {"image_size": image_size, "eps": 0.5},
     }
-    checkpoint.save(contents, path)
+    save_file(contents, path)
     return path
 
 

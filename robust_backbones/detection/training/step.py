@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from robust_backbones.checkpoint import save
+from robust_backbones.checkpoint.io import save_file
 from robust_backbones.core.errors import UserError
 from robust_backbones.detection.attack import watched_inputs
 from robust_backbones.detection.training.adversarial import Adversary
@@ -112,7 +112,7 @@ class Step(SimpleTrainer):
 
     def _diverged(self, what: str, losses: dict[str, Tensor]) -> None:
         path = self.folder / f"not_finite_iter{self.iter}_rank{comm.get_rank()}.pth"
-        save(
+        save_file(
             {
                 "iteration": self.iter,
                 "losses": {name: float(loss) for name, loss in losses.items()},

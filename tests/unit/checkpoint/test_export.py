@@ -5,25 +5,26 @@ import dataclasses
 import pytest
 import torch
 
-from robust_backbones import checkpoint
+from robust_backbones.checkpoint import TARGET_SUFFIXES
 from robust_backbones.checkpoint import formats as layouts
+from robust_backbones.checkpoint.architectures import build_network
 from robust_backbones.checkpoint.export import TARGETS
+from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.files import ENDINGS
 from robust_backbones.zoo import ARCHS, RESNETS
 
 SMALL = ("resnet18", "mobilenet_v2")
 
 
-def source(arch: str) -> checkpoint.Checkpoint:
+def source(arch: str) -> Checkpoint:
     generator = torch.Generator().manual_seed(0)
     with torch.device("meta"):
-        shapes = checkpoint.build_network(arch, 7).state_dict()
+        shapes = build_network(arch, 7).state_dict()
     tensors = {
         name: torch.rand(t.shape, generator=generator) if t.is_floating_point() else torch.tensor(5)
         for name, t in shapes.items()
     }
-    return checkpoint.Checkpoint(
+    return Checkpoint(
         tensors, arch, "torchvision", mean=(0.5, 0.4, 0.3), std=(0.2, 0.21, 0.22), sha256="ab" * 32
     )
 
@@ -54,9 +55,9 @@ def test_contents_hold_the_same_tensors(arch):
 )
 def test_files_hold_the_same_tensors_and_say_where_they_come_from(tmp_path, arch, to):
     original, target = source(arch), TARGETS[to]
-    path = tmp_path / f"a{ENDINGS[to][0]}"
+    path = tmp_path / f"a{TARGET_SUFFIXES[to][0]}"
     target.write(target.contents(original), path)
-    read = checkpoint.read(path)
+    read = read_checkpoint(path)
     same(read.tensors, original, to)
     assert read.arch == arch
     if to != "torchvision":  # a bare state dict has no place for it
@@ -69,9 +70,9 @@ def test_a_chain_through_all_formats_changes_nothing(tmp_path):
     original = read = source("resnet18")
     for to in ("robustness", "safetensors", "torchvision", "detectron2"):
         target = TARGETS[to]
-        path = tmp_path / f"{to}{ENDINGS[to][0]}"
+        path = tmp_path / f"{to}{TARGET_SUFFIXES[to][0]}"
         target.write(target.contents(read), path)
-        read = checkpoint.read(path)
+        read = read_checkpoint(path)
     same(read.tensors, original, "detectron2")
 
 

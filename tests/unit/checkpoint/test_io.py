@@ -6,7 +6,8 @@ import pickle
 import pytest
 import torch
 
-from robust_backbones import checkpoint
+from robust_backbones.checkpoint.architectures import build_network
+from robust_backbones.checkpoint.io import read_checkpoint
 from robust_backbones.core.errors import UserError
 from tests.support.bad_checkpoints import BAD_BYTES, BAD_CONTENTS, Bomb, backbone_of, prefixed
 from tests.support.networks import random_network, robustness_contents
@@ -56,7 +57,7 @@ WRAPPINGS = {
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
 def test_every_wrapping_gives_the_same_tensors(tmp_path, state, wrapping):
     wrap, layout = WRAPPINGS[wrapping]
-    read = checkpoint.read(write(tmp_path / "a.pth", wrap(state)), assume_rgb=True)
+    read = read_checkpoint(write(tmp_path / "a.pth", wrap(state)), assume_rgb=True)
     assert (read.arch, read.layout) == ("resnet18", layout)
     without_head = layout in ("moco", "detectron2")
     expected = {k for k in state if not (without_head and k.startswith("fc."))}
@@ -78,17 +79,17 @@ def test_detectron2s_pickles_of_arrays_are_read_without_executing_them(tmp_path,
         "matching_heuristics": True,
     }
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(contents, protocol))
-    read = checkpoint.read(tmp_path / "a.pkl", assume_rgb=True)
+    read = read_checkpoint(tmp_path / "a.pkl", assume_rgb=True)
     assert torch.equal(read.tensors["layer2.0.conv1.weight"], state["layer2.0.conv1.weight"])
 
 
 def test_pytorchs_old_format_is_read(tmp_path, state):
     torch.save(state, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
-    assert checkpoint.read(tmp_path / "a.pth").tensors.keys() == state.keys()
+    assert read_checkpoint(tmp_path / "a.pth").tensors.keys() == state.keys()
 
 
 def test_a_robustness_file_says_what_it_is(tmp_path, state):
-    read = checkpoint.read(write(tmp_path / "a.ckpt", robustness_contents(state)))
+    read = read_checkpoint(write(tmp_path / "a.ckpt", robustness_contents(state)))
     assert (read.mean, read.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert read.metadata == {"epoch": 90, "nat_prec1": 62.83}
     assert len(read.dropped) == len(state) + 4  # the attacker's copies, and 4 statistics
@@ -97,10 +98,10 @@ def test_a_robustness_file_says_what_it_is(tmp_path, state):
 def test_a_detectors_backbone_is_taken_out_on_request(tmp_path, state):
     path = write(tmp_path / "a.pth", detector_of(state))
     with pytest.raises(UserError, match="does not say what images it takes; .*--assume-rgb"):
-        checkpoint.read(path, from_detector=True)
+        read_checkpoint(path, from_detector=True)
     with pytest.raises(UserError, match="is a whole detector .1 tensors besides .*--from-detector"):
-        checkpoint.read(path, assume_rgb=True)
-    read = checkpoint.read(path, from_detector=True, assume_rgb=True)
+        read_checkpoint(path, assume_rgb=True)
+    read = read_checkpoint(path, from_detector=True, assume_rgb=True)
     assert torch.equal(read.tensors["conv1.weight"], state["conv1.weight"])
     assert list(read.dropped) == ["backbone.fpn_lateral2.weight"]
 
@@ -110,7 +111,7 @@ def test_our_detectors_say_what_they_take(tmp_path, state):
         "metadata": {"channel_order": "RGB", "mean": [0.485, 0.456, 0.406], "std": [0.2, 0.2, 0.2]},
         "model_ema": {"conv1.weight": state["conv1.weight"]},
     }
-    read = checkpoint.read(write(tmp_path / "a.pth", contents), from_detector=True)
+    read = read_checkpoint(write(tmp_path / "a.pth", contents), from_detector=True)
     assert read.std == (0.2, 0.2, 0.2)
     assert read.dropped["model_ema"] == "another set of tensors (averaged weights, optimizer)"
 
@@ -124,9 +125,9 @@ def test_timms_resnet50_is_torchvisions(tmp_path):
     save_file(model.state_dict(), tmp_path / "a.safetensors")
     image = torch.randn(1, 3, 64, 64)
     for name in ("a.pth", "a.safetensors"):
-        read = checkpoint.read(tmp_path / name)
+        read = read_checkpoint(tmp_path / name)
         assert read.arch == "resnet50"
-        network = checkpoint.build_network("resnet50", 5).eval()
+        network = build_network("resnet50", 5).eval()
         network.load_state_dict(read.tensors)
         with torch.no_grad():
             torch.testing.assert_close(network(image), model(image), rtol=1e-5, atol=1e-6)
@@ -136,9 +137,9 @@ def test_code_is_executed_on_request_only(tmp_path, state):
     mark = tmp_path / "executed"
     path = write(tmp_path / "a.pth", {"model": dict(state), "args": Bomb(mark)})
     with pytest.raises(UserError, match="would execute code .exec. .*--allow-pickle"):
-        checkpoint.read(path)
+        read_checkpoint(path)
     assert not mark.exists()
-    assert checkpoint.read(path, allow_pickle=True).arch == "resnet18"
+    assert read_checkpoint(path, allow_pickle=True).arch == "resnet18"
     assert mark.exists()
 
 
@@ -146,7 +147,7 @@ def test_code_is_executed_on_request_only(tmp_path, state):
 def test_bad_contents_are_refused_by_name(tmp_path, state, case):
     change, message = BAD_CONTENTS[case]
     with pytest.raises(UserError, match=message):
-        checkpoint.read(write(tmp_path / "a.pth", change(dict(state))))
+        read_checkpoint(write(tmp_path / "a.pth", change(dict(state))))
 
 
 def flipped(data: bytes, at: float) -> bytes:
@@ -161,14 +162,14 @@ def test_bad_bytes_are_refused_by_name(tmp_path, resnet18_file, case, suffix):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(make(resnet18_file.read_bytes()))
     with pytest.raises(UserError, match=message):
-        checkpoint.read(path)
+        read_checkpoint(path)
 
 
 @pytest.mark.parametrize("name", ["README.md", "photo.png", "weights"])
 def test_a_file_of_another_kind_is_no_broken_checkpoint(tmp_path, name):
     (tmp_path / name).write_text("# A heading\n")
     with pytest.raises(UserError, match=f"{name} is no checkpoint of a known kind .*safetensors"):
-        checkpoint.read(tmp_path / name)
+        read_checkpoint(tmp_path / name)
 
 
 @pytest.mark.parametrize("at", [0, 0.1, 0.5, 0.9, 0.99])
@@ -176,7 +177,7 @@ def test_flipped_bits_are_noticed(tmp_path, resnet18_file, at):
     path = tmp_path / "a.pth"
     path.write_bytes(flipped(resnet18_file.read_bytes(), at))
     with pytest.raises(UserError):
-        checkpoint.read(path)
+        read_checkpoint(path)
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
@@ -185,5 +186,5 @@ def test_pickles_that_would_execute_code_do_not(tmp_path, state, protocol, suffi
     mark, path = tmp_path / "executed", tmp_path / f"a{suffix}"
     path.write_bytes(pickle.dumps({"model": Bomb(mark)}, protocol))
     with pytest.raises(UserError, match="exec|not a complete checkpoint"):
-        checkpoint.read(path)
+        read_checkpoint(path)
     assert not mark.exists()

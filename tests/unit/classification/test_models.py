@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from classification.models import Classifier, Normalize, backbone_digest, for_task, load_classifier
-from robust_backbones import checkpoint
-from robust_backbones.checkpoint.architectures import COUNTER
+from robust_backbones.checkpoint.architectures import COUNTER, build_network
+from robust_backbones.checkpoint.formats import FORMAT, FORMAT_VERSION
+from robust_backbones.checkpoint.io import read_checkpoint, save_file
 from robust_backbones.core.errors import UserError
 from robust_backbones.zoo import ARCHS, IMAGENET_MEAN, IMAGENET_STD
 from tests.support.networks import random_network
@@ -20,12 +21,12 @@ def classifier(**kwargs):
 
 def own_file(model, path):
     contents = {
-        "format": checkpoint.FORMAT,
-        "version": checkpoint.FORMAT_VERSION,
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
         "model": model.state_dict(),
         "metadata": {},
     }
-    checkpoint.save(contents, path)
+    save_file(contents, path)
     return path
 
 
@@ -46,7 +47,7 @@ def test_the_first_layer_normalises():
 def test_state_dict_names():
     model = classifier()
     names = set(model.state_dict())
-    net = {f"net.{name}" for name in checkpoint.build_network("resnet18", 10).state_dict()}
+    net = {f"net.{name}" for name in build_network("resnet18", 10).state_dict()}
     assert names == {"normalize.mean", "normalize.std"} | net
 
 
@@ -95,7 +96,7 @@ def found(request, tmp_path_factory):
     """The checkpoint of a network of each architecture, as users have it: for other classes."""
     path = tmp_path_factory.mktemp("arch") / "network.pth"
     torch.save(random_network(request.param, 7).state_dict(), path)
-    found = checkpoint.read(path)
+    found = read_checkpoint(path)
     path.unlink()
     return found
 

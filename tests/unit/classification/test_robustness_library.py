@@ -12,8 +12,9 @@ from classification import attacks
 from classification.interpret import optimize
 from classification.models import Classifier, load_classifier
 from classification.training.learner import Learner
-from robust_backbones import checkpoint
 from robust_backbones.checkpoint import export
+from robust_backbones.checkpoint.architectures import build_network
+from robust_backbones.checkpoint.io import read_checkpoint
 from tests.support import robustness_bridge, small_models
 from tests.support.networks import random_network
 
@@ -36,7 +37,7 @@ def restore(library, arch, path=None):
     dataset = library.datasets.ImageNet("/nowhere")
     dataset.num_classes = 10
     model, _ = library.model_utils.make_and_restore_model(
-        arch=checkpoint.build_network(arch, 10) if arch in FOREIGN else arch,
+        arch=build_network(arch, 10) if arch in FOREIGN else arch,
         dataset=dataset,
         resume_path=path,
         parallel=False,
@@ -52,7 +53,7 @@ def restore(library, arch, path=None):
 def test_our_file_loads_in_the_library(library, tmp_path, arch):
     network = random_network(arch)
     torch.save(network.state_dict(), tmp_path / "a.pth")
-    source = checkpoint.read(tmp_path / "a.pth")
+    source = read_checkpoint(tmp_path / "a.pth")
     target = export.TARGETS["robustness"]
     target.write(target.contents(source), tmp_path / "b.pt")
     model = restore(library, arch, str(tmp_path / "b.pt"))  # strict
@@ -88,7 +89,7 @@ def test_the_librarys_file_loads_here(library, tmp_path, arch):
     }
     torch.save(contents, tmp_path / "a.ckpt", pickle_module=dill)
 
-    read = checkpoint.read(tmp_path / "a.ckpt")
+    read = read_checkpoint(tmp_path / "a.ckpt")
     assert (read.arch, read.layout, read.metadata["epoch"]) == (arch, "robustness", 90)
     image = torch.rand(2, 3, 64, 64)
     with torch.no_grad():

@@ -5,8 +5,8 @@ import pickle
 import pytest
 import torch
 
-from robust_backbones import checkpoint
 from robust_backbones.checkpoint import export
+from robust_backbones.checkpoint.io import read_checkpoint, save_file
 from robust_backbones.core.errors import UserError
 from robust_backbones.detection.training import run, trainer
 from tests.support.bad_checkpoints import Bomb
@@ -80,8 +80,8 @@ def test_strict_loading_refuses(tmp_path, resnet18_backbone, spoil, message):
 def test_a_stock_backbone_with_other_strides_or_colours_is_refused(tmp_path):
     """Detectron2's own builder and defaults: the shapes fit, the computation does not."""
     torch.save(random_network("resnet50").state_dict(), tmp_path / "r50.pth")
-    contents = export.detectron2_contents(checkpoint.read(tmp_path / "r50.pth"))
-    checkpoint.save(contents, tmp_path / "backbone.pth")
+    contents = export.detectron2_contents(read_checkpoint(tmp_path / "r50.pth"))
+    save_file(contents, tmp_path / "backbone.pth")
     stock = {
         "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
         "MODEL.RESNETS.STRIDE_IN_1X1": "True",
@@ -112,8 +112,8 @@ def test_a_pickle_is_not_executed_and_a_flipped_bit_is_noticed(tmp_path, resnet1
 def test_another_architectures_weights_are_refused(tmp_path):
     network = random_network("resnet50")
     torch.save(network.state_dict(), tmp_path / "r50.pth")
-    contents = export.detectron2_contents(checkpoint.read(tmp_path / "r50.pth"))
-    checkpoint.save(contents, tmp_path / "backbone.pth")
+    contents = export.detectron2_contents(read_checkpoint(tmp_path / "r50.pth"))
+    save_file(contents, tmp_path / "backbone.pth")
     made = trainer.Trainer(small(tmp_path, tmp_path / "backbone.pth"))
     with pytest.raises(UserError, match="tensors of the backbone .* they are of a resnet50."):
         made.resume_or_load(resume=False)
