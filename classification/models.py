@@ -11,7 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from robust_backbones import weights
-from robust_backbones.checkpoint.architectures import COUNTER, build_network, with_versions
+from robust_backbones.checkpoint.architectures import (
+    BATCH_COUNTER,
+    build_network,
+    with_module_versions,
+)
 from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint
 from robust_backbones.core.errors import UserError
 from robust_backbones.zoo import ARCHS, IMAGENET_MEAN, IMAGENET_STD
@@ -155,7 +159,7 @@ def _fill(
     mean, std = statistics or (found.mean or IMAGENET_MEAN, found.std or IMAGENET_STD)
     model = Classifier(found.arch, classes, mean, std)
     # `read` has accounted for every key; only BatchNorm's counters, which old files lack, are free.
-    model.net.load_state_dict(with_versions(model.net.state_dict() | tensors, found.arch))
+    model.net.load_state_dict(with_module_versions(model.net.state_dict() | tensors, found.arch))
     return model
 
 
@@ -164,7 +168,7 @@ def backbone_digest(model: Classifier) -> str:
     statistics of the normalisation."""
     digest, head = hashlib.sha256(model.arch.encode()), f"net.{ARCHS[model.arch].head}."
     for name, tensor in sorted(model.state_dict().items()):
-        if not name.startswith(head) and not name.endswith(COUNTER):
+        if not name.startswith(head) and not name.endswith(BATCH_COUNTER):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -147,7 +147,7 @@ def prove(source, contents: dict, to: str) -> None:
         image = verify.fixed_image()
         again = layouts.unwrap(contents, "the converted file").tensors
         both = (verify.network_features(source.arch, t, image) for t in (source.tensors, again))
-        differences = verify.compare(*both)
+        differences = verify.compare_features(*both)
         if any(not again[name].equal(tensor) for name, tensor in source.tensors.items()):
             raise UserError("a tensor of the target differs from the source's.")
     text = ", ".join(f"{stage} {value:.1e}" for stage, value in differences.items())

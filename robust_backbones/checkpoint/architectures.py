@@ -1,76 +1,86 @@
-"""Architecture names <-> torchvision networks: build one, or recognise one from its tensors."""
+"""Build torchvision networks by name, and recognize an architecture from its tensors."""
 
 from collections import OrderedDict
 from functools import cache
 
 import torch
 from torch import Tensor, nn
+from torchvision.models import get_model, resnet
 
 from robust_backbones.core.errors import UserError
 from robust_backbones.zoo import ARCHS, ResNetArch
 
-COUNTER = "num_batches_tracked"  # BatchNorm's; files older than PyTorch 0.4.1 have none
+BATCH_COUNTER = "num_batches_tracked"  # BatchNorm buffer; missing in files before PyTorch 0.4.1
 
 
 def build_network(arch: str, num_classes: int = 1000) -> nn.Module:
-    """A torchvision network with random weights, normalised `(N, 3, H, W)` -> `(N, classes)`.
+    """Build a torchvision network with random weights.
+
+    Args:
+        arch: key of `zoo.ARCHS`.
+        num_classes: outputs of the last layer.
+
+    Returns:
+        Network that maps normalized images `(N, 3, H, W)` to logits `(N, num_classes)`.
 
     Raises:
-        UserError: `arch` is not a key of `zoo.ARCHS`.
+        UserError: `arch` is unknown.
     """
-    check_name(arch)
-    import torchvision.models  # a second of import that --help does not need
-    from torchvision.models import resnet
-
+    check_arch(arch)
     row = ARCHS[arch]
     if not isinstance(row, ResNetArch):
-        return torchvision.models.get_model(arch, weights=None, num_classes=num_classes)
+        return get_model(arch, weights=None, num_classes=num_classes)
     block = resnet.Bottleneck if row.bottleneck else resnet.BasicBlock
     return resnet.ResNet(
         block, list(row.blocks), num_classes, groups=row.groups, width_per_group=row.width_per_group
     )
 
 
-def check_name(arch: str) -> None:
-    """Raise a UserError unless `arch` is a key of `zoo.ARCHS`."""
+def check_arch(arch: str) -> None:
+    """Raise a UserError if `arch` is not a key of `zoo.ARCHS`."""
     if arch not in ARCHS:
-        raise UserError(f"architecture '{arch}' is unknown; one of: {', '.join(ARCHS)}.")
+        raise UserError(f"architecture '{arch}' is unknown. Choose from {', '.join(ARCHS)}.")
 
 
-def recognise(tensors: dict[str, Tensor], believed: str | None, source: object) -> str:
-    """The architecture whose names and shapes `tensors` have, all of them.
+def recognize(tensors: dict[str, Tensor], expected: str | None, source: object) -> str:
+    """Find the architecture whose tensor names and shapes match exactly.
 
-    The number of classes, a missing head and missing BatchNorm counters are free.
+    The number of classes is free. The head and BatchNorm's batch counters may be missing.
 
     Args:
-        tensors: torchvision names.
-        believed: what the user says it is; checked.
-        source: what the error calls the tensors.
+        tensors: `{torchvision name: tensor}`.
+        expected: architecture that the user expects; None accepts any.
+        source: name of the tensors in error messages.
+
+    Returns:
+        The key of `zoo.ARCHS`.
 
     Raises:
-        UserError: no architecture fits (the nearest one's differences are listed), or another one
-            than the believed.
+        UserError: no architecture matches (the message lists differences from the nearest one), or
+            the architecture is not the expected one.
     """
-    if believed is not None:
-        check_name(believed)
-    likely = _likely(tensors)
+    if expected is not None:
+        check_arch(expected)
+    likely = _most_similar(tensors)
     differences = _differences(tensors, likely)
-    if not differences and believed in (None, likely):
+    if not differences and expected in (None, likely):
         return likely
     if not differences:
         raise UserError(
-            f"{source} is a {likely}, not a {believed}; pass --arch {likely} or leave it out."
+            f"{source}: the network is a {likely}, not a {expected}. Pass --arch {likely} or omit "
+            "--arch."
         )
-    nearest = believed or likely
+    nearest = expected or likely
     lines = _differences(tensors, nearest)
-    more = f" and {len(lines) - 5} more" if len(lines) > 5 else ""
+    more = f", and {len(lines) - 5} more" if len(lines) > 5 else ""
     raise UserError(
-        f"{source} is no supported network; against {nearest}: {'; '.join(lines[:5])}{more}."
+        f"{source}: the network is not supported. Differences from {nearest}: "
+        f"{', '.join(lines[:5])}{more}."
     )
 
 
-def _likely(tensors: dict[str, Tensor]) -> str:
-    """The one architecture worth comparing with: by marker, and by size among ResNets."""
+def _most_similar(tensors: dict[str, Tensor]) -> str:
+    """Find the architecture to compare with: by its marker or, among ResNets, by size."""
     for name, row in ARCHS.items():
         if row.marker in tensors and not isinstance(row, ResNetArch):
             return name
@@ -78,17 +88,17 @@ def _likely(tensors: dict[str, Tensor]) -> str:
     def distance(name: str) -> tuple[int, int]:
         row = resnets[name]
         blocks = sum(abs(a - b) for a, b in zip(row.blocks, _blocks(tensors), strict=True))
-        return blocks + 100 * (row.bottleneck != bottleneck), abs(_inner(row) - inner)
+        inner = row.groups * row.width_per_group**2  # `_inner_size` of this architecture
+        return blocks + 100 * (row.bottleneck != bottleneck), abs(inner - found_inner)
 
     bottleneck = "layer1.0.conv3.weight" in tensors
-    convolution = tensors.get("layer1.0.conv2.weight")
-    inner = _size(convolution) if convolution is not None else 0
+    found_inner = _inner_size(tensors)
     resnets = {name: row for name, row in ARCHS.items() if isinstance(row, ResNetArch)}
     return min(resnets, key=distance)
 
 
 def _blocks(tensors: dict[str, Tensor]) -> list[int]:
-    """Residual blocks per stage."""
+    """Count the residual blocks of each stage."""
     stages = [set(), set(), set(), set()]
     for name in tensors:
         parts = name.split(".")
@@ -97,18 +107,16 @@ def _blocks(tensors: dict[str, Tensor]) -> list[int]:
     return [len(stage) for stage in stages]
 
 
-def _size(convolution: Tensor) -> int:
-    """Width and groups of a convolution in one number: output x input channels of its kernel."""
-    return convolution.shape[0] * (convolution.shape[1] if convolution.ndim > 1 else 1)
-
-
-def _inner(row: ResNetArch) -> int:
-    """The same number of `layer1.0.conv2.weight` of an architecture."""
-    return row.groups * row.width_per_group**2
+def _inner_size(tensors: dict[str, Tensor]) -> int:
+    """Output x input channels of the first 3x3 kernel: one number for width and groups."""
+    kernel = tensors.get("layer1.0.conv2.weight")
+    if kernel is None:
+        return 0
+    return kernel.shape[0] * (kernel.shape[1] if kernel.ndim > 1 else 1)
 
 
 def _differences(tensors: dict[str, Tensor], arch: str) -> list[str]:
-    """How `tensors` differ from `arch`, in words."""
+    """Describe how `tensors` differ from `arch`."""
     expected, head = _shapes(arch), ARCHS[arch].head + "."
     lines = [f"unknown '{name}'" for name in tensors if name not in expected]
     heads = [name for name in tensors if name.startswith(head)]
@@ -122,14 +130,13 @@ def _differences(tensors: dict[str, Tensor], arch: str) -> list[str]:
                 found, shape = found[1:], shape[1:]
             if found != shape:
                 lines.append(f"'{name}' has shape {found} instead of {shape}")
-        elif not name.endswith(COUNTER) and (heads or not name.startswith(head)):
+        elif not name.endswith(BATCH_COUNTER) and (heads or not name.startswith(head)):
             lines.append(f"missing '{name}'")
     return lines
 
 
-def with_versions(tensors: dict[str, Tensor], arch: str) -> OrderedDict:
-    """The tensors as `state_dict()` gives them: with the modules' version numbers, without which
-    MNASNet refuses to load."""
+def with_module_versions(tensors: dict[str, Tensor], arch: str) -> OrderedDict:
+    """Add the modules' version numbers, as `state_dict()` has them. MNASNet requires them."""
     with torch.device("meta"):
         versions = vars(build_network(arch).state_dict())  # `_metadata`
     state = OrderedDict(tensors)

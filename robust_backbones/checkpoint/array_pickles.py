@@ -1,6 +1,6 @@
-"""Pickles of NumPy arrays and plain containers, and of nothing else.
+"""Load pickles of NumPy arrays and plain containers without executing any code.
 
-NumPy's own functions crash on states that it did not write; none of them is called here.
+NumPy's own unpickling functions crash on damaged array states, so none of them is called.
 """
 
 import math
@@ -12,59 +12,66 @@ from typing import IO, Any, cast
 
 import numpy as np
 
-_SORTS = {f"{kind}{size}" for kind in "fiu" for size in (1, 2, 4, 8)} - {"f1"} | {"b1"}
+_ALLOWED_DTYPES = {f"{kind}{size}" for kind in "fiu" for size in (1, 2, 4, 8)} - {"f1"} | {"b1"}
 
 
 def load(path: str | Path, encoding: str = "latin1") -> Any:
-    """What a pickle holds, arrays and scalars made anew from their bytes.
+    """Load a pickle, with arrays and scalars rebuilt from their bytes.
 
     Args:
-        encoding: of the texts of Python 2, as for `pickle.load`.
+        path: pickle file.
+        encoding: encoding of Python 2 strings, as for `pickle.load`.
 
     Raises:
-        pickle.UnpicklingError: it names something else (`GLOBAL <name>`), or an array is damaged.
-        Exception: of any kind, where the pickle itself is.
+        pickle.UnpicklingError: the pickle refers to another class or function (`GLOBAL <name>`),
+            or an array is damaged.
+        Exception: of any type, if the pickle itself is damaged.
     """
     with open(path, "rb") as file:
         _check_memo(file)
         file.seek(0)
-        return _finished(_Unpickler(file, encoding=encoding).load(), {})
+        return _finish(_Unpickler(file, encoding=encoding).load(), {})
 
 
 def _check_memo(file: IO[bytes]) -> None:
-    """Python makes room for as many remembered objects as the largest number that one is given:
-    17 GB for 4 bytes. Writers count from 0 or 1."""
+    """Reject memo indices larger than the number of objects so far.
+
+    Python allocates memory for the largest memo index: 17 GB for an index of 4 bytes. Pickle
+    writers count up from 0 or 1.
+    """
     for count, (opcode, value, _) in enumerate(pickletools.genops(file)):
         if opcode.name.endswith("PUT") and cast(int, value) > count:
-            raise pickle.UnpicklingError(f"object number {value} of {count}")
+            raise pickle.UnpicklingError(f"memo index {value} after {count} objects")
 
 
 class _Dtype:
+    """Stand-in for `numpy.dtype` that accepts only numeric dtypes."""
+
     def __init__(self, code: Any, *_: Any):
         text = _text(code)
-        self.sort = text.lstrip("<>|=")
-        if self.sort not in _SORTS:
-            raise pickle.UnpicklingError(f"an array of type {text!r}")
+        self.name = text.lstrip("<>|=")
+        if self.name not in _ALLOWED_DTYPES:
+            raise pickle.UnpicklingError(f"array of dtype {text!r}")
         self.value = np.dtype(text)
 
     def __setstate__(self, state: tuple) -> None:
         if _text(state[1]) in ("<", ">"):
-            self.value = np.dtype(_text(state[1]) + self.sort)
+            self.value = np.dtype(_text(state[1]) + self.name)
 
 
 class _Array:
-    """Takes the state of an array; `_finished` puts `value` in its place."""
+    """Stand-in for `numpy.ndarray` during unpickling; `_finish` replaces it by `value`."""
 
     value: np.ndarray
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, dtype, fortran, data = state
         data = data.encode("latin1") if isinstance(data, str) else data
-        whole = all(type(side) is int and side >= 0 for side in shape)
-        if not whole or len(data) != math.prod(shape) * dtype.value.itemsize:
-            raise pickle.UnpicklingError("an array of another size than its bytes")
-        flat = np.frombuffer(bytes(data), dtype.value).astype(dtype.sort)  # in this machine's order
-        self.value = flat.reshape(shape, order="F" if fortran else "C")
+        valid = all(type(length) is int and length >= 0 for length in shape)
+        if not valid or len(data) != math.prod(shape) * dtype.value.itemsize:
+            raise pickle.UnpicklingError("array shape does not match its number of bytes")
+        native = np.frombuffer(bytes(data), dtype.value).astype(dtype.name)  # native byte order
+        self.value = native.reshape(shape, order="F" if fortran else "C")
 
 
 def _array(*_: Any) -> _Array:
@@ -75,10 +82,10 @@ def _scalar(dtype: _Dtype, data: Any) -> np.generic:
     return np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, dtype.value)[0]
 
 
-def _encoded(text: str, coding: str) -> bytes:
-    """Bytes, as protocols before 3 have them."""
-    if coding != "latin1":
-        raise pickle.UnpicklingError(f"bytes coded as {coding!r}")
+def _bytes(text: str, encoding: str) -> bytes:
+    """Decode bytes as pickle protocols 0 to 2 store them."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"bytes in encoding {encoding!r}")
     return text.encode("latin1")
 
 
@@ -86,9 +93,9 @@ def _text(value: Any) -> str:
     return value.decode("latin1") if isinstance(value, bytes) else str(value)
 
 
-_KNOWN = {
+_ALLOWED_GLOBALS = {
     "collections.OrderedDict": OrderedDict,
-    "_codecs.encode": _encoded,
+    "_codecs.encode": _bytes,
     "numpy.dtype": _Dtype,
     "numpy.ndarray": _Array,
     "numpy.core.multiarray._reconstruct": _array,
@@ -98,22 +105,22 @@ _KNOWN = {
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        known = f"{module.replace('numpy._core', 'numpy.core')}.{name}"
-        if known not in _KNOWN:
+        found = f"{module.replace('numpy._core', 'numpy.core')}.{name}"
+        if found not in _ALLOWED_GLOBALS:
             raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
-        return _KNOWN[known]
+        return _ALLOWED_GLOBALS[found]
 
 
-def _finished(node: Any, known: dict[int, Any]) -> Any:
-    """With arrays for stand-ins, one that has several names still one."""
+def _finish(node: Any, done: dict[int, Any]) -> Any:
+    """Replace the stand-ins by arrays. Containers in several places remain shared."""
     if isinstance(node, _Array):
         return node.value
     if not isinstance(node, (dict, list, tuple)):
         return node
-    if id(node) not in known:
+    if id(node) not in done:
         if isinstance(node, dict):
-            made: Any = {key: _finished(value, known) for key, value in node.items()}
+            finished: Any = {key: _finish(value, done) for key, value in node.items()}
         else:
-            made = type(node)(_finished(value, known) for value in node)
-        known[id(node)] = made
-    return known[id(node)]
+            finished = type(node)(_finish(value, done) for value in node)
+        done[id(node)] = finished
+    return done[id(node)]

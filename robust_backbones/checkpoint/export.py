@@ -1,30 +1,31 @@
-"""A checkpoint -> the file of a target format; one row per format."""
+"""Write a checkpoint in another format: one row of `TARGETS` per format."""
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import safetensors.torch
 import torch
 
 from robust_backbones import __version__
-from robust_backbones.checkpoint.architectures import with_versions
+from robust_backbones.checkpoint.architectures import with_module_versions
 from robust_backbones.checkpoint.io import Checkpoint, save_file
 from robust_backbones.checkpoint.key_names import to_detectron2
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic
 from robust_backbones.zoo import ARCHS, IMAGENET_MEAN, IMAGENET_STD, RESNETS
 
-AUTHOR = "robust_backbones"  # Detectron2 logs who wrote a weight file
+AUTHOR = "robust_backbones"  # Detectron2 logs the author of a weight file
 
 
 @dataclass(frozen=True)
 class Target:
-    """A format that checkpoints are converted to.
+    """A format for converted checkpoints. Its file suffixes are in `checkpoint.TARGET_SUFFIXES`.
 
     Attributes:
-        contents: checkpoint -> what the file holds.
-        write: `(contents, path)`, atomically.
+        contents: function that turns a checkpoint into the contents of the file.
+        write: function that writes the contents to a path, atomically.
     """
 
     contents: Callable[[Checkpoint], dict]
@@ -32,7 +33,7 @@ class Target:
 
 
 def metadata(source: Checkpoint) -> dict:
-    """What travels with converted weights: where they come from and what they must be fed with."""
+    """Metadata saved with converted weights: their origin and the expected input."""
     known = {k: source.metadata[k] for k in ("name", "constraint", "eps") if k in source.metadata}
     return known | {
         "arch": source.arch,
@@ -48,17 +49,17 @@ def metadata(source: Checkpoint) -> dict:
 
 
 def detectron2_contents(source: Checkpoint) -> dict:
-    """Plain types and tensors, so that it loads without pickle code.
+    """Contents of a Detectron2 backbone file: tensors and plain types only.
 
-    `matching_heuristics` lets Detectron2 find the tensors below any prefix (`backbone.`,
+    `matching_heuristics` makes Detectron2 match the tensors under any prefix (`backbone.`,
     `backbone.bottom_up.`).
 
     Raises:
-        UserError: the network is no ResNet.
+        UserError: the network is not a ResNet.
     """
     if source.arch not in RESNETS:
         raise UserError(
-            f"{source.arch} cannot be a Detectron2 backbone; those that can: {', '.join(RESNETS)}."
+            f"{source.arch} cannot be a Detectron2 backbone. Supported are {', '.join(RESNETS)}."
         )
     tensors, _ = to_detectron2(source.tensors)
     return {
@@ -70,25 +71,25 @@ def detectron2_contents(source: Checkpoint) -> dict:
 
 
 def torchvision_contents(source: Checkpoint) -> dict:
-    """A bare state dict, as `load_state_dict` takes it. It has no place for metadata."""
+    """Contents of a torchvision file: a bare state dict, without metadata."""
     tensors = {name: tensor.contiguous() for name, tensor in source.tensors.items()}
-    return with_versions(tensors, source.arch)
+    return with_module_versions(tensors, source.arch)
 
 
-# Networks that the library does not have by name: users hand it the network with
-# `add_custom_forward=True`, which puts one more level into the names.
-_WRAPPED_THERE = ("mnasnet1_0", "mobilenet_v2", "shufflenet_v2_x1_0", "resnext101_64x4d")
+# The library does not know these networks by name. Users pass the module itself with
+# `add_custom_forward=True`, which adds a level to the names.
+_UNKNOWN_TO_LIBRARY = ("mnasnet1_0", "mobilenet_v2", "shufflenet_v2_x1_0", "resnext101_64x4d")
 
 
 def robustness_contents(source: Checkpoint) -> dict:
-    """What the `robustness` library's `make_and_restore_model` loads, strictly.
+    """Contents that `make_and_restore_model` of the `robustness` library loads strictly.
 
     Raises:
-        UserError: the source has no head.
+        UserError: the source has no classifier head.
     """
     if f"{ARCHS[source.arch].head}.weight" not in source.tensors:
-        raise UserError("the source has no classifier head, which the robustness library needs.")
-    inner = "model.model." if source.arch in _WRAPPED_THERE else "model."
+        raise UserError("the source has no classifier head. The robustness library requires one.")
+    inner = "model.model." if source.arch in _UNKNOWN_TO_LIBRARY else "model."
     mean, std = (
         torch.tensor(values).view(3, 1, 1)
         for values in (source.mean or IMAGENET_MEAN, source.std or IMAGENET_STD)
@@ -102,18 +103,19 @@ def robustness_contents(source: Checkpoint) -> dict:
 
 
 def safetensors_contents(source: Checkpoint) -> dict:
-    """torchvision's names; the metadata is for the file's header."""
+    """Contents of a safetensors file: torchvision names, and metadata for the header."""
     return {"model": torchvision_contents(source), "metadata": metadata(source)}
 
 
 def _write_safetensors(contents: dict, path: str | Path) -> None:
-    from safetensors.torch import save_file
-
-    # In the header, under one key: safetensors holds texts only.
+    # The header of a safetensors file can hold only strings, so the metadata is one JSON string.
     header = json.dumps({"metadata": contents["metadata"]})
     with atomic(path) as temporary:
-        tensors = {k: v.clone() for k, v in contents["model"].items()}  # none may share memory
-        save_file(tensors, temporary, {"format": "pt", "robust_backbones": header})
+        # safetensors rejects tensors that share memory.
+        tensors = {name: tensor.clone() for name, tensor in contents["model"].items()}
+        safetensors.torch.save_file(
+            tensors, temporary, {"format": "pt", "robust_backbones": header}
+        )
 
 
 TARGETS = {

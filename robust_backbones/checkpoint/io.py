@@ -1,7 +1,4 @@
-"""Any supported checkpoint -> torchvision-named tensors + metadata, and contents -> disk.
-
-The only place where a foreign file is opened. Nothing in a file is executed unless the user asks.
-"""
+"""Read checkpoints of any supported format without executing code, and save files atomically."""
 
 import json
 import pickle
@@ -13,30 +10,46 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from robust_backbones.checkpoint import array_pickles
-from robust_backbones.checkpoint.architectures import COUNTER, recognise
+from robust_backbones.checkpoint.architectures import BATCH_COUNTER, recognize
 from robust_backbones.checkpoint.formats import unwrap
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic, sha256
 
-SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors", ".pkl")  # usual ones; others are read as well
+SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors", ".pkl")  # named in errors; not required
+LONGEST_WORD = 10_000  # characters of a word in a pickled string
+
+_ALLOWED_DTYPES = (
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.float64,
+    torch.bool,
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A classifier's weights under torchvision names, and what is known about them.
+    """A classifier's weights under torchvision names, with the metadata of their file.
 
     Attributes:
         tensors: `{torchvision name: float32 tensor}`, with the head if the file has one.
-        arch: key of `zoo.ARCHS`, recognised from the tensors.
+        arch: key of `zoo.ARCHS`, recognized from the tensors.
         layout: `"torchvision"`, `"robustness"`, `"moco"`, `"detectron2"` or `"robust_backbones"`.
-        mean, std: per-channel RGB statistics for inputs in [0, 1]; None if the file has none.
-        sha256: digest of the file.
-        dropped: `{key in the file: why it is not among the tensors}`.
-        metadata: what the file says about its training (eps, constraint, epoch, ...).
+        mean, std: RGB statistics for inputs in [0, 1]; None if the file has none.
+        sha256: SHA-256 of the file.
+        dropped: `{key in the file: reason why it is not among the tensors}`.
+        metadata: training metadata of the file (eps, constraint, epoch, ...).
     """
 
     tensors: dict[str, Tensor]
@@ -53,10 +66,10 @@ def save_file(contents: dict, path: str | Path) -> None:
     """Write `contents` with `torch.save`, atomically.
 
     Raises:
-        UserError: the place cannot be written to.
+        UserError: the file cannot be written.
     """
     with atomic(path) as temporary, open(temporary, "wb") as file:
-        torch.save(contents, file)  # given a path, it would write the path's name into the file
+        torch.save(contents, file)  # given a path, torch.save stores the temporary name in the file
 
 
 def read_checkpoint(
@@ -66,23 +79,23 @@ def read_checkpoint(
     from_detector: bool = False,
     assume_rgb: bool = False,
 ) -> Checkpoint:
-    """Read a checkpoint of any layout in `layouts.py`, from `.pth`, `.safetensors` or `.pkl`.
+    """Read a classifier or backbone from a checkpoint in any format of `formats.py`.
 
     Args:
-        path: the file.
-        arch: what the caller believes it is; checked, never trusted.
-        allow_pickle: execute the file's pickle code if it holds more than tensors. Only for files
-            whose origin you trust.
-        from_detector: take the backbone out of a whole Detectron2 detector.
-        assume_rgb: see `layouts.unwrap`.
+        path: `.pth`, `.pt`, `.ckpt`, `.safetensors` or `.pkl` file.
+        arch: expected architecture, checked against the tensors.
+        allow_pickle: execute the file's pickle code if it contains more than tensors. Use it only
+            for files from a trusted source.
+        from_detector: extract the backbone of a whole Detectron2 detector.
+        assume_rgb: see `formats.unwrap`.
 
     Raises:
-        UserError: not a checkpoint, unsafe, of another architecture, or any key is missing,
-            unknown, misshapen, not floating point or not finite.
+        UserError: the file is not a checkpoint, is unsafe, or has another architecture; or a key
+            is missing, unknown, of the wrong shape, not floating point or not finite.
     """
     path = Path(path)
     layout = unwrap(load_file(path, allow_pickle), path, from_detector, assume_rgb)
-    found = recognise(layout.tensors, arch, path)  # so that no more is converted than a network is
+    found = recognize(layout.tensors, arch, path)  # before conversion, which takes memory
     tensors = {name: _float32(name, tensor, path) for name, tensor in layout.tensors.items()}
     return Checkpoint(
         tensors=tensors,
@@ -97,54 +110,59 @@ def read_checkpoint(
 
 
 def load_file(path: str | Path, allow_pickle: bool = False) -> Any:
-    """The contents of a `.pth`, `.safetensors` or `.pkl`, on the CPU, executing nothing unless
-    `allow_pickle`. Large files are mapped, not copied.
+    """Load the contents of a checkpoint file on the CPU. Large files are memory-mapped.
+
+    Args:
+        path: checkpoint file.
+        allow_pickle: execute the file's pickle code; without it, no code runs.
 
     Raises:
-        UserError: missing, not a checkpoint, or it would execute code (the class is named).
+        UserError: the file is missing, is not a checkpoint, or would execute code (the message
+            names the class).
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path} is not a file; give the path of a checkpoint.")
+        raise UserError(f"{path}: the file does not exist. Give the path of a checkpoint.")
     try:
         with open(path, "rb") as file:
             head = file.read(512)
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+        raise UserError(f"{path}: the file cannot be read ({error.strerror}).") from None
     try:
         if path.suffix == ".safetensors" or head[8:9] == b"{":
-            return _plain(_load_safetensors(path), path)
-        if mapped := head[:2] == b"PK":
+            return _check_tensors(_load_safetensors(path), path)
+        if zipped := head[:2] == b"PK":
             _check_archive(path)
         elif head[:1] == b"\x80" and not _is_legacy_torch(path):
-            return _plain(_load_numpy_pickle(path, allow_pickle), path)
+            return _check_tensors(_load_numpy_pickle(path, allow_pickle), path)
         else:
             with open(path, "rb") as file:
-                _check_pickles(file, path, 5)  # number, version, machine, contents, storages
+                # Magic number, protocol version, system information, contents, storage keys.
+                _check_pickles(file, path, count=5)
         if allow_pickle:
-            return torch.load(path, "cpu", weights_only=False, pickle_module=_dill())
-        return _plain(torch.load(path, "cpu", weights_only=True, mmap=mapped), path)
+            return torch.load(path, "cpu", weights_only=False, pickle_module=_pickle_module())
+        return _check_tensors(torch.load(path, "cpu", weights_only=True, mmap=zipped), path)
     except UserError:
         raise
     except pickle.UnpicklingError as error:
         if found := re.search(r"GLOBAL ([\w.<>]+)", str(error)):
             raise UserError(
-                f"{path} would execute code ({found[1]}) when loaded; pass --allow-pickle only if "
-                "you trust where it comes from."
+                f"{path}: loading this file would execute code ({found[1]}). If you trust its "
+                "source, pass --allow-pickle."
             ) from None
-        raise UserError(_not_a_checkpoint(path, head)) from None
-    except Exception:  # a file that is cut off or has flipped bits can raise anything in there
-        raise UserError(_not_a_checkpoint(path, head)) from None
+        raise UserError(_unreadable(path, head)) from None
+    except Exception:  # truncated files and flipped bits raise errors of any type in the loaders
+        raise UserError(_unreadable(path, head)) from None
 
 
 def _check_archive(path: Path) -> None:
-    """PyTorch maps the tensors of a zip archive without looking at their checksums; we do."""
+    """Check the checksums of a zip archive: torch.load maps the tensors without checking them."""
     with zipfile.ZipFile(path) as archive:
         claimed = sum(entry.file_size for entry in archive.infolist())
         if claimed > path.stat().st_size:
             raise UserError(
-                f"{path} is packed: it would unpack to {claimed} bytes; a checkpoint's "
-                "parts are stored as they are."
+                f"{path}: the zip archive is compressed (it would unpack to {claimed} bytes). "
+                "Checkpoints must be stored uncompressed, as torch.save does."
             )
         for name in archive.namelist():
             if name.endswith("data.pkl"):
@@ -152,87 +170,74 @@ def _check_archive(path: Path) -> None:
                     _check_pickles(file, path)
         if damaged := archive.testzip():
             raise UserError(
-                f"{path} is damaged: the checksum of '{damaged}' is wrong; fetch it again."
+                f"{path}: the file is damaged (wrong checksum of '{damaged}'). Download it again."
             )
 
 
-WORD = 10_000  # characters
+def _check_pickles(file: IO[bytes], path: Path, count: int = 1) -> None:
+    """Reject pickles that make torch.load slow or crash.
 
+    torch.load's error formatting is quadratic in the longest word. Sparse tensors of a rejected
+    file remain in a global list, and the next torch.load validates them.
 
-def _check_pickles(file: IO[bytes], path: Path, number: int = 1) -> None:
-    """What PyTorch should not begin with.
-
-    It looks through its own error, which quotes the file, in a time that grows with the square of
-    the longest word. Sparse tensors of a file that it then refuses stay in a list of its own, and
-    are looked at with the next file.
+    Args:
+        file: file that starts with `count` pickles.
+        path: name in error messages.
+        count: number of pickles to check.
     """
-    for _ in range(number):
+    for _ in range(count):
         for _, text, _ in pickletools.genops(file):
             if not isinstance(text, str):
                 continue
             if "_rebuild_sparse" in text:
-                raise UserError(f"{path} holds sparse tensors; save contiguous dense tensors.")
-            if len(text) > WORD and max(map(len, text.split()), default=0) > WORD:
-                raise UserError(f"{path} holds a text of {len(text)} characters without a blank.")
+                raise UserError(f"{path}: the file contains sparse tensors. Save dense tensors.")
+            if len(text) > LONGEST_WORD and max(map(len, text.split()), default=0) > LONGEST_WORD:
+                raise UserError(
+                    f"{path}: a string of {len(text)} characters contains a word of more than "
+                    f"{LONGEST_WORD} characters. Checkpoints with such strings are not supported."
+                )
 
 
-_SORTS = (
-    torch.float32,
-    torch.float16,
-    torch.bfloat16,
-    torch.float64,
-    torch.bool,
-    torch.uint8,
-    torch.int8,
-    torch.int16,
-    torch.int32,
-    torch.int64,
-)
+def _check_tensors(contents: Any, path: Path) -> Any:
+    """Return the contents if every tensor is dense, has an allowed dtype and fits into the file.
 
-
-def _plain(contents: Any, path: Path) -> Any:
-    """The contents, if all tensors are dense, of usual types, and no larger than what the file
-    holds of them: one of stride 0 has as many values as it likes, and a copy needs memory for
-    all."""
-    todo: list[tuple[Any, Any]] = [("", contents)]
+    A tensor of stride 0 can claim more values than the file holds, and a copy of it would need
+    memory for all of them.
+    """
+    pending: list[tuple[Any, Any]] = [("", contents)]
     seen = set()
-    while todo:
-        name, node = todo.pop()
+    while pending:
+        name, node = pending.pop()
         if isinstance(node, Tensor):
-            if wrong := _odd(node):
-                raise UserError(f"{path}: '{name}' {wrong}; save contiguous dense tensors.")
+            if fault := _tensor_fault(node):
+                raise UserError(f"{path}: '{name}' {fault}. Save contiguous dense tensors.")
         elif isinstance(node, (dict, list, tuple)) and id(node) not in seen:
-            seen.add(id(node))  # a container can hold itself
-            todo += node.items() if isinstance(node, dict) else enumerate(node)
+            seen.add(id(node))  # a container can contain itself
+            pending += node.items() if isinstance(node, dict) else enumerate(node)
     return contents
 
 
-def _odd(tensor: Tensor) -> str | None:
+def _tensor_fault(tensor: Tensor) -> str | None:
     if tensor.layout != torch.strided:
         return f"has layout {tensor.layout}"
-    if tensor.dtype not in _SORTS or tensor.device.type != "cpu":
-        return f"has type {tensor.dtype} on device {tensor.device.type}"
-    held = tensor.untyped_storage().nbytes() // tensor.element_size()
-    if tensor.numel() > held:
-        return f"has the shape {tuple(tensor.shape)}, but the file holds {held} values of it"
+    if tensor.dtype not in _ALLOWED_DTYPES or tensor.device.type != "cpu":
+        return f"has dtype {tensor.dtype} on device {tensor.device.type}"
+    stored = tensor.untyped_storage().nbytes() // tensor.element_size()
+    if tensor.numel() > stored:
+        return f"has shape {tuple(tensor.shape)}, but the file contains only {stored} values"
     return None
 
 
 def _load_safetensors(path: Path) -> dict:
-    """Tensors, and our metadata (a JSON text in the header) where there is any."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-            header = file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(str(error)) from None
+    """Load the tensors, and our metadata (JSON in the header) if there is any."""
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        header = file.metadata() or {}
     return {"model": tensors, **json.loads(header.get("robust_backbones", "{}"))}
 
 
 def _is_legacy_torch(path: Path) -> bool:
-    """PyTorch's format before 1.6 begins with a pickle of one large number."""
+    """Whether the file starts with the magic number that PyTorch wrote before version 1.6."""
     try:
         with open(path, "rb") as file:
             for opcode, value, _ in pickletools.genops(file):
@@ -244,55 +249,58 @@ def _is_legacy_torch(path: Path) -> bool:
 
 
 def _load_numpy_pickle(path: Path, allow_pickle: bool) -> Any:
-    import numpy
-
+    """Load a Detectron2 `.pkl`: a pickle of nested dictionaries of NumPy arrays."""
     if allow_pickle:
         with open(path, "rb") as file:
-            contents = _dill().Unpickler(file, encoding="latin1").load()
+            contents = _pickle_module().Unpickler(file, encoding="latin1").load()
     else:
         contents = array_pickles.load(path)
-    made: dict[int, Tensor] = {}
+    converted: dict[int, Tensor] = {}  # an array under several names becomes one tensor
 
-    def tensors(node: Any) -> Any:
-        if isinstance(node, numpy.ndarray):
-            if id(node) not in made:
-                made[id(node)] = torch.from_numpy(numpy.array(node))
-            return made[id(node)]
-        return {k: tensors(v) for k, v in node.items()} if isinstance(node, dict) else node
+    def to_tensors(node: Any) -> Any:
+        if isinstance(node, np.ndarray):
+            if id(node) not in converted:
+                converted[id(node)] = torch.from_numpy(np.array(node))
+            return converted[id(node)]
+        return {k: to_tensors(v) for k, v in node.items()} if isinstance(node, dict) else node
 
-    return tensors(contents)
+    return to_tensors(contents)
 
 
-def _dill() -> types.ModuleType:
+def _pickle_module() -> types.ModuleType:
     try:
-        import dill  # what the `robustness` library writes with
+        import dill  # optional: the `robustness` library writes its checkpoints with dill
     except ImportError:
         return pickle
     return dill
 
 
-def _not_a_checkpoint(path: Path, head: bytes) -> str:
+def _unreadable(path: Path, head: bytes) -> str:
+    """The error message for a file that cannot be loaded."""
     if not head:
-        return f"{path} is empty; fetch it again."
+        return f"{path}: the file is empty. Download it again."
     if head.lstrip()[:1] == b"<":
-        return f"{path} is an HTML page, not a checkpoint; the link it came from has died."
+        return f"{path}: the file is an HTML page, not a checkpoint. Check the URL it came from."
     if path.suffix not in SUFFIXES:
-        return f"{path} is no checkpoint of a known kind ({', '.join(SUFFIXES)}), or it is cut off."
+        return (
+            f"{path}: the file is not a checkpoint, or it is truncated. Supported are "
+            f"{', '.join(SUFFIXES)}."
+        )
     size = path.stat().st_size
-    return f"{path} is not a complete checkpoint ({size} bytes); fetch it again."
+    return f"{path}: the file is not a complete checkpoint ({size} bytes). Download it again."
 
 
 def _float32(name: str, tensor: Tensor, path: Path) -> Tensor:
-    if name.endswith(COUNTER):
+    if name.endswith(BATCH_COUNTER):
         return tensor
     if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise UserError(
-            f"{path}: '{name}' has type {tensor.dtype}; allowed are float32, float16, bfloat16."
+            f"{path}: '{name}' has dtype {tensor.dtype}. Allowed are float32, float16, bfloat16."
         )
     if not torch.isfinite(tensor).all():
-        raise UserError(f"{path}: '{name}' holds NaN or infinity; the training run had diverged.")
+        raise UserError(f"{path}: '{name}' contains NaN or infinity. The training run diverged.")
     if name.endswith("running_var") and (tensor < 0).any():
-        raise UserError(f"{path}: '{name}' holds negative variances; the file is damaged.")
+        raise UserError(f"{path}: '{name}' contains negative variances. The file is damaged.")
     return tensor.float()
 
 
@@ -301,5 +309,5 @@ def _statistics(tensor: Tensor | None, name: str, path: Path) -> tuple[float, ..
         return None
     values = tuple(round(value, 6) for value in tensor.flatten().tolist())
     if len(values) != 3 or not all(0 <= value <= 1 for value in values):
-        raise UserError(f"{path}: its {name} is {values}; three numbers in [0, 1] are needed.")
+        raise UserError(f"{path}: {name} is {values}. It must be three numbers in [0, 1].")
     return values

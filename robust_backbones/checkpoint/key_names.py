@@ -1,4 +1,4 @@
-"""torchvision names <-> Detectron2 names of a ResNet, every key accounted for."""
+"""Rename the tensors of a ResNet between torchvision and Detectron2, without losing any key."""
 
 import re
 
@@ -6,8 +6,8 @@ from torch import Tensor
 
 from robust_backbones.core.errors import UserError
 
-# One row per kind of tensor: torchvision's name, Detectron2's name. torchvision counts layer1 to
-# layer4, Detectron2 res2 to res5: {s} is torchvision's number, {t} Detectron2's.
+# One row per kind of tensor: torchvision name, Detectron2 name. {s} is torchvision's stage (layer1
+# to layer4), {t} Detectron2's (res2 to res5).
 _NAMES = [
     ("conv1.{leaf}", "stem.conv1.{leaf}"),
     ("bn1.{leaf}", "stem.conv1.norm.{leaf}"),
@@ -18,8 +18,8 @@ _NAMES = [
 ]
 _FIELDS = {"s": r"[1-4]", "t": r"[2-5]", "b": r"\d+", "i": r"[1-3]", "leaf": r"\w+"}
 _DROPS = [
-    (re.compile(r"fc\.\w+"), "classifier head: a backbone has none"),
-    (re.compile(r".*\.num_batches_tracked"), "counter of training batches: no effect on features"),
+    (re.compile(r"fc\.\w+"), "classifier head, not part of a backbone"),
+    (re.compile(r".*\.num_batches_tracked"), "counter of training batches, no effect on features"),
 ]
 
 
@@ -45,10 +45,10 @@ def _translate(name: str, rows: list[tuple[re.Pattern, str]]) -> str | None:
 
 
 def detectron2_name(name: str) -> tuple[str | None, str]:
-    """What becomes of one torchvision key: `(Detectron2 name, "")` or `(None, why it is dropped)`.
+    """Translate one torchvision name: `(Detectron2 name, "")` or `(None, reason for dropping it)`.
 
     Raises:
-        UserError: the key belongs to no ResNet.
+        UserError: the name does not belong to a torchvision ResNet.
     """
     for pattern, reason in _DROPS:
         if pattern.fullmatch(name):
@@ -56,29 +56,29 @@ def detectron2_name(name: str) -> tuple[str | None, str]:
     if target := _translate(name, _FORWARD):
         return target, ""
     raise UserError(
-        f"'{name}' is no tensor of a torchvision ResNet; only ResNets become backbones."
+        f"'{name}' is not a tensor of a torchvision ResNet. Only ResNets become backbones."
     )
 
 
 def torchvision_name(name: str) -> str:
-    """The torchvision name of one Detectron2 backbone key, without prefix (`res2.0.conv1.weight`).
+    """Translate one Detectron2 name without prefix, such as `res2.0.conv1.weight`.
 
     Raises:
-        UserError: the key belongs to no Detectron2 ResNet.
+        UserError: the name does not belong to a Detectron2 ResNet.
     """
     if target := _translate(name, _BACKWARD):
         return target
-    raise UserError(f"'{name}' is no tensor of a Detectron2 ResNet.")
+    raise UserError(f"'{name}' is not a tensor of a Detectron2 ResNet.")
 
 
 def to_detectron2(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Rename a torchvision ResNet's tensors; values are untouched.
+    """Rename the tensors of a torchvision ResNet. Values stay the same.
 
     Returns:
         `({Detectron2 name: tensor}, {dropped torchvision name: reason})`.
 
     Raises:
-        UserError: a key belongs to no ResNet.
+        UserError: a name does not belong to a torchvision ResNet.
     """
     renamed, dropped = {}, {}
     for name, tensor in tensors.items():
@@ -86,15 +86,15 @@ def to_detectron2(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[s
         if target is None:
             dropped[name] = reason
         else:
-            assert target not in renamed, f"two names become {target}"  # the table is one-to-one
+            assert target not in renamed, f"two names become {target}"
             renamed[target] = tensor
     return renamed, dropped
 
 
 def to_torchvision(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename a Detectron2 ResNet's tensors (names without prefix); values are untouched.
+    """Rename the tensors of a Detectron2 ResNet (names without prefix). Values stay the same.
 
     Raises:
-        UserError: a key belongs to no Detectron2 ResNet.
+        UserError: a name does not belong to a Detectron2 ResNet.
     """
     return {torchvision_name(name): tensor for name, tensor in tensors.items()}

@@ -1,42 +1,47 @@
-"""Proof that two sets of weights compute the same: features, stage by stage, on one image."""
+"""Verify that two sets of weights compute the same features, stage by stage, on one image."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robust_backbones.checkpoint.architectures import COUNTER, build_network, with_versions
+from robust_backbones.checkpoint.architectures import (
+    BATCH_COUNTER,
+    build_network,
+    with_module_versions,
+)
 from robust_backbones.core.errors import UserError
 from robust_backbones.zoo import ARCHS, ResNetArch
 
 STAGES = ("stem", "res2", "res3", "res4", "res5")
-TOLERANCE = 1e-5  # relative, float32
-SIZE = 96  # side of the image, pixels
+TOLERANCE = 1e-5  # relative, in float32
+SIZE = 96  # height and width of the image, pixels
 
 
 def fixed_image() -> Tensor:
-    """The image that everything is compared on: `(1, 3, SIZE, SIZE)`, as if normalised."""
+    """The random image for all comparisons: `(1, 3, SIZE, SIZE)`, standard normal values."""
     return torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
 
 
 def network_features(arch: str, tensors: dict[str, Tensor], image: Tensor) -> dict[str, Tensor]:
-    """What torchvision's own network of `arch` computes from the image with these weights.
+    """Compute the features of torchvision's network with the given weights.
 
     Args:
-        tensors: torchvision names; the head and BatchNorm's counters may be missing.
-        image: `(N, 3, H, W)`, normalised.
+        arch: key of `zoo.ARCHS`.
+        tensors: `{torchvision name: tensor}`; the head and batch counters may be missing.
+        image: `(N, 3, H, W)`, normalized.
 
     Returns:
-        ResNets: `{stage: (N, C, h, w)}` for stem and res2 to res5. Others: `{"features": ...}`,
-        what the last convolutional layer gives.
+        `{stage: (N, C, h, w)}` for stem and res2 to res5 of a ResNet. Other networks:
+        `{"features": output of the last convolutional layer}`.
     """
     head = ARCHS[arch].head
     bias = tensors.get(f"{head}.bias")
-    with torch.device("meta"):  # no time spent on random weights; what stays so is not used
+    with torch.device("meta"):  # skips random initialization; missing tensors are not used
         network: Any = build_network(arch, 1 if bias is None else len(bias)).eval()
-    state = with_versions(tensors, arch)
+    state = with_module_versions(tensors, arch)
     missing = network.load_state_dict(state, strict=False, assign=True).missing_keys
-    assert all(name.startswith(f"{head}.") or name.endswith(COUNTER) for name in missing)
+    assert all(name.startswith(f"{head}.") or name.endswith(BATCH_COUNTER) for name in missing)
     with torch.no_grad():
         if isinstance(ARCHS[arch], ResNetArch):
             return _resnet_stages(network, image)
@@ -56,11 +61,14 @@ def _resnet_stages(network: Any, image: Tensor) -> dict[str, Tensor]:
     return features
 
 
-def compare(expected: dict[str, Tensor], found: dict[str, Tensor]) -> dict[str, float]:
-    """`{stage: largest difference / largest value}`.
+def compare_features(expected: dict[str, Tensor], found: dict[str, Tensor]) -> dict[str, float]:
+    """Compare features stage by stage.
+
+    Returns:
+        `{stage: largest absolute difference / largest absolute value}`.
 
     Raises:
-        UserError: a difference exceeds `TOLERANCE`, or is no number.
+        UserError: a difference exceeds `TOLERANCE` or is NaN.
     """
     differences = {}
     for stage, features in expected.items():
@@ -68,5 +76,8 @@ def compare(expected: dict[str, Tensor], found: dict[str, Tensor]) -> dict[str, 
         differences[stage] = ((found[stage] - features).abs().max() / scale).item()
     if not all(value <= TOLERANCE for value in differences.values()):
         text = ", ".join(f"{stage} {value:.1e}" for stage, value in differences.items())
-        raise UserError(f"features of source and target differ by more than {TOLERANCE:g}: {text}.")
+        raise UserError(
+            f"the features of source and target differ by more than {TOLERANCE:g} (relative): "
+            f"{text}."
+        )
     return differences

@@ -47,4 +47,6 @@ def verify_backbone(source: Checkpoint, tensors: dict[str, Tensor]) -> dict[str,
         raise UserError(f"the converted tensors do not fit: {text}") from None
     with torch.no_grad():
         found = backbone(image)
-    return verify.compare(verify.network_features(source.arch, source.tensors, image), found)
+    return verify.compare_features(
+        verify.network_features(source.arch, source.tensors, image), found
+    )

@@ -43,9 +43,13 @@ def test_what_a_backbone_does_not_have_is_dropped_with_a_reason(name):
 
 @pytest.mark.parametrize("name", ["conv1", "module.conv1.weight", "layer5.0.conv1.weight", "fcx.w"])
 def test_foreign_names_are_refused(name):
-    with pytest.raises(UserError, match=f"'{re.escape(name)}' is no tensor of a torchvision ResN"):
+    with pytest.raises(
+        UserError, match=f"'{re.escape(name)}' is not a tensor of a torchvision ResN"
+    ):
         convert.detectron2_name(name)
-    with pytest.raises(UserError, match=f"'{re.escape(name)}' is no tensor of a Detectron2 ResNet"):
+    with pytest.raises(
+        UserError, match=f"'{re.escape(name)}' is not a tensor of a Detectron2 ResNet"
+    ):
         convert.torchvision_name(name)
 
 
@@ -162,7 +166,7 @@ def test_inspection_and_plan_write_nothing(tmp_path, resnet18_file, capsys, monk
     tool.main(["--dry-run", str(resnet18_file), "t.pth"])
     out = capsys.readouterr().out
     assert "layer2.0.downsample.0.weight -> res3.0.shortcut.weight (128, 64, 1, 1)\n" in out
-    assert "fc.weight dropped: classifier head: a backbone has none\n" in out
+    assert "fc.weight dropped: classifier head, not part of a backbone\n" in out
     tool.main(["--dry-run", "--to", "robustness", str(resnet18_file)])
     both = "module.model.conv1.weight, module.attacker.model.conv1.weight"
     assert f"conv1.weight -> {both} (64, 3, 7, 7)\n" in capsys.readouterr().out

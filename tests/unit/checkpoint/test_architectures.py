@@ -19,8 +19,8 @@ def shapes(arch, num_classes=7):
 @pytest.mark.parametrize("arch", ARCHS)
 def test_each_is_recognised_and_is_torchvisions(arch):
     tensors = shapes(arch)
-    assert networks.recognise(tensors, None, "file") == arch
-    assert networks.recognise(tensors, arch, "file") == arch
+    assert networks.recognize(tensors, None, "file") == arch
+    assert networks.recognize(tensors, arch, "file") == arch
     if arch != "wide_resnet50_4":
         with torch.device("meta"):
             expected = torchvision.models.get_model(arch, num_classes=7).state_dict()
@@ -44,9 +44,9 @@ def test_head_and_counters_are_free_and_the_rest_is_not(arch):
     bare = {
         k: v
         for k, v in tensors.items()
-        if not k.startswith(head) and not k.endswith(networks.COUNTER)
+        if not k.startswith(head) and not k.endswith(networks.BATCH_COUNTER)
     }
-    assert networks.recognise(bare, None, "file") == arch
+    assert networks.recognize(bare, None, "file") == arch
     name = next(k for k in reversed(bare) if k.endswith("weight"))
     cases = {
         f"missing '{name}'": {k: v for k, v in tensors.items() if k != name},
@@ -54,14 +54,16 @@ def test_head_and_counters_are_free_and_the_rest_is_not(arch):
         "unknown 'another.weight'": tensors | {"another.weight": torch.empty(1)},
     }
     for message, spoiled in cases.items():
-        with pytest.raises(UserError, match=f"against {arch}: .*{re.escape(message)}"):
-            networks.recognise(spoiled, None, "file")
+        with pytest.raises(UserError, match=f"Differences from {arch}: .*{re.escape(message)}"):
+            networks.recognize(spoiled, None, "file")
 
 
 def test_a_wrong_belief_names_the_right_architecture():
-    with pytest.raises(UserError, match="file is a resnet34, not a resnet50; pass --arch resnet34"):
-        networks.recognise(shapes("resnet34"), "resnet50", "file")
-    with pytest.raises(UserError, match="architecture 'resnet9' is unknown; one of: resnet18"):
-        networks.recognise(shapes("resnet34"), "resnet9", "file")
+    with pytest.raises(
+        UserError, match="network is a resnet34, not a resnet50. Pass --arch resnet34"
+    ):
+        networks.recognize(shapes("resnet34"), "resnet50", "file")
+    with pytest.raises(UserError, match="architecture 'resnet9' is unknown. Choose from resnet18"):
+        networks.recognize(shapes("resnet34"), "resnet9", "file")
     with pytest.raises(UserError, match="'fc.weight' and 'fc.bias' have different numbers"):
-        networks.recognise(shapes("resnet18") | {"fc.bias": torch.empty(3)}, None, "file")
+        networks.recognize(shapes("resnet18") | {"fc.bias": torch.empty(3)}, None, "file")

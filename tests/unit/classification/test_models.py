@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from classification.models import Classifier, Normalize, backbone_digest, for_task, load_classifier
-from robust_backbones.checkpoint.architectures import COUNTER, build_network
+from robust_backbones.checkpoint.architectures import BATCH_COUNTER, build_network
 from robust_backbones.checkpoint.formats import FORMAT, FORMAT_VERSION
 from robust_backbones.checkpoint.io import read_checkpoint, save_file
 from robust_backbones.core.errors import UserError
@@ -73,7 +73,7 @@ def test_a_file_without_head_is_refused(tmp_path):
 
 
 def test_unknown_architecture():
-    with pytest.raises(UserError, match="'vgg' is unknown; one of: resnet18"):
+    with pytest.raises(UserError, match="'vgg' is unknown. Choose from resnet18"):
         Classifier("vgg", 10)
 
 
@@ -152,7 +152,7 @@ def test_frozen_as_in_the_papers_code(found):
     before = below_the_head(model)
     learn(model)
     moved = {n for n, tensor in below_the_head(model).items() if not torch.equal(tensor, before[n])}
-    statistics = {n for n in before if n.endswith(("running_mean", "running_var", COUNTER))}
+    statistics = {n for n in before if n.endswith(("running_mean", "running_var", BATCH_COUNTER))}
     assert moved and moved <= statistics
     assert any(name.endswith("running_var") for name in moved)
 

@@ -154,7 +154,7 @@ MISTAKES = [
     (["MODEL.WEIGHTS", "none.pth"], "'none.pth' does not exist; make it with: python tools/"),
     (["MODEL.WEIGHTS", "output/demo/x.pth"], "does not exist; make it with: make demo, or"),
     (["MODEL.WEIGHTS", "none.pth", "--eval-only"], "give the checkpoint of a trained detector"),
-    (["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(DIGITS)], "is no checkpoint of a known kind"),
+    (["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(DIGITS)], "is not a checkpoint"),
     (["--num-gpus", "99"], "--num-gpus 99, but this machine has"),
     (["OUTPUT_DIR", str(DIGITS)], "; give the name of a folder"),
     (["OUTPUT_DIR", ""], "OUTPUT_DIR is ''; give the name of a folder"),
