@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from classification import attacks
 from classification.models import Classifier
 from classification.training.cpu.convolutions import FastWeightGradients
 from classification.training.cpu.folding import Twin
 from classification.training.learner import Learner
+from robust_backbones import attacks
 from tests.support import robustness_bridge as bridge
 from tests.support.small_models import learning
 

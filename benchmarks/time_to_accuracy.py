@@ -25,11 +25,11 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
-from classification import attacks  # noqa: E402
 from classification.datasets import loader, open_split  # noqa: E402
 from classification.models import Classifier  # noqa: E402
 from classification.training.learner import Learner  # noqa: E402
 from classification.training.methods import METHODS  # noqa: E402
+from robust_backbones import attacks  # noqa: E402
 from tests.support import robustness_bridge as bridge  # noqa: E402
 from tests.support.small_models import learning  # noqa: E402
 

@@ -130,12 +130,6 @@ class Model:
         return float(self.eps_text) / (255 if self.constraint == "linf" else 1)
 
     @property
-    def eps_shown(self) -> str:
-        """eps as we print it: `3` for L2, `4/255` for Linf."""
-        unit = "/255" if self.constraint == "linf" and self.eps else ""
-        return f"{float(self.eps_text):g}{unit}"
-
-    @property
     def file(self) -> str:
         """Its name on the hub."""
         arch = _FILE_ARCHS.get(self.arch, self.arch)

@@ -3,6 +3,7 @@
 import argparse
 
 from robust_backbones.core.cli import Parser
+from robust_backbones.core.eps import show_eps
 from robust_backbones.core.errors import UserError, user_errors
 from robust_backbones.zoo import (
     HUB_REPO,
@@ -43,7 +44,7 @@ def _list(args: argparse.Namespace) -> None:
     models = select(args.arch, args.norm)
     print(f"{'name':28} {'arch':18} {'norm':5} {'eps':8} {'top-1 %':>7} {'MB':>5}")
     for m in models:
-        row = f"{m.name:28} {m.arch:18} {m.constraint:5} {m.eps_shown:8}"
+        row = f"{m.name:28} {m.arch:18} {m.constraint:5} {show_eps(m.constraint, m.eps):8}"
         print(f"{row} {_shown(m.accuracy, '.2f'):>7} {_shown(m.size_mb):>5}")
 
 
@@ -54,7 +55,7 @@ def _show(args: argparse.Namespace) -> None:
         "name": SCHEME + model.name,
         "arch": model.arch,
         "norm": model.constraint,
-        "eps": f"{model.eps_shown} (pixels in [0, 1])",
+        "eps": f"{show_eps(model.constraint, model.eps)} (pixels in [0, 1])",
         "ImageNet top-1": f"{model.accuracy:.2f} %" if model.accuracy else "not published",
         "Detectron2": "yes" if model.arch in RESNETS else "no, only ResNets convert",
         "file": f"{model.file} of {HUB_REPO}" + ("" if model.listed else " (unlisted)"),
@@ -94,7 +95,8 @@ def _table(args: argparse.Namespace) -> None:
     for m in MODELS.values():
         name = f"`{m.name}`" + ("" if m.listed else " (unlisted)")
         digest = f"`{m.sha256[:16]}…`" if m.sha256 else ""
-        cells = (name, m.eps_shown, _shown(m.accuracy, ".2f"), _shown(m.size_mb), f"`{m.file}`")
+        eps = show_eps(m.constraint, m.eps)
+        cells = (name, eps, _shown(m.accuracy, ".2f"), _shown(m.size_mb), f"`{m.file}`")
         print(f"| {' | '.join((*cells, digest))} |")
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Attack a detector with PGD and measure its AP -> result.json, curve.png, pictures/.
 
-tools/attack_net.py --config configs/digits_mask_rcnn_robust.yaml --constraint linf --eps 2 4 8 \\
+tools/attack_net.py --config configs/digits_mask_rcnn_robust.yaml --eps 2/255 4/255 8/255 \\
     MODEL.WEIGHTS output/digits_mask_rcnn_robust/model_final.pth
 """
 
@@ -14,10 +14,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone works
 import evaluation_options
 
 from robust_backbones.core import resources as clone
+from robust_backbones.core.cli import number
+from robust_backbones.core.eps import STEP_FACTOR, check_eps, parse_number
 from robust_backbones.core.errors import user_errors
 from robust_backbones.core.files import claimed
 
-EPS = {"linf": ["2", "4", "8"], "l2": ["0.5", "1", "2"]}
+EPS = {"linf": [2 / 255, 4 / 255, 8 / 255], "l2": [0.5, 1.0, 2.0]}
+length = number(parse_number, lambda v: v > 0, "a finite number above 0")
 
 
 def parse(argv=None) -> argparse.Namespace:
@@ -31,10 +34,11 @@ def parse(argv=None) -> argparse.Namespace:
     )
     add(
         "--eps",
+        type=length,
         nargs="+",
-        metavar="E",
-        help="radii: for linf numbers of 255ths, 4 means 4/255 (default: 2 4 8); for l2 norms over "
-        "the resized image, pixels in [0, 1] (default: 0.5 1 2)",
+        metavar="EPS",
+        help="radii for images in [0, 1], such as 4/255; for l2 the norm over the resized image "
+        "(default: 2/255 4/255 8/255 for linf, 0.5 1 2 for l2)",
     )
     add(
         "--steps",
@@ -45,6 +49,7 @@ def parse(argv=None) -> argparse.Namespace:
     )
     add(
         "--step-size",
+        type=length,
         metavar="S",
         help="length of a step, in the unit of --eps (default: 2.5 * eps / steps)",
     )
@@ -76,14 +81,15 @@ def parse(argv=None) -> argparse.Namespace:
 def run(args) -> None:
     """Check, attack, write."""
     clone.detector_config(args.config)
-    from robust_backbones.detection import attack, compat
+    from robust_backbones.detection import compat
     from robust_backbones.detection.robustness import attack_report as attack_evaluation
     from robust_backbones.detection.robustness import grid as conditions
     from robust_backbones.detection.robustness import subject
 
-    rule, texts = args.constraint, args.eps or EPS[args.constraint]
-    radii = sorted({attack_evaluation.radius("--eps", rule, text) for text in texts})
-    step = args.step_size and attack_evaluation.radius("--step-size", rule, args.step_size)
+    rule, step = args.constraint, args.step_size
+    radii = sorted(set(args.eps or EPS[rule]))
+    for eps in radii:
+        check_eps("--eps", rule, eps)
     compat.silence_detectron2()
     found = subject.find(args.config, args.opts, args.images, args.seed)
     output = args.output or Path(found.cfg.OUTPUT_DIR, f"attack_{rule}")
@@ -98,7 +104,7 @@ def run(args) -> None:
         attack="pgd",
         **chosen
         | {
-            "step_size": step or f"{attack.STEP_FACTOR} * eps / steps",
+            "step_size": step or f"{STEP_FACTOR} * eps / steps",
             "random_start": True,
             "batch_size": args.batch_size,
             "seed": args.seed,

@@ -20,7 +20,6 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
-from classification import attacks
 from classification.datasets import loader, open_split
 from classification.datasets.split import Source
 from classification.models import Classifier
@@ -28,6 +27,7 @@ from classification.pretrain import options as pretrain_options
 from classification.training import evaluate as engine
 from classification.training.learner import Learner
 from classification.transfer import logistic, probe
+from robust_backbones import attacks
 
 EPS, STEPS = 3.0, 3  # L2 over the image and PGD steps: the paper's pretraining
 

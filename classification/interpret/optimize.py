@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from classification.attacks import CONSTRAINTS, check, eval_mode
+from robust_backbones.attacks import CONSTRAINTS, better, check, eval_mode
 from robust_backbones.core.errors import UserError
 
 NOISE_STD = 1 / 20  # of the grey noise to start from, as in the authors' notebooks
@@ -184,13 +184,13 @@ def _ascend(
         for _ in range(steps):
             value, gradient = _value_and_gradient(score, x)
             if use_best:
-                best, highest = _better(best, highest, x, value)
+                best, highest = better(best, highest, x, value)
             x = rule.project(rule.step(x, gradient, step_size), centre, eps).clamp(0, 1)
             progress(len(x))
         if not use_best:
             return x
         with torch.no_grad():
-            return _better(best, highest, x, score(x))[0]
+            return better(best, highest, x, score(x))[0]
 
 
 def _value_and_gradient(score: Score, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -205,11 +205,6 @@ def _value_and_gradient(score: Score, x: Tensor) -> tuple[Tensor, Tensor]:
         # Of the input only: parameters' gradients are neither written nor computed.
         (gradient,) = torch.autograd.grad(value.sum(), [x])
     return value.detach(), gradient
-
-
-def _better(best: Tensor, highest: Tensor, x: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    higher = value > highest  # never where the value is NaN
-    return torch.where(higher.view(-1, 1, 1, 1), x, best), torch.where(higher, value, highest)
 
 
 def _straight_features(model: Any, x: Tensor) -> Callable[[Tensor], Tensor]:

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from classification.attacks import eval_mode
 from classification.interpret import optimize
 from classification.interpret.plan import Pictures, Plan, apply
 from classification.models import Classifier
+from robust_backbones.attacks import eval_mode
 
 # A representation that is still further from its target than that part of the way was not matched.
 UNMATCHED = 0.5

@@ -11,6 +11,7 @@ from classification.datasets import DATASETS
 from classification.training.recipes import RECIPES, Recipe, scaled_lr
 from classification.training.schedules import SCHEDULES
 from robust_backbones.core.cli import Parser
+from robust_backbones.core.eps import STEP_FACTOR, check_eps
 from robust_backbones.core.errors import UserError
 from robust_backbones.zoo import ARCHS
 
@@ -227,7 +228,7 @@ def settings(args: argparse.Namespace) -> dict:
     recipe_name = getattr(args, "recipe", row.recipe)
     recipe = RECIPES[recipe_name]
     method, eps = _method_and_eps(args, recipe)
-    options.check_radius("--eps", args.constraint, eps)
+    check_eps("--eps", args.constraint, eps)
     given = partial(getattr, args)
     attack = {"steps": 1, "step_size": 1.0, "random_start": False, "use_best": False}
     attack |= METHODS[method].attack
@@ -275,13 +276,13 @@ def settings(args: argparse.Namespace) -> dict:
 def _evaluation(args: argparse.Namespace, eps: float) -> dict:
     """The attack that the finished network is measured with."""
     eval_eps = getattr(args, "eval_eps", eps or STANDARD_EVAL_EPS[args.constraint])
-    options.check_radius("--eval-eps", args.constraint, eval_eps)
+    check_eps("--eval-eps", args.constraint, eval_eps)
     return {
         "attack": "pgd",
         "constraint": args.constraint,
         "eps": eval_eps,
         "steps": args.eval_steps,
-        "step_size": 2.5 * eval_eps / args.eval_steps,
+        "step_size": STEP_FACTOR * eval_eps / args.eval_steps,
         # A confident model's gradient can vanish at the clean image; elsewhere it need not.
         "random_start": True,
         "use_best": True,

@@ -158,13 +158,6 @@ def stylized(name: str) -> bool:
     return "stylized" in name.lower()
 
 
-def eps_words(eps: float | None, norm: str = "l2") -> str:
-    """`3`, or `4/255` of linf; of None, `unknown`."""
-    if eps is None:
-        return "unknown"
-    return f"{eps * 255:g}/255" if norm == "linf" and eps else f"{eps:g}"
-
-
 def groups(runs: Iterable[Merged]) -> list[Group]:
     """Sort the transfer runs whose networks are known."""
     by_key: dict[Key, list[Merged]] = {}

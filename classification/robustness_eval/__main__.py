@@ -16,6 +16,7 @@ from classification.datasets import DATASETS
 from classification.robustness_eval import plan as attack_plan
 from robust_backbones.core import results
 from robust_backbones.core.cli import Parser
+from robust_backbones.core.eps import STEP_FACTOR, check_eps
 from robust_backbones.core.errors import UserError, user_errors
 from robust_backbones.core.files import atomic, claimed, sha256
 
@@ -121,7 +122,7 @@ def main(argv: list[str] | None = None) -> None:
 def _run(args: argparse.Namespace) -> None:
     radii = sorted(set(getattr(args, "eps", EPS[args.constraint])))
     for eps in radii:
-        options.check_radius("--eps", args.constraint, eps)
+        check_eps("--eps", args.constraint, eps)
     from robust_backbones import weights
 
     path = weights.resolve(args.weights).absolute()  # absolute: never taken for a model's name
@@ -180,7 +181,7 @@ def _settings(
         "constraint": args.constraint,
         "eps": radii,
         "steps": sorted(set(args.steps)),
-        "step_size": f"{attack_plan.STEP_FACTOR} * eps / steps",
+        "step_size": f"{STEP_FACTOR} * eps / steps",
         "restarts": args.restarts,
         "random_start": True,
         "use_best": True,

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from classification.attacks import eval_mode
+from robust_backbones.attacks import eval_mode
 from robust_backbones.core.errors import UserError
 
 NORMS = {"l2": "L2", "linf": "Linf"}

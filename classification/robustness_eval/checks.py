@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from classification.attacks import CONSTRAINTS
 from classification.metrics import wilson
 from classification.robustness_eval import plan as attack_plan
 from classification.robustness_eval.plan import Attack, Outcome
+from robust_backbones.attacks import CONSTRAINTS
+from robust_backbones.core.eps import show_eps
 
 PROBED = ("zero_gradients", "probed", "unsteady", "probabilities")
 ROUNDING = 1e-5  # relative: what float32 sums over an image may be off by
@@ -230,7 +231,7 @@ def _unbounded(outcomes: list[Outcome], classes: int) -> Iterator[str]:
             continue
         right, n = sum(outcome.right), len(outcome.right)
         if wilson(right, n)[0] > 100 / classes:
-            eps = attack_plan.show_eps(outcome.attack.constraint, outcome.attack.eps)
+            eps = show_eps(outcome.attack.constraint, outcome.attack.eps)
             yield (
                 f"{right} of {n} images stay right at {outcome.attack.constraint} eps {eps}, where "
                 "every image can be made plain grey, so that no model is above chance. The attack "

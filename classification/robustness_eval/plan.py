@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from robust_backbones.core.eps import show_eps
 from robust_backbones.core.errors import UserError
 
 CLEAN, PGD, AUTOATTACK, UNBOUNDED = "clean", "pgd", "autoattack", "unbounded"
@@ -13,7 +14,6 @@ AUTOATTACK_PARTS = {
     2: ("apgd-ce", "fab-t", "square"),
 }
 UNBOUNDED_STEPS = 20
-STEP_FACTOR = 2.5  # times eps / steps: the length of a step, as Madry et al. 2018 have it
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,6 @@ class Outcome:
     seconds: float
     counts: dict[str, float]
     labels: list[int]
-
-
-def show_eps(constraint: str, eps: float) -> str:
-    """A radius as people write it: `4/255` for linf, `0.5` for l2."""
-    return f"{255 * eps:.6g}/255" if constraint == "linf" else f"{eps:.6g}"
 
 
 def parts(classes: int) -> tuple[str, ...]:

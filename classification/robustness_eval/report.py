@@ -5,6 +5,7 @@ from pathlib import Path
 from classification import metrics
 from classification.robustness_eval import plan as attack_plan
 from classification.robustness_eval.plan import Outcome
+from robust_backbones.core.eps import show_eps
 
 COLUMNS = ("attack", "accuracy %", "95 % interval", "right", "mean norm", "seconds")
 
@@ -31,7 +32,7 @@ def rows(outcomes: list[Outcome]) -> dict[str, dict]:
     for eps in sorted({outcome.attack.eps for outcome in bounded}):
         same = [outcome.right for outcome in bounded if outcome.attack.eps == eps]
         right = [all(flags) for flags in zip(clean, *same, strict=True)]
-        name = f"worst case eps {attack_plan.show_eps(constraint, eps)}"
+        name = f"worst case eps {show_eps(constraint, eps)}"
         found[name] = _accuracy(right) | {
             "family": "worst case",
             "constraint": constraint,

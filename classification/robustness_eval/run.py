@@ -9,12 +9,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from classification.attacks import pgd
 from classification.robustness_eval import checks as sanity
 from classification.robustness_eval import plan as attack_plan
 from classification.robustness_eval.autoattack import autoattack
 from classification.robustness_eval.plan import Attack, Outcome
 from classification.training.evaluate import Adversary
+from robust_backbones.attacks import pgd
+from robust_backbones.core.eps import STEP_FACTOR
 
 COUNTS = ("outside_ball", "outside_range", "nan_images", "nan_logits")
 
@@ -56,7 +57,7 @@ def adversary(attack: Attack, seed: int, batch: int, classes: int) -> Adversary:
         constraint=attack.constraint,
         eps=attack.eps,
         steps=attack.steps,
-        step_size=attack_plan.STEP_FACTOR * attack.eps / attack.steps,
+        step_size=STEP_FACTOR * attack.eps / attack.steps,
         random_start=True,
         restarts=attack.restarts,
         generator=own,

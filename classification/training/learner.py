@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from classification.attacks import PARAMETERS
 from classification.training import distributed
 from classification.training.cpu.convolutions import FastWeightGradients
 from classification.training.cpu.folding import Twin
 from classification.training.methods import METHODS, Objective
+from robust_backbones.attacks import PARAMETERS
 from robust_backbones.core.errors import UserError
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
-from classification.attacks import CONSTRAINTS, eval_mode, pgd
+from robust_backbones.attacks import CONSTRAINTS, eval_mode, pgd
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ on some training images after each epoch tells.
 
 import math
 
+from robust_backbones.core.eps import STEP_FACTOR
+
 IMAGES = 500  # of the training set that are attacked
 # Wong et al. stop when the accuracy falls by 20 points. A weak model has not as many to lose.
 COLLAPSE = 0.5  # of the best accuracy so far
@@ -14,7 +16,7 @@ STEPS = 10
 
 def attack(settings: dict) -> dict:
     """The parameters of the attack: those of the training, but stronger."""
-    stronger = {"steps": STEPS, "step_size": 2.5 * settings["eps"] / STEPS}
+    stronger = {"steps": STEPS, "step_size": STEP_FACTOR * settings["eps"] / STEPS}
     return settings | stronger | {"random_start": True, "use_best": True}
 
 

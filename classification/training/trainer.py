@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from classification import attacks, progress
+from classification import progress
 from classification.datasets import loader, streams
 from classification.datasets.shards import ShardSource
 from classification.datasets.split import Source
@@ -17,6 +17,7 @@ from classification.training import distributed, overfitting
 from classification.training import evaluate as engine
 from classification.training.learner import Learner, NotFinite, Sums, seed_of
 from classification.training.schedules import learning_rate
+from robust_backbones import attacks
 from robust_backbones.checkpoint.formats import FORMAT, FORMAT_VERSION
 from robust_backbones.checkpoint.io import load_file, save_file
 from robust_backbones.core import results

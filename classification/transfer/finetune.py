@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from classification import attacks, progress
+from classification import progress
 from classification.datasets import loader
 from classification.datasets.split import Source
 from classification.models import Classifier
@@ -15,6 +15,7 @@ from classification.training import evaluate as engine
 from classification.training.learner import Learner, seed_of
 from classification.training.trainer import EVAL_BATCH, Training, identity
 from classification.transfer.task import Task, Trial
+from robust_backbones import attacks
 from robust_backbones.checkpoint.formats import FORMAT, FORMAT_VERSION
 from robust_backbones.checkpoint.io import load_file, save_file
 from robust_backbones.core.signals import Stopped

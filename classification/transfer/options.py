@@ -10,6 +10,7 @@ from classification.pretrain.options import AUGMENTATIONS, PRECISIONS, STANDARD_
 from classification.training.schedules import SCHEDULES
 from classification.transfer import protocols
 from robust_backbones.core.cli import Parser
+from robust_backbones.core.eps import STEP_FACTOR, check_eps
 from robust_backbones.core.errors import UserError
 
 # Salman et al. 2020, as their published list of best settings has it for all tasks; the rates are
@@ -338,7 +339,7 @@ def _sgd(given: dict, row: Dataset) -> dict:
     found = {name: given.get(name, value) for name, value in (SGD | ATTACK).items()}
     rates, eval_steps = sorted(set(found.pop("lr")), reverse=True), found.pop("eval_steps")
     eps, smoothing = given.get("adversarial", 0.0), found.pop("label_smoothing")
-    options.check_radius("--adversarial", found["constraint"], eps)
+    check_eps("--adversarial", found["constraint"], eps)
     if not eps and (useless := sorted(set(ATTACK) & set(given))):
         raise UserError(f"--{useless[0].replace('_', '-')} without --adversarial; give a radius.")
     return found | {
@@ -361,7 +362,7 @@ def _sgd(given: dict, row: Dataset) -> dict:
             "constraint": found["constraint"],
             "eps": eps,
             "steps": eval_steps,
-            "step_size": 2.5 * eps / eval_steps,
+            "step_size": STEP_FACTOR * eps / eval_steps,
             "random_start": True,
             "use_best": True,
         },

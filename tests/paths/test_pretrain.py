@@ -10,7 +10,6 @@ import time
 import pytest
 import torch
 
-from classification import attacks
 from classification import transforms as tf
 from classification.datasets import DATASETS, loader, open_split
 from classification.datasets.shard_writer import write_shards
@@ -19,6 +18,7 @@ from classification.pretrain import __main__ as pretrain
 from classification.pretrain import options as pretrain_options
 from classification.training import evaluate as engine
 from classification.training import learner, methods
+from robust_backbones import attacks
 from robust_backbones.checkpoint.formats import FORMAT
 from robust_backbones.checkpoint.io import read_checkpoint
 from robust_backbones.core.signals import STOPPED

@@ -11,7 +11,6 @@ import time
 import pytest
 import torch
 
-from classification import attacks
 from classification.datasets.shard_writer import write_shards
 from classification.robustness_eval import __main__ as robustness_eval
 from classification.robustness_eval import plan as attack_plan
@@ -19,6 +18,7 @@ from classification.robustness_eval import report
 from classification.robustness_eval import run as robustness
 from classification.robustness_eval.plan import Attack
 from classification.training import evaluate as engine
+from robust_backbones import attacks
 from tests.support.networks import random_network
 from tests.support.small_data import write_tree
 from tests.support.small_models import digits, trained

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from robust_backbones import zoo, zoo_command
+from robust_backbones.core.eps import show_eps
 from robust_backbones.core.errors import UserError
 from tests.support import ROOT
 
@@ -74,7 +75,8 @@ def test_wrong_names_suggest_the_nearest(name, message):
 
 
 def test_eps_is_printed_with_its_unit():
-    shown = [zoo.find(f"resnet50_{name}").eps_shown for name in ("l2_eps3", "linf_eps4")]
+    found = [zoo.find(f"resnet50_{name}") for name in ("l2_eps3", "linf_eps4")]
+    shown = [show_eps(model.constraint, model.eps) for model in found]
     assert shown == ["3", "4/255"]
 
 

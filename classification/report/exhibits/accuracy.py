@@ -6,10 +6,11 @@ from collections.abc import Iterable
 
 from classification.report import published
 from classification.report.exhibits.parts import Results, columns, minus, section, series, value
-from classification.report.groups import Group, eps_words
+from classification.report.groups import Group
 from classification.report.records import Merged
 from classification.report.sections import Figure, Section, Series
 from classification.report.verdict_words import COLUMN, outcome
+from robust_backbones.core.eps import show_eps
 
 PAPER_FIGURES = {"fixed-feature": "2", "full-network": "3"}
 CORRECTED = (
@@ -118,7 +119,7 @@ def _paper(group: Group, mode: str, task: str, kind: str) -> float | None:
 def _network(run: Merged | None, group: Group) -> str:
     if run is None:
         return ""
-    return f"{run.first.arch}, eps {eps_words(run.first.eps, group.key.norm)}"
+    return f"{run.first.arch}, eps {show_eps(group.key.norm, run.first.eps)}"
 
 
 def _table1_figure(group: Group, rows: list[list]) -> Figure:
@@ -161,7 +162,7 @@ def _bars(group: Group, mode: str) -> Section:
             pairs.append((value(standard), value(robust)))
             found += sum(v is not None for v in pairs[-1])
             theirs = (published.best_run(mode, task, arch) or {}) if group.reference else {}
-            eps = eps_words(robust.first.eps, group.key.norm) if robust else ""
+            eps = show_eps(group.key.norm, robust.first.eps) if robust else ""
             paper = [theirs.get("accuracy"), f"{theirs['eps']:g}" if theirs else ""]
             rows.append([task, arch, *pairs[-1], eps, minus(*pairs[-1][::-1]), *paper])
         if any(v for pair in pairs for v in pair):
@@ -242,7 +243,7 @@ def _curves(group: Group, mode: str) -> Section:
         log_x=True,
     )
     heads = columns(
-        "task", "architecture", *((f"eps {eps_words(eps, norm)}", 2, "high") for eps in all_eps)
+        "task", "architecture", *((f"eps {show_eps(norm, eps)}", 2, "high") for eps in all_eps)
     )
     text = [
         "Percent, mean and ends over the trials; eps 0 is the standard network. The paper has "

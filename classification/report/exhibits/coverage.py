@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from classification.report.exhibits.parts import Results, columns
-from classification.report.groups import Group, eps_words
+from classification.report.groups import Group
 from classification.report.records import Record
 from classification.report.sections import Column, Section, Value
+from robust_backbones.core.eps import show_eps
 
 
 def figure1(results: Results) -> list[Section]:
@@ -126,7 +127,7 @@ def _missing(group: Group) -> list[Section]:
             for arch in group.archs:
                 have = group.row(mode, task, arch)
                 found += len(have)
-                lost = [eps_words(e, group.key.norm) for e in levels if e not in have]
+                lost = [show_eps(group.key.norm, e) for e in levels if e not in have]
                 if lost:
                     shown = "all" if len(lost) == len(levels) else ", ".join(lost)
                     rows.append([mode, task, arch, len(have), shown])

@@ -21,11 +21,11 @@ from classification.report.exhibits.parts import (
     warnings,
     without_paper,
 )
-from classification.report.groups import eps_words
 from classification.report.records import Merged, Record
 from classification.report.sections import Figure, Section, Value
 from classification.report.verdict_words import COLUMN, interval, outcome, would_tell
 from robust_backbones import zoo
+from robust_backbones.core.eps import show_eps
 
 TASKS = {"bbox": "box AP", "segm": "mask AP"}
 STANDARD = "standard"
@@ -163,7 +163,7 @@ def _first(experiment: Experiment) -> Record:
 def _network(record: Record) -> str:
     """`standard`, `eps 3`, or a name of one's own."""
     if record.eps is not None:
-        return f"eps {eps_words(record.eps, record.constraint)}" if record.eps else STANDARD
+        return f"eps {show_eps(record.constraint, record.eps)}" if record.eps else STANDARD
     # Of weights of one's own the study says what they are, or the folder that they lie in.
     label = str(record.labels.get("weights") or Path(record.weights).parent.name or record.weights)
     return STANDARD if STANDARD in label.lower() else label

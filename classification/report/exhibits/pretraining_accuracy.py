@@ -8,10 +8,11 @@ from typing import Any
 
 from classification.report import published, statistics
 from classification.report.exhibits.parts import Results, columns, minus, section, series, value
-from classification.report.groups import Group, eps_words
+from classification.report.groups import Group
 from classification.report.records import Merged, Record
 from classification.report.sections import Figure, Section, Series
 from robust_backbones import zoo
+from robust_backbones.core.eps import show_eps
 from robust_backbones.core.files import sha256
 
 
@@ -107,7 +108,7 @@ def _clouds(pairs: list[tuple[float, Merged]], group: Group) -> list[Series]:
     clouds = []
     for arch in dict.fromkeys(run.first.arch for _, run in pairs):
         own = [(x, run) for x, run in pairs if run.first.arch == arch]
-        labels = [f"eps {eps_words(run.first.eps, group.key.norm)}" for _, run in own]
+        labels = [f"eps {show_eps(group.key.norm, run.first.eps)}" for _, run in own]
         clouds.append(
             series(arch, [x for x, _ in own], [value(run) for _, run in own], labels=labels)
         )

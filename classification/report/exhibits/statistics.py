@@ -9,10 +9,11 @@ import numpy as np
 from classification.report import crossfit, published, statistics, verdict_words
 from classification.report.comparisons import Contest, contest, judged, over_tasks
 from classification.report.exhibits.parts import Results, columns, section, value
-from classification.report.groups import Group, eps_words
+from classification.report.groups import Group
 from classification.report.sections import Figure, Section, Series, Value
 from classification.report.verdict_words import COLUMN, interval, outcome, would_tell
 from classification.report.verdicts import Missing, Over, Verdict
+from robust_backbones.core.eps import show_eps
 
 
 def _measured(c: Contest) -> Value:
@@ -97,7 +98,7 @@ def _selection_row(group: Group, key: tuple[str, str, str], c: Contest) -> list:
         mode,
         task,
         arch,
-        eps_words(c.robust.first.eps, group.key.norm),
+        show_eps(group.key.norm, c.robust.first.eps),
         value(c.robust),
         _measured(c),
         *_verdict_cells(c),
@@ -239,7 +240,7 @@ def ranks(results: Results, group: Group) -> list[Section]:
     if not found:
         return []
     norm = group.key.norm
-    levels = [(f"eps {eps_words(eps, norm)}", 2, "low") for eps in all_eps]
+    levels = [(f"eps {show_eps(norm, eps)}", 2, "low") for eps in all_eps]
     heads = columns("mode", "architecture", *levels, ("critical difference", 2), ("p", 4), "tasks")
     text = [
         "Rank of each eps among the networks of an architecture, averaged over the tasks that have "

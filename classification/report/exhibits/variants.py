@@ -12,10 +12,11 @@ from classification.report.exhibits.parts import (
     value,
     warnings,
 )
-from classification.report.groups import REFERENCE, Group, eps_words, stylized
+from classification.report.groups import REFERENCE, Group, stylized
 from classification.report.records import Record
 from classification.report.sections import Figure, Section
 from robust_backbones import zoo
+from robust_backbones.core.eps import show_eps
 
 LINES = 5  # of eps in a panel: more cannot be told apart
 
@@ -35,9 +36,9 @@ def figure6(results: Results, group: Group) -> list[Section]:
                 runs = [group.cell(mode, task, arch, eps) for arch in widths.values()]
                 used += filter(None, runs)
                 values = [value(run) for run in runs]
-                rows.append([mode, task, eps_words(eps, group.key.norm), *values])
+                rows.append([mode, task, show_eps(group.key.norm, eps), *values])
                 if any(values) and levels.index(eps) % step == 0:
-                    label = f"eps {eps_words(eps, group.key.norm)}" if eps else "standard"
+                    label = f"eps {show_eps(group.key.norm, eps)}" if eps else "standard"
                     drawn.append(series(label, [*widths], values))
             if drawn:
                 panels[task] = drawn
@@ -105,7 +106,7 @@ def figure7(results: Results, group: Group) -> list[Section]:
                     values = [value(row.get(eps)) for eps in levels]
                     used += row.values()
                     best, _ = max(row.items(), key=lambda x: x[1].mean, default=(None, None))
-                    shown = "" if best is None else eps_words(best, group.key.norm)
+                    shown = "" if best is None else show_eps(group.key.norm, best)
                     size = f"{pixels} pixels" if pixels else "original"
                     rows.append([mode, task, arch, size, shown, *values])
                     if row:
@@ -125,7 +126,7 @@ def figure7(results: Results, group: Group) -> list[Section]:
             )
     if not rows:
         return []
-    numbers = [(f"eps {eps_words(eps, group.key.norm)}", 2, "high") for eps in levels]
+    numbers = [(f"eps {show_eps(group.key.norm, eps)}", 2, "high") for eps in levels]
     heads = columns("mode", "task", "architecture", "images", "best eps", *numbers)
     text = [
         "Images are first reduced to few pixels, shorter side, and then enlarged again: is it "
@@ -232,7 +233,7 @@ def evaluated(results: Results) -> list[Section]:
 def _network(record: Record) -> str:
     if record.eps is None:
         return record.weights
-    return f"{record.arch}, eps {eps_words(record.eps, record.constraint)}"
+    return f"{record.arch}, eps {show_eps(record.constraint, record.eps)}"
 
 
 def _styled_source(results: Results, group: Group) -> Group | None:

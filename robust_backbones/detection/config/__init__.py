@@ -1,6 +1,7 @@
 """Our configuration keys, and a config file + overrides -> a checked configuration."""
 
 import difflib
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +12,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
 from robust_backbones.core import resources as clone
+from robust_backbones.core.eps import CONSTRAINTS, check_eps, parse_number
 from robust_backbones.core.errors import UserError
-from robust_backbones.detection.attack import CONSTRAINTS
 from robust_backbones.detection.backbone import BUILDERS, set_architecture
 from robust_backbones.detection.config import files as config_files
 from robust_backbones.detection.data import custom as own_data
@@ -47,8 +48,8 @@ def add_robust_config(cfg: CfgNode) -> None:
     cfg.SOLVER.ADVERSARIAL = CfgNode()
     cfg.SOLVER.ADVERSARIAL.METHOD = ""
     cfg.SOLVER.ADVERSARIAL.CONSTRAINT = "linf"
-    # Radius as in tools/attack_net.py: linf in 255ths, l2 over the resized image, pixels in [0, 1].
-    cfg.SOLVER.ADVERSARIAL.EPS = 4.0
+    # Radius for pixels in [0, 1], such as 4/255; for l2 the norm over the resized image.
+    cfg.SOLVER.ADVERSARIAL.EPS = 4 / 255
     # free: updates made of each mini-batch. They count in SOLVER.MAX_ITER.
     cfg.SOLVER.ADVERSARIAL.REPLAYS = 4
     # pgd: steps of the attack, each 2.5 EPS / STEPS long.
@@ -89,7 +90,9 @@ def load_config(
     if len(overrides) % 2:
         raise UserError(f"overrides are KEY VALUE pairs; '{overrides[-1]}' has no value.")
     try:
-        cfg.merge_from_other_cfg(config_files.read(path, cfg.VERSION))
+        given = config_files.read(path, cfg.VERSION)
+        _numbers_as_floats(given, cfg)
+        cfg.merge_from_other_cfg(given)
         cfg.merge_from_list(_with_floats(cfg, overrides))
     except UserError:
         raise
@@ -119,15 +122,29 @@ def load_config(
 
 
 def _with_floats(cfg: CfgNode, overrides: Sequence[str]) -> list[str]:
-    """Overrides with `1` as `1.0` where the key holds a float, which yacs would refuse."""
+    """Write `1` as `1.0` and `4/255` as a decimal where a key is a float. yacs refuses integers."""
     found = list(overrides)
     for index in range(0, len(found), 2):
         node = cfg
         for part in found[index].split("."):
             node = node.get(part) if isinstance(node, CfgNode) else None
-        if isinstance(node, float) and re.fullmatch(r"[+-]?\d+", str(found[index + 1])):
-            found[index + 1] = f"{found[index + 1]}.0"
+        if isinstance(node, float) and _NUMBER.fullmatch(str(found[index + 1])):
+            found[index + 1] = repr(parse_number(str(found[index + 1])))
     return found
+
+
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(/[1-9]\d*)?")
+
+
+def _numbers_as_floats(given: CfgNode, defaults: CfgNode) -> None:
+    """The same for the values of a file."""
+    for key, value in given.items():
+        default = defaults.get(key)
+        if isinstance(value, CfgNode) and isinstance(default, CfgNode):
+            _numbers_as_floats(value, default)
+        elif isinstance(default, float) and not isinstance(value, (bool, float, CfgNode)):
+            if _NUMBER.fullmatch(str(value)):
+                given[key] = parse_number(str(value))
 
 
 def _flat(cfg: CfgNode) -> dict:
@@ -213,7 +230,11 @@ def _check_training(cfg: CfgNode) -> None:
             attack.CONSTRAINT not in CONSTRAINTS,
             " or ".join(CONSTRAINTS),
         ),
-        "SOLVER.ADVERSARIAL.EPS": (attack.EPS, not 0 < attack.EPS < 1000, "above 0"),
+        "SOLVER.ADVERSARIAL.EPS": (
+            attack.EPS,
+            not 0 < attack.EPS < math.inf,
+            "a finite number above 0",
+        ),
         "SOLVER.ADVERSARIAL.REPLAYS": (attack.REPLAYS, attack.REPLAYS < 1, "at least 1"),
         "SOLVER.ADVERSARIAL.STEPS": (attack.STEPS, attack.STEPS < 1, "at least 1"),
         "SOLVER.EMA": (solver.EMA, not 0 <= solver.EMA < 1, "at least 0 and below 1"),
@@ -226,6 +247,8 @@ def _check_training(cfg: CfgNode) -> None:
     for key, (value, bad, allowed) in wrong.items():
         if bad:
             raise UserError(f"{key} is {value}; it must be {allowed}.")
+    if attack.METHOD:
+        check_eps("SOLVER.ADVERSARIAL.EPS", attack.CONSTRAINT, attack.EPS)
     for name in cfg.DATASETS.TRAIN:
         classes = MetadataCatalog.get(name).get("thing_classes")
         heads = HEADS.get(cfg.MODEL.META_ARCHITECTURE)

@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from collections.abc import Callable
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
+from robust_backbones.attacks import CONSTRAINTS
+from robust_backbones.core.eps import STEP_FACTOR, show_eps
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic
-from robust_backbones.detection.attack import (
-    CONSTRAINTS,
-    STEP_FACTOR,
-    detection_loss,
-    draw_seed,
-    pgd,
-)
+from robust_backbones.detection.attack import detection_loss, draw_seed, pgd
 from robust_backbones.detection.data.loader import seed_from
 from robust_backbones.detection.robustness.grid import CLEAN, TASKS, Condition, show, tasks_of
 
@@ -34,41 +29,6 @@ GRADIENT_COST = 3.0  # a step's time in forward passes: one of its own, and a ba
 SHOWN_SCORE = 0.5  # lowest score of a prediction in pictures
 SHOWN_SIZE = 320  # pixels: smaller images are enlarged in pictures
 THRESHOLDS = tuple(0.5 + i / 20 for i in range(10))  # COCO's IoU thresholds
-
-
-def radius(option: str, constraint: str, text: str) -> float:
-    """A radius from a command line, for pixels in [0, 1].
-
-    Args:
-        option: its name, for the message.
-        constraint: `"linf"`: the text is a number of 255ths, `4` or `4/255`; `"l2"`: a norm.
-        text: what was typed.
-
-    Raises:
-        UserError: no positive number, or one that is meant in another unit.
-    """
-    try:
-        value = float(Fraction(text))
-    except (ValueError, ArithmeticError):
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise UserError(f"{option} {text} is not a number above 0.")
-    if constraint == "l2":
-        return value
-    value = value if "/" in text else value / 255
-    if value < 0.1 / 255:
-        raise UserError(
-            f"{option} {text}: for linf it is a number of 255ths, so that 4 means 4/255; did you "
-            f"mean {255 * float(Fraction(text)):.4g}?"
-        )
-    if value >= 1:
-        raise UserError(f"{option} {text}: 255/255 and more covers every image; give less.")
-    return value
-
-
-def show_eps(constraint: str, eps: float) -> str:
-    """A radius as people write it: `4/255` for linf, `0.5` for l2."""
-    return f"{255 * eps:.6g}/255" if constraint == "linf" else f"{eps:.6g}"
 
 
 def conditions(

@@ -13,6 +13,8 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from robust_backbones.attacks import CONSTRAINTS
+from robust_backbones.core.eps import STEP_FACTOR
 from robust_backbones.detection import attack
 
 METHODS = ("", "free", "pgd")
@@ -29,8 +31,7 @@ class Adversary:
     def __init__(self, cfg: CfgNode):
         options = cfg.SOLVER.ADVERSARIAL
         self.method, self.constraint = options.METHOD, options.CONSTRAINT
-        self.eps = options.EPS / (255 if options.CONSTRAINT == "linf" else 1)
-        self.steps = options.STEPS
+        self.eps, self.steps = options.EPS, options.STEPS
         self.replays = options.REPLAYS if options.METHOD == "free" else 1
         self.images: list[list[Tensor]] | None = None
 
@@ -40,7 +41,7 @@ class Adversary:
         """Mini-batch `part` of an update, with the images to learn from in place of its own."""
         batch = batches[part]
         if self.method == "pgd":
-            step = attack.STEP_FACTOR * self.eps / self.steps
+            step = STEP_FACTOR * self.eps / self.steps
             images = attack.pgd(
                 model,
                 batch,
@@ -53,7 +54,7 @@ class Adversary:
             )
         else:
             if self.images is None:
-                rule = attack.CONSTRAINTS[self.constraint]
+                rule = CONSTRAINTS[self.constraint]
                 self.images = [
                     [
                         rule.random_start(item["image"].float(), 255 * self.eps, generator)
@@ -70,13 +71,19 @@ class Adversary:
         Args:
             padded: the network's input `(N, C, H, W)`, with its gradient.
         """
-        rule = attack.CONSTRAINTS[self.constraint]
+        rule = CONSTRAINTS[self.constraint]
         assert self.images is not None and padded.grad is not None
         for index, item in enumerate(batch):
             centre, image = item["image"].float(), self.images[part][index]
             _, height, width = centre.shape
             gradient = padded.grad[index, :, :height, :width].float() / model.pixel_std
             image = image.to(gradient)
-            moved = rule.step(image, gradient, 255 * self.eps)
-            moved = rule.project(moved, centre.to(gradient), 255 * self.eps).clamp(0, 255)
+            moved = rule.move(
+                image,
+                gradient,
+                centre.to(gradient),
+                eps=255 * self.eps,
+                step_size=255 * self.eps,
+                largest=255,
+            )
             self.images[part][index] = moved.to(centre)  # on the CPU, as the loader gives it

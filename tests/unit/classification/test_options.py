@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from classification import options
-from robust_backbones.core.errors import UserError
 
 RIGHT = [
     (options.count, "1", 1),
@@ -44,13 +43,6 @@ def test_refused_with_what_is_allowed(parse, text, description):
     message = f"'{text}' is not {description}"
     with pytest.raises(argparse.ArgumentTypeError, match=re.escape(message)):
         parse(text)
-
-
-def test_a_radius_in_another_unit():
-    options.check_radius("--eps", "l2", 4.0)
-    options.check_radius("--eps", "linf", 0.999)
-    with pytest.raises(UserError, match=r"--eps 4 for linf covers .*did you mean 4/255\?"):
-        options.check_radius("--eps", "linf", 4.0)
 
 
 def test_no_torch_for_help():

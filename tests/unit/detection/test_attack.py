@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from robust_backbones.attacks import CONSTRAINTS
+from robust_backbones.core.eps import STEP_FACTOR
 from robust_backbones.core.errors import UserError
 from robust_backbones.detection import attack
 from tests.support.small_detectors import RETINANET, batch, tiny_config, tiny_detector
@@ -27,7 +29,7 @@ def seeded(seed=0):
 
 
 def pgd(model, items, constraint="linf", eps=8 / 255, steps=3, seed=0, **more):
-    more = {"step_size": attack.STEP_FACTOR * eps / max(steps, 1)} | more
+    more = {"step_size": STEP_FACTOR * eps / max(steps, 1)} | more
     return attack.pgd(
         model, items, constraint=constraint, eps=eps, steps=steps, generator=seeded(seed), **more
     )
@@ -195,7 +197,7 @@ def test_an_image_without_objects(detector, cfg, loss):
 
 def test_a_gradient_that_is_not_finite_moves_nothing():
     x = torch.full((3, 4, 4), 100.0)
-    for rule in attack.CONSTRAINTS.values():
+    for rule in CONSTRAINTS.values():
         for value in (0.0, torch.nan, torch.inf):
             gradient = torch.zeros(3, 4, 4)
             gradient[0, 0, 0] = value
@@ -204,7 +206,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing():
 
 def test_tiny_gradients_give_whole_steps():
     x, gradient = torch.zeros(3, 4, 4), torch.full((3, 4, 4), 1e-30)
-    assert attack.CONSTRAINTS["l2"].step(x, gradient, 2.0).norm().item() == pytest.approx(2)
+    assert CONSTRAINTS["l2"].step(x, gradient, 2.0).norm().item() == pytest.approx(2)
 
 
 def test_a_distributed_wrapper_is_looked_into(detector, cfg, tmp_path):
@@ -221,8 +223,11 @@ def test_a_distributed_wrapper_is_looked_into(detector, cfg, tmp_path):
 
 
 MISTAKES = [
-    ({"constraint": "l1"}, "constraint 'l1' is unknown; one of: l2, linf"),
-    ({"loss": "boxes"}, "loss 'boxes' is unknown; one of: all, classification, localization, mask"),
+    ({"constraint": "l1"}, "constraint 'l1' is unknown; choose from l2, linf"),
+    (
+        {"loss": "boxes"},
+        "loss 'boxes' is unknown; choose from all, classification, localization, mask",
+    ),
     ({"eps": -1.0}, "eps is -1.0; it must be a finite number of at least 0"),
     ({"eps": float("nan"), "step_size": 1.0}, "eps is nan"),
     ({"step_size": float("inf")}, "step_size is inf"),

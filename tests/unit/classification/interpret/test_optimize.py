@@ -219,7 +219,7 @@ def test_progress_counts_every_image_of_every_step():
         (dict(steps=0), "steps is 0; it must be at least 1"),
         (dict(eps=-1.0), "eps is -1.0"),
         (dict(step_size=float("nan")), "step_size is nan"),
-        (dict(x=data()[0] + 1), r"must lie in \[0, 1\]"),
+        (dict(x=data()[0] + 1), r"must be in \[0, 1\]"),
     ],
 )
 def test_wrong_parameters(change, message):

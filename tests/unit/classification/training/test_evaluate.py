@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from classification.attacks import pgd
 from classification.training import evaluate as engine
 from classification.training.learner import Learner
+from robust_backbones.attacks import pgd
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.signals import Stopped, StopSignals
 from tests.support.small_models import blobs, learning

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from classification import attacks
 from classification.models import Normalize
 from classification.training.cpu import folding
 from classification.training.cpu.folding import Twin
 from classification.training.learner import Learner
+from robust_backbones import attacks
 from robust_backbones.zoo import ARCHS, RESNETS
 from tests.support.networks import random_network
 from tests.support.small_models import learning

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from classification.attacks import PARAMETERS, pgd
 from classification.training.methods import METHODS, Objective
+from robust_backbones.attacks import PARAMETERS, pgd
 from tests.support.small_models import blobs, convolutional, learning, linear, norm
 
 

@@ -5,6 +5,8 @@ import signal
 import pytest
 import torch
 
+from robust_backbones.attacks import CONSTRAINTS
+from robust_backbones.core.eps import parse_number
 from robust_backbones.core.errors import UserError
 from robust_backbones.detection import attack
 from robust_backbones.detection.checkpointer import StrictCheckpointer
@@ -160,12 +162,12 @@ def loss(found, batch, images) -> float:
 
 def starts(batch, constraint, eps) -> list:
     """Random points of the balls, where an attack begins."""
-    rule, radius = attack.CONSTRAINTS[constraint], eps * (1 if constraint == "linf" else 255)
+    rule, radius = CONSTRAINTS[constraint], 255 * eps
     generator = torch.Generator().manual_seed(0)
     return [rule.random_start(item["image"].float(), radius, generator) for item in batch]
 
 
-@pytest.mark.parametrize(("constraint", "eps"), [("linf", "2"), ("l2", "2")])
+@pytest.mark.parametrize(("constraint", "eps"), [("linf", "2/255"), ("l2", "2")])
 def test_replayed_images_move_within_the_ball(make, constraint, eps):
     found = make(
         **ADVERSARIAL,
@@ -180,12 +182,13 @@ def test_replayed_images_move_within_the_ball(make, constraint, eps):
     for images, batch in zip(seen, (one, one, one, two), strict=True):
         for image, item in zip(images[0], batch, strict=True):
             away = (image - item["image"].float()) / 255
-            size = away.abs().max() * 255 if constraint == "linf" else away.norm()
-            assert 0 < size <= float(eps) * (1 + 1e-5)
+            size = away.abs().max() if constraint == "linf" else away.norm()
+            assert 0 < size <= parse_number(eps) * (1 + 1e-5)
             assert image.min() >= 0 and image.max() <= 255
     assert not torch.equal(seen[0][0][0], seen[1][0][0])
     # The weights stand still; the loss is above that at the random points where replays begin.
-    assert loss(found, one, seen[2][0]) > loss(found, one, starts(one, constraint, float(eps)))
+    before = starts(one, constraint, parse_number(eps))
+    assert loss(found, one, seen[2][0]) > loss(found, one, before)
 
 
 def test_a_run_resumed_in_the_middle_of_a_replay_goes_on_exactly(make):
@@ -202,14 +205,14 @@ def test_a_run_resumed_in_the_middle_of_a_replay_goes_on_exactly(make):
 
 
 def test_pgd_attacks_each_batch_before_its_update(make):
-    found = make(SOLVER__ADVERSARIAL__METHOD="pgd", SOLVER__ADVERSARIAL__EPS="2")
+    found = make(SOLVER__ADVERSARIAL__METHOD="pgd", SOLVER__ADVERSARIAL__EPS="2/255")
     found.model.load_state_dict(tiny_detector(found.cfg).state_dict())
     batch = next(iter(make().data_loader))
     generator = torch.Generator().manual_seed(0)
     moved = found._trainer.adversary.attacked(found.model, [batch], 0, generator)
     attacked = [item["image"] for item in moved]
     clean = [item["image"].float() for item in batch]
-    for others in (starts(batch, "linf", 2), clean):  # a start that does not move raises nothing
+    for others in (starts(batch, "linf", 2 / 255), clean):
         assert loss(found, batch, attacked) > loss(found, batch, others)
     before = weights(found.model)
     found.run_step()

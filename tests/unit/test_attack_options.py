@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from classification.attacks import CONSTRAINTS, fgsm, pgd
+from robust_backbones.attacks import CONSTRAINTS, fgsm, pgd
 from robust_backbones.core.errors import UserError
 from tests.support.small_models import convolutional, data, linear, norm
 

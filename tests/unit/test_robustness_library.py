@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from classification import attacks
 from classification.interpret import optimize
 from classification.models import Classifier, load_classifier
 from classification.training.learner import Learner
+from robust_backbones import attacks
 from robust_backbones.checkpoint import export
 from robust_backbones.checkpoint.architectures import build_network
 from robust_backbones.checkpoint.io import read_checkpoint

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from classification.attacks import CONSTRAINTS, pgd
+from robust_backbones.attacks import CONSTRAINTS, pgd
 from robust_backbones.core.errors import UserError
 from tests.support.small_models import convolutional, data, linear, norm
 

@@ -1,0 +1,361 @@
+"""Norm balls and PGD. An attack is a function `(model, x, y) -> x_adv`.
+
+Bind an attack's parameters with `functools.partial`. `CONSTRAINTS` is used for detectors, too
+(`detection/attack.py`).
+
+PGD is the attack of Madry et al. 2018 (arXiv 1706.06083) with the conventions of the `robustness`
+library: equal settings give equal images. There is one difference. The library averages the losses
+of a batch and adds 1e-10 to the gradient's norm, which shortens the L2 steps of confidently
+classified images, above all in large batches. Here every step has its full length, and the attack
+on an image does not depend on its batch.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from robust_backbones.core.errors import UserError
+
+# The smallest loss whose gradient has a known length: smaller ones are 0 in float32.
+FLOAT32_EPS = torch.finfo(torch.float32).eps
+# Names of the settings of a PGD attack.
+PARAMETERS = ("constraint", "eps", "steps", "step_size", "random_start", "use_best")
+IMAGE = (-3, -2, -1)  # dimensions of an image in `(C, H, W)` and in `(N, C, H, W)`
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A norm ball, as three operations on an image `(C, H, W)` or a batch `(N, C, H, W)`, and its
+    norm.
+
+    Attributes:
+        random_start: `(x, eps, generator)` -> a random point of the ball around x.
+        step: `(x, gradient, step_size)` -> x after the steepest ascent step of that length, or x
+            itself where the gradient is zero or not finite.
+        project: `(x, center, eps)` -> the nearest point of the ball around `center`.
+        norm: `(difference)` -> the norm of each image, `()` or `(N,)`.
+    """
+
+    random_start: Callable[[Tensor, float, torch.Generator], Tensor]
+    step: Callable[[Tensor, Tensor, float], Tensor]
+    project: Callable[[Tensor, Tensor, float], Tensor]
+    norm: Callable[[Tensor], Tensor]
+
+    def move(
+        self,
+        x: Tensor,
+        gradient: Tensor,
+        center: Tensor,
+        *,
+        eps: float,
+        step_size: float,
+        largest: float = 1,
+    ) -> Tensor:
+        """Take a step, project it into the ball around `center`, clip pixels to [0, largest]."""
+        return self.project(self.step(x, gradient, step_size), center, eps).clamp(0, largest)
+
+
+def _l2_norm(x: Tensor, keepdim: bool = False) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=IMAGE, keepdim=keepdim)
+
+
+def _l2_start(x: Tensor, eps: float, generator: torch.Generator) -> Tensor:
+    # Drawn on the generator's device, so that a CPU seed gives the same points on a GPU.
+    noise = torch.randn(x.shape, generator=generator, device=generator.device).to(x)
+    return x + eps * noise / _l2_norm(noise, keepdim=True)  # on the sphere
+
+
+def _l2_step(x: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+    # Divided by its largest entry first, because the squares of a tiny gradient underflow to 0. The
+    # quotient is NaN for 0/0 and where the gradient contains NaN or infinity.
+    direction = (gradient / gradient.abs().amax(IMAGE, keepdim=True)).nan_to_num(nan=0.0)
+    # The norm is below 1 only where all entries are 0.
+    return x + step_size * direction / _l2_norm(direction, keepdim=True).clamp(min=1)
+
+
+def _l2_project(x: Tensor, center: Tensor, eps: float) -> Tensor:
+    difference = x - center
+    images = difference if x.dim() == 4 else difference[None]
+    return center + images.renorm(p=2, dim=0, maxnorm=eps).reshape(x.shape)
+
+
+def _linf_start(x: Tensor, eps: float, generator: torch.Generator) -> Tensor:
+    noise = torch.rand(x.shape, generator=generator, device=generator.device).to(x)
+    return x + eps * (2 * noise - 1)
+
+
+def _linf_step(x: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+    finite = gradient.isfinite()
+    for dim in IMAGE:
+        finite = finite.all(dim, keepdim=True)
+    return x + step_size * torch.where(finite, gradient.sign(), 0)
+
+
+def _linf_project(x: Tensor, center: Tensor, eps: float) -> Tensor:
+    return center + (x - center).clamp(-eps, eps)
+
+
+def _linf_norm(x: Tensor) -> Tensor:
+    return x.abs().amax(IMAGE)
+
+
+CONSTRAINTS = {
+    "l2": Constraint(_l2_start, _l2_step, _l2_project, _l2_norm),
+    "linf": Constraint(_linf_start, _linf_step, _linf_project, _linf_norm),
+}
+
+
+def pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    constraint: str,
+    eps: float,
+    steps: int,
+    step_size: float,
+    random_start: bool = False,
+    restarts: int = 1,
+    targeted: bool = False,
+    use_best: bool = True,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Projected gradient ascent on the cross entropy (Madry et al. 2018, arXiv 1706.06083).
+
+    The model runs in eval mode. Afterwards every submodule's mode is restored, and `.grad`,
+    parameters and BatchNorm statistics are untouched.
+
+    Args:
+        model: network from `(N, 3, H, W)` in [0, 1] to logits `(N, classes)`.
+        x: images `(N, 3, H, W)`, float RGB in [0, 1].
+        y: true labels `(N,)`, int64, or target labels if `targeted`; or probabilities
+            `(N, classes)`.
+        constraint: key of `CONSTRAINTS`.
+        eps: radius of the ball for pixels in [0, 1]: L2 over a whole image, or L-infinity. 0
+            returns `x`.
+        steps: number of gradient steps, at least 1.
+        step_size: length of one step, in the unit of `eps`.
+        random_start: whether to start at a random point of the ball instead of at `x`.
+        restarts: number of tries, at least 1, each from its own random start; the best try of each
+            image is returned.
+        targeted: whether to decrease the loss of `y` instead of increasing it.
+        use_best: whether to return the best iterate of each image, the start included, instead of
+            the last. The loss of the last iterate costs one more forward pass per try. Several
+            tries need it in any case.
+        generator: generator for random starts; needed with `random_start` only.
+
+    Returns:
+        Images `(N, 3, H, W)` inside the ball around `x` and inside [0, 1], without gradient. An
+        image whose gradient is zero or not finite does not move.
+
+    Raises:
+        UserError: a parameter is out of its range, x is not a batch of images in [0, 1], or the
+            logits have no gradient with respect to x.
+    """
+    check(x, constraint, eps, steps, step_size, random_start, restarts, generator)
+    x = x.detach()
+    if eps == 0:
+        return x
+    ball = CONSTRAINTS[constraint]
+    move = partial(ball.move, center=x, eps=eps, step_size=step_size)
+    climb = partial(_climb, model, y, steps, move, -1 if targeted else 1, use_best, restarts > 1)
+    best, best_score = x, x.new_full((len(x),), -math.inf)
+    with eval_mode(model):
+        for _ in range(restarts):
+            start = x
+            if random_start and generator is not None:  # `check` has refused None
+                start = ball.random_start(x, eps, generator).clamp(0, 1)
+            x_adv, score = climb(start)
+            if score is None or restarts == 1:
+                return x_adv
+            # Compared by loss. The `robustness` library means to keep the tries that fool the
+            # model, but it inverts its mask with `~` on bytes, so its last try always wins.
+            best, best_score = better(best, best_score, x_adv, score)
+    return best
+
+
+def fgsm(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    constraint: str,
+    eps: float,
+    step_size: float | None = None,
+    random_start: bool = False,
+    targeted: bool = False,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """One step of length `eps` from the clean image (Goodfellow et al. 2015, arXiv 1412.6572).
+
+    With `random_start`, and a `step_size` of 1.25 * eps for linf, it is the attack of "fast"
+    training (Wong et al. 2020, arXiv 2001.03994). It costs one forward and one backward pass.
+
+    Args:
+        step_size: length of the step, in the unit of `eps`; None for `eps`.
+
+    The other arguments, the result and the errors are those of `pgd`.
+    """
+    return pgd(
+        model,
+        x,
+        y,
+        constraint=constraint,
+        eps=eps,
+        steps=1,
+        use_best=False,
+        step_size=eps if step_size is None else step_size,
+        random_start=random_start,
+        targeted=targeted,
+        generator=generator,
+    )
+
+
+def adversary(settings: dict, seed: int) -> Callable[[nn.Module, Tensor, Tensor], Tensor] | None:
+    """Bind `pgd` to the `PARAMETERS` among the settings; None if eps is 0.
+
+    Args:
+        settings: values by name; other names are ignored.
+        seed: seed for the random starts.
+    """
+    if settings["eps"] == 0:
+        return None
+    bound = {name: settings[name] for name in PARAMETERS}
+    return partial(pgd, **bound, generator=torch.Generator().manual_seed(seed))
+
+
+def check_parameters(constraint: str, eps: float, steps: int, step_size: float) -> None:
+    """Refuse parameters that no attack can use. The arguments are those of `pgd`.
+
+    Raises:
+        UserError: a parameter is unknown or out of its range.
+    """
+    if constraint not in CONSTRAINTS:
+        raise UserError(
+            f"constraint '{constraint}' is unknown; choose from {', '.join(CONSTRAINTS)}."
+        )
+    for name, length in {"eps": eps, "step_size": step_size}.items():
+        if not 0 <= length < math.inf:
+            raise UserError(f"{name} is {length}; it must be a finite number of at least 0.")
+    if steps < 1:
+        raise UserError(f"steps is {steps}; it must be at least 1.")
+
+
+def check(
+    x: Tensor,
+    constraint: str,
+    eps: float,
+    steps: int,
+    step_size: float,
+    random_start: bool = False,
+    restarts: int = 1,
+    generator: torch.Generator | None = None,
+) -> None:
+    """Refuse arguments that `pgd` cannot use.
+
+    Raises:
+        UserError: a parameter is out of its range, or x is not a batch of images in [0, 1].
+    """
+    check_parameters(constraint, eps, steps, step_size)
+    if restarts < 1:
+        raise UserError(f"restarts is {restarts}; it must be at least 1, which is a single try.")
+    if restarts > 1 and not random_start:
+        raise UserError(
+            f"restarts is {restarts}, but without random_start all tries are equal. Pass "
+            "random_start=True and a generator."
+        )
+    if random_start and generator is None:
+        raise UserError("random_start needs a generator. Pass generator=torch.Generator().")
+    if x.dim() != 4:
+        raise UserError(f"x has shape {tuple(x.shape)}; images must be (N, C, H, W).")
+    if not ((x >= 0) & (x <= 1)).all():  # false for NaN, too
+        raise UserError(
+            f"x spans [{x.min():g}, {x.max():g}]; images must be in [0, 1]. Scale them, and leave "
+            "the normalization to the model."
+        )
+
+
+@contextlib.contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Switch to eval mode, and restore each submodule's own mode afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _climb(
+    model: nn.Module,
+    y: Tensor,
+    steps: int,
+    move: Callable[[Tensor, Tensor], Tensor],
+    sign: int,
+    use_best: bool,
+    score_last: bool,
+    x: Tensor,
+) -> tuple[Tensor, Tensor | None]:
+    """Run one try from the start x: its best or last iterate, and the score `(N,)` if computed.
+
+    A score is `sign` times the loss of an image. Scores of all iterates but the last are computed
+    with their gradients, without another forward pass.
+    """
+    best, best_score = x, x.new_full((len(x),), -math.inf)
+    for _ in range(steps):
+        score, gradient = _score_and_gradient(model, x, y, sign)
+        if use_best:
+            best, best_score = better(best, best_score, x, score)
+        x = move(x, gradient)
+    if not (use_best or score_last):
+        return x, None
+    with torch.no_grad():
+        score = sign * cross_entropy(model(x), y, reduction="none")
+    return better(best, best_score, x, score) if use_best else (x, score)
+
+
+def _score_and_gradient(model: nn.Module, x: Tensor, y: Tensor, sign: int) -> tuple[Tensor, Tensor]:
+    """Compute the score of each image `(N,)` and its gradient with respect to x."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        score = sign * cross_entropy(model(x), y, reduction="none")
+        # The sum, because a mean makes gradients smaller in larger batches, down to underflow.
+        total, gradient = (score * _weights(score, x)).sum(), None
+        if total.requires_grad:
+            # With respect to the input only: gradients of parameters are not computed.
+            (gradient,) = torch.autograd.grad(total, [x], allow_unused=True)
+    if gradient is None:
+        raise UserError(
+            "the model's logits have no gradient with respect to its images, so gradient attacks "
+            "cannot evaluate it. Remove operations that are not differentiable."
+        )
+    return score.detach(), gradient
+
+
+def _weights(score: Tensor, x: Tensor) -> Tensor | float:
+    """Factors that lift gradients of confidently classified images above float16's smallest value.
+
+    The gradient of the logits scales with the probability of an error, `1 - exp(-loss)`, and
+    float16 has nothing below 6e-8. Dividing by that probability changes no step, because steps do
+    not depend on the length of the gradient.
+    """
+    kind = x.device.type
+    if not (torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16):
+        return 1.0
+    return 1 / (-torch.expm1(-score.detach().abs())).clamp(min=FLOAT32_EPS)
+
+
+def better(best: Tensor, best_score: Tensor, x_adv: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+    """Keep the better of two images, for each in a batch, and its score `(N,)`."""
+    higher = score > best_score  # false for a score of NaN
+    return (
+        torch.where(higher.view(-1, 1, 1, 1), x_adv, best),
+        torch.where(higher, score, best_score),
+    )
