@@ -174,14 +174,14 @@ def test_random_starts_of_l2_lie_on_the_sphere_and_of_linf_in_the_box():
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(constraint="l1"), "'l1' is unknown; one of: l2, linf"),
+        (dict(constraint="l1"), "'l1' is unknown; choose from l2, linf"),
         (dict(eps=-0.1), "eps is -0.1; it must be a finite number of at least 0"),
         (dict(eps=float("nan")), "eps is nan"),
         (dict(steps=0), "steps is 0; it must be at least 1"),
         (dict(step_size=-1.0), "step_size is -1.0"),
         (dict(random_start=True), "random_start needs a generator"),
         (dict(restarts=0), "restarts is 0; it must be at least 1"),
-        (dict(restarts=2), "restarts is 2, but without random_start all tries are the same"),
+        (dict(restarts=2), "restarts is 2, but without random_start all tries are equal"),
     ],
 )
 def test_wrong_parameters(model, change, message):
@@ -201,5 +201,5 @@ def test_images_without_a_batch(model):
 def test_images_outside_the_unit_range(model, value, eps):
     x, y = data()
     x[0, 0, 0, 0] = value
-    with pytest.raises(UserError, match=r"must lie in \[0, 1\]"):
+    with pytest.raises(UserError, match=r"must be in \[0, 1\]"):
         pgd(model, x, y, constraint="l2", eps=eps, steps=1, step_size=1.0)

@@ -249,5 +249,5 @@ def test_truth_is_needed(detector, cfg):
 
 def test_a_loss_that_the_detector_has_not():
     model = tiny_detector(tiny_config(**{"MODEL.MASK_ON": "False"}))
-    with pytest.raises(UserError, match="no mask loss among loss_cls, .*; choose another"):
+    with pytest.raises(UserError, match="no mask loss, only loss_cls, .*Choose another"):
         pgd(model, batch(tiny_config()), loss="mask")
