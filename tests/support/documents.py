@@ -130,7 +130,7 @@ def program(command: Command) -> tuple[str, list[str]] | None:
     elif name != "python":
         return None
     if rest[0] == "-m":
-        ours = rest[1].split(".")[0] in ("robust_backbones", "classification")
+        ours = rest[1].split(".")[0] in ("robust_backbones", "classification", "tests")
         return (rest[1], rest[2:]) if ours else None
     assert (ROOT / rest[0]).is_file(), f"{command}: there is no {rest[0]}"
     return rest[0], rest[1:]
@@ -186,7 +186,8 @@ def programs() -> list[str]:
                 module = folder in ("robust_backbones", "classification")
                 found.append(f"{folder}.{path.stem}" if module else f"{folder}/{path.name}")
     packages = sorted((ROOT / "classification").glob("*/__main__.py"))
-    return found + [f"classification.{path.parent.name}" for path in packages]
+    found += [f"classification.{path.parent.name}" for path in packages]
+    return [*found, "tests.fuzz.fuzzer", "tests.faults.kills"]
 
 
 def every_block(*languages: str) -> list[Block]:
