@@ -98,8 +98,7 @@ def plan(size: int, folder: Path):
 def report(size: int, folder: Path):
     import report as benchmark
 
-    from classification.report import __main__ as command
-    from classification.report import exhibits, records
+    from classification.report import exhibits, records, run
 
     trials = max(1, size // 16)
     benchmark.simulate(
@@ -113,7 +112,7 @@ def report(size: int, folder: Path):
 
     def work():
         found, problems = records.read([folder / "results"])
-        command.write(exhibits.sections(found, None), found, problems, folder / "report")
+        run.write(exhibits.sections(found, None), found, problems, folder / "report")
 
     return work
 

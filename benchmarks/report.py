@@ -1,8 +1,8 @@
 """How long does a report of the paper's full grid take? 12 tasks x 4 networks x 10 eps x 2 modes x
 3 trials = 2,880 results, made up, each marked with `settings.simulated`.
 
-python benchmarks/report.py --simulate output/simulated --out output/simulated-report
-python benchmarks/report.py --simulate output/simulated --out output/simulated-report --images 0
+python benchmarks/report.py --simulate output/simulated --output output/simulated-report
+python benchmarks/report.py --simulate output/simulated --output output/simulated-report --images 0
 
 The numbers come from a generator of random numbers and say nothing about any network: a
 difficulty of each task, a bonus of each network, a bump over eps, noise of each trial.
@@ -167,10 +167,9 @@ def _result(run: Path, task, mode, weights, arch, seed, accuracy) -> None:
     )
 
 
-def measure(folder: Path, out: Path) -> None:
+def measure(folder: Path, output: Path) -> None:
     """Print seconds (wall, and of the processor) of each step, and sizes."""
-    from classification.report import __main__ as report
-    from classification.report import exhibits, records
+    from classification.report import exhibits, records, run
 
     steps, last = [], [time.perf_counter(), time.process_time()]
 
@@ -183,7 +182,7 @@ def measure(folder: Path, out: Path) -> None:
     done(f"read {len(found)} results")
     sections = exhibits.sections(found, None)
     done(f"work out {len(sections)} exhibits")
-    page = report.write(sections, found, problems, out)
+    page = run.write(sections, found, problems, output)
     done(f"draw {sum(len(s.figures) for s in sections)} figures, write tables and page")
     print("| step | seconds | of the processor |\n|---|---|---|")
     total = ("in all", *(sum(step[k] for step in steps) for k in (1, 2)))
@@ -201,7 +200,9 @@ def main(argv=None) -> None:
         metavar="DIR",
         help="folder of the results: new, or from before",
     )
-    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="of the report")
+    p.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="folder for the report"
+    )
     p.add_argument(
         "--images",
         type=int,
@@ -217,7 +218,7 @@ def main(argv=None) -> None:
         began = time.perf_counter()
         count = simulate(args.simulate, args.images)
         print(f"{count} results simulated in {time.perf_counter() - began:.1f} s", flush=True)
-    measure(args.simulate, args.out)
+    measure(args.simulate, args.output)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from robust_backbones.core.figures import new_figure, save_figure
 from robust_backbones.core.files import atomic
 from robust_backbones.core.results import finite
 
@@ -136,11 +137,7 @@ CURVES = {  # panel -> its lines: key of the history -> label
 
 def draw_curves(path: Path, history: list[dict], title: str, split: str) -> None:
     """Losses and accuracies, of the training images and of a split, against the epoch; a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9, 3.5)
     figure.suptitle(title)
     for axes, (ylabel, lines) in zip(figure.subplots(1, 2), CURVES.items(), strict=True):
         for key, label in lines.items():
@@ -152,5 +149,4 @@ def draw_curves(path: Path, history: list[dict], title: str, split: str) -> None
         axes.xaxis.get_major_locator().set_params(integer=True)  # there is no epoch 1.2
         axes.grid(alpha=0.3)
         axes.legend()
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+    save_figure(figure, path, dpi=150)

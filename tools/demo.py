@@ -19,8 +19,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # a clone works uninstalled
 
+from robust_backbones.core import pages, results  # noqa: E402
 from robust_backbones.core.cli import Parser  # noqa: E402
 from robust_backbones.core.errors import user_errors  # noqa: E402
+from robust_backbones.core.figures import new_figure, svg_element  # noqa: E402
 
 CONFIG = "configs/digits_mask_rcnn_robust.yaml"
 DATASET = "digit_scenes_val"
@@ -144,12 +146,8 @@ def print_table(rows: list[list[str]]) -> None:
 
 def curves(runs: list[Run]) -> str:
     """Loss of the detectors and training accuracy of the classifiers, as inline SVG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3), layout="constrained")
+    figure = new_figure(9, 3)
+    left, right = figure.subplots(1, 2)
     for run in runs:
         epochs = _lines(run.folder / "pretrain/metrics.jsonl")
         left.plot([e["epoch"] for e in epochs], [e["train_loss"] for e in epochs], label=run.kind)
@@ -164,9 +162,7 @@ def curves(runs: list[Run]) -> str:
     for axes in (left, right):
         axes.legend()
         axes.grid(alpha=0.3)
-    text = io.StringIO()
-    figure.savefig(text, format="svg")
-    return text.getvalue()[text.getvalue().index("<svg") :]
+    return svg_element(figure)
 
 
 def _lines(path: Path) -> list[dict]:
@@ -194,28 +190,17 @@ def pictures(run: Run) -> list[str]:
 
 def write_page(runs: list[Run], output: Path) -> Path:
     """One HTML page without outside references."""
-    from jinja2 import Environment, FileSystemLoader
-
-    from robust_backbones import __version__
-    from robust_backbones.core import results
-    from robust_backbones.core.files import atomic
-
-    loader = FileSystemLoader(Path(__file__).parent)
-    template = Environment(loader=loader, autoescape=True).get_template("demo.html.jinja")
-    page = template.render(
+    return pages.write(
+        output / "index.html",
+        Path(__file__).with_name("demo.html.jinja"),
         header=table(runs)[0],
         rows=table(runs)[1:],
         curves=curves(runs),
         pictures={run.kind: pictures(run) for run in runs},
         commands=[command_line(command) for run in runs for command in run.commands.values()],
         attack=_json(runs[0].folder / "pretrain/result.json")["settings"]["evaluation"],
-        version=__version__,
         hardware=results.hardware(),
     )
-    path = output / "index.html"
-    with atomic(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return path
 
 
 def main(argv=None) -> None:

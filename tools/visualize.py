@@ -228,18 +228,11 @@ def pictures(args) -> Path:
 
 def write_page(path: Path, **contents) -> Path:
     """One HTML page; its pictures lie beside it."""
-    from jinja2 import Environment, FileSystemLoader
-
-    from robust_backbones import __version__
-    from robust_backbones.core.files import atomic
+    from robust_backbones.core import pages
     from robust_backbones.detection.inspect.error_types import KINDS
 
-    loader = FileSystemLoader(Path(__file__).parent)
-    template = Environment(loader=loader, autoescape=True).get_template("visualize.html.jinja")
-    page = template.render(kinds=KINDS, version=__version__, **contents)
-    with atomic(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return path
+    template = Path(__file__).with_name("visualize.html.jinja")
+    return pages.write(path, template, kinds=KINDS, **contents)
 
 
 def curves(args) -> Path:

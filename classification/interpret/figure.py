@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from classification.interpret.plan import Pictures, Plan
+from robust_backbones.core.figures import literal, new_figure, save_figure
 from robust_backbones.core.files import atomic
 
 CELL = 1.5  # inches
@@ -64,9 +65,6 @@ def save(folder: Path, plan: Plan, found: dict[str, Pictures]) -> None:
 
 def draw(folder: Path, plan: Plan, found: dict[str, Pictures]) -> None:
     """figure.png and figure.svg: networks as rows, the first of what they show as columns."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     first, panels = len(plan.shown), {}
     for heading, columns in {
         "Visualised": range(first),
@@ -77,15 +75,13 @@ def draw(folder: Path, plan: Plan, found: dict[str, Pictures]) -> None:
             panels[heading] = rows, columns[:DRAWN]
     heights = [len(rows) for rows, _ in panels.values()]
     width = 0.6 + CELL * max(len(columns) for _, columns in panels.values())
-    figure = Figure(figsize=(width, 0.6 * len(panels) + CELL * sum(heights)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, 0.6 * len(panels) + CELL * sum(heights))
     parts = figure.subfigures(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     for part, (heading, (rows, columns)) in zip(parts, panels.items(), strict=True):
         part.suptitle(heading)
         _panel(part, rows, columns, _heads(plan))
-    for ending, metadata in {"png": {}, "svg": {"Date": None}}.items():
-        with atomic(folder / f"figure.{ending}") as temporary:
-            figure.savefig(temporary, format=ending, dpi=150, metadata=metadata)
+    for ending in ("png", "svg"):
+        save_figure(figure, folder / f"figure.{ending}", dpi=150)
 
 
 def _heads(plan: Plan) -> list[str]:
@@ -97,11 +93,11 @@ def _heads(plan: Plan) -> list[str]:
 def _panel(figure: Any, rows: list[Row], columns: range, heads: list[str]) -> None:
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
     for line, row in zip(axes, rows, strict=True):
-        line[0].set_ylabel(row.heading.replace("$", r"\$"))  # else matplotlib's mathematics
+        line[0].set_ylabel(literal(row.heading))
         for cell, column in zip(line, columns, strict=True):
             cell.set(xticks=[], yticks=[], frame_on=False)
             image = row.images[column]
             assert image is not None  # `draw` asks for columns that are there
             cell.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
     for cell, column in zip(axes[0], columns, strict=True):
-        cell.set_title(heads[column].replace("$", r"\$"), fontsize=9)
+        cell.set_title(literal(heads[column]), fontsize=9)

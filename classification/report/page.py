@@ -8,9 +8,12 @@ import base64
 import hashlib
 from pathlib import Path
 
+from markupsafe import Markup
+
 from classification.report import page_table
 from classification.report.page_runs import Runs
 from classification.report.sections import Section
+from robust_backbones.core import pages
 
 TEMPLATE, SCRIPT, STYLE = "report.html.jinja", "report.js", "report.css"
 
@@ -30,19 +33,11 @@ def render(
         problems: a sentence each, about files that could not be read.
         files: the report's files, relative to the page: `"tables/<section>.csv"`, ...
     """
-    from jinja2 import Environment, FileSystemLoader
-    from markupsafe import Markup
-
-    from robust_backbones import __version__
-
     folder = Path(__file__).parent
     script, style = ((folder / name).read_text(encoding="utf-8") for name in (SCRIPT, STYLE))
-    environment = Environment(
-        loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     shown = [s for s in sections if s.found or not s.wanted]
-    return environment.get_template(TEMPLATE).render(
+    return pages.render(
+        folder / TEMPLATE,
         sections=shown,
         tables={s.name: page_table.table(s) for s in shown},
         empty=[s for s in sections if s.wanted and not s.found],
@@ -51,7 +46,6 @@ def render(
         runs=runs,
         problems=problems,
         files=_by_stem(files),
-        version=__version__,
         script=Markup(script),
         style=Markup(style),
         script_hash=_digest(script),

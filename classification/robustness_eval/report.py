@@ -6,6 +6,7 @@ from classification import metrics
 from classification.robustness_eval import plan as attack_plan
 from classification.robustness_eval.plan import Outcome
 from robust_backbones.core.eps import show_eps
+from robust_backbones.core.figures import new_figure, save_figure
 
 COLUMNS = ("attack", "accuracy %", "95 % interval", "right", "mean norm", "seconds")
 
@@ -125,12 +126,7 @@ def draw(found: dict[str, dict], path: Path) -> None:
     Raises:
         UserError: the place cannot be written to.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from robust_backbones.core.files import atomic
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = new_figure(6, 4)
     axes = figure.add_subplot()
     for title, rows in _curves(found).items():
         eps, accuracy = [row["eps"] for row in rows], [row["accuracy"] for row in rows]
@@ -153,8 +149,7 @@ def draw(found: dict[str, dict], path: Path) -> None:
     axes.set(xlabel=f"eps ({unit})", ylabel="accuracy, % (95 % intervals)", ylim=(-2, 102))
     axes.legend()
     axes.grid(alpha=0.3)
-    with atomic(path) as temporary:
-        FigureCanvasAgg(figure).print_png(temporary)
+    save_figure(figure, path)
 
 
 def _curves(found: dict[str, dict]) -> dict[str, list[dict]]:

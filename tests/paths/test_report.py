@@ -15,6 +15,7 @@ import yaml
 
 from classification.datasets.specs import SUITE
 from classification.report import __main__ as report
+from classification.report import run
 from classification.study import file as study_file
 from tests.support import ROOT, report_parts
 
@@ -41,7 +42,7 @@ def results(tmp_path_factory):
 @pytest.fixture(scope="module")
 def written(results, tmp_path_factory):
     out = tmp_path_factory.mktemp("report") / "new" / "folder"
-    report.main([str(results), "--out", str(out)])
+    report.main([str(results), "--output", str(out)])
     return out
 
 
@@ -66,7 +67,9 @@ def test_what_is_written(written):
 
 
 def test_what_is_printed(results, tmp_path, capsys):
-    report.main([str(results / "cifar10"), str(results / "broken"), "--out", str(tmp_path / "r")])
+    report.main(
+        [str(results / "cifar10"), str(results / "broken"), "--output", str(tmp_path / "r")]
+    )
     out = capsys.readouterr().out
     assert "table1: 2 of 24 numbers" in out and "warning: " in out and "broken" in out
     assert out.strip().endswith(str(tmp_path / "r" / "index.html"))
@@ -80,12 +83,12 @@ def test_no_text_of_a_result_is_a_tag(written):
 
 
 def test_the_same_results_give_the_same_report(results, written, tmp_path):
-    report.main([str(results), "--out", str(tmp_path)])
+    report.main([str(results), "--output", str(tmp_path)])
     assert files(tmp_path) == files(written)
 
 
 def test_again_replaces_what_it_wrote_and_nothing_else(results, tmp_path):
-    report.main([str(results), "--out", str(tmp_path)])
+    report.main([str(results), "--output", str(tmp_path)])
     listed = json.loads((tmp_path / "report.json").read_text())
     (tmp_path / "tables" / "old.csv").write_text("old")
     (tmp_path / "notes.txt").write_text("mine")
@@ -94,7 +97,7 @@ def test_again_replaces_what_it_wrote_and_nothing_else(results, tmp_path):
     listed["files"] += ["tables/old.csv", "../outside.txt", "notes.txt", str(outside)]
     (tmp_path / "report.json").write_text(json.dumps(listed))
     before = (tmp_path / "index.html").read_bytes()
-    report.main([str(results / "pets"), "--out", str(tmp_path)])
+    report.main([str(results / "pets"), "--output", str(tmp_path)])
     assert (tmp_path / "index.html").read_bytes() != before
     assert not (tmp_path / "tables" / "old.csv").exists()
     assert outside.exists() and (tmp_path / "notes.txt").exists()
@@ -111,7 +114,7 @@ def test_looks_are_kept_in_the_folder(tmp_path):
                 accuracies[:trials],
                 weights=f"robust://resnet18_l2_eps{eps}",
             )
-        report.main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
+        report.main([str(tmp_path / "runs"), "--output", str(tmp_path / "out")])
         table = (tmp_path / "out" / "tables" / "paired.csv").read_text()
         levels.append(re.search(r"[\d.]+ % interval over trials", table)[0].split(" ")[0])
     assert levels == ["96", "99.5", "99.5"]
@@ -121,23 +124,23 @@ def test_looks_are_kept_in_the_folder(tmp_path):
 
 @pytest.mark.parametrize("looks", [3, {"a": 3}, [], None, {"a": ["x"]}])
 def test_looks_that_are_not_ours_are_passed_over(results, tmp_path, looks):
-    listed = {"kind": report.KIND, "files": [], "looks": looks}
+    listed = {"kind": run.KIND, "files": [], "looks": looks}
     (tmp_path / "report.json").write_text(json.dumps(listed))
-    report.main([str(results / "pets"), "--out", str(tmp_path)])
+    report.main([str(results / "pets"), "--output", str(tmp_path)])
     assert (tmp_path / "index.html").exists()
 
 
 @pytest.mark.parametrize("margin, verdict", [("1", "cannot tell"), ("9", "no difference")])
 def test_the_margin_is_an_option(results, tmp_path, margin, verdict):
     folders = [str(results / "cifar10" / eps) for eps in ("0", "3")]
-    report.main([*folders, "--out", str(tmp_path), "--margin", margin])
+    report.main([*folders, "--output", str(tmp_path), "--margin", margin])
     assert verdict in (tmp_path / "tables" / "table1.md").read_text()
 
 
 def test_a_report_that_was_cut_off_can_be_made_again(results, tmp_path):
-    (tmp_path / "report.json").write_text(json.dumps({"kind": report.KIND, "files": []}))
+    (tmp_path / "report.json").write_text(json.dumps({"kind": run.KIND, "files": []}))
     (tmp_path / "tables").mkdir()
-    report.main([str(results / "pets"), "--out", str(tmp_path)])
+    report.main([str(results / "pets"), "--output", str(tmp_path)])
     assert (tmp_path / "index.html").exists()
 
 
@@ -156,7 +159,7 @@ def test_simulated_results_of_the_benchmark(tmp_path, capsys):
         trials=2,
     )
     assert count == 8
-    report.main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
+    report.main([str(tmp_path / "runs"), "--output", str(tmp_path / "out")])
     assert "table1: 4 of 24 numbers" in capsys.readouterr().out
     assert "8 of 8 results" in (tmp_path / "out" / "index.html").read_text()
     assert ">simulated<" in (tmp_path / "out" / "figures" / "table1.svg").read_text()
@@ -165,7 +168,7 @@ def test_simulated_results_of_the_benchmark(tmp_path, capsys):
 def test_names_that_no_file_can_have(results, tmp_path, capsys):
     for name in ("a", "b"):
         report_parts.result(tmp_path / name, "數" * 400, protocol="../" * 9 + "é" * 400 + name)
-    report.main([str(tmp_path), str(results / "pets"), "--out", str(tmp_path / "out")])
+    report.main([str(tmp_path), str(results / "pets"), "--output", str(tmp_path / "out")])
     assert len(list((tmp_path / "out" / "tables").glob("table1*.csv"))) == 3
     assert not list(tmp_path.glob("*.csv"))
 
@@ -176,7 +179,7 @@ def test_a_study(tmp_path, capsys):
     contents = {"output": str(tmp_path / "runs"), "common": {"dataset": "pets"}, "axes": axes}
     study.write_text(yaml.safe_dump(contents))
     report_parts.result(study_file.read(study)[0].result.parent, "pets")
-    report.main([str(tmp_path / "runs"), "--study", str(study), "--out", str(tmp_path / "out")])
+    report.main([str(tmp_path / "runs"), "--study", str(study), "--output", str(tmp_path / "out")])
     assert "study: 1 of 2 numbers" in capsys.readouterr().out
     table = (tmp_path / "out" / "tables" / "study.csv").read_text()
     assert "first,finished,91.1667" in table and "second,missing" in table
@@ -186,10 +189,10 @@ def test_a_study(tmp_path, capsys):
     "make, words",
     [
         (lambda p: (["absent"], "new"), "absent does not exist"),
-        (lambda p: ([p.mkdir("empty")], "new"), "no results in .*empty; give folders that hold"),
-        (lambda p: ([p.broken()], "new"), "no results in .*; give folders .* cannot|can be read"),
-        (lambda p: ([p.results], p.other()), "is not empty and holds no report; choose another"),
-        (lambda p: ([p.results], p.file()), "is not a folder that can be read"),
+        (lambda p: ([p.mkdir("empty")], "new"), "no results in .*empty. Give folders that contain"),
+        (lambda p: ([p.broken()], "new"), "no results in .*. Give folders .* cannot|can be read"),
+        (lambda p: ([p.results], p.other()), "contains files but no report. Choose another"),
+        (lambda p: ([p.results], p.file()), "cannot read this folder"),
     ],
 )
 def test_mistakes(make, words, results, tmp_path, capsys):
@@ -216,7 +219,7 @@ def test_mistakes(make, words, results, tmp_path, capsys):
     given, out = make(Places())
     out = tmp_path / out
     with pytest.raises(SystemExit) as stopped:
-        report.main([*map(str, given), "--out", str(out)])
+        report.main([*map(str, given), "--output", str(out)])
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and error.startswith("error: ")
     assert re.search(words, error) and error.count("\n") == 1
@@ -262,7 +265,7 @@ def simulated_study(folder, trials, gain):
 def test_a_study_of_twelve_tasks(tmp_path, trials, gain, verdict, least):
     """By the older method one trial without any difference gave five verdicts."""
     simulated_study(tmp_path / "runs", trials, gain)
-    report.main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
+    report.main([str(tmp_path / "runs"), "--output", str(tmp_path / "out")])
     with open(tmp_path / "out" / "tables" / "paired.csv", newline="") as file:
         heads, *lines = csv.reader(file)
     found = [line[heads.index("verdict on robust")] for line in lines]

@@ -31,7 +31,7 @@ MISTAKES = {
         "--dataset digits --eps -1 --output OUT",
         "--dataset cifar10 --output OUT",
     ],
-    "classification.report": ["--out", "missing --out OUT"],
+    "classification.report": ["--output", "missing --output OUT"],
     "classification.robustness_eval": [
         "--weights missing.pt --dataset digits --steps 0 --output OUT",
         "--weights missing.pt --dataset digits --output OUT",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.files import atomic
+from robust_backbones.core.figures import literal, new_figure, save_figure
 
 FILE = "metrics.json"
 Series = dict[str, dict[int, float]]
@@ -101,24 +101,13 @@ def draw(runs: dict[str, Series], path: str | Path) -> list[str]:
     Returns:
         The names of the panels.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     shown = panels(runs)
     if not shown:
         raise UserError("these runs hold neither a loss nor a learning rate nor an AP.")
     columns = min(3, len(shown))
     lines = math.ceil(len(shown) / columns)
-    figure, axes = pyplot.subplots(
-        lines,
-        columns,
-        figsize=(4.5 * columns, 3 * lines + 0.6),
-        squeeze=False,
-        sharex=True,
-        layout="constrained",
-    )
+    figure = new_figure(4.5 * columns, 3 * lines + 0.6)
+    axes = figure.subplots(lines, columns, squeeze=False, sharex=True)
     for axis in axes.flat[len(shown) :]:
         axis.remove()
     for name, axis in zip(shown, axes.flat, strict=False):
@@ -127,16 +116,13 @@ def draw(runs: dict[str, Series], path: str | Path) -> list[str]:
             marker = "o" if len(points) < 20 else None
             look = {"color": _COLOURS[i % len(_COLOURS)], "linestyle": _STYLES[i % len(_STYLES)]}
             xs, ys = zip(*points, strict=True) if points else ((), ())
-            plain = label.replace("$", r"\$")  # else matplotlib's mathematics
-            axis.plot(xs, ys, label=plain, marker=marker, markersize=3, **look)
+            axis.plot(xs, ys, label=literal(label), marker=marker, markersize=3, **look)
         unit = ", percent" if name.endswith("AP") else ""
-        axis.set(title=name.replace("$", r"\$") + unit, xlabel="iteration")
+        axis.set(title=literal(name) + unit, xlabel="iteration")
         axis.xaxis.set_tick_params(labelbottom=True)
         if min((min(s[name].values()) for s in runs.values() if name in s), default=0) >= 0:
             axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-    pyplot.close(figure)
+    save_figure(figure, path)
     return shown

@@ -20,6 +20,7 @@ from torchvision.ops import box_iou
 from robust_backbones.attacks import CONSTRAINTS
 from robust_backbones.core.eps import STEP_FACTOR, show_eps
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.figures import new_figure, save_figure
 from robust_backbones.core.files import atomic
 from robust_backbones.detection.attack import detection_loss, draw_seed, pgd
 from robust_backbones.detection.data.loader import seed_from
@@ -295,10 +296,7 @@ def table(rows: dict[str, dict]) -> str:
 
 def draw_curve(rows: dict[str, dict], constraint: str, path: Path) -> None:
     """AP and AP50 of each task against eps, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = new_figure(6, 4)
     axes = figure.add_subplot()
     factor, unit = {"linf": (255, "L∞, 255ths"), "l2": (1, "L2 norm over the image")}[constraint]
     eps = [factor * row["eps"] for row in rows.values()]
@@ -310,5 +308,4 @@ def draw_curve(rows: dict[str, dict], constraint: str, path: Path) -> None:
     axes.set(xlabel=f"eps ({unit})", ylabel="percent", ylim=(-2, 102))
     axes.legend()
     axes.grid(alpha=0.3)
-    with atomic(path) as temporary:
-        FigureCanvasAgg(figure).print_png(temporary)
+    save_figure(figure, path)

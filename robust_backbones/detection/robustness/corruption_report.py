@@ -7,6 +7,7 @@ over kinds of the mean over severities; rPC is its share of the performance on c
 import csv
 from pathlib import Path
 
+from robust_backbones.core.figures import new_figure, save_figure
 from robust_backbones.core.files import atomic
 from robust_backbones.detection.robustness.corruptions import KINDS, SEVERITIES
 from robust_backbones.detection.robustness.grid import CLEAN, TASKS, show, tasks_of
@@ -107,11 +108,8 @@ def write_csv(found: dict, path: Path) -> None:
 
 def draw(found: dict, path: Path) -> None:
     """AP of each kind, severities as dots and their mean as a bar, beside the clean AP; a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     kinds, tasks, rows = list(found["by_corruption"]), list(found["mPC"]), found["corruptions"]
-    figure = Figure(figsize=(5 * len(tasks), 1.5 + 0.3 * len(kinds)), layout="constrained")
+    figure = new_figure(5 * len(tasks), 1.5 + 0.3 * len(kinds))
     for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
         means = [found["by_corruption"][kind][task]["AP"] or 0 for kind in kinds]
         axes.barh(kinds, means, color="C0", alpha=0.5, label="mean over severities")
@@ -127,5 +125,4 @@ def draw(found: dict, path: Path) -> None:
         axes.set(xlabel=f"{TASKS[task]} AP, percent (dots: severities, dark to light)")
         axes.invert_yaxis()
         axes.legend(fontsize="small")
-    with atomic(path) as temporary:
-        FigureCanvasAgg(figure).print_png(temporary)
+    save_figure(figure, path)

@@ -1,0 +1,50 @@
+"""Matplotlib figures without a window, saved atomically."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+from robust_backbones.core.files import atomic
+
+
+def new_figure(width: float, height: float) -> Any:
+    """Create an empty figure that needs no display.
+
+    Matplotlib's state (pyplot, backend) is not touched.
+
+    Args:
+        width, height: size in inches.
+    """
+    # Matplotlib takes a second to import, and most commands draw nothing.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(figure: Any, path: str | Path, dpi: int = 120) -> None:
+    """Save a figure in the format of the file's ending: `.png` or `.svg`.
+
+    Args:
+        dpi: resolution of a PNG, pixels per inch.
+
+    Raises:
+        UserError: the file could not be written.
+    """
+    ending = Path(path).suffix[1:]
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format=ending, dpi=dpi, metadata=_METADATA[ending])
+
+
+def svg_element(figure: Any) -> str:
+    """Return the figure as an `<svg>` element that can be embedded in a page."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata=_METADATA["svg"])
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def literal(text: str) -> str:
+    """Escape dollar signs, because matplotlib reads the text between two of them as a formula."""
+    return text.replace("$", r"\$")
+
+
+_METADATA: dict[str, dict] = {"png": {}, "svg": {"Date": None}}  # equal figures give equal files

@@ -1,0 +1,40 @@
+"""HTML pages from Jinja templates."""
+
+from pathlib import Path
+from typing import Any
+
+from robust_backbones import __version__
+from robust_backbones.core.files import atomic
+
+
+def render(template: Path, **variables: Any) -> str:
+    """Render a template whose variables are escaped.
+
+    Args:
+        template: path of the template. It gets `version`, the version of this package, as well.
+        variables: values for the template. Only `markupsafe.Markup` strings are not escaped.
+    """
+    # Imported here because most commands write no page and should start quickly.
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(template.parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    return environment.get_template(template.name).render(version=__version__, **variables)
+
+
+def write(path: str | Path, template: Path, **variables: Any) -> Path:
+    """Render a template (see `render`) and save the page.
+
+    Raises:
+        UserError: the file could not be written.
+    """
+    page = render(template, **variables)
+    with atomic(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return Path(path)
