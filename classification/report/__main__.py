@@ -14,18 +14,26 @@ Exit codes: 0 success, 2 invalid input.
 from pathlib import Path
 
 from classification import options
+from classification.report import folder, records
 from robust_backbones.core.cli import Parser
-from robust_backbones.core.errors import user_errors
+from robust_backbones.core.errors import UserError, user_errors
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and write the report."""
     args = _parser().parse_args(argv)
     with user_errors():
+        folder.check(args.output)
+        found, problems = records.read(args.results)
+        if not found:
+            raise UserError(
+                f"no results in {', '.join(map(str, args.results))}. Give folders that contain "
+                f"result.json files. {' '.join(problems[:3])}".rstrip()
+            )
         # Imported here because matplotlib, NumPy and SciPy would delay --help.
         from classification.report.run import run
 
-        run(args.results, args.output, args.study, args.margin)
+        run(found, problems, args.output, args.study, args.margin)
 
 
 def _parser() -> Parser:

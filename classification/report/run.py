@@ -3,45 +3,33 @@
 import json
 from pathlib import Path
 
-from classification.report import exhibits, figures, page, page_runs, records, tables
+from classification.report import exhibits, figures, folder, page, page_runs, tables
 from classification.report.comparisons import Rules
 from classification.report.records import Record
 from classification.report.sections import Section
 from classification.report.verdicts import MARGIN
-from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic, claimed
-
-PAGE, CONTENTS = "index.html", "report.json"
-FOLDERS = ("tables", "figures")
-KIND = "robust-backbones report"
 
 
 def run(
-    results: list[Path], output: Path, study: Path | None = None, margin: float | None = None
+    found: list[Record],
+    problems: list[str],
+    output: Path,
+    study: Path | None = None,
+    margin: float | None = None,
 ) -> Path:
     """Write the report and print a line for each section.
 
     Args:
-        results: folders with results, or result files.
+        found, problems: results, and sentences about unreadable files; see `records.read`.
         output: folder for the report.
         study: study file whose runs are listed as well.
         margin: largest difference that counts as no difference, points; None: `MARGIN`.
 
     Returns:
         Path of the page.
-
-    Raises:
-        UserError: there are no results, or `output` contains files that are not a report's.
     """
-    check_output(output)
-    found, problems = records.read(results)
-    if not found:
-        more = f" {' '.join(problems[:3])}" if problems else ""
-        raise UserError(
-            f"no results in {', '.join(map(str, results))}. Give folders that contain "
-            f"result.json files.{more}"
-        )
-    rules = Rules(MARGIN if margin is None else margin, _read_looks(output))
+    rules = Rules(MARGIN if margin is None else margin, folder.older_looks(output))
     sections = exhibits.sections(found, study, rules)
     path = write(sections, found, problems, output, rules.looks)
     for text in problems:
@@ -52,46 +40,6 @@ def run(
         print(f"{section.name}: {section.found} of {section.wanted} numbers{warned}")
     print(path)
     return path
-
-
-def check_output(output: Path) -> None:
-    """Refuse to write into a folder that contains other files.
-
-    Raises:
-        UserError: `output` is a file, cannot be read, or contains files but no report.
-    """
-    try:
-        names = {path.name for path in output.iterdir()} if output.exists() else set()
-    except OSError as error:
-        raise UserError(
-            f"--output {output}: cannot read this folder ({error.strerror}). Choose another folder."
-        ) from None
-    if names - {".lock"} and _older_files(output) is None:
-        raise UserError(
-            f"--output {output}: the folder contains files but no report. Choose another folder."
-        )
-
-
-def _read_looks(output: Path) -> dict[str, list[str]]:
-    """Read the numbers of trials with which earlier reports in this folder gave verdicts."""
-    try:
-        looks = json.loads((output / CONTENTS).read_text(encoding="utf-8"))["looks"]
-        return {str(name): list(map(str, trials)) for name, trials in looks.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return {}
-
-
-def _older_files(output: Path) -> list[str] | None:
-    """List the tables and figures of an older report, relative to `output`; None: no report."""
-    try:
-        contents = json.loads((output / CONTENTS).read_text(encoding="utf-8"))
-        if contents["kind"] != KIND:
-            return None
-        paths = [Path(name) for name in contents["files"]]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    # These files are deleted later. An edited list must not delete files of the user.
-    return [str(p) for p in paths if len(p.parts) == 2 and p.parts[0] in FOLDERS]
 
 
 def write(
@@ -117,16 +65,20 @@ def write(
     assert all(name == Path(name).as_posix() and name.count("/") == 1 for name in files)
     html = page.render(sections, drawings, runs, problems, list(files))
     with claimed(output):
-        older = set(_older_files(output) or ())
-        contents = {"kind": KIND, "files": sorted(older | set(files)), "looks": looks or {}}
+        older = set(folder.older_files(output) or ())
+        contents = {"kind": folder.KIND, "files": sorted(older | set(files)), "looks": looks or {}}
         # Written first: if the process is killed, the next one recognizes the folder as a report.
-        files = {CONTENTS: json.dumps(contents, indent=1).encode(), **files, PAGE: html.encode()}
+        files = {
+            folder.CONTENTS: json.dumps(contents, indent=1).encode(),
+            **files,
+            folder.PAGE: html.encode(),
+        }
         for name, data in files.items():
             with atomic(output / name) as temporary:
                 temporary.write_bytes(data)
         for name in older - set(files):
             (output / name).unlink(missing_ok=True)
-    return output / PAGE
+    return output / folder.PAGE
 
 
 def _draw(sections: list[Section], watermark: str) -> tuple[dict[str, bytes], dict[str, str]]:
@@ -138,8 +90,8 @@ def _draw(sections: list[Section], watermark: str) -> tuple[dict[str, bytes], di
     files, drawings = {}, {}
     for figure in (figure for section in sections for figure in section.figures):
         svg, png = figures.draw(figure, watermark)
-        files[f"figures/{figure.name}.svg"] = svg.encode()
-        files[f"figures/{figure.name}.png"] = png
+        files[f"{folder.FIGURES}/{figure.name}.svg"] = svg.encode()
+        files[f"{folder.FIGURES}/{figure.name}.png"] = png
         drawings[figure.name] = figures.inline(svg, figure.title)
     return files, drawings
 
@@ -147,7 +99,7 @@ def _draw(sections: list[Section], watermark: str) -> tuple[dict[str, bytes], di
 def _tables(sections: list[Section]) -> dict[str, bytes]:
     """Map from file name to contents of each section's table in each format."""
     return {
-        f"tables/{section.name}.{ending}": form(section).encode()
+        f"{folder.TABLES}/{section.name}.{ending}": form(section).encode()
         for section in sections
         if section.rows
         for ending, form in tables.FORMS.items()

@@ -15,7 +15,7 @@ import yaml
 
 from classification.datasets.specs import SUITE
 from classification.report import __main__ as report
-from classification.report import run
+from classification.report import folder
 from classification.study import file as study_file
 from tests.support import ROOT, report_parts
 
@@ -124,7 +124,7 @@ def test_looks_are_kept_in_the_folder(tmp_path):
 
 @pytest.mark.parametrize("looks", [3, {"a": 3}, [], None, {"a": ["x"]}])
 def test_looks_that_are_not_ours_are_passed_over(results, tmp_path, looks):
-    listed = {"kind": run.KIND, "files": [], "looks": looks}
+    listed = {"kind": folder.KIND, "files": [], "looks": looks}
     (tmp_path / "report.json").write_text(json.dumps(listed))
     report.main([str(results / "pets"), "--output", str(tmp_path)])
     assert (tmp_path / "index.html").exists()
@@ -138,7 +138,7 @@ def test_the_margin_is_an_option(results, tmp_path, margin, verdict):
 
 
 def test_a_report_that_was_cut_off_can_be_made_again(results, tmp_path):
-    (tmp_path / "report.json").write_text(json.dumps({"kind": run.KIND, "files": []}))
+    (tmp_path / "report.json").write_text(json.dumps({"kind": folder.KIND, "files": []}))
     (tmp_path / "tables").mkdir()
     report.main([str(results / "pets"), "--output", str(tmp_path)])
     assert (tmp_path / "index.html").exists()
