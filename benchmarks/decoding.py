@@ -26,7 +26,8 @@ from PIL import Image  # noqa: E402
 from skimage import data  # noqa: E402
 from torchvision import transforms as tv  # noqa: E402
 
-from classification.datasets import loader, open_split  # noqa: E402
+from classification.datasets import loader  # noqa: E402
+from classification.datasets.open import open_split  # noqa: E402
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 SIZES = {"500 x 375": (500, 375), "1632 x 1224": (1632, 1224)}  # the second: two megapixels

@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from torchvision import transforms as tv  # noqa: E402
 
-from classification import datasets  # noqa: E402
+from classification.datasets.open import open_split  # noqa: E402
 from classification.transfer import __main__ as transfer  # noqa: E402
 from classification.transfer.options import SGD  # noqa: E402
 from robust_backbones.checkpoint.architectures import build_network  # noqa: E402
@@ -58,7 +58,7 @@ def reference(library, args, size: int) -> float:
         ("train", steps, args.limit),
         ("test", test_steps, args.test_limit),
     ):
-        source = datasets.open_split(args.dataset, split, args.data, limit=limit)
+        source = open_split(args.dataset, split, args.data, limit=limit)
         images = Images(source, tv.Compose(chain))
         loaders[split] = torch.utils.data.DataLoader(images, SGD["batch_size"], shuffle=True)
     found, settings = read_checkpoint(args.weights), robustness_bridge.loop_settings()

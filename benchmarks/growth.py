@@ -29,7 +29,7 @@ def features(size: int, folder: Path):
 
     import torch
 
-    from classification.datasets import split as sources
+    from classification.datasets.split import ImageSplit
     from classification.models import Classifier
     from classification.transfer import features
 
@@ -37,7 +37,7 @@ def features(size: int, folder: Path):
     torch.manual_seed(0)
     images = torch.randint(0, 256, (size, 3, 32, 32), dtype=torch.uint8)
     labels = torch.arange(size) % 2
-    source = sources.Source(
+    source = ImageSplit(
         name="noise",
         split="test",
         classes=2,

@@ -23,8 +23,7 @@ sys.path[:0] = [str(ROOT)]
 
 import numpy as np  # noqa: E402
 
-from classification.datasets import DATASETS  # noqa: E402
-from classification.datasets.specs import SUITE  # noqa: E402
+from classification.datasets.specs import DATASETS, SUITE  # noqa: E402
 from classification.report.published import ARCHS, EPS  # noqa: E402
 from classification.transfer import options as transfer_options  # noqa: E402
 from classification.transfer.protocols import MODES  # noqa: E402

@@ -25,7 +25,8 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
-from classification.datasets import loader, open_split  # noqa: E402
+from classification.datasets import loader  # noqa: E402
+from classification.datasets.open import open_split  # noqa: E402
 from classification.models import Classifier  # noqa: E402
 from classification.training.learner import Learner  # noqa: E402
 from classification.training.methods import METHODS  # noqa: E402

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from classification import sampling
+from classification.datasets.specs import MEAN_PER_CLASS, TOP1
 from robust_backbones.core.errors import UserError
 
 
@@ -43,7 +44,7 @@ def mean_per_class(predictions: Tensor, labels: Tensor, classes: int) -> float:
     return 100 * (right.double() / counts).mean().item()
 
 
-METRICS = {"top1": top1, "mean_per_class": mean_per_class}
+METRICS = {TOP1: top1, MEAN_PER_CLASS: mean_per_class}
 
 
 def confusion(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
@@ -71,7 +72,7 @@ def interval(
         Low and high end, percent.
     """
     right = (predictions == labels).double().mean(0).numpy()
-    classes = labels.numpy() if metric == "mean_per_class" else None
+    classes = labels.numpy() if metric == MEAN_PER_CLASS else None
     shares, parts = sampling.deviations(right, classes)
     mean, images = round(float(shares @ right), 12), 1 / float((shares**2).sum())
     # One or two images of a class hardly show its variance, so the mean over all images bounds it.

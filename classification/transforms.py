@@ -88,7 +88,7 @@ def _as_tensor(image: Tensor | Image.Image) -> Tensor:
 def _as_pil(image: Tensor | Image.Image) -> Tensor | Image.Image:
     """uint8 tensors as PIL images, so that both are resized in the same way.
 
-    Not those that were decoded fast (`sources.read_fast`), of which nobody expects that.
+    Not those that were decoded fast (`image_files.read_fast`), of which nobody expects that.
     """
     if isinstance(image, tv_tensors.Image):
         return image

@@ -20,8 +20,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
-from classification.datasets import loader, open_split
-from classification.datasets.split import Source
+from classification.datasets import loader
+from classification.datasets.open import open_split
+from classification.datasets.split import Split
 from classification.models import Classifier
 from classification.pretrain import options as pretrain_options
 from classification.training import evaluate as engine
@@ -243,7 +244,7 @@ def _write_photographs(folder: Path, count: int) -> None:
         Image.fromarray(noisy).save(path, quality=90)
 
 
-def _streamed(source: Source, batch: int, workers: int, batches: int, work: Callable) -> float:
+def _streamed(source: Split, batch: int, workers: int, batches: int, work: Callable) -> float:
     """Images per second over the second half of the batches.
 
     Workers start together and deliver in waves. The first half includes their start.

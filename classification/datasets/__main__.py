@@ -1,20 +1,29 @@
-"""The command `python -m classification.datasets`: list, check and fetch datasets."""
+"""List, check and download datasets.
+
+python -m classification.datasets list
+python -m classification.datasets check dtd cars --data /data
+python -m classification.datasets fetch dtd pets --data /data
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
-# torch, and what imports it, waits for a command that needs it.
-from classification.datasets import DATA, DATASETS, METRICS, find
+from classification.datasets.specs import (
+    DATA_VARIABLE,
+    DATASETS,
+    METRIC_TITLES,
+    DatasetSpec,
+    find_dataset,
+)
 from robust_backbones.core.cli import Parser
 from robust_backbones.core.errors import UserError, user_errors
 
 COLUMNS = (
     "dataset",
-    "what",
+    "title",
     "classes",
     "train / test images",
     "metric",
@@ -22,122 +31,98 @@ COLUMNS = (
     "size",
     "augmentation",
     "fetch",
-    "licence",
+    "license",
 )
 
 
-def _list(args: argparse.Namespace) -> None:
-    if args.markdown:
+def _list(markdown: bool) -> None:
+    if markdown:
         print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
-        for name in DATASETS:
-            print(f"| `{name}` | {' | '.join(_cells(name))} |")
+        for spec in DATASETS.values():
+            print(f"| {' | '.join(_cells(spec))} |")
         return
-    print(f"{'name':17} {'classes':>7} {'train':>8} {'test':>6} {'metric':15} {'fetch':12} what")
-    for name, row in DATASETS.items():
-        train, test = (row.images.get(split, "any") for split in ("train", "test"))
+    print(f"{'name':17} {'classes':>7} {'train':>8} {'test':>6} {'metric':15} {'fetch':12} title")
+    for spec in DATASETS.values():
+        train, test = (spec.images.get(split, "any") for split in ("train", "test"))
         print(
-            f"{name:17} {row.classes or 'any':>7} {train:>8} {test:>6} "
-            f"{METRICS[row.metric]:15} {_way(name):12} {row.title}"
+            f"{spec.name:17} {spec.classes or 'any':>7} {train:>8} {test:>6} "
+            f"{METRIC_TITLES[spec.metric]:15} {_how_to_fetch(spec):12} {spec.title}"
         )
 
 
-def _cells(name: str) -> list[str]:
-    row = DATASETS[name]
-    title = f"[{row.title}]({row.source})" if row.source else row.title
-    images = " / ".join(str(n) for n in row.images.values()) or "yours"
-    images += "" if row.exact else " (only warns)"
+def _cells(spec: DatasetSpec) -> list[str]:
+    images = " / ".join(str(n) for n in spec.images.values()) or "yours"
     return [
-        title,
-        str(row.classes or "yours"),
-        images,
-        METRICS[row.metric],
-        row.rule,
-        str(row.image_size),
-        f"`{row.augmentation}`",
-        _way(name),
-        row.licence,
+        f"`{spec.name}`",
+        f"[{spec.title}]({spec.homepage})" if spec.homepage else spec.title,
+        str(spec.classes or "yours"),
+        images + ("" if spec.exact_counts else " (others: warning)"),
+        METRIC_TITLES[spec.metric],
+        spec.split_rule,
+        str(spec.image_size),
+        f"`{spec.augmentation}`",
+        _how_to_fetch(spec),
+        spec.license,
     ]
 
 
-def _way(name: str) -> str:
-    row = DATASETS[name]
-    return "embedded" if not row.needs_root else "torchvision" if row.torchvision else "by hand"
-
-
-def _check(args: argparse.Namespace) -> None:
-    from classification.datasets import check as dataset_check
-
-    reports = []
-    for name in args.names:
-        reports.append(dataset_check.check(name, args.root))
-        print(*dataset_check.lines(reports[-1]), sep="\n", flush=True)
-    if args.report:
-        dataset_check.write(args.report, reports)
-    bad = [report.name for report in reports if not report.usable]
-    if bad:
-        raise UserError(f"cannot be used as it is: {', '.join(bad)}; see above.")
-
-
-def _fetch(args: argparse.Namespace) -> None:
-    from classification.datasets import fetch as dataset_fetch
-
-    failed = []
-    for name in args.names:
-        try:
-            print(dataset_fetch.fetch(name, args.root), flush=True)
-        except UserError as error:  # the next one may be had
-            failed.append(name)
-            print(f"{name}: {error}", file=sys.stderr, flush=True)
-    if failed:
-        raise UserError(f"not fetched: {', '.join(failed)}; see above.")
+def _how_to_fetch(spec: DatasetSpec) -> str:
+    if not spec.needs_root:
+        return "embedded"
+    return "torchvision" if spec.torchvision else "manual"
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = Parser(
-        prog="python -m classification.datasets", description="The datasets of classifiers."
+        prog="python -m classification.datasets", description=(__doc__ or "").split("\n")[0]
     )
-
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser("list", help="names, sizes, metrics, and how to get them")
-    command.add_argument("--markdown", action="store_true", help="the table of docs/data.md")
-    command.set_defaults(run=_list, names=[])
-    command = commands.add_parser("check", help="look at every image; exit code 2 if unusable")
-    _add_names(command, "the folder of the dataset, or the folder that has one for each dataset")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    command = commands.add_parser("list", help="print sizes, metrics, licenses and how to download")
+    command.add_argument("--markdown", action="store_true", help="print the table in docs/data.md")
+    command.set_defaults(names=[])
+    command = commands.add_parser(
+        "check", help="decode every image and report problems; exit code 2 if data is unusable"
+    )
+    _add_names(command, "folder of the dataset, or folder with one folder per dataset")
     command.add_argument(
         "--report",
         type=Path,
         metavar="FILE",
-        help="write all findings: JSON, or CSV if it ends in .csv",
+        help="file for all findings, CSV if it ends in .csv, else JSON",
     )
-    command.set_defaults(run=_check)
-    command = commands.add_parser("fetch", help="download, or say where the files are")
-    _add_names(command, "the folder that has, or gets, a folder for each dataset")
-    command.set_defaults(run=_fetch)
-
+    command = commands.add_parser("fetch", help="download, or explain where to find the files")
+    _add_names(command, "folder with one folder per dataset")
     return parser.parse_args(argv)
 
 
-def _add_names(command: Parser, root: str) -> None:
-    command.add_argument("names", metavar="NAME", nargs="+", help="see list")
+def _add_names(command: Parser, path: str) -> None:
+    command.add_argument("names", metavar="NAME", nargs="+", help="datasets; see list")
     command.add_argument(
-        "--root",
         "--data",
         type=Path,
         metavar="DIR",
-        default=os.environ.get(DATA) or None,
-        help=f"{root} (default: ${DATA})",
+        default=os.environ.get(DATA_VARIABLE) or None,
+        help=f"{path} (default: ${DATA_VARIABLE})",
     )
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run one command; user mistakes are one line and exit code 2."""
+    """Run one command; invalid input prints one line and exits with code 2."""
     args = parse(argv)
     with user_errors():
-        for name in args.names:  # a wrong name fails before the first long look
-            if find(name).needs_root and args.root is None:
-                raise UserError(f"say where {name} lies: --root DIR, or set {DATA}.")
-        args.run(args)
+        for name in args.names:  # before the first long check
+            if find_dataset(name).needs_root and args.data is None:
+                raise UserError(
+                    f"dataset '{name}' needs data, and no path was given. Pass --data DIR, or set "
+                    f"{DATA_VARIABLE}."
+                )
+        if args.command == "list":
+            _list(args.markdown)
+            return
+        from classification.datasets.run import run  # imports torch
+
+        run(args)
 
 
 if __name__ == "__main__":

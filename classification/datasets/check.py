@@ -1,4 +1,4 @@
-"""Look at every image of a dataset: what is damaged, what is odd, what is in both splits."""
+"""Check every image of a dataset: damaged files, unusual formats, images in both splits."""
 
 from __future__ import annotations
 
@@ -12,45 +12,46 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
-from classification import datasets
-from classification.datasets.layouts import Official
-from classification.datasets.shards import ShardSource
-from classification.datasets.specs import Dataset
-from classification.datasets.split import Files, Source
+from classification.datasets.image_files import ImageFiles
+from classification.datasets.layouts import OFFICIAL
+from classification.datasets.open import open_split
+from classification.datasets.specs import DatasetSpec, find_dataset, locate
+from classification.datasets.split import ImageSplit, Split, has_images
 from classification.progress import ProgressLine
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic
 
 SPLITS = ("train", "test")
-BLOCK = 256  # images between two signs of life
-LEAK = 0.01  # official splits share a few images; a larger share of the test split is a mistake
-SHOWN = 3  # file names in a line; a report file has all
+BLOCK = 256  # images per progress update
+MAX_OVERLAP = 0.01  # official splits share a few images; a larger part of the test split is a leak
+SHOWN = 3  # file names per printed line; a report file lists all
 
-# What may be found -> (level, words after "n images"). Errors make data unusable.
+# Kind of finding -> (level, words after "N images"). Data with an error is unusable.
 KINDS = {
     "layout": ("error", "cannot be opened"),
     "unreadable": ("error", "cannot be read"),
-    "truncated": ("error", "end too early"),
-    "deep": ("error", "have more than 8 bits a channel, which would be cut off"),
+    "truncated": ("error", "are truncated"),
+    "deep": ("error", "have more than 8 bits per channel, which decoding would clip"),
     "leak": ("error", "train and test share too many images"),
-    "count": ("warning", "not the number of the authors' copy"),
+    "count": ("warning", "not the number that the paper's authors had"),
     "no images": ("warning", "classes have no images"),
-    "format": ("warning", "have another format than their name says"),
-    "grey": ("warning", "are grey, three equal channels are made of them"),
-    "cmyk": ("warning", "are CMYK, converted to RGB without a colour profile"),
+    "format": ("warning", "do not have the format of their file extension"),
+    "gray": ("warning", "are grayscale, and are converted to three equal channels"),
+    "cmyk": ("warning", "are CMYK, and are converted to RGB without a color profile"),
     "transparent": ("warning", "have an alpha channel, which is dropped"),
-    "animated": ("warning", "are animated, the first picture is taken"),
-    "overlap": ("warning", "of test are in train, too"),
-    "duplicate": ("warning", "are there twice in their split"),
-    "two labels": ("warning", "are there again with another label"),
+    "animated": ("warning", "are animated, and only the first frame is used"),
+    "overlap": ("warning", "in test are also in train"),
+    "duplicate": ("warning", "are duplicates in the same split"),
+    "two labels": ("warning", "are duplicates with different labels"),
 }
 MODES = {
-    "L": "grey",
-    "1": "grey",
-    "LA": "grey",
+    "L": "gray",
+    "1": "gray",
+    "LA": "gray",
     "CMYK": "cmyk",
     "RGBA": "transparent",
     "PA": "transparent",
@@ -76,7 +77,13 @@ FORMATS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One odd thing: a key of `KINDS`, the split and file it is in, and what exactly."""
+    """A problem in the data.
+
+    Attributes:
+        kind: key of `KINDS`.
+        split, file: where it is.
+        detail: specifics, such as the message of the decoder.
+    """
 
     kind: str
     split: str = ""
@@ -85,23 +92,23 @@ class Finding:
 
     @property
     def level(self) -> str:
-        """error or warning."""
+        """`error` or `warning`."""
         return KINDS[self.kind][0]
 
 
 @dataclass
-class Report:
-    """What a check saw.
+class DatasetReport:
+    """The result of checking a dataset.
 
     Attributes:
-        name, place: the dataset and where it lies.
-        layout: official, folders, or how else its images are kept.
+        name, path: name and location of the dataset.
+        layout: `official`, `folders`, or another description of how images are stored.
         splits: split -> images, classes, smallest and largest class (images), fingerprint.
-        findings: all odd things.
+        findings: all problems.
     """
 
     name: str
-    place: str = ""
+    path: str = ""
     layout: str = ""
     splits: dict[str, dict] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
@@ -112,163 +119,165 @@ class Report:
         return all(finding.level != "error" for finding in self.findings)
 
 
-def check(name: str, root: str | Path | None = None) -> Report:
-    """Open both splits and decode every image.
+class CheckedImage(NamedTuple):
+    """File name, label and digest of the RGB pixels; None if the image cannot be decoded."""
+
+    file: str
+    label: int
+    digest: bytes | None
+
+
+def check_dataset(name: str, root: str | Path | None = None) -> DatasetReport:
+    """Open both splits and decode every image; problems in the data become findings.
 
     Args:
-        name: a key of `DATASETS`.
-        root: as in `datasets.open_split`.
+        name: key of `DATASETS`.
+        root: path of the data, as in `open_split`.
 
     Raises:
-        UserError: no such dataset, or nowhere to look. Faults of the data are findings.
+        UserError: the dataset is unknown, or its path is not given.
     """
-    row = datasets.find(name)
-    root = datasets.place(name, root)
-    report = Report(name, place=str(root or "in installed packages"))
+    spec = find_dataset(name)
+    root = locate(name, root)
+    report = DatasetReport(name, path=str(root or "in installed packages"))
     try:
-        sources = {split: datasets.open_split(name, split, root) for split in SPLITS}
+        splits = {split: open_split(name, split, root) for split in SPLITS}
     except UserError as error:
         report.findings.append(Finding("layout", detail=str(error)))
         return report
-    report.layout, report.place = _layout(row, root, sources["train"], report.place)
-    line = ProgressLine(sum(len(source) for source in sources.values()))
-    contents = {}
-    for split, source in sources.items():
-        report.splits[split] = _describe(source)
-        report.findings += _counts(row, split, source)
-        if isinstance(source, ShardSource):  # their images are seen only while training
-            continue
-        contents[split], findings = _look(source, split, line)
-        report.findings += findings
+    report.layout, report.path = _layout(spec, root, splits["train"], report.path)
+    line = ProgressLine(sum(len(opened) for opened in splits.values()))
+    checked = {}
+    for split, opened in splits.items():
+        report.splits[split] = _summary(opened)
+        report.findings += _wrong_counts(spec, opened)
+        if has_images(opened):  # images in shards are decoded during training only
+            checked[split], findings = _check_images(opened, line)
+            report.findings += findings
     line.clear()
-    if len(contents) == len(SPLITS):
-        report.findings += _overlaps(contents)
+    if len(checked) == len(SPLITS):
+        report.findings += _overlaps(checked)
     return report
 
 
-def _layout(
-    row: Dataset, root: str | Path | None, source: Source | ShardSource, place: str
-) -> tuple[str, str]:
-    """What the layout is called, and where exactly the images lie."""
-    reader = datasets.reader(row)
-    if isinstance(reader, Official) and root is not None:
-        kind, folder = reader.layout(root)
+def _layout(spec: DatasetSpec, root: str | Path | None, opened: Split, path: str) -> tuple:
+    """Return the name of the layout and the exact location of the images."""
+    if spec.name in OFFICIAL and root is not None:
+        kind, folder = OFFICIAL[spec.name].detect(root)
         return kind, str(folder)
-    if isinstance(source, ShardSource):
-        return "shards, whose images are not checked here", place
-    return ("folders" if isinstance(source.images, Files) else "in memory"), place
+    if not has_images(opened):
+        return "shards, whose images are not checked", path
+    return ("folders" if isinstance(opened.images, ImageFiles) else "in memory"), path
 
 
-def _describe(source: Source | ShardSource) -> dict:
-    numbers = {"images": len(source), "classes": source.classes}
-    if source.labels is not None:
-        sizes = source.labels.bincount(minlength=source.classes)
+def _summary(opened: Split) -> dict:
+    numbers = {"images": len(opened), "classes": opened.classes}
+    if has_images(opened):
+        sizes = opened.labels.bincount(minlength=opened.classes)
         numbers |= {"smallest class": int(sizes.min()), "largest class": int(sizes.max())}
     try:
-        return numbers | {"fingerprint": source.fingerprint()}
-    except UserError as error:  # a link that leads nowhere: the image is a finding, too
+        return numbers | {"fingerprint": opened.fingerprint()}
+    except UserError as error:  # a broken link, which is also reported as an unreadable image
         return numbers | {"fingerprint": f"not possible ({error})"}
 
 
-def _counts(row: Dataset, split: str, source: Source | ShardSource) -> Iterator[Finding]:
-    expected = row.images.get(split, len(source))
-    if len(source) != expected:  # where an exact number is asked for, opening has failed
-        yield Finding("count", split, detail=f"{len(source)} {split} images instead of {expected}")
-    if source.labels is not None:
-        sizes = source.labels.bincount(minlength=source.classes).tolist()
+def _wrong_counts(spec: DatasetSpec, opened: Split) -> Iterator[Finding]:
+    expected = spec.images.get(opened.split, len(opened))
+    if len(opened) != expected:  # with exact counts, opening has already failed
+        detail = f"{len(opened)} {opened.split} images instead of {expected}"
+        yield Finding("count", opened.split, detail=detail)
+    if has_images(opened):
+        sizes = opened.labels.bincount(minlength=opened.classes).tolist()
         for label in (label for label, size in enumerate(sizes) if not size):
-            yield Finding("no images", split, source.class_names[label])
+            yield Finding("no images", opened.split, opened.class_names[label])
 
 
-def _look(source: Source, split: str, line: ProgressLine) -> tuple[list, list[Finding]]:
-    """(file, label, digest or None) of each image, and findings."""
-    contents, findings = [], []
-    labels = source.labels.tolist()
-    images = source.images
+def _check_images(
+    opened: ImageSplit, line: ProgressLine
+) -> tuple[list[CheckedImage], list[Finding]]:
+    checked, findings = [], []
+    labels = opened.labels.tolist()
+    images = opened.images
 
-    def one(i: int) -> tuple[str, bytes | None, list]:
-        if isinstance(images, Files):
+    def check_one(i: int) -> tuple[str, bytes | None, list]:
+        if isinstance(images, ImageFiles):
             path = images.path(i)
-            return str(path), *look(path)
+            return str(path), *check_file(path)
         return f"image {i}", hashlib.sha256(images[i].numpy().tobytes()).digest(), []
 
-    # Decoding lets go of Python's lock, so threads are enough.
+    # Threads suffice, because decoding releases the GIL.
     with ThreadPoolExecutor(os.cpu_count()) as pool, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, of odd metadata
+        warnings.simplefilter("ignore")  # Pillow warns about unusual metadata
         for start in range(0, len(labels), BLOCK):
             block = range(start, min(start + BLOCK, len(labels)))
-            for i, (file, digest, odd) in zip(block, pool.map(one, block), strict=True):
-                contents.append((file, labels[i], digest))
-                findings += [Finding(kind, split, file, detail) for kind, detail in odd]
-            line.show(len(block), f"checking {source.name} {split}")
-    return contents, findings
+            for i, (file, digest, problems) in zip(block, pool.map(check_one, block), strict=True):
+                checked.append(CheckedImage(file, labels[i], digest))
+                findings += [Finding(kind, opened.split, file, text) for kind, text in problems]
+            line.show(len(block), f"checking {opened.name} {opened.split}")
+    return checked, findings
 
 
-def look(path: Path) -> tuple[bytes | None, list[tuple[str, str]]]:
-    """Decode one image.
+def check_file(path: Path) -> tuple[bytes | None, list[tuple[str, str]]]:
+    """Decode one image file.
 
     Returns:
-        a digest of its RGB pixels (None: it has none), and pairs (key of `KINDS`, detail).
+        A digest of its RGB pixels (None: it cannot be decoded), and pairs (key of `KINDS`, detail).
     """
     try:
         data = path.read_bytes()
         with Image.open(io.BytesIO(data)) as image:
-            odd = list(_odd(path, image))
+            problems = list(_unusual(path, image))
             image.load()
             pixels = image.convert("RGB")
     except UnidentifiedImageError:
-        return None, [("unreadable", "no known image format" if data else "empty file")]
-    except Exception as error:  # a damaged file can raise anything in a decoder
+        return None, [("unreadable", "unknown image format" if data else "empty file")]
+    except Exception as error:  # decoders can raise anything for damaged files
         kind = "truncated" if "truncated" in str(error).lower() else "unreadable"
         return None, [(kind, str(error))]
     digest = hashlib.sha256(repr(pixels.size).encode() + pixels.tobytes()).digest()
-    return digest, odd
+    return digest, problems
 
 
-def _odd(path: Path, image: Image.Image) -> Iterator[tuple[str, str]]:
+def _unusual(path: Path, image: Image.Image) -> Iterator[tuple[str, str]]:
     if image.format not in FORMATS.get(path.suffix.lower(), (image.format,)):
         yield "format", f"it is {image.format}"
     if image.mode in MODES:
         yield MODES[image.mode], f"mode {image.mode}"
     frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # of MPO, others are previews
-        yield "animated", f"{frames} pictures"
+    if frames > 1 and image.format != "MPO":  # the other frames of MPO are previews
+        yield "animated", f"{frames} frames"
 
 
-def _overlaps(contents: dict[str, list[tuple]]) -> Iterator[Finding]:
-    """Images of equal pixels, within the splits and between them."""
-    readable = {
-        split: [image for image in images if image[2]] for split, images in contents.items()
-    }
-    seen = {split: {} for split in SPLITS}
-    for split, images in readable.items():
-        for file, label, digest in images:
-            first, its_label = seen[split].setdefault(digest, (file, label))
-            if first != file:
-                kind = "duplicate" if label == its_label else "two labels"
-                yield Finding(kind, split, file, f"as {first}")
-    shared = [
-        (file, seen["train"][digest][0])
-        for file, _, digest in readable["test"]
-        if digest in seen["train"]
-    ]
-    for file, other in shared:
-        yield Finding("overlap", "test", file, f"as {other}")
-    total = len(contents["test"])
-    if len(shared) > LEAK * total:
+def _overlaps(checked: dict[str, list[CheckedImage]]) -> Iterator[Finding]:
+    """Find images with equal pixels, within and between the splits."""
+    seen: dict[str, dict[bytes, CheckedImage]] = {split: {} for split in SPLITS}
+    for split, images in checked.items():
+        for image in images:
+            if image.digest is None:
+                continue
+            first = seen[split].setdefault(image.digest, image)
+            if first.file != image.file:
+                kind = "duplicate" if image.label == first.label else "two labels"
+                yield Finding(kind, split, image.file, f"as {first.file}")
+    shared = [image for image in checked["test"] if image.digest in seen["train"]]
+    for image in shared:
+        assert image.digest is not None
+        yield Finding("overlap", "test", image.file, f"as {seen['train'][image.digest].file}")
+    total = len(checked["test"])
+    if len(shared) > MAX_OVERLAP * total:
         yield Finding("leak", detail=f"{len(shared)} of {total} test images are training images")
 
 
-def lines(report: Report) -> Iterator[str]:
-    """The report in words: one line for each split and each kind of finding."""
+def lines(report: DatasetReport) -> Iterator[str]:
+    """Yield the report as text: one line for each split and each kind of finding."""
     layout = f", layout: {report.layout}" if report.layout else ""
-    yield f"{report.name}: {report.place}{layout}"
-    below = f"{report.place}/"
+    yield f"{report.name}: {report.path}{layout}"
+    below = f"{report.path}/"
     for split, numbers in report.splits.items():
-        shown = [f"{numbers['images']} images, {numbers['classes']} classes"]
+        shown = f"{numbers['images']} images, {numbers['classes']} classes"
         if "smallest class" in numbers:
-            shown.append(f"of {numbers['smallest class']} to {numbers['largest class']} images")
-        yield f"  {split:8} {' '.join(shown)}, fingerprint {numbers['fingerprint']}"
+            shown += f" with {numbers['smallest class']} to {numbers['largest class']} images"
+        yield f"  {split:8} {shown}, fingerprint {numbers['fingerprint']}"
     for kind, (level, words) in KINDS.items():
         found = [finding for finding in report.findings if finding.kind == kind]
         if not found:
@@ -281,11 +290,11 @@ def lines(report: Report) -> Iterator[str]:
         more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
         yield f"  {level:8} {len(files)} {words}: {', '.join(files[:SHOWN])}{more}"
     if not report.findings:
-        yield "  good     nothing wrong"
+        yield "  good     no problems found"
 
 
-def write(path: Path, reports: list[Report]) -> None:
-    """All findings, as CSV rows if `path` ends so, else as JSON with the numbers, too."""
+def write_report(path: Path, reports: list[DatasetReport]) -> None:
+    """Write all findings: CSV if `path` ends in .csv, else JSON with the summaries."""
     rows = [
         {"dataset": report.name, "level": finding.level, **asdict(finding)}
         for report in reports
@@ -293,8 +302,7 @@ def write(path: Path, reports: list[Report]) -> None:
     ]
     with atomic(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         if path.suffix == ".csv":
-            heads = ("dataset", "level", "kind", "split", "file", "detail")
-            table = csv.DictWriter(file, heads)
+            table = csv.DictWriter(file, ("dataset", "level", "kind", "split", "file", "detail"))
             table.writeheader()
             table.writerows(rows)
         else:

@@ -1,8 +1,9 @@
-"""CIFAR-10 and CIFAR-100: the official binary and Python files, or images as JPEG or PNG files."""
+"""CIFAR-10 and CIFAR-100: the official binary or Python files, or JPEG or PNG files."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,20 @@ from robust_backbones.checkpoint import array_pickles
 from robust_backbones.core.errors import UserError
 
 SIZE = 32
-PIXELS = 3 * SIZE * SIZE  # bytes of an image: red, green, blue plane
+PIXELS = 3 * SIZE * SIZE  # bytes of an image: red, green and blue plane
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where the official files keep what.
+class CifarFiles:
+    """The files of one official archive.
 
     Attributes:
-        folder: that the archive unpacks to.
-        files: split -> files.
-        names: file of the class names.
-        key: of labels (binary, int: which of the label bytes; Python, bytes: which entry).
-        names_key: of the class names in `names` (Python only).
-        label_bytes: before each image (binary only).
+        folder: folder in the archive.
+        files: split -> file names.
+        names: name of the file with class names.
+        key: where the labels are: index of a label byte (binary) or key (Python).
+        names_key: key of the class names in `names` (Python only).
+        label_bytes: number of label bytes before each image (binary only).
     """
 
     folder: str
@@ -41,30 +42,30 @@ class Layout:
 
 _FIVE = tuple(f"data_batch_{i}" for i in range(1, 6))
 BINARY = {
-    "cifar10": Layout(
+    "cifar10": CifarFiles(
         "cifar-10-batches-bin",
         {"train": tuple(f"{f}.bin" for f in _FIVE), "test": ("test_batch.bin",)},
         "batches.meta.txt",
         key=0,
         label_bytes=1,
     ),
-    "cifar100": Layout(
+    "cifar100": CifarFiles(
         "cifar-100-binary",
         {"train": ("train.bin",), "test": ("test.bin",)},
         "fine_label_names.txt",
-        key=1,
+        key=1,  # byte 0 is the coarse label
         label_bytes=2,
-    ),  # the first is coarse
+    ),
 }
 PYTHON = {
-    "cifar10": Layout(
+    "cifar10": CifarFiles(
         "cifar-10-batches-py",
         {"train": _FIVE, "test": ("test_batch",)},
         "batches.meta",
         key=b"labels",
         names_key=b"label_names",
     ),
-    "cifar100": Layout(
+    "cifar100": CifarFiles(
         "cifar-100-python",
         {"train": ("train",), "test": ("test",)},
         "meta",
@@ -73,33 +74,26 @@ PYTHON = {
     ),
 }
 
-Contents = tuple[Tensor, Tensor, tuple[str, ...]]
 
+def read(name: str, split: str, root: str | Path) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+    """Read the official files in `root` or its official subfolder, else images.
 
-def read_cifar10(split: str, root: str | Path) -> Contents:
-    """See `read`."""
-    return read("cifar10", split, root)
-
-
-def read_cifar100(split: str, root: str | Path) -> Contents:
-    """See `read`; the 100 fine classes."""
-    return read("cifar100", split, root)
-
-
-def read(name: str, split: str, root: str | Path) -> Contents:
-    """Official files in `root` or in their own folder below it; else an image folder or tar file.
+    Args:
+        name: `cifar10` or `cifar100` (its 100 fine classes).
+        split: `train` or `test`.
+        root: folder of the files, or an image folder or a tar file of one.
 
     Returns:
-        images `(N, 3, 32, 32)` uint8, labels `(N,)` int64, class names.
+        Images `(N, 3, 32, 32)` uint8, labels `(N,)` int64, and class names.
 
     Raises:
-        UserError: none of these, or a file that is not what its name says.
+        UserError: there are no such files, or a file is damaged.
     """
     root = Path(root)
     for table, reader in ((BINARY, _read_binary), (PYTHON, _read_python)):
         layout = table[name]
         for folder in (root / layout.folder, root):
-            # `train` of the Python files is a file, that of image folders a folder.
+            # `train` is a file in the Python archive, but a folder among image folders.
             if all((folder / file).is_file() for file in (*layout.files[split], layout.names)):
                 try:
                     images, labels, names = reader(folder, layout, split)
@@ -108,7 +102,8 @@ def read(name: str, split: str, root: str | Path) -> Contents:
                     raise
                 except (LookupError, TypeError, ValueError, AttributeError) as error:
                     raise UserError(
-                        f"{folder} does not hold the official files ({error!r})."
+                        f"{folder}: the files are not the official ones ({error!r}). Fetch them "
+                        "again."
                     ) from None
                 images = torch.from_numpy(np.ascontiguousarray(images)).view(-1, 3, SIZE, SIZE)
                 return images, torch.from_numpy(labels.astype(np.int64)), names
@@ -116,20 +111,22 @@ def read(name: str, split: str, root: str | Path) -> Contents:
         return image_cache.read(split, root, SIZE)
     except UserError as error:
         folders = f"{BINARY[name].folder}/ or {PYTHON[name].folder}/"
-        raise UserError(
-            f"{error} The official files are understood too: {root}/{folders}"
-        ) from None
+        raise UserError(f"{error} Official files must be in {root}/{folders}") from None
+
+
+read_cifar10, read_cifar100 = partial(read, "cifar10"), partial(read, "cifar100")
 
 
 def _read_binary(
-    folder: Path, layout: Layout, split: str
+    folder: Path, layout: CifarFiles, split: str
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     blocks = []
     for file in layout.files[split]:
         data = np.fromfile(folder / file, np.uint8)
         if not len(data) or len(data) % (layout.label_bytes + PIXELS):
             raise UserError(
-                f"{folder / file} has {len(data)} bytes, no whole number of images; fetch it again."
+                f"{folder / file}: {len(data)} bytes are not a whole number of images. Fetch it "
+                "again."
             )
         blocks.append(data.reshape(-1, layout.label_bytes + PIXELS))
     rows = np.concatenate(blocks)
@@ -138,7 +135,7 @@ def _read_binary(
 
 
 def _read_python(
-    folder: Path, layout: Layout, split: str
+    folder: Path, layout: CifarFiles, split: str
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     batches = [_unpickle(folder / file) for file in layout.files[split]]
     names = _unpickle(folder / layout.names)
@@ -152,14 +149,14 @@ def _read_python(
 
 def _check_labels(labels: np.ndarray, classes: int) -> None:
     if labels.dtype.kind not in "iu" or not 0 <= labels.min() <= labels.max() < classes:
-        raise ValueError(f"labels {labels.min()} to {labels.max()} of {classes} classes")
+        raise ValueError(f"labels {labels.min()} to {labels.max()} for {classes} classes")
 
 
 def _unpickle(path: Path) -> dict:
     try:
         return array_pickles.load(path, encoding="bytes")
-    except Exception as error:  # a broken pickle can raise anything; nothing of ours runs in there
+    except Exception as error:  # a broken pickle can raise anything; it runs no code of ours
         raise UserError(
-            f"{path} is refused: not a pickle of plain arrays ({error}). Use the binary version of "
-            "the dataset."
+            f"{path}: rejected, because it is not a pickle of plain arrays ({error}). Use the "
+            "binary version of the dataset."
         ) from None

@@ -1,4 +1,4 @@
-"""Get a dataset: torchvision downloads what still can be; of the others, where the files are."""
+"""Download a dataset with torchvision, or explain where to find its files."""
 
 from __future__ import annotations
 
@@ -9,93 +9,91 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from classification import datasets
-from classification.datasets.layouts import Official
+import torchvision
+
+from classification.datasets.layouts import OFFICIAL
+from classification.datasets.open import open_split
+from classification.datasets.specs import find_dataset, locate
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import locked
 
 
 def fetch(name: str, root: Path) -> Path:
-    """Download into `root/name`, which appears only when it is whole.
+    """Download a dataset into `root/name`; the folder appears only when it is complete.
 
     Args:
-        name: a key of `DATASETS`.
-        root: the folder that has a folder for each dataset.
+        name: key of `DATASETS`.
+        root: folder with one folder per dataset.
 
     Returns:
-        where the dataset lies; whatever was there and is whole stays.
+        The path of the dataset. An existing complete dataset is not downloaded again.
 
     Raises:
-        UserError: nothing to fetch, only by hand, the download failed, or its counts are wrong.
+        UserError: the dataset needs no download, or only a manual one; the download failed; its
+            number of images is wrong.
     """
-    row = datasets.find(name)
-    if not row.needs_root:
-        raise UserError(f"{name} is in the installed packages: there is nothing to fetch.")
+    spec = find_dataset(name)
+    if not spec.needs_root:
+        raise UserError(f"{name} is part of an installed package and needs no download.")
     root = Path(root)
     target = root / name
     with locked(root / f".{name}.lock"):
         try:
-            _open(name, root)
-            return Path(datasets.place(name, root) or root)
+            _check_counts(name, root)
+            return Path(locate(name, root) or root)
         except UserError as error:
             if target.exists() and os.listdir(target):
-                raise UserError(f"{target} is there and not whole: {error} Or remove it.") from None
-        if not row.torchvision:
-            raise UserError(f"{name} cannot be downloaded by a program. {instructions(name, root)}")
+                raise UserError(
+                    f"{target} exists but is incomplete: {error} Or remove the folder."
+                ) from None
+        if not spec.torchvision:
+            raise UserError(f"{name} has no automatic download. {manual_instructions(name, root)}")
         partial = root / f".{name}.partial"
-        # What a stopped download left cannot be told from a whole one: torchvision looks for a
-        # folder only, and of some archives knows no digest.
+        # Always from scratch: torchvision checks only whether a folder exists, so it would take an
+        # interrupted download for a complete one.
         shutil.rmtree(partial, ignore_errors=True)
-        _download(name, row.torchvision, partial, root)
-        _open(name, partial)
+        _download(name, spec.torchvision, partial, root)
+        _check_counts(name, partial)
         os.replace(partial, target)
     return target
 
 
-def instructions(name: str, root: str | Path) -> str:
-    """Where people find the files, and where they go."""
-    row, target = datasets.find(name), Path(root) / name
-    reader = datasets.reader(row)
-    if isinstance(reader, Official):
-        goal = "\n  ".join(
-            [
-                "Put them so, or as image folders train/<class>/ and test/<class>/:",
-                *reader.places(target),
-            ]
-        )
-    else:
-        goal = f"Put them into {target}."
+def manual_instructions(name: str, root: str | Path) -> str:
+    """Explain where to find the files of a dataset and where to put them."""
+    spec, target = find_dataset(name), Path(root) / name
+    goal = f"Put them into {target}."
+    if name in OFFICIAL:
+        paths = OFFICIAL[name].paths(target)
+        goal = "Put the files here, or use image folders train/<class>/ and test/<class>/:\n  "
+        goal += "\n  ".join(paths)
     return (
-        f"By hand: {row.by_hand.rstrip('.')}.\n{goal}\n"
-        f"Then: python -m classification.datasets check {name} --root {root}"
+        f"Manual download: {spec.manual_download}.\n{goal}\n"
+        f"Then run: python -m classification.datasets check {name} --data {root}"
     )
 
 
-def _open(name: str, root: Path) -> None:
-    """Compare classes and counts with the row."""
+def _check_counts(name: str, root: Path) -> None:
+    """Open both splits, which compares classes and images with the expected numbers."""
     for split in ("train", "test"):
-        datasets.open_split(name, split, root)
+        open_split(name, split, root)
 
 
 def _download(name: str, kind: str, folder: Path, root: Path) -> None:
-    import torchvision
-
     try:
         folder.mkdir(parents=True)
-        # One call is enough: each archive has all splits.
-        with _inside():
+        # One call suffices: each archive contains all splits.
+        with _safe_extraction():
             getattr(torchvision.datasets, kind)(str(folder), download=True)
-    except Exception as error:  # a network, an archive and another library: it can be anything
+    except Exception as error:  # from the network, an archive or torchvision
         raise UserError(
-            f"torchvision {torchvision.__version__} could not fetch {name} ({error}). Try again, "
-            f"or with a newer torchvision. {instructions(name, root)}"
+            f"torchvision {torchvision.__version__} could not download {name} ({error}). Try again "
+            f"or install a newer torchvision. {manual_instructions(name, root)}"
         ) from None
 
 
 @contextlib.contextmanager
-def _inside() -> Iterator[None]:
-    """torchvision unpacks what an archive says, wherever that lies; here nothing of it may lie, or
-    link, outside the folder that it is unpacked to."""
+def _safe_extraction() -> Iterator[None]:
+    """Reject archive members and links outside the target folder, which torchvision allows."""
     before = vars(tarfile.TarFile)["extraction_filter"]
     tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     try:

@@ -1,36 +1,43 @@
-"""Image folders `train/<class>/<image>` and `test/<class>/<image>`, and tar files of them."""
+"""Image folders: `train/<class>/<image>` and `test/<class>/<image>`."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from classification.datasets.image_files import ImageFiles
 from robust_backbones.core.errors import UserError
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from classification.datasets.split import Files
-
-# Folder names of a split, the first that exists is read.
+# Folder names of a split; the first one that exists is read.
 FOLDERS = {"train": ("train",), "test": ("test", "val", "valid")}
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
-LAYOUT = "expected {0}/train/<class>/<image> and {0}/test/<class>/<image> (or val instead of test)"
+LAYOUT = "{0}/train/<class>/<image> and {0}/test/<class>/<image> (or val instead of test)"
 
 
 def is_image(name: str) -> bool:
-    """By its ending. Hidden files are none: macOS leaves `._x.jpg` behind."""
+    """Whether a file name has an image extension and is not hidden (macOS: `._x.jpg`)."""
     base = name.rsplit("/", 1)[-1]
     return base.lower().endswith(IMAGES) and not base.startswith(".")
 
 
-def read_tree(split: str, root: str | Path) -> tuple[Files, Tensor, tuple[str, ...]]:
-    """The images of a split, sorted by class and name, and not opened yet.
+def read_tree(split: str, root: str | Path) -> tuple[ImageFiles, Tensor, tuple[str, ...]]:
+    """List the images of a split without opening them.
+
+    Args:
+        split: `train` or `test`.
+        root: folder of the dataset.
+
+    Returns:
+        The images, sorted by class and name, labels `(N,)` int64, and class names.
 
     Raises:
-        UserError: another layout, an empty class, or classes that differ between the splits.
+        UserError: the folder has another layout, a class has no images, or the splits have
+            different classes.
     """
     root = Path(root)
     folder = split_folder(root, split)
@@ -38,83 +45,80 @@ def read_tree(split: str, root: str | Path) -> tuple[Files, Tensor, tuple[str, .
     classes = _classes(folder)
     _check_same_classes(root, folder, classes)
     for label, name in enumerate(classes):
-        found = sorted(_below(folder, name))
+        found = sorted(_images_below(folder, name))
         if not found:
-            raise UserError(f"class folder {folder / name} has no image; remove it or fill it.")
+            raise UserError(
+                f"{folder / name}: this class folder has no images. Add some, or remove it."
+            )
         names += found
         labels += [label] * len(found)
-    import numpy as np
-    import torch
-
-    from classification.datasets.split import Files
-
-    packed = np.array([os.fsencode(name) for name in names])
-    return Files(folder, packed), torch.tensor(labels), tuple(classes)
+    encoded = np.array([os.fsencode(name) for name in names])
+    return ImageFiles(folder, encoded), torch.tensor(labels), tuple(classes)
 
 
 def split_folder(root: Path, split: str) -> Path:
-    """The folder of a split.
+    """Return the folder of a split.
 
     Raises:
-        UserError: no such folder.
+        UserError: it does not exist.
     """
+    expected = f"Expected {LAYOUT.format(root)}."
     if not root.is_dir():
         reason = "is not a folder" if root.exists() else "does not exist"
-        raise UserError(f"{root} {reason}; {LAYOUT.format(root)}.")
+        raise UserError(f"{root} {reason}. {expected}")
     for name in FOLDERS[split]:
         if (root / name).is_dir():
             return root / name
     wanted = " or ".join(f"'{name}'" for name in FOLDERS[split])
-    raise UserError(f"{root} has no folder {wanted}; {LAYOUT.format(root)}.")
+    raise UserError(f"{root} has no folder {wanted}. {expected}")
 
 
 def _classes(folder: Path) -> list[str]:
-    """Names of the class folders, sorted; images without one are a mistake, not a small class."""
-    flat = 0
+    """Return the sorted names of the class folders."""
+    loose = 0
     classes = []
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir() and not entry.name.startswith("."):
                 classes.append(entry.name)
-            flat += is_image(entry.name) and not entry.is_dir()
-    if flat:
+            loose += is_image(entry.name) and not entry.is_dir()
+    if loose:
         raise UserError(
-            f"{flat} images of {folder} lie flat: sort them into class folders "
-            f"{folder}/<class>/, named as those of train."
+            f"{folder}: {loose} images are not in class folders. Move them to {folder}/<class>/, "
+            "with the same class names as in train."
         )
     if not classes:
-        raise UserError(f"{folder} has no class folders; {LAYOUT.format(folder.parent)}.")
+        raise UserError(f"{folder} has no class folders. Expected {LAYOUT.format(folder.parent)}.")
     if len(classes) == 1:
         raise UserError(
-            f"{folder} has one class folder, '{classes[0]}'; there is nothing to tell "
-            "apart: give two or more."
+            f"{folder} has only one class folder, '{classes[0]}'. Classification needs two or more."
         )
     return sorted(classes)
 
 
 def _check_same_classes(root: Path, folder: Path, classes: list[str]) -> None:
-    """Labels are numbers of sorted names: other names would mean other labels."""
+    """Require equal class names in all splits: a label is an index into the sorted names."""
     for names in FOLDERS.values():
         for other in (root / name for name in names):
-            if other == folder or not other.is_dir():  # a split that nobody opens may be absent
+            if other == folder or not other.is_dir():  # a split that is not used may be missing
                 continue
             others = _classes(other)
             more, less = sorted(set(classes) - set(others)), sorted(set(others) - set(classes))
             if more or less:
                 raise UserError(
-                    f"the classes of {folder} and {other} differ: only the first has "
-                    f"{_some(more)}, only the second has {_some(less)}; give both the same folders."
+                    f"{folder} and {other} have different classes: only the first has "
+                    f"{_shortened(more)}, only the second has {_shortened(less)}. Create the same "
+                    "class folders in both."
                 )
 
 
-def _some(names: list[str]) -> str:
-    return (
-        ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "none"
-    )
+def _shortened(names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more or "none"
 
 
-def _below(folder: Path, name: str) -> Iterator[str]:
-    """Images below `folder/name`, relative to `folder`."""
+def _images_below(folder: Path, name: str) -> Iterator[str]:
+    """Yield the images in `folder/name` and its subfolders, relative to `folder`."""
     for path, _, files in os.walk(folder / name, followlinks=True):
         relative = Path(path).relative_to(folder).as_posix()
         yield from (f"{relative}/{file}" for file in files if is_image(file))

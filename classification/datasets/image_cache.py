@@ -1,4 +1,4 @@
-"""Small images decoded once: a folder or tar file of them as one array, kept in the cache."""
+"""Small images of a folder or tar file, decoded once and cached as one array."""
 
 from __future__ import annotations
 
@@ -14,53 +14,49 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from classification.datasets import folders
-from classification.datasets.split import read_image
+from classification.datasets.folders import FOLDERS, LAYOUT, is_image, read_tree
+from classification.datasets.image_files import read_image
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic, cache_dir, locked, sha256
 from robust_backbones.core.images import read_member
 
-VERSION = 1  # raise it when a change here changes a pixel
+VERSION = 1  # increase it when a change here changes a pixel
 
 
 def read(split: str, root: str | Path, size: int) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """The images of a split of a folder or tar file, all of them `size` pixels wide and high.
+    """Read all images of a split from the cache, after decoding them if necessary.
 
     Args:
-        split: train or test.
-        root: a folder as in `folders`, or a `.tar`, `.tar.gz`, `.tar.xz` ... of one.
-        size: height and width, pixels.
+        split: `train` or `test`.
+        root: folder as in `folders`, or a `.tar`, `.tar.gz`, `.tar.xz` ... of one.
+        size: height and width of the images, pixels.
 
     Returns:
-        images `(N, 3, size, size)` uint8, mapped from the cache, labels `(N,)`, class names.
+        Images `(N, 3, size, size)` uint8, memory-mapped, labels `(N,)` int64, and class names.
 
     Raises:
-        UserError: another layout, an unreadable image, or one of another size.
+        UserError: the layout is different, an image cannot be read or has another size.
     """
     root = Path(root)
-    key = _archive_key(root) if root.is_file() else _folder_key(root, split)
-    place = cache_dir() / "decoded" / f"v{VERSION}-{key}-{size}"
-    index = place / "index.json"
+    key = sha256(root)[:32] if root.is_file() else _folder_key(root, split)
+    folder = cache_dir() / "decoded" / f"v{VERSION}-{key}-{size}"
+    index = folder / "index.json"
     if not index.exists():
-        with locked(place.with_name(place.name + ".lock")):
-            if not index.exists():  # else another process has been at it
-                _decode(root, split, place, size)
+        with locked(folder.with_name(folder.name + ".lock")):
+            if not index.exists():  # another process may have decoded meanwhile
+                _decode(root, split, folder, size)
     contents = json.loads(index.read_text(encoding="utf-8"))
     if split not in contents["labels"]:
-        raise UserError(f"{root} has no {split} images; {folders.LAYOUT.format(root)}.")
-    # Copy on write: processes share the memory, and torch gets an array that it may believe its own
-    images = np.load(place / f"{split}.npy", mmap_mode="c")
+        raise UserError(f"{root} has no {split} images. Expected {LAYOUT.format(root)}.")
+    # Copy on write: processes share the memory, and torch requires a writable array.
+    images = np.load(folder / f"{split}.npy", mmap_mode="c")
     labels = torch.tensor(contents["labels"][split])
     return torch.from_numpy(images), labels, tuple(contents["classes"])
 
 
-def _archive_key(root: Path) -> str:
-    return sha256(root)[:32]
-
-
 def _folder_key(root: Path, split: str) -> str:
-    """Names, sizes and times of all files: a changed image is decoded anew."""
-    files, labels, _ = folders.read_tree(split, root)
+    """Return a digest of the names, sizes and times of all files; it changes with any image."""
+    files, labels, _ = read_tree(split, root)
     digest = hashlib.sha256(f"{split}\0{root.resolve()}".encode())
     for i, label in enumerate(labels.tolist()):
         stat = files.path(i).stat()
@@ -69,25 +65,25 @@ def _folder_key(root: Path, split: str) -> str:
     return digest.hexdigest()[:32]
 
 
-def _decode(root: Path, split: str, place: Path, size: int) -> None:
-    """Write one array per split, and then, as the sign that all is there, the index."""
+def _decode(root: Path, split: str, folder: Path, size: int) -> None:
+    """Write one array per split, and then the index, which marks the folder as complete."""
     if root.is_file():
         classes, arrays, labels = _decode_archive(root, size)
     else:
-        files, found, classes = folders.read_tree(split, root)
+        files, found, classes = read_tree(split, root)
         pixels = [_pixels(files[i], files.path(i), size) for i in range(len(files))]
         arrays, labels = {split: pixels}, {split: found.tolist()}
     for name, pixels in arrays.items():
-        with atomic(place / f"{name}.npy") as temporary, open(temporary, "wb") as file:
+        with atomic(folder / f"{name}.npy") as temporary, open(temporary, "wb") as file:
             np.save(file, np.stack(pixels))
             file.flush()
-    with atomic(place / "index.json") as temporary:
+    with atomic(folder / "index.json") as temporary:
         contents = {"source": str(root), "classes": classes, "labels": labels}
         temporary.write_text(json.dumps(contents), encoding="utf-8")
 
 
 def _decode_archive(root: Path, size: int) -> tuple[list[str], dict[str, list], dict[str, list]]:
-    """Class names; split -> images, in the order of `folders.read_tree`; split -> labels."""
+    """Return class names, split -> images (in the order of `read_tree`), and split -> labels."""
     found: dict[str, dict[tuple[str, str], np.ndarray]] = {}
     for split, name, file in _members(root):
         member = f"{root}: {split}/{name}"
@@ -95,12 +91,12 @@ def _decode_archive(root: Path, size: int) -> tuple[list[str], dict[str, list], 
         folder, rest = name.split("/", 1)
         found.setdefault(split, {})[folder, rest] = image
     if not found:
-        raise UserError(f"{root} has no images in class folders; {folders.LAYOUT.format('.')}.")
+        raise UserError(f"{root} has no images in class folders. Expected {LAYOUT.format('.')}.")
     names = {split: {name for name, _ in images} for split, images in found.items()}
     classes = sorted(set().union(*names.values()))
-    for split, here in names.items():
-        if missing := sorted(set(classes) - here):
-            raise UserError(f"{root}: {split} lacks images of {', '.join(missing[:5])}.")
+    for split, present in names.items():
+        if missing := sorted(set(classes) - present):
+            raise UserError(f"{root}: {split} has no images of {', '.join(missing[:5])}.")
     arrays = {split: [images[key] for key in sorted(images)] for split, images in found.items()}
     labels = {
         split: [classes.index(name) for name, _ in sorted(images)]
@@ -109,28 +105,30 @@ def _decode_archive(root: Path, size: int) -> tuple[list[str], dict[str, list], 
     return classes, arrays, labels
 
 
-def _members(root: Path) -> Iterator[tuple[str, str, object]]:
-    """(split, `<class>/<image>`, open file) of each image of a tar file, in its own order."""
-    splits = {name: split for split, names in folders.FOLDERS.items() for name in names}
+def _members(root: Path) -> Iterator[tuple[str, str, io.BytesIO]]:
+    """Yield (split, `<class>/<image>`, file) for each image in a tar file, in its order."""
+    splits = {name: split for split, names in FOLDERS.items() for name in names}
     try:
         with tarfile.open(root, "r|*") as archive:
             for member in archive:
-                # The tree may lie in a folder of its own.
+                # The tree may be inside another folder.
                 parts = member.name.removeprefix("./").split("/")
                 at = next((i for i, part in enumerate(parts[:-2]) if part in splits), None)
-                if member.isreg() and at is not None and folders.is_image(member.name):
+                if member.isreg() and at is not None and is_image(member.name):
                     data = io.BytesIO(read_member(archive, member))
                     yield splits[parts[at]], "/".join(parts[at + 1 :]), data
     except UserError:
         raise
-    except Exception as error:  # of tarfile and of what unpacks
-        raise UserError(f"{root} cannot be read as a tar file ({error}); fetch it again.") from None
+    except Exception as error:  # from tarfile or a decompressor
+        raise UserError(
+            f"{root}: cannot be read as a tar file ({error}). Fetch it again."
+        ) from None
 
 
 def _pixels(image: Image.Image, name: object, size: int) -> np.ndarray:
-    """`(3, size, size)` uint8."""
+    """Return the pixels as `(3, size, size)` uint8."""
     if image.size != (size, size):
         raise UserError(
-            f"{name} has {image.width}x{image.height} pixels; {size}x{size} are expected here."
+            f"{name}: the image has {image.width}x{image.height} pixels instead of {size}x{size}."
         )
     return np.asarray(image).transpose(2, 0, 1)

@@ -1,57 +1,79 @@
-"""The transfer tasks as their makers lay them out, or as image folders: `aircraft` ... `sun397`.
+"""Official layouts of the transfer tasks, with their index files; image folders work as well.
 
-Each is a reader `(split, root) -> images, labels, class names`, as in `sources.Source`. Images are
-in the order of their labels, then of their names; labels are those of torchvision.
+An `OfficialLayout` reads `(split, root) -> images, labels, class names`. Images are sorted by label
+and then by name. Labels equal torchvision's.
+
+Each index function takes the paths of the layout's parts and a split, `train` or `test`. It returns
+an `Index`. It may raise the ValueError, KeyError, ... that Python raises for invalid contents;
+`OfficialLayout` adds the name of the dataset.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from classification.datasets import folders, indexes
-from classification.datasets.indexes import Listing
-from classification.datasets.split import Files
+from classification.datasets import folders, matlab_files
+from classification.datasets.image_files import ImageFiles
+from classification.datasets.split import SplitContents
 from robust_backbones.core.errors import UserError
+
+BACKGROUND = "BACKGROUND_Google"  # a folder in Caltech-101 that is not a class
+
+
+class Index(NamedTuple):
+    """The images of a split.
+
+    Attributes:
+        folder: folder of the images.
+        images: (path in the folder, label from 0) of each image.
+        class_names: one name per class.
+    """
+
+    folder: Path
+    images: Iterable[tuple[str, int]]
+    class_names: Sequence[str]
 
 
 @dataclass(frozen=True)
-class Official:
-    """One task's own layout.
+class OfficialLayout:
+    """The official layout of one dataset.
 
     Attributes:
-        name: of the dataset.
-        folders: what the official archives unpack to, as torchvision names it.
-        index: `(parts, split) -> Listing`; see `indexes`.
-        parts: what it reads -> where that lies in the folder, alternatives in order.
-        partial: whether listed images may be absent: they cannot be had any more.
+        name: name of the dataset.
+        folders: folders that the official archives contain; torchvision keeps their names.
+        index: function `(parts, split) -> Index`.
+        parts: name of each file or folder that `index` reads -> its possible paths.
+        partial: whether listed images may be missing, because they are no longer available.
     """
 
     name: str
     folders: tuple[str, ...]
-    index: Callable[[dict[str, Path], str], Listing]
+    index: Callable[[dict[str, Path], str], Index]
     parts: dict[str, tuple[str, ...]]
     partial: bool = False
 
-    def __call__(self, split: str, root: str | Path) -> tuple[Files, Tensor, tuple[str, ...]]:
-        """The images of a split, not opened yet.
+    def __call__(self, split: str, root: str | Path) -> SplitContents:
+        """List the images of a split without opening them.
 
         Raises:
-            UserError: neither layout is there, an index file is damaged, or images are missing.
+            UserError: the data has another layout, an index file is damaged, or images are missing.
         """
-        kind, folder = self.layout(root)
+        kind, folder = self.detect(root)
         if kind == "folders":
             return folders.read_tree(split, folder)
         try:
-            images, listed, classes = self.index(self._find(folder)[0], split)
-            pairs = sorted(listed, key=lambda pair: (pair[1], pair[0]))
-            self._check(folder, pairs, len(classes))
+            index = self.index(self._find_parts(folder)[0], split)
+            pairs = sorted(index.images, key=lambda pair: (pair[1], pair[0]))
+            self._check(folder, pairs, len(index.class_names))
         except UserError:
             raise
         except (
@@ -64,187 +86,300 @@ class Official:
             RecursionError,
         ) as error:
             raise UserError(
-                f"the {split} index of {self.name} in {folder} is damaged ({error!r}); "
-                "fetch it again."
+                f"{folder}: the {split} index of {self.name} is damaged ({error!r}). Fetch it "
+                "again."
             ) from None
-        pairs = self._present(images, pairs)
+        pairs = self._existing(index.folder, pairs)
         names = np.array([os.fsencode(name) for name, _ in pairs])
         labels = torch.tensor([label for _, label in pairs])
-        return Files(images, names), labels, tuple(classes)
+        return ImageFiles(index.folder, names), labels, tuple(index.class_names)
 
-    def layout(self, root: str | Path) -> tuple[str, Path]:
-        """Which layout `root` has: ("official" or "folders", its folder).
+    def detect(self, root: str | Path) -> tuple[str, Path]:
+        """Return ("official" or "folders", folder): the layout of `root` and where it is.
 
         Raises:
-            UserError: neither, or only part of one.
+            UserError: the data has another layout, or is incomplete.
         """
         root = Path(root)
         if not root.is_dir():
-            raise UserError(f"{root} is not a folder; {self._wanted(root)}.")
+            raise UserError(f"{root} is not a folder. {self._expected(root)}")
         missing = {}
         for folder in [*(root / name for name in self.folders), root]:
-            found, missing[folder] = self._find(folder)
+            missing[folder] = self._find_parts(folder)[1]
             if not missing[folder]:
                 return "official", folder
         if any((root / name).is_dir() for names in folders.FOLDERS.values() for name in names):
             return "folders", root
         nearest = min(missing, key=lambda folder: len(missing[folder]))
         if len(missing[nearest]) == len(self.parts):
-            raise UserError(f"{root} holds no {self.name}; {self._wanted(root)}.")
-        lacking = ", ".join(missing[nearest])
-        raise UserError(f"{nearest} lacks {lacking} of {self.name}; {self._wanted(root)}.")
-
-    def places(self, root: Path) -> list[str]:
-        """Paths below `root` that the official layout has."""
-        return [str(root / self.folders[0] / where[0]) for where in self.parts.values()]
-
-    def _wanted(self, root: Path) -> str:
-        return (
-            f"official layout: {', '.join(self.places(root))}; image folders: "
-            f"{folders.LAYOUT.format(root)}; 'python -m classification.datasets fetch {self.name}' "
-            "says where the files are"
+            raise UserError(f"{root} does not contain {self.name}. {self._expected(root)}")
+        raise UserError(
+            f"{nearest} lacks {', '.join(missing[nearest])} of {self.name}. {self._expected(root)}"
         )
 
-    def _find(self, folder: Path) -> tuple[dict[str, Path], list[str]]:
-        """Parts -> paths, and the paths of parts that are not there."""
+    def paths(self, root: Path) -> list[str]:
+        """Return the paths of the official layout below `root`."""
+        return [str(root / self.folders[0] / paths[0]) for paths in self.parts.values()]
+
+    def _expected(self, root: Path) -> str:
+        return (
+            f"Expected the official layout ({', '.join(self.paths(root))}) or image folders "
+            f"({folders.LAYOUT.format(root)}). For downloads, run: "
+            f"python -m classification.datasets fetch {self.name}"
+        )
+
+    def _find_parts(self, folder: Path) -> tuple[dict[str, Path], list[str]]:
+        """Return part -> existing path, and the first path of each missing part."""
         found, missing = {}, []
-        for part, places in self.parts.items():
-            there = [folder / place for place in places if (folder / place).exists()]
-            if there:
-                found[part] = there[0]
+        for part, paths in self.parts.items():
+            existing = [folder / path for path in paths if (folder / path).exists()]
+            if existing:
+                found[part] = existing[0]
             else:
-                missing.append(places[0])
+                missing.append(paths[0])
         return found, missing
 
     def _check(self, folder: Path, pairs: list[tuple[str, int]], classes: int) -> None:
         if not pairs:
-            raise UserError(f"{folder} lists no images of {self.name}; fetch it again.")
+            raise UserError(f"{folder}: the index of {self.name} lists no images. Fetch it again.")
         names = [name for name, _ in pairs]
         if len(set(names)) < len(names):
             raise ValueError("it lists an image twice")
-        if out := [name for name in names if name[:1] == "/" or ".." in name.split("/")]:
-            raise ValueError(f"'{out[0]}' leads out of its folder")
+        if outside := [name for name in names if name[:1] == "/" or ".." in name.split("/")]:
+            raise ValueError(f"'{outside[0]}' leads out of its folder")
         if not 0 <= pairs[0][1] <= pairs[-1][1] < classes:
-            raise ValueError(f"labels {pairs[0][1]} to {pairs[-1][1]} of {classes} classes")
+            raise ValueError(f"labels {pairs[0][1]} to {pairs[-1][1]} for {classes} classes")
 
-    def _present(self, images: Path, pairs: list[tuple[str, int]]) -> list[tuple[str, int]]:
-        """The pairs whose image exists; a folder is listed once, which is faster than asking."""
+    def _existing(self, images: Path, pairs: list[tuple[str, int]]) -> list[tuple[str, int]]:
+        """Return the pairs whose image exists; listing folders is faster than testing files."""
         parents = {os.path.dirname(name) for name, _ in pairs}
-        there = {parent: _entries(images / parent) for parent in parents}
-        gone = {
-            name for name, _ in pairs if os.path.basename(name) not in there[os.path.dirname(name)]
+        entries = {parent: _entries(images / parent) for parent in parents}
+        missing = {
+            name
+            for name, _ in pairs
+            if os.path.basename(name) not in entries[os.path.dirname(name)]
         }
-        if not gone:
+        if not missing:
             return pairs
-        if self.partial and len(gone) < len(pairs):
-            return [pair for pair in pairs if pair[0] not in gone]
-        some = ", ".join(sorted(gone)[:3]) + (", ..." if len(gone) > 3 else "")
+        if self.partial and len(missing) < len(pairs):
+            return [pair for pair in pairs if pair[0] not in missing]
+        some = ", ".join(sorted(missing)[:3]) + (", ..." if len(missing) > 3 else "")
         raise UserError(
-            f"{images} lacks {len(gone)} of {len(pairs)} listed images of {self.name}: {some}; "
-            "unpack or fetch it again."
+            f"{images} lacks {len(missing)} of {len(pairs)} listed images of {self.name}: {some}. "
+            "Unpack it or fetch it again."
         )
 
 
 def _entries(folder: Path) -> set[str]:
-    # Not Path.is_dir, which raises for a name that no disk takes.
+    # os.path.isdir instead of Path.is_dir, which raises for names that are too long.
     return set(os.listdir(folder)) if os.path.isdir(folder) else set()
 
 
-aircraft = Official(
-    "aircraft",
-    ("fgvc-aircraft-2013b",),
-    indexes.aircraft,
-    {
-        "images": ("data/images",),
-        "classes": ("data/variants.txt",),
-        "train": ("data/images_variant_trainval.txt",),
-        "test": ("data/images_variant_test.txt",),
-    },
-)
+def _aircraft(parts: dict[str, Path], split: str) -> Index:
+    """Read lines `<number> <variant>`; training is the official trainval list."""
+    classes = _lines(parts["classes"])
+    label = {name: i for i, name in enumerate(classes)}
+    pairs = (line.split(" ", 1) for line in _lines(parts[split]))
+    return Index(
+        parts["images"], [(f"{number}.jpg", label[name]) for number, name in pairs], classes
+    )
 
-birdsnap = Official(
-    "birdsnap",
-    ("birdsnap",),
-    indexes.birdsnap,
-    {
-        "images": ("download/images", "images"),
-        "classes": ("species.txt",),
-        "all": ("images.txt",),
-        "test": ("test_images.txt",),
-    },
-    partial=True,
-)
 
-caltech101 = Official(
-    "caltech101",
-    ("caltech101", "caltech-101"),
-    indexes.caltech101,
-    {"images": ("101_ObjectCategories",)},
-)
+def _birdsnap(parts: dict[str, Path], split: str) -> Index:
+    """Read tab-separated tables; all images outside the test table are training images."""
+    classes = {row["id"]: row["dir"] for row in _table(parts["classes"])}
+    order = sorted(classes, key=int)
+    label = {number: i for i, number in enumerate(order)}
+    test = {row["path"] for row in _table(parts["test"])}
+    pairs = [
+        (row["path"], label[row["species_id"]])
+        for row in _table(parts["all"])
+        if (row["path"] in test) == (split == "test")
+    ]
+    return Index(parts["images"], pairs, [classes[number] for number in order])
 
-caltech256 = Official(
-    "caltech256", ("caltech256",), indexes.caltech256, {"images": ("256_ObjectCategories",)}
-)
 
-cars = Official(
-    "cars",
-    ("stanford_cars",),
-    indexes.cars,
-    {
-        "train images": ("cars_train",),
-        "test images": ("cars_test",),
-        "classes": ("devkit/cars_meta.mat",),
-        "train": ("devkit/cars_train_annos.mat", "cars_train_annos.mat"),
-        "test": ("cars_test_annos_withlabels.mat", "devkit/cars_test_annos_withlabels.mat"),
-    },
-)
+def _caltech101(parts: dict[str, Path], split: str) -> Index:
+    """Train on the first 30 images of each class, by the number in the file name."""
+    return _first_images(parts["images"], split, 30, r"image_(\d+)\.jpg")
 
-dtd = Official(
-    "dtd",
-    ("dtd/dtd", "dtd"),
-    indexes.dtd,
-    {
-        "images": ("images",),
-        "train": ("labels/train1.txt",),
-        "val": ("labels/val1.txt",),
-        "test": ("labels/test1.txt",),
-    },
-)
 
-flowers = Official(
-    "flowers",
-    ("flowers-102",),
-    indexes.flowers,
-    {"images": ("jpg",), "labels": ("imagelabels.mat",), "splits": ("setid.mat",)},
-)
+def _caltech256(parts: dict[str, Path], split: str) -> Index:
+    """Train on the first 60 images of each class; ignore stray files such as RENAME2."""
+    return _first_images(parts["images"], split, 60, r"\d+_(\d+)\.jpg")
 
-food = Official(
-    "food",
-    ("food-101",),
-    indexes.food,
-    {"images": ("images",), "train": ("meta/train.json",), "test": ("meta/test.json",)},
-)
 
-pets = Official(
-    "pets",
-    ("oxford-iiit-pet",),
-    indexes.pets,
-    {
-        "images": ("images",),
-        "train": ("annotations/trainval.txt",),
-        "test": ("annotations/test.txt",),
-    },
-)
+def _first_images(images: Path, split: str, count: int, pattern: str) -> Index:
+    names = [entry.name for entry in images.iterdir() if entry.is_dir()]
+    classes = sorted(name for name in names if name != BACKGROUND and name[0] != ".")
+    part = slice(None, count) if split == "train" else slice(count, None)
+    pairs = []
+    for label, name in enumerate(classes):
+        matches = [re.fullmatch(pattern, entry.name) for entry in (images / name).iterdir()]
+        numbered = sorted((int(match[1]), match[0]) for match in matches if match)
+        pairs += [(f"{name}/{file}", label) for _, file in numbered[part]]
+    return Index(images, pairs, classes)
+
+
+def _cars(parts: dict[str, Path], split: str) -> Index:
+    """Read MATLAB structures; their labels start at 1."""
+    classes = matlab_files.read(parts["classes"])["class_names"].tolist()
+    rows = matlab_files.read(parts[split])["annotations"]
+    pairs = [(str(row["fname"]), int(row["class"]) - 1) for row in rows]
+    images = parts[f"{split} images"]
+    nested = images / images.name  # as in Kaggle's archive
+    return Index(nested if nested.is_dir() else images, pairs, classes)
+
+
+def _dtd(parts: dict[str, Path], split: str) -> Index:
+    """Read lines `<class>/<image>`; training is train1 and val1."""
+    lists = {"train": ("train", "val"), "test": ("test",)}[split]
+    names = [line for part in lists for line in _lines(parts[part])]
+    classes = sorted({name.split("/")[0] for name in names})
+    pairs = [(name, classes.index(name.split("/")[0])) for name in names]
+    return Index(parts["images"], pairs, classes)
+
+
+def _flowers(parts: dict[str, Path], split: str) -> Index:
+    """Read MATLAB arrays of image numbers and labels, both from 1; classes have no names."""
+    splits, labels = (
+        matlab_files.read(parts["splits"]),
+        matlab_files.read(parts["labels"])["labels"],
+    )
+    keys = {"train": ("trnid", "valid"), "test": ("tstid",)}[split]
+    numbers = [int(number) for key in keys for number in splits[key]]
+    if min(numbers) < 1:
+        raise ValueError("image 0, but numbers start at 1")
+    pairs = [(f"image_{number:05d}.jpg", int(labels[number - 1]) - 1) for number in numbers]
+    classes = [f"{number:03d}" for number in range(1, int(labels.max()) + 1)]
+    return Index(parts["images"], pairs, classes)
+
+
+def _food(parts: dict[str, Path], split: str) -> Index:
+    """Read JSON: class -> image names without extension."""
+    listed = json.loads(parts[split].read_text(encoding="utf-8"))
+    classes = sorted(listed)
+    pairs = [(f"{name}.jpg", i) for i, key in enumerate(classes) for name in listed[key]]
+    return Index(parts["images"], pairs, classes)
+
+
+def _pets(parts: dict[str, Path], split: str) -> Index:
+    """Read lines `<class>_<number> <label> <species> <breed>`; labels start at 1."""
+    rows = [line.split() for line in _lines(parts[split])]
+    pairs = [(f"{row[0]}.jpg", int(row[1]) - 1) for row in rows]
+    names = {int(row[1]) - 1: row[0].rsplit("_", 1)[0] for row in rows}
+    return Index(parts["images"], pairs, [names[label] for label in range(len(names))])
+
+
+def _sun397(parts: dict[str, Path], split: str) -> Index:
+    """Read lines `/a/abbey/sun_....jpg`; the class is the folder."""
+    classes = _lines(parts["classes"])
+    label = {name: i for i, name in enumerate(classes)}
+    pairs = [(name[1:], label[name.rsplit("/", 1)[0]]) for name in _lines(parts[split])]
+    # Class names start after /a/, as in torchvision.
+    return Index(parts["images"].parent, pairs, [name[3:] for name in classes])
+
+
+def _lines(path: Path) -> list[str]:
+    stripped = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    return [line for line in stripped if line]
+
+
+def _table(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a tab-separated table whose first line has the column names."""
+    head, *rows = (line.split("\t") for line in _lines(path))
+    return [dict(zip(head, row, strict=False)) for row in rows]
+
 
 _PARTITIONS = ("", "Partitions/", "splits_01/", "../", "../Partitions/", "../splits_01/")
-sun397 = Official(
-    "sun397",
-    ("SUN397",),
-    indexes.sun397,
-    {
-        "images": ("a",),  # of a/ to z/
-        "classes": tuple(f"{folder}ClassName.txt" for folder in _PARTITIONS),
-        "train": tuple(f"{folder}Training_01.txt" for folder in _PARTITIONS),
-        "test": tuple(f"{folder}Testing_01.txt" for folder in _PARTITIONS),
-    },
+_LAYOUTS = (
+    OfficialLayout(
+        "aircraft",
+        ("fgvc-aircraft-2013b",),
+        _aircraft,
+        {
+            "images": ("data/images",),
+            "classes": ("data/variants.txt",),
+            "train": ("data/images_variant_trainval.txt",),
+            "test": ("data/images_variant_test.txt",),
+        },
+    ),
+    OfficialLayout(
+        "birdsnap",
+        ("birdsnap",),
+        _birdsnap,
+        {
+            "images": ("download/images", "images"),
+            "classes": ("species.txt",),
+            "all": ("images.txt",),
+            "test": ("test_images.txt",),
+        },
+        partial=True,
+    ),
+    OfficialLayout(
+        "caltech101",
+        ("caltech101", "caltech-101"),
+        _caltech101,
+        {"images": ("101_ObjectCategories",)},
+    ),
+    OfficialLayout(
+        "caltech256", ("caltech256",), _caltech256, {"images": ("256_ObjectCategories",)}
+    ),
+    OfficialLayout(
+        "cars",
+        ("stanford_cars",),
+        _cars,
+        {
+            "train images": ("cars_train",),
+            "test images": ("cars_test",),
+            "classes": ("devkit/cars_meta.mat",),
+            "train": ("devkit/cars_train_annos.mat", "cars_train_annos.mat"),
+            "test": ("cars_test_annos_withlabels.mat", "devkit/cars_test_annos_withlabels.mat"),
+        },
+    ),
+    OfficialLayout(
+        "dtd",
+        ("dtd/dtd", "dtd"),
+        _dtd,
+        {
+            "images": ("images",),
+            "train": ("labels/train1.txt",),
+            "val": ("labels/val1.txt",),
+            "test": ("labels/test1.txt",),
+        },
+    ),
+    OfficialLayout(
+        "flowers",
+        ("flowers-102",),
+        _flowers,
+        {"images": ("jpg",), "labels": ("imagelabels.mat",), "splits": ("setid.mat",)},
+    ),
+    OfficialLayout(
+        "food",
+        ("food-101",),
+        _food,
+        {"images": ("images",), "train": ("meta/train.json",), "test": ("meta/test.json",)},
+    ),
+    OfficialLayout(
+        "pets",
+        ("oxford-iiit-pet",),
+        _pets,
+        {
+            "images": ("images",),
+            "train": ("annotations/trainval.txt",),
+            "test": ("annotations/test.txt",),
+        },
+    ),
+    OfficialLayout(
+        "sun397",
+        ("SUN397",),
+        _sun397,
+        {
+            "images": ("a",),  # the images are in a/ to z/
+            "classes": tuple(f"{folder}ClassName.txt" for folder in _PARTITIONS),
+            "train": tuple(f"{folder}Training_01.txt" for folder in _PARTITIONS),
+            "test": tuple(f"{folder}Testing_01.txt" for folder in _PARTITIONS),
+        },
+    ),
 )
+OFFICIAL = {layout.name: layout for layout in _LAYOUTS}

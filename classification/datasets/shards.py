@@ -1,291 +1,291 @@
 """WebDataset shards: tar files of `<key>.jpg` and `<key>.cls`, read as streams.
 
-Where they lie is said in one of three ways:
-- a folder with `train-*.tar` and `val-*.tar` (or `test-*.tar`), or the path or URL of the
-  `shards.json` that tools/make_shards.py writes beside them;
-- a pattern `/data/train-{000000..001281}.tar`, or two of them, `TRAIN;TEST`;
-- URLs in such patterns: http, https, s3, gs, hf and `pipe:COMMAND`, which WebDataset opens with the
-  programs of the machine (curl, aws, gsutil); a command of `pipe:` is run by the shell.
+Shards are distributed over ranks, and the shards of a rank over its workers; each worker has its
+own shuffle buffer. So the batches depend on (seed, epoch, rank, worker) and on the numbers of ranks
+and workers. An epoch is only roughly one pass over the data: a worker that has read all its shards
+starts again, so that all ranks take the same number of steps. Evaluation is exact: one process
+reads each shard once.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import random
 import re
 import tarfile
-import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
+import numpy as np
+import torch
 from PIL import Image
 
-from classification.datasets.folders import FOLDERS
-from classification.datasets.specs import Dataset, check_classes
+from classification import transforms
+from classification.datasets.image_files import read_image
+from classification.datasets.shard_index import INDEX, find_shards, webdataset
+from classification.datasets.specs import DatasetSpec
+from classification.datasets.split import ImageBatch, Split, TrainEpoch
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.images import read_member
 
-INDEX = "shards.json"
-INDEX_VERSION = 1
 LABEL = "cls"
-IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm")  # endings inside the tar files
-# What shards.json may name: with a colon or a slash it could be a command of `pipe:`, or elsewhere.
-_PLAIN = re.compile(r"\w[\w.+=-]*")
-_URL = re.compile(r"(pipe:|[a-z0-9]+://)")
+IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm")  # file extensions inside the tar files
+BUFFER = 2000  # encoded images per worker, about 200 MB for ImageNet
 
 
 @dataclass(frozen=True)
-class ShardSource:
-    """One split that is read as a stream; the attributes of `sources.Source` without images.
+class ShardSplit(Split):
+    """A split that is read as a stream of shards.
 
     Attributes:
-        urls: of the shards, in order.
-        sizes: images of each, if known.
-        count: images of all; what an epoch and an evaluation are.
-        labels: None: known only while reading.
+        urls: path or URL of each shard, in order.
+        sizes: number of images in each shard; None: unknown.
+        count: number of images in all shards; defines epochs and evaluations.
+        sample_size: number of images for `test_batches`, over all ranks, rounded up to whole
+            batches; None: all images.
     """
 
-    name: str
-    split: str
-    classes: int
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    augmentation: str
     urls: tuple[str, ...]
     sizes: tuple[int, ...] | None
     count: int
-    class_names: tuple[str, ...]
-    labels: None = None
+    sample_size: int | None = None
+    random_access = False
 
     def __len__(self) -> int:
         return self.count
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the shards' file names and sizes (images) and of the class names.
+        """Return the SHA-256 (hex) of the shards' names and sizes and of the class names.
 
-        It does not read the images: another image in the same place is not noticed.
+        It does not read the images: an image replaced by another one keeps the fingerprint.
         """
         names = [url.split("?")[0].rsplit("/", 1)[-1] for url in self.urls]
         contents = [names, self.sizes, self.count, self.class_names]
         return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
 
+    def sample(self, count: int, seed: int) -> ShardSplit:
+        """Return a split whose test batches end after about `count` images, the first ones."""
+        return replace(self, sample_size=count)
 
-def are_shards(root: str | Path) -> bool:
-    """Whether `root` names shards rather than an image folder."""
-    if _is_pattern(root) or str(root).endswith(".tar") or _is_index(root):
-        return True
-    folder = Path(root)
-    return (folder / INDEX).is_file() or next(folder.glob("*.tar"), None) is not None
+    def limited(self, limit: int) -> ShardSplit:
+        """Return a random selection of whole shards with at least `limit` images.
+
+        Raises:
+            UserError: the sizes of the shards are unknown, or there are fewer images.
+        """
+        if self.sizes is None:
+            raise UserError(f"a limit of {limit} images is impossible for shards without {INDEX}.")
+        if not 0 < limit <= self.count:
+            raise UserError(
+                f"a limit of {limit} images is impossible: {self.name} {self.split} has "
+                f"{self.count} images."
+            )
+        order = random.Random(0).sample(range(len(self.urls)), len(self.urls))
+        chosen, count = [], 0
+        for shard in order:
+            if count < limit:
+                chosen.append(shard)
+                count += self.sizes[shard]
+        chosen.sort()
+        return replace(
+            self,
+            urls=tuple(self.urls[i] for i in chosen),
+            sizes=tuple(self.sizes[i] for i in chosen),
+            count=count,
+        )
+
+    def train_batches(self, epoch: TrainEpoch, worker: int, workers: int) -> Iterator[ImageBatch]:
+        """Yield every `workers`-th batch of a rank.
+
+        Raises:
+            UserError: there are fewer shards than processes; a shard or image cannot be read.
+        """
+        # The loader asks worker 0 first, whatever batch an epoch starts at.
+        lane = (worker + epoch.start) % workers
+        share = epoch.batch_size // epoch.world
+        augment = transforms.AUGMENTATIONS[epoch.augmentation]
+        stream = self._endless_samples(epoch, lane, workers)
+        for batch in range(lane, len(self) // epoch.batch_size, workers):
+            samples = list(itertools.islice(stream, share))
+            if batch < epoch.start:
+                continue  # read, but not decoded
+            labels: list[int] = []  # filled while the augmentation iterates over the images
+            first = batch * epoch.batch_size + epoch.rank * share
+            positions = np.arange(first, first + share)
+            seeds = transforms.image_seeds(epoch.seed, epoch.epoch, positions)
+            x = augment(self._decoded(samples, labels), seeds, self.image_size)
+            yield x, torch.tensor(labels)
+
+    def _decoded(self, samples: list[dict], labels: list[int]) -> Iterator[Image.Image]:
+        for sample in samples:
+            image, label = decode(sample, self.classes)
+            labels.append(label)
+            yield image
+
+    def _endless_samples(self, epoch: TrainEpoch, lane: int, lanes: int) -> Iterator[dict]:
+        """Yield the samples of one worker's shards, over and over."""
+        order = list(self.urls)
+        random.Random(_stream_seed(epoch, 0)).shuffle(order)
+        own = order[epoch.rank :: epoch.world][lane::lanes]
+        if not own:
+            raise UserError(
+                f"{len(order)} shards are too few for {epoch.world} processes with {lanes} workers "
+                "each. Use fewer --workers, or write smaller shards."
+            )
+        # A new shuffle buffer for each pass: an endless one could hold an image several times.
+        seed = _stream_seed(epoch, 1 + epoch.rank * lanes + lane)
+        for lap in itertools.count():
+            empty = True
+            for sample in shuffled(read_samples(own), BUFFER, seed + lap):
+                empty = False
+                yield sample
+            if empty:
+                raise UserError(f"{', '.join(own[:3])}: no images in these shards.")
+
+    def test_batches(
+        self, batch_size: int, rank: int, world: int, worker: int, workers: int
+    ) -> Iterator[ImageBatch]:
+        """Yield the batches of one worker's shards."""
+        batches = self._test_batches(self.urls[rank::world][worker::workers], batch_size)
+        if self.sample_size is None:
+            return batches
+        count = -(-self.sample_size // (batch_size * world))  # batches of this rank
+        return itertools.islice(batches, len(range(worker, count, workers)))
+
+    def _test_batches(self, urls: Sequence[str], batch_size: int) -> Iterator[ImageBatch]:
+        pairs = []
+        for sample in read_samples(urls):
+            image, label = decode(sample, self.classes)
+            # Transformed at once: a batch of full-size photographs could fill the memory.
+            pairs.append((transforms.centred([image], self.image_size), label))
+            if len(pairs) == batch_size:
+                yield _stacked(pairs)
+                pairs = []
+        if pairs:
+            yield _stacked(pairs)
+
+    def expected_images(self, rank: int, world: int) -> int | None:
+        if self.sample_size is not None:
+            return None
+        if self.sizes is None:
+            return self.count if world == 1 else None
+        return sum(self.sizes[rank::world])
 
 
-def _is_pattern(root: str | Path) -> bool:
-    return "{" in str(root) or ";" in str(root) or bool(_URL.match(str(root)))
+def _stacked(pairs: list) -> ImageBatch:
+    images, labels = zip(*pairs, strict=True)
+    return torch.cat(images), torch.tensor(labels)
 
 
-def _is_index(root: str | Path) -> bool:
-    return str(root).rsplit("/", 1)[-1] == INDEX
+def _stream_seed(epoch: TrainEpoch, number: int) -> int:
+    """Return a seed that differs from the seeds of all images."""
+    position = np.array([transforms.NO_IMAGE + number], np.uint64)
+    return int(transforms.image_seeds(epoch.seed, epoch.epoch, position)[0])
 
 
 def open_shards(
-    name: str,
-    row: Dataset,
+    spec: DatasetSpec,
     split: str,
     root: str | Path,
     image_size: int | None = None,
     limit: int | None = None,
-) -> ShardSource:
-    """One split of the shards at `root`.
+) -> ShardSplit:
+    """Open one split of the shards at `root`.
 
     Args:
-        name, row: the dataset's name and row.
-        limit: at least so many images, in whole shards; needs `shards.json`.
+        spec: facts about the dataset.
+        split: `train` or `test`.
+        root: path, URL or pattern; see `shard_index`.
+        image_size: height and width of the transformed images, pixels (default: the dataset's).
+        limit: use whole shards with at least this many images; needs `shards.json`.
 
     Raises:
-        UserError: no such shards, their number of images is not known, or webdataset is missing.
+        UserError: there are no such shards, the number of images or the classes are unknown, or
+            the package webdataset is missing.
     """
-    _webdataset()
-    urls, sizes, classes = _locate(str(root), split)
-    if sizes is not None:
-        count = sum(sizes)
-    elif split in row.images:
-        count = row.images[split]
-    else:
+    webdataset()
+    found = find_shards(str(root), split)
+    count = sum(found.sizes) if found.sizes is not None else spec.images.get(split)
+    classes = found.class_names or [str(label) for label in range(spec.classes or 0)]
+    for fact, value in (("number of images", count), ("classes", classes)):
+        if not value:
+            raise UserError(
+                f"{root}: the {fact} of these shards cannot be determined. Pass the path of the "
+                f"{INDEX} that tools/make_shards.py writes."
+            )
+    assert count is not None
+    spec.check_classes(root, len(classes))
+    if spec.images.get(split, count) != count:
         raise UserError(
-            f"the number of images in {root} is not known; give the path of the "
-            f"{INDEX} that tools/make_shards.py writes."
-        )
-    if not classes and row.classes is None:
-        raise UserError(
-            f"the classes of {root} are not known; give the path of the {INDEX} that "
-            "tools/make_shards.py writes."
-        )
-    classes = classes or [str(label) for label in range(row.classes or 0)]
-    check_classes(name, row, root, len(classes))
-    if row.images.get(split, count) != count:
-        raise UserError(
-            f"{root} has {count} {split} images, {name} has {row.images[split]}; use "
+            f"{root}: found {count} {split} images, but {spec.name} has {spec.images[split]}. Use "
             "the dataset 'folder' for a part of it."
         )
-    source = ShardSource(
-        name=name,
+    opened = ShardSplit(
+        name=spec.name,
         split=split,
         classes=len(classes),
-        image_size=image_size or row.image_size,
-        mean=row.mean,
-        std=row.std,
-        augmentation=row.augmentation,
-        urls=tuple(urls),
-        sizes=tuple(sizes) if sizes else None,
-        count=count,
+        image_size=image_size or spec.image_size,
+        mean=spec.mean,
+        std=spec.std,
+        augmentation=spec.augmentation,
         class_names=tuple(classes),
-    )
-    return source if limit is None else _limited(source, limit)
-
-
-def _limited(source: ShardSource, limit: int) -> ShardSource:
-    if source.sizes is None or not 0 < limit <= source.count:
-        raise UserError(
-            f"a limit of {limit} images is not possible for {source.count} images"
-            + ("." if source.sizes else f" without {INDEX}.")
-        )
-    order = random.Random(0).sample(range(len(source.urls)), len(source.urls))
-    chosen, count = [], 0
-    for shard in order:
-        if count < limit:
-            chosen.append(shard)
-            count += source.sizes[shard]
-    chosen.sort()
-    return replace(
-        source,
-        urls=tuple(source.urls[i] for i in chosen),
-        sizes=tuple(source.sizes[i] for i in chosen),
+        urls=tuple(found.urls),
+        sizes=tuple(found.sizes) if found.sizes else None,
         count=count,
     )
+    return opened if limit is None else opened.limited(limit)
 
 
-def _locate(root: str, split: str) -> tuple[list[str], list[int] | None, list[str] | None]:
-    """URLs, and sizes and class names where they are known."""
-    if _is_index(root):
-        return _indexed(root, split)
-    if _is_pattern(root) or root.endswith(".tar"):
-        parts = [root] if root.startswith("pipe:") else root.split(";")
-        if split == "test" and len(parts) < 2:
-            raise UserError(
-                f"'{root}' names the training shards only; give 'TRAIN;TEST', in quotes."
-            )
-        import braceexpand
-
-        urls = list(braceexpand.braceexpand(parts[("train", "test").index(split)]))
-        missing = [url for url in urls if not _URL.match(url) and not Path(url).is_file()]
-        if missing:
-            raise UserError(
-                f"{len(missing)} of {len(urls)} shards do not exist, {missing[0]} among them; "
-                "check the pattern."
-            )
-        return urls, None, None
-    if (Path(root) / INDEX).is_file():
-        return _indexed(f"{root}/{INDEX}", split)
-    for start in FOLDERS[split]:
-        if found := sorted(str(path) for path in Path(root).glob(f"{start}-*.tar")):
-            return found, None, None
-    wanted = " or ".join(f"{start}-*.tar" for start in FOLDERS[split])
-    raise UserError(f"{root} has no {split} shards: {wanted}.")
-
-
-def _indexed(path: str, split: str) -> tuple[list[str], list[int], list[str]]:
-    """What `shards.json` says; the shards lie beside it."""
-    try:
-        if _URL.match(path):
-            import webdataset
-
-            with webdataset.gopen(path) as stream:
-                text = stream.read()
-        else:
-            text = Path(path).read_bytes()
-        index = json.loads(text)
-        if index["version"] != INDEX_VERSION:
-            raise UserError(f"{path} is of version {index['version']}, not {INDEX_VERSION}.")
-        name = next((name for name in FOLDERS[split] if name in index["splits"]), None)
-        if name is None:
-            raise UserError(f"{path} has no {split} shards; it has: {', '.join(index['splits'])}.")
-        sizes, classes = index["splits"][name], index["classes"]
-        counted = all(type(size) is int and size > 0 for size in sizes.values())
-        if not sizes or not counted or not all(isinstance(text, str) for text in classes or [0]):
-            raise ValueError("shards and their numbers of images, or names of classes")
-        if odd := [shard for shard in sizes if not _PLAIN.fullmatch(shard)]:
-            raise UserError(
-                f"{path} names the shard '{odd[0]}'; shards lie beside it, with plain names such "
-                "as train-000000.tar."
-            )
-        base = path[: -len(INDEX)]
-        return [base + shard for shard in sizes], [int(n) for n in sizes.values()], index["classes"]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path} cannot be read as the index of shards ({error!r}).") from None
-
-
-def _webdataset() -> types.ModuleType:
-    try:
-        import webdataset
-    except ImportError:
-        raise UserError(
-            'shards need the package webdataset: pip install "robust-backbones[shards]"'
-        ) from None
-    return webdataset
-
-
-def samples(urls: Iterable[str]) -> Iterator[dict]:
-    """The samples of these shards in their order, nothing decoded.
+def read_samples(urls: Iterable[str]) -> Iterator[dict]:
+    """Yield the samples of these shards in order, without decoding images.
 
     Raises:
         UserError: a shard cannot be read to its end.
     """
-    tars = _webdataset().tariterators
+    tars = webdataset().tariterators
     for url in urls:
         try:
             for source in tars.url_opener(iter([{"url": url}])):
-                yield from tars.group_by_keys(_files(source["stream"], url))
-        except Exception as error:  # of curl, of a command, of tarfile, of WebDataset itself
-            raise UserError(f"shard {url} cannot be read ({error}); check or fetch it.") from error
+                yield from tars.group_by_keys(_members(source["stream"], url))
+        except Exception as error:  # from curl, a shell command, tarfile or WebDataset
+            raise UserError(
+                f"shard {url} cannot be read ({error}). Check it, or fetch it again."
+            ) from error
 
 
-def _files(stream: IO[bytes], url: str) -> Iterator[dict]:
-    """As WebDataset's own, but a file that claims to be huge is refused before it is read."""
+def _members(stream: IO[bytes], url: str) -> Iterator[dict]:
+    """Yield the files of a shard as WebDataset does, but reject oversized ones unread."""
     with tarfile.open(fileobj=stream, mode="r|*") as archive:
         for member in archive:
             if member.isreg() and not re.match(r"__[^/]*__($|/)", member.name):
                 data = read_member(archive, member)
                 yield {"fname": member.name, "data": data, "__url__": url}
-            archive.members = []  # type: ignore[attr-defined]  # else it keeps what it has seen
+            archive.members = []  # type: ignore[attr-defined]  # tarfile would keep every member
 
 
 def shuffled(stream: Iterator[dict], buffer: int, seed: int) -> Iterator[dict]:
-    """Through a buffer of `buffer` samples; a function of the stream and the seed."""
-    from webdataset import filters
-
+    """Shuffle a stream through a buffer of `buffer` samples, reproducibly."""
+    filters = webdataset().filters
     return filters._shuffle(iter(stream), buffer, buffer, random.Random(seed))
 
 
 def decode(sample: dict, classes: int) -> tuple[Image.Image, int]:
-    """A PIL RGB image and its label.
+    """Return a PIL RGB image and its label.
 
     Raises:
-        UserError: no image, no label, or a label outside [0, classes).
+        UserError: the image or the label is missing, or the label is outside [0, classes).
     """
-    from classification.datasets.split import read_image
-
     where = f"{sample['__url__']}: {sample['__key__']}"
-    ending = next((ending for ending in IMAGES if ending in sample), None)
-    if ending is None or LABEL not in sample:
+    extension = next((name for name in IMAGES if name in sample), None)
+    if extension is None or LABEL not in sample:
         has = ", ".join(key for key in sample if not key.startswith("__"))
         raise UserError(
-            f"{where} needs an image ({', '.join(IMAGES)}) and .{LABEL}; it has: {has}."
+            f"{where} must have an image ({', '.join(IMAGES)}) and .{LABEL}, but has {has}."
         )
     try:
         label = int(sample[LABEL])
@@ -293,5 +293,5 @@ def decode(sample: dict, classes: int) -> tuple[Image.Image, int]:
         label = -1
     if not 0 <= label < classes:
         text = sample[LABEL].decode(errors="replace")
-        raise UserError(f"{where}.{LABEL} is '{text[:20]}'; a label in [0, {classes}) is expected.")
-    return read_image(io.BytesIO(sample[ending]), f"{where}.{ending}"), label
+        raise UserError(f"{where}.{LABEL} is '{text[:20]}'. It must be a label in [0, {classes}).")
+    return read_image(io.BytesIO(sample[extension]), f"{where}.{extension}"), label

@@ -1,7 +1,8 @@
-"""The table of datasets: what each one is, how it is cut, where people find it."""
+"""Facts about each dataset: size, split, statistics, metric, and where to download it."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,342 +10,352 @@ from typing import Any
 from robust_backbones.core.errors import UserError
 from robust_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
-METRICS = {"top1": "top-1", "mean_per_class": "mean per class"}
+TOP1, MEAN_PER_CLASS = "top1", "mean_per_class"
+METRIC_TITLES = {TOP1: "top-1", MEAN_PER_CLASS: "mean per class"}
+SPLITS = ("train", "val", "test")
+DATA_VARIABLE = "ROBUST_BACKBONES_DATA"  # environment variable: folder with one folder per dataset
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """One classification task.
+class DatasetSpec:
+    """Facts about one classification dataset.
 
     Attributes:
+        name: key of `DATASETS`.
         classes: number of classes; None: as many as the data has.
-        image_size: height and width of the images that a classifier of it sees, pixels.
-        mean, std: RGB statistics that a classifier of it normalises with, for images in [0, 1].
-        augmentation: a key of `transforms.AUGMENTATIONS`, for training.
-        reader: `module:function`, imported when needed; `(split, root)` -> images, labels, class
-            names, as in `sources.Source`. Its splits are train and test.
-        images: split -> number of images, where known; another number is an error.
-        needs_root: whether the user says where the data lies.
-        shards: whether WebDataset tar files are understood, see `shards`.
-        recipe: a key of `recipes.RECIPES`: how a network is trained on it from nothing.
-        title: its name in prose.
-        metric: a key of `METRICS`: what its accuracy means in the paper.
-        rule: which images train and which test.
-        exact: whether another number of images than `images` is an error; else it is a warning.
-        torchvision: class of `torchvision.datasets` that can fetch it; "": none can today.
-        by_hand: where people find the files.
-        source: page of those who made it.
-        licence: as its makers state it.
-        transfer_augmentation: a key of `transforms.AUGMENTATIONS`: how other networks learn it.
+        image_size: height and width of the images that a classifier gets, pixels.
+        mean, std: RGB statistics for normalization, for images in [0, 1].
+        augmentation: training augmentation, a key of `transforms.AUGMENTATIONS`.
+        images: split -> number of images, where known.
+        needs_root: whether the user must give the path of the data.
+        shards: whether the data may be WebDataset tar files; see `shards`.
+        recipe: training recipe for a network from random weights, a key of `recipes.RECIPES`.
+        title: name in prose.
+        metric: accuracy that the paper reports, a key of `METRIC_TITLES`.
+        split_rule: description of the training and test images.
+        exact_counts: whether a number of images other than `images` is an error or a warning.
+        torchvision: class of `torchvision.datasets` that can download it; "" for none.
+        manual_download: where to find the files.
+        homepage: page of the dataset's authors.
+        license: license as the authors state it.
+        transfer_augmentation: augmentation in transfer learning, a key of
+            `transforms.AUGMENTATIONS`.
     """
 
+    name: str
     classes: int | None
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentation: str
-    reader: str
     images: dict[str, int] = field(default_factory=dict)
     needs_root: bool = True
     shards: bool = False
     recipe: str = "paper"
     title: str = ""
-    metric: str = "top1"
-    rule: str = ""
-    exact: bool = True
+    metric: str = TOP1
+    split_rule: str = ""
+    exact_counts: bool = True
     torchvision: str = ""
-    by_hand: str = ""
-    source: str = ""
-    licence: str = "not stated"
+    manual_download: str = ""
+    homepage: str = ""
+    license: str = "not stated"
     transfer_augmentation: str = "imagenet_plain"
+
+    def check_classes(self, root: str | Path | None, found: int) -> None:
+        """Compare the number of classes in the data with the expected number.
+
+        Raises:
+            UserError: the numbers differ.
+        """
+        if self.classes not in (None, found):
+            raise UserError(
+                f"{root}: found {found} classes, but {self.name} has {self.classes}. Use the "
+                "dataset 'folder' for your own data."
+            )
 
 
 _IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
-_HERE = "classification.datasets."
-_TREE = _HERE + "folders:read_tree"
 _CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
-_CALTECH_BROKEN = "torchvision's links were dead for some months of 2025: use its newest release."
+_CALTECH_BROKEN = ". torchvision's links were dead for some months of 2025: use its newest release."
 _RESEARCH = "non-commercial research"
 
 
-def _embedded(classes: int, augmentation: str, train: int, test: int, **more: Any) -> Dataset:
-    # ImageNet's statistics, so that the weights fit the detector's input contract as they are.
-    return Dataset(
+def _embedded(
+    name: str, classes: int, augmentation: str, train: int, test: int, **more: Any
+) -> DatasetSpec:
+    # ImageNet's statistics, so that the weights match the detectors' input normalization.
+    images = {"train": train, "test": test}
+    return DatasetSpec(
+        name,
         classes,
         32,
         *_IMAGENET,
         augmentation,
-        images={"train": train, "test": test},
+        images,
         needs_root=False,
         recipe="quick",
         **more,
     )
 
 
-def _task(reader: str, classes: int, train: int, test: int, **more: Any) -> Dataset:
-    """Of the transfer suite, in photographs."""
-    return Dataset(
-        classes,
-        224,
-        *_IMAGENET,
-        "imagenet_plain",
-        _HERE + "layouts:" + reader,
-        {"train": train, "test": test},
-        **more,
+def _imagenet_like(
+    name: str, classes: int | None = 1000, images: dict[str, int] | None = None, **more: Any
+) -> DatasetSpec:
+    return DatasetSpec(
+        name, classes, 224, *_IMAGENET, "imagenet", images or {}, shards=True, **more
+    )
+
+
+def _task(
+    name: str, classes: int, train: int, test: int, homepage: str, files: str = "", **more: Any
+) -> DatasetSpec:
+    """A photographic dataset of the transfer suite; `files` are archives on its homepage."""
+    if files:
+        more["manual_download"] = f"{homepage}: {files}"
+    images = {"train": train, "test": test}
+    return DatasetSpec(
+        name, classes, 224, *_IMAGENET, "imagenet_plain", images, homepage=homepage, **more
     )
 
 
 def _cifar(
-    reader: str,
+    name: str,
     classes: int,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
     **more: Any,
-) -> Dataset:
-    return Dataset(
+) -> DatasetSpec:
+    return DatasetSpec(
+        name,
         classes,
         32,
         mean,
         std,
         "crop4_flip",
-        _HERE + "cifar:" + reader,
         {"train": 50_000, "test": 10_000},
         recipe="cifar",
-        rule="official train / test",
-        source=_CIFAR_PAGE,
-        by_hand=_CIFAR_PAGE,
+        split_rule="official train / test",
+        homepage=_CIFAR_PAGE,
+        manual_download=_CIFAR_PAGE,
         **more,
     )
 
 
-# Sizes, splits and metrics of the 12 tasks are those of the paper's authors.
-DATASETS = {
-    "digits": _embedded(
+# The paper's authors used these sizes, splits and metrics for the 12 tasks.
+_SPECS = (
+    _embedded(
+        "digits",
         10,
-        "shift2",
+        "shift2",  # no flips: a mirrored digit is another character
         1437,
         360,
-        reader=_HERE + "embedded:read_digits",
-        title="handwritten digits of scikit-learn",
-        rule="the first 1437 train",
-        source="https://scikit-learn.org",
-        licence="see scikit-learn",
+        title="handwritten digits from scikit-learn",
+        split_rule="the first 1437 train",
+        homepage="https://scikit-learn.org",
+        license="see scikit-learn",
         transfer_augmentation="shift2",
-    ),  # a mirrored digit is another one
-    "textures": _embedded(
+    ),
+    _embedded(
+        "textures",
         6,
         "crop4_flip",
         3906,
         384,
-        reader=_HERE + "embedded:read_textures",
         title="patches of scikit-image's photographs",
-        rule="left part trains, right part tests",
-        source="https://scikit-image.org",
-        licence="see scikit-image",
+        split_rule="left part trains, right part tests",
+        homepage="https://scikit-image.org",
+        license="see scikit-image",
     ),
-    "faces": _embedded(
+    _embedded(
+        "faces",
         2,
         "crop4_flip",
         150,
         50,
-        reader=_HERE + "embedded:read_faces",
-        title="faces or not, of scikit-image",
-        rule="the first 75 of each class train",
-        source="https://scikit-image.org",
-        licence="see scikit-image",
+        title="faces and other patches from scikit-image",
+        split_rule="the first 75 of each class train",
+        homepage="https://scikit-image.org",
+        license="see scikit-image",
     ),
-    # Statistics as the published models' library has them.
-    "cifar10": _cifar(
-        "read_cifar10",
+    # The published models' training code has these CIFAR statistics.
+    _cifar(
+        "cifar10",
         10,
         (0.4914, 0.4822, 0.4465),
         (0.2023, 0.1994, 0.2010),
         title="CIFAR-10",
         torchvision="CIFAR10",
     ),
-    "cifar100": _cifar(
-        "read_cifar100",
+    _cifar(
+        "cifar100",
         100,
         (0.5071, 0.4867, 0.4408),
         (0.2675, 0.2565, 0.2761),
         title="CIFAR-100, fine classes",
         torchvision="CIFAR100",
     ),
-    "imagenet": Dataset(
-        1000,
-        224,
-        *_IMAGENET,
+    _imagenet_like(
         "imagenet",
-        _TREE,
-        {"train": 1_281_167, "test": 50_000},
-        shards=True,
+        images={"train": 1_281_167, "test": 50_000},
         title="ImageNet (ILSVRC 2012)",
-        rule="official train / val",
-        source="https://image-net.org",
-        licence=_RESEARCH,
-        by_hand="https://image-net.org (an account is needed): ILSVRC2012_img_train.tar and "
-        "ILSVRC2012_img_val.tar. Unpack each class of the first into train/<class>/, sort the "
-        "second's images into val/<class>/.",
+        split_rule="official train / val",
+        homepage="https://image-net.org",
+        license=_RESEARCH,
+        manual_download="https://image-net.org (requires an account): ILSVRC2012_img_train.tar and "
+        "ILSVRC2012_img_val.tar. Unpack each class of the first into train/<class>/, and sort the "
+        "images of the second into val/<class>/",
     ),
-    "stylized_imagenet": Dataset(
-        1000,
-        224,
-        *_IMAGENET,
-        "imagenet",
-        _TREE,
-        {"train": 1_281_167, "test": 50_000},
-        shards=True,
+    _imagenet_like(
+        "stylized_imagenet",
+        images={"train": 1_281_167, "test": 50_000},
         title="Stylized ImageNet",
-        rule="ImageNet's train / val",
-        licence="as ImageNet",
-        source="https://github.com/rgeirhos/Stylized-ImageNet",
-        by_hand="nobody may pass it on: make it from ImageNet with the programs of "
-        "https://github.com/rgeirhos/Stylized-ImageNet, as train/<class>/ and val/<class>/.",
+        split_rule="ImageNet's train / val",
+        homepage="https://github.com/rgeirhos/Stylized-ImageNet",
+        license="as ImageNet",
+        manual_download="its license forbids redistribution. Create it from ImageNet with the "
+        "code in https://github.com/rgeirhos/Stylized-ImageNet, as train/<class>/ and val/<class>/",
     ),
-    "folder": Dataset(
-        None,
-        224,
-        *_IMAGENET,
-        "imagenet",
-        _TREE,
-        shards=True,
+    _imagenet_like(
+        "folder",
+        classes=None,
         title="your own image folders",
-        rule="train / test",
-        licence="yours",
-        by_hand="it is your own data: train/<class>/<image> and test/<class>/<image>.",
+        split_rule="train / test",
+        license="yours",
+        manual_download="your own data, as train/<class>/<image> and test/<class>/<image>",
     ),
-    "aircraft": _task(
+    _task(
         "aircraft",
         100,
         6667,
         3333,
+        "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",
+        files="fgvc-aircraft-2013b.tar.gz",
         title="FGVC-Aircraft, variants",
-        metric="mean_per_class",
-        rule="official trainval / test",
+        metric=MEAN_PER_CLASS,
+        split_rule="official trainval / test",
         torchvision="FGVCAircraft",
-        source="https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",
-        licence=_RESEARCH,
-        by_hand="https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/: fgvc-aircraft-2013b.tar.gz",
+        license=_RESEARCH,
     ),
-    "birdsnap": _task(
+    _task(
         "birdsnap",
         500,
         32677,
         8171,
-        exact=False,
+        "https://thomasberg.org",
+        exact_counts=False,
         title="Birdsnap",
-        rule="official test list, or your folders; the authors' 80/20 split was not published",
-        source="https://thomasberg.org",
-        licence="not stated; photographs from Flickr",
-        by_hand="the official archive is a list of URLs, many of them dead: birdsnap.tgz (1.1) "
-        "from https://thomasberg.org and its get_birdsnap.py, or the images of the Hugging Face "
-        "datasets sasha/birdsnap (39860 images) and isaacchung/birdsnap. Absolute numbers of the "
-        "paper cannot be matched; compare networks on your one split.",
+        split_rule="official test list, or your folders; the authors' 80/20 split is unpublished",
+        license="not stated; photographs from Flickr",
+        manual_download="the official archive is a list of URLs, and many are dead. Use "
+        "birdsnap.tgz (1.1) from https://thomasberg.org and its get_birdsnap.py, or the images of "
+        "the Hugging Face datasets sasha/birdsnap (39860 images) and isaacchung/birdsnap. The "
+        "paper's absolute numbers cannot be reproduced: only compare networks on the same split",
     ),
-    "caltech101": _task(
+    _task(
         "caltech101",
         101,
         3030,
         5647,
+        "https://data.caltech.edu/records/mzrjq-6wc02",
+        files="caltech-101.zip, which contains 101_ObjectCategories.tar.gz" + _CALTECH_BROKEN,
         title="Caltech-101",
-        metric="mean_per_class",
+        metric=MEAN_PER_CLASS,
         torchvision="Caltech101",
-        rule="the first 30 of each class train, the others test; no background class",
-        source="https://data.caltech.edu/records/mzrjq-6wc02",
-        licence="CC BY 4.0",
-        by_hand="https://data.caltech.edu/records/mzrjq-6wc02: caltech-101.zip, in it "
-        "101_ObjectCategories.tar.gz. " + _CALTECH_BROKEN,
+        split_rule="the first 30 of each class train, the others test; no background class",
+        license="CC BY 4.0",
     ),
-    "caltech256": _task(
+    _task(
         "caltech256",
         257,
         15420,
         15187,
+        "https://data.caltech.edu/records/nyy15-4j048",
+        files="256_ObjectCategories.tar" + _CALTECH_BROKEN,
         title="Caltech-256",
-        metric="mean_per_class",
+        metric=MEAN_PER_CLASS,
         torchvision="Caltech256",
-        rule="the first 60 of each class train, the others test; clutter is a class",
-        source="https://data.caltech.edu/records/nyy15-4j048",
-        licence="CC BY 4.0",
-        by_hand="https://data.caltech.edu/records/nyy15-4j048: 256_ObjectCategories.tar. "
-        + _CALTECH_BROKEN,
+        split_rule="the first 60 of each class train, the others test; clutter is a class",
+        license="CC BY 4.0",
     ),
-    "cars": _task(
+    _task(
         "cars",
         196,
         8144,
         8041,
+        "https://ai.stanford.edu/~jkrause/cars/car_dataset.html",
         title="Stanford Cars",
-        rule="official train / test",
-        source="https://ai.stanford.edu/~jkrause/cars/car_dataset.html",
-        by_hand="its server is gone since 2023; https://github.com/pytorch/vision/issues/7545 has "
-        "copies: the images at https://www.kaggle.com/datasets/jessicali9530/stanford-cars-dataset,"
-        " devkit/ at https://github.com/pytorch/vision/files/11644847/car_devkit.tgz, and in a "
-        "comment (1631441616) the third part, cars_test_annos_withlabels.mat.",
+        split_rule="official train / test",
+        manual_download="its server has been offline since 2023. "
+        "https://github.com/pytorch/vision/issues/7545 has copies: the images at "
+        "https://www.kaggle.com/datasets/jessicali9530/stanford-cars-dataset, devkit/ at "
+        "https://github.com/pytorch/vision/files/11644847/car_devkit.tgz, and "
+        "cars_test_annos_withlabels.mat in comment 1631441616",
     ),
-    "dtd": _task(
+    _task(
         "dtd",
         47,
         3760,
         1880,
+        "https://www.robots.ox.ac.uk/~vgg/data/dtd/",
+        files="dtd-r1.0.1.tar.gz",
         title="Describable Textures",
         torchvision="DTD",
-        rule="official partition 1: train1 + val1 / test1",
-        licence="research",
-        source="https://www.robots.ox.ac.uk/~vgg/data/dtd/",
-        by_hand="https://www.robots.ox.ac.uk/~vgg/data/dtd/: dtd-r1.0.1.tar.gz",
+        split_rule="official partition 1: train1 + val1 / test1",
+        license="research",
     ),
-    "flowers": _task(
+    _task(
         "flowers",
         102,
         2040,
         6149,
+        "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
+        files="102flowers.tgz, setid.mat, imagelabels.mat",
         title="Oxford 102 Flowers",
-        metric="mean_per_class",
-        rule="official train + val / test",
+        metric=MEAN_PER_CLASS,
+        split_rule="official train + val / test",
         torchvision="Flowers102",
-        source="https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
-        by_hand="https://www.robots.ox.ac.uk/~vgg/data/flowers/102/: 102flowers.tgz, setid.mat, "
-        "imagelabels.mat",
     ),
-    "food": _task(
+    _task(
         "food",
         101,
         75750,
         25250,
+        "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
+        files="food-101.tar.gz",
         title="Food-101",
-        rule="official train / test",
+        split_rule="official train / test",
         torchvision="Food101",
-        licence="scientific fair use",
-        source="https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
-        by_hand="https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/: food-101.tar.gz",
+        license="scientific fair use",
     ),
-    "pets": _task(
+    _task(
         "pets",
         37,
         3680,
         3669,
+        "https://www.robots.ox.ac.uk/~vgg/data/pets/",
+        files="images.tar.gz, annotations.tar.gz",
         title="Oxford-IIIT Pets",
-        metric="mean_per_class",
-        rule="official trainval / test",
+        metric=MEAN_PER_CLASS,
+        split_rule="official trainval / test",
         torchvision="OxfordIIITPet",
-        licence="CC BY-SA 4.0",
-        source="https://www.robots.ox.ac.uk/~vgg/data/pets/",
-        by_hand="https://www.robots.ox.ac.uk/~vgg/data/pets/: images.tar.gz, annotations.tar.gz",
+        license="CC BY-SA 4.0",
     ),
-    "sun397": _task(
+    _task(
         "sun397",
         397,
         19850,
         19850,
+        "https://vision.princeton.edu/projects/2010/SUN/",
         title="SUN397",
-        rule="official partition 1: Training_01 / Testing_01, 50 + 50 of each class",
-        source="https://vision.princeton.edu/projects/2010/SUN/",
-        by_hand="the links of https://vision.princeton.edu/projects/2010/SUN/ (SUN397.tar.gz, "
-        "Partitions.zip) are dead; copies: OpenDataLab/SUN397, the Hugging Face dataset "
-        "tanganke/sun397, https://www.kaggle.com/datasets/lash45/sun397-50-50 (train/ and test/).",
+        split_rule="official partition 1: Training_01 / Testing_01, 50 + 50 of each class",
+        manual_download="the links on https://vision.princeton.edu/projects/2010/SUN/ "
+        "(SUN397.tar.gz, Partitions.zip) are dead. Copies: OpenDataLab/SUN397, the Hugging Face "
+        "dataset tanganke/sun397, https://www.kaggle.com/datasets/lash45/sun397-50-50 (train/ and "
+        "test/)",
     ),
-}
+)
+DATASETS = {spec.name: spec for spec in _SPECS}
 
 # The 12 tasks of Salman et al. 2020.
 SUITE = (
@@ -363,25 +374,40 @@ SUITE = (
 )
 
 
-def find(name: str) -> Dataset:
-    """The row of a dataset.
+def find_dataset(name: str) -> DatasetSpec:
+    """Look up a dataset by name.
 
     Raises:
         UserError: no dataset has that name.
     """
     if name not in DATASETS:
-        raise UserError(f"dataset '{name}' is unknown; one of: {', '.join(DATASETS)}.")
+        raise UserError(f"dataset '{name}' is unknown. Choose from {', '.join(DATASETS)}.")
     return DATASETS[name]
 
 
-def check_classes(name: str, row: Dataset, root: str | Path | None, found: int) -> None:
-    """Compare the number of classes in the data with that of the row.
+def locate(name: str, root: Path | str | None = None) -> Path | str | None:
+    """Return the path of a dataset: `root`, or the folder `name` in it if that exists.
+
+    Args:
+        name: key of `DATASETS`.
+        root: path of the dataset (a folder, a tar file or a URL), or of a folder with one folder
+            per dataset. None: `$ROBUST_BACKBONES_DATA`.
+
+    Returns:
+        The path. None for embedded data without a root.
 
     Raises:
-        UserError: the class counts differ.
+        UserError: the dataset needs a path, and neither `root` nor the variable is set.
     """
-    if row.classes not in (None, found):
+    if not DATASETS[name].needs_root:
+        return root
+    root = root or os.environ.get(DATA_VARIABLE) or None
+    if root is None:
         raise UserError(
-            f"{root} has {found} classes, {name} has {row.classes}; use the dataset "
-            "'folder' for data of your own."
+            f"dataset '{name}' needs data, and no path was given. Pass --data PATH, or set "
+            f"{DATA_VARIABLE} to the folder that contains {name}/."
         )
+    below = os.path.join(root, name)
+    # A root with its own train/ folder is the dataset itself, whatever other folders it has.
+    own = os.path.isdir(os.path.join(root, "train"))
+    return Path(below) if os.path.isdir(below) and not own else root

@@ -1,96 +1,63 @@
-"""One split of a dataset, opened: its images by number, its labels, and what identifies it."""
+"""One opened split of a dataset: what every split offers, and images that are read by index."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeGuard
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from classification import transforms
-from robust_backbones.core.errors import UserError
-from robust_backbones.core.images import check_size, readable
+from classification.datasets.image_files import ImageFiles, read_fast
 
-SUBSET_SEED = 2020  # of --limit and of the held-out part: the same images in every run
-READERS = 8  # files that are hashed at a time
+SUBSET_SEED = 2020  # for --limit and the held-out part: every run selects the same images
+
+ImageBatch = tuple[Tensor, Tensor]  # x (n, 3, H, W) float32 in [0, 1], y (n,) int64
+# What a reader of files returns: images, labels (N,) int64, class names.
+SplitContents = tuple[Tensor | ImageFiles, Tensor, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
-class Files:
-    """Images that stay on the disk.
+class TrainEpoch:
+    """One rank's part of a training epoch.
 
     Attributes:
-        root: folder.
-        names: `(N,)` bytes, paths below it. One array, not a million objects: counting references
-            to those would copy them into each loading process.
+        batch_size: images in a global batch, a multiple of `world`.
+        augmentation: key of `transforms.AUGMENTATIONS`.
+        seed, epoch: integers, at least 0.
+        start: index of the first global batch to return.
+        rank, world: index of this process and number of processes.
     """
 
-    root: Path
-    names: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def path(self, i: int) -> Path:
-        return self.root / os.fsdecode(self.names[i])
-
-    def __getitem__(self, i: int) -> Image.Image:
-        """An RGB image.
-
-        Raises:
-            UserError: unreadable.
-        """
-        return read_image(self.path(i), self.path(i))
-
-    def fast(self, i: int, shorter: int) -> Tensor | Image.Image:
-        """The same, see `read_fast`."""
-        return read_fast(self.path(i), shorter)
-
-    def fingerprint(self, labels: Tensor) -> str:
-        """SHA-256 (hex) of names, sizes (bytes) and labels, sorted by name."""
-        digest, numbers = hashlib.sha256(), labels.numpy()
-        for i in np.argsort(self.names, kind="stable"):
-            size = _size(self.path(i))
-            digest.update(b"%s\0%d\0%d\n" % (self.names[i], size, numbers[i]))
-        return digest.hexdigest()
-
-    def content_digest(self, labels: Tensor) -> str:
-        """SHA-256 (hex) of the bytes of all files and of the labels, in their order."""
-        with ThreadPoolExecutor(READERS) as pool:  # hashing lets other threads run
-            digests = pool.map(lambda i: _file_digest(self.path(i)), range(len(self)))
-            whole = hashlib.sha256(b"".join(digests))
-        whole.update(labels.numpy().astype("<i8").tobytes())
-        return whole.hexdigest()
+    batch_size: int
+    augmentation: str
+    seed: int
+    epoch: int
+    start: int = 0
+    rank: int = 0
+    world: int = 1
 
 
 @dataclass(frozen=True)
-class Source:
-    """One split of a dataset.
+class Split(ABC):
+    """One opened split of a dataset.
 
     Attributes:
-        name, split: of the dataset.
+        name: key of `specs.DATASETS`.
+        split: `train`, `val` or `test`.
         classes: number of classes.
-        image_size: height and width that the transforms give, pixels.
-        mean, std: RGB statistics that a classifier normalises with, for images in [0, 1].
-        augmentation: the dataset's own, a key of `transforms.AUGMENTATIONS`.
-        images: `(N, 3, H, W)` uint8 in [0, 255] or float32 in [0, 1], or `Files`.
-        labels: `(N,)` int64.
-        class_names: one per class.
-        downscale: the shorter side of images is first reduced to so many pixels, so that no finer
-            detail is left (the paper's Section 4.3); None: images stay as they are.
-        decode: `exact`, or `fast`, of JPEG files: see `read_fast`.
+        image_size: height and width of the transformed images, pixels.
+        mean, std: RGB statistics for normalization, for images in [0, 1].
+        augmentation: the dataset's training augmentation, a key of `transforms.AUGMENTATIONS`.
+        class_names: one name per class.
+        random_access: whether images can be read by index; then this is an `ImageSplit`.
     """
 
     name: str
@@ -100,30 +67,80 @@ class Source:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentation: str
-    images: Tensor | Files
-    labels: Tensor
     class_names: tuple[str, ...]
+    random_access: ClassVar[bool]
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Return a SHA-256 (hex) that identifies the data in result files."""
+
+    @abstractmethod
+    def sample(self, count: int, seed: int) -> Split:
+        """Return about `count` images for a quick evaluation, the same ones in each call."""
+
+    @abstractmethod
+    def train_batches(self, epoch: TrainEpoch, worker: int, workers: int) -> Iterator[ImageBatch]:
+        """Yield the training batches that one of `workers` loading processes makes.
+
+        Raises:
+            UserError: an image cannot be read.
+        """
+
+    @abstractmethod
+    def test_batches(
+        self, batch_size: int, rank: int, world: int, worker: int, workers: int
+    ) -> Iterator[ImageBatch]:
+        """Yield the test batches that one of `workers` loading processes makes.
+
+        Raises:
+            UserError: an image cannot be read.
+        """
+
+    @abstractmethod
+    def expected_images(self, rank: int, world: int) -> int | None:
+        """Return how many images one rank's test batches contain, or None if that is unknown."""
+
+
+@dataclass(frozen=True)
+class ImageSplit(Split):
+    """A split whose images can be read by index.
+
+    Attributes:
+        images: `(N, 3, H, W)` uint8 in [0, 255] or float32 in [0, 1], or `ImageFiles`.
+        labels: `(N,)` int64.
+        downscale: length in pixels to which the shorter side is first reduced, which removes finer
+            detail (the paper's Section 4.3); None: no reduction.
+        decode: `exact`, or `fast` for JPEG files: see `read_fast`.
+    """
+
+    images: Tensor | ImageFiles
+    labels: Tensor
     downscale: int | None = None
     decode: str = "exact"
+    random_access = True
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, i: int) -> tuple[Tensor | Image.Image, int]:
-        """An image, `(3, H, W)` or a PIL RGB image of any size, and its label."""
+        """Return an image, `(3, H, W)` or a PIL RGB image of any size, and its label."""
         return self._image(i), int(self.labels[i])
 
     def _image(self, i: int) -> Any:
-        # A random crop may take a part of the image only: twice the test view's pixels are enough.
-        shorter = round(2 * transforms.TEST_SCALE * self.image_size)
-        if self.decode == "fast" and isinstance(self.images, Files):
-            image = self.images.fast(i, shorter)
+        if self.decode == "fast" and isinstance(self.images, ImageFiles):
+            # Twice the test view's pixels, because a random crop may show only part of the image.
+            shorter = round(2 * transforms.TEST_SCALE * self.image_size)
+            image = read_fast(self.images.path(i), shorter)
         else:
             image = self.images[i]
         return transforms.reduced(image, self.downscale) if self.downscale else image
 
-    def read(self, indices: Tensor) -> Tensor | Iterator[Image.Image]:
-        """The images of those numbers: `(n, 3, H, W)`, or one by one where they are files."""
+    def read(self, indices: Tensor) -> Tensor | Iterator[Tensor | Image.Image]:
+        """Return the images with these indices: `(n, 3, H, W)`, or one by one for files."""
         if not isinstance(self.images, Tensor):
             return (self._image(i) for i in indices.tolist())
         if self.downscale and len(indices):
@@ -131,105 +148,73 @@ class Source:
         return self.images[indices]
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex): equal for equal images, labels and order; the same on any machine."""
+        """Return a SHA-256 (hex) of images (files: names and sizes), labels and order.
+
+        It is equal for equal data on every machine.
+        """
         if isinstance(self.images, Tensor):
             return fingerprint(self.images, self.labels)
         return self.images.fingerprint(self.labels)
 
     def content_digest(self) -> str:
-        """SHA-256 (hex) of every byte of the images, and of the labels: reads all of them."""
+        """Return the SHA-256 (hex) of every byte of the images and the labels: reads all files."""
         if isinstance(self.images, Tensor):
             return fingerprint(self.images, self.labels)
         return self.images.content_digest(self.labels)
 
-    def subset(self, indices: Tensor) -> Source:
-        """The same with only those images, in that order."""
+    def subset(self, indices: Tensor | Sequence[int]) -> ImageSplit:
+        """Return a split with only these images, in this order."""
+        indices = torch.as_tensor(indices, dtype=torch.int64)
         if isinstance(self.images, Tensor):
             images = self.images[indices]
         else:
             images = dataclasses.replace(self.images, names=self.images.names[indices.numpy()])
         return dataclasses.replace(self, images=images, labels=self.labels[indices])
 
+    def sample(self, count: int, seed: int) -> ImageSplit:
+        """Return `count` random images (all images if there are fewer)."""
+        generator = torch.Generator().manual_seed(seed)
+        return self.subset(torch.randperm(len(self), generator=generator)[:count])
 
-def _size(path: Path) -> int:
-    with _told(path):
-        return path.stat().st_size
+    def train_batches(self, epoch: TrainEpoch, worker: int, workers: int) -> Iterator[ImageBatch]:
+        """Yield training batches; each image depends on seed, epoch and position only."""
+        augment = transforms.AUGMENTATIONS[epoch.augmentation]
+        position = np.array([transforms.NO_IMAGE], np.uint64)
+        order_seed = int(transforms.image_seeds(epoch.seed, epoch.epoch, position)[0])
+        generator = torch.Generator().manual_seed(order_seed)
+        order = torch.randperm(len(self), generator=generator)
+        share = epoch.batch_size // epoch.world
+        for batch in range(epoch.start + worker, len(self) // epoch.batch_size, workers):
+            first = batch * epoch.batch_size + epoch.rank * share
+            chosen = order[first : first + share]
+            positions = np.arange(first, first + share)
+            seeds = transforms.image_seeds(epoch.seed, epoch.epoch, positions)
+            yield augment(self.read(chosen), seeds, self.image_size), self.labels[chosen]
 
+    def test_batches(
+        self, batch_size: int, rank: int, world: int, worker: int, workers: int
+    ) -> Iterator[ImageBatch]:
+        """Yield test batches in order; rank 0 has the first images."""
+        share = torch.arange(len(self)).tensor_split(world)[rank]
+        for chosen in share.split(batch_size)[worker::workers] if len(share) else ():
+            yield transforms.centred(self.read(chosen), self.image_size), self.labels[chosen]
 
-def _file_digest(path: Path) -> bytes:
-    with _told(path):
-        return hashlib.sha256(path.read_bytes()).digest()
-
-
-@contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
-
-
-def read_image(file: Any, name: object) -> Image.Image:
-    """Decode to RGB.
-
-    Args:
-        file: path or open file.
-        name: what an error calls it.
-
-    Raises:
-        UserError: not an image that Pillow can read whole.
-    """
-    with readable(name), Image.open(file) as image:
-        check_size(image)
-        return image.convert("RGB")
+    def expected_images(self, rank: int, world: int) -> int:
+        return len(torch.arange(len(self)).tensor_split(world)[rank])
 
 
-def read_fast(path: Path, shorter: int) -> Tensor | Image.Image:
-    """Decode a JPEG to RGB by torchvision, or, if its shorter side has twice as many pixels as
-    `shorter` or more, at a half, quarter or eighth of its size, which the format offers.
-
-    Returns:
-        `(3, H, W)` uint8, which `transforms` resizes as a tensor: at full size a level or so away
-        from what `read_image` leads to; benchmarks/decoding.py measures it. Other formats: as
-        `read_image`.
-
-    Raises:
-        UserError: unreadable.
-    """
-    with readable(path):
-        with Image.open(path) as image:
-            check_size(image)
-            if image.format != "JPEG" or image.mode not in ("RGB", "L"):
-                return read_image(path, path)
-            times = min(image.size) // shorter
-        contents = path.read_bytes()
-        if times >= 2:
-            return tv_tensors.Image(_reduced_jpeg(contents, times))
-        code = torch.frombuffer(bytearray(contents), dtype=torch.uint8)
-        return tv_tensors.Image(decode_jpeg(code, mode=ImageReadMode.RGB))
-
-
-def _reduced_jpeg(contents: bytes, times: int) -> Tensor:
-    """`(3, H, W)` uint8 RGB, a half, quarter or eighth as wide and high; at most `times` less.
-
-    The pixels are those of Pillow's `draft`, a fifth sooner.
-    """
-    import cv2  # only here: it is slow to import
-
-    flags = {
-        8: cv2.IMREAD_REDUCED_COLOR_8,
-        4: cv2.IMREAD_REDUCED_COLOR_4,
-        2: cv2.IMREAD_REDUCED_COLOR_2,
-    }
-    flag = next(flag for factor, flag in flags.items() if factor <= times)
-    pixels = cv2.imdecode(np.frombuffer(contents, np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)
-    if pixels is None:
-        raise ValueError("damaged")
-    return torch.from_numpy(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)).permute(2, 0, 1)
+def has_images(split: Split) -> TypeGuard[ImageSplit]:
+    """Whether the images of a split can be read by index."""
+    return split.random_access
 
 
 def fingerprint(images: Tensor, labels: Tensor) -> str:
-    """SHA-256 (hex) of the shape, the float32 values in [0, 1] and the labels, in their order."""
+    """Return the SHA-256 (hex) of the shape, the float32 values in [0, 1] and the labels.
+
+    Args:
+        images: `(N, 3, H, W)` uint8 in [0, 255] or float32 in [0, 1].
+        labels: `(N,)` int64.
+    """
     digest = hashlib.sha256(repr(tuple(images.shape)).encode())
     for block in images.split(1000):
         values = block.float() / 255 if block.dtype == torch.uint8 else block
@@ -239,35 +224,41 @@ def fingerprint(images: Tensor, labels: Tensor) -> str:
 
 
 def balanced(labels: Tensor, count: int) -> Tensor:
-    """Numbers of `count` images, as many of each class as possible, always the same; sorted.
+    """Select `count` images with equal numbers per class, as far as possible.
 
     Args:
         labels: `(N,)` int64.
-        count: at most N.
+        count: number of images, at most N.
+
+    Returns:
+        Sorted indices `(count,)`, the same in every call.
     """
     order = np.random.default_rng(SUBSET_SEED).permutation(len(labels))
     shuffled = labels.numpy()[order]
-    # How many of its class came before: all firsts of their classes, then all seconds, ...
+    # Rank of each image within its class: all first images come first, then all second ones.
     turn = np.empty(len(order), np.int64)
     for label in np.unique(shuffled):
-        at = np.flatnonzero(shuffled == label)
-        turn[at] = np.arange(len(at))
+        positions = np.flatnonzero(shuffled == label)
+        turn[positions] = np.arange(len(positions))
     chosen = order[np.argsort(turn, kind="stable")[:count]]
     return torch.from_numpy(np.sort(chosen))
 
 
-def held_out(labels: Tensor, fraction: float, seed: int = SUBSET_SEED + 1) -> Tensor:
-    """`(N,)` bool: the part of each class, at least one image of it, that is kept from training.
+def held_out_mask(labels: Tensor, fraction: float, seed: int = SUBSET_SEED + 1) -> Tensor:
+    """Select a random part of each class, at least one image.
 
     Args:
         labels: `(N,)` int64.
-        fraction: in [0, 1).
-        seed: of the draw.
+        fraction: part of each class, in [0, 1).
+        seed: seed for the random selection.
+
+    Returns:
+        `(N,)` bool mask of the selected images.
     """
     order = np.random.default_rng(seed).permutation(len(labels))
     shuffled = labels.numpy()[order]
     mask = np.zeros(len(order), bool)
     for label in np.unique(shuffled):
-        at = order[shuffled == label]
-        mask[at[: max(1, round(fraction * len(at)))]] = True
+        members = order[shuffled == label]
+        mask[members[: max(1, round(fraction * len(members)))]] = True
     return torch.from_numpy(mask)

@@ -22,7 +22,7 @@ from robust_backbones.core.files import claimed, sha256
 if TYPE_CHECKING:
     import torch
 
-    from classification.datasets.split import Source
+    from classification.datasets.split import ImageSplit
     from classification.interpret.plan import Plan
     from classification.models import Classifier
     from classification.progress import ProgressLine
@@ -61,28 +61,26 @@ def _run(args: argparse.Namespace) -> None:
         _work(args, plan, networks, judge, source, settings | {"device": str(device)}, device)
 
 
-def _source(args: argparse.Namespace) -> "Source | None":
+def _source(args: argparse.Namespace) -> "ImageSplit | None":
     """The test split; None where no image of it is needed."""
     if args.mode == "visualise" and args.start == "noise":
         return None
-    from classification.datasets import open_split
+    from classification.datasets.open import open_images
 
-    source = open_split(
+    source = open_images(
         args.dataset,
         "test",
         getattr(args, "data", None),
         image_size=interpret_options.image_size(args),
     )
-    if source.labels is None:
-        raise UserError(
-            f"{args.dataset} lies in shards here, whose images cannot be chosen one by "
-            "one; give --data a folder of images."
-        )
     return source
 
 
 def _settings(
-    args: argparse.Namespace, paths: dict[str, Path], judge: Path | None, source: "Source | None"
+    args: argparse.Namespace,
+    paths: dict[str, Path],
+    judge: Path | None,
+    source: "ImageSplit | None",
 ) -> dict:
     """All that decides the pictures and the numbers, in plain JSON types."""
     return {
@@ -139,7 +137,7 @@ def _work(
     plan: "Plan",
     networks: dict,
     judge: "Classifier | None",
-    source: "Source | None",
+    source: "ImageSplit | None",
     settings: dict,
     device: "torch.device",
 ) -> None:
@@ -174,7 +172,7 @@ def _write(
     args: argparse.Namespace,
     rows: dict,
     networks: dict,
-    source: "Source | None",
+    source: "ImageSplit | None",
     settings: dict,
     seconds: float,
 ) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 # torch, and what imports it, waits for the run: --help is to come at once.
 from classification import options
-from classification.datasets import DATASETS
+from classification.datasets.specs import DATASETS
 from robust_backbones.core.cli import Parser
 from robust_backbones.core.errors import UserError
 

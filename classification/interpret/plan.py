@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from classification.datasets import loader
-from classification.datasets.split import Source
+from classification.datasets.split import ImageSplit
 from classification.interpret import optimize
 from classification.interpret import options as interpret_options
 from classification.models import Classifier
@@ -50,7 +50,7 @@ class Pictures:
     inverted: Tensor
 
 
-def make(args: argparse.Namespace, source: Source | None, classes: int) -> Plan:
+def make(args: argparse.Namespace, source: ImageSplit | None, classes: int) -> Plan:
     """The same for all networks.
 
     Args:
@@ -82,7 +82,7 @@ def make(args: argparse.Namespace, source: Source | None, classes: int) -> Plan:
     )
 
 
-def _choose(source: Source, count: int, starts: int, seed: int) -> tuple[list[int], list[int]]:
+def _choose(source: ImageSplit, count: int, starts: int, seed: int) -> tuple[list[int], list[int]]:
     """Numbers of the images to invert, and of those to start from; no image is both."""
     if count + starts > len(source):
         words = f"{count} images to invert" if count else "no image to invert"
@@ -96,10 +96,10 @@ def _choose(source: Source, count: int, starts: int, seed: int) -> tuple[list[in
     return order[:count], order[::-1][:starts]
 
 
-def _read(source: Source | None, indices: list[int], size: int) -> Tensor:
+def _read(source: ImageSplit | None, indices: list[int], size: int) -> Tensor:
     if source is None or not indices:
         return torch.empty(0, 3, size, size)
-    return next(loader.test_batches(source, len(indices), indices=indices))[0]
+    return next(loader.test_batches(source.subset(indices), len(indices)))[0]
 
 
 def pictures(

@@ -12,7 +12,7 @@ import argparse
 from functools import partial
 from typing import TYPE_CHECKING
 
-from classification import datasets
+from classification.datasets.specs import locate
 from classification.pretrain import options as pretrain_options
 
 # torch, and what imports it, waits for `main`: --help is to come at once.
@@ -22,8 +22,7 @@ from robust_backbones.core.errors import UserError, user_errors
 if TYPE_CHECKING:
     import torch
 
-    from classification.datasets.shards import ShardSource
-    from classification.datasets.split import Source
+    from classification.datasets.split import Split
     from classification.models import Classifier
     from classification.training.trainer import Training
 
@@ -32,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse, train, write. Exit codes as said above."""
     args = pretrain_options.parser(__doc__).parse_args(argv)
     with user_errors():
-        datasets.place(args.dataset, getattr(args, "data", None))  # what is wrong most often
+        locate(args.dataset, getattr(args, "data", None))  # what is wrong most often
         settings = pretrain_options.settings(args)
         from classification.training import launch
 
@@ -56,6 +55,7 @@ def _train(args: argparse.Namespace, settings: dict, device: "torch.device") -> 
 
 
 def _training(args: argparse.Namespace, settings: dict, device: "torch.device") -> "Training":
+    from classification.datasets.open import open_split
     from classification.pretrain.run import pretraining
     from classification.training.learner import Learner
 
@@ -64,9 +64,9 @@ def _training(args: argparse.Namespace, settings: dict, device: "torch.device") 
         image_size=settings["image_size"],
         held_out=settings["held_out"],
     )
-    train = datasets.open_split(args.dataset, "train", limit=settings["limit"], **where)
+    train = open_split(args.dataset, "train", limit=settings["limit"], **where)
     tested = "val" if settings["held_out"] else "test"
-    test = datasets.open_split(args.dataset, tested, limit=settings["test_limit"], **where)
+    test = open_split(args.dataset, tested, limit=settings["test_limit"], **where)
     _check_batch(settings)
     learner = Learner(_model(settings, train, device), settings)
     return pretraining(
@@ -93,7 +93,7 @@ def _check_batch(settings: dict) -> None:
         )
 
 
-def _model(settings: dict, source: "Source | ShardSource", device: "torch.device") -> "Classifier":
+def _model(settings: dict, source: "Split", device: "torch.device") -> "Classifier":
     """The classifier with the seed's initial weights."""
     import torch
 
@@ -108,7 +108,7 @@ def _model(settings: dict, source: "Source | ShardSource", device: "torch.device
     return distributed.sync_batchnorm(model, device) if settings["sync_bn"] else model
 
 
-def _metadata(settings: dict, source: "Source | ShardSource") -> dict:
+def _metadata(settings: dict, source: "Split") -> dict:
     """What the weights' later users need to know; the format is in docs/formats.md."""
     names = (
         "arch",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 # torch, and what imports it, waits for `settings`: --help is to come at once.
 from classification import options
-from classification.datasets import DATASETS
+from classification.datasets.specs import DATASETS
 from classification.training.recipes import RECIPES, Recipe, scaled_lr
 from classification.training.schedules import SCHEDULES
 from robust_backbones.core.cli import Parser

@@ -4,8 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from classification import progress
-from classification.datasets.shards import ShardSource
-from classification.datasets.split import Source
+from classification.datasets.split import Split
 from classification.training import distributed, overfitting
 from classification.training.learner import Learner
 from classification.training.trainer import LAST_GOOD, Training, identity
@@ -16,8 +15,8 @@ MONITORED = 1000  # test images that are attacked after each epoch
 
 def pretraining(
     learner: Learner,
-    train: Source | ShardSource,
-    test: Source | ShardSource,
+    train: Split,
+    test: Split,
     settings: dict,
     metadata: dict,
     folder: Path,
@@ -44,7 +43,7 @@ def pretraining(
     )
 
 
-def examine(test: Source | ShardSource, run: Training) -> dict:
+def examine(test: Split, run: Training) -> dict:
     """Numbers of the present weights: the clean test images; if they are trained against, the
     training attack on some test images, and the guard's attack on some training images."""
     settings = run.settings
@@ -59,7 +58,7 @@ def examine(test: Source | ShardSource, run: Training) -> dict:
     return found
 
 
-def _finish(test: Source | ShardSource, run: Training) -> None:
+def _finish(test: Split, run: Training) -> None:
     """Measure the robust accuracy and write the result, which marks the run as finished."""
     settings = run.settings
     attack = settings["evaluation"]

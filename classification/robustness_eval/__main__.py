@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 # torch, and what imports it, waits for `main`: --help is to come at once.
 from classification import options
-from classification.datasets import DATASETS
+from classification.datasets.specs import DATASETS
 from classification.robustness_eval import plan as attack_plan
 from robust_backbones.core import results
 from robust_backbones.core.cli import Parser
@@ -21,7 +21,7 @@ from robust_backbones.core.errors import UserError, user_errors
 from robust_backbones.core.files import atomic, claimed, sha256
 
 if TYPE_CHECKING:
-    from classification.datasets.split import Source
+    from classification.datasets.split import ImageSplit
     from classification.models import Classifier
     from classification.robustness_eval.plan import Attack
 
@@ -126,22 +126,19 @@ def _run(args: argparse.Namespace) -> None:
     from robust_backbones import weights
 
     path = weights.resolve(args.weights).absolute()  # absolute: never taken for a model's name
-    from classification import datasets, models
+    from classification import models
+    from classification.datasets.open import open_images
     from classification.robustness_eval import autoattack
     from classification.training import evaluate as engine
 
     if args.autoattack:
         autoattack.package()  # a missing one is told of now, not after hours of PGD
-    source = datasets.open_split(
+    source = open_images(
         args.dataset,
         "test",
         getattr(args, "data", None),
         image_size=getattr(args, "image_size", None),
     )
-    if source.labels is None:  # shards cannot be read by number, nor taken up in the middle
-        raise UserError(
-            f"{args.dataset} lies in shards here; give --data a folder of images instead."
-        )
     chosen = _chosen(len(source), getattr(args, "images", len(source)), args.seed)
     settings = _settings(args, radii, source, len(chosen), sha256(path))
     if results.finished(args.output / "result.json", settings):
@@ -169,7 +166,7 @@ def _chosen(total: int, wanted: int, seed: int) -> list[int]:
 
 
 def _settings(
-    args: argparse.Namespace, radii: list[float], source: "Source", images: int, digest: str
+    args: argparse.Namespace, radii: list[float], source: "ImageSplit", images: int, digest: str
 ) -> dict:
     """All that decides the numbers of the run, in plain JSON types."""
     return {
@@ -191,7 +188,7 @@ def _settings(
     }
 
 
-def _check_classes(weights: str, model: "Classifier", source: "Source") -> None:
+def _check_classes(weights: str, model: "Classifier", source: "ImageSplit") -> None:
     if model.num_classes != source.classes:
         raise UserError(
             f"{weights} tells {model.num_classes} classes apart, {source.name} has "
@@ -201,7 +198,7 @@ def _check_classes(weights: str, model: "Classifier", source: "Source") -> None:
 
 def _attack(
     model: "Classifier",
-    source: "Source",
+    source: "ImageSplit",
     chosen: list[int],
     plan: "list[Attack]",
     args: argparse.Namespace,
@@ -222,7 +219,7 @@ def _attack(
     line = progress.ProgressLine(len(chosen), len(chosen) - len(rest))
     robustness.run(
         model,
-        loader.test_batches(source, args.batch_size, indices=rest, workers=args.workers),
+        loader.test_batches(source.subset(rest), args.batch_size, workers=args.workers),
         plan,
         seed=args.seed,
         classes=source.classes,
@@ -236,7 +233,7 @@ def _attack(
 
 
 def _write(
-    args: argparse.Namespace, found: list, source: "Source", chosen: list[int], settings: dict
+    args: argparse.Namespace, found: list, source: "ImageSplit", chosen: list[int], settings: dict
 ) -> None:
     """Draw, print and write it all; result.json comes last and marks the run as finished."""
     from classification.robustness_eval import checks as sanity

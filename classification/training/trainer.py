@@ -1,18 +1,14 @@
 """A training run: epochs, checkpoints, resuming, the guard, the end."""
 
-import itertools
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from classification import progress
-from classification.datasets import loader, streams
-from classification.datasets.shards import ShardSource
-from classification.datasets.split import Source
+from classification.datasets import loader
+from classification.datasets.split import Split
 from classification.training import distributed, overfitting
 from classification.training import evaluate as engine
 from classification.training.learner import Learner, NotFinite, Sums, seed_of
@@ -28,7 +24,7 @@ EVAL_BATCH = 200  # images at once, in each process
 LAST_GOOD = "last_good.pt"  # the weights of before a collapse
 
 
-def identity(*sources: Source | ShardSource) -> dict:
+def identity(*sources: Split) -> dict:
     """Of images, for results: a look at each of a million files, hence once for all processes."""
     return distributed.from_first(
         lambda: {
@@ -64,7 +60,7 @@ class Training:
     def __init__(
         self,
         learner: Learner,
-        train: Source | ShardSource,
+        train: Split,
         settings: dict,
         metadata: dict,
         folder: Path,
@@ -250,29 +246,23 @@ class Training:
         ) from None
 
     def evaluate(
-        self, source: Source | ShardSource, attack: dict | None, count: int | None = None
+        self, source: Split, attack: dict | None, count: int | None = None
     ) -> engine.Outcome:
         """What the present weights make of all images of the source, or of `count`, the same ones
         each time."""
-        world, chosen = distributed.world(), None
-        shards = isinstance(source, ShardSource)  # which cannot be read by number
-        if count is not None and not shards:
-            chosen = self.some(source, count)
+        sampled = source if count is None else source.sample(count, self.settings["seed"])
         batches = loader.test_batches(
-            source,
+            sampled,
             EVAL_BATCH,
-            indices=chosen,
             rank=distributed.rank(),
-            world=world,
+            world=distributed.world(),
             workers=self.workers,
         )
-        if count is not None and shards:
-            batches = itertools.islice(batches, -(-count // (EVAL_BATCH * world)))
         seed = seed_of(self.settings["seed"], self.epoch, distributed.rank())
         attacked = attacks.adversary(attack, seed) if attack else None
         found = engine.evaluate(self.learner.result, batches, attacked, self.signals)
         if count is None:
-            streams.check_count(source, found.images, len(source))
+            loader.check_count(source, found.images, len(source))
         return found
 
     def _close_epoch(self) -> None:
@@ -302,11 +292,6 @@ class Training:
             self.show_history()
             self.line.clear()
             print(progress.epoch_line(record, self.epochs, self.monitored), flush=True)
-
-    def some(self, source: Source | ShardSource, count: int) -> list[int]:
-        """Indices of the same `count` images each time, of all if there are not as many."""
-        generator = torch.Generator().manual_seed(self.settings["seed"])
-        return torch.randperm(len(source), generator=generator)[:count].tolist()
 
     def _rolled_back(self) -> bool:
         return bool(self.history) and "rolled_back" in self.history[-1]

@@ -27,7 +27,7 @@ from robust_backbones.core.errors import UserError, user_errors
 if TYPE_CHECKING:
     import torch
 
-    from classification.datasets.split import Source
+    from classification.datasets.split import ImageSplit
     from classification.transfer.task import Task
     from robust_backbones.checkpoint.io import Checkpoint
 
@@ -81,23 +81,17 @@ def _task(
     return task
 
 
-def _open(args: argparse.Namespace, settings: dict, split: str) -> "Source":
-    from classification.datasets import open_split
-    from classification.datasets.shards import ShardSource
+def _open(args: argparse.Namespace, settings: dict, split: str) -> "ImageSplit":
+    from classification.datasets.open import open_images
 
     limit = settings["limit" if split == "train" else "test_limit"]
-    source = open_split(
+    source = open_images(
         args.dataset,
         split,
         getattr(args, "data", None),
         image_size=settings["image_size"],
         limit=limit,
     )
-    if isinstance(source, ShardSource):
-        raise UserError(
-            f"{args.data} holds shards, whose images cannot be chosen one by one; give "
-            "--data a folder of images."
-        )
     return dataclasses.replace(source, downscale=settings["downscale"], decode=settings["decode"])
 
 

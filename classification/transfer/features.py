@@ -17,7 +17,7 @@ import torchvision
 from torch import Tensor
 
 from classification.datasets import loader
-from classification.datasets.split import Source
+from classification.datasets.split import ImageSplit
 from classification.models import Classifier, backbone_digest
 from classification.training.learner import PRECISIONS
 from robust_backbones.core.files import atomic, cache_dir, locked
@@ -28,7 +28,7 @@ ROWS = 4096  # in a file: what an interrupted run loses at most
 BATCH = 128  # images at once
 
 
-def identity(model: Classifier, source: Source, precision: str) -> dict:
+def identity(model: Classifier, source: ImageSplit, precision: str) -> dict:
     """All that decides the features, in plain JSON types."""
     return {
         "version": VERSION,
@@ -52,7 +52,7 @@ def folder_of(identity: dict) -> Path:
 
 def extract(
     model: Classifier,
-    source: Source,
+    source: ImageSplit,
     *,
     precision: str = "float32",
     workers: int = 0,
@@ -87,7 +87,7 @@ def extract(
             if (piece := _read(path, len(numbers))) is not None:
                 progress(len(numbers), f"{source.split} features are there")
             else:
-                batches = loader.test_batches(source, BATCH, indices=numbers, workers=workers)
+                batches = loader.test_batches(source.subset(numbers), BATCH, workers=workers)
                 piece = _compute(model, batches, PRECISIONS[precision], signals, progress)
                 with atomic(path) as temporary, open(temporary, "wb") as file:
                     np.save(file, piece)

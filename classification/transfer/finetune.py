@@ -8,7 +8,7 @@ import torch
 
 from classification import progress
 from classification.datasets import loader
-from classification.datasets.split import Source
+from classification.datasets.split import ImageSplit
 from classification.models import Classifier
 from classification.training import distributed
 from classification.training import evaluate as engine
@@ -165,7 +165,7 @@ def _value(task: Task, history: list[dict]) -> dict:
     return found | ({"stopped": len(history)} if cut else {})
 
 
-def _examine(task: Task, monitored: Source | None, run: Training) -> dict:
+def _examine(task: Task, monitored: ImageSplit | None, run: Training) -> dict:
     """The accuracy on the monitored images, at epochs 1, 6, 11, ... and the last; the network of
     the best epoch is kept if that is what will count."""
     settings = task.settings

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from classification import progress
-from classification.datasets.split import Source
+from classification.datasets.split import ImageSplit
 from classification.models import Classifier
 from classification.transfer import features, knn, probe, protocols
 from classification.transfer.task import Task, Trial
@@ -52,7 +52,7 @@ def run(task: Task) -> list[Trial]:
     ]
 
 
-def _features(task: Task, model: Classifier, source: Source) -> Tensor:
+def _features(task: Task, model: Classifier, source: ImageSplit) -> Tensor:
     line = progress.ProgressLine(len(source))
     found = features.extract(
         model,
@@ -72,7 +72,7 @@ def _choose(
     trial: int,
     needed: Tensor,
     x: Tensor,
-    features_of: Callable[[Source], Tensor],
+    features_of: Callable[[ImageSplit], Tensor],
 ) -> tuple:
     """The chosen value, the candidates, notes and help; what is given is not chosen."""
     name = protocols.CHOICES[task.settings["probe"]]

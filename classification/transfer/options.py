@@ -5,7 +5,7 @@ from pathlib import Path
 
 # torch, and what imports it, waits for the run: --help is to come at once.
 from classification import options
-from classification.datasets import DATASETS, METRICS, Dataset
+from classification.datasets.specs import DATASETS, METRIC_TITLES, DatasetSpec
 from classification.pretrain.options import AUGMENTATIONS, PRECISIONS, STANDARD_EVAL_EPS
 from classification.training.schedules import SCHEDULES
 from classification.transfer import protocols
@@ -105,7 +105,7 @@ def parser(description: str) -> Parser:
     )
     what(
         "--metric",
-        choices=tuple(METRICS),
+        choices=tuple(METRIC_TITLES),
         help="accuracy to choose by and to report (default: the dataset's; for folder top1)",
     )
     what(
@@ -327,15 +327,15 @@ def _refuse_foreign(given: dict, mode: str, probe: str) -> None:
         )
 
 
-def _logistic(given: dict, row: Dataset) -> dict:
+def _logistic(given: dict, row: DatasetSpec) -> dict:
     return {"penalty": given.get("penalty")}
 
 
-def _nearest(given: dict, row: Dataset) -> dict:
+def _nearest(given: dict, row: DatasetSpec) -> dict:
     return {"neighbours": given.get("neighbours")}
 
 
-def _sgd(given: dict, row: Dataset) -> dict:
+def _sgd(given: dict, row: DatasetSpec) -> dict:
     found = {name: given.get(name, value) for name, value in (SGD | ATTACK).items()}
     rates, eval_steps = sorted(set(found.pop("lr")), reverse=True), found.pop("eval_steps")
     eps, smoothing = given.get("adversarial", 0.0), found.pop("label_smoothing")

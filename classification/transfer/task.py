@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from classification import metrics, models
-from classification.datasets import DATASETS
-from classification.datasets import split as sources
-from classification.datasets.split import Source
+from classification.datasets.specs import DATASETS
+from classification.datasets.split import ImageSplit, held_out_mask
 from classification.models import Classifier
 from classification.transfer import protocols
 from classification.transfer.probe import few_shot
@@ -40,8 +39,8 @@ class Task:
     """
 
     found: Checkpoint
-    train: Source
-    test: Source
+    train: ImageSplit
+    test: ImageSplit
     settings: dict
     data: dict
     folder: Path
@@ -82,12 +81,10 @@ class Task:
     def parts(self, trial: int) -> tuple[Tensor, Tensor]:
         """Those of `images` to learn from while something is chosen, and those to choose on."""
         every = self.images(trial)
-        mask = sources.held_out(
-            self.train.labels[every], self.settings["held_out"], self.seed(trial)
-        )
+        mask = held_out_mask(self.train.labels[every], self.settings["held_out"], self.seed(trial))
         return every[~mask], every[mask]
 
-    def judges(self, trial: int) -> tuple[Source, Source]:
+    def judges(self, trial: int) -> tuple[ImageSplit, ImageSplit]:
         """What to learn from while something is chosen, and what to choose on."""
         if self.settings["selection"] == "test":
             return self.train.subset(self.images(trial)), self.test

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from classification.datasets import split as sources
+from classification.datasets.image_files import read_fast, read_image
 from robust_backbones.core.errors import UserError
 from robust_backbones.detection.data import annotations
 from robust_backbones.detection.data import validate as data_check
@@ -79,8 +79,8 @@ def read_images(folder: Path, path: Path) -> None:
     """Each reader sees the file; the first refusal is told when all have seen it."""
     refused = []
     for read in (
-        lambda: sources.read_image(path, path),
-        lambda: sources.read_fast(path, 2),
+        lambda: read_image(path, path),
+        lambda: read_fast(path, 2),
         lambda: predictor.as_array(path),
     ):
         try:

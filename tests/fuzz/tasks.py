@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from classification import datasets
-from classification.datasets import cifar, image_cache, layouts, shards
+from classification.datasets import cifar, image_cache, shards
+from classification.datasets.layouts import OfficialLayout
+from classification.datasets.open import READERS
+from classification.datasets.specs import DATASETS
 from tests.fuzz.cases import Seed, json_seed
 from tests.fuzz.mutations import as_json
 from tests.support import miniature_tasks
@@ -84,8 +86,8 @@ def read_indexes(folder: Path, path: Path) -> None:
         if task == "cifar10":
             cifar.read(task, split, folder / task)
         else:
-            images, labels, names = datasets.reader(datasets.find(task))(split, folder / task)
-            assert isinstance(getattr(layouts, task), layouts.Official)
+            images, labels, names = READERS[task](split, folder / task)
+            assert isinstance(READERS[task], OfficialLayout)
             assert len(images) == len(labels) and names
 
 
@@ -181,9 +183,9 @@ def shard_seeds(folder: Path) -> list[Seed]:
 
 
 def read_shards(folder: Path, path: Path) -> None:
-    source = shards.open_shards("folder", datasets.find("folder"), "train", folder)
+    source = shards.open_shards(DATASETS["folder"], "train", folder)
     source.fingerprint()
-    for sample in shards.samples(source.urls):
+    for sample in shards.read_samples(source.urls):
         shards.decode(sample, source.classes)
 
 

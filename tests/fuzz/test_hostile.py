@@ -16,8 +16,10 @@ from tests.support import ROOT
 import robust_backbones.detection  # isort: skip  # noqa: F401  (before Detectron2)
 import torch
 
-from classification.datasets import DATASETS, cifar, image_cache, layouts, open_split, shards
-from classification.datasets import fetch as dataset_fetch
+from classification.datasets import cifar, image_cache, layouts, shards
+from classification.datasets.fetch import _download
+from classification.datasets.open import open_split
+from classification.datasets.specs import DATASETS
 from classification.report import page_runs, records, tables
 from classification.report.sections import Column, Section
 from classification.study import file as study_file
@@ -92,8 +94,8 @@ def test_an_index_of_shards_names_plain_files(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     index = {"version": 1, "classes": ["a"], "splits": {"train": {name: 1}}}
     Path(shards.INDEX).write_text(json.dumps(index))
-    with refuses("shards lie beside it", shards.INDEX):
-        shards.open_shards("folder", DATASETS["folder"], "train", shards.INDEX)
+    with refuses("Shards must be in the same folder", shards.INDEX):
+        shards.open_shards(DATASETS["folder"], "train", shards.INDEX)
     assert not (tmp_path / "canary").exists()
 
 
@@ -128,8 +130,8 @@ def test_what_is_fetched_unpacks_into_its_folder(tmp_path, monkeypatch, kind, na
     monkeypatch.setattr(
         torchvision.datasets, "DTD", lambda root, download: extract_archive(str(archive), root)
     )
-    with refuses("could not fetch dtd", "torchvision"):
-        dataset_fetch._download("dtd", "DTD", tmp_path / "data", tmp_path)
+    with refuses("could not download dtd", "torchvision"):
+        _download("dtd", "DTD", tmp_path / "data", tmp_path)
     assert not (tmp_path / "outside").exists() and not list((tmp_path / "data").iterdir())
     assert tarfile.TarFile.extraction_filter is None or kind  # others' is as it was
 
@@ -154,7 +156,7 @@ def test_labels_of_cifar_that_are_none(tmp_path, labels):
     names = {b"label_names": [b"ant"]}
     for name, contents in (("test_batch", batch), ("batches.meta", names)):
         python2(tmp_path / name, contents)
-    with refuses("does not hold the official files", tmp_path):
+    with refuses("the files are not the official ones", tmp_path):
         cifar.read("cifar10", "test", tmp_path)
 
 
@@ -172,7 +174,7 @@ def test_an_index_names_images_of_its_folder(tmp_path, name):
         (tmp_path / "data/images").mkdir(parents=True, exist_ok=True)
         (tmp_path / f"data/{place}.txt").write_text(text + "\n")
     with refuses("leads out of its folder"):
-        layouts.aircraft("train", tmp_path)
+        layouts.OFFICIAL["aircraft"]("train", tmp_path)
 
 
 # ---- tables
@@ -255,7 +257,7 @@ def test_shards_of_hostile_names_are_read_into_memory(tmp_path):
     path = tmp_path / "train-0.tar"
     path.write_bytes(tar(regular("../0.png") + [("../0.cls", b"0", tarfile.REGTYPE, "")]))
     row = open_split("folder", "train", _with_index(tmp_path))
-    assert len(list(shards.samples(row.urls))) == 1
+    assert len(list(shards.read_samples(row.urls))) == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == [shards.INDEX, "train-0.tar"]
 
 

@@ -11,8 +11,9 @@ import pytest
 import robust_backbones.detection  # isort: skip  # noqa: F401  (before Detectron2)
 import torch
 
-from classification.datasets import DATASETS, image_cache, shards
-from classification.datasets import split as sources
+from classification.datasets import image_cache, shards
+from classification.datasets.image_files import read_fast, read_image
+from classification.datasets.specs import DATASETS
 from classification.report import records
 from classification.study import file as study_file
 from robust_backbones.checkpoint.io import load_file
@@ -178,8 +179,8 @@ def test_deep_and_huge_json(tmp_path, text):
     assert "result.json is not a result" in records.read([tmp_path])[1][0]
     with refuses("has no iteration", "metrics.json"):
         curves.read(tmp_path)
-    with refuses("cannot be read as the index", shards.INDEX):
-        shards.open_shards("folder", DATASETS["folder"], "train", tmp_path)
+    with refuses("cannot be read as an index of shards", shards.INDEX):
+        shards.open_shards(DATASETS["folder"], "train", tmp_path)
 
 
 VOC = (
@@ -297,8 +298,8 @@ def test_an_image_that_claims_gigapixels(tmp_path, size):
     path = tmp_path / "a.png"
     path.write_bytes(bomb(*size))
     for read in (
-        lambda: sources.read_image(path, path),
-        lambda: sources.read_fast(path, 9),
+        lambda: read_image(path, path),
+        lambda: read_fast(path, 9),
         lambda: predictor.as_array(path),
     ):
         with refuses("pixels", path):
@@ -310,7 +311,7 @@ def test_a_file_in_an_archive_that_claims_a_terabyte(tmp_path, monkeypatch):
     path = tmp_path / "train-0.tar"
     path.write_bytes(tar(regular("0.png"), headers=SPARSE))
     with refuses("'0.png' is sparse or claims", path):
-        list(shards.samples([str(path)]))
+        list(shards.read_samples([str(path)]))
     path.write_bytes(tar(regular("train/a/0.png"), headers=SPARSE))
     with refuses("sparse", path):
         image_cache.read("train", path, 4)

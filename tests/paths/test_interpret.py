@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from classification import options
-from classification.datasets import open_split
+from classification.datasets.open import open_split
 from classification.datasets.shard_writer import write_shards
 from classification.interpret import __main__ as interpret
 from classification.interpret import optimize
@@ -265,7 +265,7 @@ def test_shards_are_refused_before_anything_is_written(weights, tmp_path, capsys
             ]
         )
     assert stop.value.code == 2 and not (tmp_path / "run").exists()
-    assert "lies in shards here" in capsys.readouterr().err
+    assert "these are shards, whose images cannot be read by index" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from classification import datasets
+from classification.datasets.open import open_split
+from classification.datasets.specs import SUITE
 from classification.training import evaluate as engine
 from classification.training.learner import Learner
 from classification.transfer import options as transfer_options
@@ -42,7 +43,7 @@ def task(found, dataset: str, mode: str, *options) -> Task:
         ["--weights", "w", "--dataset", dataset, "--mode", mode, "--protocol", "paper", *options]
     )
     known = {"arch": found.arch, "image_size": 32, "weights_sha256": found.sha256}
-    images = datasets.open_split("digits", "test", limit=40)
+    images = open_split("digits", "test", limit=40)
     images = dataclasses.replace(images, classes=CLASSES)
     settings = transfer_options.settings(args, known)
     return Task(found, images, images, settings, {}, None, torch.device("cpu"))
@@ -109,7 +110,7 @@ def test_some_steps_agree(library, monkeypatch, weights, dataset, mode):
 
 def test_statistics_of_the_data_sets(library):
     """0 and 1 for ten of the twelve, CIFAR's own for two."""
-    for dataset in datasets.SUITE:
+    for dataset in SUITE:
         mean, std = target_statistics(dataset)
         if dataset == "cifar10":
             expected = library.datasets.CIFAR("/nowhere")

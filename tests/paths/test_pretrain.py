@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from classification import transforms as tf
-from classification.datasets import DATASETS, loader, open_split
+from classification.datasets import loader
+from classification.datasets.open import open_split
 from classification.datasets.shard_writer import write_shards
+from classification.datasets.specs import DATASETS
 from classification.models import load_classifier
 from classification.pretrain import __main__ as pretrain
 from classification.pretrain import options as pretrain_options
@@ -245,7 +247,7 @@ def test_what_options_decide(options, expected):
         (["--epochs", "0"], "'0' is not a whole number of at least 1"),
         (["--steps", "1.5"], "'1.5' is not a whole number of at least 1"),
         (["--batch-size", "1"], "'1' is not a whole number of at least 2"),
-        (["--batch-size", "26"], "batch size 26 exceeds the 24 training images"),
+        (["--batch-size", "26"], "--batch-size 26: there are only 24 training images"),
         (["--step-size", "0"], "'0' is not a finite number above 0"),
         (["--eval-eps", "0"], "'0' is not a finite number above 0"),
         (["--lr", "0"], "'0' is not a finite number above 0"),
@@ -255,8 +257,8 @@ def test_what_options_decide(options, expected):
         (["--label-smoothing", "1"], r"'1' is not a number in \[0, 1\)"),
         (["--accumulate", "5"], "--batch-size 12 cannot be cut into 5 equal pieces of at least 2"),
         (["--accumulate", "12"], "cannot be cut into 12 equal pieces of at least 2 images"),
-        (["--dataset", "cifar10"], "'cifar10' comes with no data; say where it lies: --data"),
-        (["--limit", "9"], "a limit of 9 images is not possible: digits train has 10 classes"),
+        (["--dataset", "cifar10"], "'cifar10' needs data, .* Pass --data"),
+        (["--limit", "9"], "a limit of 9 images is impossible: digits train has 10 classes"),
         (["--momentum", "1"], "'1' is not a number between 0 and 1"),
         (["--device", "abacus"], "device 'abacus' cannot be used here; one of: .*cpu"),
     ],

@@ -259,4 +259,4 @@ def test_shards_are_refused_before_anything_is_written(weights, tmp_path, capsys
             ]
         )
     assert stop.value.code == 2 and not (tmp_path / "run").exists()
-    assert "lies in shards here; give --data a folder of images" in capsys.readouterr().err
+    assert "these are shards, whose images cannot be read by index" in capsys.readouterr().err

@@ -13,7 +13,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from classification import metrics
-from classification.datasets import loader, open_split
+from classification.datasets import loader
+from classification.datasets.open import open_split
 from classification.models import load_classifier
 from classification.transfer import __main__ as transfer
 from classification.transfer import result as transfer_result
@@ -303,12 +304,15 @@ def test_the_default_folder_names_the_run(network, tmp_path, monkeypatch):
         (["--batchnorm", "adapting"], "--probe logistic with --batchnorm adapting"),
         (["--probe", "sgd", "--steps", "2"], "--steps without --adversarial; give a radius"),
         (["--probe", "sgd", "--adversarial", "4", "--constraint", "linf"], "did you mean 4/255?"),
-        (["--probe", "sgd", "--batch-size", "41"], "batch size 41 exceeds the 30 training images"),
+        (
+            ["--probe", "sgd", "--batch-size", "41"],
+            "--batch-size 41: there are only 30 training images",
+        ),
         (["--held-out", "1"], "'1' is not a number between 0 and 1"),
         (["--shots", "30"], "30 images per class asked for; .*Ask for 1 to 4"),
         (["--shots", "1"], "nothing is left to learn from; give more --shots"),
-        (["--limit", "9"], "a limit of 9 images is not possible: digits train has 10 classes"),
-        (["--dataset", "cars"], "dataset 'cars' comes with no data; say where it lies: --data"),
+        (["--limit", "9"], "a limit of 9 images is impossible: digits train has 10 classes"),
+        (["--dataset", "cars"], "dataset 'cars' needs data, .* Pass --data"),
         (["--device", "abacus"], "device 'abacus' cannot be used here; one of: .*cpu"),
         (["--weights", "nowhere.pt"], "nowhere.pt"),
         (["--weights", "robust://resnet50_l2_eps7"], "resnet50_l2_eps7"),

@@ -88,10 +88,10 @@ def _transfer(args) -> None:
 
 
 def _datasets(args) -> None:
-    from classification.datasets import find
+    from classification.datasets.specs import find_dataset
 
     for name in args.names:
-        find(name)
+        find_dataset(name)
 
 
 def _study(args) -> None:

@@ -22,7 +22,7 @@ def commands() -> dict[str, list[str]]:
 # new folder. check_data.py looks for files by Detectron2's readers alone, after their seconds.
 MISTAKES = {
     "classification": ["nothing"],
-    "classification.datasets": ["check nothing", "fetch cifar10 --root"],
+    "classification.datasets": ["check nothing", "fetch cifar10 --data"],
     "classification.interpret": [
         "--weights missing.pt --dataset nothing --output OUT",
         "--weights missing.pt --dataset digits --output OUT",

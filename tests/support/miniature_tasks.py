@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from classification.datasets import DATASETS, SUITE
+from classification.datasets.specs import DATASETS, SUITE
 
 TASKS = (*SUITE, "imagenet", "stylized_imagenet", "folder")
 NAMES = ("ant", "bee", "cow", "dog", "elk", "fox", "gnu", "hen", "ibex", "jay")

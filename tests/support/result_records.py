@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from classification.datasets import DATASETS
+from classification.datasets.specs import DATASETS
 from classification.report.records import Record
 
 

@@ -14,7 +14,7 @@ import robust_backbones.detection  # noqa: F401  (before Detectron2)
 
 # isort: split
 from classification import models
-from classification.datasets import open_split
+from classification.datasets.open import open_split
 from classification.transfer import features
 from robust_backbones import weights
 from robust_backbones.detection import path_handler

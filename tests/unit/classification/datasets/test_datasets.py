@@ -11,9 +11,11 @@ import yaml
 from skimage import data
 from sklearn.datasets import load_digits
 
-from classification.datasets import DATASETS, METRICS, SUITE, open_split
 from classification.datasets.embedded import DIGITS_TRAIN, TEXTURES
+from classification.datasets.open import open_split
+from classification.datasets.specs import DATASETS, METRIC_TITLES, SUITE
 from classification.datasets.split import fingerprint
+from classification.metrics import METRICS
 from classification.transforms import AUGMENTATIONS
 from robust_backbones.core.errors import UserError
 from tests.support import SHARED
@@ -34,7 +36,8 @@ def test_every_row_is_complete(name):
     row = DATASETS[name]
     assert row.augmentation in AUGMENTATIONS and len(row.mean) == len(row.std) == 3
     assert row.image_size > 0 and set(row.images) <= {"train", "test"}
-    assert row.title and row.rule and row.licence and row.metric in METRICS
+    assert row.title and row.split_rule and row.license and row.metric in METRICS
+    assert row.name == name and set(METRICS) == set(METRIC_TITLES)
 
 
 @pytest.mark.parametrize("name", SUITE)
@@ -172,12 +175,12 @@ def test_another_image_size_is_the_transforms_business():
 @pytest.mark.parametrize(
     "arguments, options, message",
     [
-        (("mnist", "train"), {}, "dataset 'mnist' is unknown; one of: digits, textures, faces"),
-        (("digits", "dev"), {}, "split 'dev' is unknown to digits; one of: train, val, test"),
-        (("digits", "val"), {}, "digits has no split 'val' of its own; say which part"),
-        (("digits", "train"), {"held_out": 1}, "1 cannot be held out; choose a part in"),
-        (("cifar10", "train"), {}, "dataset 'cifar10' comes with no data; .* --data PATH"),
-        (("digits", "test"), {"limit": 9}, "9 images is not possible: digits test has 10 classes"),
+        (("mnist", "train"), {}, "dataset 'mnist' is unknown. Choose from digits, textures, faces"),
+        (("digits", "dev"), {}, "split 'dev' of digits is unknown. Choose from train, val, test"),
+        (("digits", "val"), {}, "digits has no split 'val'. Choose the part"),
+        (("digits", "train"), {"held_out": 1}, "held-out part 1 is invalid. Choose a number in"),
+        (("cifar10", "train"), {}, "dataset 'cifar10' needs data, .* --data PATH"),
+        (("digits", "test"), {"limit": 9}, "9 images is impossible: digits test has 10 classes"),
         (("digits", "test"), {"limit": 361}, "has 10 classes and 360 images"),
     ],
 )
@@ -187,5 +190,5 @@ def test_user_mistakes(arguments, options, message):
 
 
 def test_importing_the_table_needs_no_torch():
-    code = "import sys, classification.datasets; sys.exit('torch' in sys.modules)"
+    code = "import sys, classification.datasets.specs; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 import torchvision.datasets as tv
 
-from classification.datasets import DATASETS, SUITE, open_split
-from classification.datasets import fetch as dataset_fetch
+from classification.datasets import fetch as fetching
 from classification.datasets.__main__ import COLUMNS, main
+from classification.datasets.fetch import fetch, manual_instructions
+from classification.datasets.open import open_split
+from classification.datasets.specs import DATASETS, SUITE
 from robust_backbones.core.errors import UserError
 from tests.support import ROOT
 from tests.support.miniature_tasks import use, write
@@ -61,7 +63,7 @@ def served_dtd(server, monkeypatch, tmp_path):
 def test_torchvision_downloads_and_the_counts_are_checked(served_dtd, tmp_path, capsys):
     root = tmp_path / "data"
     (root / "dtd").mkdir(parents=True)  # empty: nothing is in the way
-    main(["fetch", "dtd", "--root", str(root)])
+    main(["fetch", "dtd", "--data", str(root)])
     assert capsys.readouterr().out.split()[-1] == str(root / "dtd")
     origin = open_split("dtd", "train", tmp_path / "origin")
     assert open_split("dtd", "train", root).fingerprint() == origin.fingerprint()
@@ -69,61 +71,61 @@ def test_torchvision_downloads_and_the_counts_are_checked(served_dtd, tmp_path, 
 
 
 def test_what_is_there_is_not_fetched_again(served_dtd, monkeypatch, tmp_path):
-    monkeypatch.setattr(dataset_fetch, "_download", None)
-    assert dataset_fetch.fetch("dtd", tmp_path / "origin") == tmp_path / "origin" / "dtd"
+    monkeypatch.setattr(fetching, "_download", None)
+    assert fetch("dtd", tmp_path / "origin") == tmp_path / "origin" / "dtd"
 
 
 def test_aircraft_from_a_server(server, monkeypatch, tmp_path):
     use(monkeypatch, "aircraft", tmp_path / "origin")
     pack(tmp_path / "origin" / "aircraft", server[0] / "fgvc-aircraft-2013b.tar.gz")
     monkeypatch.setattr(tv.FGVCAircraft, "_URL", f"{server[1]}/fgvc-aircraft-2013b.tar.gz")
-    dataset_fetch.fetch("aircraft", tmp_path / "data")
+    fetch("aircraft", tmp_path / "data")
     assert len(open_split("aircraft", "test", tmp_path / "data")) == 6
 
 
 def test_a_stopped_download_starts_anew(served_dtd, tmp_path):
     left = tmp_path / "data" / ".dtd.partial" / "dtd" / "dtd"  # torchvision takes it for whole
     left.mkdir(parents=True)
-    dataset_fetch.fetch("dtd", tmp_path / "data")
+    fetch("dtd", tmp_path / "data")
     assert len(open_split("dtd", "test", tmp_path / "data")) == 6
 
 
 def test_a_damaged_archive_leaves_nothing_in_place(served_dtd, server, tmp_path):
     archive = server[0] / "dtd.tar.gz"
     archive.write_bytes(archive.read_bytes()[:-50])
-    with pytest.raises(UserError, match="could not fetch dtd .*corrupted.*\nPut them so"):
-        dataset_fetch.fetch("dtd", tmp_path / "data")
+    with pytest.raises(UserError, match="could not download dtd .*corrupted.*\nPut the files here"):
+        fetch("dtd", tmp_path / "data")
     assert not (tmp_path / "data" / "dtd").exists()
 
 
 def test_wrong_counts_leave_nothing_in_place(served_dtd, monkeypatch, tmp_path):
     row = type(served_dtd)(**(vars(served_dtd) | {"images": {"train": 13}}))
     monkeypatch.setitem(DATASETS, "dtd", row)
-    with pytest.raises(UserError, match="has 12 train images, dtd has 13"):
-        dataset_fetch.fetch("dtd", tmp_path / "data")
+    with pytest.raises(UserError, match="found 12 train images, but dtd has 13"):
+        fetch("dtd", tmp_path / "data")
     assert not (tmp_path / "data" / "dtd").exists()
 
 
 def test_what_is_there_and_not_whole_is_not_touched(served_dtd, tmp_path):
     labels = tmp_path / "origin" / "dtd" / "dtd" / "dtd" / "labels"
     shutil.rmtree(labels)
-    with pytest.raises(UserError, match="dtd is there and not whole: .*lacks labels/train1.txt"):
-        dataset_fetch.fetch("dtd", tmp_path / "origin")
+    with pytest.raises(UserError, match="dtd exists but is incomplete: .*lacks labels/train1.txt"):
+        fetch("dtd", tmp_path / "origin")
 
 
 @pytest.mark.parametrize("name", [n for n, row in DATASETS.items() if row.needs_root])
 def test_by_hand_it_says_what_and_where(name, tmp_path):
-    row, text = DATASETS[name], dataset_fetch.instructions(name, tmp_path)
-    assert row.by_hand.rstrip(".") in text and str(tmp_path / name) in text
-    assert row.source.startswith("https://") or name == "folder"
-    assert f"classification.datasets check {name} --root {tmp_path}" in text
+    row, text = DATASETS[name], manual_instructions(name, tmp_path)
+    assert row.manual_download in text and str(tmp_path / name) in text
+    assert row.homepage.startswith("https://") or name == "folder"
+    assert f"classification.datasets check {name} --data {tmp_path}" in text
     assert not row.torchvision or hasattr(tv, row.torchvision)
 
 
 @pytest.mark.parametrize("name", ["cars", "birdsnap", "sun397"])
 def test_the_places_that_are_told_are_those_that_are_read(name, tmp_path):
     write(name, tmp_path)
-    text = dataset_fetch.instructions(name, tmp_path)
+    text = manual_instructions(name, tmp_path)
     told = [Path(line.strip()) for line in text.splitlines() if line.startswith("  /")]
     assert len(told) >= 4
     if name == "sun397":  # where Partitions.zip is unpacked to is left to the user
@@ -134,12 +136,14 @@ def test_the_places_that_are_told_are_those_that_are_read(name, tmp_path):
 
 def test_all_that_can_be_had_is_fetched(served_dtd, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
-        main(["fetch", "cars", "digits", "dtd", "--root", str(tmp_path / "data")])
+        main(["fetch", "cars", "digits", "dtd", "--data", str(tmp_path / "data")])
     out, err = capsys.readouterr()
     assert stopped.value.code == 2 and (tmp_path / "data" / "dtd").is_dir()
-    assert "cars: cars cannot be downloaded by a program. By hand: its server is gone" in err
-    assert "digits is in the installed packages" in err
-    assert "error: not fetched: cars, digits; see above." in err
+    assert (
+        "cars: cars has no automatic download. Manual download: its server has been offline" in err
+    )
+    assert "digits is part of an installed package" in err
+    assert "error: cars, digits: not downloaded. See the messages above." in err
 
 
 def test_list_and_the_table_of_the_docs(capsys):

@@ -10,7 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from classification.datasets import DATASETS, image_cache, open_split
+from classification.datasets import image_cache
+from classification.datasets.open import open_split
+from classification.datasets.specs import DATASETS
 from robust_backbones.core.errors import UserError
 from tests.support import SHARED
 from tests.support.small_data import CLASSES, pixels, write_tar, write_tree
@@ -90,20 +92,20 @@ def lay_flat(tree):
 
 
 BREAKAGES = [
-    (remove_images, "train", "class folder .*bee has no image; remove it or fill it"),
-    (lay_flat, "test", "12 images of .*val lie flat: sort them into class folders .*val/<class>/"),
-    (lambda t: shutil.rmtree(t / "test"), "test", "no folder 'test' or 'val' or 'valid'; expected"),
-    (shutil.rmtree, "train", "tree does not exist; expected .*train/<class>/<image>"),
+    (remove_images, "train", "bee: this class folder has no images. Add some"),
+    (lay_flat, "test", "val: 12 images are not in class folders. Move them to .*val/<class>/"),
+    (lambda t: shutil.rmtree(t / "test"), "test", "no folder 'test' or 'val' or 'valid'. Expected"),
+    (shutil.rmtree, "train", "tree does not exist. Expected .*train/<class>/<image>"),
     (
         lambda t: (t / "test" / "cow").rename(t / "test" / "yak"),
         "train",
-        "train and .*test differ: only the first has cow, only the second has yak",
+        "train and .*test have different classes: only the first has cow, only the second has yak",
     ),
     (lambda t: [shutil.rmtree(t / "train" / c) for c in CLASSES], "train", "has no class folders"),
     (
         lambda t: [shutil.rmtree(t / "train" / c) for c in CLASSES[1:]],
         "train",
-        "train has one class folder, '.*'; there is nothing to tell apart",
+        "train has only one class folder, '.*'. Classification needs two",
     ),
 ]
 
@@ -130,14 +132,14 @@ def test_an_unreadable_image_is_named(tree):
 def test_other_classes_than_the_rows(name, tree, monkeypatch, tmp_path):
     monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path / "cache"))
     with pytest.raises(
-        UserError, match=f"has 3 classes, {name} has 10.*; use the dataset 'folder'"
+        UserError, match=f"found 3 classes, but {name} has 10.*. Use the dataset 'folder'"
     ):
         open_split(name, "train", tree)
 
 
 def test_other_numbers_of_images_than_the_rows(tree, small_cifar):
     (tree / "train" / "bee" / "002.png").unlink()
-    with pytest.raises(UserError, match="has 23 train images, cifar10 has 24 .*; fetch it again"):
+    with pytest.raises(UserError, match="found 23 train images, but cifar10 has 24 .*. Fetch it"):
         open_split("cifar10", "train", tree)
 
 
@@ -164,18 +166,20 @@ def test_a_tar_file_cut_short_leaves_no_cache(tree, small_cifar, tmp_path):
     path = write_tar(tree, tmp_path / "images.tar.xz", "w:xz")
     path.write_bytes(path.read_bytes()[:-2000])
     for _ in range(2):
-        with pytest.raises(UserError, match="images.tar.xz cannot be read as a tar file"):
+        with pytest.raises(UserError, match="images.tar.xz: cannot be read as a tar file"):
             open_split("cifar10", "train", path)
 
 
 def test_wrong_contents_of_tar_files(tree, small_cifar, tmp_path):
     Image.new("RGB", (40, 32)).save(tree / "train" / "cow" / "002.png")
     path = write_tar(tree, tmp_path / "a.tar")
-    with pytest.raises(UserError, match=r"a.tar: train/cow/002.png has 40x32 pixels; 32x32 are"):
+    with pytest.raises(
+        UserError, match=r"a.tar: train/cow/002.png: the image has 40x32 pixels instead"
+    ):
         open_split("cifar10", "train", path)
     shutil.rmtree(tree / "test" / "cow")
     Image.new("RGB", (32, 32)).save(tree / "train" / "cow" / "002.png")
-    with pytest.raises(UserError, match=r"b.tar: test lacks images of cow"):
+    with pytest.raises(UserError, match=r"b.tar: test has no images of cow"):
         open_split("cifar10", "train", write_tar(tree, tmp_path / "b.tar"))
     shutil.rmtree(tree / "train")
     shutil.rmtree(tree / "test")
@@ -239,10 +243,10 @@ def test_a_pickle_that_names_anything_else_is_not_executed(tree, small_cifar, tm
     folder = tmp_path / "cifar-10-batches-py"
     official(folder, "cifar10", *truth(tree, "train"), "train", False)
     (folder / "data_batch_3").write_bytes(pickle.dumps({b"data": Bomb()}))
-    with pytest.raises(UserError, match="data_batch_3 is refused: .*GLOBAL builtins.print"):
+    with pytest.raises(UserError, match="data_batch_3: rejected, .*GLOBAL builtins.print"):
         open_split("cifar10", "train", tmp_path)
     (folder / "data_batch_3").write_bytes(pickle.dumps({b"data": 3, b"labels": [1]}))
-    with pytest.raises(UserError, match="cifar-10-batches-py does not hold the official files"):
+    with pytest.raises(UserError, match="cifar-10-batches-py: the files are not the official ones"):
         open_split("cifar10", "train", tmp_path)
     assert "executed" not in capsys.readouterr().out
 
@@ -251,12 +255,12 @@ def test_a_binary_file_cut_short(tree, small_cifar, tmp_path):
     folder = tmp_path / "cifar-100-binary"
     official(folder, "cifar100", *truth(tree, "test"), "test", True)
     (folder / "test.bin").write_bytes((folder / "test.bin").read_bytes()[:-1])
-    with pytest.raises(UserError, match="test.bin has 36887 bytes, no whole number of images"):
+    with pytest.raises(UserError, match="test.bin: 36887 bytes are not a whole number of images"):
         open_split("cifar100", "test", folder)
 
 
 def test_the_error_of_a_wrong_folder_names_the_official_one(small_cifar, tmp_path):
-    with pytest.raises(UserError, match="has no folder 'train'; .*cifar-10-batches-bin"):
+    with pytest.raises(UserError, match="has no folder 'train'. .*cifar-10-batches-bin"):
         open_split("cifar10", "train", tmp_path)
 
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torchvision.datasets as tv
 
-from classification.datasets import DATASETS, SUITE, layouts, open_split, reader
+from classification.datasets import layouts
+from classification.datasets.open import READERS, open_split
+from classification.datasets.specs import DATASETS, SUITE
 from robust_backbones.core.errors import UserError
 from tests.support import SHARED
 from tests.support.miniature_tasks import FIRST, TASKS, use
@@ -45,7 +47,7 @@ def test_every_task_in_small(monkeypatch, tmp_path, name, layout):
     parts = [open_split(name, split, tmp_path, held_out=0.3) for split in ("train", "val")]
     assert sum(map(len, parts)) == 3 * train
     if name in OFFICIAL:
-        kind, folder = reader(row).layout(tmp_path / name)
+        kind, folder = layouts.OFFICIAL[name].detect(tmp_path / name)
         assert kind == layout and folder.is_relative_to(tmp_path / name)
 
 
@@ -129,7 +131,7 @@ def test_birdsnap_without_its_dead_links_and_with_other_counts(monkeypatch, tmp_
     part = open_split("birdsnap", "train", tmp_path)
     assert part.labels.bincount().tolist() == [4, 3, 4]
     assert part.fingerprint() != whole
-    assert "has 11 train images, the authors' copy of birdsnap had 12" in caplog.text
+    assert "found 11 train images, but the paper's authors had 12 of birdsnap" in caplog.text
     shutil.rmtree(images)
     images.mkdir()
     with pytest.raises(UserError, match="lacks 12 of 12 listed images"):
@@ -236,24 +238,28 @@ DAMAGE = [  # task, what happens to its folder, what is said of the training spl
     (
         "aircraft",
         lambda f: (f / "variants.txt").unlink(),
-        r"2013b lacks data/variants.txt of aircraft; official layout: .*; image folders: expected",
+        r"2013b lacks data/variants.txt of aircraft. Expected the official layout .* or image",
     ),
     (
         "aircraft",
         lambda f: rewrite(f / "variants.txt", lambda t: t.replace("bee", "wasp")),
-        r"train index of aircraft in .* is damaged \(KeyError\('bee 707'\)\); fetch it again",
+        r"train index of aircraft is damaged \(KeyError\('bee 707'\)\). Fetch it again",
     ),
     (
         "aircraft",
         lambda f: next((f / "images").glob("1*")).unlink(),
-        r"images lacks 1 of 12 listed images of aircraft: 1\d+.jpg; unpack or fetch it again",
+        r"images lacks 1 of 12 listed images of aircraft: 1\d+.jpg. Unpack it or fetch it again",
     ),
     ("aircraft", lambda f: shutil.rmtree(f / "images"), "lacks data/images of aircraft"),
-    ("aircraft", lambda f: shutil.rmtree(f), "holds no aircraft; official layout"),
+    (
+        "aircraft",
+        lambda f: shutil.rmtree(f),
+        "does not contain aircraft. Expected the official layout",
+    ),
     (
         "cars",
         lambda f: (f / "devkit/cars_train_annos.mat").write_bytes(b"<html>404</html>" * 20),
-        "cars_train_annos.mat is no whole MATLAB file",
+        "cars_train_annos.mat: not a complete MATLAB file",
     ),
     (
         "cars",
@@ -269,12 +275,12 @@ DAMAGE = [  # task, what happens to its folder, what is said of the training spl
     (
         "dtd",
         lambda f: rewrite(f / "labels/train1.txt", lambda t: t.replace("ant/", "")),
-        "lacks 2 of 12 listed images of dtd: ant_0000.jpg, ant_0002.jpg;",
+        "lacks 2 of 12 listed images of dtd: ant_0000.jpg, ant_0002.jpg.",
     ),
     (
         "flowers",
         lambda f: (f / "setid.mat").write_bytes((f / "setid.mat").read_bytes()[:150]),
-        "setid.mat is no whole MATLAB file",
+        "setid.mat: not a complete MATLAB file",
     ),
     ("flowers", lambda f: (f / "jpg/image_00007.jpg").unlink(), "lacks 1 of 12.*image_00007.jpg"),
     ("food", lambda f: rewrite(f / "meta/train.json", lambda t: t[:-9]), "JSONDecodeError"),
@@ -289,7 +295,11 @@ DAMAGE = [  # task, what happens to its folder, what is said of the training spl
         lambda f: rewrite(f / "annotations/trainval.txt", lambda t: t.replace(" 1 ", " 0 ")),
         "damaged",
     ),
-    ("pets", lambda f: (f / "annotations/trainval.txt").write_text(""), "lists no images of pets"),
+    (
+        "pets",
+        lambda f: (f / "annotations/trainval.txt").write_text(""),
+        "the index of pets lists no images",
+    ),
     (
         "sun397",
         lambda f: rewrite(f / "ClassName.txt", lambda t: t.replace("/a/bee", "/a/fly")),
@@ -300,7 +310,7 @@ DAMAGE = [  # task, what happens to its folder, what is said of the training spl
         lambda f: shutil.rmtree(f.parent / "Partitions"),
         "SUN397 lacks Training_01.txt, Testing_01.txt of sun397",
     ),
-    ("caltech101", lambda f: shutil.rmtree(f / "bee"), "has 2 classes, caltech101 has 3"),
+    ("caltech101", lambda f: shutil.rmtree(f / "bee"), "found 2 classes, but caltech101 has 3"),
     (
         "birdsnap",
         lambda f: rewrite(f / "species.txt", lambda t: t.replace("dir", "folder")),
@@ -327,24 +337,25 @@ def test_fewer_images_than_the_row_has_are_an_error(monkeypatch, tmp_path, name,
         open_split(name, "test", tmp_path)
         assert "had 8041" in caplog.text
         return
-    with pytest.raises(UserError, match=rf"has 6 test images, {name} has 8041 .*; fetch it again"):
+    with pytest.raises(
+        UserError, match=rf"found 6 test images, but {name} has 8041 .*. Fetch it again"
+    ):
         open_split(name, "test", tmp_path)
 
 
 def test_nowhere_and_nothing(monkeypatch, tmp_path):
     monkeypatch.delenv("ROBUST_BACKBONES_DATA", raising=False)
-    with pytest.raises(
-        UserError, match="'cars' comes with no data; .* or set ROBUST_BACKBONES_DATA"
-    ):
+    with pytest.raises(UserError, match="'cars' needs data, .* or set ROBUST_BACKBONES_DATA"):
         open_split("cars", "train")
     monkeypatch.setenv("ROBUST_BACKBONES_DATA", "")
-    with pytest.raises(UserError, match="'cars' comes with no data"):
+    with pytest.raises(UserError, match="'cars' needs data"):
         open_split("cars", "train")
-    with pytest.raises(UserError, match="missing is not a folder; official layout: .*meta.mat"):
+    with pytest.raises(
+        UserError, match="missing is not a folder. Expected the official layout .*meta.mat"
+    ):
         open_split("cars", "train", tmp_path / "missing")
 
 
 def test_rows_and_readers_agree():
     for name in OFFICIAL:
-        layout = reader(DATASETS[name])
-        assert layout is getattr(layouts, name) and layout.name == name
+        assert READERS[name] is layouts.OFFICIAL[name] and READERS[name].name == name

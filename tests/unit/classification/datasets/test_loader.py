@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from classification import transforms
-from classification.datasets import loader, open_split
-from classification.datasets.split import Source
+from classification.datasets import loader
+from classification.datasets.open import open_split
+from classification.datasets.split import ImageSplit
 from robust_backbones.core.errors import UserError
 from tests.support.small_data import CLASSES, write_tree
 
@@ -17,7 +18,7 @@ from tests.support.small_data import CLASSES, write_tree
 def numbered(n=42, size=4):
     """A source whose image i has the value i everywhere, and the label i."""
     images = torch.arange(n, dtype=torch.uint8).view(n, 1, 1, 1).expand(n, 3, size, size)
-    return Source(
+    return ImageSplit(
         name="numbers",
         split="train",
         classes=n,
@@ -107,8 +108,8 @@ def test_another_batch_size_augments_the_same_order_alike():
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("indices", [None, [5, 3, 8, 1, 0, 2, 7], []])
 def test_every_image_is_tested_once_in_order(world, indices):
-    source = numbered(17)
-    read = partial(loader.test_batches, source, 4, indices=indices, world=world)
+    source = numbered(17) if indices is None else numbered(17).subset(indices)
+    read = partial(loader.test_batches, source, 4, world=world)
     batches = [batch for rank in range(world) for batch in read(rank=rank)]
     labels = torch.cat([y for _, y in batches]).tolist() if batches else []
     assert labels == (list(range(17)) if indices is None else indices)
@@ -120,9 +121,9 @@ def test_every_image_is_tested_once_in_order(world, indices):
 @pytest.mark.parametrize(
     "size, options, message",
     [
-        (43, {}, "batch size 43 exceeds the 42 training images"),
-        (9, {"world": 2}, "batch size 9 cannot be divided among 2 processes; choose a multiple"),
-        (8, {"augmentation": "blur"}, "augmentation 'blur' is unknown; one of: none, shift2"),
+        (43, {}, "--batch-size 43: there are only 42 training images. Choose at most 42"),
+        (9, {"world": 2}, "--batch-size 9: not a multiple of the 2 processes. Choose a multiple"),
+        (8, {"augmentation": "blur"}, "augmentation 'blur' is unknown. Choose from none, shift2"),
     ],
 )
 def test_user_mistakes_are_told_before_the_first_batch(size, options, message):
@@ -147,7 +148,7 @@ def test_a_worker_that_dies_is_told_of(monkeypatch):
 
     parent = os.getpid()
     monkeypatch.setattr(transforms, "centred", die)
-    with pytest.raises(UserError, match="a process that loads images died .*use fewer workers"):
+    with pytest.raises(UserError, match="a worker that loads images died .*Use fewer --workers"):
         list(loader.test_batches(numbered(), 4, workers=1))
     assert os.getpid() == parent
 

@@ -31,8 +31,8 @@ def test_values_are_scipys(tmp_path, name, packed):
     assert repr(found) == repr(loadmat(path, squeeze_me=True)["value"])
 
 
-def part(sort: int, data: bytes) -> bytes:
-    return struct.pack("<II", sort, len(data)) + data + bytes(-len(data) % 8)
+def part(kind: int, data: bytes) -> bytes:
+    return struct.pack("<II", kind, len(data)) + data + bytes(-len(data) % 8)
 
 
 def array(kind: int, *parts: bytes, flags: int = 6, shape=(1, 1)) -> bytes:
@@ -52,29 +52,35 @@ NUMBER = part(9, struct.pack("<d", 1))
 HEAD = b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H", 0x100) + b"IM"
 
 
-def number(sort: int = 9, **changes) -> bytes:
-    return array(6, part(sort, struct.pack("<d", 1)), **changes)
+def number(kind: int = 9, **changes) -> bytes:
+    return array(6, part(kind, struct.pack("<d", 1)), **changes)
 
 
 # Each of the first six ends the process of a plain `loadmat`, or takes gigabytes.
 @pytest.mark.parametrize(
     "data, message",
     [
-        (number(258), "an array of sort 6 and 1 values in 1 parts"),
-        (array(6, struct.pack("<HHi", 258, 4, 1)), "an array of sort 6 and 1 values in 1 parts"),
-        (array(8, number()), "an array of sort 8 and 1 values in 1 parts"),
-        (array(1, array(6 + COMPLEX, NUMBER), number(), shape=(1, 2)), "of sort 6 .* in 1 parts"),
-        (nested(50_000), "nested more than 10 deep"),
-        (array(1, array(1, shape=(2**20, 2**8))), "an array of 268435456 values in 48 bytes"),
-        (array(6, struct.pack("<II", 9, 2**31)), "a part of 2147483648 bytes, and 0 are left"),
-        (array(1, NUMBER), "a part of sort 9 where an array should be"),
-        (array(1, number(), shape=(2, 1)), "an array of sort 1 and 2 values in 1 parts"),
+        (number(258), "an array of class 6 has 1 values but 1 elements"),
+        (
+            array(6, struct.pack("<HHi", 258, 4, 1)),
+            "an array of class 6 has 1 values but 1 elements",
+        ),
+        (array(8, number()), "an array of class 8 has 1 values but 1 elements"),
+        (array(1, array(6 + COMPLEX, NUMBER), number(), shape=(1, 2)), "of class 6 .* 1 elements"),
+        (nested(50_000), "more than 10 nested arrays"),
+        (array(1, array(1, shape=(2**20, 2**8))), "an array claims 268435456 values in 48 bytes"),
+        (
+            array(6, struct.pack("<II", 9, 2**31)),
+            "an element claims 2147483648 bytes, but 0 are left",
+        ),
+        (array(1, NUMBER), "expected an array element, found type 9"),
+        (array(1, number(), shape=(2, 1)), "an array of class 1 has 2 values but 1 elements"),
         (array(2, part(5, bytes(4)), part(1, b"a")), "by zero"),
-        (array(6, NUMBER, flags=5), "an array without sort, shape and name"),
-        (array(17, NUMBER), "an array of sort 17"),
-        (NUMBER, "a part of sort 9"),
+        (array(6, NUMBER, flags=5), "an array lacks flags, shape or name"),
+        (array(17, NUMBER), "an array has the unsupported class 17"),
+        (NUMBER, "expected an array element, found type 9"),
         (part(15, b"not zlib"), "Error -3 while decompressing"),
-        (number()[:-4], "a part of"),
+        (number()[:-4], "an element claims"),
     ],
 )
 def test_files_that_are_none(tmp_path, data, message):
@@ -90,7 +96,7 @@ def test_files_that_are_none(tmp_path, data, message):
 def test_files_of_another_version(tmp_path, data):
     path = tmp_path / "a.mat"
     path.write_bytes(data)
-    with refuses("it is not of version 5", path):
+    with refuses("it does not have version 5", path):
         matlab_files.read(path)
 
 
@@ -98,14 +104,17 @@ def test_what_an_index_has_no_use_for(tmp_path):
     path = tmp_path / "a.mat"
     for value, version in ((eye(3).tocsc(), "5"), (1, "4")):
         savemat(path, {"value": value}, format=version)
-        with refuses("is no whole MATLAB file", path):
+        with refuses("not a complete MATLAB file", path):
             matlab_files.read(path)
 
 
 def test_arrays_that_claim_gigabytes(tmp_path):
     path = tmp_path / "a.mat"
-    for values, message in ((1, "an array of 10000001 values"), (9, "a part of more than")):
-        zeros = np.zeros(values * matlab_files.VALUES + 1, np.uint8)
+    for values, message in (
+        (1, "an array claims 10000001 values"),
+        (9, "an element has more than"),
+    ):
+        zeros = np.zeros(values * matlab_files.MAX_VALUES + 1, np.uint8)
         savemat(path, {"value": zeros}, do_compression=True)
         with refuses(message, path):
             matlab_files.read(path)

@@ -12,8 +12,10 @@ import torch
 import webdataset
 from PIL import Image
 
-from classification.datasets import DATASETS, loader, open_split, shards
+from classification.datasets import loader, shards
+from classification.datasets.open import open_images, open_split
 from classification.datasets.shard_writer import write_shards
+from classification.datasets.specs import DATASETS
 from robust_backbones.core.errors import UserError
 from tests.support import ROOT
 from tests.support.small_data import CLASSES, write_tree
@@ -76,7 +78,7 @@ def test_the_writer_mixes_the_classes_and_counts(folder):
     assert list(index["splits"]["train"].values()) == [7] * 8 + [4]
     source = opened(folder, "train")
     assert len(source) == 60 and source.class_names == CLASSES
-    labels = [int(sample["cls"]) for sample in shards.samples(source.urls[:2])]
+    labels = [int(sample["cls"]) for sample in shards.read_samples(source.urls[:2])]
     assert len(set(labels)) == 3 and labels != sorted(labels)
 
 
@@ -84,7 +86,7 @@ def test_equal_folders_make_equal_shards(tree, folder, tmp_path):
     write_shards(tree, tmp_path, 7, progress=lambda line: None)
     for path in folder.iterdir():
         assert path.read_bytes() == (tmp_path / path.name).read_bytes()
-    with pytest.raises(UserError, match="holds shards already; choose another folder"):
+    with pytest.raises(UserError, match="already contains shards. Choose another folder"):
         write_shards(tree, tmp_path, 7)
 
 
@@ -131,7 +133,9 @@ def test_a_limit_takes_whole_shards(folder):
     assert len(source) == 21 or len(source) == 25
     assert source.fingerprint() != opened(folder, "train").fingerprint()
     assert len(list(loader.test_batches(source, 50))[0][1]) == len(source)
-    with pytest.raises(UserError, match="a limit of 61 images is not possible for 60 images"):
+    with pytest.raises(
+        UserError, match="a limit of 61 images is impossible: folder train has 60 images"
+    ):
         opened(folder, "train", limit=61)
 
 
@@ -199,14 +203,16 @@ def test_a_lost_image_is_noticed(foreign, workers):
     path = foreign / "val-000002.tar"
     with webdataset.TarWriter(str(path)) as writer:
         writer.write({"__key__": "a", "png": Image.new("RGB", (32, 32)), "cls": 2})
-    with pytest.raises(UserError, match="21 images were read .* test .* imagenet, 27 are expected"):
+    with pytest.raises(
+        UserError, match="imagenet: read 21 images from the test shards instead of 27"
+    ):
         list(loader.test_batches(open_split("imagenet", "test", foreign), 8, workers=workers))
 
 
 BAD = [
     ({"png": b"<html>", "cls": 0}, "val-000002.tar: a.png cannot be read as an image"),
-    ({"txt": "hello", "cls": 0}, "tar: a needs an image .* and .cls; it has: cls, txt"),
-    ({"png": Image.new("RGB", (4, 4)), "cls": 3}, r"a.cls is '3'; a label in \[0, 3\) is expected"),
+    ({"txt": "hello", "cls": 0}, "tar: a must have an image .* and .cls, but has cls, txt"),
+    ({"png": Image.new("RGB", (4, 4)), "cls": 3}, r"a.cls is '3'. It must be a label in \[0, 3\)"),
 ]
 
 
@@ -229,16 +235,22 @@ def test_a_shard_cut_short(foreign):
     "name, split, root, options, message",
     [
         ("imagenet", "train", "{0}/x-{{0..3}}.tar", {}, "4 of 4 shards do not exist, .*x-0.tar"),
-        ("imagenet", "test", "{0}/train-000000.tar", {}, "training shards only; give 'TRAIN;TEST'"),
-        ("folder", "train", "{0}", {}, "number of images in .* is not known; .* shards.json"),
+        ("imagenet", "test", "{0}/train-000000.tar", {}, "training shards only. Pass 'TRAIN;TEST'"),
+        (
+            "folder",
+            "train",
+            "{0}",
+            {},
+            "number of images of these shards cannot be determined. .* shards.json",
+        ),
         ("imagenet", "train", "{0}", {"limit": 3}, "limit of 3 .* without shards.json"),
-        ("imagenet", "train", "{0}", {"held_out": 0.1}, "nothing can be held out of shards"),
+        ("imagenet", "train", "{0}", {"held_out": 0.1}, "shards do not support a held-out part"),
         (
             "folder",
             "train",
             "{0}/nowhere/shards.json",
             {},
-            "shards.json cannot be read as the index",
+            "shards.json: cannot be read as an index",
         ),
     ],
 )
@@ -247,9 +259,9 @@ def test_user_mistakes(foreign, name, split, root, options, message):
         open_split(name, split, root.format(foreign), **options)
 
 
-def test_single_images_cannot_be_chosen(folder):
-    with pytest.raises(UserError, match="single images of shards cannot be chosen"):
-        next(loader.test_batches(opened(folder, "test"), 4, indices=[1]))
+def test_single_images_cannot_be_read(folder):
+    with pytest.raises(UserError, match="whose images cannot be read by index. Pass a folder"):
+        open_images("folder", "test", folder)
 
 
 def test_without_webdataset_the_error_says_what_to_install(folder, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from classification.datasets import open_split
+from classification.datasets.open import open_split
 from classification.training import distributed
 from tests.support import ROOT
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from classification.datasets import open_split
+from classification.datasets.open import open_split
 from classification.pretrain.run import pretraining
 from classification.training import evaluate as engine
 from classification.training import overfitting

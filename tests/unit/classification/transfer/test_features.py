@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from classification.datasets import loader, open_split
+from classification.datasets import loader
+from classification.datasets.open import open_split
+from classification.datasets.split import ImageSplit
 from classification.models import Classifier
 from classification.transfer import features
 from robust_backbones.core.signals import Stopped, StopSignals
@@ -33,14 +35,15 @@ def network() -> Classifier:
 
 @pytest.fixture
 def counted(monkeypatch):
-    """Numbers of the images that were read, in order."""
-    read, original = [], loader.test_batches
+    """Indices of the images whose features were computed, in order."""
+    read, original = [], ImageSplit.subset
 
-    def watched(source, size, *, indices, **kwargs):
-        read.extend(indices)
-        return original(source, size, indices=indices, **kwargs)
+    def watched(self, indices):
+        if isinstance(indices, range):  # `extract` asks for ranges
+            read.extend(indices)
+        return original(self, indices)
 
-    monkeypatch.setattr(loader, "test_batches", watched)
+    monkeypatch.setattr(ImageSplit, "subset", watched)
     return read
 
 

@@ -1,0 +1,147 @@
+"""Image files of a split, decoded when needed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.images import check_size, readable
+
+HASH_THREADS = 8  # files that are hashed at the same time
+REDUCED_MODES = {
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+}
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files in a folder.
+
+    Attributes:
+        root: the folder.
+        names: `(N,)` bytes, paths relative to the folder. One array instead of a million strings:
+            reference counts of strings would copy them into every worker process.
+    """
+
+    root: Path
+    names: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def path(self, i: int) -> Path:
+        return self.root / os.fsdecode(self.names[i])
+
+    def __getitem__(self, i: int) -> Image.Image:
+        """Decode image `i` to RGB.
+
+        Raises:
+            UserError: the file cannot be read as an image.
+        """
+        return read_image(self.path(i), self.path(i))
+
+    def fingerprint(self, labels: Tensor) -> str:
+        """Return the SHA-256 (hex) of names, sizes in bytes and labels, sorted by name."""
+        digest, numbers = hashlib.sha256(), labels.numpy()
+        for i in np.argsort(self.names, kind="stable"):
+            path = self.path(i)
+            with _named_errors(path):
+                size = path.stat().st_size
+            digest.update(b"%s\0%d\0%d\n" % (self.names[i], size, numbers[i]))
+        return digest.hexdigest()
+
+    def content_digest(self, labels: Tensor) -> str:
+        """Return the SHA-256 (hex) of the bytes of all files and of the labels, in order."""
+        with ThreadPoolExecutor(HASH_THREADS) as pool:  # hashing releases the GIL
+            digests = pool.map(lambda i: _file_digest(self.path(i)), range(len(self)))
+            whole = hashlib.sha256(b"".join(digests))
+        whole.update(labels.numpy().astype("<i8").tobytes())
+        return whole.hexdigest()
+
+
+def _file_digest(path: Path) -> bytes:
+    with _named_errors(path):
+        return hashlib.sha256(path.read_bytes()).digest()
+
+
+@contextlib.contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
+
+
+def read_image(file: Any, name: object) -> Image.Image:
+    """Decode an image to RGB.
+
+    Args:
+        file: path or open file.
+        name: name of the image in errors.
+
+    Raises:
+        UserError: Pillow cannot decode the whole image.
+    """
+    with readable(name), Image.open(file) as image:
+        check_size(image)
+        return image.convert("RGB")
+
+
+def read_fast(path: Path, shorter: int) -> Tensor | Image.Image:
+    """Decode a JPEG file to RGB fast, at reduced resolution where that suffices.
+
+    Pixel values differ from `read_image` by about one level at full resolution;
+    benchmarks/decoding.py measures it.
+
+    Args:
+        path: path of the image.
+        shorter: pixels that the shorter side needs. An image with at least twice as many is decoded
+            at a half, a quarter or an eighth of its size.
+
+    Returns:
+        `(3, H, W)` uint8, which `transforms` resizes as a tensor. Formats other than JPEG: as
+        `read_image`.
+
+    Raises:
+        UserError: the file cannot be read as an image.
+    """
+    with readable(path):
+        with Image.open(path) as image:
+            check_size(image)
+            if image.format != "JPEG" or image.mode not in ("RGB", "L"):
+                return read_image(path, path)
+            ratio = min(image.size) // shorter
+        contents = path.read_bytes()
+        if ratio >= 2:
+            return tv_tensors.Image(_reduced_jpeg(contents, ratio))
+        code = torch.frombuffer(bytearray(contents), dtype=torch.uint8)
+        return tv_tensors.Image(decode_jpeg(code, mode=ImageReadMode.RGB))
+
+
+def _reduced_jpeg(contents: bytes, ratio: int) -> Tensor:
+    """Decode to `(3, H, W)` uint8 RGB at 1/2, 1/4 or 1/8 of the size, at least 1/`ratio`.
+
+    The pixels equal those of Pillow's `draft`, in 80 % of its time.
+    """
+    mode = next(mode for factor, mode in REDUCED_MODES.items() if factor <= ratio)
+    pixels = cv2.imdecode(np.frombuffer(contents, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels is None:
+        raise ValueError("damaged")
+    return torch.from_numpy(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)).permute(2, 0, 1)

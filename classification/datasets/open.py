@@ -1,0 +1,154 @@
+"""Open one split of a dataset."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from classification.datasets import cifar, embedded, folders, layouts
+from classification.datasets.shard_index import are_shards
+from classification.datasets.shards import open_shards
+from classification.datasets.specs import SPLITS, DatasetSpec, find_dataset, locate
+from classification.datasets.split import (
+    ImageSplit,
+    Split,
+    SplitContents,
+    balanced,
+    has_images,
+    held_out_mask,
+)
+from robust_backbones.core.errors import UserError
+
+# Dataset -> function (split, root) -> contents, for the splits train and test. Others are folders.
+READERS: dict[str, Callable[[str, str | Path], SplitContents]] = {
+    "digits": embedded.read_digits,
+    "textures": embedded.read_textures,
+    "faces": embedded.read_faces,
+    "cifar10": cifar.read_cifar10,
+    "cifar100": cifar.read_cifar100,
+    **layouts.OFFICIAL,
+}
+
+
+def open_split(
+    name: str,
+    split: str,
+    root: Path | str | None = None,
+    *,
+    image_size: int | None = None,
+    limit: int | None = None,
+    held_out: float = 0.0,
+) -> Split:
+    """Open one split of a dataset.
+
+    Args:
+        name: key of `specs.DATASETS`.
+        split: `train`, `test`, or `val`, which is the held-out part of the training images.
+        root: path of the data, unless it is embedded; see `specs.locate`. A string if it is a URL.
+        image_size: height and width of the transformed images, pixels (default: the dataset's).
+        limit: number of images, with equal numbers per class as far as possible, and the same ones
+            in each call. For shards: whole shards with at least this many images.
+        held_out: part of each class of the training images, in [0, 1), that is in `val` and not in
+            `train`. Not for shards.
+
+    Raises:
+        UserError: the name or split is unknown, no root is given, or the data is not as expected.
+    """
+    spec = find_dataset(name)
+    if split not in SPLITS:
+        raise UserError(f"split '{split}' of {name} is unknown. Choose from {', '.join(SPLITS)}.")
+    root = locate(name, root)
+    if split == "val" and not held_out:
+        raise UserError(
+            f"{name} has no split 'val'. Choose the part of the training images to hold out."
+        )
+    if not 0 <= held_out < 1:
+        raise UserError(f"held-out part {held_out} is invalid. Choose a number in [0, 1).")
+    if spec.shards and root is not None and are_shards(root):
+        if held_out:
+            raise UserError(
+                f"{root}: shards do not support a held-out part. Write separate shards for the "
+                "images to hold out."
+            )
+        return open_shards(spec, split, root, image_size, limit)
+    return _select(_read(spec, split, root, image_size), held_out, limit)
+
+
+def open_images(
+    name: str,
+    split: str,
+    root: Path | str | None = None,
+    *,
+    image_size: int | None = None,
+    limit: int | None = None,
+) -> ImageSplit:
+    """Open one split whose images can be read by index; the arguments are those of `open_split`.
+
+    Raises:
+        UserError: as for `open_split`, or the data is in shards.
+    """
+    opened = open_split(name, split, root, image_size=image_size, limit=limit)
+    if not has_images(opened):
+        raise UserError(
+            f"--data {root}: these are shards, whose images cannot be read by index. Pass a folder "
+            "of images."
+        )
+    return opened
+
+
+def _read(
+    spec: DatasetSpec, split: str, root: str | Path | None, image_size: int | None
+) -> ImageSplit:
+    official = "train" if split == "val" else split
+    reader = READERS.get(spec.name, folders.read_tree)
+    images, labels, class_names = reader(official, root or "")
+    spec.check_classes(root, len(class_names))
+    _check_images(spec, root, official, len(labels))
+    return ImageSplit(
+        name=spec.name,
+        split=split,
+        classes=len(class_names),
+        image_size=image_size or spec.image_size,
+        mean=spec.mean,
+        std=spec.std,
+        augmentation=spec.augmentation,
+        class_names=class_names,
+        images=images,
+        labels=labels,
+    )
+
+
+def _check_images(spec: DatasetSpec, root: str | Path | None, split: str, found: int) -> None:
+    expected = spec.images.get(split, found)
+    if found == expected:
+        return
+    if spec.exact_counts:
+        raise UserError(
+            f"{root}: found {found} {split} images, but {spec.name} has {expected} "
+            f"({spec.split_rule}). Fetch it again, or use the dataset 'folder' for a part of it."
+        )
+    logging.getLogger(__name__).warning(
+        "%s: found %d %s images, but the paper's authors had %d of %s; numbers are not comparable "
+        "with theirs",
+        root,
+        found,
+        split,
+        expected,
+        spec.name,
+    )
+
+
+def _select(opened: ImageSplit, held_out: float, limit: int | None) -> ImageSplit:
+    if held_out and opened.split != "test":
+        mask = held_out_mask(opened.labels, held_out)
+        wanted = mask if opened.split == "val" else ~mask
+        opened = opened.subset(wanted.nonzero().flatten())
+    if limit is None:
+        return opened
+    if not opened.classes <= limit <= len(opened):
+        raise UserError(
+            f"a limit of {limit} images is impossible: {opened.name} {opened.split} has "
+            f"{opened.classes} classes and {len(opened)} images."
+        )
+    return opened.subset(balanced(opened.labels, limit))

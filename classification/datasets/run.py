@@ -1,0 +1,40 @@
+"""Run `check` and `fetch` for several datasets."""
+
+import argparse
+import sys
+
+from classification.datasets.check import check_dataset, lines, write_report
+from classification.datasets.fetch import fetch
+from robust_backbones.core.errors import UserError
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command that was parsed.
+
+    Raises:
+        UserError: a dataset is unusable or was not downloaded; the others are processed first.
+    """
+    {"check": _check, "fetch": _fetch}[args.command](args)
+
+
+def _check(args: argparse.Namespace) -> None:
+    reports = []
+    for name in args.names:
+        reports.append(check_dataset(name, args.data))
+        print(*lines(reports[-1]), sep="\n", flush=True)
+    if args.report:
+        write_report(args.report, reports)
+    if unusable := [report.name for report in reports if not report.usable]:
+        raise UserError(f"{', '.join(unusable)}: not usable. Fix the errors above.")
+
+
+def _fetch(args: argparse.Namespace) -> None:
+    failed = []
+    for name in args.names:
+        try:
+            print(fetch(name, args.data), flush=True)
+        except UserError as error:  # continue with the other datasets
+            failed.append(name)
+            print(f"{name}: {error}", file=sys.stderr, flush=True)
+    if failed:
+        raise UserError(f"{', '.join(failed)}: not downloaded. See the messages above.")
