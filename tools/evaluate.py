@@ -60,7 +60,7 @@ def parse(argv=None) -> argparse.Namespace:
 def evaluate(args: argparse.Namespace) -> None:
     """Score, print, write."""
     for path in filter(None, (args.predictions, args.annotations)):
-        check_readable(path, "give a JSON file")
+        check_readable(path, "Give a JSON file")
     from robust_backbones.core import results
     from robust_backbones.detection.evaluation import saved as saved_predictions
     from robust_backbones.detection.evaluation import tables as score_tables

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone works
 from robust_backbones.core import resources as clone
 from robust_backbones.core.cli import Parser
 from robust_backbones.core.errors import user_errors
-from robust_backbones.core.signals import STOPPED, Stopped
+from robust_backbones.core.signals import EXIT_RESUMABLE, Stopped
 
 if __name__ == "__mp_main__":  # one of several processes: before Detectron2 is unpickled in it
     import robust_backbones.detection  # noqa: F401
@@ -121,7 +121,7 @@ def run(cfg, args) -> None:
         try:
             process.run(cfg, args)
         except Stopped:
-            sys.exit(STOPPED)
+            sys.exit(EXIT_RESUMABLE)
 
 
 def forward_signals() -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from classification import options
 from robust_backbones.core.cli import Parser
 from robust_backbones.core.errors import UserError, user_errors
-from robust_backbones.core.signals import STOPPED, StopSignals
+from robust_backbones.core.signals import EXIT_RESUMABLE, StopSignals
 
 if TYPE_CHECKING:
     from classification.study.file import Run
@@ -129,13 +129,13 @@ def _work(args: argparse.Namespace, runs: list) -> None:
     progress = Progress(len(runs))
     work = Queue(runs, executor, args.attempts, args.pause, progress.told)
     try:
-        with StopSignals().watched() as signals:
-            whole = work.work(lambda: signals.asked)
+        with StopSignals().watch() as signals:
+            whole = work.work(lambda: signals.requested)
     finally:
         executor.close()
     if not whole:
         print("stopped; the same command goes on.", flush=True)
-        sys.exit(STOPPED)
+        sys.exit(EXIT_RESUMABLE)
     if work.failed:
         names = {run.folder: run.name for run in runs}
         for folder, error in work.failed.items():

@@ -21,7 +21,7 @@ from typing import Any
 from classification.study.commands import metrics
 from classification.study.file import Run
 from robust_backbones.core.files import atomic
-from robust_backbones.core.signals import STOPPED
+from robust_backbones.core.signals import EXIT_RESUMABLE
 
 FINISHED, FAILED, INTERRUPTED, BUSY = "finished", "failed", "interrupted", "busy"
 MISTAKE = 2  # exit code of what will not get better by another try
@@ -82,7 +82,7 @@ def execute(
             if code:
                 break
     state, error = FINISHED, ""
-    if code == STOPPED or code and stopping():
+    if code == EXIT_RESUMABLE or code and stopping():
         state = INTERRUPTED
     elif code or metrics(place / run.result) is None:
         state, error = FAILED, last_words(target / "log.txt", code)

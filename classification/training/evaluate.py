@@ -90,9 +90,9 @@ def evaluate(
             logits = model(x)
         loss += cross_entropy(logits, y, reduction="sum").item()
         pairs.append(torch.stack([logits.argmax(1), y]).cpu())
-        if stop and stop.asked:
+        if stop and stop.requested:
             break
-    stopped = float(bool(stop and stop.asked))
+    stopped = float(bool(stop and stop.requested))
     loss, stopped = distributed.total([loss, stopped], device)
     if stopped:
         raise Stopped

@@ -15,7 +15,7 @@ from classification.training import evaluate as engine
 from robust_backbones.core import results
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import claimed
-from robust_backbones.core.signals import STOPPED, Stopped
+from robust_backbones.core.signals import EXIT_RESUMABLE, Stopped
 
 
 @contextlib.contextmanager
@@ -36,7 +36,7 @@ def processes(device: str | None, deterministic: bool) -> Iterator["torch.device
 def once(output: Path, settings: dict, work: Callable[[], None], again: str) -> None:
     """Call `work` unless `output` holds the finished run; nobody else may write there meanwhile.
 
-    A run that is stopped by a signal ends the process with the exit code `STOPPED`.
+    A run that is stopped by a signal ends the process with the exit code `EXIT_RESUMABLE`.
 
     Args:
         settings: of the run.
@@ -54,7 +54,7 @@ def once(output: Path, settings: dict, work: Callable[[], None], again: str) -> 
         except Stopped:
             if first:
                 print(f"stopped; all is saved in {output}. {again}", flush=True)
-            sys.exit(STOPPED)
+            sys.exit(EXIT_RESUMABLE)
         except torch.OutOfMemoryError as error:
             raise _out_of_memory(error, settings) from None
 

@@ -94,7 +94,7 @@ class Training:
         """
         self._resume()
         self.started = time.perf_counter() - self.seconds
-        with self.signals.watched():
+        with self.signals.watch():
             size = self.settings["batch_size"]
             done = (self.epoch * self.batches + self.batch) * size
             self.line = progress.ProgressLine(self.epochs * self.batches * size, done)
@@ -230,7 +230,9 @@ class Training:
     def _stop_or_save(self) -> None:
         """After each step: save if it is time; stop if any process was asked to."""
         due = self.writes and time.monotonic() - self.saved >= self.save_seconds
-        stop, due = distributed.total([float(self.signals.asked), float(due)], self.learner.device)
+        stop, due = distributed.total(
+            [float(self.signals.requested), float(due)], self.learner.device
+        )
         if stop or due:
             self._save()
         if stop:

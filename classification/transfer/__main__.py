@@ -109,7 +109,7 @@ def _work(args: argparse.Namespace, task: "Task") -> None:
     from classification.transfer import result as transfer_result
 
     began = time.perf_counter()
-    with task.signals.watched():
+    with task.signals.watch():
         how = finetune if task.settings["probe"] == "sgd" else fixed_feature
         trials = how.run(task)
         if distributed.rank() == 0:

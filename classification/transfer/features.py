@@ -120,6 +120,6 @@ def _compute(
             found: Tensor = model.features(x)
         rows.append(found.float().cpu().numpy())
         progress(len(x), "features")
-        if signals and signals.asked:
+        if signals and signals.requested:
             raise Stopped
     return np.concatenate(rows)

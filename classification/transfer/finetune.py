@@ -93,7 +93,7 @@ def _train(task: Task, one: Run, place: str, rivals: list[list[dict]]) -> list[d
     Returns:
         its history: a record of each epoch.
     """
-    if task.signals.asked:
+    if task.signals.requested:
         raise Stopped
     settings, monitored = task.settings, None
     if one.part == FINAL:

@@ -42,7 +42,7 @@ def run(task: Task) -> list[Trial]:
     x = features_of(task.train.subset(needed))
     chosen = []
     for trial in task.trials:
-        if task.signals.asked:
+        if task.signals.requested:
             raise Stopped
         chosen.append(_choose(task, row, trial, needed, x, features_of))
     x_test = features_of(task.test)

@@ -1,1 +1,1 @@
-"""What everything else may use: errors, files, results, signals, command lines, packaged files."""
+"""Base modules: errors, files, results, signals, command lines, images and packaged files."""

@@ -1,4 +1,4 @@
-"""What the command lines have in common: help that reads well, mistakes told in one line."""
+"""Command-line parsers with readable help and one-line errors."""
 
 import argparse
 import difflib
@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
-MANY = 6  # choices that still fit where argparse would put them, in front of the explanation
-MANY_OPTIONS = 12  # in the usage line; beyond, only those that are required
+MAX_CHOICES = 6  # more choices are listed after the help text instead of in the metavar
+MAX_OPTIONS = 12  # with more options, the usage line shows only the required ones
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """100 columns; defaults where there is one to tell; long lists of choices as sentences."""
+    """Help of 100 columns that shows defaults, and long lists of choices after the text."""
 
     def __init__(self, prog: str):
         super().__init__(prog, width=100)
@@ -24,20 +24,20 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         prefix: str | None = None,
     ) -> None:
         actions = list(actions)
-        if usage is None and len(actions) > MANY_OPTIONS:
-            needed = [self._as_typed(action) for action in actions if action.required]
-            usage = " ".join(["%(prog)s", *needed, "[options]"])
+        if usage is None and len(actions) > MAX_OPTIONS:
+            required = [self._as_typed(action) for action in actions if action.required]
+            usage = " ".join(["%(prog)s", *required, "[options]"])
         super().add_usage(usage, actions, groups, prefix)
 
     def _as_typed(self, action: argparse.Action) -> str:
-        value = "NAME" if _many(action) else action.metavar or action.dest.upper()
+        value = "NAME" if _has_many_choices(action) else action.metavar or action.dest.upper()
         return " ".join([*action.option_strings[-1:], str(value)])
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
-        if _many(action):
-            text += " (one of: %(choices)s)"
-        if "default" in text or not action.option_strings or isinstance(action, _NO_VALUE):
+        if _has_many_choices(action):
+            text += " (choose from %(choices)s)"
+        if "default" in text or not action.option_strings or isinstance(action, _PRINT_AND_EXIT):
             return text
         if action.required:
             return f"{text} (required)"
@@ -49,29 +49,30 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         return f"{text} (default: {' '.join(map(str, values))})"
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
-        return "NAME" if _many(action) else super()._get_default_metavar_for_optional(action)
+        if _has_many_choices(action):
+            return "NAME"
+        return super()._get_default_metavar_for_optional(action)
 
     def _metavar_formatter(
         self, action: argparse.Action, default_metavar: str
     ) -> Callable[[int], tuple[str, ...]]:
-        if _many(action) and not action.metavar:
+        if _has_many_choices(action) and not action.metavar:
             return lambda size: (default_metavar,) * size
         return super()._metavar_formatter(action, default_metavar)
 
 
-# Actions that print something and end.
-_NO_VALUE = (argparse._HelpAction, argparse._VersionAction)
+_PRINT_AND_EXIT = (argparse._HelpAction, argparse._VersionAction)
 
 
-def _many(action: argparse.Action) -> bool:
-    # Commands of a parser are choices, too: a dict with a line of help each.
-    return isinstance(action.choices, tuple | list) and len(action.choices) > MANY
+def _has_many_choices(action: argparse.Action) -> bool:
+    # The choices of subcommands are a dictionary and have a help line each.
+    return isinstance(action.choices, tuple | list) and len(action.choices) > MAX_CHOICES
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that tells a mistake as a `UserError` is told: one line, exit code 2.
+    """An argument parser that reports errors like a `UserError`: one line, exit code 2.
 
-    argparse prints its usage first; with fifty options the mistake is then hard to find.
+    argparse prints its usage first, and an error after fifty options is easily missed.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -79,35 +80,35 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        """End the program with the mistake and where to find what is allowed."""
+        """Print the error and how to show the help, and exit with code 2."""
         before, found, words = message.partition("unrecognized arguments: ")
-        if found and (near := self._nearest(words.split()[0])):
-            message += f"; did you mean {near}?"
+        if found and (similar := self._most_similar(words.split()[0])):
+            message += f"; did you mean {similar}?"
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
-    def _nearest(self, word: str) -> str | None:
-        known = difflib.get_close_matches(word.split("=")[0], self._option_string_actions, 1)
-        return known[0] if known else None
+    def _most_similar(self, word: str) -> str | None:
+        options = difflib.get_close_matches(word.split("=")[0], self._option_string_actions, 1)
+        return options[0] if options else None
 
 
 def number(convert: Callable, allowed: Callable, description: str) -> Callable:
-    """A parser of one value: `allowed` decides, the error explains.
+    """Create a `type` function for one numeric argument.
 
     Args:
-        convert: text -> number; may raise ValueError or ArithmeticError.
-        allowed: number -> whether it may be used. It is false for NaN.
-        description: what is allowed, to follow "'x' is not".
+        convert: function from text to a number; may raise ValueError or ArithmeticError.
+        allowed: function from a number to whether it is allowed; must be false for NaN.
+        description: allowed values, to complete the error "'x' is not ...".
 
     Returns:
-        text -> number; raises `argparse.ArgumentTypeError`.
+        Function from text to a number that raises `argparse.ArgumentTypeError`.
     """
 
     def parse(text: str) -> Any:
         try:
             value = convert(text)
-        except (ValueError, ArithmeticError):  # 1/0, 1e999
+        except (ValueError, ArithmeticError):  # such as 1/0 or 1e999
             value = math.nan
-        if not allowed(value):  # NaN is never allowed: each comparison with it is false
+        if not allowed(value):
             raise argparse.ArgumentTypeError(f"'{text}' is not {description}")
         return value
 

@@ -1,4 +1,4 @@
-"""Mistakes that a user can mend, told apart from faults of ours; and a user who has enough."""
+"""User errors versus bugs, and clean exits on Ctrl-C, closed pipes and full disks."""
 
 import contextlib
 import errno
@@ -9,24 +9,25 @@ import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
-INTERRUPTED, PIPE_CLOSED = 130, 141  # what shells report for SIGINT and SIGPIPE
+EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 130, 141  # as shells report SIGINT and SIGPIPE
 
-# What the system says when no more can be written: disk, quota, size of one file.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-LONGEST = 2000  # characters of a message; a value that it quotes may come from a hostile file
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, maximum file size
+MAX_LENGTH = 2000  # characters of a message, which may quote a value from a hostile file
 
 
 class UserError(ValueError):
-    """A wrong input. The message names the value, what is allowed and the fix.
+    """Invalid input. The message names the value, what is allowed and the fix.
 
-    What a terminal would obey or could not show is written as an escape, and the middle of a
-    message without end is left out.
+    Control characters and unprintable text are escaped. The middle of a message of more than
+    `MAX_LENGTH` characters is cut.
     """
 
     def __init__(self, message: object = "") -> None:
         text = "".join(c if c.isprintable() or c == "\n" else _escape(c) for c in str(message))
-        if len(text) > LONGEST:
-            text = f"{text[: LONGEST // 2]} [...] {text[10 - LONGEST // 2 :]}"
+        if len(text) > MAX_LENGTH:
+            cut = " [...] "
+            half = (MAX_LENGTH - len(cut)) // 2
+            text = text[:half] + cut + text[-half:]
         super().__init__(text)
 
 
@@ -36,33 +37,36 @@ def _escape(character: str) -> str:
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn a `UserError`, or a full disk, into one line on stderr and exit code 2; Ctrl-C, and a
-    reader that has gone (`| head`), end the program without a traceback. Others keep theirs."""
+    """Exit cleanly on expected errors. Other exceptions keep their traceback.
+
+    A `UserError` or a full disk prints one line on stderr and exits with code 2. Ctrl-C and a
+    closed pipe (`| head`) exit with the code of their signal.
+    """
     _make_writable()
     try:
         yield
         sys.stdout.flush()
     except UserError as error:
-        _leave(str(error))
+        _exit_with(str(error))
     except KeyboardInterrupt:
         print(
-            "interrupted; the same command goes on or begins again, with --resume if it has that",
+            "interrupted. Run the same command again, with --resume if it has that option.",
             file=sys.stderr,
         )
-        sys.exit(INTERRUPTED)
+        sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
-        if not _reader_has_gone():
+        if not _stdout_is_closed():
             raise
-        sys.exit(PIPE_CLOSED)
-    except OSError as error:  # logs, TensorBoard's files: what is not written by `files.atomic`
-        if error.errno not in FULL:
+        sys.exit(EXIT_PIPE_CLOSED)
+    except OSError as error:  # writes that bypass `files.atomic`, such as logs
+        if error.errno not in DISK_FULL:
             raise
-        what = error.filename or "what belongs to this run"
-        _leave(f"cannot write {what}: {os.strerror(error.errno)}. Make room and start again.")
+        what = error.filename or "a file of this run"
+        _exit_with(f"cannot write {what}: {os.strerror(error.errno)}. Free disk space and rerun.")
 
 
 def _make_writable() -> None:
-    """Closed stdout and stderr (`>&-`) swallow what they get; ASCII ones get escapes."""
+    """Replace a closed stdout or stderr (`>&-`) by devnull; escape text that ASCII cannot show."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -71,25 +75,25 @@ def _make_writable() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _leave(message: str) -> NoReturn:
-    with contextlib.suppress(OSError):  # stderr may be a file on the full disk
+def _exit_with(message: str) -> NoReturn:
+    with contextlib.suppress(OSError):  # stderr can be a file on the full disk
         print(f"error: {message}", file=sys.stderr)
     try:
         sys.stdout.flush()
-    except OSError:  # so may stdout, and Python would end with another code than ours
-        _let_stdout_go()
+    except OSError:  # stdout can be on the full disk; Python's flush at exit would change the code
+        _redirect_stdout_to_devnull()
     sys.exit(2)
 
 
-def _reader_has_gone() -> bool:
-    """Whether stdout is the pipe that broke; if so, what is left for it goes nowhere."""
+def _stdout_is_closed() -> bool:
+    """Whether stdout is the broken pipe. If so, redirect its remaining output to devnull."""
     pipe = select.poll()
-    pipe.register(sys.stdout.fileno(), 0)  # errors are always reported
+    pipe.register(sys.stdout.fileno(), 0)  # poll reports errors without being asked
     if not pipe.poll(0):
         return False
-    _let_stdout_go()
+    _redirect_stdout_to_devnull()
     return True
 
 
-def _let_stdout_go() -> None:
+def _redirect_stdout_to_devnull() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and where the caches lie."""
+"""Atomic writes, locks, digests, and the location of the cache."""
 
 import contextlib
 import errno
@@ -12,110 +12,112 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from robust_backbones.core.errors import FULL, UserError
+from filelock import FileLock, Timeout
 
-# How numpy and Pillow tell of it, who keep the number to themselves.
-_SHORT = re.compile(r"\d+ requested and \d+ written|encoder error -2 when writing")
-_MARK = "????????.tmp"  # how the names of `atomic`'s temporary files end; they begin with a dot
+from robust_backbones.core.errors import DISK_FULL, UserError
+
+# Messages of NumPy and Pillow for a full disk; their exceptions have no errno.
+_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written|encoder error -2 when writing")
+_TEMPORARY = "????????.tmp"  # end of the names of temporary files, which start with a dot
 
 
 def cache_dir() -> Path:
-    """`$ROBUST_BACKBONES_CACHE`, else `robust_backbones` below `$XDG_CACHE_HOME` or `~/.cache`."""
+    """`$ROBUST_BACKBONES_CACHE`, else `robust_backbones` in `$XDG_CACHE_HOME` or `~/.cache`."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("ROBUST_BACKBONES_CACHE") or f"{base}/robust_backbones").expanduser()
 
 
 def check_readable(path: str | Path, fix: str) -> None:
-    """For programs to call before they import what reads the file, which takes seconds.
+    """Check that a file can be opened, before importing the slow libraries that read it.
+
+    Args:
+        path: file to open.
+        fix: imperative sentence at the end of the error message.
 
     Raises:
-        UserError: it cannot be opened; ends in `fix`.
+        UserError: the file cannot be opened.
     """
     try:
         open(path, "rb").close()
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; {fix}.") from None
+        raise UserError(f"cannot read {path}: {error.strerror}. {fix}.") from None
 
 
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; when the block ends well it takes its place, flushed.
+    """Yield a temporary path that replaces `path` when the block succeeds.
 
-    A reader sees the old file or the new one, never half of one, even if the process is killed.
-    What killed processes left of the same file is removed.
+    Readers see either the old file or the complete new one, even if the process is killed. Files
+    that killed processes left of earlier writes to `path` are removed.
 
     Raises:
-        UserError: the folder cannot be made or written to, or the disk is full; an older file
-            stays as it was.
+        UserError: the folder cannot be created or written to, or the disk is full. An existing
+            file stays unchanged.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path.parent.glob(f".{glob.escape(path.name)}.{_MARK}"))
-        handle, name = _temporary(path)
+        _remove_stale(path.parent.glob(f".{glob.escape(path.name)}.{_TEMPORARY}"))
+        handle, name = _create_temporary(path)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another place.") from None
+        raise UserError(f"cannot write {path}: {error.strerror}. Choose another path.") from None
     try:
-        with _told(path, name):
+        with _translate_write_errors(path, name):
             yield Path(name)
             with open(name, "rb") as file:
                 os.fsync(file.fileno())
-            os.chmod(name, 0o666 & ~_umask())  # mkstemp makes private files
+            os.chmod(name, 0o666 & ~_umask())  # mkstemp creates private files
             os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
         os.close(handle)
 
 
-def _temporary(path: Path) -> tuple[int, str]:
-    """A new file beside `path`, open; locked as long as it is, so that nobody sweeps it away."""
+def _create_temporary(path: Path) -> tuple[int, str]:
+    """Create a temporary file next to `path`, locked while it is open, so that none removes it."""
     while True:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with contextlib.suppress(OSError):  # a file system without locks: `_sweep` gets none either
+        with contextlib.suppress(OSError):  # on file systems without locks, no file is removed
             fcntl.flock(handle, fcntl.LOCK_EX)
         if os.fstat(handle).st_nlink:
             return handle, name
-        os.close(handle)  # swept before it was locked
+        os.close(handle)  # another process removed the file before it was locked
 
 
-def _sweep(temporaries: Iterable[Path]) -> None:
-    """Remove those that no process is at work on: what `atomic` left when one was killed."""
-    for left in temporaries:
-        with contextlib.suppress(OSError), open(left, "r+b") as file:
+def _remove_stale(temporaries: Iterable[Path]) -> None:
+    """Remove temporary files that killed processes left: those that no process has locked."""
+    for stale in temporaries:
+        with contextlib.suppress(OSError), open(stale, "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left.unlink()
+            stale.unlink()
 
 
 @contextlib.contextmanager
-def _told(path: Path, temporary: str) -> Iterator[None]:
-    """Turn the errors of a full disk, or of a folder that is gone, into one that names the file."""
+def _translate_write_errors(path: Path, temporary: str) -> Iterator[None]:
+    """Turn a full disk or a missing folder into an error that names the file."""
     try:
         yield
-    except (OSError, RuntimeError) as error:  # torch.save hides the one behind the other
+    except (OSError, RuntimeError) as error:  # torch.save chains the OSError to its own error
         chain = [e for e in (error, error.__context__, error.__cause__) if isinstance(e, OSError)]
-        numbers = [errno.ENOSPC if _SHORT.search(str(e)) else e.errno for e in chain]
-        full = next((number for number in numbers if number in FULL), None)
+        numbers = [errno.ENOSPC if _SHORT_WRITE.search(str(e)) else e.errno for e in chain]
+        full = next((number for number in numbers if number in DISK_FULL), None)
         own = next((e.errno for e in chain if str(e.filename) == temporary), None)
         if not (fault := full or own):
             raise
-        kept = "; the file of before is untouched" if path.exists() else ""
-        raise UserError(
-            f"cannot write {path}: {os.strerror(fault)}{kept}. "
-            f"{'Make room' if full else 'Mend that'} and start again."
-        ) from error
+        unchanged = " The old file is unchanged." if path.exists() else ""
+        fix = "Free disk space and rerun" if full else "Fix this and rerun"
+        raise UserError(f"cannot write {path}: {os.strerror(fault)}.{unchanged} {fix}.") from error
 
 
 @contextlib.contextmanager
 def claimed(folder: str | Path) -> Iterator[None]:
-    """Be the only process that writes into `folder`; a process that dies gives it back.
+    """Make this process the only one that writes to `folder`, until the block or process ends.
 
-    What `atomic` left in it, or in folders inside, when a process was killed is removed.
+    Temporary files that killed processes left in the folder and its subfolders are removed.
 
     Raises:
-        UserError: another process has it, or it cannot be made.
+        UserError: another process has claimed the folder, or it cannot be created.
     """
-    from filelock import FileLock, Timeout
-
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -123,14 +125,15 @@ def claimed(folder: str | Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(
-            f"another run is writing to {folder}; wait for its end or choose another folder."
+            f"{folder}: another run is writing to this folder. Wait for its end or choose another "
+            "folder."
         ) from None
     except FileExistsError:
-        raise UserError(f"{folder} is a file; give a folder.") from None
+        raise UserError(f"{folder} is a file. Choose a folder.") from None
     except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror}; choose another.") from None
+        raise UserError(f"cannot write {folder}: {error.strerror}. Choose another path.") from None
     try:
-        _sweep(folder.rglob(f".?*.{_MARK}"))
+        _remove_stale(folder.rglob(f".?*.{_TEMPORARY}"))
         yield
     finally:
         lock.release()
@@ -138,15 +141,17 @@ def claimed(folder: str | Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(path: str | Path, patience: float = 10.0) -> Iterator[None]:
-    """Hold the lock file `path`: of all processes that ask, one at a time is inside the block.
+    """Hold the lock file `path`: only one process at a time is inside the block.
 
-    A process that dies gives it back. Whoever waits longer than `patience` seconds says so, once.
+    The lock is released if its process dies.
+
+    Args:
+        path: lock file.
+        patience: seconds of waiting before a warning is logged.
 
     Raises:
-        UserError: the lock file cannot be made.
+        UserError: the lock file cannot be created.
     """
-    from filelock import FileLock, Timeout
-
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,9 +161,9 @@ def locked(path: str | Path, patience: float = 10.0) -> Iterator[None]:
         except Timeout:
             logging.getLogger(__name__).warning("waiting for another process that holds %s", path)
             lock.acquire()
-    except OSError as error:  # Timeout is one, too, and has been dealt with
+    except OSError as error:
         raise UserError(
-            f"cannot write {path}: {error.strerror}; set ROBUST_BACKBONES_CACHE to another folder."
+            f"cannot write {path}: {error.strerror}. Set ROBUST_BACKBONES_CACHE to another folder."
         ) from None
     try:
         yield
@@ -173,7 +178,7 @@ def _umask() -> int:
 
 
 def sha256(path: str | Path) -> str:
-    """Hex digest of the file's bytes."""
+    """Hex SHA-256 of a file."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

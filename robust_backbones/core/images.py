@@ -1,4 +1,4 @@
-"""Images from files that nobody vouches for."""
+"""Decode untrusted image files safely."""
 
 import contextlib
 import tarfile
@@ -8,12 +8,15 @@ from PIL import Image
 
 from robust_backbones.core.errors import UserError
 
-MEMBER = 1 << 28  # bytes of one image in a tar file
+MAX_MEMBER_BYTES = 1 << 28  # size limit of an image in a tar file
 
 
 @contextlib.contextmanager
-def readable(name: object) -> Iterator[None]:
-    """Turn whatever a decoder raises in this block into an error that names the image.
+def decoding_errors(name: object) -> Iterator[None]:
+    """Turn any decoder exception in the block into an error that names the image.
+
+    Args:
+        name: name of the image in the error message.
 
     Raises:
         UserError: the file is missing, damaged, or claims too many pixels.
@@ -24,36 +27,39 @@ def readable(name: object) -> Iterator[None]:
         raise
     except FileNotFoundError:
         raise UserError(f"image '{name}' does not exist.") from None
-    except Exception as error:  # a damaged file can raise anything in a decoder
+    except Exception as error:  # decoders raise exceptions of any type on damaged files
         reason = str(error) or type(error).__name__
         raise UserError(
-            f"{name} cannot be read as an image ({reason}); replace or remove it."
+            f"{name} cannot be read as an image ({reason}). Replace or remove it."
         ) from None
 
 
 def check_size(image: Image.Image) -> None:
-    """Refuse a Pillow image that would take gigabytes: a few bytes can claim as many pixels as they
-    like. Pillow itself only warns up to twice its own limit.
+    """Reject an image that would need gigabytes of memory.
+
+    A file of a few bytes can claim any number of pixels, and Pillow only warns up to twice its own
+    limit.
 
     Raises:
-        ValueError: more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
+        ValueError: the image has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels.
     """
     limit = Image.MAX_IMAGE_PIXELS
     if limit and image.width * image.height > limit:
         raise ValueError(
-            f"{image.width} x {image.height} pixels are more than {limit}, the limit that "
-            "PIL.Image.MAX_IMAGE_PIXELS sets"
+            f"{image.width} x {image.height} pixels exceed the limit of {limit} pixels, "
+            "PIL.Image.MAX_IMAGE_PIXELS"
         )
 
 
 def read_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    """The bytes of a tar file's regular member, read into memory, never written to the disk.
+    """Read a regular member of a tar file into memory, without writing it to disk.
 
     Raises:
-        ValueError: more than `MEMBER`, or a sparse file, which can claim gigabytes of zeros.
+        ValueError: the member is larger than `MAX_MEMBER_BYTES`, or sparse. A sparse member can
+            claim gigabytes of zeros.
     """
-    if member.issparse() or member.size > MEMBER:
-        raise ValueError(f"'{member.name}' is sparse or claims more than {MEMBER} bytes")
+    if member.issparse() or member.size > MAX_MEMBER_BYTES:
+        raise ValueError(f"'{member.name}' is sparse or claims more than {MAX_MEMBER_BYTES} bytes")
     file = archive.extractfile(member)
-    assert file is not None  # of a regular member
+    assert file is not None  # true for regular members
     return file.read()

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from robust_backbones.core import resources as clone
+from robust_backbones.core import resources
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic
 
@@ -27,20 +27,21 @@ def write(
     processes: int = 1,
     warnings: list[dict] | None = None,
 ) -> dict:
-    """Write a run's result and return it.
+    """Write the result of a run and return it.
 
     Args:
-        path: the JSON file; an existing one is replaced in one step.
+        path: JSON file; an existing one is replaced atomically.
         kind: `"pretrain"`, `"robustness"`, `"transfer"`, `"interpret"`, `"detection"`,
             `"detection-robustness"`, `"detection-corruptions"` or `"errors"`.
         metrics: numbers; accuracies and AP in percent [0, 100].
-        settings: everything that was chosen for the run.
-        weights_sha256: digest of the weight file that the run started from; None for none.
+        settings: all settings of the run.
+        weights_sha256: digest of the weight file that the run started from; None without one.
         data: `{split: {"name", "images", "fingerprint"}}`.
+        seed: random seed.
         seconds: wall time of the run.
-        processes: how many made it together.
-        warnings: `{"check", "message"}` each: why the numbers are suspect; None where the kind
-            of run looks for nothing.
+        processes: number of processes of the run.
+        warnings: `{"check", "message"}` for each reason to doubt the numbers; None if this kind
+            of run has no checks.
     """
     result = {
         "schema": SCHEMA,
@@ -52,7 +53,7 @@ def write(
         "data": data,
         "seed": seed,
         "seconds": round(seconds, 2),
-        "code_version": clone.version(),
+        "code_version": resources.version(),
         "hardware": hardware() | {"processes": processes},
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
@@ -63,12 +64,12 @@ def write(
 
 
 def finished(path: str | Path, settings: dict) -> bool:
-    """Whether the result file is there, made with these settings.
+    """Whether the result file exists and has these settings.
 
     Raises:
-        UserError: it is there but not a result, or made with other settings.
+        UserError: the file is not a result, or has other settings.
     """
-    clone.version()  # of the code that runs, not of what lies there when the run ends
+    resources.version()  # caches the version of the running code; it may change during the run
     path = Path(path)
     if not path.exists():
         return False
@@ -76,18 +77,18 @@ def finished(path: str | Path, settings: dict) -> bool:
         found = json.loads(path.read_text(encoding="utf-8"))["settings"]
         different = differences(found, settings)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UserError(f"{path} is not a result file; choose another --output.") from None
+        raise UserError(f"{path} is not a result file. Choose another --output.") from None
     if different:
         raise UserError(
-            f"{path.parent} holds a finished run with other settings: {different}; choose another "
-            "--output."
+            f"{path.parent} contains a finished run with other settings ({different}). Choose "
+            "another --output."
         )
-    print(f"{path.parent} holds this run already, finished; nothing to do.")
+    print(f"{path.parent} contains this run already, finished. Nothing to do.")
     return True
 
 
 def differences(found: dict, wanted: dict) -> str:
-    """Which of `wanted`'s entries `found` has otherwise, in words; empty if none."""
+    """Describe the entries of `wanted` that `found` lacks or has with another value."""
     return "; ".join(
         f"{key} is {found.get(key)} there, {value} here"
         for key, value in wanted.items()
@@ -96,7 +97,7 @@ def differences(found: dict, wanted: dict) -> str:
 
 
 def finite(node: Any) -> Any:
-    """NaN and infinity, which JSON does not have, become null (an AP without any ground truth)."""
+    """Replace NaN and infinity by None: JSON has neither. AP without ground truth is NaN."""
     if isinstance(node, dict):
         return {key: finite(value) for key, value in node.items()}
     if isinstance(node, (list, tuple)):
@@ -105,8 +106,8 @@ def finite(node: Any) -> Any:
 
 
 def hardware() -> dict:
-    """What the numbers depend on besides the settings: devices, threads and versions."""
-    import torch
+    """Describe the devices, threads and versions, which affect the numbers."""
+    import torch  # `finished` is called before the slow imports
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {

@@ -1,25 +1,29 @@
-"""The wish to stop: a signal is noted, and the run ends at the next good moment, all saved."""
+"""Graceful shutdown: SIGTERM and SIGINT set a flag that a run checks at safe points."""
 
 import contextlib
 import signal
 from collections.abc import Iterator
 
-STOPPED = 75  # exit code EX_TEMPFAIL: what schedulers take for "try again"
+EXIT_RESUMABLE = 75  # EX_TEMPFAIL, which schedulers interpret as "retry"
 
 
 class Stopped(Exception):
-    """The process was asked to stop, and does so at the next good moment."""
+    """A run ended early because a signal requested it. Its state is saved."""
 
 
 class StopSignals:
-    """Whether SIGTERM or SIGINT (Ctrl-C) has come. A second Ctrl-C stops at once."""
+    """Flag that SIGTERM or SIGINT (Ctrl-C) sets. A second Ctrl-C interrupts at once.
+
+    Attributes:
+        requested: whether a signal has arrived.
+    """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
     @contextlib.contextmanager
-    def watched(self) -> Iterator["StopSignals"]:
-        """Note the signals during the block instead of dying of them."""
+    def watch(self) -> Iterator["StopSignals"]:
+        """Set the flag on signals during the block, instead of ending the process."""
         before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield self
@@ -28,6 +32,6 @@ class StopSignals:
                 signal.signal(number, handler)
 
     def _note(self, number: int, frame: object) -> None:
-        if self.asked and number == signal.SIGINT:
+        if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.asked = True
+        self.requested = True

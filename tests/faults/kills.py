@@ -221,7 +221,7 @@ class Chain:
             steps = [list(map(_steps, lines[: len(before)])) for lines in (before, after)]
             assert steps[0] <= steps[1], f"saved was {before}, and then {after}"
         assert found == before[: len(found)], f"saved was {before}, found {found}"
-        if ended and "nothing to do" not in log and "finished already" not in log:
+        if ended and "Nothing to do" not in log and "finished already" not in log:
             assert found == before, f"saved was {before}, found {found}"
 
     def _end(self) -> None:

@@ -141,7 +141,7 @@ def test_clocks_that_jump_change_nothing(tmp_path, monkeypatch, capfd):
     for path in (tmp_path / "run").iterdir():
         os.utime(path, (4e9, 4e9))  # of the year 2096
     pretraining(tmp_path, None)
-    assert "finished; nothing to do" in capfd.readouterr().out
+    assert "finished. Nothing to do" in capfd.readouterr().out
 
     allow(monkeypatch)
     runs = study_file.read(toy(tmp_path, 2, fails=1))

@@ -161,7 +161,7 @@ def test_a_full_disk_is_told_of_and_after_it_has_room_the_run_goes_on(
     assert not [p for p in disk.path.rglob(".*") if p.suffix in (".tmp", ".partial")]
     if kept:
         load_file(disk.path / kept)
-        assert "; the file of before is untouched" in line or kept != named
+        assert " The old file is unchanged" in line or kept != named
     disk.empty()
     assert start(disk.path, inputs).exists()
 
@@ -183,7 +183,7 @@ def test_what_is_written_beside_checkpoints_on_a_full_disk(disk):
     with pytest.raises(UserError, match="cannot write .*/journal.jsonl: No space left on device"):
         for batch in range(1000):  # until its page is full
             journal.add({"batch": batch})
-    with pytest.raises(UserError, match="result.json: No space .*; the file of before is untouch"):
+    with pytest.raises(UserError, match="result.json: No space .*. The old file is unch"):
         results.write(
             disk.path / "result.json",
             kind="pretrain",
@@ -221,7 +221,7 @@ def test_a_log_on_a_full_disk_is_told_of_in_one_line(capfd):
         print("x", file=file, flush=True)
     assert stop.value.code == 2
     (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("error: cannot write what belongs to this run: No space left on device")
+    assert line.startswith("error: cannot write a file of this run: No space left on device")
 
 
 @pytest.mark.parametrize("case", ["pretraining", "features", "conversion", "detector", "scenes"])
@@ -237,4 +237,4 @@ def test_a_read_only_cache_is_told_of(disk, inputs, tmp_path, capfd):
     disk.remount("ro")
     line = refused(capfd, _transfer, tmp_path, inputs)
     assert f"cannot write {disk.path}/cache/features/" in line
-    assert "Read-only file system; set ROBUST_BACKBONES_CACHE to another folder." in line
+    assert "Read-only file system. Set ROBUST_BACKBONES_CACHE to another folder." in line

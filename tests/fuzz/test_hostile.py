@@ -26,7 +26,7 @@ from classification.study import file as study_file
 from classification.study.storage import Store
 from robust_backbones import zoo
 from robust_backbones.checkpoint.io import read_checkpoint
-from robust_backbones.core.errors import LONGEST, UserError
+from robust_backbones.core.errors import MAX_LENGTH, UserError
 from robust_backbones.detection import config
 from robust_backbones.detection.inspect import curves
 from tests.fuzz.tasks import tar
@@ -40,7 +40,7 @@ from tests.support.small_data import CLASSES
 def test_a_message_obeys_no_terminal_and_has_an_end():
     text = str(UserError("class '\x1b[31mred\x07\udc80' is unknown\nsee --help"))
     assert text == "class '\\x1b[31mred\\x07\\udc80' is unknown\nsee --help"
-    assert len(str(UserError("a" * 10**6))) <= LONGEST >= len(str(UserError("\0" * 10**4)))
+    assert len(str(UserError("a" * 10**6))) <= MAX_LENGTH >= len(str(UserError("\0" * 10**4)))
 
 
 # ---- code

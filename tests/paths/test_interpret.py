@@ -200,7 +200,7 @@ def test_visualising_from_noise_needs_no_data(weights, tmp_path, monkeypatch):
 def test_a_finished_run_is_skipped_and_another_one_refused(done, weights, capsys):
     before = (done / "result.json").read_bytes()
     run(weights, done)
-    assert "finished; nothing to do" in capsys.readouterr().out
+    assert "finished. Nothing to do" in capsys.readouterr().out
     with pytest.raises(SystemExit) as stop:
         run(weights, done, "--steps", "4")
     assert stop.value.code == 2 and "steps is 3 there, 4 here" in capsys.readouterr().err

@@ -23,7 +23,7 @@ from classification.training import learner, methods
 from robust_backbones import attacks
 from robust_backbones.checkpoint.formats import FORMAT
 from robust_backbones.checkpoint.io import read_checkpoint
-from robust_backbones.core.signals import STOPPED
+from robust_backbones.core.signals import EXIT_RESUMABLE
 from tests.support.pretrain_runs import FEW
 from tests.support.small_data import write_tree
 
@@ -99,7 +99,7 @@ def test_the_result_names_its_attack_its_data_and_its_settings(done):
 def test_a_finished_run_is_skipped(done, capsys):
     before = (done / "result.json").read_bytes()
     run(done)
-    assert "finished; nothing to do" in capsys.readouterr().out
+    assert "finished. Nothing to do" in capsys.readouterr().out
     assert (done / "result.json").read_bytes() == before
 
 
@@ -109,7 +109,9 @@ def test_a_finished_run_with_other_settings_is_kept(done, capsys, resume):
         run(done, "--lr", "0.5", *resume)
     assert stop.value.code == 2
     err = capsys.readouterr().err
-    assert "lr is 0.005625 there, 0.5 here; choose another --output" in err and err.count("\n") == 1
+    assert (
+        "lr is 0.005625 there, 0.5 here). Choose another --output" in err and err.count("\n") == 1
+    )
 
 
 def test_resuming_is_asked_for(tmp_path, capsys):
@@ -148,7 +150,7 @@ def test_a_signal_saves_and_exits_with_75_and_resume_auto_goes_on(tmp_path, numb
         time.sleep(0.05)
     process.send_signal(number)
     out, _ = process.communicate(timeout=120)
-    assert process.returncode == STOPPED
+    assert process.returncode == EXIT_RESUMABLE
     assert f"stopped; all is saved in {tmp_path}. Go on with --resume" in out
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     expected = f"resuming after {state['epoch']} of 60 epochs and {state['batch']} of 2 steps"
@@ -280,7 +282,7 @@ def test_a_broken_result_file(tmp_path, capsys, folder):
         (tmp_path / "result.json").write_text("{")
     with pytest.raises(SystemExit):
         run(tmp_path)
-    assert "result.json is not a result file; choose another --output" in capsys.readouterr().err
+    assert "result.json is not a result file. Choose another --output" in capsys.readouterr().err
 
 
 def test_several_processes_without_torchrun(tmp_path, capsys, monkeypatch):
@@ -296,7 +298,7 @@ def test_an_output_that_cannot_be_a_folder_is_told_of_before_training(tmp_path, 
     with pytest.raises(SystemExit):
         run(tmp_path / "file")
     captured = capsys.readouterr()
-    assert f"{tmp_path / 'file'} is a file; give a folder." in captured.err
+    assert f"{tmp_path / 'file'} is a file. Choose a folder." in captured.err
     assert "epoch 1" not in captured.out
 
 

@@ -106,7 +106,7 @@ def test_the_result_is_complete(done, weights):
 def test_a_finished_run_is_skipped_and_another_one_refused(done, weights, capsys):
     before = (done / "result.json").read_bytes()
     run(weights, done)
-    assert "finished; nothing to do" in capsys.readouterr().out
+    assert "finished. Nothing to do" in capsys.readouterr().out
     with pytest.raises(SystemExit) as stop:
         run(weights, done, "--restarts", "2")
     assert stop.value.code == 2 and "restarts is 1 there, 2 here" in capsys.readouterr().err

@@ -20,7 +20,7 @@ from classification.transfer import __main__ as transfer
 from classification.transfer import result as transfer_result
 from robust_backbones.checkpoint.architectures import build_network
 from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint
-from robust_backbones.core.signals import STOPPED
+from robust_backbones.core.signals import EXIT_RESUMABLE
 from tests.support.transfer_runs import FAST, TINY, run, table, write_network
 
 
@@ -166,12 +166,12 @@ def test_a_finished_run_is_skipped_and_others_do_not_meet_it(runs, network, caps
     folder = runs("nearest")
     before = (folder / "result.json").read_bytes()
     run(network, folder, "--probe", "nearest")
-    assert "finished; nothing to do" in capsys.readouterr().out
+    assert "finished. Nothing to do" in capsys.readouterr().out
     assert (folder / "result.json").read_bytes() == before
     with pytest.raises(SystemExit) as stop:
         run(network, folder, "--probe", "nearest", "--seed", "1")
     assert stop.value.code == 2
-    assert "seed is 0 there, 1 here; choose another --output" in capsys.readouterr().err
+    assert "seed is 0 there, 1 here). Choose another --output" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_goes_on_and_ends_the_same(runs, network, tmp_path):
@@ -202,7 +202,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(runs, network, tmp_path):
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=300)
         codes.append(process.returncode)
-    assert codes == [STOPPED] * 2 and "Give the same command to go on." in out
+    assert codes == [EXIT_RESUMABLE] * 2 and "Give the same command to go on." in out
     process = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0 and "resuming after" in process.stdout
     assert result(tmp_path)["metrics"] == expected

@@ -92,7 +92,7 @@ def test_a_broken_record_is_named(empty_cache):
 def test_a_place_that_cannot_be_written_is_named(tmp_path, monkeypatch, host):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path / "file"))
-    with pytest.raises(UserError, match="cannot write .*; set ROBUST_BACKBONES_CACHE to another"):
+    with pytest.raises(UserError, match="cannot write .*. Set ROBUST_BACKBONES_CACHE to another"):
         weights.resolve(f"{host.url}/net.pth")
 
 

@@ -15,7 +15,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.images import check_size, readable
+from robust_backbones.core.images import check_size, decoding_errors
 from robust_backbones.detection.checkpointer import StrictCheckpointer
 from robust_backbones.detection.config import load_config, set_device
 from robust_backbones.detection.training.trainer import Trainer
@@ -232,7 +232,7 @@ def as_array(image: Any) -> np.ndarray:
 
 
 def _read(path: str) -> np.ndarray:
-    with readable(path):
+    with decoding_errors(path):
         with Image.open(path) as image:
             check_size(image)
         return detection_utils.read_image(path, format="RGB")

@@ -142,7 +142,7 @@ class Trainer(DefaultTrainer):
         log = logging.getLogger("detectron2.engine.train_loop")
         log.addFilter(_no_traceback)
         try:
-            with self.signals.watched():
+            with self.signals.watch():
                 super().train()
         finally:
             log.removeFilter(_no_traceback)
@@ -234,7 +234,7 @@ class _StopOnSignal(HookBase):
     """After a signal, saves and stops; all processes at the same iteration. The last hook."""
 
     def after_step(self) -> None:
-        asked = self.trainer.signals.asked
+        asked = self.trainer.signals.requested
         if comm.get_world_size() > 1:
             asked = any(comm.all_gather(asked))
         if not asked or self.trainer.iter + 1 >= self.trainer.max_iter:

@@ -47,7 +47,7 @@ def test_help_tells_defaults_and_choices():
     text = parser().format_help()
     assert "What it does.\nA second line stays one." in text
     words = " ".join(text.split())
-    assert "--arch NAME network (one of: net0, net1," in words and "(default: net0)" in words
+    assert "--arch NAME network (choose from net0, net1," in words and "(default: net0)" in words
     assert "--norm {l2,linf} of the ball (required)" in words
     assert "a count (default: 3 5)" in words and "a number (default: 0)" in words
     assert "be quick (default: no)" in words and "a path (default: none)" in words

@@ -20,7 +20,7 @@ def test_user_errors_are_one_line_and_code_2(capsys):
 def test_interrupted_is_one_line(capsys):
     with pytest.raises(SystemExit) as stop, user_errors():
         raise KeyboardInterrupt
-    assert stop.value.code == 130 and capsys.readouterr().err.startswith("interrupted;")
+    assert stop.value.code == 130 and capsys.readouterr().err.startswith("interrupted.")
 
 
 HEAD = "from robust_backbones.core.errors import user_errors\nwith user_errors():\n    "

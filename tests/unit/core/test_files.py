@@ -88,7 +88,7 @@ def test_a_temporary_file_that_is_swept_at_once_is_made_again(tmp_path, monkeypa
 
 
 def test_a_folder_that_vanishes_is_named(tmp_path):
-    with pytest.raises(UserError, match="new/a.txt: No such file or directory. Mend that"):
+    with pytest.raises(UserError, match="new/a.txt: No such file or directory. Fix this"):
         with files.atomic(tmp_path / "new" / "a.txt") as temporary:
             shutil.rmtree(temporary.parent)
             temporary.write_text("x")
@@ -139,7 +139,7 @@ def test_cache_dir(monkeypatch, variables, expected):
 def test_a_file_is_no_folder_to_claim(tmp_path):
     (tmp_path / "a").touch()
     with (
-        pytest.raises(UserError, match="a is a file; give a folder"),
+        pytest.raises(UserError, match="a is a file. Choose a folder"),
         files.claimed(tmp_path / "a"),
     ):
         pass

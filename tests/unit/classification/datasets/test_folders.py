@@ -121,7 +121,7 @@ def test_an_unreadable_image_is_named(tree):
     file = tree / "train" / "bee" / "002.png"
     file.write_bytes(file.read_bytes()[:300])
     source = open_split("folder", "train", tree)
-    with pytest.raises(UserError, match="bee/002.png cannot be read as an image .*; replace"):
+    with pytest.raises(UserError, match="bee/002.png cannot be read as an image .*. Replace"):
         source[10]
     file.write_text("<html>")
     with pytest.raises(UserError, match="bee/002.png cannot be read as an image"):

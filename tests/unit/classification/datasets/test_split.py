@@ -195,5 +195,5 @@ def test_fast_decoding_of_damaged_files(tmp_path, damage):
     file = tmp_path / "train" / "a" / "0.jpg"
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2] if damage == "half" else damage)
-    with pytest.raises(UserError, match="0.jpg cannot be read as an image .*; replace or remove"):
+    with pytest.raises(UserError, match="0.jpg cannot be read as an image .*. Replace or remove"):
         dataclasses.replace(opened(tmp_path), decode="fast")[0]

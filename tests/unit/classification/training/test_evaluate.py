@@ -54,10 +54,10 @@ def test_no_images(trained):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_are_noted_and_the_handlers_put_back(number):
     before = signal.getsignal(number)
-    with StopSignals().watched() as signals:
-        assert not signals.asked
+    with StopSignals().watch() as signals:
+        assert not signals.requested
         os.kill(os.getpid(), number)
-        assert signals.asked
+        assert signals.requested
         if number == signal.SIGINT:
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), number)
@@ -70,7 +70,7 @@ def test_an_evaluation_stops_between_batches(trained):
     def until_asked():
         for x, y in batches(*blobs(30)):
             seen.append(len(y))
-            signals.asked = len(seen) == 2
+            signals.requested = len(seen) == 2
             yield x, y
 
     with pytest.raises(Stopped):

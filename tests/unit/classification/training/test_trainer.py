@@ -146,7 +146,7 @@ def test_stopped_in_an_evaluation_it_goes_on_bit_for_bit(tmp_path, straight, mon
     first, evaluate = run_of(tmp_path), engine.evaluate
 
     def asked(*args, **kwargs):
-        first.signals.asked = first.epoch == 1
+        first.signals.requested = first.epoch == 1
         return evaluate(*args, **kwargs)
 
     with monkeypatch.context() as patch:
@@ -284,7 +284,7 @@ def test_two_runs_cannot_write_to_one_folder(tmp_path):
     with claimed(tmp_path):
         second = subprocess.run(command, capture_output=True, text=True, check=False)
     assert second.returncode == 2
-    assert f"another run is writing to {tmp_path}; wait for its end" in second.stderr
+    assert f"{tmp_path}: another run is writing to this folder. Wait for its end" in second.stderr
     assert subprocess.run(command, check=False).returncode == 0  # given back
 
 
@@ -299,7 +299,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
     old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:
-        with pytest.raises(UserError, match="checkpoint.pt: File too large; the file of before"):
+        with pytest.raises(UserError, match="checkpoint.pt: File too large. The old file"):
             run_of(tmp_path).run()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

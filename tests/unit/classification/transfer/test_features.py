@@ -118,7 +118,7 @@ def test_what_was_interrupted_goes_on(source, counted):
     signals = StopSignals()
 
     def stop_in_the_second_piece(images, doing):
-        signals.asked = len(counted) > 0
+        signals.requested = len(counted) > 0
 
     with pytest.raises(Stopped):
         features.extract(network(), source, signals=signals, progress=stop_in_the_second_piece)
