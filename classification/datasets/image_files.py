@@ -20,7 +20,7 @@ from torchvision import tv_tensors
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.images import check_size, readable
+from robust_backbones.core.images import check_size, decoding_errors
 
 HASH_THREADS = 8  # files that are hashed at the same time
 REDUCED_MODES = {
@@ -99,7 +99,7 @@ def read_image(file: Any, name: object) -> Image.Image:
     Raises:
         UserError: Pillow cannot decode the whole image.
     """
-    with readable(name), Image.open(file) as image:
+    with decoding_errors(name), Image.open(file) as image:
         check_size(image)
         return image.convert("RGB")
 
@@ -122,7 +122,7 @@ def read_fast(path: Path, shorter: int) -> Tensor | Image.Image:
     Raises:
         UserError: the file cannot be read as an image.
     """
-    with readable(path):
+    with decoding_errors(path):
         with Image.open(path) as image:
             check_size(image)
             if image.format != "JPEG" or image.mode not in ("RGB", "L"):
