@@ -4,7 +4,7 @@ Engstrom et al. 2019, "Adversarial Robustness as a Prior for Learned Representat
 (arXiv 1906.00945): gradient steps of a fixed L2 length on the pixels, from noise or from an image,
 and no other prior. The representation is what the last layer is fed with (`Classifier.features`).
 With equal settings the images are those of their code on the `robustness` library, but for the
-1e-10 that it adds to the gradient's norm (tests/unit/classification/test_robustness_library.py).
+1e-10 that it adds to the gradient's norm (tests/unit/test_robustness_library.py).
 """
 
 from collections.abc import Callable

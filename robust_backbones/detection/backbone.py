@@ -17,6 +17,7 @@ from detectron2.modeling.backbone.fpn import (
 
 from robust_backbones.core.errors import UserError
 from robust_backbones.detection.folding import fold
+from robust_backbones.detection.model_weights import arch_of
 from robust_backbones.zoo import (
     ARCHS,
     PIXEL_MEAN,
@@ -76,17 +77,20 @@ def _checked(cfg: CfgNode) -> CfgNode:
 
 
 def set_architecture(cfg: CfgNode) -> None:
-    """Write what `MODEL.ROBUST.ARCH` decides into `MODEL.RESNETS`, and check the input format.
+    """Set the keys of `MODEL.RESNETS` for `MODEL.ROBUST.ARCH`, and check the input format.
 
-    A key that still has Detectron2's default is set; another value that differs is a
-    contradiction.
+    An empty `MODEL.ROBUST.ARCH` is taken from `MODEL.WEIGHTS`. Keys with Detectron2's default are
+    set. Other values that differ from the architecture's are refused.
 
     Raises:
-        UserError: unknown architecture, or a contradiction; names key, value and the value needed.
+        UserError: the architecture is unknown, cannot be taken from the weights, or is contradicted
+            by a key; the message names the key, its value and the required value.
     """
+    if not cfg.MODEL.ROBUST.ARCH:
+        cfg.MODEL.ROBUST.ARCH = arch_of(cfg.MODEL.WEIGHTS)
     name = cfg.MODEL.ROBUST.ARCH
     if name not in RESNETS:
-        raise UserError(f"MODEL.ROBUST.ARCH '{name}' is unknown; one of: {', '.join(RESNETS)}.")
+        raise UserError(f"MODEL.ROBUST.ARCH '{name}' is unknown. Choose from {', '.join(RESNETS)}.")
     _check_name(cfg)
     _set_norms(cfg)
     arch, defaults = ARCHS[name], get_cfg().MODEL.RESNETS
@@ -136,12 +140,12 @@ def _set_norms(cfg: CfgNode) -> None:
 
 
 def _check_name(cfg: CfgNode) -> None:
-    """A name says what the weights are of; so it can be told before they are downloaded."""
+    """Refuse an architecture other than that of a published model, before its download."""
     weights, arch = cfg.MODEL.WEIGHTS, cfg.MODEL.ROBUST.ARCH
     if weights.startswith(SCHEME) and (found := find_resnet(weights).arch) != arch:
         raise UserError(
-            f"MODEL.ROBUST.ARCH is {arch}, but {weights} is a {found}; set MODEL.ROBUST.ARCH to "
-            f"{found} or choose other weights."
+            f"MODEL.ROBUST.ARCH is {arch}, but {weights} is a {found}. Set MODEL.ROBUST.ARCH to "
+            f'{found}, to "", or choose other weights.'
         )
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MetadataCatalog
-from detectron2.utils.file_io import PathManager
 
 from robust_backbones.core import resources as clone
 from robust_backbones.core.eps import CONSTRAINTS, check_eps, parse_number
@@ -19,9 +18,9 @@ from robust_backbones.detection.config import files as config_files
 from robust_backbones.detection.data import custom as own_data
 from robust_backbones.detection.data import validate as data_check
 from robust_backbones.detection.data.registry import check_dataset
+from robust_backbones.detection.model_weights import local_weights
 from robust_backbones.detection.training.adversarial import METHODS
 from robust_backbones.detection.training.step import DTYPES
-from robust_backbones.zoo import SCHEME
 
 
 def add_robust_config(cfg: CfgNode) -> None:
@@ -30,9 +29,10 @@ def add_robust_config(cfg: CfgNode) -> None:
     if "ROBUST" in cfg.MODEL:
         return
     cfg.MODEL.ROBUST = CfgNode()
-    # Which network the weights are of; decides DEPTH, WIDTH_PER_GROUP, RES2_OUT_CHANNELS and
-    # STRIDE_IN_1X1 of MODEL.RESNETS. One of robust_backbones.zoo.RESNETS.
-    cfg.MODEL.ROBUST.ARCH = "resnet50"
+    # Architecture of the backbone, one of robust_backbones.zoo.RESNETS, which sets DEPTH,
+    # WIDTH_PER_GROUP, RES2_OUT_CHANNELS and STRIDE_IN_1X1 of MODEL.RESNETS. Empty: taken from
+    # MODEL.WEIGHTS.
+    cfg.MODEL.ROBUST.ARCH = ""
     # "sync": batch statistics over all GPUs in body and pyramid, nothing frozen, statistics made
     # precise before each evaluation (the recipe of MoCo and its successors, for new pretrainings).
     # "": as MODEL.RESNETS.NORM, MODEL.FPN.NORM and MODEL.BACKBONE.FREEZE_AT say.
@@ -116,8 +116,8 @@ def load_config(
     if cfg.SEED < 0:
         raise UserError(f"SEED is {cfg.SEED}; give 0 or more, so that the run can be repeated.")
     if cfg.MODEL.BACKBONE.NAME in BUILDERS:
-        set_architecture(cfg)
         _refuse_default_weights(cfg)
+        set_architecture(cfg)
     return cfg
 
 
@@ -195,7 +195,7 @@ def check_inputs(cfg: CfgNode, train: bool, resume: bool = False) -> None:
         resume and Path(cfg.OUTPUT_DIR, "last_checkpoint").is_file()
     )  # with weights of its own
     if cfg.MODEL.WEIGHTS and not goes_on:
-        _fetch_weights(cfg.MODEL.WEIGHTS, train)
+        local_weights(cfg.MODEL.WEIGHTS)
 
 
 # Where a meta-architecture of Detectron2's has its number of classes.
@@ -257,29 +257,6 @@ def _check_training(cfg: CfgNode) -> None:
                 f"MODEL.{heads}.NUM_CLASSES is {found}, but data set '{name}' has {len(classes)} "
                 f"classes; set it to {len(classes)}."
             )
-
-
-def _fetch_weights(weights: str, train: bool) -> None:
-    try:
-        found = Path(PathManager.get_local_path(weights)).is_file()
-    except UserError:
-        raise
-    except (OSError, ValueError, AssertionError) as error:  # what Detectron2's handlers raise
-        text = " ".join(str(error).split())
-        raise UserError(f"MODEL.WEIGHTS '{weights}' cannot be had: {text}") from None
-    if found:
-        return
-    if not train:
-        raise UserError(
-            f"MODEL.WEIGHTS '{weights}' does not exist; give the checkpoint of a trained detector, "
-            "OUTPUT_DIR/model_final.pth."
-        )
-    demo = weights.startswith("output/demo/")
-    by = "make demo" if demo else f"python tools/convert.py CHECKPOINT {weights}"
-    raise UserError(
-        f"MODEL.WEIGHTS '{weights}' does not exist; make it with: {by}, or give another file, "
-        f'a published model such as {SCHEME}resnet50_l2_eps3, or "" to start from random weights.'
-    )
 
 
 def set_device(cfg: CfgNode, num_gpus: int, num_machines: int = 1) -> str | None:

@@ -11,13 +11,13 @@ from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog, detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
-from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.images import check_size, decoding_errors
 from robust_backbones.detection.checkpointer import StrictCheckpointer
 from robust_backbones.detection.config import load_config, set_device
+from robust_backbones.detection.model_weights import local_weights
 from robust_backbones.detection.training.trainer import Trainer
 
 # Where a meta architecture's config has the number of classes.
@@ -122,7 +122,9 @@ class Predictor:
         """Build and load; see `load`, which gives the config. Raises as it does."""
         self.cfg = cfg.clone()
         path = cfg.MODEL.WEIGHTS
-        _check_weights(path)
+        if not path:
+            raise UserError("MODEL.WEIGHTS is empty. Give the checkpoint of a trained detector.")
+        local_weights(path)
         self.model = Trainer.build_model(self.cfg).eval()
         checkpointer = StrictCheckpointer(self.model)
         metadata = checkpointer.load(path).get("metadata")
@@ -236,16 +238,3 @@ def _read(path: str) -> np.ndarray:
         with Image.open(path) as image:
             check_size(image)
         return detection_utils.read_image(path, format="RGB")
-
-
-def _check_weights(path: str) -> None:
-    if not path:
-        raise UserError("MODEL.WEIGHTS is empty; give the weights of a trained detector.")
-    try:
-        found = os.path.isfile(PathManager.get_local_path(path))
-    except UserError:
-        raise
-    except (OSError, ValueError, AssertionError) as error:  # what Detectron2's handlers raise
-        raise UserError(f"MODEL.WEIGHTS '{path}' cannot be had: {error}") from None
-    if not found:
-        raise UserError(f"MODEL.WEIGHTS '{path}' does not exist; give a trained detector's file.")

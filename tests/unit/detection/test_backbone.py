@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from robust_backbones.checkpoint.key_names import to_detectron2
 from robust_backbones.core.errors import UserError
-from robust_backbones.detection import backbone, config, verify
+from robust_backbones.detection import backbone, config, model_weights, verify
 from robust_backbones.zoo import RESNETS, find_resnet, select
 from tests.support import ROOT
 from tests.support.networks import random_network
@@ -86,8 +87,6 @@ def test_the_matrix_of_configs_is_whole():
 @pytest.mark.parametrize("arch", RESNETS)
 def test_one_key_chooses_the_architecture(arch):
     """Built from the key alone, the network has torchvision's parameters, shape by shape."""
-    from robust_backbones.checkpoint.key_names import to_detectron2
-
     with torch.device("meta"):
         built = backbone.build_robust_resnet_backbone(verify.target_config(arch), verify.RGB)
         expected, _ = to_detectron2(random_network(arch).state_dict())
@@ -104,6 +103,48 @@ def test_a_builder_of_its_own_refuses_a_name_of_another_architecture():
         backbone.build_robust_resnet_backbone(cfg, verify.RGB)
 
 
+@pytest.fixture
+def backbone_file(tmp_path):
+    """A converted resnet18 without metadata."""
+    tensors, _ = to_detectron2(random_network("resnet18").state_dict())
+    torch.save({"model": tensors}, tmp_path / "backbone.pth")
+    return tmp_path / "backbone.pth"
+
+
+def config_without_arch(weights):
+    cfg = verify.target_config("")
+    cfg.MODEL.WEIGHTS = str(weights)
+    return cfg
+
+
+def test_an_empty_arch_is_taken_from_the_weights(backbone_file, tmp_path):
+    cfg = config_without_arch("robust://wide_resnet50_2_l2_eps3")
+    backbone.set_architecture(cfg)  # not downloaded
+    assert cfg.MODEL.ROBUST.ARCH == "wide_resnet50_2"
+    assert cfg.MODEL.RESNETS.WIDTH_PER_GROUP == 128
+
+    cfg = config_without_arch(backbone_file)
+    backbone.set_architecture(cfg)
+    assert cfg.MODEL.ROBUST.ARCH == "resnet18"
+
+    contents = torch.load(backbone_file)
+    torch.save(contents | {"metadata": {"arch": "resnet34"}}, tmp_path / "named.pth")
+    assert model_weights.arch_of(str(tmp_path / "named.pth")) == "resnet34"
+    detector = {f"backbone.bottom_up.{k}": v for k, v in contents["model"].items()}
+    torch.save({"model": detector | {"head.weight": torch.zeros(1)}}, tmp_path / "detector.pth")
+    assert model_weights.arch_of(str(tmp_path / "detector.pth")) == "resnet18"
+
+
+def test_an_arch_that_the_weights_do_not_give(tmp_path):
+    with pytest.raises(UserError, match="ARCH and MODEL.WEIGHTS are both empty. Set MODEL.ROBUST"):
+        backbone.set_architecture(config_without_arch(""))
+    with pytest.raises(UserError, match="'none.pth' does not exist. Give the checkpoint of a"):
+        backbone.set_architecture(config_without_arch("none.pth"))
+    torch.save({"model": {"stem.conv1.weight": torch.zeros(1)}}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="ARCH is empty, and MODEL.WEIGHTS has no known arch.* Set"):
+        backbone.set_architecture(config_without_arch(tmp_path / "other.pth"))
+
+
 def test_the_pyramid_has_detectron2s_outputs():
     cfg = config.load_config(ROOT / "configs/digits_mask_rcnn_robust.yaml")
     built = backbone.build_robust_resnet_fpn_backbone(cfg, verify.RGB)
@@ -112,7 +153,7 @@ def test_the_pyramid_has_detectron2s_outputs():
 
 
 CONTRADICTIONS = [
-    (["MODEL.ROBUST.ARCH", "resnet9"], "MODEL.ROBUST.ARCH 'resnet9' is unknown; one of: resnet18"),
+    (["MODEL.ROBUST.ARCH", "resnet9"], "ARCH 'resnet9' is unknown. Choose from resnet18"),
     (["MODEL.RESNETS.DEPTH", "101"], "MODEL.RESNETS.DEPTH is 101, but resnet18 weights need 18"),
     (["MODEL.RESNETS.WIDTH_PER_GROUP", "128"], "WIDTH_PER_GROUP is 128, .* set .* to 64"),
     (["MODEL.RESNETS.NUM_GROUPS", "32"], "NUM_GROUPS is 32, .* need 1"),
@@ -165,7 +206,7 @@ def test_a_second_call_resets_nothing():
     cfg = get_cfg()
     cfg.SEED = 3
     config.add_robust_config(cfg)
-    assert cfg.SEED == 3 and cfg.MODEL.ROBUST.ARCH == "resnet50"
+    assert cfg.SEED == 3 and cfg.MODEL.ROBUST.ARCH == ""
     cfg.MODEL.ROBUST.ARCH = "resnet18"
     config.add_robust_config(cfg)
     assert cfg.MODEL.ROBUST.ARCH == "resnet18"

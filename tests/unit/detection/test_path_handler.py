@@ -131,7 +131,7 @@ def test_weights_that_cannot_be_had_stop_the_run(tmp_path, monkeypatch):
 
 
 def test_a_file_that_is_not_what_its_name_says(tmp_path):
-    with pytest.raises(UserError, match="resnet50_linf_eps1.0.ckpt is a resnet18, not a resnet50"):
+    with pytest.raises(UserError, match="eps1.0.ckpt: the network is a resnet18, not a resnet50"):
         path_handler.converted("robust://resnet50_linf_eps1")
     assert not list((tmp_path / "cache/detectron2").glob("*.pth"))
 

@@ -1,0 +1,74 @@
+"""`MODEL.WEIGHTS`: its local file, and the architecture of the network in it."""
+
+from pathlib import Path
+
+from detectron2.utils.file_io import PathManager
+
+from robust_backbones.checkpoint.architectures import recognize
+from robust_backbones.checkpoint.formats import unwrap
+from robust_backbones.checkpoint.io import load_file
+from robust_backbones.core.errors import UserError
+from robust_backbones.zoo import RESNETS, SCHEME, find_resnet
+
+
+def local_weights(weights: str) -> Path:
+    """Return the local file of `MODEL.WEIGHTS`, and download it first if necessary.
+
+    Raises:
+        UserError: the file does not exist or could not be fetched.
+    """
+    try:
+        path = Path(PathManager.get_local_path(weights))
+    except UserError:
+        raise
+    except (OSError, ValueError, AssertionError) as error:  # raised by Detectron2's handlers
+        reason = " ".join(str(error).split())
+        raise UserError(f"MODEL.WEIGHTS '{weights}' could not be fetched: {reason}") from None
+    if path.is_file():
+        return path
+    if weights.startswith("output/demo/"):
+        raise UserError(f"MODEL.WEIGHTS '{weights}' does not exist. Create it with: make demo")
+    raise UserError(
+        f"MODEL.WEIGHTS '{weights}' does not exist. Give the checkpoint of a detector, a backbone "
+        f"written by tools/convert.py, a published model such as {SCHEME}resnet50_l2_eps3, or "
+        '"" for random weights.'
+    )
+
+
+def arch_of(weights: str) -> str:
+    """Find the architecture of the backbone in `MODEL.WEIGHTS`.
+
+    The name of a published model is enough. Other files are downloaded if necessary and read.
+
+    Args:
+        weights: value of `MODEL.WEIGHTS`.
+
+    Returns:
+        One of `zoo.RESNETS`.
+
+    Raises:
+        UserError: there are no weights, or no ResNet was recognized in them.
+    """
+    fix = f"Set MODEL.ROBUST.ARCH; choose from {', '.join(RESNETS)}."
+    if not weights:
+        raise UserError(f"MODEL.ROBUST.ARCH and MODEL.WEIGHTS are both empty. {fix}")
+    if weights.startswith(SCHEME):
+        return find_resnet(weights).arch
+    path = local_weights(weights)
+    contents = load_file(path)
+    metadata = contents.get("metadata") if isinstance(contents, dict) else None
+    arch = metadata.get("arch") if isinstance(metadata, dict) else None
+    if arch in RESNETS:
+        return arch
+    try:
+        layout = unwrap(contents, path, from_detector=True, assume_rgb=True)
+        arch = recognize(layout.tensors, None, path)
+    except UserError as error:
+        reason = f"MODEL.ROBUST.ARCH is empty, and MODEL.WEIGHTS has no known architecture: {error}"
+        raise UserError(f"{reason} {fix}") from None
+    if arch not in RESNETS:
+        raise UserError(
+            f"MODEL.WEIGHTS '{weights}' is a {arch}, which is not supported as a backbone. "
+            f"Supported are {', '.join(RESNETS)}."
+        )
+    return arch
