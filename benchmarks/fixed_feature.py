@@ -27,7 +27,7 @@ from torchvision import transforms as tv  # noqa: E402
 
 from classification.datasets.open import open_split  # noqa: E402
 from classification.transfer import __main__ as transfer  # noqa: E402
-from classification.transfer.options import SGD  # noqa: E402
+from classification.transfer.options import EVAL_EVERY, LRS, SGD  # noqa: E402
 from robust_backbones.checkpoint.architectures import build_network  # noqa: E402
 from robust_backbones.checkpoint.io import read_checkpoint  # noqa: E402
 from tests.support import robustness_bridge  # noqa: E402
@@ -60,20 +60,18 @@ def reference(library, args, size: int) -> float:
     ):
         source = open_split(args.dataset, split, args.data, limit=limit)
         images = Images(source, tv.Compose(chain))
-        loaders[split] = torch.utils.data.DataLoader(images, SGD["batch_size"], shuffle=True)
+        loaders[split] = torch.utils.data.DataLoader(images, SGD.batch_size, shuffle=True)
     found, settings = read_checkpoint(args.weights), robustness_bridge.loop_settings()
     best = 0.0
-    for lr in SGD["lr"]:
+    for lr in LRS:
         model, head = _frozen(library, found, source.classes)
-        optimizer = torch.optim.SGD(
-            head, lr, momentum=SGD["momentum"], weight_decay=SGD["weight_decay"]
-        )
+        optimizer = torch.optim.SGD(head, lr, momentum=SGD.momentum, weight_decay=SGD.weight_decay)
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, max(1, args.epochs // 3))
         for epoch in range(args.epochs):
             library.train._model_loop(
                 settings, "train", loaders["train"], model, optimizer, epoch, False, None
             )
-            if epoch % SGD["eval_every"] == 0 or epoch == args.epochs - 1:
+            if epoch % EVAL_EVERY == 0 or epoch == args.epochs - 1:
                 with torch.no_grad():
                     accuracy, _ = library.train._model_loop(
                         settings, "val", loaders["test"], model, None, epoch, False, None
@@ -125,7 +123,7 @@ def main(argv=None) -> None:
     p.add_argument("--data", help="where it lies")
     p.add_argument("--limit", type=int, default=500, help="training images")
     p.add_argument("--test-limit", type=int, default=300, help="test images")
-    p.add_argument("--epochs", type=int, default=SGD["epochs"], help="of the recipe")
+    p.add_argument("--epochs", type=int, default=SGD.epochs, help="of the recipe")
     p.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch")
     args = p.parse_args(argv)
     torch.set_num_threads(args.threads)

@@ -27,6 +27,7 @@ from classification.datasets.specs import DATASETS, SUITE  # noqa: E402
 from classification.report.published import ARCHS, EPS  # noqa: E402
 from classification.transfer import options as transfer_options  # noqa: E402
 from classification.transfer.protocols import MODES  # noqa: E402
+from classification.transfer.settings import SourceNetwork  # noqa: E402
 from robust_backbones.core import results  # noqa: E402
 from robust_backbones.core.errors import UserError, user_errors  # noqa: E402
 
@@ -121,7 +122,6 @@ def _result(run: Path, task, mode, weights, arch, seed, accuracy) -> None:
     ]
     args = transfer_options.parser("").parse_args(words)
     digest = hashlib.sha256(weights.encode()).hexdigest()
-    known = {"arch": arch, "image_size": 224, "weights_sha256": digest}
     row = DATASETS[task]
     data = {
         split: {
@@ -148,7 +148,7 @@ def _result(run: Path, task, mode, weights, arch, seed, accuracy) -> None:
         "trials": [trial],
     }
     source = {"arch": arch, "dataset": "imagenet", "method": None, "constraint": None, "eps": None}
-    settings = transfer_options.settings(args, known) | {
+    settings = transfer_options.settings(args, SourceNetwork(arch, 224, digest)).to_json() | {
         "weights": weights,
         "source": source,
         "simulated": True,

@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from classification.datasets.specs import DATASETS  # noqa: E402
 from classification.study import file as study_file  # noqa: E402
 from classification.transfer import options as transfer_options  # noqa: E402
+from classification.transfer.settings import SourceNetwork  # noqa: E402
 from robust_backbones import zoo  # noqa: E402
 from robust_backbones.checkpoint.architectures import build_network  # noqa: E402
 
@@ -45,22 +46,22 @@ def forward(arch: str) -> float:
 def cost(run, parser) -> float:
     """Floating-point operations of a run."""
     arch = zoo.find(run.options["weights"]).arch
-    known = {"arch": arch, "image_size": None, "weights_sha256": ""}
-    settings = transfer_options.settings(parser.parse_args(run.lines[0][2:]), known)
-    images = DATASETS[settings["dataset"]].images
-    train, test, trials = images["train"], images["test"], settings["trials"]
-    if settings["probe"] != "sgd":
+    words = run.lines[0][2:]
+    settings = transfer_options.settings(parser.parse_args(words), SourceNetwork(arch, None, ""))
+    images, sgd = DATASETS[settings.dataset].images, settings.sgd
+    train, test = images["train"], images["test"]
+    if sgd is None:
         return forward(arch) * (train + test)
-    step = TRAINED if settings["mode"] == "full-network" else 1
-    looks = settings["epochs"] / settings["eval_every"]
-    rates = len(settings["rates"]) if isinstance(settings["rates"], list) else 1
-    if settings["selection"] == "test":
-        one = settings["epochs"] * train * step + looks * test
-        return forward(arch) * one * rates * trials
-    held = settings["held_out"]
-    one = settings["epochs"] * (1 - held) * train * step + looks * held * train
-    last = settings["epochs"] * train * step + test
-    return forward(arch) * trials * (rates * one + last)
+    step = TRAINED if settings.mode == "full-network" else 1
+    epochs, lrs = sgd.train.epochs, len(sgd.lrs)
+    evaluations = epochs / sgd.eval_every
+    if settings.parts.selection == "test":
+        one = epochs * train * step + evaluations * test
+        return forward(arch) * one * lrs * settings.trials
+    held = settings.held_out
+    one = epochs * (1 - held) * train * step + evaluations * held * train
+    last = epochs * train * step + test
+    return forward(arch) * settings.trials * (lrs * one + last)
 
 
 def main(argv=None) -> None:

@@ -29,14 +29,14 @@ from classification.datasets import loader  # noqa: E402
 from classification.datasets.open import open_split  # noqa: E402
 from classification.models import Classifier  # noqa: E402
 from classification.training.learner import Learner  # noqa: E402
-from classification.training.methods import METHODS  # noqa: E402
+from classification.training.settings import METHODS  # noqa: E402
 from robust_backbones import attacks  # noqa: E402
 from tests.support import robustness_bridge as bridge  # noqa: E402
 from tests.support.small_models import learning  # noqa: E402
 
 EPS, LIBRARY = 0.5, "robustness library, pgd"
-PGD = METHODS["pgd"].attack
-OURS = [name for name, row in METHODS.items() if row.attack]
+PGD = METHODS["pgd"].attack("l2", EPS)
+OURS = [name for name in METHODS if name != "standard"]
 HELD_OUT = 0.2
 
 
@@ -60,9 +60,9 @@ def library_side(network: Classifier, arch: str, classes: int, lr: float):
     settings = bridge.loop_settings(
         constraint="2",
         eps=EPS,
-        attack_lr=EPS * PGD["step_size"],
-        attack_steps=PGD["steps"],
-        use_best=PGD["use_best"],
+        attack_lr=PGD.step_size,
+        attack_steps=PGD.steps,
+        use_best=PGD.use_best,
     )
 
     def learn(x, y, seed):
@@ -74,12 +74,11 @@ def library_side(network: Classifier, arch: str, classes: int, lr: float):
 
 def our_side(network: Classifier, method: str, lr: float):
     """Likewise."""
-    row = METHODS[method].attack
     learner = Learner(
         network.to(memory_format=torch.channels_last),
-        learning(method=method, lr=lr, **row | {"eps": EPS, "step_size": EPS * row["step_size"]}),
+        learning(method=method, lr=lr, attack=METHODS[method].attack("l2", EPS)),
     )
-    rates = [lr] * learner.updates_per_batch
+    rates = [lr] * learner.settings.updates_per_batch
     return (lambda x, y, seed: learner.step(x, y, rates, seed)), network.net.state_dict
 
 

@@ -56,7 +56,7 @@ def chosen(name: str) -> torch.device:
     Raises:
         SystemExit: torch cannot use the device (exit code 2).
     """
-    from classification.training.evaluate import choose_device
+    from classification.training.launch import choose_device
     from robust_backbones.core.errors import user_errors
 
     with user_errors():

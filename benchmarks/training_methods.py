@@ -21,7 +21,7 @@ import torch  # noqa: E402
 
 from classification.models import Classifier  # noqa: E402
 from classification.training.learner import Learner  # noqa: E402
-from classification.training.methods import METHODS  # noqa: E402
+from classification.training.settings import METHODS  # noqa: E402
 from tests.support.small_models import learning  # noqa: E402
 
 EPS = 0.5
@@ -33,8 +33,7 @@ def learners(arch: str) -> dict[str, Learner]:
     for name, row in METHODS.items():
         torch.manual_seed(0)
         model = Classifier(arch, 10).to(memory_format=torch.channels_last)
-        attack = row.attack | {"step_size": EPS * row.attack.get("step_size", 1), "eps": EPS}
-        found[name] = Learner(model, learning(method=name, **attack))
+        found[name] = Learner(model, learning(method=name, attack=row.attack("l2", EPS)))
     return found
 
 
@@ -46,7 +45,7 @@ def measure(arch: str, size: int, batch: int, repeats: int) -> dict[str, list[fl
     for repeat in range(1 + repeats):  # the first one warms up
         for name, learner in found.items():
             start = time.perf_counter()
-            learner.step(x, y, [0.01] * learner.updates_per_batch, seed=repeat)
+            learner.step(x, y, [0.01] * learner.settings.updates_per_batch, seed=repeat)
             if repeat:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
@@ -69,7 +68,7 @@ def main(argv=None) -> None:
     )
     print("| method | updates | median s | images/s | per update, relative to pgd |")
     print("|---|---|---|---|---|")
-    updates = {name: row.updates(row.attack) for name, row in METHODS.items()}
+    updates = {name: row.steps if row.replays else 1 for name, row in METHODS.items()}
     base = statistics.median(seconds["pgd"])
     for name, values in seconds.items():
         median = statistics.median(values)

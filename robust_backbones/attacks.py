@@ -24,8 +24,6 @@ from robust_backbones.core.errors import UserError
 
 # The smallest loss whose gradient has a known length: smaller ones are 0 in float32.
 FLOAT32_EPS = torch.finfo(torch.float32).eps
-# Names of the settings of a PGD attack.
-PARAMETERS = ("constraint", "eps", "steps", "step_size", "random_start", "use_best")
 IMAGE = (-3, -2, -1)  # dimensions of an image in `(C, H, W)` and in `(N, C, H, W)`
 
 
@@ -215,19 +213,6 @@ def fgsm(
         targeted=targeted,
         generator=generator,
     )
-
-
-def adversary(settings: dict, seed: int) -> Callable[[nn.Module, Tensor, Tensor], Tensor] | None:
-    """Bind `pgd` to the `PARAMETERS` among the settings; None if eps is 0.
-
-    Args:
-        settings: values by name; other names are ignored.
-        seed: seed for the random starts.
-    """
-    if settings["eps"] == 0:
-        return None
-    bound = {name: settings[name] for name in PARAMETERS}
-    return partial(pgd, **bound, generator=torch.Generator().manual_seed(seed))
 
 
 def check_parameters(constraint: str, eps: float, steps: int, step_size: float) -> None:

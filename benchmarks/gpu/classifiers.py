@@ -25,7 +25,7 @@ from classification.datasets.open import open_split
 from classification.datasets.split import Split
 from classification.models import Classifier
 from classification.pretrain import options as pretrain_options
-from classification.training import evaluate as engine
+from classification.training.evaluate import evaluate
 from classification.training.learner import Learner
 from classification.transfer import logistic, probe
 from robust_backbones import attacks
@@ -51,13 +51,13 @@ def learner(arch: str, device: torch.device, *options: str) -> Learner:
     words = ["--output", "unused", "--arch", arch, *options]
     settings = pretrain_options.settings(pretrain_options.parser("").parse_args(words))
     torch.backends.cudnn.benchmark = True  # as pretraining sets it
-    return Learner(classifier(arch, device), settings)
+    return Learner(classifier(arch, device), settings.train)
 
 
 def rate(learn: Learner, batch: int, size: int, repeats: int) -> float:
     """Images per second of a training step, the median of the repeats."""
     x, y = images(batch, size, learn.device)
-    rates = [0.01] * learn.updates_per_batch
+    rates = [0.01] * learn.settings.updates_per_batch
     works = {"step": lambda: learn.step(x, y, rates, seed=0)}
     warm_up = 3 if learn.device.type == "cuda" else 1
     found = timing.take_turns(works, repeats, learn.device, warm_up)
@@ -170,14 +170,14 @@ def _rates(
 def _frozen(craft: Callable) -> Callable:
     """`craft` with `requires_grad` off, because compiled attacks also compute weight gradients."""
 
-    def crafted(model: nn.Module, *args: object, **attack: object) -> Iterator[Tensor]:
+    def crafted(model: nn.Module, *args: object) -> Tensor:
         parameters = [p for p in model.parameters() if p.requires_grad]
         for p in parameters:
             p.requires_grad_(False)
-        found = list(craft(model, *args, **attack))
+        x_adv = craft(model, *args)
         for p in parameters:
             p.requires_grad_(True)
-        yield from found
+        return x_adv
 
     return crafted
 
@@ -299,8 +299,8 @@ def evaluation(device: torch.device, full: bool) -> Iterator[Line]:
     for where in dict.fromkeys(("cpu", device.type)):
         generator = torch.Generator(where).manual_seed(0)
         adversary = partial(attacks.pgd, **attack, generator=generator)
-        engine.evaluate(model, batches[:1], adversary)  # warm up
-        took = timing.seconds(partial(engine.evaluate, model, batches, adversary), device)
+        evaluate(model, batches[:1], adversary)  # warm up
+        took = timing.seconds(partial(evaluate, model, batches, adversary), device)
         yield Line(f"random starts drawn on {where}", batch * count / took, "images/s")
 
 

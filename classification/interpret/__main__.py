@@ -45,7 +45,7 @@ def _run(args: argparse.Namespace) -> None:
     judge_path = weights.resolve(args.judge).absolute() if hasattr(args, "judge") else None
     from classification import models
     from classification.interpret import plan as interpret_plan
-    from classification.training import evaluate as engine
+    from classification.training.launch import choose_device
 
     source = _source(args)
     settings = _settings(args, paths, judge_path, source)
@@ -56,7 +56,7 @@ def _run(args: argparse.Namespace) -> None:
     _check_judge(args, settings, networks, judge)
     _check_columns(args, networks)
     plan = interpret_plan.make(args, source, min(net.num_classes for net in networks.values()))
-    device = engine.choose_device(getattr(args, "device", None))
+    device = choose_device(getattr(args, "device", None))
     with claimed(args.output):
         _work(args, plan, networks, judge, source, settings | {"device": str(device)}, device)
 

@@ -1,98 +1,191 @@
-"""Pretraining: what `training` runs, tested after each epoch, and a result at the end."""
+"""Pretraining: open the data, build the network, train, and write the result."""
 
+import argparse
 from functools import partial
 from pathlib import Path
 
-from classification import progress
-from classification.datasets.split import Split
-from classification.training import distributed, overfitting
-from classification.training.learner import Learner
-from classification.training.trainer import LAST_GOOD, Training, identity
-from robust_backbones.core import results
+import torch
 
-MONITORED = 1000  # test images that are attacked after each epoch
+from classification import progress
+from classification.datasets.open import open_split
+from classification.datasets.split import Split
+from classification.models import Classifier
+from classification.pretrain.settings import PretrainSettings
+from classification.training import distributed, launch, overfitting
+from classification.training.learner import Learner
+from classification.training.settings import TrainSettings, evaluation_attack
+from classification.training.trainer import LAST_GOOD, Training, identity
+from robust_backbones.core import resources, results
+from robust_backbones.core.errors import UserError
+
+MONITORED = 1000  # number of test images that are attacked after each epoch
+METRICS = (  # of the last epoch, for the result
+    "clean_top1",
+    "clean_loss",
+    "robust_top1",
+    "robust_loss",
+    "train_top1",
+    "train_loss",
+    "epoch",
+)
+METADATA = ("method", "constraint", "eps", "steps", "step_size", "random_start", "use_best")
+
+
+def main(args: argparse.Namespace, settings: PretrainSettings) -> None:
+    """Train as the options say, unless the output folder has the finished run.
+
+    Args:
+        args: parsed options.
+        settings: settings that `options.settings` made of them.
+    """
+    with launch.processes(args.device, args.deterministic) as device:
+        work = partial(_train, args, settings, device)
+        launch.once(
+            args.output, settings.to_json(), settings.train, work, "Continue with --resume."
+        )
+
+
+def _train(args: argparse.Namespace, settings: PretrainSettings, device: torch.device) -> None:
+    started = (args.output / "checkpoint.pt").exists()
+    if started and args.resume is None:
+        raise UserError(
+            f"{args.output} has an unfinished run. Add --resume to continue it, or choose another "
+            "--output."
+        )
+    if not started and args.resume == "must" and distributed.rank() == 0:
+        raise UserError(f"{args.output} has no run to resume. Leave out --resume must.")
+    open_part = partial(
+        open_split,
+        args.dataset,
+        root=args.data,
+        image_size=settings.image_size,
+        held_out=settings.held_out,
+    )
+    train = open_part("train", limit=settings.limit)
+    test = open_part("val" if settings.held_out else "test", limit=settings.test_limit)
+    _check_batch(settings.train)
+    pretraining(
+        Learner(_model(settings, train, device), settings.train),
+        train,
+        test,
+        settings,
+        _metadata(settings, train),
+        args.output,
+        args.workers,
+        args.save_seconds,
+    ).run()
+
+
+def _check_batch(train: TrainSettings) -> None:
+    world = distributed.world()
+    parts = world * train.accumulate
+    if train.batch_size % parts or train.batch_size < 2 * parts:
+        raise UserError(
+            f"--batch-size {train.batch_size} cannot be split into {parts} equal parts of at least "
+            f"2 images ({world} processes, --accumulate {train.accumulate}). Choose a multiple of "
+            f"{parts}."
+        )
+
+
+def _model(settings: PretrainSettings, source: Split, device: torch.device) -> Classifier:
+    """The classifier with the seed's initial weights."""
+    with torch.random.fork_rng(devices=[]):  # layers draw their weights from the global generator
+        torch.manual_seed(settings.train.seed)
+        model = Classifier(settings.arch, source.classes, source.mean, source.std)
+    # Convolutions are faster in this memory format: benchmarks/adversarial_step.py.
+    model = model.to(device).to(memory_format=torch.channels_last)
+    return distributed.sync_batchnorm(model, device) if settings.sync_bn else model
+
+
+def _metadata(settings: PretrainSettings, source: Split) -> dict:
+    """Facts that users of the weights need; docs/formats.md has the format."""
+    recorded = settings.to_json()
+    names = ("arch", "dataset", *METADATA, "epochs", "seed")
+    return {name: recorded[name] for name in names} | {
+        "classes": source.classes,
+        "image_size": source.image_size,
+        "mean": list(source.mean),
+        "std": list(source.std),
+        "code_version": resources.version(),
+    }
 
 
 def pretraining(
     learner: Learner,
     train: Split,
     test: Split,
-    settings: dict,
+    settings: PretrainSettings,
     metadata: dict,
     folder: Path,
     workers: int = 0,
     save_seconds: float = 600,
 ) -> Training:
-    """A run from nothing to `result.json`; the arguments are `Training`'s.
+    """Return a run that ends with `result.json`.
 
     Args:
-        test: the images that each epoch and the result are measured on.
+        learner: model, optimizer and training settings.
+        train: training images.
+        test: images that each epoch and the result are evaluated on.
+        settings: all settings of the run.
+        metadata, folder, workers, save_seconds: as for `Training`.
     """
     return Training(
         learner,
         train,
-        settings,
+        settings.to_json(),
         metadata,
         folder,
         data=identity(train, test),
-        examine=partial(examine, test),
-        finish=partial(_finish, test),
+        examine=partial(_examine, test),
+        finish=partial(_finish, test, settings),
         monitored=test.split,
         workers=workers,
         save_seconds=save_seconds,
     )
 
 
-def examine(test: Split, run: Training) -> dict:
-    """Numbers of the present weights: the clean test images; if they are trained against, the
-    training attack on some test images, and the guard's attack on some training images."""
-    settings = run.settings
+def _examine(test: Split, run: Training) -> dict:
+    """Evaluate the current weights.
+
+    The test images are clean. In adversarial training, some of them are also attacked as in
+    training, and the check for catastrophic overfitting attacks some training images.
+    """
+    attack = run.settings.attack
     clean = run.evaluate(test, None)
     found = {"clean_loss": clean.loss, "clean_top1": clean.top1}
-    if settings["eps"]:
-        attacked = run.evaluate(test, settings, MONITORED)
+    if attack.eps:
+        attacked = run.evaluate(test, attack, MONITORED)
         found |= {"adversarial_loss": attacked.loss, "adversarial_top1": attacked.top1}
-    if run.learner.method.guarded:
-        guarded = run.evaluate(run.train, overfitting.attack(settings), overfitting.IMAGES)
-        found["guard_top1"] = guarded.top1
+    if run.guarded:
+        stronger = evaluation_attack(attack.constraint, attack.eps, overfitting.STEPS)
+        found["guard_top1"] = run.evaluate(run.train, stronger, overfitting.IMAGES).top1
     return found
 
 
-def _finish(test: Split, run: Training) -> None:
+def _finish(test: Split, settings: PretrainSettings, run: Training) -> None:
     """Measure the robust accuracy and write the result, which marks the run as finished."""
-    settings = run.settings
-    attack = settings["evaluation"]
+    attack = settings.evaluation
     robust = run.evaluate(test, attack)
     if distributed.rank():
         return
     last = next(r for r in reversed(run.history) if "rolled_back" not in r)
     last |= {"robust_top1": robust.top1, "robust_loss": robust.loss}
-    run.show_history()
-    title = f"{settings['arch']}, {settings['method']}, {settings['dataset']}"
+    run.write_history()
+    title = f"{settings.arch}, {settings.train.method}, {settings.dataset}"
     progress.draw_curves(run.folder / "curves.png", run.history, title, run.monitored)
-    names = (
-        "clean_top1",
-        "clean_loss",
-        "robust_top1",
-        "robust_loss",
-        "train_top1",
-        "train_loss",
-        "epoch",
-    )
     results.write(
         run.folder / "result.json",
         kind="pretrain",
-        metrics={name: last[name] for name in names},
-        settings=settings,
+        metrics={name: last[name] for name in METRICS},
+        settings=run.recorded,
         weights_sha256=None,
         data=run.data,
-        seed=settings["seed"],
+        seed=settings.train.seed,
         seconds=run.elapsed(),
         processes=distributed.world(),
     )
     (run.folder / LAST_GOOD).unlink(missing_ok=True)
     print(
-        f"clean {last['clean_top1']:.2f} %, robust {robust.top1:.2f} % ({attack['steps']}"
-        f"-step PGD, {attack['constraint']} eps {attack['eps']:g}), "
-        f"{progress.clock(run.elapsed())} -> {run.folder}"
+        f"clean {last['clean_top1']:.2f} %, robust {robust.top1:.2f} % ({attack.steps}-step PGD, "
+        f"{attack.constraint} eps {attack.eps:g}), {progress.clock(run.elapsed())} -> {run.folder}"
     )

@@ -191,7 +191,7 @@ def _fixed(side: list[Merged]) -> bool:
     depends on the validation images that the seed draws."""
     settings = [run.first.settings for run in side]
     return all(
-        own.get("probe") in ("logistic", "nearest")
+        own.get("probe") in ("logistic", "knn")
         and own.get(CHOICES[own["probe"]]) is not None
         and not own.get("shots")
         for own in settings

@@ -177,7 +177,7 @@ def _key(record: Record) -> Key:
         record.pretrained_on,
         record.constraint if record.eps else "l2",
         settings.get("shots"),
-        settings.get("eps") or 0.0,
+        settings.get("adversarial") or 0.0,
         record.simulated,
     )
 

@@ -129,7 +129,7 @@ def _run(args: argparse.Namespace) -> None:
     from classification import models
     from classification.datasets.open import open_images
     from classification.robustness_eval import autoattack
-    from classification.training import evaluate as engine
+    from classification.training.launch import choose_device
 
     if args.autoattack:
         autoattack.package()  # a missing one is told of now, not after hours of PGD
@@ -145,7 +145,7 @@ def _run(args: argparse.Namespace) -> None:
         return
     model = models.load_classifier(path)
     _check_classes(args.weights, model, source)
-    device = engine.choose_device(getattr(args, "device", None))
+    device = choose_device(getattr(args, "device", None))
     shape = (3, source.image_size, source.image_size)
     plan = attack_plan.make(
         args.constraint, radii, settings["steps"], args.restarts, settings["autoattack"], shape

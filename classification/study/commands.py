@@ -97,7 +97,7 @@ def _transfer_trials(options: dict) -> int:
     from classification.transfer import options as transfer_options
 
     words = ["--output", "x", *_words(options)]
-    return transfer_options.trials(vars(transfer_options.parser("").parse_args(words)))
+    return transfer_options.trials(transfer_options.parser("").parse_args(words))
 
 
 def _tool(name: str, *always: str, output: str = "--output") -> Options:

@@ -1,7 +1,8 @@
-"""Devices and evaluation."""
+"""Evaluation of a classifier on clean or adversarial images."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -9,36 +10,27 @@ from torch.nn.functional import cross_entropy
 
 from classification import metrics
 from classification.training import distributed
+from classification.training.settings import AttackSettings
+from robust_backbones.attacks import pgd
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.signals import Stopped, StopSignals
 
 Adversary = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, x, y) -> x_adv
 
 
-def choose_device(wanted: str | None) -> torch.device:
-    """The device named; without a name a GPU if there is one, else the CPU, which it says.
+def adversary(attack: AttackSettings, seed: int) -> Adversary:
+    """Bind the attack's parameters to `pgd`.
 
-    Raises:
-        UserError: torch cannot use that device here.
+    Args:
+        attack: parameters of the attack.
+        seed: seed for the random starts.
     """
-    cuda = torch.cuda.is_available()
-    if wanted is None:
-        if not cuda:
-            print("no GPU found: running on the CPU", flush=True)
-        return torch.device("cuda" if cuda else "cpu")
-    try:
-        device = torch.device(wanted)
-        torch.zeros(1, device=device).item()  # the device 'meta' has no values
-    except (RuntimeError, AssertionError):  # torch asserts that it was built with CUDA
-        raise UserError(
-            f"device '{wanted}' cannot be used here; one of: {'cuda, ' if cuda else ''}cpu."
-        ) from None
-    return device
+    return partial(pgd, **asdict(attack), generator=torch.Generator().manual_seed(seed))
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a classifier made of images.
+class Evaluation:
+    """Predictions of a classifier.
 
     Attributes:
         predictions, labels: `(N,)` int64, on the CPU, in the order of the images.
@@ -51,11 +43,12 @@ class Outcome:
 
     @property
     def images(self) -> int:
+        """Number of images."""
         return len(self.labels)
 
     @property
     def top1(self) -> float:
-        """Percent."""
+        """Accuracy in percent."""
         return metrics.top1(self.predictions, self.labels)
 
 
@@ -64,20 +57,21 @@ def evaluate(
     batches: Iterable[tuple[Tensor, Tensor]],
     adversary: Adversary | None = None,
     stop: StopSignals | None = None,
-) -> Outcome:
-    """Clean, or with an adversary robust, over the batches of all processes.
+) -> Evaluation:
+    """Evaluate a classifier on the batches of all processes.
 
     Args:
-        model: the classifier; left in eval mode.
-        batches: `(x, y)`: images `(N, 3, H, W)` in [0, 1] and labels `(N,)`, of this process.
-        stop: looked at after each batch.
+        model: classifier, left in eval mode.
+        batches: `(x, y)` of this process: images `(N, 3, H, W)` in [0, 1] and labels `(N,)`.
+        adversary: attack on the images; None: clean images.
+        stop: signals, checked after each batch.
 
     Returns:
-        Of all images, those of process 0 first.
+        The evaluation of all images, those of process 0 first.
 
     Raises:
         UserError: there are no images.
-        Stopped: `stop` was asked, in any process.
+        Stopped: a process received a stop signal.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -98,5 +92,5 @@ def evaluate(
         raise Stopped
     predictions, labels = distributed.gathered(torch.cat(pairs, 1))
     if not len(labels):
-        raise UserError("accuracy of 0 images asked for; give at least one.")
-    return Outcome(predictions, labels, loss / len(labels))
+        raise UserError("there are no images to evaluate on. Give at least one.")
+    return Evaluation(predictions, labels, loss / len(labels))

@@ -1,4 +1,4 @@
-"""What commands that train have around them: other processes, a folder of their own, stopping."""
+"""Start of a training command: devices, processes, its output folder, and a clean stop."""
 
 import contextlib
 import os
@@ -11,41 +11,73 @@ from pathlib import Path
 import torch
 
 from classification.training import distributed
-from classification.training import evaluate as engine
+from classification.training.settings import TrainSettings
 from robust_backbones.core import results
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import claimed
 from robust_backbones.core.signals import EXIT_RESUMABLE, Stopped
 
 
+def choose_device(name: str | None) -> torch.device:
+    """Return the named device. Without a name, choose a GPU, or the CPU if there is none.
+
+    Raises:
+        UserError: torch cannot use the named device.
+    """
+    cuda = torch.cuda.is_available()
+    if name is None:
+        if not cuda:
+            print("no GPU found: running on the CPU", flush=True)
+        return torch.device("cuda" if cuda else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()  # the device "meta" has no values
+    except (RuntimeError, AssertionError):  # torch asserts that it was built with CUDA
+        if name.startswith("cuda") and not cuda:
+            problem = "no CUDA GPU found. Use --device cpu, or install a CUDA build of PyTorch."
+        else:
+            problem = f"torch cannot use this device. Choose from {'cuda, ' if cuda else ''}cpu."
+        raise UserError(f"--device {name}: {problem}") from None
+    return device
+
+
 @contextlib.contextmanager
-def processes(device: str | None, deterministic: bool) -> Iterator["torch.device"]:
-    """Join the processes that `torchrun` started, for the block; yields this one's device.
+def processes(device: str | None, deterministic: bool) -> Iterator[torch.device]:
+    """Join the processes that `torchrun` started, for the block; yield this process's device.
 
     Args:
-        device: a name, or None: see `engine.choose_device`.
-        deterministic: on GPUs equal numbers in each run, or the fastest convolutions.
+        device: name of a device, or None; see `choose_device`.
+        deterministic: whether GPUs give equal numbers in every run, at the cost of speed.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
-    with distributed.group(engine.choose_device(device)) as own:
+    with distributed.group(choose_device(device)) as own:
         yield own
 
 
-def once(output: Path, settings: dict, work: Callable[[], None], again: str) -> None:
-    """Call `work` unless `output` holds the finished run; nobody else may write there meanwhile.
+def once(
+    output: Path,
+    recorded: dict,
+    training: TrainSettings | None,
+    work: Callable[[], None],
+    resume: str,
+) -> None:
+    """Call `work` unless `output` has the finished run. No other process may write there meanwhile.
 
-    A run that is stopped by a signal ends the process with the exit code `EXIT_RESUMABLE`.
+    A signal that stops the run ends the process with the exit code `EXIT_RESUMABLE`.
 
     Args:
-        settings: of the run.
-        again: how to go on with a run that was stopped, for the user.
+        output: folder of the run.
+        recorded: all settings of the run, in plain JSON types.
+        training: training settings, for the message on memory; None: the run trains nothing.
+        work: the run.
+        resume: sentence that tells the user how to resume a stopped run.
 
     Raises:
         UserError: the GPU is out of memory.
     """
-    if distributed.from_first(partial(results.finished, output / "result.json", settings)):
+    if distributed.from_first(partial(results.finished, output / "result.json", recorded)):
         return
     first = distributed.rank() == 0
     with claimed(output) if first else contextlib.nullcontext():
@@ -53,19 +85,19 @@ def once(output: Path, settings: dict, work: Callable[[], None], again: str) -> 
             work()
         except Stopped:
             if first:
-                print(f"stopped; all is saved in {output}. {again}", flush=True)
+                print(f"stopped; the run is saved in {output}. {resume}", flush=True)
             sys.exit(EXIT_RESUMABLE)
         except torch.OutOfMemoryError as error:
-            raise _out_of_memory(error, settings) from None
+            raise _out_of_memory(error, training) from None
 
 
-def _out_of_memory(error: torch.OutOfMemoryError, settings: dict) -> UserError:
+def _out_of_memory(error: torch.OutOfMemoryError, training: TrainSettings | None) -> UserError:
     """One line with PyTorch's request and the options that reduce the memory."""
-    asked = re.search(r"Tried to allocate [\d.]+ \w+", str(error))
-    said = f"out of GPU memory ({asked[0] if asked else error})."
-    if settings.get("accumulate") is None:  # the probe: all features are in memory
-        return UserError(f"{said} Use --device cpu.")
+    request = re.search(r"Tried to allocate [\d.]+ \w+", str(error))
+    problem = f"out of GPU memory ({request[0] if request else error})."
+    if training is None:  # a probe, which has all features in memory
+        return UserError(f"{problem} Use --device cpu.")
     return UserError(
-        f"--batch-size {settings['batch_size']} --accumulate {settings['accumulate']}: {said} "
-        "Use a larger --accumulate, which splits a batch into parts, or a smaller --batch-size."
+        f"--batch-size {training.batch_size} --accumulate {training.accumulate}: {problem} Use a "
+        "larger --accumulate, which splits a batch into more parts, or a smaller --batch-size."
     )

@@ -1,8 +1,7 @@
-"""What changes while training: weights, their average, optimizer, scaler; and one step of it."""
+"""One training step: craft adversarial images, then update the weights on them."""
 
 import hashlib
 import math
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,109 +14,108 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from classification.training import distributed
 from classification.training.cpu.convolutions import FastWeightGradients
 from classification.training.cpu.folding import Twin
-from classification.training.methods import METHODS, Objective
-from robust_backbones.attacks import PARAMETERS
+from classification.training.methods import METHODS, Objective, replay
+from classification.training.settings import METHODS as DEFAULTS
+from classification.training.settings import TrainSettings
 from robust_backbones.core.errors import UserError
-
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class NotFinite(UserError):
-    """The loss became NaN or infinite; `batch` has what it was computed on.
+    """The loss became NaN or infinite.
 
     Args:
-        batch: `x`, `x_adv`, `y` of this process.
+        loss: the loss.
+        lr: learning rate of the update.
+        batch: `x`, `x_adv` and `y` of this process, saved as `.batch`.
     """
 
     def __init__(self, loss: float, lr: float, batch: dict):
-        super().__init__(f"the loss became {loss} with learning rate {lr:g}; lower it.")
+        super().__init__(f"the loss became {loss} at learning rate {lr:g}. Lower --lr.")
         self.batch = batch
 
 
 @dataclass
-class Sums:
-    """Of what was trained on: adversarial images, at their last update. Of this process."""
+class TrainSums:
+    """Sums over the adversarial images of this process, each at its last update."""
 
     loss: float = 0.0
-    right: int = 0
+    correct: int = 0
     images: int = 0
 
-    def add(self, other: "Sums") -> None:
-        for name, value in vars(other).items():
-            setattr(self, name, getattr(self, name) + value)
+    def add(self, other: "TrainSums") -> None:
+        """Add the other's sums to these."""
+        self.loss += other.loss
+        self.correct += other.correct
+        self.images += other.images
 
 
 def seed_of(*numbers: int) -> int:
-    """A seed that is a function of all `numbers`; near ones give unrelated seeds."""
+    """Hash the numbers to a seed, so that similar numbers give unrelated seeds."""
     digest = hashlib.sha256(repr(numbers).encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1  # torch takes 63 bits
+    return int.from_bytes(digest[:8], "little") >> 1  # torch accepts 63 bits
 
 
 class Learner:
-    """A classifier that learns by one method. Each process has one; they stay equal.
+    """A classifier with its optimizer. Each process has one, with equal weights.
 
     Args:
-        model: the classifier, on its device.
-        settings: of the run; those of `pretrain` that concern learning.
+        model: classifier on its device.
+        settings: training settings.
 
     Attributes:
-        model: the classifier.
-        average: the model of exponentially averaged weights; None without `ema`.
-        updates_per_batch: how often the weights change per mini-batch.
+        average: model with exponentially averaged weights; None without `ema`.
     """
 
-    def __init__(self, model: nn.Module, settings: dict):
-        self.settings = settings
-        self.method = METHODS[settings["method"]]
-        self.attack = {name: settings[name] for name in PARAMETERS}
-        self.updates_per_batch = self.method.updates(self.attack)
+    def __init__(self, model: nn.Module, settings: TrainSettings):
+        self.model, self.settings = model, settings
+        self.method = METHODS[settings.method]
         self.device = next(model.parameters()).device
-        self.model = model
-        trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(
-            trained,
-            settings["lr"],
-            momentum=settings["momentum"],
-            weight_decay=settings["weight_decay"],
-            nesterov=settings["nesterov"],
+            [p for p in model.parameters() if p.requires_grad],
+            settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            nesterov=settings.nesterov,
         )
-        self.dtype = PRECISIONS[settings["precision"]]
-        # Only float16 underflows without: its smallest number is 6e-8.
+        full = settings.precision == "float32"
+        self.dtype = None if full else getattr(torch, settings.precision)
+        # Only float16 needs scaling: its smallest positive number is 6e-8.
         self.scaler = torch.amp.GradScaler(
-            self.device.type, enabled=settings["precision"] == "float16"
+            self.device.type, enabled=settings.precision == "float16"
         )
         self.average = None
-        if settings["ema"]:
-            average = get_ema_multi_avg_fn(settings["ema"])
+        if settings.ema:
+            average = get_ema_multi_avg_fn(settings.ema)
             self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-        # Measured on CPUs, in float32, only: docs/SPEED_TRAINING.md.
-        self.fast = self.device.type == "cpu" and self.dtype is None and not settings["compile"]
-        self.twin = Twin(model) if self.fast and self.method.attacks else None
-        self.attacked = torch.compile(model) if settings["compile"] else model
-        objective = Objective(model, settings["method"], settings["smoothing"], settings["beta"])
-        self.objective: Any = torch.compile(objective) if settings["compile"] else objective
+        # Faster on CPUs in float32 only: docs/SPEED_TRAINING.md.
+        self.fast = self.device.type == "cpu" and full and not settings.compile
+        attacks = DEFAULTS[settings.method].runs_attack
+        self.twin = Twin(model) if self.fast and attacks else None
+        self.attacked: Any = torch.compile(model) if settings.compile else model
+        objective = Objective(model, settings)
+        self.objective: Any = torch.compile(objective) if settings.compile else objective
         if distributed.world() > 1:
-            # It broadcasts process 0's buffers, too; `average_buffers` has made them equal.
+            # DDP also broadcasts process 0's buffers; `average_buffers` has made them equal.
             self.objective = DistributedDataParallel(
                 self.objective, device_ids=[self.device] if self.device.type == "cuda" else None
             )
 
     @property
     def result(self) -> nn.Module:
-        """The classifier to evaluate and to keep: the averaged one if there is one."""
+        """The classifier to evaluate and save: the averaged one, if there is one."""
         return self.average.module if self.average else self.model
 
-    def step(self, x: Tensor, y: Tensor, rates: list[float], seed: int) -> Sums:
-        """Learn from one mini-batch: as many updates as the method makes of it.
+    def step(self, x: Tensor, y: Tensor, lrs: list[float], seed: int) -> TrainSums:
+        """Train on one batch: craft `x_adv` from `x`, and update the weights on it.
 
         Args:
-            x: this process's images `(N, 3, H, W)` in [0, 1].
+            x: images of this process `(N, 3, H, W)`, in [0, 1].
             y: labels `(N,)`.
-            rates: learning rate of each update, `updates_per_batch` of them.
-            seed: decides every random number of the step, dropout's too.
+            lrs: learning rate of each update. Free training makes several per batch.
+            seed: seed for all random numbers of the step, dropout included.
 
         Raises:
-            NotFinite: before the weights change.
+            NotFinite: the loss is NaN or infinite. The weights have not changed.
         """
         torch.manual_seed(seed)
         generator = torch.Generator(self.device).manual_seed(seed)
@@ -125,45 +123,59 @@ class Learner:
         x = x.contiguous(memory_format=torch.channels_last)
         self.model.train()
         attacked = self.twin.refresh() if self.twin else self.attacked
-        parts = [
-            (part, labels, self.method.craft(attacked, part, labels, generator, **self.attack))
-            for part, labels in zip(
-                x.tensor_split(self.settings["accumulate"]),
-                y.tensor_split(self.settings["accumulate"]),
-                strict=True,
-            )
-        ]
-        for lr in rates:
-            sums = self._update(parts, len(y), lr)
+        attack, count = self.settings.attack, self.settings.accumulate
+        parts = list(zip(x.tensor_split(count), y.tensor_split(count), strict=True))
+        x_adv: list[Tensor | None] = [None] * count
+        for lr in lrs:
+            self._begin_update(lr)
+            sums = TrainSums()
+            for i, (x_i, y_i) in enumerate(parts):
+                last = x_adv[i]
+                # Not in the autocast context of the loss: weights that autocast has cast under
+                # no_grad have no gradient.
+                with self._autocast():
+                    if last is None:
+                        crafted = self.method.craft(attacked, x_i, y_i, attack, generator)
+                    else:
+                        crafted = replay(last, x_i, attack)
+                x_adv[i] = crafted
+                synchronize = i == count - 1
+                sums.add(self._backward(x_i, crafted, y_i, len(y_i) / len(y), lr, synchronize))
+            self._end_update()
         return sums
 
-    def _update(self, parts: Sequence, images: int, lr: float) -> Sums:
-        """One change of the weights, from the gradients of all parts of the mini-batch."""
+    def _begin_update(self, lr: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad()
-        sums = Sums()
-        for i, (x, y, crafted) in enumerate(parts):
-            # Two contexts: weights that autocast has cast under no_grad would have no gradient.
-            with self._autocast():
-                x_adv = next(crafted)
-            last = i == len(parts) - 1
-            alone = distributed.world() > 1 and not last
-            with self.objective.no_sync() if alone else nullcontext():
-                with self._autocast(), FastWeightGradients() if self.fast else nullcontext():
-                    loss, logits = self.objective(x, x_adv, y)
-                value = loss.item()
-                if not math.isfinite(value):
-                    raise NotFinite(value, lr, {"x": x, "x_adv": x_adv.detach(), "y": y})
-                self.scaler.scale(loss * (len(y) / images)).backward()
-            right = (logits.argmax(1) == y).sum().item()
-            sums.add(Sums(value * len(y), right, len(y)))
+
+    def _backward(
+        self, x: Tensor, x_adv: Tensor, y: Tensor, share: float, lr: float, synchronize: bool
+    ) -> TrainSums:
+        """Add the gradients of one part of the batch.
+
+        Args:
+            share: number of its images over that of the whole batch.
+            lr: learning rate, for the error message.
+            synchronize: whether the processes exchange their gradients now.
+        """
+        alone = distributed.world() > 1 and not synchronize
+        with self.objective.no_sync() if alone else nullcontext():
+            with self._autocast(), FastWeightGradients() if self.fast else nullcontext():
+                loss, logits = self.objective(x, x_adv, y)
+            value = loss.item()
+            if not math.isfinite(value):
+                raise NotFinite(value, lr, {"x": x, "x_adv": x_adv.detach(), "y": y})
+            self.scaler.scale(loss * share).backward()
+        correct = int((logits.argmax(1) == y).sum())
+        return TrainSums(value * len(y), correct, len(y))
+
+    def _end_update(self) -> None:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         distributed.average_buffers(self.model)
         if self.average:
             self.average.update_parameters(self.model)
-        return sums
 
     def _autocast(self) -> AbstractContextManager:
         if self.dtype is None:
@@ -171,19 +183,19 @@ class Learner:
         return torch.autocast(self.device.type, self.dtype)
 
     def state(self) -> dict:
-        """All that changes, for `load`: tensors and plain types."""
+        """Return everything that training changes, as tensors and plain types, for `load`."""
         state: dict[str, Any] = {
             "model": self.result.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
-        if self.average:  # `model` is the averaged one; training goes on with these
+        if self.average:  # `model` is the averaged one; training continues with these weights
             state["training_model"] = self.model.state_dict()
             state["averaged"] = int(self.average.n_averaged)
         return state
 
     def load(self, state: dict) -> None:
-        """Go on from what `state` returned."""
+        """Restore what `state` returned."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.result.load_state_dict(state["model"])

@@ -1,31 +1,23 @@
-"""Catastrophic overfitting (Wong et al. 2020, arXiv 2001.03994): what shows it.
+"""Detection of catastrophic overfitting (Wong et al. 2020, arXiv 2001.03994).
 
-Training on images of one step can lose all robustness within an epoch while its own loss falls. PGD
-on some training images after each epoch tells.
+Training on one-step attacks can lose all robustness within an epoch while the training loss falls.
+PGD on some training images after each epoch shows it.
 """
 
 import math
 
-from robust_backbones.core.eps import STEP_FACTOR
-
-IMAGES = 500  # of the training set that are attacked
-# Wong et al. stop when the accuracy falls by 20 points. A weak model has not as many to lose.
-COLLAPSE = 0.5  # of the best accuracy so far
-STEPS = 10
-
-
-def attack(settings: dict) -> dict:
-    """The parameters of the attack: those of the training, but stronger."""
-    stronger = {"steps": STEPS, "step_size": STEP_FACTOR * settings["eps"] / STEPS}
-    return settings | stronger | {"random_start": True, "use_best": True}
+IMAGES = 500  # number of training images that are attacked
+# Wong et al. stop when the accuracy falls by 20 points. A weak model may not have 20 points.
+COLLAPSE = 0.5  # share of the best accuracy so far
+STEPS = 10  # steps of the attack
 
 
 def collapsed(accuracies: list[float], images: int) -> bool:
-    """Whether the last accuracy is below half of the best before, and that is no chance.
+    """Tell whether the last accuracy is significantly below half of the best one before.
 
     Args:
-        accuracies: percent, one per epoch.
-        images: how many each was measured on.
+        accuracies: accuracy of each epoch, percent.
+        images: number of images behind each accuracy.
     """
     *before, last = accuracies
     best = max(before, default=0.0)
@@ -34,11 +26,14 @@ def collapsed(accuracies: list[float], images: int) -> bool:
 
 
 def message(accuracies: list[float]) -> str:
-    """What to tell the user of a collapse in the last epoch."""
+    """Describe a collapse in the last epoch to the user.
+
+    Args:
+        accuracies: accuracy of each epoch, percent.
+    """
     epoch = len(accuracies)
     return (
         f"catastrophic overfitting in epoch {epoch}: PGD accuracy on training images fell from "
         f"{accuracies[-2]:.1f} % to {accuracies[-1]:.1f} %. Training ends with the weights of "
-        f"epoch {epoch - 1}. A smaller --step-size or --eps, fewer epochs, or --method pgd avoid "
-        "it."
+        f"epoch {epoch - 1}. Use a smaller --step-size or --eps, fewer epochs, or --method pgd."
     )

@@ -1,31 +1,47 @@
-"""A training run: epochs, checkpoints, resuming, the guard, the end."""
+"""A training run: epochs, checkpoints, resuming, and the check for catastrophic overfitting."""
 
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from classification import progress
 from classification.datasets import loader
 from classification.datasets.split import Split
 from classification.training import distributed, overfitting
-from classification.training import evaluate as engine
-from classification.training.learner import Learner, NotFinite, Sums, seed_of
-from classification.training.schedules import learning_rate
-from robust_backbones import attacks
+from classification.training.evaluate import Evaluation, adversary, evaluate
+from classification.training.learner import Learner, NotFinite, TrainSums, seed_of
+from classification.training.recipes import learning_rate
+from classification.training.settings import METHODS, AttackSettings
 from robust_backbones.checkpoint.formats import FORMAT, FORMAT_VERSION
 from robust_backbones.checkpoint.io import load_file, save_file
 from robust_backbones.core import results
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.signals import Stopped, StopSignals
 
-EVAL_BATCH = 200  # images at once, in each process
-LAST_GOOD = "last_good.pt"  # the weights of before a collapse
+EVAL_BATCH = 200  # images per batch of an evaluation, in each process
+LAST_GOOD = "last_good.pt"  # weights of the last epoch without a collapse
+CHECKPOINT_KEYS = {  # besides the format and the metadata
+    "model",
+    "optimizer",
+    "scaler",
+    "epoch",
+    "batch",
+    "sums",
+    "settings",
+    "history",
+    "seconds",
+    "data",
+}
 
 
 def identity(*sources: Split) -> dict:
-    """Of images, for results: a look at each of a million files, hence once for all processes."""
+    """Name, size and fingerprint of each split, for result files.
+
+    Only process 0 computes them, because a fingerprint looks at every file.
+    """
     return distributed.from_first(
         lambda: {
             source.split: {
@@ -39,21 +55,21 @@ def identity(*sources: Split) -> dict:
 
 
 class Training:
-    """One run, from its folder's checkpoint if there is one.
+    """One run. It resumes from the checkpoint in its folder, if there is one.
 
     Args:
-        learner: what learns.
-        train: the images.
-        settings: all that decides the numbers, in plain JSON types.
-        metadata: what the weights' later users need to know; see docs/formats.md.
-        folder: for checkpoint, metrics and curves; only process 0 writes.
-        data: what identifies the images, see `identity`.
-        examine: `(this run)` -> the numbers that an epoch ends with, e.g. `clean_top1`.
-        finish: `(this run)`, called after the last epoch; the signals are still watched.
-        enough: `(this run)` -> whether to leave the other epochs out; asked before each, and of the
-            past alone, so that a resumed run answers alike.
-        monitored: split that `examine` looks at, for the log.
-        workers: processes that read images, per process.
+        learner: model, optimizer and training settings.
+        train: training images.
+        recorded: all settings of the run, in plain JSON types. Resuming requires equal ones.
+        metadata: facts that users of the weights need; see docs/formats.md.
+        folder: folder for checkpoint, metrics and curves. Only process 0 writes.
+        data: identity of the images, see `identity`.
+        examine: `(this run)` -> numbers for the epoch's record, e.g. `clean_top1`.
+        finish: `(this run)`, called after the last epoch. Stop signals still work there.
+        enough: `(this run)` -> whether to skip the remaining epochs. It is called before each
+            epoch, and must depend on the history only, so that a resumed run decides equally.
+        monitored: name of the split that `examine` evaluates, for the log.
+        workers: processes that read images, per training process.
         save_seconds: longest time between two checkpoints.
     """
 
@@ -61,41 +77,43 @@ class Training:
         self,
         learner: Learner,
         train: Split,
-        settings: dict,
+        recorded: dict,
         metadata: dict,
         folder: Path,
         *,
         data: dict,
-        examine: Callable,
-        finish: Callable,
-        enough: Callable = lambda run: False,
+        examine: Callable[["Training"], dict],
+        finish: Callable[["Training"], None],
+        enough: Callable[["Training"], bool] = lambda run: False,
         monitored: str = "test",
         workers: int = 0,
         save_seconds: float = 600,
     ):
         self.learner, self.train, self.data = learner, train, data
-        self.settings, self.metadata, self.folder = settings, metadata, Path(folder)
+        self.recorded, self.metadata, self.folder = recorded, metadata, Path(folder)
         self.examine, self.finish, self.enough = examine, finish, enough
         self.monitored = monitored
         self.workers, self.save_seconds = workers, save_seconds
-        self.epochs = settings["passes"]
-        self.batches = loader.steps(train, settings["batch_size"])
-        self.epoch = self.batch = 0  # done; of the present epoch
-        self.sums, self.history, self.seconds = Sums(), [], 0.0
+        self.settings = learner.settings
+        self.guarded = METHODS[self.settings.method].guarded
+        self.epochs = self.settings.data_epochs
+        self.batches = loader.steps(train, self.settings.batch_size)
+        self.epoch = self.batch = 0  # epochs done, and batches done in the current epoch
+        self.sums, self.history, self.seconds = TrainSums(), [], 0.0
         self.signals = StopSignals()
         self.writes = distributed.rank() == 0
 
     def run(self) -> None:
-        """Train to the end, or go on to it.
+        """Train to the end, resuming where an earlier start stopped.
 
         Raises:
-            Stopped: a signal came; all is saved.
+            Stopped: a stop signal arrived, and the run was saved.
             UserError: the loss is not finite, or the disk is full.
         """
         self._resume()
         self.started = time.perf_counter() - self.seconds
         with self.signals.watch():
-            size = self.settings["batch_size"]
+            size = self.settings.batch_size
             done = (self.epoch * self.batches + self.batch) * size
             self.line = progress.ProgressLine(self.epochs * self.batches * size, done)
             while self.epoch < self.epochs and not self._rolled_back() and not self.enough(self):
@@ -107,13 +125,13 @@ class Training:
     def _resume(self) -> None:
         state = distributed.from_first(self._read)
         if state is None:
-            if self.writes:  # a folder that cannot be written to is told of now
+            if self.writes:  # reports a folder without write permission before training
                 progress.write_history(self.folder / "metrics.jsonl", self.history)
             return
         self.learner.load(state)
         for name in ("epoch", "batch", "history", "seconds"):
             setattr(self, name, state[name])
-        self.sums = Sums(**state["sums"]) if self.writes else Sums()
+        self.sums = TrainSums(**state["sums"]) if self.writes else TrainSums()
         if self.writes:
             print(
                 f"resuming after {self.epoch} of {self.epochs} epochs and {self.batch} of "
@@ -126,33 +144,18 @@ class Training:
         if not path.exists():
             return None
         contents = load_file(path)
-        needed = {
-            "model",
-            "optimizer",
-            "scaler",
-            "epoch",
-            "batch",
-            "sums",
-            "settings",
-            "history",
-            "seconds",
-            "data",
-        }
-        if not isinstance(contents, dict) or needed - set(contents):
+        if not isinstance(contents, dict) or CHECKPOINT_KEYS - set(contents):
+            raise UserError(f"{path}: not an unfinished training run. Choose another --output.")
+        found = contents["settings"] | {"data": contents["data"]}
+        if different := results.differences(found, self.recorded | {"data": self.data}):
             raise UserError(
-                f"{path} is not an unfinished training run; choose another output folder."
-            )
-        given, wanted = (
-            {**part["settings"], "data": part["data"]} for part in (contents, vars(self))
-        )
-        if different := results.differences(given, wanted):
-            raise UserError(
-                f"{path} was made with other settings: {different}; give the same ones."
+                f"{path}: the unfinished run has other settings: {different}. Give the same ones, "
+                "or choose another --output."
             )
         return contents
 
     def _save(self, name: str = "checkpoint.pt") -> None:
-        """Write all that going on needs; every process must call it."""
+        """Write everything that resuming needs. Every process must call it."""
         sums = self._total()
         self.saved = time.monotonic()
         if not self.writes:
@@ -161,7 +164,7 @@ class Training:
             "format": FORMAT,
             "version": FORMAT_VERSION,
             "metadata": self.metadata,
-            "settings": self.settings,
+            "settings": self.recorded,
             "data": self.data,
             "history": self.history,
             "seconds": self.elapsed(),
@@ -172,32 +175,33 @@ class Training:
         save_file(contents | self.learner.state(), self.folder / name)
 
     def elapsed(self) -> float:
-        """Wall time of the run so far, all its pieces together."""
+        """Wall time of the run in seconds, over all its starts."""
         return time.perf_counter() - self.started
 
-    def _total(self) -> Sums:
-        loss, right, images = distributed.total(list(vars(self.sums).values()), self.learner.device)
-        return Sums(loss, int(right), int(images))
+    def _total(self) -> TrainSums:
+        sums = [self.sums.loss, self.sums.correct, self.sums.images]
+        loss, correct, images = distributed.total(sums, self.learner.device)
+        return TrainSums(loss, int(correct), int(images))
 
-    def _rate(self, update: int) -> float:
-        """Learning rate of the present epoch's update, counted from its beginning."""
+    def _lr(self, update: int) -> float:
+        """Learning rate of an update of the current epoch."""
         settings = self.settings
-        per_epoch = self.batches * self.learner.updates_per_batch
+        per_epoch = self.batches * settings.updates_per_batch
         return learning_rate(
             self.epoch * per_epoch + update,
             self.epochs * per_epoch,
-            settings["lr"],
-            settings["lr_schedule"],
-            round(settings["warmup"] * self.batches),
+            settings.lr,
+            settings.lr_schedule,
+            round(settings.warmup * self.batches),
         )
 
     def _train_epoch(self) -> None:
-        settings, updates = self.settings, self.learner.updates_per_batch
+        settings, updates = self.settings, self.settings.updates_per_batch
         batches = loader.train_batches(
             self.train,
-            settings["batch_size"],
-            augmentation=settings["augmentation"],
-            seed=settings["seed"],
+            settings.batch_size,
+            augmentation=settings.augmentation,
+            seed=settings.seed,
             epoch=self.epoch,
             start=self.batch,
             rank=distributed.rank(),
@@ -206,29 +210,29 @@ class Training:
         )
         self.saved = time.monotonic()
         for x, y in batches:
-            rates = [self._rate(self.batch * updates + i) for i in range(updates)]
-            seed = seed_of(settings["seed"], self.epoch, self.batch, distributed.rank())
+            lrs = [self._lr(self.batch * updates + i) for i in range(updates)]
+            seed = seed_of(settings.seed, self.epoch, self.batch, distributed.rank())
             try:
-                sums = self.learner.step(x, y, rates, seed)
+                sums = self.learner.step(x, y, lrs, seed)
             except NotFinite as error:
-                self._keep_batch(error)
+                self._fail(error)
             self.sums.add(sums)
             self.batch += 1
             self._show(sums)
             self._stop_or_save()
 
-    def _show(self, sums: Sums) -> None:
+    def _show(self, sums: TrainSums) -> None:
         if self.writes:
-            size = self.settings["batch_size"]
+            size = self.settings.batch_size
             self.line.show(
                 size,
                 f"epoch {self.epoch + 1}/{self.epochs}: {self.batch * size}/{self.batches * size} "
                 f"images, loss {sums.loss / sums.images:.3f}, accuracy "
-                f"{100 * sums.right / sums.images:.1f} %",
+                f"{100 * sums.correct / sums.images:.1f} %",
             )
 
     def _stop_or_save(self) -> None:
-        """After each step: save if it is time; stop if any process was asked to."""
+        """Save if it is time. Save and stop if any process received a stop signal."""
         due = self.writes and time.monotonic() - self.saved >= self.save_seconds
         stop, due = distributed.total(
             [float(self.signals.requested), float(due)], self.learner.device
@@ -238,21 +242,26 @@ class Training:
         if stop:
             raise Stopped
 
-    def _keep_batch(self, error: NotFinite) -> None:
-        """Save the images that made the loss not finite, and say where."""
+    def _fail(self, error: NotFinite) -> NoReturn:
+        """Save the batch whose loss is not finite, and report the file."""
         path = self.folder / f"not_finite_rank{distributed.rank()}.pt"
-        place = {"epoch": self.epoch, "batch": self.batch, "settings": self.settings}
-        save_file(error.batch | place, path)
+        step = {"epoch": self.epoch, "batch": self.batch, "settings": self.recorded}
+        save_file(error.batch | step, path)
         raise UserError(
-            f"step {self.batch + 1} of epoch {self.epoch + 1}: {error} {path} has the images."
+            f"step {self.batch + 1} of epoch {self.epoch + 1}: {error} The images are in {path}."
         ) from None
 
     def evaluate(
-        self, source: Split, attack: dict | None, count: int | None = None
-    ) -> engine.Outcome:
-        """What the present weights make of all images of the source, or of `count`, the same ones
-        each time."""
-        sampled = source if count is None else source.sample(count, self.settings["seed"])
+        self, source: Split, attack: AttackSettings | None, count: int | None = None
+    ) -> Evaluation:
+        """Evaluate the current weights.
+
+        Args:
+            source: images.
+            attack: attack on the images; None: clean images.
+            count: number of images, the same ones each time; None: all.
+        """
+        sampled = source if count is None else source.sample(count, self.settings.seed)
         batches = loader.test_batches(
             sampled,
             EVAL_BATCH,
@@ -260,17 +269,17 @@ class Training:
             world=distributed.world(),
             workers=self.workers,
         )
-        seed = seed_of(self.settings["seed"], self.epoch, distributed.rank())
-        attacked = attacks.adversary(attack, seed) if attack else None
-        found = engine.evaluate(self.learner.result, batches, attacked, self.signals)
+        seed = seed_of(self.settings.seed, self.epoch, distributed.rank())
+        attacker = adversary(attack, seed) if attack else None
+        found = evaluate(self.learner.result, batches, attacker, self.signals)
         if count is None:
             loader.check_count(source, found.images, len(source))
         return found
 
     def _close_epoch(self) -> None:
-        """Evaluate, note the numbers, save."""
+        """Evaluate, extend the history, save."""
         try:
-            tested = self.examine(self)
+            examined = self.examine(self)
         except Stopped:
             self._save()
             raise
@@ -278,44 +287,46 @@ class Training:
         record = {
             "epoch": self.epoch + 1,
             "train_loss": sums.loss / sums.images,
-            "train_top1": 100 * sums.right / sums.images,
-            **tested,
-            "lr": self._rate(self.batches * self.learner.updates_per_batch - 1),
+            "train_top1": 100 * sums.correct / sums.images,
+            **examined,
+            "lr": self._lr(self.batches * self.settings.updates_per_batch - 1),
             "images_per_second": round(self.line.rate, 1),
             "seconds": round(self.elapsed() - sum(r["seconds"] for r in self.history), 2),
         }
-        self._guard(record)
+        if self.guarded:
+            self._roll_back_collapse(record)
         self.history.append(record)
-        self.epoch, self.batch, self.sums = self.epoch + 1, 0, Sums()
-        if self.learner.method.guarded and not self._rolled_back():
-            self._save(LAST_GOOD)  # first: a run that dies here repeats the epoch
+        self.epoch, self.batch, self.sums = self.epoch + 1, 0, TrainSums()
+        if self.guarded and not self._rolled_back():
+            self._save(LAST_GOOD)  # before the checkpoint: a run killed here repeats the epoch
         self._save()
         if self.writes:
-            self.show_history()
+            self.write_history()
             self.line.clear()
             print(progress.epoch_line(record, self.epochs, self.monitored), flush=True)
 
     def _rolled_back(self) -> bool:
         return bool(self.history) and "rolled_back" in self.history[-1]
 
-    def _guard(self, record: dict) -> None:
-        """If the epoch of this record was a collapse, take the last good weights again."""
-        if not self.learner.method.guarded:
-            return
+    def _roll_back_collapse(self, record: dict) -> None:
+        """Restore the last good weights if robustness collapsed in the epoch of this record."""
         accuracies = [r["guard_top1"] for r in [*self.history, record]]
         if not overfitting.collapsed(accuracies, min(overfitting.IMAGES, len(self.train))):
             return
         good = distributed.from_first(partial(self._read, LAST_GOOD))
         if good is None:
             lost = self.folder / LAST_GOOD
-            raise UserError(f"{lost} is missing, the weights of before a collapse; begin anew.")
+            raise UserError(
+                f"{lost} is missing: it had the weights from before a collapse. Start the run "
+                "again in another --output."
+            )
         self.learner.load(good)
         record["rolled_back"] = 1
         if self.writes:
             self.line.clear()
             print(overfitting.message(accuracies), flush=True)
 
-    def show_history(self) -> None:
-        """Write the numbers of the epochs for people to look at."""
+    def write_history(self) -> None:
+        """Write the records of the epochs to metrics.jsonl and TensorBoard."""
         progress.write_history(self.folder / "metrics.jsonl", self.history)
         progress.write_tensorboard(self.folder / "tensorboard", self.history)

@@ -19,7 +19,6 @@ from torch import Tensor
 from classification.datasets import loader
 from classification.datasets.split import ImageSplit
 from classification.models import Classifier, backbone_digest
-from classification.training.learner import PRECISIONS
 from robust_backbones.core.files import atomic, cache_dir, locked
 from robust_backbones.core.signals import Stopped, StopSignals
 
@@ -63,7 +62,7 @@ def extract(
 
     Args:
         model: put into eval mode.
-        precision: key of `learner.PRECISIONS`, of the network.
+        precision: precision of the network, one of `training.settings.PRECISIONS`.
         workers: processes that read images.
         signals: looked at after each batch; what is whole is kept.
         progress: called with the number of images done and what goes on.
@@ -88,11 +87,15 @@ def extract(
                 progress(len(numbers), f"{source.split} features are there")
             else:
                 batches = loader.test_batches(source.subset(numbers), BATCH, workers=workers)
-                piece = _compute(model, batches, PRECISIONS[precision], signals, progress)
+                piece = _compute(model, batches, _dtype(precision), signals, progress)
                 with atomic(path) as temporary, open(temporary, "wb") as file:
                     np.save(file, piece)
             pieces.append(piece)
     return np.concatenate(pieces)
+
+
+def _dtype(precision: str) -> torch.dtype | None:
+    return None if precision == "float32" else getattr(torch, precision)
 
 
 def _read(path: Path, rows: int) -> np.ndarray | None:

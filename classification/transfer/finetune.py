@@ -1,5 +1,6 @@
-"""Trials by SGD: the last layer or the full network, through the engine of pretraining."""
+"""Trials by SGD: training of the last layer or of the full network."""
 
+import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,11 +12,12 @@ from classification.datasets import loader
 from classification.datasets.split import ImageSplit
 from classification.models import Classifier
 from classification.training import distributed
-from classification.training import evaluate as engine
+from classification.training.evaluate import Evaluation, adversary, evaluate
 from classification.training.learner import Learner, seed_of
+from classification.training.settings import AttackSettings
 from classification.training.trainer import EVAL_BATCH, Training, identity
+from classification.transfer.settings import SgdSettings
 from classification.transfer.task import Task, Trial
-from robust_backbones import attacks
 from robust_backbones.checkpoint.formats import FORMAT, FORMAT_VERSION
 from robust_backbones.checkpoint.io import load_file, save_file
 from robust_backbones.core.signals import Stopped
@@ -25,11 +27,13 @@ CHOOSING, FINAL = "choosing", "final"
 
 
 @dataclass(frozen=True)
-class Run:
+class SgdRun:
     """One training of one trial.
 
     Attributes:
-        part: `choosing`, or `final`: on all training images, after the choice.
+        trial: index of the trial.
+        lr: peak learning rate.
+        part: `CHOOSING`, or `FINAL`: on all training images, after the choice.
     """
 
     trial: int
@@ -37,87 +41,104 @@ class Run:
     part: str
 
     def folder(self, task: Task) -> Path:
+        """Folder of the training."""
         return task.folder / f"trial{self.trial}" / f"{self.part}_lr{self.lr:g}"
 
 
 def run(task: Task) -> list[Trial]:
-    """All trials. The test images are looked at after all choices are made.
+    """Run all trials.
 
-    Unless they are to decide: then each training is judged on them as it goes.
+    The test images are evaluated once, after all choices. Only where the protocol has the test
+    images choose, they are evaluated during each training.
     """
-    on_test = task.settings["selection"] == "test"
-    rates = task.settings["rates"]
-    choosing = [
-        Run(trial, lr, CHOOSING) for trial in task.trials for lr in rates if on_test or task.chooses
+    lrs, on_test = _sgd(task).lrs, task.selects_on_test
+    candidates = [
+        SgdRun(trial, lr, CHOOSING)
+        for trial in task.trials
+        for lr in lrs
+        if on_test or task.settings.chooses
     ]
-    runs = len(choosing) + (0 if on_test else len(task.trials))
-    histories: dict[Run, list[dict]] = {}
-    for i, one in enumerate(choosing, 1):
-        rivals = [past for other, past in histories.items() if other.trial == one.trial]
-        histories[one] = _train(task, one, f"{i} of {runs}", rivals)
-    values = {one: _value(task, past) for one, past in histories.items()}
-    chosen = _same_for_all(task, values) if on_test else _each_its_own(task, values)
+    count = len(candidates) + (0 if on_test else len(task.trials))
+    histories: dict[SgdRun, list[dict]] = {}
+    for i, candidate in enumerate(candidates, 1):
+        rivals = [past for other, past in histories.items() if other.trial == candidate.trial]
+        histories[candidate] = _train(task, candidate, f"{i} of {count}", rivals)
+    scores = {candidate: _score(task, past) for candidate, past in histories.items()}
+    chosen = _same_lr(task, scores) if on_test else _lr_per_trial(task, scores)
     if not on_test:
-        for i, one in enumerate(chosen, len(choosing) + 1):
-            _train(task, one, f"{i} of {runs}", [])
-    return [_finish(task, one, values) for one in chosen]
+        for i, final in enumerate(chosen, len(candidates) + 1):
+            _train(task, final, f"{i} of {count}", [])
+    return [_test(task, final, scores) for final in chosen]
 
 
-def _same_for_all(task: Task, values: dict[Run, dict]) -> list[Run]:
-    """The rate whose best epochs are the best in the mean over the trials, as published."""
+def _sgd(task: Task) -> SgdSettings:
+    assert task.settings.sgd is not None
+    return task.settings.sgd
+
+
+def _same_lr(task: Task, scores: dict[SgdRun, dict]) -> list[SgdRun]:
+    """Choose the learning rate whose best epochs have the highest mean over the trials.
+
+    This is how the paper chooses.
+    """
     means = {
-        lr: sum(values[Run(trial, lr, CHOOSING)]["value"] for trial in task.trials)
-        for lr in task.settings["rates"]
+        lr: sum(scores[SgdRun(trial, lr, CHOOSING)]["value"] for trial in task.trials)
+        for lr in _sgd(task).lrs
     }
     best = max(means, key=means.__getitem__)
-    return [Run(trial, best, CHOOSING) for trial in task.trials]
+    return [SgdRun(trial, best, CHOOSING) for trial in task.trials]
 
 
-def _each_its_own(task: Task, values: dict[Run, dict]) -> list[Run]:
-    rates = task.settings["rates"]
-    if not task.chooses:
-        return [Run(trial, rates[0], FINAL) for trial in task.trials]
+def _lr_per_trial(task: Task, scores: dict[SgdRun, dict]) -> list[SgdRun]:
+    """Choose the best learning rate of each trial, or the only one."""
+    lrs = _sgd(task).lrs
+    if not task.settings.chooses:
+        return [SgdRun(trial, lrs[0], FINAL) for trial in task.trials]
 
     def best(trial: int) -> float:
-        return max(rates, key=lambda lr: values[Run(trial, lr, CHOOSING)]["value"])
+        return max(lrs, key=lambda lr: scores[SgdRun(trial, lr, CHOOSING)]["value"])
 
-    return [Run(trial, best(trial), FINAL) for trial in task.trials]
+    return [SgdRun(trial, best(trial), FINAL) for trial in task.trials]
 
 
-def _train(task: Task, one: Run, place: str, rivals: list[list[dict]]) -> list[dict]:
-    """Train, or go on, or find it done.
+def _train(task: Task, run: SgdRun, position: str, rivals: list[list[dict]]) -> list[dict]:
+    """Train, resume, or find the training finished.
 
     Args:
-        rivals: histories of the earlier trainings that it is to be chosen among.
+        run: the training.
+        position: index and number of all trainings, for the log.
+        rivals: histories of the earlier candidates of the trial.
 
     Returns:
-        its history: a record of each epoch.
+        The history: one record per epoch.
     """
     if task.signals.requested:
         raise Stopped
-    settings, monitored = task.settings, None
-    if one.part == FINAL:
-        fit = task.train.subset(task.images(one.trial))
+    monitored = None
+    if run.part == FINAL:
+        fit = task.train.subset(task.images(run.trial))
     else:
-        fit, monitored = task.judges(one.trial)
-    own = settings | {"lr": one.lr, "seed": task.seed(one.trial), "part": one.part}
+        fit, monitored = task.selection_sources(run.trial)
     if distributed.rank() == 0:
         print(
-            f"training {place}: trial {one.trial + 1}, {one.part}, learning rate {one.lr:g}, "
+            f"training {position}: trial {run.trial + 1}, {run.part}, learning rate {run.lr:g}, "
             f"{len(fit)} images",
             flush=True,
         )
-    sources = [fit] if monitored is None else [fit, monitored]
+    seed = task.seed(run.trial)
+    learner = Learner(
+        task.classifier(run.trial), dataclasses.replace(_sgd(task).train, lr=run.lr, seed=seed)
+    )
     training = Training(
-        Learner(task.classifier(one.trial), own),
+        learner,
         fit,
-        own,
-        task.metadata(one.trial),
-        one.folder(task),
-        data=identity(*sources),
+        task.recorded | {"lr": run.lr, "seed": seed, "part": run.part},
+        task.metadata(run.trial),
+        run.folder(task),
+        data=identity(*([fit] if monitored is None else [fit, monitored])),
         examine=partial(_examine, task, monitored),
-        finish=_draw,
-        enough=partial(_hopeless, task, rivals),
+        finish=partial(_draw, f"{task.settings.dataset}, {run.part}, learning rate {run.lr:g}"),
+        enough=partial(_prune, task, rivals),
         monitored=monitored.split if monitored else "",
         workers=task.workers,
         save_seconds=task.save_seconds,
@@ -126,107 +147,113 @@ def _train(task: Task, one: Run, place: str, rivals: list[list[dict]]) -> list[d
     return training.history
 
 
-def _draw(run: Training) -> None:
-    if run.writes:
-        title = f"{run.settings['dataset']}, {run.settings['part']}, rate {run.settings['lr']:g}"
-        progress.draw_curves(run.folder / "curves.png", run.history, title, run.monitored)
+def _draw(title: str, training: Training) -> None:
+    if training.writes:
+        path = training.folder / "curves.png"
+        progress.draw_curves(path, training.history, title, training.monitored)
 
 
 def _key(task: Task) -> str:
-    """Which number of an epoch's record decides."""
-    return f"{'adversarial' if task.settings['eps'] else 'clean'}_{task.metric_name}"
+    """Key of the accuracy in an epoch's record that chooses."""
+    kind = "adversarial" if _sgd(task).train.attack.eps else "clean"
+    return f"{kind}_{task.settings.metric}"
 
 
-def _hopeless(task: Task, rivals: list[list[dict]], run: Training) -> bool:
-    """Whether the best rival was better at this epoch by more than `--stop-hopeless`."""
-    margin, key = task.settings["stop_hopeless"], _key(task)
-    own = [record for record in run.history if key in record]
-    if not margin or not own or run.epoch < run.epochs / 3:
+def _prune(task: Task, rivals: list[list[dict]], training: Training) -> bool:
+    """Whether the best rival was better by more than `--prune-margin` at this epoch."""
+    margin, key = _sgd(task).prune_margin, _key(task)
+    own = [record for record in training.history if key in record]
+    if not margin or not own or training.epoch < training.epochs / 3:
         return False
-    then = [
+    rival_values = [
         record[key]
         for past in rivals
         for record in past
         if key in record and record["epoch"] <= own[-1]["epoch"]
     ]
-    return bool(then) and max(then) - max(record[key] for record in own) > margin
+    return bool(rival_values) and max(rival_values) - max(r[key] for r in own) > margin
 
 
-def _value(task: Task, history: list[dict]) -> dict:
-    """`value`: the accuracy that decides, in percent: of the best epoch if the test images decide,
-    else of the last one; `epoch`: which that is; `last`: of the last epoch; `stopped`: after how
-    many epochs it was given up, if it was."""
+def _score(task: Task, history: list[dict]) -> dict:
+    """Score a candidate.
+
+    Returns:
+        `value`: the accuracy that chooses, in percent: of the best epoch if the test images choose,
+        else of the last epoch; `epoch`: its epoch; `last`: the accuracy of the last epoch;
+        `stopped`: the number of epochs, if the candidate was pruned.
+    """
     key = _key(task)
-    judged = [record for record in history if key in record]
-    last = judged[-1]
-    best = max(judged, key=lambda r: r[key]) if task.settings["selection"] == "test" else last
-    found = {"value": best[key], "epoch": best["epoch"], "last": last[key]}
-    cut = len(history) < task.settings["passes"]
-    return found | ({"stopped": len(history)} if cut else {})
+    evaluated = [record for record in history if key in record]
+    last = evaluated[-1]
+    best = max(evaluated, key=lambda record: record[key]) if task.selects_on_test else last
+    score = {"value": best[key], "epoch": best["epoch"], "last": last[key]}
+    pruned = len(history) < _sgd(task).train.epochs
+    return score | ({"stopped": len(history)} if pruned else {})
 
 
-def _examine(task: Task, monitored: ImageSplit | None, run: Training) -> dict:
-    """The accuracy on the monitored images, at epochs 1, 6, 11, ... and the last; the network of
-    the best epoch is kept if that is what will count."""
-    settings = task.settings
-    due = run.epoch % settings["eval_every"] == 0 or run.epoch == run.epochs - 1
+def _examine(task: Task, monitored: ImageSplit | None, training: Training) -> dict:
+    """Evaluate the monitored images at epochs 1, 1 + N, 1 + 2N, ... and the last one.
+
+    Where the best epoch counts, save its weights.
+    """
+    due = training.epoch % _sgd(task).eval_every == 0 or training.epoch == training.epochs - 1
     if monitored is None or not due:
         return {}
-    found = _judge(task, "clean", run.evaluate(monitored, None))
-    if settings["eps"]:
-        found |= _judge(task, "adversarial", run.evaluate(monitored, settings))
+    found = _numbers(task, "clean", training.evaluate(monitored, None))
+    attack = training.settings.attack
+    if attack.eps:
+        found |= _numbers(task, "adversarial", training.evaluate(monitored, attack))
     key = _key(task)
-    if settings["selection"] == "test" and run.writes:
-        if all(found[key] > record[key] for record in run.history if key in record):
-            _keep(task, run)
+    if task.selects_on_test and training.writes:
+        if all(found[key] > record[key] for record in training.history if key in record):
+            _save_best(training)
     return found
 
 
-def _judge(task: Task, kind: str, outcome: engine.Outcome) -> dict:
+def _numbers(task: Task, kind: str, evaluation: Evaluation) -> dict:
+    accuracy = task.metric(evaluation.predictions, evaluation.labels, task.train.classes)
     return {
-        f"{kind}_loss": outcome.loss,
-        f"{kind}_top1": outcome.top1,
-        f"{kind}_{task.metric_name}": task.metric(
-            outcome.predictions, outcome.labels, task.train.classes
-        ),
+        f"{kind}_loss": evaluation.loss,
+        f"{kind}_top1": evaluation.top1,
+        f"{kind}_{task.settings.metric}": accuracy,
     }
 
 
-def _keep(task: Task, run: Training) -> None:
+def _save_best(training: Training) -> None:
     contents = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
-        "metadata": run.metadata,
-        "model": run.learner.result.state_dict(),
+        "metadata": training.metadata,
+        "model": training.learner.result.state_dict(),
     }
-    save_file(contents, run.folder / BEST)
+    save_file(contents, training.folder / BEST)
 
 
-def _finish(task: Task, one: Run, values: dict[Run, dict]) -> Trial:
-    """Measure the network that counts on the test images."""
-    model = task.classifier(one.trial)
-    file = BEST if one.part == CHOOSING else LAST
-    state = load_file(one.folder(task) / file)["model"]
+def _test(task: Task, run: SgdRun, scores: dict[SgdRun, dict]) -> Trial:
+    """Evaluate the chosen network on the test images."""
+    model, sgd = task.classifier(run.trial), _sgd(task)
+    file = BEST if run.part == CHOOSING else LAST
+    state = load_file(run.folder(task) / file)["model"]
     model.load_state_dict(state)
-    clean = _predict(task, model, one, None)
-    adversarial = None
-    if attack := task.settings["evaluation"]:
-        adversarial = _predict(task, model, one, attack)
+    clean = _predict(task, model, run, None)
+    adversarial = _predict(task, model, run, sgd.evaluation) if sgd.evaluation else None
     candidates = [
-        {"lr": lr} | values[Run(one.trial, lr, CHOOSING)]
-        for lr in task.settings["rates"]
-        if Run(one.trial, lr, CHOOSING) in values
+        {"lr": lr} | scores[SgdRun(run.trial, lr, CHOOSING)]
+        for lr in sgd.lrs
+        if SgdRun(run.trial, lr, CHOOSING) in scores
     ]
-    more = {key: values[one][key] for key in ("epoch", "last")} if one in values else {}
-    kept = (
-        {name: t.cpu() for name, t in state.items()} if task.settings["save_classifier"] else None
-    )
-    return Trial(task.seed(one.trial), {"lr": one.lr}, candidates, clean, adversarial, more, kept)
+    more = {key: scores[run][key] for key in ("epoch", "last")} if run in scores else {}
+    saved = None
+    if task.settings.save_classifier:
+        saved = {name: tensor.cpu() for name, tensor in state.items()}
+    seed = task.seed(run.trial)
+    return Trial(seed, {"lr": run.lr}, candidates, clean, adversarial, more, saved)
 
 
-def _predict(task: Task, model: Classifier, one: Run, attack: dict | None) -> torch.Tensor:
-    seed = seed_of(task.seed(one.trial), distributed.rank())
-    adversary = attacks.adversary(attack, seed) if attack else None
+def _predict(
+    task: Task, model: Classifier, run: SgdRun, attack: AttackSettings | None
+) -> torch.Tensor:
+    seed = seed_of(task.seed(run.trial), distributed.rank())
     batches = loader.test_batches(
         task.test,
         EVAL_BATCH,
@@ -234,11 +261,12 @@ def _predict(task: Task, model: Classifier, one: Run, attack: dict | None) -> to
         world=distributed.world(),
         workers=task.workers,
     )
-    return engine.evaluate(model, batches, adversary, task.signals).predictions
+    attacker = adversary(attack, seed) if attack else None
+    return evaluate(model, batches, attacker, task.signals).predictions
 
 
-def tidy(task: Task) -> None:
-    """Remove the weights of a finished run's trainings; their curves stay."""
+def remove_weights(task: Task) -> None:
+    """Remove the weights of a finished run's trainings, but not their curves."""
     for name in (BEST, LAST):
         for path in task.folder.glob(f"trial*/*/{name}"):
             path.unlink()

@@ -1,7 +1,7 @@
-"""Fixed features that are stored, and a probe on them: logistic regression or k-NN."""
+"""Trials on cached features of a frozen network: logistic regression or nearest neighbors."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -16,48 +16,83 @@ from classification.transfer.task import Task, Trial
 from robust_backbones.core.signals import Stopped
 
 
+@dataclass
+class Choice:
+    """The hyper-parameter of one trial.
+
+    Attributes:
+        value: chosen or given value.
+        candidates: as in `Trial`.
+        more: further facts, in plain JSON types.
+        start: solution that `predict` can start from.
+    """
+
+    value: Any
+    candidates: list[dict] = field(default_factory=list)
+    more: dict = field(default_factory=dict)
+    start: Any = None
+
+
 @dataclass(frozen=True)
 class Probe:
     """One kind of probe.
 
     Attributes:
-        choose: `(task, x, y, x_judged, y_judged)` -> the chosen value, the candidates as `Trial`
-            has them, what else there is to know, and anything that helps `predict`.
-        predict: `(task, value, x, y, x_test, help)` -> predictions, and the last layer's weight
-            and bias or None.
+        choose: `(task, x, y, x_val, y_val)` -> `Choice`.
+        predict: `(task, choice, x, y, x_test)` -> predictions, and the last layer's weight and bias
+            or None.
     """
 
-    choose: Callable
-    predict: Callable
-
-
-def run(task: Task) -> list[Trial]:
-    """All trials. The test images are looked at after all choices are made.
-
-    Unless they are to decide: then they are what is chosen on.
-    """
-    row = PROBES[task.settings["probe"]]
-    needed = torch.cat([task.images(trial) for trial in task.trials]).unique()
-    features_of = partial(_features, task, task.classifier(0))
-    x = features_of(task.train.subset(needed))
-    chosen = []
-    for trial in task.trials:
-        if task.signals.requested:
-            raise Stopped
-        chosen.append(_choose(task, row, trial, needed, x, features_of))
-    x_test = features_of(task.test)
-    return [
-        _finish(task, row, trial, needed, x, x_test, *found)
-        for trial, found in zip(task.trials, chosen, strict=True)
+    choose: Callable[[Task, Tensor, Tensor, Tensor, Tensor], Choice]
+    predict: Callable[
+        [Task, Choice, Tensor, Tensor, Tensor], tuple[Tensor, tuple[Tensor, Tensor] | None]
     ]
 
 
-def _features(task: Task, model: Classifier, source: ImageSplit) -> Tensor:
+@dataclass(frozen=True)
+class _Features:
+    """Features of some of the training images.
+
+    Attributes:
+        indices: indices of the images, sorted, `(N,)`.
+        x: their features, `(N, d)`.
+    """
+
+    indices: Tensor
+    x: Tensor
+
+    def of(self, images: Tensor) -> Tensor:
+        """Features of the images with these indices."""
+        return self.x[torch.searchsorted(self.indices, images)]
+
+
+def run(task: Task) -> list[Trial]:
+    """Run all trials.
+
+    The test images are evaluated after all choices, unless the protocol has them choose.
+    """
+    row = PROBES[task.settings.parts.probe]
+    features_of = partial(_extract, task, task.classifier(0))
+    indices = torch.cat([task.images(trial) for trial in task.trials]).unique()
+    train = _Features(indices, features_of(task.train.subset(indices)))
+    choices = []
+    for trial in task.trials:
+        if task.signals.requested:
+            raise Stopped
+        choices.append(_choose(task, row, trial, train, features_of))
+    x_test = features_of(task.test)
+    return [
+        _test(task, row, trial, train, x_test, choice)
+        for trial, choice in zip(task.trials, choices, strict=True)
+    ]
+
+
+def _extract(task: Task, model: Classifier, source: ImageSplit) -> Tensor:
     line = progress.ProgressLine(len(source))
     found = features.extract(
         model,
         source,
-        precision=task.settings["precision"],
+        precision=task.settings.precision,
         workers=task.workers,
         signals=task.signals,
         progress=line.show,
@@ -70,80 +105,77 @@ def _choose(
     task: Task,
     row: Probe,
     trial: int,
-    needed: Tensor,
-    x: Tensor,
+    train: _Features,
     features_of: Callable[[ImageSplit], Tensor],
-) -> tuple:
-    """The chosen value, the candidates, notes and help; what is given is not chosen."""
-    name = protocols.CHOICES[task.settings["probe"]]
-    if not task.chooses:
-        return task.settings[name], [], {}, None
-    if task.settings["selection"] == "test":
-        fit, x_judged, y_judged = task.images(trial), features_of(task.test), task.test.labels
+) -> Choice:
+    """Choose the hyper-parameter, unless the user gave it."""
+    settings = task.settings
+    if not settings.chooses:
+        return Choice(
+            settings.penalty if settings.parts.probe == "logistic" else settings.neighbors
+        )
+    if task.selects_on_test:
+        fit, x_val, y_val = task.images(trial), features_of(task.test), task.test.labels
     else:
-        fit, judged = task.parts(trial)
-        x_judged, y_judged = x[_places(needed, judged)], task.train.labels[judged]
+        fit, val = task.validation_split(trial)
+        x_val, y_val = train.of(val), task.train.labels[val]
     print(
-        f"trial {trial + 1} of {len(task.trials)}: choosing the {name} with {len(fit)} "
-        f"images on {len(y_judged)}",
+        f"trial {trial + 1} of {len(task.trials)}: choosing {_name(task)} with {len(fit)} images "
+        f"to train on and {len(y_val)} to choose on",
         flush=True,
     )
-    return row.choose(task, x[_places(needed, fit)], task.train.labels[fit], x_judged, y_judged)
+    return row.choose(task, train.of(fit), task.train.labels[fit], x_val, y_val)
 
 
-def _finish(
-    task: Task,
-    row: Probe,
-    trial: int,
-    needed: Tensor,
-    x: Tensor,
-    x_test: Tensor,
-    value: Any,
-    candidates: list[dict],
-    more: dict,
-    help: Any,
+def _name(task: Task) -> str:
+    return protocols.CHOICES[task.settings.parts.probe]
+
+
+def _test(
+    task: Task, row: Probe, trial: int, train: _Features, x_test: Tensor, choice: Choice
 ) -> Trial:
-    every = task.images(trial)
+    images = task.images(trial)
     predictions, head = row.predict(
-        task, value, x[_places(needed, every)], task.train.labels[every], x_test, help
+        task, choice, train.of(images), task.train.labels[images], x_test
     )
-    model = None
-    if head and task.settings["save_classifier"]:
+    state = None
+    if head and task.settings.save_classifier:
         model = task.classifier(trial)
         with torch.no_grad():
             model.head.weight.copy_(head[0])
             model.head.bias.copy_(head[1])
-        model = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
-    chosen = {protocols.CHOICES[task.settings["probe"]]: value}
-    return Trial(task.seed(trial), chosen, candidates, predictions.cpu(), None, more, model)
+        state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+    return Trial(
+        task.seed(trial),
+        {_name(task): choice.value},
+        choice.candidates,
+        predictions.cpu(),
+        more=choice.more,
+        model=state,
+    )
 
 
-def _places(needed: Tensor, numbers: Tensor) -> Tensor:
-    """Where in `needed`, which is sorted, those numbers are."""
-    return torch.searchsorted(needed, numbers)
-
-
-def _choose_penalty(task: Task, x: Tensor, y: Tensor, x_judged: Tensor, y_judged: Tensor) -> tuple:
-    found = probe.choose(x, y, x_judged, y_judged, task.train.classes, task.metric)
+def _choose_penalty(task: Task, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Choice:
+    found = probe.choose(x, y, x_val, y_val, task.train.classes, task.metric)
     candidates = [{"penalty": penalty, "value": value} for penalty, value in found.curve]
     more = {"at_the_edge": found.edge, "extended_decades": found.extended}
-    return found.penalty, candidates, more, found.probes
+    return Choice(found.penalty, candidates, more, found.probes)
 
 
-def _fit(task: Task, penalty: float, x: Tensor, y: Tensor, x_test: Tensor, start: Any) -> tuple:
-    found = probe.refit(x, y, task.train.classes, penalty, start)
+def _fit(
+    task: Task, choice: Choice, x: Tensor, y: Tensor, x_test: Tensor
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    found = probe.refit(x, y, task.train.classes, choice.value, choice.start)
     return found.predict(x_test)[0], (found.weights[0], found.bias[0])
 
 
-def _choose_neighbours(
-    task: Task, x: Tensor, y: Tensor, x_judged: Tensor, y_judged: Tensor
-) -> tuple:
-    k, curve = knn.choose_neighbours(x, y, x_judged, y_judged, task.train.classes, task.metric)
-    return k, [{"neighbours": one, "value": value} for one, value in curve], {}, None
+def _choose_neighbors(task: Task, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Choice:
+    k, curve = knn.choose_neighbors(x, y, x_val, y_val, task.train.classes, task.metric)
+    return Choice(k, [{"neighbors": k, "value": value} for k, value in curve])
 
 
-def _vote(task: Task, k: int, x: Tensor, y: Tensor, x_test: Tensor, start: Any) -> tuple:
-    return knn.nearest(x, y, x_test, k, task.train.classes), None
+def _vote(task: Task, choice: Choice, x: Tensor, y: Tensor, x_test: Tensor) -> tuple[Tensor, None]:
+    return knn.classify(x, y, x_test, choice.value, task.train.classes), None
 
 
-PROBES = {"logistic": Probe(_choose_penalty, _fit), "nearest": Probe(_choose_neighbours, _vote)}
+PROBES = {"logistic": Probe(_choose_penalty, _fit), "knn": Probe(_choose_neighbors, _vote)}

@@ -1,4 +1,4 @@
-"""k nearest neighbours on features, by cosine: a probe without training."""
+"""k nearest neighbors on features, by cosine: a probe without training."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,11 +8,11 @@ from torch.nn import functional as F
 
 from robust_backbones.core.errors import UserError
 
-NEIGHBOURS = (1, 2, 5, 10, 20, 50, 100, 200)
+NEIGHBORS = (1, 2, 5, 10, 20, 50, 100, 200)
 SIMILARITIES = 2**24  # in memory at once
 
 
-def nearest(
+def classify(
     x_train: Tensor,
     y_train: Tensor,
     x_test: Tensor,
@@ -38,7 +38,7 @@ def nearest(
     return _votes(x_train, y_train, x_test, [k], classes, temperature)[0]
 
 
-def choose_neighbours(
+def choose_neighbors(
     x_train: Tensor,
     y_train: Tensor,
     x_val: Tensor,
@@ -46,7 +46,7 @@ def choose_neighbours(
     classes: int,
     metric: Callable[[Tensor, Tensor, int], float],
     *,
-    ks: Sequence[int] = NEIGHBOURS,
+    ks: Sequence[int] = NEIGHBORS,
     temperature: float | None = 0.07,
 ) -> tuple[int, list[tuple[int, float]]]:
     """The k with the best validation value (of several, the largest), and `(k, value)` of each.
@@ -54,14 +54,14 @@ def choose_neighbours(
     Args:
         metric: (predictions, labels, classes) -> percent.
         ks: to choose from; those above the number of training images are left out.
-        Others as for `nearest`.
+        Others as for `classify`.
 
     Raises:
-        UserError: as `nearest`; no k is left.
+        UserError: as `classify`; no k is left.
     """
     possible = sorted({k for k in ks if k <= len(x_train)})
     if not possible:
-        raise UserError(f"neighbours {list(ks)} of {len(x_train)} images; give numbers up to that.")
+        raise UserError(f"neighbors {list(ks)} of {len(x_train)} images; give numbers up to that.")
     predictions = _votes(x_train, y_train, x_val, possible, classes, temperature)
     values = [metric(row.cpu(), y_val.cpu(), classes) for row in predictions]
     curve = list(zip(possible, values, strict=True))
@@ -78,7 +78,7 @@ def _votes(
 ) -> Tensor:
     """`(len(ks), N)`; ks ascending."""
     if not 1 <= ks[0] <= ks[-1] <= len(x_train):
-        raise UserError(f"{ks[0]} neighbours of {len(x_train)} images; give 1 to {len(x_train)}.")
+        raise UserError(f"{ks[0]} neighbors of {len(x_train)} images; give 1 to {len(x_train)}.")
     if temperature is not None and not temperature > 0:
         raise UserError(f"temperature {temperature}; give a positive number, or None.")
     if not (x_train.isfinite().all() and x.isfinite().all()):

@@ -1,369 +1,406 @@
-"""The options of `classification.transfer`, and what they decide together with the tables."""
+"""Options of `classification.transfer`, and the settings that follow from them and the tables."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-# torch, and what imports it, waits for the run: --help is to come at once.
 from classification import options
-from classification.datasets.specs import DATASETS, METRIC_TITLES, DatasetSpec
-from classification.pretrain.options import AUGMENTATIONS, PRECISIONS, STANDARD_EVAL_EPS
-from classification.training.schedules import SCHEDULES
+from classification.datasets.specs import DATASETS, METRIC_TITLES
+from classification.training.recipes import SCHEDULES
+from classification.training.settings import (
+    AUGMENTATIONS,
+    METHODS,
+    PRECISIONS,
+    TrainSettings,
+    evaluation_attack,
+)
 from classification.transfer import protocols
+from classification.transfer.settings import SgdSettings, SourceNetwork, TransferSettings
 from robust_backbones.core.cli import Parser
-from robust_backbones.core.eps import STEP_FACTOR, check_eps
+from robust_backbones.core.eps import CONSTRAINTS, check_eps
 from robust_backbones.core.errors import UserError
 
-# Salman et al. 2020, as their published list of best settings has it for all tasks; the rates are
-# those among which it chooses.
-SGD = {
-    "epochs": 150,
-    "batch_size": 64,
-    "lr": [0.01, 0.001],
-    "lr_schedule": "step",
-    "warmup": 0.0,
-    "momentum": 0.9,
-    "weight_decay": 5e-4,
-    "label_smoothing": 0.0,
-    "ema": 0.0,
-    "eval_every": 5,
-    "accumulate": 1,
-    "compile": False,
-    "stop_hopeless": None,
-}
+# The best settings that Salman et al. 2020 published for all tasks, and the learning rates that
+# they chose from.
+SGD = TrainSettings(
+    method="standard",
+    epochs=150,
+    batch_size=64,
+    lr_schedule="step",
+    momentum=0.9,
+    weight_decay=5e-4,
+)
+LRS = (0.01, 0.001)
+EVAL_EVERY = 5
+PGD_STEPS = METHODS["pgd"].steps  # adversarial fine-tuning uses the attack of the published models
+EVAL_STEPS = 10
 # A single trial does not show how much the seed matters. A verdict needs three or more.
 SEEDED_TRIALS = 3
-ATTACK = {"constraint": "l2", "steps": 3, "eval_steps": 10}
-LOGISTIC, NEAREST = ("penalty",), ("neighbours",)
-# Of each probe: the options that only it understands.
+# Options that only one of the probes has. The first group are fields of `TrainSettings`.
+SGD_FIELDS = (
+    "epochs",
+    "batch_size",
+    "lr_schedule",
+    "warmup",
+    "momentum",
+    "weight_decay",
+    "augmentation",
+    "label_smoothing",
+    "ema",
+    "accumulate",
+    "compile",
+)
+ATTACK = ("constraint", "steps", "eval_steps")  # require --adversarial
 OWN = {
-    "logistic": LOGISTIC,
-    "nearest": NEAREST,
-    "sgd": (*SGD, "augmentation", "adversarial", *ATTACK),
+    "logistic": ("penalty",),
+    "knn": ("neighbors",),
+    "sgd": (*SGD_FIELDS, "lr", "eval_every", "prune_margin", "adversarial", *ATTACK),
 }
 
 
 def parser(description: str) -> Parser:
-    """Options without a default of their own are absent unless given: a table decides on them."""
+    """Build the parser. Options whose default a table decides are None unless given."""
     p = Parser(
         "python -m classification.transfer",
         description=description.split("\n")[0],
-        argument_default=argparse.SUPPRESS,
-        epilog="A run that was stopped goes on where it was: give the same command again.",
+        epilog="To resume a stopped run, repeat the same command.",
     )
-    what = p.add_argument_group("what").add_argument
-    what(
-        "--weights",
-        required=True,
-        help="the network: a path, a published name (robust://resnet50_l2_eps3) or a URL; its "
-        "last layer is replaced",
-    )
-    what("--dataset", choices=tuple(DATASETS), required=True, help="the task")
-    what(
-        "--data",
-        help="where the data set lies: its folder or the one above it (default: "
-        "$ROBUST_BACKBONES_DATA; embedded ones need none)",
-    )
-    what(
-        "--mode",
-        choices=protocols.MODES,
-        default=protocols.MODES[0],
-        help="train the last layer only, or everything",
-    )
-    what(
-        "--trials",
-        type=options.count,
-        metavar="N",
-        help="runs with different seeds: validation images, head and order (default: "
-        f"{SEEDED_TRIALS}; 1 with a given --penalty or --neighbours and without --shots, where "
-        "nothing is random)",
-    )
-    what(
-        "--image-size",
-        type=options.count,
-        help="height and width of the images, pixels (default: the weights')",
-    )
-    what(
-        "--downscale",
-        type=options.count,
-        help="first take the images down to so many pixels, shorter side: the paper's Section 4.3 "
-        "(default: no)",
-    )
-    what(
-        "--limit",
-        type=options.count,
-        help="train on so many images only, balanced over the classes (default: all)",
-    )
-    what(
-        "--test-limit",
-        type=options.count,
-        help="test on so many images only, balanced over the classes (default: all)",
-    )
-    what(
-        "--shots",
-        type=options.count,
-        help="train on so many images of each class, drawn anew in each trial (default: all)",
-    )
-    what(
-        "--metric",
-        choices=tuple(METRIC_TITLES),
-        help="accuracy to choose by and to report (default: the dataset's; for folder top1)",
-    )
-    what(
-        "--output",
-        type=Path,
-        help="folder for this run, a path (default: output/transfer/<named by the settings>)",
-    )
-    how = p.add_argument_group("protocol").add_argument
-    how(
-        "--protocol",
-        choices=tuple(protocols.PROTOCOLS),
-        default="clean",
-        help="decides on the four below",
-    )
-    for part, values in protocols.PARTS.items():
-        meant = "; ".join(f"{value}: {words}" for value, words in values.items())
-        how(f"--{part}", choices=tuple(values), help=f"{meant} (default: the protocol's)")
-    how(
-        "--held-out",
-        type=options.fraction,
-        default=0.2,
-        help="part of each class of the training images to choose on, in (0, 1)",
-    )
-    how("--seed", type=options.seed, default=0, help="of the first trial, a number")
-    _probe_options(p)
-    _sgd_options(p)
-    _running_options(p)
+    for add in (_data_options, _protocol_options, _probe_options, _sgd_options, _running_options):
+        add(p)
     return p
 
 
-def _probe_options(p: argparse.ArgumentParser) -> None:
-    probe = p.add_argument_group("--probe logistic, nearest").add_argument
-    probe(
+def _data_options(p: Parser) -> None:
+    add = p.add_argument_group("network and data").add_argument
+    add(
+        "--weights",
+        required=True,
+        help="network: a path, a published name (robust://resnet50_l2_eps3) or a URL; its last "
+        "layer is replaced",
+    )
+    add("--dataset", choices=tuple(DATASETS), required=True, help="dataset to transfer to")
+    add(
+        "--data",
+        metavar="DIR",
+        help="folder of the dataset, or the folder that contains it (default: "
+        "$ROBUST_BACKBONES_DATA; embedded datasets need none)",
+    )
+    add(
+        "--mode",
+        choices=protocols.MODES,
+        default=protocols.MODES[0],
+        help="train the last layer only, or the full network",
+    )
+    add(
+        "--trials",
+        type=options.count,
+        metavar="N",
+        help="number of runs with different seeds for validation images, last layer and image "
+        f"order (default: {SEEDED_TRIALS}; 1 with --penalty or --neighbors and without --shots, "
+        "where nothing is random)",
+    )
+    add(
+        "--image-size",
+        type=options.count,
+        metavar="N",
+        help="height and width of the images in pixels (default: the weights')",
+    )
+    add(
+        "--downscale",
+        type=options.count,
+        metavar="N",
+        help="first reduce the shorter side of the images to N pixels, as in Section 4.3 of the "
+        "paper (default: no)",
+    )
+    add(
+        "--limit",
+        type=options.count,
+        metavar="N",
+        help="train on at most N images, balanced over the classes (default: all)",
+    )
+    add(
+        "--test-limit",
+        type=options.count,
+        metavar="N",
+        help="test on at most N images, balanced over the classes (default: all)",
+    )
+    add(
+        "--shots",
+        type=options.count,
+        metavar="N",
+        help="train on N images of each class, drawn again in each trial (default: all)",
+    )
+    add(
+        "--metric",
+        choices=tuple(METRIC_TITLES),
+        help="accuracy to report and to choose by (default: the dataset's; top1 for folder)",
+    )
+    add(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder for this run (default: output/transfer/<name from the settings>)",
+    )
+
+
+def _protocol_options(p: Parser) -> None:
+    add = p.add_argument_group("protocol").add_argument
+    add(
+        "--protocol",
+        choices=tuple(protocols.PROTOCOLS),
+        default="clean",
+        help="source of the defaults of the next four options",
+    )
+    for part, values in protocols.PARTS.items():
+        meaning = "; ".join(f"{value}: {words}" for value, words in values.items())
+        add(f"--{part}", choices=tuple(values), help=f"{meaning} (default: the protocol's)")
+    add(
+        "--held-out",
+        type=options.fraction,
+        metavar="SHARE",
+        default=0.2,
+        help="share of each class of the training images to choose on, in (0, 1)",
+    )
+    add("--seed", type=options.seed, metavar="N", default=0, help="random seed of the first trial")
+
+
+def _probe_options(p: Parser) -> None:
+    add = p.add_argument_group("--probe logistic and knn").add_argument
+    add(
         "--penalty",
         type=options.positive,
-        help="factor of half the squared weights in the sum of losses (default: chosen of 45 or "
-        "more)",
+        metavar="FACTOR",
+        help="factor of half the squared weights, added to the sum of the losses (default: the "
+        "best of 45 or more)",
     )
-    probe("--neighbours", type=options.count, help="k, a count (default: chosen)")
+    add(
+        "--neighbors",
+        type=options.count,
+        metavar="K",
+        help="number of nearest neighbors (default: the best of 1 to 200)",
+    )
 
 
-def _sgd_options(p: argparse.ArgumentParser) -> None:
-    sgd = p.add_argument_group("--probe sgd, and --mode full-network").add_argument
-    sgd("--epochs", type=options.count, help=_default("passes over the training images", "epochs"))
-    sgd(
+def _sgd_options(p: Parser) -> None:
+    add = p.add_argument_group("--probe sgd and --mode full-network").add_argument
+    add(
+        "--epochs",
+        type=options.count,
+        metavar="N",
+        help=f"passes over the training images (default: {SGD.epochs})",
+    )
+    add(
         "--batch-size",
         type=options.batch,
-        help=_default("images per update, all processes together", "batch_size"),
+        metavar="N",
+        help=f"images per update over all processes (default: {SGD.batch_size})",
     )
-    sgd(
+    add(
         "--lr",
         type=options.positive,
         nargs="+",
-        help="highest learning rate; of several the best is chosen (default: 0.01 0.001)",
+        help="peak learning rates to choose from (default: 0.01 0.001)",
     )
-    sgd("--lr-schedule", choices=tuple(SCHEDULES), help=_default("", "lr_schedule"))
-    sgd("--warmup", type=options.radius, help=_default("epochs of rising rate", "warmup"))
-    sgd("--momentum", type=options.fraction, help=_default("of SGD, in (0, 1)", "momentum"))
-    sgd(
+    add(
+        "--lr-schedule",
+        choices=tuple(SCHEDULES),
+        help=f"learning-rate schedule (default: {SGD.lr_schedule})",
+    )
+    add(
+        "--warmup",
+        type=options.radius,
+        metavar="EPOCHS",
+        help=f"epochs of linear learning-rate warm-up (default: {SGD.warmup})",
+    )
+    add(
+        "--momentum",
+        type=options.fraction,
+        help=f"momentum of SGD, in (0, 1) (default: {SGD.momentum})",
+    )
+    add(
         "--weight-decay",
         type=options.radius,
-        help=_default("L2 penalty on all that is trained, a factor", "weight_decay"),
+        metavar="FACTOR",
+        help=f"factor of the L2 penalty on all trained parameters (default: {SGD.weight_decay})",
     )
-    sgd(
+    add(
         "--augmentation",
         choices=AUGMENTATIONS,
-        help="default: imagenet_plain, where mirrored images keep their class",
+        help="augmentation of the training images (default: the dataset's; imagenet_plain where "
+        "mirrored images keep their class)",
     )
-    sgd("--label-smoothing", type=options.share, help=_default("in [0, 1)", "label_smoothing"))
-    sgd(
+    add(
+        "--label-smoothing",
+        type=options.share,
+        metavar="SHARE",
+        help=f"label smoothing, in [0, 1) (default: {SGD.label_smoothing})",
+    )
+    add(
         "--ema",
         type=options.share,
-        help=_default("decay per update of averaged weights, which then count; 0: none", "ema"),
+        metavar="DECAY",
+        help="decay per update of averaged weights, which are then evaluated; 0: off (default: "
+        f"{SGD.ema})",
     )
-    sgd(
+    add(
         "--eval-every",
         type=options.count,
-        help=_default("epochs from one look at the accuracy to the next", "eval_every"),
+        metavar="N",
+        help="evaluate the images that choose in every Nth epoch and the last one (default: "
+        f"{EVAL_EVERY})",
     )
-    sgd(
+    add(
         "--accumulate",
         type=options.count,
-        help=_default("pieces to cut a process's part of a mini-batch into", "accumulate"),
+        metavar="N",
+        help="split each process's part of a batch into N parts, to save memory (default: "
+        f"{SGD.accumulate})",
     )
-    sgd("--compile", action="store_true", help="use torch.compile")
-    sgd(
-        "--stop-hopeless",
+    add("--compile", action="store_const", const=True, help="use torch.compile (default: no)")
+    add(
+        "--prune-margin",
         type=options.positive,
         metavar="POINTS",
-        help="give a learning rate up that, after a third of its epochs, is so many percent behind "
-        "an earlier one of its trial; the result says so (default: none is)",
+        help="stop training with a learning rate that, after a third of its epochs, is more than "
+        "this many percentage points behind an earlier one of its trial (default: never)",
     )
-    sgd(
+    add(
         "--adversarial",
         type=options.positive,
         metavar="EPS",
-        help="train against attacks of that radius, pixels in [0, 1]; 4/255 is understood "
-        "(default: none)",
+        help="train against PGD with this radius for images in [0, 1]: L2 norm over the image, or "
+        "L-infinity such as 4/255 (default: no attack)",
     )
-    sgd(
-        "--constraint",
-        choices=tuple(STANDARD_EVAL_EPS),
-        help=_default("norm of the ball", "constraint", ATTACK),
+    add("--constraint", choices=CONSTRAINTS, help="norm of the ball (default: l2)")
+    add(
+        "--steps",
+        type=options.count,
+        metavar="N",
+        help=f"gradient steps of the training attack (default: {PGD_STEPS})",
     )
-    sgd("--steps", type=options.count, help=_default("of the training attack", "steps", ATTACK))
-    sgd(
+    add(
         "--eval-steps",
         type=options.count,
-        help=_default("of the attack on the test images", "eval_steps", ATTACK),
+        metavar="N",
+        help=f"gradient steps of the attack on the test images (default: {EVAL_STEPS})",
     )
 
 
-def _running_options(p: argparse.ArgumentParser) -> None:
-    run = p.add_argument_group("running").add_argument
-    run(
+def _running_options(p: Parser) -> None:
+    add = p.add_argument_group("running").add_argument
+    add(
         "--save-classifier",
         action="store_true",
-        default=False,
-        help="keep the network of each trial: classifier_trial<number>.pt",
+        help="save the network of trial N to classifier_trialN.pt",
     )
-    run(
+    add(
         "--precision",
         choices=PRECISIONS,
         default="float32",
-        help="of the network; weights and probes are float32 and up",
+        help="precision of the network; weights and probes are float32 or higher",
     )
-    run(
+    add(
         "--decode",
         choices=("exact", "fast"),
         default="exact",
-        help="of JPEG files; fast: other decoder and resizing, large ones at a part of their "
-        "size; about a level of 255 away",
+        help="decoder of JPEG files; fast: decodes large images at reduced size, pixels differ by "
+        "about 1 of 255",
     )
-    run(
-        "--save-seconds",
-        type=options.radius,
-        default=600.0,
-        help="longest time between two checkpoints, seconds",
-    )
-    run("--device", help="torch device (default: cuda if there is one, else cpu)")
-    run(
-        "--workers",
-        type=options.whole,
-        default=0,
-        help="processes that read images, for each process; 0: it reads itself",
-    )
-    run(
-        "--deterministic",
-        action="store_true",
-        default=False,
-        help="equal numbers in each run on the same GPUs too, slower",
-    )
+    options.add_running(add)
 
 
-def _default(words: str, name: str, table: dict = SGD) -> str:
-    return f"{words} (default: {table[name]})".strip()
-
-
-def settings(args: argparse.Namespace, weights: dict) -> dict:
-    """All that decides the numbers of the run, in plain JSON types, but for the images.
-
-    Args:
-        weights: `arch`, `image_size` (None: unknown) and `weights_sha256` of the network.
+def settings(args: argparse.Namespace, network: SourceNetwork) -> TransferSettings:
+    """Complete the options with the defaults of the dataset, the protocol and the network.
 
     Raises:
-        UserError: options that do not go together.
+        UserError: options contradict each other.
     """
     row = DATASETS[args.dataset]
-    given = vars(args)
-    wanted = {part: given[part] for part in protocols.PARTS if part in given}
-    parts = protocols.parts(args.mode, args.protocol, wanted)
-    _refuse_foreign(given, args.mode, parts["probe"])
-    own = {"logistic": _logistic, "nearest": _nearest, "sgd": _sgd}[parts["probe"]]
-    return {
-        "weights_sha256": weights["weights_sha256"],
-        "arch": weights["arch"],
-        "dataset": args.dataset,
-        "metric": given.get("metric", row.metric),
-        "mode": args.mode,
-        "protocol": protocols.name_of(args.mode, args.protocol, parts),
-        **parts,
-        "image_size": given.get("image_size") or weights["image_size"] or row.image_size,
-        "downscale": given.get("downscale"),
-        "decode": args.decode,
-        "limit": given.get("limit"),
-        "test_limit": given.get("test_limit"),
-        "shots": given.get("shots"),
-        "held_out": args.held_out if parts["selection"] == "validation" else 0.0,
-        "trials": trials(given),
-        "seed": args.seed,
-        "precision": args.precision,
-        "deterministic": args.deterministic,
-        "save_classifier": args.save_classifier,
-        **own(given, row),
-    }
+    parts = _parts(args)
+    _refuse_foreign(args, parts.probe)
+    return TransferSettings(
+        network=network,
+        dataset=args.dataset,
+        metric=args.metric or row.metric,
+        mode=args.mode,
+        protocol=protocols.name_of(args.mode, args.protocol, parts),
+        parts=parts,
+        image_size=args.image_size or network.image_size or row.image_size,
+        downscale=args.downscale,
+        decode=args.decode,
+        limit=args.limit,
+        test_limit=args.test_limit,
+        shots=args.shots,
+        held_out=args.held_out if parts.selection == "validation" else 0.0,
+        trials=trials(args),
+        seed=args.seed,
+        precision=args.precision,
+        deterministic=args.deterministic,
+        save_classifier=args.save_classifier,
+        penalty=args.penalty,
+        neighbors=args.neighbors,
+        sgd=_sgd(args) if parts.probe == "sgd" else None,
+    )
 
 
-def trials(given: dict) -> int:
-    """Number of trials: `--trials`, or the default that its help describes.
-
-    Args:
-        given: options by name; `mode`, `protocol`, `probe`, `shots`, `penalty` and `neighbours`
-            decide on the default.
-    """
-    wanted = {part: given[part] for part in protocols.PARTS if part in given}
-    parts = protocols.parts(given["mode"], given["protocol"], wanted)
-    chosen = given.get(protocols.CHOICES[parts["probe"]]) is None  # on images that a seed draws
-    seeded = parts["probe"] == "sgd" or chosen or given.get("shots")
-    return given.get("trials", SEEDED_TRIALS if seeded else 1)
+def trials(args: argparse.Namespace) -> int:
+    """Number of trials: `--trials`, or the default that its help describes."""
+    if args.trials is not None:
+        return args.trials
+    probe = _parts(args).probe
+    value = {"logistic": args.penalty, "knn": args.neighbors, "sgd": None}[probe]
+    # A choice depends on validation images that the seed draws.
+    return SEEDED_TRIALS if value is None or args.shots else 1
 
 
-def _refuse_foreign(given: dict, mode: str, probe: str) -> None:
+def _parts(args: argparse.Namespace) -> protocols.Protocol:
+    given = {name: value for name, value in _given(args).items() if name in protocols.PARTS}
+    return protocols.compose(args.mode, args.protocol, given)
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """Options with a value."""
+    return {name: value for name, value in vars(args).items() if value is not None}
+
+
+def _refuse_foreign(args: argparse.Namespace, probe: str) -> None:
+    """Refuse options of other probes."""
     foreign = {name for names in OWN.values() for name in names} - set(OWN[probe])
-    for name in sorted(foreign & set(given)):
-        place = f"--mode {mode}" if mode == "full-network" else f"--probe {probe}"
+    for name in sorted(foreign & set(_given(args))):
+        full = args.mode == "full-network"
+        where = "--mode full-network" if full else f"--probe {probe}"
         raise UserError(
-            f"--{name.replace('_', '-')} is not for {place}; leave it out, or choose "
+            f"--{name.replace('_', '-')} does not apply to {where}. Leave it out, or choose "
             "another --probe."
         )
 
 
-def _logistic(given: dict, row: DatasetSpec) -> dict:
-    return {"penalty": given.get("penalty")}
-
-
-def _nearest(given: dict, row: DatasetSpec) -> dict:
-    return {"neighbours": given.get("neighbours")}
-
-
-def _sgd(given: dict, row: DatasetSpec) -> dict:
-    found = {name: given.get(name, value) for name, value in (SGD | ATTACK).items()}
-    rates, eval_steps = sorted(set(found.pop("lr")), reverse=True), found.pop("eval_steps")
-    eps, smoothing = given.get("adversarial", 0.0), found.pop("label_smoothing")
-    check_eps("--adversarial", found["constraint"], eps)
-    if not eps and (useless := sorted(set(ATTACK) & set(given))):
-        raise UserError(f"--{useless[0].replace('_', '-')} without --adversarial; give a radius.")
-    return found | {
-        "rates": rates,
-        "smoothing": smoothing,
-        "passes": found["epochs"],
-        "augmentation": given.get("augmentation", row.transfer_augmentation),
-        "optimizer": "sgd",
-        "nesterov": False,
-        # As the paper's own networks were trained.
-        "method": "pgd" if eps else "standard",
-        "eps": eps,
-        "step_size": 2 / 3 * eps,
-        "random_start": False,
-        "use_best": bool(eps),
-        "beta": 0.0,
-        "evaluation": eps
-        and {
-            "attack": "pgd",
-            "constraint": found["constraint"],
-            "eps": eps,
-            "steps": eval_steps,
-            "step_size": STEP_FACTOR * eps / eval_steps,
-            "random_start": True,
-            "use_best": True,
-        },
-    }
+def _sgd(args: argparse.Namespace) -> SgdSettings:
+    given = _given(args)
+    eps, constraint = given.get("adversarial", 0.0), given.get("constraint", "l2")
+    check_eps("--adversarial", constraint, eps)
+    if not eps and (useless := [name for name in ATTACK if name in given]):
+        raise UserError(f"--{useless[0].replace('_', '-')} requires --adversarial. Add a radius.")
+    method = "pgd" if eps else "standard"
+    attack = replace(METHODS[method].attack(constraint, eps), steps=given.get("steps", PGD_STEPS))
+    lrs = tuple(sorted(set(given.get("lr", LRS)), reverse=True))
+    chosen: dict[str, Any] = {"augmentation": DATASETS[args.dataset].transfer_augmentation}
+    chosen |= {name: given[name] for name in SGD_FIELDS if name in given}
+    return SgdSettings(
+        train=replace(
+            SGD,
+            method=method,
+            attack=attack,
+            lr=lrs[0],
+            seed=args.seed,
+            precision=args.precision,
+            **chosen,
+        ),
+        lrs=lrs,
+        eval_every=given.get("eval_every", EVAL_EVERY),
+        prune_margin=args.prune_margin,
+        evaluation=(
+            evaluation_attack(constraint, eps, given.get("eval_steps", EVAL_STEPS)) if eps else None
+        ),
+    )

@@ -1,5 +1,5 @@
 """Linear probes on features: logistic regression with its penalty chosen on held-out images, and
-n images per class. `neighbours.py` has the probe without any training.
+n images per class. `knn.py` has the probe without any training.
 
 The protocol is that of Kornblith et al. (2019, "Do better ImageNet models transfer better?"): 45
 penalties, logarithmically spaced from 1e-6 to 1e5, on features as they are. Nothing standardises
@@ -14,21 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from classification.transfer.knn import choose_neighbours, nearest
 from classification.transfer.logistic import Images, solve_path
 from robust_backbones.core.errors import UserError
-
-__all__ = [
-    "PENALTIES",
-    "Chosen",
-    "Probes",
-    "choose",
-    "choose_neighbours",
-    "few_shot",
-    "fit",
-    "nearest",
-    "refit",
-]
 
 PER_DECADE = 4  # penalties, on the path and where it is extended
 PENALTIES = tuple(10 ** (-6 + i / PER_DECADE) for i in range(45))

@@ -1,40 +1,44 @@
-"""How transfer is measured: protocols, one row each, and the parts that they are made of."""
+"""Transfer protocols: one row each, and the parts that they consist of."""
 
 from dataclasses import asdict, dataclass
 
 from robust_backbones.core.errors import UserError
 
-# Part -> its values and what they mean; each part is an option of `classification.transfer`.
+# Part -> its values and their meaning. Each part is an option of `classification.transfer`.
 PARTS = {
-    "normalisation": {
-        "weights": "with the statistics that the weights were trained with",
-        "target": "with those of the data set where it has its own, else not at all",
+    "normalization": {
+        "weights": "use the statistics that the weights were trained with",
+        "target": "use the dataset's own statistics if it has some, else none",
     },
     "batchnorm": {
-        "frozen": "of a fixed network stays as it is",
-        "adapting": "of a fixed network keeps learning the statistics of the new images",
+        "frozen": "keep the BatchNorm statistics of a frozen network",
+        "adapting": "let a frozen network update its BatchNorm statistics",
     },
     "probe": {
-        "logistic": "L-BFGS on stored features, the penalty is chosen",
-        "nearest": "k-NN on stored features, k is chosen",
-        "sgd": "a linear layer by SGD on augmented images, the learning rate is chosen",
+        "logistic": "L-BFGS on cached features; chooses the penalty",
+        "knn": "k nearest neighbors on cached features; chooses k",
+        "sgd": "a linear layer by SGD on augmented images; chooses the learning rate",
     },
     "selection": {
-        "validation": "on a part of the training images; then all of them are trained on",
-        "test": "on the test images, the epoch too",
+        "validation": "choose on a part of the training images, then train on all of them",
+        "test": "choose on the test images, the epoch included",
     },
 }
+# The hyper-parameter that each probe chooses, by its name in results.
+CHOICES = {"logistic": "penalty", "knn": "neighbors", "sgd": "lr"}
+MODES = ("fixed-feature", "full-network")
+FULL_NETWORK = {"batchnorm": "adapting", "probe": "sgd"}  # in every protocol
 
 
 @dataclass(frozen=True)
 class Protocol:
     """One value for each of the `PARTS`.
 
-    `batchnorm` and `probe` are about fixed features; fine-tuning the full network is by SGD, and
-    its BatchNorm learns.
+    `batchnorm` and `probe` concern frozen networks. Full networks are fine-tuned by SGD, and update
+    their BatchNorm statistics.
     """
 
-    normalisation: str
+    normalization: str
     batchnorm: str
     probe: str
     selection: str
@@ -42,44 +46,40 @@ class Protocol:
 
 PROTOCOLS = {
     "clean": Protocol("weights", "frozen", "logistic", "validation"),
-    # What the authors' code does, which differs from what the paper says of it: the statistics of
-    # frozen layers move, ImageNet's normalisation is dropped, and the test images decide.
+    # The authors' code, which differs from the paper's text: the BatchNorm statistics of frozen
+    # layers move, ImageNet's normalization is dropped, and the test images choose.
     "paper": Protocol("target", "adapting", "sgd", "test"),
 }
-# What each probe chooses, by its name in the settings.
-CHOICES = {"logistic": "penalty", "nearest": "neighbours", "sgd": "rates"}
-FULL = {"batchnorm": "adapting", "probe": "sgd"}  # of the mode full-network, whatever the protocol
-MODES = ("fixed-feature", "full-network")
 
 
-def parts(mode: str, protocol: str, given: dict[str, str]) -> dict[str, str]:
-    """The value of each part.
+def compose(mode: str, protocol: str, given: dict[str, str]) -> Protocol:
+    """Replace parts of a named protocol.
 
     Args:
-        mode: of `MODES`.
+        mode: one of `MODES`.
         protocol: key of `PROTOCOLS`.
-        given: parts that the user wants otherwise.
+        given: parts that the user chose.
 
     Raises:
-        UserError: they do not go together.
+        UserError: the parts contradict each other or the mode.
     """
+    parts = asdict(PROTOCOLS[protocol]) | given
     if mode == "full-network":
-        if fixed := [f"--{name}" for name in FULL if name in given]:
+        if fixed := [f"--{name}" for name in FULL_NETWORK if name in given]:
             raise UserError(
-                f"{' and '.join(fixed)} with --mode full-network: only for "
-                "fixed-feature; leave it out."
+                f"{' and '.join(fixed)} with --mode full-network: only --mode fixed-feature has "
+                "this choice. Leave it out."
             )
-        return asdict(PROTOCOLS[protocol]) | given | FULL
-    chosen = asdict(PROTOCOLS[protocol]) | given
-    if chosen["probe"] != "sgd" and chosen["batchnorm"] == "adapting":
+        parts |= FULL_NETWORK
+    elif parts["probe"] != "sgd" and parts["batchnorm"] == "adapting":
         raise UserError(
-            f"--probe {chosen['probe']} with --batchnorm adapting: features that change while one "
-            "trains cannot be stored; choose --probe sgd or --batchnorm frozen."
+            f"--probe {parts['probe']} with --batchnorm adapting: features that change during "
+            "training cannot be cached. Choose --probe sgd or --batchnorm frozen."
         )
-    return chosen
+    return Protocol(**parts)
 
 
-def name_of(mode: str, protocol: str, chosen: dict[str, str]) -> str:
-    """`clean`, or what differs from it: `clean+selection=test`."""
-    usual = parts(mode, protocol, {})
-    return "+".join([protocol, *(f"{k}={v}" for k, v in chosen.items() if usual[k] != v)])
+def name_of(mode: str, protocol: str, parts: Protocol) -> str:
+    """The protocol's name and the parts that differ from it: `clean+selection=test`."""
+    usual = asdict(compose(mode, protocol, {}))
+    return "+".join([protocol, *(f"{k}={v}" for k, v in asdict(parts).items() if usual[k] != v)])

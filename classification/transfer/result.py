@@ -48,10 +48,10 @@ def write(task: Task, trials: list[Trial], names: dict, seconds: float) -> str:
         folder / "result.json",
         kind="transfer",
         metrics=found,
-        settings=task.settings | names | {"source": source(task.found)},
-        weights_sha256=task.found.sha256,
+        settings=task.recorded | names | {"source": source(task.weights)},
+        weights_sha256=task.weights.sha256,
         data=task.data,
-        seed=task.settings["seed"],
+        seed=task.settings.seed,
         seconds=seconds,
         processes=distributed.world(),
     )
@@ -70,12 +70,12 @@ def summary(task: Task, trials: list[Trial]) -> dict:
     """The numbers of a result; docs/formats.md explains each."""
     rows = [_row(task, trial) for trial in trials]
     predictions = torch.stack([trial.predictions for trial in trials])
-    low, high = metrics.interval(predictions, task.test.labels, task.metric_name)
-    found = {"metric": task.metric_name, **_spread("accuracy", rows), "interval": [low, high]}
+    low, high = metrics.interval(predictions, task.test.labels, task.settings.metric)
+    found = {"metric": task.settings.metric, **_spread("accuracy", rows), "interval": [low, high]}
     for name in ("top1", "mean_per_class", "robust_accuracy"):
         if all(row.get(name) is not None for row in rows):
             found[name] = fmean(row[name] for row in rows)
-    if task.settings["selection"] == "test":
+    if task.selects_on_test:
         found["last_epoch_accuracy"] = _mean(rows, "last")
     return found | {"images": len(task.test), "trials": rows}
 

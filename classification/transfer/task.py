@@ -1,4 +1,4 @@
-"""What the trials of one transfer run share, and in what they differ."""
+"""A transfer run's network, data and settings, and what its trials share."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,36 +12,36 @@ from classification import metrics, models
 from classification.datasets.specs import DATASETS
 from classification.datasets.split import ImageSplit, held_out_mask
 from classification.models import Classifier
-from classification.transfer import protocols
 from classification.transfer.probe import few_shot
+from classification.transfer.settings import TransferSettings
 from robust_backbones.checkpoint.io import Checkpoint
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.signals import StopSignals
 from robust_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
-IDENTITY = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # statistics that change nothing
+IDENTITY = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # mean and std that change nothing
 
 
 @dataclass(frozen=True)
 class Task:
-    """A network, a data set and how the one is to learn the other.
+    """One transfer run.
 
     Attributes:
-        found: the network's weights.
-        train, test: all images of the splits that are used.
-        settings: of the run, see `transfer_options`.
-        data: what identifies the images, see `training.identity`.
-        folder: of the run.
-        device: of this process.
-        workers: processes that read images.
+        weights: weights of the pretrained network.
+        train, test: images of the splits.
+        settings: settings of the run.
+        data: identity of the images, see `trainer.identity`.
+        folder: folder of the run.
+        device: device of this process.
+        workers: number of processes that read images.
         save_seconds: longest time between two checkpoints.
-        signals: whether the run was asked to stop.
+        signals: stop signals.
     """
 
-    found: Checkpoint
+    weights: Checkpoint
     train: ImageSplit
     test: ImageSplit
-    settings: dict
+    settings: TransferSettings
     data: dict
     folder: Path
     device: torch.device
@@ -50,59 +50,62 @@ class Task:
     signals: StopSignals = field(default_factory=StopSignals)
 
     @property
-    def trials(self) -> range:
-        return range(self.settings["trials"])
+    def recorded(self) -> dict:
+        """All settings and the fingerprints of the images, in plain JSON types."""
+        prints = {split: part["fingerprint"] for split, part in self.data.items()}
+        return self.settings.to_json() | {"data": prints}
 
     @property
-    def metric_name(self) -> str:
-        """A key of `metrics.METRICS`."""
-        return self.settings["metric"]
+    def trials(self) -> range:
+        """Indices of the trials."""
+        return range(self.settings.trials)
 
     @property
     def metric(self) -> Callable[[Tensor, Tensor, int], float]:
-        """`(predictions, labels, classes)` -> percent; see `metrics`."""
-        return metrics.METRICS[self.metric_name]
+        """`(predictions, labels, classes)` -> accuracy in percent; see `metrics`."""
+        return metrics.METRICS[self.settings.metric]
 
     @property
-    def chooses(self) -> bool:
-        """Whether anything is to be chosen; else the user has."""
-        given = self.settings[protocols.CHOICES[self.settings["probe"]]]
-        return given is None or isinstance(given, list) and len(given) > 1
+    def selects_on_test(self) -> bool:
+        """Whether the test images choose the hyper-parameters."""
+        return self.settings.parts.selection == "test"
 
     def seed(self, trial: int) -> int:
-        return self.settings["seed"] + trial
+        """Seed of a trial."""
+        return self.settings.seed + trial
 
     def images(self, trial: int) -> Tensor:
-        """Numbers of the training images of a trial, sorted."""
-        if not self.settings["shots"]:
+        """Indices of the training images of a trial, sorted."""
+        shots = self.settings.shots
+        if not shots:
             return torch.arange(len(self.train))
-        return few_shot(self.train.labels, self.settings["shots"], self.seed(trial)).sort().values
+        return few_shot(self.train.labels, shots, self.seed(trial)).sort().values
 
-    def parts(self, trial: int) -> tuple[Tensor, Tensor]:
-        """Those of `images` to learn from while something is chosen, and those to choose on."""
+    def validation_split(self, trial: int) -> tuple[Tensor, Tensor]:
+        """Split the images of a trial into those to train on and those to choose on."""
         every = self.images(trial)
-        mask = held_out_mask(self.train.labels[every], self.settings["held_out"], self.seed(trial))
+        mask = held_out_mask(self.train.labels[every], self.settings.held_out, self.seed(trial))
         return every[~mask], every[mask]
 
-    def judges(self, trial: int) -> tuple[ImageSplit, ImageSplit]:
-        """What to learn from while something is chosen, and what to choose on."""
-        if self.settings["selection"] == "test":
+    def selection_sources(self, trial: int) -> tuple[ImageSplit, ImageSplit]:
+        """Images to train candidates on, and images to choose among the candidates on."""
+        if self.selects_on_test:
             return self.train.subset(self.images(trial)), self.test
-        fit, judged = (self.train.subset(part) for part in self.parts(trial))
-        return fit, dataclasses.replace(judged, split="val")
+        fit, chooses = (self.train.subset(part) for part in self.validation_split(trial))
+        return fit, dataclasses.replace(chooses, split="val")
 
     def classifier(self, trial: int) -> Classifier:
-        """The network with the trial's new last layer, on the device; fixed, if it is to be."""
+        """Build the network with the trial's new last layer; freeze it in mode fixed-feature."""
         settings, statistics = self.settings, None
-        if settings["normalisation"] == "target":
-            statistics = target_statistics(settings["dataset"])
-        model = models.for_task(self.found, self.train.classes, self.seed(trial), statistics)
-        if settings["mode"] == "fixed-feature":
-            model.freeze(statistics=settings["batchnorm"] == "frozen")
+        if settings.parts.normalization == "target":
+            statistics = target_statistics(settings.dataset)
+        model = models.for_task(self.weights, self.train.classes, self.seed(trial), statistics)
+        if settings.mode == "fixed-feature":
+            model.freeze(statistics=settings.parts.batchnorm == "frozen")
         return model.to(self.device).to(memory_format=torch.channels_last)
 
     def check(self) -> None:
-        """Find out now what would fail hours later.
+        """Report mistakes before the run that would stop it later.
 
         Raises:
             UserError: a class without an image where one is needed; a network that the protocol
@@ -111,46 +114,51 @@ class Task:
         settings = self.settings
         for source in (self.train, self.test):
             counts = torch.bincount(source.labels, minlength=source.classes)
-            if (empty := counts == 0).any() and self.metric_name == "mean_per_class":
+            if (empty := counts == 0).any() and settings.metric == "mean_per_class":
                 name = source.class_names[int(empty.nonzero()[0])]
                 raise UserError(
-                    f"{source.name} {source.split} has no image of '{name}'; the "
-                    "metric is the mean over all classes: add some."
+                    f"{source.name} {source.split} has no image of class '{name}', which the "
+                    "metric mean_per_class needs. Add images, or use --metric top1."
                 )
-        validates = self.chooses and settings["selection"] == "validation"
-        if validates and not len(self.parts(0)[0]):
+        validates = settings.chooses and not self.selects_on_test
+        if validates and not len(self.validation_split(0)[0]):
             raise UserError(
-                "choosing takes one training image of each class, and nothing is left to learn "
-                "from; give more --shots, or --selection test, or what is to be chosen."
+                f"--shots {settings.shots}: choosing takes one training image of each class, and "
+                "none is left to train on. Give more --shots, use --selection test, or give the "
+                "value to choose."
             )
-        # The authors' code knows which layers to freeze by their ResNets' names.
-        blocks = any(name.startswith("layer4.") for name in self.found.tensors)
-        if settings["batchnorm"] == "adapting" and settings["mode"] == "fixed-feature":
-            if not blocks:
-                raise UserError(
-                    f"--batchnorm adapting freezes {self.found.arch} as the paper's code does, "
-                    "which can do it to ResNets only; choose --protocol clean."
-                )
+        # The authors' code knows the layers to freeze by their names in ResNets.
+        resnet = any(name.startswith("layer4.") for name in self.weights.tensors)
+        adapting = settings.parts.batchnorm == "adapting" and settings.mode == "fixed-feature"
+        if adapting and not resnet:
+            raise UserError(
+                f"--batchnorm adapting freezes {self.weights.arch} as the paper's code does, which "
+                "works for ResNets only. Choose --protocol clean."
+            )
 
     def metadata(self, trial: int) -> dict:
-        """What the weights' later users need to know; the format is in docs/formats.md."""
+        """Facts that users of a trial's weights need; docs/formats.md has the format."""
         settings, model = self.settings, self.classifier(trial)
-        names = ("arch", "dataset", "mode", "protocol", "image_size")
-        return {name: settings[name] for name in names} | {
+        return {
+            "arch": self.weights.arch,
+            "dataset": settings.dataset,
+            "mode": settings.mode,
+            "protocol": settings.protocol,
+            "image_size": settings.image_size,
             "classes": self.train.classes,
             "mean": model.normalize.mean.flatten().tolist(),
             "std": model.normalize.std.flatten().tolist(),
-            "source_sha256": self.found.sha256,
-            "source_metadata": self.found.metadata,
+            "source_sha256": self.weights.sha256,
+            "source_metadata": self.weights.metadata,
             "seed": self.seed(trial),
         }
 
 
 def target_statistics(dataset: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """`(mean, std)` that the paper's code gives a data set: its own, or 0 and 1.
+    """Return the `(mean, std)` that the paper's code gives a dataset: its own, or 0 and 1.
 
-    Of the twelve tasks CIFAR-10 and CIFAR-100 have some; those that we normalise with ImageNet's
-    are left as they are there.
+    Of the twelve tasks, only CIFAR-10 and CIFAR-100 have their own. The paper's code does not
+    normalize the others, for which we use ImageNet's statistics elsewhere.
     """
     row = DATASETS[dataset]
     own = (row.mean, row.std)
@@ -159,15 +167,17 @@ def target_statistics(dataset: str) -> tuple[tuple[float, ...], tuple[float, ...
 
 @dataclass
 class Trial:
-    """What one trial found.
+    """Outcome of one trial.
 
     Attributes:
-        seed: its own.
-        chosen: what was chosen, or given: `{"penalty": 3.2}`, `{"lr": 0.01}`.
-        candidates: what it was chosen among: `{"penalty", "value"}`, value in percent.
-        predictions: `(N,)` of the test images, and the same under attack or None.
-        more: what else there is to know, in plain JSON types.
-        model: the network's state dict, on the CPU, if it is to be kept.
+        seed: seed of the trial.
+        chosen: the hyper-parameter that was chosen or given: `{"penalty": 3.2}`, `{"lr": 0.01}`.
+        candidates: values to choose from, `{"penalty", "value"}` each; value is the accuracy in
+            percent.
+        predictions: predicted classes of the test images, `(N,)`.
+        adversarial: predicted classes of the attacked test images, `(N,)`, or None.
+        more: further facts, in plain JSON types.
+        model: state dict of the network on the CPU, or None unless it is to be saved.
     """
 
     seed: int

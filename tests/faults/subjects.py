@@ -174,7 +174,7 @@ def _trainings(place: Path) -> list[str]:
     paths = (place / "run").rglob("checkpoint.pt")
     states = [load_file(p) for p in sorted(paths, key=lambda p: p.stat().st_mtime_ns)]
     return [
-        f"resuming after {s['epoch']} of {s['settings']['passes']} epochs and {s['batch']} of"
+        f"resuming after {s['epoch']} of {s['settings']['epochs']} epochs and {s['batch']} of"
         for s in states
     ]
 

@@ -222,7 +222,10 @@ def test_a_finished_run_is_skipped_and_another_one_refused(done, weights, capsys
         (["--eps", "-1"], "'-1' is not a finite number above 0"),
         (["--mode", "dream"], "invalid choice: 'dream'.*visualise.*invert.*both"),
         (["--judge", "nowhere.pt"], "file 'nowhere.pt' does not exist"),
-        (["--device", "abacus"], "device 'abacus' cannot be used here; one of: .*cpu"),
+        (
+            ["--device", "abacus"],
+            "--device abacus: torch cannot use this device. Choose from .*cpu",
+        ),
     ],
 )
 def test_user_mistakes(weights, tmp_path, capsys, more, message):

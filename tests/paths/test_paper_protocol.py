@@ -1,5 +1,5 @@
 """`--protocol paper` against what the authors' code does, re-created with the `robustness` library:
-the same normalisation, the same BatchNorm mode, the same loss and weights after some steps."""
+the same normalization, the same BatchNorm mode, the same loss and weights after some steps."""
 
 import copy
 import dataclasses
@@ -9,9 +9,10 @@ import torch
 
 from classification.datasets.open import open_split
 from classification.datasets.specs import SUITE
-from classification.training import evaluate as engine
+from classification.training.evaluate import evaluate
 from classification.training.learner import Learner
 from classification.transfer import options as transfer_options
+from classification.transfer.settings import SourceNetwork
 from classification.transfer.task import Task, target_statistics
 from robust_backbones.checkpoint.architectures import build_network
 from robust_backbones.checkpoint.io import read_checkpoint
@@ -24,7 +25,7 @@ CLASSES, LR = 4, 0.05
 
 @pytest.fixture
 def weights(tmp_path):
-    """As the published models are: ImageNet's normalisation."""
+    """As the published models are: ImageNet's normalization."""
     path = tmp_path / "resnet18.pth"
     torch.save(random_network("resnet18", 7).state_dict(), path)
     return read_checkpoint(path)
@@ -42,10 +43,9 @@ def task(found, dataset: str, mode: str, *options) -> Task:
     args = transfer_options.parser("").parse_args(
         ["--weights", "w", "--dataset", dataset, "--mode", mode, "--protocol", "paper", *options]
     )
-    known = {"arch": found.arch, "image_size": 32, "weights_sha256": found.sha256}
     images = open_split("digits", "test", limit=40)
     images = dataclasses.replace(images, classes=CLASSES)
-    settings = transfer_options.settings(args, known)
+    settings = transfer_options.settings(args, SourceNetwork(found.arch, 32, found.sha256))
     return Task(found, images, images, settings, {}, None, torch.device("cpu"))
 
 
@@ -78,15 +78,15 @@ def test_some_steps_agree(library, monkeypatch, weights, dataset, mode):
     reference, trained = theirs(library, weights, dataset, mode, model.head)
     reference.double()
     before = copy.deepcopy(model.net.state_dict())
-    settings = ours.settings
+    settings = dataclasses.replace(ours.settings.sgd.train, lr=LR)
     optimizer = torch.optim.SGD(
-        trained, LR, momentum=settings["momentum"], weight_decay=settings["weight_decay"]
+        trained, LR, momentum=settings.momentum, weight_decay=settings.weight_decay
     )
 
     _, expected = library.train._model_loop(
         robustness_bridge.loop_settings(), "train", batches(), reference, optimizer, 0, False, None
     )
-    learner = Learner(model, settings | {"lr": LR})
+    learner = Learner(model, settings)
     sums = [learner.step(x, y, [LR], seed=0) for x, y in batches()]
     assert sum(s.loss for s in sums) / 18 == pytest.approx(expected, rel=1e-6)
 
@@ -103,7 +103,7 @@ def test_some_steps_agree(library, monkeypatch, weights, dataset, mode):
     accuracy, loss = library.train._model_loop(
         robustness_bridge.loop_settings(), "val", batches(), reference, None, 0, False, None
     )
-    outcome = engine.evaluate(model, batches())  # with the adapted statistics, as there
+    outcome = evaluate(model, batches())  # with the adapted statistics, as there
     assert outcome.top1 == pytest.approx(float(accuracy))
     assert outcome.loss == pytest.approx(float(loss), rel=1e-6)
 
@@ -123,7 +123,7 @@ def test_statistics_of_the_data_sets(library):
 def test_the_weights_own_statistics_on_demand(tmp_path):
     """A departure from the paper's protocol, by name."""
     found = read_checkpoint(write_network(tmp_path / "w.pt"))
-    kept = task(found, "aircraft", "fixed-feature", "--normalisation", "weights").classifier(0)
+    kept = task(found, "aircraft", "fixed-feature", "--normalization", "weights").classifier(0)
     assert kept.normalize.mean.flatten().tolist() == pytest.approx([0.4, 0.45, 0.5])
     dropped = task(found, "aircraft", "fixed-feature").classifier(0)
     assert dropped.normalize.std.flatten().tolist() == [1.0, 1.0, 1.0]
@@ -149,9 +149,8 @@ def test_reweighted_accuracy_is_the_mean_over_classes():
 
 
 def settings(*options):
-    known = {"arch": "resnet18", "image_size": None, "weights_sha256": "0"}
     parsed = transfer_options.parser("").parse_args(["--weights", "w", *options])
-    return transfer_options.settings(parsed, known)
+    return transfer_options.settings(parsed, SourceNetwork("resnet18", None, "0")).to_json()
 
 
 def test_the_paper_protocol_is_the_papers():
@@ -160,19 +159,19 @@ def test_the_paper_protocol_is_the_papers():
     assert {
         "mode": "fixed-feature",
         "protocol": "paper",
-        "normalisation": "target",
+        "normalization": "target",
         "batchnorm": "adapting",
         "probe": "sgd",
         "selection": "test",
         "image_size": 224,
         "epochs": 150,
         "batch_size": 64,
-        "rates": [0.01, 0.001],
+        "lr": [0.01, 0.001],
         "lr_schedule": "step",
         "momentum": 0.9,
         "nesterov": False,
         "weight_decay": 5e-4,
-        "smoothing": 0.0,
+        "label_smoothing": 0.0,
         "augmentation": "imagenet_plain",
         "precision": "float32",
         "eval_every": 5,
@@ -186,4 +185,4 @@ def test_what_the_papers_code_cannot_freeze(tmp_path, capsys):
     weights = write_network(tmp_path / "w.pt", "shufflenet_v2_x1_0")
     with pytest.raises(SystemExit):
         run(weights, tmp_path / "run", "--protocol", "paper", *FAST)
-    assert "which can do it to ResNets only; choose --protocol clean" in capsys.readouterr().err
+    assert "which works for ResNets only. Choose --protocol clean" in capsys.readouterr().err

@@ -18,8 +18,9 @@ from classification.datasets.specs import DATASETS
 from classification.models import load_classifier
 from classification.pretrain import __main__ as pretrain
 from classification.pretrain import options as pretrain_options
-from classification.training import evaluate as engine
-from classification.training import learner, methods
+from classification.training import methods
+from classification.training import settings as settings_tables
+from classification.training.evaluate import evaluate
 from robust_backbones import attacks
 from robust_backbones.checkpoint.formats import FORMAT
 from robust_backbones.checkpoint.io import read_checkpoint
@@ -74,7 +75,7 @@ def test_the_checkpoint_is_a_classifier_that_others_can_read(done):
     assert {"mean", "std", "code_version"} <= set(found.metadata)
     model = load_classifier(done / "checkpoint.pt")
     batches = loader.test_batches(open_split("digits", "test", limit=20), 20)
-    assert engine.evaluate(model, batches).top1 == lines(done)[-1]["clean_top1"]
+    assert evaluate(model, batches).top1 == lines(done)[-1]["clean_top1"]
 
 
 def test_the_result_names_its_attack_its_data_and_its_settings(done):
@@ -120,13 +121,13 @@ def test_resuming_is_asked_for(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         run(tmp_path)
     assert stop.value.code == 2
-    assert "pass --resume to go on with it, or choose another --output" in capsys.readouterr().err
+    assert "Add --resume to continue it, or choose another --output" in capsys.readouterr().err
 
 
 def test_nothing_to_resume(tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(tmp_path, "--resume", "must")
-    assert "holds no run to resume; leave --resume must out" in capsys.readouterr().err
+    assert "has no run to resume. Leave out --resume must" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -151,7 +152,7 @@ def test_a_signal_saves_and_exits_with_75_and_resume_auto_goes_on(tmp_path, numb
     process.send_signal(number)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == EXIT_RESUMABLE
-    assert f"stopped; all is saved in {tmp_path}. Go on with --resume" in out
+    assert f"stopped; the run is saved in {tmp_path}. Continue with --resume" in out
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     expected = f"resuming after {state['epoch']} of 60 epochs and {state['batch']} of 2 steps"
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -175,7 +176,7 @@ def test_a_standard_model_is_attacked_too(tmp_path, monkeypatch, options, radius
         radii.append(eps)
         return x
 
-    monkeypatch.setattr(attacks, "pgd", pgd)
+    monkeypatch.setattr("classification.training.evaluate.pgd", pgd)
     run(tmp_path, "--epochs", "1", "--eps", "0", "--resume", *options)  # nothing there: starts
     assert radii == [radius]  # one batch of the evaluation, none of the training
     result = json.loads((tmp_path / "result.json").read_text())
@@ -184,9 +185,8 @@ def test_a_standard_model_is_attacked_too(tmp_path, monkeypatch, options, radius
 
 
 def settings(*options):
-    return pretrain_options.settings(
-        pretrain_options.parser("").parse_args([*options, "--output", "x"])
-    )
+    args = pretrain_options.parser("").parse_args([*options, "--output", "x"])
+    return pretrain_options.settings(args).to_json()
 
 
 def test_the_paper_is_the_default():
@@ -211,7 +211,7 @@ def test_the_paper_is_the_default():
         "weight_decay": 1e-4,
         "augmentation": "imagenet",
         "warmup": 0.0,
-        "smoothing": 0.0,
+        "label_smoothing": 0.0,
     }.items() <= found.items()
 
 
@@ -222,9 +222,9 @@ def test_the_paper_is_the_default():
         (["--batch-size", "1024", "--lr", "0.1"], dict(lr=0.1)),
         (["--recipe", "quick"], dict(epochs=5, lr_schedule="one-cycle", eps=1.0, nesterov=True)),
         (["--constraint", "linf"], dict(eps=4 / 255, step_size=8 / 3 / 255)),
-        (["--method", "fast"], dict(steps=1, step_size=3.75, lr_schedule="cyclic", passes=90)),
-        (["--method", "free", "--eps", "1"], dict(steps=4, step_size=1.0, passes=23)),
-        (["--method", "free", "--steps", "8"], dict(steps=8, passes=12)),
+        (["--method", "fast"], dict(steps=1, step_size=3.75, lr_schedule="cyclic")),
+        (["--method", "free", "--eps", "1"], dict(steps=4, step_size=1.0)),
+        (["--method", "free", "--steps", "8"], dict(steps=8)),
         (["--method", "trades", "--beta", "2"], dict(steps=10, step_size=0.75, beta=2.0)),
         (["--no-use-best", "--random-start"], dict(use_best=False, random_start=True)),
         (["--eps", "0"], dict(method="standard", eps=0)),
@@ -242,7 +242,7 @@ def test_what_options_decide(options, expected):
         (["--arch", "vgg16"], "invalid choice: 'vgg16'.*resnet18"),
         (["--dataset", "mnist"], "invalid choice: 'mnist'.*digits"),
         (["--constraint", "l1"], "invalid choice: 'l1'.*l2.*linf"),
-        (["--constraint", "linf", "--eps", "4"], "did you mean 4/255?"),
+        (["--constraint", "linf", "--eps", "4"], "Did you mean 4/255"),
         (["--eps", "-1"], "'-1' is not a finite number of at least 0"),
         (["--eps", "1/0"], "'1/0' is not a finite number of at least 0"),
         (["--eps", "nan"], "'nan' is not a finite number of at least 0"),
@@ -253,16 +253,19 @@ def test_what_options_decide(options, expected):
         (["--step-size", "0"], "'0' is not a finite number above 0"),
         (["--eval-eps", "0"], "'0' is not a finite number above 0"),
         (["--lr", "0"], "'0' is not a finite number above 0"),
-        (["--lr", "1e30"], "step . of epoch .: the loss became (nan|inf) .*; lower it"),
+        (["--lr", "1e30"], "step . of epoch .: the loss became (nan|inf) at .*Lower --lr"),
         (["--method", "pgd"], "--method pgd with --eps 0: standard training has eps 0"),
         (["--method", "standard", "--eps", "1"], "--method standard with --eps 1: standard"),
         (["--label-smoothing", "1"], r"'1' is not a number in \[0, 1\)"),
-        (["--accumulate", "5"], "--batch-size 12 cannot be cut into 5 equal pieces of at least 2"),
-        (["--accumulate", "12"], "cannot be cut into 12 equal pieces of at least 2 images"),
+        (["--accumulate", "5"], "--batch-size 12 cannot be split into 5 equal parts of at least 2"),
+        (["--accumulate", "12"], "cannot be split into 12 equal parts of at least 2 images"),
         (["--dataset", "cifar10"], "'cifar10' needs data, .* Pass --data"),
         (["--limit", "9"], "a limit of 9 images is impossible: digits train has 10 classes"),
         (["--momentum", "1"], "'1' is not a number between 0 and 1"),
-        (["--device", "abacus"], "device 'abacus' cannot be used here; one of: .*cpu"),
+        (
+            ["--device", "abacus"],
+            "--device abacus: torch cannot use this device. Choose from .*cpu",
+        ),
     ],
 )
 def test_user_mistakes(tmp_path, capsys, options, message):
@@ -317,9 +320,8 @@ def test_help_explains_every_option_and_comes_at_once():
 
 def test_the_parser_offers_what_the_tables_have():
     assert set(pretrain_options.STANDARD_EVAL_EPS) == set(attacks.CONSTRAINTS)
-    assert set(pretrain_options.METHODS) == set(methods.METHODS)
-    assert set(pretrain_options.PRECISIONS) == set(learner.PRECISIONS)
-    assert set(pretrain_options.AUGMENTATIONS) == set(tf.AUGMENTATIONS)
+    assert set(settings_tables.METHODS) == set(methods.METHODS)
+    assert settings_tables.AUGMENTATIONS == tuple(tf.AUGMENTATIONS)
 
 
 def test_held_out_training_images_take_the_place_of_the_test_images(tmp_path):

@@ -17,7 +17,7 @@ from classification.robustness_eval import plan as attack_plan
 from classification.robustness_eval import report
 from classification.robustness_eval import run as robustness
 from classification.robustness_eval.plan import Attack
-from classification.training import evaluate as engine
+from classification.training.evaluate import evaluate
 from robust_backbones import attacks
 from tests.support.networks import random_network
 from tests.support.small_data import write_tree
@@ -148,7 +148,10 @@ def test_killed_and_resumed_it_gives_the_same(done, weights, tmp_path, capsys):
         (["--dataset", "mnist"], "invalid choice: 'mnist'.*digits"),
         (["--weights", "nowhere.pt"], "file 'nowhere.pt' does not exist"),
         (["--weights", "robust://resnet50_l2_eps77"], "resnet50_l2_eps77"),
-        (["--device", "abacus"], "device 'abacus' cannot be used here; one of: .*cpu"),
+        (
+            ["--device", "abacus"],
+            "--device abacus: torch cannot use this device. Choose from .*cpu",
+        ),
     ],
 )
 def test_user_mistakes(weights, tmp_path, capsys, options, message):
@@ -202,8 +205,8 @@ def test_a_row_is_what_evaluate_gives(constraint, eps, restarts):
     robustness.run(model, [(x, y)], plan, seed=1, classes=10, records=records, add=records.append)
     found = report.rows(robustness.outcomes(plan, records))
     pgd = robustness.adversary(attack, 1, 0, 10)
-    assert found[attack.group]["accuracy"] == engine.evaluate(model, [(x, y)], pgd).top1
-    assert found["clean"]["accuracy"] == engine.evaluate(model, [(x, y)]).top1
+    assert found[attack.group]["accuracy"] == evaluate(model, [(x, y)], pgd).top1
+    assert found["clean"]["accuracy"] == evaluate(model, [(x, y)]).top1
 
 
 def test_the_worst_case_counts_what_survives_everything():

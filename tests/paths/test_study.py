@@ -325,9 +325,9 @@ def test_real_runs_of_two_parts(tmp_path, capfd):
             "dataset": "digits",
             "limit": 40,
             "test_limit": 30,
-            "probe": "nearest",
+            "probe": "knn",
             "weights": str(weights),
-            "neighbours": "{k}",
+            "neighbors": "{k}",
         },
         "axes": {"k": [1, 3]},
     }

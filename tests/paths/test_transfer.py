@@ -35,7 +35,7 @@ def runs(network, tmp_path_factory):
     root, made = tmp_path_factory.mktemp("runs"), {}
     options = {
         "logistic": ["--trials", "2", "--save-classifier"],
-        "nearest": ["--probe", "nearest"],
+        "knn": ["--probe", "knn"],
         "sgd": ["--probe", "sgd", *FAST, "--save-classifier"],
         "full": ["--mode", "full-network", "--trials", "2", *FAST, "--save-classifier"],
         "paper": ["--protocol", "paper", "--trials", "2", "--eval-every", "1", *FAST],
@@ -97,7 +97,7 @@ def test_the_classifier_that_is_kept_has_the_accuracy(runs, name):
     assert read.mean == pytest.approx((0.4, 0.45, 0.5))  # clean: the weights' own statistics
 
 
-@pytest.mark.parametrize("name", ["logistic", "nearest", "sgd", "full", "paper", "adversarial"])
+@pytest.mark.parametrize("name", ["logistic", "knn", "sgd", "full", "paper", "adversarial"])
 def test_what_a_result_says(runs, name):
     found, folder = result(runs(name)), runs(name)
     numbers, settings = found["metrics"], found["settings"]
@@ -129,7 +129,7 @@ def test_what_a_result_says(runs, name):
 
 
 def test_choices_are_among_the_candidates_and_the_best_of_them(runs):
-    for name, option in (("logistic", "penalty"), ("nearest", "neighbours"), ("sgd", "lr")):
+    for name, option in (("logistic", "penalty"), ("knn", "neighbors"), ("sgd", "lr")):
         for row in result(runs(name))["metrics"]["trials"]:
             values = {c[option]: c["value"] for c in row["candidates"]}
             assert values[row["chosen"][option]] == max(values.values()), name
@@ -163,13 +163,13 @@ def test_trials_really_differ(runs):
 
 
 def test_a_finished_run_is_skipped_and_others_do_not_meet_it(runs, network, capsys):
-    folder = runs("nearest")
+    folder = runs("knn")
     before = (folder / "result.json").read_bytes()
-    run(network, folder, "--probe", "nearest")
+    run(network, folder, "--probe", "knn")
     assert "finished. Nothing to do" in capsys.readouterr().out
     assert (folder / "result.json").read_bytes() == before
     with pytest.raises(SystemExit) as stop:
-        run(network, folder, "--probe", "nearest", "--seed", "1")
+        run(network, folder, "--probe", "knn", "--seed", "1")
     assert stop.value.code == 2
     assert "seed is 0 there, 1 here). Choose another --output" in capsys.readouterr().err
 
@@ -202,7 +202,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(runs, network, tmp_path):
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=300)
         codes.append(process.returncode)
-    assert codes == [EXIT_RESUMABLE] * 2 and "Give the same command to go on." in out
+    assert codes == [EXIT_RESUMABLE] * 2 and "Repeat the same command to continue." in out
     process = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0 and "resuming after" in process.stdout
     assert result(tmp_path)["metrics"] == expected
@@ -229,12 +229,12 @@ def test_hopeless_rates_are_given_up_only_if_asked(network, tmp_path):
     good, bad = trial["candidates"]
     lead = good["value"] - bad["value"]
     assert "stopped" not in bad and lead > 5  # or the rest shows nothing
-    assert whole["settings"]["stop_hopeless"] is None
+    assert whole["settings"]["prune_margin"] is None
 
-    found = run(network, tmp_path / "early", *options, "--stop-hopeless", "1")
+    found = run(network, tmp_path / "early", *options, "--prune-margin", "1")
     (trial,) = found["metrics"]["trials"]
     assert trial["candidates"][0] == good and trial["chosen"] == {"lr": 0.01}
-    assert 2 <= trial["candidates"][1]["stopped"] < 4 and found["settings"]["stop_hopeless"] == 1
+    assert 2 <= trial["candidates"][1]["stopped"] < 4 and found["settings"]["prune_margin"] == 1
     assert found["metrics"]["accuracy"] == whole["metrics"]["accuracy"]
 
 
@@ -285,10 +285,10 @@ def test_other_images_other_features(runs, network, tmp_path, name):
 
 def test_the_default_folder_names_the_run(network, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    transfer.main([*TINY, "--weights", str(network), "--probe", "nearest"])
+    transfer.main([*TINY, "--weights", str(network), "--probe", "knn"])
     (folder,) = (tmp_path / "output" / "transfer").iterdir()
     assert re.fullmatch(r"digits-fixed-feature-clean-resnet18-[0-9a-f]{8}", folder.name)
-    transfer.main([*TINY, "--weights", str(network), "--probe", "nearest", "--neighbours", "3"])
+    transfer.main([*TINY, "--weights", str(network), "--probe", "knn", "--neighbors", "3"])
     assert len(list((tmp_path / "output" / "transfer").iterdir())) == 2
 
 
@@ -297,23 +297,29 @@ def test_the_default_folder_names_the_run(network, tmp_path, monkeypatch):
     [
         (["--dataset", "mnist"], "invalid choice: 'mnist'.*digits"),
         (["--mode", "half"], "invalid choice: 'half'"),
-        (["--epochs", "3"], "--epochs is not for --probe logistic; leave it out, or choose"),
-        (["--probe", "sgd", "--penalty", "1"], "--penalty is not for --probe sgd"),
-        (["--mode", "full-network", "--neighbours", "1"], "--neighbours is not for --mode full"),
+        (["--epochs", "3"], "--epochs does not apply to --probe logistic. Leave it out, or choose"),
+        (["--probe", "sgd", "--penalty", "1"], "--penalty does not apply to --probe sgd"),
+        (
+            ["--mode", "full-network", "--neighbors", "1"],
+            "--neighbors does not apply to --mode full",
+        ),
         (["--mode", "full-network", "--probe", "sgd"], "--probe with --mode full-network"),
         (["--batchnorm", "adapting"], "--probe logistic with --batchnorm adapting"),
-        (["--probe", "sgd", "--steps", "2"], "--steps without --adversarial; give a radius"),
-        (["--probe", "sgd", "--adversarial", "4", "--constraint", "linf"], "did you mean 4/255?"),
+        (["--probe", "sgd", "--steps", "2"], "--steps requires --adversarial. Add a radius"),
+        (["--probe", "sgd", "--adversarial", "4", "--constraint", "linf"], "Did you mean 4/255"),
         (
             ["--probe", "sgd", "--batch-size", "41"],
             "--batch-size 41: there are only 30 training images",
         ),
         (["--held-out", "1"], "'1' is not a number between 0 and 1"),
         (["--shots", "30"], "30 images per class asked for; .*Ask for 1 to 4"),
-        (["--shots", "1"], "nothing is left to learn from; give more --shots"),
+        (["--shots", "1"], "none is left to train on. Give more --shots"),
         (["--limit", "9"], "a limit of 9 images is impossible: digits train has 10 classes"),
         (["--dataset", "cars"], "dataset 'cars' needs data, .* Pass --data"),
-        (["--device", "abacus"], "device 'abacus' cannot be used here; one of: .*cpu"),
+        (
+            ["--device", "abacus"],
+            "--device abacus: torch cannot use this device. Choose from .*cpu",
+        ),
         (["--weights", "nowhere.pt"], "nowhere.pt"),
         (["--weights", "robust://resnet50_l2_eps7"], "resnet50_l2_eps7"),
     ],

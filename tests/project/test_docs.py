@@ -82,9 +82,9 @@ def _pretrain(args) -> None:
 
 def _transfer(args) -> None:
     from classification.transfer import options as transfer_options
+    from classification.transfer.settings import SourceNetwork
 
-    known = {"arch": "resnet50", "image_size": 224, "weights_sha256": "0" * 64}
-    transfer_options.settings(args, known)
+    transfer_options.settings(args, SourceNetwork("resnet50", 224, "0" * 64))
 
 
 def _datasets(args) -> None:

@@ -30,7 +30,9 @@ def train(method: str, norm: bool, **changes) -> dict:
     for step in range(4):
         first = 8 * step + share * distributed.rank()
         mine = slice(first, first + share)
-        sums = learner.step(x[mine], y[mine], [0.05] * learner.updates_per_batch, seed=step)
+        sums = learner.step(
+            x[mine], y[mine], [0.05] * learner.settings.updates_per_batch, seed=step
+        )
         loss, images = distributed.total([sums.loss, sums.images], learner.device)
         losses.append(loss / images)
     weights = {name: value.tolist() for name, value in model.state_dict().items()}

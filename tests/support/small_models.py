@@ -1,7 +1,11 @@
 """What the tests of attacks share: images, norms, and models small enough to reason about."""
 
+from dataclasses import fields
+
 import torch
 from torch import nn
+
+from classification.training.settings import AttackSettings, TrainSettings
 
 
 def norm(delta: torch.Tensor, constraint: str) -> torch.Tensor:
@@ -46,28 +50,14 @@ def blobs(n: int = 42):
     return 0.4 * noise + 0.6 * y.view(-1, 1, 1, 1), y
 
 
-def learning(**changes) -> dict:
-    """Settings of a `Learner`: two steps of L2 PGD, plain SGD; with changes."""
-    settings = dict(
-        method="pgd",
-        constraint="l2",
-        eps=0.5,
-        steps=2,
-        step_size=0.3,
-        random_start=False,
-        use_best=True,
-        lr=0.1,
-        momentum=0.9,
-        weight_decay=1e-3,
-        nesterov=False,
-        smoothing=0.0,
-        beta=6.0,
-        ema=0.0,
-        precision="float32",
-        accumulate=1,
-        compile=False,
+def learning(**changes) -> TrainSettings:
+    """Settings of two-step L2 PGD with plain SGD. Changes may also name fields of the attack."""
+    attack = {"eps": 0.5, "steps": 2, "step_size": 0.3, "use_best": True}
+    for name in {field.name for field in fields(AttackSettings)} & set(changes):
+        attack[name] = changes.pop(name)
+    return TrainSettings(
+        **{"attack": AttackSettings(**attack), "lr": 0.1, "weight_decay": 1e-3} | changes
     )
-    return settings | changes
 
 
 def digits(n: int = 400):

@@ -111,8 +111,8 @@ LOGISTIC = {"probe": "logistic", "penalty": 1.0, "shots": None}
         ({"probe": "sgd"}, False),
         ({}, False),
         (LOGISTIC | {"penalty": None}, False),
-        ({"probe": "nearest", "neighbours": None}, False),
-        ({"probe": "nearest", "neighbours": 5}, True),
+        ({"probe": "knn", "neighbors": None}, False),
+        ({"probe": "knn", "neighbors": 5}, True),
     ],
 )
 def test_one_trial_is_enough_where_no_seed_matters(tmp_path, settings, fixed):

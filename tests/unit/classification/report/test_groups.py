@@ -53,7 +53,9 @@ def test_what_differs_stands_apart(other, words):
         more = dict(other)
         record = transfer("pets", arch, level, 10.0, seed=seed, **more)
         if adversarial:
-            record = Record(**vars(record) | {"settings": record.settings | {"eps": adversarial}})
+            record = Record(
+                **vars(record) | {"settings": record.settings | {"adversarial": adversarial}}
+            )
         found.append(record)
     sections = named(found)
     apart = [name for name in sections if name.startswith("table1-")]

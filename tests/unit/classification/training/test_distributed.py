@@ -130,7 +130,7 @@ def test_the_command_under_torchrun(tmp_path):
 def test_a_batch_that_cannot_be_shared(tmp_path):
     done = torchrun(2, *pretrain(tmp_path, 15), check=False)
     assert done.returncode != 0
-    assert "--batch-size 15 cannot be cut into 2 equal pieces" in done.stderr
+    assert "--batch-size 15 cannot be split into 2 equal parts" in done.stderr
 
 
 def test_transfer_under_torchrun(tmp_path):
@@ -156,4 +156,4 @@ def test_transfer_under_torchrun(tmp_path):
     labels = open_split("digits", "test", limit=31).labels.tolist()
     assert [int(row[1]) for row in images] == labels
     refused = torchrun(2, *command, check=False)
-    assert "--probe logistic needs one process; start it without torchrun" in refused.stderr
+    assert "--probe logistic runs in one process. Start it without torchrun" in refused.stderr

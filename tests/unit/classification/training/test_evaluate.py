@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from classification.training import evaluate as engine
+from classification.training.evaluate import evaluate
+from classification.training.launch import choose_device
 from classification.training.learner import Learner
 from robust_backbones.attacks import pgd
 from robust_backbones.core.errors import UserError
@@ -36,19 +37,19 @@ def test_evaluate_clean_and_robust(trained):
     state = {k: v.clone() for k, v in trained.state_dict().items()}
     x, y = blobs(30)
     strong = partial(pgd, constraint="linf", eps=0.5, steps=5, step_size=0.2)
-    clean = engine.evaluate(trained, batches(x, y))
+    clean = evaluate(trained, batches(x, y))
     assert clean.top1 == 100 and clean.images == 30
     expected = nn.functional.cross_entropy(trained(x), y).item()
     assert clean.loss == pytest.approx(expected, rel=1e-4)
-    assert engine.evaluate(trained, batches(x, y), strong).top1 < 60
-    assert engine.evaluate(trained, batches(x, 1 - y, 30)).top1 == 0
+    assert evaluate(trained, batches(x, y), strong).top1 < 60
+    assert evaluate(trained, batches(x, 1 - y, 30)).top1 == 0
     assert not trained.training
     assert all(torch.equal(v, state[k]) for k, v in trained.state_dict().items())
 
 
 def test_no_images(trained):
-    with pytest.raises(UserError, match="accuracy of 0 images asked for; give at least one"):
-        engine.evaluate(trained, [])
+    with pytest.raises(UserError, match="there are no images to evaluate on. Give"):
+        evaluate(trained, [])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -74,15 +75,17 @@ def test_an_evaluation_stops_between_batches(trained):
             yield x, y
 
     with pytest.raises(Stopped):
-        engine.evaluate(trained, until_asked(), stop=signals)
+        evaluate(trained, until_asked(), stop=signals)
     assert len(seen) == 2
 
 
 def test_choosing_a_device(capsys):
-    assert engine.choose_device("cpu") == torch.device("cpu")
+    assert choose_device("cpu") == torch.device("cpu")
     cuda = torch.cuda.is_available()
-    assert engine.choose_device(None).type == ("cuda" if cuda else "cpu")
+    assert choose_device(None).type == ("cuda" if cuda else "cpu")
     assert cuda or "no GPU found" in capsys.readouterr().out
     for name in ("gpu9", "meta"):
-        with pytest.raises(UserError, match=f"device '{name}' cannot be used here; one of: .*cpu"):
-            engine.choose_device(name)
+        with pytest.raises(
+            UserError, match=f"--device {name}: torch cannot use this device. Choose from .*cpu"
+        ):
+            choose_device(name)

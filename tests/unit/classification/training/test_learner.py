@@ -34,7 +34,7 @@ def test_one_step_is_sgd_by_hand():
     loss = nn.functional.cross_entropy(logits, y)
     gradients = torch.autograd.grad(loss, list(twin.parameters()))
     assert sums.loss == pytest.approx(8 * loss.item()) and sums.images == 8
-    assert sums.right == (logits.argmax(1) == y).sum()
+    assert sums.correct == (logits.argmax(1) == y).sum()
     for new, old, slope in zip(ours.model.parameters(), twin.parameters(), gradients, strict=True):
         torch.testing.assert_close(new, old - 0.25 * slope)
 
@@ -43,10 +43,10 @@ def test_one_step_is_sgd_by_hand():
 def test_every_method_learns(method):
     changes = dict(eps=0.3, step_size=0.3, steps=2, random_start=method != "pgd", beta=1.0)
     ours, (x, y) = learner(method=method, **changes), blobs()
-    assert ours.updates_per_batch == (2 if method == "free" else 1)
+    assert ours.settings.updates_per_batch == (2 if method == "free" else 1)
     for seed in range(12):
-        sums = ours.step(x, y, [0.05] * ours.updates_per_batch, seed)
-    assert sums.right == len(y) and sums.loss / len(y) < 0.2
+        sums = ours.step(x, y, [0.05] * ours.settings.updates_per_batch, seed)
+    assert sums.correct == len(y) and sums.loss / len(y) < 0.2
     assert ours.model.training
 
 
@@ -58,7 +58,7 @@ def test_pieces_of_a_batch_add_up_to_the_whole(method):
     if method == "free":  # its random start is drawn piece by piece
         x = x * 0 + y.view(-1, 1, 1, 1)  # in a corner of [0, 1]
     for one in (whole, pieces):
-        sums = one.step(x, y, [0.1] * one.updates_per_batch, seed=0)
+        sums = one.step(x, y, [0.1] * one.settings.updates_per_batch, seed=0)
         assert sums.images == 12
     tolerance = dict(rtol=1e-4, atol=1e-5) if method != "free" else dict(rtol=0.1, atol=0.05)
     for a, b in zip(whole.model.parameters(), pieces.model.parameters(), strict=True):
@@ -105,7 +105,7 @@ def test_the_attack_of_low_precision_moves_images_of_a_sure_model(margin):
     x, y = blobs(16)[0], torch.zeros(16, dtype=torch.int64)
     assert 0 <= nn.functional.cross_entropy(model(x), y) < 1e-6
     with ours._autocast():
-        x_adv = next(ours.method.craft(ours.model, x, y, torch.Generator(), **ours.attack))
+        x_adv = ours.method.craft(ours.model, x, y, ours.settings.attack, torch.Generator())
     assert x_adv.dtype == torch.float32
     assert ((x_adv - x).flatten(1).norm(dim=1) > 0.1).all()
 
@@ -114,7 +114,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_keeps_the_images(
     ours, (x, y) = learner(), blobs(8)
     nn.init.constant_(ours.model[4].bias, float("inf"))
     before = copy.deepcopy(ours.model)
-    with pytest.raises(NotFinite, match="the loss became nan with learning rate 0.05; lower it"):
+    with pytest.raises(NotFinite, match="the loss became nan at learning rate 0.05. Lower --lr"):
         try:
             ours.step(x, y, [0.05], 0)
         except NotFinite as error:
@@ -138,14 +138,14 @@ def test_going_on_is_bit_for_bit(changes):
     straight, early = learner(**changes), learner(**changes)
     for one in (straight, early):
         for seed in range(3):
-            one.step(x, y, [0.1] * one.updates_per_batch, seed)
+            one.step(x, y, [0.1] * one.settings.updates_per_batch, seed)
     state = copy.deepcopy(early.state())
     late = Learner(network(seed=5), learning(**changes))
     late.load(state)
     torch.manual_seed(99)  # no state outside may matter
     for one in (straight, late):
         for seed in range(3, 6):
-            one.step(x, y, [0.1] * one.updates_per_batch, seed)
+            one.step(x, y, [0.1] * one.settings.updates_per_batch, seed)
     assert equal(straight.model, late.model) and equal(straight.result, late.result)
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from classification.training.methods import METHODS, Objective
-from robust_backbones.attacks import PARAMETERS, pgd
+from classification.training.methods import METHODS, Objective, replay
+from robust_backbones.attacks import pgd
 from tests.support.small_models import blobs, convolutional, learning, linear, norm
 
 
@@ -16,12 +16,14 @@ def crafted(method, model, x, y, **changes):
     """The images of each update; the loss's gradient is there when the next are asked for."""
     model = copy.deepcopy(model)  # the loss moves its BatchNorm statistics
     row = METHODS[method]
-    attack = {name: learning(**changes)[name] for name in PARAMETERS}
-    loss, found = Objective(model, method, 0.0, 6.0), []
-    for x_adv in row.craft(model, x, y, torch.Generator().manual_seed(3), **attack):
+    settings, found = learning(method=method, **changes), []
+    loss, generator = Objective(model, settings), torch.Generator().manual_seed(3)
+    x_adv = row.craft(model, x, y, settings.attack, generator)
+    for update in range(settings.updates_per_batch):
+        if update:
+            x_adv = replay(x_adv, x, settings.attack)
         found.append(x_adv.detach().clone())
         loss(x, x_adv, y)[0].backward()
-    assert len(found) == row.updates(attack)
     return found
 
 
@@ -41,8 +43,8 @@ def test_each_layer_keeps_its_mode_and_its_statistics(method):
     model, (x, y) = convolutional(), blobs(8)
     model[1].eval()  # frozen by its user
     before = copy.deepcopy(model.state_dict())
-    attack = {name: learning(random_start=True)[name] for name in PARAMETERS}
-    next(METHODS[method].craft(model, x, y, torch.Generator(), **attack))
+    attack = learning(random_start=True).attack
+    METHODS[method].craft(model, x, y, attack, torch.Generator())
     assert model.training and not model[1].training
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
@@ -82,7 +84,7 @@ def test_the_loss_of_trades_is_its_authors():
     """The formula of the authors' trades.py: KLDivLoss summed, divided by the batch."""
     model, (x, y) = convolutional().eval(), blobs(8)
     x_adv = (x + 0.05).clamp(0, 1)
-    loss, logits = Objective(model, "trades", 0.0, 3.0)(x, x_adv, y)
+    loss, logits = Objective(model, learning(method="trades", beta=3.0))(x, x_adv, y)
     robust = torch.nn.KLDivLoss(reduction="sum")(
         F.log_softmax(model(x_adv), dim=1), F.softmax(model(x), dim=1)
     )
@@ -111,5 +113,7 @@ def test_label_smoothing_is_pytorchs():
     model, (x, y) = convolutional().eval(), blobs(8)
     smooth = partial(F.cross_entropy, label_smoothing=0.2)
     for method, expected in (("pgd", smooth(model(x), y)), ("trades", smooth(model(x), y))):
-        loss, _ = Objective(model, method, 0.2, 6.0)(x, x, y)  # no divergence between equal images
+        loss, _ = Objective(model, learning(method=method, label_smoothing=0.2))(
+            x, x, y
+        )  # no divergence between equal images
         torch.testing.assert_close(loss, expected)

@@ -16,28 +16,25 @@ from torch import nn
 
 from classification.datasets.open import open_split
 from classification.pretrain.run import pretraining
-from classification.training import evaluate as engine
-from classification.training import overfitting
+from classification.pretrain.settings import PretrainSettings
+from classification.training import overfitting, trainer
 from classification.training.learner import Learner
+from classification.training.settings import AttackSettings
 from classification.training.trainer import Training
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import claimed
 from robust_backbones.core.signals import Stopped
 from tests.support.small_models import learning
 
-SETTINGS = learning(steps=1) | dict(
-    arch="small",
-    dataset="digits",
-    passes=3,
+EVALUATION = AttackSettings("l2", 1.0, 2, 1.0, random_start=True, use_best=True)
+CHANGES = dict(
+    steps=1,
     epochs=3,
     batch_size=12,
     lr_schedule="one-cycle",
     warmup=0.5,
     augmentation="shift2",
     seed=3,
-    evaluation=dict(
-        constraint="l2", eps=1.0, steps=2, step_size=1.0, random_start=True, use_best=True
-    ),
 )
 
 
@@ -51,10 +48,23 @@ def run_of(folder, images=60, save_seconds=600.0, **changes) -> Training:
         nn.Flatten(),
         nn.Linear(392, 10),
     )
-    settings = SETTINGS | changes
+    train_settings = learning(**CHANGES | changes)
+    settings = PretrainSettings(
+        arch="small",
+        dataset="digits",
+        image_size=32,
+        limit=None,
+        test_limit=None,
+        held_out=0.0,
+        recipe="quick",
+        train=train_settings,
+        evaluation=EVALUATION,
+        sync_bn=False,
+        deterministic=False,
+    )
     train, test = (open_split("digits", split, limit=images) for split in ("train", "test"))
     return pretraining(
-        Learner(network, settings),
+        Learner(network, train_settings),
         train,
         test,
         settings,
@@ -143,14 +153,14 @@ def test_stopped_at_any_step_it_goes_on_bit_for_bit(tmp_path, straight, monkeypa
 
 
 def test_stopped_in_an_evaluation_it_goes_on_bit_for_bit(tmp_path, straight, monkeypatch):
-    first, evaluate = run_of(tmp_path), engine.evaluate
+    first, evaluate = run_of(tmp_path), trainer.evaluate
 
     def asked(*args, **kwargs):
         first.signals.requested = first.epoch == 1
         return evaluate(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "evaluate", asked)
+        patch.setattr(trainer, "evaluate", asked)
         with pytest.raises(Stopped):
             first.run()
     run_of(tmp_path).run()
@@ -199,19 +209,19 @@ def test_other_settings_or_other_data_are_not_resumed(tmp_path, monkeypatch, cha
     (name,) = changes
     with pytest.raises(UserError, match=f"{name} is .* there, {changes[name]} here"):
         run_of(tmp_path, **changes).run()
-    with pytest.raises(UserError, match="data is .*give the same ones"):
+    with pytest.raises(UserError, match="data is .*Give the same ones"):
         run_of(tmp_path, images=50).run()
 
 
 @pytest.mark.parametrize("contents", [{"weight": torch.ones(1)}, [1]])
 def test_a_foreign_checkpoint_is_not_resumed(tmp_path, contents):
     torch.save(contents, tmp_path / "checkpoint.pt")
-    with pytest.raises(UserError, match="checkpoint.pt is not an unfinished training run"):
+    with pytest.raises(UserError, match="checkpoint.pt: not an unfinished training run"):
         run_of(tmp_path).run()
 
 
 def test_a_loss_that_is_not_finite_leaves_the_images(tmp_path):
-    with pytest.raises(UserError, match="step . of epoch .: the loss became .*lower it.*images"):
+    with pytest.raises(UserError, match="step . of epoch .: the loss became .*Lower --lr.*images"):
         run_of(tmp_path, lr=1e30, lr_schedule="constant", warmup=0.0).run()
     found = torch.load(tmp_path / "not_finite_rank0.pt", weights_only=True)
     assert found["x"].shape == (12, 3, 32, 32) and found["settings"]["lr"] == 1e30
@@ -219,7 +229,7 @@ def test_a_loss_that_is_not_finite_leaves_the_images(tmp_path):
 
 def test_a_collapse_rolls_back_and_says_so(tmp_path, monkeypatch, capsys):
     """The weights of epoch 2 are spoilt as overfitting to FGSM would."""
-    changes = dict(method="fast", random_start=True, use_best=False, passes=4, epochs=4, lr=0.2)
+    changes = dict(method="fast", random_start=True, use_best=False, epochs=4, lr=0.2)
     run = run_of(tmp_path, images=200, **changes)
     examine, kept = run.examine, []
 
@@ -267,10 +277,8 @@ def test_a_collapse_without_the_weights_of_before_says_so(tmp_path, monkeypatch)
 
 def test_warmup_counts_epochs_of_updates_as_epochs_does(tmp_path):
     """Free replays each batch: a pass of 4 updates per batch is 4 epochs' worth."""
-    run = run_of(
-        tmp_path, method="free", steps=4, passes=2, epochs=8, warmup=2.0, lr_schedule="constant"
-    )
-    rates = [run._rate(update) for update in range(4 * run.batches)]
+    run = run_of(tmp_path, method="free", steps=4, epochs=8, warmup=2.0, lr_schedule="constant")
+    rates = [run._lr(update) for update in range(4 * run.batches)]
     assert rates.index(max(rates)) == 2 * run.batches - 1
 
 

@@ -1,4 +1,4 @@
-"""Nearest neighbours are those of scikit-learn."""
+"""Nearest neighbors are those of scikit-learn."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 from classification.metrics import top1
-from classification.transfer.knn import choose_neighbours, nearest
+from classification.transfer.knn import choose_neighbors, classify
 from robust_backbones.core.errors import UserError
 
 
@@ -19,50 +19,50 @@ def split():
 
 
 @pytest.mark.parametrize("k", [1, 3, 10, 150])
-def test_neighbours_are_scikit_learns(k):
+def test_neighbors_are_scikit_learns(k):
     x, y, x_test, _ = split()
     theirs = KNeighborsClassifier(k, metric="cosine").fit(x.numpy(), y.numpy())
-    found = nearest(x, y, x_test, k, 4, temperature=None)
+    found = classify(x, y, x_test, k, 4, temperature=None)
     assert found.tolist() == theirs.predict(x_test.numpy()).tolist()
     cosines = lambda d: np.exp((1 - d) / 0.07)  # noqa: E731
     theirs = KNeighborsClassifier(k, metric="cosine", weights=cosines).fit(x.numpy(), y.numpy())
-    found = nearest(x, y, x_test, k, 4)
+    found = classify(x, y, x_test, k, 4)
     assert found.tolist() == theirs.predict(x_test.numpy()).tolist()
 
 
-def test_the_number_of_neighbours_is_chosen():
+def test_the_number_of_neighbors_is_chosen():
     x, y, x_val, y_val = split()
-    k, curve = choose_neighbours(x, y, x_val, y_val, 4, top1)
+    k, curve = choose_neighbors(x, y, x_val, y_val, 4, top1)
     assert [row[0] for row in curve] == [1, 2, 5, 10, 20, 50, 100, 200]
     for each, value in curve:
-        assert top1(nearest(x, y, x_val, each, 4), y_val) == value
+        assert top1(classify(x, y, x_val, each, 4), y_val) == value
     assert k == max(each for each, value in curve if value == max(v for _, v in curve))
 
 
 def test_scale_and_size_of_batches_do_not_matter(monkeypatch):
     x, y, x_test, _ = split()
-    found = nearest(x, y, x_test, 7, 4)
+    found = classify(x, y, x_test, 7, 4)
     monkeypatch.setattr("classification.transfer.knn.SIMILARITIES", 1)
-    assert torch.equal(nearest(1000 * x, y, x_test / 1000, 7, 4), found)
+    assert torch.equal(classify(1000 * x, y, x_test / 1000, 7, 4), found)
 
 
-def test_a_low_temperature_is_the_nearest_neighbour():
+def test_a_low_temperature_is_the_classify_neighbour():
     x, y, x_test, _ = split()
-    found = nearest(x, y, x_test, 50, 4, temperature=1e-9)
-    assert torch.equal(found, nearest(x, y, x_test, 1, 4))
+    found = classify(x, y, x_test, 50, 4, temperature=1e-9)
+    assert torch.equal(found, classify(x, y, x_test, 1, 4))
 
 
 def test_a_feature_vector_of_zeros_is_no_error():
     x, y, _, _ = split()
-    assert nearest(x, y, torch.zeros(1, 20), 5, 4).shape == (1,)
+    assert classify(x, y, torch.zeros(1, 20), 5, 4).shape == (1,)
 
 
 X, Y = torch.eye(12), torch.arange(12) % 4
 ERRORS = {
-    "13 neighbours of 12 images; give 1 to 12": lambda: nearest(X, Y, X, 13, 4),
-    "temperature 0": lambda: nearest(X, Y, X, 1, 4, temperature=0),
-    "neighbours [20, 30] of 12": lambda: choose_neighbours(X, Y, X, Y, 4, top1, ks=[20, 30]),
-    "features are not all finite; look": lambda: nearest(X, Y, X.log(), 1, 4),
+    "13 neighbors of 12 images; give 1 to 12": lambda: classify(X, Y, X, 13, 4),
+    "temperature 0": lambda: classify(X, Y, X, 1, 4, temperature=0),
+    "neighbors [20, 30] of 12": lambda: choose_neighbors(X, Y, X, Y, 4, top1, ks=[20, 30]),
+    "features are not all finite; look": lambda: classify(X, Y, X.log(), 1, 4),
 }
 
 

@@ -1,13 +1,15 @@
 """What a protocol's name stands for, and how a departure from it is named."""
 
+from dataclasses import asdict
+
 import pytest
 
 from classification.transfer import options as transfer_options
 from classification.transfer import protocols
 from robust_backbones.core.errors import UserError
 
-CLEAN = dict(normalisation="weights", batchnorm="frozen", probe="logistic", selection="validation")
-PAPER = dict(normalisation="target", batchnorm="adapting", probe="sgd", selection="test")
+CLEAN = dict(normalization="weights", batchnorm="frozen", probe="logistic", selection="validation")
+PAPER = dict(normalization="target", batchnorm="adapting", probe="sgd", selection="test")
 
 
 @pytest.mark.parametrize(
@@ -15,7 +17,7 @@ PAPER = dict(normalisation="target", batchnorm="adapting", probe="sgd", selectio
     [
         ("fixed-feature", "clean", {}, CLEAN, "clean"),
         ("fixed-feature", "paper", {}, PAPER, "paper"),
-        ("full-network", "clean", {}, CLEAN | protocols.FULL, "clean"),
+        ("full-network", "clean", {}, CLEAN | protocols.FULL_NETWORK, "clean"),
         ("full-network", "paper", {}, PAPER, "paper"),
         ("fixed-feature", "clean", {"probe": "sgd"}, CLEAN | {"probe": "sgd"}, "clean+probe=sgd"),
         ("fixed-feature", "clean", {"probe": "logistic"}, CLEAN, "clean"),
@@ -23,44 +25,44 @@ PAPER = dict(normalisation="target", batchnorm="adapting", probe="sgd", selectio
             "full-network",
             "clean",
             {"selection": "test"},
-            CLEAN | protocols.FULL | {"selection": "test"},
+            CLEAN | protocols.FULL_NETWORK | {"selection": "test"},
             "clean+selection=test",
         ),
         (
             "fixed-feature",
             "paper",
-            {"batchnorm": "frozen", "normalisation": "weights"},
-            PAPER | {"batchnorm": "frozen", "normalisation": "weights"},
-            "paper+normalisation=weights+batchnorm=frozen",
+            {"batchnorm": "frozen", "normalization": "weights"},
+            PAPER | {"batchnorm": "frozen", "normalization": "weights"},
+            "paper+normalization=weights+batchnorm=frozen",
         ),
     ],
 )
 def test_the_parts_of_a_protocol(mode, protocol, given, expected, name):
-    found = protocols.parts(mode, protocol, given)
-    assert found == expected
+    found = protocols.compose(mode, protocol, given)
+    assert asdict(found) == expected
     assert protocols.name_of(mode, protocol, found) == name
-    assert all(found[part] in values for part, values in protocols.PARTS.items())
+    assert all(getattr(found, part) in values for part, values in protocols.PARTS.items())
 
 
 @pytest.mark.parametrize(
     "mode, given, message",
     [
-        ("full-network", {"probe": "sgd"}, "--probe with --mode full-network: only for fixed"),
-        ("full-network", {"batchnorm": "frozen", "probe": "nearest"}, "--batchnorm and --probe"),
+        ("full-network", {"probe": "sgd"}, "--probe with --mode full-network: only --mode fixed"),
+        ("full-network", {"batchnorm": "frozen", "probe": "knn"}, "--batchnorm and --probe"),
         ("fixed-feature", {"batchnorm": "adapting"}, "--probe logistic with --batchnorm adapting"),
-        ("fixed-feature", {"batchnorm": "adapting", "probe": "nearest"}, "cannot be stored"),
+        ("fixed-feature", {"batchnorm": "adapting", "probe": "knn"}, "cannot be cached"),
     ],
 )
 def test_parts_that_do_not_go_together(mode, given, message):
     with pytest.raises(UserError, match=message):
-        protocols.parts(mode, "clean", given)
+        protocols.compose(mode, "clean", given)
 
 
 DEFAULTS = [  # options, number of trials
     ([], 3),  # the seed draws the images that choose the penalty
-    (["--probe", "nearest"], 3),
+    (["--probe", "knn"], 3),
     (["--penalty", "1"], 1),
-    (["--probe", "nearest", "--neighbours", "5"], 1),
+    (["--probe", "knn", "--neighbors", "5"], 1),
     (["--penalty", "1", "--shots", "5"], 3),
     (["--probe", "sgd"], 3),
     (["--mode", "full-network"], 3),
@@ -72,5 +74,5 @@ DEFAULTS = [  # options, number of trials
 @pytest.mark.parametrize(("options", "trials"), DEFAULTS)
 def test_three_trials_wherever_a_seed_matters(options, trials):
     words = ["--weights", "w", "--dataset", "digits", *options]
-    given = vars(transfer_options.parser("").parse_args(words))
-    assert transfer_options.trials(given) == trials
+    args = transfer_options.parser("").parse_args(words)
+    assert transfer_options.trials(args) == trials

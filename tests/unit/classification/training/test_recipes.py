@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from classification.training.schedules import SCHEDULES, learning_rate
+from classification.training.recipes import SCHEDULES, learning_rate
 
 TOTAL = 90
 

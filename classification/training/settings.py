@@ -1,0 +1,153 @@
+"""Settings of a training run, and the names that they choose from.
+
+This module imports no torch, because the command lines import it.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+
+from robust_backbones.core.eps import STEP_FACTOR
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+# `transforms.AUGMENTATIONS` has their implementations.
+AUGMENTATIONS = ("none", "shift2", "crop4_flip", "crop4_flip_color", "imagenet", "imagenet_plain")
+
+
+@dataclass(frozen=True)
+class AttackSettings:
+    """Parameters of a PGD attack on images in [0, 1].
+
+    Attributes:
+        constraint: norm of the ball, `"l2"` or `"linf"`.
+        eps: radius of the ball; 0 leaves the images unchanged.
+        steps: number of gradient steps.
+        step_size: length of one step, in the unit of eps.
+        random_start: whether the attack starts at a random point of the ball.
+        use_best: whether the attack returns the iterate of highest loss instead of the last one.
+    """
+
+    constraint: str = "l2"
+    eps: float = 0.0
+    steps: int = 1
+    step_size: float = 0.0
+    random_start: bool = False
+    use_best: bool = False
+
+
+def evaluation_attack(constraint: str, eps: float, steps: int) -> AttackSettings:
+    """The attack that measures robust accuracy.
+
+    It starts at a random point because the gradient of a confident model can vanish at the clean
+    image.
+    """
+    step_size = STEP_FACTOR * eps / steps
+    return AttackSettings(constraint, eps, steps, step_size, random_start=True, use_best=True)
+
+
+@dataclass(frozen=True)
+class MethodDefaults:
+    """Defaults and properties of one training method. `methods.METHODS` implements it.
+
+    Attributes:
+        steps, random_start, use_best: as in `AttackSettings`.
+        step_size: length of one step, in multiples of eps.
+        lr_schedule: key of `recipes.SCHEDULES` that the method's authors use; None: the recipe's.
+        runs_attack: whether the adversarial images come from an attack before the update.
+        replays: whether each batch is trained on `steps` times in a row.
+        guarded: whether training can collapse within an epoch (catastrophic overfitting), so that
+            every epoch ends with a check.
+    """
+
+    steps: int = 1
+    step_size: float = 1.0
+    random_start: bool = False
+    use_best: bool = False
+    lr_schedule: str | None = None
+    runs_attack: bool = False
+    replays: bool = False
+    guarded: bool = False
+
+    def attack(self, constraint: str, eps: float) -> AttackSettings:
+        """The default training attack.
+
+        Args:
+            constraint, eps: as in `AttackSettings`.
+        """
+        size = self.step_size * eps
+        return AttackSettings(constraint, eps, self.steps, size, self.random_start, self.use_best)
+
+
+METHODS = {
+    "standard": MethodDefaults(),
+    # Madry et al. 2018 (arXiv 1706.06083), with the parameters of the published models.
+    "pgd": MethodDefaults(3, 2 / 3, use_best=True, runs_attack=True),
+    # FGSM from a random start (Wong et al. 2020, arXiv 2001.03994).
+    "fast": MethodDefaults(
+        1, 1.25, random_start=True, lr_schedule="cyclic", runs_attack=True, guarded=True
+    ),
+    # Shafahi et al. 2019 (arXiv 1904.12843).
+    "free": MethodDefaults(4, 1.0, random_start=True, replays=True),
+    # Zhang et al. 2019 (arXiv 1901.08573). The gradient is zero at the clean image, hence the
+    # random start.
+    "trades": MethodDefaults(10, 0.25, random_start=True, runs_attack=True),
+}
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How a classifier is trained.
+
+    Attributes:
+        method: key of `METHODS`.
+        attack: training attack.
+        beta: weight of the KL divergence in TRADES.
+        epochs: training length in epochs of one update per batch; see `data_epochs`.
+        batch_size: images per update, over all processes.
+        lr: peak learning rate.
+        lr_schedule: key of `recipes.SCHEDULES`.
+        warmup: epochs of linear learning-rate warm-up.
+        momentum, nesterov: parameters of SGD.
+        weight_decay: factor of the L2 penalty on all parameters.
+        augmentation: one of `AUGMENTATIONS`.
+        label_smoothing: share of the label that is spread over all classes, in [0, 1).
+        ema: decay per update of the averaged weights, in [0, 1); 0: no averaging.
+        seed: seed for the order of the images, their augmentation, the attack and dropout.
+        precision: one of `PRECISIONS`; weights are float32.
+        accumulate: number of parts that each process's share of a batch is split into.
+        compile: whether `torch.compile` is used.
+    """
+
+    method: str = "pgd"
+    attack: AttackSettings = AttackSettings()
+    beta: float = 6.0
+    epochs: int = 1
+    batch_size: int = 64
+    lr: float = 0.1
+    lr_schedule: str = "constant"
+    warmup: float = 0.0
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    augmentation: str = "none"
+    label_smoothing: float = 0.0
+    ema: float = 0.0
+    seed: int = 0
+    precision: str = "float32"
+    accumulate: int = 1
+    compile: bool = False
+
+    @property
+    def updates_per_batch(self) -> int:
+        """Number of weight updates per batch."""
+        return self.attack.steps if METHODS[self.method].replays else 1
+
+    @property
+    def data_epochs(self) -> int:
+        """Number of passes over the images that make `epochs` epochs' worth of updates."""
+        return math.ceil(self.epochs / self.updates_per_batch)
+
+    def to_json(self) -> dict:
+        """Plain types, the attack's parameters next to the others."""
+        fields = asdict(self)
+        attack = fields.pop("attack")
+        return fields | attack | {"optimizer": "sgd"}

@@ -1,0 +1,88 @@
+"""A transfer run: open the data and the network, run the trials, write the result."""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from classification import options
+from classification.datasets.open import open_images
+from classification.datasets.split import ImageSplit
+from classification.training import distributed, launch
+from classification.training.trainer import identity
+from classification.transfer import finetune, fixed_feature, result
+from classification.transfer.options import settings as settings_of
+from classification.transfer.settings import SourceNetwork, TransferSettings
+from classification.transfer.task import Task
+from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint
+from robust_backbones.core.errors import UserError
+
+
+def main(args: argparse.Namespace, path: Path) -> None:
+    """Measure as the options say, unless the output folder has the finished run.
+
+    Args:
+        args: parsed options.
+        path: weight file.
+    """
+    weights = read_checkpoint(path)
+    network = SourceNetwork(weights.arch, weights.metadata.get("image_size"), weights.sha256)
+    settings = settings_of(args, network)
+    with launch.processes(args.device, args.deterministic) as device:
+        task = _task(args, settings, weights, device)
+        training = settings.sgd.train if settings.sgd else None
+        work = partial(_work, args, task)
+        resume = "Repeat the same command to continue."
+        launch.once(task.folder, task.recorded, training, work, resume)
+
+
+def _task(
+    args: argparse.Namespace, settings: TransferSettings, weights: Checkpoint, device: torch.device
+) -> Task:
+    """Open the data, and check everything that can be checked before the run."""
+    if distributed.world() > 1 and not settings.sgd:
+        raise UserError(
+            f"--probe {settings.parts.probe} runs in one process. Start it without torchrun."
+        )
+    train = _open(args, settings, "train", settings.limit)
+    test = _open(args, settings, "test", settings.test_limit)
+    data = identity(train, test)
+    task = Task(
+        weights, train, test, settings, data, Path(), device, args.workers, args.save_seconds
+    )
+    task = dataclasses.replace(task, folder=args.output or _folder(args, task.recorded))
+    task.check()
+    return task
+
+
+def _open(
+    args: argparse.Namespace, settings: TransferSettings, split: str, limit: int | None
+) -> ImageSplit:
+    source = open_images(
+        args.dataset, split, args.data, image_size=settings.image_size, limit=limit
+    )
+    return dataclasses.replace(source, downscale=settings.downscale, decode=settings.decode)
+
+
+def _folder(args: argparse.Namespace, recorded: dict) -> Path:
+    """Name a folder after the settings, so that runs with other settings have other folders."""
+    text = json.dumps(recorded, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    parts = (args.dataset, args.mode, args.protocol, options.label(args.weights), digest)
+    return Path("output", "transfer", "-".join(parts))
+
+
+def _work(args: argparse.Namespace, task: Task) -> None:
+    start = time.perf_counter()
+    with task.signals.watch():
+        trials = finetune.run(task) if task.settings.sgd else fixed_feature.run(task)
+        if distributed.rank() == 0:
+            seconds = time.perf_counter() - start
+            summary = result.write(task, trials, {"weights": args.weights}, seconds)
+            print(f"{summary} -> {task.folder}", flush=True)
+            finetune.remove_weights(task)
