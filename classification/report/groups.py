@@ -158,7 +158,7 @@ def stylized(name: str) -> bool:
     return "stylized" in name.lower()
 
 
-def groups(runs: Iterable[Merged]) -> list[Group]:
+def groups_of(runs: Iterable[Merged]) -> list[Group]:
     """Sort the transfer runs whose networks are known."""
     by_key: dict[Key, list[Merged]] = {}
     for run in runs:

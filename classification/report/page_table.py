@@ -1,109 +1,82 @@
-"""A section's table as the page shows it: what stands in a cell, and what a heading sorts by."""
+"""Table of a section as the page shows it: text of each cell and the key that sorts it."""
 
-import math
-import re
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
-from classification.report import tables
-from classification.report.sections import Column, Section, Value
+from classification.report import numbers
+from classification.report.sections import Cell, Column, Section, Value
 
 MISSING = "–"
-_SIGNED = re.compile(r"\b(?<!critical )(difference|gain|selection bias)\b| - ", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Cell:
-    """Attributes:
-    text: what stands there.
-    sort: what its heading sorts by; None if missing.
-    number: whether `sort` is one.
-    ends: lowest and highest trial, or what `note` calls them.
-    note: what must be read with it, unless it stands in the heading.
-    records: places of its runs, with blanks between.
-    best: of those that its row compares.
+class PageCell:
+    """Cell of a table on the page.
+
+    Attributes:
+        text: text of the number, or of the cell.
+        sort: number or text that sorts the cell; None if it is missing.
+        number: whether the column is numeric.
+        spread: text of the spread.
+        note: description of the spread, unless the heading has it.
+        records: indices of the runs behind the number, separated by spaces.
+        best: whether it is the best number of its row.
     """
 
     text: str = MISSING
     sort: float | str | None = None
     number: bool = False
-    ends: str = ""
+    spread: str = ""
     note: str = ""
     records: str = ""
     best: bool = False
 
 
-def table(section: Section) -> tuple[list[tuple[Column, str]], list[list[Cell]]]:
-    """Columns, each with what must be read with all its numbers; and the rows."""
-    heads = []
-    for place, column in enumerate(section.columns):
-        heads.append((column, _shared([row[place] for row in section.rows])))
+def table(section: Section) -> tuple[list[tuple[Column, str]], list[list[PageCell]]]:
+    """Columns, each with the description that most of its spreads share, and rows."""
+    shared = {c.key: _shared([row[c.key] for row in section.rows]) for c in section.columns}
     rows = []
     for row in section.rows:
-        best = tables.best(section.columns, row)
-        pairs = enumerate(zip(row, heads, strict=True))
-        rows.append([cell(value, *head, i in best) for i, (value, head) in pairs])
-    return heads, rows
+        best = numbers.best(section.columns, row)
+        rows.append(
+            [page_cell(row[c.key], c, shared[c.key], c.key in best) for c in section.columns]
+        )
+    return [(column, shared[column.key]) for column in section.columns], rows
 
 
-def _shared(values: list) -> str:
-    """The note that most of a column's values have, if each has one."""
-    notes = Counter(value.note for value in values if isinstance(value, Value))
-    return "" if "" in notes or notes.total() < 2 else notes.most_common(1)[0][0]
+def _shared(cells: list[Cell]) -> str:
+    """Most frequent description of the spreads, if each value of the column has one."""
+    words = Counter(cell.words for cell in cells if isinstance(cell, Value))
+    return "" if "" in words or words.total() < 2 else words.most_common(1)[0][0]
 
 
-def cell(value: Any, column: Column, shared: str = "", best: bool = False) -> Cell:
-    """What stands for a value.
+def page_cell(cell: Cell, column: Column, shared: str = "", best: bool = False) -> PageCell:
+    """Cell of the page.
 
     Args:
-        shared: the note that stands in the heading already.
-        best: of its row.
+        cell: cell of the section.
+        column: its column.
+        shared: description of spreads that the heading shows.
+        best: whether it is the best number of its row.
     """
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return Cell(number=column.digits is not None)
-    if isinstance(value, Value):
-        return Cell(
-            number(value.mean, column),
-            value.mean,
-            True,
-            _ends(value, column),
-            "" if value.note == shared else value.note,
-            " ".join(map(str, value.records)),
-            best,
-        )
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return Cell(number(value, column), value, True, best=best)
-    return Cell(str(value), str(value))
-
-
-def _ends(value: Value, column: Column) -> str:
-    if value.low is None or value.high is None or value.low == value.high:
-        return ""
-    if "standard deviation" in value.note:
-        return f"± {number(value.high - value.mean, Column('', column.digits))}"
-    low, high = (number(end, column) for end in (value.low, value.high))
-    return f"[{low}, {high}]" if "interval" in value.note else f"{low} to {high}"
-
-
-def number(value: float, column: Column) -> str:
-    """With the decimals of its column and a real minus; of a difference also the plus."""
-    digits = 0 if isinstance(value, int) or column.digits is None else column.digits
-    sign = "+" if _SIGNED.search(column.name) else ""
-    text = f"{value:{sign}.{digits}f}" if column.digits is not None else f"{value:g}"
-    return text.replace("-", "\N{MINUS SIGN}")
+    if not column.kind.numeric:
+        return PageCell() if cell is None else PageCell(str(cell), str(cell))
+    number = numbers.number_of(cell)
+    if number is None:
+        return PageCell(number=True)
+    text, spread = numbers.parts(cell, column.kind)
+    if not isinstance(cell, Value):
+        return PageCell(text, number, True, best=best)
+    note = "" if cell.words == shared else cell.words
+    return PageCell(text, number, True, spread, note, " ".join(map(str, cell.records)), best)
 
 
 def missing(section: Section) -> list[str]:
-    """Its rows in which something is missing, and the headings of what."""
+    """Rows with missing numbers, and the headings of the missing ones."""
     rows = []
     for row in section.rows:
-        heads = [
-            column.name
-            for column, value in zip(section.columns, row, strict=True)
-            if value is None and column.digits is not None
-        ]
-        if heads:
-            texts = [value for value in row if isinstance(value, str) and value]
-            rows.append(f"{', '.join(texts) or 'a row'}: {', '.join(heads)}")
+        headings = [c.heading for c in section.columns if c.kind.numeric and row[c.key] is None]
+        if headings:
+            texts = [cell for cell in row.values() if isinstance(cell, str) and cell]
+            rows.append(f"{', '.join(texts) or 'a row'}: {', '.join(headings)}")
     return rows

@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
-from classification.report import exhibits, figures, folder, page, page_runs, tables
+from classification.report import figures, folder, page, page_runs, tables
 from classification.report.comparisons import Rules
+from classification.report.contents.build import build_sections
 from classification.report.records import Record
 from classification.report.sections import Section
 from classification.report.verdicts import MARGIN
@@ -30,7 +31,7 @@ def run(
         Path of the page.
     """
     rules = Rules(MARGIN if margin is None else margin, folder.older_looks(output))
-    sections = exhibits.sections(found, study, rules)
+    sections = build_sections(found, study, rules)
     path = write(sections, found, problems, output, rules.looks)
     for text in problems:
         print(f"warning: {text}")

@@ -1,56 +1,160 @@
-"""What a report is made of: sections with a table, figures, and what is missing. Plain data: the
-exhibits make them from results, the page and the tables show them.
+"""Plain data of a report: sections with a table and figures.
+
+`contents` builds the sections from results. The page and the table files show them.
 """
 
 from dataclasses import dataclass, field
+from enum import Enum, auto
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Lowest and highest trial."""
+
+    low: float
+    high: float
+
+    @property
+    def words(self) -> str:
+        """Empty, because the page explains these ends once, at its top."""
+        return ""
+
+    def around(self, mean: float) -> tuple[float, float]:
+        """Low and high end."""
+        return self.low, self.high
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Confidence interval.
+
+    Attributes:
+        low, high: ends of the interval.
+        confidence: confidence level, in (0, 1).
+        over: sources of variation that the interval covers, in words.
+    """
+
+    low: float
+    high: float
+    confidence: float
+    over: str
+
+    @property
+    def words(self) -> str:
+        """Description of the interval for the reader."""
+        return f"{100 * self.confidence:g} % interval over {self.over}"
+
+    def around(self, mean: float) -> tuple[float, float]:
+        """Low and high end."""
+        return self.low, self.high
+
+
+@dataclass(frozen=True)
+class StdDev:
+    """Standard deviation over runs with different seeds."""
+
+    size: float
+
+    @property
+    def words(self) -> str:
+        """Description of the spread for the reader."""
+        return "standard deviation over runs"
+
+    def around(self, mean: float) -> tuple[float, float]:
+        """Ends one standard deviation below and above the mean."""
+        return mean - self.size, mean + self.size
 
 
 @dataclass(frozen=True)
 class Value:
-    """A measured number, percent unless its column says otherwise.
+    """Measured number, in the unit of its column.
 
     Attributes:
-        mean: over trials or seeds.
-        low, high: their ends, or an interval where the column says so; None of a single one.
-        trials: how many there are.
-        records: places in the report's list of records, for looking at the runs behind it.
-        note: words that the number must not be read without. With "interval" in them, `low` and
-            `high` are one; with "standard deviation" they are that far from the mean.
+        mean: mean over trials or runs.
+        spread: spread around the mean; None: unknown, for example for a single trial.
+        trials: number of trials or runs.
+        records: indices of its runs in the report's list of records.
     """
 
     mean: float
-    low: float | None = None
-    high: float | None = None
+    spread: Ends | Interval | StdDev | None = None
     trials: int = 1
     records: tuple[int, ...] = ()
-    note: str = ""
+
+    @property
+    def words(self) -> str:
+        """Description of the spread that must be shown with the number; empty if none is needed."""
+        return self.spread.words if self.spread else ""
+
+    @property
+    def ends(self) -> tuple[float | None, float | None]:
+        """Low and high end of the spread; None without a spread."""
+        return self.spread.around(self.mean) if self.spread else (None, None)
+
+
+Cell = str | int | float | Value | None
+Row = dict[str, Cell]  # key of a column -> its cell
+
+
+class Kind(Enum):
+    """Kind of a column's cells. It alone decides how they are formatted, sorted and compared; see
+    `numbers.FORMATS`."""
+
+    TEXT = auto()
+    COUNT = auto()  # whole number
+    ACCURACY = auto()  # accuracy or AP, percent
+    DIFFERENCE = auto()  # percentage points, with a sign
+    P_VALUE = auto()
+    SLOPE = auto()  # of a fitted line
+    R_SQUARED = auto()
+    RANK = auto()  # average rank, 1 is best
+    SHARE = auto()  # whole percent
+    MEASURE = auto()  # any other measured number
+
+    @property
+    def numeric(self) -> bool:
+        """Whether the cells are numbers."""
+        return self is not Kind.TEXT
 
 
 @dataclass(frozen=True)
 class Column:
-    """Attributes:
-    name: heading.
-    digits: decimals of its numbers; None for text.
-    best: `"high"` or `"low"`: of the columns that have the same, a row's best number is told apart
-        by bold print; empty: not compared.
+    """Column of a table.
+
+    Attributes:
+        key: key of its cells in the rows. The CSV file uses it as the heading.
+        heading: heading on the page, in Markdown and in LaTeX; empty: the key with spaces. No code
+            depends on its words.
+        kind: kind of its cells.
+        paper: whether its cells are the paper's or depend on the paper's.
+        optional: whether the column is left out if it has no cells. Columns of the paper always
+            are.
+        compared: whether a row's best number among all compared columns is bold.
     """
 
-    name: str
-    digits: int | None = 2
-    best: str = ""
+    key: str
+    heading: str = ""
+    kind: Kind = Kind.TEXT
+    paper: bool = False
+    optional: bool = False
+    compared: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "heading", self.heading or self.key.replace("_", " "))
 
 
 @dataclass(frozen=True)
 class Series:
-    """One line, set of bars or cloud of a figure.
+    """Line, set of bars, or point cloud of a figure.
 
     Attributes:
+        label: name in the legend.
         x: numbers, or categories.
-        y: percent; None where nothing is.
+        y: percent; None: no number.
         low, high: ends of the error bars, as long as `y`, or empty.
-        labels: of the points of a scatter, or empty.
+        labels: names of a scatter's points, or empty.
         fit: `(slope, intercept)` of a line to draw through a scatter.
-        published: the paper's numbers, not ours.
+        published: whether the numbers are the paper's.
     """
 
     label: str
@@ -65,11 +169,15 @@ class Series:
 
 @dataclass(frozen=True)
 class Figure:
-    """Attributes:
-    name: of its files, without ending.
-    kind: `"bars"` (x are categories), `"curves"` (x numbers, joined by lines) or `"scatter"`.
-    panels: heading -> what is drawn there; one panel under the heading "" for a single plot.
-    log_x: logarithmic x axis; 0 has a place of its own left of it.
+    """Figure of a section.
+
+    Attributes:
+        name: name of its files, without extension.
+        kind: `"bars"` (x are categories), `"curves"` (x are numbers, joined by lines) or
+            `"scatter"`.
+        title, x_label, y_label: text on the figure.
+        panels: heading -> series of the panel. A single plot has one panel with the heading "".
+        log_x: logarithmic x axis with a separate position for 0 at its left.
     """
 
     name: str
@@ -83,22 +191,39 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """One exhibit.
+    """A table with its figures.
 
     Attributes:
-        name: of its files and links: `"table1"`.
-        text: paragraphs: what it shows, by which definition.
-        rows: as long as `columns`: text, a number, a `Value`, or None for what is missing.
-        warnings: why it must not be compared or believed as it stands, a sentence each.
-        found, wanted: cells that have a number, and cells that the exhibit has.
+        name: name of its files and links: `"table1"`.
+        title: heading of the section.
+        text: paragraphs that say what the table shows and how it is defined.
+        columns: columns of the table. Optional columns without cells are left out.
+        rows: one mapping from keys to cells for each row. Missing cells become None.
+        figures: figures above the table.
+        warnings: reasons not to compare or trust the numbers, one sentence each.
+        found, wanted: number of cells that have a number, and that should have one.
     """
 
     name: str
     title: str
     text: list[str]
     columns: list[Column]
-    rows: list[list]
+    rows: list[Row]
     figures: list[Figure] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     found: int = 0
     wanted: int = 0
+
+    def __post_init__(self) -> None:
+        keys = [column.key for column in self.columns]
+        assert len(set(keys)) == len(keys), keys
+        assert all(row.keys() <= set(keys) for row in self.rows), (keys, [*map(list, self.rows)])
+        shown = [column for column in self.columns if self._has_cells(column)]
+        rows = [{column.key: row.get(column.key) for column in shown} for row in self.rows]
+        object.__setattr__(self, "columns", shown)
+        object.__setattr__(self, "rows", rows)
+
+    def _has_cells(self, column: Column) -> bool:
+        if not (column.optional or column.paper):
+            return True
+        return any(row.get(column.key) not in (None, "") for row in self.rows)

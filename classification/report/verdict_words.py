@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from classification.report.comparisons import Contest, Rules
-from classification.report.sections import Value
+from classification.report.sections import Column, Interval, Kind, Row, Value
 from classification.report.verdicts import (
     FIRST,
     FIXED,
@@ -16,7 +16,11 @@ from classification.report.verdicts import (
     Verdict,
 )
 
-COLUMN = "verdict on robust"  # better, worse, no difference, cannot tell
+# Columns of a verdict; see `verdict_cells`. The verdict itself is better, worse, no difference or
+# cannot tell.
+P_VALUE = Column("p", "p, corrected", Kind.P_VALUE)
+VERDICT = Column("verdict", "verdict on robust")
+WOULD_TELL = Column("would_tell")
 OVER = {
     Over.NOTHING: "",
     Over.TRIALS: "trials, on this test set",
@@ -24,20 +28,33 @@ OVER = {
     Over.TRIALS | Over.IMAGES: "trials and test images",
     Over.TASKS: "tasks",
 }
-WOULD_TELL = {
+LACKING = {
     Missing.PREDICTIONS: "the predictions (per_image.csv) of all networks",
     Missing.TASKS: "more tasks",
 }
 
 
-def interval(verdict: Verdict | None, places: tuple = ()) -> Value | None:
-    """The estimate as a `Value` whose ends are its interval; None without an interval."""
-    if verdict is None or verdict.low is None:
+def interval(verdict: Verdict | None, places: tuple[int, ...] = ()) -> Value | None:
+    """The estimate with its interval; None without an interval.
+
+    Args:
+        places: indices of the records behind the estimate.
+    """
+    if verdict is None or verdict.low is None or verdict.high is None:
         return None
     estimate = verdict.estimate
     trials = estimate.tests if estimate.over is Over.TASKS else min(estimate.trials)
-    note = f"{100 * (1 - verdict.alpha):g} % interval over {OVER[estimate.over]}"
-    return Value(estimate.mean, verdict.low, verdict.high, trials or 1, places, note)
+    spread = Interval(verdict.low, verdict.high, 1 - verdict.alpha, OVER[estimate.over])
+    return Value(estimate.mean, spread, trials or 1, places)
+
+
+def verdict_cells(verdict: Verdict | None) -> Row:
+    """Cells of the columns `P_VALUE`, `VERDICT` and `WOULD_TELL`."""
+    return {
+        P_VALUE.key: verdict and verdict.p,
+        VERDICT.key: outcome(verdict),
+        WOULD_TELL.key: would_tell(verdict),
+    }
 
 
 def outcome(verdict: Verdict | None) -> str:
@@ -61,7 +78,7 @@ def would_tell(verdict: Verdict | None) -> str:
         return f"{_range(*needed.trials, MOST_TRIALS)} trials of each network"
     if needed.images:
         return f"{_range(*needed.images, MOST_IMAGES)} test images"
-    return WOULD_TELL[needed.missing] if needed.missing else "no number of trials"
+    return LACKING[needed.missing] if needed.missing else "no number of trials"
 
 
 def _range(fewest: int, most: int, end: int) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from classification.report.exhibits.parts import Results, columns
+from classification.report.contents.parts import ARCH, MODE, TASK, Results, of_trials
 from classification.report.groups import Group
 from classification.report.records import Record
-from classification.report.sections import Column, Section, Value
+from classification.report.sections import Cell, Column, Kind, Row, Section, Value
 from robust_backbones.core.eps import show_eps
 
 
@@ -22,8 +22,9 @@ def figure1(results: Results) -> list[Section]:
         for network, row in record.metrics.get("networks", {}).items()
     ]
     names = [*dict.fromkeys(name for *_, numbers in parts for name in numbers)]
-    rows = [
-        [_run(record), network, *(_value(numbers.get(n), place) for n in names)]
+    rows: list[Row] = [
+        {"run": _run(record), "network": network}
+        | {f"of_{n}": _value(numbers.get(n), place) for n in names}
         for place, record, network, numbers in parts
     ]
     text = [
@@ -33,10 +34,10 @@ def figure1(results: Results) -> list[Section]:
         "judge that took no part; distances are relative, 0 is equal. The paper's figure has "
         "no numbers."
     ]
-    heads = [
-        Column("run", None),
-        Column("network", None),
-        *(Column(n.replace("_", " "), 3) for n in names),
+    columns = [
+        Column("run"),
+        Column("network"),
+        *(Column(f"of_{n}", n.replace("_", " "), Kind.MEASURE) for n in names),
     ]
     warned = [warning["message"] for _, record in found for warning in _warnings(record)]
     return [
@@ -44,7 +45,7 @@ def figure1(results: Results) -> list[Section]:
             "figure1",
             "Figure 1: what networks see",
             text,
-            heads,
+            columns,
             rows,
             [],
             warned,
@@ -85,16 +86,28 @@ def coverage(results: Results, made: list[Section], empty: list[str]) -> list[Se
         made: the other sections.
         empty: exhibits without any result.
     """
-    rows = [
-        [section.title, section.found, section.wanted, _part(section), section.name]
+    rows: list[Row] = [
+        {
+            "title": section.title,
+            "found": section.found,
+            "wanted": section.wanted,
+            "percent": _part(section),
+            "section": section.name,
+        }
         for section in made
     ]
-    rows += [[name, 0, None, 0.0, ""] for name in empty]
+    rows += [{"title": name, "found": 0, "percent": 0.0, "section": ""} for name in empty]
     text = [
         "Numbers that each exhibit has, of those that it wants: with published networks what the "
         "paper has, with networks of one's own each combination of what there is."
     ]
-    heads = columns("exhibit", ("found", 0), ("wanted", 0), ("percent", 0), "section")
+    columns = [
+        Column("title", "table or figure"),
+        Column("found", kind=Kind.COUNT),
+        Column("wanted", kind=Kind.COUNT),
+        Column("percent", kind=Kind.SHARE),
+        Column("section"),
+    ]
     counted = [section for section in made if section.wanted]
     warned = ["Simulated results count here like others."] * any(
         record.simulated for record in results.records
@@ -104,7 +117,7 @@ def coverage(results: Results, made: list[Section], empty: list[str]) -> list[Se
             "coverage",
             "Coverage: what there is",
             text,
-            heads,
+            columns,
             rows,
             [],
             warned,
@@ -121,7 +134,8 @@ def _part(section: Section) -> float | None:
 
 def _missing(group: Group) -> list[Section]:
     """Cells of Table 1, Figures 2 and 3 and the curves that have no run."""
-    levels, rows, found = (0.0, *group.eps), [], 0
+    levels, found = (0.0, *group.eps), 0
+    rows: list[Row] = []
     for mode in group.modes:
         for task in group.tasks:
             for arch in group.archs:
@@ -130,18 +144,26 @@ def _missing(group: Group) -> list[Section]:
                 lost = [show_eps(group.key.norm, e) for e in levels if e not in have]
                 if lost:
                     shown = "all" if len(lost) == len(levels) else ", ".join(lost)
-                    rows.append([mode, task, arch, len(have), shown])
+                    rows.append(
+                        {
+                            "mode": mode,
+                            "task": task,
+                            "architecture": arch,
+                            "eps_found": len(have),
+                            "eps_missing": shown,
+                        }
+                    )
     if not rows:
         return []
     words = "; ".join(group.key.words)
-    heads = columns("mode", "task", "architecture", ("eps found", 0), "eps missing")
+    columns = [MODE, TASK, ARCH, Column("eps_found", kind=Kind.COUNT), Column("eps_missing")]
     wanted = len(group.modes) * len(group.tasks) * len(group.archs) * len(levels)
     return [
         Section(
             "missing" + group.suffix,
             f"What is missing ({words})",
             ["Combinations of mode, task, architecture and eps without a result."],
-            heads,
+            columns,
             rows,
             [],
             [],
@@ -161,24 +183,34 @@ def _study(results: Results) -> list[Section]:
     runs = study_file.read(results.study)
     places = {record.path.resolve(): i for i, record in enumerate(results.records)}
     axes = [*dict.fromkeys(axis for run in runs for axis in run.labels)]
-    rows, found = [], 0
+    rows: list[Row] = []
+    found = 0
     for run in runs:
         place = places.get(run.result.resolve())
         finished = place is not None or metrics(run.result) is not None
         found += finished
-        labels = [run.labels.get(axis, "") for axis in axes]
-        shown = None if place is None else _result(results, place)
-        rows.append([run.part, *labels, "finished" if finished else "missing", shown])
-    heads = columns("part", *axes, "state", ("result", 2))
+        rows.append(
+            {
+                "part": run.part,
+                **{f"axis_{axis}": str(run.labels.get(axis, "")) for axis in axes},
+                "state": "finished" if finished else "missing",
+                "result": None if place is None else _result(results, place),
+            }
+        )
+    columns = [
+        Column("part"),
+        *(Column(f"axis_{axis}", axis) for axis in axes),
+        Column("state"),
+        Column("result", kind=Kind.ACCURACY),
+    ]
     text = ["Its runs, in its own words; a result is the mean of a run's trials, with their ends."]
     return [
-        Section("study", f"Study {results.study.name}", text, heads, rows, [], [], found, len(rows))
+        Section(
+            "study", f"Study {results.study.name}", text, columns, rows, [], [], found, len(rows)
+        )
     ]
 
 
-def _result(results: Results, place: int) -> Value | None:
-    values = results.records[place].accuracies
-    if not values:
-        return None
-    low, high = (min(values), max(values)) if len(values) > 1 else (None, None)
-    return Value(sum(values) / len(values), low, high, len(values), (place,))
+def _result(results: Results, place: int) -> Cell:
+    accuracies = results.records[place].accuracies
+    return of_trials(accuracies, (place,)) if accuracies else None

@@ -13,26 +13,37 @@ import numpy as np
 
 from classification.report import estimates, published, verdict_words
 from classification.report.comparisons import Rules, judge_all
-from classification.report.exhibits.parts import (
-    Results,
-    columns,
-    minus,
-    series,
-    warnings,
-    without_paper,
-)
+from classification.report.contents.parts import Results, minus, series, warnings
 from classification.report.records import Merged, Record
-from classification.report.sections import Figure, Section, Value
-from classification.report.verdict_words import COLUMN, interval, outcome, would_tell
+from classification.report.sections import Column, Figure, Kind, Row, Section, Series, StdDev, Value
+from classification.report.verdict_words import (
+    P_VALUE,
+    VERDICT,
+    WOULD_TELL,
+    interval,
+    verdict_cells,
+)
 from robust_backbones import zoo
 from robust_backbones.core.eps import show_eps
 
 TASKS = {"bbox": "box AP", "segm": "mask AP"}
 STANDARD = "standard"
-SD = "standard deviation over runs"
-SHOWN = 3  # keys that tell experiments apart
-# Parts of a detector's configuration on which none of its numbers depends, or only its weights.
-_FREE = re.compile(
+SHOWN = 3  # configuration keys that distinguish experiments
+COLUMNS = [
+    Column("experiment"),
+    Column("metric"),
+    Column("backbone"),
+    Column("ap", "AP", Kind.ACCURACY),
+    Column("runs", kind=Kind.COUNT),
+    Column("difference", kind=Kind.DIFFERENCE),
+    P_VALUE,
+    VERDICT,
+    WOULD_TELL,
+    Column("paper_ap", "paper: AP", Kind.ACCURACY, paper=True),
+    Column("minus_paper", "ours - paper", Kind.DIFFERENCE, paper=True),
+]
+# Configuration keys that change no number of a detector, and the weights, which are compared.
+_IGNORED = re.compile(
     r"OUTPUT_DIR|SEED|VIS_PERIOD|DATALOADER|CUDNN_BENCHMARK|VERSION|MODEL\.WEIGHTS|MODEL\.DEVICE|"
     r"TEST\.EVAL_PERIOD|SOLVER\.CHECKPOINT_PERIOD"
 )
@@ -40,13 +51,13 @@ _FREE = re.compile(
 
 @dataclass(frozen=True)
 class Experiment:
-    """Detectors that differ in the weights that they started from.
+    """Detectors that differ only in their initial weights.
 
     Attributes:
         name: key of the paper's numbers, such as `"coco_instance"`, or of that form.
-        words: test set, kind and schedule.
-        networks: name -> its runs, one for each seed; `STANDARD` first.
-        named: networks are known by the names of their files alone.
+        words: test set, detector and schedule.
+        networks: name of a backbone -> its runs, one for each seed; `STANDARD` first.
+        named: whether the backbones are known only by the names of their files.
     """
 
     name: str
@@ -56,7 +67,7 @@ class Experiment:
 
 
 def figure4(results: Results) -> list[Section]:
-    """AP of each network, and its difference from the standard one."""
+    """AP of each backbone, and its difference from the standard one."""
     found = _experiments(results.of_kind("detection"))
     if not found:
         return []
@@ -65,35 +76,30 @@ def figure4(results: Results) -> list[Section]:
         for task, title in TASKS.items():
             if own := _rows(experiment, task, results.rules):
                 rows += own
-                panels[f"{experiment.words}, {title}"] = _bars(experiment, task, own)
+                panels[f"{experiment.words}, {title}"] = _bars(own)
     runs = [run for e in found for own in e.networks.values() for run in own]
     warned = warnings(runs)
     if any(e.named for e in found):
         warned.append(
-            "What some backbones are is known from the labels of a study, or the names "
-            "of their files, alone."
+            "Some backbones are known only from the labels of a study or the names of their files."
         )
     text = [
         "COCO's AP, percent: mean and standard deviation over runs with different seeds. "
-        "Differences are from the standard backbone. Their intervals are over runs alone and are "
+        "Differences are from the standard backbone. Their intervals are over runs only and are "
         "about this test set. p-values are corrected for the number of robust backbones, because "
         "the paper shows the best of several. Detectors are compared only if nothing but their "
         "weights differs.",
         verdict_words.how(results.rules),
-        f"The paper's: {published.numbers()['figure4']['definition'].strip()}; its robust number "
-        "stands beside our best one.",
+        f"The paper's numbers: {published.numbers()['figure4']['definition'].strip()}. Its robust "
+        "number is compared with our best one.",
     ]
-    numbers = [("AP", 2), ("runs", 0), ("difference", 2), ("p, corrected", 4)]
-    theirs = [("paper: AP", 2), ("ours - paper", 2)]
-    heads = columns("experiment", "metric", "backbone", *numbers, COLUMN, "would tell", *theirs)
     figure = Figure("figure4", "bars", "Detection and segmentation", "backbone", "AP, %", panels)
-    heads, rows = without_paper(heads, rows)
     return [
         Section(
             "figure4",
             "Figure 4: detection and segmentation",
             text,
-            heads,
+            COLUMNS,
             rows,
             [figure],
             warned,
@@ -104,7 +110,7 @@ def figure4(results: Results) -> list[Section]:
 
 
 def _lacking(found: list[Experiment]) -> int:
-    """Numbers of the paper's table that have none of ours beside them; 0 if none has."""
+    """Number of the paper's numbers without one of ours; 0 if none has one of ours."""
     sides = {
         (e.name, side)
         for e in found
@@ -142,8 +148,7 @@ def _experiments(runs: list[Merged]) -> list[Experiment]:
 
 
 def _told_apart(found: list[Experiment]) -> list[Experiment]:
-    """Experiments that would be called the same get the keys in which their configurations
-    differ."""
+    """Append the keys in which configurations differ to the words of experiments that are equal."""
     told = []
     for experiment in found:
         alike = [e for e in found if e.words == experiment.words]
@@ -161,10 +166,10 @@ def _first(experiment: Experiment) -> Record:
 
 
 def _network(record: Record) -> str:
-    """`standard`, `eps 3`, or a name of one's own."""
+    """Name of the backbone: `standard`, `eps 3`, or the user's name."""
     if record.eps is not None:
         return f"eps {show_eps(record.constraint, record.eps)}" if record.eps else STANDARD
-    # Of weights of one's own the study says what they are, or the folder that they lie in.
+    # The user's own weights are named by the study's label, or else by the folder of the file.
     label = str(record.labels.get("weights") or Path(record.weights).parent.name or record.weights)
     return STANDARD if STANDARD in label.lower() else label
 
@@ -183,7 +188,7 @@ def _flat(node: dict, above: str = "") -> dict:
     flat = {}
     for key, cell in node.items():
         name = above + key
-        if not _FREE.match(name):
+        if not _IGNORED.match(name):
             flat |= _flat(cell, f"{name}.") if isinstance(cell, dict) else {name: cell}
     return flat
 
@@ -202,8 +207,8 @@ def _words(record: Record) -> str:
     return f"{record.dataset}, {kind}{schedule}"
 
 
-def _values(runs: list[Merged], task: str) -> dict[int, float]:
-    """Seed -> AP."""
+def _aps(runs: list[Merged], task: str) -> dict[int, float]:
+    """Map seeds to AP."""
     found = {}
     for run in runs:
         for (record, _), seed in zip(run.sources, run.seeds, strict=True):
@@ -213,63 +218,59 @@ def _values(runs: list[Merged], task: str) -> dict[int, float]:
     return found
 
 
-def _rows(experiment: Experiment, task: str, rules: Rules) -> list[list]:
-    values = {n: v for n, runs in experiment.networks.items() if (v := _values(runs, task))}
-    standard = values.get(STANDARD)
-    found = {
-        n: estimates.from_accuracies(np.array([[*v.values()]]), np.array([[*standard.values()]]))
-        for n, v in values.items()
+def _rows(experiment: Experiment, task: str, rules: Rules) -> list[Row]:
+    aps = {n: own for n, runs in experiment.networks.items() if (own := _aps(runs, task))}
+    standard = aps.get(STANDARD)
+    compared = {
+        n: estimates.from_accuracies(np.array([[*own.values()]]), np.array([[*standard.values()]]))
+        for n, own in aps.items()
         if standard and n != STANDARD
     }
-    verdicts = judge_all(found, rules, f"figure4 {experiment.words} {task}")
-    robust = [n for n in values if n != STANDARD]
-    top = max(robust, key=lambda n: fmean(values[n].values()), default=None)
+    verdicts = judge_all(compared, rules, f"figure4 {experiment.words} {task}")
+    robust = [n for n in aps if n != STANDARD]
+    top = max(robust, key=lambda n: fmean(aps[n].values()), default=None)
     rows = []
-    for network, own in values.items():
+    for network, own in aps.items():
         verdict = verdicts.get(network)
-        kind = "standard" if network == STANDARD else "robust" if network == top else None
-        theirs = _paper(experiment.name, task, kind) if kind else None
-        ours = _spread(own, experiment.networks[network])
-        judged = [verdict and verdict.p, outcome(verdict)]
+        side = "standard" if network == STANDARD else "robust" if network == top else None
+        paper = _paper(experiment.name, task, side) if side else None
+        ours = _over_runs(own, experiment.networks[network])
         rows.append(
-            [
-                experiment.words,
-                TASKS[task],
-                network,
-                ours,
-                len(own),
-                interval(verdict),
-                *judged,
-                would_tell(verdict),
-                theirs,
-                minus(ours, theirs),
-            ]
+            {
+                "experiment": experiment.words,
+                "metric": TASKS[task],
+                "backbone": network,
+                "ap": ours,
+                "runs": len(own),
+                "difference": interval(verdict),
+                **verdict_cells(verdict),
+                "paper_ap": paper,
+                "minus_paper": minus(ours, paper),
+            }
         )
     return rows
 
 
-def _paper(name: str, task: str, kind: str) -> Value | None:
-    if (found := published.figure4(name, task, kind)) is None:
+def _paper(name: str, task: str, side: str) -> Value | None:
+    if (found := published.figure4(name, task, side)) is None:
         return None
     mean, sd = found
     if sd is None:
         return Value(mean)
-    runs = published.numbers()["figure4"]["coco_runs"]
-    return Value(mean, mean - sd, mean + sd, runs, (), SD)
+    return Value(mean, StdDev(sd), published.numbers()["figure4"]["coco_runs"])
 
 
-def _spread(values: dict[int, float], runs: list[Merged]) -> Value:
-    """Mean, and one standard deviation to both sides."""
-    mean, places = fmean(values.values()), tuple(p for run in runs for p in run.places)
-    if len(values) < 2:
-        return Value(mean, trials=1, records=places)
-    sd = stdev(values.values())
-    return Value(mean, mean - sd, mean + sd, len(values), places, SD)
+def _over_runs(aps: dict[int, float], runs: list[Merged]) -> Value:
+    """Mean and standard deviation over runs."""
+    spread = StdDev(stdev(aps.values())) if len(aps) > 1 else None
+    places = tuple(place for run in runs for place in run.places)
+    return Value(fmean(aps.values()), spread, len(aps), places)
 
 
-def _bars(experiment: Experiment, task: str, rows: list[list]) -> list:
-    names = [row[2] for row in rows]
-    drawn = [series("ours", names, [row[3] for row in rows])]
-    if any(row[9] is not None for row in rows):
-        drawn.append(series("paper", names, [row[9] for row in rows], published=True))
+def _bars(rows: list[Row]) -> list[Series]:
+    names = [row["backbone"] for row in rows]
+    drawn = [series("ours", names, [row["ap"] for row in rows])]
+    paper = [row["paper_ap"] for row in rows]
+    if any(cell is not None for cell in paper):
+        drawn.append(series("paper", names, paper, published=True))
     return drawn

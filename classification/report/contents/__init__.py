@@ -1,0 +1,1 @@
+"""Builders of the report's sections: each table and figure of the paper, from results."""

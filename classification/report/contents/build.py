@@ -1,0 +1,69 @@
+"""Build all sections of a report from results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from classification.report import comparisons, records
+from classification.report.comparisons import Rules
+from classification.report.contents import (
+    accuracy,
+    coverage,
+    detection,
+    paired_differences,
+    pretraining_accuracy,
+    variants,
+)
+from classification.report.contents.parts import Results
+from classification.report.groups import groups_of, stylized
+from classification.report.records import Record
+from classification.report.sections import Section
+
+# Tables and figures in the order of the report, with their builders. A builder of `ONCE` is called
+# once, `(results) -> sections`. The others are called for each group of comparable transfer runs,
+# `(results, group) -> sections`.
+BUILDERS: dict[str, Callable[..., list[Section]]] = {
+    "Figure 1": coverage.figure1,
+    "Table 1": accuracy.table1,
+    "Figures 2 and 3": accuracy.bars,
+    "paired differences": paired_differences.paired,
+    "Section 4.3": paired_differences.section_4_3,
+    "accuracy against eps": accuracy.curves,
+    "average ranks": paired_differences.ranks,
+    "Figure 4": detection.figure4,
+    "Figure 5": pretraining_accuracy.figure5,
+    "Table 2": pretraining_accuracy.table2,
+    "Figure 6": variants.figure6,
+    "Figure 7": variants.figure7,
+    "Figure 8, evaluation": variants.evaluated,
+    "Figure 8, transfer": variants.figure8,
+}
+ONCE = ("Figure 1", "Figure 4", "Figure 8, evaluation")
+
+
+def build_sections(
+    found: list[Record], study: Path | None = None, rules: Rules | None = None
+) -> list[Section]:
+    """Build the sections that have a result, and those about coverage.
+
+    Args:
+        found: results; `Value.records` of the sections are indices into this list.
+        study: study file whose runs are counted.
+        rules: how verdicts are made; None: with the default margin, at a first look.
+    """
+    rules = rules or Rules()
+    runs = records.merged(found)
+    groups = groups_of(runs)
+    contests = {group.suffix: comparisons.compare(group, rules) for group in groups}
+    results = Results(found, runs, groups, contests, study, rules)
+    # Networks that were pretrained on stylized images appear only in Figure 8.
+    shown = [group for group in groups if not stylized(group.key.pretrained_on)]
+    made, empty = [], []
+    for name, build in BUILDERS.items():
+        own = build(results) if name in ONCE else [s for g in shown for s in build(results, g)]
+        own = [section for section in own if section.found]
+        made += own
+        if not own:
+            empty.append(name)
+    return made + coverage.coverage(results, made, empty)

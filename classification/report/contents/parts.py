@@ -1,0 +1,210 @@
+"""What the sections share: columns, values from runs, and warnings about runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from classification.datasets.specs import DATASETS
+from classification.report.comparisons import Contest, Rules
+from classification.report.groups import Group
+from classification.report.records import Merged, Record
+from classification.report.sections import Cell, Column, Ends, Kind, Row, Section, Series, Value
+from robust_backbones.core.eps import show_eps
+
+MODE, TASK, ARCH = Column("mode"), Column("task"), Column("architecture")
+
+# Settings that differ between the runs of a table by design, or do not change the accuracy.
+_MAY_DIFFER = {
+    "arch",
+    "weights",
+    "weights_sha256",
+    "source",
+    "seed",
+    "trials",
+    "data",
+    "downscale",
+    "save_classifier",
+    "limit",
+    "test_limit",
+}
+EMBEDDED = tuple(name for name, row in DATASETS.items() if not row.needs_root)
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """Everything that the sections are built from.
+
+    Attributes:
+        records: all records of the report; `Value.records` are indices into this list.
+        runs: the records, with the trials of a configuration merged.
+        groups: groups of comparable transfer runs.
+        contests: group's suffix -> (mode, task) -> best robust against best standard network.
+        study: study file, or None.
+        rules: how verdicts are made.
+    """
+
+    records: list[Record]
+    runs: list[Merged]
+    groups: list[Group]
+    contests: dict[str, dict[tuple[str, str], Contest]]
+    study: Path | None = None
+    rules: Rules = field(default_factory=Rules)
+
+    def of_kind(self, kind: str) -> list[Merged]:
+        """Runs of a kind, a key of `result_kinds.READERS`."""
+        return [run for run in self.runs if run.first.kind == kind]
+
+
+def value(run: Merged | None) -> Value | None:
+    """Mean over the trials of a run, with the lowest and the highest trial."""
+    return None if run is None else of_trials(run.accuracies, run.places)
+
+
+def of_trials(accuracies: tuple[float, ...], records: tuple[int, ...]) -> Value:
+    """Mean over trials, with the lowest and the highest trial if there are several.
+
+    Args:
+        accuracies: accuracy of each trial, percent.
+        records: indices of the records.
+    """
+    count = len(accuracies)
+    ends = Ends(min(accuracies), max(accuracies)) if count > 1 else None
+    return Value(sum(accuracies) / count, ends, count, records)
+
+
+def minus(a: Cell, b: Cell) -> float | None:
+    """Difference of two numbers or means; None if one is missing."""
+    a, b = (cell.mean if isinstance(cell, Value) else cell for cell in (a, b))
+    assert not isinstance(a, str) and not isinstance(b, str)
+    return None if a is None or b is None else a - b
+
+
+def series(label: str, x: list, cells: Iterable[Cell], **more: Any) -> Series:
+    """Series of a figure from cells of a table: means, and spreads as error bars."""
+    values = [Value(cell) if isinstance(cell, (int, float)) else cell for cell in cells]
+    ends = [v.ends if isinstance(v, Value) else (None, None) for v in values]
+    means = [v.mean if isinstance(v, Value) else None for v in values]
+    return Series(label, x, means, [low for low, _ in ends], [high for _, high in ends], **more)
+
+
+def eps_column(eps: float, norm: str, kind: Kind = Kind.ACCURACY) -> Column:
+    """Column of the networks with one eps. The best eps of a row is bold."""
+    return Column(_eps_key(eps), f"eps {show_eps(norm, eps)}", kind, compared=True)
+
+
+def eps_cells(levels: Iterable[float], numbers: Iterable[Cell]) -> Row:
+    """Cells for the columns of `eps_column`."""
+    return dict(zip(map(_eps_key, levels), numbers, strict=True))
+
+
+def _eps_key(eps: float) -> str:
+    return f"eps_{eps:g}"
+
+
+def section(
+    group: Group,
+    name: str,
+    title: str,
+    *,
+    runs: Iterable[Merged | None],
+    text: list[str],
+    columns: list[Column],
+    rows: list[Row],
+    warned: Iterable[str] = (),
+    **more: Any,
+) -> Section:
+    """Section about a group, with the warnings about its runs."""
+    used = list({id(run): run for run in runs if run}.values())
+    words = "; ".join(group.key.words)
+    made = Section(
+        name + group.suffix,
+        f"{title} ({words})" if group.suffix else title,
+        [*text, f"Results: {words}."],
+        columns,
+        rows,
+        **more,
+    )
+    found = [*_mixed_with_paper(group, made), *warnings(used), *warned, *chosen(group, used)]
+    return replace(made, warnings=found)
+
+
+def _mixed_with_paper(group: Group, section: Section) -> list[str]:
+    """Warn if the paper's numbers are in a table of runs with another protocol."""
+    if group.key.protocol == "paper" or not any(column.paper for column in section.columns):
+        return []
+    return [
+        "Protocols are mixed: the paper's numbers are from its own protocol, these are from "
+        f"'{group.key.protocol}'. The protocols may cause a part of a difference."
+    ]
+
+
+def warnings(runs: list[Merged]) -> list[str]:
+    """Reasons not to compare or trust the numbers of these runs, one sentence each."""
+    records = [run.first for run in runs]
+    found = []
+    if any(r.simulated for r in records):
+        found.append("Simulated: no network was trained for these numbers.")
+    if small := sorted({r.dataset for r in records} & set(EMBEDDED)):
+        found.append(
+            f"{', '.join(small)}: small embedded tasks, which show that the software works. Nobody "
+            "should quote them as evidence for or against the paper's claim."
+        )
+    versions = sorted({r.code_version for r in records})
+    if len(versions) > 1:
+        found.append(f"The results are from several versions of the code: {', '.join(versions)}.")
+    for task in sorted({r.dataset for r in records}):
+        own = [r for r in records if r.dataset == task]
+        metrics = sorted({r.metric for r in own})
+        if len(metrics) > 1:
+            found.append(f"{task} is measured in {' and '.join(metrics)}: not comparable.")
+    if mixed := _mixed(records):
+        found.append(f"Runs of one task and mode have different settings: {', '.join(mixed)}.")
+    if any(r.settings.get("selection") == "test" for r in records):
+        found.append(
+            "Epochs and learning rates were chosen on the test images, as the paper's protocol "
+            "does. The accuracies are too high."
+        )
+    if any(r.assumed_standard for r in records):
+        found.append(
+            "Some weight files do not record how they were trained. They count as standard "
+            "networks."
+        )
+    counts = sorted({len(run.accuracies) for run in runs})
+    if len(counts) > 1:
+        found.append(f"Numbers of trials differ: {counts[0]} to {counts[-1]}.")
+    if any(run.contradictions for run in runs):
+        found.append(
+            "Some seeds have several results with different accuracies. The first result by path "
+            "is used."
+        )
+    return found
+
+
+def _mixed(records: list[Record]) -> list[str]:
+    """Settings that differ between transfer runs of one task and mode."""
+    alike: dict[tuple, list[dict]] = {}
+    for r in records:
+        if r.kind == "transfer":
+            alike.setdefault((r.mode, r.dataset), []).append(r.settings)
+    return sorted(
+        {
+            key
+            for own in alike.values()
+            for key in set().union(*own) - _MAY_DIFFER
+            if len({str(settings.get(key)) for settings in own}) > 1
+        }
+    )
+
+
+def chosen(group: Group, runs: list[Merged]) -> list[str]:
+    """Warn if a run is the best of several configurations on the test images."""
+    if not (number := sum(id(run) in group.ambiguous for run in runs)):
+        return []
+    return [
+        f"{number} runs are one of several configurations of their network (other settings, or "
+        "other weights of the same architecture and eps). The table shows the configuration that "
+        "is best on the test images, as the paper does."
+    ]

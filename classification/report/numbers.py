@@ -1,0 +1,125 @@
+"""Text of a table's cells. Decimals, signs and spreads depend only on the kind of the column."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from classification.report.sections import Cell, Column, Ends, Interval, Kind, Row, StdDev, Value
+
+MINUS = "\N{MINUS SIGN}"
+
+
+@dataclass(frozen=True)
+class Format:
+    """How numbers of a kind are written and compared.
+
+    Attributes:
+        decimals: largest number of decimals.
+        signed: whether positive numbers have a plus sign.
+        two_digits: whether numbers are rounded to two significant digits.
+        smallest: numbers below it are written as `<smallest`.
+        best: chooses the best of several numbers.
+    """
+
+    decimals: int
+    signed: bool = False
+    two_digits: bool = False
+    smallest: float = 0.0
+    best: Callable = max
+
+
+FORMATS = {
+    Kind.COUNT: Format(0),
+    Kind.ACCURACY: Format(2),
+    Kind.DIFFERENCE: Format(2, signed=True),
+    Kind.P_VALUE: Format(4, two_digits=True, smallest=1e-4),
+    Kind.SLOPE: Format(4, two_digits=True),
+    Kind.R_SQUARED: Format(2),
+    Kind.RANK: Format(2, best=min),
+    Kind.SHARE: Format(0),
+    Kind.MEASURE: Format(3),
+}
+
+
+def text(cell: Cell, kind: Kind) -> str:
+    """Cell with its spread: `91.2 (90.5 to 92.1)`, `+2.5 [0, 5]` or `40.00 ± 0.10`; empty if the
+    cell is missing."""
+    return " ".join(part for part in parts(cell, kind) if part)
+
+
+def parts(cell: Cell, kind: Kind) -> tuple[str, str]:
+    """Text of the number, rounded to what its spread supports, and text of the spread.
+
+    The spread's half-width is rounded to two significant digits, and the number to the same
+    decimals: 2.46 [-0.01, 4.96] becomes 2.5 [0, 5].
+    """
+    if not kind.numeric:
+        return "" if cell is None else str(cell), ""
+    number, spread = number_of(cell), cell.spread if isinstance(cell, Value) else None
+    if number is None:
+        return "", ""
+    form, places = FORMATS[kind], decimals(cell, kind)
+    if form.smallest and number < form.smallest:
+        return f"<{form.smallest:.{form.decimals}f}", ""
+    shown = _fixed(number, places, form.signed)
+    match spread:
+        case Interval():
+            return shown, "[{}, {}]".format(*_ends(spread, places))
+        case StdDev():
+            return shown, f"± {_fixed(spread.size, places)}"
+        case Ends() if spread.low != spread.high:
+            return shown, "({} to {})".format(*_ends(spread, places))
+    return shown, ""
+
+
+def number_of(cell: Cell) -> float | None:
+    """Number in a cell of a numeric column; None if it is missing or not finite."""
+    number = cell.mean if isinstance(cell, Value) else cell
+    assert not isinstance(number, str), number
+    return number if number is not None and math.isfinite(number) else None
+
+
+def decimals(cell: Cell, kind: Kind) -> int:
+    """Decimals of a number. A spread reduces them to two significant digits of its half-width."""
+    form, size = FORMATS[kind], 0.0
+    if isinstance(cell, Value) and cell.spread:
+        low, high = cell.spread.around(cell.mean)
+        size = (high - low) / 2
+    elif form.two_digits:
+        size = abs(number_of(cell) or 0.0)
+    if not 0 < size < math.inf:
+        return form.decimals
+    return min(form.decimals, max(0, 1 - math.floor(math.log10(size))))
+
+
+def _ends(spread: Ends | Interval, places: int) -> list[str]:
+    """Both ends with equal decimals; without decimals if both are whole numbers."""
+    ends = [round(end, places) for end in (spread.low, spread.high)]
+    whole = all(end == round(end) for end in ends if math.isfinite(end))
+    return [_fixed(end, 0 if whole else places) for end in ends]
+
+
+def _fixed(number: float, places: int, signed: bool = False) -> str:
+    """Number with a real minus sign. A number that is rounded to zero has no sign."""
+    written = f"{number:+.{places}f}" if signed else f"{number:.{places}f}"
+    if float(written) == 0:
+        written = written.lstrip("+-")
+    return written.replace("-", MINUS)
+
+
+def best(columns: Sequence[Column], row: Row) -> set[str]:
+    """Keys of a row's best numbers among the compared columns.
+
+    Numbers that are equal after rounding are all best. Empty with fewer than two numbers.
+    """
+    found: set[str] = set()
+    compared = [c for c in columns if c.compared and number_of(row[c.key]) is not None]
+    for kind in {column.kind for column in compared}:
+        cells = {column.key: row[column.key] for column in compared if column.kind is kind}
+        if len(cells) < 2:
+            continue
+        places = min(decimals(cell, kind) for cell in cells.values())
+        numbers = {key: round(number_of(cell) or 0.0, places) for key, cell in cells.items()}
+        top = FORMATS[kind].best(numbers.values())
+        found |= {key for key, number in numbers.items() if number == top}
+    return found
