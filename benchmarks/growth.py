@@ -98,7 +98,8 @@ def plan(size: int, folder: Path):
 def report(size: int, folder: Path):
     import report as benchmark
 
-    from classification.report import exhibits, records, run
+    from classification.report import records, run
+    from classification.report.contents.build import build_sections
 
     trials = max(1, size // 16)
     benchmark.simulate(
@@ -112,7 +113,7 @@ def report(size: int, folder: Path):
 
     def work():
         found, problems = records.read([folder / "results"])
-        run.write(exhibits.sections(found, None), found, problems, folder / "report")
+        run.write(build_sections(found, None), found, problems, folder / "report")
 
     return work
 

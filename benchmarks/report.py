@@ -168,7 +168,8 @@ def _result(run: Path, task, mode, weights, arch, seed, accuracy) -> None:
 
 def measure(folder: Path, output: Path) -> None:
     """Print seconds (wall, and of the processor) of each step, and sizes."""
-    from classification.report import exhibits, records, run
+    from classification.report import records, run
+    from classification.report.contents.build import build_sections
 
     steps, last = [], [time.perf_counter(), time.process_time()]
 
@@ -179,8 +180,8 @@ def measure(folder: Path, output: Path) -> None:
 
     found, problems = records.read([folder])
     done(f"read {len(found)} results")
-    sections = exhibits.sections(found, None)
-    done(f"work out {len(sections)} exhibits")
+    sections = build_sections(found, None)
+    done(f"work out {len(sections)} sections")
     page = run.write(sections, found, problems, output)
     done(f"draw {sum(len(s.figures) for s in sections)} figures, write tables and page")
     print("| step | seconds | of the processor |\n|---|---|---|")

@@ -51,7 +51,7 @@ def interval(verdict: Verdict | None, places: tuple[int, ...] = ()) -> Value | N
 def verdict_cells(verdict: Verdict | None) -> Row:
     """Cells of the columns `P_VALUE`, `VERDICT` and `WOULD_TELL`."""
     return {
-        P_VALUE.key: verdict and verdict.p,
+        P_VALUE.key: verdict.p if verdict else None,
         VERDICT.key: outcome(verdict),
         WOULD_TELL.key: would_tell(verdict),
     }

@@ -21,7 +21,7 @@ from classification.datasets.fetch import _download
 from classification.datasets.open import open_split
 from classification.datasets.specs import DATASETS
 from classification.report import page_runs, records, tables
-from classification.report.sections import Column, Section
+from classification.report.sections import Column, Kind, Section
 from classification.study import file as study_file
 from classification.study.storage import Store
 from robust_backbones import zoo
@@ -182,13 +182,13 @@ def test_an_index_names_images_of_its_folder(tmp_path, name):
 
 def test_cells_are_no_formulas_links_or_commands():
     rows = [
-        ["=cmd|' /C calc'!A0", 1.5],
-        ["+1", 1.0],
-        ["-1", -1.0],
-        ["@a", 0.0],
-        ["[a](javascript:alert(1))\x0c\\input{x}", 1.0],
+        {"=a": "=cmd|' /C calc'!A0", "b": 1.5},
+        {"=a": "+1", "b": 1.0},
+        {"=a": "-1", "b": -1.0},
+        {"=a": "@a", "b": 0.0},
+        {"=a": "[a](javascript:alert(1))\x0c\\input{x}", "b": 1.0},
     ]
-    section = Section("t", "t", [], [Column("=a", None), Column("b")], rows)
+    section = Section("t", "t", [], [Column("=a"), Column("b", kind=Kind.MEASURE)], rows)
     lines = tables.comma(section).splitlines()
     assert [line[:2] for line in lines[:5]] == ["'=", "'=", "'+", "'-", "'@"]
     assert lines[3].endswith(",-1")  # numbers stay numbers

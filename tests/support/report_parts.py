@@ -1,11 +1,20 @@
-"""What the tests of the report share: exhibits made by hand, results in folders."""
+"""Sections made by hand and results in folders, for the tests of the report."""
 
 import hashlib
 import json
 
 from PIL import Image
 
-from classification.report.sections import Column, Figure, Section, Series, Value
+from classification.report.sections import (
+    Column,
+    Ends,
+    Figure,
+    Kind,
+    Section,
+    Series,
+    StdDev,
+    Value,
+)
 from robust_backbones.core import results
 
 HOSTILE = '<script>document.title="owned"</script><img src=x onerror=alert(1)>'
@@ -85,21 +94,23 @@ def interpreted(folder) -> None:
 
 
 def section(records: int = 1, name: str = "table1") -> Section:
-    """An exhibit with text, whole numbers, values, notes and gaps."""
+    """A section with text, whole numbers, values, spreads and missing cells."""
     columns = [
-        Column("Task", None),
-        Column("ours, percent"),
-        Column("paper, percent"),
-        Column("difference, points"),
-        Column("runs", 0),
+        Column("task", "Task"),
+        Column("ours", "ours, percent", Kind.ACCURACY),
+        Column("paper", "paper, percent", Kind.ACCURACY, paper=True),
+        Column("difference", "difference, points", Kind.DIFFERENCE),
+        Column("runs", kind=Kind.COUNT),
     ]
     places = tuple(range(records))
-    rows = [
-        ["pets", Value(92.0, 91.5, 92.6, 3, places), 92.05, -0.05, 3],
-        ["aircraft", None, 44.14, None, None],
-        ["cifar10", Value(95.6, 95.6, 95.6, 1, places[:1], "differs in protocol"), 95.53, 0.07, 1],
-        [HOSTILE, Value(9.5), 9.25, 0.25, 12],
+    cells = [
+        ("pets", Value(92.0, Ends(91.5, 92.6), 3, places), 92.05, -0.05, 3),
+        ("aircraft", None, 44.14, None, None),
+        ("cifar10", Value(95.6, StdDev(0.1), 1, places[:1]), 95.53, 0.07, 1),
+        (HOSTILE, Value(9.5), 9.25, 0.25, 12),
     ]
+    keys = [column.key for column in columns]
+    rows = [dict(zip(keys, row, strict=True)) for row in cells]
     return Section(
         name,
         f"Table 1 {HOSTILE}",

@@ -69,7 +69,7 @@ def table1(results: Results, group: Group) -> list[Section]:
             runs += every
             contest = results.contests[group.suffix].get((mode, task))
             row = _table1_row(group, mode, task, every)
-            rows.append(row | {VERDICT.key: outcome(contest and contest.verdict)})
+            rows.append(row | {VERDICT.key: outcome(contest.verdict if contest else None)})
     text = [
         "Best accuracy over architectures, hyper-parameters and, for robust networks, eps, in "
         "percent. Each number is the mean over trials, with the lowest and the highest trial.",

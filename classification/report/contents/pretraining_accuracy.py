@@ -112,7 +112,7 @@ def figure5(results: Results, group: Group) -> list[Section]:
     ]
 
 
-def _fit_rows(mode: str, task: str, points: list[Point]) -> list[Row]:
+def _fit_rows(mode: str, task: str, points: Sequence[Point]) -> list[Row]:
     kinds = {"all": (False, True), "standard": (False,), "robust": (True,)}
     rows = []
     for kind, sides in kinds.items():
@@ -122,7 +122,7 @@ def _fit_rows(mode: str, task: str, points: list[Point]) -> list[Row]:
     return rows
 
 
-def _fit(points: list[Point]) -> Row:
+def _fit(points: Sequence[Point]) -> Row:
     """Number of points with a known pretraining accuracy, slope and R² of the line."""
     pairs = [(x, run.mean) for x, run in points if x is not None]
     slope, _, r_squared = (statistics.fit(*zip(*pairs, strict=True)) if pairs else None) or (
@@ -133,7 +133,7 @@ def _fit(points: list[Point]) -> Row:
     return {"count": len(pairs), "slope": slope, "r_squared": r_squared}
 
 
-def _clouds(points: list[Point], group: Group) -> list[Series]:
+def _clouds(points: Sequence[Point], group: Group) -> list[Series]:
     """One cloud of points for each architecture."""
     clouds = []
     for arch in dict.fromkeys(run.first.arch for _, run in points):

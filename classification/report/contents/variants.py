@@ -40,7 +40,8 @@ def figure6(results: Results, group: Group) -> list[Section]:
     widths = _widths(group)
     if len(widths) < 2:
         return []
-    rows, used, figures, levels = [], [], [], (0.0, *group.eps)
+    rows: list[Row] = []
+    used, figures, levels = [], [], (0.0, *group.eps)
     columns = [
         Column(arch, f"{arch} (x{width:g})", Kind.ACCURACY, compared=True)
         for width, arch in widths.items()

@@ -5,10 +5,10 @@ import itertools
 import pytest
 
 from classification.datasets.specs import SUITE
-from classification.report import groups as cells
 from classification.report import published, records
+from classification.report.groups import groups_of
 from classification.report.records import Record
-from tests.support.exhibit_grids import grid, named, row, rows
+from tests.support.result_grids import grid, named, row
 from tests.support.result_records import transfer
 
 
@@ -68,27 +68,27 @@ def test_norms_share_their_standard_networks():
     found += [transfer("pets", "resnet18", 4 / 255, 75.0, norm="linf", seed=s) for s in range(3)]
     section = named(found)["table1-linf"]
     only = row(section, mode="fixed-feature", task="pets")
-    assert only["robust network"] == "resnet18, eps 4/255" and only["standard"].mean < 75
+    assert only["robust_network"] == "resnet18, eps 4/255" and only["standard"].mean < 75
 
 
 def test_other_images_are_another_task():
     found = grid(tasks=("pets",), trials=1, images=("u", "v")) + grid(tasks=("pets",), gain=9.0)
     found += grid(tasks=("pets",), archs=("resnet18",), images=("u", "w"))
     section = named(found)["curves-fixed-feature"]
-    labels = dict.fromkeys(r["task"] for r in rows(section))
+    labels = dict.fromkeys(r["task"] for r in section.rows)
     assert {"pets", "pets (100 images, 2)", "pets (100 images, 3)"} == {*labels} - {*SUITE} | {
         "pets"
     }
-    assert row(section, task="pets", architecture="resnet18")["eps 1"].mean > 78
+    assert row(section, task="pets", architecture="resnet18")["eps_1"].mean > 78
 
 
 @pytest.mark.parametrize(
     "change, warning",
     [
         ({"version": "0.2.0"}, "several versions of the code: 0.1.0, 0.2.0"),
-        ({"image_size": 32}, "were not made alike: image_size"),
+        ({"image_size": 32}, "have different settings: image_size"),
         ({"batch_size": 7}, "several configurations"),
-        ({"batch_size": 7}, "not made alike: batch_size"),
+        ({"batch_size": 7}, "different settings: batch_size"),
         ({"selection": "test"}, "chosen on the test images"),
     ],
 )
@@ -105,10 +105,13 @@ def test_metrics_and_assumptions_are_warned_of():
     found[0] = Record(**vars(found[0]) | {"metric": "top1", "assumed_standard": True})
     found.append(Record(**vars(found[1]) | {"accuracies": (1.0,)}))
     texts = " ".join(named(found)["table1"].warnings)
-    assert "mean_per_class and top1: not comparable" in texts and "say nothing" in texts
-    assert "more than once with different accuracies" in texts
+    assert (
+        "mean_per_class and top1: not comparable" in texts
+        and "do not record how they were trained" in texts
+    )
+    assert "several results with different accuracies" in texts
 
 
 def test_every_eps_has_a_place():
-    group = cells.groups(records.merged(grid()))[0]
+    group = groups_of(records.merged(grid()))[0]
     assert group.eps == published.EPS and group.archs == published.ARCHS and group.tasks == SUITE

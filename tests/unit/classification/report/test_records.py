@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from classification.report import exhibits, records
+from classification.report import records
+from classification.report.contents.build import build_sections
 from robust_backbones.core.errors import UserError
 from robust_backbones.zoo import MODELS
 
@@ -177,8 +178,8 @@ def test_damaged_files_are_told_of_or_do_no_harm(tmp_path, kind):
     found, problems = records.read([tmp_path])
     assert found and problems
     for record in found:  # by itself, so that each is in a table
-        exhibits.sections([record])
-    exhibits.sections(found)
+        build_sections([record])
+    build_sections(found)
 
 
 def test_trials_of_a_configuration_are_put_together(tmp_path):

@@ -1,4 +1,4 @@
-"""Each exhibit from results made up: the right numbers in the right cells, and every warning."""
+"""Sections from made-up results: the right numbers in the right cells, and every warning."""
 
 import itertools
 from pathlib import Path
@@ -7,25 +7,25 @@ import numpy as np
 import pytest
 
 from classification.datasets.specs import SUITE
-from classification.report import exhibits, published, records
+from classification.report import published, records
+from classification.report.contents.build import build_sections
 from classification.report.records import Record
-from classification.report.verdict_words import COLUMN
 from classification.study import file as study_file
-from tests.support.exhibit_grids import grid, named, row, rows
+from tests.support.result_grids import grid, named, row
 from tests.support.result_records import detection, pretraining, transfer
 
 
 def test_table1():
     section = named(grid())["table1"]
     found = row(section, mode="fixed-feature", task="cifar10")
-    assert found["robust network"] == "resnet50, eps 3"
+    assert found["robust_network"] == "resnet50, eps 3"
     assert found["robust"].mean == pytest.approx(73.3, abs=0.1) and found["robust"].trials == 3
-    assert found["robust"].low < found["robust"].mean < found["robust"].high
+    assert found["robust"].spread.low < found["robust"].mean < found["robust"].spread.high
     assert found["difference"] == found["robust"].mean - found["standard"].mean
-    assert (found["paper: robust"], found["paper: standard"]) == (95.53, 81.31)
-    assert found["paper: difference"] == pytest.approx(14.22)
-    assert found["robust - paper"] == pytest.approx(found["robust"].mean - 95.53)
-    assert found[COLUMN] == "better"
+    assert (found["paper_robust"], found["paper_standard"]) == (95.53, 81.31)
+    assert found["paper_difference"] == pytest.approx(14.22)
+    assert found["robust_minus_paper"] == pytest.approx(found["robust"].mean - 95.53)
+    assert found["verdict"] == "better"
     assert len(section.rows) == 24 and (section.found, section.wanted) == (8, 48)
     assert row(section, mode="full-network", task="food")["robust"] is None
     panel = section.figures[0].panels["full-network"]
@@ -38,22 +38,24 @@ def test_table1():
 def test_verdicts(gain, verdict):
     # Over both tasks the same; eps 3 alone is a little better than the others.
     found = grid(levels=(0.0, 1.0), archs=("resnet18",), gain=gain - 0.1)
-    assert {r[COLUMN] for r in rows(named(found)["table1"]) if r["robust"]} == {verdict}
+    assert {r["verdict"] for r in named(found)["table1"].rows if r["robust"]} == {verdict}
 
 
 def test_one_trial_gives_no_verdict():
     sections = named(grid(trials=1))
-    assert row(sections["table1"], mode="full-network", task="pets")[COLUMN] == "cannot tell"
+    assert row(sections["table1"], mode="full-network", task="pets")["verdict"] == "cannot tell"
     found = row(sections["paired"], mode="full-network", task="pets")
-    assert found["cross-fitted difference"] is None and found["difference as measured"].mean
-    assert found["would tell"] == "3 to 10 trials of each network"
-    assert row(sections["paired"], mode="full-network", task="all tasks")[COLUMN] == "cannot tell"
+    assert found["cross_fitted"] is None and found["measured"].mean
+    assert found["would_tell"] == "3 to 10 trials of each network"
+    assert (
+        row(sections["paired"], mode="full-network", task="all tasks")["verdict"] == "cannot tell"
+    )
 
 
 def test_figures_2_and_3():
     sections = named(grid())
     found = row(sections["figure2"], task="cifar10", architecture="resnet18")
-    assert found["eps"] == "3" and found["paper: best run"] == 91.64
+    assert found["eps"] == "3" and found["paper_best"] == 91.64
     assert found["robust"].mean > found["standard"].mean
     assert found["difference"] == pytest.approx(found["robust"].mean - found["standard"].mean)
     assert [*sections["figure3"].figures[0].panels] == ["cifar10", "pets"]
@@ -63,7 +65,7 @@ def test_figures_2_and_3():
 def test_curves():
     section = named(grid())["curves-fixed-feature"]
     found = row(section, task="cifar10", architecture="resnet50")
-    assert found["eps 3"].mean > found["eps 0"].mean and found["eps 5"] is None
+    assert found["eps_3"].mean > found["eps_0"].mean and found["eps_5"] is None
     assert section.figures[0].log_x and section.figures[0].panels["cifar10"][0].x[0] == 0
 
 
@@ -71,20 +73,20 @@ def test_selection_and_ranks():
     levels = (0.0, *published.EPS)
     sections = named(grid(tasks=SUITE[:4], archs=("resnet18",), levels=levels))
     found = row(sections["section4-3"], mode="fixed-feature", task="cifar10")
-    assert found["paper: eps"] == "3" and found["paper: eps of its best run"] == "3"
-    assert found["best eps"] == "5" and "interval over trials" in found["cross-fitted gain"].note
-    gains = [found[name].mean for name in ("gain", "cross-fitted gain")]
-    assert found["selection bias"] == pytest.approx(gains[0] - gains[1])
+    assert found["paper_eps"] == "3" and found["paper_best_run_eps"] == "3"
+    assert found["best_eps"] == "5" and "interval over trials" in found["cross_fitted"].words
+    gains = [found[name].mean for name in ("measured", "cross_fitted")]
+    assert found["selection_bias"] == pytest.approx(gains[0] - gains[1])
     ranked = row(sections["ranks"], mode="fixed-feature", architecture="resnet18")
-    assert ranked["eps 5"] < ranked["eps 0.01"] < ranked["eps 0"] == 10
-    assert ranked["tasks"] == "4" and ranked["p"] < 0.05
+    assert ranked["eps_5"] < ranked["eps_0.01"] < ranked["eps_0"] == 10
+    assert ranked["tasks"] == 4 and ranked["p"] < 0.05
 
 
 def test_paired_over_tasks():
     found = grid(tasks=SUITE, archs=("resnet18",), modes=("fixed-feature",))
     whole = row(named(found)["paired"], task="all tasks")
-    assert whole[COLUMN] == "better" and whole["interval over"] == "12 tasks"
-    assert whole["p, corrected"] < 1e-9
+    assert whole["verdict"] == "better" and whole["interval_over"] == "12 tasks"
+    assert whole["p"] < 1e-9
 
 
 def test_figure5_and_table2():
@@ -94,14 +96,14 @@ def test_figure5_and_table2():
             found.append(transfer("cifar10", arch, eps, 98 - i, mode="full-network"))
     sections = named(found)
     table = row(sections["table2"], architecture="vgg16_bn")
-    assert (table["eps 0: source"], table["eps 3: source"]) == (73.66, 57.19)
-    assert table["eps 3: ours"].mean == 96 and table["eps 3: paper"] == 97.27
+    assert (table["eps_0_source"], table["eps_3_source"]) == (73.66, 57.19)
+    assert table["eps_3_ours"].mean == 96 and table["eps_3_paper"] == 97.27
     fit = row(sections["table2-fit"], networks="eps 3")
-    assert fit["number"] == 6 and fit["paper: R²"] == 0.97 and fit["R²"] > 0.9
+    assert fit["count"] == 6 and fit["paper_r_squared"] == 0.97 and fit["r_squared"] > 0.9
     cloud, theirs = sections["table2"].figures[0].panels["cifar10, full-network"][:2]
     assert cloud.fit and theirs.published and len(theirs.x) == 6
     every = row(sections["figure5"], task="cifar10", networks="all")
-    assert every["number"] == 12 and every["slope"] is not None
+    assert every["count"] == 12 and every["slope"] is not None
 
 
 def test_own_networks_are_matched_with_their_pretraining():
@@ -109,16 +111,16 @@ def test_own_networks_are_matched_with_their_pretraining():
     for arch, eps in itertools.product(("resnet18", "resnet50"), (0.0, 1.0)):
         found.append(pretraining(arch, eps, 80 + eps))
     sections = named(found)
-    assert row(sections["figure5"], networks="robust")["number"] == 2
-    assert row(sections["table2"], architecture="resnet50")["eps 1: source"] == 81
-    assert not [c.name for c in sections["table1"].columns if "paper" in c.name]
+    assert row(sections["figure5"], networks="robust")["count"] == 2
+    assert row(sections["table2"], architecture="resnet50")["eps_1_source"] == 81
+    assert not [c.key for c in sections["table1"].columns if c.paper]
     assert any("Nobody should quote" in w for w in sections["table1"].warnings)
     assert sections["table1"].wanted == 2
 
 
 def test_own_networks_are_matched_by_the_digest_of_their_file(tmp_path):
-    from classification.report.exhibits.parts import Results
-    from classification.report.exhibits.pretraining_accuracy import Sources
+    from classification.report.contents.parts import Results
+    from classification.report.contents.pretraining_accuracy import PretrainingAccuracy
     from robust_backbones.core.files import sha256
 
     (tmp_path / "checkpoint.pt").write_bytes(b"weights")
@@ -126,17 +128,17 @@ def test_own_networks_are_matched_by_the_digest_of_their_file(tmp_path):
     network = Record(**vars(network) | {"weights": str(tmp_path / "checkpoint.pt")})
     run = transfer("textures", origin="digits")
     runs = records.merged([network])
-    sources = Sources(Results([network], runs, [], {}))
+    accuracy = PretrainingAccuracy(Results([network], runs, [], {}))
     for digest, accuracy in ((sha256(tmp_path / "checkpoint.pt"), 77.0), ("another", None)):
         (own,) = records.merged([Record(**vars(run) | {"weights_sha256": digest})])
-        assert sources.accuracy(own) == accuracy
+        assert accuracy.of(own) == accuracy
 
 
 def test_figure6():
     archs = ("resnet50", "wide_resnet50_2", "wide_resnet50_4")
     section = named(grid(archs=archs))["figure6"]
     found = row(section, mode="fixed-feature", task="pets", eps="3")
-    assert found["wide_resnet50_4 (x4)"].mean > found["resnet50 (x1)"].mean
+    assert found["wide_resnet50_4"].mean > found["resnet50"].mean
     assert section.figures[0].panels["pets"][0].x == [1, 2, 4]
 
 
@@ -145,11 +147,11 @@ def test_figure7():
         tasks=("pets",), archs=("resnet18",), modes=("fixed-feature",), downscale=32, gain=-3.0
     )
     sections = named(found)
-    assert {r["task"] for r in rows(sections["figure7"])} == {"pets"}
+    assert {r["task"] for r in sections["figure7"].rows} == {"pets"}
     coarse = row(sections["figure7"], architecture="resnet18", images="32 pixels")
     fine = row(sections["figure7"], architecture="resnet18", images="original")
-    assert (coarse["best eps"], fine["best eps"]) == ("0", "3")
-    # Coarse images are in no other exhibit.
+    assert (coarse["best_eps"], fine["best_eps"]) == ("0", "3")
+    # Downscaled images are in no other table.
     assert row(sections["table1"], mode="fixed-feature", task="pets")["robust"].trials == 3
 
 
@@ -171,13 +173,13 @@ def test_figure8():
         )
     )
     sections = named(found)
-    (evaluated,) = rows(sections["figure8-evaluated"])
+    (evaluated,) = sections["figure8-evaluated"].rows
     assert evaluated["accuracy"].mean == 12.5 and evaluated["network"] == "resnet50, eps 3"
     moved = row(sections["figure8"], task="stylized_imagenet", mode="fixed-feature")
-    assert (moved["standard"].mean, moved["best robust"].mean) == (30, 33)
+    assert (moved["standard"].mean, moved["robust"].mean) == (30, 33)
     source = row(sections["figure8"], task="cifar10")
-    assert source["learnt on stylized"].mean == 60 and source["best robust"].mean > 70
-    assert "stylized_imagenet" not in [r["task"] for r in rows(sections["table1"])]
+    assert source["stylized"].mean == 60 and source["robust"].mean > 70
+    assert "stylized_imagenet" not in [r["task"] for r in sections["table1"].rows]
     assert [name for name in sections if name.startswith("table1")] == ["table1"]
 
 
@@ -196,16 +198,16 @@ def test_figure4():
     found += [detection(eps=5.0, ap=90.0, iterations=9)]
     section = named(found)["figure4"]
     best = row(section, experiment="voc_2007_test, Faster R-CNN, 1000 iterations", backbone="eps 3")
-    assert best["AP"].note.startswith("standard deviation") and best["runs"] == 4
+    assert best["ap"].spread.size > 0 and best["runs"] == 4
     assert best["difference"].mean == pytest.approx(3, abs=0.2)
-    assert best[COLUMN] == "better" and best["paper: AP"].mean == 53.87
+    assert best["verdict"] == "better" and best["paper_ap"].mean == 53.87
     other = row(
         section, experiment="voc_2007_test, Faster R-CNN, 1000 iterations", backbone="eps 1"
     )
-    assert other["paper: AP"] is None
+    assert other["paper_ap"] is None
     masks = row(section, metric="mask AP", backbone="standard")
-    assert masks["AP"].mean == 37 and masks["ours - paper"] == pytest.approx(0.08)
-    assert masks["paper: AP"].high - masks["paper: AP"].mean == pytest.approx(0.08)
+    assert masks["ap"].mean == 37 and masks["minus_paper"] == pytest.approx(0.08)
+    assert masks["paper_ap"].spread.size == pytest.approx(0.08)
     # Another schedule is another experiment.
     assert row(section, backbone="eps 5")["difference"] is None
     assert section.wanted == section.found + 2  # COCO detection is missing
@@ -217,15 +219,15 @@ def test_detectors_on_weights_of_ones_own():
         detection("scenes", ap=62.0, weights="nets/robust/backbone.pth"),
     ]
     section = named(found)["figure4"]
-    assert [r["backbone"] for r in rows(section)] == ["standard", "robust"]
-    assert row(section, backbone="robust")[COLUMN] == "cannot tell"
+    assert [r["backbone"] for r in section.rows] == ["standard", "robust"]
+    assert row(section, backbone="robust")["verdict"] == "cannot tell"
     assert "the names of their files" in section.warnings[0]
 
 
 def test_detectors_that_differ_in_one_key_are_told_apart():
     found = [detection("scenes", ap=60.0), detection("scenes", ap=50.0)]
     found[1].settings["SOLVER"] = found[1].settings["SOLVER"] | {"EMA": 0.9}
-    names = [r["experiment"] for r in rows(named(found)["figure4"])]
+    names = [r["experiment"] for r in named(found)["figure4"].rows]
     same = "scenes, Faster R-CNN, 1000 iterations, SOLVER.EMA"
     assert sorted(names) == [f"{same} 0.9", f"{same} None"]
 
@@ -244,8 +246,8 @@ def test_figure1():
         )
     ]
     section = named(found)["figure1"]
-    (only,) = rows(section)
-    assert only["own confidence"].mean == 99 and only["pixel distance"].records == (0,)
+    (only,) = section.rows
+    assert only["of_own_confidence"].mean == 99 and only["of_pixel_distance"].records == (0,)
     assert only["network"] == "standard" and section.warnings == ["Too few steps."]
 
 
@@ -253,12 +255,12 @@ def test_coverage():
     sections = named(grid())
     found = row(sections["coverage"], section="table1")
     assert (found["found"], found["wanted"]) == (8, 48)
-    assert row(sections["coverage"], exhibit="Figure 4")["found"] == 0
+    assert row(sections["coverage"], title="Figure 4")["found"] == 0
     lost = row(sections["missing"], mode="fixed-feature", task="pets", architecture="resnet18")
-    assert lost["eps missing"] == "0.01, 0.03, 0.05, 0.1, 0.25, 0.5, 5"
+    assert lost["eps_missing"] == "0.01, 0.03, 0.05, 0.1, 0.25, 0.5, 5"
     assert (
         row(sections["missing"], mode="fixed-feature", task="food", architecture="resnet50")[
-            "eps missing"
+            "eps_missing"
         ]
         == "all"
     )
@@ -272,10 +274,10 @@ def test_runs_of_a_study(tmp_path):
     )
     made = study_file.read(study)[0].result
     record = Record(**vars(transfer()) | {"path": made})
-    (section,) = [s for s in exhibits.sections([record], study) if s.name == "study"]
-    assert [r["state"] for r in rows(section)] == ["finished", "missing"]
+    (section,) = [s for s in build_sections([record], study) if s.name == "study"]
+    assert [r["state"] for r in section.rows] == ["finished", "missing"]
     assert (section.found, section.wanted) == (1, 2)
 
 
-def test_no_results_no_exhibits():
+def test_no_results_give_only_the_coverage():
     assert [*named([])] == ["coverage"]

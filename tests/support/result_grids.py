@@ -1,11 +1,11 @@
-"""Results of a whole grid of runs, and the sections made of them by name."""
+"""Results of a grid of runs, and the report's sections built from them."""
 
 import itertools
 from collections import Counter
 
 import numpy as np
 
-from classification.report import exhibits
+from classification.report.contents.build import build_sections
 from classification.report.sections import Value
 from tests.support.result_records import transfer
 
@@ -13,16 +13,15 @@ MODES = ("fixed-feature", "full-network")
 
 
 def named(found):
-    """Sections by their names, checked for what all of them must keep."""
-    sections = exhibits.sections(found)
+    """Map names to sections, after checks that hold for every section."""
+    sections = build_sections(found)
     names = [section.name for section in sections]
     drawn = [figure.name for section in sections for figure in section.figures]
     assert not [name for name, times in Counter(names + drawn).items() if times > 2]
     assert len(set(names)) == len(names) and len(set(drawn)) == len(drawn)
     for section in sections:
-        assert all(len(row) == len(section.columns) for row in section.rows)
         assert section.found <= section.wanted or not section.wanted, section.name
-        for cell in itertools.chain(*section.rows):
+        for cell in itertools.chain(*(row.values() for row in section.rows)):
             if isinstance(cell, Value):
                 assert all(0 <= place < len(found) for place in cell.records)
         for figure in section.figures:
@@ -33,15 +32,9 @@ def named(found):
     return dict(zip(names, sections, strict=True))
 
 
-def rows(section):
-    """Rows as mappings from the columns' names."""
-    heads = [column.name for column in section.columns]
-    return [dict(zip(heads, row, strict=True)) for row in section.rows]
-
-
 def row(section, /, **wanted):
-    """The one row with these cells."""
-    (found,) = [r for r in rows(section) if wanted.items() <= r.items()]
+    """The only row with these cells."""
+    (found,) = [r for r in section.rows if wanted.items() <= r.items()]
     return found
 
 
@@ -54,7 +47,8 @@ def grid(
     gain=2.0,
     **more,
 ):
-    """Robust networks are better by `gain`, a little more at eps 3; wider ones by one point."""
+    """Results of transfer in which robust networks are better by `gain` points, a little more at
+    larger eps, and each next architecture by one point."""
     rng, found = np.random.default_rng(0), []
     for mode, task, (a, arch), eps in itertools.product(modes, tasks, enumerate(archs), levels):
         for seed in range(trials):
