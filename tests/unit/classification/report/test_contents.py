@@ -9,8 +9,11 @@ import pytest
 from classification.datasets.specs import SUITE
 from classification.report import published, records
 from classification.report.contents.build import build_sections
+from classification.report.contents.parts import Results
+from classification.report.contents.pretraining_accuracy import PretrainingAccuracy
 from classification.report.records import Record
 from classification.study import file as study_file
+from robust_backbones.core.files import sha256
 from tests.support.result_grids import grid, named, row
 from tests.support.result_records import detection, pretraining, transfer
 
@@ -119,19 +122,15 @@ def test_own_networks_are_matched_with_their_pretraining():
 
 
 def test_own_networks_are_matched_by_the_digest_of_their_file(tmp_path):
-    from classification.report.contents.parts import Results
-    from classification.report.contents.pretraining_accuracy import PretrainingAccuracy
-    from robust_backbones.core.files import sha256
-
     (tmp_path / "checkpoint.pt").write_bytes(b"weights")
     network = pretraining(accuracy=77.0)
     network = Record(**vars(network) | {"weights": str(tmp_path / "checkpoint.pt")})
     run = transfer("textures", origin="digits")
     runs = records.merged([network])
-    accuracy = PretrainingAccuracy(Results([network], runs, [], {}))
+    known = PretrainingAccuracy(Results([network], runs, [], {}))
     for digest, accuracy in ((sha256(tmp_path / "checkpoint.pt"), 77.0), ("another", None)):
         (own,) = records.merged([Record(**vars(run) | {"weights_sha256": digest})])
-        assert accuracy.of(own) == accuracy
+        assert known.of(own) == accuracy
 
 
 def test_figure6():

@@ -8,12 +8,37 @@ import math
 import re
 
 import pytest
+from PIL import Image
 
 from classification.report import page_runs, records
 from classification.report.page_runs import Runs
 from classification.report.sections import Column, Section
 from tests.support import report_parts
 from tests.support.html_tags import Tags, render
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    root = tmp_path_factory.mktemp("results")
+    for k in range(3):
+        report_parts.result(root / f"run{k}", lr=k / 10, seed=k)
+    for name in ("curves.png", "trial0/final_lr1/curves.png", "trial0/choosing_lr1/curves.png"):
+        (root / "run1" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(root / "run1" / name)
+    (root / "run2" / "curves.png").write_text("<script>")
+    report_parts.hostile_result(root / "run3")
+    return records.read([root])[0]
+
+
+@pytest.fixture(scope="module")
+def page(found):
+    files = ["tables/table1.csv", "figures/table1_bars.svg", "figures/table1_bars.png"]
+    return render(
+        report_parts.section(4),
+        runs=page_runs.gather(found),
+        files=files,
+        problems=[f"A file {report_parts.HOSTILE}."],
+    )
 
 
 def test_no_text_of_a_result_is_a_tag(page):
