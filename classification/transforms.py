@@ -57,7 +57,7 @@ def _mix(z: np.ndarray) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
-def centred(images: Tensor | Iterable, size: int) -> Tensor:
+def centered(images: Tensor | Iterable, size: int) -> Tensor:
     """`(n, 3, size, size)` float32 in [0, 1]: the middle of each image, enlarged as in training.
 
     Images that have the size already stay as they are.

@@ -138,7 +138,7 @@ def read_fast(path: Path, shorter: int) -> Tensor | Image.Image:
 def _reduced_jpeg(contents: bytes, ratio: int) -> Tensor:
     """Decode to `(3, H, W)` uint8 RGB at 1/2, 1/4 or 1/8 of the size, at least 1/`ratio`.
 
-    The pixels equal those of Pillow's `draft`, in 80 % of its time.
+    Pillow's `draft` returns the same pixels, but takes 25 % longer.
     """
     mode = next(mode for factor, mode in REDUCED_MODES.items() if factor <= ratio)
     pixels = cv2.imdecode(np.frombuffer(contents, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)

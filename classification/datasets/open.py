@@ -83,7 +83,7 @@ def open_images(
     image_size: int | None = None,
     limit: int | None = None,
 ) -> ImageSplit:
-    """Open one split whose images can be read by index; the arguments are those of `open_split`.
+    """Open one split whose images can be read by index. The arguments are as for `open_split`.
 
     Raises:
         UserError: as for `open_split`, or the data is in shards.

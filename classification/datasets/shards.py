@@ -105,7 +105,7 @@ class ShardSplit(Split):
         Raises:
             UserError: there are fewer shards than processes; a shard or image cannot be read.
         """
-        # The loader asks worker 0 first, whatever batch an epoch starts at.
+        # The loader asks worker 0 for the first batch, which has index `start`.
         lane = (worker + epoch.start) % workers
         share = epoch.batch_size // epoch.world
         augment = transforms.AUGMENTATIONS[epoch.augmentation]
@@ -162,7 +162,7 @@ class ShardSplit(Split):
         for sample in read_samples(urls):
             image, label = decode(sample, self.classes)
             # Transformed at once: a batch of full-size photographs could fill the memory.
-            pairs.append((transforms.centred([image], self.image_size), label))
+            pairs.append((transforms.centered([image], self.image_size), label))
             if len(pairs) == batch_size:
                 yield _stacked(pairs)
                 pairs = []

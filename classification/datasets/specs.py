@@ -408,6 +408,6 @@ def locate(name: str, root: Path | str | None = None) -> Path | str | None:
             f"{DATA_VARIABLE} to the folder that contains {name}/."
         )
     below = os.path.join(root, name)
-    # A root with its own train/ folder is the dataset itself, whatever other folders it has.
+    # A root with its own train/ folder is the dataset itself, even if it has a folder `name`.
     own = os.path.isdir(os.path.join(root, "train"))
     return Path(below) if os.path.isdir(below) and not own else root

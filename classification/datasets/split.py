@@ -197,7 +197,7 @@ class ImageSplit(Split):
         """Yield test batches in order; rank 0 has the first images."""
         share = torch.arange(len(self)).tensor_split(world)[rank]
         for chosen in share.split(batch_size)[worker::workers] if len(share) else ():
-            yield transforms.centred(self.read(chosen), self.image_size), self.labels[chosen]
+            yield transforms.centered(self.read(chosen), self.image_size), self.labels[chosen]
 
     def expected_images(self, rank: int, world: int) -> int:
         return len(torch.arange(len(self)).tensor_split(world)[rank])

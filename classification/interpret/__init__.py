@@ -1,1 +1,1 @@
-"""Show what representations hold (the paper's Figure 1) -> result.json, figure.png, pictures."""
+"""Visualize and invert representations (the paper's Figure 1)."""

@@ -1,4 +1,4 @@
-"""Pictures of representations as files: one each, and the figure that compares networks."""
+"""Save the optimized images, and draw the figure that compares networks."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,21 +8,22 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from classification.interpret.plan import Pictures, Plan
+from classification.interpret.plan import OptimizedImages, Plan
 from robust_backbones.core.figures import literal, new_figure, save_figure
 from robust_backbones.core.files import atomic
 
 CELL = 1.5  # inches
-DRAWN = 10  # columns of the figure for each mode; files and numbers are of all pictures
+MAX_COLUMNS = 10  # in the figure, for each mode; files and numbers include all images
 
 
 @dataclass(frozen=True)
-class Row:
-    """One of the figure.
+class GridRow:
+    """One row of the figure.
 
     Attributes:
-        folder: of its files, below that of the run.
-        images: `(3, H, W)` in [0, 1] for each column of the plan; None where there is none.
+        heading: text at the left.
+        folder: folder of its image files, relative to the run's folder.
+        images: image `(3, H, W)` in [0, 1] for each column of the plan; None for no image.
     """
 
     heading: str
@@ -30,32 +31,34 @@ class Row:
     images: list[Tensor | None]
 
 
-def grid(plan: Plan, found: dict[str, Pictures]) -> list[Row]:
-    """What all networks have in common, and then a row for each of them.
-
-    Args:
-        found: name of a network -> its pictures.
-    """
-    rows = [Row("start", Path("start"), [*plan.shown_starts, *plan.starts])]
+def _grid(plan: Plan, optimized: dict[str, OptimizedImages]) -> list[GridRow]:
+    """Return the rows that all networks share, then one row per network."""
+    rows = [GridRow("start", Path("start"), [*plan.target_starts, *plan.starts])]
     if plan.indices:
-        images = [*[None] * len(plan.shown), *plan.targets]
-        rows.append(Row("image", Path("image"), images))
+        images = [*[None] * len(plan.targets), *plan.images]
+        rows.append(GridRow("image", Path("image"), images))
     return rows + [
-        Row(name, Path("networks", name), [*each.shown, *each.inverted])
-        for name, each in found.items()
+        GridRow(name, Path("networks", name), [*each.visualized, *each.inverted])
+        for name, each in optimized.items()
     ]
 
 
-def titles(plan: Plan) -> list[str]:
-    """Of each column: `class 3`, `unit 12`, `image 17`."""
-    shown = [f"{kind} {number}" for kind, number in plan.shown]
-    return shown + [f"image {index}" for index in plan.indices]
+def _titles(plan: Plan) -> list[str]:
+    """Return a title for each column: `class 3`, `unit 12`, `image 17`."""
+    visualized = [f"{kind} {index}" for kind, index in plan.targets]
+    return visualized + [f"image {index}" for index in plan.indices]
 
 
-def save(folder: Path, plan: Plan, found: dict[str, Pictures]) -> None:
-    """Each picture as a PNG file, `class_3.png`, in its row's folder."""
-    files = [title.replace(" ", "_") + ".png" for title in titles(plan)]
-    for row in grid(plan, found):
+def save_images(folder: Path, plan: Plan, optimized: dict[str, OptimizedImages]) -> None:
+    """Save each image as a PNG file, such as `networks/robust/class_3.png`.
+
+    Args:
+        folder: folder of the run.
+        plan: columns of the figure.
+        optimized: name of a network -> its images.
+    """
+    files = [title.replace(" ", "_") + ".png" for title in _titles(plan)]
+    for row in _grid(plan, optimized):
         for file, image in zip(files, row.images, strict=True):
             if image is not None:
                 pixels = (255 * image).round().byte().permute(1, 2, 0).numpy()
@@ -63,41 +66,46 @@ def save(folder: Path, plan: Plan, found: dict[str, Pictures]) -> None:
                     Image.fromarray(np.ascontiguousarray(pixels)).save(temporary, format="PNG")
 
 
-def draw(folder: Path, plan: Plan, found: dict[str, Pictures]) -> None:
-    """figure.png and figure.svg: networks as rows, the first of what they show as columns."""
-    first, panels = len(plan.shown), {}
+def draw(folder: Path, plan: Plan, optimized: dict[str, OptimizedImages]) -> None:
+    """Save figure.png and figure.svg: networks as rows, the first columns of each mode.
+
+    Args:
+        folder, plan, optimized: as in `save_images`.
+    """
+    first, panels = len(plan.targets), {}
+    grid = _grid(plan, optimized)
     for heading, columns in {
-        "Visualised": range(first),
+        "Visualized": range(first),
         "Inverted": range(first, plan.columns),
     }.items():
-        rows = [row for row in grid(plan, found) if columns and row.images[columns[0]] is not None]
+        rows = [row for row in grid if columns and row.images[columns[0]] is not None]
         if rows:
-            panels[heading] = rows, columns[:DRAWN]
+            panels[heading] = rows, columns[:MAX_COLUMNS]
     heights = [len(rows) for rows, _ in panels.values()]
     width = 0.6 + CELL * max(len(columns) for _, columns in panels.values())
     figure = new_figure(width, 0.6 * len(panels) + CELL * sum(heights))
     parts = figure.subfigures(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
     for part, (heading, (rows, columns)) in zip(parts, panels.items(), strict=True):
         part.suptitle(heading)
-        _panel(part, rows, columns, _heads(plan))
-    for ending in ("png", "svg"):
-        save_figure(figure, folder / f"figure.{ending}", dpi=150)
+        _draw_panel(part, rows, columns, _column_heads(plan))
+    for extension in ("png", "svg"):
+        save_figure(figure, folder / f"figure.{extension}", dpi=150)
 
 
-def _heads(plan: Plan) -> list[str]:
-    """`titles`, with the class of what is inverted."""
-    below = [""] * len(plan.shown) + [f"\n({plan.class_names[k]})" for k in plan.labels]
-    return [title + more for title, more in zip(titles(plan), below, strict=True)]
+def _column_heads(plan: Plan) -> list[str]:
+    """Return the titles, with class names for inverted images."""
+    names = [""] * len(plan.targets) + [f"\n({plan.class_names[k]})" for k in plan.labels]
+    return [title + name for title, name in zip(_titles(plan), names, strict=True)]
 
 
-def _panel(figure: Any, rows: list[Row], columns: range, heads: list[str]) -> None:
+def _draw_panel(figure: Any, rows: list[GridRow], columns: range, heads: list[str]) -> None:
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
     for line, row in zip(axes, rows, strict=True):
         line[0].set_ylabel(literal(row.heading))
         for cell, column in zip(line, columns, strict=True):
             cell.set(xticks=[], yticks=[], frame_on=False)
             image = row.images[column]
-            assert image is not None  # `draw` asks for columns that are there
+            assert image is not None  # `draw` selects rows that have these columns
             cell.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
     for cell, column in zip(axes[0], columns, strict=True):
         cell.set_title(literal(heads[column]), fontsize=9)

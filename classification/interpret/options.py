@@ -1,175 +1,229 @@
-"""The options of `classification.interpret`, and what they decide together."""
+"""Options of `classification.interpret` and the settings that they define."""
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
-# torch, and what imports it, waits for the run: --help is to come at once.
 from classification import options
 from classification.datasets.specs import DATASETS
 from robust_backbones.core.cli import Parser
 from robust_backbones.core.errors import UserError
 
-MODES = ("visualise", "invert", "both")
+MODES = ("visualize", "invert", "both")
 STARTS = ("noise", "image")
-CLASSES = 5  # that are shown where nothing is said
-IMAGES = 5
-# The authors' steps have length 1 on images of this size, pixels. Equal pictures of other sizes
-# differ in L2 norm as their sides do.
+CLASSES, IMAGES = 5, 5  # defaults
+# The authors' steps have length 1 for images of this size, pixels. The L2 norm of an image grows in
+# proportion to its side.
 REFERENCE_SIZE = 224
-# Of each mode: the options that only it understands.
-OWN = {"visualise": ("units", "classes"), "invert": ("images",)}
+# Mode -> the options that only it uses.
+MODE_OPTIONS = {"visualize": ("units", "classes"), "invert": ("images",)}
+
+
+@dataclass(frozen=True)
+class InterpretSettings:
+    """Settings of a run.
+
+    Attributes:
+        networks: name -> weights (path, published name or URL), one row of the figure each.
+        eval_weights: weights of the evaluation classifier; None for none.
+        mode: one of `MODES`.
+        units, classes: indices to visualize; None if not given.
+        images: number of test images to invert.
+        start: one of `STARTS`.
+        dataset, data: name and path of the dataset.
+        image_size: height and width of the images, pixels.
+        eps: L2 radius around the start, over a whole image in [0, 1].
+        steps: number of gradient steps.
+        step_size: L2 length of a step.
+        use_best: whether to use each image's best step instead of the last one.
+        seed: seed for the noise and the choice of images.
+        batch_size: images that are optimized together.
+        device: torch device; None: a GPU if there is one.
+        output: folder for the results.
+    """
+
+    networks: dict[str, str]
+    eval_weights: str | None
+    mode: str
+    units: list[int] | None
+    classes: list[int] | None
+    images: int
+    start: str
+    dataset: str
+    data: str | None
+    image_size: int
+    eps: float
+    steps: int
+    step_size: float
+    use_best: bool
+    seed: int
+    batch_size: int
+    device: str | None
+    output: Path
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether test images are inverted or used as starts."""
+        return self.images > 0 or self.start == "image"
+
+    def targets(self, classes: int) -> list[tuple[str, int]]:
+        """Return what to visualize: `("class", 3)`, then `("unit", 12)`, without duplicates.
+
+        Args:
+            classes: number of classes of the network with the fewest.
+        """
+        if self.mode == "invert":
+            return []
+        default = [] if self.units else range(min(CLASSES, classes))
+        wanted = [("class", k) for k in (default if self.classes is None else self.classes)]
+        wanted += [("unit", k) for k in self.units or []]
+        return list(dict.fromkeys(wanted))
 
 
 def parser(description: str) -> Parser:
-    """Options without a default of their own are absent unless given."""
+    """Build the command-line parser."""
     p = Parser(
         "python -m classification.interpret",
-        description=description.split("\n")[0],
-        argument_default=argparse.SUPPRESS,
-        epilog="A finished run is not done again.",
+        description=description,
+        epilog="If --output has a finished run, nothing is done.",
     )
     what = p.add_argument_group("what").add_argument
     what(
         "--weights",
         nargs="+",
         required=True,
-        help="networks, one or more, a row of the figure each: paths, published names "
+        help="one or more networks, each a row of the figure: paths, published names "
         "(robust://resnet50_l2_eps3) or URLs",
     )
-    what("--name", nargs="+", help="what to call them, one name each (default: as their files)")
+    what("--name", nargs="+", help="one name per network (default: from the weights)")
     what(
         "--mode",
         choices=MODES,
         default="both",
-        help="visualise: raise a unit or a class; invert: match the representation of test images",
+        help="visualize: maximize a unit or class; invert: match the representation of test images",
     )
     what(
         "--units",
         type=options.whole,
         nargs="+",
-        help="of the representation (what the last layer is fed with) to visualise, numbers from "
-        "0 on (default: none)",
+        metavar="N",
+        help="units of the representation (input of the last layer) to visualize, from 0",
     )
     what(
         "--classes",
         type=options.whole,
         nargs="+",
-        help=f"to visualise, numbers from 0 on (default: the first {CLASSES}, if no --units are "
-        "given)",
+        metavar="N",
+        help=f"classes to visualize, from 0 (default: the first {CLASSES}, or none with --units)",
     )
     what(
         "--images",
         type=options.count,
-        help=f"test images to invert, chosen by --seed, a count (default: {IMAGES})",
+        metavar="N",
+        help=f"number of test images to invert, chosen by --seed (default: {IMAGES})",
     )
     what(
-        "--start",
-        choices=STARTS,
-        default="noise",
-        help="from grey noise, or from other test images",
+        "--start", choices=STARTS, default="noise", help="start from gray noise or from test images"
     )
     what(
-        "--judge",
-        help="another classifier of the same classes, which says what it sees in the pictures: as "
-        "--weights (default: none)",
+        "--eval-weights",
+        metavar="WEIGHTS",
+        help="evaluation classifier, which classifies the resulting images; it must have the same "
+        "classes and be another network than --weights",
     )
     what(
         "--dataset",
         choices=tuple(DATASETS),
         default="imagenet",
-        help="its test split is used; visualising from noise needs no data",
+        help="dataset of the test images; visualizing from noise needs none",
     )
     what(
         "--data",
-        help="where the data set lies: its folder or the one above it (default: "
-        "$ROBUST_BACKBONES_DATA; embedded ones need none)",
+        metavar="PATH",
+        help="path of the dataset, or folder with one folder per dataset (default: "
+        "$ROBUST_BACKBONES_DATA; not for embedded datasets)",
     )
     what(
         "--image-size",
         type=options.count,
+        metavar="N",
         help="height and width of the images, pixels (default: the dataset's)",
     )
     how = p.add_argument_group("how").add_argument
-    how("--steps", type=options.count, default=1000, help="gradient steps, a count")
+    how("--steps", type=options.count, default=1000, metavar="N", help="number of gradient steps")
     how(
         "--step-size",
         type=options.positive,
-        help="L2 length of a step over the whole image, for pixels in [0, 1] (default: image size "
-        f"/ {REFERENCE_SIZE})",
+        metavar="LENGTH",
+        help="L2 length of a step, over a whole image in [0, 1] (default: image size / "
+        f"{REFERENCE_SIZE})",
     )
     how(
         "--eps",
         type=options.positive,
         default=1000.0,
-        help="L2 radius around the start; the default binds no image below 577 pixels",
+        metavar="EPS",
+        help="L2 radius around the start, over a whole image in [0, 1]; 1000 does not constrain "
+        "images smaller than 577 pixels",
     )
     how(
-        "--use-best",
-        action="store_true",
-        default=False,
-        help="take each picture's best step, not the last one",
+        "--use-best", action="store_true", help="use each image's best step instead of the last one"
     )
-    how("--seed", type=options.seed, default=0, help="of the noise and the images, a number")
+    how("--seed", type=options.seed, default=0, metavar="N", help="random seed")
     run = p.add_argument_group("running").add_argument
-    run("--batch-size", type=options.count, default=32, help="images at once, a count")
-    run("--device", help="torch device (default: cuda if there is one, else cpu)")
-    run("--output", type=Path, required=True, help="folder for this run, a path")
+    run("--batch-size", type=options.count, default=32, metavar="N", help="images per batch")
+    run("--device", help="torch device (default: cuda if available, else cpu)")
+    run("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
     return p
 
 
-def check(args: argparse.Namespace) -> None:
-    """Find what does not go together.
+def settings_of(args: argparse.Namespace) -> InterpretSettings:
+    """Turn parsed options into settings.
 
     Raises:
-        UserError: so it is.
+        UserError: names are missing, duplicate or not valid as folder names; an option does not
+            apply to the mode.
     """
-    names = networks(args)
-    if len(names) != len(args.weights):
+    for mode, names in MODE_OPTIONS.items():
+        if given := [name for name in names if vars(args)[name] is not None]:
+            if args.mode not in (mode, "both"):
+                raise UserError(
+                    f"--{given[0]} does not apply to --mode {args.mode}. Remove it, or use --mode "
+                    "both."
+                )
+    size = args.image_size or DATASETS[args.dataset].image_size
+    return InterpretSettings(
+        networks=_networks(args.weights, args.name),
+        eval_weights=args.eval_weights,
+        mode=args.mode,
+        units=args.units,
+        classes=args.classes,
+        images=0 if args.mode == "visualize" else args.images or IMAGES,
+        start=args.start,
+        dataset=args.dataset,
+        data=args.data,
+        image_size=size,
+        eps=args.eps,
+        steps=args.steps,
+        step_size=args.step_size or size / REFERENCE_SIZE,
+        use_best=args.use_best,
+        seed=args.seed,
+        batch_size=args.batch_size,
+        device=args.device,
+        output=args.output,
+    )
+
+
+def _networks(weights: list[str], given: list[str] | None) -> dict[str, str]:
+    names = given or [options.label(each) for each in weights]
+    if len(names) != len(weights):
         raise UserError(
-            f"--name has {len(names)} names, --weights has {len(args.weights)} "
-            "networks; give one name each."
+            f"--name has {len(names)} names for {len(weights)} networks. Give one name per network."
         )
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UserError(f"two networks are called '{twice[0]}'; tell them apart by --name.")
-    if bad := [name for name in names if not name.strip(". ") or set(name) & set("/\\\0")]:
-        raise UserError(f"--name '{bad[0]}' cannot be a folder; leave out slashes.")
-    for mode, own in OWN.items():
-        if args.mode in (mode, "both"):
-            continue
-        for name in (name for name in own if hasattr(args, name)):
-            raise UserError(
-                f"--{name} is not for --mode {args.mode}; leave it out, or choose --mode both."
-            )
-
-
-def networks(args: argparse.Namespace) -> list[str]:
-    """What the networks are called."""
-    return getattr(args, "name", None) or [options.label(each) for each in args.weights]
-
-
-def columns(args: argparse.Namespace, classes: int) -> list[tuple[str, int]]:
-    """What is visualised: `("class", 3)` and `("unit", 12)`, the classes first.
-
-    Args:
-        classes: of the network that has the fewest.
-    """
-    if args.mode == "invert":
-        return []
-    units = getattr(args, "units", [])
-    shown = getattr(args, "classes", [] if units else range(min(CLASSES, classes)))
-    wanted = [("class", k) for k in shown] + [("unit", k) for k in units]
-    return list(dict.fromkeys(wanted))  # each once
-
-
-def inverted(args: argparse.Namespace) -> int:
-    """Number of images to invert."""
-    return 0 if args.mode == "visualise" else getattr(args, "images", IMAGES)
-
-
-def image_size(args: argparse.Namespace) -> int:
-    """Pixels."""
-    return getattr(args, "image_size", DATASETS[args.dataset].image_size)
-
-
-def step_size(args: argparse.Namespace) -> float:
-    return getattr(args, "step_size", image_size(args) / REFERENCE_SIZE)
+    if duplicates := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"--name: two networks are called '{duplicates[0]}'. Give different names.")
+    if invalid := [name for name in names if not name.strip(". ") or set(name) & set("/\\\0")]:
+        raise UserError(
+            f"--name '{invalid[0]}' is not valid as a folder name. Use a name without slashes."
+        )
+    return dict(zip(names, weights, strict=True))

@@ -1,8 +1,8 @@
-"""What is to be seen of each network, from which images it starts, and the pictures of it."""
+"""Which units, classes and images are interpreted, from which starts; the optimization of all."""
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,143 +10,152 @@ from torch import Tensor
 
 from classification.datasets import loader
 from classification.datasets.split import ImageSplit
-from classification.interpret import optimize
-from classification.interpret import options as interpret_options
+from classification.interpret.optimize import invert, noise, representations, visualize
+from classification.interpret.options import InterpretSettings
 from classification.models import Classifier
 from robust_backbones.core.errors import UserError
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Columns of the figure. Images are `(n, 3, H, W)` in [0, 1], on the CPU.
+    """Columns of the figure, the same for all networks.
+
+    All images are `(n, 3, H, W)` in [0, 1] on the CPU.
 
     Attributes:
-        shown: what is visualised, `("class", 3)` or `("unit", 12)`.
-        shown_starts: an image for each of them.
-        indices: places in the test split of the images to invert.
-        targets, starts: these images, and an image to start from for each.
-        class_names: of the test split; empty if no data were needed.
-        labels: `(n,)`, the classes of `targets`.
+        targets: what is visualized: `("class", 3)` or `("unit", 12)`.
+        target_starts: start image for each of them.
+        indices: indices of the inverted images in the test split.
+        images, starts: these images, and a start image for each.
+        class_names: names of the classes of the test split; empty without data.
+        labels: classes of `images`.
     """
 
-    shown: list[tuple[str, int]]
-    shown_starts: Tensor
+    targets: list[tuple[str, int]]
+    target_starts: Tensor
     indices: list[int]
-    targets: Tensor
+    images: Tensor
     starts: Tensor
     class_names: tuple[str, ...] = ()
     labels: list[int] = field(default_factory=list)
 
     @property
     def columns(self) -> int:
-        return len(self.shown) + len(self.indices)
+        return len(self.targets) + len(self.indices)
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Of one network: a picture for each of the plan's columns, `(n, 3, H, W)` on the CPU."""
+class OptimizedImages:
+    """Images of one network, one for each column of the plan: `(n, 3, H, W)` on the CPU."""
 
-    shown: Tensor
+    visualized: Tensor
     inverted: Tensor
 
 
-def make(args: argparse.Namespace, source: ImageSplit | None, classes: int) -> Plan:
-    """The same for all networks.
+def make_plan(settings: InterpretSettings, split: ImageSplit | None, classes: int) -> Plan:
+    """Choose the columns and the start images.
 
     Args:
-        args: see `interpret_options.parser`.
-        source: the test split; None where no image of it is needed.
-        classes: of the network that has the fewest.
+        settings: settings of the run.
+        split: the test split; None if no test image is needed.
+        classes: number of classes of the network with the fewest.
 
     Raises:
-        UserError: not enough images; an unreadable one.
+        UserError: there are too few test images, or one cannot be read.
     """
-    shown, count = interpret_options.columns(args, classes), interpret_options.inverted(args)
-    size = interpret_options.image_size(args)
-    # Both modes begin with the same images, so that neither depends on how much the other shows.
-    starts = max(len(shown), count)
-    from_images = starts if args.start == "image" else 0
-    chosen, begin = _choose(source, count, from_images, args.seed) if source else ([], [])
+    targets, count, size = settings.targets(classes), settings.images, settings.image_size
+    # Both modes use the same starts, so the images of one mode do not depend on the other.
+    needed = max(len(targets), count)
+    from_images = needed if settings.start == "image" else 0
+    chosen, start_indices = _choose(split, count, from_images, settings.seed) if split else ([], [])
     if from_images:
-        begin = _read(source, begin, size)
+        starts = _read(split, start_indices, size)
     else:
-        begin = optimize.noise(starts, size, torch.Generator().manual_seed(args.seed))
+        starts = noise(needed, size, torch.Generator().manual_seed(settings.seed))
     return Plan(
-        shown,
-        begin[: len(shown)],
+        targets,
+        starts[: len(targets)],
         chosen,
-        _read(source, chosen, size),
-        begin[:count],
-        source.class_names if source else (),
-        source.labels[chosen].tolist() if source else [],
+        _read(split, chosen, size),
+        starts[:count],
+        split.class_names if split else (),
+        split.labels[chosen].tolist() if split else [],
     )
 
 
-def _choose(source: ImageSplit, count: int, starts: int, seed: int) -> tuple[list[int], list[int]]:
-    """Numbers of the images to invert, and of those to start from; no image is both."""
-    if count + starts > len(source):
-        words = f"{count} images to invert" if count else "no image to invert"
-        words += f" and {starts} to start from" if starts else ""
+def _choose(split: ImageSplit, count: int, starts: int, seed: int) -> tuple[list[int], list[int]]:
+    """Return disjoint indices of the images to invert and of the start images."""
+    if count + starts > len(split):
+        words = f"{count} images to invert" if count else "no images to invert"
+        words += f" and {starts} start images" if starts else ""
         raise UserError(
-            f"{words} are asked for, but {source.name} has {len(source)} test images; "
-            "give fewer --images, or --start noise."
+            f"{words} were requested, but {split.name} has only {len(split)} test images. Reduce "
+            "--images, or use --start noise."
         )
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(source), generator=generator).tolist()
+    order = torch.randperm(len(split), generator=generator).tolist()
     return order[:count], order[::-1][:starts]
 
 
-def _read(source: ImageSplit | None, indices: list[int], size: int) -> Tensor:
-    if source is None or not indices:
+def _read(split: ImageSplit | None, indices: list[int], size: int) -> Tensor:
+    if split is None or not indices:
         return torch.empty(0, 3, size, size)
-    return next(loader.test_batches(source.subset(indices), len(indices)))[0]
+    return next(loader.test_batches(split.subset(indices), len(indices)))[0]
 
 
-def pictures(
-    model: Classifier, plan: Plan, how: dict, batch_size: int, progress: Callable[[int, str], None]
-) -> Pictures:
-    """Make them all.
+def optimize_images(
+    model: Classifier, plan: Plan, settings: InterpretSettings, progress: Callable[[int, str], None]
+) -> OptimizedImages:
+    """Optimize the images of one network.
 
     Args:
-        model: on the device to work on.
-        how: `eps`, `steps`, `step_size`, `use_best`, see `representation.visualise`.
-        progress: called after each step with the number of images and what goes on.
+        model: network on its device.
+        plan: columns of the figure.
+        settings: settings of the run.
+        progress: function that is called after each step with the number of images and an activity.
     """
 
-    def each(
+    def in_batches(
         function: Callable[..., Tensor], x: Tensor, targets: Tensor, doing: str, **more: Any
     ) -> list[Tensor]:
         device = model.normalize.mean.device
-        return [
-            function(
-                model,
-                a.to(device),
-                b.to(device),
-                **how,
-                **more,
-                progress=lambda images: progress(images, doing),
-            ).cpu()
-            for a, b in zip(x.split(batch_size), targets.split(batch_size), strict=True)
-        ]
+        step = partial(
+            function,
+            model,
+            eps=settings.eps,
+            steps=settings.steps,
+            step_size=settings.step_size,
+            use_best=settings.use_best,
+            progress=lambda images: progress(images, doing),
+            **more,
+        )
+        pairs = zip(x.split(settings.batch_size), targets.split(settings.batch_size), strict=True)
+        return [step(a.to(device), b.to(device)).cpu() for a, b in pairs]
 
-    done, first = [plan.shown_starts[:0]], 0
-    for kind in dict.fromkeys(kind for kind, _ in plan.shown):  # each stands in one piece
-        numbers = torch.tensor([number for name, number in plan.shown if name == kind])
-        part = plan.shown_starts[first : first + len(numbers)]
+    visualized, first = [plan.target_starts[:0]], 0
+    for kind in dict.fromkeys(kind for kind, _ in plan.targets):  # targets are sorted by kind
+        numbers = torch.tensor([number for name, number in plan.targets if name == kind])
+        starts = plan.target_starts[first : first + len(numbers)]
         first += len(numbers)
-        done += each(optimize.visualise, part, numbers, "visualising", kind=kind)
+        visualized += in_batches(visualize, starts, numbers, "visualizing", kind=kind)
     inverted = [plan.starts[:0]]
-    if len(plan.targets):
-        wanted = apply(model, optimize.features, plan.targets, batch_size)
-        inverted += each(optimize.invert, plan.starts, wanted, "inverting")
-    return Pictures(torch.cat(done), torch.cat(inverted))
+    if len(plan.images):
+        wanted = apply(model, representations, plan.images, settings.batch_size)
+        inverted += in_batches(invert, plan.starts, wanted, "inverting")
+    return OptimizedImages(torch.cat(visualized), torch.cat(inverted))
 
 
 def apply(model: Classifier, function: Callable, x: Tensor, batch_size: int) -> Tensor:
-    """`function(model, x)` of all images, batch by batch on the model's device; on the CPU.
+    """Apply a function to all images, batch by batch on the model's device.
 
     Args:
-        function: `(model, images)` -> a tensor with a row for each image.
+        model: network on its device.
+        function: `(model, images)` -> tensor with one row per image.
+        x: images `(N, 3, H, W)`.
+        batch_size: images per batch.
+
+    Returns:
+        Tensor with N rows on the CPU.
     """
     device = model.normalize.mean.device
     return torch.cat([function(model, part.to(device)).cpu() for part in x.split(batch_size)])

@@ -16,8 +16,8 @@ from classification.datasets.open import open_split
 from classification.datasets.shard_writer import write_shards
 from classification.interpret import __main__ as interpret
 from classification.interpret import optimize
-from classification.interpret import options as interpret_options
-from classification.interpret import plan as interpret_plan
+from classification.interpret.options import MODES, STARTS, parser, settings_of
+from classification.interpret.plan import make_plan
 from classification.interpret.report import warnings
 from classification.models import load_classifier
 from robust_backbones.core.files import sha256
@@ -53,14 +53,23 @@ def save(path, classes, seed=0):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Two networks and a judge of ten classes."""
+    """Two networks and an evaluation classifier of ten classes."""
     folder = tmp_path_factory.mktemp("weights")
-    return [save(folder / f"{name}.pth", 10, seed) for seed, name in enumerate(("a", "b", "judge"))]
+    return [save(folder / f"{name}.pth", 10, seed) for seed, name in enumerate(("a", "b", "third"))]
 
 
 def run(weights, output, *more):
     interpret.main(
-        ["--weights", *weights[:2], *FEW, "--judge", weights[2], "--output", str(output), *more]
+        [
+            "--weights",
+            *weights[:2],
+            *FEW,
+            "--eval-weights",
+            weights[2],
+            "--output",
+            str(output),
+            *more,
+        ]
     )
 
 
@@ -89,17 +98,17 @@ def test_the_result_is_complete(done, weights):
     result = read(done)
     assert result["kind"] == "interpret" and result["weights_sha256"] == sha256(weights[0])
     assert result["settings"]["networks"] == {"a": sha256(weights[0]), "b": sha256(weights[1])}
-    assert result["settings"]["judge"] == sha256(weights[2])
+    assert result["settings"]["eval_network"] == sha256(weights[2])
     assert result["settings"]["step_size"] == pytest.approx(32 / 224)
     assert result["data"]["test"]["images"] == 360 and result["data"]["test"]["fingerprint"]
     for row in numbers(done).values():
-        seen, inverted = row["visualisation"], row["inversion"]
-        kinds = [(p["kind"], p["number"]) for p in seen["pictures"]]
+        seen, inverted = row["visualization"], row["inversion"]
+        kinds = [(p["kind"], p["number"]) for p in seen["images"]]
         assert kinds == [("class", 3), ("class", 0), ("unit", 7)]
-        assert all(p["score"] > p["start"] for p in seen["pictures"])
-        assert 0 <= seen["judge_confidence"] <= 100 and 0 <= seen["own_confidence"] <= 100
+        assert all(p["score"] > p["start"] for p in seen["images"])
+        assert 0 <= seen["eval_confidence"] <= 100 and 0 <= seen["own_confidence"] <= 100
         assert inverted["representation_distance"] < inverted["start_representation_distance"]
-        assert len(inverted["pictures"]) == 3 and 0 <= inverted["judge_agreement"] <= 100
+        assert len(inverted["images"]) == 3 and 0 <= inverted["eval_agreement"] <= 100
     files = {".lock", "figure.png", "figure.svg", "image", "networks", "result.json", "start"}
     assert {path.name for path in done.iterdir()} == files
     assert (done / "figure.svg").read_text().count("<image") == 3 * 6 + 3
@@ -109,21 +118,21 @@ def test_the_numbers_are_those_of_the_pictures(done, weights):
     """Computed again from the PNG files, which are rounded to bytes."""
     source, net, judge = open_split("digits", "test"), *map(load_classifier, weights[1:])
     row = numbers(done)["b"]
-    for found in row["inversion"]["pictures"]:
+    for found in row["inversion"]["images"]:
         name = f"image_{found['index']}.png"
         target, image = picture(done / "image" / name), picture(done / "networks" / "b" / name)
         expected = source.images[found["index"]][None]
         torch.testing.assert_close(target, expected, atol=0.5 / 255 + 1e-6, rtol=0)
         distance = ((image - expected).norm() / expected.norm()).item()
         assert found["pixel_distance"] == pytest.approx(distance, rel=0.01)
-        features = [optimize.features(net, x) for x in (image, expected)]
+        features = [optimize.representations(net, x) for x in (image, expected)]
         distance = ((features[0] - features[1]).norm() / features[1].norm()).item()
         assert found["representation_distance"] == pytest.approx(distance, rel=0.05)
         agrees = judge(image).argmax() == judge(expected).argmax()
-        assert found["judge_agrees"] == int(agrees)
-    for found in row["visualisation"]["pictures"][:2]:
+        assert found["eval_agrees"] == int(agrees)
+    for found in row["visualization"]["images"][:2]:
         image = picture(done / "networks" / "b" / f"class_{found['number']}.png")
-        for name, network in (("own", net), ("judge", judge)):
+        for name, network in (("own", net), ("eval", judge)):
             confidence = 100 * network(image).softmax(1)[0, found["number"]].item()
             assert found[f"{name}_confidence"] == pytest.approx(confidence, rel=0.1)
 
@@ -132,12 +141,12 @@ def test_it_repeats_and_all_networks_start_alike(done, weights, tmp_path):
     run(weights, tmp_path, "--batch-size", "5")
     rows, again = numbers(done), numbers(tmp_path)
     for name, row in rows.items():
-        for part in ("visualisation", "inversion"):
-            means = {k: v for k, v in row[part].items() if k != "pictures"}
-            found = {k: v for k, v in again[name][part].items() if k != "pictures"}
+        for part in ("visualization", "inversion"):
+            means = {k: v for k, v in row[part].items() if k != "images"}
+            found = {k: v for k, v in again[name][part].items() if k != "images"}
             assert found == pytest.approx(means, rel=1e-3, abs=1e-5)
     a, b = (
-        [p["start_pixel_distance"] for p in row["inversion"]["pictures"]] for row in rows.values()
+        [p["start_pixel_distance"] for p in row["inversion"]["images"]] for row in rows.values()
     )
     assert a == b
 
@@ -155,21 +164,21 @@ def test_from_other_images_and_another_seed(done, weights, tmp_path):
         assert not torch.equal(one, other)
 
 
-@pytest.mark.parametrize("start", interpret_options.STARTS)
+@pytest.mark.parametrize("start", STARTS)
 def test_neither_mode_depends_on_how_much_the_other_shows(start):
     def plan(*more):
         args = ["--weights", "w", "--dataset", "digits", "--start", start, "--output", "x", *more]
-        args = interpret_options.parser("").parse_args(args)
-        return interpret_plan.make(args, open_split("digits", "test"), 10)
+        args = parser("").parse_args(args)
+        return make_plan(settings_of(args), open_split("digits", "test"), 10)
 
     large, few = plan("--images", "9"), plan("--classes", "1", "--images", "2")
-    assert large.indices[:2] == few.indices and len(large.shown) == 5
-    for name in ("shown_starts", "starts", "targets"):
+    assert large.indices[:2] == few.indices and len(large.targets) == 5
+    for name in ("target_starts", "starts", "images"):
         assert len(getattr(few, name)) < len(getattr(large, name))
         assert torch.equal(getattr(large, name)[: len(getattr(few, name))], getattr(few, name))
 
 
-def test_visualising_from_noise_needs_no_data(weights, tmp_path, monkeypatch):
+def test_visualizing_from_noise_needs_no_data(weights, tmp_path, monkeypatch):
     monkeypatch.delenv("ROBUST_BACKBONES_DATA", raising=False)
     # A name is not confused with the row of starts.
     interpret.main(
@@ -179,7 +188,7 @@ def test_visualising_from_noise_needs_no_data(weights, tmp_path, monkeypatch):
             "--name",
             "start",
             "--mode",
-            "visualise",
+            "visualize",
             "--steps",
             "1",
             "--image-size",
@@ -193,7 +202,7 @@ def test_visualising_from_noise_needs_no_data(weights, tmp_path, monkeypatch):
     result = read(tmp_path)
     assert result["data"] == {} and result["settings"]["dataset"] is None
     row = result["metrics"]["networks"]["start"]
-    assert len(row["visualisation"]["pictures"]) == 5 and "inversion" not in row
+    assert len(row["visualization"]["images"]) == 5 and "inversion" not in row
     assert Image.open(tmp_path / "networks" / "start" / "class_4.png").size == (40, 40)
 
 
@@ -210,18 +219,18 @@ def test_a_finished_run_is_skipped_and_another_one_refused(done, weights, capsys
 @pytest.mark.parametrize(
     "more, message",
     [
-        (["--units", "2000"], "--units 2000: a has no such unit; its numbers are 0 to 1023"),
-        (["--classes", "10"], "--classes 10: a has no such class; its numbers are 0 to 9"),
-        (["--images", "361"], "361 images to invert are asked for, but digits has 360 test"),
-        (["--images", "200", "--start", "image"], "200 .* and 200 to start from are asked for"),
-        (["--name", "x"], "--name has 1 names, --weights has 2 networks; give one name each"),
-        (["--name", "x", "x"], "two networks are called 'x'; tell them apart by --name"),
-        (["--name", "x", "a/b"], "'a/b' cannot be a folder"),
-        (["--mode", "invert"], "--units is not for --mode invert; leave it out"),
+        (["--units", "2000"], "--units 2000: a has no such unit. Choose from 0 to 1023"),
+        (["--classes", "10"], "--classes 10: a has no such class. Choose from 0 to 9"),
+        (["--images", "361"], "361 images to invert were requested, but digits has only 360 test"),
+        (["--images", "200", "--start", "image"], "200 .* and 200 start images were requested"),
+        (["--name", "x"], "--name has 1 names for 2 networks. Give one name per network"),
+        (["--name", "x", "x"], "two networks are called 'x'. Give different names"),
+        (["--name", "x", "a/b"], "'a/b' is not valid as a folder name"),
+        (["--mode", "invert"], "--units does not apply to --mode invert. Remove it"),
         (["--steps", "0"], "'0' is not a whole number of at least 1"),
         (["--eps", "-1"], "'-1' is not a finite number above 0"),
-        (["--mode", "dream"], "invalid choice: 'dream'.*visualise.*invert.*both"),
-        (["--judge", "nowhere.pt"], "file 'nowhere.pt' does not exist"),
+        (["--mode", "dream"], "invalid choice: 'dream'.*visualize.*invert.*both"),
+        (["--eval-weights", "nowhere.pt"], "file 'nowhere.pt' does not exist"),
         (
             ["--device", "abacus"],
             "--device abacus: torch cannot use this device. Choose from .*cpu",
@@ -240,12 +249,12 @@ def test_user_mistakes(weights, tmp_path, capsys, more, message):
 @pytest.mark.parametrize(
     "classes, message",
     [
-        (7, "judge.pth tells 7 classes apart, a 10; give one of the same classes"),
-        (None, "judge .* is a itself, whose opinion of its own pictures says nothing"),
+        (7, "third.pth: it has 7 classes, but a has 10. Choose a classifier with the same"),
+        (None, "--eval-weights .*: this is the network a itself. Choose"),
     ],
 )
-def test_judges_that_cannot_judge(weights, tmp_path, capsys, classes, message):
-    judge = save(tmp_path / "judge.pth", classes) if classes else weights[0]
+def test_evaluation_classifiers_that_do_not_fit(weights, tmp_path, capsys, classes, message):
+    judge = save(tmp_path / "third.pth", classes) if classes else weights[0]
     with pytest.raises(SystemExit) as stop:
         run([*weights[:2], judge], tmp_path / "run")
     assert stop.value.code == 2 and re.search(message, capsys.readouterr().err)
@@ -276,7 +285,7 @@ def test_shards_are_refused_before_anything_is_written(weights, tmp_path, capsys
 )
 def test_what_was_not_matched_is_told(now, start, told):
     row = {"representation_distance": now, "start_representation_distance": start}
-    found = warnings({"net": {"inversion": row}, "other": {"visualisation": {}}})
+    found = warnings({"net": {"inversion": row}, "other": {"visualization": {}}})
     assert [w["check"] for w in found] == ["not_matched"] * told
 
 
@@ -305,4 +314,4 @@ def test_help_explains_every_option_and_comes_at_once():
     text = done.stdout.split("what:\n")[1]
     found = [" ".join(part.split()) for part in re.split(r"\n  --", "\n" + text)[1:]]
     assert len(found) >= 18 and all(re.search("default|required", option) for option in found)
-    assert interpret_options.MODES == ("visualise", "invert", "both")
+    assert MODES == ("visualize", "invert", "both")

@@ -261,8 +261,8 @@ def test_pictures_of_representations_agree(library, monkeypatch, what, use_best)
             return found[torch.arange(3), targets], None
         return (found - targets).norm(dim=1) / targets.norm(dim=1), None
 
-    function = {"invert": optimize.invert, "unit": optimize.visualise}[what]
-    targets = units if what == "unit" else optimize.features(ours.eval(), other)
+    function = {"invert": optimize.invert, "unit": optimize.visualize}[what]
+    targets = units if what == "unit" else optimize.representations(ours.eval(), other)
     _, expected = theirs(
         x,
         targets,

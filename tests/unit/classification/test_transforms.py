@@ -103,15 +103,15 @@ def test_test_images_are_torchvisions_resize_and_crop(size, shape):
     expected = tv.Compose([tv.Resize(round(size * 256 / 224)), tv.CenterCrop(size), tv.ToTensor()])
     pictures = photos(2, *shape)
     truth = torch.stack([expected(picture) for picture in pictures])
-    assert torch.equal(transforms.centred(pictures, size), truth)
-    assert torch.equal(transforms.centred(stacked(pictures), size), truth)
+    assert torch.equal(transforms.centered(pictures, size), truth)
+    assert torch.equal(transforms.centered(stacked(pictures), size), truth)
 
 
 def test_images_of_the_right_size_are_not_touched():
     pictures = photos(2, 32, 32)
     truth = torch.stack([tvf.to_tensor(picture) for picture in pictures])
     for x in (pictures, stacked(pictures), truth):
-        assert torch.equal(transforms.centred(x, 32), truth)
+        assert torch.equal(transforms.centered(x, 32), truth)
         assert torch.equal(AUGMENTATIONS["none"](x, image_seeds(0, 0, [0, 1]), 32), truth)
 
 

@@ -147,7 +147,7 @@ def test_a_worker_that_dies_is_told_of(monkeypatch):
         os.kill(os.getpid(), signal.SIGKILL)
 
     parent = os.getpid()
-    monkeypatch.setattr(transforms, "centred", die)
+    monkeypatch.setattr(transforms, "centered", die)
     with pytest.raises(UserError, match="a worker that loads images died .*Use fewer --workers"):
         list(loader.test_batches(numbered(), 4, workers=1))
     assert os.getpid() == parent
@@ -160,13 +160,13 @@ def test_a_worker_outlives_the_sigterm_that_all_processes_get(monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
         return images
 
-    monkeypatch.setattr(transforms, "centred", terminated)
+    monkeypatch.setattr(transforms, "centered", terminated)
     assert sum(len(y) for _, y in loader.test_batches(numbered(), 4, workers=1)) == len(numbered())
 
 
 def test_workers_use_one_thread(monkeypatch):
     monkeypatch.setattr(
-        transforms, "centred", lambda x, size: torch.tensor([torch.get_num_threads()])
+        transforms, "centered", lambda x, size: torch.tensor([torch.get_num_threads()])
     )
     assert next(loader.test_batches(numbered(), 4, workers=1))[0].item() == 1
 

@@ -12,11 +12,11 @@ from torch import nn
 from classification.interpret.optimize import (
     KINDS,
     correlation,
-    features,
     invert,
     noise,
     relative_distance,
-    visualise,
+    representations,
+    visualize,
 )
 from classification.models import Classifier
 from robust_backbones.core.errors import UserError
@@ -59,14 +59,14 @@ def direction(net: Net, kind: str, number: int) -> torch.Tensor:
 
 HOW = dict(eps=1000.0, steps=3, step_size=0.05)
 WANTED = torch.rand(4, 8, generator=torch.Generator().manual_seed(0))
-BOTH = [partial(visualise, targets=torch.tensor([0, 3, 1, 2])), partial(invert, targets=WANTED)]
+BOTH = [partial(visualize, targets=torch.tensor([0, 3, 1, 2])), partial(invert, targets=WANTED)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_visualisation_follows_its_own_unit_or_class(kind):
+def test_a_visualization_follows_its_own_unit_or_class(kind):
     net, (x, _) = linear(), data(low=0.4, high=0.6)
     targets = torch.tensor([0, 2, 1, 0])
-    found = visualise(net, x, targets, kind=kind, **HOW)
+    found = visualize(net, x, targets, kind=kind, **HOW)
     for i, number in enumerate(targets.tolist()):
         up = direction(net, kind, number)
         expected = x[i] + 3 * 0.05 * up / up.norm()
@@ -87,14 +87,14 @@ def test_an_inversion_steps_down_the_squared_distance():
 
 def test_an_inversion_finds_the_representation():
     net, (x, _) = linear(), data(low=0.4, high=0.6)
-    wanted = features(net, data(low=0.45, high=0.55)[0].flip(0))
+    wanted = representations(net, data(low=0.45, high=0.55)[0].flip(0))
     found = invert(net, x, wanted, eps=1000.0, steps=400, step_size=0.005)
-    assert (relative_distance(features(net, found), wanted) < 0.02).all()
+    assert (relative_distance(representations(net, found), wanted) < 0.02).all()
 
 
 @pytest.mark.parametrize("eps, step_size", [(0.3, 0.2), (1.0, 5.0), (1000.0, 30.0)])
 @pytest.mark.parametrize("use_best", [False, True])
-@pytest.mark.parametrize("function", BOTH, ids=["visualise", "invert"])
+@pytest.mark.parametrize("function", BOTH, ids=["visualize", "invert"])
 def test_the_result_is_in_the_ball_and_is_an_image(function, eps, step_size, use_best):
     x, _ = data()
     found = function(deep(), x, eps=eps, steps=4, step_size=step_size, use_best=use_best)
@@ -103,7 +103,7 @@ def test_the_result_is_in_the_ball_and_is_an_image(function, eps, step_size, use
     assert found.shape == x.shape and not found.requires_grad and not torch.equal(found, x)
 
 
-@pytest.mark.parametrize("function", BOTH, ids=["visualise", "invert"])
+@pytest.mark.parametrize("function", BOTH, ids=["visualize", "invert"])
 def test_purity(function):
     net, (x, _) = deep(), data()
     net.body[0][1].eval()  # one frozen layer among training ones
@@ -124,7 +124,7 @@ def test_purity(function):
     assert torch.equal(x, before) and x.grad is None
 
 
-@pytest.mark.parametrize("function", BOTH, ids=["visualise", "invert"])
+@pytest.mark.parametrize("function", BOTH, ids=["visualize", "invert"])
 def test_an_image_does_not_depend_on_its_batch(function):
     net, (x, _) = deep(), data()
     together = function(net, x, **HOW)
@@ -133,13 +133,13 @@ def test_an_image_does_not_depend_on_its_batch(function):
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("function", BOTH, ids=["visualise", "invert"])
+@pytest.mark.parametrize("function", BOTH, ids=["visualize", "invert"])
 def test_the_best_step_is_no_worse_than_the_start_or_the_last(function):
     net, (x, _) = deep(), data()
     targets = function.keywords["targets"]
 
     def score(z):
-        found = features(net, z)
+        found = representations(net, z)
         if targets.dim() == 1:
             return found[range(4), targets]
         return -relative_distance(found, targets)
@@ -155,9 +155,9 @@ def test_dead_units_have_a_gradient():
     net.body.append(nn.ReLU(inplace=True))
     with torch.no_grad():
         net.body[1].bias.fill_(-50.0)
-    assert not features(net, x).any()
+    assert not representations(net, x).any()
     up = direction(net, "unit", 4)
-    found = visualise(net, x, torch.full((4,), 4), **HOW)
+    found = visualize(net, x, torch.full((4,), 4), **HOW)
     torch.testing.assert_close(found, x + 3 * 0.05 * up / up.norm(), atol=1e-6, rtol=0)
 
 
@@ -177,10 +177,10 @@ def test_every_architecture_has_its_last_rectifier_found(arch):
     model = Classifier(arch, 4)
     model.net = random_network(arch, 4)
     x = noise(1, 64, torch.Generator().manual_seed(0))
-    before = features(model, x)
+    before = representations(model, x)
     unit = int(before[0].argmin())
     assert before[0, unit] == 0
-    found = visualise(model, x, torch.tensor([unit]), eps=1000.0, steps=1, step_size=1.0)
+    found = visualize(model, x, torch.tensor([unit]), eps=1000.0, steps=1, step_size=1.0)
     torch.testing.assert_close(norm(found - x, "l2"), torch.ones(1), atol=1e-3, rtol=0)
 
 
@@ -204,18 +204,18 @@ def test_measures():
 
 def test_progress_counts_every_image_of_every_step():
     seen = []
-    visualise(linear(), data()[0], torch.zeros(4, dtype=torch.int64), progress=seen.append, **HOW)
+    visualize(linear(), data()[0], torch.zeros(4, dtype=torch.int64), progress=seen.append, **HOW)
     assert seen == [4, 4, 4]
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(kind="pixel"), "kind 'pixel' is unknown; one of: unit, class"),
-        (dict(targets=torch.tensor([0, 0, 5, 0])), "unit 5 is unknown; .* numbered 0 to 4"),
-        (dict(targets=torch.tensor([0, 0, -1, 0])), "unit -1 is unknown"),
-        (dict(targets=torch.tensor([0, 0, 3, 0]), kind="class"), "class 3 .* numbered 0 to 2"),
-        (dict(targets=torch.tensor([0])), r"shape \(1,\); one number is needed for each of the 4"),
+        (dict(kind="pixel"), "kind 'pixel' is unknown. Choose from unit, class"),
+        (dict(targets=torch.tensor([0, 0, 5, 0])), "unit 5 does not exist .* Choose from 0 to 4"),
+        (dict(targets=torch.tensor([0, 0, -1, 0])), "unit -1 does not exist"),
+        (dict(targets=torch.tensor([0, 0, 3, 0]), kind="class"), "class 3 .* Choose from 0 to 2"),
+        (dict(targets=torch.tensor([0])), r"shape \(1,\). Pass one index for each of the 4"),
         (dict(steps=0), "steps is 0; it must be at least 1"),
         (dict(eps=-1.0), "eps is -1.0"),
         (dict(step_size=float("nan")), "step_size is nan"),
@@ -225,11 +225,13 @@ def test_progress_counts_every_image_of_every_step():
 def test_wrong_parameters(change, message):
     right = dict(x=data()[0], targets=torch.zeros(4, dtype=torch.int64)) | HOW
     with pytest.raises(UserError, match=message):
-        visualise(linear(), **right | change)
+        visualize(linear(), **right | change)
 
 
 def test_targets_of_an_inversion():
-    with pytest.raises(UserError, match=r"shape \(3, 5\); one representation .* of the 4 images"):
+    with pytest.raises(
+        UserError, match=r"shape \(3, 5\). Pass one representation .* of the 4 images"
+    ):
         invert(linear(), data()[0], torch.rand(3, 5), **HOW)
 
 
@@ -237,4 +239,4 @@ def test_a_network_without_gradients():
     net = linear()
     net.body.append(type("Cut", (nn.Module,), {"forward": lambda self, x: x.detach()})())
     with pytest.raises(UserError, match="has no gradient with respect to its images"):
-        visualise(net, data()[0], torch.zeros(4, dtype=torch.int64), **HOW)
+        visualize(net, data()[0], torch.zeros(4, dtype=torch.int64), **HOW)

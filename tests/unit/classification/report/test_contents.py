@@ -233,7 +233,7 @@ def test_detectors_that_differ_in_one_key_are_told_apart():
 
 def test_figure1():
     means = {
-        "visualisation": {"own_confidence": 99.0, "pictures": [{"score": 1.0}]},
+        "visualization": {"own_confidence": 99.0, "images": [{"score": 1.0}]},
         "inversion": {"pixel_distance": 0.5},
     }
     found = [
