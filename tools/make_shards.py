@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a clone works uninstalled
 
 from classification import options
+from classification.datasets.folders import split_folder
 from robust_backbones.core.cli import Parser
 from robust_backbones.core.errors import user_errors
 
@@ -42,6 +43,7 @@ def main(argv=None) -> None:
     """Parse, write, say where."""
     args = parse(argv)
     with user_errors():
+        split_folder(args.folder, "train")  # before torch is imported
         from classification.datasets.shard_writer import write_shards
 
         index = write_shards(args.folder, args.out, args.images_per_shard)

@@ -16,16 +16,16 @@ from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
+from classification.datasets.folders import FORMATS
 from classification.datasets.image_files import ImageFiles
 from classification.datasets.layouts import OFFICIAL
 from classification.datasets.open import open_split
-from classification.datasets.specs import DatasetSpec, find_dataset, locate
+from classification.datasets.specs import STORED_SPLITS, DatasetSpec, find_dataset, locate
 from classification.datasets.split import ImageSplit, Split, has_images
 from classification.progress import ProgressLine
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic
 
-SPLITS = ("train", "test")
 BLOCK = 256  # images per progress update
 MAX_OVERLAP = 0.01  # official splits share a few images; a larger part of the test split is a leak
 SHOWN = 3  # file names per printed line; a report file lists all
@@ -61,17 +61,6 @@ MODES = {
     "I;16B": "deep",
     "I;16L": "deep",
     "I;16N": "deep",
-}
-FORMATS = {
-    ".jpg": ("JPEG", "MPO"),
-    ".jpeg": ("JPEG", "MPO"),
-    ".png": ("PNG",),
-    ".bmp": ("BMP",),
-    ".webp": ("WEBP",),
-    ".ppm": ("PPM",),
-    ".pgm": ("PPM",),
-    ".tif": ("TIFF",),
-    ".tiff": ("TIFF",),
 }
 
 
@@ -141,7 +130,7 @@ def check_dataset(name: str, root: str | Path | None = None) -> DatasetReport:
     root = locate(name, root)
     report = DatasetReport(name, path=str(root or "in installed packages"))
     try:
-        splits = {split: open_split(name, split, root) for split in SPLITS}
+        splits = {split: open_split(name, split, root) for split in STORED_SPLITS}
     except UserError as error:
         report.findings.append(Finding("layout", detail=str(error)))
         return report
@@ -155,7 +144,7 @@ def check_dataset(name: str, root: str | Path | None = None) -> DatasetReport:
             checked[split], findings = _check_images(opened, line)
             report.findings += findings
     line.clear()
-    if len(checked) == len(SPLITS):
+    if len(checked) == len(STORED_SPLITS):
         report.findings += _overlaps(checked)
     return report
 
@@ -250,7 +239,7 @@ def _unusual(path: Path, image: Image.Image) -> Iterator[tuple[str, str]]:
 
 def _overlaps(checked: dict[str, list[CheckedImage]]) -> Iterator[Finding]:
     """Find images with equal pixels, within and between the splits."""
-    seen: dict[str, dict[bytes, CheckedImage]] = {split: {} for split in SPLITS}
+    seen: dict[str, dict[bytes, CheckedImage]] = {split: {} for split in STORED_SPLITS}
     for split, images in checked.items():
         for image in images:
             if image.digest is None:

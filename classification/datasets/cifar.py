@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from classification.datasets import image_cache
+from classification.datasets.image_cache import read_decoded
 from robust_backbones.checkpoint import array_pickles
 from robust_backbones.core.errors import UserError
 
@@ -75,7 +74,7 @@ PYTHON = {
 }
 
 
-def read(name: str, split: str, root: str | Path) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+def read_cifar(name: str, split: str, root: str | Path) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Read the official files in `root` or its official subfolder, else images.
 
     Args:
@@ -108,13 +107,10 @@ def read(name: str, split: str, root: str | Path) -> tuple[Tensor, Tensor, tuple
                 images = torch.from_numpy(np.ascontiguousarray(images)).view(-1, 3, SIZE, SIZE)
                 return images, torch.from_numpy(labels.astype(np.int64)), names
     try:
-        return image_cache.read(split, root, SIZE)
+        return read_decoded(split, root, SIZE)
     except UserError as error:
         folders = f"{BINARY[name].folder}/ or {PYTHON[name].folder}/"
         raise UserError(f"{error} Official files must be in {root}/{folders}") from None
-
-
-read_cifar10, read_cifar100 = partial(read, "cifar10"), partial(read, "cifar100")
 
 
 def _read_binary(

@@ -13,7 +13,7 @@ import torchvision
 
 from classification.datasets.layouts import OFFICIAL
 from classification.datasets.open import open_split
-from classification.datasets.specs import find_dataset, locate
+from classification.datasets.specs import STORED_SPLITS, find_dataset, locate
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import locked
 
@@ -74,7 +74,7 @@ def manual_instructions(name: str, root: str | Path) -> str:
 
 def _check_counts(name: str, root: Path) -> None:
     """Open both splits, which compares classes and images with the expected numbers."""
-    for split in ("train", "test"):
+    for split in STORED_SPLITS:
         open_split(name, split, root)
 
 

@@ -6,44 +6,58 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from classification.datasets.image_files import ImageFiles
 from robust_backbones.core.errors import UserError
 
 # Folder names of a split; the first one that exists is read.
 FOLDERS = {"train": ("train",), "test": ("test", "val", "valid")}
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+# File extension -> Pillow's names of the formats that it stands for.
+FORMATS = {
+    ".jpg": ("JPEG", "MPO"),
+    ".jpeg": ("JPEG", "MPO"),
+    ".png": ("PNG",),
+    ".bmp": ("BMP",),
+    ".webp": ("WEBP",),
+    ".ppm": ("PPM",),
+    ".pgm": ("PPM",),
+    ".tif": ("TIFF",),
+    ".tiff": ("TIFF",),
+}
 LAYOUT = "{0}/train/<class>/<image> and {0}/test/<class>/<image> (or val instead of test)"
 
 
 def is_image(name: str) -> bool:
     """Whether a file name has an image extension and is not hidden (macOS: `._x.jpg`)."""
     base = name.rsplit("/", 1)[-1]
-    return base.lower().endswith(IMAGES) and not base.startswith(".")
+    return base.lower().endswith(tuple(FORMATS)) and not base.startswith(".")
 
 
-def read_tree(split: str, root: str | Path) -> tuple[ImageFiles, Tensor, tuple[str, ...]]:
-    """List the images of a split without opening them.
+def list_tree(split: str, root: str | Path) -> tuple[Path, list[str], list[int], list[str]]:
+    """List the images of a split.
 
     Args:
         split: `train` or `test`.
         root: folder of the dataset.
 
     Returns:
-        The images, sorted by class and name, labels `(N,)` int64, and class names.
+        Folder of the split, paths in it, sorted by class and name, labels, and class names.
 
     Raises:
         UserError: the folder has another layout, a class has no images, or the splits have
             different classes.
     """
-    root = Path(root)
-    folder = split_folder(root, split)
+    folder = split_folder(Path(root), split)
+    _check_same_classes(Path(root), folder)
+    return folder, *list_classes(folder)
+
+
+def list_classes(folder: Path) -> tuple[list[str], list[int], list[str]]:
+    """List the images of a folder of class folders; return value as for `list_tree`.
+
+    Raises:
+        UserError: the folder has another layout, or a class has no images.
+    """
     names, labels = [], []
     classes = _classes(folder)
-    _check_same_classes(root, folder, classes)
     for label, name in enumerate(classes):
         found = sorted(_images_below(folder, name))
         if not found:
@@ -52,8 +66,7 @@ def read_tree(split: str, root: str | Path) -> tuple[ImageFiles, Tensor, tuple[s
             )
         names += found
         labels += [label] * len(found)
-    encoded = np.array([os.fsencode(name) for name in names])
-    return ImageFiles(folder, encoded), torch.tensor(labels), tuple(classes)
+    return names, labels, classes
 
 
 def split_folder(root: Path, split: str) -> Path:
@@ -96,8 +109,9 @@ def _classes(folder: Path) -> list[str]:
     return sorted(classes)
 
 
-def _check_same_classes(root: Path, folder: Path, classes: list[str]) -> None:
+def _check_same_classes(root: Path, folder: Path) -> None:
     """Require equal class names in all splits: a label is an index into the sorted names."""
+    classes = _classes(folder)
     for names in FOLDERS.values():
         for other in (root / name for name in names):
             if other == folder or not other.is_dir():  # a split that is not used may be missing

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from classification.datasets.folders import FOLDERS, LAYOUT, is_image, read_tree
-from classification.datasets.image_files import read_image
+from classification.datasets.folders import FOLDERS, LAYOUT, is_image
+from classification.datasets.image_files import read_image, read_tree
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic, cache_dir, locked, sha256
 from robust_backbones.core.images import read_member
@@ -23,7 +23,7 @@ from robust_backbones.core.images import read_member
 VERSION = 1  # increase it when a change here changes a pixel
 
 
-def read(split: str, root: str | Path, size: int) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+def read_decoded(split: str, root: str | Path, size: int) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Read all images of a split from the cache, after decoding them if necessary.
 
     Args:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.io import ImageReadMode, decode_jpeg
 
+from classification.datasets.folders import list_tree
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.images import check_size, decoding_errors
 
@@ -42,6 +43,10 @@ class ImageFiles:
 
     root: Path
     names: np.ndarray
+
+    @classmethod
+    def of(cls, root: Path, names: list[str]) -> ImageFiles:
+        return cls(root, np.array([os.fsencode(name) for name in names]))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -74,6 +79,15 @@ class ImageFiles:
             whole = hashlib.sha256(b"".join(digests))
         whole.update(labels.numpy().astype("<i8").tobytes())
         return whole.hexdigest()
+
+
+def read_tree(split: str, root: str | Path) -> tuple[ImageFiles, Tensor, tuple[str, ...]]:
+    """Return the images of an image folder, labels `(N,)` int64 and class names.
+
+    The arguments and errors are as for `folders.list_tree`.
+    """
+    folder, names, labels, classes = list_tree(split, root)
+    return ImageFiles.of(folder, names), torch.tensor(labels), tuple(classes)
 
 
 def _file_digest(path: Path) -> bytes:

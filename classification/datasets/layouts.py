@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
-from classification.datasets import folders, matlab_files
-from classification.datasets.image_files import ImageFiles
+from classification.datasets import folders
+from classification.datasets.image_files import ImageFiles, read_tree
+from classification.datasets.matlab_files import read_matlab
 from classification.datasets.split import SplitContents
 from robust_backbones.core.errors import UserError
 
@@ -69,7 +69,7 @@ class OfficialLayout:
         """
         kind, folder = self.detect(root)
         if kind == "folders":
-            return folders.read_tree(split, folder)
+            return read_tree(split, folder)
         try:
             index = self.index(self._find_parts(folder)[0], split)
             pairs = sorted(index.images, key=lambda pair: (pair[1], pair[0]))
@@ -90,9 +90,9 @@ class OfficialLayout:
                 "again."
             ) from None
         pairs = self._existing(index.folder, pairs)
-        names = np.array([os.fsencode(name) for name, _ in pairs])
+        files = ImageFiles.of(index.folder, [name for name, _ in pairs])
         labels = torch.tensor([label for _, label in pairs])
-        return ImageFiles(index.folder, names), labels, tuple(index.class_names)
+        return files, labels, tuple(index.class_names)
 
     def detect(self, root: str | Path) -> tuple[str, Path]:
         """Return ("official" or "folders", folder): the layout of `root` and where it is.
@@ -223,8 +223,8 @@ def _first_images(images: Path, split: str, count: int, pattern: str) -> Index:
 
 def _cars(parts: dict[str, Path], split: str) -> Index:
     """Read MATLAB structures; their labels start at 1."""
-    classes = matlab_files.read(parts["classes"])["class_names"].tolist()
-    rows = matlab_files.read(parts[split])["annotations"]
+    classes = read_matlab(parts["classes"])["class_names"].tolist()
+    rows = read_matlab(parts[split])["annotations"]
     pairs = [(str(row["fname"]), int(row["class"]) - 1) for row in rows]
     images = parts[f"{split} images"]
     nested = images / images.name  # as in Kaggle's archive
@@ -242,10 +242,7 @@ def _dtd(parts: dict[str, Path], split: str) -> Index:
 
 def _flowers(parts: dict[str, Path], split: str) -> Index:
     """Read MATLAB arrays of image numbers and labels, both from 1; classes have no names."""
-    splits, labels = (
-        matlab_files.read(parts["splits"]),
-        matlab_files.read(parts["labels"])["labels"],
-    )
+    splits, labels = (read_matlab(parts["splits"]), read_matlab(parts["labels"])["labels"])
     keys = {"train": ("trnid", "valid"), "test": ("tstid",)}[split]
     numbers = [int(number) for key in keys for number in splits[key]]
     if min(numbers) < 1:

@@ -28,7 +28,7 @@ _PLAIN_COUNT = {_CELL: 0, _STRUCT: 2, _CHAR: 1} | dict.fromkeys(_NUMBERS, 1)
 _COMPLEX = 0x800
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_matlab(path: Path) -> dict[str, Any]:
     """Return name -> value, with axes of length 1 removed.
 
     Raises:

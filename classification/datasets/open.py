@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from classification.datasets import cifar, embedded, folders, layouts
+from classification.datasets import embedded
+from classification.datasets.cifar import read_cifar
+from classification.datasets.image_files import read_tree
+from classification.datasets.layouts import OFFICIAL
 from classification.datasets.shard_index import are_shards
 from classification.datasets.shards import open_shards
 from classification.datasets.specs import SPLITS, DatasetSpec, find_dataset, locate
@@ -25,9 +29,9 @@ READERS: dict[str, Callable[[str, str | Path], SplitContents]] = {
     "digits": embedded.read_digits,
     "textures": embedded.read_textures,
     "faces": embedded.read_faces,
-    "cifar10": cifar.read_cifar10,
-    "cifar100": cifar.read_cifar100,
-    **layouts.OFFICIAL,
+    "cifar10": partial(read_cifar, "cifar10"),
+    "cifar100": partial(read_cifar, "cifar100"),
+    **OFFICIAL,
 }
 
 
@@ -101,7 +105,7 @@ def _read(
     spec: DatasetSpec, split: str, root: str | Path | None, image_size: int | None
 ) -> ImageSplit:
     official = "train" if split == "val" else split
-    reader = READERS.get(spec.name, folders.read_tree)
+    reader = READERS.get(spec.name, read_tree)
     images, labels, class_names = reader(official, root or "")
     spec.check_classes(root, len(class_names))
     _check_images(spec, root, official, len(labels))

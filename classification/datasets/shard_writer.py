@@ -9,7 +9,8 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-from classification.datasets.folders import FOLDERS, read_tree, split_folder
+from classification.datasets.folders import FOLDERS, split_folder
+from classification.datasets.image_files import read_tree
 from classification.datasets.shard_index import INDEX, write_index
 from classification.datasets.shards import IMAGES, LABEL
 from robust_backbones.core.errors import UserError

@@ -13,6 +13,7 @@ from robust_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 TOP1, MEAN_PER_CLASS = "top1", "mean_per_class"
 METRIC_TITLES = {TOP1: "top-1", MEAN_PER_CLASS: "mean per class"}
 SPLITS = ("train", "val", "test")
+STORED_SPLITS = ("train", "test")  # val is held out from train
 DATA_VARIABLE = "ROBUST_BACKBONES_DATA"  # environment variable: folder with one folder per dataset
 
 

@@ -84,7 +84,7 @@ def read_indexes(folder: Path, path: Path) -> None:
     task = path.relative_to(folder).parts[0]
     for split in ("train", "test"):
         if task == "cifar10":
-            cifar.read(task, split, folder / task)
+            cifar.read_cifar(task, split, folder / task)
         else:
             images, labels, names = READERS[task](split, folder / task)
             assert isinstance(READERS[task], OfficialLayout)
@@ -203,4 +203,4 @@ def archive_seeds(folder: Path) -> list[Seed]:
 
 def read_archive(folder: Path, path: Path) -> None:
     for split in ("train", "test"):
-        image_cache.read(split, path, 8)
+        image_cache.read_decoded(split, path, 8)

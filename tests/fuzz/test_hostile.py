@@ -108,7 +108,7 @@ def test_names_in_archives_are_no_paths(tmp_path, monkeypatch):
     path = tmp_path / "a.tar"
     names = [f"../../train/{name}/../../../0.png" for name in CLASSES]
     path.write_bytes(tar(regular(*names)))
-    image_cache.read("train", path, 4)
+    image_cache.read_decoded("train", path, 4)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tar", "cache"]
 
 
@@ -157,7 +157,7 @@ def test_labels_of_cifar_that_are_none(tmp_path, labels):
     for name, contents in (("test_batch", batch), ("batches.meta", names)):
         python2(tmp_path / name, contents)
     with refuses("the files are not the official ones", tmp_path):
-        cifar.read("cifar10", "test", tmp_path)
+        cifar.read_cifar("cifar10", "test", tmp_path)
 
 
 def test_an_index_may_name_what_no_disk_takes(tmp_path):

@@ -314,7 +314,7 @@ def test_a_file_in_an_archive_that_claims_a_terabyte(tmp_path, monkeypatch):
         list(shards.read_samples([str(path)]))
     path.write_bytes(tar(regular("train/a/0.png"), headers=SPARSE))
     with refuses("sparse", path):
-        image_cache.read("train", path, 4)
+        image_cache.read_decoded("train", path, 4)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The real command on a few digits: what it writes, repeats, skips and refuses."""
+"""The command on a few digits: results, repeated and skipped runs, errors."""
 
 import json
 import re
@@ -75,7 +75,7 @@ def run(weights, output, *more):
 
 @pytest.fixture(scope="module")
 def done(weights, tmp_path_factory):
-    """The folder of one finished run; not to be changed."""
+    """The folder of a finished run; tests must not change it."""
     output = tmp_path_factory.mktemp("interpret") / "run"
     run(weights, output)
     return output
@@ -89,8 +89,8 @@ def numbers(output):
     return read(output)["metrics"]["networks"]
 
 
-def picture(path):
-    """`(1, 3, H, W)` in [0, 1], as it was rounded to bytes."""
+def read_image(path):
+    """Read an image as `(1, 3, H, W)` in [0, 1]."""
     return torch.from_numpy(np.asarray(Image.open(path)) / np.float32(255)).permute(2, 0, 1)[None]
 
 
@@ -114,13 +114,16 @@ def test_the_result_is_complete(done, weights):
     assert (done / "figure.svg").read_text().count("<image") == 3 * 6 + 3
 
 
-def test_the_numbers_are_those_of_the_pictures(done, weights):
-    """Computed again from the PNG files, which are rounded to bytes."""
+def test_the_numbers_describe_the_images(done, weights):
+    """The numbers are recomputed from the PNG files, which are rounded to bytes."""
     source, net, judge = open_split("digits", "test"), *map(load_classifier, weights[1:])
     row = numbers(done)["b"]
     for found in row["inversion"]["images"]:
         name = f"image_{found['index']}.png"
-        target, image = picture(done / "image" / name), picture(done / "networks" / "b" / name)
+        target, image = (
+            read_image(done / "image" / name),
+            read_image(done / "networks" / "b" / name),
+        )
         expected = source.images[found["index"]][None]
         torch.testing.assert_close(target, expected, atol=0.5 / 255 + 1e-6, rtol=0)
         distance = ((image - expected).norm() / expected.norm()).item()
@@ -131,13 +134,13 @@ def test_the_numbers_are_those_of_the_pictures(done, weights):
         agrees = judge(image).argmax() == judge(expected).argmax()
         assert found["eval_agrees"] == int(agrees)
     for found in row["visualization"]["images"][:2]:
-        image = picture(done / "networks" / "b" / f"class_{found['number']}.png")
+        image = read_image(done / "networks" / "b" / f"class_{found['number']}.png")
         for name, network in (("own", net), ("eval", judge)):
             confidence = 100 * network(image).softmax(1)[0, found["number"]].item()
             assert found[f"{name}_confidence"] == pytest.approx(confidence, rel=0.1)
 
 
-def test_it_repeats_and_all_networks_start_alike(done, weights, tmp_path):
+def test_runs_are_reproducible_and_networks_share_their_starts(done, weights, tmp_path):
     run(weights, tmp_path, "--batch-size", "5")
     rows, again = numbers(done), numbers(tmp_path)
     for name, row in rows.items():
@@ -151,21 +154,21 @@ def test_it_repeats_and_all_networks_start_alike(done, weights, tmp_path):
     assert a == b
 
 
-def test_from_other_images_and_another_seed(done, weights, tmp_path):
+def test_start_from_images_and_another_seed(done, weights, tmp_path):
     run(weights, tmp_path / "run", "--start", "image", "--seed", "1")
     source = open_split("digits", "test")
     for start in (tmp_path / "run" / "start").iterdir():
-        distances = (source.images - picture(start)).abs().amax((1, 2, 3))
+        distances = (source.images - read_image(start)).abs().amax((1, 2, 3))
         assert distances.min() < 1 / 255
     targets = {path.name for path in (tmp_path / "run" / "image").iterdir()}
     assert targets != {path.name for path in (done / "image").iterdir()}
     for name in targets:
-        one, other = (picture(tmp_path / "run" / kind / name) for kind in ("start", "image"))
+        one, other = (read_image(tmp_path / "run" / kind / name) for kind in ("start", "image"))
         assert not torch.equal(one, other)
 
 
 @pytest.mark.parametrize("start", STARTS)
-def test_neither_mode_depends_on_how_much_the_other_shows(start):
+def test_the_modes_do_not_depend_on_each_other(start):
     def plan(*more):
         args = ["--weights", "w", "--dataset", "digits", "--start", start, "--output", "x", *more]
         args = parser("").parse_args(args)
@@ -180,7 +183,7 @@ def test_neither_mode_depends_on_how_much_the_other_shows(start):
 
 def test_visualizing_from_noise_needs_no_data(weights, tmp_path, monkeypatch):
     monkeypatch.delenv("ROBUST_BACKBONES_DATA", raising=False)
-    # A name is not confused with the row of starts.
+    # The name "start" must not collide with the row of start images.
     interpret.main(
         [
             "--weights",
@@ -206,7 +209,7 @@ def test_visualizing_from_noise_needs_no_data(weights, tmp_path, monkeypatch):
     assert Image.open(tmp_path / "networks" / "start" / "class_4.png").size == (40, 40)
 
 
-def test_a_finished_run_is_skipped_and_another_one_refused(done, weights, capsys):
+def test_a_finished_run_is_skipped_and_a_different_one_rejected(done, weights, capsys):
     before = (done / "result.json").read_bytes()
     run(weights, done)
     assert "finished. Nothing to do" in capsys.readouterr().out
@@ -260,7 +263,7 @@ def test_evaluation_classifiers_that_do_not_fit(weights, tmp_path, capsys, class
     assert stop.value.code == 2 and re.search(message, capsys.readouterr().err)
 
 
-def test_shards_are_refused_before_anything_is_written(weights, tmp_path, capsys):
+def test_shards_are_rejected_before_anything_is_written(weights, tmp_path, capsys):
     tree = write_tree(tmp_path / "tree", {"train": 2, "test": 2})
     shards = write_shards(tree, tmp_path / "shards", 3)
     with pytest.raises(SystemExit) as stop:
@@ -281,12 +284,12 @@ def test_shards_are_refused_before_anything_is_written(weights, tmp_path, capsys
 
 
 @pytest.mark.parametrize(
-    "now, start, told", [(0.2, 1.0, False), (0.6, 1.0, True), (float("nan"), 1.0, True)]
+    "now, start, warned", [(0.2, 1.0, False), (0.6, 1.0, True), (float("nan"), 1.0, True)]
 )
-def test_what_was_not_matched_is_told(now, start, told):
+def test_unmatched_representations_give_a_warning(now, start, warned):
     row = {"representation_distance": now, "start_representation_distance": start}
     found = warnings({"net": {"inversion": row}, "other": {"visualization": {}}})
-    assert [w["check"] for w in found] == ["not_matched"] * told
+    assert [w["check"] for w in found] == ["not_matched"] * warned
 
 
 @pytest.mark.parametrize(
@@ -302,7 +305,7 @@ def test_labels(weights, label):
     assert options.label(weights) == label
 
 
-def test_help_explains_every_option_and_comes_at_once():
+def test_help_explains_every_option_and_is_fast():
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "classification.interpret", "--help"],

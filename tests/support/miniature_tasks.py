@@ -1,7 +1,7 @@
-"""The transfer tasks in small: their official files with tiny generated images.
+"""Small versions of the transfer tasks: the official files with tiny generated images.
 
-    row = write("cars", tmp_path)                        # tmp_path/cars/stanford_cars/...
-    monkeypatch.setitem(DATASETS, "cars", row)           # with its number of classes, any counts
+    spec = write("cars", tmp_path)                       # tmp_path/cars/stanford_cars/...
+    monkeypatch.setitem(DATASETS, "cars", spec)          # with its number of classes, any counts
     open_split("cars", "train", tmp_path)
 
 `use(monkeypatch, "cars", tmp_path)` does the first two.
@@ -25,21 +25,21 @@ FIRST = {"caltech101": 30, "caltech256": 60}  # training images of a class
 
 
 def write(name, root, *, per_class=None, classes=3, size=32, layout="official", seed=0):
-    """Write one task below `root/name`; returns its row of `DATASETS` for this number of classes.
+    """Write one task below `root/name`; return its spec for this number of classes.
 
-    A class has a colour of its own below much noise, so that a classifier can learn it. No image
-    is there twice.
+    Each class has its own color, with strong noise, so that a classifier can learn it. All images
+    differ.
 
     Args:
         name: one of `TASKS`.
-        root: the folder that gets a folder `name`.
-        per_class: split -> images of each class, at least 2; default {"train": 4, "test": 2}. The
-            Caltech sets have 30 and 60 training images of each class in the official layout.
-        classes: how many, 2 to 10.
-        size: height and width, pixels; CIFAR's official files have 32.
-        layout: official, or folders (train/<class>/, test/<class>/). What has no layout of its own
-            (imagenet, stylized_imagenet, folder) is written as folders.
-        seed: of the noise.
+        root: parent of the folder `name`.
+        per_class: split -> images per class, at least 2; default {"train": 4, "test": 2}. The
+            Caltech datasets have 30 and 60 training images per class in the official layout.
+        classes: number of classes, 2 to 10.
+        size: height and width, pixels; 32 for CIFAR's official files.
+        layout: `official`, or `folders` (train/<class>/, test/<class>/). Datasets without an
+            official layout (imagenet, stylized_imagenet, folder) are written as folders.
+        seed: seed for the noise.
     """
     counts = {"train": 4, "test": 2} | (per_class or {})
     names = NAMES[:classes]
@@ -52,16 +52,16 @@ def write(name, root, *, per_class=None, classes=3, size=32, layout="official", 
 
 
 def use(monkeypatch, name, root, **options):
-    """`write` and put the row into `DATASETS` until the test ends."""
+    """Call `write` and put the spec into `DATASETS` until the test ends."""
     row = write(name, root, **options)
     monkeypatch.setitem(DATASETS, name, row)
     return row
 
 
 def picture(rng, label, classes, size):
-    """`(size, size, 3)` uint8: the colour of the class, in noise."""
-    colour = np.array(colorsys.hsv_to_rgb(label / classes, 0.6, 0.8)) * 255
-    return (colour + rng.normal(0, 40, (size, size, 3))).clip(0, 255).astype(np.uint8)
+    """Return `(size, size, 3)` uint8: the color of the class with noise."""
+    color = np.array(colorsys.hsv_to_rgb(label / classes, 0.6, 0.8)) * 255
+    return (color + rng.normal(0, 40, (size, size, 3))).clip(0, 255).astype(np.uint8)
 
 
 def save(path, pixels):
@@ -75,7 +75,7 @@ def text(path, lines):
 
 
 def each(names, counts, split):
-    """(label, class, number from 0) of each image, the classes mixed as in many official lists."""
+    """Return (label, class, index) of each image, with classes mixed as in official lists."""
     return [(i, name, n) for n in range(counts[split]) for i, name in enumerate(names)]
 
 
@@ -87,7 +87,7 @@ def write_folders(folder, names, counts, draw):
 
 def write_aircraft(folder, names, counts, draw):
     data = folder / "fgvc-aircraft-2013b" / "data"
-    variants = [f"{name} 707" for name in names]  # they have spaces
+    variants = [f"{name} 707" for name in names]  # official names have spaces
     text(data / "variants.txt", variants)
     for split, file in (("train", "trainval"), ("test", "test")):
         lines = []
@@ -164,7 +164,7 @@ def write_dtd(folder, names, counts, draw):
 def write_flowers(folder, names, counts, draw):
     base = folder / "flowers-102"
     numbers, labels = {"trnid": [], "valid": [], "tstid": []}, []
-    for split in ("test", "train"):  # numbers of test come first, as officially many do
+    for split in ("test", "train"):  # as officially, test images have low numbers
         for label, _, n in each(names, counts, split):
             labels.append(label + 1)
             save(base / "jpg" / f"image_{len(labels):05}.jpg", draw(label))
@@ -210,7 +210,7 @@ def write_sun397(folder, names, counts, draw):
 
 
 class _Python2(pickle._Pickler):
-    """Byte strings as Python 2 wrote them: what CIFAR's files are made of."""
+    """Pickle byte strings as Python 2 did; CIFAR's official files contain them."""
 
     dispatch = dict(pickle._Pickler.dispatch)
 

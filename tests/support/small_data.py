@@ -1,4 +1,4 @@
-"""Small image folders, tar files and shards for the tests of the data side."""
+"""Small image folders and tar files for tests."""
 
 import tarfile
 
@@ -9,10 +9,10 @@ CLASSES = ("ant", "bee", "cow")
 
 
 def write_tree(root, counts=None, size=32, ending="png"):
-    """`root/<split>/<class>/<number>.<ending>`, noise of `size` pixels; returns `root`.
+    """Write noise images `root/<split>/<class>/<number>.<ending>`; return `root`.
 
     Args:
-        counts: split -> images of each class.
+        counts: split -> images per class.
     """
     rng = np.random.default_rng(0)
     for split, count in (counts or {"train": 8, "test": 4}).items():
@@ -25,12 +25,12 @@ def write_tree(root, counts=None, size=32, ending="png"):
 
 
 def pixels(path):
-    """`(3, H, W)` uint8 of an image file."""
+    """Read an image as `(3, H, W)` uint8."""
     return np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1)
 
 
 def write_tar(tree, path, mode="w"):
-    """A tar file of a tree, in no helpful order; returns `path`."""
+    """Write a tar file of a tree, in reverse order; return `path`."""
     with tarfile.open(path, mode) as archive:
         for file in sorted(tree.rglob("*"), reverse=True):
             archive.add(file, file.relative_to(tree.parent).as_posix(), recursive=False)

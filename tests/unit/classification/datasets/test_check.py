@@ -1,4 +1,4 @@
-"""What a check finds: each kind of damage, overlaps, and what the command says and returns."""
+"""Dataset checks: each kind of damage, overlaps, printed lines and exit codes."""
 
 import csv
 import json
@@ -36,14 +36,14 @@ def image(mode="RGB"):
 
 
 def found(report):
-    """kind -> how often."""
+    """Count the findings of each kind."""
     kinds = [finding.kind for finding in report.findings]
     return {kind: kinds.count(kind) for kind in kinds}
 
 
 @pytest.mark.parametrize("layout", ["official", "folders"])
 @pytest.mark.parametrize("name", TASKS)
-def test_every_task_in_small_is_good(monkeypatch, tmp_path, name, layout):
+def test_small_tasks_have_no_findings(monkeypatch, tmp_path, name, layout):
     use(monkeypatch, name, tmp_path, layout=layout)
     report = check_dataset(name, tmp_path)
     assert report.usable and not report.findings and report.path.startswith(str(tmp_path))
@@ -65,12 +65,12 @@ def animate(path):
     image().save(path, "GIF", save_all=True, append_images=[image()])
 
 
-def sixteen(path):
+def save_16_bit(path):
     pixels = RNG.integers(0, 2**16, (32, 32), dtype=np.uint16)
     Image.fromarray(pixels).save(path, "PNG")
 
 
-DAMAGE = [  # what is written over one training image, and what is found
+DAMAGE = [  # change of one training image -> expected findings
     (cut, {"truncated": 1}),
     (lambda p: p.write_bytes(b""), {"unreadable": 1}),
     (lambda p: p.write_text("<html>404"), {"unreadable": 1}),
@@ -79,12 +79,12 @@ DAMAGE = [  # what is written over one training image, and what is found
     (lambda p: image("L").save(p), {"gray": 1}),
     (lambda p: image("CMYK").save(p), {"cmyk": 1}),
     (lambda p: image("RGBA").save(p, "PNG"), {"format": 1, "transparent": 1}),
-    (sixteen, {"format": 1, "deep": 1}),
+    (save_16_bit, {"format": 1, "deep": 1}),
     (lambda p: image().save(p), {}),
     (lambda p: shutil.copy(p, p.with_name("copy.jpg")), {"duplicate": 1}),
     (lambda p: shutil.copy(p, p.parent.parent / "bee" / "copy.jpg"), {"two labels": 1}),
     (lambda p: shutil.copy(p, p.parents[2] / "test" / "ant" / "c.jpg"), {"overlap": 1, "leak": 1}),
-    # The same pixels in another file: without loss, so that they stay equal.
+    # A lossless copy: the same pixels in a different file.
     (lambda p: Image.open(p).save(p.with_name("copy.png")), {"duplicate": 1}),
     (lambda p: (p.unlink(), p.symlink_to("gone.jpg")), {"unreadable": 1}),
     (lambda p: shutil.rmtree(p.parent), {"layout": 1}),
@@ -92,7 +92,7 @@ DAMAGE = [  # what is written over one training image, and what is found
 
 
 @pytest.mark.parametrize("damage, expected", DAMAGE)
-def test_each_damage_is_found_and_nothing_else(tree, damage, expected):
+def test_each_damage_gives_exactly_its_findings(tree, damage, expected):
     damage(tree / "train" / "ant" / "train0002.jpg")
     report = check_dataset("folder", tree)
     assert found(report) == expected
@@ -109,7 +109,7 @@ def test_each_damage_is_found_and_nothing_else(tree, damage, expected):
         )
 
 
-def test_a_few_shared_images_are_only_a_warning(monkeypatch, tmp_path):
+def test_few_shared_images_are_only_a_warning(monkeypatch, tmp_path):
     use(monkeypatch, "folder", tmp_path, per_class={"test": 34}, size=16)
     folder = tmp_path / "folder"
     shutil.copy(folder / "train" / "bee" / "train0001.jpg", folder / "test" / "bee" / "x.jpg")
@@ -117,7 +117,7 @@ def test_a_few_shared_images_are_only_a_warning(monkeypatch, tmp_path):
     assert found(report) == {"overlap": 1} and report.usable
 
 
-def test_other_counts_and_empty_classes_of_birdsnap_only_warn(monkeypatch, tmp_path):
+def test_birdsnap_counts_and_empty_classes_are_only_warnings(monkeypatch, tmp_path):
     use(monkeypatch, "birdsnap", tmp_path)
     counts = {"images": {"train": 12, "test": 6}}
     row = DATASETS["birdsnap"]
@@ -130,7 +130,7 @@ def test_other_counts_and_empty_classes_of_birdsnap_only_warn(monkeypatch, tmp_p
     assert "4 test images instead of 6" in text and "classes have no images: bee" in text
 
 
-def test_embedded_data_is_good_without_a_root(capsys):
+def test_embedded_data_needs_no_path(capsys):
     main(["check", "faces", "digits"])
     out = capsys.readouterr().out
     assert (
@@ -138,7 +138,7 @@ def test_embedded_data_is_good_without_a_root(capsys):
     )
 
 
-def test_the_command_goes_on_after_a_bad_one_and_writes_all(tree, monkeypatch, tmp_path, capsys):
+def test_the_command_continues_after_an_unusable_dataset(tree, monkeypatch, tmp_path, capsys):
     use(monkeypatch, "dtd", tmp_path)
     for i in range(4):
         cut(tree / "train" / "cow" / f"train{i:04}.jpg")
@@ -164,13 +164,13 @@ def test_the_command_goes_on_after_a_bad_one_and_writes_all(tree, monkeypatch, t
     assert rows[0]["dataset"] == "folder" and rows[0]["file"].endswith("train0000.jpg")
 
 
-def test_progress_is_shown(tree, monkeypatch, capsys):
+def test_progress_is_printed(tree, monkeypatch, capsys):
     monkeypatch.setattr("classification.progress.LOG_SECONDS", 0)
     check_dataset("folder", tree)
     assert "checking folder train, " in capsys.readouterr().err
 
 
-def test_shards_are_counted_only(tree, monkeypatch, tmp_path):
+def test_shards_are_only_counted(tree, monkeypatch, tmp_path):
     pytest.importorskip("webdataset")
     from classification.datasets.shard_writer import write_shards
 

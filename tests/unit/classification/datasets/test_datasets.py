@@ -1,4 +1,4 @@
-"""The table, the embedded data against their packages, splits, subsets and fingerprints."""
+"""The table of datasets, embedded data, splits, subsets and fingerprints."""
 
 import hashlib
 import subprocess
@@ -22,7 +22,7 @@ from tests.support import SHARED
 
 
 def load(name, split):
-    """Images as `(N, 3, H, W)` float32 in [0, 1], and labels."""
+    """Return images `(N, 3, H, W)` float32 in [0, 1], and labels."""
     source = open_split(name, split)
     whole = source.images.is_floating_point()
     return source.images if whole else source.images / 255, source.labels
@@ -32,7 +32,7 @@ EMBEDDED = [name for name, row in DATASETS.items() if not row.needs_root]
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_every_row_is_complete(name):
+def test_every_spec_is_complete(name):
     row = DATASETS[name]
     assert row.augmentation in AUGMENTATIONS and len(row.mean) == len(row.std) == 3
     assert row.image_size > 0 and set(row.images) <= {"train", "test"}
@@ -41,7 +41,7 @@ def test_every_row_is_complete(name):
 
 
 @pytest.mark.parametrize("name", SUITE)
-def test_rows_have_the_facts_of_the_paper(name):
+def test_specs_agree_with_the_paper(name):
     path = SHARED / "reference" / "datasets.yaml"
     if not path.is_file():
         pytest.skip(f"{path} is not there")
@@ -58,7 +58,7 @@ def test_rows_have_the_facts_of_the_paper(name):
 
 @pytest.mark.parametrize("name", EMBEDDED)
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_embedded_rows_keep_their_promises(name, split):
+def test_embedded_data_agrees_with_its_spec(name, split):
     row, source = DATASETS[name], open_split(name, split)
     images, labels = load(name, split)
     assert len(source) == len(labels) == row.images[split]
@@ -72,7 +72,7 @@ def test_embedded_rows_keep_their_promises(name, split):
     assert source.fingerprint() == fingerprint(images, labels)
 
 
-def test_digits_are_the_real_ones_cut_once():
+def test_digits_are_scikit_learns():
     (x, y), (x_test, y_test) = load("digits", "train"), load("digits", "test")
     assert (len(x), len(x_test)) == (DIGITS_TRAIN, 360) and len(x) + len(x_test) == 1797
     truth = load_digits()
@@ -84,13 +84,13 @@ def test_digits_are_the_real_ones_cut_once():
 
 
 def enlarged(image, size=32):
-    """Straight lines between the pixels' centres, first along rows, then along columns."""
+    """Interpolate linearly between pixel centers, first along rows, then along columns."""
     at = (np.arange(size) + 0.5) * len(image) / size - 0.5
     wide = np.array([np.interp(at, range(len(image)), row) for row in image])
     return np.array([np.interp(at, range(len(image)), column) for column in wide.T]).T
 
 
-def test_faces_are_the_real_ones():
+def test_faces_are_scikit_images():
     truth = data.lfw_subset()
     for split, rows in (("train", [0, 74, 100, 174]), ("test", [75, 99, 175, 199])):
         images = open_split("faces", split).images
@@ -99,23 +99,23 @@ def test_faces_are_the_real_ones():
             assert np.abs(image.numpy() - 255 * enlarged(truth[row])).max() <= 0.501
 
 
-def test_texture_patches_come_from_their_photograph_and_parts_do_not_touch():
+def test_texture_patches_of_train_and_test_do_not_touch():
     columns = {}
     for split in ("train", "test"):
         source = open_split("textures", split)
         for label, photo in enumerate(TEXTURES.values()):
             pixels = getattr(data, photo)()
-            grey = pixels if pixels.ndim == 2 else pixels[:, :, 1]
+            gray = pixels if pixels.ndim == 2 else pixels[:, :, 1]
             patches = source.images[source.labels == label][:, 0].numpy()
-            found = [places(grey, patch) for patch in patches[::16]]
+            found = [find_patch(gray, patch) for patch in patches[::16]]
             assert all(found)
             columns.setdefault((label, split), set()).update(c for f in found for _, c in f[:1])
     for label in range(len(TEXTURES)):
         assert max(columns[label, "train"]) + 32 + 32 <= min(columns[label, "test"])
 
 
-def places(photo, patch):
-    """Where in `photo` the patch is: (row, column) of its corners on the grid of 16."""
+def find_patch(photo, patch):
+    """Return (row, column) of each position of the patch on a grid of 16 pixels."""
     return [
         (row, column)
         for row in range(0, 481, 16)
@@ -124,21 +124,21 @@ def places(photo, patch):
     ]
 
 
-def test_fingerprints_tell_data_apart():
+def test_different_data_has_different_fingerprints():
     x, y = load("digits", "test")
     base = fingerprint(x, y)
     contents = b"(360, 3, 32, 32)" + x.numpy().tobytes() + y.numpy().tobytes()
     assert base == hashlib.sha256(contents).hexdigest()
     assert base == fingerprint(x.contiguous(memory_format=torch.channels_last), y)
-    touched, relabelled = x.clone(), y.clone()
+    touched, relabeled = x.clone(), y.clone()
     touched[0, 0, 0, 0] += 1e-3
-    relabelled[0] += 1
+    relabeled[0] += 1
     flipped = fingerprint(x.flip(0), y.flip(0))
-    others = {fingerprint(touched, y), fingerprint(x, relabelled), flipped, base}
+    others = {fingerprint(touched, y), fingerprint(x, relabeled), flipped, base}
     assert len(others) == 4
 
 
-def test_a_fingerprint_is_the_same_today_as_in_old_results():
+def test_the_fingerprint_of_digits_never_changes():
     expected = "116fcc5c189b3be599af9bb5158573fdc239f42befec4cd09c4772c0cfe6caea"
     assert open_split("digits", "train").fingerprint() == expected
 
@@ -160,14 +160,14 @@ def test_held_out_images_are_in_val_and_not_in_train():
 @pytest.mark.parametrize(
     "limit, counts", [(10, {1}), (123, {12, 13}), (1437, set(range(141, 147)))]
 )
-def test_a_limit_is_balanced_and_always_the_same(limit, counts):
+def test_a_limit_is_balanced_and_reproducible(limit, counts):
     source, again = (open_split("digits", "train", limit=limit) for _ in range(2))
     assert len(source) == limit and set(source.labels.bincount().tolist()) <= counts
     assert source.fingerprint() == again.fingerprint()
     assert (limit == 1437) == (source.fingerprint() == open_split("digits", "train").fingerprint())
 
 
-def test_another_image_size_is_the_transforms_business():
+def test_image_size_does_not_resize_stored_images():
     source = open_split("digits", "test", image_size=64)
     assert source.image_size == 64 and source.images.shape[2:] == (32, 32)
 

@@ -1,13 +1,10 @@
-"""Fetching: torchvision's own downloads from a server on this machine, and what goes wrong."""
+"""Downloads by torchvision from a local server, and their failures."""
 
 import hashlib
 import shutil
 import subprocess
 import sys
 import tarfile
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -21,30 +18,23 @@ from classification.datasets.specs import DATASETS, SUITE
 from robust_backbones.core.errors import UserError
 from tests.support import ROOT
 from tests.support.miniature_tasks import use, write
+from tests.support.web import serve
 
 DOCS = ROOT / "docs" / "data.md"
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """A folder and the URL under which its files are served."""
+    """Yield a folder and the URL of a server for its files."""
     monkeypatch.setenv("no_proxy", "*")
     folder = tmp_path / "served"
     folder.mkdir()
-    web = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder))
-    threading.Thread(target=web.serve_forever, daemon=True).start()
-    yield folder, f"http://127.0.0.1:{web.server_port}"
-    web.shutdown()
-    web.server_close()
+    with serve(folder) as url:
+        yield folder, url
 
 
 def pack(folder, archive):
-    """A tar.gz of what a folder holds; returns its MD5."""
+    """Pack the contents of a folder as tar.gz; return its MD5."""
     with tarfile.open(archive, "w:gz") as file:
         for path in sorted(folder.iterdir()):
             file.add(path, path.name)
@@ -60,9 +50,9 @@ def served_dtd(server, monkeypatch, tmp_path):
     return row
 
 
-def test_torchvision_downloads_and_the_counts_are_checked(served_dtd, tmp_path, capsys):
+def test_download_with_torchvision(served_dtd, tmp_path, capsys):
     root = tmp_path / "data"
-    (root / "dtd").mkdir(parents=True)  # empty: nothing is in the way
+    (root / "dtd").mkdir(parents=True)  # an empty folder does not block the download
     main(["fetch", "dtd", "--data", str(root)])
     assert capsys.readouterr().out.split()[-1] == str(root / "dtd")
     origin = open_split("dtd", "train", tmp_path / "origin")
@@ -70,7 +60,7 @@ def test_torchvision_downloads_and_the_counts_are_checked(served_dtd, tmp_path, 
     assert sorted(p.name for p in root.iterdir() if p.name != ".dtd.lock") == ["dtd"]
 
 
-def test_what_is_there_is_not_fetched_again(served_dtd, monkeypatch, tmp_path):
+def test_complete_data_is_not_downloaded_again(served_dtd, monkeypatch, tmp_path):
     monkeypatch.setattr(fetching, "_download", None)
     assert fetch("dtd", tmp_path / "origin") == tmp_path / "origin" / "dtd"
 
@@ -83,14 +73,14 @@ def test_aircraft_from_a_server(server, monkeypatch, tmp_path):
     assert len(open_split("aircraft", "test", tmp_path / "data")) == 6
 
 
-def test_a_stopped_download_starts_anew(served_dtd, tmp_path):
-    left = tmp_path / "data" / ".dtd.partial" / "dtd" / "dtd"  # torchvision takes it for whole
+def test_an_interrupted_download_starts_from_scratch(served_dtd, tmp_path):
+    left = tmp_path / "data" / ".dtd.partial" / "dtd" / "dtd"  # complete, according to torchvision
     left.mkdir(parents=True)
     fetch("dtd", tmp_path / "data")
     assert len(open_split("dtd", "test", tmp_path / "data")) == 6
 
 
-def test_a_damaged_archive_leaves_nothing_in_place(served_dtd, server, tmp_path):
+def test_a_damaged_archive_leaves_no_folder(served_dtd, server, tmp_path):
     archive = server[0] / "dtd.tar.gz"
     archive.write_bytes(archive.read_bytes()[:-50])
     with pytest.raises(UserError, match="could not download dtd .*corrupted.*\nPut the files here"):
@@ -98,7 +88,7 @@ def test_a_damaged_archive_leaves_nothing_in_place(served_dtd, server, tmp_path)
     assert not (tmp_path / "data" / "dtd").exists()
 
 
-def test_wrong_counts_leave_nothing_in_place(served_dtd, monkeypatch, tmp_path):
+def test_wrong_counts_leave_no_folder(served_dtd, monkeypatch, tmp_path):
     row = type(served_dtd)(**(vars(served_dtd) | {"images": {"train": 13}}))
     monkeypatch.setitem(DATASETS, "dtd", row)
     with pytest.raises(UserError, match="found 12 train images, but dtd has 13"):
@@ -106,7 +96,7 @@ def test_wrong_counts_leave_nothing_in_place(served_dtd, monkeypatch, tmp_path):
     assert not (tmp_path / "data" / "dtd").exists()
 
 
-def test_what_is_there_and_not_whole_is_not_touched(served_dtd, tmp_path):
+def test_incomplete_data_is_not_overwritten(served_dtd, tmp_path):
     labels = tmp_path / "origin" / "dtd" / "dtd" / "dtd" / "labels"
     shutil.rmtree(labels)
     with pytest.raises(UserError, match="dtd exists but is incomplete: .*lacks labels/train1.txt"):
@@ -114,7 +104,7 @@ def test_what_is_there_and_not_whole_is_not_touched(served_dtd, tmp_path):
 
 
 @pytest.mark.parametrize("name", [n for n, row in DATASETS.items() if row.needs_root])
-def test_by_hand_it_says_what_and_where(name, tmp_path):
+def test_manual_instructions(name, tmp_path):
     row, text = DATASETS[name], manual_instructions(name, tmp_path)
     assert row.manual_download in text and str(tmp_path / name) in text
     assert row.homepage.startswith("https://") or name == "folder"
@@ -123,18 +113,18 @@ def test_by_hand_it_says_what_and_where(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["cars", "birdsnap", "sun397"])
-def test_the_places_that_are_told_are_those_that_are_read(name, tmp_path):
+def test_printed_paths_are_the_ones_that_are_read(name, tmp_path):
     write(name, tmp_path)
     text = manual_instructions(name, tmp_path)
-    told = [Path(line.strip()) for line in text.splitlines() if line.startswith("  /")]
-    assert len(told) >= 4
-    if name == "sun397":  # where Partitions.zip is unpacked to is left to the user
+    printed = [Path(line.strip()) for line in text.splitlines() if line.startswith("  /")]
+    assert len(printed) >= 4
+    if name == "sun397":  # Partitions.zip may be unpacked in several places
         for file in (tmp_path / "sun397" / "Partitions").iterdir():
             shutil.move(file, tmp_path / "sun397" / "SUN397")
-    assert all(path.exists() for path in told)
+    assert all(path.exists() for path in printed)
 
 
-def test_all_that_can_be_had_is_fetched(served_dtd, tmp_path, capsys):
+def test_the_command_continues_after_a_failure(served_dtd, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["fetch", "cars", "digits", "dtd", "--data", str(tmp_path / "data")])
     out, err = capsys.readouterr()
@@ -146,7 +136,7 @@ def test_all_that_can_be_had_is_fetched(served_dtd, tmp_path, capsys):
     assert "error: cars, digits: not downloaded. See the messages above." in err
 
 
-def test_list_and_the_table_of_the_docs(capsys):
+def test_list_equals_the_table_in_the_docs(capsys):
     main(["list"])
     shown = capsys.readouterr().out
     assert all(f"\n{name} " in shown for name in DATASETS) and set(SUITE) <= set(DATASETS)
@@ -155,7 +145,7 @@ def test_list_and_the_table_of_the_docs(capsys):
     assert table.startswith(f"| {' | '.join(COLUMNS)} |") and table in DOCS.read_text()
 
 
-def test_the_command_is_quick_to_list():
+def test_list_does_not_import_torch():
     code = "from classification.datasets.__main__ import main; import sys; main(['list']); "
     code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""Image folders, tar files of them and CIFAR's own files: the same images, or a clear refusal."""
+"""Image folders, tar files of them, CIFAR's official files, and their errors."""
 
 import pickle
 import shutil
@@ -27,7 +27,7 @@ def tree(tmp_path):
 
 @pytest.fixture
 def small_cifar(monkeypatch, tmp_path):
-    """CIFAR rows for three classes and few images; an empty cache."""
+    """CIFAR specs for three classes and few images; an empty cache."""
     monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path / "cache"))
     for name in ("cifar10", "cifar100"):
         row = replace(DATASETS[name], classes=3, images={"train": 24, "test": 12})
@@ -35,12 +35,12 @@ def small_cifar(monkeypatch, tmp_path):
 
 
 def truth(tree, split):
-    """Images and labels in the order of sorted names."""
+    """Return images and labels, sorted by name."""
     files = sorted((tree / split).rglob("*.png"))
     return np.stack([pixels(f) for f in files]), [CLASSES.index(f.parent.name) for f in files]
 
 
-def test_a_folder_is_read_by_number_in_sorted_order(tree):
+def test_images_are_sorted_by_class_and_name(tree):
     images, labels = truth(tree, "train")
     (tree / "train" / "ant" / "._000.png").write_text("macOS")
     (tree / "train" / "ant" / "notes.txt").write_text("")
@@ -54,14 +54,14 @@ def test_a_folder_is_read_by_number_in_sorted_order(tree):
     assert part.labels.tolist() == [0, 0, 1, 1, 2, 2]
 
 
-def test_images_in_folders_below_a_class_belong_to_it(tree):
+def test_subfolders_belong_to_their_class(tree):
     (tree / "train" / "ant" / "more").mkdir()
     shutil.copy(tree / "train" / "bee" / "000.png", tree / "train" / "ant" / "more" / "x.PNG")
     source = open_split("folder", "train", tree)
     assert source.labels.bincount().tolist() == [9, 8, 8]
 
 
-def test_a_folders_fingerprint_is_of_names_sizes_and_labels(tree, tmp_path):
+def test_a_folders_fingerprint_covers_names_sizes_and_labels(tree, tmp_path):
     def digest(root, **options):
         return open_split("folder", "train", root, **options).fingerprint()
 
@@ -75,7 +75,7 @@ def test_a_folders_fingerprint_is_of_names_sizes_and_labels(tree, tmp_path):
     assert len({base, longer, digest(tmp_path / "copy")}) == 3
 
 
-def test_val_stands_for_test(tree):
+def test_val_is_used_as_test(tree):
     (tree / "test").rename(tree / "val")
     assert len(open_split("folder", "test", tree)) == 12
 
@@ -85,7 +85,7 @@ def remove_images(tree):
         file.unlink()
 
 
-def lay_flat(tree):
+def move_out_of_class_folders(tree):
     (tree / "test").rename(tree / "val")
     for file in sorted((tree / "val").rglob("*.png")):
         file.rename(tree / "val" / f"{file.parent.name}_{file.name}")
@@ -93,7 +93,11 @@ def lay_flat(tree):
 
 BREAKAGES = [
     (remove_images, "train", "bee: this class folder has no images. Add some"),
-    (lay_flat, "test", "val: 12 images are not in class folders. Move them to .*val/<class>/"),
+    (
+        move_out_of_class_folders,
+        "test",
+        "val: 12 images are not in class folders. Move them to .*val/<class>/",
+    ),
     (lambda t: shutil.rmtree(t / "test"), "test", "no folder 'test' or 'val' or 'valid'. Expected"),
     (shutil.rmtree, "train", "tree does not exist. Expected .*train/<class>/<image>"),
     (
@@ -129,7 +133,7 @@ def test_an_unreadable_image_is_named(tree):
 
 
 @pytest.mark.parametrize("name", ["imagenet", "cifar10"])
-def test_other_classes_than_the_rows(name, tree, monkeypatch, tmp_path):
+def test_a_wrong_number_of_classes(name, tree, monkeypatch, tmp_path):
     monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path / "cache"))
     with pytest.raises(
         UserError, match=f"found 3 classes, but {name} has 10.*. Use the dataset 'folder'"
@@ -137,14 +141,14 @@ def test_other_classes_than_the_rows(name, tree, monkeypatch, tmp_path):
         open_split(name, "train", tree)
 
 
-def test_other_numbers_of_images_than_the_rows(tree, small_cifar):
+def test_a_wrong_number_of_images(tree, small_cifar):
     (tree / "train" / "bee" / "002.png").unlink()
     with pytest.raises(UserError, match="found 23 train images, but cifar10 has 24 .*. Fetch it"):
         open_split("cifar10", "train", tree)
 
 
 @pytest.mark.parametrize("mode, ending", [("w", "tar"), ("w:xz", "tar.xz"), ("w:gz", "tgz")])
-def test_a_tar_file_is_its_folder(tree, small_cifar, mode, ending, monkeypatch):
+def test_a_tar_file_equals_its_folder(tree, small_cifar, mode, ending, monkeypatch):
     path = write_tar(tree, tree.with_name(f"images.{ending}"), mode)
     for split in ("train", "test"):
         images, labels = truth(tree, split)
@@ -152,7 +156,7 @@ def test_a_tar_file_is_its_folder(tree, small_cifar, mode, ending, monkeypatch):
             source = open_split("cifar10", split, root)
             assert np.array_equal(source.images.numpy(), images)
             assert source.labels.tolist() == labels and source.class_names == CLASSES
-    # Decoded once: from now on the cache answers.
+    # Decoded once; from now on the cache is used.
     monkeypatch.setattr(image_cache, "_decode", None)
     assert len(open_split("cifar10", "train", path)) == 24
     with pytest.raises(TypeError):
@@ -162,7 +166,7 @@ def test_a_tar_file_is_its_folder(tree, small_cifar, mode, ending, monkeypatch):
         open_split("cifar10", "train", tree)
 
 
-def test_a_tar_file_cut_short_leaves_no_cache(tree, small_cifar, tmp_path):
+def test_a_truncated_tar_file_leaves_no_cache(tree, small_cifar, tmp_path):
     path = write_tar(tree, tmp_path / "images.tar.xz", "w:xz")
     path.write_bytes(path.read_bytes()[:-2000])
     for _ in range(2):
@@ -189,7 +193,7 @@ def test_wrong_contents_of_tar_files(tree, small_cifar, tmp_path):
 
 
 def official(folder, name, images, labels, split, binary):
-    """Write what the authors' archives hold."""
+    """Write files with the format of the official archives."""
     folder.mkdir(exist_ok=True)
     flat = images.reshape(len(images), -1)
     fives = [f"data_batch_{i}" for i in range(1, 6)]
@@ -239,7 +243,7 @@ class Bomb:
         return print, ("executed",)
 
 
-def test_a_pickle_that_names_anything_else_is_not_executed(tree, small_cifar, tmp_path, capsys):
+def test_a_pickle_with_other_objects_is_not_executed(tree, small_cifar, tmp_path, capsys):
     folder = tmp_path / "cifar-10-batches-py"
     official(folder, "cifar10", *truth(tree, "train"), "train", False)
     (folder / "data_batch_3").write_bytes(pickle.dumps({b"data": Bomb()}))
@@ -251,7 +255,7 @@ def test_a_pickle_that_names_anything_else_is_not_executed(tree, small_cifar, tm
     assert "executed" not in capsys.readouterr().out
 
 
-def test_a_binary_file_cut_short(tree, small_cifar, tmp_path):
+def test_a_truncated_binary_file(tree, small_cifar, tmp_path):
     folder = tmp_path / "cifar-100-binary"
     official(folder, "cifar100", *truth(tree, "test"), "test", True)
     (folder / "test.bin").write_bytes((folder / "test.bin").read_bytes()[:-1])
@@ -259,7 +263,7 @@ def test_a_binary_file_cut_short(tree, small_cifar, tmp_path):
         open_split("cifar100", "test", folder)
 
 
-def test_the_error_of_a_wrong_folder_names_the_official_one(small_cifar, tmp_path):
+def test_the_error_for_a_wrong_folder_names_the_official_one(small_cifar, tmp_path):
     with pytest.raises(UserError, match="has no folder 'train'. .*cifar-10-batches-bin"):
         open_split("cifar10", "train", tmp_path)
 
@@ -279,7 +283,7 @@ def test_real_jpegs_of_cifar10(monkeypatch, tmp_path):
     assert len(open_split("cifar10", "train", path, limit=100)) == 100
 
 
-def test_sources_travel_to_other_processes(tree, small_cifar):
+def test_splits_can_be_pickled(tree, small_cifar):
     for name in ("folder", "cifar10"):
         source = open_split(name, "test", tree)
         twin = pickle.loads(pickle.dumps(source))

@@ -1,4 +1,4 @@
-"""The 12 tasks in small, read from both layouts, against torchvision's own classes; real lists."""
+"""Small versions of the 12 tasks in both layouts, compared with torchvision; official lists."""
 
 import shutil
 from dataclasses import replace
@@ -20,7 +20,7 @@ OFFICIAL = [name for name in SUITE if not name.startswith("cifar")]
 
 
 def pairs(source):
-    """Sorted (path, label)."""
+    """Return sorted pairs (path, label)."""
     paths = [str(source.images.path(i)) for i in range(len(source))]
     return sorted(zip(paths, source.labels.tolist(), strict=True))
 
@@ -32,7 +32,7 @@ def own_cache(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("layout", ["official", "folders"])
 @pytest.mark.parametrize("name", TASKS)
-def test_every_task_in_small(monkeypatch, tmp_path, name, layout):
+def test_small_tasks(monkeypatch, tmp_path, name, layout):
     row = use(monkeypatch, name, tmp_path, layout=layout, per_class={"test": 3})
     train = FIRST.get(name, 4) if layout == "official" else 4
     monkeypatch.setenv("ROBUST_BACKBONES_DATA", str(tmp_path))
@@ -52,7 +52,7 @@ def test_every_task_in_small(monkeypatch, tmp_path, name, layout):
 
 
 def of_torchvision(name, root, split):
-    """The same split as torchvision has it, sorted (path, label)."""
+    """Return the sorted pairs (path, label) of torchvision's split."""
     both = {"train": ("train", "val"), "test": ("test",)}[split]
     whole = {"train": "trainval", "test": "test"}[split]
     if name == "aircraft":
@@ -78,7 +78,7 @@ def of_torchvision(name, root, split):
 
 
 def caltech(name, root, split):
-    """As the authors cut it: the first images by torchvision's index."""
+    """Return the authors' split: the first images by torchvision's index."""
     data = {"caltech101": tv.Caltech101, "caltech256": tv.Caltech256}[name](root)
     folder = Path(data.root) / f"{name[-3:]}_ObjectCategories"
     form = "image_{1:04}.jpg" if name == "caltech101" else "{0:03}_{1:04}.jpg"
@@ -91,9 +91,9 @@ def caltech(name, root, split):
 
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("name", [n for n in OFFICIAL if n not in ("birdsnap", "sun397")])
-def test_files_and_labels_are_torchvisions(monkeypatch, tmp_path, name, split):
+def test_files_and_labels_equal_torchvisions(monkeypatch, tmp_path, name, split):
     use(monkeypatch, name, tmp_path, classes=4)
-    # The digests are of the real index files.
+    # torchvision knows the digests of the official index files.
     monkeypatch.setattr(tv.flowers102, "check_integrity", lambda *_: True)
     found = [
         (str(path), int(label)) for path, label in of_torchvision(name, tmp_path / name, split)
@@ -101,8 +101,8 @@ def test_files_and_labels_are_torchvisions(monkeypatch, tmp_path, name, split):
     assert pairs(open_split(name, split, tmp_path)) == found
 
 
-def test_sun397s_labels_are_torchvisions(monkeypatch, tmp_path):
-    use(monkeypatch, "sun397", tmp_path)  # torchvision has all images, and no partitions
+def test_sun397_labels_equal_torchvisions(monkeypatch, tmp_path):
+    use(monkeypatch, "sun397", tmp_path)  # torchvision reads all images, without partitions
     data = tv.SUN397(tmp_path / "sun397")
     ours = [open_split("sun397", split, tmp_path) for split in ("train", "test")]
     assert sorted(pairs(ours[0]) + pairs(ours[1])) == sorted(
@@ -112,7 +112,7 @@ def test_sun397s_labels_are_torchvisions(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_cifars_images_are_torchvisions(monkeypatch, tmp_path, name):
+def test_cifar_images_equal_torchvisions(monkeypatch, tmp_path, name):
     use(monkeypatch, name, tmp_path)
     monkeypatch.setattr(tv.cifar, "check_integrity", lambda *_: True)
     for split in ("train", "test"):
@@ -122,7 +122,7 @@ def test_cifars_images_are_torchvisions(monkeypatch, tmp_path, name):
         assert source.labels.tolist() == data.targets
 
 
-def test_birdsnap_without_its_dead_links_and_with_other_counts(monkeypatch, tmp_path, caplog):
+def test_birdsnap_with_missing_images_and_other_counts(monkeypatch, tmp_path, caplog):
     row = use(monkeypatch, "birdsnap", tmp_path)
     whole = open_split("birdsnap", "train", tmp_path).fingerprint()
     images = tmp_path / "birdsnap" / "birdsnap" / "download" / "images"
@@ -138,7 +138,7 @@ def test_birdsnap_without_its_dead_links_and_with_other_counts(monkeypatch, tmp_
         open_split("birdsnap", "train", tmp_path)
 
 
-def test_the_nested_folders_of_kaggles_cars(monkeypatch, tmp_path):
+def test_nested_folders_of_cars_from_kaggle(monkeypatch, tmp_path):
     use(monkeypatch, "cars", tmp_path)
     folder = tmp_path / "cars" / "stanford_cars" / "cars_train"
     expected = open_split("cars", "train", tmp_path).fingerprint()
@@ -148,13 +148,13 @@ def test_the_nested_folders_of_kaggles_cars(monkeypatch, tmp_path):
     assert open_split("cars", "train", tmp_path).fingerprint() == expected
 
 
-def test_valid_stands_for_test(monkeypatch, tmp_path):
+def test_valid_is_used_as_test(monkeypatch, tmp_path):
     use(monkeypatch, "food", tmp_path, layout="folders")
     (tmp_path / "food" / "test").rename(tmp_path / "food" / "valid")
     assert len(open_split("food", "test", tmp_path)) == 6
 
 
-def test_one_split_of_image_folders_can_be_enough(monkeypatch, tmp_path):
+def test_a_single_split_of_image_folders(monkeypatch, tmp_path):
     use(monkeypatch, "pets", tmp_path, layout="folders")
     shutil.rmtree(tmp_path / "pets" / "train")
     assert len(open_split("pets", "test", tmp_path)) == 6
@@ -162,14 +162,14 @@ def test_one_split_of_image_folders_can_be_enough(monkeypatch, tmp_path):
         open_split("pets", "train", tmp_path)
 
 
-def test_a_root_with_image_folders_is_the_datasets_own(monkeypatch, tmp_path):
+def test_a_root_with_train_is_the_dataset_itself(monkeypatch, tmp_path):
     use(monkeypatch, "folder", tmp_path)
     (tmp_path / "folder" / "folder").mkdir()
     assert len(open_split("folder", "test", tmp_path / "folder")) == 6
 
 
 class Everything:
-    """A folder in which each image is: tens of thousands of files take their time to make."""
+    """A folder that contains every name: creating tens of thousands of files would be slow."""
 
     def __contains__(self, name):
         return True
@@ -186,7 +186,7 @@ def lists(name):
     return LISTS / name
 
 
-def test_the_real_partition_of_sun397(tmp_path, all_images):
+def test_the_official_partition_of_sun397(tmp_path, all_images):
     base = tmp_path / "sun397" / "SUN397"
     names = [
         (lists("sun397") / f"{part}_01.txt").read_text().split() for part in ("Training", "Testing")
@@ -195,14 +195,14 @@ def test_the_real_partition_of_sun397(tmp_path, all_images):
     for file in lists("sun397").iterdir():
         shutil.copy(file, base)
     for split, part in zip(("train", "test"), names, strict=True):
-        source = open_split("sun397", split, tmp_path)  # by the real row: its counts hold
+        source = open_split("sun397", split, tmp_path)  # the real spec, with its counts
         assert source.labels.bincount().tolist() == [50] * 397
         paths = {"/" + file.decode() for file in source.images.names}
         assert paths == set(part)
     assert source.class_names[:2] == ("abbey", "airplane_cabin")
 
 
-def test_the_real_splits_of_flowers(tmp_path, all_images):
+def test_the_official_splits_of_flowers(tmp_path, all_images):
     lists("flowers")
     base = tmp_path / "flowers" / "flowers-102"
     (base / "jpg").mkdir(parents=True)
@@ -212,7 +212,7 @@ def test_the_real_splits_of_flowers(tmp_path, all_images):
     assert train.labels.bincount().tolist() == [20] * 102
     assert len(test) == 6149 and test.labels.unique().numel() == 102
     assert not set(train.images.names) & set(test.images.names)
-    # Both sets of torchvision's: it checks the files' digests by itself.
+    # torchvision checks the digests of the index files.
     for source, parts in ((train, ("train", "val")), (test, ("test",))):
         data = [tv.Flowers102(tmp_path / "flowers", part) for part in parts]
         found = [p for d in data for p in zip(map(str, d._image_files), d._labels, strict=True)]
@@ -234,7 +234,7 @@ FOLDERS = {
     "caltech101": "caltech101/101_ObjectCategories",
     "birdsnap": "birdsnap",
 }
-DAMAGE = [  # task, what happens to its folder, what is said of the training split
+DAMAGE = [  # task, change of its folder, error for the training split
     (
         "aircraft",
         lambda f: (f / "variants.txt").unlink(),
@@ -320,7 +320,7 @@ DAMAGE = [  # task, what happens to its folder, what is said of the training spl
 
 
 @pytest.mark.parametrize("name, damage, message", DAMAGE)
-def test_damage_has_its_error(monkeypatch, tmp_path, name, damage, message):
+def test_each_damage_has_its_error(monkeypatch, tmp_path, name, damage, message):
     use(monkeypatch, name, tmp_path)
     open_split(name, "train", tmp_path)
     damage(tmp_path / name / FOLDERS[name])
@@ -329,7 +329,7 @@ def test_damage_has_its_error(monkeypatch, tmp_path, name, damage, message):
 
 
 @pytest.mark.parametrize("name", SUITE)
-def test_fewer_images_than_the_row_has_are_an_error(monkeypatch, tmp_path, name, caplog):
+def test_fewer_images_than_expected(monkeypatch, tmp_path, name, caplog):
     row = use(monkeypatch, name, tmp_path)
     counts = {"train": 8144, "test": 8041}
     monkeypatch.setitem(DATASETS, name, replace(row, images=counts))
@@ -343,7 +343,7 @@ def test_fewer_images_than_the_row_has_are_an_error(monkeypatch, tmp_path, name,
         open_split(name, "test", tmp_path)
 
 
-def test_nowhere_and_nothing(monkeypatch, tmp_path):
+def test_missing_paths(monkeypatch, tmp_path):
     monkeypatch.delenv("ROBUST_BACKBONES_DATA", raising=False)
     with pytest.raises(UserError, match="'cars' needs data, .* or set ROBUST_BACKBONES_DATA"):
         open_split("cars", "train")
@@ -356,6 +356,6 @@ def test_nowhere_and_nothing(monkeypatch, tmp_path):
         open_split("cars", "train", tmp_path / "missing")
 
 
-def test_rows_and_readers_agree():
+def test_readers_of_official_layouts():
     for name in OFFICIAL:
         assert READERS[name] is layouts.OFFICIAL[name] and READERS[name].name == name

@@ -1,4 +1,4 @@
-"""Batches: what ranks, workers and resuming may not change, and what goes wrong."""
+"""Batches do not depend on ranks, workers and resuming; errors of the loader."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from tests.support.small_data import CLASSES, write_tree
 
 
 def numbered(n=42, size=4):
-    """A source whose image i has the value i everywhere, and the label i."""
+    """Return a split whose image i has value i everywhere, and label i."""
     images = torch.arange(n, dtype=torch.uint8).view(n, 1, 1, 1).expand(n, 3, size, size)
     return ImageSplit(
         name="numbers",
@@ -39,7 +39,7 @@ def tree(tmp_path_factory):
 
 @pytest.fixture(params=["numbered", "digits", "folder"])
 def source(request, tree):
-    """In memory, in memory as floats, and files that the augmentation must resize."""
+    """uint8 in memory, float in memory, and files that must be resized."""
     return {
         "numbered": numbered,
         "digits": lambda: open_split("digits", "train", limit=42),
@@ -63,7 +63,7 @@ def same(batches, others):
     )
 
 
-def test_batches_are_full_shuffled_and_without_repeats():
+def test_training_batches_are_full_and_shuffled_without_repeats():
     source = numbered()
     batches = train(source, augmentation="none")
     labels = torch.cat([y for _, y in batches])
@@ -100,7 +100,7 @@ def test_any_number_of_workers_gives_the_same_batches(tree):
     assert torch.equal(torch.get_rng_state(), state), "loading drew from the global generator"
 
 
-def test_another_batch_size_augments_the_same_order_alike():
+def test_order_and_augmentation_do_not_depend_on_the_batch_size():
     small, large = (train(numbered(), size) for size in (5, 10))
     assert torch.equal(torch.cat([x for x, _ in small]), torch.cat([x for x, _ in large]))
 
@@ -126,14 +126,14 @@ def test_every_image_is_tested_once_in_order(world, indices):
         (8, {"augmentation": "blur"}, "augmentation 'blur' is unknown. Choose from none, shift2"),
     ],
 )
-def test_user_mistakes_are_told_before_the_first_batch(size, options, message):
+def test_invalid_arguments_fail_before_the_first_batch(size, options, message):
     arguments = {"augmentation": "none", "seed": 0, "epoch": 0} | options
     with pytest.raises(UserError, match=message):
         loader.train_batches(numbered(), size, **arguments)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_unreadable_image_is_named_in_one_line(workers, tmp_path):
+def test_the_error_names_an_unreadable_image(workers, tmp_path):
     tree = write_tree(tmp_path / "tree")
     (tree / "test" / "bee" / "002.png").write_text("<html>")
     source = open_split("folder", "test", tree, image_size=32)
@@ -142,7 +142,7 @@ def test_an_unreadable_image_is_named_in_one_line(workers, tmp_path):
     assert "bee/002.png cannot be read" in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_worker_that_dies_is_told_of(monkeypatch):
+def test_a_dead_worker_is_reported(monkeypatch):
     def die(images, size):
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -153,8 +153,8 @@ def test_a_worker_that_dies_is_told_of(monkeypatch):
     assert os.getpid() == parent
 
 
-def test_a_worker_outlives_the_sigterm_that_all_processes_get(monkeypatch):
-    """The training process stops at a good moment, and needs its batches until then."""
+def test_workers_ignore_sigterm(monkeypatch):
+    """The training process saves first, and needs batches until then."""
 
     def terminated(images, size):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -171,7 +171,7 @@ def test_workers_use_one_thread(monkeypatch):
     assert next(loader.test_batches(numbered(), 4, workers=1))[0].item() == 1
 
 
-def test_labels_and_names_of_folders_arrive(tree):
+def test_labels_and_class_names_of_folders(tree):
     source = open_split("folder", "test", tree, image_size=24)
     labels = torch.cat([y for _, y in loader.test_batches(source, 5)])
     assert torch.equal(labels, source.labels) and source.class_names == CLASSES

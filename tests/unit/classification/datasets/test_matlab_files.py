@@ -1,4 +1,4 @@
-"""Reading of MATLAB's files: what SciPy reads is read, what would end its process is not."""
+"""MATLAB files: valid ones as SciPy reads them, and malicious ones that would crash SciPy."""
 
 import struct
 
@@ -7,7 +7,7 @@ import pytest
 from scipy.io import loadmat, savemat
 from scipy.sparse import eye
 
-from classification.datasets import matlab_files
+from classification.datasets.matlab_files import MAX_VALUES, read_matlab
 from tests.support.hostile_files import refuses
 
 VALUES = {
@@ -24,10 +24,10 @@ VALUES = {
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("name", VALUES)
-def test_values_are_scipys(tmp_path, name, packed):
+def test_values_equal_scipys(tmp_path, name, packed):
     path = tmp_path / "a.mat"
     savemat(path, {"value": VALUES[name]}, do_compression=packed)
-    found = matlab_files.read(path)["value"]
+    found = read_matlab(path)["value"]
     assert repr(found) == repr(loadmat(path, squeeze_me=True)["value"])
 
 
@@ -56,7 +56,7 @@ def number(kind: int = 9, **changes) -> bytes:
     return array(6, part(kind, struct.pack("<d", 1)), **changes)
 
 
-# Each of the first six ends the process of a plain `loadmat`, or takes gigabytes.
+# Each of the first six crashes `loadmat` or allocates gigabytes.
 @pytest.mark.parametrize(
     "data, message",
     [
@@ -83,29 +83,29 @@ def number(kind: int = 9, **changes) -> bytes:
         (number()[:-4], "an element claims"),
     ],
 )
-def test_files_that_are_none(tmp_path, data, message):
+def test_malformed_files(tmp_path, data, message):
     path = tmp_path / "a.mat"
     path.write_bytes(HEAD + number())
-    assert matlab_files.read(path)["x"] == 1
+    assert read_matlab(path)["x"] == 1
     path.write_bytes(HEAD + data)
     with refuses(message, path):
-        matlab_files.read(path)
+        read_matlab(path)
 
 
 @pytest.mark.parametrize("data", [b"", HEAD[:126] + b"??"])
-def test_files_of_another_version(tmp_path, data):
+def test_unsupported_versions(tmp_path, data):
     path = tmp_path / "a.mat"
     path.write_bytes(data)
     with refuses("it does not have version 5", path):
-        matlab_files.read(path)
+        read_matlab(path)
 
 
-def test_what_an_index_has_no_use_for(tmp_path):
+def test_unsupported_types(tmp_path):
     path = tmp_path / "a.mat"
     for value, version in ((eye(3).tocsc(), "5"), (1, "4")):
         savemat(path, {"value": value}, format=version)
         with refuses("not a complete MATLAB file", path):
-            matlab_files.read(path)
+            read_matlab(path)
 
 
 def test_arrays_that_claim_gigabytes(tmp_path):
@@ -114,7 +114,7 @@ def test_arrays_that_claim_gigabytes(tmp_path):
         (1, "an array claims 10000001 values"),
         (9, "an element has more than"),
     ):
-        zeros = np.zeros(values * matlab_files.MAX_VALUES + 1, np.uint8)
+        zeros = np.zeros(values * MAX_VALUES + 1, np.uint8)
         savemat(path, {"value": zeros}, do_compression=True)
         with refuses(message, path):
-            matlab_files.read(path)
+            read_matlab(path)

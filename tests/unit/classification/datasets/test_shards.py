@@ -1,11 +1,9 @@
-"""Streams of real tar files: exact tests, equal steps, resuming, and a web server."""
+"""Shards: exact evaluation, equal steps on all ranks, resuming, and a web server."""
 
 import json
 import subprocess
 import sys
-import threading
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -19,6 +17,7 @@ from classification.datasets.specs import DATASETS
 from robust_backbones.core.errors import UserError
 from tests.support import ROOT
 from tests.support.small_data import CLASSES, write_tree
+from tests.support.web import serve
 
 TOOL = ROOT / "tools" / "make_shards.py"
 
@@ -30,7 +29,7 @@ def tree(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(tree):
-    """60 training images in 9 shards and 27 for testing in 4, written by the tool."""
+    """60 training images in 9 shards and 27 test images in 4, written by the tool."""
     out = tree.with_name("shards")
     command = [sys.executable, str(TOOL), str(tree), str(out), "--images-per-shard", "7"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -48,7 +47,7 @@ def train(source, **options):
 
 
 def keys(batches):
-    """One number per image; the noise of no two images is alike."""
+    """Return one number per image; all images differ."""
     return sorted(
         (round(x.double().sum().item(), 3), y)
         for b in batches
@@ -66,13 +65,13 @@ def same(batches, others):
 
 @pytest.fixture(scope="module")
 def truth(tree):
-    """split -> keys of all images, read from the folder."""
+    """Return split -> keys of all images, read from the folder."""
     return {
         split: keys(loader.test_batches(opened(tree, split), 10)) for split in ("train", "test")
     }
 
 
-def test_the_writer_mixes_the_classes_and_counts(folder):
+def test_the_writer_mixes_classes(folder):
     index = json.loads((folder / "shards.json").read_text())
     assert index["classes"] == list(CLASSES) and list(index["splits"]) == ["train", "test"]
     assert list(index["splits"]["train"].values()) == [7] * 8 + [4]
@@ -107,7 +106,7 @@ def test_one_process_trains_on_every_image_once(folder, truth):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_all_ranks_take_equally_many_steps_and_resume_exactly(folder, truth, workers):
+def test_ranks_take_equal_steps_and_resume_exactly(folder, truth, workers):
     torch.manual_seed(0)
     state, source = torch.get_rng_state(), opened(folder, "train")
     parts = [train(source, rank=rank, world=2, workers=workers) for rank in (0, 1)]
@@ -119,7 +118,7 @@ def test_all_ranks_take_equally_many_steps_and_resume_exactly(folder, truth, wor
     plain = [train(source, rank=r, world=2, workers=workers, augmentation="none") for r in (0, 1)]
     first, second = (set(keys(part)) for part in plain)
     assert first | second <= set(truth["train"]) and not first & second
-    assert len(first | second) > 50  # whose shards run out starts again
+    assert len(first | second) > 50  # a worker without shards starts again
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -141,7 +140,7 @@ def test_a_limit_takes_whole_shards(folder):
 
 @pytest.fixture
 def foreign(tree, tmp_path, monkeypatch):
-    """Shards as others write them, without an index; an ImageNet of three classes."""
+    """Shards without an index; an ImageNet with three classes."""
     row = DATASETS["imagenet"]
     small = {"classes": 3, "images": {"train": 60, "test": 27}, "image_size": 32}
     monkeypatch.setitem(DATASETS, "imagenet", type(row)(**(vars(row) | small)))
@@ -155,23 +154,15 @@ def foreign(tree, tmp_path, monkeypatch):
 
 @pytest.fixture
 def web(foreign):
-    """The same on a web server of this machine."""
-    handler = partial(Quiet, directory=str(foreign))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
+    """The URL of a local server for these shards."""
+    with serve(foreign) as url:
+        yield url
 
 
 PATTERN = "{0}/train-{{000000..000005}}.tar;{0}/val-{{000000..000002}}.tar"
 
 
-def test_shards_of_others_in_a_folder_by_a_pattern_and_by_a_command(foreign, truth):
+def test_shards_without_an_index(foreign, truth):
     roots = [foreign, PATTERN.format(foreign)]
     for root in roots:
         train_part, test = (open_split("imagenet", split, root) for split in ("train", "test"))
@@ -199,7 +190,7 @@ def test_shards_from_a_web_server(foreign, web, truth, folder, monkeypatch):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_lost_image_is_noticed(foreign, workers):
+def test_a_missing_image_is_an_error(foreign, workers):
     path = foreign / "val-000002.tar"
     with webdataset.TarWriter(str(path)) as writer:
         writer.write({"__key__": "a", "png": Image.new("RGB", (32, 32)), "cls": 2})
@@ -217,14 +208,14 @@ BAD = [
 
 
 @pytest.mark.parametrize("sample, message", BAD)
-def test_wrong_contents(foreign, sample, message):
+def test_invalid_samples(foreign, sample, message):
     with webdataset.TarWriter(str(foreign / "val-000002.tar")) as writer:
         writer.write({"__key__": "a"} | sample)
     with pytest.raises(UserError, match=message):
         list(loader.test_batches(open_split("imagenet", "test", foreign), 8, workers=1))
 
 
-def test_a_shard_cut_short(foreign):
+def test_a_truncated_shard(foreign):
     path = foreign / "val-000001.tar"
     path.write_bytes(path.read_bytes()[:9000])
     with pytest.raises(UserError, match="val-000001.tar cannot be read"):

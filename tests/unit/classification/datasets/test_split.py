@@ -1,4 +1,4 @@
-"""Images reduced before anything else, digests of the content, parts that are held out."""
+"""Downscaled images, digests, held-out parts, fast decoding."""
 
 import dataclasses
 import itertools
@@ -27,7 +27,7 @@ def opened(tree, downscale=None, split="train", size=32):
 
 
 @pytest.mark.parametrize("kind", ["files", "bytes"])
-def test_reducing_is_torchvisions_resize_of_pil_images(tree, kind):
+def test_downscaling_equals_torchvisions_resize(tree, kind):
     plain = opened(tree)
     if kind == "bytes":
         pixels = torch.stack([v2.functional.pil_to_tensor(plain[i][0]) for i in range(len(plain))])
@@ -43,7 +43,7 @@ def test_reducing_is_torchvisions_resize_of_pil_images(tree, kind):
     assert label == plain[5][1] and (min(image.size) if kind == "files" else image.shape[-1]) == 8
 
 
-def test_the_shorter_side_counts_and_small_images_stay(tmp_path):
+def test_downscaling_uses_the_shorter_side_and_keeps_small_images(tmp_path):
     for split in ("train", "test"):
         for name, size in (("a", (60, 30)), ("b", (12, 20))):  # width, height
             (tmp_path / split / name).mkdir(parents=True)
@@ -52,8 +52,8 @@ def test_the_shorter_side_counts_and_small_images_stay(tmp_path):
     assert [source[i][0].size for i in (0, 1)] == [(30, 15), (12, 20)]
 
 
-def test_networks_still_get_their_size(tree):
-    """All detail is gone, the size is as before; training and testing alike."""
+def test_downscaled_images_are_transformed_to_full_size(tree):
+    """Detail is removed, the size is unchanged, in training and test batches."""
     for split, batches in (("train", loader.train_batches), ("test", loader.test_batches)):
         options = dict(augmentation="imagenet_plain", seed=0, epoch=0) if split == "train" else {}
         (plain, _), (small, _) = (
@@ -72,7 +72,7 @@ def change_a_byte(tree):
     file.write_bytes(contents)
 
 
-def test_the_content_digest_sees_what_names_and_sizes_hide(tree):
+def test_the_content_digest_covers_the_bytes_of_files(tree):
     before = opened(tree)
     digest, fingerprint = before.content_digest(), before.fingerprint()
     assert opened(tree).content_digest() == digest
@@ -82,7 +82,7 @@ def test_the_content_digest_sees_what_names_and_sizes_hide(tree):
 
 
 @pytest.mark.parametrize("name", ["folder", "digits"])
-def test_the_content_digest_sees_order_and_labels(tree, name):
+def test_the_content_digest_covers_order_and_labels(tree, name):
     source = opened(tree) if name == "folder" else open_split("digits", "train", limit=30)
     digests = {
         source.content_digest(),
@@ -93,14 +93,14 @@ def test_the_content_digest_sees_order_and_labels(tree, name):
     assert len(digests) == 4
 
 
-def test_a_file_that_vanished(tree):
+def test_a_deleted_file(tree):
     source = opened(tree)
     (tree / "train" / "bee" / "000.png").unlink()
     with pytest.raises(UserError, match="000.png: cannot be read .No such file"):
         source.content_digest()
 
 
-def test_a_link_that_leads_nowhere(tree):
+def test_a_broken_link(tree):
     source = opened(tree)
     file = tree / "train" / "bee" / "000.png"
     file.unlink()
@@ -109,7 +109,7 @@ def test_a_link_that_leads_nowhere(tree):
         source.fingerprint()
 
 
-def test_another_seed_holds_other_images_out():
+def test_held_out_images_depend_on_the_seed():
     labels = torch.arange(200) % 4
     masks = [held_out_mask(labels, 0.2, seed) for seed in (0, 0, 1)]
     assert torch.equal(masks[0], masks[1]) and not torch.equal(masks[0], masks[2])
@@ -118,7 +118,7 @@ def test_another_seed_holds_other_images_out():
 
 
 def photograph(path, size, mode="RGB", **options):
-    """A real picture: noise would make any decoder's rounding look large."""
+    """Save a photograph: with noise, rounding differences between decoders would be large."""
     from skimage import data
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,8 +126,8 @@ def photograph(path, size, mode="RGB", **options):
     picture.save(path, **{"quality": 90} | options)
 
 
-# Size of the file, mode, ending -> size that it is decoded at (at least 73 pixels for a network
-# that takes 32), largest and mean difference of the test view, levels of 255.
+# Size of the file, mode, extension -> decoded size (at least 73 pixels for a network with 32),
+# maximal and mean difference of the test view, in levels of 255.
 FAST = [
     ((140, 120), "RGB", "jpg", (140, 120), 1, 0.1),
     ((120, 140), "L", "jpg", (120, 140), 1, 0.1),
@@ -142,9 +142,7 @@ FAST = [
 
 
 @pytest.mark.parametrize("size, mode, ending, decoded, largest, mean", FAST)
-def test_fast_decoding_stays_within_its_tolerance(
-    tmp_path, size, mode, ending, decoded, largest, mean
-):
+def test_fast_decoding_is_within_tolerance(tmp_path, size, mode, ending, decoded, largest, mean):
     for split, name in itertools.product(("train", "test"), "ab"):
         photograph(tmp_path / split / name / f"0.{ending}", size, mode)
     exact = opened(tmp_path, split="test", size=32)
@@ -152,7 +150,7 @@ def test_fast_decoding_stays_within_its_tolerance(
     image, _ = fast[0]
     found = image.size if isinstance(image, Image.Image) else tuple(image.shape[:0:-1])
     assert found == decoded
-    if decoded != size:  # Pillow decodes at that size to the same pixels
+    if decoded != size:  # Pillow decodes to the same pixels at this size
         with Image.open(tmp_path / "test" / "a" / f"0.{ending}") as drafted:
             drafted.draft(mode, decoded)
             assert torch.equal(image, v2.functional.pil_to_tensor(drafted.convert("RGB")))
@@ -160,7 +158,7 @@ def test_fast_decoding_stays_within_its_tolerance(
     levels = 255 * (x - x_fast).abs()
     assert type(x_fast) is torch.Tensor and x_fast.shape == x.shape
     assert levels.max() <= largest + 1e-3 and levels.mean() <= mean
-    assert mean == 0 or levels.max() > 0  # another way, indeed
+    assert mean == 0 or levels.max() > 0  # really decoded in another way
 
 
 def test_fast_decoding_draws_the_same_crops(tmp_path):

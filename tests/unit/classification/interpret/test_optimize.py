@@ -1,5 +1,5 @@
-"""Pictures of representations: the steps that a linear network has in closed form, the contract of
-an attack, and the gradient that passes the last rectifier."""
+"""Visualization and inversion: closed-form steps of a linear network, the contract of an attack,
+and the gradient past the last rectifier."""
 
 import copy
 from functools import partial
@@ -25,7 +25,7 @@ from tests.support.small_models import convolutional, data, norm
 
 
 class Net(nn.Module):
-    """A body -> representation, and a last layer behind it."""
+    """A body that computes the representation, and a last layer."""
 
     def __init__(self, body: nn.Module, size: int, classes: int = 3):
         super().__init__()
@@ -51,7 +51,7 @@ def deep() -> Net:
 
 
 def direction(net: Net, kind: str, number: int) -> torch.Tensor:
-    """By which a linear network's unit or logit rises, `(3, 6, 6)`."""
+    """Return the gradient `(3, 6, 6)` of a linear network's unit or logit."""
     weight = net.body[1].weight
     rows = net.head.weight @ weight if kind == "class" else weight
     return rows[number].detach().view(3, 6, 6)
@@ -63,7 +63,7 @@ BOTH = [partial(visualize, targets=torch.tensor([0, 3, 1, 2])), partial(invert, 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_visualization_follows_its_own_unit_or_class(kind):
+def test_a_visualization_follows_its_unit_or_class(kind):
     net, (x, _) = linear(), data(low=0.4, high=0.6)
     targets = torch.tensor([0, 2, 1, 0])
     found = visualize(net, x, targets, kind=kind, **HOW)
@@ -79,7 +79,7 @@ def test_an_inversion_steps_down_the_squared_distance():
     found = invert(net, x, wanted, eps=1000.0, steps=1, step_size=0.1)
     weight, bias = (p.detach().double().numpy() for p in net.body[1].parameters())
     flat = x.flatten(1).double().numpy()
-    # Of |Wx + b - t|, W^T (Wx + b - t) up to its length.
+    # The gradient of |Wx + b - t| is W^T (Wx + b - t), up to its length.
     gradient = (flat @ weight.T + bias - wanted.double().numpy()) @ weight
     expected = flat - 0.1 * gradient / np.linalg.norm(gradient, axis=1, keepdims=True)
     np.testing.assert_allclose(found.flatten(1).numpy(), expected, atol=1e-6)
@@ -95,7 +95,7 @@ def test_an_inversion_finds_the_representation():
 @pytest.mark.parametrize("eps, step_size", [(0.3, 0.2), (1.0, 5.0), (1000.0, 30.0)])
 @pytest.mark.parametrize("use_best", [False, True])
 @pytest.mark.parametrize("function", BOTH, ids=["visualize", "invert"])
-def test_the_result_is_in_the_ball_and_is_an_image(function, eps, step_size, use_best):
+def test_the_result_is_in_the_ball_and_in_the_unit_range(function, eps, step_size, use_best):
     x, _ = data()
     found = function(deep(), x, eps=eps, steps=4, step_size=step_size, use_best=use_best)
     assert (norm(found - x, "l2") <= eps + 1e-5).all()
@@ -113,7 +113,7 @@ def test_purity(function):
     state, before = copy.deepcopy(net.state_dict()), x.detach().clone()
     modes, flags = [m.training for m in net.modules()], [p.requires_grad for p in net.parameters()]
     rng = torch.get_rng_state()
-    with torch.no_grad():  # the caller's grad mode does not matter
+    with torch.no_grad():  # the caller's grad mode must not matter
         function(net, x, **HOW)
     assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
     assert [m.training for m in net.modules()] == modes
@@ -134,7 +134,7 @@ def test_an_image_does_not_depend_on_its_batch(function):
 
 
 @pytest.mark.parametrize("function", BOTH, ids=["visualize", "invert"])
-def test_the_best_step_is_no_worse_than_the_start_or_the_last(function):
+def test_the_best_step_is_at_least_as_good_as_start_and_last(function):
     net, (x, _) = deep(), data()
     targets = function.keywords["targets"]
 
@@ -150,7 +150,7 @@ def test_the_best_step_is_no_worse_than_the_start_or_the_last(function):
 
 
 def test_dead_units_have_a_gradient():
-    """A unit that is 0 everywhere: the gradient is that of what lies before the rectifier."""
+    """A unit that is always 0 gets the gradient of the input of its rectifier."""
     net, (x, _) = linear(), data(low=0.4, high=0.6)
     net.body.append(nn.ReLU(inplace=True))
     with torch.no_grad():
@@ -172,8 +172,8 @@ def test_dead_units_have_a_gradient():
         pytest.param("vgg16_bn", marks=pytest.mark.slow),
     ],
 )
-def test_every_architecture_has_its_last_rectifier_found(arch):
-    """A unit that is 0 at every place has a gradient only if the rectifier was found."""
+def test_the_last_rectifier_of_every_architecture_is_found(arch):
+    """A unit that is 0 everywhere has a gradient only if the rectifier was found."""
     model = Classifier(arch, 4)
     model.net = random_network(arch, 4)
     x = noise(1, 64, torch.Generator().manual_seed(0))
@@ -184,7 +184,7 @@ def test_every_architecture_has_its_last_rectifier_found(arch):
     torch.testing.assert_close(norm(found - x, "l2"), torch.ones(1), atol=1e-3, rtol=0)
 
 
-def test_noise_is_grey_and_follows_its_seed():
+def test_noise_is_gray_and_depends_on_its_seed():
     one, same, other = (noise(3, 32, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
     assert torch.equal(one, same) and not torch.equal(one, other)
     assert one.shape == (3, 3, 32, 32) and one.min() >= 0 and one.max() <= 1
