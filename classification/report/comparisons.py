@@ -151,7 +151,7 @@ def _candidates(side: list[Merged]) -> list[Merged]:
 
 
 def _estimate(robust: list[Merged], standard: list[Merged], repeated: bool) -> Estimate:
-    if loaded := predictions.right([*robust, *standard]):
+    if loaded := predictions.correctness([*robust, *standard]):
         right, labels = loaded
         ours, theirs = (
             _array(right[: len(robust)], robust, repeated),

@@ -1,4 +1,4 @@
-"""Transfer results sorted into groups that may stand in one table, and the cells of such tables."""
+"""Groups of transfer results that can be compared in one table."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from classification.report.records import Merged, Record
 from classification.transfer.protocols import MODES, PROTOCOLS
 from robust_backbones.zoo import ARCHS
 
-REFERENCE = "imagenet"  # what the paper's networks were pretrained on
+REFERENCE = "imagenet"  # dataset that the paper's networks were pretrained on
 
 
 @dataclass(frozen=True)
 class Key:
-    """What results must have in common to be compared.
+    """Properties that results must have in common to be compared.
 
     Attributes:
-        protocol: its name.
-        pretrained_on: data set of the networks.
-        norm: of the robust networks' ball.
-        shots: training images of each class, or None for all.
-        adversarial: radius that the transfer itself was trained against.
-        simulated: no run was made.
+        protocol: name of the protocol.
+        pretrained_on: dataset that the networks were pretrained on.
+        norm: norm of the ball that the robust networks were pretrained against.
+        shots: training images per class; None: all.
+        adversarial: radius of the ball in adversarial fine-tuning; 0: standard fine-tuning.
+        simulated: whether the results are simulated.
     """
 
     protocol: str
@@ -38,35 +38,45 @@ class Key:
 
     @property
     def order(self) -> tuple:
-        """The clean protocol and the paper's networks first."""
+        """Sort key: measured results, the clean protocol and the paper's networks come first."""
         known = [*PROTOCOLS]
-        place = known.index(self.protocol) if self.protocol in known else len(known)
+        position = known.index(self.protocol) if self.protocol in known else len(known)
         origin = (self.pretrained_on != REFERENCE, self.pretrained_on)
         more = (self.norm != "l2", self.shots or 0, self.adversarial)
-        return (self.simulated, place, self.protocol, *origin, *more)
+        return (self.simulated, position, self.protocol, *origin, *more)
+
+    @property
+    def parts(self) -> list[tuple[str, str]]:
+        """Short name, for file names, and description of each property that is not a default."""
+        data, shots, eps = self.pretrained_on, self.shots, f"{self.adversarial:g}"
+        found = [
+            (self.protocol, f"protocol {self.protocol}"),
+            (data, f"networks pretrained on {data or 'an unknown dataset'}"),
+        ]
+        if self.norm != "l2":
+            found.append((self.norm, f"{self.norm} networks"))
+        if shots:
+            found.append((f"{shots}-shot", f"{shots} training images per class"))
+        if self.adversarial:
+            found.append((f"adversarial-eps{eps}", f"adversarial fine-tuning with eps {eps}"))
+        return found + [("simulated", "simulated")] * self.simulated
 
     @property
     def words(self) -> list[str]:
-        """What is to be said of it."""
-        found = [f"protocol {self.protocol}"]
-        found.append(f"networks pretrained on {self.pretrained_on or 'something unknown'}")
-        if self.norm != "l2":
-            found.append(f"{self.norm} networks")
-        if self.shots:
-            found.append(f"{self.shots} training images of each class")
-        if self.adversarial:
-            found.append(f"trained against attacks of eps {self.adversarial:g}")
-        return found + ["simulated"] * self.simulated
+        """Descriptions of the properties."""
+        return [description for _, description in self.parts]
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Transfer results that may be compared.
+    """Transfer results that can be compared.
+
+    A cell is a network on a task: a mode, task, architecture, eps and downscaling.
 
     Attributes:
-        key: what they have in common.
-        suffix: of its sections' names; empty for the first group.
-        runs: task's label -> its runs.
+        key: properties that the results have in common.
+        suffix: suffix of the names of the group's sections; empty for the first group.
+        runs: name of a task -> its runs.
     """
 
     key: Key
@@ -75,7 +85,7 @@ class Group:
 
     @property
     def reference(self) -> bool:
-        """Whether the networks are such as the paper has."""
+        """Whether the networks are of the paper's kind: ImageNet, L2."""
         return self.key.pretrained_on == REFERENCE and self.key.norm == "l2"
 
     @cached_property
@@ -90,31 +100,34 @@ class Group:
     def configurations(
         self, mode: str, task: str, arch: str, eps: float | None, downscale: int | None = None
     ) -> list[Merged]:
-        """All runs of a cell: they differ in hyper-parameters, or in the file of the weights."""
+        """All runs of a cell. They differ in hyper-parameters or in the weight file."""
         return self._cells.get((mode, task, arch, eps, downscale), [])
 
     def cell(
         self, mode: str, task: str, arch: str, eps: float | None, downscale: int | None = None
     ) -> Merged | None:
-        """The best of them, which is the paper's definition of a cell."""
+        """Run of a cell with the highest mean, as the paper defines it; None: no run."""
         found = self.configurations(mode, task, arch, eps, downscale)
         return max(found, key=lambda run: run.mean, default=None)
 
     @cached_property
     def ambiguous(self) -> frozenset[int]:
-        """`id` of each run that shares its cell with others."""
+        """`id` of each run whose cell has several runs."""
         shared = (own for own in self._cells.values() if len(own) > 1)
         return frozenset(id(run) for own in shared for run in own)
 
     @cached_property
     def modes(self) -> tuple[str, ...]:
+        """Transfer modes with a run."""
         have = {key[0] for key in self._cells}
         return tuple(mode for mode in MODES if mode in have)
 
     @cached_property
     def tasks(self) -> tuple[str, ...]:
-        """The twelve, if there is any of them from the paper's kind of networks; and what else
-        there is. Stylized images have an exhibit of their own."""
+        """Tasks with a run, without stylized images, which have their own figure.
+
+        If networks of the paper's kind have a run on one of the twelve tasks, all twelve are listed.
+        """
         suite = SUITE if self.reference and set(SUITE) & set(self.runs) else ()
         others = sorted(set(self.runs) - set(suite), key=_dataset_order)
         others = [task for task in others if not stylized(task)]
@@ -122,7 +135,7 @@ class Group:
 
     @cached_property
     def archs(self) -> tuple[str, ...]:
-        """Those of Table 1; of networks of one's own those that there are."""
+        """Architectures: those of Table 1 for the paper's networks, else those with a run."""
         have = {key[2] for key in self._cells}
         if self.reference and have & set(published.ARCHS):
             return published.ARCHS
@@ -130,36 +143,36 @@ class Group:
 
     @cached_property
     def eps(self) -> tuple[float, ...]:
-        """Of the robust networks: likewise."""
+        """Radii of the robust networks: those with a run, and the paper's for its networks."""
         have = {key[3] for key in self._cells if key[3]}
         return tuple(sorted(have | set(published.EPS if self.reference else ())))
 
     def networks(self, mode: str, task: str) -> list[Merged]:
-        """The cells of all networks there are, those included that Table 1 does not have."""
+        """Best run of each network with a run, including networks that Table 1 does not have."""
         keys = (k for k in self._cells if k[:2] == (mode, task) and k[4] is None)
         keys = sorted(keys, key=lambda k: (_arch_order(k[2]), k[3]))
         return [cell for key in keys if (cell := self.cell(*key))]
 
     @cached_property
     def downscales(self) -> tuple[int, ...]:
-        """Pixels that images were taken down to."""
+        """Sizes, in pixels, that images were downscaled to."""
         return tuple(sorted({key[4] for key in self._cells if key[4]}))
 
     def row(
         self, mode: str, task: str, arch: str, downscale: int | None = None
     ) -> dict[float, Merged]:
-        """eps -> the cell, for all that there are, the standard network included."""
+        """Map each eps that has a run to the best one. The standard network has eps 0."""
         found = {eps: self.cell(mode, task, arch, eps, downscale) for eps in (0.0, *self.eps)}
         return {eps: run for eps, run in found.items() if run}
 
 
 def stylized(name: str) -> bool:
-    """Whether a data set is of images whose textures were exchanged: Figure 8."""
+    """Whether a dataset has stylized images (Figure 8)."""
     return "stylized" in name.lower()
 
 
 def groups_of(runs: Iterable[Merged]) -> list[Group]:
-    """Sort the transfer runs whose networks are known."""
+    """Groups of the transfer runs whose networks have a known eps, in the order of the report."""
     by_key: dict[Key, list[Merged]] = {}
     for run in runs:
         if run.first.kind == "transfer" and run.first.eps is not None:
@@ -183,22 +196,23 @@ def _key(record: Record) -> Key:
 
 
 def _share_standard(by_key: dict[Key, list[Merged]]) -> None:
-    """Networks of each norm are compared with the same standard ones."""
+    """Add the standard networks of the L2 group to the groups of other norms."""
     for key in [*by_key]:
         if key.norm == "l2":
             continue
-        usual = Key(**(vars(key) | {"norm": "l2"}))
-        by_key[key] = [r for r in by_key.get(usual, []) if r.first.eps == 0] + by_key[key]
+        l2 = Key(**(vars(key) | {"norm": "l2"}))
+        by_key[key] = [r for r in by_key.get(l2, []) if r.first.eps == 0] + by_key[key]
 
 
 def _suffixes(keys: list[Key]) -> dict[Key, str]:
-    """Short and different: words that the first group has as well say nothing."""
+    """Short, unique suffixes from the properties in which a group differs from the first one."""
     found, used = {}, set()
     for key in keys:
-        words = [word for word in key.words if word not in keys[0].words]
-        name = re.sub(r"[^\w.=]+", "-", "-".join(words)).strip("-").lower()
-        name = re.sub(r"(protocol|networks-pretrained-on|networks)-?", "", name).strip("-")
-        name = name[:40].rstrip("-")  # it becomes a part of file names, which have 255 bytes
+        names = [
+            name for name, description in key.parts if (name, description) not in keys[0].parts
+        ]
+        name = re.sub(r"[^\w.=]+", "-", "-".join(names)).strip("-").lower()
+        name = name[:40].rstrip("-")  # part of file names, which have at most 255 bytes
         suffix, number = f"-{name}" if key != keys[0] else "", 2
         while suffix in used:
             suffix, number = f"-{name or 'other'}-{number}", number + 1
@@ -208,8 +222,10 @@ def _suffixes(keys: list[Key]) -> dict[Key, str]:
 
 
 def _by_task(runs: list[Merged]) -> dict[str, list[Merged]]:
-    """Runs on other images are another task, even if the data set is called the same. The one with
-    most training images, then with most trials, has the plain name."""
+    """Map names of tasks to runs. Runs on different images of a dataset are different tasks.
+
+    The task with the most training images, then the most trials, has the plain name.
+    """
     datasets: dict[str, dict[tuple, list[Merged]]] = {}
     for run in runs:
         parts = datasets.setdefault(run.first.dataset, {})

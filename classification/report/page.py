@@ -11,7 +11,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from classification.report import page_table
-from classification.report.page_runs import Runs
+from classification.report.page_runs import PageRuns
 from classification.report.sections import Section
 from robust_backbones.core import pages
 
@@ -21,7 +21,7 @@ TEMPLATE, SCRIPT, STYLE = "report.html.jinja", "report.js", "report.css"
 def render(
     sections: list[Section],
     drawings: dict[str, str],
-    runs: Runs,
+    runs: PageRuns,
     problems: list[str],
     files: list[str],
 ) -> str:

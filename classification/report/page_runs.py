@@ -1,4 +1,4 @@
-"""The runs behind a report, small enough that thousands of them fit into one page."""
+"""Runs behind a report as compact JSON, so that thousands of them fit into one page."""
 
 import base64
 import csv
@@ -9,21 +9,22 @@ from typing import Any
 
 from classification.report.records import Record
 
-# Bounds of what goes into the page; what is beyond them stays in the folders of the runs.
-PICTURES = 6_000_000  # bytes, all together
-CLASSES = 600_000  # recalls, all together
-# Curves of trainings, accuracy against eps, what networks see (Figure 1).
-_SHOWN = ("curves.png", "curve.png", "trial*/*/curves.png", "figure.png")
-_LEFT_OUT = {"candidates"}  # of a trial: up to 45 numbers each
+MAX_PICTURE_BYTES = 6_000_000  # bytes of all pictures in the page
+MAX_RECALLS = 600_000  # recalls in the page
+# Training curves, accuracy against eps, and Figure 1.
+_PICTURES = ("curves.png", "curve.png", "trial*/*/curves.png", "figure.png")
+_SKIPPED = {"candidates"}  # a trial has up to 45 candidates
 
 
 @dataclass(frozen=True)
-class Runs:
-    """Attributes:
-    rows: one for each record, in their order; plain JSON values. See `_row`.
-    common: settings that are the same in all runs.
-    classes: lists of `[class name, test images]`, which rows name by their place.
-    simulated: how many runs were never made.
+class PageRuns:
+    """Runs as the page's script reads them.
+
+    Attributes:
+        rows: one JSON object for each record, in the order of the records; see `_row`.
+        common: settings that are the same in all runs.
+        classes: lists of `[class name, test images]`; rows refer to them by index.
+        simulated: number of simulated runs.
     """
 
     rows: list[dict]
@@ -32,22 +33,23 @@ class Runs:
     simulated: int
 
     def json(self) -> dict:
-        """What the page's script reads."""
+        """JSON object for the page's script."""
         return {"rows": self.rows, "common": self.common, "classes": self.classes}
 
 
-def gather(records: list[Record]) -> Runs:
-    """Records (see `records.Record`) with what lies beside their files."""
-    settings = [flat(rounded(record.settings)) for record in records]
+def collect_runs(records: list[Record]) -> PageRuns:
+    """Records with the recalls and pictures in their folders."""
+    settings = [flatten(rounded(record.settings)) for record in records]
     common = _common(settings)
-    classes, left = {}, {"pictures": PICTURES, "classes": CLASSES}
+    classes: dict[tuple, int] = {}
+    left = {"pictures": MAX_PICTURE_BYTES, "recalls": MAX_RECALLS}
     rows = []
     for record, chosen in zip(records, settings, strict=True):
         row = _row(record, {k: v for k, v in chosen.items() if k not in common})
         row |= _per_class(record.path.parent, classes, left) | _pictures(record.path.parent, left)
         rows.append(row)
     known = [list(map(list, key)) for key in classes]
-    return Runs(rows, common, known, sum(record.simulated for record in records))
+    return PageRuns(rows, common, known, sum(record.simulated for record in records))
 
 
 def _row(record: Record, settings: dict) -> dict:
@@ -66,7 +68,7 @@ def _row(record: Record, settings: dict) -> dict:
         "mean": round(mean, 4) if math.isfinite(mean) else None,
         "simulated": record.simulated,
         "settings": settings,
-        "metrics": flat(rounded(record.metrics)),
+        "metrics": flatten(rounded(record.metrics)),
         "facts": {
             "weights": record.weights,
             "weights_sha256": record.weights_sha256,
@@ -78,9 +80,10 @@ def _row(record: Record, settings: dict) -> dict:
 
 
 def rounded(node: Any) -> Any:
-    """Plain JSON values, numbers with four decimals (six digits if small), without what is long."""
+    """Convert to JSON values: numbers with four decimals, or six digits if small, and no long lists
+    of candidates."""
     if isinstance(node, dict):
-        return {str(k): rounded(v) for k, v in node.items() if k not in _LEFT_OUT}
+        return {str(k): rounded(v) for k, v in node.items() if k not in _SKIPPED}
     if isinstance(node, (list, tuple)):
         return [rounded(value) for value in node]
     if isinstance(node, float):
@@ -90,17 +93,17 @@ def rounded(node: Any) -> Any:
     return node if isinstance(node, (str, int, bool, type(None))) else str(node)
 
 
-def flat(node: dict, above: str = "") -> dict:
-    """`{"a": {"b": 1}}` -> `{"a.b": 1}`; lists stay."""
+def flatten(node: dict, prefix: str = "") -> dict:
+    """Flatten nested dictionaries: `{"a": {"b": 1}}` becomes `{"a.b": 1}`. Lists stay."""
     found = {}
     for key, value in node.items():
-        name = f"{above}{key}"
-        found |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+        name = f"{prefix}{key}"
+        found |= flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
     return found
 
 
 def _common(settings: list[dict]) -> dict:
-    """What is in all of them, alike; nothing if there is only one."""
+    """Settings that are equal in all runs; empty for a single run."""
     if len(settings) < 2:
         return {}
     return {
@@ -111,7 +114,17 @@ def _common(settings: list[dict]) -> dict:
 
 
 def _per_class(folder: Path, known: dict, left: dict) -> dict:
-    """`classes`: place of the names; `recalls`: percent, None for a class without images."""
+    """Recalls of a run.
+
+    Args:
+        folder: folder of the run.
+        known: names of classes -> index, extended by this run's.
+        left: room in the page, reduced by this run's recalls.
+
+    Returns:
+        `classes`, index of the class names, and `recalls`, percent, None for a class without
+        images; or `skipped_classes`, the file's name, if the page has no room.
+    """
     try:
         with open(folder / "per_class.csv", newline="", encoding="utf-8") as file:
             lines = list(csv.DictReader(file))
@@ -123,28 +136,35 @@ def _per_class(folder: Path, known: dict, left: dict) -> dict:
             for line in lines
         ]
     except (OSError, ValueError, KeyError, TypeError, csv.Error):
-        return {}  # none, or not ours
-    left["classes"] -= len(names)
-    if left["classes"] < 0:
-        return {"beside_classes": "per_class.csv"}
+        return {}  # no file, or a file that was not written by us
+    left["recalls"] -= len(names)
+    if left["recalls"] < 0:
+        return {"skipped_classes": "per_class.csv"}
     return {"classes": known.setdefault(names, len(known)), "recalls": recalls}
 
 
 def _pictures(folder: Path, left: dict) -> dict:
-    """`pictures`: `[file, the picture as an address that holds all of it]` each; `beside_pictures`:
-    files for which there is no room."""
-    paths = [path for name in _SHOWN for path in sorted(folder.glob(name))]
-    # Of a transfer: the trainings whose networks were tested, not those that chose.
+    """Pictures of a run.
+
+    Args:
+        folder: folder of the run.
+        left: room in the page, reduced by this run's pictures.
+
+    Returns:
+        `pictures`, each `[file, data URL]`, and `skipped_pictures`, files without room in the page.
+    """
+    paths = [path for name in _PICTURES for path in sorted(folder.glob(name))]
+    # Skip the training runs that only chose hyper-parameters.
     paths = [path for path in paths if not path.parent.name.startswith("choosing")]
-    pictures, beside = [], []
+    pictures, skipped = [], []
     for path in paths:
         name = path.relative_to(folder).as_posix()
         left["pictures"] -= (size := path.stat().st_size)
         if left["pictures"] < 0:
             left["pictures"] += size
-            beside.append(name)
+            skipped.append(name)
         elif (contents := path.read_bytes()).startswith(b"\x89PNG"):
             data = "data:image/png;base64," + base64.b64encode(contents).decode()
             pictures.append([name, data])
-    found = {"pictures": pictures, "beside_pictures": beside}
+    found = {"pictures": pictures, "skipped_pictures": skipped}
     return {key: value for key, value in found.items() if value}

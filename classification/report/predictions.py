@@ -1,4 +1,4 @@
-"""What networks said of each test image, from the `per_image.csv` beside results."""
+"""Predictions for each test image, from the `per_image.csv` in the folder of a result."""
 
 from functools import cache, lru_cache
 from pathlib import Path
@@ -10,12 +10,12 @@ from classification.report.records import Merged, Record
 FILE = "per_image.csv"
 
 
-def right(runs: list[Merged]) -> tuple[list[np.ndarray], np.ndarray] | None:
-    """Which images each run classifies correctly, for runs on the same test images.
+def correctness(runs: list[Merged]) -> tuple[list[np.ndarray], np.ndarray] | None:
+    """Whether each run classifies each image correctly, for runs on the same test images.
 
     Returns:
-        For each run `(trials, N)` bool, in the order of its seeds; and the labels, `(N,)`. None if
-        a trial has no predictions, or the runs have different images.
+        Correctness of each run, `(trials, N)` bool, in the order of its seeds, and the labels,
+        `(N,)` int. None if a trial has no predictions, or the runs have different images.
     """
     rows, labels = [], None
     for run in runs:
@@ -31,6 +31,7 @@ def right(runs: list[Merged]) -> tuple[list[np.ndarray], np.ndarray] | None:
 
 
 def _trial(record: Record, k: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Labels and correctness of trial `k` of a record, `(N,)` each."""
     if (found := _read(record.path.parent / FILE)) is None or k >= len(found[1]):
         return None
     return found[0], found[1][k]
@@ -38,13 +39,13 @@ def _trial(record: Record, k: int) -> tuple[np.ndarray, np.ndarray] | None:
 
 @lru_cache(maxsize=4096)
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    """Labels and, for each trial, which were right; None of a file that is not as it should be."""
+    """Labels `(N,)` and correctness `(trials, N)`; None for a missing or an invalid file."""
     try:
         head, _, body = path.read_text(encoding="utf-8").partition("\n")
         columns = head.split(",")
         if columns[:2] != ["index", "label"] or len(columns) < 3:
             return None
-        # Much faster than a CSV reader, and there are thousands of files.
+        # Much faster than a CSV reader; a report may read thousands of these files.
         table = np.array(body.replace("\n", ",").strip(",").split(","), dtype=np.int32)
         table = table.reshape(-1, len(columns))
     except (OSError, ValueError):
@@ -54,5 +55,5 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
 
 @cache
 def _shared(labels: bytes) -> np.ndarray:
-    """One array for all runs on the same images: thousands of copies would fill the memory."""
+    """Array of the labels, one for all runs on the same images to save memory."""
     return np.frombuffer(labels, dtype=np.int32)

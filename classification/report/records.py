@@ -1,6 +1,6 @@
-"""Result files, read: one `Record` each, and the trials of a configuration put together.
+"""Read result files into records, and merge the trials of a configuration.
 
-Imports no torch: a report of thousands of runs is to come in seconds.
+Imports no torch, so that a report of thousands of runs takes seconds.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from robust_backbones.core.errors import UserError
 
 RESULT, STUDY = "result.json", "run.json"
 
-# Settings that tell trials and places apart, not configurations. "source" describes the network,
-# which its digest identifies; a newer version may describe it by more fields.
-_NOT_CHOSEN = {"seed", "SEED", "trials", "weights", "save_classifier", "OUTPUT_DIR", "source"}
+# Settings that are not part of a configuration: they differ between its trials, or only name files.
+# "source" describes the network, which the digest of its weights identifies.
+_NOT_CONFIGURED = {"seed", "SEED", "trials", "weights", "save_classifier", "OUTPUT_DIR", "source"}
 
 _NONE, _NUMBER = type(None), (int, float)
-_TYPES: dict[str, Any] = {  # of the fields that are not text
+_TYPES: dict[str, Any] = {  # types of the record's fields that are not text
     "path": Path,
     "downscale": (int, _NONE),
     "eps": (*_NUMBER, _NONE),
@@ -45,28 +45,33 @@ _TYPES: dict[str, Any] = {  # of the fields that are not text
 
 @dataclass(frozen=True)
 class Record:
-    """One result file. What a kind of run does not have is empty.
+    """Contents of one result file. Fields that a kind of run does not have are empty.
 
     Attributes:
-        path: of the file.
-        kind: a key of `result_kinds.READERS`.
-        dataset: the task; of a detector its test set.
-        mode: `"fixed-feature"`, `"full-network"`.
-        protocol: its name, such as `"clean"` or `"paper+batchnorm=frozen"`.
-        downscale: pixels that the images were taken down to, or None.
-        arch: of the network.
-        constraint, eps: of the training of the network that transfers (of a pretraining: of
-            itself), pixels in [0, 1]: of `"l2"` the norm over an image. eps 0: standard training,
-            None: nobody knows.
-        weights: what the user called the network.
-        pretrained_on: data set that the network comes from.
-        accuracies: of the trials, percent, in the metric of the task.
-        seeds: of the trials.
-        metric: what `accuracies` are in.
-        metrics, settings, data, warnings: as in the file.
-        labels: what a study calls it, axis -> value.
-        simulated: no run was made.
-        assumed_standard: nothing says how the network was trained, so it counts as a standard one.
+        path: path of the file.
+        kind: kind of the run, a key of `result_kinds.READERS`.
+        dataset: target dataset; for a detector its test set.
+        mode: `"fixed-feature"` or `"full-network"`.
+        protocol: name of the protocol, such as `"clean"` or `"paper+batchnorm=frozen"`.
+        downscale: size in pixels that the images were downscaled to; None: not downscaled.
+        arch: architecture of the network.
+        constraint: norm of the ball that the network was pretrained against, `"l2"` or `"linf"`.
+        eps: radius of this ball, images in [0, 1]. 0: standard training; None: unknown.
+        weights: name or path of the weights, as the user gave it.
+        pretrained_on: dataset that the network was pretrained on.
+        accuracies: accuracy of each trial, percent, in the metric of the task.
+        seeds: seed of each trial.
+        metric: name of the metric of `accuracies`.
+        seed: seed of the run.
+        metrics, settings, data, warnings: contents of the file.
+        weights_sha256: SHA-256 of the weights; None: unknown.
+        code_version: version of the code that made the run.
+        seconds: duration of the run.
+        finished: time at which the run ended, as text.
+        labels: axis -> value, for runs of a study.
+        simulated: whether the result was simulated.
+        assumed_standard: whether the network counts as standard because its file does not record
+            how it was trained.
     """
 
     path: Path
@@ -98,9 +103,10 @@ class Record:
 
     @cached_property
     def configuration(self) -> str:
-        """Equal for trials of one configuration: a digest of all that was chosen but the seed."""
-        chosen = {k: v for k, v in self.settings.items() if k not in _NOT_CHOSEN}
-        if isinstance(model := chosen.get("MODEL"), dict):  # of a detector
+        """Digest of everything that was chosen except the seed, equal for trials of one
+        configuration."""
+        chosen = {k: v for k, v in self.settings.items() if k not in _NOT_CONFIGURED}
+        if isinstance(model := chosen.get("MODEL"), dict):  # configuration of a detector
             chosen["MODEL"] = {k: v for k, v in model.items() if k != "WEIGHTS"}
         network = self.weights_sha256 or self.weights
         parts = [self.kind, network, chosen, self.data, self.simulated]
@@ -113,11 +119,12 @@ class Merged:
     """All trials of one configuration, each seed once.
 
     Attributes:
-        first: the record that stands for them.
-        places: of its records in the list that was merged.
-        accuracies, seeds: of the trials, in the order of the seeds.
-        sources: for each trial, its record and its number in there.
-        contradictions: seeds that were found more than once, with different accuracies.
+        first: first record of the configuration; its settings hold for all trials.
+        places: indices of the records in the list that was merged.
+        accuracies: accuracy of each trial, percent, in the order of the seeds.
+        seeds: seed of each trial, ascending.
+        sources: record of each trial, and index of the trial in this record.
+        contradictions: seeds that have several results with different accuracies.
     """
 
     first: Record
@@ -129,19 +136,19 @@ class Merged:
 
     @property
     def mean(self) -> float:
-        """Percent."""
+        """Mean accuracy over the trials, percent."""
         return sum(self.accuracies) / len(self.accuracies)
 
 
 def read(folders: Iterable[Path | str]) -> tuple[list[Record], list[str]]:
-    """All results in folders, however deep, in the order of their paths.
+    """Read all results in folders and their subfolders, in the order of their paths.
 
     Args:
-        folders: folders, or result files themselves.
+        folders: folders, or result files.
 
     Returns:
-        The records; and a sentence for each file that cannot be used. Results of other kinds than
-        `result_kinds` has are passed over without one.
+        The records, and one sentence about each file that cannot be used. Results of kinds that
+        `result_kinds` does not have are skipped.
 
     Raises:
         UserError: a folder does not exist.
@@ -159,7 +166,7 @@ def read(folders: Iterable[Path | str]) -> tuple[list[Record], list[str]]:
             ArithmeticError,
             RecursionError,
         ) as error:
-            problems.append(f"{path} is not a result that can be read ({_words(error)}).")
+            problems.append(f"{path} is not a valid result ({_words(error)}).")
             continue
         if record:
             found.append(record)
@@ -167,7 +174,8 @@ def read(folders: Iterable[Path | str]) -> tuple[list[Record], list[str]]:
 
 
 def merged(records: list[Record]) -> list[Merged]:
-    """Records with accuracies, those of one configuration together, in order of appearance."""
+    """Merge the records of each configuration, in order of appearance. Records without accuracies
+    are skipped."""
     groups: dict[str, list[int]] = {}
     for place, record in enumerate(records):
         if record.accuracies:
@@ -200,7 +208,7 @@ def _paths(folders: Iterable[Path | str]) -> list[Path]:
             paths[folder.resolve()] = folder
             continue
         if not folder.is_dir():
-            raise UserError(f"{folder} does not exist; give folders with results, or result files.")
+            raise UserError(f"{folder} does not exist. Give folders with results, or result files.")
         for above, _, names in os.walk(folder):
             if RESULT in names:
                 path = Path(above, RESULT)
@@ -209,14 +217,14 @@ def _paths(folders: Iterable[Path | str]) -> list[Path]:
 
 
 def _read(path: Path) -> Record | None:
-    """None of a kind that no exhibit is about."""
+    """Record of a file; None for kinds of runs that the report does not show."""
     contents = json.loads(path.read_text(encoding="utf-8"))
     if (schema := contents["schema"]) != 1:
-        raise ValueError(f"schema {schema}, known is 1")
+        raise ValueError(f"schema {schema}, only 1 is supported")
     if (kind := contents["kind"]) not in READERS:
         return None
     settings = contents["settings"]
-    usual = {
+    common = {
         "path": path,
         "kind": kind,
         "dataset": settings.get("dataset", ""),
@@ -234,26 +242,26 @@ def _read(path: Path) -> Record | None:
         "warnings": contents.get("warnings") or [],
         "simulated": settings.get("simulated") is True,
     }
-    found = usual | READERS[kind](contents, usual)
+    found = common | READERS[kind](contents, common)
     for name, value in found.items():
         if not isinstance(value, _TYPES.get(name, str)):
             raise ValueError(f"{name} is {value!r}")
     if not all(type(seed) is int for seed in found.get("seeds", ())):
         raise ValueError(f"seeds are {found['seeds']}")
     if not all(map(_described, found["data"].values())):
-        raise ValueError("data are not described")
+        raise ValueError("invalid description of the data")
     return Record(**found)
 
 
 def _described(part: object) -> bool:
-    """Whether the data of a split are named by plain values, which can be compared."""
+    """Whether the description of a split has plain values, which can be compared."""
     known = ("name", "images", "fingerprint")
     plain = (str, int, float, _NONE)
     return isinstance(part, dict) and all(isinstance(part.get(key), plain) for key in known)
 
 
 def _labels(path: Path) -> dict:
-    """What the study program noted beside a result; a file of another's making is passed over."""
+    """Labels that `classification.study` saved in the folder of a result; empty without them."""
     try:
         labels = json.loads((path.parent / STUDY).read_text(encoding="utf-8"))["labels"]
         return dict(labels)
@@ -262,5 +270,6 @@ def _labels(path: Path) -> dict:
 
 
 def _words(error: Exception) -> str:
-    missing = isinstance(error, KeyError)
-    return f"without {error}" if missing else str(error).split("\n")[0] or type(error).__name__
+    if isinstance(error, KeyError):
+        return f"missing key {error}"
+    return str(error).split("\n")[0] or type(error).__name__

@@ -87,7 +87,7 @@ const metrics = (run) => {
   return nodes;
 };
 const classes = (run) => {
-  if (!run.recalls) return run.beside_classes ? [make("p", { textContent: `${run.beside_classes} lies beside the result.` })] : [];
+  if (!run.recalls) return run.skipped_classes ? [make("p", { textContent: `${run.skipped_classes} lies beside the result.` })] : [];
   const rows = data().classes[run.classes].map(([name, images], i) => [name, images, run.recalls[i]]);
   return [make("details", {}, make("summary", { textContent: `Recall of each class: ${rows.length}` }),
     boxed(["class", "test images, all trials", "recall, percent"], rows))];
@@ -95,7 +95,7 @@ const classes = (run) => {
 const pictures = (run) => [
   ...(run.pictures ?? []).map(([name, source]) => make("figure", {},
     make("img", { src: source, alt: `picture of this run: ${name}` }), make("figcaption", { textContent: name }))),
-  ...(run.beside_pictures ?? []).map((name) => make("p", { textContent: `${name} lies beside the result.` })),
+  ...(run.skipped_pictures ?? []).map((name) => make("p", { textContent: `${name} lies beside the result.` })),
 ];
 const body = (run) => {
   const common = Object.entries(data().common);

@@ -1,7 +1,7 @@
-"""What a result file of each kind says of a run, as fields of `records.Record`.
+"""Readers of the fields that differ between kinds of results.
 
-A reader is `(contents of the file, fields that all kinds have) -> more fields`; it raises KeyError,
-TypeError, AttributeError or ValueError for contents that are not such a result.
+A reader is `(contents of the file, fields that all kinds have) -> more fields` of a
+`records.Record`. It raises KeyError, TypeError, AttributeError or ValueError for invalid contents.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import cache
 from robust_backbones import zoo
 
 
-def _transfer(contents: dict, usual: dict) -> dict:
+def _transfer(contents: dict, common: dict) -> dict:
     settings, metrics = contents["settings"], contents["metrics"]
     trials = metrics["trials"]
     return {
@@ -21,17 +21,17 @@ def _transfer(contents: dict, usual: dict) -> dict:
         "metric": metrics["metric"],
         "accuracies": tuple(_number(row["accuracy"]) for row in trials),
         "seeds": tuple(row["seed"] for row in trials),
-        **_network(settings, usual["weights"], usual["labels"]),
+        **_network(settings, common["weights"], common["labels"]),
     }
 
 
-def _detection(contents: dict, usual: dict) -> dict:
+def _detection(contents: dict, common: dict) -> dict:
     config, metrics = contents["settings"], contents["metrics"]
     model = config["MODEL"]
     dataset = next(iter(config["DATASETS"]["TEST"]), "")
     found = metrics[dataset]
     weights = model["WEIGHTS"]
-    known = _published(weights) or _labelled(usual["labels"])
+    known = _published(weights) or _from_labels(common["labels"])
     known = {"arch": model.get("ROBUST", {}).get("ARCH", "")} | known
     aps = {task: numbers.get("AP") for task, numbers in found.items()}
     aps = {task: None if ap is None else _number(ap) for task, ap in aps.items()}
@@ -47,41 +47,41 @@ def _detection(contents: dict, usual: dict) -> dict:
     }
 
 
-def _labelled(labels: dict) -> dict:
-    """What a study's axis `eps` says of weights whose file says nothing."""
+def _from_labels(labels: dict) -> dict:
+    """eps from the study's axis of that name, for weights whose file does not record it."""
     try:
         return {"eps": float(labels["eps"]), "constraint": "l2"}
     except (KeyError, TypeError, ValueError):
         return {}
 
 
-def _pretrain(contents: dict, usual: dict) -> dict:
+def _pretrain(contents: dict, common: dict) -> dict:
     settings = contents["settings"]
     value = _number(contents["metrics"]["clean_top1"])
     return {
         "constraint": settings["constraint"],
         "eps": float(settings["eps"]),
         "pretrained_on": settings["dataset"],
-        "weights": str(usual["path"].parent / "checkpoint.pt"),
+        "weights": str(common["path"].parent / "checkpoint.pt"),
         "metric": "top1",
         "accuracies": (value,),
         "seeds": (contents["seed"],),
     }
 
 
-def _robustness(contents: dict, usual: dict) -> dict:
+def _robustness(contents: dict, common: dict) -> dict:
     value = _number(contents["metrics"]["clean_top1"])
     return {
         "metric": "top1",
         "accuracies": (value,),
         "seeds": (contents["seed"],),
-        # Its settings say nothing of the network's training; `eps` there is the attack's.
-        **(_published(usual["weights"]) or {}),
+        # `eps` in the settings is the attack's. The training of the network is not recorded there.
+        **(_published(common["weights"]) or {}),
     }
 
 
-def _interpret(contents: dict, usual: dict) -> dict:
-    """Of several networks at once: its numbers are shown as they are."""
+def _interpret(contents: dict, common: dict) -> dict:
+    """Fields of a run over several networks. Its numbers are in `Record.metrics`."""
     if not all(isinstance(row, dict) for row in contents["metrics"]["networks"].values()):
         raise ValueError("networks without numbers")
     names = contents["settings"].get("weights") or {}
@@ -98,8 +98,10 @@ READERS = {
 
 
 def _network(settings: dict, weights: str, labels: dict) -> dict:
-    """How the network that a run is about was trained, by its name, its file, or a study's axis
-    `pretrained_on` for files that do not say."""
+    """How the network was trained: from its published name, or as its file records it.
+
+    The study's axis `pretrained_on` is used if the file does not record the dataset.
+    """
     if known := _published(weights):
         return known
     source = settings.get("source") or {}

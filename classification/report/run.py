@@ -60,7 +60,7 @@ def write(
     Returns:
         Path of the page.
     """
-    runs = page_runs.gather(found)
+    runs = page_runs.collect_runs(found)
     files, drawings = _draw(sections, "simulated" if runs.simulated else "")
     files |= _tables(sections)
     assert all(name == Path(name).as_posix() and name.count("/") == 1 for name in files)

@@ -1,4 +1,4 @@
-"""Corrections for many comparisons, lines of least squares, and average ranks."""
+"""Correction for multiple comparisons, least-squares lines, and average ranks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,8 @@ CONFIDENCE = 0.95
 
 
 def holm(p: Sequence[float | None]) -> list[float | None]:
-    """p-values corrected for their number, by Holm's step-down; None stays and does not count."""
+    """Correct p-values for their number by Holm's step-down method. None stays None and does not
+    count."""
     known = sorted((value, i) for i, value in enumerate(p) if value is not None)
     corrected, highest = list(p), 0.0
     for rank, (value, i) in enumerate(known):
@@ -20,10 +21,11 @@ def holm(p: Sequence[float | None]) -> list[float | None]:
 
 
 def fit(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float] | None:
-    """Slope, intercept and R² of the line of least squares; None of fewer than three points, or
-    of points above each other.
+    """Fit a least-squares line.
 
-    R² of points of equal height is 0: the line explains nothing.
+    Returns:
+        Slope, intercept and R². R² is 0 if all `y` are equal. None for fewer than three points, or
+        if all `x` are equal.
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     if len(x) < 3 or np.ptp(x) == 0:
@@ -38,9 +40,10 @@ class Ranks:
     """Average ranks over tasks; 1 is the best.
 
     Attributes:
-        means: of each network.
-        p: Friedman's test of all being alike.
-        critical: Nemenyi's difference: networks that differ by less cannot be told apart at 5 %.
+        means: average rank of each network.
+        p: p-value of Friedman's test of equal ranks.
+        critical: Nemenyi's critical difference. Networks whose ranks differ by less are not
+            significantly different at 5 %.
         tasks: number of tasks.
     """
 
@@ -51,10 +54,10 @@ class Ranks:
 
 
 def ranks(table: np.ndarray) -> Ranks | None:
-    """Friedman's ranks; None of fewer than two tasks or three networks.
+    """Average ranks of networks over tasks; None for fewer than two tasks or three networks.
 
     Args:
-        table: `(tasks, networks)`, percent, nothing missing. Equal accuracies share a rank.
+        table: accuracies `(tasks, networks)`, percent. Equal accuracies share a rank.
     """
     tasks, networks = table.shape
     if tasks < 2 or networks < 3:
@@ -62,6 +65,6 @@ def ranks(table: np.ndarray) -> Ranks | None:
     means = stats.rankdata(-table, axis=1).mean(0)
     with np.errstate(invalid="ignore"):
         p = float(stats.friedmanchisquare(*table.T).pvalue)
-    studentised = stats.studentized_range.ppf(CONFIDENCE, networks, np.inf) / np.sqrt(2)
-    critical = studentised * np.sqrt(networks * (networks + 1) / (6 * tasks))
+    studentized = stats.studentized_range.ppf(CONFIDENCE, networks, np.inf) / np.sqrt(2)
+    critical = studentized * np.sqrt(networks * (networks + 1) / (6 * tasks))
     return Ranks(tuple(map(float, means)), 1.0 if np.isnan(p) else p, float(critical), tasks)

@@ -237,7 +237,7 @@ def test_a_result_whose_values_are_of_other_types(tmp_path):
     path.write_text(json.dumps(contents))
     assert records.read([tmp_path]) == (
         [],
-        [f"{path} is not a result that can be read (data are not described)."],
+        [f"{path} is not a valid result (invalid description of the data)."],
     )
 
 
@@ -249,7 +249,7 @@ def test_numbers_that_json_does_not_have_stay_out_of_the_page(tmp_path):
     path.write_text(path.read_text().replace('"seconds": 1.0', '"seconds": Infinity'))
     (tmp_path / "per_class.csv").write_text("class,images,right,recall_percent\na,1,1,nan\n")
     found = records.read([tmp_path])[0]
-    json.dumps(page_runs.gather(found).json(), allow_nan=False)
+    json.dumps(page_runs.collect_runs(found).json(), allow_nan=False)
     assert found[0].seconds == float("inf")
 
 

@@ -176,7 +176,7 @@ def test_deep_and_huge_json(tmp_path, text):
         annotations.read_coco(tmp_path, path)
     with refuses("is not JSON", path):
         coco_files.load_json(path)
-    assert "result.json is not a result" in records.read([tmp_path])[1][0]
+    assert "result.json is not a valid result" in records.read([tmp_path])[1][0]
     with refuses("has no iteration", "metrics.json"):
         curves.read(tmp_path)
     with refuses("cannot be read as an index of shards", shards.INDEX):

@@ -165,7 +165,7 @@ def result_seeds(folder: Path) -> list[Seed]:
 def read_results(folder: Path, path: Path) -> None:
     found, problems = records.read([folder])
     sections = build_sections(found)
-    json.dumps([page_runs.gather(found).json()], allow_nan=False)
+    json.dumps([page_runs.collect_runs(found).json()], allow_nan=False)
     assert all(section.columns for section in sections)
     with contextlib.suppress(UserError):
         results.finished(folder / "result.json", {"dataset": "x"})

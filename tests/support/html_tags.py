@@ -4,10 +4,10 @@ from html.parser import HTMLParser
 
 from classification.report import figures
 from classification.report import page as report_page
-from classification.report.page_runs import Runs
+from classification.report.page_runs import PageRuns
 from classification.report.sections import Section
 
-NONE = Runs([], {}, [], 0)
+NONE = PageRuns([], {}, [], 0)
 
 
 class Tags(HTMLParser):
@@ -27,7 +27,7 @@ class Tags(HTMLParser):
             self.scripts[kind] = self.scripts.get(kind, "") + data
 
 
-def render(*sections: Section, runs: Runs = NONE, problems=(), files=()) -> str:
+def render(*sections: Section, runs: PageRuns = NONE, problems=(), files=()) -> str:
     drawings = {
         figure.name: figures.inline(figures.draw(figure)[0], figure.title)
         for section in sections

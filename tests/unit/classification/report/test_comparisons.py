@@ -95,7 +95,7 @@ def test_other_images_are_not_paired_other_seeds_may_be(tmp_path):
     found = comparisons.contest([robust], [standard]).estimate
     assert found.trials == (4, 3) and found.over == Over.TRIALS | Over.IMAGES
     (other,) = runs(tmp_path / "c", "cifar10", {1.0: 0.8}, seeds=(0, 1, 2), images=90)
-    assert predictions.right([standard, other]) is None
+    assert predictions.correctness([standard, other]) is None
     assert comparisons.contest([other], [standard]).estimate.over is Over.TRIALS
     assert comparisons.contest([], [standard]) is None
 
@@ -197,14 +197,14 @@ def test_broken_predictions_are_none(tmp_path, text):
     path = run.first.path.parent / predictions.FILE
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    assert predictions.right([run]) is None
+    assert predictions.correctness([run]) is None
 
 
 def test_trials_of_one_file(tmp_path):
     record = transfer(folder=tmp_path)
     record = records.Record(**vars(record) | {"accuracies": (50.0, 100.0), "seeds": (0, 1)})
     write(record.path.parent / predictions.FILE, [0, 1], [[0, 0], [0, 1]])
-    right, labels = predictions.right(records.merged([record]))
+    right, labels = predictions.correctness(records.merged([record]))
     assert [row.tolist() for row in right] == [
         [[True, False], [True, True]]
     ] and labels.tolist() == [0, 1]

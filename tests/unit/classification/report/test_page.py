@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from classification.report import page_runs, records
-from classification.report.page_runs import Runs
+from classification.report.page_runs import PageRuns
 from classification.report.sections import Column, Section
 from tests.support import report_parts
 from tests.support.html_tags import Tags, render
@@ -35,7 +35,7 @@ def page(found):
     files = ["tables/table1.csv", "figures/table1_bars.svg", "figures/table1_bars.png"]
     return render(
         report_parts.section(4),
-        runs=page_runs.gather(found),
+        runs=page_runs.collect_runs(found),
         files=files,
         problems=[f"A file {report_parts.HOSTILE}."],
     )
@@ -79,25 +79,25 @@ def test_the_runs_are_in_it_once(page, found):
 
 
 def test_what_lies_beside_a_result(found):
-    rows = page_runs.gather(found).rows
+    rows = page_runs.collect_runs(found).rows
     assert [name for name, _ in rows[1]["pictures"]] == [
         "curves.png",
         "trial0/final_lr1/curves.png",
     ]
     assert rows[1]["pictures"][0][1].startswith("data:image/png;base64,")
     assert "pictures" not in rows[0] and "pictures" not in rows[2]  # there it is no picture
-    runs = page_runs.gather(found)
+    runs = page_runs.collect_runs(found)
     assert runs.classes[rows[0]["classes"]] == [["cifar10 a", 100], ["cifar10 b", 100], ["c", 0]]
     assert rows[0]["recalls"] == [90.0, 20.0, None]
     assert rows[0]["classes"] == rows[2]["classes"] and len(runs.classes) == 2
 
 
 def test_what_is_too_much_stays_where_it_is(found, monkeypatch):
-    monkeypatch.setattr(page_runs, "PICTURES", 10)
-    monkeypatch.setattr(page_runs, "CLASSES", 6)
-    rows = page_runs.gather(found).rows
-    assert rows[1]["beside_pictures"][0] == "curves.png" and "pictures" not in rows[1]
-    assert "recalls" in rows[1] and rows[2]["beside_classes"] == "per_class.csv"
+    monkeypatch.setattr(page_runs, "MAX_PICTURE_BYTES", 10)
+    monkeypatch.setattr(page_runs, "MAX_RECALLS", 6)
+    rows = page_runs.collect_runs(found).rows
+    assert rows[1]["skipped_pictures"][0] == "curves.png" and "pictures" not in rows[1]
+    assert "recalls" in rows[1] and rows[2]["skipped_classes"] == "per_class.csv"
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_what_is_too_much_stays_where_it_is(found, monkeypatch):
 def test_a_strange_per_class_file_is_passed_over(tmp_path, text):
     report_parts.result(tmp_path)
     (tmp_path / "per_class.csv").write_bytes(text.encode("utf-8", "surrogatepass"))
-    assert not page_runs.gather(records.read([tmp_path])[0]).rows[0].get("recalls")
+    assert not page_runs.collect_runs(records.read([tmp_path])[0]).rows[0].get("recalls")
 
 
 def test_numbers_that_json_does_not_have(tmp_path):
@@ -115,7 +115,7 @@ def test_numbers_that_json_does_not_have(tmp_path):
     path = tmp_path / "result.json"
     path.write_text(path.read_text().replace('"probe": "sgd"', '"probe": NaN'))
     found = records.read([path])[0]
-    page = render(report_parts.section(1), runs=page_runs.gather(found))
+    page = render(report_parts.section(1), runs=page_runs.collect_runs(found))
     assert json.loads(Tags(page).scripts["application/json"])["rows"][0]["settings"]["probe"] == (
         "nan"
     )
@@ -129,7 +129,7 @@ def test_exhibits_without_numbers_are_only_named():
 
 
 def test_simulated_results_are_called_so_loudly():
-    runs = Runs([{"path": "a"}, {"path": "b"}], {}, [], simulated=1)
+    runs = PageRuns([{"path": "a"}, {"path": "b"}], {}, [], simulated=1)
     page = render(runs=runs)
     assert "<title>SIMULATED: " in page and 'body class="simulated"' in page
     assert re.search(r"<strong>SIMULATED</strong> 1 of 2 results\s+were made up", page)
@@ -137,7 +137,7 @@ def test_simulated_results_are_called_so_loudly():
 
 
 def test_flat_and_rounded():
-    assert page_runs.flat({"a": {"b": 1, "c": {"d": [1]}}, "e": {}}) == {"a.b": 1, "a.c.d": [1]}
+    assert page_runs.flatten({"a": {"b": 1, "c": {"d": [1]}}, "e": {}}) == {"a.b": 1, "a.c.d": [1]}
     assert page_runs.rounded({"x": 1.23456789, "y": 1.23456789e-5, "z": (math.inf, None)}) == {
         "x": 1.2346,
         "y": 1.23457e-05,

@@ -54,13 +54,13 @@ def test_tables_agree_with_each_other(mode, task):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda n: n["tasks"].pop(), "other tasks"),
+        (lambda n: n["tasks"].pop(), "the tasks differ"),
         (lambda n: n["table1"]["full-network"]["robust"].pop(), "12 percentages"),
         (lambda n: n["table2"]["eps3"]["cifar10"].append(101.0), "6 percentages"),
         (lambda n: n["best_runs"]["rows"]["full-network"]["food"].pop("resnet18"), "food"),
     ],
 )
-def test_slips_are_found(change, message):
+def test_typing_errors_are_found(change, message):
     found = copy.deepcopy(published.numbers())
     change(found)
     with pytest.raises(ValueError, match=message):
