@@ -126,7 +126,7 @@ class Group:
     def tasks(self) -> tuple[str, ...]:
         """Tasks with a run, without stylized images, which have their own figure.
 
-        If networks of the paper's kind have a run on one of the twelve tasks, all twelve are listed.
+        If networks of the paper's kind have a run on one of the twelve tasks, all are listed.
         """
         suite = SUITE if self.reference and set(SUITE) & set(self.runs) else ()
         others = sorted(set(self.runs) - set(suite), key=_dataset_order)
