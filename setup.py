@@ -1,23 +1,9 @@
-import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
-from setuptools.command.build_py import build_py
 
 VERSION = {}
 exec(Path(__file__).with_name("robust_backbones").joinpath("__init__.py").read_text(), VERSION)
-
-
-class BuildWithClone(build_py):
-    """Puts configs/ and tools/ into the wheel as well; see robust_backbones/core/resources.py."""
-
-    def run(self):
-        super().run()
-        if not self.editable_mode:
-            for folder in ("configs", "tools"):
-                target = Path(self.build_lib, "robust_backbones", "_clone", folder)
-                shutil.rmtree(target, ignore_errors=True)  # of the build before
-                shutil.copytree(folder, target, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 setup(
@@ -28,10 +14,17 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.10",
-    cmdclass={"build_py": BuildWithClone},
-    packages=find_packages(include=["robust_backbones*", "classification*"]),
+    packages=[
+        *find_packages(include=["robust_backbones*", "classification*"]),
+        "robust_backbones.configs",
+    ],
+    package_dir={"robust_backbones.configs": "configs"},
+    entry_points={"console_scripts": ["robust-backbones = robust_backbones.__main__:main"]},
     package_data={
         "robust_backbones": ["zoo.sha256", "py.typed"],
+        "robust_backbones.commands": ["demo.html.jinja"],
+        "robust_backbones.configs": ["*.yaml", "base/*.yaml", "studies/*.yaml"],
+        "robust_backbones.detection.inspect": ["gallery.html.jinja"],
         "classification": ["py.typed"],
         "classification.report": ["published.yaml", "report.html.jinja", "report.css", "report.js"],
     },

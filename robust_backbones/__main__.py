@@ -1,37 +1,80 @@
-"""`python -m robust_backbones` lists the tools, `python -m robust_backbones NAME ...` runs one.
+"""List the commands, or run one: `robust-backbones COMMAND ...`.
 
-A clone has them in tools/; from a wheel this is how they are reached.
+`python -m robust_backbones COMMAND ...` does the same.
 """
 
-import ast
-import os
+import difflib
+import importlib
 import sys
-from pathlib import Path
 
-from robust_backbones.core import resources as clone
+from robust_backbones.core.cli import program_name
 from robust_backbones.core.errors import UserError, user_errors
 
+# Command -> the module with its `main`, and what the command does.
+COMMANDS = {
+    "zoo": ("robust_backbones.zoo_command", "list, fetch and verify published models"),
+    "convert": ("robust_backbones.commands.convert", "convert a checkpoint and verify the result"),
+    "train": ("robust_backbones.commands.train", "train or evaluate a detector"),
+    "evaluate": ("robust_backbones.commands.evaluate", "score a file of detections"),
+    "attack": ("robust_backbones.commands.attack", "measure a detector's AP under PGD"),
+    "corrupt": ("robust_backbones.commands.corrupt", "measure a detector's AP under corruptions"),
+    "visualize": ("robust_backbones.commands.visualize", "draw annotations and detections"),
+    "check-data": ("robust_backbones.commands.check_data", "find errors in detection datasets"),
+    "pretrain": ("classification.pretrain.__main__", "pretrain a standard or robust classifier"),
+    "robustness-eval": (
+        "classification.robustness_eval.__main__",
+        "measure a classifier's robust accuracy",
+    ),
+    "transfer": ("classification.transfer.__main__", "measure transfer to a classification task"),
+    "interpret": ("classification.interpret.__main__", "visualize what a classifier represents"),
+    "study": ("classification.study.__main__", "plan and run many runs from one file"),
+    "report": ("classification.report.__main__", "make tables, figures and a page from results"),
+    "datasets": ("classification.datasets.__main__", "list, check and fetch datasets"),
+    "make-shards": (
+        "classification.datasets.make_shards",
+        "pack an image folder into WebDataset shards",
+    ),
+    "demo": ("robust_backbones.commands.demo", "run the whole pipeline on embedded data"),
+    "install-detectron2": (
+        "robust_backbones.commands.install_detectron2",
+        "install Detectron2 without a compiler",
+    ),
+}
 
-def main(words: list[str]) -> None:
-    """Become the tool that the first word names; without words, list them."""
-    files = {file.stem: file for file in sorted((clone.root() / "tools").glob("*.py"))}
-    files = {name: file for name, file in files.items() if '__name__ == "__main__"' in _text(file)}
-    if not words or words[0] in ("-h", "--help"):
-        for name, file in files.items():
-            about = (ast.get_docstring(ast.parse(_text(file))) or "").split("\n")[0]
-            print(f"python -m robust_backbones {name:18} {about}")
-        print("Each explains its options with --help.")
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command that the first argument names. Without arguments, list the commands."""
+    with user_errors():
+        run(program_name(), COMMANDS, sys.argv[1:] if arguments is None else arguments)
+
+
+def run(program: str, commands: dict[str, tuple[str, str]], arguments: list[str]) -> None:
+    """Run one of `commands`.
+
+    Args:
+        program: Name of the program that was started, for the command's help.
+        commands: Table such as `COMMANDS`.
+        arguments: Name of the command, with hyphens or underscores, and its arguments.
+
+    Raises:
+        UserError: The command is unknown.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        for name, (_, about) in commands.items():
+            print(f"{program} {name:20}{about}")
+        print("Each command explains its options with --help.")
         return
-    if words[0] not in files:
-        raise UserError(f"tool '{words[0]}' is unknown; one of: {', '.join(files)}.")
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, str(files[words[0]]), *words[1:]])
-
-
-def _text(file: Path) -> str:
-    return file.read_text(encoding="utf-8")
+    name = arguments[0].replace("_", "-")
+    if name not in commands:
+        near = difflib.get_close_matches(name, commands, n=1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise UserError(
+            f"command '{arguments[0]}' is unknown. {hint}Choose from {', '.join(commands)}."
+        )
+    sys.argv = [f"{program} {name}", *arguments[1:]]  # argparse prints argv[0] as the program
+    if status := importlib.import_module(commands[name][0]).main(arguments[1:]):
+        sys.exit(status)
 
 
 if __name__ == "__main__":
-    with user_errors():
-        main(sys.argv[1:])
+    main()

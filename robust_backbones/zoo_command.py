@@ -102,7 +102,7 @@ def _table(args: argparse.Namespace) -> None:
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = Parser(prog="python -m robust_backbones.zoo", description="The published models.")
+    parser = Parser(description="The published models.")
 
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("list", help="names, architectures, eps, ImageNet accuracies")

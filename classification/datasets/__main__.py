@@ -74,9 +74,7 @@ def _how_to_fetch(spec: DatasetSpec) -> str:
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = Parser(
-        prog="python -m classification.datasets", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = Parser(description=(__doc__ or "").split("\n")[0])
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     command = commands.add_parser("list", help="print sizes, metrics, licenses and how to download")
     command.add_argument("--markdown", action="store_true", help="print the table in docs/data.md")

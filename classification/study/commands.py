@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from robust_backbones.core import resources as clone
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.resources import config_file
 
-TOOLS = clone.root() / "tools"
+_PROGRAM = ["-m", "robust_backbones"]
 # Options that a result does not depend on.
 _NEUTRAL = frozenset({"data", "workers", "device", "save-seconds", "save_seconds"})
 
@@ -101,7 +101,7 @@ def _transfer_trials(options: dict) -> int:
 
 
 def _tool(name: str, *always: str, output: str = "--output") -> Options:
-    """`lines`, `check` and `has` of a detection tool: options are its own, or keys of the config,
+    """`lines`, `check` and `has` of a detection command: options are its own or keys of the config,
     which have a capital letter."""
 
     def lines(options: dict, folder: Path, gpus: float) -> list[list[str]]:
@@ -111,12 +111,12 @@ def _tool(name: str, *always: str, output: str = "--output") -> Options:
         if output == "OUTPUT_DIR":
             own["num_gpus"] = int(gpus) or 1
         pairs = [str(word) for pair in keys.items() for word in pair]
-        return [[str(TOOLS / name), *_words(own), *always, *pairs, *place]]
+        return [[*_PROGRAM, name, *_words(own), *always, *pairs, *place]]
 
     def check(options: dict) -> None:
         if "config" not in options:
             raise UserError("the option 'config', a file such as those in configs/, is needed.")
-        if not clone.config_file(str(options["config"])).is_file():
+        if not config_file(str(options["config"])).is_file():
             raise UserError(f"config file '{options['config']}' does not exist.")
 
     return lines, check, _is_key
@@ -128,7 +128,7 @@ def _is_key(name: str) -> bool:
 
 def _convert_lines(options: dict, folder: Path, gpus: float) -> list[list[str]]:
     target = str(folder / "backbone.pth")
-    return [[str(TOOLS / "convert.py"), options["source"], target, "--force"]]
+    return [[*_PROGRAM, "convert", options["source"], target, "--force"]]
 
 
 def _convert_check(options: dict) -> None:
@@ -208,17 +208,15 @@ COMMANDS = {
         _convert_lines, _convert_check, "source".__eq__, ("runs",), _nothing, "backbone.pth"
     ),
     "detection": Command(
-        *_tool("train_net.py", "--resume", output="OUTPUT_DIR"),
+        *_tool("train", "--resume", output="OUTPUT_DIR"),
         ("box AP", "mask AP", "runs"),
         _detection_cells,
     ),
     "attack": Command(
-        *_tool("attack_net.py"), ("clean box AP", "attacked box AP", "runs"), _rows_cells("attacks")
+        *_tool("attack"), ("clean box AP", "attacked box AP", "runs"), _rows_cells("attacks")
     ),
     "corruption": Command(
-        *_tool("corrupt_net.py"),
-        ("clean box AP", "corrupted box AP", "runs"),
-        _rows_cells("corruptions"),
+        *_tool("corrupt"), ("clean box AP", "corrupted box AP", "runs"), _rows_cells("corruptions")
     ),
 }
 

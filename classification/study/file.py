@@ -12,8 +12,8 @@ from classification.study.commands import COMMANDS, Command
 from classification.study.identity import identity
 from classification.study.storage import Store, is_url
 from classification.study.yaml_lines import Document
-from robust_backbones.core import resources as clone
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.resources import config_file
 
 FILE_KEYS = ("output", "parts")
 PART_KEYS = ("name", "command", "common", "axes", "runs", "only", "skip", "resources")
@@ -77,13 +77,13 @@ def read(path: str | Path, changes: dict | None = None) -> list[Run]:
     """The runs of a study file, the last axis of a part changing fastest.
 
     Args:
-        path: a file, or the name of one that comes with the packages; see `clone.config_file`.
+        path: a file, or the name of one that comes with the packages; see `config_file`.
         changes: options for all runs that have a command which knows them, instead of the file's.
 
     Raises:
         UserError: not a study file; names the line and what is allowed there.
     """
-    document = Document(clone.config_file(path))
+    document = Document(config_file(path))
     study, changes = document.value, changes or {}
     if not isinstance(study, dict):
         raise document.wrong((), "a study file is a mapping with output and axes or parts.")

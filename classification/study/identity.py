@@ -7,8 +7,8 @@ from pathlib import Path
 
 from classification.study.commands import essence
 from classification.study.storage import Store
-from robust_backbones.core import resources as clone
 from robust_backbones.core.files import sha256
+from robust_backbones.core.resources import config_file
 
 
 def identity(name: str, options: dict, needs: list[Path], store: Store | None) -> str:
@@ -30,7 +30,7 @@ def identity(name: str, options: dict, needs: list[Path], store: Store | None) -
 
 def _file(text: str) -> Path | None:
     try:
-        path = clone.config_file(text)
+        path = config_file(text)
         return path if path.is_file() else None
     except (OSError, ValueError):  # too long, or with a zero byte: no path
         return None

@@ -3,6 +3,8 @@
 import argparse
 import difflib
 import math
+import os
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
@@ -69,15 +71,24 @@ def _has_many_choices(action: argparse.Action) -> bool:
     return isinstance(action.choices, tuple | list) and len(action.choices) > MAX_CHOICES
 
 
+def program_name() -> str:
+    """Return the name of this program as a user types it: `python -m classification.transfer`."""
+    name = os.path.basename(sys.argv[0])
+    spec = sys.modules["__main__"].__spec__
+    if name == "__main__.py" and spec is not None:
+        return f"python -m {spec.name.removesuffix('.__main__')}"
+    return name
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that reports errors like a `UserError`: one line, exit code 2.
 
     argparse prints its usage first, and an error after fifty options is easily missed.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, prog: str | None = None, **kwargs: Any):
         kwargs.setdefault("formatter_class", _Help)
-        super().__init__(*args, **kwargs)
+        super().__init__(prog or program_name(), **kwargs)
 
     def error(self, message: str) -> NoReturn:
         """Print the error and how to show the help, and exit with code 2."""

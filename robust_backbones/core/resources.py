@@ -1,5 +1,4 @@
-"""What lies beside the packages in a clone and inside them in a wheel, configs/ and tools/; and the
-commit that a clone is at."""
+"""Find the configs that come with the packages, and report the version of the code."""
 
 import difflib
 import functools
@@ -9,59 +8,102 @@ from pathlib import Path
 from robust_backbones import __version__
 from robust_backbones.core.errors import UserError
 
-_HERE = Path(__file__).resolve().parents[1]
-CARRIED = "_clone"  # where setup.py puts them in a wheel
+_PACKAGE = Path(__file__).resolve().parents[1]
+_PREFIX = "robust-backbones"  # `_BASE_: robust-backbones/base/voc.yaml` names a packaged config
+_YAML = (".yaml", ".yml")
 
 
-def root() -> Path:
-    """The folder that holds `configs` and `tools`."""
-    carried = _HERE / CARRIED
-    return carried if carried.is_dir() else _HERE.parent
+def configs() -> Path:
+    """Return the folder of the packaged configs.
+
+    setup.py installs the clone's `configs/` as `robust_backbones/configs`. A clone has the folder
+    next to the package.
+    """
+    installed = _PACKAGE / "configs"
+    return installed if installed.is_dir() else _PACKAGE.parent / "configs"
+
+
+def get_config_file(name: str) -> str:
+    """Return the path of a packaged config, as `detectron2.model_zoo.get_config_file` does.
+
+    Args:
+        name: Path below `configs/`, such as `coco_mask_rcnn_robust_eps3.yaml`,
+            `base/robust_resnet_fpn.yaml` or `studies/table1.yaml`.
+
+    Raises:
+        UserError: No packaged config has this name. The message suggests similar names.
+    """
+    file = _packaged(Path(name))
+    if file is None:
+        known = {path.relative_to(configs()).as_posix(): path for path in configs().rglob("*.yaml")}
+        raise UserError(f"no packaged config is named '{name}'. {_suggestion(name, list(known))}")
+    return str(file)
 
 
 def config_file(path: str | Path) -> Path:
-    """`path`; or, where no such file is, the config or study of that name which comes with the
-    packages: `configs/studies/demo.yaml`, `coco_mask_rcnn_robust_eps3.yaml`."""
+    """Return `path`, or the packaged config of this name if no file `path` exists.
+
+    Packaged are, for example, `configs/studies/demo.yaml`, `coco_mask_rcnn_robust_eps3.yaml` and
+    `robust-backbones/base/voc.yaml`.
+    """
     path = Path(path)
-    if path.suffix not in (".yaml", ".yml") or path.is_absolute() or path.exists():
+    if path.suffix not in _YAML or path.exists():
         return path
-    ours = (root() / path, root() / "configs" / path)
-    return next((file for file in ours if file.is_file()), path)
+    return _packaged(path) or path
 
 
-def detector_config(path: str | Path) -> Path:
-    """As `config_file`, of a detector. Programs ask before they import Detectron2: seconds.
+def require_config(path: str | Path) -> Path:
+    """Return `config_file(path)`. Programs call this before the slow import of Detectron2.
 
     Raises:
-        UserError: it is not there; the configs of a name like it are named.
+        UserError: The file does not exist. The message suggests similar names.
     """
-    path = config_file(path)
-    if path.is_file():
-        return path
-    ours = {p.stem: Path(p.name) for p in (root() / "configs").glob("*.yaml")}
-    there = {p.stem: p for place in (path.parent, Path("configs")) for p in place.glob("*.yaml")}
-    found = ours | there
-    near = difflib.get_close_matches(path.stem, found, n=4, cutoff=0.3)
-    hint = "did you mean " + ", ".join(str(found[n]) for n in near) if near else "see configs/"
-    raise UserError(f"config file '{path}' does not exist; {hint}.")
+    file = config_file(path)
+    if file.is_file():
+        return file
+    folders = (file.parent, Path("configs"))
+    near = [str(p) for folder in folders for p in folder.glob("*.yaml")]
+    near += [p.name for p in configs().glob("*.yaml")]
+    suggestion = _suggestion(str(path), near)
+    raise UserError(f"config file '{path}' does not exist. {suggestion}")
+
+
+def _packaged(path: Path) -> Path | None:
+    parts = path.parts
+    if _PREFIX in parts:
+        parts = parts[len(parts) - parts[::-1].index(_PREFIX) :]
+    elif path.is_absolute():
+        return None
+    file = configs().joinpath(*parts[parts[:1] == ("configs",) :])
+    return file if ".." not in parts and file.is_file() else None
+
+
+def _suggestion(name: str, known: list[str]) -> str:
+    by_stem = {Path(text).stem: text for text in reversed(known)}  # earlier names win
+    near = difflib.get_close_matches(Path(name).stem, by_stem, n=4, cutoff=0.3)
+    if not near:
+        return f"The packaged configs are in {configs()}."
+    return f"Did you mean {', '.join(by_stem[stem] for stem in near)}?"
 
 
 @functools.cache
 def version() -> str:
-    """`0.1.0`; in a clone with its commit, `0.1.0+1a2b3c4d5e6f`, and `-dirty` where tracked files
-    differ from it."""
-    if not (_HERE.parent / ".git").exists():
+    """Return the version, in a clone with the commit: `0.1.0+1a2b3c4d5e6f`.
+
+    `-dirty` is appended if tracked files differ from the commit.
+    """
+    if not (_PACKAGE.parent / ".git").exists():
         return __version__
     command = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--exclude=*"]
     try:
-        said = subprocess.run(
+        described = subprocess.run(
             [*command, "--abbrev=12"],
-            cwd=_HERE.parent,
+            cwd=_PACKAGE.parent,
             capture_output=True,
             text=True,
             check=True,
             timeout=10,
         )
-    except (OSError, subprocess.SubprocessError):  # no git, or one that may not read this
+    except (OSError, subprocess.SubprocessError):  # git is missing or may not read this folder
         return __version__
-    return f"{__version__}+{said.stdout.strip()}"
+    return f"{__version__}+{described.stdout.strip()}"

@@ -7,14 +7,11 @@ again goes on with what the one before has left.
 import csv
 import json
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support import ROOT
-
-sys.path.insert(0, str(ROOT / "tools"))
 
 # Random weights, made once, in the folder of all: what is transferred, and what is converted.
 SMALL, RESNET, BACKBONE = "small.pt", "resnet18.pt", "backbone.pth"
@@ -127,8 +124,7 @@ def _features(place: Path) -> None:
 
 
 def _detector(place: Path) -> None:
-    import train_net
-
+    from robust_backbones.commands import train
     from robust_backbones.detection.data import digit_scenes
 
     digit_scenes.SPLITS = {"train": 24, "val": 4}
@@ -137,11 +133,11 @@ def _detector(place: Path) -> None:
         "MODEL.WEIGHTS": str(place.parent / BACKBONE),
     }
     config = str(ROOT / "configs/digits_mask_rcnn_robust.yaml")
-    train_net.main(["--config", config, "--resume", *(w for pair in keys.items() for w in pair)])
+    train.main(["--config", config, "--resume", *(w for pair in keys.items() for w in pair)])
 
 
 def _convert(place: Path) -> None:
-    import convert
+    from robust_backbones.commands import convert
 
     convert.main([str(place.parent / RESNET), str(place / "run" / BACKBONE), "--force"])
 

@@ -14,6 +14,7 @@ from classification.study import file as study_file
 from classification.study.queue import state
 from classification.transfer import __main__ as transfer
 from robust_backbones.checkpoint.io import load_file
+from robust_backbones.commands import convert, train
 from robust_backbones.core import results
 from robust_backbones.core.errors import UserError, user_errors
 from robust_backbones.detection.data import digit_scenes
@@ -87,15 +88,11 @@ def _finetune(place, weights):
 
 
 def _convert(place, weights):
-    import convert  # tools/convert.py
-
     convert.main([str(weights.with_name("resnet18.pth")), str(place / "b.pth"), "--force"])
     return place / "b.pth"
 
 
 def _detect(place, weights):
-    import train_net  # tools/train_net.py
-
     keys = overrides(
         place / "run",
         weights.with_name("backbone.pth"),
@@ -108,9 +105,7 @@ def _detect(place, weights):
             "DATASETS.TEST": "()",
         },
     )
-    train_net.main(
-        ["--config", str(ROOT / "configs/digits_mask_rcnn_robust.yaml"), "--resume", *keys]
-    )
+    train.main(["--config", str(ROOT / "configs/digits_mask_rcnn_robust.yaml"), "--resume", *keys])
     return place / "run" / "model_final.pth"
 
 
@@ -139,7 +134,6 @@ FULL = {
 @pytest.fixture
 def inputs(tmp_path, monkeypatch, resnet18_file, resnet18_backbone):
     """A small network in a file, others beside it; the cache is on the disk."""
-    monkeypatch.syspath_prepend(ROOT / "tools")
     monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path / "disk" / "cache"))
     shutil.copy(resnet18_file, tmp_path / "resnet18.pth")
     shutil.copy(resnet18_backbone, tmp_path / "backbone.pth")

@@ -4,14 +4,11 @@ ends in a traceback. Each row was once accepted, or is the plainest form of an a
 import json
 import os
 import pickle
-import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-from tests.support import ROOT
 
 import robust_backbones.detection  # isort: skip  # noqa: F401  (before Detectron2)
 import torch
@@ -198,16 +195,14 @@ def test_cells_are_no_formulas_links_or_commands():
 
 
 def test_the_page_of_pictures_shows_names_as_text(tmp_path):
-    sys.path.insert(0, str(ROOT / "tools"))
-    import visualize
-
+    from robust_backbones.detection.inspect import page
     from robust_backbones.detection.inspect.gallery import Column as Predicted
     from robust_backbones.detection.inspect.gallery import Row
     from tests.support.html_tags import Tags
     from tests.support.report_parts import HOSTILE
 
     picture = {"file": f"pictures/{HOSTILE}", "column": HOSTILE, "text": HOSTILE, "alt": HOSTILE}
-    path = visualize.write_page(
+    path = page.write_page(
         tmp_path / "index.html",
         dataset=HOSTILE,
         size=1,

@@ -1,22 +1,19 @@
-"""AP under attack: radii as typed, doubts, and the whole path of tools/attack_net.py."""
+"""AP under attack: radii as typed, doubts, and the whole path of the command."""
 
 import json
-import sys
 
 import pytest
 import torch
 from PIL import Image
 
-from tests.support.small_detectors import DIGITS, ROOT, overrides, tiny_config, tiny_file
+from tests.support.small_detectors import DIGITS, overrides, tiny_config, tiny_file
 
 # isort: split
 from detectron2.structures import Boxes, Instances
 
+from robust_backbones.commands import attack
 from robust_backbones.core.files import sha256
 from robust_backbones.detection.robustness import attack_report as attack_evaluation
-
-sys.path.insert(0, str(ROOT / "tools"))
-import attack_net
 
 
 def row(ap, before=1.0, after=2.0):
@@ -130,7 +127,7 @@ def weights(tmp_path_factory):
 
 def command(folder, weights, *options, **more) -> dict:
     pairs = overrides(**{"MODEL.WEIGHTS": str(weights), "INPUT.MIN_SIZE_TEST": "64"} | more)
-    attack_net.main(
+    attack.main(
         [
             "--config",
             str(DIGITS),
@@ -212,7 +209,7 @@ def test_mistakes_are_one_line_and_code_2(tmp_path, weights, capfd, args, messag
     pairs = overrides(**{"MODEL.WEIGHTS": str(weights)})
     given = ["--config", str(DIGITS), "--images", "1", "--output", str(tmp_path / "run"), *pairs]
     with pytest.raises(SystemExit) as stop:
-        attack_net.main([*given, *args])
+        attack.main([*given, *args])
     assert stop.value.code == 2
     lines = [line for line in capfd.readouterr().err.splitlines() if "error: " in line]
     assert len(lines) == 1 and message in lines[0]
@@ -221,6 +218,6 @@ def test_mistakes_are_one_line_and_code_2(tmp_path, weights, capfd, args, messag
 
 def test_overrides_may_stand_anywhere():
     text = "--config a.yaml MODEL.WEIGHTS x.pth --eps 2 4 SEED 3 --steps 7"
-    args = attack_net.parse(text.split())
+    args = attack.parse(text.split())
     assert args.eps == [2, 4] and args.steps == 7
     assert args.opts == ["MODEL.WEIGHTS", "x.pth", "SEED", "3"]

@@ -1,22 +1,18 @@
 """Names, the command, and the proof that a converted backbone computes the same features."""
 
 import re
-import sys
 
 import pytest
 import torch
 
 from robust_backbones.checkpoint import export
-from robust_backbones.checkpoint import key_names as convert
 from robust_backbones.checkpoint.architectures import build_network
 from robust_backbones.checkpoint.io import read_checkpoint
+from robust_backbones.checkpoint.key_names import detectron2_name, torchvision_name
+from robust_backbones.commands import convert
 from robust_backbones.core.errors import UserError
-from tests.support import ROOT
 from tests.support.bad_checkpoints import BAD_BYTES, BAD_CONTENTS
 from tests.support.networks import random_network, robustness_contents
-
-sys.path.insert(0, str(ROOT / "tools"))
-import convert as tool  # tools/convert.py
 
 NAMES = [
     ("conv1.weight", "stem.conv1.weight"),
@@ -30,13 +26,13 @@ NAMES = [
 
 @pytest.mark.parametrize(("torchvision", "detectron2"), NAMES)
 def test_names_go_both_ways(torchvision, detectron2):
-    assert convert.detectron2_name(torchvision) == (detectron2, "")
-    assert convert.torchvision_name(detectron2) == torchvision
+    assert detectron2_name(torchvision) == (detectron2, "")
+    assert torchvision_name(detectron2) == torchvision
 
 
 @pytest.mark.parametrize("name", ["fc.weight", "bn1.num_batches_tracked"])
 def test_what_a_backbone_does_not_have_is_dropped_with_a_reason(name):
-    target, reason = convert.detectron2_name(name)
+    target, reason = detectron2_name(name)
     assert target is None
     assert reason
 
@@ -46,11 +42,11 @@ def test_foreign_names_are_refused(name):
     with pytest.raises(
         UserError, match=f"'{re.escape(name)}' is not a tensor of a torchvision ResN"
     ):
-        convert.detectron2_name(name)
+        detectron2_name(name)
     with pytest.raises(
         UserError, match=f"'{re.escape(name)}' is not a tensor of a Detectron2 ResNet"
     ):
-        convert.torchvision_name(name)
+        torchvision_name(name)
 
 
 ARCHS = [
@@ -83,7 +79,7 @@ def test_a_converted_file_gives_the_sources_features(tmp_path, arch, capsys):
     network = random_network(arch)
     source, target = tmp_path / "source.ckpt", tmp_path / "new" / "target.pth"
     torch.save(robustness_contents(network.state_dict()), source)
-    tool.main([str(source), str(target)])
+    convert.main([str(source), str(target)])
     assert f"{arch}, robustness layout" in capsys.readouterr().out
 
     contents = torch.load(target, weights_only=True)
@@ -113,12 +109,12 @@ def test_other_networks_convert_to_torchvisions_form_only(tmp_path, arch, capsys
     state = {f"model.{key}": value for key, value in network.state_dict().items()}
     torch.save(robustness_contents(state), source)
     with pytest.raises(SystemExit) as stop:
-        tool.main([str(source), str(target)])
+        convert.main([str(source), str(target)])
     assert stop.value.code == 2
     assert f"{arch} cannot be a Detectron2 backbone" in capsys.readouterr().err
     assert not target.exists()
 
-    tool.main([str(source), str(target), "--to", "torchvision"])
+    convert.main([str(source), str(target), "--to", "torchvision"])
     assert "verified, largest relative difference of features: features 0.0e+00" in (
         capsys.readouterr().out
     )
@@ -159,15 +155,15 @@ def test_verification_notices_a_missing_key(resnet18_file):
 
 def test_inspection_and_plan_write_nothing(tmp_path, resnet18_file, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    tool.main(["--inspect", str(resnet18_file)])
+    convert.main(["--inspect", str(resnet18_file)])
     out = capsys.readouterr().out
     assert "architecture: resnet18\n" in out
     assert "layout: torchvision\n" in out
-    tool.main(["--dry-run", str(resnet18_file), "t.pth"])
+    convert.main(["--dry-run", str(resnet18_file), "t.pth"])
     out = capsys.readouterr().out
     assert "layer2.0.downsample.0.weight -> res3.0.shortcut.weight (128, 64, 1, 1)\n" in out
     assert "fc.weight dropped: classifier head, not part of a backbone\n" in out
-    tool.main(["--dry-run", "--to", "robustness", str(resnet18_file)])
+    convert.main(["--dry-run", "--to", "robustness", str(resnet18_file)])
     both = "module.model.conv1.weight, module.attacker.model.conv1.weight"
     assert f"conv1.weight -> {both} (64, 3, 7, 7)\n" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
@@ -176,7 +172,7 @@ def test_inspection_and_plan_write_nothing(tmp_path, resnet18_file, capsys, monk
 def refused(capsys, *args) -> str:
     """Run the command; it must end with one line and code 2."""
     with pytest.raises(SystemExit) as stop:
-        tool.main([str(arg) for arg in args])
+        convert.main([str(arg) for arg in args])
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
@@ -191,7 +187,7 @@ def refused(capsys, *args) -> str:
         (None, "folder.pth", ["--force"], "is a folder"),
         (None, "t.pkl", [], "must end in .pth for --to detectron2"),
         (None, "t.pth", ["--to", "safetensors"], "must end in .safetensors for --to safetensors"),
-        (None, "taken.pth", [], "exists; pass --force"),
+        (None, "taken.pth", [], "exists. Pass --force"),
         (None, "t.pth", ["--arch", "resnet50"], "is a resnet18, not a resnet50"),
         (None, "taken.pth/t.pth", [], "cannot write"),
     ],

@@ -1,15 +1,13 @@
-"""`tools/evaluate.py`: tables, CSV and result files from saved predictions; mistakes are code 2."""
+"""`robust-backbones evaluate`: tables, CSV and result files; mistakes end with code 2."""
 
 import csv
 import json
-import sys
 
 import pytest
 
+from robust_backbones.commands import evaluate
 from robust_backbones.core.files import sha256
-from tests.support import ROOT, coco_cases
-
-sys.path.insert(0, str(ROOT / "tools"))
+from tests.support import coco_cases
 
 
 @pytest.fixture
@@ -30,8 +28,6 @@ def expected(files, task="bbox"):
 
 
 def run(*args):
-    import evaluate
-
     evaluate.main([str(arg) for arg in args])
 
 

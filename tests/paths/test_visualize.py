@@ -8,7 +8,6 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from robust_backbones.core.errors import UserError
@@ -19,6 +18,9 @@ from robust_backbones.detection.inspect import visualize
 from tests.support.detector_runs import DIGITS, TINY, small
 from tests.support.detectors import photograph, write_run
 from tests.support.exact_predictions import SCENES, command, exact_predictions, refused, write
+
+# isort: split
+from detectron2.data import DatasetCatalog  # after the package that prepares Detectron2
 
 
 @pytest.fixture(scope="module")
@@ -255,15 +257,18 @@ def test_curves_by_the_command(tmp_path, capsys):
 
 
 OPTIONS = [
-    ([], "give --config and MODEL.WEIGHTS, or --predictions, or --truth-only; see --help"),
-    (["--truth-only"], "without --config, --dataset is needed"),
-    (["--truth-only", "--errors", "--dataset", SCENES], "--truth-only takes no --compare"),
+    ([], "give --config and MODEL.WEIGHTS, or --predictions, or --truth-only (see"),
+    (["--truth-only"], "give --dataset or --config"),
+    (["--truth-only", "--errors", "--dataset", SCENES], "--truth-only excludes --compare"),
     (["--truth-only", "--dataset", "none_val"], "data set 'none_val' is not registered; known:"),
-    (["--truth-only", "--dataset", SCENES, "--images", "0"], "--images and --show must be at le"),
-    (["--truth-only", "--dataset", SCENES, "--threshold", "50"], "--threshold must lie in [0, 1]"),
+    (
+        ["--truth-only", "--dataset", SCENES, "--images", "0"],
+        "'0' is not a whole number of at least 1",
+    ),
+    (["--truth-only", "--dataset", SCENES, "--threshold", "50"], "'50' is not a number in [0, 1]"),
     (["--truth-only", "--dataset", SCENES, "--sort", "errors"], "--sort errors needs --errors"),
     (["--truth-only", "--dataset", SCENES, "MODEL.NOTHING", "1"], "Non-existent key: MODEL.NOTHI"),
-    (["--truth-only", "--dataset", SCENES, "--name", "a"], "--name: give at most 0 names"),
+    (["--truth-only", "--dataset", SCENES, "--name", "a"], "--name: give at most 0 different"),
     (["--truth-only", "--dataset", "x=y"], "data set 'x=y' is not understood; give NAME=coco:"),
     (["--predictions", "a", "--dataset", SCENES, "--compare", "b"], "--compare needs --config"),
     (["--config", "none.yaml"], "config file 'none.yaml' does not exist"),

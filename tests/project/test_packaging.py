@@ -1,5 +1,6 @@
 """What is installed: the dependencies' lists agree, and the archives hold all that is needed."""
 
+import importlib
 import re
 import runpy
 import shutil
@@ -14,8 +15,10 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from robust_backbones import __version__
-from robust_backbones.core import resources as clone
+from robust_backbones import __version__, get_config_file
+from robust_backbones.__main__ import COMMANDS, run
+from robust_backbones.core import resources
+from robust_backbones.core.errors import UserError
 from tests.support import ROOT
 
 BUILD = "import setuptools.build_meta as b; b.build_sdist('{0}'); b.build_wheel('{0}')"
@@ -87,6 +90,9 @@ def test_the_table_of_dependencies_is_complete(declared):
         ("configs/studies/demo.yaml", "studies/demo.yaml"),
         ("studies/demo.yaml", "studies/demo.yaml"),
         ("voc_faster_rcnn_standard.yaml", "voc_faster_rcnn_standard.yaml"),
+        ("robust-backbones/base/voc.yaml", "base/voc.yaml"),
+        ("mine/robust-backbones/configs/base/voc.yaml", "base/voc.yaml"),
+        ("../configs/base/voc.yaml", None),
         ("nope.yaml", None),
         ("zoo.py", None),
     ],
@@ -94,10 +100,10 @@ def test_the_table_of_dependencies_is_complete(declared):
 def test_configs_are_found_by_name_from_anywhere(name, found, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     wanted = Path(name) if found is None else ROOT / "configs" / found
-    assert clone.config_file(name) == wanted
+    assert resources.config_file(name) == wanted
     Path(name).parent.mkdir(parents=True, exist_ok=True)
     Path(name).touch()
-    assert clone.config_file(name) == Path(name)  # the user's own comes first
+    assert resources.config_file(name) == Path(name)  # the user's own comes first
 
 
 def test_results_name_the_commit_and_whether_it_was_changed(tmp_path):
@@ -143,13 +149,13 @@ def test_the_source_archive_has_every_file_of_the_clone(archives):
     assert set(git("ls-files").splitlines()) <= archives[0]
 
 
-def test_the_wheel_has_the_packages_their_data_configs_and_tools(archives):
+def test_the_wheel_has_the_packages_their_data_and_the_configs(archives):
     def files(folder: str) -> set[str]:
         whole = (path for path in (ROOT / folder).rglob("*") if path.is_file())
         return {p.relative_to(ROOT).as_posix() for p in whole if "__pycache__" not in p.parts}
 
-    carried = {f"robust_backbones/_clone/{name}" for name in files("configs") | files("tools")}
-    expected = files("robust_backbones") | files("classification") | carried
+    configs = {f"robust_backbones/{name}" for name in files("configs")}
+    expected = files("robust_backbones") | files("classification") | configs
     assert {name for name in archives[1] if ".dist-info/" not in name} == expected
 
 
@@ -162,22 +168,45 @@ def test_the_wheel_works_outside_of_a_clone(archives, tmp_path, monkeypatch):
     def run(*words) -> str:
         return subprocess.check_output([sys.executable, *words], cwd=tmp_path, text=True)
 
-    assert "train_net " in run("-m", "robust_backbones")
-    assert "--num-gpus" in run("-m", "robust_backbones", "train_net", "--help")
+    assert "train " in run("-m", "robust_backbones")
+    assert "--num-gpus" in run("-m", "robust_backbones", "train", "--help")
     assert "0 finished" in run("-m", "classification.study", "plan", "studies/table1.yaml")
-    asked = """from robust_backbones.detection import __file__ as place, config
-print(place, config.load_config("coco_mask_rcnn_robust_eps3.yaml").MODEL.WEIGHTS)"""
+    code = "from robust_backbones import get_config_file as f; print(f('base/voc.yaml'))"
+    assert run("-c", code).strip() == str(place / "robust_backbones/configs/base/voc.yaml")
+    (tmp_path / "mine.yaml").write_text("_BASE_: robust-backbones/base/voc.yaml\n")
+    code = """from robust_backbones.detection import __file__ as place, config
+print(place, config.load_config("mine.yaml").MODEL.ROI_HEADS.NUM_CLASSES)"""
     module = place / "robust_backbones" / "detection" / "__init__.py"
-    assert run("-c", asked).split() == [str(module), "robust://resnet50_l2_eps3"]
+    assert run("-c", code).split() == [str(module), "20"]
 
 
-def test_an_unknown_tool_is_named(capsys):
-    from robust_backbones.__main__ import main
-    from robust_backbones.core.errors import UserError
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("coco_mask_rcnn_robust_eps4.yaml", "coco_mask_rcnn_robust_eps3.yaml"),
+        ("robust_resnet_fpn.yaml", "base/robust_resnet_fpn.yaml"),
+        ("figure.yaml", "studies/figure1.yaml"),
+    ],
+)
+def test_a_config_that_does_not_exist_suggests_others(name, near):
+    with pytest.raises(UserError, match=f"no packaged config is named '{name}'. .*{near}"):
+        get_config_file(name)
 
-    with pytest.raises(UserError, match="tool 'trane' is unknown; one of: attack_net, .*train_net"):
-        main(["trane"])
-    main([])
-    listed = {line.split()[3] for line in capsys.readouterr().out.splitlines()[:-1]}
-    tools = {file.stem for file in (ROOT / "tools").glob("*.py")}
-    assert listed == tools - {"evaluation_options"}
+
+def test_every_command_is_an_entry_of_the_table(capsys):
+    with pytest.raises(UserError, match="command 'trane' is unknown. Did you mean train. Choose "):
+        run("robust-backbones", COMMANDS, ["trane"])
+    run("robust-backbones", COMMANDS, [])
+    listed = [line.split()[1] for line in capsys.readouterr().out.splitlines()[:-1]]
+    assert listed == list(COMMANDS)
+    for module, _ in COMMANDS.values():
+        assert callable(importlib.import_module(module).main)
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "tools").glob("*.py")), ids=lambda p: p.name)
+def test_tools_are_thin_and_run_from_anywhere(script, tmp_path):
+    assert len(script.read_text().splitlines()) <= 30
+    bare = ["-S"] if script.stem == "install_detectron2" else []  # -S: no installed packages
+    words = [sys.executable, *bare, str(script), "--help"]
+    text = subprocess.check_output(words, cwd=tmp_path, text=True, env={"COLUMNS": "100"})
+    assert text.startswith(f"usage: {script.name} ")

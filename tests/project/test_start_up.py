@@ -7,15 +7,18 @@ import sys
 
 import pytest
 
+from robust_backbones.__main__ import COMMANDS as ENTRIES
 from tests.support.commands import HEAVY, MISTAKES, ROOT, commands
 
-COMMANDS = commands()
+COMMANDS = commands() | {
+    f"robust_backbones {name}": ["-m", "robust_backbones", name] for name in ENTRIES
+}
 CALLS = [(name, "--help") for name in COMMANDS]
 CALLS += [(name, words) for name, each in MISTAKES.items() for words in each]
 
 
 def test_every_command_has_its_mistakes():
-    assert set(MISTAKES) == set(COMMANDS)
+    assert set(MISTAKES) == set(commands())
 
 
 @pytest.mark.parametrize(("name", "words"), CALLS)

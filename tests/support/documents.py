@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+from robust_backbones.__main__ import COMMANDS
 from tests.support import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -123,12 +124,16 @@ def program(command: Command) -> tuple[str, list[str]] | None:
         AssertionError: a Python program that is not there.
     """
     name, *rest = command.words
+    if name == "robust-backbones":
+        name, rest = "python", ["-m", "robust_backbones", *rest]
     if name.endswith(".py"):
         name, rest = "python", [name, *rest]
     if name == "torchrun":  # its own options stand before -m
         rest = rest[rest.index("-m") :]
     elif name != "python":
         return None
+    if rest[:2] == ["-m", "robust_backbones"] and rest[2:]:
+        return COMMANDS[rest[2]][0], rest[3:]
     if rest[0] == "-m":
         ours = rest[1].split(".")[0] in ("robust_backbones", "classification", "tests")
         return (rest[1], rest[2:]) if ours else None
@@ -142,7 +147,9 @@ def functions(name: str) -> dict:
     if name.endswith(".py"):
         path = ROOT / name
         with mock.patch.object(sys, "path", [str(path.parent), *sys.path]):  # as Python has it
-            return runpy.run_path(str(path), run_name="documented")
+            defined = runpy.run_path(str(path), run_name="documented")
+        main = defined["main"]  # scripts in tools/ import it from a package
+        return vars(sys.modules[main.__module__]) if path.parent.name == "tools" else defined
     package = ROOT.joinpath(*name.split("."), "__main__.py").is_file()
     entry = f"{name}.__main__" if package else _ENTRIES.get(name, name)
     return vars(importlib.import_module(entry))
@@ -187,6 +194,7 @@ def programs() -> list[str]:
                 found.append(f"{folder}.{path.stem}" if module else f"{folder}/{path.name}")
     packages = sorted((ROOT / "classification").glob("*/__main__.py"))
     found += [f"classification.{path.parent.name}" for path in packages]
+    found += [module for module, _ in COMMANDS.values()]
     return [*found, "tests.fuzz.fuzzer", "tests.faults.kills"]
 
 

@@ -1,21 +1,17 @@
 """Predictions that equal the ground truth of the digit scenes."""
 
 import json
-import sys
 
 import pytest
 
+from robust_backbones.commands import visualize
 from robust_backbones.detection.data import digit_scenes
-from tests.support import ROOT
 
 SCENES = "digit_scenes_val"
 
 
 def command(*args) -> None:
-    sys.path.insert(0, str(ROOT / "tools"))
-    import visualize as tool
-
-    tool.main([str(arg) for arg in args])
+    visualize.main([str(arg) for arg in args])
 
 
 def exact_predictions() -> list[dict]:

@@ -10,9 +10,9 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MetadataCatalog
 
-from robust_backbones.core import resources as clone
 from robust_backbones.core.eps import CONSTRAINTS, check_eps, parse_number
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.resources import require_config
 from robust_backbones.detection.backbone import BUILDERS, set_architecture
 from robust_backbones.detection.config import files as config_files
 from robust_backbones.detection.data import custom as own_data
@@ -77,7 +77,7 @@ def load_config(
     needs no data. `OUTPUT_DIR` is `output/<name of the file>` unless it is given.
 
     Args:
-        path: a file, or the name of one that comes with the packages; see `clone.config_file`.
+        path: a file, or the name of one that comes with the packages; see `config_file`.
         datasets: `{"TRAIN" or "TEST": [NAME or NAME=DATA]}`, in place of the config's where the
             list is not empty; see `own_data`. Training data alone are not evaluated on others'.
 
@@ -86,7 +86,7 @@ def load_config(
     """
     cfg = get_cfg()
     add_robust_config(cfg)
-    defaults, path = _flat(cfg), clone.detector_config(path)
+    defaults, path = _flat(cfg), require_config(path)
     if len(overrides) % 2:
         raise UserError(f"overrides are KEY VALUE pairs; '{overrides[-1]}' has no value.")
     try:

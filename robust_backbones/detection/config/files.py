@@ -8,6 +8,7 @@ import yaml
 from detectron2.config import CfgNode
 
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.resources import config_file
 
 ENTRIES = 100_000  # of a file; a few bytes of aliases of aliases can ask for billions
 
@@ -18,6 +19,8 @@ class _Files(CfgNode):
 
     @classmethod
     def _open_cfg(cls, filename: str) -> io.StringIO:
+        if "://" not in filename:
+            filename = str(config_file(filename))  # `_BASE_: robust-backbones/base/voc.yaml`
         with super()._open_cfg(filename) as file:
             text = file.read()
         node = yaml.compose(text, yaml.SafeLoader)

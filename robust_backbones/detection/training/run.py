@@ -1,11 +1,11 @@
-"""One process's part of `tools/train_net.py`: a folder, a training or evaluation, a result file."""
+"""Train or evaluate in one process: check the output folder, run, write the result file."""
 
-import argparse
 import contextlib
 import json
 import logging
 import os
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -56,8 +56,23 @@ _FREE = (
 )
 
 
-def run(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Train, or evaluate if `args.eval_only`.
+@dataclass(frozen=True)
+class Mode:
+    """What to do with the output folder.
+
+    Attributes:
+        resume: Continue from the last checkpoint, if there is one.
+        restart_schedule: With `resume`, use the schedule of the config instead of the run's own.
+        eval_only: Evaluate without training.
+    """
+
+    resume: bool = False
+    restart_schedule: bool = False
+    eval_only: bool = False
+
+
+def run(cfg: CfgNode, mode: Mode) -> None:
+    """Train, or evaluate if `mode.eval_only`.
 
     Raises:
         UserError: the weights do not fit, the folder is another run's, another process trains
@@ -66,17 +81,17 @@ def run(cfg: CfgNode, args: argparse.Namespace) -> None:
     """
     silence_detectron2()
     own_data.register(cfg)  # this may be a process of its own, which knows none of them
-    if args.eval_only:
-        _setup(cfg, args)
-        evaluate(cfg, args.resume)
+    if mode.eval_only:
+        _setup(cfg, mode)
+        evaluate(cfg, mode.resume)
         return
     with claimed(cfg.OUTPUT_DIR) if comm.is_main_process() else contextlib.nullcontext():
-        cfg = continued(cfg, args.resume, args.restart_schedule)
-        _setup(cfg, args)
-        train(cfg, args.resume, args.restart_schedule)
+        cfg = continued(cfg, mode.resume, mode.restart_schedule)
+        _setup(cfg, mode)
+        train(cfg, mode.resume, mode.restart_schedule)
 
 
-def _setup(cfg: CfgNode, args: argparse.Namespace) -> None:
+def _setup(cfg: CfgNode, mode: Mode) -> None:
     """Detectron2's `default_setup`, but `config.yaml` is replaced in one step: a kill while it is
     written would leave half of what a resumed run is compared with. An evaluation leaves a run's
     alone."""
@@ -89,14 +104,14 @@ def _setup(cfg: CfgNode, args: argparse.Namespace) -> None:
         comm.get_world_size(),
         collect_env_info(),
     )
-    log.info("Command line arguments: %s", args)
+    log.info("%s", mode)
     log.info("Running with full config:\n%s", cfg.dump())
     path = os.path.join(cfg.OUTPUT_DIR, CONFIG)
-    if comm.is_main_process() and not (args.eval_only and os.path.exists(path)):
+    if comm.is_main_process() and not (mode.eval_only and os.path.exists(path)):
         with atomic(path) as temporary:
             temporary.write_text(cfg.dump(), encoding="utf-8")
     seed_all_rng(cfg.SEED + comm.get_rank())
-    if not args.eval_only:
+    if not mode.eval_only:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
 
 

@@ -1,8 +1,7 @@
 import json
 import math
 
-from robust_backbones.core import resources as clone
-from robust_backbones.core import results
+from robust_backbones.core import resources, results
 
 
 def test_a_result_is_plain_json_and_traceable(tmp_path):
@@ -20,5 +19,5 @@ def test_a_result_is_plain_json_and_traceable(tmp_path):
     read = json.loads(path.read_text(), parse_constant=lambda name: 1 / 0)  # no NaN in the file
     assert read["metrics"] == {"clean_top1": 97.5, "AP": {"APl": None}}
     assert read["settings"] == {"eps": 1.0, "steps": [1, 2]}
-    assert (read["code_version"], read["seed"]) == (clone.version(), 1)
+    assert (read["code_version"], read["seed"]) == (resources.version(), 1)
     assert {"gpus", "cpu", "threads", "torch"} <= set(read["hardware"])

@@ -7,8 +7,6 @@ import textwrap
 
 import pytest
 
-from tests.support import ROOT
-
 
 def run(code: str) -> str:
     """Run code in a fresh Python, where nothing has been imported yet."""
@@ -44,13 +42,13 @@ def test_nothing_is_left_in_numpy_or_pillow():
     """)
 
 
-def test_a_spawned_process_can_unpickle_detectron2s_launcher():
-    """What multiprocessing does in a child of tools/train_net.py, before anything else."""
-    train_net = ROOT / "tools" / "train_net.py"
-    run(f"""
-        import multiprocessing.spawn
-        multiprocessing.spawn._fixup_main_from_path({str(train_net)!r})
-        import detectron2.engine.launch
+def test_a_spawned_process_can_unpickle_the_worker_of_a_training():
+    """A process of a training on several GPUs does this first."""
+    run("""
+        import pickle
+        name = "robust_backbones.detection.launch"
+        worker = pickle.loads(f"c{name}\\n_worker\\n.".encode())
+        assert worker.__module__ == name
     """)
 
 

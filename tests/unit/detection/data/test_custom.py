@@ -1,13 +1,13 @@
 """Your own data by path: read as Detectron2 reads it, faults told of, refused or repaired."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from robust_backbones.commands import check_data
 from robust_backbones.core.errors import UserError
 from robust_backbones.detection import config
 from robust_backbones.detection.data import annotations, digit_scenes
@@ -18,7 +18,6 @@ from tests.support.custom_data import coco
 
 SHARED = ROOT.parent / "shared" / "data"
 COCO, BCCD = SHARED / "coco", SHARED / "BCCD"
-sys.path.insert(0, str(ROOT / "tools"))
 VOC = ROOT / "configs/voc_faster_rcnn_robust_eps3.yaml"
 
 
@@ -228,13 +227,11 @@ def test_a_known_name_is_not_taken_over(tmp_path):
 
 
 def test_the_command_reports_and_its_code_says_whether_there_are_faults(tmp_path, capsys):
-    import check_data
-
     marks = coco(tmp_path, annotations__0__bbox=[5, 5, 0, 10])
     table = tmp_path / "all.csv"
     assert check_data.main([f"a=coco:{tmp_path}:{marks}", "--csv", str(table)]) == 1
     text = capsys.readouterr().out
-    assert "a: 2 images, 3 objects, 2 classes\n  cat 2, dog 1\n  fault: no area, 1: " in text
+    assert "a: 2 images, 3 objects, 2 classes\n  cat 2, dog 1\n  error: no area, 1: " in text
     assert "a.png: object 1 (dog): box [5, 5, 0, 10]" in text
     assert table.read_text().splitlines()[1].startswith("a,no area,a.png,")
     assert check_data.main([f"a=coco:{tmp_path}:{coco(tmp_path)}"]) == 0

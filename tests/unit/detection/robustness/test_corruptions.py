@@ -1,4 +1,4 @@
-"""Common corruptions: repeatable, of any image size; mPC and rPC by hand; tools/corrupt_net.py."""
+"""Common corruptions: repeatable, of any image size; mPC and rPC by hand; the command."""
 
 import csv
 import json
@@ -10,20 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
+from robust_backbones.commands import corrupt
 from robust_backbones.core.errors import UserError
 from robust_backbones.detection.robustness import corruption_report, corruptions
 from tests.support.small_detectors import (
     DIGITS,
-    ROOT,
     DatasetCatalog,
     DatasetMapper,
     overrides,
     tiny_config,
     tiny_file,
 )
-
-sys.path.insert(0, str(ROOT / "tools"))
-import corrupt_net
 
 try:
     corruptions.package_version()
@@ -115,7 +112,7 @@ def test_what_cannot_be_corrupted(photo, size, kind, severity, message):
 def test_an_absent_package_is_told_of_before_any_work(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, "imagecorruptions", None)
     with pytest.raises(SystemExit) as stop:
-        corrupt_net.main(["--config", "digits_mask_rcnn_robust.yaml"])
+        corrupt.main(["--config", "digits_mask_rcnn_robust.yaml"])
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert "install it: pip install numba && pip install --no-deps imagecorruptions-imaug" in error
@@ -233,7 +230,7 @@ def test_the_whole_path_and_further_kinds(tmp_path, weights, capsys):
         "3",
         *overrides(**{"MODEL.WEIGHTS": str(weights)}),
     ]
-    corrupt_net.main([*given, "--corruptions", "fog", "contrast", "--severities", "5", "1"])
+    corrupt.main([*given, "--corruptions", "fog", "contrast", "--severities", "5", "1"])
     result = json.loads((tmp_path / "result.json").read_text())
     metrics = result["metrics"]
     assert result["kind"] == "detection-corruptions"
@@ -260,14 +257,14 @@ def test_the_whole_path_and_further_kinds(tmp_path, weights, capsys):
         assert line["box APl"] == ""  # no large digit
     with Image.open(tmp_path / "figure.png") as figure:
         assert figure.format == "PNG"
-    assert "not to be compared with published ones" in capsys.readouterr().out
+    assert "Do not compare them" in capsys.readouterr().out
 
-    corrupt_net.main([*given, "--corruptions", "fog", "pixelate", "--severities", "1"])
+    corrupt.main([*given, "--corruptions", "fog", "pixelate", "--severities", "1"])
     assert "2 of 3 conditions were measured before" in capsys.readouterr().out
     again = json.loads((tmp_path / "result.json").read_text())["metrics"]
     assert again["corruptions"]["fog 1"] == metrics["corruptions"]["fog 1"]
     with pytest.raises(SystemExit):
-        corrupt_net.main([*given, "--seed", "1"])
+        corrupt.main([*given, "--seed", "1"])
     assert "seed is 0 there, 1 here" in capsys.readouterr().err
 
 
@@ -283,7 +280,7 @@ def test_the_whole_path_and_further_kinds(tmp_path, weights, capsys):
 def test_mistakes_are_one_line_and_code_2(tmp_path, weights, capfd, args, message):
     pairs = overrides(**{"MODEL.WEIGHTS": str(weights)})
     with pytest.raises(SystemExit) as stop:
-        corrupt_net.main(["--config", str(DIGITS), "--output", str(tmp_path), *pairs, *args])
+        corrupt.main(["--config", str(DIGITS), "--output", str(tmp_path), *pairs, *args])
     assert stop.value.code == 2
     lines = [line for line in capfd.readouterr().err.splitlines() if "error: " in line]
     assert len(lines) == 1 and message in lines[0]

@@ -8,10 +8,10 @@ import time
 import pytest
 import torch
 
+from robust_backbones.commands import train
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import claimed, sha256
 from robust_backbones.detection.training import run, trainer
-from tests.support import ROOT
 from tests.support.detector_runs import DIGITS, command, finish, overrides, small
 
 
@@ -147,7 +147,7 @@ def test_what_differs_at_resuming_is_said(
 
 
 MISTAKES = [
-    (["--config", "configs/coco_mask_rcn.yaml"], "does not exist; did you mean configs/coco_mask_"),
+    (["--config", "configs/coco_mask_rcn.yaml"], "does not exist. Did you mean configs/coco_mask_"),
     (["SOLVER.MAX_ITR", "3"], "SOLVER.MAX_ITR"),
     (["DATASETS.TRAIN", "['digit_scene']"], "'digit_scene' is not registered; known: digit"),
     (["DATASETS.TEST", "['coco_2017_val']"], "set DETECTRON2_DATASETS"),
@@ -174,15 +174,12 @@ MISTAKES = [
 def test_mistakes_are_one_line_and_code_2(
     tmp_path, monkeypatch, resnet18_backbone, capfd, args, message
 ):
-    monkeypatch.syspath_prepend(ROOT / "tools")
-    import train_net
-
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     options = [] if args[0] == "--config" else ["--config", str(DIGITS)]
     if args[0].startswith("--"):
         options, args = [*options, *args], []
     with pytest.raises(SystemExit) as stop:
-        train_net.main([*options, *overrides(tmp_path, resnet18_backbone), *args])
+        train.main([*options, *overrides(tmp_path, resnet18_backbone), *args])
     assert stop.value.code == 2
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
     assert len(lines) == 1
@@ -190,9 +187,6 @@ def test_mistakes_are_one_line_and_code_2(
 
 
 @pytest.mark.parametrize("words", ["--resume SEED 1", "SEED 1 --resume"])
-def test_options_and_overrides_in_any_order(monkeypatch, words):
-    monkeypatch.syspath_prepend(ROOT / "tools")
-    import train_net
-
-    args = train_net.parse(["--config", "c.yaml", *words.split(), "OUTPUT_DIR", "-1"])
+def test_options_and_overrides_in_any_order(words):
+    args = train.parse(["--config", "c.yaml", *words.split(), "OUTPUT_DIR", "-1"])
     assert args.resume and args.opts == ["SEED", "1", "OUTPUT_DIR", "-1"]

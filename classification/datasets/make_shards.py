@@ -1,0 +1,44 @@
+"""Pack an image folder into WebDataset shards for pretraining.
+
+robust-backbones make-shards FOLDER OUTPUT --images-per-shard 1000
+"""
+
+import argparse
+from pathlib import Path
+
+from classification.datasets.folders import split_folder
+from robust_backbones.core.cli import Parser, count
+from robust_backbones.core.errors import user_errors
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = Parser(description=__doc__)
+    add = parser.add_argument
+    add(
+        "folder",
+        metavar="FOLDER",
+        type=Path,
+        help="folder with train/<class>/<image>, and optionally test/... or val/...",
+    )
+    add("output", metavar="OUTPUT", type=Path, help="folder of the shards; see docs/data.md")
+    add(
+        "--images-per-shard",
+        type=count,
+        default=1000,
+        metavar="N",
+        help="images in a shard; choose N so that each reading worker of each process gets at "
+        "least one training shard",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write the shards and print the `--data` that reads them."""
+    args = parse(argv)
+    with user_errors():
+        split_folder(args.folder, "train")  # reports a wrong folder before torch is imported
+        from classification.datasets.shard_writer import write_shards
+
+        index = write_shards(args.folder, args.output, args.images_per_shard)
+        print(f"pass --data {index}")

@@ -1,0 +1,39 @@
+"""Find errors in detection datasets: boxes, image sizes, missing files, ids, classes.
+
+robust-backbones check-data cells=voc:/data/BCCD:train voc_2012_val
+"""
+
+import argparse
+
+from robust_backbones.core.cli import Parser, whole
+from robust_backbones.core.errors import user_errors
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = Parser(description=__doc__)
+    add = parser.add_argument
+    add(
+        "data",
+        nargs="+",
+        metavar="DATA",
+        help="NAME=coco:IMAGES:ANNOTATIONS.json, NAME=voc:ROOT:SPLIT, or a registered dataset",
+    )
+    add(
+        "--no-pixels",
+        action="store_true",
+        help="do not open the image files; faster, but misses damaged files and wrong sizes",
+    )
+    add("--list", type=whole, default=5, metavar="N", help="print N problems of each kind")
+    add("--csv", metavar="FILE", help="write all problems as dataset, kind, image, text")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print a report for each dataset. Return 1 if any has an error, else 0."""
+    args = parse(argv)
+    with user_errors():
+        from robust_backbones.detection.data.validation_report import report
+
+        errors = report(args.data, pixels=not args.no_pixels, listed=args.list, csv_file=args.csv)
+    return int(errors > 0)

@@ -1,0 +1,121 @@
+"""Read, describe, convert and verify checkpoints for `convert`."""
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+
+from robust_backbones import zoo
+from robust_backbones.checkpoint import formats, verify
+from robust_backbones.checkpoint.export import TARGETS
+from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint
+from robust_backbones.checkpoint.key_names import detectron2_name, to_detectron2
+from robust_backbones.core.errors import UserError
+
+
+def read(
+    name: str,
+    path: Path,
+    *,
+    arch: str | None,
+    allow_pickle: bool,
+    from_detector: bool,
+    assume_rgb: bool,
+) -> Checkpoint:
+    """Read a checkpoint, and report assumed input statistics.
+
+    Args:
+        name: Path, URL or name of a published model, as the user gave it.
+        path: Local file.
+        arch: Expected architecture. None: that of the published model, else detected.
+        allow_pickle: Whether code in the file may be executed.
+        from_detector: Whether to extract the backbone of a Detectron2 detector.
+        assume_rgb: Whether to assume RGB and STRIDE_IN_1X1 False for a Detectron2 file.
+
+    Raises:
+        UserError: The file cannot be read or is not the expected architecture.
+    """
+    model = None if Path(name).is_file() else zoo.known(name)
+    expected = arch or (model.arch if model else None)
+    source = read_checkpoint(path, expected, allow_pickle, from_detector, assume_rgb)
+    if source.mean is None:
+        print("The file does not contain mean and std. ImageNet's are assumed.")
+    return dataclasses.replace(source, metadata=source.metadata | (model.facts if model else {}))
+
+
+def describe(source: Checkpoint, name: str) -> None:
+    """Print format, architecture, size, input statistics and metadata."""
+    rows = {
+        "file": name,
+        "sha256": source.sha256,
+        "layout": source.layout,
+        "architecture": source.arch,
+        "tensors": f"{len(source.tensors)} of the network, {len(source.dropped)} others",
+        "parameters and statistics": f"{sum(t.numel() for t in source.tensors.values()):,}",
+        "mean": source.mean or "not in the file",
+        "std": source.std or "not in the file",
+    } | {f"metadata {key}": value for key, value in source.metadata.items()}
+    for key, value in rows.items():
+        print(f"{key}: {value}")
+
+
+def list_keys(source: Checkpoint, name: str, to: str) -> None:
+    """Print the new name of each key, and why the other keys are dropped."""
+    contents = TARGETS[to].contents(source)
+    _print_source(source, name)
+    new_names: dict[int, list[str]] = {}  # the target has the source's tensors, not copies
+    for key, tensor in contents.get("model", contents).items():
+        new_names.setdefault(tensor.data_ptr(), []).append(key)
+    dropped = dict(source.dropped)
+    for key, tensor in source.tensors.items():
+        if to == "detectron2" and not detectron2_name(key)[0]:
+            dropped[key] = detectron2_name(key)[1]
+        else:
+            print(f"{key} -> {', '.join(new_names[tensor.data_ptr()])} {tuple(tensor.shape)}")
+    for key, reason in dropped.items():
+        print(f"{key} dropped: {reason}")
+
+
+def convert(source: Checkpoint, name: str, target: str, to: str, check: bool) -> None:
+    """Write the target, and print what was verified and dropped.
+
+    Args:
+        name: Name of the source, for the output.
+        target: File to write.
+        to: Format of the target, a key of `TARGETS`.
+        check: Whether to compare the features of source and target.
+
+    Raises:
+        UserError: The format does not support the architecture, or the features differ.
+    """
+    contents = TARGETS[to].contents(source)
+    _print_source(source, name)
+    if check:
+        differences = _verify(source, contents, to)
+        text = ", ".join(f"{stage} {value:.1e}" for stage, value in differences.items())
+        print(f"verified, largest relative difference of features: {text}")
+    dropped = source.dropped
+    if to == "detectron2":
+        dropped = dropped | to_detectron2(source.tensors)[1]
+    for reason, number in sorted(Counter(dropped.values()).items()):
+        print(f"dropped {number}: {reason}")
+    TARGETS[to].write(contents, target)
+    print(f"wrote {target}: {len(contents.get('model', contents))} tensors")
+
+
+def _print_source(source: Checkpoint, name: str) -> None:
+    print(f"{name}: {source.arch}, {source.layout} layout, sha256 {source.sha256[:16]}...")
+
+
+def _verify(source: Checkpoint, contents: dict, to: str) -> dict[str, float]:
+    """Return the largest relative difference of the features at each stage."""
+    if to == "detectron2":
+        # The other formats work without Detectron2.
+        from robust_backbones.detection.verify import verify_backbone
+
+        return verify_backbone(source, contents["model"])
+    converted = formats.unwrap(contents, "the converted file").tensors
+    if any(not converted[key].equal(tensor) for key, tensor in source.tensors.items()):
+        raise UserError("a tensor of the target differs from the source's.")
+    image = verify.fixed_image()
+    both = (verify.network_features(source.arch, t, image) for t in (source.tensors, converted))
+    return verify.compare_features(*both)

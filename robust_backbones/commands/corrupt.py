@@ -1,0 +1,53 @@
+"""Measure a detector's AP under common corruptions.
+
+robust-backbones corrupt --config digits_mask_rcnn_robust.yaml \\
+    MODEL.WEIGHTS output/digits_mask_rcnn_robust/model_final.pth
+
+Writes result.json, table.csv and figure.png.
+"""
+
+import argparse
+
+from robust_backbones.commands import detector_options
+from robust_backbones.core.errors import user_errors
+from robust_backbones.core.resources import require_config
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = detector_options.parser(__doc__)
+    add = parser.add_argument
+    add(
+        "--corruptions",
+        nargs="+",
+        metavar="KIND",
+        help="corruptions such as fog, or groups: noise, blur, weather, digital (default: all 15)",
+    )
+    add(
+        "--severities",
+        nargs="+",
+        type=int,
+        choices=(1, 2, 3, 4, 5),
+        default=[1, 2, 3, 4, 5],
+        help="severities of each corruption",
+    )
+    return detector_options.parse(parser, argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Check the input, evaluate on corrupted images, write the results."""
+    args = parse(argv)
+    with user_errors():
+        require_config(args.config)
+        from robust_backbones.detection.robustness.corruption_evaluation import evaluate
+
+        evaluate(
+            args.config,
+            args.opts,
+            args.output,
+            kinds=args.corruptions,
+            severities=sorted(set(args.severities)),
+            images=args.images,
+            batch_size=args.batch_size,
+            seed=args.seed,
+        )

@@ -1,0 +1,69 @@
+"""Options that `attack` and `corrupt` share."""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from robust_backbones.core.cli import Parser, count, whole
+
+# A config key on a command line: MODEL.WEIGHTS, SEED.
+_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+|OUTPUT_DIR|SEED")
+
+
+def parser(description: str) -> Parser:
+    """Return a parser with the shared options."""
+    shared = Parser(
+        description=description,
+        usage="%(prog)s --config FILE [options] [KEY VALUE ...]",
+        epilog="KEY VALUE pairs change the config: MODEL.WEIGHTS mine.pth.\n"
+        "To continue an interrupted evaluation, repeat the command.",
+    )
+    add = shared.add_argument
+    add(
+        "--config",
+        "--config-file",
+        dest="config",
+        required=True,
+        metavar="FILE",
+        help="YAML file of the detector; MODEL.WEIGHTS must be a trained detector",
+    )
+    add(
+        "--images",
+        type=count,
+        metavar="N",
+        help="evaluate on N random images of the test set (default: all images)",
+    )
+    add("--batch-size", type=count, default=1, metavar="N", help="batch size")
+    add(
+        "--seed",
+        type=whole,
+        default=0,
+        metavar="N",
+        help="random seed of the chosen images and of the evaluation",
+    )
+    add(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder of the results (default: a folder in OUTPUT_DIR)",
+    )
+    return shared
+
+
+def parse(shared: Parser, argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the options, and the `KEY VALUE` pairs as `opts`.
+
+    The pairs are removed first, because options with several values would consume them.
+    """
+    rest, pairs = list(sys.argv[1:] if argv is None else argv), []
+    index = 0
+    while index < len(rest):
+        if _KEY.fullmatch(rest[index]):
+            pairs += rest[index : index + 2]
+            del rest[index : index + 2]
+        else:
+            index += 1
+    args = shared.parse_args(rest)
+    args.opts = pairs
+    return args

@@ -1,0 +1,68 @@
+"""Score a file of detections with COCO's metrics, or VOC's on VOC datasets.
+
+robust-backbones evaluate coco_instances_results.json --annotations instances_val2017.json
+robust-backbones evaluate coco_instances_results.json --dataset voc_2007_test --csv scores.csv
+"""
+
+import argparse
+
+from robust_backbones.core.cli import Parser
+from robust_backbones.core.errors import user_errors
+from robust_backbones.core.files import check_readable
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = Parser(description=__doc__)
+    add = parser.add_argument
+    add(
+        "predictions",
+        metavar="PREDICTIONS.json",
+        help="list of detections in COCO's result format, such as "
+        "OUTPUT_DIR/inference/NAME/coco_instances_results.json",
+    )
+    truth = parser.add_mutually_exclusive_group(required=True)
+    truth.add_argument("--annotations", metavar="FILE", help="COCO annotation file")
+    truth.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="registered dataset, such as coco_2017_val or voc_2007_test",
+    )
+    add(
+        "--tasks",
+        nargs="+",
+        default=[],
+        choices=("bbox", "segm", "keypoints"),
+        help="tasks to score (default: those that the detections contain)",
+    )
+    add(
+        "--areas",
+        nargs="+",
+        type=float,
+        default=[],
+        metavar="PIXELS",
+        help="also report AP by object size, the square root of the area: one interval between "
+        "each two neighboring values, such as 0 16 32 64 96 inf",
+    )
+    add("--csv", metavar="FILE", help="write the table as task, metric, class, percent")
+    add("--output", metavar="FILE", help="write a result file (docs/formats.md)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Score the detections, print the metrics and write the files."""
+    args = parse(argv)
+    with user_errors():
+        for path in filter(None, (args.predictions, args.annotations)):
+            check_readable(path, "Give a JSON file")
+        from robust_backbones.detection.evaluation.saved_report import report
+
+        report(
+            args.predictions,
+            annotations=args.annotations,
+            dataset=args.dataset,
+            tasks=args.tasks,
+            areas=args.areas,
+            csv=args.csv,
+            output=args.output,
+        )

@@ -1,0 +1,106 @@
+"""Train or evaluate a detector on a robust backbone.
+
+robust-backbones train --config coco_mask_rcnn_robust_eps3.yaml --num-gpus 8
+robust-backbones train --config coco_mask_rcnn_robust_eps3.yaml --num-gpus 8 --resume
+robust-backbones train --config voc_faster_rcnn_standard.yaml MODEL.WEIGHTS robust://resnet50_l2_eps1
+
+Exit codes: 0 finished, 2 invalid input, 75 stopped by a signal (continue with --resume).
+"""
+
+import argparse
+import os
+
+from robust_backbones.core.cli import Parser, count, whole
+from robust_backbones.core.errors import user_errors
+from robust_backbones.core.resources import require_config
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line. Options have Detectron2's names where it has one."""
+    parser = Parser(description=__doc__)
+    add = parser.add_argument
+    add(
+        "--config",
+        "--config-file",
+        dest="config",
+        required=True,
+        metavar="FILE",
+        help="YAML file of the detector, or the name of a packaged one",
+    )
+    for split, use in (("train", "train on"), ("test", "evaluate on")):
+        add(
+            f"--dataset-{split}",
+            action="append",
+            default=[],
+            metavar="NAME=DATA",
+            help=f"{use} your own dataset, NAME=coco:IMAGES:ANNOTATIONS.json or "
+            "NAME=voc:ROOT:SPLIT, or a registered dataset, NAME (repeatable)",
+        )
+    add(
+        "--resume",
+        action="store_true",
+        help="continue from the last checkpoint in OUTPUT_DIR, if there is one",
+    )
+    add(
+        "--restart-schedule",
+        action="store_true",
+        help="with --resume: use the current learning rates and number of steps instead of those "
+        "that the run started with",
+    )
+    add(
+        "--eval-only",
+        action="store_true",
+        help="evaluate MODEL.WEIGHTS (with --resume: the last checkpoint) without training",
+    )
+    add(
+        "--num-gpus",
+        type=whole,
+        default=1,
+        metavar="N",
+        help="number of GPUs on this machine; without a GPU, the CPU is used (default: 1)",
+    )
+    add("--num-machines", type=count, default=1, metavar="N", help="number of machines")
+    add(
+        "--machine-rank",
+        type=whole,
+        default=0,
+        metavar="N",
+        help="rank of this machine, starting at 0",
+    )
+    # Detectron2's rule: a port per user avoids collisions between the users of a machine.
+    port = 2**15 + 2**14 + (os.getuid() if hasattr(os, "getuid") else 1) % 2**14
+    add(
+        "--dist-url",
+        default=f"tcp://127.0.0.1:{port}",
+        metavar="URL",
+        help="address at which the processes meet (default: %(default)s)",
+    )
+    add(
+        "opts",
+        nargs="*",
+        metavar="KEY VALUE",
+        help="changes to the config, such as OUTPUT_DIR output/mine SEED 1",
+    )
+    args = parser.parse_intermixed_args(argv)
+    if args.machine_rank >= args.num_machines:
+        parser.error(
+            f"--machine-rank {args.machine_rank} must be below --num-machines {args.num_machines}"
+        )
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Check the input, then start one process per GPU."""
+    args = parse(argv)
+    with user_errors():
+        require_config(args.config)
+        from robust_backbones.detection.launch import Processes, launch
+        from robust_backbones.detection.training.run import Mode
+
+        launch(
+            args.config,
+            args.opts,
+            {"TRAIN": args.dataset_train, "TEST": args.dataset_test},
+            Mode(args.resume, args.restart_schedule, args.eval_only),
+            Processes(args.num_gpus, args.num_machines, args.machine_rank, args.dist_url),
+        )

@@ -1,0 +1,145 @@
+"""Draw annotations and detections side by side, sort errors by kind, draw training curves.
+
+robust-backbones visualize --output DIR --config C MODEL.WEIGHTS W
+robust-backbones visualize --output DIR --config C MODEL.WEIGHTS W --compare OTHER_WEIGHTS
+robust-backbones visualize --output DIR --dataset NAME --predictions coco_instances_results.json
+robust-backbones visualize --output DIR --dataset NAME --truth-only
+robust-backbones visualize --output DIR --curves RUN_FOLDER RUN_FOLDER
+
+Writes DIR/index.html and its pictures, with --errors also DIR/errors.json. --curves writes
+DIR/curves.png.
+"""
+
+import argparse
+from pathlib import Path
+
+from robust_backbones.core.cli import Parser, count, number, whole
+from robust_backbones.core.errors import user_errors
+from robust_backbones.core.resources import require_config
+
+_score = number(float, lambda value: 0 <= value <= 1, "a number in [0, 1]")
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = Parser(description=__doc__)
+    add = parser.add_argument
+    add("--output", required=True, metavar="DIR", help="folder of the page and the pictures")
+    add(
+        "--config",
+        "--config-file",
+        dest="config",
+        metavar="FILE",
+        help="config of a trained detector, whose weights are MODEL.WEIGHTS",
+    )
+    add(
+        "--dataset",
+        metavar="NAME",
+        help="registered dataset, or NAME=coco:IMAGES:ANNOTATIONS.json or NAME=voc:ROOT:SPLIT "
+        "(default: the first of DATASETS.TEST)",
+    )
+    add(
+        "--compare",
+        metavar="[CONFIG=]WEIGHTS",
+        help="second detector, by default with the same config; KEY VALUE pairs apply to both",
+    )
+    add(
+        "--predictions",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="draw the detections of a coco_instances_results.json instead of running a detector "
+        "(at most twice)",
+    )
+    add("--truth-only", action="store_true", help="draw only the annotations")
+    add(
+        "--name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="heading of the first, then of the second detections (default: their path)",
+    )
+    add("--images", type=count, default=20, metavar="N", help="number of random images")
+    add("--seed", type=whole, default=0, metavar="N", help="random seed of the chosen images")
+    add(
+        "--threshold",
+        type=_score,
+        default=0.5,
+        metavar="SCORE",
+        help="lowest score of a drawn detection, in [0, 1]",
+    )
+    add(
+        "--errors",
+        action="store_true",
+        help="classify errors as TIDE does: colors, a table, and errors.json",
+    )
+    add(
+        "--sort",
+        choices=("dataset", "errors"),
+        default="dataset",
+        help="order of the images; errors: images with most errors first",
+    )
+    add("--show", type=count, metavar="N", help="draw the first N images (default: all)")
+    add("--curves", nargs="+", metavar="DIR", help="draw the training curves of these runs")
+    add("opts", nargs="*", metavar="KEY VALUE", help="changes to the config")
+    args = parser.parse_intermixed_args(argv)
+    if not args.curves and (conflict := _conflict(args)):
+        parser.error(conflict)
+    return args
+
+
+def _conflict(args: argparse.Namespace) -> str | None:
+    """Return what is wrong with the combination of options, if anything."""
+    config = args.compare and _split_config(args.compare)[0]
+    conflicts = {
+        "--sort errors needs --errors": args.sort == "errors" and not args.errors,
+        "--truth-only excludes --compare, --predictions and --errors": args.truth_only
+        and (args.compare or args.predictions or args.errors),
+        "give --config and MODEL.WEIGHTS, or --predictions, or --truth-only": not (
+            args.config or args.predictions or args.truth_only
+        ),
+        "--compare needs --config, or CONFIG=WEIGHTS": args.compare and not (args.config or config),
+        "give --dataset or --config": not (args.config or args.dataset),
+    }
+    return next((text for text, wrong in conflicts.items() if wrong), None)
+
+
+def _split_config(text: str) -> tuple[str | None, str]:
+    """Split `CONFIG=WEIGHTS`. The weights' path may contain an equals sign."""
+    for ending in (".yaml=", ".yml="):
+        config, found, weights = text.partition(ending)
+        if found:
+            return config + ending[:-1], weights
+    return None, text
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Draw, and print the address of the page or the figure."""
+    args = parse(argv)
+    with user_errors():
+        if args.config:
+            require_config(args.config)
+        from robust_backbones.detection.inspect import page
+
+        output = Path(args.output)
+        if args.curves:
+            file = page.draw_curves(args.curves, output)
+        else:
+            view = page.View(
+                output,
+                args.config,
+                args.opts,
+                args.dataset,
+                args.predictions,
+                args.compare and _split_config(args.compare),
+                truth_only=args.truth_only,
+                names=args.name,
+                images=args.images,
+                seed=args.seed,
+                threshold=args.threshold,
+                errors=args.errors,
+                most_errors_first=args.sort == "errors",
+                shown=args.show,
+            )
+            file = page.draw_images(view)
+        print(file.resolve().as_uri())

@@ -1,0 +1,76 @@
+"""Check detection datasets and print the problems."""
+
+import csv
+from collections import Counter
+
+from robust_backbones.core.files import atomic
+from robust_backbones.detection.data import custom
+from robust_backbones.detection.data.annotations import Annotations
+from robust_backbones.detection.data.validate import (
+    FATAL,
+    MENDED,
+    NOTED,
+    Problem,
+    annotations_of,
+    check,
+)
+
+
+def report(datasets: list[str], pixels: bool, listed: int, csv_file: str | None) -> int:
+    """Print the problems of each dataset; return the number of errors.
+
+    Args:
+        datasets: `NAME=coco:...`, `NAME=voc:...` or names of registered datasets.
+        pixels: Whether to open the image files.
+        listed: Number of problems of each kind to print.
+        csv_file: CSV file of all problems to write, if any.
+
+    Raises:
+        UserError: A dataset is unknown or its annotations cannot be read.
+    """
+    errors, rows = 0, []
+    for text in datasets:
+        own = custom.is_own(text)
+        name = text.split("=")[0] if own else text
+        annotations = custom.parse(text).read() if own else annotations_of(text)
+        problems = check(annotations, pixels=pixels)
+        rows += [(name, p.kind, p.image, p.text) for p in problems]
+        _print_counts(name, annotations)
+        errors += _print_problems(problems, listed)
+    if csv_file:
+        with (
+            atomic(csv_file) as temporary,
+            open(temporary, "w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.writer(file)
+            writer.writerow(("dataset", "kind", "image", "text"))
+            writer.writerows(rows)
+    return errors
+
+
+def _print_counts(name: str, annotations: Annotations) -> None:
+    objects = Counter(thing.name for image in annotations.images for thing in image.objects)
+    print(
+        f"{name}: {_counted(len(annotations.images), 'image')}, "
+        f"{_counted(objects.total(), 'object')}, "
+        f"{_counted(len(annotations.classes), 'class', 'classes')}"
+    )
+    print("  " + ", ".join(f"{label} {objects[label]}" for label in annotations.classes))
+
+
+def _print_problems(problems: list[Problem], listed: int) -> int:
+    errors = 0
+    for kinds, severity in ((FATAL, "error"), (MENDED, "error"), (NOTED, "note")):
+        for kind, meaning in kinds.items():
+            some = [problem for problem in problems if problem.kind == kind]
+            if some:
+                errors += len(some) * (severity == "error")
+                print(f"  {severity}: {kind}, {len(some)}: {meaning}")
+                for problem in some[:listed]:
+                    print(f"    {problem.image + ': ' if problem.image else ''}{problem.text}")
+    print(f"  {_counted(errors, 'error')}" if errors else "  no errors")
+    return errors
+
+
+def _counted(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"

@@ -1,0 +1,59 @@
+"""Score a file of detections; print the metrics and write the files."""
+
+import time
+
+from robust_backbones.core import results
+from robust_backbones.core.files import atomic
+from robust_backbones.detection.evaluation import saved, tables
+
+
+def report(
+    predictions: str,
+    *,
+    annotations: str | None,
+    dataset: str | None,
+    tasks: list[str],
+    areas: list[float],
+    csv: str | None,
+    output: str | None,
+) -> None:
+    """Score detections and report the metrics.
+
+    Args:
+        predictions: JSON file in COCO's result format.
+        annotations: COCO annotation file, or
+        dataset: Name of a registered dataset.
+        tasks: Tasks to score. Empty: those that the detections contain.
+        areas: Limits of the object sizes, in pixels, for AP by size.
+        csv: CSV file to write, if any.
+        output: Result file to write, if any.
+
+    Raises:
+        UserError: A file or a detection is invalid, or the dataset is unknown.
+    """
+    started = time.perf_counter()
+    scored = saved.score(predictions, annotations, dataset, tasks, areas)
+    print(f"{predictions} on {scored.name}, percent:\n\n{tables.text(scored.metrics)}")
+    if csv:
+        with atomic(csv) as temporary:
+            temporary.write_text(tables.csv_text(scored.metrics), encoding="utf-8")
+    if output:
+        settings = {
+            "predictions": predictions,
+            "annotations": annotations,
+            "dataset": dataset,
+            "tasks": tasks,
+            "areas": [f"{edge:g}" for edge in areas],  # JSON has no infinity
+            "csv": csv,
+            "output": output,
+        }
+        results.write(
+            output,
+            kind="detection",
+            metrics={scored.name: scored.metrics},
+            settings=settings,
+            weights_sha256=None,
+            data=scored.data,
+            seed=0,
+            seconds=time.perf_counter() - started,
+        )

@@ -1,0 +1,165 @@
+"""Write the page of annotations and detections, or the figure of training curves."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog
+
+from robust_backbones.core import pages
+from robust_backbones.core.errors import UserError
+from robust_backbones.detection import compat, config
+from robust_backbones.detection.data import custom
+from robust_backbones.detection.inspect import curves, gallery
+from robust_backbones.detection.inspect.error_types import KINDS
+
+TEMPLATE = "gallery.html.jinja"
+
+
+@dataclass(frozen=True)
+class View:
+    """What the page shows.
+
+    Attributes:
+        output: Folder of the page.
+        config: Config file of the detector. None: there is no detector.
+        overrides: `KEY VALUE` pairs of all configs.
+        dataset: Registered dataset or `NAME=...`. None: the first of `DATASETS.TEST`.
+        predictions: Files of detections.
+        second: Config (None: the same) and weights of a second detector.
+        truth_only: Whether to draw only the annotations.
+        names: Headings of the detections. Missing ones are made from the paths.
+        images: Number of random images.
+        seed: Random seed of the chosen images.
+        threshold: Lowest score of a drawn detection, in [0, 1].
+        errors: Whether to classify errors.
+        most_errors_first: Whether to sort the images by errors.
+        shown: Number of images to draw. None: all.
+    """
+
+    output: Path
+    config: str | None
+    overrides: list[str]
+    dataset: str | None
+    predictions: list[str]
+    second: tuple[str | None, str] | None
+    truth_only: bool
+    names: list[str]
+    images: int
+    seed: int
+    threshold: float
+    errors: bool
+    most_errors_first: bool
+    shown: int | None
+
+
+def draw_images(view: View) -> Path:
+    """Draw the images, count the errors, and return the page.
+
+    Raises:
+        UserError: A config, weights, predictions or the dataset is invalid.
+    """
+    compat.silence_detectron2()
+    started = time.perf_counter()
+    dataset, columns = _columns(view)
+    rows = gallery.choose(dataset, view.images, view.seed)
+    if view.errors:
+        gallery.count_errors(rows, columns, view.threshold)
+    if view.most_errors_first:
+        rows.sort(key=lambda row: -row.errors)
+    shown = rows[: view.shown]
+    gallery.draw(shown, columns, dataset, view.output, view.threshold)
+    if view.errors:
+        gallery.write_errors(
+            view.output / "errors.json",
+            rows,
+            columns,
+            dataset,
+            threshold=view.threshold,
+            seed=view.seed,
+            seconds=time.perf_counter() - started,
+        )
+    return write_page(
+        view.output / "index.html",
+        dataset=dataset,
+        size=len(DatasetCatalog.get(dataset)),
+        looked_at=len(rows),
+        rows=shown,
+        by_errors=view.most_errors_first,
+        columns=columns,
+        totals=gallery.totals(rows, columns) if view.errors else None,
+        threshold=view.threshold,
+        seed=view.seed,
+    )
+
+
+def write_page(path: Path, **contents: Any) -> Path:
+    """Write the HTML page, which refers to pictures in its folder. Return its path."""
+    return pages.write(path, Path(__file__).with_name(TEMPLATE), kinds=KINDS, **contents)
+
+
+def draw_curves(runs: list[str], output: Path) -> Path:
+    """Draw the training curves of run folders, and return the figure.
+
+    Raises:
+        UserError: A folder contains no readable metrics.json.
+    """
+    series = {name: curves.read(run) for name, run in zip(curves.labels(runs), runs, strict=True)}
+    path = output / "curves.png"
+    curves.draw(series, path)
+    return path
+
+
+def _columns(view: View) -> tuple[str, list[gallery.Column]]:
+    """Return the dataset's name and the sources of detections."""
+    detector = view.config and not (view.predictions or view.truth_only)
+    cfg = _load_config(view, view.config, None if detector else "")
+    dataset = cfg.DATASETS.TEST[0]
+    sources: list[Callable[[str], gallery.Column]] = []
+    paths = []
+    if detector:
+        sources.append(partial(gallery.from_model, cfg=cfg, dataset=dataset))
+        paths.append(cfg.MODEL.WEIGHTS)
+    for file in view.predictions:
+        sources.append(partial(gallery.from_file, path=file, dataset=dataset))
+        paths.append(file)
+    if view.second:
+        path, weights = view.second
+        other = _load_config(view, path or view.config, weights)
+        if other.DATASETS.TEST != cfg.DATASETS.TEST:
+            raise UserError(f"{path} is for another dataset. Choose one with --dataset.")
+        sources.append(partial(gallery.from_model, cfg=other, dataset=dataset))
+        paths.append(weights)
+    names = [*view.names, *curves.labels(paths)[len(view.names) :]]
+    if len(view.names) > len(sources) or len(set(names)) < len(names):
+        raise UserError(f"--name: give at most {len(sources)} different names; got {names}.")
+    return dataset, [make(name) for name, make in zip(names, sources, strict=True)]
+
+
+def _load_config(view: View, path: str | None, weights: str | None) -> CfgNode:
+    """Return the config of a detector, or without `path` the defaults with the dataset."""
+    overrides = view.overrides if weights is None else [*view.overrides, "MODEL.WEIGHTS", weights]
+    if path is None:
+        name = view.dataset or ""
+        cfg = get_cfg()
+        config.add_robust_config(cfg)
+        own = [name] if custom.is_own(name) else []
+        cfg.merge_from_list(["DATASETS.OWN", own, "DATASETS.TEST", (name.split("=")[0],)])
+        try:
+            cfg.merge_from_list(overrides)
+        except (KeyError, ValueError, AssertionError) as error:
+            raise UserError(f"overrides: {' '.join(str(error.args[0]).split())}") from None
+    else:
+        chosen = [view.dataset] if view.dataset else []
+        cfg = config.load_config(path, overrides, datasets={"TEST": chosen})
+    if not cfg.DATASETS.TEST:
+        raise UserError("DATASETS.TEST is empty. Give --dataset.")
+    cfg.DATASETS.TEST = cfg.DATASETS.TEST[:1]
+    config.set_device(cfg, 1)
+    config.check_inputs(cfg, train=False)
+    custom.register(cfg)
+    return cfg

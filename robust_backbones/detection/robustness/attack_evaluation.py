@@ -1,0 +1,88 @@
+"""Evaluate a detector under PGD and write the results."""
+
+from pathlib import Path
+
+from robust_backbones.core.eps import STEP_FACTOR
+from robust_backbones.core.files import claimed
+from robust_backbones.detection import compat
+from robust_backbones.detection.robustness import attack_report, grid, subject
+
+
+def evaluate(
+    config: str,
+    overrides: list[str],
+    output: Path | None,
+    *,
+    constraint: str,
+    radii: list[float],
+    steps: int,
+    step_size: float | None,
+    losses: list[str],
+    restarts: int,
+    images: int | None,
+    pictures: int,
+    batch_size: int,
+    seed: int,
+) -> None:
+    """Measure AP on clean images and at each radius. Continue an interrupted evaluation.
+
+    Args:
+        config: Config file of the detector.
+        overrides: `KEY VALUE` pairs.
+        output: Folder of the results. None: `OUTPUT_DIR/attack_<constraint>`.
+        constraint: Norm of the perturbation, `"linf"` or `"l2"`.
+        radii: Perturbation radii, for images in [0, 1].
+        steps: Number of PGD steps.
+        step_size: Length of a step, in the unit of `radii`. None: `2.5 * eps / steps`.
+        losses: Losses to maximize, keys of `attack.LOSSES`.
+        restarts: Number of random starts for each loss.
+        images: Number of random images of the test set. None: all.
+        pictures: Number of images to draw at each radius.
+        batch_size: Number of images in a batch.
+        seed: Random seed of the chosen images and of the attack.
+
+    Raises:
+        UserError: An option, the config, the weights or the dataset is invalid.
+    """
+    compat.silence_detectron2()
+    target = subject.find(config, overrides, images, seed)
+    output = output or Path(target.cfg.OUTPUT_DIR, f"attack_{constraint}")
+    chosen = {
+        "constraint": constraint,
+        "steps": steps,
+        "step_size": step_size,
+        "losses": losses,
+        "restarts": restarts,
+    }
+    default_step = f"{STEP_FACTOR} * eps / steps"
+    settings = target.settings(
+        attack="pgd",
+        **chosen | {"step_size": step_size or default_step},
+        random_start=True,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    plan = attack_report.conditions(
+        target.cfg,
+        target.dataset,
+        radii,
+        chosen,
+        seed=seed,
+        folder=output / "pictures",
+        pictures=[number for number, _ in target.items[:pictures]],
+    )
+    with claimed(output):
+        rows = grid.measure_all(target, plan, settings, output, batch_size)
+        print(attack_report.table(rows), attack_report.in_words(chosen), sep="\n")
+        attack_report.draw_curve(rows, constraint, output / "curve.png")
+        subject.write_result(
+            target,
+            output,
+            kind="detection-robustness",
+            metrics={"attacks": rows},
+            settings=settings | {"eps": radii},
+            seed=seed,
+            seconds=sum(row["seconds"] for row in rows.values()),
+            warnings=attack_report.warnings(rows),
+        )
+    print(f"{len(target.items)} images -> {output}")

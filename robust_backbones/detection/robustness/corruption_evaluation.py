@@ -1,0 +1,65 @@
+"""Evaluate a detector on corrupted images and write the results."""
+
+from pathlib import Path
+
+from robust_backbones.core.files import claimed
+from robust_backbones.detection import compat
+from robust_backbones.detection.robustness import corruption_report, corruptions, grid, subject
+
+
+def evaluate(
+    config: str,
+    overrides: list[str],
+    output: Path | None,
+    *,
+    kinds: list[str] | None,
+    severities: list[int],
+    images: int | None,
+    batch_size: int,
+    seed: int,
+) -> None:
+    """Measure AP on clean images and for each corruption. Continue an interrupted evaluation.
+
+    Args:
+        config: Config file of the detector.
+        overrides: `KEY VALUE` pairs.
+        output: Folder of the results. None: `OUTPUT_DIR/corruptions`.
+        kinds: Corruptions or groups of `corruptions.GROUPS`. None: all.
+        severities: Severities, each in 1 to 5.
+        images: Number of random images of the test set. None: all.
+        batch_size: Number of images in a batch.
+        seed: Random seed of the chosen images and of the corruptions.
+
+    Raises:
+        UserError: An option, the config, the weights or the dataset is invalid, or the package of
+            the corruptions is not installed.
+    """
+    package = f"{corruptions.PACKAGE} {corruptions.package_version()}"
+    chosen = corruptions.choose(kinds)
+    compat.silence_detectron2()
+    target = subject.find(config, overrides, images, seed)
+    output = output or Path(target.cfg.OUTPUT_DIR, "corruptions")
+    settings = target.settings(package=package, batch_size=batch_size, seed=seed)
+    plan = corruptions.conditions(target.cfg, chosen, severities, seed)
+    with claimed(output):
+        rows = grid.measure_all(target, plan, settings, output, batch_size)
+        metrics = corruption_report.summary(rows)
+        print(corruption_report.table(metrics))
+        corruption_report.write_csv(metrics, output / "table.csv")
+        corruption_report.draw(metrics, output / "figure.png")
+        subject.write_result(
+            target,
+            output,
+            kind="detection-corruptions",
+            metrics=metrics,
+            settings=settings | {"corruptions": chosen, "severities": severities},
+            seed=seed,
+            seconds=sum(row["seconds"] for row in rows.values()),
+            warnings=None,
+        )
+    if not metrics["complete"]:
+        print(
+            "mPC and rPC cover only the chosen corruptions and severities. Do not compare them "
+            "with published values, which cover all."
+        )
+    print(f"{len(target.items)} images -> {output}")
