@@ -1,21 +1,21 @@
-"""Cross-fitting: one part of the results chooses the best network, the other part reports it."""
+"""Cross-fitting: a part of the results chooses the best network, and the rest evaluates it."""
 
 import numpy as np
 
-SPLITS = 20  # random halvings of the test images: one half chooses, the other reports
+SPLITS = 20  # random halvings of the test images
 
 
-def chosen(
+def cross_fit(
     right: np.ndarray, labels: np.ndarray | None = None, *, splits: int = SPLITS, seed: int = 0
 ) -> np.ndarray:
-    """Correctness of the best network of a side, chosen by other images and other trials.
+    """Correctness of the best network of a side, chosen on other images and other trials.
 
-    For each random halving, each half and each trial, the network is chosen by the other half and
+    For each random halving, each half and each trial, the network is chosen on the other half and
     the other trials. The result is averaged over the halvings.
 
     Args:
-        right: `(networks, trials, N)`, 1 if correct. A single trial chooses for itself.
-        labels: `(N,)` int for the mean over classes; None: mean over images.
+        right: correctness `(networks, trials, N)`, 1 or 0. A single trial chooses for itself.
+        labels: classes `(N,)` int for the mean over classes; None: mean over images.
         splits: number of random halvings.
         seed: seed for the halvings.
 
@@ -45,7 +45,8 @@ def best_by_others(scores: np.ndarray) -> np.ndarray:
     """Index of the network with the highest mean over the other trials, for each trial.
 
     Args:
-        scores: `(networks, trials, ...)`. A single trial chooses for itself.
+        scores: scores `(networks, trials, ...)`, higher is better. A single trial chooses for
+            itself.
 
     Returns:
         Indices of networks, `(trials, ...)` int.
@@ -55,11 +56,11 @@ def best_by_others(scores: np.ndarray) -> np.ndarray:
     return (scores.sum(1, keepdims=True) - scores).argmax(0)
 
 
-def chosen_accuracies(table: np.ndarray) -> np.ndarray:
-    """Accuracies of the best network of a side, chosen by other trials on the same images.
+def cross_fit_accuracies(table: np.ndarray) -> np.ndarray:
+    """Accuracies of the best network of a side, chosen in other trials on the same images.
 
-    This removes the selection bias by seeds. The bias by images stays; `estimates.from_accuracies`
-    bounds it.
+    This removes the selection bias that seeds cause. The bias that images cause remains, and
+    `estimates.from_accuracies` bounds it.
 
     Args:
         table: accuracies `(networks, trials)`, percent.

@@ -1,4 +1,4 @@
-"""Estimates of the difference of two sides, from per-image correctness or from accuracies."""
+"""Estimates of the difference between two sides, from predictions or from accuracies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from scipy import special
 
 from classification.report import crossfit, trial_variance
-from classification.report.trial_variance import Part
+from classification.report.trial_variance import VariancePart
 from classification.report.verdicts import Discordant, Estimate, Missing, Over
 
 # Two trials of one network, or two tasks, leave one degree of freedom. The error rate is then
@@ -28,16 +28,16 @@ def from_predictions(
     """Estimate best robust minus best standard network, over trials and test images.
 
     Args:
-        robust, standard: `(networks, trials, N)`, 1 if correct, on the same images. The numbers of
-            networks and of trials may differ.
-        labels: `(N,)` int for the mean over classes; None: mean over images.
-        fixed: for each side, whether its runs do not depend on a seed, so that one trial is enough.
+        robust, standard: correctness `(networks, trials, N)`, 1 or 0, on the same images. The
+            numbers of networks and of trials may differ.
+        labels: classes `(N,)` int for the mean over classes; None: mean over images.
+        fixed: whether the runs of each side do not depend on a seed, so that one trial is enough.
     """
-    sides = [crossfit.chosen(side, labels) for side in (robust, standard)]
+    sides = [crossfit.cross_fit(side, labels) for side in (robust, standard)]
     weights = _weights(labels, robust.shape[2])
     mean = float((sides[0].mean(0, dtype=float) - sides[1].mean(0, dtype=float)) @ weights)
     trials = (robust.shape[1], standard.shape[1])
-    # One half of the images chooses, so the variance that images cause is doubled.
+    # Only half of the images chooses, so the variance that images cause is doubled.
     tables = [side @ weights for side in (robust, standard)]
     shares = [
         trial_variance.share_of_seeds(table, 2 * trial_variance.own_images(side, weights))
@@ -56,7 +56,7 @@ def from_predictions(
         1 + (1 - share) * (trial_variance.inflation(len(side), 2) - 1)
         for share, side in zip(shares, (robust, standard), strict=True)
     )
-    images = Part(images.variance * choice, images.df)
+    images = VariancePart(images.variance * choice, images.df)
     over = Over.IMAGES | (Over.TRIALS if seeds.variance else Over.NOTHING)
     missed = [
         _missed(table, float(side.mean(0, dtype=float) @ weights))
@@ -89,9 +89,10 @@ def from_accuracies(
     """Estimate best robust minus best standard network without predictions.
 
     With one network a side, the interval is over trials alone and is about this test set. With
-    several networks, the other trials choose on the same images, so the selection bias by images
-    stays in the estimate. Its size is estimated from how the networks of a side differ beyond their
-    seeds. Real differences between them make the interval wider than needed.
+    several networks, the other trials choose on the same images, so the selection bias that images
+    cause remains in the estimate. Its size is estimated from the differences between the networks
+    of a side that their seeds do not explain. Real differences between networks make the interval
+    wider than necessary.
 
     Args:
         robust, standard: accuracies `(networks, trials)`, percent.
@@ -99,14 +100,14 @@ def from_accuracies(
             metric is not an accuracy.
     """
     tables, trials = (robust, standard), (robust.shape[1], standard.shape[1])
-    sides = [crossfit.chosen_accuracies(side) for side in tables]
+    sides = [crossfit.cross_fit_accuracies(side) for side in tables]
     mean = float(sides[0].mean() - sides[1].mean())
-    own = Part(0.0, np.inf)
+    own = VariancePart(0.0, np.inf)
     if max(map(len, tables)) > 1 and min(trials) > 1:
         own = trial_variance.of_networks(tables)
         bound = max(float(side.mean()) * (100 - float(side.mean())) for side in sides)
         if images:
-            own = Part(min(own.variance, max(0.0, bound) / images), own.df)
+            own = VariancePart(min(own.variance, max(0.0, bound) / images), own.df)
     parts = [
         trial_variance.of_trials(side, trial_variance.share_of_seeds(side, own.variance))
         for side in tables
@@ -118,9 +119,9 @@ def from_accuracies(
         return Estimate(mean, trials=trials, missing=Missing.PREDICTIONS)
     if len(robust) == len(standard) == 1:
         return Estimate(mean, Over.TRIALS, trials, seeds)
-    # A choice by images raises the accuracy, but scatters less than a single network.
+    # A choice on the test images raises the accuracy and reduces its variance.
     chance = [1 - trial_variance.share_of_seeds(side, own.variance) for side in tables]
-    found = [luck(len(side)) for side in tables]
+    found = [maximum_of_normals(len(side)) for side in tables]
     raised = [
         maximum * math.sqrt(own.variance * part)
         for (maximum, _), part in zip(found, chance, strict=True)
@@ -133,7 +134,7 @@ def from_accuracies(
         Over.TRIALS | Over.IMAGES,
         trials,
         seeds,
-        Part(rest * own.variance, np.inf),
+        VariancePart(rest * own.variance, np.inf),
         choice,
         unseen=True,
     )
@@ -149,11 +150,11 @@ def over_tasks(means: Sequence[float]) -> Estimate:
     if len(values) - 1 < FEWEST_DF:
         mean = float(values.mean()) if len(values) else 0.0
         return Estimate(mean, missing=Missing.TASKS, tests=len(values))
-    part = Part(float(values.var(ddof=1)) / len(values), len(values) - 1)
+    part = VariancePart(float(values.var(ddof=1)) / len(values), len(values) - 1)
     return Estimate(float(values.mean()), Over.TASKS, images=part, tests=len(values))
 
 
-def luck(networks: int) -> tuple[float, float]:
+def maximum_of_normals(networks: int) -> tuple[float, float]:
     """Mean and variance of the maximum of `networks` standard normal numbers."""
     x = np.linspace(-8, 8, 4001)
     density = np.diff(special.ndtr(x) ** networks)
@@ -162,7 +163,7 @@ def luck(networks: int) -> tuple[float, float]:
     return mean, float(density @ (middle - mean) ** 2)
 
 
-def _enough(part: Part | None) -> bool:
+def _enough(part: VariancePart | None) -> bool:
     """Whether the variance over trials has enough degrees of freedom."""
     return part is not None and part.df >= FEWEST_DF
 

@@ -1,5 +1,5 @@
 "use strict";
-// Every text from a result goes in through textContent, so that it stays text.
+// Text from results is inserted through textContent, so that it cannot become markup.
 
 const make = (name, properties = {}, ...children) => {
   const node = Object.assign(document.createElement(name), properties);
@@ -12,7 +12,7 @@ const show = (value) => {
   return typeof value === "object" ? JSON.stringify(value) : String(value);
 };
 
-// ---- sorting: what is missing comes last, whichever way
+// ---- sorting; missing cells are last in both directions
 
 const words = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
 const compare = (a, b, down) => {
@@ -42,76 +42,96 @@ const sortable = (table) => {
 };
 document.querySelectorAll("table.sortable").forEach(sortable);
 
-const headings = (names, numbers) => make("tr", {}, ...names.map((name, i) => {
-  const heading = make("th", { scope: "col", className: numbers[i] ? "number" : "" },
-    make("button", { type: "button", textContent: name }));
-  heading.setAttribute("aria-sort", "none");
-  return heading;
+// ---- tables; the kind of a column decides how its cells are shown: text, number, percent or run
+
+const KINDS = {
+  text: { numeric: false, text: show },
+  number: { numeric: true, text: show },
+  percent: { numeric: true, text: (value) => value.toFixed(2) },
+  run: { numeric: false, text: show },
+};
+const headings = (columns) => make("tr", {}, ...columns.map(({ heading, kind }) => {
+  const cell = make("th", { scope: "col", className: KINDS[kind].numeric ? "number" : "" },
+    make("button", { type: "button", textContent: heading }));
+  cell.setAttribute("aria-sort", "none");
+  return cell;
 }));
-const cell = (value, number) => {
-  const missing = value === null || value === undefined;
-  const node = make("td", { textContent: show(value),
-    className: (number ? "number" : "") + (missing ? " missing" : "") });
-  if (number && !missing) node.dataset.sort = value;
+const cell = (row, { key, kind }) => {
+  const value = row[key];
+  const missing = value === null || value === undefined || value === "";
+  const { numeric, text } = KINDS[kind];
+  const shown = missing ? show(null) : text(value);
+  const node = make("td", { textContent: shown, className: (numeric ? "number" : "") + (missing ? " missing" : "") });
+  if (numeric && !missing) node.dataset.sort = value;
+  if (kind === "run") {
+    node.replaceChildren(make("button", { type: "button", className: "runs", textContent: shown }));
+    node.firstChild.dataset.runs = row.index;
+  }
   return node;
 };
-const boxed = (names, rows) => {
-  const numbers = names.map((_, i) => rows.some((row) => typeof row[i] === "number"));
-  const table = make("table", {}, make("thead", {}, headings(names, numbers)),
-    make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map((v, i) => cell(v, numbers[i]))))));
+const bodyRows = (columns, rows) => rows.map((row) => make("tr", {}, ...columns.map((column) => cell(row, column))));
+const tableOf = (columns, rows) => {
+  const table = make("table", {}, make("thead", {}, headings(columns)), make("tbody", {}, ...bodyRows(columns, rows)));
   sortable(table);
   return make("div", { className: "box" }, table);
 };
 
-// ---- one run, drawn when it is asked for
+// ---- details of a run, built when they are opened
 
 let parsed;
 const data = () => (parsed ??= JSON.parse(document.getElementById("data").textContent));
 const title = (run) => [run.dataset, run.mode, run.arch, run.eps === null ? "" : `ε ${run.eps}`,
-  run.mean === null ? "" : `${run.mean.toFixed(2)} %`].filter(Boolean).join(" · ") || run.kind;
+  run.mean === null ? "" : `${KINDS.percent.text(run.mean)} %`].filter(Boolean).join(" · ") || run.kind;
 const list = (entries) => make("dl", {}, ...entries.flatMap(([key, value]) =>
   [make("dt", { textContent: key }), make("dd", { textContent: show(value) })]));
 const part = (name, ...nodes) => [make("h3", { textContent: name }), ...nodes];
 const isTable = (value) => Array.isArray(value) && value.length > 0
   && value.every((row) => row && typeof row === "object" && !Array.isArray(row));
+const inWords = (value) => (value && typeof value === "object"
+  ? Object.entries(value).map(([key, x]) => `${key} ${show(x)}`).join(", ") : value);
 
 const metrics = (run) => {
   const entries = Object.entries(run.metrics);
   const nodes = part("Metrics", list(entries.filter(([, value]) => !isTable(value))));
   for (const [name, rows] of entries.filter(([, value]) => isTable(value))) {
-    const names = [...new Set(rows.flatMap(Object.keys))];
-    const plain = (v) => (v && typeof v === "object"
-      ? Object.entries(v).map(([k, x]) => `${k} ${show(x)}`).join(", ") : v);
-    nodes.push(...part(name, boxed(names, rows.map((row) => names.map((n) => plain(row[n] ?? null))))));
+    const columns = [...new Set(rows.flatMap(Object.keys))].map((key) => ({ key, heading: key,
+      kind: rows.some((row) => typeof row[key] === "number") ? "number" : "text" }));
+    const shown = rows.map((row) => Object.fromEntries(Object.entries(row).map(([key, x]) => [key, inWords(x)])));
+    nodes.push(...part(name, tableOf(columns, shown)));
   }
   return nodes;
 };
+const CLASSES = [
+  { key: "name", heading: "class", kind: "text" },
+  { key: "images", heading: "test images, all trials", kind: "number" },
+  { key: "recall", heading: "recall, percent", kind: "number" },
+];
 const classes = (run) => {
-  if (!run.recalls) return run.skipped_classes ? [make("p", { textContent: `${run.skipped_classes} lies beside the result.` })] : [];
-  const rows = data().classes[run.classes].map(([name, images], i) => [name, images, run.recalls[i]]);
-  return [make("details", {}, make("summary", { textContent: `Recall of each class: ${rows.length}` }),
-    boxed(["class", "test images, all trials", "recall, percent"], rows))];
+  if (run.skipped_classes) return [make("p", { textContent: `${run.skipped_classes} is in the folder of the result.` })];
+  if (!run.recalls) return [];
+  const rows = data().classes[run.classes].map(([name, images], i) => ({ name, images, recall: run.recalls[i] }));
+  return [make("details", {}, make("summary", { textContent: `Recall of each class: ${rows.length}` }), tableOf(CLASSES, rows))];
 };
 const pictures = (run) => [
   ...(run.pictures ?? []).map(([name, source]) => make("figure", {},
     make("img", { src: source, alt: `picture of this run: ${name}` }), make("figcaption", { textContent: name }))),
-  ...(run.skipped_pictures ?? []).map((name) => make("p", { textContent: `${name} lies beside the result.` })),
+  ...(run.skipped_pictures ?? []).map((name) => make("p", { textContent: `${name} is in the folder of the result.` })),
 ];
 const body = (run) => {
   const common = Object.entries(data().common);
-  const made = make("div", {},
-    ...(run.simulated ? [make("p", { className: "loud" }, make("strong", { textContent: "SIMULATED" }), " This run was never made.")] : []),
+  const node = make("div", {},
+    ...(run.simulated ? [make("p", { className: "loud" }, make("strong", { textContent: "SIMULATED" }), " No network was trained for this result.")] : []),
     list([["file", run.path], ["kind", run.kind], ...Object.entries(run.facts)]),
     ...metrics(run), ...pictures(run), ...classes(run),
     ...part("Settings", list(Object.entries(run.settings))));
-  if (common.length) made.append(make("details", {},
+  if (common.length) node.append(make("details", {},
     make("summary", { textContent: `Settings that all runs of this page share: ${common.length}` }), list(common)));
-  return made;
+  return node;
 };
 
 const dialog = document.getElementById("dialog");
-const open = (places, heading) => {
-  const runs = places.map((place) => data().rows[place]).filter(Boolean);
+const open = (indices, heading) => {
+  const runs = indices.map((index) => data().rows[index]).filter(Boolean);
   document.getElementById("dialog-title").textContent = heading;
   document.getElementById("details").replaceChildren(...runs.map((run, i) => {
     const node = make("details", { open: i === 0 }, make("summary", { textContent: `${title(run)} · ${run.path}` }));
@@ -126,32 +146,32 @@ const open = (places, heading) => {
 document.addEventListener("click", (event) => {
   const button = event.target.closest("button.runs");
   if (button) {
-    const places = button.dataset.runs.split(" ").map(Number);
-    open(places, places.length === 1 ? "The run behind this number" : `The ${places.length} runs behind this number`);
+    const indices = button.dataset.runs.split(" ").map(Number);
+    open(indices, indices.length === 1 ? "The run behind this number" : `The ${indices.length} runs behind this number`);
   }
-  if (event.target === dialog) dialog.close(); // beside the dialog
+  if (event.target === dialog) dialog.close(); // a click outside of the dialog's content
 });
 
 // ---- all runs, a page at a time
 
 const STEP = 100;
-const COLUMNS = [["kind", "kind"], ["dataset", "dataset"], ["mode", "mode"], ["network", "arch"], ["ε", "eps"], ["protocol", "protocol"],
-  ["trials", "trials"], ["mean, percent", "mean"], ["file", "path"]];
-const NUMBERS = ["eps", "trials", "mean"];
+const COLUMNS = [
+  { key: "kind", heading: "kind", kind: "text" },
+  { key: "dataset", heading: "dataset", kind: "text" },
+  { key: "mode", heading: "mode", kind: "text" },
+  { key: "arch", heading: "network", kind: "text" },
+  { key: "eps", heading: "ε", kind: "number" },
+  { key: "protocol", heading: "protocol", kind: "text" },
+  { key: "trials", heading: "trials", kind: "number" },
+  { key: "mean", heading: "mean, percent", kind: "percent" },
+  { key: "path", heading: "file", kind: "run" },
+];
 const state = { rows: [], shown: STEP, found: [] };
 const all = document.getElementById("all");
 
 const fill = () => {
-  const rows = state.found.slice(0, state.shown).map((run) => make("tr", {}, ...COLUMNS.map(([, key], i) => {
-    const value = key === "mean" && run.mean !== null ? run.mean.toFixed(2) : run[key];
-    const node = cell(value === "" ? null : value, NUMBERS.includes(key));
-    if (i === COLUMNS.length - 1) {
-      node.replaceChildren(make("button", { type: "button", className: "runs", textContent: value }));
-      node.firstChild.dataset.runs = run.place;
-    }
-    return node;
-  })));
-  all.tBodies[0].replaceChildren(...rows);
+  const rows = state.found.slice(0, state.shown);
+  all.tBodies[0].replaceChildren(...bodyRows(COLUMNS, rows));
   const more = document.getElementById("more");
   const left = state.found.length - rows.length;
   more.hidden = left <= 0;
@@ -165,13 +185,13 @@ const filter = () => {
   fill();
 };
 const start = () => {
-  state.rows = data().rows.map((run, place) => ({ ...run, place,
+  state.rows = data().rows.map((run, index) => ({ ...run, index,
     text: [run.kind, run.dataset, run.mode, run.arch, run.eps === null ? "" : `eps${run.eps}`, run.protocol, run.path].join(" ").toLowerCase() }));
-  all.tHead.append(headings(COLUMNS.map(([name]) => name), COLUMNS.map(([, key]) => NUMBERS.includes(key))));
+  all.tHead.append(headings(COLUMNS));
   all.tHead.addEventListener("click", (event) => {
     const heading = event.target.closest("button")?.parentElement;
     if (!heading) return;
-    const down = mark(heading), key = COLUMNS[heading.cellIndex][1];
+    const down = mark(heading), { key } = COLUMNS[heading.cellIndex];
     const value = (run) => (run[key] === "" ? null : run[key]);
     state.rows.sort((a, b) => compare(value(a), value(b), down));
     filter();
@@ -181,7 +201,7 @@ const start = () => {
   filter();
 };
 start();
-for (const place of document.querySelectorAll("[data-pictures]")) { // Figure 1 is made of pictures
-  place.append(...data().rows.filter((run) => run.kind === place.dataset.pictures).flatMap((run) =>
+for (const node of document.querySelectorAll("[data-pictures]")) { // pictures of Figure 1
+  node.append(...data().rows.filter((run) => run.kind === node.dataset.pictures).flatMap((run) =>
     [...pictures(run), make("p", { className: "caption", textContent: run.path })]));
 }

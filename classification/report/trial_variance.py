@@ -15,7 +15,7 @@ from classification.sampling import deviations
 
 
 @dataclass(frozen=True)
-class Part:
+class VariancePart:
     """One part of an estimate's variance.
 
     Attributes:
@@ -27,21 +27,21 @@ class Part:
     df: float
 
 
-def combined(parts: Iterable[Part]) -> Part:
-    """Sum of independent parts, with the degrees of freedom of Satterthwaite (1946)."""
+def combined(parts: Iterable[VariancePart]) -> VariancePart:
+    """Sum of independent parts, with Satterthwaite's (1946) degrees of freedom."""
     used = [part for part in parts if part.variance > 0]
     if not used:
-        return Part(0.0, np.inf)
+        return VariancePart(0.0, np.inf)
     total = sum(part.variance for part in used)
     down = sum(part.variance**2 / part.df for part in used)
-    return Part(total, total**2 / down if down else np.inf)
+    return VariancePart(total, total**2 / down if down else np.inf)
 
 
-def of_trials(table: np.ndarray, share: float = 1.0) -> Part | None:
+def of_trials(table: np.ndarray, share: float = 1.0) -> VariancePart | None:
     """Variance that other seeds cause in the mean of one side.
 
-    The scatter is pooled over the networks of a side, never over both sides: standard and robust
-    networks may scatter differently.
+    It is pooled over the networks of a side, but not over both sides, because the variances of
+    standard and robust networks may differ.
 
     Args:
         table: accuracies `(networks, trials)`, percent.
@@ -55,10 +55,10 @@ def of_trials(table: np.ndarray, share: float = 1.0) -> Part | None:
         return None
     df = networks * (trials - 1)
     scatter = ((table - table.mean(1, keepdims=True)) ** 2).sum() / df
-    # Means of equal numbers differ by rounding errors, which must not count as scatter.
+    # Means of equal numbers differ by rounding errors, which must not count as variance.
     scatter = 0.0 if scatter < 1e-16 else float(scatter)
     factor = 1 + share * (inflation(networks, trials) - 1)
-    return Part(scatter * factor / trials, df)
+    return VariancePart(scatter * factor / trials, df)
 
 
 def share_of_seeds(table: np.ndarray, own: float) -> float:
@@ -66,7 +66,7 @@ def share_of_seeds(table: np.ndarray, own: float) -> float:
 
     Args:
         table: accuracies `(networks, trials)`, percent.
-        own: variance between networks that the choosing images cause, points squared.
+        own: variance between networks that is caused by the images that choose, points squared.
     """
     trials = table.shape[1]
     if trials < 2:
@@ -79,7 +79,7 @@ def own_images(right: np.ndarray, weights: np.ndarray) -> float:
     """Variance that images cause between the means of the networks of a side, points squared.
 
     Args:
-        right: `(networks, trials, N)`, 1 if correct.
+        right: correctness `(networks, trials, N)`, 1 or 0.
         weights: weight `(N,)` of each image in a mean in percent.
     """
     means = right.mean(1, dtype=np.float32)
@@ -87,8 +87,8 @@ def own_images(right: np.ndarray, weights: np.ndarray) -> float:
     return float(np.sum(apart.var(0) * weights**2)) * len(right) / max(1, len(right) - 1)
 
 
-def of_networks(tables: Iterable[np.ndarray]) -> Part:
-    """Variance between the networks of a side without the part that the seeds cause.
+def of_networks(tables: Iterable[np.ndarray]) -> VariancePart:
+    """Variance between the networks of a side, without the part that seeds cause.
 
     It contains the effect of the images and real differences between the networks.
 
@@ -104,20 +104,20 @@ def of_networks(tables: Iterable[np.ndarray]) -> Part:
             seeds = float(table.var(1, ddof=1).mean()) / trials
             total += (networks - 1) * (between - seeds)
             df += networks - 1
-    return Part(max(0.0, total / df), df)
+    return VariancePart(max(0.0, total / df), df)
 
 
-def of_images(right: list[np.ndarray], labels: np.ndarray | None = None) -> Part:
+def of_images(right: list[np.ndarray], labels: np.ndarray | None = None) -> VariancePart:
     """Variance that other test images cause in the difference of two sides.
 
-    The variance over images of the trial-averaged difference contains `noise / trials`. The scatter
-    of the trials contains it, too. It is subtracted here to count once.
+    The variance over images of the trial-averaged difference contains `noise / trials`. Because the
+    variance over trials contains it as well, it is subtracted here.
 
     Args:
-        right: correctness `(trials, N)` of each side, 1 if correct. Values between 0 and 1 are
+        right: correctness `(trials, N)` of each side, in [0, 1]. Values between 0 and 1 are
             averages over several choices of a network.
-        labels: `(N,)` int for the mean over classes; None: mean over images. Classes of one image
-            have no variance of their own and form one stratum.
+        labels: classes `(N,)` int for the mean over classes; None: mean over images. Classes of one
+            image have no variance of their own and form one stratum.
     """
     delta = right[0].mean(0, dtype=float) - right[1].mean(0, dtype=float)
     noise = np.zeros(len(delta))
@@ -127,22 +127,22 @@ def of_images(right: list[np.ndarray], labels: np.ndarray | None = None) -> Part
     shares, weighted = deviations(delta, labels)
     variance = float(weighted.sum())
     if variance < 1e-18:
-        return Part(0.0, np.inf)
+        return VariancePart(0.0, np.inf)
     # Variance of the estimated variance, from fourth moments. With few discordant images it is
     # large, and the degrees of freedom are about twice the number of these images.
     spread = float((weighted**2).sum() - variance**2 / len(delta))
     df = min(len(delta) - 1, 2 * variance**2 / spread) if spread > 0 else len(delta) - 1
     variance -= float((shares**2 * noise).sum())
-    return Part(max(0.0, 1e4 * variance), max(1.0, df))
+    return VariancePart(max(0.0, 1e4 * variance), max(1.0, df))
 
 
 @lru_cache(maxsize=256)
 def inflation(networks: int, trials: int) -> float:
     """Factor on the variance of a mean over trials that choose the networks for each other.
 
-    Each trial reports the network that the other trials choose, so the trials are correlated. The
-    factor is that of equally good networks, simulated with a fixed seed. It is the largest over
-    smaller numbers of networks, because some networks may be too bad to be chosen. The standard
+    Each trial evaluates the network that the other trials choose, so the trials are correlated. The
+    factor is simulated for equally good networks with a fixed seed. The largest factor over smaller
+    numbers of networks is used, because some networks may be too bad to be chosen. The standard
     error of the factor is 2 %.
     """
     found, number = 1.0, 2

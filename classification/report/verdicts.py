@@ -1,7 +1,6 @@
-"""Verdicts: the estimate of a difference and the function that judges it.
+"""Verdicts about the difference robust minus standard, in percentage points.
 
-A verdict is about robust minus standard, in percentage points. docs/statistics.md has the
-assumptions and the simulated error rates.
+docs/statistics.md has the assumptions and the simulated error rates.
 """
 
 from __future__ import annotations
@@ -13,18 +12,18 @@ from enum import Enum, Flag, auto
 import numpy as np
 from scipy import optimize, special
 
-from classification.report.trial_variance import Part
+from classification.report.trial_variance import VariancePart
 
-MARGIN = 1.0  # points; smaller differences count as none
-# Probability of a wrong "better" or "worse". Results without scatter over trials are judged once,
-# at 5 %. Otherwise the first look spends 4 %, and each later look half of the remaining error.
+MARGIN = 1.0  # points; largest difference that counts as no difference
+# Probability of a wrong "better" or "worse". Results without variance over trials are tested once,
+# at 5 %. Otherwise the first look uses 4 %, and each later look half of the remaining error.
 FIXED, FIRST, LATER = 0.05, 0.04, 0.005
-_SMALLEST, _LARGEST = -12.0, -1e-6  # base-10 exponents of the p-values searched
-MOST_TRIALS, MOST_IMAGES = 1_000, 1_000_000  # largest numbers that are advised
+_SMALLEST, _LARGEST = -12.0, -1e-6  # range of the search for a p-value, as base-10 exponents
+MOST_TRIALS, MOST_IMAGES = 1_000, 1_000_000  # largest numbers that are recommended
 
 
 class Outcome(Enum):
-    """The four verdicts on the robust side."""
+    """Verdict on the robust side."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -42,16 +41,16 @@ class Over(Flag):
 
 
 class Missing(Enum):
-    """Why there is no interval."""
+    """Reason for a missing interval."""
 
-    TRIALS = "trials: one seeded trial does not show how seeds scatter"
+    TRIALS = "trials: one seeded trial does not show the variance over seeds"
     PREDICTIONS = "per-image predictions of all networks"
     TASKS = "tasks"
 
 
 @dataclass(frozen=True)
 class Discordant:
-    """Images that exactly one of two networks without scatter over trials classifies correctly.
+    """Images that exactly one of two networks without variance over trials classifies correctly.
 
     Attributes:
         gains, losses: weights in the mean, in points, of the images that only the robust (gains)
@@ -63,7 +62,7 @@ class Discordant:
 
     @property
     def sign_test(self) -> float:
-        """Exact two-sided p-value; 0 if weights differ, because the test needs equal weights."""
+        """Exact two-sided p-value; 0 if the weights differ, because the test needs equal ones."""
         weights = np.concatenate([self.gains, self.losses])
         if len(weights) and np.ptp(weights) > 1e-9 * weights.max():
             return 0.0
@@ -81,11 +80,10 @@ class Estimate:
         trials: number of trials of the robust and of the standard side.
         seeds: variance caused by seeds; None: not in the interval.
         images: variance caused by test images; None: not in the interval.
-        choice: points by which the choice of a network lowers the low end, and points by which it
-            raises the high end.
-        unseen: whether a network was chosen without predictions. The selection bias by images is
-            then estimated from how networks differ.
-        discordant: discordant images of two networks without scatter over trials, for an exact
+        choice: points by which the choice of a network lowers the low end and raises the high end.
+        unseen: whether a network was chosen without predictions. The selection bias that images
+            cause is then estimated from the differences between networks.
+        discordant: discordant images of two networks without variance over trials, for an exact
             interval; else None.
         missing: reason for a missing interval; None: there is an interval.
         tests: number of test images, or of tasks for an estimate over tasks.
@@ -94,8 +92,8 @@ class Estimate:
     mean: float
     over: Over = Over.NOTHING
     trials: tuple[int, int] = (1, 1)
-    seeds: Part | None = None
-    images: Part | None = None
+    seeds: VariancePart | None = None
+    images: VariancePart | None = None
     choice: tuple[float, float] = (0.0, 0.0)
     unseen: bool = False
     discordant: Discordant | None = None
@@ -150,13 +148,11 @@ def _quantile(df: float, alpha: float) -> float:
 
 @dataclass(frozen=True)
 class Needed:
-    """Trials or images that would turn `cannot tell` into another verdict if the estimate is right.
+    """Trials or images that would change `cannot tell` to another verdict if the estimate is right.
 
     Attributes:
-        trials: fewest and most trials of each side, at most `MOST_TRIALS`; None: no number of
-            trials is advised.
-        images: fewest and most test images, at most `MOST_IMAGES`; None: no number of images is
-            advised.
+        trials: fewest and most trials of each side, at most `MOST_TRIALS`; None: no recommendation.
+        images: fewest and most test images, at most `MOST_IMAGES`; None: no recommendation.
         missing: inputs that the results lack.
     """
 
@@ -167,16 +163,16 @@ class Needed:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A judged estimate.
+    """Estimate with its verdict.
 
     Attributes:
         estimate: the difference and the parts of its uncertainty.
         low, high: ends of the interval with confidence `1 - alpha`, points; None: no interval.
         p: two-sided p-value, corrected if several comparisons were made; None: no interval.
-        alpha: error probability that was allowed.
-        outcome: the verdict.
-        margin: points within which a difference counts as none.
-        needed: advice for `CANNOT_TELL`; None for the other outcomes.
+        alpha: allowed error probability.
+        outcome: one of the four verdicts.
+        margin: largest difference that counts as no difference, points.
+        needed: recommendation for `CANNOT_TELL`; None for the other outcomes.
     """
 
     estimate: Estimate
@@ -190,9 +186,10 @@ class Verdict:
 
 
 def level(estimate: Estimate, look: int = 1) -> float:
-    """Error probability that a verdict may spend.
+    """Allowed error probability of a verdict.
 
     Args:
+        estimate: the estimate, whose sources of variation decide.
         look: number of the look: 1 for the first verdict on these runs, 2 after trials were added,
             and so on. The levels are 4 % + 0.5 % + 0.25 % + ... = 5 %.
     """
@@ -204,14 +201,15 @@ def level(estimate: Estimate, look: int = 1) -> float:
 def judge(
     estimate: Estimate, p: float | None = None, *, margin: float = MARGIN, look: int = 1
 ) -> Verdict:
-    """Judge one estimate.
+    """Verdict on one estimate.
 
-    `better` and `worse`: the p-value is at most `level`. `no difference`: the whole interval lies
+    `better` and `worse`: the p-value is at most `level`. `no difference`: the whole interval is
     within the margin (two one-sided tests at `level / 2` each). Otherwise `cannot tell`.
 
     Args:
+        estimate: the difference and the parts of its uncertainty.
         p: p-value corrected for the number of comparisons; None: the estimate's own.
-        margin: largest difference that counts as none, points, >= 0.
+        margin: largest difference that counts as no difference, points, >= 0.
         look: number of the look, see `level`.
     """
     alpha = level(estimate, look)
@@ -234,8 +232,8 @@ def judge(
 def _exact(found: Discordant, alpha: float) -> tuple[float, float]:
     """Interval from the numbers of gains and losses, by Poisson limits of each.
 
-    The limits of weighted sums are those of Fay and Feuer (1997), which for equal weights are those
-    of Garwood (1936). Zou and Donner's MOVER (2008) combines them.
+    The limits of weighted sums are from Fay and Feuer (1997). For equal weights they equal Garwood's
+    (1936). Zou and Donner's MOVER (2008) combines them.
     """
     largest = float(max(np.concatenate([found.gains, found.losses, [0.0]])))
     (gain, a_low, a_high), (loss, b_low, b_high) = (
@@ -267,15 +265,15 @@ def _chi2(probability: float, df: float) -> float:
 
 
 def _needed(estimate: Estimate, margin: float, look: int) -> Needed:
-    """Trials or images with which the interval excludes 0, or lies within the margin.
+    """Trials or images with which the interval excludes 0 or is within the margin.
 
-    The true difference is assumed to be within one standard error of the estimate. The two ends
-    of this interval give the fewest and the most.
+    The true difference is assumed to be within one standard error of the estimate. This range gives
+    the fewest and the most.
     """
     if estimate.over & Over.TASKS:
         return Needed(missing=Missing.TASKS)
     alpha = level(estimate, look + 1)
-    # Half-widths that give a verdict: |difference| or margin - |difference|, whichever is larger.
+    # Half-widths that give a verdict: the larger of |difference| and margin - |difference|.
     mean, error = abs(estimate.mean), estimate.error
     ends = np.linspace(max(0.0, mean - error), mean + error, 101)
     widths = np.maximum(ends, margin - ends) - max(estimate.choice)
@@ -305,6 +303,6 @@ def _needed(estimate: Estimate, margin: float, look: int) -> Needed:
 
 
 def _first(numbers: np.ndarray, squares: np.ndarray, width: float) -> int:
-    """First of the ascending numbers whose squared half-width is small enough, else the last."""
+    """First of the ascending numbers with a small enough squared half-width, else the last."""
     enough = np.flatnonzero(squares <= max(0.0, width) ** 2)
     return math.ceil(numbers[enough[0]] if len(enough) else numbers[-1])

@@ -15,8 +15,8 @@ def test_choosing_among_equals_is_no_gain():
         level = np.clip(0.8 + rng.normal(0, 0.01, (9, 3, 1)), 0, 1)
         right = rng.random((9, 3, 200)) < level
         lucky.append(right.mean((1, 2)).max() - 0.8)
-        fair.append(crossfit.chosen(right, splits=5, seed=i).mean() - 0.8)
-        by_trials.append(crossfit.chosen_accuracies(right.mean(2)).mean() - 0.8)
+        fair.append(crossfit.cross_fit(right, splits=5, seed=i).mean() - 0.8)
+        by_trials.append(crossfit.cross_fit_accuracies(right.mean(2)).mean() - 0.8)
     errors = [np.std(v) / np.sqrt(len(v)) for v in (lucky, fair, by_trials)]
     assert np.mean(lucky) > 10 * errors[0]
     assert abs(np.mean(fair)) < 3 * errors[1] and abs(np.mean(by_trials)) < 3 * errors[2]
@@ -26,8 +26,8 @@ def test_choosing_among_equals_is_no_gain():
 def test_the_network_that_is_better_on_all_images_is_chosen(labels):
     right = np.zeros((3, 2, 50))
     right[2] = 1
-    assert crossfit.chosen(right, labels) == pytest.approx(1)
-    assert crossfit.chosen(right[:1], labels) == pytest.approx(0)
+    assert crossfit.cross_fit(right, labels) == pytest.approx(1)
+    assert crossfit.cross_fit(right[:1], labels) == pytest.approx(0)
 
 
 @pytest.mark.parametrize("trials", [1, 2, 4])
@@ -42,4 +42,4 @@ def test_against_a_plain_loop(trials):
                 others = [k for k in range(trials) if k != t or trials == 1]
                 best = right[:, others][:, :, chooses].mean(2).sum(1).argmax()
                 expected[t, ~chooses] += right[best, t, ~chooses] / 7
-    assert crossfit.chosen(right, splits=7) == pytest.approx(expected)
+    assert crossfit.cross_fit(right, splits=7) == pytest.approx(expected)

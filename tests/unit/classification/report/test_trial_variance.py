@@ -6,7 +6,7 @@ from scipy import stats
 
 from classification import sampling
 from classification.report import trial_variance
-from classification.report.trial_variance import Part
+from classification.report.trial_variance import VariancePart
 
 RNG = np.random.default_rng
 
@@ -22,10 +22,10 @@ def test_two_parts_are_welchs_test():
 @pytest.mark.parametrize(
     "parts, total",
     [
-        ([], Part(0, np.inf)),
-        ([Part(0, 2)], Part(0, np.inf)),
-        ([Part(3, np.inf)], Part(3, np.inf)),
-        ([Part(2, 4), Part(2, 4)], Part(4, 8)),
+        ([], VariancePart(0, np.inf)),
+        ([VariancePart(0, 2)], VariancePart(0, np.inf)),
+        ([VariancePart(3, np.inf)], VariancePart(3, np.inf)),
+        ([VariancePart(2, 4), VariancePart(2, 4)], VariancePart(4, 8)),
     ],
 )
 def test_combined(parts, total):

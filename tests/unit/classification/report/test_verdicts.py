@@ -7,14 +7,14 @@ import pytest
 from scipy import stats
 
 from classification.report import verdicts
-from classification.report.trial_variance import Part
+from classification.report.trial_variance import VariancePart
 from classification.report.verdicts import Discordant, Estimate, Missing, Outcome, Over
 
 BOTH = Over.TRIALS | Over.IMAGES
 
 
 def estimate(mean, error=0.5, df=10.0, over=BOTH, **more):
-    return Estimate(mean, over, (3, 3), Part(error**2, df), **more)
+    return Estimate(mean, over, (3, 3), VariancePart(error**2, df), **more)
 
 
 def fixed(gains, losses, images=1000):
@@ -51,7 +51,7 @@ def test_interval_and_p_are_one_test():
     assert found.p == pytest.approx(2 * stats.t.sf(2.8, 10), rel=1e-3)
     low, high = found.interval(found.p)
     assert low == pytest.approx(0, abs=1e-3) and high == pytest.approx(2.8, abs=1e-3)
-    both = Estimate(1.0, BOTH, (3, 3), Part(0.04, 3), Part(0.09, 50))
+    both = Estimate(1.0, BOTH, (3, 3), VariancePart(0.04, 3), VariancePart(0.09, 50))
     half = math.hypot(0.2 * stats.t.ppf(0.975, 3), 0.3 * stats.t.ppf(0.975, 50))
     assert both.interval(0.05) == pytest.approx((1 - half, 1 + half))
 
@@ -107,7 +107,7 @@ def test_what_would_tell(found, trials):
 
 def test_advised_trials_tell_if_the_estimate_is_right():
     needed = verdicts.judge(estimate(1.1)).needed.trials
-    again = Estimate(1.1, BOTH, (needed[1],) * 2, Part(0.25 * 3 / needed[1], 40.0))
+    again = Estimate(1.1, BOTH, (needed[1],) * 2, VariancePart(0.25 * 3 / needed[1], 40.0))
     assert verdicts.judge(again, look=2).outcome is Outcome.BETTER
 
 
