@@ -232,7 +232,7 @@ def judge(
 def _exact(found: Discordant, alpha: float) -> tuple[float, float]:
     """Interval from the numbers of gains and losses, by Poisson limits of each.
 
-    The limits of weighted sums are from Fay and Feuer (1997). For equal weights they equal Garwood's
+    The limits of weighted sums are from Fay and Feuer (1997); for equal weights they are Garwood's
     (1936). Zou and Donner's MOVER (2008) combines them.
     """
     largest = float(max(np.concatenate([found.gains, found.losses, [0.0]])))
