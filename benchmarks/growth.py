@@ -69,11 +69,11 @@ def probe(size: int, folder: Path):
 
 
 def plan(size: int, folder: Path):
-    from classification.study import commands as study_commands
-    from classification.study import file as study_file
-    from classification.study import summary as study_report
+    from classification.study import summary
+    from classification.study.commands import COMMANDS, Command
+    from classification.study.file import read_study
 
-    study_commands.COMMANDS["nothing"] = study_commands.Command(
+    COMMANDS["nothing"] = Command(
         lambda options, place, gpus: [],
         lambda options: None,
         lambda name: False,
@@ -92,7 +92,7 @@ def plan(size: int, folder: Path):
             }
         )
     )
-    return lambda: study_report.plan(study_file.read(path))
+    return lambda: summary.plan(read_study(path))
 
 
 def report(size: int, folder: Path):

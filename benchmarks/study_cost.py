@@ -22,7 +22,7 @@ import torch  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from classification.datasets.specs import DATASETS  # noqa: E402
-from classification.study import file as study_file  # noqa: E402
+from classification.study.file import read_study  # noqa: E402
 from classification.transfer import options as transfer_options  # noqa: E402
 from classification.transfer.settings import SourceNetwork  # noqa: E402
 from robust_backbones import zoo  # noqa: E402
@@ -70,7 +70,7 @@ def main(argv=None) -> None:
     p.add_argument("--tflops", type=float, default=40.0, help="10^12 operations a second of a GPU")
     p.add_argument("--set", nargs="+", default=[], metavar="OPTION=VALUE")
     args = p.parse_args(argv)
-    runs = study_file.read(args.study, dict(pair.split("=", 1) for pair in args.set))
+    runs = read_study(args.study, dict(pair.split("=", 1) for pair in args.set))
     parser, hours, counts = transfer_options.parser(""), defaultdict(float), defaultdict(int)
     for run in runs:
         if run.command == "transfer" and run.options["weights"].startswith(zoo.SCHEME):

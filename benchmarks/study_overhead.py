@@ -19,9 +19,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-from classification.study import commands as study_commands  # noqa: E402
-from classification.study import executors  # noqa: E402
-from classification.study import file as study_file  # noqa: E402
+from classification.study.commands import COMMANDS, Command  # noqa: E402
+from classification.study.executors import Local  # noqa: E402
+from classification.study.file import read_study  # noqa: E402
 from classification.study.queue import Queue  # noqa: E402
 
 CODE = "import sys; open(sys.argv[1] + '/result.json', 'w').write('{\"metrics\": {}}')"
@@ -52,9 +52,14 @@ def measure(name: str, count: int, jobs: int) -> tuple[float, float, float, floa
             )
         )
         began = time.perf_counter()
-        runs = study_file.read(path)
+        runs = read_study(path)
         reading = time.perf_counter() - began
-        executor = executors.Ray() if name == "ray" else executors.Local(jobs, 0)
+        if name == "ray":
+            from classification.study.ray_executor import RayExecutor  # an optional package
+
+            executor = RayExecutor()
+        else:
+            executor = Local(jobs, 0)
         early = []
 
         def told(run, outcome, queue):
@@ -62,7 +67,7 @@ def measure(name: str, count: int, jobs: int) -> tuple[float, float, float, floa
                 early.append(memory())
 
         began = time.perf_counter()
-        queue = Queue(runs, executor, told=told)
+        queue = Queue(runs, executor, on_end=told)
         queue.work()
         seconds = time.perf_counter() - began
         executor.close()
@@ -78,7 +83,7 @@ def main(argv=None) -> None:
     p.add_argument("--executor", nargs="+", choices=("local", "ray"), default=["local", "ray"])
     p.add_argument("--jobs", type=int, default=2, help="of local: runs at a time")
     args = p.parse_args(argv)
-    study_commands.COMMANDS["nothing"] = study_commands.Command(
+    COMMANDS["nothing"] = Command(
         lines, lambda options: None, lambda name: False, (), lambda found: []
     )
     with tempfile.TemporaryDirectory() as folder:

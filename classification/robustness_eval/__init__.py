@@ -1,1 +1,1 @@
-"""Measure clean and robust accuracy -> result.json, per_image.jsonl, curve.png."""
+"""Measure a classifier's clean and robust accuracy."""

@@ -1,7 +1,7 @@
-"""AutoAttack (Croce & Hein 2020, arXiv 2003.01690), by the package `pyautoattack`.
+"""AutoAttack (Croce & Hein 2020, arXiv 2003.01690), as implemented by the package `pyautoattack`.
 
-The border to that package: its names of norms, its seeding of torch's global generator, its
-logger and its check that takes over `sys.settrace` stay in here.
+This module isolates the side effects of that package: it seeds torch's global generator, logs, and
+replaces the trace function of `sys.settrace`.
 """
 
 import contextlib
@@ -17,26 +17,26 @@ from robust_backbones.attacks import eval_mode
 from robust_backbones.core.errors import UserError
 
 NORMS = {"l2": "L2", "linf": "Linf"}
-TARGETS = 9  # classes that the targeted parts of the standard version try, most likely ones first
+TARGETS = 9  # target classes of the targeted attacks in the standard version, most likely first
 
 
-def package() -> types.ModuleType:
-    """The module `pyautoattack`.
+def require_package() -> types.ModuleType:
+    """Import and return `pyautoattack`.
 
     Raises:
-        UserError: it is not installed.
+        UserError: the package is not installed.
     """
     try:
-        import pyautoattack
+        import pyautoattack  # an optional package
     except ImportError:
         raise UserError(
-            "AutoAttack needs the package pyautoattack, which is not installed; run: "
+            "--autoattack: the package pyautoattack is not installed. Run: "
             'pip install "robust-backbones[attacks]"'
         ) from None
     return pyautoattack
 
 
-def autoattack(
+def run_autoattack_part(
     model: nn.Module,
     x: Tensor,
     y: Tensor,
@@ -47,35 +47,34 @@ def autoattack(
     classes: int,
     seed: int,
 ) -> Tensor:
-    """One part of AutoAttack's standard version.
+    """Run one attack of AutoAttack's standard version.
 
-    The model runs in eval mode; its modes, `.grad`, parameters and torch's generators come back
-    as they were. Run one after the other on what is still right, with one seed, the parts give
-    what the package's own `run_standard_evaluation` gives.
+    The model runs in eval mode. Its mode, `.grad`, its parameters and torch's generators are
+    restored afterwards. All parts in order, each on the images that are still classified correctly
+    and with the same seed, give the result of the package's own `run_standard_evaluation`.
 
     Args:
         model: `(N, 3, H, W)` in [0, 1] -> logits `(N, classes)`.
         x: images `(N, 3, H, W)`, float RGB in [0, 1], N at least 1.
         y: labels `(N,)`.
-        constraint: key of `NORMS`.
-        eps: radius of the ball, for pixels in [0, 1].
-        part: one of `attack_plan.parts(classes)`.
-        classes: length of the logits; with 9 or fewer, fewer targets than the standard 9 exist.
-        seed: decides all of its randomness.
+        constraint: `"l2"` or `"linf"`.
+        eps: perturbation radius for images in [0, 1].
+        part: name of the attack, see `plan.autoattack_parts`.
+        classes: number of logits. With 9 or fewer, fewer targets than the standard 9 exist.
+        seed: random seed.
 
     Returns:
-        Images `(N, 3, H, W)`; an image that it could not get misclassified comes back unchanged.
+        Images `(N, 3, H, W)`. An image that the attack did not break is returned unchanged.
 
     Raises:
         UserError: the package is not installed.
     """
-    attacks = package()
-    with _quiet(), _set_aside(model), torch.random.fork_rng(devices=_devices(x)):
+    attacks, gpus = require_package(), [x.device] if x.device.type == "cuda" else []
+    with _no_side_effects(), _frozen(model), torch.random.fork_rng(devices=gpus):
         suite = attacks.AutoAttack(
             model, norm=NORMS[constraint], eps=eps, seed=seed, version="standard", device=x.device
         )
-        # After "standard" has set every other number.
-        suite.attacks_to_run = [part]
+        suite.attacks_to_run = [part]  # "standard" has set all other parameters
         suite.apgd_targeted.n_target_classes = suite.fab.n_target_classes = min(
             TARGETS, classes - 1
         )
@@ -83,15 +82,11 @@ def autoattack(
     return x_adv.detach()
 
 
-def _devices(x: Tensor) -> list:
-    return [x.device] if x.device.type == "cuda" else []
-
-
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Neither logger nor trace function of the package outlive a call.
+def _no_side_effects() -> Iterator[None]:
+    """Silence the package's logger and restore the trace function.
 
-    What its log says about a model, `sanity` says, once and with all images counted.
+    `checks` reports the problems of the model that the package would log.
     """
     logger, trace = logging.getLogger("auto-attack"), sys.gettrace()
     disabled, logger.disabled = logger.disabled, True
@@ -103,8 +98,8 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _set_aside(model: nn.Module) -> Iterator[None]:
-    """Eval mode, and no gradients of parameters, which FAB would add up in `.grad`."""
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Put the model into eval mode without parameter gradients, which FAB would accumulate."""
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.requires_grad_(False)
     try:

@@ -1,7 +1,7 @@
-"""Is an evaluation to be believed? What to look for: Carlini et al. 2019 (arXiv 1902.06705).
+"""Checks that an evaluation can be trusted, after Carlini et al. 2019 (arXiv 1902.06705).
 
-`probe` and `inspect` count, while the attacks run; `warnings` draws the conclusions. A defence
-that hides its gradients looks robust against any attack that follows them, and is not.
+A defense that hides its gradients looks robust against gradient attacks without being robust.
+`probe_model` and `count_faults` count symptoms during the attacks; `find_warnings` interprets them.
 """
 
 from collections.abc import Iterator
@@ -11,238 +11,242 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from classification.metrics import wilson
-from classification.robustness_eval import plan as attack_plan
-from classification.robustness_eval.plan import Attack, Outcome
+from classification.robustness_eval.plan import (
+    AUTOATTACK,
+    CLEAN,
+    PGD,
+    UNBOUNDED,
+    Attack,
+    AttackResult,
+)
 from robust_backbones.attacks import CONSTRAINTS
 from robust_backbones.core.eps import show_eps
 
+FAULTS = ("outside_ball", "outside_range", "nan_images", "nan_logits")
 PROBED = ("zero_gradients", "probed", "unsteady", "probabilities")
-ROUNDING = 1e-5  # relative: what float32 sums over an image may be off by
-UNSTEADY = 1e-4  # of the largest logit: what two passes of a GPU may differ by
-ZERO_SHARE = 0.05  # of the images without gradient, from which on it is worth a word
-BLACK_BOX_SHARE = 0.01  # of all images that only the black-box part breaks, likewise
-NORMS = {"l2": 2, "linf": float("inf")}
+ROUNDING = 1e-5  # relative error of float32 sums over an image
+UNSTEADY = 1e-4  # relative to the largest logit: two passes on a GPU may differ by this much
+ZERO_GRADIENT_SHARE = 0.05  # share of images without gradient above which to warn
+BLACK_BOX_SHARE = 0.01  # share of images broken only by the black-box attack above which to warn
 
 
-def norms(delta: Tensor, constraint: str) -> Tensor:
-    """Norm of each image of `(N, C, H, W)`: `(N,)`."""
-    return torch.linalg.vector_norm(delta.flatten(1), ord=NORMS[constraint], dim=1)
-
-
-def inspect(x: Tensor, x_adv: Tensor, logits: Tensor, constraint: str, eps: float) -> dict:
-    """Count images that an attack must not return, and logits that a model must not.
+def count_faults(x: Tensor, x_adv: Tensor, logits: Tensor, constraint: str, eps: float) -> dict:
+    """Count invalid adversarial images and invalid logits.
 
     Args:
-        x, x_adv: `(N, 3, H, W)`.
-        logits: of `x_adv`, `(N, classes)`.
-        constraint, eps: the ball.
+        x, x_adv: clean and adversarial images `(N, 3, H, W)`.
+        logits: logits of `x_adv`, `(N, classes)`.
+        constraint: `"l2"` or `"linf"`.
+        eps: perturbation radius.
+
+    Returns:
+        Number of images for each name in `FAULTS`.
     """
     limit = eps + ROUNDING * max(1.0, eps)
     outside = (x_adv.flatten(1) < 0) | (x_adv.flatten(1) > 1)
     return {
-        "outside_ball": (norms(x_adv - x, constraint) > limit).sum().item(),
+        "outside_ball": (CONSTRAINTS[constraint].norm(x_adv - x) > limit).sum().item(),
         "outside_range": outside.any(1).sum().item(),
         "nan_images": x_adv.flatten(1).isnan().any(1).sum().item(),
         "nan_logits": logits.isnan().any(1).sum().item(),
     }
 
 
-def probe(
+def probe_model(
     model: nn.Module, x: Tensor, y: Tensor, plan: list[Attack], generator: torch.Generator
 ) -> dict:
-    """Look at the model itself, at a random start of the smallest ball, where PGD looks first.
+    """Count symptoms of masked gradients at a random start of PGD in the smallest ball.
 
     Args:
-        model: in eval mode.
-        x, y: one batch.
-        plan: the attacks; without PGD the gradient is taken at `x`.
-        generator: where the random start comes from.
+        model: classifier in eval mode.
+        x, y: one batch of images and labels.
+        plan: attacks of the evaluation; without PGD the model is probed at `x`.
+        generator: generator for the random start.
 
     Returns:
-        The numbers of images: `probed` (classified right), `zero_gradients` (of those, whose loss
-        has a zero or non-finite gradient), `unsteady` (whose logits two passes disagree on),
-        `probabilities` (whose logits are none: they lie in [0, 1] and sum to 1).
+        Numbers of images: `probed` (classified correctly), `zero_gradients` (classified correctly,
+        with a zero or non-finite gradient of the loss), `unsteady` (two forward passes disagree),
+        `probabilities` (the outputs are in [0, 1] and sum to 1).
     """
-    radii = [row.eps for row in plan if row.family == attack_plan.PGD]
+    radii = [attack.eps for attack in plan if attack.family == PGD]
     start = x
     if radii:
         start = CONSTRAINTS[plan[0].constraint].random_start(x, min(radii), generator).clamp(0, 1)
     with torch.enable_grad():
         start = start.detach().requires_grad_()
-        logits = model(start)
-        loss, gradient = cross_entropy(logits, y, reduction="sum"), None
+        loss, gradient = cross_entropy(model(start), y, reduction="sum"), None
         if loss.requires_grad:
             (gradient,) = torch.autograd.grad(loss, [start], allow_unused=True)
     gradient = torch.zeros_like(start) if gradient is None else gradient
     size = gradient.flatten(1).abs().amax(1)
     with torch.no_grad():
-        first, again = model(start), model(start)
+        first, second = model(start), model(start)
     right = first.argmax(1) == y
-    apart = (first - again).abs().amax(1) > UNSTEADY * first.abs().amax(1)
-    looks_like_shares = (first >= 0).all(1) & ((first.sum(1) - 1).abs() < ROUNDING)
+    differ = (first - second).abs().amax(1) > UNSTEADY * first.abs().amax(1)
+    sum_to_one = (first >= 0).all(1) & ((first.sum(1) - 1).abs() < ROUNDING)
     return {
         "probed": right.sum().item(),
         "zero_gradients": (right & ~((size > 0) & size.isfinite())).sum().item(),
-        "unsteady": apart.sum().item(),
-        "probabilities": looks_like_shares.sum().item(),
+        "unsteady": differ.sum().item(),
+        "probabilities": sum_to_one.sum().item(),
     }
 
 
-def warnings(outcomes: list[Outcome], classes: int) -> list[dict]:
-    """What makes the evaluation suspect.
+def find_warnings(found: list[AttackResult], classes: int) -> list[dict]:
+    """Return the reasons not to trust an evaluation.
 
     Args:
-        outcomes: of a whole run, the clean one first.
+        found: results of a complete run, the clean images first.
         classes: number of classes.
 
     Returns:
-        `{"check": name, "message": symptom, likely cause and what to do}` each; none for an
-        honest model under working attacks.
+        `{"check": name, "message": symptom, likely cause and fix}` for each reason; empty for a
+        model without masked gradients under attacks that work.
     """
     return [
         {"check": name, "message": message}
         for name, check in CHECKS.items()
-        for message in check(outcomes, classes)
+        for message in check(found, classes)
     ]
 
 
-def _zero_gradients(outcomes: list[Outcome], classes: int) -> Iterator[str]:
-    counts = outcomes[0].counts
-    zero, probed = counts["zero_gradients"], counts["probed"]
-    if zero > ZERO_SHARE * probed:
+def _zero_gradients(found: list[AttackResult], classes: int) -> Iterator[str]:
+    zero, probed = found[0].counts["zero_gradients"], found[0].counts["probed"]
+    if zero > ZERO_GRADIENT_SHARE * probed:
         yield (
             f"the loss has no gradient for {zero} of {probed} correctly classified images. "
-            "Rounding, saturated outputs or a step that is not differentiable hide it, so that "
-            "gradient attacks cannot move and robust accuracy is overestimated. Attack a smooth "
-            "version of the model, and use --autoattack."
+            "Rounding, saturated outputs or a non-differentiable layer hide it, so gradient "
+            "attacks fail and robust accuracy is overestimated. Attack a differentiable version "
+            "of the model, and use --autoattack."
         )
 
 
-def _randomised(outcomes: list[Outcome], classes: int) -> Iterator[str]:
-    if count := outcomes[0].counts["unsteady"]:
+def _randomized(found: list[AttackResult], classes: int) -> Iterator[str]:
+    if count := found[0].counts["unsteady"]:
         yield (
-            f"two forward passes in eval mode disagree on {count} images. The model draws random "
-            "numbers, so that each gradient is that of another model. Fix its randomness, or "
-            "attack the mean over many passes."
+            f"two forward passes in eval mode disagree on {count} images. The model is random, so "
+            "each gradient belongs to another model. Fix its random seed, or attack the mean over "
+            "many passes."
         )
 
 
-def _probabilities(outcomes: list[Outcome], classes: int) -> Iterator[str]:
-    if outcomes[0].counts["probabilities"] == len(outcomes[0].right):
+def _probabilities(found: list[AttackResult], classes: int) -> Iterator[str]:
+    if found[0].counts["probabilities"] == len(found[0].right):
         yield (
-            "the outputs are non-negative and sum to 1. They seem to be probabilities; a second "
-            "softmax in the loss flattens its gradients. Remove the model's last softmax."
+            "the outputs are non-negative and sum to 1. They seem to be probabilities, and a "
+            "second softmax in the loss flattens its gradients. Remove the model's last softmax."
         )
 
 
-def _nan_logits(outcomes: list[Outcome], classes: int) -> Iterator[str]:
-    for outcome in outcomes:
-        if count := outcome.counts["nan_logits"]:
+def _nan_logits(found: list[AttackResult], classes: int) -> Iterator[str]:
+    for result in found:
+        if count := result.counts["nan_logits"]:
             yield (
-                f"{outcome.attack.name}: logits are NaN for {count} images, which count as wrong. "
-                "A division by zero or an overflow in the model; its figures mean nothing until "
-                "that is mended."
+                f"{result.attack.name}: logits are NaN for {count} images, which count as wrong. "
+                "The model divides by zero or overflows. Fix it before using these numbers."
             )
 
 
-def _faulty_images(outcomes: list[Outcome], classes: int) -> Iterator[str]:
-    words = {
-        "outside_ball": "lie outside the ball",
+def _faulty_images(found: list[AttackResult], classes: int) -> Iterator[str]:
+    faults = {
+        "outside_ball": "are outside the ball",
         "outside_range": "leave [0, 1]",
         "nan_images": "have NaN pixels",
     }
-    for outcome in outcomes:
-        for key, fault in words.items():
-            if count := outcome.counts[key]:
+    for result in found:
+        for key, fault in faults.items():
+            if count := result.counts[key]:
                 yield (
-                    f"{outcome.attack.name}: {count} adversarial images {fault}. The attack is at "
-                    "fault, not the model; do not use this row, and report it."
+                    f"{result.attack.name}: {count} adversarial images {fault}. This is a bug in "
+                    "the attack, not in the model. Do not use this row, and report the bug."
                 )
 
 
 def beyond_noise(gained: int, lost: int) -> bool:
-    """Whether `gained` exceeds `lost` by over two standard deviations of a fair coin's throws."""
+    """Return whether a paired difference exceeds two standard deviations of a fair coin."""
     return gained - lost > 2 * (gained + lost) ** 0.5
 
 
-def _gain(weak: Outcome, strong: Outcome) -> int | None:
-    """How many more images are right under `strong`; None if not beyond noise."""
+def _gain(weak: AttackResult, strong: AttackResult) -> int | None:
+    """Return how many more images are right under `strong`; None if within the noise."""
     pairs = list(zip(weak.right, strong.right, strict=True))
     gained, lost = pairs.count((False, True)), pairs.count((True, False))
     return gained - lost if beyond_noise(gained, lost) else None
 
 
-def _finals(outcomes: list[Outcome]) -> list[Outcome]:
-    """The rows of all images that stand for an attack: of an AutoAttack the last part."""
-    last = {outcome.attack.group: outcome for outcome in outcomes}
-    return [o for o in last.values() if o.attack.family != attack_plan.UNBOUNDED]
+def _final_results(found: list[AttackResult]) -> list[AttackResult]:
+    """Return one result on all images per attack; for AutoAttack that of its last part."""
+    last = {result.attack.group: result for result in found}
+    return [result for result in last.values() if result.attack.family != UNBOUNDED]
 
 
-def _rising(outcomes: list[Outcome], classes: int) -> Iterator[str]:
-    finals = sorted(_finals(outcomes), key=lambda outcome: outcome.attack.eps)
-    for family in {o.attack.title: None for o in finals if o.attack.eps}:
-        rows = [o for o in finals if o.attack.title in (family, attack_plan.CLEAN)]
+def _rising(found: list[AttackResult], classes: int) -> Iterator[str]:
+    results = sorted(_final_results(found), key=lambda result: result.attack.eps)
+    for title in dict.fromkeys(result.attack.title for result in results if result.attack.eps):
+        rows = [result for result in results if result.attack.title in (title, CLEAN)]
         for small, large in zip(rows, rows[1:], strict=False):
             if gain := _gain(small, large):
                 yield (
-                    f"under {large.attack.group} {gain} more images are right than under "
-                    f"{small.attack.group}, though the larger ball holds the smaller one. The "
-                    "attack gets stuck: masked gradients or too few steps. Use more --steps and "
-                    "--restarts, and --autoattack."
+                    f"{gain} more images are right under {large.attack.group} than under "
+                    f"{small.attack.group}, although the larger ball contains the smaller one. "
+                    "The attack gets stuck: masked gradients or too few steps. Use more --steps "
+                    "and --restarts, and --autoattack."
                 )
 
 
-def _weaker(weak: Attack, strong: Attack) -> bool:
-    """Whether `strong` ought to do at least as well as `weak` in the same ball."""
-    if weak.eps != strong.eps or attack_plan.PGD != weak.family:
+def _is_weaker(weak: Attack, strong: Attack) -> bool:
+    """Return whether `strong` should break at least as many images as `weak` in the same ball."""
+    if weak.eps != strong.eps or weak.family != PGD:
         return False
-    if strong.family == attack_plan.AUTOATTACK:
+    if strong.family == AUTOATTACK:
         return True
     less, more = ((a.steps or 0, a.restarts) for a in (weak, strong))
     return less != more and all(a <= b for a, b in zip(less, more, strict=True))
 
 
-def _stronger_does_worse(outcomes: list[Outcome], classes: int) -> Iterator[str]:
-    finals = _finals(outcomes)
-    for weak in finals:
-        for strong in finals:
-            if _weaker(weak.attack, strong.attack) and (gain := _gain(weak, strong)):
+def _stronger_does_worse(found: list[AttackResult], classes: int) -> Iterator[str]:
+    results = _final_results(found)
+    for weak in results:
+        for strong in results:
+            if _is_weaker(weak.attack, strong.attack) and (gain := _gain(weak, strong)):
                 yield (
                     f"{gain} more images are right under {strong.attack.group} than under the "
-                    f"weaker {weak.attack.group}. The stronger attack gets lost: masked or noisy "
-                    "gradients. Trust the worst case over both at most, and attack adaptively."
+                    f"weaker {weak.attack.group}. Gradients are masked or noisy, so the stronger "
+                    "attack fails. Use the worst case over both as an upper bound, and write an "
+                    "adaptive attack."
                 )
 
 
-def _black_box_wins(outcomes: list[Outcome], classes: int) -> Iterator[str]:
-    for before, square in zip(outcomes, outcomes[1:], strict=False):
+def _black_box_wins(found: list[AttackResult], classes: int) -> Iterator[str]:
+    for before, square in zip(found, found[1:], strict=False):
         broken = sum(before.right) - sum(square.right)
         if square.attack.part == "square" and broken > max(2, BLACK_BOX_SHARE * len(square.right)):
             yield (
-                f"{square.attack.group}: the black-box part alone breaks {broken} images that "
-                "the gradient attacks left. Gradients are masked, so that the true robust accuracy "
-                "is likely lower still. Attack adaptively."
+                f"{square.attack.group}: the black-box attack alone breaks {broken} images that "
+                "the gradient attacks did not break. Gradients are masked, so the true robust "
+                "accuracy is probably lower still. Write an adaptive attack."
             )
 
 
-def _unbounded(outcomes: list[Outcome], classes: int) -> Iterator[str]:
-    for outcome in outcomes:
-        if outcome.attack.family != attack_plan.UNBOUNDED:
+def _unbounded(found: list[AttackResult], classes: int) -> Iterator[str]:
+    for result in found:
+        if result.attack.family != UNBOUNDED:
             continue
-        right, n = sum(outcome.right), len(outcome.right)
-        if wilson(right, n)[0] > 100 / classes:
-            eps = show_eps(outcome.attack.constraint, outcome.attack.eps)
+        right, total = sum(result.right), len(result.right)
+        if wilson(right, total)[0] > 100 / classes:
+            eps = show_eps(result.attack.constraint, result.attack.eps)
             yield (
-                f"{right} of {n} images stay right at {outcome.attack.constraint} eps {eps}, where "
-                "every image can be made plain grey, so that no model is above chance. The attack "
-                "fails: masked gradients. No robust accuracy of this run can be trusted."
+                f"{right} of {total} images stay right at {result.attack.constraint} eps {eps}, "
+                "where every image can be made plain gray and no model is better than chance. The "
+                "attack fails because gradients are masked. Do not trust any robust accuracy of "
+                "this run."
             )
 
 
 CHECKS = {
     "nan_logits": _nan_logits,
     "faulty_images": _faulty_images,
-    "randomised": _randomised,
+    "randomized": _randomized,
     "probabilities": _probabilities,
     "zero_gradients": _zero_gradients,
     "unbounded_attack_fails": _unbounded,

@@ -1,4 +1,4 @@
-"""What a robustness evaluation consists of: one row per attack, in the order in which they run."""
+"""The attacks of a robustness evaluation, in the order in which they run."""
 
 from dataclasses import dataclass
 
@@ -6,8 +6,8 @@ from robust_backbones.core.eps import show_eps
 from robust_backbones.core.errors import UserError
 
 CLEAN, PGD, AUTOATTACK, UNBOUNDED = "clean", "pgd", "autoattack", "unbounded"
-# Smallest number of classes -> the parts of the standard version that such a model allows: the
-# targeted DLR loss looks at four logits, the plain one at three.
+# Smallest number of classes -> attacks of AutoAttack's standard version. The targeted DLR loss
+# needs four logits, the untargeted one three.
 AUTOATTACK_PARTS = {
     4: ("apgd-ce", "apgd-t", "fab-t", "square"),
     3: ("apgd-ce", "apgd-dlr", "fab-t", "square"),
@@ -18,15 +18,17 @@ UNBOUNDED_STEPS = 20
 
 @dataclass(frozen=True)
 class Attack:
-    """One row of a plan.
+    """One attack of a plan.
 
     Attributes:
-        family: `CLEAN`, `PGD`, `AUTOATTACK` or `UNBOUNDED` (PGD in a ball that reaches grey).
+        family: `CLEAN` (no attack), `PGD`, `AUTOATTACK`, or `UNBOUNDED` (PGD with a radius that
+            can turn every image gray).
         constraint: `"l2"` or `"linf"`.
-        eps: radius, for pixels in [0, 1].
-        steps: gradient steps per try; None where the family decides (AutoAttack), 0 for clean.
-        restarts: tries, each from its own random start.
-        part: of AutoAttack: which of its attacks. It gets the images that the part before left.
+        eps: perturbation radius for images in [0, 1].
+        steps: gradient steps per restart; 0 for `CLEAN`, None for `AUTOATTACK`, which decides.
+        restarts: runs per image, each from its own random start.
+        part: the attack within AutoAttack. It gets the images that the previous part did not
+            break.
     """
 
     family: str
@@ -38,35 +40,35 @@ class Attack:
 
     @property
     def title(self) -> str:
-        """`clean`, `pgd-20`, `pgd-20x5` (five restarts), `autoattack` or `unbounded`."""
+        """Name without the radius: `clean`, `pgd-20`, `pgd-20x5` (five restarts), `autoattack`."""
         if self.family != PGD:
             return self.family
         return f"pgd-{self.steps}" + (f"x{self.restarts}" if self.restarts > 1 else "")
 
     @property
     def group(self) -> str:
-        """What results call it: `pgd-20 eps 4/255`; the same for all parts of an AutoAttack."""
+        """Name in the results, such as `pgd-20 eps 4/255`. All parts of an AutoAttack share it."""
         if self.family in (CLEAN, UNBOUNDED):
             return self.title
         return f"{self.title} eps {show_eps(self.constraint, self.eps)}"
 
     @property
     def name(self) -> str:
-        """Tells it from all other rows of a plan."""
+        """Name that is unique within a plan."""
         return self.group if self.part is None else f"{self.group} {self.part}"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AttackResult:
     """Result of one attack on all images.
 
     Attributes:
-        attack: its row of the plan.
+        attack: the attack.
         right: for each image, whether the model still classifies it correctly.
         norms: norm of each image's perturbation, in the unit of `eps`; None if not finite.
         seconds: duration of the attack.
-        counts: summed counts of `sanity.inspect` and, for the clean row, of `sanity.probe`.
-        labels: label of each image in the clean row; empty in the other rows.
+        counts: sums of `checks.count_faults` and, for the clean images, of `checks.probe_model`.
+        labels: label of each image; empty except for the clean images.
     """
 
     attack: Attack
@@ -77,29 +79,29 @@ class Outcome:
     labels: list[int]
 
 
-def parts(classes: int) -> tuple[str, ...]:
-    """The attacks of AutoAttack's standard version that a model with so many classes allows.
+def autoattack_parts(classes: int) -> tuple[str, ...]:
+    """Return the attacks of AutoAttack's standard version for a model with this many classes.
 
     Raises:
-        UserError: fewer than two classes.
+        UserError: there are fewer than two classes.
     """
     for least, names in AUTOATTACK_PARTS.items():
         if classes >= least:
             return names
-    raise UserError(f"the dataset has {classes} classes; an attack needs at least 2.")
+    raise UserError(f"an attack needs at least 2 classes, but the dataset has {classes}.")
 
 
-def grey_radius(constraint: str, shape: tuple[int, ...]) -> float:
-    """Radius of the ball around any image that has uniform grey in it.
+def gray_radius(constraint: str, shape: tuple[int, ...]) -> float:
+    """Return the smallest radius at which every image can be turned uniformly gray.
 
     Args:
-        shape: of an image, `(C, H, W)`.
+        shape: shape of an image, `(C, H, W)`.
     """
     channels, height, width = shape
     return {"linf": 0.5, "l2": 0.5 * (channels * height * width) ** 0.5}[constraint]
 
 
-def make(
+def make_plan(
     constraint: str,
     radii: list[float],
     steps: list[int],
@@ -107,19 +109,20 @@ def make(
     autoattack: tuple[str, ...],
     shape: tuple[int, ...],
 ) -> list[Attack]:
-    """The rows of one evaluation, cheap ones first.
+    """Return the attacks of one evaluation, cheap ones first.
 
     Args:
-        radii: of the attacks, each above 0.
-        steps: of PGD; every number of them at every radius.
-        autoattack: its parts, as `parts` gives them; empty for none.
-        shape: of an image, `(C, H, W)`.
+        constraint: `"l2"` or `"linf"`.
+        radii: perturbation radii, each above 0.
+        steps: numbers of PGD steps; each is used at every radius.
+        restarts: number of PGD restarts.
+        autoattack: parts of AutoAttack, see `autoattack_parts`; empty to skip it.
+        shape: shape of an image, `(C, H, W)`.
     """
-    rows = [Attack(CLEAN, constraint, 0.0)]
-    rows += [Attack(PGD, constraint, eps, k, restarts) for k in steps for eps in radii]
-    grey = grey_radius(constraint, shape)
-    rows.append(Attack(UNBOUNDED, constraint, grey, UNBOUNDED_STEPS))
-    rows += [
-        Attack(AUTOATTACK, constraint, eps, None, part=part) for eps in radii for part in autoattack
+    gray = gray_radius(constraint, shape)
+    return [
+        Attack(CLEAN, constraint, 0.0),
+        *(Attack(PGD, constraint, eps, k, restarts) for k in steps for eps in radii),
+        Attack(UNBOUNDED, constraint, gray, UNBOUNDED_STEPS),
+        *(Attack(AUTOATTACK, constraint, eps, None, part=p) for eps in radii for p in autoattack),
     ]
-    return rows

@@ -1,46 +1,44 @@
-"""What a robustness evaluation found, for reading: rows of numbers, a table, a figure."""
+"""Results of a robustness evaluation: numbers per attack, a table, a figure, a line per image."""
 
 from pathlib import Path
 
+from tabulate import tabulate
+
 from classification import metrics
-from classification.robustness_eval import plan as attack_plan
-from classification.robustness_eval.plan import Outcome
+from classification.robustness_eval.plan import AUTOATTACK, PGD, UNBOUNDED, AttackResult
 from robust_backbones.core.eps import show_eps
 from robust_backbones.core.figures import new_figure, save_figure
 
 COLUMNS = ("attack", "accuracy %", "95 % interval", "right", "mean norm", "seconds")
+WORST_CASE = "worst case"
 
 
-def rows(outcomes: list[Outcome]) -> dict[str, dict]:
-    """Numbers of each attack under its name, the clean images first; see docs/formats.md.
+def summarize(found: list[AttackResult]) -> dict[str, dict]:
+    """Return the numbers of each attack by its name; docs/formats.md lists the keys.
 
-    After the attacks come the worst cases, one per radius: an image counts if the model has it
-    right clean and under every attack of that radius. What belongs to no radius is left out.
+    The worst case at each radius follows the attacks. It counts an image as right if the model
+    classifies it correctly clean and under every attack with this radius.
 
     Args:
-        outcomes: of a whole run, the clean one first.
+        found: results of a complete run, the clean images first.
     """
-    groups = {}
-    for outcome in outcomes:
-        groups.setdefault(outcome.attack.group, []).append(outcome)
-    found = {group: _row(parts) for group, parts in groups.items()}
-    clean, constraint = outcomes[0].right, outcomes[0].attack.constraint
-    bounded = [
-        parts[-1]
-        for parts in groups.values()
-        if parts[-1].attack.family in (attack_plan.PGD, attack_plan.AUTOATTACK)
-    ]
-    for eps in sorted({outcome.attack.eps for outcome in bounded}):
-        same = [outcome.right for outcome in bounded if outcome.attack.eps == eps]
+    groups: dict[str, list[AttackResult]] = {}
+    for result in found:
+        groups.setdefault(result.attack.group, []).append(result)
+    rows = {group: _row(parts) for group, parts in groups.items()}
+    clean, constraint = found[0].right, found[0].attack.constraint
+    last = [parts[-1] for parts in groups.values()]
+    bounded = [result for result in last if result.attack.family in (PGD, AUTOATTACK)]
+    for eps in sorted({result.attack.eps for result in bounded}):
+        same = [result.right for result in bounded if result.attack.eps == eps]
         right = [all(flags) for flags in zip(clean, *same, strict=True)]
-        name = f"worst case eps {show_eps(constraint, eps)}"
-        found[name] = _accuracy(right) | {
-            "family": "worst case",
+        rows[f"{WORST_CASE} eps {show_eps(constraint, eps)}"] = _accuracy(right) | {
+            "family": WORST_CASE,
             "constraint": constraint,
             "eps": eps,
             "attacks": len(same),
         }
-    return found
+    return rows
 
 
 def _accuracy(right: list[bool]) -> dict:
@@ -53,8 +51,12 @@ def _accuracy(right: list[bool]) -> dict:
     }
 
 
-def _row(parts: list[Outcome]) -> dict:
-    """Of one attack; of an AutoAttack, whose parts share the work, the last part is the result."""
+def _row(parts: list[AttackResult]) -> dict:
+    """Return the numbers of one attack.
+
+    Args:
+        parts: its results; several for AutoAttack, whose last part has the final accuracy.
+    """
     attack = parts[-1].attack
     norms = _norms(parts)
     row = _accuracy(parts[-1].right) | {
@@ -72,35 +74,32 @@ def _row(parts: list[Outcome]) -> dict:
     return row
 
 
-def _norms(parts: list[Outcome]) -> list[float]:
-    """Of each image's perturbation: each part moves the images that it breaks, and no others."""
+def _norms(parts: list[AttackResult]) -> list[float]:
+    """Return the norm of each image's perturbation. Only one part perturbs an image."""
     columns = zip(*(part.norms for part in parts), strict=True)
     finite = ([norm for norm in column if norm is not None] for column in columns)
     return [max(column) for column in finite if column]
 
 
-def per_image(outcomes: list[Outcome], indices: list[int]) -> list[dict]:
-    """One line per image, so that two models can be compared on the same images.
+def per_image(found: list[AttackResult], indices: list[int]) -> list[dict]:
+    """Return one row per image, so that models can be compared on the same images.
 
     Args:
-        outcomes: of a whole run, the clean one first.
-        indices: the images' numbers in the test split.
+        found: results of a complete run, the clean images first.
+        indices: index of each image in the test split.
 
     Returns:
-        `{"index", "label", "right": {attack: 0 or 1}}` each.
+        Rows `{"index", "label", "right": {attack: 0 or 1}}`.
     """
-    last = {o.attack.group: o for o in outcomes if o.attack.family != attack_plan.UNBOUNDED}
-    columns = {group: outcome.right for group, outcome in last.items()}
+    last = {r.attack.group: r.right for r in found if r.attack.family != UNBOUNDED}
     return [
-        {"index": index, "label": label, "right": {g: int(c[i]) for g, c in columns.items()}}
-        for i, (index, label) in enumerate(zip(indices, outcomes[0].labels, strict=True))
+        {"index": index, "label": label, "right": {g: int(right[i]) for g, right in last.items()}}
+        for i, (index, label) in enumerate(zip(indices, found[0].labels, strict=True))
     ]
 
 
-def table(found: dict[str, dict]) -> str:
-    """The rows as aligned text."""
-    from tabulate import tabulate
-
+def format_table(rows: dict[str, dict]) -> str:
+    """Return the rows of `summarize` as aligned text."""
     lines = [
         (
             name,
@@ -110,7 +109,7 @@ def table(found: dict[str, dict]) -> str:
             _number(row.get("mean_norm")),
             _number(row.get("seconds")),
         )
-        for name, row in found.items()
+        for name, row in rows.items()
     ]
     align = ("left", *["right"] * (len(COLUMNS) - 1))
     return tabulate(lines, COLUMNS, disable_numparse=True, colalign=align)
@@ -120,20 +119,23 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def draw(found: dict[str, dict], path: Path) -> None:
-    """Accuracy against eps with its intervals, one line per attack, as a PNG.
+def draw_curve(rows: dict[str, dict], path: Path) -> None:
+    """Draw accuracy against eps with intervals, one line per attack, as a PNG.
+
+    Args:
+        rows: rows of `summarize`.
 
     Raises:
-        UserError: the place cannot be written to.
+        UserError: the file cannot be written.
     """
     figure = new_figure(6, 4)
     axes = figure.add_subplot()
-    for title, rows in _curves(found).items():
-        eps, accuracy = [row["eps"] for row in rows], [row["accuracy"] for row in rows]
-        # Rounding may put an interval's end a hair inside its own figure.
-        low = [max(0.0, row["accuracy"] - row["interval"][0]) for row in rows]
-        high = [max(0.0, row["interval"][1] - row["accuracy"]) for row in rows]
-        worst = title.startswith("worst")
+    for title, points in _curves(rows).items():
+        eps, accuracy = [row["eps"] for row in points], [row["accuracy"] for row in points]
+        # Clamped because rounding can make a length slightly negative.
+        low = [max(0.0, row["accuracy"] - row["interval"][0]) for row in points]
+        high = [max(0.0, row["interval"][1] - row["accuracy"]) for row in points]
+        worst = title == WORST_CASE
         axes.errorbar(
             eps,
             accuracy,
@@ -144,18 +146,18 @@ def draw(found: dict[str, dict], path: Path) -> None:
             color="black" if worst else None,
             ls=":" if worst else "-",
         )
-    constraint = found["clean"]["constraint"]
-    unit = "L2 norm over the image" if constraint == "l2" else "L∞, pixels in [0, 1]"
+    l2 = rows["clean"]["constraint"] == "l2"
+    unit = "L2 norm over the image" if l2 else "L∞, pixels in [0, 1]"
     axes.set(xlabel=f"eps ({unit})", ylabel="accuracy, % (95 % intervals)", ylim=(-2, 102))
     axes.legend()
     axes.grid(alpha=0.3)
     save_figure(figure, path)
 
 
-def _curves(found: dict[str, dict]) -> dict[str, list[dict]]:
-    """Title -> its rows by eps, each from the clean accuracy at 0 on."""
-    curves = {}
-    for name, row in found.items():
-        if " eps " in name:
-            curves.setdefault(name.split(" eps ")[0], [found["clean"]]).append(row)
-    return {title: sorted(rows, key=lambda row: row["eps"]) for title, rows in curves.items()}
+def _curves(rows: dict[str, dict]) -> dict[str, list[dict]]:
+    """Return the rows of each attack by its title, sorted by eps and starting at clean accuracy."""
+    curves: dict[str, list[dict]] = {}
+    for name, row in rows.items():
+        if row["family"] in (PGD, AUTOATTACK, WORST_CASE):
+            curves.setdefault(name.partition(" eps ")[0], [rows["clean"]]).append(row)
+    return {title: sorted(points, key=lambda row: row["eps"]) for title, points in curves.items()}

@@ -1,1 +1,1 @@
-"""Make the runs that a study file asks for, here or on a Ray cluster; show what came out."""
+"""Run many experiments from one file, on this machine or on a Ray cluster."""

@@ -1,64 +1,60 @@
-"""What a study can run: the command lines of a combination, and its cells in the table."""
+"""Commands that a study can run: their command lines, their table cells, the identity of a run."""
 
-import argparse
 import contextlib
 import functools
-import importlib
+import hashlib
 import io
 import json
+import re
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import classification.interpret.options
+import classification.pretrain.options
+import classification.robustness_eval.options
+import classification.transfer.options
+from classification.study.storage import Store
+from robust_backbones.core.cli import Parser
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.files import sha256
 from robust_backbones.core.resources import config_file
 
-_PROGRAM = ["-m", "robust_backbones"]
-# Options that a result does not depend on.
-_NEUTRAL = frozenset({"data", "workers", "device", "save-seconds", "save_seconds"})
-
-
-Options = tuple[  # `lines`, `check` and `has` of a `Command`
-    Callable[[dict, Path, float], list[list[str]]], Callable[[dict], None], Callable[[str], bool]
-]
+PROGRAM = ["-m", "robust_backbones"]
+# Options that do not affect a result.
+NEUTRAL = frozenset({"data", "workers", "device", "save-seconds", "save_seconds"})
+Cells = Callable[[list[dict]], list[str]]
 
 
 @dataclass(frozen=True)
 class Command:
-    """A program that makes results.
+    """A program that a study can run.
 
     Attributes:
-        lines: `(options, folder, gpus)` -> command lines, without `python`.
-        check: raises `UserError` for options that it would refuse.
-        has: whether it has an option of this name.
-        columns: headings of `cells`.
-        cells: results of the finished ones of a row's runs -> text.
-        result: the file that is there at the end, in the run's folder.
-        trials: options -> how many trainings a run repeats with other seeds.
+        lines: `(options, folder, gpus)` -> command lines without the leading `python`.
+        check: raises a `UserError` for options that the program would reject.
+        has: whether the program has an option of this name.
+        columns: headings of the cells.
+        cells: metrics of the finished runs of a table row -> the row's cells.
+        result: file in the run's folder whose presence marks the run as finished.
+        trials: options -> number of trainings that a run repeats with different seeds.
     """
 
     lines: Callable[[dict, Path, float], list[list[str]]]
     check: Callable[[dict], None]
     has: Callable[[str], bool]
     columns: tuple[str, ...]
-    cells: Callable[[list[dict]], list[str]]
+    cells: Cells
     result: str = "result.json"
     trials: Callable[[dict], int] = lambda options: 1
 
 
-def essence(options: dict) -> dict:
-    """The options that the result depends on; where data of a known name lie is none of them."""
-    kept = {key: value for key, value in options.items() if key not in _NEUTRAL}
-    named = options.get("dataset", "imagenet") != "folder"
-    return kept if named else kept | {"data": options.get("data")}
-
-
 def _words(options: dict) -> list[str]:
-    """Options as a command line has them."""
+    """Return options as command-line arguments."""
     words = []
     for name, value in options.items():
-        option = f"--{str(name).replace('_', '-')}"
+        option = _option(name)
         if value is True:
             words.append(option)
         elif value is not False:
@@ -66,60 +62,79 @@ def _words(options: dict) -> list[str]:
     return words
 
 
-def _module(name: str, options: str, *always: str) -> Options:
-    """`lines`, `check` and `has` of a command whose options argparse knows: those of
-    `classification.<options>.parser`."""
+def _option(name: str) -> str:
+    return f"--{str(name).replace('_', '-')}"
 
-    @functools.cache
-    def made() -> argparse.ArgumentParser:
-        return importlib.import_module(f"classification.{options}").parser("")
+
+def _classification(
+    name: str,
+    make_parser: Callable[[str], Parser],
+    columns: tuple[str, ...],
+    cells: Cells,
+    *always: str,
+    trials: Callable[[dict], int] = lambda options: 1,
+) -> Command:
+    """Return the command `python -m classification.NAME`.
+
+    Args:
+        make_parser: the `parser` function of the command's options.
+        always: arguments to add to every command line.
+    """
+    module, parser = f"classification.{name}", functools.cache(lambda: make_parser(""))
 
     def lines(options: dict, folder: Path, gpus: float) -> list[list[str]]:
-        return [["-m", name, *always, "--output", str(folder), *_words(options)]]
+        return [["-m", module, *always, "--output", str(folder), *_words(options)]]
 
     def has(option: str) -> bool:
-        return f"--{str(option).replace('_', '-')}" in made()._option_string_actions
+        return _option(option) in parser()._option_string_actions
 
     def check(options: dict) -> None:
         if unknown := [key for key in options if not has(key)]:
-            raise UserError(f"python -m {name} has no option '{unknown[0]}'; see its --help.")
-        said = io.StringIO()
+            raise UserError(f"python -m {module} has no option '{unknown[0]}'. See its --help.")
+        stderr = io.StringIO()
         try:
-            with contextlib.redirect_stderr(said):
-                made().parse_args(["--output", "x", *_words(options)])
+            with contextlib.redirect_stderr(stderr):
+                parser().parse_args(["--output", "x", *_words(options)])
         except SystemExit:
-            raise UserError(said.getvalue().splitlines()[-1].partition("error: ")[2]) from None
+            message = stderr.getvalue().splitlines()[-1]
+            raise UserError(message.partition("error: ")[2]) from None
 
-    return lines, check, has
+    return Command(lines, check, has, columns, cells, trials=trials)
 
 
 def _transfer_trials(options: dict) -> int:
-    from classification.transfer import options as transfer_options
-
     words = ["--output", "x", *_words(options)]
-    return transfer_options.trials(transfer_options.parser("").parse_args(words))
+    args = classification.transfer.options.parser("").parse_args(words)
+    return classification.transfer.options.trials(args)
 
 
-def _tool(name: str, *always: str, output: str = "--output") -> Options:
-    """`lines`, `check` and `has` of a detection command: options are its own or keys of the config,
-    which have a capital letter."""
+def _detection(
+    name: str, columns: tuple[str, ...], cells: Cells, *always: str, output: str = "--output"
+) -> Command:
+    """Return the command `robust-backbones NAME` of a detector.
+
+    Options that begin with a capital letter are config keys.
+
+    Args:
+        name: name of the command.
+        always: arguments to add to every command line.
+        output: option or config key of the folder for results.
+    """
 
     def lines(options: dict, folder: Path, gpus: float) -> list[list[str]]:
         own = {k: v for k, v in options.items() if not _is_key(k)}
-        keys = {k: v for k, v in options.items() if _is_key(k)}
-        place = [output, str(folder)]
         if output == "OUTPUT_DIR":
             own["num_gpus"] = int(gpus) or 1
-        pairs = [str(word) for pair in keys.items() for word in pair]
-        return [[*_PROGRAM, name, *_words(own), *always, *pairs, *place]]
+        keys = [str(word) for pair in options.items() if _is_key(pair[0]) for word in pair]
+        return [[*PROGRAM, name, *_words(own), *always, *keys, output, str(folder)]]
 
     def check(options: dict) -> None:
         if "config" not in options:
-            raise UserError("the option 'config', a file such as those in configs/, is needed.")
+            raise UserError("the option 'config' is missing. Give a config file, as in configs/.")
         if not config_file(str(options["config"])).is_file():
             raise UserError(f"config file '{options['config']}' does not exist.")
 
-    return lines, check, _is_key
+    return Command(lines, check, _is_key, columns, cells)
 
 
 def _is_key(name: str) -> bool:
@@ -127,28 +142,28 @@ def _is_key(name: str) -> bool:
 
 
 def _convert_lines(options: dict, folder: Path, gpus: float) -> list[list[str]]:
-    target = str(folder / "backbone.pth")
-    return [[*_PROGRAM, "convert", options["source"], target, "--force"]]
+    return [[*PROGRAM, "convert", options["source"], str(folder / "backbone.pth"), "--force"]]
 
 
 def _convert_check(options: dict) -> None:
     if set(options) != {"source"}:
-        raise UserError("command convert has one option: source, a classifier checkpoint.")
+        raise UserError("convert has exactly one option: source, a classifier checkpoint.")
 
 
-def _spread(values: list[float | None]) -> str:
+def _mean(values: list[float | None]) -> str:
+    """Return mean and standard deviation of the known values; empty if there are none."""
     known = [value for value in values if value is not None]
     if not known:
         return ""
-    spread = f" ± {statistics.stdev(known):.2f}" if len(known) > 1 else ""
-    return f"{statistics.mean(known):.2f}{spread}"
+    deviation = f" ± {statistics.stdev(known):.2f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.2f}{deviation}"
 
 
 def _transfer_cells(found: list[dict]) -> list[str]:
-    """Accuracy of what counts; where that is the best epoch on the test images, the last one's is
-    told first and the best one's beside it."""
+    """Accuracy over all trials. If it is that of the best epoch on the test images, the accuracy
+    after the last epoch comes first."""
     trials = [row for metrics in found for row in metrics["trials"]]
-    best = _spread([row["accuracy"] for row in trials])
+    best = _mean([row["accuracy"] for row in trials])
     if found[0].get("last_epoch_accuracy") is not None:
         last = statistics.mean(metrics["last_epoch_accuracy"] for metrics in found)
         return [f"{last:.2f}", best, str(len(trials))]
@@ -156,18 +171,22 @@ def _transfer_cells(found: list[dict]) -> list[str]:
 
 
 def _detection_cells(found: list[dict]) -> list[str]:
-    """AP of boxes and masks on the first test set, over the runs."""
+    """Box and mask AP on the first test set."""
     first = [next(iter(metrics.values())) for metrics in found]
-    shown = [_spread([m.get(task, {}).get("AP") for m in first]) for task in ("bbox", "segm")]
-    return [*shown, str(len(found))]
+    aps = [_mean([m.get(task, {}).get("AP") for m in first]) for task in ("bbox", "segm")]
+    return [*aps, str(len(found))]
 
 
-def _named(*names: str) -> Callable[[list[dict]], list[str]]:
-    return lambda found: [*(_spread([m.get(n) for m in found]) for n in names), str(len(found))]
+def _metric_cells(*names: str) -> Cells:
+    return lambda found: [*(_mean([m.get(n) for m in found]) for n in names), str(len(found))]
 
 
-def _rows_cells(key: str) -> Callable[[list[dict]], list[str]]:
-    """Box AP of clean images, and the mean over all attacked or corrupted ones."""
+def _perturbed_cells(key: str) -> Cells:
+    """Box AP on clean images, and its mean over all attacks or corruptions.
+
+    Args:
+        key: name of the table in the metrics.
+    """
 
     def cells(found: list[dict]) -> list[str]:
         clean, others = [], []
@@ -175,57 +194,119 @@ def _rows_cells(key: str) -> Callable[[list[dict]], list[str]]:
             rows = {name: row["bbox"]["AP"] or 0.0 for name, row in metrics[key].items()}
             clean.append(rows.pop("clean", None))
             others.append(statistics.mean(rows.values()) if rows else None)
-        return [_spread(clean), _spread(others), str(len(found))]
+        return [_mean(clean), _mean(others), str(len(found))]
 
     return cells
 
 
-def _nothing(found: list[dict]) -> list[str]:
-    return [str(len(found))]
-
-
+# The names are those of `robust-backbones NAME`.
 COMMANDS = {
-    "pretrain": Command(
-        *_module("classification.pretrain", "pretrain.options", "--resume"),
+    "pretrain": _classification(
+        "pretrain",
+        classification.pretrain.options.parser,
         ("clean, %", "robust, %", "runs"),
-        _named("clean_top1", "robust_top1"),
+        _metric_cells("clean_top1", "robust_top1"),
+        "--resume",
     ),
-    "robustness": Command(
-        *_module("classification.robustness_eval", "robustness_eval.__main__"),
+    "robustness_eval": _classification(
+        "robustness_eval",
+        classification.robustness_eval.options.parser,
         ("clean, %", "runs"),
-        _named("clean_top1"),
+        _metric_cells("clean_top1"),
     ),
-    "transfer": Command(
-        *_module("classification.transfer", "transfer.options"),
+    "transfer": _classification(
+        "transfer",
+        classification.transfer.options.parser,
         ("accuracy, %", "best epoch", "trials"),
         _transfer_cells,
         trials=_transfer_trials,
     ),
-    "interpret": Command(
-        *_module("classification.interpret", "interpret.options"), ("runs",), _nothing
+    "interpret": _classification(
+        "interpret", classification.interpret.options.parser, ("runs",), _metric_cells()
     ),
     "convert": Command(
-        _convert_lines, _convert_check, "source".__eq__, ("runs",), _nothing, "backbone.pth"
+        _convert_lines,
+        _convert_check,
+        "source".__eq__,
+        ("runs",),
+        _metric_cells(),
+        result="backbone.pth",
     ),
-    "detection": Command(
-        *_tool("train", "--resume", output="OUTPUT_DIR"),
-        ("box AP", "mask AP", "runs"),
-        _detection_cells,
+    "train": _detection(
+        "train", ("box AP", "mask AP", "runs"), _detection_cells, "--resume", output="OUTPUT_DIR"
     ),
-    "attack": Command(
-        *_tool("attack"), ("clean box AP", "attacked box AP", "runs"), _rows_cells("attacks")
+    "attack": _detection(
+        "attack", ("clean box AP", "attacked box AP", "runs"), _perturbed_cells("attacks")
     ),
-    "corruption": Command(
-        *_tool("corrupt"), ("clean box AP", "corrupted box AP", "runs"), _rows_cells("corruptions")
+    "corrupt": _detection(
+        "corrupt", ("clean box AP", "corrupted box AP", "runs"), _perturbed_cells("corruptions")
     ),
 }
 
 
-def metrics(path: Path) -> dict | None:
-    """Of a finished run; None where there is no result, or none that can be read."""
+def read_metrics(path: Path) -> dict | None:
+    """Return the metrics of a result file; None if it does not exist or cannot be parsed."""
     if path.suffix != ".json":
         return {} if path.exists() else None
     try:
         return json.loads(path.read_text(encoding="utf-8"))["metrics"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def identity(command: str, options: dict, needs: list[Path], store: Store | None) -> str:
+    """Return the digest of everything a run's result depends on.
+
+    That is the command, its options and the contents of its input files. Files of earlier parts
+    need not exist yet; the names of their folders contain the digests of the runs that make them.
+
+    Args:
+        needs: folders of the runs whose files this run reads.
+        store: object storage of the study, if any.
+    """
+    kept = _relevant(options)
+    values = [v for value in kept.values() for v in (value if isinstance(value, list) else [value])]
+    inputs = [
+        value
+        for value in values
+        if isinstance(value, str)
+        and not any(value.startswith(folder.as_posix() + "/") for folder in needs)
+    ]
+    files = {text: _file_digest(str(file)) for text in inputs if (file := _input_file(text))}
+    text = json.dumps([command, kept, files], sort_keys=True, default=str)
+    if store:  # independent of where a machine's cache is
+        text = text.replace(store.folder.as_posix(), store.url)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _relevant(options: dict) -> dict:
+    """Return the options that affect the result. The path of a known dataset does not."""
+    kept = {key: value for key, value in options.items() if key not in NEUTRAL}
+    if options.get("dataset", "imagenet") == "folder":
+        kept["data"] = options.get("data")
+    return kept
+
+
+def _input_file(text: str) -> Path | None:
+    try:
+        path = config_file(text)
+        return path if path.is_file() else None
+    except (OSError, ValueError):  # too long for a path, or with a zero byte
+        return None
+
+
+_DIGESTS: dict[tuple, str] = {}  # many runs have the same weights
+
+
+def _file_digest(path: str) -> str:
+    """Return the digest of a file, followed by those of its `_BASE_` files if it is a config."""
+    file = Path(path)
+    key = (path, file.stat().st_size, file.stat().st_mtime_ns)
+    if key not in _DIGESTS:
+        _DIGESTS[key] = sha256(file)
+    if file.suffix not in (".yaml", ".yml"):
+        return _DIGESTS[key]
+    text = file.read_text(encoding="utf-8", errors="replace")
+    base = re.search(r"^_BASE_:\s*['\"]?([^'\"\n#]+)", text, re.M)
+    above = str(file.parent / base[1].strip()) if base else ""
+    return _DIGESTS[key] + (_file_digest(above) if above != path and _input_file(above) else "")

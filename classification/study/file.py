@@ -1,42 +1,41 @@
-"""Study files: YAML -> the runs that they ask for. docs/studies.md has the format."""
+"""Study files: read the YAML and list the runs it asks for. docs/studies.md has the format."""
 
-import difflib
 import itertools
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from classification.study.commands import COMMANDS, Command
-from classification.study.identity import identity
+from classification.study.commands import COMMANDS, identity
 from classification.study.storage import Store, is_url
-from classification.study.yaml_lines import Document
+from classification.study.yaml_lines import Entry, read_yaml
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.resources import config_file
 
 FILE_KEYS = ("output", "parts")
 PART_KEYS = ("name", "command", "common", "axes", "runs", "only", "skip", "resources")
-RESOURCES = {"gpus": 0, "cpus": 1}
-REPEATS = ("seed", "SEED")  # axes whose runs are one row of the table
-NAME = re.compile(r"\{([^{}]+)\}")
+RESOURCES = {"gpus": 0, "cpus": 1}  # per run
+REPEATS = ("seed", "SEED")  # axes over which the table averages
+PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 
 
 @dataclass(frozen=True)
-class Run:
-    """One combination: everything that is needed to make it, anywhere.
+class StudyRun:
+    """One run of a study: everything needed to start it on any machine.
 
     Attributes:
-        part: of the study.
-        labels: axis -> the label of its value.
-        options: of its command.
-        id: digest of command, options and input files.
-        folder: for its results; two runs that differ have two folders.
-        lines: its command lines without `python`, to be run one after the other.
-        result: the file that is there once it has finished.
+        part: name of its part of the study.
+        labels: axis -> label of the run's value.
+        options: options of the command.
+        command: key of `COMMANDS`.
+        id: digest of the command, its options and its input files.
+        folder: folder for its results; different runs have different folders.
+        lines: command lines without the leading `python`, to be run in this order.
+        result: file whose presence marks the run as finished.
         needs: folders of the runs whose files it reads.
-        store: where its files are kept, if not in its folder.
-        gpus, cpus: that it takes while it runs; a part of a GPU is allowed.
+        store: object storage that holds its files; None if only its folder does.
+        gpus, cpus: resources the run occupies; fractions of a GPU are allowed.
     """
 
     part: str
@@ -54,256 +53,256 @@ class Run:
 
     @property
     def name(self) -> str:
-        """For people."""
-        return ", ".join([self.part, *self.labels.values()])
+        """Part and labels, for messages."""
+        return _run_name(self.part, self.labels)
+
+
+def _run_name(part: str, labels: dict[str, str]) -> str:
+    return ", ".join([part, *labels.values()])
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a study file, checked. `axes`: name -> {label: options}; None: only labels."""
+    """A part of a study file, validated.
 
+    Attributes:
+        entry: its location in the file.
+        axes: axis -> {label: options}; the options are empty for an axis that is a plain list.
+        extra: runs outside the grid: labels for all axes, and additional options.
+        only, skip: filters of the grid, axis -> label or list of labels.
+    """
+
+    entry: Entry
     name: str
     command: str
     common: dict
-    axes: dict[str, dict[str, dict] | list[str]]
-    where: tuple
-    extra: list[dict] = field(default_factory=list)
-    only: list[dict] = field(default_factory=list)
-    skip: list[dict] = field(default_factory=list)
-    resources: dict = field(default_factory=dict)
+    axes: dict[str, dict[str, dict]]
+    extra: list[dict]
+    only: list[dict]
+    skip: list[dict]
+    resources: dict[str, float]
 
 
-def read(path: str | Path, changes: dict | None = None) -> list[Run]:
-    """The runs of a study file, the last axis of a part changing fastest.
+def read_study(path: str | Path, changes: dict | None = None) -> list[StudyRun]:
+    """Return the runs of a study file. The last axis of a part changes fastest.
 
     Args:
-        path: a file, or the name of one that comes with the packages; see `config_file`.
-        changes: options for all runs that have a command which knows them, instead of the file's.
+        path: study file, or the name of a packaged one; see `config_file`.
+        changes: options that override the file's in every run whose command has them.
 
     Raises:
-        UserError: not a study file; names the line and what is allowed there.
+        UserError: the file is not a valid study; the message names the line.
     """
-    document = Document(config_file(path))
-    study, changes = document.value, changes or {}
-    if not isinstance(study, dict):
-        raise document.wrong((), "a study file is a mapping with output and axes or parts.")
-    single = "parts" not in study
-    _keys(document, (), study, FILE_KEYS + (PART_KEYS if single else ()))
-    if not isinstance(study.get("output"), str) or not study["output"]:
-        raise document.wrong(("output",), "output, a folder for all results, is needed.")
-    parts = [study] if single else study["parts"]
-    if not isinstance(parts, list) or not parts:
-        raise document.wrong(("parts",), "parts is a list of at least one part.")
-    runs: list[Run] = []
-    for number, contents in enumerate(parts):
-        where = () if single else ("parts", number)
-        part = _part(document, where, contents, number, {run.part for run in runs})
-        runs += _runs(document, part, study["output"], runs, changes)
-    used = {name for run in runs for name in changes if name in run.options}
-    if unused := sorted(set(changes) - used):
-        raise UserError(f"--set {unused[0]}: no command of {path} has this option.")
-    seen: dict[str, Run] = {}
+    file, changes = read_yaml(config_file(path)), changes or {}
+    if not isinstance(file.value, dict):
+        raise file.error("a study file must be a mapping with output and axes or parts.")
+    single = "parts" not in file.value
+    file.check_keys(FILE_KEYS + (PART_KEYS if single else ()))
+    output = file.child("output")
+    if not isinstance(output.value, str) or not output.value:
+        raise output.error("output is missing. Give a folder for all results.")
+    parts = file.child("parts")
+    if not single and (not isinstance(parts.value, list) or not parts.value):
+        raise parts.error("parts must be a list of at least one part.")
+    runs: list[StudyRun] = []
+    for entry in [file] if single else parts.children():
+        part = _read_part(entry, {run.part for run in runs})
+        for labels, options in _combinations(part):
+            known = {k: v for k, v in changes.items() if COMMANDS[part.command].has(k)}
+            runs.append(_make_run(part, output.value, labels, options | known, runs))
+    unused = set(changes) - {name for run in runs for name in run.options}
+    if unused:
+        raise UserError(f"--set {min(unused)}: no command of {path} has this option.")
+    _check_unique(path, runs)
+    return runs
+
+
+def _check_unique(path: str | Path, runs: list[StudyRun]) -> None:
+    seen: dict[str, StudyRun] = {}
     for run in runs:
         if (other := seen.setdefault(run.id, run)) is not run:
             raise UserError(
-                f"{path} asks for the same run twice: {other.name} and {run.name} have the same "
-                "options; use the axes in them, as {axis}."
-            )
-    return runs
-
-
-def _keys(document: Document, where: tuple, found: dict, allowed: Iterable[str]) -> None:
-    for key in found:
-        if key not in allowed:
-            near = difflib.get_close_matches(str(key), allowed, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise document.wrong(
-                (*where, key), f"unknown key '{key}'; one of: {', '.join(allowed)}{hint}."
+                f"{path}: the runs '{other.name}' and '{run.name}' have the same options. Use the "
+                "axes in the options, as {axis}."
             )
 
 
-def _part(document: Document, where: tuple, contents: Any, number: int, before: set) -> Part:
-    if not isinstance(contents, dict):
-        raise document.wrong(where, "a part is a mapping.")
-    _keys(document, where, contents, PART_KEYS + (() if where else FILE_KEYS))
-    command = contents.get("command", "transfer")
-    if not isinstance(command, str) or command not in COMMANDS:
-        raise document.wrong(
-            (*where, "command"), f"command '{command}' is unknown; one of: {', '.join(COMMANDS)}."
+def _read_part(entry: Entry, earlier: set[str]) -> Part:
+    if not isinstance(entry.value, dict):
+        raise entry.error("a part must be a mapping.")
+    entry.check_keys(PART_KEYS + (() if entry.keys else FILE_KEYS))
+    command = entry.child("command", "transfer")
+    if not isinstance(command.value, str) or command.value not in COMMANDS:
+        raise command.error(
+            f"unknown command '{command.value}'. Choose from {', '.join(COMMANDS)}."
         )
-    name = contents.get("name", command)
-    if not isinstance(name, str) or name in before or not re.fullmatch(r"\w[\w.+=-]*", name):
-        raise document.wrong(
-            (*where, "name"), f"the name '{name}' must be one word, and no other part's."
-        )
-    common = _mapping(document, (*where, "common"), contents.get("common", {}))
-    axes = {}
-    for axis, values in _mapping(document, (*where, "axes"), contents.get("axes", {})).items():
-        axes[str(axis)] = _axis(document, (*where, "axes", axis), values)
-        if axis in before:
-            raise document.wrong((*where, "axes", axis), f"'{axis}' is the name of a part.")
-    resources = _mapping(document, (*where, "resources"), contents.get("resources", {}))
-    _keys(document, (*where, "resources"), resources, tuple(RESOURCES))
-    for key, value in resources.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-            raise document.wrong((*where, "resources", key), f"{key} is a number, at least 0.")
-    lists = {}
-    for key in ("runs", "only", "skip"):
-        lists[key] = _rows(document, (*where, key), contents.get(key, []), axes, key == "runs")
-    if not axes and not lists["runs"] and "common" not in contents:
-        raise document.wrong(where, f"part '{name}' asks for nothing: it has no axes and no runs.")
+    name = entry.child("name", command.value)
+    if not isinstance(name.value, str) or not re.fullmatch(r"\w[\w.+=-]*", name.value):
+        raise name.error(f"invalid part name '{name.value}'. Use letters, digits and . _ + = -")
+    if name.value in earlier:
+        raise name.error(f"two parts have the name '{name.value}'. Give each part its own name.")
+    common, axes = entry.child("common", {}).mapping(), entry.child("axes", {})
+    found = {str(axis): _read_axis(axes.child(axis)) for axis in axes.mapping()}
+    for axis in found:
+        if axis in earlier:
+            raise axes.error(f"the axis '{axis}' has the name of a part. Rename one of them.", axis)
+    extra = _read_rows(entry.child("runs", []))
+    for row in extra:
+        if missing := [axis for axis in found if axis not in row.value]:
+            raise row.error(f"the run has no label for the axis '{missing[0]}'.")
+    if not found and not extra and "common" not in entry.value:
+        raise entry.error(f"part '{name.value}' is empty. Give it axes, runs or common options.")
     return Part(
-        name,
-        command,
-        common,
-        axes,
-        where,
-        lists["runs"],
-        lists["only"],
-        lists["skip"],
-        RESOURCES | resources,
+        entry=entry,
+        name=name.value,
+        command=command.value,
+        common=common,
+        axes=found,
+        extra=[row.value for row in extra],
+        only=_read_filters(entry.child("only", []), found),
+        skip=_read_filters(entry.child("skip", []), found),
+        resources=_read_resources(entry.child("resources", {})),
     )
 
 
-def _mapping(document: Document, where: tuple, value: Any) -> dict:
-    if not isinstance(value, dict):
-        raise document.wrong(where, f"{where[-1]} is a mapping of names to values.")
-    return value
-
-
-def _axis(document: Document, where: tuple, values: Any) -> dict[str, dict] | list[str]:
-    """Options by label; or a list of labels, whose values the options use as `{axis}`."""
+def _read_axis(entry: Entry) -> dict[str, dict]:
+    axis, values = entry.keys[-1], entry.value
     if isinstance(values, list) and values:
-        if odd := [v for v in values if not isinstance(v, (str, int, float))]:
-            raise document.wrong(where, f"the value {odd[0]!r} is neither text nor a number.")
-        labels = [str(value) for value in values]
+        if wrong := [v for v in values if not isinstance(v, (str, int, float))]:
+            raise entry.error(f"the value {wrong[0]!r} is neither a string nor a number.")
+        labels = {str(value): {} for value in values}
     elif isinstance(values, dict) and values:
-        for label, options in values.items():
-            _mapping(document, (*where, label), options)
-        values = labels = {str(label): options for label, options in values.items()}
+        labels = {str(label): entry.child(label).mapping() for label in values}
     else:
-        raise document.wrong(
-            where, f"axis '{where[-1]}' is a list of values, or a mapping of labels to options."
+        raise entry.error(
+            f"axis '{axis}' must be a list of values or a mapping of labels to options."
         )
-    if len(set(labels)) < len(values):
-        raise document.wrong(where, f"axis '{where[-1]}' has a label twice.")
+    if len(labels) < len(values):
+        raise entry.error(f"axis '{axis}' has the same label twice.")
     return labels
 
 
-def _rows(document: Document, where: tuple, rows: Any, axes: dict, options: bool) -> list[dict]:
-    """`runs`, `only` and `skip`: lists of mappings with axes as keys."""
+def _read_rows(entry: Entry) -> list[Entry]:
+    rows = entry.value
     if not isinstance(rows, list) or not all(isinstance(row, dict) and row for row in rows):
-        raise document.wrong(where, f"{where[-1]} is a list of mappings from axes to labels.")
-    for number, row in enumerate(rows):
-        if not options:
-            _keys(document, (*where, number), row, tuple(axes))
-            for axis, labels in row.items():
-                for label in labels if isinstance(labels, list) else [labels]:
-                    if str(label) not in axes[axis]:
-                        raise document.wrong(
-                            (*where, number, axis), f"axis '{axis}' has no label '{label}'."
-                        )
-        elif missing := [axis for axis in axes if axis not in row]:
-            raise document.wrong((*where, number), f"the run has no label for axis '{missing[0]}'.")
-    return rows
+        raise entry.error(f"{entry.keys[-1]} must be a list of mappings from axes to labels.")
+    return entry.children()
 
 
-def _runs(
-    document: Document, part: Part, output: str, before: list[Run], changes: dict
-) -> list[Run]:
-    combinations = []
-    for labels in itertools.product(*part.axes.values()) if part.axes else [()]:
-        named, options = dict(zip(part.axes, labels, strict=True)), dict(part.common)
-        if _chosen(part, named) and (part.axes or not part.extra):
-            for axis, label in named.items():
-                values = part.axes[axis]
-                options |= values[label] if isinstance(values, dict) else {}
-            combinations.append((named, options))
+def _read_filters(entry: Entry, axes: dict[str, dict[str, dict]]) -> list[dict]:
+    rows = _read_rows(entry)
+    for row in rows:
+        row.check_keys(tuple(axes))
+        for axis, labels in row.value.items():
+            for label in _as_list(labels):
+                if str(label) not in axes[axis]:
+                    raise row.error(f"axis '{axis}' has no label '{label}'.", axis)
+    return [row.value for row in rows]
+
+
+def _read_resources(entry: Entry) -> dict[str, float]:
+    resources = entry.mapping()
+    entry.check_keys(tuple(RESOURCES))
+    for key, value in resources.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+            raise entry.error(f"{key} must be a number of at least 0, not {value!r}.", key)
+    return RESOURCES | resources
+
+
+def _combinations(part: Part) -> Iterator[tuple[dict[str, str], dict]]:
+    """Yield labels and options of every run of a part."""
+    if part.axes or not part.extra:
+        for values in itertools.product(*part.axes.values()):
+            labels = dict(zip(part.axes, values, strict=True))
+            if _selected(part, labels):
+                options = dict(part.common)
+                for axis, label in labels.items():
+                    options |= part.axes[axis][label]
+                yield labels, options
     for row in part.extra:
-        named = {axis: str(row[axis]) for axis in part.axes}
-        options = part.common | {k: v for k, v in row.items() if k not in part.axes}
-        combinations.append((named, options))
-    command, runs = COMMANDS[part.command], []
-    for named, options in combinations:
-        options |= {k: v for k, v in changes.items() if command.has(k)}
-        runs.append(_run(document, part, command, output, named, options, before))
-    return runs
+        labels = {axis: str(row[axis]) for axis in part.axes}
+        yield labels, part.common | {k: v for k, v in row.items() if k not in part.axes}
 
 
-def _chosen(part: Part, named: dict) -> bool:
-    def fits(row: dict) -> bool:
-        return all(
-            named[axis] in [str(v) for v in (values if isinstance(values, list) else [values])]
-            for axis, values in row.items()
-        )
+def _selected(part: Part, labels: dict[str, str]) -> bool:
+    def matches(row: dict) -> bool:
+        return all(labels[axis] in map(str, _as_list(value)) for axis, value in row.items())
 
-    return (not part.only or any(map(fits, part.only))) and not any(map(fits, part.skip))
+    return (not part.only or any(map(matches, part.only))) and not any(map(matches, part.skip))
 
 
-def _run(
-    document: Document,
-    part: Part,
-    command: Command,
-    output: str,
-    named: dict,
-    options: dict,
-    before: list[Run],
-) -> Run:
+def _as_list(value: Any) -> list:
+    return value if isinstance(value, list) else [value]
+
+
+def _make_run(
+    part: Part, output: str, labels: dict[str, str], options: dict, earlier: list[StudyRun]
+) -> StudyRun:
+    """Fill in the placeholders of one combination and check its options."""
     needs: list[Path] = []
 
-    def fill(found: re.Match) -> str:
-        name = found[1]
-        if name in named:
-            return named[name]
-        if name not in {run.part for run in before}:
-            known = [*named, *dict.fromkeys(run.part for run in before)]
-            raise document.wrong(
-                (*part.where, "common"),
-                f"{{{name}}} is neither an axis nor an earlier part; one of: {', '.join(known)}.",
-            )
-        fits = [
-            run
-            for run in before
-            if run.part == name and all(named.get(k, v) == v for k, v in run.labels.items())
-        ]
-        if len(fits) != 1:
-            raise document.wrong(
-                part.where,
-                f"{{{name}}} of {', '.join([part.name, *named.values()])} is {len(fits)} runs of "
-                f"that part, not one; the parts need axes of the same name and labels.",
-            )
-        needs.append(fits[0].folder)
-        return fits[0].folder.as_posix()
+    def replacement(match: re.Match) -> str:
+        if match[1] in labels:
+            return labels[match[1]]
+        needs.append(_folder_of(match[1], part, labels, earlier))
+        return needs[-1].as_posix()
 
-    def render(value: Any) -> Any:
+    def fill(value: Any) -> Any:
         if isinstance(value, list):
-            return [render(v) for v in value]
-        return NAME.sub(fill, value) if isinstance(value, str) else value
+            return [fill(v) for v in value]
+        return PLACEHOLDER.sub(replacement, value) if isinstance(value, str) else value
 
-    options = {key: render(value) for key, value in options.items()}
+    options = {key: fill(value) for key, value in options.items()}
+    command = COMMANDS[part.command]
     try:
         command.check(options)
     except UserError as error:
-        key = next((key for key in options if str(key) in str(error)), "common")
-        places = [(*part.where, "common", key)]
-        places += [(*part.where, "axes", axis, label, key) for axis, label in named.items()]
-        place = next((p for p in places if p in document.lines), (*part.where, "common"))
-        raise document.wrong(place, f"{', '.join([part.name, *named.values()])}: {error}") from None
+        message = f"{_run_name(part.name, labels)}: {error}"
+        raise part.entry.error(message, *_location(part, labels, options, str(error))) from None
     store = Store(output) if is_url(output) else None
     digest = identity(part.command, options, needs, store)
-    slug = re.sub(r"[^\w.+=-]+", "_", "-".join(named.values()) or part.name)[:150]
+    slug = re.sub(r"[^\w.+=-]+", "_", "-".join(labels.values()) or part.name)[:150]
     folder = (store.folder if store else Path(output)) / part.name / f"{slug}-{digest[:8]}"
-    lines = command.lines(options, folder, part.resources["gpus"])
-    return Run(
-        part.name,
-        named,
-        options,
-        part.command,
-        digest,
-        folder,
-        lines,
-        folder / command.result,
-        tuple(dict.fromkeys(needs)),
-        store,
+    return StudyRun(
+        part=part.name,
+        labels=labels,
+        options=options,
+        command=part.command,
+        id=digest,
+        folder=folder,
+        lines=command.lines(options, folder, part.resources["gpus"]),
+        result=folder / command.result,
+        needs=tuple(dict.fromkeys(needs)),
+        store=store,
         **part.resources,
     )
+
+
+def _folder_of(name: str, part: Part, labels: dict[str, str], earlier: list[StudyRun]) -> Path:
+    """Return the folder of the one run of an earlier part whose labels agree with `labels`."""
+    parts = dict.fromkeys(run.part for run in earlier)
+    if name not in parts:
+        raise part.entry.error(
+            f"{{{name}}} is neither an axis nor an earlier part. "
+            f"Choose from {', '.join([*labels, *parts])}.",
+            "common",
+        )
+    found = [
+        run.folder
+        for run in earlier
+        if run.part == name and all(labels.get(k, v) == v for k, v in run.labels.items())
+    ]
+    if len(found) != 1:
+        raise part.entry.error(
+            f"{{{name}}} in '{_run_name(part.name, labels)}' matches {len(found)} runs of that "
+            "part instead of one. Give both parts the same axes and labels."
+        )
+    return found[0]
+
+
+def _location(part: Part, labels: dict[str, str], options: dict, message: str) -> tuple:
+    """Return the keys, below the part, of the option that an error message names."""
+    key = next((key for key in options if str(key) in message), "common")
+    places = [("common", key), *(("axes", axis, label, key) for axis, label in labels.items())]
+    known = part.entry.lines
+    return next((p for p in places if (*part.entry.keys, *p) in known), ("common",))

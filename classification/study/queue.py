@@ -1,148 +1,116 @@
-"""What is missing of a study is made: in order of what needs what, failures tried again later."""
+"""Schedule the unfinished runs of a study in dependency order, and retry failures."""
 
 import heapq
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
-from classification.study import run as study_run
-from classification.study.commands import metrics
-from classification.study.file import Run
-from classification.study.run import BUSY, FAILED, FINISHED, INTERRUPTED, MISTAKE, Outcome
+from classification.study.commands import read_metrics
+from classification.study.execute import BUSY, FINISHED, INTERRUPTED, USER_ERROR, Attempt, failures
+from classification.study.executors import Executor
+from classification.study.file import StudyRun
 
-
-class Executor(Protocol):
-    """Where runs are made."""
-
-    def room(self, run: Run) -> bool:
-        """Whether it can start this run now."""
-
-    def start(self, run: Run) -> None:
-        """Begin it."""
-
-    def ended(self, seconds: float) -> list[tuple[Run, Outcome]]:
-        """Those that have ended, after waiting that long for the first."""
-
-    def stop(self) -> None:
-        """Ask all runs to save and end; `ended` tells of them."""
-
-    def close(self) -> None:
-        """Give back what it holds."""
+POLL = 0.5  # seconds to wait for the end of a run before looking at signals and pauses
 
 
 @dataclass
 class Queue:
-    """The runs of a study on their way.
+    """The runs of a study while they are being executed.
 
     Attributes:
-        attempts: starts of a run before it is given up, those of earlier calls included.
-        pause: seconds before the second start; doubled for each further one.
-        told: called with a run, its outcome and the queue whenever one has ended.
+        runs: all runs, in the order in which they should start.
+        executor: where they are executed.
+        max_attempts: starts of a failing run, including those of earlier calls.
+        pause: seconds before the second start; doubled for each later one.
+        on_end: called with the run, the attempt and the queue whenever a run has ended.
+        finished: folders of the finished runs.
+        failed: folder -> error of the runs that are given up.
+        running: number of running runs.
     """
 
-    runs: list[Run]
+    runs: list[StudyRun]
     executor: Executor
-    attempts: int = 3
+    max_attempts: int = 3
     pause: float = 30.0
-    told: Callable = lambda run, outcome, queue: None
+    on_end: Callable[[StudyRun, Attempt, "Queue"], None] = lambda run, attempt, queue: None
     finished: set[Path] = field(default_factory=set)
     failed: dict[Path, str] = field(default_factory=dict)
-    going: int = 0
-    _failures: Counter = field(default_factory=Counter)  # of this call: a full disk takes no notes
+    running: int = 0
+    # Failures of this call. On a full disk they are not recorded in the runs' folders.
+    _failures: Counter = field(default_factory=Counter)
+    _dependents: dict[Path, list[StudyRun]] = field(default_factory=lambda: defaultdict(list))
 
-    def work(self, stopping: Callable[[], bool] = lambda: False) -> bool:
-        """Make what is missing. Returns whether it came to the end, unstopped."""
-        order = {run.folder: place for place, run in enumerate(self.runs)}
-        ready: list[tuple[int, Run]] = []
-        later: list[tuple[float, int, Run]] = []
-        waiting: dict[Path, list[Run]] = {}
-        lacking: dict[Path, int] = {}
-        for store in {run.store for run in self.runs if run.store}:
-            store.fetch_small()
-        for run in self.runs:
-            if metrics(run.result) is not None:
-                self.finished.add(run.folder)
-            elif past := study_run.failures(run.folder):
-                if self._hopeless(past[-1]["code"], len(past)):
-                    self.failed[run.folder] = past[-1]["error"]
-        for run in self.runs:
-            if run.folder in self.finished or run.folder in self.failed:
-                continue
-            missing = [n for n in run.needs if n not in self.finished]
-            for need in missing:
-                waiting.setdefault(need, []).append(run)
-            if missing:
-                lacking[run.folder] = len(missing)
-            else:
-                ready.append((order[run.folder], run))
+    def work(self, stop_requested: Callable[[], bool] = lambda: False) -> bool:
+        """Execute every unfinished run. Return False if it was stopped before the end."""
+        self._read_states()
+        position = {run.folder: i for i, run in enumerate(self.runs)}
+        ready = [(position[run.folder], run) for run in self.runs if self._is_ready(run)]
         heapq.heapify(ready)
-        for folder in list(self.failed):
-            self._give_up(folder, waiting)
+        paused: list[tuple[float, int, StudyRun]] = []  # (time of the next start, position, run)
         stopped = False
-        while (ready or later or self.going) and not (stopped and not self.going):
-            if not stopped and stopping():
+        while self.running or (ready or paused) and not stopped:
+            if not stopped and stop_requested():
                 stopped = True
                 self.executor.stop()
-            while later and later[0][0] <= time.monotonic():
-                run = heapq.heappop(later)[2]
-                heapq.heappush(ready, (order[run.folder], run))
-            while ready and not stopped and self.executor.room(ready[0][1]):
+            while paused and paused[0][0] <= time.monotonic():
+                heapq.heappush(ready, heapq.heappop(paused)[1:])
+            while ready and not stopped and self.executor.has_room(ready[0][1]):
                 self.executor.start(heapq.heappop(ready)[1])
-                self.going += 1
-            for run, outcome in self.executor.ended(0.5):
-                self.going -= 1
-                again = self._ended(run, outcome)
-                if again is not None:
-                    heapq.heappush(later, (time.monotonic() + again, order[run.folder], run))
+                self.running += 1
+            for run, attempt in self.executor.wait(POLL):
+                self.running -= 1
+                delay = self._note_end(run, attempt)
+                if delay is not None:
+                    entry = (time.monotonic() + delay, position[run.folder], run)
+                    heapq.heappush(paused, entry)
                 if run.folder in self.finished:
-                    for other in waiting.pop(run.folder, ()):
-                        lacking[other.folder] -= 1
-                        if not lacking[other.folder]:
-                            heapq.heappush(ready, (order[other.folder], other))
-                if run.folder in self.failed:
-                    self._give_up(run.folder, waiting)
-                self.told(run, outcome, self)
+                    for other in self._dependents[run.folder]:
+                        if self._is_ready(other):
+                            heapq.heappush(ready, (position[other.folder], other))
+                self.on_end(run, attempt, self)
         return not stopped
 
-    def _ended(self, run: Run, outcome: Outcome) -> float | None:
-        """Note how it ended; the seconds after which it should be started again, or None."""
+    def _read_states(self) -> None:
+        """Find out from the runs' folders what has finished or failed before."""
+        for run in self.runs:
+            for folder in run.needs:
+                self._dependents[folder].append(run)
+            if read_metrics(run.result) is not None:
+                self.finished.add(run.folder)
+        for run in self.runs:
+            if run.folder not in self.finished and (past := failures(run.folder)):
+                if self._is_final(past[-1]["code"], len(past)):
+                    self._give_up(run.folder, past[-1]["error"])
+
+    def _is_ready(self, run: StudyRun) -> bool:
+        done = run.folder in self.finished or run.folder in self.failed
+        return not done and self.finished.issuperset(run.needs)
+
+    def _note_end(self, run: StudyRun, attempt: Attempt) -> float | None:
+        """Note how a run ended; return the seconds until its next start, None for no other."""
         if run.store:
-            run.store.fetch(run.folder)  # it may have been made elsewhere
-        if outcome.state == FINISHED:
+            run.store.fetch(run.folder)  # it may have been executed on another machine
+        if attempt.state == FINISHED:
             self.finished.add(run.folder)
             return None
-        if outcome.state in (BUSY, INTERRUPTED):
-            return self.pause if outcome.state == BUSY else 0.0
+        if attempt.state in (BUSY, INTERRUPTED):
+            return self.pause if attempt.state == BUSY else 0.0
         self._failures[run.folder] += 1
-        count = max(len(study_run.failures(run.folder)), self._failures[run.folder])
-        if self._hopeless(outcome.code, count):
-            self.failed[run.folder] = outcome.error
+        count = max(len(failures(run.folder)), self._failures[run.folder])
+        if self._is_final(attempt.code, count):
+            self._give_up(run.folder, attempt.error)
             return None
         return self.pause * 2 ** (count - 1)
 
-    def _hopeless(self, code: int, failures: int) -> bool:
-        return code == MISTAKE or failures >= self.attempts
+    def _is_final(self, code: int, failures: int) -> bool:
+        """Return whether a failed run is not started again."""
+        return code == USER_ERROR or failures >= self.max_attempts
 
-    def _give_up(self, folder: Path, waiting: dict) -> None:
-        """What needs a failed run cannot be made either."""
-        for other in waiting.pop(folder, ()):
-            if other.folder not in self.failed:
-                self.failed[other.folder] = f"needs {folder.name}, which failed"
-                self._give_up(other.folder, waiting)
-
-
-def state(run: Run, attempts: int = 3) -> tuple[str, str]:
-    """What has become of a run, from its folder alone: a word, and the error of a failed one.
-
-    `"finished"`, `"running"`, `"failed"`, `"interrupted"` or `"missing"`.
-    """
-    if metrics(run.result) is not None:
-        return FINISHED, ""
-    if study_run.running(run.folder):
-        return "running", ""
-    if past := study_run.failures(run.folder):
-        return FAILED, past[-1]["error"]
-    return ("interrupted", "") if (run.folder / "run.json").exists() else ("missing", "")
+    def _give_up(self, folder: Path, error: str) -> None:
+        """Mark a run as failed, and with it all runs that need its files."""
+        self.failed[folder] = error
+        for other in self._dependents[folder]:
+            if other.folder not in self.failed and other.folder not in self.finished:
+                self._give_up(other.folder, f"needs {folder.name}, which failed")

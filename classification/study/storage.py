@@ -1,6 +1,6 @@
-"""Results in object storage: each machine works in a folder of its own, the store has them all.
+"""Results in object storage: every machine works in a local folder, the store has all files.
 
-Any file system that fsspec knows by its URL: `s3://bucket/study` (with s3fs), `gs://...` (gcsfs).
+`output` may be any URL that fsspec supports: `s3://bucket/study` (with s3fs), `gs://...` (gcsfs).
 """
 
 import hashlib
@@ -9,45 +9,48 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import fsspec
+
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import cache_dir
 
-SMALL = ("result.json", "run.json", "attempts.jsonl")  # what tables and states are read from
+SMALL = ("result.json", "run.json", "attempts.jsonl")  # files that tables and states are read from
 
 
 def is_url(output: str) -> bool:
+    """Return whether a study's output is in object storage."""
     return "://" in output
 
 
 @dataclass(frozen=True)
 class Store:
-    """A place in object storage, and the folder that stands for it on each machine.
+    """A folder in object storage and its local copy.
 
     Attributes:
-        url: of the study's output.
+        url: URL of the study's output.
     """
 
     url: str
 
     @property
     def folder(self) -> Path:
-        """Below the cache, so set `ROBUST_BACKBONES_CACHE` alike on all machines."""
+        """Local copy, in the cache folder. All machines need the same `ROBUST_BACKBONES_CACHE`."""
         digest = hashlib.sha256(self.url.encode()).hexdigest()[:12]
         return cache_dir() / "studies" / digest
 
     def fetch(self, folder: Path) -> None:
-        """Bring what the store has of a run and this machine has not, or in another size."""
-        self._bring(folder, lambda name: True)
+        """Download all files of a run that are missing locally or have another size."""
+        self._download(folder, lambda name: True)
 
     def fetch_small(self) -> None:
-        """Bring what `table` and `status` need, of all runs; one listing."""
-        self._bring(self.folder, lambda name: name.rpartition("/")[2] in SMALL)
+        """Download the files that `table` and `status` need, of all runs, with one listing."""
+        self._download(self.folder, lambda name: name.rpartition("/")[2] in SMALL)
 
-    def _bring(self, folder: Path, wanted: Callable[[str], bool]) -> None:
-        files, base = self._system(), self._url(folder)
+    def _download(self, folder: Path, wanted: Callable[[str], bool]) -> None:
+        files, base = self._file_system(), self._url(folder)
         for name, size in self._sizes(base).items():
             if ".." in name.split("/"):
-                raise UserError(f"{base} has '{name}', which leads out of its folder; remove it.")
+                raise UserError(f"{base}: the file '{name}' is outside this folder. Remove it.")
             target = folder / name
             known = target.exists() and target.stat().st_size == size
             if wanted(name) and not known:
@@ -55,29 +58,27 @@ class Store:
                 files.get_file(f"{base}/{name}", str(target))
 
     def send(self, folder: Path) -> None:
-        """Keep a run's files, the result last: it marks the run as finished."""
-        files, base = self._system(), self._url(folder)
-        names = [path for path in folder.rglob("*") if path.is_file() and path.name[0] != "."]
-        for path in sorted(names, key=lambda path: path.name == "result.json"):
+        """Upload a run's files. The result comes last because it marks the run as finished."""
+        files, base = self._file_system(), self._url(folder)
+        paths = [path for path in folder.rglob("*") if path.is_file() and path.name[0] != "."]
+        for path in sorted(paths, key=lambda path: path.name == "result.json"):
             files.put_file(str(path), f"{base}/{path.relative_to(folder).as_posix()}")
 
     def _url(self, folder: Path) -> str:
         inner = folder.relative_to(self.folder).as_posix()
-        return self._system()._strip_protocol(f"{self.url.rstrip('/')}/{inner}").rstrip("/.")
+        return self._file_system()._strip_protocol(f"{self.url.rstrip('/')}/{inner}").rstrip("/.")
 
     def _sizes(self, base: str) -> dict[str, int]:
-        """Names below `base` -> bytes; nothing where it does not exist."""
+        """Return the size in bytes of every file below `base`, by its relative name."""
         try:
-            found = self._system().find(base, detail=True)
+            found = self._file_system().find(base, detail=True)
         except FileNotFoundError:
             return {}
         return {name[len(base) :].lstrip("/"): row["size"] for name, row in found.items()}
 
-    def _system(self) -> Any:
-        import fsspec
-
+    def _file_system(self) -> Any:
         try:
             local = {"auto_mkdir": True} if self.url.startswith("file:") else {}
             return fsspec.core.url_to_fs(self.url, **local)[0]
         except (ImportError, ValueError) as error:
-            raise UserError(f"output {self.url} cannot be reached: {error}.") from None
+            raise UserError(f"output {self.url}: cannot be accessed ({error}).") from None

@@ -1,81 +1,130 @@
-"""YAML with the line of each entry, so that mistakes can be shown where they are."""
+"""YAML files with line numbers, so that an error message can name the line at fault."""
 
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.yaml_entries import check_entries
 
-LIMIT = 100_000  # entries; a few bytes of aliases of aliases can ask for billions
 
-
-class Document:
-    """A YAML file: plain values, and where they stand.
+@dataclass(frozen=True)
+class Entry:
+    """A value in a YAML file and its location.
 
     Attributes:
-        path: of the file.
-        value: what it holds, as `yaml.safe_load` has it.
-        lines: `(key, key or index, ...)` of an entry -> its line, from 1.
-
-    Raises:
-        UserError: it cannot be read, is not YAML, has a key twice or more than 100,000 entries.
+        path: the file.
+        value: plain Python value, as `yaml.safe_load` returns it.
+        keys: keys and list indices that lead from the top of the file to the value.
+        lines: line number, from 1, of every entry of the file by its `keys`.
     """
 
-    def __init__(self, path: str | Path):
-        self.path, self.lines, self._count = Path(path), {}, 0
-        try:
-            text = self.path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}.") from None
-        except UnicodeDecodeError:
-            raise UserError(f"{path} is not YAML: it is not text in UTF-8.") from None
-        loader = None
-        try:
-            loader = yaml.SafeLoader(text)
-            node = loader.get_single_node()
-            self.value = None if node is None else self._plain(loader, node, ())
-        except yaml.YAMLError as error:
-            raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
-        except RecursionError:
-            raise UserError(f"{path} is nested too deeply.") from None
-        finally:
-            if loader:
-                loader.dispose()
+    path: Path
+    value: Any
+    keys: tuple = ()
+    lines: dict[tuple, int] = field(default_factory=dict, repr=False)
 
-    def wrong(self, where: tuple, message: str) -> UserError:
-        """An error that begins with the file and the line of an entry, or of what holds it."""
+    def child(self, key: Any, default: Any = None) -> "Entry":
+        """Return the entry at a key of a mapping; `default` is the value of a missing key."""
+        return replace(self, value=self.value.get(key, default), keys=(*self.keys, key))
+
+    def children(self) -> list["Entry"]:
+        """Return the entries of a list."""
+        return [
+            replace(self, value=value, keys=(*self.keys, i)) for i, value in enumerate(self.value)
+        ]
+
+    def error(self, message: str, *keys: Any) -> UserError:
+        """Return an error that begins with the file and a line.
+
+        Args:
+            message: what is wrong, what is allowed, and the fix.
+            keys: keys below this entry. If the file has no such entry, the line is that of the
+                nearest enclosing one.
+        """
+        where = (*self.keys, *keys)
         while where and where not in self.lines:
             where = where[:-1]
         return UserError(f"{self.path}:{self.lines.get(where, 1)}: {message}")
 
-    def _plain(self, loader: Any, node: Any, where: tuple) -> Any:
-        self.lines.setdefault(where, node.start_mark.line + 1)
-        self._count += 1
-        if self._count > LIMIT:
-            raise UserError(f"{self.path} has more than {LIMIT} entries.")
-        if isinstance(node, yaml.SequenceNode):
-            return [self._plain(loader, n, (*where, i)) for i, n in enumerate(node.value)]
-        if not isinstance(node, yaml.MappingNode):
-            return self._value(loader, node, where)
-        found = {}
-        for key_node, value_node in node.value:
-            key = self._value(loader, key_node, where)
-            line = key_node.start_mark.line + 1
-            if not isinstance(key, (str, int, float)):
-                raise UserError(f"{self.path}:{line}: the key {key!r} is neither text nor number.")
-            if key in found:
-                raise UserError(f"{self.path}:{line}: the key '{key}' is there twice.")
-            place = (*where, key)
-            self.lines[place] = line
-            found[key] = self._plain(loader, value_node, place)
-        return found
+    def check_keys(self, allowed: Sequence[str]) -> None:
+        """Raise a `UserError` if a mapping has a key that is not allowed."""
+        for key in self.value:
+            if key not in allowed:
+                near = difflib.get_close_matches(str(key), allowed, 1)
+                hint = f" Did you mean {near[0]}?" if near else ""
+                raise self.error(
+                    f"unknown key '{key}'.{hint} Choose from {', '.join(allowed)}.", key
+                )
 
-    def _value(self, loader: yaml.SafeLoader, node: yaml.Node, where: tuple) -> Any:
-        try:
-            return loader.construct_object(node, deep=True)
-        except yaml.YAMLError:
-            raise
-        except (ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
-            # 2024-13-45 is taken for a date, and some tags are believed
-            raise self.wrong(where, f"{error}.") from None
+    def mapping(self) -> dict:
+        """Return the value; raise a `UserError` if it is not a mapping."""
+        if not isinstance(self.value, dict):
+            raise self.error(f"{self.keys[-1]} must be a mapping of names to values.")
+        return self.value
+
+
+def read_yaml(path: str | Path) -> Entry:
+    """Read a YAML file.
+
+    Raises:
+        UserError: the file cannot be read, is not YAML, has a duplicate key or too many entries.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not YAML: it is not UTF-8 text.") from None
+    loader = None
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        top = Entry(Path(path), None)
+        if node is None:
+            return top
+        check_entries(path, node)
+        return replace(top, value=_value(loader, node, top))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply.") from None
+    finally:
+        if loader:
+            loader.dispose()
+
+
+def _value(loader: yaml.SafeLoader, node: yaml.Node, at: Entry) -> Any:
+    """Return the plain value of a node and note the lines of everything in it."""
+    at.lines.setdefault(at.keys, node.start_mark.line + 1)
+    if isinstance(node, yaml.SequenceNode):
+        places = (replace(at, keys=(*at.keys, i)) for i in range(len(node.value)))
+        return [_value(loader, n, p) for n, p in zip(node.value, places, strict=True)]
+    if not isinstance(node, yaml.MappingNode):
+        return _scalar(loader, node, at)
+    found = {}
+    for key_node, value_node in node.value:
+        key = _scalar(loader, key_node, at)
+        place = f"{at.path}:{key_node.start_mark.line + 1}"
+        if not isinstance(key, (str, int, float)):
+            raise UserError(f"{place}: the key {key!r} is neither a string nor a number.")
+        if key in found:
+            raise UserError(f"{place}: duplicate key '{key}'.")
+        keys = (*at.keys, key)
+        at.lines[keys] = key_node.start_mark.line + 1
+        found[key] = _value(loader, value_node, replace(at, keys=keys))
+    return found
+
+
+def _scalar(loader: yaml.SafeLoader, node: yaml.Node, at: Entry) -> Any:
+    try:
+        return loader.construct_object(node, deep=True)
+    except yaml.YAMLError:
+        raise
+    except (ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
+        # PyYAML parses 2024-13-45 as a date, and trusts explicit tags such as !!int.
+        raise at.error(f"{error}.") from None

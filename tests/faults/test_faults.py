@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from classification.pretrain import __main__ as pretrain
-from classification.study import file as study_file
 from classification.study.executors import Local
+from classification.study.file import read_study
 from classification.study.queue import Queue
 from classification.training import trainer as training
 from robust_backbones import weights
@@ -33,12 +33,12 @@ from tests.support.study_runs import allow, toy
 
 def test_runs_that_fail_without_a_note_are_not_started_for_ever(tmp_path, monkeypatch):
     allow(monkeypatch)
-    runs = study_file.read(toy(tmp_path, 1, fails=99))
+    runs = read_study(toy(tmp_path, 1, fails=99))
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("classification.study.run._note", full)
+    monkeypatch.setattr("classification.study.execute.record", full)
     queue = Queue(runs, Local(1, 0), attempts=3, pause=0.01)
     assert queue.work() and list(queue.failed.values()) == ["not yet"]
     assert len((runs[0].folder / "starts.txt").read_text().split()) == 3
@@ -144,13 +144,13 @@ def test_clocks_that_jump_change_nothing(tmp_path, monkeypatch, capfd):
     assert "finished. Nothing to do" in capfd.readouterr().out
 
     allow(monkeypatch)
-    runs = study_file.read(toy(tmp_path, 2, fails=1))
+    runs = read_study(toy(tmp_path, 2, fails=1))
     seconds, began = [], time.perf_counter()
     queue = Queue(
         runs,
         Local(1, 0),
         pause=0.05,
-        told=lambda run, outcome, queue: seconds.append(outcome.seconds),
+        on_end=lambda run, outcome, queue: seconds.append(outcome.seconds),
     )
     assert queue.work() and len(queue.finished) == 2
     assert all(0 < each < 60 for each in seconds) and time.perf_counter() - began < 60
@@ -203,13 +203,13 @@ def test_a_download_that_is_killed_is_continued(host, empty_cache):
 
 
 def test_notes_of_a_study_behind_a_torn_one_are_read(tmp_path, monkeypatch):
-    from classification.study import run as study_run
+    from classification.study import execute
 
     notes = tmp_path / "attempts.jsonl"
     notes.write_text('{"state": "failed", "code": 1, "error": "a"}\n{"sta')
-    study_run._note(tmp_path, study_run.Outcome("failed", 1, "b"))
-    study_run._note(tmp_path, study_run.Outcome("failed", 1, "c"))
-    assert [row["error"] for row in study_run.attempts(tmp_path)] == ["a", "b", "c"]
+    execute.record(tmp_path, execute.Attempt("failed", 1, "b"))
+    execute.record(tmp_path, execute.Attempt("failed", 1, "c"))
+    assert [row["error"] for row in execute.read_attempts(tmp_path)] == ["a", "b", "c"]
 
 
 @pytest.mark.slow

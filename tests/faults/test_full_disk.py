@@ -10,8 +10,8 @@ import pytest
 
 from classification.journal import Journal
 from classification.study import __main__ as study
-from classification.study import file as study_file
-from classification.study.queue import state
+from classification.study.execute import state
+from classification.study.file import read_study
 from classification.transfer import __main__ as transfer
 from robust_backbones.checkpoint.io import load_file
 from robust_backbones.commands import convert, train
@@ -207,7 +207,7 @@ def test_a_study_on_a_full_disk_ends_and_goes_on(disk, monkeypatch, capfd):
     assert err.count("failed: toy, ") == 2 and err.count("run.json: No space left on device") == 2
     disk.empty()
     study.main(["retry", str(file), "--gpus", "0"])
-    assert [state(run)[0] for run in study_file.read(file)] == ["finished"] * 2
+    assert [state(run)[0] for run in read_study(file)] == ["finished"] * 2
 
 
 def test_a_log_on_a_full_disk_is_told_of_in_one_line(capfd):

@@ -2,7 +2,7 @@
 
 import warnings
 
-from classification.study import file as study_file
+from classification.study.file import read_study
 from robust_backbones.detection import config
 from robust_backbones.detection.inspect import curves
 from tests.fuzz.annotations import (
@@ -53,7 +53,7 @@ TARGETS = {
     "checkpoint-pickle": Target(pickle_seeds, read_weight_file, PICKLE_WORDS),
     "checkpoint-safetensors": Target(safetensors_seeds, read_weight_file, JSON_WORDS),
     "config": Target(config_seeds, lambda _, path: config.load_config(path), YAML_WORDS),
-    "study": Target(study_seeds, lambda _, path: study_file.read(path), YAML_WORDS),
+    "study": Target(study_seeds, lambda _, path: read_study(path), YAML_WORDS),
     "result": Target(result_seeds, read_results, JSON_WORDS),
     "metrics": Target(metrics_seeds, lambda _, path: curves.read(path), JSON_WORDS),
     "coco": Target(lambda _: [json_seed("x.json", COCO)], read_coco, JSON_WORDS),

@@ -19,7 +19,7 @@ from classification.datasets.open import open_split
 from classification.datasets.specs import DATASETS
 from classification.report import page_runs, records, tables
 from classification.report.sections import Column, Kind, Section
-from classification.study import file as study_file
+from classification.study.file import read_study
 from classification.study.storage import Store
 from robust_backbones import zoo
 from robust_backbones.checkpoint.io import read_checkpoint
@@ -66,7 +66,7 @@ def test_yaml_names_no_python_object(tmp_path, monkeypatch, text):
             config.load_config(tmp_path / name)
     path.write_text(f"output: {text}\n")
     with refuses("", path):  # as a list, or not at all
-        study_file.read(path)
+        read_study(path)
     assert not (tmp_path / "canary").exists()
 
 

@@ -15,7 +15,7 @@ from classification.datasets import image_cache, shards
 from classification.datasets.image_files import read_fast, read_image
 from classification.datasets.specs import DATASETS
 from classification.report import records
-from classification.study import file as study_file
+from classification.study.file import read_study
 from robust_backbones.checkpoint.io import load_file
 from robust_backbones.detection import config
 from robust_backbones.detection.checkpointer import StrictCheckpointer
@@ -160,7 +160,7 @@ def test_study_files_that_are_none(tmp_path, text):
     path = tmp_path / "a.yaml"
     path.write_bytes(text)
     with refuses("", path.name):
-        study_file.read(path)
+        read_study(path)
 
 
 DEEP = b"[" * 100_000

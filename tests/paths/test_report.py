@@ -16,7 +16,7 @@ import yaml
 from classification.datasets.specs import SUITE
 from classification.report import __main__ as report
 from classification.report import folder
-from classification.study import file as study_file
+from classification.study.file import read_study
 from tests.support import ROOT, report_parts
 
 LEVELS = ("0", "0.1", "3")
@@ -178,7 +178,7 @@ def test_a_study(tmp_path, capsys):
     axes = {"eps": {"first": {"weights": "a"}, "second": {"weights": "b"}}}
     contents = {"output": str(tmp_path / "runs"), "common": {"dataset": "pets"}, "axes": axes}
     study.write_text(yaml.safe_dump(contents))
-    report_parts.result(study_file.read(study)[0].result.parent, "pets")
+    report_parts.result(read_study(study)[0].result.parent, "pets")
     report.main([str(tmp_path / "runs"), "--study", str(study), "--output", str(tmp_path / "out")])
     assert "study: 1 of 2 numbers" in capsys.readouterr().out
     table = (tmp_path / "out" / "tables" / "study.csv").read_text()

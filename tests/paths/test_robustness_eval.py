@@ -13,10 +13,10 @@ import torch
 
 from classification.datasets.shard_writer import write_shards
 from classification.robustness_eval import __main__ as robustness_eval
-from classification.robustness_eval import plan as attack_plan
-from classification.robustness_eval import report
-from classification.robustness_eval import run as robustness
-from classification.robustness_eval.plan import Attack
+from classification.robustness_eval import execute, report
+from classification.robustness_eval.checks import FAULTS
+from classification.robustness_eval.options import EPS
+from classification.robustness_eval.plan import Attack, AttackResult, gray_radius
 from classification.training.evaluate import evaluate
 from robust_backbones import attacks
 from tests.support.networks import random_network
@@ -139,9 +139,9 @@ def test_killed_and_resumed_it_gives_the_same(done, weights, tmp_path, capsys):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--constraint", "linf", "--eps", "4"], r"--eps 4 .*did you mean 4/255\?"),
+        (["--constraint", "linf", "--eps", "4"], r"--eps 4: .*Did you mean 4/255\?"),
         (["--eps", "0"], "'0' is not a finite number above 0"),
-        (["--images", "361"], "--images is 361, but there are 360; give at most 360"),
+        (["--images", "361"], "--images 361: the test split has only 360 images"),
         (["--images", "0"], "'0' is not a whole number of at least 1"),
         (["--steps", "1.5"], "'1.5' is not a whole number"),
         (["--constraint", "l1"], "invalid choice: 'l1'.*l2.*linf"),
@@ -167,7 +167,7 @@ def test_a_model_of_other_classes(tmp_path, capsys):
     torch.save(random_network("shufflenet_v2_x1_0", 7).state_dict(), tmp_path / "seven.pth")
     with pytest.raises(SystemExit):
         run(tmp_path / "seven.pth", tmp_path / "out")
-    assert "tells 7 classes apart, digits has 10" in capsys.readouterr().err
+    assert "the model has 7 classes, but digits has 10" in capsys.readouterr().err
 
 
 def test_without_the_package(weights, tmp_path, capsys, monkeypatch):
@@ -187,13 +187,12 @@ def test_help_explains_every_option_and_comes_at_once():
         check=True,
     )
     assert time.perf_counter() - start < 1.5
-    text = done.stdout.split("options:")[1].split("\n\n")[0]
-    options = re.split(r"\n  --", text)[1:]
+    options = re.split(r"\n  --", done.stdout)[1:]
     assert len(options) >= 12 and all(re.search("default|required", o) for o in options)
 
 
 def test_the_parser_offers_what_the_attacks_have():
-    assert set(robustness_eval.EPS) == set(attacks.CONSTRAINTS)
+    assert set(EPS) == set(attacks.CONSTRAINTS)
 
 
 @pytest.mark.parametrize("constraint, eps", [("l2", 0.5), ("linf", 8 / 255)])
@@ -202,17 +201,19 @@ def test_a_row_is_what_evaluate_gives(constraint, eps, restarts):
     model, (x, y) = trained(), digits(50)
     attack = Attack("pgd", constraint, eps, 5, restarts)
     plan, records = [Attack("clean", constraint, 0.0), attack], []
-    robustness.run(model, [(x, y)], plan, seed=1, classes=10, records=records, add=records.append)
-    found = report.rows(robustness.outcomes(plan, records))
-    pgd = robustness.adversary(attack, 1, 0, 10)
+    execute.execute_plan(
+        model, [(x, y)], plan, seed=1, classes=10, records=records, add=records.append
+    )
+    found = report.summarize(execute.collect_results(plan, records))
+    pgd = execute.adversary(attack, 1, 0, 10)
     assert found[attack.group]["accuracy"] == evaluate(model, [(x, y)], pgd).top1
     assert found["clean"]["accuracy"] == evaluate(model, [(x, y)]).top1
 
 
 def test_the_worst_case_counts_what_survives_everything():
     def outcome(attack, right):
-        counts = dict.fromkeys(robustness.COUNTS, 0)
-        return robustness.Outcome(attack, right, [0.0] * len(right), 0.0, counts, [])
+        counts = dict.fromkeys(FAULTS, 0)
+        return AttackResult(attack, right, [0.0] * len(right), 0.0, counts, [])
 
     outcomes = [
         outcome(Attack("clean", "l2", 0.0), [True, True, True, False]),
@@ -220,7 +221,7 @@ def test_the_worst_case_counts_what_survives_everything():
         outcome(Attack("pgd", "l2", 1.0, 9), [True, False, True, True]),
         outcome(Attack("pgd", "l2", 2.0, 9), [True, True, True, True]),
     ]
-    found = report.rows(outcomes)
+    found = report.summarize(outcomes)
     assert found["worst case eps 1"]["right"] == 1 and found["worst case eps 2"]["right"] == 3
 
 
@@ -239,8 +240,8 @@ def test_names(attack, name):
 
 
 @pytest.mark.parametrize("constraint", ["l2", "linf"])
-def test_grey_is_within_reach(constraint):
-    eps = attack_plan.grey_radius(constraint, (3, 4, 4))
+def test_gray_is_within_reach(constraint):
+    eps = gray_radius(constraint, (3, 4, 4))
     corner = torch.zeros(1, 48)
     assert (corner - 0.5).norm(p={"l2": 2, "linf": float("inf")}[constraint]).item() <= eps + 1e-6
 

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from classification.study import __main__ as study
-from classification.study import file as study_file
-from classification.study import summary as study_report
+from classification.study.file import read_study
+from classification.study.summary import plan, table
 from robust_backbones.core.errors import UserError
 from tests.support import ROOT
 from tests.support.study_runs import allow, toy, write
@@ -43,7 +43,7 @@ PARTS = {
 
 
 def read(tmp_path, contents, changes=None):
-    return study_file.read(write(tmp_path / "s.yaml", contents), changes)
+    return read_study(write(tmp_path / "s.yaml", contents), changes)
 
 
 def test_every_combination_once(tmp_path):
@@ -153,31 +153,37 @@ def test_single_runs_beside_and_without_axes(tmp_path):
             "-m classification.pretrain --resume --output F --dataset digits --eps 0.5",
         ),
         (
-            "robustness",
+            "robustness_eval",
             {"dataset": "digits", "weights": "w.pt", "eps": [0.1, 0.2]},
             0,
             "-m classification.robustness_eval --output F --dataset digits --weights w.pt "
             "--eps 0.1 0.2",
         ),
         (
-            "detection",
+            "train",
             {"config": "C", "MODEL.WEIGHTS": "w.pth", "SEED": 2},
             8,
-            "train_net.py --config C --num-gpus 8 --resume MODEL.WEIGHTS w.pth SEED 2 OUTPUT_DIR F",
+            "-m robust_backbones train --config C --num-gpus 8 --resume MODEL.WEIGHTS w.pth SEED 2 "
+            "OUTPUT_DIR F",
         ),
         (
             "attack",
             {"config": "C", "eps": [2, 4], "MODEL.WEIGHTS": "w.pth"},
             0,
-            "attack_net.py --config C --eps 2 4 MODEL.WEIGHTS w.pth --output F",
+            "-m robust_backbones attack --config C --eps 2 4 MODEL.WEIGHTS w.pth --output F",
         ),
         (
-            "corruption",
+            "corrupt",
             {"config": "C", "images": 5, "MODEL.WEIGHTS": "w.pth"},
             0,
-            "corrupt_net.py --config C --images 5 MODEL.WEIGHTS w.pth --output F",
+            "-m robust_backbones corrupt --config C --images 5 MODEL.WEIGHTS w.pth --output F",
         ),
-        ("convert", {"source": "c.pt"}, 0, "convert.py c.pt F/backbone.pth --force"),
+        (
+            "convert",
+            {"source": "c.pt"},
+            0,
+            "-m robust_backbones convert c.pt F/backbone.pth --force",
+        ),
     ],
 )
 def test_command_lines(tmp_path, request, command, options, gpus, expected):
@@ -186,8 +192,6 @@ def test_command_lines(tmp_path, request, command, options, gpus, expected):
     contents = {"output": "o", "command": command, "common": options, "resources": {"gpus": gpus}}
     (run,) = read(tmp_path, contents)
     (words,) = run.lines
-    if words[0] != "-m":
-        words = [words[0].rpartition("/")[2], *words[1:]]
     expected = expected.replace(" C ", f" {config} ")
     assert " ".join(words).replace(run.folder.as_posix(), "F") == expected
 
@@ -195,33 +199,37 @@ def test_command_lines(tmp_path, request, command, options, gpus, expected):
 @pytest.mark.parametrize("name", sorted(path.name for path in STUDIES.glob("*.yaml")))
 def test_the_studies_that_come_along_can_be_read(request, monkeypatch, name):
     monkeypatch.chdir(request.config.rootpath)
-    runs = study_file.read(f"configs/studies/{name}")
+    runs = read_study(f"configs/studies/{name}")
     assert len({run.folder for run in runs}) == len(runs) > 1
 
 
 MISTAKES = [
     ("a: [", "is not YAML"),
-    ("- 1", "a study file is a mapping with output and axes or parts"),
-    ("output: o\ncommon: {}\ncommon: {}", "s.yaml:3: the key 'common' is there twice"),
-    ("output: o\n\naxis: {}", "s.yaml:3: unknown key 'axis'; one of: output, parts, name"),
-    ("output: o\naxis: {}", "did you mean axes?"),
-    ("axes: {a: [1]}", "output, a folder for all results, is needed"),
-    ("output: o\nparts: []", "s.yaml:2: parts is a list of at least one part"),
-    ("output: o\nparts:\n  - 3", "s.yaml:3: a part is a mapping"),
+    ("- 1", "a study file must be a mapping with output and axes or parts"),
+    ("output: o\ncommon: {}\ncommon: {}", "s.yaml:3: duplicate key 'common'"),
+    ("output: o\n\naxis: {}", "s.yaml:3: unknown key 'axis'. Did you mean axes? Choose from"),
+    ("output: o\naxis: {}", "Did you mean axes?"),
+    ("axes: {a: [1]}", "output is missing. Give a folder for all results"),
+    ("output: o\nparts: []", "s.yaml:2: parts must be a list of at least one part"),
+    ("output: o\nparts:\n  - 3", "s.yaml:3: a part must be a mapping"),
     ("output: o\nparts:\n  - common: {}\n    output: x", "s.yaml:4: unknown key 'output'"),
-    ("output: o\ncommand: fly", "s.yaml:2: command 'fly' is unknown; one of: pretrain, robust"),
-    ("output: o\naxes: {}", "part 'transfer' asks for nothing"),
-    ("output: o\nname: a b\ncommon: {}", "s.yaml:2: the name 'a b' must be one word"),
-    ("output: o\naxes:\n  a: 3", "s.yaml:3: axis 'a' is a list of values, or a mapping"),
-    ("output: o\naxes:\n  a: [[1]]", "the value [1] is neither text nor a number"),
-    ("output: o\naxes:\n  a: [1, '1']", "s.yaml:3: axis 'a' has a label twice"),
-    ("output: o\naxes:\n  a:\n    b: 1", "s.yaml:4: b is a mapping of names to values"),
-    ("output: o\ncommon: x", "s.yaml:2: common is a mapping"),
+    ("output: o\ncommand: fly", "s.yaml:2: unknown command 'fly'. Choose from pretrain, robust"),
+    ("output: o\naxes: {}", "part 'transfer' is empty"),
+    (
+        "output: o\nparts:\n  - {name: a, command: convert, common: {source: x}}\n  - name: a",
+        "s.yaml:4: two parts have the name 'a'",
+    ),
+    ("output: o\nname: a b\ncommon: {}", "s.yaml:2: invalid part name 'a b'"),
+    ("output: o\naxes:\n  a: 3", "s.yaml:3: axis 'a' must be a list of values or a mapping"),
+    ("output: o\naxes:\n  a: [[1]]", "the value [1] is neither a string nor a number"),
+    ("output: o\naxes:\n  a: [1, '1']", "s.yaml:3: axis 'a' has the same label twice"),
+    ("output: o\naxes:\n  a:\n    b: 1", "s.yaml:4: b must be a mapping of names to values"),
+    ("output: o\ncommon: x", "s.yaml:2: common must be a mapping"),
     ("output: o\naxes: {a: [1]}\nskip:\n  - {a: 2}", "s.yaml:4: axis 'a' has no label '2'"),
-    ("output: o\naxes: {a: [1]}\nonly:\n  - {b: 2}", "s.yaml:4: unknown key 'b'; one of: a"),
-    ("output: o\naxes: {a: [1]}\nruns:\n  - {seed: 2}", "s.yaml:4: the run has no label for axis"),
-    ("output: o\nresources: {gpu: 1}\ncommon: {}", "unknown key 'gpu'; one of: gpus, cpus; did"),
-    ("output: o\nresources: {gpus: -1}\ncommon: {}", "gpus is a number, at least 0"),
+    ("output: o\naxes: {a: [1]}\nonly:\n  - {b: 2}", "s.yaml:4: unknown key 'b'. Choose from a."),
+    ("output: o\naxes: {a: [1]}\nruns:\n  - {seed: 2}", "the run has no label for the axis 'a'"),
+    ("output: o\nresources: {gpu: 1}\ncommon: {}", "Did you mean gpus? Choose from gpus, cpus."),
+    ("output: o\nresources: {gpus: -1}\ncommon: {}", "gpus must be a number of at least 0, not -1"),
     (
         "output: o\ncommon:\n  dataset: digits\n  sed: 3\n  weights: w",
         "s.yaml:4: transfer: python -m classification.transfer has no option 'sed'",
@@ -233,12 +241,12 @@ MISTAKES = [
     ("output: o\ncommon: {dataset: digits, weights: '{eps}'}", "{eps} is neither an axis nor an"),
     (
         "output: o\ncommon: {dataset: digits, weights: w}\naxes: {a: [1, 2]}",
-        "asks for the same run twice: transfer, 1 and transfer, 2 have the same options",
+        "the runs 'transfer, 1' and 'transfer, 2' have the same options",
     ),
-    ("output: o\ncommand: detection\ncommon: {SEED: 1}", "the option 'config', a file"),
-    ("output: o\ncommand: detection\ncommon: {config: none.yaml}", "detection: config file"),
-    ("output: o\ncommand: convert\ncommon: {a: 1}", "command convert has one option: source"),
-    ("a: &a [1]\nb: &b [*a, *a]\nc: &c [*b, *b]\n? [x]\n: 3", "is neither text nor number"),
+    ("output: o\ncommand: train\ncommon: {SEED: 1}", "the option 'config' is missing"),
+    ("output: o\ncommand: train\ncommon: {config: none.yaml}", "train: config file"),
+    ("output: o\ncommand: convert\ncommon: {a: 1}", "convert has exactly one option: source"),
+    ("a: &a [1]\nb: &b [*a, *a]\nc: &c [*b, *b]\n? [x]\n: 3", "is neither a string nor a number"),
     ("a: 2024-13-45", "s.yaml:1: month must be in 1..12"),
 ]
 
@@ -261,7 +269,7 @@ def test_a_part_that_does_not_fit_the_one_before(tmp_path):
     contents = json.loads(json.dumps(PARTS))
     contents["parts"][1]["axes"]["eps"] = [0, 3]
     contents["parts"][1]["skip"] = []
-    with pytest.raises(UserError, match=r"\{train\} of transfer, textures, 3 is 0 runs of that"):
+    with pytest.raises(UserError, match=r"\{train\} in 'transfer, textures, 3' matches 0 runs"):
         read(tmp_path, contents)
 
 
@@ -289,14 +297,14 @@ def test_the_table_is_over_seeds(tmp_path, request):
     config = str(request.config.rootpath / "configs" / "digits_mask_rcnn_robust.yaml")
     contents = {
         "output": str(tmp_path / "out"),
-        "command": "detection",
+        "command": "train",
         "common": {"config": config, "SEED": "{seed}", "MODEL.WEIGHTS": "{weights}"},
         "axes": {"weights": ["a|b", "c"], "seed": [0, 1]},
     }
     runs = read(tmp_path, contents)
     for run, (box, mask) in zip(runs, [(40.0, 36.0), (41.0, None)], strict=False):
         result(run, {"val": {"bbox": {"AP": box}, "segm": {"AP": mask}}})
-    assert study_report.table(runs).splitlines() == [
+    assert table(runs).splitlines() == [
         "| weights | box AP | mask AP | runs |",
         "|---|---|---|---|",
         "| a\\|b | 40.50 ± 0.71 | 36.00 | 2 |",
@@ -306,15 +314,15 @@ def test_the_table_is_over_seeds(tmp_path, request):
 
 def test_plan_judges_by_what_has_finished(tmp_path, monkeypatch):
     allow(monkeypatch)
-    runs = study_file.read(toy(tmp_path, 4))
-    assert "4 runs are left of whose kind none has finished" in study_report.plan(runs)
+    runs = read_study(toy(tmp_path, 4))
+    assert "4 unfinished runs without an estimate: no similar run has finished" in plan(runs)
     result(runs[0], {"value": 1}, seconds=7200.0)
-    text = study_report.plan(runs)
-    assert "toy: 4 runs, 1 finished" in text and "3 runs are left whose like has finished" in text
-    assert "6.0 hours one after the other, 0.0 GPU hours" in text
+    text = plan(runs)
+    assert "toy: 4 runs, 1 finished" in text and "3 unfinished runs, estimated from similar" in text
+    assert "6.0 hours in sequence, 0.0 GPU hours" in text
     for run in runs:
         result(run, {"value": 1}, seconds=1.0)
-    assert study_report.plan(runs).endswith("nothing is left to do")
+    assert plan(runs).endswith("All runs have finished.")
 
 
 def test_real_runs_of_two_parts(tmp_path, capfd):

@@ -95,9 +95,9 @@ def _datasets(args) -> None:
 
 
 def _study(args) -> None:
-    from classification.study import file as study_file
+    from classification.study.file import read_study
 
-    assert study_file.read(args.study, dict(args.set))
+    assert read_study(args.study, dict(args.set))
 
 
 def _report(args) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from classification.study import commands as study_commands
+from classification.study.commands import COMMANDS, Command
 
 # argv: folder, value, and what else the options say. Each start leaves a line in starts.txt.
 CODE = """
@@ -48,10 +48,10 @@ def _cells(found: list[dict]) -> list[str]:
 
 def allow(monkeypatch) -> None:
     """Add the command `toy`, which has any option."""
-    command = study_commands.Command(
+    command = Command(
         _lines, lambda options: None, lambda name: name == "value", ("values",), _cells
     )
-    monkeypatch.setitem(study_commands.COMMANDS, "toy", command)
+    monkeypatch.setitem(COMMANDS, "toy", command)
 
 
 def write(path: Path, contents) -> Path:

@@ -177,17 +177,17 @@ def _study(results: Results) -> list[Section]:
     """The runs of a study file, found or missing."""
     if results.study is None:
         return []
-    from classification.study import file as study_file
-    from classification.study.commands import metrics
+    from classification.study.commands import read_metrics
+    from classification.study.file import read_study
 
-    runs = study_file.read(results.study)
+    runs = read_study(results.study)
     places = {record.path.resolve(): i for i, record in enumerate(results.records)}
     axes = [*dict.fromkeys(axis for run in runs for axis in run.labels)]
     rows: list[Row] = []
     found = 0
     for run in runs:
         place = places.get(run.result.resolve())
-        finished = place is not None or metrics(run.result) is not None
+        finished = place is not None or read_metrics(run.result) is not None
         found += finished
         rows.append(
             {

@@ -1,7 +1,6 @@
 """Config files as plain YAML: nothing in them is run, and their size is their own."""
 
 import io
-import math
 from pathlib import Path
 
 import yaml
@@ -9,8 +8,7 @@ from detectron2.config import CfgNode
 
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.resources import config_file
-
-ENTRIES = 100_000  # of a file; a few bytes of aliases of aliases can ask for billions
+from robust_backbones.core.yaml_entries import check_entries
 
 
 class _Files(CfgNode):
@@ -26,20 +24,8 @@ class _Files(CfgNode):
         node = yaml.compose(text, yaml.SafeLoader)
         if not isinstance(node, yaml.MappingNode):
             raise UserError(f"{filename} is no config: it must be a mapping of keys to values.")
-        if _entries(node, {}) > ENTRIES:
-            raise UserError(f"{filename} has more than {ENTRIES} entries, aliases written out.")
+        check_entries(filename, node)
         return io.StringIO(text)
-
-
-def _entries(node: yaml.Node, known: dict[int, float]) -> float:
-    """Nodes below one, those that aliases repeat included; infinite where one holds itself."""
-    if id(node) not in known:
-        known[id(node)] = math.inf
-        pairs = isinstance(node, yaml.MappingNode)
-        parts = [part for pair in node.value for part in pair] if pairs else node.value
-        inner = () if isinstance(node, yaml.ScalarNode) else parts
-        known[id(node)] = 1 + sum(_entries(part, known) for part in inner)
-    return known[id(node)]
 
 
 # What fvcore, yacs and PyYAML raise for a file or a value that is none.
@@ -64,7 +50,7 @@ def read(path: str | Path, version: int) -> CfgNode:
         version: Detectron2's, of configs.
 
     Raises:
-        UserError: no mapping, more than `ENTRIES`, or of another version.
+        UserError: no mapping, too many entries, or of another version.
         one of `WRONG`: no YAML, or a base that is none.
     """
     try:

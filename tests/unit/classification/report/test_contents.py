@@ -12,7 +12,7 @@ from classification.report.contents.build import build_sections
 from classification.report.contents.parts import Results
 from classification.report.contents.pretraining_accuracy import PretrainingAccuracy
 from classification.report.records import Record
-from classification.study import file as study_file
+from classification.study.file import read_study
 from robust_backbones.core.files import sha256
 from tests.support.result_grids import grid, named, row
 from tests.support.result_records import detection, pretraining, transfer
@@ -271,7 +271,7 @@ def test_runs_of_a_study(tmp_path):
         f"output: {tmp_path}/out\ncommon: {{dataset: digits, weights: '{{net}}'}}\n"
         "axes: {net: [a, b]}\n"
     )
-    made = study_file.read(study)[0].result
+    made = read_study(study)[0].result
     record = Record(**vars(transfer()) | {"path": made})
     (section,) = [s for s in build_sections([record], study) if s.name == "study"]
     assert [r["state"] for r in section.rows] == ["finished", "missing"]

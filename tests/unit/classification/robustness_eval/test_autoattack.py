@@ -6,10 +6,9 @@ import sys
 import pytest
 import torch
 
-from classification.robustness_eval import plan as attack_plan
-from classification.robustness_eval import run as robustness
-from classification.robustness_eval.autoattack import autoattack
-from classification.robustness_eval.plan import Attack
+from classification.robustness_eval import execute
+from classification.robustness_eval.autoattack import run_autoattack_part
+from classification.robustness_eval.plan import Attack, autoattack_parts
 from tests.support.small_models import digits, trained
 
 pyautoattack = pytest.importorskip("pyautoattack")
@@ -37,11 +36,13 @@ def short(monkeypatch):
 def test_the_parts_together_are_the_packages_own_run(constraint, eps, norm):
     model, (x, y) = trained(), digits(12)
     plan = [Attack("clean", constraint, 0.0), Attack("pgd", constraint, eps, 10)]
-    plan += [Attack("autoattack", constraint, eps, None, part=p) for p in attack_plan.parts(10)]
+    plan += [Attack("autoattack", constraint, eps, None, part=p) for p in autoattack_parts(10)]
     records = []
-    robustness.run(model, [(x, y)], plan, seed=0, classes=10, records=records, add=records.append)
-    outcomes = robustness.outcomes(plan, records)
-    seed = robustness.generator(0, plan[-1], 0).initial_seed()
+    execute.execute_plan(
+        model, [(x, y)], plan, seed=0, classes=10, records=records, add=records.append
+    )
+    outcomes = execute.collect_results(plan, records)
+    seed = execute.generator(0, plan[-1], 0).initial_seed()
     suite = pyautoattack.AutoAttack(model, norm=norm, eps=eps, seed=seed, version="standard")
     _, y_adv = suite.run_standard_evaluation(x, y, batch_size=12)
     assert outcomes[-1].right == (y_adv == y).tolist()
@@ -54,8 +55,8 @@ def test_few_classes(classes):
     torch.manual_seed(0)
     x, y = torch.rand(4, 3, 8, 8), torch.arange(4) % classes
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, classes))
-    for part in attack_plan.parts(classes):
-        x_adv = autoattack(
+    for part in autoattack_parts(classes):
+        x_adv = run_autoattack_part(
             model, x, y, constraint="linf", eps=0.05, part=part, classes=classes, seed=0
         )
         assert (x_adv - x).abs().max() <= 0.05 + 1e-6 and x_adv.min() >= 0 and x_adv.max() <= 1
@@ -66,7 +67,7 @@ def test_it_is_quiet_and_leaves_everything_as_it_was(capfd):
     model.train().zero_grad()
     state, trace, logger = torch.get_rng_state(), sys.gettrace(), logging.getLogger("auto-attack")
     for part in ("apgd-ce", "fab-t"):
-        autoattack(model, x, y, constraint="l2", eps=0.1, part=part, classes=10, seed=1)
+        run_autoattack_part(model, x, y, constraint="l2", eps=0.1, part=part, classes=10, seed=1)
     assert all(m.training for m in model.modules()) and not logger.disabled
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
     assert torch.equal(torch.get_rng_state(), state) and sys.gettrace() is trace

@@ -1,14 +1,11 @@
-"""Each warning on a small defence that deserves it, and none on an honest model."""
+"""Each warning on a small defense that deserves it, and none on an honest model."""
 
 import pytest
 import torch
 from torch import nn
 
-from classification.robustness_eval import checks as sanity
-from classification.robustness_eval import plan as attack_plan
-from classification.robustness_eval import run as robustness
-from classification.robustness_eval.plan import Attack
-from classification.robustness_eval.run import Outcome
+from classification.robustness_eval import checks, execute
+from classification.robustness_eval.plan import Attack, AttackResult, make_plan
 from tests.support.small_models import digits, trained
 
 RADII = {"l2": [0.5, 1.0], "linf": [8 / 255, 0.1]}
@@ -29,7 +26,7 @@ def _noise(x):
     return x + 0.3 * torch.randn_like(x)
 
 
-def _quantise(x):
+def _quantize(x):
     return (4 * x).round() / 4  # its derivative is zero
 
 
@@ -42,9 +39,9 @@ def _two_levels(logits):
     return 1e4 * logits
 
 
-DEFENCES = {
-    "noise layer": ([_noise], [], {"randomised"}),
-    "quantised input": ([_quantise], [], {"zero_gradients", "unbounded_attack_fails"}),
+DEFENSES = {
+    "noise layer": ([_noise], [], {"randomized"}),
+    "quantized input": ([_quantize], [], {"zero_gradients", "unbounded_attack_fails"}),
     "saturated logits": ([], [_two_levels], {"zero_gradients", "unbounded_attack_fails"}),
     "softmax at the end": ([], [lambda z: z.softmax(1)], {"probabilities"}),
     "NaN for some": ([], [_nan_if_bright], {"nan_logits"}),
@@ -58,23 +55,25 @@ def honest():
 
 def evaluate(model, constraint="l2", n=40, steps=(10,), autoattack=(), radii=None):
     x, y = digits(n)
-    plan = attack_plan.make(
+    plan = make_plan(
         constraint, radii or RADII[constraint], list(steps), 1, autoattack, x.shape[1:]
     )
     records = []
-    robustness.run(model, [(x, y)], plan, seed=0, classes=10, records=records, add=records.append)
-    return robustness.outcomes(plan, records)
+    execute.execute_plan(
+        model, [(x, y)], plan, seed=0, classes=10, records=records, add=records.append
+    )
+    return execute.collect_results(plan, records)
 
 
 def found(outcomes):
-    return {warning["check"] for warning in sanity.warnings(outcomes, 10)}
+    return {warning["check"] for warning in checks.find_warnings(outcomes, 10)}
 
 
 @pytest.mark.parametrize("constraint", RADII)
 def test_silent_on_an_honest_model(honest, constraint):
     outcomes = evaluate(honest, constraint, n=60, steps=(5, 10))
     assert sum(outcomes[0].right) > 55
-    assert sanity.warnings(outcomes, 10) == []
+    assert checks.find_warnings(outcomes, 10) == []
 
 
 @pytest.fixture
@@ -93,12 +92,12 @@ def short_square(monkeypatch):
 def test_silent_on_an_honest_model_under_autoattack(honest, short_square):
     parts = ("apgd-ce", "square")
     outcomes = evaluate(honest, "linf", n=12, autoattack=parts, radii=[8 / 255])
-    assert sanity.warnings(outcomes, 10) == []
+    assert checks.find_warnings(outcomes, 10) == []
 
 
-@pytest.mark.parametrize("name", DEFENCES)
-def test_a_defence_that_deserves_it(honest, name):
-    before, after, expected = DEFENCES[name]
+@pytest.mark.parametrize("name", DEFENSES)
+def test_a_defense_that_deserves_it(honest, name):
+    before, after, expected = DEFENSES[name]
     model = nn.Sequential(*map(Layer, before), honest, *map(Layer, after)).eval()
     torch.manual_seed(0)  # the noise layer draws from the global generator
     assert expected <= found(evaluate(model))
@@ -121,15 +120,17 @@ def test_a_periodic_model_is_right_again_further_out():
     plan = [Attack("clean", "linf", 0.0)]
     plan += [Attack("pgd", "linf", eps, 1) for eps in (0.1, 0.2)]
     records = []
-    robustness.run(model, [(x, y)], plan, seed=0, classes=2, records=records, add=records.append)
-    outcomes = robustness.outcomes(plan, records)
+    execute.execute_plan(
+        model, [(x, y)], plan, seed=0, classes=2, records=records, add=records.append
+    )
+    outcomes = execute.collect_results(plan, records)
     accuracies = [sum(o.right) for o in outcomes]
     assert accuracies[0] == 40 and accuracies[1] < accuracies[2]
-    assert "rising_with_eps" in {w["check"] for w in sanity.warnings(outcomes, 2)}
+    assert "rising_with_eps" in {w["check"] for w in checks.find_warnings(outcomes, 2)}
 
 
 def test_masked_gradients_lose_to_the_black_box_part(honest, short_square):
-    model = nn.Sequential(Layer(_quantise), honest).eval()
+    model = nn.Sequential(Layer(_quantize), honest).eval()
     outcomes = evaluate(model, "linf", n=20, autoattack=("apgd-ce", "square"), radii=[0.3])
     assert {"zero_gradients", "black_box_wins"} <= found(outcomes)
 
@@ -137,21 +138,21 @@ def test_masked_gradients_lose_to_the_black_box_part(honest, short_square):
 @pytest.mark.parametrize(
     "fault, words",
     [
-        (lambda x: (x + 0.5).clamp(0, 1), "lie outside the ball"),
+        (lambda x: (x + 0.5).clamp(0, 1), "are outside the ball"),
         (lambda x: x - 0.1, "leave [0, 1]"),
         (lambda x: x / 0, "have NaN pixels"),
     ],
 )
 def test_a_broken_attack(honest, monkeypatch, fault, words):
-    monkeypatch.setattr(robustness, "pgd", lambda model, x, y, **settings: fault(x))
-    warnings = sanity.warnings(evaluate(honest), 10)
+    monkeypatch.setattr(execute, "pgd", lambda model, x, y, **settings: fault(x))
+    warnings = checks.find_warnings(evaluate(honest), 10)
     messages = [w["message"] for w in warnings if w["check"] == "faulty_images"]
     assert any(words in message for message in messages), messages
 
 
 def outcome(attack, right, **counts):
-    zero = dict.fromkeys([*robustness.COUNTS, *sanity.PROBED], 0)
-    return Outcome(attack, right, [0.0] * len(right), 0.0, zero | counts, [])
+    zero = dict.fromkeys([*checks.FAULTS, *checks.PROBED], 0)
+    return AttackResult(attack, right, [0.0] * len(right), 0.0, zero | counts, [])
 
 
 CLEAN = outcome(Attack("clean", "l2", 0.0), [True] * 20)
@@ -169,7 +170,7 @@ PAIRS = [
 def test_a_stronger_attack_that_does_worse(weak, strong, comparable, gained, told):
     broken = outcome(weak, [False] * 20)
     less = outcome(strong, [i < gained for i in range(20)])
-    names = {w["check"] for w in sanity.warnings([CLEAN, broken, less], 10)}
+    names = {w["check"] for w in checks.find_warnings([CLEAN, broken, less], 10)}
     assert ("stronger_does_worse" in names) == (comparable and told)
 
 
@@ -178,7 +179,7 @@ def test_a_stronger_attack_that_does_worse(weak, strong, comparable, gained, tol
     [(5, 0, True), (4, 0, False), (10, 6, False), (0, 9, False), (30, 10, True)],
 )
 def test_noise_of_paired_images(gained, lost, told):
-    assert sanity.beyond_noise(gained, lost) is told
+    assert checks.beyond_noise(gained, lost) is told
 
 
 def test_what_inspect_counts():
@@ -189,13 +190,13 @@ def test_what_inspect_counts():
     x_adv[3, 2, 1, 1] = torch.nan
     logits = torch.zeros(4, 2)
     logits[3] = torch.nan
-    counted = sanity.inspect(x, x_adv, logits, "linf", 0.2)
+    counted = checks.count_faults(x, x_adv, logits, "linf", 0.2)
     assert counted == dict(outside_ball=1, outside_range=1, nan_images=1, nan_logits=1)
 
 
 def test_messages_say_symptom_cause_and_remedy(honest):
-    model = nn.Sequential(Layer(_quantise), honest).eval()
-    messages = {w["check"]: w["message"] for w in sanity.warnings(evaluate(model), 10)}
+    model = nn.Sequential(Layer(_quantize), honest).eval()
+    messages = {w["check"]: w["message"] for w in checks.find_warnings(evaluate(model), 10)}
     zero = messages["zero_gradients"]
     assert "of 40 correctly" in zero and "overestimated" in zero and "--autoattack" in zero
-    assert "plain grey" in messages["unbounded_attack_fails"]
+    assert "plain gray" in messages["unbounded_attack_fails"]

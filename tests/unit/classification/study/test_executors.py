@@ -6,15 +6,17 @@ import time
 
 import pytest
 
-from classification.study import file as study_file
 from classification.study.executors import Local
+from classification.study.file import read_study
+from classification.study.options import parser
 from classification.study.queue import Queue
+from classification.study.run import _make_executor
 from robust_backbones.core.errors import UserError
 from tests.support.study_drivers import driver, wait_for
 from tests.support.study_runs import allow, ends, starts, toy
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'robust-backbones[ray]'")
-from classification.study.executors import Ray  # noqa: E402
+from classification.study.ray_executor import RayExecutor  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -50,11 +52,11 @@ def test_processes_one_node_and_three_give_the_same(tmp_path, cluster, monkeypat
     found = []
     for name, make in (
         ("local", lambda: Local(2, 0)),
-        ("one", lambda: Ray(None)),
-        ("three", lambda: Ray(cluster.address)),
+        ("one", lambda: RayExecutor(None)),
+        ("three", lambda: RayExecutor(cluster.address)),
     ):
         (tmp_path / name).mkdir()
-        runs = study_file.read(toy(tmp_path / name, 6))
+        runs = read_study(toy(tmp_path / name, 6))
         executor = make()
         try:
             queue = Queue(runs, executor)
@@ -67,8 +69,8 @@ def test_processes_one_node_and_three_give_the_same(tmp_path, cluster, monkeypat
 
 
 def test_a_node_that_dies_loses_nothing(tmp_path, cluster):
-    runs = study_file.read(toy(tmp_path, 8, sleep=1.5))
-    executor = Ray(cluster.address)
+    runs = read_study(toy(tmp_path, 8, sleep=1.5))
+    executor = RayExecutor(cluster.address)
     nodes = list(cluster.worker_nodes)
     killed = []
 
@@ -77,7 +79,7 @@ def test_a_node_that_dies_loses_nothing(tmp_path, cluster):
             killed.append(nodes[0])
             cluster.remove_node(nodes[0], allow_graceful=False)
 
-    queue = Queue(runs, executor, pause=0.3, told=told)
+    queue = Queue(runs, executor, pause=0.3, on_end=told)
     assert queue.work() and killed and not queue.failed
     assert len(queue.finished) == 8 and all(run.result.exists() for run in runs)
     assert [ends(run) for run in runs] == [1] * 8  # none was made twice
@@ -85,7 +87,7 @@ def test_a_node_that_dies_loses_nothing(tmp_path, cluster):
 
 def test_a_driver_that_is_killed_loses_nothing(tmp_path, cluster):
     file = toy(tmp_path, 6, sleep=1.0)
-    runs = study_file.read(file)
+    runs = read_study(file)
     words = ("run", file, "--executor", "ray", "--address", cluster.address, "--pause", "0.3")
     first = driver(*words)
     wait_for(lambda: any(run.result.exists() for run in runs))
@@ -98,8 +100,8 @@ def test_a_driver_that_is_killed_loses_nothing(tmp_path, cluster):
 
 
 def test_a_stopped_study_stops_its_tasks(tmp_path, cluster):
-    runs = study_file.read(toy(tmp_path, 2, sleep=60))
-    executor, began = Ray(cluster.address), time.time()
+    runs = read_study(toy(tmp_path, 2, sleep=60))
+    executor, began = RayExecutor(cluster.address), time.time()
     queue = Queue(runs, executor)
     assert not queue.work(lambda: all(starts(run) for run in runs))
     assert time.time() - began < 50 and all((run.folder / "saved").exists() for run in runs)
@@ -107,22 +109,24 @@ def test_a_stopped_study_stops_its_tasks(tmp_path, cluster):
 
 def test_a_run_goes_where_its_features_are(tmp_path, cluster):
     file = toy(tmp_path, 3, weights="w", dataset="d")
-    runs = study_file.read(file)
-    executor = Ray(cluster.address)
+    runs = read_study(file)
+    executor = RayExecutor(cluster.address)
     hosts = []
     for run in runs:
         executor.start(run)
-        while not (ended := executor.ended(0.2)):
+        while not (ended := executor.wait(0.2)):
             pass
-        hosts.append(executor._homes[("w", "d", "None")])
+        hosts.append(executor._nodes[("w", "d", "None")])
         assert ended[0][1].state == "finished"
     assert len(set(hosts)) == 1
 
 
 def test_no_cluster_no_ray(monkeypatch, tmp_path):
-    with pytest.raises(UserError, match="no Ray cluster answers at 127.0.0.1:1"):
-        Ray("127.0.0.1:1")
+    with pytest.raises(UserError, match="--address 127.0.0.1:1: no Ray cluster answers"):
+        RayExecutor("127.0.0.1:1")
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "ray", None)
+        patch.delitem(sys.modules, "classification.study.ray_executor")
+        args = parser("").parse_args(["run", "s.yaml", "--executor", "ray"])
         with pytest.raises(UserError, match=r"pip install 'robust-backbones\[ray\]'"):
-            Ray()
+            _make_executor(args, [])

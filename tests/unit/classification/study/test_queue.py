@@ -8,12 +8,12 @@ import time
 import pytest
 
 from classification.study import __main__ as study
-from classification.study import file as study_file
-from classification.study import run as study_run
-from classification.study import summary as study_report
+from classification.study import execute
+from classification.study.execute import BUSY, FAILED, FINISHED, INTERRUPTED, Attempt, state
 from classification.study.executors import Local
-from classification.study.queue import Queue, state
-from classification.study.run import BUSY, FAILED, FINISHED, INTERRUPTED, Outcome
+from classification.study.file import read_study
+from classification.study.queue import Queue
+from classification.study.summary import table
 from tests.support.study_drivers import driver, wait_for
 from tests.support.study_runs import alive, allow, starts, toy, write
 
@@ -29,14 +29,14 @@ class Fake:
     def __init__(self, outcomes: dict, slots: int = 1):
         self.outcomes, self.slots, self.going, self.order, self.stopped = outcomes, slots, [], [], 0
 
-    def room(self, run):
+    def has_room(self, run):
         return len(self.going) < self.slots
 
     def start(self, run):
         self.going.append(run)
         self.order.append(run.labels["number"])
 
-    def ended(self, seconds):
+    def wait(self, seconds):
         if not self.going:
             time.sleep(0.01)
             return []
@@ -44,7 +44,7 @@ class Fake:
         outcome = self.outcomes[run.labels["number"]].pop(0)
         run.folder.mkdir(parents=True, exist_ok=True)
         if outcome.state != FINISHED:
-            study_run._note(run.folder, outcome)
+            execute.record(run.folder, outcome)
         return [(run, outcome)]
 
     def stop(self):
@@ -55,27 +55,27 @@ class Fake:
 
 
 def bad(code=1, error="bad luck"):
-    return Outcome(FAILED, code, error)
+    return Attempt(FAILED, code, error)
 
 
 @pytest.mark.parametrize(
     "outcomes, order, finished, failed",
     [
-        ([[Outcome(FINISHED)]] * 2, "01", "01", {}),
-        ([[bad(), Outcome(FINISHED)], [Outcome(FINISHED)]], "010", "01", {}),
+        ([[Attempt(FINISHED)]] * 2, "01", "01", {}),
+        ([[bad(), Attempt(FINISHED)], [Attempt(FINISHED)]], "010", "01", {}),
         (
-            [[bad(), bad(), bad(error="the last")], [Outcome(FINISHED)]],
+            [[bad(), bad(), bad(error="the last")], [Attempt(FINISHED)]],
             "0100",
             "1",
             {"0": "the last"},
         ),
-        ([[bad(2, "mistake")], [Outcome(FINISHED)]], "01", "1", {"0": "mistake"}),
-        ([[Outcome(BUSY), Outcome(FINISHED)], [Outcome(FINISHED)]], "010", "01", {}),
-        ([[Outcome(INTERRUPTED, 75), Outcome(FINISHED)], [Outcome(FINISHED)]], None, "01", {}),
+        ([[bad(2, "mistake")], [Attempt(FINISHED)]], "01", "1", {"0": "mistake"}),
+        ([[Attempt(BUSY), Attempt(FINISHED)], [Attempt(FINISHED)]], "010", "01", {}),
+        ([[Attempt(INTERRUPTED, 75), Attempt(FINISHED)], [Attempt(FINISHED)]], None, "01", {}),
     ],
 )
 def test_failures_are_tried_again_later(tmp_path, outcomes, order, finished, failed):
-    runs = study_file.read(toy(tmp_path, 2))
+    runs = read_study(toy(tmp_path, 2))
     executor = Fake({str(i): list(rows) for i, rows in enumerate(outcomes)})
     queue = Queue(runs, executor, pause=0.05)
     assert queue.work() and executor.order == (list(order) if order else executor.order)
@@ -85,13 +85,13 @@ def test_failures_are_tried_again_later(tmp_path, outcomes, order, finished, fai
 
 
 def test_pauses_double(tmp_path):
-    runs = study_file.read(toy(tmp_path, 1))
+    runs = read_study(toy(tmp_path, 1))
     times = []
     queue = Queue(
         runs,
         Fake({"0": [bad(), bad(), bad()]}),
         pause=0.2,
-        told=lambda *_: times.append(time.time()),
+        on_end=lambda *_: times.append(time.time()),
     )
     queue.work()
     first, second = times[1] - times[0], times[2] - times[1]
@@ -121,7 +121,7 @@ def test_what_needs_a_failed_run_is_given_up(tmp_path):
         },
     ]
     file = write(tmp_path / "s.yaml", json.dumps({"output": str(tmp_path / "o"), "parts": parts}))
-    runs = study_file.read(file)
+    runs = read_study(file)
     queue = Queue(runs, Local(1, 0))
     assert queue.work() and len(queue.failed) == 6 and not queue.finished
     assert queue.failed[runs[0].folder] == "nothing helps"
@@ -129,7 +129,7 @@ def test_what_needs_a_failed_run_is_given_up(tmp_path):
     assert state(runs[0])[0] == "failed" and state(runs[4]) == ("missing", "")
 
     parts[0]["common"].pop("mistake")
-    runs = study_file.read(write(file, json.dumps(json.loads(file.read_text()) | {"parts": parts})))
+    runs = read_study(write(file, json.dumps(json.loads(file.read_text()) | {"parts": parts})))
     queue = Queue(runs, Local(2, 0))
     assert queue.work() and len(queue.finished) == 6
     assert all(len(starts(run)) == 1 for run in runs)
@@ -143,7 +143,7 @@ def test_a_study_from_the_first_run_to_the_last(tmp_path, capsys):
     out = capsys.readouterr().out
     assert out.count("failed in") == 4 and out.count("finished in") == 4 and "(not yet)" in out
     assert "| 3 | 3 |" in out
-    runs = study_file.read(file)
+    runs = read_study(file)
     assert [len(starts(run)) for run in runs] == [2] * 4
     study.main(["run", str(file)])
     assert [len(starts(run)) for run in runs] == [2] * 4
@@ -158,8 +158,9 @@ def test_failed_runs_wait_for_retry(tmp_path, capsys):
             study.main([action, str(file), "--attempts", "1"])
         err = capsys.readouterr().err
         assert stop.value.code == 2 and "failed: toy, 0: not yet  (see " in err
-        assert f"1 of 1 runs failed; mend that, then use: study retry {file}" in err
-    (run,) = study_file.read(file)
+        assert "1 of 1 runs failed. Fix the causes above, then run: " in err
+        assert f"python -m classification.study retry {file}" in err
+    (run,) = read_study(file)
     assert len(starts(run)) == 1
     study.main(["status", str(file)])
     assert "failed       toy, 0: not yet" in capsys.readouterr().out
@@ -173,7 +174,7 @@ def test_gpus_and_threads_are_shared_out(tmp_path, monkeypatch):
     for gpus, shares in ((1, {"0", "1"}), (2, {"0,1"}), (0.5, {"0", "1"}), (5, {"0,1"})):
         file = toy(tmp_path, 4, sleep=0.3, kind=gpus)
         file.write_text(file.read_text() + f"resources: {{gpus: {gpus}}}\n")
-        runs = study_file.read(file)
+        runs = read_study(file)
         assert Queue(runs, Local(4, 2)).work()
         results = [json.loads(run.result.read_text()) for run in runs]
         assert {found["gpus"] for found in results} == shares
@@ -182,41 +183,41 @@ def test_gpus_and_threads_are_shared_out(tmp_path, monkeypatch):
 
 def test_half_gpus_are_used_two_at_a_time(tmp_path):
     (tmp_path / "x").mkdir()
-    runs = study_file.read(toy(tmp_path / "x", 3))
+    runs = read_study(toy(tmp_path / "x", 3))
     executor = Local(8, 1)
     for run, part in zip(runs, (0.5, 0.5, 0.5), strict=True):
         object.__setattr__(run, "gpus", part)
-    assert executor.room(runs[0])
+    assert executor.has_room(runs[0])
     executor.start(runs[0])
-    assert executor.room(runs[1])
+    assert executor.has_room(runs[1])
     executor.start(runs[1])
-    assert not executor.room(runs[2])
-    while not executor.ended(0.1):
+    assert not executor.has_room(runs[2])
+    while not executor.wait(0.1):
         pass
-    assert executor.room(runs[2])
-    while executor._held:
-        executor.ended(0.1)
+    assert executor.has_room(runs[2])
+    while executor._assigned:
+        executor.wait(0.1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_study_has_its_runs_save_themselves(tmp_path, number):
     file = toy(tmp_path, 3, sleep=30)
-    runs = study_file.read(file)
+    runs = read_study(file)
     process = driver("run", file, "--gpus", "0")
     wait_for(lambda: starts(runs[0]))
     time.sleep(0.3)  # until it has its handler
     assert state(runs[0]) == ("running", "")
     process.send_signal(number)
     out, _ = process.communicate(timeout=60)
-    assert process.returncode == 75 and "stopped; the same command goes on." in out
+    assert process.returncode == 75 and "stopped. Run the same command again to resume." in out
     assert (runs[0].folder / "saved").exists() and not alive(starts(runs[0])[0])
     assert [state(run)[0] for run in runs] == ["interrupted", "missing", "missing"]
-    assert study_run.failures(runs[0].folder) == []
+    assert execute.failures(runs[0].folder) == []
 
 
 def test_a_killed_study_leaves_nothing_to_be_made_twice(tmp_path):
     file = toy(tmp_path, 2, sleep=2)
-    runs = study_file.read(file)
+    runs = read_study(file)
     process = driver("run", file, "--gpus", "0")
     wait_for(lambda: starts(runs[0]))
     process.kill()
@@ -234,22 +235,22 @@ def test_a_killed_study_leaves_nothing_to_be_made_twice(tmp_path):
         ("x\nerror: no weights\nbye\n", 2, "no weights"),
         ("a\nValueError: bad\n", 1, "ValueError: bad"),
         ("a\n", -9, "killed by signal 9 after: a"),
-        ("", 3, "exit code 3 and no word"),
+        ("", 3, "exited with code 3 and no output"),
         ("", 0, "no result"),
         ("done\n", 0, "done"),
     ],
 )
 def test_last_words(tmp_path, log, code, expected):
     (tmp_path / "log.txt").write_text(log)
-    assert study_run.last_words(tmp_path / "log.txt", code) == expected
+    assert execute.last_error(tmp_path / "log.txt", code) == expected
 
 
 def test_torn_notes_and_broken_results_are_not_trusted(tmp_path):
-    (run,) = study_file.read(toy(tmp_path, 1))
+    (run,) = read_study(toy(tmp_path, 1))
     run.folder.mkdir(parents=True)
     (run.folder / "attempts.jsonl").write_text('{"state": "failed", "code": 1, "error": "e"}\n{"st')
-    assert len(study_run.failures(run.folder)) == 1
+    assert len(execute.failures(run.folder)) == 1
     run.result.write_text('{"metr')
     assert state(run) == ("failed", "e")
     assert Queue([run], Local(1, 0)).work() and state(run) == ("finished", "")
-    assert "| 0 | 0 |" in study_report.table([run])
+    assert "| 0 | 0 |" in table([run])

@@ -7,7 +7,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from classification.study import __main__ as study
-from classification.study import file as study_file
+from classification.study.file import read_study
 from classification.study.storage import Store
 from tests.support.study_runs import allow, starts, toy, write
 
@@ -37,7 +37,7 @@ def test_results_in_object_storage(tmp_path, monkeypatch, capsys):
 
     # Another machine, with nothing but the bucket, and one run lost.
     monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path / "two"))
-    runs = study_file.read(file)
+    runs = read_study(file)
     lost = tmp_path / "bucket" / "b" / runs[3].folder.name / "result.json"
     lost.unlink()
     study.main(["status", str(file)])
@@ -73,4 +73,4 @@ def test_a_store_that_cannot_be(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         study.main(["status", str(file)])
     err = capsys.readouterr().err
-    assert stop.value.code == 2 and "output nowhere://x/y cannot be reached: " in err
+    assert stop.value.code == 2 and "output nowhere://x/y: cannot be accessed (" in err

@@ -1,0 +1,114 @@
+"""Options of `python -m classification.robustness_eval`."""
+
+import argparse
+from pathlib import Path
+
+from classification import options
+from classification.datasets.specs import DATASETS
+from robust_backbones.core.cli import Parser
+from robust_backbones.core.eps import check_eps
+
+EPS = {"l2": [0.25, 0.5, 1.0], "linf": [2 / 255, 4 / 255, 8 / 255]}
+
+
+def parser(description: str) -> Parser:
+    """Return the command's parser.
+
+    Args:
+        description: text at the top of `--help`.
+    """
+    p = Parser("python -m classification.robustness_eval", description=description)
+    model = p.add_argument_group("model and images").add_argument
+    model(
+        "--weights",
+        required=True,
+        help="classifier: a path, a published name (robust://resnet50_l2_eps3) or a URL",
+    )
+    model(
+        "--dataset",
+        choices=tuple(DATASETS),
+        default="imagenet",
+        help="dataset whose test split is used",
+    )
+    model(
+        "--data",
+        metavar="PATH",
+        help="folder or archive of the dataset (default: none; embedded datasets need none)",
+    )
+    model(
+        "--image-size",
+        type=options.count,
+        metavar="N",
+        help="height and width of the images in pixels (default: the dataset's)",
+    )
+    model(
+        "--images",
+        type=options.count,
+        metavar="N",
+        help="evaluate a random subset of N images (default: all images)",
+    )
+    attack = p.add_argument_group("attacks").add_argument
+    attack(
+        "--constraint", choices=tuple(EPS), default="l2", help="norm that limits the perturbation"
+    )
+    attack(
+        "--eps",
+        type=options.positive,
+        nargs="+",
+        metavar="EPS",
+        help="perturbation radii for images in [0, 1]: L2 norm over the image, or L-infinity; "
+        "fractions such as 4/255 are allowed (default: 0.25 0.5 1 for l2, 2/255 4/255 8/255 for "
+        "linf)",
+    )
+    attack(
+        "--steps",
+        type=options.count,
+        nargs="+",
+        default=[20],
+        metavar="N",
+        help="PGD steps, each of length 2.5 * eps / steps; several values give several attacks",
+    )
+    attack(
+        "--restarts",
+        type=options.count,
+        default=1,
+        metavar="N",
+        help="PGD runs per image, each from its own random start",
+    )
+    attack(
+        "--autoattack",
+        action="store_true",
+        help="also run AutoAttack at every radius; it needs thousands of forward passes per image, "
+        "so consider --images",
+    )
+    running = p.add_argument_group("running").add_argument
+    running("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
+    running("--batch-size", type=options.count, default=100, metavar="N", help="images per batch")
+    running(
+        "--seed",
+        type=options.seed,
+        default=0,
+        metavar="N",
+        help="random seed for the attacks and the choice of --images",
+    )
+    running("--device", help="torch device (default: cuda if available, otherwise cpu)")
+    running(
+        "--workers",
+        type=options.whole,
+        default=0,
+        metavar="N",
+        help="processes that load images; 0 loads them in the main process",
+    )
+    return p
+
+
+def radii(args: argparse.Namespace) -> list[float]:
+    """Return the perturbation radii in increasing order.
+
+    Raises:
+        UserError: an L-infinity radius covers all of [0, 1].
+    """
+    found = sorted(set(args.eps or EPS[args.constraint]))
+    for eps in found:
+        check_eps("--eps", args.constraint, eps)
+    return found

@@ -1,0 +1,79 @@
+"""Options of `python -m classification.study`."""
+
+import argparse
+from pathlib import Path
+
+from classification import options
+from robust_backbones.core.cli import Parser
+
+ACTIONS = {
+    "run": "run everything that has not finished, then print the table",
+    "plan": "count the runs and estimate time and disk space",
+    "status": "print the state of every unfinished run",
+    "retry": "forget earlier failures, then do the same as run",
+    "table": "print the results so far",
+}
+
+
+def parser(description: str) -> Parser:
+    """Return the command's parser.
+
+    Args:
+        description: text at the top of `--help`.
+    """
+    p = Parser("python -m classification.study", description=description)
+    p.add_argument(
+        "action", choices=ACTIONS, help=", ".join(f"{k}: {v}" for k, v in ACTIONS.items())
+    )
+    p.add_argument("study", type=Path, metavar="FILE", help="study file (YAML)")
+    p.add_argument(
+        "--set",
+        type=_pair,
+        nargs="+",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="override options in all runs whose command has them; VALUE may contain {axis}",
+    )
+    p.add_argument(
+        "--executor",
+        choices=("local", "ray"),
+        default="local",
+        help="run on this machine or on a Ray cluster (default: local)",
+    )
+    local = p.add_argument_group("--executor local")
+    local.add_argument(
+        "--jobs",
+        type=options.count,
+        metavar="N",
+        help="runs at the same time (default: one per GPU if runs request GPUs, otherwise 1)",
+    )
+    local.add_argument("--gpus", type=options.whole, metavar="N", help="GPUs to use (default: all)")
+    ray = p.add_argument_group("--executor ray")
+    ray.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="Ray cluster; auto: the cluster of this machine (default: start one here)",
+    )
+    failures = p.add_argument_group("failed runs")
+    failures.add_argument(
+        "--attempts",
+        type=options.count,
+        default=3,
+        metavar="N",
+        help="maximum number of starts of a failing run (default: 3)",
+    )
+    failures.add_argument(
+        "--pause",
+        type=options.radius,
+        default=30.0,
+        metavar="SECONDS",
+        help="pause before the second start, doubled for each later one (default: 30)",
+    )
+    return p
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"'{text}' is not OPTION=VALUE")
+    return name, value

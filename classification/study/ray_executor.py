@@ -1,0 +1,147 @@
+"""Execute the runs of a study on a Ray cluster. This is the only module that imports Ray."""
+
+import logging
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from classification.study.execute import FAILED, Attempt, execute
+from classification.study.file import StudyRun
+from robust_backbones.core.errors import UserError
+
+QUEUED_PER_CORE = 4  # tasks submitted to Ray: enough to keep it busy, few enough for its memory
+POLL = 2  # seconds between two looks at the stop flag
+
+
+class RayExecutor:
+    """Executes runs as Ray tasks. Ray chooses the nodes and restarts tasks of a lost node.
+
+    Every node needs this package, and either the study's folder at the same path (shared storage)
+    or an `output` in object storage.
+
+    Args:
+        address: address of a cluster; `"auto"` for the cluster of this machine; None to start one
+            on this machine.
+
+    Raises:
+        UserError: the cluster does not answer.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        _check_reachable(address)
+        root = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        try:
+            ray.init(
+                address=address,
+                ignore_reinit_error=True,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                include_dashboard=False if address is None else None,
+                runtime_env={"env_vars": {"PYTHONPATH": path}},
+            )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise UserError(f"--address {address}: no Ray cluster answers ({error}).") from None
+        self._stop_flag: Any = ray.remote(_StopFlag).options(num_cpus=0).remote()
+        self._execute = ray.remote(_execute_on_node)
+        self._running: dict = {}  # Ray task -> run
+        self._nodes: dict[tuple, str] = {}  # inputs -> node that has their features cached
+        cores = int(ray.cluster_resources().get("CPU", 1))
+        self._limit = max(16, QUEUED_PER_CORE * cores)
+
+    def has_room(self, run: StudyRun) -> bool:
+        return len(self._running) < self._limit
+
+    def start(self, run: StudyRun) -> None:
+        has_gpus = ray.cluster_resources().get("GPU")  # without any, runs use the CPU
+        options: dict[str, Any] = {
+            "num_cpus": run.cpus,
+            "num_gpus": run.gpus if has_gpus else 0,
+            "max_retries": 5,
+        }
+        if node := self._nodes.get(_inputs(run)):
+            # Another node if this one is full or gone.
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(
+                node, soft=True, _spill_on_unavailable=True
+            )
+        task = self._execute.options(**options).remote(run, os.getcwd(), self._stop_flag)
+        self._running[task] = run
+
+    def wait(self, seconds: float) -> list[tuple[StudyRun, Attempt]]:
+        tasks = list(self._running)
+        if not tasks:
+            time.sleep(seconds)
+            return []
+        ended, _ = ray.wait(tasks, num_returns=1, timeout=seconds)
+        if ended:  # collect all others that have ended as well
+            ended, _ = ray.wait(tasks, num_returns=len(tasks), timeout=0)
+        pairs = [(self._running.pop(task), task) for task in ended]
+        return [(run, self._attempt(run, task)) for run, task in pairs]
+
+    def _attempt(self, run: StudyRun, task: Any) -> Attempt:
+        try:
+            attempt, node = ray.get(task)
+        except Exception as error:  # Ray gave up on the task, or our code failed on the node
+            lines = str(error).strip().splitlines() or [""]
+            return Attempt(FAILED, 1, f"{type(error).__name__}: {lines[-1]}")
+        self._nodes[_inputs(run)] = node
+        return attempt
+
+    def stop(self) -> None:
+        ray.get(self._stop_flag.set.remote())
+
+    def close(self) -> None:
+        ray.shutdown()
+
+
+def _check_reachable(address: str | None) -> None:
+    """Fail early: Ray itself waits for minutes before it reports a missing cluster.
+
+    Raises:
+        UserError: nothing listens at HOST:PORT.
+    """
+    host, colon, port = (address or "").rpartition(":")
+    if not colon or "/" in host or not port.isdecimal():  # "auto" or ray://
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--address {address}: no Ray cluster answers ({error}).") from None
+
+
+class _StopFlag:
+    """Ray actor: whether the study should stop."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+
+    def set(self) -> None:
+        self._is_set = True
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+
+def _execute_on_node(run: StudyRun, folder: str, stop_flag: Any) -> tuple[Attempt, str]:
+    """Execute a run on a Ray node; return the attempt and the node's id."""
+    requested, next_look = False, time.monotonic() + POLL
+
+    def stop_requested() -> bool:
+        nonlocal requested, next_look
+        if not requested and time.monotonic() > next_look:
+            requested, next_look = ray.get(stop_flag.is_set.remote()), time.monotonic() + POLL
+        return requested
+
+    environment = {"OMP_NUM_THREADS": str(max(1, int(run.cpus)))}
+    attempt = execute(run, environment, folder, stop_requested)
+    return attempt, ray.get_runtime_context().get_node_id()
+
+
+def _inputs(run: StudyRun) -> tuple[str, ...]:
+    """Return a key of the run's features: runs with equal keys can share cached features."""
+    return tuple(str(run.options.get(key)) for key in ("weights", "dataset", "downscale"))
