@@ -175,7 +175,7 @@ def _gain(weak: AttackResult, strong: AttackResult) -> int | None:
 
 
 def _final_results(found: list[AttackResult]) -> list[AttackResult]:
-    """Return one result on all images per attack; for AutoAttack that of its last part."""
+    """Return one result on all images per attack; for AutoAttack the result of its last part."""
     last = {result.attack.group: result for result in found}
     return [result for result in last.values() if result.attack.family != UNBOUNDED]
 

@@ -48,7 +48,7 @@ def adversary(attack: Attack, seed: int, batch: int, classes: int) -> Adversary:
             classes=classes,
             seed=own.initial_seed(),
         )
-    assert attack.steps is not None  # it is None for AutoAttack only
+    assert attack.steps is not None  # only AutoAttack chooses them itself
     return partial(
         pgd,
         constraint=attack.constraint,

@@ -151,7 +151,7 @@ def _convert_check(options: dict) -> None:
 
 
 def _mean(values: list[float | None]) -> str:
-    """Return mean and standard deviation of the known values; empty if there are none."""
+    """Return mean and standard deviation of the known values, or an empty string without any."""
     known = [value for value in values if value is not None]
     if not known:
         return ""
@@ -160,8 +160,8 @@ def _mean(values: list[float | None]) -> str:
 
 
 def _transfer_cells(found: list[dict]) -> list[str]:
-    """Accuracy over all trials. If it is that of the best epoch on the test images, the accuracy
-    after the last epoch comes first."""
+    """Mean accuracy over all trials. If the test images chose the best epoch, the accuracy after the
+    last epoch comes first and the best epoch's second."""
     trials = [row for metrics in found for row in metrics["trials"]]
     best = _mean([row["accuracy"] for row in trials])
     if found[0].get("last_epoch_accuracy") is not None:
@@ -299,7 +299,7 @@ _DIGESTS: dict[tuple, str] = {}  # many runs have the same weights
 
 
 def _file_digest(path: str) -> str:
-    """Return the digest of a file, followed by those of its `_BASE_` files if it is a config."""
+    """Return the digest of a file, followed by the digests of its `_BASE_` files if it is a config."""
     file = Path(path)
     key = (path, file.stat().st_size, file.stat().st_mtime_ns)
     if key not in _DIGESTS:

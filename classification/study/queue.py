@@ -22,7 +22,7 @@ class Queue:
     Attributes:
         runs: all runs, in the order in which they should start.
         executor: where they are executed.
-        max_attempts: starts of a failing run, including those of earlier calls.
+        max_attempts: maximum number of starts of a failing run, earlier calls included.
         pause: seconds before the second start; doubled for each later one.
         on_end: called with the run, the attempt and the queue whenever a run has ended.
         finished: folders of the finished runs.

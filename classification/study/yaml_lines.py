@@ -43,8 +43,8 @@ class Entry:
 
         Args:
             message: what is wrong, what is allowed, and the fix.
-            keys: keys below this entry. If the file has no such entry, the line is that of the
-                nearest enclosing one.
+            keys: keys below this entry. If the file has no such entry, the message has the line of
+                the nearest enclosing one.
         """
         where = (*self.keys, *keys)
         while where and where not in self.lines:
