@@ -160,8 +160,10 @@ def _mean(values: list[float | None]) -> str:
 
 
 def _transfer_cells(found: list[dict]) -> list[str]:
-    """Mean accuracy over all trials. If the test images chose the best epoch, the accuracy after the
-    last epoch comes first and the best epoch's second."""
+    """Mean accuracy over all trials.
+
+    If the test images chose the best epoch, the accuracy of the last epoch comes first.
+    """
     trials = [row for metrics in found for row in metrics["trials"]]
     best = _mean([row["accuracy"] for row in trials])
     if found[0].get("last_epoch_accuracy") is not None:
@@ -299,7 +301,7 @@ _DIGESTS: dict[tuple, str] = {}  # many runs have the same weights
 
 
 def _file_digest(path: str) -> str:
-    """Return the digest of a file, followed by the digests of its `_BASE_` files if it is a config."""
+    """Return the digest of a file and, for a config, of its `_BASE_` files."""
     file = Path(path)
     key = (path, file.stat().st_size, file.stat().st_mtime_ns)
     if key not in _DIGESTS:
