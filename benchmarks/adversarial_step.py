@@ -50,7 +50,7 @@ def differences(library, names, arch: str, size: int, use_best: bool, device) ->
     """
     built = sides(library, names, arch, use_best, torch.float64, device)
     for step, _ in built.values():
-        for _ in range(2):  # the second with other weights: a twin that is out of date would show
+        for _ in range(2):  # the second has other weights, so an outdated folded copy shows
             step(*images(8, size, torch.float64, device))
     reference = next(iter(built.values()))[1].state_dict()
     found = {
@@ -85,14 +85,13 @@ def print_passes(arch: str, size: int, found: dict, args) -> None:
     median = {name: statistics.median(values) for name, values in seconds.items()}
     for name, value in median.items():
         print(f"| {arch} | {size} | {name} | {value:.4f} |")
-    kinds = {"channels_last": ("", ""), "pretrain": ("twin: ", "weight gradients: ")}
-    for side, (twin, fast) in kinds.items():
+    for side, prefix in {"channels_last": "", "pretrain": "folded: "}.items():
         for use_best, steps in found.items():
             if side not in steps:
                 continue
-            bound = STEPS * median[f"{twin}forward, input gradient"]
-            bound += use_best * median[f"{twin}forward"]
-            bound += median[f"{fast}training forward, backward"]
+            bound = STEPS * median[f"{prefix}forward, input gradient"]
+            bound += use_best * median[f"{prefix}forward"]
+            bound += median["training forward, backward"]
             ratio = statistics.median(steps[side]) / bound
             kind = "best" if use_best else "last"
             print(f"| {arch} | {size} | sum for '{side}', {kind} iterate | {bound:.4f} |")

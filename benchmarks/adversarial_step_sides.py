@@ -1,6 +1,5 @@
 """The sides of `adversarial_step.py`: the library's training step, and ours in several forms."""
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,8 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from classification.models import Classifier
-from classification.training.cpu.convolutions import FastWeightGradients
-from classification.training.cpu.folding import Twin
+from classification.training.folding import FoldedCopy
 from classification.training.learner import Learner
 from robust_backbones import attacks
 from tests.support import robustness_bridge as bridge
@@ -25,15 +23,13 @@ class Form:
 
     Attributes:
         channels_last: order of images and weights.
-        twin: the attack runs on `folding.Twin`.
-        fast: inside `convolutions.FastWeightGradients`.
+        folded: the attack runs on a `FoldedCopy`.
         fused: PyTorch's fused SGD.
         compiled: `torch.compile` of the attacked and of the trained network.
     """
 
     channels_last: bool = True
-    twin: bool = False
-    fast: bool = False
+    folded: bool = False
     fused: bool = False
     compiled: bool = False
 
@@ -43,9 +39,8 @@ PRETRAIN = "pretrain"  # what classification.pretrain does, all of it
 OURS = {
     "eager": Form(channels_last=False),
     "channels_last": Form(),
-    "twin": Form(twin=True),
-    "weight gradients": Form(fast=True),
-    "twin, weight gradients, fused SGD": Form(twin=True, fast=True, fused=True),
+    "folded": Form(folded=True),
+    "folded, fused SGD": Form(folded=True, fused=True),
     "compiled": Form(compiled=True),
     PRETRAIN: None,
 }
@@ -87,19 +82,18 @@ def our_side(
     pgd = partial(
         attacks.pgd, constraint="l2", eps=EPS, steps=STEPS, step_size=STEP_SIZE, use_best=use_best
     )
-    twin = Twin(model) if form.twin else None
+    folded = FoldedCopy(model) if form.folded else None
     trained: nn.Module = torch.compile(model, dynamic=False) if form.compiled else model
 
     def adversary(attacked, x, y):
-        return pgd(twin.refresh() if twin else attacked, x, y)
+        return pgd(folded.refresh() if folded else attacked, x, y)
 
     def step(x, y):
         if form.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         model.train()
         x_adv = adversary(trained, x, y)
-        with FastWeightGradients() if form.fast else nullcontext():
-            loss = cross_entropy(trained(x_adv), y)
+        loss = cross_entropy(trained(x_adv), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -137,8 +131,8 @@ def passes(arch: str, batch: int, size: int, device: torch.device) -> dict:
     torch.manual_seed(0)
     model = Classifier(arch, 10).to(device, memory_format=torch.channels_last)
     x = torch.rand(batch, 3, size, size).to(device, memory_format=torch.channels_last)
-    evaluated = Twin(model).plain  # in eval mode, no gradient of parameters
-    folded = Twin(model).refresh()
+    folded = FoldedCopy(model).refresh()
+    evaluated = folded.plain  # in eval mode, no gradient of parameters
 
     def forward(network):
         with torch.no_grad():
@@ -152,16 +146,11 @@ def passes(arch: str, batch: int, size: int, device: torch.device) -> dict:
         model.train().zero_grad()
         model(x).sum().backward()
 
-    def train_fast():
-        with FastWeightGradients():
-            train()
-
     return {
         "forward": partial(forward, evaluated),
         "forward, input gradient": partial(both, evaluated),
         "training forward, backward": train,
-        "twin: forward": partial(forward, folded),
-        "twin: forward, input gradient": partial(both, folded),
-        "weight gradients: training forward, backward": train_fast,
-        "twin: refresh": folded.refresh,
+        "folded: forward": partial(forward, folded),
+        "folded: forward, input gradient": partial(both, folded),
+        "folded: refresh": folded.refresh,
     }

@@ -12,8 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from classification.training import distributed
-from classification.training.cpu.convolutions import FastWeightGradients
-from classification.training.cpu.folding import Twin
+from classification.training.folding import FoldedCopy
 from classification.training.methods import METHODS, Objective, replay
 from classification.training.settings import METHODS as DEFAULTS
 from classification.training.settings import TrainSettings
@@ -87,10 +86,10 @@ class Learner:
         if settings.ema:
             average = get_ema_multi_avg_fn(settings.ema)
             self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-        # Faster on CPUs in float32 only: docs/SPEED_TRAINING.md.
-        self.fast = self.device.type == "cpu" and full and not settings.compile
+        # Measured on CPUs in float32 only: docs/SPEED_TRAINING.md.
+        plain = self.device.type == "cpu" and full and not settings.compile
         attacks = DEFAULTS[settings.method].runs_attack
-        self.twin = Twin(model) if self.fast and attacks else None
+        self.folded = FoldedCopy(model) if plain and attacks else None
         self.attacked: Any = torch.compile(model) if settings.compile else model
         objective = Objective(model, settings)
         self.objective: Any = torch.compile(objective) if settings.compile else objective
@@ -122,7 +121,7 @@ class Learner:
         x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
         x = x.contiguous(memory_format=torch.channels_last)
         self.model.train()
-        attacked = self.twin.refresh() if self.twin else self.attacked
+        attacked = self.folded.refresh() if self.folded else self.attacked
         attack, count = self.settings.attack, self.settings.accumulate
         parts = list(zip(x.tensor_split(count), y.tensor_split(count), strict=True))
         x_adv: list[Tensor | None] = [None] * count
@@ -161,7 +160,7 @@ class Learner:
         """
         alone = distributed.world() > 1 and not synchronize
         with self.objective.no_sync() if alone else nullcontext():
-            with self._autocast(), FastWeightGradients() if self.fast else nullcontext():
+            with self._autocast():
                 loss, logits = self.objective(x, x_adv, y)
             value = loss.item()
             if not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""The twin that attacks run on: equal to the model, and without any effect on it."""
+"""The folded copy that attacks run on: equal to the model, and without any effect on it."""
 
 import copy
 from functools import partial
@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from classification.models import Normalize
-from classification.training.cpu import folding
-from classification.training.cpu.folding import Twin
+from classification.training import folding
+from classification.training.folding import FoldedCopy
 from classification.training.learner import Learner
 from robust_backbones import attacks
 from robust_backbones.zoo import ARCHS, RESNETS
@@ -38,7 +38,7 @@ def images(n=3, size=48, dtype=torch.float64):
 
 
 class Odd(nn.Module):
-    """What folding must not fall for; `part` selects one."""
+    """Networks in which folding could go wrong; `part` selects one."""
 
     def __init__(self, part: str):
         super().__init__()
@@ -70,17 +70,17 @@ class Odd(nn.Module):
         return self.fc(self.relu(z).mean((2, 3)))
 
 
-def differences(twin, model, x) -> list[float]:
+def differences(folded, model, x) -> list[float]:
     """Of logits and of their gradient, over the length of the model's own."""
     model = copy.deepcopy(model).eval()
-    sides = [folding._logits_and_gradient(network, x) for network in (twin, model)]
+    sides = [folding._logits_and_gradient(network, x) for network in (folded, model)]
     return [folding._difference(a, b) for a, b in zip(*sides, strict=True)]
 
 
-def norms_used(twin) -> int:
-    assert isinstance(twin.network, torch.fx.GraphModule)
-    calls = [n.target for n in twin.network.graph.nodes if n.op == "call_module"]
-    return sum(isinstance(twin.network.get_submodule(c), nn.BatchNorm2d) for c in calls)
+def norms_used(folded) -> int:
+    assert isinstance(folded.network, torch.fx.GraphModule)
+    calls = [n.target for n in folded.network.graph.nodes if n.op == "call_module"]
+    return sum(isinstance(folded.network.get_submodule(c), nn.BatchNorm2d) for c in calls)
 
 
 @pytest.mark.parametrize(
@@ -88,13 +88,13 @@ def norms_used(twin) -> int:
 )
 def test_every_architecture(capsys, arch):
     model = classifier(arch)
-    twin = Twin(model)
-    assert max(differences(twin, model, images())) < 1e-5
+    folded = FoldedCopy(model)
+    assert max(differences(folded, model, images())) < 1e-5
     if arch in RESNETS:
-        assert norms_used(twin) == 0
+        assert norms_used(folded) == 0
     model.float()
-    twin.refresh()
-    logits, gradient = differences(twin, model, images(dtype=torch.float32))
+    folded.refresh()
+    logits, gradient = differences(folded, model, images(dtype=torch.float32))
     # A ReLU that is nearly 0 is open on one side only; the gradient jumps there.
     assert logits < 1e-5 and gradient < 0.05
     assert capsys.readouterr().err == ""
@@ -103,18 +103,18 @@ def test_every_architecture(capsys, arch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_refresh_takes_every_change_over(dtype):
     model = Odd("").to(dtype)
-    twin, x = Twin(model), images(size=8, dtype=dtype)
+    folded, x = FoldedCopy(model), images(size=8, dtype=dtype)
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
         if value.is_floating_point():
             stale = copy.deepcopy(model)
             with torch.no_grad():
                 value.mul_(1.5).add_(0.01)
-            assert max(differences(twin.refresh(), model, x)) < 1e-5, name
-            assert max(differences(twin, stale, x)) > 1e-5, name
+            assert max(differences(folded.refresh(), model, x)) < 1e-5, name
+            assert max(differences(folded, stale, x)) > 1e-5, name
     model.load_state_dict(Odd("").to(dtype).state_dict(), assign=True)
-    assert differences(twin.refresh(), model, x)[0] < 1e-5
+    assert differences(folded.refresh(), model, x)[0] < 1e-5
     model.double()
-    assert max(differences(twin.refresh(), model, x.double())) < 1e-5
+    assert max(differences(folded.refresh(), model, x.double())) < 1e-5
 
 
 def test_the_model_is_left_alone():
@@ -125,19 +125,19 @@ def test_the_model_is_left_alone():
     state = copy.deepcopy(model.state_dict())
     before = [(m.training, list(m._modules)) for m in model.modules()]
     required = [(p, p.requires_grad, p.grad, p.data_ptr()) for p in model.parameters()]
-    twin, x = Twin(model), images(dtype=torch.float32)
+    folded, x = FoldedCopy(model), images(dtype=torch.float32)
     pgd = partial(attacks.pgd, constraint="l2", eps=1.0, steps=2, step_size=0.5)
     for _ in range(2):
-        pgd(twin.refresh(), x, torch.arange(3))
-    twin.train()
-    assert not any(m.training for m in twin.modules())
+        pgd(folded.refresh(), x, torch.arange(3))
+    folded.train()
+    assert not any(m.training for m in folded.modules())
     assert before == [(m.training, list(m._modules)) for m in model.modules()]
     after = [(p, p.requires_grad, p.grad, p.data_ptr()) for p in model.parameters()]
     for old, new in zip(required, after, strict=True):
         assert all(a is b or a == b for a, b in zip(old, new, strict=True))
     for name, value in model.state_dict().items():
         assert torch.equal(value, state[name]), name
-    assert not any(p.requires_grad for p in twin.parameters())
+    assert not any(p.requires_grad for p in folded.parameters())
 
 
 @pytest.mark.parametrize("use_best", [True, False])
@@ -147,17 +147,17 @@ def test_equal_adversarial_images(constraint, eps, use_best):
     pgd = partial(
         attacks.pgd, constraint=constraint, eps=eps, steps=3, step_size=eps / 2, use_best=use_best
     )
-    found = pgd(Twin(model).refresh(), x, y)
+    found = pgd(FoldedCopy(model).refresh(), x, y)
     torch.testing.assert_close(found, pgd(model, x, y), rtol=0, atol=1e-5)
     assert (found - x).abs().max() > 1e-3
 
 
 def test_equal_training():
-    """The second step has other weights: a twin that is out of date would show."""
+    """The second step has other weights: an outdated copy would show."""
     attack = dict(eps=1.0, step_size=0.5, lr=0.01)
     ours, theirs = (Learner(classifier(), learning(**attack)) for _ in range(2))
-    assert ours.twin and ours.fast
-    theirs.twin, theirs.fast = None, False
+    assert ours.folded
+    theirs.folded = None
     x, y = images(5, 32), torch.arange(5)
     for learner in (ours, theirs):
         for seed, flips in enumerate(([], [0])):
@@ -185,36 +185,39 @@ def test_equal_training():
 )
 def test_odd_networks(capsys, part, dtype):
     model = Odd(part).to(dtype)
-    twin = Twin(model)
+    folded = FoldedCopy(model)
     with torch.no_grad():
         model.conv.weight.mul_(-1.5)
-    assert max(differences(twin.refresh(), model, images(size=8, dtype=dtype))) < 1e-5
+    assert max(differences(folded.refresh(), model, images(size=8, dtype=dtype))) < 1e-5
     assert capsys.readouterr().err == ""
 
 
-def test_a_wrong_twin_is_not_used(monkeypatch, capsys):
-    monkeypatch.setattr(folding, "fuse_conv_bn_weights", lambda weight, bias, *rest: (weight, bias))
+def test_a_wrong_copy_is_not_used(monkeypatch, capsys):
+    def wrong(weight, *rest):
+        return weight, weight.new_zeros(len(weight))
+
+    monkeypatch.setattr(folding, "fuse_conv_bn_weights", wrong)
     model = classifier()
-    twin = Twin(model)
-    assert differences(twin, model, images()) == [0, 0]
-    assert "runs on the model as it is, since its folded twin is not equal: logits differ" in (
+    folded = FoldedCopy(model)
+    assert differences(folded, model, images()) == [0, 0]
+    assert "warning: folding BatchNorm changed the network (logits differ" in (
         capsys.readouterr().err
     )
     with torch.no_grad():
         model[1].fc.weight.mul_(2)
-    assert differences(twin.refresh(), model, images()) == [0, 0]
+    assert differences(folded.refresh(), model, images()) == [0, 0]
     assert capsys.readouterr().err == ""  # said once
 
 
 def test_autocast(capsys):
     model = classifier(dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits, _ = differences(Twin(model), model, images(dtype=torch.float32))
+        logits, _ = differences(FoldedCopy(model), model, images(dtype=torch.float32))
     assert logits < 0.1 and capsys.readouterr().err == ""
 
 
-def test_a_checkpoint_of_the_model_knows_nothing_of_its_twin():
+def test_a_checkpoint_of_the_model_has_nothing_of_the_copy():
     model = classifier()
     names = list(model.state_dict())
-    Twin(model)
+    FoldedCopy(model)
     assert list(model.state_dict()) == names

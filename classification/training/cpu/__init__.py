@@ -1,1 +1,0 @@
-"""Faster convolutions for CPUs."""
