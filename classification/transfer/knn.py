@@ -1,4 +1,4 @@
-"""k nearest neighbors on features, by cosine: a probe without training."""
+"""k nearest neighbors on features, by cosine similarity: a probe without training."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from robust_backbones.core.errors import UserError
 
 NEIGHBORS = (1, 2, 5, 10, 20, 50, 100, 200)
-SIMILARITIES = 2**24  # in memory at once
+SIMILARITIES = 2**24  # number of similarities in memory at once
 
 
 def classify(
@@ -21,19 +21,21 @@ def classify(
     *,
     temperature: float | None = 0.07,
 ) -> Tensor:
-    """Classes `(N,)` int64, voted for by the k training images of the largest cosine.
+    """Predict classes `(N,)` int64 by a vote of the k most similar training images.
 
     Args:
-        x_train: `(M, d)`; x_test: `(N, d)`; features, of any scale.
-        y_train: `(M,)` int64 in [0, classes).
-        k: in [1, M].
-        temperature: a vote weighs exp(cosine / temperature), with the temperature of Wu et al.
-            (2018, "Unsupervised feature learning via non-parametric instance discrimination").
-            None: votes are equal, and of classes with equally many the first one wins, as in
+        x_train: training features `(M, d)`, of any scale.
+        y_train: training labels `(M,)`, int64 in [0, classes).
+        x_test: test features `(N, d)`.
+        k: number of neighbors, in [1, M].
+        classes: number of classes.
+        temperature: votes have the weight exp(cosine / temperature), as in Wu et al. (2018,
+            "Unsupervised feature learning via non-parametric instance discrimination"). None: votes
+            have equal weights, and the first of the classes with most votes wins, as in
             scikit-learn's KNeighborsClassifier.
 
     Raises:
-        UserError: k is not in [1, M], the temperature not positive, or features not finite.
+        UserError: k is not in [1, M], the temperature is not positive, or a feature is not finite.
     """
     return _votes(x_train, y_train, x_test, [k], classes, temperature)[0]
 
@@ -49,19 +51,25 @@ def choose_neighbors(
     ks: Sequence[int] = NEIGHBORS,
     temperature: float | None = 0.07,
 ) -> tuple[int, list[tuple[int, float]]]:
-    """The k with the best validation value (of several, the largest), and `(k, value)` of each.
+    """Choose the k with the best validation accuracy, the largest of equally good ones.
 
     Args:
-        metric: (predictions, labels, classes) -> percent.
-        ks: to choose from; those above the number of training images are left out.
-        Others as for `classify`.
+        x_train, y_train, classes, temperature: as for `classify`.
+        x_val, y_val: validation features and labels.
+        metric: `(predictions, labels, classes)` -> accuracy in percent.
+        ks: values to choose from. Values above the number of training images are excluded.
+
+    Returns:
+        k, and `(k, accuracy)` of each value.
 
     Raises:
-        UserError: as `classify`; no k is left.
+        UserError: as for `classify`, or all values are excluded.
     """
     possible = sorted({k for k in ks if k <= len(x_train)})
     if not possible:
-        raise UserError(f"neighbors {list(ks)} of {len(x_train)} images; give numbers up to that.")
+        raise UserError(
+            f"neighbors {list(ks)}: there are {len(x_train)} training images. Give smaller numbers."
+        )
     predictions = _votes(x_train, y_train, x_val, possible, classes, temperature)
     values = [metric(row.cpu(), y_val.cpu(), classes) for row in predictions]
     curve = list(zip(possible, values, strict=True))
@@ -76,18 +84,20 @@ def _votes(
     classes: int,
     temperature: float | None,
 ) -> Tensor:
-    """`(len(ks), N)`; ks ascending."""
+    """Predictions for each of the ascending `ks`, `(len(ks), N)`."""
     if not 1 <= ks[0] <= ks[-1] <= len(x_train):
-        raise UserError(f"{ks[0]} neighbors of {len(x_train)} images; give 1 to {len(x_train)}.")
+        raise UserError(
+            f"{ks[0]} neighbors: there are {len(x_train)} images. Give 1 to {len(x_train)}."
+        )
     if temperature is not None and not temperature > 0:
-        raise UserError(f"temperature {temperature}; give a positive number, or None.")
+        raise UserError(f"temperature {temperature}: give a positive number or None.")
     if not (x_train.isfinite().all() and x.isfinite().all()):
-        raise UserError("features are not all finite; look at the network that made them.")
+        raise UserError("some features are NaN or infinite. Check the network that computed them.")
     base, y_train = F.normalize(x_train, dim=1), y_train.to(x_train.device)
     found = []
     for part in x.to(base).split(max(1, SIMILARITIES // max(len(base), classes))):
         cosines, index = (F.normalize(part, dim=1) @ base.T).topk(ks[-1])
-        # Relative to the nearest one, so that nothing overflows.
+        # Relative to the most similar image, to avoid an overflow.
         weights = (
             torch.ones_like(cosines)
             if temperature is None

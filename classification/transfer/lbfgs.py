@@ -1,7 +1,9 @@
-"""Preconditioned L-BFGS for many convex problems at once, each with a metric of its own.
+"""Preconditioned L-BFGS for a batch of convex problems, each with its own preconditioner.
 
-All problems are evaluated together, once per iteration: one that accepts its trial point moves on,
-another halves its step, and those that have converged leave the batch.
+All problems are evaluated together, once per iteration. A problem that accepts its trial point
+moves there, one that rejects it shortens its step, and converged problems leave the batch.
+
+Shapes: P problems with K classes and D unknowns per class; the last unknown is the bias.
 """
 
 from dataclasses import dataclass, fields
@@ -10,18 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MEMORY = 10  # pairs that L-BFGS remembers
-ARMIJO = 1e-4  # share of the promised decrease that a step must bring
-SHORTEST = 1e-12  # a step below this finds nothing but rounding
+MEMORY = 10  # number of (step, gradient change) pairs that L-BFGS stores
+ARMIJO = 1e-4  # share of the predicted decrease that a step must reach
+SHORTEST = 1e-12  # below this step size, the objective changes by rounding errors only
 
 
-class Metric:
-    """A preconditioner: the inverse of mass * (moment + ratio * I), bias (last) unpenalised. Along
-    the path, moment and ratio change slowly, so that neighbours can share all but the mass.
+class Preconditioner:
+    """The inverse of mass * (moment + ratio * I), without penalty on the bias.
+
+    Along a path of penalties, moment and ratio change slowly. Problems with similar penalties can
+    share everything but the mass.
 
     Args:
-        moment: `(D, D)` float32, as `logistic.Images.second_moment` returns.
-        ratio: penalty over the mass, which is the sum of the images' weights in the moment.
+        moment: `(D, D)` float32, as `logistic.Images.second_moment` returns it.
+        ratio: penalty divided by the mass, which is the sum of the images' weights in the moment.
     """
 
     def __init__(self, moment: Tensor, ratio: float):
@@ -29,7 +33,7 @@ class Metric:
         matrix, ridge = moment.clone(), torch.full_like(moment[0], ratio)
         ridge[-1] = 0
         matrix.diagonal().add_(ridge)
-        # What rounding may have taken from positive definiteness is given back; rarely more.
+        # Rounding can make the matrix indefinite: increase the diagonal until Cholesky succeeds.
         share, failed = 100 * torch.finfo(moment.dtype).eps, True
         while failed:
             matrix.diagonal().mul_(1 + share)
@@ -38,39 +42,44 @@ class Metric:
         self.inverse = torch.cholesky_inverse(factor)
 
     def near(self, ratio: float) -> bool:
-        """Whether a metric with that ratio would hardly be better."""
+        """Whether a preconditioner made for this ratio would be little better."""
         return 0.25 < ratio / self.ratio < 4
 
     def apply(self, g: Tensor, mass: float) -> Tensor:
-        """g: `(..., D)` -> the same shape, scaled as the inverse Hessian at that mass."""
+        """Multiply g `(..., D)` by the preconditioner of this mass."""
         return (g.float() @ self.inverse).to(g.dtype) / mass
 
 
 class Pairs:
-    """What L-BFGS remembers: steps s, changes y of the gradient, and z = metric applied to y.
+    """The pairs that L-BFGS stores: steps s, gradient changes y, and z = preconditioner times y.
 
-    Applies the inverse Hessian in the compact form of Byrd, Nocedal and Schnabel (1994, eq. 3.1):
-    few large products instead of many small ones. A problem that rejected a step has zeros there.
+    The inverse Hessian is applied in the compact form of Byrd, Nocedal and Schnabel (1994, eq.
+    3.1), which needs few large products. A problem that rejected a step has a pair of zeros.
 
     Args:
-        like: `(P, K, D)`, the shape of the unknowns.
+        like: tensor `(P, K, D)` with the shape of the unknowns.
     """
 
     def __init__(self, like: Tensor):
         size = len(like), MEMORY, like[0].numel()
         self.s, self.y, self.z = (like.new_zeros(size) for _ in range(3))
-        # Products s_i y_j, where i is not younger than j, and y_i z_j.
+        # Products s_i y_j, where pair i is not newer than pair j, and y_i z_j.
         self.sy, self.yz = (like.new_zeros(len(like), MEMORY, MEMORY) for _ in range(2))
-        self.gamma = like.new_ones(len(like))  # scale of the metric
-        self.next = 0  # the oldest pair, which makes room
+        self.gamma = like.new_ones(len(like))  # factor of the preconditioner
+        self.next = 0  # index of the oldest pair, which the next one replaces
 
     def keep(self, rows: Tensor) -> None:
-        """Forget the problems that are not in rows `(Q,)` int64."""
+        """Drop all problems except rows `(Q,)` int64."""
         for name in ("s", "y", "z", "sy", "yz", "gamma"):
             setattr(self, name, getattr(self, name)[rows])
 
     def add(self, s: Tensor, y: Tensor, z: Tensor, accepted: Tensor) -> None:
-        """s, y, z: `(P, K, D)`; accepted: `(P,)` bool, whose pairs count."""
+        """Store a pair for each problem.
+
+        Args:
+            s, y, z: `(P, K, D)`.
+            accepted: `(P,)` bool; the others get zeros.
+        """
         s, y, z = s.flatten(1), y.flatten(1), z.flatten(1)
         sy, yz = (s * y).sum(1), (y * z).sum(1)
         accepted = accepted & (sy > 0) & (yz > 0)
@@ -79,17 +88,19 @@ class Pairs:
         self.gamma = torch.where(accepted, sy / yz, self.gamma)
         self.next = (self.next + 1) % MEMORY
 
-    def renew(self, row: int, metric: Metric, mass: float) -> None:
-        """The problem in that row has got another metric."""
+    def renew(self, row: int, preconditioner: Preconditioner, mass: float) -> None:
+        """Recompute z of the problem in this row for another preconditioner."""
         y = self.y[row]
-        self.z[row] = metric.apply(y.view(MEMORY, -1, len(metric.moment)), mass).view_as(y)
+        self.z[row] = preconditioner.apply(
+            y.view(MEMORY, -1, len(preconditioner.moment)), mass
+        ).view_as(y)
         self.yz[row] = y @ self.z[row].mT
         sy, yz = (self.s[row] * y).sum(1), self.yz[row].diagonal()
         newest = [i % MEMORY for i in range(self.next - 1, self.next - 1 - MEMORY, -1)]
         self.gamma[row] = next((sy[i] / yz[i] for i in newest if sy[i] > 0 and yz[i] > 0), 1.0)
 
     def times(self, g: Tensor, mg: Tensor) -> Tensor:
-        """Inverse Hessian times g. mg is the metric applied to g; all `(P, K, D)`."""
+        """Multiply g by the approximate inverse Hessian; mg is the preconditioner times g."""
         order = [(self.next + i) % MEMORY for i in range(MEMORY)]  # oldest first
         back = [order.index(i) for i in range(MEMORY)]
         gamma, newest = self.gamma[:, None, None], order[-1]
@@ -100,7 +111,7 @@ class Pairs:
         sy, yz = (product[:, order][:, :, order] for product in (self.sy, self.yz))
         sg, zg = by_s[:, order, 1:], by_z[:, order, 1:]
         diagonal = sy.diagonal(dim1=1, dim2=2)
-        # Empty rows: any number there will do, for all else in them is 0.
+        # Empty rows contain zeros only, so any diagonal entry will do.
         r = sy.triu(1) + torch.diag_embed(torch.where(diagonal > 0, diagonal, 1))
         a = torch.linalg.solve_triangular(r, sg, upper=True)
         right = diagonal[..., None] * a + gamma * (yz @ a - zg)
@@ -111,30 +122,32 @@ class Pairs:
 
 @dataclass
 class State:
-    """Of P problems that are still being solved."""
+    """State of the P problems that have not converged."""
 
     penalties: Tensor  # (P,)
     v: Tensor  # (P, K, D)
     f: Tensor  # (P,) float64
     g: Tensor  # (P, K, D)
     mass: Tensor  # (P,) float64
-    mg: Tensor  # metric applied to g
-    step: Tensor  # (P,) float64; the next one to be tried
+    mg: Tensor  # preconditioner times g
+    step: Tensor  # (P,) float64; the next step size to try
 
     def rows(self, rows: Tensor) -> "State":
-        """A choice of problems `(Q,)` int64."""
+        """Select the problems in rows `(Q,)` int64."""
         return State(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 @dataclass
 class Solution:
-    """Of P problems, on return in their order.
+    """Solutions of P problems.
 
     Attributes:
-        v: `(P, K, D)` unknowns; gradient: likewise.
-        objective: `(P,)` float64.
-        iterations, converged: `(P,)`.
-        metrics: the last one of each.
+        v: unknowns `(P, K, D)`.
+        objective: values of the objective `(P,)`, float64.
+        gradient: gradients `(P, K, D)`.
+        iterations: numbers of iterations `(P,)`.
+        converged: whether each problem converged, `(P,)`.
+        preconditioners: last preconditioner of each problem.
     """
 
     v: Tensor
@@ -142,22 +155,28 @@ class Solution:
     gradient: Tensor
     iterations: Tensor
     converged: Tensor
-    metrics: list[Metric]
+    preconditioners: list[Preconditioner]
 
 
 class Batch:
-    """One run of `solve`, which has the same arguments."""
+    """One call of `solve`, with the same arguments."""
 
-    def __init__(self, images: Any, penalties: Tensor, v: Tensor, metrics: list[Metric]):
-        self.images, self.active, self.metrics = images, list(range(len(v))), list(metrics)
+    def __init__(
+        self, images: Any, penalties: Tensor, v: Tensor, preconditioners: list[Preconditioner]
+    ):
+        self.images, self.active, self.preconditioners = (
+            images,
+            list(range(len(v))),
+            list(preconditioners),
+        )
         f, g, mass = images.objective(v, penalties)
         for row, ratio in enumerate((penalties / mass).tolist()):
-            if not metrics[row].near(ratio):
-                self.metrics[row] = Metric(metrics[row].moment, ratio)
-        self.masses = mass.tolist()  # when the metrics were made
+            if not preconditioners[row].near(ratio):
+                self.preconditioners[row] = Preconditioner(preconditioners[row].moment, ratio)
+        self.masses = mass.tolist()  # at which the preconditioners were computed
         self.state = State(penalties, v, f, g, mass, self.apply(g), torch.ones_like(f))
         self.pairs = Pairs(v)
-        # A new metric costs as much as this many iterations. A third of them is worth waiting for.
+        # A new preconditioner costs as much as `cost` iterations; renew it after a third of them.
         n, width = images.x.shape
         cost = width * (1 + width / n) / (2 * images.classes)
         self.ages, self.patience = [0] * len(v), [max(8, int(cost / 3))] * len(v)
@@ -167,16 +186,18 @@ class Batch:
             g.clone(),
             torch.zeros_like(f).long(),
             torch.zeros_like(f).bool(),
-            list(self.metrics),
+            list(self.preconditioners),
         )
 
     def apply(self, g: Tensor) -> Tensor:
-        """Each problem's metric to its gradient `(P, K, D)`."""
-        rows = zip(self.metrics, self.masses, g, strict=True)
-        return torch.stack([metric.apply(part, mass) for metric, mass, part in rows])
+        """Multiply each gradient `(P, K, D)` by its problem's preconditioner."""
+        rows = zip(self.preconditioners, self.masses, g, strict=True)
+        return torch.stack(
+            [preconditioner.apply(part, mass) for preconditioner, mass, part in rows]
+        )
 
-    def renew_old_metrics(self) -> None:
-        """The weights of the images change on the way; later, they do so more slowly."""
+    def renew_old_preconditioners(self) -> None:
+        """Recompute preconditioners whose image weights are outdated, with growing intervals."""
         for row in range(len(self.active)):
             self.ages[row] += 1
             if self.ages[row] <= self.patience[row]:
@@ -185,12 +206,15 @@ class Batch:
             self.patience[row] *= 2
             self.masses[row] = mass = state.mass[row].item()
             ratio = state.penalties[row].item() / mass
-            metric = Metric(self.images.second_moment(state.v[row]), ratio)
-            self.metrics[row], state.mg[row] = metric, metric.apply(state.g[row], mass)
-            self.pairs.renew(row, metric, mass)
+            preconditioner = Preconditioner(self.images.second_moment(state.v[row]), ratio)
+            self.preconditioners[row], state.mg[row] = (
+                preconditioner,
+                preconditioner.apply(state.g[row], mass),
+            )
+            self.pairs.renew(row, preconditioner, mass)
 
     def advance(self, direction: Tensor, slope: Tensor) -> None:
-        """Try one point for each problem; a backtracking line search, spread over iterations."""
+        """Try one point for each problem: a backtracking line search, one trial per iteration."""
         s = self.state
         move = s.step.to(s.v.dtype)[:, None, None] * direction
         f, g, mass = self.images.objective(s.v + move, s.penalties)
@@ -198,7 +222,7 @@ class Batch:
         accepted = f <= s.f + ARMIJO * s.step * slope + slack
         mg = self.apply(g)
         self.pairs.add(move, g - s.g, mg - s.mg, accepted)
-        # The minimum of the parabola through both values, within reason.
+        # The minimum of the parabola through both values, limited to 0.1 to 0.5 of the step.
         shorter = (-slope * s.step.square() / (2 * (f - s.f - slope * s.step))).nan_to_num(0, 0, 0)
         shorter = shorter.clamp(0.1 * s.step, 0.5 * s.step)
         mask = accepted[:, None, None]
@@ -213,15 +237,15 @@ class Batch:
         )
 
     def leave(self, finished: Tensor, converged: Tensor, iteration: int) -> Tensor:
-        """Note down those that are finished; returns the rows of the others."""
+        """Save the finished problems to the solution; return the rows of the others."""
         s, out = self.state, self.solution
         for row in finished.nonzero().flatten().tolist():
             i = self.active[row]
             out.v[i], out.objective[i], out.gradient[i] = s.v[row], s.f[row], s.g[row]
             out.iterations[i], out.converged[i] = iteration, converged[row]
-            out.metrics[i] = self.metrics[row]
+            out.preconditioners[i] = self.preconditioners[row]
         rows = (~finished).nonzero().flatten()
-        for name in ("active", "metrics", "masses", "ages", "patience"):
+        for name in ("active", "preconditioners", "masses", "ages", "patience"):
             setattr(self, name, [getattr(self, name)[row] for row in rows.tolist()])
         self.state = s.rows(rows)
         self.pairs.keep(rows)
@@ -232,22 +256,26 @@ def solve(
     images: Any,
     penalties: Tensor,
     v: Tensor,
-    metrics: list[Metric],
+    preconditioners: list[Preconditioner],
     tolerance: float,
     max_iterations: int,
 ) -> Solution:
-    """Minimise from v until half the squared gradient norm, in the metric of the inverse Hessian as
-    L-BFGS knows it, is at most tolerance * objective: an estimate of what is left to gain.
+    """Minimize each problem until the estimated remaining decrease is small.
+
+    The estimate is half the squared norm of the gradient in the metric of the approximate inverse
+    Hessian. A problem has converged when it is at most tolerance * objective.
 
     Args:
-        images: a `logistic.Images`.
-        penalties: `(P,)` float64.
-        v: `(P, K, D)`.
-        metrics: one of each, from any similar problem.
+        images: `logistic.Images`, which has the objective.
+        penalties: penalties `(P,)`, float64.
+        v: initial unknowns `(P, K, D)`.
+        preconditioners: one for each problem, possibly of a similar problem.
+        tolerance: relative decrease at which a problem has converged.
+        max_iterations: number of iterations after which all problems end.
     """
-    batch = Batch(images, penalties, v, metrics)
+    batch = Batch(images, penalties, v, preconditioners)
     for iteration in range(max_iterations + 1):
-        batch.renew_old_metrics()
+        batch.renew_old_preconditioners()
         s = batch.state
         direction = -batch.pairs.times(s.g, s.mg)
         slope = (direction * s.g).sum((1, 2), dtype=torch.float64)

@@ -1,13 +1,15 @@
-"""Multinomial logistic regression over a path of L2 penalties, all of them in one computation.
+"""Multinomial logistic regression over a path of L2 penalties.
 
-For each penalty: minimise sum over images of cross entropy + penalty / 2 * |weights|^2; the bias is
-free. Preconditioned L-BFGS, batched over penalties: one matrix product serves them all, and those
-that have converged drop out. Penalties are solved in levels, from few, far apart, to all; each
-level begins where its neighbours on the path say (`levels`, `interpolate`).
+For each penalty, minimize the sum of the cross entropies + penalty / 2 * |weights|^2. The bias has
+no penalty. Preconditioned L-BFGS solves many penalties at once: they share each matrix product, and
+converged ones leave the batch. Penalties are solved in levels, first few and far apart, then those
+between them. Each level starts from values interpolated between solved penalties.
 
 The preconditioner is the Hessian with one weight per image for all classes: the mean of the nonzero
-eigenvalues of that image's K x K part, (1 - sum p^2) / (K - 1). Unlike a bound on the Hessian
-(Böhning 1992) it shrinks with the errors, as it must at weak penalties, where few are left.
+eigenvalues of that image's K x K part, (1 - sum p^2) / (K - 1). Unlike an upper bound of the
+Hessian (Böhning 1992), it shrinks with the errors, of which few are left at weak penalties.
+
+Shapes: P penalties, N images, K classes, d features, D unknowns per class in solver coordinates.
 """
 
 import functools
@@ -17,27 +19,28 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from classification.transfer.lbfgs import MEMORY, Metric, Solution, solve
+from classification.transfer.lbfgs import MEMORY, Preconditioner, Solution, solve
 
-SPACING = 8  # of the penalties that are solved first
-# Of the first penalties, as many are solved together as have this many weight vectors. With fewer,
-# a product spends its time reading the features; with more, a near start saves more than a batch.
+SPACING = 8  # every eighth penalty is solved first
+# Number of weight vectors (penalties times classes) of the first batches. With fewer, a product
+# spends its time reading the features. With more, good starting points save more than batching.
 FIRST_ROWS = 100
-CHUNK = 2**20  # logits of one slice of images: small enough for a CPU's cache
-BLOCK = 256  # rows of a second moment, half of which is known from the other half
-EMPTY = 1e-30  # a curvature per image that is none
-STATE_BYTES = 2**31  # of what L-BFGS remembers; penalties beyond that wait for the next batch
+CHUNK = 2**20  # number of logits computed at once: fits into a CPU's cache
+BLOCK = 256  # rows of the second moment computed at once; only one triangle is computed
+EMPTY = 1e-30  # smallest mean curvature, to avoid a division by zero
+STATE_BYTES = 2**31  # memory of L-BFGS; penalties beyond it go into the next batch
 
 
 class Images:
-    """Features in the coordinates of the solver: centred, and a last column of ones.
+    """Features in solver coordinates: centered, with a last column of ones.
 
-    With fewer images than features, the optimum lies in the span of the centred images, so that
-    coordinates along an orthonormal basis of that span are enough, and lengths stay as they are.
+    With fewer images than features, the optimum is in the span of the centered images. Then the
+    solver coordinates are those along an orthonormal basis of that span, which preserves lengths.
 
     Args:
-        x: `(N, d)` float64 or float32.
-        y: `(N,)` int64 in [0, classes); every class has an image.
+        x: features `(N, d)`, float64 or float32.
+        y: labels `(N,)`, int64 in [0, classes). Every class has an image.
+        classes: number of classes.
     """
 
     def __init__(self, x: Tensor, y: Tensor, classes: int):
@@ -49,21 +52,21 @@ class Images:
         self.x = torch.cat([x, x.new_ones(len(x), 1)], 1)
 
     def solver_coordinates(self, weights: Tensor, bias: Tensor) -> Tensor:
-        """weights `(P, K, d)`, bias `(P, K)` on the features -> `(P, K, D)`."""
+        """Convert weights `(P, K, d)` and bias `(P, K)` on the features to `(P, K, D)`."""
         bias = bias + weights @ self.mean
         if self.basis is not None:
             weights = weights @ self.basis
         return torch.cat([weights, bias[..., None]], 2)
 
     def feature_coordinates(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        """The inverse: `(P, K, D)` -> weights and bias on the features."""
+        """Convert `(P, K, D)` to weights and bias on the features."""
         weights, bias = v[..., :-1], v[..., -1]
         if self.basis is not None:
             weights = weights @ self.basis.T
         return weights.contiguous(), bias - weights @ self.mean
 
     def gradient_norm(self, g: Tensor) -> Tensor:
-        """`(P, K, D)` -> `(P,)`: length of the gradient with respect to weights and bias."""
+        """Length `(P,)` of the gradient with respect to weights and bias, from `(P, K, D)`."""
         weights, bias = g[..., :-1], g[..., -1]
         if self.basis is not None:
             weights = weights @ self.basis.T
@@ -71,8 +74,16 @@ class Images:
         return (weights.square().sum((1, 2)) + bias.square().sum(1)).sqrt()
 
     def objective(self, v: Tensor, penalties: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Objective `(P,)` float64, gradient `(P, K, D)`, and mass `(P,)` float64: the sum of the
-        weights that the preconditioner gives to images."""
+        """Evaluate all problems.
+
+        Args:
+            v: unknowns `(P, K, D)`.
+            penalties: penalties `(P,)`.
+
+        Returns:
+            Objective `(P,)` float64, gradient `(P, K, D)`, and mass `(P,)` float64: the sum of the
+            images' weights in the preconditioner.
+        """
         count, classes, width = v.shape
         flat, gradient = v.reshape(-1, width), torch.zeros_like(v).view(-1, width)
         value, mass = v.new_zeros(2, count, dtype=torch.float64)
@@ -88,12 +99,12 @@ class Images:
         return value, gradient, mass.clamp_min(len(self.x) * EMPTY)
 
     def second_moment(self, v: Tensor) -> Tensor:
-        """`(D, D)` float32: mean of x x^T over images, weighted as in the preconditioner.
+        """Mean of x x^T over the images, weighted as in the preconditioner: `(D, D)` float32.
 
-        A metric need not be exact, and where features are many, it takes most of the time.
+        float32 is enough for a preconditioner. With many features it takes most of the time.
 
         Args:
-            v: `(K, D)`.
+            v: unknowns of one problem `(K, D)`.
         """
         residuals, _ = _softmax((v @ self.x.T)[None], self.y)
         weights = _curvature(residuals, self.y)[0]
@@ -107,10 +118,10 @@ class Images:
 
 
 def _softmax(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """logits `(P, K, n)`, overwritten -> residuals p - [k = y], and cross entropy `(P, n)`.
+    """Residuals p - [k = y] `(P, K, n)` and cross entropies `(P, n)`; the logits z are overwritten.
 
-    Both stay exact, relatively, where p_y is nearly 1: at weak penalties the objective consists of
-    nothing else.
+    Both have a small relative error even where p_y is nearly 1. At weak penalties, that is the case
+    for all images.
     """
     index = y.expand(len(z), 1, -1)
     z -= z.amax(1, keepdim=True)
@@ -126,15 +137,17 @@ def _softmax(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _curvature(residuals: Tensor, y: Tensor) -> Tensor:
-    """(1 - sum p^2) / (K - 1) of each image `(P, n)`, from what `_softmax` returns."""
+    """(1 - sum p^2) / (K - 1) of each image, `(P, n)`, from the residuals of `_softmax`."""
     own = residuals.gather(1, y.expand(len(residuals), 1, -1))[:, 0]  # p_y - 1
     others = residuals.square().sum(1) - own.square()
     return (-own * (2 + own) - others).clamp_min(0) / (residuals.shape[1] - 1)
 
 
 def levels(count: int, together: int = 1) -> list[list[int]]:
-    """Positions on an ascending path of penalties, in the order of solving: from the strongest on
-    every eighth, `together` at a time, then all of those halfway between, and so on.
+    """Indices on an ascending path of penalties, in the order of solving.
+
+    First every eighth penalty from the strongest on, `together` at a time, then the penalties
+    halfway between, and so on.
 
     >>> levels(10)
     [[9], [8], [0], [4], [2, 6], [1, 3, 5, 7]]
@@ -150,8 +163,10 @@ def levels(count: int, together: int = 1) -> list[list[int]]:
 
 
 def interpolate(at: float, known: dict[float, Tensor]) -> Tensor:
-    """The cubic (at ends: less) through two known values on either side; outside of all, the
-    nearest value."""
+    """Interpolate with the polynomial through up to two known values on either side.
+
+    Outside the known range, return the nearest value.
+    """
     near = sorted(known, key=lambda x: abs(x - at))
     left, right = [x for x in near if x < at][:2], [x for x in near if x >= at][:2]
     if not left or not right:
@@ -169,14 +184,16 @@ def _nearest(known: Iterable[float], at: float) -> float:
 def solve_path(
     images: Images, penalties: Tensor, start: Tensor | None, tolerance: float, max_iterations: int
 ) -> Solution:
-    """All penalties `(P,)` float64, ascending and distinct.
+    """Solve all penalties.
 
     Args:
-        start: `(P, K, D)`, to begin all of them there, or None.
+        images: features and labels.
+        penalties: penalties `(P,)`, float64, ascending and distinct.
+        start: initial unknowns `(P, K, D)`, or None.
         tolerance, max_iterations: as for `lbfgs.solve`.
     """
     logs, zero = penalties.log().tolist(), images.x.new_zeros(images.classes, images.x.shape[1])
-    plain = Metric(images.second_moment(zero), 1.0)
+    plain = Preconditioner(images.second_moment(zero), 1.0)
     everything = list(range(len(logs)))
     state = (3 * MEMORY + 10) * zero.numel() * zero.element_size()
     done: dict[int, tuple] = {}
@@ -185,24 +202,24 @@ def solve_path(
         for part in torch.tensor(level).split(max(1, STATE_BYTES // state)):
             part, known = part.tolist(), {logs[i]: row for i, row in done.items()}
             if start is not None:
-                v, metrics = start[part], [plain] * len(part)
+                v, preconditioners = start[part], [plain] * len(part)
             elif not known:
-                v, metrics = zero.expand(len(part), -1, -1), [plain] * len(part)
+                v, preconditioners = zero.expand(len(part), -1, -1), [plain] * len(part)
             else:
                 vs = {at: row[0] for at, row in known.items()}
                 v = torch.stack([interpolate(logs[i], vs) for i in part])
-                metrics = [known[_nearest(known, logs[i])][-1] for i in part]
-            found = solve(images, penalties[part], v, metrics, tolerance, max_iterations)
+                preconditioners = [known[_nearest(known, logs[i])][-1] for i in part]
+            found = solve(images, penalties[part], v, preconditioners, tolerance, max_iterations)
             rows = zip(
                 found.v,
                 found.objective,
                 found.gradient,
                 found.iterations,
                 found.converged,
-                found.metrics,
+                found.preconditioners,
                 strict=True,
             )
             done.update(zip(part, rows, strict=True))
-    *columns, metrics = zip(*(done[i] for i in everything), strict=True)
+    *columns, preconditioners = zip(*(done[i] for i in everything), strict=True)
     v, objective, gradient, iterations, converged = (torch.stack(column) for column in columns)
-    return Solution(v, objective, gradient, iterations, converged, list(metrics))
+    return Solution(v, objective, gradient, iterations, converged, list(preconditioners))

@@ -59,10 +59,10 @@ def test_a_feature_vector_of_zeros_is_no_error():
 
 X, Y = torch.eye(12), torch.arange(12) % 4
 ERRORS = {
-    "13 neighbors of 12 images; give 1 to 12": lambda: classify(X, Y, X, 13, 4),
+    "13 neighbors: there are 12 images. Give 1 to 12": lambda: classify(X, Y, X, 13, 4),
     "temperature 0": lambda: classify(X, Y, X, 1, 4, temperature=0),
-    "neighbors [20, 30] of 12": lambda: choose_neighbors(X, Y, X, Y, 4, top1, ks=[20, 30]),
-    "features are not all finite; look": lambda: classify(X, Y, X.log(), 1, 4),
+    "neighbors [20, 30]: there are 12": lambda: choose_neighbors(X, Y, X, Y, 4, top1, ks=[20, 30]),
+    "some features are NaN or infinite. Check": lambda: classify(X, Y, X.log(), 1, 4),
 }
 
 
