@@ -6,7 +6,7 @@ import torch
 from robust_backbones.checkpoint.key_names import to_detectron2
 from robust_backbones.core.errors import UserError
 from robust_backbones.detection import backbone, config, model_weights, verify
-from robust_backbones.zoo import RESNETS, find_resnet, select
+from robust_backbones.zoo import RESNETS, find_resnet
 from tests.support import ROOT
 from tests.support.networks import random_network
 
@@ -20,22 +20,23 @@ def small(cfg):
     return cfg
 
 
-# One for each network with and without masks; of data sets only the number of classes differs.
+# A config, and the weights that replace its own: every network, with and without masks.
 BUILT = [
-    "voc_faster_rcnn_standard",
-    "coco_faster_rcnn_robust_eps3",
-    "coco_mask_rcnn_robust_eps3",
-    "coco_mask_rcnn_resnet18_standard",
-    "coco_mask_rcnn_wide_resnet50_2_robust_eps3",
-    "digits_mask_rcnn_robust",
+    ("voc_faster_rcnn_standard", None),
+    ("coco_faster_rcnn_robust_eps3_1x", "resnet50_linf_eps4"),
+    ("coco_mask_rcnn_robust_eps3", None),
+    ("coco_mask_rcnn_standard", "resnet18_l2_eps3"),
+    ("coco_mask_rcnn_standard", "wide_resnet50_2_l2_eps3"),
+    ("digits_mask_rcnn_robust", None),
 ]
 
 
-@pytest.mark.parametrize("name", BUILT)
-def test_a_config_builds_and_runs(name):
+@pytest.mark.parametrize(("name", "weights"), BUILT)
+def test_a_config_builds_and_runs(name, weights):
     from detectron2.modeling import build_model
 
-    cfg = small(config.load_config(ROOT / f"configs/{name}.yaml"))
+    overrides = ["MODEL.WEIGHTS", f"robust://{weights}"] if weights else []
+    cfg = small(config.load_config(f"{name}.yaml", overrides))
     model = build_model(cfg).eval()
     image = torch.randint(0, 256, (3, 64, 96)).float()
     with torch.no_grad():
@@ -44,44 +45,26 @@ def test_a_config_builds_and_runs(name):
 
 
 def expected_configs() -> dict[str, tuple]:
-    """`{name: (weights, masks, iterations)}` of the whole matrix, from the table of models."""
-    fifty = [m for m in select(arch="resnet50") if m.listed]
-    voc = {m.name: _middle(m) for m in fifty}
-    expected = {f"voc_faster_rcnn_{end}": (name, False, 18000) for name, end in voc.items()}
-    for head in ("faster", "mask"):
-        for m in fifty:
-            if m.constraint == "l2" and m.eps in (0, 0.01, 0.05, 1, 3, 5):
-                for end, iterations in (("", 270000), ("_1x", 90000)):
-                    name = f"coco_{head}_rcnn_{_middle(m)}{end}"
-                    expected[name] = (m.name, head == "mask", iterations)
-    for arch in ("resnet18", "wide_resnet50_2", "wide_resnet50_4"):
-        for m in select(arch=arch, constraint="l2"):
-            if m.eps in (0, 3):
-                expected[f"coco_mask_rcnn_{arch}_{_middle(m)}"] = (m.name, True, 270000)
+    """`{name: (weights, masks, iterations)}`."""
+    expected = {}
+    for name, weights in (("standard", "resnet50_l2_eps0"), ("robust_eps3", "resnet50_l2_eps3")):
+        expected[f"voc_faster_rcnn_{name}"] = (weights, False, 18000)
+        for head in ("faster", "mask"):
+            expected[f"coco_{head}_rcnn_{name}"] = (weights, head == "mask", 270000)
+            expected[f"coco_{head}_rcnn_{name}_1x"] = (weights, head == "mask", 90000)
     return expected
 
 
-def _middle(model) -> str:
-    if model.eps == 0:
-        return "standard"
-    family = "linf_" if model.constraint == "linf" else ""
-    return f"robust_{family}eps{float(model.eps_text):g}"
-
-
-def test_the_matrix_of_configs_is_whole():
+def test_there_is_one_config_for_each_detector_dataset_and_schedule():
     expected = expected_configs()
-    found = {p.stem for p in CONFIGS} - {"digits_mask_rcnn_robust"}
-    assert found == set(expected)
-    for path in CONFIGS:
-        if path.stem not in found:
-            continue
-        cfg = config.load_config(path)
-        weights, masks, iterations = expected[path.stem]
+    assert {path.stem for path in CONFIGS} == {*expected, "digits_mask_rcnn_robust"}
+    for name, (weights, masks, iterations) in expected.items():
+        cfg = config.load_config(f"{name}.yaml")
         assert cfg.MODEL.WEIGHTS == f"robust://{weights}"
         assert (cfg.MODEL.MASK_ON, cfg.SOLVER.MAX_ITER) == (masks, iterations)
-        assert find_resnet(weights).arch == cfg.MODEL.ROBUST.ARCH
-        assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == (20 if path.stem.startswith("voc") else 80)
-        assert cfg.OUTPUT_DIR == f"output/{path.stem}"
+        assert cfg.MODEL.ROBUST.ARCH == find_resnet(weights).arch
+        assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == (20 if name.startswith("voc") else 80)
+        assert cfg.OUTPUT_DIR == f"output/{name}"
 
 
 @pytest.mark.parametrize("arch", RESNETS)
