@@ -85,7 +85,7 @@ class Group:
 
     @property
     def reference(self) -> bool:
-        """Whether the networks are of the paper's kind: ImageNet, L2."""
+        """Whether the networks were trained like the paper's: on ImageNet, with an L2 ball."""
         return self.key.pretrained_on == REFERENCE and self.key.norm == "l2"
 
     @cached_property
@@ -126,7 +126,7 @@ class Group:
     def tasks(self) -> tuple[str, ...]:
         """Tasks with a run, without stylized images, which have their own figure.
 
-        If networks of the paper's kind have a run on one of the twelve tasks, all are listed.
+        If networks like the paper's have a run on one of the twelve tasks, all are listed.
         """
         suite = SUITE if self.reference and set(SUITE) & set(self.runs) else ()
         others = sorted(set(self.runs) - set(suite), key=_dataset_order)
@@ -135,7 +135,7 @@ class Group:
 
     @cached_property
     def archs(self) -> tuple[str, ...]:
-        """Architectures: those of Table 1 for the paper's networks, else those with a run."""
+        """Architectures of Table 1 for networks like the paper's, else architectures with a run."""
         have = {key[2] for key in self._cells}
         if self.reference and have & set(published.ARCHS):
             return published.ARCHS
@@ -143,7 +143,7 @@ class Group:
 
     @cached_property
     def eps(self) -> tuple[float, ...]:
-        """Radii of the robust networks: those with a run, and the paper's for its networks."""
+        """Radii of robust networks with a run, and the paper's radii for networks like its own."""
         have = {key[3] for key in self._cells if key[3]}
         return tuple(sorted(have | set(published.EPS if self.reference else ())))
 

@@ -127,7 +127,7 @@ class Column:
             depends on its words.
         kind: kind of its cells.
         paper: whether its cells are the paper's or depend on the paper's.
-        optional: whether the column is left out if it has no cells. Columns of the paper always
+        optional: whether the column is dropped if it has no cells. Columns of the paper always
             are.
         compared: whether a row's best number among all compared columns is bold.
     """
@@ -196,8 +196,8 @@ class Section:
     Attributes:
         name: name of its files and links: `"table1"`.
         title: heading of the section.
-        text: paragraphs that say what the table shows and how it is defined.
-        columns: columns of the table. Optional columns without cells are left out.
+        text: paragraphs about the content of the table and its definition.
+        columns: columns of the table. Optional columns without cells are dropped.
         rows: one mapping from keys to cells for each row. Missing cells become None.
         figures: figures above the table.
         warnings: reasons not to compare or trust the numbers, one sentence each.

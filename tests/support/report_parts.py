@@ -23,7 +23,7 @@ EPS = (0.0, 0.01, 0.1, 1.0, 3.0)
 
 
 def result(folder, dataset: str = "cifar10", accuracies=(90.0, 91.0, 92.5), **settings) -> None:
-    """Write a result of transfer, and recalls beside it."""
+    """Write a result of transfer, and its recalls."""
     trials = [
         {
             "seed": k,

@@ -100,7 +100,7 @@ def table1(results: Results, group: Group) -> list[Section]:
 
 
 def best(runs: Iterable[Merged], robust: bool) -> Merged | None:
-    """Robust, or standard, run with the highest mean; None if there is none."""
+    """Robust, or standard, run with the highest mean; None without such a run."""
     side = [run for run in runs if bool(run.first.eps) == robust]
     return max(side, key=lambda run: run.mean, default=None)
 

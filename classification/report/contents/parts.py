@@ -149,8 +149,8 @@ def warnings(runs: list[Merged]) -> list[str]:
         found.append("Simulated: no network was trained for these numbers.")
     if small := sorted({r.dataset for r in records} & set(EMBEDDED)):
         found.append(
-            f"{', '.join(small)}: small embedded tasks, which show that the software works. Nobody "
-            "should quote them as evidence for or against the paper's claim."
+            f"{', '.join(small)}: small embedded tasks, which show that the software works. Their "
+            "numbers are not evidence for or against the paper's claim."
         )
     versions = sorted({r.code_version for r in records})
     if len(versions) > 1:

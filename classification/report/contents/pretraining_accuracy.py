@@ -257,7 +257,7 @@ def _table2_sections(
     ]
     if group.reference:
         text.append(
-            "Source accuracies are those of the published files. The paper's table has up to 0.9 "
+            "Source accuracies belong to the published files. The paper's table has up to 0.9 "
             "points less at eps 3. Which architecture belongs to which letter of the paper's "
             "table is inferred from them."
         )

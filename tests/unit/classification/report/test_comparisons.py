@@ -1,4 +1,4 @@
-"""Contests of robust and standard networks: with predictions and without, by metric, by seeds."""
+"""Comparisons of robust and standard networks, with and without predictions."""
 
 import csv
 from dataclasses import replace
@@ -16,7 +16,7 @@ from tests.support.result_records import transfer
 
 
 def runs(tmp_path, task, levels, *, seeds=(0, 1, 2), images=150, files=True):
-    """A network for each probability of being right, and its predictions on disk."""
+    """Results of a network for each probability of a correct prediction."""
     rng, found = np.random.default_rng(0), []
     classes = 5
     labels = np.sort(rng.integers(0, classes, images))
@@ -48,7 +48,7 @@ def judged(robust, standard, rules=None):
 
 
 @pytest.mark.parametrize("task", ["cifar10", "pets"])
-def test_of_two_networks_nothing_is_chosen(tmp_path, task):
+def test_two_networks_need_no_choice(tmp_path, task):
     standard, robust = runs(tmp_path, task, {0.0: 0.5, 1.0: 0.8})
     found = judged([robust], [standard])
     assert found.estimate.over == Over.TRIALS | Over.IMAGES and found.verdict.p < 0.01
@@ -62,17 +62,17 @@ def test_contest_with_predictions(tmp_path, task):
     standard, *robust = runs(tmp_path, task, {0.0: 0.5, 0.5: 0.6, 1.0: 0.8})
     found = judged(robust, [standard])
     assert found.robust.first.eps == 1 and found.verdict.outcome is Outcome.BETTER
-    # One is so much better that it is always chosen: there is no selection bias.
+    # One network is so much better that it is always chosen, so there is no selection bias.
     assert found.bias == pytest.approx(0, abs=0.5)
 
 
-def test_equals_lose_the_luck(tmp_path):
+def test_cross_fitting_removes_the_selection_bias_of_equal_networks(tmp_path):
     standard, *robust = runs(tmp_path, "cifar10", dict.fromkeys([0.0, *range(1, 9)], 0.6))
     found = comparisons.contest(robust, [standard])
     assert found.estimate.mean < found.measured and found.bias > 0
 
 
-def test_several_configurations_of_a_network_are_a_choice(tmp_path):
+def test_configurations_of_a_network_are_candidates(tmp_path):
     (standard,) = runs(tmp_path / "s", "cifar10", {0.0: 0.6})
     robust = []
     for k in range(6):
@@ -83,13 +83,13 @@ def test_several_configurations_of_a_network_are_a_choice(tmp_path):
     assert found.robust is robust[3] and found.bias > 0.5
 
 
-def test_without_predictions_it_is_trials(tmp_path):
+def test_without_predictions_the_interval_is_over_trials(tmp_path):
     standard, robust = runs(tmp_path, "cifar10", {0.0: 0.5, 1.0: 0.8}, files=False)
     assert comparisons.contest([robust], [standard]).estimate.over is Over.TRIALS
     assert comparisons.contest([robust, robust], [standard]).estimate.unseen
 
 
-def test_other_images_are_not_paired_other_seeds_may_be(tmp_path):
+def test_different_images_are_not_paired_but_different_seeds_are(tmp_path):
     (standard,) = runs(tmp_path / "a", "cifar10", {0.0: 0.5}, seeds=(0, 1, 2))
     (robust,) = runs(tmp_path / "b", "cifar10", {1.0: 0.8}, seeds=(5, 6, 7, 8))
     found = comparisons.contest([robust], [standard]).estimate
@@ -123,13 +123,13 @@ def test_one_trial_is_enough_where_no_seed_matters(tmp_path, settings, fixed):
     assert found.estimate.missing is (None if fixed else Missing.TRIALS)
 
 
-def test_networks_with_too_few_trials_are_no_candidates(tmp_path):
+def test_networks_with_too_few_trials_are_excluded(tmp_path):
     standard, robust = runs(tmp_path / "a", "cifar10", {0.0: 0.5, 1.0: 0.8})
     (once,) = runs(tmp_path / "b", "cifar10", {3.0: 0.9}, seeds=(0,))
     assert comparisons.contest([robust, once], [standard]).estimate.trials == (3, 3)
 
 
-def test_looks_at_more_trials_may_spend_less(tmp_path):
+def test_later_looks_have_a_smaller_error_probability(tmp_path):
     rules, alphas = Rules(), []
     for seeds in ((0, 1, 2), (0, 1, 2), (0, 1, 2, 3, 4), (0, 1, 2)):
         folder = tmp_path / str(len(alphas))
@@ -153,7 +153,7 @@ def sourced(run, eps, seed, source=None):
     return replace(run, first=first)
 
 
-def test_several_pretrainings_are_a_level_of_the_model(tmp_path):
+def test_several_pretrainings_take_the_place_of_trials(tmp_path):
     rng, sides = np.random.default_rng(0), {}
     for eps in (0.0, 1.0):
         for seed, shift in enumerate(rng.normal(0, 3, 3)):
@@ -176,7 +176,7 @@ def test_several_pretrainings_are_a_level_of_the_model(tmp_path):
         ({"dataset": "faces", "seed": 4}, ("pretraining data", "initialization")),
     ],
 )
-def test_pairs_with_other_recipes_are_marked(tmp_path, source, words):
+def test_pairs_with_different_recipes_are_marked(tmp_path, source, words):
     standard, robust = runs(tmp_path, "cifar10", {0.0: 0.5, 1.0: 0.8}, files=False)
     found = comparisons.contest([sourced(robust, 1.0, 0, source)], [sourced(standard, 0.0, 0)])
     assert found.differs == words
@@ -192,7 +192,7 @@ def test_pairs_with_other_recipes_are_marked(tmp_path, source, words):
         "index,label,trial0\n0,1,x\n",
     ],
 )
-def test_broken_predictions_are_none(tmp_path, text):
+def test_invalid_predictions_are_ignored(tmp_path, text):
     (run,) = runs(tmp_path, "cifar10", {0.0: 0.5}, seeds=(0,), files=False)
     path = run.first.path.parent / predictions.FILE
     path.parent.mkdir(parents=True)

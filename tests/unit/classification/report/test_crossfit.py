@@ -1,4 +1,4 @@
-"""The best of several networks, chosen elsewhere than reported: simulations with a known truth."""
+"""Cross-fitting in simulations with a known truth."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,8 @@ from classification.report import crossfit
 RNG = np.random.default_rng
 
 
-def test_choosing_among_equals_is_no_gain():
-    """Nine robust networks, all as good as the standard one: the best of them is not better."""
+def test_a_choice_among_equal_networks_gains_nothing():
+    """Nine robust networks are as good as the standard one, so the best of them is not better."""
     rng, lucky, fair, by_trials = RNG(3), [], [], []
     for i in range(150):
         level = np.clip(0.8 + rng.normal(0, 0.01, (9, 3, 1)), 0, 1)
@@ -23,7 +23,7 @@ def test_choosing_among_equals_is_no_gain():
 
 
 @pytest.mark.parametrize("labels", [None, np.arange(50) % 5])
-def test_the_network_that_is_better_on_all_images_is_chosen(labels):
+def test_the_better_network_is_chosen(labels):
     right = np.zeros((3, 2, 50))
     right[2] = 1
     assert crossfit.cross_fit(right, labels) == pytest.approx(1)
@@ -31,7 +31,7 @@ def test_the_network_that_is_better_on_all_images_is_chosen(labels):
 
 
 @pytest.mark.parametrize("trials", [1, 2, 4])
-def test_against_a_plain_loop(trials):
+def test_against_a_loop(trials):
     right = RNG(1).random((4, trials, 30))  # no ties
     rng, expected = RNG(0), np.zeros((trials, 30))
     for _ in range(7):

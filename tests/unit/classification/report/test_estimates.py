@@ -1,4 +1,4 @@
-"""Estimates on simulated studies: the counter-examples that the older method failed on."""
+"""Estimates on simulated studies, including those that an older method failed on."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ RNG = np.random.default_rng
 
 
 def study(rng, sides, trials, images, scatter):
-    """Equally good networks; `scatter` over seeds of each side, points."""
+    """Equally good networks. `scatter` is the standard deviation over seeds, points."""
     shared = rng.normal(0, 0.85, images)
     found = []
     for networks, sd in zip(sides, scatter, strict=True):
@@ -22,7 +22,7 @@ def study(rng, sides, trials, images, scatter):
     return found
 
 
-# The older method was wrong in 42, 27, 21, 9 and 65 % of such studies.
+# An older method was wrong in 42, 27, 21, 9 and 65 % of these studies.
 @pytest.mark.parametrize(
     "sides, trials, images, scatter, classes, predictions",
     [
@@ -33,7 +33,7 @@ def study(rng, sides, trials, images, scatter):
         ((9, 1), 3, 400, (0.1, 0.1), False, False),
     ],
 )
-def test_equals_are_told_apart_in_five_percent(
+def test_equal_networks_get_a_verdict_in_at_most_five_percent(
     sides, trials, images, scatter, classes, predictions
 ):
     rng, wrong, covered, runs = RNG(0), 0, 0, 300
@@ -60,7 +60,7 @@ def test_one_seeded_trial_gives_no_interval():
     assert estimates.from_accuracies(two, two - 10).missing is Missing.TRIALS
 
 
-def test_runs_without_a_seed_are_judged_by_images():
+def test_the_interval_of_runs_without_a_seed_is_over_images():
     rng = RNG(1)
     ours, theirs = rng.random((1, 1, 900)) < 0.9, rng.random((1, 1, 900)) < 0.7
     found = estimates.from_predictions(ours, theirs, fixed=(True, True))
@@ -68,8 +68,9 @@ def test_runs_without_a_seed_are_judged_by_images():
     assert found.mean == pytest.approx(100 * (ours.mean() - theirs.mean()))
 
 
-def test_identical_trials_do_not_sharpen_the_verdict():
-    """Four images of 1,000, all one way: p 0.035 once and 0.019 three times by the older method."""
+def test_identical_trials_do_not_narrow_the_interval():
+    """4 of 1,000 images differ, all in favor of one side. An older method had p = 0.035 for one trial and
+    0.019 for three copies of it."""
     ours, theirs = np.ones((1, 1, 1000)), np.ones((1, 1, 1000))
     theirs[..., :4] = 0
     once = estimates.from_predictions(ours, theirs, fixed=(True, True))
@@ -79,7 +80,7 @@ def test_identical_trials_do_not_sharpen_the_verdict():
     assert estimates.from_accuracies(*same).missing is Missing.PREDICTIONS
 
 
-def test_without_predictions_it_is_welchs_test():
+def test_without_predictions_it_equals_welchs_test():
     a, b = np.array([[90.0, 91.0, 93.0]]), np.array([[88.0, 88.5, 89.0, 90.0]])
     found, theirs = (estimates.from_accuracies(a, b), stats.ttest_ind(a[0], b[0], equal_var=False))
     assert found.p == pytest.approx(theirs.pvalue, rel=1e-3) and found.over is Over.TRIALS
@@ -108,7 +109,7 @@ def test_all_tasks(means, outcome):
     assert verdicts.judge(estimates.over_tasks(means)).outcome is outcome
 
 
-def test_all_tasks_are_students_test():
+def test_all_tasks_equal_students_test():
     means = [1.0, 2.5, 0.5, 2.0]
     found, theirs = estimates.over_tasks(means), stats.ttest_1samp(means, 0)
     assert found.p == pytest.approx(theirs.pvalue, rel=1e-3)
@@ -116,7 +117,7 @@ def test_all_tasks_are_students_test():
 
 
 @pytest.mark.parametrize("networks", [1, 2, 9])
-def test_luck_is_that_of_the_largest_normal_number(networks):
+def test_maximum_of_normals(networks):
     drawn = RNG(2).normal(size=(200_000, networks)).max(1)
     assert estimates.maximum_of_normals(networks) == pytest.approx(
         (drawn.mean(), drawn.var()), abs=0.01

@@ -1,4 +1,4 @@
-"""Which results stand in one table, and what is warned of where they do."""
+"""Groups of results that share a table, and the warnings about mixtures."""
 
 import itertools
 
@@ -12,7 +12,7 @@ from tests.support.result_grids import grid, named, row
 from tests.support.result_records import transfer
 
 
-def test_protocols_stand_apart_and_clean_comes_first():
+def test_protocols_have_separate_tables_with_clean_first():
     found = grid(protocol="paper", gain=-5.0) + grid()
     sections = named(found)
     assert [name for name in sections if name.startswith("table1")] == ["table1", "table1-paper"]
@@ -24,7 +24,7 @@ def test_protocols_stand_apart_and_clean_comes_first():
     assert clean > 72 and paper < 70
 
 
-def test_the_papers_numbers_beside_another_protocol_are_warned_of():
+def test_warning_about_the_papers_numbers_with_another_protocol():
     sections = named(grid(protocol="paper") + grid() + grid(origin="digits"))
     warned = [
         name
@@ -45,7 +45,7 @@ def test_the_papers_numbers_beside_another_protocol_are_warned_of():
         ({"eps": 0.5, "levels": (1.0,)}, None),
     ],
 )
-def test_what_differs_stands_apart(other, words):
+def test_different_properties_make_different_groups(other, words):
     adversarial = other.pop("eps", None)
     levels = other.pop("levels", (0.0, 1.0))
     found = grid(levels=(0.0, 1.0))
@@ -63,7 +63,7 @@ def test_what_differs_stands_apart(other, words):
     assert row(sections["table1"], mode="fixed-feature", task="pets")["robust"].mean > 70
 
 
-def test_norms_share_their_standard_networks():
+def test_norms_share_the_standard_networks():
     found = grid(archs=("resnet18",), levels=(0.0, 1.0))
     found += [transfer("pets", "resnet18", 4 / 255, 75.0, norm="linf", seed=s) for s in range(3)]
     section = named(found)["table1-linf"]
@@ -71,7 +71,7 @@ def test_norms_share_their_standard_networks():
     assert only["robust_network"] == "resnet18, eps 4/255" and only["standard"].mean < 75
 
 
-def test_other_images_are_another_task():
+def test_runs_on_different_images_are_different_tasks():
     found = grid(tasks=("pets",), trials=1, images=("u", "v")) + grid(tasks=("pets",), gain=9.0)
     found += grid(tasks=("pets",), archs=("resnet18",), images=("u", "w"))
     section = named(found)["curves-fixed-feature"]
@@ -92,7 +92,7 @@ def test_other_images_are_another_task():
         ({"selection": "test"}, "chosen on the test images"),
     ],
 )
-def test_mixtures_are_warned_of(change, warning):
+def test_warnings_about_mixtures(change, warning):
     found = grid(tasks=("pets",), archs=("resnet18",), levels=(0.0,))
     found += grid(tasks=("pets",), archs=("resnet18",), levels=(1.0,), **change)
     if "batch_size" in change:
@@ -100,7 +100,7 @@ def test_mixtures_are_warned_of(change, warning):
     assert any(warning in text for text in named(found)["table1"].warnings)
 
 
-def test_metrics_and_assumptions_are_warned_of():
+def test_warnings_about_metrics_and_assumptions():
     found = grid(tasks=("pets",), archs=("resnet18",), trials=1)
     found[0] = Record(**vars(found[0]) | {"metric": "top1", "assumed_standard": True})
     found.append(Record(**vars(found[1]) | {"accuracies": (1.0,)}))
@@ -112,6 +112,6 @@ def test_metrics_and_assumptions_are_warned_of():
     assert "several results with different accuracies" in texts
 
 
-def test_every_eps_has_a_place():
+def test_reference_groups_have_the_papers_axes():
     group = groups_of(records.merged(grid()))[0]
     assert group.eps == published.EPS and group.archs == published.ARCHS and group.tasks == SUITE

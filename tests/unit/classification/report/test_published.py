@@ -1,4 +1,4 @@
-"""The paper's numbers: whole, and those of the collection of facts where that is at hand."""
+"""The paper's numbers are complete, and agree with the reference folder where it exists."""
 
 import copy
 
@@ -20,7 +20,7 @@ def facts(name):
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def test_look_ups():
+def test_lookups():
     assert published.table1("fixed-feature", "cifar10", "robust") == 95.53
     assert published.table1("full-network", "sun397", "standard") == 63.72
     assert published.table1("full-network", "digits", "standard") is None
@@ -35,7 +35,7 @@ def test_look_ups():
 
 
 @pytest.mark.parametrize("eps", [0, 3])
-def test_published_fit_is_that_of_the_published_pairs(eps):
+def test_the_fit_follows_from_the_published_pairs(eps):
     table = published.numbers()["table2"]
     row = table[f"eps{eps}"]
     slope, _, r2 = fit(row["imagenet"], row["cifar10"])
@@ -45,7 +45,7 @@ def test_published_fit_is_that_of_the_published_pairs(eps):
 @pytest.mark.parametrize("mode", published.MODES)
 @pytest.mark.parametrize("task", SUITE)
 def test_tables_agree_with_each_other(mode, task):
-    """A mean over trials lies a little below the best single run of any architecture."""
+    """A mean over trials is slightly below the best single run of any architecture."""
     best = max(published.best_run(mode, task, arch)["accuracy"] for arch in published.ARCHS)
     means = [published.table1(mode, task, kind) for kind in ("robust", "standard")]
     assert 0 <= best - max(means) < 0.6
@@ -67,7 +67,7 @@ def test_typing_errors_are_found(change, message):
         published.check(found)
 
 
-def test_tables_are_those_of_the_facts():
+def test_tables_agree_with_the_reference():
     known, ours = facts("paper_results.yaml"), published.numbers()
     for mode in published.MODES:
         theirs = known["table1"][mode.replace("-", "_")]
@@ -86,7 +86,7 @@ def test_tables_are_those_of_the_facts():
     assert ours["section_4_3"]["best_eps"].items() <= known["section_4_3"]["optimal_eps"].items()
 
 
-def test_best_runs_are_those_of_the_facts():
+def test_best_runs_agree_with_the_reference():
     known = facts("hyperparameters.yaml")["best_params"]
     for mode, key in (("fixed-feature", "fixed"), ("full-network", "full")):
         for task in SUITE:

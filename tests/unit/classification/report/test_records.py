@@ -1,4 +1,4 @@
-"""Result files of each kind read, broken ones told of, trials put together."""
+"""Result files of each kind: reading, reporting invalid files, merging trials."""
 
 import json
 
@@ -70,7 +70,7 @@ def test_a_transfer_run(tmp_path):
     assert record.labels == {"task": "digits"} and not record.simulated
 
 
-def test_a_study_says_what_a_file_does_not(tmp_path):
+def test_study_labels_complete_a_result(tmp_path):
     contents = transfer()
     contents["settings"]["source"] = {"arch": "resnet50"}
     record = only(tmp_path, contents, labels={"pretrained_on": "stylized_imagenet"})
@@ -78,7 +78,7 @@ def test_a_study_says_what_a_file_does_not(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["resnet50_l2_eps3", "resnet50_linf_eps4", "resnet18_l2_eps0"])
-def test_published_networks_are_known_by_their_names(tmp_path, name):
+def test_published_networks_are_recognized_by_name(tmp_path, name):
     record, model = only(tmp_path, transfer(weights=f"robust://{name}")), MODELS[name]
     assert (record.arch, record.eps) == (model.arch, model.eps)
     assert record.constraint == model.constraint and record.pretrained_on == "imagenet"
@@ -112,16 +112,16 @@ def test_detection_and_pretraining(tmp_path):
     config = config | {"MODEL": {"WEIGHTS": "here/backbone.pth", "ROBUST": {"ARCH": "resnet18"}}}
     write(tmp_path / "d", result("detection", metrics, config), labels={"eps": "0.5"})
     write(tmp_path / "e", result("detection", metrics, config), labels={"eps": "large"})
-    (detector, network, labelled, unknown), problems = records.read([tmp_path])
+    (detector, network, from_labels, unknown), problems = records.read([tmp_path])
     assert not problems
     assert (detector.dataset, detector.eps, detector.seeds) == ("voc_2007_test", 3.0, (2,))
     assert detector.accuracies == (53.5,)
-    assert (labelled.arch, labelled.eps, unknown.eps) == ("resnet18", 0.5, None)
+    assert (from_labels.arch, from_labels.eps, unknown.eps) == ("resnet18", 0.5, None)
     assert (network.eps, network.pretrained_on, network.accuracies) == (0.5, "textures", (88.0,))
     assert network.weights == str(tmp_path / "b" / "checkpoint.pt")
 
 
-def test_what_cannot_be_read_is_told(tmp_path):
+def test_unreadable_files_are_reported(tmp_path):
     write(tmp_path / "a", "{")
     write(tmp_path / "b", "[1]")
     write(tmp_path / "c", {"schema": 2, "kind": "transfer"})
@@ -160,7 +160,7 @@ KINDS = {
 
 
 def damaged(node):
-    """Copies with one entry gone, or of another type."""
+    """Copies with one entry removed or replaced by another type."""
     for key in node:
         yield {k: v for k, v in node.items() if k != key}
         for wrong in (None, [], {}, "x", -1):
@@ -172,17 +172,17 @@ def damaged(node):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_damaged_files_are_told_of_or_do_no_harm(tmp_path, kind):
+def test_damaged_files_are_reported_or_harmless(tmp_path, kind):
     for number, contents in enumerate([KINDS[kind], *damaged(KINDS[kind])]):
         write(tmp_path / f"{number:04}", contents)
     found, problems = records.read([tmp_path])
     assert found and problems
-    for record in found:  # by itself, so that each is in a table
+    for record in found:  # each alone, so that each is in a table
         build_sections([record])
     build_sections(found)
 
 
-def test_trials_of_a_configuration_are_put_together(tmp_path):
+def test_trials_of_a_configuration_are_merged(tmp_path):
     write(tmp_path / "a", transfer(accuracies=(90.0, 92.0)))
     write(tmp_path / "b", transfer(accuracies=(94.0,), seed=2))
     write(tmp_path / "copy", transfer(accuracies=(92.5,), seed=1, weights_place="x"))
@@ -194,7 +194,7 @@ def test_trials_of_a_configuration_are_put_together(tmp_path):
     assert runs[0].mean == 92.0
 
 
-def test_a_seed_found_twice_counts_once(tmp_path):
+def test_a_repeated_seed_counts_once(tmp_path):
     for name, value in (("a", 90.0), ("b", 90.0), ("c", 91.0)):
         write(tmp_path / name, transfer(accuracies=(value,)))
     (run,) = records.merged(records.read([tmp_path])[0])

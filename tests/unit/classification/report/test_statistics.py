@@ -22,7 +22,7 @@ def test_holm(p, corrected):
     assert statistics.holm(p) == pytest.approx(corrected)
 
 
-def test_fit_is_that_of_scipy():
+def test_fit_agrees_with_scipy():
     x, y = RNG(2).random((2, 20))
     theirs = stats.linregress(x, y)
     assert statistics.fit(x, y) == pytest.approx((theirs.slope, theirs.intercept, theirs.rvalue**2))
@@ -31,8 +31,8 @@ def test_fit_is_that_of_scipy():
 
 
 @pytest.mark.parametrize("tasks, networks", [(4, 3), (12, 10)])
-def test_critical_difference_is_that_of_normal_ranges(tasks, networks):
-    """Mean ranks of equal networks scatter with variance k (k + 1) / (12 N)."""
+def test_the_critical_difference_agrees_with_ranges_of_normals(tasks, networks):
+    """Mean ranks of equal networks have the variance k (k + 1) / (12 N)."""
     found = statistics.ranks(RNG(0).random((tasks, networks)))
     widest = np.quantile(np.ptp(RNG(1).normal(size=(400_000, networks)), axis=1), 0.95)
     expected = widest * np.sqrt(networks * (networks + 1) / (12 * tasks))

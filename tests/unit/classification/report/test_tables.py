@@ -77,7 +77,7 @@ def test_csv_is_for_programs():
 
 
 def test_columns_without_cells():
-    """Columns of the paper and optional columns are left out; other columns stay."""
+    """Columns of the paper and optional columns are dropped; other columns stay."""
     keys = [column.key for column in SECTION.columns]
     assert keys == ["task_1", "robust", "standard", "difference"]
     assert all([*row] == keys for row in SECTION.rows)

@@ -11,7 +11,7 @@ from classification.report.trial_variance import VariancePart
 RNG = np.random.default_rng
 
 
-def test_two_parts_are_welchs_test():
+def test_the_sum_of_two_parts_equals_welchs_test():
     a, b = RNG(0).normal(0, 1, 4), RNG(1).normal(0, 3, 6)
     found = trial_variance.combined([trial_variance.of_trials(row[None]) for row in (a, b)])
     theirs = stats.ttest_ind(a, b, equal_var=False)
@@ -32,13 +32,13 @@ def test_combined(parts, total):
     assert trial_variance.combined(parts) == total
 
 
-def test_identical_trials_have_no_scatter():
+def test_identical_trials_have_no_variance():
     assert trial_variance.of_trials(np.full((1, 3), 80.01)).variance == 0
     assert trial_variance.of_trials(np.full((1, 1), 80.01)) is None
 
 
 @pytest.mark.parametrize("networks, trials", [(2, 2), (9, 3), (9, 10)])
-def test_inflation_is_the_variance_among_equals(networks, trials):
+def test_inflation_equals_the_variance_among_equal_networks(networks, trials):
     z = RNG(5).standard_normal((20_000, networks, trials))
     chosen = (z.sum(2, keepdims=True) - z).argmax(1)
     means = np.take_along_axis(z, chosen[:, None], axis=1).mean((1, 2))
@@ -48,8 +48,8 @@ def test_inflation_is_the_variance_among_equals(networks, trials):
 
 
 @pytest.mark.parametrize("labels", [None, np.repeat(np.arange(60), [1, 3, 5, 7, 9, 11] * 10)])
-def test_noise_of_trials_is_not_counted_as_images(labels):
-    """The estimate has the variance that both parts together say it has."""
+def test_noise_of_trials_counts_once(labels):
+    """The sum of both parts equals the variance of the estimate."""
     rng, images, trials = RNG(8), 360, 3
     means, said = [], []
     for _ in range(400):
@@ -64,13 +64,13 @@ def test_noise_of_trials_is_not_counted_as_images(labels):
     assert np.mean(said) == pytest.approx(np.var(means), rel=0.15)
 
 
-def test_of_few_discordant_images_the_degrees_of_freedom_are_few():
+def test_few_discordant_images_give_few_degrees_of_freedom():
     right = np.zeros((2, 1, 1000))
     right[0, 0, :5] = right[1, 0, 5:8] = 1
     assert trial_variance.of_images([*right]).df == pytest.approx(2 * 8, rel=0.05)
 
 
-def test_classes_of_one_image_are_a_stratum():
+def test_classes_of_one_image_form_one_stratum():
     labels = np.array([0, 1, 2, 3, 4, 4, 4, 4])
     values = np.array([1.0, 0, 1, 0, 1, 1, 0, 0])
     shares, parts = sampling.deviations(values, labels)
@@ -79,7 +79,7 @@ def test_classes_of_one_image_are_a_stratum():
     assert parts.sum() == pytest.approx(expected)
 
 
-def test_networks_that_differ_by_their_seeds_alone():
+def test_networks_that_differ_only_by_their_seeds():
     tables = [RNG(i).normal(70, 1, (400, 3)) for i in range(2)]
     assert trial_variance.of_networks(tables).variance < 0.1
     apart = [table + RNG(9).normal(0, 2, (400, 1)) for table in tables]

@@ -1,4 +1,4 @@
-"""Verdicts: each outcome, its level, its exact form, and what would tell."""
+"""Verdicts: each outcome, its error level, the exact interval, and recommended trials."""
 
 import math
 
@@ -31,7 +31,7 @@ def fixed(gains, losses, images=1000):
         (estimate(1.0), Outcome.CANNOT_TELL),
         (estimate(0.0), Outcome.CANNOT_TELL),
         (estimate(0.1, 0.2), Outcome.NO_DIFFERENCE),
-        (estimate(0.9, 0.2), Outcome.BETTER),  # small, but there
+        (estimate(0.9, 0.2), Outcome.BETTER),  # small, but significant
         (estimate(0.8, 0.4), Outcome.CANNOT_TELL),
         (estimate(3.0, choice=(2.0, 0.0)), Outcome.CANNOT_TELL),
         (estimate(9.0, missing=Missing.TRIALS), Outcome.CANNOT_TELL),
@@ -41,12 +41,12 @@ def test_outcomes(found, outcome):
     assert verdicts.judge(found).outcome is outcome
 
 
-def test_the_margin_is_the_users():
+def test_the_margin_is_an_option():
     assert verdicts.judge(estimate(0.5), margin=3).outcome is Outcome.NO_DIFFERENCE
     assert verdicts.judge(estimate(0.0, 0.0001), margin=0).outcome is Outcome.CANNOT_TELL
 
 
-def test_interval_and_p_are_one_test():
+def test_interval_and_p_value_agree():
     found = estimate(1.4)
     assert found.p == pytest.approx(2 * stats.t.sf(2.8, 10), rel=1e-3)
     low, high = found.interval(found.p)
@@ -60,14 +60,14 @@ def test_a_corrected_p_decides():
     assert verdicts.judge(estimate(1.4), p=0.2).outcome is Outcome.CANNOT_TELL
 
 
-def test_all_looks_together_spend_five_percent():
+def test_all_looks_together_allow_five_percent():
     levels = [verdicts.level(estimate(0), look) for look in range(1, 60)]
     assert levels[0] == 0.04 and sum(levels) == pytest.approx(0.05) and min(levels) > 0
     assert verdicts.level(fixed(3, 4), 1) == verdicts.level(fixed(3, 4), 7) == 0.05
 
 
 def test_the_exact_interval_agrees_with_the_sign_test():
-    """Up to 40 discordant images: never a verdict where the exact test has none, and hardly ever
+    """Up to 40 discordant images: no verdict where the exact test has none, and rarely
     none where it has one."""
     lost = []
     for total in range(1, 41):
@@ -82,7 +82,7 @@ def test_the_exact_interval_agrees_with_the_sign_test():
     assert len(lost) <= 8, lost
 
 
-def test_images_that_all_agree():
+def test_networks_that_agree_on_all_images():
     found = verdicts.judge(fixed(0, 0))
     assert found.outcome is Outcome.NO_DIFFERENCE and found.p == 1 and found.low == found.high == 0
 
@@ -99,13 +99,13 @@ def test_the_exact_interval_covers_the_truth():
 @pytest.mark.parametrize(
     "found, trials", [(estimate(0.9), True), (estimate(0.0, 3.0), True), (fixed(6, 2), False)]
 )
-def test_what_would_tell(found, trials):
+def test_needed_trials(found, trials):
     needed = verdicts.judge(found).needed
     first, last = needed.trials if trials else needed.images
     assert first <= last and first > (3 if trials else 1000)
 
 
-def test_advised_trials_tell_if_the_estimate_is_right():
+def test_recommended_trials_decide_if_the_estimate_is_right():
     needed = verdicts.judge(estimate(1.1)).needed.trials
     again = Estimate(1.1, BOTH, (needed[1],) * 2, VariancePart(0.25 * 3 / needed[1], 40.0))
     assert verdicts.judge(again, look=2).outcome is Outcome.BETTER
@@ -115,7 +115,7 @@ def test_advised_trials_tell_if_the_estimate_is_right():
     "missing, trials",
     [(Missing.TRIALS, (3, 10)), (Missing.PREDICTIONS, None), (Missing.TASKS, None)],
 )
-def test_what_is_missing_is_said(missing, trials):
+def test_missing_inputs_are_named(missing, trials):
     found = verdicts.judge(Estimate(5.0, missing=missing))
     assert found.needed.missing is missing and found.needed.trials == trials
     assert (found.low, found.high, found.p) == (None, None, None)
