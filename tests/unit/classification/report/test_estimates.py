@@ -69,8 +69,8 @@ def test_the_interval_of_runs_without_a_seed_is_over_images():
 
 
 def test_identical_trials_do_not_narrow_the_interval():
-    """4 of 1,000 images differ, all in favor of one side. An older method had p = 0.035 for one trial and
-    0.019 for three copies of it."""
+    """4 of 1,000 images differ, all in favor of one side. An older method had p = 0.035 for one
+    trial and 0.019 for three copies of it."""
     ours, theirs = np.ones((1, 1, 1000)), np.ones((1, 1, 1000))
     theirs[..., :4] = 0
     once = estimates.from_predictions(ours, theirs, fixed=(True, True))
