@@ -17,7 +17,7 @@ def parser(description: str) -> Parser:
     Args:
         description: text at the top of `--help`.
     """
-    p = Parser("python -m classification.robustness_eval", description=description)
+    p = Parser(description=description)
     model = p.add_argument_group("model and images").add_argument
     model(
         "--weights",
@@ -33,7 +33,8 @@ def parser(description: str) -> Parser:
     model(
         "--data",
         metavar="PATH",
-        help="folder or archive of the dataset (default: none; embedded datasets need none)",
+        help="path of the dataset, or folder with one folder per dataset (default: "
+        "$ROBUST_BACKBONES_DATA; embedded datasets need none)",
     )
     model(
         "--image-size",
@@ -91,7 +92,7 @@ def parser(description: str) -> Parser:
         metavar="N",
         help="random seed for the attacks and the choice of --images",
     )
-    running("--device", help="torch device (default: cuda if available, otherwise cpu)")
+    running("--device", help="torch device (default: cuda if available, else cpu)")
     running(
         "--workers",
         type=options.whole,

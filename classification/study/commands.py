@@ -90,14 +90,15 @@ def _classification(
 
     def check(options: dict) -> None:
         if unknown := [key for key in options if not has(key)]:
-            raise UserError(f"python -m {module} has no option '{unknown[0]}'. See its --help.")
+            raise UserError(f"python -m {module} has no option '{unknown[0]}'. See --help.")
         stderr = io.StringIO()
         try:
             with contextlib.redirect_stderr(stderr):
                 parser().parse_args(["--output", "x", *_words(options)])
         except SystemExit:
-            message = stderr.getvalue().splitlines()[-1]
-            raise UserError(message.partition("error: ")[2]) from None
+            message = stderr.getvalue().splitlines()[-1].partition("error: ")[2]
+            message = message.partition(" (see ")[0]  # the parser may have another program's name
+            raise UserError(f"{message}. See python -m {module} --help.") from None
 
     return Command(lines, check, has, columns, cells, trials=trials)
 

@@ -132,11 +132,12 @@ def _read_part(entry: Entry, earlier: set[str]) -> Part:
         raise entry.error("a part must be a mapping.")
     entry.check_keys(PART_KEYS + (() if entry.keys else FILE_KEYS))
     command = entry.child("command", "transfer")
-    if not isinstance(command.value, str) or command.value not in COMMANDS:
+    program = str(command.value).replace("-", "_")  # robustness-eval is accepted as well
+    if program not in COMMANDS:
         raise command.error(
             f"unknown command '{command.value}'. Choose from {', '.join(COMMANDS)}."
         )
-    name = entry.child("name", command.value)
+    name = entry.child("name", program)
     if not isinstance(name.value, str) or not re.fullmatch(r"\w[\w.+=-]*", name.value):
         raise name.error(f"invalid part name '{name.value}'. Use letters, digits and . _ + = -")
     if name.value in earlier:
@@ -155,7 +156,7 @@ def _read_part(entry: Entry, earlier: set[str]) -> Part:
     return Part(
         entry=entry,
         name=name.value,
-        command=command.value,
+        command=program,
         common=common,
         axes=found,
         extra=[row.value for row in extra],

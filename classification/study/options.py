@@ -21,7 +21,7 @@ def parser(description: str) -> Parser:
     Args:
         description: text at the top of `--help`.
     """
-    p = Parser("python -m classification.study", description=description)
+    p = Parser(description=description)
     p.add_argument(
         "action", choices=ACTIONS, help=", ".join(f"{k}: {v}" for k, v in ACTIONS.items())
     )

@@ -58,7 +58,21 @@ def status(runs: list[StudyRun]) -> str:
         if name != FINISHED:
             lines.append(f"{name:11}  {run.name}" + (f": {error}" if name == FAILED else ""))
     counts = ", ".join(f"{count} {name}" for name, count in states.items())
-    return "\n".join([*lines, f"{len(runs)} runs: {counts}"])
+    return "\n".join([*lines, f"{len(runs)} runs: {counts}", *_unclaimed(runs)])
+
+
+def _unclaimed(runs: list[StudyRun]) -> list[str]:
+    """Report finished runs in the parts' folders that the study file no longer asks for."""
+    lines, known = [], {run.folder for run in runs}
+    for of_part in _by_part(runs).values():
+        part, result = of_part[0].folder.parent, of_part[0].result.name
+        found = {path.parent for path in part.glob(f"*/{result}")} - known
+        if found:
+            lines.append(
+                f"{len(found)} finished runs in {part} do not match this study. Their options, "
+                "command or input files have changed."
+            )
+    return lines
 
 
 def plan(runs: list[StudyRun]) -> str:
@@ -73,7 +87,7 @@ def plan(runs: list[StudyRun]) -> str:
         lines.append(f"{name}: {len(of_part)} runs{repeated}, {finished} finished")
     left = [run for run in runs if run.folder not in folders]
     if not left:
-        return "\n".join([*lines, "All runs have finished."])
+        lines.append("All runs have finished.")
     known = [(run, cost) for run in left if (cost := _estimate(run, done))]
     if known:
         seconds = sum(cost[0] for _, cost in known)
@@ -89,7 +103,7 @@ def plan(runs: list[StudyRun]) -> str:
             f"{unknown} unfinished runs without an estimate: no similar run has finished. Run one "
             "of each kind first."
         )
-    return "\n".join(lines)
+    return "\n".join(lines + _unclaimed(runs))
 
 
 def _trials(run: StudyRun) -> int:

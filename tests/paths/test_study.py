@@ -6,8 +6,10 @@ import re
 import pytest
 
 from classification.study import __main__ as study
+from classification.study.commands import COMMANDS
 from classification.study.file import read_study
-from classification.study.summary import plan, table
+from classification.study.summary import plan, status, table
+from robust_backbones.__main__ import COMMANDS as ENTRIES
 from robust_backbones.core.errors import UserError
 from tests.support import ROOT
 from tests.support.study_runs import allow, toy, write
@@ -196,6 +198,16 @@ def test_command_lines(tmp_path, request, command, options, gpus, expected):
     assert " ".join(words).replace(run.folder.as_posix(), "F") == expected
 
 
+def test_commands_have_the_names_that_users_type(tmp_path):
+    assert {name.replace("_", "-") for name in COMMANDS} <= set(ENTRIES)
+    contents = {"output": "o", "common": {"dataset": "digits", "weights": "w.pt"}}
+    runs = [
+        read(tmp_path, contents | {"command": command})[0]
+        for command in ("robustness_eval", "robustness-eval")
+    ]
+    assert runs[0] == runs[1]
+
+
 @pytest.mark.parametrize("name", sorted(path.name for path in STUDIES.glob("*.yaml")))
 def test_the_studies_that_come_along_can_be_read(request, monkeypatch, name):
     monkeypatch.chdir(request.config.rootpath)
@@ -323,6 +335,16 @@ def test_plan_judges_by_what_has_finished(tmp_path, monkeypatch):
     for run in runs:
         result(run, {"value": 1}, seconds=1.0)
     assert plan(runs).endswith("All runs have finished.")
+
+
+def test_finished_runs_that_no_longer_match_are_reported(tmp_path, monkeypatch):
+    allow(monkeypatch)
+    for run in read_study(toy(tmp_path, 2)):
+        result(run, {"value": 1})
+    assert "do not match" not in status(read_study(toy(tmp_path, 2)))
+    changed = read_study(toy(tmp_path, 2, kind="other"))
+    line = f"2 finished runs in {tmp_path}/out/toy do not match this study"
+    assert line in status(changed) and line in plan(changed)
 
 
 def test_real_runs_of_two_parts(tmp_path, capfd):
