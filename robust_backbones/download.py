@@ -1,8 +1,9 @@
-"""One file over HTTPS: resumed where it was cut, retried, never mistaken for complete."""
+"""Download one file over HTTPS or from the Hugging Face Hub, with retries and resumption."""
 
 import contextlib
 import errno
 import http.client
+import logging
 import os
 import ssl
 import time
@@ -12,58 +13,129 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-ATTEMPTS = 5  # without a new byte in between
-BACKOFF = 1.0  # seconds before the second attempt; doubled each time
-TIMEOUT = 30.0  # seconds without a byte
+import huggingface_hub
+from huggingface_hub import constants
+from tqdm import tqdm
+
+ATTEMPTS = 5  # consecutive ones without progress
+BACKOFF = 1.0  # seconds before the second attempt; doubles each time
+TIMEOUT = 30.0  # seconds without data
 BLOCK = 1 << 18  # bytes
-_AGAIN = {408, 425, 429, 500, 502, 503, 504}  # HTTP statuses that may pass
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
-_LOCAL = {"localhost", "127.0.0.1", "::1"}
+PUBLISHER = "https://huggingface.co"
+_RETRY_STATUSES = {408, 425, 429, 500, 502, 503, 504}  # HTTP
+_WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+_LOCALHOST = {"localhost", "127.0.0.1", "::1"}
 
 
 class DownloadError(Exception):
-    """Why a file could not be had, as the end of a sentence. The caller adds whose and the fix."""
+    """Reason of a failed download, without the name of the file and without a full stop."""
 
 
-def download(url: str, part: Path) -> None:
-    """Fetch `url` into the file `part`, which is complete when this returns.
+def hub_endpoint() -> str:
+    """URL of the Hub, or of the mirror in `$HF_ENDPOINT`."""
+    return os.environ.get("HF_ENDPOINT", PUBLISHER).rstrip("/")
 
-    A `part` left by an earlier process is continued if the server still has the same file. When
-    this fails, `part` stays to be continued, unless what came was not the file at all.
+
+def hub_url(endpoint: str, repo: str, file: str, revision: str | None) -> str:
+    """URL of a file on the Hub. Revision None is the newest."""
+    return f"{endpoint}/{repo}/resolve/{revision or 'main'}/{file}"
+
+
+def from_hub(repo: str, file: str, revision: str | None) -> Path:
+    """Download a file with the Hub's client, which has its own cache, mirrors and offline mode.
 
     Args:
-        url: `https://...`; `http://` is allowed for this machine only.
-        part: path to write to; `<part>.tag` beside it holds the server's name for the version.
+        repo: `OWNER/NAME`.
+        file: path inside the repository.
+        revision: branch, tag or commit; None is the newest.
+
+    Returns:
+        Path in the Hub's cache.
 
     Raises:
-        DownloadError: refused, not there, a page instead of a file, or cut off `ATTEMPTS` times.
+        DownloadError: the download failed.
+    """
+    logging.getLogger("huggingface_hub.utils._http").addFilter(_shorten_retry_message)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            path = huggingface_hub.hf_hub_download(repo_id=repo, filename=file, revision=revision)
+            return Path(path)
+        except Exception as error:  # the types differ between releases of the client
+            status = getattr(getattr(error, "response", None), "status_code", 0)
+            if status < 500 or attempt == ATTEMPTS:
+                raise DownloadError(_hub_reason(error, repo, file)) from None
+            time.sleep(BACKOFF * 2 ** (attempt - 1))
+    raise AssertionError("the loop returns or raises")
+
+
+def _shorten_retry_message(record: logging.LogRecord) -> bool:
+    """Log one clear line per retry instead of the two lines of the Hub's client."""
+    text = record.getMessage()
+    if text.startswith("Retrying in"):
+        record.msg, record.args = f"{hub_endpoint()} does not answer. {text}", ()
+    return "thrown while requesting" not in text
+
+
+def _hub_reason(error: Exception, repo: str, file: str) -> str:
+    from huggingface_hub import errors  # slow to import; needed after a failure only
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    cause = error.__cause__ or error
+    text = next(iter(str(cause).splitlines()), "")[:200].rstrip(".") or type(cause).__name__
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        if constants.HF_HUB_OFFLINE:
+            return f"HF_HUB_OFFLINE is set, and the file is not in {constants.HF_HUB_CACHE}"
+        if isinstance(cause, errors.FileMetadataError):
+            return f"{hub_endpoint()} does not answer like a Hub (is it a proxy's login page?)"
+        return f"{hub_endpoint()} cannot be reached ({text})"
+    if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403):
+        return f"{repo} does not exist, or it requires a login: set HF_TOKEN ({status})"
+    if status == 404:
+        return f"{repo} has no {file} at that revision (404)"
+    return f"{hub_endpoint()}: {text}"
+
+
+def from_url(url: str, part: Path) -> None:
+    """Download `url` into the file `part`, which is complete when this function returns.
+
+    A `part` of an earlier process is resumed if the server still has the same version of the file.
+    After a failed download, `part` remains for the next attempt.
+
+    Args:
+        url: `https://...`; `http://` is allowed for localhost only.
+        part: path to write to; `<part>.tag` stores the server's version of the file.
+
+    Raises:
+        DownloadError: the URL is refused, the file does not exist, the server sent a page instead
+            of a file, or `ATTEMPTS` consecutive attempts failed.
     """
     part = Path(part)
     check_url(url)
-    best, failures = _size(part), 0
+    most, failures = _size(part), 0
     while True:
         try:
             return _transfer(url, part)
         except (OSError, http.client.HTTPException) as error:  # urllib's errors are OSErrors
-            _raise_if_final(error, part)
-            best, failures = (_size(part), 1) if _size(part) > best else (best, failures + 1)
+            _raise_if_permanent(error, part)
+            most, failures = (_size(part), 1) if _size(part) > most else (most, failures + 1)
             if failures >= ATTEMPTS:
                 raise DownloadError(f"{_reason(error)}, {ATTEMPTS} times") from None
             time.sleep(BACKOFF * 2 ** (failures - 1))
 
 
 def check_url(url: str) -> None:
-    """Refuse what could be read or changed on its way.
+    """Allow only HTTPS or localhost URLs without credentials.
 
     Raises:
-        DownloadError: neither HTTPS nor this machine, or a URL with a password in it.
+        DownloadError: the URL is not allowed.
     """
     try:
         parts = urllib.parse.urlsplit(url)
         host = parts.hostname
     except ValueError:
         raise DownloadError("this is not a URL") from None
-    if not host or not (parts.scheme == "https" or (parts.scheme == "http" and host in _LOCAL)):
+    local = parts.scheme == "http" and host in _LOCALHOST
+    if not host or not (parts.scheme == "https" or local):
         raise DownloadError(f"'{parts.scheme}://{host or ''}' is not allowed, only https:// is")
     if "@" in parts.netloc:
         raise DownloadError("URLs with a user name or password are not supported")
@@ -78,33 +150,36 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _transfer(url: str, part: Path) -> None:
-    """One attempt. Raises OSError or HTTPException where another one may help."""
-    from tqdm import tqdm
-
-    tag_file = part.with_name(part.name + ".tag")
-    have, tag = _size(part), tag_file.read_text() if tag_file.exists() else ""
+    """Make one attempt. Raises OSError or HTTPException if another attempt may succeed."""
+    tag_file = _tag_file(part)
+    start, tag = _size(part), tag_file.read_text() if tag_file.exists() else ""
     headers = {"User-Agent": "robust-backbones", "Accept-Encoding": "identity"}
-    if have and tag:
-        headers |= {
-            "Range": f"bytes={have}-",
-            "If-Range": tag,
-        }  # another version: sent from its start
+    if start and tag:  # with If-Range, the server sends another version from its beginning
+        headers |= {"Range": f"bytes={start}-", "If-Range": tag}
     request = urllib.request.Request(url, headers=headers)
     with urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT) as response:
         block = response.read(BLOCK)
         if response.headers.get_content_type() == "text/html" and b"\0" not in block:
             raise DownloadError("the server sent an HTML page instead of the file")
-        if (response.headers.get("Content-Range") or "").startswith(f"bytes {have}-"):
+        if (response.headers.get("Content-Range") or "").startswith(f"bytes {start}-"):
             mode = "ab"
         elif response.status == 206:
-            raise DownloadError("the server sent another part of the file than was asked for")
+            raise DownloadError("the server sent another part of the file than requested")
         else:
-            have, mode = 0, "wb"
+            start, mode = 0, "wb"
         length = response.headers.get("Content-Length")
-        total = have + int(length) if length else None
+        total = start + int(length) if length else None
         part.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, mode) as file, _bar(tqdm, url, have, total) as bar:
-            tag_file.write_text(_tag(response.headers))
+        bar = tqdm(
+            desc=urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1],
+            initial=start,
+            total=total,
+            unit="B",
+            unit_scale=True,
+            disable=None,  # shown on terminals only
+        )
+        with open(part, mode) as file, bar:
+            tag_file.write_text(_version_tag(response.headers))
             while block:
                 file.write(block)
                 bar.update(len(block))
@@ -116,43 +191,37 @@ def _transfer(url: str, part: Path) -> None:
     tag_file.unlink()
 
 
-def _bar(tqdm: Any, url: str, have: int, total: int | None) -> Any:
-    name = urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1]
-    # disable=None: only on a terminal
-    return tqdm(desc=name, initial=have, total=total, unit="B", unit_scale=True, disable=None)
-
-
-def _tag(headers: Any) -> str:
-    """What `If-Range` takes; weak ETags do not promise the same bytes."""
+def _version_tag(headers: Any) -> str:
+    """Value for `If-Range`. Weak ETags are not used: they do not guarantee identical bytes."""
     tag = headers.get("ETag") or ""
     return headers.get("Last-Modified") or "" if not tag or tag.startswith("W/") else tag
 
 
-def _raise_if_final(error: Exception, part: Path) -> None:
-    """Raise a `DownloadError` for what another attempt cannot mend."""
+def _raise_if_permanent(error: Exception, part: Path) -> None:
+    """Raise a `DownloadError` if another attempt cannot succeed."""
     if isinstance(error, urllib.error.HTTPError):
         error.close()
-        if error.code == 416:  # our part is longer than the file: start anew
-            remove(part)
+        status = f"{error.code} {error.reason}"
+        if error.code == 416:  # `part` is longer than the file, so start from scratch
+            part.unlink(missing_ok=True)
+            _tag_file(part).unlink(missing_ok=True)
         elif error.code in (401, 403):
-            raise DownloadError(
-                f"the server refuses access ({error.code} {error.reason})"
-            ) from None
+            raise DownloadError(f"the server refuses access ({status})") from None
         elif error.code in (404, 410):
-            raise DownloadError(f"the link is dead ({error.code} {error.reason})") from None
-        elif error.code not in _AGAIN:
-            raise DownloadError(f"the server says {error.code} {error.reason}") from None
+            raise DownloadError(f"the file does not exist on the server ({status})") from None
+        elif error.code not in _RETRY_STATUSES:
+            raise DownloadError(f"the server answered {status}") from None
     elif isinstance(getattr(error, "reason", error), ssl.SSLCertVerificationError):
         raise DownloadError("the server's certificate is not trusted (see SSL_CERT_FILE)") from None
-    elif isinstance(error, OSError) and getattr(error, "filename", None):  # ours, not the network's
+    elif isinstance(error, OSError) and getattr(error, "filename", None):  # a local file
         raise DownloadError(f"cannot write {error.filename}: {error.strerror}") from None
-    elif isinstance(error, OSError) and error.errno in _DISK:
+    elif isinstance(error, OSError) and error.errno in _WRITE_ERRORS:
         raise DownloadError(f"cannot write {part}: {error.strerror}") from None
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, urllib.error.HTTPError):
-        return f"the server says {error.code} {error.reason}"
+        return f"the server answered {error.code} {error.reason}"
     if isinstance(error, urllib.error.URLError):
         return f"no connection ({error.reason})"
     if isinstance(error, http.client.IncompleteRead):
@@ -160,10 +229,8 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def remove(part: Path) -> None:
-    """Remove a partial file and its tag."""
-    for path in (part, part.with_name(part.name + ".tag")):
-        path.unlink(missing_ok=True)
+def _tag_file(part: Path) -> Path:
+    return part.with_name(part.name + ".tag")
 
 
 def _size(path: Path) -> int:

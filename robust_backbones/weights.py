@@ -1,118 +1,153 @@
-"""A published model's name, a path or a URL -> a local file with the right content.
+"""Resolve a model name, path or URL to a verified local file.
 
-Looked for in this order: the cache, the mirror folder `$ROBUST_BACKBONES_MIRROR`, the network.
-What comes from the Hugging Face hub lies in the hub's own cache, the rest in `cache_dir()/weights`.
-Every digest is either published or recorded at first use, and enforced.
+A file is searched in the cache, then in the mirror folder `$ROBUST_BACKBONES_MIRROR`, then on the
+network. Files of the Hugging Face Hub are stored in the Hub's own cache, others in
+`cache_dir()/weights`. Every file must match its published digest or, without one, the digest that
+was recorded at its first use.
 """
 
 import contextlib
+import hashlib
+import json
 import logging
 import os
 import re
 import urllib.parse
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from hashlib import sha256 as hash_of
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from robust_backbones import digests, download, hub, zoo
+from robust_backbones import download, zoo
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.files import cache_dir, locked, sha256
+from robust_backbones.core.files import atomic, cache_dir, locked, sha256
 from robust_backbones.download import DownloadError
 
-CHECKPOINTS = ("checkpoint.pt", "model_final.pth")  # what runs of ours leave in their folder
+CHECKPOINTS = ("checkpoint.pt", "model_final.pth")  # weight files in the output folders of runs
 MIRROR = "ROBUST_BACKBONES_MIRROR"
+_RECORDS_VERSION = 1
 
 
 @dataclass(frozen=True)
-class _Source:
-    """Where a file comes from.
+class _Remote:
+    """A file on the network.
 
     Attributes:
-        key: what errors and the record of digests call it; holds no secrets of a URL.
-        mirrored: its place below the mirror folder.
-        url: where it is on the network.
-        known: its published SHA-256, or None.
-        hub: `(repository, file, revision)` if the hub has it; revision None is the newest.
+        key: name in errors and in the digest records, without the secrets of a URL.
+        mirror_path: path of the file inside the mirror folder.
+        url: address on the network.
+        published: published SHA-256, or None.
+        hub: `(repository, file, revision)` on the Hugging Face Hub; None for other servers.
+            Revision None is the newest.
     """
 
     key: str
-    mirrored: str
+    mirror_path: str
     url: str
-    known: str | None = None
+    published: str | None = None
     hub: tuple[str, str, str | None] | None = None
 
     @property
     def expected(self) -> str | None:
-        """The SHA-256 that its file must have; None before the first use of an unknown one."""
-        return self.known or digests.records().get(self.key, {}).get("sha256")
+        """The SHA-256 that the file must have; None if it is neither published nor recorded."""
+        record = _records().get(self.key)
+        return self.published or (record.sha256 if record else None)
+
+
+@dataclass(frozen=True)
+class _Record:
+    """A fetched file.
+
+    Attributes:
+        sha256: digest of its content.
+        path: local path.
+        stamp: `[size in bytes, modification time in ns]`. While it is unchanged, the file is not
+            hashed again.
+        mirror: whether the file is in the user's mirror folder, where nothing is removed.
+    """
+
+    sha256: str
+    path: str
+    stamp: list[int]
+    mirror: bool
 
 
 def resolve(source: str | Path) -> Path:
-    """The local file of `source`, fetched if need be, its digest checked.
+    """Return the local file of `source`. It is downloaded if necessary, and its digest is checked.
 
     Args:
-        source: a published model (`resnet50_l2_eps3`, `robust://resnet50_l2_eps3`), a path,
-            `https://...` (with `#sha256=<digest>` at its end, that is enforced), or
-            `hf://OWNER/REPO[@REVISION]/FILE`. A file that is named like a model is `./NAME`.
+        source: published model (`resnet50_l2_eps3`, `robust://resnet50_l2_eps3`), path, URL
+            (`https://...`, with an optional `#sha256=<digest>` that the file must match), or
+            `hf://OWNER/REPO[@REVISION]/FILE`. Write `./NAME` for a file named like a model.
 
     Raises:
-        UserError: there is no such thing, or it could not be had; names source, fault and fix.
+        UserError: the source does not exist or cannot be downloaded.
     """
-    wanted = _source(os.fspath(source))
-    return wanted if isinstance(wanted, Path) else _get(wanted)
+    found = _parse(os.fspath(source))
+    if isinstance(found, Path):
+        return found
+    if path := _unchanged(found):
+        return path
+    with _lock(found.key):
+        return _unchanged(found) or _rehashed(found) or _mirrored(found) or _downloaded(found)
 
 
 def digest(source: str | Path) -> str | None:
-    """The SHA-256 that the file of `source` has or must have; None if that is not known yet.
+    """SHA-256 that the file of `source` has or must have; None if it is not known yet.
 
     Raises:
-        UserError: `source` is neither a model nor a URL nor a file.
+        UserError: `source` is not a model, a URL or a file.
     """
-    wanted = _source(os.fspath(source))
-    return sha256(wanted) if isinstance(wanted, Path) else wanted.expected
+    found = _parse(os.fspath(source))
+    return sha256(found) if isinstance(found, Path) else found.expected
 
 
 def verify(names: Iterable[str] = ()) -> Iterator[tuple[str, str, str]]:
-    """Hash cached files again (all of them without `names`); remove those that are bad.
+    """Hash cached files again and remove damaged ones.
+
+    Args:
+        names: sources to verify; all cached files if empty.
 
     Yields:
         `(source, "ok" | "gone" | "BAD", path and fault)`.
 
     Raises:
-        UserError: a name is wrong or was never fetched.
+        UserError: a name is invalid or was never fetched.
     """
-    records = digests.records()
-    known = {zoo.SCHEME + model.name: model.sha256 for model in zoo.MODELS.values()}
-    sources = [_source(name) for name in names]
-    for key in [getattr(source, "key", str(source)) for source in sources] or records:
+    records = _records()
+    published = {zoo.SCHEME + model.name: model.sha256 for model in zoo.MODELS.values()}
+    sources = [_parse(name) for name in names]
+    keys = [source.key if isinstance(source, _Remote) else str(source) for source in sources]
+    for key in keys or records:
         if key not in records:
             raise UserError(
-                f"{key} is not in the cache; fetch it: python -m robust_backbones.zoo fetch {key}"
+                f"{key} is not in the cache. Fetch it with: robust-backbones zoo fetch {key}"
             )
-        path, expected = Path(records[key]["path"]), known.get(key) or records[key]["sha256"]
+        record = records[key]
+        path = Path(record.path)
         if not path.is_file():
-            yield key, "gone", f"{path}: fetched again when needed"
+            yield key, "gone", f"{path}: will be fetched again when needed"
             continue
         with _lock(key):
-            fault = digests.inspect(path, expected)[1]
-            if fault and not records[key]["mirror"]:
-                digests.discard(path)
-                fault += "; removed"
+            fault = _inspect(path, published.get(key) or record.sha256)[1]
+            if fault and not record.mirror:
+                _discard(path)
+                fault += ". Removed."
         yield key, "BAD" if fault else "ok", f"{path} {fault}".rstrip()
 
 
-def _source(text: str) -> _Source | Path:
-    """What `text` stands for; an existing file as such."""
+def _parse(text: str) -> _Remote | Path:
+    """Parse a source. Existing files are returned as paths."""
     scheme = text.split("://", 1)[0] if "://" in text else ""
     if scheme in ("https", "http"):
-        return _url_source(text)
+        return _parse_url(text)
     if scheme == "hf":
-        return _hub_source(text)
+        return _parse_hub(text)
     if scheme not in ("", "robust"):
-        raise UserError(f"'{text}': {scheme}:// is not known; use robust://, hf:// or https://.")
+        raise UserError(
+            f"'{text}': {scheme}:// is not supported. Choose from robust://, hf://, https://."
+        )
     try:
-        return _model_source(zoo.find(text))
+        return _published(zoo.find(text))
     except UserError as error:
         path = Path(text).expanduser()
         if path.is_file():
@@ -120,135 +155,232 @@ def _source(text: str) -> _Source | Path:
         if scheme:
             raise
         if path.is_dir():
-            within = next((p.name for p in map(path.joinpath, CHECKPOINTS) if p.is_file()), "FILE")
-            raise UserError(f"{text} is a folder; give a file in it: {path / within}.") from None
+            inside = next((p.name for p in map(path.joinpath, CHECKPOINTS) if p.is_file()), "FILE")
+            raise UserError(
+                f"{text} is a folder. Give a file in it, such as {path / inside}."
+            ) from None
         raise UserError(f"the file '{text}' does not exist, and {error}") from None
 
 
-def _model_source(model: zoo.Model) -> _Source:
+def _published(model: zoo.Model) -> _Remote:
     place = (zoo.HUB_REPO, model.file, zoo.HUB_REVISION)
-    # What to fetch by hand: from the publisher, since a mirror of the hub may be what failed.
-    url = hub.url(hub.PUBLISHER, *place)
-    return _Source(zoo.SCHEME + model.name, model.file, url, model.sha256, place)
+    # For downloads by hand, name the publisher: the mirror in HF_ENDPOINT may be what failed.
+    url = download.hub_url(download.PUBLISHER, *place)
+    return _Remote(zoo.SCHEME + model.name, model.file, url, model.sha256, place)
 
 
-def _hub_source(text: str) -> _Source:
+def _parse_hub(text: str) -> _Remote:
     found = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?/([^@#?]+)", text)
     if not found or ".." in text.split("/"):
-        raise UserError(f"'{text}' is not of the form hf://OWNER/REPO[@REVISION]/FILE.")
+        raise UserError(f"'{text}' does not have the form hf://OWNER/REPO[@REVISION]/FILE.")
     repo, revision, file = found.groups()
     if repo == zoo.HUB_REPO and revision in (None, zoo.HUB_REVISION):
         for model in zoo.MODELS.values():
             if file == model.file:
-                return _model_source(model)
+                return _published(model)
     place = (repo, file, revision)
-    return _Source(text, f"{repo}/{file}", hub.url(hub.endpoint(), *place), hub=place)
+    return _Remote(
+        text, f"{repo}/{file}", download.hub_url(download.hub_endpoint(), *place), hub=place
+    )
 
 
-def _url_source(text: str) -> _Source:
+def _parse_url(text: str) -> _Remote:
     try:
         download.check_url(text)
     except DownloadError as error:
-        raise UserError(f"URL refused: {error}; fetch the file by hand, give its path.") from None
+        raise UserError(
+            f"URL refused: {error}. Download the file by hand and give its path."
+        ) from None
     parts = urllib.parse.urlsplit(text)
-    # Tokens and signatures live in the query: it tells files apart, but is not to be shown or kept.
-    query = f"?{_short(parts.query)}" if parts.query else ""
+    # The query distinguishes files but may contain a token, so only its hash is shown and stored.
+    query = f"?{_short_hash(parts.query)}" if parts.query else ""
     key = f"{parts.scheme}://{parts.netloc}{parts.path}{query}"
-    known = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", parts.fragment)
-    if parts.fragment and not known:
-        raise UserError(f"{key}: after # only sha256= and 64 hexadecimal digits are understood.")
+    published = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", parts.fragment)
+    if parts.fragment and not published:
+        raise UserError(f"{key}: after #, only sha256= and 64 hexadecimal digits are allowed.")
     url = urllib.parse.urlunsplit(parts._replace(fragment=""))
     place = f"{parts.netloc}{urllib.parse.unquote(parts.path)}{query}"
     if ".." in place.split("/"):
         raise UserError(f"{key}: '..' is not allowed in the path of a URL.")
-    return _Source(key, place, url, known[1].lower() if known else None)
+    return _Remote(key, place, url, published[1].lower() if published else None)
 
 
-def _short(text: str) -> str:
-    return hash_of(text.encode()).hexdigest()[:16]
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _lock(key: str) -> contextlib.AbstractContextManager[None]:
-    return locked(cache_dir() / "locks" / f"{_short(key)}.lock")
+    """Let only one process at a time download or check a file."""
+    return locked(cache_dir() / "locks" / f"{_short_hash(key)}.lock")
 
 
-def _get(wanted: _Source) -> Path:
-    """The file in the cache, else fetched; one process at a time for each source."""
-    if path := _unchanged(wanted):
-        return path
-    with _lock(wanted.key):
-        return _unchanged(wanted) or _rechecked(wanted) or _mirrored(wanted) or _fetched(wanted)
-
-
-def _unchanged(wanted: _Source) -> Path | None:
-    """The recorded file, if nothing touched it since its digest was taken."""
-    entry = digests.records().get(wanted.key)
-    if entry is None or wanted.known not in (None, entry["sha256"]):
+def _unchanged(remote: _Remote) -> Path | None:
+    """The recorded file, if its size and time have not changed since it was hashed."""
+    record = _records().get(remote.key)
+    if record is None or remote.published not in (None, record.sha256):
         return None
-    path = Path(entry["path"])
+    path = Path(record.path)
     try:
-        return path if digests.stamp(path) == entry["stamp"] else None
-    except OSError:  # gone
+        return path if _stamp(path) == record.stamp else None
+    except OSError:  # the file was removed
         return None
 
 
-def _rechecked(wanted: _Source) -> Path | None:
-    """The recorded file, touched since: kept if its content is right, else removed."""
-    entry = digests.records().get(wanted.key)
-    if entry is None or not (path := Path(entry["path"])).is_file():
+def _rehashed(remote: _Remote) -> Path | None:
+    """The recorded file, if its content is still right. Otherwise it is removed."""
+    record = _records().get(remote.key)
+    if record is None or not (path := Path(record.path)).is_file():
         return None
-    found, fault = digests.inspect(path, wanted.expected)
+    found, fault = _inspect(path, remote.expected)
     if not fault:
-        digests.record(wanted.key, path, found, entry["mirror"])
+        _add_record(remote.key, path, found, record.mirror)
         return path
-    if not entry["mirror"]:
-        digests.discard(path)
-        logging.getLogger(__name__).warning("%s %s; removed, fetching it again", path, fault)
+    if not record.mirror:
+        _discard(path)
+        logging.getLogger(__name__).warning("%s %s. Removed; downloading it again.", path, fault)
     return None
 
 
-def _mirrored(wanted: _Source) -> Path | None:
-    """The file in the mirror folder, used where it lies."""
+def _mirrored(remote: _Remote) -> Path | None:
+    """The file in the mirror folder, if there is one."""
     folder = os.environ.get(MIRROR)
     if not folder:
         return None
     if not (root := Path(folder).expanduser().absolute()).is_dir():
-        raise UserError(f"{MIRROR} is '{folder}', which is no folder; correct or unset it.")
-    path = root / wanted.mirrored
+        raise UserError(f"{MIRROR} is '{folder}', which is not a folder. Correct or unset it.")
+    path = root / remote.mirror_path
     if not path.is_file():
         return None
-    found, fault = digests.inspect(path, wanted.expected)
+    found, fault = _inspect(path, remote.expected)
     if fault:
-        raise UserError(f"{wanted.key}: {path} {fault}; replace it, or unset {MIRROR}.")
-    digests.record(wanted.key, path, found, mirror=True)
+        raise UserError(f"{remote.key}: {path} {fault}. Replace it, or unset {MIRROR}.")
+    _add_record(remote.key, path, found, mirror=True)
     return path
 
 
-def _fetched(wanted: _Source) -> Path:
-    """From the network; what is not the right file is removed before anybody can use it."""
-    base = re.sub(r"[^\w.-]", "_", wanted.mirrored.rsplit("/", 1)[-1])
-    final = cache_dir() / "weights" / f"{_short(wanted.key)}-{base}"
+def _downloaded(remote: _Remote) -> Path:
+    """Download the file. A wrong file is removed before any process can use it."""
+    name = re.sub(r"[^\w.-]", "_", remote.mirror_path.rsplit("/", 1)[-1])
+    target = cache_dir() / "weights" / f"{_short_hash(remote.key)}-{name}"
     try:
-        if wanted.hub:
-            path = hub.fetch(*wanted.hub)
+        if remote.hub:
+            path = download.from_hub(*remote.hub)
         else:
-            path = final.with_name(final.name + ".part")
-            download.download(wanted.url, path)
-        found, fault = digests.inspect(path, wanted.expected)
+            path = target.with_name(target.name + ".part")
+            download.from_url(remote.url, path)
+        found, fault = _inspect(path, remote.expected)
         if fault:
-            digests.discard(path)
-            raise DownloadError(f"what the server sent {fault}; it was removed")
+            _discard(path)
+            raise DownloadError(f"the downloaded file {fault} (removed)")
     except DownloadError as error:
-        raise UserError(f"{wanted.key}: {error}. {_way_out(wanted)}") from None
-    if not wanted.hub:
-        os.replace(path, final)
-        path = final
-    digests.record(wanted.key, path, found, mirror=False)
+        raise UserError(f"{remote.key}: {error}. {_fixes(remote)}") from None
+    if not remote.hub:
+        os.replace(path, target)
+        path = target
+    _add_record(remote.key, path, found, mirror=False)
     return path
 
 
-def _way_out(wanted: _Source) -> str:
-    mirror = "set HF_ENDPOINT to a mirror of the hub, or " if wanted.hub else ""
-    url = wanted.url.split("?")[0]
-    by_hand = f"curl -L --create-dirs -o 'FOLDER/{wanted.mirrored}' {url}"
-    return f"Try again, {mirror}fetch it by hand ({by_hand}) and set {MIRROR}=FOLDER."
+def _fixes(remote: _Remote) -> str:
+    mirror = "set HF_ENDPOINT to a mirror of the Hub, or " if remote.hub else ""
+    url = remote.url.split("?")[0]
+    command = f"curl -L --create-dirs -o 'FOLDER/{remote.mirror_path}' {url}"
+    return f"Try again, {mirror}download it by hand ({command}) and set {MIRROR}=FOLDER."
+
+
+def _records_file() -> Path:
+    return cache_dir() / "digests.json"
+
+
+def _records() -> dict[str, _Record]:
+    """All fetched files by source: `{"version": 1, "files": {source: fields of a _Record}}`.
+
+    Raises:
+        UserError: the file is damaged, from another release, or cannot be read.
+    """
+    path = _records_file()
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+        if contents["version"] != _RECORDS_VERSION:
+            raise KeyError
+        return {source: _Record(**entry) for source, entry in contents["files"].items()}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except PermissionError:
+        raise UserError(f"{path} cannot be read: permission denied.") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(
+            f"{path} is damaged or from another release. Remove it; digests are then recorded "
+            "again."
+        ) from None
+
+
+def _add_record(source: str, path: Path, digest: str, mirror: bool) -> None:
+    record = _Record(digest, str(path), _stamp(path), mirror)
+    with locked(_records_file().with_name("digests.lock")):
+        files = {key: asdict(entry) for key, entry in (_records() | {source: record}).items()}
+        with atomic(_records_file()) as temporary:
+            text = json.dumps({"version": _RECORDS_VERSION, "files": files}, indent=1)
+            temporary.write_text(text, encoding="utf-8")
+
+
+def _stamp(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _inspect(path: Path, expected: str | None) -> tuple[str, str]:
+    """Hash a file and find its fault.
+
+    Args:
+        path: file to hash.
+        expected: required SHA-256, if it is known.
+
+    Returns:
+        `(SHA-256, fault)`. The fault completes "the file ..."; it is empty for a good file.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(512)
+        found = sha256(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    if expected is not None and found == expected:
+        return found, ""
+    if kind := _kind_of_text(head):
+        return found, f"is {kind}, not a weight file"
+    if expected is not None:
+        size = path.stat().st_size
+        return found, (
+            f"has SHA-256 {found[:12]}... ({size} bytes) instead of {expected[:12]}...: it is "
+            "truncated, damaged or another file"
+        )
+    return found, ""
+
+
+def _kind_of_text(head: bytes) -> str:
+    """Recognize files that servers send instead of weights; empty for binary files."""
+    if not head:
+        return "empty"
+    if b"\0" in head:  # all weight formats are binary
+        return ""
+    text = head.lstrip().lower()
+    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<!--")):
+        return "an HTML page"
+    if text.startswith(b"<?xml"):
+        return "an XML message"
+    if text.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer (run: git lfs pull)"
+    return "a JSON message" if text.startswith((b'{"', b"{\n", b"{\r")) else ""
+
+
+def _discard(path: Path) -> None:
+    """Remove a file and the targets of its links, which the Hub's client would use again."""
+    while path.is_symlink():
+        target = path.parent / os.readlink(path)
+        path.unlink()
+        path = target
+    path.unlink(missing_ok=True)

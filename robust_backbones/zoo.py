@@ -1,7 +1,4 @@
-"""Architectures and published models, as tables. Imports no torch.
-
-python -m robust_backbones.zoo --help: list, show, fetch and verify them.
-"""
+"""Tables of the supported architectures and the published models. Imports no torch."""
 
 import difflib
 import re
@@ -17,9 +14,9 @@ class Arch:
     """A torchvision network.
 
     Attributes:
-        head: name of the last layer, whose number of classes is free.
-        marker: a tensor that only this family has; how a network's family is recognised.
-        feature_dim: length of the vector that the head is fed with.
+        head: name of the last layer, which may have any number of classes.
+        marker: name of a tensor by which the architecture or its family is recognized.
+        feature_dim: input dimension of the head.
     """
 
     head: str
@@ -29,12 +26,12 @@ class Arch:
 
 @dataclass(frozen=True)
 class ResNetArch(Arch):
-    """A ResNet in torchvision's form (stride in the 3x3 convolution).
+    """A torchvision ResNet, which has its strides in the 3x3 convolutions.
 
     Attributes:
-        blocks: residual blocks in `layer1` to `layer4`.
-        bottleneck: 1x1, 3x3, 1x1 blocks instead of two 3x3.
-        groups, width_per_group: of the 3x3 convolutions in `layer1`; torchvision's arguments.
+        blocks: numbers of residual blocks in `layer1` to `layer4`.
+        bottleneck: whether blocks are 1x1, 3x3, 1x1 convolutions instead of two 3x3.
+        groups, width_per_group: torchvision arguments for the 3x3 convolutions in `layer1`.
     """
 
     blocks: tuple[int, int, int, int]
@@ -44,12 +41,12 @@ class ResNetArch(Arch):
 
     @property
     def depth(self) -> int:
-        """The number in the name, Detectron2's `DEPTH`."""
+        """Number of layers, as in the name: Detectron2's `DEPTH`."""
         return sum(self.blocks) * (3 if self.bottleneck else 2) + 2
 
     @property
     def res2_channels(self) -> int:
-        """Channels of the output of `layer1`, Detectron2's `RES2_OUT_CHANNELS`."""
+        """Output channels of `layer1`: Detectron2's `RES2_OUT_CHANNELS`."""
         return self.feature_dim // 8
 
 
@@ -84,20 +81,20 @@ ARCHS: dict[str, Arch] = {
     "vgg16_bn": Arch("classifier.6", "features.40.weight", 4096),
 }
 
-# Those that can be a Detectron2 backbone.
+# Architectures that Detectron2 has a backbone for.
 RESNETS = tuple(name for name, arch in ARCHS.items() if isinstance(arch, ResNetArch))
 
-# What every published model was trained with: RGB in [0, 1], normalised by these.
+# Input statistics of all published models, for RGB images in [0, 1].
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# The same values for Detectron2, whose inputs are RGB in [0, 255].
+# The same statistics for Detectron2, whose inputs are in [0, 255].
 PIXEL_MEAN = [round(255 * value, 3) for value in IMAGENET_MEAN]
 PIXEL_STD = [round(255 * value, 3) for value in IMAGENET_STD]
 
-# Where the models are published: a repository on the Hugging Face hub, at a fixed commit.
+# The models are published on the Hugging Face Hub; this commit is used.
 HUB_REPO = "madrylab/robust-imagenet-models"
 HUB_REVISION = "1c68d6e185c2a503ec164cc8f736b1642b12d769"
-LICENCE = "MIT"
+LICENSE = "MIT"
 SCHEME = "robust://"
 
 
@@ -106,11 +103,11 @@ class Model:
     """A published ImageNet classifier.
 
     Attributes:
-        arch: torchvision's name, or `wide_resnet50_4`.
-        constraint: norm of the ball it was trained against, `"l2"` or `"linf"`.
-        eps_text: eps as its file name has it. L2 whole numbers have no ".0", Linf ones do.
-        accuracy: ImageNet top-1 on clean images, percent; None where it was not published.
-        listed: False for a file that is on the hub but not in the paper's tables.
+        arch: torchvision name, or `wide_resnet50_4`.
+        constraint: norm of the training perturbations, `"l2"` or `"linf"`.
+        eps_text: eps as written in the file name: `3` for L2, `4.0` for 4/255 in L-infinity.
+        accuracy: clean ImageNet top-1 accuracy in percent; None if not published.
+        listed: whether the paper's tables contain the model.
     """
 
     arch: str
@@ -121,37 +118,37 @@ class Model:
 
     @property
     def name(self) -> str:
-        """What users write after `robust://`, such as `resnet50_linf_eps4`."""
+        """Canonical name without `robust://`, such as `resnet50_linf_eps4`."""
         return f"{self.arch}_{self.constraint}_eps{float(self.eps_text):g}"
 
     @property
     def eps(self) -> float:
-        """Radius of the ball for pixels in [0, 1]; file names count Linf in 1/255."""
+        """Perturbation radius for images in [0, 1]. File names give L-infinity in 1/255."""
         return float(self.eps_text) / (255 if self.constraint == "linf" else 1)
 
     @property
     def file(self) -> str:
-        """Its name on the hub."""
+        """File name on the Hub."""
         arch = _FILE_ARCHS.get(self.arch, self.arch)
         return f"{arch}_{self.constraint}_eps{self.eps_text}.ckpt"
 
     @property
     def facts(self) -> dict:
-        """What travels with its weights."""
+        """Metadata saved with the converted weights."""
         return {"name": self.name, "constraint": self.constraint, "eps": self.eps}
 
     @property
     def size_mb(self) -> float | None:
-        """Size of the file in millions of bytes, where known."""
+        """File size in millions of bytes; None if unknown."""
         return _SIZES_MB.get(self.arch)
 
     @property
     def sha256(self) -> str | None:
-        """The file's published digest, where known."""
+        """Published digest of the file; None if unknown."""
         return _digests().get(self.file)
 
 
-# Files name some architectures more briefly than torchvision does.
+# Architectures whose name in the file names is shorter.
 _FILE_ARCHS = {
     "densenet161": "densenet",
     "mnasnet1_0": "mnasnet",
@@ -160,72 +157,38 @@ _FILE_ARCHS = {
 }
 _SIZES_MB = {"resnet18": 93.6, "resnet50": 205, "wide_resnet50_2": 551, "resnext50_32x4d": 201}
 
-# ImageNet top-1, percent: (constraint, eps of the columns, a row per architecture).
-
-_ACCURACIES: list[tuple[str, tuple[str, ...], dict[str, tuple[float, ...]]]] = [
-    (
-        "l2",
-        ("0", "0.01", "0.03", "0.05", "0.1", "0.25", "0.5", "1", "3", "5"),
-        {
-            "resnet18": (69.79, 69.90, 69.24, 69.15, 68.77, 67.43, 65.49, 62.32, 53.12, 45.59),
-            "resnet50": (75.80, 75.68, 75.76, 75.59, 74.78, 74.14, 73.16, 70.43, 62.83, 56.13),
-            "wide_resnet50_2": (
-                76.97,
-                77.25,
-                77.26,
-                77.17,
-                76.74,
-                76.21,
-                75.11,
-                73.41,
-                66.90,
-                60.94,
-            ),
-            "wide_resnet50_4": (
-                77.91,
-                78.02,
-                77.87,
-                77.77,
-                77.64,
-                77.10,
-                76.52,
-                75.51,
-                69.67,
-                65.20,
-            ),
-        },
-    ),
-    (
-        "l2",
-        ("0", "3"),
-        {
-            "densenet161": (77.37, 66.98),
-            "mnasnet1_0": (60.97, 41.83),
-            "mobilenet_v2": (65.26, 50.40),
-            "resnext50_32x4d": (77.38, 66.25),
-            "shufflenet_v2_x1_0": (64.25, 43.32),
-            "vgg16_bn": (73.66, 57.19),
-        },
-    ),
-    (
-        "linf",
-        ("0.5", "1.0", "2.0", "4.0", "8.0"),
-        {
-            "resnet18": (66.13, 63.46, 59.63, 52.49, 42.11),
-            "resnet50": (73.73, 72.05, 69.10, 63.86, 54.53),
-            "wide_resnet50_2": (75.82, 74.65, 72.35, 68.41, 60.82),
-        },
-    ),
-]
-
-_UNLISTED = [Model("resnet50", "linf", "0", None, listed=False)]
+# Clean ImageNet top-1 accuracy in percent: eps of the columns, and a row per architecture.
+_L2_EPS = ("0", "0.01", "0.03", "0.05", "0.1", "0.25", "0.5", "1", "3", "5")
+_L2 = {
+    "resnet18": (69.79, 69.90, 69.24, 69.15, 68.77, 67.43, 65.49, 62.32, 53.12, 45.59),
+    "resnet50": (75.80, 75.68, 75.76, 75.59, 74.78, 74.14, 73.16, 70.43, 62.83, 56.13),
+    "wide_resnet50_2": (76.97, 77.25, 77.26, 77.17, 76.74, 76.21, 75.11, 73.41, 66.90, 60.94),
+    "wide_resnet50_4": (77.91, 78.02, 77.87, 77.77, 77.64, 77.10, 76.52, 75.51, 69.67, 65.20),
+}
+_L2_FEW_EPS = ("0", "3")
+_L2_FEW = {
+    "densenet161": (77.37, 66.98),
+    "mnasnet1_0": (60.97, 41.83),
+    "mobilenet_v2": (65.26, 50.40),
+    "resnext50_32x4d": (77.38, 66.25),
+    "shufflenet_v2_x1_0": (64.25, 43.32),
+    "vgg16_bn": (73.66, 57.19),
+}
+_LINF_EPS = ("0.5", "1.0", "2.0", "4.0", "8.0")
+_LINF = {
+    "resnet18": (66.13, 63.46, 59.63, 52.49, 42.11),
+    "resnet50": (73.73, 72.05, 69.10, 63.86, 54.53),
+    "wide_resnet50_2": (75.82, 74.65, 72.35, 68.41, 60.82),
+}
+_TABLES = (("l2", _L2_EPS, _L2), ("l2", _L2_FEW_EPS, _L2_FEW), ("linf", _LINF_EPS, _LINF))
+_UNLISTED = (Model("resnet50", "linf", "0", None, listed=False),)
 
 MODELS = {
     model.name: model
     for model in [
         *(
             Model(arch, constraint, eps_text, accuracy)
-            for constraint, columns, rows in _ACCURACIES
+            for constraint, columns, rows in _TABLES
             for arch, accuracies in rows.items()
             for eps_text, accuracy in zip(columns, accuracies, strict=True)
         ),
@@ -236,37 +199,44 @@ MODELS = {
 
 @cache
 def _digests() -> dict[str, str]:
-    """`{file name: SHA-256}` of the files whose published digest is known, as sha256sum writes."""
+    """Published digests, `{file name: SHA-256}`, from a file in the format of sha256sum."""
     lines = Path(__file__).with_name("zoo.sha256").read_text(encoding="utf-8").splitlines()
     return {file: digest for digest, file in (line.split() for line in lines)}
 
 
 def find(name: str) -> Model:
-    """The model of a name such as `resnet50_linf_eps4`, with or without `robust://`.
+    """Find a published model by name, with or without `robust://`.
 
-    `eps4.0` is the same as `eps4`, and the architecture may be spelled as in the file names.
+    `eps4.0` equals `eps4`, and the architecture may be spelled as in the file names.
+
+    Args:
+        name: such as `resnet50_linf_eps4`.
 
     Raises:
-        UserError: no such model; names the nearest ones.
+        UserError: no model has this name; the message suggests similar ones.
     """
     plain = name.removeprefix(SCHEME)
     canonical = plain
     if parts := re.fullmatch(r"(\w+)_(l2|linf)_eps(\d+(?:\.\d+)?)", plain):
         arch, constraint, number = parts.groups()
-        arch = {file: arch for arch, file in _FILE_ARCHS.items()}.get(arch, arch)
-        canonical = f"{arch}_{constraint}_eps{float(number):g}"
+        canonical = f"{_full_arch(arch)}_{constraint}_eps{float(number):g}"
     if canonical in MODELS:
         return MODELS[canonical]
-    near = difflib.get_close_matches(canonical, MODELS, n=3)
-    hint = f"; did you mean {' or '.join(near)}?" if near else "."
+    similar = difflib.get_close_matches(canonical, MODELS, n=3)
+    hint = f"Did you mean {' or '.join(similar)}? " if similar else ""
     raise UserError(
-        f"no published model is named '{plain}'{hint} "
-        "All names: python -m robust_backbones.zoo list"
+        f"no published model is named '{plain}'. {hint}List all names with: "
+        "robust-backbones zoo list"
     )
 
 
+def _full_arch(name: str) -> str:
+    """The torchvision name of an architecture that is spelled as in the file names."""
+    return next((arch for arch, short in _FILE_ARCHS.items() if short == name), name)
+
+
 def known(source: str) -> Model | None:
-    """The model that a name or an `hf://` path stands for; None for anything else."""
+    """Find the published model of a name or `hf://` path; None for other sources."""
     if source.startswith(f"hf://{HUB_REPO}"):
         file = source.rsplit("/", 1)[-1]
         return next((model for model in MODELS.values() if model.file == file), None)
@@ -277,7 +247,7 @@ def known(source: str) -> Model | None:
 
 
 def find_resnet(name: str) -> Model:
-    """The published model with this name, if Detectron2 has a backbone for it.
+    """Find a published model that Detectron2 has a backbone for.
 
     Raises:
         UserError: the name is unknown, or the model is not a ResNet.
@@ -285,29 +255,22 @@ def find_resnet(name: str) -> Model:
     model = find(name)
     if model.arch not in RESNETS:
         raise UserError(
-            f"{SCHEME}{model.name} is a {model.arch}, which Detectron2 has no backbone for; "
-            f"choose one of: {', '.join(RESNETS)}."
+            f"{SCHEME}{model.name} is a {model.arch}. Detectron2 has no backbone for it. Choose a "
+            f"model of {', '.join(RESNETS)}."
         )
     return model
 
 
 def select(arch: str | None = None, constraint: str | None = None) -> list[Model]:
-    """The models of one architecture and one constraint; None means all.
+    """Select the models of an architecture and a constraint. None selects all.
 
     Raises:
-        UserError: no model has them.
+        UserError: no model has this architecture.
     """
     archs = dict.fromkeys(model.arch for model in MODELS.values())
-    arch = next((name for name, file in _FILE_ARCHS.items() if file == arch), arch)
-    for option, value, allowed in (("arch", arch, archs), ("norm", constraint, ("l2", "linf"))):
-        if value is not None and value not in allowed:
-            raise UserError(f"--{option} '{value}' is unknown; one of: {', '.join(allowed)}.")
+    arch = _full_arch(arch) if arch else None
+    if arch not in (None, *archs):
+        raise UserError(f"--arch {arch}: unknown architecture. Choose from {', '.join(archs)}.")
     return [
         m for m in MODELS.values() if arch in (None, m.arch) and constraint in (None, m.constraint)
     ]
-
-
-if __name__ == "__main__":
-    from robust_backbones.zoo_command import main
-
-    main()

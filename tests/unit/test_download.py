@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from robust_backbones import digests, download, weights
+from robust_backbones import download, weights
 from robust_backbones.core.errors import UserError
 from tests.support.fake_hub import GOOD, HTML, OTHER, POINTER, Page, files
 
@@ -32,10 +32,10 @@ def test_a_cut_connection_is_resumed(host):
 def test_a_later_process_resumes_too(host, empty_cache):
     page = host.pages["/net.pth"] = Page(GOOD, cuts=[1000, *[0] * 5])
     with pytest.raises(
-        UserError, match="cut after 1000 of 1024000 bytes, 5 times. Try again, fetch"
+        UserError, match="cut after 1000 of 1024000 bytes, 5 times. Try again, download"
     ):
         weights.resolve(f"{host.url}/net.pth")
-    assert not digests.records()
+    assert not weights._records()
     page.cuts.clear()
     host.log.clear()
     assert weights.resolve(f"{host.url}/net.pth").read_bytes() == GOOD
@@ -61,7 +61,7 @@ def test_a_server_without_ranges_starts_anew(host):
 
 def test_a_passing_fault_is_retried(host):
     page = host.pages["/net.pth"] = Page(GOOD, status=503)
-    with pytest.raises(UserError, match="the server says 503 Service Unavailable, 5 times"):
+    with pytest.raises(UserError, match="the server answered 503 Service Unavailable, 5 times"):
         weights.resolve(f"{host.url}/net.pth")
     assert host.count("GET", "/net.pth") == 5
     page.status = 200
@@ -70,13 +70,13 @@ def test_a_passing_fault_is_retried(host):
 
 BAD_PAGES = {
     "page": (Page(HTML, kind="text/html"), "the server sent an HTML page instead of the file"),
-    "page under another type": (Page(HTML), "sent is an HTML page, not a file of weights; it was"),
-    "Azure's": (Page(b"<?xml version='1.0'?><Error>"), "sent is an XML message, not a file"),
-    "pointer": (Page(POINTER), r"is a Git LFS pointer \(run: git lfs pull\), not a file"),
-    "empty": (Page(b""), "sent is empty, not a file of weights"),
-    "404": (Page(b"no", 404), r"the link is dead \(404 Not Found\)"),
+    "page under another type": (Page(HTML), "is an HTML page, not a weight file .removed"),
+    "Azure's": (Page(b"<?xml version='1.0'?><Error>"), "is an XML message, not a weight file"),
+    "pointer": (Page(POINTER), r"is a Git LFS pointer \(run: git lfs pull\), not a weight file"),
+    "empty": (Page(b""), "downloaded file is empty, not a weight file"),
+    "404": (Page(b"no", 404), r"the file does not exist on the server \(404 Not Found\)"),
     "403": (Page(b"no", 403), r"the server refuses access \(403 Forbidden\)"),
-    "418": (Page(b"no", 418), "the server says 418"),
+    "418": (Page(b"no", 418), "the server answered 418"),
 }
 
 
@@ -113,7 +113,7 @@ def test_a_digest_recorded_at_first_use_is_enforced(host, empty_cache):
     weights.resolve(f"{host.url}/net.pth").unlink()
     host.pages["/net.pth"] = Page(OTHER)
     with pytest.raises(
-        UserError, match="instead of .* truncated, swapped or damaged; it was removed"
+        UserError, match="instead of .* truncated, damaged or another file .removed"
     ):
         weights.resolve(f"{host.url}/net.pth")
     assert files(empty_cache) == []
@@ -127,7 +127,7 @@ def test_a_swapped_file_of_the_cache_is_fetched_again(host, caplog):
     path.write_bytes(GOOD[:-1])
     assert weights.resolve(f"{host.url}/net.pth").read_bytes() == GOOD
     assert "1023999 bytes) instead of" in caplog.text
-    assert "removed, fetching it again" in caplog.text
+    assert "Removed; downloading it again." in caplog.text
     os.utime(path, (1, 1))  # touched, with the same content: hashed again, kept
     assert weights.resolve(f"{host.url}/net.pth") == path
     assert host.count("GET", "/net.pth") == 2

@@ -27,7 +27,7 @@ def hub_page(name: str) -> str:
 
 def zoo_process(*args, **environment) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "robust_backbones.zoo", *args],
+        [sys.executable, "-m", "robust_backbones", "zoo", *args],
         cwd=ROOT,
         env=os.environ | environment,
         stdout=subprocess.PIPE,
@@ -44,15 +44,15 @@ def fetch(*names, **environment) -> tuple[int, str, str]:
 
 
 REFUSED = [
-    ("http://example.org/net.pth", "'http://example.org' is not allowed, only https:// is; fetch"),
+    ("http://example.org/net.pth", "'http://example.org' is not allowed, only https:// is. Down"),
     ("https://me:secret@example.org/net.pth", "URL refused: URLs with a user name or password"),
     ("https:///net.pth", "'https://' is not allowed"),
-    ("https://example.org/net.pth#sha256=12", "after # only sha256= and 64 hexadecimal digits"),
+    ("https://example.org/net.pth#sha256=12", "after #, only sha256= and 64 hexadecimal digits"),
     ("https://example.org/../net.pth", "'..' is not allowed in the path"),
-    ("s3://bucket/net.pth", "s3:// is not known; use robust://, hf:// or https://"),
-    ("hf://net.pth", "'hf://net.pth' is not of the form hf://OWNER/REPO"),
-    ("hf://a/b/../c", "is not of the form"),
-    ("robust://resnet50_l2_eps2", "no published model is named 'resnet50_l2_eps2'; did you mean"),
+    ("s3://bucket/net.pth", "s3:// is not supported. Choose from robust://, hf://, https://"),
+    ("hf://net.pth", "'hf://net.pth' does not have the form hf://OWNER/REPO"),
+    ("hf://a/b/../c", "does not have the form"),
+    ("robust://resnet50_l2_eps2", "no published model is named 'resnet50_l2_eps2'. Did you mean"),
     ("resnet50_l2_eps2", "file 'resnet50_l2_eps2' does not exist, and no published model is named"),
     ("none/net.pth", "file 'none/net.pth' does not exist, and no published model"),
 ]
@@ -70,7 +70,7 @@ def test_wrong_sources_are_refused_at_once(source, message):
 def test_a_folder_in_place_of_its_file(tmp_path, name):
     if name:
         (tmp_path / name).touch()
-    with pytest.raises(UserError, match=f"is a folder; give a file in it: .*/{name or 'FILE'}"):
+    with pytest.raises(UserError, match=f"is a folder. Give a file in it, .*/{name or 'FILE'}"):
         weights.resolve(tmp_path)
 
 
@@ -85,7 +85,7 @@ def test_a_path_stays_a_path(tmp_path, monkeypatch):
 def test_a_broken_record_is_named(empty_cache):
     empty_cache.mkdir()
     (empty_cache / "digests.json").write_text('{"version": 1, "fil')
-    with pytest.raises(UserError, match="digests.json is broken .* remove it"):
+    with pytest.raises(UserError, match="digests.json is damaged .* Remove it"):
         weights.resolve(UNKNOWN)
 
 
@@ -123,12 +123,9 @@ def test_mirrored_files_are_used_where_they_lie(mirror):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (
-            GOOD,
-            "instead of b4315784a1a1...: it is truncated, swapped or damaged; replace it, or unset",
-        ),
-        (POINTER, r"is a Git LFS pointer \(run: git lfs pull\), not a file of weights; replace it"),
-        (HTML, "is an HTML page, not a file of weights; replace it, or unset ROBUST_BACKBONES_M"),
+        (GOOD, "instead of b4315784a1a1...: it is truncated, damaged .*. Replace it, or un"),
+        (POINTER, r"is a Git LFS pointer \(run: git lfs pull\), not a weight file. Replace it"),
+        (HTML, "is an HTML page, not a weight file. Replace it, or unset ROBUST_BACKBONES_M"),
     ],
 )
 def test_bad_mirrored_files_are_named_and_left_alone(mirror, content, message):
@@ -141,7 +138,7 @@ def test_bad_mirrored_files_are_named_and_left_alone(mirror, content, message):
 
 def test_a_mirror_that_is_no_folder(monkeypatch):
     monkeypatch.setenv(weights.MIRROR, "/none")
-    with pytest.raises(UserError, match="ROBUST_BACKBONES_MIRROR is '/none', which is no folder"):
+    with pytest.raises(UserError, match="ROBUST_BACKBONES_MIRROR is '/none', which is not a fo"):
         weights.resolve(KNOWN)
 
 
@@ -165,7 +162,7 @@ def test_verify_reads_every_file_again(mirror, host, empty_cache, capsys):
     assert stop.value.code == 2
     out, error = capsys.readouterr()
     assert [line.split()[0] for line in out.splitlines()] == ["ok", "BAD", "gone"]
-    assert error == "error: 1 cached file was bad; see above.\n"
+    assert error == "error: damaged files in the cache: 1 (see above).\n"
     assert not path.exists()
     zoo_command.main(["verify", UNKNOWN])
 
@@ -191,11 +188,11 @@ def test_the_hub_gives_a_model(host, empty_cache, tmp_path):
 
 
 BAD_HUBS = {
-    "wrong digest": (Page(GOOD), f"robust://{KNOWN}: what the server sent has SHA-256 "),
-    "page as file": (Page(HTML), "sent is an HTML page, not a file of weights; it was removed"),
-    "not a hub": (Page(HTML, kind="text/html", hub=False), "does not answer as a hub does"),
+    "wrong digest": (Page(GOOD), f"robust://{KNOWN}: the downloaded file has SHA-256 "),
+    "page as file": (Page(HTML), "file is an HTML page, not a weight file (removed)"),
+    "not a hub": (Page(HTML, kind="text/html", hub=False), "does not answer like a Hub"),
     "404": (None, f"{zoo.HUB_REPO} has no {KNOWN}.ckpt at that revision (404)"),
-    "401": (Page(b"", 401), f"there is no {zoo.HUB_REPO}, or it needs a login: set HF_TOKEN (401)"),
+    "401": (Page(b"", 401), f"{zoo.HUB_REPO} does not exist, or it requires a login: set HF_"),
 }
 
 
@@ -214,7 +211,9 @@ def test_bad_hubs_are_named_and_nothing_is_kept(tmp_path):
             lines = [line for line in error.splitlines() if line.startswith("error: ")]
             assert (process.returncode, len(lines)) == (2, 1), error
             assert BAD_HUBS[case][1] in lines[0]
-            assert "Try again, set HF_ENDPOINT to a mirror of the hub, or fetch it by" in lines[0]
+            assert (
+                "Try again, set HF_ENDPOINT to a mirror of the Hub, or download it by" in lines[0]
+            )
             assert (
                 f"-o 'FOLDER/{KNOWN}.ckpt' https://huggingface.co{hub_page(KNOWN)}) and" in lines[0]
             )
@@ -251,7 +250,7 @@ def test_a_passing_fault_of_the_hub_is_retried(tmp_path, monkeypatch):
 def test_offline_without_the_file(tmp_path):
     code, _, error = fetch(KNOWN, HF_HUB_OFFLINE="1")
     assert code == 2
-    assert f"HF_HUB_OFFLINE is set, and {tmp_path / 'hf/hub'} does not hold it" in error
+    assert f"HF_HUB_OFFLINE is set, and the file is not in {tmp_path / 'hf/hub'}" in error
 
 
 def test_any_repository_of_the_hub(host):

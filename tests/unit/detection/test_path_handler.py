@@ -94,7 +94,7 @@ def test_inputs_are_fetched_before_the_run(tmp_path):
 
 
 REFUSED = [
-    ("robust://resnet18_l2_eps7", "no published model is named 'resnet18_l2_eps7'; did you mean"),
+    ("robust://resnet18_l2_eps7", "no published model is named 'resnet18_l2_eps7'. Did you mean"),
     (
         "robust://vgg16_bn_l2_eps3",
         "is a vgg16_bn, which Detectron2 has no backbone for; choose one",
