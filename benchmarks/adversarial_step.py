@@ -1,17 +1,16 @@
-"""Seconds per adversarial training step: the `robustness` library's loop against ours.
+"""Time adversarial training steps: the `robustness` library's loop against ours.
 
 python benchmarks/adversarial_step.py --threads 2
 python benchmarks/adversarial_step.py --arch resnet18 --size 32 --batch 8 --repeats 3
 python benchmarks/adversarial_step.py --arch resnet50 --size 224 --batch 128 --device cuda
 
-Both sides train the same network with the same adversary (L2 PGD, eps 1, 3 steps of 2/3) on the
-same images, one step at a time, taking turns, so that what else the machine does falls on all of
-them. `use best` is the library's default: return the iterate of highest loss, which costs one
-forward pass more. The last column is how far, in float64, the weights after two steps are from the
-library's.
+All implementations train the same network with the same attack (L2 PGD, eps 1, 3 steps of 2/3) on
+the same images. They take turns after every step, so that other load affects all of them. `best
+iterate` is the library's default: return the iterate of highest loss, which costs one more forward
+pass. `difference` is the largest difference of a weight from the library's after two steps in
+float64.
 """
 
-import argparse
 import os
 import platform
 import statistics
@@ -19,38 +18,42 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-os.environ.setdefault("TQDM_DISABLE", "1")  # the library's progress bar; before it is imported
+os.environ.setdefault("TQDM_DISABLE", "1")  # read when the library is imported
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import timing  # noqa: E402
 import torch  # noqa: E402
 import torchvision  # noqa: E402
-from adversarial_step_sides import EPS, LIBRARY, OURS, STEP_SIZE, STEPS, passes, sides  # noqa: E402
+from adversarial_step_variants import EPS, LIBRARY, OURS, STEP_SIZE, STEPS, build_steps, passes  # noqa: E402
 
+from robust_backbones.core.cli import Parser  # noqa: E402
 from tests.support import robustness_bridge as bridge  # noqa: E402
 
-CASES = (("resnet18", 32), ("resnet18", 64), ("resnet50", 64))  # arch, pixels
-ALLOWED = 1e-5  # difference of a weight after two steps, in float64
+CASES = (("resnet18", 32), ("resnet18", 64), ("resnet50", 64))  # architecture, pixels
+TOLERANCE = 1e-5  # largest difference of a weight after two steps, in float64
 
 
 def images(batch: int, size: int, dtype: torch.dtype, device: torch.device):
-    """Noise and labels. Away from 0 and 1: such pixels the library's attack leaves alone since
-    PyTorch 2.14, which changed the gradient of its clamp there."""
+    """Noise in [0.1, 0.9] and labels.
+
+    Pixels of exactly 0 or 1 are excluded: since PyTorch 2.14, which changed the gradient of clamp,
+    the library's attack does not change them.
+    """
     torch.manual_seed(1)
     x = 0.1 + 0.8 * torch.rand(batch, 3, size, size, dtype=torch.float64)
     return x.to(device, dtype), (torch.arange(batch) % 10).to(device)
 
 
 def differences(library, names, arch: str, size: int, use_best: bool, device) -> dict:
-    """Side -> largest difference of a weight or statistic from the library's after two steps.
+    """Largest difference of a weight or statistic from the library's after two steps, by name.
 
-    In float64 and on 8 images: in float32, rounding decides whether a ReLU that is nearly 0 is
-    open, and its gradient jumps there, so that equal sides can differ by a thousandth.
+    Computed in float64 on 8 images. In float32, rounding can switch a ReLU whose input is almost 0,
+    and then identical steps differ by a thousandth.
     """
-    built = sides(library, names, arch, use_best, torch.float64, device)
+    built = build_steps(library, names, arch, use_best, torch.float64, device)
     for step, _ in built.values():
-        for _ in range(2):  # the second has other weights, so an outdated folded copy shows
+        for _ in range(2):  # the second step would reveal a folded copy with outdated weights
             step(*images(8, size, torch.float64, device))
     reference = next(iter(built.values()))[1].state_dict()
     found = {
@@ -61,83 +64,66 @@ def differences(library, names, arch: str, size: int, use_best: bool, device) ->
         for name, (_, network) in built.items()
     }
     for name, difference in found.items():
-        if not difference <= ALLOWED:
-            sys.exit(f"{name}: the weights differ from the library's by {difference:.1e}")
+        if not difference <= TOLERANCE:
+            sys.exit(f"{name}: weights differ from the library's by {difference:.1e}")
     return found
 
 
 def measure(library, names, arch: str, size: int, use_best: bool, args) -> dict:
-    """Side -> seconds of each repeat."""
-    built = sides(library, names, arch, use_best, torch.float32, args.device)
+    """Seconds of each repeat, by name."""
+    built = build_steps(library, names, arch, use_best, torch.float32, args.device)
     x, y = images(args.batch, size, torch.float32, args.device)
     steps = {n: (lambda step=step: step(x, y)) for n, (step, _) in built.items()}
     return timing.take_turns(steps, args.repeats, args.device)
 
 
 def print_passes(arch: str, size: int, found: dict, args) -> None:
-    """Where the time goes: what the network's own passes of a step cost, and a step's ratio to it.
+    """Print the time of single passes of the network, and of a step relative to their sum.
 
-    A step of k attack steps makes k forward and input-gradient passes, one forward pass more for
-    the best iterate, and one training pass.
+    A step with k attack steps consists of k forward and input-gradient passes, one more forward
+    pass for the best iterate, and one training pass.
     """
     works = passes(arch, args.batch, size, args.device)
     seconds = timing.take_turns(works, args.repeats, args.device)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     for name, value in median.items():
         print(f"| {arch} | {size} | {name} | {value:.4f} |")
-    for side, prefix in {"channels_last": "", "pretrain": "folded: "}.items():
+    for name, prefix in {"channels_last": "", "pretrain": "folded: "}.items():
         for use_best, steps in found.items():
-            if side not in steps:
+            if name not in steps:
                 continue
             bound = STEPS * median[f"{prefix}forward, input gradient"]
             bound += use_best * median[f"{prefix}forward"]
             bound += median["training forward, backward"]
-            ratio = statistics.median(steps[side]) / bound
+            ratio = statistics.median(steps[name]) / bound
             kind = "best" if use_best else "last"
-            print(f"| {arch} | {size} | sum for '{side}', {kind} iterate | {bound:.4f} |")
-            print(f"| {arch} | {size} | its step / this sum | {ratio:.2f} |", flush=True)
+            print(f"| {arch} | {size} | sum for '{name}', {kind} iterate | {bound:.4f} |")
+            print(f"| {arch} | {size} | step / sum | {ratio:.2f} |", flush=True)
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    add, both = (
-        p.add_argument,
-        "; without --arch and --size: " + ", ".join(f"{arch} at {size}" for arch, size in CASES),
-    )
+def parser() -> Parser:
+    cases = ", ".join(f"{arch} at {size}" for arch, size in CASES)
+    p = Parser(description=f"{__doc__}\nWithout --arch and --size: {cases} pixels.")
+    add = p.add_argument
+    add("--arch", nargs="+", choices=("resnet18", "resnet50"), help="networks")
+    add("--size", nargs="+", type=int, metavar="PIXELS", help="heights and widths of the images")
     add(
-        "--arch",
-        nargs="+",
-        choices=("resnet18", "resnet50"),
-        default=argparse.SUPPRESS,
-        help="networks" + both,
-    )
-    add(
-        "--size",
-        nargs="+",
-        type=int,
-        default=argparse.SUPPRESS,
-        help="height and width of the images, pixels" + both,
-    )
-    default = [name for name in OURS if name != "compiled"]
-    add(
-        "--sides",
+        "--variants",
         nargs="+",
         choices=OURS,
-        default=default,
-        metavar="SIDE",
-        help="of ours; one of: " + ", ".join(f"'{name}'" for name in OURS),
+        default=[name for name in OURS if name != "compiled"],
+        metavar="NAME",
+        help="variants of our step, out of " + ", ".join(f"'{name}'" for name in OURS),
     )
     add(
         "--use-best",
         choices=("yes", "no", "both"),
         default="both",
-        help="return the iterate of highest loss",
+        help="whether the attack returns the iterate of highest loss",
     )
     add("--batch", type=int, default=32, help="images per step")
-    add("--repeats", type=int, default=7, help="timed steps of each side")
-    add("--threads", type=int, default=torch.get_num_threads(), help="threads of PyTorch")
+    add("--repeats", type=int, default=7, help="timed steps per implementation")
+    add("--threads", type=int, default=torch.get_num_threads(), help="PyTorch threads")
     add("--device", default="cpu", help="cpu or cuda")
     return p
 
@@ -151,11 +137,10 @@ def main(argv=None) -> None:
     try:
         library = bridge.import_library()
     except ImportError as error:
-        sys.exit(f"the robustness library cannot be imported: {error}; pip install robustness")
+        sys.exit(f"the robustness library cannot be imported ({error}). pip install robustness")
     cases = CASES
-    if "arch" in args or "size" in args:
-        archs, sizes = getattr(args, "arch", ["resnet18"]), getattr(args, "size", [64])
-        cases = [(arch, size) for arch in archs for size in sizes]
+    if args.arch or args.size:
+        cases = [(a, size) for a in args.arch or ["resnet18"] for size in args.size or [64]]
     print(
         f"robustness {version('robustness')}, torch {torch.__version__}, torchvision "
         f"{torchvision.__version__}, Python {platform.python_version()}, {args.threads} threads, "
@@ -163,22 +148,22 @@ def main(argv=None) -> None:
         f"of {STEP_SIZE:.3f}"
     )
     print(
-        "| network | pixels | use best | side | median s | fastest s | times faster | "
+        "| network | pixels | best iterate | implementation | median s | fastest s | speedup | "
         "difference |\n|---|---|---|---|---|---|---|---|"
     )
     chosen = {"yes": (True,), "no": (False,), "both": (True, False)}[args.use_best]
     rows = {}
     for arch, size in cases:
         for use_best in chosen:
-            found = differences(library, args.sides, arch, size, use_best, args.device)
-            seconds = measure(library, args.sides, arch, size, use_best, args)
+            found = differences(library, args.variants, arch, size, use_best, args.device)
+            seconds = measure(library, args.variants, arch, size, use_best, args)
             rows.setdefault((arch, size), {})[use_best] = seconds
             base = statistics.median(seconds[LIBRARY])
-            for side, values in seconds.items():
+            for name, values in seconds.items():
                 median = statistics.median(values)
                 print(
-                    f"| {arch} | {size} | {'yes' if use_best else 'no'} | {side} | {median:.4f} | "
-                    f"{min(values):.4f} | {base / median:.2f} | {found[side]:.0e} |",
+                    f"| {arch} | {size} | {'yes' if use_best else 'no'} | {name} | {median:.4f} | "
+                    f"{min(values):.4f} | {base / median:.2f} | {found[name]:.0e} |",
                     flush=True,
                 )
     print("\n| network | pixels | pass | median s |\n|---|---|---|---|")

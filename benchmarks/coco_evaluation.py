@@ -1,17 +1,16 @@
-"""Seconds of COCO's box and mask metrics: pycocotools, faster-coco-eval, hotcoco, and ours on it.
+"""Time COCO's box and mask metrics: pycocotools, faster-coco-eval, hotcoco, and ours.
 
 python benchmarks/coco_evaluation.py --images 5000 --detections 36000 --repeats 3
 
-Generated data of the size of COCO's val2017: as many objects as detections, 80 classes, masks as
-polygons of 30 points, crowds as run lengths. Every side goes from the same Python lists to the
-precision array and the 12 numbers, and the sides take turns; the fastest run of each counts. CPU
-seconds are of all threads together: only hotcoco has several. `difference` is the largest to
-pycocotools, of the 12 numbers and of the 3.9 million entries of the precision array. Sides whose
-package is not installed (faster-coco-eval is not among the project's needs) are left out, and so is
-Detectron2's own engine where its C++ was not compiled.
+The generated data have the size of COCO's val2017: 80 classes, as many objects as detections, masks
+as polygons of 30 points, crowds as run-length encodings. All implementations start from the same
+Python lists, take turns, and return the precision array and the 12 metrics. The table has the
+fastest run of each. CPU seconds are the sum over all threads; only hotcoco uses several.
+`difference` is the largest difference from pycocotools, over the 12 metrics and over the 3.9
+million entries of the precision array. Implementations that are not installed or compiled are
+skipped: faster-coco-eval and Detectron2's C++ code are optional.
 """
 
-import argparse
 import contextlib
 import copy
 import gc
@@ -32,16 +31,17 @@ from pycocotools import mask as coco_mask  # noqa: E402
 from pycocotools.coco import COCO  # noqa: E402
 from pycocotools.cocoeval import COCOeval  # noqa: E402
 
+from robust_backbones.core.cli import Parser  # noqa: E402  isort: skip
 from robust_backbones.detection.data import coco_files  # noqa: E402  isort: skip
 from robust_backbones.detection.evaluation import coco_scores  # noqa: E402  isort: skip
 from detectron2.evaluation.fast_eval_api import COCOeval_opt  # noqa: E402
 
 HEIGHT, WIDTH, CLASSES = 480, 640, 80
-DROPPED = {"bbox": "segmentation", "segm": "bbox"}  # of the predictions, as Detectron2 does
+DROPPED = {"bbox": "segmentation", "segm": "bbox"}  # key removed per task, as in Detectron2
 
 
 def polygon(box: list[float], rng) -> list[list[float]]:
-    """A bumpy ellipse of 30 points in a box."""
+    """An irregular ellipse of 30 points inside a box."""
     x, y, w, h = box
     angles = np.linspace(0, 2 * np.pi, 30, endpoint=False)
     radius = 0.5 - 0.15 * rng.random(30)
@@ -55,15 +55,17 @@ def run_lengths(box: list[float], rng) -> dict:
 
 
 def generate(images: int, detections: int, seed: int = 0) -> tuple[dict, list[dict]]:
-    """An annotation file's contents and predictions: three quarters of them near an object."""
+    """Generate annotations and predictions, three quarters of them near an object."""
     rng = np.random.default_rng(seed)
     rows, found = [], []
     for number in range(1, detections + 1):
         image = int(rng.integers(1, images + 1))
-        side = np.minimum(np.exp(rng.uniform(np.log(12), np.log(400), 2)), [WIDTH - 1, HEIGHT - 1])
-        corner = rng.uniform(0, [WIDTH - side[0], HEIGHT - side[1]])
-        box = [float(v) for v in np.round([*corner, *side], 2)]
-        # Few classes an image, so that objects compete.
+        extent = np.minimum(
+            np.exp(rng.uniform(np.log(12), np.log(400), 2)), [WIDTH - 1, HEIGHT - 1]
+        )
+        corner = rng.uniform(0, [WIDTH - extent[0], HEIGHT - extent[1]])
+        box = [float(v) for v in np.round([*corner, *extent], 2)]
+        # Three classes per image, so that objects compete for detections.
         category = int((image * 7 + rng.integers(3)) % CLASSES) + 1
         crowd = int(rng.random() < 0.01)
         shape = run_lengths(box, rng) if crowd else polygon(box, rng)
@@ -79,7 +81,7 @@ def generate(images: int, detections: int, seed: int = 0) -> tuple[dict, list[di
                 "segmentation": shape,
             }
         )
-        if rng.random() < 0.25:  # where nothing is
+        if rng.random() < 0.25:  # away from the object
             box = [box[1], box[0], *box[2:]]
         moved = rng.normal(0, 0.08, 4)
         box = [
@@ -107,8 +109,8 @@ def generate(images: int, detections: int, seed: int = 0) -> tuple[dict, list[di
     return contents, found
 
 
-def official(contents, found, task, evaluator=COCOeval):
-    """pycocotools, or Detectron2's C++ in its place where that was compiled."""
+def pycocotools_scores(contents, found, task, evaluator=COCOeval):
+    """Evaluate with pycocotools or another evaluator with the same interface."""
     truth = COCO()
     truth.dataset = contents
     truth.createIndex()
@@ -117,8 +119,8 @@ def official(contents, found, task, evaluator=COCOeval):
     return engine.stats, engine.eval["precision"]
 
 
-def faster(contents, found, task):
-    import faster_coco_eval  # not among the project's needs
+def faster_coco_eval_scores(contents, found, task):
+    import faster_coco_eval  # optional, not a dependency of the project
 
     truth = faster_coco_eval.COCO(contents)
     engine = faster_coco_eval.COCOeval_faster(truth, truth.loadRes(found), task)
@@ -126,7 +128,7 @@ def faster(contents, found, task):
     return engine.stats[:12], engine.eval["precision"]
 
 
-def hot(contents, found, task):
+def hotcoco_scores(contents, found, task):
     truth = hotcoco.COCO(contents)
     engine = hotcoco.COCOeval(truth, truth.load_res(found), task)
     engine.evaluate(), engine.accumulate(), engine.summarize()
@@ -134,35 +136,35 @@ def hot(contents, found, task):
 
 
 def ours(contents, found, task):
-    """With every check; the array is not part of its answer."""
+    """Evaluate with all our checks. Our function does not return the precision array."""
     metrics = coco_scores.score(coco_files.truth(contents, "benchmark"), found, task)
     return np.nan_to_num(list(metrics.values())[:12], nan=-100) / 100, None
 
 
-SIDES = {
-    "pycocotools": official,
-    "detectron2": partial(official, evaluator=COCOeval_opt),
-    "faster-coco-eval": faster,
-    "hotcoco": hot,
+IMPLEMENTATIONS = {
+    "pycocotools": pycocotools_scores,
+    "detectron2": partial(pycocotools_scores, evaluator=COCOeval_opt),
+    "faster-coco-eval": faster_coco_eval_scores,
+    "hotcoco": hotcoco_scores,
     "ours": ours,
 }
-if COCOeval_opt is COCOeval:  # `compat` puts it there
-    del SIDES["detectron2"]
+if COCOeval_opt is COCOeval:  # `compat` replaced it because it is not compiled
+    del IMPLEMENTATIONS["detectron2"]
 if importlib.util.find_spec("faster_coco_eval") is None:
-    del SIDES["faster-coco-eval"]
+    del IMPLEMENTATIONS["faster-coco-eval"]
 
 
 def measure(contents, found, task, repeats):
-    """Side -> its `(wall, CPU)` seconds, fastest of each; and what it found."""
-    seconds, answers = {name: [] for name in SIDES}, {}
+    """Returns the fastest `(wall, CPU)` seconds and the scores, by implementation."""
+    seconds, answers = {name: [] for name in IMPLEMENTATIONS}, {}
     rows = [{k: v for k, v in row.items() if k != DROPPED[task]} for row in found]
     for _ in range(repeats):
-        for name, side in SIDES.items():
-            own = copy.deepcopy((contents, rows))  # some sides write into what they are given
-            gc.collect(), gc.freeze()  # no side searches the others' data for garbage
+        for name, scores in IMPLEMENTATIONS.items():
+            own = copy.deepcopy((contents, rows))  # some implementations modify their input
+            gc.collect(), gc.freeze()  # keeps garbage collection out of the timing
             with contextlib.redirect_stdout(io.StringIO()):
                 start = time.perf_counter(), time.process_time()
-                answers[name] = side(*own, task)
+                answers[name] = scores(*own, task)
                 seconds[name].append(
                     (time.perf_counter() - start[0], time.process_time() - start[1])
                 )
@@ -171,17 +173,21 @@ def measure(contents, found, task, repeats):
 
 
 def main(argv=None) -> None:
-    formatter = argparse.ArgumentDefaultsHelpFormatter
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=formatter)
-    p.add_argument("--images", type=int, default=5000)
-    p.add_argument("--detections", type=int, default=36000, help="and as many objects")
-    p.add_argument("--repeats", type=int, default=3, help="timed runs of each side")
+    p = Parser(description=__doc__)
+    p.add_argument("--images", type=int, default=5000, help="number of images")
+    p.add_argument(
+        "--detections", type=int, default=36000, help="number of detections, and of objects"
+    )
+    p.add_argument("--repeats", type=int, default=3, help="timed runs per implementation")
     args = p.parse_args(argv)
-    packages = [f"{name} {version(name)}" for name in SIDES if name not in ("ours", "detectron2")]
+    packages = [
+        f"{name} {version(name)}" for name in IMPLEMENTATIONS if name not in ("ours", "detectron2")
+    ]
     print(f"{', '.join(packages)}; {args.images} images, {args.detections} detections")
     contents, found = generate(args.images, args.detections)
     print(
-        "| task | side | wall s | times faster | CPU s | times less | difference: numbers, array |"
+        "| task | implementation | wall s | speedup | CPU s | CPU speedup "
+        "| difference: metrics, array |"
     )
     print("|---|---|---|---|---|---|---|")
     for task in DROPPED:

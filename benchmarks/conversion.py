@@ -1,14 +1,13 @@
-"""A torchvision checkpoint -> Detectron2's weights: ours, and the three steps of Detectron2's own.
+"""Convert torchvision checkpoints to Detectron2's format: our converter against Detectron2's steps.
 
 python benchmarks/conversion.py --arch resnet18 resnet50 --repeats 3
 
-Detectron2's `tools/convert-torchvision-to-d2.py` loads, renames, pickles NumPy arrays, and checks
-nothing; `three steps` does as much. Ours also refuses damaged, foreign and unsafe files, and with
-verification compares the features of source and target. Each run is a process of its own: seconds
-from its start to its end, its peak memory, and what of both `import torch` alone takes.
+Detectron2's `tools/convert-torchvision-to-d2.py` loads, renames and pickles NumPy arrays, without
+any check; `three steps` does the same. Ours also rejects damaged, unknown and unsafe files. With
+verification, it compares the features of source and target. Each run is its own process. The table
+has its wall time and peak memory, and both for `import torch` alone.
 """
 
-import argparse
 import os
 import statistics
 import sys
@@ -18,6 +17,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT)]
+
+from robust_backbones.core.cli import Parser  # noqa: E402
+
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
 
 THREE_STEPS = """
@@ -44,7 +47,7 @@ torch.save(build_network(sys.argv[1], 1000).state_dict(), sys.argv[2])
 """
 BASE = "three steps, unverified"
 CONVERT = [str(ROOT / "tools/convert.py"), "--force"]
-SIDES = {  # name -> words behind `python`, and the ending of the target
+VARIANTS = {  # name -> arguments of Python, and the suffix of the target
     BASE: (["-c", THREE_STEPS], ".pkl"),
     "ours, verified": (CONVERT, ".pth"),
     "ours, --no-verify": ([*CONVERT, "--no-verify"], ".pth"),
@@ -53,14 +56,15 @@ SIDES = {  # name -> words behind `python`, and the ending of the target
 
 
 def run(words: list[str]) -> tuple[float, float]:
-    """Wall seconds and peak memory, MB, of a Python process.
+    """Measure the wall seconds and the peak memory in MB of a Python process.
 
-    Linux counts what the parent had among the child's peak: nothing large is imported here.
+    On Linux, the child's peak includes the memory of its parent, so this script imports nothing
+    large.
     """
     start = time.perf_counter()
-    silent = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+    no_output = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
     child = os.posix_spawn(
-        sys.executable, [sys.executable, *words], os.environ, file_actions=silent
+        sys.executable, [sys.executable, *words], os.environ, file_actions=no_output
     )
     _, status, usage = os.wait4(child, 0)
     if status:
@@ -69,22 +73,21 @@ def run(words: list[str]) -> tuple[float, float]:
 
 
 def main(argv=None) -> None:
-    formatter = argparse.ArgumentDefaultsHelpFormatter
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=formatter)
-    p.add_argument("--arch", nargs="+", default=["resnet18", "resnet50"], help="ResNets")
-    p.add_argument("--repeats", type=int, default=3, help="conversions by each side")
+    p = Parser(description=__doc__)
+    p.add_argument("--arch", nargs="+", default=["resnet18", "resnet50"], help="ResNets to convert")
+    p.add_argument("--repeats", type=int, default=3, help="conversions with each variant")
     args = p.parse_args(argv)
     print(f"torch {version('torch')}")
-    print("| network | side | median s | times faster | peak memory, MB | times less |")
+    print("| network | converter | median s | speedup | peak memory, MB | memory ratio |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for arch in args.arch:
             source = f"{folder}/{arch}.pth"
             run(["-c", RANDOM_WEIGHTS, arch, source])
-            found = {name: [] for name in SIDES}
-            for repeat in range(1 + args.repeats):  # the first fills the system's cache of files
-                for name, (words, ending) in SIDES.items():
-                    taken = run([*words, source, f"{folder}/{name}{ending}"])
+            found = {name: [] for name in VARIANTS}
+            for repeat in range(1 + args.repeats):  # the first run fills the file cache
+                for name, (words, suffix) in VARIANTS.items():
+                    taken = run([*words, source, f"{folder}/{name}{suffix}"])
                     if repeat:
                         found[name].append(taken)
             median = {

@@ -1,14 +1,14 @@
-"""Images per second from JPEG files to batches: torchvision's ImageFolder, and ours.
+"""Compare the speed of reading JPEG files: torchvision's ImageFolder against our loaders.
 
 python benchmarks/decoding.py --images 64 --repeats 5
 
-scikit-image's photographs as JPEG files of two sizes, through the transforms of the test view
-(shorter side 256, centre 224) and of training (random resized crop 224, mirrored or not); one
-process, one thread, taking turns. `difference` is that of a test view's pixels to torchvision's, in
-levels of 255. What decoding alone costs bounds all of them.
+The images are scikit-image's photographs in two sizes. The test transform resizes the shorter edge
+to 256 and crops the center 224 pixels. The training transform is a random resized crop of 224
+pixels with a random flip. The loaders take turns in one process with one thread. `difference` is
+the pixel difference from torchvision after the test transform, in levels of 255. `decoding alone`
+is the upper bound.
 """
 
-import argparse
 import dataclasses
 import statistics
 import sys
@@ -28,14 +28,15 @@ from torchvision import transforms as tv  # noqa: E402
 
 from classification.datasets import loader  # noqa: E402
 from classification.datasets.open import open_split  # noqa: E402
+from robust_backbones.core.cli import Parser  # noqa: E402
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
-SIZES = {"500 x 375": (500, 375), "1632 x 1224": (1632, 1224)}  # the second: two megapixels
+SIZES = {"500 x 375": (500, 375), "1632 x 1224": (1632, 1224)}  # the second has two megapixels
 BATCH = 32
 
 
 def write(folder: Path, size: tuple[int, int], count: int) -> None:
-    """Two classes of `count` / 2 photographs, turned a little so that none is there twice."""
+    """Write two classes of `count` / 2 photographs, rotated slightly so that all differ."""
     for i in range(count):
         pixels = getattr(data, PHOTOGRAPHS[i % len(PHOTOGRAPHS)])()
         picture = Image.fromarray(pixels)
@@ -46,7 +47,7 @@ def write(folder: Path, size: tuple[int, int], count: int) -> None:
             picture.save(place / f"{i:04}.jpg", quality=90)
 
 
-def theirs(folder: Path, split: str):
+def torchvision_batches(folder: Path, split: str):
     steps = [tv.Resize(256), tv.CenterCrop(224)]
     if split == "train":
         steps = [tv.RandomResizedCrop(224), tv.RandomHorizontalFlip()]
@@ -56,25 +57,25 @@ def theirs(folder: Path, split: str):
     return torch.utils.data.DataLoader(images, BATCH, shuffle=split == "train")
 
 
-def ours(folder: Path, split: str, decode: str):
+def our_batches(folder: Path, split: str, decode: str):
     source = dataclasses.replace(open_split("folder", split, folder, image_size=224), decode=decode)
     if split == "test":
         return loader.test_batches(source, BATCH)
     return loader.train_batches(source, BATCH, augmentation="imagenet_plain", seed=0, epoch=0)
 
 
-def decoding(folder: Path, split: str):
+def decode_only(folder: Path, split: str):
     for path in sorted((folder / split).rglob("*.jpg")):
         with Image.open(path) as image:
             image.convert("RGB")
         yield ()
 
 
-def measure(sides: dict, repeats: int) -> dict[str, float]:
-    """Side -> median seconds of a pass."""
-    seconds = {name: [] for name in sides}
-    for repeat in range(1 + repeats):  # the first one warms up
-        for name, batches in sides.items():
+def measure(loaders: dict, repeats: int) -> dict[str, float]:
+    """Median seconds of a pass over the images, by loader."""
+    seconds = {name: [] for name in loaders}
+    for repeat in range(1 + repeats):  # the first one is a warm-up
+        for name, batches in loaders.items():
             start = time.perf_counter()
             for _ in batches():
                 pass
@@ -84,38 +85,37 @@ def measure(sides: dict, repeats: int) -> dict[str, float]:
 
 
 def difference(folder: Path, decode: str) -> str:
-    """Mean and largest, in levels of 255."""
-    reference = torch.cat([x for x, _ in theirs(folder, "test")])
-    found = torch.cat([x for x, _ in ours(folder, "test", decode)])
+    """Mean and largest pixel difference from torchvision, in levels of 255."""
+    reference = torch.cat([x for x, _ in torchvision_batches(folder, "test")])
+    found = torch.cat([x for x, _ in our_batches(folder, "test", decode)])
     levels = 255 * (found - reference).abs()
     return f"{levels.mean():.2f}, {levels.max():.0f}"
 
 
 def main(argv=None) -> None:
-    formatter = argparse.ArgumentDefaultsHelpFormatter
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=formatter)
-    p.add_argument("--images", type=int, default=64, help="of each size, a multiple of 32")
-    p.add_argument("--repeats", type=int, default=5, help="timed passes of each side")
+    p = Parser(description=__doc__)
+    p.add_argument("--images", type=int, default=64, help="images of each size; a multiple of 32")
+    p.add_argument("--repeats", type=int, default=5, help="timed passes per loader")
     args = p.parse_args(argv)
     torch.set_num_threads(1)
     print(
         f"one thread, torch {torch.__version__}, torchvision {torchvision.__version__}, Pillow "
         f"{PIL.__version__}"
     )
-    print("| image | view | side | images/s | times torchvision | difference: mean, largest |")
+    print("| image | transform | loader | images/s | speedup | difference: mean, largest |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as root:
         for label, size in SIZES.items():
             folder = Path(root) / label
             write(folder, size, args.images)
             for split in ("test", "train"):
-                sides = {
-                    "torchvision": lambda f=folder, s=split: theirs(f, s),
-                    "ours, exact": lambda f=folder, s=split: ours(f, s, "exact"),
-                    "ours, fast": lambda f=folder, s=split: ours(f, s, "fast"),
-                    "decoding alone": lambda f=folder, s=split: decoding(f, s),
+                loaders = {
+                    "torchvision": lambda f=folder, s=split: torchvision_batches(f, s),
+                    "ours, exact": lambda f=folder, s=split: our_batches(f, s, "exact"),
+                    "ours, fast": lambda f=folder, s=split: our_batches(f, s, "fast"),
+                    "decoding alone": lambda f=folder, s=split: decode_only(f, s),
                 }
-                for name, seconds in (found := measure(sides, args.repeats)).items():
+                for name, seconds in (found := measure(loaders, args.repeats)).items():
                     levels = ""
                     if name.startswith("ours") and split == "test":
                         levels = difference(folder, name.split()[-1])

@@ -1,15 +1,14 @@
-"""A training step and an inference of a detector: Detectron2 alone, and ours.
+"""Time a training step and the inference of a detector: plain Detectron2 against ours.
 
 python benchmarks/detector_step.py --arch resnet50 --size 320 --batch 2 --repeats 5 --threads 1
 python benchmarks/detector_step.py --size 800 1216 --device cuda --precision float32 float16
 
-Both sides have the same config, weights, images and boxes, and take turns in one process.
-`Detectron2` is its own builder and SimpleTrainer (AMPTrainer for float16), `ours` the robust
-builder and our step. `difference` is the largest difference of a weight after one step, relative to
-the largest change of a weight in that step.
+Both use the same config, weights, images and boxes, and take turns in one process. `Detectron2` is
+its own backbone builder and SimpleTrainer (AMPTrainer for float16). `ours` is the robust builder
+and our training step. `difference` is the largest difference of a weight after one step, relative
+to the largest change of a weight in that step.
 """
 
-import argparse
 import statistics
 import sys
 from pathlib import Path
@@ -20,25 +19,27 @@ sys.path[:0] = [str(ROOT)]
 import timing  # noqa: E402
 import torch  # noqa: E402
 
+from robust_backbones.core.cli import Parser  # noqa: E402
 from robust_backbones.detection import config  # noqa: E402
 from robust_backbones.detection.training.step import Step  # noqa: E402
 
 
 def batches(size: tuple[int, int], count: int):
-    """An endless loader of one batch: noise with eight boxes and masks an image.
+    """An endless loader of one batch: noise, with eight boxes and masks per image.
 
     Args:
         size: height and width of the images, pixels.
+        count: images per batch.
     """
     from detectron2.structures import BitMasks, Boxes, Instances
 
     torch.manual_seed(0)
     batch = []
     for _ in range(count):
-        sides = torch.tensor([size[1], size[0]])  # of x and of y
-        corners = torch.rand(8, 2) * sides * 0.6
+        extent = torch.tensor([size[1], size[0]])  # width and height
+        corners = torch.rand(8, 2) * extent * 0.6
         truth = Instances(size)
-        truth.gt_boxes = Boxes(torch.cat([corners, corners + 0.3 * sides], 1))
+        truth.gt_boxes = Boxes(torch.cat([corners, corners + 0.3 * extent], 1))
         truth.gt_classes = torch.randint(0, 80, (8,))
         truth.gt_masks = BitMasks(torch.rand(8, *size) > 0.5)
         image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
@@ -52,8 +53,8 @@ def batches(size: tuple[int, int], count: int):
     return Loader()
 
 
-def sides(cfg, loader):
-    """`{name: trainer}` with the same weights."""
+def build_trainers(cfg, loader):
+    """Build both trainers, by name, with the same weights."""
     from detectron2.engine import AMPTrainer, SimpleTrainer
     from detectron2.modeling import build_model
     from detectron2.solver import build_optimizer
@@ -81,7 +82,7 @@ def sides(cfg, loader):
 
 
 def configured(arch: str, freeze: int, precision: str, device: torch.device):
-    """COCO's Mask R-CNN with random weights."""
+    """The config of COCO's Mask R-CNN with random weights."""
     return config.load_config(
         ROOT / "configs/coco_mask_rcnn_robust_eps3.yaml",
         [
@@ -103,12 +104,16 @@ def configured(arch: str, freeze: int, precision: str, device: torch.device):
 
 
 def measure(cfg, size: tuple[int, int], batch: int, repeats: int, device: torch.device) -> dict:
-    """Part ("step", "inference") -> side -> median seconds; "difference" -> a weight's largest
-    difference after one step, relative to the largest change of a weight in it."""
+    """Time both implementations.
+
+    Returns:
+        "step" and "inference": `{implementation: median seconds}`. "difference": largest difference
+        of a weight after one step, relative to the largest change of a weight in the step.
+    """
     from detectron2.utils.events import EventStorage
 
     loader = batches(size, batch)
-    trainers = sides(cfg, loader)
+    trainers = build_trainers(cfg, loader)
     with EventStorage():
         before = {k: v.clone() for k, v in trainers["ours"].model.state_dict().items()}
         for trainer in trainers.values():
@@ -130,7 +135,7 @@ def measure(cfg, size: tuple[int, int], batch: int, repeats: int, device: torch.
 
 def _medians(works: dict, repeats: int, device: torch.device) -> dict:
     def seeded(work):
-        torch.manual_seed(0)  # anchors and regions are sampled alike
+        torch.manual_seed(0)  # both sample the same anchors and regions
         work()
 
     works = {name: (lambda work=work: seeded(work)) for name, work in works.items()}
@@ -139,8 +144,7 @@ def _medians(works: dict, repeats: int, device: torch.device) -> dict:
 
 
 def main(argv=None) -> None:
-    formatter = argparse.ArgumentDefaultsHelpFormatter
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=formatter)
+    p = Parser(description=__doc__)
     p.add_argument("--arch", default="resnet50", help="network of the backbone")
     p.add_argument(
         "--size",
@@ -152,28 +156,28 @@ def main(argv=None) -> None:
     )
     p.add_argument("--batch", type=int, default=2, help="images per step")
     p.add_argument("--repeats", type=int, default=5, help="timed steps")
-    p.add_argument("--freeze-at", type=int, nargs="+", default=[2, 0], help="frozen stages")
+    p.add_argument(
+        "--freeze-at", type=int, nargs="+", default=[2, 0], help="numbers of frozen stages"
+    )
     p.add_argument(
         "--precision",
         nargs="+",
         default=["float32"],
         choices=("float32", "float16"),
-        help="float16 needs a GPU and runs Detectron2's AMPTrainer",
+        help="precision of the step; float16 requires a GPU",
     )
-    p.add_argument(
-        "--threads", type=int, default=torch.get_num_threads(), help="threads of PyTorch"
-    )
+    p.add_argument("--threads", type=int, default=torch.get_num_threads(), help="PyTorch threads")
     p.add_argument("--device", default="cpu", help="cpu or cuda")
     args = p.parse_args(argv)
     device = timing.chosen(args.device)
     if len(args.size) > 2:
-        p.error(f"--size takes one or two numbers, not {len(args.size)}")
+        p.error(f"--size: {len(args.size)} numbers given. Give one or two.")
     if device.type == "cpu" and "float16" in args.precision:
-        p.error("--precision float16 needs a GPU: Detectron2's AMPTrainer runs on nothing else")
+        p.error("--precision float16: Detectron2's AMPTrainer requires a GPU. Use --device cuda.")
     torch.set_num_threads(args.threads)
     size = (args.size[0], args.size[-1])
 
-    print("| frozen stages | precision | part | side | median s | times faster | difference |")
+    print("| frozen stages | precision | part | implementation | median s | speedup | difference |")
     print("|---|---|---|---|---|---|---|")
     for freeze in args.freeze_at:
         for precision in args.precision:

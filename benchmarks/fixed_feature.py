@@ -1,15 +1,14 @@
-"""Fixed-feature transfer of a task: the reference recipe, the same by us, features once.
+"""Time fixed-feature transfer: the paper's code, our copy of its recipe, and our clean protocol.
 
 python benchmarks/fixed_feature.py --weights output/study/eps0.5_seed0/checkpoint.pt --threads 1
 
-The reference's recipe is that of the paper's code with the `robustness` library's own training
-loop and torchvision's transforms: the network runs on augmented images for 150 epochs with each of
-two learning rates, BatchNorm adapts, and the best epoch and the better rate are found on the test
-images. Ours chooses the penalty on held-out training images. What is timed is all that a user waits
-for after the weights are loaded; our features are computed anew.
+The paper's recipe uses the training loop of the `robustness` library and torchvision's transforms.
+It trains for 150 epochs on augmented images with each of two learning rates. BatchNorm statistics
+adapt, and the best epoch and learning rate are selected on the test images. Our clean protocol
+extracts features once and selects the penalty on held-out training images. The time is the whole
+run after loading the weights, without cached features.
 """
 
-import argparse
 import contextlib
 import copy
 import json
@@ -30,11 +29,12 @@ from classification.transfer import __main__ as transfer  # noqa: E402
 from classification.transfer.options import EVAL_EVERY, LRS, SGD  # noqa: E402
 from robust_backbones.checkpoint.architectures import build_network  # noqa: E402
 from robust_backbones.checkpoint.io import read_checkpoint  # noqa: E402
+from robust_backbones.core.cli import Parser  # noqa: E402
 from tests.support import robustness_bridge  # noqa: E402
 
 
 class Images(torch.utils.data.Dataset):
-    """A split as the reference's loaders see it: PIL images through torchvision's transforms."""
+    """A split for the paper's loaders: PIL images with torchvision's transforms."""
 
     def __init__(self, source, transform):
         self.source, self.transform = source, transform
@@ -50,7 +50,7 @@ class Images(torch.utils.data.Dataset):
 
 
 def reference(library, args, size: int) -> float:
-    """The recipe; percent of test images that its best epoch gets right."""
+    """Run the paper's recipe. Returns the test accuracy of the best epoch, percent."""
     steps = [tv.RandomResizedCrop(size), tv.RandomHorizontalFlip(), tv.ToTensor()]
     test_steps = [tv.Resize(round(size * 256 / 224)), tv.CenterCrop(size), tv.ToTensor()]
     loaders = {}
@@ -82,7 +82,7 @@ def reference(library, args, size: int) -> float:
 
 
 def _frozen(library, found, classes: int):
-    """As the paper's code makes it: no normalisation, a new last layer, which alone learns."""
+    """Build the model like the paper's code: no normalization, and a new, trainable last layer."""
     network = build_network(found.arch, classes)
     kept = {k: v for k, v in found.tensors.items() if not k.startswith("fc.")}
     network.load_state_dict(network.state_dict() | copy.deepcopy(kept))
@@ -95,7 +95,7 @@ def _frozen(library, found, classes: int):
 
 
 def ours(args, folder: Path, *options: str) -> float:
-    """The command; accuracy on the test images, percent."""
+    """Run our command. Returns the test accuracy, percent."""
     limits = [["--limit", str(args.limit)], ["--test-limit", str(args.test_limit)]]
     transfer.main(
         [
@@ -116,15 +116,14 @@ def ours(args, folder: Path, *options: str) -> float:
 
 
 def main(argv=None) -> None:
-    formatter = argparse.ArgumentDefaultsHelpFormatter
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=formatter)
-    p.add_argument("--weights", type=Path, required=True, help="a ResNet's checkpoint")
-    p.add_argument("--dataset", default="textures", help="the task")
-    p.add_argument("--data", help="where it lies")
-    p.add_argument("--limit", type=int, default=500, help="training images")
-    p.add_argument("--test-limit", type=int, default=300, help="test images")
-    p.add_argument("--epochs", type=int, default=SGD.epochs, help="of the recipe")
-    p.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch")
+    p = Parser(description=__doc__)
+    p.add_argument("--weights", type=Path, required=True, help="checkpoint of a ResNet")
+    p.add_argument("--dataset", default="textures", help="dataset of the task")
+    p.add_argument("--data", help="folder of the dataset")
+    p.add_argument("--limit", type=int, default=500, help="number of training images")
+    p.add_argument("--test-limit", type=int, default=300, help="number of test images")
+    p.add_argument("--epochs", type=int, default=SGD.epochs, help="epochs of the recipe")
+    p.add_argument("--threads", type=int, default=torch.get_num_threads(), help="PyTorch threads")
     args = p.parse_args(argv)
     torch.set_num_threads(args.threads)
     library = robustness_bridge.import_library()
@@ -135,26 +134,26 @@ def main(argv=None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         os.environ["ROBUST_BACKBONES_CACHE"] = str(folder / "cache")
-        sides = {
-            "reference recipe, robustness library": lambda: reference(library, args, size),
-            "the same by --protocol paper": lambda: ours(args, folder / "paper", *recipe),
-            "--protocol clean": lambda: ours(args, folder / "clean"),
+        variants = {
+            "paper's recipe, robustness library": lambda: reference(library, args, size),
+            "ours, --protocol paper": lambda: ours(args, folder / "paper", *recipe),
+            "ours, --protocol clean": lambda: ours(args, folder / "clean"),
         }
         rows = {}
-        for name, side in sides.items():
+        for name, variant in variants.items():
             start = time.perf_counter()
             with open(folder / "log", "w") as log, contextlib.redirect_stderr(log):
                 with contextlib.redirect_stdout(log):
-                    accuracy = side()
+                    accuracy = variant()
             rows[name] = (time.perf_counter() - start, accuracy)
     print(
         f"{found.arch}, {size} px, {args.dataset}: {args.limit} training and {args.test_limit} "
         f"test images, {args.epochs} epochs, {args.threads} threads, torch "
         f"{torch.__version__}"
     )
-    print("| side | s | times faster | accuracy, % |")
+    print("| implementation | s | speedup | accuracy, % |")
     print("|---|---|---|---|")
-    base = rows["reference recipe, robustness library"][0]
+    base = rows["paper's recipe, robustness library"][0]
     for name, (seconds, accuracy) in rows.items():
         print(f"| {name} | {seconds:.1f} | {base / seconds:.1f} | {accuracy:.1f} |")
 

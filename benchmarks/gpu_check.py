@@ -30,6 +30,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+from robust_backbones.core.cli import Parser  # noqa: E402
 from robust_backbones.core.errors import UserError, user_errors  # noqa: E402
 
 MARK = "@gpu_check "  # prefix of the lines with measurements in the output of a row's process
@@ -220,13 +221,12 @@ def run(number: int, device: str, limit: float, report: Report) -> None:
         report.add(number, _outcome("FAIL", f"exit code {code}: {said} ({log})", "", took))
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+def parser() -> Parser:
+    p = Parser(
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="rows:\n" + "\n".join(f"  {n:2}  {row.title}" for n, row in ROWS.items()),
     )
-    p.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="default: cuda")
+    p.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="device to check")
     p.add_argument(
         "--rows",
         type=parse_rows,
@@ -239,14 +239,14 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         default=900,
         metavar="SECONDS",
-        help="time for all rows; rows that it does not reach are skipped (default: 900)",
+        help="time for all rows. Rows that do not start within it are skipped.",
     )
     p.add_argument(
         "--output",
         type=Path,
         default=ROOT / "output/gpu_check",
         metavar="DIR",
-        help="default: output/gpu_check",
+        help="folder for the results (default: output/gpu_check)",
     )
     p.add_argument("--measure", type=int, choices=ROWS, help=argparse.SUPPRESS)  # a row's process
     return p

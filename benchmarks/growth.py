@@ -1,10 +1,10 @@
-"""How time and memory grow with the number of images, runs and results, over a factor of ten.
+"""Measure how time and memory grow with the number of images, runs and results.
 
 python benchmarks/growth.py --subjects features probe report --repeats 1
 
-Each size runs in a process of its own; its seconds are the processor's, of the work alone, and its
-peak memory is without what the process had before. `exponent` is the slope of the fit of log(time)
-or of log(memory) over log(size): 1 is linear, 0 is constant. Less than 1 MB counts as 1 MB.
+The sizes cover a factor of ten. Each size runs in its own process. The table has the CPU seconds of
+the work and the increase of the peak memory. An exponent is the slope of log(time) or log(memory)
+over log(size): 1 is linear growth, 0 is none. Memory below 1 MB counts as 1 MB.
 """
 
 import argparse
@@ -21,6 +21,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from robust_backbones.core.cli import Parser  # noqa: E402
+
 STEPS = (1, 3, 10)
 
 
@@ -60,8 +63,8 @@ def probe(size: int, folder: Path):
     from classification.transfer import probe
 
     x, y = benchmark.synthetic(size, 128, 10)
-    # Every fifth label is any: classes that a line can just separate take L-BFGS a thousand
-    # iterations, and whether they are so depends on the size.
+    # A fifth of the labels is random. Otherwise the classes may be almost separable, depending on
+    # the size, and L-BFGS then needs a thousand iterations.
     generator = torch.Generator().manual_seed(1)
     noise = torch.rand(size, generator=generator) < 0.2
     y = torch.where(noise, torch.randint(0, 10, (size,), generator=generator), y)
@@ -138,7 +141,7 @@ def annotations(size: int, folder: Path):
     return lambda: reader.read_coco(folder, folder / "a.json")
 
 
-SUBJECTS = {  # name -> what is counted, the smallest size, what sets it up
+SUBJECTS = {  # name -> counted objects, smallest size, function that prepares the work
     "features": ("images", 128, features),
     "probe": ("images", 500, probe),
     "plan": ("runs", 1000, plan),
@@ -149,12 +152,12 @@ SUBJECTS = {  # name -> what is counted, the smallest size, what sets it up
 
 
 def memory() -> float:
-    """Peak of this process, MB."""
+    """Peak memory of this process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def measure(subject: str, size: int) -> None:
-    """In a process of its own: print seconds and MB."""
+    """Print the seconds and MB of one size. Runs in its own process."""
     with tempfile.TemporaryDirectory() as folder:
         work = SUBJECTS[subject][2](size, Path(folder))
         before, start = memory(), time.process_time()
@@ -164,7 +167,7 @@ def measure(subject: str, size: int) -> None:
 
 
 def exponent(sizes, values) -> float:
-    """Slope of a straight line through the logarithms."""
+    """Slope of a straight-line fit to the logarithms."""
     x, y = [math.log(s) for s in sizes], [math.log(v) for v in values]
     middle, height = sum(x) / len(x), sum(y) / len(y)
     return sum((a - middle) * (b - height) for a, b in zip(x, y, strict=True)) / sum(
@@ -173,17 +176,20 @@ def exponent(sizes, values) -> float:
 
 
 def main(argv=None) -> None:
-    formatter = argparse.ArgumentDefaultsHelpFormatter
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=formatter)
-    p.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), help="what")
-    p.add_argument("--scale", type=float, default=1.0, help="of all sizes")
-    p.add_argument("--repeats", type=int, default=1, help="processes of each size; the fastest")
+    p = Parser(description=__doc__)
+    p.add_argument(
+        "--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), help="subjects"
+    )
+    p.add_argument("--scale", type=float, default=1.0, help="factor for all sizes")
+    p.add_argument(
+        "--repeats", type=int, default=1, help="processes per size, of which the fastest counts"
+    )
     p.add_argument("--measure", nargs=2, metavar=("SUBJECT", "SIZE"), help=argparse.SUPPRESS)
     args = p.parse_args(argv)
     if args.measure:
         measure(args.measure[0], int(args.measure[1]))
         return
-    print("| subject | sizes | seconds | exponent | memory, MB | its exponent |")
+    print("| subject | sizes | seconds | exponent | memory, MB | memory exponent |")
     print("|---|---|---|---|---|---|")
     for subject in args.subjects:
         counted, smallest, _ = SUBJECTS[subject]

@@ -1,20 +1,18 @@
-"""A path of 45 L2 penalties: all solved together, against 45 fits of scikit-learn, warm-started.
+"""Fit linear probes with 45 L2 penalties: our joint solver against warm-started scikit-learn fits.
 
 python benchmarks/probe.py --images 5000 --features 512 --classes 10 100 --threads 1
 python benchmarks/probe.py --images 20000 --features 2048 --classes 100 --device cuda --limit 60
 
-Both sides see the same float64 features. scikit-learn's L-BFGS goes from the strongest penalty to
-the weakest, each fit beginning where the last one ended. It stops at an absolute gradient of the
-mean loss: a weak penalty's objective is small, so that its default tolerance stops too early there.
-So it also runs with a tolerance relative to the mean objective of the fit before: the way to
-an equal objective. The table has, per row, by which share the objectives exceed the best of all
-rows: at most, and at how many penalties that is within 1e-4.
+Both use the same float64 features. scikit-learn's L-BFGS fits the penalties from strong to weak,
+each from the previous solution. Its tolerance is absolute, so for weak penalties, whose objectives
+are small, the default stops too early. It therefore also runs with a tolerance relative to the
+previous mean objective. The table has the largest relative excess over the best objective of all
+rows, and the number of penalties at which the excess is at most 1e-4.
 
-Features: those of a random two-layer ReLU network on Gaussian classes with a decaying spectrum; or
-`--file`, a torch file with `(features (N, d), labels (N,))`.
+The features are outputs of a random two-layer ReLU network for Gaussian classes with a decaying
+spectrum, or come from `--file`, a torch file with `(features (N, d), labels (N,))`.
 """
 
-import argparse
 import sys
 import time
 import warnings
@@ -30,11 +28,12 @@ from sklearn.linear_model import LogisticRegression  # noqa: E402
 from threadpoolctl import threadpool_limits  # noqa: E402
 
 from classification.transfer import probe  # noqa: E402
+from robust_backbones.core.cli import Parser  # noqa: E402
 from robust_backbones.core.errors import UserError, user_errors  # noqa: E402
 
 
 def synthetic(n: int, d: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(n, d)` float64 features, half of them 0, of mean norm sqrt(d); and labels."""
+    """Features `(n, d)`, float64, half of them 0, with mean norm sqrt(d); and labels `(n,)`."""
     g = torch.Generator().manual_seed(0)
     width = d // 2
     scale = torch.arange(1, width + 1, dtype=torch.float64) ** -0.5
@@ -48,13 +47,13 @@ def synthetic(n: int, d: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def objective(x, y, weights, bias, penalty: float) -> float:
-    """Of either side, computed alike."""
+    """The objective of a solution, for both implementations."""
     loss = torch.nn.functional.cross_entropy(x @ weights.T + bias, y, reduction="sum")
     return (loss + penalty / 2 * weights.square().sum()).item()
 
 
 def ours(x, y, classes: int, tolerance: float, dtype=torch.float64):
-    """Seconds, objectives from the strongest penalty on, iterations."""
+    """Fit with our solver. Returns seconds, objectives (strongest penalty first) and iterations."""
     results: list = []
     seconds = timing.seconds(
         lambda: results.append(probe.fit(x, y, classes, tolerance=tolerance, dtype=dtype)), x.device
@@ -65,11 +64,11 @@ def ours(x, y, classes: int, tolerance: float, dtype=torch.float64):
     return seconds, values, int(found.iterations.sum())
 
 
-def scikit_learns(x, y, tolerance: float, relative: bool, limit: float):
-    """As `ours`; stops after the fit that passes the limit, seconds."""
+def scikit_learn(x, y, tolerance: float, relative: bool, limit: float):
+    """Fit with scikit-learn, like `ours`. Stops after the fit that exceeds `limit` seconds."""
     data, labels, last = x.cpu().numpy(), y.cpu().numpy(), None
     seconds, values, iterations = 0.0, [], 0
-    # With two classes its model has half as many weights, and half the penalty.
+    # With two classes, its model has half as many weights, and half the penalty.
     halves = 2 if len(y.unique()) == 2 else 1
     for penalty in reversed(probe.PENALTIES):
         tol = tolerance * (values[-1] / len(y) if relative and values else 1)
@@ -90,69 +89,70 @@ def scikit_learns(x, y, tolerance: float, relative: bool, limit: float):
 
 
 def compare(x, y, classes: int, args) -> None:
-    """Print the rows of one task."""
+    """Print the rows of one dataset."""
     rows = {f"ours, {tol:g}": ours(x, y, classes, tol) for tol in args.tolerance}
     for tol in args.float32:
         rows[f"ours in float32, {tol:g}"] = ours(x, y, classes, tol, torch.float32)
     for tol in args.tol:
-        rows[f"scikit-learn, {tol:g}"] = scikit_learns(x, y, tol, False, args.limit)
+        rows[f"scikit-learn, {tol:g}"] = scikit_learn(x, y, tol, False, args.limit)
     for tol in args.relative:
         name = f"scikit-learn, {tol:g} of objective"
-        rows[name] = scikit_learns(x, y, tol, True, args.limit)
+        rows[name] = scikit_learn(x, y, tol, True, args.limit)
     found = [values for _, values, _ in rows.values()]
     best = [min(v[i] for v in found if i < len(v)) for i in range(len(probe.PENALTIES))]
     base = next(iter(rows.values()))[0]
-    for side, (seconds, values, iterations) in rows.items():
+    for name, (seconds, values, iterations) in rows.items():
         over = [value / b - 1 for value, b in zip(values, best[: len(values)], strict=True)]
         more = "" if len(values) == len(best) else "more than "
         within = sum(o <= 1e-4 for o in over)
         print(
-            f"| {x.shape[1]} | {classes} | {side} | {len(values)} | {iterations} | "
+            f"| {x.shape[1]} | {classes} | {name} | {len(values)} | {iterations} | "
             f"{seconds:.1f} | {more}{seconds / base:.1f} | {max(over):.0e} | {within} |",
             flush=True,
         )
 
 
 def main(argv=None) -> None:
-    formatter = argparse.ArgumentDefaultsHelpFormatter
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=formatter)
+    p = Parser(description=__doc__)
     p.add_argument("--images", type=int, default=5000, help="number of images")
-    p.add_argument("--features", type=int, nargs="+", default=[512], help="per image")
+    p.add_argument("--features", type=int, nargs="+", default=[512], help="features per image")
     p.add_argument("--classes", type=int, nargs="+", default=[10], help="number of classes")
-    p.add_argument("--file", help="torch file with (features, labels), instead of synthetic ones")
-    p.add_argument("--tolerance", type=float, nargs="+", default=[1e-7], help="of our side")
+    p.add_argument("--file", help="torch file with (features, labels); replaces the synthetic data")
     p.add_argument(
-        "--float32", type=float, nargs="*", default=[], help="tolerances of our side in float32"
+        "--tolerance", type=float, nargs="+", default=[1e-7], help="tolerances of our solver"
     )
-    p.add_argument("--tol", type=float, nargs="*", default=[1e-4], help="of scikit-learn")
+    p.add_argument(
+        "--float32", type=float, nargs="*", default=[], help="tolerances of our solver in float32"
+    )
+    p.add_argument(
+        "--tol", type=float, nargs="*", default=[1e-4], help="absolute tolerances of scikit-learn"
+    )
     p.add_argument(
         "--relative",
         type=float,
         nargs="*",
         default=[3e-5],
-        help="tolerance of scikit-learn, as a share of the mean objective of the fit before",
+        help="tolerances of scikit-learn relative to the previous mean objective",
     )
     p.add_argument(
         "--limit",
         type=float,
         default=600,
-        help="seconds; scikit-learn stops after the "
-        "fit that passes it, and the table has the number of its fits",
+        metavar="SECONDS",
+        help="time limit of scikit-learn, which stops after the fit that exceeds it",
     )
-    p.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each side")
-    p.add_argument(
-        "--device", default="cpu", help="of our side, cpu or cuda; scikit-learn runs on the CPU"
-    )
+    p.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    p.add_argument("--device", default="cpu", help="device of our solver, cpu or cuda")
     args = p.parse_args(argv)
     if args.images < 1 or args.threads < 1:
-        raise UserError(f"--images {args.images} --threads {args.threads}; give 1 or more.")
+        raise UserError(f"--images {args.images} --threads {args.threads}: must be at least 1.")
     torch.set_num_threads(args.threads)
     device = timing.chosen(args.device)
     warnings.simplefilter("ignore", ConvergenceWarning)
     print(f"{args.images} images, {args.threads} threads, {device}, torch {torch.__version__}")
     print(
-        "| features | classes | side, tolerance | fits | iterations | seconds | times ours | "
-        "largest excess of the objective | fits within 1e-4 |"
+        "| features | classes | solver, tolerance | fits | iterations | seconds | time / ours | "
+        "largest excess | fits within 1e-4 |"
     )
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     with threadpool_limits(args.threads):

@@ -1,15 +1,14 @@
-"""How long does a report of the paper's full grid take? 12 tasks x 4 networks x 10 eps x 2 modes x
-3 trials = 2,880 results, made up, each marked with `settings.simulated`.
+"""Time a report of the paper's full grid with simulated results.
 
 python benchmarks/report.py --simulate output/simulated --output output/simulated-report
 python benchmarks/report.py --simulate output/simulated --output output/simulated-report --images 0
 
-The numbers come from a generator of random numbers and say nothing about any network: a
-difficulty of each task, a bonus of each network, a bump over eps, noise of each trial.
-Results that lie in the folder already are used as they are.
+The grid has 12 tasks x 4 networks x 10 eps x 2 modes x 3 trials = 2,880 results. The accuracies are
+random: a difficulty per task, an offset per network, a maximum over eps, and noise per trial. They
+are no measurements, and each result has `settings.simulated`. Existing results in the folder are
+used again.
 """
 
-import argparse
 import hashlib
 import itertools
 import math
@@ -29,6 +28,7 @@ from classification.transfer import options as transfer_options  # noqa: E402
 from classification.transfer.protocols import MODES  # noqa: E402
 from classification.transfer.settings import SourceNetwork  # noqa: E402
 from robust_backbones.core import results  # noqa: E402
+from robust_backbones.core.cli import Parser  # noqa: E402
 from robust_backbones.core.errors import UserError, user_errors  # noqa: E402
 
 LEVELS = (0.0, *EPS)
@@ -44,11 +44,13 @@ def simulate(
     modes=MODES,
     trials: int = 3,
 ) -> int:
-    """Write the results and return their number.
+    """Write simulated results and return their number.
 
     Args:
-        images: of each test set, whose predictions are written; 0: no predictions, and accuracies
-            that are not multiples of anything.
+        folder: folder for the results.
+        images: test images with predictions; 0 writes no predictions.
+        tasks, archs, levels, modes: axes of the grid. Levels are values of eps.
+        trials: trials of each cell.
     """
     cells = list(itertools.product(tasks, archs, levels, modes, range(trials)))
     for task, arch, eps, mode, seed in cells:
@@ -56,7 +58,7 @@ def simulate(
         run = Path(folder, mode, task, f"{arch}-eps{eps:g}-seed{seed}")
         accuracy = _accuracy(task, arch, eps, mode, seed)
         classes = DATASETS[task].classes
-        labels = np.arange(math.ceil(images / classes) * classes) % classes  # equally many of each
+        labels = np.arange(math.ceil(images / classes) * classes) % classes  # balanced classes
         if images:
             predictions = _predictions(labels, accuracy, f"{run.name} {task} {mode}")
             accuracy = 100 * float(np.mean(predictions == labels))
@@ -67,12 +69,12 @@ def simulate(
 
 
 def _draw(*names) -> random.Random:
-    """Random numbers of their own for everything that has a name."""
+    """A random generator seeded with the names."""
     return random.Random(hashlib.sha256(" ".join(map(str, names)).encode()).digest())
 
 
 def _accuracy(task: str, arch: str, eps: float, mode: str, seed: int) -> float:
-    """Percent."""
+    """Simulate the accuracy of a trial, percent."""
     base = _draw(task).uniform(-0.5, 1.8) + (0.8 if mode == "full-network" else 0)
     base += 0.25 * ARCHS.index(arch)
     peak, gain = _draw(task, mode).uniform(-2, 0.7), _draw("gain", task, mode).uniform(-0.1, 0.4)
@@ -83,7 +85,7 @@ def _accuracy(task: str, arch: str, eps: float, mode: str, seed: int) -> float:
 
 
 def _predictions(labels: np.ndarray, accuracy: float, name: str) -> np.ndarray:
-    """Right with that probability, otherwise the next class. Some images are hard for all."""
+    """Simulate predictions of this accuracy, with images that are hard for all networks."""
     hard = np.random.default_rng(0).random(len(labels))
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
     noise = np.random.default_rng(seed).random(len(labels))
@@ -107,7 +109,7 @@ def _per_class(path: Path, task: str, accuracy: float) -> None:
 
 
 def _result(run: Path, task, mode, weights, arch, seed, accuracy) -> None:
-    """As `classification.transfer` writes it for one trial."""
+    """Write the result of one trial like `classification.transfer`."""
     words = [
         "--weights",
         weights,
@@ -167,7 +169,7 @@ def _result(run: Path, task, mode, weights, arch, seed, accuracy) -> None:
 
 
 def measure(folder: Path, output: Path) -> None:
-    """Print seconds (wall, and of the processor) of each step, and sizes."""
+    """Print the wall and CPU seconds of each step, and the size of the page."""
     from classification.report import records, run
     from classification.report.contents.build import build_sections
 
@@ -184,21 +186,21 @@ def measure(folder: Path, output: Path) -> None:
     done(f"work out {len(sections)} sections")
     page = run.write(sections, found, problems, output)
     done(f"draw {sum(len(s.figures) for s in sections)} figures, write tables and page")
-    print("| step | seconds | of the processor |\n|---|---|---|")
-    total = ("in all", *(sum(step[k] for step in steps) for k in (1, 2)))
+    print("| step | wall s | CPU s |\n|---|---|---|")
+    total = ("total", *(sum(step[k] for step in steps) for k in (1, 2)))
     for name, wall, processor in [*steps, total]:
         print(f"| {name} | {wall:.1f} | {processor:.1f} |")
     print(f"{page}: {page.stat().st_size / 1e6:.1f} MB")
 
 
 def main(argv=None) -> None:
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p = Parser(description=__doc__)
     p.add_argument(
         "--simulate",
         type=Path,
         required=True,
         metavar="DIR",
-        help="folder of the results: new, or from before",
+        help="folder of the simulated results, new or existing",
     )
     p.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="folder for the report"
@@ -208,12 +210,11 @@ def main(argv=None) -> None:
         type=int,
         default=1000,
         metavar="N",
-        help="test images with "
-        "predictions, for the statistics, rounded up to all classes (default: 1000)",
+        help="test images with predictions, rounded up to a multiple of the classes",
     )
     args = p.parse_args(argv)
     if args.images < 0:
-        raise UserError(f"--images {args.images}; give 0 or more.")
+        raise UserError(f"--images {args.images}: must be at least 0.")
     if not args.simulate.exists():
         began = time.perf_counter()
         count = simulate(args.simulate, args.images)

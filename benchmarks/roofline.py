@@ -1,14 +1,13 @@
-"""What this machine's PyTorch can compute, and what of it an adversarial training step reaches.
+"""Compare an adversarial training step with the peak speed of PyTorch on this machine.
 
 python benchmarks/roofline.py --arch resnet18 --size 32 64 --batch 32 --repeats 5 --threads 1
 
-GFLOP/s, an addition and a multiplication counted as two: of a large matrix product (the machine's
-roof), of the network's own convolutions one by one, forward and backward (the roof of this
-network), and of the PGD training step of `classification.pretrain` (3 steps). Operations are
-counted by PyTorch on the plain network.
+The table has the GFLOP/s of a large matrix product (the bound of the machine), of the network's
+convolutions one by one (the bound of the network), and of the training step of
+`classification.pretrain` with 3 PGD steps. A multiplication and an addition count as two
+operations. PyTorch counts them on the plain network.
 """
 
-import argparse
 import statistics
 import sys
 import time
@@ -24,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from classification.models import Classifier  # noqa: E402
 from classification.training.learner import Learner  # noqa: E402
+from robust_backbones.core.cli import Parser  # noqa: E402
 from tests.support.small_models import learning  # noqa: E402
 
 ATTACK = dict(eps=1.0, steps=3, step_size=2 / 3, use_best=True)
@@ -31,7 +31,7 @@ MATRIX = 2048
 
 
 def seconds(work, repeats: int) -> float:
-    """Median; a first call warms up."""
+    """Median seconds of `work`, after a warm-up call."""
     work()
     taken = []
     for _ in range(repeats):
@@ -42,14 +42,14 @@ def seconds(work, repeats: int) -> float:
 
 
 def operations(work) -> float:
-    """Counted by PyTorch."""
+    """Floating-point operations of `work`, counted by PyTorch."""
     with FlopCounterMode(display=False) as counter:
         work()
     return float(counter.get_total_flops())
 
 
 def convolutions(model: nn.Module, x: torch.Tensor) -> list[tuple[nn.Conv2d, torch.Tensor]]:
-    """Each convolution of the network with an input of its shape."""
+    """All convolutions of the network, each with its input."""
     found, hooks = [], []
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
@@ -65,8 +65,8 @@ def convolutions(model: nn.Module, x: torch.Tensor) -> list[tuple[nn.Conv2d, tor
     return found
 
 
-def alone(layers, backward: bool, repeats: int) -> tuple[float, float]:
-    """Operations and seconds of all convolutions, one by one."""
+def time_alone(layers, backward: bool, repeats: int) -> tuple[float, float]:
+    """Total operations and seconds of the convolutions, run one by one."""
     total, taken = 0.0, 0.0
     for layer, given in layers:
         x = given.clone().requires_grad_(backward)
@@ -84,9 +84,12 @@ def alone(layers, backward: bool, repeats: int) -> tuple[float, float]:
 
 
 def step_operations(model: nn.Module, x: torch.Tensor) -> float:
-    """Of the plain network: each attack step goes forward and back to the image, the best iterate
-    takes one forward pass more, then comes a training pass. (Counted pass by pass: PyTorch's
-    counter does not bear `autograd.grad`.)"""
+    """Floating-point operations of a training step of the plain network.
+
+    An attack step is a forward and an input-gradient pass. The best iterate costs one more forward
+    pass, and the update is a training pass. The passes are counted separately, because PyTorch's
+    counter does not support `autograd.grad`.
+    """
 
     def passes(image: bool, weights: bool):
         model.requires_grad_(weights)
@@ -102,28 +105,29 @@ def step_operations(model: nn.Module, x: torch.Tensor) -> float:
 
 
 def main(argv=None) -> None:
-    formatter = argparse.ArgumentDefaultsHelpFormatter
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=formatter)
+    p = Parser(description=__doc__)
     p.add_argument("--arch", default="resnet18", help="network")
-    p.add_argument("--size", nargs="+", type=int, default=[32, 64], help="pixels")
+    p.add_argument("--size", nargs="+", type=int, default=[32, 64], help="image sizes, pixels")
     p.add_argument("--batch", type=int, default=32, help="images per step")
-    p.add_argument("--repeats", type=int, default=5, help="timed calls of each")
-    p.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch")
+    p.add_argument("--repeats", type=int, default=5, help="timed calls per row")
+    p.add_argument("--threads", type=int, default=torch.get_num_threads(), help="PyTorch threads")
     args = p.parse_args(argv)
     torch.set_num_threads(args.threads)
     print(f"{args.arch}, batch {args.batch}, {args.threads} threads, torch {torch.__version__}")
-    print("| pixels | what | GFLOP | median s | GFLOP/s | of the roof |\n|---|---|---|---|---|---|")
+    print(
+        "| pixels | work | GFLOP | median s | GFLOP/s | share of peak |\n|---|---|---|---|---|---|"
+    )
     square = torch.rand(MATRIX, MATRIX)
-    roof = 2 * MATRIX**3 / seconds(lambda: square @ square, args.repeats)
+    peak = 2 * MATRIX**3 / seconds(lambda: square @ square, args.repeats)
 
     def row(size, name: str, flop: float, taken: float) -> None:
         print(
             f"| {size} | {name} | {flop / 1e9:.2f} | {taken:.3f} | {flop / taken / 1e9:.1f} | "
-            f"{flop / taken / roof:.2f} |",
+            f"{flop / taken / peak:.2f} |",
             flush=True,
         )
 
-    row("", f"product of {MATRIX} x {MATRIX} matrices", 2 * MATRIX**3, 2 * MATRIX**3 / roof)
+    row("", f"product of {MATRIX} x {MATRIX} matrices", 2 * MATRIX**3, 2 * MATRIX**3 / peak)
     for size in args.size:
         torch.manual_seed(0)
         model = Classifier(args.arch, 10).to(memory_format=torch.channels_last)
@@ -131,7 +135,7 @@ def main(argv=None) -> None:
         y = torch.arange(args.batch) % 10
         layers = convolutions(model, x)
         for name, backward in (("forward", False), ("forward and backward", True)):
-            row(size, f"convolutions alone, {name}", *alone(layers, backward, args.repeats))
+            row(size, f"convolutions alone, {name}", *time_alone(layers, backward, args.repeats))
 
         learner = Learner(model, learning(**ATTACK))
         taken = seconds(lambda s=learner, x=x, y=y: s.step(x, y, [0.01], seed=0), args.repeats)

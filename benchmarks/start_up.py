@@ -1,12 +1,11 @@
-"""Seconds until --help, or the message of a mistake, stands there; whole processes.
+"""Time --help and common errors of all commands, as whole processes.
 
 python benchmarks/start_up.py --repeats 3
 
-All commands that the tree has, and for each what people get wrong: a wrong value and a missing
-file (`tests/support/commands.py`, where a test sees to it that none of them imports torch).
+The errors are an invalid value and a missing file, listed in `tests/support/commands.py`. A test
+checks that none of these calls imports torch.
 """
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -17,13 +16,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from robust_backbones.core.cli import Parser  # noqa: E402
 from tests.support.commands import MISTAKES, commands  # noqa: E402
 
-AIM = 1.5  # seconds
+TARGET = 1.5  # seconds
 
 
 def seconds(words: list[str], repeats: int) -> float:
-    """Median of the wall time."""
+    """Median wall time of a command, seconds."""
     taken = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -35,17 +35,16 @@ def seconds(words: list[str], repeats: int) -> float:
 
 
 def main(argv=None) -> None:
-    formatter = argparse.ArgumentDefaultsHelpFormatter
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=formatter)
-    p.add_argument("--repeats", type=int, default=3, help="starts of each")
+    p = Parser(description=__doc__)
+    p.add_argument("--repeats", type=int, default=3, help="runs of each command")
     args = p.parse_args(argv)
-    print("| command | words | median s | aim / s |\n|---|---|---|---|")
+    print("| command | arguments | median s | target / time |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for name, start in commands().items():
             for words in ("--help", *MISTAKES[name]):
                 given = words.replace("OUT", f"{folder}/new").split()
                 taken = seconds([*start, *given], args.repeats)
-                print(f"| `{name}` | `{words}` | {taken:.2f} | {AIM / taken:.1f} |", flush=True)
+                print(f"| `{name}` | `{words}` | {taken:.2f} | {TARGET / taken:.1f} |", flush=True)
 
 
 if __name__ == "__main__":

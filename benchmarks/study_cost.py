@@ -1,15 +1,14 @@
-"""GPU hours that a study of transfer would take, counted in multiplications, not measured.
+"""Estimate the GPU hours of a transfer study from its floating-point operations.
 
 python benchmarks/study_cost.py configs/studies/table1.yaml --tflops 40
 python benchmarks/study_cost.py configs/studies/table1.yaml --tflops 40 --set protocol=clean
 
-Passes over images times what the network computes for one (counted by PyTorch at 224 pixels, an
-addition and a multiplication are two), forward once, backward twice that where all of it is
-trained; divided by the `--tflops` that a GPU is assumed to reach. Reading images, which can be
-slower, is not in it. `classification.study plan` judges by real runs instead.
+The estimate is the number of image passes times the operations of the network at 224 pixels,
+divided by the assumed speed of the GPU. A backward pass through all layers counts as two forward
+passes. The time for reading images is not included. `classification.study plan` extrapolates from
+finished runs instead.
 """
 
-import argparse
 import functools
 import sys
 from collections import defaultdict
@@ -27,14 +26,15 @@ from classification.transfer import options as transfer_options  # noqa: E402
 from classification.transfer.settings import SourceNetwork  # noqa: E402
 from robust_backbones import zoo  # noqa: E402
 from robust_backbones.checkpoint.architectures import build_network  # noqa: E402
+from robust_backbones.core.cli import Parser  # noqa: E402
 
 PIXELS = 224
-TRAINED = 3  # forward, and backward for inputs and for weights
+TRAINED = 3  # forward pass, backward pass for inputs, backward pass for weights
 
 
 @functools.cache
 def forward(arch: str) -> float:
-    """Floating-point operations for one image."""
+    """Floating-point operations of a forward pass with one image."""
     with torch.device("meta"):
         network = build_network(arch, 1000).eval()
         counter = FlopCounterMode(display=False)
@@ -65,10 +65,17 @@ def cost(run, parser) -> float:
 
 
 def main(argv=None) -> None:
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("study", type=Path)
-    p.add_argument("--tflops", type=float, default=40.0, help="10^12 operations a second of a GPU")
-    p.add_argument("--set", nargs="+", default=[], metavar="OPTION=VALUE")
+    p = Parser(description=__doc__)
+    p.add_argument("study", type=Path, metavar="FILE", help="study file")
+    p.add_argument(
+        "--tflops",
+        type=float,
+        default=40.0,
+        help="assumed speed of the GPU in 10^12 operations per second",
+    )
+    p.add_argument(
+        "--set", nargs="+", default=[], metavar="OPTION=VALUE", help="options to change in all runs"
+    )
     args = p.parse_args(argv)
     runs = read_study(args.study, dict(pair.split("=", 1) for pair in args.set))
     parser, hours, counts = transfer_options.parser(""), defaultdict(float), defaultdict(int)

@@ -1,13 +1,12 @@
-"""What a study costs besides its runs: thousands of runs that do next to nothing.
+"""Measure the overhead of studies with thousands of tiny runs.
 
 python benchmarks/study_overhead.py --runs 500 5000 --executor local ray
 
-A run starts a Python that writes a result (`program`, timed alone as well). `each` is the wall time
-of the study by its runs; `memory` is the driver's, after the first tenth of the runs and at the
-end.
+A run starts a Python process that writes a result. `process` is the time of this process alone, and
+`per run` is the wall time of the study divided by its number of runs. `memory` is the memory of the
+driver after a tenth of the runs and at the end.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -23,6 +22,7 @@ from classification.study.commands import COMMANDS, Command  # noqa: E402
 from classification.study.executors import Local  # noqa: E402
 from classification.study.file import read_study  # noqa: E402
 from classification.study.queue import Queue  # noqa: E402
+from robust_backbones.core.cli import Parser  # noqa: E402
 
 CODE = "import sys; open(sys.argv[1] + '/result.json', 'w').write('{\"metrics\": {}}')"
 
@@ -32,13 +32,13 @@ def lines(options: dict, folder: Path, gpus: float) -> list[list[str]]:
 
 
 def memory() -> float:
-    """MB of this process."""
+    """Memory of this process in MB."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def measure(name: str, count: int, jobs: int) -> tuple[float, float, float, float]:
-    """Seconds to read the file, seconds of all runs, and memory, early and at the end."""
+    """Seconds of reading the file and of all runs, and memory after a tenth and at the end."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "study.yaml")
         path.write_text(
@@ -76,12 +76,16 @@ def measure(name: str, count: int, jobs: int) -> tuple[float, float, float, floa
 
 
 def main(argv=None) -> None:
-    p = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    p = Parser(description=__doc__)
+    p.add_argument("--runs", type=int, nargs="+", default=[500, 5000], help="numbers of runs")
+    p.add_argument(
+        "--executor",
+        nargs="+",
+        choices=("local", "ray"),
+        default=["local", "ray"],
+        help="executors",
     )
-    p.add_argument("--runs", type=int, nargs="+", default=[500, 5000])
-    p.add_argument("--executor", nargs="+", choices=("local", "ray"), default=["local", "ray"])
-    p.add_argument("--jobs", type=int, default=2, help="of local: runs at a time")
+    p.add_argument("--jobs", type=int, default=2, help="parallel runs of the local executor")
     args = p.parse_args(argv)
     COMMANDS["nothing"] = Command(
         lines, lambda options: None, lambda name: False, (), lambda found: []
@@ -91,7 +95,7 @@ def main(argv=None) -> None:
         for _ in range(50):
             subprocess.run([sys.executable, "-I", "-S", "-c", CODE, folder], check=True)
         alone = (time.perf_counter() - began) / 50
-    print("| executor | runs | reading, s | all, s | each, ms | program, ms | memory, MB |")
+    print("| executor | runs | reading, s | all runs, s | per run, ms | process, ms | memory, MB |")
     print("|---|---|---|---|---|---|---|")
     for name in args.executor:
         for count in args.runs:

@@ -1,17 +1,15 @@
-"""Seconds of training until a robust accuracy is reached: PGD by the `robustness` library, and us.
+"""Time to reach a robust accuracy: the `robustness` library against our training methods.
 
 python benchmarks/time_to_accuracy.py --threads 1
 python benchmarks/time_to_accuracy.py --data DIR --limit 2000 --targets 20 25 30 --threads 1
 
-The embedded digits, or a part of an image folder, `DIR/train/<class>/<image>`; of both some images
-are held out. Equal network, weights at the start, batches, learning rate; L2 eps 0.5. The library
-trains by its own loop with PGD of 3 steps, ours by each method with its default attack. After every
-pass over the images the same PGD of 10 steps measures the held-out images, outside of the clock. A
-side is trained until it has reached all targets; of each target the first pass that reaches it
-counts.
+The data are the embedded digits or an image folder, `DIR/train/<class>/<image>`. All trainings use
+the same network, initial weights, batches and learning rate, and L2 eps 0.5. The library trains
+with its own loop and PGD-3, and ours with each method and its default attack. After every epoch,
+PGD-10 measures the robust accuracy on held-out images, which is not timed. Training stops when all
+targets are reached.
 """
 
-import argparse
 import contextlib
 import io
 import os
@@ -19,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-os.environ.setdefault("TQDM_DISABLE", "1")  # the library's progress bar; before it is imported
+os.environ.setdefault("TQDM_DISABLE", "1")  # read when the library is imported
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -31,6 +29,7 @@ from classification.models import Classifier  # noqa: E402
 from classification.training.learner import Learner  # noqa: E402
 from classification.training.settings import METHODS  # noqa: E402
 from robust_backbones import attacks  # noqa: E402
+from robust_backbones.core.cli import Parser  # noqa: E402
 from tests.support import robustness_bridge as bridge  # noqa: E402
 from tests.support.small_models import learning  # noqa: E402
 
@@ -41,15 +40,15 @@ HELD_OUT = 0.2
 
 
 def images(data, split: str, limit: int | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(N, 3, 32, 32)` in [0, 1] and labels."""
+    """Images `(N, 3, 32, 32)` in [0, 1] and labels `(N,)`."""
     name = "folder" if data else "digits"
     source = open_split(name, split, data, image_size=32, limit=limit, held_out=HELD_OUT)
     x, y = zip(*loader.test_batches(source, 100), strict=True)
     return torch.cat(x), torch.cat(y)
 
 
-def library_side(network: Classifier, arch: str, classes: int, lr: float):
-    """`(one batch -> nothing, the trained network's weights)`."""
+def library_training(network: Classifier, arch: str, classes: int, lr: float):
+    """Build the library's training: `(train on a batch, get the weights)`."""
     library = bridge.import_library()
     dataset = library.datasets.ImageNet("/nowhere")
     dataset.num_classes = classes
@@ -72,8 +71,8 @@ def library_side(network: Classifier, arch: str, classes: int, lr: float):
     return learn, model.model.state_dict
 
 
-def our_side(network: Classifier, method: str, lr: float):
-    """Likewise."""
+def our_training(network: Classifier, method: str, lr: float):
+    """Build our training: `(train on a batch, get the weights)`."""
     learner = Learner(
         network.to(memory_format=torch.channels_last),
         learning(method=method, lr=lr, attack=METHODS[method].attack("l2", EPS)),
@@ -83,7 +82,7 @@ def our_side(network: Classifier, method: str, lr: float):
 
 
 def robust_accuracy(weights: dict, arch: str, x, y, classes: int) -> float:
-    """Percent of images that PGD of 10 steps leaves right."""
+    """Accuracy under PGD-10, percent."""
     network = Classifier(arch, classes).eval()
     network.net.load_state_dict(weights)
     right = 0
@@ -103,11 +102,11 @@ def robust_accuracy(weights: dict, arch: str, x, y, classes: int) -> float:
     return 100 * right / len(y)
 
 
-def reach(side, train, test, args) -> list[tuple[float, float]]:
-    """Of each pass over the images: seconds of training until its end, and the accuracy then."""
-    (learn, weights), (x, y) = side, train
+def train_until_targets(training, train, test, args) -> list[tuple[float, float]]:
+    """Train epoch by epoch. Returns the training seconds and robust accuracy after each epoch."""
+    (learn, weights), (x, y) = training, train
     seconds, generator, curve = 0.0, torch.Generator().manual_seed(args.seed), []
-    for turn in range(1, 1 + args.passes):
+    for turn in range(1, 1 + args.epochs):
         order = torch.randperm(len(y), generator=generator)
         start = time.perf_counter()
         for number, chosen in enumerate(order.split(args.batch)):
@@ -120,20 +119,19 @@ def reach(side, train, test, args) -> list[tuple[float, float]]:
 
 
 def row(target: float, name: str, curve: list, library: list) -> str:
-    """Of the table; where the library did not reach the target its whole time bounds the ratio."""
-    passes = next((n for n, (_, found) in enumerate(curve, 1) if found >= target), None)
-    if passes is None:
+    """Format a table row. If the library missed the target, its total time bounds the speedup."""
+    epochs = next((n for n, (_, found) in enumerate(curve, 1) if found >= target), None)
+    if epochs is None:
         best = max(found for _, found in curve)
         return f"| {target:g} % | {name} | more than {curve[-1][0]:.1f} | | | no: {best:.1f} % |"
-    seconds = curve[passes - 1][0]
-    theirs = next((s for s, found in library if found >= target), None)
-    times = f"{theirs / seconds:.2f}" if theirs else f"more than {library[-1][0] / seconds:.2f}"
-    return f"| {target:g} % | {name} | {seconds:.1f} | {times} | {passes} | yes |"
+    seconds = curve[epochs - 1][0]
+    base = next((s for s, found in library if found >= target), None)
+    times = f"{base / seconds:.2f}" if base else f"more than {library[-1][0] / seconds:.2f}"
+    return f"| {target:g} % | {name} | {seconds:.1f} | {times} | {epochs} | yes |"
 
 
 def main(argv=None) -> None:
-    formatter = argparse.ArgumentDefaultsHelpFormatter
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=formatter)
+    p = Parser(description=__doc__)
     p.add_argument("--data", type=Path, help="image folder (default: the embedded digits)")
     p.add_argument("--limit", type=int, help="training images (default: all)")
     p.add_argument("--arch", default="resnet18", choices=("resnet18", "resnet50"), help="network")
@@ -142,15 +140,21 @@ def main(argv=None) -> None:
         type=float,
         nargs="+",
         default=[40.0, 60.0, 80.0],
-        help="robust accuracies, percent",
+        help="target robust accuracies, percent",
     )
-    p.add_argument("--seed", type=int, default=0, help="of weights and orders")
-    p.add_argument("--methods", nargs="+", choices=OURS, default=OURS, help="of ours")
+    p.add_argument("--seed", type=int, default=0, help="random seed of weights and batches")
+    p.add_argument("--methods", nargs="+", choices=OURS, default=OURS, help="training methods")
     p.add_argument("--batch", type=int, default=64, help="images per step")
-    p.add_argument("--lr", type=float, default=0.02, help="learning rate, constant")
-    p.add_argument("--passes", type=int, default=60, help="over the images, at most")
-    p.add_argument("--limit-seconds", type=float, default=600, help="of a side's training, about")
-    p.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch")
+    p.add_argument("--lr", type=float, default=0.02, help="constant learning rate")
+    p.add_argument("--epochs", type=int, default=60, help="largest number of epochs")
+    p.add_argument(
+        "--limit-seconds",
+        type=float,
+        default=600,
+        metavar="SECONDS",
+        help="approximate time limit of each training",
+    )
+    p.add_argument("--threads", type=int, default=torch.get_num_threads(), help="PyTorch threads")
     args = p.parse_args(argv)
     torch.set_num_threads(args.threads)
     bridge.stay_on_the_cpu()
@@ -167,13 +171,13 @@ def main(argv=None) -> None:
     for name in (LIBRARY, *args.methods):
         torch.manual_seed(args.seed)
         network = Classifier(args.arch, args.classes)
-        side = (
-            library_side(network, args.arch, args.classes, args.lr)
+        training = (
+            library_training(network, args.arch, args.classes, args.lr)
             if name == LIBRARY
-            else our_side(network, name, args.lr)
+            else our_training(network, name, args.lr)
         )
-        curves[name] = reach(side, train, test, args)
-    print("| robust accuracy, % | side | training, s | times faster | passes | reached |")
+        curves[name] = train_until_targets(training, train, test, args)
+    print("| robust accuracy, % | training | time, s | speedup | epochs | reached |")
     print("|---|---|---|---|---|---|")
     for target in args.targets:
         for name, curve in curves.items():

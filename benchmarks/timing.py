@@ -6,6 +6,9 @@ from typing import TypeVar
 
 import torch
 
+from classification.training.launch import choose_device
+from robust_backbones.core.errors import user_errors
+
 Name = TypeVar("Name")
 
 
@@ -56,8 +59,5 @@ def chosen(name: str) -> torch.device:
     Raises:
         SystemExit: torch cannot use the device (exit code 2).
     """
-    from classification.training.launch import choose_device
-    from robust_backbones.core.errors import user_errors
-
     with user_errors():
         return choose_device(name)

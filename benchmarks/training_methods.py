@@ -1,14 +1,13 @@
-"""Images per second of each training method, with its default attack, side by side.
+"""Compare the speed of the adversarial training methods with their default attacks.
 
 python benchmarks/training_methods.py --arch resnet18 --size 32 --batch 64 --threads 1
 
-One network each, the same images, one step at a time, taking turns, so that what else the machine
-does falls on all of them. An epoch of `free` is a pass in which each image is trained on four
-times; its recipe makes a quarter of the passes. The last column is what a whole run of equally many
-updates costs, relative to PGD's.
+The methods train one network each on the same images. They take turns after every step, so that
+other load on the machine affects all of them. `free` updates the weights four times per image and
+epoch, and its recipe therefore has a quarter of the epochs. The last column is the time of a run
+with the same number of updates, relative to PGD.
 """
 
-import argparse
 import statistics
 import sys
 import time
@@ -22,13 +21,14 @@ import torch  # noqa: E402
 from classification.models import Classifier  # noqa: E402
 from classification.training.learner import Learner  # noqa: E402
 from classification.training.settings import METHODS  # noqa: E402
+from robust_backbones.core.cli import Parser  # noqa: E402
 from tests.support.small_models import learning  # noqa: E402
 
 EPS = 0.5
 
 
 def learners(arch: str) -> dict[str, Learner]:
-    """Method -> a learner of it, all from the same weights."""
+    """One learner per method, all with the same initial weights."""
     found = {}
     for name, row in METHODS.items():
         torch.manual_seed(0)
@@ -38,11 +38,11 @@ def learners(arch: str) -> dict[str, Learner]:
 
 
 def measure(arch: str, size: int, batch: int, repeats: int) -> dict[str, list[float]]:
-    """Method -> seconds of each mini-batch."""
+    """Seconds of each mini-batch, by method."""
     x = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
     y, found = torch.arange(batch) % 10, learners(arch)
     seconds = {name: [] for name in found}
-    for repeat in range(1 + repeats):  # the first one warms up
+    for repeat in range(1 + repeats):  # the first one is a warm-up
         for name, learner in found.items():
             start = time.perf_counter()
             learner.step(x, y, [0.01] * learner.settings.updates_per_batch, seed=repeat)
@@ -52,13 +52,12 @@ def measure(arch: str, size: int, batch: int, repeats: int) -> dict[str, list[fl
 
 
 def main(argv=None) -> None:
-    formatter = argparse.ArgumentDefaultsHelpFormatter
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=formatter)
+    p = Parser(description=__doc__)
     p.add_argument("--arch", default="resnet18", help="network")
     p.add_argument("--size", type=int, default=32, help="height and width, pixels")
     p.add_argument("--batch", type=int, default=64, help="images per mini-batch")
-    p.add_argument("--repeats", type=int, default=7, help="timed mini-batches of each method")
-    p.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch")
+    p.add_argument("--repeats", type=int, default=7, help="timed mini-batches per method")
+    p.add_argument("--threads", type=int, default=torch.get_num_threads(), help="PyTorch threads")
     args = p.parse_args(argv)
     torch.set_num_threads(args.threads)
     seconds = measure(args.arch, args.size, args.batch, args.repeats)

@@ -6,7 +6,8 @@ python benchmarks/verdicts.py --old 4532b7e    # also compares with that commit,
 
 A verdict is wrong if it is `better` or `worse` without a difference or in the opposite direction,
 or `no difference` with a truth outside the margin. The exit code is 1 if an error rate, a coverage
-or a power misses its bound. Only the results are simulated; the report's own functions judge them.
+or a power misses its bound. Only the results are simulated. The verdicts come from the report's own
+functions.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from verdict_worlds import HEADS, LEVELS, MORE, MOST_TRIALS, SCATTER, Study, Wor
 from classification import metrics  # noqa: E402
 from classification.report import comparisons, estimates, verdicts  # noqa: E402
 from classification.report.verdicts import Outcome, Verdict  # noqa: E402
+from robust_backbones.core.cli import Parser  # noqa: E402
 
 # Percent: largest error rate of a family and of a world, smallest coverage.
 POOLED, SINGLE, COVERED = 5.0, 6.5, 93.0
@@ -119,7 +121,7 @@ def show(title: str, heads: list[str], rows: Iterable[list[str]]) -> None:
 
 
 class Bounds:
-    """Collects what misses its bound. With few studies only what misses it for certain counts."""
+    """Collect missed bounds. With `certain`, only a whole interval outside the bound counts."""
 
     def __init__(self, certain: bool):
         self.certain, self.missed = certain, []
@@ -238,7 +240,7 @@ def margin_part(args: argparse.Namespace, bounds: Bounds) -> None:
 
 
 def detectors_part(args: argparse.Namespace, bounds: Bounds) -> None:
-    """Judge the AP of several robust backbones against one standard one, over runs only."""
+    """Compare the AP of several robust backbones with a standard one, over runs only."""
     rows, rng = [], np.random.default_rng(5)
     for backbones, runs, (ours, theirs), tails in [
         (1, 3, (0.3, 0.3), "normal"),
@@ -275,7 +277,7 @@ def detectors_part(args: argparse.Namespace, bounds: Bounds) -> None:
         "AP of detectors",
         [
             "robust backbones against a standard one",
-            "any of them wrong, %",
+            "any verdict wrong, %",
             "covered, %",
             "found at 2 AP, %",
         ],
@@ -284,7 +286,7 @@ def detectors_part(args: argparse.Namespace, bounds: Bounds) -> None:
 
 
 def tasks_part(args: argparse.Namespace, bounds: Bounds) -> None:
-    """Judge the mean over all tasks."""
+    """Test the verdict on the mean over all tasks."""
     rows, rng = [], np.random.default_rng(6)
     draws: dict[str, Callable] = {
         "normal": rng.standard_normal,
@@ -482,10 +484,12 @@ PARTS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    p = Parser(description=__doc__)
     p.add_argument("--studies", type=int, help="studies per world (default: 1000; with --smoke 60)")
     p.add_argument("--worlds", type=int, help="designed worlds (default: 60; with --smoke 16)")
-    p.add_argument("--smoke", action="store_true", help="quick form; reports only clear misses")
+    p.add_argument(
+        "--smoke", action="store_true", help="quick form, which reports only clear misses"
+    )
     p.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run")
     p.add_argument("--old", metavar="COMMIT", help="compare with the method of this commit")
     p.add_argument("--seed", type=int, default=2026, help="random seed for --old (default: 2026)")

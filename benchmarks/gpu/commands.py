@@ -8,9 +8,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import installed
 import torch
 from gpu.lines import Line, at_least, at_most
 
@@ -24,13 +24,7 @@ TINY = ["--dataset", "digits", "--arch", "resnet18", "--image-size", "32"]
 def versions(device: torch.device, full: bool) -> Iterator[Line]:
     """Report software, device and the defaults that decide precision."""
     yield Line("Python, PyTorch", f"{platform.python_version()}, {torch.__version__}")
-    found = []
-    for name in PACKAGES:
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            found.append(f"{name} missing")
-    yield Line("packages", ", ".join(found))
+    yield Line("packages", ", ".join(installed.versions(PACKAGES)))
     yield Line("CPU cores", len(os.sched_getaffinity(0)))
     if device.type != "cuda":
         return

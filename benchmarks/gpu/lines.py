@@ -1,4 +1,4 @@
-"""Lines that a row of the GPU check reports: named numbers, each with its bound."""
+"""Lines of the GPU check: named measurements, each with its bound."""
 
 from dataclasses import dataclass
 
@@ -31,12 +31,12 @@ class Line:
 
 
 def at_most(name: str, value: float, bound: float, unit: str = "") -> Line:
-    """A line that passes if the value is at most the bound; NaN does not pass."""
+    """A line that passes if the value is at most the bound. NaN does not pass."""
     return Line(name, value, unit, f"<= {bound:g}", value <= bound)
 
 
 def at_least(name: str, value: float, bound: float, unit: str = "") -> Line:
-    """A line that passes if the value is at least the bound; NaN does not pass."""
+    """A line that passes if the value is at least the bound. NaN does not pass."""
     return Line(name, value, unit, f">= {bound:g}", value >= bound)
 
 

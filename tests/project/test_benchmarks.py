@@ -1,4 +1,4 @@
-"""The runner of all benchmarks: what it reads out of tables, and that a failure stops nothing."""
+"""Test the runner of all benchmarks: numbers read from tables, and failures that stop nothing."""
 
 import importlib.util
 import sys
@@ -9,13 +9,13 @@ from tests.support.commands import ROOT
 
 OUTPUT = """\
 torch 2
-| side | times faster | s |
+| implementation | speedup | s |
 |---|---|---|
 | theirs | 1.00 | 3 |
 | ours, slow | 1.30 | 2 |
 | ours, fast | more than 4.5 | 1 |
 
-| times faster | part |
+| speedup | part |
 |---|---|
 | 9 | ours |
 | | ours |
@@ -34,41 +34,41 @@ def run():
 @pytest.mark.parametrize(
     ("column", "rows", "found"),
     [
-        ("times faster", ("ours",), [1.3, 4.5, 9]),
-        ("times faster", ("ours", "fast"), [4.5]),
+        ("speedup", ("ours",), [1.3, 4.5, 9]),
+        ("speedup", ("ours", "fast"), [4.5]),
         ("s", (), [3, 2, 1]),
         ("nothing", (), []),
     ],
 )
-def test_numbers_come_from_the_rows_that_are_meant(run, column, rows, found):
+def test_numbers_come_from_the_selected_rows(run, column, rows, found):
     assert run.numbers(OUTPUT, column, rows) == found
 
 
 @pytest.mark.parametrize(
-    ("aim", "said"),
+    ("target", "said"),
     [
-        (dict(least=1.3), "worst 1.3, aim at least 1.3: met"),
-        (dict(least=1.5), "worst 1.3, aim at least 1.5: **missed**"),
-        (dict(least=1.5, best=True), "best 9, aim at least 1.5: met"),
-        (dict(most=8), "worst 9, aim at most 8: **missed**"),
-        (dict(most=2, best=True), "best 1.3, aim at most 2: met"),
+        (dict(least=1.3), "worst 1.3, target at least 1.3: met"),
+        (dict(least=1.5), "worst 1.3, target at least 1.5: **missed**"),
+        (dict(least=1.5, best=True), "best 9, target at least 1.5: met"),
+        (dict(most=8), "worst 9, target at most 8: **missed**"),
+        (dict(most=2, best=True), "best 1.3, target at most 2: met"),
     ],
 )
-def test_an_aim_is_judged_by_the_worst_row_unless_one_is_enough(run, aim, said):
-    assert run.Aim("times faster", ("ours",), **aim).judge(OUTPUT).endswith(said)
+def test_a_target_applies_to_the_worst_row_unless_one_is_enough(run, target, said):
+    assert run.Target("speedup", ("ours",), **target).check(OUTPUT).endswith(said)
 
 
-def test_no_number_is_not_an_aim_met(run):
-    assert "no number" in run.Aim("times faster", ("hers",), least=0).judge(OUTPUT)
+def test_no_number_does_not_meet_a_target(run):
+    assert "has no number" in run.Target("speedup", ("hers",), least=0).check(OUTPUT)
 
 
-def test_a_failure_is_told_and_the_others_go_on(run, tmp_path, monkeypatch, capsys):
+def test_a_failure_is_reported_and_the_others_run(run, tmp_path, monkeypatch, capsys):
     rows = {
-        "bad": run.Question("Bad", "nobody", "-c 'import sys; sys.exit(\"no package x\")'", ""),
+        "bad": run.Question("Bad", "nothing", "-c 'import sys; sys.exit(\"no package x\")'", ""),
         "good": run.Question("Good", "it", "-c 'print(1 + 1)'", ""),
     }
     monkeypatch.setattr(run, "QUESTIONS", rows)
-    assert run.main(["--only", "bad", "good", "--out", str(tmp_path / "page.md")]) == 1
+    assert run.main(["--only", "bad", "good", "--output", str(tmp_path / "page.md")]) == 1
     page = (tmp_path / "page.md").read_text()
     assert "**Failed** with exit code 1: no package x" in page
     assert "## Good" in page and "\n2\n" in page and "bad" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The sides of `adversarial_step.py`: the library's training step, and ours in several forms."""
+"""The training steps that `adversarial_step.py` compares: the library's, and variants of ours."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -18,14 +18,14 @@ EPS, STEPS, STEP_SIZE, LR = 1.0, 3, 2 / 3, 0.01
 
 
 @dataclass(frozen=True)
-class Form:
-    """How we make the step.
+class Variant:
+    """A variant of our training step.
 
     Attributes:
-        channels_last: order of images and weights.
-        folded: the attack runs on a `FoldedCopy`.
-        fused: PyTorch's fused SGD.
-        compiled: `torch.compile` of the attacked and of the trained network.
+        channels_last: whether images and weights are in channels_last memory format.
+        folded: whether the attack runs on a `FoldedCopy`.
+        fused: whether SGD is PyTorch's fused version.
+        compiled: whether the network is compiled with `torch.compile`.
     """
 
     channels_last: bool = True
@@ -35,21 +35,21 @@ class Form:
 
 
 LIBRARY = "robustness library"
-PRETRAIN = "pretrain"  # what classification.pretrain does, all of it
+PRETRAIN = "pretrain"  # the whole step of classification.pretrain
 OURS = {
-    "eager": Form(channels_last=False),
-    "channels_last": Form(),
-    "folded": Form(folded=True),
-    "folded, fused SGD": Form(folded=True, fused=True),
-    "compiled": Form(compiled=True),
+    "eager": Variant(channels_last=False),
+    "channels_last": Variant(),
+    "folded": Variant(folded=True),
+    "folded, fused SGD": Variant(folded=True, fused=True),
+    "compiled": Variant(compiled=True),
     PRETRAIN: None,
 }
 
 
-def library_side(
+def library_step(
     library, arch: str, state: dict, use_best: bool, dtype: torch.dtype, device: torch.device
 ):
-    """`(step, network)`: a training step as the library makes it, and what it trains."""
+    """Build the library's training step: `(step, trained network)`."""
     dataset = library.datasets.ImageNet("/nowhere")
     dataset.num_classes = 10
     model, _ = library.model_utils.make_and_restore_model(arch=arch, dataset=dataset)
@@ -67,29 +67,34 @@ def library_side(
     return step, model.model
 
 
-def our_side(
-    form: Form, arch: str, state: dict, use_best: bool, dtype: torch.dtype, device: torch.device
+def variant_step(
+    variant: Variant,
+    arch: str,
+    state: dict,
+    use_best: bool,
+    dtype: torch.dtype,
+    device: torch.device,
 ):
-    """`(step, network)`: ours, likewise."""
+    """Build a variant of our training step: `(step, trained network)`."""
     model = Classifier(arch, 10)
     model.net.load_state_dict(state)
     model.to(device, dtype)
-    if form.channels_last:
+    if variant.channels_last:
         model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
-        model.parameters(), LR, momentum=0.9, weight_decay=1e-4, fused=form.fused or None
+        model.parameters(), LR, momentum=0.9, weight_decay=1e-4, fused=variant.fused or None
     )
     pgd = partial(
         attacks.pgd, constraint="l2", eps=EPS, steps=STEPS, step_size=STEP_SIZE, use_best=use_best
     )
-    folded = FoldedCopy(model) if form.folded else None
-    trained: nn.Module = torch.compile(model, dynamic=False) if form.compiled else model
+    folded = FoldedCopy(model) if variant.folded else None
+    trained: nn.Module = torch.compile(model, dynamic=False) if variant.compiled else model
 
     def adversary(attacked, x, y):
         return pgd(folded.refresh() if folded else attacked, x, y)
 
     def step(x, y):
-        if form.channels_last:
+        if variant.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         model.train()
         x_adv = adversary(trained, x, y)
@@ -101,8 +106,8 @@ def our_side(
     return step, model.net
 
 
-def learner_side(arch: str, state: dict, use_best: bool, dtype, device):
-    """`(step, network)`: what `classification.pretrain` does, all of it."""
+def pretrain_step(arch: str, state: dict, use_best: bool, dtype, device):
+    """Build the training step of `classification.pretrain`: `(step, trained network)`."""
     model = Classifier(arch, 10)
     model.net.load_state_dict(state)
     model.to(device, dtype, memory_format=torch.channels_last)
@@ -111,28 +116,28 @@ def learner_side(arch: str, state: dict, use_best: bool, dtype, device):
     return (lambda x, y: learner.step(x, y, [LR], seed=0)), model.net
 
 
-def sides(
+def build_steps(
     library, names, arch: str, use_best: bool, dtype: torch.dtype, device: torch.device
 ) -> dict:
-    """Name -> `(step, network)`, all from the same weights, the library first."""
+    """Build all steps with the same initial weights: `{name: (step, network)}`, library first."""
     torch.manual_seed(0)
     state = Classifier(arch, 10).net.state_dict()
-    built = {LIBRARY: library_side(library, arch, state, use_best, dtype, device)}
+    built = {LIBRARY: library_step(library, arch, state, use_best, dtype, device)}
     for name in names:
         if name == PRETRAIN:
-            built[name] = learner_side(arch, state, use_best, dtype, device)
+            built[name] = pretrain_step(arch, state, use_best, dtype, device)
         else:
-            built[name] = our_side(OURS[name], arch, state, use_best, dtype, device)
+            built[name] = variant_step(OURS[name], arch, state, use_best, dtype, device)
     return built
 
 
 def passes(arch: str, batch: int, size: int, device: torch.device) -> dict:
-    """Name of a pass of the plain network in channels_last -> a function that makes it once."""
+    """Functions that run one pass of the plain network in channels_last format, by name."""
     torch.manual_seed(0)
     model = Classifier(arch, 10).to(device, memory_format=torch.channels_last)
     x = torch.rand(batch, 3, size, size).to(device, memory_format=torch.channels_last)
     folded = FoldedCopy(model).refresh()
-    evaluated = folded.plain  # in eval mode, no gradient of parameters
+    evaluated = folded.plain  # in eval mode, without gradients of parameters
 
     def forward(network):
         with torch.no_grad():
