@@ -12,7 +12,7 @@ from robust_backbones.core.errors import UserError, user_errors
 
 # Command -> the module with its `main`, and what the command does.
 COMMANDS = {
-    "zoo": ("robust_backbones.zoo_command", "list, fetch and verify published models"),
+    "zoo": ("robust_backbones.commands.zoo", "list, fetch and verify published models"),
     "convert": ("robust_backbones.commands.convert", "convert a checkpoint and verify the result"),
     "train": ("robust_backbones.commands.train", "train or evaluate a detector"),
     "evaluate": ("robust_backbones.commands.evaluate", "score a file of detections"),

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from robust_backbones.core import resources
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic
@@ -107,8 +109,6 @@ def finite(node: Any) -> Any:
 
 def hardware() -> dict:
     """Describe the devices, threads and versions, which affect the numbers."""
-    import torch  # `finished` is called before the slow imports
-
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "gpus": gpus,

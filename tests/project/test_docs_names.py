@@ -77,7 +77,7 @@ def helps() -> str:
 
 
 SUBCOMMANDS = {
-    "robust_backbones.zoo": ("list", "show", "fetch", "verify", "table"),
+    "robust_backbones.commands.zoo": ("list", "show", "fetch", "verify", "table"),
     "classification.datasets": ("list", "check", "fetch"),
 }
 # Options of other programs that the text names.

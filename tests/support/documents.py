@@ -24,9 +24,6 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOTEBOOKS = sorted((ROOT / "docs/notebooks").glob("*.ipynb"))
 SHELL = ("", "bash")
 
-# Modules whose `python -m` is another module's `main`.
-_ENTRIES = {"robust_backbones.zoo": "robust_backbones.zoo_command"}
-
 
 @dataclass(frozen=True)
 class Block:
@@ -151,7 +148,7 @@ def functions(name: str) -> dict:
         main = defined["main"]  # scripts in tools/ import it from a package
         return vars(sys.modules[main.__module__]) if path.parent.name == "tools" else defined
     package = ROOT.joinpath(*name.split("."), "__main__.py").is_file()
-    entry = f"{name}.__main__" if package else _ENTRIES.get(name, name)
+    entry = f"{name}.__main__" if package else name
     return vars(importlib.import_module(entry))
 
 

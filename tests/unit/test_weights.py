@@ -143,14 +143,14 @@ def test_a_mirror_that_is_no_folder(monkeypatch):
 
 
 def test_verify_reads_every_file_again(mirror, host, empty_cache, capsys):
-    from robust_backbones import zoo_command
+    from robust_backbones.commands.zoo import main
 
     (mirror / f"{UNKNOWN}.ckpt").write_bytes(GOOD)
     weights.resolve(UNKNOWN)
     for name in ("a", "b"):
         host.pages[f"/{name}"] = Page(GOOD)
         weights.resolve(f"{host.url}/{name}")
-    zoo_command.main(["verify"])
+    main(["verify"])
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["ok"] * 3
     path = weights.resolve(f"{host.url}/a")
     before = path.stat().st_mtime_ns
@@ -158,13 +158,13 @@ def test_verify_reads_every_file_again(mirror, host, empty_cache, capsys):
     os.utime(path, ns=(before, before))
     weights.resolve(f"{host.url}/b").unlink()
     with pytest.raises(SystemExit) as stop:
-        zoo_command.main(["verify"])
+        main(["verify"])
     assert stop.value.code == 2
     out, error = capsys.readouterr()
     assert [line.split()[0] for line in out.splitlines()] == ["ok", "BAD", "gone"]
     assert error == "error: damaged files in the cache: 1 (see above).\n"
     assert not path.exists()
-    zoo_command.main(["verify", UNKNOWN])
+    main(["verify", UNKNOWN])
 
 
 # --- the hub, through its own client

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from robust_backbones import zoo, zoo_command
+from robust_backbones import zoo
+from robust_backbones.commands.zoo import main
 from robust_backbones.core.eps import show_eps
 from robust_backbones.core.errors import UserError
 from tests.support import ROOT
@@ -81,16 +82,16 @@ def test_eps_is_printed_with_its_unit():
 
 
 def test_list(capsys):
-    zoo_command.main(["list", "--arch", "resnet50", "--constraint", "linf"])
+    main(["list", "--arch", "resnet50", "--constraint", "linf"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + 6
     assert lines[4].split() == ["resnet50_linf_eps4", "resnet50", "linf", "4/255", "63.86", "205"]
-    zoo_command.main(["list"])
+    main(["list"])
     assert len(capsys.readouterr().out.splitlines()) == 1 + 68
 
 
 def test_show(capsys):
-    zoo_command.main(["show", "densenet_l2_eps3"])
+    main(["show", "densenet_l2_eps3"])
     out = capsys.readouterr().out
     assert "robust://densenet161_l2_eps3" in out
     assert "66.98 %" in out
@@ -117,7 +118,7 @@ MISTAKES = [
 def test_mistakes_are_one_line_and_code_2(tmp_path, monkeypatch, capsys, args, message):
     monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path))
     with pytest.raises(SystemExit) as stop:
-        zoo_command.main(args)
+        main(args)
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
@@ -133,6 +134,6 @@ def test_help_is_fast():
 
 
 def test_the_document_is_up_to_date(capsys):
-    zoo_command.main(["table"])
+    main(["table"])
     text = (ROOT / "docs/model_zoo.md").read_text(encoding="utf-8")
     assert text == capsys.readouterr().out, "run: robust-backbones zoo table > docs/model_zoo.md"
