@@ -60,16 +60,16 @@ def test_usage_of_many_options_names_those_that_are_needed():
 
 def test_the_package_lists_its_commands():
     said = subprocess.run([sys.executable, "-m", "classification"], capture_output=True, text=True)
-    listed = {line.split()[2] for line in said.stdout.splitlines() if line.startswith("python")}
-    folder = ROOT / "classification"
-    assert listed == {f"classification.{f.parent.name}" for f in folder.glob("*/__main__.py")}
+    listed = {line.split()[3] for line in said.stdout.splitlines() if line.startswith("python")}
+    packages = {f.parent.name for f in (ROOT / "classification").glob("*/__main__.py")}
+    assert listed == {name.replace("_", "-") for name in packages} | {"make-shards"}
 
 
 @pytest.mark.parametrize(
     "words, message",
     [
         (["pretrain", "--output", "x", "--steps", "0"], "argument --steps: '0' is not"),
-        (["pretrian"], "command 'pretrian' is unknown; one of: pretrain, "),
+        (["pretrian"], "command 'pretrian' is unknown. Did you mean pretrain?"),
     ],
 )
 def test_the_package_runs_its_commands(words, message):

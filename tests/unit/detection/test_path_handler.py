@@ -97,7 +97,7 @@ REFUSED = [
     ("robust://resnet18_l2_eps7", "no published model is named 'resnet18_l2_eps7'. Did you mean"),
     (
         "robust://vgg16_bn_l2_eps3",
-        "is a vgg16_bn, which Detectron2 has no backbone for; choose one",
+        "is a vgg16_bn. Detectron2 has no backbone for it. Choose a model of resnet18",
     ),
     (
         "robust://resnet50_l2_eps3",
@@ -114,7 +114,7 @@ def test_wrong_names_are_refused_before_any_download(monkeypatch, name, message)
 
 
 def test_names_are_checked_under_other_builders_too(monkeypatch):
-    with pytest.raises(UserError, match="which Detectron2 has no backbone for"):
+    with pytest.raises(UserError, match="Detectron2 has no backbone for it"):
         PathManager.get_local_path("robust://vgg16_bn_l2_eps3")
     assert not PathManager.isfile("robust://vgg16_bn_l2_eps3")
     with pytest.raises(UserError, match="it can be read, not written"):
