@@ -105,7 +105,7 @@ class StrictCheckpointer(DetectionCheckpointer):
             if isinstance(metadata, dict) and not whole and metadata.get("arch"):
                 fix += f" The weights say that they are of a {metadata['arch']}."
             if any("layer1." in name for name in given) and not whole:
-                fix = "this is a classifier: python tools/convert.py makes a backbone of it."
+                fix = "this is a classifier: robust-backbones convert makes a backbone of it."
             raise UserError(
                 f"{len(absent)} tensors of the {part} did not come from the weights: {shown}; {fix}"
             )

@@ -21,16 +21,23 @@ from robust_backbones.core.errors import UserError
 # NumPy's aliases of built-in types, gone since 1.24 (np.bool came back in 2.0).
 _ALIASES = {"int": int, "float": float, "str": str, "object": object, "bool": bool}
 
+# Packages of the extra `detection` that this package and Detectron2 import.
+_REQUIRED = ("pycocotools", "hotcoco", "fvcore", "iopath", "yacs", "omegaconf", "cloudpickle")
+
 
 def bridge() -> None:
     """Make `import detectron2` work here.
 
     Raises:
-        UserError: Detectron2 is not installed.
+        UserError: Detectron2 or a package of the extra `detection` is not installed.
     """
     spec = importlib.util.find_spec("detectron2")
     if spec is None or spec.submodule_search_locations is None:
-        raise UserError("Detectron2 is not installed; run: python tools/install_detectron2.py")
+        raise UserError("Detectron2 is not installed. Run: robust-backbones install-detectron2")
+    if missing := [name for name in _REQUIRED if importlib.util.find_spec(name) is None]:
+        raise UserError(
+            f"package {missing[0]} is not installed. Run: pip install 'robust-backbones[detection]'"
+        )
     root = Path(spec.submodule_search_locations[0])
     with warnings.catch_warnings():
         # Importing it warns of parts of PyTorch and setuptools that it uses and that will go; the
@@ -53,7 +60,7 @@ def silence_detectron2() -> None:
 def _refuse(name: str, *_args: object, **_kwargs: object) -> NoReturn:
     raise RuntimeError(
         f"{name} needs Detectron2's C++ extension (rotated boxes, deformable convolution), which "
-        "is not in this installation; build it with: python tools/install_detectron2.py --official"
+        "is not in this installation; build it with: robust-backbones install-detectron2 --official"
     )
 
 

@@ -58,7 +58,7 @@ def add_robust_config(cfg: CfgNode) -> None:
     # model_best.pth. Chosen on DATASETS.TEST, so its value is too good; "" for none.
     cfg.TEST.BEST = ""
     # Your own data: NAME=coco:IMAGES:ANNOTATIONS.json or NAME=voc:ROOT:SPLIT. The names can stand
-    # in TRAIN and TEST. tools/train_net.py --dataset-train, --dataset-test fill it in.
+    # in TRAIN and TEST. robust-backbones train --dataset-train, --dataset-test fill it in.
     cfg.DATASETS.OWN = []
     # Names of the classes of OWN, in the order of their numbers. Empty: as found in the files.
     cfg.DATASETS.CLASSES = []
@@ -165,7 +165,7 @@ def _refuse_default_weights(cfg: CfgNode) -> None:
     if "ImageNetPretrained/MSRA" in cfg.MODEL.WEIGHTS:
         raise UserError(
             f"MODEL.WEIGHTS is '{cfg.MODEL.WEIGHTS}', made for BGR images; give a file that "
-            'tools/convert.py wrote, or "" to start from random weights.'
+            'robust-backbones convert wrote, or "" to start from random weights.'
         )
 
 

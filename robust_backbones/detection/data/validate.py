@@ -210,5 +210,5 @@ def refuse(name: str, found: Annotations, repair: bool) -> None:
     source: Source | None = MetadataCatalog.get(name).get("source")
     raise UserError(
         f"data set '{name}' has faults: {listed}. The first: {where}{first.text}. {fix[0].upper()}"
-        f"{fix[1:]}; all are listed by: python tools/check_data.py '{source or name}'."
+        f"{fix[1:]}; all are listed by: robust-backbones check-data '{source or name}'."
     )

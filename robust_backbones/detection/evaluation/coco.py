@@ -113,7 +113,7 @@ def gather(part: Any, distributed: bool = True) -> list | None:
 
 
 def save(rows: list[dict], folder: str | Path) -> None:
-    """Write predictions as `coco_instances_results.json`, which `tools/evaluate.py` reads."""
+    """Write `coco_instances_results.json`, which `robust-backbones evaluate` reads."""
     with atomic(Path(folder) / PREDICTIONS) as temporary:
         temporary.write_text(json.dumps(rows), encoding="utf-8")
 

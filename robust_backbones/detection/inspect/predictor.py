@@ -37,7 +37,7 @@ def load(
 
     Args:
         config_or_checkpoint: one of
-            - a run folder that `tools/train_net.py` wrote: its `config.yaml` and last checkpoint;
+            - a run folder of `robust-backbones train`: its `config.yaml` and last checkpoint;
             - a checkpoint file (`.pth`, `.pkl`) with the run's `config.yaml` beside it;
             - a config file (`.yaml`), whose `MODEL.WEIGHTS` or `weights` is a whole detector;
             - a `CfgNode`, for configs with keys of other projects.

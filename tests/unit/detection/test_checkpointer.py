@@ -54,7 +54,7 @@ SPOILED = [
     (without("stem.conv1.norm.running_mean"), "1 tensors .*stem.conv1.norm.running_mean"),
     (shorter("res5.1.conv2.norm.bias"), "1 tensors of the backbone .*res5.1.conv2.norm.bias"),
     (unprefixed, "100 tensors of the backbone did not come .* and 94 more; a backbone of this"),
-    (classifier, "this is a classifier: python tools/convert.py makes a backbone of it"),
+    (classifier, "this is a classifier: robust-backbones convert makes a backbone of it"),
     (
         metadata("mean", [0.5, 0.5, 0.5]),
         r"the weights need MODEL.PIXEL_MEAN \[127.5, .* cannot be used",
