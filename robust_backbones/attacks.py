@@ -198,7 +198,7 @@ def fgsm(
     Args:
         step_size: length of the step, in the unit of `eps`; None for `eps`.
 
-    The other arguments, the result and the errors are those of `pgd`.
+    For the other arguments, the result and the errors, see `pgd`.
     """
     return pgd(
         model,
@@ -216,7 +216,7 @@ def fgsm(
 
 
 def check_parameters(constraint: str, eps: float, steps: int, step_size: float) -> None:
-    """Refuse parameters that no attack can use. The arguments are those of `pgd`.
+    """Refuse parameters that no attack can use. For the arguments, see `pgd`.
 
     Raises:
         UserError: a parameter is unknown or out of its range.

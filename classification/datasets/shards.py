@@ -216,7 +216,7 @@ def open_shards(
         if not value:
             raise UserError(
                 f"{root}: the {fact} of these shards cannot be determined. Pass the path of the "
-                f"{INDEX} that robust-backbones make-shards writes."
+                f"{INDEX} that tools/make_shards.py writes."
             )
     assert count is not None
     spec.check_classes(root, len(classes))

@@ -82,7 +82,11 @@ class InterpretSettings:
 
 def parser(description: str) -> Parser:
     """Build the command-line parser."""
-    p = Parser(description=description, epilog="If --output has a finished run, nothing is done.")
+    p = Parser(
+        "python -m classification.interpret",
+        description=description,
+        epilog="If --output has a finished run, nothing is done.",
+    )
     what = p.add_argument_group("what").add_argument
     what(
         "--weights",

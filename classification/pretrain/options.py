@@ -30,6 +30,7 @@ RECIPE = "(default: the recipe's)"
 def parser(description: str) -> Parser:
     """Build the parser. Options whose default a table decides are None unless given."""
     p = Parser(
+        "python -m classification.pretrain",
         description=description.split("\n")[0],
         epilog="\n".join(f"recipe {name}: {_words(row)}" for name, row in RECIPES.items()),
     )

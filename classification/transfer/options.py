@@ -62,6 +62,7 @@ OWN = {
 def parser(description: str) -> Parser:
     """Build the parser. Options whose default a table decides are None unless given."""
     p = Parser(
+        "python -m classification.transfer",
         description=description.split("\n")[0],
         epilog="To resume a stopped run, repeat the same command.",
     )

@@ -107,6 +107,16 @@ def finite(node: Any) -> Any:
     return None if isinstance(node, float) and not math.isfinite(node) else node
 
 
+def flatten(node: dict, separator: str = ".", prefix: str = "") -> dict:
+    """Flatten nested dictionaries: configurations to `SOLVER.MAX_ITER`, metrics to `bbox/AP`."""
+    flat = {}
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        inner = isinstance(value, dict)
+        flat |= flatten(value, separator, name + separator) if inner else {name: value}
+    return flat
+
+
 def hardware() -> dict:
     """Describe the devices, threads and versions, which affect the numbers."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

@@ -1,4 +1,4 @@
-"""Import once: makes Detectron2 run, registers backbones, `robust://` paths and embedded data."""
+"""Make Detectron2 run, and register backbones, `robust://` paths and datasets. Import this once."""
 
 from robust_backbones.detection.compat import bridge
 

@@ -1,7 +1,7 @@
 """Robust ResNets as Detectron2 backbones.
 
-They are Detectron2's own `ResNet`: what is added is the choice of architecture by one key, the
-refusal of any setting that contradicts the weights, and faster FrozenBN.
+The networks are Detectron2's own `ResNet`. One key sets the architecture, settings that contradict
+the weights are refused, and FrozenBN is folded into the convolutions.
 """
 
 import logging
@@ -37,37 +37,36 @@ BUILDERS = (
 
 @BACKBONE_REGISTRY.register()
 def build_robust_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
-    """The ResNet named by `MODEL.ROBUST.ARCH`, with torchvision's stride placement.
+    """Build the ResNet of `MODEL.ROBUST.ARCH`, with the stride in the 3x3 convolutions.
 
     Raises:
-        UserError: the config contradicts the architecture or the input that its weights need.
+        UserError: the configuration contradicts the architecture, or the input of its weights.
     """
-    return fold(build_resnet_backbone(_checked(cfg), input_shape))
+    return fold(build_resnet_backbone(_with_architecture(cfg), input_shape))
 
 
 @BACKBONE_REGISTRY.register()
 def build_robust_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """The same ResNet below a feature pyramid, `p2` to `p6`. Raises as above."""
-    return fold(build_resnet_fpn_backbone(_checked(cfg), input_shape))
+    """Build the same ResNet below an FPN, `p2` to `p6`. Raises the same errors."""
+    return fold(build_resnet_fpn_backbone(_with_architecture(cfg), input_shape))
 
 
 @BACKBONE_REGISTRY.register()
 def build_robust_retinanet_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """The pyramid of RetinaNet, `p3` to `p7`, the last two made of `res5`. Raises as above."""
-    return fold(build_retinanet_resnet_fpn_backbone(_checked(cfg), input_shape))
+    """Build RetinaNet's FPN, `p3` to `p7`; `p6`, `p7` are from `res5`. Raises the same errors."""
+    return fold(build_retinanet_resnet_fpn_backbone(_with_architecture(cfg), input_shape))
 
 
 def body(backbone: Backbone) -> tuple[str, Backbone]:
-    """The network that pretrained weights are for, and its name inside `backbone` (`""` or
-    `"bottom_up."`)."""
+    """Return the prefix, `""` or `"bottom_up."`, and the pretrained network in `backbone`."""
     inner = getattr(backbone, "bottom_up", None)
     return ("", backbone) if inner is None else ("bottom_up.", inner)
 
 
-def _checked(cfg: CfgNode) -> CfgNode:
+def _with_architecture(cfg: CfgNode) -> CfgNode:
     if "ROBUST" not in cfg.MODEL:
         raise UserError(
-            f"MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME}, but there is no MODEL.ROBUST; call "
+            f"MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME}, but MODEL.ROBUST is missing. Call "
             "robust_backbones.detection.add_robust_config(cfg) right after get_cfg()."
         )
     cfg = cfg.clone()
@@ -113,13 +112,13 @@ def set_architecture(cfg: CfgNode) -> None:
         logging.getLogger(__name__).info("%s sets MODEL.RESNETS.%s to %s", name, key, value)
     if cfg.MODEL.RESNETS.NORM not in _NORMS:
         raise UserError(
-            f"MODEL.RESNETS.NORM is '{cfg.MODEL.RESNETS.NORM}', which has no place for the "
-            f"weights' BatchNorm; one of: {', '.join(_NORMS)}."
+            f"MODEL.RESNETS.NORM is '{cfg.MODEL.RESNETS.NORM}', but the weights have BatchNorm "
+            f"statistics. Choose from {', '.join(_NORMS)}."
         )
     _check_input(cfg)
 
 
-# What `MODEL.ROBUST.NORM` stands for.
+# `MODEL.ROBUST.NORM` -> keys that it sets.
 NORMS = {
     "": {},
     "sync": {
@@ -134,13 +133,13 @@ NORMS = {
 def _set_norms(cfg: CfgNode) -> None:
     name = cfg.MODEL.ROBUST.NORM
     if name not in NORMS:
-        raise UserError(f"MODEL.ROBUST.NORM '{name}' is unknown; one of: '', 'sync'.")
+        raise UserError(f"MODEL.ROBUST.NORM '{name}' is unknown. Choose from '', 'sync'.")
     for key, value in NORMS[name].items():
         cfg.merge_from_list([key, value])
 
 
 def _check_name(cfg: CfgNode) -> None:
-    """Refuse an architecture other than that of a published model, before its download."""
+    """Refuse an architecture that contradicts a published model, before its download."""
     weights, arch = cfg.MODEL.WEIGHTS, cfg.MODEL.ROBUST.ARCH
     if weights.startswith(SCHEME) and (found := find_resnet(weights).arch) != arch:
         raise UserError(
@@ -149,19 +148,19 @@ def _check_name(cfg: CfgNode) -> None:
         )
 
 
-# Norm layers that hold the statistics which pretrained weights bring.
+# Normalization layers that have the running statistics of pretrained weights.
 _NORMS = ("FrozenBN", "BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
 
 
 def _check_input(cfg: CfgNode) -> None:
-    why = "weights trained on RGB images with ImageNet statistics"
+    reason = "weights trained on RGB images with ImageNet statistics"
     if cfg.INPUT.FORMAT != "RGB":
-        raise _contradiction("INPUT.FORMAT", cfg.INPUT.FORMAT, "RGB", why)
+        raise _contradiction("INPUT.FORMAT", cfg.INPUT.FORMAT, "RGB", reason)
     for key, needed in (("PIXEL_MEAN", PIXEL_MEAN), ("PIXEL_STD", PIXEL_STD)):
         found = list(cfg.MODEL[key])
         if len(found) != 3 or any(abs(a - b) > 0.01 for a, b in zip(found, needed, strict=True)):
-            raise _contradiction(f"MODEL.{key}", found, needed, why)
+            raise _contradiction(f"MODEL.{key}", found, needed, reason)
 
 
-def _contradiction(key: str, found: object, needed: object, why: str) -> UserError:
-    return UserError(f"{key} is {found}, but {why} need {needed}; set {key} to {needed}.")
+def _contradiction(key: str, found: object, needed: object, reason: str) -> UserError:
+    return UserError(f"{key} is {found}, but {reason} require {needed}. Set {key} to {needed}.")

@@ -1,4 +1,4 @@
-"""Loading that stops where Detectron2 only warns, and saving that leaves no half-written file."""
+"""Strict loading, which stops where Detectron2 only warns, and atomic saving."""
 
 import logging
 import os
@@ -17,17 +17,16 @@ from robust_backbones.zoo import PIXEL_MEAN, PIXEL_STD
 
 
 class StrictCheckpointer(DetectionCheckpointer):
-    """`DetectionCheckpointer` that raises unless every required tensor came from the file.
+    """`DetectionCheckpointer` that requires its tensors to come from the file.
 
-    `load(path)`, for evaluation and resuming, requires the whole model. A fresh start through
-    `resume_or_load` requires the backbone's body only: neck and heads may be new.
+    `load(path)`, for evaluation and resuming, requires the whole model. `resume_or_load` of a new
+    run requires only the backbone's body. FPN and heads may be new.
 
     Attributes:
-        sha256: digest of the file that was loaded last; None before.
-        classes: names, in the order of their numbers, of the data at hand; saved with the model,
-            and a whole detector that was saved with others is refused. None for unknown.
-        average: averaged weights, which are then what is saved as `model`; those that training
-            goes on with are saved beside them.
+        sha256: digest of the last loaded file; None before.
+        classes: class names of the data, in order, saved with the model; None if unknown. A
+            detector saved with other classes is refused.
+        average: averaged weights, saved as `model`, next to the weights being trained.
     """
 
     sha256: str | None = None
@@ -38,24 +37,25 @@ class StrictCheckpointer(DetectionCheckpointer):
         """Load `path` into the model and the checkpointables (all of them if None).
 
         Raises:
-            UserError: not a checkpoint, tensors missing or misshapen, or made for another input.
+            UserError: the file is not a checkpoint, tensors are missing or have another shape, or
+                its network requires another input.
         """
         if not path:
             logging.getLogger(__name__).warning(
-                'MODEL.WEIGHTS is "": the model starts from random weights.'
+                "MODEL.WEIGHTS is empty. The model starts from random weights."
             )
-        # Detectron2 passes [] at a fresh start. A C4 detector has the last stage in its head.
+        # Detectron2 passes [] for a new run. C4 detectors have the last stage in the head.
         fresh = ("backbone." + body(self.model.backbone)[0], "roi_heads.res5.")
         self._required = ("",) if checkpointables is None else fresh
         return super().load(path, checkpointables)
 
     def _load_file(self, filename: str) -> dict:
-        """As Detectron2's, but no pickle is executed and checksums are looked at."""
+        """Load a file like Detectron2, but verify checksums and never execute a pickle."""
         self.sha256 = sha256(filename)
         loaded = load_file(filename)
         if not isinstance(loaded, dict):
             raise UserError(
-                f"{filename} holds a {type(loaded).__name__}, not a dictionary of tensors."
+                f"{filename} contains a {type(loaded).__name__}, not a dictionary of tensors."
             )
         if filename.endswith(".pkl") and not {"model", "__author__"} <= loaded.keys():
             weights = {k: v for k, v in loaded.get("blobs", loaded).items() if "_momentum" not in k}
@@ -63,7 +63,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         loaded = loaded if "model" in loaded else {"model": loaded}
         model = loaded["model"]
         if not isinstance(model, dict) or not all(hasattr(v, "shape") for v in model.values()):
-            raise UserError(f"{filename}: its 'model' is no dictionary of tensors.")
+            raise UserError(f"{filename}: 'model' is not a dictionary of tensors.")
         # Newer Detectron2: FILE?matching_heuristics=True.
         query = getattr(getattr(self, "_parsed_url_during_load", None), "query", "")
         if "matching_heuristics=True" in query:
@@ -77,9 +77,9 @@ class StrictCheckpointer(DetectionCheckpointer):
                 self._check_classes(metadata.get("classes"))
             except UserError:
                 raise
-            except (TypeError, ValueError, AttributeError) as error:  # of another making
-                raise UserError(f"the weights' metadata are damaged ({error}).") from None
-        if self.checkpointables and self._required == ("",):  # training goes on
+            except (TypeError, ValueError, AttributeError) as error:  # not written by us
+                raise UserError(f"The metadata of the weights are invalid ({error}).") from None
+        if self.checkpointables and self._required == ("",):  # resuming
             self._take_average(checkpoint)
         if checkpoint.pop("matching_heuristics", False):
             self._convert_ndarray_to_tensor(checkpoint["model"])
@@ -87,8 +87,8 @@ class StrictCheckpointer(DetectionCheckpointer):
             checkpoint["model"] = align_and_update_state_dicts(
                 self.model.state_dict(), checkpoint["model"], c2_conversion=caffe2
             )
-        # Detectron2's own list of missing keys is not enough: FrozenBN fills in statistics that a
-        # file lacks with 0 and 1, and says nothing.
+        # Detectron2's list of missing keys is incomplete: FrozenBN silently replaces missing
+        # statistics by 0 and 1.
         given = {name: tuple(tensor.shape) for name, tensor in checkpoint["model"].items()}
         absent = [
             name
@@ -100,19 +100,19 @@ class StrictCheckpointer(DetectionCheckpointer):
         if absent:
             shown = ", ".join(absent[:6]) + (f" and {len(absent) - 6} more" if absent[6:] else "")
             whole = self._required == ("",)
-            part, needed = ("model", "a whole detector") if whole else ("backbone", "a backbone")
-            fix = f"{needed} of this config is needed."
+            part, needed = ("model", "whole detector") if whole else ("backbone", "backbone")
+            fix = f"Give the weights of a {needed} of this config"
             if isinstance(metadata, dict) and not whole and metadata.get("arch"):
-                fix += f" The weights say that they are of a {metadata['arch']}."
+                fix += f" (these are a {metadata['arch']})"
             if any("layer1." in name for name in given) and not whole:
-                fix = "this is a classifier: robust-backbones convert makes a backbone of it."
+                fix = "The weights are a classifier. Convert them with robust-backbones convert"
             raise UserError(
-                f"{len(absent)} tensors of the {part} did not come from the weights: {shown}; {fix}"
+                f"{fix}. {len(absent)} tensors of the {part} did not come from the file: {shown}."
             )
         return super()._load_model(checkpoint)
 
     def _take_average(self, checkpoint: dict) -> None:
-        """Put the averaged weights where they belong; training has others."""
+        """Load the averaged weights into `average`, and the others into the model."""
         training = checkpoint.pop("training_model", None)
         if self.average is not None:
             self.average.module.load_state_dict(checkpoint["model"])
@@ -120,8 +120,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         checkpoint["model"] = training or checkpoint["model"]
 
     def _check_input(self, metadata: dict) -> None:
-        """A converted file says what its network was fed with and that its strides are
-        torchvision's; the model must agree."""
+        """Check that the input and the strides in the metadata agree with the model."""
         order = metadata.get("channel_order", self.model.input_format)
         if order != self.model.input_format:
             raise _contradiction("INPUT.FORMAT", self.model.input_format, order)
@@ -134,8 +133,8 @@ class StrictCheckpointer(DetectionCheckpointer):
                 key = f"MODEL.PIXEL_{name.upper()}"
                 if needed not in (PIXEL_MEAN, PIXEL_STD):
                     raise UserError(
-                        f"the weights need {key} {needed}; robust backbones are built for "
-                        f"ImageNet's {found} only, so these weights cannot be used."
+                        f"The weights require {key} {needed}, but only ImageNet's {found} is "
+                        "supported."
                     )
                 raise _contradiction(key, found, needed)
         if metadata.get("stride_in_1x1", False) != self._stride_in_1x1():
@@ -144,14 +143,14 @@ class StrictCheckpointer(DetectionCheckpointer):
             )
 
     def _check_classes(self, saved: list[str] | None) -> None:
-        """A detector of other classes, or of the same in another order, would name them wrongly."""
+        """Refuse a detector with other classes, or another order, whose names would be wrong."""
         if saved is None or self.classes is None:
             return
         if self._required == ("",) and saved != self.classes:
             raise UserError(
-                f"the detector was trained on {len(saved)} classes, {', '.join(saved[:8])}, …; the "
-                f"data have {len(self.classes)}, {', '.join(self.classes[:8])}, …: they must be "
-                "the same, in the same order (DATASETS.CLASSES)."
+                f"The detector was trained on {len(saved)} classes ({', '.join(saved[:8])}, …), "
+                f"but the data have {len(self.classes)} ({', '.join(self.classes[:8])}, …). They "
+                "must be the same, in the same order (DATASETS.CLASSES)."
             )
 
     def _stride_in_1x1(self) -> bool:
@@ -160,10 +159,12 @@ class StrictCheckpointer(DetectionCheckpointer):
         return any(isinstance(b, BottleneckBlock) and b.conv1.stride != (1, 1) for b in blocks)
 
     def save(self, name: str, tag: bool = True, **kwargs: Any) -> None:
-        """Save model and checkpointables as `<save_dir>/<name>.pth`, whole or not at all.
+        """Save model and checkpointables as `<save_dir>/<name>.pth`, atomically.
 
         Args:
-            tag: resuming starts from it.
+            name: file name without suffix.
+            tag: whether resuming starts from this file.
+            kwargs: further contents of the file.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -182,7 +183,7 @@ class StrictCheckpointer(DetectionCheckpointer):
             self.tag_last_checkpoint(os.path.basename(path))
 
     def _metadata(self) -> dict:
-        """What the detector is fed with, for whoever takes its backbone out again."""
+        """Return input and classes of the detector, for later conversions and checks."""
         mean, std = self.model.pixel_mean.flatten(), self.model.pixel_std.flatten()
         return {
             "channel_order": self.model.input_format,
@@ -193,10 +194,10 @@ class StrictCheckpointer(DetectionCheckpointer):
         }
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Note which file a resume starts from."""
+        """Save the name of the file that a resumed run starts from."""
         with atomic(os.path.join(self.save_dir, "last_checkpoint")) as temporary:
             temporary.write_text(last_filename_basename)
 
 
 def _contradiction(key: str, found: object, needed: object) -> UserError:
-    return UserError(f"{key} is {found}, but the weights need {needed}; set {key} to that.")
+    return UserError(f"{key} is {found}, but the weights require {needed}. Set {key} to {needed}.")

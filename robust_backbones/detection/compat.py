@@ -1,8 +1,8 @@
-"""Bridges that let the Detectron2 0.6 release run on current NumPy and Pillow, and uncompiled.
+"""Bridges that let Detectron2 0.6 run with current NumPy and Pillow, and without its C++ extension.
 
-Call `bridge()` before Detectron2 is first imported. Each bridge looks first whether it is needed,
-so a newer Detectron2, or a compiled one, is left exactly as it is. NumPy and Pillow themselves are
-not changed: what Detectron2 misses in them is given to its modules only.
+Call `bridge()` before the first import of Detectron2. Each bridge first checks whether it is
+needed, so newer or compiled versions are not changed. NumPy and Pillow are not changed either: only
+Detectron2's modules get the removed names.
 """
 
 import functools
@@ -16,32 +16,30 @@ import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy
+import torch
+from PIL import Image
+from pycocotools.cocoeval import COCOeval
+
 from robust_backbones.core.errors import UserError
 
-# NumPy's aliases of built-in types, gone since 1.24 (np.bool came back in 2.0).
+# NumPy's aliases of built-in types, removed in 1.24 (np.bool returned in 2.0).
 _ALIASES = {"int": int, "float": float, "str": str, "object": object, "bool": bool}
-
-# Packages of the extra `detection` that this package and Detectron2 import.
-_REQUIRED = ("pycocotools", "hotcoco", "fvcore", "iopath", "yacs", "omegaconf", "cloudpickle")
 
 
 def bridge() -> None:
-    """Make `import detectron2` work here.
+    """Make `import detectron2` work.
 
     Raises:
-        UserError: Detectron2 or a package of the extra `detection` is not installed.
+        UserError: Detectron2 is not installed.
     """
     spec = importlib.util.find_spec("detectron2")
     if spec is None or spec.submodule_search_locations is None:
         raise UserError("Detectron2 is not installed. Run: robust-backbones install-detectron2")
-    if missing := [name for name in _REQUIRED if importlib.util.find_spec(name) is None]:
-        raise UserError(
-            f"package {missing[0]} is not installed. Run: pip install 'robust-backbones[detection]'"
-        )
     root = Path(spec.submodule_search_locations[0])
     with warnings.catch_warnings():
-        # Importing it warns of parts of PyTorch and setuptools that it uses and that will go; the
-        # user can do nothing about it.
+        # Its imports warn about deprecated parts of PyTorch and setuptools, which users cannot
+        # change.
         warnings.simplefilter("ignore")
         _bridge_extension()
         _bridge_pillow(root)
@@ -51,29 +49,28 @@ def bridge() -> None:
 
 
 def silence_detectron2() -> None:
-    """For programs: hide what PyTorch says about Detectron2's own calls when they run; the user can
-    do nothing about it."""
+    """Hide PyTorch's warnings about Detectron2's calls, which users cannot change."""
     for message in ("torch.meshgrid", "The given NumPy array is not writable"):
         warnings.filterwarnings("ignore", message=message)
 
 
 def _refuse(name: str, *_args: object, **_kwargs: object) -> NoReturn:
     raise RuntimeError(
-        f"{name} needs Detectron2's C++ extension (rotated boxes, deformable convolution), which "
-        "is not in this installation; build it with: robust-backbones install-detectron2 --official"
+        f"{name} requires Detectron2's C++ extension (rotated boxes, deformable convolution), "
+        "which is not installed. Build it with: robust-backbones install-detectron2 --official"
     )
 
 
 class _MissingExtension(types.ModuleType):
-    """Stands for `detectron2._C` where it was not compiled: any use of it says so."""
+    """Placeholder for `detectron2._C` that explains the error when it is used."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # asked by the import system and by inspection, not by a user
+        if name.startswith("__"):  # requested by the import system, not by a user
             raise AttributeError(name)
         _refuse(f"detectron2._C.{name}")
 
 
-# What the extension registers with PyTorch.
+# Operators that the extension registers with PyTorch.
 _OPERATORS = (
     "nms_rotated",
     "box_iou_rotated",
@@ -86,28 +83,24 @@ def _bridge_extension() -> None:
     name = "detectron2._C"
     if name in sys.modules or importlib.util.find_spec(name) is not None:
         return
-    import detectron2  # the package itself imports nothing
-    import torch
-    from pycocotools.cocoeval import COCOeval
+    import detectron2  # here, because `bridge` first checks that it is installed
 
     stub = _MissingExtension(name)
     stub.__spec__ = importlib.machinery.ModuleSpec(name, loader=None)
     stub.__file__ = None
-    stub.get_compiler_version = stub.get_cuda_version = lambda: "not built"  # environment report
+    # For the environment report.
+    stub.get_compiler_version = stub.get_cuda_version = lambda: "not built"
     sys.modules[name] = detectron2._C = stub
     for operator in _OPERATORS:
         setattr(torch.ops.detectron2, operator, functools.partial(_refuse, operator))
-    # COCO evaluation has a form without C++: pycocotools' own, which newer releases fall back to.
+    # COCO evaluation without C++ is pycocotools' own, as in newer releases.
     evaluation = types.ModuleType("detectron2.evaluation.fast_eval_api")
     evaluation.COCOeval_opt = COCOeval
     sys.modules[evaluation.__name__] = evaluation
 
 
 def _bridge_pillow(root: Path) -> None:
-    """`Image.LINEAR`, gone since Pillow 10, is a default argument in one file: lend it while that
-    file is imported."""
-    from PIL import Image
-
+    """Add `Image.LINEAR`, removed in Pillow 10, while the file that uses it is imported."""
     if hasattr(Image, "LINEAR") or not _mentions(
         root, "data.transforms.transform", r"Image\.LINEAR"
     ):
@@ -119,7 +112,7 @@ def _bridge_pillow(root: Path) -> None:
         del Image.LINEAR
 
 
-# Where the 0.6 release uses NumPy's removed aliases.
+# Modules of the 0.6 release that use NumPy's removed aliases.
 _NUMPY_USERS = (
     "structures.masks",
     "data.build",
@@ -132,14 +125,12 @@ _NUMPY_USERS = (
 
 
 def _bridge_numpy(root: Path) -> None:
-    import numpy
-
     missing = {name: alias for name, alias in _ALIASES.items() if name not in dir(numpy)}
     pattern = rf"\bnp\.({'|'.join(missing)})\b"
     users = [module for module in _NUMPY_USERS if missing and _mentions(root, module, pattern)]
     if not users:
         return
-    view = types.ModuleType("numpy")  # NumPy as those modules knew it
+    view = types.ModuleType("numpy")  # NumPy with the removed aliases
     view.__getattr__ = lambda name: getattr(numpy, name)
     vars(view).update(missing)
     for user in users:
@@ -147,8 +138,10 @@ def _bridge_numpy(root: Path) -> None:
 
 
 def _bridge_export(root: Path) -> None:
-    """`detectron2.export` imports Caffe2, which PyTorch no longer has: leave that part out, as
-    newer releases do, so that TorchScript can be written."""
+    """Import `detectron2.export` without Caffe2, which PyTorch no longer has.
+
+    Newer releases do the same. TorchScript export needs the other parts.
+    """
     name = "detectron2.export"
     if (
         name in sys.modules
@@ -156,7 +149,7 @@ def _bridge_export(root: Path) -> None:
         or not _mentions(root, "export.__init__", r"(?m)^from \.api import")
     ):
         return
-    import detectron2
+    import detectron2  # see `_bridge_extension`
 
     package = types.ModuleType(name)
     package.__path__ = [str(root / "export")]

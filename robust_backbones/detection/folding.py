@@ -1,8 +1,8 @@
-"""FrozenBN folded into the convolution before it: the same function, fewer passes over features.
+"""Fold FrozenBN into the convolution before it: the same function, with fewer passes over features.
 
-Detectron2 multiplies and adds to each feature, forward and backward. A frozen normalisation is a
-fixed factor and offset per channel, so it can as well be applied to the weights, which are
-thousands of times fewer: `(W * x) s + b = (W s) * x + b`.
+Detectron2 multiplies and shifts each feature, forward and backward. FrozenBN is a fixed factor and
+offset per channel, so it can be applied to the weights instead, which are thousands of times fewer:
+`(W * x) s + b = (W s) * x + b`.
 """
 
 import torch
@@ -12,21 +12,21 @@ from torch.nn.functional import conv2d
 
 
 class FoldedConv2d(Conv2d):
-    """Detectron2's `Conv2d` with a FrozenBN; parameters, buffers and state dict are untouched."""
+    """Detectron2's `Conv2d` with FrozenBN. Parameters, buffers and state dict are unchanged."""
 
     _key: list | None = None
     _cache: tuple[Tensor, Tensor]
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(N, C, H, W)` to `(N, C', H', W')`, convolution, normalisation and activation."""
+        """Apply convolution, normalization and activation: `(N, C, H, W)` to `(N, C', H', W')`."""
         weight, bias = self._folded()
         x = conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
         return x if self.activation is None else self.activation(x)
 
     def _folded(self) -> tuple[Tensor, Tensor]:
         if torch.is_grad_enabled() and self.weight.requires_grad:
-            return self._fold()  # in the graph: the gradient is that of the weight
-        # Frozen, or only evaluated: made once, and again when any of the tensors has changed.
+            return self._fold()  # part of the graph, for the gradient of the weight
+        # Frozen, or in evaluation: cached until one of the tensors changes.
         norm = self.norm
         tensors = (
             self.weight,
@@ -52,10 +52,10 @@ class FoldedConv2d(Conv2d):
 
 
 def fold(network: nn.Module) -> nn.Module:
-    """Have each convolution of Detectron2's with a FrozenBN apply it through its weights.
+    """Replace each `Conv2d` of Detectron2 that has FrozenBN by a `FoldedConv2d`, in place.
 
     Returns:
-        the same network; outputs and gradients differ by rounding only.
+        The same network. Outputs and gradients differ only by rounding.
     """
     for module in network.modules():
         if type(module) is Conv2d and isinstance(module.norm, FrozenBatchNorm2d):

@@ -22,10 +22,10 @@ class Processes:
     """Number and place of the processes, as for `detectron2.engine.launch`.
 
     Attributes:
-        gpus: Number of GPUs on this machine. 0 or 1 starts no further process.
-        machines: Number of machines.
-        machine_rank: Rank of this machine, in `[0, machines)`.
-        url: Address at which the processes meet.
+        gpus: number of GPUs on this machine. 0 or 1 starts no further process.
+        machines: number of machines.
+        machine_rank: rank of this machine, in `[0, machines)`.
+        url: address for the rendezvous of the processes.
     """
 
     gpus: int = 1

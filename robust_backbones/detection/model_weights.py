@@ -30,8 +30,8 @@ def local_weights(weights: str) -> Path:
         raise UserError(f"MODEL.WEIGHTS '{weights}' does not exist. Create it with: make demo")
     raise UserError(
         f"MODEL.WEIGHTS '{weights}' does not exist. Give the checkpoint of a detector, a backbone "
-        f"written by robust-backbones convert, a published model such as {SCHEME}resnet50_l2_eps3, "
-        'or "" for random weights.'
+        f"of robust-backbones convert, a published model such as {SCHEME}resnet50_l2_eps3, or "
+        '"" for random weights.'
     )
 
 

@@ -1,4 +1,4 @@
-"""`robust://resnet50_l2_eps3` as a path of Detectron2: the model, fetched and converted."""
+"""`robust://` paths of Detectron2: published models, downloaded and converted."""
 
 import dataclasses
 from pathlib import Path
@@ -17,13 +17,14 @@ from robust_backbones.zoo import SCHEME, Model, find_resnet
 
 
 def converted(name: str) -> Path:
-    """The backbone of a published model in Detectron2's form, made and verified at the first call.
+    """Return the backbone of a published model in Detectron2's format.
 
-    It is kept in `cache_dir()/detectron2` under the digest of the published file and our version,
-    so that a change of either converts anew; of many processes one converts.
+    The first call converts and verifies it. The file is cached in `cache_dir()/detectron2` under
+    the digest of the published file and our version. Only one of several processes converts.
 
     Raises:
-        UserError: unknown name, not a ResNet, cannot be fetched, or not what its name says.
+        UserError: the name is unknown, the model is not a ResNet or could not be downloaded, or its
+            file has another architecture.
     """
     model = find_resnet(name)
     digest = weights.digest(SCHEME + model.name)
@@ -31,7 +32,7 @@ def converted(name: str) -> Path:
         return target
     source = weights.resolve(SCHEME + model.name)
     digest = weights.digest(SCHEME + model.name)
-    assert digest is not None  # of a file that has just been fetched
+    assert digest is not None  # known after `resolve`
     target = _target(model, digest)
     with locked(target.with_suffix(".lock"), patience=60):
         if not target.is_file():
@@ -47,13 +48,13 @@ def _convert(model: Model, source: Path, target: Path) -> None:
     found = read_checkpoint(source, model.arch)
     found = dataclasses.replace(found, metadata=found.metadata | model.facts)
     contents = export.detectron2_contents(found)
-    with torch.random.fork_rng(devices=[]):  # the first run is to draw what later ones draw
+    with torch.random.fork_rng(devices=[]):  # do not advance the global generator
         verify_backbone(found, contents["model"])
     save_file(contents, target)
 
 
 class RobustPathHandler(PathHandler):
-    """Gives Detectron2 the converted files. Reading only; every name of the table exists."""
+    """Open `robust://` names as converted files, read-only. All published names exist."""
 
     def _get_supported_prefixes(self) -> list[str]:
         return [SCHEME]
@@ -63,7 +64,7 @@ class RobustPathHandler(PathHandler):
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO:
         if set(mode) & set("wax+"):
-            raise UserError(f"{path} is published: it can be read, not written.")
+            raise UserError(f"{path} is a published model and cannot be written.")
         return open(converted(path), mode, buffering)
 
     def _isfile(self, path: str, **kwargs: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Proof that a converted backbone computes what its source computes, stage by stage."""
+"""Verify that a converted backbone computes the features of its source, stage by stage."""
 
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -15,7 +15,7 @@ RGB = ShapeSpec(channels=3)
 
 
 def target_config(arch: str) -> CfgNode:
-    """The smallest config that builds the backbone of `arch` with all its stages as output."""
+    """Return the smallest config of a backbone of `arch`, with all stages as outputs."""
     cfg = get_cfg()
     cfg.MODEL.ROBUST = CfgNode({"ARCH": arch, "NORM": ""})
     cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = "RGB", PIXEL_MEAN, PIXEL_STD
@@ -24,27 +24,27 @@ def target_config(arch: str) -> CfgNode:
 
 
 def verify_backbone(source: Checkpoint, tensors: dict[str, Tensor]) -> dict[str, float]:
-    """Compare the features of torchvision's network and of Detectron2's on a fixed random image.
+    """Compare the features of torchvision's and Detectron2's network on a fixed random image.
 
     Args:
         source: the classifier.
-        tensors: the converted ones, `{Detectron2 name: tensor}`, loaded into a backbone built from
-            the target's config; every key and shape must agree.
+        tensors: converted tensors, `{Detectron2 name: tensor}`. They are loaded into a backbone
+            built from `target_config`; all names and shapes must agree.
 
     Returns:
         `{stage: largest difference / largest value}`, for stem and res2 to res5.
 
     Raises:
-        UserError: a key or shape does not fit, or a difference exceeds the tolerance.
+        UserError: a name or shape differs, or a difference exceeds the tolerance.
     """
     image = verify.fixed_image()
-    with torch.device("meta"):  # no time spent on random weights that are replaced
+    with torch.device("meta"):  # no initialization: all tensors are replaced
         backbone = build_robust_resnet_backbone(target_config(source.arch), RGB).eval()
     try:
         backbone.load_state_dict(tensors, strict=True, assign=True)
     except RuntimeError as error:
         text = " ".join(str(error).split())
-        raise UserError(f"the converted tensors do not fit: {text}") from None
+        raise UserError(f"The converted tensors do not fit the backbone: {text}") from None
     with torch.no_grad():
         found = backbone(image)
     return verify.compare_features(

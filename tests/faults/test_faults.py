@@ -20,8 +20,7 @@ from classification.training import trainer as training
 from robust_backbones import weights
 from robust_backbones.core.errors import UserError
 from robust_backbones.detection import config
-from robust_backbones.detection.data import custom as own_data
-from robust_backbones.detection.data import loader
+from robust_backbones.detection.data import custom, loader
 from tests.support import ROOT
 from tests.support.custom_data import coco
 from tests.support.disk_runs import pretraining, refused
@@ -109,7 +108,7 @@ def test_an_image_that_vanishes_from_a_detectors_data(tmp_path, workers, fault):
         str(workers),
     ]
     cfg = config.load_config(ROOT / "configs/digits_mask_rcnn_robust.yaml", keys, datasets=chosen)
-    own_data.register(cfg)
+    custom.register_custom(cfg)
     loaders = [loader.build_train_loader(cfg), loader.build_test_loader(cfg, name)]
     assert all(len(next(iter(made))) for made in loaders) and len(loaders[1]) == 2
     image = tmp_path / "b.png"
@@ -123,7 +122,7 @@ def test_an_image_that_vanishes_from_a_detectors_data(tmp_path, workers, fault):
 
         Image.open(image).resize((20, 20)).save(image)
     for made in loaders:
-        with pytest.raises(UserError, match="b.png cannot be read as an image .*; replace it") as e:
+        with pytest.raises(UserError, match="b.png cannot be read as an image .* Replace it") as e:
             for batch, _ in zip(made, range(9), strict=False):
                 assert batch
         assert "Traceback" not in str(e.value)
@@ -181,7 +180,7 @@ def test_20_processes_that_share_a_cache_get_the_same_and_make_it_once(tmp_path,
     answer = json.loads(done.stdout.splitlines()[-1])
     assert answer["codes"] == [0] * 20, done.stderr
     assert len(answer["found"]) == 20 and all(a == answer["found"][0] for a in answer["found"])
-    assert answer["made"] == ["_compute", "_convert", "_draw"]
+    assert answer["made"] == ["_compute", "_convert", "_write"]
     assert host.count("GET", "/net.pth") == 1
 
 

@@ -5,10 +5,8 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from robust_backbones.detection.data import custom as own_data
-from robust_backbones.detection.data import validate as data_check
-from robust_backbones.detection.evaluation import prediction_files
-from robust_backbones.detection.evaluation import saved as saved_predictions
+from robust_backbones.detection.data import custom, validate
+from robust_backbones.detection.evaluation import saved
 from tests.fuzz.cases import Seed, json_seed
 from tests.fuzz.mutations import value as strange
 
@@ -68,20 +66,20 @@ PREDICTIONS = [
 
 def read_coco(folder: Path, path: Path) -> None:
     """As `tools/check_data.py` and a training on own data do."""
-    source = own_data.Source("x", "coco", str(folder), str(path))
+    source = custom.CustomDataset("x", "coco", str(folder), str(path))
     _use(source)
 
 
-def _use(source: own_data.Source) -> None:
+def _use(source: custom.CustomDataset) -> None:
     found = source.read()
-    data_check.check(found, pixels=False)
+    validate.check(found, pixels=False)
     for repair in (False, True):
-        data_check.refuse("x, " + source.where, found, repair)
-        own_data.load(source, found.classes, repair)
+        validate.refuse_faults("x, " + source.folder, found, repair)
+        custom.load_dicts(source, found.classes, repair)
 
 
 def read_predictions(folder: Path, path: Path) -> None:
-    saved_predictions.score(folder / "predictions.json", folder / "truth.json")
+    saved.score_file(folder / "predictions.json", folder / "truth.json")
 
 
 def prediction_seeds(folder: Path) -> list[Seed]:
@@ -100,8 +98,8 @@ def read_drawn(folder: Path, path: Path) -> None:
         MetadataCatalog.get(name).set(
             thing_classes=["cat", "dog"], thing_dataset_id_to_contiguous_id={3: 0, 5: 1}
         )
-    for rows in prediction_files.read(path, name).values():
-        prediction_files.instances(rows, 8, 8, str(path))
+    for rows in saved.read_predictions(path, name).values():
+        saved.to_instances(rows, 8, 8, str(path))
 
 
 _VOC = b"""<?xml version="1.0"?>
@@ -184,4 +182,4 @@ def voc_seeds(folder: Path) -> list[Seed]:
 
 
 def read_voc(folder: Path, path: Path) -> None:
-    _use(own_data.Source("x", "voc", str(folder), "train"))
+    _use(custom.CustomDataset("x", "voc", str(folder), "train"))

@@ -8,8 +8,7 @@ from PIL import Image
 
 from classification.datasets.image_files import read_fast, read_image
 from robust_backbones.core.errors import UserError
-from robust_backbones.detection.data import annotations
-from robust_backbones.detection.data import validate as data_check
+from robust_backbones.detection.data import annotations, validate
 from robust_backbones.detection.inspect import predictor
 from tests.fuzz.cases import Seed
 
@@ -87,6 +86,6 @@ def read_images(folder: Path, path: Path) -> None:
             read()
         except UserError as error:
             refused.append(error)
-    data_check.check(annotations.Annotations([], [], [annotations.Image(1, path, 8, 8)]), workers=1)
+    validate.check(annotations.Annotations([], [], [annotations.Image(1, path, 8, 8)]), workers=1)
     if refused:
         raise refused[0]

@@ -19,9 +19,8 @@ from classification.study.file import read_study
 from robust_backbones.checkpoint.io import load_file
 from robust_backbones.detection import config
 from robust_backbones.detection.checkpointer import StrictCheckpointer
-from robust_backbones.detection.config import files as config_files
-from robust_backbones.detection.data import annotations, coco_files, masks
-from robust_backbones.detection.evaluation import prediction_files
+from robust_backbones.detection.data import annotations, coco_files
+from robust_backbones.detection.evaluation import saved
 from robust_backbones.detection.inspect import curves, predictor
 from tests.fuzz.pictures import bomb
 from tests.fuzz.tasks import SPARSE, tar
@@ -87,7 +86,7 @@ def test_a_pickle_remembers_no_more_objects_than_it_has(tmp_path, name):
 def test_a_detector_is_a_dictionary_of_tensors(tmp_path, model):
     path = tmp_path / "a.pth"
     torch.save({"model": model}, path)
-    with refuses("its 'model' is no dictionary of tensors", path):
+    with refuses("'model' is not a dictionary of tensors", path):
         StrictCheckpointer(torch.nn.Linear(1, 1))._load_file(str(path))
 
 
@@ -97,7 +96,7 @@ def test_metadata_of_a_detector_that_are_none(metadata):
         input_format = "RGB"
         pixel_mean = pixel_std = torch.zeros(3)
 
-    with refuses("metadata are damaged"):
+    with refuses("metadata of the weights are invalid"):
         StrictCheckpointer(Model())._load_model({"model": {}, "metadata": metadata})
 
 
@@ -127,7 +126,7 @@ def test_a_checkpoint_does_not_unpack_to_more_than_it_is(tmp_path):
         (b"- a\n", "must be a mapping"),
         (b"SEED: &a 1\n_BASE_: a.yaml\n", "recursion"),
         (b"SEED: !!timestamp x\n", "groupdict"),
-        (b"VERSION: 1\n", "VERSION is 1; only 2"),
+        (b"VERSION: 1\n", "VERSION is 1. Only 2"),
         (b"\0", "unacceptable character"),
     ],
 )
@@ -142,8 +141,8 @@ def test_a_base_that_is_no_config(tmp_path):
     path, base = tmp_path / "a.yaml", tmp_path / "b.txt"
     path.write_text("_BASE_: b.txt")
     base.write_text("text")
-    with refuses("is no config", "a _BASE_ of", path, base):
-        config_files.read(path, 2)
+    with refuses("is not a config", "a _BASE_ of", path, base):
+        config.load_config(path)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +176,7 @@ def test_deep_and_huge_json(tmp_path, text):
     with refuses("is not JSON", path):
         coco_files.load_json(path)
     assert "result.json is not a valid result" in records.read([tmp_path])[1][0]
-    with refuses("has no iteration", "metrics.json"):
+    with refuses("contains no training iteration", "metrics.json"):
         curves.read(tmp_path)
     with refuses("cannot be read as an index of shards", shards.INDEX):
         shards.open_shards(DATASETS["folder"], "train", tmp_path)
@@ -213,14 +212,14 @@ def test_voc_annotations_that_are_none(tmp_path, text, message):
         annotations.read_voc(tmp_path, "train")
     for name in ("../../a", "//", "/etc/passwd"):
         (tmp_path / "ImageSets/Main/train.txt").write_text(f"{name}\n")
-        with refuses("leads out of the folder", tmp_path, "train.txt", name):
+        with refuses("is outside the folder", tmp_path, "train.txt", name):
             annotations.read_voc(tmp_path, "train")
 
 
 @pytest.mark.parametrize(
     "part, message",
     [
-        ([[0, 0, 1e9, 0, 1e9, 1e9]], "reaches from 0 to"),
+        ([[0, 0, 1e9, 0, 1e9, 1e9]], "extends from 0 to"),
         ([[0, 0, float("nan"), 1, 1, 1]], "finite"),
         ([["a"] * 6], "finite"),
         ([6], "finite"),
@@ -238,7 +237,7 @@ def test_voc_annotations_that_are_none(tmp_path, text, message):
     ],
 )
 def test_masks_that_would_crash_pycocotools(tmp_path, part, message):
-    found = masks.fault(part)
+    found = coco_files.segmentation_fault(part)
     assert found is None if message is None else message in found
     if message:
         image = {"id": 1, "file_name": "a", "width": 2, "height": 2}
@@ -289,7 +288,7 @@ def test_a_mask_in_an_image_without_a_size(tmp_path):
         "segmentation": [[1, 1, 4, 1, 4, 5]],
     }
     contents = {"images": [{"id": 1}], "categories": [{"id": 3}], "annotations": [row]}
-    with refuses("has a mask, but its image has no height and width", "annotation 7", path):
+    with refuses("annotation 7 has a mask, but its image has no height and width", path):
         coco_files.truth(contents, str(path))
 
 
@@ -323,4 +322,4 @@ def test_a_file_in_an_archive_that_claims_a_terabyte(tmp_path, monkeypatch):
 def test_run_lengths_that_do_not_fill_an_image(part):
     row = {"image_id": 7, "bbox": [0, 0, 1, 1], "score": 1, "category_id": 0, "segmentation": part}
     with refuses("image 7", "rows.json"):
-        prediction_files.instances([row], 8, 8, "rows.json")
+        saved.to_instances([row], 8, 8, "rows.json")

@@ -81,7 +81,7 @@ MODEL:
   WEIGHTS: ""
   MASK_ON: False
   ANCHOR_GENERATOR: {SIZES: [[32], [64], [128], [256], [512]]}
-DATASETS: {TRAIN: ("a",), OWN: ["a=coco:x:y.json"]}
+DATASETS: {TRAIN: ("a",), CUSTOM: ["a=coco:x:y.json"]}
 SOLVER: {BASE_LR: 0.02, STEPS: (60000, 80000), ADVERSARIAL: {METHOD: pgd, EPS: 4/255}}
 INPUT: {MIN_SIZE_TRAIN: (640, 672)}
 OUTPUT_DIR: out

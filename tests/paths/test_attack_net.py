@@ -13,7 +13,7 @@ from detectron2.structures import Boxes, Instances
 
 from robust_backbones.commands import attack
 from robust_backbones.core.files import sha256
-from robust_backbones.detection.robustness import attack_report as attack_evaluation
+from robust_backbones.detection.robustness import attack_report
 
 
 def row(ap, before=1.0, after=2.0):
@@ -34,7 +34,7 @@ DOUBTS = [
 
 @pytest.mark.parametrize(("attacked", "checks"), DOUBTS, ids=range(len(DOUBTS)))
 def test_doubts(attacked, checks):
-    found = attack_evaluation.warnings({"clean": {"bbox": {"AP": 30.0}}, **attacked})
+    found = attack_report.warnings({"clean": {"bbox": {"AP": 30.0}}, **attacked})
     assert [warning["check"] for warning in found] == checks
     assert all("eps" in warning["message"] for warning in found)
 
@@ -70,34 +70,36 @@ def test_the_ap_of_an_image(objects, predictions, ap, scale):
     boxes, classes, scores = predictions
     boxes = [[scale * v for v in box] for box in boxes]
     found = instances((40 * scale, 40 * scale), boxes, classes, scores)
-    assert attack_evaluation.image_ap(found, instances((40, 40), *objects)) == pytest.approx(ap)
+    assert attack_report.image_ap(found, instances((40, 40), *objects)) == pytest.approx(ap)
 
 
 @pytest.mark.parametrize(
     ("losses", "restarts", "words"),
     [
-        (["all"], 1, "PGD-10 of one loss (all), one random start"),
+        (("all",), 1, "PGD-10 of one loss (all), one random start"),
         (
-            ["mask"],
+            ("mask",),
             2,
-            "PGD-10 of one loss (mask), 2 random starts each; per image the strongest counts",
+            "PGD-10 of one loss (mask), 2 random starts each; the strongest attack on each image "
+            "counts",
         ),
         (
-            ["all", "mask"],
+            ("all", "mask"),
             1,
-            "PGD-10 of the losses all, mask, one random start each; per image the strongest counts",
+            "PGD-10 of losses all, mask, one random start each; the strongest attack on each image "
+            "counts",
         ),
     ],
 )
 def test_the_attack_in_words(losses, restarts, words):
-    given = {"steps": 10, "losses": losses, "restarts": restarts}
-    assert attack_evaluation.in_words(given) == words
+    attack = attack_report.AttackSettings("linf", 10, losses, restarts)
+    assert attack.describe() == words
 
 
 def test_the_strongest_of_several_attacks_counts(tmp_path, weights, monkeypatch):
     """Per image, the try that leaves the lowest AP; here made up, by loss and image."""
     aps = iter([0.5, 0.2, 0.1, 0.9, 0.2, 0.3])  # all: two starts, classification: two, mask: two
-    monkeypatch.setattr(attack_evaluation, "image_ap", lambda found, truth: next(aps))
+    monkeypatch.setattr(attack_report, "image_ap", lambda found, truth: next(aps))
     result = command(
         tmp_path,
         weights,

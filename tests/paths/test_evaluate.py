@@ -99,18 +99,18 @@ def row(**changes):
 
 
 MISTAKES = [
-    ({}, (), "found.json must be a list of predictions; found dict"),
+    ({}, (), "found.json must be a list of predictions, not a dict"),
     (row(image_id=99), (), "found.json: prediction 0 (from 0) has image_id 99"),
     (row(category_id=1), (), "has category_id 1, which"),
     (row(score=None), (), "prediction 0 (from 0) has no score"),
     (row(), ("--tasks", "segm"), "prediction 0 (from 0) has no segmentation"),
-    (row(), ("--areas", "5"), "area edges [5.0] must be at least two numbers"),
-    (row(), ("--areas", "16", "0"), "must be at least two numbers that increase"),
+    (row(), ("--areas", "5"), "The area edges are [5.0]. They must be at least two"),
+    (row(), ("--areas", "16", "0"), "must be at least two increasing numbers"),
     (row(), ("--annotations", "absent.json"), "cannot read absent.json: No such file"),
-    (row(), ("--dataset", "nothing"), "data set 'nothing' is not registered; known: "),
-    (row(), ("--dataset", "coco_2017_vall"), "is not registered; known: coco_2017_val, "),
-    (row(), ("--dataset", "voc_2007_test"), "data set 'voc_2007_test' needs "),
-    ([], ("--dataset", "digit_scenes_voc_val", "--tasks", "segm"), "only task 'bbox'"),
+    (row(), ("--dataset", "nothing"), "dataset 'nothing' is not registered. Choose from "),
+    (row(), ("--dataset", "coco_2017_vall"), "is not registered. Choose from coco_2017_val, "),
+    (row(), ("--dataset", "voc_2007_test"), "dataset 'voc_2007_test': "),
+    ([], ("--dataset", "digit_scenes_voc_val", "--tasks", "segm"), "Only task 'bbox'"),
     (row(), ("--csv", "/dev/null/x"), "cannot write /dev/null/x"),
 ]
 

@@ -165,7 +165,7 @@ def test_declaring_the_keys_late_or_never_is_told(tmp_path, forgotten):
     if forgotten == "add_robust_config":
         cfg.MODEL.BACKBONE.NAME = "build_robust_resnet_fpn_backbone"
         cfg.MODEL.DEVICE = "cpu"
-        with pytest.raises(UserError, match=r"no MODEL.ROBUST; call .*add_robust_config\(cfg\) ri"):
+        with pytest.raises(UserError, match=r"ROBUST is missing. Call .*add_robust_config\(cfg\)"):
             build(cfg)
     else:
         with pytest.raises(KeyError, match="Non-existent config key: MODEL.ROBUST"):

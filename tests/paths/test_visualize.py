@@ -13,7 +13,7 @@ from PIL import Image
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import sha256
 from robust_backbones.detection.data import digit_scenes
-from robust_backbones.detection.evaluation import prediction_files
+from robust_backbones.detection.evaluation import saved
 from robust_backbones.detection.inspect import visualize
 from tests.support.detector_runs import DIGITS, TINY, small
 from tests.support.detectors import photograph, write_run
@@ -204,7 +204,7 @@ MASKS = {
 )
 def test_masks_of_saved_predictions_in_any_of_cocos_forms(form, pixels):
     row = {"image_id": 1, "category_id": 2, "bbox": [2, 1, 4, 3], "score": 1, "segmentation": form}
-    found = prediction_files.instances([row], 10, 10)
+    found = saved.to_instances([row], 10, 10)
     assert found.pred_boxes.tensor.tolist() == [[2, 1, 6, 4]]
     assert found.pred_masks.sum() == pixels and found.pred_masks[0, 1:4, 2:6].all()
 
@@ -260,7 +260,7 @@ OPTIONS = [
     ([], "give --config and MODEL.WEIGHTS, or --predictions, or --truth-only (see"),
     (["--truth-only"], "give --dataset or --config"),
     (["--truth-only", "--errors", "--dataset", SCENES], "--truth-only excludes --compare"),
-    (["--truth-only", "--dataset", "none_val"], "data set 'none_val' is not registered; known:"),
+    (["--truth-only", "--dataset", "none_val"], "dataset 'none_val' is not registered. "),
     (
         ["--truth-only", "--dataset", SCENES, "--images", "0"],
         "'0' is not a whole number of at least 1",
@@ -269,7 +269,7 @@ OPTIONS = [
     (["--truth-only", "--dataset", SCENES, "--sort", "errors"], "--sort errors needs --errors"),
     (["--truth-only", "--dataset", SCENES, "MODEL.NOTHING", "1"], "Non-existent key: MODEL.NOTHI"),
     (["--truth-only", "--dataset", SCENES, "--name", "a"], "--name: give at most 0 different"),
-    (["--truth-only", "--dataset", "x=y"], "data set 'x=y' is not understood; give NAME=coco:"),
+    (["--truth-only", "--dataset", "x=y"], "dataset 'x=y' is not a name and path. Give NAME=coco:"),
     (["--predictions", "a", "--dataset", SCENES, "--compare", "b"], "--compare needs --config"),
     (["--config", "none.yaml"], "config file 'none.yaml' does not exist"),
     (["--config", str(DIGITS), "MODEL.WEIGHTS", "none.pth"], "'none.pth' does not exist"),
@@ -299,5 +299,5 @@ def test_a_detector_of_other_classes_is_refused(run, tmp_path, capsys):
         "--dataset",
         own.rsplit(":", 1)[0] + f":{tmp_path / 'upper.json'}",
     )
-    assert "model_final.pth detects 10 classes (zero, one, two, three, …), but data set" in line
+    assert "model_final.pth detects 10 classes (zero, one, two, three, …), but dataset" in line
     assert "'mine' has 10 classes (ZERO, ONE, TWO, THREE, …)" in line

@@ -51,7 +51,7 @@ def main(url: str, folder: Path, processes: int) -> None:
     for module, name in (
         (features, "_compute"),
         (path_handler, "_convert"),
-        (digit_scenes, "_draw"),
+        (digit_scenes, "_write"),
     ):
         noted(module, name, folder / "made.txt")
     digit_scenes.SPLITS = {"train": 2, "val": 2}

@@ -24,6 +24,7 @@ from classification.report.verdict_words import (
     verdict_cells,
 )
 from robust_backbones import zoo
+from robust_backbones.core.detector_keys import EXPERIMENT
 from robust_backbones.core.eps import show_eps
 
 TASKS = {"bbox": "box AP", "segm": "mask AP"}
@@ -42,11 +43,6 @@ COLUMNS = [
     Column("paper_ap", "paper: AP", Kind.ACCURACY, paper=True),
     Column("minus_paper", "ours - paper", Kind.DIFFERENCE, paper=True),
 ]
-# Configuration keys that change no number of a detector, and the weights, which are compared.
-_IGNORED = re.compile(
-    r"OUTPUT_DIR|SEED|VIS_PERIOD|DATALOADER|CUDNN_BENCHMARK|VERSION|MODEL\.WEIGHTS|MODEL\.DEVICE|"
-    r"TEST\.EVAL_PERIOD|SOLVER\.CHECKPOINT_PERIOD"
-)
 
 
 @dataclass(frozen=True)
@@ -188,7 +184,7 @@ def _flat(node: dict, above: str = "") -> dict:
     flat = {}
     for key, cell in node.items():
         name = above + key
-        if not _IGNORED.match(name):
+        if not name.startswith(EXPERIMENT):
             flat |= _flat(cell, f"{name}.") if isinstance(cell, dict) else {name: cell}
     return flat
 

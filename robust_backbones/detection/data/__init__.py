@@ -1,1 +1,1 @@
-"""Datasets of detectors: registered, checked, read."""
+"""Datasets of detectors: register, check, read, load."""

@@ -1,7 +1,7 @@
-"""COCO and VOC annotations as they stand in their files, faults included.
+"""Read COCO and VOC annotations with all their faults.
 
-Detectron2's readers stop at the first fault, or pass over it. What is read here can be looked at
-(`data_check`), repaired and turned into Detectron2's dictionaries (`own_data`).
+Detectron2's readers stop at the first fault, or ignore it. The annotations read here can be checked
+(`validate`), repaired, and converted to Detectron2's dictionaries (`custom`).
 """
 
 import json
@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from robust_backbones.core.errors import UserError
-from robust_backbones.detection.data import masks
-from robust_backbones.detection.data.coco_files import HUGE
+from robust_backbones.detection.data.coco_files import HUGE, segmentation_fault
 
 
 @dataclass
@@ -20,11 +19,14 @@ class Object:
     """An annotated object.
 
     Attributes:
-        name: of its class; None where the file's category is not in its list of categories.
-        box: x0, y0, x1, y1 in pixels, the corner of the first pixel being 0, 0; None if absent.
-        given: the box in the file's own numbers (COCO: x, y, width, height; VOC: the corners).
-        empty: whether those give it no area.
-        area: as the file has it; None if absent.
+        name: class name; None if the file does not list the category.
+        box: x0, y0, x1, y1 in pixels, with (0, 0) the corner of the first pixel; None if absent.
+        given: numbers of the box in the file (COCO: x, y, width, height; VOC: the corners).
+        empty: whether these numbers give a box without area.
+        area: area in the file; None if absent.
+        crowd: COCO's `iscrowd`.
+        difficult: VOC's `difficult`.
+        segmentation: polygons or run lengths in COCO's format.
         number: id of a COCO annotation.
     """
 
@@ -41,7 +43,7 @@ class Object:
 
 @dataclass
 class Image:
-    """An image of a data set; `width` and `height` as its annotations have them, 0 if absent."""
+    """An image of a dataset; `width` and `height` are from the annotations, 0 if absent."""
 
     id: int | str
     file: Path
@@ -52,12 +54,13 @@ class Image:
 
 @dataclass
 class Annotations:
-    """A split.
+    """The annotations of a split.
 
     Attributes:
-        classes: names, in the order of their numbers.
-        ids: the file's own number of each class (COCO), else 0, 1, ….
-        faults: what is wrong with the file itself, `(kind, text)`.
+        classes: class names, in order.
+        ids: id of each class in a COCO file; otherwise 0, 1, ….
+        images: images with their objects.
+        faults: faults of the file itself, `(kind, text)`.
     """
 
     classes: list[str]
@@ -67,15 +70,19 @@ class Annotations:
 
 
 def read_coco(images: Path, file: Path) -> Annotations:
-    """Read a COCO annotation file; classes in the order of their ids.
+    """Read a COCO annotation file, with the classes in the order of their ids.
+
+    Args:
+        images: folder of the images.
+        file: annotation file.
 
     Raises:
-        UserError: not there, or not COCO's format.
+        UserError: the file does not exist, or is not in COCO's format.
     """
     try:
         contents = json.loads(Path(file).read_text(encoding="utf-8"))
         if not isinstance(contents, dict):
-            raise ValueError("it holds no object with 'images', 'annotations', 'categories'")
+            raise ValueError("it is not an object with 'images', 'annotations', 'categories'")
         categories = sorted(contents["categories"], key=lambda row: row["id"])
         rows, marks = contents["images"], contents["annotations"]
         names = {row["id"]: _name(row["name"], "name") for row in categories}
@@ -97,40 +104,42 @@ def read_coco(images: Path, file: Path) -> Annotations:
                 found.faults.append(("duplicate id", f"annotation {what}"))
             seen.add(number)
             if mark["image_id"] not in by_id:
-                text = f"annotation {number} is of image {mark['image_id']}, which is not listed"
+                text = (
+                    f"annotation {number} belongs to image {mark['image_id']}, which is not listed"
+                )
                 found.faults.append(("unknown image", text))
                 continue
             by_id[mark["image_id"]].objects.append(_coco_object(mark, names))
         found.images = [by_id[key] for key in sorted(by_id)]
     except IsADirectoryError:
         raise UserError(
-            f"{file} is a folder; the folder of the images comes first, then the annotation file."
+            f"{file} is a folder. Give the folder of the images first, then the annotation file."
         ) from None
     except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}.") from None
+        raise UserError(f"{file}: the file cannot be read ({error.strerror}).") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"{file} is not a COCO annotation file: {reason}.") from None
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{file} is not a COCO annotation file ({reason}).") from None
     if not names:
-        raise UserError(f"{file} lists no categories.")
+        raise UserError(f"{file}: the list of categories is empty.")
     return found
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """A file below `folder`: what annotations name elsewhere is not read."""
+    """Return the path of a file below `folder`, and refuse all other paths."""
     if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ValueError(f"'{name}' leads out of the folder of the images; give paths below it")
+        raise ValueError(f"'{name}' is outside the folder of the images")
     return Path(folder, name)
 
 
 def _name(value: object, key: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{key} is {value!r}, which is no text")
+        raise ValueError(f"{key} is {value!r}, not a string")
     return value
 
 
 def _numbers(values: Any, count: int) -> list:
-    """As they are; NaN is allowed, since it is told of as a box without area."""
+    """Return the values unchanged if they are numbers. NaN passes; it is reported as "no area"."""
     plain = isinstance(values, list) and all(type(v) in (int, float) for v in values)
     if not plain or len(values) != count or any(abs(v) > HUGE for v in values):
         raise ValueError(f"{values!r} are not {count} numbers")
@@ -139,14 +148,14 @@ def _numbers(values: Any, count: int) -> list:
 
 def _coco_object(mark: dict, names: dict) -> Object:
     box = _numbers(mark["bbox"], 4) if mark.get("bbox") else None
-    if mark.get("segmentation") and (wrong := masks.fault(mark["segmentation"])):
+    if mark.get("segmentation") and (wrong := segmentation_fault(mark["segmentation"])):
         raise ValueError(f"annotation {mark.get('id')}: {wrong}")
     x, y, width, height = box if box else (0.0, 0.0, 0.0, 0.0)
     return Object(
         names.get(mark["category_id"]),
         (x, y, x + width, y + height) if box else None,
         box or [],
-        empty=bool(box) and not (width > 0 and height > 0),  # NaN is no area either
+        empty=bool(box) and not (width > 0 and height > 0),  # true for NaN, too
         area=mark.get("area"),
         crowd=bool(mark.get("iscrowd", 0)),
         segmentation=mark.get("segmentation") or None,
@@ -158,30 +167,32 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".JPG", ".JPEG", ".PNG")
 
 
 def read_voc(root: Path, split: str, classes: list[str] | None = None) -> Annotations:
-    """Read a split of a folder in VOC's layout; any class names.
+    """Read a split of a folder in VOC's layout, with any class names.
 
-    VOC counts pixels from 1 and includes the last one, so a box from 1 to W covers an image of
-    width W: it becomes 0 to W, as in Detectron2.
+    VOC counts pixels from 1 and includes the last one: a box from 1 to W covers an image of width
+    W. It becomes 0 to W, as in Detectron2.
 
     Args:
-        root: holds `ImageSets/Main/<split>.txt`, `Annotations`, `JPEGImages`.
-        classes: their order; sorted by name if None.
+        root: folder with `ImageSets/Main/<split>.txt`, `Annotations`, `JPEGImages`.
+        split: name of the split.
+        classes: order of the class names; None sorts the names that occur.
 
     Raises:
-        UserError: a file is missing or not VOC's format.
+        UserError: a file does not exist, or is not in VOC's format.
     """
     root, images = Path(root), []
     if not root.is_dir():
         raise UserError(
-            f"{root} is not a folder; give the one that holds ImageSets/, Annotations/ "
-            "and JPEGImages/."
+            f"{root} is not a folder. Give the folder of ImageSets/, Annotations/ and JPEGImages/."
         )
     listed = root / "ImageSets" / "Main" / f"{split}.txt"
     try:
         names = [line.split()[0] for line in listed.read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError):
-        there = ", ".join(sorted(p.stem for p in listed.parent.glob("*.txt"))) or "none"
-        raise UserError(f"no split '{split}' in {listed.parent}; there are: {there}.") from None
+        splits = ", ".join(sorted(p.stem for p in listed.parent.glob("*.txt"))) or "none"
+        raise UserError(
+            f"split '{split}' does not exist in {listed.parent}. Choose from {splits}."
+        ) from None
     try:
         for name in names:
             _inside(root, name)
@@ -198,9 +209,9 @@ def read_voc(root: Path, split: str, classes: list[str] | None = None) -> Annota
         except FileNotFoundError:
             raise UserError(f"{listed} lists {name}, but {path} does not exist.") from None
         except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}.") from None
+            raise UserError(f"{path}: the file cannot be read ({error.strerror}).") from None
         except _NOT_VOC as error:
-            raise UserError(f"{path} is not a VOC annotation: {error}.") from None
+            raise UserError(f"{path} is not a VOC annotation ({error}).") from None
     if classes is None:
         classes = sorted({thing.name for image in images for thing in image.objects if thing.name})
     return Annotations(list(classes), list(range(len(classes))), images, faults)
@@ -216,15 +227,15 @@ _NOT_VOC = (
 )
 
 
-class _Plain(ElementTree.TreeBuilder):
-    """Entities can name other files, and grow without end: what declares any is refused."""
+class _NoDoctype(ElementTree.TreeBuilder):
+    """Refuse documents that declare entities, which can read other files or grow without bound."""
 
     def doctype(self, name: str, public: str | None, system: str | None) -> None:
-        raise ValueError(f"it has a <!DOCTYPE {name}>, which no annotation needs; remove it")
+        raise ValueError(f"remove <!DOCTYPE {name}>")
 
 
 def _parse(path: Path) -> ElementTree.Element:
-    return ElementTree.parse(path, ElementTree.XMLParser(target=_Plain())).getroot()
+    return ElementTree.parse(path, ElementTree.XMLParser(target=_NoDoctype())).getroot()
 
 
 def _voc_image(root: Path, name: str, tree: ElementTree.Element) -> Image:
@@ -253,7 +264,7 @@ def _text(row: ElementTree.Element, path: str) -> str:
 
 
 def _voc_file(root: Path, name: str, given: str | None) -> Path:
-    """The image: VOC's is a `.jpg` of the annotation's name, other people's may be anything."""
+    """Find the image: `<name>.jpg` in VOC, or another suffix, or the `filename` given."""
     folder = root / "JPEGImages"
     choices = [folder / f"{name}{suffix}" for suffix in SUFFIXES]
     choices += [folder / Path(given).name] if given else []

@@ -1,9 +1,10 @@
-"""COCO annotations and predictions: read and checked, under ids that every engine takes."""
+"""Read and check COCO annotations and predictions, and renumber ids for all engines."""
 
 import contextlib
 import gc
 import json
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,25 +15,28 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from robust_backbones.core.errors import UserError
-from robust_backbones.detection.data import masks
 
-# Task -> what a prediction must have for it, besides image, category and score.
+# Task -> key of a prediction for it, besides image, category and score.
 TASKS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
 
-HUGE = 1e15  # what no coordinate, area or score reaches
+# Largest extent of a polygon times its number of coordinates. pycocotools allocates 20 bytes for
+# each pixel of the outline, also outside the image.
+MAX_OUTLINE = 5e7
+MAX_MASK_PIXELS = 1 << 28
+HUGE = 1e15  # bound of coordinates, areas and scores
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Annotations of a data set, checked.
+    """Checked annotations of a dataset.
 
     Attributes:
-        source: where they are from, for messages.
-        images: `{id: {"id", "height", "width"}}`; the inner id is the place in sorted order, from
-            1. The outer one may be a string (VOC).
-        classes: `{category id: name}`, sorted by id; no name is there twice.
-        annotations: COCO rows whose ids count from 1 (an id 0 means "not found" to pycocotools),
-            `image_id` as in `images`, `category_id` the place in `classes`, from 1.
+        source: name in error messages.
+        images: `{id: {"id", "height", "width"}}`. The inner id is the index in sorted order, from
+            1. The outer id may be a string (VOC).
+        classes: `{category id: name}`, sorted by id, with unique names.
+        annotations: COCO annotations with ids from 1 (pycocotools uses id 0 for "not found"),
+            `image_id` as in `images`, and `category_id` the index in `classes`, from 1.
     """
 
     source: str
@@ -46,22 +50,24 @@ class Truth:
 
 
 def load_json(path: str | Path) -> Any:
-    """What a JSON file holds.
+    """Read a JSON file.
 
     Raises:
-        UserError: it cannot be read, or is not JSON.
+        UserError: the file cannot be read, or is not JSON.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; give a JSON file.") from None
+        raise UserError(
+            f"{path}: the file cannot be read ({error.strerror}). Give a JSON file."
+        ) from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {error}.") from None
+        raise UserError(f"{path} is not JSON ({error}).") from None
 
 
 @contextlib.contextmanager
 def no_garbage() -> Iterator[None]:
-    """While many small objects are made, the collector would search all of them over and over."""
+    """Disable the garbage collector, which scans all of the many small objects repeatedly."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -73,42 +79,44 @@ def no_garbage() -> Iterator[None]:
 
 @no_garbage()
 def truth(contents: dict, source: str) -> Truth:
-    """Check the contents of an annotation file (COCO's format for instances).
+    """Check the contents of a COCO annotation file for instances.
 
-    `iscrowd` is 0 where it is missing, and `area` that of the mask or, without one, of the box.
-    Annotations of images or categories that the file does not list are left out, as pycocotools
-    does, and counted in a warning.
+    A missing `iscrowd` becomes 0, and a missing `area` the area of the mask or else of the box.
+    Annotations of unlisted images or categories are excluded, as in pycocotools, and counted in a
+    warning.
+
+    Args:
+        contents: contents of the file.
+        source: name in error messages.
 
     Raises:
-        UserError: a part is missing, an id is there twice, or a box or polygon is none.
+        UserError: a list is missing, an id occurs twice, or a box or polygon is invalid.
     """
     parts = ("images", "categories", "annotations")
     if not isinstance(contents, dict) or not all(isinstance(contents.get(p), list) for p in parts):
-        raise UserError(f"{source} must be an object with the lists {', '.join(parts)}.")
-    images = _places(contents["images"], f"image of {source}")
-    categories = _places(contents["categories"], f"category of {source}")
+        raise UserError(f"{source}: the file must be an object with the lists {', '.join(parts)}.")
+    images = _indices(contents["images"], f"image of {source}")
+    categories = _indices(contents["categories"], f"category of {source}")
     sizes = {}
     for row in contents["images"]:
         sizes[row["id"]] = {key: row[key] for key in ("height", "width") if key in row}
-    rows, left_out = [], 0
+    rows, excluded = [], 0
     for row in contents["annotations"]:
         if _listed(row, images, categories):
             rows.append(row)
         else:
-            left_out += 1
-    if left_out:
+            excluded += 1
+    if excluded:
         logging.getLogger(__name__).warning(
-            "%s: %d annotations of images or categories that it does not list are left out",
-            source,
-            left_out,
+            "%s: %d annotations of unlisted images or categories were excluded", source, excluded
         )
     _finite_boxes(rows, f"annotation of {source}")
-    ordered = {key: {"id": place} | sizes[key] for key, place in images.items()}
+    ordered = {key: {"id": index} | sizes[key] for key, index in images.items()}
     checked = []
     for number, row in enumerate(rows, 1):
         image, area = ordered[row["image_id"]], row.get("area")
         _check_polygons(row, source)
-        if not (type(area) is float and abs(area) < HUGE or _number(area)):  # the fast way first
+        if not (type(area) is float and abs(area) < HUGE or _number(area)):  # fast path
             area = _area(row, image, source)
         checked.append(
             {
@@ -127,27 +135,29 @@ def truth(contents: dict, source: str) -> Truth:
 def _listed(row: Any, images: dict, categories: dict) -> bool:
     try:
         return row["image_id"] in images and row["category_id"] in categories
-    except (TypeError, KeyError):  # no object, or an id that is a list
+    except (TypeError, KeyError):  # not an object, or the id is a list
         return False
 
 
 def unique(names: dict) -> dict:
-    """`{id: name}`, the id added to names that are there twice."""
+    """Append the id to names that occur more than once, in `{id: name}`."""
     counts = Counter(names.values())
     return {key: f"{name} (id {key})" if counts[name] > 1 else name for key, name in names.items()}
 
 
-def _places(rows: list, what: str) -> dict:
-    """`{id: place in sorted order, from 1}`, sorted: pycocotools' order, which decides ties."""
+def _indices(rows: list, what: str) -> dict:
+    """Return `{id: index}` in sorted order, from 1. pycocotools breaks ties by this order."""
     try:
         ids = [row["id"] for row in rows]
         ordered, counts = sorted(ids), Counter(ids)
     except (TypeError, KeyError):
-        raise UserError(f"every {what} needs an id, all numbers or all text.") from None
+        raise UserError(
+            f"every {what} needs an id. Ids must be all numbers or all strings."
+        ) from None
     twice = [key for key, count in counts.items() if count > 1]
     if twice:
-        raise UserError(f"id {twice[0]} is that of more than one {what}; ids must differ.")
-    return {key: place for place, key in enumerate(ordered, 1)}
+        raise UserError(f"id {twice[0]} occurs in more than one {what}. Ids must be unique.")
+    return {key: index for index, key in enumerate(ordered, 1)}
 
 
 def _finite_boxes(rows: list[dict], what: str) -> None:
@@ -161,7 +171,7 @@ def _finite_boxes(rows: list[dict], what: str) -> None:
         box = row.get("bbox")
         if not (isinstance(box, (list, tuple)) and len(box) == 4 and all(map(_number, box))):
             raise UserError(
-                f"{what}, number {number}, has bbox {box}; it must be [x, y, width, height], four "
+                f"{what}, number {number}, has bbox {box}. It must be [x, y, width, height], four "
                 "finite numbers."
             )
 
@@ -171,28 +181,65 @@ def _number(value: Any) -> bool:
     return real and abs(value) < HUGE  # false for NaN, too
 
 
+def segmentation_fault(part: object) -> str | None:
+    """Describe what is wrong with a segmentation; None if it can be passed to pycocotools.
+
+    pycocotools crashes on huge numbers. Valid are `[[x, y, ...], ...]` and `{"size", "counts"}`.
+    The number of points of a polygon is not checked.
+    """
+    if isinstance(part, dict):
+        return _run_length_fault(part.get("size"), part.get("counts"))
+    if not isinstance(part, list):
+        return f"the segmentation is a {type(part).__name__}, neither polygons nor run lengths"
+    for points in part:
+        try:
+            known = isinstance(points, list) and all(map(math.isfinite, points))
+        except (TypeError, OverflowError):
+            known = False
+        if not known:
+            return "a polygon is not a list of finite numbers"
+        if points and (max(points) - min(points)) * len(points) > MAX_OUTLINE:
+            return f"a polygon extends from {min(points)} to {max(points)}"
+    return None
+
+
+def _run_length_fault(size: Any, counts: Any) -> str | None:
+    sides = size if isinstance(size, (list, tuple)) and len(size) == 2 else ()
+    if not sides or not all(type(side) is int and side > 0 for side in sides):
+        return f"the run lengths have size {size}, not [height, width]"
+    if math.prod(sides) > MAX_MASK_PIXELS:
+        return f"the run lengths claim {sides[0]} x {sides[1]} pixels, more than {MAX_MASK_PIXELS}"
+    if isinstance(counts, list):
+        whole = all(type(run) is int and run >= 0 for run in counts)
+        if not whole or sum(counts) != math.prod(sides):
+            return "the run lengths do not fill their size"
+    elif not isinstance(counts, (str, bytes)) or (isinstance(counts, str) and not counts.isascii()):
+        return f"the run lengths have counts of type {type(counts).__name__}"
+    return None
+
+
 def _check_polygons(row: dict, source: str) -> None:
     part = row.get("segmentation")
-    if part and (wrong := masks.fault(part)):
-        raise UserError(f"annotation {row.get('id')} of {source}: {wrong}.")
+    if part and (wrong := segmentation_fault(part)):
+        raise UserError(f"{source}: annotation {row.get('id')}: {wrong}.")
     if isinstance(part, list):
         for points in part:
             if len(points) < 6 or len(points) % 2:
                 raise UserError(
-                    f"annotation {row.get('id')} of {source} has a polygon that is none: it needs "
-                    "x and y of at least three points."
+                    f"{source}: annotation {row.get('id')} has an invalid polygon. It must have x "
+                    "and y of at least three points."
                 )
 
 
 def _area(row: dict, image: dict, source: str) -> float:
-    """Pixels of an annotation's polygons or run lengths; without these, of its box."""
+    """Compute the area in pixels of an annotation's polygons or run lengths, or else of its box."""
     part, height, width = row.get("segmentation"), image.get("height"), image.get("width")
     if not part:
         return row["bbox"][2] * row["bbox"][3]
     if type(height) is not int or type(width) is not int:
         raise UserError(
-            f"annotation {row.get('id')} of {source} has a mask, but its image has no "
-            "height and width."
+            f"{source}: annotation {row.get('id')} has a mask, but its image has no height and "
+            "width."
         )
     if isinstance(part, dict) and not isinstance(part["counts"], list):
         return float(coco_mask.area(part))
@@ -201,7 +248,7 @@ def _area(row: dict, image: dict, source: str) -> float:
 
 
 def tasks_of(rows: Any, truth: Truth) -> list[str]:
-    """Tasks that predictions are of; of none: boxes, and masks if the truth has any."""
+    """Find the tasks of predictions. For an empty list: boxes, and masks if the truth has any."""
     if rows and isinstance(rows, list):
         keys = {key for row in rows if isinstance(row, dict) for key in row}
         return [task for task, key in TASKS.items() if key in keys] or ["bbox"]
@@ -211,18 +258,24 @@ def tasks_of(rows: Any, truth: Truth) -> list[str]:
 def check_predictions(
     rows: Any, truth: Truth, tasks: Iterable[str], source: str = "the predictions"
 ) -> None:
-    """Check predictions in COCO's result format: a list of `{"image_id", "category_id", "score"}`
-    with `bbox` ([x, y, width, height], pixels), `segmentation` or `keypoints`, as `tasks` need.
+    """Check predictions in COCO's result format.
+
+    Args:
+        rows: list of `{"image_id", "category_id", "score"}` with `bbox` ([x, y, width, height],
+            pixels), `segmentation` or `keypoints`.
+        truth: checked annotations.
+        tasks: keys of `TASKS` that the predictions must support.
+        source: name in error messages.
 
     Raises:
-        UserError: names the first prediction that is wrong, and what is allowed.
+        UserError: a prediction is invalid; the message names the first one.
     """
     if not isinstance(rows, list):
-        raise UserError(f"{source} must be a list of predictions; found {type(rows).__name__}.")
+        raise UserError(f"{source} must be a list of predictions, not a {type(rows).__name__}.")
     needed = ("image_id", "category_id", "score", *(TASKS[task] for task in tasks))
     if not _all_fit(rows, truth, set(needed)):
         for number, row in enumerate(rows):
-            wrong = _wrong(row, truth, needed)
+            wrong = _fault(row, truth, needed)
             if wrong:
                 raise UserError(f"{source}: prediction {number} (from 0) {wrong}")
     if "bbox" in tasks:
@@ -232,7 +285,7 @@ def check_predictions(
 
 
 def _all_fit(rows: list, truth: Truth, needed: set) -> bool:
-    """Whether `_wrong` has nothing to find, in a fraction of its time."""
+    """Whether `_fault` would find nothing, in a fraction of its time."""
     images, classes = truth.images, truth.classes
     try:
         scores = np.array([row["score"] for row in rows])
@@ -246,48 +299,48 @@ def _all_fit(rows: list, truth: Truth, needed: set) -> bool:
 
 
 def _numbers(values: np.ndarray, shape: tuple[int, ...]) -> bool:
-    """Not texts or lists in their place, which NumPy would take."""
+    """Whether an array has a numeric dtype and the shape; NumPy also converts strings and lists."""
     return values.dtype.kind in "fiu" and values.shape == shape
 
 
-def _wrong(row: Any, truth: Truth, needed: tuple) -> str | None:
+def _fault(row: Any, truth: Truth, needed: tuple) -> str | None:
     if not isinstance(row, dict):
-        return f"is a {type(row).__name__}; it must be an object with {', '.join(needed)}."
+        return f"is a {type(row).__name__}. It must be an object with {', '.join(needed)}."
     missing = [key for key in needed if key not in row]
     if missing:
-        return f"has no {missing[0]}; it must have {', '.join(needed)}."
+        return f"has no {missing[0]}. It must have {', '.join(needed)}."
     for key, known in (("image_id", truth.images), ("category_id", truth.classes)):
         try:
             if row[key] in known:
                 continue
-        except TypeError:  # a list, say
+        except TypeError:  # not hashable
             pass
         ids = list(known)
         shown = ", ".join(map(str, ids[:3])) + (f" ... {ids[-1]}" if ids[3:] else "")
-        return f"has {key} {row[key]!r}, which {truth.source} does not have ({shown})."
+        return f"has {key} {row[key]!r}, which is not in {truth.source} ({shown})."
     if not _number(row["score"]):
-        return f"has score {row['score']!r}; it must be a finite number."
+        return f"has score {row['score']!r}. It must be a finite number."
     return None
 
 
 def _check_masks(rows: list[dict], truth: Truth, source: str) -> None:
-    """Run lengths of another image size are compared pixel by pixel all the same: refuse them."""
+    """Check masks, and refuse other sizes than the image, which engines compare without error."""
     sizes = {key: [i.get("height"), i.get("width")] for key, i in truth.images.items()}
     for number, row in enumerate(rows):
         part, size = row["segmentation"], sizes[row["image_id"]]
         counts = part.get("counts") if type(part) is dict else None
         if type(counts) is str and counts.isascii() and part.get("size") == size:
-            continue  # the fast way first
+            continue  # fast path
         runs = isinstance(part, dict) and isinstance(part.get("counts"), (str, bytes, list))
         polygons = isinstance(part, list) and part
         if not runs and not polygons:
             raise UserError(
-                f"{source}: prediction {number} (from 0) has a segmentation that is none; it must "
-                "be run lengths ({size, counts}) or a list of polygons."
+                f"{source}: prediction {number} (from 0) has an invalid segmentation. It must be "
+                "run lengths ({size, counts}) or a list of polygons."
             )
-        wrong = masks.fault(part)
+        wrong = segmentation_fault(part)
         if not wrong and polygons and any(len(p) < 6 or len(p) % 2 for p in part):
-            wrong = "a polygon needs x and y of at least three points"
+            wrong = "a polygon must have x and y of at least three points"
         if wrong:
             raise UserError(f"{source}: prediction {number} (from 0): {wrong}.")
         if runs and list(part["size"]) != size:

@@ -1,7 +1,7 @@
-"""Your own data by path: `NAME=coco:IMAGES:ANNOTATIONS.json` or `NAME=voc:ROOT:SPLIT`.
+"""Custom datasets by path: `NAME=coco:IMAGES:ANNOTATIONS.json` or `NAME=voc:ROOT:SPLIT`.
 
-The list stands in `DATASETS.OWN`, so that every process of a run, and whoever repeats it, finds the
-same data.
+`DATASETS.CUSTOM` lists them, so that every process of a run, and every repetition, uses the same
+data.
 """
 
 import logging
@@ -28,87 +28,94 @@ FORMS = " or ".join(f"NAME={kind}:{rest}" for kind, rest in KINDS.items())
 
 
 @dataclass(frozen=True)
-class Source:
-    """A data set of the user's: its name, `coco` or `voc`, and the two parts of its path."""
+class CustomDataset:
+    """A dataset of the user.
+
+    Attributes:
+        name: name to register it under.
+        kind: `"coco"` or `"voc"`.
+        folder: folder of the images (COCO), or root of the VOC layout.
+        listing: annotation file (COCO), or split (VOC).
+    """
 
     name: str
     kind: str
-    where: str
-    what: str
+    folder: str
+    listing: str
 
     def __str__(self) -> str:
-        return f"{self.name}={self.kind}:{self.where}:{self.what}"
+        return f"{self.name}={self.kind}:{self.folder}:{self.listing}"
 
     def read(self, classes: list[str] | None = None) -> Annotations:
-        """Its annotations as they stand in the files.
+        """Read the annotations, with all their faults.
 
         Args:
-            classes: order of the classes of a VOC folder, which has no list of its own.
+            classes: order of the classes of a VOC folder, which has no list of classes.
 
         Raises:
             UserError: see `read_coco` and `read_voc`.
         """
         if self.kind == "coco":
-            return read_coco(Path(self.where), Path(self.what))
-        return read_voc(Path(self.where), self.what, classes)
+            return read_coco(Path(self.folder), Path(self.listing))
+        return read_voc(Path(self.folder), self.listing, classes)
 
 
-def is_own(text: str) -> bool:
-    """Whether a text is meant as the user's own data: no registered name has such characters."""
+def is_path(text: str) -> bool:
+    """Whether the text is a custom dataset: no registered name contains `=`, `:` or `/`."""
     return bool(set(text) & set("=:/"))
 
 
-def parse(text: str) -> Source:
-    """A data set from its text.
+def parse_dataset(text: str) -> CustomDataset:
+    """Parse a custom dataset.
 
     Raises:
-        UserError: not of a known form.
+        UserError: the text has neither form of `FORMS`.
     """
     name, equals, path = text.partition("=")
     kind, _, rest = path.partition(":")
-    where, colon, what = rest.rpartition(":")
-    if not (name and equals and kind in KINDS and where and colon and what):
-        raise UserError(f"data set '{text}' is not understood; give {FORMS}.")
-    return Source(name, kind, where, what)
+    folder, colon, listing = rest.rpartition(":")
+    if not (name and equals and kind in KINDS and folder and colon and listing):
+        raise UserError(f"dataset '{text}' is not a name and path. Give {FORMS}.")
+    return CustomDataset(name, kind, folder, listing)
 
 
-def prepare(cfg: CfgNode, train: bool) -> None:
-    """Register the data sets of `DATASETS.OWN`, and fit the model to their classes.
+def prepare_custom(cfg: CfgNode, train: bool) -> None:
+    """Register the datasets of `DATASETS.CUSTOM`, and adapt the model to their classes.
 
-    Sets `DATASETS.CLASSES`, and with it the number of classes of the heads, if the run's data are
-    own ones.
+    If the run uses any of them, `DATASETS.CLASSES` and the heads' number of classes are set.
 
     Args:
-        train: whether `DATASETS.TRAIN` is going to be used.
+        cfg: configuration, changed in place.
+        train: whether `DATASETS.TRAIN` is used.
 
     Raises:
-        UserError: a data set is not understood or damaged, or two have different classes.
+        UserError: a dataset has no known form, its files are damaged, or classes differ.
     """
-    sources = {source.name: source for source in map(parse, cfg.DATASETS.OWN)}
-    used = [sources[name] for name in _names(cfg, train) if name in sources]
+    sources = {source.name: source for source in map(parse_dataset, cfg.DATASETS.CUSTOM)}
+    used = [sources[name] for name in _used_names(cfg, train) if name in sources]
     if not used:
         return
-    classes = list(cfg.DATASETS.CLASSES) or _classes(list(sources.values()))
+    classes = list(cfg.DATASETS.CLASSES) or _find_classes(list(sources.values()))
     for source in used:
         found = source.read(classes).classes
         if found != classes:
             raise UserError(
-                f"data set '{source.name}' has the classes {_shown(found)}, but the run has "
-                f"{_shown(classes)}; all data sets of a run need the same, in the same order."
+                f"dataset '{source.name}' has other classes ({_shown(found)}) than the run "
+                f"({_shown(classes)}). All datasets of a run must have the same, in the same order."
             )
     cfg.DATASETS.CLASSES = classes
     for heads in (cfg.MODEL.ROI_HEADS, cfg.MODEL.RETINANET):
         if heads.NUM_CLASSES != len(classes):
             heads.NUM_CLASSES = len(classes)
-    register(cfg)
+    register_custom(cfg)
 
 
-def _names(cfg: CfgNode, train: bool) -> list[str]:
+def _used_names(cfg: CfgNode, train: bool) -> list[str]:
     return [*(cfg.DATASETS.TRAIN if train else ()), *cfg.DATASETS.TEST]
 
 
-def _classes(sources: list[Source]) -> list[str]:
-    """Of COCO files their own list; of VOC folders all names that occur in any of them, sorted."""
+def _find_classes(sources: list[CustomDataset]) -> list[str]:
+    """Return the list of a COCO file, or all names that occur in the VOC folders, sorted."""
     for source in sources:
         if source.kind == "coco":
             return source.read().classes
@@ -120,23 +127,23 @@ def _shown(names: list[str]) -> str:
     return f"{len(names)}: {', '.join(map(str, names[:8]))}{more}"
 
 
-def register(cfg: CfgNode) -> None:
-    """Make the data sets of `DATASETS.OWN` known to Detectron2, in this process."""
-    for source in map(parse, cfg.DATASETS.OWN):
+def register_custom(cfg: CfgNode) -> None:
+    """Register the datasets of `DATASETS.CUSTOM` with Detectron2, in this process."""
+    for source in map(parse_dataset, cfg.DATASETS.CUSTOM):
         if source.name in DatasetCatalog:
             if MetadataCatalog.get(source.name).get("source") is None:
                 raise UserError(
-                    f"data set '{source.name}' is registered already; choose another name."
+                    f"dataset '{source.name}' is registered already. Choose another name."
                 )
             DatasetCatalog.remove(source.name)
             MetadataCatalog.remove(source.name)
         classes, repair = list(cfg.DATASETS.CLASSES), cfg.DATASETS.REPAIR
-        DatasetCatalog.register(source.name, partial(load, source, classes, repair))
+        DatasetCatalog.register(source.name, partial(load_dicts, source, classes, repair))
         meta = dict(thing_classes=classes, source=source)
         if source.kind == "voc":
-            meta |= dict(dirname=source.where, split=source.what, year=2012)
-        elif not repair:  # else the evaluator takes the repaired ones
-            meta |= dict(json_file=source.what, image_root=source.where)
+            meta |= dict(dirname=source.folder, split=source.listing, year=2012)
+        elif not repair:  # otherwise evaluators use the repaired annotations
+            meta |= dict(json_file=source.listing, image_root=source.folder)
         if source.kind == "coco":
             ids = source.read().ids
             meta["thing_dataset_id_to_contiguous_id"] = {k: i for i, k in enumerate(ids)}
@@ -145,18 +152,20 @@ def register(cfg: CfgNode) -> None:
         )
 
 
-def load(source: Source, classes: list[str], repair: bool) -> list[dict]:
-    """The images of a data set as Detectron2's dictionaries.
+def load_dicts(source: CustomDataset, classes: list[str], repair: bool) -> list[dict]:
+    """Return the images of a dataset as Detectron2's dictionaries.
 
     Args:
-        repair: leave out boxes without area, cut the others at the image's edge; else the data are
-            taken to be sound (see `data_check.refuse`).
+        source: the dataset.
+        classes: class names, in order.
+        repair: whether to remove boxes without area and clip the others at the image border.
+            Otherwise the data must have no faults, see `validate.refuse_faults`.
     """
     dicts, changed = [], 0
     for image in source.read(classes).images:
         objects = image.objects
         if repair:
-            objects, count = repaired(image)
+            objects, count = repair_boxes(image)
             changed += count
         dicts.append(
             {
@@ -169,13 +178,13 @@ def load(source: Source, classes: list[str], repair: bool) -> list[dict]:
         )
     if changed:
         logging.getLogger(__name__).warning(
-            "data set '%s': boxes cut or left out (DATASETS.REPAIR): %d", source.name, changed
+            "dataset '%s': %d boxes clipped or removed (DATASETS.REPAIR)", source.name, changed
         )
     return dicts
 
 
-def repaired(image: Image) -> tuple[list[Object], int]:
-    """Objects with an area inside the image, cut at its edge; and how many that changed."""
+def repair_boxes(image: Image) -> tuple[list[Object], int]:
+    """Keep objects with an area inside the image, clipped at its border; also count the changes."""
     kept, changed = [], 0
     for thing in image.objects:
         mask = thing.segmentation
@@ -183,18 +192,18 @@ def repaired(image: Image) -> tuple[list[Object], int]:
             changed += 1
             continue
         x0, y0, x1, y1 = thing.box
-        cut = max(x0, 0.0), max(y0, 0.0), min(x1, image.width), min(y1, image.height)
-        if thing.empty or not (cut[2] > cut[0] and cut[3] > cut[1]):
+        clipped = max(x0, 0.0), max(y0, 0.0), min(x1, image.width), min(y1, image.height)
+        if thing.empty or not (clipped[2] > clipped[0] and clipped[3] > clipped[1]):
             changed += 1
             continue
-        changed += cut != thing.box
-        thing.box = cut
+        changed += clipped != thing.box
+        thing.box = clipped
         kept.append(thing)
     return kept, changed
 
 
 def _annotation(thing: Object, classes: list[str]) -> dict:
-    assert thing.name is not None and thing.box is not None  # checked data have both
+    assert thing.name is not None and thing.box is not None  # `refuse_faults` ensures both
     annotation = {
         "category_id": classes.index(thing.name),
         "bbox": list(thing.box),
@@ -211,12 +220,12 @@ def _annotation(thing: Object, classes: list[str]) -> dict:
 
 
 def polygons(segmentation: list) -> list[list[float]]:
-    """Those `[x, y, x, y, ...]` of a mask that have three corners at least."""
+    """Select the polygons `[x, y, x, y, ...]` of a mask that have at least three points."""
     return [part for part in segmentation if len(part) >= 6 and len(part) % 2 == 0]
 
 
 def _compressed(mask: dict) -> dict:
-    """Run lengths as the bytes that pycocotools works with, however the file has them."""
+    """Convert run lengths to the bytes that pycocotools uses."""
     if isinstance(mask["counts"], list):
         return coco_mask.frPyObjects(mask, *mask["size"])
     return mask

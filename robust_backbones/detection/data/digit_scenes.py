@@ -1,8 +1,9 @@
-"""Digit scenes: a small, real detection and segmentation set made of what installed packages hold.
+"""Digit scenes: a small detection and segmentation dataset made from data in installed packages.
 
-scikit-learn's 1,797 handwritten digits, pasted in random sizes, colours and places on photographs
-of textures from scikit-image, with exact masks. Training and validation scenes share neither a
-digit nor a piece of a photograph. Deterministic; written once to the cache in COCO and VOC layout.
+scikit-learn's 1,797 handwritten digits are pasted at random sizes, colors and positions on textures
+from scikit-image photographs, with exact masks. Training and validation scenes share neither digits
+nor parts of photographs. The scenes are deterministic, and written once to the cache in COCO and
+VOC layout.
 """
 
 import json
@@ -19,53 +20,53 @@ from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import cache_dir, locked
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-SIZE = 96  # scenes are square, pixels
-SPLITS = {"train": 1200, "val": 200}  # scenes
-DIGITS = (1, 4)  # digits a scene, at least and at most where they find room
-DIGIT_SIZE = (20, 44)  # pixels
-DIGITS_TRAIN = 1437  # scikit-learn's first 1,437 digits are for training scenes, the others for val
+SIZE = 96  # height and width of a scene, pixels
+SPLITS = {"train": 1200, "val": 200}  # number of scenes
+DIGITS = (1, 4)  # smallest and largest number of digits per scene
+DIGIT_SIZE = (20, 44)  # smallest and largest size, pixels
+DIGITS_TRAIN = 1437  # scikit-learn's first 1,437 digits are used in training scenes
 TEXTURES = ("brick", "grass", "gravel")
 SEED = 2020
-VERSION = 1  # part of the folder's name: raise it when a change here changes a pixel
+VERSION = 1  # part of the folder's name; increase it with every change of a pixel
 
 
 def folder() -> Path:
-    """Where the scenes are or will be."""
+    """Return the folder of the scenes, which may not exist yet."""
     return cache_dir() / f"digit_scenes_v{VERSION}"
 
 
 def coco_file(split: str) -> str:
-    """The COCO annotation file of a split, relative to `folder()`."""
+    """Return the COCO annotation file of a split, relative to `folder()`."""
     return f"instances_{split}.json"
 
 
 def ensure() -> Path:
-    """Draw the scenes unless they are there; of many processes that ask at once, one does it.
+    """Create the scenes if they do not exist. Only one of several processes creates them.
 
     Raises:
-        UserError: the cache cannot be written to, or the disk is full.
+        UserError: the cache cannot be written, or the disk is full.
     """
     target = folder()
     if target.is_dir():
         return target
     with locked(target.with_name(f"{target.name}.lock")):
         if not target.is_dir():
-            _draw(target)
+            _write(target)
     return target
 
 
-def _draw(target: Path) -> None:
+def _write(target: Path) -> None:
     temporary = target.with_name(f".{target.name}.partial")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process
         for split in SPLITS:
             _write_split(temporary, split)
         temporary.rename(target)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(
-            f"cannot write {target}: {error.strerror}; make room, or set ROBUST_BACKBONES_CACHE "
-            "to another folder."
+            f"cannot write {target}: {error.strerror}. Free disk space, or set "
+            "ROBUST_BACKBONES_CACHE to another folder."
         ) from None
 
 
@@ -75,9 +76,9 @@ def draw_scene(
     """Draw one scene.
 
     Args:
-        digits: `(images (n, 8, 8) float in [0, 16], labels (n,))` to choose from.
-        textures: grey photographs, `(H, W)` uint8, each side at least `SIZE`.
-        rng: `np.random.Generator`.
+        digits: images `(n, 8, 8)` float in [0, 16] and labels `(n,)` to choose from.
+        textures: gray photographs, `(H, W)` uint8, each side at least `SIZE`.
+        rng: random generator.
 
     Returns:
         The image `(SIZE, SIZE, 3)` uint8 RGB, and one `{"label", "mask" (SIZE, SIZE) bool}` per
@@ -96,9 +97,9 @@ def draw_scene(
         stroke = np.asarray(
             Image.fromarray(digits[0][index].astype(np.float32) / 16).resize((side, side), 2)
         )
-        colour = _contrasting_colour(image[window], rng)
+        color = _contrasting_color(image[window], rng)
         opacity = np.clip((stroke - 0.3) / 0.3, 0, 1)[..., None]
-        image[window] = image[window] * (1 - opacity) + colour * opacity
+        image[window] = image[window] * (1 - opacity) + color * opacity
         mask = np.zeros((SIZE, SIZE), bool)
         mask[window] = opacity[..., 0] >= 0.5
         objects.append({"label": int(digits[1][index]), "mask": mask})
@@ -106,7 +107,7 @@ def draw_scene(
 
 
 def _free_window(taken: np.ndarray, rng: np.random.Generator) -> tuple[slice, slice] | None:
-    """A random square slice of `taken` that is free, or None after 20 tries."""
+    """Find a random free square of `taken`; None after 20 tries."""
     for _ in range(20):
         side = int(rng.integers(DIGIT_SIZE[0], DIGIT_SIZE[1] + 1))
         top, left = rng.integers(0, SIZE - side + 1, 2)
@@ -117,31 +118,32 @@ def _free_window(taken: np.ndarray, rng: np.random.Generator) -> tuple[slice, sl
 
 
 def _background(textures: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """A random piece of a texture, tinted, float in [0, 255]."""
+    """Crop a random part of a texture and tint it, float in [0, 255]."""
     texture = textures[int(rng.integers(len(textures)))]
     top, left = (int(rng.integers(0, n - SIZE + 1)) for n in texture.shape)
-    grey = texture[top : top + SIZE, left : left + SIZE].astype(np.float32)
+    gray = texture[top : top + SIZE, left : left + SIZE].astype(np.float32)
     tint = rng.uniform(0.6, 1.0, 3)
-    return grey[..., None] * tint
+    return gray[..., None] * tint
 
 
-def _contrasting_colour(patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A colour at least 90 grey levels lighter or darker than the mean of what lies below it."""
+def _contrasting_color(patch: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw a color at least 90 gray levels lighter or darker than the mean of the patch."""
     mean = patch.mean()
     levels = rng.uniform(0, 60, 3) if mean > 150 else rng.uniform(mean + 90, 255, 3)
     return levels
 
 
 def _sources(split: str) -> tuple[tuple[np.ndarray, np.ndarray], list[np.ndarray]]:
-    """Digits and textures of a split: the first digits and each photograph's left part train."""
-    from skimage import data
+    """Return digits and textures of a split. Training has the first digits and the left parts."""
+    # Imported here: they take a second, and scenes are created once.
+    import skimage.data
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     part = slice(None, DIGITS_TRAIN) if split == "train" else slice(DIGITS_TRAIN, None)
     textures = []
     for name in TEXTURES:
-        photo = getattr(data, name)()
+        photo = getattr(skimage.data, name)()
         border = photo.shape[1] * 3 // 4
         textures.append(photo[:, :border] if split == "train" else photo[:, border:])
     return (bunch.images[part], bunch.target[part]), textures
@@ -186,7 +188,7 @@ def _coco_row(item: dict, image_id: int, row_id: int) -> dict:
 
 
 def _voc_xml(stem: str, rows: list[dict]) -> str:
-    """VOC counts pixels from 1 and includes the last one."""
+    """Write a VOC annotation. VOC counts pixels from 1 and includes the last one."""
     objects = ""
     for row in rows:
         x, y, w, h = (int(v) for v in row["bbox"])

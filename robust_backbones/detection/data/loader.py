@@ -1,7 +1,7 @@
-"""The training stream: which images, in which batches, with which random augmentation.
+"""The training stream: images, batches and random augmentation.
 
-All of it is a function of (seed, position in the stream), so a run that resumes at iteration k sees
-exactly what it would have seen. Detectron2's own loader starts again from the beginning.
+The stream is a function of (seed, position), so a run resumed at iteration k continues with exactly
+the batches it would have seen. Detectron2's own loader would start from the beginning.
 """
 
 import random
@@ -23,21 +23,21 @@ from robust_backbones.core.errors import UserError
 
 
 def seed_from(*parts: int) -> int:
-    """A 63-bit seed from integers, such as (run seed, iteration, rank); well mixed."""
+    """Mix integers, such as (run seed, iteration, rank), into a 63-bit seed."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
 def build_train_loader(cfg: CfgNode) -> "TrainLoader":
-    """The stream for `DATASETS.TRAIN`, through Detectron2's dataset dicts, sampler and mapper.
+    """Create the stream of `DATASETS.TRAIN`, with Detectron2's dataset dicts, sampler and mapper.
 
     Raises:
-        UserError: the batch does not divide over the processes, or the sampler is unknown.
+        UserError: the batch size is not divisible by the processes, or the sampler is unknown.
     """
     world = comm.get_world_size()
     parts = world * cfg.SOLVER.ACCUMULATE
     if cfg.SOLVER.IMS_PER_BATCH < 1 or cfg.SOLVER.IMS_PER_BATCH % parts:
         raise UserError(
-            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; it must be a positive multiple "
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}. It must be a positive multiple "
             f"of the number of GPUs times SOLVER.ACCUMULATE, {world} x {cfg.SOLVER.ACCUMULATE}."
         )
     dicts = get_detection_dataset_dicts(
@@ -55,7 +55,7 @@ def build_train_loader(cfg: CfgNode) -> "TrainLoader":
 
 
 def build_test_loader(cfg: CfgNode, name: str) -> "CheckedLoader":
-    """Detectron2's test loader of a data set; see `CheckedLoader`."""
+    """Create Detectron2's test loader of a dataset as a `CheckedLoader`."""
     mapper = CheckedMapper(DatasetMapper(cfg, is_train=False))
     return CheckedLoader(build_detection_test_loader(cfg, name, mapper=mapper))
 
@@ -70,7 +70,7 @@ def _sampler(cfg: CfgNode, dicts: list[dict]) -> Sampler:
         )
         return RepeatFactorTrainingSampler(repeat, seed=cfg.SEED)
     raise UserError(
-        f"DATALOADER.SAMPLER_TRAIN '{name}' is unknown; one of: TrainingSampler, "
+        f"DATALOADER.SAMPLER_TRAIN '{name}' is unknown. Choose from TrainingSampler, "
         "RepeatFactorTrainingSampler."
     )
 
@@ -95,7 +95,7 @@ class TrainLoader:
         self._workers = workers
 
     def __iter__(self) -> Iterator[list[dict]]:
-        # A generator: nothing happens until the first batch is asked for, when start_iter is known.
+        # A generator function, so start_iter is read when the first batch is requested.
         self._batches.start = self.start_iter
         yield from CheckedLoader(
             DataLoader(
@@ -103,38 +103,41 @@ class TrainLoader:
                 batch_sampler=self._batches,
                 num_workers=self._workers,
                 collate_fn=list,
-                generator=torch.Generator().manual_seed(0),  # else it draws from the global one
+                generator=torch.Generator().manual_seed(
+                    0
+                ),  # by default, it would advance the global generator
             )
         )
 
 
-class _Mistake(str):
-    """A `UserError`'s message on its way out of a worker, where it would grow a traceback."""
+class _Failure(str):
+    """The message of a `UserError` in a worker process, where exceptions get a traceback."""
 
 
 class CheckedMapper:
-    """A mapper that gives a `_Mistake` for an image that is gone, broken or refused."""
+    """A mapper that returns a `_Failure` for an image that is missing, damaged or refused."""
 
     def __init__(self, mapper: Callable[[dict], dict]):
         self._mapper = mapper
 
-    def __call__(self, item: dict) -> "dict | _Mistake":
+    def __call__(self, item: dict) -> "dict | _Failure":
         try:
             return self._mapper(item)
         except UserError as error:
-            return _Mistake(error)
+            return _Failure(error)
         except (OSError, SyntaxError, SizeMismatchError, DecompressionBombError) as error:
-            unknown = isinstance(error, UnidentifiedImageError)  # its text is Pillow's own object
+            # Its message contains the repr of a file object.
+            unknown = isinstance(error, UnidentifiedImageError)
             reason = getattr(error, "strerror", None) or str(error)
-            reason = "no known image format" if unknown else reason
-            return _Mistake(
-                f"{item['file_name']} cannot be read as an image ({reason}); replace "
-                "it, or take it out of the data set."
+            reason = "unknown image format" if unknown else reason
+            return _Failure(
+                f"{item['file_name']} cannot be read as an image ({reason}). Replace it, or remove "
+                "it from the dataset."
             )
 
 
 class CheckedLoader:
-    """The batches of a loader; a `_Mistake` among them becomes a `UserError`."""
+    """The batches of a loader; a `_Failure` among them is raised as a `UserError`."""
 
     def __init__(self, loader: DataLoader):
         self._loader = loader
@@ -145,13 +148,13 @@ class CheckedLoader:
     def __iter__(self) -> Iterator[list[dict]]:
         for batch in self._loader:
             for item in batch:
-                if isinstance(item, _Mistake):
+                if isinstance(item, _Failure):
                     raise UserError(item)
             yield batch
 
 
 class _SeededDataset(Dataset):
-    """`(position in the stream, index)` -> mapped dict, its randomness that of the position."""
+    """Maps `(position in the stream, index)` to a mapped dict, seeded by the position."""
 
     def __init__(self, dicts: list[dict], mapper: Callable[[dict], Any], seed: int):
         self._dicts, self._mapper, self._seed = dicts, mapper, seed
@@ -162,7 +165,7 @@ class _SeededDataset(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> dict:
         position, index = key
         seed = seed_from(self._seed, position)
-        np.random.seed(seed % 2**32)  # Detectron2's augmentations draw from the global generator
+        np.random.seed(seed % 2**32)  # Detectron2's augmentations use the global generator
         random.seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -170,8 +173,11 @@ class _SeededDataset(Dataset):
 
 
 class _Batches(Sampler):
-    """Batches of `(position, index)`, wide and tall images apart if `group`, as Detectron2 does it;
-    but decided from the annotations alone, so that skipping `start` batches loads no image."""
+    """Batches of `(position, index)`.
+
+    As in Detectron2, wide and tall images are in separate batches if `group` is true. Their sizes
+    are taken from the annotations, so skipping `start` batches loads no image.
+    """
 
     def __init__(self, dicts: list[dict], sampler: Iterable[int], batch_size: int, group: bool):
         self.start = 0

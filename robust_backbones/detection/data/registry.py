@@ -1,4 +1,4 @@
-"""The embedded digit scenes, registered; and whether a registered data set is on disk at all."""
+"""Register the digit scenes, and check whether a registered dataset exists on disk."""
 
 import difflib
 import hashlib
@@ -15,7 +15,7 @@ from robust_backbones.detection.data import digit_scenes
 
 
 def _register_digit_scenes() -> None:
-    """`digit_scenes_{train,val}` (COCO) and `digit_scenes_voc_{train,val}`; drawn at first use."""
+    """Register `digit_scenes_{train,val}` (COCO) and `digit_scenes_voc_{train,val}`."""
     for split in digit_scenes.SPLITS:
         root = digit_scenes.folder()
         coco, voc = f"digit_scenes_{split}", f"digit_scenes_voc_{split}"
@@ -46,25 +46,25 @@ def _load_voc(split: str) -> list[dict]:
 
 
 def classes_of(names: tuple[str, ...]) -> list[str] | None:
-    """The class names of registered data sets, those of the first; None if it does not say."""
+    """Return the class names of the first of several registered datasets; None if unknown."""
     for name in names[:1]:
-        DatasetCatalog.get(name)  # some tell their classes only when they are read
+        DatasetCatalog.get(name)  # some datasets set their classes when they are read
         return list(MetadataCatalog.get(name).get("thing_classes") or []) or None
     return None
 
 
 def check_dataset(name: str) -> None:
-    """Check that a data set is registered and its files lie where Detectron2 will look for them.
+    """Check that a dataset is registered and that its files exist.
 
     Raises:
-        UserError: names those that are near, or the missing path and how to provide it.
+        UserError: the dataset is not registered, or a file is missing.
     """
     if name not in DatasetCatalog:
         near = difflib.get_close_matches(name, list(DatasetCatalog), n=4) or [
             known for known in DatasetCatalog if known.split("_")[0] == name.split("_")[0]
         ]
         known = ", ".join(near or DatasetCatalog)
-        raise UserError(f"data set '{name}' is not registered; known: {known}.")
+        raise UserError(f"dataset '{name}' is not registered. Choose from {known}.")
     if name.startswith("digit_scenes"):
         digit_scenes.ensure()
         return
@@ -80,17 +80,17 @@ def check_dataset(name: str) -> None:
         if not path.exists():
             base = os.path.abspath(os.environ.get("DETECTRON2_DATASETS", "datasets"))
             raise UserError(
-                f"data set '{name}' needs {path}, which does not exist; put the data below {base}, "
-                "or set DETECTRON2_DATASETS to the folder that holds coco/, VOC2007/, VOC2012/."
+                f"dataset '{name}': {path} does not exist. Put the data into {base}, or set "
+                "DETECTRON2_DATASETS to the folder that contains coco/, VOC2007/, VOC2012/."
             )
 
 
-_register_digit_scenes()
-
-
 def fingerprint(name: str) -> dict:
-    """Images and annotations of a registered dataset, as a count and a digest."""
+    """Return the number of images of a registered dataset, and a digest of its annotations."""
     dicts = DatasetCatalog.get(name)
     rows = [[os.path.basename(d["file_name"]), d.get("annotations", [])] for d in dicts]
     text = json.dumps(rows, sort_keys=True, default=str)
     return {"images": len(dicts), "fingerprint": hashlib.sha256(text.encode()).hexdigest()}
+
+
+_register_digit_scenes()

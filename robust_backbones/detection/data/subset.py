@@ -1,5 +1,7 @@
-"""Some images of a registered data set, as a data set of its own: evaluators count each image of
-a data set, whether a detector has seen it or not."""
+"""Register some images of a dataset as a dataset of their own.
+
+Evaluators count each image of a dataset, whether a detector has processed it or not.
+"""
 
 import json
 import shutil
@@ -12,38 +14,45 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic
 
-# An image of a data set: its number there, and its Detectron2 dict.
+# Index of an image in its dataset, and its Detectron2 dict.
 Item = tuple[int, dict]
 
 
 def choose(name: str, wanted: int | None, seed: int) -> list[Item]:
-    """All images of a registered data set, or a random `wanted` of them, by number.
+    """Return all images of a registered dataset, or a random subset in the order of the dataset.
+
+    Args:
+        name: name of the dataset.
+        wanted: number of images; None for all.
+        seed: seed for the choice.
 
     Raises:
-        UserError: the data set has fewer images.
+        UserError: the dataset has fewer images.
     """
     items = list(enumerate(DatasetCatalog.get(name)))
     if wanted is None or wanted == len(items):
         return items
     if not 1 <= wanted <= len(items):
         raise UserError(
-            f"--images is {wanted}, but '{name}' has {len(items)}; give 1 to {len(items)}."
+            f"--images is {wanted}, but '{name}' has {len(items)}. Give 1 to {len(items)}."
         )
-    numbers = np.random.default_rng(seed).permutation(len(items))[:wanted]
-    return [items[number] for number in sorted(numbers.tolist())]
+    indices = np.random.default_rng(seed).permutation(len(items))[:wanted]
+    return [items[index] for index in sorted(indices.tolist())]
 
 
 def register(name: str, items: list[Item], folder: Path) -> str:
-    """Register chosen images of the data set `name`; its annotations go to `folder`.
+    """Register chosen images of a dataset, and write their annotations.
 
     Args:
-        items: as `choose` gives them.
+        name: name of the dataset.
+        items: output of `choose`.
+        folder: folder for the annotations.
 
     Returns:
-        The name to evaluate under: `name` itself if all images were chosen.
+        The name of the new dataset, or `name` if all images were chosen.
 
     Raises:
-        UserError: a VOC class has no object in the images, so that VOC's mean over classes is none.
+        UserError: a VOC class has no object in the images, which leaves VOC's mean undefined.
     """
     if len(items) == len(DatasetCatalog.get(name)):
         return name
@@ -54,7 +63,7 @@ def register(name: str, items: list[Item], folder: Path) -> str:
             kept |= restrict(meta, items, Path(folder))
     new = f"{name}_{len(items)}_images"
     for catalog in (DatasetCatalog, MetadataCatalog):
-        if new in catalog.list():  # of an earlier choice in the same process
+        if new in catalog.list():  # registered earlier by this process
             catalog.remove(new)
     dicts = [item for _, item in items]
     DatasetCatalog.register(new, lambda: dicts)
@@ -63,7 +72,7 @@ def register(name: str, items: list[Item], folder: Path) -> str:
 
 
 def _coco(meta: dict, items: list[Item], folder: Path) -> dict:
-    """A COCO file with the chosen images and their annotations, crowds included."""
+    """Write a COCO file with the chosen images and their annotations, crowds included."""
     with open(meta["json_file"], encoding="utf-8") as file:
         contents = json.load(file)
     ids = {item["image_id"] for _, item in items}
@@ -76,13 +85,13 @@ def _coco(meta: dict, items: list[Item], folder: Path) -> dict:
 
 
 def _voc(meta: dict, items: list[Item], folder: Path) -> dict:
-    """A VOC folder with the chosen images' annotations."""
+    """Write a VOC folder with the annotations of the chosen images."""
     present = {row["category_id"] for _, item in items for row in item["annotations"]}
     absent = [c for i, c in enumerate(meta["thing_classes"]) if i not in present]
     if absent:
         raise UserError(
-            f"the {len(items)} chosen images have no {', '.join(absent)}; VOC's AP is a mean over "
-            "all classes, so give --images a larger number."
+            f"The {len(items)} chosen images have no {', '.join(absent)}, but VOC's AP is a mean "
+            "over all classes. Use a larger --images."
         )
     stems = [item["image_id"] for _, item in items]
     (folder / "Annotations").mkdir(parents=True, exist_ok=True)
@@ -93,6 +102,6 @@ def _voc(meta: dict, items: list[Item], folder: Path) -> dict:
     return {"dirname": str(folder)}
 
 
-# Key of the metadata that evaluators read files by -> what the key is to be for a subset. A data
-# set without either is one that Detectron2 turns into COCO form itself.
+# Key of the metadata with the annotation files -> function that writes the files of a subset.
+# Datasets with neither key are converted to COCO's format in memory.
 _FILES: dict[str, Callable[[dict, list[Item], Path], dict]] = {"json_file": _coco, "dirname": _voc}

@@ -8,8 +8,8 @@ from robust_backbones.detection.data import custom
 from robust_backbones.detection.data.annotations import Annotations
 from robust_backbones.detection.data.validate import (
     FATAL,
-    MENDED,
-    NOTED,
+    NOTES,
+    REPAIRABLE,
     Problem,
     annotations_of,
     check,
@@ -30,9 +30,9 @@ def report(datasets: list[str], pixels: bool, listed: int, csv_file: str | None)
     """
     errors, rows = 0, []
     for text in datasets:
-        own = custom.is_own(text)
-        name = text.split("=")[0] if own else text
-        annotations = custom.parse(text).read() if own else annotations_of(text)
+        by_path = custom.is_path(text)
+        name = text.split("=")[0] if by_path else text
+        annotations = custom.parse_dataset(text).read() if by_path else annotations_of(text)
         problems = check(annotations, pixels=pixels)
         rows += [(name, p.kind, p.image, p.text) for p in problems]
         _print_counts(name, annotations)
@@ -60,7 +60,7 @@ def _print_counts(name: str, annotations: Annotations) -> None:
 
 def _print_problems(problems: list[Problem], listed: int) -> int:
     errors = 0
-    for kinds, severity in ((FATAL, "error"), (MENDED, "error"), (NOTED, "note")):
+    for kinds, severity in ((FATAL, "error"), (REPAIRABLE, "error"), (NOTES, "note")):
         for kind, meaning in kinds.items():
             some = [problem for problem in problems if problem.kind == kind]
             if some:

@@ -1,5 +1,7 @@
-"""COCO evaluation of a registered data set: Detectron2's metrics, by a faster engine."""
+"""COCO evaluation of a registered dataset: Detectron2's metrics, computed faster."""
 
+import contextlib
+import io
 import itertools
 import json
 import logging
@@ -11,37 +13,38 @@ import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.evaluation.coco_evaluation import _evaluate_box_proposals, instances_to_coco_json
 from detectron2.structures import BoxMode, PolygonMasks
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
 
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic
 from robust_backbones.detection.data import coco_files
-from robust_backbones.detection.evaluation import proposal_recall
-from robust_backbones.detection.evaluation import tables as score_tables
 from robust_backbones.detection.evaluation.coco_scores import score
+from robust_backbones.detection.evaluation.tables import log_metrics
 
 PREDICTIONS = "coco_instances_results.json"
 _FIELDS = {"pred_masks": "segm", "pred_keypoints": "keypoints"}
 
 
 class CocoEvaluator(DatasetEvaluator):
-    """What Detectron2's `COCOEvaluator` gives, with its keys, and AR; its predictions file, too.
+    """Return the metrics and the predictions file of Detectron2's `COCOEvaluator`, and AR.
 
-    What differs: without any prediction the metrics are 0 and not NaN or absent; a data set that
-    has no `json_file` is converted in memory, so no stale file of an earlier run is used and
-    its metadata stay as they are; `instances_predictions.pth` is not written; boxes without masks
-    in the truth give box metrics only, with a warning, where Detectron2 stops.
+    Differences: without any prediction the metrics are 0 instead of NaN or absent. A dataset
+    without `json_file` is converted in memory, so no outdated file of an earlier run is used, and
+    its metadata are not changed. `instances_predictions.pth` is not written. Annotations without
+    masks give box metrics with a warning, where Detectron2 stops.
 
     Args:
-        name: of the registered data set.
-        folder: where `coco_instances_results.json` goes; None for nowhere.
-        expected: tasks that are scored if no image was seen; else the predictions tell.
+        name: name of the registered dataset.
+        folder: folder for `coco_instances_results.json`; None to write nothing.
+        expected: tasks to score if no image was processed; otherwise the predictions decide.
         edges, sigmas: see `coco_scores.score`.
-        distributed: gather the predictions of all processes; only the main one has results.
+        distributed: whether to gather the predictions of all processes. Only the main process
+            returns metrics.
     """
 
     def __init__(
@@ -58,11 +61,11 @@ class CocoEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was processed."""
+        """Discard all predictions."""
         self._rows, self._proposals, self._seen = [], [], set()
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Take a model's outputs, `{"instances"}` or `{"proposals"}`, for `{"image_id"}`s."""
+        """Add a model's outputs, `{"instances"}` or `{"proposals"}`, for inputs with `image_id`."""
         for image, output in zip(inputs, outputs, strict=True):
             if "instances" in output:
                 instances = output["instances"].to(torch.device("cpu"))
@@ -73,11 +76,14 @@ class CocoEvaluator(DatasetEvaluator):
                 self._proposals.append({"image_id": image["image_id"], "proposals": proposals})
 
     def evaluate(self, img_ids: Iterable[int] | None = None) -> dict:
-        """`{task: {metric: percent}}`, see `coco_scores.score`; `{}` on other processes, and where
-        the annotation file has no annotations (a test set).
+        """Score the predictions.
 
         Args:
-            img_ids: score these images only; None for all.
+            img_ids: images to score; None for all.
+
+        Returns:
+            `{task: {metric: percent}}`, see `coco_scores.score`; empty on other processes, and for
+            datasets without annotations (test sets).
         """
         gathered = gather((self._rows, self._proposals, self._seen), self._distributed)
         if gathered is None:
@@ -87,24 +93,49 @@ class CocoEvaluator(DatasetEvaluator):
         seen = set().union(*(part[2] for part in gathered))
         _to_dataset_ids(rows, self._name)
         if self._folder and (rows or not proposals):
-            save(rows, self._folder)
-        contents = annotations(self._name)
+            save_predictions(rows, self._folder)
+        contents = coco_annotations(self._name)
         if "annotations" not in contents:
-            logging.getLogger("detectron2").info("%s has no annotations to score with", self._name)
+            logging.getLogger("detectron2").info("%s has no annotations: not scored", self._name)
             return {}
         results = {}
         if proposals:
-            results["box_proposals"] = proposal_recall.score(proposals, contents)
+            results["box_proposals"] = proposal_recall(proposals, contents)
         if seen or not proposals:
             truth = coco_files.truth(contents, self._name)
             tasks = [t for t in coco_files.TASKS if t in (seen or self._expected)]
             results |= score_tasks(truth, rows, tasks, self._edges, img_ids, self._sigmas)
-        score_tables.log(results)
+        log_metrics(results)
         return results
 
 
+_PROPOSAL_AREAS = {"": "all", "s": "small", "m": "medium", "l": "large"}
+
+
+def proposal_recall(proposals: list[dict], contents: dict) -> dict[str, float]:
+    """Compute the average recall of 100 and of 1000 region proposals per image.
+
+    Args:
+        proposals: `{"image_id", "proposals": Instances}` of each image.
+        contents: contents of a COCO annotation file.
+
+    Returns:
+        Percentages `AR@100`, `ARs@100`, ..., `ARl@1000`.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = contents
+        truth.createIndex()
+    return {
+        f"AR{suffix}@{limit}": 100
+        * _evaluate_box_proposals(proposals, truth, area=area, limit=limit)["ar"].item()
+        for limit in (100, 1000)
+        for suffix, area in _PROPOSAL_AREAS.items()
+    }
+
+
 def gather(part: Any, distributed: bool = True) -> list | None:
-    """`part` of every process, on the main one; None on others."""
+    """Gather `part` of all processes on the main one; returns None on the others."""
     if not distributed:
         return [part]
     comm.synchronize()
@@ -112,8 +143,8 @@ def gather(part: Any, distributed: bool = True) -> list | None:
     return parts if comm.is_main_process() else None
 
 
-def save(rows: list[dict], folder: str | Path) -> None:
-    """Write `coco_instances_results.json`, which `robust-backbones evaluate` reads."""
+def save_predictions(rows: list[dict], folder: str | Path) -> None:
+    """Write predictions as `coco_instances_results.json`, for `robust-backbones evaluate`."""
     with atomic(Path(folder) / PREDICTIONS) as temporary:
         temporary.write_text(json.dumps(rows), encoding="utf-8")
 
@@ -127,21 +158,22 @@ def score_tasks(
     sigmas: Sequence[float] = (),
     source: str = "the predictions",
 ) -> dict[str, dict]:
-    """`{task: metrics}`; masks and keypoints only where the truth has any."""
+    """Score several tasks, `{task: metrics}`. Masks and keypoints need ground truth."""
     results = {}
     for task in tasks:
         if task != "bbox" and truth.annotations and not truth.has(coco_files.TASKS[task]):
             logging.getLogger(__name__).warning(
-                "%s has no %s: task '%s' is not scored", truth.source, coco_files.TASKS[task], task
+                "%s has no %s: task '%s' was not scored", truth.source, coco_files.TASKS[task], task
             )
             continue
         results[task] = score(truth, rows, task, edges, image_ids, sigmas, source)
     return results
 
 
-def annotations(name: str) -> dict:
-    """A registered data set in the form of a COCO annotation file: its `json_file`, if it has one,
-    with the class names that it is registered with.
+def coco_annotations(name: str) -> dict:
+    """Return a registered dataset in the format of a COCO annotation file.
+
+    Its `json_file` is used if there is one, with the class names of the registration.
 
     Raises:
         UserError: see `coco_files.load_json`, `from_catalog`.
@@ -158,11 +190,11 @@ def annotations(name: str) -> dict:
 
 
 def from_catalog(name: str) -> dict:
-    """A registered data set's dictionaries in the form of a COCO annotation file. What is
-    difficult (own VOC data say so) is a crowd.
+    """Convert a registered dataset's dictionaries to the format of a COCO annotation file.
 
-    Detectron2's own conversion keeps a file, which it uses again when the data have changed, and
-    moves keypoints by half a pixel whenever it is called.
+    Objects marked as difficult (custom VOC datasets) become crowds. Detectron2's own conversion
+    writes a file that it reuses after the data have changed, and moves keypoints by half a pixel on
+    each call.
 
     Raises:
         UserError: an image has no `image_id`, or a box is neither XYXY nor XYWH in pixels.
@@ -171,7 +203,7 @@ def from_catalog(name: str) -> dict:
     images, rows = [], []
     for item in DatasetCatalog.get(name):
         if "image_id" not in item:
-            raise UserError(f"an image of data set '{name}' has no image_id; give each its own.")
+            raise UserError(f"dataset '{name}': an image has no image_id. Give each image its own.")
         image = {key: item[key] for key in ("height", "width") if key in item}
         images.append(image | {"id": item["image_id"]})
         for annotation in item.get("annotations", ()):
@@ -187,12 +219,12 @@ def from_catalog(name: str) -> dict:
 
 
 def _row(annotation: dict, name: str) -> dict:
-    """Detectron2's form of an annotation as COCO's, areas as Detectron2 counts them; no ids."""
+    """Convert an annotation of Detectron2 to COCO's format, without ids. Areas are Detectron2's."""
     box = [float(v) for v in annotation["bbox"]]
     if annotation["bbox_mode"] == BoxMode.XYXY_ABS:
         box = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
     elif annotation["bbox_mode"] != BoxMode.XYWH_ABS:
-        raise UserError(f"boxes of data set '{name}' must be XYXY_ABS or XYWH_ABS.")
+        raise UserError(f"dataset '{name}': boxes must be XYXY_ABS or XYWH_ABS.")
     crowd = annotation.get("iscrowd", 0) or annotation.get("difficult", 0)
     row = {"bbox": box, "area": box[2] * box[3], "iscrowd": int(crowd)}
     part = annotation.get("segmentation")
@@ -201,7 +233,7 @@ def _row(annotation: dict, name: str) -> dict:
         shape = PolygonMasks([part]).area()[0] if polygons else coco_mask.area(part)
         row |= {"segmentation": part, "area": float(shape)}
     if "keypoints" in annotation:
-        # COCO's are indices of pixels; Detectron2's are places in the image.
+        # COCO's coordinates are pixel indices, Detectron2's are positions in the image.
         points = np.array(annotation["keypoints"], float).reshape(-1, 3) - [0.5, 0.5, 0]
         count = annotation.get("num_keypoints", int((points[:, 2] > 0).sum()))
         row |= {"keypoints": points.flatten().tolist(), "num_keypoints": count}
@@ -209,16 +241,16 @@ def _row(annotation: dict, name: str) -> dict:
 
 
 def _dataset_ids(name: str) -> dict:
-    """`{place of a class in the model: its id in the data set}`; empty where they are the same."""
+    """Return `{class index of the model: id in the dataset}`; empty if they are equal."""
     mapping = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id") or {}
-    return {place: key for key, place in mapping.items()}
+    return {index: key for key, index in mapping.items()}
 
 
 def _class_names(name: str) -> dict:
-    """`{id in the data set: class}`, in the model's order."""
+    """Return `{id in the dataset: class name}`, in the order of the model."""
     ids = _dataset_ids(name)
     names = MetadataCatalog.get(name).get("thing_classes") or []
-    return {ids.get(place, place): text for place, text in enumerate(names)}
+    return {ids.get(index, index): text for index, text in enumerate(names)}
 
 
 def _to_dataset_ids(rows: list[dict], name: str) -> None:
@@ -226,7 +258,7 @@ def _to_dataset_ids(rows: list[dict], name: str) -> None:
     for row in rows if ids else ():
         if row["category_id"] not in ids:
             raise UserError(
-                f"a prediction has class {row['category_id']}, but data set '{name}' has "
-                f"{len(ids)} classes; set MODEL.ROI_HEADS.NUM_CLASSES to that."
+                f"dataset '{name}': a prediction has class {row['category_id']}, but there are "
+                f"{len(ids)} classes. Set MODEL.ROI_HEADS.NUM_CLASSES to {len(ids)}."
             )
         row["category_id"] = ids[row["category_id"]]

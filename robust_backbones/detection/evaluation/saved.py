@@ -1,26 +1,32 @@
-"""Scores of a file of predictions, without a model."""
+"""Saved predictions, `coco_instances_results.json`: score them, or read them image by image."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Boxes, Instances
+from pycocotools import mask as coco_mask
 
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import sha256
 from robust_backbones.detection.data import coco_files
 from robust_backbones.detection.data.registry import check_dataset, fingerprint
-from robust_backbones.detection.evaluation import coco as coco_evaluation
-from robust_backbones.detection.evaluation import kind_of
-from robust_backbones.detection.evaluation import voc as voc_evaluation
+from robust_backbones.detection.evaluation import evaluator_type, voc
+from robust_backbones.detection.evaluation.coco import coco_annotations, score_tasks
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What was found.
+    """Metrics of saved predictions.
 
     Attributes:
-        name: of the data set, or of the annotation file without ending.
+        name: name of the dataset, or of the annotation file without suffix.
         metrics: `{task: {metric: percent}}`.
-        data: for a result file: images, detections, and fingerprints of both sides.
+        data: numbers of images and detections, and fingerprints of both files, for the result file.
     """
 
     name: str
@@ -28,38 +34,39 @@ class Scored:
     data: dict
 
 
-def score(
+def score_file(
     path: str | Path,
     annotations: str | Path | None = None,
     dataset: str | None = None,
     tasks: Sequence[str] = (),
     edges: Sequence[float] = (),
 ) -> Scored:
-    """Score a file of predictions in COCO's result format, as the evaluators here write it.
+    """Score a file of predictions in COCO's result format, as the evaluators write it.
 
     Args:
-        annotations: a COCO annotation file; or
-        dataset: the name of a registered data set, COCO's or VOC's.
-        tasks: keys of `coco_files.TASKS`; empty for those that the predictions are of (of an
-            empty list: boxes, and masks if the annotations have any).
+        path: file of predictions.
+        annotations: COCO annotation file; or
+        dataset: name of a registered COCO or VOC dataset.
+        tasks: keys of `coco_files.TASKS`; empty for the tasks of the predictions. An empty list of
+            predictions is scored for boxes, and for masks if the annotations have any.
         edges: see `coco_scores.score`.
 
     Raises:
-        UserError: a file or prediction is wrong, or the data set is not known or not on disk.
+        UserError: a file or prediction is invalid, or the dataset is unknown or not on disk.
     """
     if (annotations is None) == (dataset is None):
         raise ValueError("give either annotations or dataset")
     rows = coco_files.load_json(path)
     if dataset is not None and _registered(dataset) == "pascal_voc":
         if set(tasks) - {"bbox"}:
-            raise UserError(f"'{dataset}' is a VOC data set: only task 'bbox' can be scored.")
-        metrics = {"bbox": voc_evaluation.score(dataset, rows, edges, str(path))}
+            raise UserError(f"'{dataset}' is a VOC dataset. Only task 'bbox' is supported.")
+        metrics = {"bbox": voc.score(dataset, rows, edges, str(path))}
     else:
-        named = coco_evaluation.annotations(dataset) if dataset else None
+        named = coco_annotations(dataset) if dataset else None
         contents = named or coco_files.load_json(annotations or "")
         truth = coco_files.truth(contents, str(dataset or annotations))
         tasks = tasks or coco_files.tasks_of(rows, truth)
-        metrics = coco_evaluation.score_tasks(truth, rows, tasks, edges, source=str(path))
+        metrics = score_tasks(truth, rows, tasks, edges, source=str(path))
     if dataset is not None:
         name, identity = dataset, fingerprint(dataset)
     elif annotations is not None:
@@ -70,6 +77,72 @@ def score(
 
 
 def _registered(name: str) -> str:
-    """The kind of a data set that is known and on disk."""
+    """Return the evaluator type of a dataset whose files exist."""
     check_dataset(name)
-    return kind_of(name)
+    return evaluator_type(name)
+
+
+def read_predictions(path: str | Path, dataset: str) -> dict[int | str, list[dict]]:
+    """Read a file of predictions for a registered dataset, grouped by image.
+
+    `category_id` becomes the class index in the dataset.
+
+    Returns:
+        `{image_id: rows}`, best score first, without images that have no predictions.
+
+    Raises:
+        UserError: the file is missing, has another format, or names images or classes that the
+            dataset does not have.
+    """
+    rows = coco_files.load_json(path)
+    images = {item["image_id"]: item for item in DatasetCatalog.get(dataset)}
+    meta = MetadataCatalog.get(dataset)
+    names = meta.get("thing_classes", ())
+    indices = meta.get("thing_dataset_id_to_contiguous_id") or dict(enumerate(range(len(names))))
+    known = {key: names[index] for key, index in indices.items()}
+    truth = coco_files.Truth(dataset, images, known, [])
+    tasks = {"bbox", *coco_files.tasks_of(rows, truth)} - {"keypoints"}
+    coco_files.check_predictions(rows, truth, tasks, str(path))
+    found = defaultdict(list)
+    for row in sorted(rows, key=lambda row: -row["score"]):
+        found[row["image_id"]].append(row | {"category_id": indices[row["category_id"]]})
+    return dict(found)
+
+
+def to_instances(
+    rows: list[dict], height: int, width: int, source: str = "the predictions"
+) -> Instances:
+    """Convert the rows of one image to a detector's output on the CPU.
+
+    Args:
+        rows: predictions of one image, from `read_predictions`.
+        height, width: size of the image, pixels.
+        source: name of the predictions in error messages.
+
+    Raises:
+        UserError: the run lengths of a mask do not fill the image.
+    """
+    boxes = np.array([row["bbox"] for row in rows], np.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    found = Instances(
+        (height, width),
+        pred_boxes=Boxes(torch.from_numpy(boxes)),
+        scores=torch.tensor([float(row["score"]) for row in rows]),
+        pred_classes=torch.tensor([row["category_id"] for row in rows], dtype=torch.int64),
+    )
+    if rows and all("segmentation" in row for row in rows):
+        try:
+            masks = [_mask(row["segmentation"], height, width) for row in rows]
+        except ValueError as error:  # found only by decoding
+            raise UserError(f"{source}, image {rows[0]['image_id']}: {error}.") from None
+        found.pred_masks = torch.from_numpy(np.stack(masks))
+    return found
+
+
+def _mask(segmentation: dict | list, height: int, width: int) -> np.ndarray:
+    """Decode run lengths or polygons to a `(height, width)` bool array."""
+    if isinstance(segmentation, list) or isinstance(segmentation["counts"], list):
+        segmentation = coco_mask.frPyObjects(segmentation, height, width)
+    if isinstance(segmentation, list):
+        segmentation = coco_mask.merge(segmentation)
+    return coco_mask.decode(segmentation).astype(bool)

@@ -32,8 +32,8 @@ def report(
         UserError: A file or a detection is invalid, or the dataset is unknown.
     """
     started = time.perf_counter()
-    scored = saved.score(predictions, annotations, dataset, tasks, areas)
-    print(f"{predictions} on {scored.name}, percent:\n\n{tables.text(scored.metrics)}")
+    scored = saved.score_file(predictions, annotations, dataset, tasks, areas)
+    print(f"{predictions} on {scored.name}, percent:\n\n{tables.markdown(scored.metrics)}")
     if csv:
         with atomic(csv) as temporary:
             temporary.write_text(tables.csv_text(scored.metrics), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Metrics as tables: for logs, terminals and CSV files."""
+"""Metrics as tables, for logs, terminals and CSV files."""
 
 import csv
 import io
@@ -7,16 +7,16 @@ import logging
 from tabulate import tabulate
 
 
-def log(results: dict[str, dict]) -> None:
-    """Write the tables to the log, through the logger that Detectron2 shows."""
-    logging.getLogger("detectron2").info("results, percent\n%s", text(results))
+def log_metrics(results: dict[str, dict]) -> None:
+    """Log the tables with the logger that Detectron2 shows."""
+    logging.getLogger("detectron2").info("results, percent\n%s", markdown(results))
 
 
 def rows(results: dict[str, dict]) -> list[tuple[str, str, str, float]]:
-    """`(task, metric, class, percent)`; the class is "" for metrics of all classes.
+    """Return `(task, metric, class, percent)`; the class is "" for metrics of all classes.
 
     Args:
-        results: `{task: {metric: percent}}`; `AP-cat` is the metric AP of class cat.
+        results: `{task: {metric: percent}}`; `AP-cat` is the AP of class cat.
     """
     return [
         (task, *key.partition("-")[::2], value)
@@ -25,8 +25,8 @@ def rows(results: dict[str, dict]) -> list[tuple[str, str, str, float]]:
     ]
 
 
-def text(results: dict[str, dict]) -> str:
-    """All metrics, a column for each task, then the metrics of each class; Markdown, percent."""
+def markdown(results: dict[str, dict]) -> str:
+    """Format the metrics of all classes, then of each class; a column for each task, percent."""
     overall, classes = {}, {}
     for task, metric, name, value in rows(results):
         if name:
@@ -48,7 +48,7 @@ def _table(title: str, cells: dict[str, dict]) -> str:
 
 
 def csv_text(results: dict[str, dict]) -> str:
-    """The same as CSV: task, metric, class, percent; NaN is an empty cell."""
+    """Format the metrics as CSV: task, metric, class, percent. NaN becomes an empty cell."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["task", "metric", "class", "percent"])

@@ -1,6 +1,14 @@
-"""Pascal VOC evaluation of a registered data set, any classes and any year; COCO's metrics, too."""
+"""Pascal VOC evaluation of a registered dataset with any classes and year; also COCO's metrics.
+
+The rules follow the VOC development kit (Everingham et al., 2007 to 2012). A detection is
+correct if the object of its class and image with the largest overlap (intersection over union of
+boxes that include their last pixel) exceeds the threshold and was not matched by a detection with a
+higher score. Detections of "difficult" objects are ignored. AP is computed by both rules, for all
+thresholds at once.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,22 +20,45 @@ from detectron2.utils.file_io import PathManager
 
 from robust_backbones.detection.data import coco_files
 from robust_backbones.detection.data.annotations import read_voc
-from robust_backbones.detection.evaluation import coco_scores, voc_scores
-from robust_backbones.detection.evaluation import tables as score_tables
-from robust_backbones.detection.evaluation.coco import from_catalog, gather, save
+from robust_backbones.detection.evaluation import coco_scores
+from robust_backbones.detection.evaluation.coco import from_catalog, gather, save_predictions
+from robust_backbones.detection.evaluation.tables import log_metrics
+
+IOUS = np.arange(50, 100, 5) / 100
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Objects or detections.
+
+    Attributes:
+        image: index of the image, `(n,)` int.
+        label: index of the class, `(n,)` int.
+        box: xmin, ymin, xmax, ymax, `(n, 4)`; pixels counted from 1, the last one included.
+        weight: score of a detection; 1 for an object, 0 for a difficult one; `(n,)`.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    box: np.ndarray
+    weight: np.ndarray
+
+    def only(self, keep: np.ndarray) -> "Boxes":
+        """Select boxes by index or mask."""
+        return Boxes(self.image[keep], self.label[keep], self.box[keep], self.weight[keep])
 
 
 class VocEvaluator(DatasetEvaluator):
-    """What Detectron2's `PascalVOCDetectionEvaluator` gives, and more; see `score`.
+    """Return the metrics of Detectron2's `PascalVOCDetectionEvaluator`, and more; see `score`.
 
-    What differs: any list of classes and any year; scores and boxes are not rounded to 3 and 1
-    decimals; classes without objects are left out of the mean instead of making it NaN.
+    Differences: any list of classes and any year are supported. Scores and boxes are not rounded to
+    3 and 1 decimals. Classes without objects are excluded from the mean instead of making it NaN.
 
     Args:
-        name: of the registered data set; its metadata give `dirname`, `split`, `thing_classes`
-            and `year` (2012 if it has none).
-        folder: where `coco_instances_results.json` goes, `category_id` counting the classes
-            from 0; None for nowhere.
+        name: name of the registered dataset, whose metadata have `dirname`, `split`,
+            `thing_classes` and `year` (default 2012).
+        folder: folder for `coco_instances_results.json`, with `category_id` from 0; None to write
+            nothing.
         edges: see `coco_scores.score`.
     """
 
@@ -36,49 +67,52 @@ class VocEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was processed."""
+        """Discard all predictions."""
         self._rows = []
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Take a model's outputs, `{"instances"}`, for images with `image_id`."""
+        """Add a model's outputs, `{"instances"}`, for images with `image_id`."""
         for image, output in zip(inputs, outputs, strict=True):
             instances = output["instances"].to(torch.device("cpu"))
-            for field in ("pred_masks", "pred_keypoints"):  # VOC's boxes are scored
+            for field in ("pred_masks", "pred_keypoints"):  # only boxes are scored
                 if instances.has(field):
                     instances.remove(field)
             self._rows += instances_to_coco_json(instances, image["image_id"])
 
     def evaluate(self) -> dict:
-        """`{"bbox": {metric: percent}}`, see `score`; `{}` on other processes."""
+        """Score the predictions as `{"bbox": {metric: percent}}`; `{}` on other processes."""
         gathered = gather(self._rows)
         if gathered is None:
             return {}
         rows = [row for part in gathered for row in part]
         if self._folder:
-            save(rows, self._folder)
+            save_predictions(rows, self._folder)
         results = {"bbox": score(self._name, rows, self._edges)}
-        score_tables.log(results)
+        log_metrics(results)
         return results
 
 
 def score(
     name: str, rows: list[dict], edges: Sequence[float] = (), source: str = "the predictions"
 ) -> dict:
-    """VOC's and COCO's metrics of a registered VOC data set, percent.
+    """Compute VOC's and COCO's metrics of a registered VOC dataset.
 
     Args:
-        rows: predictions in COCO's result format; `image_id` is the name of the image's file
-            without ending, `category_id` counts the classes from 0.
+        name: name of the dataset.
+        rows: predictions in COCO's result format. `image_id` is the name of the image file without
+            suffix, `category_id` the class index.
+        edges: see `coco_scores.score`.
+        source: name of the predictions in error messages.
 
     Returns:
-        The metrics of `voc_scores.score`; and those of `coco_scores.score`, `AP_coco` and so on,
-        classes apart. There, difficult objects are crowds: detections mostly inside one are
-        neither right nor wrong.
+        Percentages: the metrics of `voc_metrics`, and the metrics of `coco_scores.score` over all
+        classes as `AP_coco` and so on. COCO's metrics treat difficult objects as crowds: detections
+        mostly inside one are ignored.
 
     Raises:
-        UserError: an annotation cannot be read, or a prediction is wrong.
+        UserError: an annotation cannot be read, or a prediction is invalid.
     """
-    truth = coco_files.truth(annotations(name), name)
+    truth = coco_files.truth(voc_annotations(name), name)
     coco = coco_scores.score(truth, rows, "bbox", edges, source=source)
     objects = [
         (row["image_id"], row["category_id"] - 1, *row["bbox"], not row["iscrowd"])
@@ -89,37 +123,38 @@ def score(
         for row in rows
     ]
     classes, year = list(truth.classes.values()), MetadataCatalog.get(name).get("year") or 2012
-    metrics = voc_scores.score(_boxes(objects), _boxes(detections), classes, int(year))
+    metrics = voc_metrics(_boxes(objects), _boxes(detections), classes, int(year))
     return metrics | {f"{key}_coco": value for key, value in coco.items() if "-" not in key}
 
 
-def annotations(name: str) -> dict:
-    """A registered VOC data set in the form of a COCO annotation file; what is difficult is a
-    crowd. Objects of other classes than the data set's are left out, as VOC does.
+def voc_annotations(name: str) -> dict:
+    """Return a registered VOC dataset in the format of a COCO annotation file.
+
+    Difficult objects become crowds. Objects of other classes are excluded, as in VOC.
 
     Raises:
         UserError: see `read_voc`.
     """
     meta = MetadataCatalog.get(name)
-    if meta.get("source") is not None:  # own data: they may be repaired
+    if meta.get("source") is not None:  # custom data, which may be repaired
         return from_catalog(name)
-    # Detectron2's loader does not say what is difficult.
+    # Detectron2's loader drops the flag `difficult`.
     root = Path(PathManager.get_local_path(meta.dirname))
     found = read_voc(root, meta.split, list(meta.thing_classes))
-    places = {name: place for place, name in enumerate(found.classes)}
+    indices = {name: index for index, name in enumerate(found.classes)}
     rows = []
     for image in found.images:
         for thing in image.objects:
-            if thing.name not in places:
+            if thing.name not in indices:
                 continue
-            assert thing.box is not None  # VOC's objects have one
+            assert thing.box is not None  # always true for VOC
             left, top, right, bottom = thing.box
             size = (right - left, bottom - top)
             rows.append(
                 {
                     "id": len(rows) + 1,
                     "image_id": image.id,
-                    "category_id": places[thing.name],
+                    "category_id": indices[thing.name],
                     "bbox": [left, top, *size],
                     "area": size[0] * size[1],
                     "iscrowd": int(thing.difficult),
@@ -127,18 +162,137 @@ def annotations(name: str) -> dict:
             )
     return {
         "images": [{"id": image.id} for image in found.images],
-        "categories": [{"id": place, "name": name} for name, place in places.items()],
+        "categories": [{"id": index, "name": name} for name, index in indices.items()],
         "annotations": rows,
     }
 
 
-def _boxes(rows: list[tuple]) -> voc_scores.Boxes:
-    """From (image, label, x, y, width, height, weight), COCO's way of counting pixels."""
+def _boxes(rows: list[tuple]) -> Boxes:
+    """Convert rows (image, label, x, y, width, height, weight) with COCO's pixel coordinates."""
     table = np.array(rows, float).reshape(len(rows), 7)
     corner, size = table[:, 2:4], table[:, 4:6]
-    return voc_scores.Boxes(
+    return Boxes(
         image=table[:, 0].astype(int),
         label=table[:, 1].astype(int),
         box=np.concatenate([corner + 1, corner + size], axis=1),
         weight=table[:, 6],
     )
+
+
+def voc_metrics(
+    objects: Boxes, detections: Boxes, classes: list[str], year: int
+) -> dict[str, float]:
+    """Compute VOC's metrics.
+
+    Args:
+        objects: ground truth.
+        detections: predictions.
+        classes: class names.
+        year: year of the rule: 11 points for 2007, the area under the curve for all others.
+
+    Returns:
+        Percentages: `AP` (mean over IoU .50:.05:.95), `AP50`, `AP75` by the rule of the year;
+        `AP_07`, `AP50_07`, ... by the 11-point rule; `AP_area`, ... by the area; `AP-<class>`,
+        `AP50-<class>` by the rule of the year. Classes with no or only difficult objects are NaN
+        and excluded from the means.
+    """
+    found = {rule: np.full((len(classes), len(IOUS)), np.nan) for rule in RULES}
+    for label in range(len(classes)):
+        truth = objects.only(objects.label == label)
+        if truth.weight.any():
+            curves = precision_recall(truth, detections.only(detections.label == label))
+            for rule, average_precision in RULES.items():
+                found[rule][label] = average_precision(*curves)
+    own = "07" if int(year) == 2007 else "area"
+    metrics = {}
+    rules = {"": own} | {f"_{rule}": rule for rule in RULES}
+    for suffix, rule in rules.items():
+        for name, columns in METRICS.items():
+            metrics[f"{name}{suffix}"] = _mean(found[rule][:, columns])
+    for label, class_name in enumerate(classes):
+        for name in ("AP", "AP50"):
+            metrics[f"{name}-{class_name}"] = _mean(found[own][label, METRICS[name]])
+    return metrics
+
+
+METRICS = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}  # columns of IOUS
+
+
+def _mean(values: np.ndarray) -> float:
+    """Average the values that are not NaN, in percent; NaN for no such value."""
+    values = values[~np.isnan(values)]
+    return float(100 * values.mean()) if values.size else float("nan")
+
+
+def precision_recall(objects: Boxes, detections: Boxes) -> tuple[np.ndarray, np.ndarray]:
+    """Compute precision and recall of one class, each `(IoUs, detections)`, best score first.
+
+    Detections with equal scores keep their order.
+    """
+    detections = detections.only(np.argsort(-detections.weight, kind="stable"))
+    overlap, best = _best_overlap(objects, detections)
+    hit = overlap[None] > IOUS[:, None]
+    counts = objects.weight[best] > 0 if len(objects.image) else np.zeros(0, bool)
+    right = np.zeros(hit.shape, bool)
+    for row, hits in zip(right, hit, strict=True):
+        indices = np.flatnonzero(hits & counts)
+        _, first = np.unique(best[indices], return_index=True)  # best-scored per object
+        row[indices[first]] = True
+    wrong = ~hit | (counts & ~right)
+    right, wrong = np.cumsum(right, axis=1), np.cumsum(wrong, axis=1)
+    recall = right / objects.weight.sum()
+    return right / np.maximum(right + wrong, np.finfo(float).eps), recall
+
+
+def _best_overlap(objects: Boxes, detections: Boxes) -> tuple[np.ndarray, np.ndarray]:
+    """Find the largest overlap of each detection with an object of its image, and the first such
+    object. Detections of images without objects get -1 and object 0.
+    """
+    order = np.argsort(objects.image, kind="stable")
+    images = objects.image[order]
+    start, end = (np.searchsorted(images, detections.image, side) for side in ("left", "right"))
+    counts = end - start
+    offsets = np.cumsum(counts) - counts
+    index = np.arange(counts.sum()) - np.repeat(offsets - start, counts)
+    which = np.repeat(np.arange(len(counts)), counts)  # index of the detection of each pair
+    overlap = _overlap(objects.box[order][index], detections.box[which])
+    best = np.zeros(len(counts), int)
+    largest = np.full(len(counts), -1.0)
+    some = counts > 0
+    if some.any():
+        largest[some] = np.maximum.reduceat(overlap, offsets[some])
+        equal = np.flatnonzero(overlap == largest[which])
+        _, first = np.unique(which[equal], return_index=True)
+        best[some] = order[index[equal[first]]]
+    return largest, best
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Compute the intersection over union of pairs of boxes, each `(n, 4)`."""
+    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]) + 1
+    shared = np.maximum(sides, 0).prod(axis=1)
+    areas = [(box[:, 2:] - box[:, :2] + 1).prod(axis=1) for box in (a, b)]
+    return shared / (areas[0] + areas[1] - shared)
+
+
+def eleven_points(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
+    """AP of VOC 2007: the mean of the envelope at recalls 0, .1, ... 1, `(IoUs,)`."""
+    best = _envelope(precision)
+    reached = [
+        np.max(best, axis=1, where=recall >= point, initial=0) for point in np.arange(0, 1.1, 0.1)
+    ]
+    return np.mean(reached, axis=0)
+
+
+def area_under_curve(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
+    """AP of VOC 2010 and later: the area under the precision envelope, `(IoUs,)`."""
+    steps = np.diff(recall, axis=1, prepend=0)
+    return (steps * _envelope(precision)).sum(axis=1)
+
+
+def _envelope(precision: np.ndarray) -> np.ndarray:
+    """Replace each precision by the best one at the same or a higher recall."""
+    return np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+
+
+RULES = {"07": eleven_points, "area": area_under_curve}

@@ -1,1 +1,1 @@
-"""Looking at detectors: prediction, export, pictures, curves."""
+"""Predict with detectors, export them, draw predictions and training curves."""

@@ -1,4 +1,4 @@
-"""Training curves of runs, from the `metrics.json` that Detectron2's trainer writes."""
+"""Training curves from the `metrics.json` files of Detectron2's trainer."""
 
 import json
 import math
@@ -11,26 +11,26 @@ from robust_backbones.core.figures import literal, new_figure, save_figure
 FILE = "metrics.json"
 Series = dict[str, dict[int, float]]
 
-# Colours of Okabe and Ito (2008), and line styles, so that a colour is never the only difference.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Colors of Okabe and Ito (2008), and line styles for readers who cannot distinguish the colors.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES = ("-", "--", ":", "-.")
 
 
 def read(path: str | Path) -> Series:
-    """The numbers of one run.
+    """Read the metrics of one run.
 
-    Interruptions leave traces, which are mended: where a resumed run goes back, what the first one
-    wrote from that iteration on is dropped; of two lines for one iteration the later counts; a line
-    that was cut off is left out, and a whole one behind it is read.
+    Traces of interruptions are removed. Where a resumed run goes back, the metrics from its first
+    iteration on are replaced. The last of several lines for one iteration is used. Truncated lines
+    are skipped, except for a complete line after a truncated one.
 
     Args:
-        path: a run folder, or its `metrics.json`.
+        path: run folder, or its `metrics.json`.
 
     Returns:
         `{name: {iteration: value}}`, finite numbers only.
 
     Raises:
-        UserError: no such file, or no line of it has an iteration.
+        UserError: the file does not exist, or contains no iteration.
     """
     path = Path(path)
     path = path / FILE if path.is_dir() else path
@@ -38,7 +38,7 @@ def read(path: str | Path) -> Series:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(
-            f"'{path}' cannot be read: {error.strerror}; give a folder with the {FILE} of a run."
+            f"'{path}' cannot be read ({error.strerror}). Give the folder of a run, with {FILE}."
         ) from None
     series: Series = {}
     last = -1
@@ -51,12 +51,12 @@ def read(path: str | Path) -> Series:
             if isinstance(value, (int, float)) and math.isfinite(value):
                 series.setdefault(name, {})[now] = value
     if last < 0:
-        raise UserError(f"'{path}' has no iteration of a training; give a run's folder.")
+        raise UserError(f"'{path}' contains no training iteration. Give the folder of a run.")
     return {name: values for name, values in series.items() if values}
 
 
 def _parse(line: str) -> dict | None:
-    """A line's row; None if it is damaged."""
+    """Parse a line; None if it is damaged."""
     for part in (line, line[line.rfind("{") :]):
         try:
             row = json.loads(part)
@@ -68,7 +68,7 @@ def _parse(line: str) -> dict | None:
 
 
 def panels(runs: dict[str, Series]) -> list[str]:
-    """What is drawn, in order: total loss, the other losses, learning rate, every AP."""
+    """Return the quantities to draw: total loss, other losses, learning rate, AP of each task."""
     names = {name for series in runs.values() for name in series}
     losses = sorted((n for n in names if "loss" in n), key=lambda n: (n != "total_loss", n))
     aps = sorted(name for name in names if name.split("/")[-1] == "AP")
@@ -76,10 +76,10 @@ def panels(runs: dict[str, Series]) -> list[str]:
 
 
 def labels(paths: Sequence[str | Path]) -> list[str]:
-    """A short name for each path: its last parts, as many as tell it from the others.
+    """Return a short name for each path: as many of its last parts as make it unique.
 
     Raises:
-        UserError: two are the same.
+        UserError: a path occurs twice.
     """
     parts = [(p.parent if p.name == FILE else p).parts for p in (Path(p).resolve() for p in paths)]
     for length in range(1, max(map(len, parts), default=0) + 1):
@@ -87,23 +87,23 @@ def labels(paths: Sequence[str | Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     if parts:
-        raise UserError(f"{paths[-1]} is given twice; give each once.")
+        raise UserError(f"{paths[-1]} is given twice. Give each run once.")
     return []
 
 
 def draw(runs: dict[str, Series], path: str | Path) -> list[str]:
-    """Draw all runs over each other, one panel for each quantity, against the iteration.
+    """Draw all runs, with one panel for each quantity against the iteration.
 
     Args:
-        runs: `{label: what read gave}`.
-        path: the PNG file to write.
+        runs: `{label: output of read}`.
+        path: PNG file to write.
 
     Returns:
         The names of the panels.
     """
     shown = panels(runs)
     if not shown:
-        raise UserError("these runs hold neither a loss nor a learning rate nor an AP.")
+        raise UserError("The runs contain no loss, learning rate or AP.")
     columns = min(3, len(shown))
     lines = math.ceil(len(shown) / columns)
     figure = new_figure(4.5 * columns, 3 * lines + 0.6)
@@ -114,7 +114,7 @@ def draw(runs: dict[str, Series], path: str | Path) -> list[str]:
         for i, (label, series) in enumerate(runs.items()):
             points = sorted(series.get(name, {}).items())
             marker = "o" if len(points) < 20 else None
-            look = {"color": _COLOURS[i % len(_COLOURS)], "linestyle": _STYLES[i % len(_STYLES)]}
+            look = {"color": _COLORS[i % len(_COLORS)], "linestyle": _STYLES[i % len(_STYLES)]}
             xs, ys = zip(*points, strict=True) if points else ((), ())
             axis.plot(xs, ys, label=literal(label), marker=marker, markersize=3, **look)
         unit = ", percent" if name.endswith("AP") else ""

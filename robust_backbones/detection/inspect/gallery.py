@@ -1,4 +1,4 @@
-"""Images of a data set beside what detectors make of them: pictures, and counts of errors."""
+"""Compare predictions of several detectors on images of a dataset: pictures and error counts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,21 +16,21 @@ from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic, sha256
 from robust_backbones.detection.data import subset
 from robust_backbones.detection.data.registry import fingerprint
-from robust_backbones.detection.evaluation import prediction_files
+from robust_backbones.detection.evaluation import saved
 from robust_backbones.detection.inspect import error_types, visualize
 from robust_backbones.detection.inspect.predictor import as_array, load
 
-PICTURES = "pictures"  # folder of the drawings, below the output
+PICTURES = "pictures"  # folder of the drawings in the output folder
 
 
 @dataclass(frozen=True)
 class Column:
-    """A source of predictions.
+    """A detector or a file of predictions.
 
     Attributes:
         name: heading of its pictures.
-        predict: a data set's dictionary -> `Instances` on the CPU, all scores.
-        source: where they come from, for the record.
+        predict: function from a dataset dictionary to `Instances` on the CPU, with all scores.
+        source: weights or file, for the result file.
     """
 
     name: str
@@ -43,9 +43,10 @@ class Row:
     """One image.
 
     Attributes:
-        file: the image's path.
-        counts: for each column, `{kind: number}`; empty where errors are not looked for.
-        pictures: `{"file" (relative to the output), "column", "text", "alt"}` each.
+        file: path of the image.
+        item: its dataset dictionary.
+        counts: `{column: {error type: number}}`; empty if errors are not counted.
+        pictures: `{"file" (relative to the output folder), "column", "text", "alt"}` each.
     """
 
     file: str
@@ -63,29 +64,29 @@ class Row:
 
 
 def from_model(name: str, cfg: CfgNode, dataset: str) -> Column:
-    """Predictions of `MODEL.WEIGHTS`.
+    """Predict with the detector of `MODEL.WEIGHTS`.
 
     Raises:
-        UserError: it cannot be loaded, or its classes are not those of the data set.
+        UserError: it cannot be loaded, or has other classes than the dataset.
     """
     predictor = load(cfg)
     expected = MetadataCatalog.get(dataset).get("thing_classes")
     if expected is not None and list(predictor.classes) != list(expected):
         raise UserError(
-            f"{cfg.MODEL.WEIGHTS} detects {_few(predictor.classes)}, but data set '{dataset}' has "
-            f"{_few(expected)}; choose the data set that it was trained for with --dataset."
+            f"{cfg.MODEL.WEIGHTS} detects {_few(predictor.classes)}, but dataset '{dataset}' has "
+            f"{_few(expected)}. Choose the dataset it was trained for with --dataset."
         )
     source = {"weights": cfg.MODEL.WEIGHTS, "weights_sha256": predictor.weights_sha256}
     return Column(name, lambda item: predictor(item["file_name"])["instances"].to("cpu"), source)
 
 
 def from_file(name: str, path: str | Path, dataset: str) -> Column:
-    """Predictions of a file; see `prediction_files.read`, which raises `UserError`."""
-    rows = prediction_files.read(path, dataset)
+    """Use saved predictions. For errors, see `saved.read_predictions`."""
+    rows = saved.read_predictions(path, dataset)
 
     def predict(item: dict) -> Instances:
         found = rows.get(item["image_id"], [])
-        return prediction_files.instances(found, item["height"], item["width"], str(path))
+        return saved.to_instances(found, item["height"], item["width"], str(path))
 
     return Column(name, predict, {"predictions": str(path), "predictions_sha256": sha256(path)})
 
@@ -96,26 +97,26 @@ def _few(names: Sequence) -> str:
 
 
 def choose(dataset: str, count: int, seed: int) -> list[Row]:
-    """`count` random images of a registered data set, in its order; all if it has no more."""
+    """Choose `count` random images of a registered dataset, in its order; all if it has fewer."""
     wanted = count if count < len(DatasetCatalog.get(dataset)) else None
     return [Row(item["file_name"], item) for _, item in subset.choose(dataset, wanted, seed)]
 
 
 def count_errors(rows: list[Row], columns: list[Column], threshold: float) -> None:
-    """Fill in the counts of each row, over predictions with a score of at least `threshold`.
+    """Count errors for each row, over predictions with a score of at least `threshold`.
 
     Raises:
-        UserError: the data set has no annotations.
+        UserError: the images have no annotations.
     """
     if not any(row.item.get("annotations") for row in rows):
-        raise UserError("the images have no annotations; errors can only be told where there are.")
+        raise UserError("--errors: the images have no annotations. Choose an annotated dataset.")
     for row in tqdm(rows, desc="errors", disable=None):
         for column in columns:
-            row.counts[column.name] = error_types.count(*_mark(row.item, column, threshold)[1:])
+            row.counts[column.name] = error_types.count(*_classify(row.item, column, threshold)[1:])
 
 
 def totals(rows: list[Row], columns: list[Column]) -> dict[str, dict[str, int]]:
-    """`{column: {kind: number}}` over all rows."""
+    """Sum the counts of all rows, `{column: {error type: number}}`."""
     return {
         column.name: {
             kind: sum(row.counts[column.name][kind] for row in rows) for kind in error_types.KINDS
@@ -134,7 +135,7 @@ def write_errors(
     seed: int,
     seconds: float,
 ) -> None:
-    """Write the counts, of all rows and of each, as a result file."""
+    """Write the counts, in total and for each image, as a result file."""
     results.write(
         path,
         kind="errors",
@@ -158,32 +159,34 @@ def write_errors(
 def draw(
     rows: list[Row], columns: list[Column], dataset: str, output: str | Path, threshold: float
 ) -> None:
-    """Write the pictures of each row as PNG files: the truth, then one for each column.
+    """Write the pictures of each row as PNG files: the ground truth, then one for each column.
 
-    They go to `<output>/pictures/<number>_<name of the image>_<column>.png`. Predictions are in the
-    colours of their classes, or of their kinds where errors were counted.
+    The files are `<output>/pictures/<index>_<name of the image>_<column>.png`. Predictions have the
+    colors of their classes, or of their error types if errors were counted.
 
     Raises:
-        UserError: an image or a file cannot be read or written.
+        UserError: an image cannot be read, or a file cannot be written.
     """
     names = MetadataCatalog.get(dataset).get("thing_classes")
-    for number, row in enumerate(tqdm(rows, desc="pictures", disable=None)):
+    for index, row in enumerate(tqdm(rows, desc="pictures", disable=None)):
         image = as_array(row.file)
         objects = visualize.truth(row.item)
         pixels = visualize.draw_truth(image, objects, names)
-        shown = _listed([_name(names, index) for index in objects.classes])
-        _save(row, output, number, 0, "truth", pixels, shown)
-        for place, column in enumerate(columns, 1):
+        shown = _count_names([visualize.class_name(names, label) for label in objects.classes])
+        _save(row, output, index, 0, "truth", pixels, shown)
+        for position, column in enumerate(columns, 1):
             if row.counts:
-                found, kinds, marks = _mark(row.item, column, threshold)
-                missed = _only(objects, np.array([mark == "missed" for mark in marks], bool))
+                found, kinds, marks = _classify(row.item, column, threshold)
+                missed = _select(objects, np.array([mark == "missed" for mark in marks], bool))
                 pixels = visualize.draw_errors(image, found, kinds, missed, names)
-                shown = _listed([k for k in kinds] + ["missed"] * len(missed.classes))
+                shown = _count_names([k for k in kinds] + ["missed"] * len(missed.classes))
             else:
                 found = _confident(column, row.item, threshold)
                 pixels = visualize.draw_predictions(image, found, names)
-                shown = _listed([_name(names, index) for index in found.pred_classes.tolist()])
-            _save(row, output, number, place, column.name, pixels, shown)
+                shown = _count_names(
+                    [visualize.class_name(names, label) for label in found.pred_classes.tolist()]
+                )
+            _save(row, output, index, position, column.name, pixels, shown)
 
 
 def _confident(column: Column, item: dict, threshold: float) -> Instances:
@@ -191,8 +194,10 @@ def _confident(column: Column, item: dict, threshold: float) -> Instances:
     return found[found.scores >= threshold]
 
 
-def _mark(item: dict, column: Column, threshold: float) -> tuple[Instances, list[str], list[str]]:
-    """Predictions of an image, their kinds, and those of its objects."""
+def _classify(
+    item: dict, column: Column, threshold: float
+) -> tuple[Instances, list[str], list[str]]:
+    """Return the predictions on an image, their error types, and the types of its objects."""
     found, objects = _confident(column, item, threshold), visualize.truth(item)
     kinds, marks = error_types.mark(
         found.pred_boxes.tensor.numpy(),
@@ -205,7 +210,7 @@ def _mark(item: dict, column: Column, threshold: float) -> tuple[Instances, list
     return found, kinds, marks
 
 
-def _only(objects: visualize.Truth, chosen: np.ndarray) -> visualize.Truth:
+def _select(objects: visualize.Truth, chosen: np.ndarray) -> visualize.Truth:
     return visualize.Truth(
         objects.boxes[chosen], objects.classes[chosen], objects.ignored[chosen], None
     )
@@ -214,24 +219,20 @@ def _only(objects: visualize.Truth, chosen: np.ndarray) -> visualize.Truth:
 def _save(
     row: Row,
     output: str | Path,
-    number: int,
-    place: int,
+    index: int,
+    position: int,
     column: str,
     pixels: np.ndarray,
     text: str,
 ) -> None:
-    file = f"{PICTURES}/{number:03d}_{Path(row.file).stem}_{place}.png"
+    file = f"{PICTURES}/{index:03d}_{Path(row.file).stem}_{position}.png"
     with atomic(Path(output, file)) as temporary:
         Image.fromarray(pixels).save(temporary, format="png")
     alt = f"{row.name}, {column}: {text}"
     row.pictures.append({"file": file, "column": column, "text": text, "alt": alt})
 
 
-def _name(names: Sequence[str] | None, index: int) -> str:
-    return str(index) if names is None else names[index]
-
-
-def _listed(names: list[str]) -> str:
-    """`2 right, 1 missed`; `nothing` for none."""
+def _count_names(names: list[str]) -> str:
+    """Format counts of equal names as `2 right, 1 missed`, or `nothing`."""
     numbers = {name: names.count(name) for name in names}
     return ", ".join(f"{number} {name}" for name, number in numbers.items()) or "nothing"

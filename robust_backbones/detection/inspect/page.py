@@ -147,12 +147,9 @@ def _load_config(view: View, path: str | None, weights: str | None) -> CfgNode:
         name = view.dataset or ""
         cfg = get_cfg()
         config.add_robust_config(cfg)
-        own = [name] if custom.is_own(name) else []
-        cfg.merge_from_list(["DATASETS.OWN", own, "DATASETS.TEST", (name.split("=")[0],)])
-        try:
-            cfg.merge_from_list(overrides)
-        except (KeyError, ValueError, AssertionError) as error:
-            raise UserError(f"overrides: {' '.join(str(error.args[0]).split())}") from None
+        paths = [name] if custom.is_path(name) else []
+        cfg.merge_from_list(["DATASETS.CUSTOM", paths, "DATASETS.TEST", (name.split("=")[0],)])
+        config.merge_overrides(cfg, overrides)
     else:
         chosen = [view.dataset] if view.dataset else []
         cfg = config.load_config(path, overrides, datasets={"TEST": chosen})
@@ -161,5 +158,5 @@ def _load_config(view: View, path: str | None, weights: str | None) -> CfgNode:
     cfg.DATASETS.TEST = cfg.DATASETS.TEST[:1]
     config.set_device(cfg, 1)
     config.check_inputs(cfg, train=False)
-    custom.register(cfg)
+    custom.register_custom(cfg)
     return cfg

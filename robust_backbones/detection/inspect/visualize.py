@@ -1,4 +1,4 @@
-"""Pictures of truth, of predictions and of what is wrong with them, by Detectron2's Visualizer."""
+"""Draw ground truth, predictions and errors with Detectron2's Visualizer."""
 
 import colorsys
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,20 +14,20 @@ from matplotlib.colors import to_rgb
 from robust_backbones.detection.inspect.error_types import KINDS
 from robust_backbones.detection.inspect.predictor import as_array, load
 
-# Longer side of a drawing, pixels: small images are enlarged, so that names can be read on them.
+# Bounds of the longer side of a drawing, pixels. Small images are enlarged for legible names.
 SIDE = (640, 1280)
-FONT = 10  # size of names on it, points
+FONT = 10  # font size of names, points
 
 
 @dataclass
 class Truth:
-    """The objects of one image of a registered data set.
+    """The objects of one image of a registered dataset.
 
     Attributes:
-        boxes: `(M, 4)` float, x0, y0, x1, y1 in pixels.
-        classes: `(M,)` int.
-        ignored: `(M,)` bool: crowds, and objects that are marked as difficult.
-        masks: one polygon list or RLE for each object; None if any has none.
+        boxes: boxes, `(M, 4)` float, x0, y0, x1, y1 in pixels.
+        classes: class indices, `(M,)` int.
+        ignored: crowds and difficult objects, `(M,)` bool.
+        masks: one polygon list or RLE per object; None if an object has no mask.
     """
 
     boxes: np.ndarray
@@ -37,7 +37,7 @@ class Truth:
 
 
 def truth(item: dict) -> Truth:
-    """The annotations of one of a data set's dictionaries; no objects if it has none."""
+    """Return the annotated objects of a dataset dictionary."""
     rows = item.get("annotations", [])
     boxes = [BoxMode.convert(r["bbox"], r["bbox_mode"], BoxMode.XYXY_ABS) for r in rows]
     masks = [row.get("segmentation") for row in rows]
@@ -52,35 +52,36 @@ def truth(item: dict) -> Truth:
 def draw_truth(
     image: np.ndarray, found: Truth, names: Sequence[str] | None, scale: float | None = None
 ) -> np.ndarray:
-    """The image with its objects, their colours those of their classes.
+    """Draw the objects of an image in the colors of their classes.
 
     Args:
         image: `(H, W, 3)` uint8 RGB.
-        names: of the classes; None shows their numbers.
+        found: objects.
+        names: class names; None shows class indices.
         scale: size of the drawing relative to the image; None chooses one within `SIDE`.
 
     Returns:
         `(scale H, scale W, 3)` uint8 RGB.
     """
     labels = [
-        _name(names, index) + (" (ignored)" if ignored else "")
+        class_name(names, index) + (" (ignored)" if ignored else "")
         for index, ignored in zip(found.classes, found.ignored, strict=True)
     ]
-    colours = [class_colour(index) for index in found.classes]
-    return _draw(image, found.boxes, labels, colours, found.masks, scale)
+    colors = [class_color(index) for index in found.classes]
+    return _draw(image, found.boxes, labels, colors, found.masks, scale)
 
 
 def draw_predictions(
     image: np.ndarray, found: Instances, names: Sequence[str] | None, scale: float | None = None
 ) -> np.ndarray:
-    """The image with predictions, a Detectron2 `Instances` on the CPU; see `draw_truth`."""
+    """Draw predictions, a Detectron2 `Instances` on the CPU; see `draw_truth`."""
     classes = found.pred_classes.tolist()
     labels = [
-        f"{_name(names, index)} {score:.0%}"
+        f"{class_name(names, index)} {score:.0%}"
         for index, score in zip(classes, found.scores.tolist(), strict=True)
     ]
-    colours = [class_colour(index) for index in classes]
-    return _draw(image, _boxes(found), labels, colours, _masks(found), scale)
+    colors = [class_color(index) for index in classes]
+    return _draw(image, _boxes(found), labels, colors, _masks(found), scale)
 
 
 def draw_errors(
@@ -91,25 +92,30 @@ def draw_errors(
     names: Sequence[str] | None,
     scale: float | None = None,
 ) -> np.ndarray:
-    """The image with the boxes of predictions in the colours of their kinds, and dashed the missed
-    objects. Masks are left out: the kinds are about boxes, and theirs may overlap much.
+    """Draw predicted boxes in the colors of their error types, and missed objects dashed.
+
+    Masks are not drawn, because error types refer to boxes and masks of duplicates overlap.
 
     Args:
-        kinds: of the predictions, keys of `KINDS`; all but right ones are named on the picture.
-        missed: the objects to draw dashed.
+        image, names, scale: see `draw_truth`.
+        found: predictions on the CPU.
+        kinds: error types of the predictions, keys of `KINDS`. All types but "right" are named.
+        missed: objects to draw dashed.
     """
     classes, scores = found.pred_classes.tolist(), found.scores.tolist()
     labels = [
-        f"{_name(names, index)} {score:.0%}" + (f": {kind}" if kind != "right" else "")
+        f"{class_name(names, index)} {score:.0%}" + (f": {kind}" if kind != "right" else "")
         for index, score, kind in zip(classes, scores, kinds, strict=True)
     ]
-    colours = [KINDS[kind].colour for kind in kinds]
-    dashed = [(box, _name(names, k)) for box, k in zip(missed.boxes, missed.classes, strict=True)]
-    return _draw(image, _boxes(found), labels, colours, None, scale, dashed)
+    colors = [KINDS[kind].color for kind in kinds]
+    dashed = [
+        (box, class_name(names, k)) for box, k in zip(missed.boxes, missed.classes, strict=True)
+    ]
+    return _draw(image, _boxes(found), labels, colors, None, scale, dashed)
 
 
-def class_colour(index: int) -> tuple[float, float, float]:
-    """RGB in [0, 1]; a class has the same one in every picture, and neighbours differ much."""
+def class_color(index: int) -> tuple[float, float, float]:
+    """Return the RGB color of a class in [0, 1], with a large distance between neighbors."""
     return colorsys.hsv_to_rgb(index * 0.618 % 1, 0.8, 1)
 
 
@@ -117,7 +123,7 @@ def _draw(
     image: np.ndarray,
     boxes: np.ndarray,
     labels: Iterable[str],
-    colours: Sequence,
+    colors: Sequence,
     masks: Sequence | None,
     scale: float | None,
     dashed: Iterable = (),
@@ -125,32 +131,35 @@ def _draw(
     height, width = image.shape[:2]
     scale = scale or fitting_scale(height, width)
     drawing = Visualizer(image, scale=scale)
-    for mask, colour in zip(masks or (), colours, strict=masks is not None):
-        # Not overlay_instances, which fills the holes of a mask.
+    for mask, color in zip(masks or (), colors, strict=masks is not None):
+        # overlay_instances would fill the holes of a mask.
         bits = GenericMask(mask, height, width).mask
-        drawing.draw_binary_mask(bits, color=colour, alpha=0.5, area_threshold=0)
-    blue = KINDS["missed"].colour
-    things = [*zip(boxes, labels, colours, ["-"] * len(boxes), strict=True)]
+        drawing.draw_binary_mask(bits, color=color, alpha=0.5, area_threshold=0)
+    blue = KINDS["missed"].color
+    things = [*zip(boxes, labels, colors, ["-"] * len(boxes), strict=True)]
     things += [(box, f"missed: {name}", blue, "--") for box, name in dashed]
-    for box, _, colour, style in things:
-        drawing.draw_box(box, alpha=1, edge_color=colour, line_style=style)
+    for box, _, color, style in things:
+        drawing.draw_box(box, alpha=1, edge_color=color, line_style=style)
     taken: list[tuple] = []
-    for box, text, colour, _ in things:
-        x, y = _place(text, box, width, height, scale, taken)
-        light = [(1 + part) / 2 for part in to_rgb(colour)]  # on black
-        text = text.replace("$", r"\$")  # matplotlib's mathematics
+    for box, text, color, _ in things:
+        x, y = _text_position(text, box, width, height, scale, taken)
+        light = [(1 + part) / 2 for part in to_rgb(color)]  # legible on black
+        text = text.replace("$", r"\$")  # otherwise matplotlib reads a formula
         drawing.draw_text(
             text, (x, y), font_size=FONT / scale, color=light, horizontal_alignment="left"
         )
     return drawing.output.get_image()
 
 
-def _place(
+def _text_position(
     text: str, box: Sequence[float], width: int, height: int, scale: float, taken: list[tuple]
 ) -> tuple[float, float]:
-    """The left upper corner of a text: below its box, inside the image, and clear of those in
-    `taken` (which it joins) as far as a few lines up or down allow it."""
-    line = 1.8 * FONT / scale  # at Detectron2's 100 pixels per inch, some room included
+    """Find the upper left corner of a text.
+
+    It is below the box, inside the image, and a few lines higher or lower if it would overlap texts
+    of `taken`, to which it is added.
+    """
+    line = 1.8 * FONT / scale  # with margin, at Detectron2's 100 pixels per inch
     length = 0.9 * FONT / scale * len(text)
     x = max(min(box[0], width - length), 0)
     below = min(box[3], height - line)
@@ -163,12 +172,13 @@ def _place(
 
 
 def fitting_scale(height: int, width: int) -> float:
-    """What brings the longer side into `SIDE`."""
+    """Return the scale that brings the longer side into `SIDE`."""
     longer = max(height, width)
     return min(max(longer, SIDE[0]), SIDE[1]) / longer
 
 
-def _name(names: Sequence[str] | None, index: int) -> str:
+def class_name(names: Sequence[str] | None, index: int) -> str:
+    """Return the name of a class, or its index if there are no names."""
     return str(index) if names is None else names[index]
 
 
@@ -183,19 +193,20 @@ def _masks(found: Instances) -> list | None:
 def truth_and_prediction(
     cfg: CfgNode, dataset: str, count: int, scale: float = 3.0, threshold: float = 0.5
 ) -> Iterator[np.ndarray]:
-    """Draw the first images of a registered data set, annotated and as `MODEL.WEIGHTS` sees them.
+    """Draw the first images of a registered dataset, with ground truth and with predictions.
 
     Args:
-        cfg: a detector's config; its weights must be those of a whole detector.
-        count: images, at most.
+        cfg: configuration of a detector, with the weights of a whole detector.
+        dataset: name of the dataset.
+        count: largest number of images.
         scale: size of the drawing relative to the image.
         threshold: lowest score of a drawn prediction, in [0, 1].
 
     Yields:
-        `(H, 2 W, 3)` uint8 RGB: left the truth, right the predictions.
+        `(H, 2 W, 3)` uint8 RGB: ground truth on the left, predictions on the right.
 
     Raises:
-        UserError: the weights are not those of this whole detector.
+        UserError: the weights do not fit the whole detector.
     """
     predictor = load(cfg)
     items = DatasetCatalog.get(dataset)[:count]

@@ -1,1 +1,1 @@
-"""Detectors under attack and corruption."""
+"""Evaluation of detectors under attack and corruption."""

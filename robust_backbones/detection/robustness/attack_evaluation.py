@@ -5,7 +5,7 @@ from pathlib import Path
 from robust_backbones.core.eps import STEP_FACTOR
 from robust_backbones.core.files import claimed
 from robust_backbones.detection import compat
-from robust_backbones.detection.robustness import attack_report, grid, subject
+from robust_backbones.detection.robustness import attack_report, grid
 
 
 def evaluate(
@@ -45,19 +45,16 @@ def evaluate(
         UserError: An option, the config, the weights or the dataset is invalid.
     """
     compat.silence_detectron2()
-    target = subject.find(config, overrides, images, seed)
+    target = grid.find_target(config, overrides, images, seed)
     output = output or Path(target.cfg.OUTPUT_DIR, f"attack_{constraint}")
-    chosen = {
-        "constraint": constraint,
-        "steps": steps,
-        "step_size": step_size,
-        "losses": losses,
-        "restarts": restarts,
-    }
-    default_step = f"{STEP_FACTOR} * eps / steps"
+    attack = attack_report.AttackSettings(constraint, steps, tuple(losses), restarts, step_size)
     settings = target.settings(
         attack="pgd",
-        **chosen | {"step_size": step_size or default_step},
+        constraint=constraint,
+        steps=steps,
+        step_size=step_size or f"{STEP_FACTOR} * eps / steps",
+        losses=losses,
+        restarts=restarts,
         random_start=True,
         batch_size=batch_size,
         seed=seed,
@@ -66,17 +63,16 @@ def evaluate(
         target.cfg,
         target.dataset,
         radii,
-        chosen,
+        attack,
         seed=seed,
         folder=output / "pictures",
-        pictures=[number for number, _ in target.items[:pictures]],
+        pictures=[index for index, _ in target.items[:pictures]],
     )
     with claimed(output):
         rows = grid.measure_all(target, plan, settings, output, batch_size)
-        print(attack_report.table(rows), attack_report.in_words(chosen), sep="\n")
+        print(attack_report.table(rows), attack.describe(), sep="\n")
         attack_report.draw_curve(rows, constraint, output / "curve.png")
-        subject.write_result(
-            target,
+        target.write_result(
             output,
             kind="detection-robustness",
             metrics={"attacks": rows},

@@ -1,8 +1,9 @@
-"""A detector's AP under attack, radius by radius: conditions, doubts, pictures and a figure."""
+"""A detector's AP under attack at several radii: the conditions, warnings, pictures, a figure."""
 
 import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from detectron2.data import DatasetMapper, MetadataCatalog, detection_utils
 from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
 from PIL import Image
+from tabulate import tabulate
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
@@ -24,65 +26,102 @@ from robust_backbones.core.figures import new_figure, save_figure
 from robust_backbones.core.files import atomic
 from robust_backbones.detection.attack import detection_loss, draw_seed, pgd
 from robust_backbones.detection.data.loader import seed_from
-from robust_backbones.detection.robustness.grid import CLEAN, TASKS, Condition, show, tasks_of
+from robust_backbones.detection.robustness.grid import (
+    CLEAN,
+    TASKS,
+    Condition,
+    common_tasks,
+    format_ap,
+)
 
-GRADIENT_COST = 3.0  # a step's time in forward passes: one of its own, and a backward pass of two
+GRADIENT_COST = 3.0  # time of an attack step in forward passes; a backward pass counts as two
 SHOWN_SCORE = 0.5  # lowest score of a prediction in pictures
 SHOWN_SIZE = 320  # pixels: smaller images are enlarged in pictures
 THRESHOLDS = tuple(0.5 + i / 20 for i in range(10))  # COCO's IoU thresholds
+
+
+@dataclass(frozen=True)
+class AttackSettings:
+    """The attack on a detector, apart from its radius.
+
+    Attributes:
+        constraint: `"l2"` or `"linf"`.
+        steps: number of PGD steps.
+        losses: keys of `LOSSES`; each is increased by an attack of its own.
+        restarts: number of random starts for each loss.
+        step_size: length of a step, in the unit of eps; None for `STEP_FACTOR * eps / steps`.
+    """
+
+    constraint: str
+    steps: int
+    losses: tuple[str, ...]
+    restarts: int
+    step_size: float | None = None
+
+    def at(self, eps: float) -> dict:
+        """Return the settings of the attack at one radius, as plain JSON types."""
+        return {
+            "constraint": self.constraint,
+            "eps": eps,
+            "steps": self.steps,
+            "step_size": self.step_size or STEP_FACTOR * eps / self.steps,
+            "losses": list(self.losses),
+            "restarts": self.restarts,
+        }
+
+    def describe(self) -> str:
+        """Describe the attack, such as `PGD-10 of one loss (all), one random start`."""
+        one_loss = len(self.losses) == 1
+        words = f"PGD-{self.steps} of "
+        words += f"one loss ({self.losses[0]})" if one_loss else f"losses {', '.join(self.losses)}"
+        words += ", one random start" if self.restarts == 1 else f", {self.restarts} random starts"
+        if len(self.losses) * self.restarts == 1:
+            return words
+        return f"{words} each; the strongest attack on each image counts"
 
 
 def conditions(
     cfg: CfgNode,
     dataset: str,
     radii: list[float],
-    attack: dict,
+    attack: AttackSettings,
     *,
     seed: int,
     pictures: list[int],
     folder: Path,
 ) -> list[Condition]:
-    """The clean images, and those under attack at each radius.
+    """Return the clean condition, and one for each radius.
 
     Args:
-        cfg: the detector's.
-        dataset: its test set, for the names of classes.
-        radii: for pixels in [0, 1].
-        attack: settings of the attack: `constraint` and `steps` as in `pgd`; `losses`, a list of
-            keys of `LOSSES`; `restarts`, random starts for each loss; `step_size`, where None means
-            `STEP_FACTOR * eps / steps`.
+        cfg: configuration of the detector.
+        dataset: name of its test set, which has the class names.
+        radii: perturbation radii for pixels in [0, 1].
+        attack: the attack.
         seed: seed for the attacks.
-        pictures: numbers of the images to draw, clean beside attacked.
-        folder: where pictures go.
+        pictures: indices of the images to draw, clean and attacked.
+        folder: folder for the pictures.
     """
     resize = detection_utils.build_augmentation(cfg, is_train=False)
-    # The truth, which the losses need, but the input of a test: no augmentation but its resizing.
+    # With the ground truth, which the losses need, but resized as in evaluation.
     mapper = DatasetMapper(cfg, is_train=True, augmentations=resize, recompute_boxes=False)
     load = partial(_load, mapper)
     draw = partial(_draw, cfg.INPUT.FORMAT, MetadataCatalog.get(dataset), folder)
     rows = [Condition(CLEAN, load, facts={"eps": 0.0})]
     for eps in radii:
-        facts = {
-            "constraint": attack["constraint"],
-            "eps": eps,
-            "steps": attack["steps"],
-            "step_size": attack["step_size"] or STEP_FACTOR * eps / attack["steps"],
-            "losses": list(attack["losses"]),
-            "restarts": attack["restarts"],
-        }
-        title = f"eps {show_eps(attack['constraint'], eps)}"
+        facts = attack.at(eps)
+        title = f"eps {show_eps(attack.constraint, eps)}"
         change = partial(
             _attack, settings=facts, seed=seed, pictures=set(pictures), draw=partial(draw, title)
         )
-        tries = len(attack["losses"]) * attack["restarts"]
-        # One inference pass per try; two passes measure the loss.
-        cost = 3 + tries * (1 + GRADIENT_COST * attack["steps"])
+        tries = len(attack.losses) * attack.restarts
+        # One inference per try, and two passes to measure the loss.
+        cost = 3 + tries * (1 + GRADIENT_COST * attack.steps)
         rows.append(Condition(title, load, change, _summary, facts, cost))
     return rows
 
 
-def _load(mapper: DatasetMapper, number: int, item: dict) -> dict:
-    return mapper(item) | {"number": number}
+def _load(mapper: DatasetMapper, index: int, item: dict) -> dict:
+    return mapper(item) | {"index": index}
 
 
 def _attack(
@@ -94,11 +133,12 @@ def _attack(
     pictures: set[int],
     draw: Callable,
 ) -> tuple[list[dict], dict]:
-    """The attacked batch and a record of the attack; random numbers follow from seed and image.
+    """Attack a batch, and return it with a record of the attack.
 
-    Among several losses and restarts, the attack with the lowest AP counts for each image.
+    For each image, the loss and restart with the lowest AP is used. Random numbers depend on the
+    seed and the index of the first image.
     """
-    generator = torch.Generator().manual_seed(seed_from(seed, batch[0]["number"]))
+    generator = torch.Generator().manual_seed(seed_from(seed, batch[0]["index"]))
     names = ("constraint", "eps", "steps", "step_size")
     bound = partial(pgd, model, batch, **{n: settings[n] for n in names}, generator=generator)
     try:
@@ -107,16 +147,16 @@ def _attack(
             for loss in settings["losses"]
             for _ in range(settings["restarts"])
         ]
-    except FloatingPointError:  # Detectron2's, where it computes losses
+    except FloatingPointError:  # raised by Detectron2's losses
         raise UserError(
-            f"the detector's outputs for {batch[0]['file_name']} are not finite: its training "
-            "diverged; give the weights of another."
+            f"{batch[0]['file_name']}: the detector's outputs are not finite, because its training "
+            "diverged. Give the checkpoint of another detector."
         ) from None
     chosen = [tries[best] for best in _strongest(model, batch, [images for _, images in tries])]
     images = [found[i] for i, (_, found) in enumerate(chosen)]
     attacked = [{**item, "image": x} for item, x in zip(batch, images, strict=True)]
     for item, changed in zip(batch, attacked, strict=True):
-        if item["number"] in pictures:
+        if item["index"] in pictures:
             draw(model, item, changed)
     first = settings["losses"][0]
     loss = partial(detection_loss, model, loss=first, seed=draw_seed(generator))
@@ -134,7 +174,7 @@ def _attack(
 
 
 def _strongest(model: nn.Module, batch: list[dict], tries: list[list[Tensor]]) -> list[int]:
-    """For each image, the index of the try with the lowest `image_ap`; the first among equals."""
+    """Find, for each image, the try with the lowest `image_ap`, the first one in a tie."""
     if len(tries) == 1:
         return [0] * len(batch)
     found = []
@@ -151,14 +191,14 @@ def _strongest(model: nn.Module, batch: list[dict], tries: list[list[Tensor]]) -
 
 
 def image_ap(found: Instances, truth: Instances) -> float:
-    """Box AP of one image, in [0, 1]: the mean over its classes and COCO's IoU thresholds.
+    """Compute the box AP of one image, in [0, 1]: the mean over its classes and IoU thresholds.
 
-    It compares attacks on the same image. Without objects, AP is undefined. The value is then minus
-    the sum of the scores, so that false detections make an attack stronger.
+    The value compares attacks on the same image. AP is undefined without objects. The value is then
+    minus the sum of the scores, so that false detections make an attack stronger.
 
     Args:
         found: predictions, in the coordinates of `found.image_size`.
-        truth: objects, in the coordinates of `truth.image_size`.
+        truth: ground truth, in the coordinates of `truth.image_size`.
     """
     if not len(truth):
         return -float(found.scores.sum())
@@ -174,10 +214,10 @@ def image_ap(found: Instances, truth: Instances) -> float:
 
 
 def _average_precision(overlaps: Tensor, threshold: float) -> float:
-    """Mean over the objects of the precision at the detection that finds each.
+    """Average, over the objects, the precision at the rank of the detection that matches each.
 
     Args:
-        overlaps: IoU `(detections, objects)`, sorted by descending score.
+        overlaps: IoU `(detections, objects)`, detections in order of descending score.
     """
     free, hits, total = overlaps.clone(), 0, 0.0
     for rank in range(len(free)):
@@ -185,7 +225,7 @@ def _average_precision(overlaps: Tensor, threshold: float) -> float:
         if free[rank, best] >= threshold:
             hits += 1
             total += hits / (rank + 1)
-            free[:, best] = -1  # an object is found once
+            free[:, best] = -1  # an object is matched once
     return total / free.shape[1]
 
 
@@ -207,8 +247,8 @@ def _summary(records: list[dict]) -> dict:
 def _draw(
     channels: str, meta: Any, folder: Path, title: str, model: nn.Module, item: dict, attacked: dict
 ) -> None:
-    """Predictions on an image, left clean, right attacked, as a PNG in `folder`."""
-    sides = []
+    """Draw predictions on the clean image (left) and the attacked one (right), as PNG."""
+    drawings = []
     for each in (item, attacked):
         with torch.no_grad():
             (output,) = model([each])
@@ -221,66 +261,54 @@ def _draw(
         drawn = Visualizer(pixels, meta, scale).draw_instance_predictions(
             instances[instances.scores >= SHOWN_SCORE]
         )
-        sides.append(drawn.get_image())
+        drawings.append(drawn.get_image())
     name = f"{Path(item['file_name']).stem}_{title.replace(' ', '_').replace('/', '_')}.png"
     with atomic(folder / name) as temporary:
-        Image.fromarray(np.concatenate(sides, axis=1)).save(temporary, format="png")
+        Image.fromarray(np.concatenate(drawings, axis=1)).save(temporary, format="png")
 
 
 def warnings(rows: dict[str, dict]) -> list[dict]:
-    """Why the figures are suspect, `{"check", "message"}` each.
+    """List reasons to doubt the metrics, as `{"check", "message"}`.
 
     Args:
-        rows: of all conditions, as `measure_all` gives them.
+        rows: output of `measure_all`.
     """
     found = []
     for name, row in rows.items():
         if name == CLEAN:
             continue
         attacked = row["loss_attacked"]
-        if attacked is not None and attacked <= row["loss_clean"]:  # None: it rose beyond measure
+        if attacked is not None and attacked <= row["loss_clean"]:  # None: it became infinite
             found.append(
                 {
                     "check": "loss_did_not_rise",
-                    "message": f"at {name} the attack did not raise the detector's loss "
-                    f"({row['loss_clean']:.4g} clean, {row['loss_attacked']:.4g} attacked): it did "
-                    "not work, and its AP says nothing about robustness. Try more --steps.",
+                    "message": f"at {name} the attack did not increase the detector's loss "
+                    f"({row['loss_clean']:.4g} clean, {row['loss_attacked']:.4g} attacked). The "
+                    "attack failed, and its AP does not measure robustness. Use more --steps.",
                 }
             )
-        for task in tasks_of(rows):
+        for task in common_tasks(rows):
             clean, attacked = rows[CLEAN][task]["AP"], row[task]["AP"]
             if clean is not None and attacked is not None and attacked > clean:
                 found.append(
                     {
                         "check": "ap_above_clean",
-                        "message": f"at {name} {TASKS[task]} AP is {attacked:.1f}, above the "
-                        f"{clean:.1f} of clean images: the attack is too weak or the images are "
-                        "too few. Try more --steps or --images.",
+                        "message": f"at {name} {TASKS[task]} AP is {attacked:.1f}, above "
+                        f"{clean:.1f} on clean images. The attack is too weak, or there are too "
+                        "few images. Use more --steps or --images.",
                     }
                 )
     return found
 
 
-def in_words(attack: dict) -> str:
-    """The attack in a line, such as `PGD-10 of one loss (all), one random start`."""
-    losses, restarts = attack["losses"], attack["restarts"]
-    several = len(losses) * restarts > 1
-    words = f"PGD-{attack['steps']} of "
-    words += f"one loss ({losses[0]})" if len(losses) == 1 else f"the losses {', '.join(losses)}"
-    words += ", one random start" if restarts == 1 else f", {restarts} random starts"
-    return words + (" each; per image the strongest counts" if several else "")
-
-
 def table(rows: dict[str, dict]) -> str:
-    """The rows as aligned text."""
-    from tabulate import tabulate
-
-    tasks = tasks_of(rows)
+    """Format the rows as aligned text."""
+    tasks = common_tasks(rows)
     header = ["images", *(f"{TASKS[t]} {m}" for t in tasks for m in ("AP", "AP50"))]
     lines = [
         [
             name,
-            *(show(row[t][m]) for t in tasks for m in ("AP", "AP50")),
+            *(format_ap(row[t][m]) for t in tasks for m in ("AP", "AP50")),
             *(
                 f"{row[key]:.4g}" if row.get(key) is not None else ""
                 for key in ("loss_clean", "loss_attacked", "mean_norm")
@@ -295,12 +323,12 @@ def table(rows: dict[str, dict]) -> str:
 
 
 def draw_curve(rows: dict[str, dict], constraint: str, path: Path) -> None:
-    """AP and AP50 of each task against eps, as a PNG."""
+    """Draw AP and AP50 of each task against eps, as PNG."""
     figure = new_figure(6, 4)
     axes = figure.add_subplot()
-    factor, unit = {"linf": (255, "L∞, 255ths"), "l2": (1, "L2 norm over the image")}[constraint]
+    factor, unit = {"linf": (255, "L∞, in 1/255"), "l2": (1, "L2 norm over the image")}[constraint]
     eps = [factor * row["eps"] for row in rows.values()]
-    for i, task in enumerate(tasks_of(rows)):
+    for i, task in enumerate(common_tasks(rows)):
         for metric, style in (("AP", "o-"), ("AP50", "s:")):
             values = [row[task][metric] for row in rows.values()]
             values = [math.nan if value is None else value for value in values]

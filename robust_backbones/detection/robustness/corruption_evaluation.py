@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from robust_backbones import corruptions
 from robust_backbones.core.files import claimed
 from robust_backbones.detection import compat
-from robust_backbones.detection.robustness import corruption_report, corruptions, grid, subject
+from robust_backbones.detection.robustness import corruption_report, grid
 
 
 def evaluate(
@@ -37,18 +38,17 @@ def evaluate(
     package = f"{corruptions.PACKAGE} {corruptions.package_version()}"
     chosen = corruptions.choose(kinds)
     compat.silence_detectron2()
-    target = subject.find(config, overrides, images, seed)
+    target = grid.find_target(config, overrides, images, seed)
     output = output or Path(target.cfg.OUTPUT_DIR, "corruptions")
     settings = target.settings(package=package, batch_size=batch_size, seed=seed)
-    plan = corruptions.conditions(target.cfg, chosen, severities, seed)
+    plan = corruption_report.conditions(target.cfg, chosen, severities, seed)
     with claimed(output):
         rows = grid.measure_all(target, plan, settings, output, batch_size)
         metrics = corruption_report.summary(rows)
         print(corruption_report.table(metrics))
         corruption_report.write_csv(metrics, output / "table.csv")
         corruption_report.draw(metrics, output / "figure.png")
-        subject.write_result(
-            target,
+        target.write_result(
             output,
             kind="detection-corruptions",
             metrics=metrics,

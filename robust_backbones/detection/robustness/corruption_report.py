@@ -1,48 +1,104 @@
-"""What a detector's AP under common corruptions comes to: mPC, rPC, a table and a figure.
+"""A detector's AP under common corruptions: the conditions, mPC, rPC, a table and a figure.
 
-Michaelis et al. 2019 (arXiv 1907.07484): mPC, the mean performance under corruption, is the mean
-over kinds of the mean over severities; rPC is its share of the performance on clean images.
+mPC, the mean performance under corruption, is the mean over kinds of the mean over severities. rPC
+is mPC relative to the performance on clean images (Michaelis et al. 2019, arXiv 1907.07484).
 """
 
 import csv
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import detection_utils
+from detectron2.data import transforms as T
+from tabulate import tabulate
 
 from robust_backbones.core.figures import new_figure, save_figure
 from robust_backbones.core.files import atomic
-from robust_backbones.detection.robustness.corruptions import KINDS, SEVERITIES
-from robust_backbones.detection.robustness.grid import CLEAN, TASKS, show, tasks_of
+from robust_backbones.corruptions import KINDS, SEVERITIES, corrupt
+from robust_backbones.detection.data.loader import seed_from
+from robust_backbones.detection.robustness.grid import (
+    CLEAN,
+    TASKS,
+    Condition,
+    common_tasks,
+    format_ap,
+)
+
+
+def conditions(cfg: CfgNode, kinds: list[str], severities: list[int], seed: int) -> list[Condition]:
+    """Return the clean condition, and one for each kind at each severity.
+
+    Images are corrupted at the size of their files, then resized. Random numbers depend on the
+    seed, the index of the image in its dataset, the kind and the severity.
+
+    Args:
+        cfg: configuration of the detector.
+        kinds: corruptions from `KINDS`.
+        severities: severities from `SEVERITIES`.
+        seed: seed for the random corruptions.
+    """
+    resize = T.AugmentationList(detection_utils.build_augmentation(cfg, is_train=False))
+    load = partial(_load, resize, cfg.INPUT.FORMAT, seed)
+    rows = [Condition(CLEAN, partial(load, None, 0))]
+    for kind in kinds:
+        for severity in severities:
+            facts = {"corruption": kind, "severity": severity}
+            rows.append(Condition(f"{kind} {severity}", partial(load, kind, severity), facts=facts))
+    return rows
+
+
+def _load(
+    resize: Any, channels: str, seed: int, kind: str | None, severity: int, index: int, item: dict
+) -> dict:
+    """Corrupt an image, and map it as Detectron2's `DatasetMapper` does for evaluation."""
+    image = detection_utils.read_image(item["file_name"], format="RGB")
+    detection_utils.check_image_size(item, image)
+    if kind is not None:
+        image_seed = seed_from(seed, index, KINDS.index(kind), severity)
+        image = corrupt(image, kind, severity, image_seed)
+    if channels == "BGR":
+        image = image[:, :, ::-1]
+    augmented = T.AugInput(image)
+    resize(augmented)
+    pixels = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
+    rest = {key: value for key, value in item.items() if key != "annotations"}
+    return rest | {"image": torch.as_tensor(pixels)}
 
 
 def summary(rows: dict[str, dict]) -> dict:
-    """The figures of a result file.
+    """Compute the metrics of the result file.
 
     Args:
-        rows: of all conditions, the clean one among them, as `measure_all` gives them.
+        rows: output of `measure_all`, with the clean condition.
 
     Returns:
-        `corruptions` (the rows), `by_corruption` `{kind: {task: {metric: percent}}}`, means over
-        severities, `mPC` and `rPC` `{task: {metric: percent}}`, and `complete`: whether every kind
-        and severity is in them, without which they are not to be compared with published ones.
-        None where a metric has no ground truth, and for rPC where the clean AP is 0.
+        `corruptions`: the rows; `by_corruption`: `{kind: {task: {metric: percent}}}`, means over
+        severities; `mPC` and `rPC`: `{task: {metric: percent}}`; `complete`: whether all kinds and
+        severities were measured, as in published numbers. The value is null for
+        metrics without ground truth, and for rPC where the clean AP is 0.
     """
     corrupted = [row for name, row in rows.items() if name != CLEAN]
     kinds = list(dict.fromkeys(row["corruption"] for row in corrupted))
     by_kind = {
-        kind: _means([row for row in corrupted if row["corruption"] == kind], tasks_of(rows))
+        kind: _means([row for row in corrupted if row["corruption"] == kind], common_tasks(rows))
         for kind in kinds
     }
-    mpc = _means(list(by_kind.values()), tasks_of(rows))
+    mpc = _means(list(by_kind.values()), common_tasks(rows))
     rpc = {
         task: {metric: _share(value, rows[CLEAN][task][metric]) for metric, value in means.items()}
         for task, means in mpc.items()
     }
-    cells = {(row["corruption"], row["severity"]) for row in corrupted}
+    measured = {(row["corruption"], row["severity"]) for row in corrupted}
     return {
         "corruptions": rows,
         "by_corruption": by_kind,
         "mPC": mpc,
         "rPC": rpc,
-        "complete": cells == {(kind, severity) for kind in KINDS for severity in SEVERITIES},
+        "complete": measured == {(kind, severity) for kind in KINDS for severity in SEVERITIES},
     }
 
 
@@ -64,10 +120,10 @@ def _share(value: float | None, clean: float | None) -> float | None:
 
 
 def table(found: dict) -> str:
-    """Clean AP, AP of each kind and severity, their means, mPC and rPC, as aligned text; a table
-    for each task."""
-    from tabulate import tabulate
+    """Format clean AP, AP of each kind and severity, their means, mPC and rPC as aligned text.
 
+    Each task has its own table.
+    """
     texts = []
     for task in found["mPC"]:
         severities = sorted(
@@ -76,8 +132,8 @@ def table(found: dict) -> str:
         lines = [
             [
                 kind,
-                *(show(found["corruptions"][f"{kind} {s}"][task]["AP"]) for s in severities),
-                show(means[task]["AP"]),
+                *(format_ap(found["corruptions"][f"{kind} {s}"][task]["AP"]) for s in severities),
+                format_ap(means[task]["AP"]),
             ]
             for kind, means in found["by_corruption"].items()
         ]
@@ -87,7 +143,7 @@ def table(found: dict) -> str:
             ("mPC", found["mPC"]),
             ("rPC, % of clean", found["rPC"]),
         ):
-            lines.append([name, *empty, show(value[task]["AP"])])
+            lines.append([name, *empty, format_ap(value[task]["AP"])])
         header = [f"{TASKS[task]} AP", *(f"severity {s}" for s in severities), "mean"]
         align = ("left", *["right"] * (len(header) - 1))
         texts.append(tabulate(lines, header, disable_numparse=True, colalign=align))
@@ -95,7 +151,7 @@ def table(found: dict) -> str:
 
 
 def write_csv(found: dict, path: Path) -> None:
-    """One line for each kind and severity, and the clean images: AP, AP50 and the others."""
+    """Write all metrics as CSV, one row for the clean images and one for each corruption."""
     rows = found["corruptions"]
     columns = [(task, metric) for task in found["mPC"] for metric in rows[CLEAN][task]]
     with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
@@ -107,7 +163,7 @@ def write_csv(found: dict, path: Path) -> None:
 
 
 def draw(found: dict, path: Path) -> None:
-    """AP of each kind, severities as dots and their mean as a bar, beside the clean AP; a PNG."""
+    """Draw a bar with the mean AP of each kind and a dot for each severity, as PNG."""
     kinds, tasks, rows = list(found["by_corruption"]), list(found["mPC"]), found["corruptions"]
     figure = new_figure(5 * len(tasks), 1.5 + 0.3 * len(kinds))
     for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):

@@ -1,7 +1,7 @@
-"""One detector, one data set, many conditions: AP on images as they are and as they are changed.
+"""Evaluate one detector on one dataset under many conditions: clean, attacked, corrupted images.
 
-What a condition found is kept on disk as soon as it is measured, so that an evaluation that was
-stopped, or is given further conditions, goes on from there.
+Each condition's metrics are saved as soon as they are measured, so an interrupted evaluation, or
+one with additional conditions, resumes from there.
 """
 
 import contextlib
@@ -17,38 +17,149 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils.file_io import PathManager
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
+from robust_backbones import __version__
 from robust_backbones.core import results
+from robust_backbones.core.detector_keys import EVALUATION
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.files import atomic
-from robust_backbones.detection.data import subset
+from robust_backbones.core.files import atomic, sha256
+from robust_backbones.core.results import flatten
+from robust_backbones.detection import config
+from robust_backbones.detection.checkpointer import StrictCheckpointer
+from robust_backbones.detection.data import registry, subset
 from robust_backbones.detection.data.loader import CheckedLoader, CheckedMapper
 from robust_backbones.detection.data.subset import Item
 from robust_backbones.detection.evaluation import build_evaluator
-from robust_backbones.detection.robustness.subject import Subject, load_model
+from robust_backbones.detection.training.trainer import Trainer
 
-CELLS = "cells.json"
-CLEAN = "clean"  # name of the condition that changes nothing
-LOG_SECONDS = 60  # between two lines of progress where stderr is no terminal
-TASKS = {"bbox": "box", "segm": "mask"}  # Detectron2's name -> what people call it
+ROWS_FILE = "cells.json"
+CLEAN = "clean"  # name of the condition without changes
+LOG_SECONDS = 60  # between two lines of progress if stderr is not a terminal
+TASKS = {"bbox": "box", "segm": "mask"}  # Detectron2's name -> name in tables
+
+
+@dataclass(frozen=True)
+class Target:
+    """A trained detector and the images it is evaluated on.
+
+    Attributes:
+        cfg: configuration of the detector.
+        weights_sha256: digest of its weight file.
+        dataset: name of a registered dataset.
+        items: the chosen images of that dataset.
+    """
+
+    cfg: CfgNode
+    weights_sha256: str
+    dataset: str
+    items: list[Item]
+
+    def settings(self, **more: Any) -> dict:
+        """Collect all settings that affect the metrics, as plain JSON types.
+
+        Args:
+            more: settings of the evaluation.
+        """
+        flat = flatten(yaml.safe_load(self.cfg.dump()))
+        return {
+            "weights_sha256": self.weights_sha256,
+            "dataset": self.dataset,
+            "fingerprint": registry.fingerprint(self.dataset)["fingerprint"],
+            "images": len(self.items),
+            "code_version": __version__,
+            **more,
+            "config": {key: v for key, v in flat.items() if not key.startswith(EVALUATION)},
+        }
+
+    def write_result(
+        self,
+        folder: Path,
+        *,
+        kind: str,
+        metrics: dict,
+        settings: dict,
+        seed: int,
+        seconds: float,
+        warnings: list[dict] | None,
+    ) -> None:
+        """Write `result.json` and print the warnings. For the arguments, see
+        `results.write`."""
+        fingerprint = settings["fingerprint"]
+        results.write(
+            Path(folder) / "result.json",
+            kind=kind,
+            metrics=metrics,
+            warnings=warnings,
+            seed=seed,
+            settings=settings | {"weights": self.cfg.MODEL.WEIGHTS},
+            seconds=seconds,
+            weights_sha256=self.weights_sha256,
+            data={self.dataset: {"images": len(self.items), "fingerprint": fingerprint}},
+        )
+        for warning in warnings or ():
+            print(f"warning: {warning['message']}", file=sys.stderr)
+
+
+def find_target(path: str | Path, overrides: list[str], images: int | None, seed: int) -> Target:
+    """Load the configuration, and check weights and dataset before the evaluation starts.
+
+    Args:
+        path: config file of the detector.
+        overrides: `KEY VALUE` pairs; `MODEL.WEIGHTS` is a whole detector.
+        images: number of randomly chosen images; None for all.
+        seed: seed for that choice.
+
+    Raises:
+        UserError: the configuration, weights, dataset or number of images is invalid.
+    """
+    cfg = config.load_config(path, overrides)
+    notice = config.set_device(cfg, 1)
+    if len(cfg.DATASETS.TEST) != 1:
+        raise UserError(
+            f"DATASETS.TEST is {cfg.DATASETS.TEST}. Give one dataset: DATASETS.TEST \"['NAME']\"."
+        )
+    if not cfg.MODEL.WEIGHTS:
+        raise UserError("MODEL.WEIGHTS is empty. Give the checkpoint of a trained detector.")
+    config.check_inputs(cfg, train=False)
+    if notice:
+        print(notice, file=sys.stderr)
+    cfg.freeze()
+    (name,) = cfg.DATASETS.TEST
+    items = subset.choose(name, images, seed)
+    return Target(cfg, sha256(PathManager.get_local_path(cfg.MODEL.WEIGHTS)), name, items)
+
+
+def load_model(cfg: CfgNode) -> nn.Module:
+    """Load the detector of `MODEL.WEIGHTS` in eval mode; its parameters need no gradients.
+
+    Raises:
+        UserError: a tensor of the detector did not come from the file.
+    """
+    model = Trainer.build_model(cfg)
+    StrictCheckpointer(model, save_to_disk=False).load(cfg.MODEL.WEIGHTS)
+    return model.eval().requires_grad_(False)
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One way of changing the images of a data set.
+    """One way to change the images of a dataset.
 
     Attributes:
-        name: tells it from all others, e.g. `clean`, `eps 4/255`, `fog 3`.
-        load: `(number of the image, dataset dict)` -> the dict that Detectron2's models take, as a
-            `DatasetMapper` makes it. It runs in worker processes.
-        change: `(model, batch of such dicts)` -> `(changed batch, record)`; None: nothing changes.
-            A record is what `summary` will need to know.
-        summary: records of all batches -> entries for the condition's row.
-        facts: of the row, too: what the condition is.
-        cost: time per image relative to a prediction, for the estimate of the time left.
+        name: unique name, such as `clean`, `eps 4/255`, `fog 3`.
+        load: function `(index in the dataset, dataset dict)` -> input of Detectron2's models, like
+            a `DatasetMapper`. It runs in worker processes.
+        change: function `(model, batch of inputs)` -> `(changed batch, record)`, or None. A record
+            contains what `summary` needs.
+        summary: function from the records of all batches to entries of the row.
+        facts: entries of the row that describe the condition.
+        cost: time per image relative to a prediction, for the estimated time left.
     """
 
     name: str
@@ -60,51 +171,52 @@ class Condition:
 
 
 def measure_all(
-    subject: Subject, conditions: list[Condition], settings: dict, folder: Path, batch_size: int = 1
+    target: Target, conditions: list[Condition], settings: dict, folder: Path, batch_size: int = 1
 ) -> dict[str, dict]:
-    """Rows of all conditions; those that `folder` has already are not measured again.
+    """Measure all conditions that `folder` does not contain yet.
 
     Args:
-        settings: as `Subject.settings` gives them: what rows in `folder` must have been made with.
-        folder: where rows are kept.
-        batch_size: images that the detector gets at once.
+        target: detector and images.
+        conditions: conditions to measure.
+        settings: output of `Target.settings`, which must equal the settings of the saved rows.
+        folder: folder in which rows are saved.
+        batch_size: number of images per forward pass.
 
     Returns:
-        `{condition: row}`; a row has the condition's facts and summary, `seconds`, and for each
-        task (`bbox`, `segm`) `{metric: percent}`; None where a metric has no ground truth.
+        `{condition: row}`. A row contains the condition's facts and summary, `seconds`, and for
+        each task (`bbox`, `segm`) `{metric: percent}`, with None for a metric without ground truth.
 
     Raises:
-        UserError: the folder's rows were made with other settings, or the weights do not fit.
+        UserError: the saved rows have other settings, or the weights do not fit.
     """
-    path = Path(folder) / CELLS
-    rows = _read(path, settings)
-    left = [condition for condition in conditions if condition.name not in rows]
-    if done := len(conditions) - len(left):
+    path = Path(folder) / ROWS_FILE
+    rows = _read_rows(path, settings)
+    pending = [condition for condition in conditions if condition.name not in rows]
+    if done := len(conditions) - len(pending):
         print(f"{done} of {len(conditions)} conditions were measured before.", flush=True)
-    if left:
-        model = load_model(subject.cfg)
-        name = subset.register(subject.dataset, subject.items, path.parent / "subset")
-    with _bar(sum(condition.cost for condition in left) * len(subject.items)) as bar:
-        for condition in left:
+    if pending:
+        model = load_model(target.cfg)
+        name = subset.register(target.dataset, target.items, path.parent / "subset")
+    with _progress_bar(sum(c.cost for c in pending) * len(target.items)) as bar:
+        for condition in pending:
             bar.set_description_str(condition.name, refresh=False)
             with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-                evaluator = build_evaluator(subject.cfg, name, scratch)
                 row = measure(
                     model,
-                    subject.items,
+                    target.items,
                     condition,
-                    evaluator,
+                    build_evaluator(target.cfg, name, scratch),
                     batch_size,
-                    subject.cfg.DATALOADER.NUM_WORKERS,
+                    target.cfg.DATALOADER.NUM_WORKERS,
                     bar.update,
                 )
             if not row["detections"]:
-                row |= _nothing(rows.get(CLEAN, {}))
+                row |= _zero_scores(rows.get(CLEAN, {}))
             rows[condition.name] = row
             with atomic(path) as temporary:
                 text = json.dumps({"settings": settings, "cells": rows}, allow_nan=False)
                 temporary.write_text(text, encoding="utf-8")
-            bar.write(f"{condition.name}: {in_words(row)}", file=sys.stdout)
+            bar.write(f"{condition.name}: {describe_row(row)}", file=sys.stdout)
     return {condition.name: rows[condition.name] for condition in conditions}
 
 
@@ -117,25 +229,29 @@ def measure(
     workers: int = 0,
     tick: Callable[[float], object] = lambda cost: None,
 ) -> dict:
-    """One row: predict on the changed images, and score. The rest is as for `measure_all`.
+    """Predict on the changed images, score the predictions, and return the row of `measure_all`.
 
     Args:
-        evaluator: a Detectron2 `DatasetEvaluator` of a data set with just these items.
-        workers: processes that load images.
-        tick: is told of each batch's cost.
+        model: detector in eval mode.
+        items: images of a dataset.
+        condition: condition to measure.
+        evaluator: Detectron2 evaluator of a dataset with exactly these images.
+        batch_size: number of images per forward pass.
+        workers: number of processes that load images.
+        tick: function called with the cost of each batch.
 
     Raises:
-        UserError: an image is gone, damaged, or of another size than its annotations say.
+        UserError: an image is missing, damaged, or has another size than in its annotations.
     """
     started, records, detections = time.perf_counter(), [], 0
     evaluator.reset()
     loader = DataLoader(
-        _Loaded(items, condition.load),
+        _ConditionDataset(items, condition.load),
         batch_size,
         num_workers=workers,
         collate_fn=list,
-        generator=torch.Generator(),
-    )  # else it draws from the global one
+        generator=torch.Generator(),  # by default, it would advance the global generator
+    )
     for batch in CheckedLoader(loader):
         size = len(batch)
         if condition.change is not None:
@@ -146,9 +262,9 @@ def measure(
         evaluator.process(batch, outputs)
         detections += sum(len(output["instances"]) for output in outputs)
         tick(size * condition.cost)
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints a table for each
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints a table
         scores = evaluator.evaluate()
-    # Metrics of single classes, "AP-person", would drown the others.
+    # Without the metrics of single classes, such as "AP-person".
     tasks = {
         task: {metric: value for metric, value in metrics.items() if "-" not in metric}
         for task, metrics in scores.items()
@@ -158,9 +274,11 @@ def measure(
     return results.finite(row)
 
 
-def _nothing(clean: dict) -> dict:
-    """The scores of a detector that detects nothing at all, which are 0: Detectron2's evaluator
-    gives NaN then, and no mask AP. What has no ground truth stays None."""
+def _zero_scores(clean: dict) -> dict:
+    """Return zero for each metric: a detector without any detection.
+
+    Detectron2's evaluators return NaN then, and no mask AP. Metrics without ground truth stay None.
+    """
     return {
         task: {metric: None if value is None else 0.0 for metric, value in clean[task].items()}
         for task in TASKS
@@ -168,7 +286,7 @@ def _nothing(clean: dict) -> dict:
     }
 
 
-class _Loaded(Dataset):
+class _ConditionDataset(Dataset):
     def __init__(self, items: list[Item], load: Callable[[int, dict], dict]):
         self._items, self._load = items, load
 
@@ -180,27 +298,29 @@ class _Loaded(Dataset):
         return CheckedMapper(partial(self._load, number))(item)
 
 
-def in_words(row: dict) -> str:
-    """`box AP 61.2, mask AP 55.0, 34 s`."""
-    words = [f"{title} AP {show(row[task]['AP'])}" for task, title in TASKS.items() if task in row]
+def describe_row(row: dict) -> str:
+    """Format a row as `box AP 61.2, mask AP 55.0, 34 s`."""
+    words = [
+        f"{title} AP {format_ap(row[task]['AP'])}" for task, title in TASKS.items() if task in row
+    ]
     return ", ".join([*words, f"{row['seconds']:.0f} s"])
 
 
-def show(value: float | None) -> str:
-    """A figure with one decimal, or `-` for none."""
+def format_ap(value: float | None) -> str:
+    """Format a percentage with one decimal, None as `-`."""
     return "-" if value is None else f"{value:.1f}"
 
 
-def tasks_of(rows: dict[str, dict]) -> list[str]:
-    """Which of `TASKS` all rows have."""
+def common_tasks(rows: dict[str, dict]) -> list[str]:
+    """Return the keys of `TASKS` that all rows have."""
     return [task for task in TASKS if all(task in row for row in rows.values())]
 
 
-def _read(path: Path, settings: dict) -> dict[str, dict]:
-    """The rows that a folder has.
+def _read_rows(path: Path, settings: dict) -> dict[str, dict]:
+    """Read the saved rows.
 
     Raises:
-        UserError: they were made with other settings, or the file is not ours.
+        UserError: the rows have other settings, or the file has another format.
     """
     if not path.is_file():
         return {}
@@ -209,26 +329,26 @@ def _read(path: Path, settings: dict) -> dict[str, dict]:
         before, rows = contents["settings"], contents["cells"]
         nested = results.differences(before["config"], settings["config"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UserError(f"{path} is not a file of this program; choose another --output.") from None
+        raise UserError(
+            f"{path} was not written by this program. Choose another --output."
+        ) from None
     plain = {key: value for key, value in settings.items() if key != "config"}
     if different := "; ".join(filter(None, (results.differences(before, plain), nested))):
         raise UserError(
-            f"{path.parent} holds figures made with other settings: {different}; give the same "
-            "ones, or choose another --output."
+            f"{path.parent} contains results with other settings: {different}. Use the same "
+            "settings, or choose another --output."
         )
     return rows
 
 
-def _bar(total: float) -> Any:
-    """A bar on a terminal, a line now and then in a log."""
-    from tqdm import tqdm
-
-    every = 0.1 if sys.stderr.isatty() else LOG_SECONDS
+def _progress_bar(total: float) -> Any:
+    """Create a progress bar: live on a terminal, one line a minute in a log."""
+    interval = 0.1 if sys.stderr.isatty() else LOG_SECONDS
     return tqdm(
         total=total,
-        mininterval=every,
-        maxinterval=max(every, 10),
+        mininterval=interval,
+        maxinterval=max(interval, 10),
         file=sys.stderr,
         disable=total == 0,
-        bar_format="{desc}: {percentage:3.0f} % of all, {elapsed} gone, {remaining} left",
+        bar_format="{desc}: {percentage:3.0f} % of all, {elapsed} elapsed, {remaining} left",
     )

@@ -1,1 +1,1 @@
-"""Training detectors."""
+"""Training of detectors."""

@@ -1,10 +1,12 @@
-"""Adversarial fine-tuning of detectors: learn from attacked images.
+"""Adversarial training of detectors.
 
-`free` replays each mini-batch: one backward pass gives the weights' gradient and the image's, and
-the image moves between the updates (Shafahi et al. 2019, arXiv 1904.12843). An update costs what it
-costs in standard training. Unlike theirs, a perturbation does not go over to the next mini-batch,
-whose images have other sizes: it begins at a random point of the ball (Wong et al. 2020).
-`pgd` attacks each mini-batch before its update, STEPS backward passes more.
+`free` replays each batch: one backward pass gives the gradients of the weights and of the images,
+and the images are perturbed between updates (Shafahi et al. 2019, arXiv 1904.12843). An update
+costs as much as in standard training. In contrast to that paper, perturbations are not reused for
+the next batch, whose images have other sizes. They start at a random point of the ball (Wong et al.
+2020, arXiv 2001.03994).
+
+`pgd` attacks each batch before its update, with STEPS more backward passes.
 """
 
 from typing import Any
@@ -21,11 +23,12 @@ METHODS = ("", "free", "pgd")
 
 
 class Adversary:
-    """What `SOLVER.ADVERSARIAL` says.
+    """The attack of `SOLVER.ADVERSARIAL`.
 
     Attributes:
-        replays: updates that are made of each mini-batch.
-        images: of the mini-batches that are being replayed, `(C, H, W)` in [0, 255]; None between.
+        replays: number of updates per batch.
+        images: perturbed images of the batches being replayed, `(C, H, W)` in [0, 255]; None if no
+            batch is being replayed.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -38,7 +41,7 @@ class Adversary:
     def attacked(
         self, model: nn.Module, batches: list, part: int, generator: torch.Generator
     ) -> list[dict]:
-        """Mini-batch `part` of an update, with the images to learn from in place of its own."""
+        """Return part `part` of a batch with perturbed images."""
         batch = batches[part]
         if self.method == "pgd":
             step = STEP_FACTOR * self.eps / self.steps
@@ -54,36 +57,39 @@ class Adversary:
             )
         else:
             if self.images is None:
-                rule = CONSTRAINTS[self.constraint]
+                ball = CONSTRAINTS[self.constraint]
                 self.images = [
                     [
-                        rule.random_start(item["image"].float(), 255 * self.eps, generator)
-                        for item in some
+                        ball.random_start(item["image"].float(), 255 * self.eps, generator)
+                        for item in part_batch
                     ]
-                    for some in batches
+                    for part_batch in batches
                 ]
             images = [image.clamp(0, 255) for image in self.images[part]]
         return [{**item, "image": image} for item, image in zip(batch, images, strict=True)]
 
-    def learn(self, model: Any, batch: list[dict], part: int, padded: Tensor) -> None:
-        """Move the images of a replayed mini-batch by a step of length eps.
+    def perturb(self, model: Any, batch: list[dict], part: int, padded: Tensor) -> None:
+        """Move the images of a replayed batch by a step of length eps.
 
         Args:
-            padded: the network's input `(N, C, H, W)`, with its gradient.
+            model: detector.
+            batch: the clean images.
+            part: index of the part of the batch.
+            padded: input of the network `(N, C, H, W)`, with its gradient.
         """
-        rule = CONSTRAINTS[self.constraint]
+        ball = CONSTRAINTS[self.constraint]
         assert self.images is not None and padded.grad is not None
         for index, item in enumerate(batch):
-            centre, image = item["image"].float(), self.images[part][index]
-            _, height, width = centre.shape
+            center, image = item["image"].float(), self.images[part][index]
+            _, height, width = center.shape
             gradient = padded.grad[index, :, :height, :width].float() / model.pixel_std
             image = image.to(gradient)
-            moved = rule.move(
+            moved = ball.move(
                 image,
                 gradient,
-                centre.to(gradient),
+                center.to(gradient),
                 eps=255 * self.eps,
                 step_size=255 * self.eps,
                 largest=255,
             )
-            self.images[part][index] = moved.to(centre)  # on the CPU, as the loader gives it
+            self.images[part][index] = moved.to(center)  # on the CPU, like the loader's images

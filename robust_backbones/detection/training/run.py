@@ -1,4 +1,4 @@
-"""Train or evaluate in one process: check the output folder, run, write the result file."""
+"""Train or evaluate in one process, and write the result file."""
 
 import contextlib
 import json
@@ -17,17 +17,18 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from robust_backbones.core import results
+from robust_backbones.core.detector_keys import CONTINUATION
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic, claimed
+from robust_backbones.core.results import flatten
 from robust_backbones.detection.checkpointer import StrictCheckpointer
 from robust_backbones.detection.compat import silence_detectron2
-from robust_backbones.detection.data import custom as own_data
+from robust_backbones.detection.data.custom import register_custom
 from robust_backbones.detection.data.registry import classes_of, fingerprint
-from robust_backbones.detection.training.trainer import Trainer, flatten
+from robust_backbones.detection.training.trainer import Trainer
 
 RESULT, CONFIG = "result.json", "config.yaml"
-# Keys that may differ between a run and its continuation without a word.
-# What decides the learning rate, momentum and weight decay at an iteration, and the last one.
+# Keys that determine learning rate, momentum and weight decay at an iteration, and the last one.
 SCHEDULE = tuple(
     f"SOLVER.{key}"
     for key in (
@@ -46,24 +47,16 @@ SCHEDULE = tuple(
         "REFERENCE_WORLD",
     )
 )
-_FREE = (
-    "OUTPUT_DIR",
-    "TEST",
-    "DATASETS.TEST",
-    "DATALOADER.NUM_WORKERS",
-    "MODEL.DEVICE",
-    "SOLVER.CHECKPOINT_PERIOD",
-)
 
 
 @dataclass(frozen=True)
 class Mode:
-    """What to do with the output folder.
+    """How to use the output folder.
 
     Attributes:
-        resume: Continue from the last checkpoint, if there is one.
-        restart_schedule: With `resume`, use the schedule of the config instead of the run's own.
-        eval_only: Evaluate without training.
+        resume: whether to continue from the last checkpoint, if there is one.
+        restart_schedule: whether to use the schedule of the config instead of the run's.
+        eval_only: whether to evaluate without training.
     """
 
     resume: bool = False
@@ -74,13 +67,17 @@ class Mode:
 def run(cfg: CfgNode, mode: Mode) -> None:
     """Train, or evaluate if `mode.eval_only`.
 
+    Args:
+        cfg: configuration.
+        mode: what to do with the output folder.
+
     Raises:
-        UserError: the weights do not fit, the folder is another run's, another process trains
-            there, or training diverged.
-        Stopped: a signal came; all is saved.
+        UserError: the weights do not fit, the folder contains another run or is in use, or training
+            diverged.
+        Stopped: a signal was received, and the run is saved.
     """
     silence_detectron2()
-    own_data.register(cfg)  # this may be a process of its own, which knows none of them
+    register_custom(cfg)  # a spawned process has none of them
     if mode.eval_only:
         _setup(cfg, mode)
         evaluate(cfg, mode.resume)
@@ -92,9 +89,11 @@ def run(cfg: CfgNode, mode: Mode) -> None:
 
 
 def _setup(cfg: CfgNode, mode: Mode) -> None:
-    """Detectron2's `default_setup`, but `config.yaml` is replaced in one step: a kill while it is
-    written would leave half of what a resumed run is compared with. An evaluation leaves a run's
-    alone."""
+    """Set up logging and seeds, and write `config.yaml`, like Detectron2's `default_setup`.
+
+    The file is replaced atomically: an interrupted write would leave half of the configuration that
+    a resumed run is compared with. An evaluation does not replace the file of a training run.
+    """
     os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fvcore")
     log = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank())
@@ -116,7 +115,7 @@ def _setup(cfg: CfgNode, mode: Mode) -> None:
 
 
 def train(cfg: CfgNode, resume: bool, restart_schedule: bool = False) -> None:
-    """Train to the end and write `result.json`; a finished run is left as it is.
+    """Train to the end and write `result.json`. A finished run is skipped.
 
     Raises:
         UserError, Stopped: see `Trainer`.
@@ -124,7 +123,9 @@ def train(cfg: CfgNode, resume: bool, restart_schedule: bool = False) -> None:
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume, restart_schedule)
     if trainer.start_iter >= trainer.max_iter and _has_result(trainer.cfg):
-        logging.getLogger("detectron2").info("%s is finished already.", cfg.OUTPUT_DIR)
+        logging.getLogger("detectron2").info(
+            "%s contains this run already, finished.", cfg.OUTPUT_DIR
+        )
         return
     trainer.train()
     if comm.is_main_process() and cfg.DATASETS.TEST:
@@ -142,7 +143,7 @@ def evaluate(cfg: CfgNode, resume: bool) -> None:
     """Evaluate `MODEL.WEIGHTS`, or the last checkpoint if `resume`; write `eval_result.json`.
 
     Raises:
-        UserError: nothing to evaluate, or any tensor of the model did not come from the file.
+        UserError: weights or dataset are missing, or a tensor did not come from the file.
     """
     started = time.perf_counter()
     model = Trainer.build_model(cfg)
@@ -151,7 +152,7 @@ def evaluate(cfg: CfgNode, resume: bool) -> None:
     path = checkpointer.get_checkpoint_file() if last else cfg.MODEL.WEIGHTS
     if not path or not cfg.DATASETS.TEST:
         key = "DATASETS.TEST" if path else "MODEL.WEIGHTS"
-        raise UserError(f"--eval-only needs {key}, which is empty.")
+        raise UserError(f"--eval-only: {key} is empty. Give one.")
     checkpointer.classes = classes_of(cfg.DATASETS.TEST)
     checkpointer.load(path)
     metrics = Trainer.test(cfg, model)
@@ -161,38 +162,38 @@ def evaluate(cfg: CfgNode, resume: bool) -> None:
 
 
 def continued(cfg: CfgNode, resume: bool, restart_schedule: bool) -> CfgNode:
-    """The config that a run in `OUTPUT_DIR` is begun or continued with; says what differs.
+    """Return the configuration of a new or resumed run in `OUTPUT_DIR`, and log what differs.
 
-    A run goes on by the schedule that it began with, from weights of its own: so it ends as it
-    would have without the interruption. With `restart_schedule` it goes on by the one given now.
+    By default a resumed run keeps its schedule and its weights, so it ends as it would have without
+    the interruption. With `restart_schedule` it uses the schedule of `cfg`.
 
     Raises:
-        UserError: `OUTPUT_DIR` holds a run and `resume` is not asked for.
+        UserError: `OUTPUT_DIR` contains a run and `resume` is false.
     """
     if not os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
         return cfg
     if not resume:
         raise UserError(
-            f"{cfg.OUTPUT_DIR} holds a run already; pass --resume to go on with it, or choose "
+            f"{cfg.OUTPUT_DIR} contains a run already. Use --resume to continue it, or choose "
             "another OUTPUT_DIR."
         )
     path = os.path.join(cfg.OUTPUT_DIR, CONFIG)
     if not os.path.isfile(path):
         return cfg
     with open(path, encoding="utf-8") as file:
-        before = flatten(yaml.safe_load(file), ".")
+        before = flatten(yaml.safe_load(file))
     kept = {}
     log = logging.getLogger("detectron2")
-    for key, (now, then) in _changes(flatten(yaml.safe_load(cfg.dump()), "."), before).items():
-        text = f"{key} is {now}; the run began with {then}, "
+    for key, (now, then) in _changes(flatten(yaml.safe_load(cfg.dump())), before).items():
+        text = f"{key} is {now}, but the run started with {then}. "
         if key == "MODEL.WEIGHTS":
             kept[key] = then
-            text += "and goes on with weights of its own. Other weights need another OUTPUT_DIR."
+            text += "It continues from its own weights. For others, use another OUTPUT_DIR."
         elif key.startswith(SCHEDULE) and not restart_schedule:
             kept[key] = then
-            text += "and goes on with that. --restart-schedule takes the new one."
+            text += "It continues with the old value. For the new one, use --restart-schedule."
         else:
-            text += "and goes on with the new one."
+            text += "It continues with the new value."
         if comm.is_main_process():
             log.warning(text)
     cfg = cfg.clone()
@@ -204,20 +205,20 @@ def continued(cfg: CfgNode, resume: bool, restart_schedule: bool) -> CfgNode:
 
 
 def _changes(now: dict, before: dict) -> dict[str, tuple]:
-    """Keys that decide a run's numbers and differ."""
+    """Return `{key: (now, before)}` for keys that affect the numbers of a run and differ."""
     return {
         key: (value, before.get(key))
         for key, value in now.items()
-        if value != before.get(key) and not key.startswith(_FREE)
+        if value != before.get(key) and not key.startswith(CONTINUATION)
     }
 
 
 def _has_result(cfg: CfgNode) -> bool:
-    """Whether `OUTPUT_DIR` holds the result of this very run."""
+    """Whether `OUTPUT_DIR` contains the result of a run with this configuration."""
     try:
         with open(os.path.join(cfg.OUTPUT_DIR, RESULT), encoding="utf-8") as file:
             before = json.load(file)["settings"]
-        return not _changes(flatten(_plain(cfg), "."), flatten(before, "."))
+        return not _changes(flatten(_plain(cfg)), flatten(before))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 
@@ -233,10 +234,13 @@ def write_result(
     """Write a result file into `OUTPUT_DIR`.
 
     Args:
-        metrics: what Detectron2's `test` gives: `{task: {metric: percent}}`, below the data set's
-            name where there is more than one.
-        weights_sha256: digest of the file that was started from, or evaluated.
-        best: the best evaluation by `TEST.BEST`, which stands beside the last one.
+        cfg: configuration.
+        metrics: output of Detectron2's `test`: `{task: {metric: percent}}`, below the name of the
+            dataset if there are several.
+        weights_sha256: digest of the weights that the run started from, or that were evaluated.
+        seconds: wall time.
+        name: file name.
+        best: the best evaluation by `TEST.BEST`.
     """
     if len(cfg.DATASETS.TEST) == 1:
         metrics = {cfg.DATASETS.TEST[0]: metrics}
@@ -256,7 +260,7 @@ def write_result(
 
 
 def _plain(node: Any) -> Any:
-    """A CfgNode as plain dictionaries and lists."""
+    """Convert a CfgNode to plain dictionaries and lists."""
     if isinstance(node, CfgNode):
         return {key: _plain(value) for key, value in node.items()}
     return [_plain(v) for v in node] if isinstance(node, (list, tuple)) else node

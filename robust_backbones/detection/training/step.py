@@ -1,4 +1,4 @@
-"""One update of a detector: mixed precision, accumulated gradients, and a guard against NaN."""
+"""One update of a detector: mixed precision, gradient accumulation, and a check for NaN."""
 
 import contextlib
 import time
@@ -22,11 +22,11 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class Step(SimpleTrainer):
-    """What Detectron2's `SimpleTrainer` and `AMPTrainer` do, on CPUs too, and accumulation.
+    """`SimpleTrainer` and `AMPTrainer` of Detectron2, also on CPUs, with gradient accumulation.
 
-    The gradient of an update is the mean over `SOLVER.ACCUMULATE` mini-batches, each with
-    1/ACCUMULATE of `SOLVER.IMS_PER_BATCH`. A detector's losses are means over sampled regions, so
-    it is that of the whole batch up to the sampling, not bit for bit.
+    The gradient of an update is the mean over `SOLVER.ACCUMULATE` parts of the batch, each with
+    1/ACCUMULATE of `SOLVER.IMS_PER_BATCH` images. A detector's losses are means over sampled
+    regions, so this equals the gradient of the whole batch up to sampling, not bit for bit.
     """
 
     def __init__(
@@ -39,16 +39,16 @@ class Step(SimpleTrainer):
         super().__init__(model, data_loader, optimizer)
         self.folder = Path(cfg.OUTPUT_DIR)
         self.accumulate = cfg.SOLVER.ACCUMULATE
-        self.rate = cfg.SOLVER.BASE_LR
+        self.lr = cfg.SOLVER.BASE_LR
         self.device = next(model.parameters()).device.type
         self.dtype = DTYPES[cfg.SOLVER.AMP.DTYPE] if cfg.SOLVER.AMP.ENABLED else None
-        # Only float16 underflows without: its smallest number is 6e-8.
+        # Only float16 requires scaling: its smallest number is 6e-8.
         self.scaler = torch.amp.GradScaler(self.device, enabled=self.dtype == torch.float16)
         self.adversary = Adversary(cfg) if cfg.SOLVER.ADVERSARIAL.METHOD else None
         self._batches: list[list[dict]] = []
 
     def position(self, iteration: int) -> int:
-        """Where in the loader's stream the batches of an iteration begin."""
+        """Return the index in the loader's stream of an iteration's first batch."""
         replays = self.adversary.replays if self.adversary else 1
         return iteration // replays * self.accumulate
 
@@ -56,61 +56,63 @@ class Step(SimpleTrainer):
         """Update the weights once.
 
         Raises:
-            UserError: a loss is not finite; the weights are as before, and the batch is saved.
+            UserError: a loss is not finite. The weights are unchanged, and the batch is saved.
         """
         start = time.perf_counter()
-        self._fetch()
+        self._fetch_batches()
         seconds = time.perf_counter() - start
         self.optimizer.zero_grad()
         sums: dict[str, Tensor] = {}
         try:
-            for part, alone in self._parts():
-                with alone:
+            for part, context in self._parts():
+                with context:
                     for name, loss in self._backward(part).items():
                         sums[name] = sums.get(name, 0) + loss
-        except FloatingPointError as error:  # Detectron2's proposals look for NaN themselves
-            self._diverged(" ".join(str(error).split()), sums)
+        except FloatingPointError as error:  # raised by Detectron2's proposals for NaN
+            self._raise_diverged(" ".join(str(error).split()), sums)
         if bad := [f"{k} is {float(v)}" for k, v in sums.items() if not torch.isfinite(v)]:
-            self._diverged(", ".join(bad), sums)
+            self._raise_diverged(", ".join(bad), sums)
         self._write_metrics(sums, seconds)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-    def _fetch(self) -> None:
-        """The mini-batches of this update: new ones, or those that are being replayed."""
+    def _fetch_batches(self) -> None:
+        """Fetch the batches of this update, unless batches are being replayed."""
         fresh = not self.adversary or self.iter % self.adversary.replays == 0
         if fresh and self.adversary:
             self.adversary.images = None
-        if fresh or not self._batches:  # or a run was resumed in the middle of a replay
+        if fresh or not self._batches:  # the second: resumed in the middle of a replay
             self._batches = [next(self._data_loader_iter) for _ in range(self.accumulate)]
 
     def _parts(self) -> Iterator[tuple]:
-        """Numbers of the mini-batches, each with the context to learn in: gradients are exchanged
-        after the last."""
+        """Yield the indices of the parts, each with a context.
+
+        Gradients are exchanged between processes after the last part only.
+        """
         for part in range(self.accumulate):
-            waits = part < self.accumulate - 1 and isinstance(self.model, DistributedDataParallel)
-            yield part, self.model.no_sync() if waits else contextlib.nullcontext()
+            local = part < self.accumulate - 1 and isinstance(self.model, DistributedDataParallel)
+            yield part, self.model.no_sync() if local else contextlib.nullcontext()
 
     def _backward(self, part: int) -> dict[str, Tensor]:
-        """Add a mini-batch's gradient; returns its share of the losses, detached."""
+        """Add the gradient of a part; return its share of the losses, detached."""
         if not self.adversary:
-            return self._learn(self._batches[part])
+            return self._accumulate_gradient(self._batches[part])
         model: Any = getattr(self.model, "module", self.model)
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         batch = self.adversary.attacked(model, self._batches, part, generator)
         with watched_inputs(model) as inputs:
-            losses = self._learn(batch)
+            losses = self._accumulate_gradient(batch)
         if self.adversary.replays > 1:
-            self.adversary.learn(model, self._batches[part], part, inputs.pop())
+            self.adversary.perturb(model, self._batches[part], part, inputs.pop())
         return losses
 
-    def _learn(self, batch: list[dict]) -> dict[str, Tensor]:
+    def _accumulate_gradient(self, batch: list[dict]) -> dict[str, Tensor]:
         with torch.autocast(self.device, self.dtype, enabled=self.dtype is not None):
             losses = {name: loss / self.accumulate for name, loss in self.model(batch).items()}
         self.scaler.scale(sum(losses.values())).backward()
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def _diverged(self, what: str, losses: dict[str, Tensor]) -> None:
+    def _raise_diverged(self, reason: str, losses: dict[str, Tensor]) -> None:
         path = self.folder / f"not_finite_iter{self.iter}_rank{comm.get_rank()}.pth"
         save_file(
             {
@@ -122,13 +124,13 @@ class Step(SimpleTrainer):
             path,
         )
         raise UserError(
-            f"training diverged at iteration {self.iter}: {what.rstrip('.')}; lower SOLVER.BASE_LR "
-            f"({self.rate:g}) or clip gradients with SOLVER.CLIP_GRADIENTS.ENABLED True. The "
-            f"images and the weights of that moment are in {path}."
+            f"training diverged at iteration {self.iter}: {reason.rstrip('.')}. Reduce "
+            f"SOLVER.BASE_LR ({self.lr:g}), or set SOLVER.CLIP_GRADIENTS.ENABLED True. {path} "
+            "contains the images and the weights of this iteration."
         )
 
     def state_dict(self) -> dict:
-        """Optimizer and loss scale."""
+        """Return the states of optimizer and loss scaler, and replayed images."""
         return {
             "iteration": self.iter,
             "optimizer": self.optimizer.state_dict(),
@@ -137,21 +139,21 @@ class Step(SimpleTrainer):
         }
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore the output of `state_dict`."""
         self.iter = state_dict["iteration"]
         self.optimizer.load_state_dict(state_dict["optimizer"])
-        if state_dict["scaler"]:  # empty unless the run was in float16
+        if state_dict["scaler"]:  # empty except for float16
             self.scaler.load_state_dict(state_dict["scaler"])
         if self.adversary:
             self.adversary.images = state_dict["attacked"]
 
     def _replaying(self) -> bool:
-        """Whether the next update is of the same images."""
+        """Whether the next update uses the same images."""
         return self.adversary is not None and (self.iter + 1) % self.adversary.replays > 0
 
 
 def _plain(item: dict) -> dict:
-    """An image of a batch as tensors and text, which load without executing code."""
+    """Convert an image of a batch to tensors and strings, which load without executing code."""
     plain = {key: item.get(key) for key in ("file_name", "image_id", "image")}
     if "instances" in item:
         instances = item["instances"].to("cpu")

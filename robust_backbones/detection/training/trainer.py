@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.results import flatten
 from robust_backbones.core.signals import Stopped, StopSignals
 from robust_backbones.detection.checkpointer import StrictCheckpointer
 from robust_backbones.detection.data.loader import (
@@ -27,25 +28,24 @@ from robust_backbones.detection.data.registry import classes_of
 from robust_backbones.detection.evaluation import build_evaluator
 from robust_backbones.detection.training.step import Step
 
-FINAL = "model_final"  # name of the last checkpoint, as Detectron2 has it
+FINAL = "model_final"  # name of the last checkpoint in Detectron2
 
 
 class Trainer(DefaultTrainer):
     """Train a detector on a robust backbone.
 
-    What differs from `DefaultTrainer`: the backbone must come from the weights; every step's
-    randomness is a function of (seed, iteration, rank) and the data stream continues where it was,
-    so on the CPU a resumed run ends with the very weights of an uninterrupted one.
+    Differences from `DefaultTrainer`: the backbone must come from the weights. The randomness of
+    each step is a function of (seed, iteration, rank), and the data stream continues at its
+    position, so on the CPU a resumed run ends with exactly the weights of an uninterrupted one.
 
     Attributes:
-        weights_sha256: digest of the file that the run started from, interruptions or not; None
-            for random weights.
-        best: `{"metric", "value", "iteration"}` of the best evaluation so far by `TEST.BEST`.
+        weights_sha256: digest of the file that the run started from; None for random weights.
+        best: `{"metric", "value", "iteration"}` of the best evaluation by `TEST.BEST`.
     """
 
     weights_sha256: str | None = None
     best: dict | None = None
-    checkpointer: Any  # Detectron2's, until `build_hooks` puts ours in its place
+    checkpointer: Any  # Detectron2's, until `build_hooks` replaces it
 
     def __init__(self, cfg: CfgNode):
         self._started, self._seconds_before = time.perf_counter(), 0.0
@@ -60,69 +60,71 @@ class Trainer(DefaultTrainer):
             self.checkpointer.average = self.average
 
     def build_hooks(self) -> list:
-        """Detectron2's hooks; the one that saves does it through a `StrictCheckpointer`, the one
-        that evaluates takes the averaged weights, and the last ends a run that was asked to."""
+        """Return Detectron2's hooks, changed in three ways.
+
+        Checkpoints are saved by a `StrictCheckpointer`, averaged weights are evaluated, and the
+        last hook stops the run after a signal.
+        """
         plain = self.checkpointer
         self.checkpointer = StrictCheckpointer(plain.model, plain.save_dir, **plain.checkpointables)
         self.checkpointer.classes = classes_of(self.cfg.DATASETS.TRAIN)
-        found = super().build_hooks()
-        for index, hook in enumerate(found):
+        built = super().build_hooks()
+        for index, hook in enumerate(built):
             if isinstance(hook, hooks.EvalHook):
-                found[index] = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
-        return [_Average(), *found, _StopOnSignal()]
+                built[index] = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
+        return [_UpdateAverage(), *built, _StopOnSignal()]
 
     def _evaluate(self) -> dict:
         model = self.average.module if self.average else self.model
         self._last_eval_results = self.test(self.cfg, model)
         if self.cfg.TEST.BEST and comm.is_main_process():
-            self._keep_best(self._last_eval_results)
+            self._save_best(self._last_eval_results)
         return self._last_eval_results
 
-    def _keep_best(self, results: dict) -> None:
-        """Save the model as `model_best.pth` if it is the best so far.
+    def _save_best(self, results: dict) -> None:
+        """Save the model as `model_best.pth` if its metric is the best so far.
 
         Raises:
             UserError: the evaluation has no such metric.
         """
-        flat = flatten(results)
+        flat = flatten(results, "/")
         if self.cfg.TEST.BEST not in flat:
             raise UserError(
-                f"TEST.BEST is '{self.cfg.TEST.BEST}', which the evaluation does not give; one of: "
-                f"{', '.join(flat)}."
+                f"TEST.BEST is '{self.cfg.TEST.BEST}', which is not a metric of the evaluation. "
+                f"Choose from {', '.join(flat)}."
             )
         value = flat[self.cfg.TEST.BEST]
-        if value > (self.best["value"] if self.best else float("-inf")):  # NaN is not
+        if value > (self.best["value"] if self.best else float("-inf")):  # false for NaN
             self.best = {"metric": self.cfg.TEST.BEST, "value": value, "iteration": self.iter + 1}
             self.checkpointer.save("model_best", tag=False, iteration=self.iter)
 
     def resume_or_load(self, resume: bool = True, restart_schedule: bool = False) -> None:
-        """Continue from the last checkpoint if `resume` and there is one, else load the weights.
+        """Resume from the last checkpoint if `resume` and there is one, or load the weights.
 
         Args:
-            restart_schedule: after that, learning rates, momentum and weight decay are those of the
-                config, not those of the checkpoint.
+            resume: whether to resume.
+            restart_schedule: whether to use learning rate, momentum and weight decay of the
+                configuration instead of the checkpoint's.
 
         Raises:
             UserError: see `StrictCheckpointer.load`; or the run is past `SOLVER.MAX_ITER`.
         """
         groups = [_without_weights(group) for group in self.optimizer.param_groups]
-        rates = list(self.scheduler.base_lrs)
+        base_lrs = list(self.scheduler.base_lrs)
         super().resume_or_load(resume)
         if self.start_iter > self.max_iter:
             raise UserError(
                 f"SOLVER.MAX_ITER is {self.max_iter}, but the run in {self.cfg.OUTPUT_DIR} has "
-                f"made {self.start_iter} iterations already; give a larger one."
+                f"finished {self.start_iter} iterations already. Use a larger SOLVER.MAX_ITER."
             )
         if restart_schedule:
             for group, fresh in zip(self.optimizer.param_groups, groups, strict=True):
                 group.update(fresh)
-            self.scheduler.base_lrs = rates
-            for group, rate in zip(
-                self.optimizer.param_groups, self.scheduler.get_lr(), strict=True
-            ):
-                group["lr"] = rate
+            self.scheduler.base_lrs = base_lrs
+            for group, lr in zip(self.optimizer.param_groups, self.scheduler.get_lr(), strict=True):
+                group["lr"] = lr
         if self.start_iter == self.max_iter and self._last_checkpoint() != FINAL:
-            self.checkpointer.save(FINAL, iteration=self.iter)  # it died before it came to that
+            self.checkpointer.save(FINAL, iteration=self.iter)  # the run was killed before
         self._trainer.data_loader.start_iter = self._trainer.position(self.start_iter)
         if self.start_iter == 0:
             self.weights_sha256 = self.checkpointer.sha256
@@ -134,11 +136,11 @@ class Trainer(DefaultTrainer):
         """Train to the end.
 
         Raises:
-            Stopped: a signal came; all is saved.
+            Stopped: a signal was received, and the run is saved.
             UserError: see `run_step`.
         """
         self.signals = StopSignals()
-        # It logs each exception with its traceback; these two are for users, who are told once.
+        # It logs exceptions with tracebacks; these two are printed once, without.
         log = logging.getLogger("detectron2.engine.train_loop")
         log.addFilter(_no_traceback)
         try:
@@ -148,7 +150,7 @@ class Trainer(DefaultTrainer):
             log.removeFilter(_no_traceback)
 
     def run_step(self) -> None:
-        """One step, its sampling of anchors and RoIs seeded by where it stands in the run.
+        """Run one step. Its sampling of anchors and regions is seeded by iteration and rank.
 
         Raises:
             UserError: the loss is not finite, or the GPU is out of memory.
@@ -171,11 +173,11 @@ class Trainer(DefaultTrainer):
 
     @property
     def seconds(self) -> float:
-        """Wall time of the run so far, before interruptions included."""
+        """Wall time of the run, including the time before interruptions."""
         return self._seconds_before + time.perf_counter() - self._started
 
     def state_dict(self) -> dict:
-        """Iteration, hooks and optimizer (which the 0.6 release forgets), and the run's origin."""
+        """Return iteration, hooks, optimizer (missing in the 0.6 release) and our attributes."""
         return super().state_dict() | {
             "_trainer": self._trainer.state_dict(),
             "weights_sha256": self.weights_sha256,
@@ -184,7 +186,7 @@ class Trainer(DefaultTrainer):
         }
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore the output of `state_dict`."""
         super().load_state_dict(state_dict)
         self._trainer.load_state_dict(state_dict["_trainer"])
         self.weights_sha256 = state_dict["weights_sha256"]
@@ -193,10 +195,10 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """As Detectron2's.
+        """Build the model of the configuration.
 
         Raises:
-            UserError: the config names something that does not exist or does not fit together.
+            UserError: a name in the configuration is unknown, or its values do not fit together.
         """
         try:
             return super().build_model(cfg)
@@ -222,8 +224,8 @@ class Trainer(DefaultTrainer):
         return build_evaluator(cfg, dataset_name)
 
 
-class _Average(HookBase):
-    """Moves the averaged weights after each update."""
+class _UpdateAverage(HookBase):
+    """Update the averaged weights after each step."""
 
     def after_step(self) -> None:
         if self.trainer.average:
@@ -231,7 +233,7 @@ class _Average(HookBase):
 
 
 class _StopOnSignal(HookBase):
-    """After a signal, saves and stops; all processes at the same iteration. The last hook."""
+    """Save and stop after a signal, in all processes at the same iteration. The last hook."""
 
     def after_step(self) -> None:
         asked = self.trainer.signals.requested
@@ -244,7 +246,8 @@ class _StopOnSignal(HookBase):
                 f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter
             )
         logging.getLogger("detectron2").info(
-            "Stopped by a signal after iteration %d; --resume goes on.", self.trainer.iter + 1
+            "Stopped by a signal after iteration %d. To continue, use --resume.",
+            self.trainer.iter + 1,
         )
         raise Stopped
 
@@ -252,16 +255,6 @@ class _StopOnSignal(HookBase):
 def _no_traceback(record: logging.LogRecord) -> bool:
     kind = record.exc_info[0] if record.exc_info else None
     return not (kind and issubclass(kind, (Stopped, UserError)))
-
-
-def flatten(node: dict, separator: str = "/", prefix: str = "") -> dict:
-    """Nested metrics as `bbox/AP`, nested configuration as `SOLVER.MAX_ITER`."""
-    flat = {}
-    for key, value in node.items():
-        name = f"{prefix}{key}"
-        inner = isinstance(value, dict)
-        flat |= flatten(value, separator, name + separator) if inner else {name: value}
-    return flat
 
 
 def _without_weights(group: dict) -> dict:

@@ -137,26 +137,26 @@ def test_the_pyramid_has_detectron2s_outputs():
 
 CONTRADICTIONS = [
     (["MODEL.ROBUST.ARCH", "resnet9"], "ARCH 'resnet9' is unknown. Choose from resnet18"),
-    (["MODEL.RESNETS.DEPTH", "101"], "MODEL.RESNETS.DEPTH is 101, but resnet18 weights need 18"),
-    (["MODEL.RESNETS.WIDTH_PER_GROUP", "128"], "WIDTH_PER_GROUP is 128, .* set .* to 64"),
-    (["MODEL.RESNETS.NUM_GROUPS", "32"], "NUM_GROUPS is 32, .* need 1"),
-    (["INPUT.FORMAT", "BGR"], "INPUT.FORMAT is BGR, but weights trained on RGB .* need RGB"),
+    (["MODEL.RESNETS.DEPTH", "101"], "MODEL.RESNETS.DEPTH is 101, but resnet18 weights require 18"),
+    (["MODEL.RESNETS.WIDTH_PER_GROUP", "128"], "WIDTH_PER_GROUP is 128, .* Set .* to 64"),
+    (["MODEL.RESNETS.NUM_GROUPS", "32"], "NUM_GROUPS is 32, .* require 1"),
+    (["INPUT.FORMAT", "BGR"], "INPUT.FORMAT is BGR, but weights trained on RGB .* require RGB"),
     (
         ["MODEL.PIXEL_MEAN", "[103.53, 116.28, 123.675]"],
-        r"PIXEL_MEAN is \[103.53, .* need \[123.675",
+        r"PIXEL_MEAN is \[103.53, .* require \[123.675",
     ),
-    (["MODEL.PIXEL_STD", "[1.0, 1.0, 1.0]"], r"PIXEL_STD is \[1.0, .* need \[58.395"),
-    (["MODEL.WEIGHTS", "detectron2://ImageNetPretrained/MSRA/R-50.pkl"], "made for BGR images"),
+    (["MODEL.PIXEL_STD", "[1.0, 1.0, 1.0]"], r"PIXEL_STD is \[1.0, .* require \[58.395"),
+    (["MODEL.WEIGHTS", "detectron2://ImageNetPretrained/MSRA/R-50.pkl"], "requires BGR images"),
     (
         ["MODEL.ROBUST.ARHC", "resnet50"],
-        "MODEL.ROBUST.ARHC: no such configuration key; did you mean MODEL.ROBUST.ARCH",
+        "MODEL.ROBUST.ARHC is not a configuration key. Did you mean MODEL.ROBUST.ARCH",
     ),
     (["SOLVER.MAX_ITER", "many"], "Type mismatch"),
     (["SOLVER.MAX_ITER"], "'SOLVER.MAX_ITER' has no value"),
-    (["MODEL.WEIGHTS", "None"], 'MODEL.WEIGHTS has no value; give one, or "" for none.'),
-    (["SEED", "-1"], "SEED is -1; give 0 or more"),
-    (["MODEL.RESNETS.NORM", "GN"], "NORM is 'GN', which has no place for the weights' BatchNorm"),
-    (["MODEL.RESNETS.NORM", ""], "NORM is '', which has no place"),
+    (["MODEL.WEIGHTS", "None"], 'MODEL.WEIGHTS has no value. Give one, or "" for none.'),
+    (["SEED", "-1"], "SEED is -1. It must be 0 or more"),
+    (["MODEL.RESNETS.NORM", "GN"], "NORM is 'GN', but the weights have BatchNorm"),
+    (["MODEL.RESNETS.NORM", ""], "NORM is '', but the weights have BatchNorm"),
 ]
 
 
@@ -179,7 +179,7 @@ def test_gpus_that_are_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert config.set_device(cfg, 1) == "No GPU found: running on the CPU."
     assert cfg.MODEL.DEVICE == "cpu"
-    with pytest.raises(UserError, match="--num-gpus 2, but this machine has none; leave it out"):
+    with pytest.raises(UserError, match="--num-gpus 2: this machine has no GPUs. Omit"):
         config.set_device(cfg, 2)
 
 

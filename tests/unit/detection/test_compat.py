@@ -115,7 +115,7 @@ def test_using_the_missing_extension_says_so(use):
 
     from robust_backbones.detection import compat  # noqa: F401
 
-    with pytest.raises(RuntimeError, match=r"needs Detectron2's C\+\+ extension .* --official"):
+    with pytest.raises(RuntimeError, match=r"requires Detectron2's C\+\+ extension .* --official"):
         exec(USES[use], {"t": torch.rand})
 
 

@@ -117,7 +117,7 @@ def test_names_are_checked_under_other_builders_too(monkeypatch):
     with pytest.raises(UserError, match="Detectron2 has no backbone for it"):
         PathManager.get_local_path("robust://vgg16_bn_l2_eps3")
     assert not PathManager.isfile("robust://vgg16_bn_l2_eps3")
-    with pytest.raises(UserError, match="it can be read, not written"):
+    with pytest.raises(UserError, match="is a published model and cannot be written"):
         PathManager.open(NAME, "wb")
 
 

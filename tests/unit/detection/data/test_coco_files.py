@@ -27,19 +27,19 @@ def edited(part, index, **changes):
 
 
 TRUTHS = [
-    ([], "FILE must be an object with the lists images, categories, annotations"),
+    ([], "FILE: the file must be an object with the lists images, categories, annotations"),
     ({"images": [], "categories": []}, "must be an object with the lists"),
-    (edited("images", 0, id=2), "id 2 is that of more than one image of FILE"),
-    (edited("categories", 0, id=5), "id 5 is that of more than one category of FILE"),
-    (edited("images", 0, id="a"), "every image of FILE needs an id, all numbers or all text"),
+    (edited("images", 0, id=2), "id 2 occurs in more than one image of FILE"),
+    (edited("categories", 0, id=5), "id 5 occurs in more than one category of FILE"),
+    (edited("images", 0, id="a"), "every image of FILE needs an id. Ids must be all numbers"),
     (edited("categories", 1, id=None), "every category of FILE needs an id"),
     (edited("annotations", 3, bbox=None), "annotation of FILE, number 3, has bbox None"),
-    (edited("annotations", 3, bbox=[1, 2, 3]), r"number 3, has bbox \[1, 2, 3\]; it must be"),
+    (edited("annotations", 3, bbox=[1, 2, 3]), r"number 3, has bbox \[1, 2, 3\]. It must be"),
     (edited("annotations", 1, bbox=[1, 2, float("nan"), 4]), "number 1, has bbox .*finite"),
-    (edited("annotations", 2, segmentation=[[1, 2, 3, 4]]), "annotation 3 of FILE has a polygon"),
+    (edited("annotations", 2, segmentation=[[1, 2, 3, 4]]), "annotation 3 has an invalid polygon"),
     (
         edited("annotations", 2, segmentation=[[1, 2, 3, 4, 5, 6, 7]]),
-        "polygon that is none: it needs x",
+        "invalid polygon. It must have x",
     ),
 ]
 
@@ -55,36 +55,36 @@ def test_annotations_without_masks_are_told_of_when_masks_are_scored():
     _, rows = scene()
     for value in (None, []):
         truth = coco_files.truth(edited("annotations", 0, segmentation=value), "FILE")
-        with pytest.raises(UserError, match="1 of [0-9]+ annotations of FILE have no segmentation"):
+        with pytest.raises(UserError, match="FILE: 1 of [0-9]+ annotations have no segmentation"):
             coco_scores.score(truth, rows, "segm")
         assert coco_scores.score(truth, rows, "bbox")["AP"] > 0
     truth = coco_files.truth(edited("images", 0, width=None), "FILE")
-    with pytest.raises(UserError, match="an image of FILE has no height and width"):
+    with pytest.raises(UserError, match="FILE: an image has no height and width"):
         coco_scores.score(truth, [], "segm")
 
 
 GOOD = {"image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 0.5}
 MASK = coco_cases.encoded([1, 2, 30, 40])
 PREDICTIONS = [
-    ("bbox", {"image_id": 1}, "must be a list of predictions; found dict"),
-    ("bbox", [GOOD, 3], r"prediction 1 \(from 0\) is a int; it must be an object"),
-    ("bbox", [GOOD, {"image_id": 1}], "prediction 1 .* has no category_id; it must have image_id"),
+    ("bbox", {"image_id": 1}, "must be a list of predictions, not a dict"),
+    ("bbox", [GOOD, 3], r"prediction 1 \(from 0\) is a int. It must be an object"),
+    ("bbox", [GOOD, {"image_id": 1}], "prediction 1 .* has no category_id. It must have image_id"),
     ("bbox", [{k: v for k, v in GOOD.items() if k != "score"}], "prediction 0 .* has no score"),
     ("segm", [GOOD], "prediction 0 .* has no segmentation"),
-    ("bbox", [GOOD | {"image_id": 99}], r"image_id 99, which FILE does not have \(1, 2, 3 ... 4\)"),
-    ("bbox", [GOOD | {"image_id": "1"}], "image_id '1', which FILE does not have"),
-    ("bbox", [GOOD | {"image_id": [1]}], r"image_id \[1\], which FILE does not have"),
-    ("bbox", [GOOD, GOOD | {"category_id": 1}], "prediction 1 .* has category_id 1, which FILE"),
-    ("bbox", [GOOD | {"score": float("nan")}], "has score nan; it must be a finite number"),
-    ("bbox", [GOOD | {"score": "0.5"}], "has score '0.5'; it must be a finite number"),
-    ("bbox", [GOOD | {"score": None}], "has score None; it must be a finite number"),
-    ("bbox", [GOOD | {"score": [0.5, 0.5]}], r"has score \[0.5, 0.5\]; it must be a finite number"),
+    ("bbox", [GOOD | {"image_id": 99}], r"image_id 99, which is not in FILE \(1, 2, 3 ... 4\)"),
+    ("bbox", [GOOD | {"image_id": "1"}], "image_id '1', which is not in FILE"),
+    ("bbox", [GOOD | {"image_id": [1]}], r"image_id \[1\], which is not in FILE"),
+    ("bbox", [GOOD, GOOD | {"category_id": 1}], "prediction 1 .* has category_id 1, which is not"),
+    ("bbox", [GOOD | {"score": float("nan")}], "has score nan. It must be a finite number"),
+    ("bbox", [GOOD | {"score": "0.5"}], "has score '0.5'. It must be a finite number"),
+    ("bbox", [GOOD | {"score": None}], "has score None. It must be a finite number"),
+    ("bbox", [GOOD | {"score": [0.5, 0.5]}], r"has score \[0.5, 0.5\]. It must be a finite number"),
     ("bbox", [GOOD | {"bbox": ["1", "2", "3", "4"]}], "number 0, has bbox .*, four finite numbers"),
     ("bbox", [GOOD | {"bbox": [[1, 2], [3, 4]]}], "number 0, has bbox .*, four finite numbers"),
     ("bbox", [GOOD | {"bbox": [1, 2, 3]}], r"number 0, has bbox \[1, 2, 3\]"),
     ("bbox", [GOOD, GOOD | {"bbox": [1, 2, 3, float("inf")]}], "number 1, has bbox"),
-    ("segm", [GOOD | {"segmentation": "abc"}], "prediction 0 .* a segmentation that is none"),
-    ("segm", [GOOD | {"segmentation": {"counts": 3}}], "has a segmentation that is none"),
+    ("segm", [GOOD | {"segmentation": "abc"}], "prediction 0 .* an invalid segmentation"),
+    ("segm", [GOOD | {"segmentation": {"counts": 3}}], "has an invalid segmentation"),
     (
         "segm",
         [GOOD | {"segmentation": MASK | {"size": [9, 9]}}],
@@ -104,7 +104,7 @@ def test_wrong_predictions(task, rows, message):
 
 
 def test_files_that_are_none(tmp_path):
-    with pytest.raises(UserError, match="cannot read .*absent.json: No such file"):
+    with pytest.raises(UserError, match="absent.json: the file cannot be read .No such file"):
         coco_files.load_json(tmp_path / "absent.json")
     (tmp_path / "half.json").write_text('[{"image_id": 1')
     with pytest.raises(UserError, match="half.json is not JSON"):

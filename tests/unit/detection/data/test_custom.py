@@ -10,9 +10,7 @@ from PIL import Image
 from robust_backbones.commands import check_data
 from robust_backbones.core.errors import UserError
 from robust_backbones.detection import config
-from robust_backbones.detection.data import annotations, digit_scenes
-from robust_backbones.detection.data import custom as own_data
-from robust_backbones.detection.data import validate as data_check
+from robust_backbones.detection.data import annotations, custom, digit_scenes, validate
 from tests.support import ROOT
 from tests.support.custom_data import coco
 
@@ -63,9 +61,9 @@ def test_coco_is_read_as_detectron2_reads_it(tmp_path, real):
         pytest.skip(f"{COCO} is not there")
     images = COCO / "val2017" if real else tmp_path
     marks = COCO / "annotations/instances_val2017.json" if real else coco(tmp_path)
-    source = own_data.parse(f"mine=coco:{images}:{marks}")
+    source = custom.parse_dataset(f"mine=coco:{images}:{marks}")
     theirs = load_coco_json(str(marks), str(images), f"a_name_of_a_test_{real}")
-    same(own_data.load(source, source.read().classes, repair=False), theirs)
+    same(custom.load_dicts(source, source.read().classes, repair=False), theirs)
     if not real:
         assert source.read().classes == ["cat", "dog"]  # by id
 
@@ -74,10 +72,10 @@ def test_voc_is_read_as_detectron2_reads_it():
     from detectron2.data.datasets.pascal_voc import load_voc_instances
 
     root = digit_scenes.ensure()
-    source = own_data.parse(f"mine=voc:{root}:val")
+    source = custom.parse_dataset(f"mine=voc:{root}:val")
     names = sorted(digit_scenes.CLASSES)
     assert source.read().classes == names
-    same(own_data.load(source, names, False), load_voc_instances(str(root), "val", names))
+    same(custom.load_dicts(source, names, False), load_voc_instances(str(root), "val", names))
 
 
 def test_voc_images_may_be_of_any_format(tmp_path):
@@ -91,8 +89,8 @@ BAD_TEXTS = ["cells", "=voc:a:b", "cells=voc:a", "cells=yolo:a:b", "cells=coco::
 
 @pytest.mark.parametrize("text", BAD_TEXTS)
 def test_what_is_not_understood_is_refused(text):
-    with pytest.raises(UserError, match=f"'{text}' is not understood; give NAME=coco:IMAGES"):
-        own_data.parse(text)
+    with pytest.raises(UserError, match=f"'{text}' is not a name and path. Give NAME=coco:IMAGES"):
+        custom.parse_dataset(text)
 
 
 FAULTS = [
@@ -121,7 +119,7 @@ FAULTS = [
 @pytest.mark.parametrize(("changes", "kind"), FAULTS, ids=lambda value: str(value)[:40])
 def test_each_fault_is_found(tmp_path, changes, kind):
     found = annotations.read_coco(tmp_path, coco(tmp_path, **changes))
-    kinds = {problem.kind for problem in data_check.check(found)}
+    kinds = {problem.kind for problem in validate.check(found)}
     assert kind in kinds if kind else not kinds
 
 
@@ -132,15 +130,15 @@ def test_a_turned_photo_is_told_of_and_its_size_is_right(tmp_path, turn, kind):
     exif = Image.Exif()
     exif[0x0112] = turn
     Image.fromarray(np.zeros((40, 30, 3), np.uint8)).save(tmp_path / "a.png", exif=exif)
-    found = data_check.check(annotations.read_coco(tmp_path, marks))
+    found = validate.check(annotations.read_coco(tmp_path, marks))
     assert {problem.kind for problem in found} == {kind}
 
 
 BROKEN = [
     ("{", "is not a COCO annotation file"),
-    ("[]", "it holds no object with 'images'"),
-    ('{"images": [], "annotations": []}', "it lacks 'categories'"),
-    ('{"images": [], "annotations": [], "categories": []}', "lists no categories"),
+    ("[]", "it is not an object with 'images'"),
+    ('{"images": [], "annotations": []}', "'categories' is missing"),
+    ('{"images": [], "annotations": [], "categories": []}', "list of categories is empty"),
 ]
 
 
@@ -152,15 +150,15 @@ def test_a_file_that_is_no_annotation_file_is_refused(tmp_path, text, message):
 
 
 def test_parts_in_the_wrong_order_are_named(tmp_path):
-    with pytest.raises(UserError, match="is a folder; the folder of the images comes first"):
-        own_data.parse(f"mine=coco:{tmp_path}/marks.json:{tmp_path}").read()
+    with pytest.raises(UserError, match="is a folder. Give the folder of the images first"):
+        custom.parse_dataset(f"mine=coco:{tmp_path}/marks.json:{tmp_path}").read()
 
 
 def test_voc_mistakes_are_named(tmp_path):
-    with pytest.raises(UserError, match="none is not a folder; give the one that holds ImageSets"):
+    with pytest.raises(UserError, match="none is not a folder. Give the folder of ImageSets"):
         annotations.read_voc(tmp_path / "none", "test")
     voc(tmp_path, [("cat", (1, 1, 9, 9))])
-    with pytest.raises(UserError, match="no split 'test' in .*; there are: train"):
+    with pytest.raises(UserError, match="split 'test' does not exist in .*. Choose from train"):
         annotations.read_voc(tmp_path, "test")
     (tmp_path / "Annotations/train1.xml").write_text("<annotation>")
     with pytest.raises(UserError, match=r"train1.xml is not a VOC annotation"):
@@ -172,7 +170,8 @@ def test_voc_mistakes_are_named(tmp_path):
 
 def load(folder, *overrides, train=None, test=None):
     chosen = {"TRAIN": train or [], "TEST": test or []}
-    options = ["MODEL.WEIGHTS", "", "OUTPUT_DIR", str(folder / "run"), *overrides]
+    random = ["MODEL.WEIGHTS", "", "MODEL.ROBUST.ARCH", "resnet50"]
+    options = [*random, "OUTPUT_DIR", str(folder / "run"), *overrides]
     cfg = config.load_config(VOC, options, datasets=chosen)
     config.check_inputs(cfg, train=train is not None)
     return cfg
@@ -195,20 +194,20 @@ def test_faults_refuse_or_are_repaired(tmp_path):
     with pytest.raises(UserError, match="1 of kind 'no area', 1 of kind 'outside'.*REPAIR True"):
         load(tmp_path, train=[text])
     load(tmp_path, "DATASETS.REPAIR", "True", train=[text])
-    (image,) = own_data.load(own_data.parse(text), ["cat", "dog"], repair=True)
+    (image,) = custom.load_dicts(custom.parse_dataset(text), ["cat", "dog"], repair=True)
     assert [mark["bbox"] for mark in image["annotations"]] == [[29, 4, 40, 9], [0, 0, 9, 9]]
 
 
 def test_other_classes_are_refused(tmp_path):
     text = f"a=coco:{tmp_path}:{coco(tmp_path)}"
-    with pytest.raises(UserError, match="has the classes 2: cat, dog, but the run has 1: cat"):
+    with pytest.raises(UserError, match="has other classes .2: cat, dog. than the run .1: cat"):
         load(tmp_path, "DATASETS.CLASSES", "['cat']", train=[text])
 
 
 def test_masks_need_masks(tmp_path):
     load(tmp_path, "MODEL.MASK_ON", "True", train=[f"a=coco:{tmp_path}:{coco(tmp_path)}"])
     voc(tmp_path, [("dog", (1, 1, 9, 9))])
-    with pytest.raises(UserError, match="MASK_ON is True, but .* 'a' has boxes without masks"):
+    with pytest.raises(UserError, match="MASK_ON is True, but .* 'a' has no masks"):
         load(tmp_path, "MODEL.MASK_ON", "True", train=[f"a=voc:{tmp_path}:train"])
 
 
@@ -216,7 +215,7 @@ def test_training_needs_objects(tmp_path):
     marks = coco(tmp_path)
     marks.write_text(json.dumps(json.loads(marks.read_text()) | {"annotations": []}))
     load(tmp_path, test=[f"a=coco:{tmp_path}:{marks}"])
-    with pytest.raises(UserError, match="data set 'a' has no object in its 2 images; give annot"):
+    with pytest.raises(UserError, match="dataset 'a': no object in 2 images. Give annot"):
         load(tmp_path, train=[f"a=coco:{tmp_path}:{marks}"])
 
 
@@ -247,8 +246,8 @@ def test_the_two_boxes_without_area_of_the_blood_cells():
     found = [
         problem
         for split in ("trainval", "test")
-        for problem in data_check.check(annotations.read_voc(BCCD, split))
-        if problem.kind in data_check.MENDED | data_check.FATAL
+        for problem in validate.check(annotations.read_voc(BCCD, split))
+        if problem.kind in validate.REPAIRABLE | validate.FATAL
     ]
     assert {(p.kind, p.image) for p in found} == {
         ("no area", "BloodImage_00338.jpg"),

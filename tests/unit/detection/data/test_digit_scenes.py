@@ -122,5 +122,5 @@ def _ensure(_):
 def test_a_data_set_that_is_not_on_disk_is_named(monkeypatch):
     monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
     for name in ("coco_2017_train", "voc_2007_test"):
-        with pytest.raises(UserError, match=f"data set '{name}' needs .* set DETECTRON2_DATASETS"):
+        with pytest.raises(UserError, match=f"'{name}': .* not exist.* set DETECTRON2_DATASETS"):
             data.check_dataset(name)

@@ -30,7 +30,7 @@ def test_the_choice_is_random_sorted_and_the_seeds():
 
 @pytest.mark.parametrize("wanted", [0, 201])
 def test_too_many_or_no_images(wanted):
-    with pytest.raises(UserError, match=f"--images is {wanted}, but '{COCO}' has 200; give 1 to"):
+    with pytest.raises(UserError, match=f"--images is {wanted}, but '{COCO}' has 200. Give 1 to"):
         subset.choose(COCO, wanted, seed=0)
 
 
@@ -65,5 +65,5 @@ def test_a_voc_subset_has_its_files(tmp_path):
 
 def test_a_voc_subset_without_a_class_is_refused(tmp_path):
     items = subset.choose(VOC, 1, seed=0)
-    with pytest.raises(UserError, match="the 1 chosen images have no .*give --images a larger"):
+    with pytest.raises(UserError, match="The 1 chosen images have no .*Use a larger --images"):
         subset.register(VOC, items, tmp_path)

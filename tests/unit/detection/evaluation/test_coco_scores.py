@@ -91,7 +91,7 @@ def test_size_buckets_and_a_part_of_the_images(task):
     assert set(metrics) - set(whole) == set(names[1:])
 
 
-EDGES = [([5], "at least two"), ([0, 8, 8], "increase"), ([-1, 8], "from 0 or more")]
+EDGES = [([5], "at least two"), ([0, 8, 8], "increasing"), ([-1, 8], "of at least 0")]
 
 
 @pytest.mark.parametrize(("edges", "message"), EDGES)
@@ -191,7 +191,7 @@ def test_what_is_not_listed_is_left_out_and_told(caplog):
     expected = percent(official(contents, rows, "bbox").stats)
     metrics = coco_scores.score(coco_files.truth(contents, "file.json"), rows, "bbox")
     np.testing.assert_allclose([metrics[n] for n in NUMBERS], expected, **EXACT)
-    assert f"file.json: {count} annotations of images" in caplog.text
+    assert f"file.json: {count} annotations of unlisted images" in caplog.text
 
 
 def test_names_that_are_there_twice():

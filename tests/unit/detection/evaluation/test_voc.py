@@ -15,9 +15,8 @@ from detectron2.evaluation import PascalVOCDetectionEvaluator
 from detectron2.evaluation.pascal_voc_evaluation import parse_rec, voc_eval
 
 from robust_backbones.core.errors import UserError
-from robust_backbones.detection.data.custom import Source, load
-from robust_backbones.detection.evaluation import voc as voc_evaluation
-from robust_backbones.detection.evaluation import voc_scores
+from robust_backbones.detection.data.custom import CustomDataset, load_dicts
+from robust_backbones.detection.evaluation import voc
 from tests.support.official_coco import EXACT, NUMBERS, official, percent
 
 DIGITS = "digit_scenes_voc_val"
@@ -52,7 +51,7 @@ def write_voc(root, seed=0, images=40):
 def rows_of(name, seed=0, unseen=()):
     """Predictions from the objects of a registered data set: moved boxes, most classes right."""
     rng = np.random.default_rng(seed)
-    contents = voc_evaluation.annotations(name)
+    contents = voc.voc_annotations(name)
     places = [row["id"] for row in contents["categories"]]
     rows = []
     for row in 3 * contents["annotations"]:
@@ -129,7 +128,7 @@ def test_every_class_and_overlap_as_voc_eval(tmp_path, register, data):
     else:
         pytest.skip(f"{REAL} is not there")
     meta, rows = MetadataCatalog.get(name), rows_of(name)
-    metrics = voc_evaluation.score(name, rows)
+    metrics = voc.score(name, rows)
     ious = range(50, 100, 5)
     for suffix, points in (("07", True), ("area", False)):
         table = np.array([devkit(tmp_path, meta, rows, i / 100, points) for i in ious])
@@ -150,7 +149,7 @@ def test_every_class_and_overlap_as_voc_eval(tmp_path, register, data):
 )
 def test_the_year_chooses_the_rule(tmp_path, register, year, rule):
     name = register(write_voc(tmp_path / "voc"), year=year)
-    metrics = voc_evaluation.score(name, rows_of(name))
+    metrics = voc.score(name, rows_of(name))
     for key in ("AP", "AP50", "AP75"):
         assert metrics[key] == metrics[f"{key}_{rule}"]
 
@@ -160,19 +159,19 @@ def test_detectron2s_evaluator(tmp_path, register):
     dicts = DatasetCatalog.get(DIGITS)[:100]  # so few that all scores differ after rounding, too
     inputs, found = outputs(dicts, 10, decimals=(3, 1))
     theirs = evaluate(PascalVOCDetectionEvaluator(DIGITS), inputs, found)["bbox"]
-    ours = evaluate(voc_evaluation.VocEvaluator(DIGITS, tmp_path), inputs, found)["bbox"]
+    ours = evaluate(voc.VocEvaluator(DIGITS, tmp_path), inputs, found)["bbox"]
     for key, value in theirs.items():
         assert ours[key] == pytest.approx(value, abs=1e-4), key  # float32 boxes are rounded twice
     assert ours["AP50"] > 20
     rows = json.loads((tmp_path / "coco_instances_results.json").read_text())
     assert len(rows) == sum(len(output["instances"]) for output in found)
     assert len({row["score"] for row in rows}) == len(rows)
-    np.testing.assert_equal(voc_evaluation.score(DIGITS, rows), ours)
+    np.testing.assert_equal(voc.score(DIGITS, rows), ours)
 
 
 def test_classes_without_objects_or_detections(tmp_path, register):
     name = register(write_voc(tmp_path / "voc"))
-    metrics = voc_evaluation.score(name, rows_of(name, unseen=[2]))
+    metrics = voc.score(name, rows_of(name, unseen=[2]))
     per_class = {text: metrics[f"AP-{text}"] for text in CLASSES}
     assert [text for text, ap in per_class.items() if math.isnan(ap)] == ["dog", "elk"]
     assert per_class["cow"] == 0 < per_class["bee"]
@@ -181,12 +180,12 @@ def test_classes_without_objects_or_detections(tmp_path, register):
 
 
 def _coco_ap(name, rows):
-    return percent(official(voc_evaluation.annotations(name), rows, "bbox").stats)[0]
+    return percent(official(voc.voc_annotations(name), rows, "bbox").stats)[0]
 
 
 def test_no_detection_at_all_is_zero(tmp_path, register):
     name = register(write_voc(tmp_path / "voc"))
-    results = evaluate(voc_evaluation.VocEvaluator(name), [], [])
+    results = evaluate(voc.VocEvaluator(name), [], [])
     numbers = [v for k, v in results["bbox"].items() if "-" not in k and not math.isnan(v)]
     assert set(numbers) == {0.0} and len(numbers) >= 15
 
@@ -194,9 +193,9 @@ def test_no_detection_at_all_is_zero(tmp_path, register):
 def test_cocos_metrics_of_the_same_data(tmp_path, register):
     """Those of pycocotools with difficult objects as crowds."""
     name = register(write_voc(tmp_path / "voc"))
-    rows, contents = rows_of(name), voc_evaluation.annotations(name)
+    rows, contents = rows_of(name), voc.voc_annotations(name)
     assert 10 < sum(row["iscrowd"] for row in contents["annotations"])
-    metrics = voc_evaluation.score(name, rows)
+    metrics = voc.score(name, rows)
     expected = percent(official(contents, rows, "bbox").stats)
     np.testing.assert_allclose([metrics[f"{n}_coco"] for n in NUMBERS], expected, **EXACT)
 
@@ -207,7 +206,7 @@ def test_a_difficult_object_counts_neither_way():
     def boxes(*rows):
         table = np.array(rows, float)
         places, labels = table[:, 0].astype(int), np.zeros(len(table), int)
-        return voc_scores.Boxes(places, labels, table[:, 1:5], table[:, 5])
+        return voc.Boxes(places, labels, table[:, 1:5], table[:, 5])
 
     objects = boxes([1, 1, 1, 10, 10, 1], [1, 31, 1, 40, 10, 0])
     detections = [
@@ -217,13 +216,13 @@ def test_a_difficult_object_counts_neither_way():
         [1, 1, 1, 10, 10, 0.6],  # right: precision 1/2 at recall 1
         [1, 1, 1, 10, 10, 0.5],  # again: wrong
     ]
-    metrics = voc_scores.score(objects, boxes(*detections), ["thing"], 2012)
+    metrics = voc.voc_metrics(objects, boxes(*detections), ["thing"], 2012)
     assert metrics["AP"] == metrics["AP_area"] == metrics["AP_07"] == pytest.approx(50)
     # Overlap of exactly one half is not enough.
     half = boxes([1, 1, 1, 10, 5, 1])
-    assert voc_scores.score(objects, half, ["thing"], 2012)["AP50"] == 0
+    assert voc.voc_metrics(objects, half, ["thing"], 2012)["AP50"] == 0
     more = boxes([1, 1, 1, 10, 5.01, 1])
-    assert voc_scores.score(objects, more, ["thing"], 2012)["AP50"] == pytest.approx(100)
+    assert voc.voc_metrics(objects, more, ["thing"], 2012)["AP50"] == pytest.approx(100)
 
 
 def test_own_voc_data_are_scored_as_they_are_repaired(tmp_path):
@@ -238,12 +237,12 @@ def test_own_voc_data_are_scored_as_they_are_repaired(tmp_path):
     counts, difficult = {}, {}
     for repair in (False, True):
         name = f"own_voc_{repair}"
-        source = Source(name, "voc", str(root), "test")
-        DatasetCatalog.register(name, lambda r=repair, s=source: load(s, classes, r))
+        source = CustomDataset(name, "voc", str(root), "test")
+        DatasetCatalog.register(name, lambda r=repair, s=source: load_dicts(s, classes, r))
         MetadataCatalog.get(name).set(source=source, evaluator_type="pascal_voc", **meta)
-        rows = voc_evaluation.annotations(name)["annotations"]
+        rows = voc.voc_annotations(name)["annotations"]
         counts[repair], difficult[repair] = len(rows), sum(row["iscrowd"] for row in rows)
-        assert voc_evaluation.score(name, rows_of(name))["AP50"] > 20
+        assert voc.score(name, rows_of(name))["AP50"] > 20
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
     assert counts[False] - counts[True] == 1
@@ -253,7 +252,7 @@ def test_own_voc_data_are_scored_as_they_are_repaired(tmp_path):
 MISTAKES = [
     ("Annotations/000003.xml", None, "lists 000003, but .* does not exist"),
     ("Annotations/000003.xml", "<annotation>", "000003.xml is not a VOC annotation"),
-    ("ImageSets/Main/test.txt", None, "no split 'test' in"),
+    ("ImageSets/Main/test.txt", None, "split 'test' does not exist in"),
 ]
 
 
@@ -262,13 +261,13 @@ def test_folders_that_cannot_be_read(tmp_path, register, file, text, message):
     root = write_voc(tmp_path / "voc", images=5)
     (root / file).unlink() if text is None else (root / file).write_text(text)
     with pytest.raises(UserError, match=message):
-        voc_evaluation.score(register(root), [])
+        voc.score(register(root), [])
 
 
 def test_predictions_that_do_not_fit(tmp_path, register):
     name = register(write_voc(tmp_path / "voc", images=5))
     good = {"image_id": "000001", "category_id": 4, "bbox": [1, 2, 3, 4], "score": 0.5}
-    voc_evaluation.score(name, [good])
+    voc.score(name, [good])
     for change in ({"category_id": 5}, {"image_id": 1}):
-        with pytest.raises(UserError, match=f"has {next(iter(change))} .*, which {name} does not"):
-            voc_evaluation.score(name, [good | change])
+        with pytest.raises(UserError, match=f"has {next(iter(change))} .*, which is not in {name}"):
+            voc.score(name, [good | change])

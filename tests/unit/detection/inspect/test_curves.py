@@ -51,13 +51,13 @@ def test_a_runs_numbers_are_read(tmp_path, name):
 
 def test_a_run_without_numbers_is_refused(tmp_path):
     with pytest.raises(
-        UserError, match="No such file or directory; give a folder with the metrics"
+        UserError, match="No such file or directory.. Give the folder of a run, with metrics"
     ):
         curves.read(tmp_path)
     (tmp_path / "metrics.json").write_text('{"iteration": 3')
-    with pytest.raises(UserError, match="has no iteration of a training"):
+    with pytest.raises(UserError, match="contains no training iteration"):
         curves.read(tmp_path)
-    with pytest.raises(UserError, match="neither a loss nor a learning rate nor an AP"):
+    with pytest.raises(UserError, match="no loss, learning rate or AP"):
         curves.draw({"a": {"time": {1: 2.0}}}, tmp_path / "curves.png")
 
 

@@ -128,15 +128,15 @@ def test_a_list_is_a_batch(predictor, monkeypatch):
 
 
 WRONG = [
-    (np.zeros((8, 8), np.uint8), r"shape \(8, 8\); give \(H, W, 3\), RGB"),
-    (np.zeros((3, 8, 8), np.uint8), r"shape \(3, 8, 8\); give \(H, W, 3\)"),
+    (np.zeros((8, 8), np.uint8), r"shape \(8, 8\). Give \(H, W, 3\), RGB"),
+    (np.zeros((3, 8, 8), np.uint8), r"shape \(3, 8, 8\). Give \(H, W, 3\)"),
     (np.zeros((8, 8, 4), np.uint8), r"shape \(8, 8, 4\)"),
     (np.zeros((0, 8, 3), np.uint8), r"shape \(0, 8, 3\)"),
     (np.zeros((2, 8, 8, 3), np.uint8), "A batch is a list of images"),
-    (np.zeros((8, 8, 3), np.float32), "float32; give uint8 .* multiply values in .0, 1. by 255"),
-    (np.zeros((8, 8, 3), np.int64), "an image is int64"),
-    (np.zeros((1, 9999, 3), np.uint8), "9999 x 1 pixels, too thin .*MAX_SIZE_TEST 1333"),
-    (torch.zeros(8, 8, 3), "an image is a Tensor; give an"),
+    (np.zeros((8, 8, 3), np.float32), "float32. Give uint8 .* multiply values in .0, 1. by 255"),
+    (np.zeros((8, 8, 3), np.int64), "an image has dtype int64"),
+    (np.zeros((1, 9999, 3), np.uint8), "9999 x 1 pixels is too thin .*MAX_SIZE_TEST 1333"),
+    (torch.zeros(8, 8, 3), "an image is a Tensor. Give an"),
     ([np.zeros((8, 8), np.uint8)], r"shape \(8, 8\)"),
     ("none.png", "image 'none.png' does not exist"),
     (__file__, "cannot be read as an image"),
@@ -160,19 +160,19 @@ def refused(run, tmp_path, backbone):
     (tmp_path / "alone.pth").write_bytes(b"")
     config = run / "config.yaml"
     return {
-        "nothing": (("none",), "'none' does not exist; give a run folder, a checkpoint"),
-        "empty folder": ((tmp_path / "empty",), "holds no config.yaml"),
-        "lone checkpoint": ((tmp_path / "alone.pth",), "holds no config.yaml.*give the config"),
-        "no checkpoint": ((tmp_path / "unfinished",), "holds no checkpoint yet; give weights"),
+        "nothing": (("none",), "'none' does not exist. Give a run folder, a checkpoint"),
+        "empty folder": ((tmp_path / "empty",), "contains no config.yaml"),
+        "lone checkpoint": ((tmp_path / "alone.pth",), "contains no config.yaml.*Give the config"),
+        "no checkpoint": ((tmp_path / "unfinished",), "contains no checkpoint. Give weights"),
         "no config": (("none.yaml",), "config file 'none.yaml' does not exist"),
-        "backbone": ((config, backbone), "tensors of the model did not come .* a whole detector"),
+        "backbone": ((config, backbone), "a whole detector .* tensors of the model did not come"),
         "short": ((config, tmp_path / "short.pth"), "1 tensors of the model .*cls_score.bias"),
         "no weights": ((config, ""), "MODEL.WEIGHTS is empty. Give the checkpoint of a"),
         "missing": ((config, "none.pth"), "MODEL.WEIGHTS 'none.pth' does not exist. Give the"),
-        "key": ((run, None, None, ["MODEL.NOTHING", 1]), "MODEL.NOTHING: no such"),
+        "key": ((run, None, None, ["MODEL.NOTHING", 1]), "MODEL.NOTHING is not a conf"),
         "CfgNode key": ((small(run, final), None, None, ["MODEL.NOTHING", 1]), "MODEL.NOTHING"),
         "other model": ((run, None, None, ["MODEL.FPN.OUT_CHANNELS", 8]), "did not come from the"),
-        "device": ((run, None, "gpu"), "device 'gpu' is unknown; give 'cuda', 'cuda:1' or 'cpu'"),
+        "device": ((run, None, "gpu"), "device 'gpu' is unknown. Use 'cuda', 'cuda:1' or 'cpu'"),
     }
 
 
@@ -188,7 +188,7 @@ def test_the_cpu_serves_where_there_is_no_gpu(run, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     made = detection.load(run, overrides=["MODEL.DEVICE", "cuda"])
     assert made.model.device.type == "cpu"
-    with pytest.raises(UserError, match="device 'cuda:1' is not there: no GPU found"):
+    with pytest.raises(UserError, match="device 'cuda:1': no CUDA GPU found"):
         detection.load(run, device="cuda:1")
 
 
@@ -203,10 +203,10 @@ def test_classes_are_those_of_the_weights_or_cannot_be_wrong(run, tmp_path):
     assert detection.load(*silent).classes == CLASSES  # of the data set in the config
     letters = tuple("abcdefghij")
     assert detection.load(*silent, [*own, "DATASETS.CLASSES", list(letters)]).classes == letters
-    with pytest.raises(UserError, match="data set 'mine_val' is not known here; set DATASETS.CLA"):
+    with pytest.raises(UserError, match="dataset 'mine_val' is not registered. Set DATASETS.CLA"):
         _ = detection.load(*silent, own).classes
     coco = ["DATASETS.TEST", "('coco_2017_val',)"]
-    with pytest.raises(UserError, match="has 10 classes, .* data set 'coco_2017_val' has 80; set"):
+    with pytest.raises(UserError, match="has 10 classes, .* dataset 'coco_2017_val' has 80. Set"):
         _ = detection.load(*silent, coco).classes
     made = detection.load(run, overrides=coco)
     assert made.classes == CLASSES == tuple(made.metadata.thing_classes)

@@ -12,8 +12,7 @@ from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import sha256
 from robust_backbones.detection.data import subset
 from robust_backbones.detection.evaluation import build_evaluator
-from robust_backbones.detection.robustness import grid as conditions
-from robust_backbones.detection.robustness import subject
+from robust_backbones.detection.robustness import grid
 from robust_backbones.detection.robustness.grid import Condition
 from tests.support.small_detectors import DIGITS, overrides, tiny_config, tiny_detector, tiny_file
 
@@ -63,7 +62,7 @@ def darken(numbers):
 def measured(condition, items, folder, dataset=COCO, **more):
     name = subset.register(dataset, items, folder)
     evaluator = build_evaluator(tiny_config(), name, str(folder / "scores"))
-    return conditions.measure(Oracle(), items, condition, evaluator, **more)
+    return grid.measure(Oracle(), items, condition, evaluator, **more)
 
 
 @pytest.mark.parametrize(("dataset", "images"), [(COCO, 12), ("digit_scenes_voc_val", 50)])
@@ -97,10 +96,10 @@ def test_the_change_is_what_is_scored_and_all_batches_are_recorded(tmp_path, siz
 
 
 UNREADABLE = {
-    "cannot be read as an image .No such file or directory.; replace it": FileNotFoundError(
+    "cannot be read as an image .No such file or directory.. Replace it": FileNotFoundError(
         2, "No such file or directory"
     ),
-    "cannot be read as an image .no known image format.": UnidentifiedImageError("<_io.Buffered"),
+    "cannot be read as an image .unknown image format.": UnidentifiedImageError("<_io.Buffered"),
     "an image is 20 x 20 pixels": UserError("an image is 20 x 20 pixels; leave it out."),
 }
 
@@ -123,19 +122,19 @@ def test_an_image_that_cannot_be_used_is_named(tmp_path, message, workers):
 def study(tmp_path, monkeypatch):
     """`run(conditions, settings)` on an oracle; counts how often each condition is measured."""
     items = subset.choose(COCO, 6, seed=0)
-    found = subject.Subject(tiny_config(), "digest", COCO, items)
-    monkeypatch.setattr(conditions, "load_model", lambda cfg: Oracle())
-    counted, plain = [], conditions.measure
+    found = grid.Target(tiny_config(), "digest", COCO, items)
+    monkeypatch.setattr(grid, "load_model", lambda cfg: Oracle())
+    counted, plain = [], grid.measure
 
     def measure(model, items, condition, *args):
         counted.append(condition.name)
         return plain(model, items, condition, *args)
 
-    monkeypatch.setattr(conditions, "measure", measure)
+    monkeypatch.setattr(grid, "measure", measure)
 
     def run(plan, settings=None):
         settings = settings or found.settings(seed=0)
-        return conditions.measure_all(found, plan, settings, tmp_path)
+        return grid.measure_all(found, plan, settings, tmp_path)
 
     return SimpleNamespace(run=run, counted=counted, found=found, folder=tmp_path)
 
@@ -188,7 +187,7 @@ def test_rows_of_other_settings_are_refused(study, change, message):
     study.run(plan("clean"))
     settings = study.found.settings(seed=0)
     settings["config"] = settings["config"] | change.pop("config", {})
-    with pytest.raises(UserError, match=f"with other settings: {message}; give the same"):
+    with pytest.raises(UserError, match=f"with other settings: {message}. Use the same"):
         study.run(plan("clean"), settings | change)
 
 
@@ -197,14 +196,16 @@ def test_keys_that_change_no_figure_may_differ(study):
     cfg = tiny_config(
         OUTPUT_DIR="elsewhere", **{"DATALOADER.NUM_WORKERS": "0", "SOLVER.BASE_LR": "0.5"}
     )
-    found = subject.Subject(cfg, "digest", COCO, study.found.items)
+    found = grid.Target(cfg, "digest", COCO, study.found.items)
     study.run(plan("clean"), found.settings(seed=0))
     assert study.counted == ["clean"]
 
 
 def test_a_foreign_file_is_not_taken_for_rows(study):
     (study.folder / "cells.json").write_text('{"cells": []}')
-    with pytest.raises(UserError, match="cells.json is not a file of this program; choose another"):
+    with pytest.raises(
+        UserError, match="cells.json was not written by this program. Choose another"
+    ):
         study.run(plan("clean"))
 
 
@@ -213,14 +214,15 @@ def test_clean_images_are_predicted_on_as_detectron2_does(tmp_path):
     from detectron2.data import DatasetMapper, build_detection_test_loader
     from detectron2.evaluation import inference_on_dataset
 
+    from robust_backbones.detection.robustness.attack_report import AttackSettings
     from robust_backbones.detection.robustness.attack_report import conditions as attack_conditions
 
     cfg = tiny_config(**{"INPUT.MIN_SIZE_TEST": "64"})
     model, items = tiny_detector(cfg).eval(), subset.choose(COCO, 4, seed=0)
-    attack = {"constraint": "linf", "steps": 1, "step_size": None, "loss": "all"}
+    attack = AttackSettings("linf", 1, ("all",), 1)
     (clean,) = attack_conditions(cfg, COCO, [], attack, seed=0, pictures=[], folder=tmp_path)
     ours, theirs = recorder(), recorder()
-    row = conditions.measure(model, items, clean, ours)
+    row = grid.measure(model, items, clean, ours)
     loader = build_detection_test_loader(
         [item for _, item in items], mapper=DatasetMapper(cfg, is_train=False)
     )
@@ -255,12 +257,12 @@ def recorder():
 
 
 MISTAKES = [
-    ({}, 'MODEL.WEIGHTS is ""; give the checkpoint of a trained detector'),
+    ({}, "MODEL.WEIGHTS is empty. Give the checkpoint of a trained detector"),
     ({"MODEL.WEIGHTS": "none.pth"}, "MODEL.WEIGHTS 'none.pth' does not exist"),
-    ({"DATASETS.TEST": "()"}, r"DATASETS.TEST is \(\); give one data set"),
+    ({"DATASETS.TEST": "()"}, r"DATASETS.TEST is \(\). Give one dataset"),
     (
         {"DATASETS.TEST": "['nothing']", "MODEL.WEIGHTS": str(DIGITS)},
-        "data set 'nothing' is not registered",
+        "dataset 'nothing' is not registered",
     ),
 ]
 
@@ -268,20 +270,20 @@ MISTAKES = [
 @pytest.mark.parametrize(("more", "message"), MISTAKES, ids=[m[:25] for _, m in MISTAKES])
 def test_what_cannot_be_measured(more, message):
     with pytest.raises(UserError, match=message):
-        subject.find(DIGITS, overrides(**more), None, 0)
+        grid.find_target(DIGITS, overrides(**more), None, 0)
 
 
 def test_a_backbone_is_no_detector(resnet18_backbone):
     cfg = tiny_config(**{"MODEL.WEIGHTS": str(resnet18_backbone)})
-    with pytest.raises(UserError, match="tensors of the model did not come .* a whole detector"):
-        subject.load_model(cfg)
+    with pytest.raises(UserError, match="a whole detector .* tensors of the model did not come"):
+        grid.load_model(cfg)
 
 
 def test_a_subject_names_its_file_and_loads_it(tmp_path):
     path = tiny_file(tmp_path / "detector.pth", tiny_config())
-    found = subject.find(DIGITS, overrides(**{"MODEL.WEIGHTS": str(path)}), 3, 0)
+    found = grid.find_target(DIGITS, overrides(**{"MODEL.WEIGHTS": str(path)}), 3, 0)
     assert found.weights_sha256 == sha256(path) and len(found.items) == 3
-    model = subject.load_model(found.cfg)
+    model = grid.load_model(found.cfg)
     assert not model.training and not any(p.requires_grad for p in model.parameters())
     wanted = torch.load(path, weights_only=True)["model"]
     assert all(torch.equal(t, wanted[name]) for name, t in model.state_dict().items())

@@ -114,7 +114,7 @@ def test_what_broke_a_run_is_kept(make, tmp_path):
     before = weights(found.model)
     with torch.no_grad():
         found.model.proposal_generator.rpn_head.objectness_logits.bias.fill_(float("nan"))
-    with pytest.raises(UserError, match="diverged at iteration 0: .*NaN.*; lower SOLVER.BASE_LR"):
+    with pytest.raises(UserError, match="diverged at iteration 0: .*NaN.*. Reduce SOLVER.BASE_LR"):
         found.run_step()
     kept = torch.load(tmp_path / "not_finite_iter0_rank0.pth", weights_only=True)
     assert kept["iteration"] == 0 and len(kept["batch"]) == 2
@@ -136,7 +136,7 @@ def test_the_best_is_kept_beside_the_last(make, tmp_path, monkeypatch):
     found.checkpointer.save("model_0000003", iteration=3)
     assert make(resume=True).best == found.best
     monkeypatch.setattr(found, "test", lambda cfg, model: {"segm": {"AP": 1.0}})
-    with pytest.raises(UserError, match="TEST.BEST is 'bbox/AP', .*one of: segm/AP"):
+    with pytest.raises(UserError, match="TEST.BEST is 'bbox/AP', .*Choose from segm/AP"):
         found._evaluate()
 
 
@@ -236,7 +236,7 @@ def test_the_schedule_given_now_is_taken_when_asked_for(make, tmp_path):
     assert {group["lr"] for group in again.optimizer.param_groups} == {0.5}
     first.iter = 9
     first.checkpointer.save("model_0000009", iteration=9)
-    with pytest.raises(UserError, match="MAX_ITER is 6, but the run in .* has made 10 iterations"):
+    with pytest.raises(UserError, match="MAX_ITER is 6, but the run .* has finished 10 iter"):
         make(resume=True)
 
 

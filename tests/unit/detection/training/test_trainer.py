@@ -84,7 +84,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path, resnet18_backbone):
 
 def test_a_used_folder_is_not_written_over(tmp_path, resnet18_backbone):
     (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
-    with pytest.raises(UserError, match="holds a run already; pass --resume"):
+    with pytest.raises(UserError, match="contains a run already. Use --resume"):
         run.continued(small(tmp_path, resnet18_backbone), False, False)
 
 
@@ -120,11 +120,17 @@ def test_the_config_of_a_run_is_replaced_in_one_step_and_not_by_an_evaluation(tm
 
 
 CHANGES = [  # key, value now, with --restart-schedule, value used, what is said
-    ("SOLVER.BASE_LR", "0.5", False, 0.02, "began with 0.02, and goes on with that. --restart"),
-    ("SOLVER.BASE_LR", "0.5", True, 0.5, "began with 0.02, and goes on with the new one"),
-    ("SOLVER.STEPS", "(3,)", False, (450, 550), "SOLVER.STEPS is [3]; the run began with [450, "),
-    ("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "1.0", False, 1.0, "goes on with the new one"),
-    ("MODEL.WEIGHTS", "other.pth", True, None, "goes on with weights of its own. Other weights"),
+    ("SOLVER.BASE_LR", "0.5", False, 0.02, "started with 0.02. It continues with the old value."),
+    ("SOLVER.BASE_LR", "0.5", True, 0.5, "started with 0.02. It continues with the new value"),
+    (
+        "SOLVER.STEPS",
+        "(3,)",
+        False,
+        (450, 550),
+        "SOLVER.STEPS is [3], but the run started with [450, ",
+    ),
+    ("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "1.0", False, 1.0, "continues with the new value"),
+    ("MODEL.WEIGHTS", "other.pth", True, None, "It continues from its own weights."),
     ("TEST.EVAL_PERIOD", "9", False, 9, None),
 ]
 
@@ -149,22 +155,22 @@ def test_what_differs_at_resuming_is_said(
 MISTAKES = [
     (["--config", "configs/coco_mask_rcn.yaml"], "does not exist. Did you mean configs/coco_mask_"),
     (["SOLVER.MAX_ITR", "3"], "SOLVER.MAX_ITR"),
-    (["DATASETS.TRAIN", "['digit_scene']"], "'digit_scene' is not registered; known: digit"),
+    (["DATASETS.TRAIN", "['digit_scene']"], "'digit_scene' is not registered. Choose from digit"),
     (["DATASETS.TEST", "['coco_2017_val']"], "set DETECTRON2_DATASETS"),
     (["MODEL.WEIGHTS", "none.pth"], "'none.pth' does not exist. Give the checkpoint of a det"),
     (["MODEL.WEIGHTS", "output/demo/x.pth"], "does not exist. Create it with: make demo"),
     (["MODEL.WEIGHTS", "none.pth", "--eval-only"], "Give the checkpoint of a detector"),
     (["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(DIGITS)], "is not a checkpoint"),
-    (["--num-gpus", "99"], "--num-gpus 99, but this machine has"),
-    (["OUTPUT_DIR", str(DIGITS)], "; give the name of a folder"),
-    (["OUTPUT_DIR", ""], "OUTPUT_DIR is ''; give the name of a folder"),
-    (["SOLVER.MAX_ITER", "0"], "SOLVER.MAX_ITER is 0; it must be at least 1"),
-    (["SOLVER.REFERENCE_WORLD_SIZE", "3"], "it must be 0 or a divisor of SOLVER.IMS_PER_BATCH, 2"),
-    (["MODEL.ROI_HEADS.NUM_CLASSES", "3"], "'digit_scenes_train' has 10 classes; set it to 10"),
-    (["MODEL.META_ARCHITECTURE", "RetinaNet"], "RETINANET.NUM_CLASSES is 80, but data set 'digit"),
-    (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN is (); it must be at least one data set"),
+    (["--num-gpus", "99"], "--num-gpus 99: this machine has"),
+    (["OUTPUT_DIR", str(DIGITS)], ". Give the name of a folder"),
+    (["OUTPUT_DIR", ""], "OUTPUT_DIR is ''. Give the name of a folder"),
+    (["SOLVER.MAX_ITER", "0"], "SOLVER.MAX_ITER is 0. It must be at least 1"),
+    (["SOLVER.REFERENCE_WORLD_SIZE", "3"], "It must be 0 or a divisor of SOLVER.IMS_PER_BATCH, 2"),
+    (["MODEL.ROI_HEADS.NUM_CLASSES", "3"], "'digit_scenes_train' has 10 classes. Set it to 10"),
+    (["MODEL.META_ARCHITECTURE", "RetinaNet"], "RETINANET.NUM_CLASSES is 80, but dataset 'digit"),
+    (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN is (). It must be at least one dataset"),
     (["SOLVER.BASE_LR", "1e9", "SOLVER.CLIP_GRADIENTS.ENABLED", "False"], "training diverged at"),
-    (["SOLVER.IMS_PER_BATCH", "0"], "SOLVER.IMS_PER_BATCH is 0; it must be a positive multiple"),
+    (["SOLVER.IMS_PER_BATCH", "0"], "SOLVER.IMS_PER_BATCH is 0. It must be a positive multiple"),
     (["MODEL.META_ARCHITECTURE", "Nothing"], "the configured model cannot be built"),
     (["MODEL.DEVICE", "gpu"], "the configured model cannot be built"),
 ]

@@ -25,15 +25,15 @@ def spoiled(tmp_path) -> dict[str, object]:
 
 
 PREDICTIONS = {
-    "image": r"prediction 0 .* image_id 99999, which digit_scenes_val does not have \(0, 1, 2",
-    "class": "has category_id 77, which digit_scenes_val does not have",
-    "keys": "prediction 0 .from 0. has no category_id; it must have image_id, category_id, score",
-    "box": r"has bbox \[1, 2, 3\]; it must be \[x, y, width, height\], four finite numbers",
-    "number": "has score 'high'; it must be a finite number",
-    "dictionary": "must be a list of predictions; found dict",
+    "image": r"prediction 0 .* image_id 99999, which is not in digit_scenes_val \(0, 1, 2",
+    "class": "has category_id 77, which is not in digit_scenes_val",
+    "keys": "prediction 0 .from 0. has no category_id. It must have image_id, category_id, score",
+    "box": r"has bbox \[1, 2, 3\]. It must be \[x, y, width, height\], four finite numbers",
+    "number": "has score 'high'. It must be a finite number",
+    "dictionary": "must be a list of predictions, not a dict",
     "mask": r"has a mask of size \[5, 5\], but image 0 has \[96, 96\] \(height, width\)",
     "cut": "cut.json is not JSON",
-    "none": "cannot read .*none.json: No such file or directory",
+    "none": "none.json: the file cannot be read .No such file or directory",
 }
 
 

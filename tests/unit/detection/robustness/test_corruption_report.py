@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from robust_backbones import corruptions
 from robust_backbones.commands import corrupt
 from robust_backbones.core.errors import UserError
-from robust_backbones.detection.robustness import corruption_report, corruptions
+from robust_backbones.detection.robustness import corruption_report
 from tests.support.small_detectors import (
     DIGITS,
     DatasetCatalog,
@@ -99,9 +100,14 @@ def test_any_image_size_will_do(photo, size, severity, capsys):
 @pytest.mark.parametrize(
     ("size", "kind", "severity", "message"),
     [
-        ((31, 40), "fog", 1, "an image is 40 x 31 pixels; corruptions need at least 32 x 32"),
-        ((40, 40), "rain", 1, "corruption 'rain' at severity 1 is unknown; the kinds are gaussian"),
-        ((40, 40), "fog", 6, "corruption 'fog' at severity 6 is unknown; .* severities 1, 2, 3"),
+        ((31, 40), "fog", 1, "an image has 40 x 31 pixels, but corruptions need at least 32 x 32"),
+        (
+            (40, 40),
+            "rain",
+            1,
+            "corruption 'rain' at severity 1 is unknown. Choose a severity from 1, 2",
+        ),
+        ((40, 40), "fog", 6, "corruption 'fog' at severity 6 is unknown.* a kind from gaussian"),
     ],
 )
 def test_what_cannot_be_corrupted(photo, size, kind, severity, message):
@@ -115,7 +121,10 @@ def test_an_absent_package_is_told_of_before_any_work(monkeypatch, capsys, tmp_p
         corrupt.main(["--config", "digits_mask_rcnn_robust.yaml"])
     assert stop.value.code == 2
     error = capsys.readouterr().err
-    assert "install it: pip install numba && pip install --no-deps imagecorruptions-imaug" in error
+    assert (
+        "Install it with: pip install numba && pip install --no-deps imagecorruptions-imaug"
+        in error
+    )
 
 
 def test_another_package_of_that_name_is_not_taken(monkeypatch):
@@ -143,7 +152,7 @@ def test_a_clean_image_is_what_detectron2_makes_of_it(channels):
     cfg = tiny_config(**{"INPUT.MIN_SIZE_TEST": "150"})
     cfg.INPUT.FORMAT = channels
     item = DatasetCatalog.get("digit_scenes_val")[3]
-    (clean,) = corruptions.conditions(cfg, [], [], seed=0)
+    (clean,) = corruption_report.conditions(cfg, [], [], seed=0)
     found, expected = clean.load(3, item), DatasetMapper(cfg, is_train=False)(item)
     assert torch.equal(found.pop("image"), expected.pop("image"))
     assert found == expected
@@ -153,7 +162,7 @@ def test_a_clean_image_is_what_detectron2_makes_of_it(channels):
 def test_the_files_image_is_corrupted_and_then_resized():
     cfg = tiny_config(**{"INPUT.MIN_SIZE_TEST": "192"})
     item = DatasetCatalog.get("digit_scenes_val")[3]
-    (_, pixelate) = corruptions.conditions(cfg, ["pixelate"], [5], seed=0)
+    (_, pixelate) = corruption_report.conditions(cfg, ["pixelate"], [5], seed=0)
     pixels = np.asarray(Image.open(item["file_name"]).convert("RGB"))
     small = Image.fromarray(corruptions.corrupt(pixels, "pixelate", 5, 0))
     expected = np.asarray(small.resize((192, 192), Image.BILINEAR)).transpose(2, 0, 1)
@@ -163,11 +172,13 @@ def test_the_files_image_is_corrupted_and_then_resized():
 @needs_package
 def test_noise_differs_by_image_kind_severity_and_seed():
     cfg, item = tiny_config(), DatasetCatalog.get("digit_scenes_val")[3]
-    clean = corruptions.conditions(cfg, [], [], 0)[0].load(3, item)["image"].float()
+    clean = corruption_report.conditions(cfg, [], [], 0)[0].load(3, item)["image"].float()
     noises = [
-        (corruptions.conditions(cfg, ["gaussian_noise"], [severity], seed)[1].load(number, item))[
-            "image"
-        ].float()
+        (
+            corruption_report.conditions(cfg, ["gaussian_noise"], [severity], seed)[1].load(
+                number, item
+            )
+        )["image"].float()
         - clean
         for number, severity, seed in [(3, 1, 0), (3, 1, 0), (4, 1, 0), (3, 2, 0), (3, 1, 1)]
     ]
@@ -272,9 +283,9 @@ def test_the_whole_path_and_further_kinds(tmp_path, weights, capsys):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--corruptions", "rain"], "corruption 'rain' is unknown; one of: gaussian_noise"),
+        (["--corruptions", "rain"], "corruption 'rain' is unknown. Choose from the groups noise"),
         (["--severities", "6"], "invalid choice: 6"),
-        (["MODEL.WEIGHTS", ""], 'MODEL.WEIGHTS is ""; give the checkpoint of a trained'),
+        (["MODEL.WEIGHTS", ""], "MODEL.WEIGHTS is empty. Give the checkpoint of a trained"),
     ],
 )
 def test_mistakes_are_one_line_and_code_2(tmp_path, weights, capfd, args, message):

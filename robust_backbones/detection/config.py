@@ -1,0 +1,362 @@
+"""The configuration: keys of this project, loading with overrides, and checks."""
+
+import difflib
+import io
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import MetadataCatalog
+
+from robust_backbones.core.eps import CONSTRAINTS, check_eps, parse_number
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.resources import config_file, require_config
+from robust_backbones.core.results import flatten
+from robust_backbones.core.yaml_entries import check_entries
+from robust_backbones.detection.backbone import BUILDERS, set_architecture
+from robust_backbones.detection.data import custom, validate
+from robust_backbones.detection.data.registry import check_dataset
+from robust_backbones.detection.model_weights import arch_of, local_weights
+from robust_backbones.detection.training.adversarial import METHODS
+from robust_backbones.detection.training.step import DTYPES
+from robust_backbones.zoo import SCHEME
+
+# Meta architecture -> part of the configuration with the number of classes.
+_HEADS = {"GeneralizedRCNN": "ROI_HEADS", "RetinaNet": "RETINANET"}
+
+
+def add_robust_config(cfg: CfgNode) -> None:
+    """Declare all keys of this project with their defaults.
+
+    Call it on `get_cfg()` before merging a file. A second call changes nothing.
+    """
+    if "ROBUST" in cfg.MODEL:
+        return
+    cfg.MODEL.ROBUST = CfgNode()
+    # Architecture of the backbone, one of robust_backbones.zoo.RESNETS, which sets DEPTH,
+    # WIDTH_PER_GROUP, RES2_OUT_CHANNELS and STRIDE_IN_1X1 of MODEL.RESNETS. Empty: taken from
+    # MODEL.WEIGHTS.
+    cfg.MODEL.ROBUST.ARCH = ""
+    # "sync": BatchNorm statistics over all GPUs in backbone and FPN, nothing frozen, and precise
+    # statistics before each evaluation (the recipe of MoCo and later work on pretraining).
+    # "": as in MODEL.RESNETS.NORM, MODEL.FPN.NORM and MODEL.BACKBONE.FREEZE_AT.
+    cfg.MODEL.ROBUST.NORM = ""
+    # Accumulation steps: a batch of SOLVER.IMS_PER_BATCH images is processed in that many parts.
+    cfg.SOLVER.ACCUMULATE = 1
+    # With SOLVER.AMP.ENABLED: float16 (with loss scaling) or bfloat16.
+    cfg.SOLVER.AMP.DTYPE = "float16"
+    # Decay per update of averaged weights, which are then evaluated and saved; 0 for none.
+    cfg.SOLVER.EMA = 0.0
+    # Adversarial training: "free" (replays batches, no extra cost per update), "pgd" (STEPS more
+    # backward passes per update), "" for none. See training/adversarial.py.
+    cfg.SOLVER.ADVERSARIAL = CfgNode()
+    cfg.SOLVER.ADVERSARIAL.METHOD = ""
+    cfg.SOLVER.ADVERSARIAL.CONSTRAINT = "linf"
+    # Radius for pixels in [0, 1], such as 4/255; for l2 the norm over the resized image.
+    cfg.SOLVER.ADVERSARIAL.EPS = 4 / 255
+    # free: updates per batch. They count in SOLVER.MAX_ITER.
+    cfg.SOLVER.ADVERSARIAL.REPLAYS = 4
+    # pgd: attack steps, each of length 2.5 EPS / STEPS.
+    cfg.SOLVER.ADVERSARIAL.STEPS = 3
+    # Metric of the evaluation, such as bbox/AP: the checkpoint with the highest value is saved as
+    # model_best.pth. It is selected on DATASETS.TEST, so its value is biased upwards. "" for none.
+    cfg.TEST.BEST = ""
+    # Custom datasets: NAME=coco:IMAGES:ANNOTATIONS.json or NAME=voc:ROOT:SPLIT, whose names can be
+    # used in TRAIN and TEST. robust-backbones train --dataset-train, --dataset-test set it.
+    cfg.DATASETS.CUSTOM = []
+    # Class names of CUSTOM, in the order of the model. Empty: as in the files.
+    cfg.DATASETS.CLASSES = []
+    # Faulty boxes of CUSTOM: False refuses to train. True clips boxes at the image border and
+    # removes objects without area, in training and in evaluation.
+    cfg.DATASETS.REPAIR = False
+    # Seed of data order, augmentation, initialization and sampling. Detectron2's -1, a random seed,
+    # is refused, because runs must be repeatable.
+    cfg.SEED = max(cfg.SEED, 0)
+
+
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), datasets: dict | None = None
+) -> CfgNode:
+    """Merge defaults, a YAML file with its `_BASE_`s, and overrides, and check the configuration.
+
+    `OUTPUT_DIR` becomes `output/<name of the file>` unless it is given.
+
+    Args:
+        path: config file, or the name of a packaged one; see `config_file`.
+        overrides: `KEY VALUE` pairs in a flat list.
+        datasets: `{"TRAIN" or "TEST": [NAME or NAME=DATA]}`, which replaces the datasets of the
+            config. With training data alone, there is no evaluation.
+
+    Raises:
+        UserError: the file is missing or invalid, a key is unknown, a value has another type, or
+            keys contradict each other.
+    """
+    cfg = get_cfg()
+    add_robust_config(cfg)
+    defaults, path = flatten(cfg), require_config(path)
+    if len(overrides) % 2:
+        raise UserError(f"overrides are KEY VALUE pairs, but '{overrides[-1]}' has no value.")
+    try:
+        given = _read_yaml(path, cfg.VERSION)
+        _numbers_as_floats(given, cfg)
+        cfg.merge_from_other_cfg(given)
+        cfg.merge_from_list(_with_floats(cfg, overrides))
+    except UserError:
+        raise
+    except _YAML_ERRORS as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        if found := re.search(r"Non-existent (?:config )?key: ([\w.]+)", text):
+            text = f"{found[1]} is not a configuration key{_similar(cfg, found[1])}"
+        raise UserError(f"{path} or overrides: {text}") from None
+    for key, value in flatten(cfg).items():
+        if value is None and defaults.get(key) is not None:
+            empty = ', or "" for none' if isinstance(defaults[key], str) else ""
+            raise UserError(f"{path} or overrides: {key} has no value. Give one{empty}.")
+    datasets = {split: chosen for split, chosen in (datasets or {}).items() if chosen}
+    if "TRAIN" in datasets:
+        cfg.DATASETS.TEST = ()
+    for split, chosen in datasets.items():
+        cfg.DATASETS[split] = tuple(text.split("=")[0] for text in chosen)
+        cfg.DATASETS.CUSTOM = [*cfg.DATASETS.CUSTOM, *filter(custom.is_path, chosen)]
+    if cfg.OUTPUT_DIR == get_cfg().OUTPUT_DIR:
+        cfg.OUTPUT_DIR = f"output/{path.stem}"  # a folder for each config
+    if cfg.SEED < 0:
+        raise UserError(f"SEED is {cfg.SEED}. It must be 0 or more, so that runs are repeatable.")
+    if cfg.MODEL.BACKBONE.NAME in BUILDERS:
+        _refuse_default_weights(cfg)
+        weights = cfg.MODEL.WEIGHTS
+        # Other weights are downloaded by `check_inputs`, or not needed, as to draw annotations.
+        if cfg.MODEL.ROBUST.ARCH or weights.startswith(SCHEME) or Path(weights).is_file():
+            set_architecture(cfg)
+    return cfg
+
+
+def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
+    """Merge `KEY VALUE` pairs into a configuration that may have keys of other projects.
+
+    Raises:
+        UserError: a key is unknown, or a value has another type.
+    """
+    try:
+        cfg.merge_from_list(list(overrides))
+    except (KeyError, ValueError, AssertionError) as error:
+        raise UserError(f"overrides: {' '.join(str(error.args[0]).split())}") from None
+
+
+class _PlainYaml(CfgNode):
+    """Load config files and their `_BASE_`s as plain YAML.
+
+    Detectron2 would execute tags that name Python objects.
+    """
+
+    @classmethod
+    def _open_cfg(cls, filename: str) -> io.StringIO:
+        if "://" not in filename:
+            filename = str(config_file(filename))  # `_BASE_: robust-backbones/base/voc.yaml`
+        with super()._open_cfg(filename) as file:
+            text = file.read()
+        node = yaml.compose(text, yaml.SafeLoader)
+        if not isinstance(node, yaml.MappingNode):
+            raise UserError(f"{filename} is not a config. It must be a mapping of keys to values.")
+        check_entries(filename, node)
+        return io.StringIO(text)
+
+
+# Exceptions of fvcore, yacs and PyYAML for invalid files and values.
+_YAML_ERRORS = (
+    ValueError,
+    TypeError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    SyntaxError,
+    RecursionError,
+    MemoryError,
+    yaml.YAMLError,
+    OSError,
+)
+
+
+def _read_yaml(path: Path, version: int) -> CfgNode:
+    """Read a config file and its `_BASE_`s.
+
+    Args:
+        path: config file.
+        version: Detectron2's config version.
+
+    Raises:
+        UserError: the file is not a mapping, is too large, or has another version.
+        one of `_YAML_ERRORS`: the file is not YAML, or a `_BASE_` is invalid.
+    """
+    try:
+        found = _PlainYaml.load_yaml_with_base(str(path), allow_unsafe=False)
+    except UserError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise UserError(f"a _BASE_ of {path}: {error}") from None
+    if found.get("VERSION", version) != version:
+        raise UserError(f"{path}: VERSION is {found['VERSION']}. Only {version} is supported.")
+    return CfgNode(found)
+
+
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(/[1-9]\d*)?")
+
+
+def _with_floats(cfg: CfgNode, overrides: Sequence[str]) -> list[str]:
+    """Write numbers such as `1` and `4/255` as decimals where the key is a float.
+
+    yacs accepts only floats there.
+    """
+    found = list(overrides)
+    for index in range(0, len(found), 2):
+        node = cfg
+        for part in found[index].split("."):
+            node = node.get(part) if isinstance(node, CfgNode) else None
+        if isinstance(node, float) and _NUMBER.fullmatch(str(found[index + 1])):
+            found[index + 1] = repr(parse_number(str(found[index + 1])))
+    return found
+
+
+def _numbers_as_floats(given: CfgNode, defaults: CfgNode) -> None:
+    """Convert numbers such as `1` and `4/255` of a file where the key is a float, in place."""
+    for key, value in given.items():
+        default = defaults.get(key)
+        if isinstance(value, CfgNode) and isinstance(default, CfgNode):
+            _numbers_as_floats(value, default)
+        elif isinstance(default, float) and type(value) in (int, str):
+            if _NUMBER.fullmatch(str(value)):
+                given[key] = parse_number(str(value))
+
+
+def _similar(cfg: CfgNode, key: str) -> str:
+    near = difflib.get_close_matches(key, flatten(cfg), n=2, cutoff=0.8)
+    return f". Did you mean {' or '.join(near)}?" if near else "."
+
+
+def _refuse_default_weights(cfg: CfgNode) -> None:
+    """Refuse Detectron2's default weights from Caffe: BGR, other statistics, another stride."""
+    if "ImageNetPretrained/MSRA" in cfg.MODEL.WEIGHTS:
+        raise UserError(
+            f"MODEL.WEIGHTS is '{cfg.MODEL.WEIGHTS}', which requires BGR images. Give a published "
+            f"model such as {SCHEME}resnet50_l2_eps3, a file of robust-backbones convert, or "
+            '"" for random weights.'
+        )
+
+
+def check_inputs(cfg: CfgNode, train: bool, resume: bool = False) -> None:
+    """Check datasets and weights before a run starts.
+
+    Weights with a URL or a published name are downloaded here, before processes are spawned. The
+    classes of custom datasets are read here, and set the heads' number of classes.
+
+    Args:
+        cfg: configuration, changed in place.
+        train: whether `DATASETS.TRAIN` is used.
+        resume: whether the run resumes from a checkpoint, if there is one.
+
+    Raises:
+        UserError: a dataset or file is missing or invalid.
+    """
+    if not cfg.OUTPUT_DIR or Path(cfg.OUTPUT_DIR).is_file():
+        raise UserError(f"OUTPUT_DIR is '{cfg.OUTPUT_DIR}'. Give the name of a folder.")
+    custom.prepare_custom(cfg, train)
+    names = [*(cfg.DATASETS.TRAIN if train else ()), *cfg.DATASETS.TEST]
+    for name in names:
+        check_dataset(name)
+        if MetadataCatalog.get(name).get("source") is not None:
+            found = validate.annotations_of(name)
+            validate.refuse_faults(name, found, cfg.DATASETS.REPAIR)
+            if train and name in cfg.DATASETS.TRAIN:
+                validate.refuse_untrainable(name, found, cfg.MODEL.MASK_ON)
+    if train:
+        _check_training(cfg)
+    weights, last = cfg.MODEL.WEIGHTS, Path(cfg.OUTPUT_DIR, "last_checkpoint")
+    if resume and last.is_file():  # the run's own checkpoint replaces the weights
+        weights = str(last.with_name(last.read_text(encoding="utf-8").strip()))
+    if weights:
+        local_weights(weights)
+    if cfg.MODEL.BACKBONE.NAME in BUILDERS and (weights or train):
+        cfg.MODEL.ROBUST.ARCH = cfg.MODEL.ROBUST.ARCH or arch_of(weights)
+        set_architecture(cfg)
+
+
+def num_classes(cfg: CfgNode) -> tuple[str, int] | None:
+    """Return the key of the heads' number of classes and its value; None for unknown heads."""
+    heads = _HEADS.get(cfg.MODEL.META_ARCHITECTURE)
+    return (f"MODEL.{heads}.NUM_CLASSES", cfg.MODEL[heads].NUM_CLASSES) if heads else None
+
+
+def _check_training(cfg: CfgNode) -> None:
+    """Refuse values on which Detectron2 fails later, or never."""
+    solver, attack = cfg.SOLVER, cfg.SOLVER.ADVERSARIAL
+    batch, reference = solver.IMS_PER_BATCH, solver.REFERENCE_WORLD_SIZE
+    parts = solver.ACCUMULATE
+    checks = {  # key -> whether its value is invalid, and what is allowed
+        "DATASETS.TRAIN": (not cfg.DATASETS.TRAIN, "at least one dataset"),
+        "SOLVER.MAX_ITER": (solver.MAX_ITER < 1, "at least 1"),
+        "SOLVER.REFERENCE_WORLD_SIZE": (
+            reference < 0 or reference and batch % reference,
+            f"0 or a divisor of SOLVER.IMS_PER_BATCH, {batch}",
+        ),
+        "SOLVER.ACCUMULATE": (
+            parts < 1 or batch % parts,
+            f"a divisor of SOLVER.IMS_PER_BATCH, {batch}",
+        ),
+        "SOLVER.AMP.DTYPE": (solver.AMP.DTYPE not in DTYPES, " or ".join(DTYPES)),
+        "SOLVER.ADVERSARIAL.METHOD": (attack.METHOD not in METHODS, f"one of {METHODS}"),
+        "SOLVER.ADVERSARIAL.CONSTRAINT": (
+            attack.CONSTRAINT not in CONSTRAINTS,
+            " or ".join(CONSTRAINTS),
+        ),
+        "SOLVER.ADVERSARIAL.EPS": (not 0 < attack.EPS < math.inf, "a finite number above 0"),
+        "SOLVER.ADVERSARIAL.REPLAYS": (attack.REPLAYS < 1, "at least 1"),
+        "SOLVER.ADVERSARIAL.STEPS": (attack.STEPS < 1, "at least 1"),
+        "SOLVER.EMA": (not 0 <= solver.EMA < 1, "at least 0 and below 1"),
+        "DATALOADER.NUM_WORKERS": (cfg.DATALOADER.NUM_WORKERS < 0, "at least 0"),
+    }
+    values = flatten(cfg)
+    for key, (invalid, allowed) in checks.items():
+        if invalid:
+            raise UserError(f"{key} is {values[key]}. It must be {allowed}.")
+    if attack.METHOD:
+        check_eps("SOLVER.ADVERSARIAL.EPS", attack.CONSTRAINT, attack.EPS)
+    for name in cfg.DATASETS.TRAIN:
+        classes = MetadataCatalog.get(name).get("thing_classes")
+        found = num_classes(cfg)
+        if classes and found and len(classes) != found[1]:
+            raise UserError(
+                f"{found[0]} is {found[1]}, but dataset '{name}' has {len(classes)} classes. Set "
+                f"it to {len(classes)}."
+            )
+
+
+def set_device(cfg: CfgNode, num_gpus: int, num_machines: int = 1) -> str | None:
+    """Use the CPU if there is no GPU.
+
+    Args:
+        cfg: configuration, changed in place.
+        num_gpus: number of GPUs to use on this machine.
+        num_machines: number of machines.
+
+    Returns:
+        A notice for the user, or None.
+
+    Raises:
+        UserError: there are fewer GPUs, or none with several machines.
+    """
+    found = torch.cuda.device_count()
+    if num_gpus > max(found, 1):
+        raise UserError(
+            f"--num-gpus {num_gpus}: this machine has {found or 'no'} GPUs. "
+            + (f"Use --num-gpus {found}." if found else "Omit --num-gpus to run on the CPU.")
+        )
+    if num_machines > 1 and not found:
+        raise UserError(f"--num-machines {num_machines} requires GPUs, but this machine has none.")
+    if found == 0 and cfg.MODEL.DEVICE == "cuda":
+        cfg.MODEL.DEVICE = "cpu"
+        return "No GPU found: running on the CPU."
+    return None
