@@ -57,8 +57,8 @@ def parser(description: str) -> Parser:
         type=options.positive,
         nargs="+",
         metavar="EPS",
-        help="perturbation radii for images in [0, 1]: L2 norm over the image, or L-infinity; "
-        "fractions such as 4/255 are allowed (default: 0.25 0.5 1 for l2, 2/255 4/255 8/255 for "
+        help="perturbation radii for images in [0, 1]: L2 norm over the image, or L-infinity. "
+        "Fractions such as 4/255 are allowed (default: 0.25 0.5 1 for l2, 2/255 4/255 8/255 for "
         "linf)",
     )
     attack(
@@ -67,7 +67,7 @@ def parser(description: str) -> Parser:
         nargs="+",
         default=[20],
         metavar="N",
-        help="PGD steps, each of length 2.5 * eps / steps; several values give several attacks",
+        help="PGD steps, each of length 2.5 * eps / steps. Several values give several attacks",
     )
     attack(
         "--restarts",
@@ -79,7 +79,7 @@ def parser(description: str) -> Parser:
     attack(
         "--autoattack",
         action="store_true",
-        help="also run AutoAttack at every radius; it needs thousands of forward passes per image, "
+        help="also run AutoAttack at every radius. It needs thousands of forward passes per image, "
         "so consider --images",
     )
     running = p.add_argument_group("running").add_argument
@@ -98,7 +98,7 @@ def parser(description: str) -> Parser:
         type=options.whole,
         default=0,
         metavar="N",
-        help="processes that load images; 0 loads them in the main process",
+        help="number of processes that load images; 0: the main process",
     )
     return p
 

@@ -33,7 +33,7 @@ JOURNAL = "state.jsonl"
 class RobustnessSettings:
     """Everything that determines the numbers of an evaluation; docs/formats.md has the meanings.
 
-    Lists are lists rather than tuples because they are compared with JSON.
+    Sequences are lists, not tuples, so that they compare equal to parsed JSON.
     """
 
     weights_sha256: str

@@ -152,7 +152,7 @@ def _convert_check(options: dict) -> None:
 
 
 def _mean(values: list[float | None]) -> str:
-    """Return mean and standard deviation of the known values, or an empty string without any."""
+    """Return mean and standard deviation of the known values; empty if no value is known."""
     known = [value for value in values if value is not None]
     if not known:
         return ""
@@ -202,7 +202,7 @@ def _perturbed_cells(key: str) -> Cells:
     return cells
 
 
-# The names are those of `robust-backbones NAME`.
+# Named as in `robust-backbones NAME`.
 COMMANDS = {
     "pretrain": _classification(
         "pretrain",

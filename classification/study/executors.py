@@ -111,6 +111,6 @@ def _visible_gpus() -> list[str]:
     """Return indices or names of the GPUs that this process may use."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name for name in visible.split(",") if name.strip()]
-    import torch  # takes seconds, and most studies on CPUs need no list of GPUs
+    import torch  # imported here because it takes seconds, and runs on CPUs do not need it
 
     return [str(i) for i in range(torch.cuda.device_count())]

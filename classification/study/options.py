@@ -21,10 +21,9 @@ def parser(description: str) -> Parser:
     Args:
         description: text at the top of `--help`.
     """
-    p = Parser(description=description)
-    p.add_argument(
-        "action", choices=ACTIONS, help=", ".join(f"{k}: {v}" for k, v in ACTIONS.items())
-    )
+    actions = "\n".join(f"  {name:8}{about}" for name, about in ACTIONS.items())
+    p = Parser(description=description, epilog=f"actions:\n{actions}")
+    p.add_argument("action", choices=ACTIONS, metavar="ACTION", help=", ".join(ACTIONS))
     p.add_argument("study", type=Path, metavar="FILE", help="study file (YAML)")
     p.add_argument(
         "--set",
@@ -32,7 +31,7 @@ def parser(description: str) -> Parser:
         nargs="+",
         default=[],
         metavar="OPTION=VALUE",
-        help="override options in all runs whose command has them; VALUE may contain {axis}",
+        help="override options in all runs whose command has them. VALUE may contain {axis}",
     )
     p.add_argument(
         "--executor",
@@ -52,7 +51,7 @@ def parser(description: str) -> Parser:
     ray.add_argument(
         "--address",
         metavar="HOST:PORT",
-        help="Ray cluster; auto: the cluster of this machine (default: start one here)",
+        help="Ray cluster, or auto for the cluster of this machine (default: start one here)",
     )
     failures = p.add_argument_group("failed runs")
     failures.add_argument(

@@ -62,7 +62,7 @@ def _execute_all(args: argparse.Namespace, runs: list[StudyRun]) -> None:
 
 def _make_executor(args: argparse.Namespace, runs: list[StudyRun]) -> Executor:
     if args.executor == "local":
-        wanted = any(run.gpus for run in runs)  # counting GPUs means importing torch: seconds
+        wanted = any(run.gpus for run in runs)  # counting GPUs imports torch, which takes seconds
         return Local(args.jobs, args.gpus if wanted or args.gpus else 0)
     try:
         from classification.study.ray_executor import RayExecutor  # Ray is an optional package
