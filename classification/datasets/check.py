@@ -161,9 +161,8 @@ def _layout(spec: DatasetSpec, root: str | Path | None, opened: Split, path: str
 
 def _summary(opened: Split) -> dict:
     numbers = {"images": len(opened), "classes": opened.classes}
-    if has_images(opened):
-        sizes = opened.labels.bincount(minlength=opened.classes)
-        numbers |= {"smallest class": int(sizes.min()), "largest class": int(sizes.max())}
+    if sizes := opened.class_sizes():
+        numbers |= {"smallest class": min(sizes), "largest class": max(sizes)}
     try:
         return numbers | {"fingerprint": opened.fingerprint()}
     except UserError as error:  # a broken link, which is also reported as an unreadable image
@@ -175,9 +174,8 @@ def _wrong_counts(spec: DatasetSpec, opened: Split) -> Iterator[Finding]:
     if len(opened) != expected:  # with exact counts, opening has already failed
         detail = f"{len(opened)} {opened.split} images instead of {expected}"
         yield Finding("count", opened.split, detail=detail)
-    if has_images(opened):
-        sizes = opened.labels.bincount(minlength=opened.classes).tolist()
-        for label in (label for label, size in enumerate(sizes) if not size):
+    for label, size in enumerate(opened.class_sizes() or ()):
+        if not size:
             yield Finding("no images", opened.split, opened.class_names[label])
 
 

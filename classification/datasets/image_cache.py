@@ -35,7 +35,7 @@ def read_decoded(split: str, root: str | Path, size: int) -> tuple[Tensor, Tenso
         Images `(N, 3, size, size)` uint8, memory-mapped, labels `(N,)` int64, and class names.
 
     Raises:
-        UserError: the layout is different, an image cannot be read or has another size.
+        UserError: the layout is wrong, or an image cannot be read or has the wrong size.
     """
     root = Path(root)
     key = sha256(root)[:32] if root.is_file() else _folder_key(root, split)

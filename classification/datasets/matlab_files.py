@@ -32,7 +32,7 @@ def read_matlab(path: Path) -> dict[str, Any]:
     """Return name -> value, with axes of length 1 removed.
 
     Raises:
-        UserError: the file is damaged, has another version, or has types that no index has.
+        UserError: the file is damaged, has another version, or contains unsupported types.
     """
     try:
         _check_structure(path.read_bytes())

@@ -78,7 +78,7 @@ class DatasetSpec:
 
 _IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
 _CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
-_CALTECH_BROKEN = ". torchvision's links were dead for some months of 2025: use its newest release."
+_CALTECH_BROKEN = ". The links in old releases of torchvision are broken: use the newest release"
 _RESEARCH = "non-commercial research"
 
 
@@ -152,7 +152,7 @@ _SPECS = (
         1437,
         360,
         title="handwritten digits from scikit-learn",
-        split_rule="the first 1437 train",
+        split_rule="training: the first 1437",
         homepage="https://scikit-learn.org",
         license="see scikit-learn",
         transfer_augmentation="shift2",
@@ -164,7 +164,7 @@ _SPECS = (
         3906,
         384,
         title="patches of scikit-image's photographs",
-        split_rule="left part trains, right part tests",
+        split_rule="training: left part of each, test: right part",
         homepage="https://scikit-image.org",
         license="see scikit-image",
     ),
@@ -175,7 +175,7 @@ _SPECS = (
         150,
         50,
         title="faces and other patches from scikit-image",
-        split_rule="the first 75 of each class train",
+        split_rule="training: the first 75 of each class",
         homepage="https://scikit-image.org",
         license="see scikit-image",
     ),
@@ -263,7 +263,7 @@ _SPECS = (
         title="Caltech-101",
         metric=MEAN_PER_CLASS,
         torchvision="Caltech101",
-        split_rule="the first 30 of each class train, the others test; no background class",
+        split_rule="training: the first 30 of each class; no background class",
         license="CC BY 4.0",
     ),
     _task(
@@ -276,7 +276,7 @@ _SPECS = (
         title="Caltech-256",
         metric=MEAN_PER_CLASS,
         torchvision="Caltech256",
-        split_rule="the first 60 of each class train, the others test; clutter is a class",
+        split_rule="training: the first 60 of each class; clutter is a class",
         license="CC BY 4.0",
     ),
     _task(

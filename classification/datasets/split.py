@@ -1,4 +1,4 @@
-"""One opened split of a dataset: what every split offers, and images that are read by index."""
+"""Opened splits: the interface of all splits, and splits with random access to images."""
 
 from __future__ import annotations
 
@@ -79,6 +79,10 @@ class Split(ABC):
         """Return a SHA-256 (hex) that identifies the data in result files."""
 
     @abstractmethod
+    def class_sizes(self) -> list[int] | None:
+        """Return the number of images per class, or None if it is unknown."""
+
+    @abstractmethod
     def sample(self, count: int, seed: int) -> Split:
         """Return about `count` images for a quick evaluation, the same ones in each call."""
 
@@ -155,6 +159,9 @@ class ImageSplit(Split):
         if isinstance(self.images, Tensor):
             return fingerprint(self.images, self.labels)
         return self.images.fingerprint(self.labels)
+
+    def class_sizes(self) -> list[int]:
+        return self.labels.bincount(minlength=self.classes).tolist()
 
     def content_digest(self) -> str:
         """Return the SHA-256 (hex) of every byte of the images and the labels: reads all files."""

@@ -85,7 +85,7 @@ def parser(description: str) -> Parser:
     p = Parser(
         "python -m classification.interpret",
         description=description,
-        epilog="If --output has a finished run, nothing is done.",
+        epilog="A finished run in --output is skipped.",
     )
     what = p.add_argument_group("what").add_argument
     what(
