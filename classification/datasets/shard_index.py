@@ -2,7 +2,7 @@
 
 The path of shards has one of three forms:
 - a folder with `train-*.tar` and `val-*.tar` (or `test-*.tar`), or the path or URL of the
-  `shards.json` in the same folder, which tools/make_shards.py writes;
+  `shards.json` in the same folder, which `robust-backbones make-shards` writes;
 - a pattern `/data/train-{000000..001281}.tar`, or two of them, `TRAIN;TEST`;
 - URLs in such patterns: http, https, s3, gs, hf and `pipe:COMMAND`. WebDataset opens them with
   installed programs (curl, aws, gsutil). The shell runs the command of `pipe:`.

@@ -219,7 +219,7 @@ def open_shards(
         if not value:
             raise UserError(
                 f"{root}: the {fact} of these shards cannot be determined. Pass the path of the "
-                f"{INDEX} that tools/make_shards.py writes."
+                f"{INDEX} that robust-backbones make-shards writes."
             )
     assert count is not None
     spec.check_classes(root, len(classes))

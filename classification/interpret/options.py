@@ -82,11 +82,7 @@ class InterpretSettings:
 
 def parser(description: str) -> Parser:
     """Build the command-line parser."""
-    p = Parser(
-        "python -m classification.interpret",
-        description=description,
-        epilog="A finished run in --output is skipped.",
-    )
+    p = Parser(description=description, epilog="A finished run in --output is skipped.")
     what = p.add_argument_group("what").add_argument
     what(
         "--weights",
