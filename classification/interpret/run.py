@@ -2,7 +2,7 @@
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -18,6 +18,9 @@ from classification.training.launch import choose_device
 from robust_backbones.core import results
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import claimed, sha256
+
+# Settings that do not affect the numbers; digests identify networks and data.
+LOCATIONS = ("networks", "eval_weights", "data", "device", "output")
 
 
 @dataclass(frozen=True)
@@ -63,24 +66,13 @@ def _record(
     split: ImageSplit | None,
 ) -> dict:
     """Return everything that determines images and numbers, as plain JSON types."""
-    return {
+    options = {key: value for key, value in asdict(settings).items() if key not in LOCATIONS}
+    return options | {
         "networks": {name: sha256(path) for name, path in paths.items()},
         "eval_network": eval_path and sha256(eval_path),
-        "mode": settings.mode,
-        "units": settings.units,
-        "classes": settings.classes,
-        "images": settings.images,
-        "start": settings.start,
         "dataset": settings.dataset if split else None,
         "fingerprint": split and split.fingerprint(),
-        "image_size": settings.image_size,
         "constraint": "l2",
-        "eps": settings.eps,
-        "steps": settings.steps,
-        "step_size": settings.step_size,
-        "use_best": settings.use_best,
-        "batch_size": settings.batch_size,
-        "seed": settings.seed,
     }
 
 
