@@ -50,8 +50,8 @@ def text(cell: Cell, kind: Kind) -> str:
 def parts(cell: Cell, kind: Kind) -> tuple[str, str]:
     """Text of the number, rounded to what its spread supports, and text of the spread.
 
-    The spread's half-width is rounded to two significant digits, and the number to the same
-    decimals: 2.46 [-0.01, 4.96] becomes 2.5 [0, 5].
+    The number, its spread and the spread's half-width have the same decimals, see `decimals`:
+    2.46 [-0.01, 4.96] becomes 2.5 [0, 5].
     """
     if not kind.numeric:
         return "" if cell is None else str(cell), ""
@@ -80,16 +80,24 @@ def number_of(cell: Cell) -> float | None:
 
 
 def decimals(cell: Cell, kind: Kind) -> int:
-    """Decimals of a number. A spread reduces them to two significant digits of its half-width."""
-    form, size = FORMATS[kind], 0.0
+    """Decimals of a number. A spread reduces them to the significant digits of its half-width.
+
+    By the rule of the Particle Data Group, these are two digits for a half-width that begins with
+    100 to 354, and one digit for 355 to 949.
+    """
+    form = FORMATS[kind]
     if isinstance(cell, Value) and cell.spread:
         low, high = cell.spread.around(cell.mean)
-        size = (high - low) / 2
+        size, two_digits_below = (high - low) / 2, 3.55
     elif form.two_digits:
-        size = abs(number_of(cell) or 0.0)
+        size, two_digits_below = abs(number_of(cell) or 0.0), 10.0
+    else:
+        return form.decimals
     if not 0 < size < math.inf:
         return form.decimals
-    return min(form.decimals, max(0, 1 - math.floor(math.log10(size))))
+    exponent = math.floor(math.log10(size))
+    digits = 2 if size < two_digits_below * 10.0**exponent else 1
+    return min(form.decimals, max(0, digits - 1 - exponent))
 
 
 def _ends(spread: Ends | Interval, places: int) -> list[str]:

@@ -46,12 +46,16 @@ def interval(mean: float, low: float, high: float) -> Value:
         (0.00001, Kind.P_VALUE, "<0.0001"),
         (1.0, Kind.P_VALUE, "1.0"),
         (-0.1197, Kind.SLOPE, f"{MINUS}0.12"),
-        # With a spread: two significant digits of half its width.
+        # With a spread: two significant digits of its half-width below 3.55, one from there.
         (interval(2.46, -0.01, 4.96), Kind.DIFFERENCE, "+2.5 [0, 5]"),
         (interval(2.46, -0.01, 4.96), Kind.ACCURACY, "2.5 [0, 5]"),
         (interval(2.63, 0.69, 4.57), Kind.DIFFERENCE, "+2.6 [0.7, 4.6]"),
         (interval(-12.5, -32.4, 7.4), Kind.DIFFERENCE, f"{MINUS}12 [{MINUS}32, 7]"),
-        (interval(0.5, 0.123, 0.877), Kind.DIFFERENCE, "+0.50 [0.12, 0.88]"),
+        (interval(0.5, 0.123, 0.877), Kind.DIFFERENCE, "+0.5 [0.1, 0.9]"),
+        (interval(0.5, 0.146, 0.854), Kind.DIFFERENCE, "+0.50 [0.15, 0.85]"),
+        (interval(2.231, 1.57, 2.80), Kind.DIFFERENCE, "+2.2 [1.6, 2.8]"),
+        (interval(2.231, 1.28, 3.19), Kind.DIFFERENCE, "+2.2 [1.3, 3.2]"),
+        (interval(80.4, 75.2, 85.6), Kind.ACCURACY, "80 [75, 86]"),
         (interval(0.05, 0.0123, 0.0877), Kind.DIFFERENCE, "+0.05 [0.01, 0.09]"),
         (interval(0.0, 0.0, 0.0), Kind.DIFFERENCE, "0.00 [0, 0]"),
         (interval(1.0, -math.inf, math.inf), Kind.DIFFERENCE, f"+1.00 [{MINUS}inf, inf]"),

@@ -43,7 +43,7 @@ def test_markdown():
     assert lines[-5:] == [
         "| task\\_1 | robust | standard | difference, points |",
         "| --- | ---: | ---: | ---: |",
-        "| a\\|b | **91.00 (90.50 to 91.50)** | 90.00 | +1.00 |",
+        "| a\\|b | **91.0 (90.5 to 91.5)** | 90.00 | +1.00 |",
         "| 50 % | **80.0 [79, 81]** | **80.00** | 0.00 |",
         f"| c & d |  | 70.13 | {MINUS}12.50 |",
     ]
@@ -52,7 +52,7 @@ def test_markdown():
 def test_latex():
     text = tables.latex(SECTION)
     assert r"\caption{Best\_of 100 \%}" in text and r"\begin{tabular}{lrrr}" in text
-    assert r"a\textbar{}b & \textbf{91.00 (90.50 to 91.50)} & 90.00 & +1.00 \\" in text
+    assert r"a\textbar{}b & \textbf{91.0 (90.5 to 91.5)} & 90.00 & +1.00 \\" in text
     assert r"c \& d & -- & 70.13 & $-$12.50 \\" in text
     assert text.startswith("% What *it* is.\n% Warning: Do not.\n")
     assert text.count("{") == text.count("}")
