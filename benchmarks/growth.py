@@ -102,7 +102,8 @@ def report(size: int, folder: Path):
     import report as benchmark
 
     from classification.report import records, run
-    from classification.report.contents.build import build_sections
+    from classification.report.answers import answers
+    from classification.report.contents.build import build_sections, collect
 
     trials = max(1, size // 16)
     benchmark.simulate(
@@ -116,7 +117,9 @@ def report(size: int, folder: Path):
 
     def work():
         found, problems = records.read([folder / "results"])
-        run.write(build_sections(found, None), found, problems, folder / "report")
+        results = collect(found)
+        sections = build_sections(results)
+        run.write(results, answers(results), sections, problems, folder / "report")
 
     return work
 

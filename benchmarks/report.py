@@ -171,7 +171,8 @@ def _result(run: Path, task, mode, weights, arch, seed, accuracy) -> None:
 def measure(folder: Path, output: Path) -> None:
     """Print the wall and CPU seconds of each step, and the size of the page."""
     from classification.report import records, run
-    from classification.report.contents.build import build_sections
+    from classification.report.answers import answers
+    from classification.report.contents.build import build_sections, collect
 
     steps, last = [], [time.perf_counter(), time.process_time()]
 
@@ -182,9 +183,11 @@ def measure(folder: Path, output: Path) -> None:
 
     found, problems = records.read([folder])
     done(f"read {len(found)} results")
-    sections = build_sections(found, None)
+    results = collect(found)
+    done(f"compare the networks of {len(results.groups)} groups")
+    found_answers, sections = answers(results), build_sections(results)
     done(f"work out {len(sections)} sections")
-    page = run.write(sections, found, problems, output)
+    page = run.write(results, found_answers, sections, problems, output)
     done(f"draw {sum(len(s.figures) for s in sections)} figures, write tables and page")
     print("| step | wall s | CPU s |\n|---|---|---|")
     total = ("total", *(sum(step[k] for step in steps) for k in (1, 2)))

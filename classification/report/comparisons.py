@@ -129,18 +129,53 @@ def compare(group: Group, rules: Rules) -> dict[tuple[str, str], Contest]:
     """Map (mode, task) to the contest over all architectures and eps, as in Table 1."""
     found = {}
     for mode in group.modes:
-        contests = {}
-        for task in group.tasks:
-            cells = [
-                (eps, group.configurations(mode, task, arch, eps))
-                for arch in group.archs
-                for eps in (0.0, *group.eps)
-            ]
-            robust = [run for eps, runs in cells if eps for run in runs]
-            standard = [run for eps, runs in cells if not eps for run in runs]
-            if c := contest(robust, standard):
-                contests[mode, task] = c
+        contests = {(mode, task): c for task, c in _contests(group, mode, group.archs).items()}
         found |= judged(contests, rules, f"table1 {'; '.join(group.key.words)}")
+    return found
+
+
+def compare_architectures(group: Group, rules: Rules) -> dict[tuple[str, str, str], Contest]:
+    """Map (mode, task, architecture) to the contest over all eps, as in Section 4.3.
+
+    p-values are corrected within an architecture.
+    """
+    found = {}
+    for mode in group.modes:
+        for arch in group.archs:
+            own = {(mode, t, arch): c for t, c in _contests(group, mode, (arch,)).items()}
+            found |= judged(own, rules, f"section4-3 {'; '.join(group.key.words)}")
+    return found
+
+
+def compare_downscaled(group: Group, pixels: int, rules: Rules) -> dict[tuple[str, str], Contest]:
+    """Map (mode, task) to the contest on images downscaled to `pixels`, over all architectures."""
+    found = {}
+    for mode in group.modes:
+        own = _contests(group, mode, group.archs, pixels)
+        contests = {(mode, task): c for task, c in own.items()}
+        found |= judged(contests, rules, f"downscaled {pixels} {'; '.join(group.key.words)}")
+    return found
+
+
+def _contests(
+    group: Group, mode: str, archs: Iterable[str], pixels: int | None = None
+) -> dict[str, Contest]:
+    """Map each task that has both sides to its contest, not judged yet.
+
+    Args:
+        pixels: size that the images were downscaled to; None: not downscaled.
+    """
+    found = {}
+    for task in group.tasks:
+        runs = {
+            (arch, eps): group.configurations(mode, task, arch, eps, pixels)
+            for arch in archs
+            for eps in (0.0, *group.eps)
+        }
+        robust = [run for (_, eps), own in runs.items() if eps for run in own]
+        standard = [run for (_, eps), own in runs.items() if not eps for run in own]
+        if c := contest(robust, standard):
+            found[task] = c
     return found
 
 

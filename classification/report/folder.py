@@ -5,7 +5,7 @@ from pathlib import Path
 
 from robust_backbones.core.errors import UserError
 
-PAGE, CONTENTS = "index.html", "report.json"
+PAGE, MARKDOWN, CONTENTS = "index.html", "report.md", "report.json"
 TABLES, FIGURES = "tables", "figures"
 KIND = "robust-backbones report"
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)

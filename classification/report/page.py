@@ -1,7 +1,7 @@
-"""The page of a report: one HTML file that needs no network and believes no text in the results.
+"""The page of a report: one HTML file that works offline.
 
-Tables and figures are written into it; what is behind a number is one JSON text in it, of which
-the browser draws a run when it is asked for.
+Text from results is escaped, and the page's Content-Security-Policy allows only the page's own
+script. The page contains the runs as JSON. Its script shows a run when the user clicks a number.
 """
 
 import base64
@@ -11,6 +11,8 @@ from pathlib import Path
 from markupsafe import Markup
 
 from classification.report import page_table
+from classification.report.answers import Answer
+from classification.report.forest import forests
 from classification.report.page_runs import PageRuns
 from classification.report.sections import Section
 from robust_backbones.core import pages
@@ -19,25 +21,31 @@ TEMPLATE, SCRIPT, STYLE = "report.html.jinja", "report.js", "report.css"
 
 
 def render(
+    answers: list[Answer],
     sections: list[Section],
     drawings: dict[str, str],
     runs: PageRuns,
     problems: list[str],
     files: list[str],
+    margin: float | None = None,
 ) -> str:
-    """The page.
+    """Render the page.
 
     Args:
-        drawings: figure's name -> its `<svg>` element, as `figures.inline` makes it.
-        runs: what is behind the numbers.
-        problems: a sentence each, about files that could not be read.
-        files: the report's files, relative to the page: `"tables/<section>.csv"`, ...
+        answers: sentences for the top of the page.
+        drawings: name of a figure -> its `<svg>` element from `figures.inline`.
+        runs: the runs that the numbers come from.
+        problems: sentences about unreadable files.
+        files: files of the report, relative to the page: `"tables/<section>.csv"`, ...
+        margin: margin to draw in the forest plots, points; None: only where a verdict uses it.
     """
     folder = Path(__file__).parent
     script, style = ((folder / name).read_text(encoding="utf-8") for name in (SCRIPT, STYLE))
     shown = [s for s in sections if s.found or not s.wanted]
     return pages.render(
         folder / TEMPLATE,
+        answers=answers,
+        forests=forests(answers, margin),
         sections=shown,
         tables={s.name: page_table.table(s) for s in shown},
         empty=[s for s in sections if s.wanted and not s.found],
@@ -53,13 +61,13 @@ def render(
 
 
 def _by_stem(files: list[str]) -> dict[str, list[str]]:
-    """`"tables/table1"` -> its files."""
-    found = {}
+    """Group the files that differ only in their extension: `"tables/table1"` -> files."""
+    found: dict[str, list[str]] = {}
     for name in files:
         found.setdefault(name.rsplit(".", 1)[0], []).append(name)
     return found
 
 
 def _digest(script: str) -> str:
-    """As a Content-Security-Policy names the only script that may run."""
+    """SHA-256 of the script, in the encoding of a Content-Security-Policy."""
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 from classification.report import figures, folder, page, page_runs, tables
+from classification.report.answers import Answer, answers
 from classification.report.comparisons import Rules
-from classification.report.contents.build import build_sections
+from classification.report.contents.build import build_sections, collect
+from classification.report.contents.parts import Results
 from classification.report.records import Record
 from classification.report.sections import Section
 from classification.report.verdicts import MARGIN
@@ -31,8 +33,12 @@ def run(
         Path of the page.
     """
     rules = Rules(MARGIN if margin is None else margin, folder.older_looks(output))
-    sections = build_sections(found, study, rules)
-    path = write(sections, found, problems, output, rules.looks)
+    results = collect(found, study, rules)
+    sections = build_sections(results)
+    found_answers = answers(results)
+    path = write(results, found_answers, sections, problems, output, margin)
+    for answer in found_answers:
+        print(answer)
     for text in problems:
         print(f"warning: {text}")
     for section in sections:
@@ -44,30 +50,37 @@ def run(
 
 
 def write(
+    results: Results,
+    answers: list[Answer],
     sections: list[Section],
-    found: list[Record],
     problems: list[str],
     output: Path,
-    looks: dict[str, list[str]] | None = None,
+    margin: float | None = None,
 ) -> Path:
     """Write all files of a report, each atomically, the page last.
 
     Args:
-        found: the records to whose indices the sections' values refer.
-        problems: sentences about unreadable files, for the top of the page.
-        looks: looks from `comparisons.Rules`, saved for the next report in this folder.
+        results: results that answers and sections were built from.
+        problems: sentences about unreadable files, for the page.
+        output: folder for the report.
+        margin: margin that the user gave, points; None: none was given.
 
     Returns:
         Path of the page.
     """
-    runs = page_runs.collect_runs(found)
+    runs = page_runs.collect_runs(results.records)
     files, drawings = _draw(sections, "simulated" if runs.simulated else "")
     files |= _tables(sections)
     assert all(name == Path(name).as_posix() and name.count("/") == 1 for name in files)
-    html = page.render(sections, drawings, runs, problems, list(files))
+    html = page.render(answers, sections, drawings, runs, problems, list(files), margin)
     with claimed(output):
         older = set(folder.older_files(output) or ())
-        contents = {"kind": folder.KIND, "files": sorted(older | set(files)), "looks": looks or {}}
+        contents = {
+            "kind": folder.KIND,
+            "answers": [answer.json() for answer in answers],
+            "files": sorted(older | set(files)),
+            "looks": results.rules.looks,
+        }
         # Written first: if the process is killed, the next one recognizes the folder as a report.
         files = {
             folder.CONTENTS: json.dumps(contents, indent=1).encode(),
@@ -95,6 +108,13 @@ def _draw(sections: list[Section], watermark: str) -> tuple[dict[str, bytes], di
         files[f"{folder.FIGURES}/{figure.name}.png"] = png
         drawings[figure.name] = figures.inline(svg, figure.title)
     return files, drawings
+
+
+def _markdown(answers: list[Answer], sections: list[Section]) -> str:
+    """Answers and all tables in one Markdown file."""
+    escape = tables.MARKDOWN.escape
+    lines = [f"- **{escape(answer.question)}:** {escape(answer.text)}" for answer in answers]
+    return "\n".join([*lines, "", *map(tables.markdown, sections)])
 
 
 def _tables(sections: list[Section]) -> dict[str, bytes]:

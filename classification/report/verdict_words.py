@@ -71,18 +71,31 @@ def over(verdict: Verdict | None) -> str:
 
 
 def would_tell(verdict: Verdict | None) -> str:
-    """Trials or test images that would turn `cannot tell` into another verdict, in words."""
-    if verdict is None or (needed := verdict.needed) is None:
-        return ""
-    if needed.trials:
-        return f"{_range(*needed.trials, MOST_TRIALS)} trials of each network"
-    if needed.images:
-        return f"{_range(*needed.images, MOST_IMAGES)} test images"
-    return LACKING[needed.missing] if needed.missing else "no number of trials"
+    """Words of `advice` for one verdict; empty without a comparison."""
+    return advice([verdict]) if verdict else ""
 
 
-def _range(fewest: int, most: int, end: int) -> str:
-    """`8 to 25`, or `at least 8` if the second number reaches `end`."""
+def advice(verdicts: Iterable[Verdict]) -> str:
+    """Trials or test images that would turn `cannot tell` into another verdict, in words.
+
+    The range covers all the verdicts. It is empty for other outcomes.
+    """
+    needed = [verdict.needed for verdict in verdicts if verdict.needed]
+    trials = [one.trials for one in needed if one.trials]
+    images = [one.images for one in needed if one.images and not one.trials]
+    found = []
+    if trials:
+        found.append(f"{_range(trials, MOST_TRIALS)} trials of each network")
+    if images:
+        found.append(f"{_range(images, MOST_IMAGES)} test images")
+    rest = [one.missing for one in needed if not (one.trials or one.images)]
+    found += dict.fromkeys(LACKING[one] if one else "no number of trials" for one in rest)
+    return " or ".join(found)
+
+
+def _range(ranges: list[tuple[int, int]], end: int) -> str:
+    """`8 to 25`, or `at least 8` if the largest number reaches `end`."""
+    fewest, most = min(low for low, _ in ranges), max(high for _, high in ranges)
     if most >= end:
         return f"at least {_rounded(fewest):,}"
     return f"{_rounded(fewest):,} to {_rounded(most):,}"

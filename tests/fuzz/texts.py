@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from classification.report import page_runs, records
-from classification.report.contents.build import build_sections
+from classification.report.contents.build import build_sections, collect
 from robust_backbones.core import results
 from robust_backbones.core.errors import UserError
 from tests.fuzz.cases import Seed, json_seed
@@ -164,7 +164,7 @@ def result_seeds(folder: Path) -> list[Seed]:
 
 def read_results(folder: Path, path: Path) -> None:
     found, problems = records.read([folder])
-    sections = build_sections(found)
+    sections = build_sections(collect(found))
     json.dumps([page_runs.collect_runs(found).json()], allow_nan=False)
     assert all(section.columns for section in sections)
     with contextlib.suppress(UserError):

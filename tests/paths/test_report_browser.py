@@ -29,7 +29,7 @@ def driver(tmp_path_factory):
     }
     first = Section("figure1", "Figure 1", [], [], [])
     page = report_page.render(
-        [section, first], drawings, page_runs.collect_runs(found), [report_parts.HOSTILE], []
+        [], [section, first], drawings, page_runs.collect_runs(found), [report_parts.HOSTILE], []
     )
     path = folder / "index.html"
     path.write_text(page, encoding="utf-8")

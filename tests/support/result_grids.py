@@ -5,7 +5,7 @@ from collections import Counter
 
 import numpy as np
 
-from classification.report.contents.build import build_sections
+from classification.report.contents.build import build_sections, collect
 from classification.report.sections import Value
 from tests.support.result_records import transfer
 
@@ -14,7 +14,7 @@ MODES = ("fixed-feature", "full-network")
 
 def named(found):
     """Map names to sections, after checks that hold for every section."""
-    sections = build_sections(found)
+    sections = build_sections(collect(found))
     names = [section.name for section in sections]
     drawn = [figure.name for section in sections for figure in section.figures]
     assert not [name for name, times in Counter(names + drawn).items() if times > 2]

@@ -42,10 +42,8 @@ BUILDERS: dict[str, Callable[..., list[Section]]] = {
 ONCE = ("Figure 1", "Figure 4", "Figure 8, evaluation")
 
 
-def build_sections(
-    found: list[Record], study: Path | None = None, rules: Rules | None = None
-) -> list[Section]:
-    """Build the sections that have a result, and those about coverage.
+def collect(found: list[Record], study: Path | None = None, rules: Rules | None = None) -> Results:
+    """Group the results and compare robust with standard networks.
 
     Args:
         found: results; `Value.records` of the sections are indices into this list.
@@ -55,10 +53,21 @@ def build_sections(
     rules = rules or Rules()
     runs = records.merged(found)
     groups = groups_of(runs)
-    contests = {group.suffix: comparisons.compare(group, rules) for group in groups}
-    results = Results(found, runs, groups, contests, study, rules)
+    return Results(
+        found,
+        runs,
+        groups,
+        {group.suffix: comparisons.compare(group, rules) for group in groups},
+        {group.suffix: comparisons.compare_architectures(group, rules) for group in groups},
+        study,
+        rules,
+    )
+
+
+def build_sections(results: Results) -> list[Section]:
+    """Build the sections that have a result, and those about coverage."""
     # Networks that were pretrained on stylized images appear only in Figure 8.
-    shown = [group for group in groups if not stylized(group.key.pretrained_on)]
+    shown = [group for group in results.groups if not stylized(group.key.pretrained_on)]
     made, empty = [], []
     for name, build in BUILDERS.items():
         own = build(results) if name in ONCE else [s for g in shown for s in build(results, g)]

@@ -23,6 +23,7 @@ from classification.report.verdict_words import (
     interval,
     verdict_cells,
 )
+from classification.report.verdicts import Verdict
 from robust_backbones import zoo
 from robust_backbones.core.detector_keys import EXPERIMENT
 from robust_backbones.core.eps import show_eps
@@ -64,7 +65,7 @@ class Experiment:
 
 def figure4(results: Results) -> list[Section]:
     """AP of each backbone, and its difference from the standard one."""
-    found = _experiments(results.of_kind("detection"))
+    found = experiments(results.of_kind("detection"))
     if not found:
         return []
     rows, panels = [], {}
@@ -125,7 +126,7 @@ def _lacking(found: list[Experiment]) -> int:
     return len(lost) if len(lost) < len(cells) else 0
 
 
-def _experiments(runs: list[Merged]) -> list[Experiment]:
+def experiments(runs: list[Merged]) -> list[Experiment]:
     groups: dict[tuple, dict[str, list[Merged]]] = {}
     for run in runs:
         network = _network(run.first)
@@ -214,20 +215,31 @@ def _aps(runs: list[Merged], task: str) -> dict[int, float]:
     return found
 
 
-def _rows(experiment: Experiment, task: str, rules: Rules) -> list[Row]:
+def verdicts(experiment: Experiment, task: str, rules: Rules) -> dict[str, Verdict]:
+    """Map each robust backbone to the verdict on its AP against the standard one.
+
+    Args:
+        task: a key of `TASKS`.
+    """
     aps = {n: own for n, runs in experiment.networks.items() if (own := _aps(runs, task))}
-    standard = aps.get(STANDARD)
-    compared = {
+    standard = aps.pop(STANDARD, None)
+    if not standard:
+        return {}
+    found = {
         n: estimates.from_accuracies(np.array([[*own.values()]]), np.array([[*standard.values()]]))
         for n, own in aps.items()
-        if standard and n != STANDARD
     }
-    verdicts = judge_all(compared, rules, f"figure4 {experiment.words} {task}")
+    return judge_all(found, rules, f"figure4 {experiment.words} {task}")
+
+
+def _rows(experiment: Experiment, task: str, rules: Rules) -> list[Row]:
+    aps = {n: own for n, runs in experiment.networks.items() if (own := _aps(runs, task))}
+    judged = verdicts(experiment, task, rules)
     robust = [n for n in aps if n != STANDARD]
     top = max(robust, key=lambda n: fmean(aps[n].values()), default=None)
     rows = []
     for network, own in aps.items():
-        verdict = verdicts.get(network)
+        verdict = judged.get(network)
         side = "standard" if network == STANDARD else "robust" if network == top else None
         paper = _paper(experiment.name, task, side) if side else None
         ours = _over_runs(own, experiment.networks[network])

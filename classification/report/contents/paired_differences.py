@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from classification.report import crossfit, published, statistics, verdict_words
-from classification.report.comparisons import Contest, contest, judged, over_tasks
+from classification.report.comparisons import Contest, over_tasks
 from classification.report.contents.parts import (
     ARCH,
     MODE,
@@ -77,18 +77,7 @@ def _contest_cells(c: Contest) -> Row:
 
 def section_4_3(results: Results, group: Group) -> list[Section]:
     """Section 4.3: the best eps of each task."""
-    contests: dict[tuple[str, str, str], Contest] = {}
-    for mode in group.modes:
-        for arch in group.archs:
-            own = {}  # p-values are corrected within an architecture
-            for task in group.tasks:
-                runs = {
-                    eps: group.configurations(mode, task, arch, eps) for eps in (0.0, *group.eps)
-                }
-                robust = [run for eps in group.eps for run in runs[eps]]
-                if c := contest(robust, runs[0.0]):
-                    own[mode, task, arch] = c
-            contests |= judged(own, results.rules, f"section4-3 {'; '.join(group.key.words)}")
+    contests = results.by_architecture[group.suffix]
     if not contests:
         return []
     text = [

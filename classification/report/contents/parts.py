@@ -42,6 +42,8 @@ class Results:
         runs: the records, with the trials of a configuration merged.
         groups: groups of comparable transfer runs.
         contests: group's suffix -> (mode, task) -> best robust against best standard network.
+        by_architecture: group's suffix -> (mode, task, architecture) -> the same within an
+            architecture.
         study: study file, or None.
         rules: how verdicts are made.
     """
@@ -50,6 +52,7 @@ class Results:
     runs: list[Merged]
     groups: list[Group]
     contests: dict[str, dict[tuple[str, str], Contest]]
+    by_architecture: dict[str, dict[tuple[str, str, str], Contest]]
     study: Path | None = None
     rules: Rules = field(default_factory=Rules)
 

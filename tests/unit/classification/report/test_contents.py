@@ -8,7 +8,7 @@ import pytest
 
 from classification.datasets.specs import SUITE
 from classification.report import published, records
-from classification.report.contents.build import build_sections
+from classification.report.contents.build import build_sections, collect
 from classification.report.contents.parts import Results
 from classification.report.contents.pretraining_accuracy import PretrainingAccuracy
 from classification.report.records import Record
@@ -273,7 +273,7 @@ def test_runs_of_a_study(tmp_path):
     )
     made = read_study(study)[0].result
     record = Record(**vars(transfer()) | {"path": made})
-    (section,) = [s for s in build_sections([record], study) if s.name == "study"]
+    (section,) = [s for s in build_sections(collect([record], study)) if s.name == "study"]
     assert [r["state"] for r in section.rows] == ["finished", "missing"]
     assert (section.found, section.wanted) == (1, 2)
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from classification.report import records
-from classification.report.contents.build import build_sections
+from classification.report.contents.build import build_sections, collect
 from robust_backbones.core.errors import UserError
 from robust_backbones.zoo import MODELS
 
@@ -178,8 +178,8 @@ def test_damaged_files_are_reported_or_harmless(tmp_path, kind):
     found, problems = records.read([tmp_path])
     assert found and problems
     for record in found:  # each alone, so that each is in a table
-        build_sections([record])
-    build_sections(found)
+        build_sections(collect([record]))
+    build_sections(collect(found))
 
 
 def test_trials_of_a_configuration_are_merged(tmp_path):

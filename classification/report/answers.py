@@ -1,0 +1,388 @@
+"""Answers of a report: one sentence for each question that the results can answer.
+
+A question compares robust with standard networks: transfer in one mode, of one architecture or of
+the best of several, or detectors by one metric. Differences of several tasks are never averaged.
+The sentence says on which tasks the robust side gains or loses, and which tasks need more data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from classification.report import comparisons
+from classification.report.comparisons import Contest, Rules
+from classification.report.contents.detection import STANDARD, TASKS, experiments, verdicts
+from classification.report.contents.parts import EMBEDDED, Results
+from classification.report.groups import Group, stylized
+from classification.report.records import Merged
+from classification.report.verdict_words import advice
+from classification.report.verdicts import Outcome, Verdict
+from robust_backbones.core.eps import show_eps
+
+NAMED = 3  # tasks that a sentence names; more are counted
+# Mode -> what is compared, with a place for the network.
+SUBJECTS = {
+    "fixed-feature": "features of {}",
+    "full-network": "networks fine-tuned from {}",
+    "detection": "detectors on {}",
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Answer to a question about robust and standard networks.
+
+    Attributes:
+        question: the comparison, without verb: mode, architecture and protocol.
+        text: the answer, one sentence. Without verdicts, it says which results are missing.
+        unit: unit of the differences, `"points"` or `"points of box AP"`.
+        verdicts: task -> verdict on the robust side; empty if the question has no answer.
+        cautions: reasons not to quote the answer as it is, one sentence each.
+    """
+
+    question: str
+    text: str
+    unit: str = "points"
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    cautions: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> dict[Outcome, int]:
+        """Number of tasks with each verdict."""
+        found = [verdict.outcome for verdict in self.verdicts.values()]
+        return {outcome: found.count(outcome) for outcome in Outcome}
+
+    @property
+    def only(self) -> Verdict | None:
+        """Verdict of a single task; None for several tasks, which have no common estimate."""
+        found = [*self.verdicts.values()]
+        return found[0] if len(found) == 1 else None
+
+    def __str__(self) -> str:
+        return f"{self.question}: {self.text}"
+
+    def json(self) -> dict[str, Any]:
+        """Plain values for `report.json`; differences in percentage points."""
+        return {
+            "question": self.question,
+            "text": self.text,
+            "unit": self.unit,
+            "estimate": None if self.only is None else self.only.estimate.mean,
+            "interval": None if self.only is None else _interval(self.only),
+            "counts": {outcome.value: number for outcome, number in self.counts.items()},
+            "tasks": [
+                {
+                    "task": task,
+                    "estimate": verdict.estimate.mean,
+                    "interval": _interval(verdict),
+                    "p": verdict.p,
+                    "alpha": verdict.alpha,
+                    "margin": verdict.margin,
+                    "verdict": verdict.outcome.value,
+                    "would_tell": advice([verdict]),
+                }
+                for task, verdict in self.verdicts.items()
+            ],
+            "cautions": list(self.cautions),
+        }
+
+
+def _interval(verdict: Verdict) -> list[float] | None:
+    """Ends of the interval, points; None without an interval."""
+    if verdict.low is None or verdict.high is None:
+        return None
+    return [verdict.low, verdict.high]
+
+
+def answers(results: Results) -> list[Answer]:
+    """Answer the questions of a report. Questions without an answer are last."""
+    found = []
+    for group in results.groups:
+        if not stylized(group.key.pretrained_on):
+            found += _of_group(results, group)
+    found += _of_detectors(results.of_kind("detection"), results.rules)
+    found = found or [_nothing(results.runs)]
+    return sorted(found, key=lambda answer: not answer.verdicts)
+
+
+def _nothing(runs: list[Merged]) -> Answer:
+    """Answer for results in which no transfer run and no detector has a known network."""
+    unknown = [run for run in runs if run.first.kind == "transfer"]
+    if unknown:
+        text = (
+            f"{len(unknown)} transfer runs start from weights with unknown training. Use weights "
+            "that record it, or published ones (robust://NAME)."
+        )
+    else:
+        text = (
+            "there are no results of classification.transfer or of detectors. Run robust and "
+            "standard networks on the same task."
+        )
+    return Answer("Do robust networks transfer better", f"No answer yet: {text}")
+
+
+def _of_group(results: Results, group: Group) -> list[Answer]:
+    """Answers for each mode: over all architectures, then for each of several architectures."""
+    found, words = [], "; ".join(group.key.words)
+    contests, by_arch = results.contests[group.suffix], results.by_architecture[group.suffix]
+    for mode in group.modes:
+        archs = [a for a in group.archs if any(group.row(mode, task, a) for task in group.tasks)]
+        own = {task: c for (m, task), c in contests.items() if m == mode}
+        if not archs:  # the mode has runs of downscaled images only
+            pass
+        elif own:
+            found.append(_of_transfer(group, mode, archs, own))
+        else:
+            found.append(Answer(f"{mode.capitalize()} transfer ({words})", _lacking(group, mode)))
+        for arch in archs if len(archs) > 1 else ():
+            own = {task: c for (m, task, a), c in by_arch.items() if (m, a) == (mode, arch)}
+            if own:
+                found.append(_of_transfer(group, mode, [arch], own))
+        for pixels in group.downscales:
+            small = comparisons.compare_downscaled(group, pixels, results.rules)
+            own = {task: c for (m, task), c in small.items() if m == mode}
+            if own:
+                found.append(_of_transfer(group, mode, group.archs, own, pixels))
+    return found
+
+
+def _of_transfer(
+    group: Group,
+    mode: str,
+    archs: Collection[str],
+    contests: Mapping[str, Contest],
+    pixels: int | None = None,
+) -> Answer:
+    """Answer for one mode and the best of some architectures.
+
+    Args:
+        contests: task -> contest.
+        pixels: size that the images were downscaled to; None: not downscaled.
+    """
+    sides: dict[bool, set[tuple[str, float]]] = {True: set(), False: set()}
+    for task in contests:
+        for arch in archs:
+            for eps in group.row(mode, task, arch, pixels):
+                sides[bool(eps)].add((arch, eps))
+    recipe = all(contest.pretrainings for contest in contests.values())
+    network = _network(sides[True], group.key.norm, recipe)
+    standard = f"the best of {len(sides[False])} standard ones"
+    suffix = f" at {pixels} pixels" if pixels else ""
+    found = {f"{task}{suffix}": c.verdict for task, c in contests.items() if c.verdict}
+    archs = sorted({arch for side in sides.values() for arch, _ in side})
+    shown = archs[0] if len(archs) == 1 else f"{len(archs)} architectures"
+    words = [shown, *([f"images of {pixels} pixels"] if pixels else []), *group.key.words]
+    return Answer(
+        f"{mode.capitalize()} transfer ({'; '.join(words)})",
+        sentence(
+            SUBJECTS[mode].format(network),
+            "standard ones" if len(sides[False]) == 1 else standard,
+            found,
+        ),
+        verdicts=found,
+        cautions=_cautions(contests.values()),
+    )
+
+
+def _network(side: set[tuple[str, float]], norm: str, recipe: bool) -> str:
+    """Name of a robust network, or of the best of several.
+
+    Args:
+        side: architecture and eps of each network.
+        recipe: whether verdicts are about the recipe of the pretraining and not about checkpoints.
+    """
+    archs, levels = sorted({arch for arch, _ in side}), sorted({eps for _, eps in side})
+    shown = show_eps(norm, levels[0])
+    if len(levels) > 1:
+        shown += f" to {show_eps(norm, levels[-1])}"
+    name = archs[0] if len(archs) == 1 else "networks"
+    if len(side) == 1:
+        which = f"{name} by this robust recipe" if recipe else f"this robust {name}"
+    else:
+        which = f"the best of these {len(side)} robust {name}{'s' if len(archs) == 1 else ''}"
+    return f"{which} (eps {shown})"
+
+
+def _lacking(group: Group, mode: str) -> str:
+    """Sentence on the runs that a mode lacks for a comparison."""
+    runs = [run for task in group.tasks for run in group.networks(mode, task)]
+    sides = {bool(run.first.eps) for run in runs}
+    names = sorted({run.first.arch for run in runs})
+    if len(sides) == 2:
+        return (
+            "No answer yet: no task has both robust and standard networks. Run both on the same "
+            "task."
+        )
+    have, add = ("robust", "standard") if True in sides else ("standard", "robust")
+    many = f"only {have} networks" if len(runs) > 1 else f"only one network, a {have} one"
+    return f"No answer yet: {many}. Add runs of {add} twins ({', '.join(names)})."
+
+
+def _of_detectors(runs: list[Merged], rules: Rules) -> list[Answer]:
+    """Answers for each metric of detectors with the same architecture."""
+    found: dict[tuple[str, str], dict[tuple[str, str], Verdict]] = {}
+    lacking = []
+    for experiment in experiments(runs):
+        arch = next(iter(experiment.networks.values()))[0].first.arch
+        for task in TASKS:
+            own = verdicts(experiment, task, rules)
+            place = found.setdefault((arch, task), {}) if own else {}
+            place.update({(experiment.words, network): v for network, v in own.items()})
+        if len(experiment.networks) == 1 or STANDARD not in experiment.networks:
+            add = "robust backbones" if STANDARD in experiment.networks else "a standard backbone"
+            question = f"Detection ({experiment.words}; {arch or 'architecture unknown'})"
+            text = f"No answer yet: runs with {add} are missing. Change only MODEL.WEIGHTS."
+            lacking.append(Answer(question, text))
+    return [_of_metric(arch, task, own) for (arch, task), own in found.items()] + lacking
+
+
+def _of_metric(arch: str, task: str, found: dict[tuple[str, str], Verdict]) -> Answer:
+    """Answer for one metric.
+
+    Args:
+        found: (experiment, name of the robust backbone) -> verdict.
+    """
+    names = {words for words, _ in found}
+    backbones = [*dict.fromkeys(network for _, network in found)]
+    if len(backbones) == 1:
+        network = f"this robust {arch} backbone ({backbones[0]})"
+        shown = {words: verdict for (words, _), verdict in found.items()}
+    elif len(names) == 1:
+        network = f"{len(backbones)} robust {arch} backbones"
+        shown = {backbone: verdict for (_, backbone), verdict in found.items()}
+    else:
+        network = f"{len(backbones)} robust {arch} backbones"
+        shown = {f"{words} ({backbone})": verdict for (words, backbone), verdict in found.items()}
+    unit = f"points of {TASKS[task]}"
+    question = f"Detection, {TASKS[task]} ({'; '.join([arch, *sorted(names)][:NAMED])})"
+    subject = SUBJECTS["detection"].format(network.replace("  ", " "))
+    return Answer(question, sentence(subject, "standard ones", shown, unit), unit, shown)
+
+
+def _cautions(contests: Iterable[Contest]) -> tuple[str, ...]:
+    """Reasons not to quote verdicts as they are."""
+    contests = list(contests)
+    records = [run.first for c in contests for run in (c.robust, c.standard)]
+    found = []
+    if any(record.simulated for record in records):
+        found.append("Simulated: no network was trained for these numbers.")
+    if small := sorted({record.dataset for record in records} & set(EMBEDDED)):
+        found.append(f"{', '.join(small)}: small embedded data that only test the software.")
+    if differs := list(dict.fromkeys(words for c in contests for words in c.differs)):
+        found.append(f"The networks differ in more than eps: {', '.join(differs)}.")
+    if any(record.settings.get("selection") == "test" for record in records):
+        found.append("Epochs and learning rates were chosen on the test images.")
+    return tuple(found)
+
+
+def sentence(
+    subject: str, rival: str, verdicts: Mapping[str, Verdict], unit: str = "points"
+) -> str:
+    """Say what verdicts support about the robust side.
+
+    Args:
+        subject: robust side, a plural noun phrase.
+        rival: standard side.
+        verdicts: task -> verdict; at least one.
+        unit: unit of the differences.
+    """
+    by = {outcome: {} for outcome in Outcome}
+    for task, verdict in verdicts.items():
+        by[verdict.outcome][task] = verdict
+    gains, losses = by[Outcome.BETTER], by[Outcome.WORSE]
+    same, open_ = by[Outcome.NO_DIFFERENCE], by[Outcome.CANNOT_TELL]
+    total, clauses = len(verdicts), []
+    if gains:
+        clauses.append(f"gain {_sizes(gains, unit)} over {rival} {_where(gains, total)}")
+    if losses:
+        against = "" if gains else f" against {rival}"
+        clauses.append(f"lose {_sizes(losses, unit)}{against} {_where(losses, total)}")
+    if total > 1 and bool(gains) != bool(losses):
+        clauses.append("lose on none" if gains else "gain on none")
+    if same:
+        margin = next(iter(same.values())).margin
+        other = "" if clauses else f" from {rival}"
+        within = f" ({_sizes(same, unit)})" if total == 1 else ""
+        limit = f"{margin:g} {unit if margin != 1 else unit.replace('points', 'point')}"
+        clauses.append(f"differ{other} by at most {limit} {_where(same, total)}{within}")
+    more = advice(open_.values())
+    if not clauses:
+        judged = any(verdict.p is not None for verdict in open_.values())
+        size = f" ({_sizes(open_, unit)})" if judged and total == 1 else ""
+        return (
+            f"Cannot tell yet whether {subject} gain or lose against {rival} "
+            f"{_where(open_, total)}{size}: "
+            + (f"{more} would tell." if judged else f"this needs {more}.")
+        )
+    text = subject[0].upper() + subject[1:] + " " + _listed(clauses)
+    if open_:
+        text += f"; the results cannot tell yet {_where(open_, total)} ({more} would)"
+    return text + "."
+
+
+def _where(tasks: Collection[str], total: int) -> str:
+    """Tasks by name, or their number if they are many."""
+    if len(tasks) <= NAMED:
+        return f"on {_listed(tasks)}"
+    return f"on all {total} tasks" if len(tasks) == total else f"on {len(tasks)} of {total} tasks"
+
+
+def _listed(words: Iterable[str]) -> str:
+    """`a, b and c`."""
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _sizes(verdicts: Mapping[str, Verdict], unit: str) -> str:
+    """Size of one difference with its interval, or the range of several differences.
+
+    Gains and losses are printed without sign, because the verb has it.
+    """
+    found = [*verdicts.values()]
+    lost = found[0].outcome is Outcome.WORSE
+    if len(found) == 1:
+        return rounded(found[0], unit, negated=lost)
+    digits = max(digits_of(verdict) for verdict in found)
+    means = sorted((-1 if lost else 1) * verdict.estimate.mean for verdict in found)
+    return f"{number(means[0], digits)} to {number(means[-1], digits)} {unit}"
+
+
+def rounded(verdict: Verdict, unit: str = "", negated: bool = False) -> str:
+    """Estimate and interval with the digits that the interval supports: `1.8 points [0.4, 3.1]`.
+
+    Args:
+        unit: unit behind the estimate, or empty.
+        negated: whether to print standard minus robust.
+    """
+    digits, sign = digits_of(verdict), -1 if negated else 1
+    text = f"{number(sign * verdict.estimate.mean, digits)} {unit}".rstrip()
+    if verdict.low is None or verdict.high is None:
+        return f"{text} (no interval)"
+    low, high = sorted((sign * verdict.low, sign * verdict.high))
+    return f"{text} [{number(low, digits)}, {number(high, digits)}]"
+
+
+def digits_of(verdict: Verdict) -> int:
+    """Decimals that an interval supports: 0 if its half-width is 10 points or more, else 1 or 2.
+
+    More decimals are used if an end would otherwise be rounded to a 0 that hides its sign.
+    """
+    if verdict.low is None or verdict.high is None:
+        return 1
+    half = (verdict.high - verdict.low) / 2
+    digits = 0 if half >= 10 else 1 if half >= 0.1 else 2
+    if verdict.outcome in (Outcome.BETTER, Outcome.WORSE):
+        end = min(abs(verdict.low), abs(verdict.high))
+        while end and digits < 4 and round(end, digits) == 0:
+            digits += 1
+    return digits
+
+
+def number(value: float, digits: int) -> str:
+    """Number without trailing zeros and without a negative zero."""
+    text = f"{value:.{digits}f}"
+    if digits:
+        text = text.rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text

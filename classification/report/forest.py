@@ -1,0 +1,147 @@
+"""Positions of estimates and intervals in the forest plots of the page.
+
+Answers with the same unit share one scale, so that their plots can be compared. All positions are
+percent of the plot's width.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from classification.report.answers import Answer, number, rounded
+from classification.report.verdict_words import advice
+from classification.report.verdicts import Outcome, Verdict
+
+# A verdict's sign in the plot. The shape differs, so that no verdict is known by color alone.
+MARKS = {
+    Outcome.BETTER: "▲",
+    Outcome.WORSE: "▼",
+    Outcome.NO_DIFFERENCE: "■",
+    Outcome.CANNOT_TELL: "○",
+}
+WIDEST = 4  # half-widths; longer intervals are cut, because they would hide all others
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Estimate of one task.
+
+    Attributes:
+        task: name of the task.
+        text: estimate and interval, rounded.
+        verdict, mark: the verdict in words and as a sign.
+        advice: what would tell, for `cannot tell`.
+        left, width: position of the interval; None without an interval.
+        middle: position of the estimate.
+        cut: whether the interval or the estimate is outside of the plot.
+    """
+
+    task: str
+    text: str
+    verdict: str
+    mark: str
+    advice: str
+    left: float | None
+    width: float | None
+    middle: float
+    cut: bool
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Forest plot of an answer.
+
+    Attributes:
+        bars: one for each task.
+        ticks: position and label of each tick; the tick of no difference has the label "0".
+        margin: left end and width of the margin; None: not drawn.
+        caption: sentence about the plot.
+    """
+
+    bars: list[Bar]
+    ticks: list[tuple[float, str]]
+    margin: tuple[float, float] | None
+    caption: str
+
+
+def forests(answers: list[Answer], margin: float | None) -> list[Forest | None]:
+    """Plot of each answer; None for answers without verdicts.
+
+    Args:
+        margin: margin to draw, points; None: only where a verdict depends on it.
+    """
+    found: list[Forest | None] = []
+    for answer in answers:
+        alike = [v for a in answers if a.unit == answer.unit for v in a.verdicts.values()]
+        found.append(_forest(answer, _scale(alike, margin), margin) if alike else None)
+    return [forest if forest and forest.bars else None for forest in found]
+
+
+def _scale(verdicts: Iterable[Verdict], margin: float | None) -> tuple[float, float]:
+    """Low and high end of the plot, points."""
+    verdicts = list(verdicts)
+    ends = [0.0, *(verdict.estimate.mean for verdict in verdicts)]
+    halves = [(v.high - v.low) / 2 for v in verdicts if v.low is not None and v.high is not None]
+    limit = WIDEST * statistics.median(halves) if halves else math.inf
+    for v in verdicts:
+        if v.low is not None and v.high is not None:
+            ends += [max(v.low, v.estimate.mean - limit), min(v.high, v.estimate.mean + limit)]
+    ends += [-margin, margin] if margin else []
+    low, high = min(ends), max(ends)
+    room = 0.04 * (high - low) or 1.0
+    return low - room, high + room
+
+
+def _forest(answer: Answer, scale: tuple[float, float], margin: float | None) -> Forest:
+    low, high = scale
+
+    def place(value: float) -> float:
+        """Position of a value, rounded, because it is repeated for each task."""
+        return round(100 * (min(max(value, low), high) - low) / (high - low), 2)
+
+    bars = []
+    for task, verdict in answer.verdicts.items():
+        left = width = None
+        ends = [verdict.estimate.mean]
+        if verdict.low is not None and verdict.high is not None:
+            ends += [verdict.low, verdict.high]
+            left = place(verdict.low)
+            width = round(place(verdict.high) - left, 2)
+        bars.append(
+            Bar(
+                task,
+                rounded(verdict),
+                verdict.outcome.value,
+                MARKS[verdict.outcome],
+                advice([verdict]),
+                left,
+                width,
+                place(verdict.estimate.mean),
+                min(ends) < low or max(ends) > high,
+            )
+        )
+    verdicts = [*answer.verdicts.values()]
+    if margin is None and any(v.outcome is Outcome.NO_DIFFERENCE for v in verdicts):
+        margin = verdicts[0].margin
+    band = (place(-margin), round(place(margin) - place(-margin), 2)) if margin else None
+    ticks = [(place(tick), number(tick, 6)) for tick in _ticks(low, high)]
+    return Forest(bars, ticks, band, _caption(answer, margin))
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Three to six round numbers between the ends, with 0."""
+    step = 10.0 ** math.floor(math.log10((high - low) / 2))
+    step = next(k * step for k in (1, 2, 5, 10) if (high - low) / (k * step) < 6)
+    return [step * k for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _caption(answer: Answer, margin: float | None) -> str:
+    """Sentence on what the plot shows."""
+    levels = sorted({100 * (1 - v.alpha) for v in answer.verdicts.values() if v.low is not None})
+    shown = " or ".join(f"{level:g} %" for level in levels)
+    text = f"Robust minus standard, {answer.unit}"
+    text += f", with {shown} intervals." if levels else "; no interval can be given yet."
+    return text + (f" The band is the margin of {margin:g}." if margin else "")
