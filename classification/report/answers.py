@@ -346,7 +346,8 @@ def _sizes(verdicts: Mapping[str, Verdict], unit: str) -> str:
         return rounded(found[0], unit, negated=lost)
     digits = max(digits_of(verdict) for verdict in found)
     means = sorted((-1 if lost else 1) * verdict.estimate.mean for verdict in found)
-    return f"{number(means[0], digits)} to {number(means[-1], digits)} {unit}"
+    shown = dict.fromkeys(number(mean, digits) for mean in (means[0], means[-1]))
+    return f"{' to '.join(shown)} {unit}"
 
 
 def rounded(verdict: Verdict, unit: str = "", negated: bool = False) -> str:

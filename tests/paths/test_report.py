@@ -61,7 +61,7 @@ def test_what_is_written(written):
         assert f"tables/table1.{ending}" in names
     assert {"figures/table1.svg", "figures/table1.png"} <= names
     assert not [name for name in names if name.endswith(".tmp")]
-    assert names - {"index.html", "report.json"} == set(
+    assert names - {"index.html", "report.json", "report.md"} == set(
         json.loads((written / "report.json").read_text())["files"]
     )
 
@@ -73,6 +73,18 @@ def test_what_is_printed(results, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "table1: 2 of 24 numbers" in out and "warning: " in out and "broken" in out
     assert out.strip().endswith(str(tmp_path / "r" / "index.html"))
+
+
+def test_the_answer_is_the_same_everywhere(results, tmp_path, capsys):
+    folders = [str(results / "cifar10" / eps) for eps in ("0", "3")]
+    report.main([*folders, "--output", str(tmp_path), "--margin", "2"])
+    first = capsys.readouterr().out.splitlines()[0]
+    (answer,) = json.loads((tmp_path / "report.json").read_text())["answers"]
+    assert first == f"{answer['question']}: {answer['text']}" and answer["text"].endswith(".")
+    assert answer["text"] in (tmp_path / "report.md").read_text().splitlines()[0].replace("\\", "")
+    page = (tmp_path / "index.html").read_text()
+    assert page.index(answer["text"]) < page.index("<nav")
+    assert answer["tasks"][0]["margin"] == 2 and sum(answer["counts"].values()) == 1
 
 
 def test_no_text_of_a_result_is_a_tag(written):
