@@ -4,7 +4,7 @@ import pytest
 
 from classification.report.answers import Answer, answers, digits_of, number, rounded, sentence
 from classification.report.contents.build import collect
-from classification.report.trial_variance import Part
+from classification.report.trial_variance import VariancePart
 from classification.report.verdicts import Estimate, Missing, Outcome, Over, judge
 from tests.support import result_records
 
@@ -13,7 +13,7 @@ SUBJECT = "features of this robust resnet50 (eps 3)"
 
 
 def verdict(mean, error=0.5, **more):
-    return judge(Estimate(mean, BOTH, (3, 3), Part(error**2, 10.0), **more))
+    return judge(Estimate(mean, BOTH, (3, 3), VariancePart(error**2, 10.0), **more))
 
 
 BETTER, WORSE, SAME = verdict(1.8), verdict(-3.0), verdict(0.1, 0.2)

@@ -4,12 +4,12 @@ import pytest
 
 from classification.report.answers import Answer
 from classification.report.forest import MARKS, forests
-from classification.report.trial_variance import Part
+from classification.report.trial_variance import VariancePart
 from classification.report.verdicts import Estimate, Missing, Outcome, Over, judge
 
 
 def verdict(mean, error=0.5):
-    return judge(Estimate(mean, Over.TRIALS, (3, 3), Part(error**2, 10.0)))
+    return judge(Estimate(mean, Over.TRIALS, (3, 3), VariancePart(error**2, 10.0)))
 
 
 def answer(unit="points", **verdicts):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from classification.report import numbers, page_table, tables
-from classification.report.contents.build import build_sections
+from classification.report.contents.build import build_sections, collect
 from classification.report.sections import Column, Ends, Interval, Kind, Section, StdDev, Value
 from tests.support.result_grids import grid
 from tests.support.result_records import detection
@@ -100,7 +100,7 @@ def reworded(section: Section, heading: str) -> Section:
 @pytest.mark.parametrize("heading", ["paper: critical difference", "gain - interval", "x"])
 def test_the_words_of_a_heading_change_no_number(heading):
     found = [*grid(), *(detection(eps=eps, seed=s) for eps in (0.0, 3.0) for s in range(3))]
-    for section in build_sections(found):
+    for section in build_sections(collect(found)):
         other = reworded(section, heading)
         assert [c.key for c in other.columns] == [c.key for c in section.columns]
         assert page_table.table(other)[1] == page_table.table(section)[1]
