@@ -127,7 +127,7 @@ def test_own_networks_are_matched_by_the_digest_of_their_file(tmp_path):
     network = Record(**vars(network) | {"weights": str(tmp_path / "checkpoint.pt")})
     run = transfer("textures", origin="digits")
     runs = records.merged([network])
-    known = PretrainingAccuracy(Results([network], runs, [], {}))
+    known = PretrainingAccuracy(Results([network], runs, [], {}, {}))
     for digest, accuracy in ((sha256(tmp_path / "checkpoint.pt"), 77.0), ("another", None)):
         (own,) = records.merged([Record(**vars(run) | {"weights_sha256": digest})])
         assert known.of(own) == accuracy

@@ -121,10 +121,10 @@ def test_numbers_that_json_does_not_have(tmp_path):
     )
 
 
-def test_exhibits_without_numbers_are_only_named():
+def test_tables_without_numbers_are_only_named():
     empty = Section("figure9", "Figure 9", [], [Column("a")], [{}], wanted=12)
     page = render(report_parts.section(), empty)
-    assert "Exhibits without any number yet: 1" in page and "Figure 9: 0 of 12" in page
+    assert "Tables and figures without a number yet: 1" in page and "Figure 9: 0 of 12" in page
     assert 'id="figure9"' not in page and 'id="table1"' in page
 
 
