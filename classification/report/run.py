@@ -85,6 +85,7 @@ def write(
         files = {
             folder.CONTENTS: json.dumps(contents, indent=1).encode(),
             **files,
+            folder.MARKDOWN: _markdown(answers, sections).encode(),
             folder.PAGE: html.encode(),
         }
         for name, data in files.items():
