@@ -202,7 +202,7 @@ def test_a_study(tmp_path, capsys):
     [
         (lambda p: (["absent"], "new"), "absent does not exist"),
         (lambda p: ([p.mkdir("empty")], "new"), "no results in .*empty. Give folders that contain"),
-        (lambda p: ([p.broken()], "new"), "no results in .*. Give folders .* is not a valid result"),
+        (lambda p: ([p.broken()], "new"), "no results in .*. Give .* is not a valid result"),
         (lambda p: ([p.results], p.other()), "contains files but no report. Choose another"),
         (lambda p: ([p.results], p.file()), "cannot read this folder"),
     ],
