@@ -1,4 +1,4 @@
-"""What an unfinished run has found so far: a file that grows by whole lines and survives a kill."""
+"""Records of an unfinished run, in a file that grows line by line and survives a kill."""
 
 import errno
 import json
@@ -11,18 +11,17 @@ from robust_backbones.core.results import differences
 
 
 class Journal:
-    """Records on disk, one JSON line each, behind a first line with the run's settings.
+    """A JSON Lines file: a first line with the run's settings, then one line per record.
 
     Args:
-        path: the file; made if it is not there.
-        settings: what a run must share to go on from the file, in plain JSON types.
+        path: file, created if it does not exist.
+        settings: settings in plain JSON types. A run resumes only with equal settings.
 
     Attributes:
-        records: those found in the file and those added since, in their order.
+        records: records in the file, in their order, including added ones.
 
     Raises:
-        UserError: the file is of a run with other settings, or is no journal, or the place cannot
-            be written to.
+        UserError: the file has other settings or is not a journal, or it cannot be written.
     """
 
     def __init__(self, path: str | Path, settings: dict):
@@ -33,41 +32,43 @@ class Journal:
         head, *self.records = self._read()
         if different := differences(head["settings"], settings):
             raise UserError(
-                f"{self.path.parent} holds an unfinished run with other settings: {different}; "
-                "give the same ones, or choose another --output."
+                f"{self.path.parent} has an unfinished run with other settings: {different}. Give "
+                "the same ones, or choose another --output."
             )
 
     def _read(self) -> list[dict]:
         text = self.path.read_bytes()
-        whole = text.rfind(b"\n") + 1
+        end = text.rfind(b"\n") + 1
         try:
-            lines = [json.loads(line) for line in text[:whole].splitlines()]
+            lines = [json.loads(line) for line in text[:end].splitlines()]
             lines[0]["settings"]
         except (ValueError, LookupError, TypeError, RecursionError):
             raise UserError(
-                f"{self.path} is not the record of an unfinished run; choose another --output."
+                f"{self.path}: not the record of an unfinished run. Choose another --output."
             ) from None
-        if whole < len(text):  # the line that was being written when the process died
-            os.truncate(self.path, whole)
+        if end < len(text):  # remove the line that was being written when the process died
+            os.truncate(self.path, end)
         return lines
 
     def add(self, record: dict) -> None:
-        """Append one record; it is on the disk when this returns.
+        """Append one record, and wait until it is on the disk.
 
         Raises:
-            UserError: the file cannot be written to.
+            UserError: the file cannot be written.
         """
         line = _line(record).encode()
         try:
-            # One write in append mode: a line never gets mixed with another process's.
+            # A single write in append mode does not mix with another process's line.
             with open(self.path, "ab", buffering=0) as file:
                 before = file.tell()
-                if file.write(line) < len(line):  # the disk took a part of it
+                if file.write(line) < len(line):  # the disk is full
                     file.truncate(before)
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(file.fileno())
         except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror}; make room.") from None
+            raise UserError(
+                f"{self.path}: {error.strerror}. Free space on the disk, and run again."
+            ) from None
         self.records.append(record)
 
 

@@ -1,11 +1,12 @@
-"""Classifiers: RGB in [0, 1] -> logits. The first layer normalises, so that `eps` means pixels.
+"""Classifiers: RGB in [0, 1] -> logits. The first layer normalizes, so `eps` is in pixel values.
 
-Heads and features are those of `zoo.ARCHS`: `Arch.head` names the last layer of each network.
+`zoo.ARCHS` has the architectures; `Arch.head` is the name of a network's last layer.
 """
 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,8 @@ from robust_backbones.checkpoint.architectures import (
     build_network,
     with_module_versions,
 )
-from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint
+from robust_backbones.checkpoint.formats import FORMAT, FORMAT_VERSION
+from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint, save_file
 from robust_backbones.core.errors import UserError
 from robust_backbones.zoo import ARCHS, IMAGENET_MEAN, IMAGENET_STD
 
@@ -27,8 +29,8 @@ class Normalize(nn.Module):
     """`(x - mean) / std` per channel.
 
     Args:
-        mean, std: three RGB numbers each, for inputs in [0, 1]; kept as buffers `(3, 1, 1)`, so
-            that a checkpoint carries them.
+        mean, std: three RGB numbers each, for images in [0, 1]. They are buffers `(3, 1, 1)`, so
+            checkpoints contain them.
     """
 
     mean: Tensor
@@ -40,21 +42,21 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: `(N, 3, H, W)` in [0, 1] -> the same shape, normalised."""
+        """Normalize images `(N, 3, H, W)` in [0, 1]."""
         return (x - self.mean) / self.std
 
 
 class Classifier(nn.Module):
-    """A torchvision-style network behind its normalisation.
+    """A torchvision-style network with its normalization.
 
     The state dict has `normalize.mean`, `normalize.std` and `net.<torchvision name>`.
 
     Attributes:
-        frozen: whether everything but the head stays as it is, BatchNorm statistics included.
+        frozen: whether everything except the head is fixed, BatchNorm statistics included.
 
     Args:
         arch: key of `zoo.ARCHS`.
-        num_classes: length of the logits; kept as an attribute.
+        num_classes: length of the logits, also an attribute.
         mean, std: as for `Normalize`.
 
     Raises:
@@ -74,7 +76,7 @@ class Classifier(nn.Module):
         self.net = build_network(arch, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: `(N, 3, H, W)` float RGB in [0, 1] -> logits `(N, classes)`."""
+        """Compute logits `(N, classes)` of float RGB images `(N, 3, H, W)` in [0, 1]."""
         return self.net(self.normalize(x))
 
     @property
@@ -85,11 +87,11 @@ class Classifier(nn.Module):
         return head
 
     def freeze(self, statistics: bool = True) -> None:
-        """Train the head alone from now on.
+        """Freeze everything except the head.
 
         Args:
-            statistics: keep BatchNorm statistics as well, and dropout off. Without,
-                they adapt to what the network is shown, as in the paper's own code.
+            statistics: whether BatchNorm statistics are frozen too, and dropout is off. Otherwise
+                the statistics adapt to the training images, as in the paper's code.
         """
         self.requires_grad_(False)
         self.head.requires_grad_(True)
@@ -97,11 +99,11 @@ class Classifier(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Classifier":
-        """As of every module; frozen networks stay in eval mode (a linear head has none)."""
+        """Set the mode; frozen networks stay in eval mode."""
         return super().train(mode and not self.frozen)
 
     def features(self, x: Tensor) -> Tensor:
-        """What the head is fed with: `(N, 3, H, W)` in [0, 1] -> `(N, feature_dim)`."""
+        """Compute the head's input `(N, feature_dim)` for images `(N, 3, H, W)` in [0, 1]."""
         kept = []
         hook = self.head.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0]))
         try:
@@ -114,39 +116,53 @@ class Classifier(nn.Module):
 def load_classifier(source: str | Path) -> Classifier:
     """Build a classifier in eval mode from any checkpoint that `read_checkpoint` supports.
 
-    A file without statistics is taken to expect ImageNet's.
+    A file without statistics gets ImageNet's.
 
     Args:
         source: a path, a published model's name (`resnet50_l2_eps3`) or a URL; see
             `robust_backbones.weights.resolve`.
 
     Raises:
-        UserError: cannot be had, unreadable, not a known architecture, or without the last layer.
+        UserError: the file could not be fetched or read, its architecture is unknown, or it has no
+            last layer.
     """
     found = read_checkpoint(weights.resolve(source))
     head = f"{ARCHS[found.arch].head}.weight"
     if head not in found.tensors:
-        raise UserError(f"{source} has no last layer ({head}); give a complete classifier.")
+        raise UserError(f"{source} has no last layer ({head}). Give a complete classifier.")
     return _fill(found, found.tensors, len(found.tensors[head])).eval()
+
+
+def save_classifier(path: Path, state: dict, metadata: dict, **more: Any) -> None:
+    """Save a checkpoint in our format; docs/formats.md describes it.
+
+    Args:
+        path: file to write.
+        state: state dict of the `Classifier`.
+        metadata: facts that users of the weights need, in plain JSON types.
+        more: further entries, such as the optimizer's state.
+    """
+    contents = {"format": FORMAT, "version": FORMAT_VERSION, "metadata": metadata, "model": state}
+    save_file(contents | more, path)
 
 
 def for_task(
     found: Checkpoint, classes: int, seed: int, statistics: Statistics | None = None
 ) -> Classifier:
-    """The network of a checkpoint with a new last layer, `nn.Linear` as torch initialises it.
+    """Build the network of a checkpoint with a new last layer, initialized as `nn.Linear` is.
 
     Args:
-        found: what `read_checkpoint` returned, with or without a last layer.
-        classes: of the task.
-        seed: of the new layer.
-        statistics: `(mean, std)`, RGB, to normalise with instead of the checkpoint's own.
+        found: checkpoint, with or without a last layer.
+        classes: number of classes of the task.
+        seed: seed for the new layer.
+        statistics: `(mean, std)`, RGB, that replace the checkpoint's statistics.
     """
     head = ARCHS[found.arch].head + "."
     kept = {name: t for name, t in found.tensors.items() if not name.startswith(head)}
     model = _fill(found, kept, classes, statistics)
-    with torch.random.fork_rng(devices=[]):  # layers are initialised from the global generator
+    with torch.random.fork_rng(devices=[]):  # layers draw their weights from the global generator
         torch.manual_seed(seed)
-        model.head.reset_parameters()  # some of torchvision's networks begin otherwise
+        model.head.reset_parameters()  # some of torchvision's networks initialize it differently
     return model
 
 
@@ -158,14 +174,16 @@ def _fill(
 ) -> Classifier:
     mean, std = statistics or (found.mean or IMAGENET_MEAN, found.std or IMAGENET_STD)
     model = Classifier(found.arch, classes, mean, std)
-    # `read` has accounted for every key; only BatchNorm's counters, which old files lack, are free.
+    # `read_checkpoint` has checked the keys. Old files lack BatchNorm's counters only.
     model.net.load_state_dict(with_module_versions(model.net.state_dict() | tensors, found.arch))
     return model
 
 
 def backbone_digest(model: Classifier) -> str:
-    """SHA-256 (hex) of all that decides the features: names and values below the head, and the
-    statistics of the normalisation."""
+    """SHA-256 (hex) of everything that determines the features.
+
+    That is the names and values of all tensors except the head's, normalization included.
+    """
     digest, head = hashlib.sha256(model.arch.encode()), f"net.{ARCHS[model.arch].head}."
     for name, tensor in sorted(model.state_dict().items()):
         if not name.startswith(head) and not name.endswith(BATCH_COUNTER):

@@ -1,7 +1,6 @@
-"""Command-line values: each parser takes the text and says what is allowed when it is not.
+"""Types of command-line values, for `add_argument(type=...)`, and options that commands share.
 
-For argparse: `add_argument("--eps", type=options.radius)`. Imports no torch, so that --help comes
-at once.
+This module imports no torch, because the command lines import it.
 """
 
 import re
@@ -34,19 +33,19 @@ fraction = number(parse_number, lambda v: 0 < v < 1, "a number between 0 and 1")
 
 
 def label(weights: str) -> str:
-    """What a network is called unless the user says it: the file's name without its ending.
+    """Default name of a network: the name of its file without the suffix.
 
     Args:
         weights: a path, a published name or a URL.
     """
     *above, name = weights.removeprefix("robust://").rstrip("/").split("/")
     short = re.sub(r"\.(pt|pth|ckpt|pkl|safetensors)$", "", name)
-    # Runs of pretraining are known by their folder: all their files are called checkpoint.pt.
+    # Pretraining names every file checkpoint.pt, so the folder names the network.
     return above[-1] if short == "checkpoint" and above else short
 
 
 def add_running(add: Callable) -> None:
-    """Add the options on where and how a training command runs.
+    """Add the options on how a training command runs.
 
     Args:
         add: `add_argument` of a parser or of an option group.

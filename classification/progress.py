@@ -1,4 +1,4 @@
-"""What a run shows: a line while it works, JSON lines, TensorBoard, curves."""
+"""Progress of a run: a line on stderr, JSON Lines, TensorBoard, curves."""
 
 import contextlib
 import json
@@ -9,19 +9,21 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from torch.utils.tensorboard import SummaryWriter
+
 from robust_backbones.core.figures import new_figure, save_figure
 from robust_backbones.core.files import atomic
 from robust_backbones.core.results import finite
 
-LOG_SECONDS = 60  # between two lines in a log file; a terminal's line is renewed each step
+LOG_SECONDS = 60  # between two lines in a log file; on a terminal, every step updates the line
 
 
 class ProgressLine:
-    """One line on stderr, kept up to date on a terminal and repeated now and then in a log.
+    """One line on stderr, updated in place on a terminal and repeated every minute in a log.
 
     Args:
-        total: images in the whole run.
-        done: images that an earlier start has done; they do not count for the speed.
+        total: number of images in the whole run.
+        done: number of images that an earlier start has done; they do not count for the speed.
     """
 
     def __init__(self, total: int, done: int = 0):
@@ -31,18 +33,23 @@ class ProgressLine:
 
     @property
     def rate(self) -> float:
-        """Images per second since the start, pauses left out."""
+        """Images per second since the start, without pauses."""
         return self.images / max(time.perf_counter() - self.started, 1e-9)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """The block's time does not count."""
+        """Exclude the time of the block from the speed."""
         began = time.perf_counter()
         yield
         self.started += time.perf_counter() - began
 
     def show(self, images: int, doing: str) -> None:
-        """Count `images` more, and say what goes on."""
+        """Count images, and show the state of the run.
+
+        Args:
+            images: number of images since the last call.
+            doing: description of the work, with commas between its parts.
+        """
         self.images += images
         now = time.perf_counter()
         if not self.terminal and now - self.shown < LOG_SECONDS:
@@ -59,14 +66,16 @@ class ProgressLine:
             print(", ".join([doing, *speed]), file=sys.stderr, flush=True)
 
     def clear(self) -> None:
-        """Make room on a terminal for a line that stays."""
+        """Clear the line on a terminal, before another line is printed."""
         if self.terminal:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def _fitting(doing: list[str], speed: list[str], width: int) -> str:
-    """One line of both: a longer one would wrap, and each update begin a new line. The time left
-    stays longest."""
+    """Fit both parts into the width; drop fields if necessary, the remaining time last.
+
+    A line that wraps could not be updated in place.
+    """
     doing, speed = list(doing), list(speed)
     while len(line := ", ".join(doing + speed)) > width:
         if len(speed) > 1:
@@ -79,16 +88,18 @@ def _fitting(doing: list[str], speed: list[str], width: int) -> str:
 
 
 def clock(seconds: float) -> str:
-    """`h:mm:ss`."""
+    """Format a duration as `h:mm:ss`."""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
 
 def epoch_line(record: dict, epochs: int, split: str) -> str:
-    """One epoch's record of the history in words.
+    """Describe an epoch's record in one line.
 
     Args:
-        split: that was looked at, if the record has `clean_top1`.
+        record: record of the history.
+        epochs: number of epochs of the run.
+        split: name of the evaluated split.
     """
     words = [
         f"epoch {record['epoch']}/{epochs}: loss {record['train_loss']:.3f}",
@@ -102,16 +113,14 @@ def epoch_line(record: dict, epochs: int, split: str) -> str:
 
 
 def write_history(path: Path, history: list[dict]) -> None:
-    """One JSON object a line, all of them, atomically; null where a number is not finite."""
+    """Write the records as JSON Lines, atomically; null replaces numbers that are not finite."""
     with atomic(path) as temporary:
         lines = (json.dumps(finite(record)) + "\n" for record in history)
         temporary.write_text("".join(lines), encoding="utf-8")
 
 
 def write_tensorboard(folder: Path, history: list[dict]) -> None:
-    """All numbers of the history as scalars, in place of what the folder had."""
-    from torch.utils.tensorboard import SummaryWriter
-
+    """Write all numbers of the history as scalars, replacing the folder's event files."""
     for old in folder.glob("events.out.tfevents.*"):
         old.unlink()
     with SummaryWriter(str(folder)) as writer:
@@ -136,7 +145,7 @@ CURVES = {  # panel -> its lines: key of the history -> label
 
 
 def draw_curves(path: Path, history: list[dict], title: str, split: str) -> None:
-    """Losses and accuracies, of the training images and of a split, against the epoch; a PNG."""
+    """Draw losses and accuracies of the training images and of a split against the epoch (PNG)."""
     figure = new_figure(9, 3.5)
     figure.suptitle(title)
     for axes, (ylabel, lines) in zip(figure.subplots(1, 2), CURVES.items(), strict=True):

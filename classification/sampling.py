@@ -1,18 +1,18 @@
-"""Variance of a mean over test images, over other test images."""
+"""Sampling variance of a mean over test images."""
 
 import numpy as np
 
 
 def deviations(values: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Weight of each image in a mean, and its share of the variance of that mean.
+    """Compute the weight of each image in a mean, and its contribution to the mean's variance.
 
     Args:
-        values: value of each image, `(N,)`.
-        labels: `(N,)` int for the mean over classes; None: mean over images. Classes of one image
-            have no variance of their own and form one stratum.
+        values: values of the images, `(N,)`.
+        labels: labels `(N,)`, int, for the mean over classes; None: mean over images. Classes with
+            a single image have no variance of their own, and form one stratum.
 
     Returns:
-        Weights `(N,)` with sum 1, and shares `(N,)` whose sum is the unbiased variance of the mean.
+        Weights `(N,)` with sum 1, and contributions `(N,)` whose sum is the unbiased variance.
     """
     if labels is None:
         labels = np.zeros(len(values), int)

@@ -1,9 +1,11 @@
-"""Every image transform. Randomness comes from a seed per image, and from nothing else.
+"""Image transforms. Their only randomness is one seed per image.
 
-An augmentation is `(images, seeds, size) -> x`: `images` a tensor `(n, 3, H, W)`, uint8 in [0, 255]
-or float32 in [0, 1], or PIL RGB images of any sizes; `seeds` `(n,)` uint64, see
-`image_seeds`; `size` the height and width of the result in pixels; `x` `(n, 3, size, size)` float32
-in [0, 1].
+An augmentation is `(images, seeds, size) -> x`:
+- `images`: a tensor `(n, 3, H, W)`, uint8 in [0, 255] or float32 in [0, 1], or PIL RGB images of
+  any sizes;
+- `seeds`: `(n,)` uint64, see `image_seeds`;
+- `size`: height and width of the result in pixels;
+- `x`: `(n, 3, size, size)` float32 in [0, 1].
 """
 
 from collections.abc import Callable, Iterable
@@ -19,9 +21,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2 as tv
 from torchvision.transforms.v2 import functional as tvf
 
-NO_IMAGE = 2**63  # places from here on: seeds of other things than images
-TEST_SCALE = 256 / 224  # shorter side before the centre crop, relative to the crop
-# PCA of ImageNet's RGB values in [0, 1], as AlexNet's successors and the robustness library have it
+NO_IMAGE = 2**63  # positions from here on are for seeds of other things than images
+TEST_SCALE = 256 / 224  # shorter side before the center crop, relative to the crop
+# PCA of ImageNet's RGB values in [0, 1], as in AlexNet's successors and the robustness library
 PCA_EIGENVALUES = (0.2175, 0.0188, 0.0045)
 PCA_EIGENVECTORS = (
     (-0.5675, 0.7192, 0.4009),
@@ -29,28 +31,29 @@ PCA_EIGENVECTORS = (
     (-0.5836, -0.6948, 0.4203),
 )  # one column each
 LIGHTING_STD = 0.05
-JITTER = 0.1  # of brightness, contrast and saturation
+JITTER = 0.1  # strength for brightness, contrast and saturation
 
 
 def image_seeds(seed: int, epoch: int, positions: Any) -> np.ndarray:
-    """One uint64 per image of an epoch.
+    """Derive one uint64 seed per image of an epoch.
 
     Args:
-        seed, epoch: at least 0.
-        positions: `(n,)` int, places in the order of the epoch.
+        seed: seed of the run, at least 0.
+        epoch: index of the epoch.
+        positions: indices of the images in the order of the epoch, `(n,)` int.
     """
     base = _mix(_mix(np.array([seed], np.uint64)) + np.array([epoch], np.uint64))
     return _mix(base + np.asarray(positions).astype(np.uint64))
 
 
 def draw(seeds: np.ndarray, count: int) -> np.ndarray:
-    """`(n, count)` float64, uniform in [0, 1): row i is a function of seed i alone."""
+    """Draw `(n, count)` uniform float64 numbers in [0, 1). Row i depends on seed i only."""
     steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     return (_mix(seeds[:, None] + steps) >> np.uint64(11)) / 2.0**53
 
 
 def _mix(z: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64: equal for equal numbers, else as good as independent."""
+    """Hash uint64 numbers with the last step of splitmix64."""
     z = z + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -58,15 +61,15 @@ def _mix(z: np.ndarray) -> np.ndarray:
 
 
 def centered(images: Tensor | Iterable, size: int) -> Tensor:
-    """`(n, 3, size, size)` float32 in [0, 1]: the middle of each image, enlarged as in training.
+    """Resize and center-crop images for testing: `(n, 3, size, size)` float32 in [0, 1].
 
-    Images that have the size already stay as they are.
+    Images that already have this size are unchanged.
     """
     return _to_unit(_fit(images, size, round(size * TEST_SCALE)))
 
 
 def _fit(images: Tensor | Iterable, size: int, shorter: int) -> Tensor:
-    """`(n, 3, size, size)`: the shorter side resized to `shorter` pixels, then the centre."""
+    """Resize the shorter side to `shorter` pixels, then crop the center: `(n, 3, size, size)`."""
     if isinstance(images, Tensor) and images.shape[2:] == (size, size):
         return images
     return torch.stack([_fit_one(image, size, shorter) for image in images])
@@ -81,14 +84,14 @@ def _fit_one(image: Tensor | Image.Image, size: int, shorter: int) -> Tensor:
 
 
 def _as_tensor(image: Tensor | Image.Image) -> Tensor:
-    whole = image if isinstance(image, Tensor) else tvf.pil_to_tensor(image)
-    return whole.as_subclass(Tensor)
+    tensor = image if isinstance(image, Tensor) else tvf.pil_to_tensor(image)
+    return tensor.as_subclass(Tensor)
 
 
 def _as_pil(image: Tensor | Image.Image) -> Tensor | Image.Image:
-    """uint8 tensors as PIL images, so that both are resized in the same way.
+    """Convert uint8 tensors to PIL images, so that both are resized in the same way.
 
-    Not those that were decoded fast (`image_files.read_fast`), of which nobody expects that.
+    Images of the fast decoder (`ImageSplit.decode`) stay tensors; their pixels differ anyway.
     """
     if isinstance(image, tv_tensors.Image):
         return image
@@ -97,18 +100,19 @@ def _as_pil(image: Tensor | Image.Image) -> Tensor | Image.Image:
     return image
 
 
-def reduced(image: Tensor | Image.Image, shorter: int) -> Tensor | Image.Image:
-    """The image with its shorter side reduced to `shorter` pixels; a smaller one as it is.
+def downscale(image: Tensor | Image.Image, shorter: int) -> Tensor | Image.Image:
+    """Reduce the shorter side of an image to `shorter` pixels. Smaller images are unchanged.
 
     Args:
-        image: `(3, H, W)` uint8 or float32, or PIL; the result is of the same kind.
+        image: tensor `(3, H, W)`, uint8 or float32, or PIL image. The result has the same type.
+        shorter: length of the shorter side in pixels.
     """
     sides = image.shape[1:] if isinstance(image, Tensor) else image.size
     if min(sides) <= shorter:
         return image
     small = tvf.resize(_as_pil(image), shorter, antialias=True)
-    whole = isinstance(image, Tensor) and not isinstance(small, Tensor)
-    return tvf.pil_to_tensor(small) if whole else small
+    converted = isinstance(image, Tensor) and not isinstance(small, Tensor)
+    return tvf.pil_to_tensor(small) if converted else small
 
 
 def _to_unit(x: Tensor) -> Tensor:
@@ -120,7 +124,7 @@ def _plain(images: list, seeds: np.ndarray, size: int) -> Tensor:
 
 
 def _crop_flip(images: list, seeds: np.ndarray, size: int, *, pad: int, flip: bool) -> Tensor:
-    """Zeros around, then a random piece of the size, and half of the images mirrored."""
+    """Pad with zeros, crop at random, and flip half of the images horizontally."""
     x = _fit(images, size, size)
     numbers = draw(seeds, 3)
     down, right = torch.from_numpy((numbers[:, :2] * (2 * pad + 1)).astype(np.int64).T)
@@ -132,12 +136,12 @@ def _crop_flip(images: list, seeds: np.ndarray, size: int, *, pad: int, flip: bo
 
 
 def crop(x: Tensor, down: Tensor, right: Tensor, pad: int) -> Tensor:
-    """From each image with `pad` zeros around it, the piece of the old size that starts there.
+    """Pad images with zeros, and crop each one to its old size.
 
     Args:
         x: images `(N, C, H, W)`.
-        down, right: `(N,)` int64 in [0, 2 * pad]; `pad` leaves the image as it is.
-        pad: pixels.
+        down, right: offsets of the crops, `(N,)` int64 in [0, 2 * pad]; `pad` is the center.
+        pad: width of the padding in pixels.
     """
     height, width = x.shape[2:]
     windows = zero_pad(x, [pad] * 4).unfold(2, height, 1).unfold(3, width, 1)
@@ -145,11 +149,11 @@ def crop(x: Tensor, down: Tensor, right: Tensor, pad: int) -> Tensor:
 
 
 def lighting(x: Tensor) -> Tensor:
-    """Add noise along the principal colours to an image `(3, H, W)`; torch's global generator."""
+    """Add noise along the principal colors to an image `(3, H, W)`; uses the global generator."""
     alpha = torch.empty(3).normal_(0, LIGHTING_STD)
-    colour = (torch.tensor(PCA_EIGENVECTORS) * alpha * torch.tensor(PCA_EIGENVALUES)).sum(1)
-    # The library that made the published models leaves [0, 1] here; attacks need images inside it.
-    return (x + colour.view(3, 1, 1)).clamp_(0, 1)
+    color = (torch.tensor(PCA_EIGENVECTORS) * alpha * torch.tensor(PCA_EIGENVALUES)).sum(1)
+    # The robustness library does not clamp. Attacks need images in [0, 1].
+    return (x + color.view(3, 1, 1)).clamp_(0, 1)
 
 
 def _imagenet(size: int) -> list:
@@ -161,7 +165,7 @@ def _imagenet_color(size: int) -> list:
 
 
 def _cifar_color(size: int) -> list:
-    """The `robustness` library's augmentation for CIFAR."""
+    """The augmentation of the `robustness` library for CIFAR."""
     return [
         tv.RandomCrop(size, padding=4),
         tv.RandomHorizontalFlip(),
@@ -179,17 +183,18 @@ def _one_by_one(
     colors: bool = False,
     fit: bool = False,
 ) -> Tensor:
-    """Apply torchvision's transforms. They use the global generator, which each image's seed sets.
+    """Apply torchvision's transforms to each image, with the global generator set to its seed.
 
     Args:
-        steps: function from the size to the list of transforms.
-        colors: whether to add `lighting`.
-        fit: whether to resize the images to `size` first.
+        images, seeds, size: as for every augmentation.
+        steps: function that returns the transforms for a size.
+        colors: whether `lighting` is added.
+        fit: whether the images are resized to `size` first.
     """
     if fit:
         images = list(_fit(images, size, size))
     pipeline = tv.Compose(steps(size))
-    generator = torch.default_generator  # torch.manual_seed would reseed the GPU's as well
+    generator = torch.default_generator  # torch.manual_seed would also seed the GPUs
     before, done = generator.get_state(), []
     try:
         for image, seed in zip(images, seeds.tolist(), strict=True):
@@ -199,7 +204,7 @@ def _one_by_one(
             done.append(lighting(_to_unit(x)) if colors else x)
     finally:
         generator.set_state(before)
-    return _to_unit(torch.stack(done))  # all at once: a copy the less
+    return _to_unit(torch.stack(done))  # one conversion for all images saves a copy
 
 
 AUGMENTATIONS: dict[str, Callable[..., Tensor]] = {  # (images, seeds, size) -> x

@@ -141,7 +141,7 @@ class ImageSplit(Split):
             image = read_fast(self.images.path(i), shorter)
         else:
             image = self.images[i]
-        return transforms.reduced(image, self.downscale) if self.downscale else image
+        return transforms.downscale(image, self.downscale) if self.downscale else image
 
     def read(self, indices: Tensor) -> Tensor | Iterator[Tensor | Image.Image]:
         """Return the images with these indices: `(n, 3, H, W)`, or one by one for files."""

@@ -28,7 +28,7 @@ RECIPE = "(default: the recipe's)"
 
 
 def parser(description: str) -> Parser:
-    """Build the parser. Options whose default a table decides are None unless given."""
+    """Build the parser. Options with a default from a table have the value None unless given."""
     p = Parser(
         "python -m classification.pretrain",
         description=description.split("\n")[0],
@@ -215,7 +215,7 @@ def _running_options(p: Parser) -> None:
         choices=("auto", "must"),
         nargs="?",
         const="auto",
-        help="resume the unfinished run in --output; auto: start a new run if there is none",
+        help="resume the unfinished run in --output; auto: start a new run if nothing is there",
     )
     options.add_running(add)
     add(

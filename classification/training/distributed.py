@@ -1,4 +1,4 @@
-"""Several processes as one: started by `torchrun`, or a single one, which needs nothing."""
+"""Training in several processes that `torchrun` started. A single process needs no set-up."""
 
 import contextlib
 import os
@@ -15,34 +15,37 @@ from robust_backbones.core.errors import UserError
 T = TypeVar("T")
 Module = TypeVar("Module", bound=nn.Module)
 
-VARIABLES = ("LOCAL_RANK", "RANK", "MASTER_ADDR", "MASTER_PORT")  # besides WORLD_SIZE
+VARIABLES = ("LOCAL_RANK", "RANK", "MASTER_ADDR", "MASTER_PORT")  # torchrun sets them too
 
 
 @contextlib.contextmanager
 def group(device: torch.device) -> Iterator[torch.device]:
-    """Join the processes that `torchrun` started (environment variables), for the block.
+    """Join the processes that `torchrun` started, for the block.
+
+    Args:
+        device: type of device.
 
     Yields:
-        This process's device: of GPUs the one with its local rank.
+        This process's device: the GPU with its local rank, or the CPU.
 
     Raises:
-        UserError: there are more processes than GPUs on this machine; others than `torchrun` have
-            set `WORLD_SIZE`.
+        UserError: this machine has more processes than GPUs, or `WORLD_SIZE` is set without the
+            other variables of `torchrun`.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield device
         return
     if missing := [name for name in VARIABLES if name not in os.environ]:
         raise UserError(
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(missing)} is not set; start "
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(missing)} is not set. Start "
             "several processes with torchrun, or unset WORLD_SIZE."
         )
     local = int(os.environ["LOCAL_RANK"])
     if device.type == "cuda":
         if local >= torch.cuda.device_count():
             raise UserError(
-                f"process {local} of this machine has no GPU, there are "
-                f"{torch.cuda.device_count()}; lower --nproc-per-node of torchrun."
+                f"process {local} of this machine has no GPU: there are "
+                f"{torch.cuda.device_count()}. Lower --nproc-per-node of torchrun."
             )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
@@ -54,15 +57,17 @@ def group(device: torch.device) -> Iterator[torch.device]:
 
 
 def rank() -> int:
+    """Index of this process."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world() -> int:
+    """Number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def total(numbers: list[float], device: torch.device) -> list[float]:
-    """Sums over all processes, in float64. Every process must call it."""
+    """Sum each number over all processes, in float64. Every process must call it."""
     if world() == 1:
         return numbers
     sums = torch.tensor(numbers, dtype=torch.float64, device=device)
@@ -71,10 +76,10 @@ def total(numbers: list[float], device: torch.device) -> list[float]:
 
 
 def gathered(columns: Tensor) -> Tensor:
-    """`(k, n)` tensors of all processes side by side, those of process 0 first. All must call it.
+    """Concatenate the columns of all processes, in the order of ranks. Every process must call it.
 
     Args:
-        columns: on the CPU; n may differ between the processes.
+        columns: tensor `(k, n)` on the CPU; n may differ between processes.
     """
     if world() == 1:
         return columns
@@ -84,7 +89,7 @@ def gathered(columns: Tensor) -> Tensor:
 
 
 def average_buffers(model: nn.Module) -> None:
-    """Give each process the mean of all processes' BatchNorm statistics."""
+    """Average the BatchNorm statistics over all processes."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     buffers = [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
     if world() == 1 or not buffers:
@@ -97,13 +102,13 @@ def average_buffers(model: nn.Module) -> None:
 
 
 def from_first(make: Callable[[], T]) -> T:
-    """What `make()` returns in process 0, in every process; it runs there only.
+    """Call `make` in process 0, and return its result in every process.
 
-    If it raises there, it raises everywhere, so that no process waits for ever.
+    If it raises a UserError, every process raises it, so that none waits forever.
     """
     if world() == 1:
         return make()
-    shared: list[Any] = [None, None]  # what it returned, what it raised
+    shared: list[Any] = [None, None]  # result, error
     if rank() == 0:
         try:
             shared[0] = make()
@@ -116,7 +121,7 @@ def from_first(make: Callable[[], T]) -> T:
 
 
 class _SyncBatchNorm(nn.BatchNorm2d):
-    """BatchNorm over the images of all processes, on any device; PyTorch's own needs GPUs."""
+    """BatchNorm over the images of all processes. Unlike nn.SyncBatchNorm, it runs on CPUs."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or world() == 1:
@@ -127,8 +132,8 @@ class _SyncBatchNorm(nn.BatchNorm2d):
         sums = all_reduce(sums)
         n = sums[-1]
         mean = sums[:-1] / n
-        centred = x32 - mean.view(1, -1, 1, 1)
-        variance = all_reduce(centred.square().sum(dims)) / n
+        centered = x32 - mean.view(1, -1, 1, 1)
+        variance = all_reduce(centered.square().sum(dims)) / n
         with torch.no_grad():
             assert self.running_mean is not None and self.running_var is not None
             assert self.num_batches_tracked is not None and self.momentum is not None
@@ -137,14 +142,14 @@ class _SyncBatchNorm(nn.BatchNorm2d):
             unbiased = variance * n / (n - 1)
             self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)
         scale = (self.weight * (variance + self.eps).rsqrt()).view(1, -1, 1, 1)
-        return (centred * scale + self.bias.view(1, -1, 1, 1)).to(x.dtype)
+        return (centered * scale + self.bias.view(1, -1, 1, 1)).to(x.dtype)
 
 
 def sync_batchnorm(model: Module, device: torch.device) -> Module:
-    """Let every BatchNorm2d of `model` see the images of all processes; names stay the same."""
+    """Make every BatchNorm2d use the images of all processes; names of tensors stay the same."""
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
-            module.__class__ = _SyncBatchNorm  # keeps parameters, statistics and settings
+            module.__class__ = _SyncBatchNorm  # parameters, statistics and options stay
     return model

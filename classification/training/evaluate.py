@@ -67,7 +67,7 @@ def evaluate(
         stop: signals, checked after each batch.
 
     Returns:
-        The evaluation of all images, those of process 0 first.
+        The evaluation of all images, in the order of the processes.
 
     Raises:
         UserError: there are no images.

@@ -112,7 +112,7 @@ def _mirror(module: nn.Module, seen: dict) -> nn.Module:
 
 
 def _share(source: nn.Module, mirrored: nn.Module) -> None:
-    """Share the module's own tensors, without those of its children."""
+    """Share the module's own tensors, but not its children's."""
     mirrored._parameters = {
         name: None if p is None else nn.Parameter(p.detach(), requires_grad=False)
         for name, p in source._parameters.items()
@@ -124,7 +124,7 @@ def _fold(network: nn.Module) -> tuple[nn.Module, dict[str, str]]:
     """Remove each BatchNorm whose only input is a convolution that nothing else reads.
 
     Returns:
-        The network, and the path of each such convolution with that of its BatchNorm.
+        The network, and the paths of such convolutions with the paths of their BatchNorms.
     """
     try:
         graph = fx.Tracer().trace(network)

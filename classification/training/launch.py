@@ -19,7 +19,7 @@ from robust_backbones.core.signals import EXIT_RESUMABLE, Stopped
 
 
 def choose_device(name: str | None) -> torch.device:
-    """Return the named device. Without a name, choose a GPU, or the CPU if there is none.
+    """Return the named device. Without a name, choose a GPU if there is one, else the CPU.
 
     Raises:
         UserError: torch cannot use the named device.

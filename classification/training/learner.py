@@ -154,7 +154,7 @@ class Learner:
         """Add the gradients of one part of the batch.
 
         Args:
-            share: number of its images over that of the whole batch.
+            share: share of the batch's images that are in this part.
             lr: learning rate, for the error message.
             synchronize: whether the processes exchange their gradients now.
         """

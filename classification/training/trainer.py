@@ -10,12 +10,12 @@ from typing import NoReturn
 from classification import progress
 from classification.datasets import loader
 from classification.datasets.split import Split
+from classification.models import save_classifier
 from classification.training import distributed, overfitting
 from classification.training.evaluate import Evaluation, adversary, evaluate
 from classification.training.learner import Learner, NotFinite, TrainSums, seed_of
 from classification.training.recipes import learning_rate
 from classification.training.settings import METHODS, AttackSettings
-from robust_backbones.checkpoint.formats import FORMAT, FORMAT_VERSION
 from robust_backbones.checkpoint.io import load_file, save_file
 from robust_backbones.core import results
 from robust_backbones.core.errors import UserError
@@ -160,10 +160,7 @@ class Training:
         self.saved = time.monotonic()
         if not self.writes:
             return
-        contents = {
-            "format": FORMAT,
-            "version": FORMAT_VERSION,
-            "metadata": self.metadata,
+        progress_state = {
             "settings": self.recorded,
             "data": self.data,
             "history": self.history,
@@ -172,7 +169,10 @@ class Training:
             "batch": self.batch,
             "sums": asdict(sums),
         }
-        save_file(contents | self.learner.state(), self.folder / name)
+        state = self.learner.state()
+        save_classifier(
+            self.folder / name, state.pop("model"), self.metadata, **progress_state, **state
+        )
 
     def elapsed(self) -> float:
         """Wall time of the run in seconds, over all its starts."""

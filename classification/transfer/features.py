@@ -1,8 +1,9 @@
-"""Features, computed once and kept on the disk.
+"""Features of images, cached on disk.
 
-They lie in `cache_dir()/features/<key>/`, some thousand rows a file. The key is a digest of all
-that decides them: every weight, every byte of the images, the transform, the precision, the
-versions of what computes. Whatever changes, the key does; a stale file cannot be found.
+The cache is `cache_dir()/features/<key>/`, with some thousand rows per file. The key is a digest of
+everything that determines the features: weights, bytes of the images, transform, precision, and
+versions of the libraries. When one of them changes, the key changes, so outdated files are not
+read.
 """
 
 import hashlib
@@ -22,13 +23,13 @@ from classification.models import Classifier, backbone_digest
 from robust_backbones.core.files import atomic, cache_dir, locked
 from robust_backbones.core.signals import Stopped, StopSignals
 
-VERSION = 1  # of what this file and the transforms do; a change of the numbers raises it
-ROWS = 4096  # in a file: what an interrupted run loses at most
-BATCH = 128  # images at once
+VERSION = 1  # increase it when a change of this file or of the transforms changes features
+ROWS = 4096  # rows per file: the most that an interrupted run has to repeat
+BATCH = 128  # images per batch
 
 
 def identity(model: Classifier, source: ImageSplit, precision: str) -> dict:
-    """All that decides the features, in plain JSON types."""
+    """Everything that determines the features, in plain JSON types."""
     return {
         "version": VERSION,
         "backbone": backbone_digest(model),
@@ -45,6 +46,7 @@ def identity(model: Classifier, source: ImageSplit, precision: str) -> dict:
 
 
 def folder_of(identity: dict) -> Path:
+    """Folder of the features with this identity."""
     text = json.dumps(identity, sort_keys=True)
     return cache_dir() / "features" / hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -58,21 +60,22 @@ def extract(
     signals: StopSignals | None = None,
     progress: Callable[[int, str], None] = lambda images, doing: None,
 ) -> np.ndarray:
-    """What the last layer is fed with, of each image's test view; from the disk where it is there.
+    """Compute the input of the last layer for each image's test view, or read it from the cache.
 
     Args:
-        model: put into eval mode.
+        model: classifier, put into eval mode.
+        source: images.
         precision: precision of the network, one of `training.settings.PRECISIONS`.
-        workers: processes that read images.
-        signals: looked at after each batch; what is whole is kept.
-        progress: called with the number of images done and what goes on.
+        workers: number of processes that read images.
+        signals: stop signals, checked after each batch. Complete files stay in the cache.
+        progress: function that is called with the number of new images and a description.
 
     Returns:
         `(N, feature_dim)` float32, in the order of the images.
 
     Raises:
-        UserError: an unreadable image; the disk is full.
-        Stopped: `signals` was asked.
+        UserError: an image is unreadable, or the disk is full.
+        Stopped: a stop signal arrived.
     """
     model.eval()
     key = identity(model, source, precision)
@@ -84,7 +87,7 @@ def extract(
             numbers = range(first, min(first + ROWS, len(source)))
             path = folder / f"{first:09}.npy"
             if (piece := _read(path, len(numbers))) is not None:
-                progress(len(numbers), f"{source.split} features are there")
+                progress(len(numbers), f"{source.split} features from the cache")
             else:
                 batches = loader.test_batches(source.subset(numbers), BATCH, workers=workers)
                 piece = _compute(model, batches, _dtype(precision), signals, progress)
@@ -99,7 +102,7 @@ def _dtype(precision: str) -> torch.dtype | None:
 
 
 def _read(path: Path, rows: int) -> np.ndarray | None:
-    """The rows of a file; None if it is not there or not whole."""
+    """Read the rows of a file; None if it is missing or incomplete."""
     try:
         piece = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):

@@ -10,7 +10,7 @@ import torch
 from classification import progress
 from classification.datasets import loader
 from classification.datasets.split import ImageSplit
-from classification.models import Classifier
+from classification.models import Classifier, save_classifier
 from classification.training import distributed
 from classification.training.evaluate import Evaluation, adversary, evaluate
 from classification.training.learner import Learner, seed_of
@@ -18,8 +18,7 @@ from classification.training.settings import AttackSettings
 from classification.training.trainer import EVAL_BATCH, Training, identity
 from classification.transfer.settings import SgdSettings
 from classification.transfer.task import Task, Trial
-from robust_backbones.checkpoint.formats import FORMAT, FORMAT_VERSION
-from robust_backbones.checkpoint.io import load_file, save_file
+from robust_backbones.checkpoint.io import load_file
 from robust_backbones.core.signals import Stopped
 
 BEST, LAST = "best.pt", "checkpoint.pt"
@@ -220,13 +219,8 @@ def _numbers(task: Task, kind: str, evaluation: Evaluation) -> dict:
 
 
 def _save_best(training: Training) -> None:
-    contents = {
-        "format": FORMAT,
-        "version": FORMAT_VERSION,
-        "metadata": training.metadata,
-        "model": training.learner.result.state_dict(),
-    }
-    save_file(contents, training.folder / BEST)
+    state = training.learner.result.state_dict()
+    save_classifier(training.folder / BEST, state, training.metadata)
 
 
 def _test(task: Task, run: SgdRun, scores: dict[SgdRun, dict]) -> Trial:

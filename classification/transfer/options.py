@@ -60,7 +60,7 @@ OWN = {
 
 
 def parser(description: str) -> Parser:
-    """Build the parser. Options whose default a table decides are None unless given."""
+    """Build the parser. Options with a default from a table have the value None unless given."""
     p = Parser(
         "python -m classification.transfer",
         description=description.split("\n")[0],

@@ -1,10 +1,9 @@
-"""Linear probes on features: logistic regression with its penalty chosen on held-out images, and
-n images per class. `knn.py` has the probe without any training.
+"""Linear probes on features: logistic regression whose penalty is chosen on held-out images.
 
-The protocol is that of Kornblith et al. (2019, "Do better ImageNet models transfer better?"): 45
-penalties, logarithmically spaced from 1e-6 to 1e5, on features as they are. Nothing standardises
-them: a penalty means something relative to the scale of the features, and to the number of images,
-since the cross entropy is a sum. The same holds for scikit-learn, whose C is 1 / penalty.
+The protocol follows Kornblith et al. (2019, "Do better ImageNet models transfer better?"): 45
+penalties, logarithmically spaced from 1e-6 to 1e5, on features without standardization. The effect
+of a penalty depends on the scale of the features and on the number of images, because the cross
+entropy is a sum. scikit-learn's C is 1 / penalty.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,11 +16,11 @@ from torch import Tensor
 from classification.transfer.logistic import Images, solve_path
 from robust_backbones.core.errors import UserError
 
-PER_DECADE = 4  # penalties, on the path and where it is extended
+PER_DECADE = 4  # penalties per decade
 PENALTIES = tuple(10 ** (-6 + i / PER_DECADE) for i in range(45))
-DECADES = 2  # added at once
-EXTENSIONS = 3  # of each end
-LOGITS = 2**24  # in memory at once
+DECADES = 2  # decades added per extension
+EXTENSIONS = 3  # most extensions of each end
+LOGITS = 2**24  # number of logits in memory at once
 
 Accuracy = Callable[[Tensor, Tensor, int], float]
 
@@ -31,12 +30,13 @@ class Probes:
     """P linear classifiers on the same features.
 
     Attributes:
-        weights, bias: `(P, K, d)` and `(P, K)`, on the features as they are given. A class without
-            a training image has weights 0 and bias -inf: the limit of the optimum.
-        penalties: `(P,)` float64.
-        objective: `(P,)` float64, sum of cross entropy (nats) + penalty / 2 * sum of weights^2.
-        gradient_norm: `(P,)`, length of the objective's gradient in weights and bias.
-        iterations: `(P,)` int64. converged: `(P,)` bool.
+        weights, bias: parameters `(P, K, d)` and `(P, K)`. A class without a training image has
+            weights 0 and bias -inf, the limit of the optimum.
+        penalties: penalties `(P,)`, float64.
+        objective: sum of cross entropies (nats) + penalty / 2 * sum of weights^2, `(P,)` float64.
+        gradient_norm: length of the objective's gradient in weights and bias, `(P,)`.
+        iterations: numbers of iterations `(P,)`, int64.
+        converged: whether each problem converged, `(P,)` bool.
     """
 
     weights: Tensor
@@ -48,32 +48,32 @@ class Probes:
     converged: Tensor
 
     def logits(self, x: Tensor) -> Tensor:
-        """x: `(N, d)` -> `(P, N, K)`."""
+        """Logits `(P, N, K)` of features `(N, d)`."""
         x = x.to(self.weights)
         return x @ self.weights.mT + self.bias[:, None]
 
     def predict(self, x: Tensor) -> Tensor:
-        """x: `(N, d)` -> classes `(P, N)` int64."""
+        """Predicted classes `(P, N)` int64 of features `(N, d)`."""
         rows = max(1, LOGITS // self.bias.numel())
         return torch.cat([self.logits(part).argmax(2) for part in x.split(rows)], 1)
 
     def one(self, index: int) -> "Probes":
-        """One of them, P = 1."""
+        """Select one classifier, P = 1."""
         return _gather(self, torch.tensor([range(len(self.bias))[index]]))
 
 
 @dataclass
 class Chosen:
-    """What `choose` found.
+    """Result of `choose`.
 
     Attributes:
-        penalty: of the best validation value.
-        value: percent, at that penalty.
-        curve: `(penalty, validation value in percent)` of all penalties tried, ascending.
-        edge: the best penalty is the weakest or strongest one tried, and the path could not, or
-            was not allowed to, be extended further.
-        extended: decades by which the path was extended, at both ends together.
-        probes: on the training images, of all penalties tried; a start for `refit`.
+        penalty: penalty with the best validation accuracy.
+        value: its validation accuracy in percent.
+        curve: `(penalty, validation accuracy in percent)` of all penalties tried, ascending.
+        edge: whether the best penalty is the weakest or strongest one tried, and the path could not
+            be extended further.
+        extended: number of decades by which the path was extended, over both ends.
+        probes: classifiers of all penalties tried, fitted on the training images.
     """
 
     penalty: float
@@ -95,41 +95,42 @@ def fit(
     max_iterations: int = 1000,
     dtype: torch.dtype = torch.float64,
 ) -> Probes:
-    """One classifier for each penalty, all solved together, on the device of x.
+    """Fit one classifier per penalty, all together, on the device of x.
 
     Args:
-        x: `(N, d)` finite features.
-        y: `(N,)` int64 in [0, classes).
-        penalties: `(P,)` positive, in any order.
-        start: begin each penalty at that of these probes which is nearest to it.
-        tolerance: stop where half the squared norm of the gradient, in the metric of the inverse
-            Hessian, is at most this share of the objective: an estimate of what is left to gain.
-        max_iterations: of each penalty; then `converged` is False.
-        dtype: to compute in. float32 is faster, and needs a tolerance of 1e-5 or so.
+        x: finite features `(N, d)`.
+        y: labels `(N,)`, int64 in [0, classes).
+        classes: number of classes K.
+        penalties: positive penalties `(P,)`, in any order.
+        start: probes to start from; each penalty starts from the nearest one.
+        tolerance: relative decrease of the objective, estimated from the gradient, at which a
+            penalty has converged.
+        max_iterations: iterations after which a penalty ends with `converged` False.
+        dtype: dtype of the computation. float32 is faster, and needs a tolerance of about 1e-5.
 
     Raises:
-        UserError: shapes, labels, penalties or features cannot be used, or fewer than two classes
+        UserError: shapes, labels, penalties or features are invalid, or fewer than two classes
             have images.
     """
     _check(x, y, classes)
     given = torch.as_tensor(penalties, dtype=torch.float64).flatten().to(x.device)
     if not (len(given) and (given > 0).all() and given.isfinite().all()):
-        raise UserError(f"penalties {given.tolist()}; give one or more finite positive numbers.")
+        raise UserError(f"penalties {given.tolist()}: give one or more finite positive numbers.")
     path, position = given.unique(return_inverse=True)
     y = y.to(x.device)
     present = torch.bincount(y, minlength=classes).nonzero().flatten()
     if len(present) < 2:
-        raise UserError(f"images of {len(present)} class only; a probe needs two or more.")
+        raise UserError(f"only {len(present)} class has images. A probe needs two or more.")
     images = Images(x.detach().to(dtype), torch.searchsorted(present, y), len(present))
     if start is not None:
         _check_start(start, x, classes)
         distance = (path.log()[:, None] - start.penalties.to(path).log()).abs()
         near = _gather(start, distance.argmin(1))
-        # A class that had no images has some now; its bias begins at the mean of the others.
+        # A class without images in `start` has a bias of -inf there: begin at 0.
         bias = near.bias.to(images.x)[:, present]
         bias = torch.where(bias.isfinite(), bias, 0)
         v = images.solver_coordinates(near.weights.to(images.x)[:, present], bias)
-        start = v - v.mean(1, keepdim=True)  # what all classes share changes no probability
+        start = v - v.mean(1, keepdim=True)  # a shift of all classes changes no probability
     found = solve_path(images, path, start, tolerance, max_iterations)
     some, some_bias = images.feature_coordinates(found.v)
     weights = x.new_zeros(len(path), classes, x.shape[1], dtype=dtype)
@@ -159,24 +160,28 @@ def choose(
     extend: bool = True,
     **options: Any,
 ) -> Chosen:
-    """The penalty with the best validation value; of several, the one nearest to the path's middle.
+    """Choose the penalty with the best validation accuracy.
 
-    Where the best one is at an end of the path, two decades are added there, up to three times for
-    each end. It then is better than all others: at the weak end, separable classes make all
-    penalties alike, and so do balanced classes at the strong end; of such none at the end is taken.
+    Among equally good penalties, the one nearest to the middle of the path wins. If the best one is
+    at an end of the path, two decades are added there, up to three times per end. A penalty at an
+    end is therefore strictly better than all others. Ties are common at both ends: weak penalties
+    separate separable classes equally well, and strong ones predict balanced classes equally badly.
 
     Args:
-        x_train, x_val: `(N, d)`; y_train, y_val: `(N,)` int64 in [0, classes).
-        metric: (predictions, labels, classes) -> percent, as in `metrics.METRICS`.
+        x_train, x_val: features `(N, d)`.
+        y_train, y_val: labels `(N,)`, int64 in [0, classes).
+        classes: number of classes.
+        metric: `(predictions, labels, classes)` -> accuracy in percent, as in `metrics.METRICS`.
+        penalties: path of penalties to choose from.
         extend: whether the path may be extended.
-        options: of `fit`.
+        options: keyword arguments of `fit`.
 
     Raises:
-        UserError: as `fit`; fewer than three penalties.
+        UserError: as for `fit`, or there are fewer than three penalties.
     """
     _check(x_val, y_val, classes)
     if len(set(penalties)) < 3:
-        raise UserError(f"penalties {list(penalties)}; give three or more to choose from.")
+        raise UserError(f"penalties {list(penalties)}: give three or more to choose from.")
     probes = fit(x_train, y_train, classes, sorted(set(penalties)), **options)
     left = {0: EXTENSIONS, -1: EXTENSIONS} if extend else {0: 0, -1: 0}
     labels, extended = y_val.cpu(), 0
@@ -203,17 +208,22 @@ def choose(
 def refit(
     x: Tensor, y: Tensor, classes: int, penalty: float, start: Probes | None = None, **options: Any
 ) -> Probes:
-    """The probe (P = 1) of the chosen penalty on all images; arguments and errors as for `fit`."""
+    """Fit the probe (P = 1) of one penalty. `fit` describes arguments and errors."""
     return fit(x, y, classes, [penalty], start=start, **options)
 
 
 def few_shot(labels: Tensor, shots: int, seed: int) -> Tensor:
-    """Which images to keep for `shots` per class: `(classes * shots,)` int64, class by class.
+    """Draw `shots` images per class.
 
-    With the same seed, those of fewer shots are among those of more.
+    With the same seed, a smaller number of shots gives a subset.
 
     Args:
-        labels: `(N,)` int64; every number among them is a class.
+        labels: labels `(N,)`, int64. Classes are the numbers that occur.
+        shots: number of images per class, at least 1.
+        seed: seed for the draw.
+
+    Returns:
+        Indices `(classes * shots,)` int64, class by class.
 
     Raises:
         UserError: a class has fewer images, or `shots` is less than 1.
@@ -223,8 +233,8 @@ def few_shot(labels: Tensor, shots: int, seed: int) -> Tensor:
     if shots < 1 or short:
         most = min(counts.values(), default=0)
         raise UserError(
-            f"{shots} images per class asked for; class {short or 'of any number'} has "
-            f"fewer. Ask for 1 to {most}."
+            f"{shots} images per class: class {short or 'of any number'} has fewer. Choose 1 to "
+            f"{most}."
         )
     generator, chosen = torch.Generator().manual_seed(seed), []
     for c in counts:
@@ -244,23 +254,23 @@ def _gather(probes: Probes, rows: Tensor) -> Probes:
 def _check(x: Tensor, y: Tensor, classes: int) -> None:
     if x.ndim != 2 or y.shape != x.shape[:1] or not len(x):
         raise UserError(
-            f"features {tuple(x.shape)} and labels {tuple(y.shape)}; "
-            "give (N, d) and (N,), N at least 1."
+            f"features have the shape {tuple(x.shape)}, labels {tuple(y.shape)}. Give (N, d) and "
+            "(N,), N at least 1."
         )
     if not (x.is_floating_point() and x.isfinite().all()):
         raise UserError(
-            f"features ({x.dtype}) are not all finite floating-point numbers; look at "
-            "the network and the images that they come from."
+            f"features ({x.dtype}) must be finite floating-point numbers. Check the network and "
+            "its images."
         )
     if y.dtype != torch.int64 or y.min() < 0 or y.max() >= classes:
         raise UserError(
-            f"labels ({y.dtype}) from {y.min()} to {y.max()}; give int64 in [0, {classes})."
+            f"labels are {y.dtype} from {y.min()} to {y.max()}. Give int64 in [0, {classes})."
         )
 
 
 def _check_start(start: Probes, x: Tensor, classes: int) -> None:
     if start.weights.shape[1:] != (classes, x.shape[1]):
         raise UserError(
-            f"start has (classes, features) {tuple(start.weights.shape[1:])}, the data "
-            f"{(classes, x.shape[1])}; give probes of the same task."
+            f"start has (classes, features) {tuple(start.weights.shape[1:])}, the data has "
+            f"{(classes, x.shape[1])}. Give probes of the same task."
         )

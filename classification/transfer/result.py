@@ -1,4 +1,4 @@
-"""What the trials of a transfer run add up to, and the files that say it."""
+"""Summary of the trials of a transfer run, and its result files."""
 
 import csv
 import io
@@ -10,22 +10,25 @@ import torch
 from torch import Tensor
 
 from classification import metrics
+from classification.models import save_classifier
 from classification.training import distributed
 from classification.transfer.task import Task, Trial
-from robust_backbones.checkpoint.formats import FORMAT, FORMAT_VERSION
-from robust_backbones.checkpoint.io import Checkpoint, save_file
+from robust_backbones.checkpoint.io import Checkpoint
 from robust_backbones.core import results
 from robust_backbones.core.files import atomic
 
 
 def write(task: Task, trials: list[Trial], names: dict, seconds: float) -> str:
-    """Write all files of a finished run; result.json comes last and marks it as finished.
+    """Write all files of a finished run. result.json comes last and marks the run as finished.
 
     Args:
-        names: what the user called the things: goes into the settings beside them.
+        task: network, data and settings of the run.
+        trials: outcomes of the trials.
+        names: names that the user gave, added to the settings in the result.
+        seconds: duration of the run.
 
     Returns:
-        The result in a line.
+        The result in one line.
     """
     folder, labels, classes = task.folder, task.test.labels, task.train.classes
     predictions = torch.stack([trial.predictions for trial in trials])
@@ -36,19 +39,13 @@ def write(task: Task, trials: list[Trial], names: dict, seconds: float) -> str:
     _csv(folder / "per_image.csv", _per_image(trials, labels))
     for k, trial in enumerate(trials):
         if trial.model:
-            contents = {
-                "format": FORMAT,
-                "version": FORMAT_VERSION,
-                "metadata": task.metadata(k),
-                "model": trial.model,
-            }
-            save_file(contents, folder / f"classifier_trial{k}.pt")
+            save_classifier(folder / f"classifier_trial{k}.pt", trial.model, task.metadata(k))
     found = summary(task, trials)
     results.write(
         folder / "result.json",
         kind="transfer",
         metrics=found,
-        settings=task.recorded | names | {"source": source(task.weights)},
+        settings=task.recorded | names | {"source": describe_source(task.weights)},
         weights_sha256=task.weights.sha256,
         data=task.data,
         seed=task.settings.seed,
@@ -58,16 +55,16 @@ def write(task: Task, trials: list[Trial], names: dict, seconds: float) -> str:
     return line(found, len(trials))
 
 
-def source(found: Checkpoint) -> dict:
-    """What is known of the network that transfers; None where its file does not say."""
+def describe_source(weights: Checkpoint) -> dict:
+    """How the pretrained network was trained; None for facts that its file does not have."""
     names = ("dataset", "method", "constraint", "eps", "epochs", "seed")
-    before = found.metadata.get("source_metadata")  # of a converted file: what its source said
-    known = (before if isinstance(before, dict) else {}) | found.metadata
-    return {"arch": found.arch} | {name: known.get(name) for name in names}
+    source = weights.metadata.get("source_metadata")  # a converted file has its source's metadata
+    known = (source if isinstance(source, dict) else {}) | weights.metadata
+    return {"arch": weights.arch} | {name: known.get(name) for name in names}
 
 
 def summary(task: Task, trials: list[Trial]) -> dict:
-    """The numbers of a result; docs/formats.md explains each."""
+    """Compute the metrics of the result; docs/formats.md explains them."""
     rows = [_row(task, trial) for trial in trials]
     predictions = torch.stack([trial.predictions for trial in trials])
     low, high = metrics.interval(predictions, task.test.labels, task.settings.metric)
@@ -82,13 +79,13 @@ def summary(task: Task, trials: list[Trial]) -> dict:
 
 def _row(task: Task, trial: Trial) -> dict:
     labels, classes = task.test.labels, task.train.classes
-    whole = (torch.bincount(labels, minlength=classes) > 0).all()
+    every_class = (torch.bincount(labels, minlength=classes) > 0).all()
     row = {
         "seed": trial.seed,
         "accuracy": task.metric(trial.predictions, labels, classes),
         "top1": metrics.top1(trial.predictions, labels),
         "mean_per_class": (
-            metrics.mean_per_class(trial.predictions, labels, classes) if whole else None
+            metrics.mean_per_class(trial.predictions, labels, classes) if every_class else None
         ),
     }
     if trial.adversarial is not None:
@@ -97,13 +94,13 @@ def _row(task: Task, trial: Trial) -> dict:
 
 
 def _mean(rows: list[dict], name: str) -> float | None:
-    """None where nothing was chosen on the test images."""
+    """Mean of the values, or None if no row has one."""
     values = [row[name] for row in rows if name in row]
     return fmean(values) if values else None
 
 
 def _spread(name: str, rows: list[dict]) -> dict:
-    """Mean over the trials; standard deviation (of a sample; None of a single one), ends."""
+    """Mean, sample standard deviation (None for one trial), minimum and maximum over trials."""
     values = [row[name] for row in rows]
     return {
         name: fmean(values),
@@ -114,19 +111,19 @@ def _spread(name: str, rows: list[dict]) -> dict:
 
 
 def line(found: dict, trials: int) -> str:
-    """The result in words."""
+    """Describe the result in one line."""
     words = f"{found['metric'].replace('_', ' ')} {found['accuracy']:.2f} %"
     if trials > 1:
         words += f" +- {found['sd']:.2f} over {trials} trials"
     low, high = found["interval"]
     words += f" (95 % interval over images {low:.2f} to {high:.2f})"
     if "robust_accuracy" in found:
-        words += f", under attack {found['robust_accuracy']:.2f} %"
+        words += f", {found['robust_accuracy']:.2f} % under attack"
     return words
 
 
 def _per_class(task: Task, confusion: Tensor) -> Iterator[tuple]:
-    """Sums over the trials, as counts are."""
+    """Rows of per_class.csv, with counts summed over the trials."""
     yield "class", "images", "right", "recall_percent"
     for name, row, i in zip(task.train.class_names, confusion, range(len(confusion)), strict=True):
         images, right = int(row.sum()), int(row[i])
@@ -134,13 +131,14 @@ def _per_class(task: Task, confusion: Tensor) -> Iterator[tuple]:
 
 
 def _confusion(task: Task, confusion: Tensor) -> Iterator[tuple]:
+    """Rows of confusion.csv, with counts summed over the trials."""
     yield "class", *task.train.class_names
     for name, row in zip(task.train.class_names, confusion, strict=True):
         yield name, *row.tolist()
 
 
 def _per_image(trials: list[Trial], labels: Tensor) -> Iterator[tuple]:
-    """`index`: place in the test split, so that two networks can be compared image by image."""
+    """Rows of per_image.csv. `index` is the index in the test split, the same for every network."""
     yield "index", "label", *(f"trial{k}" for k in range(len(trials)))
     columns = [trial.predictions.tolist() for trial in trials]
     for i, row in enumerate(zip(labels.tolist(), *columns, strict=True)):

@@ -177,7 +177,7 @@ class Trial:
         predictions: predicted classes of the test images, `(N,)`.
         adversarial: predicted classes of the attacked test images, `(N,)`, or None.
         more: further facts, in plain JSON types.
-        model: state dict of the network on the CPU, or None unless it is to be saved.
+        model: state dict of the network on the CPU, or None if it will not be saved.
     """
 
     seed: int

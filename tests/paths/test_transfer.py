@@ -312,7 +312,7 @@ def test_the_default_folder_names_the_run(network, tmp_path, monkeypatch):
             "--batch-size 41: there are only 30 training images",
         ),
         (["--held-out", "1"], "'1' is not a number between 0 and 1"),
-        (["--shots", "30"], "30 images per class asked for; .*Ask for 1 to 4"),
+        (["--shots", "30"], "30 images per class: .*Choose 1 to 4"),
         (["--shots", "1"], "none is left to train on. Give more --shots"),
         (["--limit", "9"], "a limit of 9 images is impossible: digits train has 10 classes"),
         (["--dataset", "cars"], "dataset 'cars' needs data, .* Pass --data"),
@@ -346,4 +346,4 @@ def test_what_is_known_of_the_network_survives_its_conversion(told):
     }
     own = facts if told == "metadata" else {"eps": 1.0, "source_metadata": facts}
     found = Checkpoint({}, "resnet18", "detectron2", None, None, "", metadata=own)
-    assert transfer_result.source(found) == {"arch": "resnet18"} | facts
+    assert transfer_result.describe_source(found) == {"arch": "resnet18"} | facts

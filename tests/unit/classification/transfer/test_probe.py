@@ -276,14 +276,14 @@ ERRORS = {
     "from 0 to 3; give int64 in [0, 3)": lambda: probe.fit(X, Y, 3),
     "labels (torch.float64)": lambda: probe.fit(X, Y.double(), 4),
     "from -1 to 2": lambda: probe.fit(X, Y - 1, 4),
-    "images of 1 class only": lambda: probe.fit(X, 0 * Y, 4),
+    "only 1 class has images": lambda: probe.fit(X, 0 * Y, 4),
     "penalties [1.0, 0.0]": lambda: probe.fit(X, Y, 4, [1.0, 0.0]),
     "penalties []": lambda: probe.fit(X, Y, 4, []),
     "start has (classes, features) (4, 20), the data (5, 20)": lambda: probe.fit(
         X, Y, 5, [1.0], start=probe.fit(X, Y, 4, [1.0])
     ),
     "give three or more": lambda: probe.choose(X, Y, X, Y, 4, top1, penalties=[1, 1, 2]),
-    "class [0, 1, 2, 3] has fewer. Ask for 1 to 3": lambda: probe.few_shot(Y, 4, 0),
+    "class [0, 1, 2, 3] has fewer. Choose 1 to 3": lambda: probe.few_shot(Y, 4, 0),
     "0 images per class": lambda: probe.few_shot(Y, 0, 0),
 }
 
