@@ -1,16 +1,14 @@
-"""Types of command-line values, for `add_argument(type=...)`, and options that commands share.
+"""Types of command-line values, for `add_argument(type=...)`.
 
 This module imports no torch, because the command lines import it.
 """
 
 import re
-from collections.abc import Callable
 
 from robust_backbones.core.cli import count, number, whole
 from robust_backbones.core.eps import parse_number
 
 __all__ = [
-    "add_running",
     "batch",
     "count",
     "fraction",
@@ -42,31 +40,3 @@ def label(weights: str) -> str:
     short = re.sub(r"\.(pt|pth|ckpt|pkl|safetensors)$", "", name)
     # Pretraining names every file checkpoint.pt, so the folder names the network.
     return above[-1] if short == "checkpoint" and above else short
-
-
-def add_running(add: Callable) -> None:
-    """Add the options on how a training command runs.
-
-    Args:
-        add: `add_argument` of a parser or of an option group.
-    """
-    add(
-        "--save-seconds",
-        type=radius,
-        metavar="SECONDS",
-        default=600.0,
-        help="longest time between two checkpoints",
-    )
-    add("--device", metavar="NAME", help="torch device (default: cuda if available, else cpu)")
-    add(
-        "--workers",
-        type=whole,
-        metavar="N",
-        default=0,
-        help="processes that read images, per training process; 0: the training process reads",
-    )
-    add(
-        "--deterministic",
-        action="store_true",
-        help="give equal numbers in every run on the same GPUs; slower",
-    )

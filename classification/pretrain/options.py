@@ -3,19 +3,19 @@
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from classification import options
 from classification.datasets.specs import DATASETS
 from classification.pretrain.settings import PretrainSettings
-from classification.training.recipes import RECIPES, SCHEDULES, Recipe, scaled_lr
-from classification.training.settings import (
-    AUGMENTATIONS,
-    METHODS,
-    PRECISIONS,
-    TrainSettings,
-    evaluation_attack,
+from classification.training.options import (
+    OPTIMIZATION,
+    add_limits,
+    add_optimization,
+    add_running,
+    given,
 )
+from classification.training.recipes import RECIPES, Recipe, scaled_lr
+from classification.training.settings import METHODS, TrainSettings, evaluation_attack
 from robust_backbones.core.cli import Parser
 from robust_backbones.core.eps import CONSTRAINTS, check_eps
 from robust_backbones.core.errors import UserError
@@ -24,7 +24,7 @@ from robust_backbones.zoo import ARCHS
 # Default radius of the evaluation attack on a standard model.
 STANDARD_EVAL_EPS = {"l2": 1.0, "linf": 8 / 255}
 LINF_EPS = 4 / 255  # default radius of training; recipes have the one for l2
-RECIPE = "(default: the recipe's)"
+ATTACK = ("steps", "step_size", "random_start", "use_best")  # options of the training attack
 
 
 def parser(description: str) -> Parser:
@@ -54,18 +54,7 @@ def _data_options(p: Parser) -> None:
         metavar="N",
         help="height and width of the images in pixels (default: the dataset's)",
     )
-    add(
-        "--limit",
-        type=options.count,
-        metavar="N",
-        help="train on at most N images, balanced over the classes (default: all)",
-    )
-    add(
-        "--test-limit",
-        type=options.count,
-        metavar="N",
-        help="test on at most N images, balanced over the classes (default: all)",
-    )
+    add_limits(add)
     add(
         "--held-out",
         type=options.share,
@@ -90,59 +79,22 @@ def _training_options(p: Parser) -> None:
         help="training method (default: pgd; standard with --eps 0)",
     )
     add(
-        "--epochs",
-        type=options.count,
-        metavar="N",
-        help="passes over the training images; --method free makes fewer passes and equally many "
-        f"updates {RECIPE}",
-    )
-    add(
-        "--batch-size",
-        type=options.batch,
-        metavar="N",
-        help=f"images per update over all processes, at least 2 {RECIPE}",
-    )
-    add(
         "--lr",
         type=options.positive,
         help="peak learning rate (default: the recipe's, times --batch-size / its batch size)",
     )
-    add(
-        "--lr-schedule",
-        choices=tuple(SCHEDULES),
-        help="learning-rate schedule (default: the recipe's; cyclic for --method fast)",
-    )
-    add(
-        "--warmup",
-        type=options.radius,
-        metavar="EPOCHS",
-        help=f"epochs of linear learning-rate warm-up {RECIPE}",
-    )
-    add("--momentum", type=options.fraction, help=f"momentum of SGD, in (0, 1) {RECIPE}")
-    add(
-        "--weight-decay",
-        type=options.radius,
-        metavar="FACTOR",
-        help=f"factor of the L2 penalty on all parameters {RECIPE}",
-    )
-    add(
-        "--augmentation",
-        choices=AUGMENTATIONS,
-        help="augmentation of the training images (default: the dataset's)",
-    )
-    add(
-        "--label-smoothing",
-        type=options.share,
-        metavar="SHARE",
-        default=0.0,
-        help="label smoothing, in [0, 1)",
-    )
-    add(
-        "--ema",
-        type=options.share,
-        metavar="DECAY",
-        default=0.0,
-        help="decay per update of averaged weights, which are then evaluated and saved; 0: off",
+    recipe = dict.fromkeys(OPTIMIZATION, "the recipe's")
+    add_optimization(
+        add,
+        recipe
+        | {
+            "epochs": "the recipe's; --method free makes as many updates in fewer passes",
+            "lr_schedule": "the recipe's; cyclic for --method fast",
+            "augmentation": "the dataset's",
+            "label_smoothing": TrainSettings.label_smoothing,
+            "ema": TrainSettings.ema,
+            "accumulate": TrainSettings.accumulate,
+        },
     )
     add(
         "--seed",
@@ -217,22 +169,8 @@ def _running_options(p: Parser) -> None:
         const="auto",
         help="resume the unfinished run in --output; auto: start a new run if nothing is there",
     )
-    options.add_running(add)
-    add(
-        "--precision",
-        choices=PRECISIONS,
-        default="float32",
-        help="precision of the network in training and in its attack; weights are float32",
-    )
-    add(
-        "--accumulate",
-        type=options.count,
-        metavar="N",
-        default=1,
-        help="split each process's part of a batch into N parts, to save memory",
-    )
+    add_running(add)
     add("--sync-bn", action="store_true", help="share BatchNorm statistics between processes")
-    add("--compile", action="store_true", help="use torch.compile")
 
 
 def _words(row: Recipe) -> str:
@@ -251,52 +189,41 @@ def settings(args: argparse.Namespace) -> PretrainSettings:
     row = DATASETS[args.dataset]
     recipe_name = args.recipe or row.recipe
     recipe = RECIPES[recipe_name]
-    method, eps = _method_and_eps(args, recipe)
+    method_name, eps = _method_and_eps(args, recipe)
     check_eps("--eps", args.constraint, eps)
-    defaults = METHODS[method]
-    attack = {"steps": args.steps, "step_size": args.step_size}
-    attack |= {"random_start": args.random_start, "use_best": args.use_best}
-    given = {name: value for name, value in attack.items() if value is not None}
-    batch_size = _given(args.batch_size, recipe.batch_size)
+    method = METHODS[method_name]
+    batch_size = args.batch_size or recipe.batch_size
     train = TrainSettings(
-        method=method,
-        attack=replace(defaults.attack(args.constraint, eps), **given),
+        method=method_name,
+        attack=replace(method.attack(args.constraint, eps), **given(args, ATTACK)),
         beta=args.beta,
-        epochs=_given(args.epochs, recipe.epochs),
+        epochs=recipe.epochs,
         batch_size=batch_size,
-        lr=_given(args.lr, scaled_lr(recipe, batch_size)),
-        lr_schedule=_given(args.lr_schedule, defaults.lr_schedule or recipe.lr_schedule),
-        warmup=_given(args.warmup, recipe.warmup),
-        momentum=_given(args.momentum, recipe.momentum),
+        lr=args.lr or scaled_lr(recipe, batch_size),
+        lr_schedule=method.lr_schedule or recipe.lr_schedule,
+        warmup=recipe.warmup,
+        momentum=recipe.momentum,
         nesterov=recipe.nesterov,
-        weight_decay=_given(args.weight_decay, recipe.weight_decay),
-        augmentation=_given(args.augmentation, row.augmentation),
-        label_smoothing=args.label_smoothing,
-        ema=args.ema,
+        weight_decay=recipe.weight_decay,
+        augmentation=row.augmentation,
         seed=args.seed,
         precision=args.precision,
-        accumulate=args.accumulate,
-        compile=args.compile,
     )
-    eval_eps = _given(args.eval_eps, eps or STANDARD_EVAL_EPS[args.constraint])
+    eval_eps = args.eval_eps or eps or STANDARD_EVAL_EPS[args.constraint]
     check_eps("--eval-eps", args.constraint, eval_eps)
     return PretrainSettings(
         arch=args.arch,
         dataset=args.dataset,
-        image_size=_given(args.image_size, row.image_size),
+        image_size=args.image_size or row.image_size,
         limit=args.limit,
         test_limit=args.test_limit,
         held_out=args.held_out,
         recipe=recipe_name,
-        train=train,
+        train=replace(train, **given(args, OPTIMIZATION)),
         evaluation=evaluation_attack(args.constraint, eval_eps, args.eval_steps),
         sync_bn=args.sync_bn,
         deterministic=args.deterministic,
     )
-
-
-def _given(value: Any, default: Any) -> Any:
-    return default if value is None else value
 
 
 def _method_and_eps(args: argparse.Namespace, recipe: Recipe) -> tuple[str, float]:

@@ -1,20 +1,19 @@
 """Options of `classification.transfer`, and the settings that follow from them and the tables."""
 
 import argparse
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from classification import options
 from classification.datasets.specs import DATASETS, METRIC_TITLES
-from classification.training.recipes import SCHEDULES
-from classification.training.settings import (
-    AUGMENTATIONS,
-    METHODS,
-    PRECISIONS,
-    TrainSettings,
-    evaluation_attack,
+from classification.training.options import (
+    OPTIMIZATION,
+    add_limits,
+    add_optimization,
+    add_running,
+    given,
 )
+from classification.training.settings import METHODS, TrainSettings, evaluation_attack
 from classification.transfer import protocols
 from classification.transfer.settings import SgdSettings, SourceNetwork, TransferSettings
 from robust_backbones.core.cli import Parser
@@ -37,25 +36,12 @@ PGD_STEPS = METHODS["pgd"].steps  # adversarial fine-tuning uses the attack of t
 EVAL_STEPS = 10
 # A single trial does not show how much the seed matters. A verdict needs three or more.
 SEEDED_TRIALS = 3
-# Options that only one of the probes has. The first group are fields of `TrainSettings`.
-SGD_FIELDS = (
-    "epochs",
-    "batch_size",
-    "lr_schedule",
-    "warmup",
-    "momentum",
-    "weight_decay",
-    "augmentation",
-    "label_smoothing",
-    "ema",
-    "accumulate",
-    "compile",
-)
+# Options that only one of the probes has.
 ATTACK = ("constraint", "steps", "eval_steps")  # require --adversarial
 OWN = {
     "logistic": ("penalty",),
     "knn": ("neighbors",),
-    "sgd": (*SGD_FIELDS, "lr", "eval_every", "prune_margin", "adversarial", *ATTACK),
+    "sgd": (*OPTIMIZATION, "lr", "eval_every", "prune_margin", "adversarial", *ATTACK),
 }
 
 
@@ -113,18 +99,7 @@ def _data_options(p: Parser) -> None:
         help="first reduce the shorter side of the images to N pixels, as in Section 4.3 of the "
         "paper (default: no)",
     )
-    add(
-        "--limit",
-        type=options.count,
-        metavar="N",
-        help="train on at most N images, balanced over the classes (default: all)",
-    )
-    add(
-        "--test-limit",
-        type=options.count,
-        metavar="N",
-        help="test on at most N images, balanced over the classes (default: all)",
-    )
+    add_limits(add)
     add(
         "--shots",
         type=options.count,
@@ -184,64 +159,13 @@ def _probe_options(p: Parser) -> None:
 
 def _sgd_options(p: Parser) -> None:
     add = p.add_argument_group("--probe sgd and --mode full-network").add_argument
-    add(
-        "--epochs",
-        type=options.count,
-        metavar="N",
-        help=f"passes over the training images (default: {SGD.epochs})",
-    )
-    add(
-        "--batch-size",
-        type=options.batch,
-        metavar="N",
-        help=f"images per update over all processes (default: {SGD.batch_size})",
-    )
+    mirrored = "the dataset's; imagenet_plain where mirrored images keep their class"
+    add_optimization(add, asdict(SGD) | {"augmentation": mirrored})
     add(
         "--lr",
         type=options.positive,
         nargs="+",
         help="peak learning rates to choose from (default: 0.01 0.001)",
-    )
-    add(
-        "--lr-schedule",
-        choices=tuple(SCHEDULES),
-        help=f"learning-rate schedule (default: {SGD.lr_schedule})",
-    )
-    add(
-        "--warmup",
-        type=options.radius,
-        metavar="EPOCHS",
-        help=f"epochs of linear learning-rate warm-up (default: {SGD.warmup})",
-    )
-    add(
-        "--momentum",
-        type=options.fraction,
-        help=f"momentum of SGD, in (0, 1) (default: {SGD.momentum})",
-    )
-    add(
-        "--weight-decay",
-        type=options.radius,
-        metavar="FACTOR",
-        help=f"factor of the L2 penalty on all trained parameters (default: {SGD.weight_decay})",
-    )
-    add(
-        "--augmentation",
-        choices=AUGMENTATIONS,
-        help="augmentation of the training images (default: the dataset's; imagenet_plain where "
-        "mirrored images keep their class)",
-    )
-    add(
-        "--label-smoothing",
-        type=options.share,
-        metavar="SHARE",
-        help=f"label smoothing, in [0, 1) (default: {SGD.label_smoothing})",
-    )
-    add(
-        "--ema",
-        type=options.share,
-        metavar="DECAY",
-        help="decay per update of averaged weights, which are then evaluated; 0: off (default: "
-        f"{SGD.ema})",
     )
     add(
         "--eval-every",
@@ -250,14 +174,6 @@ def _sgd_options(p: Parser) -> None:
         help="evaluate the images that choose in every Nth epoch and the last one (default: "
         f"{EVAL_EVERY})",
     )
-    add(
-        "--accumulate",
-        type=options.count,
-        metavar="N",
-        help="split each process's part of a batch into N parts, to save memory (default: "
-        f"{SGD.accumulate})",
-    )
-    add("--compile", action="store_const", const=True, help="use torch.compile (default: no)")
     add(
         "--prune-margin",
         type=options.positive,
@@ -295,19 +211,13 @@ def _running_options(p: Parser) -> None:
         help="save the network of trial N to classifier_trialN.pt",
     )
     add(
-        "--precision",
-        choices=PRECISIONS,
-        default="float32",
-        help="precision of the network; weights and probes are float32 or higher",
-    )
-    add(
         "--decode",
         choices=("exact", "fast"),
         default="exact",
         help="decoder of JPEG files; fast: decodes large images at reduced size, pixels differ by "
         "about 1 of 255",
     )
-    options.add_running(add)
+    add_running(add)
 
 
 def settings(args: argparse.Namespace, network: SourceNetwork) -> TransferSettings:
@@ -355,19 +265,13 @@ def trials(args: argparse.Namespace) -> int:
 
 
 def _parts(args: argparse.Namespace) -> protocols.Protocol:
-    given = {name: value for name, value in _given(args).items() if name in protocols.PARTS}
-    return protocols.compose(args.mode, args.protocol, given)
-
-
-def _given(args: argparse.Namespace) -> dict[str, Any]:
-    """Options with a value."""
-    return {name: value for name, value in vars(args).items() if value is not None}
+    return protocols.compose(args.mode, args.protocol, given(args, tuple(protocols.PARTS)))
 
 
 def _refuse_foreign(args: argparse.Namespace, probe: str) -> None:
     """Refuse options of other probes."""
     foreign = {name for names in OWN.values() for name in names} - set(OWN[probe])
-    for name in sorted(foreign & set(_given(args))):
+    for name in sorted(given(args, tuple(foreign))):
         full = args.mode == "full-network"
         where = "--mode full-network" if full else f"--probe {probe}"
         raise UserError(
@@ -377,30 +281,27 @@ def _refuse_foreign(args: argparse.Namespace, probe: str) -> None:
 
 
 def _sgd(args: argparse.Namespace) -> SgdSettings:
-    given = _given(args)
-    eps, constraint = given.get("adversarial", 0.0), given.get("constraint", "l2")
+    eps, constraint = args.adversarial or 0.0, args.constraint or "l2"
     check_eps("--adversarial", constraint, eps)
-    if not eps and (useless := [name for name in ATTACK if name in given]):
+    if not eps and (useless := list(given(args, ATTACK))):
         raise UserError(f"--{useless[0].replace('_', '-')} requires --adversarial. Add a radius.")
     method = "pgd" if eps else "standard"
-    attack = replace(METHODS[method].attack(constraint, eps), steps=given.get("steps", PGD_STEPS))
-    lrs = tuple(sorted(set(given.get("lr", LRS)), reverse=True))
-    chosen: dict[str, Any] = {"augmentation": DATASETS[args.dataset].transfer_augmentation}
-    chosen |= {name: given[name] for name in SGD_FIELDS if name in given}
+    attack = METHODS[method].attack(constraint, eps)
+    eval_steps = args.eval_steps or EVAL_STEPS
+    lrs = tuple(sorted(set(args.lr or LRS), reverse=True))
+    augmentation = DATASETS[args.dataset].transfer_augmentation
     return SgdSettings(
         train=replace(
             SGD,
             method=method,
-            attack=attack,
+            attack=replace(attack, steps=args.steps or PGD_STEPS),
             lr=lrs[0],
             seed=args.seed,
             precision=args.precision,
-            **chosen,
+            **{"augmentation": augmentation} | given(args, OPTIMIZATION),
         ),
         lrs=lrs,
-        eval_every=given.get("eval_every", EVAL_EVERY),
+        eval_every=args.eval_every or EVAL_EVERY,
         prune_margin=args.prune_margin,
-        evaluation=(
-            evaluation_attack(constraint, eps, given.get("eval_steps", EVAL_STEPS)) if eps else None
-        ),
+        evaluation=evaluation_attack(constraint, eps, eval_steps) if eps else None,
     )

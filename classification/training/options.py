@@ -1,0 +1,136 @@
+"""Options that the training commands share.
+
+This module imports no torch, because the command lines import it.
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from classification import options
+from classification.training.recipes import SCHEDULES
+from classification.training.settings import AUGMENTATIONS, PRECISIONS
+
+# Fields of `TrainSettings` that `add_optimization` adds an option for.
+OPTIMIZATION = (
+    "epochs",
+    "batch_size",
+    "lr_schedule",
+    "warmup",
+    "momentum",
+    "weight_decay",
+    "augmentation",
+    "label_smoothing",
+    "ema",
+    "accumulate",
+    "compile",
+)
+
+
+def given(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
+    """Options among these names that have a value."""
+    return {
+        name: value for name, value in vars(args).items() if name in names and value is not None
+    }
+
+
+def add_limits(add: Callable) -> None:
+    """Add the options that limit the number of images.
+
+    Args:
+        add: `add_argument` of an option group.
+    """
+    add(
+        "--limit",
+        type=options.count,
+        metavar="N",
+        help="train on at most N images, balanced over the classes (default: all)",
+    )
+    add(
+        "--test-limit",
+        type=options.count,
+        metavar="N",
+        help="test on at most N images, balanced over the classes (default: all)",
+    )
+
+
+def add_optimization(add: Callable, defaults: dict[str, Any]) -> None:
+    """Add the options of training by SGD. Their value is None unless given.
+
+    Args:
+        add: `add_argument` of an option group.
+        defaults: field of `TrainSettings` -> its default or a description of it, for the help.
+    """
+
+    def option(name: str, words: str, **more: Any) -> None:
+        default = f" (default: {defaults[name]})"
+        add(f"--{name.replace('_', '-')}", help=words + default, **more)
+
+    option("epochs", "passes over the training images", type=options.count, metavar="N")
+    option(
+        "batch_size",
+        "images per update over all processes, at least 2",
+        type=options.batch,
+        metavar="N",
+    )
+    option("lr_schedule", "learning-rate schedule", choices=tuple(SCHEDULES))
+    option(
+        "warmup", "epochs of linear learning-rate warm-up", type=options.radius, metavar="EPOCHS"
+    )
+    option("momentum", "momentum of SGD, in (0, 1)", type=options.fraction)
+    option(
+        "weight_decay",
+        "factor of the L2 penalty on all trained parameters",
+        type=options.radius,
+        metavar="FACTOR",
+    )
+    option("augmentation", "augmentation of the training images", choices=AUGMENTATIONS)
+    option("label_smoothing", "label smoothing, in [0, 1)", type=options.share, metavar="SHARE")
+    option(
+        "ema",
+        "decay per update of averaged weights, which are then evaluated and saved; 0: off",
+        type=options.share,
+        metavar="DECAY",
+    )
+    option(
+        "accumulate",
+        "split each process's part of a batch into N parts, to save memory",
+        type=options.count,
+        metavar="N",
+    )
+    add("--compile", action="store_const", const=True, help="use torch.compile (default: no)")
+
+
+def add_running(add: Callable) -> None:
+    """Add the options on how a command runs.
+
+    Args:
+        add: `add_argument` of an option group.
+    """
+    add(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="precision of the network and of attacks on it; weights and probes are float32 or "
+        "higher",
+    )
+    add(
+        "--save-seconds",
+        type=options.radius,
+        metavar="SECONDS",
+        default=600.0,
+        help="longest time between two checkpoints",
+    )
+    add("--device", metavar="NAME", help="torch device (default: cuda if available, else cpu)")
+    add(
+        "--workers",
+        type=options.whole,
+        metavar="N",
+        default=0,
+        help="processes that read images, per training process; 0: the training process reads",
+    )
+    add(
+        "--deterministic",
+        action="store_true",
+        help="give equal numbers in every run on the same GPUs; slower",
+    )
