@@ -150,7 +150,7 @@ def _result(run: Path, task, mode, weights, arch, seed, accuracy) -> None:
         "trials": [trial],
     }
     source = {"arch": arch, "dataset": "imagenet", "method": None, "constraint": None, "eps": None}
-    settings = transfer_options.settings(args, SourceNetwork(arch, 224, digest)).to_json() | {
+    settings = transfer_options.make_settings(args, SourceNetwork(arch, 224, digest)).to_json() | {
         "weights": weights,
         "source": source,
         "simulated": True,

@@ -47,7 +47,9 @@ def cost(run, parser) -> float:
     """Floating-point operations of a run."""
     arch = zoo.find(run.options["weights"]).arch
     words = run.lines[0][2:]
-    settings = transfer_options.settings(parser.parse_args(words), SourceNetwork(arch, None, ""))
+    settings = transfer_options.make_settings(
+        parser.parse_args(words), SourceNetwork(arch, None, "")
+    )
     images, sgd = DATASETS[settings.dataset].images, settings.sgd
     train, test = images["train"], images["test"]
     if sgd is None:

@@ -27,15 +27,15 @@ from classification.datasets import loader  # noqa: E402
 from classification.datasets.open import open_split  # noqa: E402
 from classification.models import Classifier  # noqa: E402
 from classification.training.learner import Learner  # noqa: E402
-from classification.training.settings import METHODS  # noqa: E402
+from classification.training.settings import METHOD_DEFAULTS  # noqa: E402
 from robust_backbones import attacks  # noqa: E402
 from robust_backbones.core.cli import Parser  # noqa: E402
 from tests.support import robustness_bridge as bridge  # noqa: E402
 from tests.support.small_models import learning  # noqa: E402
 
 EPS, LIBRARY = 0.5, "robustness library, pgd"
-PGD = METHODS["pgd"].attack("l2", EPS)
-OURS = [name for name in METHODS if name != "standard"]
+PGD = METHOD_DEFAULTS["pgd"].attack("l2", EPS)
+OURS = [name for name in METHOD_DEFAULTS if name != "standard"]
 HELD_OUT = 0.2
 
 
@@ -75,7 +75,7 @@ def our_training(network: Classifier, method: str, lr: float):
     """Build our training: `(train on a batch, get the weights)`."""
     learner = Learner(
         network.to(memory_format=torch.channels_last),
-        learning(method=method, lr=lr, attack=METHODS[method].attack("l2", EPS)),
+        learning(method=method, lr=lr, attack=METHOD_DEFAULTS[method].attack("l2", EPS)),
     )
     rates = [lr] * learner.settings.updates_per_batch
     return (lambda x, y, seed: learner.step(x, y, rates, seed)), network.net.state_dict

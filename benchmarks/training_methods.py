@@ -20,7 +20,7 @@ import torch  # noqa: E402
 
 from classification.models import Classifier  # noqa: E402
 from classification.training.learner import Learner  # noqa: E402
-from classification.training.settings import METHODS  # noqa: E402
+from classification.training.settings import METHOD_DEFAULTS  # noqa: E402
 from robust_backbones.core.cli import Parser  # noqa: E402
 from tests.support.small_models import learning  # noqa: E402
 
@@ -30,7 +30,7 @@ EPS = 0.5
 def learners(arch: str) -> dict[str, Learner]:
     """One learner per method, all with the same initial weights."""
     found = {}
-    for name, row in METHODS.items():
+    for name, row in METHOD_DEFAULTS.items():
         torch.manual_seed(0)
         model = Classifier(arch, 10).to(memory_format=torch.channels_last)
         found[name] = Learner(model, learning(method=name, attack=row.attack("l2", EPS)))
@@ -67,7 +67,7 @@ def main(argv=None) -> None:
     )
     print("| method | updates | median s | images/s | per update, relative to pgd |")
     print("|---|---|---|---|---|")
-    updates = {name: row.steps if row.replays else 1 for name, row in METHODS.items()}
+    updates = {name: row.steps if row.replays else 1 for name, row in METHOD_DEFAULTS.items()}
     base = statistics.median(seconds["pgd"])
     for name, values in seconds.items():
         median = statistics.median(values)

@@ -49,7 +49,7 @@ def images(count: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]
 def learner(arch: str, device: torch.device, *options: str) -> Learner:
     """The learner that `classification.pretrain` builds from these options."""
     words = ["--output", "unused", "--arch", arch, *options]
-    settings = pretrain_options.settings(pretrain_options.parser("").parse_args(words))
+    settings = pretrain_options.make_settings(pretrain_options.parser("").parse_args(words))
     torch.backends.cudnn.benchmark = True  # as pretraining sets it
     return Learner(classifier(arch, device), settings.train)
 

@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> None:
     args = options.parser(__doc__).parse_args(argv)
     with user_errors():
         locate(args.dataset, args.data)  # the commonest mistake, before importing torch
-        settings = options.settings(args)
+        settings = options.make_settings(args)
         from classification.pretrain import run
 
         run.main(args, settings)

@@ -15,7 +15,7 @@ from classification.training.options import (
     given,
 )
 from classification.training.recipes import RECIPES, Recipe, scaled_lr
-from classification.training.settings import METHODS, TrainSettings, evaluation_attack
+from classification.training.settings import METHOD_DEFAULTS, TrainSettings, evaluation_attack
 from robust_backbones.core.cli import Parser
 from robust_backbones.core.eps import CONSTRAINTS, check_eps
 from robust_backbones.core.errors import UserError
@@ -75,7 +75,7 @@ def _training_options(p: Parser) -> None:
     )
     add(
         "--method",
-        choices=tuple(METHODS),
+        choices=tuple(METHOD_DEFAULTS),
         help="training method (default: pgd; standard with --eps 0)",
     )
     add(
@@ -180,7 +180,7 @@ def _words(row: Recipe) -> str:
     )
 
 
-def settings(args: argparse.Namespace) -> PretrainSettings:
+def make_settings(args: argparse.Namespace) -> PretrainSettings:
     """Complete the options with the defaults of the dataset, the recipe and the method.
 
     Raises:
@@ -191,7 +191,7 @@ def settings(args: argparse.Namespace) -> PretrainSettings:
     recipe = RECIPES[recipe_name]
     method_name, eps = _method_and_eps(args, recipe)
     check_eps("--eps", args.constraint, eps)
-    method = METHODS[method_name]
+    method = METHOD_DEFAULTS[method_name]
     batch_size = args.batch_size or recipe.batch_size
     train = TrainSettings(
         method=method_name,

@@ -36,7 +36,7 @@ def main(args: argparse.Namespace, settings: PretrainSettings) -> None:
 
     Args:
         args: parsed options.
-        settings: settings that `options.settings` made of them.
+        settings: settings that `options.make_settings` made of them.
     """
     with launch.processes(args.device, args.deterministic) as device:
         work = partial(_train, args, settings, device)

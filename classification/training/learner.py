@@ -14,8 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from classification.training import distributed
 from classification.training.folding import FoldedCopy
 from classification.training.methods import METHODS, Objective, replay
-from classification.training.settings import METHODS as DEFAULTS
-from classification.training.settings import TrainSettings
+from classification.training.settings import METHOD_DEFAULTS, TrainSettings
 from robust_backbones.core.errors import UserError
 
 
@@ -88,7 +87,7 @@ class Learner:
             self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
         # Measured on CPUs in float32 only: docs/SPEED_TRAINING.md.
         plain = self.device.type == "cpu" and full and not settings.compile
-        attacks = DEFAULTS[settings.method].runs_attack
+        attacks = METHOD_DEFAULTS[settings.method].runs_attack
         self.folded = FoldedCopy(model) if plain and attacks else None
         self.attacked: Any = torch.compile(model) if settings.compile else model
         objective = Objective(model, settings)

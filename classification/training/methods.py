@@ -1,7 +1,7 @@
 """Training methods: how each one crafts adversarial images, and its loss on them.
 
 `pgd`, `fast` and `trades` attack the model in eval mode, as the `robustness` library does. The
-update sees the images in train mode. `settings.METHODS` has the default attacks.
+update sees the images in train mode. `settings.METHOD_DEFAULTS` has the default attacks.
 """
 
 from collections.abc import Callable

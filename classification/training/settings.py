@@ -77,7 +77,7 @@ class MethodDefaults:
         return AttackSettings(constraint, eps, self.steps, size, self.random_start, self.use_best)
 
 
-METHODS = {
+METHOD_DEFAULTS = {
     "standard": MethodDefaults(),
     # Madry et al. 2018 (arXiv 1706.06083), with the parameters of the published models.
     "pgd": MethodDefaults(3, 2 / 3, use_best=True, runs_attack=True),
@@ -98,7 +98,7 @@ class TrainSettings:
     """How a classifier is trained.
 
     Attributes:
-        method: key of `METHODS`.
+        method: key of `METHOD_DEFAULTS`.
         attack: training attack.
         beta: weight of the KL divergence in TRADES.
         epochs: training length in epochs of one update per batch; see `data_epochs`.
@@ -139,7 +139,7 @@ class TrainSettings:
     @property
     def updates_per_batch(self) -> int:
         """Number of weight updates per batch."""
-        return self.attack.steps if METHODS[self.method].replays else 1
+        return self.attack.steps if METHOD_DEFAULTS[self.method].replays else 1
 
     @property
     def data_epochs(self) -> int:

@@ -15,7 +15,7 @@ from classification.training import distributed, overfitting
 from classification.training.evaluate import Evaluation, adversary, evaluate
 from classification.training.learner import Learner, NotFinite, TrainSums, seed_of
 from classification.training.recipes import learning_rate
-from classification.training.settings import METHODS, AttackSettings
+from classification.training.settings import METHOD_DEFAULTS, AttackSettings
 from robust_backbones.checkpoint.io import load_file, save_file
 from robust_backbones.core import results
 from robust_backbones.core.errors import UserError
@@ -95,7 +95,7 @@ class Training:
         self.monitored = monitored
         self.workers, self.save_seconds = workers, save_seconds
         self.settings = learner.settings
-        self.guarded = METHODS[self.settings.method].guarded
+        self.guarded = METHOD_DEFAULTS[self.settings.method].guarded
         self.epochs = self.settings.data_epochs
         self.batches = loader.steps(train, self.settings.batch_size)
         self.epoch = self.batch = 0  # epochs done, and batches done in the current epoch

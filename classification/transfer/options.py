@@ -13,7 +13,7 @@ from classification.training.options import (
     add_running,
     given,
 )
-from classification.training.settings import METHODS, TrainSettings, evaluation_attack
+from classification.training.settings import METHOD_DEFAULTS, TrainSettings, evaluation_attack
 from classification.transfer import protocols
 from classification.transfer.settings import SgdSettings, SourceNetwork, TransferSettings
 from robust_backbones.core.cli import Parser
@@ -32,7 +32,9 @@ SGD = TrainSettings(
 )
 LRS = (0.01, 0.001)
 EVAL_EVERY = 5
-PGD_STEPS = METHODS["pgd"].steps  # adversarial fine-tuning uses the attack of the published models
+PGD_STEPS = METHOD_DEFAULTS[
+    "pgd"
+].steps  # adversarial fine-tuning uses the attack of the published models
 EVAL_STEPS = 10
 # A single trial does not show how much the seed matters. A verdict needs three or more.
 SEEDED_TRIALS = 3
@@ -220,7 +222,7 @@ def _running_options(p: Parser) -> None:
     add_running(add)
 
 
-def settings(args: argparse.Namespace, network: SourceNetwork) -> TransferSettings:
+def make_settings(args: argparse.Namespace, network: SourceNetwork) -> TransferSettings:
     """Complete the options with the defaults of the dataset, the protocol and the network.
 
     Raises:
@@ -286,7 +288,7 @@ def _sgd(args: argparse.Namespace) -> SgdSettings:
     if not eps and (useless := list(given(args, ATTACK))):
         raise UserError(f"--{useless[0].replace('_', '-')} requires --adversarial. Add a radius.")
     method = "pgd" if eps else "standard"
-    attack = METHODS[method].attack(constraint, eps)
+    attack = METHOD_DEFAULTS[method].attack(constraint, eps)
     eval_steps = args.eval_steps or EVAL_STEPS
     lrs = tuple(sorted(set(args.lr or LRS), reverse=True))
     augmentation = DATASETS[args.dataset].transfer_augmentation

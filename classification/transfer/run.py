@@ -16,7 +16,7 @@ from classification.datasets.split import ImageSplit
 from classification.training import distributed, launch
 from classification.training.trainer import identity
 from classification.transfer import finetune, fixed_feature, result
-from classification.transfer.options import settings as settings_of
+from classification.transfer.options import make_settings
 from classification.transfer.settings import SourceNetwork, TransferSettings
 from classification.transfer.task import Task
 from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint
@@ -32,7 +32,7 @@ def main(args: argparse.Namespace, path: Path) -> None:
     """
     weights = read_checkpoint(path)
     network = SourceNetwork(weights.arch, weights.metadata.get("image_size"), weights.sha256)
-    settings = settings_of(args, network)
+    settings = make_settings(args, network)
     with launch.processes(args.device, args.deterministic) as device:
         task = _task(args, settings, weights, device)
         training = settings.sgd.train if settings.sgd else None

@@ -45,7 +45,7 @@ def task(found, dataset: str, mode: str, *options) -> Task:
     )
     images = open_split("digits", "test", limit=40)
     images = dataclasses.replace(images, classes=CLASSES)
-    settings = transfer_options.settings(args, SourceNetwork(found.arch, 32, found.sha256))
+    settings = transfer_options.make_settings(args, SourceNetwork(found.arch, 32, found.sha256))
     return Task(found, images, images, settings, {}, None, torch.device("cpu"))
 
 
@@ -150,7 +150,7 @@ def test_reweighted_accuracy_is_the_mean_over_classes():
 
 def settings(*options):
     parsed = transfer_options.parser("").parse_args(["--weights", "w", *options])
-    return transfer_options.settings(parsed, SourceNetwork("resnet18", None, "0")).to_json()
+    return transfer_options.make_settings(parsed, SourceNetwork("resnet18", None, "0")).to_json()
 
 
 def test_the_paper_protocol_is_the_papers():

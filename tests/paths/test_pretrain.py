@@ -186,7 +186,7 @@ def test_a_standard_model_is_attacked_too(tmp_path, monkeypatch, options, radius
 
 def settings(*options):
     args = pretrain_options.parser("").parse_args([*options, "--output", "x"])
-    return pretrain_options.settings(args).to_json()
+    return pretrain_options.make_settings(args).to_json()
 
 
 def test_the_paper_is_the_default():
@@ -320,7 +320,7 @@ def test_help_explains_every_option_and_comes_at_once():
 
 def test_the_parser_offers_what_the_tables_have():
     assert set(pretrain_options.STANDARD_EVAL_EPS) == set(attacks.CONSTRAINTS)
-    assert set(settings_tables.METHODS) == set(methods.METHODS)
+    assert set(settings_tables.METHOD_DEFAULTS) == set(methods.METHODS)
     assert settings_tables.AUGMENTATIONS == tuple(tf.AUGMENTATIONS)
 
 

@@ -77,14 +77,14 @@ def check(command: documents.Command) -> None:
 def _pretrain(args) -> None:
     from classification.pretrain import options as pretrain_options
 
-    pretrain_options.settings(args)
+    pretrain_options.make_settings(args)
 
 
 def _transfer(args) -> None:
     from classification.transfer import options as transfer_options
     from classification.transfer.settings import SourceNetwork
 
-    transfer_options.settings(args, SourceNetwork("resnet50", 224, "0" * 64))
+    transfer_options.make_settings(args, SourceNetwork("resnet50", 224, "0" * 64))
 
 
 def _datasets(args) -> None:
