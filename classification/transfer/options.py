@@ -32,9 +32,7 @@ SGD = TrainSettings(
 )
 LRS = (0.01, 0.001)
 EVAL_EVERY = 5
-PGD_STEPS = METHOD_DEFAULTS[
-    "pgd"
-].steps  # adversarial fine-tuning uses the attack of the published models
+PGD_STEPS = METHOD_DEFAULTS["pgd"].steps  # of adversarial fine-tuning
 EVAL_STEPS = 10
 # A single trial does not show how much the seed matters. A verdict needs three or more.
 SEEDED_TRIALS = 3

@@ -1,5 +1,7 @@
-"""`--protocol paper` against what the authors' code does, re-created with the `robustness` library:
-the same normalization, the same BatchNorm mode, the same loss and weights after some steps."""
+"""`--protocol paper` against the authors' procedure, re-created with the `robustness` library.
+
+Normalization, BatchNorm mode, loss, and weights after some steps are equal.
+"""
 
 import copy
 import dataclasses
@@ -25,7 +27,7 @@ CLASSES, LR = 4, 0.05
 
 @pytest.fixture
 def weights(tmp_path):
-    """As the published models are: ImageNet's normalization."""
+    """A checkpoint with ImageNet's normalization, like the published models."""
     path = tmp_path / "resnet18.pth"
     torch.save(random_network("resnet18", 7).state_dict(), path)
     return read_checkpoint(path)
@@ -50,14 +52,14 @@ def task(found, dataset: str, mode: str, *options) -> Task:
 
 
 def theirs(library, found, dataset: str, mode: str, head):
-    """As their `main.py` makes it: ImageNet's statistics, unwrapped, a new last layer, wrapped with
-    the data set's statistics; and the parameters that their optimizer gets."""
+    """The network as their `main.py` builds it, with a new last layer and the dataset's statistics,
+    and the parameters that their optimizer gets."""
     network = build_network(found.arch, 7)
     network.load_state_dict(network.state_dict() | found.tensors)
     network.fc = copy.deepcopy(head)
     if dataset == "cifar10":
         wrapping = library.datasets.CIFAR("/nowhere")
-    else:  # as for ten of the twelve
+    else:  # ten of the twelve tasks
         wrapping = library.datasets.ImageNet("/nowhere")
         wrapping.mean, wrapping.std = torch.zeros(3), torch.ones(3)
     model = library.attacker.AttackerModel(library.model_utils.DummyModel(network), wrapping)
@@ -73,7 +75,7 @@ def theirs(library, found, dataset: str, mode: str, head):
 def test_some_steps_agree(library, monkeypatch, weights, dataset, mode):
     robustness_bridge.stay_on_the_cpu(monkeypatch.setattr)
     ours = task(weights, dataset, mode)
-    # In float64: BatchNorm over six images' single last pixels blows rounding up, step by step.
+    # In float64: BatchNorm over six values amplifies rounding in each step.
     model = ours.classifier(0).double()
     reference, trained = theirs(library, weights, dataset, mode, model.head)
     reference.double()
@@ -103,13 +105,13 @@ def test_some_steps_agree(library, monkeypatch, weights, dataset, mode):
     accuracy, loss = library.train._model_loop(
         robustness_bridge.loop_settings(), "val", batches(), reference, None, 0, False, None
     )
-    outcome = evaluate(model, batches())  # with the adapted statistics, as there
+    outcome = evaluate(model, batches())  # with the adapted statistics, as in their code
     assert outcome.top1 == pytest.approx(float(accuracy))
     assert outcome.loss == pytest.approx(float(loss), rel=1e-6)
 
 
-def test_statistics_of_the_data_sets(library):
-    """0 and 1 for ten of the twelve, CIFAR's own for two."""
+def test_statistics_of_the_datasets(library):
+    """0 and 1 for ten of the twelve tasks, CIFAR's statistics for two."""
     for dataset in SUITE:
         mean, std = target_statistics(dataset)
         if dataset == "cifar10":
@@ -121,7 +123,7 @@ def test_statistics_of_the_data_sets(library):
 
 
 def test_the_weights_own_statistics_on_demand(tmp_path):
-    """A departure from the paper's protocol, by name."""
+    """One part of the paper's protocol is replaced."""
     found = read_checkpoint(write_network(tmp_path / "w.pt"))
     kept = task(found, "aircraft", "fixed-feature", "--normalization", "weights").classifier(0)
     assert kept.normalize.mean.flatten().tolist() == pytest.approx([0.4, 0.45, 0.5])
@@ -130,7 +132,7 @@ def test_the_weights_own_statistics_on_demand(tmp_path):
 
 
 def test_reweighted_accuracy_is_the_mean_over_classes():
-    """Their formula: each image counts N / (n_c * C), the batches' means by size."""
+    """Their formula: each image has the weight N / (n_c * C)."""
     from classification import metrics
 
     g = torch.Generator().manual_seed(0)
@@ -153,7 +155,7 @@ def settings(*options):
     return transfer_options.make_settings(parsed, SourceNetwork("resnet18", None, "0")).to_json()
 
 
-def test_the_paper_protocol_is_the_papers():
+def test_the_paper_protocol_has_the_papers_hyperparameters():
     """hyperparameters.yaml: transfer."""
     found = settings("--dataset", "aircraft", "--protocol", "paper")
     assert {
@@ -181,7 +183,7 @@ def test_the_paper_protocol_is_the_papers():
     }.items() <= found.items()
 
 
-def test_what_the_papers_code_cannot_freeze(tmp_path, capsys):
+def test_networks_that_the_papers_code_cannot_freeze(tmp_path, capsys):
     weights = write_network(tmp_path / "w.pt", "shufflenet_v2_x1_0")
     with pytest.raises(SystemExit):
         run(weights, tmp_path / "run", "--protocol", "paper", *FAST)

@@ -1,4 +1,4 @@
-"""The real command on a few digits: what it writes, skips, resumes and refuses."""
+"""The command on a few digits: output files, skipping, resuming, and errors."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def run(output, *options):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The folder of one finished run, made by the first test that asks; not to be changed."""
+    """Folder of one finished run, which tests must not change."""
     return tmp_path_factory.mktemp("pretrain") / "run"
 
 
@@ -78,7 +78,7 @@ def test_the_checkpoint_is_a_classifier_that_others_can_read(done):
     assert evaluate(model, batches).top1 == lines(done)[-1]["clean_top1"]
 
 
-def test_the_result_names_its_attack_its_data_and_its_settings(done):
+def test_the_result_has_attack_data_and_settings(done):
     result = json.loads((done / "result.json").read_text())
     assert result["kind"] == "pretrain" and result["seed"] == 3
     assert 0 <= result["metrics"]["robust_top1"] <= result["metrics"]["clean_top1"] <= 100
@@ -92,7 +92,7 @@ def test_the_result_names_its_attack_its_data_and_its_settings(done):
         "use_best": True,
     }
     assert result["settings"]["recipe"] == "quick"
-    assert result["settings"]["lr"] == pytest.approx(0.03 * 12 / 64)  # the linear rule
+    assert result["settings"]["lr"] == pytest.approx(0.03 * 12 / 64)  # the linear scaling rule
     assert result["data"]["test"]["images"] == 20
     assert result["data"]["train"]["fingerprint"] != result["data"]["test"]["fingerprint"]
 
@@ -105,7 +105,7 @@ def test_a_finished_run_is_skipped(done, capsys):
 
 
 @pytest.mark.parametrize("resume", [(), ("--resume",)])
-def test_a_finished_run_with_other_settings_is_kept(done, capsys, resume):
+def test_a_finished_run_with_other_settings_is_an_error(done, capsys, resume):
     with pytest.raises(SystemExit) as stop:
         run(done, "--lr", "0.5", *resume)
     assert stop.value.code == 2
@@ -115,8 +115,8 @@ def test_a_finished_run_with_other_settings_is_kept(done, capsys, resume):
     )
 
 
-def test_resuming_is_asked_for(tmp_path, capsys):
-    """What is resumed, and exactly, is in test_training.py."""
+def test_resuming_needs_the_option(tmp_path, capsys):
+    """test_trainer.py tests that resuming is exact."""
     (tmp_path / "checkpoint.pt").write_bytes(b"")
     with pytest.raises(SystemExit) as stop:
         run(tmp_path)
@@ -131,7 +131,7 @@ def test_nothing_to_resume(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_exits_with_75_and_resume_auto_goes_on(tmp_path, number):
+def test_a_signal_saves_and_exits_with_75_and_resume_continues(tmp_path, number):
     command = [
         sys.executable,
         "-m",
@@ -169,7 +169,7 @@ def test_a_signal_saves_and_exits_with_75_and_resume_auto_goes_on(tmp_path, numb
         (["--constraint", "linf", "--eval-eps", "4/255"], 4 / 255),
     ],
 )
-def test_a_standard_model_is_attacked_too(tmp_path, monkeypatch, options, radius):
+def test_standard_models_are_attacked_in_the_evaluation(tmp_path, monkeypatch, options, radius):
     radii = []
 
     def pgd(model, x, y, *, eps, **kwargs):
@@ -177,7 +177,7 @@ def test_a_standard_model_is_attacked_too(tmp_path, monkeypatch, options, radius
         return x
 
     monkeypatch.setattr("classification.training.evaluate.pgd", pgd)
-    run(tmp_path, "--epochs", "1", "--eps", "0", "--resume", *options)  # nothing there: starts
+    run(tmp_path, "--epochs", "1", "--eps", "0", "--resume", *options)  # nothing to resume: starts
     assert radii == [radius]  # one batch of the evaluation, none of the training
     result = json.loads((tmp_path / "result.json").read_text())
     assert (result["settings"]["eps"], result["settings"]["method"]) == (0, "standard")
@@ -189,7 +189,7 @@ def settings(*options):
     return pretrain_options.make_settings(args).to_json()
 
 
-def test_the_paper_is_the_default():
+def test_the_papers_hyperparameters_are_the_default():
     """hyperparameters.yaml: adversarial_pretraining."""
     found = settings("--data", "/imagenet")
     assert {
@@ -218,7 +218,7 @@ def test_the_paper_is_the_default():
 @pytest.mark.parametrize(
     "options, expected",
     [
-        (["--batch-size", "1024"], dict(lr=0.2)),  # the linear rule
+        (["--batch-size", "1024"], dict(lr=0.2)),  # the linear scaling rule
         (["--batch-size", "1024", "--lr", "0.1"], dict(lr=0.1)),
         (["--recipe", "quick"], dict(epochs=5, lr_schedule="one-cycle", eps=1.0, nesterov=True)),
         (["--constraint", "linf"], dict(eps=4 / 255, step_size=8 / 3 / 255)),
@@ -296,7 +296,7 @@ def test_several_processes_without_torchrun(tmp_path, capsys, monkeypatch):
     assert "WORLD_SIZE is 2, but LOCAL_RANK" in capsys.readouterr().err
 
 
-def test_an_output_that_cannot_be_a_folder_is_told_of_before_training(tmp_path, capsys):
+def test_an_output_that_is_a_file_is_an_error_before_training(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit):
         run(tmp_path / "file")
@@ -305,7 +305,7 @@ def test_an_output_that_cannot_be_a_folder_is_told_of_before_training(tmp_path, 
     assert "epoch 1" not in captured.out
 
 
-def test_help_explains_every_option_and_comes_at_once():
+def test_help_is_fast_and_explains_every_option():
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "classification.pretrain", "--help"],
@@ -318,13 +318,13 @@ def test_help_explains_every_option_and_comes_at_once():
     assert len(options) >= 17 and all(re.search("default|required", o) for o in options)
 
 
-def test_the_parser_offers_what_the_tables_have():
+def test_choices_match_the_implementations():
     assert set(pretrain_options.STANDARD_EVAL_EPS) == set(attacks.CONSTRAINTS)
     assert set(settings_tables.METHOD_DEFAULTS) == set(methods.METHODS)
     assert settings_tables.AUGMENTATIONS == tuple(tf.AUGMENTATIONS)
 
 
-def test_held_out_training_images_take_the_place_of_the_test_images(tmp_path):
+def test_held_out_training_images_replace_the_test_images(tmp_path):
     run(tmp_path, "--epochs", "1", "--eps", "0", "--held-out", "0.1")
     data = json.loads((tmp_path / "result.json").read_text())["data"]
     assert set(data) == {"train", "val"} and data["val"]["images"] == 20

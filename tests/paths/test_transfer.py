@@ -1,4 +1,4 @@
-"""The real command on a few digits: what it measures, writes, skips, resumes and refuses."""
+"""The command on a few digits: results, skipping, resuming, and errors."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def network(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(network, tmp_path_factory):
-    """name -> the folder of a finished run of those options; each is made once."""
+    """Function from a name to the folder of its finished run; each run happens once."""
     root, made = tmp_path_factory.mktemp("runs"), {}
     options = {
         "logistic": ["--trials", "2", "--save-classifier"],
@@ -56,7 +56,7 @@ def result(folder) -> dict:
 
 
 def features(network, split, limit):
-    """Independent of ours: the network as torchvision has it, the hook before its last layer."""
+    """Features by an independent way: torchvision's network without its last layer."""
     found, source = read_checkpoint(network), open_split("digits", split, limit=limit)
     net = build_network(found.arch, 7).eval()
     net.load_state_dict(
@@ -70,7 +70,7 @@ def features(network, split, limit):
     return x.double().numpy(), source.labels.numpy()
 
 
-def test_a_logistic_probe_is_scikit_learns(runs, network):
+def test_a_logistic_probe_matches_scikit_learn(runs, network):
     found = result(runs("logistic"))
     x, y = features(network, "train", 40)
     x_test, y_test = features(network, "test", 30)
@@ -78,12 +78,12 @@ def test_a_logistic_probe_is_scikit_learns(runs, network):
         reference = LogisticRegression(C=1 / row["chosen"]["penalty"], tol=1e-8, max_iter=5000)
         expected = reference.fit(x, y).predict(x_test)
         predicted = np.array(table(runs("logistic") / "per_image.csv")[1:], int)[:, 2 + trial]
-        assert (predicted == expected).mean() > 0.95  # but for ties
+        assert (predicted == expected).mean() > 0.95  # ties may differ
         assert row["accuracy"] == pytest.approx(100 * (predicted == y_test).mean())
 
 
 @pytest.mark.parametrize("name", ["logistic", "sgd", "full"])
-def test_the_classifier_that_is_kept_has_the_accuracy(runs, name):
+def test_the_saved_classifier_has_the_reported_accuracy(runs, name):
     found, folder = result(runs(name)), runs(name)
     source = open_split("digits", "test", limit=30)
     x = torch.cat([x for x, _ in loader.test_batches(source, 30)])
@@ -98,7 +98,7 @@ def test_the_classifier_that_is_kept_has_the_accuracy(runs, name):
 
 
 @pytest.mark.parametrize("name", ["logistic", "knn", "sgd", "full", "paper", "adversarial"])
-def test_what_a_result_says(runs, name):
+def test_the_contents_of_a_result(runs, name):
     found, folder = result(runs(name)), runs(name)
     numbers, settings = found["metrics"], found["settings"]
     trials = numbers["trials"]
@@ -128,7 +128,7 @@ def test_what_a_result_says(runs, name):
     assert not list(folder.rglob("checkpoint.pt")) and not list(folder.rglob("best.pt"))
 
 
-def test_choices_are_among_the_candidates_and_the_best_of_them(runs):
+def test_the_best_candidate_is_chosen(runs):
     for name, option in (("logistic", "penalty"), ("knn", "neighbors"), ("sgd", "lr")):
         for row in result(runs(name))["metrics"]["trials"]:
             values = {c[option]: c["value"] for c in row["candidates"]}
@@ -140,13 +140,13 @@ def test_paper_best_epoch_and_last(runs):
     found = result(runs("paper"))
     assert found["settings"]["held_out"] == 0
     trials = found["metrics"]["trials"]
-    assert len({row["chosen"]["lr"] for row in trials}) == 1  # one rate for all
+    assert len({row["chosen"]["lr"] for row in trials}) == 1  # one learning rate for all
     means = {}
     for row in trials:
         for candidate in row["candidates"]:
             means.setdefault(candidate["lr"], []).append(candidate["value"])
         chosen = next(c for c in row["candidates"] if c["lr"] == row["chosen"]["lr"])
-        assert chosen["value"] == pytest.approx(row["accuracy"])  # measured anew
+        assert chosen["value"] == pytest.approx(row["accuracy"])  # measured again
         assert row["last"] <= row["accuracy"] and row["epoch"] in (1, 2)
     best = max(means, key=lambda lr: np.mean(means[lr]))
     assert trials[0]["chosen"]["lr"] == best
@@ -155,14 +155,14 @@ def test_paper_best_epoch_and_last(runs):
 
 
 def test_trials_really_differ(runs):
-    """Another validation part, another head, another order."""
+    """Validation images, last layer and image order differ."""
     trials = result(runs("full"))["metrics"]["trials"]
     assert trials[0]["candidates"] != trials[1]["candidates"]
     states = [read_checkpoint(runs("full") / f"classifier_trial{k}.pt").tensors for k in (0, 1)]
     assert not torch.equal(states[0]["fc.bias"], states[1]["fc.bias"])
 
 
-def test_a_finished_run_is_skipped_and_others_do_not_meet_it(runs, network, capsys):
+def test_a_finished_run_is_skipped_and_other_settings_are_an_error(runs, network, capsys):
     folder = runs("knn")
     before = (folder / "result.json").read_bytes()
     run(network, folder, "--probe", "knn")
@@ -174,7 +174,7 @@ def test_a_finished_run_is_skipped_and_others_do_not_meet_it(runs, network, caps
     assert "seed is 0 there, 1 here). Choose another --output" in capsys.readouterr().err
 
 
-def test_an_interrupted_run_goes_on_and_ends_the_same(runs, network, tmp_path):
+def test_an_interrupted_run_resumes_to_the_same_result(runs, network, tmp_path):
     expected = result(runs("full"))["metrics"]
     command = [
         sys.executable,
@@ -195,7 +195,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(runs, network, tmp_path):
         "0",
     ]
     codes = []
-    for wanted in (1, 3):  # checkpoints there when the signal comes
+    for wanted in (1, 3):  # number of checkpoints when the signal comes
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         while len(list(tmp_path.rglob("checkpoint.pt"))) < wanted and process.poll() is None:
             time.sleep(0.02)
@@ -208,7 +208,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(runs, network, tmp_path):
     assert result(tmp_path)["metrics"] == expected
 
 
-def test_hopeless_rates_are_given_up_only_if_asked(network, tmp_path):
+def test_learning_rates_are_pruned_only_on_demand(network, tmp_path):
     options = [
         "--mode",
         "full-network",
@@ -228,7 +228,7 @@ def test_hopeless_rates_are_given_up_only_if_asked(network, tmp_path):
     (trial,) = whole["metrics"]["trials"]
     good, bad = trial["candidates"]
     lead = good["value"] - bad["value"]
-    assert "stopped" not in bad and lead > 5  # or the rest shows nothing
+    assert "stopped" not in bad and lead > 5  # otherwise the rest proves nothing
     assert whole["settings"]["prune_margin"] is None
 
     found = run(network, tmp_path / "early", *options, "--prune-margin", "1")
@@ -256,7 +256,7 @@ def test_the_metric_can_be_chosen(network, tmp_path, metric):
 @pytest.mark.parametrize(
     "options", [[], ["--probe", "sgd", *FAST], ["--mode", "full-network", *FAST]]
 )
-def test_the_test_images_are_looked_at_once_at_the_end(network, tmp_path, monkeypatch, options):
+def test_the_test_images_are_evaluated_once_at_the_end(network, tmp_path, monkeypatch, options):
     looks, original = [], loader.test_batches
 
     def watched(source, *args, **kwargs):
@@ -335,7 +335,7 @@ def test_user_mistakes(network, tmp_path, capsys, monkeypatch, options, message)
 
 
 @pytest.mark.parametrize("told", ["metadata", "source_metadata"])
-def test_what_is_known_of_the_network_survives_its_conversion(told):
+def test_facts_about_the_network_survive_conversion(told):
     facts = {
         "dataset": "digits",
         "method": "pgd",

@@ -1,4 +1,4 @@
-"""Every task, from the files as people have them to a result; and a folder of one's own."""
+"""Every task from its official files to a result, and a custom folder."""
 
 import json
 
@@ -48,5 +48,5 @@ def test_from_the_files_to_a_result(network, tmp_path, monkeypatch, name, layout
     assert numbers["accuracy"] == trial[row.metric]
     assert numbers["images"] == found["data"]["test"]["images"] > 0
     assert len((out / "per_class.csv").read_text().splitlines()) == 1 + row.classes
-    # The classes' colours are what the pictures differ in: easily above chance.
+    # The classes differ in color, so accuracy is well above chance.
     assert numbers["accuracy"] > 100 / row.classes

@@ -1,4 +1,4 @@
-"""Run by torchrun in test_distributed.py: what several processes compute together, as JSON."""
+"""Computations of several processes, as JSON. test_distributed.py runs it with torchrun."""
 
 import json
 import sys

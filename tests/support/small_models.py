@@ -1,4 +1,4 @@
-"""What the tests of attacks share: images, norms, and models small enough to reason about."""
+"""Images, norms and tiny models for tests of attacks."""
 
 from dataclasses import fields
 
@@ -9,7 +9,7 @@ from classification.training.settings import AttackSettings, TrainSettings
 
 
 def norm(delta: torch.Tensor, constraint: str) -> torch.Tensor:
-    """Of each image of `(N, C, H, W)`: `(N,)`."""
+    """Norm of each image of `(N, C, H, W)`, `(N,)`."""
     return delta.flatten(1).norm(dim=1, p={"l2": 2, "linf": float("inf")}[constraint])
 
 
@@ -21,7 +21,7 @@ def data(n: int = 4, low: float = 0.0, high: float = 1.0):
 
 
 def linear():
-    """Two classes; the loss of class 0 rises along the direction w1 - w0 whatever x is."""
+    """A linear model of two classes, and w1 - w0, along which the loss of class 0 rises."""
     torch.manual_seed(1)
     net = nn.Sequential(nn.Flatten(), nn.Linear(108, 2))
     direction = (net[1].weight[1] - net[1].weight[0]).detach().view(1, 3, 6, 6)
@@ -29,7 +29,7 @@ def linear():
 
 
 def convolutional() -> nn.Sequential:
-    """In train mode, with layers that behave otherwise in eval mode."""
+    """A network in train mode, with layers that differ in eval mode."""
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(3, 4, 3),
@@ -61,16 +61,16 @@ def learning(**changes) -> TrainSettings:
 
 
 def digits(n: int = 400):
-    """scikit-learn's first n digits as they are: `(n, 3, 8, 8)` in [0, 1], and labels 0..9."""
+    """scikit-learn's first n digits: images `(n, 3, 8, 8)` in [0, 1], and labels 0 to 9."""
     from sklearn.datasets import load_digits
 
     found = load_digits()
-    grey = torch.from_numpy(found.images[:n]).float().unsqueeze(1) / 16
-    return grey.expand(-1, 3, -1, -1).clone(), torch.from_numpy(found.target[:n]).long()
+    gray = torch.from_numpy(found.images[:n]).float().unsqueeze(1) / 16
+    return gray.expand(-1, 3, -1, -1).clone(), torch.from_numpy(found.target[:n]).long()
 
 
 def trained(seed: int = 0) -> nn.Sequential:
-    """A small network in eval mode that knows those digits, trained without any defence."""
+    """A small network in eval mode, trained on these digits without attacks."""
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10))
     optimizer = torch.optim.Adam(net.parameters(), 0.01)

@@ -1,4 +1,4 @@
-"""What the tests of transfer share: the command, small networks in files, what a run wrote."""
+"""Runs of the transfer command, small networks in files, and result tables."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ FAST = ["--epochs", "2", "--batch-size", "8"]
 
 
 def write_network(path, arch: str = "resnet18", classes: int = 7, image_size: int = 32):
-    """A classifier of ours with random weights, and statistics of its own; returns `path`."""
+    """Save a classifier with random weights and unusual statistics; return `path`."""
     model = Classifier(arch, classes, (0.4, 0.45, 0.5), (0.25, 0.3, 0.35))
     model.net.load_state_dict(random_network(arch, classes).state_dict())
     contents = {
@@ -39,7 +39,7 @@ def write_network(path, arch: str = "resnet18", classes: int = 7, image_size: in
 
 
 def run(weights, output, *options) -> dict:
-    """The command, on a few digits unless the options say otherwise; its result."""
+    """Run the command, by default on a few digits, and return its result."""
     transfer.main([*TINY, "--weights", str(weights), "--output", str(output), *options])
     return json.loads((output / "result.json").read_text())
 

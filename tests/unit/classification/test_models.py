@@ -1,4 +1,4 @@
-"""Classifiers: their inputs, their state dict, and the way through a file and back."""
+"""Classifiers: inputs, state dicts, and saving and loading."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def test_normalize_by_hand():
     assert layer.mean.shape == layer.std.shape == (3, 1, 1)
 
 
-def test_the_first_layer_normalises():
+def test_the_first_layer_normalizes():
     model = classifier()
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
     torch.testing.assert_close(model(X), model.net((X - mean) / std))
@@ -68,7 +68,7 @@ def test_a_file_without_statistics_gets_imagenets(tmp_path):
 def test_a_file_without_head_is_refused(tmp_path):
     state = {k: v for k, v in classifier().net.state_dict().items() if not k.startswith("fc.")}
     torch.save(state, tmp_path / "trunk.pth")
-    with pytest.raises(UserError, match="has no last layer .*give a complete classifier"):
+    with pytest.raises(UserError, match="has no last layer .*Give a complete classifier"):
         load_classifier(tmp_path / "trunk.pth")
 
 
@@ -77,7 +77,7 @@ def test_unknown_architecture():
         Classifier("vgg", 10)
 
 
-# The paper's, but for wide_resnet50_4: the code of wide_resnet50_2 at three times its size.
+# The paper's architectures without wide_resnet50_4, which runs the code of wide_resnet50_2.
 TRANSFERRED = (
     "resnet18",
     "resnet50",
@@ -93,7 +93,7 @@ TRANSFERRED = (
 
 @pytest.fixture(scope="module", params=TRANSFERRED)
 def found(request, tmp_path_factory):
-    """The checkpoint of a network of each architecture, as users have it: for other classes."""
+    """A checkpoint of each architecture, with other classes than the task."""
     path = tmp_path_factory.mktemp("arch") / "network.pth"
     torch.save(random_network(request.param, 7).state_dict(), path)
     found = read_checkpoint(path)
@@ -107,7 +107,7 @@ def below_the_head(model):
 
 
 def learn(model):
-    """One step of SGD in train mode on all that may learn."""
+    """One SGD step in train mode on all trainable parameters."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, 0.1, weight_decay=0.1)
     model.train()
@@ -116,7 +116,7 @@ def learn(model):
 
 
 def test_a_network_for_another_task(found):
-    """Every architecture: new last layer, the rest from the file, features before the head."""
+    """The last layer is new, and everything before it is from the file."""
     model = for_task(found, 5, seed=3).eval()
     torch.manual_seed(3)
     expected = torch.nn.Linear(ARCHS[found.arch].feature_dim, 5)
@@ -132,7 +132,7 @@ def test_a_network_for_another_task(found):
 
 
 def test_frozen_means_frozen(found):
-    """Neither a parameter nor a BatchNorm statistic of anything but the head moves, in any mode."""
+    """No parameter or BatchNorm statistic changes except the head's."""
     model = for_task(found, 5, seed=0)
     model.freeze()
     before, head, digest = below_the_head(model), model.head.weight.clone(), backbone_digest(model)
@@ -141,12 +141,12 @@ def test_frozen_means_frozen(found):
     assert all(torch.equal(tensor, before[name]) for name, tensor in below_the_head(model).items())
     assert not torch.equal(head, model.head.weight)
     assert backbone_digest(model) == digest
-    # Dropout is off, too.
+    # Dropout is off too.
     assert torch.equal(model(X), model(X))
 
 
 def test_frozen_as_in_the_papers_code(found):
-    """Statistics adapt, parameters do not."""
+    """Statistics adapt, but parameters do not."""
     model = for_task(found, 5, seed=0)
     model.freeze(statistics=False)
     before = below_the_head(model)
@@ -157,7 +157,7 @@ def test_frozen_as_in_the_papers_code(found):
     assert any(name.endswith("running_var") for name in moved)
 
 
-def test_the_digest_covers_what_decides_the_features():
+def test_the_digest_covers_everything_that_determines_features():
     model = classifier()
     digest = backbone_digest(model)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What the command line understands, and what it says to the rest."""
+"""Values of command-line options, and errors for invalid ones."""
 
 import argparse
 import re
@@ -31,7 +31,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize("parse, text, value", RIGHT)
-def test_understood(parse, text, value):
+def test_valid_values(parse, text, value):
     found = parse(text)
     assert found == value and type(found) is type(value)
 
@@ -39,7 +39,7 @@ def test_understood(parse, text, value):
 @pytest.mark.parametrize(
     "parse, text, description", [(p, text, words) for p, texts, words in WRONG for text in texts]
 )
-def test_refused_with_what_is_allowed(parse, text, description):
+def test_invalid_values(parse, text, description):
     message = f"'{text}' is not {description}"
     with pytest.raises(argparse.ArgumentTypeError, match=re.escape(message)):
         parse(text)

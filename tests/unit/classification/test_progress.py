@@ -1,4 +1,4 @@
-"""What is shown: on a terminal, in a log, as files."""
+"""Progress on a terminal, in a log, and in files."""
 
 import json
 
@@ -30,7 +30,7 @@ def clock(monkeypatch):
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_the_line_counts_and_tells_the_time_left(clock, monkeypatch, capsys, terminal):
+def test_the_line_shows_the_count_and_the_remaining_time(clock, monkeypatch, capsys, terminal):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
     line = progress.ProgressLine(total=2500, done=500)

@@ -1,4 +1,4 @@
-"""Augmentations against slow, obvious versions, torchvision and the robustness library."""
+"""Augmentations against simple implementations, torchvision and the robustness library."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def stacked(pictures):
 
 @pytest.mark.parametrize("name, pad, flips", [("shift2", 2, {0}), ("crop4_flip", 4, {0, 1})])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_crops_are_torchvisions_at_every_offset(name, pad, flips, dtype):
+def test_crops_match_torchvision_at_every_offset(name, pad, flips, dtype):
     x = torch.randint(1, 256, (150, 3, 8, 8), generator=torch.Generator().manual_seed(0))
     x = x.to(torch.uint8) if dtype == torch.uint8 else x / 255
     kept = x.clone()
@@ -45,20 +45,20 @@ def test_crops_are_torchvisions_at_every_offset(name, pad, flips, dtype):
     assert {d for d, *_ in seen} == {r for _, r, _ in seen} == set(range(2 * pad + 1))
 
 
-def test_half_of_the_images_are_mirrored():
+def test_half_of_the_images_are_flipped():
     x = torch.arange(16.0).expand(2000, 3, 16, 16) / 16 + 0.01
     y = AUGMENTATIONS["crop4_flip"](x, image_seeds(1, 2, range(2000)), 16)
     middle = y[:, 0, 8, 7:9]  # inside for each shift
     assert 0.46 < (middle[:, 1] < middle[:, 0]).float().mean() < 0.54
 
 
-def test_the_published_models_augmentation_is_the_robustness_librarys():
+def test_the_imagenet_augmentation_matches_the_robustness_library():
     augmentation = pytest.importorskip("robustness.data_augmentation")
     pictures, seeds = photos(4, 300, 400), image_seeds(0, 3, range(4))
     found = AUGMENTATIONS["imagenet"](pictures, seeds, 224)
     for picture, seed, x in zip(pictures, seeds.tolist(), found, strict=True):
         torch.manual_seed(seed)
-        # Theirs leaves [0, 1]; the attacks' contract does not.
+        # The library does not clamp to [0, 1], which our attacks require.
         expected = augmentation.TRAIN_TRANSFORMS_IMAGENET(picture).clamp(0, 1)
         torch.testing.assert_close(x, expected, rtol=0, atol=1e-6)
     assert torch.equal(
@@ -66,7 +66,7 @@ def test_the_published_models_augmentation_is_the_robustness_librarys():
     )
 
 
-def test_the_colored_cifar_augmentation_is_the_robustness_librarys():
+def test_the_cifar_color_augmentation_matches_the_robustness_library():
     augmentation = pytest.importorskip("robustness.data_augmentation")
     pictures, seeds = photos(8, 32, 32), image_seeds(0, 3, range(8))
     found = AUGMENTATIONS["crop4_flip_color"](pictures, seeds, 32)
@@ -77,7 +77,7 @@ def test_the_colored_cifar_augmentation_is_the_robustness_librarys():
     assert torch.equal(found, AUGMENTATIONS["crop4_flip_color"](stacked(pictures), seeds, 32))
 
 
-def test_the_plain_imagenet_augmentation_is_torchvisions():
+def test_the_plain_imagenet_augmentation_matches_torchvision():
     pictures, seeds = photos(4), image_seeds(0, 3, range(4))
     expected = tv.Compose([tv.RandomResizedCrop(24), tv.RandomHorizontalFlip(), tv.ToTensor()])
     found = AUGMENTATIONS["imagenet_plain"](pictures, seeds, 24)
@@ -89,8 +89,8 @@ def test_the_plain_imagenet_augmentation_is_torchvisions():
 
 def test_lighting_has_the_covariance_of_its_definition():
     torch.manual_seed(0)
-    grey = torch.full((3, 1, 1), 0.5)
-    noise = torch.stack([transforms.lighting(grey) - 0.5 for _ in range(20000)]).flatten(1).double()
+    gray = torch.full((3, 1, 1), 0.5)
+    noise = torch.stack([transforms.lighting(gray) - 0.5 for _ in range(20000)]).flatten(1).double()
     vectors = torch.tensor(transforms.PCA_EIGENVECTORS).double()
     deviations = 0.05 * torch.tensor(transforms.PCA_EIGENVALUES).double()
     expected = vectors @ torch.diag(deviations**2) @ vectors.T
@@ -99,7 +99,7 @@ def test_lighting_has_the_covariance_of_its_definition():
 
 
 @pytest.mark.parametrize("size, shape", [(224, (300, 400)), (32, (40, 50)), (24, (24, 30))])
-def test_test_images_are_torchvisions_resize_and_crop(size, shape):
+def test_test_images_match_torchvision_resize_and_crop(size, shape):
     expected = tv.Compose([tv.Resize(round(size * 256 / 224)), tv.CenterCrop(size), tv.ToTensor()])
     pictures = photos(2, *shape)
     truth = torch.stack([expected(picture) for picture in pictures])
@@ -107,7 +107,7 @@ def test_test_images_are_torchvisions_resize_and_crop(size, shape):
     assert torch.equal(transforms.centered(stacked(pictures), size), truth)
 
 
-def test_images_of_the_right_size_are_not_touched():
+def test_images_of_the_right_size_are_unchanged():
     pictures = photos(2, 32, 32)
     truth = torch.stack([tvf.to_tensor(picture) for picture in pictures])
     for x in (pictures, stacked(pictures), truth):
@@ -119,7 +119,7 @@ def test_images_of_the_right_size_are_not_touched():
 @pytest.mark.parametrize(
     "make", [photos, lambda: stacked(photos()), lambda: stacked(photos()) / 255]
 )
-def test_every_augmentation_takes_everything_and_depends_on_the_seeds_alone(name, make):
+def test_every_augmentation_accepts_all_types_and_depends_on_the_seeds_only(name, make):
     augment, seeds = AUGMENTATIONS[name], image_seeds(0, 0, range(3))
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -140,7 +140,7 @@ def test_seeds_differ_and_their_numbers_are_uniform():
     assert numbers.shape == (8000, 4) and 0 <= numbers.min() and numbers.max() < 1
     assert np.abs(numbers.mean(0) - 0.5).max() < 0.015
     assert np.abs(np.cov(numbers.T) - np.eye(4) / 12).max() < 0.003
-    # Pinned: other numbers would be other training runs under the same settings.
+    # Fixed values: other numbers would change training runs with equal settings.
     assert image_seeds(0, 0, [0]).tolist() == [PINNED]
 
 

@@ -1,4 +1,4 @@
-"""One process with a batch against two with halves of it, over gloo on the CPU."""
+"""One process with a batch against two processes with half of it each, with gloo on the CPU."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def torchrun(processes: int, *command, check=True):
 
 @pytest.fixture(scope="module")
 def sums(tmp_path_factory):
-    """(one process's numbers, those of the first of two, those of the second)"""
+    """Numbers of a single process, and of the first and the second of two processes."""
     folder, found = tmp_path_factory.mktemp("sums"), []
     for processes in (1, 2):
         torchrun(processes, ROOT / "tests/support/distributed_sums.py", folder / str(processes))
@@ -67,7 +67,7 @@ def test_numbers_and_errors_are_shared(sums):
     assert first["refused"] == second["refused"] == "refused by the first process"
 
 
-def test_synchronised_batchnorm_alone_is_the_plain_one():
+def test_synchronized_batchnorm_of_one_process_is_plain_batchnorm():
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     names = list(plain.state_dict())
@@ -114,7 +114,7 @@ def pretrain(folder, batch, *options):
 
 
 def test_the_command_under_torchrun(tmp_path):
-    """The same losses; each test image counted once, though 21 do not halve; one result."""
+    """Losses are equal, each of 21 test images counts once, and there is one result."""
     found = []
     for processes in (1, 2):
         folder = tmp_path / str(processes)
@@ -127,14 +127,14 @@ def test_the_command_under_torchrun(tmp_path):
     assert found[1]["clean_top1"] * 21 / 100 == pytest.approx(round(found[1]["clean_top1"] * 0.21))
 
 
-def test_a_batch_that_cannot_be_shared(tmp_path):
+def test_a_batch_that_cannot_be_divided(tmp_path):
     done = torchrun(2, *pretrain(tmp_path, 15), check=False)
     assert done.returncode != 0
     assert "--batch-size 15 cannot be split into 2 equal parts" in done.stderr
 
 
 def test_transfer_under_torchrun(tmp_path):
-    """Each test image is predicted once, in its place; a probe needs no second process."""
+    """Each test image is predicted once, in order. A probe refuses a second process."""
     from tests.support.transfer_runs import FAST, TINY, table, write_network
 
     weights = write_network(tmp_path / "w.pt", "shufflenet_v2_x1_0")

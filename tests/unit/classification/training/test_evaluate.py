@@ -1,4 +1,4 @@
-"""Devices, evaluation and stopping, on a network of a few hundred numbers."""
+"""Devices, evaluation and stop signals, with a network of a few hundred parameters."""
 
 import os
 import signal
@@ -53,7 +53,7 @@ def test_no_images(trained):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_are_noted_and_the_handlers_put_back(number):
+def test_signals_set_a_flag_and_the_handlers_are_restored(number):
     before = signal.getsignal(number)
     with StopSignals().watch() as signals:
         assert not signals.requested

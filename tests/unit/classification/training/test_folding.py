@@ -1,4 +1,4 @@
-"""The folded copy that attacks run on: equal to the model, and without any effect on it."""
+"""Folded copies for attacks compute the model's function and do not change the model."""
 
 import copy
 from functools import partial
@@ -28,7 +28,7 @@ LARGE = {
 
 
 def classifier(arch: str = "resnet18", dtype=torch.float64) -> nn.Sequential:
-    """In train mode, as a trainer has it."""
+    """A network with normalization, in train mode."""
     return nn.Sequential(Normalize(), random_network(arch)).to(dtype).train()
 
 
@@ -71,7 +71,7 @@ class Odd(nn.Module):
 
 
 def differences(folded, model, x) -> list[float]:
-    """Of logits and of their gradient, over the length of the model's own."""
+    """Relative differences of the logits and of their gradients from the model's."""
     model = copy.deepcopy(model).eval()
     sides = [folding._logits_and_gradient(network, x) for network in (folded, model)]
     return [folding._difference(a, b) for a, b in zip(*sides, strict=True)]
@@ -95,13 +95,13 @@ def test_every_architecture(capsys, arch):
     model.float()
     folded.refresh()
     logits, gradient = differences(folded, model, images(dtype=torch.float32))
-    # A ReLU that is nearly 0 is open on one side only; the gradient jumps there.
+    # Rounding can switch a ReLU whose input is nearly 0, which changes the gradient.
     assert logits < 1e-5 and gradient < 0.05
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_refresh_takes_every_change_over(dtype):
+def test_refresh_copies_every_change(dtype):
     model = Odd("").to(dtype)
     folded, x = FoldedCopy(model), images(size=8, dtype=dtype)
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
@@ -117,7 +117,7 @@ def test_refresh_takes_every_change_over(dtype):
     assert max(differences(folded.refresh(), model, x.double())) < 1e-5
 
 
-def test_the_model_is_left_alone():
+def test_the_model_does_not_change():
     model = classifier(dtype=torch.float32)
     model[1].layer1.eval().requires_grad_(False)
     for p in model[1].fc.parameters():
@@ -153,7 +153,7 @@ def test_equal_adversarial_images(constraint, eps, use_best):
 
 
 def test_equal_training():
-    """The second step has other weights: an outdated copy would show."""
+    """The second step has other weights, so an outdated copy would fail."""
     attack = dict(eps=1.0, step_size=0.5, lr=0.01)
     ours, theirs = (Learner(classifier(), learning(**attack)) for _ in range(2))
     assert ours.folded
@@ -206,7 +206,7 @@ def test_a_wrong_copy_is_not_used(monkeypatch, capsys):
     with torch.no_grad():
         model[1].fc.weight.mul_(2)
     assert differences(folded.refresh(), model, images()) == [0, 0]
-    assert capsys.readouterr().err == ""  # said once
+    assert capsys.readouterr().err == ""  # the warning is printed once
 
 
 def test_autocast(capsys):
@@ -216,7 +216,7 @@ def test_autocast(capsys):
     assert logits < 0.1 and capsys.readouterr().err == ""
 
 
-def test_a_checkpoint_of_the_model_has_nothing_of_the_copy():
+def test_the_copy_adds_nothing_to_the_state_dict():
     model = classifier()
     names = list(model.state_dict())
     FoldedCopy(model)

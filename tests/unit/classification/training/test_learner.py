@@ -1,4 +1,4 @@
-"""One step of training: updates by hand, pieces, averages, precisions, and going on."""
+"""One training step: updates, accumulation, averaged weights, precisions, and resuming."""
 
 import copy
 import shutil
@@ -51,11 +51,11 @@ def test_every_method_learns(method):
 
 
 @pytest.mark.parametrize("method", ["standard", "pgd", "free", "trades"])
-def test_pieces_of_a_batch_add_up_to_the_whole(method):
-    """Without BatchNorm, which sees a piece at a time, and without random starts."""
+def test_accumulation_gives_the_gradient_of_the_batch(method):
+    """Without BatchNorm, which would see parts, and without random starts."""
     x, y = blobs(12)
     whole, pieces = (learner(False, method=method, accumulate=n) for n in (1, 3))
-    if method == "free":  # its random start is drawn piece by piece
+    if method == "free":  # each part has its own random start
         x = x * 0 + y.view(-1, 1, 1, 1)  # in a corner of [0, 1]
     for one in (whole, pieces):
         sums = one.step(x, y, [0.1] * one.settings.updates_per_batch, seed=0)
@@ -65,7 +65,7 @@ def test_pieces_of_a_batch_add_up_to_the_whole(method):
         torch.testing.assert_close(a, b, **tolerance)
 
 
-def test_the_average_is_the_exponential_one():
+def test_averaged_weights_are_an_exponential_average():
     ours, (x, y) = learner(ema=0.9), blobs(8)
     expected = None
     for seed in range(4):
@@ -78,10 +78,10 @@ def test_the_average_is_the_exponential_one():
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_low_precision_is_near_and_its_weights_are_float32(precision):
+def test_low_precision_is_close_and_keeps_float32_weights(precision):
     x, y = blobs(16)
     full, low = (learner(precision=p) for p in ("float32", precision))
-    low.scaler = torch.amp.GradScaler(  # does not begin with a step that overflows
+    low.scaler = torch.amp.GradScaler(  # the default initial scale overflows in the first step
         "cpu", init_scale=64.0, enabled=precision == "float16"
     )
     for one in (full, low):
@@ -96,8 +96,8 @@ def test_low_precision_is_near_and_its_weights_are_float32(precision):
 
 
 @pytest.mark.parametrize("margin", [15.0, 18.0])  # at 18 the loss itself is 0 in float32
-def test_the_attack_of_low_precision_moves_images_of_a_sure_model(margin):
-    """The gradient of a loss of 1e-6 is 0 in float16 by the time it reaches the image."""
+def test_float16_attacks_move_images_of_a_confident_model(margin):
+    """In float16, the gradient of a loss of 1e-6 underflows before it reaches the image."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(108, 2))
     nn.init.uniform_(model[1].weight, -0.01, 0.01)
     model[1].bias = nn.Parameter(torch.tensor([margin, 0.0]))
@@ -110,7 +110,7 @@ def test_the_attack_of_low_precision_moves_images_of_a_sure_model(margin):
     assert ((x_adv - x).flatten(1).norm(dim=1) > 0.1).all()
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_update_and_keeps_the_images():
+def test_a_loss_that_is_not_finite_stops_before_the_update_and_reports_the_batch():
     ours, (x, y) = learner(), blobs(8)
     nn.init.constant_(ours.model[4].bias, float("inf"))
     before = copy.deepcopy(ours.model)
@@ -133,7 +133,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_keeps_the_images(
         dict(method="fast", random_start=True),
     ],
 )
-def test_going_on_is_bit_for_bit(changes):
+def test_resuming_is_bit_exact(changes):
     x, y = blobs(8)
     straight, early = learner(**changes), learner(**changes)
     for one in (straight, early):
@@ -142,14 +142,14 @@ def test_going_on_is_bit_for_bit(changes):
     state = copy.deepcopy(early.state())
     late = Learner(network(seed=5), learning(**changes))
     late.load(state)
-    torch.manual_seed(99)  # no state outside may matter
+    torch.manual_seed(99)  # the global generator must not matter
     for one in (straight, late):
         for seed in range(3, 6):
             one.step(x, y, [0.1] * one.settings.updates_per_batch, seed)
     assert equal(straight.model, late.model) and equal(straight.result, late.result)
 
 
-def test_dropout_is_decided_by_the_seed_of_the_step():
+def test_dropout_depends_on_the_seed_of_the_step():
     x, y = blobs(8)
     models = []
     for elsewhere in (1, 2):
@@ -162,7 +162,7 @@ def test_dropout_is_decided_by_the_seed_of_the_step():
     assert equal(*models)
 
 
-def test_seeds_are_unlike():
+def test_seeds_differ():
     seeds = {seed_of(a, b, c) for a in range(4) for b in range(4) for c in range(4)}
     assert len(seeds) == 64 and all(0 <= s < 2**63 for s in seeds)
     assert seed_of(1, 2) == seed_of(1, 2)
@@ -170,7 +170,7 @@ def test_seeds_are_unlike():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
-def test_compiled_is_the_same():
+def test_compiled_steps_are_equal():
     (x, y), found = blobs(8), []
     for compiled in (False, True):
         ours = learner(compile=compiled)

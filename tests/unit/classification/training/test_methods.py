@@ -1,4 +1,4 @@
-"""What each method trains on, against the formulas of its authors written out."""
+"""Training methods against the formulas of their authors."""
 
 import copy
 from functools import partial
@@ -13,8 +13,8 @@ from tests.support.small_models import blobs, convolutional, learning, linear, n
 
 
 def crafted(method, model, x, y, **changes):
-    """The images of each update; the loss's gradient is there when the next are asked for."""
-    model = copy.deepcopy(model)  # the loss moves its BatchNorm statistics
+    """Adversarial images of each update, with a backward pass after each."""
+    model = copy.deepcopy(model)  # the loss changes its BatchNorm statistics
     row = METHODS[method]
     settings, found = learning(method=method, **changes), []
     loss, generator = Objective(model, settings), torch.Generator().manual_seed(3)
@@ -73,15 +73,15 @@ def test_free_moves_by_the_gradient_of_each_update():
     )
     assert not torch.equal(first, x)  # a random start
     assert torch.equal(crafted("free", net, x, y, random_start=False)[0], x)
-    # The loss of class 0 rises along w1 - w0, that of class 1 against it, wherever x is.
+    # The loss of class 0 rises along w1 - w0 and the loss of class 1 against it, at every x.
     uphill = (direction * (1 - 2 * y).view(-1, 1, 1, 1)).sign()
     for before, after in ((first, second), (second, third)):
         expected = (before + 0.1 * uphill).clamp(x - 0.1, x + 0.1).clamp(0, 1)
         torch.testing.assert_close(after, expected)
 
 
-def test_the_loss_of_trades_is_its_authors():
-    """The formula of the authors' trades.py: KLDivLoss summed, divided by the batch."""
+def test_the_loss_of_trades_matches_the_authors_code():
+    """trades.py sums KLDivLoss and divides it by the batch size."""
     model, (x, y) = convolutional().eval(), blobs(8)
     x_adv = (x + 0.05).clamp(0, 1)
     loss, logits = Objective(model, learning(method="trades", beta=3.0))(x, x_adv, y)
@@ -109,11 +109,11 @@ def test_trades_attacks_the_divergence_and_not_the_label():
     assert (divergence(found) > divergence(random)).float().mean() > 0.8
 
 
-def test_label_smoothing_is_pytorchs():
+def test_label_smoothing_matches_pytorch():
     model, (x, y) = convolutional().eval(), blobs(8)
     smooth = partial(F.cross_entropy, label_smoothing=0.2)
     for method, expected in (("pgd", smooth(model(x), y)), ("trades", smooth(model(x), y))):
         loss, _ = Objective(model, learning(method=method, label_smoothing=0.2))(
             x, x, y
-        )  # no divergence between equal images
+        )  # equal images have no divergence
         torch.testing.assert_close(loss, expected)

@@ -1,10 +1,10 @@
-"""When training on one step is said to have collapsed."""
+"""Detection of catastrophic overfitting."""
 
 import pytest
 
 from classification.training import overfitting
 
-COLLAPSED = [  # guard's accuracies, whether the last is a collapse
+COLLAPSED = [  # accuracies of the epochs, whether the last one is a collapse
     ([50, 48, 52, 20], True),
     ([50, 48, 52, 30], False),
     ([30, 5], True),
@@ -20,7 +20,7 @@ def test_what_counts_as_a_collapse(accuracies, collapsed):
     assert overfitting.collapsed(accuracies, images=500) == collapsed
 
 
-def test_few_images_prove_little():
+def test_few_images_are_no_evidence():
     assert overfitting.collapsed([30, 10], images=500) and not overfitting.collapsed(
         [30, 10], images=20
     )

@@ -1,4 +1,4 @@
-"""A whole run on a few digits and a small network: resuming, kills, signals, the guard."""
+"""Whole runs with a few digits and a small network: resuming, kills, signals, collapses."""
 
 import copy
 import json
@@ -75,7 +75,7 @@ def run_of(folder, images=60, save_seconds=600.0, **changes) -> Training:
 
 
 def outcome(folder) -> tuple:
-    """Weights, momentum and numbers of a finished run, without its times."""
+    """Weights, momentum and metrics of a finished run, without times."""
     state = torch.load(folder / "checkpoint.pt", weights_only=True)
     timed = {"seconds", "images_per_second"}
     history = [{k: v for k, v in r.items() if k not in timed} for r in state["history"]]
@@ -85,7 +85,7 @@ def outcome(folder) -> tuple:
 
 
 def flat(node) -> list:
-    """All leaves, tensors as lists: comparable with ==."""
+    """All leaves, with tensors as lists, so that == compares them."""
     if isinstance(node, torch.Tensor):
         return node.tolist()
     if isinstance(node, dict):
@@ -95,13 +95,13 @@ def flat(node) -> list:
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """What an uninterrupted run gives."""
+    """Outcome of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("straight")
     run_of(folder).run()
     return outcome(folder)
 
 
-def test_a_run_writes_what_it_promises(tmp_path, capsys):
+def test_a_run_writes_all_files(tmp_path, capsys):
     run_of(tmp_path).run()
     names = {p.name for p in tmp_path.iterdir()}
     assert names == {"checkpoint.pt", "metrics.jsonl", "result.json", "curves.png", "tensorboard"}
@@ -127,7 +127,7 @@ def test_a_run_writes_what_it_promises(tmp_path, capsys):
 
 
 def stop_after(run: Training, steps: int, monkeypatch) -> None:
-    """As if SIGTERM came during that step of the run."""
+    """Send SIGTERM during one step of the run."""
     step, done = run.learner.step, []
 
     def counted(*args, **kwargs):
@@ -140,19 +140,19 @@ def stop_after(run: Training, steps: int, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 3, 5, 7, 15])
-def test_stopped_at_any_step_it_goes_on_bit_for_bit(tmp_path, straight, monkeypatch, steps):
+def test_a_run_stopped_at_any_step_resumes_bit_exactly(tmp_path, straight, monkeypatch, steps):
     first = run_of(tmp_path)
     stop_after(first, steps, monkeypatch)
     with pytest.raises(Stopped):
         first.run()
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert 5 * state["epoch"] + state["batch"] == steps
-    torch.manual_seed(99)  # no state outside may matter
+    torch.manual_seed(99)  # the global generator must not matter
     run_of(tmp_path).run()
     assert outcome(tmp_path) == straight
 
 
-def test_stopped_in_an_evaluation_it_goes_on_bit_for_bit(tmp_path, straight, monkeypatch):
+def test_a_run_stopped_in_an_evaluation_resumes_bit_exactly(tmp_path, straight, monkeypatch):
     first, evaluate = run_of(tmp_path), trainer.evaluate
 
     def asked(*args, **kwargs):
@@ -172,10 +172,10 @@ def run_and_be_killed(folder) -> None:
     run_of(folder, save_seconds=0.0).run()
 
 
-def test_killed_at_20_random_moments_it_ends_bit_identical(tmp_path):
+def test_a_run_killed_20_times_ends_bit_identical(tmp_path):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["test_training"])
-    # Both in processes of one kind: another number of threads rounds otherwise.
+    # Both runs are subprocesses, because the number of threads affects rounding.
     process = context.Process(target=run_and_be_killed, args=(tmp_path / "straight",))
     process.start()
     process.join()
@@ -194,9 +194,9 @@ def test_killed_at_20_random_moments_it_ends_bit_identical(tmp_path):
             kills += 1
         process.join()
         if kills < 20 and (folder / "result.json").exists():
-            (folder / "result.json").unlink()  # killed after its end: the last part once more
+            (folder / "result.json").unlink()  # killed after the end: repeat the last part
         assert kills < 20 or process.exitcode in (0, -signal.SIGKILL)
-    assert found >= 15  # kills that met a living process
+    assert found >= 15  # kills of a running process
     assert outcome(folder) == outcome(tmp_path / "straight")
 
 
@@ -220,15 +220,15 @@ def test_a_foreign_checkpoint_is_not_resumed(tmp_path, contents):
         run_of(tmp_path).run()
 
 
-def test_a_loss_that_is_not_finite_leaves_the_images(tmp_path):
+def test_a_loss_that_is_not_finite_saves_the_images(tmp_path):
     with pytest.raises(UserError, match="step . of epoch .: the loss became .*Lower --lr.*images"):
         run_of(tmp_path, lr=1e30, lr_schedule="constant", warmup=0.0).run()
     found = torch.load(tmp_path / "not_finite_rank0.pt", weights_only=True)
     assert found["x"].shape == (12, 3, 32, 32) and found["settings"]["lr"] == 1e30
 
 
-def test_a_collapse_rolls_back_and_says_so(tmp_path, monkeypatch, capsys):
-    """The weights of epoch 2 are spoilt as overfitting to FGSM would."""
+def test_a_collapse_is_reported_and_rolled_back(tmp_path, monkeypatch, capsys):
+    """Destroy the weights in epoch 3, as catastrophic overfitting would."""
     changes = dict(method="fast", random_start=True, use_best=False, epochs=4, lr=0.2)
     run = run_of(tmp_path, images=200, **changes)
     examine, kept = run.examine, []
@@ -253,7 +253,7 @@ def test_a_collapse_rolls_back_and_says_so(tmp_path, monkeypatch, capsys):
     assert result["metrics"]["clean_top1"] == state["history"][1]["clean_top1"]
 
 
-def test_killed_between_two_files_the_good_weights_are_not_those_of_an_earlier_epoch(tmp_path):
+def test_the_last_good_weights_are_saved_before_the_checkpoint(tmp_path):
     run = run_of(tmp_path, method="fast", random_start=True, use_best=False)
     save, epochs = run._save, []
 
@@ -268,15 +268,15 @@ def test_killed_between_two_files_the_good_weights_are_not_those_of_an_earlier_e
     assert epochs == [(1, 1), (2, 2), (3, 3)]
 
 
-def test_a_collapse_without_the_weights_of_before_says_so(tmp_path, monkeypatch):
+def test_a_collapse_without_the_last_good_weights_is_an_error(tmp_path, monkeypatch):
     run = run_of(tmp_path, method="fast", random_start=True, use_best=False)
     monkeypatch.setattr(overfitting, "collapsed", lambda *args: True)
     with pytest.raises(UserError, match="last_good.pt is missing"):
         run.run()
 
 
-def test_warmup_counts_epochs_of_updates_as_epochs_does(tmp_path):
-    """Free replays each batch: a pass of 4 updates per batch is 4 epochs' worth."""
+def test_warmup_and_epochs_count_updates_alike(tmp_path):
+    """Free training replays each batch: a pass with 4 updates per batch counts as 4 epochs."""
     run = run_of(tmp_path, method="free", steps=4, epochs=8, warmup=2.0, lr_schedule="constant")
     rates = [run._lr(update) for update in range(4 * run.batches)]
     assert rates.index(max(rates)) == 2 * run.batches - 1
@@ -293,7 +293,7 @@ def test_two_runs_cannot_write_to_one_folder(tmp_path):
         second = subprocess.run(command, capture_output=True, text=True, check=False)
     assert second.returncode == 2
     assert f"{tmp_path}: another run is writing to this folder. Wait for its end" in second.stderr
-    assert subprocess.run(command, check=False).returncode == 0  # given back
+    assert subprocess.run(command, check=False).returncode == 0  # the lock is released
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):

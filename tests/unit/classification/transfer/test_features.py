@@ -1,4 +1,4 @@
-"""Features: the network's own, computed once, never stale, whole after any interruption."""
+"""Features are the network's, computed once, never outdated, and complete after interruptions."""
 
 import dataclasses
 
@@ -47,7 +47,7 @@ def counted(monkeypatch):
     return read
 
 
-def test_they_are_what_the_last_layer_is_fed_with(source):
+def test_features_are_the_input_of_the_last_layer(source):
     model = network().train()
     found = features.extract(model, source)
     assert not model.training and found.shape == (40, 1024) and found.dtype == np.float32
@@ -58,7 +58,7 @@ def test_they_are_what_the_last_layer_is_fed_with(source):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_they_are_computed_once(source, counted):
+def test_features_are_computed_once(source, counted):
     first = features.extract(network(), source)
     assert counted == list(range(40))
     again = features.extract(network(), source)
@@ -74,7 +74,7 @@ def pixel(source):
 CHANGES = {
     "a weight": lambda model, source: model.net.conv1[0].weight.data[0, 0, 0, 0].add_(1e-3),
     "a statistic": lambda model, source: model.net.conv1[1].running_var[0].mul_(1.01),
-    "the normalisation": lambda model, source: model.normalize.mean.add_(1e-3),
+    "the normalization": lambda model, source: model.normalize.mean.add_(1e-3),
     "a pixel": lambda model, source: pixel(source),
     "the order": lambda model, source: source.subset(torch.arange(39, -1, -1)),
     "the size": lambda model, source: dataclasses.replace(source, image_size=48),
@@ -83,7 +83,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_whatever_changes_nothing_stale_is_read(source, counted, change):
+def test_no_change_leads_to_outdated_features(source, counted, change):
     before = features.extract(network(), source)
     counted.clear()
     model = network()
@@ -94,14 +94,14 @@ def test_whatever_changes_nothing_stale_is_read(source, counted, change):
 
 
 @pytest.mark.parametrize("name, value", [("torch", "9.9"), ("torchvision", "9.9")])
-def test_other_versions_compute_anew(source, counted, monkeypatch, name, value):
+def test_other_library_versions_recompute(source, counted, monkeypatch, name, value):
     features.extract(network(), source)
     monkeypatch.setattr(getattr(features, name), "__version__", value)
     features.extract(network(), source)
     assert len(counted) == 80
 
 
-def test_another_head_is_no_change(source, counted):
+def test_another_head_uses_the_same_cache(source, counted):
     features.extract(network(), source)
     model = network()
     model.head.reset_parameters()
@@ -109,7 +109,7 @@ def test_another_head_is_no_change(source, counted):
     assert len(counted) == 40
 
 
-def test_what_was_interrupted_goes_on(source, counted):
+def test_an_interrupted_extraction_resumes(source, counted):
     expected = features.extract(network(), source)
     folder = features.folder_of(features.identity(network().eval(), source, "float32"))
     for file in sorted(folder.glob("*.npy"))[1:]:
@@ -129,7 +129,7 @@ def test_what_was_interrupted_goes_on(source, counted):
 
 
 @pytest.mark.parametrize("damage", [b"", b"no array", "half"])
-def test_a_damaged_file_is_computed_anew(source, counted, damage):
+def test_a_damaged_file_is_recomputed(source, counted, damage):
     expected = features.extract(network(), source)
     folder = features.folder_of(features.identity(network().eval(), source, "float32"))
     file = sorted(folder.glob("*.npy"))[1]

@@ -1,4 +1,4 @@
-"""Nearest neighbors are those of scikit-learn."""
+"""Nearest neighbors against scikit-learn."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from robust_backbones.core.errors import UserError
 
 
 def split():
-    """Overlapping classes: features and labels, of training and of other images."""
+    """Features and labels of training and test images, with overlapping classes."""
     g = torch.Generator().manual_seed(0)
     y = torch.arange(400) % 4
     x = (torch.randn(400, 20, generator=g) + torch.randn(4, 20, generator=g)[y]).relu().double()
@@ -19,7 +19,7 @@ def split():
 
 
 @pytest.mark.parametrize("k", [1, 3, 10, 150])
-def test_neighbors_are_scikit_learns(k):
+def test_neighbors_match_scikit_learn(k):
     x, y, x_test, _ = split()
     theirs = KNeighborsClassifier(k, metric="cosine").fit(x.numpy(), y.numpy())
     found = classify(x, y, x_test, k, 4, temperature=None)
@@ -46,13 +46,13 @@ def test_scale_and_size_of_batches_do_not_matter(monkeypatch):
     assert torch.equal(classify(1000 * x, y, x_test / 1000, 7, 4), found)
 
 
-def test_a_low_temperature_is_the_classify_neighbour():
+def test_a_low_temperature_is_the_nearest_neighbor():
     x, y, x_test, _ = split()
     found = classify(x, y, x_test, 50, 4, temperature=1e-9)
     assert torch.equal(found, classify(x, y, x_test, 1, 4))
 
 
-def test_a_feature_vector_of_zeros_is_no_error():
+def test_a_zero_feature_vector_is_allowed():
     x, y, _, _ = split()
     assert classify(x, y, torch.zeros(1, 20), 5, 4).shape == (1,)
 

@@ -1,4 +1,4 @@
-"""Probes against scikit-learn's optima, and what must hold of any optimum."""
+"""Probes against scikit-learn, and properties of an optimum."""
 
 import math
 
@@ -15,7 +15,7 @@ from robust_backbones.core.errors import UserError
 
 
 def features(n=300, d=20, classes=4, seed=0, spread=1.0):
-    """ReLU-like: many zeros, one column of nothing but zeros, one twice. spread: of the classes."""
+    """Features like those after a ReLU: many zeros, an empty column, and a duplicate column."""
     g = torch.Generator().manual_seed(seed)
     y = torch.arange(n) % classes
     x = torch.randn(n, d, generator=g) + spread * torch.randn(classes, d, generator=g)[y] + 0.5
@@ -31,7 +31,7 @@ def objective(x, y, weights, bias, penalty):
 
 
 def scikit_learns(x, y, penalty, tol=1e-10):
-    """Weights and bias; with two classes its model has half as many, and half the penalty."""
+    """Weights and bias of scikit-learn, which uses a single weight vector for two classes."""
     binary = len(y.unique()) == 2
     model = LogisticRegression(C=(2 if binary else 1) / penalty, tol=tol, max_iter=20000)
     model.fit(x.numpy(), y.numpy())
@@ -50,7 +50,7 @@ TASKS = {
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_optimum_is_scikit_learns(task):
+def test_the_optimum_matches_scikit_learn(task):
     x, y = features(**TASKS[task])
     classes, penalties = len(y.unique()), [1e-2, 1.0, 30.0, 1e4]
     found = probe.fit(x, y, classes, penalties, tolerance=1e-9)
@@ -67,7 +67,7 @@ def test_the_optimum_is_scikit_learns(task):
 
 
 def test_the_whole_path_of_real_data():
-    """At every penalty no worse than scikit-learn, and equal where that has converged."""
+    """At every penalty at least as good as scikit-learn, and equal where it converged."""
     x, y = (torch.from_numpy(a)[:200] for a in load_digits(return_X_y=True))
     x, y = x.double(), y.long()
     found = probe.fit(x, y, 10)
@@ -143,7 +143,7 @@ def test_float32_is_nearly_float64():
     torch.testing.assert_close(half.objective, full.objective, rtol=1e-4, atol=0)
 
 
-def test_too_few_iterations_are_said():
+def test_too_few_iterations_are_reported():
     x, y = features()
     found = probe.fit(x, y, 4, [1e-3, 1e9], max_iterations=1)
     assert not found.converged[0] and found.iterations[0] == 1
@@ -155,13 +155,13 @@ def test_constant_features():
     assert found.objective.tolist() == pytest.approx([30 * math.log(3)] * 2)
 
 
-def test_one_feature_may_drown_all_others():
+def test_one_feature_may_dominate_the_others():
     x, y = features(n=100, d=300)
     x[:, 4] *= 1e5
     x[:, 5:50] = x[:, 4:5]
     found = probe.fit(x, y, 4, [0.1, 10.0], tolerance=1e-9)
     assert found.converged.all()
-    # The 46 equal columns are one, longer by sqrt(46).
+    # The 46 equal columns act like one that is longer by sqrt(46).
     merged = torch.cat([x[:, :4], 46**0.5 * x[:, 4:5], x[:, 50:]], 1)
     same = probe.fit(merged, y, 4, [0.1, 10.0], tolerance=1e-9)
     torch.testing.assert_close(found.objective, same.objective, rtol=1e-6, atol=0)
@@ -174,7 +174,7 @@ def test_a_class_without_images_is_never_predicted():
     assert 1 not in found.predict(x)
     plain = probe.fit(x, y, 3, [1.0])
     torch.testing.assert_close(found.objective, plain.objective)
-    full = probe.refit(x, torch.arange(len(y)) % 4, 4, 1.0, found)  # it may be a start
+    full = probe.refit(x, torch.arange(len(y)) % 4, 4, 1.0, found)  # it is a valid start
     assert full.converged.all() and full.bias.isfinite().all()
 
 
@@ -201,9 +201,9 @@ def test_the_chosen_penalty_is_the_best(metric):
     assert final.iterations <= scratch.iterations
 
 
-PEAK = [1, 2, 3, 4, 6, 5, 4, 3]  # of eight penalties that are added, ascending
+PEAK = [1, 2, 3, 4, 6, 5, 4, 3]  # accuracies of eight added penalties, ascending
 PATHS = {
-    # validation values in the order of asking, the chosen position on the curve, decades added
+    # validation accuracies in the order of calls, chosen index on the curve, decades added
     "inside": ([1, 2, 1], 1, 0),
     "a plateau inside": ([2, 2, 1], 1, 0),
     "stronger": ([1, 2, 3, *PEAK], 3 + 4, 2),
@@ -226,7 +226,7 @@ def test_the_path_is_extended_while_that_is_better(path):
     assert found.penalty == penalties[position]
 
 
-def test_an_edge_that_cannot_be_left():
+def test_an_edge_without_extensions():
     asked = iter(range(100))
     found = probe.choose(*split(), 4, lambda *_: next(asked), penalties=[0.1, 1, 10])
     assert found.edge and found.extended == 6 and len(found.curve) == 3 + 24
@@ -237,13 +237,13 @@ def test_an_edge_that_cannot_be_left():
     assert found.edge and found.extended == 0 and found.penalty == 10
 
 
-def test_separable_classes_do_not_run_off_to_weak_penalties():
+def test_separable_classes_do_not_extend_to_weak_penalties():
     x, y, x_val, y_val = split(spread=5.0)
     found = probe.choose(x, y, x_val, y_val, 4, top1, penalties=[1e-6, 1e-4, 1e-2, 1])
     assert found.value == 100 and found.penalty == 1e-2 and not found.edge  # the middle
 
 
-def test_levels_hold_every_position_once():
+def test_levels_contain_every_index_once():
     for count in range(1, 60):
         for together in (1, 3, 100):
             assert sorted(sum(levels(count, together), [])) == list(range(count))

@@ -1,4 +1,4 @@
-"""What a protocol's name stands for, and how a departure from it is named."""
+"""Protocols: their parts, and names for changed parts."""
 
 from dataclasses import asdict
 
@@ -53,7 +53,7 @@ def test_the_parts_of_a_protocol(mode, protocol, given, expected, name):
         ("fixed-feature", {"batchnorm": "adapting", "probe": "knn"}, "cannot be cached"),
     ],
 )
-def test_parts_that_do_not_go_together(mode, given, message):
+def test_contradictory_parts(mode, given, message):
     with pytest.raises(UserError, match=message):
         protocols.compose(mode, "clean", given)
 
