@@ -121,26 +121,40 @@ class Learner:
         x = x.contiguous(memory_format=torch.channels_last)
         self.model.train()
         attacked = self.folded.refresh() if self.folded else self.attacked
-        attack, count = self.settings.attack, self.settings.accumulate
+        count = self.settings.accumulate
         parts = list(zip(x.tensor_split(count), y.tensor_split(count), strict=True))
-        x_adv: list[Tensor | None] = [None] * count
+        x_adv: list[Any] = [None] * count
         for lr in lrs:
             self._begin_update(lr)
             sums = TrainSums()
             for i, (x_i, y_i) in enumerate(parts):
-                last = x_adv[i]
-                # Not in the autocast context of the loss: weights that autocast has cast under
-                # no_grad have no gradient.
-                with self._autocast():
-                    if last is None:
-                        crafted = self.method.craft(attacked, x_i, y_i, attack, generator)
-                    else:
-                        crafted = replay(last, x_i, attack)
-                x_adv[i] = crafted
-                synchronize = i == count - 1
-                sums.add(self._backward(x_i, crafted, y_i, len(y_i) / len(y), lr, synchronize))
+                x_adv[i] = self._craft(attacked, x_i, y_i, x_adv[i], generator)
+                share, synchronize = len(y_i) / len(y), i == count - 1
+                sums.add(self._backward(x_i, x_adv[i], y_i, share, lr, synchronize))
             self._end_update()
         return sums
+
+    def _craft(
+        self,
+        attacked: Any,
+        x: Tensor,
+        y: Tensor,
+        previous: Tensor | None,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """The images of an update: crafted by the method, or in a replay moved by the last update.
+
+        Args:
+            attacked: the model that attacks run on.
+            previous: images of the last update on this batch; None in the first one.
+        """
+        attack = self.settings.attack
+        # Not in the autocast context of the loss: weights that autocast has cast under no_grad have
+        # no gradient.
+        with self._autocast():
+            if previous is not None:
+                return replay(previous, x, attack)
+            return self.method.craft(attacked, x, y, attack, generator)
 
     def _begin_update(self, lr: float) -> None:
         for group in self.optimizer.param_groups:
