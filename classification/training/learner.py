@@ -53,6 +53,15 @@ def seed_of(*numbers: int) -> int:
     return int.from_bytes(digest[:8], "little") >> 1  # torch accepts 63 bits
 
 
+def autocast_dtype(precision: str) -> torch.dtype | None:
+    """The dtype for autocast, or None for float32.
+
+    Args:
+        precision: one of `settings.PRECISIONS`.
+    """
+    return None if precision == "float32" else getattr(torch, precision)
+
+
 class Learner:
     """A classifier with its optimizer. Each process has one, with equal weights.
 
@@ -75,8 +84,7 @@ class Learner:
             weight_decay=settings.weight_decay,
             nesterov=settings.nesterov,
         )
-        full = settings.precision == "float32"
-        self.dtype = None if full else getattr(torch, settings.precision)
+        self.dtype = autocast_dtype(settings.precision)
         # Only float16 needs scaling: its smallest positive number is 6e-8.
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=settings.precision == "float16"
@@ -86,7 +94,7 @@ class Learner:
             average = get_ema_multi_avg_fn(settings.ema)
             self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
         # Measured on CPUs in float32 only: docs/SPEED_TRAINING.md.
-        plain = self.device.type == "cpu" and full and not settings.compile
+        plain = self.device.type == "cpu" and self.dtype is None and not settings.compile
         attacks = METHOD_DEFAULTS[settings.method].runs_attack
         self.folded = FoldedCopy(model) if plain and attacks else None
         self.attacked: Any = torch.compile(model) if settings.compile else model

@@ -20,6 +20,7 @@ from torch import Tensor
 from classification.datasets import loader
 from classification.datasets.split import ImageSplit
 from classification.models import Classifier, backbone_digest
+from classification.training.learner import autocast_dtype
 from robust_backbones.core.files import atomic, cache_dir, locked
 from robust_backbones.core.signals import Stopped, StopSignals
 
@@ -90,15 +91,11 @@ def extract(
                 progress(len(numbers), f"{source.split} features from the cache")
             else:
                 batches = loader.test_batches(source.subset(numbers), BATCH, workers=workers)
-                piece = _compute(model, batches, _dtype(precision), signals, progress)
+                piece = _compute(model, batches, autocast_dtype(precision), signals, progress)
                 with atomic(path) as temporary, open(temporary, "wb") as file:
                     np.save(file, piece)
             pieces.append(piece)
     return np.concatenate(pieces)
-
-
-def _dtype(precision: str) -> torch.dtype | None:
-    return None if precision == "float32" else getattr(torch, precision)
 
 
 def _read(path: Path, rows: int) -> np.ndarray | None:
