@@ -30,7 +30,6 @@ ATTACK = ("steps", "step_size", "random_start", "use_best")  # options of the tr
 def parser(description: str) -> Parser:
     """Build the parser. Options with a default from a table have the value None unless given."""
     p = Parser(
-        "python -m classification.pretrain",
         description=description.split("\n")[0],
         epilog="\n".join(f"recipe {name}: {_words(row)}" for name, row in RECIPES.items()),
     )

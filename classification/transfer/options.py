@@ -48,7 +48,6 @@ OWN = {
 def parser(description: str) -> Parser:
     """Build the parser. Options with a default from a table have the value None unless given."""
     p = Parser(
-        "python -m classification.transfer",
         description=description.split("\n")[0],
         epilog="To resume a stopped run, repeat the same command.",
     )
