@@ -1,49 +1,72 @@
-"""How each kind of figure is drawn into one panel. Each function puts one legend handle for each
-series into `axis.handles`.
+"""Draw each kind of figure into a panel.
+
+Each drawing function sets `axis.handles` to one legend handle for each series.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
+
+import matplotlib
 
 from classification.report.sections import Series
 
-# Height of a panel, inches: alone, and among others; and the most of them in a row.
+# Height of a single panel, and of one of several, inches. Maximal number of panels in a row.
 HEIGHTS = {"bars": (3.4, 2.6), "curves": (3.8, 2.3), "scatter": (4.2, 3.0)}
+ROOM = 1.5  # see `share_scale`
 IN_A_ROW = {"bars": 3, "curves": 4, "scatter": 3}
-_WIDTHS = {"curves": (6.4, 4.4, 2.9), "scatter": (5.6, 4.6, 3.8)}  # alone, of two, of more
+_WIDTHS = {"curves": (6.4, 4.4, 2.9), "scatter": (5.6, 4.6, 3.8)}  # of 1, 2 and more panels
 
-NAMED = 24  # points of a scatter that can be told apart with a name beside each
+NAMED = 24  # a scatter with more points has no names, because they would overlap
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a series is drawn.
+
+    Attributes:
+        color: hexadecimal color.
+        marker: matplotlib marker.
+        published: whether the numbers are the paper's; these are hollow, dashed or hatched.
+    """
+
+    color: str
+    marker: str
+    published: bool
+
+
+Styles = dict[tuple[str, bool], Style]  # (label, published) -> style
 
 
 def width(kind: str, panels: list[list[Series]]) -> float:
-    """Of each panel, inches; bars need the more the more they are."""
+    """Width of each panel, inches. It grows with the number of bars."""
     if kind != "bars":
         return _WIDTHS[kind][min(2, max(0, len(panels) - 1))]
     most = max((sum(len(series.x) for series in panel) for panel in panels), default=0)
     return min(9.0, max(3.7, 0.12 * most, 0 if len(panels) > 1 else 6.0))
 
 
-def bars(axis: Any, panel: list[Series], looks: dict, log_x: bool) -> None:
-    """Groups of bars with their ends; the paper's are hollow."""
+def bars(axis: Any, panel: list[Series], styles: Styles, log_x: bool) -> None:
+    """Draw groups of bars with error bars. The paper's bars are hollow."""
     places = {name: i for i, name in enumerate(dict.fromkeys(x for s in panel for x in s.x))}
     width = 0.8 / max(1, len(panel))
     axis.handles = []
     for number, series in enumerate(panel):
-        look = looks[series.label, series.published]
+        style = styles[series.label, series.published]
         shift = (number - (len(panel) - 1) / 2) * width
         kept = [i for i, y in enumerate(series.y) if y is not None]
         fill = (
             {"facecolor": "none", "hatch": "////"}
-            if look["published"]
-            else {"facecolor": look["colour"]}
+            if style.published
+            else {"facecolor": style.color}
         )
         drawn = axis.bar(
             [places[series.x[i]] + shift for i in kept],
             [series.y[i] for i in kept],
             width * 0.92,
             yerr=_ends(series, kept),
-            edgecolor=look["colour"],
+            edgecolor=style.color,
             linewidth=0.8,
             error_kw={"elinewidth": 0.9, "capsize": 1.5, "ecolor": _ink()},
             **fill,
@@ -59,23 +82,23 @@ def bars(axis: Any, panel: list[Series], looks: dict, log_x: bool) -> None:
     axis.set_xlim(-0.6, len(names) - 0.4)
 
 
-def curves(axis: Any, panel: list[Series], looks: dict, log_x: bool) -> None:
-    """Lines with their ends; the paper's are dashed, with hollow marks."""
+def curves(axis: Any, panel: list[Series], styles: Styles, log_x: bool) -> None:
+    """Draw lines with error bars. The paper's lines are dashed, with hollow markers."""
     values = sorted({float(x) for series in panel for x in series.x})
     place = _log_places(values) if log_x else float
     axis.handles = []
     for series in panel:
-        look = looks[series.label, series.published]
+        style = styles[series.label, series.published]
         kept = [i for i, y in enumerate(series.y) if y is not None]
         kept.sort(key=lambda i: float(series.x[i]))
-        paper = {"linestyle": "--", "markerfacecolor": "none"} if look["published"] else {}
+        paper = {"linestyle": "--", "markerfacecolor": "none"} if style.published else {}
         axis.handles.append(
             axis.errorbar(
                 [place(float(series.x[i])) for i in kept],
                 [series.y[i] for i in kept],
                 yerr=_ends(series, kept),
-                color=look["colour"],
-                marker=look["mark"],
+                color=style.color,
+                marker=style.marker,
                 markersize=3.6,
                 linewidth=1.3,
                 elinewidth=0.9,
@@ -88,17 +111,17 @@ def curves(axis: Any, panel: list[Series], looks: dict, log_x: bool) -> None:
         axis.set_xticks(values, [f"{value:g}" for value in values])
 
 
-def scatter(axis: Any, panel: list[Series], looks: dict, log_x: bool) -> None:
-    """Points with their names, if they are few, and the fitted line; the paper's are hollow."""
+def scatter(axis: Any, panel: list[Series], styles: Styles, log_x: bool) -> None:
+    """Draw points, their names if they are few, and fitted lines. The paper's are hollow."""
     points = sum(len(series.x) for series in panel)
     axis.handles = []
     for series in panel:
-        look = looks[series.label, series.published]
+        style = styles[series.label, series.published]
         kept = [i for i, y in enumerate(series.y) if y is not None]
         xs, ys = [float(series.x[i]) for i in kept], [series.y[i] for i in kept]
-        face = "none" if look["published"] else look["colour"]
+        face = "none" if style.published else style.color
         axis.handles.append(
-            axis.scatter(xs, ys, 26, marker=look["mark"], facecolor=face, edgecolor=look["colour"])
+            axis.scatter(xs, ys, 26, marker=style.marker, facecolor=face, edgecolor=style.color)
         )
         if series.fit and xs:
             slope, intercept = series.fit
@@ -106,11 +129,11 @@ def scatter(axis: Any, panel: list[Series], looks: dict, log_x: bool) -> None:
             axis.plot(
                 ends,
                 [slope * x + intercept for x in ends],
-                color=look["colour"],
+                color=style.color,
                 linewidth=1,
-                linestyle="--" if look["published"] else "-",
+                linestyle="--" if style.published else "-",
             )
-            _say_fit(axis, series)
+            _write_fit(axis, series)
         for i in kept if series.labels and points <= NAMED else []:
             axis.annotate(
                 plain(series.labels[i], 24),
@@ -125,8 +148,33 @@ def scatter(axis: Any, panel: list[Series], looks: dict, log_x: bool) -> None:
 KINDS = {"bars": bars, "curves": curves, "scatter": scatter}
 
 
+def share_scale(kind: str, axes: list[Any]) -> None:
+    """Give all panels the same scale, so that they can be compared.
+
+    Numeric x axes get the same limits. y axes get the same limits if these are at most `ROOM` times
+    the longest axis. Otherwise, for example for tasks of different difficulty, all y axes get the
+    same length: a point of accuracy has the same height in all panels.
+    """
+    drawn = [axis for axis in axes if axis.has_data()]
+    if len(drawn) < 2:
+        return
+    if kind != "bars":
+        limits = [axis.get_xlim() for axis in drawn]
+        for axis in drawn:
+            axis.set_xlim(min(low for low, _ in limits), max(high for _, high in limits))
+    limits = [axis.get_ylim() for axis in drawn]
+    low, high = min(low for low, _ in limits), max(high for _, high in limits)
+    length = max(high - low for low, high in limits)
+    for axis, (bottom, top) in zip(drawn, limits, strict=True):
+        if kind == "bars" or high - low <= ROOM * length:
+            axis.set_ylim(low, high)
+        else:
+            middle = (bottom + top) / 2
+            axis.set_ylim(middle - length / 2, middle + length / 2)
+
+
 def explained(series: Series) -> float | None:
-    """R²: the share of the variance of `y` that the fitted line explains; None without any."""
+    """R² of the fitted line; None if `y` does not vary."""
     pairs = [(float(x), y) for x, y in zip(series.x, series.y, strict=True) if y is not None]
     assert series.fit is not None
     slope, intercept = series.fit
@@ -136,8 +184,8 @@ def explained(series: Series) -> float | None:
     return 1 - left / total if total else None
 
 
-def _say_fit(axis: Any, series: Series) -> None:
-    """Label and R² in the lower right corner, one above the other."""
+def _write_fit(axis: Any, series: Series) -> None:
+    """Write label and R² into the lower right corner, above those of earlier series."""
     share = explained(series)
     if share is not None:
         line = len(axis.texts) - sum(hasattr(text, "xyann") for text in axis.texts)
@@ -152,7 +200,7 @@ def _say_fit(axis: Any, series: Series) -> None:
 
 
 def _ends(series: Series, kept: list[int]) -> list[list[float]] | None:
-    """Lengths of the error bars below and above; an end that is missing has none."""
+    """Lengths of the error bars below and above the values; 0 for missing ends."""
     below, above = [], []
     for i in kept:
         y = series.y[i]
@@ -164,21 +212,21 @@ def _ends(series: Series, kept: list[int]) -> list[list[float]] | None:
 
 
 def _log_places(values: list[float]) -> Callable[[float], float]:
-    """A number's place: its logarithm; 0 stands left of the smallest."""
+    """Map numbers to positions: the base-10 logarithm, and 0 left of the smallest number."""
     positive = [math.log10(value) for value in values if value > 0] or [0.0]
-    # A fifth of the axis sets 0 apart, even if there are only two values.
+    # 0 is at least a fifth of the axis away from the smallest number.
     left = min(positive) - max(0.5, 0.2 * (max(positive) - min(positive)))
     return lambda value: math.log10(value) if value > 0 else left
 
 
 def _log_axis(axis: Any, values: list[float], place: Callable[[float], float]) -> None:
-    """Ticks at the values themselves; numbers at 0 and decades, or at all if they are few."""
+    """Set ticks at the values, with numbers at 0 and at decades, or at all of at most 6 values."""
     decades = [v for v in values if v > 0 and math.log10(v) == round(math.log10(v))]
     named = values if len(values) <= 6 else [v for v in values if v == 0 or v in decades]
     named = [*named, values[-1]] if place(values[-1]) - place(named[-1]) > 0.5 else named
     axis.set_xticks([place(v) for v in named], [f"{v:g}" for v in named])
     axis.set_xticks([place(v) for v in values], minor=True)
-    if values[0] == 0 and len(values) > 1:  # where the axis is broken
+    if values[0] == 0 and len(values) > 1:  # mark the break of the axis
         middle = (place(0) + place(values[1])) / 2
         axis.plot(
             [middle],
@@ -193,19 +241,18 @@ def _log_axis(axis: Any, values: list[float], place: Callable[[float], float]) -
 
 
 def named(series: Series, length: int = 40) -> str:
-    """A series' label, which says so if the numbers are the paper's."""
+    """Label of a series, with "(paper)" if the numbers are the paper's."""
     name = plain(series.label, length)
     return f"{name} (paper)" if series.published and "paper" not in name.lower() else name
 
 
 def plain(text: object, length: int = 40) -> str:
-    """Text that can be drawn: one line without control characters, not longer than `length`."""
+    """Replace control characters by spaces, and cut the text to `length` characters."""
     text = "".join(letter if letter.isprintable() else " " for letter in str(text))
     text = text if len(text) <= length else text[: length - 1] + "…"
-    return "\u200b" + text if text.startswith("_") else text  # matplotlib hides such labels
+    return "\u200b" + text if text.startswith("_") else text  # matplotlib hides labels with "_"
 
 
 def _ink() -> str:
-    import matplotlib
-
+    """Color of text."""
     return matplotlib.rcParams["text.color"]

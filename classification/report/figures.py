@@ -1,7 +1,7 @@
-"""Figures of a report as SVG and PNG: bars, curves over eps, scatters with a fitted line.
+"""Draw the figures of a report as SVG and PNG.
 
-The same figure gives the same bytes. SVG texts stay texts; lines and texts have the colour of
-what surrounds them (`currentColor`), so that they can be read on light and on dark.
+Equal figures give equal bytes. Text in an SVG stays text. Its lines and text use `currentColor`, so
+they are readable on a light and on a dark page.
 """
 
 import io
@@ -11,20 +11,26 @@ import warnings
 from itertools import cycle
 from typing import Any
 
-from classification.report import figure_kinds
-from classification.report.figure_kinds import named, plain
-from classification.report.sections import Figure, Series
+import matplotlib
+from markupsafe import escape
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-# Colours of Okabe and Ito (2008) that can be told from white and from black alike; marks differ
-# too, so that a colour is never the only difference.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MARKS = "osD^vP"
-INK = "#3b3f45"  # of texts and axes, in the PNG and where an SVG stands alone on light
+from classification.report import figure_kinds
+from classification.report.figure_kinds import Style, named, plain
+from classification.report.sections import Figure, Series
+from robust_backbones.core.figures import new_figure
+
+# Colors of Okabe and Ito (2008) that are readable on white and on black. Markers differ as well, so
+# color is never the only difference.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = "osD^vP"
+INK = "#3b3f45"  # text and axes, in a PNG and in an SVG file on a light background
 INK_ON_DARK = "#c9ced6"
 
 _RC: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "text.parse_math": False,  # a $ in a name is a $
+    "text.parse_math": False,  # names may contain dollar signs
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
     "font.size": 9,
@@ -49,27 +55,26 @@ _STYLE = (
 )
 
 
-def draw(figure: Figure, across: str = "") -> tuple[str, bytes]:
-    """The figure as `(SVG, PNG)`; the PNG has a white ground, the SVG none.
+def draw(figure: Figure, watermark: str = "") -> tuple[str, bytes]:
+    """Draw a figure.
 
     Args:
-        across: a word to write large over it, such as "simulated".
+        watermark: word to write across the figure, such as "simulated"; empty: none.
+
+    Returns:
+        SVG text without background, and bytes of a PNG with a white background.
 
     Raises:
-        ValueError: its kind is unknown, or a series' lists are not equally long.
+        ValueError: the kind is unknown, or the lists of a series differ in length.
     """
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
     _check(figure)
     with matplotlib.rc_context(_RC | {"svg.hashsalt": figure.name}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # the PNG shows a box in its place
+        warnings.filterwarnings("ignore", message="Glyph")  # missing glyphs become boxes
         canvas = _canvas(figure)
         canvas.text(
             0.5,
             0.5,
-            plain(across),
+            plain(watermark),
             fontsize=44,
             weight="bold",
             alpha=0.16,
@@ -78,8 +83,8 @@ def draw(figure: Figure, across: str = "") -> tuple[str, bytes]:
             va="center",
         )
         canvas.get_layout_engine().execute(canvas)
-        canvas.set_layout_engine("none")  # once is enough: it takes half of the time
-        # Not through savefig, which draws each figure once more to lay it out.
+        canvas.set_layout_engine("none")  # the layout takes half of the time, so compute it once
+        # Without savefig, which would draw each figure again for the layout.
         svg, png = io.StringIO(), io.BytesIO()
         canvas.set_facecolor("none")
         FigureCanvasSVG(canvas).print_svg(svg, metadata={"Date": None})
@@ -89,78 +94,79 @@ def draw(figure: Figure, across: str = "") -> tuple[str, bytes]:
 
 
 def inline(svg: str, label: str) -> str:
-    """The `<svg>` element alone, to stand within a page, whose colour it takes.
+    """Return the `<svg>` element for use in a page. It takes the text color of the page.
 
     Args:
-        label: what it shows, for those who cannot see it.
+        svg: SVG text from `draw`.
+        label: description of the figure for screen readers.
     """
-    from markupsafe import escape
-
     svg = svg[svg.index("<svg") :].replace(_STYLE, "").replace(f' color="{INK}"', "", 1)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' id="[a-zA-Z0-9.]+_\d+"', "", svg)  # a page has many figures, an id one place
+    svg = re.sub(r' id="[a-zA-Z0-9.]+_\d+"', "", svg)  # ids must be unique in a page
     return svg.replace("<svg", f'<svg role="img" aria-label="{escape(plain(label, 300))}"', 1)
 
 
 def _check(figure: Figure) -> None:
     if figure.kind not in figure_kinds.KINDS:
         allowed = ", ".join(figure_kinds.KINDS)
-        raise ValueError(f"figure {figure.name} is of kind '{figure.kind}'; one of: {allowed}")
+        raise ValueError(
+            f"figure {figure.name}: unknown kind '{figure.kind}'. Choose from {allowed}."
+        )
     for heading, panel in figure.panels.items():
         for series in panel:
             sizes = {len(series.x), len(series.y)}
             sizes |= {len(s) for s in (series.low, series.high, series.labels) if s}
             if len(sizes) > 1:
                 raise ValueError(
-                    f"figure {figure.name}, panel '{heading}', series "
-                    f"'{series.label}': lists of different lengths"
+                    f"figure {figure.name}, panel '{heading}', series '{series.label}': the lists "
+                    "differ in length."
                 )
 
 
-def looks(panels: dict[str, list[Series]]) -> dict[tuple[str, bool], dict]:
-    """`(label, published)` -> colour and mark, the same in all panels.
+def styles(panels: dict[str, list[Series]]) -> dict[tuple[str, bool], Style]:
+    """Map `(label, published)` to a style that is the same in all panels.
 
-    The paper's numbers have the colour of ours that are called the same, or, with more words
-    behind it, begin the same.
+    The paper's series have the color of our series with the same label, or of ours whose label is
+    the beginning of theirs.
     """
-    new, found = zip(cycle(COLOURS), cycle(MARKS), strict=False), {}
+    new, found = zip(cycle(COLORS), cycle(MARKERS), strict=False), {}
     drawn = [series for panel in panels.values() for series in panel]
     for series in sorted(drawn, key=lambda series: series.published):
         key = series.label, series.published
-        same = [
-            look
-            for (label, _), look in found.items()
-            if series.published and not look["published"] and series.label.startswith(label)
+        ours = [
+            style
+            for (label, _), style in found.items()
+            if series.published and not style.published and series.label.startswith(label)
         ]
         if key not in found:
-            colour, mark = (same[-1]["colour"], same[-1]["mark"]) if same else next(new)
-            found[key] = {"colour": colour, "mark": mark, "published": series.published}
+            color, marker = (ours[-1].color, ours[-1].marker) if ours else next(new)
+            found[key] = Style(color, marker, series.published)
     return found
 
 
 def _canvas(figure: Figure) -> Any:
-    from matplotlib.figure import Figure as Canvas
-
+    """Draw the panels in rows, with one legend above them."""
     count = max(1, len(figure.panels))
     most = figure_kinds.IN_A_ROW[figure.kind]
     columns = count if count <= 2 else 2 if count == 4 else min(most, 3 if count <= 9 else most)
     lines = -(-count // columns)
     width = figure_kinds.width(figure.kind, [*figure.panels.values()])
     height = figure_kinds.HEIGHTS[figure.kind][count > 1]
-    canvas: Any = Canvas(figsize=(width * columns, height * lines + 0.5), layout="constrained")
+    canvas = new_figure(width * columns, height * lines + 0.5)
     axes = canvas.subplots(lines, columns, squeeze=False)
     for axis in axes.flat[count:]:
         axis.remove()
-    styles, shown = looks(figure.panels), {}
+    drawn, shown = styles(figure.panels), {}
     for (heading, panel), axis in zip(figure.panels.items(), axes.flat, strict=False):
         letters = int(10 * width)  # in a line
         title = textwrap.fill(plain(heading, 2 * letters - 2), letters)
         axis.set_title(title, loc="left", weight="bold")
         axis.grid(axis="y", color=INK, alpha=0.15, linewidth=0.6)
         axis.set_axisbelow(True)
-        figure_kinds.KINDS[figure.kind](axis, panel, styles, figure.log_x)
+        figure_kinds.KINDS[figure.kind](axis, panel, drawn, figure.log_x)
         for series, handle in zip(panel, axis.handles, strict=True):
             shown.setdefault(named(series), handle)
+    figure_kinds.share_scale(figure.kind, [*axes.flat[: len(figure.panels)]])
     canvas.supxlabel(plain(figure.x_label, 90), fontsize=9)
     canvas.supylabel(plain(figure.y_label, 60), fontsize=9)
     if shown:
@@ -176,8 +182,8 @@ def _canvas(figure: Figure) -> Any:
 
 
 def _adapt(svg: str) -> str:
-    """Let lines and texts take the colour around them; alone, that of the reader's scheme."""
+    """Let lines and text take the color of the page, or of the reader's color scheme in a file."""
     svg = svg.replace(INK, "currentColor")
-    # A hundredth of a point is enough; it halves the file.
+    # Two decimals of a point are enough, and halve the file.
     svg = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda m: _DIGITS.sub(r"\1", m[0]), svg)
     return re.sub(r"(<svg [^>]*)>", rf'\1 color="{INK}">{_STYLE}', svg, count=1)

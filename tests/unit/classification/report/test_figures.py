@@ -100,15 +100,15 @@ def test_a_word_across():
     assert "simulated" in texts(figures.draw(BARS, "simulated")[0])
 
 
-def test_published_numbers_have_the_colour_of_ours_and_another_form():
+def test_published_numbers_have_the_color_of_ours_and_another_form():
     ours, paper, other = (
         Series("robust", [], []),
         Series("robust, WRN", [], [], published=True),
         (Series("standard", [], [])),
     )
-    found = figures.looks({"a": [paper, ours], "b": [other, ours]})
-    assert found["robust", False]["colour"] == found["robust, WRN", True]["colour"]
-    assert found["standard", False]["colour"] != found["robust", False]["colour"]
+    found = figures.styles({"a": [paper, ours], "b": [other, ours]})
+    assert found["robust", False].color == found["robust, WRN", True].color
+    assert found["standard", False].color != found["robust", False].color
     svg, _ = figures.draw(BARS)
     assert "url(#h" in svg  # hatched
 
@@ -136,10 +136,23 @@ def test_a_long_heading_has_two_lines():
 @pytest.mark.parametrize(
     "wrong, words",
     [
-        (figure("pie"), "figure f is of kind 'pie'; one of: bars, curves, scatter"),
-        (figure("bars", Series("s", ["a"], [1.0, 2.0])), "series 's': lists of different lengths"),
+        (figure("pie"), "figure f: unknown kind 'pie'. Choose from bars, curves, scatter"),
+        (figure("bars", Series("s", ["a"], [1.0, 2.0])), "series 's': the lists differ in length"),
     ],
 )
 def test_what_cannot_be_drawn(wrong, words):
     with pytest.raises(ValueError, match=words):
         figures.draw(wrong)
+
+
+@pytest.mark.parametrize("kind, same", [("bars", True), ("curves", False), ("scatter", True)])
+def test_panels_share_a_scale(kind, same):
+    """Accuracies near 20 % and near 80 % on one scale would hide all differences of a curve."""
+    x = ["a", "b"] if kind == "bars" else [1.0, 3.0]
+    apart = [20.0, 22.0, 80.0, 81.0] if kind == "curves" else [20.0, 30.0, 25.0, 32.0]
+    panels = {"low": [Series("s", x, apart[:2])], "high": [Series("s", x, apart[2:])]}
+    with figures.matplotlib.rc_context(figures._RC):
+        one, two = figures._canvas(figure(kind, **panels)).axes
+    lengths = [high - low for low, high in (one.get_ylim(), two.get_ylim())]
+    assert lengths[0] == pytest.approx(lengths[1])
+    assert (one.get_ylim() == two.get_ylim()) == same and one.get_xlim() == two.get_xlim()
