@@ -1,27 +1,41 @@
-# make demo, make test: each sets up .venv at its first run. PYTHON=python3.12 chooses another Python.
+# make demo, make test: the first run creates .venv. PYTHON=python3.12 chooses another Python.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
-# HASHES=no: the versions of requirements.lock from any index, whose files may be other ones.
+# HASHES=no: install the versions of requirements.lock without comparing digests, which differ
+# between package indexes.
 HASHES ?= yes
-# A file's tests share what they set up, so that they stay together.
+# Extras of `make install`, such as detection,attacks,shards.
+EXTRAS ?= detection
+# Tests of one file share fixtures, hence run in one process.
 SPREAD := -n auto --maxprocesses 8 --dist loadfile
 
-.DEFAULT_GOAL := help
-.PHONY: help setup lock demo docs test test-fast bench lint format clean
+CHECK_PYTHON = $(PYTHON) -c "import sys; v = sys.version_info[:2]; sys.exit(v < (3, 10) and \
+	f'Python {v[0]}.{v[1]} is too old. Use 3.10 or newer: make PYTHON=python3.12')"
+LOCKED_VERSIONS = sed -nE 's/^([a-z].*) \\$$/\1/p' requirements.lock > $(VENV)/versions.txt
 
-help: ## list these targets
+.DEFAULT_GOAL := help
+.PHONY: help install setup lock demo docs test test-fast bench lint format clean
+
+help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
-setup: $(READY) ## make .venv with everything in it, Detectron2 included
+install: ## install the packages and Detectron2 into .venv, without the tools for development
+	$(CHECK_PYTHON)
+	$(PYTHON) -m venv $(VENV)
+	$(LOCKED_VERSIONS)
+	$(PIP) -c $(VENV)/versions.txt ".[$(EXTRAS)]"
+	$(if $(findstring detection,$(EXTRAS)),$(BIN)/robust-backbones install-detectron2)
+
+setup: $(READY) ## create .venv for development: tests, documentation, Detectron2
 
 $(READY): setup.py requirements.lock tools/install_detectron2.py
-	$(PYTHON) -c "import sys; v = sys.version_info[:2]; sys.exit(v < (3, 10) and f'Python 3.10 or newer is needed, this is {v[0]}.{v[1]}; use: make PYTHON=python3.12')"
+	$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)
 ifeq ($(HASHES),no)
-	sed -nE 's/^([a-z].*) \\$$/\1/p' requirements.lock > $(VENV)/versions.txt
+	$(LOCKED_VERSIONS)
 	$(PIP) -c $(VENV)/versions.txt -e ".[dev,docs]"
 	$(PIP) -c $(VENV)/versions.txt --no-deps imagecorruptions-imaug
 else
@@ -33,24 +47,24 @@ endif
 	$(BIN)/python tools/install_detectron2.py
 	@touch $@
 
-lock: ## resolve requirements.lock anew from setup.py (needs uv); UPGRADE=--upgrade for newer versions
+lock: ## resolve requirements.lock from setup.py (needs uv); UPGRADE=--upgrade takes newer versions
 	uv pip compile setup.py --extra dev --extra docs --group lock --universal --python-version 3.10 $(UPGRADE) \
 		--generate-hashes --custom-compile-command "make lock" --quiet --output-file requirements.lock
 
-demo: $(READY) ## pretrain, convert, detect and show it, on the embedded data (about 10 minutes)
+demo: $(READY) ## pretrain, convert and detect on embedded data (about 10 minutes)
 	$(BIN)/python tools/demo.py
 
-docs: $(READY) ## write the documentation's site, output/site/index.html
+docs: $(READY) ## build the documentation, output/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo output/site/index.html
 
-test: $(READY) ## run all tests, on all cores; TESTS=tests/unit/test_zoo.py runs some
+test: $(READY) ## run all tests on all cores; TESTS=tests/unit/test_zoo.py selects some
 	$(BIN)/python -m pytest $(SPREAD) $(TESTS)
 
 test-fast: $(READY) ## run the tests that are not marked slow
 	$(BIN)/python -m pytest $(SPREAD) -m "not slow" $(TESTS)
 
-bench: $(READY) ## measure speed against peers, quick form, into benchmarks/RESULTS.md
+bench: $(READY) ## compare speed with other libraries (quick), write benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/run.py
 
 lint: $(READY) ## check style and types
@@ -58,7 +72,7 @@ lint: $(READY) ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(READY) ## rewrite to the style
+format: $(READY) ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -5,6 +5,21 @@ from setuptools import find_packages, setup
 VERSION = {}
 exec(Path(__file__).with_name("robust_backbones").joinpath("__init__.py").read_text(), VERSION)
 
+# Detectron2 itself is not listed, because PyPI has no wheel of it. `robust-backbones
+# install-detectron2` installs it. These are its requirements and ours for detection.
+DETECTION = [
+    "pycocotools",
+    "hotcoco>=1.3,<2",  # fast COCO metrics with the numbers of pycocotools
+    "fvcore",
+    "iopath",
+    "yacs",
+    "omegaconf>=2.1",
+    "hydra-core>=1.1",
+    "cloudpickle",
+    "packaging",
+    "termcolor",
+    "setuptools<81",  # Detectron2 0.6 imports pkg_resources
+]
 
 setup(
     name="robust-backbones",
@@ -28,50 +43,38 @@ setup(
         "classification": ["py.typed"],
         "classification.report": ["published.yaml", "report.html.jinja", "report.css", "report.js"],
     },
-    # Detectron2 itself is not on this list: PyPI has no wheel of it. tools/install_detectron2.py
-    # installs it; its needs stand here, in current versions.
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",
         "numpy",
         "pillow",
-        "opencv-python-headless",
-        "pycocotools",
-        "hotcoco>=1.3,<2",  # COCO's metrics, pycocotools' numbers
-        "fvcore",
-        "iopath",
-        "huggingface_hub>=0.26",  # the published weights
+        "opencv-python-headless",  # decodes and resizes images
+        "huggingface_hub>=0.26",  # published weights
         "filelock>=3.12",
+        "fsspec",  # studies on object storage
         "safetensors>=0.4",
-        "yacs",
-        "omegaconf>=2.1",
-        "hydra-core>=1.1",
-        "cloudpickle",
         "matplotlib",
-        "packaging",
         "tabulate",
         "tensorboard",
-        "termcolor",
         "tqdm",
         "pyyaml",
-        "setuptools<81",  # Detectron2 0.6 imports pkg_resources
-        "scipy",  # the index files of Stanford Cars and Oxford Flowers, the statistics of reports
-        "scikit-learn",  # the digits of the embedded data
-        "scikit-image",  # the textures of the embedded data
+        "scipy",  # index files of Stanford Cars and Oxford Flowers, statistics of reports
+        "scikit-learn",  # embedded digits
+        "scikit-image",  # embedded textures
         "jinja2",
     ],
     extras_require={
-        # tools/corrupt_net.py, which also needs: pip install --no-deps imagecorruptions-imaug. That
-        # package cannot stand here: it asks for opencv-python, whose files and those of
-        # opencv-python-headless overwrite each other.
+        "detection": DETECTION,
+        # Also needed: pip install --no-deps imagecorruptions-imaug. It is not listed because it
+        # requires opencv-python, which overwrites files of opencv-python-headless.
         "corruptions": ["numba"],
-        "attacks": ["pyautoattack"],  # classification.robustness_eval --autoattack
-        "dill": ["dill"],  # --allow-pickle for files written by the robustness library
-        "ray": ["ray>=2.40"],  # classification.study --executor ray
-        "shards": ["webdataset>=1.0"],  # training data as tar files, local or remote
+        "attacks": ["pyautoattack"],  # robustness-eval --autoattack
+        "dill": ["dill"],  # convert --allow-pickle for files of the robustness library
+        "ray": ["ray>=2.40"],  # study --executor ray
+        "shards": ["webdataset>=1.0"],  # training data as tar files
         "docs": ["mkdocs", "mkdocs-material>=9.7"],  # make docs
-        # The paper's own library and timm: our files and networks are tested against theirs.
         "dev": [
+            *DETECTION,
             "pytest",
             "pytest-xdist",  # tests on several cores
             "mypy",
@@ -80,14 +83,14 @@ setup(
             "types-tqdm",
             "ruff",
             "dill",
-            "robustness",
-            "timm",
+            "robustness",  # our attacks and files are tested against the paper's library
+            "timm",  # our networks and files are tested against it
             "webdataset",
             "pyautoattack",
             "numba",
             "ray",
-            "selenium",  # the report in a real browser
-            "nbclient",  # the notebooks of docs/notebooks run
+            "selenium",  # tests of the report in a browser
+            "nbclient",  # tests of docs/notebooks
             "ipykernel",
         ],
     },

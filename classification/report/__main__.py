@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _parser() -> Parser:
-    p = Parser("python -m classification.report", description=__doc__)
+    p = Parser(description=__doc__)
     p.add_argument(
         "results",
         type=Path,

@@ -26,7 +26,7 @@ def read(
     Args:
         name: Path, URL or name of a published model, as the user gave it.
         path: Local file.
-        arch: Expected architecture. None: that of the published model, else detected.
+        arch: Expected architecture. None: taken from the published model or the tensors.
         allow_pickle: Whether code in the file may be executed.
         from_detector: Whether to extract the backbone of a Detectron2 detector.
         assume_rgb: Whether to assume RGB and STRIDE_IN_1X1 False for a Detectron2 file.

@@ -78,6 +78,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "opts",
         nargs="*",
+        default=[],
         metavar="KEY VALUE",
         help="changes to the config, such as OUTPUT_DIR output/mine SEED 1",
     )

@@ -81,7 +81,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--show", type=count, metavar="N", help="draw the first N images (default: all)")
     add("--curves", nargs="+", metavar="DIR", help="draw the training curves of these runs")
-    add("opts", nargs="*", metavar="KEY VALUE", help="changes to the config")
+    add("opts", nargs="*", default=[], metavar="KEY VALUE", help="changes to the config")
     args = parser.parse_intermixed_args(argv)
     if not args.curves and (conflict := _conflict(args)):
         parser.error(conflict)

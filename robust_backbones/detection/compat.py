@@ -26,16 +26,26 @@ from robust_backbones.core.errors import UserError
 # NumPy's aliases of built-in types, removed in 1.24 (np.bool returned in 2.0).
 _ALIASES = {"int": int, "float": float, "str": str, "object": object, "bool": bool}
 
+# Packages of the extra `detection` that this package and Detectron2 import.
+_REQUIRED = ("pycocotools", "hotcoco", "fvcore", "iopath", "yacs", "omegaconf", "cloudpickle")
+
 
 def bridge() -> None:
     """Make `import detectron2` work.
 
     Raises:
-        UserError: Detectron2 is not installed.
+        UserError: Detectron2 or a package of the extra `detection` is not installed.
     """
     spec = importlib.util.find_spec("detectron2")
     if spec is None or spec.submodule_search_locations is None:
-        raise UserError("Detectron2 is not installed. Run: robust-backbones install-detectron2")
+        raise UserError(
+            "Detectron2 is not installed. Run: pip install 'robust-backbones[detection]' && "
+            "robust-backbones install-detectron2"
+        )
+    if missing := [name for name in _REQUIRED if importlib.util.find_spec(name) is None]:
+        raise UserError(
+            f"package {missing[0]} is not installed. Run: pip install 'robust-backbones[detection]'"
+        )
     root = Path(spec.submodule_search_locations[0])
     with warnings.catch_warnings():
         # Its imports warn about deprecated parts of PyTorch and setuptools, which users cannot

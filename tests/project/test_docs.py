@@ -110,7 +110,10 @@ def _detector(args) -> None:
     from robust_backbones.detection import config
 
     if args.config:
-        config.load_config(args.config, args.opts)
+        # Weight files of the documents do not exist, and the architecture is read from them.
+        own = any(word.endswith(".pth") for word in args.opts)
+        arch = ["MODEL.ROBUST.ARCH", "resnet50"] if own and "digits" not in args.config else []
+        config.load_config(args.config, [*args.opts, *arch])
 
 
 FURTHER = {

@@ -214,7 +214,7 @@ def _pip(words: list[str]) -> None:
     text = (ROOT / "setup.py").read_text(encoding="utf-8")
     for extra in re.findall(r"robust-backbones\[([\w,]+)\]", " ".join(words)):
         for name in extra.split(","):
-            assert re.search(rf'^        "{name}": \[', text, re.M), f"setup.py: no extra {name}"
+            assert re.search(rf'^        "{name}": ', text, re.M), f"setup.py: no extra {name}"
 
 
 def _pytest(words: list[str]) -> None:
