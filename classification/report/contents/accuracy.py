@@ -221,10 +221,16 @@ def _bars_row(group: Group, mode: str, task: str, arch: str, runs: dict[float, M
 
 def curves(results: Results, group: Group) -> list[Section]:
     """Accuracy against eps for each task, as in the paper's appendix."""
-    return [_curves(group, mode) for mode in group.modes]
+    excluded = results.excluded.get(group.suffix, frozenset())
+    return [_curves(group, mode, sum(cell[0] == mode for cell in excluded)) for mode in group.modes]
 
 
-def _curves(group: Group, mode: str) -> Section:
+def _curves(group: Group, mode: str, excluded: int) -> Section:
+    """Section of one mode.
+
+    Args:
+        excluded: number of cells that the study excludes.
+    """
     levels, norm = (0.0, *group.eps), group.key.norm
     columns = [eps_column(eps, norm) for eps in levels]
     rows, runs, panels = [], [], {}
@@ -257,5 +263,5 @@ def _curves(group: Group, mode: str) -> Section:
         rows=rows,
         figures=[figure] if panels else [],
         found=sum(row[c.key] is not None for row in rows for c in columns),
-        wanted=len(rows) * len(columns),
+        wanted=len(rows) * len(columns) - excluded,
     )

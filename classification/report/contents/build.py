@@ -15,10 +15,12 @@ from classification.report.contents import (
     pretraining_accuracy,
     variants,
 )
+from classification.report.contents.excluded import excluded_cells
 from classification.report.contents.parts import Results
 from classification.report.groups import groups_of, stylized
 from classification.report.records import Record
 from classification.report.sections import Section
+from classification.study.file import read_study
 
 # Tables and figures in the order of the report, with their builders. A builder of `ONCE` is called
 # once, `(results) -> sections`. The others are called for each group of comparable transfer runs,
@@ -53,6 +55,7 @@ def collect(found: list[Record], study: Path | None = None, rules: Rules | None 
     rules = rules or Rules()
     runs = records.merged(found)
     groups = groups_of(runs)
+    planned = read_study(study) if study else []
     return Results(
         found,
         runs,
@@ -61,6 +64,8 @@ def collect(found: list[Record], study: Path | None = None, rules: Rules | None 
         {group.suffix: comparisons.compare_architectures(group, rules) for group in groups},
         study,
         rules,
+        planned,
+        {group.suffix: excluded_cells(group, found, planned) for group in groups},
     )
 
 

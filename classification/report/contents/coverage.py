@@ -125,23 +125,29 @@ def coverage(results: Results, made: list[Section], empty: list[str]) -> list[Se
             sum(s.wanted for s in counted),
         )
     ]
-    return found + _study(results) + [s for g in results.groups for s in _missing(g)]
+    return found + _study(results) + [s for g in results.groups for s in _missing(results, g)]
 
 
 def _part(section: Section) -> float | None:
     return 100 * section.found / section.wanted if section.wanted else None
 
 
-def _missing(group: Group) -> list[Section]:
+def _missing(results: Results, group: Group) -> list[Section]:
     """Cells of Table 1, Figures 2 and 3 and the curves that have no run."""
     levels, found = (0.0, *group.eps), 0
+    excluded = results.excluded.get(group.suffix, frozenset())
+    wanted = len(group.modes) * len(group.tasks) * len(group.archs) * len(levels) - len(excluded)
     rows: list[Row] = []
     for mode in group.modes:
         for task in group.tasks:
             for arch in group.archs:
                 have = group.row(mode, task, arch)
                 found += len(have)
-                lost = [show_eps(group.key.norm, e) for e in levels if e not in have]
+                lost = [
+                    show_eps(group.key.norm, e)
+                    for e in levels
+                    if e not in have and (mode, task, arch, e) not in excluded
+                ]
                 if lost:
                     shown = "all" if len(lost) == len(levels) else ", ".join(lost)
                     rows.append(
@@ -157,7 +163,6 @@ def _missing(group: Group) -> list[Section]:
         return []
     words = "; ".join(group.key.words)
     columns = [MODE, TASK, ARCH, Column("eps_found", kind=Kind.COUNT), Column("eps_missing")]
-    wanted = len(group.modes) * len(group.tasks) * len(group.archs) * len(levels)
     return [
         Section(
             "missing" + group.suffix,
@@ -178,9 +183,8 @@ def _study(results: Results) -> list[Section]:
     if results.study is None:
         return []
     from classification.study.commands import read_metrics
-    from classification.study.file import read_study
 
-    runs = read_study(results.study)
+    runs = results.planned
     places = {record.path.resolve(): i for i, record in enumerate(results.records)}
     axes = [*dict.fromkeys(axis for run in runs for axis in run.labels)]
     rows: list[Row] = []

@@ -9,9 +9,11 @@ from typing import Any
 
 from classification.datasets.specs import DATASETS
 from classification.report.comparisons import Contest, Rules
+from classification.report.contents.excluded import NetworkCell
 from classification.report.groups import Group
 from classification.report.records import Merged, Record
 from classification.report.sections import Cell, Column, Ends, Kind, Row, Section, Series, Value
+from classification.study.file import StudyRun
 from robust_backbones.core.eps import show_eps
 
 MODE, TASK, ARCH = Column("mode"), Column("task"), Column("architecture")
@@ -46,6 +48,8 @@ class Results:
             architecture.
         study: study file, or None.
         rules: how verdicts are made.
+        planned: runs of the study.
+        excluded: group's suffix -> cells that the study excludes, so that they are not missing.
     """
 
     records: list[Record]
@@ -55,6 +59,8 @@ class Results:
     by_architecture: dict[str, dict[tuple[str, str, str], Contest]]
     study: Path | None = None
     rules: Rules = field(default_factory=Rules)
+    planned: list[StudyRun] = field(default_factory=list)
+    excluded: dict[str, frozenset[NetworkCell]] = field(default_factory=dict)
 
     def of_kind(self, kind: str) -> list[Merged]:
         """Runs of a kind, a key of `result_kinds.READERS`."""

@@ -278,5 +278,30 @@ def test_runs_of_a_study(tmp_path):
     assert (section.found, section.wanted) == (1, 2)
 
 
+def test_runs_that_a_study_skips_are_not_missing(tmp_path):
+    study = tmp_path / "study.yaml"
+    study.write_text(
+        f"output: {tmp_path}/out\ncommon: {{weights: '{{net}}-{{eps}}'}}\n"
+        "axes:\n  task: {first: {dataset: pets}, second: {dataset: dtd}}\n"
+        "  net: [a, b]\n  eps: ['0', '1', '3']\n"
+        "skip: [{net: b, eps: '1'}]\n"
+    )
+    tasks, nets = {"first": "pets", "second": "dtd"}, {"a": "resnet18", "b": "resnet50"}
+    made = []
+    for run in read_study(study):
+        task, net, eps = run.labels.values()
+        record = transfer(tasks[task], nets[net], float(eps), origin="digits")
+        made.append(Record(**vars(record) | {"path": run.result}))
+    lost = made.pop()  # one run is missing, and two are skipped
+    assert (lost.dataset, lost.arch, lost.eps) == ("dtd", "resnet50", 3.0)
+    found = {s.name: s for s in build_sections(collect(made, study))}
+    assert [(r["task"], r["architecture"], r["eps_missing"]) for r in found["missing"].rows] == [
+        ("dtd", "resnet50", "3")
+    ]
+    for name in ("missing", "curves-fixed-feature", "study"):
+        assert (found[name].found, found[name].wanted) == (9, 10), name
+    assert len({s.name: s for s in build_sections(collect(made))}["missing"].rows) == 2
+
+
 def test_no_results_give_only_the_coverage():
     assert [*named([])] == ["coverage"]
