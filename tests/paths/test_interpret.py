@@ -116,7 +116,7 @@ def test_the_result_is_complete(done, weights):
 
 def test_the_numbers_describe_the_images(done, weights):
     """The numbers are recomputed from the PNG files, which are rounded to bytes."""
-    source, net, judge = open_split("digits", "test"), *map(load_classifier, weights[1:])
+    source, net, evaluation = open_split("digits", "test"), *map(load_classifier, weights[1:])
     row = numbers(done)["b"]
     for found in row["inversion"]["images"]:
         name = f"image_{found['index']}.png"
@@ -131,11 +131,11 @@ def test_the_numbers_describe_the_images(done, weights):
         features = [optimize.representations(net, x) for x in (image, expected)]
         distance = ((features[0] - features[1]).norm() / features[1].norm()).item()
         assert found["representation_distance"] == pytest.approx(distance, rel=0.05)
-        agrees = judge(image).argmax() == judge(expected).argmax()
+        agrees = evaluation(image).argmax() == evaluation(expected).argmax()
         assert found["eval_agrees"] == int(agrees)
     for found in row["visualization"]["images"][:2]:
         image = read_image(done / "networks" / "b" / f"class_{found['number']}.png")
-        for name, network in (("own", net), ("eval", judge)):
+        for name, network in (("own", net), ("eval", evaluation)):
             confidence = 100 * network(image).softmax(1)[0, found["number"]].item()
             assert found[f"{name}_confidence"] == pytest.approx(confidence, rel=0.1)
 
@@ -257,9 +257,9 @@ def test_user_mistakes(weights, tmp_path, capsys, more, message):
     ],
 )
 def test_evaluation_classifiers_that_do_not_fit(weights, tmp_path, capsys, classes, message):
-    judge = save(tmp_path / "third.pth", classes) if classes else weights[0]
+    evaluation = save(tmp_path / "third.pth", classes) if classes else weights[0]
     with pytest.raises(SystemExit) as stop:
-        run([*weights[:2], judge], tmp_path / "run")
+        run([*weights[:2], evaluation], tmp_path / "run")
     assert stop.value.code == 2 and re.search(message, capsys.readouterr().err)
 
 
