@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from classification.report.records import Record
+from robust_backbones.core.results import flatten
 
 MAX_PICTURE_BYTES = 6_000_000  # bytes of all pictures in the page
 MAX_RECALLS = 600_000  # recalls in the page
@@ -91,15 +92,6 @@ def rounded(node: Any) -> Any:
             return str(node)
         return round(node, 4) if abs(node) >= 0.1 else float(f"{node:.6g}")
     return node if isinstance(node, (str, int, bool, type(None))) else str(node)
-
-
-def flatten(node: dict, prefix: str = "") -> dict:
-    """Flatten nested dictionaries: `{"a": {"b": 1}}` becomes `{"a.b": 1}`. Lists stay."""
-    found = {}
-    for key, value in node.items():
-        name = f"{prefix}{key}"
-        found |= flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return found
 
 
 def _common(settings: list[dict]) -> dict:

@@ -27,6 +27,7 @@ from classification.report.verdicts import Verdict
 from robust_backbones import zoo
 from robust_backbones.core.detector_keys import EXPERIMENT
 from robust_backbones.core.eps import show_eps
+from robust_backbones.core.results import flatten
 
 TASKS = {"bbox": "box AP", "segm": "mask AP"}
 STANDARD = "standard"
@@ -181,13 +182,9 @@ def _recipe(record: Record) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _flat(node: dict, above: str = "") -> dict:
-    flat = {}
-    for key, cell in node.items():
-        name = above + key
-        if not name.startswith(EXPERIMENT):
-            flat |= _flat(cell, f"{name}.") if isinstance(cell, dict) else {name: cell}
-    return flat
+def _flat(settings: dict) -> dict:
+    """Flatten a configuration, without the keys that may differ within an experiment."""
+    return {k: v for k, v in flatten(settings).items() if not k.startswith(EXPERIMENT)}
 
 
 def _name(record: Record) -> str:

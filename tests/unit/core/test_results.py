@@ -21,3 +21,9 @@ def test_a_result_is_plain_json_and_traceable(tmp_path):
     assert read["settings"] == {"eps": 1.0, "steps": [1, 2]}
     assert (read["code_version"], read["seed"]) == (resources.version(), 1)
     assert {"gpus", "cpu", "threads", "torch"} <= set(read["hardware"])
+
+
+def test_nested_dictionaries_are_flattened():
+    nested = {"a": {"b": 1, "c": {"d": [1]}}, "e": {}}
+    assert results.flatten(nested) == {"a.b": 1, "a.c.d": [1]}
+    assert results.flatten(nested, "/") == {"a/b": 1, "a/c/d": [1]}
