@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -18,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from classification import transforms
 from classification.datasets.split import ImageBatch, Split, TrainEpoch
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, WorkerFailure
 
 Batches = Callable[[int, int], Iterator[ImageBatch]]  # (worker, workers) -> batches of that worker
 
@@ -142,8 +141,8 @@ def _from_workers(batches: Batches, workers: int) -> Iterator[ImageBatch]:
     )
     try:
         for batch in loader:
-            if isinstance(batch, _Failure):
-                raise UserError(batch.message)
+            if isinstance(batch, WorkerFailure):
+                raise UserError(batch)
             yield tuple(batch)
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker (pid"):
@@ -163,23 +162,16 @@ def _ignore_sigterm(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-@dataclass
-class _Failure:
-    """The message of a `UserError` in a worker; a raised one would arrive with a traceback."""
-
-    message: str
-
-
 class _WorkerBatches(IterableDataset):
-    """The batches of one worker, then a `_Failure` if there was a `UserError`."""
+    """The batches of one worker, then a `WorkerFailure` if there was a `UserError`."""
 
     def __init__(self, batches: Batches):
         self.batches = batches
 
-    def __iter__(self) -> Iterator[ImageBatch | _Failure]:
+    def __iter__(self) -> Iterator[ImageBatch | WorkerFailure]:
         info = get_worker_info()
         assert info is not None  # only workers iterate
         try:
             yield from self.batches(info.id, info.num_workers)
         except UserError as error:
-            yield _Failure(str(error))
+            yield WorkerFailure(str(error))

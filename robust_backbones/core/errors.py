@@ -31,6 +31,13 @@ class UserError(ValueError):
         super().__init__(text)
 
 
+class WorkerFailure(str):
+    """The message of a `UserError` in a worker process.
+
+    A data loader would raise the exception itself with the traceback of the worker.
+    """
+
+
 def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 

@@ -19,7 +19,7 @@ from PIL import UnidentifiedImageError
 from PIL.Image import DecompressionBombError
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, WorkerFailure
 
 
 def seed_from(*parts: int) -> int:
@@ -103,41 +103,36 @@ class TrainLoader:
                 batch_sampler=self._batches,
                 num_workers=self._workers,
                 collate_fn=list,
-                generator=torch.Generator().manual_seed(
-                    0
-                ),  # by default, it would advance the global generator
+                # By default, DataLoader would advance the global generator.
+                generator=torch.Generator().manual_seed(0),
             )
         )
 
 
-class _Failure(str):
-    """The message of a `UserError` in a worker process, where exceptions get a traceback."""
-
-
 class CheckedMapper:
-    """A mapper that returns a `_Failure` for an image that is missing, damaged or refused."""
+    """A mapper that returns a `WorkerFailure` for an image that is missing, damaged or refused."""
 
     def __init__(self, mapper: Callable[[dict], dict]):
         self._mapper = mapper
 
-    def __call__(self, item: dict) -> "dict | _Failure":
+    def __call__(self, item: dict) -> "dict | WorkerFailure":
         try:
             return self._mapper(item)
         except UserError as error:
-            return _Failure(error)
+            return WorkerFailure(str(error))
         except (OSError, SyntaxError, SizeMismatchError, DecompressionBombError) as error:
             # Its message contains the repr of a file object.
             unknown = isinstance(error, UnidentifiedImageError)
             reason = getattr(error, "strerror", None) or str(error)
             reason = "unknown image format" if unknown else reason
-            return _Failure(
+            return WorkerFailure(
                 f"{item['file_name']} cannot be read as an image ({reason}). Replace it, or remove "
                 "it from the dataset."
             )
 
 
 class CheckedLoader:
-    """The batches of a loader; a `_Failure` among them is raised as a `UserError`."""
+    """The batches of a loader; a `WorkerFailure` among them is raised as a `UserError`."""
 
     def __init__(self, loader: DataLoader):
         self._loader = loader
@@ -148,7 +143,7 @@ class CheckedLoader:
     def __iter__(self) -> Iterator[list[dict]]:
         for batch in self._loader:
             for item in batch:
-                if isinstance(item, _Failure):
+                if isinstance(item, WorkerFailure):
                     raise UserError(item)
             yield batch
 
