@@ -19,7 +19,6 @@ from typing import Any, NoReturn
 import numpy
 import torch
 from PIL import Image
-from pycocotools.cocoeval import COCOeval
 
 from robust_backbones.core.errors import UserError
 
@@ -93,7 +92,9 @@ def _bridge_extension() -> None:
     name = "detectron2._C"
     if name in sys.modules or importlib.util.find_spec(name) is not None:
         return
-    import detectron2  # here, because `bridge` first checks that it is installed
+    # Imported here because `bridge` first checks that they are installed.
+    import detectron2
+    from pycocotools.cocoeval import COCOeval
 
     stub = _MissingExtension(name)
     stub.__spec__ = importlib.machinery.ModuleSpec(name, loader=None)
