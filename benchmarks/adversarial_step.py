@@ -84,8 +84,7 @@ def print_passes(arch: str, size: int, found: dict, args) -> None:
     pass for the best iterate, and one training pass.
     """
     works = passes(arch, args.batch, size, args.device)
-    seconds = timing.take_turns(works, args.repeats, args.device)
-    median = {name: statistics.median(values) for name, values in seconds.items()}
+    median = timing.medians(works, args.repeats, args.device)
     for name, value in median.items():
         print(f"| {arch} | {size} | {name} | {value:.4f} |")
     for name, prefix in {"channels_last": "", "pretrain": "folded: "}.items():

@@ -6,20 +6,20 @@ The images are scikit-image's photographs in two sizes. The test transform resiz
 to 256 and crops the center 224 pixels. The training transform is a random resized crop of 224
 pixels with a random flip. The loaders take turns in one process with one thread. `difference` is
 the pixel difference from torchvision after the test transform, in levels of 255. `decoding alone`
-is the upper bound.
+only decodes the files with Pillow.
 """
 
 import dataclasses
-import statistics
 import sys
 import tempfile
-import time
+from collections import deque
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import PIL  # noqa: E402
+import timing  # noqa: E402
 import torch  # noqa: E402
 import torchvision  # noqa: E402
 from PIL import Image  # noqa: E402
@@ -71,19 +71,6 @@ def decode_only(folder: Path, split: str):
         yield ()
 
 
-def measure(loaders: dict, repeats: int) -> dict[str, float]:
-    """Median seconds of a pass over the images, by loader."""
-    seconds = {name: [] for name in loaders}
-    for repeat in range(1 + repeats):  # the first one is a warm-up
-        for name, batches in loaders.items():
-            start = time.perf_counter()
-            for _ in batches():
-                pass
-            if repeat:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
 def difference(folder: Path, decode: str) -> str:
     """Mean and largest pixel difference from torchvision, in levels of 255."""
     reference = torch.cat([x for x, _ in torchvision_batches(folder, "test")])
@@ -115,7 +102,8 @@ def main(argv=None) -> None:
                     "ours, fast": lambda f=folder, s=split: our_batches(f, s, "fast"),
                     "decoding alone": lambda f=folder, s=split: decode_only(f, s),
                 }
-                for name, seconds in (found := measure(loaders, args.repeats)).items():
+                passes = {n: (lambda b=batches: deque(b(), 0)) for n, batches in loaders.items()}
+                for name, seconds in (found := timing.medians(passes, args.repeats)).items():
                     levels = ""
                     if name.startswith("ours") and split == "test":
                         levels = difference(folder, name.split()[-1])

@@ -9,7 +9,6 @@ and our training step. `difference` is the largest difference of a weight after 
 to the largest change of a weight in that step.
 """
 
-import statistics
 import sys
 from pathlib import Path
 
@@ -23,6 +22,13 @@ from robust_backbones.core.cli import Parser  # noqa: E402
 from robust_backbones.detection import config  # noqa: E402
 from robust_backbones.detection.training.step import Step  # noqa: E402
 
+# isort: split
+from detectron2.engine import AMPTrainer, SimpleTrainer  # noqa: E402
+from detectron2.modeling import build_model  # noqa: E402
+from detectron2.solver import build_optimizer  # noqa: E402
+from detectron2.structures import BitMasks, Boxes, Instances  # noqa: E402
+from detectron2.utils.events import EventStorage  # noqa: E402
+
 
 def batches(size: tuple[int, int], count: int):
     """An endless loader of one batch: noise, with eight boxes and masks per image.
@@ -31,8 +37,6 @@ def batches(size: tuple[int, int], count: int):
         size: height and width of the images, pixels.
         count: images per batch.
     """
-    from detectron2.structures import BitMasks, Boxes, Instances
-
     torch.manual_seed(0)
     batch = []
     for _ in range(count):
@@ -55,10 +59,6 @@ def batches(size: tuple[int, int], count: int):
 
 def build_trainers(cfg, loader):
     """Build both trainers, by name, with the same weights."""
-    from detectron2.engine import AMPTrainer, SimpleTrainer
-    from detectron2.modeling import build_model
-    from detectron2.solver import build_optimizer
-
     made, state = {}, None
     plain = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
     for name, builder in (
@@ -110,8 +110,6 @@ def measure(cfg, size: tuple[int, int], batch: int, repeats: int, device: torch.
         "step" and "inference": `{implementation: median seconds}`. "difference": largest difference
         of a weight after one step, relative to the largest change of a weight in the step.
     """
-    from detectron2.utils.events import EventStorage
-
     loader = batches(size, batch)
     trainers = build_trainers(cfg, loader)
     with EventStorage():
@@ -139,8 +137,7 @@ def _medians(works: dict, repeats: int, device: torch.device) -> dict:
         work()
 
     works = {name: (lambda work=work: seeded(work)) for name, work in works.items()}
-    found = timing.take_turns(works, repeats, device)
-    return {name: statistics.median(values) for name, values in found.items()}
+    return timing.medians(works, repeats, device)
 
 
 def main(argv=None) -> None:

@@ -4,7 +4,7 @@ python benchmarks/growth.py --subjects features probe report --repeats 1
 
 The sizes cover a factor of ten. Each size runs in its own process. The table has the CPU seconds of
 the work and the increase of the peak memory. An exponent is the slope of log(time) or log(memory)
-over log(size): 1 is linear growth, 0 is none. Memory below 1 MB counts as 1 MB.
+over log(size): 1 is linear growth, 0 no growth. Memory below 1 MB counts as 1 MB.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import contextlib
 import io
 import json
 import math
+import os
 import resource
 import subprocess
 import sys
@@ -26,10 +27,10 @@ from robust_backbones.core.cli import Parser  # noqa: E402
 
 STEPS = (1, 3, 10)
 
+# Each subject imports its own modules, because the imports of others would add to its memory.
+
 
 def features(size: int, folder: Path):
-    import os
-
     import torch
 
     from classification.datasets.split import ImageSplit

@@ -23,6 +23,9 @@ sys.path[:0] = [str(ROOT)]
 import numpy as np  # noqa: E402
 
 from classification.datasets.specs import DATASETS, SUITE  # noqa: E402
+from classification.report import records, run  # noqa: E402
+from classification.report.answers import answers  # noqa: E402
+from classification.report.contents.build import build_sections, collect  # noqa: E402
 from classification.report.published import ARCHS, EPS  # noqa: E402
 from classification.transfer import options as transfer_options  # noqa: E402
 from classification.transfer.protocols import MODES  # noqa: E402
@@ -170,10 +173,6 @@ def _result(run: Path, task, mode, weights, arch, seed, accuracy) -> None:
 
 def measure(folder: Path, output: Path) -> None:
     """Print the wall and CPU seconds of each step, and the size of the page."""
-    from classification.report import records, run
-    from classification.report.answers import answers
-    from classification.report.contents.build import build_sections, collect
-
     steps, last = [], [time.perf_counter(), time.process_time()]
 
     def done(name: str) -> None:

@@ -8,15 +8,14 @@ convolutions one by one (the bound of the network), and of the training step of
 operations. PyTorch counts them on the plain network.
 """
 
-import statistics
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import timing  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
@@ -32,13 +31,7 @@ MATRIX = 2048
 
 def seconds(work, repeats: int) -> float:
     """Median seconds of `work`, after a warm-up call."""
-    work()
-    taken = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
+    return timing.medians({"work": work}, repeats)["work"]
 
 
 def operations(work) -> float:

@@ -1,5 +1,6 @@
 """Measure time on a CPU or a GPU."""
 
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -10,6 +11,7 @@ from classification.training.launch import choose_device
 from robust_backbones.core.errors import user_errors
 
 Name = TypeVar("Name")
+CPU = torch.device("cpu")
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
@@ -51,6 +53,14 @@ def take_turns(
             elif took > 20:
                 print(f"(first call of '{name}': {took:.0f} s)", flush=True)
     return found
+
+
+def medians(
+    works: Mapping[Name, Callable[[], object]], repeats: int, device: torch.device = CPU
+) -> dict[Name, float]:
+    """Median seconds of each work; see `take_turns`."""
+    found = take_turns(works, repeats, device)
+    return {name: statistics.median(values) for name, values in found.items()}
 
 
 def chosen(name: str) -> torch.device:

@@ -8,14 +8,14 @@ epoch, and its recipe therefore has a quarter of the epochs. The last column is 
 with the same number of updates, relative to PGD.
 """
 
-import statistics
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import timing  # noqa: E402
 import torch  # noqa: E402
 
 from classification.models import Classifier  # noqa: E402
@@ -37,18 +37,16 @@ def learners(arch: str) -> dict[str, Learner]:
     return found
 
 
-def measure(arch: str, size: int, batch: int, repeats: int) -> dict[str, list[float]]:
-    """Seconds of each mini-batch, by method."""
+def measure(arch: str, size: int, batch: int, repeats: int) -> dict[str, float]:
+    """Median seconds of a mini-batch, by method."""
     x = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
-    y, found = torch.arange(batch) % 10, learners(arch)
-    seconds = {name: [] for name in found}
-    for repeat in range(1 + repeats):  # the first one is a warm-up
-        for name, learner in found.items():
-            start = time.perf_counter()
-            learner.step(x, y, [0.01] * learner.settings.updates_per_batch, seed=repeat)
-            if repeat:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+    y = torch.arange(batch) % 10
+
+    def step(learner: Learner) -> None:
+        learner.step(x, y, [0.01] * learner.settings.updates_per_batch, seed=0)
+
+    works = {name: partial(step, learner) for name, learner in learners(arch).items()}
+    return timing.medians(works, repeats)
 
 
 def main(argv=None) -> None:
@@ -68,12 +66,10 @@ def main(argv=None) -> None:
     print("| method | updates | median s | images/s | per update, relative to pgd |")
     print("|---|---|---|---|---|")
     updates = {name: row.steps if row.replays else 1 for name, row in METHOD_DEFAULTS.items()}
-    base = statistics.median(seconds["pgd"])
-    for name, values in seconds.items():
-        median = statistics.median(values)
+    for name, median in seconds.items():
         print(
             f"| {name} | {updates[name]} | {median:.3f} | {args.batch / median:.0f} | "
-            f"{median / updates[name] / base:.2f} |"
+            f"{median / updates[name] / seconds['pgd']:.2f} |"
         )
 
 

@@ -28,7 +28,7 @@ SCATTER = {
     "10": (0.5, 5.0),
     "reversed": (5.0, 0.5),
 }
-MOST_TRIALS = 40  # of an advised top-up
+MOST_TRIALS = 40  # limit for advised additional trials
 
 # Levels of the factors of a world. "fixed": one trial of runs without a seed.
 LEVELS = {
@@ -57,8 +57,8 @@ class World:
         tails: distribution over seeds: `"normal"` or `"heavy"` (Student's t, 3 degrees of freedom).
         looks: largest number of looks; the advised trials are added after each.
         gain: true difference, robust minus standard, points.
-        worse: points by which all networks but the first of the robust and of the standard side are
-            worse than the first.
+        worse: points by which the other networks of a side are worse than its first, for the robust
+            and the standard side.
     """
 
     sides: tuple[int, int] = (1, 1)
@@ -201,7 +201,7 @@ class Study:
         new = trials - sum(row.shape[1] for row in self.rows)
         level = self.seeds(new)
         if not self.world.predictions and self.world.sides == (1, 1):
-            # About this test set: the truth holds for its images, which binomial noise stands for.
+            # The verdict is about this test set. Binomial noise represents its images.
             noise = 0.2 / np.sqrt(self.world.images) * self.rng.standard_normal(level.shape)
             self.rows.append(level + noise)
             return
@@ -217,7 +217,7 @@ class Study:
 
     @property
     def accuracies(self) -> tuple[np.ndarray, np.ndarray]:
-        """Percent, `(networks, trials)` of each side."""
+        """Accuracies of both sides, percent, `(networks, trials)` each."""
         weights = 1 / self.world.images
         if self.labels is not None:
             counts = np.bincount(self.labels)

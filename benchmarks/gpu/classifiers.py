@@ -209,7 +209,7 @@ def synchronizations(device: torch.device, full: bool) -> Iterator[Line]:
 
 
 def loading(device: torch.device, full: bool) -> Iterator[Line]:
-    """Compare the rate of the image loader with that of the training step it feeds."""
+    """Compare the speed of the image loader with the training step."""
     cores = len(os.sched_getaffinity(0))
     arch, size, batch = ("resnet50", 224, 64) if full else ("resnet18", 32, 4)
     learn = learner(arch, device, "--precision", "bfloat16")
@@ -235,7 +235,7 @@ def _write_photographs(folder: Path, count: int) -> None:
     for i in range(count):
         path = folder / "train" / "ab"[i % 2] / f"{i}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        if i >= 64:  # the same pictures again
+        if i >= 64:  # the same images again
             os.link(folder / "train" / "ab"[i % 2] / f"{i % 64}.jpg", path)
             continue
         coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8))
@@ -260,8 +260,8 @@ def _streamed(source: Split, batch: int, workers: int, batches: int, work: Calla
 
 
 def probing(device: torch.device, full: bool) -> Iterator[Line]:
-    """Solve a path of 45 penalties; compare the objectives with those of the CPU."""
-    from probe import synthetic  # benchmarks/probe.py
+    """Solve a path of 45 penalties and compare the objectives with the CPU."""
+    from probe import synthetic  # benchmarks/probe.py; other rows do not need scikit-learn
 
     x, y = synthetic(2000 if full else 200, 256, 10)
     found, exact = (probe.fit(x.to(d), y.to(d), 10).objective.cpu() for d in (device, "cpu"))

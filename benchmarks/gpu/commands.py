@@ -74,7 +74,7 @@ def resuming(device: torch.device, full: bool) -> Iterator[Line]:
 
 def _deterministic(arch: str, device: torch.device) -> Line:
     """Whether every operation of a training step has a deterministic implementation."""
-    from gpu.classifiers import images, learner
+    from gpu.classifiers import images, learner  # other rows need fewer packages
 
     learn = learner(arch, device)
     torch.use_deterministic_algorithms(True)

@@ -11,7 +11,7 @@ class Line:
 
     Attributes:
         name: name of the quantity.
-        value: measured number, or text if there is no number.
+        value: measured number, or a string.
         unit: unit of the value.
         bound: condition for a pass, in words; empty if the value is only reported.
         passed: whether the value is inside its bound; None if it was not measured.

@@ -6,6 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
 MAX_CHOICES = 6  # more choices are listed after the help text instead of in the metavar
@@ -32,7 +33,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         super().add_usage(usage, actions, groups, prefix)
 
     def _as_typed(self, action: argparse.Action) -> str:
-        value = "NAME" if _has_many_choices(action) else action.metavar or action.dest.upper()
+        value = action.metavar or self._get_default_metavar_for_optional(action)
         return " ".join([*action.option_strings[-1:], str(value)])
 
     def _get_help_string(self, action: argparse.Action) -> str:
@@ -45,7 +46,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
             return f"{text} (required)"
         if action.nargs == 0 and not action.default:
             return f"{text} (default: no)"
-        if action.default in (None, [], argparse.SUPPRESS):
+        if action.default in (None, []):
             return f"{text} (default: none)"
         values = action.default if isinstance(action.default, list) else [action.default]
         return f"{text} (default: {' '.join(map(str, values))})"
@@ -53,7 +54,9 @@ class _Help(argparse.RawDescriptionHelpFormatter):
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
         if _has_many_choices(action):
             return "NAME"
-        return super()._get_default_metavar_for_optional(action)
+        kinds = {int: "N", count: "N", whole: "N", float: "X", Path: "PATH"}
+        kind = None if action.choices else kinds.get(action.type)
+        return kind or super()._get_default_metavar_for_optional(action)
 
     def _metavar_formatter(
         self, action: argparse.Action, default_metavar: str

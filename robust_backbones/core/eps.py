@@ -1,6 +1,6 @@
-"""The perturbation radius eps of images in [0, 1]: how it is read, checked and printed.
+"""Parse, check and format the perturbation radius eps for images in [0, 1].
 
-Imports no torch, for the parsers of command lines and the table of published models.
+Imports no torch, because command-line parsers use this module.
 """
 
 from fractions import Fraction
@@ -29,7 +29,7 @@ def show_eps(constraint: str, eps: float | None) -> str:
 
 
 def check_eps(option: str, constraint: str, eps: float) -> None:
-    """Refuse an L-infinity ball that contains every image, as `4` typed for `4/255` does.
+    """Reject an L-infinity ball that contains every image, such as `4` instead of `4/255`.
 
     Args:
         option: name of the option or configuration key, for the message.

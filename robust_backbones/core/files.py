@@ -47,8 +47,8 @@ def check_readable(path: str | Path, fix: str) -> None:
 def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path that replaces `path` when the block succeeds.
 
-    Readers see either the old file or the complete new one, even if the process is killed. Files
-    that killed processes left of earlier writes to `path` are removed.
+    Readers see either the old file or the complete new one, even if the process is killed.
+    Temporary files of `path` that killed processes left behind are removed.
 
     Raises:
         UserError: the folder cannot be created or written to, or the disk is full. An existing
@@ -74,7 +74,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 
 def _create_temporary(path: Path) -> tuple[int, str]:
-    """Create a temporary file next to `path`, locked while it is open, so that none removes it."""
+    """Create a temporary file next to `path`, locked until it is closed."""
     while True:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         with contextlib.suppress(OSError):  # on file systems without locks, no file is removed
@@ -85,7 +85,7 @@ def _create_temporary(path: Path) -> tuple[int, str]:
 
 
 def _remove_stale(temporaries: Iterable[Path]) -> None:
-    """Remove temporary files that killed processes left: those that no process has locked."""
+    """Remove temporary files that no process has locked: killed processes left them behind."""
     for stale in temporaries:
         with contextlib.suppress(OSError), open(stale, "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -113,7 +113,7 @@ def _translate_write_errors(path: Path, temporary: str) -> Iterator[None]:
 def claimed(folder: str | Path) -> Iterator[None]:
     """Make this process the only one that writes to `folder`, until the block or process ends.
 
-    Temporary files that killed processes left in the folder and its subfolders are removed.
+    Temporary files that killed processes left behind in it or its subfolders are removed.
 
     Raises:
         UserError: another process has claimed the folder, or it cannot be created.

@@ -1,19 +1,17 @@
-"""Kill -9 at random moments: what is left, and how the runs end that go on with it.
+"""Kill runs with SIGKILL at random times, resume them, and compare the results.
 
 python -m tests.faults.kills --kills 50
 python -m tests.faults.kills --kills 5 --spawn --subjects "detector training"
 
-A run is killed, all its processes with it, at a moment drawn uniformly from the time that it takes
-undisturbed; it is started again and killed again, until it ends before its moment or has been
-killed --chain times and is left alone: a chain. After every kill each file that has its final name
-is read whole; the next start must go on from what was saved, not from before it; at the end of a
-chain no temporary file is left, and all results and weights are those of the undisturbed run, bit
-for bit. The first thing that is not so ends the program, with the folder kept.
+A run and all its processes are killed at a random time within its normal duration, and the run is
+started again. This repeats until the run finishes first, or until it was killed --chain times and
+may finish. After every kill, all finished files must be readable, and the next start must resume
+from the saved state. At the end, no temporary file may remain, and all results and weights must be
+bit-identical to an undisturbed run. The first violation ends the program and keeps the folder.
 
-Attempts are forked from a process that has imported everything, so that kills hit the work and not
-the seconds of `import torch`; with --spawn each attempt is a Python of its own. What a run starts
-itself (the runs of a study) is always a Python of its own. Of the kills of a study, every second
-one leaves the running run alive, as a kill of one process does.
+Attempts are forked from a process that has already imported everything, so kills hit the work and
+not the import of torch. With --spawn, each attempt is a new Python process. The runs of a study are
+always new processes. Every second kill of a study kills only the study and not its current run.
 """
 
 import argparse
@@ -33,19 +31,22 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process with threads cannot be forked
 
+from robust_backbones.core.cli import Parser
 from tests.faults import subjects
 from tests.faults.subjects import SUBJECTS, Subject, contents, same
 from tests.support import ROOT
 
-POLL = 0.002  # seconds between two looks at a running attempt
+POLL = 0.002  # seconds between checks of a running attempt
 
 
 class Attempt:
-    """A start of a command, in a process group of its own.
+    """A command that runs in its own process group.
 
     Args:
-        log: file for what it says.
-        spawn: as a new Python, not a fork of this one.
+        name: key of `SUBJECTS`.
+        place: folder of the run.
+        log: file for the output.
+        spawn: whether to start a new Python process instead of a fork.
     """
 
     def __init__(self, name: str, place: Path, log: Path, spawn: bool):
@@ -63,7 +64,7 @@ class Attempt:
                 os._exit(_in_child(SUBJECTS[name], place, log))
 
     def ended(self, seconds: float) -> int | None:
-        """The exit code if it ends by then, counted from its beginning; else None."""
+        """Wait until a time since the start. Returns the exit code, or None if it still runs."""
         while True:
             pid, status = os.waitpid(self._pid, os.WNOHANG)
             if pid:
@@ -73,7 +74,7 @@ class Attempt:
             time.sleep(POLL)
 
     def kill(self, everything: bool) -> None:
-        """SIGKILL to its group, and to `everything` that it has started in other groups."""
+        """Kill its process group and, with `everything`, also the processes in other groups."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._pid, signal.SIGSTOP)
             others = _descendants(self._pid) if everything else []
@@ -112,7 +113,7 @@ def _descendants(pid: int) -> list[int]:
 
 
 def warm(place: Path) -> None:
-    """Import what an attempt had imported at its end, so that its successors need not."""
+    """Import the modules that an attempt imported, so that later attempts are faster."""
     names = (place / "modules.txt").read_text().split("\n")
     for name in names:
         with contextlib.suppress(Exception):
@@ -123,16 +124,16 @@ def warm(place: Path) -> None:
 
 @dataclass
 class Chain:
-    """The kills of one subject, counted."""
+    """Kills of one subject, with counts."""
 
     name: str
     place: Path
     spawn: bool
     kills: int = 0
     chains: int = 0
-    torn: int = 0  # kills that left a temporary file behind
-    files: int = 0  # read after a kill
-    seconds: float = 0.0  # that an undisturbed run takes
+    torn: int = 0  # kills that left a temporary file
+    files: int = 0  # files read after kills
+    seconds: float = 0.0  # duration of an undisturbed run
     expected: dict = field(default_factory=dict)
 
     @property
@@ -140,7 +141,7 @@ class Chain:
         return SUBJECTS[self.name]
 
     def undisturbed(self) -> None:
-        """Run it once, and once more for the time that it takes."""
+        """Run once for the results, and once more for the duration."""
         for _ in range(2):
             self._clear()
             attempt = self._start()
@@ -153,7 +154,7 @@ class Chain:
         self._clear()
 
     def run(self, kills: int, longest: int, moments: random.Random) -> None:
-        """Kill it that often, and leave it alone after at most `longest` kills in a row."""
+        """Kill runs `kills` times in total, and let one finish after at most `longest` kills."""
         here, last = 0, kills
         while self.kills < last or here:
             before = self.subject.saved(self.place)
@@ -188,7 +189,7 @@ class Chain:
         (self.place / "cache").symlink_to(cache)
 
     def _files(self) -> list[Path]:
-        """All of the run and of the cache, temporary ones and locks included."""
+        """All files of the run and of the cache, including temporary files and locks."""
         folders = (self.place / "run", self.place / "cache")
         found = [
             Path(top, name)
@@ -199,25 +200,27 @@ class Chain:
         return [path for path in found if not path.name.endswith(".lock")]
 
     def _look(self) -> None:
-        """Read every file with a final name to its end."""
+        """Read every finished file completely."""
         temporary = [path for path in self._files() if self._is_temporary(path)]
         self.torn += bool(temporary)
         for path in self._files():
             if path not in temporary and path.suffix not in (".jpg", ".xml"):
                 try:
                     contents(path)
-                except FileNotFoundError:  # a run that is still alive has replaced it
+                except FileNotFoundError:  # replaced by a run that is still alive
                     continue
                 self.files += 1
 
     def _compare(self, before: list[str], ended: bool) -> None:
-        """What an attempt found is what the one before had left; nothing is made twice."""
+        """Check that the attempt resumed from the saved state and repeated nothing."""
         log, after = self._log.read_text(errors="replace"), self.subject.saved(self.place)
         if self.subject.found is None:
-            assert set(before) <= set(after), f"made a second time: {set(before) - set(after)}"
+            assert set(before) <= set(after), f"created twice: {set(before) - set(after)}"
             return
         found = self.subject.found(log)
-        if not (self.place / "run" / "result.json").exists():  # which ends what is saved, too
+        if not (
+            self.place / "run" / "result.json"
+        ).exists():  # the final result removes the saved state
             steps = [list(map(_steps, lines[: len(before)])) for lines in (before, after)]
             assert steps[0] <= steps[1], f"saved was {before}, and then {after}"
         assert found == before[: len(found)], f"saved was {before}, found {found}"
@@ -230,7 +233,7 @@ class Chain:
         results = self._results()
         assert results.keys() == self.expected.keys(), (results.keys(), self.expected.keys())
         for name, value in results.items():
-            assert same(value, self.expected[name]), f"{name} is not the undisturbed run's"
+            assert same(value, self.expected[name]), f"{name} differs from the undisturbed run"
 
     def _is_temporary(self, path: Path) -> bool:
         return any(part.startswith(".") for part in path.relative_to(self.place).parts)
@@ -249,16 +252,16 @@ def _steps(line: str) -> list[int]:
 
 
 def main(argv=None) -> None:
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    p.add_argument("--kills", type=int, default=50, help="of each subject (default: 50)")
+    p = Parser(description=__doc__)
+    p.add_argument("--kills", type=int, default=50, help="kills per subject")
+    p.add_argument("--chain", type=int, default=10, help="kills before a run may finish")
+    p.add_argument("--seed", type=int, default=0, help="random seed of the times")
     p.add_argument(
-        "--chain", type=int, default=10, help="kills before a run is left alone (default: 10)"
+        "--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS), help="subjects"
     )
-    p.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
-    p.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
-    p.add_argument("--spawn", action="store_true", help="a new Python for each attempt")
+    p.add_argument(
+        "--spawn", action="store_true", help="start a new Python process for each attempt"
+    )
     p.add_argument("--attempt", nargs=2, metavar=("SUBJECT", "PLACE"), help=argparse.SUPPRESS)
     args = p.parse_args(argv)
     if args.attempt:
@@ -268,7 +271,7 @@ def main(argv=None) -> None:
     os.environ["ROBUST_BACKBONES_CACHE"] = str(folder / "cache")
     subjects.make_inputs(folder)
     print(
-        "| run | undisturbed, s | kills | runs to their end | kills amid a write "
+        "| run | undisturbed, s | kills | finished runs | kills during a write "
         "| files read | seconds |\n|---|---|---|---|---|---|---|"
     )
     for name in args.subjects:

@@ -1,7 +1,7 @@
-"""What is killed: real commands on a few embedded images, and what must be left of them.
+"""Runs to kill: commands on a few embedded images, and the files they must leave.
 
-An attempt is one start of a command in `place/run`, with a cache in `place/cache`; the same attempt
-again goes on with what the one before has left.
+An attempt is one start of a command in `place/run`, with a cache in `place/cache`. The next attempt
+resumes from the files of the previous one.
 """
 
 import csv
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.support import ROOT
 
-# Random weights, made once, in the folder of all: what is transferred, and what is converted.
+# Random weights in the common folder, to transfer and to convert.
 SMALL, RESNET, BACKBONE = "small.pt", "resnet18.pt", "backbone.pth"
 DIGITS = ["--dataset", "digits", "--image-size", "32", "--device", "cpu"]
 PRETRAIN = [
@@ -118,7 +118,7 @@ def _features(place: Path) -> None:
     from classification.transfer import __main__ as transfer
     from classification.transfer import features
 
-    features.ROWS, features.BATCH = 16, 8  # 16 files instead of 2: there is something to lose
+    features.ROWS, features.BATCH = 16, 8  # 16 files instead of 2, so that a kill can lose some
     weights = str(place.parent / SMALL)
     transfer.main([*FEATURES, "--weights", weights, "--output", str(place / "run")])
 
@@ -151,7 +151,7 @@ def _study(place: Path) -> None:
 
 
 def make_inputs(folder: Path) -> None:
-    """The networks that attempts start from."""
+    """Create the networks that attempts start from."""
     from robust_backbones.checkpoint import export
     from robust_backbones.checkpoint.io import read_checkpoint, save_file
     from tests.support.networks import random_network
@@ -164,7 +164,7 @@ def make_inputs(folder: Path) -> None:
 
 
 def _trainings(place: Path) -> list[str]:
-    """How far each training's checkpoint is, in the words that going on from it is told with."""
+    """Describe the progress of each checkpoint, in the words of the message when it is resumed."""
     from robust_backbones.checkpoint.io import load_file
 
     paths = (place / "run").rglob("checkpoint.pt")
@@ -195,7 +195,7 @@ def _started(log: str) -> list[str]:
 
 
 def _stamps(pattern: str) -> Callable[[Path], list[str]]:
-    """Files that nobody may make a second time, as lines that change if somebody does."""
+    """List files with their times. A line changes if a file is created again."""
     return lambda place: [
         f"{path.relative_to(place)} {path.stat().st_mtime_ns}"
         for path in sorted(place.glob(pattern))
@@ -207,12 +207,12 @@ class Subject:
     """One kind of run.
 
     Attributes:
-        start: `(place)`: the command, in this process.
-        saved: `(place)` -> what an attempt must find again, in order.
-        found: `(log)` -> what an attempt said it found, as `saved` has it: its beginning, if the
-            attempt was killed before it had said all. None: `saved` names files, which must stay.
-        results: patterns of the files that a run left alone must share with an uninterrupted one.
-        processes: whether it starts other Pythons.
+        start: function of the folder that runs the command in this process.
+        saved: function from the folder to the saved states, in order.
+        found: function from the log to the states that the attempt resumed from. A killed attempt
+            may have logged only the first ones. None: `saved` lists files that must not change.
+        results: patterns of the files that must be equal after an undisturbed run.
+        processes: whether the command starts other Python processes.
     """
 
     start: Callable[[Path], None]
@@ -250,9 +250,9 @@ SUBJECTS = {
 
 
 def contents(path: Path):
-    """What a file says of its run, times left out; raises if it is not whole.
+    """Read a file without its times. Raises if the file is incomplete.
 
-    Logs and TensorBoard's events grow while a run goes on; they are all that is not looked at.
+    Logs and TensorBoard events grow during a run and are not compared.
     """
     from robust_backbones.checkpoint.io import load_file
 
@@ -278,11 +278,11 @@ def contents(path: Path):
         import yaml
 
         if not isinstance(found := yaml.safe_load(text), dict):
-            raise ValueError(f"{path} holds no mapping")
+            raise ValueError(f"{path} is not a mapping")
         return found
     if path.suffix == ".txt" or path.name == "last_checkpoint" or _grows(path):
         return text
-    raise ValueError(f"{path}: nobody knows how to read it")
+    raise ValueError(f"{path}: no reader for this kind of file")
 
 
 def _grows(path: Path) -> bool:
@@ -292,7 +292,7 @@ def _grows(path: Path) -> bool:
 
 
 def _numbers(node):
-    """Without times; and without digests of checkpoints, which hold times."""
+    """Remove times, and digests of checkpoints, which contain times."""
     if isinstance(node, dict):
         return {key: _numbers(value) for key, value in node.items() if key not in _TIMES}
     return [_numbers(value) for value in node] if isinstance(node, list) else node

@@ -1,4 +1,4 @@
-"""Data that vanish, clocks that jump, a cache that many share, commands that are killed."""
+"""Faults: missing data, jumping clocks, a shared cache, killed commands."""
 
 import json
 import os
@@ -129,7 +129,7 @@ def test_an_image_that_vanishes_from_a_detectors_data(tmp_path, workers, fault):
 
 
 def test_clocks_that_jump_change_nothing(tmp_path, monkeypatch, capfd):
-    """By hours, forwards and backwards, at each look: an administrator, a machine that wakes."""
+    """The clock jumps by hours in both directions, as after a suspend."""
     jumps, now = random.Random(0), time.time
     monkeypatch.setattr(time, "time", lambda: now() + jumps.choice((-90_000, 0, 90_000)))
     pretraining(tmp_path, None)
@@ -138,7 +138,7 @@ def test_clocks_that_jump_change_nothing(tmp_path, monkeypatch, capfd):
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert all(0 < row["seconds"] < 600 for row in rows)
     for path in (tmp_path / "run").iterdir():
-        os.utime(path, (4e9, 4e9))  # of the year 2096
+        os.utime(path, (4e9, 4e9))  # the year 2096
     pretraining(tmp_path, None)
     assert "finished. Nothing to do" in capfd.readouterr().out
 
@@ -193,7 +193,7 @@ def test_a_download_that_is_killed_is_continued(host, empty_cache):
     while not (parts := list(empty_cache.rglob("*.part"))) or parts[0].stat().st_size < 300_000:
         assert process.poll() is None
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)  # it waits before it asks again
+    process.send_signal(signal.SIGKILL)  # it waits before the next attempt
     process.wait()
     assert not list((empty_cache / "weights").glob("*-net.pth"))
     host.log.clear()
@@ -213,7 +213,7 @@ def test_notes_of_a_study_behind_a_torn_one_are_read(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_killed_at_random_moments_commands_end_as_if_they_had_not_been(tmp_path):
-    """The short form of the benchmark; docs/reliability.md has the long one, of all commands."""
+    """Short form of tests.faults.kills. docs/reliability.md has the long form."""
     quick = ["pretraining", "detector training", "conversion"]
     command = [sys.executable, "-m", "tests.faults.kills", "--kills", "2", "--subjects", *quick]
     own = {"TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

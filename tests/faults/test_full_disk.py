@@ -1,4 +1,4 @@
-"""Full disks and read-only folders: one line, nothing lost, and with room again the run goes on."""
+"""Full disks and read-only folders: one-line errors, no lost data, and runs resume later."""
 
 import json
 import os
@@ -34,7 +34,7 @@ class Disk:
         self.path, self._filler = path, path / "filler"
 
     def leave(self, size: int) -> None:
-        """Fill it up, but for this many bytes."""
+        """Fill the disk except for this number of bytes."""
         self._filler.unlink(missing_ok=True)
         status = os.statvfs(self.path)
         with open(self._filler, "wb") as file:
@@ -114,7 +114,7 @@ def _scenes(place, weights):
         return digit_scenes.ensure()
 
 
-# Room in bytes; file that is named; file that has been written before and must stay.
+# Free bytes, file named in the error, and earlier file that must remain.
 FULL = {
     "pretraining": (pretraining, 16 * MB, "run/checkpoint.pt", "run/checkpoint.pt"),
     "full network": (
@@ -133,7 +133,7 @@ FULL = {
 
 @pytest.fixture
 def inputs(tmp_path, monkeypatch, resnet18_file, resnet18_backbone):
-    """A small network in a file, others beside it; the cache is on the disk."""
+    """A small network in a file, and others in the same folder. The cache is on the disk."""
     monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path / "disk" / "cache"))
     shutil.copy(resnet18_file, tmp_path / "resnet18.pth")
     shutil.copy(resnet18_backbone, tmp_path / "backbone.pth")
@@ -145,7 +145,7 @@ def test_a_full_disk_is_told_of_and_after_it_has_room_the_run_goes_on(
     disk, inputs, monkeypatch, pytestconfig, capfd, case
 ):
     start, room, named, kept = FULL[case]
-    if case == "detector":  # where its scenes lie is settled
+    if case == "detector":  # the folder of the scenes is set
         monkeypatch.setenv("ROBUST_BACKBONES_CACHE", pytestconfig.cache_folder.name)
     if case == "scenes":
         monkeypatch.setattr(digit_scenes, "SPLITS", {"train": 30, "val": 2})
@@ -175,7 +175,7 @@ def test_what_is_written_beside_checkpoints_on_a_full_disk(disk):
     )
     disk.leave(0)
     with pytest.raises(UserError, match="cannot write .*/journal.jsonl: No space left on device"):
-        for batch in range(1000):  # until its page is full
+        for batch in range(1000):  # until its page of memory is full
             journal.add({"batch": batch})
     with pytest.raises(UserError, match="result.json: No space .*. The old file is unch"):
         results.write(

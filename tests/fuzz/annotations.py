@@ -65,7 +65,7 @@ PREDICTIONS = [
 
 
 def read_coco(folder: Path, path: Path) -> None:
-    """As `tools/check_data.py` and a training on own data do."""
+    """Read annotations like check_data and a training on custom data."""
     source = custom.CustomDataset("x", "coco", str(folder), str(path))
     _use(source)
 
@@ -90,7 +90,7 @@ def prediction_seeds(folder: Path) -> list[Seed]:
 
 
 def read_drawn(folder: Path, path: Path) -> None:
-    """As `tools/visualize.py` reads predictions."""
+    """Read predictions like visualize."""
     name = "fuzz"
     if name not in DatasetCatalog:
         items = [{"image_id": i, "file_name": "a", "width": 8, "height": 8} for i in (1, 2)]

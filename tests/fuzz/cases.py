@@ -1,4 +1,4 @@
-"""A reader of foreign files and the files that it is tried with."""
+"""Fuzz targets: readers of foreign files, and valid files to change."""
 
 import random
 from collections.abc import Callable
@@ -10,8 +10,13 @@ from tests.fuzz.mutations import as_json, change
 
 @dataclass(frozen=True)
 class Seed:
-    """A file that is accepted, its place in the folder, and what makes changed ones of it that keep
-    to the form of their format."""
+    """A valid file.
+
+    Attributes:
+        file: path inside the folder.
+        data: content.
+        build: function that builds similar files in the same format, if there is one.
+    """
 
     file: str
     data: bytes
@@ -20,10 +25,12 @@ class Seed:
 
 @dataclass(frozen=True)
 class Target:
-    """Attributes:
-    seeds: folder -> files to change; those that lie beside them are written into the folder.
-    read: `(folder, path of the changed file)`: all that the product makes of it.
-    words: of the format.
+    """A reader to test.
+
+    Attributes:
+        seeds: function that writes companion files into a folder and returns the files to change.
+        read: function of `(folder, path of the changed file)` that reads it like the product.
+        words: tokens of the file format, for mutations.
     """
 
     seeds: Callable[[Path], list[Seed]]
@@ -58,5 +65,5 @@ JSON_WORDS = (
 
 
 def json_seed(file: str, tree) -> Seed:
-    """Of a tree that JSON can hold."""
+    """A builder of files from a tree of JSON values."""
     return Seed(file, as_json(tree), lambda rng: as_json(change(tree, rng)))

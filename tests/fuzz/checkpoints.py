@@ -21,11 +21,11 @@ from tests.fuzz.cases import Seed
 from tests.fuzz.mutations import NUMBERS, as_json, change
 from tests.fuzz.mutations import value as strange
 
-ARCH = "shufflenet_v2_x1_0"  # the smallest that is read
+ARCH = "shufflenet_v2_x1_0"  # the smallest supported architecture
 
 
 class Evil:
-    """What runs a program when it is unpickled."""
+    """An object that starts a program when it is unpickled."""
 
     def __init__(self, function, *args):
         self.call = function, args
@@ -53,7 +53,7 @@ def _evil(rng: random.Random):
 
 
 def _tensor(rng: random.Random):
-    """A tensor, or what may stand in its place."""
+    """A tensor, or an unexpected value instead."""
     sizes = [rng.choice((0, 1, 2, 3, 7, 10**6, 2**40)) for _ in range(rng.randrange(5))]
     return rng.choice(
         (
@@ -86,7 +86,7 @@ def _tensor(rng: random.Random):
 
 
 def _networks() -> list[dict]:
-    """Contents of checkpoints, one of each wrapping; only the first is a whole network."""
+    """Contents of checkpoints, one per layout. Only the first is a complete network."""
     rng = torch.Generator().manual_seed(0)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -143,19 +143,21 @@ def torch_seeds(zipped: bool):
             def build(rng, contents=contents):
                 try:
                     data = _torch_file(_changed(contents, rng), zipped)
-                except Exception:  # not everything can be written
+                except Exception:  # some values cannot be written
                     data = _torch_file(contents, zipped)
                 return _repacked(data, rng) if zipped and rng.random() < 0.3 else data
 
             seed = Seed("x.pth", _torch_file(contents, zipped), build)
-            found += [seed] * (3 if number == 0 else 6)  # the whole network takes 50 x as long
+            found += [seed] * (
+                3 if number == 0 else 6
+            )  # the complete network takes 50 times as long
         return found
 
     return seeds
 
 
 def _repacked(data: bytes, rng: random.Random) -> bytes:
-    """Other pickle code, names and packing, with checksums that are right."""
+    """Change the pickle code, names or compression, and keep the checksums valid."""
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w") as new:
         for entry in old.infolist():
@@ -219,7 +221,7 @@ PICKLE_WORDS = (
 
 
 def _other_code(data: bytes, rng: random.Random) -> bytes:
-    """A pickle with other opcodes."""
+    """Change the opcodes of a pickle."""
     for _ in range(rng.choice((1, 2, 3))):
         start = rng.randrange(2, len(data) + 1) if len(data) > 2 else 0
         word = rng.choice(PICKLE_WORDS)
@@ -241,7 +243,7 @@ def pickle_seeds(folder: Path) -> list[Seed]:
                 return _other_code(pickle.dumps(contents, 2), rng)
             try:
                 return pickle.dumps(_changed(contents, rng), rng.choice((2, 3, 4, 5)))
-            except Exception:  # not everything can be written
+            except Exception:  # some values cannot be written
                 return pickle.dumps({"model": _evil(rng)}, 4)
 
         found.append(Seed("x.pkl", pickle.dumps(contents, 2), build))

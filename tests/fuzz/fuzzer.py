@@ -1,17 +1,16 @@
-"""Fuzzing of every reader of foreign files: changed files in, success or a UserError out.
+"""Fuzz every reader of foreign files: a changed file must be accepted or raise a UserError.
 
 python -m tests.fuzz.fuzzer --cases 10000                    # all targets, minutes each
 python -m tests.fuzz.fuzzer --targets voc study --cases 500
-python -m tests.fuzz.fuzzer --targets voc --case 4711        # that case again, with its traceback
-python -m tests.fuzz.fuzzer --targets voc --engine atheris --seconds 120   # led by coverage
+python -m tests.fuzz.fuzzer --targets voc --case 4711        # repeat this case with its traceback
+python -m tests.fuzz.fuzzer --targets voc --engine atheris --seconds 120   # guided by coverage
 
-A case is a function of --seed, target and number. It may succeed, or raise a UserError that names
-the file and can be printed. All else is a finding: another exception, a crash, more than SECONDS or
-MEMORY, a program started, a connection, a file written elsewhere. Findings are saved in --output.
-Exit codes: 0 nothing found, 1 findings, 2 a mistake of the user.
+A case depends only on --seed, target and number. It may succeed, or raise a UserError that names
+the file and can be printed. Anything else is a finding: another exception, a crash, too much time
+or memory, a started program, a connection, or a file written elsewhere. Findings are saved in
+--output. Exit codes: 0 no findings, 1 findings, 2 invalid arguments.
 """
 
-import argparse
 import collections
 import contextlib
 import faulthandler
@@ -28,25 +27,26 @@ import tempfile
 import time
 from pathlib import Path
 
+from robust_backbones.core.cli import Parser
 from robust_backbones.core.errors import UserError, user_errors
 from tests.fuzz.judge import OUTCOMES, judge, signature, watch
 from tests.fuzz.mutations import mutate
 from tests.support import ROOT
 
-SECONDS = 10.0  # of a case
-MEMORY = 1 << 30  # bytes that a case may take besides what is there before
-SAVED = 3  # cases of each cause
+SECONDS = 10.0  # time limit of a case
+MEMORY = 1 << 30  # memory limit of a case, bytes
+SAVED = 3  # saved cases per cause
 
 
 def input_of(target, seeds: list, seed: int, name: str, case: int) -> tuple[str, bytes]:
-    """The file of a case, relative to the folder, and its bytes."""
+    """Create a case: path relative to the folder, and bytes."""
     rng = random.Random(f"{seed}/{name}/{case}")
     chosen = rng.choice(seeds)
     return chosen.file, changed(target, seeds, chosen, chosen.data, rng)
 
 
 def changed(target, seeds: list, chosen, data: bytes, rng: random.Random) -> bytes:
-    """Bytes made of `data`, or written anew in the form of the chosen seed, or both."""
+    """Mutate `data`, build a similar file from the chosen seed, or both."""
     if chosen.build and rng.random() < 0.6:
         data = chosen.build(rng)
         if rng.random() < 0.8:
@@ -55,10 +55,10 @@ def changed(target, seeds: list, chosen, data: bytes, rng: random.Random) -> byt
 
 
 def run(name: str, target, cases: range, seed: int, output: Path) -> dict:
-    """All cases, in processes that end with the first crash and are replaced.
+    """Run all cases in child processes. A process that crashes is replaced.
 
     Returns:
-        The numbers of `OUTCOMES`, seconds, and `{signature: [cases]}` of the findings.
+        Counts of `OUTCOMES`, seconds, and `{signature: [cases]}` of the findings.
     """
     counts, found = collections.Counter(), collections.defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="fuzz-") as temporary:
@@ -83,7 +83,7 @@ def run(name: str, target, cases: range, seed: int, output: Path) -> dict:
 
 
 def _stretch(name, target, seeds, folder, cases, seed, log) -> tuple[int, list]:
-    """Cases until one ends the process; the number of the next, and `(case, outcome, text)`."""
+    """Run cases until one ends the process. Returns the next number and `(case, outcome, text)`."""
     at = mmap.mmap(-1, 8)
     results = log.with_name("results")
     results.unlink(missing_ok=True)
@@ -105,7 +105,7 @@ def _stretch(name, target, seeds, folder, cases, seed, log) -> tuple[int, list]:
 
 
 def _work(name, target, seeds, folder, cases, seed, log, results, at) -> None:
-    """In the child: bounds, then case after case."""
+    """Set the limits in the child process and run its cases."""
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 1)
     os.dup2(nothing, 2)
@@ -132,7 +132,7 @@ def _save(output: Path, name: str, target, seeds, seed: int, case: int, text: st
 
 
 def replay(name: str, target, case: int, seed: int) -> int:
-    """One case in this process, without bounds; prints what came of it."""
+    """Run one case in this process, without limits, and print its outcome."""
     with tempfile.TemporaryDirectory(prefix="fuzz-") as temporary:
         folder = Path(temporary)
         seeds = target.seeds(folder)
@@ -143,12 +143,12 @@ def replay(name: str, target, case: int, seed: int) -> int:
     return int(outcome == "findings")
 
 
-# What atheris counts the lines of; PyYAML would be a hundred times slower so.
+# Modules that atheris instruments. PyYAML would be a hundred times slower.
 COUNTED = ["robust_backbones", "classification", "PIL", "fvcore", "yacs", "webdataset"]
 
 
 def _targets(engine: str) -> dict:
-    """The table; imported here, so that --help comes at once and atheris sees what is imported."""
+    """Import the table of targets: after --help, and under the instrumentation of atheris."""
     if engine == "atheris":
         import atheris
 
@@ -160,11 +160,10 @@ def _targets(engine: str) -> dict:
 
 
 def guided(name: str, target, seconds: int) -> None:
-    """Let atheris choose by the lines that they reach which changed files to change on; it ends
-    this process. The changes are its own and ours, in turn.
+    """Fuzz with atheris, guided by line coverage. It ends this process.
 
-    Its bounds are those of libFuzzer: three times SECONDS a case, since counting lines makes
-    Python slow, and 4 GB.
+    Mutations are atheris's or ours, at random. libFuzzer limits a case to 4 GB and three times
+    SECONDS, because counting lines makes Python slow.
     """
     import atheris
 
@@ -175,7 +174,7 @@ def guided(name: str, target, seconds: int) -> None:
     for number, given in enumerate(seeds):
         (corpus / f"{number}").write_bytes(bytes([number]) + given.data)
     sys.addaudithook(watch)
-    logging.disable()  # what the readers notice would hide the figures
+    logging.disable()  # messages of the readers would hide the statistics
 
     def one(data: bytes) -> None:
         file = seeds[(data[0] if data else 0) % len(seeds)].file
@@ -190,8 +189,8 @@ def guided(name: str, target, seconds: int) -> None:
         chosen = seeds[data[0] % len(seeds)]
         return (data[:1] + changed(target, seeds, chosen, data[1:], rng))[:longest]
 
-    # keep_seed: whichever file is changed, the others beside it are read, too, so that the first
-    # seed reaches the lines of all and the rest would be dropped.
+    # Every case also reads the companion files, so the first seed covers the lines of all seeds.
+    # Without keep_seed, the other seeds would be dropped.
     atheris.Setup(
         [
             sys.argv[0],
@@ -209,23 +208,25 @@ def guided(name: str, target, seconds: int) -> None:
     atheris.Fuzz()
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def parser() -> Parser:
+    """Build the parser."""
+    p = Parser(description=__doc__)
+    p.add_argument("--cases", type=int, default=1000, help="cases per target")
+    p.add_argument("--seed", type=int, default=0, help="random seed of all cases")
+    p.add_argument("--targets", nargs="+", metavar="NAME", help="targets (default: all)")
+    p.add_argument(
+        "--case", type=int, help="run only this case, with all details (default: all cases)"
     )
-    p.add_argument("--cases", type=int, default=1000, help="of each target (default: 1000)")
-    p.add_argument("--seed", type=int, default=0, help="of all cases (default: 0)")
-    p.add_argument("--targets", nargs="+", metavar="NAME", help="default: all")
-    p.add_argument("--case", type=int, help="only this one, told in full")
     p.add_argument(
         "--output",
         type=Path,
         default=ROOT / "output" / "fuzz",
-        help="of findings (default: output/fuzz)",
+        help="folder for findings (default: output/fuzz)",
     )
-    p.add_argument("--engine", choices=("random", "atheris"), default="random")
-    p.add_argument("--seconds", type=int, default=120, help="of atheris (default: 120)")
+    p.add_argument(
+        "--engine", choices=("random", "atheris"), default="random", help="source of the cases"
+    )
+    p.add_argument("--seconds", type=int, default=120, help="duration of atheris")
     return p
 
 
@@ -233,14 +234,14 @@ def main(argv=None) -> int:
     args = parser().parse_args(argv)
     with user_errors():
         if args.engine == "atheris" and not importlib.util.find_spec("atheris"):
-            raise UserError("--engine atheris needs the package atheris; run: pip install atheris.")
+            raise UserError("--engine atheris: the package atheris is missing. pip install atheris")
         targets = _targets(args.engine)
         names = args.targets or list(targets)
         if unknown := [name for name in names if name not in targets]:
-            raise UserError(f"target '{unknown[0]}' is unknown; one of: {', '.join(targets)}.")
+            raise UserError(f"target '{unknown[0]}' is unknown. Choose from {', '.join(targets)}.")
         if args.engine == "atheris":
             if len(names) > 1:
-                raise UserError("atheris ends the process with its target: give one, --targets.")
+                raise UserError("--engine atheris: give exactly one target with --targets.")
             guided(names[0], targets[names[0]], args.seconds)
         if args.case is not None:
             return max(replay(name, targets[name], args.case, args.seed) for name in names)
@@ -254,7 +255,7 @@ def main(argv=None) -> int:
             print(f"| {' | '.join(map(str, cells))} |", flush=True)
             causes += [(name, cause, cases) for cause, cases in told["found"].items()]
         for name, cause, cases in causes:
-            print(f"{name}: {len(cases)} x {cause}; the first: --targets {name} --case {cases[0]}")
+            print(f"{name}: {len(cases)} x {cause}. First case: --targets {name} --case {cases[0]}")
         return int(bool(causes))
 
 

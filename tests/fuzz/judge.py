@@ -1,4 +1,4 @@
-"""What a reader may do with a file: take it, or refuse it by a message that names it."""
+"""Run a reader on a file: it must accept the file or raise an error that names it."""
 
 import os
 import re
@@ -10,12 +10,12 @@ from pathlib import Path
 
 from robust_backbones.core.errors import UserError
 
-LONGEST = 2000  # characters of a message
+LONGEST = 2000  # longest message, characters
 OUTCOMES = ("accepted", "refused", "findings")
 
 
 class Forbidden(BaseException):
-    """A file made the reader act; no `except Exception` hides it."""
+    """A file made the reader start a program or access another file. Not an `Exception`."""
 
 
 _ACTS = (
@@ -35,11 +35,11 @@ _ACTS = (
     "webbrowser.open",
     "ctypes.dlopen",
 )
-_watched: list[Path] = []  # while a case is read: the only folders that it may write to
+_watched: list[Path] = []  # folders that a case may write to
 
 
 def watch(event: str, args: tuple) -> None:
-    """An audit hook: Python tells it of all that a program does to the world."""
+    """Audit hook that reports started programs, connections and files opened for writing."""
     if not _watched:
         return
     place = str(args[0]) if args else ""
@@ -53,7 +53,7 @@ def watch(event: str, args: tuple) -> None:
 
 
 def judge(target, folder: Path, file: str, data: bytes) -> tuple[str, str]:
-    """Read `data` as `folder/file`: an outcome of `OUTCOMES`, and what it says."""
+    """Read `data` as `folder/file`. Returns an outcome of `OUTCOMES` and the message."""
     path = folder / file
     before = path.read_bytes() if path.exists() else None
     path.write_bytes(data)
@@ -74,15 +74,15 @@ def judge(target, folder: Path, file: str, data: bytes) -> tuple[str, str]:
         _watched.clear()
         if before is not None:
             path.write_bytes(before)
-        shutil.rmtree(folder / "cache", ignore_errors=True)  # what was decoded
+        shutil.rmtree(folder / "cache", ignore_errors=True)  # decoded contents
 
 
 def _unfit(message: str, folder: Path) -> str:
-    """What a message for a user must not be."""
+    """Find the fault of an error message for users."""
     if "Traceback (most recent" in message:
         return "a traceback in a message"
     if len(message) > LONGEST:
-        return "a message without end"
+        return "a message that is too long"
     if str(folder) not in message:
         return "a message that does not name the file"
     if not message.replace("\n", "").isprintable():
@@ -91,7 +91,7 @@ def _unfit(message: str, folder: Path) -> str:
 
 
 def signature(text: str) -> str:
-    """Equal for findings with one cause: the exception, and where it came from."""
+    """Signature of a finding: its exception and the line that raised it."""
     frames = re.findall(r'File "([^"]+)", line \d+, in (\S+)', text)
     ours = [f"{Path(path).name}:{name}" for path, name in frames if "/tests/" not in path]
     product = [

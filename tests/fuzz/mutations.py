@@ -1,4 +1,4 @@
-"""How a fuzzer changes what it is given: bytes, words of a format, and trees of plain values."""
+"""Random changes of bytes, format tokens and trees of plain values."""
 
 import copy
 import json
@@ -67,11 +67,13 @@ STRANGE = (
 
 
 def mutate(data: bytes, rng: random.Random, others: list[bytes], words: tuple[bytes, ...]) -> bytes:
-    """`data` after one to four changes.
+    """Apply one to four random changes to `data`.
 
     Args:
-        others: what parts are spliced in from.
-        words: of the format; put in, and put in place of each other.
+        data: bytes to change.
+        rng: random generator.
+        others: bytes to copy parts from.
+        words: tokens of the format, to insert and to exchange.
     """
     for _ in range(rng.choice((1, 1, 2, 4))):
         data = rng.choice(OPERATORS)(data, rng, others, words)
@@ -79,7 +81,7 @@ def mutate(data: bytes, rng: random.Random, others: list[bytes], words: tuple[by
 
 
 def _place(data: bytes, rng: random.Random) -> tuple[int, int]:
-    """A random part, mostly short."""
+    """Choose a random part, usually short."""
     start = rng.randrange(len(data) + 1)
     return start, min(len(data), start + int(rng.expovariate(1 / 16)) + 1)
 
@@ -112,7 +114,7 @@ def _insert(data, rng, others, words):
 
 
 def _number(data, rng, others, words):
-    """A binary number, of either byte order."""
+    """Replace a binary number of either byte order."""
     code = rng.choice("BHIQ")
     number = rng.choice(NUMBERS) & (256 ** struct.calcsize(code) - 1)
     new, (start, _) = struct.pack(rng.choice("<>") + code, number), _place(data, rng)
@@ -153,7 +155,7 @@ def _replace_word(data, rng, others, words):
 
 
 def _digits(data, rng, others, words):
-    """Another number where a text has one."""
+    """Replace a number in a text."""
     at = [i for i in range(len(data)) if 48 <= data[i] < 58]
     if not at:
         return data
@@ -164,7 +166,7 @@ def _digits(data, rng, others, words):
 
 
 def _line(data, rng, others, words):
-    """A line left out, doubled or moved."""
+    """Remove, double or move a line."""
     lines = data.split(b"\n")
     line = lines.pop(rng.randrange(len(lines)))
     for _ in range(rng.randrange(3)):
@@ -190,7 +192,7 @@ OPERATORS = (
 
 
 def nested(depth: int, kind: int = 0):
-    """Lists or dictionaries in each other."""
+    """Nest lists or dictionaries."""
     node = None
     for _ in range(depth):
         node = {"a": node} if kind else [node]
@@ -198,7 +200,7 @@ def nested(depth: int, kind: int = 0):
 
 
 def value(rng: random.Random):
-    """Something that is unlikely to be expected."""
+    """Choose an unexpected value."""
     return rng.choice(
         (
             None,
@@ -231,10 +233,10 @@ def value(rng: random.Random):
 
 
 def change(tree, rng: random.Random, value=value):
-    """A copy of a tree of dictionaries and lists with one to three changes.
+    """Copy a tree of dictionaries and lists with one to three random changes.
 
     Args:
-        value: random generator -> what is put in.
+        value: function from a random generator to a new value.
     """
     tree = copy.deepcopy(tree)
     for _ in range(rng.choice((1, 1, 2, 3))):
@@ -247,7 +249,7 @@ def change(tree, rng: random.Random, value=value):
             node[key] = value(rng)
         elif kind == 4:
             del node[key]
-        elif kind == 5:  # the value of another place
+        elif kind == 5:  # the value at another position
             other, name = rng.choice(places)
             if name in _keys(other):
                 node[key] = copy.deepcopy(other[name])
@@ -263,7 +265,7 @@ def _keys(node) -> list:
 
 
 def _nodes(tree) -> list:
-    """All dictionaries and lists, those in each other without end but once."""
+    """All dictionaries and lists of a tree, each once even if they contain each other."""
     found, todo = [], [tree]
     while todo and len(found) < 3000:
         node = todo.pop()
@@ -274,7 +276,7 @@ def _nodes(tree) -> list:
 
 
 def as_json(tree) -> bytes:
-    """With NaN, and with characters that are none."""
+    """Write JSON with NaN and with invalid characters."""
     try:
         return json.dumps(tree).encode("utf-8", "surrogatepass")
     except (RecursionError, TypeError):

@@ -20,7 +20,7 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A PNG that claims so many pixels and holds none of them."""
+    """A PNG header that claims the given number of pixels, without data."""
     import struct
     import zlib
 
@@ -75,7 +75,7 @@ def image_seeds(folder: Path) -> list[Seed]:
 
 
 def read_images(folder: Path, path: Path) -> None:
-    """Each reader sees the file; the first refusal is told when all have seen it."""
+    """Read the file with every reader, then raise the first error."""
     refused = []
     for read in (
         lambda: read_image(path, path),

@@ -1,4 +1,4 @@
-"""The table of what is tried."""
+"""Table of all fuzz targets."""
 
 import warnings
 

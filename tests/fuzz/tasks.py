@@ -33,7 +33,7 @@ _INDEX = (".txt", ".mat", ".json", ".meta")
 
 
 def index_seeds(folder: Path) -> list[Seed]:
-    """Every index file of every official layout, beside its images."""
+    """Write every index file of every official layout, with its images."""
     found = []
     for task in _TASKS:
         counts = {"train": 2, "test": 2}
@@ -97,12 +97,12 @@ def _png(rng=None) -> bytes:
     return file.getvalue()
 
 
-# Headers of a file of one byte that claims a terabyte of zeros.
+# Headers of a sparse file of one byte that claims a terabyte of zeros.
 SPARSE = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(10**12)}
 
 
 def tar(entries, mode="w", headers=None) -> bytes:
-    """Of `(name, contents, type, link)`."""
+    """Build a tar file from members `(name, contents, type, link)`."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode=mode, format=tarfile.PAX_FORMAT) as archive:
         for name, data, kind, link in entries:

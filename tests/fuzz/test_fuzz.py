@@ -1,4 +1,4 @@
-"""A short fuzz of every reader, and that the fuzzer would notice what it looks for."""
+"""Fuzz every reader briefly, and test that the fuzzer detects faults."""
 
 import os
 import subprocess
@@ -41,7 +41,7 @@ def test_changed_files_are_read_or_refused(rows, name):
 
 
 def _act(what):
-    """A reader that does as it is told."""
+    """A reader that follows instructions in the file."""
     return Target(lambda folder: [Seed("a", b"x" * 50)], lambda folder, path: what(folder))
 
 

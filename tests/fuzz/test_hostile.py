@@ -1,5 +1,6 @@
-"""Files that were made to harm: none runs code, leaves its folder, takes memory without end or
-ends in a traceback. Each row was once accepted, or is the plainest form of an attack."""
+"""Hostile files: none may run code, leave its folder, exhaust memory or end in a traceback.
+
+Each row was once accepted, or is the simplest form of an attack."""
 
 import json
 import os
@@ -100,7 +101,7 @@ def test_an_index_of_shards_names_plain_files(tmp_path, monkeypatch, name):
 
 
 def test_names_in_archives_are_no_paths(tmp_path, monkeypatch):
-    """Decoded images are numbers in an array: names of members name no file."""
+    """Decoded images are arrays of numbers. Names of members are not used as file names."""
     monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "a.tar"
     names = [f"../../train/{name}/../../../0.png" for name in CLASSES]
@@ -137,7 +138,7 @@ def test_object_storage_brings_nothing_elsewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path / "cache"))
     store = Store(f"file://{tmp_path}/bucket")
     monkeypatch.setattr(Store, "_sizes", lambda self, base: {"a/../../../result.json": 1})
-    with refuses("leads out of its folder"):
+    with refuses("is outside this folder"):
         store.fetch(store.folder / "part")
 
 

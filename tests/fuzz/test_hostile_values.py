@@ -1,4 +1,4 @@
-"""Values in files that are none, or that claim more memory or time than the file has bytes."""
+"""Invalid values in files, and values that claim more memory or time than the file can have."""
 
 import json
 import pickle
@@ -37,7 +37,7 @@ def test_a_tensor_is_no_larger_than_its_file(tmp_path):
     with refuses("'x' has dtype torch.float8_e5m2", path):
         load_file(path)
     contents = {"model": {}}
-    contents["model"]["again"] = contents  # a container may hold itself
+    contents["model"]["again"] = contents  # a container can contain itself
     torch.save(contents, path)
     assert load_file(path)["model"]["again"]
 
@@ -54,16 +54,16 @@ def test_an_array_is_no_larger_than_its_file(tmp_path):
         load_file(path)
     for swapped in (np.arange(6, dtype=">f4").reshape(2, 3), np.asfortranarray(np.eye(3)[:2])):
         path.write_bytes(pickle.dumps({"a": swapped, "b": swapped[0, 1]}, 2))
-        found = load_file(path)  # NumPy's own functions are not called
+        found = load_file(path)  # without NumPy's own functions
         assert found["a"].tolist() == swapped.tolist() and found["b"] == swapped[0, 1]
     weights = np.arange(1000.0)
     path.write_bytes(pickle.dumps({str(i): weights for i in range(1000)}, 2))
-    found = load_file(path)  # one array by a thousand names is still one
+    found = load_file(path)  # an array with a thousand names is stored once
     assert found["0"].data_ptr() == found["999"].data_ptr()
 
 
 def test_a_refused_checkpoint_leaves_nothing_to_the_next(tmp_path):
-    """PyTorch would look at the sparse tensor with the next file, and refuse or crash there."""
+    """PyTorch would validate the sparse tensor with the next file, and fail or crash there."""
     bad, good = tmp_path / "bad.pth", tmp_path / "good.pth"
     wrong = torch.sparse_coo_tensor([[9]], [1.0], (2,), check_invariants=False)
     torch.save({"a": wrong, "b": Path("x")}, bad)
@@ -75,7 +75,7 @@ def test_a_refused_checkpoint_leaves_nothing_to_the_next(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.pkl", "a.pth"])
 def test_a_pickle_remembers_no_more_objects_than_it_has(tmp_path, name):
-    """Python would make room for 2**24 of them."""
+    """Python would allocate memory for 2**24 objects."""
     path = tmp_path / name
     path.write_bytes(b"\x80\x02}r" + (2**24).to_bytes(4, "little") + b".")
     with refuses("is not a complete checkpoint", path):
@@ -102,7 +102,7 @@ def test_metadata_of_a_detector_that_are_none(metadata):
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_word_without_end_takes_no_time(tmp_path, zipped):
-    """PyTorch's search of its own error would take hours."""
+    """PyTorch's error formatting would take hours."""
     path = tmp_path / "a.pth"
     torch.save({"x" * 10**6: 1, "a text " * 10**5: 2}, path, _use_new_zipfile_serialization=zipped)
     with refuses("a string of 1000000 characters contains a word", path):

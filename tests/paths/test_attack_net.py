@@ -207,7 +207,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("args", "message"), MISTAKES, ids=[m[:30] for _, m in MISTAKES])
-def test_mistakes_are_one_line_and_code_2(tmp_path, weights, capfd, args, message):
+def test_errors_are_one_line_and_exit_with_2(tmp_path, weights, capfd, args, message):
     pairs = overrides(**{"MODEL.WEIGHTS": str(weights)})
     given = ["--config", str(DIGITS), "--images", "1", "--output", str(tmp_path / "run"), *pairs]
     with pytest.raises(SystemExit) as stop:

@@ -1,4 +1,4 @@
-"""Names, the command, and the proof that a converted backbone computes the same features."""
+"""Test conversion: names, the command, and equal features of the converted backbone."""
 
 import re
 
@@ -25,20 +25,20 @@ NAMES = [
 
 
 @pytest.mark.parametrize(("torchvision", "detectron2"), NAMES)
-def test_names_go_both_ways(torchvision, detectron2):
+def test_names_translate_in_both_directions(torchvision, detectron2):
     assert detectron2_name(torchvision) == (detectron2, "")
     assert torchvision_name(detectron2) == torchvision
 
 
 @pytest.mark.parametrize("name", ["fc.weight", "bn1.num_batches_tracked"])
-def test_what_a_backbone_does_not_have_is_dropped_with_a_reason(name):
+def test_tensors_outside_the_backbone_are_dropped_with_a_reason(name):
     target, reason = detectron2_name(name)
     assert target is None
     assert reason
 
 
 @pytest.mark.parametrize("name", ["conv1", "module.conv1.weight", "layer5.0.conv1.weight", "fcx.w"])
-def test_foreign_names_are_refused(name):
+def test_unknown_names_are_rejected(name):
     with pytest.raises(
         UserError, match=f"'{re.escape(name)}' is not a tensor of a torchvision ResN"
     ):
@@ -70,8 +70,8 @@ ARCHS = [
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_a_converted_file_gives_the_sources_features(tmp_path, arch, capsys):
-    """The whole way through the command, then judged by torchvision's own feature extractor."""
+def test_a_converted_file_has_the_features_of_the_source(tmp_path, arch, capsys):
+    """Convert with the command, then compare with torchvision's own feature extractor."""
     from torchvision.models.feature_extraction import create_feature_extractor
 
     from robust_backbones.detection import backbone, verify
@@ -103,7 +103,7 @@ def test_a_converted_file_gives_the_sources_features(tmp_path, arch, capsys):
 @pytest.mark.parametrize(
     "arch", ["mobilenet_v2", "shufflenet_v2_x1_0", "mnasnet1_0", "densenet161"]
 )
-def test_other_networks_convert_to_torchvisions_form_only(tmp_path, arch, capsys):
+def test_other_networks_convert_to_torchvision_format_only(tmp_path, arch, capsys):
     network = random_network(arch)
     source, target = tmp_path / "source.ckpt", tmp_path / "target.pth"
     state = {f"model.{key}": value for key, value in network.state_dict().items()}
@@ -119,7 +119,7 @@ def test_other_networks_convert_to_torchvisions_form_only(tmp_path, arch, capsys
         capsys.readouterr().out
     )
     written = torch.load(target, weights_only=True)
-    build_network(arch, 10).load_state_dict(written)  # as its users will
+    build_network(arch, 10).load_state_dict(written)  # as users do
     assert written.keys() == network.state_dict().keys()
     assert all(torch.equal(written[k], v) for k, v in network.state_dict().items())
 
@@ -133,7 +133,7 @@ SABOTAGE = {
 
 
 @pytest.mark.parametrize("case", SABOTAGE)
-def test_verification_notices(resnet18_file, case):
+def test_verification_detects_a_difference(resnet18_file, case):
     from robust_backbones.detection.verify import verify_backbone
 
     source = read_checkpoint(resnet18_file)
@@ -143,7 +143,7 @@ def test_verification_notices(resnet18_file, case):
         verify_backbone(source, SABOTAGE[case](tensors))
 
 
-def test_verification_notices_a_missing_key(resnet18_file):
+def test_verification_detects_a_missing_key(resnet18_file):
     from robust_backbones.detection.verify import verify_backbone
 
     source = read_checkpoint(resnet18_file)
@@ -170,7 +170,7 @@ def test_inspection_and_plan_write_nothing(tmp_path, resnet18_file, capsys, monk
 
 
 def refused(capsys, *args) -> str:
-    """Run the command; it must end with one line and code 2."""
+    """Run the command, which must fail with one line and exit code 2."""
     with pytest.raises(SystemExit) as stop:
         convert.main([str(arg) for arg in args])
     assert stop.value.code == 2
@@ -192,7 +192,7 @@ def refused(capsys, *args) -> str:
         (None, "taken.pth/t.pth", [], "cannot write"),
     ],
 )
-def test_mistakes_write_nothing(tmp_path, resnet18_file, capsys, source, target, options, message):
+def test_errors_write_nothing(tmp_path, resnet18_file, capsys, source, target, options, message):
     (tmp_path / "taken.pth").write_text("mine")
     (tmp_path / "folder.pth").mkdir()
     source = resnet18_file if source is None else tmp_path / source
@@ -202,7 +202,7 @@ def test_mistakes_write_nothing(tmp_path, resnet18_file, capsys, source, target,
 
 
 @pytest.mark.parametrize("case", [*BAD_CONTENTS, *BAD_BYTES])
-def test_bad_files_end_in_one_line_and_no_target(tmp_path, resnet18_file, capsys, case):
+def test_bad_files_give_one_line_and_no_target(tmp_path, resnet18_file, capsys, case):
     source = tmp_path / "bad.pth"
     if case in BAD_CONTENTS:
         change, message = BAD_CONTENTS[case]

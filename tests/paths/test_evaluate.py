@@ -118,7 +118,7 @@ MISTAKES = [
 @pytest.mark.parametrize(
     ("rows", "options", "message"), MISTAKES, ids=[m[:30] for *_, m in MISTAKES]
 )
-def test_mistakes_are_one_line_and_code_2(files, capsys, rows, options, message):
+def test_errors_are_one_line_and_exit_with_2(files, capsys, rows, options, message):
     files[0].write_text(json.dumps(rows))
     truth = () if {"--annotations", "--dataset"} & set(options) else ("--annotations", files[1])
     with pytest.raises(SystemExit) as stop:

@@ -278,7 +278,7 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize(("options", "message"), OPTIONS, ids=[m[:30] for _, m in OPTIONS])
-def test_mistakes_are_one_line_and_code_2(tmp_path, capsys, options, message):
+def test_errors_are_one_line_and_exit_with_2(tmp_path, capsys, options, message):
     line = refused(capsys, *options, "--output", tmp_path)
     assert line.startswith("error: ") and message in line
     assert list(tmp_path.iterdir()) == []

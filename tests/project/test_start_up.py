@@ -1,4 +1,4 @@
-"""--help and the messages of mistakes come at once: nothing heavy is imported for them."""
+"""Test that --help and common errors import no slow packages."""
 
 import os
 import re
@@ -17,12 +17,12 @@ CALLS = [(name, "--help") for name in COMMANDS]
 CALLS += [(name, words) for name, each in MISTAKES.items() for words in each]
 
 
-def test_every_command_has_its_mistakes():
+def test_every_command_has_errors_to_test():
     assert set(MISTAKES) == set(commands())
 
 
 @pytest.mark.parametrize(("name", "words"), CALLS)
-def test_neither_help_nor_a_mistake_imports_what_takes_seconds(tmp_path, name, words):
+def test_help_and_errors_import_no_slow_packages(tmp_path, name, words):
     given = words.replace("OUT", str(tmp_path / "new")).split()
     known = {k: v for k, v in os.environ.items() if k != "ROBUST_BACKBONES_DATA"}
     done = subprocess.run(

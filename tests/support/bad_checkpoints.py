@@ -1,4 +1,4 @@
-"""Checkpoints that must be refused, with the expected message."""
+"""Checkpoints that must be rejected, with the expected messages."""
 
 import pickle
 
@@ -18,7 +18,7 @@ def backbone_of(s):
 
 
 class Bomb:
-    """Pickles into a call that leaves a mark when it is executed."""
+    """An object whose pickle creates a file when it is executed."""
 
     def __init__(self, mark):
         self.mark = mark
@@ -61,7 +61,7 @@ BAD_CONTENTS = {
         r"'bn1.weight' has shape \(65,\) instead of \(64,\)",
     ),
     "kernel": (changed("conv1.weight", torch.zeros(64, 3, 3, 3)), "'conv1.weight' has shape"),
-    "grey network": (changed("conv1.weight", torch.zeros(64, 1, 7, 7)), "'conv1.weight' has shape"),
+    "gray network": (changed("conv1.weight", torch.zeros(64, 1, 7, 7)), "'conv1.weight' has shape"),
     "scalar": (changed("bn1.weight", torch.tensor(1.0)), "'bn1.weight' has shape"),
     "heads differ": (changed("fc.bias", torch.zeros(3)), "different numbers of classes"),
     "nan": (changed("bn1.bias", NAN), "'bn1.bias' contains NaN or infinity"),

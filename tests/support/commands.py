@@ -1,12 +1,12 @@
-"""Every command of the project, found in its tree, and what people get wrong with each."""
+"""All commands of the project, and common errors of each."""
 
 from tests.support import ROOT
 
-HEAVY = ("torch", "torchvision", "detectron2", "matplotlib", "scipy", "sklearn")  # to import
+HEAVY = ("torch", "torchvision", "detectron2", "matplotlib", "scipy", "sklearn")  # slow to import
 
 
 def commands() -> dict[str, list[str]]:
-    """Name -> the words behind `python` that start it, from the project's folder."""
+    """Arguments of Python that start each command from the project's folder, by name."""
     found = {}
     for folder in ("classification", "robust_backbones", "tools"):
         for path in sorted((ROOT / folder).rglob("*.py")):
@@ -18,8 +18,8 @@ def commands() -> dict[str, list[str]]:
     return found
 
 
-# Command -> a wrong value, then, where the command takes a file, one that is not there. OUT is a
-# new folder. check_data.py looks for files by Detectron2's readers alone, after their seconds.
+# Command -> arguments with an invalid value or a missing file. OUT is a new folder. check_data.py
+# is not tested with a missing file, because it finds out only after importing Detectron2.
 MISTAKES = {
     "classification": ["nothing"],
     "classification.datasets": ["check nothing", "fetch cifar10 --data"],

@@ -1,4 +1,4 @@
-"""A host of weight files on this machine, well-behaved or not: plays the hub and any web server."""
+"""A local web server for weight files that imitates the Hub and faulty servers."""
 
 import contextlib
 import hashlib
@@ -16,17 +16,17 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:1234\nsize 93
 
 @dataclass
 class Page:
-    """What the server gives at one path.
+    """The response for one path.
 
     Attributes:
-        body: the content.
-        status: HTTP status of the answer.
+        body: content.
+        status: HTTP status.
         kind: Content-Type.
-        cuts: of the next answers, how many bytes are sent before the connection is closed.
-        ranges: whether parts can be asked for.
+        cuts: bytes that the next responses send before the connection is closed.
+        ranges: whether range requests are supported.
         pause: seconds before the body is sent.
-        hub: headers of the Hugging Face hub (else the path is a plain file's).
-        tag: the ETag; by default, digest of the body.
+        hub: whether the response has the headers of the Hugging Face Hub.
+        tag: ETag (default: digest of the body).
     """
 
     body: bytes = b""
@@ -40,7 +40,7 @@ class Page:
 
 
 class Host(ThreadingHTTPServer):
-    """Serves `pages` (path -> Page) and keeps the requests: `log` of (method, path, Range)."""
+    """Server of `pages` (path -> Page) that records requests in `log`: (method, path, Range)."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -52,7 +52,7 @@ class Host(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def count(self, method: str, path: str) -> int:
-        """How many requests of a method came for a path."""
+        """Number of requests for a path."""
         return sum((m, p) == (method, path) for m, p, _ in self.log)
 
 
@@ -104,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serve():
-    """A running `Host`."""
+    """Run a `Host` during the block."""
     host = Host()
     thread = threading.Thread(target=host.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
@@ -117,6 +117,6 @@ def serve():
 
 
 def files(folder: Path) -> list[str]:
-    """Names of the files that hold weights, or parts of them."""
+    """Names of all complete or partial weight files."""
     found = [p for p in folder.rglob("*") if p.is_file() or p.is_symlink()]
     return [p.name for p in found if p.suffix not in (".lock", ".json") and "locks" not in p.parts]

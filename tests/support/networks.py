@@ -1,4 +1,4 @@
-"""Random networks and the containers their weights are saved in."""
+"""Random networks, and containers for their weights."""
 
 import torch
 
@@ -6,7 +6,7 @@ from robust_backbones.checkpoint.architectures import build_network
 
 
 def random_network(arch: str, num_classes: int = 10) -> torch.nn.Module:
-    """A network in eval mode whose BatchNorm does something: a fresh one's would hide mistakes."""
+    """A network in eval mode with nontrivial BatchNorm, whose defaults would hide errors."""
     torch.manual_seed(0)
     network = build_network(arch, num_classes).eval()
     for module in network.modules():
@@ -19,7 +19,7 @@ def random_network(arch: str, num_classes: int = 10) -> torch.nn.Module:
 
 
 def robustness_contents(state: dict) -> dict:
-    """A state dict wrapped as the `robustness` library saves it: prefixes, copy, normaliser."""
+    """A state dict wrapped as the `robustness` library saves it: prefixes, copy, normalization."""
     mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
     std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
     model = {f"module.model.{key}": value for key, value in state.items()}

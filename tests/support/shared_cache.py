@@ -1,6 +1,8 @@
-"""Processes that ask one empty cache for the same things at the same moment.
+"""Start processes that use one empty cache for the same files at the same time.
 
-python shared_cache.py URL FOLDER PROCESSES   prints what each got, and how often it was made
+python shared_cache.py URL FOLDER PROCESSES
+
+Prints the results of each process, and how often each function ran.
 """
 
 import hashlib
@@ -21,11 +23,11 @@ from robust_backbones.detection import path_handler
 from robust_backbones.detection.data import digit_scenes
 from tests.support.networks import random_network
 
-NAME = "robust://resnet18_linf_eps8"  # its digest is not published, so ours may stand for it
+NAME = "robust://resnet18_linf_eps8"  # has no published digest, so a test file can replace it
 
 
 def noted(module, name: str, log: Path) -> None:
-    """Have the function leave a line whenever it is called."""
+    """Make a function log a line for every call."""
     function = getattr(module, name)
 
     def watched(*args, **kwargs):
@@ -37,7 +39,7 @@ def noted(module, name: str, log: Path) -> None:
 
 
 def ask(url: str, inputs: tuple) -> dict:
-    """What a process gets from the cache."""
+    """Results of one process."""
     found = features.extract(*inputs)
     return {
         "weights": weights.digest(weights.resolve(url)),
@@ -63,7 +65,7 @@ def main(url: str, folder: Path, processes: int) -> None:
     for number in range(processes):
         if not (pid := os.fork()):
             os.close(opened)
-            os.read(gate, 1)  # returns when the parent has closed its end
+            os.read(gate, 1)  # returns when the parent closes its end
             try:
                 (folder / f"{number}.json").write_text(json.dumps(ask(url, inputs)))
                 os._exit(0)

@@ -1,4 +1,4 @@
-"""Files from a plain web server: cut, swapped, pages instead of files, and their digests."""
+"""Test downloads: cut connections, changed files, pages instead of files, and digests."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ from tests.support.fake_hub import GOOD, HTML, OTHER, POINTER, Page, files
 pytestmark = pytest.mark.usefixtures("empty_cache")
 
 
-def test_a_url_is_fetched_once(host):
+def test_a_url_is_downloaded_once(host):
     host.pages["/a/net.pth"] = Page(GOOD)
     path = weights.resolve(f"{host.url}/a/net.pth")
     assert path.read_bytes() == GOOD
@@ -20,7 +20,7 @@ def test_a_url_is_fetched_once(host):
     assert weights.resolve(f"{host.url}/a/net.pth") == path
     assert host.count("GET", "/a/net.pth") == 1
     assert weights.digest(f"{host.url}/a/net.pth") == hashlib.sha256(GOOD).hexdigest()
-    assert files(path.parent) == [path.name]  # no parts left
+    assert files(path.parent) == [path.name]  # no partial files
 
 
 def test_a_cut_connection_is_resumed(host):
@@ -29,7 +29,7 @@ def test_a_cut_connection_is_resumed(host):
     assert [r for _, _, r in host.log] == [None, "bytes=300000-", "bytes=600000-"]
 
 
-def test_a_later_process_resumes_too(host, empty_cache):
+def test_a_later_process_resumes_a_download(host, empty_cache):
     page = host.pages["/net.pth"] = Page(GOOD, cuts=[1000, *[0] * 5])
     with pytest.raises(
         UserError, match="cut after 1000 of 1024000 bytes, 5 times. Try again, download"
@@ -42,7 +42,7 @@ def test_a_later_process_resumes_too(host, empty_cache):
     assert [r for _, _, r in host.log] == ["bytes=1000-"]
 
 
-def test_parts_of_two_versions_are_never_joined(host):
+def test_parts_of_different_versions_are_never_combined(host):
     host.pages["/net.pth"] = Page(GOOD, cuts=[1000, *[0] * 5])
     with pytest.raises(UserError):
         weights.resolve(f"{host.url}/net.pth")
@@ -51,7 +51,7 @@ def test_parts_of_two_versions_are_never_joined(host):
     assert host.log[-1][2] == "bytes=1000-"
 
 
-def test_a_server_without_ranges_starts_anew(host):
+def test_a_server_without_ranges_starts_from_scratch(host):
     host.pages["/net.pth"] = Page(GOOD, cuts=[1000], ranges=False)
     assert weights.resolve(f"{host.url}/net.pth").read_bytes() == GOOD
     host.pages["/never.pth"] = Page(GOOD, cuts=[1000] * 99, ranges=False)
@@ -59,7 +59,7 @@ def test_a_server_without_ranges_starts_anew(host):
         weights.resolve(f"{host.url}/never.pth")
 
 
-def test_a_passing_fault_is_retried(host):
+def test_temporary_server_errors_are_retried(host):
     page = host.pages["/net.pth"] = Page(GOOD, status=503)
     with pytest.raises(UserError, match="the server answered 503 Service Unavailable, 5 times"):
         weights.resolve(f"{host.url}/net.pth")
@@ -81,7 +81,7 @@ BAD_PAGES = {
 
 
 @pytest.mark.parametrize("case", BAD_PAGES)
-def test_what_is_no_file_of_weights_is_named_and_not_kept(host, empty_cache, case):
+def test_files_other_than_weights_are_named_and_removed(host, empty_cache, case):
     page, message = BAD_PAGES[case]
     host.pages["/net.pth"] = page
     with pytest.raises(UserError, match=f"{host.url}/net.pth.*: .*{message}") as caught:
@@ -121,19 +121,19 @@ def test_a_digest_recorded_at_first_use_is_enforced(host, empty_cache):
     weights.resolve(f"{host.url}/net.pth")
 
 
-def test_a_swapped_file_of_the_cache_is_fetched_again(host, caplog):
+def test_a_modified_file_in_the_cache_is_downloaded_again(host, caplog):
     host.pages["/net.pth"] = Page(GOOD)
     path = weights.resolve(f"{host.url}/net.pth")
     path.write_bytes(GOOD[:-1])
     assert weights.resolve(f"{host.url}/net.pth").read_bytes() == GOOD
     assert "1023999 bytes) instead of" in caplog.text
     assert "Removed; downloading it again." in caplog.text
-    os.utime(path, (1, 1))  # touched, with the same content: hashed again, kept
+    os.utime(path, (1, 1))  # new time, same content: hashed again and used
     assert weights.resolve(f"{host.url}/net.pth") == path
     assert host.count("GET", "/net.pth") == 2
 
 
-def test_queries_tell_files_apart_but_are_not_kept(host, empty_cache):
+def test_queries_distinguish_files_but_are_not_stored(host, empty_cache):
     host.pages["/get"] = Page(GOOD)
     first, second = (weights.resolve(f"{host.url}/get?id={n}&sig=secret") for n in (1, 2))
     assert first != second

@@ -1,4 +1,4 @@
-"""Weights by name, path and URL; mirror folders, the hub, many processes. Needs no internet."""
+"""Test weights by name, path and URL: mirror folders, the Hub, many processes. No network."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ def zoo_process(*args, **environment) -> subprocess.Popen:
 
 
 def fetch(*names, **environment) -> tuple[int, str, str]:
-    """`zoo fetch` in a process of its own, since the hub's client reads HF_ENDPOINT at import."""
+    """Run `zoo fetch` in its own process: the Hub's client reads HF_ENDPOINT at import."""
     process = zoo_process("fetch", *names, **environment)
     out, error = process.communicate(timeout=120)
     return process.returncode, out.strip(), error
@@ -67,14 +67,14 @@ def test_wrong_sources_are_refused_at_once(source, message):
 
 
 @pytest.mark.parametrize("name", ["checkpoint.pt", "model_final.pth", None])
-def test_a_folder_in_place_of_its_file(tmp_path, name):
+def test_a_folder_instead_of_a_file(tmp_path, name):
     if name:
         (tmp_path / name).touch()
     with pytest.raises(UserError, match=f"is a folder. Give a file in it, .*/{name or 'FILE'}"):
         weights.resolve(tmp_path)
 
 
-def test_a_path_stays_a_path(tmp_path, monkeypatch):
+def test_existing_paths_are_returned(tmp_path, monkeypatch):
     (tmp_path / KNOWN).write_bytes(GOOD)
     assert weights.resolve(tmp_path / KNOWN) == tmp_path / KNOWN
     monkeypatch.chdir(tmp_path)
@@ -82,14 +82,14 @@ def test_a_path_stays_a_path(tmp_path, monkeypatch):
     assert weights.digest(f"./{KNOWN}") == hashlib.sha256(GOOD).hexdigest()
 
 
-def test_a_broken_record_is_named(empty_cache):
+def test_damaged_records_are_named(empty_cache):
     empty_cache.mkdir()
     (empty_cache / "digests.json").write_text('{"version": 1, "fil')
     with pytest.raises(UserError, match="digests.json is damaged .* Remove it"):
         weights.resolve(UNKNOWN)
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path, monkeypatch, host):
+def test_an_unwritable_cache_is_named(tmp_path, monkeypatch, host):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match="cannot write .*. Set ROBUST_BACKBONES_CACHE to another"):
@@ -107,7 +107,7 @@ def mirror(tmp_path, monkeypatch):
     return folder
 
 
-def test_mirrored_files_are_used_where_they_lie(mirror):
+def test_mirrored_files_are_used_in_place(mirror):
     (mirror / "resnet18_l2_eps0.03.ckpt").write_bytes(GOOD)
     (mirror / "timm/resnet").mkdir(parents=True)
     (mirror / "timm/resnet/model.safetensors").write_bytes(OTHER)
@@ -128,7 +128,7 @@ def test_mirrored_files_are_used_where_they_lie(mirror):
         (HTML, "is an HTML page, not a weight file. Replace it, or unset ROBUST_BACKBONES_M"),
     ],
 )
-def test_bad_mirrored_files_are_named_and_left_alone(mirror, content, message):
+def test_bad_mirrored_files_are_named_and_not_removed(mirror, content, message):
     path = mirror / f"{KNOWN}.ckpt"
     path.write_bytes(content)
     with pytest.raises(UserError, match=f"robust://{KNOWN}: {path} .*{message}"):
@@ -136,13 +136,13 @@ def test_bad_mirrored_files_are_named_and_left_alone(mirror, content, message):
     assert path.exists()
 
 
-def test_a_mirror_that_is_no_folder(monkeypatch):
+def test_a_mirror_that_is_not_a_folder(monkeypatch):
     monkeypatch.setenv(weights.MIRROR, "/none")
     with pytest.raises(UserError, match="ROBUST_BACKBONES_MIRROR is '/none', which is not a fo"):
         weights.resolve(KNOWN)
 
 
-def test_verify_reads_every_file_again(mirror, host, empty_cache, capsys):
+def test_verify_hashes_every_file_again(mirror, host, empty_cache, capsys):
     from robust_backbones.commands.zoo import main
 
     (mirror / f"{UNKNOWN}.ckpt").write_bytes(GOOD)
@@ -154,7 +154,7 @@ def test_verify_reads_every_file_again(mirror, host, empty_cache, capsys):
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["ok"] * 3
     path = weights.resolve(f"{host.url}/a")
     before = path.stat().st_mtime_ns
-    path.write_bytes(OTHER)  # as bad memory would: same size and time
+    path.write_bytes(OTHER)  # damage with the same size and time
     os.utime(path, ns=(before, before))
     weights.resolve(f"{host.url}/b").unlink()
     with pytest.raises(SystemExit) as stop:
@@ -167,12 +167,12 @@ def test_verify_reads_every_file_again(mirror, host, empty_cache, capsys):
     main(["verify", UNKNOWN])
 
 
-# --- the hub, through its own client
+# --- the Hub
 
 
-def test_the_hub_gives_a_model(host, empty_cache, tmp_path):
+def test_a_model_is_downloaded_from_the_hub(host, empty_cache, tmp_path):
     page = hub_page(UNKNOWN)
-    body = GOOD * 25  # the client keeps what has come in steps of 10 MiB
+    body = GOOD * 25  # the client saves blocks of 10 MiB
     host.pages[page] = Page(body, cuts=[15 << 20])
     code, out, error = fetch(UNKNOWN, HF_ENDPOINT=host.url)
     assert (code, "Traceback" in error) == (0, False), error
@@ -183,7 +183,7 @@ def test_the_hub_gives_a_model(host, empty_cache, tmp_path):
     record = json.loads((empty_cache / "digests.json").read_text())["files"][f"robust://{UNKNOWN}"]
     assert record["sha256"] == hashlib.sha256(body).hexdigest()
     host.log.clear()
-    assert weights.resolve(UNKNOWN) == Path(out)  # offline, without the hub's client
+    assert weights.resolve(UNKNOWN) == Path(out)  # offline, without the Hub's client
     assert not host.log
 
 
@@ -196,7 +196,7 @@ BAD_HUBS = {
 }
 
 
-def test_bad_hubs_are_named_and_nothing_is_kept(tmp_path):
+def test_hub_errors_are_named_and_leave_no_files(tmp_path):
     with serve() as host:
         running = {}
         for number, (case, (page, _)) in enumerate(BAD_HUBS.items()):
@@ -221,7 +221,7 @@ def test_bad_hubs_are_named_and_nothing_is_kept(tmp_path):
             assert [f for f in files(tmp_path / f"hf{number}") if "CACHEDIR" not in f] == []
 
 
-def test_a_passing_fault_of_the_hub_is_retried(tmp_path, monkeypatch):
+def test_temporary_hub_errors_are_retried(tmp_path, monkeypatch):
     class Busy(OSError):
         class response:
             status_code = 503
@@ -238,7 +238,7 @@ def test_a_passing_fault_of_the_hub_is_retried(tmp_path, monkeypatch):
     assert weights.resolve(UNKNOWN) == tmp_path / "net"
     asked = {"repo_id": zoo.HUB_REPO, "filename": f"{UNKNOWN}.ckpt", "revision": zoo.HUB_REVISION}
     assert tries == [asked] * 3
-    # What the client itself logs at a retry: one line, which says what is going on.
+    # The log of the client has one line per retry.
     from huggingface_hub.utils import _http
 
     said = ("'[Errno -2]' thrown while requesting HEAD https://x", "Retrying in 4s [Retry 3/5].")
@@ -263,7 +263,7 @@ def test_any_repository_of_the_hub(host):
 @pytest.mark.parametrize("way", ["hub", "url"])
 def test_twenty_processes_download_once(host, way):
     page = hub_page(UNKNOWN) if way == "hub" else "/net.pth"
-    host.pages[page] = Page(GOOD, pause=2.0)  # slow: all others have come by then
+    host.pages[page] = Page(GOOD, pause=2.0)  # slow, so that all processes wait
     source = UNKNOWN if way == "hub" else f"{host.url}/net.pth"
     processes = [zoo_process("fetch", source, HF_ENDPOINT=host.url) for _ in range(20)]
     results = [(*p.communicate(timeout=120), p.returncode) for p in processes]

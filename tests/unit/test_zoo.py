@@ -1,4 +1,4 @@
-"""The table of published models, its names and its command."""
+"""Test the table of published models, their names and the zoo command."""
 
 import subprocess
 import sys
@@ -55,7 +55,7 @@ def test_names(name, file, eps, accuracy):
     assert zoo.find(model.name) is zoo.find(zoo.SCHEME + model.name) is model
 
 
-def test_every_file_name_is_a_name():
+def test_every_file_name_is_a_valid_name():
     for model in zoo.MODELS.values():
         assert zoo.find(model.file.removesuffix(".ckpt")) is model
 
@@ -70,7 +70,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("name", "message"), WRONG)
-def test_wrong_names_suggest_the_nearest(name, message):
+def test_wrong_names_suggest_similar_names(name, message):
     with pytest.raises(UserError, match=message):
         zoo.find(name)
 
@@ -115,7 +115,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("args", "message"), MISTAKES, ids=[" ".join(a) for a, _ in MISTAKES])
-def test_mistakes_are_one_line_and_code_2(tmp_path, monkeypatch, capsys, args, message):
+def test_errors_are_one_line_and_exit_with_2(tmp_path, monkeypatch, capsys, args, message):
     monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path))
     with pytest.raises(SystemExit) as stop:
         main(args)
@@ -133,7 +133,7 @@ def test_help_is_fast():
     assert all(word in out for word in ("list", "show", "fetch", "verify"))
 
 
-def test_the_document_is_up_to_date(capsys):
+def test_the_page_is_up_to_date(capsys):
     main(["table"])
     text = (ROOT / "docs/model_zoo.md").read_text(encoding="utf-8")
     assert text == capsys.readouterr().out, "run: robust-backbones zoo table > docs/model_zoo.md"

@@ -1,4 +1,4 @@
-"""Architectures are recognised from tensors, and named in errors."""
+"""Test that architectures are recognized from tensors and named in errors."""
 
 import re
 
@@ -17,7 +17,7 @@ def shapes(arch, num_classes=7):
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_each_is_recognised_and_is_torchvisions(arch):
+def test_each_is_recognized_and_equals_torchvisions(arch):
     tensors = shapes(arch)
     assert networks.recognize(tensors, None, "file") == arch
     assert networks.recognize(tensors, arch, "file") == arch
@@ -28,7 +28,7 @@ def test_each_is_recognised_and_is_torchvisions(arch):
 
 
 @pytest.mark.parametrize("arch", RESNETS)
-def test_a_row_says_what_the_network_is(arch):
+def test_a_row_describes_its_network(arch):
     tensors, row = shapes(arch), ARCHS[arch]
     assert tensors["fc.weight"].shape[1] == row.feature_dim
     assert tensors[f"layer1.{row.blocks[0] - 1}.conv2.weight"].shape[2:] == (3, 3)
@@ -38,7 +38,7 @@ def test_a_row_says_what_the_network_is(arch):
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_head_and_counters_are_free_and_the_rest_is_not(arch):
+def test_only_head_and_counters_may_be_missing(arch):
     tensors = shapes(arch)
     head = ARCHS[arch].head + "."
     bare = {
@@ -58,7 +58,7 @@ def test_head_and_counters_are_free_and_the_rest_is_not(arch):
             networks.recognize(spoiled, None, "file")
 
 
-def test_a_wrong_belief_names_the_right_architecture():
+def test_a_wrong_expectation_names_the_right_architecture():
     with pytest.raises(
         UserError, match="network is a resnet34, not a resnet50. Pass --arch resnet34"
     ):

@@ -1,4 +1,4 @@
-"""Every format and every architecture: the same tensors come back, bit for bit."""
+"""Test that every format and architecture preserves the tensors bit for bit."""
 
 import dataclasses
 
@@ -40,7 +40,7 @@ def same(found, original, to):
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_contents_hold_the_same_tensors(arch):
+def test_contents_have_the_same_tensors(arch):
     original = source(arch)
     for to, target in TARGETS.items():
         if to == "detectron2" and arch not in RESNETS:
@@ -55,14 +55,14 @@ def test_contents_hold_the_same_tensors(arch):
 @pytest.mark.parametrize(
     ("arch", "to"), [(a, to) for a in SMALL for to in TARGETS if a in RESNETS or to != "detectron2"]
 )
-def test_files_hold_the_same_tensors_and_say_where_they_come_from(tmp_path, arch, to):
+def test_files_have_the_same_tensors_and_their_origin(tmp_path, arch, to):
     original, target = source(arch), TARGETS[to]
     path = tmp_path / f"a{TARGET_SUFFIXES[to][0]}"
     target.write(target.contents(original), path)
     read = read_checkpoint(path)
     same(read.tensors, original, to)
     assert read.arch == arch
-    if to != "torchvision":  # a bare state dict has no place for it
+    if to != "torchvision":  # a bare state dict has no metadata
         assert read.mean == pytest.approx(original.mean)
         assert read.std == pytest.approx(original.std)
         assert read.metadata["source_sha256"] == original.sha256
@@ -78,7 +78,7 @@ def test_a_chain_through_all_formats_changes_nothing(tmp_path):
     same(read.tensors, original, "detectron2")
 
 
-def test_the_robustness_format_needs_a_head():
+def test_the_robustness_format_requires_a_head():
     original = source("resnet18")
     bare = {k: v for k, v in original.tensors.items() if not k.startswith("fc.")}
     with pytest.raises(UserError, match="the source has no classifier head"):

@@ -1,4 +1,4 @@
-"""Reading: wrappings that must give the same tensors, and files that must be refused."""
+"""Test reading: layouts that must give the same tensors, and files that must be rejected."""
 
 import collections
 import pickle
@@ -35,7 +35,7 @@ def detector_of(s):
     return {"model": backbone | {"backbone.fpn_lateral2.weight": torch.ones(1)}, "iteration": 9}
 
 
-# name -> (how the file wraps the network, what the reader calls it)
+# name -> (function that creates the layout, name of the layout)
 WRAPPINGS = {
     "torchvision": (lambda s: s, "torchvision"),
     "ordered": (lambda s: collections.OrderedDict(s), "torchvision"),
@@ -55,13 +55,13 @@ WRAPPINGS = {
 
 
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
-def test_every_wrapping_gives_the_same_tensors(tmp_path, state, wrapping):
+def test_every_layout_gives_the_same_tensors(tmp_path, state, wrapping):
     wrap, layout = WRAPPINGS[wrapping]
     read = read_checkpoint(write(tmp_path / "a.pth", wrap(state)), assume_rgb=True)
     assert (read.arch, read.layout) == ("resnet18", layout)
     without_head = layout in ("moco", "detectron2")
     expected = {k for k in state if not (without_head and k.startswith("fc."))}
-    if layout == "detectron2":  # FrozenBN counts nothing
+    if layout == "detectron2":  # FrozenBN has no counter
         expected = {k for k in expected if not k.endswith("num_batches_tracked")}
     assert read.tensors.keys() == expected
     for name, tensor in read.tensors.items():
@@ -88,14 +88,14 @@ def test_pytorchs_old_format_is_read(tmp_path, state):
     assert read_checkpoint(tmp_path / "a.pth").tensors.keys() == state.keys()
 
 
-def test_a_robustness_file_says_what_it_is(tmp_path, state):
+def test_a_robustness_file_has_statistics_and_metadata(tmp_path, state):
     read = read_checkpoint(write(tmp_path / "a.ckpt", robustness_contents(state)))
     assert (read.mean, read.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert read.metadata == {"epoch": 90, "nat_prec1": 62.83}
     assert len(read.dropped) == len(state) + 4  # the attacker's copies, and 4 statistics
 
 
-def test_a_detectors_backbone_is_taken_out_on_request(tmp_path, state):
+def test_a_detectors_backbone_is_extracted_on_request(tmp_path, state):
     path = write(tmp_path / "a.pth", detector_of(state))
     with pytest.raises(UserError, match="channel order is not recorded. .*--assume-rgb"):
         read_checkpoint(path, from_detector=True)
@@ -106,7 +106,7 @@ def test_a_detectors_backbone_is_taken_out_on_request(tmp_path, state):
     assert list(read.dropped) == ["backbone.fpn_lateral2.weight"]
 
 
-def test_our_detectors_say_what_they_take(tmp_path, state):
+def test_our_detectors_record_their_input(tmp_path, state):
     contents = detector_of(state) | {
         "metadata": {"channel_order": "RGB", "mean": [0.485, 0.456, 0.406], "std": [0.2, 0.2, 0.2]},
         "model_ema": {"conv1.weight": state["conv1.weight"]},
@@ -116,7 +116,7 @@ def test_our_detectors_say_what_they_take(tmp_path, state):
     assert read.dropped["model_ema"] == "another set of tensors (averaged weights, optimizer)"
 
 
-def test_timms_resnet50_is_torchvisions(tmp_path):
+def test_timms_resnet50_equals_torchvisions(tmp_path):
     timm = pytest.importorskip("timm", reason="timm is not installed")
     from safetensors.torch import save_file
 
@@ -133,7 +133,7 @@ def test_timms_resnet50_is_torchvisions(tmp_path):
             torch.testing.assert_close(network(image), model(image), rtol=1e-5, atol=1e-6)
 
 
-def test_code_is_executed_on_request_only(tmp_path, state):
+def test_code_runs_only_on_request(tmp_path, state):
     mark = tmp_path / "executed"
     path = write(tmp_path / "a.pth", {"model": dict(state), "args": Bomb(mark)})
     with pytest.raises(UserError, match="would execute code .exec.. .*--allow-pickle"):
@@ -166,14 +166,14 @@ def test_bad_bytes_are_refused_by_name(tmp_path, resnet18_file, case, suffix):
 
 
 @pytest.mark.parametrize("name", ["README.md", "photo.png", "weights"])
-def test_a_file_of_another_kind_is_no_broken_checkpoint(tmp_path, name):
+def test_a_file_of_another_kind_is_not_called_incomplete(tmp_path, name):
     (tmp_path / name).write_text("# A heading\n")
     with pytest.raises(UserError, match=f"{name}: the file is not a checkpoint.*safetensors"):
         read_checkpoint(tmp_path / name)
 
 
 @pytest.mark.parametrize("at", [0, 0.1, 0.5, 0.9, 0.99])
-def test_flipped_bits_are_noticed(tmp_path, resnet18_file, at):
+def test_flipped_bits_are_detected(tmp_path, resnet18_file, at):
     path = tmp_path / "a.pth"
     path.write_bytes(flipped(resnet18_file.read_bytes(), at))
     with pytest.raises(UserError):
@@ -182,7 +182,7 @@ def test_flipped_bits_are_noticed(tmp_path, resnet18_file, at):
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 @pytest.mark.parametrize("suffix", [".pth", ".pkl"])
-def test_pickles_that_would_execute_code_do_not(tmp_path, state, protocol, suffix):
+def test_pickles_execute_no_code(tmp_path, state, protocol, suffix):
     mark, path = tmp_path / "executed", tmp_path / f"a{suffix}"
     path.write_bytes(pickle.dumps({"model": Bomb(mark)}, protocol))
     with pytest.raises(UserError, match="exec|not a complete checkpoint"):

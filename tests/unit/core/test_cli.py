@@ -1,4 +1,4 @@
-"""Help and mistakes of command lines."""
+"""Test help and errors of command lines."""
 
 import subprocess
 import sys
@@ -10,11 +10,11 @@ from tests.support import ROOT
 
 
 def parser(extra: int = 0) -> Parser:
-    made = Parser("tool", description="What it does.\nA second line stays one.")
+    made = Parser("tool", description="Trains a network.\nA second line stays one.")
     made.add_argument(
         "--arch", choices=tuple(f"net{i}" for i in range(9)), default="net0", help="network"
     )
-    made.add_argument("--norm", choices=("l2", "linf"), required=True, help="of the ball")
+    made.add_argument("--norm", choices=("l2", "linf"), required=True, help="norm")
     made.add_argument("--steps", type=count, nargs="+", default=[3, 5], help="a count")
     made.add_argument("--seed", type=whole, default=0, help="a number")
     made.add_argument("--fast", action="store_true", help="be quick")
@@ -24,7 +24,7 @@ def parser(extra: int = 0) -> Parser:
     return made
 
 
-MISTAKES = [
+ERRORS = [
     ([], "error: the following arguments are required: --norm (see tool --help)"),
     (["--norm", "l1"], "error: argument --norm: invalid choice: 'l1'"),
     (["--norm", "l2", "--sede", "1"], "--sede 1; did you mean --seed? (see"),
@@ -35,26 +35,26 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize("argv, message", MISTAKES)
-def test_a_mistake_is_one_line(argv, message, capsys):
+@pytest.mark.parametrize("argv, message", ERRORS)
+def test_an_error_is_one_line(argv, message, capsys):
     with pytest.raises(SystemExit) as stop:
         parser().parse_args(argv)
     said = capsys.readouterr().err
     assert stop.value.code == 2 and message in said and said.count("\n") == 1
 
 
-def test_help_tells_defaults_and_choices():
+def test_help_shows_defaults_and_choices():
     text = parser().format_help()
-    assert "What it does.\nA second line stays one." in text
+    assert "Trains a network.\nA second line stays one." in text
     words = " ".join(text.split())
     assert "--arch NAME network (choose from net0, net1," in words and "(default: net0)" in words
-    assert "--norm {l2,linf} of the ball (required)" in words
+    assert "--norm {l2,linf} norm (required)" in words
     assert "a count (default: 3 5)" in words and "a number (default: 0)" in words
     assert "be quick (default: no)" in words and "a path (default: none)" in words
     assert text.startswith("usage: tool [-h] [--arch NAME] --norm {l2,linf}")
 
 
-def test_usage_of_many_options_names_those_that_are_needed():
+def test_usage_of_many_options_shows_the_required_ones():
     assert parser(extra=9).format_usage() == "usage: tool --norm NORM [options]\n"
 
 

@@ -1,4 +1,4 @@
-"""How programs end: mistakes, Ctrl-C, a reader that has gone."""
+"""Test how programs end: user errors, Ctrl-C, closed pipes."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 from robust_backbones.core.errors import UserError, user_errors
 
 
-def test_user_errors_are_one_line_and_code_2(capsys):
+def test_user_errors_are_one_line_and_exit_with_2(capsys):
     with pytest.raises(SystemExit) as stop, user_errors():
         raise UserError("eps is -1; give 0 or more.")
     assert stop.value.code == 2
@@ -26,7 +26,7 @@ def test_interrupted_is_one_line(capsys):
 HEAD = "from robust_backbones.core.errors import user_errors\nwith user_errors():\n    "
 
 
-def test_what_ascii_lacks_is_escaped():
+def test_characters_outside_ascii_are_escaped():
     run = subprocess.run(
         [sys.executable, "-c", HEAD + "print('\u03b5 1')"],
         capture_output=True,
@@ -38,7 +38,7 @@ def test_what_ascii_lacks_is_escaped():
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-"])
-def test_closed_streams_swallow(closed):
+def test_closed_streams_discard_output(closed):
     code = f"{HEAD}import sys; print('line'); sys.stderr.write('line')"
     run = subprocess.run(
         f'{sys.executable} -c "$CODE" {closed}',
@@ -54,12 +54,12 @@ def test_closed_streams_swallow(closed):
 @pytest.mark.parametrize(
     "code, expected",
     [
-        ("[print('line') for i in range(100_000)]", (141, 0)),  # in the middle
-        ("print('line')", (141, 0)),  # at the end, out of the buffer
+        ("[print('line') for i in range(100_000)]", (141, 0)),  # while printing
+        ("print('line')", (141, 0)),  # when the buffer is flushed at the end
         ("raise BrokenPipeError('of a worker')", (1, None)),
     ],
 )
-def test_a_reader_that_has_gone_is_no_error(code, expected):
+def test_a_closed_pipe_is_not_an_error(code, expected):
     run = subprocess.Popen(
         [sys.executable, "-c", HEAD + code],
         stdout=subprocess.PIPE,

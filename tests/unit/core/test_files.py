@@ -42,14 +42,14 @@ with atomic(sys.argv[1]) as temporary:
 
 
 def leave(path):
-    """What a process leaves that is killed while it writes `path`."""
+    """The temporary file of a process that was killed while it wrote `path`."""
     before = set(path.parent.iterdir())
     assert subprocess.run([sys.executable, "-c", LEFT_BY_A_KILL, path]).returncode == -9
     (left,) = set(path.parent.iterdir()) - before
     return left
 
 
-def test_who_writes_a_file_clears_what_a_kill_left_of_it(tmp_path):
+def test_atomic_removes_temporary_files_of_killed_processes(tmp_path):
     left, other = leave(tmp_path / "a[1].txt"), leave(tmp_path / "b.txt")
     with files.atomic(tmp_path / "a[1].txt") as temporary:
         temporary.write_text("whole")
@@ -57,7 +57,7 @@ def test_who_writes_a_file_clears_what_a_kill_left_of_it(tmp_path):
     assert (tmp_path / "a[1].txt").read_text() == "whole"
 
 
-def test_who_claims_a_folder_clears_what_kills_left_in_it_but_not_what_is_being_written(tmp_path):
+def test_claimed_removes_stale_temporary_files_only(tmp_path):
     kept = tmp_path / ".of_somebody_else.tmp"
     kept.touch()
     (tmp_path / "inside").mkdir()
@@ -71,7 +71,7 @@ def test_who_claims_a_folder_clears_what_kills_left_in_it_but_not_what_is_being_
     assert (tmp_path / "inside" / "c.txt").read_text() == "first"
 
 
-def test_a_temporary_file_that_is_swept_at_once_is_made_again(tmp_path, monkeypatch):
+def test_a_temporary_file_removed_before_its_lock_is_created_again(tmp_path, monkeypatch):
     made, flock = [], files.fcntl.flock
 
     def swept_before(handle, how):
@@ -87,13 +87,13 @@ def test_a_temporary_file_that_is_swept_at_once_is_made_again(tmp_path, monkeypa
     assert len(made) == 2 and (tmp_path / "a.txt").read_text() == "x"
 
 
-def test_a_folder_that_vanishes_is_named(tmp_path):
+def test_a_removed_folder_is_named(tmp_path):
     with pytest.raises(UserError, match="new/a.txt: No such file or directory. Fix this"):
         with files.atomic(tmp_path / "new" / "a.txt") as temporary:
             shutil.rmtree(temporary.parent)
             temporary.write_text("x")
     with pytest.raises(FileNotFoundError, match="other"), files.atomic(tmp_path / "a.txt"):
-        open(tmp_path / "other")  # not ours: a fault of the program
+        open(tmp_path / "other")  # another file: a bug, not a user error
 
 
 def test_atomic_respects_the_umask(tmp_path):
@@ -107,7 +107,7 @@ def test_atomic_respects_the_umask(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o640
 
 
-def test_atomic_names_a_place_that_cannot_be_written(tmp_path):
+def test_atomic_names_an_unwritable_path(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write .*file/a.txt"):
         with files.atomic(tmp_path / "file" / "a.txt"):
@@ -136,7 +136,7 @@ def test_cache_dir(monkeypatch, variables, expected):
     assert str(files.cache_dir()) == expected
 
 
-def test_a_file_is_no_folder_to_claim(tmp_path):
+def test_a_file_cannot_be_claimed(tmp_path):
     (tmp_path / "a").touch()
     with (
         pytest.raises(UserError, match="a is a file. Choose a folder"),

@@ -288,7 +288,7 @@ def test_the_whole_path_and_further_kinds(tmp_path, weights, capsys):
         (["MODEL.WEIGHTS", ""], "MODEL.WEIGHTS is empty. Give the checkpoint of a trained"),
     ],
 )
-def test_mistakes_are_one_line_and_code_2(tmp_path, weights, capfd, args, message):
+def test_errors_are_one_line_and_exit_with_2(tmp_path, weights, capfd, args, message):
     pairs = overrides(**{"MODEL.WEIGHTS": str(weights)})
     with pytest.raises(SystemExit) as stop:
         corrupt.main(["--config", str(DIGITS), "--output", str(tmp_path), *pairs, *args])

@@ -177,7 +177,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("args", "message"), MISTAKES, ids=[m[:30] for _, m in MISTAKES])
-def test_mistakes_are_one_line_and_code_2(
+def test_errors_are_one_line_and_exit_with_2(
     tmp_path, monkeypatch, resnet18_backbone, capfd, args, message
 ):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
