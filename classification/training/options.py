@@ -55,7 +55,7 @@ def add_limits(add: Callable) -> None:
 
 
 def add_optimization(add: Callable, defaults: dict[str, Any]) -> None:
-    """Add the options of training by SGD. Their value is None unless given.
+    """Add the options of training by SGD. Options that are not given have no default value.
 
     Args:
         add: `add_argument` of an option group.
