@@ -7,6 +7,7 @@ Writes result.json, per_image.jsonl and curve.png to --output. An interrupted ev
 when the same command is run again.
 """
 
+from classification.datasets.specs import locate
 from classification.robustness_eval.options import parser, radii
 from robust_backbones import weights
 from robust_backbones.core.errors import user_errors
@@ -16,6 +17,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line. Exit code 2 and one line on stderr for a user error."""
     args = parser(__doc__).parse_args(argv)
     with user_errors():
+        locate(args.dataset, args.data)  # the commonest mistake, before importing torch
         eps = radii(args)
         path = weights.resolve(args.weights).absolute()  # cannot be mistaken for a model's name
         from classification.robustness_eval.run import run

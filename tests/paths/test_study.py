@@ -1,4 +1,4 @@
-"""Study files: which runs they ask for, mistakes in them, the table, status and plan."""
+"""Study files: the runs they ask for, errors in them, the table, status and plan."""
 
 import json
 import re

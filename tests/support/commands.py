@@ -34,6 +34,7 @@ MISTAKES = {
     "classification.report": ["--output", "missing --output OUT"],
     "classification.robustness_eval": [
         "--weights missing.pt --dataset digits --steps 0 --output OUT",
+        "--weights robust://resnet50_l2_eps3 --output OUT",
         "--weights missing.pt --dataset digits --output OUT",
     ],
     "classification.study": ["run missing.yaml --jobs 0", "run missing.yaml"],

@@ -32,5 +32,5 @@ def driver(*words) -> subprocess.Popen:
 def wait_for(condition, seconds: float = 60.0):
     end = time.time() + seconds
     while not condition():
-        assert time.time() < end, "waited in vain"
+        assert time.time() < end, "timed out"
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Our border to pyautoattack against the package's own run, and what it must leave alone."""
+"""AutoAttack, compared with pyautoattack's own run, and free of side effects."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""Each warning on a small defense that deserves it, and none on an honest model."""
+"""Every check warns about a small defense that masks gradients, and not about a plain model."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ DEFENSES = {
 
 
 @pytest.fixture(scope="module")
-def honest():
+def plain():
     return trained()
 
 
@@ -70,8 +70,8 @@ def found(outcomes):
 
 
 @pytest.mark.parametrize("constraint", RADII)
-def test_silent_on_an_honest_model(honest, constraint):
-    outcomes = evaluate(honest, constraint, n=60, steps=(5, 10))
+def test_silent_on_an_plain_model(plain, constraint):
+    outcomes = evaluate(plain, constraint, n=60, steps=(5, 10))
     assert sum(outcomes[0].right) > 55
     assert checks.find_warnings(outcomes, 10) == []
 
@@ -89,16 +89,16 @@ def short_square(monkeypatch):
     monkeypatch.setattr(square, "perturb", perturb)
 
 
-def test_silent_on_an_honest_model_under_autoattack(honest, short_square):
+def test_silent_on_an_plain_model_under_autoattack(plain, short_square):
     parts = ("apgd-ce", "square")
-    outcomes = evaluate(honest, "linf", n=12, autoattack=parts, radii=[8 / 255])
+    outcomes = evaluate(plain, "linf", n=12, autoattack=parts, radii=[8 / 255])
     assert checks.find_warnings(outcomes, 10) == []
 
 
 @pytest.mark.parametrize("name", DEFENSES)
-def test_a_defense_that_deserves_it(honest, name):
+def test_a_defense_that_deserves_it(plain, name):
     before, after, expected = DEFENSES[name]
-    model = nn.Sequential(*map(Layer, before), honest, *map(Layer, after)).eval()
+    model = nn.Sequential(*map(Layer, before), plain, *map(Layer, after)).eval()
     torch.manual_seed(0)  # the noise layer draws from the global generator
     assert expected <= found(evaluate(model))
 
@@ -129,8 +129,8 @@ def test_a_periodic_model_is_right_again_further_out():
     assert "rising_with_eps" in {w["check"] for w in checks.find_warnings(outcomes, 2)}
 
 
-def test_masked_gradients_lose_to_the_black_box_part(honest, short_square):
-    model = nn.Sequential(Layer(_quantize), honest).eval()
+def test_masked_gradients_lose_to_the_black_box_part(plain, short_square):
+    model = nn.Sequential(Layer(_quantize), plain).eval()
     outcomes = evaluate(model, "linf", n=20, autoattack=("apgd-ce", "square"), radii=[0.3])
     assert {"zero_gradients", "black_box_wins"} <= found(outcomes)
 
@@ -143,9 +143,9 @@ def test_masked_gradients_lose_to_the_black_box_part(honest, short_square):
         (lambda x: x / 0, "have NaN pixels"),
     ],
 )
-def test_a_broken_attack(honest, monkeypatch, fault, words):
+def test_a_broken_attack(plain, monkeypatch, fault, words):
     monkeypatch.setattr(execute, "pgd", lambda model, x, y, **settings: fault(x))
-    warnings = checks.find_warnings(evaluate(honest), 10)
+    warnings = checks.find_warnings(evaluate(plain), 10)
     messages = [w["message"] for w in warnings if w["check"] == "faulty_images"]
     assert any(words in message for message in messages), messages
 
@@ -194,8 +194,8 @@ def test_what_inspect_counts():
     assert counted == dict(outside_ball=1, outside_range=1, nan_images=1, nan_logits=1)
 
 
-def test_messages_say_symptom_cause_and_remedy(honest):
-    model = nn.Sequential(Layer(_quantize), honest).eval()
+def test_messages_say_symptom_cause_and_remedy(plain):
+    model = nn.Sequential(Layer(_quantize), plain).eval()
     messages = {w["check"]: w["message"] for w in checks.find_warnings(evaluate(model), 10)}
     zero = messages["zero_gradients"]
     assert "of 40 correctly" in zero and "overestimated" in zero and "--autoattack" in zero

@@ -1,4 +1,4 @@
-"""Studies on Ray: the same results as without, whatever dies on the way."""
+"""Studies on Ray give the same results as local ones, even if nodes or drivers die."""
 
 import json
 import sys

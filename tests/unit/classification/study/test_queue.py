@@ -1,4 +1,4 @@
-"""How the runs of a study are made: order, failures, stops, sharing of the machine."""
+"""Execution of a study: order, failures, stops, and sharing of CPUs and GPUs."""
 
 import json
 import os
@@ -54,7 +54,7 @@ class Fake:
         pass
 
 
-def bad(code=1, error="bad luck"):
+def bad(code=1, error="it failed"):
     return Attempt(FAILED, code, error)
 
 

@@ -35,7 +35,7 @@ def test_results_in_object_storage(tmp_path, monkeypatch, capsys):
     kept = sorted(p.relative_to(tmp_path / "bucket") for p in (tmp_path / "bucket").rglob("*.json"))
     assert [path.name for path in kept] == ["result.json", "run.json"] * 4
 
-    # Another machine, with nothing but the bucket, and one run lost.
+    # Another machine that has only the bucket, in which one result is missing.
     monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path / "two"))
     runs = read_study(file)
     lost = tmp_path / "bucket" / "b" / runs[3].folder.name / "result.json"
