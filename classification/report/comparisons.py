@@ -1,4 +1,4 @@
-"""The best robust network against the best standard one: from runs to estimates and verdicts."""
+"""Comparison of the best robust with the best standard network: runs, estimates, verdicts."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from classification.report.records import Merged, Record
 from classification.report.verdicts import Estimate, Over, Verdict
 from classification.transfer.protocols import CHOICES
 
-ENOUGH = 3  # trials; networks with fewer are excluded if others on their side have this many
-# Fields of `settings.source` that make a pretraining recipe, and their names in the report.
+ENOUGH = 3  # trials; networks with fewer are excluded if others on their side have as many
+# Fields of `settings.source` that define a pretraining recipe, and their names in the report.
 RECIPE = {"dataset": "pretraining data", "epochs": "epochs", "seed": "initialization"}
 K = TypeVar("K", bound=Hashable)
 
@@ -25,19 +25,20 @@ class Rules:
     """How the verdicts of a report are made.
 
     Attributes:
-        margin: points within which a difference counts as none.
-        looks: comparison -> the numbers of trials with which it was judged so far. Each verdict
-            adds its numbers, because a later look at more trials may spend less error.
+        margin: largest difference that counts as no difference, points.
+        looks: name of a comparison -> numbers of trials at its earlier looks. Each verdict adds its
+            numbers, because later looks at more trials have a smaller error probability.
     """
 
     margin: float = verdicts.MARGIN
     looks: dict[str, list[str]] = field(default_factory=dict)
 
     def look(self, name: str, *parts: Estimate) -> int:
-        """Number of this look at a comparison, from 1; equal numbers of trials are one look.
+        """Number of this look at a comparison, from 1. Equal numbers of trials are one look.
 
         Args:
-            parts: the estimate, or those of all tasks for a comparison over tasks.
+            name: name of the comparison.
+            parts: the estimate, or the estimates of all tasks for a comparison over tasks.
         """
         if not any(part.over & Over.TRIALS for part in parts):
             return 1
@@ -50,12 +51,12 @@ class Rules:
 
 @dataclass(frozen=True)
 class Contest:
-    """Robust networks against standard ones on a task.
+    """Comparison of robust with standard networks on a task.
 
     Attributes:
-        robust, standard: the best network of each side on the test images.
-        measured: their difference, points, with selection bias.
-        estimate: cross-fitted difference: other images and trials choose the networks.
+        robust, standard: best network of each side on the test images.
+        measured: difference of their means, points, with selection bias.
+        estimate: cross-fitted difference: networks are chosen on other images and trials.
         verdict: verdict on the estimate; None before `judged`.
         differs: fields of the pretraining recipe in which the two networks differ, in words.
         pretrainings: whether every network was pretrained several times, so that the verdict is
@@ -72,7 +73,7 @@ class Contest:
 
     @property
     def bias(self) -> float | None:
-        """Selection bias of `measured`, points; None without an unbiased estimate."""
+        """Selection bias of `measured`, points; None without a cross-fitted estimate."""
         return None if self.estimate.missing else self.measured - self.estimate.mean
 
 
@@ -80,28 +81,30 @@ def contest(robust: list[Merged], standard: list[Merged]) -> Contest | None:
     """Compare two sides. Several configurations of a network are candidates like several networks.
 
     Returns:
-        None if a side is empty.
+        Comparison without a verdict; None if a side is empty.
     """
     if not robust or not standard:
         return None
-    best, usual = (max(side, key=lambda run: run.mean) for side in (robust, standard))
+    best, standard_best = (max(side, key=lambda run: run.mean) for side in (robust, standard))
     ours, theirs = _candidates(robust), _candidates(standard)
     repeated = _pretrainings(ours) and _pretrainings(theirs)
     return Contest(
         best,
-        usual,
-        best.mean - usual.mean,
+        standard_best,
+        best.mean - standard_best.mean,
         _estimate(ours, theirs, repeated),
-        differs=_differs(best.first, usual.first),
+        differs=_differs(best.first, standard_best.first),
         pretrainings=repeated,
     )
 
 
 def judged(contests: dict[K, Contest], rules: Rules, name: str = "") -> dict[K, Contest]:
-    """Judge the contests of one column; p-values are corrected for their number (Holm).
+    """Add verdicts to the contests of one column. p-values are corrected for their number (Holm).
 
     Args:
-        name: name of the column; with the keys it identifies the comparisons in `rules.looks`.
+        contests: contests of the column.
+        rules: how verdicts are made.
+        name: name of the column. With a key it names a comparison in `rules.looks`.
     """
     found = {key: c.estimate for key, c in contests.items()}
     verdict = judge_all(found, rules, name)
@@ -109,7 +112,7 @@ def judged(contests: dict[K, Contest], rules: Rules, name: str = "") -> dict[K, 
 
 
 def judge_all(found: dict[K, Estimate], rules: Rules, name: str = "") -> dict[K, Verdict]:
-    """Judge the estimates of one column; see `judged`."""
+    """Verdicts on the estimates of one column; see `judged`."""
     p = statistics.holm([None if e.missing else e.p for e in found.values()])
     return {
         key: verdicts.judge(e, value, margin=rules.margin, look=rules.look(f"{name} {key}", e))
@@ -118,7 +121,7 @@ def judge_all(found: dict[K, Estimate], rules: Rules, name: str = "") -> dict[K,
 
 
 def over_tasks(contests: Iterable[Contest], rules: Rules, name: str) -> Verdict:
-    """Judge the mean over the tasks that have an unbiased estimate."""
+    """Verdict on the mean over the tasks that have a cross-fitted estimate."""
     usable = [c for c in contests if not c.estimate.missing]
     look = rules.look(name, *(c.estimate for c in usable))
     estimate = estimates.over_tasks([c.estimate.mean for c in usable])
@@ -130,7 +133,7 @@ def compare(group: Group, rules: Rules) -> dict[tuple[str, str], Contest]:
     found = {}
     for mode in group.modes:
         contests = {(mode, task): c for task, c in _contests(group, mode, group.archs).items()}
-        found |= judged(contests, rules, f"table1 {'; '.join(group.key.words)}")
+        found |= judged(contests, rules, f"table1 {group.key.name}")
     return found
 
 
@@ -143,7 +146,7 @@ def compare_architectures(group: Group, rules: Rules) -> dict[tuple[str, str, st
     for mode in group.modes:
         for arch in group.archs:
             own = {(mode, t, arch): c for t, c in _contests(group, mode, (arch,)).items()}
-            found |= judged(own, rules, f"section4-3 {'; '.join(group.key.words)}")
+            found |= judged(own, rules, f"section4-3 {group.key.name}")
     return found
 
 
@@ -153,7 +156,7 @@ def compare_downscaled(group: Group, pixels: int, rules: Rules) -> dict[tuple[st
     for mode in group.modes:
         own = _contests(group, mode, group.archs, pixels)
         contests = {(mode, task): c for task, c in own.items()}
-        found |= judged(contests, rules, f"downscaled {pixels} {'; '.join(group.key.words)}")
+        found |= judged(contests, rules, f"downscaled {pixels} {group.key.name}")
     return found
 
 
@@ -180,8 +183,8 @@ def _contests(
 
 
 def _candidates(side: list[Merged]) -> list[Merged]:
-    """Networks that take part in the choice. Only their number of trials excludes networks, because
-    it does not depend on their accuracy."""
+    """Networks that can be chosen. Networks are excluded only by their number of trials, which does
+    not depend on their accuracy."""
     return [run for run in side if len(run.seeds) >= ENOUGH] or side
 
 
@@ -208,22 +211,25 @@ def _array(rows: list[np.ndarray], side: list[Merged], repeated: bool) -> np.nda
     trials."""
     if not repeated:
         return _stacked(rows)
-    places: dict[tuple, list[np.ndarray]] = {}
+    pretrainings: dict[tuple, list[np.ndarray]] = {}
     for row, run in zip(rows, side, strict=True):
-        places.setdefault(_network(run), []).append(row.mean(0))
-    return _stacked([np.stack(own) for own in places.values()])
+        pretrainings.setdefault(_network(run), []).append(row.mean(0))
+    return _stacked([np.stack(own) for own in pretrainings.values()])
 
 
 def _stacked(runs: list[np.ndarray]) -> np.ndarray:
-    """Stack the runs. Runs with more trials than others are cut to the first ones."""
+    """Stack the runs, each with the number of trials of the shortest one."""
     trials = min(map(len, runs))
     return np.stack([run[:trials] for run in runs])
 
 
 def _fixed(side: list[Merged]) -> bool:
-    """Whether a single trial is enough, because nothing in the runs is random: a logistic probe or
-    nearest neighbors on all images, with a given penalty or number of neighbors. A choice of them
-    depends on the validation images that the seed draws."""
+    """Whether a single trial is enough because the runs do not depend on the seed.
+
+    This holds for a logistic probe or nearest neighbors on all images, with a given penalty or
+    number of neighbors. If these are chosen, they depend on the validation images that the seed
+    draws.
+    """
     settings = [run.first.settings for run in side]
     return all(
         own.get("probe") in ("logistic", "knn")

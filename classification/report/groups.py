@@ -62,6 +62,11 @@ class Key:
         return found + [("simulated", "simulated")] * self.simulated
 
     @property
+    def name(self) -> str:
+        """Short name, which also identifies comparisons in `report.json`."""
+        return " ".join(name for name, _ in self.parts)
+
+    @property
     def words(self) -> list[str]:
         """Descriptions of the properties."""
         return [description for _, description in self.parts]

@@ -1,4 +1,4 @@
-"""Words and table cells of verdicts, for all exhibits that show one."""
+"""Words and table cells of verdicts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WOULD_TELL = Column("would_tell")
 OVER = {
     Over.NOTHING: "",
     Over.TRIALS: "trials, on this test set",
-    Over.IMAGES: "test images, no scatter over trials",
+    Over.IMAGES: "test images, no variance over trials",
     Over.TRIALS | Over.IMAGES: "trials and test images",
     Over.TASKS: "tasks",
 }
@@ -35,7 +35,7 @@ LACKING = {
 
 
 def interval(verdict: Verdict | None, places: tuple[int, ...] = ()) -> Value | None:
-    """The estimate with its interval; None without an interval.
+    """Estimate with its interval; None without an interval.
 
     Args:
         places: indices of the records behind the estimate.
@@ -108,23 +108,23 @@ def _rounded(number: int) -> int:
 
 
 def how(rules: Rules) -> str:
-    """A paragraph about the rules of verdicts."""
+    """Paragraph about the rules of verdicts."""
     return (
         "Verdicts are about robust minus standard. Better or worse: the p-value, corrected for the "
         f"number of rows of a column (Holm), is at most {100 * FIRST:g} % at the first look. "
         "Later looks at more trials share another 1 %, so all looks together are allowed 5 % wrong "
-        f"verdicts. Runs without scatter over trials are judged once, at {100 * FIXED:g} %. "
-        f"No difference: the interval lies within {rules.margin:g} points of 0. Cannot tell: all "
-        "other cases. Standard and robust networks may scatter differently over trials."
+        f"verdicts. Runs without variance over trials are tested once, at {100 * FIXED:g} %. "
+        f"No difference: the interval is within {rules.margin:g} points of 0. Cannot tell: all "
+        "other cases. Standard and robust networks may have different variances over trials."
     )
 
 
 def about(contests: Iterable[Contest]) -> list[str]:
-    """A sentence on whether the verdicts are about these checkpoints or about the recipe."""
+    """Sentence on whether the verdicts are about these checkpoints or about the recipe."""
     if all(c.pretrainings for c in contests):
         return [
-            "Every network was pretrained several times; the scatter over pretrainings is in "
-            "the intervals."
+            "Every network was pretrained several times. The intervals include the variance over "
+            "pretrainings."
         ]
     return [
         "The verdicts are about these checkpoints. Another pretraining with the same recipe "

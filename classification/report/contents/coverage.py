@@ -1,4 +1,4 @@
-"""Figure 1, and what is still missing."""
+"""Numbers of Figure 1, and the coverage of the report: found and missing results."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from classification.report.contents.parts import ARCH, MODE, TASK, Results, of_t
 from classification.report.groups import Group
 from classification.report.records import Record
 from classification.report.sections import Cell, Column, Kind, Row, Section, Value
+from classification.study.commands import read_metrics
 from robust_backbones.core.eps import show_eps
 
 
 def figure1(results: Results) -> list[Section]:
-    """The numbers of pictures that show what networks see."""
+    """Numbers of the visualizations in Figure 1."""
     found = [(i, r) for i, r in enumerate(results.records) if r.kind == "interpret"]
     if not found:
         return []
@@ -28,11 +29,11 @@ def figure1(results: Results) -> list[Section]:
         for place, record, network, numbers in parts
     ]
     text = [
-        "What networks see: images that raise a unit or a class, and images that match a "
-        "representation, found by gradient steps in a ball. The pictures lie beside the "
-        "results. Confidences and agreements are percent, of the network itself and of a "
-        "judge that took no part; distances are relative, 0 is equal. The paper's figure has "
-        "no numbers."
+        "Images that maximize a unit or a class score, and images that match a representation, "
+        "found by gradient steps in a ball. The pictures are in the folders of the results. "
+        "Confidence and agreement are in percent, for the network itself and for an independent "
+        "evaluation classifier. Distances are relative; 0 means equal. The paper's figure has no "
+        "numbers."
     ]
     columns = [
         Column("run"),
@@ -56,12 +57,12 @@ def figure1(results: Results) -> list[Section]:
 
 
 def _run(record: Record) -> str:
-    """What a study calls it, else its folder."""
+    """Labels of the run in its study, or the name of its folder."""
     return ", ".join(map(str, record.labels.values())) or record.path.parent.name
 
 
 def _numbers(node: dict) -> dict[str, float]:
-    """Means, without those of each picture."""
+    """Mean numbers, without the lists for single pictures."""
     found = {}
     for name, cell in node.items():
         if isinstance(cell, dict):
@@ -80,11 +81,12 @@ def _warnings(record: Record) -> Iterable[dict]:
 
 
 def coverage(results: Results, made: list[Section], empty: list[str]) -> list[Section]:
-    """How much of each exhibit there is.
+    """Sections about the coverage: of each table and figure, of the study, and missing networks.
 
     Args:
+        results: everything that the report is made from.
         made: the other sections.
-        empty: exhibits without any result.
+        empty: names of tables and figures without any result.
     """
     rows: list[Row] = [
         {
@@ -98,8 +100,9 @@ def coverage(results: Results, made: list[Section], empty: list[str]) -> list[Se
     ]
     rows += [{"title": name, "found": 0, "percent": 0.0, "section": ""} for name in empty]
     text = [
-        "Numbers that each exhibit has, of those that it wants: with published networks what the "
-        "paper has, with networks of one's own each combination of what there is."
+        "Numbers that each table or figure has, and numbers that it should have. With published "
+        "networks, it should have the paper's numbers. With your own networks, it should have "
+        "every combination of their settings."
     ]
     columns = [
         Column("title", "table or figure"),
@@ -109,13 +112,13 @@ def coverage(results: Results, made: list[Section], empty: list[str]) -> list[Se
         Column("section"),
     ]
     counted = [section for section in made if section.wanted]
-    warned = ["Simulated results count here like others."] * any(
+    warned = ["Simulated results are counted like measured ones."] * any(
         record.simulated for record in results.records
     )
     found = [
         Section(
             "coverage",
-            "Coverage: what there is",
+            "Coverage",
             text,
             columns,
             rows,
@@ -133,7 +136,7 @@ def _part(section: Section) -> float | None:
 
 
 def _missing(results: Results, group: Group) -> list[Section]:
-    """Cells of Table 1, Figures 2 and 3 and the curves that have no run."""
+    """Networks of Table 1, Figures 2 and 3 and the curves without a run."""
     levels, found = (0.0, *group.eps), 0
     excluded = results.excluded.get(group.suffix, frozenset())
     wanted = len(group.modes) * len(group.tasks) * len(group.archs) * len(levels) - len(excluded)
@@ -166,7 +169,7 @@ def _missing(results: Results, group: Group) -> list[Section]:
     return [
         Section(
             "missing" + group.suffix,
-            f"What is missing ({words})",
+            f"Missing results ({words})",
             ["Combinations of mode, task, architecture and eps without a result."],
             columns,
             rows,
@@ -179,11 +182,9 @@ def _missing(results: Results, group: Group) -> list[Section]:
 
 
 def _study(results: Results) -> list[Section]:
-    """The runs of a study file, found or missing."""
+    """Runs of the study file, finished or missing."""
     if results.study is None:
         return []
-    from classification.study.commands import read_metrics
-
     runs = results.planned
     places = {record.path.resolve(): i for i, record in enumerate(results.records)}
     axes = [*dict.fromkeys(axis for run in runs for axis in run.labels)]
@@ -207,7 +208,10 @@ def _study(results: Results) -> list[Section]:
         Column("state"),
         Column("result", kind=Kind.ACCURACY),
     ]
-    text = ["Its runs, in its own words; a result is the mean of a run's trials, with their ends."]
+    text = [
+        "Runs of the study file. A result is the mean over trials, with the lowest and the highest "
+        "trial."
+    ]
     return [
         Section(
             "study", f"Study {results.study.name}", text, columns, rows, [], [], found, len(rows)

@@ -85,8 +85,8 @@ def figure4(results: Results) -> list[Section]:
         "COCO's AP, percent: mean and standard deviation over runs with different seeds. "
         "Differences are from the standard backbone. Their intervals are over runs only and are "
         "about this test set. p-values are corrected for the number of robust backbones, because "
-        "the paper shows the best of several. Detectors are compared only if nothing but their "
-        "weights differs.",
+        "the paper shows the best of several. Detectors are compared only if they differ only in "
+        "their weights.",
         verdict_words.how(results.rules),
         f"The paper's numbers: {published.numbers()['figure4']['definition'].strip()}. Its robust "
         "number is compared with our best one.",
@@ -123,16 +123,16 @@ def _lacking(found: list[Experiment]) -> int:
         for _ in tasks
         for side in (STANDARD, "robust")
     ]
-    lost = [cell for cell in cells if cell not in sides]
-    return len(lost) if len(lost) < len(cells) else 0
+    lacking = [cell for cell in cells if cell not in sides]
+    return len(lacking) if len(lacking) < len(cells) else 0
 
 
 def experiments(runs: list[Merged]) -> list[Experiment]:
+    """Group the runs of detectors that differ only in their weights. The paper's come first."""
     groups: dict[tuple, dict[str, list[Merged]]] = {}
     for run in runs:
-        network = _network(run.first)
-        place = groups.setdefault((run.first.dataset, _recipe(run.first)), {})
-        place.setdefault(network, []).append(run)
+        networks = groups.setdefault((run.first.dataset, _recipe(run.first)), {})
+        networks.setdefault(_network(run.first), []).append(run)
     found = []
     for networks in groups.values():
         first = next(iter(networks.values()))[0].first
@@ -140,23 +140,23 @@ def experiments(runs: list[Merged]) -> list[Experiment]:
         weights = [run.first.weights for own in networks.values() for run in own]
         named = not all(map(zoo.known, weights))
         found.append(Experiment(_name(first), _words(first), ordered, named))
-    found = _told_apart(found)
+    found = _distinguished(found)
     order = [*published.numbers()["figure4"]]
     return sorted(found, key=lambda e: (e.name not in order, e.name, e.words))
 
 
-def _told_apart(found: list[Experiment]) -> list[Experiment]:
+def _distinguished(found: list[Experiment]) -> list[Experiment]:
     """Append the keys in which configurations differ to the words of experiments that are equal."""
-    told = []
+    distinguished = []
     for experiment in found:
         alike = [e for e in found if e.words == experiment.words]
-        configs = {id(e): _flat(_first(e).settings) for e in alike}
+        configs = {id(e): _compared(_first(e).settings) for e in alike}
         keys = sorted({key for config in configs.values() for key in config})
         own = configs[id(experiment)]
         differ = [k for k in keys if any(c.get(k) != own.get(k) for c in configs.values())]
         shown = [f"{key} {own.get(key)}" for key in differ[:SHOWN]]
-        told.append(replace(experiment, words=", ".join([experiment.words, *shown])))
-    return told
+        distinguished.append(replace(experiment, words=", ".join([experiment.words, *shown])))
+    return distinguished
 
 
 def _first(experiment: Experiment) -> Record:
@@ -178,13 +178,14 @@ def _order(network: str) -> tuple:
 
 
 def _recipe(record: Record) -> str:
-    text = json.dumps(_flat(record.settings), sort_keys=True, default=str)
+    """Digest of the configuration, equal for detectors that differ only in their weights."""
+    text = json.dumps(_compared(record.settings), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _flat(settings: dict) -> dict:
+def _compared(config: dict) -> dict:
     """Flatten a configuration, without the keys that may differ within an experiment."""
-    return {k: v for k, v in flatten(settings).items() if not k.startswith(EXPERIMENT)}
+    return {key: cell for key, cell in flatten(config).items() if not key.startswith(EXPERIMENT)}
 
 
 def _name(record: Record) -> str:
@@ -196,7 +197,7 @@ def _name(record: Record) -> str:
 def _words(record: Record) -> str:
     config = record.settings
     kind = "Mask R-CNN" if config["MODEL"].get("MASK_ON") else "Faster R-CNN"
-    iterations = _flat(config).get("SOLVER.MAX_ITER")
+    iterations = _compared(config).get("SOLVER.MAX_ITER")
     schedule = f", {iterations} iterations" if iterations else ""
     return f"{record.dataset}, {kind}{schedule}"
 

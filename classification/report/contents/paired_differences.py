@@ -143,7 +143,7 @@ def paired(results: Results, group: Group) -> list[Section]:
             for task, c in own.items()
         ]
         if len(own) > 1:
-            name = f"all tasks {'; '.join(group.key.words)} {mode}"
+            name = f"all tasks {group.key.name} {mode}"
             verdict = over_tasks(own.values(), results.rules, name)
             rows.append(
                 {
