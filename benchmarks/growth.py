@@ -103,7 +103,7 @@ def report(size: int, folder: Path):
     import report as benchmark
 
     from classification.report import records, run
-    from classification.report.answers import answers
+    from classification.report.answers import find_answers
     from classification.report.contents.build import build_sections, collect
 
     trials = max(1, size // 16)
@@ -120,7 +120,7 @@ def report(size: int, folder: Path):
         found, problems = records.read([folder / "results"])
         results = collect(found)
         sections = build_sections(results)
-        run.write(results, answers(results), sections, problems, folder / "report")
+        run.write(results, find_answers(results), sections, problems, folder / "report")
 
     return work
 

@@ -24,7 +24,7 @@ import numpy as np  # noqa: E402
 
 from classification.datasets.specs import DATASETS, SUITE  # noqa: E402
 from classification.report import records, run  # noqa: E402
-from classification.report.answers import answers  # noqa: E402
+from classification.report.answers import find_answers  # noqa: E402
 from classification.report.contents.build import build_sections, collect  # noqa: E402
 from classification.report.published import ARCHS, EPS  # noqa: E402
 from classification.transfer import options as transfer_options  # noqa: E402
@@ -184,9 +184,9 @@ def measure(folder: Path, output: Path) -> None:
     done(f"read {len(found)} results")
     results = collect(found)
     done(f"compare the networks of {len(results.groups)} groups")
-    found_answers, sections = answers(results), build_sections(results)
+    answers, sections = find_answers(results), build_sections(results)
     done(f"work out {len(sections)} sections")
-    page = run.write(results, found_answers, sections, problems, output)
+    page = run.write(results, answers, sections, problems, output)
     done(f"draw {sum(len(s.figures) for s in sections)} figures, write tables and page")
     print("| step | wall s | CPU s |\n|---|---|---|")
     total = ("total", *(sum(step[k] for step in steps) for k in (1, 2)))

@@ -2,22 +2,23 @@
 
 A question compares robust with standard networks: transfer in one mode, of one architecture or of
 the best of several, or detectors by one metric. Differences of several tasks are never averaged.
-The sentence says on which tasks the robust side gains or loses, and which tasks need more data.
+The sentence names the tasks on which the robust side gains or loses, and those that need more data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from classification.report import comparisons
+from classification.report import comparisons, numbers
 from classification.report.comparisons import Contest, Rules
 from classification.report.contents.detection import STANDARD, TASKS, experiments, verdicts
 from classification.report.contents.parts import EMBEDDED, Results
 from classification.report.groups import Group, stylized
 from classification.report.records import Merged
-from classification.report.verdict_words import advice
+from classification.report.sections import Interval, Kind, Value
+from classification.report.verdict_words import advice, interval
 from classification.report.verdicts import Outcome, Verdict
 from robust_backbones.core.eps import show_eps
 
@@ -36,7 +37,7 @@ class Answer:
 
     Attributes:
         question: the comparison, without verb: mode, architecture and protocol.
-        text: the answer, one sentence. Without verdicts, it says which results are missing.
+        text: the answer, one sentence. Without verdicts, it names the missing results.
         unit: unit of the differences, `"points"` or `"points of box AP"`.
         verdicts: task -> verdict on the robust side; empty if the question has no answer.
         cautions: reasons not to quote the answer as it is, one sentence each.
@@ -96,7 +97,7 @@ def _interval(verdict: Verdict) -> list[float] | None:
     return [verdict.low, verdict.high]
 
 
-def answers(results: Results) -> list[Answer]:
+def find_answers(results: Results) -> list[Answer]:
     """Answer the questions of a report. Questions without an answer are last."""
     found = []
     for group in results.groups:
@@ -280,7 +281,7 @@ def _cautions(contests: Iterable[Contest]) -> tuple[str, ...]:
 def sentence(
     subject: str, rival: str, verdicts: Mapping[str, Verdict], unit: str = "points"
 ) -> str:
-    """Say what verdicts support about the robust side.
+    """Write a sentence about the robust side that the verdicts support.
 
     Args:
         subject: robust side, a plural noun phrase.
@@ -338,52 +339,26 @@ def _listed(words: Iterable[str]) -> str:
 def _sizes(verdicts: Mapping[str, Verdict], unit: str) -> str:
     """Size of one difference with its interval, or the range of several differences.
 
-    Gains and losses are printed without sign, because the verb has it.
+    Gains and losses are printed without a sign, because the verb has it.
     """
-    found = [*verdicts.values()]
-    lost = found[0].outcome is Outcome.WORSE
-    if len(found) == 1:
-        return rounded(found[0], unit, negated=lost)
-    digits = max(digits_of(verdict) for verdict in found)
-    means = sorted((-1 if lost else 1) * verdict.estimate.mean for verdict in found)
-    shown = dict.fromkeys(number(mean, digits) for mean in (means[0], means[-1]))
-    return f"{' to '.join(shown)} {unit}"
+    values = [_value(v, negated=v.outcome is Outcome.WORSE) for v in verdicts.values()]
+    if len(values) == 1:
+        shown, spread = numbers.parts(values[0], Kind.ACCURACY)
+        return f"{shown} {unit} {spread}".rstrip().replace(numbers.MINUS, "-")
+    places = max(numbers.decimals(value, Kind.ACCURACY) for value in values)
+    means = sorted(value.mean for value in values)
+    ends = dict.fromkeys(f"{mean:.{places}f}" for mean in (means[0], means[-1]))
+    return f"{' to '.join(ends)} {unit}"
 
 
-def rounded(verdict: Verdict, unit: str = "", negated: bool = False) -> str:
-    """Estimate and interval with the digits that the interval supports: `1.8 points [0.4, 3.1]`.
+def _value(verdict: Verdict, negated: bool = False) -> Value:
+    """Estimate with its interval.
 
     Args:
-        unit: unit behind the estimate, or empty.
-        negated: whether to print standard minus robust.
+        negated: whether to return standard minus robust.
     """
-    digits, sign = digits_of(verdict), -1 if negated else 1
-    text = f"{number(sign * verdict.estimate.mean, digits)} {unit}".rstrip()
-    if verdict.low is None or verdict.high is None:
-        return f"{text} (no interval)"
-    low, high = sorted((sign * verdict.low, sign * verdict.high))
-    return f"{text} [{number(low, digits)}, {number(high, digits)}]"
-
-
-def digits_of(verdict: Verdict) -> int:
-    """Decimals that an interval supports: 0 if its half-width is 10 points or more, else 1 or 2.
-
-    More decimals are used if an end would otherwise be rounded to a 0 that hides its sign.
-    """
-    if verdict.low is None or verdict.high is None:
-        return 1
-    half = (verdict.high - verdict.low) / 2
-    digits = 0 if half >= 10 else 1 if half >= 0.1 else 2
-    if verdict.outcome in (Outcome.BETTER, Outcome.WORSE):
-        end = min(abs(verdict.low), abs(verdict.high))
-        while end and digits < 4 and round(end, digits) == 0:
-            digits += 1
-    return digits
-
-
-def number(value: float, digits: int) -> str:
-    """Number without trailing zeros and without a negative zero."""
-    text = f"{value:.{digits}f}"
-    if digits:
-        text = text.rstrip("0").rstrip(".")
-    return "0" if text == "-0" else text
+    value = interval(verdict) or Value(verdict.estimate.mean)
+    if not negated or not isinstance(value.spread, Interval):
+        return value
+    spread = replace(value.spread, low=-value.spread.high, high=-value.spread.low)
+    return Value(-value.mean, spread)

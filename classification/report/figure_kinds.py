@@ -185,7 +185,7 @@ def explained(series: Series) -> float | None:
 
 
 def _write_fit(axis: Any, series: Series) -> None:
-    """Write label and R² into the lower right corner, above those of earlier series."""
+    """Write label and R² into the lower right corner, above the labels of earlier series."""
     share = explained(series)
     if share is not None:
         line = len(axis.texts) - sum(hasattr(text, "xyann") for text in axis.texts)

@@ -11,8 +11,10 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from classification.report.answers import Answer, number, rounded
-from classification.report.verdict_words import advice
+from classification.report import numbers
+from classification.report.answers import Answer
+from classification.report.sections import Kind, Value
+from classification.report.verdict_words import advice, interval
 from classification.report.verdicts import Outcome, Verdict
 
 # A verdict's sign in the plot. The shape differs, so that no verdict is known by color alone.
@@ -113,7 +115,7 @@ def _forest(answer: Answer, scale: tuple[float, float], margin: float | None) ->
         bars.append(
             Bar(
                 task,
-                rounded(verdict),
+                _text(verdict),
                 verdict.outcome.value,
                 MARKS[verdict.outcome],
                 advice([verdict]),
@@ -127,8 +129,15 @@ def _forest(answer: Answer, scale: tuple[float, float], margin: float | None) ->
     if margin is None and any(v.outcome is Outcome.NO_DIFFERENCE for v in verdicts):
         margin = verdicts[0].margin
     band = (place(-margin), round(place(margin) - place(-margin), 2)) if margin else None
-    ticks = [(place(tick), number(tick, 6)) for tick in _ticks(low, high)]
+    ticks = [(place(tick), f"{tick:g}".replace("-", numbers.MINUS)) for tick in _ticks(low, high)]
     return Forest(bars, ticks, band, _caption(answer, margin))
+
+
+def _text(verdict: Verdict) -> str:
+    """Estimate and interval, rounded."""
+    if value := interval(verdict):
+        return numbers.text(value, Kind.DIFFERENCE)
+    return f"{numbers.text(Value(verdict.estimate.mean), Kind.DIFFERENCE)} (no interval)"
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -83,7 +83,8 @@ def decimals(cell: Cell, kind: Kind) -> int:
     """Decimals of a number. A spread reduces them to the significant digits of its half-width.
 
     By the rule of the Particle Data Group, these are two digits for a half-width that begins with
-    100 to 354, and one digit for 355 to 949.
+    100 to 354, and one digit for 355 to 949. An interval without 0 gets more decimals if its ends
+    would be rounded to 0, because the verdict depends on their sign.
     """
     form = FORMATS[kind]
     if isinstance(cell, Value) and cell.spread:
@@ -97,7 +98,11 @@ def decimals(cell: Cell, kind: Kind) -> int:
         return form.decimals
     exponent = math.floor(math.log10(size))
     digits = 2 if size < two_digits_below * 10.0**exponent else 1
-    return min(form.decimals, max(0, digits - 1 - exponent))
+    places = min(form.decimals, max(0, digits - 1 - exponent))
+    if isinstance(cell, Value) and isinstance(cell.spread, Interval) and low * high > 0:
+        while places < form.decimals and 0 in (round(low, places), round(high, places)):
+            places += 1
+    return places
 
 
 def _ends(spread: Ends | Interval, places: int) -> list[str]:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from classification.report import figures, folder, page, page_runs, tables
-from classification.report.answers import Answer, answers
+from classification.report.answers import Answer, find_answers
 from classification.report.comparisons import Rules
 from classification.report.contents.build import build_sections, collect
 from classification.report.contents.parts import Results
@@ -35,9 +35,9 @@ def run(
     rules = Rules(MARGIN if margin is None else margin, folder.older_looks(output))
     results = collect(found, study, rules)
     sections = build_sections(results)
-    found_answers = answers(results)
-    path = write(results, found_answers, sections, problems, output, margin)
-    for answer in found_answers:
+    answers = find_answers(results)
+    path = write(results, answers, sections, problems, output, margin)
+    for answer in answers:
         print(answer)
     for text in problems:
         print(f"warning: {text}")

@@ -4,7 +4,10 @@ import pytest
 
 from classification.report import figures, page_runs, records
 from classification.report import page as report_page
+from classification.report.answers import Answer
 from classification.report.sections import Section
+from classification.report.trial_variance import VariancePart
+from classification.report.verdicts import Estimate, Over, judge
 from tests.support import browser, report_parts
 
 ROWS = """return Array.from(document.querySelectorAll('#table1 .sortable tbody tr'),
@@ -28,8 +31,18 @@ def driver(tmp_path_factory):
         for figure in section.figures
     }
     first = Section("figure1", "Figure 1", [], [], [])
+    verdicts = {
+        f"a task with a long name {k}": judge(Estimate(mean, Over.TRIALS, seeds=VariancePart(1, 9)))
+        for k, mean in enumerate((0.1, 5.0, -123.4))
+    }
+    answer = Answer("Question", "A sentence.", verdicts=verdicts)
     page = report_page.render(
-        [], [section, first], drawings, page_runs.collect_runs(found), [report_parts.HOSTILE], []
+        [answer],
+        [section, first],
+        drawings,
+        page_runs.collect_runs(found),
+        [report_parts.HOSTILE],
+        [],
     )
     path = folder / "index.html"
     path.write_text(page, encoding="utf-8")
@@ -130,15 +143,21 @@ def test_figure_1_shows_its_pictures(driver):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1200])
+@pytest.mark.parametrize("width", [360, 390, 1200])
 def test_looks(driver, width, scheme, tmp_path):
     browser.size(driver, width, 800, scheme)
     assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+    outside = driver.execute_script("""
+        return Array.from(document.querySelectorAll('body *'), node => node)
+            .filter(node => !node.closest('.box, svg, dialog, script'))
+            .filter(node => node.getBoundingClientRect().right > innerWidth + 1)
+            .map(node => node.outerHTML.slice(0, 80))""")
+    assert outside == []
     ground, ink, drawn = driver.execute_script("""
         const of = (node) => getComputedStyle(node);
         const text = document.querySelector('figure svg text');
         return [of(document.body).backgroundColor, of(document.body).color, of(text).fill]""")
-    light = [sum(map(int, colour[4:-1].split(","))) / 3 for colour in (ground, ink, drawn)]
+    light = [sum(map(int, color[4:-1].split(","))) / 3 for color in (ground, ink, drawn)]
     bright, faint = (light[0], light[1:]) if scheme == "light" else (light[1], light[:1])
     assert bright > 200 and max(faint) < 80 and drawn == ink
     driver.save_screenshot(str(tmp_path / "page.png"))

@@ -56,6 +56,7 @@ def interval(mean: float, low: float, high: float) -> Value:
         (interval(2.231, 1.57, 2.80), Kind.DIFFERENCE, "+2.2 [1.6, 2.8]"),
         (interval(2.231, 1.28, 3.19), Kind.DIFFERENCE, "+2.2 [1.3, 3.2]"),
         (interval(80.4, 75.2, 85.6), Kind.ACCURACY, "80 [75, 86]"),
+        (interval(2.38, 0.02, 4.74), Kind.DIFFERENCE, "+2.38 [0.02, 4.74]"),  # the sign counts
         (interval(0.05, 0.0123, 0.0877), Kind.DIFFERENCE, "+0.05 [0.01, 0.09]"),
         (interval(0.0, 0.0, 0.0), Kind.DIFFERENCE, "0.00 [0, 0]"),
         (interval(1.0, -math.inf, math.inf), Kind.DIFFERENCE, f"+1.00 [{MINUS}inf, inf]"),
