@@ -149,7 +149,7 @@ def test_verification_detects_a_missing_key(resnet18_file):
     source = read_checkpoint(resnet18_file)
     tensors = export.detectron2_contents(source)["model"]
     tensors.pop("stem.conv1.norm.bias")
-    with pytest.raises(UserError, match="do not fit: .*stem.conv1.norm.bias"):
+    with pytest.raises(UserError, match="do not fit the backbone: .*stem.conv1.norm.bias"):
         verify_backbone(source, tensors)
 
 
