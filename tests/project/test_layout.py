@@ -157,3 +157,44 @@ def test_no_package_imports_itself_through_others():
     for name, targets in arrows().items():
         rooms.setdefault(room(name), set()).update({room(t) for t in targets} - {room(name)})
     assert not circles(rooms)
+
+
+# Packages that a function may import, because they are extras or because only one path of a light
+# module needs them.
+OPTIONAL = {
+    "braceexpand",
+    "dill",
+    "huggingface_hub",
+    "imagecorruptions",
+    "jinja2",
+    "matplotlib",
+    "pyautoattack",
+    "ray",
+    "skimage",
+    "sklearn",
+    "webdataset",
+}
+
+
+def lazy_imports(path: Path) -> list[str]:
+    """Modules imported inside functions, one entry for each import statement."""
+    found = {}
+    for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            for node in ast.walk(function):
+                if isinstance(node, ast.Import):
+                    found[node.lineno] = node.names[0].name
+                elif isinstance(node, ast.ImportFrom):
+                    found[node.lineno] = str(node.module)
+    return [name for name in found.values() if name.split(".")[0] not in OPTIONAL]
+
+
+def is_command(path: Path) -> bool:
+    """Whether the file parses a command line; such a file imports its work lazily, so that `--help`
+    is fast."""
+    return path.name == "__main__.py" or path.parent.name == "commands"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_are_at_the_top(path):
+    assert len(lazy_imports(path)) <= (1 if is_command(path) else 0)

@@ -31,5 +31,7 @@ def test_phrases_are_found(tmp_path, source, hit):
 
 def test_standard_words_are_not_phrases(tmp_path):
     path = tmp_path / "a.py"
-    path.write_text('"""Sort by learning rate; the radius eps is 4/255."""\ncolor = normalize = 1\n')
+    path.write_text(
+        '"""Sort by learning rate; the radius eps is 4/255."""\ncolor = normalize = 1\n'
+    )
     assert not list(words.hits(path))

@@ -22,7 +22,7 @@ PHRASES = {
     r"(go|goes|went|going) on (with|where|from|by|at|in)": "resume, continue",
     r"told (apart|of|by|in|to)|is told|are told": "reported, distinguished",
     r"cannot be had": "could not be fetched",
-    r"(is|are|be|was|were) none": "is invalid, does not exist",
+    r"(is|are|be|was|were) (?-i:none)": "is invalid, does not exist",
     r"that is no|which is no|it is no|this is no": "is not a ...",
     r"(is|are) no (number|name|text|list|folder|file|image|path|dataset|COCO|VOC)": "is not a ...",
     r"(lies|lie|lay) (in|at|beside|there|here|on|under|outside|inside|elsewhere)": "is in",
