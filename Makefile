@@ -67,10 +67,11 @@ test-fast: $(READY) ## run the tests that are not marked slow
 bench: $(READY) ## compare speed with other libraries (quick), write benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/run.py
 
-lint: $(READY) ## check style and types
+lint: $(READY) ## check style, types and wording
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tests.support.words robust_backbones classification tools
 
 format: $(READY) ## format the code
 	$(BIN)/ruff check --fix .

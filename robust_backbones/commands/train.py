@@ -95,13 +95,12 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     with user_errors():
         require_config(args.config)
-        from robust_backbones.detection.launch import Processes, launch
-        from robust_backbones.detection.training.run import Mode
+        from robust_backbones.detection import launch
 
-        launch(
+        launch.launch(
             args.config,
             args.opts,
             {"TRAIN": args.dataset_train, "TEST": args.dataset_test},
-            Mode(args.resume, args.restart_schedule, args.eval_only),
-            Processes(args.num_gpus, args.num_machines, args.machine_rank, args.dist_url),
+            launch.Mode(args.resume, args.restart_schedule, args.eval_only),
+            launch.Processes(args.num_gpus, args.num_machines, args.machine_rank, args.dist_url),
         )

@@ -192,9 +192,20 @@ def lazy_imports(path: Path) -> list[str]:
 def is_command(path: Path) -> bool:
     """Whether the file parses a command line; such a file imports its work lazily, so that `--help`
     is fast."""
-    return path.name == "__main__.py" or path.parent.name == "commands"
+    names = {node.name for node in ast.parse(path.read_text()).body if hasattr(node, "name")}
+    return path.name == "__main__.py" or "main" in names
+
+
+# Modules with imports inside functions for another reason.
+LAZY = {
+    "robust_backbones/commands/conversion.py": "verifying a Detectron2 file needs Detectron2",
+    "robust_backbones/detection/compat.py": "it first looks whether Detectron2 is installed",
+    "classification/study/executors.py": "only runs on GPUs need torch, which takes seconds",
+    "classification/study/run.py": "the module imports Ray, an extra",
+}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_are_at_the_top(path):
-    assert len(lazy_imports(path)) <= (1 if is_command(path) else 0)
+    if str(path.relative_to(ROOT)) not in LAZY:
+        assert len(lazy_imports(path)) <= is_command(path)

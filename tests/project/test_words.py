@@ -1,4 +1,4 @@
-"""The words of code and messages: phrases with a plain equivalent are not used; American spelling."""
+"""Code and messages use plain phrases and American spelling."""
 
 import pytest
 

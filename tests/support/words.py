@@ -56,7 +56,7 @@ PHRASES = {
     r"honest(ly|y)?": "unbiased, cross-fitted",
     r"luck(y)?": "selection bias, chance",
     r"exhibits?": "table, figure",
-    r"judges?": "evaluation classifier",
+    r"(a|the|one|no) judge|judges": "evaluation classifier",
     r"opinion": "prediction",
     r"hopeless": "below the pruning margin",
     r"data sets?": "dataset",
