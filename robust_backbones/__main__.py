@@ -52,12 +52,12 @@ def run(program: str, commands: dict[str, tuple[str, str]], arguments: list[str]
     """Run one of `commands`.
 
     Args:
-        program: Name of the program that was started, for the command's help.
-        commands: Table such as `COMMANDS`.
-        arguments: Name of the command, with hyphens or underscores, and its arguments.
+        program: name of the program that was started, for the command's help.
+        commands: table such as `COMMANDS`.
+        arguments: name of the command, with hyphens or underscores, and its arguments.
 
     Raises:
-        UserError: The command is unknown.
+        UserError: the command is unknown.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
         for name, (_, about) in commands.items():

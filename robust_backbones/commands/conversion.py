@@ -24,15 +24,15 @@ def read(
     """Read a checkpoint, and report assumed input statistics.
 
     Args:
-        name: Path, URL or name of a published model, as the user gave it.
-        path: Local file.
-        arch: Expected architecture. None: taken from the published model or the tensors.
-        allow_pickle: Whether code in the file may be executed.
-        from_detector: Whether to extract the backbone of a Detectron2 detector.
-        assume_rgb: Whether to assume RGB and STRIDE_IN_1X1 False for a Detectron2 file.
+        name: path, URL or name of a published model, as the user gave it.
+        path: local file.
+        arch: expected architecture. None: taken from the published model or the tensors.
+        allow_pickle: whether code in the file may be executed.
+        from_detector: whether to extract the backbone of a Detectron2 detector.
+        assume_rgb: whether to assume RGB and STRIDE_IN_1X1 False for a Detectron2 file.
 
     Raises:
-        UserError: The file cannot be read or is not the expected architecture.
+        UserError: the file cannot be read or is not the expected architecture.
     """
     model = None if Path(name).is_file() else zoo.known(name)
     expected = arch or (model.arch if model else None)
@@ -79,13 +79,13 @@ def convert(source: Checkpoint, name: str, target: str, to: str, check: bool) ->
     """Write the target, and print what was verified and dropped.
 
     Args:
-        name: Name of the source, for the output.
-        target: File to write.
-        to: Format of the target, a key of `TARGETS`.
-        check: Whether to compare the features of source and target.
+        name: name of the source, for the output.
+        target: file to write.
+        to: format of the target, a key of `TARGETS`.
+        check: whether to compare the features of source and target.
 
     Raises:
-        UserError: The format does not support the architecture, or the features differ.
+        UserError: the format does not support the architecture, or the features differ.
     """
     contents = TARGETS[to].contents(source)
     _print_source(source, name)

@@ -68,7 +68,7 @@ def _check_target(target: Path, to: str, force: bool) -> None:
     """Check the name of the target.
 
     Raises:
-        UserError: The ending is wrong, the target is a folder, or it exists without `force`.
+        UserError: the ending is wrong, the target is a folder, or it exists without `force`.
     """
     if target.suffix not in TARGET_SUFFIXES[to]:
         endings = " or ".join(TARGET_SUFFIXES[to])

@@ -23,10 +23,10 @@ class Run:
     """One pretraining and what follows from it.
 
     Attributes:
-        name: Key of `PRETRAININGS`.
-        folder: Folder of the outputs.
-        commands: Stage -> arguments of `python`.
-        seconds: Stage -> time that its command took.
+        name: key of `PRETRAININGS`.
+        folder: folder of the outputs.
+        commands: stage -> arguments of `python`.
+        seconds: stage -> time that its command took.
     """
 
     name: str

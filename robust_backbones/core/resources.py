@@ -27,11 +27,11 @@ def get_config_file(name: str) -> str:
     """Return the path of a packaged config, as `detectron2.model_zoo.get_config_file` does.
 
     Args:
-        name: Path below `configs/`, such as `coco_mask_rcnn_robust_eps3.yaml`,
+        name: path below `configs/`, such as `coco_mask_rcnn_robust_eps3.yaml`,
             `base/robust_resnet_fpn.yaml` or `studies/table1.yaml`.
 
     Raises:
-        UserError: No packaged config has this name. The message suggests similar names.
+        UserError: no packaged config has this name. The message suggests similar names.
     """
     file = _packaged(Path(name))
     if file is None:
@@ -56,7 +56,7 @@ def require_config(path: str | Path) -> Path:
     """Return `config_file(path)`. Programs call this before the slow import of Detectron2.
 
     Raises:
-        UserError: The file does not exist. The message suggests similar names.
+        UserError: the file does not exist. The message suggests similar names.
     """
     file = config_file(path)
     if file.is_file():

@@ -46,12 +46,12 @@ def launch(
     Ends the program with the exit code of a failed process.
 
     Args:
-        path: Config file, or the name of a packaged one.
+        path: config file, or the name of a packaged one.
         overrides: `KEY VALUE` pairs.
-        datasets: See `config.load_config`.
+        datasets: see `config.load_config`.
 
     Raises:
-        UserError: The config or its input is invalid.
+        UserError: the config or its input is invalid.
     """
     cfg = config.load_config(path, overrides, datasets=datasets)
     notice = config.set_device(cfg, processes.gpus, processes.machines)

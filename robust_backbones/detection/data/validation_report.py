@@ -21,12 +21,12 @@ def report(datasets: list[str], pixels: bool, listed: int, csv_file: str | None)
 
     Args:
         datasets: `NAME=coco:...`, `NAME=voc:...` or names of registered datasets.
-        pixels: Whether to open the image files.
-        listed: Number of problems of each kind to print.
+        pixels: whether to open the image files.
+        listed: number of problems of each kind to print.
         csv_file: CSV file of all problems to write, if any.
 
     Raises:
-        UserError: A dataset is unknown or its annotations cannot be read.
+        UserError: a dataset is unknown or its annotations cannot be read.
     """
     errors, rows = 0, []
     for text in datasets:

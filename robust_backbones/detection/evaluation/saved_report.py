@@ -22,14 +22,14 @@ def report(
     Args:
         predictions: JSON file in COCO's result format.
         annotations: COCO annotation file, or
-        dataset: Name of a registered dataset.
-        tasks: Tasks to score. Empty: those that the detections contain.
-        areas: Limits of the object sizes, in pixels, for AP by size.
+        dataset: name of a registered dataset.
+        tasks: tasks to score. Empty: those that the detections contain.
+        areas: limits of the object sizes, in pixels, for AP by size.
         csv: CSV file to write, if any.
-        output: Result file to write, if any.
+        output: result file to write, if any.
 
     Raises:
-        UserError: A file or a detection is invalid, or the dataset is unknown.
+        UserError: a file or a detection is invalid, or the dataset is unknown.
     """
     started = time.perf_counter()
     scored = saved.score_file(predictions, annotations, dataset, tasks, areas)

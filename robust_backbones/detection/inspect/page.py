@@ -25,20 +25,20 @@ class View:
     """What the page shows.
 
     Attributes:
-        output: Folder of the page.
-        config: Config file of the detector. None: there is no detector.
+        output: folder of the page.
+        config: config file of the detector. None: there is no detector.
         overrides: `KEY VALUE` pairs of all configs.
-        dataset: Registered dataset or `NAME=...`. None: the first of `DATASETS.TEST`.
-        predictions: Files of detections.
-        second: Config (None: the same) and weights of a second detector.
-        truth_only: Whether to draw only the annotations.
-        names: Headings of the detections. Missing ones are made from the paths.
-        images: Number of random images.
-        seed: Random seed of the chosen images.
-        threshold: Lowest score of a drawn detection, in [0, 1].
-        errors: Whether to classify errors.
-        most_errors_first: Whether to sort the images by errors.
-        shown: Number of images to draw. None: all.
+        dataset: registered dataset or `NAME=...`. None: the first of `DATASETS.TEST`.
+        predictions: files of detections.
+        second: config (None: the same) and weights of a second detector.
+        truth_only: whether to draw only the annotations.
+        names: headings of the detections. Missing ones are made from the paths.
+        images: number of random images.
+        seed: random seed of the chosen images.
+        threshold: lowest score of a drawn detection, in [0, 1].
+        errors: whether to classify errors.
+        most_errors_first: whether to sort the images by errors.
+        shown: number of images to draw. None: all.
     """
 
     output: Path
@@ -61,7 +61,7 @@ def draw_images(view: View) -> Path:
     """Draw the images, count the errors, and return the page.
 
     Raises:
-        UserError: A config, weights, predictions or the dataset is invalid.
+        UserError: a config, weights, predictions or the dataset is invalid.
     """
     compat.silence_detectron2()
     started = time.perf_counter()
@@ -106,7 +106,7 @@ def draw_curves(runs: list[str], output: Path) -> Path:
     """Draw the training curves of run folders, and return the figure.
 
     Raises:
-        UserError: A folder contains no readable metrics.json.
+        UserError: a folder contains no readable metrics.json.
     """
     series = {name: curves.read(run) for name, run in zip(curves.labels(runs), runs, strict=True)}
     path = output / "curves.png"

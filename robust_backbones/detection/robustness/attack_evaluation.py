@@ -27,22 +27,22 @@ def evaluate(
     """Measure AP on clean images and at each radius. Continue an interrupted evaluation.
 
     Args:
-        config: Config file of the detector.
+        config: config file of the detector.
         overrides: `KEY VALUE` pairs.
-        output: Folder of the results. None: `OUTPUT_DIR/attack_<constraint>`.
-        constraint: Norm of the perturbation, `"linf"` or `"l2"`.
-        radii: Perturbation radii, for images in [0, 1].
-        steps: Number of PGD steps.
-        step_size: Length of a step, in the unit of `radii`. None: `2.5 * eps / steps`.
-        losses: Losses to maximize, keys of `attack.LOSSES`.
-        restarts: Number of random starts for each loss.
-        images: Number of random images of the test set. None: all.
-        pictures: Number of images to draw at each radius.
-        batch_size: Number of images in a batch.
-        seed: Random seed of the chosen images and of the attack.
+        output: folder of the results. None: `OUTPUT_DIR/attack_<constraint>`.
+        constraint: norm of the perturbation, `"linf"` or `"l2"`.
+        radii: perturbation radii, for images in [0, 1].
+        steps: number of PGD steps.
+        step_size: length of a step, in the unit of `radii`. None: `2.5 * eps / steps`.
+        losses: losses to maximize, keys of `attack.LOSSES`.
+        restarts: number of random starts for each loss.
+        images: number of random images of the test set. None: all.
+        pictures: number of images to draw at each radius.
+        batch_size: number of images in a batch.
+        seed: random seed of the chosen images and of the attack.
 
     Raises:
-        UserError: An option, the config, the weights or the dataset is invalid.
+        UserError: an option, the config, the weights or the dataset is invalid.
     """
     compat.silence_detectron2()
     target = grid.find_target(config, overrides, images, seed)

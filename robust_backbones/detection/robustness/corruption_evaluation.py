@@ -22,17 +22,17 @@ def evaluate(
     """Measure AP on clean images and for each corruption. Continue an interrupted evaluation.
 
     Args:
-        config: Config file of the detector.
+        config: config file of the detector.
         overrides: `KEY VALUE` pairs.
-        output: Folder of the results. None: `OUTPUT_DIR/corruptions`.
-        kinds: Corruptions or groups of `corruptions.GROUPS`. None: all.
-        severities: Severities, each in 1 to 5.
-        images: Number of random images of the test set. None: all.
-        batch_size: Number of images in a batch.
-        seed: Random seed of the chosen images and of the corruptions.
+        output: folder of the results. None: `OUTPUT_DIR/corruptions`.
+        kinds: corruptions or groups of `corruptions.GROUPS`. None: all.
+        severities: severities, each in 1 to 5.
+        images: number of random images of the test set. None: all.
+        batch_size: number of images in a batch.
+        seed: random seed of the chosen images and of the corruptions.
 
     Raises:
-        UserError: An option, the config, the weights or the dataset is invalid, or the package of
+        UserError: an option, the config, the weights or the dataset is invalid, or the package of
             the corruptions is not installed.
     """
     package = f"{corruptions.PACKAGE} {corruptions.package_version()}"
