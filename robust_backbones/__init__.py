@@ -10,7 +10,7 @@ _PUBLIC = {"get_config_file": "robust_backbones.core.resources"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name at its first use. Its module may import `__version__` from here."""
+    """Import a public name at its first use. Its module may import `__version__` from this one."""
     if name not in _PUBLIC:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     return getattr(importlib.import_module(_PUBLIC[name]), name)

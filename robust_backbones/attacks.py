@@ -66,7 +66,7 @@ def _l2_norm(x: Tensor, keepdim: bool = False) -> Tensor:
 def _l2_start(x: Tensor, eps: float, generator: torch.Generator) -> Tensor:
     # Drawn on the generator's device, so that a CPU seed gives the same points on a GPU.
     noise = torch.randn(x.shape, generator=generator, device=generator.device).to(x)
-    return x + eps * noise / _l2_norm(noise, keepdim=True)  # on the sphere
+    return x + eps * noise / _l2_norm(noise, keepdim=True)  # on the sphere of radius eps
 
 
 def _l2_step(x: Tensor, gradient: Tensor, step_size: float) -> Tensor:
@@ -167,12 +167,12 @@ def pgd(
     with eval_mode(model):
         for _ in range(restarts):
             start = x
-            if random_start and generator is not None:  # `check` has refused None
+            if random_start and generator is not None:  # `check` has rejected None
                 start = ball.random_start(x, eps, generator).clamp(0, 1)
             x_adv, score = climb(start)
             if score is None or restarts == 1:
                 return x_adv
-            # Compared by loss. The `robustness` library means to keep the tries that fool the
+            # Compared by loss. The `robustness` library intends to keep the tries that fool the
             # model, but it inverts its mask with `~` on bytes, so its last try always wins.
             best, best_score = better(best, best_score, x_adv, score)
     return best
@@ -216,7 +216,7 @@ def fgsm(
 
 
 def check_parameters(constraint: str, eps: float, steps: int, step_size: float) -> None:
-    """Refuse parameters that no attack can use. For the arguments, see `pgd`.
+    """Reject parameters that no attack can use. For the arguments, see `pgd`.
 
     Raises:
         UserError: a parameter is unknown or out of its range.
@@ -242,14 +242,14 @@ def check(
     restarts: int = 1,
     generator: torch.Generator | None = None,
 ) -> None:
-    """Refuse arguments that `pgd` cannot use.
+    """Reject arguments that `pgd` cannot use.
 
     Raises:
         UserError: a parameter is out of its range, or x is not a batch of images in [0, 1].
     """
     check_parameters(constraint, eps, steps, step_size)
     if restarts < 1:
-        raise UserError(f"restarts is {restarts}; it must be at least 1, which is a single try.")
+        raise UserError(f"restarts is {restarts}; it must be at least 1 (a single try).")
     if restarts > 1 and not random_start:
         raise UserError(
             f"restarts is {restarts}, but without random_start all tries are equal. Pass "
@@ -311,10 +311,10 @@ def _score_and_gradient(model: nn.Module, x: Tensor, y: Tensor, sign: int) -> tu
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         score = sign * cross_entropy(model(x), y, reduction="none")
-        # The sum, because a mean makes gradients smaller in larger batches, down to underflow.
+        # Use the sum: a mean makes gradients smaller in larger batches, down to underflow.
         total, gradient = (score * _weights(score, x)).sum(), None
         if total.requires_grad:
-            # With respect to the input only: gradients of parameters are not computed.
+            # Only the gradient of the input is computed, not those of the parameters.
             (gradient,) = torch.autograd.grad(total, [x], allow_unused=True)
     if gradient is None:
         raise UserError(
@@ -338,7 +338,7 @@ def _weights(score: Tensor, x: Tensor) -> Tensor | float:
 
 
 def better(best: Tensor, best_score: Tensor, x_adv: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
-    """Keep the better of two images, for each in a batch, and its score `(N,)`."""
+    """Select the better of two versions of each image in a batch, and its score `(N,)`."""
     higher = score > best_score  # false for a score of NaN
     return (
         torch.where(higher.view(-1, 1, 1, 1), x_adv, best),

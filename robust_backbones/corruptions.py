@@ -3,8 +3,8 @@
 The corruptions were published by Hendrycks and Dietterich 2019 (arXiv 1903.12261). Michaelis et al.
 2019 (arXiv 1907.07484) made them independent of the image size, to evaluate detectors. They are
 computed by imagecorruptions-imaug, a maintained copy of the authors' package. That copy chooses
-among six frost pictures, the original among the first five. Only the first five are used here,
-because the sixth is much weaker.
+among six frost pictures, and the original chooses among the first five. This module uses the first
+five, because the sixth is much weaker.
 """
 
 import contextlib
@@ -92,7 +92,7 @@ def corrupt(image: np.ndarray, kind: str, severity: int, seed: int) -> np.ndarra
     before = np.random.get_state()
     np.random.seed(seed)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints about odd image sizes
+        with contextlib.redirect_stdout(io.StringIO()):  # it warns about odd image sizes
             return package.corrupt(image, severity, kind, **argument)
     finally:
         np.random.set_state(before)

@@ -17,7 +17,7 @@ import huggingface_hub
 from huggingface_hub import constants
 from tqdm import tqdm
 
-ATTEMPTS = 5  # consecutive ones without progress
+ATTEMPTS = 5  # consecutive failures without progress
 BACKOFF = 1.0  # seconds before the second attempt; doubles each time
 TIMEOUT = 30.0  # seconds without data
 BLOCK = 1 << 18  # bytes
@@ -28,7 +28,7 @@ _LOCALHOST = {"localhost", "127.0.0.1", "::1"}
 
 
 class DownloadError(Exception):
-    """Reason of a failed download, without the name of the file and without a full stop."""
+    """Reason of a failed download, without the name of the file and without a final period."""
 
 
 def hub_endpoint() -> str:
@@ -77,7 +77,7 @@ def _shorten_retry_message(record: logging.LogRecord) -> bool:
 
 
 def _hub_reason(error: Exception, repo: str, file: str) -> str:
-    from huggingface_hub import errors  # slow to import; needed after a failure only
+    from huggingface_hub import errors  # slow to import, and needed only after a failure
 
     status = getattr(getattr(error, "response", None), "status_code", None)
     cause = error.__cause__ or error
@@ -176,7 +176,7 @@ def _transfer(url: str, part: Path) -> None:
             total=total,
             unit="B",
             unit_scale=True,
-            disable=None,  # shown on terminals only
+            disable=None,  # the bar is shown on terminals only
         )
         with open(part, mode) as file, bar:
             tag_file.write_text(_version_tag(response.headers))
@@ -213,7 +213,7 @@ def _raise_if_permanent(error: Exception, part: Path) -> None:
             raise DownloadError(f"the server answered {status}") from None
     elif isinstance(getattr(error, "reason", error), ssl.SSLCertVerificationError):
         raise DownloadError("the server's certificate is not trusted (see SSL_CERT_FILE)") from None
-    elif isinstance(error, OSError) and getattr(error, "filename", None):  # a local file
+    elif isinstance(error, OSError) and getattr(error, "filename", None):  # local file
         raise DownloadError(f"cannot write {error.filename}: {error.strerror}") from None
     elif isinstance(error, OSError) and error.errno in _WRITE_ERRORS:
         raise DownloadError(f"cannot write {part}: {error.strerror}") from None

@@ -1,6 +1,6 @@
 """Resolve a model name, path or URL to a verified local file.
 
-A file is searched in the cache, then in the mirror folder `$ROBUST_BACKBONES_MIRROR`, then on the
+A file is looked up in the cache, then in the mirror folder `$ROBUST_BACKBONES_MIRROR`, then on the
 network. Files of the Hugging Face Hub are stored in the Hub's own cache, others in
 `cache_dir()/weights`. Every file must match its published digest or, without one, the digest that
 was recorded at its first use.
@@ -62,7 +62,7 @@ class _Record:
         path: local path.
         stamp: `[size in bytes, modification time in ns]`. While it is unchanged, the file is not
             hashed again.
-        mirror: whether the file is in the user's mirror folder, where nothing is removed.
+        mirror: whether the file is in the user's mirror folder, from which no file is removed.
     """
 
     sha256: str
@@ -164,7 +164,7 @@ def _parse(text: str) -> _Remote | Path:
 
 def _published(model: zoo.Model) -> _Remote:
     place = (zoo.HUB_REPO, model.file, zoo.HUB_REVISION)
-    # For downloads by hand, name the publisher: the mirror in HF_ENDPOINT may be what failed.
+    # For manual downloads, print the publisher's URL: the mirror in HF_ENDPOINT may have failed.
     url = download.hub_url(download.PUBLISHER, *place)
     return _Remote(zoo.SCHEME + model.name, model.file, url, model.sha256, place)
 
@@ -215,7 +215,7 @@ def _lock(key: str) -> contextlib.AbstractContextManager[None]:
 
 
 def _unchanged(remote: _Remote) -> Path | None:
-    """The recorded file, if its size and time have not changed since it was hashed."""
+    """Return the recorded file if its size and time have not changed since it was hashed."""
     record = _records().get(remote.key)
     if record is None or remote.published not in (None, record.sha256):
         return None
@@ -227,7 +227,7 @@ def _unchanged(remote: _Remote) -> Path | None:
 
 
 def _rehashed(remote: _Remote) -> Path | None:
-    """The recorded file, if its content is still right. Otherwise it is removed."""
+    """Return the recorded file if its content is unchanged. Otherwise remove the file."""
     record = _records().get(remote.key)
     if record is None or not (path := Path(record.path)).is_file():
         return None
@@ -242,7 +242,7 @@ def _rehashed(remote: _Remote) -> Path | None:
 
 
 def _mirrored(remote: _Remote) -> Path | None:
-    """The file in the mirror folder, if there is one."""
+    """Return the file in the mirror folder, if there is one."""
     folder = os.environ.get(MIRROR)
     if not folder:
         return None
@@ -259,7 +259,7 @@ def _mirrored(remote: _Remote) -> Path | None:
 
 
 def _downloaded(remote: _Remote) -> Path:
-    """Download the file. A wrong file is removed before any process can use it."""
+    """Download the file. Remove a file with a wrong digest before any process can use it."""
     name = re.sub(r"[^\w.-]", "_", remote.mirror_path.rsplit("/", 1)[-1])
     target = cache_dir() / "weights" / f"{_short_hash(remote.key)}-{name}"
     try:
@@ -293,7 +293,7 @@ def _records_file() -> Path:
 
 
 def _records() -> dict[str, _Record]:
-    """All fetched files by source: `{"version": 1, "files": {source: fields of a _Record}}`.
+    """Read all records: `{"version": 1, "files": {source: fields of a _Record}}`.
 
     Raises:
         UserError: the file is damaged, from another release, or cannot be read.
@@ -330,7 +330,7 @@ def _stamp(path: Path) -> list[int]:
 
 
 def _inspect(path: Path, expected: str | None) -> tuple[str, str]:
-    """Hash a file and find its fault.
+    """Hash a file and check it.
 
     Args:
         path: file to hash.

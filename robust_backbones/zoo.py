@@ -91,7 +91,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 PIXEL_MEAN = [round(255 * value, 3) for value in IMAGENET_MEAN]
 PIXEL_STD = [round(255 * value, 3) for value in IMAGENET_STD]
 
-# The models are published on the Hugging Face Hub; this commit is used.
+# The models are on the Hugging Face Hub. Downloads use this commit.
 HUB_REPO = "madrylab/robust-imagenet-models"
 HUB_REVISION = "1c68d6e185c2a503ec164cc8f736b1642b12d769"
 LICENSE = "MIT"
@@ -157,7 +157,7 @@ _FILE_ARCHS = {
 }
 _SIZES_MB = {"resnet18": 93.6, "resnet50": 205, "wide_resnet50_2": 551, "resnext50_32x4d": 201}
 
-# Clean ImageNet top-1 accuracy in percent: eps of the columns, and a row per architecture.
+# Clean ImageNet top-1 accuracy, percent: eps of each column, and one row per architecture.
 _L2_EPS = ("0", "0.01", "0.03", "0.05", "0.1", "0.25", "0.5", "1", "3", "5")
 _L2 = {
     "resnet18": (69.79, 69.90, 69.24, 69.15, 68.77, 67.43, 65.49, 62.32, 53.12, 45.59),
@@ -210,7 +210,7 @@ def find(name: str) -> Model:
     `eps4.0` equals `eps4`, and the architecture may be spelled as in the file names.
 
     Args:
-        name: such as `resnet50_linf_eps4`.
+        name: name such as `resnet50_linf_eps4`.
 
     Raises:
         UserError: no model has this name; the message suggests similar ones.
@@ -231,12 +231,12 @@ def find(name: str) -> Model:
 
 
 def _full_arch(name: str) -> str:
-    """The torchvision name of an architecture that is spelled as in the file names."""
+    """Return the torchvision name of an architecture that is spelled as in the file names."""
     return next((arch for arch, short in _FILE_ARCHS.items() if short == name), name)
 
 
 def known(source: str) -> Model | None:
-    """Find the published model of a name or `hf://` path; None for other sources."""
+    """Find the published model with this name or `hf://` path; None for other sources."""
     if source.startswith(f"hf://{HUB_REPO}"):
         file = source.rsplit("/", 1)[-1]
         return next((model for model in MODELS.values() if model.file == file), None)

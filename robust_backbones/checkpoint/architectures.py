@@ -45,7 +45,7 @@ def check_arch(arch: str) -> None:
 def recognize(tensors: dict[str, Tensor], expected: str | None, source: object) -> str:
     """Find the architecture whose tensor names and shapes match exactly.
 
-    The number of classes is free. The head and BatchNorm's batch counters may be missing.
+    Any number of classes is allowed. The head and BatchNorm's batch counters may be missing.
 
     Args:
         tensors: `{torchvision name: tensor}`.
@@ -80,7 +80,7 @@ def recognize(tensors: dict[str, Tensor], expected: str | None, source: object) 
 
 
 def _most_similar(tensors: dict[str, Tensor]) -> str:
-    """Find the architecture to compare with: by its marker or, among ResNets, by size."""
+    """Find the most similar architecture: by its marker tensor or, among ResNets, by size."""
     for name, row in ARCHS.items():
         if row.marker in tensors and not isinstance(row, ResNetArch):
             return name
@@ -108,7 +108,7 @@ def _blocks(tensors: dict[str, Tensor]) -> list[int]:
 
 
 def _inner_size(tensors: dict[str, Tensor]) -> int:
-    """Output x input channels of the first 3x3 kernel: one number for width and groups."""
+    """Return output x input channels of the first 3x3 kernel, which depends on width and groups."""
     kernel = tensors.get("layer1.0.conv2.weight")
     if kernel is None:
         return 0

@@ -83,7 +83,7 @@ def _scalar(dtype: _Dtype, data: Any) -> np.generic:
 
 
 def _bytes(text: str, encoding: str) -> bytes:
-    """Decode bytes as pickle protocols 0 to 2 store them."""
+    """Decode bytes in the encoding of pickle protocols 0 to 2."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"bytes in encoding {encoding!r}")
     return text.encode("latin1")
@@ -112,7 +112,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _finish(node: Any, done: dict[int, Any]) -> Any:
-    """Replace the stand-ins by arrays. Containers in several places remain shared."""
+    """Replace the stand-ins by arrays. Containers that occur several times remain shared."""
     if isinstance(node, _Array):
         return node.value
     if not isinstance(node, (dict, list, tuple)):

@@ -98,7 +98,7 @@ def robustness_contents(source: Checkpoint) -> dict:
     model |= {f"module.attacker.{inner}{name}": t for name, t in source.tensors.items()}
     for part in ("normalizer", "attacker.normalize"):
         model |= {f"module.{part}.new_mean": mean, f"module.{part}.new_std": std}
-    epoch = source.metadata.get("epoch", source.metadata.get("epochs", 0))  # the library prints it
+    epoch = source.metadata.get("epoch", source.metadata.get("epochs", 0))  # printed by the library
     return {"model": model, "epoch": epoch, "metadata": metadata(source)}
 
 

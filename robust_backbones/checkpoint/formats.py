@@ -147,7 +147,7 @@ def _classifier(state: dict[str, Tensor], rest: dict, source: object) -> Layout:
 
 
 def _metadata(rest: dict) -> dict:
-    """Metadata of a file written by this project, else empty."""
+    """Return the metadata of a file written by this project, or an empty dictionary."""
     return rest["metadata"] if isinstance(rest.get("metadata"), dict) else {}
 
 
@@ -179,7 +179,7 @@ def _plain_values(rest: dict) -> dict:
 
 
 def _strip(state: dict, prefixes: tuple[str, ...]) -> tuple[dict, str]:
-    """Remove leading prefixes as long as all keys share one. Returns the removed part as well."""
+    """Remove leading prefixes as long as all keys share one. Also return the removed part."""
     removed = ""
     while found := next((p for p in prefixes if state and all(k.startswith(p) for k in state)), ""):
         state = {key.removeprefix(found): tensor for key, tensor in state.items()}

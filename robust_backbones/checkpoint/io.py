@@ -69,7 +69,7 @@ def save_file(contents: dict, path: str | Path) -> None:
         UserError: the file cannot be written.
     """
     with atomic(path) as temporary, open(temporary, "wb") as file:
-        torch.save(contents, file)  # given a path, torch.save stores the temporary name in the file
+        torch.save(contents, file)  # a path's temporary name would be stored
 
 
 def read_checkpoint(
@@ -95,7 +95,7 @@ def read_checkpoint(
     """
     path = Path(path)
     layout = unwrap(load_file(path, allow_pickle), path, from_detector, assume_rgb)
-    found = recognize(layout.tensors, arch, path)  # before conversion, which takes memory
+    found = recognize(layout.tensors, arch, path)  # checked before conversion, which takes memory
     tensors = {name: _float32(name, tensor, path) for name, tensor in layout.tensors.items()}
     return Checkpoint(
         tensors=tensors,
@@ -201,8 +201,8 @@ def _check_pickles(file: IO[bytes], path: Path, count: int = 1) -> None:
 def _check_tensors(contents: Any, path: Path) -> Any:
     """Return the contents if every tensor is dense, has an allowed dtype and fits into the file.
 
-    A tensor of stride 0 can claim more values than the file holds, and a copy of it would need
-    memory for all of them.
+    A tensor of stride 0 can claim more values than the file contains, and a copy of it would
+    allocate memory for all of them.
     """
     pending: list[tuple[Any, Any]] = [("", contents)]
     seen = set()
@@ -229,7 +229,7 @@ def _tensor_fault(tensor: Tensor) -> str | None:
 
 
 def _load_safetensors(path: Path) -> dict:
-    """Load the tensors, and our metadata (JSON in the header) if there is any."""
+    """Load the tensors, and this project's metadata (JSON in the header) if present."""
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}
         header = file.metadata() or {}
@@ -276,7 +276,7 @@ def _pickle_module() -> types.ModuleType:
 
 
 def _unreadable(path: Path, head: bytes) -> str:
-    """The error message for a file that cannot be loaded."""
+    """Return the error message for a file that cannot be loaded."""
     if not head:
         return f"{path}: the file is empty. Download it again."
     if head.lstrip()[:1] == b"<":

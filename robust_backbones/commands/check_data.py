@@ -25,7 +25,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="do not open the image files; faster, but misses damaged files and wrong sizes",
     )
     add("--list", type=whole, default=5, metavar="N", help="print N problems of each kind")
-    add("--csv", metavar="FILE", help="write all problems as dataset, kind, image, text")
+    add("--csv", metavar="FILE", help="CSV file for all problems (dataset, kind, image, text)")
     return parser.parse_args(argv)
 
 

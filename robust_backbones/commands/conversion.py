@@ -59,10 +59,10 @@ def describe(source: Checkpoint, name: str) -> None:
 
 
 def list_keys(source: Checkpoint, name: str, to: str) -> None:
-    """Print the new name of each key, and why the other keys are dropped."""
+    """Print the new name of each key, and the reason for dropping each other key."""
     contents = TARGETS[to].contents(source)
     _print_source(source, name)
-    new_names: dict[int, list[str]] = {}  # the target has the source's tensors, not copies
+    new_names: dict[int, list[str]] = {}  # the target shares the source's tensors
     for key, tensor in contents.get("model", contents).items():
         new_names.setdefault(tensor.data_ptr(), []).append(key)
     dropped = dict(source.dropped)
@@ -76,7 +76,7 @@ def list_keys(source: Checkpoint, name: str, to: str) -> None:
 
 
 def convert(source: Checkpoint, name: str, target: str, to: str, check: bool) -> None:
-    """Write the target, and print what was verified and dropped.
+    """Write the target, and print the verification result and the dropped keys.
 
     Args:
         name: name of the source, for the output.

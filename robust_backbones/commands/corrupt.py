@@ -29,7 +29,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         type=int,
         choices=(1, 2, 3, 4, 5),
         default=[1, 2, 3, 4, 5],
-        help="severities of each corruption",
+        help="severities to evaluate, 1 to 5",
     )
     return detector_options.parse(parser, argv)
 

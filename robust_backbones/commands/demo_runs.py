@@ -20,7 +20,7 @@ STAGES = ("pretrain", "convert", "detect")
 
 @dataclass
 class Run:
-    """One pretraining and what follows from it.
+    """One pretraining run and the runs that use its weights.
 
     Attributes:
         name: key of `PRETRAININGS`.
@@ -36,17 +36,17 @@ class Run:
 
     @property
     def pretrained(self) -> dict:
-        """Result of the pretraining."""
+        """Return the result of the pretraining."""
         return read_json(self.folder / "pretrain/result.json")
 
     @property
     def detected(self) -> dict:
-        """Metrics of the detector."""
+        """Return the metrics of the detector."""
         return read_json(self.folder / "detector/result.json")["metrics"][DATASET]
 
 
 def plan(output: Path) -> list[Run]:
-    """Return the runs with their commands, which also work by hand."""
+    """Return the runs with their commands, which users can also run by hand."""
     runs = []
     for name, eps in PRETRAININGS.items():
         folder = output / name
@@ -76,7 +76,7 @@ def execute(run: Run, stage: str, number: str) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     print(f"[{number}] {run.name}: {stage}", flush=True)
     started = time.perf_counter()
-    packages = str(Path(robust_backbones.__file__).parents[1])  # a clone need not be installed
+    packages = str(Path(robust_backbones.__file__).parents[1])  # a clone works without installation
     path = os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH")]))
     with open(log, "w", encoding="utf-8") as file:
         process = subprocess.Popen(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from robust_backbones.core.cli import Parser, count, whole
 
-# A config key on a command line: MODEL.WEIGHTS, SEED.
+# Config keys on a command line, such as MODEL.WEIGHTS and SEED.
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+|OUTPUT_DIR|SEED")
 
 
@@ -40,7 +40,7 @@ def parser(description: str) -> Parser:
         type=whole,
         default=0,
         metavar="N",
-        help="random seed of the chosen images and of the evaluation",
+        help="random seed for the choice of images and for the evaluation",
     )
     add(
         "--output",

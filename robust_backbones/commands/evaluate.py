@@ -33,7 +33,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         default=[],
         choices=("bbox", "segm", "keypoints"),
-        help="tasks to score (default: those that the detections contain)",
+        help="tasks to score (default: the tasks of the detections)",
     )
     add(
         "--areas",

@@ -2,7 +2,8 @@
 
 robust-backbones train --config coco_mask_rcnn_robust_eps3.yaml --num-gpus 8
 robust-backbones train --config coco_mask_rcnn_robust_eps3.yaml --num-gpus 8 --resume
-robust-backbones train --config voc_faster_rcnn_standard.yaml MODEL.WEIGHTS robust://resnet50_l2_eps1
+robust-backbones train --config voc_faster_rcnn_standard.yaml MODEL.WEIGHTS
+robust://resnet50_l2_eps1
 
 Exit codes: 0 finished, 2 invalid input, 75 stopped by a signal (continue with --resume).
 """
@@ -16,7 +17,7 @@ from robust_backbones.core.resources import require_config
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command line. Options have Detectron2's names where it has one."""
+    """Parse the command line. Options that Detectron2 has too have its names."""
     parser = Parser(description=__doc__)
     add = parser.add_argument
     add(
@@ -44,8 +45,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--restart-schedule",
         action="store_true",
-        help="with --resume: use the current learning rates and number of steps instead of those "
-        "that the run started with",
+        help="with --resume: use the learning rates and number of steps of the current config "
+        "instead of the original ones",
     )
     add(
         "--eval-only",
@@ -67,7 +68,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="rank of this machine, starting at 0",
     )
-    # Detectron2's rule: a port per user avoids collisions between the users of a machine.
+    # One port per user, as in Detectron2, avoids collisions between the users of a machine.
     port = 2**15 + 2**14 + (os.getuid() if hasattr(os, "getuid") else 1) % 2**14
     add(
         "--dist-url",

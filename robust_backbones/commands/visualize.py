@@ -48,8 +48,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="FILE",
-        help="draw the detections of a coco_instances_results.json instead of running a detector "
-        "(at most twice)",
+        help="draw the detections of one or two files coco_instances_results.json instead of "
+        "running a detector",
     )
     add("--truth-only", action="store_true", help="draw only the annotations")
     add(
@@ -57,10 +57,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="NAME",
-        help="heading of the first, then of the second detections (default: their path)",
+        help="headings of the first and the second detections (default: their paths)",
     )
     add("--images", type=count, default=20, metavar="N", help="number of random images")
-    add("--seed", type=whole, default=0, metavar="N", help="random seed of the chosen images")
+    add("--seed", type=whole, default=0, metavar="N", help="random seed for the choice of images")
     add(
         "--threshold",
         type=_score,
@@ -89,11 +89,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def _conflict(args: argparse.Namespace) -> str | None:
-    """Return what is wrong with the combination of options, if anything."""
+    """Return an error message for an invalid combination of options, else None."""
     config = args.compare and _split_config(args.compare)[0]
     conflicts = {
         "--sort errors needs --errors": args.sort == "errors" and not args.errors,
-        "--truth-only excludes --compare, --predictions and --errors": args.truth_only
+        "--truth-only cannot be combined with --compare, --predictions or --errors": args.truth_only
         and (args.compare or args.predictions or args.errors),
         "give --config and MODEL.WEIGHTS, or --predictions, or --truth-only": not (
             args.config or args.predictions or args.truth_only

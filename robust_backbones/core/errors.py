@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
-EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 130, 141  # as shells report SIGINT and SIGPIPE
+EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 130, 141  # shells report these for SIGINT and SIGPIPE
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, maximum file size
 MAX_LENGTH = 2000  # characters of a message, which may quote a value from a hostile file
@@ -34,7 +34,7 @@ class UserError(ValueError):
 class WorkerFailure(str):
     """The message of a `UserError` in a worker process.
 
-    A data loader would raise the exception itself with the traceback of the worker.
+    A data loader would raise the exception with the traceback of the worker.
     """
 
 
@@ -65,7 +65,7 @@ def user_errors() -> Iterator[None]:
         if not _stdout_is_closed():
             raise
         sys.exit(EXIT_PIPE_CLOSED)
-    except OSError as error:  # writes that bypass `files.atomic`, such as logs
+    except OSError as error:  # from writes that bypass `files.atomic`, such as logs
         if error.errno not in DISK_FULL:
             raise
         what = error.filename or "a file of this run"
@@ -83,11 +83,11 @@ def _make_writable() -> None:
 
 
 def _exit_with(message: str) -> NoReturn:
-    with contextlib.suppress(OSError):  # stderr can be a file on the full disk
+    with contextlib.suppress(OSError):  # stderr may be a file on the full disk
         print(f"error: {message}", file=sys.stderr)
     try:
         sys.stdout.flush()
-    except OSError:  # stdout can be on the full disk; Python's flush at exit would change the code
+    except OSError:  # on a full disk, Python's flush at exit would change the exit code
         _redirect_stdout_to_devnull()
     sys.exit(2)
 
@@ -95,7 +95,7 @@ def _exit_with(message: str) -> NoReturn:
 def _stdout_is_closed() -> bool:
     """Whether stdout is the broken pipe. If so, redirect its remaining output to devnull."""
     pipe = select.poll()
-    pipe.register(sys.stdout.fileno(), 0)  # poll reports errors without being asked
+    pipe.register(sys.stdout.fileno(), 0)  # poll always reports errors
     if not pipe.poll(0):
         return False
     _redirect_stdout_to_devnull()

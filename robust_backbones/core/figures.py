@@ -1,4 +1,4 @@
-"""Matplotlib figures without a window, saved atomically."""
+"""Draw Matplotlib figures without a display and save them atomically."""
 
 import io
 from pathlib import Path
@@ -10,7 +10,7 @@ from robust_backbones.core.files import atomic
 def new_figure(width: float, height: float) -> Any:
     """Create an empty figure that needs no display.
 
-    Matplotlib's state (pyplot, backend) is not touched.
+    The function does not change Matplotlib's global state (pyplot, backend).
 
     Args:
         width, height: size in inches.

@@ -18,11 +18,11 @@ from robust_backbones.core.errors import DISK_FULL, UserError
 
 # Messages of NumPy and Pillow for a full disk; their exceptions have no errno.
 _SHORT_WRITE = re.compile(r"\d+ requested and \d+ written|encoder error -2 when writing")
-_TEMPORARY = "????????.tmp"  # end of the names of temporary files, which start with a dot
+_TEMPORARY = "????????.tmp"  # suffix of temporary files, whose names start with a dot
 
 
 def cache_dir() -> Path:
-    """`$ROBUST_BACKBONES_CACHE`, else `robust_backbones` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    """Return `$ROBUST_BACKBONES_CACHE` or `robust_backbones` in `$XDG_CACHE_HOME` or `~/.cache`."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("ROBUST_BACKBONES_CACHE") or f"{base}/robust_backbones").expanduser()
 
@@ -48,7 +48,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path that replaces `path` when the block succeeds.
 
     Readers see either the old file or the complete new one, even if the process is killed.
-    Temporary files of `path` that killed processes left behind are removed.
+    Temporary files of `path` that killed processes left are removed.
 
     Raises:
         UserError: the folder cannot be created or written to, or the disk is full. An existing
@@ -85,7 +85,7 @@ def _create_temporary(path: Path) -> tuple[int, str]:
 
 
 def _remove_stale(temporaries: Iterable[Path]) -> None:
-    """Remove temporary files that no process has locked: killed processes left them behind."""
+    """Remove temporary files that no process has locked. Killed processes left them."""
     for stale in temporaries:
         with contextlib.suppress(OSError), open(stale, "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -113,7 +113,7 @@ def _translate_write_errors(path: Path, temporary: str) -> Iterator[None]:
 def claimed(folder: str | Path) -> Iterator[None]:
     """Make this process the only one that writes to `folder`, until the block or process ends.
 
-    Temporary files that killed processes left behind in it or its subfolders are removed.
+    Also remove temporary files that killed processes left in the folder or its subfolders.
 
     Raises:
         UserError: another process has claimed the folder, or it cannot be created.
@@ -125,8 +125,8 @@ def claimed(folder: str | Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(
-            f"{folder}: another run is writing to this folder. Wait for its end or choose another "
-            "folder."
+            f"{folder}: another run is writing to this folder. Wait until it ends, or choose "
+            "another folder."
         ) from None
     except FileExistsError:
         raise UserError(f"{folder} is a file. Choose a folder.") from None
@@ -178,7 +178,7 @@ def _umask() -> int:
 
 
 def sha256(path: str | Path) -> str:
-    """Hex SHA-256 of a file."""
+    """Return the SHA-256 (hex) of a file."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

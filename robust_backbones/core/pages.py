@@ -8,10 +8,10 @@ from robust_backbones.core.files import atomic
 
 
 def render(template: Path, **variables: Any) -> str:
-    """Render a template whose variables are escaped.
+    """Render a template and escape its variables.
 
     Args:
-        template: path of the template. It gets `version`, the version of this package, as well.
+        template: path of the template. It also gets `version`, the version of this package.
         variables: values for the template. Only `markupsafe.Markup` strings are not escaped.
     """
     # Imported here because most commands write no page and should start quickly.

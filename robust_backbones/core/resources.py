@@ -43,8 +43,8 @@ def get_config_file(name: str) -> str:
 def config_file(path: str | Path) -> Path:
     """Return `path`, or the packaged config of this name if no file `path` exists.
 
-    Packaged are, for example, `configs/studies/demo.yaml`, `coco_mask_rcnn_robust_eps3.yaml` and
-    `robust-backbones/base/voc.yaml`.
+    Names of packaged configs are, for example, `configs/studies/demo.yaml`,
+    `coco_mask_rcnn_robust_eps3.yaml` and `robust-backbones/base/voc.yaml`.
     """
     path = Path(path)
     if path.suffix not in _YAML or path.exists():
@@ -79,7 +79,7 @@ def _packaged(path: Path) -> Path | None:
 
 
 def _suggestion(name: str, known: list[str]) -> str:
-    by_stem = {Path(text).stem: text for text in reversed(known)}  # earlier names win
+    by_stem = {Path(text).stem: text for text in reversed(known)}  # the first one of a name wins
     near = difflib.get_close_matches(Path(name).stem, by_stem, n=4, cutoff=0.3)
     if not near:
         return f"The packaged configs are in {configs()}."

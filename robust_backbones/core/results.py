@@ -71,7 +71,7 @@ def finished(path: str | Path, settings: dict) -> bool:
     Raises:
         UserError: the file is not a result, or has other settings.
     """
-    resources.version()  # caches the version of the running code; it may change during the run
+    resources.version()  # caches the version now, because the code may change during the run
     path = Path(path)
     if not path.exists():
         return False

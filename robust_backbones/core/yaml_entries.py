@@ -27,7 +27,7 @@ def check_entries(path: str | Path, node: yaml.Node) -> None:
 def _count_entries(node: yaml.Node, known: dict[int, float]) -> float:
     """Return the number of nodes below and including one; infinity if it contains itself."""
     if id(node) not in known:
-        known[id(node)] = math.inf  # until it is counted: an alias to an ancestor is infinite
+        known[id(node)] = math.inf  # until counted, so an alias to an ancestor is infinite
         children = [] if isinstance(node, yaml.ScalarNode) else node.value
         if isinstance(node, yaml.MappingNode):
             children = [part for pair in children for part in pair]

@@ -1,4 +1,4 @@
-"""Make Detectron2 run, and register backbones, `robust://` paths and datasets. Import this once."""
+"""Set up Detectron2, and register backbones, `robust://` paths and datasets, on import."""
 
 from robust_backbones.detection.compat import bridge
 

@@ -135,18 +135,18 @@ def _use_all_regions(model: nn.Module) -> None:
         if isinstance(module, RPN):
             module.label_and_sample_anchors = partial(_label_all, module)
         if isinstance(module, ROIHeads):
-            module.batch_size_per_image = 2**31 - 1  # more than there are regions
+            module.batch_size_per_image = 2**31 - 1  # larger than any number of regions
 
 
 def _label_all(rpn: Any, anchors: list, truth: list) -> Any:
-    """Label all anchors. The RPN divides its loss by the sample size, set here to their number."""
+    """Label all anchors. The RPN divides its loss by the sample size, so set it to their number."""
     rpn.batch_size_per_image = sum(len(level) for level in anchors)
     return type(rpn).label_and_sample_anchors(rpn, anchors, truth)
 
 
 @contextlib.contextmanager
 def _training_losses(model: Any, sampled: bool) -> Iterator[list[Tensor]]:
-    """Put a detector in training mode, in which alone Detectron2 computes losses, and undo all
+    """Put a detector in training mode, the only mode with losses in Detectron2, and undo all
     changes afterwards. RetinaNet, for example, has a running mean as an attribute.
 
     Yields:
@@ -159,7 +159,7 @@ def _training_losses(model: Any, sampled: bool) -> Iterator[list[Tensor]]:
             if isinstance(module, (_NormBase, _DropoutNd)):
                 module.eval()
             if hasattr(module, "vis_period"):
-                module.vis_period = 0  # no pictures of attacked images in the training log
+                module.vis_period = 0  # keeps pictures of attacked images out of the training log
         if not sampled:
             _use_all_regions(model)
         # This storage discards the scalars that the losses log.
@@ -177,7 +177,7 @@ def _training_losses(model: Any, sampled: bool) -> Iterator[list[Tensor]]:
 def watched_inputs(model: Any) -> Iterator[list[Tensor]]:
     """Record the inputs of a detector as leaf tensors.
 
-    Detectron2 pads images by copying in place, which gradients do not pass.
+    Detectron2 pads images by copying in place, and gradients do not flow through that copy.
 
     Yields:
         A list. Each call of the detector appends its input `(N, C, H, W)`, normalized and padded.
@@ -195,7 +195,7 @@ def watched_inputs(model: Any) -> Iterator[list[Tensor]]:
     try:
         yield inputs
     finally:
-        del model.preprocess_image  # the instance's attribute, which hides the method
+        del model.preprocess_image  # removes the instance's attribute, which hides the method
 
 
 def _gradients(total: Tensor, padded: Tensor, std: Tensor, images: list[Tensor]) -> list[Tensor]:

@@ -1,7 +1,7 @@
 """Robust ResNets as Detectron2 backbones.
 
 The networks are Detectron2's own `ResNet`. One key sets the architecture, settings that contradict
-the weights are refused, and FrozenBN is folded into the convolutions.
+the weights are rejected, and FrozenBN is folded into the convolutions.
 """
 
 import logging
@@ -79,7 +79,7 @@ def set_architecture(cfg: CfgNode) -> None:
     """Set the keys of `MODEL.RESNETS` for `MODEL.ROBUST.ARCH`, and check the input format.
 
     An empty `MODEL.ROBUST.ARCH` is taken from `MODEL.WEIGHTS`. Keys with Detectron2's default are
-    set. Other values that differ from the architecture's are refused.
+    set. Other values that differ from the architecture's are rejected.
 
     Raises:
         UserError: the architecture is unknown, cannot be taken from the weights, or is contradicted
@@ -139,7 +139,7 @@ def _set_norms(cfg: CfgNode) -> None:
 
 
 def _check_name(cfg: CfgNode) -> None:
-    """Refuse an architecture that contradicts a published model, before its download."""
+    """Reject an architecture that contradicts a published model, before downloading the model."""
     weights, arch = cfg.MODEL.WEIGHTS, cfg.MODEL.ROBUST.ARCH
     if weights.startswith(SCHEME) and (found := find_resnet(weights).arch) != arch:
         raise UserError(

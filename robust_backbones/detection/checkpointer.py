@@ -1,4 +1,4 @@
-"""Strict loading, which stops where Detectron2 only warns, and atomic saving."""
+"""Load checkpoints strictly, with errors where Detectron2 only warns, and save them atomically."""
 
 import logging
 import os
@@ -23,10 +23,10 @@ class StrictCheckpointer(DetectionCheckpointer):
     run requires only the backbone's body. FPN and heads may be new.
 
     Attributes:
-        sha256: digest of the last loaded file; None before.
+        sha256: digest of the last loaded file; None before the first load.
         classes: class names of the data, in order, saved with the model; None if unknown. A
-            detector saved with other classes is refused.
-        average: averaged weights, saved as `model`, next to the weights being trained.
+            detector saved with other classes is rejected.
+        average: averaged weights; saved as `model`, in addition to the weights being trained.
     """
 
     sha256: str | None = None
@@ -77,7 +77,7 @@ class StrictCheckpointer(DetectionCheckpointer):
                 self._check_classes(metadata.get("classes"))
             except UserError:
                 raise
-            except (TypeError, ValueError, AttributeError) as error:  # not written by us
+            except (TypeError, ValueError, AttributeError) as error:  # from another program
                 raise UserError(f"The metadata of the weights are invalid ({error}).") from None
         if self.checkpointables and self._required == ("",):  # resuming
             self._take_average(checkpoint)
@@ -143,7 +143,7 @@ class StrictCheckpointer(DetectionCheckpointer):
             )
 
     def _check_classes(self, saved: list[str] | None) -> None:
-        """Refuse a detector with other classes, or another order, whose names would be wrong."""
+        """Reject a detector whose class names or their order differ from the data's."""
         if saved is None or self.classes is None:
             return
         if self._required == ("",) and saved != self.classes:

@@ -47,8 +47,8 @@ def bridge() -> None:
         )
     root = Path(spec.submodule_search_locations[0])
     with warnings.catch_warnings():
-        # Its imports warn about deprecated parts of PyTorch and setuptools, which users cannot
-        # change.
+        # Detectron2's imports warn about deprecated parts of PyTorch and setuptools. Users cannot
+        # fix these.
         warnings.simplefilter("ignore")
         _bridge_extension()
         _bridge_pillow(root)
@@ -58,7 +58,7 @@ def bridge() -> None:
 
 
 def silence_detectron2() -> None:
-    """Hide PyTorch's warnings about Detectron2's calls, which users cannot change."""
+    """Hide PyTorch's warnings about Detectron2's calls, which users cannot fix."""
     for message in ("torch.meshgrid", "The given NumPy array is not writable"):
         warnings.filterwarnings("ignore", message=message)
 
@@ -99,12 +99,12 @@ def _bridge_extension() -> None:
     stub = _MissingExtension(name)
     stub.__spec__ = importlib.machinery.ModuleSpec(name, loader=None)
     stub.__file__ = None
-    # For the environment report.
+    # Used by Detectron2's environment report.
     stub.get_compiler_version = stub.get_cuda_version = lambda: "not built"
     sys.modules[name] = detectron2._C = stub
     for operator in _OPERATORS:
         setattr(torch.ops.detectron2, operator, functools.partial(_refuse, operator))
-    # COCO evaluation without C++ is pycocotools' own, as in newer releases.
+    # Without C++, COCO evaluation uses pycocotools, as in newer releases.
     evaluation = types.ModuleType("detectron2.evaluation.fast_eval_api")
     evaluation.COCOeval_opt = COCOeval
     sys.modules[evaluation.__name__] = evaluation
@@ -149,9 +149,9 @@ def _bridge_numpy(root: Path) -> None:
 
 
 def _bridge_export(root: Path) -> None:
-    """Import `detectron2.export` without Caffe2, which PyTorch no longer has.
+    """Import `detectron2.export` without Caffe2, which PyTorch no longer contains.
 
-    Newer releases do the same. TorchScript export needs the other parts.
+    Newer releases of Detectron2 do the same. TorchScript export does not need Caffe2.
     """
     name = "detectron2.export"
     if (

@@ -70,11 +70,12 @@ def add_robust_config(cfg: CfgNode) -> None:
     cfg.DATASETS.CUSTOM = []
     # Class names of CUSTOM, in the order of the model. Empty: as in the files.
     cfg.DATASETS.CLASSES = []
-    # Faulty boxes of CUSTOM: False refuses to train. True clips boxes at the image border and
-    # removes objects without area, in training and in evaluation.
+    # Repair of invalid boxes in CUSTOM. False: training stops with an error. True: boxes are
+    # clipped at the image border and objects without area are removed, in training and in
+    # evaluation.
     cfg.DATASETS.REPAIR = False
     # Seed of data order, augmentation, initialization and sampling. Detectron2's -1, a random seed,
-    # is refused, because runs must be repeatable.
+    # is rejected, because runs must be repeatable.
     cfg.SEED = max(cfg.SEED, 0)
 
 
@@ -129,7 +130,7 @@ def load_config(
     if cfg.MODEL.BACKBONE.NAME in BUILDERS:
         _refuse_default_weights(cfg)
         weights = cfg.MODEL.WEIGHTS
-        # Other weights are downloaded by `check_inputs`, or not needed, as to draw annotations.
+        # `check_inputs` downloads other weights. Commands that only draw annotations need none.
         if cfg.MODEL.ROBUST.ARCH or weights.startswith(SCHEME) or Path(weights).is_file():
             set_architecture(cfg)
     return cfg
@@ -238,7 +239,7 @@ def _similar(cfg: CfgNode, key: str) -> str:
 
 
 def _refuse_default_weights(cfg: CfgNode) -> None:
-    """Refuse Detectron2's default weights from Caffe: BGR, other statistics, another stride."""
+    """Reject Detectron2's default weights from Caffe: BGR, other statistics, another stride."""
     if "ImageNetPretrained/MSRA" in cfg.MODEL.WEIGHTS:
         raise UserError(
             f"MODEL.WEIGHTS is '{cfg.MODEL.WEIGHTS}', which requires BGR images. Give a published "
@@ -250,8 +251,8 @@ def _refuse_default_weights(cfg: CfgNode) -> None:
 def check_inputs(cfg: CfgNode, train: bool, resume: bool = False) -> None:
     """Check datasets and weights before a run starts.
 
-    Weights with a URL or a published name are downloaded here, before processes are spawned. The
-    classes of custom datasets are read here, and set the heads' number of classes.
+    This function downloads weights with a URL or a published name, before processes are spawned. It
+    also sets the heads' number of classes from the custom datasets.
 
     Args:
         cfg: configuration, changed in place.
@@ -291,7 +292,7 @@ def num_classes(cfg: CfgNode) -> tuple[str, int] | None:
 
 
 def _check_training(cfg: CfgNode) -> None:
-    """Refuse values on which Detectron2 fails later, or never."""
+    """Reject invalid values that Detectron2 accepts or reports late."""
     solver, attack = cfg.SOLVER, cfg.SOLVER.ADVERSARIAL
     batch, reference = solver.IMS_PER_BATCH, solver.REFERENCE_WORLD_SIZE
     parts = solver.ACCUMULATE

@@ -19,10 +19,10 @@ from robust_backbones.detection.training.run import Mode, run
 
 @dataclass(frozen=True)
 class Processes:
-    """Number and place of the processes, as for `detectron2.engine.launch`.
+    """Number of the processes and their machines, as for `detectron2.engine.launch`.
 
     Attributes:
-        gpus: number of GPUs on this machine. 0 or 1 starts no further process.
+        gpus: number of GPUs on this machine. With 0 or 1, this process does the work.
         machines: number of machines.
         machine_rank: rank of this machine, in `[0, machines)`.
         url: address for the rendezvous of the processes.
@@ -43,7 +43,7 @@ def launch(
 ) -> None:
     """Check the config, then train or evaluate in one process per GPU.
 
-    Ends the program with the exit code of a failed process.
+    End the program with the exit code of a failed process.
 
     Args:
         path: config file, or the name of a packaged one.
@@ -89,7 +89,7 @@ def _work(cfg: CfgNode, mode: Mode) -> None:
 
 
 def _forward_sigterm() -> None:
-    """Pass SIGTERM on to the processes of the GPUs. This process waits for them."""
+    """Forward SIGTERM to the processes of the GPUs. This process waits for them."""
 
     def forward(number: int, frame: Any) -> None:
         for process in multiprocessing.active_children():

@@ -38,7 +38,8 @@ def local_weights(weights: str) -> Path:
 def arch_of(weights: str) -> str:
     """Find the architecture of the backbone in `MODEL.WEIGHTS`.
 
-    The name of a published model is enough. Other files are downloaded if necessary and read.
+    The name of a published model determines its architecture. Other files are read, and downloaded
+    first if necessary.
 
     Args:
         weights: value of `MODEL.WEIGHTS`.

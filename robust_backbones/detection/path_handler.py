@@ -48,7 +48,7 @@ def _convert(model: Model, source: Path, target: Path) -> None:
     found = read_checkpoint(source, model.arch)
     found = dataclasses.replace(found, metadata=found.metadata | model.facts)
     contents = export.detectron2_contents(found)
-    with torch.random.fork_rng(devices=[]):  # do not advance the global generator
+    with torch.random.fork_rng(devices=[]):  # the conversion must not advance the global generator
         verify_backbone(found, contents["model"])
     save_file(contents, target)
 

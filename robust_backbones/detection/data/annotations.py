@@ -1,7 +1,8 @@
-"""Read COCO and VOC annotations with all their faults.
+"""Read COCO and VOC annotations, including invalid ones.
 
-Detectron2's readers stop at the first fault, or ignore it. The annotations read here can be checked
-(`validate`), repaired, and converted to Detectron2's dictionaries (`custom`).
+Detectron2's readers stop at the first fault, or ignore it. This reader keeps invalid annotations,
+so that they can be checked (`validate`), repaired, and converted to Detectron2's dictionaries
+(`custom`).
 """
 
 import json
@@ -126,7 +127,7 @@ def read_coco(images: Path, file: Path) -> Annotations:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """Return the path of a file below `folder`, and refuse all other paths."""
+    """Return the path of a file below `folder`, and reject all other paths."""
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f"'{name}' is outside the folder of the images")
     return Path(folder, name)
@@ -139,7 +140,7 @@ def _name(value: object, key: str) -> str:
 
 
 def _numbers(values: Any, count: int) -> list:
-    """Return the values unchanged if they are numbers. NaN passes; it is reported as "no area"."""
+    """Return the values if they are numbers. NaN is accepted, and reported later as "no area"."""
     plain = isinstance(values, list) and all(type(v) in (int, float) for v in values)
     if not plain or len(values) != count or any(abs(v) > HUGE for v in values):
         raise ValueError(f"{values!r} are not {count} numbers")
@@ -169,13 +170,13 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".JPG", ".JPEG", ".PNG")
 def read_voc(root: Path, split: str, classes: list[str] | None = None) -> Annotations:
     """Read a split of a folder in VOC's layout, with any class names.
 
-    VOC counts pixels from 1 and includes the last one: a box from 1 to W covers an image of width
-    W. It becomes 0 to W, as in Detectron2.
+    VOC counts pixels from 1 and includes the last one. A box from 1 to W, which covers an image of
+    width W, becomes 0 to W, as in Detectron2.
 
     Args:
         root: folder with `ImageSets/Main/<split>.txt`, `Annotations`, `JPEGImages`.
         split: name of the split.
-        classes: order of the class names; None sorts the names that occur.
+        classes: class names in order; None: the sorted names in the annotations.
 
     Raises:
         UserError: a file does not exist, or is not in VOC's format.
@@ -228,7 +229,7 @@ _NOT_VOC = (
 
 
 class _NoDoctype(ElementTree.TreeBuilder):
-    """Refuse documents that declare entities, which can read other files or grow without bound."""
+    """Reject documents that declare entities, which can read other files or grow without bound."""
 
     def doctype(self, name: str, public: str | None, system: str | None) -> None:
         raise ValueError(f"remove <!DOCTYPE {name}>")
@@ -264,7 +265,7 @@ def _text(row: ElementTree.Element, path: str) -> str:
 
 
 def _voc_file(root: Path, name: str, given: str | None) -> Path:
-    """Find the image: `<name>.jpg` in VOC, or another suffix, or the `filename` given."""
+    """Find the image: `<name>.jpg` as in VOC, the same name with another suffix, or `filename`."""
     folder = root / "JPEGImages"
     choices = [folder / f"{name}{suffix}" for suffix in SUFFIXES]
     choices += [folder / Path(given).name] if given else []

@@ -23,7 +23,7 @@ TASKS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
 # each pixel of the outline, also outside the image.
 MAX_OUTLINE = 5e7
 MAX_MASK_PIXELS = 1 << 28
-HUGE = 1e15  # bound of coordinates, areas and scores
+HUGE = 1e15  # upper bound on coordinates, areas and scores
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def load_json(path: str | Path) -> Any:
 
 @contextlib.contextmanager
 def no_garbage() -> Iterator[None]:
-    """Disable the garbage collector, which scans all of the many small objects repeatedly."""
+    """Disable the garbage collector, which would scan the many small objects repeatedly."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -81,9 +81,9 @@ def no_garbage() -> Iterator[None]:
 def truth(contents: dict, source: str) -> Truth:
     """Check the contents of a COCO annotation file for instances.
 
-    A missing `iscrowd` becomes 0, and a missing `area` the area of the mask or else of the box.
-    Annotations of unlisted images or categories are excluded, as in pycocotools, and counted in a
-    warning.
+    A missing `iscrowd` becomes 0, and a missing `area` becomes the area of the mask, or of the box
+    if there is no mask. Annotations of unlisted images or categories are excluded, as in
+    pycocotools, and counted in a warning.
 
     Args:
         contents: contents of the file.
@@ -212,7 +212,7 @@ def _run_length_fault(size: Any, counts: Any) -> str | None:
     if isinstance(counts, list):
         whole = all(type(run) is int and run >= 0 for run in counts)
         if not whole or sum(counts) != math.prod(sides):
-            return "the run lengths do not fill their size"
+            return "the run lengths do not sum to height x width"
     elif not isinstance(counts, (str, bytes)) or (isinstance(counts, str) and not counts.isascii()):
         return f"the run lengths have counts of type {type(counts).__name__}"
     return None
@@ -248,7 +248,7 @@ def _area(row: dict, image: dict, source: str) -> float:
 
 
 def tasks_of(rows: Any, truth: Truth) -> list[str]:
-    """Find the tasks of predictions. For an empty list: boxes, and masks if the truth has any."""
+    """Find the tasks of predictions. For an empty list: boxes, and masks if the truth has masks."""
     if rows and isinstance(rows, list):
         keys = {key for row in rows if isinstance(row, dict) for key in row}
         return [task for task, key in TASKS.items() if key in keys] or ["bbox"]
@@ -285,7 +285,7 @@ def check_predictions(
 
 
 def _all_fit(rows: list, truth: Truth, needed: set) -> bool:
-    """Whether `_fault` would find nothing, in a fraction of its time."""
+    """Check quickly that `_fault` would find nothing."""
     images, classes = truth.images, truth.classes
     try:
         scores = np.array([row["score"] for row in rows])
@@ -324,7 +324,7 @@ def _fault(row: Any, truth: Truth, needed: tuple) -> str | None:
 
 
 def _check_masks(rows: list[dict], truth: Truth, source: str) -> None:
-    """Check masks, and refuse other sizes than the image, which engines compare without error."""
+    """Check masks, and reject sizes other than the image's, which engines accept silently."""
     sizes = {key: [i.get("height"), i.get("width")] for key, i in truth.images.items()}
     for number, row in enumerate(rows):
         part, size = row["segmentation"], sizes[row["image_id"]]

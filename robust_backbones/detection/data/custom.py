@@ -29,7 +29,7 @@ FORMS = " or ".join(f"NAME={kind}:{rest}" for kind, rest in KINDS.items())
 
 @dataclass(frozen=True)
 class CustomDataset:
-    """A dataset of the user.
+    """A dataset that the user gives by path.
 
     Attributes:
         name: name to register it under.
@@ -47,7 +47,7 @@ class CustomDataset:
         return f"{self.name}={self.kind}:{self.folder}:{self.listing}"
 
     def read(self, classes: list[str] | None = None) -> Annotations:
-        """Read the annotations, with all their faults.
+        """Read the annotations, including invalid ones.
 
         Args:
             classes: order of the classes of a VOC folder, which has no list of classes.
@@ -142,7 +142,7 @@ def register_custom(cfg: CfgNode) -> None:
         meta = dict(thing_classes=classes, source=source)
         if source.kind == "voc":
             meta |= dict(dirname=source.folder, split=source.listing, year=2012)
-        elif not repair:  # otherwise evaluators use the repaired annotations
+        elif not repair:  # without `json_file`, evaluators use the repaired annotations
             meta |= dict(json_file=source.listing, image_root=source.folder)
         if source.kind == "coco":
             ids = source.read().ids

@@ -58,7 +58,7 @@ def ensure() -> Path:
 def _write(target: Path) -> None:
     temporary = target.with_name(f".{target.name}.partial")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process
+        shutil.rmtree(temporary, ignore_errors=True)  # an incomplete folder of a killed process
         for split in SPLITS:
             _write_split(temporary, split)
         temporary.rename(target)

@@ -110,7 +110,7 @@ class TrainLoader:
 
 
 class CheckedMapper:
-    """A mapper that returns a `WorkerFailure` for an image that is missing, damaged or refused."""
+    """A mapper that returns a `WorkerFailure` for an image that is missing, damaged or rejected."""
 
     def __init__(self, mapper: Callable[[dict], dict]):
         self._mapper = mapper
@@ -121,7 +121,7 @@ class CheckedMapper:
         except UserError as error:
             return WorkerFailure(str(error))
         except (OSError, SyntaxError, SizeMismatchError, DecompressionBombError) as error:
-            # Its message contains the repr of a file object.
+            # Pillow's own message contains the repr of a file object.
             unknown = isinstance(error, UnidentifiedImageError)
             reason = getattr(error, "strerror", None) or str(error)
             reason = "unknown image format" if unknown else reason
@@ -168,7 +168,7 @@ class _SeededDataset(Dataset):
 
 
 class _Batches(Sampler):
-    """Batches of `(position, index)`.
+    """A batch sampler that yields lists of `(position, index)`.
 
     As in Detectron2, wide and tall images are in separate batches if `group` is true. Their sizes
     are taken from the annotations, so skipping `start` batches loads no image.

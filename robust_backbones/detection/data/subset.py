@@ -1,6 +1,6 @@
-"""Register some images of a dataset as a dataset of their own.
+"""Register a subset of a dataset's images as a new dataset.
 
-Evaluators count each image of a dataset, whether a detector has processed it or not.
+A new dataset is needed because evaluators count each image of a dataset, processed or not.
 """
 
 import json
@@ -14,7 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic
 
-# Index of an image in its dataset, and its Detectron2 dict.
+# An image: its index in the dataset, and its Detectron2 dict.
 Item = tuple[int, dict]
 
 
@@ -63,7 +63,7 @@ def register(name: str, items: list[Item], folder: Path) -> str:
             kept |= restrict(meta, items, Path(folder))
     new = f"{name}_{len(items)}_images"
     for catalog in (DatasetCatalog, MetadataCatalog):
-        if new in catalog.list():  # registered earlier by this process
+        if new in catalog.list():  # this process has registered it before
             catalog.remove(new)
     dicts = [item for _, item in items]
     DatasetCatalog.register(new, lambda: dicts)

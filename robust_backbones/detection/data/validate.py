@@ -1,4 +1,4 @@
-"""Find faults of a detection dataset before training."""
+"""Find errors in a detection dataset before training."""
 
 import math
 from collections import Counter
@@ -23,13 +23,13 @@ from robust_backbones.detection.data.registry import check_dataset
 
 SLACK = 1.0  # pixels that a box may exceed the image: rounding, and VOC boxes counted from 0
 
-# Kind of problem -> explanation. DATASETS.REPAIR repairs the first group. The second has
-# to be fixed in the files. The third is worth knowing, but not an error.
+# Kind of problem -> explanation. DATASETS.REPAIR repairs the first group. The user must fix the
+# second group in the files. The third group is for information only.
 REPAIRABLE = {
-    "no area": "a box without area cannot be learned and counts as missed in evaluation",
+    "no area": "a box has no area, so it cannot be learned and counts as missed in evaluation",
     "outside": "a box exceeds the image by more than a pixel",
-    "no box": "an object without a box",
-    "broken mask": "a mask without a polygon of three points",
+    "no box": "an object has no box",
+    "broken mask": "a mask has no polygon of at least three points",
     "no area field": "evaluation by size needs the COCO field `area`",
 }
 FATAL = {
@@ -45,7 +45,7 @@ NOTES = {
     "EXIF rotation": "the EXIF orientation is set; Detectron2 applies it, so boxes must match it",
     "empty class": "a class has no object",
     "no objects": "an image has no object; Detectron2 excludes it from training",
-    "crowd": "a region of many objects; excluded from training, ignored in evaluation",
+    "crowd": "a region contains many objects; excluded from training, ignored in evaluation",
     "difficult": "VOC's evaluation ignores the object; Detectron2 trains on it",
 }
 
@@ -66,7 +66,7 @@ class Problem:
 
 
 def annotations_of(name: str) -> Annotations:
-    """Read the annotations of a registered dataset, with all their faults.
+    """Read the annotations of a registered dataset, including invalid ones.
 
     Raises:
         UserError: the dataset is unknown, or its metadata do not name its annotation files.
@@ -162,7 +162,7 @@ def _file_problems(image: Image) -> list[Problem]:
             picture.load()
     except FileNotFoundError:
         return [Problem("missing file", name, f"{image.file} does not exist")]
-    except Exception as error:  # a damaged file can raise anything in a decoder
+    except Exception as error:  # decoders can raise any exception on damaged files
         return [Problem("unreadable", name, str(error) or type(error).__name__)]
     problems = []
     if orientation not in (0, 1):
@@ -176,7 +176,7 @@ def _file_problems(image: Image) -> list[Problem]:
 
 
 def refuse_untrainable(name: str, found: Annotations, masks: bool) -> None:
-    """Refuse data without anything to learn.
+    """Reject training data without objects or, if masks are learned, without masks.
 
     Args:
         name: name of the dataset.
@@ -198,7 +198,7 @@ def refuse_untrainable(name: str, found: Annotations, masks: bool) -> None:
 
 
 def refuse_faults(name: str, found: Annotations, repair: bool) -> None:
-    """Refuse data that would be changed or dropped silently. Images are not opened.
+    """Reject data that would be changed or dropped silently. Images are not opened.
 
     Args:
         name: name of the dataset.

@@ -41,7 +41,7 @@ class CocoEvaluator(DatasetEvaluator):
     Args:
         name: name of the registered dataset.
         folder: folder for `coco_instances_results.json`; None to write nothing.
-        expected: tasks to score if no image was processed; otherwise the predictions decide.
+        expected: tasks to score if no image was processed; otherwise unused.
         edges, sigmas: see `coco_scores.score`.
         distributed: whether to gather the predictions of all processes. Only the main process
             returns metrics.

@@ -1,6 +1,6 @@
 """COCO's metrics, computed by hotcoco: pycocotools' numbers in a fraction of its time.
 
-Where pycocotools accepts the data, hotcoco's arrays equal its arrays exactly. `coco_files` refuses
+Where pycocotools accepts the data, hotcoco's arrays equal its arrays exactly. `coco_files` rejects
 data on which the two differ. `benchmarks/coco_evaluation.py` compares them.
 """
 
@@ -34,8 +34,8 @@ def score(
 
     Args:
         truth: checked annotations.
-        rows: predictions in COCO's result format, see `check_predictions`. The area of a mask is
-            its own and not the area of its box, as in Detectron2.
+        rows: predictions in COCO's result format, see `check_predictions`. The area of a prediction
+            with a mask is the mask's area, not the box's, as in Detectron2.
         task: `"bbox"`, `"segm"` or `"keypoints"`.
         edges: edges of size buckets in pixels, for objects whose side (the square root of the area)
             lies between two neighbors. They add metrics such as `AP 0..16`; `math.inf` is allowed.
@@ -49,7 +49,7 @@ def score(
         without ground truth are NaN and excluded from means. Without predictions, the others are 0.
 
     Raises:
-        UserError: a prediction is invalid, or the annotations lack what the task compares.
+        UserError: a prediction is invalid, or the annotations lack a key that the task requires.
     """
     check_predictions(rows, truth, (task,), source)
     ranges = dict(AREAS)
@@ -159,12 +159,12 @@ def _engine(
 
 
 def _select(row: dict, keys: Iterable[str]) -> dict:
-    """Select keys: hotcoco spends time on all others, too."""
+    """Select the keys that hotcoco needs, because it spends time on all others, too."""
     return {key: row[key] for key in keys if key in row}
 
 
 def _check_truth(truth: Truth, task: str) -> None:
-    """Refuse missing masks: hotcoco replaces them by boxes, and pycocotools stops."""
+    """Reject missing masks, which hotcoco replaces by boxes and pycocotools does not accept."""
     key = TASKS[task]
     lacking = sum(not row.get(key) for row in truth.annotations)
     if lacking:
@@ -177,6 +177,6 @@ def _check_truth(truth: Truth, task: str) -> None:
 
 
 def _mean(values: np.ndarray) -> float:
-    """Average the values above -1, in percent; NaN for no such value."""
+    """Average the values above -1, in percent; NaN if there are none."""
     values = values[values > -1]
     return float(100 * np.mean(values)) if values.size else float("nan")

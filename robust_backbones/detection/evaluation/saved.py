@@ -112,7 +112,7 @@ def read_predictions(path: str | Path, dataset: str) -> dict[int | str, list[dic
 def to_instances(
     rows: list[dict], height: int, width: int, source: str = "the predictions"
 ) -> Instances:
-    """Convert the rows of one image to a detector's output on the CPU.
+    """Convert the saved predictions of one image to a detector's output on the CPU.
 
     Args:
         rows: predictions of one image, from `read_predictions`.
@@ -133,7 +133,7 @@ def to_instances(
     if rows and all("segmentation" in row for row in rows):
         try:
             masks = [_mask(row["segmentation"], height, width) for row in rows]
-        except ValueError as error:  # found only by decoding
+        except ValueError as error:  # an error that only decoding finds
             raise UserError(f"{source}, image {rows[0]['image_id']}: {error}.") from None
         found.pred_masks = torch.from_numpy(np.stack(masks))
     return found

@@ -23,7 +23,7 @@ def report(
         predictions: JSON file in COCO's result format.
         annotations: COCO annotation file, or
         dataset: name of a registered dataset.
-        tasks: tasks to score. Empty: those that the detections contain.
+        tasks: tasks to score. Empty: the tasks of the detections.
         areas: limits of the object sizes, in pixels, for AP by size.
         csv: CSV file to write, if any.
         output: result file to write, if any.

@@ -1,4 +1,4 @@
-"""Pascal VOC evaluation of a registered dataset with any classes and year; also COCO's metrics.
+"""Evaluate a registered dataset with any classes by the rules of Pascal VOC, of any year, and COCO.
 
 The rules follow the VOC development kit (Everingham et al., 2007 to 2012). A detection is
 correct if the object of its class and image with the largest overlap (intersection over union of
@@ -51,8 +51,9 @@ class Boxes:
 class VocEvaluator(DatasetEvaluator):
     """Return the metrics of Detectron2's `PascalVOCDetectionEvaluator`, and more; see `score`.
 
-    Differences: any list of classes and any year are supported. Scores and boxes are not rounded to
-    3 and 1 decimals. Classes without objects are excluded from the mean instead of making it NaN.
+    In contrast to Detectron2, any list of classes and any year are supported. Scores and boxes are
+    not rounded to 3 and 1 decimals. Classes without objects are excluded from the mean instead of
+    making it NaN.
 
     Args:
         name: name of the registered dataset, whose metadata have `dirname`, `split`,
@@ -107,7 +108,7 @@ def score(
     Returns:
         Percentages: the metrics of `voc_metrics`, and the metrics of `coco_scores.score` over all
         classes as `AP_coco` and so on. COCO's metrics treat difficult objects as crowds: detections
-        mostly inside one are ignored.
+        mostly inside a crowd are ignored.
 
     Raises:
         UserError: an annotation cannot be read, or a prediction is invalid.
@@ -219,7 +220,7 @@ METRICS = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}  # colum
 
 
 def _mean(values: np.ndarray) -> float:
-    """Average the values that are not NaN, in percent; NaN for no such value."""
+    """Average the values that are not NaN, in percent; NaN if there are none."""
     values = values[~np.isnan(values)]
     return float(100 * values.mean()) if values.size else float("nan")
 
@@ -236,7 +237,7 @@ def precision_recall(objects: Boxes, detections: Boxes) -> tuple[np.ndarray, np.
     right = np.zeros(hit.shape, bool)
     for row, hits in zip(right, hit, strict=True):
         indices = np.flatnonzero(hits & counts)
-        _, first = np.unique(best[indices], return_index=True)  # best-scored per object
+        _, first = np.unique(best[indices], return_index=True)  # highest score per object
         row[indices[first]] = True
     wrong = ~hit | (counts & ~right)
     right, wrong = np.cumsum(right, axis=1), np.cumsum(wrong, axis=1)

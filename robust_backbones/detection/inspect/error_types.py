@@ -18,7 +18,7 @@ class ErrorType:
     Attributes:
         meaning: explanation for readers.
         color: color of Okabe and Ito (2008), distinguishable with any color vision.
-        error: False for the types that are not errors.
+        error: whether the type is an error.
     """
 
     meaning: str
@@ -52,12 +52,12 @@ def mark(
     """Classify the predictions and objects of an image.
 
     The rules, their order and the thresholds 0.5 and 0.1 are from TIDE (Bolya et al. 2020, arXiv
-    2008.08115). In order of score, each prediction takes the object of its class with the largest
-    overlap, if it is free and the IoU is at least 0.5; the prediction is right. The other
-    predictions have the first type that applies: poor box (best IoU with an object of its class
-    between 0.1 and 0.5), wrong class (IoU of at least 0.5 with an object of another class),
-    duplicate (IoU of at least 0.5 with a taken object of its class), background (IoU of at most 0.1
-    with every object), wrong class and box. An object that was not found has the type of the
+    2008.08115). In order of score, each prediction is matched to the object of its class with the
+    largest overlap, if that is unmatched and the IoU is at least 0.5; the prediction is right. The
+    other predictions have the first type that applies: poor box (best IoU with an object of its
+    class between 0.1 and 0.5), wrong class (IoU of at least 0.5 with an object of another class),
+    duplicate (IoU of at least 0.5 with a matched object of its class), background (IoU of at most
+    0.1 with every object), wrong class and box. An object that was not found has the type of the
     prediction with the best score that would have found it with another class or box, or is missed.
     In contrast to TIDE, a prediction with more than half of its area in an ignored region of its
     class is not an error.
@@ -109,7 +109,7 @@ def _match(iou: np.ndarray, order: Iterable[int]) -> dict[int, int]:
 
 
 def _error(iou: np.ndarray, same: np.ndarray, found: list[str]) -> tuple[str, int | None]:
-    """Return the type of an unmatched prediction, and the object it would have found."""
+    """Return the type of an unmatched prediction, and the object with its class or box, if any."""
     if not len(iou):
         return "background", None
     own, other = iou * same, iou * ~same

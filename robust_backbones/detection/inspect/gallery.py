@@ -30,7 +30,7 @@ class Column:
     Attributes:
         name: heading of its pictures.
         predict: function from a dataset dictionary to `Instances` on the CPU, with all scores.
-        source: weights or file, for the result file.
+        source: weights or predictions file, recorded in the result file.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Row:
 
 
 def from_model(name: str, cfg: CfgNode, dataset: str) -> Column:
-    """Predict with the detector of `MODEL.WEIGHTS`.
+    """Create a source that predicts with the detector of `MODEL.WEIGHTS`.
 
     Raises:
         UserError: it cannot be loaded, or has other classes than the dataset.
@@ -81,7 +81,7 @@ def from_model(name: str, cfg: CfgNode, dataset: str) -> Column:
 
 
 def from_file(name: str, path: str | Path, dataset: str) -> Column:
-    """Use saved predictions. For errors, see `saved.read_predictions`."""
+    """Create a source of saved predictions. For the errors raised, see `saved.read_predictions`."""
     rows = saved.read_predictions(path, dataset)
 
     def predict(item: dict) -> Instances:
@@ -97,7 +97,7 @@ def _few(names: Sequence) -> str:
 
 
 def choose(dataset: str, count: int, seed: int) -> list[Row]:
-    """Choose `count` random images of a registered dataset, in its order; all if it has fewer."""
+    """Choose `count` random images of a registered dataset, in its order (all if it has fewer)."""
     wanted = count if count < len(DatasetCatalog.get(dataset)) else None
     return [Row(item["file_name"], item) for _, item in subset.choose(dataset, wanted, seed)]
 

@@ -22,7 +22,7 @@ TEMPLATE = "gallery.html.jinja"
 
 @dataclass(frozen=True)
 class View:
-    """What the page shows.
+    """Options of the page.
 
     Attributes:
         output: folder of the page.
@@ -30,11 +30,11 @@ class View:
         overrides: `KEY VALUE` pairs of all configs.
         dataset: registered dataset or `NAME=...`. None: the first of `DATASETS.TEST`.
         predictions: files of detections.
-        second: config (None: the same) and weights of a second detector.
+        second: config (None: that of the first) and weights of a second detector.
         truth_only: whether to draw only the annotations.
-        names: headings of the detections. Missing ones are made from the paths.
+        names: headings of the detections. Missing headings are derived from the paths.
         images: number of random images.
-        seed: random seed of the chosen images.
+        seed: random seed for the choice of images.
         threshold: lowest score of a drawn detection, in [0, 1].
         errors: whether to classify errors.
         most_errors_first: whether to sort the images by errors.

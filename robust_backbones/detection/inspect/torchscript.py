@@ -39,15 +39,16 @@ def export(predictor: Predictor, path: str | Path, example: Any) -> dict:
         unknown), `device`, `weights_sha256`.
 
     Raises:
-        UserError: there are no detections in the example, the model cannot be traced, its outputs
-            differ, or the file cannot be written. No file is written then.
+        UserError: the example has no detections, the model cannot be traced, its outputs differ, or
+            the file cannot be written. No file is written in these cases.
     """
     image = predictor.preprocess(as_array(example))["image"].to(predictor.model.device)
     adapter = TracingAdapter(predictor.model, image, _inference)
     written = io.BytesIO()
     try:
         with warnings.catch_warnings():
-            # About Python values that become constants, whose effect is compared below.
+            # The warnings are about Python values that become constants. The comparison below
+            # covers them.
             warnings.simplefilter("ignore")
             traced = torch.jit.trace(adapter, (image,), check_trace=False)
         facts = _describe(predictor, adapter)

@@ -14,7 +14,7 @@ from matplotlib.colors import to_rgb
 from robust_backbones.detection.inspect.error_types import KINDS
 from robust_backbones.detection.inspect.predictor import as_array, load
 
-# Bounds of the longer side of a drawing, pixels. Small images are enlarged for legible names.
+# Minimum and maximum longer side of a drawing, pixels. Small images are enlarged for legibility.
 SIDE = (640, 1280)
 FONT = 10  # font size of names, points
 
@@ -99,7 +99,8 @@ def draw_errors(
     Args:
         image, names, scale: see `draw_truth`.
         found: predictions on the CPU.
-        kinds: error types of the predictions, keys of `KINDS`. All types but "right" are named.
+        kinds: error types of the predictions, keys of `KINDS`. All types except "right" are named
+            in the drawing.
         missed: objects to draw dashed.
     """
     classes, scores = found.pred_classes.tolist(), found.scores.tolist()
@@ -159,7 +160,7 @@ def _text_position(
     It is below the box, inside the image, and a few lines higher or lower if it would overlap texts
     of `taken`, to which it is added.
     """
-    line = 1.8 * FONT / scale  # with margin, at Detectron2's 100 pixels per inch
+    line = 1.8 * FONT / scale  # text size with a margin, at Detectron2's 100 pixels per inch
     length = 0.9 * FONT / scale * len(text)
     x = max(min(box[0], width - length), 0)
     below = min(box[3], height - line)

@@ -39,7 +39,7 @@ def evaluate(
         images: number of random images of the test set. None: all.
         pictures: number of images to draw at each radius.
         batch_size: number of images in a batch.
-        seed: random seed of the chosen images and of the attack.
+        seed: random seed for the choice of images and for the attack.
 
     Raises:
         UserError: an option, the config, the weights or the dataset is invalid.

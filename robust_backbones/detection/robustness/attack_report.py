@@ -47,7 +47,7 @@ class AttackSettings:
     Attributes:
         constraint: `"l2"` or `"linf"`.
         steps: number of PGD steps.
-        losses: keys of `LOSSES`; each is increased by an attack of its own.
+        losses: keys of `LOSSES`; a separate attack increases each loss.
         restarts: number of random starts for each loss.
         step_size: length of a step, in the unit of eps; None for `STEP_FACTOR * eps / steps`.
     """
@@ -102,7 +102,7 @@ def conditions(
         folder: folder for the pictures.
     """
     resize = detection_utils.build_augmentation(cfg, is_train=False)
-    # With the ground truth, which the losses need, but resized as in evaluation.
+    # Map images with the ground truth, which the losses need, but resize them as in evaluation.
     mapper = DatasetMapper(cfg, is_train=True, augmentations=resize, recompute_boxes=False)
     load = partial(_load, mapper)
     draw = partial(_draw, cfg.INPUT.FORMAT, MetadataCatalog.get(dataset), folder)
@@ -114,7 +114,7 @@ def conditions(
             _attack, settings=facts, seed=seed, pictures=set(pictures), draw=partial(draw, title)
         )
         tries = len(attack.losses) * attack.restarts
-        # One inference per try, and two passes to measure the loss.
+        # One inference per attack, and two passes to measure the loss.
         cost = 3 + tries * (1 + GRADIENT_COST * attack.steps)
         rows.append(Condition(title, load, change, _summary, facts, cost))
     return rows
@@ -174,7 +174,7 @@ def _attack(
 
 
 def _strongest(model: nn.Module, batch: list[dict], tries: list[list[Tensor]]) -> list[int]:
-    """Find, for each image, the try with the lowest `image_ap`, the first one in a tie."""
+    """Find, for each image, the attack with the lowest `image_ap`, the first one in a tie."""
     if len(tries) == 1:
         return [0] * len(batch)
     found = []
@@ -214,7 +214,7 @@ def image_ap(found: Instances, truth: Instances) -> float:
 
 
 def _average_precision(overlaps: Tensor, threshold: float) -> float:
-    """Average, over the objects, the precision at the rank of the detection that matches each.
+    """Average, over the objects, the precision at the rank of each object's detection.
 
     Args:
         overlaps: IoU `(detections, objects)`, detections in order of descending score.
@@ -225,7 +225,7 @@ def _average_precision(overlaps: Tensor, threshold: float) -> float:
         if free[rank, best] >= threshold:
             hits += 1
             total += hits / (rank + 1)
-            free[:, best] = -1  # an object is matched once
+            free[:, best] = -1  # an object is matched only once
     return total / free.shape[1]
 
 
@@ -278,7 +278,7 @@ def warnings(rows: dict[str, dict]) -> list[dict]:
         if name == CLEAN:
             continue
         attacked = row["loss_attacked"]
-        if attacked is not None and attacked <= row["loss_clean"]:  # None: it became infinite
+        if attacked is not None and attacked <= row["loss_clean"]:  # None: the loss became infinite
             found.append(
                 {
                     "check": "loss_did_not_rise",

@@ -29,7 +29,7 @@ def evaluate(
         severities: severities, each in 1 to 5.
         images: number of random images of the test set. None: all.
         batch_size: number of images in a batch.
-        seed: random seed of the chosen images and of the corruptions.
+        seed: random seed for the choice of images and for the corruptions.
 
     Raises:
         UserError: an option, the config, the weights or the dataset is invalid, or the package of

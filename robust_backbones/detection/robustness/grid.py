@@ -250,7 +250,7 @@ def measure(
         batch_size,
         num_workers=workers,
         collate_fn=list,
-        generator=torch.Generator(),  # by default, it would advance the global generator
+        generator=torch.Generator(),  # the default would advance the global generator
     )
     for batch in CheckedLoader(loader):
         size = len(batch)
@@ -262,9 +262,9 @@ def measure(
         evaluator.process(batch, outputs)
         detections += sum(len(output["instances"]) for output in outputs)
         tick(size * condition.cost)
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints a table
+    with contextlib.redirect_stdout(io.StringIO()):  # hides the table that pycocotools prints
         scores = evaluator.evaluate()
-    # Without the metrics of single classes, such as "AP-person".
+    # Exclude the metrics of single classes, such as "AP-person".
     tasks = {
         task: {metric: value for metric, value in metrics.items() if "-" not in metric}
         for task, metrics in scores.items()
@@ -275,9 +275,10 @@ def measure(
 
 
 def _zero_scores(clean: dict) -> dict:
-    """Return zero for each metric: a detector without any detection.
+    """Return zero for each metric, for a detector without any detection.
 
-    Detectron2's evaluators return NaN then, and no mask AP. Metrics without ground truth stay None.
+    In this case, Detectron2's evaluators return NaN, and no mask AP. Metrics without ground truth
+    stay None.
     """
     return {
         task: {metric: None if value is None else 0.0 for metric, value in clean[task].items()}

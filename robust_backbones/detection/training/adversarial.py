@@ -3,8 +3,8 @@
 `free` replays each batch: one backward pass gives the gradients of the weights and of the images,
 and the images are perturbed between updates (Shafahi et al. 2019, arXiv 1904.12843). An update
 costs as much as in standard training. In contrast to that paper, perturbations are not reused for
-the next batch, whose images have other sizes. They start at a random point of the ball (Wong et al.
-2020, arXiv 2001.03994).
+the next batch, whose images have other sizes. Perturbations start at a random point of the ball
+(Wong et al. 2020, arXiv 2001.03994).
 
 `pgd` attacks each batch before its update, with STEPS more backward passes.
 """

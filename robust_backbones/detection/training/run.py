@@ -28,7 +28,8 @@ from robust_backbones.detection.data.registry import classes_of, fingerprint
 from robust_backbones.detection.training.trainer import Trainer
 
 RESULT, CONFIG = "result.json", "config.yaml"
-# Keys that determine learning rate, momentum and weight decay at an iteration, and the last one.
+# Keys that determine learning rate, momentum and weight decay at an iteration, and the last
+# iteration.
 SCHEDULE = tuple(
     f"SOLVER.{key}"
     for key in (
@@ -51,11 +52,11 @@ SCHEDULE = tuple(
 
 @dataclass(frozen=True)
 class Mode:
-    """How to use the output folder.
+    """Options for the output folder.
 
     Attributes:
         resume: whether to continue from the last checkpoint, if there is one.
-        restart_schedule: whether to use the schedule of the config instead of the run's.
+        restart_schedule: whether to use the config's schedule instead of the interrupted run's.
         eval_only: whether to evaluate without training.
     """
 
@@ -69,7 +70,7 @@ def run(cfg: CfgNode, mode: Mode) -> None:
 
     Args:
         cfg: configuration.
-        mode: what to do with the output folder.
+        mode: options for the output folder.
 
     Raises:
         UserError: the weights do not fit, the folder contains another run or is in use, or training
@@ -77,7 +78,7 @@ def run(cfg: CfgNode, mode: Mode) -> None:
         Stopped: a signal was received, and the run is saved.
     """
     silence_detectron2()
-    register_custom(cfg)  # a spawned process has none of them
+    register_custom(cfg)  # spawned processes have no registered datasets
     if mode.eval_only:
         _setup(cfg, mode)
         evaluate(cfg, mode.resume)
@@ -162,7 +163,7 @@ def evaluate(cfg: CfgNode, resume: bool) -> None:
 
 
 def continued(cfg: CfgNode, resume: bool, restart_schedule: bool) -> CfgNode:
-    """Return the configuration of a new or resumed run in `OUTPUT_DIR`, and log what differs.
+    """Return the configuration of a new or resumed run in `OUTPUT_DIR`, and log the differences.
 
     By default a resumed run keeps its schedule and its weights, so it ends as it would have without
     the interruption. With `restart_schedule` it uses the schedule of `cfg`.

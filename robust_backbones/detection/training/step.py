@@ -81,7 +81,7 @@ class Step(SimpleTrainer):
         fresh = not self.adversary or self.iter % self.adversary.replays == 0
         if fresh and self.adversary:
             self.adversary.images = None
-        if fresh or not self._batches:  # the second: resumed in the middle of a replay
+        if fresh or not self._batches:  # or resumed in the middle of a replay
             self._batches = [next(self._data_loader_iter) for _ in range(self.accumulate)]
 
     def _parts(self) -> Iterator[tuple]:

@@ -34,8 +34,8 @@ FINAL = "model_final"  # name of the last checkpoint in Detectron2
 class Trainer(DefaultTrainer):
     """Train a detector on a robust backbone.
 
-    Differences from `DefaultTrainer`: the backbone must come from the weights. The randomness of
-    each step is a function of (seed, iteration, rank), and the data stream continues at its
+    Differences from `DefaultTrainer`: the backbone must come from the weights. The random numbers
+    of each step are a function of (seed, iteration, rank), and the data stream continues at its
     position, so on the CPU a resumed run ends with exactly the weights of an uninterrupted one.
 
     Attributes:
@@ -124,7 +124,7 @@ class Trainer(DefaultTrainer):
             for group, lr in zip(self.optimizer.param_groups, self.scheduler.get_lr(), strict=True):
                 group["lr"] = lr
         if self.start_iter == self.max_iter and self._last_checkpoint() != FINAL:
-            self.checkpointer.save(FINAL, iteration=self.iter)  # the run was killed before
+            self.checkpointer.save(FINAL, iteration=self.iter)  # killed before this save
         self._trainer.data_loader.start_iter = self._trainer.position(self.start_iter)
         if self.start_iter == 0:
             self.weights_sha256 = self.checkpointer.sha256
@@ -140,7 +140,7 @@ class Trainer(DefaultTrainer):
             UserError: see `run_step`.
         """
         self.signals = StopSignals()
-        # It logs exceptions with tracebacks; these two are printed once, without.
+        # Detectron2 logs exceptions with tracebacks. These two are printed once, without one.
         log = logging.getLogger("detectron2.engine.train_loop")
         log.addFilter(_no_traceback)
         try:
@@ -168,7 +168,7 @@ class Trainer(DefaultTrainer):
 
     @property
     def metrics(self) -> dict:
-        """The last evaluation, `{task: {metric: percent}}`."""
+        """Metrics of the last evaluation, `{task: {metric: percent}}`."""
         return self._last_eval_results
 
     @property
@@ -225,7 +225,7 @@ class Trainer(DefaultTrainer):
 
 
 class _UpdateAverage(HookBase):
-    """Update the averaged weights after each step."""
+    """Hook that updates the averaged weights after each step."""
 
     def after_step(self) -> None:
         if self.trainer.average:
@@ -233,7 +233,7 @@ class _UpdateAverage(HookBase):
 
 
 class _StopOnSignal(HookBase):
-    """Save and stop after a signal, in all processes at the same iteration. The last hook."""
+    """Save and stop after a signal, in all processes at the same iteration. It is the last hook."""
 
     def after_step(self) -> None:
         asked = self.trainer.signals.requested

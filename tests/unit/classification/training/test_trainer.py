@@ -292,7 +292,7 @@ def test_two_runs_cannot_write_to_one_folder(tmp_path):
     with claimed(tmp_path):
         second = subprocess.run(command, capture_output=True, text=True, check=False)
     assert second.returncode == 2
-    assert f"{tmp_path}: another run is writing to this folder. Wait for its end" in second.stderr
+    assert f"{tmp_path}: another run is writing to this folder. Wait until it ends" in second.stderr
     assert subprocess.run(command, check=False).returncode == 0  # the lock is released
 
 
