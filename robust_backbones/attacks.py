@@ -314,7 +314,7 @@ def _score_and_gradient(model: nn.Module, x: Tensor, y: Tensor, sign: int) -> tu
         # Use the sum: a mean makes gradients smaller in larger batches, down to underflow.
         total, gradient = (score * _weights(score, x)).sum(), None
         if total.requires_grad:
-            # Only the gradient of the input is computed, not those of the parameters.
+            # Differentiate with respect to the input only, not to the parameters.
             (gradient,) = torch.autograd.grad(total, [x], allow_unused=True)
     if gradient is None:
         raise UserError(

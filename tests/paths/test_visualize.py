@@ -259,7 +259,10 @@ def test_curves_by_the_command(tmp_path, capsys):
 OPTIONS = [
     ([], "give --config and MODEL.WEIGHTS, or --predictions, or --truth-only (see"),
     (["--truth-only"], "give --dataset or --config"),
-    (["--truth-only", "--errors", "--dataset", SCENES], "--truth-only cannot be combined with --compare"),
+    (
+        ["--truth-only", "--errors", "--dataset", SCENES],
+        "--truth-only cannot be combined with --compare",
+    ),
     (["--truth-only", "--dataset", "none_val"], "dataset 'none_val' is not registered. "),
     (
         ["--truth-only", "--dataset", SCENES, "--images", "0"],

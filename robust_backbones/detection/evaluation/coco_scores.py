@@ -177,6 +177,6 @@ def _check_truth(truth: Truth, task: str) -> None:
 
 
 def _mean(values: np.ndarray) -> float:
-    """Average the values above -1, in percent; NaN if there are none."""
+    """Average the values above -1, in percent; NaN without such values."""
     values = values[values > -1]
     return float(100 * np.mean(values)) if values.size else float("nan")

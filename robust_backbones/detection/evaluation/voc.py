@@ -220,7 +220,7 @@ METRICS = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}  # colum
 
 
 def _mean(values: np.ndarray) -> float:
-    """Average the values that are not NaN, in percent; NaN if there are none."""
+    """Average the values that are not NaN, in percent; NaN without such values."""
     values = values[~np.isnan(values)]
     return float(100 * values.mean()) if values.size else float("nan")
 

@@ -30,7 +30,7 @@ class View:
         overrides: `KEY VALUE` pairs of all configs.
         dataset: registered dataset or `NAME=...`. None: the first of `DATASETS.TEST`.
         predictions: files of detections.
-        second: config (None: that of the first) and weights of a second detector.
+        second: config and weights of a second detector. None as config: the first one's.
         truth_only: whether to draw only the annotations.
         names: headings of the detections. Missing headings are derived from the paths.
         images: number of random images.
