@@ -384,3 +384,15 @@ def _discard(path: Path) -> None:
         path.unlink()
         path = target
     path.unlink(missing_ok=True)
+
+
+def short_name(weights: str) -> str:
+    """Default name of a network: the name of its file without the suffix.
+
+    Args:
+        weights: a path, a published name or a URL.
+    """
+    *above, name = weights.removeprefix(zoo.SCHEME).rstrip("/").split("/")
+    short = re.sub(r"\.(pt|pth|ckpt|pkl|safetensors)$", "", name)
+    # Pretraining names every file checkpoint.pt, so the folder names the network.
+    return above[-1] if short == "checkpoint" and above else short

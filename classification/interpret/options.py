@@ -4,10 +4,11 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from classification import options
 from classification.datasets.specs import DATASETS
+from robust_backbones.core import cli
 from robust_backbones.core.cli import Parser
 from robust_backbones.core.errors import UserError
+from robust_backbones.weights import short_name
 
 MODES = ("visualize", "invert", "both")
 STARTS = ("noise", "image")
@@ -100,21 +101,21 @@ def parser(description: str) -> Parser:
     )
     what(
         "--units",
-        type=options.whole,
+        type=cli.whole,
         nargs="+",
         metavar="N",
         help="units of the representation (input of the last layer) to visualize, from 0",
     )
     what(
         "--classes",
-        type=options.whole,
+        type=cli.whole,
         nargs="+",
         metavar="N",
         help=f"classes to visualize, from 0 (default: the first {CLASSES}, or none with --units)",
     )
     what(
         "--images",
-        type=options.count,
+        type=cli.count,
         metavar="N",
         help=f"number of test images to invert, chosen by --seed (default: {IMAGES})",
     )
@@ -141,22 +142,22 @@ def parser(description: str) -> Parser:
     )
     what(
         "--image-size",
-        type=options.count,
+        type=cli.count,
         metavar="N",
         help="height and width of the images, pixels (default: the dataset's)",
     )
     how = p.add_argument_group("how").add_argument
-    how("--steps", type=options.count, default=1000, metavar="N", help="number of gradient steps")
+    how("--steps", type=cli.count, default=1000, metavar="N", help="number of gradient steps")
     how(
         "--step-size",
-        type=options.positive,
+        type=cli.positive,
         metavar="LENGTH",
         help="L2 length of a step, over a whole image in [0, 1] (default: image size / "
         f"{REFERENCE_SIZE})",
     )
     how(
         "--eps",
-        type=options.positive,
+        type=cli.positive,
         default=1000.0,
         metavar="EPS",
         help="L2 radius around the start, over a whole image in [0, 1]; 1000 does not constrain "
@@ -165,9 +166,9 @@ def parser(description: str) -> Parser:
     how(
         "--use-best", action="store_true", help="use each image's best step instead of the last one"
     )
-    how("--seed", type=options.seed, default=0, metavar="N", help="random seed")
+    how("--seed", type=cli.seed, default=0, metavar="N", help="random seed")
     run = p.add_argument_group("running").add_argument
-    run("--batch-size", type=options.count, default=32, metavar="N", help="images per batch")
+    run("--batch-size", type=cli.count, default=32, metavar="N", help="images per batch")
     run("--device", help="torch device (default: cuda if available, else cpu)")
     run("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
     return p
@@ -211,7 +212,7 @@ def settings_of(args: argparse.Namespace) -> InterpretSettings:
 
 
 def _networks(weights: list[str], given: list[str] | None) -> dict[str, str]:
-    names = given or [options.label(each) for each in weights]
+    names = given or [short_name(each) for each in weights]
     if len(names) != len(weights):
         raise UserError(
             f"--name has {len(names)} names for {len(weights)} networks. Give one name per network."

@@ -4,7 +4,6 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from classification import options
 from classification.datasets.specs import DATASETS
 from classification.pretrain.settings import PretrainSettings
 from classification.training.options import (
@@ -16,6 +15,7 @@ from classification.training.options import (
 )
 from classification.training.recipes import RECIPES, Recipe, scaled_lr
 from classification.training.settings import METHOD_DEFAULTS, TrainSettings, evaluation_attack
+from robust_backbones.core import cli
 from robust_backbones.core.cli import Parser
 from robust_backbones.core.eps import CONSTRAINTS, check_eps
 from robust_backbones.core.errors import UserError
@@ -49,14 +49,14 @@ def _data_options(p: Parser) -> None:
     )
     add(
         "--image-size",
-        type=options.count,
+        type=cli.count,
         metavar="N",
         help="height and width of the images in pixels (default: the dataset's)",
     )
     add_limits(add)
     add(
         "--held-out",
-        type=options.share,
+        type=cli.share,
         metavar="SHARE",
         default=0.0,
         help="share of each class of the training images, in [0, 1), to test on instead of the "
@@ -79,7 +79,7 @@ def _training_options(p: Parser) -> None:
     )
     add(
         "--lr",
-        type=options.positive,
+        type=cli.positive,
         help="peak learning rate (default: the recipe's, times --batch-size / its batch size)",
     )
     recipe = dict.fromkeys(OPTIMIZATION, "the recipe's")
@@ -97,7 +97,7 @@ def _training_options(p: Parser) -> None:
     )
     add(
         "--seed",
-        type=options.seed,
+        type=cli.seed,
         metavar="N",
         default=0,
         help="random seed for weights, image order, augmentation and attacks",
@@ -109,19 +109,19 @@ def _attack_options(p: Parser) -> None:
     add("--constraint", choices=CONSTRAINTS, default="l2", help="norm of the ball")
     add(
         "--eps",
-        type=options.radius,
+        type=cli.radius,
         help="radius of the ball for images in [0, 1]: L2 norm over the image, or L-infinity such "
         "as 4/255; 0: standard training (default: the recipe's; 4/255 for linf)",
     )
     add(
         "--steps",
-        type=options.count,
+        type=cli.count,
         metavar="N",
         help="gradient steps; for --method free the updates per batch (default: the method's)",
     )
     add(
         "--step-size",
-        type=options.positive,
+        type=cli.positive,
         metavar="SIZE",
         help="length of one step, in the unit of --eps (default: the method's)",
     )
@@ -138,21 +138,21 @@ def _attack_options(p: Parser) -> None:
     )
     add(
         "--beta",
-        type=options.positive,
+        type=cli.positive,
         default=6.0,
         help="weight of the KL divergence in --method trades",
     )
     add = p.add_argument_group("evaluation attack").add_argument
     add(
         "--eval-eps",
-        type=options.positive,
+        type=cli.positive,
         metavar="EPS",
         help="radius of the ball, in the unit of --eps (default: --eps; for a standard model 1.0 "
         "for l2 and 8/255 for linf)",
     )
     add(
         "--eval-steps",
-        type=options.count,
+        type=cli.count,
         metavar="N",
         default=10,
         help="gradient steps, each of length 2.5 * radius / steps",

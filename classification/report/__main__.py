@@ -13,8 +13,8 @@ Exit codes: 0 success, 2 invalid input.
 
 from pathlib import Path
 
-from classification import options
 from classification.report import folder, records
+from robust_backbones.core import cli
 from robust_backbones.core.cli import Parser
 from robust_backbones.core.errors import UserError, user_errors
 
@@ -60,7 +60,7 @@ def _parser() -> Parser:
     )
     p.add_argument(
         "--margin",
-        type=options.radius,
+        type=cli.radius,
         metavar="POINTS",
         help="largest difference in accuracy or AP that counts as no difference, percentage "
         "points (default: 1)",

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from classification import options
 from classification.datasets.specs import DATASETS
+from robust_backbones.core import cli
 from robust_backbones.core.cli import Parser
 from robust_backbones.core.eps import check_eps
 
@@ -38,13 +38,13 @@ def parser(description: str) -> Parser:
     )
     model(
         "--image-size",
-        type=options.count,
+        type=cli.count,
         metavar="N",
         help="height and width of the images in pixels (default: the dataset's)",
     )
     model(
         "--images",
-        type=options.count,
+        type=cli.count,
         metavar="N",
         help="evaluate a random subset of N images (default: all images)",
     )
@@ -54,7 +54,7 @@ def parser(description: str) -> Parser:
     )
     attack(
         "--eps",
-        type=options.positive,
+        type=cli.positive,
         nargs="+",
         metavar="EPS",
         help="perturbation radii for images in [0, 1]: L2 norm over the image, or L-infinity. "
@@ -63,7 +63,7 @@ def parser(description: str) -> Parser:
     )
     attack(
         "--steps",
-        type=options.count,
+        type=cli.count,
         nargs="+",
         default=[20],
         metavar="N",
@@ -71,7 +71,7 @@ def parser(description: str) -> Parser:
     )
     attack(
         "--restarts",
-        type=options.count,
+        type=cli.count,
         default=1,
         metavar="N",
         help="PGD runs per image, each from its own random start",
@@ -84,10 +84,10 @@ def parser(description: str) -> Parser:
     )
     running = p.add_argument_group("running").add_argument
     running("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
-    running("--batch-size", type=options.count, default=100, metavar="N", help="images per batch")
+    running("--batch-size", type=cli.count, default=100, metavar="N", help="images per batch")
     running(
         "--seed",
-        type=options.seed,
+        type=cli.seed,
         default=0,
         metavar="N",
         help="random seed for the attacks and the choice of --images",
@@ -95,7 +95,7 @@ def parser(description: str) -> Parser:
     running("--device", help="torch device (default: cuda if available, else cpu)")
     running(
         "--workers",
-        type=options.whole,
+        type=cli.whole,
         default=0,
         metavar="N",
         help="number of processes that load images; 0: the main process",

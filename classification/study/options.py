@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from classification import options
+from robust_backbones.core import cli
 from robust_backbones.core.cli import Parser
 
 ACTIONS = {
@@ -42,11 +42,11 @@ def parser(description: str) -> Parser:
     local = p.add_argument_group("--executor local")
     local.add_argument(
         "--jobs",
-        type=options.count,
+        type=cli.count,
         metavar="N",
         help="runs at the same time (default: one per GPU if runs request GPUs, otherwise 1)",
     )
-    local.add_argument("--gpus", type=options.whole, metavar="N", help="GPUs to use (default: all)")
+    local.add_argument("--gpus", type=cli.whole, metavar="N", help="GPUs to use (default: all)")
     ray = p.add_argument_group("--executor ray")
     ray.add_argument(
         "--address",
@@ -56,14 +56,14 @@ def parser(description: str) -> Parser:
     failures = p.add_argument_group("failed runs")
     failures.add_argument(
         "--attempts",
-        type=options.count,
+        type=cli.count,
         default=3,
         metavar="N",
         help="maximum number of starts of a failing run (default: 3)",
     )
     failures.add_argument(
         "--pause",
-        type=options.radius,
+        type=cli.radius,
         default=30.0,
         metavar="SECONDS",
         help="pause before the second start, doubled for each later one (default: 30)",

@@ -7,9 +7,9 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from classification import options
 from classification.training.recipes import SCHEDULES
 from classification.training.settings import AUGMENTATIONS, PRECISIONS
+from robust_backbones.core import cli
 
 # Fields of `TrainSettings` that `add_optimization` adds an option for.
 OPTIMIZATION = (
@@ -42,13 +42,13 @@ def add_limits(add: Callable) -> None:
     """
     add(
         "--limit",
-        type=options.count,
+        type=cli.count,
         metavar="N",
         help="train on at most N images, balanced over the classes (default: all)",
     )
     add(
         "--test-limit",
-        type=options.count,
+        type=cli.count,
         metavar="N",
         help="test on at most N images, balanced over the classes (default: all)",
     )
@@ -66,36 +66,34 @@ def add_optimization(add: Callable, defaults: dict[str, Any]) -> None:
         default = f" (default: {defaults[name]})"
         add(f"--{name.replace('_', '-')}", help=words + default, **more)
 
-    option("epochs", "passes over the training images", type=options.count, metavar="N")
+    option("epochs", "passes over the training images", type=cli.count, metavar="N")
     option(
         "batch_size",
         "images per update over all processes, at least 2",
-        type=options.batch,
+        type=cli.batch,
         metavar="N",
     )
     option("lr_schedule", "learning-rate schedule", choices=tuple(SCHEDULES))
-    option(
-        "warmup", "epochs of linear learning-rate warm-up", type=options.radius, metavar="EPOCHS"
-    )
-    option("momentum", "momentum of SGD, in (0, 1)", type=options.fraction)
+    option("warmup", "epochs of linear learning-rate warm-up", type=cli.radius, metavar="EPOCHS")
+    option("momentum", "momentum of SGD, in (0, 1)", type=cli.fraction)
     option(
         "weight_decay",
         "factor of the L2 penalty on all trained parameters",
-        type=options.radius,
+        type=cli.radius,
         metavar="FACTOR",
     )
     option("augmentation", "augmentation of the training images", choices=AUGMENTATIONS)
-    option("label_smoothing", "label smoothing, in [0, 1)", type=options.share, metavar="SHARE")
+    option("label_smoothing", "label smoothing, in [0, 1)", type=cli.share, metavar="SHARE")
     option(
         "ema",
         "decay per update of averaged weights, which are then evaluated and saved; 0: off",
-        type=options.share,
+        type=cli.share,
         metavar="DECAY",
     )
     option(
         "accumulate",
         "split each process's part of a batch into N parts, to save memory",
-        type=options.count,
+        type=cli.count,
         metavar="N",
     )
     add("--compile", action="store_const", const=True, help="use torch.compile (default: no)")
@@ -116,7 +114,7 @@ def add_running(add: Callable) -> None:
     )
     add(
         "--save-seconds",
-        type=options.radius,
+        type=cli.radius,
         metavar="SECONDS",
         default=600.0,
         help="longest time between two checkpoints",
@@ -124,7 +122,7 @@ def add_running(add: Callable) -> None:
     add("--device", metavar="NAME", help="torch device (default: cuda if available, else cpu)")
     add(
         "--workers",
-        type=options.whole,
+        type=cli.whole,
         metavar="N",
         default=0,
         help="processes that read images, per training process; 0: the training process reads",

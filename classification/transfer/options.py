@@ -4,7 +4,6 @@ import argparse
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from classification import options
 from classification.datasets.specs import DATASETS, METRIC_TITLES
 from classification.training.options import (
     OPTIMIZATION,
@@ -16,6 +15,7 @@ from classification.training.options import (
 from classification.training.settings import METHOD_DEFAULTS, TrainSettings, evaluation_attack
 from classification.transfer import protocols
 from classification.transfer.settings import SgdSettings, SourceNetwork, TransferSettings
+from robust_backbones.core import cli
 from robust_backbones.core.cli import Parser
 from robust_backbones.core.eps import CONSTRAINTS, check_eps
 from robust_backbones.core.errors import UserError
@@ -79,7 +79,7 @@ def _data_options(p: Parser) -> None:
     )
     add(
         "--trials",
-        type=options.count,
+        type=cli.count,
         metavar="N",
         help="number of runs with different seeds for validation images, last layer and image "
         f"order (default: {SEEDED_TRIALS}; 1 with --penalty or --neighbors and without --shots, "
@@ -87,13 +87,13 @@ def _data_options(p: Parser) -> None:
     )
     add(
         "--image-size",
-        type=options.count,
+        type=cli.count,
         metavar="N",
         help="height and width of the images in pixels (default: the weights')",
     )
     add(
         "--downscale",
-        type=options.count,
+        type=cli.count,
         metavar="N",
         help="first reduce the shorter side of the images to N pixels, as in Section 4.3 of the "
         "paper (default: no)",
@@ -101,7 +101,7 @@ def _data_options(p: Parser) -> None:
     add_limits(add)
     add(
         "--shots",
-        type=options.count,
+        type=cli.count,
         metavar="N",
         help="train on N images of each class, drawn again in each trial (default: all)",
     )
@@ -131,26 +131,26 @@ def _protocol_options(p: Parser) -> None:
         add(f"--{part}", choices=tuple(values), help=f"{meaning} (default: the protocol's)")
     add(
         "--held-out",
-        type=options.fraction,
+        type=cli.fraction,
         metavar="SHARE",
         default=0.2,
         help="share of each class of the training images to choose on, in (0, 1)",
     )
-    add("--seed", type=options.seed, metavar="N", default=0, help="random seed of the first trial")
+    add("--seed", type=cli.seed, metavar="N", default=0, help="random seed of the first trial")
 
 
 def _probe_options(p: Parser) -> None:
     add = p.add_argument_group("--probe logistic and knn").add_argument
     add(
         "--penalty",
-        type=options.positive,
+        type=cli.positive,
         metavar="FACTOR",
         help="factor of half the squared weights, added to the sum of the losses (default: the "
         "best of 45 or more)",
     )
     add(
         "--neighbors",
-        type=options.count,
+        type=cli.count,
         metavar="K",
         help="number of nearest neighbors (default: the best of 1 to 200)",
     )
@@ -162,27 +162,27 @@ def _sgd_options(p: Parser) -> None:
     add_optimization(add, asdict(SGD) | {"augmentation": mirrored})
     add(
         "--lr",
-        type=options.positive,
+        type=cli.positive,
         nargs="+",
         help="peak learning rates to choose from (default: 0.01 0.001)",
     )
     add(
         "--eval-every",
-        type=options.count,
+        type=cli.count,
         metavar="N",
         help="evaluate the images that choose in every Nth epoch and the last one (default: "
         f"{EVAL_EVERY})",
     )
     add(
         "--prune-margin",
-        type=options.positive,
+        type=cli.positive,
         metavar="POINTS",
         help="stop training with a learning rate that, after a third of its epochs, is more than "
         "this many percentage points behind an earlier one of its trial (default: never)",
     )
     add(
         "--adversarial",
-        type=options.positive,
+        type=cli.positive,
         metavar="EPS",
         help="train against PGD with this radius for images in [0, 1]: L2 norm over the image, or "
         "L-infinity such as 4/255 (default: no attack)",
@@ -190,13 +190,13 @@ def _sgd_options(p: Parser) -> None:
     add("--constraint", choices=CONSTRAINTS, help="norm of the ball (default: l2)")
     add(
         "--steps",
-        type=options.count,
+        type=cli.count,
         metavar="N",
         help=f"gradient steps of the training attack (default: {PGD_STEPS})",
     )
     add(
         "--eval-steps",
-        type=options.count,
+        type=cli.count,
         metavar="N",
         help=f"gradient steps of the attack on the test images (default: {EVAL_STEPS})",
     )

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from classification import options
 from classification.datasets.open import open_images
 from classification.datasets.split import ImageSplit
 from classification.training import distributed, launch
@@ -21,6 +20,7 @@ from classification.transfer.settings import SourceNetwork, TransferSettings
 from classification.transfer.task import Task
 from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint
 from robust_backbones.core.errors import UserError
+from robust_backbones.weights import short_name
 
 
 def main(args: argparse.Namespace, path: Path) -> None:
@@ -73,7 +73,7 @@ def _folder(args: argparse.Namespace, recorded: dict) -> Path:
     """Name a folder after the settings, so that runs with other settings have other folders."""
     text = json.dumps(recorded, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    parts = (args.dataset, args.mode, args.protocol, options.label(args.weights), digest)
+    parts = (args.dataset, args.mode, args.protocol, short_name(args.weights), digest)
     return Path("output", "transfer", "-".join(parts))
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from robust_backbones.core.eps import parse_number
+
 MAX_CHOICES = 6  # more choices are listed after the help text instead of in the metavar
 MAX_OPTIONS = 12  # with more options, the usage line shows only the required ones
 
@@ -131,3 +133,9 @@ def number(convert: Callable, allowed: Callable, description: str) -> Callable:
 
 count = number(int, lambda v: v >= 1, "a whole number of at least 1")
 whole = number(int, lambda v: v >= 0, "a whole number of at least 0")
+share = number(parse_number, lambda v: 0 <= v < 1, "a number in [0, 1)")
+batch = number(int, lambda v: v >= 2, "a whole number of at least 2 (BatchNorm needs two)")
+seed = number(int, lambda v: 0 <= v < 2**31, "a whole number in [0, 2**31)")
+radius = number(parse_number, lambda v: v >= 0, "a finite number of at least 0")
+positive = number(parse_number, lambda v: v > 0, "a finite number above 0")
+fraction = number(parse_number, lambda v: 0 < v < 1, "a number between 0 and 1")

@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from classification import options
 from classification.datasets.open import open_split
 from classification.datasets.shard_writer import write_shards
 from classification.interpret import __main__ as interpret
@@ -21,6 +20,7 @@ from classification.interpret.plan import make_plan
 from classification.interpret.report import warnings
 from classification.models import load_classifier
 from robust_backbones.core.files import sha256
+from robust_backbones.weights import short_name
 from tests.support.networks import random_network
 from tests.support.small_data import write_tree
 
@@ -302,7 +302,7 @@ def test_unmatched_representations_give_a_warning(now, start, warned):
     ],
 )
 def test_labels(weights, label):
-    assert options.label(weights) == label
+    assert short_name(weights) == label
 
 
 def test_help_explains_every_option_and_is_fast():
