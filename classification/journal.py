@@ -1,4 +1,4 @@
-"""Records of an unfinished run, in a file that grows line by line and survives a kill."""
+"""Store the records of an unfinished run, line by line, in a file that survives a kill."""
 
 import errno
 import json
@@ -58,10 +58,10 @@ class Journal:
         """
         line = _line(record).encode()
         try:
-            # A single write in append mode does not mix with another process's line.
+            # A single write in append mode does not interleave with another process's line.
             with open(self.path, "ab", buffering=0) as file:
                 before = file.tell()
-                if file.write(line) < len(line):  # the disk is full
+                if file.write(line) < len(line):  # an error such as a full disk
                     file.truncate(before)
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(file.fileno())

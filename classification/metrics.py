@@ -78,7 +78,8 @@ def interval(
     classes = labels.numpy() if metric == MEAN_PER_CLASS else None
     shares, parts = sampling.deviations(right, classes)
     mean, images = round(float(shares @ right), 12), 1 / float((shares**2).sum())
-    # One or two images of a class hardly show its variance. The mean over all images bounds it.
+    # One or two images of a class are too few to estimate its variance. The mean over all images
+    # bounds it.
     variance = max(float(parts.sum()), float((parts / shares**2).mean()) / images)
     if variance > 0:
         images = max(images, mean * (1 - mean) / variance)

@@ -116,7 +116,7 @@ class Classifier(nn.Module):
 def load_classifier(source: str | Path) -> Classifier:
     """Build a classifier in eval mode from any checkpoint that `read_checkpoint` supports.
 
-    A file without statistics gets ImageNet's.
+    ImageNet's statistics are used for a file without statistics.
 
     Args:
         source: a path, a published model's name (`resnet50_l2_eps3`) or a URL; see
@@ -162,7 +162,7 @@ def for_task(
     model = _fill(found, kept, classes, statistics)
     with torch.random.fork_rng(devices=[]):  # layers draw their weights from the global generator
         torch.manual_seed(seed)
-        model.head.reset_parameters()  # some of torchvision's networks initialize it differently
+        model.head.reset_parameters()  # torchvision's initialization may differ
     return model
 
 
@@ -182,7 +182,7 @@ def _fill(
 def backbone_digest(model: Classifier) -> str:
     """SHA-256 (hex) of everything that determines the features.
 
-    That is the names and values of all tensors except the head's, normalization included.
+    The digest covers names and values of all tensors except the head's, normalization included.
     """
     digest, head = hashlib.sha256(model.arch.encode()), f"net.{ARCHS[model.arch].head}."
     for name, tensor in sorted(model.state_dict().items()):

@@ -76,7 +76,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = Parser(description=(__doc__ or "").split("\n")[0])
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    command = commands.add_parser("list", help="print sizes, metrics, licenses and how to download")
+    command = commands.add_parser("list", help="print sizes, metrics, licenses and sources")
     command.add_argument("--markdown", action="store_true", help="print the table in docs/data.md")
     command.set_defaults(names=[])
     command = commands.add_parser(
@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run one command; invalid input prints one line and exits with code 2."""
     args = parse(argv)
     with user_errors():
-        for name in args.names:  # before the first long check
+        for name in args.names:  # reported before the first long check
             if find_dataset(name).needs_root and args.data is None:
                 raise UserError(
                     f"dataset '{name}' needs data, and no path was given. Pass --data DIR, or set "

@@ -27,17 +27,17 @@ from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic
 
 BLOCK = 256  # images per progress update
-MAX_OVERLAP = 0.01  # official splits share a few images; a larger part of the test split is a leak
+MAX_OVERLAP = 0.01  # largest shared part of the test split; official splits share a few images
 SHOWN = 3  # file names per printed line; a report file lists all
 
-# Kind of finding -> (level, words after "N images"). Data with an error is unusable.
+# Kind of finding -> (level, description to print). Data with an error is unusable.
 KINDS = {
     "layout": ("error", "cannot be opened"),
     "unreadable": ("error", "cannot be read"),
     "truncated": ("error", "are truncated"),
     "deep": ("error", "have more than 8 bits per channel, which decoding would clip"),
     "leak": ("error", "train and test share too many images"),
-    "count": ("warning", "not the number that the paper's authors had"),
+    "count": ("warning", "the paper's authors used a different number"),
     "no images": ("warning", "classes have no images"),
     "format": ("warning", "do not have the format of their file extension"),
     "gray": ("warning", "are grayscale, and are converted to three equal channels"),
@@ -70,8 +70,7 @@ class Finding:
 
     Attributes:
         kind: key of `KINDS`.
-        split, file: where it is.
-        detail: specifics, such as the message of the decoder.
+        split, file: location of the problem. detail: details, such as the message of the decoder.
     """
 
     kind: str
@@ -92,7 +91,8 @@ class DatasetReport:
     Attributes:
         name, path: name and location of the dataset.
         layout: `official`, `folders`, or another description of how images are stored.
-        splits: split -> images, classes, smallest and largest class (images), fingerprint.
+        splits: split -> number of images and classes, sizes of the smallest and largest class,
+            fingerprint.
         findings: all problems.
     """
 
@@ -109,7 +109,7 @@ class DatasetReport:
 
 
 class CheckedImage(NamedTuple):
-    """File name, label and digest of the RGB pixels; None if the image cannot be decoded."""
+    """File name, label and digest of the RGB pixels; digest None: the image cannot be decoded."""
 
     file: str
     label: int
@@ -171,7 +171,7 @@ def _summary(opened: Split) -> dict:
 
 def _wrong_counts(spec: DatasetSpec, opened: Split) -> Iterator[Finding]:
     expected = spec.images.get(opened.split, len(opened))
-    if len(opened) != expected:  # with exact counts, opening has already failed
+    if len(opened) != expected:  # for datasets with exact counts, opening has already failed
         detail = f"{len(opened)} {opened.split} images instead of {expected}"
         yield Finding("count", opened.split, detail=detail)
     for label, size in enumerate(opened.class_sizes() or ()):
@@ -218,7 +218,7 @@ def check_file(path: Path) -> tuple[bytes | None, list[tuple[str, str]]]:
             pixels = image.convert("RGB")
     except UnidentifiedImageError:
         return None, [("unreadable", "unknown image format" if data else "empty file")]
-    except Exception as error:  # decoders can raise anything for damaged files
+    except Exception as error:  # decoders can raise any exception on damaged files
         kind = "truncated" if "truncated" in str(error).lower() else "unreadable"
         return None, [(kind, str(error))]
     digest = hashlib.sha256(repr(pixels.size).encode() + pixels.tobytes()).digest()
@@ -252,7 +252,7 @@ def _overlaps(checked: dict[str, list[CheckedImage]]) -> Iterator[Finding]:
         yield Finding("overlap", "test", image.file, f"as {seen['train'][image.digest].file}")
     total = len(checked["test"])
     if len(shared) > MAX_OVERLAP * total:
-        yield Finding("leak", detail=f"{len(shared)} of {total} test images are training images")
+        yield Finding("leak", detail=f"{len(shared)} of {total} test images are also in train")
 
 
 def lines(report: DatasetReport) -> Iterator[str]:

@@ -26,7 +26,7 @@ class CifarFiles:
         folder: folder in the archive.
         files: split -> file names.
         names: name of the file with class names.
-        key: where the labels are: index of a label byte (binary) or key (Python).
+        key: location of the labels: index of a label byte (binary) or key (Python).
         names_key: key of the class names in `names` (Python only).
         label_bytes: number of label bytes before each image (binary only).
     """
@@ -151,7 +151,7 @@ def _check_labels(labels: np.ndarray, classes: int) -> None:
 def _unpickle(path: Path) -> dict:
     try:
         return array_pickles.load(path, encoding="bytes")
-    except Exception as error:  # a broken pickle can raise anything; it runs no code of ours
+    except Exception as error:  # a damaged pickle can raise any exception; it executes no code
         raise UserError(
             f"{path}: rejected, because it is not a pickle of plain arrays ({error}). Use the "
             "binary version of the dataset."

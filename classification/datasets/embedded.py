@@ -40,7 +40,7 @@ def read_digits(split: str, root: object = None) -> SplitContents:
 
     Images are float32, because their 17 gray levels have no exact uint8 values.
     """
-    from sklearn.datasets import load_digits  # only for this dataset: importing it takes a second
+    from sklearn.datasets import load_digits  # imported here, because the import takes a second
 
     digits = load_digits()
     rows = slice(None, DIGITS_TRAIN) if split == "train" else slice(DIGITS_TRAIN, None)
@@ -69,11 +69,11 @@ def read_textures(split: str, root: object = None) -> SplitContents:
 def read_faces(split: str, root: object = None) -> SplitContents:
     """Read scikit-image's 25x25 gray patches of Labeled Faces in the Wild, enlarged to 32x32.
 
-    The persons are not recorded: one person may be in both splits.
+    The dataset does not identify persons, so the same person may be in both splits.
     """
     gray = torch.from_numpy(data.lfw_subset()).unsqueeze(1)  # (200, 1, 25, 25) float64, faces first
     large = interpolate(gray, size=(32, 32), mode="bilinear", align_corners=False)
-    # Rounded to bytes, so that rounding errors of other processors change nothing.
+    # Rounded to bytes, so that floating-point differences between processors have no effect.
     images = (large * 255).round().clamp(0, 255).to(torch.uint8).repeat(1, 3, 1, 1)
     rows = slice(None, FACES_TRAIN) if split == "train" else slice(FACES_TRAIN, None)
     images = torch.cat([images[:100][rows], images[100:][rows]])

@@ -73,7 +73,7 @@ def manual_instructions(name: str, root: str | Path) -> str:
 
 
 def _check_counts(name: str, root: Path) -> None:
-    """Open both splits, which compares classes and images with the expected numbers."""
+    """Open both splits, to compare their numbers of classes and images with the expected ones."""
     for split in STORED_SPLITS:
         open_split(name, split, root)
 
@@ -84,7 +84,7 @@ def _download(name: str, kind: str, folder: Path, root: Path) -> None:
         # One call suffices: each archive contains all splits.
         with _safe_extraction():
             getattr(torchvision.datasets, kind)(str(folder), download=True)
-    except Exception as error:  # from the network, an archive or torchvision
+    except Exception as error:  # errors of the network, an archive or torchvision
         raise UserError(
             f"torchvision {torchvision.__version__} could not download {name} ({error}). Try again "
             f"or install a newer torchvision. {manual_instructions(name, root)}"

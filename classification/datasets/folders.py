@@ -10,7 +10,7 @@ from robust_backbones.core.errors import UserError
 
 # Folder names of a split; the first one that exists is read.
 FOLDERS = {"train": ("train",), "test": ("test", "val", "valid")}
-# File extension -> Pillow's names of the formats that it stands for.
+# File extension -> Pillow's names of the formats with this extension.
 FORMATS = {
     ".jpg": ("JPEG", "MPO"),
     ".jpeg": ("JPEG", "MPO"),
@@ -51,7 +51,7 @@ def list_tree(split: str, root: str | Path) -> tuple[Path, list[str], list[int],
 
 
 def list_classes(folder: Path) -> tuple[list[str], list[int], list[str]]:
-    """List the images of a folder of class folders; return value as for `list_tree`.
+    """List the images of a folder of class folders; the return value is as for `list_tree`.
 
     Raises:
         UserError: the folder has another layout, or a class has no images.
@@ -114,7 +114,7 @@ def _check_same_classes(root: Path, folder: Path) -> None:
     classes = _classes(folder)
     for names in FOLDERS.values():
         for other in (root / name for name in names):
-            if other == folder or not other.is_dir():  # a split that is not used may be missing
+            if other == folder or not other.is_dir():  # the other split may be missing
                 continue
             others = _classes(other)
             more, less = sorted(set(classes) - set(others)), sorted(set(others) - set(classes))

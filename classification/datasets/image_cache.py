@@ -20,11 +20,11 @@ from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic, cache_dir, locked, sha256
 from robust_backbones.core.images import read_member
 
-VERSION = 1  # increase it when a change here changes a pixel
+VERSION = 1  # increase it with every change of this file that changes a pixel
 
 
 def read_decoded(split: str, root: str | Path, size: int) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Read all images of a split from the cache, after decoding them if necessary.
+    """Read all images of a split from the cache. Decode and cache them first if necessary.
 
     Args:
         split: `train` or `test`.
@@ -43,7 +43,7 @@ def read_decoded(split: str, root: str | Path, size: int) -> tuple[Tensor, Tenso
     index = folder / "index.json"
     if not index.exists():
         with locked(folder.with_name(folder.name + ".lock")):
-            if not index.exists():  # another process may have decoded meanwhile
+            if not index.exists():  # another process may have decoded the images meanwhile
                 _decode(root, split, folder, size)
     contents = json.loads(index.read_text(encoding="utf-8"))
     if split not in contents["labels"]:
@@ -55,7 +55,7 @@ def read_decoded(split: str, root: str | Path, size: int) -> tuple[Tensor, Tenso
 
 
 def _folder_key(root: Path, split: str) -> str:
-    """Return a digest of the names, sizes and times of all files; it changes with any image."""
+    """Return a digest of the names, sizes and times of all files; any changed image changes it."""
     files, labels, _ = read_tree(split, root)
     digest = hashlib.sha256(f"{split}\0{root.resolve()}".encode())
     for i, label in enumerate(labels.tolist()):
@@ -119,7 +119,7 @@ def _members(root: Path) -> Iterator[tuple[str, str, io.BytesIO]]:
                     yield splits[parts[at]], "/".join(parts[at + 1 :]), data
     except UserError:
         raise
-    except Exception as error:  # from tarfile or a decompressor
+    except Exception as error:  # errors of tarfile or a decompressor
         raise UserError(
             f"{root}: cannot be read as a tar file ({error}). Fetch it again."
         ) from None

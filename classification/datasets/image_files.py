@@ -37,8 +37,9 @@ class ImageFiles:
 
     Attributes:
         root: the folder.
-        names: `(N,)` bytes, paths relative to the folder. One array instead of a million strings:
-            reference counts of strings would copy them into every worker process.
+        names: `(N,)` bytes, paths relative to the folder. An array instead of a million strings,
+            because updating the strings' reference counts would copy their memory in every worker
+            process.
     """
 
     root: Path

@@ -4,8 +4,8 @@ An `OfficialLayout` reads `(split, root) -> images, labels, class names`. Images
 and then by name. Labels equal torchvision's.
 
 Each index function takes the paths of the layout's parts and a split, `train` or `test`. It returns
-an `Index`. It may raise the ValueError, KeyError, ... that Python raises for invalid contents;
-`OfficialLayout` adds the name of the dataset.
+an `Index`. It may raise ValueError, KeyError and similar errors for invalid contents.
+`OfficialLayout` adds the name of the dataset to them.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class OfficialLayout:
         return files, labels, tuple(index.class_names)
 
     def detect(self, root: str | Path) -> tuple[str, Path]:
-        """Return ("official" or "folders", folder): the layout of `root` and where it is.
+        """Return ("official" or "folders", folder): the layout of `root`, and its folder.
 
         Raises:
             UserError: the data has another layout, or is incomplete.
@@ -227,7 +227,7 @@ def _cars(parts: dict[str, Path], split: str) -> Index:
     rows = read_matlab(parts[split])["annotations"]
     pairs = [(str(row["fname"]), int(row["class"]) - 1) for row in rows]
     images = parts[f"{split} images"]
-    nested = images / images.name  # as in Kaggle's archive
+    nested = images / images.name  # the path in Kaggle's archive
     return Index(nested if nested.is_dir() else images, pairs, classes)
 
 

@@ -111,10 +111,10 @@ def test_batches(
 
 
 def check_count(split: Split, seen: int, expected: int) -> None:
-    """Compare the number of evaluated images with the expected number.
+    """Check that all test images were evaluated.
 
     Raises:
-        UserError: the numbers differ.
+        UserError: fewer or more images than expected were evaluated.
     """
     if seen != expected:
         raise UserError(
@@ -134,7 +134,7 @@ def _from_workers(batches: Batches, workers: int) -> Iterator[ImageBatch]:
         batch_size=None,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
-        # The loader draws a seed. A generator of its own keeps the global generator's state
+        # The loader draws a seed. A separate generator keeps the global generator's state
         # independent of the number of workers.
         generator=torch.Generator(),
         worker_init_fn=_ignore_sigterm,
@@ -157,7 +157,8 @@ def _from_workers(batches: Batches, workers: int) -> Iterator[ImageBatch]:
 def _ignore_sigterm(worker: int) -> None:
     """Ignore SIGTERM, which schedulers and `torchrun` send to all processes.
 
-    The training process needs its workers until it has saved. They exit when it does.
+    The training process needs its workers until it has saved its state. They exit with that
+    process.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
@@ -170,7 +171,7 @@ class _WorkerBatches(IterableDataset):
 
     def __iter__(self) -> Iterator[ImageBatch | WorkerFailure]:
         info = get_worker_info()
-        assert info is not None  # only workers iterate
+        assert info is not None  # not None, because only workers iterate
         try:
             yield from self.batches(info.id, info.num_workers)
         except UserError as error:

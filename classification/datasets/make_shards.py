@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     """Write the shards and print the `--data` that reads them."""
     args = parse(argv)
     with user_errors():
-        split_folder(args.folder, "train")  # reports a wrong folder before torch is imported
+        split_folder(args.folder, "train")  # report a wrong folder before importing torch
         from classification.datasets.shard_writer import write_shards
 
         index = write_shards(args.folder, args.output, args.images_per_shard)

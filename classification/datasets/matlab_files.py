@@ -37,7 +37,7 @@ def read_matlab(path: Path) -> dict[str, Any]:
     try:
         _check_structure(path.read_bytes())
         return loadmat(path, squeeze_me=True)
-    except Exception as error:  # a broken file can raise anything; it contains no code
+    except Exception as error:  # a damaged file can raise any exception; it contains no code
         raise UserError(f"{path}: not a complete MATLAB file ({error}). Fetch it again.") from None
 
 
@@ -58,7 +58,7 @@ def _check_structure(data: bytes) -> None:
 
 
 def _check_array(data: bytes, order: str, depth: int) -> None:
-    """Require every element that the array's class needs: SciPy would read on in the next one."""
+    """Require every element that the array's class needs. SciPy would read past its end."""
     if not data:
         return  # an empty cell
     if not depth:

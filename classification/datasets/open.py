@@ -24,7 +24,8 @@ from classification.datasets.split import (
 )
 from robust_backbones.core.errors import UserError
 
-# Dataset -> function (split, root) -> contents, for the splits train and test. Others are folders.
+# Dataset -> function (split, root) -> contents, for the splits train and test. All other datasets
+# are image folders.
 READERS: dict[str, Callable[[str, str | Path], SplitContents]] = {
     "digits": embedded.read_digits,
     "textures": embedded.read_textures,
@@ -49,7 +50,7 @@ def open_split(
     Args:
         name: key of `specs.DATASETS`.
         split: `train`, `test`, or `val`, which is the held-out part of the training images.
-        root: path of the data, unless it is embedded; see `specs.locate`. A string if it is a URL.
+        root: path of the data, unless it is embedded; see `specs.locate`. URLs are strings.
         image_size: height and width of the transformed images, pixels (default: the dataset's).
         limit: number of images, with equal numbers per class as far as possible, and the same ones
             in each call. For shards: whole shards with at least this many images.

@@ -9,7 +9,7 @@ from robust_backbones.core.errors import UserError
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the command that was parsed.
+    """Run `check` or `fetch` with the parsed options.
 
     Raises:
         UserError: a dataset is unusable or was not downloaded; the others are processed first.

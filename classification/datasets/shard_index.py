@@ -1,4 +1,4 @@
-"""Where the shards of a split are, and the `shards.json` file that describes them.
+"""Locations of the shards of a split, and the `shards.json` file that describes them.
 
 The path of shards has one of three forms:
 - a folder with `train-*.tar` and `val-*.tar` (or `test-*.tar`), or the path or URL of the
@@ -50,7 +50,7 @@ def webdataset() -> types.ModuleType:
         UserError: it is not installed.
     """
     try:
-        import webdataset  # in the extra "shards"
+        import webdataset  # optional: part of the extra "shards"
     except ImportError:
         raise UserError(
             'reading shards needs the package webdataset. Run: pip install "robust-backbones'
@@ -99,7 +99,7 @@ def find_shards(root: str, split: str) -> ShardList:
 
 
 def _expand(pattern: str, split: str) -> list[str]:
-    import braceexpand  # installed with webdataset
+    import braceexpand  # a dependency of webdataset
 
     parts = [pattern] if pattern.startswith("pipe:") else pattern.split(";")
     if split == "test" and len(parts) < 2:

@@ -65,7 +65,7 @@ def _splits(folder: Path) -> list[str]:
             split_folder(folder, split)
             found.append(split)
     if "train" not in found:
-        split_folder(folder, "train")  # raises an error that describes the layout
+        split_folder(folder, "train")  # raises an error that describes the expected layout
     return found
 
 

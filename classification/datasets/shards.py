@@ -1,10 +1,10 @@
 """WebDataset shards: tar files of `<key>.jpg` and `<key>.cls`, read as streams.
 
 Shards are distributed over ranks, and the shards of a rank over its workers; each worker has its
-own shuffle buffer. So the batches depend on (seed, epoch, rank, worker) and on the numbers of ranks
-and workers. An epoch is only roughly one pass over the data: a worker that has read all its shards
-starts again, so that all ranks take the same number of steps. Evaluation is exact: one process
-reads each shard once.
+own shuffle buffer. Therefore the batches depend on (seed, epoch, rank, worker) and on the numbers
+of ranks and workers. An epoch is only roughly one pass over the data: a worker that has read all
+its shards starts again, so that all ranks take the same number of steps. Evaluation is exact: one
+process reads each shard once.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class ShardSplit(Split):
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) of the shards' names and sizes and of the class names.
 
-        It does not read the images: an image replaced by another one keeps the fingerprint.
+        It does not read the images, so replacing an image does not change the fingerprint.
         """
         names = [url.split("?")[0].rsplit("/", 1)[-1] for url in self.urls]
         contents = [names, self.sizes, self.count, self.class_names]
@@ -72,7 +72,7 @@ class ShardSplit(Split):
         return None  # only the files in the shards have the labels
 
     def sample(self, count: int, seed: int) -> ShardSplit:
-        """Return a split whose test batches end after about `count` images, the first ones."""
+        """Return a split whose test batches contain only about the first `count` images."""
         return replace(self, sample_size=count)
 
     def limited(self, limit: int) -> ShardSplit:
@@ -116,7 +116,7 @@ class ShardSplit(Split):
         for batch in range(lane, len(self) // epoch.batch_size, workers):
             samples = list(itertools.islice(stream, share))
             if batch < epoch.start:
-                continue  # read, but not decoded
+                continue  # skipped samples are read, but not decoded
             labels: list[int] = []  # filled while the augmentation iterates over the images
             first = batch * epoch.batch_size + epoch.rank * share
             positions = np.arange(first, first + share)
@@ -131,7 +131,7 @@ class ShardSplit(Split):
             yield image
 
     def _endless_samples(self, epoch: TrainEpoch, lane: int, lanes: int) -> Iterator[dict]:
-        """Yield the samples of one worker's shards, over and over."""
+        """Yield the samples of one worker's shards in an endless loop."""
         order = list(self.urls)
         random.Random(_stream_seed(epoch, 0)).shuffle(order)
         own = order[epoch.rank :: epoch.world][lane::lanes]
@@ -140,7 +140,7 @@ class ShardSplit(Split):
                 f"{len(order)} shards are too few for {epoch.world} processes with {lanes} workers "
                 "each. Use fewer --workers, or write smaller shards."
             )
-        # A new shuffle buffer for each pass: an endless one could hold an image several times.
+        # Each pass has a new shuffle buffer: a shared one could contain an image several times.
         seed = _stream_seed(epoch, 1 + epoch.rank * lanes + lane)
         for lap in itertools.count():
             empty = True
@@ -164,7 +164,8 @@ class ShardSplit(Split):
         pairs = []
         for sample in read_samples(urls):
             image, label = decode(sample, self.classes)
-            # Transformed at once: a batch of full-size photographs could fill the memory.
+            # Transform each image immediately: a batch of full-size photographs could fill the
+            # memory.
             pairs.append((transforms.centered([image], self.image_size), label))
             if len(pairs) == batch_size:
                 yield _stacked(pairs)
@@ -255,20 +256,20 @@ def read_samples(urls: Iterable[str]) -> Iterator[dict]:
         try:
             for source in tars.url_opener(iter([{"url": url}])):
                 yield from tars.group_by_keys(_members(source["stream"], url))
-        except Exception as error:  # from curl, a shell command, tarfile or WebDataset
+        except Exception as error:  # errors of curl, a shell command, tarfile or WebDataset
             raise UserError(
                 f"shard {url} cannot be read ({error}). Check it, or fetch it again."
             ) from error
 
 
 def _members(stream: IO[bytes], url: str) -> Iterator[dict]:
-    """Yield the files of a shard as WebDataset does, but reject oversized ones unread."""
+    """Yield the files of a shard like WebDataset, but reject oversized files unread."""
     with tarfile.open(fileobj=stream, mode="r|*") as archive:
         for member in archive:
             if member.isreg() and not re.match(r"__[^/]*__($|/)", member.name):
                 data = read_member(archive, member)
                 yield {"fname": member.name, "data": data, "__url__": url}
-            archive.members = []  # type: ignore[attr-defined]  # tarfile would keep every member
+            archive.members = []  # type: ignore[attr-defined]  # tarfile would store every member
 
 
 def shuffled(stream: Iterator[dict], buffer: int, seed: int) -> Iterator[dict]:

@@ -23,7 +23,7 @@ class DatasetSpec:
 
     Attributes:
         name: key of `DATASETS`.
-        classes: number of classes; None: as many as the data has.
+        classes: number of classes; None: determined by the data.
         image_size: height and width of the images that a classifier gets, pixels.
         mean, std: RGB statistics for normalization, for images in [0, 1].
         augmentation: training augmentation, a key of `transforms.AUGMENTATIONS`.
@@ -31,10 +31,11 @@ class DatasetSpec:
         needs_root: whether the user must give the path of the data.
         shards: whether the data may be WebDataset tar files; see `shards`.
         recipe: training recipe for a network from random weights, a key of `recipes.RECIPES`.
-        title: name in prose.
+        title: name for text and tables.
         metric: accuracy that the paper reports, a key of `METRIC_TITLES`.
         split_rule: description of the training and test images.
-        exact_counts: whether a number of images other than `images` is an error or a warning.
+        exact_counts: whether a number of images that differs from `images` is an error (True) or a
+            warning.
         torchvision: class of `torchvision.datasets` that can download it; "" for none.
         manual_download: where to find the files.
         homepage: page of the dataset's authors.
@@ -179,7 +180,7 @@ _SPECS = (
         homepage="https://scikit-image.org",
         license="see scikit-image",
     ),
-    # The published models' training code has these CIFAR statistics.
+    # CIFAR statistics of the published models' training code.
     _cifar(
         "cifar10",
         10,

@@ -17,10 +17,10 @@ from torch import Tensor
 from classification import transforms
 from classification.datasets.image_files import ImageFiles, read_fast
 
-SUBSET_SEED = 2020  # for --limit and the held-out part: every run selects the same images
+SUBSET_SEED = 2020  # for --limit and the held-out part, so that every run selects the same images
 
 ImageBatch = tuple[Tensor, Tensor]  # x (n, 3, H, W) float32 in [0, 1], y (n,) int64
-# What a reader of files returns: images, labels (N,) int64, class names.
+# Return value of a reader of files: images, labels (N,) int64, class names.
 SplitContents = tuple[Tensor | ImageFiles, Tensor, tuple[str, ...]]
 
 
@@ -57,7 +57,7 @@ class Split(ABC):
         mean, std: RGB statistics for normalization, for images in [0, 1].
         augmentation: the dataset's training augmentation, a key of `transforms.AUGMENTATIONS`.
         class_names: one name per class.
-        random_access: whether images can be read by index; then this is an `ImageSplit`.
+        random_access: whether images can be read by index, as in an `ImageSplit`.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Split(ABC):
 
     @abstractmethod
     def train_batches(self, epoch: TrainEpoch, worker: int, workers: int) -> Iterator[ImageBatch]:
-        """Yield the training batches that one of `workers` loading processes makes.
+        """Yield the training batches of one of `workers` loading processes.
 
         Raises:
             UserError: an image cannot be read.
@@ -98,7 +98,7 @@ class Split(ABC):
     def test_batches(
         self, batch_size: int, rank: int, world: int, worker: int, workers: int
     ) -> Iterator[ImageBatch]:
-        """Yield the test batches that one of `workers` loading processes makes.
+        """Yield the test batches of one of `workers` loading processes.
 
         Raises:
             UserError: an image cannot be read.
@@ -106,7 +106,7 @@ class Split(ABC):
 
     @abstractmethod
     def expected_images(self, rank: int, world: int) -> int | None:
-        """Return how many images one rank's test batches contain, or None if that is unknown."""
+        """Return the number of images in one rank's test batches, or None if it is unknown."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,8 @@ class ImageSplit(Split):
 
     def _image(self, i: int) -> Any:
         if self.decode == "fast" and isinstance(self.images, ImageFiles):
-            # Twice the test view's pixels, because a random crop may show only part of the image.
+            # Twice the pixels of the test view, because a random crop may show only a part of the
+            # image.
             shorter = round(2 * transforms.TEST_SCALE * self.image_size)
             image = read_fast(self.images.path(i), shorter)
         else:

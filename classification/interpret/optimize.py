@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from robust_backbones.attacks import CONSTRAINTS, better, check, eval_mode
 from robust_backbones.core.errors import UserError
 
-NOISE_STD = 1 / 20  # of the gray noise, as in the authors' notebooks
+NOISE_STD = 1 / 20  # standard deviation of the gray noise, as in the authors' notebooks
 KINDS = ("unit", "class")  # of the representation; of the logits
 # All functions that the networks in `zoo.ARCHS` use to clip negative values.
 RECTIFIERS = (F.relu, F.relu6, F.hardtanh, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
@@ -40,7 +40,7 @@ def noise(count: int, size: int, generator: torch.Generator) -> Tensor:
         size: height and width, pixels.
         generator: generator on the CPU, so that a seed gives the same images on any device.
     """
-    # Drawn one by one, so that the first images do not depend on the count.
+    # Draw one image at a time, so that the first images do not depend on the count.
     drawn = [torch.randn(3, size, size, generator=generator) for _ in range(count)]
     return (0.5 + NOISE_STD * torch.stack(drawn)).clamp(0, 1)
 
@@ -69,8 +69,8 @@ def visualize(
         targets: `(N,)` int64, index of the unit or class for each image.
         kind: one of `KINDS`. For units, the backward pass skips the last rectifier, because a unit
             that is 0 has no gradient.
-        eps: L2 radius of the ball around x, over a whole image in [0, 1]. 1000 does not constrain
-            images smaller than 577 pixels.
+        eps: radius of the L2 ball around x, for images in [0, 1]. 1000 does not constrain images
+            smaller than 577 pixels.
         steps: number of steps, at least 1.
         step_size: L2 length of one step.
         use_best: whether to return each image's best iterate, the start included, instead of the
@@ -211,7 +211,7 @@ def _value_and_gradient(score: Score, x: Tensor) -> tuple[Tensor, Tensor]:
                 "the network's output has no gradient with respect to its images. Remove the "
                 "operations that are not differentiable."
             )
-        # Only for the images: gradients of parameters are neither computed nor stored.
+        # Gradients of the images only: gradients of parameters are neither computed nor stored.
         (gradient,) = torch.autograd.grad(value.sum(), [x])
     return value.detach(), gradient
 
@@ -231,10 +231,11 @@ def _features_past_rectifier(model: Any, x: Tensor) -> Callable[[Tensor], Tensor
 class _CountRectifiers(TorchFunctionMode):
     """Count the calls of `RECTIFIERS` in a `with` block, and skip one of them in backward passes.
 
-    Calls are counted because networks use one nn.ReLU in several places, or a function.
+    Calls are counted because a network may use the same nn.ReLU several times, or a function
+    instead.
 
     Args:
-        skipped: number of the skipped call, from 1; None for none.
+        skipped: index of the call to skip, from 1; None: no call.
     """
 
     def __init__(self, skipped: int | None = None):
@@ -251,5 +252,5 @@ class _CountRectifiers(TorchFunctionMode):
         if self.calls != self.skipped:
             return function(*args, **kwargs)
         x, *rest = args
-        y = function(x.detach().clone(), *rest, **kwargs)  # a copy, because it may work in place
+        y = function(x.detach().clone(), *rest, **kwargs)  # a copy: it may work in place
         return x + (y - x.detach())  # equals y; the second term has no gradient

@@ -16,7 +16,7 @@ CLASSES, IMAGES = 5, 5  # defaults
 # The authors' steps have length 1 for images of this size, pixels. The L2 norm of an image grows in
 # proportion to its side.
 REFERENCE_SIZE = 224
-# Mode -> the options that only it uses.
+# Mode -> the options that only this mode uses.
 MODE_OPTIONS = {"visualize": ("units", "classes"), "invert": ("images",)}
 
 
@@ -33,7 +33,7 @@ class InterpretSettings:
         start: one of `STARTS`.
         dataset, data: name and path of the dataset.
         image_size: height and width of the images, pixels.
-        eps: L2 radius around the start, over a whole image in [0, 1].
+        eps: radius of the L2 ball around the start image, for images in [0, 1].
         steps: number of gradient steps.
         step_size: L2 length of a step.
         use_best: whether to use each image's best step instead of the last one.
@@ -71,7 +71,7 @@ class InterpretSettings:
         """Return what to visualize: `("class", 3)`, then `("unit", 12)`, without duplicates.
 
         Args:
-            classes: number of classes of the network with the fewest.
+            classes: smallest number of classes of the networks.
         """
         if self.mode == "invert":
             return []
@@ -132,7 +132,7 @@ def parser(description: str) -> Parser:
         "--dataset",
         choices=tuple(DATASETS),
         default="imagenet",
-        help="dataset of the test images; visualizing from noise needs none",
+        help="dataset of the test images; not needed to visualize from noise",
     )
     what(
         "--data",
@@ -152,16 +152,15 @@ def parser(description: str) -> Parser:
         "--step-size",
         type=cli.positive,
         metavar="LENGTH",
-        help="L2 length of a step, over a whole image in [0, 1] (default: image size / "
-        f"{REFERENCE_SIZE})",
+        help=f"L2 length of a step, for images in [0, 1] (default: image size / {REFERENCE_SIZE})",
     )
     how(
         "--eps",
         type=cli.positive,
         default=1000.0,
         metavar="EPS",
-        help="L2 radius around the start, over a whole image in [0, 1]; 1000 does not constrain "
-        "images smaller than 577 pixels",
+        help="radius of the L2 ball around the start image, for images in [0, 1]; 1000 does not "
+        "constrain images smaller than 577 pixels",
     )
     how(
         "--use-best", action="store_true", help="use each image's best step instead of the last one"

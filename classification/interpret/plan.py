@@ -1,4 +1,4 @@
-"""Which units, classes and images are interpreted, from which starts; the optimization of all."""
+"""Choose the units, classes, images and start images to interpret, and optimize them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ class Plan:
     All images are `(n, 3, H, W)` in [0, 1] on the CPU.
 
     Attributes:
-        targets: what is visualized: `("class", 3)` or `("unit", 12)`.
+        targets: classes and units to visualize: `("class", 3)` or `("unit", 12)`.
         target_starts: start image for each of them.
         indices: indices of the inverted images in the test split.
         images, starts: these images, and a start image for each.
@@ -46,7 +46,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class OptimizedImages:
-    """Images of one network, one for each column of the plan: `(n, 3, H, W)` on the CPU."""
+    """Optimized images of one network, one per column of the plan: `(n, 3, H, W)` on the CPU."""
 
     visualized: Tensor
     inverted: Tensor
@@ -58,7 +58,7 @@ def make_plan(settings: InterpretSettings, split: ImageSplit | None, classes: in
     Args:
         settings: settings of the run.
         split: the test split; None if no test image is needed.
-        classes: number of classes of the network with the fewest.
+        classes: smallest number of classes of the networks.
 
     Raises:
         UserError: there are too few test images, or one cannot be read.

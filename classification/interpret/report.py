@@ -12,7 +12,7 @@ from classification.interpret.plan import OptimizedImages, Plan, apply
 from classification.models import Classifier
 from robust_backbones.attacks import eval_mode
 
-# A representation is unmatched if its distance is more than this part of the start's distance.
+# A representation is unmatched if its distance is more than this fraction of the start's distance.
 UNMATCHED = 0.5
 
 

@@ -19,13 +19,13 @@ from robust_backbones.core import results
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import claimed, sha256
 
-# Settings that do not affect the numbers; digests identify networks and data.
+# Settings that do not affect the numbers. Digests identify networks and data instead.
 LOCATIONS = ("networks", "eval_weights", "data", "device", "output")
 
 
 @dataclass(frozen=True)
 class Networks:
-    """The networks that are interpreted, and the evaluation classifier or None."""
+    """The networks to interpret, and the evaluation classifier or None."""
 
     interpreted: dict[str, Classifier]
     evaluation: Classifier | None
@@ -37,7 +37,7 @@ def run(settings: InterpretSettings, paths: dict[str, Path], eval_path: Path | N
     Args:
         settings: settings of the run.
         paths: name -> weight file of each network.
-        eval_path: weight file of the evaluation classifier; None for none.
+        eval_path: weight file of the evaluation classifier; None: no such classifier.
 
     Raises:
         UserError: weights or data cannot be used; another run is in the output folder.
