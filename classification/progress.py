@@ -1,4 +1,4 @@
-"""Progress of a run: a line on stderr, JSON Lines, TensorBoard, curves."""
+"""Report the progress of a run: a line on stderr, JSON Lines, TensorBoard, curves."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ from robust_backbones.core.figures import new_figure, save_figure
 from robust_backbones.core.files import atomic
 from robust_backbones.core.results import finite
 
-LOG_SECONDS = 60  # between two lines in a log file; on a terminal, every step updates the line
+LOG_SECONDS = 60  # between lines in a log file; on a terminal, every step updates the line
 
 
 class ProgressLine:
@@ -23,7 +23,7 @@ class ProgressLine:
 
     Args:
         total: number of images in the whole run.
-        done: number of images that an earlier start has done; they do not count for the speed.
+        done: number of images that earlier starts have processed; they do not count for the speed.
     """
 
     def __init__(self, total: int, done: int = 0):
@@ -33,7 +33,7 @@ class ProgressLine:
 
     @property
     def rate(self) -> float:
-        """Images per second since the start, without pauses."""
+        """Images per second since the start, excluding pauses."""
         return self.images / max(time.perf_counter() - self.started, 1e-9)
 
     @contextlib.contextmanager
@@ -44,7 +44,7 @@ class ProgressLine:
         self.started += time.perf_counter() - began
 
     def show(self, images: int, doing: str) -> None:
-        """Count images, and show the state of the run.
+        """Count processed images, and show the state of the run.
 
         Args:
             images: number of images since the last call.
@@ -74,7 +74,7 @@ class ProgressLine:
 def _fitting(doing: list[str], speed: list[str], width: int) -> str:
     """Fit both parts into the width; drop fields if necessary, the remaining time last.
 
-    A line that wraps could not be updated in place.
+    A line that wraps cannot be updated in place.
     """
     doing, speed = list(doing), list(speed)
     while len(line := ", ".join(doing + speed)) > width:
@@ -155,7 +155,7 @@ def draw_curves(path: Path, history: list[dict], title: str, split: str) -> None
                 label = label.format(split=split)
                 axes.plot(*zip(*points, strict=True), marker=".", label=label)
         axes.set(xlabel="epoch", ylabel=ylabel)
-        axes.xaxis.get_major_locator().set_params(integer=True)  # there is no epoch 1.2
+        axes.xaxis.get_major_locator().set_params(integer=True)  # epochs are integers
         axes.grid(alpha=0.3)
         axes.legend()
     save_figure(figure, path, dpi=150)

@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the command line and train."""
     args = options.parser(__doc__).parse_args(argv)
     with user_errors():
-        locate(args.dataset, args.data)  # the commonest mistake, before importing torch
+        locate(args.dataset, args.data)  # report this common mistake before importing torch
         settings = options.make_settings(args)
         from classification.pretrain import run
 

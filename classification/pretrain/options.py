@@ -1,4 +1,4 @@
-"""Options of `classification.pretrain`, and the settings that follow from them and the tables."""
+"""Options of `classification.pretrain`, and the settings derived from them and from the recipes."""
 
 import argparse
 from dataclasses import replace
@@ -28,7 +28,7 @@ ATTACK = ("steps", "step_size", "random_start", "use_best")  # options of the tr
 
 
 def parser(description: str) -> Parser:
-    """Build the parser. Options with a default from a table have the value None unless given."""
+    """Build the parser. Options with a default from a recipe or method are None if not given."""
     p = Parser(
         description=description.split("\n")[0],
         epilog="\n".join(f"recipe {name}: {_words(row)}" for name, row in RECIPES.items()),
@@ -59,8 +59,8 @@ def _data_options(p: Parser) -> None:
         type=cli.share,
         metavar="SHARE",
         default=0.0,
-        help="share of each class of the training images, in [0, 1), to test on instead of the "
-        "test images; use it to choose hyper-parameters",
+        help="fraction of each class of the training images, in [0, 1), to test on instead of the "
+        "test images; use it to choose hyperparameters",
     )
     add("--output", type=Path, metavar="DIR", required=True, help="folder for this run")
 
@@ -87,7 +87,7 @@ def _training_options(p: Parser) -> None:
         add,
         recipe
         | {
-            "epochs": "the recipe's; --method free makes as many updates in fewer passes",
+            "epochs": "the recipe's; --method free does the same updates in fewer passes",
             "lr_schedule": "the recipe's; cyclic for --method fast",
             "augmentation": "the dataset's",
             "label_smoothing": TrainSettings.label_smoothing,
@@ -236,6 +236,6 @@ def _method_and_eps(args: argparse.Namespace, recipe: Recipe) -> tuple[str, floa
     if (method == "standard") != (eps == 0):
         raise UserError(
             f"--method {method} with --eps {eps:g}: standard training has eps 0, the other methods "
-            "an eps above 0. Leave out one of the two options."
+            "an eps above 0. Omit one of the two options."
         )
     return method, eps

@@ -18,7 +18,7 @@ from classification.training.trainer import LAST_GOOD, Training, identity
 from robust_backbones.core import resources, results
 from robust_backbones.core.errors import UserError
 
-MONITORED = 1000  # number of test images that are attacked after each epoch
+MONITORED = 1000  # number of test images to attack after each epoch
 METRICS = (  # of the last epoch, for the result
     "clean_top1",
     "clean_loss",
@@ -32,11 +32,11 @@ METADATA = ("method", "constraint", "eps", "steps", "step_size", "random_start",
 
 
 def main(args: argparse.Namespace, settings: PretrainSettings) -> None:
-    """Train as the options say, unless the output folder has the finished run.
+    """Train with the parsed options, unless the output folder contains the finished run.
 
     Args:
         args: parsed options.
-        settings: settings that `options.make_settings` made of them.
+        settings: output of `options.make_settings` for `args`.
     """
     with launch.processes(args.device, args.deterministic) as device:
         work = partial(_train, args, settings, device)
@@ -53,7 +53,7 @@ def _train(args: argparse.Namespace, settings: PretrainSettings, device: torch.d
             "--output."
         )
     if not started and args.resume == "must" and distributed.rank() == 0:
-        raise UserError(f"{args.output} has no run to resume. Leave out --resume must.")
+        raise UserError(f"{args.output} has no run to resume. Omit --resume must.")
     open_part = partial(
         open_split,
         args.dataset,
@@ -88,7 +88,7 @@ def _check_batch(train: TrainSettings) -> None:
 
 
 def _model(settings: PretrainSettings, source: Split, device: torch.device) -> Classifier:
-    """The classifier with the seed's initial weights."""
+    """Build the classifier with initial weights from the seed."""
     with torch.random.fork_rng(devices=[]):  # layers draw their weights from the global generator
         torch.manual_seed(settings.train.seed)
         model = Classifier(settings.arch, source.classes, source.mean, source.std)
@@ -98,7 +98,7 @@ def _model(settings: PretrainSettings, source: Split, device: torch.device) -> C
 
 
 def _metadata(settings: PretrainSettings, source: Split) -> dict:
-    """Facts that users of the weights need; docs/formats.md has the format."""
+    """Metadata that users of the weights need; docs/formats.md has the format."""
     recorded = settings.to_json()
     names = ("arch", "dataset", *METADATA, "epochs", "seed")
     return {name: recorded[name] for name in names} | {

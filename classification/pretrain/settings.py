@@ -14,7 +14,7 @@ class PretrainSettings:
         dataset: key of `datasets.DATASETS`.
         image_size: height and width of the images in pixels.
         limit, test_limit: number of training and test images; None: all.
-        held_out: share of each class of the training images that replaces the test images.
+        held_out: fraction of each class of the training images that replaces the test images.
         recipe: key of `recipes.RECIPES` that the defaults came from.
         train: training settings.
         evaluation: attack that measures the robust accuracy of the trained network.
@@ -35,7 +35,7 @@ class PretrainSettings:
     deterministic: bool
 
     def to_json(self) -> dict:
-        """Plain types, the training settings next to the others."""
+        """Return all settings as one flat dictionary of plain types."""
         fields = asdict(self) | self.train.to_json()
         del fields["train"]
         return fields | {"evaluation": {"attack": "pgd", **asdict(self.evaluation)}}

@@ -1,1 +1,1 @@
-"""Tables, figures and a page from results, next to the paper's numbers."""
+"""Create tables, figures and a page from results, next to the paper's numbers."""

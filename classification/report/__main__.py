@@ -5,8 +5,8 @@ python -m classification.report output/studies/table1 --output output/report \\
     --study configs/studies/table1.yaml
 
 Writes DIR/index.html, a page that works offline, tables (CSV, Markdown, LaTeX) to DIR/tables, and
-figures (SVG, PNG) to DIR/figures. A new report replaces the files of an older one in DIR, and no
-other file.
+figures (SVG, PNG) to DIR/figures. A new report replaces the files of an older report in DIR, but no
+other files.
 
 Exit codes: 0 success, 2 invalid input.
 """

@@ -22,8 +22,8 @@ from classification.report.verdict_words import advice, interval
 from classification.report.verdicts import Outcome, Verdict
 from robust_backbones.core.eps import show_eps
 
-NAMED = 3  # tasks that a sentence names; more are counted
-# Mode -> what is compared, with a place for the network.
+NAMED = 3  # most tasks that a sentence names; otherwise it states their number
+# Mode -> subject of the comparison, with a placeholder for the network.
 SUBJECTS = {
     "fixed-feature": "features of {}",
     "full-network": "networks fine-tuned from {}",
@@ -40,7 +40,7 @@ class Answer:
         text: the answer, one sentence. Without verdicts, it names the missing results.
         unit: unit of the differences, `"points"` or `"points of box AP"`.
         verdicts: task -> verdict on the robust side; empty if the question has no answer.
-        cautions: reasons not to quote the answer as it is, one sentence each.
+        cautions: reasons not to quote the answer unchanged, one sentence each.
     """
 
     question: str
@@ -109,7 +109,7 @@ def find_answers(results: Results) -> list[Answer]:
 
 
 def _nothing(runs: list[Merged]) -> Answer:
-    """Answer for results in which no transfer run and no detector has a known network."""
+    """Answer for results without a transfer run or detector whose network is known."""
     unknown = [run for run in runs if run.first.kind == "transfer"]
     if unknown:
         text = (
@@ -188,7 +188,7 @@ def _of_transfer(
 
 
 def _network(side: set[tuple[str, float]], norm: str, recipe: bool) -> str:
-    """Name of a robust network, or of the best of several.
+    """Name of a robust network, or description of the best of several.
 
     Args:
         side: architecture and eps of each network.
@@ -207,7 +207,7 @@ def _network(side: set[tuple[str, float]], norm: str, recipe: bool) -> str:
 
 
 def _lacking(group: Group, mode: str) -> str:
-    """Sentence on the runs that a mode lacks for a comparison."""
+    """Sentence about the runs that are missing for a comparison in a mode."""
     runs = [run for task in group.tasks for run in group.networks(mode, task)]
     sides = {bool(run.first.eps) for run in runs}
     names = sorted({run.first.arch for run in runs})
@@ -217,7 +217,7 @@ def _lacking(group: Group, mode: str) -> str:
             "task."
         )
     have, add = ("robust", "standard") if True in sides else ("standard", "robust")
-    many = f"only {have} networks" if len(runs) > 1 else f"only one network, a {have} one"
+    many = f"only {have} networks" if len(runs) > 1 else f"only one network, which is {have}"
     return f"No answer yet: {many}. Add runs of {add} twins ({', '.join(names)})."
 
 
@@ -263,7 +263,7 @@ def _of_metric(arch: str, task: str, found: dict[tuple[str, str], Verdict]) -> A
 
 
 def _cautions(contests: Iterable[Contest]) -> tuple[str, ...]:
-    """Reasons not to quote verdicts as they are."""
+    """Reasons not to quote verdicts unchanged."""
     contests = list(contests)
     records = [run.first for c in contests for run in (c.robust, c.standard)]
     found = []
@@ -281,7 +281,7 @@ def _cautions(contests: Iterable[Contest]) -> tuple[str, ...]:
 def sentence(
     subject: str, rival: str, verdicts: Mapping[str, Verdict], unit: str = "points"
 ) -> str:
-    """Write a sentence about the robust side that the verdicts support.
+    """Write a sentence on the robust networks that follows from the verdicts.
 
     Args:
         subject: robust side, a plural noun phrase.
@@ -324,7 +324,7 @@ def sentence(
 
 
 def _where(tasks: Collection[str], total: int) -> str:
-    """Tasks by name, or their number if they are many."""
+    """Names of the tasks, or their number if there are many."""
     if len(tasks) <= NAMED:
         return f"on {_listed(tasks)}"
     return f"on all {total} tasks" if len(tasks) == total else f"on {len(tasks)} of {total} tasks"

@@ -14,7 +14,7 @@ from classification.report.records import Merged, Record
 from classification.report.verdicts import Estimate, Over, Verdict
 from classification.transfer.protocols import CHOICES
 
-ENOUGH = 3  # trials; networks with fewer are excluded if others on their side have as many
+ENOUGH = 3  # trials; networks with fewer are excluded if others of their side have as many
 # Fields of `settings.source` that define a pretraining recipe, and their names in the report.
 RECIPE = {"dataset": "pretraining data", "epochs": "epochs", "seed": "initialization"}
 K = TypeVar("K", bound=Hashable)
@@ -22,7 +22,7 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass
 class Rules:
-    """How the verdicts of a report are made.
+    """Rules for the verdicts of a report.
 
     Attributes:
         margin: largest difference that counts as no difference, points.
@@ -57,7 +57,7 @@ class Contest:
         robust, standard: best network of each side on the test images.
         measured: difference of their means, points, with selection bias.
         estimate: cross-fitted difference: networks are chosen on other images and trials.
-        verdict: verdict on the estimate; None before `judged`.
+        verdict: verdict on the estimate; None before `with_verdicts`.
         differs: fields of the pretraining recipe in which the two networks differ, in words.
         pretrainings: whether every network was pretrained several times, so that the verdict is
             about the recipe and not about these checkpoints.
@@ -78,7 +78,7 @@ class Contest:
 
 
 def contest(robust: list[Merged], standard: list[Merged]) -> Contest | None:
-    """Compare two sides. Several configurations of a network are candidates like several networks.
+    """Compare two sides. Each configuration of a network is a separate candidate.
 
     Returns:
         Comparison without a verdict; None if a side is empty.
@@ -98,13 +98,13 @@ def contest(robust: list[Merged], standard: list[Merged]) -> Contest | None:
     )
 
 
-def judged(contests: dict[K, Contest], rules: Rules, name: str = "") -> dict[K, Contest]:
-    """Add verdicts to the contests of one column. p-values are corrected for their number (Holm).
+def with_verdicts(contests: dict[K, Contest], rules: Rules, name: str = "") -> dict[K, Contest]:
+    """Add verdicts to the contests of one table column, with p-values corrected by Holm's method.
 
     Args:
         contests: contests of the column.
-        rules: how verdicts are made.
-        name: name of the column. With a key it names a comparison in `rules.looks`.
+        rules: rules for verdicts. name: name of the column. Name and key identify a comparison in
+        `rules.looks`.
     """
     found = {key: c.estimate for key, c in contests.items()}
     verdict = judge_all(found, rules, name)
@@ -112,7 +112,7 @@ def judged(contests: dict[K, Contest], rules: Rules, name: str = "") -> dict[K, 
 
 
 def judge_all(found: dict[K, Estimate], rules: Rules, name: str = "") -> dict[K, Verdict]:
-    """Verdicts on the estimates of one column; see `judged`."""
+    """Verdicts on the estimates of one table column; see `with_verdicts` for the arguments."""
     p = statistics.holm([None if e.missing else e.p for e in found.values()])
     return {
         key: verdicts.judge(e, value, margin=rules.margin, look=rules.look(f"{name} {key}", e))
@@ -133,20 +133,20 @@ def compare(group: Group, rules: Rules) -> dict[tuple[str, str], Contest]:
     found = {}
     for mode in group.modes:
         contests = {(mode, task): c for task, c in _contests(group, mode, group.archs).items()}
-        found |= judged(contests, rules, f"table1 {group.key.name}")
+        found |= with_verdicts(contests, rules, f"table1 {group.key.name}")
     return found
 
 
 def compare_architectures(group: Group, rules: Rules) -> dict[tuple[str, str, str], Contest]:
     """Map (mode, task, architecture) to the contest over all eps, as in Section 4.3.
 
-    p-values are corrected within an architecture.
+    p-values are corrected for the number of tasks, for each architecture separately.
     """
     found = {}
     for mode in group.modes:
         for arch in group.archs:
             own = {(mode, t, arch): c for t, c in _contests(group, mode, (arch,)).items()}
-            found |= judged(own, rules, f"section4-3 {group.key.name}")
+            found |= with_verdicts(own, rules, f"section4-3 {group.key.name}")
     return found
 
 
@@ -156,14 +156,14 @@ def compare_downscaled(group: Group, pixels: int, rules: Rules) -> dict[tuple[st
     for mode in group.modes:
         own = _contests(group, mode, group.archs, pixels)
         contests = {(mode, task): c for task, c in own.items()}
-        found |= judged(contests, rules, f"downscaled {pixels} {group.key.name}")
+        found |= with_verdicts(contests, rules, f"downscaled {pixels} {group.key.name}")
     return found
 
 
 def _contests(
     group: Group, mode: str, archs: Iterable[str], pixels: int | None = None
 ) -> dict[str, Contest]:
-    """Map each task that has both sides to its contest, not judged yet.
+    """Map each task that has both sides to its contest, without a verdict.
 
     Args:
         pixels: size that the images were downscaled to; None: not downscaled.
@@ -240,7 +240,7 @@ def _fixed(side: list[Merged]) -> bool:
 
 
 def _network(run: Merged) -> tuple:
-    """Key that is equal for pretrainings that differ only in their seed."""
+    """Return a key that is equal for pretraining runs that differ only in their seed."""
     record = run.first
     names = {"seed", "trials", "weights", "weights_sha256", "save_classifier", "source"}
     chosen = sorted((k, str(v)) for k, v in record.settings.items() if k not in names)
@@ -249,7 +249,7 @@ def _network(run: Merged) -> tuple:
 
 
 def _pretrainings(side: list[Merged]) -> bool:
-    """Whether each network of a side has two pretrainings or more, with recorded seeds."""
+    """Whether each network of a side has two or more pretraining runs with recorded seeds."""
     seeds: dict[tuple, list] = {}
     for run in side:
         source = run.first.settings.get("source") or {}
@@ -260,7 +260,7 @@ def _pretrainings(side: list[Merged]) -> bool:
 
 
 def _differs(one: Record, other: Record) -> tuple[str, ...]:
-    """Parts of the pretraining recipe that are recorded for both networks and differ."""
+    """Fields of the pretraining recipe that are recorded for both networks and differ."""
     a, b = (record.settings.get("source") or {} for record in (one, other))
     return tuple(
         words

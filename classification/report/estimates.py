@@ -37,7 +37,7 @@ def from_predictions(
     weights = _weights(labels, robust.shape[2])
     mean = float((sides[0].mean(0, dtype=float) - sides[1].mean(0, dtype=float)) @ weights)
     trials = (robust.shape[1], standard.shape[1])
-    # Only half of the images chooses, so the variance that images cause is doubled.
+    # Networks are chosen on half of the images only, so the variance that images cause is doubled.
     tables = [side @ weights for side in (robust, standard)]
     shares = [
         trial_variance.share_of_seeds(table, 2 * trial_variance.own_images(side, weights))
@@ -66,12 +66,12 @@ def from_predictions(
 
 
 def _missed(table: np.ndarray, chosen: float) -> float:
-    """Points by which the best network of a side may be better than the cross-fitted choices.
+    """Largest advantage, in points, of a side's best network over the cross-fitted choices.
 
     Cross-fitting sometimes chooses a worse network. The maximum over all results overestimates the
-    best network. The best is between the two. For one trial of runs without a seed, the maximum is
-    the bound (an intersection-union test). For several trials, `SEEDED` of the distance is enough,
-    by simulation of sides whose networks differ.
+    best network. The true accuracy of the best network is between the two. For one trial of runs
+    without a seed, the maximum is the bound (an intersection-union test). For several trials,
+    `SEEDED` of the distance is enough, as simulations of sides with different networks show.
 
     Args:
         table: accuracies `(networks, trials)`, percent.
@@ -88,11 +88,11 @@ def from_accuracies(
 ) -> Estimate:
     """Estimate best robust minus best standard network without predictions.
 
-    With one network a side, the interval is over trials alone and is about this test set. With
-    several networks, the other trials choose on the same images, so the selection bias that images
-    cause remains in the estimate. Its size is estimated from the differences between the networks
-    of a side that their seeds do not explain. Real differences between networks make the interval
-    wider than necessary.
+    With one network per side, the interval covers trials only and is about this test set. With
+    several networks, other trials on the same images choose the network, so the selection bias that
+    images cause remains in the estimate. Its size is estimated from the differences between the
+    networks of a side that their seeds do not explain. Real differences between networks make the
+    interval wider than necessary.
 
     Args:
         robust, standard: accuracies `(networks, trials)`, percent.
@@ -115,11 +115,11 @@ def from_accuracies(
     if not all(map(_enough, parts)):
         return Estimate(mean, trials=trials, missing=Missing.TRIALS)
     seeds = trial_variance.combined(part for part in parts if part)
-    if not seeds.variance:  # identical trials do not show how seeds scatter
+    if not seeds.variance:  # identical trials do not show the variance over seeds
         return Estimate(mean, trials=trials, missing=Missing.PREDICTIONS)
     if len(robust) == len(standard) == 1:
         return Estimate(mean, Over.TRIALS, trials, seeds)
-    # A choice on the test images raises the accuracy and reduces its variance.
+    # Selection on the test images raises the accuracy and reduces its variance.
     chance = [1 - trial_variance.share_of_seeds(side, own.variance) for side in tables]
     found = [maximum_of_normals(len(side)) for side in tables]
     raised = [

@@ -16,19 +16,19 @@ from classification.report.sections import Series
 HEIGHTS = {"bars": (3.4, 2.6), "curves": (3.8, 2.3), "scatter": (4.2, 3.0)}
 ROOM = 1.5  # see `share_scale`
 IN_A_ROW = {"bars": 3, "curves": 4, "scatter": 3}
-_WIDTHS = {"curves": (6.4, 4.4, 2.9), "scatter": (5.6, 4.6, 3.8)}  # of 1, 2 and more panels
+_WIDTHS = {"curves": (6.4, 4.4, 2.9), "scatter": (5.6, 4.6, 3.8)}  # 1, 2 and more panels
 
 NAMED = 24  # a scatter with more points has no names, because they would overlap
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a series is drawn.
+    """Style of a series.
 
     Attributes:
         color: hexadecimal color.
         marker: matplotlib marker.
-        published: whether the numbers are the paper's; these are hollow, dashed or hatched.
+        published: whether the numbers are the paper's, which are drawn hollow, dashed or hatched.
     """
 
     color: str
@@ -112,7 +112,7 @@ def curves(axis: Any, panel: list[Series], styles: Styles, log_x: bool) -> None:
 
 
 def scatter(axis: Any, panel: list[Series], styles: Styles, log_x: bool) -> None:
-    """Draw points, their names if they are few, and fitted lines. The paper's are hollow."""
+    """Draw points (with names if there are few) and fitted lines. The paper's points are hollow."""
     points = sum(len(series.x) for series in panel)
     axis.handles = []
     for series in panel:
@@ -212,9 +212,9 @@ def _ends(series: Series, kept: list[int]) -> list[list[float]] | None:
 
 
 def _log_places(values: list[float]) -> Callable[[float], float]:
-    """Map numbers to positions: the base-10 logarithm, and 0 left of the smallest number."""
+    """Map numbers to positions: their base-10 logarithm, with 0 left of the smallest number."""
     positive = [math.log10(value) for value in values if value > 0] or [0.0]
-    # 0 is at least a fifth of the axis away from the smallest number.
+    # The distance of 0 from the smallest number is at least a fifth of the axis.
     left = min(positive) - max(0.5, 0.2 * (max(positive) - min(positive)))
     return lambda value: math.log10(value) if value > 0 else left
 
@@ -250,9 +250,9 @@ def plain(text: object, length: int = 40) -> str:
     """Replace control characters by spaces, and cut the text to `length` characters."""
     text = "".join(letter if letter.isprintable() else " " for letter in str(text))
     text = text if len(text) <= length else text[: length - 1] + "…"
-    return "\u200b" + text if text.startswith("_") else text  # matplotlib hides labels with "_"
+    return "\u200b" + text if text.startswith("_") else text  # matplotlib hides such labels
 
 
 def _ink() -> str:
-    """Color of text."""
+    """Default text color."""
     return matplotlib.rcParams["text.color"]

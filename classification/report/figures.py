@@ -1,7 +1,7 @@
 """Draw the figures of a report as SVG and PNG.
 
-Equal figures give equal bytes. Text in an SVG stays text. Its lines and text use `currentColor`, so
-they are readable on a light and on a dark page.
+Equal figures give equal bytes. Text in an SVG remains text. Its lines and text use `currentColor`,
+so they are readable on a light and on a dark page.
 """
 
 import io
@@ -83,7 +83,7 @@ def draw(figure: Figure, watermark: str = "") -> tuple[str, bytes]:
             va="center",
         )
         canvas.get_layout_engine().execute(canvas)
-        canvas.set_layout_engine("none")  # the layout takes half of the time, so compute it once
+        canvas.set_layout_engine("none")  # compute the slow layout only once
         # Without savefig, which would draw each figure again for the layout.
         svg, png = io.StringIO(), io.BytesIO()
         canvas.set_facecolor("none")
@@ -126,8 +126,8 @@ def _check(figure: Figure) -> None:
 def styles(panels: dict[str, list[Series]]) -> dict[tuple[str, bool], Style]:
     """Map `(label, published)` to a style that is the same in all panels.
 
-    The paper's series have the color of our series with the same label, or of ours whose label is
-    the beginning of theirs.
+    The paper's series have the color of our series with the same label, or with a label that their
+    label begins with.
     """
     new, found = zip(cycle(COLORS), cycle(MARKERS), strict=False), {}
     drawn = [series for panel in panels.values() for series in panel]
@@ -158,7 +158,7 @@ def _canvas(figure: Figure) -> Any:
         axis.remove()
     drawn, shown = styles(figure.panels), {}
     for (heading, panel), axis in zip(figure.panels.items(), axes.flat, strict=False):
-        letters = int(10 * width)  # in a line
+        letters = int(10 * width)  # entries of the legend in a line
         title = textwrap.fill(plain(heading, 2 * letters - 2), letters)
         axis.set_title(title, loc="left", weight="bold")
         axis.grid(axis="y", color=INK, alpha=0.15, linewidth=0.6)

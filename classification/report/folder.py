@@ -12,7 +12,7 @@ _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, Recursi
 
 
 def check(folder: Path) -> None:
-    """Refuse to write into a folder that contains other files than a report.
+    """Reject a folder that contains files but no report.
 
     Raises:
         UserError: `folder` is a file, cannot be read, or contains files but no report.
@@ -36,7 +36,7 @@ def older_files(folder: Path) -> list[str] | None:
         paths = [Path(name) for name in contents["files"]]
     except _UNREADABLE:
         return None
-    # These files are deleted by a newer report. An edited list must not delete files of the user.
+    # A newer report deletes these files. An edited list must not make it delete files of the user.
     return [str(p) for p in paths if len(p.parts) == 2 and p.parts[0] in (TABLES, FIGURES)]
 
 

@@ -17,14 +17,14 @@ from classification.report.sections import Kind, Value
 from classification.report.verdict_words import advice, interval
 from classification.report.verdicts import Outcome, Verdict
 
-# A verdict's sign in the plot. The shape differs, so that no verdict is known by color alone.
+# Symbol of each verdict in the plot. Shapes differ, so that no verdict depends on color alone.
 MARKS = {
     Outcome.BETTER: "▲",
     Outcome.WORSE: "▼",
     Outcome.NO_DIFFERENCE: "■",
     Outcome.CANNOT_TELL: "○",
 }
-WIDEST = 4  # half-widths; longer intervals are cut, because they would hide all others
+WIDEST = 4  # half-widths; longer intervals are cut, so that the others remain readable
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Bar:
     Attributes:
         task: name of the task.
         text: estimate and interval, rounded.
-        verdict, mark: the verdict in words and as a sign.
-        advice: what would tell, for `cannot tell`.
+        verdict, mark: the verdict in words and as a symbol.
+        advice: data that would settle a `cannot tell`.
         left, width: position of the interval; None without an interval.
         middle: position of the estimate.
         cut: whether the interval or the estimate is outside of the plot.
@@ -148,9 +148,9 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _caption(answer: Answer, margin: float | None) -> str:
-    """Sentence on what the plot shows."""
+    """Caption of the plot."""
     levels = sorted({100 * (1 - v.alpha) for v in answer.verdicts.values() if v.low is not None})
     shown = " or ".join(f"{level:g} %" for level in levels)
     text = f"Robust minus standard, {answer.unit}"
-    text += f", with {shown} intervals." if levels else "; no interval can be given yet."
+    text += f", with {shown} intervals." if levels else "; no intervals are available yet."
     return text + (f" The band is the margin of {margin:g}." if margin else "")

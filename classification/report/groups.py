@@ -47,7 +47,7 @@ class Key:
 
     @property
     def parts(self) -> list[tuple[str, str]]:
-        """Short name, for file names, and description of each property that is not a default."""
+        """Name for files and description of each property that differs from its default."""
         data, shots, eps = self.pretrained_on, self.shots, f"{self.adversarial:g}"
         found = [
             (self.protocol, f"protocol {self.protocol}"),
@@ -68,7 +68,7 @@ class Key:
 
     @property
     def words(self) -> list[str]:
-        """Descriptions of the properties."""
+        """Descriptions of the properties that differ from their defaults."""
         return [description for _, description in self.parts]
 
 
@@ -105,7 +105,7 @@ class Group:
     def configurations(
         self, mode: str, task: str, arch: str, eps: float | None, downscale: int | None = None
     ) -> list[Merged]:
-        """All runs of a cell. They differ in hyper-parameters or in the weight file."""
+        """All runs of a cell. They differ in hyperparameters or in the weight file."""
         return self._cells.get((mode, task, arch, eps, downscale), [])
 
     def cell(
@@ -153,7 +153,7 @@ class Group:
         return tuple(sorted(have | set(published.EPS if self.reference else ())))
 
     def networks(self, mode: str, task: str) -> list[Merged]:
-        """Best run of each network with a run, including networks that Table 1 does not have."""
+        """Best run of each network, including networks that are not in Table 1."""
         keys = (k for k in self._cells if k[:2] == (mode, task) and k[4] is None)
         keys = sorted(keys, key=lambda k: (_arch_order(k[2]), k[3]))
         return [cell for key in keys if (cell := self.cell(*key))]
@@ -229,7 +229,8 @@ def _suffixes(keys: list[Key]) -> dict[Key, str]:
 def _by_task(runs: list[Merged]) -> dict[str, list[Merged]]:
     """Map names of tasks to runs. Runs on different images of a dataset are different tasks.
 
-    The task with the most training images, then the most trials, has the plain name.
+    If a dataset has several tasks, the one with the most training images (then trials) has the name
+    of the dataset without a suffix.
     """
     datasets: dict[str, dict[tuple, list[Merged]]] = {}
     for run in runs:

@@ -1,4 +1,4 @@
-"""Text of a table's cells. Decimals, signs and spreads depend only on the kind of the column."""
+"""Format the cells of a table. Decimals, signs and spreads depend on the kind of column only."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ MINUS = "\N{MINUS SIGN}"
 
 @dataclass(frozen=True)
 class Format:
-    """How numbers of a kind are written and compared.
+    """Format of the numbers of one kind, and their order.
 
     Attributes:
         decimals: largest number of decimals.
@@ -42,8 +42,10 @@ FORMATS = {
 
 
 def text(cell: Cell, kind: Kind) -> str:
-    """Cell with its spread: `91.2 (90.5 to 92.1)`, `+2.5 [0, 5]` or `40.00 ± 0.10`; empty if the
-    cell is missing."""
+    """Format a cell with its spread; empty if the cell is missing.
+
+    Examples are `91.2 (90.5 to 92.1)`, `+2.5 [0, 5]` and `40.00 ± 0.10`.
+    """
     return " ".join(part for part in parts(cell, kind) if part)
 
 
@@ -82,7 +84,7 @@ def number_of(cell: Cell) -> float | None:
 def decimals(cell: Cell, kind: Kind) -> int:
     """Decimals of a number. A spread reduces them to the significant digits of its half-width.
 
-    By the rule of the Particle Data Group, these are two digits for a half-width that begins with
+    By the rule of the Particle Data Group, there are two digits for a half-width that begins with
     100 to 354, and one digit for 355 to 949. An interval without 0 gets more decimals if its ends
     would be rounded to 0, because the verdict depends on their sign.
     """
@@ -113,7 +115,7 @@ def _ends(spread: Ends | Interval, places: int) -> list[str]:
 
 
 def _fixed(number: float, places: int, signed: bool = False) -> str:
-    """Number with a real minus sign. A number that is rounded to zero has no sign."""
+    """Number with a typographic minus sign. A number that is rounded to zero has no sign."""
     written = f"{number:+.{places}f}" if signed else f"{number:.{places}f}"
     if float(written) == 0:
         written = written.lstrip("+-")

@@ -146,7 +146,7 @@ def _pictures(folder: Path, left: dict) -> dict:
         `pictures`, each `[file, data URL]`, and `skipped_pictures`, files without room in the page.
     """
     paths = [path for name in _PICTURES for path in sorted(folder.glob(name))]
-    # Skip the training runs that only chose hyper-parameters.
+    # Skip the training runs that only chose hyperparameters.
     paths = [path for path in paths if not path.parent.name.startswith("choosing")]
     pictures, skipped = [], []
     for path in paths:

@@ -18,7 +18,7 @@ from robust_backbones.core.signals import Stopped
 
 @dataclass
 class Choice:
-    """The hyper-parameter of one trial.
+    """The hyperparameter of one trial.
 
     Attributes:
         value: chosen or given value.
@@ -108,7 +108,7 @@ def _choose(
     train: _Features,
     features_of: Callable[[ImageSplit], Tensor],
 ) -> Choice:
-    """Choose the hyper-parameter, unless the user gave it."""
+    """Choose the hyperparameter, unless the user gave it."""
     settings = task.settings
     if not settings.chooses:
         return Choice(

@@ -24,7 +24,7 @@ PARTS = {
         "test": "choose on the test images, the epoch included",
     },
 }
-# The hyper-parameter that each probe chooses, by its name in results.
+# The hyperparameter that each probe chooses, by its name in results.
 CHOICES = {"logistic": "penalty", "knn": "neighbors", "sgd": "lr"}
 MODES = ("fixed-feature", "full-network")
 FULL_NETWORK = {"batchnorm": "adapting", "probe": "sgd"}  # in every protocol

@@ -104,7 +104,7 @@ class TransferSettings:
 
     @property
     def chooses(self) -> bool:
-        """Whether there is a hyper-parameter to choose. Otherwise the user gave its value."""
+        """Whether there is a hyperparameter to choose. Otherwise the user gave its value."""
         if self.sgd:
             return len(self.sgd.lrs) > 1
         return (self.penalty if self.parts.probe == "logistic" else self.neighbors) is None

@@ -67,7 +67,7 @@ class Task:
 
     @property
     def selects_on_test(self) -> bool:
-        """Whether the test images choose the hyper-parameters."""
+        """Whether the test images choose the hyperparameters."""
         return self.settings.parts.selection == "test"
 
     def seed(self, trial: int) -> int:
@@ -171,7 +171,7 @@ class Trial:
 
     Attributes:
         seed: seed of the trial.
-        chosen: the hyper-parameter that was chosen or given: `{"penalty": 3.2}`, `{"lr": 0.01}`.
+        chosen: the hyperparameter that was chosen or given: `{"penalty": 3.2}`, `{"lr": 0.01}`.
         candidates: values to choose from, `{"penalty", "value"}` each; value is the accuracy in
             percent.
         predictions: predicted classes of the test images, `(N,)`.

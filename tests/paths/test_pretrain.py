@@ -127,7 +127,7 @@ def test_resuming_needs_the_option(tmp_path, capsys):
 def test_nothing_to_resume(tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(tmp_path, "--resume", "must")
-    assert "has no run to resume. Leave out --resume must" in capsys.readouterr().err
+    assert "has no run to resume. Omit --resume must" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -55,13 +55,13 @@ BARS = [
 ]
 CORRECTED = (
     "The verdict is not about the difference of these means. For the verdict, networks are chosen "
-    "on other test images and trials than those that report them, and p-values are corrected for "
+    "and evaluated on different test images and trials, and p-values are corrected for "
     "the number of tasks. See the section on paired differences."
 )
 
 
 def table1(results: Results, group: Group) -> list[Section]:
-    """Best robust and best standard network of each task."""
+    """Table 1: best robust and best standard network of each task."""
     rows, runs = [], []
     for mode in group.modes:
         for task in group.tasks:
@@ -71,7 +71,7 @@ def table1(results: Results, group: Group) -> list[Section]:
             row = _table1_row(group, mode, task, every)
             rows.append(row | {VERDICT.key: outcome(contest.verdict if contest else None)})
     text = [
-        "Best accuracy over architectures, hyper-parameters and, for robust networks, eps, in "
+        "Best accuracy over architectures, hyperparameters and, for robust networks, eps, in "
         "percent. Each number is the mean over trials, with the lowest and the highest trial.",
         CORRECTED,
     ]
@@ -153,7 +153,7 @@ def _table1_figure(group: Group, rows: list[Row]) -> Figure:
 
 
 def bars(results: Results, group: Group) -> list[Section]:
-    """Figures 2 and 3: each architecture by itself."""
+    """Figures 2 and 3: accuracy of each architecture."""
     return [_bars(group, mode) for mode in group.modes]
 
 
@@ -200,7 +200,7 @@ def _bars(group: Group, mode: str) -> Section:
 
 
 def _bars_row(group: Group, mode: str, task: str, arch: str, runs: dict[float, Merged]) -> Row:
-    """Row of an architecture.
+    """Table row of one architecture.
 
     Args:
         runs: eps -> run, with the standard network at eps 0.

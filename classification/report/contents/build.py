@@ -50,7 +50,7 @@ def collect(found: list[Record], study: Path | None = None, rules: Rules | None 
     Args:
         found: results; `Value.records` of the sections are indices into this list.
         study: study file whose runs are counted.
-        rules: how verdicts are made; None: with the default margin, at a first look.
+        rules: rules for verdicts; None: the default margin and a first look.
     """
     rules = rules or Rules()
     runs = records.merged(found)

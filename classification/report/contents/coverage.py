@@ -62,7 +62,7 @@ def _run(record: Record) -> str:
 
 
 def _numbers(node: dict) -> dict[str, float]:
-    """Mean numbers, without the lists for single pictures."""
+    """Means, without the lists of numbers of single pictures."""
     found = {}
     for name, cell in node.items():
         if isinstance(cell, dict):
@@ -84,8 +84,7 @@ def coverage(results: Results, made: list[Section], empty: list[str]) -> list[Se
     """Sections about the coverage: of each table and figure, of the study, and missing networks.
 
     Args:
-        results: everything that the report is made from.
-        made: the other sections.
+        results: results that the report is built from. made: the other sections.
         empty: names of tables and figures without any result.
     """
     rows: list[Row] = [
@@ -136,7 +135,7 @@ def _part(section: Section) -> float | None:
 
 
 def _missing(results: Results, group: Group) -> list[Section]:
-    """Networks of Table 1, Figures 2 and 3 and the curves without a run."""
+    """Networks of Table 1, Figures 2 and 3 and the curves that have no run."""
     levels, found = (0.0, *group.eps), 0
     excluded = results.excluded.get(group.suffix, frozenset())
     wanted = len(group.modes) * len(group.tasks) * len(group.archs) * len(levels) - len(excluded)

@@ -52,7 +52,7 @@ class Experiment:
     """Detectors that differ only in their initial weights.
 
     Attributes:
-        name: key of the paper's numbers, such as `"coco_instance"`, or of that form.
+        name: key of the paper's numbers, such as `"coco_instance"`, or a name of the same form.
         words: test set, detector and schedule.
         networks: name of a backbone -> its runs, one for each seed; `STANDARD` first.
         named: whether the backbones are known only by the names of their files.
@@ -108,7 +108,7 @@ def figure4(results: Results) -> list[Section]:
 
 
 def _lacking(found: list[Experiment]) -> int:
-    """Number of the paper's numbers without one of ours; 0 if none has one of ours."""
+    """Count the paper's numbers that have no counterpart among ours; 0 if no number has one."""
     sides = {
         (e.name, side)
         for e in found

@@ -18,8 +18,8 @@ def excluded_cells(
 ) -> frozenset[NetworkCell]:
     """Find the cells of a group for which a study has labels, but no run (`skip` and `only`).
 
-    A study knows labels of axes, not cells. The finished runs of a part show which label stands for
-    which mode, task, architecture and eps. Combinations that they do not show stay missing.
+    A study has labels of axes, not cells. The finished runs of a part show the mode, task,
+    architecture and eps of each label. Combinations that they do not show remain missing.
 
     Args:
         records: all records of the report.
@@ -54,7 +54,7 @@ def excluded_cells(
 def _cell(
     labels: Mapping[str, str], finished: list[tuple[dict[str, str], NetworkCell]]
 ) -> NetworkCell | None:
-    """NetworkCell that labels stand for; None if the finished runs do not show it.
+    """Cell of the network with these labels; None if the finished runs do not show it.
 
     Args:
         finished: labels and cell of each finished run of the same part.

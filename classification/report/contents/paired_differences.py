@@ -64,7 +64,7 @@ SECTION_4_3 = [
 
 
 def _contest_cells(c: Contest) -> Row:
-    """Cells of a judged contest: differences, selection bias, verdict, and differing recipes."""
+    """Cells of a contest with its verdict: difference, selection bias, verdict, differing recipes."""
     places = (*c.robust.places, *c.standard.places)
     return {
         "measured": Value(c.measured, trials=min(c.estimate.trials), records=places),

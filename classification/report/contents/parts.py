@@ -1,4 +1,4 @@
-"""What the sections share: columns, values from runs, and warnings about runs."""
+"""Shared parts of the sections: columns, values from runs, and warnings about runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from robust_backbones.core.eps import show_eps
 
 MODE, TASK, ARCH = Column("mode"), Column("task"), Column("architecture")
 
-# Settings that differ between the runs of a table by design, or do not change the accuracy.
+# Settings that differ between the runs of a table by design, or do not affect the accuracy.
 _MAY_DIFFER = {
     "arch",
     "weights",
@@ -37,17 +37,17 @@ EMBEDDED = tuple(name for name, row in DATASETS.items() if not row.needs_root)
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """Everything that the sections are built from.
+    """Input of the sections.
 
     Attributes:
         records: all records of the report; `Value.records` are indices into this list.
         runs: the records, with the trials of a configuration merged.
         groups: groups of comparable transfer runs.
         contests: group's suffix -> (mode, task) -> best robust against best standard network.
-        by_architecture: group's suffix -> (mode, task, architecture) -> the same within an
+        by_architecture: group's suffix -> (mode, task, architecture) -> contest within an
             architecture.
         study: study file, or None.
-        rules: how verdicts are made.
+        rules: rules for verdicts.
         planned: runs of the study.
         excluded: group's suffix -> cells that the study excludes, so that they are not missing.
     """
@@ -146,7 +146,7 @@ def _mixed_with_paper(group: Group, section: Section) -> list[str]:
         return []
     return [
         "Protocols are mixed: the paper's numbers are from its own protocol, these are from "
-        f"'{group.key.protocol}'. The protocols may cause a part of a difference."
+        f"'{group.key.protocol}'. Part of a difference may be due to the protocol."
     ]
 
 

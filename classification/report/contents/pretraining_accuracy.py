@@ -52,7 +52,7 @@ class PretrainingAccuracy:
             self._by_digest = dict(filter(None, map(_digest, self._runs)))
         if run.first.weights_sha256 in self._by_digest:
             return self._by_digest[run.first.weights_sha256]
-        # If the weights are not next to the result of the pretraining, the end of the path decides.
+        # If the weights are not next to the result of the pretraining, match the end of the path.
         tail = Path(run.first.weights).parts[-2:]
         same = [r for r in self._runs if Path(r.weights).parts[-2:] == tail]
         same = [r for r in same if not Path(r.weights).is_file()]
@@ -134,7 +134,7 @@ def _fit(points: Sequence[Point]) -> Row:
 
 
 def _clouds(points: Sequence[Point], group: Group) -> list[Series]:
-    """One cloud of points for each architecture."""
+    """One point series for each architecture."""
     clouds = []
     for arch in dict.fromkeys(run.first.arch for _, run in points):
         own = [(x, run) for x, run in points if run.first.arch == arch]
@@ -146,7 +146,7 @@ def _clouds(points: Sequence[Point], group: Group) -> list[Series]:
 
 
 def table2(results: Results, group: Group) -> list[Section]:
-    """Architectures with the same eps: the paper's six on CIFAR-10, or the user's on every task."""
+    """Architectures with the same eps: the paper's six on CIFAR-10, or the user's on all tasks."""
     if group.reference:
         archs, levels = tuple(published.numbers()["table2"]["archs"]), (0.0, 3.0)
         pairs = [("full-network", "cifar10")]

@@ -22,7 +22,7 @@ from classification.report.sections import Column, Figure, Kind, Row, Section
 from robust_backbones import zoo
 from robust_backbones.core.eps import show_eps
 
-MAX_LINES = 5  # lines for eps in a panel; more cannot be distinguished
+MAX_LINES = 5  # most lines in a panel, because more cannot be distinguished
 SIDES = ("standard", "robust", "stylized")
 FIGURE8 = [
     MODE,
@@ -90,7 +90,7 @@ def figure6(results: Results, group: Group) -> list[Section]:
 
 
 def _widths(group: Group) -> dict[float, str]:
-    """Multiple of the narrowest width -> architecture, for the largest family of networks."""
+    """Map multiples of the narrowest width to architectures, for the largest family of networks."""
     families: dict[tuple, dict[int, str]] = {}
     for arch in group.archs:
         if isinstance(row := zoo.ARCHS.get(arch), zoo.ResNetArch):
@@ -248,7 +248,7 @@ def _network(record: Record) -> str:
 
 
 def _stylized_source(results: Results, group: Group) -> Group | None:
-    """Group of the networks that were pretrained on the stylized form of this group's data."""
+    """Group of the networks that were pretrained on the stylized version of this group's data."""
     for other in results.groups:
         mine, theirs = vars(group.key).copy(), vars(other.key).copy()
         origin, name = mine.pop("pretrained_on"), theirs.pop("pretrained_on")
@@ -260,7 +260,7 @@ def _stylized_source(results: Results, group: Group) -> Group | None:
 def _figure8_row(
     group: Group, source: Group | None, mode: str, task: str, arch: str, used: list[Merged]
 ) -> Row:
-    """Row of an architecture. Its runs are appended to `used`."""
+    """Table row of one architecture. Append its runs to `used`."""
     runs = group.row(mode, task, arch)
     standard, robust = (best(runs.values(), robust=side) for side in (False, True))
     trained = source.cell(mode, task, arch, 0.0) if source else None

@@ -44,7 +44,7 @@ def write(path, labels, trials):
 
 def judged(robust, standard, rules=None):
     found = comparisons.contest(robust, standard)
-    return comparisons.judged({"a": found}, rules or Rules())["a"]
+    return comparisons.with_verdicts({"a": found}, rules or Rules())["a"]
 
 
 @pytest.mark.parametrize("task", ["cifar10", "pets"])
@@ -142,8 +142,8 @@ def test_later_looks_have_a_smaller_error_probability(tmp_path):
 def test_p_values_are_corrected_for_their_number(tmp_path):
     standard, robust = runs(tmp_path, "cifar10", {0.0: 0.5, 1.0: 0.52})
     found = comparisons.contest([robust], [standard])
-    alone = comparisons.judged({0: found}, Rules())[0].verdict.p
-    several = comparisons.judged(dict.fromkeys(range(3), found), Rules())
+    alone = comparisons.with_verdicts({0: found}, Rules())[0].verdict.p
+    several = comparisons.with_verdicts(dict.fromkeys(range(3), found), Rules())
     assert [c.verdict.p for c in several.values()] == pytest.approx([min(1, 3 * alone)] * 3)
 
 

@@ -62,4 +62,4 @@ def test_no_interval_and_no_verdicts():
     missing = judge(Estimate(2.0, missing=Missing.TRIALS))
     bare, none = forests([answer(a=missing), answer()], None)
     assert none is None and bare.bars[0].left is None
-    assert "no interval can be given yet" in bare.caption
+    assert "no intervals are available yet" in bare.caption
