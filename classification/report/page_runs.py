@@ -10,16 +10,16 @@ from typing import Any
 from classification.report.records import Record
 from robust_backbones.core.results import flatten
 
-MAX_PICTURE_BYTES = 6_000_000  # bytes of all pictures in the page
-MAX_RECALLS = 600_000  # recalls in the page
-# Training curves, accuracy against eps, and Figure 1.
+MAX_PICTURE_BYTES = 6_000_000  # largest total size of the pictures in the page
+MAX_RECALLS = 600_000  # largest number of per-class recalls in the page
+# Pictures to embed: training curves, accuracy against eps, and Figure 1.
 _PICTURES = ("curves.png", "curve.png", "trial*/*/curves.png", "figure.png")
-_SKIPPED = {"candidates"}  # a trial has up to 45 candidates
+_SKIPPED = {"candidates"}  # settings that are too long for the page: up to 45 per trial
 
 
 @dataclass(frozen=True)
 class PageRuns:
-    """Runs as the page's script reads them.
+    """Runs in the form that the page's script reads.
 
     Attributes:
         rows: one JSON object for each record, in the order of the records; see `_row`.
@@ -39,7 +39,7 @@ class PageRuns:
 
 
 def collect_runs(records: list[Record]) -> PageRuns:
-    """Records with the recalls and pictures in their folders."""
+    """Collect the records with the recalls and pictures in their folders."""
     settings = [flatten(rounded(record.settings)) for record in records]
     common = _common(settings)
     classes: dict[tuple, int] = {}
@@ -88,7 +88,7 @@ def rounded(node: Any) -> Any:
     if isinstance(node, (list, tuple)):
         return [rounded(value) for value in node]
     if isinstance(node, float):
-        if not math.isfinite(node):  # JSON has no such number
+        if not math.isfinite(node):  # JSON has no NaN or infinity
             return str(node)
         return round(node, 4) if abs(node) >= 0.1 else float(f"{node:.6g}")
     return node if isinstance(node, (str, int, bool, type(None))) else str(node)
@@ -111,11 +111,11 @@ def _per_class(folder: Path, known: dict, left: dict) -> dict:
     Args:
         folder: folder of the run.
         known: names of classes -> index, extended by this run's.
-        left: room in the page, reduced by this run's recalls.
+        left: remaining space in the page, reduced by this run's recalls.
 
     Returns:
         `classes`, index of the class names, and `recalls`, percent, None for a class without
-        images; or `skipped_classes`, the file's name, if the page has no room.
+        images; or `skipped_classes`, the file's name, if the page has no space left.
     """
     try:
         with open(folder / "per_class.csv", newline="", encoding="utf-8") as file:
@@ -128,7 +128,7 @@ def _per_class(folder: Path, known: dict, left: dict) -> dict:
             for line in lines
         ]
     except (OSError, ValueError, KeyError, TypeError, csv.Error):
-        return {}  # no file, or a file that was not written by us
+        return {}  # no file, or a file of another program
     left["recalls"] -= len(names)
     if left["recalls"] < 0:
         return {"skipped_classes": "per_class.csv"}
@@ -140,10 +140,11 @@ def _pictures(folder: Path, left: dict) -> dict:
 
     Args:
         folder: folder of the run.
-        left: room in the page, reduced by this run's pictures.
+        left: remaining space in the page, reduced by this run's pictures.
 
     Returns:
-        `pictures`, each `[file, data URL]`, and `skipped_pictures`, files without room in the page.
+        `pictures`, each `[file, data URL]`, and `skipped_pictures`, files that no longer fit into
+        the page.
     """
     paths = [path for name in _PICTURES for path in sorted(folder.glob(name))]
     # Skip the training runs that only chose hyperparameters.

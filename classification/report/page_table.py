@@ -1,4 +1,4 @@
-"""Table of a section as the page shows it: text of each cell and the key that sorts it."""
+"""Prepare a section's table for the page: the text and the sort key of each cell."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ class PageCell:
 
     Attributes:
         text: text of the number, or of the cell.
-        sort: number or text that sorts the cell; None if it is missing.
+        sort: sort key, a number or text; None if the cell is missing.
         number: whether the column is numeric.
         spread: text of the spread.
-        note: description of the spread, unless the heading has it.
+        note: description of the spread, unless the heading contains it.
         records: indices of the runs behind the number, separated by spaces.
         best: whether it is the best number of its row.
     """
@@ -33,7 +33,7 @@ class PageCell:
 
 
 def table(section: Section) -> tuple[list[tuple[Column, str]], list[list[PageCell]]]:
-    """Columns, each with the description that most of its spreads share, and rows."""
+    """Columns, each with the most frequent description of its spreads, and rows."""
     shared = {c.key: _shared([row[c.key] for row in section.rows]) for c in section.columns}
     rows = []
     for row in section.rows:
@@ -51,12 +51,12 @@ def _shared(cells: list[Cell]) -> str:
 
 
 def page_cell(cell: Cell, column: Column, shared: str = "", best: bool = False) -> PageCell:
-    """Cell of the page.
+    """Convert a cell of a section to a cell of the page.
 
     Args:
         cell: cell of the section.
         column: its column.
-        shared: description of spreads that the heading shows.
+        shared: description of the spreads in the heading.
         best: whether it is the best number of its row.
     """
     if not column.kind.numeric:
@@ -72,7 +72,7 @@ def page_cell(cell: Cell, column: Column, shared: str = "", best: bool = False) 
 
 
 def missing(section: Section) -> list[str]:
-    """Rows with missing numbers, and the headings of the missing ones."""
+    """Rows with missing numbers, and the headings of the missing numbers."""
     rows = []
     for row in section.rows:
         headings = [c.heading for c in section.columns if c.kind.numeric and row[c.key] is None]

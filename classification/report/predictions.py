@@ -1,4 +1,4 @@
-"""Predictions for each test image, from the `per_image.csv` in the folder of a result."""
+"""Read the predictions for each test image from the `per_image.csv` in the folder of a result."""
 
 from functools import cache, lru_cache
 from pathlib import Path

@@ -22,7 +22,7 @@ def numbers() -> dict:
 
 
 def check(found: dict) -> None:
-    """Check the file for typing errors.
+    """Check the contents of the file for typos.
 
     Raises:
         ValueError: the lists do not fit together, or a number is not a percentage.
@@ -43,11 +43,13 @@ def check(found: dict) -> None:
         for task in SUITE:
             cells = found["best_runs"]["rows"][mode][task]
             if tuple(cells) != ARCHS or any(c["eps"] not in (0, *EPS) for c in cells.values()):
-                raise ValueError(f"{FILE.name}: invalid best runs of {task}, {mode}")
+                raise ValueError(
+                    f"{FILE.name}: unexpected archs or eps in best runs of {task}, {mode}"
+                )
 
 
 def table1(mode: str, task: str, kind: str) -> float | None:
-    """Number of Table 1, percent; None for tasks that are not in it.
+    """Number from Table 1, percent; None for tasks that are not in it.
 
     Args:
         kind: side of the comparison, `"robust"` or `"standard"`.
@@ -63,7 +65,7 @@ def best_run(mode: str, task: str, arch: str) -> dict | None:
 
 
 def table2(arch: str, eps: float, name: str) -> float | None:
-    """Number of Table 2, percent; None for architectures and eps that are not in it.
+    """Number from Table 2, percent; None for architectures and eps that are not in it.
 
     Args:
         name: dataset of the accuracy, `"imagenet"` or `"cifar10"`.
@@ -76,7 +78,7 @@ def table2(arch: str, eps: float, name: str) -> float | None:
 
 
 def figure4(experiment: str, task: str, kind: str) -> tuple[float, float | None] | None:
-    """AP from the table in Figure 4 and its standard deviation, percent; None if it has none.
+    """AP and standard deviation from the table in Figure 4, percent; None if not in the table.
 
     Args:
         experiment: dataset and kind of detector, `"voc_detection"`, `"coco_detection"` or
@@ -91,5 +93,5 @@ def figure4(experiment: str, task: str, kind: str) -> tuple[float, float | None]
 
 
 def best_eps(task: str) -> float | None:
-    """Best eps of a task from Section 4.3; None if it has no number."""
+    """Best eps of a task from Section 4.3; None if the paper has no number."""
     return numbers()["section_4_3"]["best_eps"].get(task)

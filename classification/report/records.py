@@ -19,12 +19,13 @@ from robust_backbones.core.errors import UserError
 
 RESULT, STUDY = "result.json", "run.json"
 
-# Settings that are not part of a configuration: they differ between its trials, or only name files.
-# "source" describes the network, which the digest of its weights identifies.
+# Settings that are not part of a configuration: they differ between the trials of a configuration,
+# or are only names of files. "source" describes the network, which the digest of its weights
+# identifies.
 _NOT_CONFIGURED = {"seed", "SEED", "trials", "weights", "save_classifier", "OUTPUT_DIR", "source"}
 
 _NONE, _NUMBER = type(None), (int, float)
-_TYPES: dict[str, Any] = {  # types of the record's fields that are not text
+_TYPES: dict[str, Any] = {  # types of the record's fields that are not strings
     "path": Path,
     "downscale": (int, _NONE),
     "eps": (*_NUMBER, _NONE),
@@ -67,7 +68,7 @@ class Record:
         weights_sha256: SHA-256 of the weights; None: unknown.
         code_version: version of the code that made the run.
         seconds: duration of the run.
-        finished: time at which the run ended, as text.
+        finished: end time of the run, as text.
         labels: axis -> value, for runs of a study.
         simulated: whether the result was simulated.
         assumed_standard: whether the network counts as standard because its file does not record
@@ -103,8 +104,7 @@ class Record:
 
     @cached_property
     def configuration(self) -> str:
-        """Digest of everything that was chosen except the seed, equal for trials of one
-        configuration."""
+        """Digest of all settings except the seed, equal for trials of one configuration."""
         chosen = {k: v for k, v in self.settings.items() if k not in _NOT_CONFIGURED}
         if isinstance(model := chosen.get("MODEL"), dict):  # configuration of a detector
             chosen["MODEL"] = {k: v for k, v in model.items() if k != "WEIGHTS"}
@@ -119,8 +119,8 @@ class Merged:
     """All trials of one configuration, each seed once.
 
     Attributes:
-        first: first record of the configuration; its settings hold for all trials.
-        places: indices of the records in the list that was merged.
+        first: first record of the configuration; all trials have its settings.
+        indices: indices of the records in the list of all records.
         accuracies: accuracy of each trial, percent, in the order of the seeds.
         seeds: seed of each trial, ascending.
         sources: record of each trial, and index of the trial in this record.
@@ -128,7 +128,7 @@ class Merged:
     """
 
     first: Record
-    places: tuple[int, ...]
+    indices: tuple[int, ...]
     accuracies: tuple[float, ...]
     seeds: tuple[int, ...]
     sources: tuple[tuple[Record, int], ...]
@@ -177,23 +177,23 @@ def merged(records: list[Record]) -> list[Merged]:
     """Merge the records of each configuration, in order of appearance. Records without accuracies
     are skipped."""
     groups: dict[str, list[int]] = {}
-    for place, record in enumerate(records):
+    for index, record in enumerate(records):
         if record.accuracies:
-            groups.setdefault(record.configuration, []).append(place)
-    return [_merge(records, places) for places in groups.values()]
+            groups.setdefault(record.configuration, []).append(index)
+    return [_merge(records, indices) for indices in groups.values()]
 
 
-def _merge(records: list[Record], places: list[int]) -> Merged:
+def _merge(records: list[Record], indices: list[int]) -> Merged:
     trials: dict[int, tuple[float, tuple[Record, int]]] = {}
     contradictions = set()
-    for record in (records[place] for place in places):
+    for record in (records[index] for index in indices):
         for k, (seed, value) in enumerate(zip(record.seeds, record.accuracies, strict=True)):
             if trials.setdefault(seed, (value, (record, k)))[0] != value:
                 contradictions.add(seed)
     order = sorted(trials)
     return Merged(
-        records[places[0]],
-        tuple(places),
+        records[indices[0]],
+        tuple(indices),
         tuple(trials[s][0] for s in order),
         tuple(order),
         tuple(trials[s][1] for s in order),

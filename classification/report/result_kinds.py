@@ -98,7 +98,7 @@ READERS = {
 
 
 def _network(settings: dict, weights: str, labels: dict) -> dict:
-    """How the network was trained: from its published name, or as its file records it.
+    """Training of the network, from its published name or from its file.
 
     The study's axis `pretrained_on` is used if the file does not record the dataset.
     """

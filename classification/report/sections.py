@@ -16,7 +16,7 @@ class Ends:
 
     @property
     def words(self) -> str:
-        """Empty, because the page explains these ends once, at its top."""
+        """Empty, because the top of the page explains these ends once."""
         return ""
 
     def around(self, mean: float) -> tuple[float, float]:
@@ -97,7 +97,7 @@ Row = dict[str, Cell]  # key of a column -> its cell
 
 
 class Kind(Enum):
-    """Kind of a column's cells. It alone decides how they are formatted, sorted and compared; see
+    """Kind of a column's cells. It determines how they are formatted, sorted and compared; see
     `numbers.FORMATS`."""
 
     TEXT = auto()
@@ -127,8 +127,8 @@ class Column:
             depends on its words.
         kind: kind of its cells.
         paper: whether its cells are the paper's or depend on the paper's.
-        optional: whether the column is dropped if it has no cells. Columns of the paper always
-            are.
+        optional: whether the column is dropped if it has no cells. Columns of the paper are always
+            optional.
         compared: whether a row's best number among all compared columns is bold.
     """
 
@@ -177,7 +177,7 @@ class Figure:
             `"scatter"`.
         title, x_label, y_label: text on the figure.
         panels: heading -> series of the panel. A single plot has one panel with the heading "".
-        log_x: logarithmic x axis with a separate position for 0 at its left.
+        log_x: whether the x axis is logarithmic, with a separate position for 0 on the left.
     """
 
     name: str
@@ -191,7 +191,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """A table with its figures.
+    """Section of a report: a table with its figures.
 
     Attributes:
         name: name of its files and links: `"table1"`.

@@ -39,8 +39,8 @@ class Markup:
     """Syntax of a format.
 
     Attributes:
-        escape: escapes special characters of a text.
-        bold: marks a text as bold.
+        escape: function that escapes special characters of a text. bold: function that marks a text
+        as bold.
         missing: text of a missing cell.
     """
 
@@ -83,7 +83,7 @@ def _markdown_row(texts: list[str]) -> str:
 def latex(section: Section) -> str:
     r"""Section as a LaTeX `table` that needs `\usepackage{booktabs}`.
 
-    Paragraphs and warnings become comments.
+    Paragraphs and warnings become LaTeX comments.
     """
     escape = LATEX.escape
     comments = [*section.text, *(f"Warning: {warning}" for warning in section.warnings)]
@@ -107,7 +107,7 @@ def latex(section: Section) -> str:
 
 
 def cells(columns: list[Column], row: Row, markup: Markup) -> list[str]:
-    """Texts of a row. The best number of the compared columns is bold."""
+    """Cell texts of a row. The best number of the compared columns is bold."""
     best = numbers.best(columns, row)
     texts = []
     for column in columns:

@@ -62,7 +62,7 @@ def of_trials(table: np.ndarray, share: float = 1.0) -> VariancePart | None:
 
 
 def share_of_seeds(table: np.ndarray, own: float) -> float:
-    """Share of the seeds in the random variation that decides the choice; images are the rest.
+    """Fraction of the random variation in the choice that seeds cause; images cause the rest.
 
     Args:
         table: accuracies `(networks, trials)`, percent.
@@ -138,12 +138,12 @@ def of_images(right: list[np.ndarray], labels: np.ndarray | None = None) -> Vari
 
 @lru_cache(maxsize=256)
 def inflation(networks: int, trials: int) -> float:
-    """Factor on the variance of a mean over trials that choose the networks for each other.
+    """Variance factor of a mean over trials, each with a network that the other trials choose.
 
     Each trial evaluates the network that the other trials choose, so the trials are correlated. The
     factor is simulated for equally good networks with a fixed seed. The largest factor over smaller
-    numbers of networks is used, because some networks may be too bad to be chosen. The standard
-    error of the factor is 2 %.
+    numbers of networks is used, because some networks may be too inaccurate to be chosen. The
+    standard error of the factor is 2 %.
     """
     found, number = 1.0, 2
     while trials > 1 and number <= networks:

@@ -1,4 +1,4 @@
-"""Words and table cells of verdicts."""
+"""Describe verdicts in words and in table cells."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ LACKING = {
 }
 
 
-def interval(verdict: Verdict | None, places: tuple[int, ...] = ()) -> Value | None:
+def interval(verdict: Verdict | None, indices: tuple[int, ...] = ()) -> Value | None:
     """Estimate with its interval; None without an interval.
 
     Args:
-        places: indices of the records behind the estimate.
+        indices: indices of the records behind the estimate.
     """
     if verdict is None or verdict.low is None or verdict.high is None:
         return None
     estimate = verdict.estimate
     trials = estimate.tests if estimate.over is Over.TASKS else min(estimate.trials)
     spread = Interval(verdict.low, verdict.high, 1 - verdict.alpha, OVER[estimate.over])
-    return Value(estimate.mean, spread, trials or 1, places)
+    return Value(estimate.mean, spread, trials or 1, indices)
 
 
 def verdict_cells(verdict: Verdict | None) -> Row:
@@ -71,14 +71,14 @@ def over(verdict: Verdict | None) -> str:
 
 
 def would_tell(verdict: Verdict | None) -> str:
-    """Words of `advice` for one verdict; empty without a comparison."""
+    """Output of `advice` for one verdict; empty without a comparison."""
     return advice([verdict]) if verdict else ""
 
 
 def advice(verdicts: Iterable[Verdict]) -> str:
     """Trials or test images that would turn `cannot tell` into another verdict, in words.
 
-    The range covers all the verdicts. It is empty for other outcomes.
+    The range covers all the verdicts. The text is empty for other outcomes.
     """
     needed = [verdict.needed for verdict in verdicts if verdict.needed]
     trials = [one.trials for one in needed if one.trials]
@@ -108,7 +108,7 @@ def _rounded(number: int) -> int:
 
 
 def how(rules: Rules) -> str:
-    """Paragraph about the rules of verdicts."""
+    """Paragraph that explains the rules of the verdicts."""
     return (
         "Verdicts are about robust minus standard. Better or worse: the p-value, corrected for the "
         f"number of rows of a column (Holm), is at most {100 * FIRST:g} % at the first look. "

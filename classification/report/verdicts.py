@@ -72,7 +72,7 @@ class Discordant:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A difference and the parts of its uncertainty.
+    """A difference with the components of its uncertainty.
 
     Attributes:
         mean: robust minus standard, points.
@@ -84,9 +84,9 @@ class Estimate:
         unseen: whether a network was chosen without predictions. The selection bias that images
             cause is then estimated from the differences between networks.
         discordant: discordant images of two networks without variance over trials, for an exact
-            interval; else None.
+            interval; otherwise None.
         missing: reason for a missing interval; None: there is an interval.
-        tests: number of test images, or of tasks for an estimate over tasks.
+        tests: number of test images; number of tasks for an estimate over tasks.
     """
 
     mean: float
@@ -110,7 +110,7 @@ class Estimate:
     def interval(self, alpha: float) -> tuple[float, float]:
         """Two-sided interval with confidence `1 - alpha`, points.
 
-        The squared half-widths of seeds and of images, each by Student's t, are added (Zou and
+        Add the squared half-widths for seeds and for images, each from Student's t (Zou and
         Donner's MOVER). Satterthwaite's degrees of freedom for the sum are too large: with three
         trials, the error rate is up to 8 % at a nominal 5 %.
         """
@@ -230,7 +230,7 @@ def judge(
 
 
 def _exact(found: Discordant, alpha: float) -> tuple[float, float]:
-    """Interval from the numbers of gains and losses, by Poisson limits of each.
+    """Interval from Poisson limits of the numbers of gains and losses.
 
     The limits of weighted sums are from Fay and Feuer (1997); for equal weights they are Garwood's
     (1936). Zou and Donner's MOVER (2008) combines them.
@@ -247,7 +247,7 @@ def _exact(found: Discordant, alpha: float) -> tuple[float, float]:
 
 
 def _poisson(weights: np.ndarray, largest: float, alpha: float) -> tuple[float, float, float]:
-    """Sum of the weights of counted events, and the confidence limits of its expectation."""
+    """Sum of the weights of counted events, and confidence limits of its expected value."""
     total, squares = float(weights.sum()), float((weights**2).sum())
     low = 0.0
     if total:

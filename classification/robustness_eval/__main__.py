@@ -3,8 +3,8 @@
 python -m classification.robustness_eval --weights output/pretrain/digits_l2/checkpoint.pt \\
     --dataset digits --constraint l2 --eps 0.25 0.5 1.0 --output output/robustness/digits_l2
 
-Writes result.json, per_image.jsonl and curve.png to --output. An interrupted evaluation resumes
-when the same command is run again.
+Writes result.json, per_image.jsonl and curve.png to --output. To resume an interrupted evaluation,
+repeat the same command.
 """
 
 from classification.datasets.specs import locate
@@ -17,9 +17,9 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line. Exit code 2 and one line on stderr for a user error."""
     args = parser(__doc__).parse_args(argv)
     with user_errors():
-        locate(args.dataset, args.data)  # the commonest mistake, before importing torch
+        locate(args.dataset, args.data)  # report this common mistake before importing torch
         eps = radii(args)
-        path = weights.resolve(args.weights).absolute()  # cannot be mistaken for a model's name
+        path = weights.resolve(args.weights).absolute()  # so it is not a model name
         from classification.robustness_eval.run import run
 
         run(args, path, eps)

@@ -1,4 +1,4 @@
-"""Checks that an evaluation can be trusted, after Carlini et al. 2019 (arXiv 1902.06705).
+"""Check that an evaluation can be trusted, following Carlini et al. 2019 (arXiv 1902.06705).
 
 A defense that hides its gradients looks robust against gradient attacks without being robust.
 `probe_model` and `count_faults` count symptoms during the attacks; `find_warnings` interprets them.
@@ -163,19 +163,19 @@ def _faulty_images(found: list[AttackResult], classes: int) -> Iterator[str]:
 
 
 def beyond_noise(gained: int, lost: int) -> bool:
-    """Return whether a paired difference exceeds two standard deviations of a fair coin."""
+    """Return whether a paired difference exceeds two standard deviations of fair coin flips."""
     return gained - lost > 2 * (gained + lost) ** 0.5
 
 
 def _gain(weak: AttackResult, strong: AttackResult) -> int | None:
-    """Return how many more images are right under `strong`; None if within the noise."""
+    """Return the net gain in correct images under `strong`; None if within the noise."""
     pairs = list(zip(weak.right, strong.right, strict=True))
     gained, lost = pairs.count((False, True)), pairs.count((True, False))
     return gained - lost if beyond_noise(gained, lost) else None
 
 
 def _final_results(found: list[AttackResult]) -> list[AttackResult]:
-    """Return one result on all images per attack; for AutoAttack the result of its last part."""
+    """Select one result on all images per attack; for AutoAttack, the result of its last part."""
     last = {result.attack.group: result for result in found}
     return [result for result in last.values() if result.attack.family != UNBOUNDED]
 

@@ -48,7 +48,7 @@ def adversary(attack: Attack, seed: int, batch: int, classes: int) -> Adversary:
             classes=classes,
             seed=own.initial_seed(),
         )
-    assert attack.steps is not None  # only AutoAttack chooses them itself
+    assert attack.steps is not None  # None only for AutoAttack, which chooses them itself
     return partial(
         pgd,
         constraint=attack.constraint,
@@ -69,9 +69,9 @@ def attack_batch(
     Args:
         model: `(N, 3, H, W)` in [0, 1] -> logits, in eval mode.
         x, y: images and labels, on the model's device.
-        attack: the attack, for its ball.
+        attack: attack, whose ball is checked.
         attacker: the attack with its parameters bound.
-        alive: `(N,)` bool, the images to attack. The others stay unchanged and count as wrong.
+        alive: images to attack, `(N,)` bool. The others stay unchanged and count as wrong.
 
     Returns:
         `right` (0 or 1 per image), `norms`, `seconds`, and the counts of `checks.count_faults`. An
@@ -115,9 +115,9 @@ def execute_plan(
         seed: seed of the evaluation.
         classes: number of logits.
         records: records of an earlier start, one per attack and batch.
-        add: stores a record and appends it to `records`.
+        add: function that stores a record and appends it to `records`.
         first_batch: index of the first of `batches`.
-        progress: called with the number of new images and the name of the current attack.
+        progress: function called with the number of new images and the name of the current attack.
     """
     device = next(model.parameters()).device
     known = {(record["attack"], record["batch"]): record for record in records}
@@ -159,7 +159,7 @@ def count_complete(plan: list[Attack], records: list[dict], batches: int) -> int
 def collect_results(plan: list[Attack], records: list[dict]) -> list[AttackResult]:
     """Merge the records of a complete run into one result per attack, in the plan's order."""
     by_attack: dict[str, dict[int, dict]] = {attack.name: {} for attack in plan}
-    for record in records:  # two processes may have written the same record: one counts
+    for record in records:  # two processes may have written the same record; only one counts
         by_attack[record["attack"]][record["batch"]] = record
     return [
         _merge(attack, [record for _, record in sorted(by_attack[attack.name].items())])

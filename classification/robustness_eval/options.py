@@ -98,7 +98,7 @@ def parser(description: str) -> Parser:
         type=cli.whole,
         default=0,
         metavar="N",
-        help="number of processes that load images; 0: the main process",
+        help="number of processes that load images; 0: load in the main process",
     )
     return p
 

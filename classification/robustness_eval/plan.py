@@ -25,7 +25,8 @@ class Attack:
             can turn every image gray).
         constraint: `"l2"` or `"linf"`.
         eps: perturbation radius for images in [0, 1].
-        steps: gradient steps per restart; 0 for `CLEAN`, None for `AUTOATTACK`, which decides.
+        steps: gradient steps per restart; 0 for `CLEAN`, None for `AUTOATTACK`, which has its own
+            numbers.
         restarts: runs per image, each from its own random start.
         part: the attack within AutoAttack. It gets the images that the previous part did not
             break.

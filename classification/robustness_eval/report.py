@@ -1,4 +1,4 @@
-"""Results of a robustness evaluation: numbers per attack, a table, a figure, a line per image."""
+"""Report a robustness evaluation: numbers per attack, a table, a figure, and a line per image."""
 
 from pathlib import Path
 

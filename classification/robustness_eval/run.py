@@ -31,7 +31,7 @@ JOURNAL = "state.jsonl"
 
 @dataclass(frozen=True)
 class RobustnessSettings:
-    """Everything that determines the numbers of an evaluation; docs/formats.md has the meanings.
+    """Everything that determines the numbers of an evaluation; docs/formats.md explains the fields.
 
     Sequences are lists, not tuples, so that they compare equal to parsed JSON.
     """

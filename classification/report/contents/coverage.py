@@ -18,15 +18,15 @@ def figure1(results: Results) -> list[Section]:
     if not found:
         return []
     parts = [
-        (place, record, network, _numbers(row))
-        for place, record in found
+        (index, record, network, _numbers(row))
+        for index, record in found
         for network, row in record.metrics.get("networks", {}).items()
     ]
     names = [*dict.fromkeys(name for *_, numbers in parts for name in numbers)]
     rows: list[Row] = [
         {"run": _run(record), "network": network}
-        | {f"of_{n}": _value(numbers.get(n), place) for n in names}
-        for place, record, network, numbers in parts
+        | {f"of_{n}": _value(numbers.get(n), index) for n in names}
+        for index, record, network, numbers in parts
     ]
     text = [
         "Images that maximize a unit or a class score, and images that match a representation, "
@@ -72,8 +72,8 @@ def _numbers(node: dict) -> dict[str, float]:
     return found
 
 
-def _value(number: float | None, place: int) -> Value | None:
-    return None if number is None else Value(number, records=(place,))
+def _value(number: float | None, index: int) -> Value | None:
+    return None if number is None else Value(number, records=(index,))
 
 
 def _warnings(record: Record) -> Iterable[dict]:
@@ -185,20 +185,20 @@ def _study(results: Results) -> list[Section]:
     if results.study is None:
         return []
     runs = results.planned
-    places = {record.path.resolve(): i for i, record in enumerate(results.records)}
+    indices = {record.path.resolve(): i for i, record in enumerate(results.records)}
     axes = [*dict.fromkeys(axis for run in runs for axis in run.labels)]
     rows: list[Row] = []
     found = 0
     for run in runs:
-        place = places.get(run.result.resolve())
-        finished = place is not None or read_metrics(run.result) is not None
+        index = indices.get(run.result.resolve())
+        finished = index is not None or read_metrics(run.result) is not None
         found += finished
         rows.append(
             {
                 "part": run.part,
                 **{f"axis_{axis}": str(run.labels.get(axis, "")) for axis in axes},
                 "state": "finished" if finished else "missing",
-                "result": None if place is None else _result(results, place),
+                "result": None if index is None else _result(results, index),
             }
         )
     columns = [
@@ -218,6 +218,6 @@ def _study(results: Results) -> list[Section]:
     ]
 
 
-def _result(results: Results, place: int) -> Cell:
-    accuracies = results.records[place].accuracies
-    return of_trials(accuracies, (place,)) if accuracies else None
+def _result(results: Results, index: int) -> Cell:
+    accuracies = results.records[index].accuracies
+    return of_trials(accuracies, (index,)) if accuracies else None

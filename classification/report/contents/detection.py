@@ -269,8 +269,8 @@ def _paper(name: str, task: str, side: str) -> Value | None:
 def _over_runs(aps: dict[int, float], runs: list[Merged]) -> Value:
     """Mean and standard deviation over runs."""
     spread = StdDev(stdev(aps.values())) if len(aps) > 1 else None
-    places = tuple(place for run in runs for place in run.places)
-    return Value(fmean(aps.values()), spread, len(aps), places)
+    indices = tuple(index for run in runs for index in run.indices)
+    return Value(fmean(aps.values()), spread, len(aps), indices)
 
 
 def _bars(rows: list[Row]) -> list[Series]:

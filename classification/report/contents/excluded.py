@@ -30,7 +30,7 @@ def excluded_cells(
         for run in runs:
             if run.first.downscale is None:
                 cell = (run.first.mode, task, run.first.arch, run.first.eps)
-                cells |= {str(records[place].path.resolve()): cell for place in run.places}
+                cells |= {str(records[index].path.resolve()): cell for index in run.indices}
     parts: dict[str, list[StudyRun]] = {}
     for planned_run in planned:
         parts.setdefault(planned_run.part, []).append(planned_run)

@@ -64,11 +64,11 @@ SECTION_4_3 = [
 
 
 def _contest_cells(c: Contest) -> Row:
-    """Cells of a contest with its verdict: difference, selection bias, verdict, differing recipes."""
-    places = (*c.robust.places, *c.standard.places)
+    """Cells of a contest: differences, selection bias, verdict, and differing recipes."""
+    indices = (*c.robust.indices, *c.standard.indices)
     return {
-        "measured": Value(c.measured, trials=min(c.estimate.trials), records=places),
-        "cross_fitted": interval(c.verdict, places),
+        "measured": Value(c.measured, trials=min(c.estimate.trials), records=indices),
+        "cross_fitted": interval(c.verdict, indices),
         BIAS.key: c.bias,
         **verdict_cells(c.verdict),
         RECIPES.key: ", ".join(c.differs),

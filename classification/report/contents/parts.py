@@ -69,7 +69,7 @@ class Results:
 
 def value(run: Merged | None) -> Value | None:
     """Mean over the trials of a run, with the lowest and the highest trial."""
-    return None if run is None else of_trials(run.accuracies, run.places)
+    return None if run is None else of_trials(run.accuracies, run.indices)
 
 
 def of_trials(accuracies: tuple[float, ...], records: tuple[int, ...]) -> Value:

@@ -190,7 +190,7 @@ def test_trials_of_a_configuration_are_merged(tmp_path):
     found, _ = records.read([tmp_path])
     runs = records.merged(found)
     assert len(runs) == 3  # weights_place is a setting like any other
-    assert runs[0].accuracies == (90.0, 92.0, 94.0) and runs[0].places == (0, 1)
+    assert runs[0].accuracies == (90.0, 92.0, 94.0) and runs[0].indices == (0, 1)
     assert runs[0].mean == 92.0
 
 
