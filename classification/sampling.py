@@ -1,4 +1,4 @@
-"""Sampling variance of a mean over test images."""
+"""Estimate the sampling variance of a mean over test images."""
 
 import numpy as np
 

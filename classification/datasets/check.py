@@ -70,7 +70,8 @@ class Finding:
 
     Attributes:
         kind: key of `KINDS`.
-        split, file: location of the problem. detail: details, such as the message of the decoder.
+        split, file: location of the problem.
+        detail: details, such as the message of the decoder.
     """
 
     kind: str

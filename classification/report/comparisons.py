@@ -103,8 +103,8 @@ def with_verdicts(contests: dict[K, Contest], rules: Rules, name: str = "") -> d
 
     Args:
         contests: contests of the column.
-        rules: rules for verdicts. name: name of the column. Name and key identify a comparison in
-        `rules.looks`.
+        rules: rules for verdicts.
+        name: name of the column. Name and key identify a comparison in `rules.looks`.
     """
     found = {key: c.estimate for key, c in contests.items()}
     verdict = judge_all(found, rules, name)

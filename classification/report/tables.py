@@ -39,8 +39,8 @@ class Markup:
     """Syntax of a format.
 
     Attributes:
-        escape: function that escapes special characters of a text. bold: function that marks a text
-        as bold.
+        escape: function that escapes special characters of a text.
+        bold: function that marks a text as bold.
         missing: text of a missing cell.
     """
 

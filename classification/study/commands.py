@@ -1,4 +1,4 @@
-"""Commands that a study can run: their command lines, their table cells, the identity of a run."""
+"""Commands that a study can run: their command lines and table cells, and the identity of a run."""
 
 import contextlib
 import functools
@@ -33,8 +33,8 @@ class Command:
 
     Attributes:
         lines: `(options, folder, gpus)` -> command lines without the leading `python`.
-        check: raises a `UserError` for options that the program would reject.
-        has: whether the program has an option of this name.
+        check: function that raises a `UserError` for options that the program would reject.
+        has: function from an option name to whether the program has it.
         columns: headings of the cells.
         cells: metrics of the finished runs of a table row -> the row's cells.
         result: file in the run's folder whose presence marks the run as finished.
@@ -97,7 +97,7 @@ def _classification(
                 parser().parse_args(["--output", "x", *_words(options)])
         except SystemExit:
             message = stderr.getvalue().splitlines()[-1].partition("error: ")[2]
-            message = message.partition(" (see ")[0]  # the parser may have another program's name
+            message = message.partition(" (see ")[0]  # without the program's name
             raise UserError(f"{message}. See python -m {module} --help.") from None
 
     return Command(lines, check, has, columns, cells, trials=trials)
@@ -163,7 +163,7 @@ def _mean(values: list[float | None]) -> str:
 def _transfer_cells(found: list[dict]) -> list[str]:
     """Mean accuracy over all trials.
 
-    If the test images chose the best epoch, the accuracy of the last epoch comes first.
+    If the best epoch was chosen on the test images, the accuracy of the last epoch comes first.
     """
     trials = [row for metrics in found for row in metrics["trials"]]
     best = _mean([row["accuracy"] for row in trials])
@@ -202,7 +202,7 @@ def _perturbed_cells(key: str) -> Cells:
     return cells
 
 
-# Named as in `robust-backbones NAME`.
+# Keys are the names in `robust-backbones NAME`.
 COMMANDS = {
     "pretrain": _classification(
         "pretrain",
@@ -260,8 +260,8 @@ def read_metrics(path: Path) -> dict | None:
 def identity(command: str, options: dict, needs: list[Path], store: Store | None) -> str:
     """Return the digest of everything a run's result depends on.
 
-    That is the command, its options and the contents of its input files. Files of earlier parts
-    need not exist yet; the names of their folders contain the digests of the runs that make them.
+    That is the command, its options and the contents of its input files. Files of earlier parts may
+    not exist yet, but the names of their folders contain the digests of the runs that create them.
 
     Args:
         needs: folders of the runs whose files this run reads.
@@ -277,7 +277,7 @@ def identity(command: str, options: dict, needs: list[Path], store: Store | None
     ]
     files = {text: _file_digest(str(file)) for text in inputs if (file := _input_file(text))}
     text = json.dumps([command, kept, files], sort_keys=True, default=str)
-    if store:  # independent of where a machine's cache is
+    if store:  # independent of the location of a machine's cache
         text = text.replace(store.folder.as_posix(), store.url)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -294,11 +294,11 @@ def _input_file(text: str) -> Path | None:
     try:
         path = config_file(text)
         return path if path.is_file() else None
-    except (OSError, ValueError):  # too long for a path, or with a zero byte
+    except (OSError, ValueError):  # the text is too long for a path, or contains a zero byte
         return None
 
 
-_DIGESTS: dict[tuple, str] = {}  # many runs have the same weights
+_DIGESTS: dict[tuple, str] = {}  # cached, because many runs have the same weights
 
 
 def _file_digest(path: str) -> str:

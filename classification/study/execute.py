@@ -32,7 +32,7 @@ GRACE = 600  # seconds that an interrupted run gets to save its state
 
 @dataclass(frozen=True)
 class Attempt:
-    """How one start of a run ended.
+    """Outcome of one start of a run.
 
     Attributes:
         state: `FINISHED`, `FAILED`, `INTERRUPTED` (stopped on request, resumable) or `BUSY`
@@ -61,7 +61,7 @@ def execute(
     Args:
         environment: additional environment variables for its processes.
         folder: working directory, to which the run's paths are relative.
-        stop_requested: polled; once it returns True, the run gets SIGTERM.
+        stop_requested: function that is polled; once it returns True, the run gets SIGTERM.
     """
     base = Path(folder)
     target, began = base / run.folder, time.monotonic()
@@ -90,7 +90,7 @@ def execute(
     seconds = round(time.monotonic() - began, 3)
     attempt = Attempt(state, code, error, seconds, socket.gethostname())
     if state != FINISHED:
-        with contextlib.suppress(OSError):  # on a full disk the caller still gets the attempt
+        with contextlib.suppress(OSError):  # on a full disk, still return the attempt to the caller
             record(target, attempt)
     if run.store:
         run.store.send(run.folder)
@@ -175,7 +175,7 @@ def record(folder: Path, attempt: Attempt) -> None:
     row = {"time": time.time()} | asdict(attempt)
     with open(folder / "attempts.jsonl", "ab+") as file:
         file.seek(max(0, file.tell() - 1))
-        incomplete = file.read() not in (b"", b"\n")  # after a kill or a full disk
+        incomplete = file.read() not in (b"", b"\n")  # by a kill or a full disk
         file.write(b"\n" * incomplete + json.dumps(row).encode() + b"\n")
 
 
@@ -197,7 +197,7 @@ def failures(folder: Path) -> list[dict]:
 
 
 def state(run: StudyRun) -> tuple[str, str]:
-    """Return the state of a run, judged by its folder alone, and the error of a failed one.
+    """Return the state of a run according to its folder, and the error of a failed run.
 
     The state is `FINISHED`, `RUNNING`, `FAILED`, `INTERRUPTED` or `MISSING` (never started).
     """
@@ -211,7 +211,7 @@ def state(run: StudyRun) -> tuple[str, str]:
 
 
 def _is_running(folder: Path) -> bool:
-    """Return whether a process holds the run's lock, as far as this machine can see."""
+    """Return whether a process holds the run's lock, as visible from this machine."""
     try:
         with open(folder / ".study.lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

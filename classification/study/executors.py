@@ -1,4 +1,4 @@
-"""Executors: where the runs of a study are executed. The one for Ray is in ray_executor.py."""
+"""Executors, which start the runs of a study. The executor for Ray is in ray_executor.py."""
 
 import os
 import queue
@@ -33,8 +33,8 @@ class Executor(Protocol):
 class Local:
     """Executes runs as processes of this machine.
 
-    `CUDA_VISIBLE_DEVICES` assigns the GPUs. The CPU cores are divided among the runs by
-    `OMP_NUM_THREADS` unless that is already set.
+    `CUDA_VISIBLE_DEVICES` assigns the GPUs. `OMP_NUM_THREADS` divides the CPU cores among the runs,
+    unless it is already set.
 
     Args:
         jobs: number of simultaneous runs; None for one per GPU, or one without GPUs.
@@ -46,7 +46,7 @@ class Local:
         self._free = dict.fromkeys(devices, 1.0)
         self._jobs = jobs or max(1, len(devices))
         self._threads = str(max(1, (os.cpu_count() or 1) // self._jobs))
-        self._assigned: dict[Path, dict[str, float]] = {}  # run's folder -> its shares of GPUs
+        self._assigned: dict[Path, dict[str, float]] = {}  # run's folder -> its fractions of GPUs
         self._ended: queue.Queue = queue.Queue()
         self._stop = threading.Event()
 
@@ -55,7 +55,7 @@ class Local:
 
     def start(self, run: StudyRun) -> None:
         shares = self._find_gpus(run)
-        assert shares is not None  # has_room was called before
+        assert shares is not None  # guaranteed by an earlier call of has_room
         self._assigned[run.folder] = shares
         for gpu, share in shares.items():
             self._free[gpu] -= share
@@ -71,15 +71,15 @@ class Local:
             attempt = execute(run, environment, stop_requested=self._stop.is_set)
         except UserError as error:
             attempt = Attempt(FAILED, USER_ERROR, str(error))
-        except Exception as error:  # fails this run only, not the study
+        except Exception as error:  # an exception fails this run only, not the study
             attempt = Attempt(FAILED, 1, f"{type(error).__name__}: {error}")
         self._ended.put((run, attempt))
 
     def _find_gpus(self, run: StudyRun) -> dict[str, float] | None:
-        """Return the GPUs for a run and its share of each; None if too few are free."""
+        """Return the GPUs for a run and its fraction of each; None if too few are free."""
         if not self._free or not run.gpus:  # without GPUs in the machine, runs use the CPU
             return {}
-        tolerance = 1e-9  # for sums of fractions such as 0.1
+        tolerance = 1e-9  # tolerance for sums of fractions such as 0.1
         if run.gpus < 1:
             fitting = [gpu for gpu, free in self._free.items() if free >= run.gpus - tolerance]
             return {min(fitting, key=self._free.__getitem__): run.gpus} if fitting else None

@@ -1,4 +1,4 @@
-"""Study files: read the YAML and list the runs it asks for. docs/studies.md has the format."""
+"""Read study files (YAML) and list their runs. docs/studies.md describes the format."""
 
 import itertools
 import re
@@ -34,7 +34,7 @@ class StudyRun:
         lines: command lines without the leading `python`, to be run in this order.
         result: file whose presence marks the run as finished.
         needs: folders of the runs whose files it reads.
-        store: object storage that holds its files; None if only its folder does.
+        store: object storage with its files; None if the files are in its folder only.
         gpus, cpus: resources the run occupies; fractions of a GPU are allowed.
     """
 
@@ -53,7 +53,7 @@ class StudyRun:
 
     @property
     def name(self) -> str:
-        """Part and labels, for messages."""
+        """Name in messages: part and labels."""
         return _run_name(self.part, self.labels)
 
 
@@ -132,7 +132,7 @@ def _read_part(entry: Entry, earlier: set[str]) -> Part:
         raise entry.error("a part must be a mapping.")
     entry.check_keys(PART_KEYS + (() if entry.keys else FILE_KEYS))
     command = entry.child("command", "transfer")
-    program = str(command.value).replace("-", "_")  # robustness-eval is accepted as well
+    program = str(command.value).replace("-", "_")  # allows robustness-eval
     if program not in COMMANDS:
         raise command.error(
             f"unknown command '{command.value}'. Choose from {', '.join(COMMANDS)}."
@@ -280,7 +280,7 @@ def _make_run(
 
 
 def _folder_of(name: str, part: Part, labels: dict[str, str], earlier: list[StudyRun]) -> Path:
-    """Return the folder of the one run of an earlier part whose labels agree with `labels`."""
+    """Return the folder of the only run of an earlier part whose labels agree with `labels`."""
     parts = dict.fromkeys(run.part for run in earlier)
     if name not in parts:
         raise part.entry.error(

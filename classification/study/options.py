@@ -10,7 +10,7 @@ ACTIONS = {
     "run": "run everything that has not finished, then print the table",
     "plan": "count the runs and estimate time and disk space",
     "status": "print the state of every unfinished run",
-    "retry": "forget earlier failures, then do the same as run",
+    "retry": "clear the recorded failures, then do the same as run",
     "table": "print the results so far",
 }
 

@@ -12,7 +12,7 @@ from classification.study.execute import BUSY, FINISHED, INTERRUPTED, USER_ERROR
 from classification.study.executors import Executor
 from classification.study.file import StudyRun
 
-POLL = 0.5  # seconds to wait for the end of a run before looking at signals and pauses
+POLL = 0.5  # seconds to wait for the end of a run before checking signals and pauses
 
 
 @dataclass
@@ -21,12 +21,12 @@ class Queue:
 
     Attributes:
         runs: all runs, in the order in which they should start.
-        executor: where they are executed.
+        executor: executor of the runs.
         max_attempts: maximum number of starts of a failing run, earlier calls included.
         pause: seconds before the second start; doubled for each later one.
-        on_end: called with the run, the attempt and the queue whenever a run has ended.
+        on_end: function called with the run, the attempt and the queue whenever a run has ended.
         finished: folders of the finished runs.
-        failed: folder -> error of the runs that are given up.
+        failed: folder -> error of the runs that are not started again.
         running: number of running runs.
     """
 
@@ -73,7 +73,7 @@ class Queue:
         return not stopped
 
     def _read_states(self) -> None:
-        """Find out from the runs' folders what has finished or failed before."""
+        """Read from the runs' folders which runs have finished or failed before."""
         for run in self.runs:
             for folder in run.needs:
                 self._dependents[folder].append(run)
@@ -89,9 +89,9 @@ class Queue:
         return not done and self.finished.issuperset(run.needs)
 
     def _note_end(self, run: StudyRun, attempt: Attempt) -> float | None:
-        """Note how a run ended; return the seconds until its next start, None for no other."""
+        """Record how a run ended. Return the seconds until its next start, or None."""
         if run.store:
-            run.store.fetch(run.folder)  # it may have been executed on another machine
+            run.store.fetch(run.folder)  # another machine may have executed the run
         if attempt.state == FINISHED:
             self.finished.add(run.folder)
             return None
@@ -109,7 +109,7 @@ class Queue:
         return code == USER_ERROR or failures >= self.max_attempts
 
     def _give_up(self, folder: Path, error: str) -> None:
-        """Mark a run as failed, and with it all runs that need its files."""
+        """Mark a run as failed, and also all runs that need its files."""
         self.failed[folder] = error
         for other in self._dependents[folder]:
             if other.folder not in self.failed and other.folder not in self.finished:

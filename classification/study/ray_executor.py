@@ -15,7 +15,7 @@ from classification.study.file import StudyRun
 from robust_backbones.core.errors import UserError
 
 QUEUED_PER_CORE = 4  # tasks submitted to Ray: enough to keep it busy, few enough for its memory
-POLL = 2  # seconds between two looks at the stop flag
+POLL = 2  # seconds between two checks of the stop flag
 
 
 class RayExecutor:
@@ -58,14 +58,14 @@ class RayExecutor:
         return len(self._running) < self._limit
 
     def start(self, run: StudyRun) -> None:
-        has_gpus = ray.cluster_resources().get("GPU")  # without any, runs use the CPU
+        has_gpus = ray.cluster_resources().get("GPU")  # in a cluster without GPUs, runs use the CPU
         options: dict[str, Any] = {
             "num_cpus": run.cpus,
             "num_gpus": run.gpus if has_gpus else 0,
             "max_retries": 5,
         }
         if node := self._nodes.get(_inputs(run)):
-            # Another node if this one is full or gone.
+            # Ray chooses another node if this one is full or lost.
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(
                 node, soft=True, _spill_on_unavailable=True
             )
@@ -78,7 +78,7 @@ class RayExecutor:
             time.sleep(seconds)
             return []
         ended, _ = ray.wait(tasks, num_returns=1, timeout=seconds)
-        if ended:  # collect all others that have ended as well
+        if ended:  # also collect all others that have ended
             ended, _ = ray.wait(tasks, num_returns=len(tasks), timeout=0)
         pairs = [(self._running.pop(task), task) for task in ended]
         return [(run, self._attempt(run, task)) for run, task in pairs]
@@ -100,7 +100,7 @@ class RayExecutor:
 
 
 def _check_reachable(address: str | None) -> None:
-    """Fail early: Ray itself waits for minutes before it reports a missing cluster.
+    """Check that the cluster answers. Ray itself reports a missing cluster only after minutes.
 
     Raises:
         UserError: nothing listens at HOST:PORT.
@@ -143,5 +143,5 @@ def _execute_on_node(run: StudyRun, folder: str, stop_flag: Any) -> tuple[Attemp
 
 
 def _inputs(run: StudyRun) -> tuple[str, ...]:
-    """Return a key of the run's features: runs with equal keys can share cached features."""
+    """Return a key of the run's features. Runs with equal keys can share cached features."""
     return tuple(str(run.options.get(key)) for key in ("weights", "dataset", "downscale"))

@@ -1,4 +1,4 @@
-"""The actions of `python -m classification.study`."""
+"""Run the actions of `python -m classification.study`."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ from robust_backbones.core.signals import EXIT_RESUMABLE, StopSignals
 
 
 def run(args: argparse.Namespace) -> None:
-    """Perform the action of a parsed command line.
+    """Run the action that the parsed options choose.
 
     Raises:
         UserError: the study file is invalid, or runs failed.
@@ -74,7 +74,7 @@ def _make_executor(args: argparse.Namespace, runs: list[StudyRun]) -> Executor:
 
 
 class Progress:
-    """Prints a line for every run that has ended, with an estimate of the remaining time.
+    """Print a line for every run that has ended, with an estimate of the remaining time.
 
     Args:
         total: number of runs in the study.
@@ -82,7 +82,7 @@ class Progress:
 
     def __init__(self, total: int):
         self._total, self._began = total, time.perf_counter()
-        self._done_before: int | None = None  # runs that earlier calls have finished
+        self._done_before: int | None = None  # number of runs that earlier calls have finished
 
     def show(self, run: StudyRun, attempt: Attempt, queue: Queue) -> None:
         """Print the line of a run; a callback for `Queue`."""

@@ -1,4 +1,4 @@
-"""Results in object storage: every machine works in a local folder, the store has all files.
+"""Keep results in object storage: machines work in local folders, and the store has all files.
 
 `output` may be any URL that fsspec supports: `s3://bucket/study` (with s3fs), `gs://...` (gcsfs).
 """
@@ -43,7 +43,7 @@ class Store:
         self._download(folder, lambda name: True)
 
     def fetch_small(self) -> None:
-        """Download the files that `table` and `status` need, of all runs, with one listing."""
+        """Download the files of all runs that `table` and `status` need, with one listing."""
         self._download(self.folder, lambda name: name.rpartition("/")[2] in SMALL)
 
     def _download(self, folder: Path, wanted: Callable[[str], bool]) -> None:

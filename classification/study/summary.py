@@ -1,4 +1,4 @@
-"""Results table, state and cost estimate of a study, read from the folders of its runs."""
+"""Summarize a study from the folders of its runs: results table, state and cost estimate."""
 
 import json
 from collections import Counter
@@ -10,7 +10,7 @@ from classification.study.execute import FAILED, FINISHED, state
 from classification.study.file import REPEATS, StudyRun
 
 # Options that a run's time depends on, most specific first. The estimate of a run is the mean over
-# the finished runs that agree with it in the first of these lists for which there are any.
+# the finished runs with the same values of these options, by the first list with such runs.
 SIMILAR = (
     ("command", "dataset", "mode", "config", "weights"),
     ("command", "dataset", "mode"),
@@ -62,7 +62,7 @@ def status(runs: list[StudyRun]) -> str:
 
 
 def _unclaimed(runs: list[StudyRun]) -> list[str]:
-    """Report finished runs in the parts' folders that the study file no longer asks for."""
+    """Report finished runs in the parts' folders that are no longer in the study file."""
     lines, known = [], {run.folder for run in runs}
     for of_part in _by_part(runs).values():
         part, result = of_part[0].folder.parent, of_part[0].result.name

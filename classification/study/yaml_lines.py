@@ -1,4 +1,4 @@
-"""YAML files with line numbers, so that an error message can name the line at fault."""
+"""Read YAML files with line numbers, so that error messages can name the line."""
 
 import difflib
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ class Entry:
         """Return an error that begins with the file and a line.
 
         Args:
-            message: what is wrong, what is allowed, and the fix.
+            message: problem, allowed values, and fix.
             keys: keys below this entry. If the file has no such entry, the message has the line of
                 the nearest enclosing one.
         """
@@ -99,7 +99,7 @@ def read_yaml(path: str | Path) -> Entry:
 
 
 def _value(loader: yaml.SafeLoader, node: yaml.Node, at: Entry) -> Any:
-    """Return the plain value of a node and note the lines of everything in it."""
+    """Return the plain value of a node, and record the line numbers of all entries in it."""
     at.lines.setdefault(at.keys, node.start_mark.line + 1)
     if isinstance(node, yaml.SequenceNode):
         places = (replace(at, keys=(*at.keys, i)) for i in range(len(node.value)))

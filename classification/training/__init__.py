@@ -1,1 +1,1 @@
-"""From batches to weights: methods, the update, the loop, several processes."""
+"""Training: methods, the update step, the training loop, and several processes."""

@@ -15,12 +15,12 @@ from robust_backbones.core.errors import UserError
 T = TypeVar("T")
 Module = TypeVar("Module", bound=nn.Module)
 
-VARIABLES = ("LOCAL_RANK", "RANK", "MASTER_ADDR", "MASTER_PORT")  # torchrun sets them too
+VARIABLES = ("LOCAL_RANK", "RANK", "MASTER_ADDR", "MASTER_PORT")  # also set by torchrun
 
 
 @contextlib.contextmanager
 def group(device: torch.device) -> Iterator[torch.device]:
-    """Join the processes that `torchrun` started, for the block.
+    """Join the processes that `torchrun` started, for the duration of the block.
 
     Args:
         device: type of device.
@@ -104,7 +104,7 @@ def average_buffers(model: nn.Module) -> None:
 def from_first(make: Callable[[], T]) -> T:
     """Call `make` in process 0, and return its result in every process.
 
-    If it raises a UserError, every process raises it, so that none waits forever.
+    If `make` raises a UserError, every process raises it, so that no process waits forever.
     """
     if world() == 1:
         return make()
@@ -146,10 +146,10 @@ class _SyncBatchNorm(nn.BatchNorm2d):
 
 
 def sync_batchnorm(model: Module, device: torch.device) -> Module:
-    """Make every BatchNorm2d use the images of all processes; names of tensors stay the same."""
+    """Make every BatchNorm2d use the images of all processes. Names of tensors do not change."""
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
-            module.__class__ = _SyncBatchNorm  # parameters, statistics and options stay
+            module.__class__ = _SyncBatchNorm  # keeps parameters, statistics and options
     return model

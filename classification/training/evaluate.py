@@ -1,4 +1,4 @@
-"""Evaluation of a classifier on clean or adversarial images."""
+"""Evaluate a classifier on clean or adversarial images."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -30,7 +30,7 @@ def adversary(attack: AttackSettings, seed: int) -> Adversary:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Predictions of a classifier.
+    """Predictions of a classifier, and its loss.
 
     Attributes:
         predictions, labels: `(N,)` int64, on the CPU, in the order of the images.
@@ -64,7 +64,7 @@ def evaluate(
         model: classifier, left in eval mode.
         batches: `(x, y)` of this process: images `(N, 3, H, W)` in [0, 1] and labels `(N,)`.
         adversary: attack on the images; None: clean images.
-        stop: signals, checked after each batch.
+        stop: stop signals, checked after each batch.
 
     Returns:
         The evaluation of all images, in the order of the processes.

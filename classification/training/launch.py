@@ -1,4 +1,4 @@
-"""Start of a training command: devices, processes, its output folder, and a clean stop."""
+"""Start a training command: device, processes, output folder, and a clean stop."""
 
 import contextlib
 import os
@@ -63,15 +63,15 @@ def once(
     work: Callable[[], None],
     resume: str,
 ) -> None:
-    """Call `work` unless `output` has the finished run. No other process may write there meanwhile.
+    """Call `work` unless `output` contains the finished run, and keep other processes out of it.
 
     A signal that stops the run ends the process with the exit code `EXIT_RESUMABLE`.
 
     Args:
         output: folder of the run.
         recorded: all settings of the run, in plain JSON types.
-        training: training settings, for the message on memory; None: the run trains nothing.
-        work: the run.
+        training: training settings, for the out-of-memory message; None: the run does not train.
+        work: function that runs.
         resume: sentence that tells the user how to resume a stopped run.
 
     Raises:
@@ -92,10 +92,10 @@ def once(
 
 
 def _out_of_memory(error: torch.OutOfMemoryError, training: TrainSettings | None) -> UserError:
-    """One line with PyTorch's request and the options that reduce the memory."""
+    """Return an error message with PyTorch's request and the options that reduce the memory."""
     request = re.search(r"Tried to allocate [\d.]+ \w+", str(error))
     problem = f"out of GPU memory ({request[0] if request else error})."
-    if training is None:  # a probe, which has all features in memory
+    if training is None:  # a probe, which keeps all features in memory
         return UserError(f"{problem} Use --device cpu.")
     return UserError(
         f"--batch-size {training.batch_size} --accumulate {training.accumulate}: {problem} Use a "

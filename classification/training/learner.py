@@ -34,14 +34,14 @@ class NotFinite(UserError):
 
 @dataclass
 class TrainSums:
-    """Sums over the adversarial images of this process, each at its last update."""
+    """Sums over the adversarial images of this process, each counted at its last update."""
 
     loss: float = 0.0
     correct: int = 0
     images: int = 0
 
     def add(self, other: "TrainSums") -> None:
-        """Add the other's sums to these."""
+        """Add the sums of `other` to these sums."""
         self.loss += other.loss
         self.correct += other.correct
         self.images += other.images
@@ -63,7 +63,7 @@ def autocast_dtype(precision: str) -> torch.dtype | None:
 
 
 class Learner:
-    """A classifier with its optimizer. Each process has one, with equal weights.
+    """A classifier with its optimizer. Every process has one, with the same weights.
 
     Args:
         model: classifier on its device.
@@ -93,7 +93,7 @@ class Learner:
         if settings.ema:
             average = get_ema_multi_avg_fn(settings.ema)
             self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-        # Measured on CPUs in float32 only: docs/SPEED_TRAINING.md.
+        # Folding was measured on CPUs in float32 only: docs/SPEED_TRAINING.md.
         plain = self.device.type == "cpu" and self.dtype is None and not settings.compile
         attacks = METHOD_DEFAULTS[settings.method].runs_attack
         self.folded = FoldedCopy(model) if plain and attacks else None
@@ -108,7 +108,7 @@ class Learner:
 
     @property
     def result(self) -> nn.Module:
-        """The classifier to evaluate and save: the averaged one, if there is one."""
+        """The classifier to evaluate and save: the averaged model if there is one."""
         return self.average.module if self.average else self.model
 
     def step(self, x: Tensor, y: Tensor, lrs: list[float], seed: int) -> TrainSums:
@@ -175,7 +175,7 @@ class Learner:
         """Add the gradients of one part of the batch.
 
         Args:
-            share: share of the batch's images that are in this part.
+            share: fraction of the batch's images in this part.
             lr: learning rate, for the error message.
             synchronize: whether the processes exchange their gradients now.
         """
@@ -203,19 +203,19 @@ class Learner:
         return torch.autocast(self.device.type, self.dtype)
 
     def state(self) -> dict:
-        """Return everything that training changes, as tensors and plain types, for `load`."""
+        """Return all state that training changes, as tensors and plain types, for `load`."""
         state: dict[str, Any] = {
             "model": self.result.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
-        if self.average:  # `model` is the averaged one; training continues with these weights
+        if self.average:  # `model` contains the averaged weights; training continues with these
             state["training_model"] = self.model.state_dict()
             state["averaged"] = int(self.average.n_averaged)
         return state
 
     def load(self, state: dict) -> None:
-        """Restore what `state` returned."""
+        """Restore the output of `state`."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.result.load_state_dict(state["model"])

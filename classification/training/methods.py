@@ -1,7 +1,7 @@
 """Training methods: how each one crafts adversarial images, and its loss on them.
 
 `pgd`, `fast` and `trades` attack the model in eval mode, as the `robustness` library does. The
-update sees the images in train mode. `settings.METHOD_DEFAULTS` has the default attacks.
+update uses the images in train mode. `settings.METHOD_DEFAULTS` has the default attacks.
 """
 
 from collections.abc import Callable
@@ -58,7 +58,7 @@ def _random_start(
 ) -> Tensor:
     """The first images of Free training (Shafahi et al. 2019, arXiv 1904.12843).
 
-    The authors start from the perturbation of the batch before, which belongs to other images.
+    The authors start from the perturbation of the previous batch, which belongs to other images.
     Here the start is drawn for each batch, so that a run can resume at any batch.
     """
     if attack.random_start:
@@ -67,9 +67,9 @@ def _random_start(
 
 
 def replay(x_adv: Tensor, x: Tensor, attack: AttackSettings) -> Tensor:
-    """The next images of Free training, moved by the gradient that the last update left.
+    """The next images of Free training, moved along the gradient of the last update.
 
-    The gradient comes from the update's own backward pass, in train mode, so it costs nothing.
+    The gradient comes from the update's own backward pass, in train mode, so it has no extra cost.
 
     Args:
         x_adv: images of the last update, with `.grad`.
@@ -108,7 +108,7 @@ METHODS = {
 
 
 class Objective(nn.Module):
-    """The loss as a module, so that DistributedDataParallel sees one forward pass per update.
+    """The loss as a module, so that DistributedDataParallel performs one forward pass per update.
 
     Args:
         model: classifier.

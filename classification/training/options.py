@@ -11,7 +11,7 @@ from classification.training.recipes import SCHEDULES
 from classification.training.settings import AUGMENTATIONS, PRECISIONS
 from robust_backbones.core import cli
 
-# Fields of `TrainSettings` that `add_optimization` adds an option for.
+# Fields of `TrainSettings` for which `add_optimization` adds an option.
 OPTIMIZATION = (
     "epochs",
     "batch_size",
@@ -28,7 +28,7 @@ OPTIMIZATION = (
 
 
 def given(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
-    """Options among these names that have a value."""
+    """Return the options among these names that have a value."""
     return {
         name: value for name, value in vars(args).items() if name in names and value is not None
     }
@@ -55,7 +55,7 @@ def add_limits(add: Callable) -> None:
 
 
 def add_optimization(add: Callable, defaults: dict[str, Any]) -> None:
-    """Add the options of training by SGD. Options that are not given have no default value.
+    """Add the options of training by SGD. Options that are not given are None.
 
     Args:
         add: `add_argument` of an option group.
@@ -100,7 +100,7 @@ def add_optimization(add: Callable, defaults: dict[str, Any]) -> None:
 
 
 def add_running(add: Callable) -> None:
-    """Add the options on how a command runs.
+    """Add the options that control how a command runs, such as its device.
 
     Args:
         add: `add_argument` of an option group.
@@ -125,7 +125,7 @@ def add_running(add: Callable) -> None:
         type=cli.whole,
         metavar="N",
         default=0,
-        help="processes that read images, per training process; 0: the training process reads",
+        help="processes that read images, per training process; 0: read in the training process",
     )
     add(
         "--deterministic",

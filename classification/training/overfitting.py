@@ -1,19 +1,20 @@
-"""Detection of catastrophic overfitting (Wong et al. 2020, arXiv 2001.03994).
+"""Detect catastrophic overfitting (Wong et al. 2020, arXiv 2001.03994).
 
 Training on one-step attacks can lose all robustness within an epoch while the training loss falls.
-PGD on some training images after each epoch shows it.
+PGD on some training images after each epoch detects this.
 """
 
 import math
 
 IMAGES = 500  # number of training images that are attacked
-# Wong et al. stop when the accuracy falls by 20 points. A weak model may not have 20 points.
-COLLAPSE = 0.5  # share of the best accuracy so far
+# Wong et al. stop when the accuracy falls by 20 points. A weak model may have less than 20 %
+# accuracy.
+COLLAPSE = 0.5  # fraction of the best accuracy so far
 STEPS = 10  # steps of the attack
 
 
 def collapsed(accuracies: list[float], images: int) -> bool:
-    """Tell whether the last accuracy is significantly below half of the best one before.
+    """Return whether the last accuracy is significantly below half of the best earlier one.
 
     Args:
         accuracies: accuracy of each epoch, percent.
@@ -26,7 +27,7 @@ def collapsed(accuracies: list[float], images: int) -> bool:
 
 
 def message(accuracies: list[float]) -> str:
-    """Describe a collapse in the last epoch to the user.
+    """Return the message about a collapse in the last epoch.
 
     Args:
         accuracies: accuracy of each epoch, percent.

@@ -1,4 +1,4 @@
-"""Settings of a training run, and the names that they choose from.
+"""Settings of a training run, and their allowed names.
 
 This module imports no torch, because the command lines import it.
 """
@@ -95,13 +95,13 @@ METHOD_DEFAULTS = {
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How a classifier is trained.
+    """Settings of a classifier's training.
 
     Attributes:
         method: key of `METHOD_DEFAULTS`.
         attack: training attack.
         beta: weight of the KL divergence in TRADES.
-        epochs: training length in epochs of one update per batch; see `data_epochs`.
+        epochs: training length in epochs with one update per batch; see `data_epochs`.
         batch_size: images per update, over all processes.
         lr: peak learning rate.
         lr_schedule: key of `recipes.SCHEDULES`.
@@ -109,11 +109,11 @@ class TrainSettings:
         momentum, nesterov: parameters of SGD.
         weight_decay: factor of the L2 penalty on all parameters.
         augmentation: one of `AUGMENTATIONS`.
-        label_smoothing: share of the label that is spread over all classes, in [0, 1).
+        label_smoothing: fraction of the label that is spread over all classes, in [0, 1).
         ema: decay per update of the averaged weights, in [0, 1); 0: no averaging.
         seed: seed for the order of the images, their augmentation, the attack and dropout.
         precision: one of `PRECISIONS`; weights are float32.
-        accumulate: number of parts that each process's share of a batch is split into.
+        accumulate: number of parts of each process's share of a batch (gradient accumulation).
         compile: whether `torch.compile` is used.
     """
 
@@ -143,11 +143,11 @@ class TrainSettings:
 
     @property
     def data_epochs(self) -> int:
-        """Number of passes over the images that make `epochs` epochs' worth of updates."""
+        """Number of passes over the images that have `epochs` epochs' worth of updates."""
         return math.ceil(self.epochs / self.updates_per_batch)
 
     def to_json(self) -> dict:
-        """Plain types, the attack's parameters next to the others."""
+        """Return all settings, including the attack's, as one flat dictionary of plain types."""
         fields = asdict(self)
         attack = fields.pop("attack")
         return fields | attack | {"optimizer": "sgd"}

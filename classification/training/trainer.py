@@ -23,7 +23,7 @@ from robust_backbones.core.signals import Stopped, StopSignals
 
 EVAL_BATCH = 200  # images per batch of an evaluation, in each process
 LAST_GOOD = "last_good.pt"  # weights of the last epoch without a collapse
-CHECKPOINT_KEYS = {  # besides the format and the metadata
+CHECKPOINT_KEYS = {  # entries of a checkpoint, besides the format and the metadata
     "model",
     "optimizer",
     "scaler",
@@ -40,7 +40,7 @@ CHECKPOINT_KEYS = {  # besides the format and the metadata
 def identity(*sources: Split) -> dict:
     """Name, size and fingerprint of each split, for result files.
 
-    Only process 0 computes them, because a fingerprint looks at every file.
+    Only process 0 computes them, because a fingerprint accesses every file.
     """
     return distributed.from_first(
         lambda: {
@@ -55,7 +55,7 @@ def identity(*sources: Split) -> dict:
 
 
 class Training:
-    """One run. It resumes from the checkpoint in its folder, if there is one.
+    """A training run. It resumes from the checkpoint in its folder, if there is one.
 
     Args:
         learner: model, optimizer and training settings.
@@ -65,9 +65,10 @@ class Training:
         folder: folder for checkpoint, metrics and curves. Only process 0 writes.
         data: identity of the images, see `identity`.
         examine: `(this run)` -> numbers for the epoch's record, e.g. `clean_top1`.
-        finish: `(this run)`, called after the last epoch. Stop signals still work there.
+        finish: `(this run)`, called after the last epoch. It may check for stop signals.
         enough: `(this run)` -> whether to skip the remaining epochs. It is called before each
-            epoch, and must depend on the history only, so that a resumed run decides equally.
+            epoch, and must depend on the history only, so that a resumed run decides in the same
+            way.
         monitored: name of the split that `examine` evaluates, for the log.
         workers: processes that read images, per training process.
         save_seconds: longest time between two checkpoints.
@@ -98,13 +99,13 @@ class Training:
         self.guarded = METHOD_DEFAULTS[self.settings.method].guarded
         self.epochs = self.settings.data_epochs
         self.batches = loader.steps(train, self.settings.batch_size)
-        self.epoch = self.batch = 0  # epochs done, and batches done in the current epoch
+        self.epoch = self.batch = 0  # finished epochs, and finished batches of the current epoch
         self.sums, self.history, self.seconds = TrainSums(), [], 0.0
         self.signals = StopSignals()
         self.writes = distributed.rank() == 0
 
     def run(self) -> None:
-        """Train to the end, resuming where an earlier start stopped.
+        """Train to the end. Resume from the checkpoint of an earlier start.
 
         Raises:
             Stopped: a stop signal arrived, and the run was saved.
@@ -125,7 +126,7 @@ class Training:
     def _resume(self) -> None:
         state = distributed.from_first(self._read)
         if state is None:
-            if self.writes:  # reports a folder without write permission before training
+            if self.writes:  # report a folder without write permission before training
                 progress.write_history(self.folder / "metrics.jsonl", self.history)
             return
         self.learner.load(state)
@@ -155,7 +156,7 @@ class Training:
         return contents
 
     def _save(self, name: str = "checkpoint.pt") -> None:
-        """Write everything that resuming needs. Every process must call it."""
+        """Write the checkpoint for resuming. Every process must call this function."""
         sums = self._total()
         self.saved = time.monotonic()
         if not self.writes:
@@ -232,7 +233,7 @@ class Training:
             )
 
     def _stop_or_save(self) -> None:
-        """Save if it is time. Save and stop if any process received a stop signal."""
+        """Save if a checkpoint is due. Save and stop if any process received a stop signal."""
         due = self.writes and time.monotonic() - self.saved >= self.save_seconds
         stop, due = distributed.total(
             [float(self.signals.requested), float(due)], self.learner.device
@@ -257,9 +258,9 @@ class Training:
         """Evaluate the current weights.
 
         Args:
-            source: images.
+            source: images to evaluate.
             attack: attack on the images; None: clean images.
-            count: number of images, the same ones each time; None: all.
+            count: number of images, the same ones in each call; None: all.
         """
         sampled = source if count is None else source.sample(count, self.settings.seed)
         batches = loader.test_batches(
@@ -277,7 +278,7 @@ class Training:
         return found
 
     def _close_epoch(self) -> None:
-        """Evaluate, extend the history, save."""
+        """End an epoch: evaluate, extend the history, save."""
         try:
             examined = self.examine(self)
         except Stopped:
@@ -317,8 +318,8 @@ class Training:
         if good is None:
             lost = self.folder / LAST_GOOD
             raise UserError(
-                f"{lost} is missing: it had the weights from before a collapse. Start the run "
-                "again in another --output."
+                f"{lost} is missing: it contained the weights from before a collapse. Start the "
+                "run again in another --output."
             )
         self.learner.load(good)
         record["rolled_back"] = 1

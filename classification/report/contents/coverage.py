@@ -84,7 +84,8 @@ def coverage(results: Results, made: list[Section], empty: list[str]) -> list[Se
     """Sections about the coverage: of each table and figure, of the study, and missing networks.
 
     Args:
-        results: results that the report is built from. made: the other sections.
+        results: results that the report is built from.
+        made: the other sections.
         empty: names of tables and figures without any result.
     """
     rows: list[Row] = [
