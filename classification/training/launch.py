@@ -71,7 +71,7 @@ def once(
         output: folder of the run.
         recorded: all settings of the run, in plain JSON types.
         training: training settings, for the out-of-memory message; None: the run does not train.
-        work: function that runs.
+        work: function that performs the run.
         resume: sentence that tells the user how to resume a stopped run.
 
     Raises:

@@ -147,7 +147,7 @@ class TrainSettings:
         return math.ceil(self.epochs / self.updates_per_batch)
 
     def to_json(self) -> dict:
-        """Return all settings, including the attack's, as one flat dictionary of plain types."""
+        """Return all settings, including the attack's, as one flat dictionary."""
         fields = asdict(self)
         attack = fields.pop("attack")
         return fields | attack | {"optimizer": "sgd"}

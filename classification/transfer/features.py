@@ -1,7 +1,7 @@
-"""Features of images, cached on disk.
+"""Compute features of images, and cache them on disk.
 
-The cache is `cache_dir()/features/<key>/`, with some thousand rows per file. The key is a digest of
-everything that determines the features: weights, bytes of the images, transform, precision, and
+The cache is `cache_dir()/features/<key>/`, with a few thousand rows per file. The key is a digest
+of everything that determines the features: weights, bytes of the images, transform, precision, and
 versions of the libraries. When one of them changes, the key changes, so outdated files are not
 read.
 """
@@ -24,8 +24,8 @@ from classification.training.learner import autocast_dtype
 from robust_backbones.core.files import atomic, cache_dir, locked
 from robust_backbones.core.signals import Stopped, StopSignals
 
-VERSION = 1  # increase it when a change of this file or of the transforms changes features
-ROWS = 4096  # rows per file: the most that an interrupted run has to repeat
+VERSION = 1  # increase it with every change of this file or the transforms that changes features
+ROWS = 4096  # rows per file: an interrupted run repeats at most this many
 BATCH = 128  # images per batch
 
 
@@ -68,7 +68,7 @@ def extract(
         source: images.
         precision: precision of the network, one of `training.settings.PRECISIONS`.
         workers: number of processes that read images.
-        signals: stop signals, checked after each batch. Complete files stay in the cache.
+        signals: stop signals, checked after each batch. Complete files remain in the cache.
         progress: function that is called with the number of new images and a description.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Trials by SGD: training of the last layer or of the full network."""
+"""Run trials by SGD: train the last layer or the full network."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ CHOOSING, FINAL = "choosing", "final"
 
 @dataclass(frozen=True)
 class SgdRun:
-    """One training of one trial.
+    """One training run within a trial.
 
     Attributes:
         trial: index of the trial.
         lr: peak learning rate.
-        part: `CHOOSING`, or `FINAL`: on all training images, after the choice.
+        part: `CHOOSING`, or `FINAL` for the training on all training images after the choice.
     """
 
     trial: int
@@ -47,8 +47,8 @@ class SgdRun:
 def run(task: Task) -> list[Trial]:
     """Run all trials.
 
-    The test images are evaluated once, after all choices. Only where the protocol has the test
-    images choose, they are evaluated during each training.
+    The test images are evaluated once, after all choices. They are evaluated during training only
+    if the protocol selects on the test images.
     """
     lrs, on_test = _sgd(task).lrs, task.selects_on_test
     candidates = [
@@ -78,7 +78,7 @@ def _sgd(task: Task) -> SgdSettings:
 def _same_lr(task: Task, scores: dict[SgdRun, dict]) -> list[SgdRun]:
     """Choose the learning rate whose best epochs have the highest mean over the trials.
 
-    This is how the paper chooses.
+    The paper selects the learning rate in this way.
     """
     means = {
         lr: sum(scores[SgdRun(trial, lr, CHOOSING)]["value"] for trial in task.trials)
@@ -101,7 +101,7 @@ def _lr_per_trial(task: Task, scores: dict[SgdRun, dict]) -> list[SgdRun]:
 
 
 def _train(task: Task, run: SgdRun, position: str, rivals: list[list[dict]]) -> list[dict]:
-    """Train, resume, or find the training finished.
+    """Train or resume, unless the training has finished.
 
     Args:
         run: the training.
@@ -153,13 +153,13 @@ def _draw(title: str, training: Training) -> None:
 
 
 def _key(task: Task) -> str:
-    """Key of the accuracy in an epoch's record that chooses."""
+    """Key in an epoch's record of the accuracy that selects the hyperparameters."""
     kind = "adversarial" if _sgd(task).train.attack.eps else "clean"
     return f"{kind}_{task.settings.metric}"
 
 
 def _prune(task: Task, rivals: list[list[dict]], training: Training) -> bool:
-    """Whether the best rival was better by more than `--prune-margin` at this epoch."""
+    """Whether the best earlier candidate was better by more than `--prune-margin` at this epoch."""
     margin, key = _sgd(task).prune_margin, _key(task)
     own = [record for record in training.history if key in record]
     if not margin or not own or training.epoch < training.epochs / 3:
@@ -177,8 +177,8 @@ def _score(task: Task, history: list[dict]) -> dict:
     """Score a candidate.
 
     Returns:
-        `value`: the accuracy that chooses, in percent: of the best epoch if the test images choose,
-        else of the last epoch; `epoch`: its epoch; `last`: the accuracy of the last epoch;
+        `value`: the accuracy that selects, in percent: of the best epoch for selection on the test
+        images, else of the last epoch; `epoch`: its epoch; `last`: the accuracy of the last epoch;
         `stopped`: the number of epochs, if the candidate was pruned.
     """
     key = _key(task)
@@ -191,9 +191,9 @@ def _score(task: Task, history: list[dict]) -> dict:
 
 
 def _examine(task: Task, monitored: ImageSplit | None, training: Training) -> dict:
-    """Evaluate the monitored images at epochs 1, 1 + N, 1 + 2N, ... and the last one.
+    """Evaluate the monitored images at epochs 1, 1 + N, 1 + 2N, ... and the last epoch.
 
-    Where the best epoch counts, save its weights.
+    If the best epoch is used, also save its weights.
     """
     due = training.epoch % _sgd(task).eval_every == 0 or training.epoch == training.epochs - 1
     if monitored is None or not due:

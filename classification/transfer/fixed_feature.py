@@ -1,4 +1,4 @@
-"""Trials on cached features of a frozen network: logistic regression or nearest neighbors."""
+"""Run trials on cached features of a frozen network: logistic regression or nearest neighbors."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,12 +18,12 @@ from robust_backbones.core.signals import Stopped
 
 @dataclass
 class Choice:
-    """The hyperparameter of one trial.
+    """The chosen hyperparameter of one trial.
 
     Attributes:
         value: chosen or given value.
         candidates: as in `Trial`.
-        more: further facts, in plain JSON types.
+        more: further entries for the result, in plain JSON types.
         start: solution that `predict` can start from.
     """
 
@@ -69,7 +69,7 @@ class _Features:
 def run(task: Task) -> list[Trial]:
     """Run all trials.
 
-    The test images are evaluated after all choices, unless the protocol has them choose.
+    The test images are evaluated after all choices, unless the protocol selects on them.
     """
     row = PROBES[task.settings.parts.probe]
     features_of = partial(_extract, task, task.classifier(0))

@@ -51,7 +51,7 @@ def choose_neighbors(
     ks: Sequence[int] = NEIGHBORS,
     temperature: float | None = 0.07,
 ) -> tuple[int, list[tuple[int, float]]]:
-    """Choose the k with the best validation accuracy, the largest of equally good ones.
+    """Choose the k with the best validation accuracy, or the largest such k.
 
     Args:
         x_train, y_train, classes, temperature: as for `classify`.
@@ -97,7 +97,7 @@ def _votes(
     found = []
     for part in x.to(base).split(max(1, SIMILARITIES // max(len(base), classes))):
         cosines, index = (F.normalize(part, dim=1) @ base.T).topk(ks[-1])
-        # Relative to the most similar image, to avoid an overflow.
+        # Similarities are relative to the most similar image, to avoid an overflow.
         weights = (
             torch.ones_like(cosines)
             if temperature is None

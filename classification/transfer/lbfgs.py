@@ -1,7 +1,7 @@
 """Preconditioned L-BFGS for a batch of convex problems, each with its own preconditioner.
 
 All problems are evaluated together, once per iteration. A problem that accepts its trial point
-moves there, one that rejects it shortens its step, and converged problems leave the batch.
+moves there. A problem that rejects it shortens its step. Converged problems leave the batch.
 
 Shapes: P problems with K classes and D unknowns per class; the last unknown is the bias.
 """
@@ -14,14 +14,14 @@ from torch import Tensor
 
 MEMORY = 10  # number of (step, gradient change) pairs that L-BFGS stores
 ARMIJO = 1e-4  # share of the predicted decrease that a step must reach
-SHORTEST = 1e-12  # below this step size, the objective changes by rounding errors only
+SHORTEST = 1e-12  # below this step size, the objective changes only by rounding errors
 
 
 class Preconditioner:
     """The inverse of mass * (moment + ratio * I), without penalty on the bias.
 
     Along a path of penalties, moment and ratio change slowly. Problems with similar penalties can
-    share everything but the mass.
+    share everything except the mass.
 
     Args:
         moment: `(D, D)` float32, as `logistic.Images.second_moment` returns it.
@@ -42,7 +42,7 @@ class Preconditioner:
         self.inverse = torch.cholesky_inverse(factor)
 
     def near(self, ratio: float) -> bool:
-        """Whether a preconditioner made for this ratio would be little better."""
+        """Whether a new preconditioner for this ratio would be only slightly better."""
         return 0.25 < ratio / self.ratio < 4
 
     def apply(self, g: Tensor, mass: float) -> Tensor:
@@ -111,7 +111,7 @@ class Pairs:
         sy, yz = (product[:, order][:, :, order] for product in (self.sy, self.yz))
         sg, zg = by_s[:, order, 1:], by_z[:, order, 1:]
         diagonal = sy.diagonal(dim1=1, dim2=2)
-        # Empty rows contain zeros only, so any diagonal entry will do.
+        # Empty rows contain only zeros, so any nonzero diagonal entry works.
         r = sy.triu(1) + torch.diag_embed(torch.where(diagonal > 0, diagonal, 1))
         a = torch.linalg.solve_triangular(r, sg, upper=True)
         right = diagonal[..., None] * a + gamma * (yz @ a - zg)
@@ -159,7 +159,7 @@ class Solution:
 
 
 class Batch:
-    """One call of `solve`, with the same arguments."""
+    """State of one call of `solve`. The arguments are the same."""
 
     def __init__(
         self, images: Any, penalties: Tensor, v: Tensor, preconditioners: list[Preconditioner]
@@ -173,7 +173,7 @@ class Batch:
         for row, ratio in enumerate((penalties / mass).tolist()):
             if not preconditioners[row].near(ratio):
                 self.preconditioners[row] = Preconditioner(preconditioners[row].moment, ratio)
-        self.masses = mass.tolist()  # at which the preconditioners were computed
+        self.masses = mass.tolist()  # unknowns at which the preconditioners were computed
         self.state = State(penalties, v, f, g, mass, self.apply(g), torch.ones_like(f))
         self.pairs = Pairs(v)
         # A new preconditioner costs as much as `cost` iterations; renew it after a third of them.
@@ -214,7 +214,7 @@ class Batch:
             self.pairs.renew(row, preconditioner, mass)
 
     def advance(self, direction: Tensor, slope: Tensor) -> None:
-        """Try one point for each problem: a backtracking line search, one trial per iteration."""
+        """Try one point for each problem: a backtracking line search, one step per iteration."""
         s = self.state
         move = s.step.to(s.v.dtype)[:, None, None] * direction
         f, g, mass = self.images.objective(s.v + move, s.penalties)
@@ -269,9 +269,9 @@ def solve(
         images: `logistic.Images`, which has the objective.
         penalties: penalties `(P,)`, float64.
         v: initial unknowns `(P, K, D)`.
-        preconditioners: one for each problem, possibly of a similar problem.
+        preconditioners: one preconditioner for each problem, possibly from a similar problem.
         tolerance: relative decrease at which a problem has converged.
-        max_iterations: number of iterations after which all problems end.
+        max_iterations: maximum number of iterations.
     """
     batch = Batch(images, penalties, v, preconditioners)
     for iteration in range(max_iterations + 1):

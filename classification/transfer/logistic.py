@@ -2,12 +2,12 @@
 
 For each penalty, minimize the sum of the cross entropies + penalty / 2 * |weights|^2. The bias has
 no penalty. Preconditioned L-BFGS solves many penalties at once: they share each matrix product, and
-converged ones leave the batch. Penalties are solved in levels, first few and far apart, then those
-between them. Each level starts from values interpolated between solved penalties.
+converged ones leave the batch. Penalties are solved in levels: first a few that are far apart, then
+the penalties between them. Each level starts from values interpolated between solved penalties.
 
 The preconditioner is the Hessian with one weight per image for all classes: the mean of the nonzero
 eigenvalues of that image's K x K part, (1 - sum p^2) / (K - 1). Unlike an upper bound of the
-Hessian (Böhning 1992), it shrinks with the errors, of which few are left at weak penalties.
+Hessian (Böhning 1992), it shrinks with the errors, which are few at weak penalties.
 
 Shapes: P penalties, N images, K classes, d features, D unknowns per class in solver coordinates.
 """
@@ -22,20 +22,22 @@ from torch import Tensor
 from classification.transfer.lbfgs import MEMORY, Preconditioner, Solution, solve
 
 SPACING = 8  # every eighth penalty is solved first
-# Number of weight vectors (penalties times classes) of the first batches. With fewer, a product
-# spends its time reading the features. With more, good starting points save more than batching.
+# Number of weight vectors (penalties times classes) of the first batches. With fewer, most of the
+# time of a matrix product is spent on reading the features. With more, good starting points would
+# save more time than batching.
 FIRST_ROWS = 100
 CHUNK = 2**20  # number of logits computed at once: fits into a CPU's cache
 BLOCK = 256  # rows of the second moment computed at once; only one triangle is computed
 EMPTY = 1e-30  # smallest mean curvature, to avoid a division by zero
-STATE_BYTES = 2**31  # memory of L-BFGS; penalties beyond it go into the next batch
+STATE_BYTES = 2**31  # memory limit of L-BFGS; further penalties go into the next batch
 
 
 class Images:
     """Features in solver coordinates: centered, with a last column of ones.
 
-    With fewer images than features, the optimum is in the span of the centered images. Then the
-    solver coordinates are those along an orthonormal basis of that span, which preserves lengths.
+    With fewer images than features, the optimum is in the span of the centered images. In this
+    case, the solver coordinates are coordinates in an orthonormal basis of that span, which
+    preserves lengths.
 
     Args:
         x: features `(N, d)`, float64 or float32.
@@ -120,8 +122,8 @@ class Images:
 def _softmax(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Residuals p - [k = y] `(P, K, n)` and cross entropies `(P, n)`; the logits z are overwritten.
 
-    Both have a small relative error even where p_y is nearly 1. At weak penalties, that is the case
-    for all images.
+    The relative error of both is small even if p_y is nearly 1, as for all images at weak
+    penalties.
     """
     index = y.expand(len(z), 1, -1)
     z -= z.amax(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Options of `classification.transfer`, and the settings that follow from them and the tables."""
+"""Options of `classification.transfer`, and the settings derived from them."""
 
 import argparse
 from dataclasses import asdict, replace
@@ -32,11 +32,11 @@ SGD = TrainSettings(
 )
 LRS = (0.01, 0.001)
 EVAL_EVERY = 5
-PGD_STEPS = METHOD_DEFAULTS["pgd"].steps  # of adversarial fine-tuning
+PGD_STEPS = METHOD_DEFAULTS["pgd"].steps  # steps of the attacks in adversarial fine-tuning
 EVAL_STEPS = 10
-# A single trial does not show how much the seed matters. A verdict needs three or more.
+# A single trial does not show the effect of the seed. A verdict needs three or more trials.
 SEEDED_TRIALS = 3
-# Options that only one of the probes has.
+# Options of only one of the probes.
 ATTACK = ("constraint", "steps", "eval_steps")  # require --adversarial
 OWN = {
     "logistic": ("penalty",),
@@ -46,7 +46,7 @@ OWN = {
 
 
 def parser(description: str) -> Parser:
-    """Build the parser. Options with a default from a table have the value None unless given."""
+    """Build the parser. Options with a default from a table are None if not given."""
     p = Parser(
         description=description.split("\n")[0],
         epilog="To resume a stopped run, repeat the same command.",
@@ -95,7 +95,7 @@ def _data_options(p: Parser) -> None:
         "--downscale",
         type=cli.count,
         metavar="N",
-        help="first reduce the shorter side of the images to N pixels, as in Section 4.3 of the "
+        help="downscale the images to N pixels at the shorter side first, as in Section 4.3 of the "
         "paper (default: no)",
     )
     add_limits(add)
@@ -108,7 +108,7 @@ def _data_options(p: Parser) -> None:
     add(
         "--metric",
         choices=tuple(METRIC_TITLES),
-        help="accuracy to report and to choose by (default: the dataset's; top1 for folder)",
+        help="accuracy to report and to select by (default: the dataset's; top1 for folder)",
     )
     add(
         "--output",
@@ -134,7 +134,7 @@ def _protocol_options(p: Parser) -> None:
         type=cli.fraction,
         metavar="SHARE",
         default=0.2,
-        help="share of each class of the training images to choose on, in (0, 1)",
+        help="fraction of each class of the training images to select on, in (0, 1)",
     )
     add("--seed", type=cli.seed, metavar="N", default=0, help="random seed of the first trial")
 
@@ -170,15 +170,15 @@ def _sgd_options(p: Parser) -> None:
         "--eval-every",
         type=cli.count,
         metavar="N",
-        help="evaluate the images that choose in every Nth epoch and the last one (default: "
+        help="evaluate the selection images in every Nth epoch and the last epoch (default: "
         f"{EVAL_EVERY})",
     )
     add(
         "--prune-margin",
         type=cli.positive,
         metavar="POINTS",
-        help="stop training with a learning rate that, after a third of its epochs, is more than "
-        "this many percentage points behind an earlier one of its trial (default: never)",
+        help="stop training with a learning rate if, after a third of its epochs, its accuracy is "
+        "more than this many percentage points below an earlier learning rate's (default: never)",
     )
     add(
         "--adversarial",
@@ -213,7 +213,7 @@ def _running_options(p: Parser) -> None:
         "--decode",
         choices=("exact", "fast"),
         default="exact",
-        help="decoder of JPEG files; fast: decodes large images at reduced size, pixels differ by "
+        help="decoder of JPEG files; fast: decode large images at reduced size; pixels differ by "
         "about 1 of 255",
     )
     add_running(add)
@@ -259,7 +259,7 @@ def trials(args: argparse.Namespace) -> int:
         return args.trials
     probe = _parts(args).probe
     value = {"logistic": args.penalty, "knn": args.neighbors, "sgd": None}[probe]
-    # A choice depends on validation images that the seed draws.
+    # A choice depends on the validation images, which depend on the seed.
     return SEEDED_TRIALS if value is None or args.shots else 1
 
 
@@ -268,13 +268,13 @@ def _parts(args: argparse.Namespace) -> protocols.Protocol:
 
 
 def _refuse_foreign(args: argparse.Namespace, probe: str) -> None:
-    """Refuse options of other probes."""
+    """Reject options of other probes."""
     foreign = {name for names in OWN.values() for name in names} - set(OWN[probe])
     for name in sorted(given(args, tuple(foreign))):
         full = args.mode == "full-network"
         where = "--mode full-network" if full else f"--probe {probe}"
         raise UserError(
-            f"--{name.replace('_', '-')} does not apply to {where}. Leave it out, or choose "
+            f"--{name.replace('_', '-')} does not apply to {where}. Omit it, or choose "
             "another --probe."
         )
 

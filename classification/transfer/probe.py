@@ -19,7 +19,7 @@ from robust_backbones.core.errors import UserError
 PER_DECADE = 4  # penalties per decade
 PENALTIES = tuple(10 ** (-6 + i / PER_DECADE) for i in range(45))
 DECADES = 2  # decades added per extension
-EXTENSIONS = 3  # most extensions of each end
+EXTENSIONS = 3  # maximum number of extensions of each end
 LOGITS = 2**24  # number of logits in memory at once
 
 Accuracy = Callable[[Tensor, Tensor, int], float]
@@ -58,7 +58,7 @@ class Probes:
         return torch.cat([self.logits(part).argmax(2) for part in x.split(rows)], 1)
 
     def one(self, index: int) -> "Probes":
-        """Select one classifier, P = 1."""
+        """Select one classifier (P = 1)."""
         return _gather(self, torch.tensor([range(len(self.bias))[index]]))
 
 
@@ -69,11 +69,11 @@ class Chosen:
     Attributes:
         penalty: penalty with the best validation accuracy.
         value: its validation accuracy in percent.
-        curve: `(penalty, validation accuracy in percent)` of all penalties tried, ascending.
-        edge: whether the best penalty is the weakest or strongest one tried, and the path could not
-            be extended further.
-        extended: number of decades by which the path was extended, over both ends.
-        probes: classifiers of all penalties tried, fitted on the training images.
+        curve: `(penalty, validation accuracy in percent)` of all evaluated penalties, ascending.
+        edge: whether the best penalty is at an end of the path, and the path could not be extended
+            further.
+        extended: number of decades by which the path was extended, in total over both ends.
+        probes: classifiers of all evaluated penalties, fitted on the training images.
     """
 
     penalty: float
@@ -130,7 +130,7 @@ def fit(
         bias = near.bias.to(images.x)[:, present]
         bias = torch.where(bias.isfinite(), bias, 0)
         v = images.solver_coordinates(near.weights.to(images.x)[:, present], bias)
-        start = v - v.mean(1, keepdim=True)  # a shift of all classes changes no probability
+        start = v - v.mean(1, keepdim=True)  # probabilities do not change
     found = solve_path(images, path, start, tolerance, max_iterations)
     some, some_bias = images.feature_coordinates(found.v)
     weights = x.new_zeros(len(path), classes, x.shape[1], dtype=dtype)
@@ -218,7 +218,7 @@ def few_shot(labels: Tensor, shots: int, seed: int) -> Tensor:
     With the same seed, a smaller number of shots gives a subset.
 
     Args:
-        labels: labels `(N,)`, int64. Classes are the numbers that occur.
+        labels: labels `(N,)`, int64. The distinct values are the classes.
         shots: number of images per class, at least 1.
         seed: seed for the draw.
 

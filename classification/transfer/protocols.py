@@ -1,4 +1,4 @@
-"""Transfer protocols: one row each, and the parts that they consist of."""
+"""Transfer protocols as rows of a table, and the parts that they consist of."""
 
 from dataclasses import asdict, dataclass
 
@@ -8,26 +8,26 @@ from robust_backbones.core.errors import UserError
 PARTS = {
     "normalization": {
         "weights": "use the statistics that the weights were trained with",
-        "target": "use the dataset's own statistics if it has some, else none",
+        "target": "use the dataset's own statistics if there are any, else no normalization",
     },
     "batchnorm": {
         "frozen": "keep the BatchNorm statistics of a frozen network",
         "adapting": "let a frozen network update its BatchNorm statistics",
     },
     "probe": {
-        "logistic": "L-BFGS on cached features; chooses the penalty",
-        "knn": "k nearest neighbors on cached features; chooses k",
-        "sgd": "a linear layer by SGD on augmented images; chooses the learning rate",
+        "logistic": "logistic regression by L-BFGS on cached features; selects the penalty",
+        "knn": "k nearest neighbors on cached features; selects k",
+        "sgd": "a linear layer by SGD on augmented images; selects the learning rate",
     },
     "selection": {
-        "validation": "choose on a part of the training images, then train on all of them",
-        "test": "choose on the test images, the epoch included",
+        "validation": "select on a part of the training images, then train on all of them",
+        "test": "select on the test images, including the epoch",
     },
 }
-# The hyperparameter that each probe chooses, by its name in results.
+# The hyperparameter that each probe selects, by its name in results.
 CHOICES = {"logistic": "penalty", "knn": "neighbors", "sgd": "lr"}
 MODES = ("fixed-feature", "full-network")
-FULL_NETWORK = {"batchnorm": "adapting", "probe": "sgd"}  # in every protocol
+FULL_NETWORK = {"batchnorm": "adapting", "probe": "sgd"}  # the same in every protocol
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Protocol:
 
 PROTOCOLS = {
     "clean": Protocol("weights", "frozen", "logistic", "validation"),
-    # The authors' code, which differs from the paper's text: the BatchNorm statistics of frozen
-    # layers move, ImageNet's normalization is dropped, and the test images choose.
+    # The authors' code, which differs from the paper's text: BatchNorm statistics of frozen layers
+    # are updated, ImageNet's normalization is not used, and the test images select.
     "paper": Protocol("target", "adapting", "sgd", "test"),
 }
 
@@ -68,7 +68,7 @@ def compose(mode: str, protocol: str, given: dict[str, str]) -> Protocol:
         if fixed := [f"--{name}" for name in FULL_NETWORK if name in given]:
             raise UserError(
                 f"{' and '.join(fixed)} with --mode full-network: only --mode fixed-feature has "
-                "this choice. Leave it out."
+                "this option. Omit it."
             )
         parts |= FULL_NETWORK
     elif parts["probe"] != "sgd" and parts["batchnorm"] == "adapting":
@@ -80,6 +80,6 @@ def compose(mode: str, protocol: str, given: dict[str, str]) -> Protocol:
 
 
 def name_of(mode: str, protocol: str, parts: Protocol) -> str:
-    """The protocol's name and the parts that differ from it: `clean+selection=test`."""
+    """Return the protocol's name and the parts that differ from it: `clean+selection=test`."""
     usual = asdict(compose(mode, protocol, {}))
     return "+".join([protocol, *(f"{k}={v}" for k, v in asdict(parts).items() if usual[k] != v)])

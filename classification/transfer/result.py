@@ -1,4 +1,4 @@
-"""Summary of the trials of a transfer run, and its result files."""
+"""Summarize the trials of a transfer run, and write its result files."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ def write(task: Task, trials: list[Trial], names: dict, seconds: float) -> str:
     Args:
         task: network, data and settings of the run.
         trials: outcomes of the trials.
-        names: names that the user gave, added to the settings in the result.
+        names: names of files as the user gave them, added to the settings in the result.
         seconds: duration of the run.
 
     Returns:
@@ -56,9 +56,9 @@ def write(task: Task, trials: list[Trial], names: dict, seconds: float) -> str:
 
 
 def describe_source(weights: Checkpoint) -> dict:
-    """How the pretrained network was trained; None for facts that its file does not have."""
+    """Training of the pretrained network; None for entries that its file does not have."""
     names = ("dataset", "method", "constraint", "eps", "epochs", "seed")
-    source = weights.metadata.get("source_metadata")  # a converted file has its source's metadata
+    source = weights.metadata.get("source_metadata")  # present in converted files
     known = (source if isinstance(source, dict) else {}) | weights.metadata
     return {"arch": weights.arch} | {name: known.get(name) for name in names}
 
@@ -94,7 +94,7 @@ def _row(task: Task, trial: Trial) -> dict:
 
 
 def _mean(rows: list[dict], name: str) -> float | None:
-    """Mean of the values, or None if no row has one."""
+    """Mean of the values under a name in rows; None if no row has a value."""
     values = [row[name] for row in rows if name in row]
     return fmean(values) if values else None
 

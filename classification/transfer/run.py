@@ -1,4 +1,4 @@
-"""A transfer run: open the data and the network, run the trials, write the result."""
+"""Perform a transfer run: open the data and the network, run the trials, write the result."""
 
 import argparse
 import dataclasses
@@ -24,7 +24,7 @@ from robust_backbones.weights import short_name
 
 
 def main(args: argparse.Namespace, path: Path) -> None:
-    """Measure as the options say, unless the output folder has the finished run.
+    """Measure with the parsed options, unless the output folder contains the finished run.
 
     Args:
         args: parsed options.
@@ -44,7 +44,7 @@ def main(args: argparse.Namespace, path: Path) -> None:
 def _task(
     args: argparse.Namespace, settings: TransferSettings, weights: Checkpoint, device: torch.device
 ) -> Task:
-    """Open the data, and check everything that can be checked before the run."""
+    """Open the data, and check options and data before the run."""
     if distributed.world() > 1 and not settings.sgd:
         raise UserError(
             f"--probe {settings.parts.probe} runs in one process. Start it without torchrun."

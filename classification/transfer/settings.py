@@ -28,10 +28,10 @@ class SgdSettings:
     Attributes:
         train: training settings. Each trial replaces the seed, each candidate the learning rate.
         lrs: candidate learning rates, descending.
-        eval_every: epochs between two evaluations of the images that choose.
-        prune_margin: percentage points by which a learning rate may trail the best one before its
+        eval_every: epochs between two evaluations of the selection images.
+        prune_margin: percentage points that a learning rate may be below the best one before its
             training stops; None: every training runs to its end.
-        evaluation: attack on the test images; None: they are only evaluated clean.
+        evaluation: attack on the test images; None: clean images only.
     """
 
     train: TrainSettings
@@ -69,14 +69,15 @@ class TransferSettings:
         decode: JPEG decoder, `exact` or `fast`.
         limit, test_limit: number of training and test images; None: all.
         shots: number of training images of each class; None: all.
-        held_out: share of each class of the training images that chooses; 0: test images choose.
+        held_out: fraction of each class of the training images to select on; 0: select on the test
+            images.
         trials: number of runs with different seeds.
         seed: seed of the first trial.
         precision: key of `training.settings.PRECISIONS`.
         deterministic: whether GPUs give equal numbers in every run.
         save_classifier: whether the network of each trial is saved.
-        penalty: penalty of the logistic probe; None: it is chosen.
-        neighbors: number of neighbors of the k-NN probe; None: it is chosen.
+        penalty: penalty of the logistic probe; None: selected automatically.
+        neighbors: number of neighbors of the k-NN probe; None: selected automatically.
         sgd: settings of the training by SGD; None for the other probes.
     """
 
@@ -104,13 +105,13 @@ class TransferSettings:
 
     @property
     def chooses(self) -> bool:
-        """Whether there is a hyperparameter to choose. Otherwise the user gave its value."""
+        """Whether there is a hyperparameter to select. Otherwise the user gave its value."""
         if self.sgd:
             return len(self.sgd.lrs) > 1
         return (self.penalty if self.parts.probe == "logistic" else self.neighbors) is None
 
     def to_json(self) -> dict:
-        """Plain types, the settings of the parts and of the probe next to the others."""
+        """Return all settings as one flat dictionary of plain types."""
         fields = asdict(self)
         own = {
             "logistic": {"penalty": fields.pop("penalty")},

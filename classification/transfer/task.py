@@ -1,4 +1,4 @@
-"""A transfer run's network, data and settings, and what its trials share."""
+"""Network, data and settings of a transfer run, and functions that its trials share."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from robust_backbones.core.errors import UserError
 from robust_backbones.core.signals import StopSignals
 from robust_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
-IDENTITY = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # mean and std that change nothing
+IDENTITY = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # mean and std without any effect
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Task:
 
     @property
     def selects_on_test(self) -> bool:
-        """Whether the test images choose the hyperparameters."""
+        """Whether hyperparameters are selected on the test images."""
         return self.settings.parts.selection == "test"
 
     def seed(self, trial: int) -> int:

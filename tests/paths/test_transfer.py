@@ -297,7 +297,7 @@ def test_the_default_folder_names_the_run(network, tmp_path, monkeypatch):
     [
         (["--dataset", "mnist"], "invalid choice: 'mnist'.*digits"),
         (["--mode", "half"], "invalid choice: 'half'"),
-        (["--epochs", "3"], "--epochs does not apply to --probe logistic. Leave it out, or choose"),
+        (["--epochs", "3"], "--epochs does not apply to --probe logistic. Omit it, or choose"),
         (["--probe", "sgd", "--penalty", "1"], "--penalty does not apply to --probe sgd"),
         (
             ["--mode", "full-network", "--neighbors", "1"],

@@ -125,11 +125,11 @@ def test_several_tasks_have_no_common_estimate():
     [
         (
             study(levels=(3.0,), trials=(0,)),
-            "only one network, a robust one. Add runs of standard twins (resnet18).",
+            "only one network, which is robust. Add runs of standard twins (resnet18).",
         ),
         (
             study(levels=(0.0,)),
-            "only one network, a standard one. Add runs of robust twins (resnet18).",
+            "only one network, which is standard. Add runs of robust twins (resnet18).",
         ),
         (study(levels=(1.0, 3.0)), "only robust networks. Add runs of standard twins (resnet18)."),
         (
