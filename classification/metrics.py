@@ -106,10 +106,10 @@ def wilson(right: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
 
 
 def _score(share: float, n: float, confidence: float) -> tuple[float, float]:
-    """Wilson's interval, percent, for a share in [0, 1] and a real number of images `n`."""
+    """Wilson's interval, percent, for an accuracy in [0, 1] and a real number of images `n`."""
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     center = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    # At shares of 0 and 1 an end is exactly 0 or 1, without the rounding error of the formula.
+    # For accuracies of 0 and 1, an end is exactly 0 or 1, without the formula's rounding error.
     low, high = 100 * (center - half), 100 * (center + half)
     return (low if share > 0 else 0.0), (high if share < 1 else 100.0)

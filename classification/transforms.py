@@ -1,4 +1,4 @@
-"""Image transforms. Their only randomness is one seed per image.
+"""Image transforms, whose random numbers depend only on one seed per image.
 
 An augmentation is `(images, seeds, size) -> x`:
 - `images`: a tensor `(n, 3, H, W)`, uint8 in [0, 255] or float32 in [0, 1], or PIL RGB images of
@@ -21,7 +21,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2 as tv
 from torchvision.transforms.v2 import functional as tvf
 
-NO_IMAGE = 2**63  # positions from here on are for seeds of other things than images
+NO_IMAGE = 2**63  # positions from here on are for seeds that do not belong to images
 TEST_SCALE = 256 / 224  # shorter side before the center crop, relative to the crop
 # PCA of ImageNet's RGB values in [0, 1], as in AlexNet's successors and the robustness library
 PCA_EIGENVALUES = (0.2175, 0.0188, 0.0045)
@@ -91,7 +91,8 @@ def _as_tensor(image: Tensor | Image.Image) -> Tensor:
 def _as_pil(image: Tensor | Image.Image) -> Tensor | Image.Image:
     """Convert uint8 tensors to PIL images, so that both are resized in the same way.
 
-    Images of the fast decoder (`ImageSplit.decode`) stay tensors; their pixels differ anyway.
+    Images of the fast decoder (`ImageSplit.decode`) remain tensors, because their pixels differ in
+    any case.
     """
     if isinstance(image, tv_tensors.Image):
         return image
@@ -188,7 +189,7 @@ def _one_by_one(
     Args:
         images, seeds, size: as for every augmentation.
         steps: function that returns the transforms for a size.
-        colors: whether `lighting` is added.
+        colors: whether to apply `lighting`.
         fit: whether the images are resized to `size` first.
     """
     if fit:
@@ -204,7 +205,7 @@ def _one_by_one(
             done.append(lighting(_to_unit(x)) if colors else x)
     finally:
         generator.set_state(before)
-    return _to_unit(torch.stack(done))  # one conversion for all images saves a copy
+    return _to_unit(torch.stack(done))  # converting all images at once saves a copy
 
 
 AUGMENTATIONS: dict[str, Callable[..., Tensor]] = {  # (images, seeds, size) -> x
@@ -212,6 +213,6 @@ AUGMENTATIONS: dict[str, Callable[..., Tensor]] = {  # (images, seeds, size) -> 
     "shift2": partial(_crop_flip, pad=2, flip=False),
     "crop4_flip": partial(_crop_flip, pad=4, flip=True),
     "crop4_flip_color": partial(_one_by_one, steps=_cifar_color, fit=True),
-    "imagenet": partial(_one_by_one, steps=_imagenet_color, colors=True),  # the published models'
+    "imagenet": partial(_one_by_one, steps=_imagenet_color, colors=True),  # published models
     "imagenet_plain": partial(_one_by_one, steps=_imagenet),
 }

@@ -173,7 +173,7 @@ def pgd(
             if score is None or restarts == 1:
                 return x_adv
             # Compared by loss. The `robustness` library intends to keep the tries that fool the
-            # model, but it inverts its mask with `~` on bytes, so its last try always wins.
+            # model, but it inverts its mask with `~` on bytes, so it always returns the last try.
             best, best_score = better(best, best_score, x_adv, score)
     return best
 

@@ -4,7 +4,7 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the clone need not be installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # lets an uninstalled clone run
 
 from robust_backbones.commands.check_data import main
 

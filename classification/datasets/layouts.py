@@ -1,4 +1,4 @@
-"""Official layouts of the transfer tasks, with their index files; image folders work as well.
+"""Read the official layouts of the transfer tasks, with their index files, or image folders.
 
 An `OfficialLayout` reads `(split, root) -> images, labels, class names`. Images are sorted by label
 and then by name. Labels equal torchvision's.

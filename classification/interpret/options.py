@@ -26,7 +26,7 @@ class InterpretSettings:
 
     Attributes:
         networks: name -> weights (path, published name or URL), one row of the figure each.
-        eval_weights: weights of the evaluation classifier; None for none.
+        eval_weights: weights of the evaluation classifier; None: no such classifier.
         mode: one of `MODES`.
         units, classes: indices to visualize; None if not given.
         images: number of test images to invert.

@@ -27,7 +27,7 @@ def measure(
 
     Args:
         model: network on its device.
-        evaluation: evaluation classifier with the same classes; None for none.
+        evaluation: evaluation classifier with the same classes; None: no such classifier.
         plan: columns of the figure.
         optimized: images of the network.
         batch_size: images per batch.

@@ -45,7 +45,7 @@ def of_trials(table: np.ndarray, share: float = 1.0) -> VariancePart | None:
 
     Args:
         table: accuracies `(networks, trials)`, percent.
-        share: share of seeds from `share_of_seeds`; 1 gives an upper bound of the variance.
+        share: fraction from `share_of_seeds`; 1 gives an upper bound of the variance.
 
     Returns:
         The variance and its degrees of freedom; None for a single trial.
@@ -66,7 +66,7 @@ def share_of_seeds(table: np.ndarray, own: float) -> float:
 
     Args:
         table: accuracies `(networks, trials)`, percent.
-        own: variance between networks that is caused by the images that choose, points squared.
+        own: variance between networks that is caused by the selection images, points squared.
     """
     trials = table.shape[1]
     if trials < 2:

@@ -189,7 +189,7 @@ def level(estimate: Estimate, look: int = 1) -> float:
     """Allowed error probability of a verdict.
 
     Args:
-        estimate: the estimate, whose sources of variation decide.
+        estimate: the estimate; the level depends on its sources of variation.
         look: number of the look: 1 for the first verdict on these runs, 2 after trials were added,
             and so on. The levels are 4 % + 0.5 % + 0.25 % + ... = 5 %.
     """

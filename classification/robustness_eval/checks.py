@@ -26,8 +26,8 @@ FAULTS = ("outside_ball", "outside_range", "nan_images", "nan_logits")
 PROBED = ("zero_gradients", "probed", "unsteady", "probabilities")
 ROUNDING = 1e-5  # relative error of float32 sums over an image
 UNSTEADY = 1e-4  # relative to the largest logit: two passes on a GPU may differ by this much
-ZERO_GRADIENT_SHARE = 0.05  # share of images without gradient above which to warn
-BLACK_BOX_SHARE = 0.01  # share of images broken only by the black-box attack above which to warn
+ZERO_GRADIENT_SHARE = 0.05  # fraction of images without gradient above which to warn
+BLACK_BOX_SHARE = 0.01  # fraction of images broken only by the black-box attack above which to warn
 
 
 def count_faults(x: Tensor, x_adv: Tensor, logits: Tensor, constraint: str, eps: float) -> dict:
@@ -236,7 +236,7 @@ def _unbounded(found: list[AttackResult], classes: int) -> Iterator[str]:
         if wilson(right, total)[0] > 100 / classes:
             eps = show_eps(result.attack.constraint, result.attack.eps)
             yield (
-                f"{right} of {total} images stay right at {result.attack.constraint} eps {eps}, "
+                f"{right} of {total} images are correct at {result.attack.constraint} eps {eps}, "
                 "where every image can be made plain gray and no model is better than chance. The "
                 "attack fails because gradients are masked. Do not trust any robust accuracy of "
                 "this run."

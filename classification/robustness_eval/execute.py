@@ -127,7 +127,7 @@ def execute_plan(
         alive: dict[str, Tensor] = {}  # attack group -> images that it has not broken so far
         for attack in attacks_of(plan, batch):
             progress(0, attack.name)
-            # A part of AutoAttack gets only the images that the previous part did not break.
+            # A part of AutoAttack attacks only the images that the previous part did not break.
             targets = alive.get(attack.group, alive[CLEAN]) if attack.part else everything
             record = known.get((attack.name, batch))
             if record is None:

@@ -28,7 +28,7 @@ class Attack:
         steps: gradient steps per restart; 0 for `CLEAN`, None for `AUTOATTACK`, which has its own
             numbers.
         restarts: runs per image, each from its own random start.
-        part: the attack within AutoAttack. It gets the images that the previous part did not
+        part: the attack within AutoAttack. It attacks the images that the previous part did not
             break.
     """
 

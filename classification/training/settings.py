@@ -87,8 +87,8 @@ METHOD_DEFAULTS = {
     ),
     # Shafahi et al. 2019 (arXiv 1904.12843).
     "free": MethodDefaults(4, 1.0, random_start=True, replays=True),
-    # Zhang et al. 2019 (arXiv 1901.08573). The gradient is zero at the clean image, hence the
-    # random start.
+    # Zhang et al. 2019 (arXiv 1901.08573). The gradient is zero at the clean image, so the attack
+    # starts at a random point.
     "trades": MethodDefaults(10, 0.25, random_start=True, runs_attack=True),
 }
 

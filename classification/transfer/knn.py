@@ -31,7 +31,7 @@ def classify(
         classes: number of classes.
         temperature: votes have the weight exp(cosine / temperature), as in Wu et al. (2018,
             "Unsupervised feature learning via non-parametric instance discrimination"). None: votes
-            have equal weights, and the first of the classes with most votes wins, as in
+            have equal weights, and the first class with the most votes is predicted, as in
             scikit-learn's KNeighborsClassifier.
 
     Raises:

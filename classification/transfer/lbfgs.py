@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 MEMORY = 10  # number of (step, gradient change) pairs that L-BFGS stores
-ARMIJO = 1e-4  # share of the predicted decrease that a step must reach
+ARMIJO = 1e-4  # fraction of the predicted decrease that a step must reach
 SHORTEST = 1e-12  # below this step size, the objective changes only by rounding errors
 
 

@@ -162,10 +162,11 @@ def choose(
 ) -> Chosen:
     """Choose the penalty with the best validation accuracy.
 
-    Among equally good penalties, the one nearest to the middle of the path wins. If the best one is
-    at an end of the path, two decades are added there, up to three times per end. A penalty at an
-    end is therefore strictly better than all others. Ties are common at both ends: weak penalties
-    separate separable classes equally well, and strong ones predict balanced classes equally badly.
+    Among equally good penalties, the one nearest to the middle of the path is chosen. If the best
+    one is at an end of the path, two decades are added there, up to three times per end. A penalty
+    at an end is therefore strictly better than all others. Ties are common at both ends: weak
+    penalties separate separable classes equally well, and strong ones predict balanced classes
+    equally badly.
 
     Args:
         x_train, x_val: features `(N, d)`.

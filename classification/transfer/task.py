@@ -82,13 +82,13 @@ class Task:
         return few_shot(self.train.labels, shots, self.seed(trial)).sort().values
 
     def validation_split(self, trial: int) -> tuple[Tensor, Tensor]:
-        """Split the images of a trial into those to train on and those to choose on."""
+        """Split the images of a trial into training images and selection images."""
         every = self.images(trial)
         mask = held_out_mask(self.train.labels[every], self.settings.held_out, self.seed(trial))
         return every[~mask], every[mask]
 
     def selection_sources(self, trial: int) -> tuple[ImageSplit, ImageSplit]:
-        """Images to train candidates on, and images to choose among the candidates on."""
+        """Images to train candidates on, and selection images to compare the candidates on."""
         if self.selects_on_test:
             return self.train.subset(self.images(trial)), self.test
         fit, chooses = (self.train.subset(part) for part in self.validation_split(trial))
@@ -105,11 +105,11 @@ class Task:
         return model.to(self.device).to(memory_format=torch.channels_last)
 
     def check(self) -> None:
-        """Report mistakes before the run that would stop it later.
+        """Check the data and the network for errors that would stop the run later.
 
         Raises:
-            UserError: a class without an image where one is needed; a network that the protocol
-                cannot freeze.
+            UserError: a class lacks an image that is needed, or the protocol cannot freeze the
+                network.
         """
         settings = self.settings
         for source in (self.train, self.test):
@@ -123,11 +123,11 @@ class Task:
         validates = settings.chooses and not self.selects_on_test
         if validates and not len(self.validation_split(0)[0]):
             raise UserError(
-                f"--shots {settings.shots}: choosing takes one training image of each class, and "
-                "none is left to train on. Give more --shots, use --selection test, or give the "
+                f"--shots {settings.shots}: selection needs one training image per class, which "
+                "leaves none to train on. Give more --shots, use --selection test, or give the "
                 "value to choose."
             )
-        # The authors' code knows the layers to freeze by their names in ResNets.
+        # The authors' code freezes layers by their names in ResNets.
         resnet = any(name.startswith("layer4.") for name in self.weights.tensors)
         adapting = settings.parts.batchnorm == "adapting" and settings.mode == "fixed-feature"
         if adapting and not resnet:
@@ -137,7 +137,7 @@ class Task:
             )
 
     def metadata(self, trial: int) -> dict:
-        """Facts that users of a trial's weights need; docs/formats.md has the format."""
+        """Metadata that users of a trial's weights need; docs/formats.md has the format."""
         settings, model = self.settings, self.classifier(trial)
         return {
             "arch": self.weights.arch,
@@ -155,10 +155,11 @@ class Task:
 
 
 def target_statistics(dataset: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the `(mean, std)` that the paper's code gives a dataset: its own, or 0 and 1.
+    """Return the `(mean, std)` of a dataset in the paper's code: its own, or 0 and 1.
 
-    Of the twelve tasks, only CIFAR-10 and CIFAR-100 have their own. The paper's code does not
-    normalize the others, for which we use ImageNet's statistics elsewhere.
+    Only CIFAR-10 and CIFAR-100 among the twelve tasks have their own statistics. The paper's code
+    does not normalize the others. Other protocols of this project use ImageNet's statistics for
+    them.
     """
     row = DATASETS[dataset]
     own = (row.mean, row.std)
@@ -176,7 +177,7 @@ class Trial:
             percent.
         predictions: predicted classes of the test images, `(N,)`.
         adversarial: predicted classes of the attacked test images, `(N,)`, or None.
-        more: further facts, in plain JSON types.
+        more: further entries for the result, in plain JSON types.
         model: state dict of the network on the CPU, or None if it will not be saved.
     """
 

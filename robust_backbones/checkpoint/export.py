@@ -76,7 +76,7 @@ def torchvision_contents(source: Checkpoint) -> dict:
     return with_module_versions(tensors, source.arch)
 
 
-# The library does not know these networks by name. Users pass the module itself with
+# The library cannot build these networks by name. Users pass the module itself with
 # `add_custom_forward=True`, which adds a level to the names.
 _UNKNOWN_TO_LIBRARY = ("mnasnet1_0", "mobilenet_v2", "shufflenet_v2_x1_0", "resnext101_64x4d")
 

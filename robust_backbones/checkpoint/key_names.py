@@ -72,7 +72,7 @@ def torchvision_name(name: str) -> str:
 
 
 def to_detectron2(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Rename the tensors of a torchvision ResNet. Values stay the same.
+    """Rename the tensors of a torchvision ResNet. Values do not change.
 
     Returns:
         `({Detectron2 name: tensor}, {dropped torchvision name: reason})`.
@@ -92,7 +92,7 @@ def to_detectron2(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[s
 
 
 def to_torchvision(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the tensors of a Detectron2 ResNet (names without prefix). Values stay the same.
+    """Rename the tensors of a Detectron2 ResNet (names without prefix). Values do not change.
 
     Raises:
         UserError: a name does not belong to a Detectron2 ResNet.

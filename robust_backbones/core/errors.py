@@ -16,7 +16,7 @@ MAX_LENGTH = 2000  # characters of a message, which may quote a value from a hos
 
 
 class UserError(ValueError):
-    """Invalid input. The message names the value, what is allowed and the fix.
+    """Invalid input. The message contains the value, the allowed values and the fix.
 
     Control characters and unprintable text are escaped. The middle of a message of more than
     `MAX_LENGTH` characters is cut.

@@ -82,7 +82,7 @@ def section_4_3(results: Results, group: Group) -> list[Section]:
         return []
     text = [
         "The eps that is best on the test images, and its gain over the standard network. The "
-        "cross-fitted gain is reported on other test images and trials than those that choose eps. "
+        "cross-fitted gain is measured on other test images and trials than the choice of eps. "
         "The difference of the two gains is the selection bias of a choice among "
         f"{len(group.eps)} eps.",
         verdict_words.how(results.rules),
@@ -158,7 +158,7 @@ def paired(results: Results, group: Group) -> list[Section]:
         "Best robust minus best standard network over all architectures and configurations, in "
         "percentage points. For the difference as measured, both are chosen on the test images, "
         "the robust one among more networks. The cross-fitted difference is reported on other test "
-        "images and trials than those that choose the networks. It is averaged over "
+        "images and trials than the choice of the networks. It is averaged over "
         f"{crossfit.SPLITS} random halvings of the images.",
         verdict_words.how(results.rules),
         *verdict_words.about(contests.values()),

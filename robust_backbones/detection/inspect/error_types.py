@@ -66,7 +66,7 @@ def mark(
         boxes: predicted boxes, `(N, 4)` x0, y0, x1, y1.
         classes, scores: classes and scores of the predictions, `(N,)`.
         true_boxes, true_classes: boxes `(M, 4)` and classes `(M,)` of the objects.
-        ignored: crowds and difficult objects, `(M,)` bool; None for none.
+        ignored: crowds and difficult objects, `(M,)` bool; None: there are no such objects.
 
     Returns:
         `(types of the predictions, types of the objects)`, lists of keys of `KINDS`, in the order

@@ -278,7 +278,7 @@ def _zero_scores(clean: dict) -> dict:
     """Return zero for each metric, for a detector without any detection.
 
     In this case, Detectron2's evaluators return NaN, and no mask AP. Metrics without ground truth
-    stay None.
+    remain None.
     """
     return {
         task: {metric: None if value is None else 0.0 for metric, value in clean[task].items()}
