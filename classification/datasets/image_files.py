@@ -120,7 +120,7 @@ def read_image(file: Any, name: object) -> Image.Image:
 
 
 def read_fast(path: Path, shorter: int) -> Tensor | Image.Image:
-    """Decode a JPEG file to RGB fast, at reduced resolution where that suffices.
+    """Decode a JPEG file to RGB quickly, at a reduced resolution if that is sufficient.
 
     Pixel values differ from `read_image` by about one level at full resolution;
     benchmarks/decoding.py measures it.

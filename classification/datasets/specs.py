@@ -68,7 +68,7 @@ class DatasetSpec:
         """Compare the number of classes in the data with the expected number.
 
         Raises:
-            UserError: the numbers differ.
+            UserError: the data has another number of classes.
         """
         if self.classes not in (None, found):
             raise UserError(

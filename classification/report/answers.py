@@ -284,8 +284,8 @@ def sentence(
     """Write a sentence on the robust networks that follows from the verdicts.
 
     Args:
-        subject: robust side, a plural noun phrase.
-        rival: standard side.
+        subject: name of the robust networks, in the plural.
+        rival: name of the standard networks.
         verdicts: task -> verdict; at least one.
         unit: unit of the differences.
     """
@@ -339,7 +339,7 @@ def _listed(words: Iterable[str]) -> str:
 def _sizes(verdicts: Mapping[str, Verdict], unit: str) -> str:
     """Size of one difference with its interval, or the range of several differences.
 
-    Gains and losses are printed without a sign, because the verb has it.
+    Gains and losses are printed without a sign, because the verb states the direction.
     """
     values = [_value(v, negated=v.outcome is Outcome.WORSE) for v in verdicts.values()]
     if len(values) == 1:

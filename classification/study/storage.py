@@ -14,7 +14,7 @@ import fsspec
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import cache_dir
 
-SMALL = ("result.json", "run.json", "attempts.jsonl")  # files that tables and states are read from
+SMALL = ("result.json", "run.json", "attempts.jsonl")  # files that `table` and `status` read
 
 
 def is_url(output: str) -> bool:

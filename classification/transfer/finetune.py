@@ -153,7 +153,7 @@ def _draw(title: str, training: Training) -> None:
 
 
 def _key(task: Task) -> str:
-    """Key in an epoch's record of the accuracy that selects the hyperparameters."""
+    """Key of the selection accuracy in an epoch's record."""
     kind = "adversarial" if _sgd(task).train.attack.eps else "clean"
     return f"{kind}_{task.settings.metric}"
 

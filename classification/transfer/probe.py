@@ -130,7 +130,7 @@ def fit(
         bias = near.bias.to(images.x)[:, present]
         bias = torch.where(bias.isfinite(), bias, 0)
         v = images.solver_coordinates(near.weights.to(images.x)[:, present], bias)
-        start = v - v.mean(1, keepdim=True)  # probabilities do not change
+        start = v - v.mean(1, keepdim=True)  # softmax ignores this shift
     found = solve_path(images, path, start, tolerance, max_iterations)
     some, some_bias = images.feature_coordinates(found.v)
     weights = x.new_zeros(len(path), classes, x.shape[1], dtype=dtype)

@@ -94,7 +94,7 @@ def _row(task: Task, trial: Trial) -> dict:
 
 
 def _mean(rows: list[dict], name: str) -> float | None:
-    """Mean of the values under a name in rows; None if no row has a value."""
+    """Mean of the entry `name` over the rows that have it; None if no row has it."""
     values = [row[name] for row in rows if name in row]
     return fmean(values) if values else None
 

@@ -3,7 +3,8 @@
 robust-backbones install-detectron2               # the Python files of release 0.6, from PyPI
 robust-backbones install-detectron2 --official    # the newest official source, compiled
 
-Keeps an existing Detectron2. Install PyTorch first. Needs only Python and pip.
+An installed Detectron2 is not changed. Install PyTorch first. The command needs only Python and
+pip.
 """
 
 import argparse

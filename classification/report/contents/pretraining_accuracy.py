@@ -258,8 +258,8 @@ def _table2_sections(
     if group.reference:
         text.append(
             "Source accuracies belong to the published files. The paper's table has up to 0.9 "
-            "points less at eps 3. Which architecture belongs to which letter of the paper's "
-            "table is inferred from them."
+            "points less at eps 3. The architecture of each letter in the paper's table is "
+            "inferred from them."
         )
     title = "Table 2: architectures"
     axes = ("accuracy on the pretraining data, %", "transfer accuracy, %")

@@ -157,8 +157,8 @@ def _text_position(
 ) -> tuple[float, float]:
     """Find the upper left corner of a text.
 
-    It is below the box, inside the image, and a few lines higher or lower if it would overlap texts
-    of `taken`, to which it is added.
+    The text is below the box and inside the image. It moves a few lines up or down if it would
+    overlap a text in `taken`. The function adds it to `taken`.
     """
     line = 1.8 * FONT / scale  # text size with a margin, at Detectron2's 100 pixels per inch
     length = 0.9 * FONT / scale * len(text)
