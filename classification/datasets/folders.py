@@ -73,7 +73,7 @@ def split_folder(root: Path, split: str) -> Path:
     """Return the folder of a split.
 
     Raises:
-        UserError: it does not exist.
+        UserError: the folder does not exist.
     """
     expected = f"Expected {LAYOUT.format(root)}."
     if not root.is_dir():

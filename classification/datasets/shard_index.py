@@ -47,7 +47,7 @@ def webdataset() -> types.ModuleType:
     """Import the optional package webdataset.
 
     Raises:
-        UserError: it is not installed.
+        UserError: the package is not installed.
     """
     try:
         import webdataset  # optional: part of the extra "shards"

@@ -45,7 +45,7 @@ def evaluator_type(name: str) -> str:
     """Return a registered dataset's `evaluator_type`, a key of `EVALUATORS`.
 
     Raises:
-        UserError: it is missing or has another value.
+        UserError: `evaluator_type` is missing or has another value.
     """
     DatasetCatalog.get(name)  # adds the metadata that evaluators need
     kind = MetadataCatalog.get(name).get("evaluator_type")

@@ -67,7 +67,7 @@ def from_model(name: str, cfg: CfgNode, dataset: str) -> Column:
     """Create a source that predicts with the detector of `MODEL.WEIGHTS`.
 
     Raises:
-        UserError: it cannot be loaded, or has other classes than the dataset.
+        UserError: the detector cannot be loaded, or has other classes than the dataset.
     """
     predictor = load(cfg)
     expected = MetadataCatalog.get(dataset).get("thing_classes")
