@@ -5,6 +5,7 @@ import sys
 
 from classification.datasets.check import check_dataset, lines, write_report
 from classification.datasets.fetch import fetch
+from classification.datasets.specs import find_dataset
 from robust_backbones.core.errors import UserError
 
 
@@ -31,6 +32,9 @@ def _check(args: argparse.Namespace) -> None:
 def _fetch(args: argparse.Namespace) -> None:
     failed = []
     for name in args.names:
+        if not find_dataset(name).needs_root:
+            print(f"{name} is part of an installed package and needs no download.", flush=True)
+            continue
         try:
             print(fetch(name, args.data), flush=True)
         except UserError as error:  # continue with the other datasets

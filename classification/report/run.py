@@ -114,7 +114,10 @@ def _draw(sections: list[Section], watermark: str) -> tuple[dict[str, bytes], di
 def _markdown(answers: list[Answer], sections: list[Section]) -> str:
     """Answers and all tables in one Markdown file."""
     escape = tables.MARKDOWN.escape
-    lines = [f"- **{escape(answer.question)}:** {escape(answer.text)}" for answer in answers]
+    lines = [
+        f"- **{escape(answer.question)}:** {escape(' '.join([answer.text, *answer.cautions]))}"
+        for answer in answers
+    ]
     return "\n".join([*lines, "", *map(tables.markdown, sections)])
 
 

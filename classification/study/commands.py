@@ -90,7 +90,9 @@ def _classification(
 
     def check(options: dict) -> None:
         if unknown := [key for key in options if not has(key)]:
-            raise UserError(f"python -m {module} has no option '{unknown[0]}'. See --help.")
+            near = (parser().most_similar(_option(unknown[0])) or "").strip("-")
+            fix = f"Did you mean {near}?" if near else "See --help."
+            raise UserError(f"python -m {module} has no option '{unknown[0]}'. {fix}")
         stderr = io.StringIO()
         try:
             with contextlib.redirect_stderr(stderr):

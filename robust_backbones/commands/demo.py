@@ -12,6 +12,7 @@ from pathlib import Path
 from robust_backbones.commands.demo_runs import STAGES, execute, plan, print_table, table
 from robust_backbones.core.cli import Parser
 from robust_backbones.core.errors import user_errors
+from robust_backbones.core.files import claimed
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -26,7 +27,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Run all stages, print the table, write the page."""
     args = parse(argv)
-    with user_errors():
+    with user_errors(), claimed(args.output):
         started = time.perf_counter()
         runs = plan(args.output)
         stages = [(run, stage) for run in runs for stage in STAGES]

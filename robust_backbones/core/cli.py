@@ -5,7 +5,7 @@ import difflib
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -91,20 +91,38 @@ class Parser(argparse.ArgumentParser):
     argparse prints its usage first, and an error after fifty options is easily missed.
     """
 
+    _typed: Sequence[str] = ()  # arguments that are being parsed
+
     def __init__(self, prog: str | None = None, **kwargs: Any):
         kwargs.setdefault("formatter_class", _Help)
         super().__init__(prog or program_name(), **kwargs)
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does. The arguments are kept for the error message."""
+        self._typed = sys.argv[1:] if args is None else args
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         """Print the error and how to show the help, and exit with code 2."""
-        before, found, words = message.partition("unrecognized arguments: ")
-        if found and (similar := self._most_similar(words.split()[0])):
+        if "arguments are required: " in message:  # perhaps because an option was misspelled
+            unknown = [word for word in self._typed if self._is_unknown_option(word)]
+            message += "".join(f"; {word} is not an option" for word in unknown[:1])
+        else:
+            unknown = message.partition("unrecognized arguments: ")[2].split()
+        if unknown and (similar := self.most_similar(unknown[0])):
             message += f"; did you mean {similar}?"
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
-    def _most_similar(self, word: str) -> str | None:
-        options = difflib.get_close_matches(word.split("=")[0], self._option_string_actions, 1)
-        return options[0] if options else None
+    def _is_unknown_option(self, word: str) -> bool:
+        name = word.split("=")[0]  # argparse also accepts the beginning of an option
+        return name[:2] == "--" and not any(o.startswith(name) for o in self._option_string_actions)
+
+    def most_similar(self, word: str) -> str | None:
+        """Return the option that the word resembles, or None."""
+        # Without the dashes, which would make short options similar to any word.
+        options = {option.strip("-"): option for option in self._option_string_actions}
+        near = difflib.get_close_matches(word.split("=")[0].strip("-"), options, 1)
+        return options[near[0]] if near else None
 
 
 def number(convert: Callable, allowed: Callable, description: str) -> Callable:

@@ -56,16 +56,17 @@ def require_config(path: str | Path) -> Path:
     """Return `config_file(path)`. Programs call this before the slow import of Detectron2.
 
     Raises:
-        UserError: the file does not exist. The message suggests similar names.
+        UserError: the file does not exist, or is a folder. The message suggests similar names.
     """
     file = config_file(path)
     if file.is_file():
         return file
+    fault = "is a folder" if file.is_dir() else "does not exist"
     folders = (file.parent, Path("configs"))
     near = [str(p) for folder in folders for p in folder.glob("*.yaml")]
     near += [p.name for p in configs().glob("*.yaml")]
     suggestion = _suggestion(str(path), near)
-    raise UserError(f"config file '{path}' does not exist. {suggestion}")
+    raise UserError(f"config file '{path}' {fault}. {suggestion}")
 
 
 def _packaged(path: Path) -> Path | None:

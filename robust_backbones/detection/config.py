@@ -100,7 +100,9 @@ def load_config(
     add_robust_config(cfg)
     defaults, path = flatten(cfg), require_config(path)
     if len(overrides) % 2:
-        raise UserError(f"overrides are KEY VALUE pairs, but '{overrides[-1]}' has no value.")
+        pair = overrides[-1].replace("=", " ", 1)
+        fix = f" Did you mean {pair}?" if "=" in overrides[-1] else ""
+        raise UserError(f"overrides are KEY VALUE pairs, but '{overrides[-1]}' has no value.{fix}")
     try:
         given = _read_yaml(path, cfg.VERSION)
         _numbers_as_floats(given, cfg)
@@ -234,8 +236,13 @@ def _numbers_as_floats(given: CfgNode, defaults: CfgNode) -> None:
 
 
 def _similar(cfg: CfgNode, key: str) -> str:
-    near = difflib.get_close_matches(key, flatten(cfg), n=2, cutoff=0.8)
-    return f". Did you mean {' or '.join(near)}?" if near else "."
+    """End of the message about an unknown key: keys like it, else the keys of its section."""
+    keys = flatten(cfg)
+    if near := difflib.get_close_matches(key.upper(), keys, n=2, cutoff=0.8):
+        return f". Did you mean {' or '.join(near)}?"
+    section = key.rpartition(".")[0]
+    own = [name.removeprefix(f"{section}.") for name in keys if name.startswith(f"{section}.")]
+    return f". {section} has {', '.join(own)}." if section and own else "."
 
 
 def _refuse_default_weights(cfg: CfgNode) -> None:

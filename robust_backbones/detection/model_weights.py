@@ -28,8 +28,9 @@ def local_weights(weights: str) -> Path:
         return path
     if weights.startswith("output/demo/"):
         raise UserError(f"MODEL.WEIGHTS '{weights}' does not exist. Create it with: make demo")
+    fault = "is a folder" if path.is_dir() else "does not exist"
     raise UserError(
-        f"MODEL.WEIGHTS '{weights}' does not exist. Give the checkpoint of a detector, a backbone "
+        f"MODEL.WEIGHTS '{weights}' {fault}. Give the checkpoint of a detector, a backbone "
         f"of robust-backbones convert, a published model such as {SCHEME}resnet50_l2_eps3, or "
         '"" for random weights.'
     )

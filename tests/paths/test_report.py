@@ -87,6 +87,15 @@ def test_the_answer_is_the_same_everywhere(results, tmp_path, capsys):
     assert answer["tasks"][0]["margin"] == 2 and sum(answer["counts"].values()) == 1
 
 
+def test_an_answer_is_not_quoted_without_its_caution(tmp_path):
+    for eps in LEVELS:
+        weights = f"robust://resnet18_l2_eps{eps}"
+        report_parts.result(tmp_path / "results" / eps, "digits", weights=weights)
+    report.main([str(tmp_path / "results"), "--output", str(tmp_path / "r")])
+    first = (tmp_path / "r" / "report.md").read_text().splitlines()[0]
+    assert first.endswith(" digits: small embedded data that only test the software.")
+
+
 def test_no_text_of_a_result_is_a_tag(written):
     page = (written / "index.html").read_text()
     assert page.count("<script") == 2 and "<img" not in page.split("<script")[0]

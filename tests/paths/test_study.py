@@ -244,7 +244,7 @@ MISTAKES = [
     ("output: o\nresources: {gpus: -1}\ncommon: {}", "gpus must be a number of at least 0, not -1"),
     (
         "output: o\ncommon:\n  dataset: digits\n  sed: 3\n  weights: w",
-        "s.yaml:4: transfer: python -m classification.transfer has no option 'sed'",
+        "classification.transfer has no option 'sed'. Did you mean seed?",
     ),
     (
         "output: o\ncommon:\n  dataset: digits\n  trials: none\n  weights: w",

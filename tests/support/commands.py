@@ -47,7 +47,7 @@ MISTAKES = {
     "tools/check_data.py": ["mine=coco:missing:missing.json --list x"],
     "tools/convert.py": ["missing.pt OUT/weights.txt", "missing.pt OUT/weights.pth"],
     "tools/corrupt_net.py": ["--config missing.yaml --severities 6", "--config missing.yaml"],
-    "tools/demo.py": ["--nothing"],
+    "tools/demo.py": ["--nothing", "--output README.md"],
     "tools/evaluate.py": [
         "missing.json --annotations missing.json --tasks nothing",
         "missing.json --annotations missing.json",

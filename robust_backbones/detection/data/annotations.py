@@ -190,10 +190,9 @@ def read_voc(root: Path, split: str, classes: list[str] | None = None) -> Annota
     try:
         names = [line.split()[0] for line in listed.read_text().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError):
-        splits = ", ".join(sorted(p.stem for p in listed.parent.glob("*.txt"))) or "none"
-        raise UserError(
-            f"split '{split}' does not exist in {listed.parent}. Choose from {splits}."
-        ) from None
+        splits = ", ".join(sorted(p.stem for p in listed.parent.glob("*.txt")))
+        fix = f"Choose from {splits}" if splits else "Give a folder in VOC's layout, with splits"
+        raise UserError(f"split '{split}' does not exist in {listed.parent}. {fix}.") from None
     try:
         for name in names:
             _inside(root, name)

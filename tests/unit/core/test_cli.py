@@ -26,9 +26,13 @@ def parser(extra: int = 0) -> Parser:
 
 ERRORS = [
     ([], "error: the following arguments are required: --norm (see tool --help)"),
+    (["--nrom", "l2"], "required: --norm; --nrom is not an option; did you mean --norm? (see"),
+    (["--seed", "1"], "error: the following arguments are required: --norm (see"),
     (["--norm", "l1"], "error: argument --norm: invalid choice: 'l1'"),
     (["--norm", "l2", "--sede", "1"], "--sede 1; did you mean --seed? (see"),
     (["--norm", "l2", "--zzz"], "error: unrecognized arguments: --zzz (see"),
+    (["--norm", "l2", "--form"], "error: unrecognized arguments: --form; did you mean --norm?"),
+    (["--norm", "l2", "--st", "3", "--ab"], "error: unrecognized arguments: --ab (see"),
     (["--norm", "l2", "--steps", "0"], "'0' is not a whole number of at least 1"),
     (["--norm", "l2", "--seed", "-1"], "'-1' is not a whole number of at least 0"),
     (["--norm", "l2", "--seed", "1.5"], "'1.5' is not a whole number of at least 0"),

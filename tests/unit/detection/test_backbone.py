@@ -123,6 +123,8 @@ def test_an_arch_that_the_weights_do_not_give(tmp_path):
         backbone.set_architecture(config_without_arch(""))
     with pytest.raises(UserError, match="'none.pth' does not exist. Give the checkpoint of a"):
         backbone.set_architecture(config_without_arch("none.pth"))
+    with pytest.raises(UserError, match="' is a folder. Give the checkpoint of a"):
+        backbone.set_architecture(config_without_arch(tmp_path))
     torch.save({"model": {"stem.conv1.weight": torch.zeros(1)}}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="ARCH is empty, and MODEL.WEIGHTS has no known arch.* Set"):
         backbone.set_architecture(config_without_arch(tmp_path / "other.pth"))
@@ -152,7 +154,10 @@ CONTRADICTIONS = [
         "MODEL.ROBUST.ARHC is not a configuration key. Did you mean MODEL.ROBUST.ARCH",
     ),
     (["SOLVER.MAX_ITER", "many"], "Type mismatch"),
+    (["solver.max_iter", "3"], "solver.max_iter is not a .* Did you mean SOLVER.MAX_ITER"),
+    (["DATASETS.OWN", "3"], "DATASETS.OWN is not a .* key. DATASETS has TRAIN, .*CUSTOM"),
     (["SOLVER.MAX_ITER"], "'SOLVER.MAX_ITER' has no value"),
+    (["SOLVER.MAX_ITER=3"], "'SOLVER.MAX_ITER=3' has no value. Did you mean SOLVER.MAX_ITER 3"),
     (["MODEL.WEIGHTS", "None"], 'MODEL.WEIGHTS has no value. Give one, or "" for none.'),
     (["SEED", "-1"], "SEED is -1. It must be 0 or more"),
     (["MODEL.RESNETS.NORM", "GN"], "NORM is 'GN', but the weights have BatchNorm"),
@@ -170,6 +175,8 @@ def test_a_missing_or_broken_config_is_named(tmp_path):
     with pytest.raises(UserError, match="config file '.*none.yaml' does not exist"):
         config.load_config(tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("MODEL: [")
+    with pytest.raises(UserError, match="config file '.*' is a folder"):
+        config.load_config(tmp_path)
     with pytest.raises(UserError, match="bad.yaml or overrides: "):
         config.load_config(tmp_path / "bad.yaml")
 

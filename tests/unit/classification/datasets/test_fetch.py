@@ -132,8 +132,8 @@ def test_the_command_continues_after_a_failure(served_dtd, tmp_path, capsys):
     assert (
         "cars: cars has no automatic download. Manual download: its server has been offline" in err
     )
-    assert "digits is part of an installed package" in err
-    assert "error: cars, digits: not downloaded. See the messages above." in err
+    assert "digits is part of an installed package and needs no download." in out
+    assert "error: cars: not downloaded. See the messages above." in err
 
 
 def test_list_equals_the_table_in_the_docs(capsys):

@@ -157,6 +157,8 @@ def test_parts_in_the_wrong_order_are_named(tmp_path):
 def test_voc_mistakes_are_named(tmp_path):
     with pytest.raises(UserError, match="none is not a folder. Give the folder of ImageSets"):
         annotations.read_voc(tmp_path / "none", "test")
+    with pytest.raises(UserError, match="ImageSets/Main. Give a folder in VOC's layout"):
+        annotations.read_voc(tmp_path, "test")
     voc(tmp_path, [("cat", (1, 1, 9, 9))])
     with pytest.raises(UserError, match="split 'test' does not exist in .*. Choose from train"):
         annotations.read_voc(tmp_path, "test")
