@@ -86,6 +86,8 @@ def main(argv: list[str] | None = None) -> None:
         if args.target:
             _check_target(Path(args.target), args.to, args.force)
         path = resolve(args.source)
+        if args.target and Path(args.target).resolve() == Path(path).resolve():
+            raise UserError(f"{args.target} is SOURCE itself. Choose another TARGET.")
         from robust_backbones.commands import conversion
 
         source = conversion.read(

@@ -188,6 +188,7 @@ def refused(capsys, *args) -> str:
         (None, "t.pkl", [], "must end in .pth for --to detectron2"),
         (None, "t.pth", ["--to", "safetensors"], "must end in .safetensors for --to safetensors"),
         (None, "taken.pth", [], "exists. Pass --force"),
+        ("taken.pth", "taken.pth", ["--force"], "is SOURCE itself"),
         (None, "t.pth", ["--arch", "resnet50"], "is a resnet18, not a resnet50"),
         (None, "taken.pth/t.pth", [], "cannot write"),
     ],
