@@ -87,7 +87,7 @@ def _training_options(p: Parser) -> None:
         add,
         recipe
         | {
-            "epochs": "the recipe's; --method free does the same updates in fewer passes",
+            "epochs": "the recipe's; --method free has the same number of updates in fewer passes",
             "lr_schedule": "the recipe's; cyclic for --method fast",
             "augmentation": "the dataset's",
             "label_smoothing": TrainSettings.label_smoothing,

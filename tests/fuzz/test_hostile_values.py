@@ -227,7 +227,7 @@ def test_voc_annotations_that_are_none(tmp_path, text, message):
         ([[10**400] * 6], "finite"),
         ({"size": [10**9, 10**9], "counts": "x"}, "claim"),
         ({"size": 3, "counts": "x"}, "size 3"),
-        ({"size": [2, 2], "counts": [9]}, "do not fill"),
+        ({"size": [2, 2], "counts": [9]}, "do not sum"),
         ({"size": [2, 2], "counts": [-1, 5]}, "fill"),
         ({"size": [2, 2], "counts": None}, "NoneType"),
         ({"size": [2, 2], "counts": "é"}, "str"),
