@@ -228,7 +228,7 @@ def test_voc_annotations_that_are_none(tmp_path, text, message):
         ({"size": [10**9, 10**9], "counts": "x"}, "claim"),
         ({"size": 3, "counts": "x"}, "size 3"),
         ({"size": [2, 2], "counts": [9]}, "do not sum"),
-        ({"size": [2, 2], "counts": [-1, 5]}, "fill"),
+        ({"size": [2, 2], "counts": [-1, 5]}, "sum to"),
         ({"size": [2, 2], "counts": None}, "NoneType"),
         ({"size": [2, 2], "counts": "é"}, "str"),
         ([[0, 0, 5, 0, 5, 5]], None),
