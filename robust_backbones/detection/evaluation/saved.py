@@ -120,7 +120,7 @@ def to_instances(
         source: name of the predictions in error messages.
 
     Raises:
-        UserError: the run lengths of a mask do not fill the image.
+        UserError: the run lengths of a mask do not sum to height x width.
     """
     boxes = np.array([row["bbox"] for row in rows], np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
