@@ -308,7 +308,7 @@ def sentence(
         within = f" ({_sizes(same, unit)})" if total == 1 else ""
         limit = f"{margin:g} {unit if margin != 1 else unit.replace('points', 'point')}"
         clauses.append(f"differ{other} by at most {limit} {_where(same, total)}{within}")
-    more = advice(open_.values())
+    more = _advice(open_)
     if not clauses:
         judged = any(verdict.p is not None for verdict in open_.values())
         size = f" ({_sizes(open_, unit)})" if judged and total == 1 else ""
@@ -321,6 +321,14 @@ def sentence(
     if open_:
         text += f"; the results cannot tell yet {_where(open_, total)} ({more} would)"
     return text + "."
+
+
+def _advice(verdicts: Mapping[str, Verdict]) -> str:
+    """What would tell: for each task where the advice differs, for all together if they are many."""
+    by_task = {task: advice([verdict]) for task, verdict in verdicts.items()}
+    if len(set(by_task.values())) > 1 and len(by_task) <= NAMED:
+        return _listed(f"{words} on {task}" for task, words in by_task.items())
+    return advice(verdicts.values())
 
 
 def _where(tasks: Collection[str], total: int) -> str:

@@ -50,6 +50,12 @@ OPEN, SINGLE = verdict(0.8), judge(Estimate(9.0, missing=Missing.TRIALS))
             "standard ones on pets: this needs 3 to 10 trials of each network.",
         ),
         (
+            {"pets": OPEN, "dtd": verdict(1.1, 0.6)},
+            "Cannot tell yet whether features of this robust resnet50 gain or lose against "
+            "standard ones on pets and dtd: 5 to 25 trials of each network on pets and 5 to 35 "
+            "trials of each network on dtd would tell.",
+        ),
+        (
             {"pets": BETTER, "dtd": OPEN, "cars": OPEN},
             "Features of this robust resnet50 gain 1.8 points [0.6, 3.0] over standard ones "
             "on pets and lose on none; the results cannot tell yet on dtd and cars (5 to 25 "
