@@ -324,7 +324,7 @@ def sentence(
 
 
 def _advice(verdicts: Mapping[str, Verdict]) -> str:
-    """Trials or images that would tell: for each task if the advice differs and the tasks are few."""
+    """Trials or images that would tell, for each task if the tasks are few and differ."""
     by_task = {task: advice([verdict]) for task, verdict in verdicts.items()}
     if len(set(by_task.values())) > 1 and len(by_task) <= NAMED:
         return _listed(f"{words} on {task}" for task, words in by_task.items())
