@@ -1,4 +1,4 @@
-"""Format the cells of a table. Decimals, signs and spreads depend on the kind of column only."""
+"""Format the cells of a table. `FORMATS` has the format of each kind of column."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,14 +11,14 @@ MINUS = "\N{MINUS SIGN}"
 
 @dataclass(frozen=True)
 class Format:
-    """Format of the numbers of one kind, and their order.
+    """Format of the numbers in one kind of column.
 
     Attributes:
-        decimals: largest number of decimals.
+        decimals: maximum number of decimals.
         signed: whether positive numbers have a plus sign.
-        two_digits: whether numbers are rounded to two significant digits.
-        smallest: numbers below it are written as `<smallest`.
-        best: chooses the best of several numbers.
+        two_digits: whether numbers without a spread are rounded to two significant digits.
+        smallest: limit below which a number is written as `<smallest`; 0: no limit.
+        best: function that returns the best of several numbers, `max` or `min`.
     """
 
     decimals: int
@@ -42,7 +42,7 @@ FORMATS = {
 
 
 def text(cell: Cell, kind: Kind) -> str:
-    """Format a cell with its spread; empty if the cell is missing.
+    """Return the number and the spread of a cell as text. A missing cell has an empty text.
 
     Examples are `91.2 (90.5 to 92.1)`, `+2.5 [0, 5]` and `40.00 ± 0.10`.
     """
@@ -50,9 +50,9 @@ def text(cell: Cell, kind: Kind) -> str:
 
 
 def parts(cell: Cell, kind: Kind) -> tuple[str, str]:
-    """Text of the number, rounded to what its spread supports, and text of the spread.
+    """Return the text of a cell's number and the text of its spread.
 
-    The number, its spread and the spread's half-width have the same decimals, see `decimals`:
+    Both have as many decimals as the spread supports; see `decimals`. For example,
     2.46 [-0.01, 4.96] becomes 2.5 [0, 5].
     """
     if not kind.numeric:
@@ -75,18 +75,19 @@ def parts(cell: Cell, kind: Kind) -> tuple[str, str]:
 
 
 def number_of(cell: Cell) -> float | None:
-    """Number in a cell of a numeric column; None if it is missing or not finite."""
+    """Return the number in a cell of a numeric column, or None if it is missing or not finite."""
     number = cell.mean if isinstance(cell, Value) else cell
     assert not isinstance(number, str), number
     return number if number is not None and math.isfinite(number) else None
 
 
 def decimals(cell: Cell, kind: Kind) -> int:
-    """Decimals of a number. A spread reduces them to the significant digits of its half-width.
+    """Return the number of decimals for a cell's number and spread.
 
-    By the rule of the Particle Data Group, there are two digits for a half-width that begins with
-    100 to 354, and one digit for 355 to 949. An interval without 0 gets more decimals if its ends
-    would be rounded to 0, because the verdict depends on their sign.
+    A spread limits the decimals to the significant digits of its half-width. The rule is the one of
+    the Particle Data Group. A half-width has two digits if its first three digits are 100 to 354,
+    and one digit if they are higher. An interval that excludes 0 has more decimals if one of its
+    ends would round to 0, because the verdict depends on the sign of the ends.
     """
     form = FORMATS[kind]
     if isinstance(cell, Value) and cell.spread:
@@ -108,14 +109,14 @@ def decimals(cell: Cell, kind: Kind) -> int:
 
 
 def _ends(spread: Ends | Interval, places: int) -> list[str]:
-    """Both ends with equal decimals; without decimals if both are whole numbers."""
+    """Format both ends with equal decimals, or without decimals if both are whole numbers."""
     ends = [round(end, places) for end in (spread.low, spread.high)]
     whole = all(end == round(end) for end in ends if math.isfinite(end))
     return [_fixed(end, 0 if whole else places) for end in ends]
 
 
 def _fixed(number: float, places: int, signed: bool = False) -> str:
-    """Number with a typographic minus sign. A number that is rounded to zero has no sign."""
+    """Format a number with a typographic minus sign. A number that rounds to zero has no sign."""
     written = f"{number:+.{places}f}" if signed else f"{number:.{places}f}"
     if float(written) == 0:
         written = written.lstrip("+-")
@@ -123,9 +124,10 @@ def _fixed(number: float, places: int, signed: bool = False) -> str:
 
 
 def best(columns: Sequence[Column], row: Row) -> set[str]:
-    """Keys of a row's best numbers among the compared columns.
+    """Return the keys of the columns that contain the best number of a row.
 
-    Numbers that are equal after rounding are all best. Empty with fewer than two numbers.
+    Only compared columns of the same kind compete, and only if at least two of them have a number.
+    Numbers that are equal after rounding are all best.
     """
     found: set[str] = set()
     compared = [c for c in columns if c.compared and number_of(row[c.key]) is not None]

@@ -32,12 +32,14 @@ def render(
     """Render the page.
 
     Args:
-        answers: sentences for the top of the page.
-        drawings: name of a figure -> its `<svg>` element from `figures.inline`.
-        runs: the runs that the numbers come from.
+        answers: answers to show at the top of the page.
+        sections: sections of the report.
+        drawings: map from the name of a figure to its `<svg>` element from `figures.inline`.
+        runs: runs behind the numbers.
         problems: sentences about unreadable files.
-        files: files of the report, relative to the page: `"tables/<section>.csv"`, ...
-        margin: margin to draw in the forest plots, points; None: only where a verdict uses it.
+        files: paths of the report's files relative to the page, such as `"tables/table1.csv"`.
+        margin: margin to draw in all forest plots, in points; None: draw the margin of the
+                verdicts, only where a verdict uses it.
     """
     folder = Path(__file__).parent
     script, style = ((folder / name).read_text(encoding="utf-8") for name in (SCRIPT, STYLE))
@@ -61,7 +63,7 @@ def render(
 
 
 def _by_stem(files: list[str]) -> dict[str, list[str]]:
-    """Group the files that differ only in their extension: `"tables/table1"` -> files."""
+    """Map each path without its extension, such as `"tables/table1"`, to its files."""
     found: dict[str, list[str]] = {}
     for name in files:
         found.setdefault(name.rsplit(".", 1)[0], []).append(name)
@@ -69,5 +71,5 @@ def _by_stem(files: list[str]) -> dict[str, list[str]]:
 
 
 def _digest(script: str) -> str:
-    """SHA-256 of the script, in the encoding of a Content-Security-Policy."""
+    """Return the SHA-256 of the script in base64, as a Content-Security-Policy requires."""
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,4 +1,4 @@
-"""Runs behind a report as compact JSON, so that thousands of them fit into one page."""
+"""Convert the runs behind a report to compact JSON, so that one page can contain thousands."""
 
 import base64
 import csv
@@ -12,9 +12,9 @@ from robust_backbones.core.results import flatten
 
 MAX_PICTURE_BYTES = 6_000_000  # largest total size of the pictures in the page
 MAX_RECALLS = 600_000  # largest number of per-class recalls in the page
-# Pictures to embed: training curves, accuracy against eps, and Figure 1.
+# Names of the embedded pictures: training curves, accuracy against eps, and Figure 1.
 _PICTURES = ("curves.png", "curve.png", "trial*/*/curves.png", "figure.png")
-_SKIPPED = {"candidates"}  # settings that are too long for the page: up to 45 per trial
+_SKIPPED = {"candidates"}  # entries that are too long for the page: a trial may have 45
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,10 @@ class PageRuns:
     """Runs in the form that the page's script reads.
 
     Attributes:
-        rows: one JSON object for each record, in the order of the records; see `_row`.
+        rows: JSON object of each record, in the order of the records; see `_row`.
         common: settings that are the same in all runs.
-        classes: lists of `[class name, test images]`; rows refer to them by index.
+        classes: class lists. Each one has a `[class name, number of test images]` per class. A row
+            contains the index of its class list.
         simulated: number of simulated runs.
     """
 
@@ -34,12 +35,12 @@ class PageRuns:
     simulated: int
 
     def json(self) -> dict:
-        """JSON object for the page's script."""
+        """Return the JSON object that the page's script reads."""
         return {"rows": self.rows, "common": self.common, "classes": self.classes}
 
 
 def collect_runs(records: list[Record]) -> PageRuns:
-    """Collect the records with the recalls and pictures in their folders."""
+    """Convert the records to rows, and add the recalls and pictures in their folders."""
     settings = [flatten(rounded(record.settings)) for record in records]
     common = _common(settings)
     classes: dict[tuple, int] = {}
@@ -81,8 +82,10 @@ def _row(record: Record, settings: dict) -> dict:
 
 
 def rounded(node: Any) -> Any:
-    """Convert to JSON values: numbers with four decimals, or six digits if small, and no long lists
-    of candidates."""
+    """Convert a value to JSON types, with rounded numbers and without lists of candidates.
+
+    Numbers are rounded to four decimals. Numbers below 0.1 are rounded to six significant digits.
+    """
     if isinstance(node, dict):
         return {str(k): rounded(v) for k, v in node.items() if k not in _SKIPPED}
     if isinstance(node, (list, tuple)):
@@ -95,7 +98,7 @@ def rounded(node: Any) -> Any:
 
 
 def _common(settings: list[dict]) -> dict:
-    """Settings that are equal in all runs; empty for a single run."""
+    """Return the settings that are equal in all runs. The result is empty for a single run."""
     if len(settings) < 2:
         return {}
     return {
@@ -106,16 +109,17 @@ def _common(settings: list[dict]) -> dict:
 
 
 def _per_class(folder: Path, known: dict, left: dict) -> dict:
-    """Recalls of a run.
+    """Read the recalls of a run.
 
     Args:
         folder: folder of the run.
-        known: names of classes -> index, extended by this run's.
-        left: remaining space in the page, reduced by this run's recalls.
+        known: map from class lists to their indices. The run's class list is added to it.
+        left: remaining space in the page. It is reduced by the run's recalls.
 
     Returns:
-        `classes`, index of the class names, and `recalls`, percent, None for a class without
-        images; or `skipped_classes`, the file's name, if the page has no space left.
+        A dictionary with two entries. `classes` is the index of the class list. `recalls` is in
+        percent, and None for a class without images. If the page has no space left, the dictionary
+        contains only `skipped_classes`, the file's name. It is empty if the run has no valid file.
     """
     try:
         with open(folder / "per_class.csv", newline="", encoding="utf-8") as file:
@@ -128,7 +132,7 @@ def _per_class(folder: Path, known: dict, left: dict) -> dict:
             for line in lines
         ]
     except (OSError, ValueError, KeyError, TypeError, csv.Error):
-        return {}  # no file, or a file of another program
+        return {}  # the file is missing, or another program wrote it
     left["recalls"] -= len(names)
     if left["recalls"] < 0:
         return {"skipped_classes": "per_class.csv"}
@@ -136,15 +140,15 @@ def _per_class(folder: Path, known: dict, left: dict) -> dict:
 
 
 def _pictures(folder: Path, left: dict) -> dict:
-    """Pictures of a run.
+    """Read the pictures of a run.
 
     Args:
         folder: folder of the run.
-        left: remaining space in the page, reduced by this run's pictures.
+        left: remaining space in the page. It is reduced by the run's pictures.
 
     Returns:
-        `pictures`, each `[file, data URL]`, and `skipped_pictures`, files that no longer fit into
-        the page.
+        A dictionary with two entries, without the empty ones. `pictures` is a list of
+        `[file, data URL]`. `skipped_pictures` is a list of the files that do not fit into the page.
     """
     paths = [path for name in _PICTURES for path in sorted(folder.glob(name))]
     # Skip the training runs that only chose hyperparameters.

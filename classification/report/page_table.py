@@ -14,13 +14,13 @@ class PageCell:
     """Cell of a table on the page.
 
     Attributes:
-        text: text of the number, or of the cell.
+        text: text of the cell, without the spread of a number.
         sort: sort key, a number or text; None if the cell is missing.
-        number: whether the column is numeric.
+        number: whether the cell is in a numeric column.
         spread: text of the spread.
-        note: description of the spread, unless the heading contains it.
+        note: description of the spread; empty if the heading of the column contains it.
         records: indices of the runs behind the number, separated by spaces.
-        best: whether it is the best number of its row.
+        best: whether the cell contains the best number of its row.
     """
 
     text: str = MISSING
@@ -33,7 +33,10 @@ class PageCell:
 
 
 def table(section: Section) -> tuple[list[tuple[Column, str]], list[list[PageCell]]]:
-    """Columns, each with the most frequent description of its spreads, and rows."""
+    """Return the columns and the rows of a section's table.
+
+    Each column is paired with the most frequent description of its spreads.
+    """
     shared = {c.key: _shared([row[c.key] for row in section.rows]) for c in section.columns}
     rows = []
     for row in section.rows:
@@ -45,7 +48,10 @@ def table(section: Section) -> tuple[list[tuple[Column, str]], list[list[PageCel
 
 
 def _shared(cells: list[Cell]) -> str:
-    """Most frequent description of the spreads, if each value of the column has one."""
+    """Return the most frequent description of the spreads in a column.
+
+    The result is empty if a spread has no description, or with fewer than two values.
+    """
     words = Counter(cell.words for cell in cells if isinstance(cell, Value))
     return "" if "" in words or words.total() < 2 else words.most_common(1)[0][0]
 
@@ -55,9 +61,9 @@ def page_cell(cell: Cell, column: Column, shared: str = "", best: bool = False) 
 
     Args:
         cell: cell of the section.
-        column: its column.
-        shared: description of the spreads in the heading.
-        best: whether it is the best number of its row.
+        column: column of the cell.
+        shared: description of the spreads in the heading of the column.
+        best: whether the cell contains the best number of its row.
     """
     if not column.kind.numeric:
         return PageCell() if cell is None else PageCell(str(cell), str(cell))
@@ -72,7 +78,7 @@ def page_cell(cell: Cell, column: Column, shared: str = "", best: bool = False) 
 
 
 def missing(section: Section) -> list[str]:
-    """Rows with missing numbers, and the headings of the missing numbers."""
+    """Describe each row with missing numbers by its text and the headings of these numbers."""
     rows = []
     for row in section.rows:
         headings = [c.heading for c in section.columns if c.kind.numeric and row[c.key] is None]

@@ -1,4 +1,4 @@
-"""Read the predictions for each test image from the `per_image.csv` in the folder of a result."""
+"""Read the prediction for each test image from `per_image.csv` in the folder of a result."""
 
 from functools import cache, lru_cache
 from pathlib import Path
@@ -11,11 +11,14 @@ FILE = "per_image.csv"
 
 
 def correctness(runs: list[Merged]) -> tuple[list[np.ndarray], np.ndarray] | None:
-    """Whether each run classifies each image correctly, for runs on the same test images.
+    """Determine which test images each run classifies correctly.
+
+    Args:
+        runs: runs on the same test images.
 
     Returns:
-        Correctness of each run, `(trials, N)` bool, in the order of its seeds, and the labels,
-        `(N,)` int. None if a trial has no predictions, or the runs have different images.
+        Correctness `(trials, N)` bool of each run, in the order of its seeds, and the labels
+        `(N,)` int32. The result is None if a trial has no predictions, or if the labels differ.
     """
     rows, labels = [], None
     for run in runs:
@@ -31,7 +34,7 @@ def correctness(runs: list[Merged]) -> tuple[list[np.ndarray], np.ndarray] | Non
 
 
 def _trial(record: Record, k: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Labels and correctness of trial `k` of a record, `(N,)` each."""
+    """Return labels and correctness of trial `k` of a record, `(N,)` each, or None if missing."""
     if (found := _read(record.path.parent / FILE)) is None or k >= len(found[1]):
         return None
     return found[0], found[1][k]
@@ -39,13 +42,13 @@ def _trial(record: Record, k: int) -> tuple[np.ndarray, np.ndarray] | None:
 
 @lru_cache(maxsize=4096)
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    """Labels `(N,)` and correctness `(trials, N)`; None for a missing or an invalid file."""
+    """Read labels `(N,)` and correctness `(trials, N)`. None: the file is missing or invalid."""
     try:
         head, _, body = path.read_text(encoding="utf-8").partition("\n")
         columns = head.split(",")
         if columns[:2] != ["index", "label"] or len(columns) < 3:
             return None
-        # Much faster than a CSV reader; a report may read thousands of these files.
+        # NumPy is much faster than a CSV reader, and a report may read thousands of these files.
         table = np.array(body.replace("\n", ",").strip(",").split(","), dtype=np.int32)
         table = table.reshape(-1, len(columns))
     except (OSError, ValueError):
@@ -55,5 +58,5 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
 
 @cache
 def _shared(labels: bytes) -> np.ndarray:
-    """Array of the labels, one for all runs on the same images to save memory."""
+    """Return one array for all runs with the same labels, to save memory."""
     return np.frombuffer(labels, dtype=np.int32)

@@ -1,4 +1,4 @@
-"""Numbers of the paper, from `published.yaml`, which also has their sources."""
+"""Published numbers of the paper. `published.yaml` contains the numbers and their sources."""
 
 from functools import cache
 from pathlib import Path
@@ -8,24 +8,24 @@ import yaml
 from classification.datasets.specs import SUITE
 from classification.transfer.protocols import MODES
 
-ARCHS = ("resnet18", "resnet50", "wide_resnet50_2", "wide_resnet50_4")  # architectures of Table 1
+ARCHS = ("resnet18", "resnet50", "wide_resnet50_2", "wide_resnet50_4")  # architectures in Table 1
 EPS = (0.01, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 5.0)  # L2 radii of the robust networks
 FILE = Path(__file__).with_name("published.yaml")
 
 
 @cache
 def numbers() -> dict:
-    """Contents of the file, after a check."""
+    """Read and check `published.yaml`."""
     found = yaml.safe_load(FILE.read_text(encoding="utf-8"))
     check(found)
     return found
 
 
 def check(found: dict) -> None:
-    """Check the contents of the file for typos.
+    """Check the contents of `published.yaml` for typos.
 
     Raises:
-        ValueError: the lists do not fit together, or a number is not a percentage.
+        ValueError: the schema, a key, the length of a list or a number is invalid.
     """
     if found["schema"] != 1 or tuple(found["tasks"]) != SUITE:
         raise ValueError(f"{FILE.name}: the schema is not 1, or the tasks differ from `SUITE`")
@@ -49,7 +49,7 @@ def check(found: dict) -> None:
 
 
 def table1(mode: str, task: str, kind: str) -> float | None:
-    """Number from Table 1, percent; None for tasks that are not in it.
+    """Return a number from Table 1 in percent, or None if the table does not have the task.
 
     Args:
         kind: side of the comparison, `"robust"` or `"standard"`.
@@ -60,12 +60,12 @@ def table1(mode: str, task: str, kind: str) -> float | None:
 
 
 def best_run(mode: str, task: str, arch: str) -> dict | None:
-    """`eps`, `lr` and `accuracy` (percent) of the best single run; None if it is not published."""
+    """Return `eps`, `lr` and `accuracy` (percent) of the best run, or None if it is unpublished."""
     return numbers()["best_runs"]["rows"][mode].get(task, {}).get(arch)
 
 
 def table2(arch: str, eps: float, name: str) -> float | None:
-    """Number from Table 2, percent; None for architectures and eps that are not in it.
+    """Return a number from Table 2 in percent, or None if it lacks the architecture or eps.
 
     Args:
         name: dataset of the accuracy, `"imagenet"` or `"cifar10"`.
@@ -78,12 +78,12 @@ def table2(arch: str, eps: float, name: str) -> float | None:
 
 
 def figure4(experiment: str, task: str, kind: str) -> tuple[float, float | None] | None:
-    """AP and standard deviation from the table in Figure 4, percent; None if not in the table.
+    """Return AP and its standard deviation from Figure 4 in percent, or None if unpublished.
 
     Args:
-        experiment: dataset and kind of detector, `"voc_detection"`, `"coco_detection"` or
+        experiment: dataset and type of detector, `"voc_detection"`, `"coco_detection"` or
             `"coco_instance"`.
-        task: kind of AP, `"bbox"` or `"segm"`.
+        task: type of AP, `"bbox"` or `"segm"`.
         kind: side of the comparison, `"robust"` or `"standard"`.
     """
     rows = numbers()["figure4"].get(experiment)
@@ -93,5 +93,5 @@ def figure4(experiment: str, task: str, kind: str) -> tuple[float, float | None]
 
 
 def best_eps(task: str) -> float | None:
-    """Best eps of a task from Section 4.3; None if the paper has no number."""
+    """Return the best eps of a task from Section 4.3, or None if the paper does not report it."""
     return numbers()["section_4_3"]["best_eps"].get(task)

@@ -1,6 +1,6 @@
 """Read result files into records, and merge the trials of a configuration.
 
-Imports no torch, so that a report of thousands of runs takes seconds.
+This module does not import torch, so that a report of thousands of runs takes seconds.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from robust_backbones.core.errors import UserError
 
 RESULT, STUDY = "result.json", "run.json"
 
-# Settings that are not part of a configuration: they differ between the trials of a configuration,
-# or are only names of files. "source" describes the network, which the digest of its weights
-# identifies.
+# Settings that are not part of a configuration. They differ between the trials of a configuration,
+# or they are only names of files. "source" describes the network, which is already identified by
+# the digest of its weights.
 _NOT_CONFIGURED = {"seed", "SEED", "trials", "weights", "save_classifier", "OUTPUT_DIR", "source"}
 
 _NONE, _NUMBER = type(None), (int, float)
@@ -46,33 +46,34 @@ _TYPES: dict[str, Any] = {  # types of the record's fields that are not strings
 
 @dataclass(frozen=True)
 class Record:
-    """Contents of one result file. Fields that a kind of run does not have are empty.
+    """Contents of one result file. Fields that do not apply to a kind of run are empty.
 
     Attributes:
         path: path of the file.
         kind: kind of the run, a key of `result_kinds.READERS`.
-        dataset: target dataset; for a detector its test set.
+        dataset: target dataset, or the test set of a detector.
         mode: `"fixed-feature"` or `"full-network"`.
         protocol: name of the protocol, such as `"clean"` or `"paper+batchnorm=frozen"`.
-        downscale: size in pixels that the images were downscaled to; None: not downscaled.
+        downscale: length of the shorter side to which images were reduced, in pixels; None: no
+            reduction.
         arch: architecture of the network.
-        constraint: norm of the ball that the network was pretrained against, `"l2"` or `"linf"`.
-        eps: radius of this ball, images in [0, 1]. 0: standard training; None: unknown.
+        constraint: norm of the attack during pretraining, `"l2"` or `"linf"`.
+        eps: radius of this attack for images in [0, 1]; 0: standard training; None: unknown.
         weights: name or path of the weights, as the user gave it.
         pretrained_on: dataset that the network was pretrained on.
-        accuracies: accuracy of each trial, percent, in the metric of the task.
+        accuracies: accuracy of each trial in percent, by the metric `metric`.
         seeds: seed of each trial.
         metric: name of the metric of `accuracies`.
         seed: seed of the run.
         metrics, settings, data, warnings: contents of the file.
         weights_sha256: SHA-256 of the weights; None: unknown.
-        code_version: version of the code that made the run.
-        seconds: duration of the run.
+        code_version: version of the code that produced the result.
+        seconds: duration of the run in seconds.
         finished: end time of the run, as text.
-        labels: axis -> value, for runs of a study.
+        labels: map from axis to value, for runs of a study.
         simulated: whether the result was simulated.
-        assumed_standard: whether the network counts as standard because its file does not record
-            how it was trained.
+        assumed_standard: whether the network is assumed to be standard, because its file does not
+            record how it was trained.
     """
 
     path: Path
@@ -104,7 +105,7 @@ class Record:
 
     @cached_property
     def configuration(self) -> str:
-        """Digest of all settings except the seed, equal for trials of one configuration."""
+        """Digest of everything that trials of the same configuration have in common."""
         chosen = {k: v for k, v in self.settings.items() if k not in _NOT_CONFIGURED}
         if isinstance(model := chosen.get("MODEL"), dict):  # configuration of a detector
             chosen["MODEL"] = {k: v for k, v in model.items() if k != "WEIGHTS"}
@@ -116,15 +117,15 @@ class Record:
 
 @dataclass(frozen=True)
 class Merged:
-    """All trials of one configuration, each seed once.
+    """All trials of one configuration, with one trial per seed.
 
     Attributes:
-        first: first record of the configuration; all trials have its settings.
+        first: first record of the configuration. All trials share its settings except the seed.
         indices: indices of the records in the list of all records.
         accuracies: accuracy of each trial, percent, in the order of the seeds.
         seeds: seed of each trial, ascending.
-        sources: record of each trial, and index of the trial in this record.
-        contradictions: seeds that have several results with different accuracies.
+        sources: record of each trial, with the index of the trial in this record.
+        contradictions: seeds whose results have different accuracies.
     """
 
     first: Record
@@ -144,11 +145,11 @@ def read(folders: Iterable[Path | str]) -> tuple[list[Record], list[str]]:
     """Read all results in folders and their subfolders, in the order of their paths.
 
     Args:
-        folders: folders, or result files.
+        folders: folders with results, or result files.
 
     Returns:
-        The records, and one sentence about each file that cannot be used. Results of kinds that
-        `result_kinds` does not have are skipped.
+        The records, and one sentence about each invalid file. Results of kinds without a reader in
+        `result_kinds` are skipped.
 
     Raises:
         UserError: a folder does not exist.
@@ -174,8 +175,10 @@ def read(folders: Iterable[Path | str]) -> tuple[list[Record], list[str]]:
 
 
 def merged(records: list[Record]) -> list[Merged]:
-    """Merge the records of each configuration, in order of appearance. Records without accuracies
-    are skipped."""
+    """Merge the records of each configuration, in order of appearance.
+
+    Records without accuracies are skipped.
+    """
     groups: dict[str, list[int]] = {}
     for index, record in enumerate(records):
         if record.accuracies:
@@ -217,7 +220,7 @@ def _paths(folders: Iterable[Path | str]) -> list[Path]:
 
 
 def _read(path: Path) -> Record | None:
-    """Record of a file; None for kinds of runs that the report does not show."""
+    """Read the record of a file, or return None if the report does not show this kind of run."""
     contents = json.loads(path.read_text(encoding="utf-8"))
     if (schema := contents["schema"]) != 1:
         raise ValueError(f"schema {schema}, only 1 is supported")
@@ -254,14 +257,14 @@ def _read(path: Path) -> Record | None:
 
 
 def _described(part: object) -> bool:
-    """Whether the description of a split has plain values, which can be compared."""
+    """Return whether a split's description has only plain values, which can be compared."""
     known = ("name", "images", "fingerprint")
     plain = (str, int, float, _NONE)
     return isinstance(part, dict) and all(isinstance(part.get(key), plain) for key in known)
 
 
 def _labels(path: Path) -> dict:
-    """Labels that `classification.study` saved in the folder of a result; empty without them."""
+    """Read the labels that `classification.study` saved next to a result; `{}` if missing."""
     try:
         labels = json.loads((path.parent / STUDY).read_text(encoding="utf-8"))["labels"]
         return dict(labels)

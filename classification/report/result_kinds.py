@@ -1,7 +1,8 @@
 """Readers of the fields that differ between kinds of results.
 
-A reader is `(contents of the file, fields that all kinds have) -> more fields` of a
-`records.Record`. It raises KeyError, TypeError, AttributeError or ValueError for invalid contents.
+A reader is a function `(contents, common) -> fields`. `contents` is the contents of the file.
+`common` has the fields of `records.Record` that all kinds have. The reader returns further fields.
+It raises KeyError, TypeError, AttributeError or ValueError for invalid contents.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def _detection(contents: dict, common: dict) -> dict:
 
 
 def _from_labels(labels: dict) -> dict:
-    """eps from the study's axis of that name, for weights whose file does not record it."""
+    """Return eps from the study's axis `eps`, for weights whose file does not record it."""
     try:
         return {"eps": float(labels["eps"]), "constraint": "l2"}
     except (KeyError, TypeError, ValueError):
@@ -75,13 +76,13 @@ def _robustness(contents: dict, common: dict) -> dict:
         "metric": "top1",
         "accuracies": (value,),
         "seeds": (contents["seed"],),
-        # `eps` in the settings is the attack's. The training of the network is not recorded there.
+        # `eps` in the settings belongs to the attack. The settings do not record the training.
         **(_published(common["weights"]) or {}),
     }
 
 
 def _interpret(contents: dict, common: dict) -> dict:
-    """Fields of a run over several networks. Its numbers are in `Record.metrics`."""
+    """Return the fields of a run over several networks, whose numbers are in `Record.metrics`."""
     if not all(isinstance(row, dict) for row in contents["metrics"]["networks"].values()):
         raise ValueError("networks without numbers")
     names = contents["settings"].get("weights") or {}
@@ -98,9 +99,9 @@ READERS = {
 
 
 def _network(settings: dict, weights: str, labels: dict) -> dict:
-    """Training of the network, from its published name or from its file.
+    """Return how the network was trained, from its published name or from its file.
 
-    The study's axis `pretrained_on` is used if the file does not record the dataset.
+    If the file does not record the dataset, the study's label `pretrained_on` is used.
     """
     if known := _published(weights):
         return known

@@ -1,4 +1,4 @@
-"""Write a report: read results, build the sections, save page, tables and figures."""
+"""Write a report: build the sections from results, and save the page, tables and figures."""
 
 import json
 from pathlib import Path
@@ -24,10 +24,10 @@ def run(
     """Write the report and print a line for each section.
 
     Args:
-        found, problems: results, and sentences about unreadable files; see `records.read`.
+        found, problems: results and sentences about unreadable files, from `records.read`.
         output: folder for the report.
-        study: study file whose runs are listed as well.
-        margin: largest difference that counts as no difference, points; None: `MARGIN`.
+        study: study file, whose runs the report lists as well; None: no study.
+        margin: largest difference that counts as no difference, in points; None: `MARGIN`.
 
     Returns:
         Path of the page.
@@ -57,13 +57,15 @@ def write(
     output: Path,
     margin: float | None = None,
 ) -> Path:
-    """Write all files of a report, each atomically, the page last.
+    """Write all files of a report. Each file is written atomically, and the page last.
 
     Args:
-        results: results that answers and sections were built from.
-        problems: sentences about unreadable files, for the page.
+        results: results behind the answers and sections.
+        answers: answers to show at the top of the page.
+        sections: sections of the report.
+        problems: sentences about unreadable files.
         output: folder for the report.
-        margin: margin that the user gave, points; None: none was given.
+        margin: margin from the user in percentage points; None: the user gave no margin.
 
     Returns:
         Path of the page.
@@ -81,7 +83,7 @@ def write(
             "files": sorted(older | set(files)),
             "looks": results.rules.looks,
         }
-        # Written first: if the process is killed, the next one recognizes the folder as a report.
+        # This file is written first. If the process is killed, the next run recognizes the report.
         files = {
             folder.CONTENTS: json.dumps(contents, indent=1).encode(),
             **files,
@@ -100,7 +102,7 @@ def _draw(sections: list[Section], watermark: str) -> tuple[dict[str, bytes], di
     """Draw all figures.
 
     Returns:
-        Map from file name to contents, and map from the figure's name to its `<svg>` element.
+        A map from file names to contents, and a map from figure names to `<svg>` elements.
     """
     files, drawings = {}, {}
     for figure in (figure for section in sections for figure in section.figures):
@@ -112,7 +114,7 @@ def _draw(sections: list[Section], watermark: str) -> tuple[dict[str, bytes], di
 
 
 def _markdown(answers: list[Answer], sections: list[Section]) -> str:
-    """Answers and all tables in one Markdown file."""
+    """Return the answers and all tables as one Markdown text."""
     escape = tables.MARKDOWN.escape
     lines = [
         f"- **{escape(answer.question)}:** {escape(' '.join([answer.text, *answer.cautions]))}"
@@ -122,7 +124,7 @@ def _markdown(answers: list[Answer], sections: list[Section]) -> str:
 
 
 def _tables(sections: list[Section]) -> dict[str, bytes]:
-    """Map from file name to contents of each section's table in each format."""
+    """Return a map from file names to contents: the table of each section in each format."""
     return {
         f"{folder.TABLES}/{section.name}.{ending}": form(section).encode()
         for section in sections

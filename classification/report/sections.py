@@ -1,6 +1,6 @@
-"""Plain data of a report: sections with a table and figures.
+"""Data classes for the contents of a report: sections with a table and figures.
 
-`contents` builds the sections from results. The page and the table files show them.
+The package `contents` builds the sections from results. The page and the table files show them.
 """
 
 from dataclasses import dataclass, field
@@ -9,14 +9,14 @@ from enum import Enum, auto
 
 @dataclass(frozen=True)
 class Ends:
-    """Lowest and highest trial."""
+    """Spread of a mean over trials: the lowest and the highest trial."""
 
     low: float
     high: float
 
     @property
     def words(self) -> str:
-        """Empty, because the top of the page explains these ends once."""
+        """Empty description, because the top of the page explains this spread once."""
         return ""
 
     def around(self, mean: float) -> tuple[float, float]:
@@ -51,7 +51,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class StdDev:
-    """Standard deviation over runs with different seeds."""
+    """Standard deviation `size` over runs with different seeds."""
 
     size: float
 
@@ -61,7 +61,7 @@ class StdDev:
         return "standard deviation over runs"
 
     def around(self, mean: float) -> tuple[float, float]:
-        """Ends one standard deviation below and above the mean."""
+        """Return the ends one standard deviation below and above the mean."""
         return mean - self.size, mean + self.size
 
 
@@ -71,9 +71,9 @@ class Value:
 
     Attributes:
         mean: mean over trials or runs.
-        spread: spread around the mean; None: unknown, for example for a single trial.
+        spread: spread around the mean; None if unknown, for example with a single trial.
         trials: number of trials or runs.
-        records: indices of its runs in the report's list of records.
+        records: indices of the runs behind the number in the report's list of records.
     """
 
     mean: float
@@ -83,29 +83,31 @@ class Value:
 
     @property
     def words(self) -> str:
-        """Description of the spread that must be shown with the number; empty if none is needed."""
+        """Description to show with the spread; empty if the spread needs no description."""
         return self.spread.words if self.spread else ""
 
     @property
     def ends(self) -> tuple[float | None, float | None]:
-        """Low and high end of the spread; None without a spread."""
+        """Low and high end of the spread, or None for both ends without a spread."""
         return self.spread.around(self.mean) if self.spread else (None, None)
 
 
 Cell = str | int | float | Value | None
-Row = dict[str, Cell]  # key of a column -> its cell
+Row = dict[str, Cell]  # maps the key of a column to its cell
 
 
 class Kind(Enum):
-    """Kind of a column's cells. It determines how they are formatted, sorted and compared; see
-    `numbers.FORMATS`."""
+    """Kind of the cells in a column. It determines how the cells are formatted and compared.
+
+    `numbers.FORMATS` has the format of each kind.
+    """
 
     TEXT = auto()
     COUNT = auto()  # whole number
     ACCURACY = auto()  # accuracy or AP, percent
     DIFFERENCE = auto()  # percentage points, with a sign
     P_VALUE = auto()
-    SLOPE = auto()  # of a fitted line
+    SLOPE = auto()  # slope of a fitted line
     R_SQUARED = auto()
     RANK = auto()  # average rank, 1 is best
     SHARE = auto()  # whole percent
@@ -122,14 +124,14 @@ class Column:
     """Column of a table.
 
     Attributes:
-        key: key of its cells in the rows. The CSV file uses it as the heading.
-        heading: heading on the page, in Markdown and in LaTeX; empty: the key with spaces. No code
-            depends on its words.
-        kind: kind of its cells.
-        paper: whether its cells are the paper's or depend on the paper's.
-        optional: whether the column is dropped if it has no cells. Columns of the paper are always
-            optional.
-        compared: whether a row's best number among all compared columns is bold.
+        key: key of the cells in the rows. The CSV file uses it as the heading.
+        heading: heading on the page, in Markdown and in LaTeX; empty: the key with spaces instead
+            of underscores. The wording can be changed freely.
+        kind: kind of the cells.
+        paper: whether the cells contain or depend on numbers from the paper.
+        optional: whether the column is dropped if all its cells are empty. Columns with `paper` are
+            always optional.
+        compared: whether the column competes for the best number of a row, which is bold.
     """
 
     key: str
@@ -145,16 +147,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Series:
-    """Line, set of bars, or point cloud of a figure.
+    """Line, set of bars, or set of scatter points in a figure.
 
     Attributes:
         label: name in the legend.
-        x: numbers, or categories.
-        y: percent; None: no number.
-        low, high: ends of the error bars, as long as `y`, or empty.
-        labels: names of a scatter's points, or empty.
-        fit: `(slope, intercept)` of a line to draw through a scatter.
-        published: whether the numbers are the paper's.
+        x: numbers or categories on the x axis.
+        y: values in percent; None: missing value.
+        low, high: ends of the error bars, one for each `y`; empty: no error bars.
+        labels: names of the points of a scatter plot; empty: no names.
+        fit: `(slope, intercept)` of a line to draw through a scatter plot; None: no line.
+        published: whether the values are from the paper.
     """
 
     label: str
@@ -172,11 +174,12 @@ class Figure:
     """Figure of a section.
 
     Attributes:
-        name: name of its files, without extension.
-        kind: `"bars"` (x are categories), `"curves"` (x are numbers, joined by lines) or
-            `"scatter"`.
+        name: name of the figure's files, without extension.
+        kind: type of the plot: `"bars"` (x are categories), `"curves"` (x are numbers, with lines
+            between the points) or `"scatter"`.
         title, x_label, y_label: text on the figure.
-        panels: heading -> series of the panel. A single plot has one panel with the heading "".
+        panels: map from the heading of a panel to its series. A figure with a single plot has one
+            panel with an empty heading.
         log_x: whether the x axis is logarithmic, with a separate position for 0 on the left.
     """
 
@@ -194,14 +197,14 @@ class Section:
     """Section of a report: a table with its figures.
 
     Attributes:
-        name: name of its files and links: `"table1"`.
+        name: name in file names and links, such as `"table1"`.
         title: heading of the section.
-        text: paragraphs about the content of the table and its definition.
+        text: paragraphs that explain the table.
         columns: columns of the table. Optional columns without cells are dropped.
-        rows: one mapping from keys to cells for each row. Missing cells become None.
-        figures: figures above the table.
+        rows: map from column keys to cells for each row. Missing cells become None.
+        figures: figures to show above the table.
         warnings: reasons not to compare or trust the numbers, one sentence each.
-        found, wanted: number of cells that have a number, and that should have one.
+        found, wanted: number of cells that contain a number, and number of cells that should.
     """
 
     name: str

@@ -10,8 +10,10 @@ CONFIDENCE = 0.95
 
 
 def holm(p: Sequence[float | None]) -> list[float | None]:
-    """Correct p-values for their number by Holm's step-down method. None stays None and does not
-    count."""
+    """Correct p-values for multiple comparisons by Holm's step-down method.
+
+    A missing p-value (None) remains None and does not count as a comparison.
+    """
     known = sorted((value, i) for i, value in enumerate(p) if value is not None)
     corrected, highest = list(p), 0.0
     for rank, (value, i) in enumerate(known):
@@ -24,8 +26,8 @@ def fit(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float] | 
     """Fit a least-squares line.
 
     Returns:
-        Slope, intercept and R². R² is 0 if all `y` are equal. None for fewer than three points, or
-        if all `x` are equal.
+        Slope, intercept and R². R² is 0 if all `y` are equal. The result is None for fewer than
+        three points, or if all `x` are equal.
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     if len(x) < 3 or np.ptp(x) == 0:
@@ -37,11 +39,11 @@ def fit(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float] | 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Average ranks over tasks; 1 is the best.
+    """Average ranks of networks over tasks. Rank 1 is the best.
 
     Attributes:
         means: average rank of each network.
-        p: p-value of Friedman's test of equal ranks.
+        p: p-value of Friedman's test, whose null hypothesis is that all networks are equal.
         critical: Nemenyi's critical difference. Networks whose ranks differ by less are not
             significantly different at 5 %.
         tasks: number of tasks.
@@ -54,7 +56,7 @@ class Ranks:
 
 
 def ranks(table: np.ndarray) -> Ranks | None:
-    """Average ranks of networks over tasks; None for fewer than two tasks or three networks.
+    """Compute average ranks of networks. None: fewer than two tasks or three networks.
 
     Args:
         table: accuracies `(tasks, networks)`, percent. Equal accuracies share a rank.

@@ -1,4 +1,4 @@
-"""Table of a section as Markdown, CSV and LaTeX."""
+"""Format the table of a section as Markdown, CSV and LaTeX."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ from typing import Any
 from classification.report import numbers
 from classification.report.sections import Cell, Column, Row, Section, Value
 
-# Commands of LaTeX, and characters that some of its fonts lack.
+# Replacements for special characters of LaTeX, and for characters that some of its fonts lack.
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -36,10 +36,10 @@ _MARKDOWN = {"\\": "\\\\", "|": "\\|", "*": "\\*", "_": "\\_", "`": "\\`", "<": 
 
 @dataclass(frozen=True)
 class Markup:
-    """Syntax of a format.
+    """Syntax of a text format, such as Markdown.
 
     Attributes:
-        escape: function that escapes special characters of a text.
+        escape: function that escapes the special characters in a text.
         bold: function that marks a text as bold.
         missing: text of a missing cell.
     """
@@ -62,7 +62,7 @@ LATEX = Markup(_escaper(_LATEX), lambda text: rf"\textbf{{{text}}}", "--")
 
 
 def markdown(section: Section) -> str:
-    """Section as GitHub-flavored Markdown, with its title, paragraphs and warnings."""
+    """Format a section as GitHub-flavored Markdown, with its title, paragraphs and warnings."""
     escape = MARKDOWN.escape
     lines = [f"## {escape(section.title)}", ""]
     for paragraph in section.text:
@@ -81,7 +81,7 @@ def _markdown_row(texts: list[str]) -> str:
 
 
 def latex(section: Section) -> str:
-    r"""Section as a LaTeX `table` that needs `\usepackage{booktabs}`.
+    r"""Format a section as a LaTeX `table`, which needs `\usepackage{booktabs}`.
 
     Paragraphs and warnings become LaTeX comments.
     """
@@ -107,7 +107,7 @@ def latex(section: Section) -> str:
 
 
 def cells(columns: list[Column], row: Row, markup: Markup) -> list[str]:
-    """Cell texts of a row. The best number of the compared columns is bold."""
+    """Return the text of each cell of a row. The best number of the compared columns is bold."""
     best = numbers.best(columns, row)
     texts = []
     for column in columns:
@@ -117,10 +117,10 @@ def cells(columns: list[Column], row: Row, markup: Markup) -> list[str]:
 
 
 def comma(section: Section) -> str:
-    """Table as CSV for programs, with the keys of the columns as headings and plain numbers.
+    """Format a table as CSV for programs, with column keys as headings and plain numbers.
 
-    A column of `Value`s becomes four: number, low end, high end and trials. A fifth one describes
-    the spreads, if they need a description.
+    A column of `Value`s becomes four columns: number, low end, high end and number of trials. A
+    fifth column describes the spreads if they need a description.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -138,7 +138,7 @@ FORMS = {"md": markdown, "csv": comma, "tex": latex}
 
 
 def _csv_columns(column: Column, rows: list[Row]) -> dict[str, Callable[[Cell], Any]]:
-    """Map headings of CSV columns to functions that read their entry from a cell."""
+    """Map the heading of each CSV column to a function that reads its entry from a cell."""
     values = [cell for row in rows if isinstance(cell := row[column.key], Value)]
     found: dict[str, Callable[[Cell], Any]] = {column.key: _of_value(lambda v: v.mean, True)}
     if values:
@@ -153,13 +153,19 @@ def _csv_columns(column: Column, rows: list[Row]) -> dict[str, Callable[[Cell], 
 
 
 def _of_value(get: Callable[[Value], Any], plain: bool = False) -> Callable[[Cell], Any]:
-    """Apply `get` to cells that are a `Value`. Other cells are returned if `plain`, else None."""
+    """Return a function that applies `get` to a `Value`.
+
+    It returns other cells unchanged if `plain`, and None otherwise.
+    """
     return lambda cell: get(cell) if isinstance(cell, Value) else cell if plain else None
 
 
 def _plain(entry: Any) -> Any:
-    """Entry of a CSV file: numbers with six digits, and an apostrophe before text that a
-    spreadsheet would execute as a formula."""
+    """Convert a value to an entry of a CSV file.
+
+    Numbers have six significant digits. Text that a spreadsheet would execute as a formula gets an
+    apostrophe in front.
+    """
     if isinstance(entry, str) and entry[:1] in ("=", "+", "-", "@", "\t", "\r"):
         return f"'{entry}"
     if isinstance(entry, float):

@@ -1,8 +1,9 @@
 """Variance of a difference in accuracy over other seeds and other test images.
 
-Model of one side: `right[j, t, i] = mean_j + image_ji + trial_jt + noise_jti`, for network j, trial
-t and image i (crossed random effects; Gallas 2006, Roe and Metz 1997). All variances are variances
-of the *estimate*, in points squared.
+The two sides are the robust and the standard networks. The model of one side has crossed random
+effects (Gallas 2006, Roe and Metz 1997). For network j, trial t and image i, it is
+`right[j, t, i] = mean_j + image_ji + trial_jt + noise_jti`. All variances are variances of the
+*estimate*, in squared percentage points.
 """
 
 from collections.abc import Iterable
@@ -19,8 +20,8 @@ class VariancePart:
     """One part of an estimate's variance.
 
     Attributes:
-        variance: points squared.
-        df: degrees of freedom of `variance`; inf: the variance is known exactly.
+        variance: variance in squared percentage points.
+        df: degrees of freedom of `variance`; inf if the variance is known exactly.
     """
 
     variance: float
@@ -28,7 +29,7 @@ class VariancePart:
 
 
 def combined(parts: Iterable[VariancePart]) -> VariancePart:
-    """Sum of independent parts, with Satterthwaite's (1946) degrees of freedom."""
+    """Sum independent parts of a variance, with Satterthwaite's (1946) degrees of freedom."""
     used = [part for part in parts if part.variance > 0]
     if not used:
         return VariancePart(0.0, np.inf)
@@ -38,14 +39,14 @@ def combined(parts: Iterable[VariancePart]) -> VariancePart:
 
 
 def of_trials(table: np.ndarray, share: float = 1.0) -> VariancePart | None:
-    """Variance that other seeds cause in the mean of one side.
+    """Estimate the variance that seeds cause in the mean of one side.
 
-    It is pooled over the networks of a side, but not over both sides, because the variances of
-    standard and robust networks may differ.
+    The variance is pooled over the networks of a side, but not over both sides, because the
+    variances of standard and robust networks may differ.
 
     Args:
         table: accuracies `(networks, trials)`, percent.
-        share: fraction from `share_of_seeds`; 1 gives an upper bound of the variance.
+        share: fraction from `share_of_seeds`; 1 gives an upper bound on the variance.
 
     Returns:
         The variance and its degrees of freedom; None for a single trial.
@@ -62,11 +63,13 @@ def of_trials(table: np.ndarray, share: float = 1.0) -> VariancePart | None:
 
 
 def share_of_seeds(table: np.ndarray, own: float) -> float:
-    """Fraction of the random variation in the choice that seeds cause; images cause the rest.
+    """Estimate the fraction of the random variation in the choice of a network that seeds cause.
+
+    The selection images cause the rest of the variation.
 
     Args:
         table: accuracies `(networks, trials)`, percent.
-        own: variance between networks that is caused by the selection images, points squared.
+        own: variance between networks caused by the selection images, in squared points.
     """
     trials = table.shape[1]
     if trials < 2:
@@ -76,11 +79,11 @@ def share_of_seeds(table: np.ndarray, own: float) -> float:
 
 
 def own_images(right: np.ndarray, weights: np.ndarray) -> float:
-    """Variance that images cause between the means of the networks of a side, points squared.
+    """Estimate the variance between the networks of a side that images cause, in squared points.
 
     Args:
         right: correctness `(networks, trials, N)`, 1 or 0.
-        weights: weight `(N,)` of each image in a mean in percent.
+        weights: weight `(N,)` of each image in the accuracy in percent.
     """
     means = right.mean(1, dtype=np.float32)
     apart = means - means.mean(0)
@@ -88,13 +91,13 @@ def own_images(right: np.ndarray, weights: np.ndarray) -> float:
 
 
 def of_networks(tables: Iterable[np.ndarray]) -> VariancePart:
-    """Variance between the networks of a side, without the part that seeds cause.
+    """Estimate the variance between the networks of a side, without the part that seeds cause.
 
-    It contains the effect of the images and real differences between the networks.
+    The result includes the effect of the images and real differences between the networks.
 
     Args:
-        tables: accuracies `(networks, trials)` of each side, percent, with two trials or more. One
-            side has two networks or more.
+        tables: accuracies `(networks, trials)` of each side, in percent. Each side needs at least
+            two trials, and one side needs at least two networks.
     """
     total, df = 0.0, 0
     for table in tables:
@@ -108,16 +111,16 @@ def of_networks(tables: Iterable[np.ndarray]) -> VariancePart:
 
 
 def of_images(right: list[np.ndarray], labels: np.ndarray | None = None) -> VariancePart:
-    """Variance that other test images cause in the difference of two sides.
+    """Estimate the variance that test images cause in the difference of two sides.
 
-    The variance over images of the trial-averaged difference contains `noise / trials`. Because the
-    variance over trials contains it as well, it is subtracted here.
+    The difference, averaged over trials, varies over images. This variance contains
+    `noise / trials`. The variance over trials contains the same term, so it is subtracted here.
 
     Args:
         right: correctness `(trials, N)` of each side, in [0, 1]. Values between 0 and 1 are
             averages over several choices of a network.
-        labels: classes `(N,)` int for the mean over classes; None: mean over images. Classes of one
-            image have no variance of their own and form one stratum.
+        labels: classes `(N,)` int for the mean over classes; None: mean over images. Classes with
+            a single image are combined into one stratum, because one image has no variance.
     """
     delta = right[0].mean(0, dtype=float) - right[1].mean(0, dtype=float)
     noise = np.zeros(len(delta))
@@ -128,7 +131,7 @@ def of_images(right: list[np.ndarray], labels: np.ndarray | None = None) -> Vari
     variance = float(weighted.sum())
     if variance < 1e-18:
         return VariancePart(0.0, np.inf)
-    # Variance of the estimated variance, from fourth moments. With few discordant images it is
+    # Fourth moments give the variance of the estimated variance. With few discordant images it is
     # large, and the degrees of freedom are about twice the number of these images.
     spread = float((weighted**2).sum() - variance**2 / len(delta))
     df = min(len(delta) - 1, 2 * variance**2 / spread) if spread > 0 else len(delta) - 1
@@ -138,12 +141,12 @@ def of_images(right: list[np.ndarray], labels: np.ndarray | None = None) -> Vari
 
 @lru_cache(maxsize=256)
 def inflation(networks: int, trials: int) -> float:
-    """Variance factor of a mean over trials, each with a network that the other trials choose.
+    """Return the factor by which the choice of a network increases the variance over trials.
 
     Each trial evaluates the network that the other trials choose, so the trials are correlated. The
-    factor is simulated for equally good networks with a fixed seed. The largest factor over smaller
-    numbers of networks is used, because some networks may be too inaccurate to be chosen. The
-    standard error of the factor is 2 %.
+    factor is simulated for equally good networks with a fixed seed. The result is the largest
+    factor for this or a smaller number of networks, because some networks may be too inaccurate to
+    be chosen. The standard error of the factor is 2 %.
     """
     found, number = 1.0, 2
     while trials > 1 and number <= networks:

@@ -16,8 +16,7 @@ from classification.report.verdicts import (
     Verdict,
 )
 
-# Columns of a verdict; see `verdict_cells`. The verdict itself is better, worse, no difference or
-# cannot tell.
+# Columns that describe a verdict; `verdict_cells` returns their cells.
 P_VALUE = Column("p", "p, corrected", Kind.P_VALUE)
 VERDICT = Column("verdict", "verdict on robust")
 WOULD_TELL = Column("would_tell")
@@ -35,9 +34,10 @@ LACKING = {
 
 
 def interval(verdict: Verdict | None, indices: tuple[int, ...] = ()) -> Value | None:
-    """Estimate with its interval; None without an interval.
+    """Return the estimate of a verdict with its interval, or None if there is no interval.
 
     Args:
+        verdict: verdict to describe; None: no comparison.
         indices: indices of the records behind the estimate.
     """
     if verdict is None or verdict.low is None or verdict.high is None:
@@ -49,7 +49,7 @@ def interval(verdict: Verdict | None, indices: tuple[int, ...] = ()) -> Value | 
 
 
 def verdict_cells(verdict: Verdict | None) -> Row:
-    """Cells of the columns `P_VALUE`, `VERDICT` and `WOULD_TELL`."""
+    """Return the cells of a verdict in the columns `P_VALUE`, `VERDICT` and `WOULD_TELL`."""
     return {
         P_VALUE.key: verdict.p if verdict else None,
         VERDICT.key: outcome(verdict),
@@ -58,12 +58,12 @@ def verdict_cells(verdict: Verdict | None) -> Row:
 
 
 def outcome(verdict: Verdict | None) -> str:
-    """The verdict; empty without a comparison."""
+    """Return the outcome as text, or an empty text if there is no comparison."""
     return verdict.outcome.value if verdict else ""
 
 
 def over(verdict: Verdict | None) -> str:
-    """Sources of variation that the interval covers, in words."""
+    """Describe the sources of variation that the interval covers."""
     if verdict is None:
         return ""
     tasks = verdict.estimate.over is Over.TASKS
@@ -71,14 +71,14 @@ def over(verdict: Verdict | None) -> str:
 
 
 def would_tell(verdict: Verdict | None) -> str:
-    """Output of `advice` for one verdict; empty without a comparison."""
+    """Return `advice` for one verdict, or an empty text if there is no comparison."""
     return advice([verdict]) if verdict else ""
 
 
 def advice(verdicts: Iterable[Verdict]) -> str:
-    """Trials or test images that would turn `cannot tell` into another verdict, in words.
+    """Describe how many trials or test images would turn `cannot tell` into another verdict.
 
-    The range covers all the verdicts. The text is empty for other outcomes.
+    The range of numbers covers all verdicts. The text is empty if no verdict is `cannot tell`.
     """
     needed = [verdict.needed for verdict in verdicts if verdict.needed]
     trials = [one.trials for one in needed if one.trials]
@@ -94,7 +94,7 @@ def advice(verdicts: Iterable[Verdict]) -> str:
 
 
 def _range(ranges: list[tuple[int, int]], end: int) -> str:
-    """`8 to 25`, or `at least 8` if the largest number reaches `end`."""
+    """Format ranges as `8 to 25`, or as `at least 8` if the largest number reaches `end`."""
     fewest, most = min(low for low, _ in ranges), max(high for _, high in ranges)
     if most >= end:
         return f"at least {_rounded(fewest):,}"
@@ -102,13 +102,13 @@ def _range(ranges: list[tuple[int, int]], end: int) -> str:
 
 
 def _rounded(number: int) -> int:
-    """Round up to two digits, because the advice is not more precise."""
+    """Round up to two significant digits, because the advice is not more precise."""
     step = 10 ** max(0, len(str(number)) - 2)
     return -(-number // step) * step
 
 
 def how(rules: Rules) -> str:
-    """Paragraph that explains the rules of the verdicts."""
+    """Return the paragraph that explains the rules of the verdicts."""
     return (
         "Verdicts are about robust minus standard. Better or worse: the p-value, corrected for the "
         f"number of rows of a column (Holm), is at most {100 * FIRST:g} % at the first look. "
@@ -120,7 +120,7 @@ def how(rules: Rules) -> str:
 
 
 def about(contests: Iterable[Contest]) -> list[str]:
-    """Sentence on whether the verdicts are about these checkpoints or about the recipe."""
+    """Return a sentence on whether the verdicts apply to these checkpoints or to the recipe."""
     if all(c.pretrainings for c in contests):
         return [
             "Every network was pretrained several times. The intervals include the variance over "

@@ -1,6 +1,6 @@
-"""Verdicts about the difference robust minus standard, in percentage points.
+"""Verdicts about the difference between robust and standard networks, in percentage points.
 
-docs/statistics.md has the assumptions and the simulated error rates.
+docs/statistics.md describes the assumptions and the simulated error rates.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from scipy import optimize, special
 
 from classification.report.trial_variance import VariancePart
 
-MARGIN = 1.0  # points; largest difference that counts as no difference
-# Probability of a wrong "better" or "worse". Results without variance over trials are tested once,
-# at 5 %. Otherwise the first look uses 4 %, and each later look half of the remaining error.
+MARGIN = 1.0  # largest difference that counts as no difference, in points
+# Allowed probability of a wrong "better" or "worse". Results without variance over trials are
+# tested once, at 5 %. Otherwise the first look uses 4 %, and each later look uses half of the rest.
 FIXED, FIRST, LATER = 0.05, 0.04, 0.005
 _SMALLEST, _LARGEST = -12.0, -1e-6  # range of the search for a p-value, as base-10 exponents
 MOST_TRIALS, MOST_IMAGES = 1_000, 1_000_000  # largest numbers that are recommended
 
 
 class Outcome(Enum):
-    """Verdict on the robust side."""
+    """Verdict on the robust networks compared with the standard networks."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -41,7 +41,7 @@ class Over(Flag):
 
 
 class Missing(Enum):
-    """Reason for a missing interval."""
+    """Missing input that an interval or a verdict needs."""
 
     TRIALS = "trials: one seeded trial does not show the variance over seeds"
     PREDICTIONS = "per-image predictions of all networks"
@@ -50,11 +50,14 @@ class Missing(Enum):
 
 @dataclass(frozen=True)
 class Discordant:
-    """Images that exactly one of two networks without variance over trials classifies correctly.
+    """Images that exactly one of two networks classifies correctly.
+
+    The networks have no variance over trials.
 
     Attributes:
-        gains, losses: weights in the mean, in points, of the images that only the robust (gains)
-            or only the standard network (losses) classifies correctly.
+        gains: weight in the mean, in points, of each image that only the robust network classifies
+            correctly.
+        losses: the same weights for the standard network.
     """
 
     gains: np.ndarray
@@ -62,7 +65,7 @@ class Discordant:
 
     @property
     def sign_test(self) -> float:
-        """Exact two-sided p-value; 0 if the weights differ, because the test needs equal ones."""
+        """Exact two-sided p-value; 0 for unequal weights, which the test does not support."""
         weights = np.concatenate([self.gains, self.losses])
         if len(weights) and np.ptp(weights) > 1e-9 * weights.max():
             return 0.0
@@ -72,21 +75,22 @@ class Discordant:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A difference with the components of its uncertainty.
+    """Estimated difference with the components of its uncertainty.
 
     Attributes:
-        mean: robust minus standard, points.
+        mean: robust minus standard accuracy, in points.
         over: sources of variation that the interval covers.
         trials: number of trials of the robust and of the standard side.
-        seeds: variance caused by seeds; None: not in the interval.
-        images: variance caused by test images; None: not in the interval.
-        choice: points by which the choice of a network lowers the low end and raises the high end.
-        unseen: whether a network was chosen without predictions. The selection bias that images
-            cause is then estimated from the differences between networks.
+        seeds: variance caused by seeds; None: the interval does not cover seeds.
+        images: variance caused by test images; None: the interval does not cover images.
+        choice: points by which the choice of a network lowers the low end and raises the high end
+            of the interval.
+        unseen: whether a network was chosen without per-image predictions. The selection bias that
+            images cause is then estimated from the differences between networks.
         discordant: discordant images of two networks without variance over trials, for an exact
             interval; otherwise None.
         missing: reason for a missing interval; None: there is an interval.
-        tests: number of test images; number of tasks for an estimate over tasks.
+        tests: number of test images, or number of tasks for an estimate over tasks.
     """
 
     mean: float
@@ -102,15 +106,15 @@ class Estimate:
 
     @property
     def error(self) -> float:
-        """Standard error, points."""
+        """Standard error in points."""
         if self.discordant is not None:
             return math.hypot(*self.discordant.gains, *self.discordant.losses)
         return math.sqrt(sum(part.variance for part in (self.seeds, self.images) if part))
 
     def interval(self, alpha: float) -> tuple[float, float]:
-        """Two-sided interval with confidence `1 - alpha`, points.
+        """Compute the two-sided interval with confidence `1 - alpha`, in points.
 
-        Add the squared half-widths for seeds and for images, each from Student's t (Zou and
+        The squared half-widths for seeds and for images are added, each from Student's t (Zou and
         Donner's MOVER). Satterthwaite's degrees of freedom for the sum are too large: with three
         trials, the error rate is up to 8 % at a nominal 5 %.
         """
@@ -122,9 +126,10 @@ class Estimate:
 
     @property
     def p(self) -> float:
-        """Two-sided p-value of no difference: the smallest alpha whose interval excludes 0.
+        """Two-sided p-value: the smallest alpha whose interval excludes 0.
 
-        Images of equal weight must pass the exact sign test (McNemar) as well.
+        For discordant images of equal weight, the result is at least the p-value of the exact sign
+        test (McNemar).
         """
 
         def excess(exponent: float) -> float:
@@ -140,7 +145,7 @@ class Estimate:
 
 
 def _quantile(df: float, alpha: float) -> float:
-    """Two-sided quantile of Student's t, or of the normal distribution for infinite `df`."""
+    """Return the two-sided quantile of Student's t, or of the normal distribution for inf `df`."""
     if math.isinf(df):
         return float(special.ndtri(1 - alpha / 2))
     return float(-special.stdtrit(df, alpha / 2))
@@ -151,9 +156,10 @@ class Needed:
     """Trials or images that would change `cannot tell` to another verdict if the estimate is right.
 
     Attributes:
-        trials: fewest and most trials of each side, at most `MOST_TRIALS`; None: no recommendation.
-        images: fewest and most test images, at most `MOST_IMAGES`; None: no recommendation.
-        missing: inputs that the results lack.
+        trials: range of the number of trials of each side, up to `MOST_TRIALS`; None: no
+            recommendation.
+        images: range of the number of test images, up to `MOST_IMAGES`; None: no recommendation.
+        missing: input that the results lack; None: the results are complete.
     """
 
     trials: tuple[int, int] | None = None
@@ -163,16 +169,17 @@ class Needed:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Estimate with its verdict.
+    """Verdict on one estimate.
 
     Attributes:
-        estimate: the difference and the parts of its uncertainty.
-        low, high: ends of the interval with confidence `1 - alpha`, points; None: no interval.
+        estimate: difference and parts of its uncertainty.
+        low, high: ends of the interval with confidence `1 - alpha`, in points; None: no interval.
         p: two-sided p-value, corrected if several comparisons were made; None: no interval.
         alpha: allowed error probability.
-        outcome: one of the four verdicts.
-        margin: largest difference that counts as no difference, points.
-        needed: recommendation for `CANNOT_TELL`; None for the other outcomes.
+        outcome: one of the four outcomes.
+        margin: largest difference that counts as no difference, in points.
+        needed: trials or images that are needed for another outcome than `CANNOT_TELL`; None for
+            the other outcomes.
     """
 
     estimate: Estimate
@@ -186,12 +193,12 @@ class Verdict:
 
 
 def level(estimate: Estimate, look: int = 1) -> float:
-    """Allowed error probability of a verdict.
+    """Return the allowed error probability of a verdict.
 
     Args:
-        estimate: the estimate; the level depends on its sources of variation.
-        look: number of the look: 1 for the first verdict on these runs, 2 after trials were added,
-            and so on. The levels are 4 % + 0.5 % + 0.25 % + ... = 5 %.
+        estimate: estimate, whose sources of variation determine the level.
+        look: number of the look: 1 for the first verdict on these runs, 2 after the user added
+            trials, and so on. The levels are 4 % + 0.5 % + 0.25 % + ... = 5 %.
     """
     if not estimate.over & (Over.TRIALS | Over.TASKS):
         return FIXED
@@ -201,15 +208,16 @@ def level(estimate: Estimate, look: int = 1) -> float:
 def judge(
     estimate: Estimate, p: float | None = None, *, margin: float = MARGIN, look: int = 1
 ) -> Verdict:
-    """Verdict on one estimate.
+    """Return the verdict on one estimate.
 
-    `better` and `worse`: the p-value is at most `level`. `no difference`: the whole interval is
-    within the margin (two one-sided tests at `level / 2` each). Otherwise `cannot tell`.
+    The outcome is `better` or `worse` if the p-value is at most `level`. It is `no difference` if
+    the whole interval is within the margin (two one-sided tests at `level / 2` each). Otherwise it
+    is `cannot tell`.
 
     Args:
-        estimate: the difference and the parts of its uncertainty.
-        p: p-value corrected for the number of comparisons; None: the estimate's own.
-        margin: largest difference that counts as no difference, points, >= 0.
+        estimate: difference and parts of its uncertainty.
+        p: p-value corrected for the number of comparisons; None: the uncorrected p-value.
+        margin: largest difference that counts as no difference, in points, >= 0.
         look: number of the look, see `level`.
     """
     alpha = level(estimate, look)
@@ -230,10 +238,10 @@ def judge(
 
 
 def _exact(found: Discordant, alpha: float) -> tuple[float, float]:
-    """Interval from Poisson limits of the numbers of gains and losses.
+    """Compute an interval from Poisson limits on the numbers of gains and losses.
 
-    The limits of weighted sums are from Fay and Feuer (1997); for equal weights they are Garwood's
-    (1936). Zou and Donner's MOVER (2008) combines them.
+    The limits for weighted sums are from Fay and Feuer (1997). For equal weights they are Garwood's
+    (1936) limits. Zou and Donner's MOVER (2008) combines the limits.
     """
     largest = float(max(np.concatenate([found.gains, found.losses, [0.0]])))
     (gain, a_low, a_high), (loss, b_low, b_high) = (
@@ -247,7 +255,7 @@ def _exact(found: Discordant, alpha: float) -> tuple[float, float]:
 
 
 def _poisson(weights: np.ndarray, largest: float, alpha: float) -> tuple[float, float, float]:
-    """Sum of the weights of counted events, and confidence limits of its expected value."""
+    """Return the sum of the weights of counted events, and confidence limits for its mean."""
     total, squares = float(weights.sum()), float((weights**2).sum())
     low = 0.0
     if total:
@@ -260,20 +268,20 @@ def _poisson(weights: np.ndarray, largest: float, alpha: float) -> tuple[float, 
 
 
 def _chi2(probability: float, df: float) -> float:
-    """Quantile of chi-squared; much faster than scipy.stats."""
+    """Return a quantile of the chi-squared distribution, much faster than scipy.stats."""
     return 2 * float(special.gammaincinv(df / 2, probability))
 
 
 def _needed(estimate: Estimate, margin: float, look: int) -> Needed:
-    """Trials or images with which the interval excludes 0 or is within the margin.
+    """Compute the trials or images with which the interval excludes 0 or is within the margin.
 
-    The true difference is assumed to be within one standard error of the estimate. This range gives
-    the fewest and the most.
+    The true difference is assumed to be within one standard error of the estimate. The ends of the
+    recommended range are the fewest and the most trials or images for any such difference.
     """
     if estimate.over & Over.TASKS:
         return Needed(missing=Missing.TASKS)
     alpha = level(estimate, look + 1)
-    # Half-widths that give a verdict: the larger of |difference| and margin - |difference|.
+    # A verdict needs a half-width below |difference| or below margin - |difference|.
     mean, error = abs(estimate.mean), estimate.error
     ends = np.linspace(max(0.0, mean - error), mean + error, 101)
     widths = np.maximum(ends, margin - ends) - max(estimate.choice)
@@ -303,6 +311,6 @@ def _needed(estimate: Estimate, margin: float, look: int) -> Needed:
 
 
 def _first(numbers: np.ndarray, squares: np.ndarray, width: float) -> int:
-    """First of the ascending numbers with a small enough squared half-width, else the last."""
+    """Return the first of the ascending numbers whose half-width is small enough, else the last."""
     enough = np.flatnonzero(squares <= max(0.0, width) ** 2)
     return math.ceil(numbers[enough[0]] if len(enough) else numbers[-1])
