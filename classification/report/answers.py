@@ -22,8 +22,8 @@ from classification.report.verdict_words import advice, interval
 from classification.report.verdicts import Outcome, Verdict
 from robust_backbones.core.eps import show_eps
 
-NAMED = 3  # most tasks that a sentence names; otherwise it states their number
-# Mode -> subject of the comparison, with a placeholder for the network.
+NAMED = 3  # maximum number of tasks that a sentence names; more tasks are only counted
+# Subject of a sentence for each transfer mode and for detection. {} is the name of the network.
 SUBJECTS = {
     "fixed-feature": "features of {}",
     "full-network": "networks fine-tuned from {}",
@@ -36,10 +36,11 @@ class Answer:
     """Answer to a question about robust and standard networks.
 
     Attributes:
-        question: the comparison, without verb: mode, architecture and protocol.
-        text: the answer, one sentence. Without verdicts, it names the missing results.
-        unit: unit of the differences, `"points"` or `"points of box AP"`.
-        verdicts: task -> verdict on the robust side; empty if the question has no answer.
+        question: heading that names the comparison by mode, architecture and protocol.
+        text: answer to the question. If there are no verdicts, the text names the missing results.
+        unit: unit of the differences, such as `"points"` or `"points of box AP"`.
+        verdicts: mapping from each task to the verdict on the robust networks; empty if the
+            question has no answer.
         cautions: reasons not to quote the answer unchanged, one sentence each.
     """
 
@@ -57,7 +58,7 @@ class Answer:
 
     @property
     def only(self) -> Verdict | None:
-        """Verdict of a single task; None for several tasks, which have no common estimate."""
+        """Verdict of the only task, or None. Several tasks have no common estimate."""
         found = [*self.verdicts.values()]
         return found[0] if len(found) == 1 else None
 
@@ -65,7 +66,7 @@ class Answer:
         return f"{self.question}: {self.text}"
 
     def json(self) -> dict[str, Any]:
-        """Plain values for `report.json`; differences in percentage points."""
+        """Return the answer as plain values for `report.json`, with differences in points."""
         return {
             "question": self.question,
             "text": self.text,
@@ -91,14 +92,14 @@ class Answer:
 
 
 def _interval(verdict: Verdict) -> list[float] | None:
-    """Ends of the interval, points; None without an interval."""
+    """Return the ends `[low, high]` of the interval in points, or None if there is no interval."""
     if verdict.low is None or verdict.high is None:
         return None
     return [verdict.low, verdict.high]
 
 
 def find_answers(results: Results) -> list[Answer]:
-    """Answer the questions of a report. Questions without an answer are last."""
+    """Answer every question of a report. Answers without verdicts come last."""
     found = []
     for group in results.groups:
         if not stylized(group.key.pretrained_on):
@@ -109,7 +110,7 @@ def find_answers(results: Results) -> list[Answer]:
 
 
 def _nothing(runs: list[Merged]) -> Answer:
-    """Answer for results without a transfer run or detector whose network is known."""
+    """Return the answer for results that contain no comparable transfer runs or detectors."""
     unknown = [run for run in runs if run.first.kind == "transfer"]
     if unknown:
         text = (
@@ -125,13 +126,17 @@ def _nothing(runs: list[Merged]) -> Answer:
 
 
 def _of_group(results: Results, group: Group) -> list[Answer]:
-    """Answers for each mode: over all architectures, then for each of several architectures."""
+    """Answer the questions about each transfer mode of a group.
+
+    The first answer of a mode is over all architectures. Further answers are about each of several
+    architectures, and about each size of downscaled images.
+    """
     found, words = [], "; ".join(group.key.words)
     contests, by_arch = results.contests[group.suffix], results.by_architecture[group.suffix]
     for mode in group.modes:
         archs = [a for a in group.archs if any(group.row(mode, task, a) for task in group.tasks)]
         own = {task: c for (m, task), c in contests.items() if m == mode}
-        if not archs:  # the mode has runs of downscaled images only
+        if not archs:  # all runs of this mode use downscaled images
             pass
         elif own:
             found.append(_of_transfer(group, mode, archs, own))
@@ -156,11 +161,14 @@ def _of_transfer(
     contests: Mapping[str, Contest],
     pixels: int | None = None,
 ) -> Answer:
-    """Answer for one mode and the best of some architectures.
+    """Answer the question about one transfer mode, over the given architectures.
 
     Args:
-        contests: task -> contest.
-        pixels: size that the images were downscaled to; None: not downscaled.
+        group: group of comparable results.
+        mode: transfer mode.
+        archs: architectures whose networks are compared.
+        contests: mapping from each task to its contest.
+        pixels: size, in pixels, to which the images were downscaled; None: original images.
     """
     sides: dict[bool, set[tuple[str, float]]] = {True: set(), False: set()}
     for task in contests:
@@ -188,11 +196,12 @@ def _of_transfer(
 
 
 def _network(side: set[tuple[str, float]], norm: str, recipe: bool) -> str:
-    """Name of a robust network, or description of the best of several.
+    """Name the only robust network, or describe the best of several robust networks.
 
     Args:
-        side: architecture and eps of each network.
-        recipe: whether verdicts are about the recipe of the pretraining and not about checkpoints.
+        side: pairs `(architecture, eps)`, one for each robust network.
+        norm: norm of eps, `"l2"` or `"linf"`.
+        recipe: whether verdicts are about the pretraining recipe instead of single checkpoints.
     """
     archs, levels = sorted({arch for arch, _ in side}), sorted({eps for _, eps in side})
     shown = show_eps(norm, levels[0])
@@ -207,7 +216,7 @@ def _network(side: set[tuple[str, float]], norm: str, recipe: bool) -> str:
 
 
 def _lacking(group: Group, mode: str) -> str:
-    """Sentence about the runs that are missing for a comparison in a mode."""
+    """Describe the runs that are missing for a comparison in one transfer mode."""
     runs = [run for task in group.tasks for run in group.networks(mode, task)]
     sides = {bool(run.first.eps) for run in runs}
     names = sorted({run.first.arch for run in runs})
@@ -222,7 +231,11 @@ def _lacking(group: Group, mode: str) -> str:
 
 
 def _of_detectors(runs: list[Merged], rules: Rules) -> list[Answer]:
-    """Answers for each metric of detectors with the same architecture."""
+    """Answer one question for each backbone architecture and metric of the detectors.
+
+    An experiment without robust or without standard backbones gets an answer that names the
+    missing runs.
+    """
     found: dict[tuple[str, str], dict[tuple[str, str], Verdict]] = {}
     lacking = []
     for experiment in experiments(runs):
@@ -240,10 +253,13 @@ def _of_detectors(runs: list[Merged], rules: Rules) -> list[Answer]:
 
 
 def _of_metric(arch: str, task: str, found: dict[tuple[str, str], Verdict]) -> Answer:
-    """Answer for one metric.
+    """Answer the question about one metric of detectors with the same backbone architecture.
 
     Args:
-        found: (experiment, name of the robust backbone) -> verdict.
+        arch: architecture of the backbones.
+        task: key of `TASKS` for the metric.
+        found: mapping from (description of the experiment, name of the robust backbone) to the
+            verdict.
     """
     names = {words for words, _ in found}
     backbones = [*dict.fromkeys(network for _, network in found)]
@@ -263,7 +279,7 @@ def _of_metric(arch: str, task: str, found: dict[tuple[str, str], Verdict]) -> A
 
 
 def _cautions(contests: Iterable[Contest]) -> tuple[str, ...]:
-    """Reasons not to quote verdicts unchanged."""
+    """List reasons not to quote the verdicts of these contests unchanged, one sentence each."""
     contests = list(contests)
     records = [run.first for c in contests for run in (c.robust, c.standard)]
     found = []
@@ -281,12 +297,12 @@ def _cautions(contests: Iterable[Contest]) -> tuple[str, ...]:
 def sentence(
     subject: str, rival: str, verdicts: Mapping[str, Verdict], unit: str = "points"
 ) -> str:
-    """Write a sentence on the robust networks that follows from the verdicts.
+    """Summarize the verdicts on robust networks in one sentence.
 
     Args:
-        subject: name of the robust networks, in the plural.
+        subject: plural name of the robust networks.
         rival: name of the standard networks.
-        verdicts: task -> verdict; at least one.
+        verdicts: mapping from each task to its verdict; at least one task.
         unit: unit of the differences.
     """
     by = {outcome: {} for outcome in Outcome}
@@ -324,7 +340,10 @@ def sentence(
 
 
 def _advice(verdicts: Mapping[str, Verdict]) -> str:
-    """Trials or images that would tell, for each task if the tasks are few and differ."""
+    """Return the trials or images that would settle these `cannot tell` verdicts.
+
+    The advice is given for each task if it differs and there are at most `NAMED` tasks.
+    """
     by_task = {task: advice([verdict]) for task, verdict in verdicts.items()}
     if len(set(by_task.values())) > 1 and len(by_task) <= NAMED:
         return _listed(f"{words} on {task}" for task, words in by_task.items())
@@ -332,20 +351,25 @@ def _advice(verdicts: Mapping[str, Verdict]) -> str:
 
 
 def _where(tasks: Collection[str], total: int) -> str:
-    """Names of the tasks, or their number if there are many."""
+    """Return the names of the tasks, or their number if there are more than `NAMED`.
+
+    Args:
+        tasks: names of the tasks with one verdict.
+        total: number of tasks with any verdict.
+    """
     if len(tasks) <= NAMED:
         return f"on {_listed(tasks)}"
     return f"on all {total} tasks" if len(tasks) == total else f"on {len(tasks)} of {total} tasks"
 
 
 def _listed(words: Iterable[str]) -> str:
-    """`a, b and c`."""
+    """Join words in the form `a, b and c`."""
     *first, last = words
     return f"{', '.join(first)} and {last}" if first else last
 
 
 def _sizes(verdicts: Mapping[str, Verdict], unit: str) -> str:
-    """Size of one difference with its interval, or the range of several differences.
+    """Return the size of one difference with its interval, or the range of several differences.
 
     Gains and losses are printed without a sign, because the verb states the direction.
     """
@@ -360,10 +384,11 @@ def _sizes(verdicts: Mapping[str, Verdict], unit: str) -> str:
 
 
 def _value(verdict: Verdict, negated: bool = False) -> Value:
-    """Estimate with its interval.
+    """Return the estimate with its interval, if there is an interval.
 
     Args:
-        negated: whether to return standard minus robust.
+        verdict: verdict on robust minus standard.
+        negated: whether to return standard minus robust instead.
     """
     value = interval(verdict) or Value(verdict.estimate.mean)
     if not negated or not isinstance(value.spread, Interval):

@@ -1,4 +1,4 @@
-"""Comparison of the best robust with the best standard network: runs, estimates, verdicts."""
+"""Compare the best robust with the best standard network: runs, estimates and verdicts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from classification.report.records import Merged, Record
 from classification.report.verdicts import Estimate, Over, Verdict
 from classification.transfer.protocols import CHOICES
 
-ENOUGH = 3  # trials; networks with fewer are excluded if others of their side have as many
+# Networks with fewer trials are excluded if another network of their side has at least this many.
+ENOUGH = 3
 # Fields of `settings.source` that define a pretraining recipe, and their names in the report.
 RECIPE = {"dataset": "pretraining data", "epochs": "epochs", "seed": "initialization"}
 K = TypeVar("K", bound=Hashable)
@@ -26,19 +27,23 @@ class Rules:
 
     Attributes:
         margin: largest difference that counts as no difference, points.
-        looks: name of a comparison -> numbers of trials at its earlier looks. Each verdict adds its
-            numbers, because later looks at more trials have a smaller error probability.
+        looks: mapping from the name of a comparison to the numbers of trials at each look, such as
+            `"3 v 3"`. A look is a verdict on the trials that exist at that time. Each verdict adds
+            its numbers, because a later look at more trials has a smaller allowed error
+            probability.
     """
 
     margin: float = verdicts.MARGIN
     looks: dict[str, list[str]] = field(default_factory=dict)
 
     def look(self, name: str, *parts: Estimate) -> int:
-        """Number of this look at a comparison, from 1. Equal numbers of trials are one look.
+        """Record a look at a comparison and return its number, from 1.
+
+        Verdicts on the same numbers of trials count as one look.
 
         Args:
             name: name of the comparison.
-            parts: the estimate, or the estimates of all tasks for a comparison over tasks.
+            parts: estimate of the comparison; for a comparison over tasks, one estimate per task.
         """
         if not any(part.over & Over.TRIALS for part in parts):
             return 1
@@ -51,16 +56,18 @@ class Rules:
 
 @dataclass(frozen=True)
 class Contest:
-    """Comparison of robust with standard networks on a task.
+    """Comparison of robust with standard networks on one task.
 
     Attributes:
         robust, standard: best network of each side on the test images.
-        measured: difference of their means, points, with selection bias.
-        estimate: cross-fitted difference: networks are chosen on other images and trials.
-        verdict: verdict on the estimate; None before `with_verdicts`.
-        differs: fields of the pretraining recipe in which the two networks differ, in words.
-        pretrainings: whether every network was pretrained several times, so that the verdict is
-            about the recipe and not about these checkpoints.
+        measured: difference of the mean accuracies of `robust` and `standard`, points. It contains
+            selection bias.
+        estimate: cross-fitted estimate of the difference. The networks are chosen in other trials
+            and, if predictions exist, on other images.
+        verdict: verdict on the estimate; None until `with_verdicts` adds it.
+        differs: names of the fields of `RECIPE` in which the two networks differ.
+        pretrainings: whether every network was pretrained several times. The verdict is then about
+            the recipe instead of single checkpoints.
     """
 
     robust: Merged
@@ -73,15 +80,17 @@ class Contest:
 
     @property
     def bias(self) -> float | None:
-        """Selection bias of `measured`, points; None without a cross-fitted estimate."""
+        """Selection bias of `measured`, points; None if the estimate has no interval."""
         return None if self.estimate.missing else self.measured - self.estimate.mean
 
 
 def contest(robust: list[Merged], standard: list[Merged]) -> Contest | None:
-    """Compare two sides. Each configuration of a network is a separate candidate.
+    """Compare robust with standard runs on one task.
+
+    Each configuration of a network is a separate candidate for the best network.
 
     Returns:
-        Comparison without a verdict; None if a side is empty.
+        The comparison without a verdict; None if there are no robust or no standard runs.
     """
     if not robust or not standard:
         return None
@@ -104,7 +113,8 @@ def with_verdicts(contests: dict[K, Contest], rules: Rules, name: str = "") -> d
     Args:
         contests: contests of the column.
         rules: rules for verdicts.
-        name: name of the column. Name and key identify a comparison in `rules.looks`.
+        name: name of the column. The name and a contest's key identify a comparison in
+            `rules.looks`.
     """
     found = {key: c.estimate for key, c in contests.items()}
     verdict = judge_all(found, rules, name)
@@ -112,7 +122,7 @@ def with_verdicts(contests: dict[K, Contest], rules: Rules, name: str = "") -> d
 
 
 def judge_all(found: dict[K, Estimate], rules: Rules, name: str = "") -> dict[K, Verdict]:
-    """Verdicts on the estimates of one table column; see `with_verdicts` for the arguments."""
+    """Return a verdict on each estimate of one table column. `with_verdicts` has the arguments."""
     p = statistics.holm([None if e.missing else e.p for e in found.values()])
     return {
         key: verdicts.judge(e, value, margin=rules.margin, look=rules.look(f"{name} {key}", e))
@@ -121,7 +131,7 @@ def judge_all(found: dict[K, Estimate], rules: Rules, name: str = "") -> dict[K,
 
 
 def over_tasks(contests: Iterable[Contest], rules: Rules, name: str) -> Verdict:
-    """Verdict on the mean over the tasks that have a cross-fitted estimate."""
+    """Return the verdict on the mean difference over the tasks whose estimate has an interval."""
     usable = [c for c in contests if not c.estimate.missing]
     look = rules.look(name, *(c.estimate for c in usable))
     estimate = estimates.over_tasks([c.estimate.mean for c in usable])
@@ -163,10 +173,13 @@ def compare_downscaled(group: Group, pixels: int, rules: Rules) -> dict[tuple[st
 def _contests(
     group: Group, mode: str, archs: Iterable[str], pixels: int | None = None
 ) -> dict[str, Contest]:
-    """Map each task that has both sides to its contest, without a verdict.
+    """Map each task that has robust and standard runs to its contest, without a verdict.
 
     Args:
-        pixels: size that the images were downscaled to; None: not downscaled.
+        group: group of comparable results.
+        mode: transfer mode.
+        archs: architectures whose networks are compared.
+        pixels: size, in pixels, to which the images were downscaled; None: original images.
     """
     found = {}
     for task in group.tasks:
@@ -183,8 +196,10 @@ def _contests(
 
 
 def _candidates(side: list[Merged]) -> list[Merged]:
-    """Networks that can be chosen. Networks are excluded only by their number of trials, which does
-    not depend on their accuracy."""
+    """Return the runs of a side that can be chosen as its best run.
+
+    Runs are excluded only because of their number of trials, which does not depend on the accuracy.
+    """
     return [run for run in side if len(run.seeds) >= ENOUGH] or side
 
 
@@ -207,8 +222,13 @@ def _estimate(robust: list[Merged], standard: list[Merged], repeated: bool) -> E
 
 
 def _array(rows: list[np.ndarray], side: list[Merged], repeated: bool) -> np.ndarray:
-    """Array `(networks, trials, ...)`; if `repeated`, `(networks, pretrainings, ...)` of means over
-    trials."""
+    """Stack the results of a side to an array `(networks, trials, ...)`.
+
+    Args:
+        rows: results `(trials, ...)` of each run.
+        side: runs of the side, in the same order.
+        repeated: whether to average over trials, and return `(networks, pretrainings, ...)`.
+    """
     if not repeated:
         return _stacked(rows)
     pretrainings: dict[tuple, list[np.ndarray]] = {}
@@ -218,17 +238,17 @@ def _array(rows: list[np.ndarray], side: list[Merged], repeated: bool) -> np.nda
 
 
 def _stacked(runs: list[np.ndarray]) -> np.ndarray:
-    """Stack the runs, each with the number of trials of the shortest one."""
+    """Stack the runs. Longer runs are cut to the number of trials of the shortest run."""
     trials = min(map(len, runs))
     return np.stack([run[:trials] for run in runs])
 
 
 def _fixed(side: list[Merged]) -> bool:
-    """Whether a single trial is enough because the runs do not depend on the seed.
+    """Return whether a single trial is enough because the runs do not depend on the seed.
 
-    This holds for a logistic probe or nearest neighbors on all images, with a given penalty or
-    number of neighbors. If these are chosen, they depend on the validation images that the seed
-    draws.
+    This is true for a logistic probe or nearest neighbors on all images, with a given penalty or
+    number of neighbors. If the run chooses the penalty or number of neighbors, this choice depends
+    on the validation images, which the seed draws.
     """
     settings = [run.first.settings for run in side]
     return all(
@@ -240,7 +260,7 @@ def _fixed(side: list[Merged]) -> bool:
 
 
 def _network(run: Merged) -> tuple:
-    """Return a key that is equal for pretraining runs that differ only in their seed."""
+    """Return a key that is equal for runs whose networks differ only in the pretraining seed."""
     record = run.first
     names = {"seed", "trials", "weights", "weights_sha256", "save_classifier", "source"}
     chosen = sorted((k, str(v)) for k, v in record.settings.items() if k not in names)
@@ -249,7 +269,7 @@ def _network(run: Merged) -> tuple:
 
 
 def _pretrainings(side: list[Merged]) -> bool:
-    """Whether each network of a side has two or more pretraining runs with recorded seeds."""
+    """Return whether each network of a side was pretrained with two or more recorded seeds."""
     seeds: dict[tuple, list] = {}
     for run in side:
         source = run.first.settings.get("source") or {}
@@ -260,7 +280,7 @@ def _pretrainings(side: list[Merged]) -> bool:
 
 
 def _differs(one: Record, other: Record) -> tuple[str, ...]:
-    """Fields of the pretraining recipe that are recorded for both networks and differ."""
+    """Name the fields of the pretraining recipe that both networks record and that differ."""
     a, b = (record.settings.get("source") or {} for record in (one, other))
     return tuple(
         words

@@ -1,4 +1,4 @@
-"""Cross-fitting: a part of the results chooses the best network, and the rest evaluates it."""
+"""Cross-fitting: choose the best network on a part of the results, and evaluate it on the rest."""
 
 import numpy as np
 
@@ -8,13 +8,14 @@ SPLITS = 20  # random halvings of the test images
 def cross_fit(
     right: np.ndarray, labels: np.ndarray | None = None, *, splits: int = SPLITS, seed: int = 0
 ) -> np.ndarray:
-    """Correctness of the best network of a side, chosen on other images and other trials.
+    """Return the correctness of a side's best network, chosen on other images and other trials.
 
     For each random halving, each half and each trial, the network is chosen on the other half and
     the other trials. The result is averaged over the halvings.
 
     Args:
-        right: correctness `(networks, trials, N)`, 1 or 0. A single trial chooses for itself.
+        right: correctness `(networks, trials, N)`, 1 or 0. If there is only one trial, the network
+            is chosen in this trial, on the other half of the images.
         labels: classes `(N,)` int for the mean over classes; None: mean over images.
         splits: number of random halvings.
         seed: seed for the halvings.
@@ -42,11 +43,11 @@ def cross_fit(
 
 
 def best_by_others(scores: np.ndarray) -> np.ndarray:
-    """Index of the network with the highest mean over the other trials, for each trial.
+    """Return, for each trial, the index of the network with the highest mean over the other trials.
 
     Args:
-        scores: scores `(networks, trials, ...)`, higher is better. A single trial chooses for
-            itself.
+        scores: scores `(networks, trials, ...)`, higher is better. If there is only one trial, the
+            network is chosen in this trial.
 
     Returns:
         Indices of networks, `(trials, ...)` int.
@@ -57,7 +58,7 @@ def best_by_others(scores: np.ndarray) -> np.ndarray:
 
 
 def cross_fit_accuracies(table: np.ndarray) -> np.ndarray:
-    """Accuracies of the best network of a side, chosen in other trials on the same images.
+    """Return the accuracies of a side's best network, chosen in other trials on the same images.
 
     This removes the selection bias that seeds cause. The bias that images cause remains, and
     `estimates.from_accuracies` bounds it.

@@ -12,10 +12,10 @@ from classification.report import crossfit, trial_variance
 from classification.report.trial_variance import VariancePart
 from classification.report.verdicts import Discordant, Estimate, Missing, Over
 
-# Two trials of one network, or two tasks, leave one degree of freedom. The error rate is then
-# up to 11 % at a nominal 5 %.
+# Minimum degrees of freedom for an interval. Two trials of one network, or two tasks, leave only
+# one degree of freedom. The error rate is then up to 11 % at a nominal 5 %.
 FEWEST_DF = 2
-SEEDED = 1 / 3  # see `_missed`
+SEEDED = 1 / 3  # fraction of the distance that `_missed` uses for several trials
 
 
 def from_predictions(
@@ -25,13 +25,16 @@ def from_predictions(
     *,
     fixed: tuple[bool, bool] = (False, False),
 ) -> Estimate:
-    """Estimate best robust minus best standard network, over trials and test images.
+    """Estimate the difference between the best robust and the best standard network.
+
+    The interval covers other trials and other test images.
 
     Args:
-        robust, standard: correctness `(networks, trials, N)`, 1 or 0, on the same images. The
-            numbers of networks and of trials may differ.
+        robust, standard: correctness `(networks, trials, N)`, 1 or 0, on the same images. The two
+            sides may have different numbers of networks and trials.
         labels: classes `(N,)` int for the mean over classes; None: mean over images.
-        fixed: whether the runs of each side do not depend on a seed, so that one trial is enough.
+        fixed: for the robust and the standard side, whether the runs do not depend on a seed, so
+            that one trial is enough.
     """
     sides = [crossfit.cross_fit(side, labels) for side in (robust, standard)]
     weights = _weights(labels, robust.shape[2])
@@ -66,12 +69,13 @@ def from_predictions(
 
 
 def _missed(table: np.ndarray, chosen: float) -> float:
-    """Largest advantage, in points, of a side's best network over the cross-fitted choices.
+    """Bound the advantage, in points, of a side's best network over the cross-fitted choices.
 
-    Cross-fitting sometimes chooses a worse network. The maximum over all results overestimates the
-    best network. The true accuracy of the best network is between the two. For one trial of runs
-    without a seed, the maximum is the bound (an intersection-union test). For several trials,
-    `SEEDED` of the distance is enough, as simulations of sides with different networks show.
+    Cross-fitting sometimes chooses a worse network, so the cross-fitted mean is too low. The
+    maximum over all results is too high. The true accuracy of the best network is between these two
+    numbers. For one trial of runs without a seed, the bound is their full distance (an
+    intersection-union test). For several trials, the fraction `SEEDED` of the distance is enough.
+    Simulations of sides with different networks show this.
 
     Args:
         table: accuracies `(networks, trials)`, percent.
@@ -86,18 +90,18 @@ def _missed(table: np.ndarray, chosen: float) -> float:
 def from_accuracies(
     robust: np.ndarray, standard: np.ndarray, images: int | None = None
 ) -> Estimate:
-    """Estimate best robust minus best standard network without predictions.
+    """Estimate the difference between the best networks of both sides without predictions.
 
-    With one network per side, the interval covers trials only and is about this test set. With
-    several networks, other trials on the same images choose the network, so the selection bias that
-    images cause remains in the estimate. Its size is estimated from the differences between the
-    networks of a side that their seeds do not explain. Real differences between networks make the
-    interval wider than necessary.
+    If each side has one network, the interval covers trials only and is about this test set. If a
+    side has several networks, its best network is chosen in other trials on the same images. The
+    selection bias that images cause therefore remains in the estimate. The size of this bias is
+    estimated from the differences between networks of a side that seeds do not explain. Real
+    differences between networks make the interval wider than necessary.
 
     Args:
         robust, standard: accuracies `(networks, trials)`, percent.
-        images: number of test images, which bounds the selection bias; None: unknown, or the
-            metric is not an accuracy.
+        images: number of test images, which bounds the selection bias; None: the number is
+            unknown, or the metric is not an accuracy.
     """
     tables, trials = (robust, standard), (robust.shape[1], standard.shape[1])
     sides = [crossfit.cross_fit_accuracies(side) for side in tables]
@@ -141,10 +145,12 @@ def from_accuracies(
 
 
 def over_tasks(means: Sequence[float]) -> Estimate:
-    """Estimate the mean over tasks by Student's t, with the tasks as a random sample of tasks.
+    """Estimate the mean difference over tasks by Student's t.
+
+    The tasks are treated as a random sample of all tasks.
 
     Args:
-        means: differences, points, one for each task.
+        means: difference of each task, points.
     """
     values = np.asarray(means, float)
     if len(values) - 1 < FEWEST_DF:
@@ -155,7 +161,7 @@ def over_tasks(means: Sequence[float]) -> Estimate:
 
 
 def maximum_of_normals(networks: int) -> tuple[float, float]:
-    """Mean and variance of the maximum of `networks` standard normal numbers."""
+    """Return the mean and the variance of the maximum of `networks` standard normal numbers."""
     x = np.linspace(-8, 8, 4001)
     density = np.diff(special.ndtr(x) ** networks)
     middle = (x[1:] + x[:-1]) / 2
@@ -164,12 +170,12 @@ def maximum_of_normals(networks: int) -> tuple[float, float]:
 
 
 def _enough(part: VariancePart | None) -> bool:
-    """Whether the variance over trials has enough degrees of freedom."""
+    """Return whether the variance over trials has enough degrees of freedom."""
     return part is not None and part.df >= FEWEST_DF
 
 
 def _weights(labels: np.ndarray | None, images: int) -> np.ndarray:
-    """Weight `(N,)` of each image in a mean in percent."""
+    """Return the weight `(N,)` of each image in the mean accuracy, percent."""
     if labels is None:
         return np.full(images, 100 / images)
     counts = np.bincount(labels)
