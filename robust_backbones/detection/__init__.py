@@ -1,4 +1,7 @@
-"""Set up Detectron2, and register backbones, `robust://` paths and datasets, on import."""
+"""Detection with Detectron2.
+
+Importing this package prepares Detectron2, and registers backbones, `robust://` paths and datasets.
+"""
 
 from robust_backbones.detection.compat import bridge
 

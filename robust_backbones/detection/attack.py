@@ -1,8 +1,8 @@
 """PGD on detectors: perturb images to increase the training losses of the detector.
 
 The attack is PGD (Madry et al. 2018, arXiv 1706.06083) on the network's input: the resized image,
-before mean subtraction and padding. `eps` and `step_size` are for pixels in [0, 1], as everywhere
-in the project, although Detectron2's images span [0, 255].
+before mean subtraction and padding. `eps` and `step_size` refer to pixels in [0, 1], as in the rest
+of the project, although Detectron2's pixels are in [0, 255].
 """
 
 import contextlib
@@ -22,15 +22,16 @@ from torch.nn.parallel import DistributedDataParallel
 from robust_backbones.attacks import CONSTRAINTS, check_parameters
 from robust_backbones.core.errors import UserError
 
-# Name of a group of Detectron2's training losses -> substrings of their names.
+# Name of a group of losses -> substrings that the names of Detectron2's losses must contain.
 LOSSES = {
     "all": ("",),
     "classification": ("cls",),  # loss_rpn_cls, loss_cls
     "localization": ("loc", "box_reg"),  # loss_rpn_loc, loss_box_reg
     "mask": ("mask",),  # loss_mask
 }
-# Factor on the loss, so that small gradients do not underflow under float16 autocast. In float32 a
-# power of two changes nothing, because no step depends on the length of a gradient.
+# The loss is multiplied by this factor, so that small gradients do not underflow under float16
+# autocast. In float32, this power of two does not change the attack: no step depends on the norm of
+# the gradient.
 LOSS_SCALE = 1024.0
 
 
@@ -47,13 +48,14 @@ def pgd(
     random_start: bool = True,
     sampled: bool = False,
 ) -> list[Tensor]:
-    """Projected gradient ascent on the training losses; returns the last iterate.
+    """Perturb images by projected gradient ascent on the training losses.
 
     The model computes its losses in training mode, with normalization layers and dropout in eval
-    mode. Afterwards every submodule's mode and attributes are restored, and `.grad`, parameters,
-    BatchNorm statistics and the global random state are untouched. Detectron2 averages its losses
-    over the regions of a batch, so the attack on an image depends on its batch. Batches of one
-    image avoid that.
+    mode. Afterwards, the mode and the attributes of every submodule are restored. The attack does
+    not change `.grad`, parameters, BatchNorm statistics and the global random state.
+
+    Detectron2 averages its losses over the regions of a batch, so the attack on an image depends on
+    the other images of its batch. To avoid this dependence, use batches of one image.
 
     Args:
         model: Detectron2 detector that returns its losses as a dictionary (`GeneralizedRCNN`,
@@ -61,23 +63,24 @@ def pgd(
         batch: output of `DatasetMapper(is_train=True)`: `"image"` `(C, H, W)` in [0, 255], uint8
             or float, in the model's channel order, and `"instances"`, the ground truth.
         constraint: key of `CONSTRAINTS`.
-        eps: radius of the ball for pixels in [0, 1]: L2 over a whole image, or L-infinity. 0
-            returns the images unchanged.
+        eps: perturbation radius for pixels in [0, 1]: the L2 norm over a whole image, or the
+            L-infinity norm. 0 returns the images unchanged.
         steps: number of gradient steps, at least 1.
         step_size: length of one step, in the unit of `eps`.
         generator: generator for the random starts and the model's sampling.
         loss: key of `LOSSES`.
-        random_start: whether to begin at a random point of the ball instead of at the image.
-        sampled: whether to compute the losses on a random sample of anchors and regions, drawn
-            again for each step, as in training. False uses all of them, a stronger attack.
+        random_start: whether to start from a random point of the ball instead of the image.
+        sampled: whether to compute the losses on a random sample of anchors and regions, as in
+            training. Each step draws a new sample. False uses all anchors and regions, which makes
+            the attack stronger.
 
     Returns:
-        A list of images `(C, H, W)`, float32 in [0, 255], within the ball, on the model's device.
-        An image whose gradient is zero or not finite does not move.
+        The images after the last step, `(C, H, W)`, float32 in [0, 255], within the ball, on the
+        model's device. A step does not change an image whose gradient is zero or not finite.
 
     Raises:
-        UserError: a parameter is out of its range, the ground truth is missing, or the model has no
-            such loss.
+        UserError: a parameter is out of its range, the ground truth is missing, or the model does
+            not have the loss.
     """
     check_parameters(constraint, eps, steps, step_size)
     _check(batch, loss)
@@ -115,7 +118,7 @@ def detection_loss(model: nn.Module, batch: list[dict], *, loss: str, seed: int)
 
 
 def draw_seed(generator: torch.Generator) -> int:
-    """Draw a seed for another generator."""
+    """Draw a random seed in [0, 2**62) for another generator."""
     return int(torch.randint(2**62, (), generator=generator, device=generator.device))
 
 
@@ -130,7 +133,7 @@ def _check(batch: list[dict], loss: str) -> None:
 
 
 def _use_all_regions(model: nn.Module) -> None:
-    """Make the losses of a detector use all anchors and regions instead of a random sample."""
+    """Make a detector compute its losses on all anchors and regions, not on a random sample."""
     for module in model.modules():
         if isinstance(module, RPN):
             module.label_and_sample_anchors = partial(_label_all, module)
@@ -139,18 +142,23 @@ def _use_all_regions(model: nn.Module) -> None:
 
 
 def _label_all(rpn: Any, anchors: list, truth: list) -> Any:
-    """Label all anchors. The RPN divides its loss by the sample size, so set it to their number."""
+    """Label all anchors.
+
+    The RPN divides its loss by the sample size, so set the sample size to the number of anchors.
+    """
     rpn.batch_size_per_image = sum(len(level) for level in anchors)
     return type(rpn).label_and_sample_anchors(rpn, anchors, truth)
 
 
 @contextlib.contextmanager
 def _training_losses(model: Any, sampled: bool) -> Iterator[list[Tensor]]:
-    """Put a detector in training mode, the only mode with losses in Detectron2, and undo all
-    changes afterwards. RetinaNet, for example, has a running mean as an attribute.
+    """Put a detector into training mode, and undo all changes afterwards.
+
+    Detectron2 computes losses only in training mode. Some changes are in attributes that are not
+    buffers: RetinaNet, for example, updates a running mean.
 
     Yields:
-        The list of `watched_inputs`.
+        The inputs of the detector, recorded by `watched_inputs`.
     """
     before = [(module, dict(vars(module))) for module in model.modules()]
     try:
@@ -159,10 +167,10 @@ def _training_losses(model: Any, sampled: bool) -> Iterator[list[Tensor]]:
             if isinstance(module, (_NormBase, _DropoutNd)):
                 module.eval()
             if hasattr(module, "vis_period"):
-                module.vis_period = 0  # keeps pictures of attacked images out of the training log
+                module.vis_period = 0  # 0 keeps attacked images out of the training log
         if not sampled:
             _use_all_regions(model)
-        # This storage discards the scalars that the losses log.
+        # The losses log scalars. This separate storage discards them.
         with EventStorage(), torch.enable_grad(), watched_inputs(model) as inputs:
             yield inputs
     finally:
@@ -175,9 +183,9 @@ def _training_losses(model: Any, sampled: bool) -> Iterator[list[Tensor]]:
 
 @contextlib.contextmanager
 def watched_inputs(model: Any) -> Iterator[list[Tensor]]:
-    """Record the inputs of a detector as leaf tensors.
+    """Record the inputs of a detector as leaf tensors, so that they get gradients.
 
-    Detectron2 pads images by copying in place, and gradients do not flow through that copy.
+    Detectron2 pads images by copying them in place. Gradients do not flow through this copy.
 
     Yields:
         A list. Each call of the detector appends its input `(N, C, H, W)`, normalized and padded.
@@ -195,19 +203,20 @@ def watched_inputs(model: Any) -> Iterator[list[Tensor]]:
     try:
         yield inputs
     finally:
-        del model.preprocess_image  # removes the instance's attribute, which hides the method
+        del model.preprocess_image  # the attribute of the instance hides the method
 
 
 def _gradients(total: Tensor, padded: Tensor, std: Tensor, images: list[Tensor]) -> list[Tensor]:
-    """Compute the gradient of the loss with respect to each image.
-
-    Gradients of parameters are not computed.
+    """Compute the gradient of the loss with respect to each image, but not to the parameters.
 
     Args:
         total: loss of the batch, a scalar.
-        padded: input of the network `(N, C, H, W)`, normalized by `std`.
-        std: `PIXEL_STD`, `(C, 1, 1)`.
+        padded: input of the network `(N, C, H, W)`, normalized with `std`.
+        std: the detector's `pixel_std`, `(C, 1, 1)`, for pixels in [0, 255].
         images: images `(C, H, W)` before padding.
+
+    Returns:
+        A float32 gradient `(C, H, W)` for each image; zero if the loss does not depend on it.
     """
     found = None
     if total.requires_grad:
@@ -221,7 +230,7 @@ def _gradients(total: Tensor, padded: Tensor, std: Tensor, images: list[Tensor])
 
 
 def _chosen(model: Any, batch: list[dict], loss: str, seed: int) -> Tensor:
-    """Sum the losses of a group of `LOSSES`."""
+    """Sum the detector's losses that belong to a group of `LOSSES`."""
     with _seeded(model.device, seed):
         losses = model(batch)
     parts = [value for name, value in losses.items() if any(part in name for part in LOSSES[loss])]
@@ -234,7 +243,7 @@ def _chosen(model: Any, batch: list[dict], loss: str, seed: int) -> Tensor:
 
 @contextlib.contextmanager
 def _seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed the global generators that Detectron2 samples with, and restore them afterwards."""
+    """Seed the global generators that Detectron2 uses for sampling, and restore them afterwards."""
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         torch.default_generator.manual_seed(seed)

@@ -1,7 +1,7 @@
 """Robust ResNets as Detectron2 backbones.
 
-The networks are Detectron2's own `ResNet`. One key sets the architecture, settings that contradict
-the weights are rejected, and FrozenBN is folded into the convolutions.
+The networks are Detectron2's own `ResNet`. The key `MODEL.ROBUST.ARCH` sets the architecture.
+Settings that contradict the weights are rejected. FrozenBN is folded into the convolutions.
 """
 
 import logging
@@ -37,28 +37,43 @@ BUILDERS = (
 
 @BACKBONE_REGISTRY.register()
 def build_robust_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
-    """Build the ResNet of `MODEL.ROBUST.ARCH`, with the stride in the 3x3 convolutions.
+    """Build the ResNet of `MODEL.ROBUST.ARCH`, with the strides in the 3x3 convolutions.
 
     Raises:
-        UserError: the configuration contradicts the architecture, or the input of its weights.
+        UserError: the configuration contradicts the architecture, or the input that the weights
+            require.
     """
     return fold(build_resnet_backbone(_with_architecture(cfg), input_shape))
 
 
 @BACKBONE_REGISTRY.register()
 def build_robust_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """Build the same ResNet below an FPN, `p2` to `p6`. Raises the same errors."""
+    """Build the ResNet of `MODEL.ROBUST.ARCH` and an FPN with the levels `p2` to `p6`.
+
+    Raises:
+        UserError: see `build_robust_resnet_backbone`.
+    """
     return fold(build_resnet_fpn_backbone(_with_architecture(cfg), input_shape))
 
 
 @BACKBONE_REGISTRY.register()
 def build_robust_retinanet_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """Build RetinaNet's FPN, `p3` to `p7`; `p6`, `p7` are from `res5`. Raises the same errors."""
+    """Build the ResNet of `MODEL.ROBUST.ARCH` and RetinaNet's FPN with the levels `p3` to `p7`.
+
+    The levels `p6` and `p7` are computed from `res5`.
+
+    Raises:
+        UserError: see `build_robust_resnet_backbone`.
+    """
     return fold(build_retinanet_resnet_fpn_backbone(_with_architecture(cfg), input_shape))
 
 
 def body(backbone: Backbone) -> tuple[str, Backbone]:
-    """Return the prefix, `""` or `"bottom_up."`, and the pretrained network in `backbone`."""
+    """Return the pretrained network in a backbone, after the prefix of its tensor names.
+
+    For an FPN, these are `"bottom_up."` and the network below it. For other backbones, these are
+    `""` and the backbone itself.
+    """
     inner = getattr(backbone, "bottom_up", None)
     return ("", backbone) if inner is None else ("bottom_up.", inner)
 
@@ -78,12 +93,12 @@ def _with_architecture(cfg: CfgNode) -> CfgNode:
 def set_architecture(cfg: CfgNode) -> None:
     """Set the keys of `MODEL.RESNETS` for `MODEL.ROBUST.ARCH`, and check the input format.
 
-    An empty `MODEL.ROBUST.ARCH` is taken from `MODEL.WEIGHTS`. Keys with Detectron2's default are
-    set. Other values that differ from the architecture's are rejected.
+    If `MODEL.ROBUST.ARCH` is empty, the architecture is detected from `MODEL.WEIGHTS`. A key that
+    has Detectron2's default value is set. Any other value must agree with the architecture.
 
     Raises:
-        UserError: the architecture is unknown, cannot be taken from the weights, or is contradicted
-            by a key; the message names the key, its value and the required value.
+        UserError: the architecture is unknown, or is not recognized in the weights, or a key
+            contradicts it. The message names the key, its value and the required value.
     """
     if not cfg.MODEL.ROBUST.ARCH:
         cfg.MODEL.ROBUST.ARCH = arch_of(cfg.MODEL.WEIGHTS)
@@ -118,7 +133,7 @@ def set_architecture(cfg: CfgNode) -> None:
     _check_input(cfg)
 
 
-# `MODEL.ROBUST.NORM` -> keys that it sets.
+# Value of `MODEL.ROBUST.NORM` -> the keys that it sets, and their values.
 NORMS = {
     "": {},
     "sync": {
@@ -139,7 +154,7 @@ def _set_norms(cfg: CfgNode) -> None:
 
 
 def _check_name(cfg: CfgNode) -> None:
-    """Reject an architecture that contradicts a published model, before downloading the model."""
+    """Reject an architecture that contradicts a published model, before the model is downloaded."""
     weights, arch = cfg.MODEL.WEIGHTS, cfg.MODEL.ROBUST.ARCH
     if weights.startswith(SCHEME) and (found := find_resnet(weights).arch) != arch:
         raise UserError(
@@ -148,7 +163,7 @@ def _check_name(cfg: CfgNode) -> None:
         )
 
 
-# Normalization layers that have the running statistics of pretrained weights.
+# Normalization layers that can load the running statistics of pretrained weights.
 _NORMS = ("FrozenBN", "BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
 
 

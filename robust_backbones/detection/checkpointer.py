@@ -1,4 +1,7 @@
-"""Load checkpoints strictly, with errors where Detectron2 only warns, and save them atomically."""
+"""Load and save checkpoints of detectors.
+
+Loading raises errors where Detectron2 only warns. Saving is atomic.
+"""
 
 import logging
 import os
@@ -17,16 +20,18 @@ from robust_backbones.zoo import PIXEL_MEAN, PIXEL_STD
 
 
 class StrictCheckpointer(DetectionCheckpointer):
-    """`DetectionCheckpointer` that requires its tensors to come from the file.
+    """A `DetectionCheckpointer` that raises an error if the file lacks tensors of the model.
 
-    `load(path)`, for evaluation and resuming, requires the whole model. `resume_or_load` of a new
-    run requires only the backbone's body. FPN and heads may be new.
+    `load(path)` requires all tensors of the model. Evaluations and resumed runs use it. In a new
+    run, `resume_or_load` requires only the tensors of the pretrained network. The FPN and the heads
+    may start from random weights.
 
     Attributes:
-        sha256: digest of the last loaded file; None before the first load.
+        sha256: SHA-256 digest of the last loaded file; None before the first load.
         classes: class names of the data, in order, saved with the model; None if unknown. A
-            detector saved with other classes is rejected.
-        average: averaged weights; saved as `model`, in addition to the weights being trained.
+            detector that was saved with other classes is rejected.
+        average: averaged weights, or None. They are saved as `model`, and the weights being trained
+            as `training_model`.
     """
 
     sha256: str | None = None
@@ -34,23 +39,27 @@ class StrictCheckpointer(DetectionCheckpointer):
     average: AveragedModel | None = None
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
-        """Load `path` into the model and the checkpointables (all of them if None).
+        """Load a checkpoint into the model and the checkpointables.
+
+        Args:
+            path: file, URL or `robust://` path; empty for random weights.
+            checkpointables: names of the checkpointables to load; None for all.
 
         Raises:
             UserError: the file is not a checkpoint, tensors are missing or have another shape, or
-                its network requires another input.
+                the network in the file requires another input or has other classes.
         """
         if not path:
             logging.getLogger(__name__).warning(
                 "MODEL.WEIGHTS is empty. The model starts from random weights."
             )
-        # Detectron2 passes [] for a new run. C4 detectors have the last stage in the head.
+        # Detectron2 passes [] in a new run. In C4 detectors, the last stage is part of the head.
         fresh = ("backbone." + body(self.model.backbone)[0], "roi_heads.res5.")
         self._required = ("",) if checkpointables is None else fresh
         return super().load(path, checkpointables)
 
     def _load_file(self, filename: str) -> dict:
-        """Load a file like Detectron2, but verify checksums and never execute a pickle."""
+        """Load a file as Detectron2 does, but verify checksums and never execute a pickle."""
         self.sha256 = sha256(filename)
         loaded = load_file(filename)
         if not isinstance(loaded, dict):
@@ -64,7 +73,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         model = loaded["model"]
         if not isinstance(model, dict) or not all(hasattr(v, "shape") for v in model.values()):
             raise UserError(f"{filename}: 'model' is not a dictionary of tensors.")
-        # Newer Detectron2: FILE?matching_heuristics=True.
+        # Newer versions of Detectron2 accept the path FILE?matching_heuristics=True.
         query = getattr(getattr(self, "_parsed_url_during_load", None), "query", "")
         if "matching_heuristics=True" in query:
             loaded["matching_heuristics"] = True
@@ -77,9 +86,9 @@ class StrictCheckpointer(DetectionCheckpointer):
                 self._check_classes(metadata.get("classes"))
             except UserError:
                 raise
-            except (TypeError, ValueError, AttributeError) as error:  # from another program
+            except (TypeError, ValueError, AttributeError) as error:  # metadata of another program
                 raise UserError(f"The metadata of the weights are invalid ({error}).") from None
-        if self.checkpointables and self._required == ("",):  # resuming
+        if self.checkpointables and self._required == ("",):  # a resumed run
             self._take_average(checkpoint)
         if checkpoint.pop("matching_heuristics", False):
             self._convert_ndarray_to_tensor(checkpoint["model"])
@@ -88,7 +97,7 @@ class StrictCheckpointer(DetectionCheckpointer):
                 self.model.state_dict(), checkpoint["model"], c2_conversion=caffe2
             )
         # Detectron2's list of missing keys is incomplete: FrozenBN silently replaces missing
-        # statistics by 0 and 1.
+        # statistics with 0 and 1.
         given = {name: tuple(tensor.shape) for name, tensor in checkpoint["model"].items()}
         absent = [
             name
@@ -112,7 +121,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         return super()._load_model(checkpoint)
 
     def _take_average(self, checkpoint: dict) -> None:
-        """Load the averaged weights into `average`, and the others into the model."""
+        """Load the averaged weights into `average`, and make the others the checkpoint's model."""
         training = checkpoint.pop("training_model", None)
         if self.average is not None:
             self.average.module.load_state_dict(checkpoint["model"])
@@ -154,17 +163,17 @@ class StrictCheckpointer(DetectionCheckpointer):
             )
 
     def _stride_in_1x1(self) -> bool:
-        """Whether a 1x1 convolution of the backbone has a stride."""
+        """Return whether a bottleneck block has its stride in the first 1x1 convolution."""
         blocks = body(self.model.backbone)[1].modules()
         return any(isinstance(b, BottleneckBlock) and b.conv1.stride != (1, 1) for b in blocks)
 
     def save(self, name: str, tag: bool = True, **kwargs: Any) -> None:
-        """Save model and checkpointables as `<save_dir>/<name>.pth`, atomically.
+        """Save the model and the checkpointables atomically as `<save_dir>/<name>.pth`.
 
         Args:
             name: file name without suffix.
-            tag: whether resuming starts from this file.
-            kwargs: further contents of the file.
+            tag: whether a resumed run starts from this file.
+            kwargs: further entries of the file.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -183,7 +192,10 @@ class StrictCheckpointer(DetectionCheckpointer):
             self.tag_last_checkpoint(os.path.basename(path))
 
     def _metadata(self) -> dict:
-        """Return input and classes of the detector, for later conversions and checks."""
+        """Return input format, strides and classes of the detector.
+
+        Later conversions and checks use them.
+        """
         mean, std = self.model.pixel_mean.flatten(), self.model.pixel_std.flatten()
         return {
             "channel_order": self.model.input_format,
@@ -194,7 +206,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         }
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Save the name of the file that a resumed run starts from."""
+        """Record the name of the file from which a resumed run starts."""
         with atomic(os.path.join(self.save_dir, "last_checkpoint")) as temporary:
             temporary.write_text(last_filename_basename)
 

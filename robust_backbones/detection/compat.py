@@ -1,8 +1,8 @@
-"""Bridges that let Detectron2 0.6 run with current NumPy and Pillow, and without its C++ extension.
+"""Make Detectron2 0.6 run with current NumPy and Pillow, and without its C++ extension.
 
-Call `bridge()` before the first import of Detectron2. Each bridge first checks whether it is
-needed, so newer or compiled versions are not changed. NumPy and Pillow are not changed either: only
-Detectron2's modules get the removed names.
+Call `bridge()` before the first import of Detectron2. Each patch is applied only if it is needed,
+so newer or compiled versions of Detectron2 are not changed. NumPy is not changed: only Detectron2's
+modules get the names that NumPy removed. Pillow is changed only while one module is imported.
 """
 
 import functools
@@ -22,7 +22,7 @@ from PIL import Image
 
 from robust_backbones.core.errors import UserError
 
-# NumPy's aliases of built-in types, removed in 1.24 (np.bool returned in 2.0).
+# Aliases of built-in types. NumPy 1.24 removed them, and NumPy 2.0 added np.bool again.
 _ALIASES = {"int": int, "float": float, "str": str, "object": object, "bool": bool}
 
 # Packages of the extra `detection` that this package and Detectron2 import.
@@ -30,7 +30,7 @@ _REQUIRED = ("pycocotools", "hotcoco", "fvcore", "iopath", "yacs", "omegaconf", 
 
 
 def bridge() -> None:
-    """Make `import detectron2` work.
+    """Patch Detectron2 where necessary, so that it can be imported.
 
     Raises:
         UserError: Detectron2 or a package of the extra `detection` is not installed.
@@ -48,7 +48,7 @@ def bridge() -> None:
     root = Path(spec.submodule_search_locations[0])
     with warnings.catch_warnings():
         # Detectron2's imports warn about deprecated parts of PyTorch and setuptools. Users cannot
-        # fix these.
+        # fix these warnings.
         warnings.simplefilter("ignore")
         _bridge_extension()
         _bridge_pillow(root)
@@ -58,7 +58,7 @@ def bridge() -> None:
 
 
 def silence_detectron2() -> None:
-    """Hide PyTorch's warnings about Detectron2's calls, which users cannot fix."""
+    """Hide PyTorch's warnings about Detectron2's code. Users cannot fix them."""
     for message in ("torch.meshgrid", "The given NumPy array is not writable"):
         warnings.filterwarnings("ignore", message=message)
 
@@ -71,15 +71,15 @@ def _refuse(name: str, *_args: object, **_kwargs: object) -> NoReturn:
 
 
 class _MissingExtension(types.ModuleType):
-    """Placeholder for `detectron2._C` that explains the error when it is used."""
+    """Placeholder for `detectron2._C`. Its functions raise an error that explains the fix."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # requested by the import system, not by a user
+        if name.startswith("__"):  # the import system requests these names, not a user
             raise AttributeError(name)
         _refuse(f"detectron2._C.{name}")
 
 
-# Operators that the extension registers with PyTorch.
+# Operators that Detectron2's C++ extension registers with PyTorch.
 _OPERATORS = (
     "nms_rotated",
     "box_iou_rotated",
@@ -92,26 +92,26 @@ def _bridge_extension() -> None:
     name = "detectron2._C"
     if name in sys.modules or importlib.util.find_spec(name) is not None:
         return
-    # Imported here because `bridge` first checks that they are installed.
+    # These imports are here because `bridge` must first check that both packages are installed.
     import detectron2
     from pycocotools.cocoeval import COCOeval
 
     stub = _MissingExtension(name)
     stub.__spec__ = importlib.machinery.ModuleSpec(name, loader=None)
     stub.__file__ = None
-    # Used by Detectron2's environment report.
+    # Detectron2's environment report calls these two functions.
     stub.get_compiler_version = stub.get_cuda_version = lambda: "not built"
     sys.modules[name] = detectron2._C = stub
     for operator in _OPERATORS:
         setattr(torch.ops.detectron2, operator, functools.partial(_refuse, operator))
-    # Without C++, COCO evaluation uses pycocotools, as in newer releases.
+    # Without the C++ extension, COCO evaluation uses pycocotools, as in newer Detectron2 releases.
     evaluation = types.ModuleType("detectron2.evaluation.fast_eval_api")
     evaluation.COCOeval_opt = COCOeval
     sys.modules[evaluation.__name__] = evaluation
 
 
 def _bridge_pillow(root: Path) -> None:
-    """Add `Image.LINEAR`, removed in Pillow 10, while the file that uses it is imported."""
+    """Add `Image.LINEAR`, which Pillow 10 removed, while the module that uses it is imported."""
     if hasattr(Image, "LINEAR") or not _mentions(
         root, "data.transforms.transform", r"Image\.LINEAR"
     ):
@@ -123,7 +123,7 @@ def _bridge_pillow(root: Path) -> None:
         del Image.LINEAR
 
 
-# Modules of the 0.6 release that use NumPy's removed aliases.
+# Modules of Detectron2 0.6 that use the aliases that NumPy removed.
 _NUMPY_USERS = (
     "structures.masks",
     "data.build",
@@ -141,7 +141,7 @@ def _bridge_numpy(root: Path) -> None:
     users = [module for module in _NUMPY_USERS if missing and _mentions(root, module, pattern)]
     if not users:
         return
-    view = types.ModuleType("numpy")  # NumPy with the removed aliases
+    view = types.ModuleType("numpy")  # forwards to NumPy, and has the removed aliases
     view.__getattr__ = lambda name: getattr(numpy, name)
     vars(view).update(missing)
     for user in users:
@@ -151,7 +151,7 @@ def _bridge_numpy(root: Path) -> None:
 def _bridge_export(root: Path) -> None:
     """Import `detectron2.export` without Caffe2, which PyTorch no longer contains.
 
-    Newer releases of Detectron2 do the same. TorchScript export does not need Caffe2.
+    TorchScript export does not need Caffe2. Newer releases of Detectron2 do the same.
     """
     name = "detectron2.export"
     if (
@@ -160,7 +160,7 @@ def _bridge_export(root: Path) -> None:
         or not _mentions(root, "export.__init__", r"(?m)^from \.api import")
     ):
         return
-    import detectron2  # see `_bridge_extension`
+    import detectron2  # imported here for the reason in `_bridge_extension`
 
     package = types.ModuleType(name)
     package.__path__ = [str(root / "export")]

@@ -1,4 +1,4 @@
-"""The configuration: keys of this project, loading with overrides, and checks."""
+"""Declare this project's configuration keys, load configurations with overrides, and check them."""
 
 import difflib
 import io
@@ -25,57 +25,65 @@ from robust_backbones.detection.training.adversarial import METHODS
 from robust_backbones.detection.training.step import DTYPES
 from robust_backbones.zoo import SCHEME
 
-# Meta architecture -> part of the configuration with the number of classes.
+# Meta architecture -> section of MODEL that contains the number of classes.
 _HEADS = {"GeneralizedRCNN": "ROI_HEADS", "RetinaNet": "RETINANET"}
 
 
 def add_robust_config(cfg: CfgNode) -> None:
-    """Declare all keys of this project with their defaults.
+    """Add all keys of this project, with their default values, to a configuration.
 
-    Call it on `get_cfg()` before merging a file. A second call changes nothing.
+    Call this function on the output of `get_cfg()` before merging a file. A second call changes
+    nothing.
     """
     if "ROBUST" in cfg.MODEL:
         return
     cfg.MODEL.ROBUST = CfgNode()
-    # Architecture of the backbone, one of robust_backbones.zoo.RESNETS, which sets DEPTH,
-    # WIDTH_PER_GROUP, RES2_OUT_CHANNELS and STRIDE_IN_1X1 of MODEL.RESNETS. Empty: taken from
-    # MODEL.WEIGHTS.
+    # Architecture of the backbone, one of robust_backbones.zoo.RESNETS. It sets DEPTH,
+    # WIDTH_PER_GROUP, RES2_OUT_CHANNELS and STRIDE_IN_1X1 of MODEL.RESNETS. If it is empty, the
+    # architecture is detected from MODEL.WEIGHTS.
     cfg.MODEL.ROBUST.ARCH = ""
-    # "sync": BatchNorm statistics over all GPUs in backbone and FPN, nothing frozen, and precise
-    # statistics before each evaluation (the recipe of MoCo and later work on pretraining).
-    # "": as in MODEL.RESNETS.NORM, MODEL.FPN.NORM and MODEL.BACKBONE.FREEZE_AT.
+    # "sync": SyncBN in the backbone and the FPN, no frozen layers, and precise BatchNorm statistics
+    # before each evaluation. MoCo and later papers on pretraining use this recipe.
+    # "": MODEL.RESNETS.NORM, MODEL.FPN.NORM and MODEL.BACKBONE.FREEZE_AT are used as they are.
     cfg.MODEL.ROBUST.NORM = ""
-    # Accumulation steps: a batch of SOLVER.IMS_PER_BATCH images is processed in that many parts.
+    # Number of gradient accumulation steps. A batch of SOLVER.IMS_PER_BATCH images is split into
+    # this number of parts.
     cfg.SOLVER.ACCUMULATE = 1
-    # With SOLVER.AMP.ENABLED: float16 (with loss scaling) or bfloat16.
+    # Data type if SOLVER.AMP.ENABLED is true: "float16" (with loss scaling) or "bfloat16".
     cfg.SOLVER.AMP.DTYPE = "float16"
-    # Decay per update of averaged weights, which are then evaluated and saved; 0 for none.
+    # Decay per update of an exponential moving average of the weights. If it is above 0, the
+    # averaged weights are evaluated and saved.
     cfg.SOLVER.EMA = 0.0
-    # Adversarial training: "free" (replays batches, no extra cost per update), "pgd" (STEPS more
-    # backward passes per update), "" for none. See training/adversarial.py.
+    # Method of adversarial training: "free" (replays each batch, at no extra cost per update),
+    # "pgd" (needs STEPS more backward passes per update), or "" for standard training. See
+    # training/adversarial.py.
     cfg.SOLVER.ADVERSARIAL = CfgNode()
     cfg.SOLVER.ADVERSARIAL.METHOD = ""
     cfg.SOLVER.ADVERSARIAL.CONSTRAINT = "linf"
-    # Radius for pixels in [0, 1], such as 4/255; for l2 the norm over the resized image.
+    # Perturbation radius for pixels in [0, 1], such as 4/255. For l2, the norm is over the whole
+    # resized image.
     cfg.SOLVER.ADVERSARIAL.EPS = 4 / 255
-    # free: updates per batch. They count in SOLVER.MAX_ITER.
+    # Number of updates per batch with "free". SOLVER.MAX_ITER counts every update.
     cfg.SOLVER.ADVERSARIAL.REPLAYS = 4
-    # pgd: attack steps, each of length 2.5 EPS / STEPS.
+    # Number of attack steps with "pgd". Each step has the length 2.5 * EPS / STEPS.
     cfg.SOLVER.ADVERSARIAL.STEPS = 3
-    # Metric of the evaluation, such as bbox/AP: the checkpoint with the highest value is saved as
-    # model_best.pth. It is selected on DATASETS.TEST, so its value is biased upwards. "" for none.
+    # Metric of the evaluation, such as bbox/AP. The model with its highest value is saved as
+    # model_best.pth. The model is selected on DATASETS.TEST, so this value is biased upwards. If
+    # the key is empty, no best model is saved.
     cfg.TEST.BEST = ""
-    # Custom datasets: NAME=coco:IMAGES:ANNOTATIONS.json or NAME=voc:ROOT:SPLIT, whose names can be
-    # used in TRAIN and TEST. robust-backbones train --dataset-train, --dataset-test set it.
+    # Custom datasets, NAME=coco:IMAGES:ANNOTATIONS.json or NAME=voc:ROOT:SPLIT. Their names can be
+    # used in TRAIN and TEST. The options --dataset-train and --dataset-test of robust-backbones
+    # train set this key.
     cfg.DATASETS.CUSTOM = []
-    # Class names of CUSTOM, in the order of the model. Empty: as in the files.
+    # Class names of the datasets in CUSTOM, in the order of the model's outputs. If the list is
+    # empty, the names and their order are read from the annotation files.
     cfg.DATASETS.CLASSES = []
-    # Repair of invalid boxes in CUSTOM. False: training stops with an error. True: boxes are
-    # clipped at the image border and objects without area are removed, in training and in
-    # evaluation.
+    # Whether to repair invalid boxes of the datasets in CUSTOM. If true, boxes are clipped at the
+    # image border and objects without area are removed, in training and in evaluation. If false,
+    # invalid boxes are an error.
     cfg.DATASETS.REPAIR = False
-    # Seed of data order, augmentation, initialization and sampling. Detectron2's -1, a random seed,
-    # is rejected, because runs must be repeatable.
+    # Seed for data order, augmentation, initialization and sampling. Detectron2's default, -1,
+    # means a random seed. It is not allowed, because runs must be repeatable.
     cfg.SEED = max(cfg.SEED, 0)
 
 
@@ -84,16 +92,16 @@ def load_config(
 ) -> CfgNode:
     """Merge defaults, a YAML file with its `_BASE_`s, and overrides, and check the configuration.
 
-    `OUTPUT_DIR` becomes `output/<name of the file>` unless it is given.
+    If neither the file nor the overrides set `OUTPUT_DIR`, it becomes `output/<name of the file>`.
 
     Args:
-        path: config file, or the name of a packaged one; see `config_file`.
-        overrides: `KEY VALUE` pairs in a flat list.
-        datasets: `{"TRAIN" or "TEST": [NAME or NAME=DATA]}`, which replaces the datasets of the
-            config. With training data alone, there is no evaluation.
+        path: config file, or the name of a packaged config; see `config_file`.
+        overrides: flat list of `KEY VALUE` pairs.
+        datasets: datasets that replace the datasets of the config, `{"TRAIN" or "TEST": [NAME or
+            NAME=DATA]}`. If only training data are given, the run does not evaluate.
 
     Raises:
-        UserError: the file is missing or invalid, a key is unknown, a value has another type, or
+        UserError: the file is missing or invalid, a key is unknown, a value has the wrong type, or
             keys contradict each other.
     """
     cfg = get_cfg()
@@ -126,13 +134,14 @@ def load_config(
         cfg.DATASETS[split] = tuple(text.split("=")[0] for text in chosen)
         cfg.DATASETS.CUSTOM = [*cfg.DATASETS.CUSTOM, *filter(custom.is_path, chosen)]
     if cfg.OUTPUT_DIR == get_cfg().OUTPUT_DIR:
-        cfg.OUTPUT_DIR = f"output/{path.stem}"  # a folder for each config
+        cfg.OUTPUT_DIR = f"output/{path.stem}"  # each config gets its own folder
     if cfg.SEED < 0:
         raise UserError(f"SEED is {cfg.SEED}. It must be 0 or more, so that runs are repeatable.")
     if cfg.MODEL.BACKBONE.NAME in BUILDERS:
         _refuse_default_weights(cfg)
         weights = cfg.MODEL.WEIGHTS
-        # `check_inputs` downloads other weights. Commands that only draw annotations need none.
+        # Other weights must be downloaded first. `check_inputs` downloads them, because commands
+        # that only draw annotations need no weights.
         if cfg.MODEL.ROBUST.ARCH or weights.startswith(SCHEME) or Path(weights).is_file():
             set_architecture(cfg)
     return cfg
@@ -142,7 +151,7 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     """Merge `KEY VALUE` pairs into a configuration that may have keys of other projects.
 
     Raises:
-        UserError: a key is unknown, or a value has another type.
+        UserError: a key is unknown, or a value has the wrong type.
     """
     try:
         cfg.merge_from_list(list(overrides))
@@ -151,15 +160,15 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
 
 
 class _PlainYaml(CfgNode):
-    """Load config files and their `_BASE_`s as plain YAML.
+    """A configuration that loads files and their `_BASE_`s as plain YAML.
 
-    Detectron2 would execute tags that name Python objects.
+    Detectron2's own loader would execute YAML tags that name Python objects.
     """
 
     @classmethod
     def _open_cfg(cls, filename: str) -> io.StringIO:
         if "://" not in filename:
-            filename = str(config_file(filename))  # `_BASE_: robust-backbones/base/voc.yaml`
+            filename = str(config_file(filename))  # for `_BASE_: robust-backbones/base/voc.yaml`
         with super()._open_cfg(filename) as file:
             text = file.read()
         node = yaml.compose(text, yaml.SafeLoader)
@@ -169,7 +178,7 @@ class _PlainYaml(CfgNode):
         return io.StringIO(text)
 
 
-# Exceptions of fvcore, yacs and PyYAML for invalid files and values.
+# Exceptions that fvcore, yacs and PyYAML raise for invalid files and values.
 _YAML_ERRORS = (
     ValueError,
     TypeError,
@@ -189,11 +198,11 @@ def _read_yaml(path: Path, version: int) -> CfgNode:
 
     Args:
         path: config file.
-        version: Detectron2's config version.
+        version: supported config version of Detectron2.
 
     Raises:
         UserError: the file is not a mapping, is too large, or has another version.
-        one of `_YAML_ERRORS`: the file is not YAML, or a `_BASE_` is invalid.
+        _YAML_ERRORS: the file is not YAML, or a `_BASE_` is invalid.
     """
     try:
         found = _PlainYaml.load_yaml_with_base(str(path), allow_unsafe=False)
@@ -210,9 +219,9 @@ _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(/[1-9]\d*)?")
 
 
 def _with_floats(cfg: CfgNode, overrides: Sequence[str]) -> list[str]:
-    """Write numbers such as `1` and `4/255` as decimals where the key is a float.
+    """Replace numbers such as `1` and `4/255` with decimals if the value of their key is a float.
 
-    yacs accepts only floats there.
+    yacs accepts only floats for these keys.
     """
     found = list(overrides)
     for index in range(0, len(found), 2):
@@ -225,7 +234,7 @@ def _with_floats(cfg: CfgNode, overrides: Sequence[str]) -> list[str]:
 
 
 def _numbers_as_floats(given: CfgNode, defaults: CfgNode) -> None:
-    """Convert numbers such as `1` and `4/255` of a file where the key is a float, in place."""
+    """Convert numbers such as `1` and `4/255` to floats, in place, if the default is a float."""
     for key, value in given.items():
         default = defaults.get(key)
         if isinstance(value, CfgNode) and isinstance(default, CfgNode):
@@ -236,7 +245,10 @@ def _numbers_as_floats(given: CfgNode, defaults: CfgNode) -> None:
 
 
 def _similar(cfg: CfgNode, key: str) -> str:
-    """End of the message about an unknown key: keys like it, else the keys of its section."""
+    """Return the end of the error message about an unknown key.
+
+    It suggests keys with similar names, or else lists all keys of the section.
+    """
     keys = flatten(cfg)
     if near := difflib.get_close_matches(key.upper(), keys, n=2, cutoff=0.8):
         return f". Did you mean {' or '.join(near)}?"
@@ -246,7 +258,10 @@ def _similar(cfg: CfgNode, key: str) -> str:
 
 
 def _refuse_default_weights(cfg: CfgNode) -> None:
-    """Reject Detectron2's default weights from Caffe: BGR, other statistics, another stride."""
+    """Reject Detectron2's default weights, which were converted from Caffe.
+
+    They require BGR images, other pixel statistics and strides in the 1x1 convolutions.
+    """
     if "ImageNetPretrained/MSRA" in cfg.MODEL.WEIGHTS:
         raise UserError(
             f"MODEL.WEIGHTS is '{cfg.MODEL.WEIGHTS}', which requires BGR images. Give a published "
@@ -258,13 +273,13 @@ def _refuse_default_weights(cfg: CfgNode) -> None:
 def check_inputs(cfg: CfgNode, train: bool, resume: bool = False) -> None:
     """Check datasets and weights before a run starts.
 
-    This function downloads weights with a URL or a published name, before processes are spawned. It
-    also sets the heads' number of classes from the custom datasets.
+    Weights with a URL or a published name are downloaded here, before processes are spawned. The
+    heads' number of classes is set from the custom datasets.
 
     Args:
         cfg: configuration, changed in place.
-        train: whether `DATASETS.TRAIN` is used.
-        resume: whether the run resumes from a checkpoint, if there is one.
+        train: whether the run uses `DATASETS.TRAIN`.
+        resume: whether the run resumes from its last checkpoint, if the checkpoint exists.
 
     Raises:
         UserError: a dataset or file is missing or invalid.
@@ -283,7 +298,7 @@ def check_inputs(cfg: CfgNode, train: bool, resume: bool = False) -> None:
     if train:
         _check_training(cfg)
     weights, last = cfg.MODEL.WEIGHTS, Path(cfg.OUTPUT_DIR, "last_checkpoint")
-    if resume and last.is_file():  # the run's own checkpoint replaces the weights
+    if resume and last.is_file():  # the last checkpoint replaces MODEL.WEIGHTS
         weights = str(last.with_name(last.read_text(encoding="utf-8").strip()))
     if weights:
         local_weights(weights)
@@ -293,13 +308,13 @@ def check_inputs(cfg: CfgNode, train: bool, resume: bool = False) -> None:
 
 
 def num_classes(cfg: CfgNode) -> tuple[str, int] | None:
-    """Return the key of the heads' number of classes and its value; None for unknown heads."""
+    """Return the key and the value of the heads' number of classes; None for unknown heads."""
     heads = _HEADS.get(cfg.MODEL.META_ARCHITECTURE)
     return (f"MODEL.{heads}.NUM_CLASSES", cfg.MODEL[heads].NUM_CLASSES) if heads else None
 
 
 def _check_training(cfg: CfgNode) -> None:
-    """Reject invalid values that Detectron2 accepts or reports late."""
+    """Reject invalid values that Detectron2 accepts, or reports only after the run has started."""
     solver, attack = cfg.SOLVER, cfg.SOLVER.ADVERSARIAL
     batch, reference = solver.IMS_PER_BATCH, solver.REFERENCE_WORLD_SIZE
     parts = solver.ACCUMULATE
@@ -343,7 +358,7 @@ def _check_training(cfg: CfgNode) -> None:
 
 
 def set_device(cfg: CfgNode, num_gpus: int, num_machines: int = 1) -> str | None:
-    """Use the CPU if there is no GPU.
+    """Set `MODEL.DEVICE` to the CPU if this machine has no GPU.
 
     Args:
         cfg: configuration, changed in place.
@@ -351,10 +366,11 @@ def set_device(cfg: CfgNode, num_gpus: int, num_machines: int = 1) -> str | None
         num_machines: number of machines.
 
     Returns:
-        A notice for the user, or None.
+        A message for the user if the device was changed, or else None.
 
     Raises:
-        UserError: there are fewer GPUs, or none with several machines.
+        UserError: this machine has fewer GPUs than `num_gpus`, or no GPU although there are several
+            machines.
     """
     found = torch.cuda.device_count()
     if num_gpus > max(found, 1):

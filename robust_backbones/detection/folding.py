@@ -1,8 +1,8 @@
-"""Fold FrozenBN into the convolution before it: the same function, with fewer passes over features.
+"""Fold FrozenBN into the convolution before it. The function of the network does not change.
 
-Detectron2 multiplies and shifts each feature, forward and backward. FrozenBN is a fixed factor and
-offset per channel, so it can be applied to the weights instead, which are thousands of times fewer:
-`(W * x) s + b = (W s) * x + b`.
+FrozenBN multiplies each channel by a fixed factor and adds a fixed offset. Detectron2 applies both
+to the features, in the forward and the backward pass. Here, the factor is applied to the weights:
+`(W * x) s + b = (W s) * x + b`. There are thousands of times fewer weights than features.
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn.functional import conv2d
 
 
 class FoldedConv2d(Conv2d):
-    """Detectron2's `Conv2d` with FrozenBN. Parameters, buffers and state dict are unchanged."""
+    """A `Conv2d` of Detectron2 with folded FrozenBN and the same parameters and state dict."""
 
     _key: list | None = None
     _cache: tuple[Tensor, Tensor]
@@ -25,8 +25,8 @@ class FoldedConv2d(Conv2d):
 
     def _folded(self) -> tuple[Tensor, Tensor]:
         if torch.is_grad_enabled() and self.weight.requires_grad:
-            return self._fold()  # part of the graph, for the gradient of the weight
-        # Frozen, or in evaluation: cached until one of the tensors changes.
+            return self._fold()  # not cached, because the weight needs a gradient
+        # The weight is frozen or gradients are disabled. Cache the result until a tensor changes.
         norm = self.norm
         tensors = (
             self.weight,
@@ -52,10 +52,10 @@ class FoldedConv2d(Conv2d):
 
 
 def fold(network: nn.Module) -> nn.Module:
-    """Replace each `Conv2d` of Detectron2 that has FrozenBN by a `FoldedConv2d`, in place.
+    """Turn each `Conv2d` of Detectron2 that has FrozenBN into a `FoldedConv2d`, in place.
 
     Returns:
-        The same network. Outputs and gradients differ only by rounding.
+        The network itself. Its outputs and gradients change only by rounding errors.
     """
     for module in network.modules():
         if type(module) is Conv2d and isinstance(module.norm, FrozenBatchNorm2d):

@@ -1,4 +1,4 @@
-"""Start the processes of a training, one per GPU."""
+"""Start a training or an evaluation, with one process per GPU."""
 
 import multiprocessing
 import os
@@ -19,13 +19,14 @@ from robust_backbones.detection.training.run import Mode, run
 
 @dataclass(frozen=True)
 class Processes:
-    """Number of the processes and their machines, as for `detectron2.engine.launch`.
+    """Numbers of processes and machines of a run, as in `detectron2.engine.launch`.
 
     Attributes:
-        gpus: number of GPUs on this machine. With 0 or 1, this process does the work.
+        gpus: number of GPUs to use on this machine. A run with at most one GPU in total starts no
+            other process.
         machines: number of machines.
         machine_rank: rank of this machine, in `[0, machines)`.
-        url: address for the rendezvous of the processes.
+        url: URL that the processes use for rendezvous; "auto" chooses a free port.
     """
 
     gpus: int = 1
@@ -43,15 +44,17 @@ def launch(
 ) -> None:
     """Check the config, then train or evaluate in one process per GPU.
 
-    End the program with the exit code of a failed process.
+    If a process fails, the program exits with the exit code of this process.
 
     Args:
-        path: config file, or the name of a packaged one.
-        overrides: `KEY VALUE` pairs.
-        datasets: see `config.load_config`.
+        path: config file, or the name of a packaged config.
+        overrides: flat list of `KEY VALUE` pairs.
+        datasets: datasets that replace the datasets of the config; see `config.load_config`.
+        mode: options for the output folder.
+        processes: numbers of processes and machines.
 
     Raises:
-        UserError: the config or its input is invalid.
+        UserError: the config, a dataset or the weights are invalid.
     """
     cfg = config.load_config(path, overrides, datasets=datasets)
     notice = config.set_device(cfg, processes.gpus, processes.machines)
@@ -70,10 +73,10 @@ def launch(
 
 
 def _worker(local_rank: int, processes: Processes, cfg: CfgNode, mode: Mode) -> None:
-    """Join the process group and work.
+    """Join the process group, then train or evaluate.
 
-    `detectron2.engine.launch` would pass its own worker to the new process, which would import
-    Detectron2 before `robust_backbones.detection` has prepared it.
+    `detectron2.engine.launch` would pass its own worker function to the new process. That process
+    would then import Detectron2 before `robust_backbones.detection` has prepared it.
     """
     world_size = processes.gpus * processes.machines
     place = (world_size, processes.gpus, processes.machine_rank, processes.url)
@@ -89,7 +92,7 @@ def _work(cfg: CfgNode, mode: Mode) -> None:
 
 
 def _forward_sigterm() -> None:
-    """Forward SIGTERM to the processes of the GPUs. This process waits for them."""
+    """Forward SIGTERM to the child processes. This process then waits until they have ended."""
 
     def forward(number: int, frame: Any) -> None:
         for process in multiprocessing.active_children():

@@ -1,4 +1,4 @@
-"""`MODEL.WEIGHTS`: its local file, and the architecture of the network in it."""
+"""Find the local file of `MODEL.WEIGHTS`, and the architecture of the network in this file."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ from robust_backbones.zoo import RESNETS, SCHEME, find_resnet
 
 
 def local_weights(weights: str) -> Path:
-    """Return the local file of `MODEL.WEIGHTS`, and download it first if necessary.
+    """Return the local file of `MODEL.WEIGHTS`. Download the file first if necessary.
 
     Raises:
-        UserError: the file does not exist or could not be fetched.
+        UserError: the file does not exist or could not be downloaded.
     """
     try:
         path = Path(PathManager.get_local_path(weights))
@@ -39,17 +39,17 @@ def local_weights(weights: str) -> Path:
 def arch_of(weights: str) -> str:
     """Find the architecture of the backbone in `MODEL.WEIGHTS`.
 
-    The name of a published model determines its architecture. Other files are read, and downloaded
-    first if necessary.
+    The name of a published model determines its architecture. Other weights are downloaded if
+    necessary, and their architecture is read from the file.
 
     Args:
         weights: value of `MODEL.WEIGHTS`.
 
     Returns:
-        One of `zoo.RESNETS`.
+        The name of the architecture, an element of `zoo.RESNETS`.
 
     Raises:
-        UserError: there are no weights, or no ResNet was recognized in them.
+        UserError: `weights` is empty, or the file contains no known ResNet.
     """
     fix = f"Set MODEL.ROBUST.ARCH; choose from {', '.join(RESNETS)}."
     if not weights:

@@ -1,4 +1,4 @@
-"""`robust://` paths of Detectron2: published models, downloaded and converted."""
+"""Let Detectron2 open `robust://` paths: download and convert published models."""
 
 import dataclasses
 from pathlib import Path
@@ -19,12 +19,13 @@ from robust_backbones.zoo import SCHEME, Model, find_resnet
 def converted(name: str) -> Path:
     """Return the backbone of a published model in Detectron2's format.
 
-    The first call converts and verifies it. The file is cached in `cache_dir()/detectron2` under
-    the digest of the published file and our version. Only one of several processes converts.
+    The first call converts and verifies the model. The converted file is cached in
+    `cache_dir()/detectron2`. Its name contains the digest of the published file and the version of
+    this package. If several processes call this function, only one of them converts the model.
 
     Raises:
         UserError: the name is unknown, the model is not a ResNet or could not be downloaded, or its
-            file has another architecture.
+            file contains another architecture.
     """
     model = find_resnet(name)
     digest = weights.digest(SCHEME + model.name)
@@ -48,13 +49,16 @@ def _convert(model: Model, source: Path, target: Path) -> None:
     found = read_checkpoint(source, model.arch)
     found = dataclasses.replace(found, metadata=found.metadata | model.facts)
     contents = export.detectron2_contents(found)
-    with torch.random.fork_rng(devices=[]):  # the conversion must not advance the global generator
+    with torch.random.fork_rng(devices=[]):  # keeps the global random state
         verify_backbone(found, contents["model"])
     save_file(contents, target)
 
 
 class RobustPathHandler(PathHandler):
-    """Open `robust://` names as converted files, read-only. All published names exist."""
+    """Open `robust://` paths as converted files, read-only.
+
+    A path exists if it is the name of a published model, whether or not the file is downloaded.
+    """
 
     def _get_supported_prefixes(self) -> list[str]:
         return [SCHEME]

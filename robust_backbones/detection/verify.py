@@ -1,4 +1,4 @@
-"""Verify that a converted backbone computes the features of its source, stage by stage."""
+"""Verify that a converted backbone computes the same features as its source at each stage."""
 
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -15,7 +15,7 @@ RGB = ShapeSpec(channels=3)
 
 
 def target_config(arch: str) -> CfgNode:
-    """Return the smallest config of a backbone of `arch`, with all stages as outputs."""
+    """Return a minimal config of a backbone with architecture `arch` that outputs all stages."""
     cfg = get_cfg()
     cfg.MODEL.ROBUST = CfgNode({"ARCH": arch, "NORM": ""})
     cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = "RGB", PIXEL_MEAN, PIXEL_STD
@@ -24,21 +24,22 @@ def target_config(arch: str) -> CfgNode:
 
 
 def verify_backbone(source: Checkpoint, tensors: dict[str, Tensor]) -> dict[str, float]:
-    """Compare the features of torchvision's and Detectron2's network on a fixed random image.
+    """Compare the features of the source and the converted network on a fixed random image.
 
     Args:
-        source: the classifier.
+        source: checkpoint of the classifier, with torchvision's names.
         tensors: converted tensors, `{Detectron2 name: tensor}`. They are loaded into a backbone
-            built from `target_config`; all names and shapes must agree.
+            built from `target_config`. All names and shapes must agree.
 
     Returns:
-        `{stage: largest difference / largest value}`, for stem and res2 to res5.
+        The relative difference of each stage, `{stage: largest difference / largest value}`, for
+        stem and res2 to res5.
 
     Raises:
         UserError: a name or shape differs, or a difference exceeds the tolerance.
     """
     image = verify.fixed_image()
-    with torch.device("meta"):  # no initialization: all tensors are replaced
+    with torch.device("meta"):  # skips initialization, because all tensors are replaced
         backbone = build_robust_resnet_backbone(target_config(source.arch), RGB).eval()
     try:
         backbone.load_state_dict(tensors, strict=True, assign=True)

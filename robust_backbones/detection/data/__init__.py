@@ -1,1 +1,1 @@
-"""Datasets of detectors: register, check, read, load."""
+"""Register, check, read and load detection datasets."""

@@ -1,4 +1,4 @@
-"""Read and check COCO annotations and predictions, and renumber ids for all engines."""
+"""Read and check COCO annotations and predictions, and renumber ids for all COCO evaluators."""
 
 import contextlib
 import gc
@@ -16,11 +16,11 @@ from pycocotools import mask as coco_mask
 
 from robust_backbones.core.errors import UserError
 
-# Task -> key of a prediction for it, besides image, category and score.
+# Task -> key that its predictions must have, in addition to image, category and score.
 TASKS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
 
-# Largest extent of a polygon times its number of coordinates. pycocotools allocates 20 bytes for
-# each pixel of the outline, also outside the image.
+# Upper bound on the extent of a polygon in pixels, times its number of coordinates. pycocotools
+# allocates 20 bytes for each pixel of the outline, even outside the image.
 MAX_OUTLINE = 5e7
 MAX_MASK_PIXELS = 1 << 28
 HUGE = 1e15  # upper bound on coordinates, areas and scores
@@ -31,12 +31,13 @@ class Truth:
     """Checked annotations of a dataset.
 
     Attributes:
-        source: name in error messages.
-        images: `{id: {"id", "height", "width"}}`. The inner id is the index in sorted order, from
-            1. The outer id may be a string (VOC).
-        classes: `{category id: name}`, sorted by id, with unique names.
-        annotations: COCO annotations with ids from 1 (pycocotools uses id 0 for "not found"),
-            `image_id` as in `images`, and `category_id` the index in `classes`, from 1.
+        source: name of the dataset in error messages.
+        images: images, `{id: {"id", "height", "width"}}`. The key is the id in the file, which may
+            be a string (VOC). The inner id is the index of this id in sorted order, from 1.
+        classes: class names, `{category id: name}`, sorted by id. The names are unique.
+        annotations: COCO annotations. Their ids start from 1, because pycocotools uses id 0 for
+            "not found". `image_id` is the inner id in `images`, and `category_id` is the index in
+            `classes`, from 1.
     """
 
     source: str
@@ -45,7 +46,7 @@ class Truth:
     annotations: list[dict]
 
     def has(self, key: str) -> bool:
-        """Whether any annotation has `key`, a value of `TASKS`."""
+        """Return whether any annotation has the key `key`, a value of `TASKS`."""
         return any(row.get(key) for row in self.annotations)
 
 
@@ -53,7 +54,7 @@ def load_json(path: str | Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        UserError: the file cannot be read, or is not JSON.
+        UserError: the file cannot be read, or does not contain JSON.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
@@ -67,7 +68,10 @@ def load_json(path: str | Path) -> Any:
 
 @contextlib.contextmanager
 def no_garbage() -> Iterator[None]:
-    """Disable the garbage collector, which would scan the many small objects repeatedly."""
+    """Disable the garbage collector during the block.
+
+    It would scan the many small objects of an annotation file repeatedly.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -79,15 +83,15 @@ def no_garbage() -> Iterator[None]:
 
 @no_garbage()
 def truth(contents: dict, source: str) -> Truth:
-    """Check the contents of a COCO annotation file for instances.
+    """Check the contents of a COCO annotation file with instances.
 
-    A missing `iscrowd` becomes 0, and a missing `area` becomes the area of the mask, or of the box
-    if there is no mask. Annotations of unlisted images or categories are excluded, as in
-    pycocotools, and counted in a warning.
+    If `iscrowd` is missing, it becomes 0. If `area` is missing, it becomes the area of the mask, or
+    of the box if there is no mask. Annotations of unlisted images or categories are excluded, as in
+    pycocotools, and a warning shows their number.
 
     Args:
         contents: contents of the file.
-        source: name in error messages.
+        source: name of the dataset in error messages.
 
     Raises:
         UserError: a list is missing, an id occurs twice, or a box or polygon is invalid.
@@ -135,18 +139,21 @@ def truth(contents: dict, source: str) -> Truth:
 def _listed(row: Any, images: dict, categories: dict) -> bool:
     try:
         return row["image_id"] in images and row["category_id"] in categories
-    except (TypeError, KeyError):  # not an object, or the id is a list
+    except (TypeError, KeyError):  # the row is not an object, or an id is a list
         return False
 
 
 def unique(names: dict) -> dict:
-    """Append the id to names that occur more than once, in `{id: name}`."""
+    """Make the names in `{id: name}` unique: append the id to names that occur more than once."""
     counts = Counter(names.values())
     return {key: f"{name} (id {key})" if counts[name] > 1 else name for key, name in names.items()}
 
 
 def _indices(rows: list, what: str) -> dict:
-    """Return `{id: index}` in sorted order, from 1. pycocotools breaks ties by this order."""
+    """Return `{id: index}` in sorted order, with indices from 1.
+
+    pycocotools uses this order to break ties.
+    """
     try:
         ids = [row["id"] for row in rows]
         ordered, counts = sorted(ids), Counter(ids)
@@ -178,14 +185,15 @@ def _finite_boxes(rows: list[dict], what: str) -> None:
 
 def _number(value: Any) -> bool:
     real = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    return real and abs(value) < HUGE  # false for NaN, too
+    return real and abs(value) < HUGE  # also false for NaN
 
 
 def segmentation_fault(part: object) -> str | None:
-    """Describe what is wrong with a segmentation; None if it can be passed to pycocotools.
+    """Describe the error in a segmentation; return None if pycocotools can read it.
 
-    pycocotools crashes on huge numbers. Valid are `[[x, y, ...], ...]` and `{"size", "counts"}`.
-    The number of points of a polygon is not checked.
+    A valid segmentation is a list of polygons, `[[x, y, ...], ...]`, or run lengths, `{"size",
+    "counts"}`. Huge numbers are invalid, because they crash pycocotools. This function does not
+    check the number of points of a polygon.
     """
     if isinstance(part, dict):
         return _run_length_fault(part.get("size"), part.get("counts"))
@@ -232,7 +240,7 @@ def _check_polygons(row: dict, source: str) -> None:
 
 
 def _area(row: dict, image: dict, source: str) -> float:
-    """Compute the area in pixels of an annotation's polygons or run lengths, or else of its box."""
+    """Compute the area of an annotation's mask in pixels, or of its box if there is no mask."""
     part, height, width = row.get("segmentation"), image.get("height"), image.get("width")
     if not part:
         return row["bbox"][2] * row["bbox"][3]
@@ -248,7 +256,10 @@ def _area(row: dict, image: dict, source: str) -> float:
 
 
 def tasks_of(rows: Any, truth: Truth) -> list[str]:
-    """Find the tasks of predictions. For an empty list: boxes, and masks if the truth has masks."""
+    """Return the tasks that predictions can be evaluated on.
+
+    Without predictions, these are boxes, and also masks if the ground truth has masks.
+    """
     if rows and isinstance(rows, list):
         keys = {key for row in rows if isinstance(row, dict) for key in row}
         return [task for task, key in TASKS.items() if key in keys] or ["bbox"]
@@ -261,14 +272,14 @@ def check_predictions(
     """Check predictions in COCO's result format.
 
     Args:
-        rows: list of `{"image_id", "category_id", "score"}` with `bbox` ([x, y, width, height],
-            pixels), `segmentation` or `keypoints`.
+        rows: predictions, a list of `{"image_id", "category_id", "score"}` with `bbox` ([x, y,
+            width, height], pixels), `segmentation` or `keypoints`.
         truth: checked annotations.
-        tasks: keys of `TASKS` that the predictions must support.
-        source: name in error messages.
+        tasks: keys of `TASKS`. The predictions must have the keys of these tasks.
+        source: name of the predictions in error messages.
 
     Raises:
-        UserError: a prediction is invalid; the message names the first one.
+        UserError: a prediction is invalid. The message shows the first invalid prediction.
     """
     if not isinstance(rows, list):
         raise UserError(f"{source} must be a list of predictions, not a {type(rows).__name__}.")
@@ -285,7 +296,7 @@ def check_predictions(
 
 
 def _all_fit(rows: list, truth: Truth, needed: set) -> bool:
-    """Check quickly that `_fault` would find nothing."""
+    """Return whether all predictions are valid, faster than by calling `_fault` for each."""
     images, classes = truth.images, truth.classes
     try:
         scores = np.array([row["score"] for row in rows])
@@ -299,7 +310,10 @@ def _all_fit(rows: list, truth: Truth, needed: set) -> bool:
 
 
 def _numbers(values: np.ndarray, shape: tuple[int, ...]) -> bool:
-    """Whether an array has a numeric dtype and the shape; NumPy also converts strings and lists."""
+    """Return whether an array has a numeric dtype and the given shape.
+
+    NumPy also converts strings and nested lists to arrays, without an error.
+    """
     return values.dtype.kind in "fiu" and values.shape == shape
 
 
@@ -313,7 +327,7 @@ def _fault(row: Any, truth: Truth, needed: tuple) -> str | None:
         try:
             if row[key] in known:
                 continue
-        except TypeError:  # not hashable
+        except TypeError:  # the id is not hashable
             pass
         ids = list(known)
         shown = ", ".join(map(str, ids[:3])) + (f" ... {ids[-1]}" if ids[3:] else "")
@@ -324,7 +338,10 @@ def _fault(row: Any, truth: Truth, needed: tuple) -> str | None:
 
 
 def _check_masks(rows: list[dict], truth: Truth, source: str) -> None:
-    """Check masks, and reject sizes other than the image's, which engines accept silently."""
+    """Check the masks of predictions, and require that they have the size of their image.
+
+    COCO evaluators accept masks of other sizes silently.
+    """
     sizes = {key: [i.get("height"), i.get("width")] for key, i in truth.images.items()}
     for number, row in enumerate(rows):
         part, size = row["segmentation"], sizes[row["image_id"]]

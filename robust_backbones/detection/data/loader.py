@@ -1,7 +1,8 @@
-"""The training stream: images, batches and random augmentation.
+"""Data loaders for training and testing.
 
-The stream is a function of (seed, position), so a run resumed at iteration k continues with exactly
-the batches it would have seen. Detectron2's own loader would start from the beginning.
+The training batches are a function of the seed and the position in the stream. Therefore, a run
+that is resumed at iteration k gets the same batches as a run without interruption. Detectron2's own
+loader would start from the first batch again.
 """
 
 import random
@@ -23,15 +24,16 @@ from robust_backbones.core.errors import UserError, WorkerFailure
 
 
 def seed_from(*parts: int) -> int:
-    """Mix integers, such as (run seed, iteration, rank), into a 63-bit seed."""
+    """Hash integers, such as (run seed, iteration, rank), to a 63-bit seed."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
 def build_train_loader(cfg: CfgNode) -> "TrainLoader":
-    """Create the stream of `DATASETS.TRAIN`, with Detectron2's dataset dicts, sampler and mapper.
+    """Create the loader of `DATASETS.TRAIN`, with Detectron2's dataset dicts, sampler and mapper.
 
     Raises:
-        UserError: the batch size is not divisible by the processes, or the sampler is unknown.
+        UserError: the sampler is unknown, or the batch size is not a multiple of the number of
+            processes times `SOLVER.ACCUMULATE`.
     """
     world = comm.get_world_size()
     parts = world * cfg.SOLVER.ACCUMULATE
@@ -55,7 +57,7 @@ def build_train_loader(cfg: CfgNode) -> "TrainLoader":
 
 
 def build_test_loader(cfg: CfgNode, name: str) -> "CheckedLoader":
-    """Create Detectron2's test loader of a dataset as a `CheckedLoader`."""
+    """Create Detectron2's test loader for a dataset, wrapped in a `CheckedLoader`."""
     mapper = CheckedMapper(DatasetMapper(cfg, is_train=False))
     return CheckedLoader(build_detection_test_loader(cfg, name, mapper=mapper))
 
@@ -76,7 +78,11 @@ def _sampler(cfg: CfgNode, dicts: list[dict]) -> Sampler:
 
 
 class TrainLoader:
-    """An endless iterable of batches (lists of mapped dicts). Set `start_iter` before iterating."""
+    """An endless iterable of batches, which are lists of mapped dicts.
+
+    Attributes:
+        start_iter: index of the first batch to yield. Set it before the iteration starts.
+    """
 
     def __init__(
         self,
@@ -95,7 +101,7 @@ class TrainLoader:
         self._workers = workers
 
     def __iter__(self) -> Iterator[list[dict]]:
-        # A generator function, so start_iter is read when the first batch is requested.
+        # This is a generator function, so it reads start_iter when the first batch is requested.
         self._batches.start = self.start_iter
         yield from CheckedLoader(
             DataLoader(
@@ -110,7 +116,7 @@ class TrainLoader:
 
 
 class CheckedMapper:
-    """A mapper that returns a `WorkerFailure` for an image that is missing, damaged or rejected."""
+    """A mapper that returns a `WorkerFailure` if an image is missing, damaged or rejected."""
 
     def __init__(self, mapper: Callable[[dict], dict]):
         self._mapper = mapper
@@ -132,7 +138,7 @@ class CheckedMapper:
 
 
 class CheckedLoader:
-    """The batches of a loader; a `WorkerFailure` among them is raised as a `UserError`."""
+    """A loader that raises a `UserError` if a batch contains a `WorkerFailure`."""
 
     def __init__(self, loader: DataLoader):
         self._loader = loader
@@ -149,7 +155,10 @@ class CheckedLoader:
 
 
 class _SeededDataset(Dataset):
-    """Maps `(position in the stream, index)` to a mapped dict, seeded by the position."""
+    """A dataset that maps `(position in the stream, index of the image)` to a mapped dict.
+
+    The run seed and the position determine the random augmentation.
+    """
 
     def __init__(self, dicts: list[dict], mapper: Callable[[dict], Any], seed: int):
         self._dicts, self._mapper, self._seed = dicts, mapper, seed
@@ -160,7 +169,7 @@ class _SeededDataset(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> dict:
         position, index = key
         seed = seed_from(self._seed, position)
-        np.random.seed(seed % 2**32)  # Detectron2's augmentations use the global generator
+        np.random.seed(seed % 2**32)  # Detectron2's augmentations use it
         random.seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -170,8 +179,9 @@ class _SeededDataset(Dataset):
 class _Batches(Sampler):
     """A batch sampler that yields lists of `(position, index)`.
 
-    As in Detectron2, wide and tall images are in separate batches if `group` is true. Their sizes
-    are taken from the annotations, so skipping `start` batches loads no image.
+    As in Detectron2, wide and tall images are in separate batches if `group` is true. The sizes of
+    the images are read from the annotations, so no image is loaded to skip the first `start`
+    batches.
     """
 
     def __init__(self, dicts: list[dict], sampler: Iterable[int], batch_size: int, group: bool):

@@ -21,10 +21,12 @@ from robust_backbones.detection.data.annotations import (
 from robust_backbones.detection.data.custom import CustomDataset, polygons
 from robust_backbones.detection.data.registry import check_dataset
 
-SLACK = 1.0  # pixels that a box may exceed the image: rounding, and VOC boxes counted from 0
+# A box may exceed the image by this number of pixels. Some boxes are rounded, and some VOC files
+# count pixels from 0.
+SLACK = 1.0
 
-# Kind of problem -> explanation. DATASETS.REPAIR repairs the first group. The user must fix the
-# second group in the files. The third group is for information only.
+# Kind of problem -> explanation. DATASETS.REPAIR repairs the problems in REPAIRABLE. The user must
+# fix the problems in FATAL in the files. The problems in NOTES are only for information.
 REPAIRABLE = {
     "no area": "a box has no area, so it cannot be learned and counts as missed in evaluation",
     "outside": "a box exceeds the image by more than a pixel",
@@ -56,8 +58,8 @@ class Problem:
 
     Attributes:
         kind: key of `REPAIRABLE`, `FATAL` or `NOTES`.
-        image: file name; empty for the dataset as a whole.
-        text: object and values.
+        image: file name of the image; empty if the problem concerns the whole dataset.
+        text: description of the problem, with the object and its values.
     """
 
     kind: str
@@ -69,7 +71,8 @@ def annotations_of(name: str) -> Annotations:
     """Read the annotations of a registered dataset, including invalid ones.
 
     Raises:
-        UserError: the dataset is unknown, or its metadata do not name its annotation files.
+        UserError: the dataset is unknown, or its metadata do not contain the paths of its
+            annotation files.
     """
     check_dataset(name)
     meta = MetadataCatalog.get(name)
@@ -88,9 +91,9 @@ def check(found: Annotations, pixels: bool = True, workers: int = 8) -> list[Pro
 
     Args:
         found: annotations of the split.
-        pixels: whether to open the image files, to find missing and damaged ones, wrong sizes and
+        pixels: whether to open the image files, to find missing and damaged files, wrong sizes and
             EXIF orientations.
-        workers: number of threads that open them.
+        workers: number of threads that open the image files.
     """
     problems = [Problem(kind, "", text) for kind, text in found.faults]
     masks = sum(thing.segmentation is not None for image in found.images for thing in image.objects)
@@ -126,7 +129,7 @@ def _object_problems(image: Image, classes: list[str], some_masks: bool) -> list
 
 
 def _box_problems(thing: Object, image: Image) -> list[tuple[str, str]]:
-    """Return kinds and values of an object's problems."""
+    """Return the problems of an object as `(kind, text)`."""
     if thing.box is None:
         return [("no box", "missing")]
     found = []
@@ -149,7 +152,7 @@ def _box_problems(thing: Object, image: Image) -> list[tuple[str, str]]:
     return found
 
 
-_ORIENTATION = 0x0112  # EXIF tag of the orientation; 1 is upright
+_ORIENTATION = 0x0112  # EXIF tag of the orientation, which is 1 for upright images
 
 
 def _file_problems(image: Image) -> list[Problem]:
@@ -162,12 +165,12 @@ def _file_problems(image: Image) -> list[Problem]:
             picture.load()
     except FileNotFoundError:
         return [Problem("missing file", name, f"{image.file} does not exist")]
-    except Exception as error:  # decoders can raise any exception on damaged files
+    except Exception as error:  # image decoders raise exceptions of any type on damaged files
         return [Problem("unreadable", name, str(error) or type(error).__name__)]
     problems = []
     if orientation not in (0, 1):
         problems.append(Problem("EXIF rotation", name, f"orientation {orientation}"))
-    if orientation in (5, 6, 7, 8):  # rotated by 90 degrees
+    if orientation in (5, 6, 7, 8):  # the image is rotated by 90 degrees
         width, height = height, width
     if (width, height) != (image.width, image.height):
         text = f"{width} x {height}, but {image.width} x {image.height} in the annotations"
@@ -176,12 +179,12 @@ def _file_problems(image: Image) -> list[Problem]:
 
 
 def refuse_untrainable(name: str, found: Annotations, masks: bool) -> None:
-    """Reject training data without objects or, if masks are learned, without masks.
+    """Reject training data that have no objects, or no masks if the detector predicts masks.
 
     Args:
         name: name of the dataset.
-        found: its annotations.
-        masks: whether masks are learned.
+        found: annotations of the dataset.
+        masks: whether the detector predicts masks.
 
     Raises:
         UserError: no image has an object, or no object has a mask although `masks` is true.
@@ -198,15 +201,18 @@ def refuse_untrainable(name: str, found: Annotations, masks: bool) -> None:
 
 
 def refuse_faults(name: str, found: Annotations, repair: bool) -> None:
-    """Reject data that would be changed or dropped silently. Images are not opened.
+    """Reject annotations that Detectron2 would change or exclude silently.
+
+    Image files are not opened.
 
     Args:
         name: name of the dataset.
-        found: its annotations.
-        repair: whether boxes will be repaired.
+        found: annotations of the dataset.
+        repair: whether the problems in `REPAIRABLE` will be repaired. They are then accepted.
 
     Raises:
-        UserError: there are faults; the message counts them by kind and shows the first.
+        UserError: the annotations have faults. The message shows their number by kind, and the
+            first fault.
     """
     stops = set(FATAL) if repair else set(FATAL) | set(REPAIRABLE)
     problems = [p for p in check(found, pixels=False) if p.kind in stops]

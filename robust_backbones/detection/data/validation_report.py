@@ -1,4 +1,4 @@
-"""Check detection datasets and print the problems."""
+"""Check detection datasets and print their problems."""
 
 import csv
 from collections import Counter
@@ -17,13 +17,13 @@ from robust_backbones.detection.data.validate import (
 
 
 def report(datasets: list[str], pixels: bool, listed: int, csv_file: str | None) -> int:
-    """Print the problems of each dataset; return the number of errors.
+    """Print the problems of each dataset, and return the total number of errors.
 
     Args:
-        datasets: `NAME=coco:...`, `NAME=voc:...` or names of registered datasets.
+        datasets: custom datasets (`NAME=coco:...`, `NAME=voc:...`) or names of registered datasets.
         pixels: whether to open the image files.
-        listed: number of problems of each kind to print.
-        csv_file: CSV file of all problems to write, if any.
+        listed: maximum number of problems to print for each kind.
+        csv_file: path of a CSV file with all problems to write; None to write no file.
 
     Raises:
         UserError: a dataset is unknown or its annotations cannot be read.
