@@ -27,10 +27,10 @@ from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic
 
 BLOCK = 256  # images per progress update
-MAX_OVERLAP = 0.01  # largest shared part of the test split; official splits share a few images
-SHOWN = 3  # file names per printed line; a report file lists all
+MAX_OVERLAP = 0.01  # allowed fraction of test images in train; official splits share a few images
+SHOWN = 3  # file names per printed line; a report file lists all names
 
-# Kind of finding -> (level, description to print). Data with an error is unusable.
+# Maps a kind of finding to (level, printed description). Data with an error is unusable.
 KINDS = {
     "layout": ("error", "cannot be opened"),
     "unreadable": ("error", "cannot be read"),
@@ -70,7 +70,9 @@ class Finding:
 
     Attributes:
         kind: key of `KINDS`.
-        split, file: location of the problem.
+        split: split that has the problem; empty if the problem concerns the whole dataset.
+        file: path of the image file, number of the image, or class name; empty if the problem
+            concerns the whole split.
         detail: details, such as the message of the decoder.
     """
 
@@ -81,7 +83,7 @@ class Finding:
 
     @property
     def level(self) -> str:
-        """`error` or `warning`."""
+        """Level of the finding, `error` or `warning`."""
         return KINDS[self.kind][0]
 
 
@@ -91,10 +93,10 @@ class DatasetReport:
 
     Attributes:
         name, path: name and location of the dataset.
-        layout: `official`, `folders`, or another description of how images are stored.
-        splits: split -> number of images and classes, sizes of the smallest and largest class,
-            fingerprint.
-        findings: all problems.
+        layout: description of how the images are stored, such as `official` or `folders`.
+        splits: summary of each split by its name: numbers of images and classes, sizes of the
+            smallest and the largest class, and fingerprint.
+        findings: all problems in the data.
     """
 
     name: str
@@ -105,12 +107,12 @@ class DatasetReport:
 
     @property
     def usable(self) -> bool:
-        """Whether no finding is an error."""
+        """Whether the dataset can be used, because no finding is an error."""
         return all(finding.level != "error" for finding in self.findings)
 
 
 class CheckedImage(NamedTuple):
-    """File name, label and digest of the RGB pixels; digest None: the image cannot be decoded."""
+    """File name, label and pixel digest of an image. The digest is None if decoding failed."""
 
     file: str
     label: int
@@ -118,7 +120,7 @@ class CheckedImage(NamedTuple):
 
 
 def check_dataset(name: str, root: str | Path | None = None) -> DatasetReport:
-    """Open both splits and decode every image; problems in the data become findings.
+    """Open both splits and decode every image. Problems in the data become findings.
 
     Args:
         name: key of `DATASETS`.
@@ -209,7 +211,8 @@ def check_file(path: Path) -> tuple[bytes | None, list[tuple[str, str]]]:
     """Decode one image file.
 
     Returns:
-        A digest of its RGB pixels (None: it cannot be decoded), and pairs (key of `KINDS`, detail).
+        SHA-256 digest of the image size and RGB pixels, or None if the image cannot be decoded; and
+        its problems as pairs (key of `KINDS`, detail).
     """
     try:
         data = path.read_bytes()
@@ -282,7 +285,7 @@ def lines(report: DatasetReport) -> Iterator[str]:
 
 
 def write_report(path: Path, reports: list[DatasetReport]) -> None:
-    """Write all findings: CSV if `path` ends in .csv, else JSON with the summaries."""
+    """Write all findings as CSV if `path` ends in .csv, else as JSON with the summaries."""
     rows = [
         {"dataset": report.name, "level": finding.level, **asdict(finding)}
         for report in reports

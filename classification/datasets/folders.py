@@ -8,9 +8,9 @@ from pathlib import Path
 
 from robust_backbones.core.errors import UserError
 
-# Folder names of a split; the first one that exists is read.
+# Possible folder names of each split. The first folder that exists is read.
 FOLDERS = {"train": ("train",), "test": ("test", "val", "valid")}
-# File extension -> Pillow's names of the formats with this extension.
+# Maps a file extension to Pillow's names of the formats that use it.
 FORMATS = {
     ".jpg": ("JPEG", "MPO"),
     ".jpeg": ("JPEG", "MPO"),
@@ -26,7 +26,7 @@ LAYOUT = "{0}/train/<class>/<image> and {0}/test/<class>/<image> (or val instead
 
 
 def is_image(name: str) -> bool:
-    """Whether a file name has an image extension and is not hidden (macOS: `._x.jpg`)."""
+    """Return whether a file name has an image extension and is not hidden, as `._x.jpg` is."""
     base = name.rsplit("/", 1)[-1]
     return base.lower().endswith(tuple(FORMATS)) and not base.startswith(".")
 
@@ -39,10 +39,11 @@ def list_tree(split: str, root: str | Path) -> tuple[Path, list[str], list[int],
         root: folder of the dataset.
 
     Returns:
-        Folder of the split, paths in it, sorted by class and name, labels, and class names.
+        Folder of the split; image paths in this folder, sorted by class and name; label of each
+        image, from 0; class names.
 
     Raises:
-        UserError: the folder has another layout, a class has no images, or the splits have
+        UserError: the folder has a different layout, a class has no images, or the splits have
             different classes.
     """
     folder = split_folder(Path(root), split)
@@ -51,10 +52,13 @@ def list_tree(split: str, root: str | Path) -> tuple[Path, list[str], list[int],
 
 
 def list_classes(folder: Path) -> tuple[list[str], list[int], list[str]]:
-    """List the images of a folder of class folders; the return value is as for `list_tree`.
+    """List the images of a folder that contains class folders.
+
+    Returns:
+        Image paths, labels and class names, as for `list_tree`.
 
     Raises:
-        UserError: the folder has another layout, or a class has no images.
+        UserError: the folder has a different layout, or a class has no images.
     """
     names, labels = [], []
     classes = _classes(folder)
@@ -110,7 +114,7 @@ def _classes(folder: Path) -> list[str]:
 
 
 def _check_same_classes(root: Path, folder: Path) -> None:
-    """Require equal class names in all splits: a label is an index into the sorted names."""
+    """Check that the splits have equal class names. A label is an index into the sorted names."""
     classes = _classes(folder)
     for names in FOLDERS.values():
         for other in (root / name for name in names):

@@ -37,9 +37,8 @@ class ImageFiles:
 
     Attributes:
         root: the folder.
-        names: `(N,)` bytes, paths relative to the folder. An array instead of a million strings,
-            because updating the strings' reference counts would copy their memory in every worker
-            process.
+        names: paths relative to the folder, `(N,)` bytes. A list of a million strings would be
+            copied in every worker process, because reading it updates reference counts.
     """
 
     root: Path
@@ -109,7 +108,7 @@ def read_image(file: Any, name: object) -> Image.Image:
 
     Args:
         file: path or open file.
-        name: name of the image in errors.
+        name: name of the image in error messages.
 
     Raises:
         UserError: Pillow cannot decode the whole image.
@@ -122,17 +121,17 @@ def read_image(file: Any, name: object) -> Image.Image:
 def read_fast(path: Path, shorter: int) -> Tensor | Image.Image:
     """Decode a JPEG file to RGB quickly, at a reduced resolution if that is sufficient.
 
-    Pixel values differ from `read_image` by about one level at full resolution;
-    benchmarks/decoding.py measures it.
+    At full resolution, pixel values differ from those of `read_image` by about one level of 255.
+    benchmarks/decoding.py measures the difference.
 
     Args:
         path: path of the image.
-        shorter: pixels that the shorter side needs. An image with at least twice as many is decoded
-            at a half, a quarter or an eighth of its size.
+        shorter: required length of the shorter side, pixels. If the shorter side is at least twice
+            as long, the image is decoded at 1/2, 1/4 or 1/8 of its size.
 
     Returns:
-        `(3, H, W)` uint8, which `transforms` resizes as a tensor. Formats other than JPEG: as
-        `read_image`.
+        RGB or gray JPEG files: tensor `(3, H, W)` uint8, which `transforms` resizes as a tensor.
+        Other files: PIL image, as from `read_image`.
 
     Raises:
         UserError: the file cannot be read as an image.
@@ -151,7 +150,7 @@ def read_fast(path: Path, shorter: int) -> Tensor | Image.Image:
 
 
 def _reduced_jpeg(contents: bytes, ratio: int) -> Tensor:
-    """Decode to `(3, H, W)` uint8 RGB at 1/2, 1/4 or 1/8 of the size, at least 1/`ratio`.
+    """Decode a JPEG to `(3, H, W)` uint8 RGB at 1/2, 1/4 or 1/8, but at least 1/`ratio`, size.
 
     Pillow's `draft` returns the same pixels, but takes 25 % longer.
     """

@@ -1,11 +1,11 @@
-"""Read the official layouts of the transfer tasks, with their index files, or image folders.
+"""Read the datasets of the transfer tasks in their official layouts, or as image folders.
 
-An `OfficialLayout` reads `(split, root) -> images, labels, class names`. Images are sorted by label
-and then by name. Labels equal torchvision's.
+A call of an `OfficialLayout` with `(split, root)` returns images, labels and class names. Images
+are sorted by label and then by name. Labels equal torchvision's.
 
 Each index function takes the paths of the layout's parts and a split, `train` or `test`. It returns
 an `Index`. It may raise ValueError, KeyError and similar errors for invalid contents.
-`OfficialLayout` adds the name of the dataset to them.
+`OfficialLayout` converts these errors to a `UserError` that names the dataset.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Index(NamedTuple):
 
     Attributes:
         folder: folder of the images.
-        images: (path in the folder, label from 0) of each image.
+        images: pair of path in the folder and label, from 0, for each image.
         class_names: one name per class.
     """
 
@@ -49,9 +49,10 @@ class OfficialLayout:
 
     Attributes:
         name: name of the dataset.
-        folders: folders that the official archives contain; torchvision keeps their names.
-        index: function `(parts, split) -> Index`.
-        parts: name of each file or folder that `index` reads -> its possible paths.
+        folders: possible subfolders of the root with the data, named as in the official archive
+            and in torchvision.
+        index: function from `(parts, split)` to `Index`.
+        parts: possible paths of each file or folder that `index` reads, by the name of the part.
         partial: whether listed images may be missing, because they are no longer available.
     """
 
@@ -65,7 +66,8 @@ class OfficialLayout:
         """List the images of a split without opening them.
 
         Raises:
-            UserError: the data has another layout, an index file is damaged, or images are missing.
+            UserError: the data has a different layout, an index file is damaged, or images are
+                missing.
         """
         kind, folder = self.detect(root)
         if kind == "folders":
@@ -95,10 +97,10 @@ class OfficialLayout:
         return files, labels, tuple(index.class_names)
 
     def detect(self, root: str | Path) -> tuple[str, Path]:
-        """Return ("official" or "folders", folder): the layout of `root`, and its folder.
+        """Return the layout of `root`, `official` or `folders`, and the folder with the data.
 
         Raises:
-            UserError: the data has another layout, or is incomplete.
+            UserError: the data has a different layout, or is incomplete.
         """
         root = Path(root)
         if not root.is_dir():
@@ -129,7 +131,7 @@ class OfficialLayout:
         )
 
     def _find_parts(self, folder: Path) -> tuple[dict[str, Path], list[str]]:
-        """Return part -> existing path, and the first path of each missing part."""
+        """Return the existing path of each part by its name, and the paths of missing parts."""
         found, missing = {}, []
         for part, paths in self.parts.items():
             existing = [folder / path for path in paths if (folder / path).exists()]
@@ -151,7 +153,10 @@ class OfficialLayout:
             raise ValueError(f"labels {pairs[0][1]} to {pairs[-1][1]} for {classes} classes")
 
     def _existing(self, images: Path, pairs: list[tuple[str, int]]) -> list[tuple[str, int]]:
-        """Return the pairs whose image exists; listing folders is faster than testing files."""
+        """Return the pairs whose image exists.
+
+        Listing the folders is faster than checking each file.
+        """
         parents = {os.path.dirname(name) for name, _ in pairs}
         entries = {parent: _entries(images / parent) for parent in parents}
         missing = {
@@ -171,12 +176,12 @@ class OfficialLayout:
 
 
 def _entries(folder: Path) -> set[str]:
-    # os.path.isdir instead of Path.is_dir, which raises for names that are too long.
+    # Path.is_dir raises an error if a name is too long. os.path.isdir returns False.
     return set(os.listdir(folder)) if os.path.isdir(folder) else set()
 
 
 def _aircraft(parts: dict[str, Path], split: str) -> Index:
-    """Read lines `<number> <variant>`; training is the official trainval list."""
+    """Read lines `<number> <variant>`. The training split is the official trainval list."""
     classes = _lines(parts["classes"])
     label = {name: i for i, name in enumerate(classes)}
     pairs = (line.split(" ", 1) for line in _lines(parts[split]))
@@ -186,7 +191,7 @@ def _aircraft(parts: dict[str, Path], split: str) -> Index:
 
 
 def _birdsnap(parts: dict[str, Path], split: str) -> Index:
-    """Read tab-separated tables; all images outside the test table are training images."""
+    """Read tab-separated tables. All images outside the test table are training images."""
     classes = {row["id"]: row["dir"] for row in _table(parts["classes"])}
     order = sorted(classes, key=int)
     label = {number: i for i, number in enumerate(order)}
@@ -205,7 +210,7 @@ def _caltech101(parts: dict[str, Path], split: str) -> Index:
 
 
 def _caltech256(parts: dict[str, Path], split: str) -> Index:
-    """Train on the first 60 images of each class; ignore stray files such as RENAME2."""
+    """Train on the first 60 images of each class. Ignore stray files such as RENAME2."""
     return _first_images(parts["images"], split, 60, r"\d+_(\d+)\.jpg")
 
 
@@ -222,17 +227,17 @@ def _first_images(images: Path, split: str, count: int, pattern: str) -> Index:
 
 
 def _cars(parts: dict[str, Path], split: str) -> Index:
-    """Read MATLAB structures; their labels start at 1."""
+    """Read MATLAB structures, whose labels start at 1."""
     classes = read_matlab(parts["classes"])["class_names"].tolist()
     rows = read_matlab(parts[split])["annotations"]
     pairs = [(str(row["fname"]), int(row["class"]) - 1) for row in rows]
     images = parts[f"{split} images"]
-    nested = images / images.name  # the path in Kaggle's archive
+    nested = images / images.name  # Kaggle's archive has this extra folder
     return Index(nested if nested.is_dir() else images, pairs, classes)
 
 
 def _dtd(parts: dict[str, Path], split: str) -> Index:
-    """Read lines `<class>/<image>`; training is train1 and val1."""
+    """Read lines `<class>/<image>`. The training split consists of train1 and val1."""
     lists = {"train": ("train", "val"), "test": ("test",)}[split]
     names = [line for part in lists for line in _lines(parts[part])]
     classes = sorted({name.split("/")[0] for name in names})
@@ -241,7 +246,7 @@ def _dtd(parts: dict[str, Path], split: str) -> Index:
 
 
 def _flowers(parts: dict[str, Path], split: str) -> Index:
-    """Read MATLAB arrays of image numbers and labels, both from 1; classes have no names."""
+    """Read MATLAB arrays of image numbers and labels, which start at 1. Classes have no names."""
     splits, labels = (read_matlab(parts["splits"]), read_matlab(parts["labels"])["labels"])
     keys = {"train": ("trnid", "valid"), "test": ("tstid",)}[split]
     numbers = [int(number) for key in keys for number in splits[key]]
@@ -253,7 +258,7 @@ def _flowers(parts: dict[str, Path], split: str) -> Index:
 
 
 def _food(parts: dict[str, Path], split: str) -> Index:
-    """Read JSON: class -> image names without extension."""
+    """Read a JSON file that maps each class to its image names without extension."""
     listed = json.loads(parts[split].read_text(encoding="utf-8"))
     classes = sorted(listed)
     pairs = [(f"{name}.jpg", i) for i, key in enumerate(classes) for name in listed[key]]
@@ -261,7 +266,7 @@ def _food(parts: dict[str, Path], split: str) -> Index:
 
 
 def _pets(parts: dict[str, Path], split: str) -> Index:
-    """Read lines `<class>_<number> <label> <species> <breed>`; labels start at 1."""
+    """Read lines `<class>_<number> <label> <species> <breed>`. Labels start at 1."""
     rows = [line.split() for line in _lines(parts[split])]
     pairs = [(f"{row[0]}.jpg", int(row[1]) - 1) for row in rows]
     names = {int(row[1]) - 1: row[0].rsplit("_", 1)[0] for row in rows}
@@ -269,7 +274,7 @@ def _pets(parts: dict[str, Path], split: str) -> Index:
 
 
 def _sun397(parts: dict[str, Path], split: str) -> Index:
-    """Read lines `/a/abbey/sun_....jpg`; the class is the folder."""
+    """Read lines such as `/a/abbey/sun_....jpg`. The folder is the class."""
     classes = _lines(parts["classes"])
     label = {name: i for i, name in enumerate(classes)}
     pairs = [(name[1:], label[name.rsplit("/", 1)[0]]) for name in _lines(parts[split])]

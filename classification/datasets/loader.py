@@ -1,9 +1,9 @@
 """Training and test batches, optionally loaded by worker processes.
 
-The batches of an `ImageSplit` do not depend on the number of ranks or workers. An epoch is a
-permutation that (seed, epoch) determines. Global batch g is its g-th part, and each rank takes a
-contiguous share of it. The augmentation of an image depends only on (seed, epoch, position in the
-permutation). For shards, see `shards.ShardSplit`.
+The batches of an `ImageSplit` do not depend on the number of ranks or workers. In each epoch,
+(seed, epoch) determines a permutation of the images. Global batch g is the g-th part of the
+permutation, and each rank gets a contiguous part of the batch. The augmentation of an image depends
+only on (seed, epoch, position in the permutation). For shards, see `shards.ShardSplit`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from classification import transforms
 from classification.datasets.split import ImageBatch, Split, TrainEpoch
 from robust_backbones.core.errors import UserError, WorkerFailure
 
-Batches = Callable[[int, int], Iterator[ImageBatch]]  # (worker, workers) -> batches of that worker
+# Function from (index of a worker, number of workers) to the batches of the worker.
+Batches = Callable[[int, int], Iterator[ImageBatch]]
 
 
 def steps(split: Split, batch_size: int) -> int:
     """Return the number of global batches in an epoch.
 
-    The incomplete last batch is dropped: BatchNorm fails on a batch of one image.
+    The incomplete last batch is dropped, because BatchNorm fails on a batch of one image.
 
     Raises:
         UserError: the batch is larger than the split.
@@ -57,12 +58,14 @@ def train_batches(
         batch_size: images in a global batch, a multiple of `world`.
         augmentation: key of `transforms.AUGMENTATIONS`.
         seed, epoch: integers, at least 0.
-        start: index of the first global batch. Skipped batches cost nothing, but shards are read.
+        start: index of the first global batch. Skipped batches take no time, except that shards
+            must still be read.
         rank, world: index of this process and number of processes.
         workers: number of loading processes; 0: this process.
 
     Returns:
-        Iterator of x `(batch_size / world, 3, H, W)` float32 in [0, 1] and y int64.
+        Iterator over pairs of images `(batch_size / world, 3, H, W)`, float32 in [0, 1], and labels
+        `(batch_size / world,)`, int64.
 
     Raises:
         UserError: the batch size is too large or not a multiple of `world`; the augmentation is
@@ -84,10 +87,10 @@ def train_batches(
 def test_batches(
     split: Split, batch_size: int, *, rank: int = 0, world: int = 1, workers: int = 0
 ) -> Iterator[ImageBatch]:
-    """Yield one rank's test batches: all ranks together read each image once.
+    """Yield one rank's test batches. All ranks together read each image once.
 
-    The images of an `ImageSplit` come in order, and rank 0 has the first ones. The order of images
-    in shards depends on the number of workers.
+    The images of an `ImageSplit` come in order, and rank 0 gets the first images. The order of
+    images in shards depends on the number of workers.
 
     Args:
         split: the test images.
@@ -95,11 +98,11 @@ def test_batches(
         rank, world, workers: as in `train_batches`.
 
     Yields:
-        x `(n, 3, H, W)` float32 in [0, 1] and y int64.
+        Images `(n, 3, H, W)`, float32 in [0, 1], and labels `(n,)`, int64.
 
     Raises:
-        UserError: an image cannot be read; a worker died; the shards contain another number of
-            images than expected.
+        UserError: an image cannot be read; a worker died; the number of images in the shards is
+            wrong.
     """
     seen = 0
     for x, y in _load(partial(split.test_batches, batch_size, rank, world), workers):
@@ -124,7 +127,7 @@ def check_count(split: Split, seen: int, expected: int) -> None:
 
 
 def _load(batches: Batches, workers: int) -> Iterator[ImageBatch]:
-    """Return all batches in order, from this process or from `workers` single-threaded ones."""
+    """Return all batches in order, loaded by this process or by `workers` other processes."""
     return batches(0, 1) if workers == 0 else _from_workers(batches, workers)
 
 
@@ -157,21 +160,21 @@ def _from_workers(batches: Batches, workers: int) -> Iterator[ImageBatch]:
 def _ignore_sigterm(worker: int) -> None:
     """Ignore SIGTERM, which schedulers and `torchrun` send to all processes.
 
-    The training process needs its workers until it has saved its state. They exit with that
-    process.
+    The training process needs its workers until it has saved its state. The workers exit with the
+    training process.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _WorkerBatches(IterableDataset):
-    """The batches of one worker, then a `WorkerFailure` if there was a `UserError`."""
+    """Batches of one worker. If the worker raises a `UserError`, a `WorkerFailure` comes last."""
 
     def __init__(self, batches: Batches):
         self.batches = batches
 
     def __iter__(self) -> Iterator[ImageBatch | WorkerFailure]:
         info = get_worker_info()
-        assert info is not None  # not None, because only workers iterate
+        assert info is not None  # only worker processes iterate over this dataset
         try:
             yield from self.batches(info.id, info.num_workers)
         except UserError as error:

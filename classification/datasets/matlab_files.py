@@ -1,6 +1,6 @@
-"""MATLAB version 5 files with arrays of numbers or text, cells and structures.
+"""Read MATLAB version 5 files that contain arrays of numbers or text, cells and structures.
 
-SciPy reads them. SciPy looks up types by numbers in the file and recurses without a limit, so a
+SciPy reads the files. It looks up types by numbers in the file and recurses without a limit, so a
 malicious file can crash the process. The structure of the file is therefore checked first.
 https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf
 """
@@ -15,21 +15,22 @@ from scipy.io import loadmat
 
 from robust_backbones.core.errors import UserError
 
-MAX_VALUES = 10**7  # per array; the largest official index has 16,000
-MAX_DEPTH = 10  # nested structures; the official indexes have 2
+MAX_VALUES = 10**7  # maximum number of values per array; the largest official index has 16,000
+MAX_DEPTH = 10  # maximum depth of nested structures; the official indexes have depth 2
 
-_HEADER = 128  # bytes: text, version, byte order
-# Data types of elements.
+_HEADER = 128  # size in bytes of the header, which contains text, version and byte order
+# Codes of the data types of elements.
 _MATRIX, _COMPRESSED, _UINT32 = 14, 15, 6
 _PLAIN = {1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 16, 17, 18}  # numbers and Unicode text
-# Classes of arrays, and the number of plain elements before the arrays in an array.
+# Codes of the classes of arrays, and the number of plain elements in an array of each class. The
+# plain elements come before the nested arrays.
 _CELL, _STRUCT, _CHAR, _NUMBERS = 1, 2, 4, range(6, 16)
 _PLAIN_COUNT = {_CELL: 0, _STRUCT: 2, _CHAR: 1} | dict.fromkeys(_NUMBERS, 1)
 _COMPLEX = 0x800
 
 
 def read_matlab(path: Path) -> dict[str, Any]:
-    """Return name -> value, with axes of length 1 removed.
+    """Return the variables of a file by name, with axes of length 1 removed.
 
     Raises:
         UserError: the file is damaged, has another version, or contains unsupported types.
@@ -37,7 +38,7 @@ def read_matlab(path: Path) -> dict[str, Any]:
     try:
         _check_structure(path.read_bytes())
         return loadmat(path, squeeze_me=True)
-    except Exception as error:  # a damaged file can raise any exception; it contains no code
+    except Exception as error:  # a damaged file can raise any exception, but cannot run code
         raise UserError(f"{path}: not a complete MATLAB file ({error}). Fetch it again.") from None
 
 
@@ -58,7 +59,7 @@ def _check_structure(data: bytes) -> None:
 
 
 def _check_array(data: bytes, order: str, depth: int) -> None:
-    """Require every element that the array's class needs. SciPy would read past its end."""
+    """Check that an array has all elements of its class. SciPy would read past the array's end."""
     if not data:
         return  # an empty cell
     if not depth:
@@ -95,17 +96,17 @@ def _check_array(data: bytes, order: str, depth: int) -> None:
 
 
 def _elements(data: bytes, order: str, packed: bool = False) -> list[tuple[int, bytes]]:
-    """Split data into elements: their types and bytes.
+    """Split data into elements. Return the type and the bytes of each element.
 
     Args:
-        data: consecutive elements, aligned to 8 bytes.
-        order: byte order for `struct`.
+        data: bytes of consecutive elements, aligned to 8 bytes.
+        order: byte order in the notation of `struct`, `<` or `>`.
         packed: whether compressed elements are not aligned.
     """
     found, at = [], 0
     while at < len(data):
         kind, size = struct.unpack_from(order + "II", data, at)
-        if kind >> 16:  # up to four bytes, stored next to type and size
+        if kind >> 16:  # up to four bytes of data follow type and size directly
             kind, size, start, end = kind & 0xFFFF, kind >> 16, at + 4, at + 8
         else:
             start = at + 8

@@ -24,8 +24,8 @@ from classification.datasets.split import (
 )
 from robust_backbones.core.errors import UserError
 
-# Dataset -> function (split, root) -> contents, for the splits train and test. All other datasets
-# are image folders.
+# Maps a dataset to a function from (split, root) to the contents of the split, train or test. All
+# other datasets are image folders.
 READERS: dict[str, Callable[[str, str | Path], SplitContents]] = {
     "digits": embedded.read_digits,
     "textures": embedded.read_textures,
@@ -50,15 +50,16 @@ def open_split(
     Args:
         name: key of `specs.DATASETS`.
         split: `train`, `test`, or `val`, which is the held-out part of the training images.
-        root: path of the data, unless it is embedded; see `specs.locate`. URLs are strings.
+        root: path or URL (str) of the data; not needed for embedded datasets. See `specs.locate`.
         image_size: height and width of the transformed images, pixels (default: the dataset's).
-        limit: number of images, with equal numbers per class as far as possible, and the same ones
-            in each call. For shards: whole shards with at least this many images.
-        held_out: part of each class of the training images, in [0, 1), that is in `val` and not in
-            `train`. Not for shards.
+        limit: number of images to select (default: all), the same images in each call. The classes
+            have equal numbers of images as far as possible. For shards, whole shards are selected
+            that have at least this many images in total.
+        held_out: fraction of the training images of each class, in [0, 1), that is in `val` instead
+            of `train`. Shards do not support a held-out part.
 
     Raises:
-        UserError: the name or split is unknown, no root is given, or the data is not as expected.
+        UserError: the name or split is unknown, no root is given, or the data is invalid.
     """
     spec = find_dataset(name)
     if split not in SPLITS:

@@ -1,10 +1,10 @@
-"""Locations of the shards of a split, and the `shards.json` file that describes them.
+"""Find the shards of a split, and read or write `shards.json`, which describes them.
 
 The path of shards has one of three forms:
 - a folder with `train-*.tar` and `val-*.tar` (or `test-*.tar`), or the path or URL of the
   `shards.json` in the same folder, which `robust-backbones make-shards` writes;
-- a pattern `/data/train-{000000..001281}.tar`, or two of them, `TRAIN;TEST`;
-- URLs in such patterns: http, https, s3, gs, hf and `pipe:COMMAND`. WebDataset opens them with
+- a pattern `/data/train-{000000..001281}.tar`, or two patterns, `TRAIN;TEST`;
+- a pattern of URLs (http, https, s3, gs, hf) or `pipe:COMMAND`. WebDataset opens URLs with
   installed programs (curl, aws, gsutil). The shell runs the command of `pipe:`.
 """
 
@@ -34,8 +34,8 @@ class ShardList:
 
     Attributes:
         urls: path or URL of each shard, in order.
-        sizes: number of images in each shard; None: unknown.
-        class_names: one name per class; None: unknown.
+        sizes: number of images in each shard, or None if unknown.
+        class_names: one name per class, or None if unknown.
     """
 
     urls: list[str]
@@ -60,7 +60,7 @@ def webdataset() -> types.ModuleType:
 
 
 def are_shards(root: str | Path) -> bool:
-    """Whether `root` is the path of shards rather than of an image folder."""
+    """Return whether `root` is the path of shards rather than of an image folder."""
     if _is_pattern(root) or str(root).endswith(".tar") or _is_index(root):
         return True
     folder = Path(root)
@@ -115,7 +115,7 @@ def _expand(pattern: str, split: str) -> list[str]:
 
 
 def _read_index(path: str, split: str) -> ShardList:
-    """Read `shards.json`; the shards are in the same folder."""
+    """Read `shards.json` and list the shards of a split, which are in the same folder."""
     try:
         if _URL.match(path):
             with webdataset().gopen(path) as stream:
@@ -151,12 +151,12 @@ def _read_index(path: str, split: str) -> ShardList:
 
 
 def write_index(folder: Path, class_names: Sequence[str], sizes: dict[str, dict[str, int]]) -> Path:
-    """Write `shards.json`.
+    """Write `shards.json` and return its path.
 
     Args:
         folder: folder of the shards.
         class_names: one name per class.
-        sizes: split -> shard name -> number of images.
+        sizes: number of images in each shard, as `{split: {shard name: number}}`.
     """
     index = {"version": INDEX_VERSION, "classes": class_names, "splits": sizes}
     with atomic(folder / INDEX) as temporary:

@@ -1,4 +1,4 @@
-"""Write an image folder as WebDataset shards; `shards` reads them."""
+"""Write an image folder as WebDataset shards, which the module `shards` reads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from classification.datasets.shards import IMAGES, LABEL
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic
 
-SEED = 2020  # for the order of images; classes must be mixed, because a shuffle buffer is small
+# Seed for the order of images. The order mixes the classes, because the shuffle buffer of training
+# is too small to mix them.
+SEED = 2020
 
 
 def write_shards(
@@ -38,7 +40,7 @@ def write_shards(
         complete.
 
     Raises:
-        UserError: the folder has another layout, shards do not support an image's format, or
+        UserError: the folder has a different layout, shards do not support an image's format, or
             `output` already contains shards.
     """
     folder, output = Path(folder), Path(output)
@@ -70,7 +72,7 @@ def _splits(folder: Path) -> list[str]:
 
 
 def _write_shard(path: Path, images: list[tuple[Path, int]]) -> None:
-    """Write one shard without times and owners, so that equal images give equal files."""
+    """Write one shard. It stores no times or owners, so equal images give identical files."""
     with atomic(path) as temporary, tarfile.open(temporary, "w") as archive:
         for number, (image, label) in enumerate(images):
             extension = image.suffix.lower().lstrip(".")

@@ -1,4 +1,4 @@
-"""Opened splits: the interface of all splits, and splits with random access to images."""
+"""Opened splits of datasets: their common interface, and splits with random access to images."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from torch import Tensor
 from classification import transforms
 from classification.datasets.image_files import ImageFiles, read_fast
 
-SUBSET_SEED = 2020  # for --limit and the held-out part, so that every run selects the same images
+# Seed for --limit and for the held-out part, so that every run selects the same images.
+SUBSET_SEED = 2020
 
 ImageBatch = tuple[Tensor, Tensor]  # x (n, 3, H, W) float32 in [0, 1], y (n,) int64
-# Return value of a reader of files: images, labels (N,) int64, class names.
+# Return value of a function that reads files: images, labels (N,) int64, class names.
 SplitContents = tuple[Tensor | ImageFiles, Tensor, tuple[str, ...]]
 
 
@@ -84,7 +85,10 @@ class Split(ABC):
 
     @abstractmethod
     def sample(self, count: int, seed: int) -> Split:
-        """Return about `count` images for a quick evaluation, the same ones in each call."""
+        """Return a split with about `count` images for a quick evaluation.
+
+        The result contains the same images in each call.
+        """
 
     @abstractmethod
     def train_batches(self, epoch: TrainEpoch, worker: int, workers: int) -> Iterator[ImageBatch]:
@@ -114,11 +118,11 @@ class ImageSplit(Split):
     """A split whose images can be read by index.
 
     Attributes:
-        images: `(N, 3, H, W)` uint8 in [0, 255] or float32 in [0, 1], or `ImageFiles`.
-        labels: `(N,)` int64.
-        downscale: length in pixels to which the shorter side is first reduced, which removes finer
-            detail (the paper's Section 4.3); None: no reduction.
-        decode: `exact`, or `fast` for JPEG files: see `read_fast`.
+        images: tensor `(N, 3, H, W)`, uint8 in [0, 255] or float32 in [0, 1], or `ImageFiles`.
+        labels: class of each image, `(N,)` int64.
+        downscale: length in pixels to which the shorter side of an image is first reduced, or None
+            to keep its size. Downscaling removes fine detail (Section 4.3 of the paper).
+        decode: decoding of JPEG files, `exact` or `fast`; see `read_fast`.
     """
 
     images: Tensor | ImageFiles
@@ -131,13 +135,13 @@ class ImageSplit(Split):
         return len(self.labels)
 
     def __getitem__(self, i: int) -> tuple[Tensor | Image.Image, int]:
-        """Return an image, `(3, H, W)` or a PIL RGB image of any size, and its label."""
+        """Return an image and its label. The image is a tensor `(3, H, W)` or a PIL RGB image."""
         return self._image(i), int(self.labels[i])
 
     def _image(self, i: int) -> Any:
         if self.decode == "fast" and isinstance(self.images, ImageFiles):
-            # Twice the pixels of the test view, because a random crop may show only a part of the
-            # image.
+            # The decoded image needs twice the resolution of the test view, because a random crop
+            # may show only a part of the image.
             shorter = round(2 * transforms.TEST_SCALE * self.image_size)
             image = read_fast(self.images.path(i), shorter)
         else:
@@ -145,7 +149,7 @@ class ImageSplit(Split):
         return transforms.downscale(image, self.downscale) if self.downscale else image
 
     def read(self, indices: Tensor) -> Tensor | Iterator[Tensor | Image.Image]:
-        """Return the images with these indices: `(n, 3, H, W)`, or one by one for files."""
+        """Return the images with these indices: a tensor `(n, 3, H, W)`, or for files an iterator."""
         if not isinstance(self.images, Tensor):
             return (self._image(i) for i in indices.tolist())
         if self.downscale and len(indices):
@@ -153,9 +157,9 @@ class ImageSplit(Split):
         return self.images[indices]
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 (hex) of images (files: names and sizes), labels and order.
+        """Return the SHA-256 (hex) of images and labels; for files, of names, sizes and labels.
 
-        It is equal for equal data on every machine.
+        Equal data has the same fingerprint on every machine.
         """
         if isinstance(self.images, Tensor):
             return fingerprint(self.images, self.labels)
@@ -165,7 +169,7 @@ class ImageSplit(Split):
         return self.labels.bincount(minlength=self.classes).tolist()
 
     def content_digest(self) -> str:
-        """Return the SHA-256 (hex) of every byte of the images and the labels: reads all files."""
+        """Read all images and return the SHA-256 (hex) of their bytes and labels."""
         if isinstance(self.images, Tensor):
             return fingerprint(self.images, self.labels)
         return self.images.content_digest(self.labels)
@@ -185,7 +189,7 @@ class ImageSplit(Split):
         return self.subset(torch.randperm(len(self), generator=generator)[:count])
 
     def train_batches(self, epoch: TrainEpoch, worker: int, workers: int) -> Iterator[ImageBatch]:
-        """Yield training batches; each image depends on seed, epoch and position only."""
+        """Yield training batches. Each image depends only on seed, epoch and position."""
         augment = transforms.AUGMENTATIONS[epoch.augmentation]
         position = np.array([transforms.NO_IMAGE], np.uint64)
         order_seed = int(transforms.image_seeds(epoch.seed, epoch.epoch, position)[0])
@@ -202,7 +206,7 @@ class ImageSplit(Split):
     def test_batches(
         self, batch_size: int, rank: int, world: int, worker: int, workers: int
     ) -> Iterator[ImageBatch]:
-        """Yield test batches in order; rank 0 has the first images."""
+        """Yield test batches in order. Rank 0 gets the first images."""
         share = torch.arange(len(self)).tensor_split(world)[rank]
         for chosen in share.split(batch_size)[worker::workers] if len(share) else ():
             yield transforms.centered(self.read(chosen), self.image_size), self.labels[chosen]
@@ -212,16 +216,16 @@ class ImageSplit(Split):
 
 
 def has_images(split: Split) -> TypeGuard[ImageSplit]:
-    """Whether the images of a split can be read by index."""
+    """Return whether the images of a split can be read by index."""
     return split.random_access
 
 
 def fingerprint(images: Tensor, labels: Tensor) -> str:
-    """Return the SHA-256 (hex) of the shape, the float32 values in [0, 1] and the labels.
+    """Return the SHA-256 (hex) of the images' shape, their float32 values in [0, 1] and the labels.
 
     Args:
-        images: `(N, 3, H, W)` uint8 in [0, 255] or float32 in [0, 1].
-        labels: `(N,)` int64.
+        images: tensor `(N, 3, H, W)`, uint8 in [0, 255] or float32 in [0, 1].
+        labels: class of each image, `(N,)` int64.
     """
     digest = hashlib.sha256(repr(tuple(images.shape)).encode())
     for block in images.split(1000):
@@ -235,7 +239,7 @@ def balanced(labels: Tensor, count: int) -> Tensor:
     """Select `count` images with equal numbers per class, as far as possible.
 
     Args:
-        labels: `(N,)` int64.
+        labels: class of each image, `(N,)` int64.
         count: number of images, at most N.
 
     Returns:
@@ -243,7 +247,8 @@ def balanced(labels: Tensor, count: int) -> Tensor:
     """
     order = np.random.default_rng(SUBSET_SEED).permutation(len(labels))
     shuffled = labels.numpy()[order]
-    # Rank of each image within its class: all first images come first, then all second ones.
+    # Position of each image within its class. Sorting by position puts the first image of every
+    # class first, then the second image of every class, and so on.
     turn = np.empty(len(order), np.int64)
     for label in np.unique(shuffled):
         positions = np.flatnonzero(shuffled == label)
@@ -253,11 +258,11 @@ def balanced(labels: Tensor, count: int) -> Tensor:
 
 
 def held_out_mask(labels: Tensor, fraction: float, seed: int = SUBSET_SEED + 1) -> Tensor:
-    """Select a random part of each class, at least one image.
+    """Select a random fraction of each class, with at least one image.
 
     Args:
-        labels: `(N,)` int64.
-        fraction: part of each class, in [0, 1).
+        labels: class of each image, `(N,)` int64.
+        fraction: fraction of each class to select, in [0, 1).
         seed: seed for the random selection.
 
     Returns:
