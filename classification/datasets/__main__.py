@@ -106,10 +106,10 @@ def _add_names(command: Parser, path: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run one command; invalid input prints one line and exits with code 2."""
+    """Run one command. Invalid input prints one line and exits with code 2."""
     args = parse(argv)
     with user_errors():
-        for name in args.names:  # reported before the first long check
+        for name in args.names:  # report a missing path before the first long check
             if find_dataset(name).needs_root and args.data is None:
                 raise UserError(
                     f"dataset '{name}' needs data, and no path was given. Pass --data DIR, or set "
@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.command == "list":
             _list(args.markdown)
             return
-        from classification.datasets.run import run  # imports torch
+        from classification.datasets.run import run  # imports torch, which takes seconds
 
         run(args)
 

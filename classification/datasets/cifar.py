@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: the official binary or Python files, or JPEG or PNG files."""
+"""Read CIFAR-10 and CIFAR-100 from the official binary or Python files, or from image folders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from robust_backbones.checkpoint import array_pickles
 from robust_backbones.core.errors import UserError
 
 SIZE = 32
-PIXELS = 3 * SIZE * SIZE  # bytes of an image: red, green and blue plane
+PIXELS = 3 * SIZE * SIZE  # bytes per image: a red, a green and a blue plane
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class CifarFiles:
 
     Attributes:
         folder: folder in the archive.
-        files: split -> file names.
+        files: names of the files of each split.
         names: name of the file with class names.
-        key: location of the labels: index of a label byte (binary) or key (Python).
+        key: index of the label byte (binary) or dictionary key of the labels (Python).
         names_key: key of the class names in `names` (Python only).
         label_bytes: number of label bytes before each image (binary only).
     """
@@ -75,12 +75,12 @@ PYTHON = {
 
 
 def read_cifar(name: str, split: str, root: str | Path) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Read the official files in `root` or its official subfolder, else images.
+    """Read the official files in `root` or its official subfolder, else an image folder.
 
     Args:
         name: `cifar10` or `cifar100` (its 100 fine classes).
         split: `train` or `test`.
-        root: folder of the files, or an image folder or a tar file of one.
+        root: folder of the official files, image folder, or tar file of an image folder.
 
     Returns:
         Images `(N, 3, 32, 32)` uint8, labels `(N,)` int64, and class names.
@@ -92,7 +92,8 @@ def read_cifar(name: str, split: str, root: str | Path) -> tuple[Tensor, Tensor,
     for table, reader in ((BINARY, _read_binary), (PYTHON, _read_python)):
         layout = table[name]
         for folder in (root / layout.folder, root):
-            # `train` is a file in the Python archive, but a folder among image folders.
+            # The Python archive of CIFAR-100 has a file `train`. An image folder has a folder
+            # `train`.
             if all((folder / file).is_file() for file in (*layout.files[split], layout.names)):
                 try:
                     images, labels, names = reader(folder, layout, split)
@@ -151,7 +152,7 @@ def _check_labels(labels: np.ndarray, classes: int) -> None:
 def _unpickle(path: Path) -> dict:
     try:
         return array_pickles.load(path, encoding="bytes")
-    except Exception as error:  # a damaged pickle can raise any exception; it executes no code
+    except Exception as error:  # a damaged pickle can raise any exception, but not run code
         raise UserError(
             f"{path}: rejected, because it is not a pickle of plain arrays ({error}). Use the "
             "binary version of the dataset."

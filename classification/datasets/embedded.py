@@ -1,7 +1,7 @@
-"""Small real datasets inside installed packages; no download.
+"""Read the small real datasets that installed packages contain.
 
-Each reader is `(split, root) -> images, labels, class names` for `train` and `test`. `root` is not
-used.
+Each reader takes `(split, root)`, where the split is `train` or `test`, and returns images, labels
+and class names. `root` is not used.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from torch.nn.functional import interpolate
 
 from classification.datasets.split import SplitContents
 
-# scikit-learn's 1,797 digits are ordered by writer, so most writers of the test digits, the last
-# ones, are not in the training part.
+# Number of training images. scikit-learn's 1,797 digits are ordered by writer. Therefore most
+# writers of the test digits, which are the last 360, are not in the training split.
 DIGITS_TRAIN = 1437
 
-# Class -> photograph in scikit-image, each at least 512 pixels wide and high.
+# Maps a class to a photograph in scikit-image. Each photograph has at least 512x512 pixels.
 TEXTURES = {
     "brick": "brick",
     "grass": "grass",
@@ -26,13 +26,13 @@ TEXTURES = {
     "stars": "hubble_deep_field",
     "tissue": "immunohistochemistry",
 }
-PATCH = 32  # pixels
+PATCH = 32  # height and width of a patch, pixels
 # First column, end column and stride of the patches in the first 512 rows of each photograph.
 # Training patches overlap. A gap as wide as a patch separates them from the test patches. The
 # detectors' digit scenes are cut at column 384, too, so no validation background is trained on.
 TEXTURE_PARTS = {"train": (0, 352, 16), "test": (384, 512, 32)}
 
-FACES_TRAIN = 75  # of the 100 patches per class
+FACES_TRAIN = 75  # number of training patches, out of the 100 patches per class
 
 
 def read_digits(split: str, root: object = None) -> SplitContents:
@@ -44,15 +44,16 @@ def read_digits(split: str, root: object = None) -> SplitContents:
 
     digits = load_digits()
     rows = slice(None, DIGITS_TRAIN) if split == "train" else slice(DIGITS_TRAIN, None)
-    gray = torch.from_numpy(digits.images[rows]).float().unsqueeze(1) / 16  # values 0 to 16
-    # Interpolation weights for a factor of 4 are binary fractions: exact on every machine.
+    gray = torch.from_numpy(digits.images[rows]).float().unsqueeze(1) / 16  # the values are 0 to 16
+    # For a factor of 4, the interpolation weights are binary fractions. Therefore the result is
+    # the same on every machine.
     images = interpolate(gray, size=(32, 32), mode="bilinear", align_corners=False)
     names = tuple(str(digit) for digit in range(10))
     return images.repeat(1, 3, 1, 1), torch.from_numpy(digits.target[rows]).long(), names
 
 
 def read_textures(split: str, root: object = None) -> SplitContents:
-    """Cut 32x32 gray patches from six photographs: train on the left part, test on the right."""
+    """Cut 32x32 gray patches from the left (train) or right (test) part of six photographs."""
     first, end, stride = TEXTURE_PARTS[split]
     patches = []
     for photo in TEXTURES.values():
@@ -73,7 +74,7 @@ def read_faces(split: str, root: object = None) -> SplitContents:
     """
     gray = torch.from_numpy(data.lfw_subset()).unsqueeze(1)  # (200, 1, 25, 25) float64, faces first
     large = interpolate(gray, size=(32, 32), mode="bilinear", align_corners=False)
-    # Rounded to bytes, so that floating-point differences between processors have no effect.
+    # Rounding to uint8 removes floating-point differences between processors.
     images = (large * 255).round().clamp(0, 255).to(torch.uint8).repeat(1, 3, 1, 1)
     rows = slice(None, FACES_TRAIN) if split == "train" else slice(FACES_TRAIN, None)
     images = torch.cat([images[:100][rows], images[100:][rows]])

@@ -19,17 +19,17 @@ from robust_backbones.core.files import locked
 
 
 def fetch(name: str, root: Path) -> Path:
-    """Download a dataset into `root/name`; the folder appears only when it is complete.
+    """Download a dataset into `root/name`. The folder is created when the download is complete.
 
     Args:
         name: key of `DATASETS`.
         root: folder with one folder per dataset.
 
     Returns:
-        The path of the dataset. An existing complete dataset is not downloaded again.
+        Path of the dataset. An existing complete dataset is not downloaded again.
 
     Raises:
-        UserError: the dataset needs no download, or only a manual one; the download failed; its
+        UserError: the dataset needs no download or a manual download; the download failed; the
             number of images is wrong.
     """
     spec = find_dataset(name)
@@ -49,8 +49,8 @@ def fetch(name: str, root: Path) -> Path:
         if not spec.torchvision:
             raise UserError(f"{name} has no automatic download. {manual_instructions(name, root)}")
         partial = root / f".{name}.partial"
-        # Always from scratch: torchvision checks only whether a folder exists, so it would take an
-        # interrupted download for a complete one.
+        # Download from scratch. torchvision checks only whether a folder exists, so it would treat
+        # an interrupted download as complete.
         shutil.rmtree(partial, ignore_errors=True)
         _download(name, spec.torchvision, partial, root)
         _check_counts(name, partial)
@@ -73,7 +73,7 @@ def manual_instructions(name: str, root: str | Path) -> str:
 
 
 def _check_counts(name: str, root: Path) -> None:
-    """Open both splits, to compare their numbers of classes and images with the expected ones."""
+    """Open both splits, which checks their numbers of classes and images."""
     for split in STORED_SPLITS:
         open_split(name, split, root)
 
@@ -81,7 +81,7 @@ def _check_counts(name: str, root: Path) -> None:
 def _download(name: str, kind: str, folder: Path, root: Path) -> None:
     try:
         folder.mkdir(parents=True)
-        # One call suffices: each archive contains all splits.
+        # One call is enough, because each archive contains all splits.
         with _safe_extraction():
             getattr(torchvision.datasets, kind)(str(folder), download=True)
     except Exception as error:  # errors of the network, an archive or torchvision

@@ -1,4 +1,4 @@
-"""Small images of a folder or tar file, decoded once and cached as one array."""
+"""Decode the small images of a folder or tar file once, and cache each split as an array."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic, cache_dir, locked, sha256
 from robust_backbones.core.images import read_member
 
-VERSION = 1  # increase it with every change of this file that changes a pixel
+VERSION = 1  # version of the cache; increase it if a change in this file changes pixel values
 
 
 def read_decoded(split: str, root: str | Path, size: int) -> tuple[Tensor, Tensor, tuple[str, ...]]:
@@ -28,14 +28,15 @@ def read_decoded(split: str, root: str | Path, size: int) -> tuple[Tensor, Tenso
 
     Args:
         split: `train` or `test`.
-        root: folder as in `folders`, or a `.tar`, `.tar.gz`, `.tar.xz` ... of one.
+        root: image folder as in `folders`, or a tar file of an image folder (`.tar`, `.tar.gz`,
+            `.tar.xz`, ...).
         size: height and width of the images, pixels.
 
     Returns:
         Images `(N, 3, size, size)` uint8, memory-mapped, labels `(N,)` int64, and class names.
 
     Raises:
-        UserError: the layout is wrong, or an image cannot be read or has the wrong size.
+        UserError: the layout is wrong, or an image cannot be read or has a wrong size.
     """
     root = Path(root)
     key = sha256(root)[:32] if root.is_file() else _folder_key(root, split)
@@ -48,14 +49,14 @@ def read_decoded(split: str, root: str | Path, size: int) -> tuple[Tensor, Tenso
     contents = json.loads(index.read_text(encoding="utf-8"))
     if split not in contents["labels"]:
         raise UserError(f"{root} has no {split} images. Expected {LAYOUT.format(root)}.")
-    # Copy on write: processes share the memory, and torch requires a writable array.
+    # Copy on write, so that processes share the memory. torch requires a writable array.
     images = np.load(folder / f"{split}.npy", mmap_mode="c")
     labels = torch.tensor(contents["labels"][split])
     return torch.from_numpy(images), labels, tuple(contents["classes"])
 
 
 def _folder_key(root: Path, split: str) -> str:
-    """Return a digest of the names, sizes and times of all files; any changed image changes it."""
+    """Return a digest of the names, sizes, modification times and labels of all image files."""
     files, labels, _ = read_tree(split, root)
     digest = hashlib.sha256(f"{split}\0{root.resolve()}".encode())
     for i, label in enumerate(labels.tolist()):
@@ -66,7 +67,7 @@ def _folder_key(root: Path, split: str) -> str:
 
 
 def _decode(root: Path, split: str, folder: Path, size: int) -> None:
-    """Write one array per split, and then the index, which marks the folder as complete."""
+    """Write one array per split, and then the index file, which marks the cache as complete."""
     if root.is_file():
         classes, arrays, labels = _decode_archive(root, size)
     else:
@@ -83,7 +84,7 @@ def _decode(root: Path, split: str, folder: Path, size: int) -> None:
 
 
 def _decode_archive(root: Path, size: int) -> tuple[list[str], dict[str, list], dict[str, list]]:
-    """Return class names, split -> images (in the order of `read_tree`), and split -> labels."""
+    """Return class names, and images and labels by split, in the order of `read_tree`."""
     found: dict[str, dict[tuple[str, str], np.ndarray]] = {}
     for split, name, file in _members(root):
         member = f"{root}: {split}/{name}"
@@ -106,12 +107,12 @@ def _decode_archive(root: Path, size: int) -> tuple[list[str], dict[str, list], 
 
 
 def _members(root: Path) -> Iterator[tuple[str, str, io.BytesIO]]:
-    """Yield (split, `<class>/<image>`, file) for each image in a tar file, in its order."""
+    """Yield (split, `<class>/<image>`, file) for each image, in the order of the tar file."""
     splits = {name: split for split, names in FOLDERS.items() for name in names}
     try:
         with tarfile.open(root, "r|*") as archive:
             for member in archive:
-                # The tree may be inside another folder.
+                # The folders train/ and test/ may be inside another folder.
                 parts = member.name.removeprefix("./").split("/")
                 at = next((i for i, part in enumerate(parts[:-2]) if part in splits), None)
                 if member.isreg() and at is not None and is_image(member.name):
@@ -126,7 +127,7 @@ def _members(root: Path) -> Iterator[tuple[str, str, io.BytesIO]]:
 
 
 def _pixels(image: Image.Image, name: object, size: int) -> np.ndarray:
-    """Return the pixels as `(3, size, size)` uint8."""
+    """Check the size of an image and return its pixels, `(3, size, size)` uint8."""
     if image.size != (size, size):
         raise UserError(
             f"{name}: the image has {image.width}x{image.height} pixels instead of {size}x{size}."

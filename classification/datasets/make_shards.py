@@ -34,7 +34,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Write the shards and print the `--data` that reads them."""
+    """Write the shards and print the `--data` option to use for training."""
     args = parse(argv)
     with user_errors():
         split_folder(args.folder, "train")  # report a wrong folder before importing torch

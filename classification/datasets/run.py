@@ -13,7 +13,8 @@ def run(args: argparse.Namespace) -> None:
     """Run `check` or `fetch` with the parsed options.
 
     Raises:
-        UserError: a dataset is unusable or was not downloaded; the others are processed first.
+        UserError: a dataset is unusable or was not downloaded. The other datasets are processed
+            before the error is raised.
     """
     {"check": _check, "fetch": _fetch}[args.command](args)
 

@@ -1,10 +1,10 @@
-"""WebDataset shards: tar files of `<key>.jpg` and `<key>.cls`, read as streams.
+"""Read WebDataset shards as streams. Shards are tar files of `<key>.jpg` and `<key>.cls`.
 
-Shards are distributed over ranks, and the shards of a rank over its workers; each worker has its
+Shards are distributed over ranks, and the shards of a rank over its workers. Each worker has its
 own shuffle buffer. Therefore the batches depend on (seed, epoch, rank, worker) and on the numbers
-of ranks and workers. An epoch is only roughly one pass over the data: a worker that has read all
-its shards starts again, so that all ranks take the same number of steps. Evaluation is exact: one
-process reads each shard once.
+of ranks and workers. A training epoch is only roughly one pass over the data. If a worker has read
+all its shards, it starts again, so that all ranks take the same number of steps. Evaluation is
+exact: each shard is read once, by one process.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from robust_backbones.core.images import read_member
 
 LABEL = "cls"
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm")  # file extensions inside the tar files
-BUFFER = 2000  # encoded images per worker, about 200 MB for ImageNet
+BUFFER = 2000  # encoded images in each worker's shuffle buffer, about 200 MB for ImageNet
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class ShardSplit(Split):
 
     Attributes:
         urls: path or URL of each shard, in order.
-        sizes: number of images in each shard; None: unknown.
-        count: number of images in all shards; defines epochs and evaluations.
-        sample_size: number of images for `test_batches`, over all ranks, rounded up to whole
-            batches; None: all images.
+        sizes: number of images in each shard, or None if unknown.
+        count: number of images in all shards, which is the length of an epoch.
+        sample_size: number of images that `test_batches` yields over all ranks, rounded up to
+            whole batches; None for all images.
     """
 
     urls: tuple[str, ...]
@@ -62,14 +62,14 @@ class ShardSplit(Split):
     def fingerprint(self) -> str:
         """Return the SHA-256 (hex) of the shards' names and sizes and of the class names.
 
-        It does not read the images, so replacing an image does not change the fingerprint.
+        The images are not read, so replacing an image does not change the fingerprint.
         """
         names = [url.split("?")[0].rsplit("/", 1)[-1] for url in self.urls]
         contents = [names, self.sizes, self.count, self.class_names]
         return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
 
     def class_sizes(self) -> None:
-        return None  # only the files in the shards have the labels
+        return None  # unknown, because the labels are in the shards
 
     def sample(self, count: int, seed: int) -> ShardSplit:
         """Return a split whose test batches contain only about the first `count` images."""
@@ -79,7 +79,7 @@ class ShardSplit(Split):
         """Return a random selection of whole shards with at least `limit` images.
 
         Raises:
-            UserError: the sizes of the shards are unknown, or there are fewer images.
+            UserError: the sizes of the shards are unknown, or the split has fewer images.
         """
         if self.sizes is None:
             raise UserError(f"a limit of {limit} images is impossible for shards without {INDEX}.")
@@ -140,7 +140,8 @@ class ShardSplit(Split):
                 f"{len(order)} shards are too few for {epoch.world} processes with {lanes} workers "
                 "each. Use fewer --workers, or write smaller shards."
             )
-        # Each pass has a new shuffle buffer: a shared one could contain an image several times.
+        # Each pass has a new shuffle buffer. A buffer that several passes share could contain an
+        # image several times.
         seed = _stream_seed(epoch, 1 + epoch.rank * lanes + lane)
         for lap in itertools.count():
             empty = True
@@ -164,8 +165,8 @@ class ShardSplit(Split):
         pairs = []
         for sample in read_samples(urls):
             image, label = decode(sample, self.classes)
-            # Transform each image immediately: a batch of full-size photographs could fill the
-            # memory.
+            # Transform each image immediately, because a batch of full-size photographs could fill
+            # the memory.
             pairs.append((transforms.centered([image], self.image_size), label))
             if len(pairs) == batch_size:
                 yield _stacked(pairs)
@@ -187,7 +188,7 @@ def _stacked(pairs: list) -> ImageBatch:
 
 
 def _stream_seed(epoch: TrainEpoch, number: int) -> int:
-    """Return a seed that differs from the seeds of all images."""
+    """Return the seed of a shuffled stream, which differs from the seeds of all images."""
     position = np.array([transforms.NO_IMAGE + number], np.uint64)
     return int(transforms.image_seeds(epoch.seed, epoch.epoch, position)[0])
 
@@ -206,7 +207,8 @@ def open_shards(
         split: `train` or `test`.
         root: path, URL or pattern; see `shard_index`.
         image_size: height and width of the transformed images, pixels (default: the dataset's).
-        limit: use whole shards with at least this many images; needs `shards.json`.
+        limit: minimum number of images in a random selection of whole shards, which needs
+            `shards.json` (default: all shards).
 
     Raises:
         UserError: there are no such shards, the number of images or the classes are unknown, or
@@ -263,7 +265,7 @@ def read_samples(urls: Iterable[str]) -> Iterator[dict]:
 
 
 def _members(stream: IO[bytes], url: str) -> Iterator[dict]:
-    """Yield the files of a shard like WebDataset, but reject oversized files unread."""
+    """Yield the files of a shard as WebDataset does, but reject oversized files before reading."""
     with tarfile.open(fileobj=stream, mode="r|*") as archive:
         for member in archive:
             if member.isreg() and not re.match(r"__[^/]*__($|/)", member.name):
@@ -273,13 +275,13 @@ def _members(stream: IO[bytes], url: str) -> Iterator[dict]:
 
 
 def shuffled(stream: Iterator[dict], buffer: int, seed: int) -> Iterator[dict]:
-    """Shuffle a stream through a buffer of `buffer` samples, reproducibly."""
+    """Shuffle a stream reproducibly through a buffer of `buffer` samples."""
     filters = webdataset().filters
     return filters._shuffle(iter(stream), buffer, buffer, random.Random(seed))
 
 
 def decode(sample: dict, classes: int) -> tuple[Image.Image, int]:
-    """Return a PIL RGB image and its label.
+    """Decode a sample to a PIL RGB image and its label.
 
     Raises:
         UserError: the image or the label is missing, or the label is outside [0, classes).

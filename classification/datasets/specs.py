@@ -23,11 +23,11 @@ class DatasetSpec:
 
     Attributes:
         name: key of `DATASETS`.
-        classes: number of classes; None: determined by the data.
-        image_size: height and width of the images that a classifier gets, pixels.
+        classes: number of classes, or None if it depends on the user's data.
+        image_size: height and width of the input images of a classifier, pixels.
         mean, std: RGB statistics for normalization, for images in [0, 1].
         augmentation: training augmentation, a key of `transforms.AUGMENTATIONS`.
-        images: split -> number of images, where known.
+        images: number of images of each split, if known.
         needs_root: whether the user must give the path of the data.
         shards: whether the data may be WebDataset tar files; see `shards`.
         recipe: training recipe for a network from random weights, a key of `recipes.RECIPES`.
@@ -35,11 +35,12 @@ class DatasetSpec:
         metric: accuracy that the paper reports, a key of `METRIC_TITLES`.
         split_rule: description of the training and test images.
         exact_counts: whether a number of images that differs from `images` is an error (True) or a
-            warning.
-        torchvision: class of `torchvision.datasets` that can download it; "" for none.
-        manual_download: where to find the files.
-        homepage: page of the dataset's authors.
-        license: license as the authors state it.
+            warning (False).
+        torchvision: name of the class in `torchvision.datasets` that downloads the dataset; empty
+            if there is no such class.
+        manual_download: description of where to find the files.
+        homepage: web page of the dataset's authors.
+        license: license that the authors state.
         transfer_augmentation: augmentation in transfer learning, a key of
             `transforms.AUGMENTATIONS`.
     """
@@ -86,7 +87,7 @@ _RESEARCH = "non-commercial research"
 def _embedded(
     name: str, classes: int, augmentation: str, train: int, test: int, **more: Any
 ) -> DatasetSpec:
-    # ImageNet's statistics, so that the weights match the detectors' input normalization.
+    # ImageNet's statistics are used so that the weights match the detectors' input normalization.
     images = {"train": train, "test": test}
     return DatasetSpec(
         name,
@@ -112,7 +113,7 @@ def _imagenet_like(
 def _task(
     name: str, classes: int, train: int, test: int, homepage: str, files: str = "", **more: Any
 ) -> DatasetSpec:
-    """A photographic dataset of the transfer suite; `files` are archives on its homepage."""
+    """Describe a photographic dataset of the transfer suite. Its homepage has the `files`."""
     if files:
         more["manual_download"] = f"{homepage}: {files}"
     images = {"train": train, "test": test}
@@ -180,7 +181,7 @@ _SPECS = (
         homepage="https://scikit-image.org",
         license="see scikit-image",
     ),
-    # CIFAR statistics of the published models' training code.
+    # The CIFAR statistics come from the training code of the published models.
     _cifar(
         "cifar10",
         10,
@@ -388,15 +389,15 @@ def find_dataset(name: str) -> DatasetSpec:
 
 
 def locate(name: str, root: Path | str | None = None) -> Path | str | None:
-    """Return the path of a dataset: `root`, or the folder `name` in it if that exists.
+    """Return the path of a dataset: `root`, or its subfolder `name` if that exists.
 
     Args:
         name: key of `DATASETS`.
         root: path of the dataset (a folder, a tar file or a URL), or of a folder with one folder
-            per dataset. None: `$ROBUST_BACKBONES_DATA`.
+            per dataset (default: `$ROBUST_BACKBONES_DATA`).
 
     Returns:
-        The path. None for embedded data without a root.
+        Path of the dataset, or None for embedded data without a root.
 
     Raises:
         UserError: the dataset needs a path, and neither `root` nor the variable is set.

@@ -149,7 +149,7 @@ class ImageSplit(Split):
         return transforms.downscale(image, self.downscale) if self.downscale else image
 
     def read(self, indices: Tensor) -> Tensor | Iterator[Tensor | Image.Image]:
-        """Return the images with these indices: a tensor `(n, 3, H, W)`, or for files an iterator."""
+        """Return the images at the indices: a tensor `(n, 3, H, W)`, or an iterator for files."""
         if not isinstance(self.images, Tensor):
             return (self._image(i) for i in indices.tolist())
         if self.downscale and len(indices):

@@ -14,16 +14,16 @@ from robust_backbones.weights import resolve
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse the command line and run; invalid input prints one line and exits with code 2."""
+    """Run the command line. Invalid input prints one line and exits with code 2."""
     args = parser(__doc__).parse_args(argv)
     with user_errors():
         settings = settings_of(args)
-        # Before torch is imported, so that a wrong path is reported at once. Absolute, so that a
-        # path is never taken for the name of a published model.
+        # Resolve the paths before importing torch, so that a wrong path is reported immediately.
+        # An absolute path cannot be mistaken for the name of a published model.
         paths = {name: resolve(each).absolute() for name, each in settings.networks.items()}
         given = settings.eval_weights
         eval_path = None if given is None else resolve(given).absolute()
-        from classification.interpret.run import run  # imports torch
+        from classification.interpret.run import run  # imports torch, which takes seconds
 
         run(settings, paths, eval_path)
 

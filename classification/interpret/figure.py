@@ -12,8 +12,8 @@ from classification.interpret.plan import OptimizedImages, Plan
 from robust_backbones.core.figures import literal, new_figure, save_figure
 from robust_backbones.core.files import atomic
 
-CELL = 1.5  # inches
-MAX_COLUMNS = 10  # in the figure, for each mode; files and numbers include all images
+CELL = 1.5  # height and width of an image in the figure, inches
+MAX_COLUMNS = 10  # columns of the figure per mode; image files and result.json include all images
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,10 @@ class GridRow:
     """One row of the figure.
 
     Attributes:
-        heading: text at the left.
-        folder: folder of its image files, relative to the run's folder.
-        images: image `(3, H, W)` in [0, 1] for each column of the plan; None for no image.
+        heading: text on the left of the row.
+        folder: folder of the row's image files, relative to the run's folder.
+        images: image `(3, H, W)` in [0, 1] for each column of the plan, or None if the row has no
+            image in this column.
     """
 
     heading: str
@@ -55,7 +56,7 @@ def save_images(folder: Path, plan: Plan, optimized: dict[str, OptimizedImages])
     Args:
         folder: folder of the run.
         plan: columns of the figure.
-        optimized: name of a network -> its images.
+        optimized: optimized images of each network by its name.
     """
     files = [title.replace(" ", "_") + ".png" for title in _titles(plan)]
     for row in _grid(plan, optimized):
@@ -67,7 +68,7 @@ def save_images(folder: Path, plan: Plan, optimized: dict[str, OptimizedImages])
 
 
 def draw(folder: Path, plan: Plan, optimized: dict[str, OptimizedImages]) -> None:
-    """Save figure.png and figure.svg: networks as rows, the first columns of each mode.
+    """Save figure.png and figure.svg, with the first columns of each mode and a row per network.
 
     Args:
         folder, plan, optimized: as in `save_images`.
@@ -93,7 +94,7 @@ def draw(folder: Path, plan: Plan, optimized: dict[str, OptimizedImages]) -> Non
 
 
 def _column_heads(plan: Plan) -> list[str]:
-    """Return the titles, with class names for inverted images."""
+    """Return the title of each column. Inverted images also have the name of their class."""
     names = [""] * len(plan.targets) + [f"\n({plan.class_names[k]})" for k in plan.labels]
     return [title + name for title, name in zip(_titles(plan), names, strict=True)]
 

@@ -1,11 +1,11 @@
 """Optimize images: maximize a unit or class, or match a representation.
 
 The method comes from Engstrom et al. 2019, "Adversarial Robustness as a Prior for Learned
-Representations" (arXiv 1906.00945): gradient steps of a fixed L2 length on the pixels, from noise
-or from an image, without any other prior. The representation is the input of the last layer
-(`Classifier.features`). The authors' code for the `robustness` library gives the same images at
-equal settings, except that the library adds 1e-10 to the norm of the gradient
-(tests/unit/test_robustness_library.py).
+Representations" (arXiv 1906.00945). It takes gradient steps of a fixed L2 length on the pixels,
+starting from noise or from an image. It uses no other prior. The representation is the input of
+the last layer (`Classifier.features`). With the same settings, the authors' code for the
+`robustness` library gives the same images, except that the library adds 1e-10 to the norm of the
+gradient (tests/unit/test_robustness_library.py).
 """
 
 from collections.abc import Callable
@@ -20,12 +20,12 @@ from robust_backbones.attacks import CONSTRAINTS, better, check, eval_mode
 from robust_backbones.core.errors import UserError
 
 NOISE_STD = 1 / 20  # standard deviation of the gray noise, as in the authors' notebooks
-KINDS = ("unit", "class")  # of the representation; of the logits
+KINDS = ("unit", "class")  # unit of the representation; class of the logits
 # All functions that the networks in `zoo.ARCHS` use to clip negative values.
 RECTIFIERS = (F.relu, F.relu6, F.hardtanh, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
 
-Score = Callable[[Tensor], Tensor]  # images (N, 3, H, W) -> (N,), to be maximized
-Progress = Callable[[int], None]  # called after each step with the number of images
+Score = Callable[[Tensor], Tensor]  # function from images (N, 3, H, W) to values (N,) to maximize
+Progress = Callable[[int], None]  # function called after each step with the number of images
 
 
 def _no_progress(images: int) -> None:
@@ -33,7 +33,7 @@ def _no_progress(images: int) -> None:
 
 
 def noise(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """Return start images: gray with normal noise, `(count, 3, size, size)` in [0, 1].
+    """Return gray start images with normal noise, `(count, 3, size, size)` in [0, 1].
 
     Args:
         count: number of images.
@@ -63,22 +63,22 @@ def visualize(
     parameters and BatchNorm statistics are unchanged.
 
     Args:
-        model: maps images `(N, 3, H, W)` in [0, 1] to logits `(N, classes)`; its `features` maps
-            them to representations `(N, D)`.
+        model: network from images `(N, 3, H, W)` in [0, 1] to logits `(N, classes)`. Its method
+            `features` returns representations `(N, D)`.
         x: start images `(N, 3, H, W)`, float RGB in [0, 1].
-        targets: `(N,)` int64, index of the unit or class for each image.
-        kind: one of `KINDS`. For units, the backward pass skips the last rectifier, because a unit
-            that is 0 has no gradient.
+        targets: index of the unit or class to maximize for each image, `(N,)` int64.
+        kind: kind of the targets, one of `KINDS`. For units, the backward pass skips the last
+            rectifier, because a unit that is 0 has no gradient.
         eps: radius of the L2 ball around x, for images in [0, 1]. 1000 does not constrain images
             smaller than 577 pixels.
         steps: number of steps, at least 1.
         step_size: L2 length of one step.
-        use_best: whether to return each image's best iterate, the start included, instead of the
-            last one (the authors return the last).
+        use_best: whether to return each image's best iterate, which may be the start, instead of
+            the last iterate. The authors return the last iterate.
         progress: function that is called after each step.
 
     Returns:
-        Images `(N, 3, H, W)` inside the ball and inside [0, 1], without gradient.
+        Optimized images `(N, 3, H, W)` inside the ball and inside [0, 1], without gradient.
 
     Raises:
         UserError: an argument is invalid, or the output does not depend on x.
@@ -118,7 +118,7 @@ def invert(
     for `visualize`.
 
     Args:
-        targets: representations `(N, D)` to match: `features` of other images.
+        targets: representations `(N, D)` to match, which are `features` of other images.
     """
     targets = targets.detach().to(x.device)
     if targets.dim() != 2 or len(targets) != len(x):
@@ -140,20 +140,37 @@ def invert(
 
 
 def relative_distance(values: Tensor, targets: Tensor) -> Tensor:
-    """Return `|value - target| / |target|` in L2 per row: two `(N, ...)` -> `(N,)`."""
+    """Return the relative L2 distance of each row, `|value - target| / |target|`.
+
+    Args:
+        values, targets: tensors `(N, ...)` of equal shape.
+
+    Returns:
+        Distances `(N,)`.
+    """
     difference, targets = (values - targets).flatten(1), targets.flatten(1)
     return difference.norm(dim=1) / targets.norm(dim=1)
 
 
 def correlation(values: Tensor, targets: Tensor) -> Tensor:
-    """Return Pearson's correlation per row: two `(N, ...)` -> `(N,)`; NaN for constant rows."""
+    """Return Pearson's correlation of each row, or NaN for constant rows.
+
+    Args:
+        values, targets: tensors `(N, ...)` of equal shape.
+
+    Returns:
+        Correlations `(N,)` in [-1, 1].
+    """
     a, b = (z.flatten(1).double() for z in (values, targets))
     a, b = (z - z.mean(1, keepdim=True) for z in (a, b))
     return ((a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))).to(values.dtype)
 
 
 def representations(model: Any, x: Tensor) -> Tensor:
-    """Return representations `(N, D)` of x in eval mode, without gradient; restore the mode."""
+    """Return representations `(N, D)` of x, computed in eval mode without gradients.
+
+    The mode of the model is restored.
+    """
     with eval_mode(model), torch.no_grad():
         return model.features(x)
 
@@ -211,7 +228,7 @@ def _value_and_gradient(score: Score, x: Tensor) -> tuple[Tensor, Tensor]:
                 "the network's output has no gradient with respect to its images. Remove the "
                 "operations that are not differentiable."
             )
-        # Gradients of the images only: gradients of parameters are neither computed nor stored.
+        # Compute gradients only for the images, not for the parameters.
         (gradient,) = torch.autograd.grad(value.sum(), [x])
     return value.detach(), gradient
 
@@ -235,7 +252,7 @@ class _CountRectifiers(TorchFunctionMode):
     instead.
 
     Args:
-        skipped: index of the call to skip, from 1; None: no call.
+        skipped: index of the call to skip, from 1; None to skip no call.
     """
 
     def __init__(self, skipped: int | None = None):
@@ -252,5 +269,5 @@ class _CountRectifiers(TorchFunctionMode):
         if self.calls != self.skipped:
             return function(*args, **kwargs)
         x, *rest = args
-        y = function(x.detach().clone(), *rest, **kwargs)  # a copy: it may work in place
+        y = function(x.detach().clone(), *rest, **kwargs)  # copied for in-place functions
         return x + (y - x.detach())  # equals y; the second term has no gradient

@@ -12,11 +12,11 @@ from robust_backbones.weights import short_name
 
 MODES = ("visualize", "invert", "both")
 STARTS = ("noise", "image")
-CLASSES, IMAGES = 5, 5  # defaults
-# The authors' steps have length 1 for images of this size, pixels. The L2 norm of an image grows in
-# proportion to its side.
+CLASSES, IMAGES = 5, 5  # default numbers of classes and images
+# Image size in pixels for which the authors use steps of length 1. The L2 norm of an image is
+# proportional to its height and width.
 REFERENCE_SIZE = 224
-# Mode -> the options that only this mode uses.
+# Maps a mode to the options that only this mode uses.
 MODE_OPTIONS = {"visualize": ("units", "classes"), "invert": ("images",)}
 
 
@@ -25,21 +25,22 @@ class InterpretSettings:
     """Settings of a run.
 
     Attributes:
-        networks: name -> weights (path, published name or URL), one row of the figure each.
-        eval_weights: weights of the evaluation classifier; None: no such classifier.
-        mode: one of `MODES`.
-        units, classes: indices to visualize; None if not given.
+        networks: weights of each network by its name, given as path, published name or URL. Each
+            network is one row of the figure.
+        eval_weights: weights of the evaluation classifier, or None.
+        mode: optimizations to run, one of `MODES`.
+        units, classes: indices of the units and classes to visualize; None if not given.
         images: number of test images to invert.
-        start: one of `STARTS`.
+        start: type of the start images, one of `STARTS`.
         dataset, data: name and path of the dataset.
         image_size: height and width of the images, pixels.
         eps: radius of the L2 ball around the start image, for images in [0, 1].
         steps: number of gradient steps.
         step_size: L2 length of a step.
-        use_best: whether to use each image's best step instead of the last one.
+        use_best: whether to use each image's best iterate instead of the last iterate.
         seed: seed for the noise and the choice of images.
-        batch_size: images that are optimized together.
-        device: torch device; None: a GPU if there is one.
+        batch_size: number of images that are optimized together.
+        device: torch device; None to choose a GPU if there is one.
         output: folder for the results.
     """
 
@@ -64,11 +65,11 @@ class InterpretSettings:
 
     @property
     def needs_data(self) -> bool:
-        """Whether test images are inverted or used as starts."""
+        """Whether test images are inverted or used as start images."""
         return self.images > 0 or self.start == "image"
 
     def targets(self, classes: int) -> list[tuple[str, int]]:
-        """Return what to visualize: `("class", 3)`, then `("unit", 12)`, without duplicates.
+        """Return the targets to visualize, first classes `("class", 3)`, then units `("unit", 12)`.
 
         Args:
             classes: smallest number of classes of the networks.
@@ -174,7 +175,7 @@ def parser(description: str) -> Parser:
 
 
 def settings_of(args: argparse.Namespace) -> InterpretSettings:
-    """Turn parsed options into settings.
+    """Convert parsed options to settings.
 
     Raises:
         UserError: names are missing, duplicate or not valid as folder names; an option does not

@@ -24,11 +24,11 @@ class Plan:
 
     Attributes:
         targets: classes and units to visualize: `("class", 3)` or `("unit", 12)`.
-        target_starts: start image for each of them.
-        indices: indices of the inverted images in the test split.
-        images, starts: these images, and a start image for each.
+        target_starts: start image of each target.
+        indices: indices of the images to invert in the test split.
+        images, starts: images to invert, and the start image of each.
         class_names: names of the classes of the test split; empty without data.
-        labels: classes of `images`.
+        labels: class label of each of `images`.
     """
 
     targets: list[tuple[str, int]]
@@ -61,10 +61,11 @@ def make_plan(settings: InterpretSettings, split: ImageSplit | None, classes: in
         classes: smallest number of classes of the networks.
 
     Raises:
-        UserError: there are too few test images, or one cannot be read.
+        UserError: there are too few test images, or a test image cannot be read.
     """
     targets, count, size = settings.targets(classes), settings.images, settings.image_size
-    # Both modes use the same starts, so the images of one mode do not depend on the other.
+    # Both modes use the same start images, so the results of a mode do not depend on whether the
+    # other mode is used.
     needed = max(len(targets), count)
     from_images = needed if settings.start == "image" else 0
     chosen, start_indices = _choose(split, count, from_images, settings.seed) if split else ([], [])
@@ -112,7 +113,8 @@ def optimize_images(
         model: network on its device.
         plan: columns of the figure.
         settings: settings of the run.
-        progress: function that is called after each step with the number of images and an activity.
+        progress: function that is called after each step with the number of images and the current
+            activity, such as `inverting`.
     """
 
     def in_batches(
@@ -150,7 +152,7 @@ def apply(model: Classifier, function: Callable, x: Tensor, batch_size: int) -> 
 
     Args:
         model: network on its device.
-        function: `(model, images)` -> tensor with one row per image.
+        function: function from `(model, images)` to a tensor with one row per image.
         x: images `(N, 3, H, W)`.
         batch_size: images per batch.
 

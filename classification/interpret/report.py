@@ -1,4 +1,4 @@
-"""Measure the optimized images; docs/formats.md explains each number."""
+"""Measure the optimized images. docs/formats.md explains each measurement."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,7 +12,8 @@ from classification.interpret.plan import OptimizedImages, Plan, apply
 from classification.models import Classifier
 from robust_backbones.attacks import eval_mode
 
-# A representation is unmatched if its distance is more than this fraction of the start's distance.
+# A representation counts as not matched if its distance to the target is more than this fraction of
+# the distance at the start.
 UNMATCHED = 0.5
 
 
@@ -23,13 +24,13 @@ def measure(
     optimized: OptimizedImages,
     batch_size: int,
 ) -> dict:
-    """Return the numbers of one network.
+    """Return the measurements of one network.
 
     Args:
         model: network on its device.
-        evaluation: evaluation classifier with the same classes; None: no such classifier.
+        evaluation: evaluation classifier with the same classes, or None.
         plan: columns of the figure.
-        optimized: images of the network.
+        optimized: optimized images of the network.
         batch_size: images per batch.
     """
     row = {}
@@ -115,7 +116,7 @@ def _probabilities(model: Classifier, x: Tensor) -> Tensor:
 def _scores(
     model: Classifier, x: Tensor, targets: list[tuple[str, int]], batch_size: int
 ) -> list[float]:
-    """Return the maximized value of each image: its logit or its unit."""
+    """Return the maximized value of each image: a logit or a unit of the representation."""
     functions = {"class": _logits, "unit": representations}
     values = {
         kind: apply(model, functions[kind], x, batch_size) for kind in {kind for kind, _ in targets}
@@ -127,7 +128,7 @@ def warnings(rows: dict[str, dict]) -> list[dict]:
     """Return a warning for each network whose representations were not matched.
 
     Args:
-        rows: name of a network -> its numbers, as `measure` returns them.
+        rows: measurements of each network by its name, as `measure` returns them.
     """
     found = []
     for name, row in rows.items():
@@ -147,7 +148,7 @@ def warnings(rows: dict[str, dict]) -> list[dict]:
     return found
 
 
-TABLE = {  # heading -> part of the numbers, key
+TABLE = {  # maps a heading to (part of the measurements, key)
     "own confidence %": ("visualization", "own_confidence"),
     "eval confidence %": ("visualization", "eval_confidence"),
     "representation": ("inversion", "representation_distance"),
@@ -159,7 +160,7 @@ TABLE = {  # heading -> part of the numbers, key
 
 
 def table(rows: dict[str, dict]) -> str:
-    """Return the means as aligned text with one line per network."""
+    """Return the mean measurements as an aligned text table with one line per network."""
     columns = {
         heading: [row.get(part, {}).get(key) for row in rows.values()]
         for heading, (part, key) in TABLE.items()

@@ -1,4 +1,4 @@
-"""Run an interpretation: optimize the images, measure them, write result.json and the figure."""
+"""Run an interpretation: optimize and measure the images, write result.json and the figure."""
 
 import sys
 import time
@@ -19,28 +19,28 @@ from robust_backbones.core import results
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import claimed, sha256
 
-# Settings that do not affect the numbers. Digests identify networks and data instead.
+# Settings that do not affect the results. Digests identify networks and data instead of paths.
 LOCATIONS = ("networks", "eval_weights", "data", "device", "output")
 
 
 @dataclass(frozen=True)
 class Networks:
-    """The networks to interpret, and the evaluation classifier or None."""
+    """The networks to interpret by name, and the evaluation classifier if there is one."""
 
     interpreted: dict[str, Classifier]
     evaluation: Classifier | None
 
 
 def run(settings: InterpretSettings, paths: dict[str, Path], eval_path: Path | None) -> None:
-    """Run, or do nothing if the output folder has a finished run with the same settings.
+    """Interpret networks, unless the output folder has a finished run with the same settings.
 
     Args:
         settings: settings of the run.
-        paths: name -> weight file of each network.
-        eval_path: weight file of the evaluation classifier; None: no such classifier.
+        paths: weight file of each network by its name.
+        eval_path: weight file of the evaluation classifier, or None.
 
     Raises:
-        UserError: weights or data cannot be used; another run is in the output folder.
+        UserError: weights or data cannot be used; the output folder contains a different run.
     """
     split = None
     if settings.needs_data:
@@ -65,7 +65,7 @@ def _record(
     eval_path: Path | None,
     split: ImageSplit | None,
 ) -> dict:
-    """Return everything that determines images and numbers, as plain JSON types."""
+    """Return all settings and digests that determine the results, as plain JSON types."""
     options = {key: value for key, value in asdict(settings).items() if key not in LOCATIONS}
     return options | {
         "networks": {name: sha256(path) for name, path in paths.items()},
@@ -113,7 +113,7 @@ def _optimize(
     record: dict,
     device: torch.device,
 ) -> None:
-    """Optimize all images, then write them and the numbers; result.json comes last."""
+    """Optimize and measure all images, then write the results. result.json is written last."""
     began = time.perf_counter()
     line = progress.ProgressLine(len(networks.interpreted) * plan.columns * settings.steps)
     evaluation = networks.evaluation and networks.evaluation.to(device)
@@ -126,7 +126,7 @@ def _optimize(
         network.to(device)
         optimized[name] = optimize_images(network, plan, settings, show)
         rows[name] = report.measure(network, evaluation, plan, optimized[name], settings.batch_size)
-        network.cpu()  # one network at a time on the device
+        network.cpu()  # keep only one network at a time on the device
     line.clear()
     figure.save_images(settings.output, plan, optimized)
     figure.draw(settings.output, plan, optimized)
