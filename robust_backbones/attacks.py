@@ -22,22 +22,25 @@ from torch.nn.functional import cross_entropy
 
 from robust_backbones.core.errors import UserError
 
-# The smallest loss whose gradient has a known length: smaller ones are 0 in float32.
+# Losses below this value round to 0 in float32, so the length of their gradient is unknown.
 FLOAT32_EPS = torch.finfo(torch.float32).eps
 IMAGE = (-3, -2, -1)  # dimensions of an image in `(C, H, W)` and in `(N, C, H, W)`
 
 
 @dataclass(frozen=True)
 class Constraint:
-    """A norm ball, as three operations on an image `(C, H, W)` or a batch `(N, C, H, W)`, and its
-    norm.
+    """Norm ball with the operations of an attack, for an image or a batch of images.
+
+    All functions accept an image `(C, H, W)` or a batch `(N, C, H, W)`.
 
     Attributes:
-        random_start: `(x, eps, generator)` -> a random point of the ball around x.
-        step: `(x, gradient, step_size)` -> x after the steepest ascent step of that length, or x
-            itself where the gradient is zero or not finite.
-        project: `(x, center, eps)` -> the nearest point of the ball around `center`.
-        norm: `(difference)` -> the norm of each image, `()` or `(N,)`.
+        random_start: function `(x, eps, generator)` that returns a random point of the ball with
+            radius `eps` around `x`.
+        step: function `(x, gradient, step_size)` that returns `x` after a steepest ascent step of
+            length `step_size`. Images whose gradient is zero or not finite do not change.
+        project: function `(x, center, eps)` that returns the point closest to `x` in the ball with
+            radius `eps` around `center`.
+        norm: function `(difference)` that returns the norm of each image, `()` or `(N,)`.
     """
 
     random_start: Callable[[Tensor, float, torch.Generator], Tensor]
@@ -55,7 +58,7 @@ class Constraint:
         step_size: float,
         largest: float = 1,
     ) -> Tensor:
-        """Take a step, project it into the ball around `center`, clip pixels to [0, largest]."""
+        """Take a step, project onto the ball around `center`, and clip pixels to [0, largest]."""
         return self.project(self.step(x, gradient, step_size), center, eps).clamp(0, largest)
 
 
@@ -64,16 +67,16 @@ def _l2_norm(x: Tensor, keepdim: bool = False) -> Tensor:
 
 
 def _l2_start(x: Tensor, eps: float, generator: torch.Generator) -> Tensor:
-    # Drawn on the generator's device, so that a CPU seed gives the same points on a GPU.
+    # Draw the noise on the generator's device, so that a CPU seed gives the same points on a GPU.
     noise = torch.randn(x.shape, generator=generator, device=generator.device).to(x)
-    return x + eps * noise / _l2_norm(noise, keepdim=True)  # on the sphere of radius eps
+    return x + eps * noise / _l2_norm(noise, keepdim=True)  # a point on the sphere of radius eps
 
 
 def _l2_step(x: Tensor, gradient: Tensor, step_size: float) -> Tensor:
-    # Divided by its largest entry first, because the squares of a tiny gradient underflow to 0. The
-    # quotient is NaN for 0/0 and where the gradient contains NaN or infinity.
+    # Divide by the largest entry first, because the squares of a tiny gradient underflow to 0. The
+    # quotient is NaN for 0/0, and if the gradient contains NaN or infinity.
     direction = (gradient / gradient.abs().amax(IMAGE, keepdim=True)).nan_to_num(nan=0.0)
-    # The norm is below 1 only where all entries are 0.
+    # The norm of an image's direction is now at least 1, or 0 if all its entries are 0.
     return x + step_size * direction / _l2_norm(direction, keepdim=True).clamp(min=1)
 
 
@@ -124,33 +127,33 @@ def pgd(
     use_best: bool = True,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Projected gradient ascent on the cross entropy (Madry et al. 2018, arXiv 1706.06083).
+    """Attack images by projected gradient ascent on the cross entropy (Madry et al. 2018).
 
-    The model runs in eval mode. Afterwards every submodule's mode is restored, and `.grad`,
-    parameters and BatchNorm statistics are untouched.
+    The model runs in eval mode, and the mode of each submodule is restored afterwards. `.grad`,
+    parameters and BatchNorm statistics do not change.
 
     Args:
         model: network from `(N, 3, H, W)` in [0, 1] to logits `(N, classes)`.
         x: images `(N, 3, H, W)`, float RGB in [0, 1].
-        y: true labels `(N,)`, int64, or target labels if `targeted`; or probabilities
-            `(N, classes)`.
+        y: labels `(N,)`, int64, or class probabilities `(N, classes)`. They are the true labels, or
+            the target labels if `targeted`.
         constraint: key of `CONSTRAINTS`.
-        eps: radius of the ball for pixels in [0, 1]: L2 over a whole image, or L-infinity. 0
-            returns `x`.
+        eps: radius of the ball for pixels in [0, 1], in the L2 norm over a whole image or the
+            L-infinity norm. The result is `x` if eps is 0.
         steps: number of gradient steps, at least 1.
         step_size: length of one step, in the unit of `eps`.
         random_start: whether to start at a random point of the ball instead of at `x`.
-        restarts: number of tries, at least 1, each from its own random start; the best try of each
-            image is returned.
+        restarts: number of times that the attack runs, at least 1. Values above 1 need
+            `random_start`. The best result of each image is returned.
         targeted: whether to decrease the loss of `y` instead of increasing it.
-        use_best: whether to return the best iterate of each image, the start included, instead of
-            the last. The loss of the last iterate costs one more forward pass per try. Several
-            tries need it in any case.
-        generator: generator for random starts; needed with `random_start` only.
+        use_best: whether to return the best iterate of each image, including the start, instead of
+            the last iterate. The loss of the last iterate costs one more forward pass per restart.
+            If `restarts` is above 1, this loss is always computed.
+        generator: random number generator; needed only with `random_start`.
 
     Returns:
-        Images `(N, 3, H, W)` inside the ball around `x` and inside [0, 1], without gradient. An
-        image whose gradient is zero or not finite does not move.
+        Images `(N, 3, H, W)` inside the ball around `x` and inside [0, 1], without gradient. A step
+        does not change images whose gradient is zero or not finite.
 
     Raises:
         UserError: a parameter is out of its range, x is not a batch of images in [0, 1], or the
@@ -172,8 +175,9 @@ def pgd(
             x_adv, score = climb(start)
             if score is None or restarts == 1:
                 return x_adv
-            # Compared by loss. The `robustness` library intends to keep the tries that fool the
-            # model, but it inverts its mask with `~` on bytes, so it always returns the last try.
+            # Compare the restarts by loss. The `robustness` library is meant to keep the restarts
+            # that fool the model. Its mask is wrong, because it inverts bytes with `~`, so the
+            # library always returns the last restart.
             best, best_score = better(best, best_score, x_adv, score)
     return best
 
@@ -190,13 +194,14 @@ def fgsm(
     targeted: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """One step of length `eps` from the clean image (Goodfellow et al. 2015, arXiv 1412.6572).
+    """Attack images with one gradient step, FGSM (Goodfellow et al. 2015, arXiv 1412.6572).
 
-    With `random_start`, and a `step_size` of 1.25 * eps for linf, it is the attack of "fast"
-    training (Wong et al. 2020, arXiv 2001.03994). It costs one forward and one backward pass.
+    By default, the step has length `eps` and starts at the clean image. With `random_start` and a
+    `step_size` of 1.25 * eps for linf, this is the attack of "fast" adversarial training (Wong et
+    al. 2020, arXiv 2001.03994). The attack costs one forward and one backward pass.
 
     Args:
-        step_size: length of the step, in the unit of `eps`; None for `eps`.
+        step_size: length of the step, in the unit of `eps`; None for a step of length `eps`.
 
     For the other arguments, the result and the errors, see `pgd`.
     """
@@ -216,10 +221,10 @@ def fgsm(
 
 
 def check_parameters(constraint: str, eps: float, steps: int, step_size: float) -> None:
-    """Reject parameters that no attack can use. For the arguments, see `pgd`.
+    """Reject parameters that are invalid for every attack. For the arguments, see `pgd`.
 
     Raises:
-        UserError: a parameter is unknown or out of its range.
+        UserError: the constraint is unknown, or another parameter is out of its range.
     """
     if constraint not in CONSTRAINTS:
         raise UserError(
@@ -242,7 +247,7 @@ def check(
     restarts: int = 1,
     generator: torch.Generator | None = None,
 ) -> None:
-    """Reject arguments that `pgd` cannot use.
+    """Reject invalid arguments of `pgd`. For the arguments, see `pgd`.
 
     Raises:
         UserError: a parameter is out of its range, or x is not a batch of images in [0, 1].
@@ -259,7 +264,7 @@ def check(
         raise UserError("random_start needs a generator. Pass generator=torch.Generator().")
     if x.dim() != 4:
         raise UserError(f"x has shape {tuple(x.shape)}; images must be (N, C, H, W).")
-    if not ((x >= 0) & (x <= 1)).all():  # false for NaN, too
+    if not ((x >= 0) & (x <= 1)).all():  # also false for NaN
         raise UserError(
             f"x spans [{x.min():g}, {x.max():g}]; images must be in [0, 1]. Scale them, and leave "
             "the normalization to the model."
@@ -268,7 +273,7 @@ def check(
 
 @contextlib.contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Switch to eval mode, and restore each submodule's own mode afterwards."""
+    """Switch a model to eval mode, and restore the mode of each submodule afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -288,10 +293,14 @@ def _climb(
     score_last: bool,
     x: Tensor,
 ) -> tuple[Tensor, Tensor | None]:
-    """Run one try from the start x: its best or last iterate, and the score `(N,)` if computed.
+    """Run the attack once from the start `x`.
 
-    A score is `sign` times the loss of an image. Scores of all iterates but the last are computed
-    with their gradients, without another forward pass.
+    The score of an image is `sign` times its loss. The gradient's forward pass also gives the
+    scores. Only the last iterate needs another forward pass.
+
+    Returns:
+        The best or the last iterate of each image, `(N, C, H, W)`, and its score, `(N,)`. The score
+        is None if neither `use_best` nor `score_last` requires it.
     """
     best, best_score = x, x.new_full((len(x),), -math.inf)
     for _ in range(steps):
@@ -307,11 +316,12 @@ def _climb(
 
 
 def _score_and_gradient(model: nn.Module, x: Tensor, y: Tensor, sign: int) -> tuple[Tensor, Tensor]:
-    """Compute the score of each image `(N,)` and its gradient with respect to x."""
+    """Compute the score of each image, `(N,)`, and the gradient of each score, shaped like `x`."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         score = sign * cross_entropy(model(x), y, reduction="none")
-        # Use the sum: a mean makes gradients smaller in larger batches, down to underflow.
+        # Sum the scores. A mean would make gradients smaller in larger batches, until they
+        # underflow.
         total, gradient = (score * _weights(score, x)).sum(), None
         if total.requires_grad:
             # Differentiate with respect to the input only, not to the parameters.
@@ -325,11 +335,15 @@ def _score_and_gradient(model: nn.Module, x: Tensor, y: Tensor, sign: int) -> tu
 
 
 def _weights(score: Tensor, x: Tensor) -> Tensor | float:
-    """Factors that lift gradients of confidently classified images above float16's smallest value.
+    """Compute factors for the scores that prevent gradients from underflowing in float16.
 
-    The gradient of the logits scales with the probability of an error, `1 - exp(-loss)`, and
-    float16 has nothing below 6e-8. Dividing by that probability changes no step, because steps do
-    not depend on the length of the gradient.
+    The gradient of the logits scales with the probability of an error, `1 - exp(-loss)`. This
+    probability is tiny for confidently classified images, and float16 rounds numbers below 6e-8 to
+    0. Dividing by the probability does not change the attack, because a step does not depend on the
+    length of the gradient.
+
+    Returns:
+        Factors `(N,)` under float16 autocast, otherwise 1.
     """
     kind = x.device.type
     if not (torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16):
@@ -338,8 +352,8 @@ def _weights(score: Tensor, x: Tensor) -> Tensor | float:
 
 
 def better(best: Tensor, best_score: Tensor, x_adv: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
-    """Select the better of two versions of each image in a batch, and its score `(N,)`."""
-    higher = score > best_score  # false for a score of NaN
+    """Return the version with the higher score of each image in a batch, and its score `(N,)`."""
+    higher = score > best_score  # false where the score is NaN
     return (
         torch.where(higher.view(-1, 1, 1, 1), x_adv, best),
         torch.where(higher, score, best_score),

@@ -1,10 +1,10 @@
 """Common corruptions of images: 15 kinds at 5 severities, for evaluation and never for training.
 
 The corruptions were published by Hendrycks and Dietterich 2019 (arXiv 1903.12261). Michaelis et al.
-2019 (arXiv 1907.07484) made them independent of the image size, to evaluate detectors. They are
-computed by imagecorruptions-imaug, a maintained copy of the authors' package. That copy chooses
-among six frost pictures, and the original chooses among the first five. This module uses the first
-five, because the sixth is much weaker.
+2019 (arXiv 1907.07484) made them independent of the image size, to evaluate detectors. This module
+computes them with imagecorruptions-imaug, a maintained copy of the authors' package. The copy
+chooses among six frost pictures, and the original package among the first five. This module uses
+the first five pictures, because the sixth is much weaker.
 """
 
 import contextlib
@@ -25,12 +25,13 @@ GROUPS = {
 KINDS = tuple(kind for kinds in GROUPS.values() for kind in kinds)
 SEVERITIES = (1, 2, 3, 4, 5)
 PACKAGE = "imagecorruptions-imaug"
-# Without its requirements: the package requires opencv-python, which overwrites files of the
-# opencv-python-headless that this project requires. Both provide the module that it imports.
+# Install the package without its requirements. It requires opencv-python, which overwrites files of
+# opencv-python-headless, a requirement of this project. The package works with the headless one.
 INSTALL = f"pip install numba && pip install --no-deps {PACKAGE}"
-SMALLEST = 32  # pixels: shortest side that the package accepts
-_SEED_ARGUMENT = ("impulse_noise", "glass_blur")  # the others use NumPy's global generator
-FROST_PICTURES, FROST_PACKAGED = 5, 6  # pictures in the authors' package and in its copy
+SMALLEST = 32  # shortest side of an image that the package accepts, pixels
+# These kinds have an argument for the seed. Other kinds use NumPy's global generator.
+_SEED_ARGUMENT = ("impulse_noise", "glass_blur")
+FROST_PICTURES, FROST_PACKAGED = 5, 6  # numbers of pictures in the authors' package and its copy
 
 
 def package_version() -> str:
@@ -42,13 +43,13 @@ def package_version() -> str:
     _package()
     try:
         return importlib.metadata.version(PACKAGE)
-    except importlib.metadata.PackageNotFoundError:  # another package with this module
+    except importlib.metadata.PackageNotFoundError:  # another package has this module
         raise _not_installed() from None
 
 
 def _package() -> types.ModuleType:
     try:
-        import imagecorruptions  # optional: it requires OpenCV and numba
+        import imagecorruptions  # optional, because it requires OpenCV and numba
     except ImportError:
         raise _not_installed() from None
     return imagecorruptions
@@ -59,13 +60,15 @@ def _not_installed() -> UserError:
 
 
 def corrupt(image: np.ndarray, kind: str, severity: int, seed: int) -> np.ndarray:
-    """Corrupt one image. Equal arguments give equal images; global random states are restored.
+    """Corrupt one image.
+
+    Equal arguments give equal images. NumPy's global random state is restored afterwards.
 
     Args:
-        image: `(H, W, 3)` uint8 RGB, each side at least `SMALLEST`.
-        kind: one of `KINDS`.
-        severity: one of `SEVERITIES`.
-        seed: seed for the random kinds, in [0, 2**63).
+        image: image `(H, W, 3)`, uint8 RGB, with at least `SMALLEST` pixels per side.
+        kind: kind of corruption, one of `KINDS`.
+        severity: severity of the corruption, one of `SEVERITIES`.
+        seed: seed for corruptions with random numbers, in [0, 2**63).
 
     Returns:
         The corrupted image, `(H, W, 3)` uint8 RGB.
@@ -92,7 +95,7 @@ def corrupt(image: np.ndarray, kind: str, severity: int, seed: int) -> np.ndarra
     before = np.random.get_state()
     np.random.seed(seed)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it warns about odd image sizes
+        with contextlib.redirect_stdout(io.StringIO()):  # hides warnings about odd image sizes
             return package.corrupt(image, severity, kind, **argument)
     finally:
         np.random.set_state(before)
@@ -106,10 +109,10 @@ def _frost_seed(seed: int) -> int:
 
 
 def choose(names: list[str] | None) -> list[str]:
-    """Select kinds by their names or by the names of `GROUPS`, in the order of `KINDS`.
+    """Return the selected kinds of corruption, in the order of `KINDS`.
 
     Args:
-        names: kinds and groups; None for all kinds.
+        names: names of kinds and of groups, the keys of `GROUPS`; None for all kinds.
 
     Raises:
         UserError: a name is neither a kind nor a group.

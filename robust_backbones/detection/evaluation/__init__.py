@@ -22,7 +22,7 @@ def _voc(_cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
     return VocEvaluator(name, folder)
 
 
-# `evaluator_type` of the dataset's metadata -> function that creates the evaluator.
+# Functions that create an evaluator, by `evaluator_type` of the dataset's metadata.
 EVALUATORS = {"coco": _coco, "pascal_voc": _voc}
 
 
@@ -45,9 +45,9 @@ def evaluator_type(name: str) -> str:
     """Return a registered dataset's `evaluator_type`, a key of `EVALUATORS`.
 
     Raises:
-        UserError: `evaluator_type` is missing or has another value.
+        UserError: `evaluator_type` is missing, or it is not a key of `EVALUATORS`.
     """
-    DatasetCatalog.get(name)  # adds the metadata that evaluators need
+    DatasetCatalog.get(name)  # loading the data adds metadata that evaluators need
     kind = MetadataCatalog.get(name).get("evaluator_type")
     if kind not in EVALUATORS:
         raise UserError(

@@ -1,4 +1,4 @@
-"""COCO evaluation of a registered dataset: Detectron2's metrics, computed faster."""
+"""Evaluate a registered dataset with COCO's metrics, faster than Detectron2 does."""
 
 import contextlib
 import io
@@ -31,18 +31,21 @@ _FIELDS = {"pred_masks": "segm", "pred_keypoints": "keypoints"}
 
 
 class CocoEvaluator(DatasetEvaluator):
-    """Return the metrics and the predictions file of Detectron2's `COCOEvaluator`, and AR.
+    """COCO evaluator with the same metrics and predictions file as Detectron2's, and also with AR.
 
-    Differences: without any prediction the metrics are 0 instead of NaN or absent. A dataset
-    without `json_file` is converted in memory, so no outdated file of an earlier run is used, and
-    its metadata are not changed. `instances_predictions.pth` is not written. Annotations without
-    masks give box metrics with a warning, where Detectron2 stops.
+    This class differs from Detectron2's `COCOEvaluator` in four points:
+
+    - Without any predictions, the metrics are 0 instead of NaN or absent.
+    - A dataset without `json_file` is converted in memory. No outdated file of an earlier run is
+      used, and the dataset's metadata do not change.
+    - `instances_predictions.pth` is not written.
+    - If the annotations have no masks, only boxes are scored, with a warning. Detectron2 stops.
 
     Args:
         name: name of the registered dataset.
         folder: folder for `coco_instances_results.json`; None to write nothing.
-        expected: tasks to score if no image was processed; otherwise unused.
-        edges, sigmas: see `coco_scores.score`.
+        expected: tasks to score if no image was processed, keys of `coco_files.TASKS`.
+        edges, sigmas: size buckets and keypoint sigmas; see `coco_scores.score`.
         distributed: whether to gather the predictions of all processes. Only the main process
             returns metrics.
     """
@@ -65,7 +68,7 @@ class CocoEvaluator(DatasetEvaluator):
         self._rows, self._proposals, self._seen = [], [], set()
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Add a model's outputs, `{"instances"}` or `{"proposals"}`, for inputs with `image_id`."""
+        """Add a model's outputs, with key "instances" or "proposals". Inputs need `image_id`."""
         for image, output in zip(inputs, outputs, strict=True):
             if "instances" in output:
                 instances = output["instances"].to(torch.device("cpu"))
@@ -79,11 +82,11 @@ class CocoEvaluator(DatasetEvaluator):
         """Score the predictions.
 
         Args:
-            img_ids: images to score; None for all.
+            img_ids: ids of the images to score; None for all images.
 
         Returns:
-            `{task: {metric: percent}}`, see `coco_scores.score`; empty on other processes, and for
-            datasets without annotations (test sets).
+            Metrics `{task: {metric: percent}}`; see `coco_scores.score`. The dictionary is empty
+            outside the main process, and for datasets without annotations (test sets).
         """
         gathered = gather((self._rows, self._proposals, self._seen), self._distributed)
         if gathered is None:
@@ -116,7 +119,7 @@ def proposal_recall(proposals: list[dict], contents: dict) -> dict[str, float]:
     """Compute the average recall of 100 and of 1000 region proposals per image.
 
     Args:
-        proposals: `{"image_id", "proposals": Instances}` of each image.
+        proposals: one dictionary `{"image_id": id, "proposals": Instances}` for each image.
         contents: contents of a COCO annotation file.
 
     Returns:
@@ -135,7 +138,7 @@ def proposal_recall(proposals: list[dict], contents: dict) -> dict[str, float]:
 
 
 def gather(part: Any, distributed: bool = True) -> list | None:
-    """Gather `part` of all processes on the main one; returns None on the others."""
+    """Gather `part` of all processes in the main process, and return None in other processes."""
     if not distributed:
         return [part]
     comm.synchronize()
@@ -144,7 +147,7 @@ def gather(part: Any, distributed: bool = True) -> list | None:
 
 
 def save_predictions(rows: list[dict], folder: str | Path) -> None:
-    """Write predictions as `coco_instances_results.json`, for `robust-backbones evaluate`."""
+    """Write predictions to `coco_instances_results.json`, for `robust-backbones evaluate`."""
     with atomic(Path(folder) / PREDICTIONS) as temporary:
         temporary.write_text(json.dumps(rows), encoding="utf-8")
 
@@ -158,7 +161,11 @@ def score_tasks(
     sigmas: Sequence[float] = (),
     source: str = "the predictions",
 ) -> dict[str, dict]:
-    """Score several tasks, `{task: metrics}`. Masks and keypoints need ground truth."""
+    """Score several tasks, and return `{task: metrics}`.
+
+    Masks are skipped with a warning if the annotations have no masks, and so are keypoints if the
+    annotations have no keypoints. For the arguments, see `coco_scores.score`.
+    """
     results = {}
     for task in tasks:
         if task != "bbox" and truth.annotations and not truth.has(coco_files.TASKS[task]):
@@ -173,10 +180,11 @@ def score_tasks(
 def coco_annotations(name: str) -> dict:
     """Return a registered dataset in the format of a COCO annotation file.
 
-    Its `json_file` is used if there is one, with the class names of the registration.
+    The dataset's `json_file` is read if the metadata name one. The registered class names replace
+    the names in the file.
 
     Raises:
-        UserError: see `coco_files.load_json`, `from_catalog`.
+        UserError: `json_file` cannot be read, or `from_catalog` cannot convert the dataset.
     """
     meta = MetadataCatalog.get(name)
     if "json_file" not in meta.as_dict():
@@ -192,9 +200,9 @@ def coco_annotations(name: str) -> dict:
 def from_catalog(name: str) -> dict:
     """Convert a registered dataset's dictionaries to the format of a COCO annotation file.
 
-    Objects marked as difficult (custom VOC datasets) become crowds. Detectron2's own conversion
-    writes a file that it reuses after the data have changed, and moves keypoints by half a pixel on
-    each call.
+    Objects marked as difficult (custom VOC datasets) become crowds. Detectron2's own conversion is
+    not used for two reasons. It writes a file that it reuses after the data have changed, and it
+    moves keypoints by half a pixel on each call.
 
     Raises:
         UserError: an image has no `image_id`, or a box is neither XYXY nor XYWH in pixels.
@@ -219,7 +227,7 @@ def from_catalog(name: str) -> dict:
 
 
 def _row(annotation: dict, name: str) -> dict:
-    """Convert an annotation of Detectron2 to COCO's format, without ids. Areas are Detectron2's."""
+    """Convert a Detectron2 annotation to COCO's format, without ids, with Detectron2's area."""
     box = [float(v) for v in annotation["bbox"]]
     if annotation["bbox_mode"] == BoxMode.XYXY_ABS:
         box = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
@@ -233,7 +241,7 @@ def _row(annotation: dict, name: str) -> dict:
         shape = PolygonMasks([part]).area()[0] if polygons else coco_mask.area(part)
         row |= {"segmentation": part, "area": float(shape)}
     if "keypoints" in annotation:
-        # COCO's coordinates are pixel indices, Detectron2's are positions in the image.
+        # COCO stores pixel indices. Detectron2 stores positions in the image, larger by 0.5.
         points = np.array(annotation["keypoints"], float).reshape(-1, 3) - [0.5, 0.5, 0]
         count = annotation.get("num_keypoints", int((points[:, 2] > 0).sum()))
         row |= {"keypoints": points.flatten().tolist(), "num_keypoints": count}
@@ -241,7 +249,7 @@ def _row(annotation: dict, name: str) -> dict:
 
 
 def _dataset_ids(name: str) -> dict:
-    """Return `{class index of the model: id in the dataset}`; empty if they are equal."""
+    """Return `{class index of the model: id in the dataset}`; empty if index and id are equal."""
     mapping = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id") or {}
     return {index: key for key, index in mapping.items()}
 

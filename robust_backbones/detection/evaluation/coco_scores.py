@@ -1,7 +1,8 @@
-"""COCO's metrics, computed by hotcoco: pycocotools' numbers in a fraction of its time.
+"""Compute COCO's metrics with hotcoco, which is much faster than pycocotools.
 
-Where pycocotools accepts the data, hotcoco's arrays equal its arrays exactly. `coco_files` rejects
-data on which the two differ. `benchmarks/coco_evaluation.py` compares them.
+hotcoco's arrays equal those of pycocotools exactly for all data that pycocotools accepts.
+`coco_files` rejects data for which the libraries differ. `benchmarks/coco_evaluation.py` compares
+the two libraries.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,11 +14,13 @@ import numpy as np
 from robust_backbones.core.errors import UserError
 from robust_backbones.detection.data.coco_files import TASKS, Truth, check_predictions, no_garbage
 
-ALL = 1e5**2  # pycocotools' largest area, pixels
-# Suffix of a metric -> range of areas in pixels, both ends included.
+ALL = 1e5**2  # largest object area in pycocotools, pixels
+# Ranges of object areas in pixels, both ends included, by suffix of the metric.
 AREAS = {"": (0, ALL), "s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, ALL)}
-LIMITS = {"bbox": (1, 10, 100), "segm": (1, 10, 100), "keypoints": (20,)}  # detections per image
-IOUS: dict[str, Any] = {"": slice(None), "50": 0, "75": 5}  # of .50:.05:.95
+# Largest numbers of detections per image that are scored.
+LIMITS = {"bbox": (1, 10, 100), "segm": (1, 10, 100), "keypoints": (20,)}
+# Indices into the IoU thresholds .50:.05:.95, by suffix of the metric.
+IOUS: dict[str, Any] = {"": slice(None), "50": 0, "75": 5}
 
 
 @no_garbage()
@@ -34,19 +37,20 @@ def score(
 
     Args:
         truth: checked annotations.
-        rows: predictions in COCO's result format, see `check_predictions`. The area of a prediction
-            with a mask is the mask's area, not the box's, as in Detectron2.
-        task: `"bbox"`, `"segm"` or `"keypoints"`.
-        edges: edges of size buckets in pixels, for objects whose side (the square root of the area)
-            lies between two neighbors. They add metrics such as `AP 0..16`; `math.inf` is allowed.
-        image_ids: images to score; None for all.
-        sigmas: keypoint sigmas; empty for COCO's.
-        source: name of the predictions in error messages.
+        rows: predictions in COCO's result format; see `check_predictions`. The area of a prediction
+            with a mask is the mask's area, not the box's area, as in Detectron2.
+        task: task to score, `"bbox"`, `"segm"` or `"keypoints"`.
+        edges: edges of size buckets, pixels; `math.inf` is allowed. The size of an object is the
+            square root of its area. Each two neighboring edges add a metric such as `AP 0..16`.
+        image_ids: ids of the images to score; None for all images.
+        sigmas: keypoint sigmas; empty for COCO's sigmas.
+        source: name of the predictions for error messages.
 
     Returns:
         Percentages `AP`, `AP50`, `AP75`, `APs`, `APm`, `APl`, `AR1`, `AR10`, `AR100`, `ARs`, `ARm`,
-        `ARl` (keypoints: no `s`, and `AR20`), one AP for each bucket, and `AP-<class>`. Metrics
-        without ground truth are NaN and excluded from means. Without predictions, the others are 0.
+        `ARl`, one AP for each bucket, and `AP-<class>` for each class. Keypoints have `AR20`
+        instead of `AR1`, `AR10` and `AR100`, and they have no `APs` and `ARs`. Metrics without
+        ground truth are NaN and excluded from means. Without predictions, all other metrics are 0.
 
     Raises:
         UserError: a prediction is invalid, or the annotations lack a key that the task requires.
@@ -63,8 +67,8 @@ def score(
     except ValueError as error:
         raise UserError(f"{source}: not comparable with {truth.source} ({error}).") from None
     engine.accumulate()
-    # precision: (IoUs, 101 recalls, classes, ranges, limits); recall lacks the second dimension.
-    # Entries without ground truth are -1.
+    # The shape of precision is (IoUs, 101 recalls, classes, ranges, limits). Recall has the same
+    # shape without the second dimension. Entries without ground truth are -1.
     assert engine.eval is not None
     precision = np.asarray(engine.eval["precision"])
     recall = np.asarray(engine.eval["recall"])
@@ -85,7 +89,7 @@ def score(
 
 
 def bucket_ranges(edges: Sequence[float]) -> dict[str, tuple[float, float]]:
-    """Return the ranges of areas between edges, such as `{"0..16": (0, 256)}`.
+    """Return the range of areas between each two neighboring edges, as `{"0..16": (0, 256)}`.
 
     Raises:
         UserError: there is only one edge, an edge is negative, or the edges do not increase.
@@ -101,7 +105,7 @@ def bucket_ranges(edges: Sequence[float]) -> dict[str, tuple[float, float]]:
     return {f"{a:g}..{b:g}": (min(a * a, ALL), min(b * b, ALL)) for a, b in pairs}
 
 
-# Keys of an annotation that a task needs, besides ids, score and area.
+# Keys of an annotation that a task needs, in addition to ids, `iscrowd` and area.
 _TASK_KEYS = {
     "bbox": ("bbox",),
     "segm": ("bbox", "segmentation"),
@@ -159,12 +163,15 @@ def _engine(
 
 
 def _select(row: dict, keys: Iterable[str]) -> dict:
-    """Select the keys that hotcoco needs, because it spends time on all others, too."""
+    """Select the keys that hotcoco needs, because it would also spend time on other keys."""
     return {key: row[key] for key in keys if key in row}
 
 
 def _check_truth(truth: Truth, task: str) -> None:
-    """Reject missing masks, which hotcoco replaces by boxes and pycocotools does not accept."""
+    """Reject annotations without the key of the task, and images without a size for masks.
+
+    hotcoco would replace a missing mask by the box, and pycocotools does not accept it.
+    """
     key = TASKS[task]
     lacking = sum(not row.get(key) for row in truth.annotations)
     if lacking:
@@ -177,6 +184,6 @@ def _check_truth(truth: Truth, task: str) -> None:
 
 
 def _mean(values: np.ndarray) -> float:
-    """Average the values above -1, in percent; NaN without such values."""
+    """Return the mean of the values above -1, in percent, or NaN if no value is above -1."""
     values = values[values > -1]
     return float(100 * np.mean(values)) if values.size else float("nan")

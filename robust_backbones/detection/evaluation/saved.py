@@ -1,4 +1,4 @@
-"""Saved predictions, `coco_instances_results.json`: score them, or read them image by image."""
+"""Score saved predictions (`coco_instances_results.json`), or read them image by image."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -24,9 +24,10 @@ class Scored:
     """Metrics of saved predictions.
 
     Attributes:
-        name: name of the dataset, or of the annotation file without suffix.
-        metrics: `{task: {metric: percent}}`.
-        data: numbers of images and detections, and fingerprints of both files, for the result file.
+        name: name of the dataset, or name of the annotation file without its suffix.
+        metrics: metrics of each task, `{task: {metric: percent}}`.
+        data: numbers of images and detections, and fingerprints of the data and the predictions, as
+            the result file records them.
     """
 
     name: str
@@ -41,15 +42,16 @@ def score_file(
     tasks: Sequence[str] = (),
     edges: Sequence[float] = (),
 ) -> Scored:
-    """Score a file of predictions in COCO's result format, as the evaluators write it.
+    """Score a file of predictions in COCO's result format, which the evaluators write.
 
     Args:
         path: file of predictions.
-        annotations: COCO annotation file; or
-        dataset: name of a registered COCO or VOC dataset.
-        tasks: keys of `coco_files.TASKS`; empty for the tasks of the predictions. An empty list of
-            predictions is scored for boxes, and for masks if the annotations have any.
-        edges: see `coco_scores.score`.
+        annotations: COCO annotation file; None if `dataset` is given.
+        dataset: name of a registered COCO or VOC dataset; None if `annotations` is given.
+        tasks: tasks to score, keys of `coco_files.TASKS`; empty for the tasks of the predictions.
+            An empty list of predictions is scored for boxes, and for masks if the annotations have
+            masks.
+        edges: edges of size buckets, pixels; see `coco_scores.score`.
 
     Raises:
         UserError: a file or prediction is invalid, or the dataset is unknown or not on disk.
@@ -77,7 +79,7 @@ def score_file(
 
 
 def _registered(name: str) -> str:
-    """Return the evaluator type of a dataset whose files exist."""
+    """Check that the files of a dataset exist, and return its evaluator type."""
     check_dataset(name)
     return evaluator_type(name)
 
@@ -85,10 +87,11 @@ def _registered(name: str) -> str:
 def read_predictions(path: str | Path, dataset: str) -> dict[int | str, list[dict]]:
     """Read a file of predictions for a registered dataset, grouped by image.
 
-    `category_id` becomes the class index in the dataset.
+    The class index, which counts from 0, replaces the `category_id` of each prediction.
 
     Returns:
-        `{image_id: rows}`, best score first, without images that have no predictions.
+        Predictions of each image, `{image_id: predictions}`, in order of descending score. Images
+        without predictions are not included.
 
     Raises:
         UserError: the file is missing, has another format, or names images or classes that the
@@ -115,9 +118,9 @@ def to_instances(
     """Convert the saved predictions of one image to a detector's output on the CPU.
 
     Args:
-        rows: predictions of one image, from `read_predictions`.
+        rows: predictions of one image, as returned by `read_predictions`.
         height, width: size of the image, pixels.
-        source: name of the predictions in error messages.
+        source: name of the predictions for error messages.
 
     Raises:
         UserError: the run lengths of a mask do not sum to height x width.

@@ -1,4 +1,4 @@
-"""Score a file of detections; print the metrics and write the files."""
+"""Score a file of detections, print the metrics and write them to files."""
 
 import time
 
@@ -21,12 +21,12 @@ def report(
 
     Args:
         predictions: JSON file in COCO's result format.
-        annotations: COCO annotation file, or
-        dataset: name of a registered dataset.
-        tasks: tasks to score. Empty: the tasks of the detections.
-        areas: limits of the object sizes, in pixels, for AP by size.
-        csv: CSV file to write, if any.
-        output: result file to write, if any.
+        annotations: COCO annotation file; None if `dataset` is given.
+        dataset: name of a registered dataset; None if `annotations` is given.
+        tasks: tasks to score; empty for the tasks of the detections.
+        areas: edges of size buckets for AP by object size, the square root of the area, pixels.
+        csv: CSV file to write; None to write no CSV file.
+        output: result file to write; None to write no result file.
 
     Raises:
         UserError: a file or a detection is invalid, or the dataset is unknown.

@@ -8,15 +8,17 @@ from tabulate import tabulate
 
 
 def log_metrics(results: dict[str, dict]) -> None:
-    """Log the tables with the logger that Detectron2 shows."""
+    """Log the metrics as tables with Detectron2's logger."""
     logging.getLogger("detectron2").info("results, percent\n%s", markdown(results))
 
 
 def rows(results: dict[str, dict]) -> list[tuple[str, str, str, float]]:
-    """Return `(task, metric, class, percent)`; the class is "" for metrics of all classes.
+    """Return one row `(task, metric, class, percent)` for each metric.
+
+    The class is "" for metrics over all classes.
 
     Args:
-        results: `{task: {metric: percent}}`; `AP-cat` is the AP of class cat.
+        results: metrics `{task: {metric: percent}}`. The metric `AP-cat` is the AP of class cat.
     """
     return [
         (task, *key.partition("-")[::2], value)
@@ -26,7 +28,11 @@ def rows(results: dict[str, dict]) -> list[tuple[str, str, str, float]]:
 
 
 def markdown(results: dict[str, dict]) -> str:
-    """Format the metrics of all classes, then of each class; a column for each task, percent."""
+    """Format the metrics as Markdown tables, in percent.
+
+    The first table contains the metrics over all classes, with one column for each task. The second
+    table contains the metrics of each class. It is omitted if no metric belongs to a class.
+    """
     overall, classes = {}, {}
     for task, metric, name, value in rows(results):
         if name:
@@ -48,7 +54,7 @@ def _table(title: str, cells: dict[str, dict]) -> str:
 
 
 def csv_text(results: dict[str, dict]) -> str:
-    """Format the metrics as CSV: task, metric, class, percent. NaN becomes an empty cell."""
+    """Format the metrics as CSV with columns task, metric, class, percent. NaN cells are empty."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["task", "metric", "class", "percent"])

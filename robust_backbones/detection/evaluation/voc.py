@@ -1,10 +1,11 @@
-"""Evaluate a registered dataset with any classes by the rules of Pascal VOC, of any year, and COCO.
+"""Evaluate a registered dataset by the rules of Pascal VOC (any year) and COCO, with any classes.
 
-The rules follow the VOC development kit (Everingham et al., 2007 to 2012). A detection is
-correct if the object of its class and image with the largest overlap (intersection over union of
-boxes that include their last pixel) exceeds the threshold and was not matched by a detection with a
-higher score. Detections of "difficult" objects are ignored. AP is computed by both rules, for all
-thresholds at once.
+The rules follow the VOC development kit (Everingham et al., 2007 to 2012). Each detection is
+compared with the object of its class and image that has the largest overlap. The overlap is the
+intersection over union of boxes that include their last pixel. A detection is correct if the
+overlap exceeds the threshold and no detection with a higher score was matched to the object.
+Detections of "difficult" objects are ignored. AP is computed by the 11-point rule and as the area
+under the curve, for all thresholds at once.
 """
 
 from collections.abc import Sequence
@@ -29,13 +30,14 @@ IOUS = np.arange(50, 100, 5) / 100
 
 @dataclass(frozen=True)
 class Boxes:
-    """Objects or detections.
+    """Boxes of objects or of detections.
 
     Attributes:
         image: index of the image, `(n,)` int.
         label: index of the class, `(n,)` int.
-        box: xmin, ymin, xmax, ymax, `(n, 4)`; pixels counted from 1, the last one included.
-        weight: score of a detection; 1 for an object, 0 for a difficult one; `(n,)`.
+        box: corners xmin, ymin, xmax, ymax, `(n, 4)` float, in pixels counted from 1. The last
+            pixel belongs to the box.
+        weight: score of a detection, `(n,)` float; 1 for an object, 0 for a difficult object.
     """
 
     image: np.ndarray
@@ -49,18 +51,18 @@ class Boxes:
 
 
 class VocEvaluator(DatasetEvaluator):
-    """Return the metrics of Detectron2's `PascalVOCDetectionEvaluator`, and more; see `score`.
+    """VOC evaluator with the metrics of Detectron2's `PascalVOCDetectionEvaluator` and COCO.
 
-    In contrast to Detectron2, any list of classes and any year are supported. Scores and boxes are
-    not rounded to 3 and 1 decimals. Classes without objects are excluded from the mean instead of
-    making it NaN.
+    In contrast to Detectron2, this class supports any list of classes and any year. It does not
+    round scores to 3 decimals and boxes to 1 decimal. Classes without objects are excluded from the
+    mean, which is NaN in Detectron2. For the metrics, see `score`.
 
     Args:
-        name: name of the registered dataset, whose metadata have `dirname`, `split`,
-            `thing_classes` and `year` (default 2012).
+        name: name of the registered dataset. Its metadata must have `dirname`, `split` and
+            `thing_classes`; `year` is 2012 by default.
         folder: folder for `coco_instances_results.json`, with `category_id` from 0; None to write
             nothing.
-        edges: see `coco_scores.score`.
+        edges: edges of size buckets, pixels; see `coco_scores.score`.
     """
 
     def __init__(self, name: str, folder: str | Path | None = None, edges: Sequence[float] = ()):
@@ -72,7 +74,7 @@ class VocEvaluator(DatasetEvaluator):
         self._rows = []
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Add a model's outputs, `{"instances"}`, for images with `image_id`."""
+        """Add a model's outputs, with key "instances", for inputs with `image_id`."""
         for image, output in zip(inputs, outputs, strict=True):
             instances = output["instances"].to(torch.device("cpu"))
             for field in ("pred_masks", "pred_keypoints"):  # only boxes are scored
@@ -81,7 +83,7 @@ class VocEvaluator(DatasetEvaluator):
             self._rows += instances_to_coco_json(instances, image["image_id"])
 
     def evaluate(self) -> dict:
-        """Score the predictions as `{"bbox": {metric: percent}}`; `{}` on other processes."""
+        """Return the metrics `{"bbox": {metric: percent}}`, or `{}` outside the main process."""
         gathered = gather(self._rows)
         if gathered is None:
             return {}
@@ -101,14 +103,14 @@ def score(
     Args:
         name: name of the dataset.
         rows: predictions in COCO's result format. `image_id` is the name of the image file without
-            suffix, `category_id` the class index.
-        edges: see `coco_scores.score`.
-        source: name of the predictions in error messages.
+            its suffix, and `category_id` is the class index.
+        edges: edges of size buckets, pixels; see `coco_scores.score`.
+        source: name of the predictions for error messages.
 
     Returns:
         Percentages: the metrics of `voc_metrics`, and the metrics of `coco_scores.score` over all
-        classes as `AP_coco` and so on. COCO's metrics treat difficult objects as crowds: detections
-        mostly inside a crowd are ignored.
+        classes, with names such as `AP_coco`. COCO's metrics treat difficult objects as crowds:
+        they ignore detections that are mostly inside a crowd.
 
     Raises:
         UserError: an annotation cannot be read, or a prediction is invalid.
@@ -131,15 +133,16 @@ def score(
 def voc_annotations(name: str) -> dict:
     """Return a registered VOC dataset in the format of a COCO annotation file.
 
-    Difficult objects become crowds. Objects of other classes are excluded, as in VOC.
+    Difficult objects become crowds. Objects of classes that are not in `thing_classes` are
+    excluded, as in VOC.
 
     Raises:
-        UserError: see `read_voc`.
+        UserError: `read_voc` or `from_catalog` cannot read the dataset.
     """
     meta = MetadataCatalog.get(name)
-    if meta.get("source") is not None:  # custom data, which may be repaired
+    if meta.get("source") is not None:  # custom data, whose boxes may be repaired
         return from_catalog(name)
-    # Detectron2's loader drops the flag `difficult`.
+    # Read the files again, because Detectron2's loader drops the flag `difficult`.
     root = Path(PathManager.get_local_path(meta.dirname))
     found = read_voc(root, meta.split, list(meta.thing_classes))
     indices = {name: index for index, name in enumerate(found.classes)}
@@ -169,7 +172,7 @@ def voc_annotations(name: str) -> dict:
 
 
 def _boxes(rows: list[tuple]) -> Boxes:
-    """Convert rows (image, label, x, y, width, height, weight) with COCO's pixel coordinates."""
+    """Convert rows (image, label, x, y, width, height, weight) from COCO's pixel coordinates."""
     table = np.array(rows, float).reshape(len(rows), 7)
     corner, size = table[:, 2:4], table[:, 4:6]
     return Boxes(
@@ -189,13 +192,15 @@ def voc_metrics(
         objects: ground truth.
         detections: predictions.
         classes: class names.
-        year: year of the rule: 11 points for 2007, the area under the curve for all others.
+        year: year of VOC, which selects the rule: 11 points for 2007, the area under the curve for
+            all other years.
 
     Returns:
-        Percentages: `AP` (mean over IoU .50:.05:.95), `AP50`, `AP75` by the rule of the year;
-        `AP_07`, `AP50_07`, ... by the 11-point rule; `AP_area`, ... by the area; `AP-<class>`,
-        `AP50-<class>` by the rule of the year. Classes with no or only difficult objects are NaN
-        and excluded from the means.
+        Percentages. `AP` (mean over IoU .50:.05:.95), `AP50`, `AP75`, and `AP-<class>` and
+        `AP50-<class>` for each class follow the rule of the year. `AP_07`, `AP50_07` and `AP75_07`
+        follow the 11-point rule. `AP_area`, `AP50_area` and `AP75_area` are areas under the curve.
+        The AP of a class is NaN if all its objects are difficult or there are no objects. NaN is
+        excluded from the means.
     """
     found = {rule: np.full((len(classes), len(IOUS)), np.nan) for rule in RULES}
     for label in range(len(classes)):
@@ -216,19 +221,19 @@ def voc_metrics(
     return metrics
 
 
-METRICS = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}  # columns of IOUS
+METRICS = {"AP": slice(None), "AP50": slice(0, 1), "AP75": slice(5, 6)}  # indices into IOUS
 
 
 def _mean(values: np.ndarray) -> float:
-    """Average the values that are not NaN, in percent; NaN without such values."""
+    """Return the mean of the values that are not NaN, in percent, or NaN if all values are NaN."""
     values = values[~np.isnan(values)]
     return float(100 * values.mean()) if values.size else float("nan")
 
 
 def precision_recall(objects: Boxes, detections: Boxes) -> tuple[np.ndarray, np.ndarray]:
-    """Compute precision and recall of one class, each `(IoUs, detections)`, best score first.
+    """Compute precision and recall of one class, each `(IoUs, detections)`.
 
-    Detections with equal scores keep their order.
+    Detections are sorted by descending score. Detections with equal scores keep their order.
     """
     detections = detections.only(np.argsort(-detections.weight, kind="stable"))
     overlap, best = _best_overlap(objects, detections)
@@ -237,7 +242,7 @@ def precision_recall(objects: Boxes, detections: Boxes) -> tuple[np.ndarray, np.
     right = np.zeros(hit.shape, bool)
     for row, hits in zip(right, hit, strict=True):
         indices = np.flatnonzero(hits & counts)
-        _, first = np.unique(best[indices], return_index=True)  # highest score per object
+        _, first = np.unique(best[indices], return_index=True)  # best detection per object
         row[indices[first]] = True
     wrong = ~hit | (counts & ~right)
     right, wrong = np.cumsum(right, axis=1), np.cumsum(wrong, axis=1)
@@ -246,8 +251,11 @@ def precision_recall(objects: Boxes, detections: Boxes) -> tuple[np.ndarray, np.
 
 
 def _best_overlap(objects: Boxes, detections: Boxes) -> tuple[np.ndarray, np.ndarray]:
-    """Find the largest overlap of each detection with an object of its image, and the first such
-    object. Detections of images without objects get -1 and object 0.
+    """Find the object of the same image that has the largest overlap with each detection.
+
+    Returns:
+        The largest overlap of each detection, `(n,)` float, and the index of the first object with
+        this overlap, `(n,)` int. The values are -1 and 0 if the image has no objects.
     """
     order = np.argsort(objects.image, kind="stable")
     images = objects.image[order]
@@ -255,7 +263,7 @@ def _best_overlap(objects: Boxes, detections: Boxes) -> tuple[np.ndarray, np.nda
     counts = end - start
     offsets = np.cumsum(counts) - counts
     index = np.arange(counts.sum()) - np.repeat(offsets - start, counts)
-    which = np.repeat(np.arange(len(counts)), counts)  # index of the detection of each pair
+    which = np.repeat(np.arange(len(counts)), counts)  # index of each pair's detection
     overlap = _overlap(objects.box[order][index], detections.box[which])
     best = np.zeros(len(counts), int)
     largest = np.full(len(counts), -1.0)
@@ -277,7 +285,7 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def eleven_points(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
-    """AP of VOC 2007: the mean of the envelope at recalls 0, .1, ... 1, `(IoUs,)`."""
+    """Compute AP as in VOC 2007, `(IoUs,)`: mean precision envelope at recalls 0, .1, ..., 1."""
     best = _envelope(precision)
     reached = [
         np.max(best, axis=1, where=recall >= point, initial=0) for point in np.arange(0, 1.1, 0.1)
@@ -286,13 +294,13 @@ def eleven_points(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
 
 
 def area_under_curve(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
-    """AP of VOC 2010 and later: the area under the precision envelope, `(IoUs,)`."""
+    """Compute AP as in VOC 2010 and later, `(IoUs,)`: the area under the precision envelope."""
     steps = np.diff(recall, axis=1, prepend=0)
     return (steps * _envelope(precision)).sum(axis=1)
 
 
 def _envelope(precision: np.ndarray) -> np.ndarray:
-    """Replace each precision by the best one at the same or a higher recall."""
+    """Replace each precision by the highest precision at the same or a higher recall."""
     return np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
 
 
