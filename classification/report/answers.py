@@ -1,8 +1,9 @@
 """Answers of a report: one sentence for each question that the results can answer.
 
-A question compares robust with standard networks: transfer in one mode, of one architecture or of
-the best of several, or detectors by one metric. Differences of several tasks are never averaged.
-The sentence names the tasks on which the robust side gains or loses, and those that need more data.
+Each question compares robust with standard networks. It is about one transfer mode, with one
+architecture or the best of several architectures, or about one metric of detectors. Differences of
+several tasks are never averaged. The sentence names the tasks on which robust networks gain or
+lose, and the tasks that need more data.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class Contest:
     """Comparison of robust with standard networks on one task.
 
     Attributes:
-        robust, standard: best network of each side on the test images.
+        robust, standard: run of each side with the highest accuracy on the test images.
         measured: difference of the mean accuracies of `robust` and `standard`, points. It contains
             selection bias.
         estimate: cross-fitted estimate of the difference. The networks are chosen in other trials
@@ -222,7 +222,7 @@ def _estimate(robust: list[Merged], standard: list[Merged], repeated: bool) -> E
 
 
 def _array(rows: list[np.ndarray], side: list[Merged], repeated: bool) -> np.ndarray:
-    """Stack the results of a side to an array `(networks, trials, ...)`.
+    """Stack the results of a side into an array `(networks, trials, ...)`.
 
     Args:
         rows: results `(trials, ...)` of each run.

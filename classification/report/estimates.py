@@ -73,7 +73,7 @@ def _missed(table: np.ndarray, chosen: float) -> float:
 
     Cross-fitting sometimes chooses a worse network, so the cross-fitted mean is too low. The
     maximum over all results is too high. The true accuracy of the best network is between these two
-    numbers. For one trial of runs without a seed, the bound is their full distance (an
+    numbers. For one trial of runs without a seed, the bound is the full distance between them (an
     intersection-union test). For several trials, the fraction `SEEDED` of the distance is enough.
     Simulations of sides with different networks show this.
 
@@ -92,7 +92,7 @@ def from_accuracies(
 ) -> Estimate:
     """Estimate the difference between the best networks of both sides without predictions.
 
-    If each side has one network, the interval covers trials only and is about this test set. If a
+    If each side has one network, the interval covers trials only and applies to this test set. If a
     side has several networks, its best network is chosen in other trials on the same images. The
     selection bias that images cause therefore remains in the estimate. The size of this bias is
     estimated from the differences between networks of a side that seeds do not explain. Real

@@ -1,4 +1,4 @@
-"""Draw each kind of figure into a panel.
+"""Functions that draw a panel, one function for each kind of figure.
 
 Each drawing function sets `axis.handles` to one legend handle for each series.
 """
@@ -12,13 +12,14 @@ import matplotlib
 
 from classification.report.sections import Series
 
-# Height of a single panel, and of one of several, inches. Maximal number of panels in a row.
+# Panel heights in inches: of a single panel, and of each of several panels.
 HEIGHTS = {"bars": (3.4, 2.6), "curves": (3.8, 2.3), "scatter": (4.2, 3.0)}
-ROOM = 1.5  # see `share_scale`
-IN_A_ROW = {"bars": 3, "curves": 4, "scatter": 3}
-_WIDTHS = {"curves": (6.4, 4.4, 2.9), "scatter": (5.6, 4.6, 3.8)}  # 1, 2 and more panels
+ROOM = 1.5  # longest common y axis in `share_scale`, as a multiple of the longest y axis
+IN_A_ROW = {"bars": 3, "curves": 4, "scatter": 3}  # maximum number of panels in a row
+# Panel widths in inches for one, two, and three or more panels.
+_WIDTHS = {"curves": (6.4, 4.4, 2.9), "scatter": (5.6, 4.6, 3.8)}
 
-NAMED = 24  # a scatter with more points has no names, because they would overlap
+NAMED = 24  # points have no names in scatter plots with more points: the names would overlap
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Style:
     Attributes:
         color: hexadecimal color.
         marker: matplotlib marker.
-        published: whether the numbers are the paper's, which are drawn hollow, dashed or hatched.
+        published: whether the series has the paper's numbers, which are drawn hollow, dashed or
+            hatched.
     """
 
     color: str
@@ -40,7 +42,7 @@ Styles = dict[tuple[str, bool], Style]  # (label, published) -> style
 
 
 def width(kind: str, panels: list[list[Series]]) -> float:
-    """Width of each panel, inches. It grows with the number of bars."""
+    """Return the width of each panel in inches. Bar plots with more bars are wider."""
     if kind != "bars":
         return _WIDTHS[kind][min(2, max(0, len(panels) - 1))]
     most = max((sum(len(series.x) for series in panel) for panel in panels), default=0)
@@ -73,7 +75,8 @@ def bars(axis: Any, panel: list[Series], styles: Styles, log_x: bool) -> None:
         )
         axis.handles.append(drawn)
     names = [plain(name, 24) for name in places]
-    room = axis.figure.get_figwidth() / axis.get_gridspec().ncols / max(1, len(names))  # inches
+    # Width for each name, inches.
+    room = axis.figure.get_figwidth() / axis.get_gridspec().ncols / max(1, len(names))
     slanted = len(names) > 1 and 0.085 * max(map(len, names)) > room
     turn = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
     axis.set_xticks(range(len(names)), names, **turn)
@@ -112,7 +115,10 @@ def curves(axis: Any, panel: list[Series], styles: Styles, log_x: bool) -> None:
 
 
 def scatter(axis: Any, panel: list[Series], styles: Styles, log_x: bool) -> None:
-    """Draw points (with names if there are few) and fitted lines. The paper's points are hollow."""
+    """Draw points and fitted lines. The paper's points are hollow.
+
+    The points have names if there are at most `NAMED` points.
+    """
     points = sum(len(series.x) for series in panel)
     axis.handles = []
     for series in panel:
@@ -151,9 +157,10 @@ KINDS = {"bars": bars, "curves": curves, "scatter": scatter}
 def share_scale(kind: str, axes: list[Any]) -> None:
     """Give all panels the same scale, so that they can be compared.
 
-    Numeric x axes get the same limits. y axes get the same limits if these are at most `ROOM` times
-    the longest axis. Otherwise, for example for tasks of different difficulty, all y axes get the
-    same length: a point of accuracy has the same height in all panels.
+    Numeric x axes get the same limits. The y axes of bar plots also get the same limits. Other y
+    axes get the same limits if the common axis is at most `ROOM` times as long as the longest axis.
+    Otherwise, for example if tasks differ in difficulty, all y axes get the same length. One point
+    of accuracy then has the same height in all panels.
     """
     drawn = [axis for axis in axes if axis.has_data()]
     if len(drawn) < 2:
@@ -174,7 +181,7 @@ def share_scale(kind: str, axes: list[Any]) -> None:
 
 
 def explained(series: Series) -> float | None:
-    """R² of the fitted line; None if `y` does not vary."""
+    """Return R² of the fitted line, or None if `y` does not vary."""
     pairs = [(float(x), y) for x, y in zip(series.x, series.y, strict=True) if y is not None]
     assert series.fit is not None
     slope, intercept = series.fit
@@ -185,7 +192,7 @@ def explained(series: Series) -> float | None:
 
 
 def _write_fit(axis: Any, series: Series) -> None:
-    """Write label and R² into the lower right corner, above the labels of earlier series."""
+    """Write a series' label and R² into the lower right corner, above the previous series."""
     share = explained(series)
     if share is not None:
         line = len(axis.texts) - sum(hasattr(text, "xyann") for text in axis.texts)
@@ -200,7 +207,12 @@ def _write_fit(axis: Any, series: Series) -> None:
 
 
 def _ends(series: Series, kept: list[int]) -> list[list[float]] | None:
-    """Lengths of the error bars below and above the values; 0 for missing ends."""
+    """Return the lengths of the error bars below and above the values; None if all are 0.
+
+    Args:
+        series: series with the ends of the error bars. A missing end has the length 0.
+        kept: indices of the values that are drawn.
+    """
     below, above = [], []
     for i in kept:
         y = series.y[i]
@@ -212,7 +224,10 @@ def _ends(series: Series, kept: list[int]) -> list[list[float]] | None:
 
 
 def _log_places(values: list[float]) -> Callable[[float], float]:
-    """Map numbers to positions: their base-10 logarithm, with 0 left of the smallest number."""
+    """Return a function that maps numbers to positions on a logarithmic axis.
+
+    Positive numbers are mapped to their base-10 logarithm. 0 is left of all positive numbers.
+    """
     positive = [math.log10(value) for value in values if value > 0] or [0.0]
     # The distance of 0 from the smallest number is at least a fifth of the axis.
     left = min(positive) - max(0.5, 0.2 * (max(positive) - min(positive)))
@@ -220,13 +235,16 @@ def _log_places(values: list[float]) -> Callable[[float], float]:
 
 
 def _log_axis(axis: Any, values: list[float], place: Callable[[float], float]) -> None:
-    """Set ticks at the values, with numbers at 0 and at decades, or at all of at most 6 values."""
+    """Set a tick at each value. Up to six values all have labels.
+
+    With more values, only 0, powers of ten, and a distant largest value have labels.
+    """
     decades = [v for v in values if v > 0 and math.log10(v) == round(math.log10(v))]
     named = values if len(values) <= 6 else [v for v in values if v == 0 or v in decades]
     named = [*named, values[-1]] if place(values[-1]) - place(named[-1]) > 0.5 else named
     axis.set_xticks([place(v) for v in named], [f"{v:g}" for v in named])
     axis.set_xticks([place(v) for v in values], minor=True)
-    if values[0] == 0 and len(values) > 1:  # mark the break of the axis
+    if values[0] == 0 and len(values) > 1:  # mark the break between 0 and the rest of the axis
         middle = (place(0) + place(values[1])) / 2
         axis.plot(
             [middle],
@@ -241,18 +259,19 @@ def _log_axis(axis: Any, values: list[float], place: Callable[[float], float]) -
 
 
 def named(series: Series, length: int = 40) -> str:
-    """Label of a series, with "(paper)" if the numbers are the paper's."""
+    """Return the label of a series, with "(paper)" if the series has the paper's numbers."""
     name = plain(series.label, length)
     return f"{name} (paper)" if series.published and "paper" not in name.lower() else name
 
 
 def plain(text: object, length: int = 40) -> str:
-    """Replace control characters by spaces, and cut the text to `length` characters."""
+    """Replace unprintable characters with spaces, and cut the text to `length` characters."""
     text = "".join(letter if letter.isprintable() else " " for letter in str(text))
     text = text if len(text) <= length else text[: length - 1] + "…"
-    return "\u200b" + text if text.startswith("_") else text  # matplotlib hides such labels
+    # matplotlib hides labels that begin with an underscore.
+    return "\u200b" + text if text.startswith("_") else text
 
 
 def _ink() -> str:
-    """Default text color."""
+    """Return the default text color."""
     return matplotlib.rcParams["text.color"]

@@ -1,7 +1,7 @@
 """Draw the figures of a report as SVG and PNG.
 
-Equal figures give equal bytes. Text in an SVG remains text. Its lines and text use `currentColor`,
-so they are readable on a light and on a dark page.
+Equal figures give equal bytes. Text in an SVG file remains text. Lines and text use `currentColor`,
+so they are readable on light and dark pages.
 """
 
 import io
@@ -25,8 +25,8 @@ from robust_backbones.core.figures import new_figure
 # color is never the only difference.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osD^vP"
-INK = "#3b3f45"  # text and axes, in a PNG and in an SVG file on a light background
-INK_ON_DARK = "#c9ced6"
+INK = "#3b3f45"  # color of text and axes in PNG files, and in SVG files on light backgrounds
+INK_ON_DARK = "#c9ced6"  # color of text and axes in SVG files on dark backgrounds
 
 _RC: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -59,10 +59,11 @@ def draw(figure: Figure, watermark: str = "") -> tuple[str, bytes]:
     """Draw a figure.
 
     Args:
-        watermark: word to write across the figure, such as "simulated"; empty: none.
+        figure: the figure.
+        watermark: word to write across the figure, such as "simulated"; empty: no watermark.
 
     Returns:
-        SVG text without background, and bytes of a PNG with a white background.
+        SVG text without a background, and the bytes of a PNG file with a white background.
 
     Raises:
         ValueError: the kind is unknown, or the lists of a series differ in length.
@@ -84,7 +85,7 @@ def draw(figure: Figure, watermark: str = "") -> tuple[str, bytes]:
         )
         canvas.get_layout_engine().execute(canvas)
         canvas.set_layout_engine("none")  # compute the slow layout only once
-        # Without savefig, which would draw each figure again for the layout.
+        # Avoid savefig, which would draw each figure again to compute the layout.
         svg, png = io.StringIO(), io.BytesIO()
         canvas.set_facecolor("none")
         FigureCanvasSVG(canvas).print_svg(svg, metadata={"Date": None})
@@ -94,7 +95,7 @@ def draw(figure: Figure, watermark: str = "") -> tuple[str, bytes]:
 
 
 def inline(svg: str, label: str) -> str:
-    """Return the `<svg>` element for use in a page. It takes the text color of the page.
+    """Return the `<svg>` element for use in a page. The element uses the text color of the page.
 
     Args:
         svg: SVG text from `draw`.
@@ -126,8 +127,8 @@ def _check(figure: Figure) -> None:
 def styles(panels: dict[str, list[Series]]) -> dict[tuple[str, bool], Style]:
     """Map `(label, published)` to a style that is the same in all panels.
 
-    The paper's series have the color of our series with the same label, or with a label that their
-    label begins with.
+    A series of the paper has the color and marker of our series if the paper's label begins with
+    our label.
     """
     new, found = zip(cycle(COLORS), cycle(MARKERS), strict=False), {}
     drawn = [series for panel in panels.values() for series in panel]
@@ -158,7 +159,7 @@ def _canvas(figure: Figure) -> Any:
         axis.remove()
     drawn, shown = styles(figure.panels), {}
     for (heading, panel), axis in zip(figure.panels.items(), axes.flat, strict=False):
-        letters = int(10 * width)  # entries of the legend in a line
+        letters = int(10 * width)  # characters in a line of the title
         title = textwrap.fill(plain(heading, 2 * letters - 2), letters)
         axis.set_title(title, loc="left", weight="bold")
         axis.grid(axis="y", color=INK, alpha=0.15, linewidth=0.6)
@@ -182,8 +183,8 @@ def _canvas(figure: Figure) -> Any:
 
 
 def _adapt(svg: str) -> str:
-    """Let lines and text take the color of the page, or of the reader's color scheme in a file."""
+    """Give lines and text the color of the page, or of the reader's color scheme in an SVG file."""
     svg = svg.replace(INK, "currentColor")
-    # Two decimals of a point are enough, and halve the file.
+    # Coordinates need only two decimals. Cutting the others halves the size of the file.
     svg = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda m: _DIGITS.sub(r"\1", m[0]), svg)
     return re.sub(r"(<svg [^>]*)>", rf'\1 color="{INK}">{_STYLE}', svg, count=1)

@@ -1,4 +1,4 @@
-"""The folder of a report: its files, and the contents of an older report in it."""
+"""Folder of a report: names of its files, and contents of an older report in the folder."""
 
 import json
 from pathlib import Path
@@ -30,18 +30,22 @@ def check(folder: Path) -> None:
 
 
 def older_files(folder: Path) -> list[str] | None:
-    """List the tables and figures of an older report, relative to `folder`; None: no report."""
+    """List the tables and figures of an older report.
+
+    Returns:
+        File paths relative to `folder`; None if the folder has no readable report.
+    """
     try:
         contents = _read(folder)
         paths = [Path(name) for name in contents["files"]]
     except _UNREADABLE:
         return None
-    # A newer report deletes these files. An edited list must not make it delete files of the user.
+    # A newer report deletes these files. If the list was edited, other files must not be deleted.
     return [str(p) for p in paths if len(p.parts) == 2 and p.parts[0] in (TABLES, FIGURES)]
 
 
 def older_looks(folder: Path) -> dict[str, list[str]]:
-    """Read the numbers of trials with which earlier reports in this folder gave verdicts."""
+    """Read the `comparisons.Rules.looks` of earlier reports in this folder; empty if unreadable."""
     try:
         return {str(name): list(map(str, n)) for name, n in _read(folder)["looks"].items()}
     except _UNREADABLE:

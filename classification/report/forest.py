@@ -1,7 +1,7 @@
 """Positions of estimates and intervals in the forest plots of the page.
 
 Answers with the same unit share one scale, so that their plots can be compared. All positions are
-percent of the plot's width.
+in percent of the plot's width.
 """
 
 from __future__ import annotations
@@ -24,21 +24,23 @@ MARKS = {
     Outcome.NO_DIFFERENCE: "■",
     Outcome.CANNOT_TELL: "○",
 }
-WIDEST = 4  # half-widths; longer intervals are cut, so that the others remain readable
+# Intervals that are wider than this many median half-widths to one side may be cut, so that the
+# other intervals remain readable.
+WIDEST = 4
 
 
 @dataclass(frozen=True)
 class Bar:
-    """Estimate of one task.
+    """Estimate of one task with its interval, as one line of a forest plot.
 
     Attributes:
         task: name of the task.
-        text: estimate and interval, rounded.
+        text: rounded estimate and interval.
         verdict, mark: the verdict in words and as a symbol.
-        advice: data that would settle a `cannot tell`.
-        left, width: position of the interval; None without an interval.
+        advice: trials or images that would settle a `cannot tell`; empty for other verdicts.
+        left, width: position of the low end and width of the interval; None: no interval.
         middle: position of the estimate.
-        cut: whether the interval or the estimate is outside of the plot.
+        cut: whether the estimate or an end of the interval is outside the plot.
     """
 
     task: str
@@ -57,10 +59,10 @@ class Forest:
     """Forest plot of an answer.
 
     Attributes:
-        bars: one for each task.
+        bars: one bar for each task.
         ticks: position and label of each tick; the tick of no difference has the label "0".
-        margin: left end and width of the margin; None: not drawn.
-        caption: sentence about the plot.
+        margin: position of the low end and width of the margin; None: the margin is not drawn.
+        caption: explanation of the plot.
     """
 
     bars: list[Bar]
@@ -70,10 +72,12 @@ class Forest:
 
 
 def forests(answers: list[Answer], margin: float | None) -> list[Forest | None]:
-    """Plot of each answer; None for answers without verdicts.
+    """Return the forest plot of each answer, or None for an answer without verdicts.
 
     Args:
-        margin: margin to draw, points; None: only where a verdict depends on it.
+        answers: answers of the report.
+        margin: margin to draw in every plot, points; None: a plot shows the margin only if one of
+            its verdicts is `no difference`.
     """
     found: list[Forest | None] = []
     for answer in answers:
@@ -83,7 +87,7 @@ def forests(answers: list[Answer], margin: float | None) -> list[Forest | None]:
 
 
 def _scale(verdicts: Iterable[Verdict], margin: float | None) -> tuple[float, float]:
-    """Low and high end of the plot, points."""
+    """Return the low and the high end of the scale that these verdicts share, points."""
     verdicts = list(verdicts)
     ends = [0.0, *(verdict.estimate.mean for verdict in verdicts)]
     halves = [(v.high - v.low) / 2 for v in verdicts if v.low is not None and v.high is not None]
@@ -101,7 +105,7 @@ def _forest(answer: Answer, scale: tuple[float, float], margin: float | None) ->
     low, high = scale
 
     def place(value: float) -> float:
-        """Position of a value, rounded, because it is repeated for each task."""
+        """Return the position of a value, percent, rounded to keep the page small."""
         return round(100 * (min(max(value, low), high) - low) / (high - low), 2)
 
     bars = []
@@ -134,21 +138,21 @@ def _forest(answer: Answer, scale: tuple[float, float], margin: float | None) ->
 
 
 def _text(verdict: Verdict) -> str:
-    """Estimate and interval, rounded."""
+    """Return the rounded estimate and its interval."""
     if value := interval(verdict):
         return numbers.text(value, Kind.DIFFERENCE)
     return f"{numbers.text(Value(verdict.estimate.mean), Kind.DIFFERENCE)} (no interval)"
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Three to six round numbers between the ends, with 0."""
+    """Return three to six round numbers between the ends, including 0."""
     step = 10.0 ** math.floor(math.log10((high - low) / 2))
     step = next(k * step for k in (1, 2, 5, 10) if (high - low) / (k * step) < 6)
     return [step * k for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _caption(answer: Answer, margin: float | None) -> str:
-    """Caption of the plot."""
+    """Write the caption of a plot."""
     levels = sorted({100 * (1 - v.alpha) for v in answer.verdicts.values() if v.low is not None})
     shown = " or ".join(f"{level:g} %" for level in levels)
     text = f"Robust minus standard, {answer.unit}"

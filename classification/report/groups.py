@@ -23,9 +23,9 @@ class Key:
     Attributes:
         protocol: name of the protocol.
         pretrained_on: dataset that the networks were pretrained on.
-        norm: norm of the ball that the robust networks were pretrained against.
-        shots: training images per class; None: all.
-        adversarial: radius of the ball in adversarial fine-tuning; 0: standard fine-tuning.
+        norm: norm of the perturbations in adversarial pretraining, `"l2"` or `"linf"`.
+        shots: number of training images per class; None: all images.
+        adversarial: perturbation radius eps of adversarial fine-tuning; 0: standard fine-tuning.
         simulated: whether the results are simulated.
     """
 
@@ -38,7 +38,7 @@ class Key:
 
     @property
     def order(self) -> tuple:
-        """Sort key: measured results, the clean protocol and the paper's networks come first."""
+        """Sort key. Measured results, the clean protocol and the paper's networks come first."""
         known = [*PROTOCOLS]
         position = known.index(self.protocol) if self.protocol in known else len(known)
         origin = (self.pretrained_on != REFERENCE, self.pretrained_on)
@@ -47,7 +47,11 @@ class Key:
 
     @property
     def parts(self) -> list[tuple[str, str]]:
-        """Name for files and description of each property that differs from its default."""
+        """Pairs of a short name and a description, one pair for each property.
+
+        Properties with default values are excluded, except for the protocol and the pretraining
+        data.
+        """
         data, shots, eps = self.pretrained_on, self.shots, f"{self.adversarial:g}"
         found = [
             (self.protocol, f"protocol {self.protocol}"),
@@ -63,12 +67,12 @@ class Key:
 
     @property
     def name(self) -> str:
-        """Short name, which also identifies comparisons in `report.json`."""
+        """Short name of the group, which also identifies its comparisons in `report.json`."""
         return " ".join(name for name, _ in self.parts)
 
     @property
     def words(self) -> list[str]:
-        """Descriptions of the properties that differ from their defaults."""
+        """Descriptions of the properties in `parts`."""
         return [description for _, description in self.parts]
 
 
@@ -76,12 +80,12 @@ class Key:
 class Group:
     """Transfer results that can be compared.
 
-    A cell is a network on a task: a mode, task, architecture, eps and downscaling.
+    A cell is a network on a task: one mode, task, architecture, eps and size of downscaling.
 
     Attributes:
         key: properties that the results have in common.
-        suffix: suffix of the names of the group's sections; empty for the first group.
-        runs: name of a task -> its runs.
+        suffix: suffix for the names of the group's sections; empty for the first group.
+        runs: mapping from the name of each task to its runs.
     """
 
     key: Key
@@ -90,7 +94,7 @@ class Group:
 
     @property
     def reference(self) -> bool:
-        """Whether the networks were trained like the paper's: on ImageNet, with an L2 ball."""
+        """Whether the networks were pretrained like the paper's: on ImageNet, with the L2 norm."""
         return self.key.pretrained_on == REFERENCE and self.key.norm == "l2"
 
     @cached_property
@@ -105,33 +109,34 @@ class Group:
     def configurations(
         self, mode: str, task: str, arch: str, eps: float | None, downscale: int | None = None
     ) -> list[Merged]:
-        """All runs of a cell. They differ in hyperparameters or in the weight file."""
+        """Return all runs of a cell. The runs differ in hyperparameters or in the weight file."""
         return self._cells.get((mode, task, arch, eps, downscale), [])
 
     def cell(
         self, mode: str, task: str, arch: str, eps: float | None, downscale: int | None = None
     ) -> Merged | None:
-        """Run of a cell with the highest mean, as the paper defines it; None: no run."""
+        """Return the run of a cell with the highest mean accuracy, or None if there is no run."""
         found = self.configurations(mode, task, arch, eps, downscale)
         return max(found, key=lambda run: run.mean, default=None)
 
     @cached_property
     def ambiguous(self) -> frozenset[int]:
-        """`id` of each run whose cell has several runs."""
+        """Python's `id` of each run whose cell has several runs."""
         shared = (own for own in self._cells.values() if len(own) > 1)
         return frozenset(id(run) for own in shared for run in own)
 
     @cached_property
     def modes(self) -> tuple[str, ...]:
-        """Transfer modes with a run."""
+        """Transfer modes that have a run."""
         have = {key[0] for key in self._cells}
         return tuple(mode for mode in MODES if mode in have)
 
     @cached_property
     def tasks(self) -> tuple[str, ...]:
-        """Tasks with a run, without stylized images, which have their own figure.
+        """Tasks that have a run, except stylized images, which have their own figure.
 
-        If networks like the paper's have a run on one of the twelve tasks, all are listed.
+        If a group of networks like the paper's has a run on one of the paper's twelve tasks, all
+        twelve are listed.
         """
         suite = SUITE if self.reference and set(SUITE) & set(self.runs) else ()
         others = sorted(set(self.runs) - set(suite), key=_dataset_order)
@@ -148,36 +153,39 @@ class Group:
 
     @cached_property
     def eps(self) -> tuple[float, ...]:
-        """Radii of robust networks with a run, and the paper's radii for networks like its own."""
+        """Values of eps of robust networks that have a run.
+
+        Groups of networks like the paper's also have all of the paper's values.
+        """
         have = {key[3] for key in self._cells if key[3]}
         return tuple(sorted(have | set(published.EPS if self.reference else ())))
 
     def networks(self, mode: str, task: str) -> list[Merged]:
-        """Best run of each network, including networks that are not in Table 1."""
+        """Return the best run of each network, including networks that are not in Table 1."""
         keys = (k for k in self._cells if k[:2] == (mode, task) and k[4] is None)
         keys = sorted(keys, key=lambda k: (_arch_order(k[2]), k[3]))
         return [cell for key in keys if (cell := self.cell(*key))]
 
     @cached_property
     def downscales(self) -> tuple[int, ...]:
-        """Sizes, in pixels, that images were downscaled to."""
+        """Sizes, in pixels, to which images were downscaled."""
         return tuple(sorted({key[4] for key in self._cells if key[4]}))
 
     def row(
         self, mode: str, task: str, arch: str, downscale: int | None = None
     ) -> dict[float, Merged]:
-        """Map each eps that has a run to the best one. The standard network has eps 0."""
+        """Map each eps that has a run to its best run. The standard network has eps 0."""
         found = {eps: self.cell(mode, task, arch, eps, downscale) for eps in (0.0, *self.eps)}
         return {eps: run for eps, run in found.items() if run}
 
 
 def stylized(name: str) -> bool:
-    """Whether a dataset has stylized images (Figure 8)."""
+    """Return whether a dataset has stylized images (Figure 8), according to its name."""
     return "stylized" in name.lower()
 
 
 def groups_of(runs: Iterable[Merged]) -> list[Group]:
-    """Groups of the transfer runs whose networks have a known eps, in the order of the report."""
+    """Group the transfer runs whose networks have a known eps, in the order of the report."""
     by_key: dict[Key, list[Merged]] = {}
     for run in runs:
         if run.first.kind == "transfer" and run.first.eps is not None:
@@ -210,14 +218,14 @@ def _share_standard(by_key: dict[Key, list[Merged]]) -> None:
 
 
 def _suffixes(keys: list[Key]) -> dict[Key, str]:
-    """Short, unique suffixes from the properties in which a group differs from the first one."""
+    """Derive short, unique suffixes from the properties in which groups differ from the first."""
     found, used = {}, set()
     for key in keys:
         names = [
             name for name, description in key.parts if (name, description) not in keys[0].parts
         ]
         name = re.sub(r"[^\w.=]+", "-", "-".join(names)).strip("-").lower()
-        name = name[:40].rstrip("-")  # part of file names, which have at most 255 bytes
+        name = name[:40].rstrip("-")  # a part of file names, which have at most 255 bytes
         suffix, number = f"-{name}" if key != keys[0] else "", 2
         while suffix in used:
             suffix, number = f"-{name or 'other'}-{number}", number + 1
@@ -229,8 +237,8 @@ def _suffixes(keys: list[Key]) -> dict[Key, str]:
 def _by_task(runs: list[Merged]) -> dict[str, list[Merged]]:
     """Map names of tasks to runs. Runs on different images of a dataset are different tasks.
 
-    If a dataset has several tasks, the one with the most training images (then trials) has the name
-    of the dataset without a suffix.
+    If a dataset has several tasks, the task with the most training images has the dataset's name
+    without a suffix. Among equally large tasks, the task with the most trials has this name.
     """
     datasets: dict[str, dict[tuple, list[Merged]]] = {}
     for run in runs:

@@ -1,1 +1,1 @@
-"""Builders of the report's sections: each table and figure of the paper, from results."""
+"""Build the sections of a report from results: one for each table and figure of the paper."""

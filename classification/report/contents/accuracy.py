@@ -61,7 +61,7 @@ CORRECTED = (
 
 
 def table1(results: Results, group: Group) -> list[Section]:
-    """Table 1: best robust and best standard network of each task."""
+    """Build Table 1: the best robust and the best standard network of each task."""
     rows, runs = [], []
     for mode in group.modes:
         for task in group.tasks:
@@ -100,7 +100,15 @@ def table1(results: Results, group: Group) -> list[Section]:
 
 
 def best(runs: Iterable[Merged], robust: bool) -> Merged | None:
-    """Robust, or standard, run with the highest mean; None without such a run."""
+    """Return the robust or the standard run with the highest mean accuracy.
+
+    Args:
+        runs: runs of robust and standard networks.
+        robust: whether to search among the robust runs instead of the standard runs.
+
+    Returns:
+        The best run; None if there is no run to choose.
+    """
     side = [run for run in runs if bool(run.first.eps) == robust]
     return max(side, key=lambda run: run.mean, default=None)
 
@@ -153,7 +161,7 @@ def _table1_figure(group: Group, rows: list[Row]) -> Figure:
 
 
 def bars(results: Results, group: Group) -> list[Section]:
-    """Figures 2 and 3: accuracy of each architecture."""
+    """Build Figures 2 and 3: the standard and the best robust network of each architecture."""
     return [_bars(group, mode) for mode in group.modes]
 
 
@@ -200,10 +208,14 @@ def _bars(group: Group, mode: str) -> Section:
 
 
 def _bars_row(group: Group, mode: str, task: str, arch: str, runs: dict[float, Merged]) -> Row:
-    """Table row of one architecture.
+    """Build the table row of one architecture.
 
     Args:
-        runs: eps -> run, with the standard network at eps 0.
+        group: group of comparable results.
+        mode: transfer mode.
+        task: name of the task.
+        arch: name of the architecture.
+        runs: mapping from eps to the run. The standard network has eps 0.
     """
     standard, robust = value(runs.get(0.0)), best(runs.values(), robust=True)
     paper = (published.best_run(mode, task, arch) if group.reference else None) or {}
@@ -220,16 +232,18 @@ def _bars_row(group: Group, mode: str, task: str, arch: str, runs: dict[float, M
 
 
 def curves(results: Results, group: Group) -> list[Section]:
-    """Accuracy against eps for each task, as in the paper's appendix."""
+    """Build the curves of accuracy against eps for each task, as in the paper's appendix."""
     excluded = results.excluded.get(group.suffix, frozenset())
     return [_curves(group, mode, sum(cell[0] == mode for cell in excluded)) for mode in group.modes]
 
 
 def _curves(group: Group, mode: str, excluded: int) -> Section:
-    """Section of one mode.
+    """Build the curves of one transfer mode.
 
     Args:
-        excluded: number of cells that the study excludes.
+        group: group of comparable results.
+        mode: transfer mode.
+        excluded: number of cells of this mode that the study excludes.
     """
     levels, norm = (0.0, *group.eps), group.key.norm
     columns = [eps_column(eps, norm) for eps in levels]

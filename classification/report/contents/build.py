@@ -22,9 +22,9 @@ from classification.report.records import Record
 from classification.report.sections import Section
 from classification.study.file import read_study
 
-# Tables and figures in the order of the report, with their builders. A builder of `ONCE` is called
-# once, `(results) -> sections`. The others are called for each group of comparable transfer runs,
-# `(results, group) -> sections`.
+# Tables and figures in the order of the report, with their builders. Builders in `ONCE` are called
+# once, as `(results) -> sections`. All other builders are called for each group of comparable
+# transfer runs, as `(results, group) -> sections`.
 BUILDERS: dict[str, Callable[..., list[Section]]] = {
     "Figure 1": coverage.figure1,
     "Table 1": accuracy.table1,
@@ -49,8 +49,8 @@ def collect(found: list[Record], study: Path | None = None, rules: Rules | None 
 
     Args:
         found: results; `Value.records` of the sections are indices into this list.
-        study: study file whose runs are counted.
-        rules: rules for verdicts; None: the default margin and a first look.
+        study: study file whose runs are counted; None: no study.
+        rules: rules for verdicts; None: the default margin and no earlier looks.
     """
     rules = rules or Rules()
     runs = records.merged(found)
@@ -70,7 +70,7 @@ def collect(found: list[Record], study: Path | None = None, rules: Rules | None 
 
 
 def build_sections(results: Results) -> list[Section]:
-    """Build the sections that have a result, and those about coverage."""
+    """Build the sections that have a result, and the sections about coverage."""
     # Networks that were pretrained on stylized images appear only in Figure 8.
     shown = [group for group in results.groups if not stylized(group.key.pretrained_on)]
     made, empty = [], []

@@ -13,7 +13,7 @@ from robust_backbones.core.eps import show_eps
 
 
 def figure1(results: Results) -> list[Section]:
-    """Numbers of the visualizations in Figure 1."""
+    """Build the table of numbers that belong to the visualizations of Figure 1."""
     found = [(i, r) for i, r in enumerate(results.records) if r.kind == "interpret"]
     if not found:
         return []
@@ -57,12 +57,12 @@ def figure1(results: Results) -> list[Section]:
 
 
 def _run(record: Record) -> str:
-    """Labels of the run in its study, or the name of its folder."""
+    """Return the labels of the run in its study, or the name of the run's folder."""
     return ", ".join(map(str, record.labels.values())) or record.path.parent.name
 
 
 def _numbers(node: dict) -> dict[str, float]:
-    """Means, without the lists of numbers of single pictures."""
+    """Collect the means in nested metrics, without the lists of numbers of single pictures."""
     found = {}
     for name, cell in node.items():
         if isinstance(cell, dict):
@@ -81,11 +81,11 @@ def _warnings(record: Record) -> Iterable[dict]:
 
 
 def coverage(results: Results, made: list[Section], empty: list[str]) -> list[Section]:
-    """Sections about the coverage: of each table and figure, of the study, and missing networks.
+    """Build the sections about coverage: tables and figures, the study, and missing networks.
 
     Args:
         results: results that the report is built from.
-        made: the other sections.
+        made: all other sections of the report.
         empty: names of tables and figures without any result.
     """
     rows: list[Row] = [
@@ -136,7 +136,7 @@ def _part(section: Section) -> float | None:
 
 
 def _missing(results: Results, group: Group) -> list[Section]:
-    """Networks of Table 1, Figures 2 and 3 and the curves that have no run."""
+    """Build the table of networks without a run that Table 1, Figures 2 and 3 and curves need."""
     levels, found = (0.0, *group.eps), 0
     excluded = results.excluded.get(group.suffix, frozenset())
     wanted = len(group.modes) * len(group.tasks) * len(group.archs) * len(levels) - len(excluded)
@@ -182,7 +182,7 @@ def _missing(results: Results, group: Group) -> list[Section]:
 
 
 def _study(results: Results) -> list[Section]:
-    """Runs of the study file, finished or missing."""
+    """Build the table of finished and missing runs of the study file, if there is a study."""
     if results.study is None:
         return []
     runs = results.planned

@@ -31,7 +31,7 @@ from robust_backbones.core.results import flatten
 
 TASKS = {"bbox": "box AP", "segm": "mask AP"}
 STANDARD = "standard"
-SHOWN = 3  # configuration keys that distinguish experiments
+SHOWN = 3  # maximum number of configuration keys in the description of an experiment
 COLUMNS = [
     Column("experiment"),
     Column("metric"),
@@ -52,10 +52,11 @@ class Experiment:
     """Detectors that differ only in their initial weights.
 
     Attributes:
-        name: key of the paper's numbers, such as `"coco_instance"`, or a name of the same form.
-        words: test set, detector and schedule.
-        networks: name of a backbone -> its runs, one for each seed; `STANDARD` first.
-        named: whether the backbones are known only by the names of their files.
+        name: key of the paper's numbers, such as `"coco_instance"`; a name of the same form if the
+            paper has no such numbers.
+        words: description that names the test set, detector and schedule.
+        networks: mapping from the name of each backbone to its runs, with `STANDARD` first.
+        named: whether the names of some backbones come only from labels or file names.
     """
 
     name: str
@@ -65,7 +66,7 @@ class Experiment:
 
 
 def figure4(results: Results) -> list[Section]:
-    """AP of each backbone, and its difference from the standard one."""
+    """Build Figure 4: AP of each backbone, and its difference from the standard backbone."""
     found = experiments(results.of_kind("detection"))
     if not found:
         return []
@@ -108,7 +109,11 @@ def figure4(results: Results) -> list[Section]:
 
 
 def _lacking(found: list[Experiment]) -> int:
-    """Count the paper's numbers that have no counterpart among ours; 0 if no number has one."""
+    """Count the paper's numbers that have no counterpart in our results.
+
+    Returns:
+        The count; 0 if no number of the paper has a counterpart.
+    """
     sides = {
         (e.name, side)
         for e in found
@@ -128,7 +133,10 @@ def _lacking(found: list[Experiment]) -> int:
 
 
 def experiments(runs: list[Merged]) -> list[Experiment]:
-    """Group the runs of detectors that differ only in their weights. The paper's come first."""
+    """Group the runs of detectors that differ only in their weights.
+
+    The paper's experiments come first.
+    """
     groups: dict[tuple, dict[str, list[Merged]]] = {}
     for run in runs:
         networks = groups.setdefault((run.first.dataset, _recipe(run.first)), {})
@@ -146,7 +154,7 @@ def experiments(runs: list[Merged]) -> list[Experiment]:
 
 
 def _distinguished(found: list[Experiment]) -> list[Experiment]:
-    """Append the keys in which configurations differ to the words of experiments that are equal."""
+    """Extend equal descriptions of experiments by the configuration keys that differ."""
     distinguished = []
     for experiment in found:
         alike = [e for e in found if e.words == experiment.words]
@@ -164,10 +172,10 @@ def _first(experiment: Experiment) -> Record:
 
 
 def _network(record: Record) -> str:
-    """Name of the backbone: `standard`, `eps 3`, or the user's name."""
+    """Return the name of the backbone: `standard`, `eps 3`, or the user's name."""
     if record.eps is not None:
         return f"eps {show_eps(record.constraint, record.eps)}" if record.eps else STANDARD
-    # The user's own weights are named by the study's label, or else by the folder of the file.
+    # The user's own weights are named after the study's label, or else after their folder.
     label = str(record.labels.get("weights") or Path(record.weights).parent.name or record.weights)
     return STANDARD if STANDARD in label.lower() else label
 
@@ -178,13 +186,13 @@ def _order(network: str) -> tuple:
 
 
 def _recipe(record: Record) -> str:
-    """Digest of the configuration, equal for detectors that differ only in their weights."""
+    """Hash the configuration, without the keys that may differ within an experiment."""
     text = json.dumps(_compared(record.settings), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _compared(config: dict) -> dict:
-    """Flatten a configuration, without the keys that may differ within an experiment."""
+    """Flatten a configuration, and drop the keys that may differ within an experiment."""
     return {key: cell for key, cell in flatten(config).items() if not key.startswith(EXPERIMENT)}
 
 
@@ -203,7 +211,7 @@ def _words(record: Record) -> str:
 
 
 def _aps(runs: list[Merged], task: str) -> dict[int, float]:
-    """Map seeds to AP."""
+    """Map the seed of each run to its AP, percent."""
     found = {}
     for run in runs:
         for (record, _), seed in zip(run.sources, run.seeds, strict=True):
@@ -214,10 +222,12 @@ def _aps(runs: list[Merged], task: str) -> dict[int, float]:
 
 
 def verdicts(experiment: Experiment, task: str, rules: Rules) -> dict[str, Verdict]:
-    """Map each robust backbone to the verdict on its AP against the standard one.
+    """Map each robust backbone to the verdict on its AP compared with the standard backbone.
 
     Args:
-        task: a key of `TASKS`.
+        experiment: detectors that differ only in their initial weights.
+        task: key of `TASKS`.
+        rules: rules for verdicts.
     """
     aps = {n: own for n, runs in experiment.networks.items() if (own := _aps(runs, task))}
     standard = aps.pop(STANDARD, None)
@@ -267,7 +277,7 @@ def _paper(name: str, task: str, side: str) -> Value | None:
 
 
 def _over_runs(aps: dict[int, float], runs: list[Merged]) -> Value:
-    """Mean and standard deviation over runs."""
+    """Return the mean and the standard deviation of AP over runs."""
     spread = StdDev(stdev(aps.values())) if len(aps) > 1 else None
     indices = tuple(index for run in runs for index in run.indices)
     return Value(fmean(aps.values()), spread, len(aps), indices)

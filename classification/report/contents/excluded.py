@@ -1,4 +1,4 @@
-"""Networks that a study excludes on purpose: they are not missing."""
+"""Find the networks that a study excludes on purpose, so that they do not count as missing."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ Finished = tuple[dict[str, str], NetworkCell]  # labels of a finished run, and i
 def excluded_cells(
     group: Group, records: list[Record], planned: Iterable[StudyRun]
 ) -> frozenset[NetworkCell]:
-    """Find the cells of a group for which a study has labels, but no run (`skip` and `only`).
+    """Find the cells of a group that a study excludes with `skip` or `only`.
 
-    A study has labels of axes, not cells. The finished runs of a part show the mode, task,
-    architecture and eps of each label. Combinations that they do not show remain missing.
+    A study file has labels for its axes, but does not name cells. The finished runs of a part show
+    which mode, task, architecture and eps belong to each label. If they do not show the cell of an
+    excluded combination, the combination still counts as missing.
 
     Args:
+        group: group of comparable results.
         records: all records of the report.
-        planned: the runs of the study file.
+        planned: runs of the study file.
     """
     cells: dict[str, NetworkCell] = {}
     for task, runs in group.runs.items():
@@ -54,9 +56,10 @@ def excluded_cells(
 def _cell(
     labels: Mapping[str, str], finished: list[tuple[dict[str, str], NetworkCell]]
 ) -> NetworkCell | None:
-    """Cell of the network with these labels; None if the finished runs do not show it.
+    """Return the cell of the network with these labels; None if the finished runs do not show it.
 
     Args:
+        labels: label of each axis.
         finished: labels and cell of each finished run of the same part.
     """
     values = []
@@ -78,7 +81,18 @@ def _value(
     finished: list[tuple[dict[str, str], NetworkCell]],
     number: int,
 ) -> set:
-    """Value of a cell's field, if each label of the axis has one value and no two share it."""
+    """Return the value that a label of this axis gives to a field of the cell.
+
+    Args:
+        axis: name of the axis.
+        labels: label of each axis.
+        finished: labels and cell of each finished run of the same part.
+        number: index of the field in a cell.
+
+    Returns:
+        Set with the value. The set is empty unless each label of the axis has exactly one value and
+        no two labels have the same value.
+    """
     known: dict[str, set] = {}
     for own, cell in finished:
         known.setdefault(own[axis], set()).add(cell[number])

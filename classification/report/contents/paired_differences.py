@@ -64,7 +64,7 @@ SECTION_4_3 = [
 
 
 def _contest_cells(c: Contest) -> Row:
-    """Cells of a contest: differences, selection bias, verdict, and differing recipes."""
+    """Return a contest's cells: differences, selection bias, verdict, and differing recipes."""
     indices = (*c.robust.indices, *c.standard.indices)
     return {
         "measured": Value(c.measured, trials=min(c.estimate.trials), records=indices),
@@ -76,7 +76,7 @@ def _contest_cells(c: Contest) -> Row:
 
 
 def section_4_3(results: Results, group: Group) -> list[Section]:
-    """Section 4.3: the best eps of each task."""
+    """Build the table for Section 4.3: the best eps of each task and architecture."""
     contests = results.by_architecture[group.suffix]
     if not contests:
         return []
@@ -126,7 +126,10 @@ def _section_4_3_row(group: Group, mode: str, task: str, arch: str, c: Contest) 
 
 
 def paired(results: Results, group: Group) -> list[Section]:
-    """Best robust against best standard network of each task and of all tasks, with verdicts."""
+    """Build the table of paired differences between the best robust and the best standard network.
+
+    The table has a verdict for each task, and for the mean over all tasks.
+    """
     contests = results.contests[group.suffix]
     if not contests:
         return []
@@ -200,7 +203,10 @@ def _warnings(verdicts: Sequence[Verdict]) -> list[str]:
 
 
 def ranks(results: Results, group: Group) -> list[Section]:
-    """Average ranks of the eps over tasks, for each architecture and for the best of all."""
+    """Build the table of average ranks over tasks, with one rank for each eps.
+
+    Each architecture has its own row. One more row uses the best architecture for each eps.
+    """
     levels, norm = (0.0, *group.eps), group.key.norm
     rows, panels, runs, found = [], {}, [], 0
     for mode in group.modes:
@@ -257,10 +263,16 @@ def ranks(results: Results, group: Group) -> list[Section]:
 def _complete(
     group: Group, mode: str, arch: str | None, levels: Sequence[float]
 ) -> tuple[list[list[float]], list[Merged]]:
-    """Accuracies of the tasks that have all eps, `(tasks, eps)` in percent, and their runs.
+    """Collect the accuracies of the tasks that have a run for every eps.
 
     Args:
-        arch: architecture; None: the best architecture for each eps.
+        group: group of comparable results.
+        mode: transfer mode.
+        arch: name of the architecture; None: the best architecture for each eps.
+        levels: every eps that a task must have.
+
+    Returns:
+        Accuracies `(tasks, eps)`, percent, and the runs that have these accuracies.
     """
     archs = group.archs if arch is None else (arch,)
     table, used = [], []

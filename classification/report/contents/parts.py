@@ -37,19 +37,21 @@ EMBEDDED = tuple(name for name, row in DATASETS.items() if not row.needs_root)
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """Input of the sections.
+    """Results from which all sections of a report are built.
 
     Attributes:
         records: all records of the report; `Value.records` are indices into this list.
-        runs: the records, with the trials of a configuration merged.
+        runs: merged records; all trials of a configuration form one run.
         groups: groups of comparable transfer runs.
-        contests: group's suffix -> (mode, task) -> best robust against best standard network.
-        by_architecture: group's suffix -> (mode, task, architecture) -> contest within an
-            architecture.
+        contests: for each group's suffix, a mapping from (mode, task) to the contest between the
+            best robust and the best standard network.
+        by_architecture: for each group's suffix, a mapping from (mode, task, architecture) to the
+            contest between networks of this architecture.
         study: study file, or None.
         rules: rules for verdicts.
-        planned: runs of the study.
-        excluded: group's suffix -> cells that the study excludes, so that they are not missing.
+        planned: runs of the study file; empty without a study.
+        excluded: for each group's suffix, the cells that the study excludes, so that they do not
+            count as missing.
     """
 
     records: list[Record]
@@ -63,21 +65,21 @@ class Results:
     excluded: dict[str, frozenset[NetworkCell]] = field(default_factory=dict)
 
     def of_kind(self, kind: str) -> list[Merged]:
-        """Runs of a kind, a key of `result_kinds.READERS`."""
+        """Return the runs of one kind of result, which is a key of `result_kinds.READERS`."""
         return [run for run in self.runs if run.first.kind == kind]
 
 
 def value(run: Merged | None) -> Value | None:
-    """Mean over the trials of a run, with the lowest and the highest trial."""
+    """Return the mean over the trials of a run, with the lowest and the highest trial."""
     return None if run is None else of_trials(run.accuracies, run.indices)
 
 
 def of_trials(accuracies: tuple[float, ...], records: tuple[int, ...]) -> Value:
-    """Mean over trials, with the lowest and the highest trial if there are several.
+    """Return the mean over trials, with the lowest and the highest trial if there are several.
 
     Args:
         accuracies: accuracy of each trial, percent.
-        records: indices of the records.
+        records: indices of the records that contain the trials.
     """
     count = len(accuracies)
     ends = Ends(min(accuracies), max(accuracies)) if count > 1 else None
@@ -85,14 +87,21 @@ def of_trials(accuracies: tuple[float, ...], records: tuple[int, ...]) -> Value:
 
 
 def minus(a: Cell, b: Cell) -> float | None:
-    """Difference of two numbers or means; None if one is missing."""
+    """Return `a - b` for two cells with numbers or means; None if a cell is missing."""
     a, b = (cell.mean if isinstance(cell, Value) else cell for cell in (a, b))
     assert not isinstance(a, str) and not isinstance(b, str)
     return None if a is None or b is None else a - b
 
 
 def series(label: str, x: list, cells: Iterable[Cell], **more: Any) -> Series:
-    """Series of a figure from cells of a table: means, and spreads as error bars."""
+    """Convert cells of a table to a series of a figure. Spreads become error bars.
+
+    Args:
+        label: name in the legend.
+        x: position of each cell, a number or category.
+        cells: numbers or means, percent; None: no number.
+        more: further fields of the series.
+    """
     values = [Value(cell) if isinstance(cell, (int, float)) else cell for cell in cells]
     ends = [v.ends if isinstance(v, Value) else (None, None) for v in values]
     means = [v.mean if isinstance(v, Value) else None for v in values]
@@ -100,12 +109,12 @@ def series(label: str, x: list, cells: Iterable[Cell], **more: Any) -> Series:
 
 
 def eps_column(eps: float, norm: str, kind: Kind = Kind.ACCURACY) -> Column:
-    """Column of the networks with one eps. The best eps of a row is bold."""
+    """Return the column for networks with one eps. The best number of each row is bold."""
     return Column(_eps_key(eps), f"eps {show_eps(norm, eps)}", kind, compared=True)
 
 
 def eps_cells(levels: Iterable[float], numbers: Iterable[Cell]) -> Row:
-    """Cells for the columns of `eps_column`."""
+    """Return the cells of a row for the columns of `eps_column`."""
     return dict(zip(map(_eps_key, levels), numbers, strict=True))
 
 
@@ -125,7 +134,19 @@ def section(
     warned: Iterable[str] = (),
     **more: Any,
 ) -> Section:
-    """Section about a group, with the warnings about its runs."""
+    """Create a section about a group, and add warnings about the runs.
+
+    Args:
+        group: group of comparable results.
+        name: name of the section, without the group's suffix.
+        title: heading of the section.
+        runs: runs whose numbers are in the section; None entries are ignored.
+        text: paragraphs above the table.
+        columns: columns of the table.
+        rows: rows of the table.
+        warned: further warnings.
+        more: further fields of the section.
+    """
     used = list({id(run): run for run in runs if run}.values())
     words = "; ".join(group.key.words)
     made = Section(
@@ -151,7 +172,7 @@ def _mixed_with_paper(group: Group, section: Section) -> list[str]:
 
 
 def warnings(runs: list[Merged]) -> list[str]:
-    """Reasons not to compare or trust the numbers of these runs, one sentence each."""
+    """List reasons not to compare or trust the numbers of these runs, one sentence each."""
     records = [run.first for run in runs]
     found = []
     if any(r.simulated for r in records):
@@ -193,7 +214,7 @@ def warnings(runs: list[Merged]) -> list[str]:
 
 
 def _mixed(records: list[Record]) -> list[str]:
-    """Settings that differ between transfer runs of one task and mode."""
+    """List the settings that differ between transfer runs of one task and mode."""
     alike: dict[tuple, list[dict]] = {}
     for r in records:
         if r.kind == "transfer":

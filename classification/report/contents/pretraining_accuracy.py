@@ -33,7 +33,7 @@ FIT = [
     Column("paper_slope", "paper: slope", Kind.SLOPE, paper=True),
     Column("paper_r_squared", "paper: R²", Kind.R_SQUARED, paper=True),
 ]
-# A network with its accuracy on the pretraining data, percent; None: unknown.
+# Accuracy of a network on its pretraining data, percent (None: unknown), and the transfer run.
 Point = tuple[float | None, Merged]
 
 
@@ -45,14 +45,19 @@ class PretrainingAccuracy:
         self._by_digest: dict[str, float] | None = None
 
     def of(self, run: Merged) -> float | None:
-        """Published accuracy, or the one in the pretraining's result, percent; None: unknown."""
+        """Return the accuracy of a run's network on its pretraining data.
+
+        Returns:
+            The published accuracy, or the accuracy in the result of the pretraining, percent; None
+            if both are unknown.
+        """
         if model := zoo.known(run.first.weights):
             return model.accuracy
         if self._by_digest is None:
             self._by_digest = dict(filter(None, map(_digest, self._runs)))
         if run.first.weights_sha256 in self._by_digest:
             return self._by_digest[run.first.weights_sha256]
-        # If the weights are not next to the result of the pretraining, match the end of the path.
+        # If the weight file was moved away from its pretraining result, match the end of the path.
         tail = Path(run.first.weights).parts[-2:]
         same = [r for r in self._runs if Path(r.weights).parts[-2:] == tail]
         same = [r for r in same if not Path(r.weights).is_file()]
@@ -65,7 +70,7 @@ def _digest(record: Record) -> tuple[str, float] | None:
 
 
 def figure5(results: Results, group: Group) -> list[Section]:
-    """Transfer accuracy against the accuracy on the pretraining data."""
+    """Build Figure 5: transfer accuracy against the accuracy on the pretraining data."""
     accuracy, rows, used, figures = PretrainingAccuracy(results), [], [], []
     name = "ImageNet" if group.reference else (group.key.pretrained_on or "pretraining")
     for mode in group.modes:
@@ -123,7 +128,11 @@ def _fit_rows(mode: str, task: str, points: Sequence[Point]) -> list[Row]:
 
 
 def _fit(points: Sequence[Point]) -> Row:
-    """Number of points with a known pretraining accuracy, slope and R² of the line."""
+    """Fit a line through the points with a known pretraining accuracy.
+
+    Returns:
+        Cells for the number of these points, and for the slope and R² of the line.
+    """
     pairs = [(x, run.mean) for x, run in points if x is not None]
     slope, _, r_squared = (statistics.fit(*zip(*pairs, strict=True)) if pairs else None) or (
         None,
@@ -134,7 +143,7 @@ def _fit(points: Sequence[Point]) -> Row:
 
 
 def _clouds(points: Sequence[Point], group: Group) -> list[Series]:
-    """One point series for each architecture."""
+    """Return one series of points for each architecture."""
     clouds = []
     for arch in dict.fromkeys(run.first.arch for _, run in points):
         own = [(x, run) for x, run in points if run.first.arch == arch]
@@ -146,7 +155,11 @@ def _clouds(points: Sequence[Point], group: Group) -> list[Series]:
 
 
 def table2(results: Results, group: Group) -> list[Section]:
-    """Architectures with the same eps: the paper's six on CIFAR-10, or the user's on all tasks."""
+    """Build Table 2: compare architectures with the same eps.
+
+    For networks like the paper's, the table has its six architectures on CIFAR-10. Otherwise, it
+    has the user's architectures on all tasks.
+    """
     if group.reference:
         archs, levels = tuple(published.numbers()["table2"]["archs"]), (0.0, 3.0)
         pairs = [("full-network", "cifar10")]
@@ -204,7 +217,7 @@ def _table2_fit(group: Group, mode: str, task: str, eps: float, points: list[Poi
 
 
 def _lines(points: dict[float, list[Point]], group: Group) -> list[Series]:
-    """Points and fitted line of each eps, ours and the paper's."""
+    """Return the points and fitted line of each eps, from our results and from the paper."""
     drawn, table = [], published.numbers()["table2"] if group.reference else {}
     for eps, every in points.items():
         own = [(x, run) for x, run in every if x is not None]

@@ -22,7 +22,7 @@ from classification.report.sections import Column, Figure, Kind, Row, Section
 from robust_backbones import zoo
 from robust_backbones.core.eps import show_eps
 
-MAX_LINES = 5  # most lines in a panel, because more cannot be distinguished
+MAX_LINES = 5  # maximum number of lines in a panel, so that readers can distinguish them
 SIDES = ("standard", "robust", "stylized")
 FIGURE8 = [
     MODE,
@@ -36,7 +36,7 @@ FIGURE8 = [
 
 
 def figure6(results: Results, group: Group) -> list[Section]:
-    """Accuracy against width, for networks that differ only in width."""
+    """Build Figure 6: accuracy against width, for networks that differ only in width."""
     widths = _widths(group)
     if len(widths) < 2:
         return []
@@ -90,7 +90,11 @@ def figure6(results: Results, group: Group) -> list[Section]:
 
 
 def _widths(group: Group) -> dict[float, str]:
-    """Map multiples of the narrowest width to architectures, for the largest family of networks."""
+    """Map relative widths to architectures that differ only in width.
+
+    The narrowest architecture has the relative width 1. If several families of architectures differ
+    only in width, the largest family is used.
+    """
     families: dict[tuple, dict[int, str]] = {}
     for arch in group.archs:
         if isinstance(row := zoo.ARCHS.get(arch), zoo.ResNetArch):
@@ -103,7 +107,7 @@ def _widths(group: Group) -> dict[float, str]:
 
 
 def figure7(results: Results, group: Group) -> list[Section]:
-    """Accuracy on images that were downscaled first."""
+    """Build Figure 7: accuracy on images that were downscaled and enlarged again."""
     levels = (0.0, *group.eps)
     rows, used, figures = [], [], []
     for mode in group.modes:
@@ -171,7 +175,7 @@ def figure7(results: Results, group: Group) -> list[Section]:
 
 
 def figure8(results: Results, group: Group) -> list[Section]:
-    """Transfer to stylized images, and transfer from networks that were trained on them."""
+    """Build Figure 8: transfer to stylized images, and transfer from networks trained on them."""
     rows, used, panels = [], [], {}
     for task in filter(stylized, group.runs):
         for mode in group.modes:
@@ -216,7 +220,7 @@ def figure8(results: Results, group: Group) -> list[Section]:
 
 
 def evaluated(results: Results) -> list[Section]:
-    """Figure 8: ImageNet networks on stylized images, without transfer."""
+    """Build the part of Figure 8 without transfer: accuracy of networks on stylized images."""
     runs = [run for run in results.of_kind("robustness") if stylized(run.first.dataset)]
     rows: list[Row] = [
         {"data": run.first.dataset, "network": _network(run.first), "accuracy": value(run)}
@@ -248,7 +252,11 @@ def _network(record: Record) -> str:
 
 
 def _stylized_source(results: Results, group: Group) -> Group | None:
-    """Group of the networks that were pretrained on the stylized version of this group's data."""
+    """Find the group of networks that were pretrained on the stylized version of this group's data.
+
+    Returns:
+        The group; None if there is no such group.
+    """
     for other in results.groups:
         mine, theirs = vars(group.key).copy(), vars(other.key).copy()
         origin, name = mine.pop("pretrained_on"), theirs.pop("pretrained_on")
@@ -260,7 +268,16 @@ def _stylized_source(results: Results, group: Group) -> Group | None:
 def _figure8_row(
     group: Group, source: Group | None, mode: str, task: str, arch: str, used: list[Merged]
 ) -> Row:
-    """Table row of one architecture. Append its runs to `used`."""
+    """Build the table row of one architecture, and append the shown runs to `used`.
+
+    Args:
+        group: group of networks that were pretrained on original images.
+        source: group of networks that were pretrained on stylized images, or None.
+        mode: transfer mode.
+        task: name of the task.
+        arch: name of the architecture.
+        used: list to which the runs are appended.
+    """
     runs = group.row(mode, task, arch)
     standard, robust = (best(runs.values(), robust=side) for side in (False, True))
     trained = source.cell(mode, task, arch, 0.0) if source else None
