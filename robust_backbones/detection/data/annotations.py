@@ -1,8 +1,8 @@
 """Read COCO and VOC annotations, including invalid ones.
 
-Detectron2's readers stop at the first fault, or ignore it. This reader keeps invalid annotations,
-so that they can be checked (`validate`), repaired, and converted to Detectron2's dictionaries
-(`custom`).
+Detectron2's readers stop at an invalid annotation, or ignore the fault. The readers in this module
+return invalid annotations as well. `validate` checks them. `custom` repairs them and converts them
+to Detectron2's dictionaries.
 """
 
 import json
@@ -21,14 +21,16 @@ class Object:
 
     Attributes:
         name: class name; None if the file does not list the category.
-        box: x0, y0, x1, y1 in pixels, with (0, 0) the corner of the first pixel; None if absent.
-        given: numbers of the box in the file (COCO: x, y, width, height; VOC: the corners).
-        empty: whether these numbers give a box without area.
-        area: area in the file; None if absent.
-        crowd: COCO's `iscrowd`.
-        difficult: VOC's `difficult`.
-        segmentation: polygons or run lengths in COCO's format.
-        number: id of a COCO annotation.
+        box: box (x0, y0, x1, y1) in pixels; None if the file has no box. The point (0, 0) is the
+            top left corner of the first pixel.
+        given: numbers of the box in the file. COCO: x, y, width, height. VOC: xmin, ymin, xmax,
+            ymax.
+        empty: whether the numbers in `given` describe a box without area.
+        area: area in the file, in pixels; None if the file has no area.
+        crowd: whether COCO's `iscrowd` is set.
+        difficult: whether VOC's `difficult` is set.
+        segmentation: polygons or run lengths in COCO's format; None if there is no mask.
+        number: id of the COCO annotation; None for VOC.
     """
 
     name: str | None
@@ -44,7 +46,15 @@ class Object:
 
 @dataclass
 class Image:
-    """An image of a dataset; `width` and `height` are from the annotations, 0 if absent."""
+    """An annotated image of a dataset.
+
+    Attributes:
+        id: id in a COCO file, or name of the image in VOC.
+        file: path of the image file.
+        width: width in the annotations, in pixels; 0 if absent.
+        height: height in the annotations, in pixels; 0 if absent.
+        objects: annotated objects of the image.
+    """
 
     id: int | str
     file: Path
@@ -59,9 +69,9 @@ class Annotations:
 
     Attributes:
         classes: class names, in order.
-        ids: id of each class in a COCO file; otherwise 0, 1, ….
+        ids: id of each class in the COCO file; 0, 1, … for VOC.
         images: images with their objects.
-        faults: faults of the file itself, `(kind, text)`.
+        faults: faults of the annotation file, such as duplicate ids, as `(kind, text)`.
     """
 
     classes: list[str]
@@ -71,11 +81,11 @@ class Annotations:
 
 
 def read_coco(images: Path, file: Path) -> Annotations:
-    """Read a COCO annotation file, with the classes in the order of their ids.
+    """Read a COCO annotation file. The classes are sorted by id.
 
     Args:
         images: folder of the images.
-        file: annotation file.
+        file: annotation file, JSON.
 
     Raises:
         UserError: the file does not exist, or is not in COCO's format.
@@ -127,7 +137,7 @@ def read_coco(images: Path, file: Path) -> Annotations:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """Return the path of a file below `folder`, and reject all other paths."""
+    """Return the path of the file `name` in `folder`, and reject names outside the folder."""
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f"'{name}' is outside the folder of the images")
     return Path(folder, name)
@@ -140,7 +150,10 @@ def _name(value: object, key: str) -> str:
 
 
 def _numbers(values: Any, count: int) -> list:
-    """Return the values if they are numbers. NaN is accepted, and reported later as "no area"."""
+    """Return the values if they are `count` numbers, and raise a ValueError otherwise.
+
+    NaN is accepted, because `validate` reports it later as "no area".
+    """
     plain = isinstance(values, list) and all(type(v) in (int, float) for v in values)
     if not plain or len(values) != count or any(abs(v) > HUGE for v in values):
         raise ValueError(f"{values!r} are not {count} numbers")
@@ -156,7 +169,7 @@ def _coco_object(mark: dict, names: dict) -> Object:
         names.get(mark["category_id"]),
         (x, y, x + width, y + height) if box else None,
         box or [],
-        empty=bool(box) and not (width > 0 and height > 0),  # true for NaN, too
+        empty=bool(box) and not (width > 0 and height > 0),  # also true for NaN
         area=mark.get("area"),
         crowd=bool(mark.get("iscrowd", 0)),
         segmentation=mark.get("segmentation") or None,
@@ -168,15 +181,15 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".JPG", ".JPEG", ".PNG")
 
 
 def read_voc(root: Path, split: str, classes: list[str] | None = None) -> Annotations:
-    """Read a split of a folder in VOC's layout, with any class names.
+    """Read a split of a dataset in VOC's layout. Its class names may differ from VOC's.
 
-    VOC counts pixels from 1 and includes the last one. A box from 1 to W, which covers an image of
-    width W, becomes 0 to W, as in Detectron2.
+    VOC counts pixels from 1, and a box includes its last pixel. A box from 1 to W covers an image
+    of width W. As in Detectron2, it is converted to a box from 0 to W.
 
     Args:
         root: folder with `ImageSets/Main/<split>.txt`, `Annotations`, `JPEGImages`.
         split: name of the split.
-        classes: class names in order; None: the sorted names in the annotations.
+        classes: class names, in order; None to use the names in the annotations, sorted.
 
     Raises:
         UserError: a file does not exist, or is not in VOC's format.
@@ -228,7 +241,10 @@ _NOT_VOC = (
 
 
 class _NoDoctype(ElementTree.TreeBuilder):
-    """Reject documents that declare entities, which can read other files or grow without bound."""
+    """A tree builder that rejects XML documents with a DOCTYPE.
+
+    A DOCTYPE can declare entities, which can read other files or expand without bound.
+    """
 
     def doctype(self, name: str, public: str | None, system: str | None) -> None:
         raise ValueError(f"remove <!DOCTYPE {name}>")
@@ -264,7 +280,11 @@ def _text(row: ElementTree.Element, path: str) -> str:
 
 
 def _voc_file(root: Path, name: str, given: str | None) -> Path:
-    """Find the image: `<name>.jpg` as in VOC, the same name with another suffix, or `filename`."""
+    """Return the image file of an annotation.
+
+    This is the first file that exists of `<name>.jpg`, as in VOC, the same name with other
+    suffixes, and `filename` in the annotation. If no file exists, it is `<name>.jpg`.
+    """
     folder = root / "JPEGImages"
     choices = [folder / f"{name}{suffix}" for suffix in SUFFIXES]
     choices += [folder / Path(given).name] if given else []

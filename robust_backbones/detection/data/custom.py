@@ -1,7 +1,7 @@
-"""Custom datasets by path: `NAME=coco:IMAGES:ANNOTATIONS.json` or `NAME=voc:ROOT:SPLIT`.
+"""Custom datasets, `NAME=coco:IMAGES:ANNOTATIONS.json` or `NAME=voc:ROOT:SPLIT`.
 
-`DATASETS.CUSTOM` lists them, so that every process of a run, and every repetition, uses the same
-data.
+The configuration lists them in `DATASETS.CUSTOM`. Therefore, every process of a run uses the same
+data, and so does every repetition of the run.
 """
 
 import logging
@@ -29,11 +29,11 @@ FORMS = " or ".join(f"NAME={kind}:{rest}" for kind, rest in KINDS.items())
 
 @dataclass(frozen=True)
 class CustomDataset:
-    """A dataset that the user gives by path.
+    """A dataset that the user describes by its name, format and paths.
 
     Attributes:
-        name: name to register it under.
-        kind: `"coco"` or `"voc"`.
+        name: name under which the dataset is registered.
+        kind: format of the annotations, `"coco"` or `"voc"`.
         folder: folder of the images (COCO), or root of the VOC layout.
         listing: annotation file (COCO), or split (VOC).
     """
@@ -50,7 +50,8 @@ class CustomDataset:
         """Read the annotations, including invalid ones.
 
         Args:
-            classes: order of the classes of a VOC folder, which has no list of classes.
+            classes: class names of a VOC dataset, in order, because a VOC folder has no list of
+                classes. None to use the names in the annotations, sorted. COCO ignores this.
 
         Raises:
             UserError: see `read_coco` and `read_voc`.
@@ -61,15 +62,18 @@ class CustomDataset:
 
 
 def is_path(text: str) -> bool:
-    """Whether the text is a custom dataset: no registered name contains `=`, `:` or `/`."""
+    """Return whether the text describes a custom dataset and not a registered one.
+
+    Names of registered datasets contain no `=`, `:` or `/`.
+    """
     return bool(set(text) & set("=:/"))
 
 
 def parse_dataset(text: str) -> CustomDataset:
-    """Parse a custom dataset.
+    """Parse the text of a custom dataset.
 
     Raises:
-        UserError: the text has neither form of `FORMS`.
+        UserError: the text has none of the formats in `FORMS`.
     """
     name, equals, path = text.partition("=")
     kind, _, rest = path.partition(":")
@@ -82,14 +86,16 @@ def parse_dataset(text: str) -> CustomDataset:
 def prepare_custom(cfg: CfgNode, train: bool) -> None:
     """Register the datasets of `DATASETS.CUSTOM`, and adapt the model to their classes.
 
-    If the run uses any of them, `DATASETS.CLASSES` and the heads' number of classes are set.
+    If the run uses a custom dataset, set `DATASETS.CLASSES` and the heads' number of classes.
+    Otherwise, change nothing.
 
     Args:
         cfg: configuration, changed in place.
-        train: whether `DATASETS.TRAIN` is used.
+        train: whether the run uses `DATASETS.TRAIN`.
 
     Raises:
-        UserError: a dataset has no known form, its files are damaged, or classes differ.
+        UserError: the text of a dataset is invalid, its files are invalid, or the datasets have
+            different classes.
     """
     sources = {source.name: source for source in map(parse_dataset, cfg.DATASETS.CUSTOM)}
     used = [sources[name] for name in _used_names(cfg, train) if name in sources]
@@ -115,7 +121,10 @@ def _used_names(cfg: CfgNode, train: bool) -> list[str]:
 
 
 def _find_classes(sources: list[CustomDataset]) -> list[str]:
-    """Return the list of a COCO file, or all names that occur in the VOC folders, sorted."""
+    """Return the class names of the first COCO file.
+
+    If all datasets are VOC folders, return all names in their annotations, sorted.
+    """
     for source in sources:
         if source.kind == "coco":
             return source.read().classes
@@ -142,7 +151,7 @@ def register_custom(cfg: CfgNode) -> None:
         meta = dict(thing_classes=classes, source=source)
         if source.kind == "voc":
             meta |= dict(dirname=source.folder, split=source.listing, year=2012)
-        elif not repair:  # without `json_file`, evaluators use the repaired annotations
+        elif not repair:  # evaluators use repaired annotations without json_file
             meta |= dict(json_file=source.listing, image_root=source.folder)
         if source.kind == "coco":
             ids = source.read().ids
@@ -156,10 +165,10 @@ def load_dicts(source: CustomDataset, classes: list[str], repair: bool) -> list[
     """Return the images of a dataset as Detectron2's dictionaries.
 
     Args:
-        source: the dataset.
+        source: custom dataset.
         classes: class names, in order.
-        repair: whether to remove boxes without area and clip the others at the image border.
-            Otherwise the data must have no faults, see `validate.refuse_faults`.
+        repair: whether to remove boxes without area and clip the others at the image border. If
+            false, the data must have no faults; see `validate.refuse_faults`.
     """
     dicts, changed = [], 0
     for image in source.read(classes).images:
@@ -184,7 +193,11 @@ def load_dicts(source: CustomDataset, classes: list[str], repair: bool) -> list[
 
 
 def repair_boxes(image: Image) -> tuple[list[Object], int]:
-    """Keep objects with an area inside the image, clipped at its border; also count the changes."""
+    """Clip boxes at the image border, and remove objects without area or with a broken mask.
+
+    Returns:
+        The remaining objects, changed in place, and the number of clipped or removed objects.
+    """
     kept, changed = [], 0
     for thing in image.objects:
         mask = thing.segmentation
@@ -203,7 +216,7 @@ def repair_boxes(image: Image) -> tuple[list[Object], int]:
 
 
 def _annotation(thing: Object, classes: list[str]) -> dict:
-    assert thing.name is not None and thing.box is not None  # `refuse_faults` ensures both
+    assert thing.name is not None and thing.box is not None  # `refuse_faults` checks this
     annotation = {
         "category_id": classes.index(thing.name),
         "bbox": list(thing.box),
@@ -225,7 +238,7 @@ def polygons(segmentation: list) -> list[list[float]]:
 
 
 def _compressed(mask: dict) -> dict:
-    """Convert run lengths to the bytes that pycocotools uses."""
+    """Convert run lengths to pycocotools' compressed format."""
     if isinstance(mask["counts"], list):
         return coco_mask.frPyObjects(mask, *mask["size"])
     return mask

@@ -1,9 +1,9 @@
-"""Digit scenes: a small detection and segmentation dataset made from data in installed packages.
+"""Digit scenes: a small detection and segmentation dataset that needs no download.
 
-scikit-learn's 1,797 handwritten digits are pasted at random sizes, colors and positions on textures
-from scikit-image photographs, with exact masks. Training and validation scenes share neither digits
-nor parts of photographs. The scenes are deterministic, and written once to the cache in COCO and
-VOC layout.
+Each scene contains some of scikit-learn's 1,797 handwritten digits, with random sizes, colors and
+positions. The background is a texture from one of scikit-image's photographs. The masks are exact.
+Training and validation scenes share neither digits nor parts of photographs. The scenes are
+deterministic. They are written once to the cache, in COCO's and in VOC's layout.
 """
 
 import json
@@ -20,14 +20,14 @@ from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import cache_dir, locked
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-SIZE = 96  # height and width of a scene, pixels
-SPLITS = {"train": 1200, "val": 200}  # number of scenes
+SIZE = 96  # height and width of a scene, in pixels
+SPLITS = {"train": 1200, "val": 200}  # split -> number of scenes
 DIGITS = (1, 4)  # smallest and largest number of digits per scene
-DIGIT_SIZE = (20, 44)  # smallest and largest size, pixels
-DIGITS_TRAIN = 1437  # scikit-learn's first 1,437 digits are used in training scenes
+DIGIT_SIZE = (20, 44)  # smallest and largest height and width of a digit, in pixels
+DIGITS_TRAIN = 1437  # training scenes contain scikit-learn's first 1,437 digits
 TEXTURES = ("brick", "grass", "gravel")
 SEED = 2020
-VERSION = 1  # part of the folder's name; increase it with every change of a pixel
+VERSION = 1  # part of the folder's name; increase it if any pixel changes
 
 
 def folder() -> Path:
@@ -36,12 +36,14 @@ def folder() -> Path:
 
 
 def coco_file(split: str) -> str:
-    """Return the COCO annotation file of a split, relative to `folder()`."""
+    """Return the path of the COCO annotation file of a split, relative to `folder()`."""
     return f"instances_{split}.json"
 
 
 def ensure() -> Path:
-    """Create the scenes if they do not exist. Only one of several processes creates them.
+    """Create the scenes if they do not exist, and return their folder.
+
+    If several processes call this function, only one of them creates the scenes.
 
     Raises:
         UserError: the cache cannot be written, or the disk is full.
@@ -58,7 +60,7 @@ def ensure() -> Path:
 def _write(target: Path) -> None:
     temporary = target.with_name(f".{target.name}.partial")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)  # an incomplete folder of a killed process
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process
         for split in SPLITS:
             _write_split(temporary, split)
         temporary.rename(target)
@@ -76,13 +78,13 @@ def draw_scene(
     """Draw one scene.
 
     Args:
-        digits: images `(n, 8, 8)` float in [0, 16] and labels `(n,)` to choose from.
-        textures: gray photographs, `(H, W)` uint8, each side at least `SIZE`.
+        digits: digits to choose from: images `(n, 8, 8)`, float in [0, 16], and labels `(n,)`.
+        textures: gray photographs to choose from, `(H, W)` uint8. H and W are at least `SIZE`.
         rng: random generator.
 
     Returns:
-        The image `(SIZE, SIZE, 3)` uint8 RGB, and one `{"label", "mask" (SIZE, SIZE) bool}` per
-        digit. Digits do not overlap.
+        The image `(SIZE, SIZE, 3)`, uint8 RGB, and `{"label": int, "mask": (SIZE, SIZE) bool}` for
+        each digit. The digits do not overlap.
     """
     image = _background(textures, rng)
     taken = np.zeros((SIZE, SIZE), bool)
@@ -107,7 +109,12 @@ def draw_scene(
 
 
 def _free_window(taken: np.ndarray, rng: np.random.Generator) -> tuple[slice, slice] | None:
-    """Find a random free square of `taken`; None after 20 tries."""
+    """Draw a random square without occupied pixels; return None after 20 failed attempts.
+
+    Args:
+        taken: mask of the occupied pixels, `(SIZE, SIZE)` bool.
+        rng: random generator.
+    """
     for _ in range(20):
         side = int(rng.integers(DIGIT_SIZE[0], DIGIT_SIZE[1] + 1))
         top, left = rng.integers(0, SIZE - side + 1, 2)
@@ -118,7 +125,7 @@ def _free_window(taken: np.ndarray, rng: np.random.Generator) -> tuple[slice, sl
 
 
 def _background(textures: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """Crop a random part of a texture and tint it, float in [0, 255]."""
+    """Crop a random part of a random texture and tint it: `(SIZE, SIZE, 3)`, float in [0, 255]."""
     texture = textures[int(rng.integers(len(textures)))]
     top, left = (int(rng.integers(0, n - SIZE + 1)) for n in texture.shape)
     gray = texture[top : top + SIZE, left : left + SIZE].astype(np.float32)
@@ -134,8 +141,11 @@ def _contrasting_color(patch: np.ndarray, rng: np.random.Generator) -> np.ndarra
 
 
 def _sources(split: str) -> tuple[tuple[np.ndarray, np.ndarray], list[np.ndarray]]:
-    """Return digits and textures of a split. Training has the first digits and the left parts."""
-    # Imported here: they take a second, and scenes are created once.
+    """Return the digits and the textures of a split.
+
+    Training scenes use the first digits and the left three quarters of each photograph.
+    """
+    # These imports are here because they take a second, and the scenes are created only once.
     import skimage.data
     from sklearn.datasets import load_digits
 
@@ -188,7 +198,10 @@ def _coco_row(item: dict, image_id: int, row_id: int) -> dict:
 
 
 def _voc_xml(stem: str, rows: list[dict]) -> str:
-    """Write a VOC annotation. VOC counts pixels from 1 and includes the last one."""
+    """Return a VOC annotation as XML.
+
+    VOC counts pixels from 1, and a box includes its last pixel.
+    """
     objects = ""
     for row in rows:
         x, y, w, h = (int(v) for v in row["bbox"])

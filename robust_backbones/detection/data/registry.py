@@ -1,4 +1,4 @@
-"""Register the digit scenes, and check whether a registered dataset exists on disk."""
+"""Register the digit scenes, and check that the files of registered datasets exist."""
 
 import difflib
 import hashlib
@@ -15,7 +15,7 @@ from robust_backbones.detection.data import digit_scenes
 
 
 def _register_digit_scenes() -> None:
-    """Register `digit_scenes_{train,val}` (COCO) and `digit_scenes_voc_{train,val}`."""
+    """Register `digit_scenes_{train,val}` (COCO) and `digit_scenes_voc_{train,val}` (VOC)."""
     for split in digit_scenes.SPLITS:
         root = digit_scenes.folder()
         coco, voc = f"digit_scenes_{split}", f"digit_scenes_voc_{split}"
@@ -46,9 +46,9 @@ def _load_voc(split: str) -> list[dict]:
 
 
 def classes_of(names: tuple[str, ...]) -> list[str] | None:
-    """Return the class names of the first of several registered datasets; None if unknown."""
+    """Return the class names of the first registered dataset in `names`; None if unknown."""
     for name in names[:1]:
-        DatasetCatalog.get(name)  # some datasets set their classes when they are read
+        DatasetCatalog.get(name)  # some datasets set thing_classes only when they are read
         return list(MetadataCatalog.get(name).get("thing_classes") or []) or None
     return None
 
@@ -86,7 +86,11 @@ def check_dataset(name: str) -> None:
 
 
 def fingerprint(name: str) -> dict:
-    """Return the number of images of a registered dataset, and a digest of its annotations."""
+    """Return the number of images of a registered dataset and a SHA-256 digest of its annotations.
+
+    Returns:
+        A dictionary with the keys `images` and `fingerprint`.
+    """
     dicts = DatasetCatalog.get(name)
     rows = [[os.path.basename(d["file_name"]), d.get("annotations", [])] for d in dicts]
     text = json.dumps(rows, sort_keys=True, default=str)

@@ -1,6 +1,7 @@
 """Register a subset of a dataset's images as a new dataset.
 
-A new dataset is needed because evaluators count each image of a dataset, processed or not.
+A new dataset is needed because evaluators count every image of a dataset, even if the detector did
+not process it.
 """
 
 import json
@@ -14,20 +15,20 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic
 
-# An image: its index in the dataset, and its Detectron2 dict.
+# The index of an image in its dataset, and its Detectron2 dict.
 Item = tuple[int, dict]
 
 
 def choose(name: str, wanted: int | None, seed: int) -> list[Item]:
-    """Return all images of a registered dataset, or a random subset in the order of the dataset.
+    """Return all images of a registered dataset or a random subset, in the order of the dataset.
 
     Args:
         name: name of the dataset.
-        wanted: number of images; None for all.
-        seed: seed for the choice.
+        wanted: number of images in the subset; None for all images.
+        seed: seed for the random subset.
 
     Raises:
-        UserError: the dataset has fewer images.
+        UserError: `wanted` is below 1, or the dataset has fewer images.
     """
     items = list(enumerate(DatasetCatalog.get(name)))
     if wanted is None or wanted == len(items):
@@ -41,18 +42,18 @@ def choose(name: str, wanted: int | None, seed: int) -> list[Item]:
 
 
 def register(name: str, items: list[Item], folder: Path) -> str:
-    """Register chosen images of a dataset, and write their annotations.
+    """Register chosen images of a dataset as a new dataset, and write their annotations.
 
     Args:
         name: name of the dataset.
-        items: output of `choose`.
-        folder: folder for the annotations.
+        items: chosen images, the output of `choose`.
+        folder: folder for the annotation files.
 
     Returns:
         The name of the new dataset, or `name` if all images were chosen.
 
     Raises:
-        UserError: a VOC class has no object in the images, which leaves VOC's mean undefined.
+        UserError: the chosen images have no object of a VOC class, so VOC's mean AP is undefined.
     """
     if len(items) == len(DatasetCatalog.get(name)):
         return name
@@ -63,7 +64,7 @@ def register(name: str, items: list[Item], folder: Path) -> str:
             kept |= restrict(meta, items, Path(folder))
     new = f"{name}_{len(items)}_images"
     for catalog in (DatasetCatalog, MetadataCatalog):
-        if new in catalog.list():  # this process has registered it before
+        if new in catalog.list():  # this process registered it before
             catalog.remove(new)
     dicts = [item for _, item in items]
     DatasetCatalog.register(new, lambda: dicts)
@@ -72,7 +73,11 @@ def register(name: str, items: list[Item], folder: Path) -> str:
 
 
 def _coco(meta: dict, items: list[Item], folder: Path) -> dict:
-    """Write a COCO file with the chosen images and their annotations, crowds included."""
+    """Write a COCO file with the chosen images and all their annotations, including crowds.
+
+    Returns:
+        The metadata that change, `{"json_file": path}`.
+    """
     with open(meta["json_file"], encoding="utf-8") as file:
         contents = json.load(file)
     ids = {item["image_id"] for _, item in items}
@@ -85,7 +90,11 @@ def _coco(meta: dict, items: list[Item], folder: Path) -> dict:
 
 
 def _voc(meta: dict, items: list[Item], folder: Path) -> dict:
-    """Write a VOC folder with the annotations of the chosen images."""
+    """Write a VOC folder with the annotations of the chosen images.
+
+    Returns:
+        The metadata that change, `{"dirname": path}`.
+    """
     present = {row["category_id"] for _, item in items for row in item["annotations"]}
     absent = [c for i, c in enumerate(meta["thing_classes"]) if i not in present]
     if absent:
@@ -102,6 +111,6 @@ def _voc(meta: dict, items: list[Item], folder: Path) -> dict:
     return {"dirname": str(folder)}
 
 
-# Key of the metadata with the annotation files -> function that writes the files of a subset.
-# Datasets with neither key are converted to COCO's format in memory.
+# Metadata key for the path of the annotations -> function that writes the files of a subset.
+# Evaluators convert datasets with neither key to COCO's format in memory.
 _FILES: dict[str, Callable[[dict, list[Item], Path], dict]] = {"json_file": _coco, "dirname": _voc}

@@ -1,1 +1,1 @@
-"""Training of detectors."""
+"""Train detectors."""

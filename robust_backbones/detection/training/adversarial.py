@@ -1,12 +1,12 @@
 """Adversarial training of detectors.
 
-`free` replays each batch: one backward pass gives the gradients of the weights and of the images,
-and the images are perturbed between updates (Shafahi et al. 2019, arXiv 1904.12843). An update
-costs as much as in standard training. In contrast to that paper, perturbations are not reused for
-the next batch, whose images have other sizes. Perturbations start at a random point of the ball
-(Wong et al. 2020, arXiv 2001.03994).
+The method `free` uses each batch for several updates (Shafahi et al. 2019, arXiv 1904.12843). One
+backward pass computes the gradients of the weights and of the images, and the images are perturbed
+between updates. An update costs as much as in standard training. Unlike in that paper, the next
+batch does not reuse the perturbations, because its images have other sizes. Perturbations start
+from a random point of the ball (Wong et al. 2020, arXiv 2001.03994).
 
-`pgd` attacks each batch before its update, with STEPS more backward passes.
+The method `pgd` attacks each batch before its update. This attack needs STEPS more backward passes.
 """
 
 from typing import Any
@@ -23,12 +23,12 @@ METHODS = ("", "free", "pgd")
 
 
 class Adversary:
-    """The attack of `SOLVER.ADVERSARIAL`.
+    """The attack that `SOLVER.ADVERSARIAL` configures.
 
     Attributes:
         replays: number of updates per batch.
-        images: perturbed images of the batches being replayed, `(C, H, W)` in [0, 255]; None if no
-            batch is being replayed.
+        images: perturbed images being replayed, one list for each part of the batch, `(C, H, W)`,
+            on the scale [0, 255]; None if no batch is being replayed.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -41,7 +41,14 @@ class Adversary:
     def attacked(
         self, model: nn.Module, batches: list, part: int, generator: torch.Generator
     ) -> list[dict]:
-        """Return part `part` of a batch with perturbed images."""
+        """Return one part of a batch with perturbed images.
+
+        Args:
+            model: detector.
+            batches: parts of the batch, with images and ground truth as for `attack.pgd`.
+            part: index of the part to return.
+            generator: generator for the random numbers of the attack.
+        """
         batch = batches[part]
         if self.method == "pgd":
             step = STEP_FACTOR * self.eps / self.steps
@@ -69,13 +76,13 @@ class Adversary:
         return [{**item, "image": image} for item, image in zip(batch, images, strict=True)]
 
     def perturb(self, model: Any, batch: list[dict], part: int, padded: Tensor) -> None:
-        """Move the images of a replayed batch by a step of length eps.
+        """Perturb the replayed images of one part of a batch, with a step of length eps.
 
         Args:
             model: detector.
-            batch: the clean images.
-            part: index of the part of the batch.
-            padded: input of the network `(N, C, H, W)`, with its gradient.
+            batch: clean images of the part, with ground truth.
+            part: index of the part.
+            padded: input of the network `(N, C, H, W)`. Its `.grad` contains the gradient.
         """
         ball = CONSTRAINTS[self.constraint]
         assert self.images is not None and padded.grad is not None

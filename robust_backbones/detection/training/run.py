@@ -1,4 +1,4 @@
-"""Train or evaluate in one process, and write the result file."""
+"""Train or evaluate a detector in one process, and write the result file."""
 
 import contextlib
 import json
@@ -28,8 +28,8 @@ from robust_backbones.detection.data.registry import classes_of, fingerprint
 from robust_backbones.detection.training.trainer import Trainer
 
 RESULT, CONFIG = "result.json", "config.yaml"
-# Keys that determine learning rate, momentum and weight decay at an iteration, and the last
-# iteration.
+# Prefixes of the keys that determine the last iteration, and the learning rate, momentum and weight
+# decay at each iteration.
 SCHEDULE = tuple(
     f"SOLVER.{key}"
     for key in (
@@ -52,11 +52,12 @@ SCHEDULE = tuple(
 
 @dataclass(frozen=True)
 class Mode:
-    """Options for the output folder.
+    """Whether a run trains or evaluates, and how it uses the output folder.
 
     Attributes:
-        resume: whether to continue from the last checkpoint, if there is one.
-        restart_schedule: whether to use the config's schedule instead of the interrupted run's.
+        resume: whether to resume from the last checkpoint, if it exists.
+        restart_schedule: whether a resumed run uses the schedule of the config. If false, it uses
+            the schedule of the interrupted run.
         eval_only: whether to evaluate without training.
     """
 
@@ -66,19 +67,19 @@ class Mode:
 
 
 def run(cfg: CfgNode, mode: Mode) -> None:
-    """Train, or evaluate if `mode.eval_only`.
+    """Train a detector, or evaluate one if `mode.eval_only` is true.
 
     Args:
         cfg: configuration.
-        mode: options for the output folder.
+        mode: see `Mode`.
 
     Raises:
-        UserError: the weights do not fit, the folder contains another run or is in use, or training
-            diverged.
-        Stopped: a signal was received, and the run is saved.
+        UserError: the weights do not match the model, the output folder contains another run or is
+            in use, or training diverged.
+        Stopped: the process received a signal. The run is saved.
     """
     silence_detectron2()
-    register_custom(cfg)  # spawned processes have no registered datasets
+    register_custom(cfg)  # spawned processes start without registered datasets
     if mode.eval_only:
         _setup(cfg, mode)
         evaluate(cfg, mode.resume)
@@ -90,10 +91,11 @@ def run(cfg: CfgNode, mode: Mode) -> None:
 
 
 def _setup(cfg: CfgNode, mode: Mode) -> None:
-    """Set up logging and seeds, and write `config.yaml`, like Detectron2's `default_setup`.
+    """Set up logging and seeds, and write `config.yaml`, as Detectron2's `default_setup` does.
 
-    The file is replaced atomically: an interrupted write would leave half of the configuration that
-    a resumed run is compared with. An evaluation does not replace the file of a training run.
+    `config.yaml` is written atomically, because a resumed run is compared with this file. An
+    interrupted write would leave only half of it. An evaluation does not replace the file of a
+    training run.
     """
     os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fvcore")
@@ -116,7 +118,12 @@ def _setup(cfg: CfgNode, mode: Mode) -> None:
 
 
 def train(cfg: CfgNode, resume: bool, restart_schedule: bool = False) -> None:
-    """Train to the end and write `result.json`. A finished run is skipped.
+    """Train until `SOLVER.MAX_ITER` and write `result.json`. Skip a finished run.
+
+    Args:
+        cfg: configuration.
+        resume: whether to resume from the last checkpoint, if it exists.
+        restart_schedule: whether a resumed run uses the schedule of `cfg`.
 
     Raises:
         UserError, Stopped: see `Trainer`.
@@ -141,10 +148,15 @@ def train(cfg: CfgNode, resume: bool, restart_schedule: bool = False) -> None:
 
 
 def evaluate(cfg: CfgNode, resume: bool) -> None:
-    """Evaluate `MODEL.WEIGHTS`, or the last checkpoint if `resume`; write `eval_result.json`.
+    """Evaluate a detector on `DATASETS.TEST` and write `eval_result.json`.
+
+    Args:
+        cfg: configuration.
+        resume: whether to evaluate the last checkpoint in `OUTPUT_DIR`, if it exists. Otherwise,
+            `MODEL.WEIGHTS` is evaluated.
 
     Raises:
-        UserError: weights or dataset are missing, or a tensor did not come from the file.
+        UserError: the weights or the dataset are missing, or the file lacks tensors of the model.
     """
     started = time.perf_counter()
     model = Trainer.build_model(cfg)
@@ -165,11 +177,16 @@ def evaluate(cfg: CfgNode, resume: bool) -> None:
 def continued(cfg: CfgNode, resume: bool, restart_schedule: bool) -> CfgNode:
     """Return the configuration of a new or resumed run in `OUTPUT_DIR`, and log the differences.
 
-    By default a resumed run keeps its schedule and its weights, so it ends as it would have without
-    the interruption. With `restart_schedule` it uses the schedule of `cfg`.
+    By default, a resumed run keeps its schedule and its initial weights. Its result is then the
+    same as without the interruption.
+
+    Args:
+        cfg: new configuration.
+        resume: whether to resume the run in `OUTPUT_DIR`, if there is one.
+        restart_schedule: whether the resumed run uses the schedule of `cfg`.
 
     Raises:
-        UserError: `OUTPUT_DIR` contains a run and `resume` is false.
+        UserError: `OUTPUT_DIR` contains a run, but `resume` is false.
     """
     if not os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
         return cfg
@@ -206,7 +223,7 @@ def continued(cfg: CfgNode, resume: bool, restart_schedule: bool) -> CfgNode:
 
 
 def _changes(now: dict, before: dict) -> dict[str, tuple]:
-    """Return `{key: (now, before)}` for keys that affect the numbers of a run and differ."""
+    """Return the settings that differ and affect the results of a run, `{key: (now, before)}`."""
     return {
         key: (value, before.get(key))
         for key, value in now.items()
@@ -215,7 +232,7 @@ def _changes(now: dict, before: dict) -> dict[str, tuple]:
 
 
 def _has_result(cfg: CfgNode) -> bool:
-    """Whether `OUTPUT_DIR` contains the result of a run with this configuration."""
+    """Return whether `OUTPUT_DIR` contains the result of a run with this configuration."""
     try:
         with open(os.path.join(cfg.OUTPUT_DIR, RESULT), encoding="utf-8") as file:
             before = json.load(file)["settings"]
@@ -236,12 +253,13 @@ def write_result(
 
     Args:
         cfg: configuration.
-        metrics: output of Detectron2's `test`: `{task: {metric: percent}}`, below the name of the
-            dataset if there are several.
-        weights_sha256: digest of the weights that the run started from, or that were evaluated.
-        seconds: wall time.
-        name: file name.
-        best: the best evaluation by `TEST.BEST`.
+        metrics: output of Detectron2's `test`. For one test dataset, it is `{task: {metric:
+            percent}}`. For several, it is `{dataset: {task: {metric: percent}}}`.
+        weights_sha256: SHA-256 digest of the weights that the run started from, or that were
+            evaluated; None for random weights.
+        seconds: wall time of the run in seconds.
+        name: name of the result file.
+        best: best evaluation by the metric `TEST.BEST`; None if no best model was saved.
     """
     if len(cfg.DATASETS.TEST) == 1:
         metrics = {cfg.DATASETS.TEST[0]: metrics}

@@ -1,4 +1,4 @@
-"""One update of a detector: mixed precision, gradient accumulation, and a check for NaN."""
+"""Update a detector, with mixed precision, gradient accumulation and a check for NaN."""
 
 import contextlib
 import time
@@ -22,11 +22,12 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class Step(SimpleTrainer):
-    """`SimpleTrainer` and `AMPTrainer` of Detectron2, also on CPUs, with gradient accumulation.
+    """A training step that replaces Detectron2's `SimpleTrainer` and `AMPTrainer`.
 
-    The gradient of an update is the mean over `SOLVER.ACCUMULATE` parts of the batch, each with
-    1/ACCUMULATE of `SOLVER.IMS_PER_BATCH` images. A detector's losses are means over sampled
-    regions, so this equals the gradient of the whole batch up to sampling, not bit for bit.
+    Mixed precision also works on CPUs. With gradient accumulation, the gradient of an update is the
+    mean over `SOLVER.ACCUMULATE` equal parts of the batch of `SOLVER.IMS_PER_BATCH` images. A
+    detector's losses are means over sampled regions. Therefore, this gradient equals the gradient
+    of the whole batch only up to sampling and rounding.
     """
 
     def __init__(
@@ -42,13 +43,13 @@ class Step(SimpleTrainer):
         self.lr = cfg.SOLVER.BASE_LR
         self.device = next(model.parameters()).device.type
         self.dtype = DTYPES[cfg.SOLVER.AMP.DTYPE] if cfg.SOLVER.AMP.ENABLED else None
-        # Only float16 requires scaling: its smallest number is 6e-8.
+        # Only float16 needs loss scaling, because its smallest positive number is 6e-8.
         self.scaler = torch.amp.GradScaler(self.device, enabled=self.dtype == torch.float16)
         self.adversary = Adversary(cfg) if cfg.SOLVER.ADVERSARIAL.METHOD else None
         self._batches: list[list[dict]] = []
 
     def position(self, iteration: int) -> int:
-        """Return the index in the loader's stream of an iteration's first batch."""
+        """Return the index of an iteration's first batch in the stream of the data loader."""
         replays = self.adversary.replays if self.adversary else 1
         return iteration // replays * self.accumulate
 
@@ -56,7 +57,8 @@ class Step(SimpleTrainer):
         """Update the weights once.
 
         Raises:
-            UserError: a loss is not finite. The weights are unchanged, and the batch is saved.
+            UserError: a loss is not finite. The weights are not updated. The batch and the weights
+                are saved in the output folder.
         """
         start = time.perf_counter()
         self._fetch_batches()
@@ -68,7 +70,7 @@ class Step(SimpleTrainer):
                 with context:
                     for name, loss in self._backward(part).items():
                         sums[name] = sums.get(name, 0) + loss
-        except FloatingPointError as error:  # raised by Detectron2's proposals for NaN
+        except FloatingPointError as error:  # Detectron2 found NaN in proposals
             self._raise_diverged(" ".join(str(error).split()), sums)
         if bad := [f"{k} is {float(v)}" for k, v in sums.items() if not torch.isfinite(v)]:
             self._raise_diverged(", ".join(bad), sums)
@@ -77,24 +79,31 @@ class Step(SimpleTrainer):
         self.scaler.update()
 
     def _fetch_batches(self) -> None:
-        """Fetch the batches of this update, unless batches are being replayed."""
+        """Fetch the batches of this update, unless the previous batches are replayed."""
         fresh = not self.adversary or self.iter % self.adversary.replays == 0
         if fresh and self.adversary:
             self.adversary.images = None
-        if fresh or not self._batches:  # or resumed in the middle of a replay
+        if fresh or not self._batches:  # a run can resume during a replay
             self._batches = [next(self._data_loader_iter) for _ in range(self.accumulate)]
 
     def _parts(self) -> Iterator[tuple]:
-        """Yield the indices of the parts, each with a context.
+        """Yield the index of each part of the batch, and a context for its backward pass.
 
-        Gradients are exchanged between processes after the last part only.
+        The contexts make processes exchange gradients only after the last part.
         """
         for part in range(self.accumulate):
             local = part < self.accumulate - 1 and isinstance(self.model, DistributedDataParallel)
             yield part, self.model.no_sync() if local else contextlib.nullcontext()
 
     def _backward(self, part: int) -> dict[str, Tensor]:
-        """Add the gradient of a part; return its share of the losses, detached."""
+        """Compute the gradient of one part of the batch, and add it to the parameters' `.grad`.
+
+        Args:
+            part: index of the part.
+
+        Returns:
+            The losses of the part divided by `SOLVER.ACCUMULATE`, `{name: scalar}`, detached.
+        """
         if not self.adversary:
             return self._accumulate_gradient(self._batches[part])
         model: Any = getattr(self.model, "module", self.model)
@@ -130,7 +139,7 @@ class Step(SimpleTrainer):
         )
 
     def state_dict(self) -> dict:
-        """Return the states of optimizer and loss scaler, and replayed images."""
+        """Return the iteration, the optimizer, the loss scaler and the images being replayed."""
         return {
             "iteration": self.iter,
             "optimizer": self.optimizer.state_dict(),
@@ -142,18 +151,18 @@ class Step(SimpleTrainer):
         """Restore the output of `state_dict`."""
         self.iter = state_dict["iteration"]
         self.optimizer.load_state_dict(state_dict["optimizer"])
-        if state_dict["scaler"]:  # empty except for float16
+        if state_dict["scaler"]:  # is empty unless the dtype is float16
             self.scaler.load_state_dict(state_dict["scaler"])
         if self.adversary:
             self.adversary.images = state_dict["attacked"]
 
     def _replaying(self) -> bool:
-        """Whether the next update uses the same images."""
+        """Return whether the next update uses the same images as this update."""
         return self.adversary is not None and (self.iter + 1) % self.adversary.replays > 0
 
 
 def _plain(item: dict) -> dict:
-    """Convert an image of a batch to tensors and strings, which load without executing code."""
+    """Convert an item of a batch to tensors and strings, which load without executing code."""
     plain = {key: item.get(key) for key in ("file_name", "image_id", "image")}
     if "instances" in item:
         instances = item["instances"].to("cpu")

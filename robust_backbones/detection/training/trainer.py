@@ -28,24 +28,27 @@ from robust_backbones.detection.data.registry import classes_of
 from robust_backbones.detection.evaluation import build_evaluator
 from robust_backbones.detection.training.step import Step
 
-FINAL = "model_final"  # name of the last checkpoint in Detectron2
+FINAL = "model_final"  # name that Detectron2 gives to the last checkpoint
 
 
 class Trainer(DefaultTrainer):
     """Train a detector on a robust backbone.
 
-    Differences from `DefaultTrainer`: the backbone must come from the weights. The random numbers
-    of each step are a function of (seed, iteration, rank), and the data stream continues at its
-    position, so on the CPU a resumed run ends with exactly the weights of an uninterrupted one.
+    Unlike `DefaultTrainer`, this class requires that the weights contain the whole backbone. It
+    also resumes exactly: the random numbers of each step are a function of (seed, iteration, rank),
+    and the data stream continues at its position. On the CPU, a resumed run therefore ends with
+    exactly the same weights as a run without interruption.
 
     Attributes:
-        weights_sha256: digest of the file that the run started from; None for random weights.
-        best: `{"metric", "value", "iteration"}` of the best evaluation by `TEST.BEST`.
+        weights_sha256: SHA-256 digest of the file that the run started from; None for random
+            weights.
+        best: best evaluation by the metric `TEST.BEST`, `{"metric", "value", "iteration"}`; None
+            before the first evaluation with this metric.
     """
 
     weights_sha256: str | None = None
     best: dict | None = None
-    checkpointer: Any  # Detectron2's, until `build_hooks` replaces it
+    checkpointer: Any  # `build_hooks` replaces Detectron2's
 
     def __init__(self, cfg: CfgNode):
         self._started, self._seconds_before = time.perf_counter(), 0.0
@@ -60,10 +63,10 @@ class Trainer(DefaultTrainer):
             self.checkpointer.average = self.average
 
     def build_hooks(self) -> list:
-        """Return Detectron2's hooks, changed in three ways.
+        """Return Detectron2's hooks with three changes.
 
-        Checkpoints are saved by a `StrictCheckpointer`, averaged weights are evaluated, and the
-        last hook stops the run after a signal.
+        A `StrictCheckpointer` saves the checkpoints. Averaged weights are updated and evaluated, if
+        `SOLVER.EMA` is set. The last hook stops the run after a signal.
         """
         plain = self.checkpointer
         self.checkpointer = StrictCheckpointer(plain.model, plain.save_dir, **plain.checkpointables)
@@ -82,10 +85,10 @@ class Trainer(DefaultTrainer):
         return self._last_eval_results
 
     def _save_best(self, results: dict) -> None:
-        """Save the model as `model_best.pth` if its metric is the best so far.
+        """Save the model as `model_best.pth` if its metric is the highest so far.
 
         Raises:
-            UserError: the evaluation has no such metric.
+            UserError: `TEST.BEST` is not a metric of the evaluation.
         """
         flat = flatten(results, "/")
         if self.cfg.TEST.BEST not in flat:
@@ -94,20 +97,21 @@ class Trainer(DefaultTrainer):
                 f"Choose from {', '.join(flat)}."
             )
         value = flat[self.cfg.TEST.BEST]
-        if value > (self.best["value"] if self.best else float("-inf")):  # false for NaN
+        if value > (self.best["value"] if self.best else float("-inf")):  # also false for NaN
             self.best = {"metric": self.cfg.TEST.BEST, "value": value, "iteration": self.iter + 1}
             self.checkpointer.save("model_best", tag=False, iteration=self.iter)
 
     def resume_or_load(self, resume: bool = True, restart_schedule: bool = False) -> None:
-        """Resume from the last checkpoint if `resume` and there is one, or load the weights.
+        """Resume from the last checkpoint, or load `MODEL.WEIGHTS` for a new run.
 
         Args:
-            resume: whether to resume.
-            restart_schedule: whether to use learning rate, momentum and weight decay of the
-                configuration instead of the checkpoint's.
+            resume: whether to resume, if there is a checkpoint.
+            restart_schedule: whether to take learning rate, momentum and weight decay from the
+                configuration and not from the checkpoint.
 
         Raises:
-            UserError: see `StrictCheckpointer.load`; or the run is past `SOLVER.MAX_ITER`.
+            UserError: the checkpoint cannot be loaded (see `StrictCheckpointer.load`), or it has
+                more iterations than `SOLVER.MAX_ITER`.
         """
         groups = [_without_weights(group) for group in self.optimizer.param_groups]
         base_lrs = list(self.scheduler.base_lrs)
@@ -124,7 +128,8 @@ class Trainer(DefaultTrainer):
             for group, lr in zip(self.optimizer.param_groups, self.scheduler.get_lr(), strict=True):
                 group["lr"] = lr
         if self.start_iter == self.max_iter and self._last_checkpoint() != FINAL:
-            self.checkpointer.save(FINAL, iteration=self.iter)  # killed before this save
+            # The run was killed before it saved its final checkpoint.
+            self.checkpointer.save(FINAL, iteration=self.iter)
         self._trainer.data_loader.start_iter = self._trainer.position(self.start_iter)
         if self.start_iter == 0:
             self.weights_sha256 = self.checkpointer.sha256
@@ -133,14 +138,15 @@ class Trainer(DefaultTrainer):
         return os.path.basename(self.checkpointer.get_checkpoint_file()).removesuffix(".pth")
 
     def train(self) -> None:
-        """Train to the end.
+        """Train until `SOLVER.MAX_ITER`.
 
         Raises:
-            Stopped: a signal was received, and the run is saved.
+            Stopped: the process received a signal. The run is saved.
             UserError: see `run_step`.
         """
         self.signals = StopSignals()
-        # Detectron2 logs exceptions with tracebacks. These two are printed once, without one.
+        # Detectron2 logs exceptions with tracebacks. The program handles Stopped and UserError
+        # itself, without a traceback.
         log = logging.getLogger("detectron2.engine.train_loop")
         log.addFilter(_no_traceback)
         try:
@@ -150,7 +156,7 @@ class Trainer(DefaultTrainer):
             log.removeFilter(_no_traceback)
 
     def run_step(self) -> None:
-        """Run one step. Its sampling of anchors and regions is seeded by iteration and rank.
+        """Run one training step. Seed, iteration and rank determine the sampling of regions.
 
         Raises:
             UserError: the loss is not finite, or the GPU is out of memory.
@@ -168,16 +174,20 @@ class Trainer(DefaultTrainer):
 
     @property
     def metrics(self) -> dict:
-        """Metrics of the last evaluation, `{task: {metric: percent}}`."""
+        """The metrics of the last evaluation, `{task: {metric: percent}}`."""
         return self._last_eval_results
 
     @property
     def seconds(self) -> float:
-        """Wall time of the run, including the time before interruptions."""
+        """The wall time of the run in seconds, including the time before interruptions."""
         return self._seconds_before + time.perf_counter() - self._started
 
     def state_dict(self) -> dict:
-        """Return iteration, hooks, optimizer (missing in the 0.6 release) and our attributes."""
+        """Return the iteration and the states of hooks, training step and this class's attributes.
+
+        `DefaultTrainer.state_dict` of Detectron2 0.6 does not contain the state of the training
+        step, and thus not the optimizer.
+        """
         return super().state_dict() | {
             "_trainer": self._trainer.state_dict(),
             "weights_sha256": self.weights_sha256,
@@ -195,10 +205,10 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """Build the model of the configuration.
+        """Build the model that the configuration describes.
 
         Raises:
-            UserError: a name in the configuration is unknown, or its values do not fit together.
+            UserError: a name in the configuration is unknown, or values contradict each other.
         """
         try:
             return super().build_model(cfg)
@@ -210,22 +220,22 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
-        """See `loader.build_train_loader`."""
+        """Call `loader.build_train_loader`."""
         return build_train_loader(cfg)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> CheckedLoader:
-        """See `loader.build_test_loader`."""
+        """Call `loader.build_test_loader`."""
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """See `evaluation.build_evaluator`."""
+        """Call `evaluation.build_evaluator`."""
         return build_evaluator(cfg, dataset_name)
 
 
 class _UpdateAverage(HookBase):
-    """Hook that updates the averaged weights after each step."""
+    """A hook that updates the averaged weights after each step."""
 
     def after_step(self) -> None:
         if self.trainer.average:
@@ -233,7 +243,11 @@ class _UpdateAverage(HookBase):
 
 
 class _StopOnSignal(HookBase):
-    """Save and stop after a signal, in all processes at the same iteration. It is the last hook."""
+    """A hook that saves the run and stops it after a signal.
+
+    All processes stop at the same iteration. This hook must be the last, so that the other hooks of
+    the iteration have run.
+    """
 
     def after_step(self) -> None:
         asked = self.trainer.signals.requested
