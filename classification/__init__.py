@@ -1,1 +1,1 @@
-"""Adversarial pretraining and transfer of image classifiers. Never imports detectron2."""
+"""Adversarial pretraining and transfer of image classifiers. It never imports detectron2."""

@@ -1,4 +1,4 @@
-"""Store the records of an unfinished run, line by line, in a file that survives a kill."""
+"""Store the records of an unfinished run in a file, so that a killed run can resume."""
 
 import errno
 import json
@@ -11,17 +11,17 @@ from robust_backbones.core.results import differences
 
 
 class Journal:
-    """A JSON Lines file: a first line with the run's settings, then one line per record.
+    """JSON Lines file whose first line has the run's settings. Each further line is a record.
 
     Args:
-        path: file, created if it does not exist.
-        settings: settings in plain JSON types. A run resumes only with equal settings.
+        path: path of the file. The file is created if it does not exist.
+        settings: settings of the run in plain JSON types. A run resumes only with equal settings.
 
     Attributes:
-        records: records in the file, in their order, including added ones.
+        records: all records in the file, in their order, including records from `add`.
 
     Raises:
-        UserError: the file has other settings or is not a journal, or it cannot be written.
+        UserError: the file has other settings, is not a journal or cannot be written.
     """
 
     def __init__(self, path: str | Path, settings: dict):
@@ -46,12 +46,12 @@ class Journal:
             raise UserError(
                 f"{self.path}: not the record of an unfinished run. Choose another --output."
             ) from None
-        if end < len(text):  # remove the line that was being written when the process died
+        if end < len(text):  # the process died while it wrote the last line, so remove this line
             os.truncate(self.path, end)
         return lines
 
     def add(self, record: dict) -> None:
-        """Append one record, and wait until it is on the disk.
+        """Append one record, and wait until the record is on the disk.
 
         Raises:
             UserError: the file cannot be written.
@@ -61,7 +61,7 @@ class Journal:
             # A single write in append mode does not interleave with another process's line.
             with open(self.path, "ab", buffering=0) as file:
                 before = file.tell()
-                if file.write(line) < len(line):  # an error such as a full disk
+                if file.write(line) < len(line):  # an incomplete write, for example on a full disk
                     file.truncate(before)
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(file.fileno())

@@ -1,6 +1,7 @@
-"""Classifiers: RGB in [0, 1] -> logits. The first layer normalizes, so `eps` is in pixel values.
+"""Classifiers that map RGB images in [0, 1] to logits.
 
-`zoo.ARCHS` has the architectures; `Arch.head` is the name of a network's last layer.
+The first layer normalizes the images, so `eps` is in pixel values. `zoo.ARCHS` lists the
+architectures. `Arch.head` is the name of a network's last layer.
 """
 
 import hashlib
@@ -26,11 +27,11 @@ Statistics = tuple[Sequence[float], Sequence[float]]  # mean and std of the chan
 
 
 class Normalize(nn.Module):
-    """`(x - mean) / std` per channel.
+    """Normalization layer: `(x - mean) / std` per channel.
 
     Args:
-        mean, std: three RGB numbers each, for images in [0, 1]. They are buffers `(3, 1, 1)`, so
-            checkpoints contain them.
+        mean, std: mean and standard deviation of each RGB channel, for images in [0, 1]. They are
+            buffers `(3, 1, 1)`, so checkpoints contain them.
     """
 
     mean: Tensor
@@ -47,17 +48,17 @@ class Normalize(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A torchvision-style network with its normalization.
+    """Torchvision network with a normalization layer in front.
 
     The state dict has `normalize.mean`, `normalize.std` and `net.<torchvision name>`.
 
     Attributes:
-        frozen: whether everything except the head is fixed, BatchNorm statistics included.
+        frozen: whether everything except the head is fixed, including BatchNorm statistics.
 
     Args:
-        arch: key of `zoo.ARCHS`.
-        num_classes: length of the logits, also an attribute.
-        mean, std: as for `Normalize`.
+        arch: architecture, a key of `zoo.ARCHS`.
+        num_classes: number of classes, also an attribute.
+        mean, std: statistics of the normalization, same as for `Normalize`.
 
     Raises:
         UserError: `arch` is unknown.
@@ -81,7 +82,7 @@ class Classifier(nn.Module):
 
     @property
     def head(self) -> nn.Linear:
-        """The last layer."""
+        """Last layer of the network."""
         head = self.net.get_submodule(ARCHS[self.arch].head)
         assert isinstance(head, nn.Linear)
         return head
@@ -90,8 +91,8 @@ class Classifier(nn.Module):
         """Freeze everything except the head.
 
         Args:
-            statistics: whether BatchNorm statistics are frozen too, and dropout is off. Otherwise
-                the statistics adapt to the training images, as in the paper's code.
+            statistics: whether to freeze BatchNorm statistics as well, and to turn dropout off.
+                Otherwise the statistics adapt to the training images, as in the paper's code.
         """
         self.requires_grad_(False)
         self.head.requires_grad_(True)
@@ -99,7 +100,7 @@ class Classifier(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Classifier":
-        """Set the mode; frozen networks stay in eval mode."""
+        """Set training or eval mode. Frozen networks stay in eval mode."""
         return super().train(mode and not self.frozen)
 
     def features(self, x: Tensor) -> Tensor:
@@ -116,10 +117,10 @@ class Classifier(nn.Module):
 def load_classifier(source: str | Path) -> Classifier:
     """Build a classifier in eval mode from any checkpoint that `read_checkpoint` supports.
 
-    ImageNet's statistics are used for a file without statistics.
+    If the file has no mean and std, the classifier uses ImageNet's.
 
     Args:
-        source: a path, a published model's name (`resnet50_l2_eps3`) or a URL; see
+        source: path, name of a published model (such as `resnet50_l2_eps3`) or URL; see
             `robust_backbones.weights.resolve`.
 
     Raises:
@@ -134,12 +135,12 @@ def load_classifier(source: str | Path) -> Classifier:
 
 
 def save_classifier(path: Path, state: dict, metadata: dict, **more: Any) -> None:
-    """Save a checkpoint in our format; docs/formats.md describes it.
+    """Save a checkpoint in the format that docs/formats.md describes.
 
     Args:
         path: file to write.
         state: state dict of the `Classifier`.
-        metadata: facts that users of the weights need, in plain JSON types.
+        metadata: description of the weights, in plain JSON types.
         more: further entries, such as the optimizer's state.
     """
     contents = {"format": FORMAT, "version": FORMAT_VERSION, "metadata": metadata, "model": state}
@@ -149,18 +150,19 @@ def save_classifier(path: Path, state: dict, metadata: dict, **more: Any) -> Non
 def for_task(
     found: Checkpoint, classes: int, seed: int, statistics: Statistics | None = None
 ) -> Classifier:
-    """Build the network of a checkpoint with a new last layer, initialized as `nn.Linear` is.
+    """Build the network of a checkpoint with a new last layer, initialized like any `nn.Linear`.
 
     Args:
         found: checkpoint, with or without a last layer.
         classes: number of classes of the task.
         seed: seed for the new layer.
-        statistics: `(mean, std)`, RGB, that replace the checkpoint's statistics.
+        statistics: `(mean, std)` of the RGB channels, to replace those of the checkpoint; None: use
+            those of the checkpoint.
     """
     head = ARCHS[found.arch].head + "."
     kept = {name: t for name, t in found.tensors.items() if not name.startswith(head)}
     model = _fill(found, kept, classes, statistics)
-    with torch.random.fork_rng(devices=[]):  # layers draw their weights from the global generator
+    with torch.random.fork_rng(devices=[]):  # layers use the global generator
         torch.manual_seed(seed)
         model.head.reset_parameters()  # torchvision's initialization may differ
     return model
@@ -174,15 +176,16 @@ def _fill(
 ) -> Classifier:
     mean, std = statistics or (found.mean or IMAGENET_MEAN, found.std or IMAGENET_STD)
     model = Classifier(found.arch, classes, mean, std)
-    # `read_checkpoint` has checked the keys. Old files lack BatchNorm's counters only.
+    # `read_checkpoint` has checked the keys. Old files may lack BatchNorm's counters, nothing else.
     model.net.load_state_dict(with_module_versions(model.net.state_dict() | tensors, found.arch))
     return model
 
 
 def backbone_digest(model: Classifier) -> str:
-    """SHA-256 (hex) of everything that determines the features.
+    """Compute the SHA-256 (hex) of everything that determines the features.
 
-    The digest covers names and values of all tensors except the head's, normalization included.
+    The digest covers the names and values of all tensors, including the normalization. It excludes
+    the head and BatchNorm's counters.
     """
     digest, head = hashlib.sha256(model.arch.encode()), f"net.{ARCHS[model.arch].head}."
     for name, tensor in sorted(model.state_dict().items()):

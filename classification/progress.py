@@ -1,4 +1,4 @@
-"""Report the progress of a run: a line on stderr, JSON Lines, TensorBoard, curves."""
+"""Report the progress of a run on stderr, as JSON Lines, in TensorBoard and as curves."""
 
 import contextlib
 import json
@@ -15,15 +15,18 @@ from robust_backbones.core.figures import new_figure, save_figure
 from robust_backbones.core.files import atomic
 from robust_backbones.core.results import finite
 
-LOG_SECONDS = 60  # between lines in a log file; on a terminal, every step updates the line
+LOG_SECONDS = 60  # interval of lines in a log file; on a terminal, every step updates the line
 
 
 class ProgressLine:
-    """One line on stderr, updated in place on a terminal and repeated every minute in a log.
+    """Progress line on stderr.
+
+    A terminal updates the line in place. A log file gets a new line every minute.
 
     Args:
         total: number of images in the whole run.
-        done: number of images that earlier starts have processed; they do not count for the speed.
+        done: number of images that were processed before the run was resumed. The speed excludes
+            these images.
     """
 
     def __init__(self, total: int, done: int = 0):
@@ -38,7 +41,7 @@ class ProgressLine:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Exclude the time of the block from the speed."""
+        """Exclude the time of the `with` block from the speed."""
         began = time.perf_counter()
         yield
         self.started += time.perf_counter() - began
@@ -48,7 +51,7 @@ class ProgressLine:
 
         Args:
             images: number of images since the last call.
-            doing: description of the work, with commas between its parts.
+            doing: description of the current work, with commas between its parts.
         """
         self.images += images
         now = time.perf_counter()
@@ -72,9 +75,10 @@ class ProgressLine:
 
 
 def _fitting(doing: list[str], speed: list[str], width: int) -> str:
-    """Fit both parts into the width; drop fields if necessary, the remaining time last.
+    """Join the parts to a line of at most `width` characters, because a wrapped line cannot be
+    updated in place.
 
-    A line that wraps cannot be updated in place.
+    If the line is too long, parts are dropped. The remaining time is never dropped.
     """
     doing, speed = list(doing), list(speed)
     while len(line := ", ".join(doing + speed)) > width:
@@ -94,12 +98,12 @@ def clock(seconds: float) -> str:
 
 
 def epoch_line(record: dict, epochs: int, split: str) -> str:
-    """Describe an epoch's record in one line.
+    """Describe the record of an epoch in one line.
 
     Args:
-        record: record of the history.
-        epochs: number of epochs of the run.
-        split: name of the evaluated split.
+        record: record of one epoch from the history.
+        epochs: total number of epochs.
+        split: name of the evaluated split, such as "val".
     """
     words = [
         f"epoch {record['epoch']}/{epochs}: loss {record['train_loss']:.3f}",
@@ -113,14 +117,14 @@ def epoch_line(record: dict, epochs: int, split: str) -> str:
 
 
 def write_history(path: Path, history: list[dict]) -> None:
-    """Write the records as JSON Lines, atomically; null replaces numbers that are not finite."""
+    """Write the records as JSON Lines, atomically. NaN and infinite numbers become null."""
     with atomic(path) as temporary:
         lines = (json.dumps(finite(record)) + "\n" for record in history)
         temporary.write_text("".join(lines), encoding="utf-8")
 
 
 def write_tensorboard(folder: Path, history: list[dict]) -> None:
-    """Write all numbers of the history as scalars, replacing the folder's event files."""
+    """Write all numbers of the history as TensorBoard scalars. Replace old event files."""
     for old in folder.glob("events.out.tfevents.*"):
         old.unlink()
     with SummaryWriter(str(folder)) as writer:
@@ -130,7 +134,7 @@ def write_tensorboard(folder: Path, history: list[dict]) -> None:
                     writer.add_scalar(name, value, record["epoch"])
 
 
-CURVES = {  # panel -> its lines: key of the history -> label
+CURVES = {  # lines of each panel: map from a key of the history to the label
     "loss": {
         "train_loss": "training",
         "clean_loss": "{split}, clean",
@@ -145,7 +149,7 @@ CURVES = {  # panel -> its lines: key of the history -> label
 
 
 def draw_curves(path: Path, history: list[dict], title: str, split: str) -> None:
-    """Draw losses and accuracies of the training images and of a split against the epoch (PNG)."""
+    """Draw losses and accuracies on the training images and on a split against the epoch (PNG)."""
     figure = new_figure(9, 3.5)
     figure.suptitle(title)
     for axes, (ylabel, lines) in zip(figure.subplots(1, 2), CURVES.items(), strict=True):

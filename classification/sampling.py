@@ -7,12 +7,12 @@ def deviations(values: np.ndarray, labels: np.ndarray | None) -> tuple[np.ndarra
     """Compute the weight of each image in a mean, and its contribution to the mean's variance.
 
     Args:
-        values: values of the images, `(N,)`.
+        values: value of each image, `(N,)`.
         labels: labels `(N,)`, int, for the mean over classes; None: mean over images. Classes with
-            a single image have no variance of their own, and form one stratum.
+            a single image are combined into one stratum, because one image has no variance.
 
     Returns:
-        Weights `(N,)` with sum 1, and contributions `(N,)` whose sum is the unbiased variance.
+        Weights `(N,)` that sum to 1, and contributions `(N,)` that sum to the unbiased variance.
     """
     if labels is None:
         labels = np.zeros(len(values), int)

@@ -1,11 +1,11 @@
-"""Image transforms, whose random numbers depend only on one seed per image.
+"""Image transforms whose randomness depends only on one seed per image.
 
-An augmentation is `(images, seeds, size) -> x`:
-- `images`: a tensor `(n, 3, H, W)`, uint8 in [0, 255] or float32 in [0, 1], or PIL RGB images of
-  any sizes;
-- `seeds`: `(n,)` uint64, see `image_seeds`;
-- `size`: height and width of the result in pixels;
-- `x`: `(n, 3, size, size)` float32 in [0, 1].
+An augmentation is a function `(images, seeds, size) -> x`:
+- `images`: tensor `(n, 3, H, W)`, uint8 in [0, 255] or float32 in [0, 1], or a list of PIL RGB
+  images of any sizes.
+- `seeds`: one seed per image, `(n,)` uint64, from `image_seeds`.
+- `size`: height and width of the result in pixels.
+- `x`: augmented images `(n, 3, size, size)`, float32 in [0, 1].
 """
 
 from collections.abc import Callable, Iterable
@@ -21,17 +21,19 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2 as tv
 from torchvision.transforms.v2 import functional as tvf
 
-NO_IMAGE = 2**63  # positions from here on are for seeds that do not belong to images
-TEST_SCALE = 256 / 224  # shorter side before the center crop, relative to the crop
-# PCA of ImageNet's RGB values in [0, 1], as in AlexNet's successors and the robustness library
+NO_IMAGE = (
+    2**63
+)  # positions below this belong to images; positions from here on are for other seeds
+TEST_SCALE = 256 / 224  # shorter side before the center crop, divided by the size of the crop
+# PCA of ImageNet's RGB values in [0, 1] for color noise, with the robustness library's numbers
 PCA_EIGENVALUES = (0.2175, 0.0188, 0.0045)
 PCA_EIGENVECTORS = (
     (-0.5675, 0.7192, 0.4009),
     (-0.5808, -0.0045, -0.8140),
     (-0.5836, -0.6948, 0.4203),
-)  # one column each
+)  # one eigenvector per column
 LIGHTING_STD = 0.05
-JITTER = 0.1  # strength for brightness, contrast and saturation
+JITTER = 0.1  # strength of the jitter in brightness, contrast and saturation
 
 
 def image_seeds(seed: int, epoch: int, positions: Any) -> np.ndarray:
@@ -40,14 +42,14 @@ def image_seeds(seed: int, epoch: int, positions: Any) -> np.ndarray:
     Args:
         seed: seed of the run, at least 0.
         epoch: index of the epoch.
-        positions: indices of the images in the order of the epoch, `(n,)` int.
+        positions: position of each image in the order of the epoch, `(n,)` int.
     """
     base = _mix(_mix(np.array([seed], np.uint64)) + np.array([epoch], np.uint64))
     return _mix(base + np.asarray(positions).astype(np.uint64))
 
 
 def draw(seeds: np.ndarray, count: int) -> np.ndarray:
-    """Draw `(n, count)` uniform float64 numbers in [0, 1). Row i depends on seed i only."""
+    """Draw `(n, count)` uniform float64 numbers in [0, 1). Row i depends only on seed i."""
     steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     return (_mix(seeds[:, None] + steps) >> np.uint64(11)) / 2.0**53
 
@@ -61,15 +63,18 @@ def _mix(z: np.ndarray) -> np.ndarray:
 
 
 def centered(images: Tensor | Iterable, size: int) -> Tensor:
-    """Resize and center-crop images for testing: `(n, 3, size, size)` float32 in [0, 1].
+    """Resize and center-crop test images to `(n, 3, size, size)` float32 in [0, 1].
 
-    Images that already have this size are unchanged.
+    Images that already have this size are not resized or cropped.
     """
     return _to_unit(_fit(images, size, round(size * TEST_SCALE)))
 
 
 def _fit(images: Tensor | Iterable, size: int, shorter: int) -> Tensor:
-    """Resize the shorter side to `shorter` pixels, then crop the center: `(n, 3, size, size)`."""
+    """Resize the shorter side to `shorter` pixels, and crop the center to `(n, 3, size, size)`.
+
+    Images that already have the size of the crop are not resized.
+    """
     if isinstance(images, Tensor) and images.shape[2:] == (size, size):
         return images
     return torch.stack([_fit_one(image, size, shorter) for image in images])
@@ -89,10 +94,10 @@ def _as_tensor(image: Tensor | Image.Image) -> Tensor:
 
 
 def _as_pil(image: Tensor | Image.Image) -> Tensor | Image.Image:
-    """Convert uint8 tensors to PIL images, so that both are resized in the same way.
+    """Convert uint8 tensors to PIL images, so that tensors and PIL images are resized equally.
 
-    Images of the fast decoder (`ImageSplit.decode`) remain tensors, because their pixels differ in
-    any case.
+    Images from the fast decoder (`ImageSplit.decode`) remain tensors, because their pixels differ
+    from PIL's anyway.
     """
     if isinstance(image, tv_tensors.Image):
         return image
@@ -105,8 +110,8 @@ def downscale(image: Tensor | Image.Image, shorter: int) -> Tensor | Image.Image
     """Reduce the shorter side of an image to `shorter` pixels. Smaller images are unchanged.
 
     Args:
-        image: tensor `(3, H, W)`, uint8 or float32, or PIL image. The result has the same type.
-        shorter: length of the shorter side in pixels.
+        image: PIL image, or tensor `(3, H, W)`, uint8 or float32. The result has the same type.
+        shorter: maximum length of the shorter side in pixels.
     """
     sides = image.shape[1:] if isinstance(image, Tensor) else image.size
     if min(sides) <= shorter:
@@ -137,12 +142,13 @@ def _crop_flip(images: list, seeds: np.ndarray, size: int, *, pad: int, flip: bo
 
 
 def crop(x: Tensor, down: Tensor, right: Tensor, pad: int) -> Tensor:
-    """Pad images with zeros, and crop each one to its old size.
+    """Pad images with zeros, and crop each image to its original size.
 
     Args:
         x: images `(N, C, H, W)`.
-        down, right: offsets of the crops, `(N,)` int64 in [0, 2 * pad]; `pad` is the center.
-        pad: width of the padding in pixels.
+        down, right: vertical and horizontal offset of each crop in pixels, `(N,)` int64 in
+            [0, 2 * pad]. An offset of `pad` does not move the image.
+        pad: width of the padding on each side in pixels.
     """
     height, width = x.shape[2:]
     windows = zero_pad(x, [pad] * 4).unfold(2, height, 1).unfold(3, width, 1)
@@ -150,7 +156,10 @@ def crop(x: Tensor, down: Tensor, right: Tensor, pad: int) -> Tensor:
 
 
 def lighting(x: Tensor) -> Tensor:
-    """Add noise along the principal colors to an image `(3, H, W)`; uses the global generator."""
+    """Add noise along the principal colors to an image `(3, H, W)`.
+
+    The noise is from PyTorch's global generator.
+    """
     alpha = torch.empty(3).normal_(0, LIGHTING_STD)
     color = (torch.tensor(PCA_EIGENVECTORS) * alpha * torch.tensor(PCA_EIGENVALUES)).sum(1)
     # The robustness library does not clamp. Attacks need images in [0, 1].
@@ -166,7 +175,7 @@ def _imagenet_color(size: int) -> list:
 
 
 def _cifar_color(size: int) -> list:
-    """The augmentation of the `robustness` library for CIFAR."""
+    """Return the `robustness` library's augmentation for CIFAR."""
     return [
         tv.RandomCrop(size, padding=4),
         tv.RandomHorizontalFlip(),
@@ -184,18 +193,18 @@ def _one_by_one(
     colors: bool = False,
     fit: bool = False,
 ) -> Tensor:
-    """Apply torchvision's transforms to each image, with the global generator set to its seed.
+    """Apply torchvision's transforms to each image, with the image's seed in the global generator.
 
     Args:
-        images, seeds, size: as for every augmentation.
+        images, seeds, size: arguments of every augmentation; see the module's description.
         steps: function that returns the transforms for a size.
         colors: whether to apply `lighting`.
-        fit: whether the images are resized to `size` first.
+        fit: whether to resize and crop the images to `size` first.
     """
     if fit:
         images = list(_fit(images, size, size))
     pipeline = tv.Compose(steps(size))
-    generator = torch.default_generator  # torch.manual_seed would also seed the GPUs
+    generator = torch.default_generator  # `torch.manual_seed` would also seed the GPUs
     before, done = generator.get_state(), []
     try:
         for image, seed in zip(images, seeds.tolist(), strict=True):
@@ -208,11 +217,11 @@ def _one_by_one(
     return _to_unit(torch.stack(done))  # converting all images at once saves a copy
 
 
-AUGMENTATIONS: dict[str, Callable[..., Tensor]] = {  # (images, seeds, size) -> x
+AUGMENTATIONS: dict[str, Callable[..., Tensor]] = {  # functions (images, seeds, size) -> x
     "none": _plain,
     "shift2": partial(_crop_flip, pad=2, flip=False),
     "crop4_flip": partial(_crop_flip, pad=4, flip=True),
     "crop4_flip_color": partial(_one_by_one, steps=_cifar_color, fit=True),
-    "imagenet": partial(_one_by_one, steps=_imagenet_color, colors=True),  # published models
+    "imagenet": partial(_one_by_one, steps=_imagenet_color, colors=True),  # for published models
     "imagenet_plain": partial(_one_by_one, steps=_imagenet),
 }

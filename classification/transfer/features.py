@@ -1,9 +1,9 @@
 """Compute features of images, and cache them on disk.
 
-The cache is `cache_dir()/features/<key>/`, with a few thousand rows per file. The key is a digest
-of everything that determines the features: weights, bytes of the images, transform, precision, and
-versions of the libraries. When one of them changes, the key changes, so outdated files are not
-read.
+The cache folder is `cache_dir()/features/<key>/`. Each file has the features of a few thousand
+images. The key is a digest of everything that determines the features: weights, image contents,
+transform, precision and library versions. A change of any of these changes the key, so outdated
+files are never read.
 """
 
 import hashlib
@@ -24,13 +24,13 @@ from classification.training.learner import autocast_dtype
 from robust_backbones.core.files import atomic, cache_dir, locked
 from robust_backbones.core.signals import Stopped, StopSignals
 
-VERSION = 1  # increase it with every change of this file or the transforms that changes features
-ROWS = 4096  # rows per file: an interrupted run repeats at most this many
+VERSION = 1  # increase after a code change that changes the features
+ROWS = 4096  # images per file; an interrupted run repeats at most one file
 BATCH = 128  # images per batch
 
 
 def identity(model: Classifier, source: ImageSplit, precision: str) -> dict:
-    """Everything that determines the features, in plain JSON types."""
+    """Return everything that determines the features, in plain JSON types."""
     return {
         "version": VERSION,
         "backbone": backbone_digest(model),
@@ -47,7 +47,7 @@ def identity(model: Classifier, source: ImageSplit, precision: str) -> dict:
 
 
 def folder_of(identity: dict) -> Path:
-    """Folder of the features with this identity."""
+    """Return the cache folder of the features with this identity."""
     text = json.dumps(identity, sort_keys=True)
     return cache_dir() / "features" / hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -61,18 +61,18 @@ def extract(
     signals: StopSignals | None = None,
     progress: Callable[[int, str], None] = lambda images, doing: None,
 ) -> np.ndarray:
-    """Compute the input of the last layer for each image's test view, or read it from the cache.
+    """Compute the last layer's input for center crops of the images, or read it from the cache.
 
     Args:
-        model: classifier, put into eval mode.
-        source: images.
-        precision: precision of the network, one of `training.settings.PRECISIONS`.
+        model: classifier. The function switches it to eval mode.
+        source: images to compute features of.
+        precision: precision of the network, a key of `training.settings.PRECISIONS`.
         workers: number of processes that read images.
-        signals: stop signals, checked after each batch. Complete files remain in the cache.
-        progress: function that is called with the number of new images and a description.
+        signals: stop signals to check after each batch. Complete files remain in the cache.
+        progress: function to call with the number of new images and a description of the work.
 
     Returns:
-        `(N, feature_dim)` float32, in the order of the images.
+        Features `(N, feature_dim)` float32, in the order of the images.
 
     Raises:
         UserError: an image is unreadable, or the disk is full.
@@ -99,7 +99,7 @@ def extract(
 
 
 def _read(path: Path, rows: int) -> np.ndarray | None:
-    """Read the rows of a file; None if it is missing or incomplete."""
+    """Read the features in a file, or return None if the file is missing or incomplete."""
     try:
         piece = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):

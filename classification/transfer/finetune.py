@@ -1,4 +1,4 @@
-"""Run trials by SGD: train the last layer or the full network."""
+"""Run trials that train the last layer or the full network by SGD."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -32,7 +32,8 @@ class SgdRun:
     Attributes:
         trial: index of the trial.
         lr: peak learning rate.
-        part: `CHOOSING`, or `FINAL` for the training on all training images after the choice.
+        part: purpose of the run. `CHOOSING`: train a candidate. `FINAL`: train on all training
+            images with the selected learning rate.
     """
 
     trial: int
@@ -40,15 +41,15 @@ class SgdRun:
     part: str
 
     def folder(self, task: Task) -> Path:
-        """Folder of the training."""
+        """Return the folder of the training run."""
         return task.folder / f"trial{self.trial}" / f"{self.part}_lr{self.lr:g}"
 
 
 def run(task: Task) -> list[Trial]:
     """Run all trials.
 
-    The test images are evaluated once, after all choices. They are evaluated during training only
-    if the protocol selects on the test images.
+    The test images are evaluated once, after all learning rates are selected. They are evaluated
+    during training only if the protocol selects on the test images.
     """
     lrs, on_test = _sgd(task).lrs, task.selects_on_test
     candidates = [
@@ -76,9 +77,9 @@ def _sgd(task: Task) -> SgdSettings:
 
 
 def _same_lr(task: Task, scores: dict[SgdRun, dict]) -> list[SgdRun]:
-    """Choose the learning rate whose best epochs have the highest mean over the trials.
+    """Choose one learning rate for all trials, as in the paper.
 
-    The paper selects the learning rate in this way.
+    The accuracy of the best epoch, averaged over the trials, is highest for this learning rate.
     """
     means = {
         lr: sum(scores[SgdRun(trial, lr, CHOOSING)]["value"] for trial in task.trials)
@@ -89,7 +90,7 @@ def _same_lr(task: Task, scores: dict[SgdRun, dict]) -> list[SgdRun]:
 
 
 def _lr_per_trial(task: Task, scores: dict[SgdRun, dict]) -> list[SgdRun]:
-    """Choose the best learning rate of each trial, or the only one."""
+    """Choose the best learning rate of each trial. A single candidate needs no selection."""
     lrs = _sgd(task).lrs
     if not task.settings.chooses:
         return [SgdRun(trial, lrs[0], FINAL) for trial in task.trials]
@@ -101,15 +102,16 @@ def _lr_per_trial(task: Task, scores: dict[SgdRun, dict]) -> list[SgdRun]:
 
 
 def _train(task: Task, run: SgdRun, position: str, rivals: list[list[dict]]) -> list[dict]:
-    """Train or resume, unless the training has finished.
+    """Train or resume one training run, unless it has finished.
 
     Args:
-        run: the training.
-        position: index and number of all trainings, for the log.
-        rivals: histories of the earlier candidates of the trial.
+        task: network, data and settings of the transfer run.
+        run: training run.
+        position: position of the training run for the log, such as "2 of 6".
+        rivals: histories of the trial's earlier candidates.
 
     Returns:
-        The history: one record per epoch.
+        The history of the training run, with one record per epoch.
     """
     if task.signals.requested:
         raise Stopped
@@ -153,13 +155,13 @@ def _draw(title: str, training: Training) -> None:
 
 
 def _key(task: Task) -> str:
-    """Key of the selection accuracy in an epoch's record."""
+    """Return the key of the selection accuracy in an epoch's record."""
     kind = "adversarial" if _sgd(task).train.attack.eps else "clean"
     return f"{kind}_{task.settings.metric}"
 
 
 def _prune(task: Task, rivals: list[list[dict]], training: Training) -> bool:
-    """Whether the best earlier candidate was better by more than `--prune-margin` at this epoch."""
+    """Return whether an earlier candidate is better by more than `--prune-margin` at this epoch."""
     margin, key = _sgd(task).prune_margin, _key(task)
     own = [record for record in training.history if key in record]
     if not margin or not own or training.epoch < training.epochs / 3:
@@ -174,12 +176,13 @@ def _prune(task: Task, rivals: list[list[dict]], training: Training) -> bool:
 
 
 def _score(task: Task, history: list[dict]) -> dict:
-    """Score a candidate.
+    """Compute the score of a candidate.
 
     Returns:
-        `value`: the accuracy that selects, in percent: of the best epoch for selection on the test
-        images, else of the last epoch; `epoch`: its epoch; `last`: the accuracy of the last epoch;
-        `stopped`: the number of epochs, if the candidate was pruned.
+        A dictionary. `value` is the accuracy to select by, in percent. It is from the best epoch if
+        the protocol selects on the test images, and from the last epoch otherwise. `epoch` is the
+        number of this epoch. `last` is the accuracy in the last epoch. `stopped` is the number of
+        trained epochs, and present only if the candidate was pruned.
     """
     key = _key(task)
     evaluated = [record for record in history if key in record]
@@ -191,9 +194,9 @@ def _score(task: Task, history: list[dict]) -> dict:
 
 
 def _examine(task: Task, monitored: ImageSplit | None, training: Training) -> dict:
-    """Evaluate the monitored images at epochs 1, 1 + N, 1 + 2N, ... and the last epoch.
+    """Evaluate the monitored images in epochs 1, 1 + N, 1 + 2N, ... and in the last epoch.
 
-    If the best epoch is used, also save its weights.
+    N is `eval_every`. If the protocol selects the best epoch, save the weights of the best epoch.
     """
     due = training.epoch % _sgd(task).eval_every == 0 or training.epoch == training.epochs - 1
     if monitored is None or not due:
@@ -224,7 +227,7 @@ def _save_best(training: Training) -> None:
 
 
 def _test(task: Task, run: SgdRun, scores: dict[SgdRun, dict]) -> Trial:
-    """Evaluate the chosen network on the test images."""
+    """Evaluate the selected network on the test images."""
     model, sgd = task.classifier(run.trial), _sgd(task)
     file = BEST if run.part == CHOOSING else LAST
     state = load_file(run.folder(task) / file)["model"]
@@ -260,7 +263,7 @@ def _predict(
 
 
 def remove_weights(task: Task) -> None:
-    """Remove the weights of a finished run's trainings, but not their curves."""
+    """Remove the weights of all training runs of a finished transfer run, but not the curves."""
     for name in (BEST, LAST):
         for path in task.folder.glob(f"trial*/*/{name}"):
             path.unlink()

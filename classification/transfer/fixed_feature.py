@@ -18,13 +18,13 @@ from robust_backbones.core.signals import Stopped
 
 @dataclass
 class Choice:
-    """The chosen hyperparameter of one trial.
+    """Selected hyperparameter of one trial.
 
     Attributes:
-        value: chosen or given value.
-        candidates: as in `Trial`.
+        value: selected value, or the value that the user gave.
+        candidates: evaluated values, as in `Trial`.
         more: further entries for the result, in plain JSON types.
-        start: solution that `predict` can start from.
+        start: solution from which `Probe.predict` can start; None: no solution.
     """
 
     value: Any
@@ -35,12 +35,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class Probe:
-    """One kind of probe.
+    """Functions of one type of probe.
 
     Attributes:
-        choose: `(task, x, y, x_val, y_val)` -> `Choice`.
-        predict: `(task, choice, x, y, x_test)` -> predictions, and the last layer's weight and bias
-            or None.
+        choose: function `(task, x, y, x_val, y_val) -> Choice`, which selects the hyperparameter.
+        predict: function `(task, choice, x, y, x_test) -> (predictions, head)`. `head` is
+            `(weight, bias)` of the last layer, or None for a probe without parameters.
     """
 
     choose: Callable[[Task, Tensor, Tensor, Tensor, Tensor], Choice]
@@ -51,25 +51,26 @@ class Probe:
 
 @dataclass(frozen=True)
 class _Features:
-    """Features of some of the training images.
+    """Features of a subset of the training images.
 
     Attributes:
-        indices: indices of the images, sorted, `(N,)`.
-        x: their features, `(N, d)`.
+        indices: sorted indices of the images, `(N,)` int64.
+        x: features of these images, `(N, d)` float32.
     """
 
     indices: Tensor
     x: Tensor
 
     def of(self, images: Tensor) -> Tensor:
-        """Features of the images with these indices."""
+        """Return the features of the images with these indices."""
         return self.x[torch.searchsorted(self.indices, images)]
 
 
 def run(task: Task) -> list[Trial]:
     """Run all trials.
 
-    The test images are evaluated after all choices, unless the protocol selects on them.
+    The test images are used only after all trials have selected their hyperparameter, unless the
+    protocol selects on the test images.
     """
     row = PROBES[task.settings.parts.probe]
     features_of = partial(_extract, task, task.classifier(0))
@@ -108,7 +109,7 @@ def _choose(
     train: _Features,
     features_of: Callable[[ImageSplit], Tensor],
 ) -> Choice:
-    """Choose the hyperparameter, unless the user gave it."""
+    """Select the hyperparameter of a trial, or return the value that the user gave."""
     settings = task.settings
     if not settings.chooses:
         return Choice(

@@ -1,4 +1,4 @@
-"""k nearest neighbors on features, by cosine similarity: a probe without training."""
+"""k-nearest-neighbor classification of features by cosine similarity, without training."""
 
 from collections.abc import Callable, Sequence
 
@@ -24,15 +24,15 @@ def classify(
     """Predict classes `(N,)` int64 by a vote of the k most similar training images.
 
     Args:
-        x_train: training features `(M, d)`, of any scale.
+        x_train: training features `(M, d)`. Their scale has no effect.
         y_train: training labels `(M,)`, int64 in [0, classes).
         x_test: test features `(N, d)`.
         k: number of neighbors, in [1, M].
         classes: number of classes.
-        temperature: votes have the weight exp(cosine / temperature), as in Wu et al. (2018,
-            "Unsupervised feature learning via non-parametric instance discrimination"). None: votes
-            have equal weights, and the first class with the most votes is predicted, as in
-            scikit-learn's KNeighborsClassifier.
+        temperature: temperature of the votes, > 0. A vote has the weight exp(cosine / temperature),
+            as in Wu et al. (2018, "Unsupervised feature learning via non-parametric instance
+            discrimination"). None: equal weights, as in scikit-learn's KNeighborsClassifier. Then
+            the first class with the most votes is predicted.
 
     Raises:
         UserError: k is not in [1, M], the temperature is not positive, or a feature is not finite.
@@ -51,19 +51,19 @@ def choose_neighbors(
     ks: Sequence[int] = NEIGHBORS,
     temperature: float | None = 0.07,
 ) -> tuple[int, list[tuple[int, float]]]:
-    """Choose the k with the best validation accuracy, or the largest such k.
+    """Choose the k with the best validation accuracy. If several k are best, choose the largest.
 
     Args:
-        x_train, y_train, classes, temperature: as for `classify`.
-        x_val, y_val: validation features and labels.
-        metric: `(predictions, labels, classes)` -> accuracy in percent.
-        ks: values to choose from. Values above the number of training images are excluded.
+        x_train, y_train, classes, temperature: same as for `classify`.
+        x_val, y_val: validation features `(N, d)` and labels `(N,)`.
+        metric: function `(predictions, labels, classes) -> accuracy in percent`.
+        ks: values of k to choose from. Values above the number of training images are excluded.
 
     Returns:
-        k, and `(k, accuracy)` of each value.
+        The best k, and a list of `(k, accuracy in percent)` for all evaluated values.
 
     Raises:
-        UserError: as for `classify`, or all values are excluded.
+        UserError: `classify` would raise it, or all values are excluded.
     """
     possible = sorted({k for k in ks if k <= len(x_train)})
     if not possible:
@@ -84,7 +84,7 @@ def _votes(
     classes: int,
     temperature: float | None,
 ) -> Tensor:
-    """Predictions for each of the ascending `ks`, `(len(ks), N)`."""
+    """Predict classes `(len(ks), N)` for each of the ascending `ks`."""
     if not 1 <= ks[0] <= ks[-1] <= len(x_train):
         raise UserError(
             f"{ks[0]} neighbors: there are {len(x_train)} images. Give 1 to {len(x_train)}."
@@ -97,7 +97,7 @@ def _votes(
     found = []
     for part in x.to(base).split(max(1, SIMILARITIES // max(len(base), classes))):
         cosines, index = (F.normalize(part, dim=1) @ base.T).topk(ks[-1])
-        # Similarities are relative to the most similar image, to avoid an overflow.
+        # Subtract the highest similarity, to avoid an overflow.
         weights = (
             torch.ones_like(cosines)
             if temperature is None

@@ -1,7 +1,8 @@
 """Preconditioned L-BFGS for a batch of convex problems, each with its own preconditioner.
 
 All problems are evaluated together, once per iteration. A problem that accepts its trial point
-moves there. A problem that rejects it shortens its step. Converged problems leave the batch.
+moves to that point. A problem that rejects its trial point shortens its step. Converged problems
+leave the batch.
 
 Shapes: P problems with K classes and D unknowns per class; the last unknown is the bias.
 """
@@ -18,14 +19,14 @@ SHORTEST = 1e-12  # below this step size, the objective changes only by rounding
 
 
 class Preconditioner:
-    """The inverse of mass * (moment + ratio * I), without penalty on the bias.
+    """Inverse of mass * (moment + ratio * I), where I has a 0 for the bias, which has no penalty.
 
     Along a path of penalties, moment and ratio change slowly. Problems with similar penalties can
-    share everything except the mass.
+    therefore share the preconditioner except for the mass.
 
     Args:
-        moment: `(D, D)` float32, as `logistic.Images.second_moment` returns it.
-        ratio: penalty divided by the mass, which is the sum of the images' weights in the moment.
+        moment: weighted second moment `(D, D)` float32, from `logistic.Images.second_moment`.
+        ratio: penalty divided by the mass. The mass is the sum of the images' weights.
     """
 
     def __init__(self, moment: Tensor, ratio: float):
@@ -33,7 +34,7 @@ class Preconditioner:
         matrix, ridge = moment.clone(), torch.full_like(moment[0], ratio)
         ridge[-1] = 0
         matrix.diagonal().add_(ridge)
-        # Rounding can make the matrix indefinite: increase the diagonal until Cholesky succeeds.
+        # Rounding can make the matrix indefinite. Increase the diagonal until Cholesky succeeds.
         share, failed = 100 * torch.finfo(moment.dtype).eps, True
         while failed:
             matrix.diagonal().mul_(1 + share)
@@ -42,19 +43,19 @@ class Preconditioner:
         self.inverse = torch.cholesky_inverse(factor)
 
     def near(self, ratio: float) -> bool:
-        """Whether a new preconditioner for this ratio would be only slightly better."""
+        """Return whether a new preconditioner for this ratio would be only slightly better."""
         return 0.25 < ratio / self.ratio < 4
 
     def apply(self, g: Tensor, mass: float) -> Tensor:
-        """Multiply g `(..., D)` by the preconditioner of this mass."""
+        """Multiply g `(..., D)` by the preconditioner with this mass."""
         return (g.float() @ self.inverse).to(g.dtype) / mass
 
 
 class Pairs:
-    """The pairs that L-BFGS stores: steps s, gradient changes y, and z = preconditioner times y.
+    """Pairs that L-BFGS stores: steps s, gradient changes y, and z = preconditioner times y.
 
     The inverse Hessian is applied in the compact form of Byrd, Nocedal and Schnabel (1994, eq.
-    3.1), which needs few large products. A problem that rejected a step has a pair of zeros.
+    3.1), which needs only a few large matrix products. A problem that rejects a step stores zeros.
 
     Args:
         like: tensor `(P, K, D)` with the shape of the unknowns.
@@ -63,10 +64,10 @@ class Pairs:
     def __init__(self, like: Tensor):
         size = len(like), MEMORY, like[0].numel()
         self.s, self.y, self.z = (like.new_zeros(size) for _ in range(3))
-        # Products s_i y_j, where pair i is not newer than pair j, and y_i z_j.
+        # Products s_i y_j, for pairs i that are not newer than pair j, and products y_i z_j.
         self.sy, self.yz = (like.new_zeros(len(like), MEMORY, MEMORY) for _ in range(2))
         self.gamma = like.new_ones(len(like))  # factor of the preconditioner
-        self.next = 0  # index of the oldest pair, which the next one replaces
+        self.next = 0  # index of the oldest pair, which the next pair replaces
 
     def keep(self, rows: Tensor) -> None:
         """Drop all problems except rows `(Q,)` int64."""
@@ -77,8 +78,11 @@ class Pairs:
         """Store a pair for each problem.
 
         Args:
-            s, y, z: `(P, K, D)`.
-            accepted: `(P,)` bool; the others get zeros.
+            s: steps `(P, K, D)`.
+            y: gradient changes `(P, K, D)`.
+            z: preconditioner times y, `(P, K, D)`.
+            accepted: whether each problem accepted its step, `(P,)` bool. The other problems store
+                zeros.
         """
         s, y, z = s.flatten(1), y.flatten(1), z.flatten(1)
         sy, yz = (s * y).sum(1), (y * z).sum(1)
@@ -89,7 +93,7 @@ class Pairs:
         self.next = (self.next + 1) % MEMORY
 
     def renew(self, row: int, preconditioner: Preconditioner, mass: float) -> None:
-        """Recompute z of the problem in this row for another preconditioner."""
+        """Recompute z for the problem in this row with a new preconditioner."""
         y = self.y[row]
         self.z[row] = preconditioner.apply(
             y.view(MEMORY, -1, len(preconditioner.moment)), mass
@@ -111,7 +115,7 @@ class Pairs:
         sy, yz = (product[:, order][:, :, order] for product in (self.sy, self.yz))
         sg, zg = by_s[:, order, 1:], by_z[:, order, 1:]
         diagonal = sy.diagonal(dim1=1, dim2=2)
-        # Empty rows contain only zeros, so any nonzero diagonal entry works.
+        # Rows without a pair contain only zeros, so any nonzero diagonal entry works.
         r = sy.triu(1) + torch.diag_embed(torch.where(diagonal > 0, diagonal, 1))
         a = torch.linalg.solve_triangular(r, sg, upper=True)
         right = diagonal[..., None] * a + gamma * (yz @ a - zg)
@@ -129,7 +133,7 @@ class State:
     f: Tensor  # (P,) float64
     g: Tensor  # (P, K, D)
     mass: Tensor  # (P,) float64
-    mg: Tensor  # preconditioner times g
+    mg: Tensor  # preconditioner times g, (P, K, D)
     step: Tensor  # (P,) float64; the next step size to try
 
     def rows(self, rows: Tensor) -> "State":
@@ -145,8 +149,8 @@ class Solution:
         v: unknowns `(P, K, D)`.
         objective: values of the objective `(P,)`, float64.
         gradient: gradients `(P, K, D)`.
-        iterations: numbers of iterations `(P,)`.
-        converged: whether each problem converged, `(P,)`.
+        iterations: numbers of iterations `(P,)`, int64.
+        converged: whether each problem converged, `(P,)` bool.
         preconditioners: last preconditioner of each problem.
     """
 
@@ -159,7 +163,7 @@ class Solution:
 
 
 class Batch:
-    """State of one call of `solve`. The arguments are the same."""
+    """State of one call of `solve`, with the same arguments."""
 
     def __init__(
         self, images: Any, penalties: Tensor, v: Tensor, preconditioners: list[Preconditioner]
@@ -173,10 +177,10 @@ class Batch:
         for row, ratio in enumerate((penalties / mass).tolist()):
             if not preconditioners[row].near(ratio):
                 self.preconditioners[row] = Preconditioner(preconditioners[row].moment, ratio)
-        self.masses = mass.tolist()  # unknowns at which the preconditioners were computed
+        self.masses = mass.tolist()  # masses of the preconditioners
         self.state = State(penalties, v, f, g, mass, self.apply(g), torch.ones_like(f))
         self.pairs = Pairs(v)
-        # A new preconditioner costs as much as `cost` iterations; renew it after a third of them.
+        # A new preconditioner costs as much as `cost` iterations. Renew it after a third of them.
         n, width = images.x.shape
         cost = width * (1 + width / n) / (2 * images.classes)
         self.ages, self.patience = [0] * len(v), [max(8, int(cost / 3))] * len(v)
@@ -214,7 +218,7 @@ class Batch:
             self.pairs.renew(row, preconditioner, mass)
 
     def advance(self, direction: Tensor, slope: Tensor) -> None:
-        """Try one point for each problem: a backtracking line search, one step per iteration."""
+        """Try one point for each problem, as one step of a backtracking line search."""
         s = self.state
         move = s.step.to(s.v.dtype)[:, None, None] * direction
         f, g, mass = self.images.objective(s.v + move, s.penalties)
@@ -222,7 +226,8 @@ class Batch:
         accepted = f <= s.f + ARMIJO * s.step * slope + slack
         mg = self.apply(g)
         self.pairs.add(move, g - s.g, mg - s.mg, accepted)
-        # The minimum of the parabola through both values, limited to 0.1 to 0.5 of the step.
+        # The shorter step minimizes the parabola with both values and the slope. It is limited to
+        # 0.1 to 0.5 of the step.
         shorter = (-slope * s.step.square() / (2 * (f - s.f - slope * s.step))).nan_to_num(0, 0, 0)
         shorter = shorter.clamp(0.1 * s.step, 0.5 * s.step)
         mask = accepted[:, None, None]
@@ -237,7 +242,7 @@ class Batch:
         )
 
     def leave(self, finished: Tensor, converged: Tensor, iteration: int) -> Tensor:
-        """Save the finished problems to the solution; return the rows of the others."""
+        """Move the finished problems to the solution, and return the rows of the other problems."""
         s, out = self.state, self.solution
         for row in finished.nonzero().flatten().tolist():
             i = self.active[row]
@@ -263,14 +268,14 @@ def solve(
     """Minimize each problem until the estimated remaining decrease is small.
 
     The estimate is half the squared norm of the gradient in the metric of the approximate inverse
-    Hessian. A problem has converged when it is at most tolerance * objective.
+    Hessian. A problem has converged when the estimate is at most tolerance * objective.
 
     Args:
-        images: `logistic.Images`, which has the objective.
+        images: object with the objective, a `logistic.Images`.
         penalties: penalties `(P,)`, float64.
         v: initial unknowns `(P, K, D)`.
-        preconditioners: one preconditioner for each problem, possibly from a similar problem.
-        tolerance: relative decrease at which a problem has converged.
+        preconditioners: preconditioner for each problem, possibly from a similar problem.
+        tolerance: estimated relative decrease at which a problem has converged.
         max_iterations: maximum number of iterations.
     """
     batch = Batch(images, penalties, v, preconditioners)

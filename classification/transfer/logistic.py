@@ -1,13 +1,15 @@
 """Multinomial logistic regression over a path of L2 penalties.
 
 For each penalty, minimize the sum of the cross entropies + penalty / 2 * |weights|^2. The bias has
-no penalty. Preconditioned L-BFGS solves many penalties at once: they share each matrix product, and
-converged ones leave the batch. Penalties are solved in levels: first a few that are far apart, then
-the penalties between them. Each level starts from values interpolated between solved penalties.
+no penalty. Preconditioned L-BFGS solves many penalties at once. The problems share each matrix
+product, and converged problems leave the batch. Penalties are solved in levels: first a few
+penalties that are far apart, then the penalties between them. Each level starts from solutions that
+are interpolated between solved penalties.
 
-The preconditioner is the Hessian with one weight per image for all classes: the mean of the nonzero
-eigenvalues of that image's K x K part, (1 - sum p^2) / (K - 1). Unlike an upper bound of the
-Hessian (Böhning 1992), it shrinks with the errors, which are few at weak penalties.
+The preconditioner is the inverse of an approximate Hessian with one weight per image for all
+classes. The weight is the mean of the nonzero eigenvalues of the image's K x K part,
+(1 - sum p^2) / (K - 1). Unlike an upper bound of the Hessian (Böhning 1992), the weight shrinks
+with the error of the image. At weak penalties, most errors are small.
 
 Shapes: P penalties, N images, K classes, d features, D unknowns per class in solver coordinates.
 """
@@ -22,18 +24,18 @@ from torch import Tensor
 from classification.transfer.lbfgs import MEMORY, Preconditioner, Solution, solve
 
 SPACING = 8  # every eighth penalty is solved first
-# Number of weight vectors (penalties times classes) of the first batches. With fewer, most of the
-# time of a matrix product is spent on reading the features. With more, good starting points would
-# save more time than batching.
+# Number of weight vectors (penalties times classes) in the first batches. In smaller batches, a
+# matrix product spends most of its time on reading the features. In larger batches, more penalties
+# start from 0 instead of from a good starting point, which costs more time than batching saves.
 FIRST_ROWS = 100
-CHUNK = 2**20  # number of logits computed at once: fits into a CPU's cache
+CHUNK = 2**20  # number of logits computed at once, small enough for a CPU's cache
 BLOCK = 256  # rows of the second moment computed at once; only one triangle is computed
-EMPTY = 1e-30  # smallest mean curvature, to avoid a division by zero
-STATE_BYTES = 2**31  # memory limit of L-BFGS; further penalties go into the next batch
+EMPTY = 1e-30  # smallest mean weight of an image, to avoid a division by zero
+STATE_BYTES = 2**31  # memory limit of L-BFGS; the remaining penalties form the next batch
 
 
 class Images:
-    """Features in solver coordinates: centered, with a last column of ones.
+    """Centered features in solver coordinates, with a last column of ones.
 
     With fewer images than features, the optimum is in the span of the centered images. In this
     case, the solver coordinates are coordinates in an orthonormal basis of that span, which
@@ -41,7 +43,7 @@ class Images:
 
     Args:
         x: features `(N, d)`, float64 or float32.
-        y: labels `(N,)`, int64 in [0, classes). Every class has an image.
+        y: labels `(N,)`, int64 in [0, classes). Every class has at least one image.
         classes: number of classes.
     """
 
@@ -54,21 +56,21 @@ class Images:
         self.x = torch.cat([x, x.new_ones(len(x), 1)], 1)
 
     def solver_coordinates(self, weights: Tensor, bias: Tensor) -> Tensor:
-        """Convert weights `(P, K, d)` and bias `(P, K)` on the features to `(P, K, D)`."""
+        """Convert weights `(P, K, d)` and bias `(P, K)` to solver coordinates `(P, K, D)`."""
         bias = bias + weights @ self.mean
         if self.basis is not None:
             weights = weights @ self.basis
         return torch.cat([weights, bias[..., None]], 2)
 
     def feature_coordinates(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Convert `(P, K, D)` to weights and bias on the features."""
+        """Convert solver coordinates `(P, K, D)` to weights `(P, K, d)` and bias `(P, K)`."""
         weights, bias = v[..., :-1], v[..., -1]
         if self.basis is not None:
             weights = weights @ self.basis.T
         return weights.contiguous(), bias - weights @ self.mean
 
     def gradient_norm(self, g: Tensor) -> Tensor:
-        """Length `(P,)` of the gradient with respect to weights and bias, from `(P, K, D)`."""
+        """Convert a gradient `(P, K, D)` to its norm `(P,)` with respect to weights and bias."""
         weights, bias = g[..., :-1], g[..., -1]
         if self.basis is not None:
             weights = weights @ self.basis.T
@@ -76,10 +78,10 @@ class Images:
         return (weights.square().sum((1, 2)) + bias.square().sum(1)).sqrt()
 
     def objective(self, v: Tensor, penalties: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Evaluate all problems.
+        """Evaluate the objective of all problems.
 
         Args:
-            v: unknowns `(P, K, D)`.
+            v: unknowns `(P, K, D)` in solver coordinates.
             penalties: penalties `(P,)`.
 
         Returns:
@@ -101,9 +103,10 @@ class Images:
         return value, gradient, mass.clamp_min(len(self.x) * EMPTY)
 
     def second_moment(self, v: Tensor) -> Tensor:
-        """Mean of x x^T over the images, weighted as in the preconditioner: `(D, D)` float32.
+        """Compute the weighted mean of x x^T over the images, `(D, D)` float32.
 
-        float32 is enough for a preconditioner. With many features it takes most of the time.
+        The weights are those of the preconditioner. float32 is accurate enough for a
+        preconditioner, and fast: with many features, this product takes most of the time.
 
         Args:
             v: unknowns of one problem `(K, D)`.
@@ -120,10 +123,10 @@ class Images:
 
 
 def _softmax(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Residuals p - [k = y] `(P, K, n)` and cross entropies `(P, n)`; the logits z are overwritten.
+    """Compute residuals p - [k = y] `(P, K, n)` and cross entropies `(P, n)`, and overwrite z.
 
-    The relative error of both is small even if p_y is nearly 1, as for all images at weak
-    penalties.
+    z are the logits. The relative errors of both outputs are small even if p_y is nearly 1. At weak
+    penalties, p_y is nearly 1 for all images.
     """
     index = y.expand(len(z), 1, -1)
     z -= z.amax(1, keepdim=True)
@@ -139,17 +142,17 @@ def _softmax(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _curvature(residuals: Tensor, y: Tensor) -> Tensor:
-    """(1 - sum p^2) / (K - 1) of each image, `(P, n)`, from the residuals of `_softmax`."""
+    """Compute (1 - sum p^2) / (K - 1) of each image, `(P, n)`, from the residuals of `_softmax`."""
     own = residuals.gather(1, y.expand(len(residuals), 1, -1))[:, 0]  # p_y - 1
     others = residuals.square().sum(1) - own.square()
     return (-own * (2 + own) - others).clamp_min(0) / (residuals.shape[1] - 1)
 
 
 def levels(count: int, together: int = 1) -> list[list[int]]:
-    """Indices on an ascending path of penalties, in the order of solving.
+    """Return the indices on an ascending path of penalties, in the order of solving.
 
-    First every eighth penalty from the strongest on, `together` at a time, then the penalties
-    halfway between, and so on.
+    The first levels have every eighth penalty, from the strongest to the weakest, `together` per
+    level. The next level has the penalties halfway between them, and so on.
 
     >>> levels(10)
     [[9], [8], [0], [4], [2, 6], [1, 3, 5, 7]]
@@ -165,9 +168,9 @@ def levels(count: int, together: int = 1) -> list[list[int]]:
 
 
 def interpolate(at: float, known: dict[float, Tensor]) -> Tensor:
-    """Interpolate with the polynomial through up to two known values on either side.
+    """Interpolate with the polynomial through up to two known values on each side of `at`.
 
-    Outside the known range, return the nearest value.
+    Outside the range of known positions, return the value at the nearest position.
     """
     near = sorted(known, key=lambda x: abs(x - at))
     left, right = [x for x in near if x < at][:2], [x for x in near if x >= at][:2]
@@ -186,13 +189,13 @@ def _nearest(known: Iterable[float], at: float) -> float:
 def solve_path(
     images: Images, penalties: Tensor, start: Tensor | None, tolerance: float, max_iterations: int
 ) -> Solution:
-    """Solve all penalties.
+    """Solve the problems of all penalties.
 
     Args:
         images: features and labels.
         penalties: penalties `(P,)`, float64, ascending and distinct.
-        start: initial unknowns `(P, K, D)`, or None.
-        tolerance, max_iterations: as for `lbfgs.solve`.
+        start: initial unknowns `(P, K, D)`; None: start from 0 and from interpolated solutions.
+        tolerance, max_iterations: stopping criteria, as for `lbfgs.solve`.
     """
     logs, zero = penalties.log().tolist(), images.x.new_zeros(images.classes, images.x.shape[1])
     plain = Preconditioner(images.second_moment(zero), 1.0)

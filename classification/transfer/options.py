@@ -1,4 +1,4 @@
-"""Options of `classification.transfer`, and the settings derived from them."""
+"""Command-line options of `classification.transfer`, and their conversion to settings."""
 
 import argparse
 from dataclasses import asdict, replace
@@ -20,8 +20,8 @@ from robust_backbones.core.cli import Parser
 from robust_backbones.core.eps import CONSTRAINTS, check_eps
 from robust_backbones.core.errors import UserError
 
-# The best settings that Salman et al. 2020 published for all tasks, and the learning rates that
-# they chose from.
+# Settings that Salman et al. (2020) published as the best for all tasks, and the candidate learning
+# rates.
 SGD = TrainSettings(
     method="standard",
     epochs=150,
@@ -32,12 +32,12 @@ SGD = TrainSettings(
 )
 LRS = (0.01, 0.001)
 EVAL_EVERY = 5
-PGD_STEPS = METHOD_DEFAULTS["pgd"].steps  # steps of the attacks in adversarial fine-tuning
+PGD_STEPS = METHOD_DEFAULTS["pgd"].steps  # gradient steps of the attack in adversarial fine-tuning
 EVAL_STEPS = 10
 # A single trial does not show the effect of the seed. A verdict needs three or more trials.
 SEEDED_TRIALS = 3
-# Options of only one of the probes.
-ATTACK = ("constraint", "steps", "eval_steps")  # require --adversarial
+# Options that apply to only one of the probes.
+ATTACK = ("constraint", "steps", "eval_steps")  # options that require --adversarial
 OWN = {
     "logistic": ("penalty",),
     "knn": ("neighbors",),
@@ -46,7 +46,7 @@ OWN = {
 
 
 def parser(description: str) -> Parser:
-    """Build the parser. Options with a default from a table are None if not given."""
+    """Build the parser. Options that `make_settings` completes have the default None."""
     p = Parser(
         description=description.split("\n")[0],
         epilog="To resume a stopped run, repeat the same command.",
@@ -220,7 +220,7 @@ def _running_options(p: Parser) -> None:
 
 
 def make_settings(args: argparse.Namespace, network: SourceNetwork) -> TransferSettings:
-    """Complete the options with the defaults of the dataset, the protocol and the network.
+    """Build the settings from the options and the defaults of dataset, protocol and network.
 
     Raises:
         UserError: options contradict each other.
@@ -254,12 +254,12 @@ def make_settings(args: argparse.Namespace, network: SourceNetwork) -> TransferS
 
 
 def trials(args: argparse.Namespace) -> int:
-    """Number of trials: `--trials`, or the default that its help describes."""
+    """Return the number of trials: `--trials`, or the default that its help describes."""
     if args.trials is not None:
         return args.trials
     probe = _parts(args).probe
     value = {"logistic": args.penalty, "knn": args.neighbors, "sgd": None}[probe]
-    # A choice depends on the validation images, which depend on the seed.
+    # Automatic selection depends on the validation images, which depend on the seed.
     return SEEDED_TRIALS if value is None or args.shots else 1
 
 
@@ -268,7 +268,7 @@ def _parts(args: argparse.Namespace) -> protocols.Protocol:
 
 
 def _refuse_foreign(args: argparse.Namespace, probe: str) -> None:
-    """Reject options of other probes."""
+    """Raise a UserError if an option of another probe is given."""
     foreign = {name for names in OWN.values() for name in names} - set(OWN[probe])
     for name in sorted(given(args, tuple(foreign))):
         full = args.mode == "full-network"

@@ -1,9 +1,9 @@
-"""Linear probes on features: logistic regression whose penalty is chosen on held-out images.
+"""Linear probes on features by logistic regression, with the penalty selected on held-out images.
 
 The protocol follows Kornblith et al. (2019, "Do better ImageNet models transfer better?"): 45
 penalties, logarithmically spaced from 1e-6 to 1e5, on features without standardization. The effect
 of a penalty depends on the scale of the features and on the number of images, because the cross
-entropy is a sum. scikit-learn's C is 1 / penalty.
+entropies are summed. The penalty is 1 / C, with scikit-learn's C.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from robust_backbones.core.errors import UserError
 
 PER_DECADE = 4  # penalties per decade
 PENALTIES = tuple(10 ** (-6 + i / PER_DECADE) for i in range(45))
-DECADES = 2  # decades added per extension
+DECADES = 2  # decades that one extension adds
 EXTENSIONS = 3  # maximum number of extensions of each end
 LOGITS = 2**24  # number of logits in memory at once
 
@@ -30,11 +30,11 @@ class Probes:
     """P linear classifiers on the same features.
 
     Attributes:
-        weights, bias: parameters `(P, K, d)` and `(P, K)`. A class without a training image has
-            weights 0 and bias -inf, the limit of the optimum.
+        weights, bias: parameters `(P, K, d)` and `(P, K)`. For a class without training images, the
+            weights are 0 and the bias is -inf, which is the limit of the optimum.
         penalties: penalties `(P,)`, float64.
         objective: sum of cross entropies (nats) + penalty / 2 * sum of weights^2, `(P,)` float64.
-        gradient_norm: length of the objective's gradient in weights and bias, `(P,)`.
+        gradient_norm: norm of the objective's gradient with respect to weights and bias, `(P,)`.
         iterations: numbers of iterations `(P,)`, int64.
         converged: whether each problem converged, `(P,)` bool.
     """
@@ -48,17 +48,17 @@ class Probes:
     converged: Tensor
 
     def logits(self, x: Tensor) -> Tensor:
-        """Logits `(P, N, K)` of features `(N, d)`."""
+        """Compute logits `(P, N, K)` for features `(N, d)`."""
         x = x.to(self.weights)
         return x @ self.weights.mT + self.bias[:, None]
 
     def predict(self, x: Tensor) -> Tensor:
-        """Predicted classes `(P, N)` int64 of features `(N, d)`."""
+        """Predict classes `(P, N)` int64 for features `(N, d)`."""
         rows = max(1, LOGITS // self.bias.numel())
         return torch.cat([self.logits(part).argmax(2) for part in x.split(rows)], 1)
 
     def one(self, index: int) -> "Probes":
-        """Select one classifier (P = 1)."""
+        """Return one of the classifiers as `Probes` with P = 1."""
         return _gather(self, torch.tensor([range(len(self.bias))[index]]))
 
 
@@ -68,12 +68,12 @@ class Chosen:
 
     Attributes:
         penalty: penalty with the best validation accuracy.
-        value: its validation accuracy in percent.
-        curve: `(penalty, validation accuracy in percent)` of all evaluated penalties, ascending.
-        edge: whether the best penalty is at an end of the path, and the path could not be extended
-            further.
-        extended: number of decades by which the path was extended, in total over both ends.
-        probes: classifiers of all evaluated penalties, fitted on the training images.
+        value: validation accuracy with this penalty, in percent.
+        curve: list of `(penalty, validation accuracy in percent)` for all evaluated penalties, with
+            ascending penalties.
+        edge: whether the best penalty is at an end of the path that could not be extended further.
+        extended: number of decades by which the path was extended, summed over both ends.
+        probes: classifiers for all evaluated penalties, fitted to the training images.
     """
 
     penalty: float
@@ -95,18 +95,18 @@ def fit(
     max_iterations: int = 1000,
     dtype: torch.dtype = torch.float64,
 ) -> Probes:
-    """Fit one classifier per penalty, all together, on the device of x.
+    """Fit one classifier per penalty. All of them are solved together, on the device of x.
 
     Args:
-        x: finite features `(N, d)`.
+        x: finite features `(N, d)`, floating-point.
         y: labels `(N,)`, int64 in [0, classes).
         classes: number of classes K.
         penalties: positive penalties `(P,)`, in any order.
-        start: probes to start from; each penalty starts from the nearest one.
+        start: probes to start from. Each penalty starts from the probe with the nearest penalty.
         tolerance: relative decrease of the objective, estimated from the gradient, at which a
             penalty has converged.
-        max_iterations: iterations after which a penalty ends with `converged` False.
-        dtype: dtype of the computation. float32 is faster, and needs a tolerance of about 1e-5.
+        max_iterations: maximum number of iterations, after which `converged` is False.
+        dtype: dtype of the computation. float32 is faster, but needs a tolerance of about 1e-5.
 
     Raises:
         UserError: shapes, labels, penalties or features are invalid, or fewer than two classes
@@ -126,11 +126,11 @@ def fit(
         _check_start(start, x, classes)
         distance = (path.log()[:, None] - start.penalties.to(path).log()).abs()
         near = _gather(start, distance.argmin(1))
-        # A class without images in `start` has a bias of -inf there: begin at 0.
+        # A class without images in `start` has a bias of -inf. Start from 0 instead.
         bias = near.bias.to(images.x)[:, present]
         bias = torch.where(bias.isfinite(), bias, 0)
         v = images.solver_coordinates(near.weights.to(images.x)[:, present], bias)
-        start = v - v.mean(1, keepdim=True)  # softmax ignores this shift
+        start = v - v.mean(1, keepdim=True)  # the softmax does not change with this shift
     found = solve_path(images, path, start, tolerance, max_iterations)
     some, some_bias = images.feature_coordinates(found.v)
     weights = x.new_zeros(len(path), classes, x.shape[1], dtype=dtype)
@@ -162,23 +162,24 @@ def choose(
 ) -> Chosen:
     """Choose the penalty with the best validation accuracy.
 
-    Among equally good penalties, the one nearest to the middle of the path is chosen. If the best
-    one is at an end of the path, two decades are added there, up to three times per end. A penalty
-    at an end is therefore strictly better than all others. Ties are common at both ends: weak
-    penalties separate separable classes equally well, and strong ones predict balanced classes
-    equally badly.
+    If several penalties are best, choose the penalty nearest to the middle of the path. A penalty
+    at an end of the path is therefore chosen only if it is better than all others. In this case,
+    extend the path by two decades at this end, up to three times per end. Ties are common at both
+    ends. Weak penalties separate separable classes equally well, and strong penalties classify
+    balanced classes equally badly.
 
     Args:
         x_train, x_val: features `(N, d)`.
         y_train, y_val: labels `(N,)`, int64 in [0, classes).
         classes: number of classes.
-        metric: `(predictions, labels, classes)` -> accuracy in percent, as in `metrics.METRICS`.
+        metric: function `(predictions, labels, classes) -> accuracy in percent`, as in
+            `metrics.METRICS`.
         penalties: path of penalties to choose from.
-        extend: whether the path may be extended.
+        extend: whether to extend the path if the best penalty is at an end.
         options: keyword arguments of `fit`.
 
     Raises:
-        UserError: as for `fit`, or there are fewer than three penalties.
+        UserError: `fit` raises it, or there are fewer than three penalties.
     """
     _check(x_val, y_val, classes)
     if len(set(penalties)) < 3:
@@ -209,25 +210,25 @@ def choose(
 def refit(
     x: Tensor, y: Tensor, classes: int, penalty: float, start: Probes | None = None, **options: Any
 ) -> Probes:
-    """Fit the probe (P = 1) of one penalty. `fit` describes arguments and errors."""
+    """Fit the probe for one penalty (P = 1). `fit` describes the arguments and errors."""
     return fit(x, y, classes, [penalty], start=start, **options)
 
 
 def few_shot(labels: Tensor, shots: int, seed: int) -> Tensor:
-    """Draw `shots` images per class.
+    """Draw a random set of `shots` images per class.
 
-    With the same seed, a smaller number of shots gives a subset.
+    With the same seed, the images for fewer shots are a subset of the images for more shots.
 
     Args:
-        labels: labels `(N,)`, int64. The distinct values are the classes.
+        labels: labels `(N,)`, int64. Their distinct values are the classes.
         shots: number of images per class, at least 1.
         seed: seed for the draw.
 
     Returns:
-        Indices `(classes * shots,)` int64, class by class.
+        Indices of the images `(classes * shots,)` int64, in the order of the classes.
 
     Raises:
-        UserError: a class has fewer images, or `shots` is less than 1.
+        UserError: a class has fewer than `shots` images, or `shots` is less than 1.
     """
     counts = {c: n for c, n in enumerate(torch.bincount(labels.cpu()).tolist()) if n}
     short = [c for c, n in counts.items() if n < shots]

@@ -1,10 +1,11 @@
-"""Transfer protocols as rows of a table, and the parts that they consist of."""
+"""Transfer protocols, and the parts of a protocol that the user can replace."""
 
 from dataclasses import asdict, dataclass
 
 from robust_backbones.core.errors import UserError
 
-# Part -> its values and their meaning. Each part is an option of `classification.transfer`.
+# Allowed values of each part, with their meanings. Each part is an option of
+# `classification.transfer`.
 PARTS = {
     "normalization": {
         "weights": "use the statistics that the weights were trained with",
@@ -24,18 +25,18 @@ PARTS = {
         "test": "select on the test images, including the epoch",
     },
 }
-# The hyperparameter that each probe selects, by its name in results.
+# Hyperparameter that each probe selects. Results use the same names.
 CHOICES = {"logistic": "penalty", "knn": "neighbors", "sgd": "lr"}
 MODES = ("fixed-feature", "full-network")
-FULL_NETWORK = {"batchnorm": "adapting", "probe": "sgd"}  # the same in every protocol
+FULL_NETWORK = {"batchnorm": "adapting", "probe": "sgd"}  # fixed parts of every protocol
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """One value for each of the `PARTS`.
+    """Protocol with one value for each of the `PARTS`.
 
-    `batchnorm` and `probe` concern frozen networks. Full networks are fine-tuned by SGD, and update
-    their BatchNorm statistics.
+    `batchnorm` and `probe` are options for frozen networks only. Full networks are always trained
+    by SGD and update their BatchNorm statistics.
     """
 
     normalization: str
@@ -46,19 +47,20 @@ class Protocol:
 
 PROTOCOLS = {
     "clean": Protocol("weights", "frozen", "logistic", "validation"),
-    # The authors' code, which differs from the paper's text: BatchNorm statistics of frozen layers
-    # are updated, ImageNet's normalization is not used, and the test images select.
+    # This protocol follows the authors' code, which differs from the paper's text. The code updates
+    # the BatchNorm statistics of frozen layers, does not use ImageNet's normalization, and selects
+    # on the test images.
     "paper": Protocol("target", "adapting", "sgd", "test"),
 }
 
 
 def compose(mode: str, protocol: str, given: dict[str, str]) -> Protocol:
-    """Replace parts of a named protocol.
+    """Build a protocol from a named protocol and the parts that the user gave.
 
     Args:
-        mode: one of `MODES`.
-        protocol: key of `PROTOCOLS`.
-        given: parts that the user chose.
+        mode: part of the network to train, one of `MODES`.
+        protocol: name of the protocol, a key of `PROTOCOLS`.
+        given: map from part to value, for the parts that the user gave.
 
     Raises:
         UserError: the parts contradict each other or the mode.
@@ -80,6 +82,6 @@ def compose(mode: str, protocol: str, given: dict[str, str]) -> Protocol:
 
 
 def name_of(mode: str, protocol: str, parts: Protocol) -> str:
-    """Return the protocol's name and the parts that differ from it: `clean+selection=test`."""
+    """Return the protocol's name with all replaced parts, such as `clean+selection=test`."""
     usual = asdict(compose(mode, protocol, {}))
     return "+".join([protocol, *(f"{k}={v}" for k, v in asdict(parts).items() if usual[k] != v)])

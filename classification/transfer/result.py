@@ -19,16 +19,16 @@ from robust_backbones.core.files import atomic
 
 
 def write(task: Task, trials: list[Trial], names: dict, seconds: float) -> str:
-    """Write all files of a finished run. result.json comes last and marks the run as finished.
+    """Write all files of a finished run. result.json is last, because it marks the run as finished.
 
     Args:
         task: network, data and settings of the run.
         trials: outcomes of the trials.
-        names: names of files as the user gave them, added to the settings in the result.
-        seconds: duration of the run.
+        names: file names from the user, to add to the settings in the result.
+        seconds: duration of the run in seconds.
 
     Returns:
-        The result in one line.
+        A one-line description of the result.
     """
     folder, labels, classes = task.folder, task.test.labels, task.train.classes
     predictions = torch.stack([trial.predictions for trial in trials])
@@ -56,15 +56,15 @@ def write(task: Task, trials: list[Trial], names: dict, seconds: float) -> str:
 
 
 def describe_source(weights: Checkpoint) -> dict:
-    """Training of the pretrained network; None for entries that its file does not have."""
+    """Describe how the network was pretrained. Entries that its file does not have are None."""
     names = ("dataset", "method", "constraint", "eps", "epochs", "seed")
-    source = weights.metadata.get("source_metadata")  # present in converted files
+    source = weights.metadata.get("source_metadata")  # converted files contain this entry
     known = (source if isinstance(source, dict) else {}) | weights.metadata
     return {"arch": weights.arch} | {name: known.get(name) for name in names}
 
 
 def summary(task: Task, trials: list[Trial]) -> dict:
-    """Compute the metrics of the result; docs/formats.md explains them."""
+    """Compute the metrics for result.json; docs/formats.md describes them."""
     rows = [_row(task, trial) for trial in trials]
     predictions = torch.stack([trial.predictions for trial in trials])
     low, high = metrics.interval(predictions, task.test.labels, task.settings.metric)
@@ -94,13 +94,16 @@ def _row(task: Task, trial: Trial) -> dict:
 
 
 def _mean(rows: list[dict], name: str) -> float | None:
-    """Mean of the entry `name` over the rows that have it; None if no row has it."""
+    """Return the mean of the entry `name` over the rows that contain it, or None without any."""
     values = [row[name] for row in rows if name in row]
     return fmean(values) if values else None
 
 
 def _spread(name: str, rows: list[dict]) -> dict:
-    """Mean, sample standard deviation (None for one trial), minimum and maximum over trials."""
+    """Compute mean, sample standard deviation, minimum and maximum of an entry over the trials.
+
+    The standard deviation of one trial is None.
+    """
     values = [row[name] for row in rows]
     return {
         name: fmean(values),
@@ -123,7 +126,7 @@ def line(found: dict, trials: int) -> str:
 
 
 def _per_class(task: Task, confusion: Tensor) -> Iterator[tuple]:
-    """Rows of per_class.csv, with counts summed over the trials."""
+    """Yield the rows of per_class.csv, with counts summed over the trials."""
     yield "class", "images", "right", "recall_percent"
     for name, row, i in zip(task.train.class_names, confusion, range(len(confusion)), strict=True):
         images, right = int(row.sum()), int(row[i])
@@ -131,14 +134,17 @@ def _per_class(task: Task, confusion: Tensor) -> Iterator[tuple]:
 
 
 def _confusion(task: Task, confusion: Tensor) -> Iterator[tuple]:
-    """Rows of confusion.csv, with counts summed over the trials."""
+    """Yield the rows of confusion.csv, with counts summed over the trials."""
     yield "class", *task.train.class_names
     for name, row in zip(task.train.class_names, confusion, strict=True):
         yield name, *row.tolist()
 
 
 def _per_image(trials: list[Trial], labels: Tensor) -> Iterator[tuple]:
-    """Rows of per_image.csv. `index` is the index in the test split, the same for every network."""
+    """Yield the rows of per_image.csv.
+
+    `index` is the index of the image in the test split, which is the same for every network.
+    """
     yield "index", "label", *(f"trial{k}" for k in range(len(trials)))
     columns = [trial.predictions.tolist() for trial in trials]
     for i, row in enumerate(zip(labels.tolist(), *columns, strict=True)):

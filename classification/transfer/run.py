@@ -1,4 +1,4 @@
-"""Perform a transfer run: open the data and the network, run the trials, write the result."""
+"""Run a transfer experiment: open the data and the network, run the trials, write the result."""
 
 import argparse
 import dataclasses
@@ -24,11 +24,11 @@ from robust_backbones.weights import short_name
 
 
 def main(args: argparse.Namespace, path: Path) -> None:
-    """Measure with the parsed options, unless the output folder contains the finished run.
+    """Run the experiment, unless the output folder contains its finished result.
 
     Args:
         args: parsed options.
-        path: weight file.
+        path: path of the weight file.
     """
     weights = read_checkpoint(path)
     network = SourceNetwork(weights.arch, weights.metadata.get("image_size"), weights.sha256)
@@ -44,7 +44,7 @@ def main(args: argparse.Namespace, path: Path) -> None:
 def _task(
     args: argparse.Namespace, settings: TransferSettings, weights: Checkpoint, device: torch.device
 ) -> Task:
-    """Open the data, and check options and data before the run."""
+    """Open the data, and check the options and the data before the run."""
     if distributed.world() > 1 and not settings.sgd:
         raise UserError(
             f"--probe {settings.parts.probe} runs in one process. Start it without torchrun."
@@ -70,7 +70,7 @@ def _open(
 
 
 def _folder(args: argparse.Namespace, recorded: dict) -> Path:
-    """Name a folder after the settings, so that runs with other settings have other folders."""
+    """Return a folder name that depends on all settings, so that different runs do not collide."""
     text = json.dumps(recorded, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     parts = (args.dataset, args.mode, args.protocol, short_name(args.weights), digest)

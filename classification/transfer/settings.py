@@ -8,12 +8,12 @@ from classification.transfer.protocols import Protocol
 
 @dataclass(frozen=True)
 class SourceNetwork:
-    """The pretrained network, as its weight file describes it.
+    """Pretrained network, as described by its weight file.
 
     Attributes:
-        arch: key of `zoo.ARCHS`.
+        arch: architecture, a key of `zoo.ARCHS`.
         image_size: height and width of its training images in pixels; None: unknown.
-        sha256: digest of the weight file.
+        sha256: SHA-256 of the weight file.
     """
 
     arch: str
@@ -23,14 +23,15 @@ class SourceNetwork:
 
 @dataclass(frozen=True)
 class SgdSettings:
-    """Training of the last layer or the full network by SGD.
+    """Settings for training the last layer or the full network by SGD.
 
     Attributes:
-        train: training settings. Each trial replaces the seed, each candidate the learning rate.
+        train: training settings. Each trial replaces the seed, and each candidate replaces the
+            learning rate.
         lrs: candidate learning rates, descending.
-        eval_every: epochs between two evaluations of the selection images.
-        prune_margin: percentage points that a learning rate may be below the best one before its
-            training stops; None: every training runs to its end.
+        eval_every: number of epochs between two evaluations on the selection images.
+        prune_margin: percentage points by which a candidate may be below the best candidate before
+            its training stops; None: no training stops early.
         evaluation: attack on the test images; None: clean images only.
     """
 
@@ -41,7 +42,7 @@ class SgdSettings:
     evaluation: AttackSettings | None
 
     def to_json(self) -> dict:
-        """Plain types, the training settings next to the others."""
+        """Return all settings as one flat dictionary, including the training settings."""
         fields = self.train.to_json()
         return fields | {
             "adversarial": fields.pop("eps"),
@@ -58,27 +59,27 @@ class TransferSettings:
 
     Attributes:
         network: pretrained network.
-        dataset: key of `datasets.DATASETS`.
-        metric: key of `metrics.METRICS`.
-        mode: one of `protocols.MODES`.
+        dataset: target dataset, a key of `datasets.specs.DATASETS`.
+        metric: accuracy to report and to select by, a key of `metrics.METRICS`.
+        mode: part of the network to train, one of `protocols.MODES`.
         protocol: name of the protocol, see `protocols.name_of`.
         parts: parts of the protocol.
         image_size: height and width of the images in pixels.
-        downscale: length of the shorter side to which images are first reduced, in pixels; None:
-            no reduction.
+        downscale: length of the shorter side to which images are first reduced, in pixels; None: no
+            reduction.
         decode: JPEG decoder, `exact` or `fast`.
-        limit, test_limit: number of training and test images; None: all.
-        shots: number of training images of each class; None: all.
-        held_out: fraction of each class of the training images to select on; 0: select on the test
+        limit, test_limit: number of training and test images to use; None: all images.
+        shots: number of training images per class; None: all images.
+        held_out: fraction of the training images of each class to select on; 0: select on the test
             images.
         trials: number of runs with different seeds.
         seed: seed of the first trial.
-        precision: key of `training.settings.PRECISIONS`.
-        deterministic: whether GPUs give equal numbers in every run.
-        save_classifier: whether the network of each trial is saved.
+        precision: precision of the network, a key of `training.settings.PRECISIONS`.
+        deterministic: whether repeated runs on a GPU give identical numbers.
+        save_classifier: whether to save the network of each trial.
         penalty: penalty of the logistic probe; None: selected automatically.
         neighbors: number of neighbors of the k-NN probe; None: selected automatically.
-        sgd: settings of the training by SGD; None for the other probes.
+        sgd: settings for SGD; None for the other probes.
     """
 
     network: SourceNetwork
@@ -105,7 +106,7 @@ class TransferSettings:
 
     @property
     def chooses(self) -> bool:
-        """Whether there is a hyperparameter to select. Otherwise the user gave its value."""
+        """Whether the run selects a hyperparameter. Otherwise the user gave its value."""
         if self.sgd:
             return len(self.sgd.lrs) > 1
         return (self.penalty if self.parts.probe == "logistic" else self.neighbors) is None

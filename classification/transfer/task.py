@@ -19,23 +19,23 @@ from robust_backbones.core.errors import UserError
 from robust_backbones.core.signals import StopSignals
 from robust_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
-IDENTITY = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # mean and std without any effect
+IDENTITY = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # mean and std that leave images unchanged
 
 
 @dataclass(frozen=True)
 class Task:
-    """One transfer run.
+    """Network, data and settings of one transfer run.
 
     Attributes:
         weights: weights of the pretrained network.
-        train, test: images of the splits.
+        train, test: training and test images.
         settings: settings of the run.
         data: identity of the images, see `trainer.identity`.
-        folder: folder of the run.
+        folder: output folder of the run.
         device: device of this process.
         workers: number of processes that read images.
-        save_seconds: longest time between two checkpoints.
-        signals: stop signals.
+        save_seconds: longest time between two checkpoints, in seconds.
+        signals: stop signals (SIGTERM, Ctrl-C) that this process received.
     """
 
     weights: Checkpoint
@@ -62,7 +62,7 @@ class Task:
 
     @property
     def metric(self) -> Callable[[Tensor, Tensor, int], float]:
-        """`(predictions, labels, classes)` -> accuracy in percent; see `metrics`."""
+        """Function `(predictions, labels, classes) -> accuracy in percent`; see `metrics`."""
         return metrics.METRICS[self.settings.metric]
 
     @property
@@ -71,31 +71,31 @@ class Task:
         return self.settings.parts.selection == "test"
 
     def seed(self, trial: int) -> int:
-        """Seed of a trial."""
+        """Return the seed of a trial."""
         return self.settings.seed + trial
 
     def images(self, trial: int) -> Tensor:
-        """Indices of the training images of a trial, sorted."""
+        """Return the sorted indices of a trial's training images."""
         shots = self.settings.shots
         if not shots:
             return torch.arange(len(self.train))
         return few_shot(self.train.labels, shots, self.seed(trial)).sort().values
 
     def validation_split(self, trial: int) -> tuple[Tensor, Tensor]:
-        """Split the images of a trial into training images and selection images."""
+        """Split the training images of a trial: indices to train on, and indices to select on."""
         every = self.images(trial)
         mask = held_out_mask(self.train.labels[every], self.settings.held_out, self.seed(trial))
         return every[~mask], every[mask]
 
     def selection_sources(self, trial: int) -> tuple[ImageSplit, ImageSplit]:
-        """Images to train candidates on, and selection images to compare the candidates on."""
+        """Return images to train the candidates on, and images to select the best candidate on."""
         if self.selects_on_test:
             return self.train.subset(self.images(trial)), self.test
         fit, chooses = (self.train.subset(part) for part in self.validation_split(trial))
         return fit, dataclasses.replace(chooses, split="val")
 
     def classifier(self, trial: int) -> Classifier:
-        """Build the network with the trial's new last layer; freeze it in mode fixed-feature."""
+        """Build the network with the trial's new last layer. Fixed-feature freezes the rest."""
         settings, statistics = self.settings, None
         if settings.parts.normalization == "target":
             statistics = target_statistics(settings.dataset)
@@ -105,11 +105,10 @@ class Task:
         return model.to(self.device).to(memory_format=torch.channels_last)
 
     def check(self) -> None:
-        """Check the data and the network for errors that would stop the run later.
+        """Check the data and the network for errors that would otherwise stop the run later.
 
         Raises:
-            UserError: a class lacks an image that is needed, or the protocol cannot freeze the
-                network.
+            UserError: a class has too few images, or the protocol does not support the network.
         """
         settings = self.settings
         for source in (self.train, self.test):
@@ -137,7 +136,7 @@ class Task:
             )
 
     def metadata(self, trial: int) -> dict:
-        """Metadata that users of a trial's weights need; docs/formats.md has the format."""
+        """Return the metadata to save with a trial's weights; docs/formats.md has the format."""
         settings, model = self.settings, self.classifier(trial)
         return {
             "arch": self.weights.arch,
@@ -155,11 +154,10 @@ class Task:
 
 
 def target_statistics(dataset: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the `(mean, std)` of a dataset in the paper's code: its own, or 0 and 1.
+    """Return `(mean, std)` of a dataset as in the paper's code: its own statistics, or 0 and 1.
 
     Only CIFAR-10 and CIFAR-100 among the twelve tasks have their own statistics. The paper's code
-    does not normalize the others. Other protocols of this project use ImageNet's statistics for
-    them.
+    does not normalize the images of the other tasks. `DATASETS` has ImageNet's statistics for them.
     """
     row = DATASETS[dataset]
     own = (row.mean, row.std)
@@ -172,13 +170,13 @@ class Trial:
 
     Attributes:
         seed: seed of the trial.
-        chosen: the hyperparameter that was chosen or given: `{"penalty": 3.2}`, `{"lr": 0.01}`.
-        candidates: values to choose from, `{"penalty", "value"}` each; value is the accuracy in
-            percent.
-        predictions: predicted classes of the test images, `(N,)`.
-        adversarial: predicted classes of the attacked test images, `(N,)`, or None.
+        chosen: selected or given hyperparameter, such as `{"penalty": 3.2}` or `{"lr": 0.01}`.
+        candidates: evaluated hyperparameters, such as `{"penalty": 3.2, "value": 91.5}`. "value" is
+            the selection accuracy in percent.
+        predictions: predicted classes of the test images, `(N,)` int64.
+        adversarial: predicted classes of the attacked test images, `(N,)` int64; None: no attack.
         more: further entries for the result, in plain JSON types.
-        model: state dict of the network on the CPU, or None if it will not be saved.
+        model: state dict of the network on the CPU; None if the network will not be saved.
     """
 
     seed: int
