@@ -10,7 +10,10 @@ _PUBLIC = {"get_config_file": "robust_backbones.core.resources"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name at its first use. Its module may import `__version__` from this one."""
+    """Import a public name at its first use.
+
+    A later import is necessary because the module of the name may import `__version__` from here.
+    """
     if name not in _PUBLIC:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     return getattr(importlib.import_module(_PUBLIC[name]), name)

@@ -10,7 +10,7 @@ import sys
 from robust_backbones.core.cli import program_name
 from robust_backbones.core.errors import UserError, user_errors
 
-# Command -> the module with its `main`, and what the command does.
+# Each command, with the module of its `main` function and a description for the list of commands.
 COMMANDS = {
     "zoo": ("robust_backbones.commands.zoo", "list, fetch and verify published models"),
     "convert": ("robust_backbones.commands.convert", "convert a checkpoint and verify the result"),
@@ -49,11 +49,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(program: str, commands: dict[str, tuple[str, str]], arguments: list[str]) -> None:
-    """Run one of `commands`.
+    """Run the command that the first argument names.
 
     Args:
         program: name of the program that was started, for the command's help.
-        commands: table such as `COMMANDS`.
+        commands: module and description of each command, as in `COMMANDS`.
         arguments: name of the command, with hyphens or underscores, and its arguments.
 
     Raises:

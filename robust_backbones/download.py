@@ -17,27 +17,27 @@ import huggingface_hub
 from huggingface_hub import constants
 from tqdm import tqdm
 
-ATTEMPTS = 5  # consecutive failures without progress
-BACKOFF = 1.0  # seconds before the second attempt; doubles each time
-TIMEOUT = 30.0  # seconds without data
-BLOCK = 1 << 18  # bytes
+ATTEMPTS = 5  # consecutive failed attempts without new data, after which the download fails
+BACKOFF = 1.0  # seconds to wait before the second attempt; the wait doubles each time
+TIMEOUT = 30.0  # seconds without data after which an attempt fails
+BLOCK = 1 << 18  # bytes per read
 PUBLISHER = "https://huggingface.co"
-_RETRY_STATUSES = {408, 425, 429, 500, 502, 503, 504}  # HTTP
+_RETRY_STATUSES = {408, 425, 429, 500, 502, 503, 504}  # temporary HTTP errors
 _WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _LOCALHOST = {"localhost", "127.0.0.1", "::1"}
 
 
 class DownloadError(Exception):
-    """Reason of a failed download, without the name of the file and without a final period."""
+    """A download failed. The message is the reason, without the file name and a final period."""
 
 
 def hub_endpoint() -> str:
-    """URL of the Hub, or of the mirror in `$HF_ENDPOINT`."""
+    """Return the URL of the Hub, or of the mirror in `$HF_ENDPOINT`."""
     return os.environ.get("HF_ENDPOINT", PUBLISHER).rstrip("/")
 
 
 def hub_url(endpoint: str, repo: str, file: str, revision: str | None) -> str:
-    """URL of a file on the Hub. Revision None is the newest."""
+    """Return the URL of a file on the Hub. If `revision` is None, use the newest commit."""
     return f"{endpoint}/{repo}/resolve/{revision or 'main'}/{file}"
 
 
@@ -47,7 +47,7 @@ def from_hub(repo: str, file: str, revision: str | None) -> Path:
     Args:
         repo: `OWNER/NAME`.
         file: path inside the repository.
-        revision: branch, tag or commit; None is the newest.
+        revision: branch, tag or commit; None: the newest commit.
 
     Returns:
         Path in the Hub's cache.
@@ -60,7 +60,7 @@ def from_hub(repo: str, file: str, revision: str | None) -> Path:
         try:
             path = huggingface_hub.hf_hub_download(repo_id=repo, filename=file, revision=revision)
             return Path(path)
-        except Exception as error:  # the types differ between releases of the client
+        except Exception as error:  # the Hub's client changes its exception types
             status = getattr(getattr(error, "response", None), "status_code", 0)
             if status < 500 or attempt == ATTEMPTS:
                 raise DownloadError(_hub_reason(error, repo, file)) from None
@@ -98,12 +98,13 @@ def _hub_reason(error: Exception, repo: str, file: str) -> str:
 def from_url(url: str, part: Path) -> None:
     """Download `url` into the file `part`, which is complete when this function returns.
 
-    A `part` of an earlier process is resumed if the server still has the same version of the file.
-    After a failed download, `part` remains for the next attempt.
+    An unfinished download in `part` is resumed if the server still has the same version of the
+    file. If the download fails, `part` is not removed, so that a later call can resume it.
 
     Args:
         url: `https://...`; `http://` is allowed for localhost only.
-        part: path to write to; `<part>.tag` stores the server's version of the file.
+        part: path of the file; until the download is complete, `<part>.tag` stores the version of
+            the file on the server.
 
     Raises:
         DownloadError: the URL is refused, the file does not exist, the server sent a page instead
@@ -124,7 +125,7 @@ def from_url(url: str, part: Path) -> None:
 
 
 def check_url(url: str) -> None:
-    """Allow only HTTPS or localhost URLs without credentials.
+    """Reject a URL that is neither HTTPS nor on localhost, or that contains credentials.
 
     Raises:
         DownloadError: the URL is not allowed.
@@ -150,11 +151,16 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _transfer(url: str, part: Path) -> None:
-    """Make one attempt. Raises OSError or HTTPException if another attempt may succeed."""
+    """Make one download attempt.
+
+    Raises:
+        OSError, HTTPException: the attempt failed, but another attempt may succeed.
+        DownloadError: the server sent a page or the wrong part of the file.
+    """
     tag_file = _tag_file(part)
     start, tag = _size(part), tag_file.read_text() if tag_file.exists() else ""
     headers = {"User-Agent": "robust-backbones", "Accept-Encoding": "identity"}
-    if start and tag:  # with If-Range, the server sends another version from its beginning
+    if start and tag:  # with If-Range, the server sends a changed file from its first byte
         headers |= {"Range": f"bytes={start}-", "If-Range": tag}
     request = urllib.request.Request(url, headers=headers)
     with urllib.request.build_opener(_Redirects).open(request, timeout=TIMEOUT) as response:
@@ -192,7 +198,7 @@ def _transfer(url: str, part: Path) -> None:
 
 
 def _version_tag(headers: Any) -> str:
-    """Value for `If-Range`. Weak ETags are not used: they do not guarantee identical bytes."""
+    """Return the value for `If-Range`. Weak ETags do not guarantee identical bytes, so ignore them."""
     tag = headers.get("ETag") or ""
     return headers.get("Last-Modified") or "" if not tag or tag.startswith("W/") else tag
 
@@ -202,7 +208,7 @@ def _raise_if_permanent(error: Exception, part: Path) -> None:
     if isinstance(error, urllib.error.HTTPError):
         error.close()
         status = f"{error.code} {error.reason}"
-        if error.code == 416:  # `part` is longer than the file, so start from scratch
+        if error.code == 416:  # `part` is too long, so start from scratch
             part.unlink(missing_ok=True)
             _tag_file(part).unlink(missing_ok=True)
         elif error.code in (401, 403):
@@ -213,7 +219,7 @@ def _raise_if_permanent(error: Exception, part: Path) -> None:
             raise DownloadError(f"the server answered {status}") from None
     elif isinstance(getattr(error, "reason", error), ssl.SSLCertVerificationError):
         raise DownloadError("the server's certificate is not trusted (see SSL_CERT_FILE)") from None
-    elif isinstance(error, OSError) and getattr(error, "filename", None):  # local file
+    elif isinstance(error, OSError) and getattr(error, "filename", None):  # a local file
         raise DownloadError(f"cannot write {error.filename}: {error.strerror}") from None
     elif isinstance(error, OSError) and error.errno in _WRITE_ERRORS:
         raise DownloadError(f"cannot write {part}: {error.strerror}") from None

@@ -1,9 +1,11 @@
 """Resolve a model name, path or URL to a verified local file.
 
-A file is looked up in the cache, then in the mirror folder `$ROBUST_BACKBONES_MIRROR`, then on the
-network. Files of the Hugging Face Hub are stored in the Hub's own cache, others in
-`cache_dir()/weights`. Every file must match its published digest or, without one, the digest that
-was recorded at its first use.
+Files are searched in the cache, then in the mirror folder `$ROBUST_BACKBONES_MIRROR`, then on the
+network. Downloads from the Hugging Face Hub are stored in the Hub's own cache. Other downloads are
+stored in `cache_dir()/weights`.
+
+Every file must match its published digest. A file without a published digest must match the digest
+that was recorded at its first use.
 """
 
 import contextlib
@@ -32,12 +34,12 @@ class _Remote:
     """A file on the network.
 
     Attributes:
-        key: name in errors and in the digest records, without the secrets of a URL.
+        key: name of the file in error messages and digest records, without secrets from its URL.
         mirror_path: path of the file inside the mirror folder.
-        url: address on the network.
-        published: published SHA-256, or None.
+        url: URL of the file, for downloads.
+        published: published SHA-256; None if unknown.
         hub: `(repository, file, revision)` on the Hugging Face Hub; None for other servers.
-            Revision None is the newest.
+            A revision of None is the newest commit.
     """
 
     key: str
@@ -48,21 +50,21 @@ class _Remote:
 
     @property
     def expected(self) -> str | None:
-        """The SHA-256 that the file must have; None if it is neither published nor recorded."""
+        """SHA-256 that the file must have; None if no digest is published or recorded."""
         record = _records().get(self.key)
         return self.published or (record.sha256 if record else None)
 
 
 @dataclass(frozen=True)
 class _Record:
-    """A fetched file.
+    """Record of a file that was downloaded or found in the mirror folder.
 
     Attributes:
-        sha256: digest of its content.
-        path: local path.
-        stamp: `[size in bytes, modification time in ns]`. While it is unchanged, the file is not
-            hashed again.
-        mirror: whether the file is in the user's mirror folder, from which no file is removed.
+        sha256: SHA-256 of the file.
+        path: local path of the file.
+        stamp: `[size in bytes, modification time in ns]`. The file is hashed again only if
+            the stamp has changed.
+        mirror: whether the file is in the user's mirror folder, where files are never removed.
     """
 
     sha256: str
@@ -72,7 +74,9 @@ class _Record:
 
 
 def resolve(source: str | Path) -> Path:
-    """Return the local file of `source`. It is downloaded if necessary, and its digest is checked.
+    """Return the path of a local file for `source`.
+
+    Remote files are downloaded if necessary, and their digests are checked.
 
     Args:
         source: published model (`resnet50_l2_eps3`, `robust://resnet50_l2_eps3`), path, URL
@@ -92,7 +96,7 @@ def resolve(source: str | Path) -> Path:
 
 
 def digest(source: str | Path) -> str | None:
-    """SHA-256 that the file of `source` has or must have; None if it is not known yet.
+    """Return the SHA-256 that the file of `source` has or must have, or None if unknown.
 
     Raises:
         UserError: `source` is not a model, a URL or a file.
@@ -102,13 +106,14 @@ def digest(source: str | Path) -> str | None:
 
 
 def verify(names: Iterable[str] = ()) -> Iterator[tuple[str, str, str]]:
-    """Hash cached files again and remove damaged ones.
+    """Hash cached files again, and remove damaged files unless they are in the mirror folder.
 
     Args:
         names: sources to verify; all cached files if empty.
 
     Yields:
-        `(source, "ok" | "gone" | "BAD", path and fault)`.
+        `(source, "ok" | "gone" | "BAD", text)`. The text has the path and, if the file is missing
+        or damaged, the fault.
 
     Raises:
         UserError: a name is invalid or was never fetched.
@@ -136,7 +141,7 @@ def verify(names: Iterable[str] = ()) -> Iterator[tuple[str, str, str]]:
 
 
 def _parse(text: str) -> _Remote | Path:
-    """Parse a source. Existing files are returned as paths."""
+    """Parse a source. Return the path of an existing local file, or else a remote file."""
     scheme = text.split("://", 1)[0] if "://" in text else ""
     if scheme in ("https", "http"):
         return _parse_url(text)
@@ -210,12 +215,12 @@ def _short_hash(text: str) -> str:
 
 
 def _lock(key: str) -> contextlib.AbstractContextManager[None]:
-    """Let only one process at a time download or check a file."""
+    """Return a lock that lets only one process at a time download or check a file."""
     return locked(cache_dir() / "locks" / f"{_short_hash(key)}.lock")
 
 
 def _unchanged(remote: _Remote) -> Path | None:
-    """Return the recorded file if its size and time have not changed since it was hashed."""
+    """Return the recorded file if its size and modification time are unchanged, else None."""
     record = _records().get(remote.key)
     if record is None or remote.published not in (None, record.sha256):
         return None
@@ -227,7 +232,10 @@ def _unchanged(remote: _Remote) -> Path | None:
 
 
 def _rehashed(remote: _Remote) -> Path | None:
-    """Return the recorded file if its content is unchanged. Otherwise remove the file."""
+    """Hash the recorded file again, and return its path if the digest is correct.
+
+    A file with a wrong digest is removed, unless it is in the mirror folder.
+    """
     record = _records().get(remote.key)
     if record is None or not (path := Path(record.path)).is_file():
         return None
@@ -242,7 +250,7 @@ def _rehashed(remote: _Remote) -> Path | None:
 
 
 def _mirrored(remote: _Remote) -> Path | None:
-    """Return the file in the mirror folder, if there is one."""
+    """Return the path of the file in the mirror folder, or None if the file is not there."""
     folder = os.environ.get(MIRROR)
     if not folder:
         return None
@@ -293,7 +301,7 @@ def _records_file() -> Path:
 
 
 def _records() -> dict[str, _Record]:
-    """Read all records: `{"version": 1, "files": {source: fields of a _Record}}`.
+    """Read all digest records from `{"version": 1, "files": {source: fields of a _Record}}`.
 
     Raises:
         UserError: the file is damaged, from another release, or cannot be read.
@@ -330,14 +338,15 @@ def _stamp(path: Path) -> list[int]:
 
 
 def _inspect(path: Path, expected: str | None) -> tuple[str, str]:
-    """Hash a file and check it.
+    """Hash a file, and check that it is the expected file and a weight file.
 
     Args:
         path: file to hash.
-        expected: required SHA-256, if it is known.
+        expected: required SHA-256; None if unknown.
 
     Returns:
-        `(SHA-256, fault)`. The fault completes "the file ..."; it is empty for a good file.
+        `(SHA-256, fault)`. The fault completes the sentence "the file ...". The fault is empty if
+        the file is valid.
 
     Raises:
         UserError: the file cannot be read.
@@ -362,7 +371,7 @@ def _inspect(path: Path, expected: str | None) -> tuple[str, str]:
 
 
 def _kind_of_text(head: bytes) -> str:
-    """Recognize files that servers send instead of weights; empty for binary files."""
+    """Describe text that a server sent instead of weights. Return "" for all other contents."""
     if not head:
         return "empty"
     if b"\0" in head:  # all weight formats are binary
@@ -378,7 +387,7 @@ def _kind_of_text(head: bytes) -> str:
 
 
 def _discard(path: Path) -> None:
-    """Remove a file and the targets of its links, which the Hub's client would use again."""
+    """Remove a file and the targets of its links, because the Hub's client would reuse them."""
     while path.is_symlink():
         target = path.parent / os.readlink(path)
         path.unlink()
@@ -387,12 +396,12 @@ def _discard(path: Path) -> None:
 
 
 def short_name(weights: str) -> str:
-    """Default name of a network: the name of its file without the suffix.
+    """Return the default name of a network, which is its file name without the suffix.
 
     Args:
-        weights: a path, a published name or a URL.
+        weights: path, published name or URL of the weights.
     """
     *above, name = weights.removeprefix(zoo.SCHEME).rstrip("/").split("/")
     short = re.sub(r"\.(pt|pth|ckpt|pkl|safetensors)$", "", name)
-    # Pretraining names every file checkpoint.pt, so the folder names the network.
+    # All pretraining runs save checkpoint.pt, so use the name of the folder.
     return above[-1] if short == "checkpoint" and above else short

@@ -1,4 +1,4 @@
-"""Tables of the supported architectures and the published models. Imports no torch."""
+"""Tables of the supported architectures and the published models. Does not import torch."""
 
 import difflib
 import re
@@ -11,11 +11,11 @@ from robust_backbones.core.errors import UserError
 
 @dataclass(frozen=True)
 class Arch:
-    """A torchvision network.
+    """An architecture that torchvision can build.
 
     Attributes:
         head: name of the last layer, which may have any number of classes.
-        marker: name of a tensor by which the architecture or its family is recognized.
+        marker: name of a tensor that identifies the architecture or its family.
         feature_dim: input dimension of the head.
     """
 
@@ -26,12 +26,13 @@ class Arch:
 
 @dataclass(frozen=True)
 class ResNetArch(Arch):
-    """A torchvision ResNet, which has its strides in the 3x3 convolutions.
+    """A torchvision ResNet. Bottleneck blocks have their stride in the 3x3 convolution.
 
     Attributes:
-        blocks: numbers of residual blocks in `layer1` to `layer4`.
-        bottleneck: whether blocks are 1x1, 3x3, 1x1 convolutions instead of two 3x3.
-        groups, width_per_group: torchvision arguments for the 3x3 convolutions in `layer1`.
+        blocks: number of residual blocks in each of `layer1` to `layer4`.
+        bottleneck: whether a block has 1x1, 3x3 and 1x1 convolutions instead of two 3x3
+            convolutions.
+        groups, width_per_group: torchvision's arguments for the 3x3 convolutions.
     """
 
     blocks: tuple[int, int, int, int]
@@ -41,12 +42,12 @@ class ResNetArch(Arch):
 
     @property
     def depth(self) -> int:
-        """Number of layers, as in the name: Detectron2's `DEPTH`."""
+        """Number of layers, as in the name of the network. Detectron2 calls it `DEPTH`."""
         return sum(self.blocks) * (3 if self.bottleneck else 2) + 2
 
     @property
     def res2_channels(self) -> int:
-        """Output channels of `layer1`: Detectron2's `RES2_OUT_CHANNELS`."""
+        """Number of output channels of `layer1`. Detectron2 calls it `RES2_OUT_CHANNELS`."""
         return self.feature_dim // 8
 
 
@@ -81,7 +82,7 @@ ARCHS: dict[str, Arch] = {
     "vgg16_bn": Arch("classifier.6", "features.40.weight", 4096),
 }
 
-# Architectures that Detectron2 has a backbone for.
+# Architectures for which Detectron2 has a backbone.
 RESNETS = tuple(name for name, arch in ARCHS.items() if isinstance(arch, ResNetArch))
 
 # Input statistics of all published models, for RGB images in [0, 1].
@@ -91,7 +92,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 PIXEL_MEAN = [round(255 * value, 3) for value in IMAGENET_MEAN]
 PIXEL_STD = [round(255 * value, 3) for value in IMAGENET_STD]
 
-# The models are on the Hugging Face Hub. Downloads use this commit.
+# Repository of the published models on the Hugging Face Hub, and the commit to download.
 HUB_REPO = "madrylab/robust-imagenet-models"
 HUB_REVISION = "1c68d6e185c2a503ec164cc8f736b1642b12d769"
 LICENSE = "MIT"
@@ -105,7 +106,7 @@ class Model:
     Attributes:
         arch: torchvision name, or `wide_resnet50_4`.
         constraint: norm of the training perturbations, `"l2"` or `"linf"`.
-        eps_text: eps as written in the file name: `3` for L2, `4.0` for 4/255 in L-infinity.
+        eps_text: eps as written in the file name, such as `3` (L2) or `4.0` (L-infinity, 4/255).
         accuracy: clean ImageNet top-1 accuracy in percent; None if not published.
         listed: whether the paper's tables contain the model.
     """
@@ -123,7 +124,7 @@ class Model:
 
     @property
     def eps(self) -> float:
-        """Perturbation radius for images in [0, 1]. File names give L-infinity in 1/255."""
+        """Perturbation radius for images in [0, 1]. File names contain 255 * eps for L-infinity."""
         return float(self.eps_text) / (255 if self.constraint == "linf" else 1)
 
     @property
@@ -134,7 +135,7 @@ class Model:
 
     @property
     def facts(self) -> dict:
-        """Metadata saved with the converted weights."""
+        """Metadata that is saved with the converted weights."""
         return {"name": self.name, "constraint": self.constraint, "eps": self.eps}
 
     @property
@@ -148,7 +149,7 @@ class Model:
         return _digests().get(self.file)
 
 
-# Architectures whose name in the file names is shorter.
+# Architectures with a shorter name in the published files.
 _FILE_ARCHS = {
     "densenet161": "densenet",
     "mnasnet1_0": "mnasnet",
@@ -157,7 +158,8 @@ _FILE_ARCHS = {
 }
 _SIZES_MB = {"resnet18": 93.6, "resnet50": 205, "wide_resnet50_2": 551, "resnext50_32x4d": 201}
 
-# Clean ImageNet top-1 accuracy, percent: eps of each column, and one row per architecture.
+# Clean ImageNet top-1 accuracy in percent. Each table has one column per eps and one row per
+# architecture.
 _L2_EPS = ("0", "0.01", "0.03", "0.05", "0.1", "0.25", "0.5", "1", "3", "5")
 _L2 = {
     "resnet18": (69.79, 69.90, 69.24, 69.15, 68.77, 67.43, 65.49, 62.32, 53.12, 45.59),
@@ -199,7 +201,7 @@ MODELS = {
 
 @cache
 def _digests() -> dict[str, str]:
-    """Published digests, `{file name: SHA-256}`, from a file in the format of sha256sum."""
+    """Read the published digests `{file name: SHA-256}` from a file in sha256sum format."""
     lines = Path(__file__).with_name("zoo.sha256").read_text(encoding="utf-8").splitlines()
     return {file: digest for digest, file in (line.split() for line in lines)}
 
@@ -207,7 +209,7 @@ def _digests() -> dict[str, str]:
 def find(name: str) -> Model:
     """Find a published model by name, with or without `robust://`.
 
-    `eps4.0` equals `eps4`, and the architecture may be spelled as in the file names.
+    `eps4.0` and `eps4` are equivalent. The architecture may be spelled as in the file names.
 
     Args:
         name: name such as `resnet50_linf_eps4`.
@@ -236,7 +238,7 @@ def _full_arch(name: str) -> str:
 
 
 def known(source: str) -> Model | None:
-    """Find the published model with this name or `hf://` path; None for other sources."""
+    """Return the published model with this name or `hf://` path, or None for other sources."""
     if source.startswith(f"hf://{HUB_REPO}"):
         file = source.rsplit("/", 1)[-1]
         return next((model for model in MODELS.values() if model.file == file), None)
@@ -247,7 +249,7 @@ def known(source: str) -> Model | None:
 
 
 def find_resnet(name: str) -> Model:
-    """Find a published model that Detectron2 has a backbone for.
+    """Find a published model for which Detectron2 has a backbone.
 
     Raises:
         UserError: the name is unknown, or the model is not a ResNet.
@@ -262,7 +264,7 @@ def find_resnet(name: str) -> Model:
 
 
 def select(arch: str | None = None, constraint: str | None = None) -> list[Model]:
-    """Select the models of an architecture and a constraint. None selects all.
+    """Return the published models with this architecture and constraint. None matches all models.
 
     Raises:
         UserError: no model has this architecture.

@@ -16,7 +16,7 @@ MAX_OPTIONS = 12  # with more options, the usage line shows only the required on
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """Help of 100 columns that shows defaults, and long lists of choices after the text."""
+    """Help formatter with 100 columns. It shows defaults, and lists many choices after the text."""
 
     def __init__(self, prog: str):
         super().__init__(prog, width=100)
@@ -72,12 +72,12 @@ _PRINT_AND_EXIT = (argparse._HelpAction, argparse._VersionAction)
 
 
 def _has_many_choices(action: argparse.Action) -> bool:
-    # The choices of subcommands are a dictionary and have a help line each.
+    # Choices of subcommands are a dictionary, and the help shows each subcommand on its own line.
     return isinstance(action.choices, tuple | list) and len(action.choices) > MAX_CHOICES
 
 
 def program_name() -> str:
-    """Return the name of this program as a user types it: `python -m classification.transfer`."""
+    """Return the program name as the user types it, such as `python -m classification.transfer`."""
     name = os.path.basename(sys.argv[0])
     spec = sys.modules["__main__"].__spec__
     if name == "__main__.py" and spec is not None:
@@ -88,23 +88,24 @@ def program_name() -> str:
 class Parser(argparse.ArgumentParser):
     """An argument parser that reports errors like a `UserError`: one line, exit code 2.
 
-    argparse prints its usage first, and an error after fifty options is easily missed.
+    By default, argparse prints the usage before the error. Users easily miss an error that comes
+    after fifty options.
     """
 
-    _typed: Sequence[str] = ()  # arguments that are being parsed
+    _typed: Sequence[str] = ()  # arguments of the current parse, for the error message
 
     def __init__(self, prog: str | None = None, **kwargs: Any):
         kwargs.setdefault("formatter_class", _Help)
         super().__init__(prog or program_name(), **kwargs)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse as argparse does. The arguments are kept for the error message."""
+        """Parse as argparse does, and save the arguments for the error message."""
         self._typed = sys.argv[1:] if args is None else args
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Print the error and how to show the help, and exit with code 2."""
-        if "arguments are required: " in message:  # perhaps because an option was misspelled
+        """Print the error with a reference to --help, and exit with code 2."""
+        if "arguments are required: " in message:  # an option may be misspelled
             unknown = [word for word in self._typed if self._is_unknown_option(word)]
             message += "".join(f"; {word} is not an option" for word in unknown[:1])
         else:
@@ -114,12 +115,12 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
     def _is_unknown_option(self, word: str) -> bool:
-        name = word.split("=")[0]  # argparse also accepts the beginning of an option
+        name = word.split("=")[0]  # argparse also accepts abbreviated options
         return name[:2] == "--" and not any(o.startswith(name) for o in self._option_string_actions)
 
     def most_similar(self, word: str) -> str | None:
-        """Return the option that the word resembles, or None."""
-        # Without the dashes, which would make short options similar to any word.
+        """Return the option that is most similar to the word, or None if no option is similar."""
+        # Compare without dashes, which would make short options similar to any word.
         options = {option.strip("-"): option for option in self._option_string_actions}
         near = difflib.get_close_matches(word.split("=")[0].strip("-"), options, 1)
         return options[near[0]] if near else None
@@ -129,18 +130,18 @@ def number(convert: Callable, allowed: Callable, description: str) -> Callable:
     """Create a `type` function for one numeric argument.
 
     Args:
-        convert: function from text to a number; may raise ValueError or ArithmeticError.
-        allowed: function from a number to whether it is allowed; must be false for NaN.
-        description: allowed values, to complete the error "'x' is not ...".
+        convert: function that converts text to a number; may raise ValueError or ArithmeticError.
+        allowed: function that returns whether a number is allowed; must return False for NaN.
+        description: description of the allowed values, which completes the error "'x' is not ...".
 
     Returns:
-        Function from text to a number that raises `argparse.ArgumentTypeError`.
+        Function that converts text to a number, or raises `argparse.ArgumentTypeError`.
     """
 
     def parse(text: str) -> Any:
         try:
             value = convert(text)
-        except (ValueError, ArithmeticError):  # such as 1/0 or 1e999
+        except (ValueError, ArithmeticError):  # for example, 1/0 or 1e999
             value = math.nan
         if not allowed(value):
             raise argparse.ArgumentTypeError(f"'{text}' is not {description}")

@@ -1,10 +1,10 @@
-"""Keys of a detector's configuration that do not affect its numbers, for three comparisons.
+"""Configuration keys that may differ between two detector runs, for three kinds of comparison.
 
-A key is in a list if it starts with one of the prefixes.
+Each list contains prefixes. All keys that start with one of the prefixes may differ.
 """
 
 _OUTPUT = ("OUTPUT_DIR",)
-# Between a training run and its continuation.
+# Keys that may differ between a training run and its continuation.
 CONTINUATION = (
     *_OUTPUT,
     "TEST",
@@ -13,9 +13,9 @@ CONTINUATION = (
     "MODEL.DEVICE",
     "SOLVER.CHECKPOINT_PERIOD",
 )
-# Between evaluations of the same weights, which are compared by their digest.
+# Keys that may differ between evaluations of the same weights. Digests identify the weights.
 EVALUATION = (*_OUTPUT, "SOLVER.", "DATALOADER.", "DATASETS.TRAIN", "MODEL.WEIGHTS")
-# Between runs of one experiment, which differ in weights and seeds.
+# Keys that may differ between runs of one experiment, which have different weights and seeds.
 EXPERIMENT = (
     *_OUTPUT,
     "SEED",

@@ -1,4 +1,4 @@
-"""User errors versus bugs, and clean exits on Ctrl-C, closed pipes and full disks."""
+"""Report user errors without a traceback. Exit cleanly on Ctrl-C, closed pipes and full disks."""
 
 import contextlib
 import errno
@@ -9,17 +9,17 @@ import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
-EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 130, 141  # shells report these for SIGINT and SIGPIPE
+EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 130, 141  # exit codes that shells report for SIGINT, SIGPIPE
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, maximum file size
-MAX_LENGTH = 2000  # characters of a message, which may quote a value from a hostile file
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # full disk, full quota, file too large
+MAX_LENGTH = 2000  # longest message in characters; a message may quote a hostile file
 
 
 class UserError(ValueError):
-    """Invalid input. The message contains the value, the allowed values and the fix.
+    """The input is invalid. The message contains the value, the allowed values and the fix.
 
-    Control characters and unprintable text are escaped. The middle of a message of more than
-    `MAX_LENGTH` characters is cut.
+    Control characters and unprintable text are escaped. If a message has more than
+    `MAX_LENGTH` characters, its middle is cut.
     """
 
     def __init__(self, message: object = "") -> None:
@@ -32,9 +32,9 @@ class UserError(ValueError):
 
 
 class WorkerFailure(str):
-    """The message of a `UserError` in a worker process.
+    """The message of a `UserError` that was raised in a worker process.
 
-    A data loader would raise the exception with the traceback of the worker.
+    Workers return the message, because a data loader adds the worker's traceback to exceptions.
     """
 
 
@@ -44,7 +44,7 @@ def _escape(character: str) -> str:
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Exit cleanly on expected errors. Other exceptions keep their traceback.
+    """Exit without a traceback on expected errors. Do not catch other exceptions.
 
     A `UserError` or a full disk prints one line on stderr and exits with code 2. Ctrl-C and a
     closed pipe (`| head`) exit with the code of their signal.
@@ -73,7 +73,7 @@ def user_errors() -> Iterator[None]:
 
 
 def _make_writable() -> None:
-    """Replace a closed stdout or stderr (`>&-`) by devnull; escape text that ASCII cannot show."""
+    """Replace closed output streams (`>&-`) by devnull. Escape characters they cannot encode."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -93,9 +93,9 @@ def _exit_with(message: str) -> NoReturn:
 
 
 def _stdout_is_closed() -> bool:
-    """Whether stdout is the broken pipe. If so, redirect its remaining output to devnull."""
+    """Return whether stdout is the broken pipe. If so, redirect remaining output to devnull."""
     pipe = select.poll()
-    pipe.register(sys.stdout.fileno(), 0)  # poll always reports errors
+    pipe.register(sys.stdout.fileno(), 0)  # poll reports errors even if no event is requested
     if not pipe.poll(0):
         return False
     _redirect_stdout_to_devnull()

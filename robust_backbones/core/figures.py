@@ -15,17 +15,17 @@ def new_figure(width: float, height: float) -> Any:
     Args:
         width, height: size in inches.
     """
-    # Matplotlib takes a second to import, and most commands draw nothing.
+    # Imported here because Matplotlib takes a second to import, and most commands draw nothing.
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def save_figure(figure: Any, path: str | Path, dpi: int = 120) -> None:
-    """Save a figure in the format of the file's ending: `.png` or `.svg`.
+    """Save a figure as PNG or SVG, depending on the suffix of the path.
 
     Args:
-        dpi: resolution of a PNG, pixels per inch.
+        dpi: resolution of a PNG file, in pixels per inch.
 
     Raises:
         UserError: the file could not be written.
@@ -47,4 +47,5 @@ def literal(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-_METADATA: dict[str, dict] = {"png": {}, "svg": {"Date": None}}  # equal figures give equal files
+# SVG files contain no date, so that equal figures give equal files.
+_METADATA: dict[str, dict] = {"png": {}, "svg": {"Date": None}}

@@ -1,4 +1,4 @@
-"""Atomic writes, locks, digests, and the location of the cache."""
+"""Write files atomically, lock and hash files, and locate the cache."""
 
 import contextlib
 import errno
@@ -16,19 +16,23 @@ from filelock import FileLock, Timeout
 
 from robust_backbones.core.errors import DISK_FULL, UserError
 
-# Messages of NumPy and Pillow for a full disk; their exceptions have no errno.
+# Messages of NumPy and Pillow about a full disk. Their exceptions have no errno.
 _SHORT_WRITE = re.compile(r"\d+ requested and \d+ written|encoder error -2 when writing")
-_TEMPORARY = "????????.tmp"  # suffix of temporary files, whose names start with a dot
+_TEMPORARY = "????????.tmp"  # glob pattern for the end of the names of temporary files
 
 
 def cache_dir() -> Path:
-    """Return `$ROBUST_BACKBONES_CACHE` or `robust_backbones` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    """Return the cache folder.
+
+    The environment variable ROBUST_BACKBONES_CACHE sets this folder. By default, it is the folder
+    `robust_backbones` in `$XDG_CACHE_HOME` or in `~/.cache`.
+    """
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("ROBUST_BACKBONES_CACHE") or f"{base}/robust_backbones").expanduser()
 
 
 def check_readable(path: str | Path, fix: str) -> None:
-    """Check that a file can be opened, before importing the slow libraries that read it.
+    """Check that a file can be opened. Commands call this before slow imports.
 
     Args:
         path: file to open.
@@ -48,7 +52,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path that replaces `path` when the block succeeds.
 
     Readers see either the old file or the complete new one, even if the process is killed.
-    Temporary files of `path` that killed processes left are removed.
+    Temporary files of `path` from killed processes are removed.
 
     Raises:
         UserError: the folder cannot be created or written to, or the disk is full. An existing
@@ -66,7 +70,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
             yield Path(name)
             with open(name, "rb") as file:
                 os.fsync(file.fileno())
-            os.chmod(name, 0o666 & ~_umask())  # mkstemp creates private files
+            os.chmod(name, 0o666 & ~_umask())  # only the owner can read the file of mkstemp
             os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
@@ -77,7 +81,7 @@ def _create_temporary(path: Path) -> tuple[int, str]:
     """Create a temporary file next to `path`, locked until it is closed."""
     while True:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with contextlib.suppress(OSError):  # on file systems without locks, no file is removed
+        with contextlib.suppress(OSError):  # file systems without locks keep stale files
             fcntl.flock(handle, fcntl.LOCK_EX)
         if os.fstat(handle).st_nlink:
             return handle, name
@@ -85,7 +89,7 @@ def _create_temporary(path: Path) -> tuple[int, str]:
 
 
 def _remove_stale(temporaries: Iterable[Path]) -> None:
-    """Remove temporary files that no process has locked. Killed processes left them."""
+    """Remove the temporary files that no process has locked. They are from killed processes."""
     for stale in temporaries:
         with contextlib.suppress(OSError), open(stale, "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -94,7 +98,7 @@ def _remove_stale(temporaries: Iterable[Path]) -> None:
 
 @contextlib.contextmanager
 def _translate_write_errors(path: Path, temporary: str) -> Iterator[None]:
-    """Turn a full disk or a missing folder into an error that names the file."""
+    """Convert write errors, such as a full disk, to a UserError that names the file."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # torch.save chains the OSError to its own error
@@ -111,12 +115,12 @@ def _translate_write_errors(path: Path, temporary: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def claimed(folder: str | Path) -> Iterator[None]:
-    """Make this process the only one that writes to `folder`, until the block or process ends.
+    """Reserve `folder` for this process until the block or the process ends.
 
-    Also remove temporary files that killed processes left in the folder or its subfolders.
+    Also remove temporary files of killed processes from the folder and its subfolders.
 
     Raises:
-        UserError: another process has claimed the folder, or it cannot be created.
+        UserError: another process has claimed the folder, or the folder cannot be created.
     """
     folder = Path(folder)
     try:
@@ -141,13 +145,13 @@ def claimed(folder: str | Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(path: str | Path, patience: float = 10.0) -> Iterator[None]:
-    """Hold the lock file `path`: only one process at a time is inside the block.
+    """Hold the lock file `path`, so that only one process at a time executes the block.
 
-    The lock is released if its process dies.
+    The operating system releases the lock if the process dies.
 
     Args:
         path: lock file.
-        patience: seconds of waiting before a warning is logged.
+        patience: number of seconds to wait before a warning is logged.
 
     Raises:
         UserError: the lock file cannot be created.
@@ -178,7 +182,7 @@ def _umask() -> int:
 
 
 def sha256(path: str | Path) -> str:
-    """Return the SHA-256 (hex) of a file."""
+    """Return the SHA-256 digest of a file in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

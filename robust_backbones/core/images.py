@@ -8,12 +8,12 @@ from PIL import Image
 
 from robust_backbones.core.errors import UserError
 
-MAX_MEMBER_BYTES = 1 << 28  # size limit of an image in a tar file
+MAX_MEMBER_BYTES = 1 << 28  # largest image file in a tar file
 
 
 @contextlib.contextmanager
 def decoding_errors(name: object) -> Iterator[None]:
-    """Turn any decoder exception in the block into an error that names the image.
+    """Convert all decoder exceptions in the block to a UserError that names the image.
 
     Args:
         name: name of the image in the error message.
@@ -37,8 +37,8 @@ def decoding_errors(name: object) -> Iterator[None]:
 def check_size(image: Image.Image) -> None:
     """Reject an image that would need gigabytes of memory.
 
-    A file of a few bytes can claim any number of pixels, and Pillow only warns up to twice its own
-    limit.
+    A file of a few bytes can claim any number of pixels. Between its limit and twice that limit,
+    Pillow only warns.
 
     Raises:
         ValueError: the image has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels.
@@ -61,5 +61,5 @@ def read_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     if member.issparse() or member.size > MAX_MEMBER_BYTES:
         raise ValueError(f"'{member.name}' is sparse or claims more than {MAX_MEMBER_BYTES} bytes")
     file = archive.extractfile(member)
-    assert file is not None  # true for regular members
+    assert file is not None  # regular members always have a file
     return file.read()

@@ -1,4 +1,4 @@
-"""HTML pages from Jinja templates."""
+"""Render HTML pages from Jinja templates."""
 
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ def render(template: Path, **variables: Any) -> str:
     """Render a template and escape its variables.
 
     Args:
-        template: path of the template. It also gets `version`, the version of this package.
-        variables: values for the template. Only `markupsafe.Markup` strings are not escaped.
+        template: path of the template, which can also use the variable `version` of this package.
+        variables: values for the template. Values of type `markupsafe.Markup` are not escaped.
     """
     # Imported here because most commands write no page and should start quickly.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined

@@ -1,4 +1,4 @@
-"""Find the configs that come with the packages, and report the version of the code."""
+"""Find packaged configs, and determine the version of the code."""
 
 import difflib
 import functools
@@ -16,8 +16,8 @@ _YAML = (".yaml", ".yml")
 def configs() -> Path:
     """Return the folder of the packaged configs.
 
-    setup.py installs the clone's `configs/` as `robust_backbones/configs`. A clone has the folder
-    next to the package.
+    setup.py installs `configs/` as `robust_backbones/configs`. In a clone, the folder is next to
+    the package.
     """
     installed = _PACKAGE / "configs"
     return installed if installed.is_dir() else _PACKAGE.parent / "configs"
@@ -41,9 +41,9 @@ def get_config_file(name: str) -> str:
 
 
 def config_file(path: str | Path) -> Path:
-    """Return `path`, or the packaged config of this name if no file `path` exists.
+    """Return `path` if the file exists, or else the packaged config with this name.
 
-    Names of packaged configs are, for example, `configs/studies/demo.yaml`,
+    If there is no such config, return `path`. Examples of names are `configs/studies/demo.yaml`,
     `coco_mask_rcnn_robust_eps3.yaml` and `robust-backbones/base/voc.yaml`.
     """
     path = Path(path)
@@ -53,7 +53,9 @@ def config_file(path: str | Path) -> Path:
 
 
 def require_config(path: str | Path) -> Path:
-    """Return `config_file(path)`. Programs call this before the slow import of Detectron2.
+    """Return `config_file(path)`, and check that the file exists.
+
+    Commands call this function before the slow import of Detectron2.
 
     Raises:
         UserError: the file does not exist, or is a folder. The message suggests similar names.
@@ -80,7 +82,7 @@ def _packaged(path: Path) -> Path | None:
 
 
 def _suggestion(name: str, known: list[str]) -> str:
-    by_stem = {Path(text).stem: text for text in reversed(known)}  # the first one of a name wins
+    by_stem = {Path(text).stem: text for text in reversed(known)}  # keep the first text per stem
     near = difflib.get_close_matches(Path(name).stem, by_stem, n=4, cutoff=0.3)
     if not near:
         return f"The packaged configs are in {configs()}."
@@ -89,9 +91,9 @@ def _suggestion(name: str, known: list[str]) -> str:
 
 @functools.cache
 def version() -> str:
-    """Return the version, in a clone with the commit: `0.1.0+1a2b3c4d5e6f`.
+    """Return the version of the code. In a clone, append the commit: `0.1.0+1a2b3c4d5e6f`.
 
-    `-dirty` is appended if tracked files differ from the commit.
+    Also append `-dirty` if tracked files differ from the commit.
     """
     if not (_PACKAGE.parent / ".git").exists():
         return __version__
@@ -105,6 +107,6 @@ def version() -> str:
             check=True,
             timeout=10,
         )
-    except (OSError, subprocess.SubprocessError):  # git is missing or may not read this folder
+    except (OSError, subprocess.SubprocessError):  # git is missing or fails
         return __version__
     return f"{__version__}+{described.stdout.strip()}"

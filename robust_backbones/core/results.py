@@ -1,4 +1,4 @@
-"""Result files: one JSON per run, written once, atomically. The format is in docs/formats.md."""
+"""Write and compare result files. Each run writes one JSON file; see docs/formats.md."""
 
 import json
 import math
@@ -32,17 +32,18 @@ def write(
     """Write the result of a run and return it.
 
     Args:
-        path: JSON file; an existing one is replaced atomically.
-        kind: `"pretrain"`, `"robustness"`, `"transfer"`, `"interpret"`, `"detection"`,
+        path: path of the JSON file. An existing file is replaced atomically.
+        kind: kind of run: `"pretrain"`, `"robustness"`, `"transfer"`, `"interpret"`, `"detection"`,
             `"detection-robustness"`, `"detection-corruptions"` or `"errors"`.
-        metrics: numbers; accuracies and AP in percent [0, 100].
+        metrics: measured numbers. Accuracies and AP are in percent, [0, 100].
         settings: all settings of the run.
-        weights_sha256: digest of the weight file that the run started from; None without one.
-        data: `{split: {"name", "images", "fingerprint"}}`.
+        weights_sha256: SHA-256 of the weight file that the run started from; None if the run did
+            not start from a weight file.
+        data: description of the images, `{split: {"name", "images", "fingerprint"}}`.
         seed: random seed.
-        seconds: wall time of the run.
+        seconds: wall time of the run in seconds.
         processes: number of processes of the run.
-        warnings: `{"check", "message"}` for each reason to doubt the numbers; None if this kind
+        warnings: reasons to doubt the numbers, each as `{"check", "message"}`; None if this kind
             of run has no checks.
     """
     result = {
@@ -66,12 +67,12 @@ def write(
 
 
 def finished(path: str | Path, settings: dict) -> bool:
-    """Whether the result file exists and has these settings.
+    """Return whether the result file exists and has these settings.
 
     Raises:
         UserError: the file is not a result, or has other settings.
     """
-    resources.version()  # caches the version now, because the code may change during the run
+    resources.version()  # caches the version before the code can change during the run
     path = Path(path)
     if not path.exists():
         return False
@@ -90,7 +91,7 @@ def finished(path: str | Path, settings: dict) -> bool:
 
 
 def differences(found: dict, wanted: dict) -> str:
-    """Describe the entries of `wanted` that `found` lacks or has with another value."""
+    """Describe the entries of `wanted` that `found` does not have with the same value."""
     return "; ".join(
         f"{key} is {found.get(key)} there, {value} here"
         for key, value in wanted.items()
@@ -99,7 +100,7 @@ def differences(found: dict, wanted: dict) -> str:
 
 
 def finite(node: Any) -> Any:
-    """Replace NaN and infinity by None: JSON has neither. AP without ground truth is NaN."""
+    """Replace NaN and infinity, which JSON cannot store, by None. AP without objects is NaN."""
     if isinstance(node, dict):
         return {key: finite(value) for key, value in node.items()}
     if isinstance(node, (list, tuple)):
@@ -108,7 +109,7 @@ def finite(node: Any) -> Any:
 
 
 def flatten(node: dict, separator: str = ".", prefix: str = "") -> dict:
-    """Flatten nested dictionaries: configurations to `SOLVER.MAX_ITER`, metrics to `bbox/AP`."""
+    """Flatten a nested dictionary to keys such as `SOLVER.MAX_ITER` or `bbox/AP`."""
     flat = {}
     for key, value in node.items():
         name = f"{prefix}{key}"
@@ -118,7 +119,7 @@ def flatten(node: dict, separator: str = ".", prefix: str = "") -> dict:
 
 
 def hardware() -> dict:
-    """Describe the devices, threads and versions, which affect the numbers."""
+    """Return the devices, thread count and versions, because they affect the results."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "gpus": gpus,

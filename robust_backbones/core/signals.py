@@ -8,11 +8,11 @@ EXIT_RESUMABLE = 75  # EX_TEMPFAIL, which schedulers interpret as "retry"
 
 
 class Stopped(Exception):
-    """A run ended early because a signal requested it. Its state is saved."""
+    """A stop signal ended the run early. A later start can resume the run."""
 
 
 class StopSignals:
-    """Flag that SIGTERM or SIGINT (Ctrl-C) sets. A second Ctrl-C interrupts at once.
+    """Flag that SIGTERM or SIGINT (Ctrl-C) sets. Ctrl-C after that interrupts at once.
 
     Attributes:
         requested: whether a signal has arrived.
@@ -23,7 +23,7 @@ class StopSignals:
 
     @contextlib.contextmanager
     def watch(self) -> Iterator["StopSignals"]:
-        """Set the flag on signals during the block, instead of ending the process."""
+        """Make signals set the flag instead of ending the process, until the block ends."""
         before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield self

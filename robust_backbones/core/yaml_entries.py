@@ -1,4 +1,4 @@
-"""A size limit for YAML files, checked before aliases are expanded."""
+"""Limit the size of YAML files before their aliases are expanded."""
 
 import math
 from pathlib import Path
@@ -14,8 +14,8 @@ def check_entries(path: str | Path, node: yaml.Node) -> None:
     """Reject a YAML file whose aliases expand to too many entries.
 
     Args:
-        path: the file, for the message.
-        node: its root node, as `yaml.compose` returns it.
+        path: path of the file, for the error message.
+        node: root node of the file, as `yaml.compose` returns it.
 
     Raises:
         UserError: the file has more than `MAX_ENTRIES` entries after expanding its aliases.
@@ -25,9 +25,14 @@ def check_entries(path: str | Path, node: yaml.Node) -> None:
 
 
 def _count_entries(node: yaml.Node, known: dict[int, float]) -> float:
-    """Return the number of nodes below and including one; infinity if it contains itself."""
+    """Count a node and all nodes below it. Return infinity if the node contains itself.
+
+    Args:
+        node: node to count.
+        known: counts of earlier nodes, by their id. The counts of new nodes are added.
+    """
     if id(node) not in known:
-        known[id(node)] = math.inf  # until counted, so an alias to an ancestor is infinite
+        known[id(node)] = math.inf  # an alias to an ancestor counts as infinite
         children = [] if isinstance(node, yaml.ScalarNode) else node.value
         if isinstance(node, yaml.MappingNode):
             children = [part for pair in children for part in pair]
