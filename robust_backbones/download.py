@@ -198,7 +198,7 @@ def _transfer(url: str, part: Path) -> None:
 
 
 def _version_tag(headers: Any) -> str:
-    """Return the value for `If-Range`. Weak ETags do not guarantee identical bytes, so ignore them."""
+    """Return the value for `If-Range`. Ignore weak ETags, which allow different bytes."""
     tag = headers.get("ETag") or ""
     return headers.get("Last-Modified") or "" if not tag or tag.startswith("W/") else tag
 

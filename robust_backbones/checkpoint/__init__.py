@@ -1,9 +1,10 @@
-"""Classifier checkpoints: read, recognize, rename, convert and verify them.
+"""Read, recognize, rename, convert and verify classifier checkpoints.
 
-Foreign files are opened only here. Nothing in a file is executed unless the user allows it.
+Only this package opens checkpoints of unknown origin. It executes no code from a file unless the
+user allows it.
 """
 
-# The file suffixes of each format that checkpoints are converted to; the first is the usual one.
+# File suffixes of each target format. The first suffix is the usual one.
 TARGET_SUFFIXES = {
     "detectron2": (".pth",),
     "torchvision": (".pth", ".pt"),

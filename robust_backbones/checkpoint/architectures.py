@@ -10,7 +10,7 @@ from torchvision.models import get_model, resnet
 from robust_backbones.core.errors import UserError
 from robust_backbones.zoo import ARCHS, ResNetArch
 
-BATCH_COUNTER = "num_batches_tracked"  # BatchNorm buffer; missing in files before PyTorch 0.4.1
+BATCH_COUNTER = "num_batches_tracked"  # BatchNorm buffer that PyTorch before 0.4.1 did not save
 
 
 def build_network(arch: str, num_classes: int = 1000) -> nn.Module:
@@ -18,7 +18,7 @@ def build_network(arch: str, num_classes: int = 1000) -> nn.Module:
 
     Args:
         arch: key of `zoo.ARCHS`.
-        num_classes: outputs of the last layer.
+        num_classes: number of outputs of the last layer.
 
     Returns:
         Network that maps normalized images `(N, 3, H, W)` to logits `(N, num_classes)`.
@@ -50,14 +50,14 @@ def recognize(tensors: dict[str, Tensor], expected: str | None, source: object) 
     Args:
         tensors: `{torchvision name: tensor}`.
         expected: architecture that the user expects; None accepts any.
-        source: name of the tensors in error messages.
+        source: file or name of the tensors, for error messages.
 
     Returns:
-        The key of `zoo.ARCHS`.
+        Key of `zoo.ARCHS`.
 
     Raises:
-        UserError: no architecture matches (the message lists differences from the nearest one), or
-            the architecture is not the expected one.
+        UserError: the matching architecture is not `expected`, or no architecture matches. The
+            message then lists differences from the expected or most similar architecture.
     """
     if expected is not None:
         check_arch(expected)
@@ -80,7 +80,10 @@ def recognize(tensors: dict[str, Tensor], expected: str | None, source: object) 
 
 
 def _most_similar(tensors: dict[str, Tensor]) -> str:
-    """Find the most similar architecture: by its marker tensor or, among ResNets, by size."""
+    """Return the architecture that is most similar to the tensors.
+
+    Networks other than ResNets have a marker tensor. ResNets differ in their blocks and widths.
+    """
     for name, row in ARCHS.items():
         if row.marker in tensors and not isinstance(row, ResNetArch):
             return name
@@ -88,7 +91,7 @@ def _most_similar(tensors: dict[str, Tensor]) -> str:
     def distance(name: str) -> tuple[int, int]:
         row = resnets[name]
         blocks = sum(abs(a - b) for a, b in zip(row.blocks, _blocks(tensors), strict=True))
-        inner = row.groups * row.width_per_group**2  # `_inner_size` of this architecture
+        inner = row.groups * row.width_per_group**2  # as `_inner_size` for this architecture
         return blocks + 100 * (row.bottleneck != bottleneck), abs(inner - found_inner)
 
     bottleneck = "layer1.0.conv3.weight" in tensors
@@ -98,7 +101,7 @@ def _most_similar(tensors: dict[str, Tensor]) -> str:
 
 
 def _blocks(tensors: dict[str, Tensor]) -> list[int]:
-    """Count the residual blocks of each stage."""
+    """Count the residual blocks in each stage of a ResNet."""
     stages = [set(), set(), set(), set()]
     for name in tensors:
         parts = name.split(".")
@@ -108,7 +111,7 @@ def _blocks(tensors: dict[str, Tensor]) -> list[int]:
 
 
 def _inner_size(tensors: dict[str, Tensor]) -> int:
-    """Return output x input channels of the first 3x3 kernel, which depends on width and groups."""
+    """Return output x input channels of `layer1.0.conv2`, which depend on width and groups."""
     kernel = tensors.get("layer1.0.conv2.weight")
     if kernel is None:
         return 0
@@ -116,7 +119,7 @@ def _inner_size(tensors: dict[str, Tensor]) -> int:
 
 
 def _differences(tensors: dict[str, Tensor], arch: str) -> list[str]:
-    """Describe how `tensors` differ from `arch`."""
+    """Return one description per difference between the tensors and the architecture `arch`."""
     expected, head = _shapes(arch), ARCHS[arch].head + "."
     lines = [f"unknown '{name}'" for name in tensors if name not in expected]
     heads = [name for name in tensors if name.startswith(head)]
@@ -136,7 +139,7 @@ def _differences(tensors: dict[str, Tensor], arch: str) -> list[str]:
 
 
 def with_module_versions(tensors: dict[str, Tensor], arch: str) -> OrderedDict:
-    """Add the modules' version numbers, as `state_dict()` has them. MNASNet requires them."""
+    """Convert tensors to a state dict with module versions, which MNASNet needs for loading."""
     with torch.device("meta"):
         versions = vars(build_network(arch).state_dict())  # `_metadata`
     state = OrderedDict(tensors)

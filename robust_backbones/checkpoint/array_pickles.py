@@ -1,6 +1,6 @@
 """Load pickles of NumPy arrays and plain containers without executing any code.
 
-NumPy's own unpickling functions crash on damaged array states, so none of them is called.
+NumPy's own unpickling functions crash on damaged array states, so this module never calls them.
 """
 
 import math
@@ -16,16 +16,16 @@ _ALLOWED_DTYPES = {f"{kind}{size}" for kind in "fiu" for size in (1, 2, 4, 8)} -
 
 
 def load(path: str | Path, encoding: str = "latin1") -> Any:
-    """Load a pickle, with arrays and scalars rebuilt from their bytes.
+    """Load a pickle, and rebuild its NumPy arrays and scalars from their bytes.
 
     Args:
         path: pickle file.
-        encoding: encoding of Python 2 strings, as for `pickle.load`.
+        encoding: encoding of Python 2 strings, as in `pickle.load`.
 
     Raises:
-        pickle.UnpicklingError: the pickle refers to another class or function (`GLOBAL <name>`),
-            or an array is damaged.
-        Exception: of any type, if the pickle itself is damaged.
+        pickle.UnpicklingError: the pickle refers to a class or function that is not allowed
+            (`GLOBAL <name>`), or an array is damaged.
+        Exception: the pickle itself is damaged. The exception can have any type.
     """
     with open(path, "rb") as file:
         _check_memo(file)
@@ -34,10 +34,10 @@ def load(path: str | Path, encoding: str = "latin1") -> Any:
 
 
 def _check_memo(file: IO[bytes]) -> None:
-    """Reject memo indices larger than the number of objects so far.
+    """Reject a memo index that is larger than the number of preceding opcodes.
 
-    Python allocates memory for the largest memo index: 17 GB for an index of 4 bytes. Pickle
-    writers count up from 0 or 1.
+    Python allocates memory up to the largest memo index, which is 17 GB for a 4-byte index. Valid
+    pickles number their objects from 0 or 1.
     """
     for count, (opcode, value, _) in enumerate(pickletools.genops(file)):
         if opcode.name.endswith("PUT") and cast(int, value) > count:
@@ -60,7 +60,7 @@ class _Dtype:
 
 
 class _Array:
-    """Stand-in for `numpy.ndarray` during unpickling; `_finish` replaces it by `value`."""
+    """Stand-in for `numpy.ndarray` during unpickling. `_finish` replaces it by its `value`."""
 
     value: np.ndarray
 
@@ -83,7 +83,7 @@ def _scalar(dtype: _Dtype, data: Any) -> np.generic:
 
 
 def _bytes(text: str, encoding: str) -> bytes:
-    """Decode bytes in the encoding of pickle protocols 0 to 2."""
+    """Return the bytes that pickle protocols 0 to 2 store as Latin-1 text."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"bytes in encoding {encoding!r}")
     return text.encode("latin1")
@@ -112,7 +112,12 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _finish(node: Any, done: dict[int, Any]) -> Any:
-    """Replace the stand-ins by arrays. Containers that occur several times remain shared."""
+    """Replace all stand-ins in a container by arrays. Shared containers remain shared.
+
+    Args:
+        node: container or value to convert.
+        done: converted containers, by the id of the original container.
+    """
     if isinstance(node, _Array):
         return node.value
     if not isinstance(node, (dict, list, tuple)):

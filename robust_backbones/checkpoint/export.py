@@ -1,4 +1,4 @@
-"""Write a checkpoint in another format: one row of `TARGETS` per format."""
+"""Convert a checkpoint to another format and save it. `TARGETS` has one entry per format."""
 
 import json
 from collections.abc import Callable
@@ -24,7 +24,7 @@ class Target:
     """A format for converted checkpoints. Its file suffixes are in `checkpoint.TARGET_SUFFIXES`.
 
     Attributes:
-        contents: function that turns a checkpoint into the contents of the file.
+        contents: function that converts a checkpoint to the contents of the file.
         write: function that writes the contents to a path, atomically.
     """
 
@@ -33,7 +33,7 @@ class Target:
 
 
 def metadata(source: Checkpoint) -> dict:
-    """Metadata saved with converted weights: their origin and the expected input."""
+    """Return the metadata that is saved with converted weights: origin and expected input."""
     known = {k: source.metadata[k] for k in ("name", "constraint", "eps") if k in source.metadata}
     return known | {
         "arch": source.arch,
@@ -49,9 +49,9 @@ def metadata(source: Checkpoint) -> dict:
 
 
 def detectron2_contents(source: Checkpoint) -> dict:
-    """Contents of a Detectron2 backbone file: tensors and plain types only.
+    """Return the contents of a Detectron2 backbone file, as tensors and built-in types.
 
-    `matching_heuristics` makes Detectron2 match the tensors under any prefix (`backbone.`,
+    The key `matching_heuristics` makes Detectron2 match the tensors under any prefix (`backbone.`,
     `backbone.bottom_up.`).
 
     Raises:
@@ -71,18 +71,20 @@ def detectron2_contents(source: Checkpoint) -> dict:
 
 
 def torchvision_contents(source: Checkpoint) -> dict:
-    """Contents of a torchvision file: a bare state dict, without metadata."""
+    """Return the contents of a torchvision file, which is a state dict without metadata."""
     tensors = {name: tensor.contiguous() for name, tensor in source.tensors.items()}
     return with_module_versions(tensors, source.arch)
 
 
-# The library cannot build these networks by name. Users pass the module itself with
-# `add_custom_forward=True`, which adds a level to the names.
+# The `robustness` library cannot build these networks by name. Users pass the module with
+# `add_custom_forward=True`, which adds a second `model.` prefix to the tensor names.
 _UNKNOWN_TO_LIBRARY = ("mnasnet1_0", "mobilenet_v2", "shufflenet_v2_x1_0", "resnext101_64x4d")
 
 
 def robustness_contents(source: Checkpoint) -> dict:
-    """Contents that `make_and_restore_model` of the `robustness` library loads strictly.
+    """Return the contents of a file for `make_and_restore_model` of the `robustness` library.
+
+    The library loads this file strictly, without missing or unexpected keys.
 
     Raises:
         UserError: the source has no classifier head.
@@ -98,17 +100,17 @@ def robustness_contents(source: Checkpoint) -> dict:
     model |= {f"module.attacker.{inner}{name}": t for name, t in source.tensors.items()}
     for part in ("normalizer", "attacker.normalize"):
         model |= {f"module.{part}.new_mean": mean, f"module.{part}.new_std": std}
-    epoch = source.metadata.get("epoch", source.metadata.get("epochs", 0))  # printed by the library
+    epoch = source.metadata.get("epoch", source.metadata.get("epochs", 0))  # the library prints it
     return {"model": model, "epoch": epoch, "metadata": metadata(source)}
 
 
 def safetensors_contents(source: Checkpoint) -> dict:
-    """Contents of a safetensors file: torchvision names, and metadata for the header."""
+    """Return the torchvision state dict and the metadata for a safetensors file."""
     return {"model": torchvision_contents(source), "metadata": metadata(source)}
 
 
 def _write_safetensors(contents: dict, path: str | Path) -> None:
-    # The header of a safetensors file can hold only strings, so the metadata is one JSON string.
+    # The header of a safetensors file contains only strings, so the metadata is one JSON string.
     header = json.dumps({"metadata": contents["metadata"]})
     with atomic(path) as temporary:
         # safetensors rejects tensors that share memory.

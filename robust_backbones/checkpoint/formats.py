@@ -1,4 +1,4 @@
-"""Extract a network's tensors, under torchvision names, from the layouts of checkpoint files.
+"""Extract a network's tensors from the layouts of checkpoint files, under torchvision names.
 
 Every key of a file is either used or dropped with a recorded reason. A prefix is removed only if
 all keys share it, and a copy is dropped only if it equals the original.
@@ -14,20 +14,20 @@ from torch import Tensor
 from robust_backbones.checkpoint.key_names import to_torchvision
 from robust_backbones.core.errors import UserError
 
-FORMAT = "robust_backbones.classifier"  # marks files written by this project; see docs/formats.md
+FORMAT = "robust_backbones.classifier"  # marks this project's files; see docs/formats.md
 FORMAT_VERSION = 1
 
 
 @dataclass
 class Layout:
-    """The network and metadata of a file.
+    """Network and metadata that were extracted from a file.
 
     Attributes:
         name: name of the layout, such as `"torchvision"`.
         tensors: `{torchvision name: tensor}`.
-        dropped: `{key in the file: reason why it is not among the tensors}`.
-        mean, std: RGB statistics for inputs in [0, 1]; None if the file has none.
-        metadata: training metadata of the file, plain types.
+        dropped: `{key in the file: reason why the key is not in tensors}`.
+        mean, std: RGB mean and standard deviation for inputs in [0, 1]; None if not in the file.
+        metadata: training metadata of the file, as built-in types.
     """
 
     name: str
@@ -46,13 +46,14 @@ def unwrap(
     Args:
         contents: loaded contents of the file.
         source: name of the file in error messages.
-        from_detector: extract the backbone of a whole Detectron2 detector.
-        assume_rgb: assume that a Detectron2 file without metadata expects RGB images with
-            ImageNet statistics, and has the stride in the 3x3 convolutions like torchvision.
+        from_detector: whether to extract the backbone of a whole Detectron2 detector.
+        assume_rgb: whether to assume that a Detectron2 file without metadata expects RGB images
+            with ImageNet statistics, and has its strides in the 3x3 convolutions.
 
     Raises:
-        UserError: the contents are not a dictionary of tensors, have a newer format, contradict
-            each other, belong to a BGR network, or are a whole detector without `from_detector`.
+        UserError: the contents are not a dictionary of tensors, have a newer format or contradict
+            each other; the network expects BGR images; or the file contains a whole detector and
+            `from_detector` is False.
     """
     if not isinstance(contents, dict):
         raise UserError(
@@ -79,7 +80,7 @@ def _contains_tensors(node: dict) -> bool:
 
 
 def _split_state(contents: dict, source: object) -> tuple[dict[str, Tensor], dict]:
-    """Separate the state dict from the rest of the file."""
+    """Return the state dict and the other contents of the file."""
     key = next((k for k in ("model", "state_dict") if isinstance(contents.get(k), dict)), None)
     state = contents[key] if key else contents
     bad = [k for k, v in state.items() if not isinstance(v, Tensor)]
@@ -91,8 +92,9 @@ def _split_state(contents: dict, source: object) -> tuple[dict[str, Tensor], dic
     return state, {k: v for k, v in contents.items() if key and k != key}
 
 
-# The `robustness` library saves two copies of the network, one inside the attacker, each with its
-# own normalization. Files of this project have one of each.
+# The `robustness` library saves two copies of the network, and the second copy is inside the
+# attacker. Each copy has its own normalization. This project saves one network and one
+# normalization.
 _COPY = "attacker."
 _STATISTICS = {
     "mean": ("normalizer.new_mean", "attacker.normalize.new_mean", "normalize.mean"),
@@ -102,7 +104,7 @@ _NET_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbon
 
 
 def _classifier(state: dict[str, Tensor], rest: dict, source: object) -> Layout:
-    """Extract a network from torchvision, timm, Lightning, DDP, `robustness` and our own files."""
+    """Extract a network from a plain, DDP, Lightning, timm, `robustness` or project file."""
     state, prefix = _strip(state, ("module.",))
     net, copies, statistics, dropped = {}, {}, {}, {}
     for key, tensor in state.items():
@@ -129,7 +131,7 @@ def _classifier(state: dict[str, Tensor], rest: dict, source: object) -> Layout:
     if len(renamed) < len(net):
         raise UserError(f"{source}: a tensor has both its old and its new DenseNet name.")
     ours = rest.get("format") == FORMAT
-    if ours and repr(rest.get("version")) != str(FORMAT_VERSION):  # repr: it may be a tensor
+    if ours and repr(rest.get("version")) != str(FORMAT_VERSION):  # versions can be tensors
         raise UserError(
             f"{source}: format version {rest.get('version')} is not supported, only "
             f"{FORMAT_VERSION}. Install a newer release."
@@ -152,7 +154,7 @@ def _metadata(rest: dict) -> dict:
 
 
 def _recorded_statistics(metadata: dict, source: object) -> dict[str, Tensor]:
-    """The input statistics in the metadata."""
+    """Return the mean and std in the metadata as tensors."""
     found = {part: metadata[part] for part in _STATISTICS if metadata.get(part) is not None}
     for part, values in found.items():
         numbers = isinstance(values, (list, tuple)) and all(isinstance(v, float) for v in values)
@@ -174,12 +176,12 @@ def _check_statistics(layout: Layout, source: object) -> None:
 
 
 def _plain_values(rest: dict) -> dict:
-    """Plain values of a foreign file, such as epoch and accuracy."""
+    """Return the numbers, strings and booleans of a file, such as its epoch and accuracy."""
     return {k: v for k, v in rest.items() if isinstance(v, (int, float, str, bool))}
 
 
 def _strip(state: dict, prefixes: tuple[str, ...]) -> tuple[dict, str]:
-    """Remove leading prefixes as long as all keys share one. Also return the removed part."""
+    """Remove the prefixes that all keys share. Also return the removed string."""
     removed = ""
     while found := next((p for p in prefixes if state and all(k.startswith(p) for k in state)), ""):
         state = {key.removeprefix(found): tensor for key, tensor in state.items()}
@@ -188,7 +190,7 @@ def _strip(state: dict, prefixes: tuple[str, ...]) -> tuple[dict, str]:
 
 
 def _legacy_densenet(key: str) -> str:
-    """Rename `norm.1`, as in torchvision's DenseNet files, to `norm1`, as in its networks."""
+    """Rename a key of torchvision's DenseNet files for its networks: `norm.1` to `norm1`."""
     return re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key)
 
 
@@ -210,7 +212,7 @@ def _moco(state: dict[str, Tensor], rest: dict) -> Layout:
 def _detectron2(
     state: dict[str, Tensor], rest: dict, source: object, from_detector: bool, assume_rgb: bool
 ) -> Layout:
-    """Extract a converted backbone, or the backbone of a whole detector."""
+    """Extract the backbone from a converted file or from a whole detector."""
     stem = min((key for key in state if key.endswith("stem.conv1.weight")), key=len)
     prefix = stem.removesuffix("stem.conv1.weight")
     metadata = _metadata(rest)

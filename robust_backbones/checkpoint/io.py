@@ -21,8 +21,8 @@ from robust_backbones.checkpoint.formats import unwrap
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic, sha256
 
-SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors", ".pkl")  # named in errors; not required
-LONGEST_WORD = 10_000  # characters of a word in a pickled string
+SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors", ".pkl")  # listed in errors, but not required
+LONGEST_WORD = 10_000  # longest word in a pickled string, in characters
 
 _ALLOWED_DTYPES = (
     torch.float32,
@@ -43,12 +43,12 @@ class Checkpoint:
     """A classifier's weights under torchvision names, with the metadata of their file.
 
     Attributes:
-        tensors: `{torchvision name: float32 tensor}`, with the head if the file has one.
+        tensors: `{torchvision name: float32 tensor}`. The head is included if the file has a head.
         arch: key of `zoo.ARCHS`, recognized from the tensors.
         layout: `"torchvision"`, `"robustness"`, `"moco"`, `"detectron2"` or `"robust_backbones"`.
-        mean, std: RGB statistics for inputs in [0, 1]; None if the file has none.
-        sha256: SHA-256 of the file.
-        dropped: `{key in the file: reason why it is not among the tensors}`.
+        mean, std: RGB mean and standard deviation for inputs in [0, 1]; None if not in the file.
+        sha256: SHA-256 of the file in hexadecimal.
+        dropped: `{key in the file: reason why the key is not in tensors}`.
         metadata: training metadata of the file (eps, constraint, epoch, ...).
     """
 
@@ -69,7 +69,7 @@ def save_file(contents: dict, path: str | Path) -> None:
         UserError: the file cannot be written.
     """
     with atomic(path) as temporary, open(temporary, "wb") as file:
-        torch.save(contents, file)  # a path's temporary name would be stored
+        torch.save(contents, file)  # with a path, torch.save would store its temporary name
 
 
 def read_checkpoint(
@@ -83,19 +83,19 @@ def read_checkpoint(
 
     Args:
         path: `.pth`, `.pt`, `.ckpt`, `.safetensors` or `.pkl` file.
-        arch: expected architecture, checked against the tensors.
-        allow_pickle: execute the file's pickle code if it contains more than tensors. Use it only
-            for files from a trusted source.
-        from_detector: extract the backbone of a whole Detectron2 detector.
-        assume_rgb: see `formats.unwrap`.
+        arch: expected architecture, key of `zoo.ARCHS`; None: any architecture.
+        allow_pickle: whether to execute the file's pickle code if the file contains more than
+            tensors. Use True only for files from a trusted source.
+        from_detector: whether to extract the backbone of a whole Detectron2 detector.
+        assume_rgb: as in `formats.unwrap`.
 
     Raises:
-        UserError: the file is not a checkpoint, is unsafe, or has another architecture; or a key
-            is missing, unknown, of the wrong shape, not floating point or not finite.
+        UserError: the file is not a checkpoint, is unsafe, or has another architecture, or a
+            tensor is missing, unknown, of the wrong shape, not floating point or not finite.
     """
     path = Path(path)
     layout = unwrap(load_file(path, allow_pickle), path, from_detector, assume_rgb)
-    found = recognize(layout.tensors, arch, path)  # checked before conversion, which takes memory
+    found = recognize(layout.tensors, arch, path)  # before the conversion, which needs memory
     tensors = {name: _float32(name, tensor, path) for name, tensor in layout.tensors.items()}
     return Checkpoint(
         tensors=tensors,
@@ -114,11 +114,11 @@ def load_file(path: str | Path, allow_pickle: bool = False) -> Any:
 
     Args:
         path: checkpoint file.
-        allow_pickle: execute the file's pickle code; without it, no code runs.
+        allow_pickle: whether to execute the file's pickle code. If False, no code runs.
 
     Raises:
-        UserError: the file is missing, is not a checkpoint, or would execute code (the message
-            names the class).
+        UserError: the file is missing, is not a checkpoint, or would execute code. The message
+            names the class.
     """
     path = Path(path)
     if not path.is_file():
@@ -137,7 +137,7 @@ def load_file(path: str | Path, allow_pickle: bool = False) -> Any:
             return _check_tensors(_load_numpy_pickle(path, allow_pickle), path)
         else:
             with open(path, "rb") as file:
-                # Magic number, protocol version, system information, contents, storage keys.
+                # The pickles are magic number, protocol version, system, contents and storage keys.
                 _check_pickles(file, path, count=5)
         if allow_pickle:
             return torch.load(path, "cpu", weights_only=False, pickle_module=_pickle_module())
@@ -151,12 +151,12 @@ def load_file(path: str | Path, allow_pickle: bool = False) -> Any:
                 "source, pass --allow-pickle."
             ) from None
         raise UserError(_unreadable(path, head)) from None
-    except Exception:  # truncated files and flipped bits raise errors of any type in the loaders
+    except Exception:  # the loaders raise exceptions of any type on damaged files
         raise UserError(_unreadable(path, head)) from None
 
 
 def _check_archive(path: Path) -> None:
-    """Check the checksums of a zip archive: torch.load maps the tensors without checking them."""
+    """Verify the checksums of a zip archive, because torch.load does not verify them."""
     with zipfile.ZipFile(path) as archive:
         claimed = sum(entry.file_size for entry in archive.infolist())
         if claimed > path.stat().st_size:
@@ -175,14 +175,14 @@ def _check_archive(path: Path) -> None:
 
 
 def _check_pickles(file: IO[bytes], path: Path, count: int = 1) -> None:
-    """Reject pickles that make torch.load slow or crash.
+    """Reject pickles that make torch.load slow or make it crash.
 
-    torch.load's error formatting is quadratic in the longest word. Sparse tensors of a rejected
-    file remain in a global list, and the next torch.load validates them.
+    The error formatting of torch.load takes time quadratic in the longest word. Sparse tensors of a
+    rejected file remain in a global list, and the next torch.load validates them.
 
     Args:
-        file: file that starts with `count` pickles.
-        path: name in error messages.
+        file: open file that starts with `count` pickles.
+        path: path of the file, for error messages.
         count: number of pickles to check.
     """
     for _ in range(count):
@@ -199,10 +199,10 @@ def _check_pickles(file: IO[bytes], path: Path, count: int = 1) -> None:
 
 
 def _check_tensors(contents: Any, path: Path) -> Any:
-    """Return the contents if every tensor is dense, has an allowed dtype and fits into the file.
+    """Return the contents if all tensors are dense, have an allowed dtype and fit into the file.
 
-    A tensor of stride 0 can claim more values than the file contains, and a copy of it would
-    allocate memory for all of them.
+    A tensor of stride 0 can claim more values than the file contains. A copy of the tensor would
+    allocate memory for all claimed values.
     """
     pending: list[tuple[Any, Any]] = [("", contents)]
     seen = set()
@@ -229,7 +229,7 @@ def _tensor_fault(tensor: Tensor) -> str | None:
 
 
 def _load_safetensors(path: Path) -> dict:
-    """Load the tensors, and this project's metadata (JSON in the header) if present."""
+    """Load the tensors, and the project's metadata from JSON in the header, if present."""
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}
         header = file.metadata() or {}
@@ -237,25 +237,25 @@ def _load_safetensors(path: Path) -> dict:
 
 
 def _is_legacy_torch(path: Path) -> bool:
-    """Whether the file starts with the magic number that PyTorch wrote before version 1.6."""
+    """Return whether the file starts with the magic number of PyTorch before version 1.6."""
     try:
         with open(path, "rb") as file:
             for opcode, value, _ in pickletools.genops(file):
                 if opcode.name not in ("PROTO", "FRAME"):
                     return value == torch.serialization.MAGIC_NUMBER
-    except Exception:  # see `load_file`
+    except Exception:  # damaged files raise exceptions of any type
         pass
     return False
 
 
 def _load_numpy_pickle(path: Path, allow_pickle: bool) -> Any:
-    """Load a Detectron2 `.pkl`: a pickle of nested dictionaries of NumPy arrays."""
+    """Load a Detectron2 `.pkl` file, which contains nested dictionaries of NumPy arrays."""
     if allow_pickle:
         with open(path, "rb") as file:
             contents = _pickle_module().Unpickler(file, encoding="latin1").load()
     else:
         contents = array_pickles.load(path)
-    converted: dict[int, Tensor] = {}  # an array under several names becomes one tensor
+    converted: dict[int, Tensor] = {}  # arrays with several names stay shared
 
     def to_tensors(node: Any) -> Any:
         if isinstance(node, np.ndarray):

@@ -1,4 +1,4 @@
-"""Rename the tensors of a ResNet between torchvision and Detectron2, without losing any key."""
+"""Rename the tensors of a ResNet between torchvision and Detectron2. Report dropped tensors."""
 
 import re
 
@@ -6,8 +6,8 @@ from torch import Tensor
 
 from robust_backbones.core.errors import UserError
 
-# One row per kind of tensor: torchvision name, Detectron2 name. {s} is torchvision's stage (layer1
-# to layer4), {t} Detectron2's (res2 to res5).
+# Each row has the torchvision name and the Detectron2 name of one kind of tensor. {s} is the stage
+# in torchvision (layer1 to layer4), and {t} is the stage in Detectron2 (res2 to res5).
 _NAMES = [
     ("conv1.{leaf}", "stem.conv1.{leaf}"),
     ("bn1.{leaf}", "stem.conv1.norm.{leaf}"),
@@ -45,7 +45,10 @@ def _translate(name: str, rows: list[tuple[re.Pattern, str]]) -> str | None:
 
 
 def detectron2_name(name: str) -> tuple[str | None, str]:
-    """Translate one torchvision name: `(Detectron2 name, "")` or `(None, reason for dropping it)`.
+    """Translate a torchvision name to a Detectron2 name.
+
+    Returns:
+        `(Detectron2 name, "")`, or `(None, reason)` if the tensor is not part of a backbone.
 
     Raises:
         UserError: the name does not belong to a torchvision ResNet.
@@ -61,7 +64,10 @@ def detectron2_name(name: str) -> tuple[str | None, str]:
 
 
 def torchvision_name(name: str) -> str:
-    """Translate one Detectron2 name without prefix, such as `res2.0.conv1.weight`.
+    """Translate a Detectron2 name to a torchvision name.
+
+    Args:
+        name: Detectron2 name without a prefix, such as `res2.0.conv1.weight`.
 
     Raises:
         UserError: the name does not belong to a Detectron2 ResNet.
@@ -72,7 +78,10 @@ def torchvision_name(name: str) -> str:
 
 
 def to_detectron2(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Rename the tensors of a torchvision ResNet. Values do not change.
+    """Rename the tensors of a torchvision ResNet to Detectron2 names. Values do not change.
+
+    Args:
+        tensors: `{torchvision name: tensor}`.
 
     Returns:
         `({Detectron2 name: tensor}, {dropped torchvision name: reason})`.
@@ -92,7 +101,10 @@ def to_detectron2(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[s
 
 
 def to_torchvision(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the tensors of a Detectron2 ResNet (names without prefix). Values do not change.
+    """Rename the tensors of a Detectron2 ResNet to torchvision names. Values do not change.
+
+    Args:
+        tensors: `{Detectron2 name without a prefix: tensor}`.
 
     Raises:
         UserError: a name does not belong to a Detectron2 ResNet.

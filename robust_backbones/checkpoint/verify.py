@@ -14,12 +14,12 @@ from robust_backbones.core.errors import UserError
 from robust_backbones.zoo import ARCHS, ResNetArch
 
 STAGES = ("stem", "res2", "res3", "res4", "res5")
-TOLERANCE = 1e-5  # relative, in float32
+TOLERANCE = 1e-5  # largest relative difference, in float32
 SIZE = 96  # height and width of the image, pixels
 
 
 def fixed_image() -> Tensor:
-    """The random image for all comparisons: `(1, 3, SIZE, SIZE)`, standard normal values."""
+    """Return the image for all comparisons, `(1, 3, SIZE, SIZE)`, with fixed normal noise."""
     return torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
 
 
@@ -32,12 +32,14 @@ def network_features(arch: str, tensors: dict[str, Tensor], image: Tensor) -> di
         image: `(N, 3, H, W)`, normalized.
 
     Returns:
-        `{stage: (N, C, h, w)}` for stem and res2 to res5 of a ResNet. Other networks:
-        `{"features": output of the last convolutional layer}`.
+        Features of a ResNet, `{stage: (N, C, h, w)}` for the stages stem and res2 to res5. For
+        other networks, `{"features": output of the last convolutional layer}`.
     """
     head = ARCHS[arch].head
     bias = tensors.get(f"{head}.bias")
-    with torch.device("meta"):  # skips random initialization; missing tensors are not used
+    with torch.device(
+        "meta"
+    ):  # skips random initialization; the forward pass uses no missing tensor
         network: Any = build_network(arch, 1 if bias is None else len(bias)).eval()
     state = with_module_versions(tensors, arch)
     missing = network.load_state_dict(state, strict=False, assign=True).missing_keys
@@ -62,7 +64,11 @@ def _resnet_stages(network: Any, image: Tensor) -> dict[str, Tensor]:
 
 
 def compare_features(expected: dict[str, Tensor], found: dict[str, Tensor]) -> dict[str, float]:
-    """Compare features stage by stage.
+    """Compare the features of two networks, stage by stage.
+
+    Args:
+        expected: `{stage: tensor}` from the source network.
+        found: `{stage: tensor}` from the converted network.
 
     Returns:
         `{stage: largest absolute difference / largest absolute value}`.
