@@ -67,7 +67,7 @@ class Journal:
                 os.fsync(file.fileno())
         except OSError as error:
             raise UserError(
-                f"{self.path}: {error.strerror}. Free space on the disk, and run again."
+                f"cannot write {self.path}: {error.strerror}. Free disk space and rerun."
             ) from None
         self.records.append(record)
 

@@ -7,6 +7,7 @@ from classification.training import launch
 from robust_backbones.core.errors import UserError
 from robust_backbones.detection.training.trainer import Trainer
 from tests.support.small_detectors import tiny_config
+from tests.support.small_models import learning
 
 MESSAGE = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79 GiB."
 
@@ -19,15 +20,15 @@ def fail(*args, **kwargs):
     ("settings", "words"),
     [
         (
-            {"batch_size": 512, "accumulate": 2},
+            learning(batch_size=512, accumulate=2),
             ["--batch-size 512 --accumulate 2", "20.00 GiB", "larger --accumulate"],
         ),
-        ({}, ["20.00 GiB", "--device cpu"]),
+        (None, ["20.00 GiB", "--device cpu"]),
     ],
 )
 def test_a_classifier_names_the_batch_size(settings, words, tmp_path):
     with pytest.raises(UserError) as error:
-        launch.once(tmp_path / "run", settings, fail, "")
+        launch.once(tmp_path / "run", {}, settings, fail, "")
     assert all(word in str(error.value) for word in words)
     assert "\n" not in str(error.value)
 
