@@ -1,9 +1,9 @@
 """Answers of a report: one sentence for each question that the results can answer.
 
-Each question compares robust with standard networks. It is about one transfer mode, with one
-architecture or the best of several architectures, or about one metric of detectors. Differences of
-several tasks are never averaged. The sentence names the tasks on which robust networks gain or
-lose, and the tasks that need more data.
+Each question compares robust with standard networks. It is about one transfer mode or about one
+metric of detectors. Transfer is compared for one architecture, or for the best of several
+architectures. Differences of several tasks are never averaged. The sentence names the tasks on
+which robust networks gain or lose, and the tasks that need more data.
 """
 
 from __future__ import annotations

@@ -246,9 +246,9 @@ def _stacked(runs: list[np.ndarray]) -> np.ndarray:
 def _fixed(side: list[Merged]) -> bool:
     """Return whether a single trial is enough because the runs do not depend on the seed.
 
-    This is true for a logistic probe or nearest neighbors on all images, with a given penalty or
-    number of neighbors. If the run chooses the penalty or number of neighbors, this choice depends
-    on the validation images, which the seed draws.
+    This is true for a logistic probe on all images with a given penalty. It is also true for
+    nearest neighbors on all images with a given number of neighbors. If the run chooses the penalty
+    or the number, the choice depends on validation images that the seed draws.
     """
     settings = [run.first.settings for run in side]
     return all(

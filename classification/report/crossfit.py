@@ -10,8 +10,8 @@ def cross_fit(
 ) -> np.ndarray:
     """Return the correctness of a side's best network, chosen on other images and other trials.
 
-    For each random halving, each half and each trial, the network is chosen on the other half and
-    the other trials. The result is averaged over the halvings.
+    The images are halved at random. For each half and each trial, the network is chosen on the
+    other half and in the other trials. The result is averaged over several halvings.
 
     Args:
         right: correctness `(networks, trials, N)`, 1 or 0. If there is only one trial, the network

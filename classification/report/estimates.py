@@ -33,8 +33,8 @@ def from_predictions(
         robust, standard: correctness `(networks, trials, N)`, 1 or 0, on the same images. The two
             sides may have different numbers of networks and trials.
         labels: classes `(N,)` int for the mean over classes; None: mean over images.
-        fixed: for the robust and the standard side, whether the runs do not depend on a seed, so
-            that one trial is enough.
+        fixed: whether the runs of the robust and of the standard side do not depend on a seed. One
+            trial is then enough.
     """
     sides = [crossfit.cross_fit(side, labels) for side in (robust, standard)]
     weights = _weights(labels, robust.shape[2])

@@ -158,7 +158,7 @@ def share_scale(kind: str, axes: list[Any]) -> None:
     """Give all panels the same scale, so that they can be compared.
 
     Numeric x axes get the same limits. The y axes of bar plots also get the same limits. Other y
-    axes get the same limits if the common axis is at most `ROOM` times as long as the longest axis.
+    axes get the same limits if these are at most `ROOM` times as long as the longest y axis.
     Otherwise, for example if tasks differ in difficulty, all y axes get the same length. One point
     of accuracy then has the same height in all panels.
     """

@@ -135,8 +135,7 @@ class Group:
     def tasks(self) -> tuple[str, ...]:
         """Tasks that have a run, except stylized images, which have their own figure.
 
-        If a group of networks like the paper's has a run on one of the paper's twelve tasks, all
-        twelve are listed.
+        For networks like the paper's, all twelve tasks of the paper are listed if one has a run.
         """
         suite = SUITE if self.reference and set(SUITE) & set(self.runs) else ()
         others = sorted(set(self.runs) - set(suite), key=_dataset_order)
@@ -155,7 +154,7 @@ class Group:
     def eps(self) -> tuple[float, ...]:
         """Values of eps of robust networks that have a run.
 
-        Groups of networks like the paper's also have all of the paper's values.
+        For networks like the paper's, all values of the paper are added.
         """
         have = {key[3] for key in self._cells if key[3]}
         return tuple(sorted(have | set(published.EPS if self.reference else ())))

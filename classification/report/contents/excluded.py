@@ -90,8 +90,8 @@ def _value(
         number: index of the field in a cell.
 
     Returns:
-        Set with the value. The set is empty unless each label of the axis has exactly one value and
-        no two labels have the same value.
+        Set with the value. The set is empty if a label of the axis has several values, if two
+        labels have the same value, or if the axis has only one label.
     """
     known: dict[str, set] = {}
     for own, cell in finished:

@@ -43,8 +43,8 @@ class Results:
         records: all records of the report; `Value.records` are indices into this list.
         runs: merged records; all trials of a configuration form one run.
         groups: groups of comparable transfer runs.
-        contests: for each group's suffix, a mapping from (mode, task) to the contest between the
-            best robust and the best standard network.
+        contests: for each group's suffix, a mapping from (mode, task) to the contest between
+            the best robust and standard networks.
         by_architecture: for each group's suffix, a mapping from (mode, task, architecture) to the
             contest between networks of this architecture.
         study: study file, or None.
