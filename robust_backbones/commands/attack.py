@@ -57,7 +57,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Check the input, attack the detector, write the results."""
+    """Check the input, attack the detector and write the results."""
     args = parse(argv)
     with user_errors():
         radii = sorted(set(args.eps or EPS[args.constraint]))

@@ -30,7 +30,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print a report for each dataset. Return 1 if any has an error, else 0."""
+    """Print a report for each dataset. Return 1 if any dataset has an error, else 0."""
     args = parse(argv)
     with user_errors():
         from robust_backbones.detection.data.validation_report import report

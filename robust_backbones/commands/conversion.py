@@ -26,13 +26,13 @@ def read(
     Args:
         name: path, URL or name of a published model, as the user gave it.
         path: local file.
-        arch: expected architecture. None: taken from the published model or the tensors.
+        arch: expected architecture; None for the architecture of the published model or tensors.
         allow_pickle: whether code in the file may be executed.
         from_detector: whether to extract the backbone of a Detectron2 detector.
         assume_rgb: whether to assume RGB and STRIDE_IN_1X1 False for a Detectron2 file.
 
     Raises:
-        UserError: the file cannot be read or is not the expected architecture.
+        UserError: the file cannot be read, or it has another architecture than expected.
     """
     model = None if Path(name).is_file() else zoo.known(name)
     expected = arch or (model.arch if model else None)
@@ -43,7 +43,7 @@ def read(
 
 
 def describe(source: Checkpoint, name: str) -> None:
-    """Print format, architecture, size, input statistics and metadata."""
+    """Print the format, architecture, size, input statistics and metadata of a checkpoint."""
     rows = {
         "file": name,
         "sha256": source.sha256,
@@ -59,7 +59,7 @@ def describe(source: Checkpoint, name: str) -> None:
 
 
 def list_keys(source: Checkpoint, name: str, to: str) -> None:
-    """Print the new name of each key, and the reason for dropping each other key."""
+    """Print the new name of each converted key, and the reason for each dropped key."""
     contents = TARGETS[to].contents(source)
     _print_source(source, name)
     new_names: dict[int, list[str]] = {}  # the target shares the source's tensors
@@ -79,7 +79,8 @@ def convert(source: Checkpoint, name: str, target: str, to: str, check: bool) ->
     """Write the target, and print the verification result and the dropped keys.
 
     Args:
-        name: name of the source, for the output.
+        source: checkpoint to convert.
+        name: name of the source to print.
         target: file to write.
         to: format of the target, a key of `TARGETS`.
         check: whether to compare the features of source and target.
@@ -107,9 +108,9 @@ def _print_source(source: Checkpoint, name: str) -> None:
 
 
 def _verify(source: Checkpoint, contents: dict, to: str) -> dict[str, float]:
-    """Return the largest relative difference of the features at each stage."""
+    """Return the largest relative difference between source and target features at each stage."""
     if to == "detectron2":
-        # The other formats work without Detectron2.
+        # Import here, because the other formats work without Detectron2.
         from robust_backbones.detection.verify import verify_backbone
 
         return verify_backbone(source, contents["model"])

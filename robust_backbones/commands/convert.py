@@ -65,10 +65,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def _check_target(target: Path, to: str, force: bool) -> None:
-    """Check the name of the target.
+    """Check that the target has a valid name and may be written.
 
     Raises:
-        UserError: the ending is wrong, the target is a folder, or it exists without `force`.
+        UserError: the suffix of the target is wrong, the target is a folder, or the target exists
+            and `force` is False.
     """
     if target.suffix not in TARGET_SUFFIXES[to]:
         endings = " or ".join(TARGET_SUFFIXES[to])

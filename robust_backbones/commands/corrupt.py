@@ -35,7 +35,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Check the input, evaluate on corrupted images, write the results."""
+    """Check the input, evaluate the detector on corrupted images and write the results."""
     args = parse(argv)
     with user_errors():
         require_config(args.config)

@@ -25,7 +25,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run all stages, print the table, write the page."""
+    """Run all stages, print the table and write the page."""
     args = parse(argv)
     with user_errors(), claimed(args.output):
         started = time.perf_counter()

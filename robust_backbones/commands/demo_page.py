@@ -33,14 +33,14 @@ def write_page(runs: list[Run], output: Path) -> Path:
 
 
 def _curves(runs: list[Run]) -> str:
-    """Return the losses of pretraining and detector training as inline SVG."""
+    """Draw the losses of pretraining and detector training, and return the plot as inline SVG."""
     figure = new_figure(9, 3)
     left, right = figure.subplots(1, 2)
     for run in runs:
         epochs = _lines(run.folder / "pretrain/metrics.jsonl")
         left.plot([e["epoch"] for e in epochs], [e["train_loss"] for e in epochs], label=run.name)
         steps = _lines(run.folder / "detector/metrics.json")
-        # A resumed run contains some iterations twice. The later record counts.
+        # A resumed run contains some iterations twice. Use the later record.
         losses = {s["iteration"]: s["total_loss"] for s in steps if "total_loss" in s}
         right.plot(*zip(*sorted(losses.items()), strict=True), label=run.name)
     left.set(xlabel="epoch", ylabel="loss under attack", title="pretraining", xticks=range(1, 5))
@@ -56,7 +56,7 @@ def _lines(path: Path) -> list[dict]:
 
 
 def _pictures(run: Run) -> list[str]:
-    """Return scenes with annotations and detections, as data URLs."""
+    """Return drawings of scenes with annotations and detections, as data URLs."""
     compat.silence_detectron2()
     weights = run.folder / "detector/model_final.pth"
     cfg = config.load_config(CONFIG, ["MODEL.WEIGHTS", str(weights)])

@@ -13,7 +13,7 @@ import robust_backbones
 
 CONFIG = "configs/digits_mask_rcnn_robust.yaml"
 DATASET = "digit_scenes_val"
-PRETRAININGS = {"standard": "0", "robust": "1.0"}  # name -> L2 eps of the training
+PRETRAININGS = {"standard": "0", "robust": "1.0"}  # L2 eps of the pretraining, by name
 EVAL_EPS = "1.0"
 STAGES = ("pretrain", "convert", "detect")
 
@@ -23,10 +23,10 @@ class Run:
     """One pretraining run and the runs that use its weights.
 
     Attributes:
-        name: key of `PRETRAININGS`.
+        name: name of the pretraining, a key of `PRETRAININGS`.
         folder: folder of the outputs.
-        commands: stage -> arguments of `python`.
-        seconds: stage -> time that its command took.
+        commands: arguments of `python` for each stage, `{stage: arguments}`.
+        seconds: duration of each finished stage in seconds, `{stage: duration}`.
     """
 
     name: str
@@ -36,17 +36,17 @@ class Run:
 
     @property
     def pretrained(self) -> dict:
-        """Return the result of the pretraining."""
+        """Contents of the pretraining's result file."""
         return read_json(self.folder / "pretrain/result.json")
 
     @property
     def detected(self) -> dict:
-        """Return the metrics of the detector."""
+        """Metrics of the detector, `{task: {metric: percent}}`."""
         return read_json(self.folder / "detector/result.json")["metrics"][DATASET]
 
 
 def plan(output: Path) -> list[Run]:
-    """Return the runs with their commands, which users can also run by hand."""
+    """Return the runs with their commands. Users can also run these commands by hand."""
     runs = []
     for name, eps in PRETRAININGS.items():
         folder = output / name
@@ -71,12 +71,19 @@ def plan(output: Path) -> list[Run]:
 
 
 def execute(run: Run, stage: str, number: str) -> None:
-    """Run one command. Write its output to a log and its progress to the terminal."""
+    """Run the command of a stage. Write its output to a log and its progress to the terminal.
+
+    Args:
+        run: run to which the stage belongs.
+        stage: stage to run, one of `STAGES`.
+        number: position of the stage in the demo, such as `1/6`.
+    """
     log = run.folder / f"{stage}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     print(f"[{number}] {run.name}: {stage}", flush=True)
     started = time.perf_counter()
-    packages = str(Path(robust_backbones.__file__).parents[1])  # a clone works without installation
+    # With this folder in PYTHONPATH, the commands of a clone work without installation.
+    packages = str(Path(robust_backbones.__file__).parents[1])
     path = os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH")]))
     with open(log, "w", encoding="utf-8") as file:
         process = subprocess.Popen(
@@ -100,7 +107,7 @@ def execute(run: Run, stage: str, number: str) -> None:
 
 
 def _progress(line: str) -> str | None:
-    """Return the part of an output line that shows progress, if any."""
+    """Return the part of an output line that shows progress, or None."""
     line = line.rstrip()
     if line.startswith(("epoch", "clean", "verified", "error", "No GPU")) or "finished" in line:
         return line
@@ -111,7 +118,7 @@ def _progress(line: str) -> str | None:
 
 
 def command_line(command: list[str]) -> str:
-    """Return a command as a user types it."""
+    """Return a command as a user would type it in a shell."""
     return "python " + shlex.join(command)
 
 
@@ -121,7 +128,7 @@ def read_json(path: Path) -> dict:
 
 
 def table(runs: list[Run]) -> list[list[str]]:
-    """Return a header and one row for each run."""
+    """Return the table of results: a header, and one row for each run."""
     header = ["pretraining", "clean accuracy, %", "robust accuracy, %", "box AP", "mask AP"]
     rows = [[*header, *(f"{stage}, s" for stage in STAGES)]]
     for run in runs:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from robust_backbones.core.cli import Parser, count, whole
 
-# Config keys on a command line, such as MODEL.WEIGHTS and SEED.
+# Pattern of config keys on a command line, such as MODEL.WEIGHTS and SEED.
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+|OUTPUT_DIR|SEED")
 
 
 def parser(description: str) -> Parser:
-    """Return a parser with the shared options."""
+    """Create a parser with the shared options."""
     shared = Parser(
         description=description,
         usage="%(prog)s --config FILE [options] [KEY VALUE ...]",
@@ -52,9 +52,10 @@ def parser(description: str) -> Parser:
 
 
 def parse(shared: Parser, argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse the options, and the `KEY VALUE` pairs as `opts`.
+    """Parse the options, and store the `KEY VALUE` pairs as `opts`.
 
-    The pairs are removed first, because options with several values would consume them.
+    The pairs are removed from the command line first. Otherwise, an option with several values
+    would consume the pairs.
     """
     rest, pairs = list(sys.argv[1:] if argv is None else argv), []
     index = 0

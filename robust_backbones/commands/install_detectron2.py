@@ -19,16 +19,16 @@ from pathlib import Path
 from robust_backbones.core.cli import Parser
 from robust_backbones.core.errors import UserError, user_errors
 
-# A source archive with the Python files of the official tag v0.6. Its C++ part is not built:
-# Faster and Mask R-CNN use torchvision's ROIAlign and NMS.
+# This source archive contains the Python files of the official tag v0.6. Its C++ part is not built,
+# because Faster and Mask R-CNN use torchvision's ROIAlign and NMS.
 REQUIREMENT = (
     "pb1-detectron2==0.6 "
     "--hash=sha256:5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29 "
     "--config-settings=--global-option=build_py --config-settings=--build-option=--skip-build\n"
 )
 OFFICIAL = "git+https://github.com/facebookresearch/detectron2.git"
-BUILD_TOOLS = ["setuptools<81", "wheel"]  # both setup.py files need them
-# The newest pip known to install the archive. Options per requirement need 23.1.
+BUILD_TOOLS = ["setuptools<81", "wheel"]  # the setup.py files of both sources need these
+# This is the newest pip known to install the archive. Options per requirement need pip 23.1.
 PIP = "pip==26.0 --hash=sha256:98436feffb9e31bc9339cf369fd55d3331b1580b6a6f1173bacacddcf9c34754\n"
 
 
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _install_release() -> int:
-    """Install the archive. pip compares its SHA-256 before it runs any of its code."""
+    """Install the archive. pip checks the archive's SHA-256 before it runs code of the archive."""
     with tempfile.TemporaryDirectory() as folder:
         other_pip, requirements = None, Path(folder, "requirements.txt")
         if not _pip_is_suitable():
@@ -74,7 +74,12 @@ def _install_release() -> int:
 
 
 def _pip(*arguments: str, path: str | None = None) -> int:
-    """Run pip, or the pip in folder `path`, in this environment. Return its exit status."""
+    """Run pip in this environment, and return its exit status.
+
+    Args:
+        arguments: command-line arguments of pip.
+        path: folder with another pip to run; None for the pip of this environment.
+    """
     environment = dict(os.environ, PYTHONPATH=path) if path else None
     return subprocess.call([sys.executable, "-m", "pip", *arguments], env=environment)
 

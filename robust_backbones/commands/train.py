@@ -17,7 +17,7 @@ from robust_backbones.core.resources import require_config
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command line. Options that Detectron2 has too have its names."""
+    """Parse the command line. Options that Detectron2 also has have the same names as there."""
     parser = Parser(description=__doc__)
     add = parser.add_argument
     add(
@@ -68,7 +68,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="rank of this machine, starting at 0",
     )
-    # One port per user, as in Detectron2, avoids collisions between the users of a machine.
+    # Choose one port per user, as in Detectron2, to avoid collisions between users of a machine.
     port = 2**15 + 2**14 + (os.getuid() if hasattr(os, "getuid") else 1) % 2**14
     add(
         "--dist-url",

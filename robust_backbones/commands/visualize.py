@@ -89,7 +89,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def _conflict(args: argparse.Namespace) -> str | None:
-    """Return an error message for an invalid combination of options, else None."""
+    """Return an error message if the combination of options is invalid, else None."""
     config = args.compare and _split_config(args.compare)[0]
     conflicts = {
         "--sort errors needs --errors": args.sort == "errors" and not args.errors,
@@ -105,7 +105,10 @@ def _conflict(args: argparse.Namespace) -> str | None:
 
 
 def _split_config(text: str) -> tuple[str | None, str]:
-    """Split `CONFIG=WEIGHTS`. The weights' path may contain an equals sign."""
+    """Split `[CONFIG=]WEIGHTS`. The config is None if it is missing.
+
+    The path of the weights may contain an equals sign.
+    """
     for ending in (".yaml=", ".yml="):
         config, found, weights = text.partition(ending)
         if found:
@@ -114,7 +117,7 @@ def _split_config(text: str) -> tuple[str | None, str]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Draw, and print the address of the page or the figure."""
+    """Draw the page or the figure, and print its address."""
     args = parse(argv)
     with user_errors():
         if args.config:

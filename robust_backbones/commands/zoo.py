@@ -70,7 +70,7 @@ def _show(args: argparse.Namespace) -> None:
 
 def _fetch(args: argparse.Namespace) -> None:
     for name in args.names:
-        weights.digest(name)  # wrong names are reported before the first long download
+        weights.digest(name)  # reports wrong names before the first long download
     for name in args.names:
         print(weights.resolve(name), flush=True)
 

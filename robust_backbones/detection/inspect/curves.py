@@ -1,4 +1,4 @@
-"""Training curves from the `metrics.json` files of Detectron2's trainer."""
+"""Read and draw training curves from the `metrics.json` files of Detectron2's trainer."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from robust_backbones.core.figures import literal, new_figure, save_figure
 FILE = "metrics.json"
 Series = dict[str, dict[int, float]]
 
-# Colors of Okabe and Ito (2008), and line styles for readers who cannot distinguish the colors.
+# Colors are from Okabe and Ito (2008). Line styles help readers who cannot distinguish the colors.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _STYLES = ("-", "--", ":", "-.")
 
@@ -19,15 +19,16 @@ _STYLES = ("-", "--", ":", "-.")
 def read(path: str | Path) -> Series:
     """Read the metrics of one run.
 
-    Traces of interruptions are removed. Where a resumed run goes back, the metrics from its first
-    iteration on are replaced. The last of several lines for one iteration is used. Truncated lines
-    are skipped, except for a complete line after a truncated one.
+    Interrupted runs leave duplicate and truncated records, which are removed. If a resumed run goes
+    back to an earlier iteration, its metrics replace all later ones. The last of several records
+    for the same iteration is used. Truncated records are skipped. A complete record that follows a
+    truncated record on the same line is used.
 
     Args:
         path: run folder, or its `metrics.json`.
 
     Returns:
-        `{name: {iteration: value}}`, finite numbers only.
+        Metrics `{name: {iteration: value}}`. Values that are not finite are excluded.
 
     Raises:
         UserError: the file does not exist, or contains no iteration.
@@ -56,7 +57,7 @@ def read(path: str | Path) -> Series:
 
 
 def _parse(line: str) -> dict | None:
-    """Parse a line; None if it is damaged."""
+    """Parse the record of a line. Return None if the line is damaged."""
     for part in (line, line[line.rfind("{") :]):
         try:
             row = json.loads(part)
@@ -68,7 +69,7 @@ def _parse(line: str) -> dict | None:
 
 
 def panels(runs: dict[str, Series]) -> list[str]:
-    """Return the quantities to draw: total loss, other losses, learning rate, AP of each task."""
+    """Return the names of the metrics to draw: total loss, other losses, learning rate, APs."""
     names = {name for series in runs.values() for name in series}
     losses = sorted((n for n in names if "loss" in n), key=lambda n: (n != "total_loss", n))
     aps = sorted(name for name in names if name.split("/")[-1] == "AP")
@@ -76,7 +77,7 @@ def panels(runs: dict[str, Series]) -> list[str]:
 
 
 def labels(paths: Sequence[str | Path]) -> list[str]:
-    """Return a short name for each path: as many of its last parts as make it unique.
+    """Return a short name for each path: the fewest last parts that make all names unique.
 
     Raises:
         UserError: a path occurs twice.
@@ -92,14 +93,17 @@ def labels(paths: Sequence[str | Path]) -> list[str]:
 
 
 def draw(runs: dict[str, Series], path: str | Path) -> list[str]:
-    """Draw all runs, with one panel for each quantity against the iteration.
+    """Draw the curves of all runs, with one panel for each metric against the iteration.
 
     Args:
-        runs: `{label: output of read}`.
+        runs: metrics of each run, `{label: output of read}`.
         path: PNG file to write.
 
     Returns:
         The names of the panels.
+
+    Raises:
+        UserError: the runs contain no metric that `panels` lists.
     """
     shown = panels(runs)
     if not shown:

@@ -1,4 +1,4 @@
-"""Classify the errors of a detector, one type for each prediction and each object of an image."""
+"""Classify the errors of a detector. Each prediction and each object of an image has one type."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,12 +13,13 @@ TOUCHED_IOU = 0.1  # largest overlap at which a prediction counts as background
 
 @dataclass(frozen=True)
 class ErrorType:
-    """A type of error.
+    """Type of a prediction or an object, such as "duplicate" or "missed".
 
     Attributes:
-        meaning: explanation for readers.
-        color: color of Okabe and Ito (2008), distinguishable with any color vision.
-        error: whether the type is an error.
+        meaning: explanation of the type, as shown on the page.
+        color: hexadecimal color from the palette of Okabe and Ito (2008), which is distinguishable
+            with any color vision.
+        error: whether the type counts as an error.
     """
 
     meaning: str
@@ -52,25 +53,30 @@ def mark(
     """Classify the predictions and objects of an image.
 
     The rules, their order and the thresholds 0.5 and 0.1 are from TIDE (Bolya et al. 2020, arXiv
-    2008.08115). In order of score, each prediction is matched to the object of its class with the
-    largest overlap, if that is unmatched and the IoU is at least 0.5; the prediction is right. The
-    other predictions have the first type that applies: poor box (best IoU with an object of its
-    class between 0.1 and 0.5), wrong class (IoU of at least 0.5 with an object of another class),
-    duplicate (IoU of at least 0.5 with a matched object of its class), background (IoU of at most
-    0.1 with every object), wrong class and box. An object that was not found has the type of the
-    prediction with the best score that would have found it with another class or box, or is missed.
-    In contrast to TIDE, a prediction with more than half of its area in an ignored region of its
-    class is not an error.
+    2008.08115). Predictions are matched in order of descending score. Each prediction is matched to
+    the unmatched object of its class with the largest overlap, if the IoU is at least 0.5. Matched
+    predictions are right. Every other prediction has the first type that applies:
+
+    - poor box: the best IoU with an object of its class is between 0.1 and 0.5
+    - wrong class: IoU of at least 0.5 with an object of another class
+    - duplicate: IoU of at least 0.5 with a matched object of its class
+    - background: IoU of at most 0.1 with every object
+    - wrong class and box: all other predictions
+
+    An unmatched object has the type of the prediction with the highest score that nearly found the
+    object, with a poor box or a wrong class. Without such a prediction, the object is missed. In
+    contrast to TIDE, an unmatched prediction is ignored if more than half of its area is in an
+    ignored object of its class.
 
     Args:
-        boxes: predicted boxes, `(N, 4)` x0, y0, x1, y1.
-        classes, scores: classes and scores of the predictions, `(N,)`.
-        true_boxes, true_classes: boxes `(M, 4)` and classes `(M,)` of the objects.
-        ignored: crowds and difficult objects, `(M,)` bool; None: there are no such objects.
+        boxes: corners x0, y0, x1, y1 of the predicted boxes, `(N, 4)`, pixels.
+        classes, scores: class indices and scores of the predictions, `(N,)`.
+        true_boxes, true_classes: boxes `(M, 4)` and class indices `(M,)` of the objects.
+        ignored: whether an object is a crowd or difficult, `(M,)` bool; None if no object is.
 
     Returns:
-        `(types of the predictions, types of the objects)`, lists of keys of `KINDS`, in the order
-        of the arguments.
+        Types of the predictions and types of the objects, two lists of keys of `KINDS`, in the
+        order of the arguments.
     """
     classes, true_classes = np.asarray(classes, int), np.asarray(true_classes, int)
     ignored = np.zeros(len(true_classes), bool) if ignored is None else np.asarray(ignored, bool)
@@ -98,7 +104,15 @@ def mark(
 
 
 def _match(iou: np.ndarray, order: Iterable[int]) -> dict[int, int]:
-    """Match predictions to objects, `{prediction: object}`, given the IoUs within each class."""
+    """Match predictions to objects of their class.
+
+    Args:
+        iou: IoU of each prediction with each object, `(N, M)`; 0 for different classes.
+        order: indices of the predictions in order of descending score.
+
+    Returns:
+        Indices of the matched pairs, `{prediction: object}`.
+    """
     free, taken_by = iou.copy(), {}
     for i in order if iou.shape[1] else ():
         index = int(free[i].argmax())
@@ -109,7 +123,16 @@ def _match(iou: np.ndarray, order: Iterable[int]) -> dict[int, int]:
 
 
 def _error(iou: np.ndarray, same: np.ndarray, found: list[str]) -> tuple[str, int | None]:
-    """Return the type of an unmatched prediction, and the object with its class or box, if any."""
+    """Return the type of an unmatched prediction, and the index of the object it nearly found.
+
+    The index is None if the prediction is a duplicate, is on the background, or has a wrong class
+    and box.
+
+    Args:
+        iou: IoU of the prediction with each object, `(M,)`.
+        same: whether an object has the class of the prediction, `(M,)` bool.
+        found: types of the objects, keys of `KINDS`.
+    """
     if not len(iou):
         return "background", None
     own, other = iou * same, iou * ~same
@@ -123,12 +146,12 @@ def _error(iou: np.ndarray, same: np.ndarray, found: list[str]) -> tuple[str, in
 
 
 def count(kinds: list[str], objects: list[str]) -> dict[str, int]:
-    """Count predictions of each type, and missed objects, for every key of `KINDS`."""
+    """Return the number of predictions of each type, and of missed objects, by key of `KINDS`."""
     return {name: objects.count(name) if name == "missed" else kinds.count(name) for name in KINDS}
 
 
 def errors(counts: dict[str, int]) -> int:
-    """Sum the counts of all types that are errors."""
+    """Return the sum of the counts of all types that are errors."""
     return sum(number for name, number in counts.items() if KINDS[name].error)
 
 
@@ -139,7 +162,7 @@ def _xywh(boxes: Any) -> np.ndarray:
 
 
 def _overlap(boxes: np.ndarray, others: np.ndarray, crowd: bool) -> np.ndarray:
-    """Compute the IoU `(N, M)`, or the fraction of each box inside each of `others` if `crowd`."""
+    """Compute the IoU `(N, M)`, or with `crowd` the fraction of each box inside each other box."""
     if not len(boxes) or not len(others):
         return np.zeros((len(boxes), len(others)))
     return coco_mask.iou(boxes, others, [int(crowd)] * len(others))

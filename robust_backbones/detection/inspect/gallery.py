@@ -1,4 +1,4 @@
-"""Compare predictions of several detectors on images of a dataset: pictures and error counts."""
+"""Compare predictions of several detectors on a dataset with pictures and error counts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,10 +25,10 @@ PICTURES = "pictures"  # folder of the drawings in the output folder
 
 @dataclass(frozen=True)
 class Column:
-    """A detector or a file of predictions.
+    """A source of predictions: a detector or a file. Its pictures are one column of the page.
 
     Attributes:
-        name: heading of its pictures.
+        name: heading of the column.
         predict: function from a dataset dictionary to `Instances` on the CPU, with all scores.
         source: weights or predictions file, recorded in the result file.
     """
@@ -40,13 +40,15 @@ class Column:
 
 @dataclass
 class Row:
-    """One image.
+    """An image of the dataset. Its pictures are one row of the page.
 
     Attributes:
         file: path of the image.
-        item: its dataset dictionary.
-        counts: `{column: {error type: number}}`; empty if errors are not counted.
-        pictures: `{"file" (relative to the output folder), "column", "text", "alt"}` each.
+        item: dataset dictionary of the image.
+        counts: number of predictions or objects of each error type, `{column: {error type:
+            number}}`; empty if errors are not counted.
+        pictures: drawings of the image, dictionaries with keys "file" (path relative to the output
+            folder), "column", "text" and "alt".
     """
 
     file: str
@@ -64,7 +66,7 @@ class Row:
 
 
 def from_model(name: str, cfg: CfgNode, dataset: str) -> Column:
-    """Create a source that predicts with the detector of `MODEL.WEIGHTS`.
+    """Create a column of predictions by the detector of `MODEL.WEIGHTS`.
 
     Raises:
         UserError: the detector cannot be loaded, or has other classes than the dataset.
@@ -81,7 +83,7 @@ def from_model(name: str, cfg: CfgNode, dataset: str) -> Column:
 
 
 def from_file(name: str, path: str | Path, dataset: str) -> Column:
-    """Create a source of saved predictions. For the errors raised, see `saved.read_predictions`."""
+    """Create a column of saved predictions. For errors, see `saved.read_predictions`."""
     rows = saved.read_predictions(path, dataset)
 
     def predict(item: dict) -> Instances:
@@ -97,13 +99,13 @@ def _few(names: Sequence) -> str:
 
 
 def choose(dataset: str, count: int, seed: int) -> list[Row]:
-    """Choose `count` random images of a registered dataset, in its order (all if it has fewer)."""
+    """Choose `count` random images, or all if the dataset has fewer, in the dataset's order."""
     wanted = count if count < len(DatasetCatalog.get(dataset)) else None
     return [Row(item["file_name"], item) for _, item in subset.choose(dataset, wanted, seed)]
 
 
 def count_errors(rows: list[Row], columns: list[Column], threshold: float) -> None:
-    """Count errors for each row, over predictions with a score of at least `threshold`.
+    """Count the errors in each image, over predictions with a score of at least `threshold`.
 
     Raises:
         UserError: the images have no annotations.
@@ -116,7 +118,7 @@ def count_errors(rows: list[Row], columns: list[Column], threshold: float) -> No
 
 
 def totals(rows: list[Row], columns: list[Column]) -> dict[str, dict[str, int]]:
-    """Sum the counts of all rows, `{column: {error type: number}}`."""
+    """Return the error counts summed over all images, `{column: {error type: number}}`."""
     return {
         column.name: {
             kind: sum(row.counts[column.name][kind] for row in rows) for kind in error_types.KINDS
@@ -135,7 +137,7 @@ def write_errors(
     seed: int,
     seconds: float,
 ) -> None:
-    """Write the counts, in total and for each image, as a result file."""
+    """Write a result file with the error counts, in total and for each image."""
     results.write(
         path,
         kind="errors",
@@ -159,10 +161,11 @@ def write_errors(
 def draw(
     rows: list[Row], columns: list[Column], dataset: str, output: str | Path, threshold: float
 ) -> None:
-    """Write the pictures of each row as PNG files: the ground truth, then one for each column.
+    """Write the pictures of each image as PNG files: the ground truth, then the predictions.
 
-    The files are `<output>/pictures/<index>_<name of the image>_<column>.png`. Predictions have the
-    colors of their classes, or of their error types if errors were counted.
+    The files are `<output>/pictures/<index>_<name of the image>_<position>.png`. The position is 0
+    for the ground truth, and counts the columns from 1. Predictions have the colors of their
+    classes, or of their error types if errors were counted.
 
     Raises:
         UserError: an image cannot be read, or a file cannot be written.
@@ -197,7 +200,7 @@ def _confident(column: Column, item: dict, threshold: float) -> Instances:
 def _classify(
     item: dict, column: Column, threshold: float
 ) -> tuple[Instances, list[str], list[str]]:
-    """Return the predictions on an image, their error types, and the types of its objects."""
+    """Return the predictions on an image, their error types, and those of the image's objects."""
     found, objects = _confident(column, item, threshold), visualize.truth(item)
     kinds, marks = error_types.mark(
         found.pred_boxes.tensor.numpy(),
@@ -233,6 +236,6 @@ def _save(
 
 
 def _count_names(names: list[str]) -> str:
-    """Format counts of equal names as `2 right, 1 missed`, or `nothing`."""
+    """Count each name, such as `2 right, 1 missed`. Return `nothing` if there are no names."""
     numbers = {name: names.count(name) for name in names}
     return ", ".join(f"{number} {name}" for name, number in numbers.items()) or "nothing"

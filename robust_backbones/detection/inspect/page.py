@@ -1,4 +1,4 @@
-"""Write the page of annotations and detections, or the figure of training curves."""
+"""Write an HTML page of annotations and detections, or a figure of training curves."""
 
 import time
 from collections.abc import Callable
@@ -26,19 +26,20 @@ class View:
 
     Attributes:
         output: folder of the page.
-        config: config file of the detector. None: there is no detector.
-        overrides: `KEY VALUE` pairs of all configs.
-        dataset: registered dataset or `NAME=...`. None: the first of `DATASETS.TEST`.
+        config: config file of the detector; None without a detector.
+        overrides: changes to all configs, `KEY VALUE` pairs in a flat list.
+        dataset: registered dataset, or `NAME=...`; None for the first dataset of `DATASETS.TEST`.
         predictions: files of detections.
-        second: config and weights of a second detector. None as config: the first one's.
+        second: config and weights of a second detector; None without a second detector. If the
+            config is None, the first detector's config is used.
         truth_only: whether to draw only the annotations.
         names: headings of the detections. Missing headings are derived from the paths.
-        images: number of random images.
+        images: number of random images of the dataset.
         seed: random seed for the choice of images.
         threshold: lowest score of a drawn detection, in [0, 1].
         errors: whether to classify errors.
-        most_errors_first: whether to sort the images by errors.
-        shown: number of images to draw. None: all.
+        most_errors_first: whether to sort the images by their number of errors, descending.
+        shown: number of images to draw; None for all images.
     """
 
     output: Path
@@ -58,10 +59,10 @@ class View:
 
 
 def draw_images(view: View) -> Path:
-    """Draw the images, count the errors, and return the page.
+    """Draw the images, count the errors, and return the path of the page.
 
     Raises:
-        UserError: a config, weights, predictions or the dataset is invalid.
+        UserError: a config, weight file, file of predictions or dataset is invalid.
     """
     compat.silence_detectron2()
     started = time.perf_counter()
@@ -98,12 +99,12 @@ def draw_images(view: View) -> Path:
 
 
 def write_page(path: Path, **contents: Any) -> Path:
-    """Write the HTML page, which refers to pictures in its folder. Return its path."""
+    """Write the HTML page, which links to pictures in its folder, and return the page's path."""
     return pages.write(path, Path(__file__).with_name(TEMPLATE), kinds=KINDS, **contents)
 
 
 def draw_curves(runs: list[str], output: Path) -> Path:
-    """Draw the training curves of run folders, and return the figure.
+    """Draw the training curves of run folders, and return the path of the figure.
 
     Raises:
         UserError: a folder contains no readable metrics.json.
@@ -115,7 +116,7 @@ def draw_curves(runs: list[str], output: Path) -> Path:
 
 
 def _columns(view: View) -> tuple[str, list[gallery.Column]]:
-    """Return the dataset's name and the sources of detections."""
+    """Return the dataset's name, and one column for each source of detections."""
     detector = view.config and not (view.predictions or view.truth_only)
     cfg = _load_config(view, view.config, None if detector else "")
     dataset = cfg.DATASETS.TEST[0]
@@ -141,7 +142,7 @@ def _columns(view: View) -> tuple[str, list[gallery.Column]]:
 
 
 def _load_config(view: View, path: str | None, weights: str | None) -> CfgNode:
-    """Return the config of a detector, or without `path` the defaults with the dataset."""
+    """Load a detector's config. If `path` is None, return the default config with the dataset."""
     overrides = view.overrides if weights is None else [*view.overrides, "MODEL.WEIGHTS", weights]
     if path is None:
         name = view.dataset or ""

@@ -1,4 +1,4 @@
-"""A trained detector as a Python object: images in, Detectron2's predictions out."""
+"""Run a trained detector from Python, on images, with Detectron2's predictions as output."""
 
 import os
 from collections.abc import Sequence
@@ -30,22 +30,23 @@ def load(
     """Load a trained detector.
 
     Args:
-        config_or_checkpoint: one of
+        config_or_checkpoint: source of the detector, which is one of
             - a run folder of `robust-backbones train`, with `config.yaml` and a checkpoint;
             - a checkpoint (`.pth`, `.pkl`) in a folder with the run's `config.yaml`;
             - a config file (`.yaml`), with a whole detector in `MODEL.WEIGHTS` or `weights`;
             - a `CfgNode`, for configs with keys of other projects.
-        weights: path or URL of the detector's weights; None for the weights named above.
-        device: device such as "cuda:1" or "cpu"; None for the config's, or the CPU if there is no
-            GPU.
+        weights: path or URL of the detector's weights; None for the checkpoint or `MODEL.WEIGHTS`
+            above. For a run folder, None means the last checkpoint.
+        device: device such as "cuda:1" or "cpu"; None for the config's device, or for the CPU if
+            there is no GPU.
         overrides: `KEY VALUE` pairs in a flat list, as on the command line.
 
     Returns:
         A `Predictor` in eval mode.
 
     Raises:
-        UserError: a file is missing or does not fit, or a tensor of the model did not come from the
-            weights.
+        UserError: a file is missing or does not fit, or a tensor of the model was not loaded from
+            the weights.
     """
     cfg = _configuration(config_or_checkpoint, weights, [str(part) for part in overrides])
     _choose_device(cfg, device)
@@ -106,11 +107,11 @@ class Predictor:
     Attributes:
         cfg: configuration.
         model: detector in eval mode.
-        weights_sha256: digest of the weight file.
+        weights_sha256: SHA-256 of the weight file.
     """
 
     def __init__(self, cfg: CfgNode):
-        """Build and load the detector of a config from `load`, with the same errors."""
+        """Build the detector of a config and load its weights. For errors, see `load`."""
         self.cfg = cfg.clone()
         path = cfg.MODEL.WEIGHTS
         if not path:
@@ -131,14 +132,16 @@ class Predictor:
         """Detect objects.
 
         Args:
-            image: `(H, W, 3)` uint8 RGB array in [0, 255]; or a path, whose EXIF orientation is
-                applied; or a PIL image. BGR arrays, as read by OpenCV, cannot be recognized: flip
-                them (`image[:, :, ::-1]`). A list of images is one batch. Images of unequal size
-                are padded, as in Detectron2, which may change the last digits of scores.
+            image: image, or a list of images that form one batch. An image is a uint8 RGB array
+                `(H, W, 3)` in [0, 255], a PIL image or a path. The EXIF orientation of a file is
+                applied. OpenCV reads BGR arrays, which look like RGB arrays to this method. Flip
+                them with `image[:, :, ::-1]`. Images of unequal size are padded, as in Detectron2,
+                which may change the last digits of scores.
 
         Returns:
-            `{"instances": Instances}` in the coordinates of the image, best score first, exactly as
-            from Detectron2's predictor; a list of them for a list.
+            Predictions `{"instances": Instances}` in the coordinates of the image, in order of
+            descending score. They equal the output of Detectron2's predictor. For a list of images,
+            the method returns a list of such dictionaries.
 
         Raises:
             UserError: an image has another type, shape or dtype, or cannot be read.
@@ -149,10 +152,14 @@ class Predictor:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names, by `pred_classes`: from the weights, `DATASETS.CLASSES` or `DATASETS.TEST`.
+        """Class names in the order of `pred_classes`.
+
+        The names come from the weights, from `DATASETS.CLASSES`, or from the config's first
+        dataset.
 
         Raises:
-            UserError: none of them has names, or their number differs from the detector's.
+            UserError: there are no class names, or their number differs from the detector's number
+                of classes.
         """
         names = self._classes
         if not names:
@@ -170,22 +177,23 @@ class Predictor:
 
     @property
     def metadata(self) -> Metadata:
-        """The classes for Detectron2's `Visualizer`. Raises the same errors as `classes`."""
+        """Metadata with class names for Detectron2's `Visualizer`. For errors, see `classes`."""
         return Metadata().set(thing_classes=list(self.classes))
 
     def preprocess(self, image: np.ndarray) -> dict:
         """Resize an RGB image for the model.
 
         Returns:
-            `image` `(3, h, w)` float32 in the order of `INPUT.FORMAT`, and `height` and `width` of
-            the original, to which predictions are scaled.
+            Model input, a dictionary. `image` is `(3, h, w)` float32 in [0, 255], with channels in
+            the order of `INPUT.FORMAT`. `height` and `width` are the size of the original image, to
+            which predictions are scaled.
         """
         height, width = image.shape[:2]
         if self.cfg.INPUT.FORMAT == "BGR":
             image = image[:, :, ::-1]
         try:
             resized = self.aug.get_transform(image).apply_image(image)
-        except ValueError:  # Pillow refuses a side of 0 pixels
+        except ValueError:  # Pillow rejects a size of 0 pixels
             raise UserError(
                 f"An image of {width} x {height} pixels is too thin to be resized to at most "
                 f"INPUT.MAX_SIZE_TEST {self.cfg.INPUT.MAX_SIZE_TEST}."

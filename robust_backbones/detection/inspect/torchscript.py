@@ -20,23 +20,24 @@ EXTRA = "robust_backbones.json"  # entry of the file that describes inputs and o
 
 
 def export(predictor: Predictor, path: str | Path, example: Any) -> dict:
-    """Trace a detector with Detectron2's `TracingAdapter`, verify the trace and write it.
+    """Trace a detector with Detectron2's `TracingAdapter`, verify the trace and write it to a file.
 
-    The file maps one image, `(3, h, w)` float32 in [0, 255] from `Predictor.preprocess`, to a tuple
-    of tensors. Their names are in the entry `robust_backbones.json`: pass `_extra_files` to
-    `torch.jit.load`, after `import torchvision`, whose operators are used. Boxes are in pixels of
-    the resized image. Masks are `(N, 1, 28, 28)` probabilities within each box, as in Detectron2's
-    export. The file runs on the predictor's device.
+    The exported model maps one image, `(3, h, w)` float32 in [0, 255] from `Predictor.preprocess`,
+    to a tuple of tensors. The entry `robust_backbones.json` of the file lists the names of these
+    tensors. To read the entry, pass `_extra_files` to `torch.jit.load`. Import torchvision first,
+    because the model uses torchvision's operators. Boxes are in pixels of the resized image. Masks
+    are `(N, 1, 28, 28)` probabilities within each box, as in Detectron2's export. The model runs on
+    the predictor's device.
 
     Args:
         predictor: the detector.
         path: file to write, such as `detector.ts`.
-        example: an image with detections, in any form that the predictor accepts. Outputs are
-            compared on it, on a smaller and a mirrored copy, and on a black image.
+        example: image with detections, in any form that the predictor accepts. Outputs are compared
+            on this image, a smaller copy, a rotated and cropped copy, and a black image.
 
     Returns:
-        The contents of the entry: `outputs`, `format`, `min_size`, `max_size`, `classes` (None if
-        unknown), `device`, `weights_sha256`.
+        The contents of `robust_backbones.json`, a dictionary with keys `outputs`, `format`,
+        `min_size`, `max_size`, `classes` (None if unknown), `device` and `weights_sha256`.
 
     Raises:
         UserError: the example has no detections, the model cannot be traced, its outputs differ, or
@@ -48,7 +49,7 @@ def export(predictor: Predictor, path: str | Path, example: Any) -> dict:
     try:
         with warnings.catch_warnings():
             # The warnings are about Python values that become constants. The comparison below
-            # covers them.
+            # detects wrong constants.
             warnings.simplefilter("ignore")
             traced = torch.jit.trace(adapter, (image,), check_trace=False)
         facts = _describe(predictor, adapter)
@@ -70,21 +71,21 @@ def export(predictor: Predictor, path: str | Path, example: Any) -> dict:
 
 
 def _test_images(image: Tensor) -> list[Tensor]:
-    """Return the image, and images of other sizes, contents and numbers of objects."""
+    """Return the image, and three images that differ in size, content and number of objects."""
     smaller = functional.interpolate(image[None], scale_factor=0.75, mode="bilinear")[0]
     turned = image.transpose(1, 2)[:, :, : max(image.shape[1] // 2, 32)].flip(1)
     return [image, smaller, turned, torch.zeros_like(smaller)]
 
 
 def _inference(model: nn.Module, image: Tensor) -> list[dict]:
-    """Run the detector without resizing its results to an original image."""
+    """Run the detector without scaling its results to the size of an original image."""
     if isinstance(model, GeneralizedRCNN):
         return [{"instances": model.inference([{"image": image}], do_postprocess=False)[0]}]
     return model([{"image": image}])
 
 
 def _compare(adapter: Any, exported: Any, image: Tensor) -> int:
-    """Compare the outputs on an image, and return the number of detections.
+    """Compare the outputs of detector and export on an image. Return the number of detections.
 
     Raises:
         UserError: the outputs differ.
@@ -101,7 +102,7 @@ def _compare(adapter: Any, exported: Any, image: Tensor) -> int:
 
 
 def _output_names(adapter: Any) -> list[str]:
-    """Return the names of the flat outputs."""
+    """Return the names of the exported model's outputs, in order."""
     instances = adapter.outputs_schema.schemas[0].schemas[0]
     return [*instances.keys, "image_size"]
 

@@ -14,9 +14,10 @@ from matplotlib.colors import to_rgb
 from robust_backbones.detection.inspect.error_types import KINDS
 from robust_backbones.detection.inspect.predictor import as_array, load
 
-# Minimum and maximum longer side of a drawing, pixels. Small images are enlarged for legibility.
+# Smallest and largest length of a drawing's longer side, pixels. Small images are enlarged so that
+# their text is legible.
 SIDE = (640, 1280)
-FONT = 10  # font size of names, points
+FONT = 10  # font size of class names, points
 
 
 @dataclass
@@ -24,10 +25,10 @@ class Truth:
     """The objects of one image of a registered dataset.
 
     Attributes:
-        boxes: boxes, `(M, 4)` float, x0, y0, x1, y1 in pixels.
+        boxes: corners x0, y0, x1, y1 of the boxes, `(M, 4)` float, pixels.
         classes: class indices, `(M,)` int.
-        ignored: crowds and difficult objects, `(M,)` bool.
-        masks: one polygon list or RLE per object; None if an object has no mask.
+        ignored: whether an object is a crowd or difficult, `(M,)` bool.
+        masks: list of polygons or RLE of each object; None if any object has no mask.
     """
 
     boxes: np.ndarray
@@ -55,13 +56,13 @@ def draw_truth(
     """Draw the objects of an image in the colors of their classes.
 
     Args:
-        image: `(H, W, 3)` uint8 RGB.
-        found: objects.
-        names: class names; None shows class indices.
-        scale: size of the drawing relative to the image; None chooses one within `SIDE`.
+        image: image `(H, W, 3)`, uint8 RGB.
+        found: objects to draw.
+        names: class names; None to show class indices.
+        scale: size of the drawing relative to the image; None for the output of `fitting_scale`.
 
     Returns:
-        `(scale H, scale W, 3)` uint8 RGB.
+        Drawing `(scale * H, scale * W, 3)`, uint8 RGB.
     """
     labels = [
         class_name(names, index) + (" (ignored)" if ignored else "")
@@ -74,7 +75,7 @@ def draw_truth(
 def draw_predictions(
     image: np.ndarray, found: Instances, names: Sequence[str] | None, scale: float | None = None
 ) -> np.ndarray:
-    """Draw predictions, a Detectron2 `Instances` on the CPU; see `draw_truth`."""
+    """Draw predictions, Detectron2 `Instances` on the CPU. For the arguments, see `draw_truth`."""
     classes = found.pred_classes.tolist()
     labels = [
         f"{class_name(names, index)} {score:.0%}"
@@ -92,16 +93,16 @@ def draw_errors(
     names: Sequence[str] | None,
     scale: float | None = None,
 ) -> np.ndarray:
-    """Draw predicted boxes in the colors of their error types, and missed objects dashed.
+    """Draw predicted boxes in the colors of their error types, and missed objects in dashed lines.
 
-    Masks are not drawn, because error types refer to boxes and masks of duplicates overlap.
+    Masks are not drawn, because error types refer to boxes, and masks of duplicates overlap.
 
     Args:
-        image, names, scale: see `draw_truth`.
+        image, names, scale: image, class names and scale; see `draw_truth`.
         found: predictions on the CPU.
-        kinds: error types of the predictions, keys of `KINDS`. All types except "right" are named
-            in the drawing.
-        missed: objects to draw dashed.
+        kinds: error types of the predictions, keys of `KINDS`. The drawing names all types except
+            "right".
+        missed: objects to draw in dashed lines.
     """
     classes, scores = found.pred_classes.tolist(), found.scores.tolist()
     labels = [
@@ -116,7 +117,7 @@ def draw_errors(
 
 
 def class_color(index: int) -> tuple[float, float, float]:
-    """Return the RGB color of a class in [0, 1], with a large distance between neighbors."""
+    """Return the RGB color of a class, in [0, 1]. Neighboring indices have very different hues."""
     return colorsys.hsv_to_rgb(index * 0.618 % 1, 0.8, 1)
 
 
@@ -133,7 +134,7 @@ def _draw(
     scale = scale or fitting_scale(height, width)
     drawing = Visualizer(image, scale=scale)
     for mask, color in zip(masks or (), colors, strict=masks is not None):
-        # overlay_instances would fill the holes of a mask.
+        # Draw masks one by one, because `overlay_instances` would fill their holes.
         bits = GenericMask(mask, height, width).mask
         drawing.draw_binary_mask(bits, color=color, alpha=0.5, area_threshold=0)
     blue = KINDS["missed"].color
@@ -144,8 +145,8 @@ def _draw(
     taken: list[tuple] = []
     for box, text, color, _ in things:
         x, y = _text_position(text, box, width, height, scale, taken)
-        light = [(1 + part) / 2 for part in to_rgb(color)]  # legible on black
-        text = text.replace("$", r"\$")  # otherwise matplotlib reads a formula
+        light = [(1 + part) / 2 for part in to_rgb(color)]  # light text is legible on black
+        text = text.replace("$", r"\$")  # matplotlib reads $ as a formula
         drawing.draw_text(
             text, (x, y), font_size=FONT / scale, color=light, horizontal_alignment="left"
         )
@@ -157,10 +158,17 @@ def _text_position(
 ) -> tuple[float, float]:
     """Find the upper left corner of a text.
 
-    The text is below the box and inside the image. It moves a few lines up or down if it would
-    overlap a text in `taken`. The function adds it to `taken`.
+    The text is below the box and inside the image. If the text would overlap a text in `taken`, it
+    moves up or down by a few lines. The function appends the position to `taken`.
+
+    Args:
+        text: text to draw.
+        box: corners x0, y0, x1, y1 of the box, pixels.
+        width, height: size of the image, pixels.
+        scale: size of the drawing relative to the image.
+        taken: left end, upper end and length of each placed text, pixels.
     """
-    line = 1.8 * FONT / scale  # text size with a margin, at Detectron2's 100 pixels per inch
+    line = 1.8 * FONT / scale  # line height with a margin, at Detectron2's 100 pixels per inch
     length = 0.9 * FONT / scale * len(text)
     x = max(min(box[0], width - length), 0)
     below = min(box[3], height - line)
@@ -173,7 +181,7 @@ def _text_position(
 
 
 def fitting_scale(height: int, width: int) -> float:
-    """Return the scale that brings the longer side into `SIDE`."""
+    """Return the scale that brings the longer side of an image into the range `SIDE`."""
     longer = max(height, width)
     return min(max(longer, SIDE[0]), SIDE[1]) / longer
 
@@ -199,12 +207,12 @@ def truth_and_prediction(
     Args:
         cfg: configuration of a detector, with the weights of a whole detector.
         dataset: name of the dataset.
-        count: largest number of images.
+        count: maximum number of images.
         scale: size of the drawing relative to the image.
         threshold: lowest score of a drawn prediction, in [0, 1].
 
     Yields:
-        `(H, 2 W, 3)` uint8 RGB: ground truth on the left, predictions on the right.
+        Drawings `(H, 2 * W, 3)`, uint8 RGB: ground truth on the left, predictions on the right.
 
     Raises:
         UserError: the weights do not fit the whole detector.

@@ -28,15 +28,15 @@ def evaluate(
 
     Args:
         config: config file of the detector.
-        overrides: `KEY VALUE` pairs.
-        output: folder of the results. None: `OUTPUT_DIR/attack_<constraint>`.
+        overrides: changes to the config, `KEY VALUE` pairs in a flat list.
+        output: folder of the results; None for `OUTPUT_DIR/attack_<constraint>`.
         constraint: norm of the perturbation, `"linf"` or `"l2"`.
         radii: perturbation radii, for images in [0, 1].
         steps: number of PGD steps.
-        step_size: length of a step, in the unit of `radii`. None: `2.5 * eps / steps`.
+        step_size: length of a step, in the unit of `radii`; None for `2.5 * eps / steps`.
         losses: losses to maximize, keys of `attack.LOSSES`.
         restarts: number of random starts for each loss.
-        images: number of random images of the test set. None: all.
+        images: number of random images of the test set; None for all images.
         pictures: number of images to draw at each radius.
         batch_size: number of images in a batch.
         seed: random seed for the choice of images and for the attack.

@@ -1,4 +1,4 @@
-"""A detector's AP under attack at several radii: the conditions, warnings, pictures, a figure."""
+"""Report a detector's AP under attack: conditions, warnings, a table, pictures and a figure."""
 
 import math
 from collections import Counter
@@ -34,20 +34,20 @@ from robust_backbones.detection.robustness.grid import (
     format_ap,
 )
 
-GRADIENT_COST = 3.0  # time of an attack step in forward passes; a backward pass counts as two
+GRADIENT_COST = 3.0  # time of an attack step, in forward passes; a backward pass takes two
 SHOWN_SCORE = 0.5  # lowest score of a prediction in pictures
-SHOWN_SIZE = 320  # pixels: smaller images are enlarged in pictures
+SHOWN_SIZE = 320  # shortest side of an image in pictures, pixels; smaller images are enlarged
 THRESHOLDS = tuple(0.5 + i / 20 for i in range(10))  # COCO's IoU thresholds
 
 
 @dataclass(frozen=True)
 class AttackSettings:
-    """The attack on a detector, apart from its radius.
+    """Settings of the attack on a detector, without the perturbation radius.
 
     Attributes:
-        constraint: `"l2"` or `"linf"`.
+        constraint: norm of the perturbation, `"l2"` or `"linf"`.
         steps: number of PGD steps.
-        losses: keys of `LOSSES`; a separate attack increases each loss.
+        losses: losses to maximize, keys of `LOSSES`. A separate attack increases each loss.
         restarts: number of random starts for each loss.
         step_size: length of a step, in the unit of eps; None for `STEP_FACTOR * eps / steps`.
     """
@@ -90,19 +90,19 @@ def conditions(
     pictures: list[int],
     folder: Path,
 ) -> list[Condition]:
-    """Return the clean condition, and one for each radius.
+    """Return the clean condition, and one attack condition for each radius.
 
     Args:
         cfg: configuration of the detector.
-        dataset: name of its test set, which has the class names.
+        dataset: name of the detector's test set, whose metadata contain the class names.
         radii: perturbation radii for pixels in [0, 1].
-        attack: the attack.
+        attack: settings of the attack.
         seed: seed for the attacks.
         pictures: indices of the images to draw, clean and attacked.
         folder: folder for the pictures.
     """
     resize = detection_utils.build_augmentation(cfg, is_train=False)
-    # Map images with the ground truth, which the losses need, but resize them as in evaluation.
+    # Load the ground truth, which the losses need, but resize images as in evaluation.
     mapper = DatasetMapper(cfg, is_train=True, augmentations=resize, recompute_boxes=False)
     load = partial(_load, mapper)
     draw = partial(_draw, cfg.INPUT.FORMAT, MetadataCatalog.get(dataset), folder)
@@ -114,7 +114,7 @@ def conditions(
             _attack, settings=facts, seed=seed, pictures=set(pictures), draw=partial(draw, title)
         )
         tries = len(attack.losses) * attack.restarts
-        # One inference per attack, and two passes to measure the loss.
+        # One inference for the metrics, two passes to measure the loss, one inference per attack.
         cost = 3 + tries * (1 + GRADIENT_COST * attack.steps)
         rows.append(Condition(title, load, change, _summary, facts, cost))
     return rows
@@ -133,10 +133,10 @@ def _attack(
     pictures: set[int],
     draw: Callable,
 ) -> tuple[list[dict], dict]:
-    """Attack a batch, and return it with a record of the attack.
+    """Attack a batch. Return the attacked batch and a record of the attack.
 
-    For each image, the loss and restart with the lowest AP is used. Random numbers depend on the
-    seed and the index of the first image.
+    For each image, the result of the loss and restart with the lowest AP is used. Random numbers
+    depend on the seed and the index of the first image in the batch.
     """
     generator = torch.Generator().manual_seed(seed_from(seed, batch[0]["index"]))
     names = ("constraint", "eps", "steps", "step_size")
@@ -174,7 +174,7 @@ def _attack(
 
 
 def _strongest(model: nn.Module, batch: list[dict], tries: list[list[Tensor]]) -> list[int]:
-    """Find, for each image, the attack with the lowest `image_ap`, the first one in a tie."""
+    """Return the index of the first attack with the lowest `image_ap` for each image."""
     if len(tries) == 1:
         return [0] * len(batch)
     found = []
@@ -193,12 +193,13 @@ def _strongest(model: nn.Module, batch: list[dict], tries: list[list[Tensor]]) -
 def image_ap(found: Instances, truth: Instances) -> float:
     """Compute the box AP of one image, in [0, 1]: the mean over its classes and IoU thresholds.
 
-    The value compares attacks on the same image. AP is undefined without objects. The value is then
-    minus the sum of the scores, so that false detections make an attack stronger.
+    This value ranks attacks on the same image. AP is undefined for images without objects. For
+    these images, the result is minus the sum of the scores, so that false detections make an attack
+    stronger.
 
     Args:
-        found: predictions, in the coordinates of `found.image_size`.
-        truth: ground truth, in the coordinates of `truth.image_size`.
+        found: predictions, with boxes in the coordinates of `found.image_size`.
+        truth: ground truth, with boxes in the coordinates of `truth.image_size`.
     """
     if not len(truth):
         return -float(found.scores.sum())
@@ -214,10 +215,14 @@ def image_ap(found: Instances, truth: Instances) -> float:
 
 
 def _average_precision(overlaps: Tensor, threshold: float) -> float:
-    """Average, over the objects, the precision at the rank of each object's detection.
+    """Return the mean over objects of the precision at the rank of the object's detection.
+
+    The precision of an object without a detection is 0.
 
     Args:
-        overlaps: IoU `(detections, objects)`, detections in order of descending score.
+        overlaps: IoU of each detection with each object, `(detections, objects)` float.
+            Detections are in order of descending score.
+        threshold: smallest IoU of a correct detection.
     """
     free, hits, total = overlaps.clone(), 0, 0.0
     for rank in range(len(free)):
@@ -247,7 +252,7 @@ def _summary(records: list[dict]) -> dict:
 def _draw(
     channels: str, meta: Any, folder: Path, title: str, model: nn.Module, item: dict, attacked: dict
 ) -> None:
-    """Draw predictions on the clean image (left) and the attacked one (right), as PNG."""
+    """Draw predictions on the clean image (left) and the attacked image (right), as PNG."""
     drawings = []
     for each in (item, attacked):
         with torch.no_grad():
@@ -302,7 +307,7 @@ def warnings(rows: dict[str, dict]) -> list[dict]:
 
 
 def table(rows: dict[str, dict]) -> str:
-    """Format the rows as aligned text."""
+    """Format the AP, losses and norm of each condition as aligned text."""
     tasks = common_tasks(rows)
     header = ["images", *(f"{TASKS[t]} {m}" for t in tasks for m in ("AP", "AP50"))]
     lines = [

@@ -23,17 +23,17 @@ def evaluate(
 
     Args:
         config: config file of the detector.
-        overrides: `KEY VALUE` pairs.
-        output: folder of the results. None: `OUTPUT_DIR/corruptions`.
-        kinds: corruptions or groups of `corruptions.GROUPS`. None: all.
-        severities: severities, each in 1 to 5.
-        images: number of random images of the test set. None: all.
+        overrides: changes to the config, `KEY VALUE` pairs in a flat list.
+        output: folder of the results; None for `OUTPUT_DIR/corruptions`.
+        kinds: names of corruptions, or of groups in `corruptions.GROUPS`; None for all corruptions.
+        severities: severities to evaluate, integers from 1 to 5.
+        images: number of random images of the test set; None for all images.
         batch_size: number of images in a batch.
         seed: random seed for the choice of images and for the corruptions.
 
     Raises:
-        UserError: an option, the config, the weights or the dataset is invalid, or the package of
-            the corruptions is not installed.
+        UserError: an option, the config, the weights or the dataset is invalid, or the package for
+            corruptions is not installed.
     """
     package = f"{corruptions.PACKAGE} {corruptions.package_version()}"
     chosen = corruptions.choose(kinds)

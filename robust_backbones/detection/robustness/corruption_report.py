@@ -1,4 +1,4 @@
-"""A detector's AP under common corruptions: the conditions, mPC, rPC, a table and a figure.
+"""Report a detector's AP under common corruptions: conditions, mPC, rPC, a table and a figure.
 
 mPC, the mean performance under corruption, is the mean over kinds of the mean over severities. rPC
 is mPC relative to the performance on clean images (Michaelis et al. 2019, arXiv 1907.07484).
@@ -30,16 +30,16 @@ from robust_backbones.detection.robustness.grid import (
 
 
 def conditions(cfg: CfgNode, kinds: list[str], severities: list[int], seed: int) -> list[Condition]:
-    """Return the clean condition, and one for each kind at each severity.
+    """Return the clean condition, and one condition for each corruption at each severity.
 
-    Images are corrupted at the size of their files, then resized. Random numbers depend on the
-    seed, the index of the image in its dataset, the kind and the severity.
+    Images are corrupted at their original size, then resized as in evaluation. Random numbers
+    depend on the seed, the index of the image in its dataset, the corruption and the severity.
 
     Args:
         cfg: configuration of the detector.
-        kinds: corruptions from `KINDS`.
-        severities: severities from `SEVERITIES`.
-        seed: seed for the random corruptions.
+        kinds: corruptions, each one of `KINDS`.
+        severities: severities, each one of `SEVERITIES`.
+        seed: seed for corruptions with random numbers.
     """
     resize = T.AugmentationList(detection_utils.build_augmentation(cfg, is_train=False))
     load = partial(_load, resize, cfg.INPUT.FORMAT, seed)
@@ -54,7 +54,7 @@ def conditions(cfg: CfgNode, kinds: list[str], severities: list[int], seed: int)
 def _load(
     resize: Any, channels: str, seed: int, kind: str | None, severity: int, index: int, item: dict
 ) -> dict:
-    """Corrupt an image, and map it as Detectron2's `DatasetMapper` does for evaluation."""
+    """Load and corrupt an image, then prepare it as Detectron2's `DatasetMapper` in evaluation."""
     image = detection_utils.read_image(item["file_name"], format="RGB")
     detection_utils.check_image_size(item, image)
     if kind is not None:
@@ -76,10 +76,14 @@ def summary(rows: dict[str, dict]) -> dict:
         rows: output of `measure_all`, with the clean condition.
 
     Returns:
-        `corruptions`: the rows; `by_corruption`: `{kind: {task: {metric: percent}}}`, means over
-        severities; `mPC` and `rPC`: `{task: {metric: percent}}`; `complete`: whether all kinds and
-        severities were measured, as in published numbers. The value is null for
-        metrics without ground truth, and for rPC where the clean AP is 0.
+        A dictionary with these keys:
+
+        - `corruptions`: the rows.
+        - `by_corruption`: means over severities, `{kind: {task: {metric: percent}}}`.
+        - `mPC`, `rPC`: mPC and rPC, `{task: {metric: percent}}`.
+        - `complete`: whether all kinds and severities were measured, as in published numbers.
+
+        Metrics without ground truth are None. rPC is None if the clean AP is 0.
     """
     corrupted = [row for name, row in rows.items() if name != CLEAN]
     kinds = list(dict.fromkeys(row["corruption"] for row in corrupted))
@@ -103,7 +107,7 @@ def summary(rows: dict[str, dict]) -> dict:
 
 
 def _means(rows: list[dict], tasks: list[str]) -> dict:
-    """`{task: {metric: mean over rows}}`."""
+    """Return the mean of each metric over the rows, `{task: {metric: mean}}`."""
     return {
         task: {metric: _mean([row[task][metric] for row in rows]) for metric in rows[0][task]}
         for task in tasks
@@ -120,9 +124,12 @@ def _share(value: float | None, clean: float | None) -> float | None:
 
 
 def table(found: dict) -> str:
-    """Format clean AP, AP of each kind and severity, their means, mPC and rPC as aligned text.
+    """Format the AP of all conditions, means over severities, mPC and rPC as aligned text.
 
     Each task has its own table.
+
+    Args:
+        found: output of `summary`.
     """
     texts = []
     for task in found["mPC"]:
@@ -151,7 +158,7 @@ def table(found: dict) -> str:
 
 
 def write_csv(found: dict, path: Path) -> None:
-    """Write all metrics as CSV, one row for the clean images and one for each corruption."""
+    """Write all metrics as CSV, with one row for clean images and one row for each corruption."""
     rows = found["corruptions"]
     columns = [(task, metric) for task in found["mPC"] for metric in rows[CLEAN][task]]
     with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
@@ -163,7 +170,7 @@ def write_csv(found: dict, path: Path) -> None:
 
 
 def draw(found: dict, path: Path) -> None:
-    """Draw a bar with the mean AP of each kind and a dot for each severity, as PNG."""
+    """Draw the mean AP of each corruption as a bar and the AP at each severity as a dot, as PNG."""
     kinds, tasks, rows = list(found["by_corruption"]), list(found["mPC"]), found["corruptions"]
     figure = new_figure(5 * len(tasks), 1.5 + 0.3 * len(kinds))
     for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):

@@ -1,7 +1,7 @@
 """Evaluate one detector on one dataset under many conditions: clean, attacked, corrupted images.
 
-Each condition's metrics are saved as soon as they are measured, so an interrupted evaluation, or
-one with additional conditions, resumes from there.
+The metrics of each condition are saved as soon as they are measured. An interrupted evaluation
+resumes after the saved conditions. More conditions can be added to a finished evaluation.
 """
 
 import contextlib
@@ -40,20 +40,20 @@ from robust_backbones.detection.evaluation import build_evaluator
 from robust_backbones.detection.training.trainer import Trainer
 
 ROWS_FILE = "cells.json"
-CLEAN = "clean"  # name of the condition without changes
-LOG_SECONDS = 60  # between two lines of progress if stderr is not a terminal
-TASKS = {"bbox": "box", "segm": "mask"}  # Detectron2's name -> name in tables
+CLEAN = "clean"  # name of the condition with unchanged images
+LOG_SECONDS = 60  # seconds between two lines of progress if stderr is not a terminal
+TASKS = {"bbox": "box", "segm": "mask"}  # names of tasks in tables, by Detectron2's name
 
 
 @dataclass(frozen=True)
 class Target:
-    """A trained detector and the images it is evaluated on.
+    """A trained detector and the images for its evaluation.
 
     Attributes:
         cfg: configuration of the detector.
-        weights_sha256: digest of its weight file.
+        weights_sha256: SHA-256 of the detector's weight file.
         dataset: name of a registered dataset.
-        items: the chosen images of that dataset.
+        items: chosen images, pairs of the index in the dataset and the dataset dictionary.
     """
 
     cfg: CfgNode
@@ -65,7 +65,7 @@ class Target:
         """Collect all settings that affect the metrics, as plain JSON types.
 
         Args:
-            more: settings of the evaluation.
+            more: additional settings of the evaluation.
         """
         flat = flatten(yaml.safe_load(self.cfg.dump()))
         return {
@@ -89,8 +89,7 @@ class Target:
         seconds: float,
         warnings: list[dict] | None,
     ) -> None:
-        """Write `result.json` and print the warnings. For the arguments, see
-        `results.write`."""
+        """Write `result.json` and print the warnings. For the arguments, see `results.write`."""
         fingerprint = settings["fingerprint"]
         results.write(
             Path(folder) / "result.json",
@@ -112,9 +111,10 @@ def find_target(path: str | Path, overrides: list[str], images: int | None, seed
 
     Args:
         path: config file of the detector.
-        overrides: `KEY VALUE` pairs; `MODEL.WEIGHTS` is a whole detector.
-        images: number of randomly chosen images; None for all.
-        seed: seed for that choice.
+        overrides: changes to the config, `KEY VALUE` pairs in a flat list. `MODEL.WEIGHTS` must be
+            a whole detector.
+        images: number of images to choose at random; None for all images.
+        seed: seed for the choice of images.
 
     Raises:
         UserError: the configuration, weights, dataset or number of images is invalid.
@@ -137,10 +137,10 @@ def find_target(path: str | Path, overrides: list[str], images: int | None, seed
 
 
 def load_model(cfg: CfgNode) -> nn.Module:
-    """Load the detector of `MODEL.WEIGHTS` in eval mode; its parameters need no gradients.
+    """Load the detector of `MODEL.WEIGHTS` in eval mode, without gradients for its parameters.
 
     Raises:
-        UserError: a tensor of the detector did not come from the file.
+        UserError: a tensor of the detector was not loaded from the file.
     """
     model = Trainer.build_model(cfg)
     StrictCheckpointer(model, save_to_disk=False).load(cfg.MODEL.WEIGHTS)
@@ -149,17 +149,20 @@ def load_model(cfg: CfgNode) -> nn.Module:
 
 @dataclass(frozen=True)
 class Condition:
-    """One way to change the images of a dataset.
+    """A version of the images of a dataset: clean, attacked or corrupted.
+
+    The metrics of a condition are a row, a dictionary that `measure_all` describes.
 
     Attributes:
-        name: unique name, such as `clean`, `eps 4/255`, `fog 3`.
-        load: function `(index in the dataset, dataset dict)` -> input of Detectron2's models, like
-            a `DatasetMapper`. It runs in worker processes.
-        change: function `(model, batch of inputs)` -> `(changed batch, record)`, or None. A record
-            contains what `summary` needs.
-        summary: function from the records of all batches to entries of the row.
-        facts: entries of the row that describe the condition.
-        cost: time per image relative to a prediction, for the estimated time left.
+        name: unique name, such as `clean`, `eps 4/255` or `fog 3`.
+        load: function `(index in the dataset, dataset dictionary)` that returns a model input, like
+            Detectron2's `DatasetMapper`. The function runs in worker processes.
+        change: function `(model, batch of inputs)` that returns the changed batch and a record for
+            `summary`; None to leave the batch unchanged.
+        summary: function from the records of all batches to additional entries of the row.
+        facts: entries of the row that describe the condition, such as its eps.
+        cost: time per image, relative to inference on a clean image. It is used to estimate the
+            remaining time.
     """
 
     name: str
@@ -178,16 +181,17 @@ def measure_all(
     Args:
         target: detector and images.
         conditions: conditions to measure.
-        settings: output of `Target.settings`, which must equal the settings of the saved rows.
-        folder: folder in which rows are saved.
+        settings: output of `Target.settings`. The settings of saved rows must be the same.
+        folder: folder of the saved rows.
         batch_size: number of images per forward pass.
 
     Returns:
-        `{condition: row}`. A row contains the condition's facts and summary, `seconds`, and for
-        each task (`bbox`, `segm`) `{metric: percent}`, with None for a metric without ground truth.
+        One row for each condition, `{name of the condition: row}`. A row contains the facts and the
+        summary of the condition, the number of `detections`, `seconds`, and `{metric: percent}` for
+        each task (`bbox`, `segm`). Metrics without ground truth are None.
 
     Raises:
-        UserError: the saved rows have other settings, or the weights do not fit.
+        UserError: the saved rows have other settings, or the weights do not fit the detector.
     """
     path = Path(folder) / ROWS_FILE
     rows = _read_rows(path, settings)
@@ -238,7 +242,7 @@ def measure(
         evaluator: Detectron2 evaluator of a dataset with exactly these images.
         batch_size: number of images per forward pass.
         workers: number of processes that load images.
-        tick: function called with the cost of each batch.
+        tick: function to call with the cost of each batch, to show the progress.
 
     Raises:
         UserError: an image is missing, damaged, or has another size than in its annotations.
@@ -275,10 +279,12 @@ def measure(
 
 
 def _zero_scores(clean: dict) -> dict:
-    """Return zero for each metric, for a detector without any detection.
+    """Return the metrics of a condition without any detections: 0 for each metric.
 
-    In this case, Detectron2's evaluators return NaN, and no mask AP. Metrics without ground truth
-    remain None.
+    Without detections, Detectron2's evaluators return NaN for boxes and no mask AP.
+
+    Args:
+        clean: row of the clean condition. Metrics that are None in this row remain None.
     """
     return {
         task: {metric: None if value is None else 0.0 for metric, value in clean[task].items()}
@@ -300,7 +306,7 @@ class _ConditionDataset(Dataset):
 
 
 def describe_row(row: dict) -> str:
-    """Format a row as `box AP 61.2, mask AP 55.0, 34 s`."""
+    """Format the AP and the time of a row, such as `box AP 61.2, mask AP 55.0, 34 s`."""
     words = [
         f"{title} AP {format_ap(row[task]['AP'])}" for task, title in TASKS.items() if task in row
     ]
@@ -308,17 +314,17 @@ def describe_row(row: dict) -> str:
 
 
 def format_ap(value: float | None) -> str:
-    """Format a percentage with one decimal, None as `-`."""
+    """Format a percentage with one decimal. None becomes `-`."""
     return "-" if value is None else f"{value:.1f}"
 
 
 def common_tasks(rows: dict[str, dict]) -> list[str]:
-    """Return the keys of `TASKS` that all rows have."""
+    """Return the keys of `TASKS` that all rows contain."""
     return [task for task in TASKS if all(task in row for row in rows.values())]
 
 
 def _read_rows(path: Path, settings: dict) -> dict[str, dict]:
-    """Read the saved rows.
+    """Read the saved rows. Return an empty dictionary if the file does not exist.
 
     Raises:
         UserError: the rows have other settings, or the file has another format.
@@ -343,7 +349,7 @@ def _read_rows(path: Path, settings: dict) -> dict[str, dict]:
 
 
 def _progress_bar(total: float) -> Any:
-    """Create a progress bar: live on a terminal, one line a minute in a log."""
+    """Create a progress bar that is live on a terminal and prints a line per minute to a log."""
     interval = 0.1 if sys.stderr.isatty() else LOG_SECONDS
     return tqdm(
         total=total,
