@@ -75,10 +75,10 @@ class ProgressLine:
 
 
 def _fitting(doing: list[str], speed: list[str], width: int) -> str:
-    """Join the parts to a line of at most `width` characters, because a wrapped line cannot be
-    updated in place.
+    """Join the parts to a line of at most `width` characters.
 
-    If the line is too long, parts are dropped. The remaining time is never dropped.
+    A terminal cannot update a wrapped line in place. If the line is too long, the speed is dropped
+    first, then the last parts of the description. At the end, the line is cut.
     """
     doing, speed = list(doing), list(speed)
     while len(line := ", ".join(doing + speed)) > width:

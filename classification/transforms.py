@@ -21,9 +21,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2 as tv
 from torchvision.transforms.v2 import functional as tvf
 
-NO_IMAGE = (
-    2**63
-)  # positions below this belong to images; positions from here on are for other seeds
+NO_IMAGE = 2**63  # lower positions belong to images; positions from here on are for other seeds
 TEST_SCALE = 256 / 224  # shorter side before the center crop, divided by the size of the crop
 # PCA of ImageNet's RGB values in [0, 1] for color noise, with the robustness library's numbers
 PCA_EIGENVALUES = (0.2175, 0.0188, 0.0045)

@@ -84,10 +84,10 @@ def number_of(cell: Cell) -> float | None:
 def decimals(cell: Cell, kind: Kind) -> int:
     """Return the number of decimals for a cell's number and spread.
 
-    A spread limits the decimals to the significant digits of its half-width. The rule is the one of
-    the Particle Data Group. A half-width has two digits if its first three digits are 100 to 354,
-    and one digit if they are higher. An interval that excludes 0 has more decimals if one of its
-    ends would round to 0, because the verdict depends on the sign of the ends.
+    A spread limits the decimals to the significant digits of its half-width, by the rule of the
+    Particle Data Group. A half-width has two significant digits if it begins with 100 to 354, and
+    one digit otherwise. An interval that excludes 0 has more decimals if one of its ends would
+    round to 0, because the verdict depends on the sign of the ends.
     """
     form = FORMATS[kind]
     if isinstance(cell, Value) and cell.spread:

@@ -1,4 +1,4 @@
-"""The page of a report: one HTML file that works offline.
+"""Render the page of a report as one HTML file that works offline.
 
 Text from results is escaped, and the page's Content-Security-Policy allows only the page's own
 script. The page contains the runs as JSON. Its script shows a run when the user clicks a number.

@@ -1,4 +1,4 @@
-"""Convert the runs behind a report to compact JSON, so that one page can contain thousands."""
+"""Convert runs to compact JSON, so that the page of a report can contain thousands of runs."""
 
 import base64
 import csv

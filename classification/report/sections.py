@@ -20,7 +20,7 @@ class Ends:
         return ""
 
     def around(self, mean: float) -> tuple[float, float]:
-        """Low and high end."""
+        """Return the low and the high end."""
         return self.low, self.high
 
 
@@ -45,7 +45,7 @@ class Interval:
         return f"{100 * self.confidence:g} % interval over {self.over}"
 
     def around(self, mean: float) -> tuple[float, float]:
-        """Low and high end."""
+        """Return the low and the high end."""
         return self.low, self.high
 
 

@@ -56,7 +56,9 @@ class Ranks:
 
 
 def ranks(table: np.ndarray) -> Ranks | None:
-    """Compute average ranks of networks. None: fewer than two tasks or three networks.
+    """Compute average ranks of networks over tasks.
+
+    The result is None for fewer than two tasks or fewer than three networks.
 
     Args:
         table: accuracies `(tasks, networks)`, percent. Equal accuracies share a rank.

@@ -1,4 +1,4 @@
-"""Variance of a difference in accuracy over other seeds and other test images.
+"""Estimate the variance of a difference in accuracy over seeds and test images.
 
 The two sides are the robust and the standard networks. The model of one side has crossed random
 effects (Gallas 2006, Roe and Metz 1997). For network j, trial t and image i, it is
@@ -63,9 +63,9 @@ def of_trials(table: np.ndarray, share: float = 1.0) -> VariancePart | None:
 
 
 def share_of_seeds(table: np.ndarray, own: float) -> float:
-    """Estimate the fraction of the random variation in the choice of a network that seeds cause.
+    """Estimate how much of the random variation in the choice of a network is due to seeds.
 
-    The selection images cause the rest of the variation.
+    The result is a fraction in [0, 1]. The selection images cause the rest of the variation.
 
     Args:
         table: accuracies `(networks, trials)`, percent.
@@ -79,7 +79,7 @@ def share_of_seeds(table: np.ndarray, own: float) -> float:
 
 
 def own_images(right: np.ndarray, weights: np.ndarray) -> float:
-    """Estimate the variance between the networks of a side that images cause, in squared points.
+    """Estimate the variance that images cause between the networks of a side, in squared points.
 
     Args:
         right: correctness `(networks, trials, N)`, 1 or 0.

@@ -153,7 +153,7 @@ def _quantile(df: float, alpha: float) -> float:
 
 @dataclass(frozen=True)
 class Needed:
-    """Trials or images that would change `cannot tell` to another verdict if the estimate is right.
+    """Trials or images that would change `cannot tell` to another verdict for this estimate.
 
     Attributes:
         trials: range of the number of trials of each side, up to `MOST_TRIALS`; None: no
@@ -178,8 +178,8 @@ class Verdict:
         alpha: allowed error probability.
         outcome: one of the four outcomes.
         margin: largest difference that counts as no difference, in points.
-        needed: trials or images that are needed for another outcome than `CANNOT_TELL`; None for
-            the other outcomes.
+        needed: trials or images that would change the outcome `CANNOT_TELL`; None for the other
+            outcomes.
     """
 
     estimate: Estimate

@@ -63,7 +63,7 @@ def choose_neighbors(
         The best k, and a list of `(k, accuracy in percent)` for all evaluated values.
 
     Raises:
-        UserError: `classify` would raise it, or all values are excluded.
+        UserError: `classify` rejects the arguments, or all values are excluded.
     """
     possible = sorted({k for k in ks if k <= len(x_train)})
     if not possible:

@@ -104,7 +104,12 @@ class Pairs:
         self.gamma[row] = next((sy[i] / yz[i] for i in newest if sy[i] > 0 and yz[i] > 0), 1.0)
 
     def times(self, g: Tensor, mg: Tensor) -> Tensor:
-        """Multiply g by the approximate inverse Hessian; mg is the preconditioner times g."""
+        """Multiply g `(P, K, D)` by the approximate inverse Hessian.
+
+        Args:
+            g: gradients `(P, K, D)`.
+            mg: preconditioner times g, `(P, K, D)`.
+        """
         order = [(self.next + i) % MEMORY for i in range(MEMORY)]  # oldest first
         back = [order.index(i) for i in range(MEMORY)]
         gamma, newest = self.gamma[:, None, None], order[-1]
@@ -276,7 +281,7 @@ def solve(
         v: initial unknowns `(P, K, D)`.
         preconditioners: preconditioner for each problem, possibly from a similar problem.
         tolerance: estimated relative decrease at which a problem has converged.
-        max_iterations: maximum number of iterations.
+        max_iterations: maximum number of iterations, >= 0.
     """
     batch = Batch(images, penalties, v, preconditioners)
     for iteration in range(max_iterations + 1):

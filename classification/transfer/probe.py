@@ -1,4 +1,4 @@
-"""Linear probes on features by logistic regression, with the penalty selected on held-out images.
+"""Linear probes by logistic regression on features, with a penalty selected on held-out images.
 
 The protocol follows Kornblith et al. (2019, "Do better ImageNet models transfer better?"): 45
 penalties, logarithmically spaced from 1e-6 to 1e5, on features without standardization. The effect
@@ -105,7 +105,8 @@ def fit(
         start: probes to start from. Each penalty starts from the probe with the nearest penalty.
         tolerance: relative decrease of the objective, estimated from the gradient, at which a
             penalty has converged.
-        max_iterations: maximum number of iterations, after which `converged` is False.
+        max_iterations: maximum number of iterations. `converged` is False for penalties that need
+            more.
         dtype: dtype of the computation. float32 is faster, but needs a tolerance of about 1e-5.
 
     Raises:
@@ -179,7 +180,7 @@ def choose(
         options: keyword arguments of `fit`.
 
     Raises:
-        UserError: `fit` raises it, or there are fewer than three penalties.
+        UserError: `fit` rejects the arguments, or there are fewer than three penalties.
     """
     _check(x_val, y_val, classes)
     if len(set(penalties)) < 3:

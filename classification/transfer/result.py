@@ -94,7 +94,7 @@ def _row(task: Task, trial: Trial) -> dict:
 
 
 def _mean(rows: list[dict], name: str) -> float | None:
-    """Return the mean of the entry `name` over the rows that contain it, or None without any."""
+    """Return the mean of the entry `name` over the rows that contain it. None: no such row."""
     values = [row[name] for row in rows if name in row]
     return fmean(values) if values else None
 
