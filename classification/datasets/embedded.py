@@ -29,7 +29,8 @@ TEXTURES = {
 PATCH = 32  # height and width of a patch, pixels
 # First column, end column and stride of the patches in the first 512 rows of each photograph.
 # Training patches overlap. A gap as wide as a patch separates them from the test patches. The
-# detectors' digit scenes are cut at column 384, too, so no validation background is trained on.
+# detection dataset digit_scenes also splits these photographs at column 384. Therefore no training
+# patch shows a background of its validation images.
 TEXTURE_PARTS = {"train": (0, 352, 16), "test": (384, 512, 32)}
 
 FACES_TRAIN = 75  # number of training patches, out of the 100 patches per class

@@ -26,7 +26,7 @@ LAYOUT = "{0}/train/<class>/<image> and {0}/test/<class>/<image> (or val instead
 
 
 def is_image(name: str) -> bool:
-    """Return whether a file name has an image extension and is not hidden, as `._x.jpg` is."""
+    """Return whether a file name has an image extension and is not hidden, unlike `._x.jpg`."""
     base = name.rsplit("/", 1)[-1]
     return base.lower().endswith(tuple(FORMATS)) and not base.startswith(".")
 

@@ -150,9 +150,10 @@ def read_fast(path: Path, shorter: int) -> Tensor | Image.Image:
 
 
 def _reduced_jpeg(contents: bytes, ratio: int) -> Tensor:
-    """Decode a JPEG to `(3, H, W)` uint8 RGB at 1/2, 1/4 or 1/8, but at least 1/`ratio`, size.
+    """Decode a JPEG file to `(3, H, W)` uint8 RGB at 1/2, 1/4 or 1/8 of its size.
 
-    Pillow's `draft` returns the same pixels, but takes 25 % longer.
+    The result has at least 1/`ratio` of the size. Pillow's `draft` returns the same pixels, but
+    takes 25 % longer.
     """
     mode = next(mode for factor, mode in REDUCED_MODES.items() if factor <= ratio)
     pixels = cv2.imdecode(np.frombuffer(contents, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)

@@ -14,12 +14,13 @@ from robust_backbones.core.errors import user_errors
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line. Exit code 2 and one line on stderr for a user error."""
+    """Run the command line. A user error prints one line to stderr and exits with code 2."""
     args = parser(__doc__).parse_args(argv)
     with user_errors():
         locate(args.dataset, args.data)  # report this common mistake before importing torch
         eps = radii(args)
-        path = weights.resolve(args.weights).absolute()  # so it is not a model name
+        # An absolute path cannot be mistaken for the name of a published model.
+        path = weights.resolve(args.weights).absolute()
         from classification.robustness_eval.run import run
 
         run(args, path, eps)

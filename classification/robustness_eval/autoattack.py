@@ -27,7 +27,7 @@ def require_package() -> types.ModuleType:
         UserError: the package is not installed.
     """
     try:
-        import pyautoattack  # an optional package
+        import pyautoattack  # optional package
     except ImportError:
         raise UserError(
             "--autoattack: the package pyautoattack is not installed. Run: "
@@ -50,21 +50,23 @@ def run_autoattack_part(
     """Run one attack of AutoAttack's standard version.
 
     The model runs in eval mode. Its mode, `.grad`, its parameters and torch's generators are
-    restored afterwards. All parts in order, each on the images that are still classified correctly
-    and with the same seed, give the result of the package's own `run_standard_evaluation`.
+    restored afterwards. Run all parts in order with the same seed, each on the images that are
+    still classified correctly. Together they give the result of the package's own
+    `run_standard_evaluation`.
 
     Args:
-        model: `(N, 3, H, W)` in [0, 1] -> logits `(N, classes)`.
+        model: classifier from images `(N, 3, H, W)` in [0, 1] to logits `(N, classes)`.
         x: images `(N, 3, H, W)`, float RGB in [0, 1], N at least 1.
         y: labels `(N,)`.
-        constraint: `"l2"` or `"linf"`.
+        constraint: norm of the perturbation, `"l2"` or `"linf"`.
         eps: perturbation radius for images in [0, 1].
-        part: name of the attack, see `plan.autoattack_parts`.
-        classes: number of logits. With 9 or fewer, fewer targets than the standard 9 exist.
+        part: name of the attack; see `plan.autoattack_parts`.
+        classes: number of logits. Targeted attacks use 9 target classes, or all other classes if
+            there are fewer than 9.
         seed: random seed.
 
     Returns:
-        Images `(N, 3, H, W)`. An image that the attack did not break is returned unchanged.
+        Adversarial images `(N, 3, H, W)`. An image that the attack did not break is unchanged.
 
     Raises:
         UserError: the package is not installed.
@@ -74,7 +76,7 @@ def run_autoattack_part(
         suite = attacks.AutoAttack(
             model, norm=NORMS[constraint], eps=eps, seed=seed, version="standard", device=x.device
         )
-        suite.attacks_to_run = [part]  # "standard" has set all other parameters
+        suite.attacks_to_run = [part]  # the version "standard" has set all other parameters
         suite.apgd_targeted.n_target_classes = suite.fab.n_target_classes = min(
             TARGETS, classes - 1
         )
@@ -99,7 +101,7 @@ def _no_side_effects() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
-    """Put the model into eval mode without parameter gradients, which FAB would accumulate."""
+    """Set eval mode and disable the gradients of parameters, which FAB would accumulate."""
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.requires_grad_(False)
     try:

@@ -1,7 +1,8 @@
 """Check that an evaluation can be trusted, following Carlini et al. 2019 (arXiv 1902.06705).
 
 A defense that hides its gradients looks robust against gradient attacks without being robust.
-`probe_model` and `count_faults` count symptoms during the attacks; `find_warnings` interprets them.
+`probe_model` and `count_faults` count symptoms during the attacks. `find_warnings` interprets the
+counts.
 """
 
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from robust_backbones.core.eps import show_eps
 FAULTS = ("outside_ball", "outside_range", "nan_images", "nan_logits")
 PROBED = ("zero_gradients", "probed", "unsteady", "probabilities")
 ROUNDING = 1e-5  # relative error of float32 sums over an image
-UNSTEADY = 1e-4  # relative to the largest logit: two passes on a GPU may differ by this much
+UNSTEADY = 1e-4  # allowed difference of two passes on a GPU, relative to the largest logit
 ZERO_GRADIENT_SHARE = 0.05  # fraction of images without gradient above which to warn
 BLACK_BOX_SHARE = 0.01  # fraction of images broken only by the black-box attack above which to warn
 
@@ -34,10 +35,10 @@ def count_faults(x: Tensor, x_adv: Tensor, logits: Tensor, constraint: str, eps:
     """Count invalid adversarial images and invalid logits.
 
     Args:
-        x, x_adv: clean and adversarial images `(N, 3, H, W)`.
+        x, x_adv: clean and adversarial images `(N, 3, H, W)`, valid in [0, 1].
         logits: logits of `x_adv`, `(N, classes)`.
-        constraint: `"l2"` or `"linf"`.
-        eps: perturbation radius.
+        constraint: norm of the perturbation, `"l2"` or `"linf"`.
+        eps: perturbation radius for images in [0, 1].
 
     Returns:
         Number of images for each name in `FAULTS`.
@@ -59,8 +60,8 @@ def probe_model(
 
     Args:
         model: classifier in eval mode.
-        x, y: one batch of images and labels.
-        plan: attacks of the evaluation; without PGD the model is probed at `x`.
+        x, y: images `(N, 3, H, W)` in [0, 1] and labels `(N,)` of one batch.
+        plan: attacks of the evaluation. If the plan has no PGD attack, the model is probed at `x`.
         generator: generator for the random start.
 
     Returns:
@@ -100,8 +101,8 @@ def find_warnings(found: list[AttackResult], classes: int) -> list[dict]:
         classes: number of classes.
 
     Returns:
-        `{"check": name, "message": symptom, likely cause and fix}` for each reason; empty for a
-        model without masked gradients under attacks that work.
+        One `{"check": name, "message": symptom, likely cause and fix}` per reason. The list is
+        empty if the attacks work and the model does not mask gradients.
     """
     return [
         {"check": name, "message": message}
@@ -163,19 +164,24 @@ def _faulty_images(found: list[AttackResult], classes: int) -> Iterator[str]:
 
 
 def beyond_noise(gained: int, lost: int) -> bool:
-    """Return whether a paired difference exceeds two standard deviations of fair coin flips."""
+    """Return whether a paired difference exceeds two standard deviations of fair coin flips.
+
+    Args:
+        gained: number of images that are right only in the second result.
+        lost: number of images that are right only in the first result.
+    """
     return gained - lost > 2 * (gained + lost) ** 0.5
 
 
 def _gain(weak: AttackResult, strong: AttackResult) -> int | None:
-    """Return the net gain in correct images under `strong`; None if within the noise."""
+    """Return how many more images are right under `strong`, or None if it may be noise."""
     pairs = list(zip(weak.right, strong.right, strict=True))
     gained, lost = pairs.count((False, True)), pairs.count((True, False))
     return gained - lost if beyond_noise(gained, lost) else None
 
 
 def _final_results(found: list[AttackResult]) -> list[AttackResult]:
-    """Select one result on all images per attack; for AutoAttack, the result of its last part."""
+    """Return the final result of each attack. For AutoAttack, it is the result of the last part."""
     last = {result.attack.group: result for result in found}
     return [result for result in last.values() if result.attack.family != UNBOUNDED]
 

@@ -18,9 +18,10 @@ from robust_backbones.core.eps import STEP_FACTOR
 
 
 def generator(seed: int, attack: Attack, batch: int) -> torch.Generator:
-    """Return the CPU generator of an attack on a batch, so that a run can resume at any batch.
+    """Return a CPU generator for one attack on one batch.
 
-    The parts of an AutoAttack get the same seed, as in the package's own run.
+    Its seed does not depend on earlier batches, so that a run can resume at any batch. All parts of
+    an AutoAttack get the same seed, as in the package's own run.
     """
     text = f"{seed}/{attack.constraint}/{attack.group}/{batch}"
     number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
@@ -28,9 +29,10 @@ def generator(seed: int, attack: Attack, batch: int) -> torch.Generator:
 
 
 def adversary(attack: Attack, seed: int, batch: int, classes: int) -> Adversary:
-    """Return the attack with all its parameters bound, for one batch.
+    """Return a function that runs an attack with all its parameters on one batch.
 
     Args:
+        attack: attack to run.
         seed: seed of the evaluation.
         batch: index of the batch, from 0.
         classes: number of logits.
@@ -48,7 +50,7 @@ def adversary(attack: Attack, seed: int, batch: int, classes: int) -> Adversary:
             classes=classes,
             seed=own.initial_seed(),
         )
-    assert attack.steps is not None  # None only for AutoAttack, which chooses them itself
+    assert attack.steps is not None  # None only for AutoAttack, which sets its own steps
     return partial(
         pgd,
         constraint=attack.constraint,
@@ -67,15 +69,16 @@ def attack_batch(
     """Attack one batch and classify the adversarial images.
 
     Args:
-        model: `(N, 3, H, W)` in [0, 1] -> logits, in eval mode.
-        x, y: images and labels, on the model's device.
-        attack: attack, whose ball is checked.
-        attacker: the attack with its parameters bound.
-        alive: images to attack, `(N,)` bool. The others stay unchanged and count as wrong.
+        model: classifier in eval mode, from images `(N, 3, H, W)` in [0, 1] to logits.
+        x, y: images `(N, 3, H, W)` and labels `(N,)`, on the model's device.
+        attack: attack whose constraint and radius the adversarial images should satisfy.
+        attacker: function that runs the attack, as `adversary` returns it.
+        alive: mask of the images to attack, `(N,)` bool. Other images stay unchanged and count as
+            wrong.
 
     Returns:
-        `right` (0 or 1 per image), `norms`, `seconds`, and the counts of `checks.count_faults`. An
-        image with a NaN logit counts as wrong.
+        Dictionary of `right` (0 or 1 per image), `norms`, `seconds`, and the counts of
+        `checks.count_faults`. An image with a NaN logit counts as wrong.
     """
     start = time.perf_counter()
     x_adv = x.clone()
@@ -105,18 +108,18 @@ def execute_plan(
     first_batch: int = 0,
     progress: Callable[[int, str], None] = lambda images, doing: None,
 ) -> None:
-    """Attack every batch with every attack of the plan, except where a record exists already.
+    """Attack every batch with every attack of the plan, unless the batch's record already exists.
 
     Args:
         model: classifier in eval mode.
-        batches: images and labels as in the attack contract, on any device, starting with batch
-            `first_batch`.
+        batches: images `(n, 3, H, W)`, float RGB in [0, 1], and labels `(n,)`, on any device. The
+            index of the first batch is `first_batch`.
         plan: attacks, the clean images first.
         seed: seed of the evaluation.
         classes: number of logits.
-        records: records of an earlier start, one per attack and batch.
+        records: existing records of an interrupted run, one per attack and batch.
         add: function that stores a record and appends it to `records`.
-        first_batch: index of the first of `batches`.
+        first_batch: index of the first batch in `batches`.
         progress: function called with the number of new images and the name of the current attack.
     """
     device = next(model.parameters()).device
@@ -124,7 +127,7 @@ def execute_plan(
     for batch, (x, y) in enumerate(batches, first_batch):
         x, y = x.to(device), y.to(device)
         everything = torch.ones(len(y), dtype=torch.bool, device=device)
-        alive: dict[str, Tensor] = {}  # attack group -> images that it has not broken so far
+        alive: dict[str, Tensor] = {}  # maps an attack group to the images not broken so far
         for attack in attacks_of(plan, batch):
             progress(0, attack.name)
             # A part of AutoAttack attacks only the images that the previous part did not break.
@@ -143,7 +146,7 @@ def execute_plan(
 
 
 def attacks_of(plan: list[Attack], batch: int) -> list[Attack]:
-    """Return the attacks of a batch. The unbounded attack is a check that needs one batch only."""
+    """Return the attacks of a batch. The unbounded attack is a check that runs on batch 0 only."""
     return [attack for attack in plan if batch == 0 or attack.family != UNBOUNDED]
 
 
@@ -159,7 +162,7 @@ def count_complete(plan: list[Attack], records: list[dict], batches: int) -> int
 def collect_results(plan: list[Attack], records: list[dict]) -> list[AttackResult]:
     """Merge the records of a complete run into one result per attack, in the plan's order."""
     by_attack: dict[str, dict[int, dict]] = {attack.name: {} for attack in plan}
-    for record in records:  # two processes may have written the same record; only one counts
+    for record in records:  # two processes may have written the same record; the last counts
         by_attack[record["attack"]][record["batch"]] = record
     return [
         _merge(attack, [record for _, record in sorted(by_attack[attack.name].items())])

@@ -6,8 +6,8 @@ from robust_backbones.core.eps import show_eps
 from robust_backbones.core.errors import UserError
 
 CLEAN, PGD, AUTOATTACK, UNBOUNDED = "clean", "pgd", "autoattack", "unbounded"
-# Smallest number of classes -> attacks of AutoAttack's standard version. The targeted DLR loss
-# needs four logits, the untargeted one three.
+# Maps the minimum number of classes to the attacks of AutoAttack's standard version. The targeted
+# DLR loss needs four logits, and the untargeted DLR loss needs three.
 AUTOATTACK_PARTS = {
     4: ("apgd-ce", "apgd-t", "fab-t", "square"),
     3: ("apgd-ce", "apgd-dlr", "fab-t", "square"),
@@ -21,15 +21,15 @@ class Attack:
     """One attack of a plan.
 
     Attributes:
-        family: `CLEAN` (no attack), `PGD`, `AUTOATTACK`, or `UNBOUNDED` (PGD with a radius that
-            can turn every image gray).
-        constraint: `"l2"` or `"linf"`.
+        family: type of attack: `CLEAN` (no attack), `PGD`, `AUTOATTACK`, or `UNBOUNDED` (PGD with
+            a radius that can turn every image gray).
+        constraint: norm of the perturbation, `"l2"` or `"linf"`.
         eps: perturbation radius for images in [0, 1].
-        steps: gradient steps per restart; 0 for `CLEAN`, None for `AUTOATTACK`, which has its own
-            numbers.
-        restarts: runs per image, each from its own random start.
-        part: the attack within AutoAttack. It attacks the images that the previous part did not
-            break.
+        steps: number of gradient steps per restart; 0 for `CLEAN`, None for `AUTOATTACK`, which
+            sets its own steps.
+        restarts: number of runs per image, each from its own random start.
+        part: name of an attack within AutoAttack, or None for other families. A part attacks only
+            the images that the previous part did not break.
     """
 
     family: str
@@ -48,7 +48,7 @@ class Attack:
 
     @property
     def group(self) -> str:
-        """Name in the results, such as `pgd-20 eps 4/255`. All parts of an AutoAttack share it."""
+        """Name in the results, such as `pgd-20 eps 4/255`, which all AutoAttack parts share."""
         if self.family in (CLEAN, UNBOUNDED):
             return self.title
         return f"{self.title} eps {show_eps(self.constraint, self.eps)}"
@@ -64,11 +64,12 @@ class AttackResult:
     """Result of one attack on all images.
 
     Attributes:
-        attack: the attack.
-        right: for each image, whether the model still classifies it correctly.
+        attack: attack that was run.
+        right: whether the model still classifies each image correctly.
         norms: norm of each image's perturbation, in the unit of `eps`; None if not finite.
-        seconds: duration of the attack.
-        counts: sums of `checks.count_faults` and, for the clean images, of `checks.probe_model`.
+        seconds: duration of the attack, s.
+        counts: sums of the counts of `checks.count_faults` and, for the clean images, of
+            `checks.probe_model`.
         labels: label of each image; empty except for the clean images.
     """
 
@@ -96,6 +97,7 @@ def gray_radius(constraint: str, shape: tuple[int, ...]) -> float:
     """Return the smallest radius at which every image can be turned uniformly gray.
 
     Args:
+        constraint: norm of the perturbation, `"l2"` or `"linf"`.
         shape: shape of an image, `(C, H, W)`.
     """
     channels, height, width = shape
@@ -110,14 +112,14 @@ def make_plan(
     autoattack: tuple[str, ...],
     shape: tuple[int, ...],
 ) -> list[Attack]:
-    """Return the attacks of one evaluation, cheap ones first.
+    """Return the attacks of one evaluation. Cheap attacks come first.
 
     Args:
-        constraint: `"l2"` or `"linf"`.
+        constraint: norm of the perturbations, `"l2"` or `"linf"`.
         radii: perturbation radii, each above 0.
-        steps: numbers of PGD steps; each is used at every radius.
+        steps: numbers of PGD steps. PGD runs with each number at every radius.
         restarts: number of PGD restarts.
-        autoattack: parts of AutoAttack, see `autoattack_parts`; empty to skip it.
+        autoattack: parts of AutoAttack (see `autoattack_parts`), or empty to skip AutoAttack.
         shape: shape of an image, `(C, H, W)`.
     """
     gray = gray_radius(constraint, shape)

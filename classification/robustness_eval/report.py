@@ -1,4 +1,4 @@
-"""Report a robustness evaluation: numbers per attack, a table, a figure, and a line per image."""
+"""Report a robustness evaluation: results per attack, a table, a figure, and a row per image."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ WORST_CASE = "worst case"
 
 
 def summarize(found: list[AttackResult]) -> dict[str, dict]:
-    """Return the numbers of each attack by its name; docs/formats.md lists the keys.
+    """Return the results of each attack by its name. docs/formats.md lists the keys.
 
-    The worst case at each radius follows the attacks. It counts an image as right if the model
-    classifies it correctly clean and under every attack with this radius.
+    The worst case at each radius follows the attacks. In the worst case, an image is right if the
+    model classifies it correctly without an attack and under every attack with this radius.
 
     Args:
         found: results of a complete run, the clean images first.
@@ -52,10 +52,11 @@ def _accuracy(right: list[bool]) -> dict:
 
 
 def _row(parts: list[AttackResult]) -> dict:
-    """Return the numbers of one attack.
+    """Return the result row of one attack.
 
     Args:
-        parts: its results; several for AutoAttack, whose last part has the final accuracy.
+        parts: results of the parts of the attack. Only AutoAttack has several parts. Its last part
+            has the final accuracy.
     """
     attack = parts[-1].attack
     norms = _norms(parts)
@@ -75,7 +76,7 @@ def _row(parts: list[AttackResult]) -> dict:
 
 
 def _norms(parts: list[AttackResult]) -> list[float]:
-    """Return the norm of each image's perturbation. Only one part perturbs an image."""
+    """Return the norm of each image's perturbation. At most one part perturbs an image."""
     columns = zip(*(part.norms for part in parts), strict=True)
     finite = ([norm for norm in column if norm is not None] for column in columns)
     return [max(column) for column in finite if column]
@@ -120,10 +121,11 @@ def _number(value: float | None) -> str:
 
 
 def draw_curve(rows: dict[str, dict], path: Path) -> None:
-    """Draw accuracy against eps with intervals, one line per attack, as a PNG.
+    """Save a figure of accuracy against eps, with confidence intervals and one line per attack.
 
     Args:
-        rows: rows of `summarize`.
+        rows: results of each attack, as `summarize` returns them.
+        path: PNG file to write.
 
     Raises:
         UserError: the file cannot be written.
@@ -132,7 +134,7 @@ def draw_curve(rows: dict[str, dict], path: Path) -> None:
     axes = figure.add_subplot()
     for title, points in _curves(rows).items():
         eps, accuracy = [row["eps"] for row in points], [row["accuracy"] for row in points]
-        # Clamped because rounding can make a length slightly negative.
+        # Clamp at 0, because rounding can make a length slightly negative.
         low = [max(0.0, row["accuracy"] - row["interval"][0]) for row in points]
         high = [max(0.0, row["interval"][1] - row["accuracy"]) for row in points]
         worst = title == WORST_CASE

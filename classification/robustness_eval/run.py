@@ -1,4 +1,4 @@
-"""Run one robustness evaluation: open model and data, attack, write the results."""
+"""Run one robustness evaluation: open the model and the data, attack, and write the results."""
 
 import argparse
 import json
@@ -31,7 +31,7 @@ JOURNAL = "state.jsonl"
 
 @dataclass(frozen=True)
 class RobustnessSettings:
-    """Everything that determines the numbers of an evaluation; docs/formats.md explains the fields.
+    """Settings that determine the results of an evaluation. docs/formats.md explains the fields.
 
     Sequences are lists, not tuples, so that they compare equal to parsed JSON.
     """
@@ -54,7 +54,7 @@ class RobustnessSettings:
 
 
 def run(args: argparse.Namespace, weights: Path, radii: list[float]) -> None:
-    """Evaluate a classifier, or resume its evaluation. A finished one is left unchanged.
+    """Evaluate a classifier, or resume its evaluation. A finished evaluation is left unchanged.
 
     Args:
         args: parsed command line.
@@ -62,10 +62,10 @@ def run(args: argparse.Namespace, weights: Path, radii: list[float]) -> None:
         radii: perturbation radii in increasing order.
 
     Raises:
-        UserError: the options do not fit the data or the model, or --output has another run.
+        UserError: the options do not fit the data or the model, or --output has a different run.
     """
     if args.autoattack:
-        require_package()  # fail now if it is not installed, not after hours of PGD
+        require_package()  # report a missing package now, not after hours of PGD
     source = open_images(args.dataset, "test", args.data, image_size=args.image_size)
     indices = _choose_images(len(source), args.images, args.seed)
     settings = RobustnessSettings(
@@ -113,7 +113,7 @@ def _attack(
     args: argparse.Namespace,
     settings: RobustnessSettings,
 ) -> list[AttackResult]:
-    """Attack all images, resuming from the journal in the folder."""
+    """Attack all images, or resume from the journal in the output folder."""
     shape = (3, source.image_size, source.image_size)
     plan = make_plan(
         args.constraint,

@@ -15,7 +15,7 @@ from robust_backbones.core.errors import user_errors
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line; the exit codes are listed above."""
+    """Run the command line. The module's docstring lists the exit codes."""
     args = parser(__doc__).parse_args(argv)
     with user_errors():
         from classification.study.run import run

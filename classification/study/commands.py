@@ -1,4 +1,4 @@
-"""Commands that a study can run: their command lines and table cells, and the identity of a run."""
+"""Commands that a study can run, with their command lines, table cells and digests of runs."""
 
 import contextlib
 import functools
@@ -22,7 +22,7 @@ from robust_backbones.core.files import sha256
 from robust_backbones.core.resources import config_file
 
 PROGRAM = ["-m", "robust_backbones"]
-# Options that do not affect a result.
+# Options that do not affect the result of a run.
 NEUTRAL = frozenset({"data", "workers", "device", "save-seconds", "save_seconds"})
 Cells = Callable[[list[dict]], list[str]]
 
@@ -32,13 +32,14 @@ class Command:
     """A program that a study can run.
 
     Attributes:
-        lines: `(options, folder, gpus)` -> command lines without the leading `python`.
+        lines: function from `(options, folder, gpus)` to command lines without the leading
+            `python`.
         check: function that raises a `UserError` for options that the program would reject.
         has: function from an option name to whether the program has it.
-        columns: headings of the cells.
-        cells: metrics of the finished runs of a table row -> the row's cells.
-        result: file in the run's folder whose presence marks the run as finished.
-        trials: options -> number of trainings that a run repeats with different seeds.
+        columns: headings of the table columns with the cells.
+        cells: function from the metrics of the finished runs of a table row to the row's cells.
+        result: name of the file in the run's folder whose presence marks the run as finished.
+        trials: function from options to the number of trainings with different seeds in one run.
     """
 
     lines: Callable[[dict, Path, float], list[list[str]]]
@@ -77,7 +78,9 @@ def _classification(
     """Return the command `python -m classification.NAME`.
 
     Args:
-        make_parser: the `parser` function of the command's options.
+        name: name of the package in `classification`.
+        make_parser: function that builds the command's parser from a description.
+        columns, cells, trials: as in `Command`.
         always: arguments to add to every command line.
     """
     module, parser = f"classification.{name}", functools.cache(lambda: make_parser(""))
@@ -99,7 +102,7 @@ def _classification(
                 parser().parse_args(["--output", "x", *_words(options)])
         except SystemExit:
             message = stderr.getvalue().splitlines()[-1].partition("error: ")[2]
-            message = message.partition(" (see ")[0]  # without the program's name
+            message = message.partition(" (see ")[0]  # remove the program's name
             raise UserError(f"{message}. See python -m {module} --help.") from None
 
     return Command(lines, check, has, columns, cells, trials=trials)
@@ -120,6 +123,7 @@ def _detection(
 
     Args:
         name: name of the command.
+        columns, cells: as in `Command`.
         always: arguments to add to every command line.
         output: option or config key of the folder for results.
     """
@@ -154,7 +158,7 @@ def _convert_check(options: dict) -> None:
 
 
 def _mean(values: list[float | None]) -> str:
-    """Return mean and standard deviation of the known values; empty if no value is known."""
+    """Format the mean and standard deviation of the known values; "" if no value is known."""
     known = [value for value in values if value is not None]
     if not known:
         return ""
@@ -163,9 +167,10 @@ def _mean(values: list[float | None]) -> str:
 
 
 def _transfer_cells(found: list[dict]) -> list[str]:
-    """Mean accuracy over all trials.
+    """Return the cells of accuracy, accuracy at the best epoch, and number of trials.
 
-    If the best epoch was chosen on the test images, the accuracy of the last epoch comes first.
+    Accuracies are means over all trials. If the best epoch was chosen on the test images, the first
+    cell is the accuracy of the last epoch. Otherwise, the second cell is empty.
     """
     trials = [row for metrics in found for row in metrics["trials"]]
     best = _mean([row["accuracy"] for row in trials])
@@ -176,7 +181,7 @@ def _transfer_cells(found: list[dict]) -> list[str]:
 
 
 def _detection_cells(found: list[dict]) -> list[str]:
-    """Box and mask AP on the first test set."""
+    """Return the cells of box AP and mask AP on the first test set, and number of runs."""
     first = [next(iter(metrics.values())) for metrics in found]
     aps = [_mean([m.get(task, {}).get("AP") for m in first]) for task in ("bbox", "segm")]
     return [*aps, str(len(found))]
@@ -187,10 +192,13 @@ def _metric_cells(*names: str) -> Cells:
 
 
 def _perturbed_cells(key: str) -> Cells:
-    """Box AP on clean images, and its mean over all attacks or corruptions.
+    """Return a function for three cells of a row.
+
+    The cells are the box AP on clean images, its mean over all attacks or corruptions, and the
+    number of runs.
 
     Args:
-        key: name of the table in the metrics.
+        key: key of the attacks or corruptions in the metrics.
     """
 
     def cells(found: list[dict]) -> list[str]:
@@ -250,7 +258,7 @@ COMMANDS = {
 
 
 def read_metrics(path: Path) -> dict | None:
-    """Return the metrics of a result file; None if it does not exist or cannot be parsed."""
+    """Return the metrics of a result file, or None if the file is missing or cannot be parsed."""
     if path.suffix != ".json":
         return {} if path.exists() else None
     try:
@@ -260,14 +268,16 @@ def read_metrics(path: Path) -> dict | None:
 
 
 def identity(command: str, options: dict, needs: list[Path], store: Store | None) -> str:
-    """Return the digest of everything a run's result depends on.
+    """Return a digest of the command, its options and the contents of its input files.
 
-    That is the command, its options and the contents of its input files. Files of earlier parts may
-    not exist yet, but the names of their folders contain the digests of the runs that create them.
+    The result of a run depends on nothing else. Files of earlier parts may not exist yet, but the
+    names of their folders contain the digests of the runs that create them.
 
     Args:
+        command: key of `COMMANDS`.
+        options: options of the command, by name.
         needs: folders of the runs whose files this run reads.
-        store: object storage of the study, if any.
+        store: object storage of the study, or None.
     """
     kept = _relevant(options)
     values = [v for value in kept.values() for v in (value if isinstance(value, list) else [value])]
@@ -279,13 +289,16 @@ def identity(command: str, options: dict, needs: list[Path], store: Store | None
     ]
     files = {text: _file_digest(str(file)) for text in inputs if (file := _input_file(text))}
     text = json.dumps([command, kept, files], sort_keys=True, default=str)
-    if store:  # independent of the location of a machine's cache
+    if store:  # the digest must not depend on the location of a machine's cache
         text = text.replace(store.folder.as_posix(), store.url)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _relevant(options: dict) -> dict:
-    """Return the options that affect the result. The path of a known dataset does not."""
+    """Return the options that affect the result.
+
+    The path of the data affects the result only for the dataset `folder`.
+    """
     kept = {key: value for key, value in options.items() if key not in NEUTRAL}
     if options.get("dataset", "imagenet") == "folder":
         kept["data"] = options.get("data")
@@ -300,7 +313,7 @@ def _input_file(text: str) -> Path | None:
         return None
 
 
-_DIGESTS: dict[tuple, str] = {}  # cached, because many runs have the same weights
+_DIGESTS: dict[tuple, str] = {}  # cached, because many runs use the same weights
 
 
 def _file_digest(path: str) -> str:

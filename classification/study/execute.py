@@ -1,8 +1,8 @@
-"""Execute one run of a study, on any machine, and record how it ended.
+"""Execute one run of a study on any machine, and record how it ended.
 
-The run's folder contains `run.json` (description), `log.txt` (output), `attempts.jsonl` (starts
-that did not finish) and `.study.lock`. The run's own process holds the lock, so a second process
-does not start the run again even if the process that started it was killed.
+The run's folder contains `run.json` (description), `log.txt` (output), `attempts.jsonl` (attempts
+that did not finish) and `.study.lock`. The process of the run itself holds the lock. Therefore no
+other process starts the run again, even if the process that started the run was killed.
 """
 
 import contextlib
@@ -38,8 +38,8 @@ class Attempt:
         state: `FINISHED`, `FAILED`, `INTERRUPTED` (stopped on request, resumable) or `BUSY`
             (another process is executing the run).
         code: exit code of the last command; 0 for success.
-        error: last error message.
-        seconds: wall time.
+        error: last error message; empty for success.
+        seconds: wall time of the attempt, s.
         host: name of the machine.
     """
 
@@ -56,12 +56,14 @@ def execute(
     folder: str = ".",
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> Attempt:
-    """Start or resume a run and wait for its end. A finished run is left unchanged.
+    """Start or resume a run and wait until it ends. A finished run is left unchanged.
 
     Args:
-        environment: additional environment variables for its processes.
+        run: run to execute.
+        environment: additional environment variables for the run's processes.
         folder: working directory, to which the run's paths are relative.
-        stop_requested: function that is polled; once it returns True, the run gets SIGTERM.
+        stop_requested: function that is called repeatedly. When it returns True, the run gets
+            SIGTERM.
     """
     base = Path(folder)
     target, began = base / run.folder, time.monotonic()
@@ -98,7 +100,7 @@ def execute(
 
 
 def _write_description(run: StudyRun, path: Path) -> None:
-    """Write `run.json` unless it exists. The report and the status read it."""
+    """Write `run.json` unless it exists. The report and the action `status` read this file."""
     if not path.exists():
         keys = ("part", "labels", "command", "options", "id", "gpus")
         contents = {key: getattr(run, key) for key in keys}
@@ -114,7 +116,7 @@ def _run_process(
     lock: IO,
     stop_requested: Callable[[], bool],
 ) -> int:
-    """Run a command to its end and return its exit code, negative for a signal."""
+    """Run a command and return its exit code, which is negative if a signal killed it."""
     with open(log, "ab") as file:
         process = subprocess.Popen(
             [sys.executable, *words],
@@ -141,10 +143,11 @@ def _run_process(
 
 
 def last_error(log: Path, code: int) -> str:
-    """Return the last line of a log that contains an error, otherwise the last line.
+    """Return the last error message in a log, or the last line if no line has an error message.
 
     Args:
-        code: exit code of the process, negative for a signal.
+        log: log file of the run.
+        code: exit code of the process, negative if a signal killed it.
     """
     with open(log, "rb") as file:
         file.seek(max(0, log.stat().st_size - 20_000))
@@ -175,12 +178,12 @@ def record(folder: Path, attempt: Attempt) -> None:
     row = {"time": time.time()} | asdict(attempt)
     with open(folder / "attempts.jsonl", "ab+") as file:
         file.seek(max(0, file.tell() - 1))
-        incomplete = file.read() not in (b"", b"\n")  # by a kill or a full disk
+        incomplete = file.read() not in (b"", b"\n")  # after a kill or on a full disk
         file.write(b"\n" * incomplete + json.dumps(row).encode() + b"\n")
 
 
 def forget(run: StudyRun) -> None:
-    """Clear the recorded attempts, so that a failed run is started again."""
+    """Clear the recorded attempts of a run, so that a failed run is started again."""
     attempts = run.folder / "attempts.jsonl"
     if attempts.exists():
         attempts.write_text("")
@@ -189,7 +192,7 @@ def forget(run: StudyRun) -> None:
 
 
 def failures(folder: Path) -> list[dict]:
-    """Return the failed attempts since the last one that did not fail."""
+    """Return the failed attempts after the last attempt that did not fail."""
     found = []
     for row in read_attempts(folder):
         found = [*found, row] if row["state"] == FAILED else []

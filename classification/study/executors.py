@@ -12,7 +12,7 @@ from robust_backbones.core.errors import UserError
 
 
 class Executor(Protocol):
-    """Starts runs and collects their outcomes."""
+    """Interface of an executor, which starts runs and collects their outcomes."""
 
     def has_room(self, run: StudyRun) -> bool:
         """Return whether the run can start now."""
@@ -31,14 +31,14 @@ class Executor(Protocol):
 
 
 class Local:
-    """Executes runs as processes of this machine.
+    """Executor that starts runs as processes on this machine.
 
-    `CUDA_VISIBLE_DEVICES` assigns the GPUs. `OMP_NUM_THREADS` divides the CPU cores among the runs,
-    unless it is already set.
+    It assigns GPUs to runs with `CUDA_VISIBLE_DEVICES`. It divides the CPU cores among the runs
+    with `OMP_NUM_THREADS`, unless that variable is already set.
 
     Args:
-        jobs: number of simultaneous runs; None for one per GPU, or one without GPUs.
-        gpus: number of GPUs to use; None for all visible ones.
+        jobs: maximum number of simultaneous runs (default: one per GPU, or 1 without GPUs).
+        gpus: number of GPUs to use (default: all visible GPUs).
     """
 
     def __init__(self, jobs: int | None = None, gpus: int | None = None) -> None:
@@ -46,7 +46,7 @@ class Local:
         self._free = dict.fromkeys(devices, 1.0)
         self._jobs = jobs or max(1, len(devices))
         self._threads = str(max(1, (os.cpu_count() or 1) // self._jobs))
-        self._assigned: dict[Path, dict[str, float]] = {}  # run's folder -> its fractions of GPUs
+        self._assigned: dict[Path, dict[str, float]] = {}  # maps a run's folder to its GPUs
         self._ended: queue.Queue = queue.Queue()
         self._stop = threading.Event()
 
@@ -76,10 +76,10 @@ class Local:
         self._ended.put((run, attempt))
 
     def _find_gpus(self, run: StudyRun) -> dict[str, float] | None:
-        """Return the GPUs for a run and its fraction of each; None if too few are free."""
+        """Return the GPUs for a run and its fraction of each GPU, or None if too few are free."""
         if not self._free or not run.gpus:  # without GPUs in the machine, runs use the CPU
             return {}
-        tolerance = 1e-9  # tolerance for sums of fractions such as 0.1
+        tolerance = 1e-9  # rounding error of sums of fractions such as 0.1
         if run.gpus < 1:
             fitting = [gpu for gpu, free in self._free.items() if free >= run.gpus - tolerance]
             return {min(fitting, key=self._free.__getitem__): run.gpus} if fitting else None
@@ -108,9 +108,9 @@ class Local:
 
 
 def _visible_gpus() -> list[str]:
-    """Return indices or names of the GPUs that this process may use."""
+    """Return the indices or UUIDs of the GPUs that this process may use."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name for name in visible.split(",") if name.strip()]
-    import torch  # imported here because it takes seconds, and runs on CPUs do not need it
+    import torch  # imported here, because the import takes seconds and CPU runs do not need torch
 
     return [str(i) for i in range(torch.cuda.device_count())]

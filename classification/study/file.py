@@ -15,27 +15,27 @@ from robust_backbones.core.resources import config_file
 
 FILE_KEYS = ("output", "parts")
 PART_KEYS = ("name", "command", "common", "axes", "runs", "only", "skip", "resources")
-RESOURCES = {"gpus": 0, "cpus": 1}  # per run
+RESOURCES = {"gpus": 0, "cpus": 1}  # default resources of a run
 REPEATS = ("seed", "SEED")  # axes over which the table averages
 PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 
 
 @dataclass(frozen=True)
 class StudyRun:
-    """One run of a study: everything needed to start it on any machine.
+    """One run of a study, with everything that any machine needs to start the run.
 
     Attributes:
-        part: name of its part of the study.
-        labels: axis -> label of the run's value.
-        options: options of the command.
+        part: name of the part of the study that contains the run.
+        labels: label of the run's value on each axis, by the name of the axis.
+        options: options of the command, by name.
         command: key of `COMMANDS`.
         id: digest of the command, its options and its input files.
-        folder: folder for its results; different runs have different folders.
+        folder: folder for the run's results. Different runs have different folders.
         lines: command lines without the leading `python`, to be run in this order.
         result: file whose presence marks the run as finished.
-        needs: folders of the runs whose files it reads.
-        store: object storage with its files; None if the files are in its folder only.
-        gpus, cpus: resources the run occupies; fractions of a GPU are allowed.
+        needs: folders of the runs whose files this run reads.
+        store: object storage for the run's files, or None if the files are only in `folder`.
+        gpus, cpus: numbers of GPUs and CPU cores that the run uses. Fractions of a GPU are allowed.
     """
 
     part: str
@@ -53,7 +53,7 @@ class StudyRun:
 
     @property
     def name(self) -> str:
-        """Name in messages: part and labels."""
+        """Name for messages, which consists of the part and the labels."""
         return _run_name(self.part, self.labels)
 
 
@@ -66,10 +66,11 @@ class Part:
     """A part of a study file, validated.
 
     Attributes:
-        entry: its location in the file.
-        axes: axis -> {label: options}; the options are empty for an axis that is a plain list.
-        extra: runs outside the grid: labels for all axes, and additional options.
-        only, skip: filters of the grid, axis -> label or list of labels.
+        entry: location of the part in the file.
+        axes: options of each label of each axis, as `{axis: {label: options}}`. The options are
+            empty if the axis is a list of values.
+        extra: runs outside the grid, each with labels for all axes and additional options.
+        only, skip: filters of the grid. Each filter maps axes to a label or a list of labels.
     """
 
     entry: Entry
@@ -88,7 +89,7 @@ def read_study(path: str | Path, changes: dict | None = None) -> list[StudyRun]:
 
     Args:
         path: study file, or the name of a packaged one; see `config_file`.
-        changes: options that override the file's in every run whose command has them.
+        changes: options that override the file's options in all runs whose command has them.
 
     Raises:
         UserError: the file is not a valid study; the message names the line.
@@ -132,7 +133,7 @@ def _read_part(entry: Entry, earlier: set[str]) -> Part:
         raise entry.error("a part must be a mapping.")
     entry.check_keys(PART_KEYS + (() if entry.keys else FILE_KEYS))
     command = entry.child("command", "transfer")
-    program = str(command.value).replace("-", "_")  # allows robustness-eval
+    program = str(command.value).replace("-", "_")  # so that robustness-eval is allowed
     if program not in COMMANDS:
         raise command.error(
             f"unknown command '{command.value}'. Choose from {', '.join(COMMANDS)}."
@@ -211,7 +212,7 @@ def _read_resources(entry: Entry) -> dict[str, float]:
 
 
 def _combinations(part: Part) -> Iterator[tuple[dict[str, str], dict]]:
-    """Yield labels and options of every run of a part."""
+    """Yield the labels and the options of every run of a part."""
     if part.axes or not part.extra:
         for values in itertools.product(*part.axes.values()):
             labels = dict(zip(part.axes, values, strict=True))
@@ -239,7 +240,7 @@ def _as_list(value: Any) -> list:
 def _make_run(
     part: Part, output: str, labels: dict[str, str], options: dict, earlier: list[StudyRun]
 ) -> StudyRun:
-    """Fill in the placeholders of one combination and check its options."""
+    """Create the run of one combination: fill in the placeholders and check the options."""
     needs: list[Path] = []
 
     def replacement(match: re.Match) -> str:
@@ -280,7 +281,7 @@ def _make_run(
 
 
 def _folder_of(name: str, part: Part, labels: dict[str, str], earlier: list[StudyRun]) -> Path:
-    """Return the folder of the only run of an earlier part whose labels agree with `labels`."""
+    """Return the folder of the only run in an earlier part whose labels agree with `labels`."""
     parts = dict.fromkeys(run.part for run in earlier)
     if name not in parts:
         raise part.entry.error(
@@ -302,7 +303,7 @@ def _folder_of(name: str, part: Part, labels: dict[str, str], earlier: list[Stud
 
 
 def _location(part: Part, labels: dict[str, str], options: dict, message: str) -> tuple:
-    """Return the keys, below the part, of the option that an error message names."""
+    """Return the location of the option that an error message names, as keys below the part."""
     key = next((key for key in options if str(key) in message), "common")
     places = [("common", key), *(("axes", axis, label, key) for axis, label in labels.items())]
     known = part.entry.lines

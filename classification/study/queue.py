@@ -17,16 +17,16 @@ POLL = 0.5  # seconds to wait for the end of a run before checking signals and p
 
 @dataclass
 class Queue:
-    """The runs of a study while they are being executed.
+    """Queue of the runs of a study during their execution.
 
     Attributes:
         runs: all runs, in the order in which they should start.
         executor: executor of the runs.
-        max_attempts: maximum number of starts of a failing run, earlier calls included.
-        pause: seconds before the second start; doubled for each later one.
+        max_attempts: maximum number of starts of a failing run, including starts by earlier calls.
+        pause: seconds before the second start, doubled for each later start.
         on_end: function called with the run, the attempt and the queue whenever a run has ended.
         finished: folders of the finished runs.
-        failed: folder -> error of the runs that are not started again.
+        failed: error of each run that is not started again, by the run's folder.
         running: number of running runs.
     """
 
@@ -38,12 +38,13 @@ class Queue:
     finished: set[Path] = field(default_factory=set)
     failed: dict[Path, str] = field(default_factory=dict)
     running: int = 0
-    # Failures of this call. On a full disk they are not recorded in the runs' folders.
+    # Number of failures in this call, by the run's folder. They are also counted here because they
+    # cannot be recorded in the folders if the disk is full.
     _failures: Counter = field(default_factory=Counter)
     _dependents: dict[Path, list[StudyRun]] = field(default_factory=lambda: defaultdict(list))
 
     def work(self, stop_requested: Callable[[], bool] = lambda: False) -> bool:
-        """Execute every unfinished run. Return False if it was stopped before the end."""
+        """Execute every unfinished run. Return False if `stop_requested` stopped the execution."""
         self._read_states()
         position = {run.folder: i for i, run in enumerate(self.runs)}
         ready = [(position[run.folder], run) for run in self.runs if self._is_ready(run)]
@@ -89,7 +90,11 @@ class Queue:
         return not done and self.finished.issuperset(run.needs)
 
     def _note_end(self, run: StudyRun, attempt: Attempt) -> float | None:
-        """Record how a run ended. Return the seconds until its next start, or None."""
+        """Record how a run ended.
+
+        Returns:
+            Seconds until the next start of the run, or None if it is not started again.
+        """
         if run.store:
             run.store.fetch(run.folder)  # another machine may have executed the run
         if attempt.state == FINISHED:
@@ -105,11 +110,11 @@ class Queue:
         return self.pause * 2 ** (count - 1)
 
     def _is_final(self, code: int, failures: int) -> bool:
-        """Return whether a failed run is not started again."""
+        """Return whether a failure is final, so that the run is not started again."""
         return code == USER_ERROR or failures >= self.max_attempts
 
     def _give_up(self, folder: Path, error: str) -> None:
-        """Mark a run as failed, and also all runs that need its files."""
+        """Mark a run and all runs that need its files as failed."""
         self.failed[folder] = error
         for other in self._dependents[folder]:
             if other.folder not in self.failed and other.folder not in self.finished:

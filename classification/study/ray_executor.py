@@ -14,19 +14,20 @@ from classification.study.execute import FAILED, Attempt, execute
 from classification.study.file import StudyRun
 from robust_backbones.core.errors import UserError
 
-QUEUED_PER_CORE = 4  # tasks submitted to Ray: enough to keep it busy, few enough for its memory
+# Tasks submitted to Ray per CPU core. This is enough to keep Ray busy, and fits into its memory.
+QUEUED_PER_CORE = 4
 POLL = 2  # seconds between two checks of the stop flag
 
 
 class RayExecutor:
-    """Executes runs as Ray tasks. Ray chooses the nodes and restarts tasks of a lost node.
+    """Executor that starts runs as Ray tasks. Ray chooses nodes and restarts tasks of lost nodes.
 
     Every node needs this package, and either the study's folder at the same path (shared storage)
     or an `output` in object storage.
 
     Args:
-        address: address of a cluster; `"auto"` for the cluster of this machine; None to start one
-            on this machine.
+        address: address of a cluster; `"auto"` for the cluster of this machine; None to start a
+            cluster on this machine.
 
     Raises:
         UserError: the cluster does not answer.
@@ -49,8 +50,8 @@ class RayExecutor:
             raise UserError(f"--address {address}: no Ray cluster answers ({error}).") from None
         self._stop_flag: Any = ray.remote(_StopFlag).options(num_cpus=0).remote()
         self._execute = ray.remote(_execute_on_node)
-        self._running: dict = {}  # Ray task -> run
-        self._nodes: dict[tuple, str] = {}  # inputs -> node that has their features cached
+        self._running: dict = {}  # maps a Ray task to its run
+        self._nodes: dict[tuple, str] = {}  # maps `_inputs` to the node with the cached features
         cores = int(ray.cluster_resources().get("CPU", 1))
         self._limit = max(16, QUEUED_PER_CORE * cores)
 
@@ -65,7 +66,7 @@ class RayExecutor:
             "max_retries": 5,
         }
         if node := self._nodes.get(_inputs(run)):
-            # Ray chooses another node if this one is full or lost.
+            # Ray chooses another node if this node is full or lost.
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(
                 node, soft=True, _spill_on_unavailable=True
             )
@@ -78,7 +79,7 @@ class RayExecutor:
             time.sleep(seconds)
             return []
         ended, _ = ray.wait(tasks, num_returns=1, timeout=seconds)
-        if ended:  # also collect all others that have ended
+        if ended:  # also collect all other tasks that have ended
             ended, _ = ray.wait(tasks, num_returns=len(tasks), timeout=0)
         pairs = [(self._running.pop(task), task) for task in ended]
         return [(run, self._attempt(run, task)) for run, task in pairs]
@@ -106,7 +107,7 @@ def _check_reachable(address: str | None) -> None:
         UserError: nothing listens at HOST:PORT.
     """
     host, colon, port = (address or "").rpartition(":")
-    if not colon or "/" in host or not port.isdecimal():  # "auto" or ray://
+    if not colon or "/" in host or not port.isdecimal():  # skip "auto" and ray://
         return
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
@@ -115,7 +116,7 @@ def _check_reachable(address: str | None) -> None:
 
 
 class _StopFlag:
-    """Ray actor: whether the study should stop."""
+    """Ray actor that stores whether the study should stop."""
 
     def __init__(self) -> None:
         self._is_set = False
@@ -128,7 +129,7 @@ class _StopFlag:
 
 
 def _execute_on_node(run: StudyRun, folder: str, stop_flag: Any) -> tuple[Attempt, str]:
-    """Execute a run on a Ray node; return the attempt and the node's id."""
+    """Execute a run on a Ray node. Return the attempt and the ID of the node."""
     requested, next_look = False, time.monotonic() + POLL
 
     def stop_requested() -> bool:
@@ -143,5 +144,5 @@ def _execute_on_node(run: StudyRun, folder: str, stop_flag: Any) -> tuple[Attemp
 
 
 def _inputs(run: StudyRun) -> tuple[str, ...]:
-    """Return a key of the run's features. Runs with equal keys can share cached features."""
+    """Return a key for the features of a run. Runs with equal keys can share cached features."""
     return tuple(str(run.options.get(key)) for key in ("weights", "dataset", "downscale"))

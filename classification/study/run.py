@@ -85,7 +85,7 @@ class Progress:
         self._done_before: int | None = None  # number of runs that earlier calls have finished
 
     def show(self, run: StudyRun, attempt: Attempt, queue: Queue) -> None:
-        """Print the line of a run; a callback for `Queue`."""
+        """Print the line of a run. `Queue` calls this method whenever a run has ended."""
         done = len(queue.finished) + len(queue.failed)
         if self._done_before is None:
             self._done_before = done - 1

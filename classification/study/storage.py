@@ -1,6 +1,7 @@
-"""Keep results in object storage: machines work in local folders, and the store has all files.
+"""Keep results in object storage. Machines work in local folders, and the store has all files.
 
-`output` may be any URL that fsspec supports: `s3://bucket/study` (with s3fs), `gs://...` (gcsfs).
+The `output` of a study may be any URL that fsspec supports, such as `s3://bucket/study` (with s3fs)
+or `gs://bucket/study` (with gcsfs).
 """
 
 import hashlib
@@ -34,16 +35,16 @@ class Store:
 
     @property
     def folder(self) -> Path:
-        """Local copy, in the cache folder. All machines need the same `ROBUST_BACKBONES_CACHE`."""
+        """Local copy in the cache folder. All machines need the same `ROBUST_BACKBONES_CACHE`."""
         digest = hashlib.sha256(self.url.encode()).hexdigest()[:12]
         return cache_dir() / "studies" / digest
 
     def fetch(self, folder: Path) -> None:
-        """Download all files of a run that are missing locally or have another size."""
+        """Download all files of a run that are missing locally or have a different local size."""
         self._download(folder, lambda name: True)
 
     def fetch_small(self) -> None:
-        """Download the files of all runs that `table` and `status` need, with one listing."""
+        """Download the files that `table` and `status` need for all runs. List the store once."""
         self._download(self.folder, lambda name: name.rpartition("/")[2] in SMALL)
 
     def _download(self, folder: Path, wanted: Callable[[str], bool]) -> None:

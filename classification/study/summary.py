@@ -9,8 +9,9 @@ from classification.study.commands import COMMANDS, read_metrics
 from classification.study.execute import FAILED, FINISHED, state
 from classification.study.file import REPEATS, StudyRun
 
-# Options that a run's time depends on, most specific first. The estimate of a run is the mean over
-# the finished runs with the same values of these options, by the first list with such runs.
+# Options that the time of a run depends on, most specific list first. An estimate is the mean over
+# the finished runs with the same values of these options. It uses the first list for which such
+# runs exist.
 SIMILAR = (
     ("command", "dataset", "mode", "config", "weights"),
     ("command", "dataset", "mode"),
@@ -111,7 +112,7 @@ def _trials(run: StudyRun) -> int:
 
 
 def _cost(run: StudyRun) -> tuple[float, int]:
-    """Return wall time in seconds and disk space in bytes of a finished run."""
+    """Return the wall time in seconds and the disk space in bytes of a finished run."""
     seconds = 0.0
     if run.result.suffix == ".json":
         seconds = float(json.loads(run.result.read_text(encoding="utf-8")).get("seconds") or 0)

@@ -20,7 +20,7 @@ class Entry:
         path: the file.
         value: plain Python value, as `yaml.safe_load` returns it.
         keys: keys and list indices that lead from the top of the file to the value.
-        lines: line number, from 1, of every entry of the file by its `keys`.
+        lines: line number, from 1, of every entry in the file, by the entry's `keys`.
     """
 
     path: Path
@@ -29,7 +29,7 @@ class Entry:
     lines: dict[tuple, int] = field(default_factory=dict, repr=False)
 
     def child(self, key: Any, default: Any = None) -> "Entry":
-        """Return the entry at a key of a mapping; `default` is the value of a missing key."""
+        """Return the entry at a key of a mapping. A missing key has the value `default`."""
         return replace(self, value=self.value.get(key, default), keys=(*self.keys, key))
 
     def children(self) -> list["Entry"]:
@@ -43,8 +43,8 @@ class Entry:
 
         Args:
             message: problem, allowed values, and fix.
-            keys: keys below this entry. If the file has no such entry, the message has the line of
-                the nearest enclosing one.
+            keys: keys of the wrong entry, below this entry. If the file has no such entry, the
+                message names the line of the nearest enclosing entry.
         """
         where = (*self.keys, *keys)
         while where and where not in self.lines:
@@ -62,7 +62,7 @@ class Entry:
                 )
 
     def mapping(self) -> dict:
-        """Return the value; raise a `UserError` if it is not a mapping."""
+        """Return the value. Raise a `UserError` if the value is not a mapping."""
         if not isinstance(self.value, dict):
             raise self.error(f"{self.keys[-1]} must be a mapping of names to values.")
         return self.value
@@ -126,5 +126,6 @@ def _scalar(loader: yaml.SafeLoader, node: yaml.Node, at: Entry) -> Any:
     except yaml.YAMLError:
         raise
     except (ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
-        # PyYAML parses 2024-13-45 as a date, and trusts explicit tags such as !!int.
+        # PyYAML raises these errors for invalid dates such as 2024-13-45 and for text that does not
+        # fit an explicit tag such as !!int.
         raise at.error(f"{error}.") from None
