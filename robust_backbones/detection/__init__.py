@@ -1,6 +1,7 @@
-"""Detection with Detectron2.
+"""Detection with robust backbones in Detectron2.
 
-Importing this package prepares Detectron2, and registers backbones, `robust://` paths and datasets.
+Importing this package patches Detectron2 where necessary. The import also registers backbones,
+`robust://` paths and datasets with Detectron2.
 """
 
 from robust_backbones.detection.compat import bridge

@@ -52,7 +52,7 @@ def pgd(
 
     The model computes its losses in training mode, with normalization layers and dropout in eval
     mode. Afterwards, the mode and the attributes of every submodule are restored. The attack does
-    not change `.grad`, parameters, BatchNorm statistics and the global random state.
+    not change `.grad`, parameters, BatchNorm statistics or the global random state.
 
     Detectron2 averages its losses over the regions of a batch, so the attack on an image depends on
     the other images of its batch. To avoid this dependence, use batches of one image.

@@ -40,8 +40,8 @@ def build_robust_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet
     """Build the ResNet of `MODEL.ROBUST.ARCH`, with the strides in the 3x3 convolutions.
 
     Raises:
-        UserError: the configuration contradicts the architecture, or the input that the weights
-            require.
+        UserError: the configuration contradicts the architecture, or its input format contradicts
+            the weights.
     """
     return fold(build_resnet_backbone(_with_architecture(cfg), input_shape))
 
@@ -69,10 +69,10 @@ def build_robust_retinanet_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeS
 
 
 def body(backbone: Backbone) -> tuple[str, Backbone]:
-    """Return the pretrained network in a backbone, after the prefix of its tensor names.
+    """Return the prefix of the pretrained network's tensor names, and the network itself.
 
-    For an FPN, these are `"bottom_up."` and the network below it. For other backbones, these are
-    `""` and the backbone itself.
+    For an FPN, the prefix is `"bottom_up."`, and the network is the backbone below the FPN. For
+    other backbones, the prefix is `""`, and the network is the whole backbone.
     """
     inner = getattr(backbone, "bottom_up", None)
     return ("", backbone) if inner is None else ("bottom_up.", inner)

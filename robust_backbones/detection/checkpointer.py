@@ -86,9 +86,10 @@ class StrictCheckpointer(DetectionCheckpointer):
                 self._check_classes(metadata.get("classes"))
             except UserError:
                 raise
-            except (TypeError, ValueError, AttributeError) as error:  # metadata of another program
+            except (TypeError, ValueError, AttributeError) as error:
+                # Metadata that another program wrote can have any types.
                 raise UserError(f"The metadata of the weights are invalid ({error}).") from None
-        if self.checkpointables and self._required == ("",):  # a resumed run
+        if self.checkpointables and self._required == ("",):  # the run resumes
             self._take_average(checkpoint)
         if checkpoint.pop("matching_heuristics", False):
             self._convert_ndarray_to_tensor(checkpoint["model"])
@@ -121,7 +122,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         return super()._load_model(checkpoint)
 
     def _take_average(self, checkpoint: dict) -> None:
-        """Load the averaged weights into `average`, and make the others the checkpoint's model."""
+        """Load the averaged weights, and make the training weights the `model` of `checkpoint`."""
         training = checkpoint.pop("training_model", None)
         if self.average is not None:
             self.average.module.load_state_dict(checkpoint["model"])
@@ -129,7 +130,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         checkpoint["model"] = training or checkpoint["model"]
 
     def _check_input(self, metadata: dict) -> None:
-        """Check that the input and the strides in the metadata agree with the model."""
+        """Check that the input format and the strides in the metadata agree with the model."""
         order = metadata.get("channel_order", self.model.input_format)
         if order != self.model.input_format:
             raise _contradiction("INPUT.FORMAT", self.model.input_format, order)
@@ -152,7 +153,7 @@ class StrictCheckpointer(DetectionCheckpointer):
             )
 
     def _check_classes(self, saved: list[str] | None) -> None:
-        """Reject a detector whose class names or their order differ from the data's."""
+        """Reject a detector if its class names or their order differ from the data."""
         if saved is None or self.classes is None:
             return
         if self._required == ("",) and saved != self.classes:

@@ -151,7 +151,8 @@ def _bridge_numpy(root: Path) -> None:
 def _bridge_export(root: Path) -> None:
     """Import `detectron2.export` without Caffe2, which PyTorch no longer contains.
 
-    TorchScript export does not need Caffe2. Newer releases of Detectron2 do the same.
+    TorchScript export does not need Caffe2. Newer releases of Detectron2 also skip the modules that
+    need Caffe2 if it is missing.
     """
     name = "detectron2.export"
     if (

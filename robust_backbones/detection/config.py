@@ -83,7 +83,7 @@ def add_robust_config(cfg: CfgNode) -> None:
     # invalid boxes are an error.
     cfg.DATASETS.REPAIR = False
     # Seed for data order, augmentation, initialization and sampling. Detectron2's default, -1,
-    # means a random seed. It is not allowed, because runs must be repeatable.
+    # means a random seed. This value is not allowed, because runs must be repeatable.
     cfg.SEED = max(cfg.SEED, 0)
 
 
@@ -318,7 +318,7 @@ def _check_training(cfg: CfgNode) -> None:
     solver, attack = cfg.SOLVER, cfg.SOLVER.ADVERSARIAL
     batch, reference = solver.IMS_PER_BATCH, solver.REFERENCE_WORLD_SIZE
     parts = solver.ACCUMULATE
-    checks = {  # key -> whether its value is invalid, and what is allowed
+    checks = {  # key -> (whether its value is invalid, the allowed values)
         "DATASETS.TRAIN": (not cfg.DATASETS.TRAIN, "at least one dataset"),
         "SOLVER.MAX_ITER": (solver.MAX_ITER < 1, "at least 1"),
         "SOLVER.REFERENCE_WORLD_SIZE": (

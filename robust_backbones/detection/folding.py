@@ -1,4 +1,4 @@
-"""Fold FrozenBN into the convolution before it. The function of the network does not change.
+"""Fold FrozenBN into the preceding convolution, without changing the outputs of the network.
 
 FrozenBN multiplies each channel by a fixed factor and adds a fixed offset. Detectron2 applies both
 to the features, in the forward and the backward pass. Here, the factor is applied to the weights:

@@ -50,7 +50,7 @@ def launch(
         path: config file, or the name of a packaged config.
         overrides: flat list of `KEY VALUE` pairs.
         datasets: datasets that replace the datasets of the config; see `config.load_config`.
-        mode: options for the output folder.
+        mode: whether to train or evaluate, and whether to resume.
         processes: numbers of processes and machines.
 
     Raises:

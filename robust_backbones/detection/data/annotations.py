@@ -49,7 +49,7 @@ class Image:
     """An annotated image of a dataset.
 
     Attributes:
-        id: id in a COCO file, or name of the image in VOC.
+        id: id in a COCO file, or name of the image in a VOC split.
         file: path of the image file.
         width: width in the annotations, in pixels; 0 if absent.
         height: height in the annotations, in pixels; 0 if absent.
@@ -282,8 +282,8 @@ def _text(row: ElementTree.Element, path: str) -> str:
 def _voc_file(root: Path, name: str, given: str | None) -> Path:
     """Return the image file of an annotation.
 
-    This is the first file that exists of `<name>.jpg`, as in VOC, the same name with other
-    suffixes, and `filename` in the annotation. If no file exists, it is `<name>.jpg`.
+    The candidates are `<name>.jpg`, as in VOC, the same name with other suffixes, and the file name
+    in the annotation. Return the first candidate that exists, or else `<name>.jpg`.
     """
     folder = root / "JPEGImages"
     choices = [folder / f"{name}{suffix}" for suffix in SUFFIXES]

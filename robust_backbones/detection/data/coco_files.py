@@ -70,7 +70,7 @@ def load_json(path: str | Path) -> Any:
 def no_garbage() -> Iterator[None]:
     """Disable the garbage collector during the block.
 
-    It would scan the many small objects of an annotation file repeatedly.
+    The collector would scan the many small objects of an annotation file repeatedly.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -258,7 +258,7 @@ def _area(row: dict, image: dict, source: str) -> float:
 def tasks_of(rows: Any, truth: Truth) -> list[str]:
     """Return the tasks that predictions can be evaluated on.
 
-    Without predictions, these are boxes, and also masks if the ground truth has masks.
+    Without predictions, the tasks are boxes, and masks if the ground truth has masks.
     """
     if rows and isinstance(rows, list):
         keys = {key for row in rows if isinstance(row, dict) for key in row}
@@ -296,7 +296,7 @@ def check_predictions(
 
 
 def _all_fit(rows: list, truth: Truth, needed: set) -> bool:
-    """Return whether all predictions are valid, faster than by calling `_fault` for each."""
+    """Return whether `_fault` would accept all predictions, faster than by calling `_fault`."""
     images, classes = truth.images, truth.classes
     try:
         scores = np.array([row["score"] for row in rows])

@@ -70,7 +70,7 @@ def is_path(text: str) -> bool:
 
 
 def parse_dataset(text: str) -> CustomDataset:
-    """Parse the text of a custom dataset.
+    """Parse the description of a custom dataset.
 
     Raises:
         UserError: the text has none of the formats in `FORMS`.
@@ -94,8 +94,8 @@ def prepare_custom(cfg: CfgNode, train: bool) -> None:
         train: whether the run uses `DATASETS.TRAIN`.
 
     Raises:
-        UserError: the text of a dataset is invalid, its files are invalid, or the datasets have
-            different classes.
+        UserError: an entry of `DATASETS.CUSTOM` or a file of a dataset is invalid, or the datasets
+            have different classes.
     """
     sources = {source.name: source for source in map(parse_dataset, cfg.DATASETS.CUSTOM)}
     used = [sources[name] for name in _used_names(cfg, train) if name in sources]
@@ -151,7 +151,8 @@ def register_custom(cfg: CfgNode) -> None:
         meta = dict(thing_classes=classes, source=source)
         if source.kind == "voc":
             meta |= dict(dirname=source.folder, split=source.listing, year=2012)
-        elif not repair:  # evaluators use repaired annotations without json_file
+        elif not repair:
+            # If json_file is not set, evaluators use the repaired annotations.
             meta |= dict(json_file=source.listing, image_root=source.folder)
         if source.kind == "coco":
             ids = source.read().ids

@@ -169,7 +169,8 @@ class _SeededDataset(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> dict:
         position, index = key
         seed = seed_from(self._seed, position)
-        np.random.seed(seed % 2**32)  # Detectron2's augmentations use it
+        # Detectron2's augmentations use the global generators.
+        np.random.seed(seed % 2**32)
         random.seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -64,7 +64,7 @@ def register(name: str, items: list[Item], folder: Path) -> str:
             kept |= restrict(meta, items, Path(folder))
     new = f"{name}_{len(items)}_images"
     for catalog in (DatasetCatalog, MetadataCatalog):
-        if new in catalog.list():  # this process registered it before
+        if new in catalog.list():  # registered earlier in this process
             catalog.remove(new)
     dicts = [item for _, item in items]
     DatasetCatalog.register(new, lambda: dicts)

@@ -52,7 +52,7 @@ SCHEDULE = tuple(
 
 @dataclass(frozen=True)
 class Mode:
-    """Whether a run trains or evaluates, and how it uses the output folder.
+    """Options that choose between training and evaluation, and between a new and a resumed run.
 
     Attributes:
         resume: whether to resume from the last checkpoint, if it exists.
@@ -71,7 +71,7 @@ def run(cfg: CfgNode, mode: Mode) -> None:
 
     Args:
         cfg: configuration.
-        mode: see `Mode`.
+        mode: whether to train or evaluate, and whether to resume.
 
     Raises:
         UserError: the weights do not match the model, the output folder contains another run or is

@@ -89,7 +89,7 @@ class Step(SimpleTrainer):
     def _parts(self) -> Iterator[tuple]:
         """Yield the index of each part of the batch, and a context for its backward pass.
 
-        The contexts make processes exchange gradients only after the last part.
+        Processes exchange gradients only after the last part.
         """
         for part in range(self.accumulate):
             local = part < self.accumulate - 1 and isinstance(self.model, DistributedDataParallel)
@@ -151,7 +151,7 @@ class Step(SimpleTrainer):
         """Restore the output of `state_dict`."""
         self.iter = state_dict["iteration"]
         self.optimizer.load_state_dict(state_dict["optimizer"])
-        if state_dict["scaler"]:  # is empty unless the dtype is float16
+        if state_dict["scaler"]:  # the state is empty unless the dtype is float16
             self.scaler.load_state_dict(state_dict["scaler"])
         if self.adversary:
             self.adversary.images = state_dict["attacked"]

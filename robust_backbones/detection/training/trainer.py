@@ -48,7 +48,7 @@ class Trainer(DefaultTrainer):
 
     weights_sha256: str | None = None
     best: dict | None = None
-    checkpointer: Any  # `build_hooks` replaces Detectron2's
+    checkpointer: Any  # `build_hooks` replaces Detectron2's checkpointer
 
     def __init__(self, cfg: CfgNode):
         self._started, self._seconds_before = time.perf_counter(), 0.0
@@ -183,10 +183,10 @@ class Trainer(DefaultTrainer):
         return self._seconds_before + time.perf_counter() - self._started
 
     def state_dict(self) -> dict:
-        """Return the iteration and the states of hooks, training step and this class's attributes.
+        """Return the iteration, and the states of the hooks, the training step and this trainer.
 
-        `DefaultTrainer.state_dict` of Detectron2 0.6 does not contain the state of the training
-        step, and thus not the optimizer.
+        In Detectron2 0.6, `DefaultTrainer.state_dict` does not contain the training step, which
+        includes the optimizer.
         """
         return super().state_dict() | {
             "_trainer": self._trainer.state_dict(),
