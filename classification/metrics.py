@@ -16,7 +16,7 @@ def top1(predictions: Tensor, labels: Tensor, classes: int | None = None) -> flo
 
     Args:
         predictions, labels: predicted and true classes `(N,)` int64.
-        classes: number of classes. It is ignored, and exists because all metrics share a signature.
+        classes: number of classes. It is ignored, but all metrics have the same arguments.
 
     Raises:
         UserError: there are no images.
@@ -81,8 +81,8 @@ def interval(
     classes = labels.numpy() if metric == MEAN_PER_CLASS else None
     shares, parts = sampling.deviations(right, classes)
     mean, images = round(float(shares @ right), 12), 1 / float((shares**2).sum())
-    # One or two images of a class are too few to estimate the variance of the class. The
-    # variance is therefore at least the one that the mean over all images implies.
+    # One or two images of a class are too few to estimate the variance of the class. Use at least
+    # the average variance over all images.
     variance = max(float(parts.sum()), float((parts / shares**2).mean()) / images)
     if variance > 0:
         images = max(images, mean * (1 - mean) / variance)

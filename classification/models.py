@@ -164,7 +164,7 @@ def for_task(
     model = _fill(found, kept, classes, statistics)
     with torch.random.fork_rng(devices=[]):  # layers use the global generator
         torch.manual_seed(seed)
-        model.head.reset_parameters()  # torchvision's initialization may differ
+        model.head.reset_parameters()  # torchvision may initialize the head differently
     return model
 
 

@@ -92,7 +92,7 @@ def _as_tensor(image: Tensor | Image.Image) -> Tensor:
 
 
 def _as_pil(image: Tensor | Image.Image) -> Tensor | Image.Image:
-    """Convert uint8 tensors to PIL images, so that tensors and PIL images are resized equally.
+    """Convert uint8 tensors to PIL images, so that all images are resized in the same way.
 
     Images from the fast decoder (`ImageSplit.decode`) remain tensors, because their pixels differ
     from PIL's anyway.

@@ -137,7 +137,7 @@ class Merged:
 
     @property
     def mean(self) -> float:
-        """Mean accuracy over the trials, percent."""
+        """Mean accuracy over the trials, in percent."""
         return sum(self.accuracies) / len(self.accuracies)
 
 

@@ -109,8 +109,8 @@ class Kind(Enum):
     P_VALUE = auto()
     SLOPE = auto()  # slope of a fitted line
     R_SQUARED = auto()
-    RANK = auto()  # average rank, 1 is best
-    SHARE = auto()  # whole percent
+    RANK = auto()  # average rank; rank 1 is best
+    SHARE = auto()  # fraction, in percent without decimals
     MEASURE = auto()  # any other measured number
 
     @property

@@ -19,7 +19,7 @@ MARGIN = 1.0  # largest difference that counts as no difference, in points
 # tested once, at 5 %. Otherwise the first look uses 4 %, and each later look uses half of the rest.
 FIXED, FIRST, LATER = 0.05, 0.04, 0.005
 _SMALLEST, _LARGEST = -12.0, -1e-6  # range of the search for a p-value, as base-10 exponents
-MOST_TRIALS, MOST_IMAGES = 1_000, 1_000_000  # largest numbers that are recommended
+MOST_TRIALS, MOST_IMAGES = 1_000, 1_000_000  # largest numbers to recommend
 
 
 class Outcome(Enum):

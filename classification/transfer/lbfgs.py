@@ -66,11 +66,11 @@ class Pairs:
         self.s, self.y, self.z = (like.new_zeros(size) for _ in range(3))
         # Products s_i y_j, for pairs i that are not newer than pair j, and products y_i z_j.
         self.sy, self.yz = (like.new_zeros(len(like), MEMORY, MEMORY) for _ in range(2))
-        self.gamma = like.new_ones(len(like))  # factor of the preconditioner
+        self.gamma = like.new_ones(len(like))  # scale of the preconditioner
         self.next = 0  # index of the oldest pair, which the next pair replaces
 
     def keep(self, rows: Tensor) -> None:
-        """Drop all problems except rows `(Q,)` int64."""
+        """Drop all problems except those in rows `(Q,)` int64."""
         for name in ("s", "y", "z", "sy", "yz", "gamma"):
             setattr(self, name, getattr(self, name)[rows])
 
@@ -206,7 +206,7 @@ class Batch:
         )
 
     def renew_old_preconditioners(self) -> None:
-        """Recompute preconditioners whose image weights are outdated, with growing intervals."""
+        """Recompute preconditioners whose image weights are outdated, at growing intervals."""
         for row in range(len(self.active)):
             self.ages[row] += 1
             if self.ages[row] <= self.patience[row]:
@@ -231,8 +231,8 @@ class Batch:
         accepted = f <= s.f + ARMIJO * s.step * slope + slack
         mg = self.apply(g)
         self.pairs.add(move, g - s.g, mg - s.mg, accepted)
-        # The shorter step minimizes the parabola with both values and the slope. It is limited to
-        # 0.1 to 0.5 of the step.
+        # The shorter step minimizes the parabola that fits both values and the slope. Its length is
+        # limited to 0.1 to 0.5 of the step.
         shorter = (-slope * s.step.square() / (2 * (f - s.f - slope * s.step))).nan_to_num(0, 0, 0)
         shorter = shorter.clamp(0.1 * s.step, 0.5 * s.step)
         mask = accepted[:, None, None]

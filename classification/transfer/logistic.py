@@ -23,7 +23,7 @@ from torch import Tensor
 
 from classification.transfer.lbfgs import MEMORY, Preconditioner, Solution, solve
 
-SPACING = 8  # every eighth penalty is solved first
+SPACING = 8  # spacing of the penalties that are solved first: every eighth one
 # Number of weight vectors (penalties times classes) in the first batches. In smaller batches, a
 # matrix product spends most of its time on reading the features. In larger batches, more penalties
 # start from 0 instead of from a good starting point, which costs more time than batching saves.

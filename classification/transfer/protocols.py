@@ -28,7 +28,7 @@ PARTS = {
 # Hyperparameter that each probe selects. Results use the same names.
 CHOICES = {"logistic": "penalty", "knn": "neighbors", "sgd": "lr"}
 MODES = ("fixed-feature", "full-network")
-FULL_NETWORK = {"batchnorm": "adapting", "probe": "sgd"}  # fixed parts of every protocol
+FULL_NETWORK = {"batchnorm": "adapting", "probe": "sgd"}  # parts of every protocol in this mode
 
 
 @dataclass(frozen=True)
