@@ -12,7 +12,7 @@ _PUBLIC = {"get_config_file": "robust_backbones.core.resources"}
 def __getattr__(name: str) -> Any:
     """Import a public name at its first use.
 
-    A later import is necessary because the module of the name may import `__version__` from here.
+    The import is late, because the imported module may itself import `__version__` from here.
     """
     if name not in _PUBLIC:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -1,7 +1,7 @@
 """Resolve a model name, path or URL to a verified local file.
 
-Files are searched in the cache, then in the mirror folder `$ROBUST_BACKBONES_MIRROR`, then on the
-network. Downloads from the Hugging Face Hub are stored in the Hub's own cache. Other downloads are
+`resolve` searches the cache, then the mirror folder `$ROBUST_BACKBONES_MIRROR`, then the network.
+Downloads from the Hugging Face Hub are stored in the Hub's own cache. Other downloads are
 stored in `cache_dir()/weights`.
 
 Every file must match its published digest. A file without a published digest must match the digest
@@ -338,7 +338,7 @@ def _stamp(path: Path) -> list[int]:
 
 
 def _inspect(path: Path, expected: str | None) -> tuple[str, str]:
-    """Hash a file, and check that it is the expected file and a weight file.
+    """Hash a file. Check its digest, and detect text such as an HTML page.
 
     Args:
         path: file to hash.

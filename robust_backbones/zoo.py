@@ -1,4 +1,7 @@
-"""Tables of the supported architectures and the published models. Does not import torch."""
+"""Tables of the supported architectures and the published models.
+
+This module does not import torch.
+"""
 
 import difflib
 import re

@@ -1,1 +1,1 @@
-"""Train a classifier, standard or adversarial -> checkpoint.pt, metrics.jsonl, result.json."""
+"""Train a standard or robust classifier, and save its weights, metrics and result."""

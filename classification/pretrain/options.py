@@ -1,4 +1,4 @@
-"""Options of `classification.pretrain`, and the settings derived from them and from the recipes."""
+"""Parse the options of `classification.pretrain`, and combine them with recipes into settings."""
 
 import argparse
 from dataclasses import replace
@@ -23,12 +23,15 @@ from robust_backbones.zoo import ARCHS
 
 # Default radius of the evaluation attack on a standard model.
 STANDARD_EVAL_EPS = {"l2": 1.0, "linf": 8 / 255}
-LINF_EPS = 4 / 255  # default radius of training; recipes have the one for l2
+LINF_EPS = 4 / 255  # default training radius for linf; recipes contain the radius for l2
 ATTACK = ("steps", "step_size", "random_start", "use_best")  # options of the training attack
 
 
 def parser(description: str) -> Parser:
-    """Build the parser. Options with a default from a recipe or method are None if not given."""
+    """Build the parser.
+
+    If the user omits an option whose default depends on the recipe or method, its value is None.
+    """
     p = Parser(
         description=description.split("\n")[0],
         epilog="\n".join(f"recipe {name}: {_words(row)}" for name, row in RECIPES.items()),
@@ -226,7 +229,7 @@ def make_settings(args: argparse.Namespace) -> PretrainSettings:
 
 
 def _method_and_eps(args: argparse.Namespace, recipe: Recipe) -> tuple[str, float]:
-    """Standard training and a radius of 0 imply each other."""
+    """Return the method and eps. Standard training and eps 0 require each other."""
     method, eps = args.method, args.eps
     if method is None:
         method = "standard" if eps == 0 else "pgd"

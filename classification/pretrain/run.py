@@ -1,4 +1,4 @@
-"""Pretraining: open the data, build the network, train, and write the result."""
+"""Pretrain a classifier: open the data, build the network, train, and write the result."""
 
 import argparse
 from functools import partial
@@ -19,7 +19,7 @@ from robust_backbones.core import resources, results
 from robust_backbones.core.errors import UserError
 
 MONITORED = 1000  # number of test images to attack after each epoch
-METRICS = (  # of the last epoch, for the result
+METRICS = (  # metrics of the last epoch that the result contains
     "clean_top1",
     "clean_loss",
     "robust_top1",
@@ -88,17 +88,17 @@ def _check_batch(train: TrainSettings) -> None:
 
 
 def _model(settings: PretrainSettings, source: Split, device: torch.device) -> Classifier:
-    """Build the classifier with initial weights from the seed."""
+    """Build the classifier. The seed determines its initial weights."""
     with torch.random.fork_rng(devices=[]):  # layers draw their weights from the global generator
         torch.manual_seed(settings.train.seed)
         model = Classifier(settings.arch, source.classes, source.mean, source.std)
-    # Convolutions are faster in this memory format: benchmarks/adversarial_step.py.
+    # Convolutions are faster in this memory format; see benchmarks/adversarial_step.py.
     model = model.to(device).to(memory_format=torch.channels_last)
     return distributed.sync_batchnorm(model, device) if settings.sync_bn else model
 
 
 def _metadata(settings: PretrainSettings, source: Split) -> dict:
-    """Metadata that users of the weights need; docs/formats.md has the format."""
+    """Return the metadata that is saved with the weights; see docs/formats.md."""
     recorded = settings.to_json()
     names = ("arch", "dataset", *METADATA, "epochs", "seed")
     return {name: recorded[name] for name in names} | {
@@ -120,12 +120,12 @@ def pretraining(
     workers: int = 0,
     save_seconds: float = 600,
 ) -> Training:
-    """Return a run that ends with `result.json`.
+    """Create a training run, which writes `result.json` at its end.
 
     Args:
         learner: model, optimizer and training settings.
         train: training images.
-        test: images that each epoch and the result are evaluated on.
+        test: images for the evaluation after each epoch and at the end.
         settings: all settings of the run.
         metadata, folder, workers, save_seconds: as for `Training`.
     """
@@ -147,8 +147,9 @@ def pretraining(
 def _examine(test: Split, run: Training) -> dict:
     """Evaluate the current weights.
 
-    The test images are clean. In adversarial training, some of them are also attacked as in
-    training, and the check for catastrophic overfitting attacks some training images.
+    Every method is evaluated on clean test images. Adversarial training is also evaluated on
+    at most `MONITORED` test images under the training attack. The check for catastrophic
+    overfitting attacks some training images.
     """
     attack = run.settings.attack
     clean = run.evaluate(test, None)

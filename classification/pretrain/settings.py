@@ -7,19 +7,20 @@ from classification.training.settings import AttackSettings, TrainSettings
 
 @dataclass(frozen=True)
 class PretrainSettings:
-    """Everything that determines the numbers of a pretraining run, except the images.
+    """All settings that affect the numbers of a pretraining run.
 
     Attributes:
         arch: key of `zoo.ARCHS`.
         dataset: key of `datasets.DATASETS`.
         image_size: height and width of the images in pixels.
-        limit, test_limit: number of training and test images; None: all.
-        held_out: fraction of each class of the training images that replaces the test images.
-        recipe: key of `recipes.RECIPES` that the defaults came from.
+        limit, test_limit: largest number of training and test images; None: all.
+        held_out: fraction of the training images of each class, in [0, 1), that replaces the test
+            images.
+        recipe: key of `recipes.RECIPES` with the defaults of the run.
         train: training settings.
-        evaluation: attack that measures the robust accuracy of the trained network.
+        evaluation: attack that measures the robust accuracy after training.
         sync_bn: whether BatchNorm statistics are shared between processes.
-        deterministic: whether GPUs give equal numbers in every run.
+        deterministic: whether to use deterministic algorithms only, which are slower on GPUs.
     """
 
     arch: str

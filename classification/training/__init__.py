@@ -1,1 +1,1 @@
-"""Training: methods, the update step, the training loop, and several processes."""
+"""Train classifiers: methods, update step, training loop, and distributed training."""

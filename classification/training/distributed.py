@@ -1,4 +1,4 @@
-"""Training in several processes that `torchrun` started. A single process needs no set-up."""
+"""Train in several processes that `torchrun` started. A single process needs no setup."""
 
 import contextlib
 import os
@@ -15,18 +15,19 @@ from robust_backbones.core.errors import UserError
 T = TypeVar("T")
 Module = TypeVar("Module", bound=nn.Module)
 
-VARIABLES = ("LOCAL_RANK", "RANK", "MASTER_ADDR", "MASTER_PORT")  # also set by torchrun
+VARIABLES = ("LOCAL_RANK", "RANK", "MASTER_ADDR", "MASTER_PORT")  # set by torchrun
 
 
 @contextlib.contextmanager
 def group(device: torch.device) -> Iterator[torch.device]:
-    """Join the processes that `torchrun` started, for the duration of the block.
+    """Join the processes that `torchrun` started, until the block ends.
 
     Args:
-        device: type of device.
+        device: device of a single process. Several processes use only its type.
 
     Yields:
-        This process's device: the GPU with its local rank, or the CPU.
+        Device of this process. Among several processes, this is the GPU of the local rank, or the
+        CPU.
 
     Raises:
         UserError: this machine has more processes than GPUs, or `WORLD_SIZE` is set without the
@@ -57,17 +58,17 @@ def group(device: torch.device) -> Iterator[torch.device]:
 
 
 def rank() -> int:
-    """Index of this process."""
+    """Return the index of this process."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world() -> int:
-    """Number of processes."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def total(numbers: list[float], device: torch.device) -> list[float]:
-    """Sum each number over all processes, in float64. Every process must call it."""
+    """Sum each number over all processes, in float64. All processes must call this function."""
     if world() == 1:
         return numbers
     sums = torch.tensor(numbers, dtype=torch.float64, device=device)
@@ -76,7 +77,9 @@ def total(numbers: list[float], device: torch.device) -> list[float]:
 
 
 def gathered(columns: Tensor) -> Tensor:
-    """Concatenate the columns of all processes, in the order of ranks. Every process must call it.
+    """Concatenate the columns of all processes, in the order of ranks.
+
+    All processes must call this function.
 
     Args:
         columns: tensor `(k, n)` on the CPU; n may differ between processes.
@@ -89,7 +92,7 @@ def gathered(columns: Tensor) -> Tensor:
 
 
 def average_buffers(model: nn.Module) -> None:
-    """Average the BatchNorm statistics over all processes."""
+    """Average the running BatchNorm statistics over all processes."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     buffers = [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
     if world() == 1 or not buffers:
@@ -121,7 +124,7 @@ def from_first(make: Callable[[], T]) -> T:
 
 
 class _SyncBatchNorm(nn.BatchNorm2d):
-    """BatchNorm over the images of all processes. Unlike nn.SyncBatchNorm, it runs on CPUs."""
+    """BatchNorm over the images of all processes. Unlike nn.SyncBatchNorm, it also runs on CPUs."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or world() == 1:
@@ -146,7 +149,7 @@ class _SyncBatchNorm(nn.BatchNorm2d):
 
 
 def sync_batchnorm(model: Module, device: torch.device) -> Module:
-    """Make every BatchNorm2d use the images of all processes. Names of tensors do not change."""
+    """Make every BatchNorm2d use the images of all processes. Tensor names do not change."""
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for module in model.modules():

@@ -19,7 +19,7 @@ Adversary = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, x, y) -> x_
 
 
 def adversary(attack: AttackSettings, seed: int) -> Adversary:
-    """Bind the attack's parameters to `pgd`.
+    """Return `pgd` as a function of `(model, x, y)`, with fixed attack parameters.
 
     Args:
         attack: parameters of the attack.
@@ -30,10 +30,10 @@ def adversary(attack: AttackSettings, seed: int) -> Adversary:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Predictions of a classifier, and its loss.
+    """Predictions and loss of a classifier.
 
     Attributes:
-        predictions, labels: `(N,)` int64, on the CPU, in the order of the images.
+        predictions, labels: class indices `(N,)`, int64, on the CPU, in the order of the images.
         loss: mean cross entropy.
     """
 
@@ -48,7 +48,7 @@ class Evaluation:
 
     @property
     def top1(self) -> float:
-        """Accuracy in percent."""
+        """Top-1 accuracy in percent."""
         return metrics.top1(self.predictions, self.labels)
 
 
@@ -61,8 +61,9 @@ def evaluate(
     """Evaluate a classifier on the batches of all processes.
 
     Args:
-        model: classifier, left in eval mode.
-        batches: `(x, y)` of this process: images `(N, 3, H, W)` in [0, 1] and labels `(N,)`.
+        model: classifier. This function switches it to eval mode.
+        batches: batches `(x, y)` of this process, with images `(N, 3, H, W)` in [0, 1] and labels
+            `(N,)`, int64.
         adversary: attack on the images; None: clean images.
         stop: stop signals, checked after each batch.
 

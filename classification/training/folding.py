@@ -1,8 +1,8 @@
 """A copy of a classifier for attacks, with BatchNorm folded into the convolutions.
 
-In eval mode, a BatchNorm after a convolution is a scale and a shift per channel, which the weights
-of the convolution can carry. The weights are constant during an attack, so folding them once per
-batch saves the BatchNorm in each attack step. docs/SPEED_TRAINING.md has the measured gain.
+In eval mode, a BatchNorm after a convolution is a scale and a shift per channel. The weight and
+bias of the convolution can include both. The weights are constant during an attack, so one fold per
+batch saves the BatchNorm in each attack step. docs/SPEED_TRAINING.md has the measured speedup.
 """
 
 import copy
@@ -16,16 +16,17 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 
 class FoldedCopy(nn.Module):
-    """A copy of a model in eval mode, to attack instead of the model.
+    """A folded copy of a model in eval mode. Attacks use the copy instead of the model.
 
     folded = FoldedCopy(model)                   # once
     x_adv = pgd(folded.refresh(), x, y, ...)     # for each batch
 
-    It does not change the model's modes, parameters, buffers or `.grad`. It is
+    The copy does not change the model's modes, parameters, buffers or `.grad`. The copy is
     differentiable with respect to the images only.
 
-    The first batch is compared with the model. If they differ, a warning is printed once on stderr,
-    and attacks run on an unfolded copy.
+    On the first batch, the copy is compared with an unfolded copy. If their logits or gradients
+    differ by more than rounding errors, a warning is printed on stderr, and attacks use the
+    unfolded copy.
 
     Args:
         model: classifier, `(N, C, H, W)` -> logits; not wrapped in DistributedDataParallel.
@@ -40,12 +41,12 @@ class FoldedCopy(nn.Module):
         self.eval().refresh()
 
     def train(self, mode: bool = True) -> "FoldedCopy":
-        """Stay in eval mode."""
+        """Keep the copy in eval mode, for both values of `mode`."""
         return super().train(False)
 
     @torch.no_grad()
     def refresh(self) -> "FoldedCopy":
-        """Copy the model's current weights and statistics. Call it after each update."""
+        """Copy the model's current weights and statistics. Required after each update."""
         (model,) = self._model
         sources = dict(model.named_modules(remove_duplicate=False))
         for network in (self.plain, self.network):
@@ -85,9 +86,9 @@ class FoldedCopy(nn.Module):
             problem = f"logits differ by {logits:.0e}, gradients by {gradient:.0e} of their length"
         except (RuntimeError, TypeError) as error:
             logits, gradient, problem = math.inf, math.inf, str(error)
-        # Rounding opens or closes ReLUs near 0, which makes gradients jump. The largest differences
-        # measured in float32 are 2e-6 (logits) and 1e-2 (gradients). A wrong fold differs by about
-        # 1.
+        # Rounding opens or closes ReLUs near 0, which makes gradients jump. The largest relative
+        # differences measured in float32 are 2e-6 (logits) and 1e-2 (gradients). A wrong fold gives
+        # differences of about 1.
         unit = torch.finfo(x.dtype).eps ** 0.5
         if not (logits <= 10 * unit and gradient <= 300 * unit):  # also true for NaN
             print(
@@ -100,7 +101,12 @@ class FoldedCopy(nn.Module):
 
 
 def _mirror(module: nn.Module, seen: dict) -> nn.Module:
-    """Copy a module in eval mode. The copy shares the original's tensors, without gradients."""
+    """Copy a module, and set the copy to eval mode. Tensors are shared, without gradients.
+
+    Args:
+        module: module to copy.
+        seen: copies of earlier modules, by the id of the original. New copies are added.
+    """
     if id(module) not in seen:
         seen[id(module)] = mirrored = copy.copy(module)
         mirrored._modules = {
@@ -113,7 +119,7 @@ def _mirror(module: nn.Module, seen: dict) -> nn.Module:
 
 
 def _share(source: nn.Module, mirrored: nn.Module) -> None:
-    """Share the module's own tensors, but not its children's."""
+    """Share the tensors of `source` with its copy, without the tensors of child modules."""
     mirrored._parameters = {
         name: None if p is None else nn.Parameter(p.detach(), requires_grad=False)
         for name, p in source._parameters.items()
@@ -122,10 +128,10 @@ def _share(source: nn.Module, mirrored: nn.Module) -> None:
 
 
 def _fold(network: nn.Module) -> tuple[nn.Module, dict[str, str]]:
-    """Remove each BatchNorm whose only input is a convolution that nothing else reads.
+    """Remove each BatchNorm after a convolution whose output has no other use.
 
     Returns:
-        The network, and the paths of such convolutions with the paths of their BatchNorms.
+        The network without these BatchNorms, and `{path of a convolution: path of its BatchNorm}`.
     """
     try:
         graph = fx.Tracer().trace(network)
@@ -143,7 +149,7 @@ def _fold(network: nn.Module) -> tuple[nn.Module, dict[str, str]]:
 
 
 def _batchnorm_after(network: nn.Module, node: fx.Node) -> fx.Node | None:
-    """Return the BatchNorm call that is the only reader of this convolution's output, if any."""
+    """Return the only call that uses this convolution's output if it is a BatchNorm, or None."""
     users = list(node.users)
     if node.op != "call_module" or len(users) != 1 or users[0].op != "call_module":
         return None
@@ -155,7 +161,7 @@ def _batchnorm_after(network: nn.Module, node: fx.Node) -> fx.Node | None:
 
 
 def _logits_and_gradient(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits, and the gradient of a weighted sum of them with respect to x."""
+    """Return the logits, and the gradient of a weighted sum of the logits with respect to x."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         logits = network(x)
@@ -167,7 +173,7 @@ def _logits_and_gradient(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _difference(found: Tensor, expected: Tensor) -> float:
-    """Norm of the difference relative to the norm of the expected tensor."""
+    """Return the norm of the difference, relative to the norm of the expected tensor."""
     found, expected = found.double(), expected.double()
     if torch.equal(found, expected):
         return 0.0

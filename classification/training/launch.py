@@ -1,4 +1,4 @@
-"""Start a training command: device, processes, output folder, and a clean stop."""
+"""Start a training command: choose the device, join processes, reserve the output folder."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ from robust_backbones.core.signals import EXIT_RESUMABLE, Stopped
 
 
 def choose_device(name: str | None) -> torch.device:
-    """Return the named device. Without a name, choose a GPU if there is one, else the CPU.
+    """Return the named device. If `name` is None, return a GPU if there is one, else the CPU.
 
     Raises:
         UserError: torch cannot use the named device.
@@ -31,8 +31,8 @@ def choose_device(name: str | None) -> torch.device:
         return torch.device("cuda" if cuda else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).item()  # the device "meta" has no values
-    except (RuntimeError, AssertionError):  # torch asserts that it was built with CUDA
+        torch.zeros(1, device=device).item()  # fails for the device "meta"
+    except (RuntimeError, AssertionError):  # a CPU build raises AssertionError
         if name.startswith("cuda") and not cuda:
             problem = "no CUDA GPU found. Use --device cpu, or install a CUDA build of PyTorch."
         else:
@@ -43,11 +43,11 @@ def choose_device(name: str | None) -> torch.device:
 
 @contextlib.contextmanager
 def processes(device: str | None, deterministic: bool) -> Iterator[torch.device]:
-    """Join the processes that `torchrun` started, for the block; yield this process's device.
+    """Join the processes that `torchrun` started, and yield the device of this process.
 
     Args:
         device: name of a device, or None; see `choose_device`.
-        deterministic: whether GPUs give equal numbers in every run, at the cost of speed.
+        deterministic: whether to use deterministic algorithms only, which are slower on GPUs.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
@@ -63,15 +63,16 @@ def once(
     work: Callable[[], None],
     resume: str,
 ) -> None:
-    """Call `work` unless `output` contains the finished run, and keep other processes out of it.
+    """Call `work` unless `output` contains the finished run. Reserve `output` during the call.
 
-    A signal that stops the run ends the process with the exit code `EXIT_RESUMABLE`.
+    If a signal stops the run, the process exits with the code `EXIT_RESUMABLE`.
 
     Args:
         output: folder of the run.
         recorded: all settings of the run, in plain JSON types.
-        training: training settings, for the out-of-memory message; None: the run does not train.
-        work: function that performs the run.
+        training: training settings, for the out-of-memory message; None if the run does not
+            train.
+        work: function that executes the run.
         resume: sentence that tells the user how to resume a stopped run.
 
     Raises:
@@ -92,7 +93,7 @@ def once(
 
 
 def _out_of_memory(error: torch.OutOfMemoryError, training: TrainSettings | None) -> UserError:
-    """Return an error message with PyTorch's request and the options that reduce the memory."""
+    """Return an error with the requested memory and the options that reduce memory use."""
     request = re.search(r"Tried to allocate [\d.]+ \w+", str(error))
     problem = f"out of GPU memory ({request[0] if request else error})."
     if training is None:  # a probe, which keeps all features in memory

@@ -1,4 +1,4 @@
-"""One training step: craft adversarial images, then update the weights on them."""
+"""Perform a training step: craft adversarial images, and update the weights on these images."""
 
 import hashlib
 import math
@@ -22,9 +22,9 @@ class NotFinite(UserError):
     """The loss became NaN or infinite.
 
     Args:
-        loss: the loss.
+        loss: value of the loss, NaN or infinity.
         lr: learning rate of the update.
-        batch: `x`, `x_adv` and `y` of this process, saved as `.batch`.
+        batch: tensors `x`, `x_adv` and `y` of this process, available as `.batch`.
     """
 
     def __init__(self, loss: float, lr: float, batch: dict):
@@ -34,7 +34,13 @@ class NotFinite(UserError):
 
 @dataclass
 class TrainSums:
-    """Sums over the adversarial images of this process, each counted at its last update."""
+    """Sums over the adversarial images of this process. Each image counts at its last update.
+
+    Attributes:
+        loss: sum of the losses.
+        correct: number of correct predictions.
+        images: number of images.
+    """
 
     loss: float = 0.0
     correct: int = 0
@@ -48,13 +54,13 @@ class TrainSums:
 
 
 def seed_of(*numbers: int) -> int:
-    """Hash the numbers to a seed, so that similar numbers give unrelated seeds."""
+    """Hash the numbers into a seed, so that similar numbers give unrelated seeds."""
     digest = hashlib.sha256(repr(numbers).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1  # torch accepts 63 bits
 
 
 def autocast_dtype(precision: str) -> torch.dtype | None:
-    """The dtype for autocast, or None for float32.
+    """Return the dtype for autocast, or None for float32.
 
     Args:
         precision: one of `settings.PRECISIONS`.
@@ -63,14 +69,14 @@ def autocast_dtype(precision: str) -> torch.dtype | None:
 
 
 class Learner:
-    """A classifier with its optimizer. Every process has one, with the same weights.
+    """A classifier with its optimizer. The weights are equal in all processes.
 
     Args:
         model: classifier on its device.
         settings: training settings.
 
     Attributes:
-        average: model with exponentially averaged weights; None without `ema`.
+        average: model with exponentially averaged weights; None if `settings.ema` is 0.
     """
 
     def __init__(self, model: nn.Module, settings: TrainSettings):
@@ -85,7 +91,7 @@ class Learner:
             nesterov=settings.nesterov,
         )
         self.dtype = autocast_dtype(settings.precision)
-        # Only float16 needs scaling: its smallest positive number is 6e-8.
+        # Only float16 needs loss scaling, because its smallest positive number is 6e-8.
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=settings.precision == "float16"
         )
@@ -93,7 +99,7 @@ class Learner:
         if settings.ema:
             average = get_ema_multi_avg_fn(settings.ema)
             self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-        # Folding was measured on CPUs in float32 only: docs/SPEED_TRAINING.md.
+        # Folding is used only where its speedup was measured: on CPUs in float32.
         plain = self.device.type == "cpu" and self.dtype is None and not settings.compile
         attacks = METHOD_DEFAULTS[settings.method].runs_attack
         self.folded = FoldedCopy(model) if plain and attacks else None
@@ -101,27 +107,27 @@ class Learner:
         objective = Objective(model, settings)
         self.objective: Any = torch.compile(objective) if settings.compile else objective
         if distributed.world() > 1:
-            # DDP also broadcasts process 0's buffers; `average_buffers` has made them equal.
+            # DDP also broadcasts the buffers of process 0. `average_buffers` has made all equal.
             self.objective = DistributedDataParallel(
                 self.objective, device_ids=[self.device] if self.device.type == "cuda" else None
             )
 
     @property
     def result(self) -> nn.Module:
-        """The classifier to evaluate and save: the averaged model if there is one."""
+        """Classifier to evaluate and save: the averaged model if there is one, else the model."""
         return self.average.module if self.average else self.model
 
     def step(self, x: Tensor, y: Tensor, lrs: list[float], seed: int) -> TrainSums:
-        """Train on one batch: craft `x_adv` from `x`, and update the weights on it.
+        """Train on one batch: craft `x_adv` from `x`, and update the weights on `x_adv`.
 
         Args:
             x: images of this process `(N, 3, H, W)`, in [0, 1].
             y: labels `(N,)`.
-            lrs: learning rate of each update. Free training makes several per batch.
-            seed: seed for all random numbers of the step, dropout included.
+            lrs: learning rate of each update. Free training makes several updates per batch.
+            seed: seed for all random numbers of the step, including dropout.
 
         Raises:
-            NotFinite: the loss is NaN or infinite. The weights have not changed.
+            NotFinite: the loss is NaN or infinite. This update has not changed the weights.
         """
         torch.manual_seed(seed)
         generator = torch.Generator(self.device).manual_seed(seed)
@@ -150,15 +156,18 @@ class Learner:
         previous: Tensor | None,
         generator: torch.Generator,
     ) -> Tensor:
-        """The images of an update: crafted by the method, or in a replay moved by the last update.
+        """Return the adversarial images of an update.
+
+        The method crafts the images of the first update on a batch. For further updates (Free
+        training), the images move along the gradient of the last update.
 
         Args:
-            attacked: the model that attacks run on.
-            previous: images of the last update on this batch; None in the first one.
+            attacked: model that attacks run on.
+            previous: images of the last update on this batch; None for the first update.
         """
         attack = self.settings.attack
-        # Not in the autocast context of the loss: weights that autocast has cast under no_grad have
-        # no gradient.
+        # Attacks do not share the autocast context of the loss, because autocast caches weights.
+        # Weights that were cast under no_grad have no gradient.
         with self._autocast():
             if previous is not None:
                 return replay(previous, x, attack)
@@ -172,7 +181,7 @@ class Learner:
     def _backward(
         self, x: Tensor, x_adv: Tensor, y: Tensor, share: float, lr: float, synchronize: bool
     ) -> TrainSums:
-        """Add the gradients of one part of the batch.
+        """Compute the loss of one part of the batch, and add its gradients.
 
         Args:
             share: fraction of the batch's images in this part.
@@ -203,19 +212,19 @@ class Learner:
         return torch.autocast(self.device.type, self.dtype)
 
     def state(self) -> dict:
-        """Return all state that training changes, as tensors and plain types, for `load`."""
+        """Return all state that training changes, as tensors and built-in types, for `load`."""
         state: dict[str, Any] = {
             "model": self.result.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
-        if self.average:  # `model` contains the averaged weights; training continues with these
+        if self.average:  # "model" has the averaged weights; training continues with these
             state["training_model"] = self.model.state_dict()
             state["averaged"] = int(self.average.n_averaged)
         return state
 
     def load(self, state: dict) -> None:
-        """Restore the output of `state`."""
+        """Restore the state that an earlier call of `state` returned."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.result.load_state_dict(state["model"])

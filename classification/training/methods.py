@@ -1,7 +1,7 @@
-"""Training methods: how each one crafts adversarial images, and its loss on them.
+"""Training methods. Each method crafts adversarial images and computes a loss on these images.
 
-`pgd`, `fast` and `trades` attack the model in eval mode, as the `robustness` library does. The
-update uses the images in train mode. `settings.METHOD_DEFAULTS` has the default attacks.
+`pgd`, `fast` and `trades` attack the model in eval mode, as the `robustness` library does. For the
+update, the model is in train mode. `settings.METHOD_DEFAULTS` has the default attacks.
 """
 
 from collections.abc import Callable
@@ -21,8 +21,10 @@ class Method:
     """Implementation of one training method.
 
     Attributes:
-        craft: `(model, x, y, attack, generator)` -> the images `x_adv` of the first update.
-        loss: `(model, x, x_adv, y, label_smoothing, beta)` -> the loss and the logits of `x_adv`.
+        craft: function `(model, x, y, attack, generator)` that returns the images `x_adv` for the
+            first update on a batch.
+        loss: function `(model, x, x_adv, y, label_smoothing, beta)` that returns the loss and the
+            logits of `x_adv`.
     """
 
     craft: Callable[[nn.Module, Tensor, Tensor, AttackSettings, torch.Generator], Tensor]
@@ -44,9 +46,10 @@ def _attacked(
 def _attacked_divergence(
     model: nn.Module, x: Tensor, y: Tensor, attack: AttackSettings, generator: torch.Generator
 ) -> Tensor:
-    """The inner maximization of TRADES: move away from the prediction on the clean image.
+    """Perform the inner maximization of TRADES: maximize the KL divergence from the clean output.
 
-    The cross entropy with the clean probabilities as labels is their KL divergence plus a constant.
+    The attack maximizes the cross entropy with the clean probabilities as labels. This is the KL
+    divergence plus a constant.
     """
     with eval_mode(model), torch.no_grad():
         clean = softmax(model(x).float(), 1)
@@ -56,10 +59,10 @@ def _attacked_divergence(
 def _random_start(
     model: nn.Module, x: Tensor, y: Tensor, attack: AttackSettings, generator: torch.Generator
 ) -> Tensor:
-    """The first images of Free training (Shafahi et al. 2019, arXiv 1904.12843).
+    """Return the first images of Free training (Shafahi et al. 2019, arXiv 1904.12843).
 
-    The authors start from the perturbation of the previous batch, which belongs to other images.
-    Here the start is drawn for each batch, so that a run can resume at any batch.
+    The authors start from the perturbation of the previous batch, which has other images. This
+    function draws a random start for each batch, so that a run can resume at any batch.
     """
     if attack.random_start:
         x = CONSTRAINTS[attack.constraint].random_start(x, attack.eps, generator).clamp(0, 1)
@@ -67,13 +70,15 @@ def _random_start(
 
 
 def replay(x_adv: Tensor, x: Tensor, attack: AttackSettings) -> Tensor:
-    """The next images of Free training, moved along the gradient of the last update.
+    """Return the next images of Free training: one step along the gradient of the last update.
 
-    The gradient comes from the update's own backward pass, in train mode, so it has no extra cost.
+    The backward pass of the last update, in train mode, also computed this gradient. The step
+    therefore needs no extra pass.
 
     Args:
         x_adv: images of the last update, with `.grad`.
-        x: clean images `(N, 3, H, W)`, the center of the ball.
+        x: clean images `(N, 3, H, W)`, in [0, 1].
+        attack: norm, radius and step size.
     """
     assert x_adv.grad is not None
     rule = CONSTRAINTS[attack.constraint]
@@ -91,7 +96,10 @@ def _classify(
 def _trades(
     model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, label_smoothing: float, beta: float
 ) -> tuple[Tensor, Tensor]:
-    """Zhang et al. 2019 (arXiv 1901.08573), eq. 5: clean loss + beta * KL(clean || adversarial)."""
+    """Compute the TRADES loss: clean loss + beta * KL(clean || adversarial).
+
+    This is eq. 5 of Zhang et al. 2019 (arXiv 1901.08573).
+    """
     clean, logits = model(x), model(x_adv)
     divergence = kl_div(log_softmax(logits, 1), softmax(clean, 1), reduction="batchmean")
     loss = cross_entropy(clean, y, label_smoothing=label_smoothing) + beta * divergence
@@ -108,7 +116,10 @@ METHODS = {
 
 
 class Objective(nn.Module):
-    """The loss as a module, so that DistributedDataParallel performs one forward pass per update.
+    """Module that computes the training loss of a classifier.
+
+    As one module, the loss is a single forward pass for DistributedDataParallel, even if it calls
+    the classifier twice.
 
     Args:
         model: classifier.

@@ -1,6 +1,6 @@
 """Options that the training commands share.
 
-This module imports no torch, because the command lines import it.
+This module does not import torch, because command-line parsers import it.
 """
 
 import argparse
@@ -28,7 +28,7 @@ OPTIMIZATION = (
 
 
 def given(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
-    """Return the options among these names that have a value."""
+    """Return the options in `names` whose value is not None."""
     return {
         name: value for name, value in vars(args).items() if name in names and value is not None
     }
@@ -55,11 +55,11 @@ def add_limits(add: Callable) -> None:
 
 
 def add_optimization(add: Callable, defaults: dict[str, Any]) -> None:
-    """Add the options of training by SGD. Options that are not given are None.
+    """Add the options of training by SGD. If the user omits an option, its value is None.
 
     Args:
         add: `add_argument` of an option group.
-        defaults: field of `TrainSettings` -> its default or a description of it, for the help.
+        defaults: `{field of TrainSettings: default, or description of the default}`, for the help.
     """
 
     def option(name: str, words: str, **more: Any) -> None:

@@ -7,18 +7,18 @@ PGD on some training images after each epoch detects this.
 import math
 
 IMAGES = 500  # number of training images that are attacked
-# Wong et al. stop when the accuracy falls by 20 points. A weak model may have less than 20 %
-# accuracy.
+# Wong et al. stop when the accuracy falls by 20 points. This limit is relative, because a
+# weak model may have less than 20 % accuracy.
 COLLAPSE = 0.5  # fraction of the best accuracy so far
-STEPS = 10  # steps of the attack
+STEPS = 10  # steps of the PGD attack
 
 
 def collapsed(accuracies: list[float], images: int) -> bool:
     """Return whether the last accuracy is significantly below half of the best earlier one.
 
     Args:
-        accuracies: accuracy of each epoch, percent.
-        images: number of images behind each accuracy.
+        accuracies: PGD accuracy after each epoch, in percent.
+        images: number of attacked images per epoch.
     """
     *before, last = accuracies
     best = max(before, default=0.0)
@@ -27,10 +27,10 @@ def collapsed(accuracies: list[float], images: int) -> bool:
 
 
 def message(accuracies: list[float]) -> str:
-    """Return the message about a collapse in the last epoch.
+    """Return the message about catastrophic overfitting in the last epoch.
 
     Args:
-        accuracies: accuracy of each epoch, percent.
+        accuracies: PGD accuracy after each epoch, in percent.
     """
     epoch = len(accuracies)
     return (

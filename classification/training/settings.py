@@ -1,6 +1,6 @@
-"""Settings of a training run, and their allowed names.
+"""Settings of a training run, and their allowed values.
 
-This module imports no torch, because the command lines import it.
+This module does not import torch, because command-line parsers import it.
 """
 
 import math
@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from robust_backbones.core.eps import STEP_FACTOR
 
 PRECISIONS = ("float32", "bfloat16", "float16")
-# `transforms.AUGMENTATIONS` has their implementations.
+# Names of augmentations. `transforms.AUGMENTATIONS` has the implementations.
 AUGMENTATIONS = ("none", "shift2", "crop4_flip", "crop4_flip_color", "imagenet", "imagenet_plain")
 
 
@@ -18,8 +18,8 @@ class AttackSettings:
     """Parameters of a PGD attack on images in [0, 1].
 
     Attributes:
-        constraint: norm of the ball, `"l2"` or `"linf"`.
-        eps: radius of the ball; 0 leaves the images unchanged.
+        constraint: norm of the perturbation, `"l2"` or `"linf"`.
+        eps: perturbation radius; 0 leaves the images unchanged.
         steps: number of gradient steps.
         step_size: length of one step, in the unit of eps.
         random_start: whether the attack starts at a random point of the ball.
@@ -35,10 +35,10 @@ class AttackSettings:
 
 
 def evaluation_attack(constraint: str, eps: float, steps: int) -> AttackSettings:
-    """The attack that measures robust accuracy.
+    """Return the attack that measures robust accuracy.
 
-    It starts at a random point because the gradient of a confident model can vanish at the clean
-    image.
+    The attack starts at a random point, because the gradient of a confident model can vanish at
+    the clean image.
     """
     step_size = STEP_FACTOR * eps / steps
     return AttackSettings(constraint, eps, steps, step_size, random_start=True, use_best=True)
@@ -46,16 +46,17 @@ def evaluation_attack(constraint: str, eps: float, steps: int) -> AttackSettings
 
 @dataclass(frozen=True)
 class MethodDefaults:
-    """Defaults and properties of one training method. `methods.METHODS` implements it.
+    """Defaults and properties of a training method. `methods.METHODS` has the implementation.
 
     Attributes:
         steps, random_start, use_best: as in `AttackSettings`.
         step_size: length of one step, in multiples of eps.
-        lr_schedule: key of `recipes.SCHEDULES` that the method's authors use; None: the recipe's.
+        lr_schedule: learning-rate schedule of the method's authors, key of `recipes.SCHEDULES`;
+            None: use the recipe's schedule.
         runs_attack: whether the adversarial images come from an attack before the update.
-        replays: whether each batch is trained on `steps` times in a row.
-        guarded: whether training can collapse within an epoch (catastrophic overfitting), so that
-            every epoch ends with a check.
+        replays: whether each batch gives `steps` updates in a row.
+        guarded: whether robustness can collapse within an epoch (catastrophic overfitting). If
+            True, every epoch ends with a check.
     """
 
     steps: int = 1
@@ -68,7 +69,7 @@ class MethodDefaults:
     guarded: bool = False
 
     def attack(self, constraint: str, eps: float) -> AttackSettings:
-        """The default training attack.
+        """Return the default training attack of this method.
 
         Args:
             constraint, eps: as in `AttackSettings`.
@@ -87,8 +88,8 @@ METHOD_DEFAULTS = {
     ),
     # Shafahi et al. 2019 (arXiv 1904.12843).
     "free": MethodDefaults(4, 1.0, random_start=True, replays=True),
-    # Zhang et al. 2019 (arXiv 1901.08573). The gradient is zero at the clean image, so the attack
-    # starts at a random point.
+    # Zhang et al. 2019 (arXiv 1901.08573). The gradient of the KL divergence is zero at the clean
+    # image, so the attack starts at a random point.
     "trades": MethodDefaults(10, 0.25, random_start=True, runs_attack=True),
 }
 
@@ -101,20 +102,20 @@ class TrainSettings:
         method: key of `METHOD_DEFAULTS`.
         attack: training attack.
         beta: weight of the KL divergence in TRADES.
-        epochs: training length in epochs with one update per batch; see `data_epochs`.
+        epochs: number of epochs for methods with one update per batch; see `data_epochs`.
         batch_size: images per update, over all processes.
         lr: peak learning rate.
         lr_schedule: key of `recipes.SCHEDULES`.
-        warmup: epochs of linear learning-rate warm-up.
-        momentum, nesterov: parameters of SGD.
+        warmup: length of the linear learning-rate warm-up, in epochs.
+        momentum, nesterov: momentum of SGD, and whether to use Nesterov momentum.
         weight_decay: factor of the L2 penalty on all parameters.
         augmentation: one of `AUGMENTATIONS`.
         label_smoothing: fraction of the label that is spread over all classes, in [0, 1).
-        ema: decay per update of the averaged weights, in [0, 1); 0: no averaging.
+        ema: decay of the exponential moving average of the weights, in [0, 1); 0: no averaging.
         seed: seed for the order of the images, their augmentation, the attack and dropout.
-        precision: one of `PRECISIONS`; weights are float32.
-        accumulate: number of parts of each process's share of a batch (gradient accumulation).
-        compile: whether `torch.compile` is used.
+        precision: dtype of the computation, one of `PRECISIONS`; weights are always float32.
+        accumulate: number of gradient accumulation steps per update.
+        compile: whether to use `torch.compile`.
     """
 
     method: str = "pgd"
@@ -143,7 +144,7 @@ class TrainSettings:
 
     @property
     def data_epochs(self) -> int:
-        """Number of passes over the images that have `epochs` epochs' worth of updates."""
+        """Number of passes over the images. Free training needs fewer passes than `epochs`."""
         return math.ceil(self.epochs / self.updates_per_batch)
 
     def to_json(self) -> dict:

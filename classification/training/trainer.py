@@ -1,4 +1,4 @@
-"""A training run: epochs, checkpoints, resuming, and the check for catastrophic overfitting."""
+"""Training run with checkpoints, resuming, and checks for catastrophic overfitting."""
 
 import time
 from collections.abc import Callable
@@ -22,8 +22,8 @@ from robust_backbones.core.errors import UserError
 from robust_backbones.core.signals import Stopped, StopSignals
 
 EVAL_BATCH = 200  # images per batch of an evaluation, in each process
-LAST_GOOD = "last_good.pt"  # weights of the last epoch without a collapse
-CHECKPOINT_KEYS = {  # entries of a checkpoint, besides the format and the metadata
+LAST_GOOD = "last_good.pt"  # checkpoint of the last epoch without catastrophic overfitting
+CHECKPOINT_KEYS = {  # entries of a checkpoint in addition to format and metadata
     "model",
     "optimizer",
     "scaler",
@@ -38,9 +38,9 @@ CHECKPOINT_KEYS = {  # entries of a checkpoint, besides the format and the metad
 
 
 def identity(*sources: Split) -> dict:
-    """Name, size and fingerprint of each split, for result files.
+    """Return the name, size and fingerprint of each split, for result files.
 
-    Only process 0 computes them, because a fingerprint accesses every file.
+    Only process 0 computes fingerprints, because each fingerprint accesses all files of a split.
     """
     return distributed.from_first(
         lambda: {
@@ -55,23 +55,26 @@ def identity(*sources: Split) -> dict:
 
 
 class Training:
-    """A training run. It resumes from the checkpoint in its folder, if there is one.
+    """A training run, which resumes from the checkpoint in its folder if there is one.
 
     Args:
         learner: model, optimizer and training settings.
         train: training images.
-        recorded: all settings of the run, in plain JSON types. Resuming requires equal ones.
-        metadata: facts that users of the weights need; see docs/formats.md.
+        recorded: all settings of the run, in plain JSON types. A run resumes only with equal
+            settings.
+        metadata: metadata that is saved with the weights; see docs/formats.md.
         folder: folder for checkpoint, metrics and curves. Only process 0 writes.
-        data: identity of the images, see `identity`.
-        examine: `(this run)` -> numbers for the epoch's record, e.g. `clean_top1`.
-        finish: `(this run)`, called after the last epoch. It may check for stop signals.
-        enough: `(this run)` -> whether to skip the remaining epochs. It is called before each
-            epoch, and must depend on the history only, so that a resumed run decides in the same
-            way.
+        data: description of the images, from `identity`.
+        examine: function that gets this run after each epoch, and returns the numbers for the
+            epoch's record, such as `clean_top1`.
+        finish: function that gets this run after the last epoch. The function may check for stop
+            signals.
+        enough: function that gets this run before each epoch, and returns whether to skip the
+            remaining epochs. The function must depend on the history only, so that a resumed run
+            makes the same decision.
         monitored: name of the split that `examine` evaluates, for the log.
-        workers: processes that read images, per training process.
-        save_seconds: longest time between two checkpoints.
+        workers: number of processes that read images, per training process.
+        save_seconds: longest time between two checkpoints, in seconds.
     """
 
     def __init__(
@@ -105,7 +108,7 @@ class Training:
         self.writes = distributed.rank() == 0
 
     def run(self) -> None:
-        """Train to the end. Resume from the checkpoint of an earlier start.
+        """Train the remaining epochs, from the checkpoint in the folder if there is one.
 
         Raises:
             Stopped: a stop signal arrived, and the run was saved.
@@ -126,7 +129,7 @@ class Training:
     def _resume(self) -> None:
         state = distributed.from_first(self._read)
         if state is None:
-            if self.writes:  # report a folder without write permission before training
+            if self.writes:  # fail before training if the folder is not writable
                 progress.write_history(self.folder / "metrics.jsonl", self.history)
             return
         self.learner.load(state)
@@ -176,7 +179,7 @@ class Training:
         )
 
     def elapsed(self) -> float:
-        """Wall time of the run in seconds, over all its starts."""
+        """Return the wall time of the run in seconds, including the time before it was resumed."""
         return time.perf_counter() - self.started
 
     def _total(self) -> TrainSums:
@@ -185,7 +188,7 @@ class Training:
         return TrainSums(loss, int(correct), int(images))
 
     def _lr(self, update: int) -> float:
-        """Learning rate of an update of the current epoch."""
+        """Return the learning rate of an update, given its index in the current epoch."""
         settings = self.settings
         per_epoch = self.batches * settings.updates_per_batch
         return learning_rate(
@@ -244,7 +247,7 @@ class Training:
             raise Stopped
 
     def _fail(self, error: NotFinite) -> NoReturn:
-        """Save the batch whose loss is not finite, and report the file."""
+        """Save the batch whose loss is not finite, and raise a UserError with the path."""
         path = self.folder / f"not_finite_rank{distributed.rank()}.pt"
         step = {"epoch": self.epoch, "batch": self.batch, "settings": self.recorded}
         save_file(error.batch | step, path)
@@ -260,7 +263,7 @@ class Training:
         Args:
             source: images to evaluate.
             attack: attack on the images; None: clean images.
-            count: number of images, the same ones in each call; None: all.
+            count: number of images, which are the same in each call; None: all images.
         """
         sampled = source if count is None else source.sample(count, self.settings.seed)
         batches = loader.test_batches(
@@ -278,7 +281,7 @@ class Training:
         return found
 
     def _close_epoch(self) -> None:
-        """End an epoch: evaluate, extend the history, save."""
+        """End an epoch: evaluate, extend the history, and save a checkpoint."""
         try:
             examined = self.examine(self)
         except Stopped:
@@ -299,7 +302,8 @@ class Training:
         self.history.append(record)
         self.epoch, self.batch, self.sums = self.epoch + 1, 0, TrainSums()
         if self.guarded and not self._rolled_back():
-            self._save(LAST_GOOD)  # before the checkpoint: a run killed here repeats the epoch
+            # Saved before the checkpoint: if the run is killed in between, it repeats the epoch.
+            self._save(LAST_GOOD)
         self._save()
         if self.writes:
             self.write_history()

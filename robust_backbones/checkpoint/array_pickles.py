@@ -36,8 +36,8 @@ def load(path: str | Path, encoding: str = "latin1") -> Any:
 def _check_memo(file: IO[bytes]) -> None:
     """Reject a memo index that is larger than the number of preceding opcodes.
 
-    Python allocates memory up to the largest memo index, which is 17 GB for a 4-byte index. Valid
-    pickles number their objects from 0 or 1.
+    Python allocates memory up to the largest memo index, which is 17 GB for a 4-byte index. Pickle
+    writers number their objects from 0 or 1.
     """
     for count, (opcode, value, _) in enumerate(pickletools.genops(file)):
         if opcode.name.endswith("PUT") and cast(int, value) > count:

@@ -19,7 +19,7 @@ SIZE = 96  # height and width of the image, pixels
 
 
 def fixed_image() -> Tensor:
-    """Return the image for all comparisons, `(1, 3, SIZE, SIZE)`, with fixed normal noise."""
+    """Return the image for all comparisons: `(1, 3, SIZE, SIZE)`, fixed normal noise."""
     return torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
 
 
@@ -37,9 +37,7 @@ def network_features(arch: str, tensors: dict[str, Tensor], image: Tensor) -> di
     """
     head = ARCHS[arch].head
     bias = tensors.get(f"{head}.bias")
-    with torch.device(
-        "meta"
-    ):  # skips random initialization; the forward pass uses no missing tensor
+    with torch.device("meta"):  # skips random initialization; no missing tensor is used
         network: Any = build_network(arch, 1 if bias is None else len(bias)).eval()
     state = with_module_versions(tensors, arch)
     missing = network.load_state_dict(state, strict=False, assign=True).missing_keys

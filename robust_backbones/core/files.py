@@ -70,7 +70,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
             yield Path(name)
             with open(name, "rb") as file:
                 os.fsync(file.fileno())
-            os.chmod(name, 0o666 & ~_umask())  # only the owner can read the file of mkstemp
+            os.chmod(name, 0o666 & ~_umask())  # files from mkstemp are private
             os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)

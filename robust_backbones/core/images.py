@@ -37,8 +37,8 @@ def decoding_errors(name: object) -> Iterator[None]:
 def check_size(image: Image.Image) -> None:
     """Reject an image that would need gigabytes of memory.
 
-    A file of a few bytes can claim any number of pixels. Between its limit and twice that limit,
-    Pillow only warns.
+    A file of a few bytes can claim any number of pixels. Pillow only
+    warns about images with up to twice the allowed number of pixels.
 
     Raises:
         ValueError: the image has more than `PIL.Image.MAX_IMAGE_PIXELS` pixels.

@@ -100,7 +100,10 @@ def differences(found: dict, wanted: dict) -> str:
 
 
 def finite(node: Any) -> Any:
-    """Replace NaN and infinity, which JSON cannot store, by None. AP without objects is NaN."""
+    """Replace NaN and infinity, which JSON cannot store, by None.
+
+    The AP of a class without ground truth is NaN.
+    """
     if isinstance(node, dict):
         return {key: finite(value) for key, value in node.items()}
     if isinstance(node, (list, tuple)):
@@ -119,7 +122,7 @@ def flatten(node: dict, separator: str = ".", prefix: str = "") -> dict:
 
 
 def hardware() -> dict:
-    """Return the devices, thread count and versions, because they affect the results."""
+    """Return the devices, thread count and versions, which affect the results."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "gpus": gpus,
