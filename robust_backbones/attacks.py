@@ -5,9 +5,9 @@ Bind an attack's parameters with `functools.partial`. `CONSTRAINTS` is used for 
 
 PGD is the attack of Madry et al. 2018 (arXiv 1706.06083) with the conventions of the `robustness`
 library: equal settings give equal images. There is one difference. The library averages the losses
-of a batch and adds 1e-10 to the gradient's norm, which shortens the L2 steps of confidently
-classified images, above all in large batches. Here every step has its full length, and the attack
-on an image does not depend on its batch.
+of a batch and adds 1e-10 to the gradient's norm. This shortens the L2 steps of confidently
+classified images, especially in large batches. In this module, every step has its full length, and
+the attack on an image does not depend on the other images of the batch.
 """
 
 import contextlib
@@ -137,7 +137,7 @@ def pgd(
         x: images `(N, 3, H, W)`, float RGB in [0, 1].
         y: labels `(N,)`, int64, or class probabilities `(N, classes)`. They are the true labels, or
             the target labels if `targeted`.
-        constraint: key of `CONSTRAINTS`.
+        constraint: norm of the perturbation, a key of `CONSTRAINTS`.
         eps: radius of the ball for pixels in [0, 1], in the L2 norm over a whole image or the
             L-infinity norm. The result is `x` if eps is 0.
         steps: number of gradient steps, at least 1.
@@ -295,8 +295,8 @@ def _climb(
 ) -> tuple[Tensor, Tensor | None]:
     """Run the attack once from the start `x`.
 
-    The score of an image is `sign` times its loss. The gradient's forward pass also gives the
-    scores. Only the last iterate needs another forward pass.
+    The score of an image is `sign` times its loss. The scores are computed with the gradients. Only
+    the score of the last iterate needs another forward pass.
 
     Returns:
         The best or the last iterate of each image, `(N, C, H, W)`, and its score, `(N,)`. The score

@@ -25,8 +25,8 @@ GROUPS = {
 KINDS = tuple(kind for kinds in GROUPS.values() for kind in kinds)
 SEVERITIES = (1, 2, 3, 4, 5)
 PACKAGE = "imagecorruptions-imaug"
-# Install the package without its requirements. It requires opencv-python, which overwrites files of
-# opencv-python-headless, a requirement of this project. The package works with the headless one.
+# Install the package without its requirements. It requires opencv-python, which would overwrite
+# files of opencv-python-headless, a requirement of this project. The module cv2 is in both.
 INSTALL = f"pip install numba && pip install --no-deps {PACKAGE}"
 SMALLEST = 32  # shortest side of an image that the package accepts, pixels
 # These kinds have an argument for the seed. Other kinds use NumPy's global generator.
@@ -43,7 +43,7 @@ def package_version() -> str:
     _package()
     try:
         return importlib.metadata.version(PACKAGE)
-    except importlib.metadata.PackageNotFoundError:  # another package has this module
+    except importlib.metadata.PackageNotFoundError:  # the module belongs to another package
         raise _not_installed() from None
 
 

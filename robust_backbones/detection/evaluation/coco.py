@@ -31,15 +31,15 @@ _FIELDS = {"pred_masks": "segm", "pred_keypoints": "keypoints"}
 
 
 class CocoEvaluator(DatasetEvaluator):
-    """COCO evaluator with the same metrics and predictions file as Detectron2's, and also with AR.
+    """Evaluator with the metrics and predictions file of Detectron2's `COCOEvaluator`, and with AR.
 
-    This class differs from Detectron2's `COCOEvaluator` in four points:
+    This class differs from Detectron2's class in four points:
 
     - Without any predictions, the metrics are 0 instead of NaN or absent.
     - A dataset without `json_file` is converted in memory. No outdated file of an earlier run is
       used, and the dataset's metadata do not change.
     - `instances_predictions.pth` is not written.
-    - If the annotations have no masks, only boxes are scored, with a warning. Detectron2 stops.
+    - If the annotations have no masks, only boxes are scored, with a warning. Detectron2 fails.
 
     Args:
         name: name of the registered dataset.
@@ -163,8 +163,8 @@ def score_tasks(
 ) -> dict[str, dict]:
     """Score several tasks, and return `{task: metrics}`.
 
-    Masks are skipped with a warning if the annotations have no masks, and so are keypoints if the
-    annotations have no keypoints. For the arguments, see `coco_scores.score`.
+    A mask task is skipped with a warning if the annotations have no masks. A keypoint task is
+    skipped if the annotations have no keypoints. For the arguments, see `coco_scores.score`.
     """
     results = {}
     for task in tasks:

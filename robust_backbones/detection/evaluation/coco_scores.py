@@ -141,7 +141,7 @@ def _engine(
         }
         for row in rows
     ]
-    if task == "keypoints":  # keypoints are scored with the area of the box, if given
+    if task == "keypoints":  # the area of the box, if given, is used to score keypoints
         for part, row in zip(found, rows, strict=True):
             part |= _select(row, ("bbox",))
     try:

@@ -1,4 +1,4 @@
-"""Metrics as tables, for logs, terminals and CSV files."""
+"""Format metrics as tables for logs, terminals and CSV files."""
 
 import csv
 import io

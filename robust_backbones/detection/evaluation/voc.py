@@ -199,7 +199,7 @@ def voc_metrics(
         Percentages. `AP` (mean over IoU .50:.05:.95), `AP50`, `AP75`, and `AP-<class>` and
         `AP50-<class>` for each class follow the rule of the year. `AP_07`, `AP50_07` and `AP75_07`
         follow the 11-point rule. `AP_area`, `AP50_area` and `AP75_area` are areas under the curve.
-        The AP of a class is NaN if all its objects are difficult or there are no objects. NaN is
+        The AP of a class is NaN if the class has no objects, or only difficult objects. NaN is
         excluded from the means.
     """
     found = {rule: np.full((len(classes), len(IOUS)), np.nan) for rule in RULES}
@@ -251,7 +251,7 @@ def precision_recall(objects: Boxes, detections: Boxes) -> tuple[np.ndarray, np.
 
 
 def _best_overlap(objects: Boxes, detections: Boxes) -> tuple[np.ndarray, np.ndarray]:
-    """Find the object of the same image that has the largest overlap with each detection.
+    """Find, for each detection, the object of the same image with the largest overlap.
 
     Returns:
         The largest overlap of each detection, `(n,)` float, and the index of the first object with
@@ -285,7 +285,10 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def eleven_points(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
-    """Compute AP as in VOC 2007, `(IoUs,)`: mean precision envelope at recalls 0, .1, ..., 1."""
+    """Compute AP as in VOC 2007, `(IoUs,)`.
+
+    AP is the mean of the precision envelope at recalls 0, .1, ..., 1.
+    """
     best = _envelope(precision)
     reached = [
         np.max(best, axis=1, where=recall >= point, initial=0) for point in np.arange(0, 1.1, 0.1)

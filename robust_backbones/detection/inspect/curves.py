@@ -19,8 +19,8 @@ _STYLES = ("-", "--", ":", "-.")
 def read(path: str | Path) -> Series:
     """Read the metrics of one run.
 
-    Interrupted runs leave duplicate and truncated records, which are removed. If a resumed run goes
-    back to an earlier iteration, its metrics replace all later ones. The last of several records
+    Interrupted runs leave duplicate and truncated records. If a resumed run goes back to an earlier
+    iteration, the earlier metrics from this iteration on are discarded. The last of several records
     for the same iteration is used. Truncated records are skipped. A complete record that follows a
     truncated record on the same line is used.
 

@@ -1,4 +1,4 @@
-"""Classify the errors of a detector. Each prediction and each object of an image has one type."""
+"""Classify a detector's errors: assign one type to each prediction and object of an image."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

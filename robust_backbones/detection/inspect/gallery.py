@@ -236,6 +236,6 @@ def _save(
 
 
 def _count_names(names: list[str]) -> str:
-    """Count each name, such as `2 right, 1 missed`. Return `nothing` if there are no names."""
+    """Format the count of each name, such as `2 right, 1 missed`; `nothing` if names are empty."""
     numbers = {name: names.count(name) for name in names}
     return ", ".join(f"{number} {name}" for name, number in numbers.items()) or "nothing"

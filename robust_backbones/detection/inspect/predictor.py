@@ -1,4 +1,4 @@
-"""Run a trained detector from Python, on images, with Detectron2's predictions as output."""
+"""Run a trained detector on images, with the same output as Detectron2's `DefaultPredictor`."""
 
 import os
 from collections.abc import Sequence
@@ -134,9 +134,9 @@ class Predictor:
         Args:
             image: image, or a list of images that form one batch. An image is a uint8 RGB array
                 `(H, W, 3)` in [0, 255], a PIL image or a path. The EXIF orientation of a file is
-                applied. OpenCV reads BGR arrays, which look like RGB arrays to this method. Flip
-                them with `image[:, :, ::-1]`. Images of unequal size are padded, as in Detectron2,
-                which may change the last digits of scores.
+                applied. OpenCV reads images as BGR, which this method cannot detect. Convert such
+                arrays to RGB with `image[:, :, ::-1]`. Images of unequal size are padded, as in
+                Detectron2, which may change the last digits of scores.
 
         Returns:
             Predictions `{"instances": Instances}` in the coordinates of the image, in order of

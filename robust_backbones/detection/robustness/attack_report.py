@@ -191,7 +191,9 @@ def _strongest(model: nn.Module, batch: list[dict], tries: list[list[Tensor]]) -
 
 
 def image_ap(found: Instances, truth: Instances) -> float:
-    """Compute the box AP of one image, in [0, 1]: the mean over its classes and IoU thresholds.
+    """Compute the box AP of one image, in [0, 1].
+
+    AP is the mean over the classes in the ground truth and over COCO's IoU thresholds.
 
     This value ranks attacks on the same image. AP is undefined for images without objects. For
     these images, the result is minus the sum of the scores, so that false detections make an attack
@@ -273,7 +275,7 @@ def _draw(
 
 
 def warnings(rows: dict[str, dict]) -> list[dict]:
-    """List reasons to doubt the metrics, as `{"check", "message"}`.
+    """List reasons to doubt the metrics, as dictionaries with keys "check" and "message".
 
     Args:
         rows: output of `measure_all`.

@@ -54,7 +54,7 @@ def conditions(cfg: CfgNode, kinds: list[str], severities: list[int], seed: int)
 def _load(
     resize: Any, channels: str, seed: int, kind: str | None, severity: int, index: int, item: dict
 ) -> dict:
-    """Load and corrupt an image, then prepare it as Detectron2's `DatasetMapper` in evaluation."""
+    """Corrupt an image, and prepare it as Detectron2's `DatasetMapper` does for evaluation."""
     image = detection_utils.read_image(item["file_name"], format="RGB")
     detection_utils.check_image_size(item, image)
     if kind is not None:

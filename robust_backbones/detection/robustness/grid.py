@@ -233,7 +233,7 @@ def measure(
     workers: int = 0,
     tick: Callable[[float], object] = lambda cost: None,
 ) -> dict:
-    """Predict on the changed images, score the predictions, and return the row of `measure_all`.
+    """Measure one condition, and return its row. For the contents of a row, see `measure_all`.
 
     Args:
         model: detector in eval mode.
