@@ -127,7 +127,7 @@ def check_dataset(name: str, root: str | Path | None = None) -> DatasetReport:
         root: path of the data, as in `open_split`.
 
     Raises:
-        UserError: the dataset is unknown, or its path is not given.
+        UserError: the dataset is unknown, or needs a path that is not given.
     """
     spec = find_dataset(name)
     root = locate(name, root)

@@ -1,4 +1,4 @@
-"""Image folders: `train/<class>/<image>` and `test/<class>/<image>`."""
+"""List the images of image folders, `train/<class>/<image>` and `test/<class>/<image>`."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class ImageFiles:
     """Image files in a folder.
 
     Attributes:
-        root: the folder.
+        root: path of the folder.
         names: paths relative to the folder, `(N,)` bytes. A list of a million strings would be
             copied in every worker process, because reading it updates reference counts.
     """

@@ -1,7 +1,7 @@
 """Read the datasets of the transfer tasks in their official layouts, or as image folders.
 
-A call of an `OfficialLayout` with `(split, root)` returns images, labels and class names. Images
-are sorted by label and then by name. Labels equal torchvision's.
+Calling an `OfficialLayout` with `(split, root)` returns images, labels and class names. Images are
+sorted by label and then by name. Labels equal torchvision's.
 
 Each index function takes the paths of the layout's parts and a split, `train` or `test`. It returns
 an `Index`. It may raise ValueError, KeyError and similar errors for invalid contents.
@@ -34,7 +34,7 @@ class Index(NamedTuple):
 
     Attributes:
         folder: folder of the images.
-        images: pair of path in the folder and label, from 0, for each image.
+        images: for each image, a pair of its path in the folder and its label, from 0.
         class_names: one name per class.
     """
 
@@ -377,7 +377,7 @@ _LAYOUTS = (
         ("SUN397",),
         _sun397,
         {
-            "images": ("a",),  # the images are in a/ to z/
+            "images": ("a",),  # the images are in the folders a/ to z/
             "classes": tuple(f"{folder}ClassName.txt" for folder in _PARTITIONS),
             "train": tuple(f"{folder}Training_01.txt" for folder in _PARTITIONS),
             "test": tuple(f"{folder}Testing_01.txt" for folder in _PARTITIONS),

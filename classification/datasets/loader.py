@@ -61,7 +61,7 @@ def train_batches(
         start: index of the first global batch. Skipped batches take no time, except that shards
             must still be read.
         rank, world: index of this process and number of processes.
-        workers: number of loading processes; 0: this process.
+        workers: number of loading processes; 0 to load images in this process.
 
     Returns:
         Iterator over pairs of images `(batch_size / world, 3, H, W)`, float32 in [0, 1], and labels

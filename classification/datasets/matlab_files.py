@@ -33,7 +33,7 @@ def read_matlab(path: Path) -> dict[str, Any]:
     """Return the variables of a file by name, with axes of length 1 removed.
 
     Raises:
-        UserError: the file is damaged, has another version, or contains unsupported types.
+        UserError: the file is damaged, has a different version, or contains unsupported types.
     """
     try:
         _check_structure(path.read_bytes())
@@ -75,7 +75,7 @@ def _check_array(data: bytes, order: str, depth: int) -> None:
         or name_kind not in _PLAIN
     ):
         raise ValueError("an array lacks flags, shape or name")
-    if length > min(MAX_VALUES, len(data)):  # each cell has at least a tag
+    if length > min(MAX_VALUES, len(data)):  # a value takes at least one byte
         raise ValueError(f"an array claims {length} values in {len(data)} bytes")
     if array_class not in _PLAIN_COUNT:
         raise ValueError(f"an array has the unsupported class {array_class}")

@@ -69,7 +69,7 @@ class DatasetSpec:
         """Compare the number of classes in the data with the expected number.
 
         Raises:
-            UserError: the data has another number of classes.
+            UserError: the number of classes is wrong.
         """
         if self.classes not in (None, found):
             raise UserError(

@@ -71,6 +71,8 @@ class InterpretSettings:
     def targets(self, classes: int) -> list[tuple[str, int]]:
         """Return the targets to visualize, first classes `("class", 3)`, then units `("unit", 12)`.
 
+        Duplicates are removed.
+
         Args:
             classes: smallest number of classes of the networks.
         """

@@ -25,7 +25,7 @@ class Plan:
     Attributes:
         targets: classes and units to visualize: `("class", 3)` or `("unit", 12)`.
         target_starts: start image of each target.
-        indices: indices of the images to invert in the test split.
+        indices: index in the test split of each image to invert.
         images, starts: images to invert, and the start image of each.
         class_names: names of the classes of the test split; empty without data.
         labels: class label of each of `images`.
@@ -57,7 +57,7 @@ def make_plan(settings: InterpretSettings, split: ImageSplit | None, classes: in
 
     Args:
         settings: settings of the run.
-        split: the test split; None if no test image is needed.
+        split: test split, or None if no test image is needed.
         classes: smallest number of classes of the networks.
 
     Raises:

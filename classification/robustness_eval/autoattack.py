@@ -1,7 +1,7 @@
 """AutoAttack (Croce & Hein 2020, arXiv 2003.01690), as implemented by the package `pyautoattack`.
 
-This module isolates the side effects of that package: it seeds torch's global generator, logs, and
-replaces the trace function of `sys.settrace`.
+This module isolates the side effects of the package. The package seeds torch's global generator,
+logs messages, and replaces the trace function of `sys.settrace`.
 """
 
 import contextlib

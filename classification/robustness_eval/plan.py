@@ -1,4 +1,4 @@
-"""The attacks of a robustness evaluation, in the order in which they run."""
+"""Plan the attacks of a robustness evaluation, in the order in which they run."""
 
 from dataclasses import dataclass
 

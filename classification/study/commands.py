@@ -268,9 +268,9 @@ def read_metrics(path: Path) -> dict | None:
 
 
 def identity(command: str, options: dict, needs: list[Path], store: Store | None) -> str:
-    """Return a digest of the command, its options and the contents of its input files.
+    """Return a digest of everything that determines the result of a run.
 
-    The result of a run depends on nothing else. Files of earlier parts may not exist yet, but the
+    The digest covers the command, its options and the contents of its input files. Files of earlier parts may not exist yet, but the
     names of their folders contain the digests of the runs that create them.
 
     Args:

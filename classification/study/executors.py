@@ -21,7 +21,7 @@ class Executor(Protocol):
         """Start the run without waiting for it."""
 
     def wait(self, seconds: float) -> list[tuple[StudyRun, Attempt]]:
-        """Return the runs that have ended since the last call, waiting up to `seconds` for one."""
+        """Return the runs that have ended since the last call. Wait up to `seconds` for a run."""
 
     def stop(self) -> None:
         """Ask all runs to save their state and exit. `wait` still returns them."""

@@ -88,11 +88,11 @@ def read_study(path: str | Path, changes: dict | None = None) -> list[StudyRun]:
     """Return the runs of a study file. The last axis of a part changes fastest.
 
     Args:
-        path: study file, or the name of a packaged one; see `config_file`.
+        path: study file, or the name of a packaged study file; see `config_file`.
         changes: options that override the file's options in all runs whose command has them.
 
     Raises:
-        UserError: the file is not a valid study; the message names the line.
+        UserError: the file is not a valid study. The message names the line.
     """
     file, changes = read_yaml(config_file(path)), changes or {}
     if not isinstance(file.value, dict):

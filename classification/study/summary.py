@@ -77,7 +77,7 @@ def _unclaimed(runs: list[StudyRun]) -> list[str]:
 
 
 def plan(runs: list[StudyRun]) -> str:
-    """Return the number of runs of each part, and the estimated cost of the unfinished ones."""
+    """Return the number of runs of each part, and the estimated cost of the unfinished runs."""
     done = [(run, *_cost(run)) for run in runs if read_metrics(run.result) is not None]
     folders = {run.folder for run, *_ in done}
     lines = []
@@ -120,7 +120,7 @@ def _cost(run: StudyRun) -> tuple[float, int]:
 
 
 def _estimate(run: StudyRun, done: list[tuple[StudyRun, float, int]]) -> tuple[float, float] | None:
-    """Return the expected seconds and bytes of a run; None if no similar run has finished."""
+    """Return the expected seconds and bytes of a run, or None if no similar run has finished."""
 
     def traits(other: StudyRun, names: Iterable[str]) -> list:
         options = other.options | {"command": other.command}

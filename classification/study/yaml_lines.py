@@ -17,7 +17,7 @@ class Entry:
     """A value in a YAML file and its location.
 
     Attributes:
-        path: the file.
+        path: path of the file.
         value: plain Python value, as `yaml.safe_load` returns it.
         keys: keys and list indices that lead from the top of the file to the value.
         lines: line number, from 1, of every entry in the file, by the entry's `keys`.
