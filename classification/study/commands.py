@@ -270,8 +270,9 @@ def read_metrics(path: Path) -> dict | None:
 def identity(command: str, options: dict, needs: list[Path], store: Store | None) -> str:
     """Return a digest of everything that determines the result of a run.
 
-    The digest covers the command, its options and the contents of its input files. Files of earlier parts may not exist yet, but the
-    names of their folders contain the digests of the runs that create them.
+    The digest covers the command, its options and the contents of its input files. Files of earlier
+    parts may not exist yet, but the names of their folders contain the digests of the runs that
+    create them.
 
     Args:
         command: key of `COMMANDS`.
