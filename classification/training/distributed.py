@@ -111,7 +111,7 @@ def from_first(make: Callable[[], T]) -> T:
     """
     if world() == 1:
         return make()
-    shared: list[Any] = [None, None]  # result, error
+    shared: list[Any] = [None, None]  # result and error of `make`
     if rank() == 0:
         try:
             shared[0] = make()
@@ -154,5 +154,5 @@ def sync_batchnorm(model: Module, device: torch.device) -> Module:
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
-            module.__class__ = _SyncBatchNorm  # keeps parameters, statistics and options
+            module.__class__ = _SyncBatchNorm  # the module keeps its tensors and options
     return model

@@ -46,7 +46,7 @@ class FoldedCopy(nn.Module):
 
     @torch.no_grad()
     def refresh(self) -> "FoldedCopy":
-        """Copy the model's current weights and statistics. Required after each update."""
+        """Copy the model's current weights and statistics. Call this method after each update."""
         (model,) = self._model
         sources = dict(model.named_modules(remove_duplicate=False))
         for network in (self.plain, self.network):

@@ -56,7 +56,7 @@ class TrainSums:
 def seed_of(*numbers: int) -> int:
     """Hash the numbers into a seed, so that similar numbers give unrelated seeds."""
     digest = hashlib.sha256(repr(numbers).encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1  # torch accepts 63 bits
+    return int.from_bytes(digest[:8], "little") >> 1  # torch accepts seeds of 63 bits
 
 
 def autocast_dtype(precision: str) -> torch.dtype | None:
@@ -107,7 +107,7 @@ class Learner:
         objective = Objective(model, settings)
         self.objective: Any = torch.compile(objective) if settings.compile else objective
         if distributed.world() > 1:
-            # DDP also broadcasts the buffers of process 0. `average_buffers` has made all equal.
+            # DDP also broadcasts the buffers of process 0. `average_buffers` has made them equal.
             self.objective = DistributedDataParallel(
                 self.objective, device_ids=[self.device] if self.device.type == "cuda" else None
             )

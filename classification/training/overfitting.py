@@ -6,7 +6,7 @@ PGD on some training images after each epoch detects this.
 
 import math
 
-IMAGES = 500  # number of training images that are attacked
+IMAGES = 500  # number of training images to attack
 # Wong et al. stop when the accuracy falls by 20 points. This limit is relative, because a
 # weak model may have less than 20 % accuracy.
 COLLAPSE = 0.5  # fraction of the best accuracy so far
@@ -14,7 +14,7 @@ STEPS = 10  # steps of the PGD attack
 
 
 def collapsed(accuracies: list[float], images: int) -> bool:
-    """Return whether the last accuracy is significantly below half of the best earlier one.
+    """Return whether the last accuracy is significantly below half of the best before it.
 
     Args:
         accuracies: PGD accuracy after each epoch, in percent.

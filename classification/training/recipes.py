@@ -15,7 +15,7 @@ class Recipe:
         eps: default L2 radius of the training attack, for images in [0, 1].
         epochs: number of passes over the training images.
         batch_size: number of images per update, over all processes.
-        lr: peak learning rate at that batch size; see `scaled_lr`.
+        lr: peak learning rate at `batch_size`; see `scaled_lr`.
         lr_schedule: key of `SCHEDULES`.
         weight_decay: factor of the L2 penalty on all parameters.
         warmup: length of the linear learning-rate warm-up, in epochs.

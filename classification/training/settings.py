@@ -80,23 +80,23 @@ class MethodDefaults:
 
 METHOD_DEFAULTS = {
     "standard": MethodDefaults(),
-    # Madry et al. 2018 (arXiv 1706.06083), with the parameters of the published models.
+    # PGD (Madry et al. 2018, arXiv 1706.06083) with the parameters of the published models.
     "pgd": MethodDefaults(3, 2 / 3, use_best=True, runs_attack=True),
     # FGSM from a random start (Wong et al. 2020, arXiv 2001.03994).
     "fast": MethodDefaults(
         1, 1.25, random_start=True, lr_schedule="cyclic", runs_attack=True, guarded=True
     ),
-    # Shafahi et al. 2019 (arXiv 1904.12843).
+    # Free training (Shafahi et al. 2019, arXiv 1904.12843).
     "free": MethodDefaults(4, 1.0, random_start=True, replays=True),
-    # Zhang et al. 2019 (arXiv 1901.08573). The gradient of the KL divergence is zero at the clean
-    # image, so the attack starts at a random point.
+    # TRADES (Zhang et al. 2019, arXiv 1901.08573). The gradient of the KL divergence is zero at the
+    # clean image, so the attack starts at a random point.
     "trades": MethodDefaults(10, 0.25, random_start=True, runs_attack=True),
 }
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Settings of a classifier's training.
+    """Settings for training a classifier.
 
     Attributes:
         method: key of `METHOD_DEFAULTS`.

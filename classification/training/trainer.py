@@ -261,7 +261,7 @@ class Training:
         """Evaluate the current weights.
 
         Args:
-            source: images to evaluate.
+            source: images to evaluate on.
             attack: attack on the images; None: clean images.
             count: number of images, which are the same in each call; None: all images.
         """

@@ -141,7 +141,7 @@ def _differences(tensors: dict[str, Tensor], arch: str) -> list[str]:
 def with_module_versions(tensors: dict[str, Tensor], arch: str) -> OrderedDict:
     """Convert tensors to a state dict with module versions, which MNASNet needs for loading."""
     with torch.device("meta"):
-        versions = vars(build_network(arch).state_dict())  # `_metadata`
+        versions = vars(build_network(arch).state_dict())  # the attribute `_metadata`
     state = OrderedDict(tensors)
     vars(state).update(versions)
     return state
