@@ -156,8 +156,8 @@ def for_task(
         found: checkpoint, with or without a last layer.
         classes: number of classes of the task.
         seed: seed for the new layer.
-        statistics: `(mean, std)` of the RGB channels, to replace those of the checkpoint; None: use
-            those of the checkpoint.
+        statistics: `(mean, std)` of the RGB channels, instead of the checkpoint's; None: the
+            checkpoint's.
     """
     head = ARCHS[found.arch].head + "."
     kept = {name: t for name, t in found.tensors.items() if not name.startswith(head)}

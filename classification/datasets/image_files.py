@@ -121,7 +121,7 @@ def read_image(file: Any, name: object) -> Image.Image:
 def read_fast(path: Path, shorter: int) -> Tensor | Image.Image:
     """Decode a JPEG file to RGB quickly, at a reduced resolution if that is sufficient.
 
-    At full resolution, pixel values differ from those of `read_image` by about one level of 255.
+    At full resolution, pixels differ from `read_image` by about one level of 255.
     benchmarks/decoding.py measures the difference.
 
     Args:

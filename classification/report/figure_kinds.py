@@ -241,7 +241,8 @@ def _log_axis(axis: Any, values: list[float], place: Callable[[float], float]) -
     """
     decades = [v for v in values if v > 0 and math.log10(v) == round(math.log10(v))]
     named = values if len(values) <= 6 else [v for v in values if v == 0 or v in decades]
-    named = [*named, values[-1]] if place(values[-1]) - place(named[-1]) > 0.5 else named
+    if not named or place(values[-1]) - place(named[-1]) > 0.5:
+        named = [*named, values[-1]]
     axis.set_xticks([place(v) for v in named], [f"{v:g}" for v in named])
     axis.set_xticks([place(v) for v in values], minor=True)
     if values[0] == 0 and len(values) > 1:  # mark the break between 0 and the rest of the axis

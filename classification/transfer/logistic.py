@@ -105,7 +105,7 @@ class Images:
     def second_moment(self, v: Tensor) -> Tensor:
         """Compute the weighted mean of x x^T over the images, `(D, D)` float32.
 
-        The weights are those of the preconditioner. float32 is accurate enough for a
+        The preconditioner uses the same weights. float32 is accurate enough for a
         preconditioner, and fast: with many features, this product takes most of the time.
 
         Args:

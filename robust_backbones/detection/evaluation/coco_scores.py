@@ -1,6 +1,6 @@
 """Compute COCO's metrics with hotcoco, which is much faster than pycocotools.
 
-hotcoco's arrays equal those of pycocotools exactly for all data that pycocotools accepts.
+hotcoco returns exactly pycocotools' arrays for all data that pycocotools accepts.
 `coco_files` rejects data for which the libraries differ. `benchmarks/coco_evaluation.py` compares
 the two libraries.
 """

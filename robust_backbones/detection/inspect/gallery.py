@@ -200,7 +200,7 @@ def _confident(column: Column, item: dict, threshold: float) -> Instances:
 def _classify(
     item: dict, column: Column, threshold: float
 ) -> tuple[Instances, list[str], list[str]]:
-    """Return the predictions on an image, their error types, and those of the image's objects."""
+    """Return an image's predictions, their error types, and the error types of its objects."""
     found, objects = _confident(column, item, threshold), visualize.truth(item)
     kinds, marks = error_types.mark(
         found.pred_boxes.tensor.numpy(),

@@ -57,6 +57,12 @@ def test_texts_are_texts(kind, words):
     assert Image.open(io.BytesIO(png)).size[0] > 500
 
 
+def test_a_log_axis_without_powers_of_ten_names_its_largest_value():
+    x = [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
+    svg, _ = figures.draw(figure("curves", Series("resnet18", x, [1.0] * 7), log_x=True))
+    assert "0.8" in texts(svg)
+
+
 @pytest.mark.parametrize("kind", ALL)
 def test_the_same_figure_gives_the_same_bytes_without_a_date(kind):
     svg, png = figures.draw(ALL[kind])
