@@ -114,7 +114,7 @@ def _classes(folder: Path) -> list[str]:
 
 
 def _check_same_classes(root: Path, folder: Path) -> None:
-    """Check that the splits have equal class names. A label is an index into the sorted names."""
+    """Check that the splits have the same class names. Labels are indices of the sorted names."""
     classes = _classes(folder)
     for names in FOLDERS.values():
         for other in (root / name for name in names):

@@ -355,8 +355,8 @@ def _where(tasks: Collection[str], total: int) -> str:
     """Return the names of the tasks, or their number if there are more than `NAMED`.
 
     Args:
-        tasks: names of the tasks with one verdict.
-        total: number of tasks with any verdict.
+        tasks: names of the tasks that share a verdict.
+        total: number of tasks that have any verdict.
     """
     if len(tasks) <= NAMED:
         return f"on {_listed(tasks)}"

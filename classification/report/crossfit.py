@@ -1,4 +1,4 @@
-"""Cross-fitting: choose the best network on a part of the results, and evaluate it on the rest."""
+"""Cross-fitting: choose the best network on part of the results, and evaluate it on the rest."""
 
 import numpy as np
 

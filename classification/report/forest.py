@@ -60,7 +60,7 @@ class Forest:
 
     Attributes:
         bars: one bar for each task.
-        ticks: position and label of each tick; the tick of no difference has the label "0".
+        ticks: position and label of each tick. The tick at zero difference is labeled "0".
         margin: position of the low end and width of the margin; None: the margin is not drawn.
         caption: explanation of the plot.
     """
@@ -87,7 +87,7 @@ def forests(answers: list[Answer], margin: float | None) -> list[Forest | None]:
 
 
 def _scale(verdicts: Iterable[Verdict], margin: float | None) -> tuple[float, float]:
-    """Return the low and the high end of the scale that these verdicts share, points."""
+    """Return the low and high ends of the scale that these verdicts share, in points."""
     verdicts = list(verdicts)
     ends = [0.0, *(verdict.estimate.mean for verdict in verdicts)]
     halves = [(v.high - v.low) / 2 for v in verdicts if v.low is not None and v.high is not None]

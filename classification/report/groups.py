@@ -224,7 +224,7 @@ def _suffixes(keys: list[Key]) -> dict[Key, str]:
             name for name, description in key.parts if (name, description) not in keys[0].parts
         ]
         name = re.sub(r"[^\w.=]+", "-", "-".join(names)).strip("-").lower()
-        name = name[:40].rstrip("-")  # a part of file names, which have at most 255 bytes
+        name = name[:40].rstrip("-")  # part of a file name, which is limited to 255 bytes
         suffix, number = f"-{name}" if key != keys[0] else "", 2
         while suffix in used:
             suffix, number = f"-{name or 'other'}-{number}", number + 1

@@ -24,7 +24,8 @@ def run(
     """Write the report and print a line for each section.
 
     Args:
-        found, problems: results and sentences about unreadable files, from `records.read`.
+        found: results from `records.read`.
+        problems: its messages about unreadable files.
         output: folder for the report.
         study: study file, whose runs the report lists as well; None: no study.
         margin: largest difference that counts as no difference, in points; None: `MARGIN`.

@@ -73,7 +73,8 @@ class Value:
         mean: mean over trials or runs.
         spread: spread around the mean; None if unknown, for example with a single trial.
         trials: number of trials or runs.
-        records: indices of the runs behind the number in the report's list of records.
+        records: indices, into the report's list of records, of the runs that this value
+            summarizes.
     """
 
     mean: float

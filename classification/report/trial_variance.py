@@ -113,8 +113,8 @@ def of_networks(tables: Iterable[np.ndarray]) -> VariancePart:
 def of_images(right: list[np.ndarray], labels: np.ndarray | None = None) -> VariancePart:
     """Estimate the variance that test images cause in the difference of two sides.
 
-    The difference, averaged over trials, varies over images. This variance contains
-    `noise / trials`. The variance over trials contains the same term, so it is subtracted here.
+    The trial-averaged difference varies over images. Part of this variance is noise from the finite
+    number of trials. The variance over trials already includes that part, so it is subtracted here.
 
     Args:
         right: correctness `(trials, N)` of each side, in [0, 1]. Values between 0 and 1 are

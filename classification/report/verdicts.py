@@ -311,6 +311,9 @@ def _needed(estimate: Estimate, margin: float, look: int) -> Needed:
 
 
 def _first(numbers: np.ndarray, squares: np.ndarray, width: float) -> int:
-    """Return the first of the ascending numbers whose half-width is small enough, else the last."""
+    """Return the smallest number of trials or images whose interval is narrow enough.
+
+    Return the largest number if no interval is narrow enough.
+    """
     enough = np.flatnonzero(squares <= max(0.0, width) ** 2)
     return math.ceil(numbers[enough[0]] if len(enough) else numbers[-1])

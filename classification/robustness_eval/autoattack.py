@@ -17,7 +17,7 @@ from robust_backbones.attacks import eval_mode
 from robust_backbones.core.errors import UserError
 
 NORMS = {"l2": "L2", "linf": "Linf"}
-TARGETS = 9  # target classes of the targeted attacks in the standard version, most likely first
+TARGETS = 9  # number of target classes for the targeted attacks in the standard version
 
 
 def require_package() -> types.ModuleType:

@@ -104,7 +104,7 @@ def _check_reachable(address: str | None) -> None:
     """Check that the cluster answers. Ray itself reports a missing cluster only after minutes.
 
     Raises:
-        UserError: nothing listens at HOST:PORT.
+        UserError: nothing is listening at HOST:PORT.
     """
     host, colon, port = (address or "").rpartition(":")
     if not colon or "/" in host or not port.isdecimal():  # skip "auto" and ray://

@@ -26,7 +26,7 @@ def group(device: torch.device) -> Iterator[torch.device]:
         device: device of a single process. Several processes use only its type.
 
     Yields:
-        Device of this process. Among several processes, this is the GPU of the local rank, or the
+        Device of this process. With several processes, this is the GPU of the local rank, or the
         CPU.
 
     Raises:

@@ -1,8 +1,9 @@
 """A copy of a classifier for attacks, with BatchNorm folded into the convolutions.
 
-In eval mode, a BatchNorm after a convolution is a scale and a shift per channel. The weight and
-bias of the convolution can include both. The weights are constant during an attack, so one fold per
-batch saves the BatchNorm in each attack step. docs/SPEED_TRAINING.md has the measured speedup.
+In eval mode, a BatchNorm after a convolution is a scale and a shift per channel. Both can be folded
+into the weight and bias of the convolution. The weights are constant during an attack, so folding
+once per batch avoids running BatchNorm in every attack step. docs/SPEED_TRAINING.md has the
+measured speedup.
 """
 
 import copy

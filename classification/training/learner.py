@@ -218,7 +218,8 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
-        if self.average:  # "model" has the averaged weights; training continues with these
+        # With an average, "model" is the averaged weights; training resumes from "training_model".
+        if self.average:
             state["training_model"] = self.model.state_dict()
             state["averaged"] = int(self.average.n_averaged)
         return state

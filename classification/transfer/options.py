@@ -158,7 +158,7 @@ def _probe_options(p: Parser) -> None:
 
 def _sgd_options(p: Parser) -> None:
     add = p.add_argument_group("--probe sgd and --mode full-network").add_argument
-    mirrored = "the dataset's; imagenet_plain where mirrored images keep their class"
+    mirrored = "the dataset's own; imagenet_plain if horizontal flips preserve the class"
     add_optimization(add, asdict(SGD) | {"augmentation": mirrored})
     add(
         "--lr",

@@ -82,7 +82,10 @@ class Task:
         return few_shot(self.train.labels, shots, self.seed(trial)).sort().values
 
     def validation_split(self, trial: int) -> tuple[Tensor, Tensor]:
-        """Split the training images of a trial: indices to train on, and indices to select on."""
+        """Split the images of a trial into training and validation indices.
+
+        The validation images select hyperparameters and epochs.
+        """
         every = self.images(trial)
         mask = held_out_mask(self.train.labels[every], self.settings.held_out, self.seed(trial))
         return every[~mask], every[mask]

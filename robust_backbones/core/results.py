@@ -86,7 +86,7 @@ def finished(path: str | Path, settings: dict) -> bool:
             f"{path.parent} contains a finished run with other settings ({different}). Choose "
             "another --output."
         )
-    print(f"{path.parent} contains this run already, finished. Nothing to do.")
+    print(f"{path.parent} already contains this run, and it is finished. Nothing to do.")
     return True
 
 

@@ -81,10 +81,10 @@ def section_4_3(results: Results, group: Group) -> list[Section]:
     if not contests:
         return []
     text = [
-        "The eps that is best on the test images, and its gain over the standard network. The "
-        "cross-fitted gain is measured on other test images and trials than the choice of eps. "
-        "The difference of the two gains is the selection bias of a choice among "
-        f"{len(group.eps)} eps.",
+        "The table shows the eps that is best on the test images, and its gain over the standard "
+        "network. The cross-fitted gain is measured on images and trials that were not used to "
+        "choose eps. The difference between the two gains is the selection bias from choosing "
+        f"among {len(group.eps)} values of eps.",
         verdict_words.how(results.rules),
         *verdict_words.about(contests.values()),
     ]

@@ -98,7 +98,8 @@ def figure5(results: Results, group: Group) -> list[Section]:
         "is a network. The table has the least-squares lines through all networks, through the "
         "standard and through the robust ones. The slope is in points of transfer accuracy per "
         f"point of {name} accuracy.",
-        "The paper's figure has no numbers.",
+        "The paper does not list the values in its figure, so this section has no comparison with "
+        "the paper.",
     ]
     wanted = len(group.modes) * len(group.tasks) * len(group.archs) * (1 + len(group.eps))
     return [

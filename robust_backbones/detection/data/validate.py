@@ -37,7 +37,7 @@ REPAIRABLE = {
 FATAL = {
     "missing file": "an image file does not exist",
     "unreadable": "an image cannot be decoded",
-    "wrong size": "the image has another size than in its annotations",
+    "wrong size": "the image size differs from the size in the annotations",
     "duplicate id": "an id occurs twice",
     "unknown image": "an annotation belongs to an image that is not listed",
     "unknown class": "an annotation has a category that is not listed",

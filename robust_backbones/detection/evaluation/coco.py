@@ -180,8 +180,8 @@ def score_tasks(
 def coco_annotations(name: str) -> dict:
     """Return a registered dataset in the format of a COCO annotation file.
 
-    The dataset's `json_file` is read if the metadata name one. The registered class names replace
-    the names in the file.
+    If the metadata has a `json_file`, read it. The registered class names replace the names in the
+    file.
 
     Raises:
         UserError: `json_file` cannot be read, or `from_catalog` cannot convert the dataset.

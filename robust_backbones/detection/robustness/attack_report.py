@@ -217,9 +217,10 @@ def image_ap(found: Instances, truth: Instances) -> float:
 
 
 def _average_precision(overlaps: Tensor, threshold: float) -> float:
-    """Return the mean over objects of the precision at the rank of the object's detection.
+    """Return the average precision.
 
-    The precision of an object without a detection is 0.
+    This is the precision at the rank of each object's matched detection, averaged over objects. The
+    precision of an object without a detection is 0.
 
     Args:
         overlaps: IoU of each detection with each object, `(detections, objects)` float.
