@@ -19,7 +19,7 @@ from classification.study.file import read_study
 from robust_backbones.checkpoint.io import load_file
 from robust_backbones.detection import config
 from robust_backbones.detection.checkpointer import StrictCheckpointer
-from robust_backbones.detection.data import annotations, coco_files
+from robust_backbones.detection.data import coco_annotations, coco_files, voc_annotations
 from robust_backbones.detection.evaluation import saved
 from robust_backbones.detection.inspect import curves, predictor
 from tests.fuzz.pictures import bomb
@@ -172,7 +172,7 @@ def test_deep_and_huge_json(tmp_path, text):
         (tmp_path / name).write_bytes(text)
     path = tmp_path / "result.json"
     with refuses("is not a COCO annotation file", path):
-        annotations.read_coco(tmp_path, path)
+        coco_annotations.read_coco(tmp_path, path)
     with refuses("is not JSON", path):
         coco_files.load_json(path)
     assert "result.json is not a valid result" in records.read([tmp_path])[1][0]
@@ -209,11 +209,11 @@ def test_voc_annotations_that_are_none(tmp_path, text, message):
     path = tmp_path / "Annotations/a.xml"
     path.write_text(text)
     with refuses(message, path):
-        annotations.read_voc(tmp_path, "train")
+        voc_annotations.read_voc(tmp_path, "train")
     for name in ("../../a", "//", "/etc/passwd"):
         (tmp_path / "ImageSets/Main/train.txt").write_text(f"{name}\n")
         with refuses("is outside the folder", tmp_path, "train.txt", name):
-            annotations.read_voc(tmp_path, "train")
+            voc_annotations.read_voc(tmp_path, "train")
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_coco_images_that_are_none(tmp_path, change):
     image = {"id": 1, "file_name": "a.jpg", "width": 2, "height": 2} | change
     path.write_text(json.dumps({"images": [image], "categories": [], "annotations": []}))
     with refuses("is not a COCO annotation file", path):
-        annotations.read_coco(tmp_path, path)
+        coco_annotations.read_coco(tmp_path, path)
 
 
 def test_coco_ids_of_two_kinds(tmp_path):
@@ -275,7 +275,7 @@ def test_coco_ids_of_two_kinds(tmp_path):
     images = [{"id": key, "file_name": "a.jpg"} for key in (1, "b")]
     path.write_text(json.dumps({"images": images, "categories": [], "annotations": []}))
     with refuses("is not a COCO annotation file", path):
-        annotations.read_coco(tmp_path, path)
+        coco_annotations.read_coco(tmp_path, path)
 
 
 def test_a_mask_in_an_image_without_a_size(tmp_path):

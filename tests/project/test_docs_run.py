@@ -55,7 +55,7 @@ WALK = [
     (
         DOCS + "detector_evaluation.md",
         "python tools/attack_net.py",
-        ["--images", "2", "--steps", "1", "--eps", "4", "--pictures", "1"],
+        ["--images", "2", "--steps", "1", "--eps", "4/255", "--pictures", "1"],
         "output/digits_mask_rcnn_robust/attack_linf/result.json",
     ),
     (

@@ -23,7 +23,7 @@ PROMISED = {
     ),
     "robust_backbone_in_your_detectron2_project": (
         "1200 training images, 10 classes",
-        "no faults",
+        "no errors",
         "verified, largest relative difference",
         "standard  |robust  ",
         "predictions; the surest:",

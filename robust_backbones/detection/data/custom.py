@@ -15,13 +15,9 @@ from detectron2.structures import BoxMode
 from pycocotools import mask as coco_mask
 
 from robust_backbones.core.errors import UserError
-from robust_backbones.detection.data.annotations import (
-    Annotations,
-    Image,
-    Object,
-    read_coco,
-    read_voc,
-)
+from robust_backbones.detection.data.annotations import Annotations, Image, Object
+from robust_backbones.detection.data.coco_annotations import read_coco
+from robust_backbones.detection.data.voc_annotations import read_voc
 
 KINDS = {"coco": "IMAGES:ANNOTATIONS.json", "voc": "ROOT:SPLIT"}
 FORMS = " or ".join(f"NAME={kind}:{rest}" for kind, rest in KINDS.items())

@@ -11,15 +11,11 @@ from PIL import Image as Pillow
 
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.images import check_size
-from robust_backbones.detection.data.annotations import (
-    Annotations,
-    Image,
-    Object,
-    read_coco,
-    read_voc,
-)
+from robust_backbones.detection.data.annotations import Annotations, Image, Object
+from robust_backbones.detection.data.coco_annotations import read_coco
 from robust_backbones.detection.data.custom import CustomDataset, polygons
 from robust_backbones.detection.data.registry import check_dataset
+from robust_backbones.detection.data.voc_annotations import read_voc
 
 # A box may exceed the image by this number of pixels. Some boxes are rounded, and some VOC files
 # count pixels from 0.

@@ -20,7 +20,7 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils.file_io import PathManager
 
 from robust_backbones.detection.data import coco_files
-from robust_backbones.detection.data.annotations import read_voc
+from robust_backbones.detection.data.voc_annotations import read_voc
 from robust_backbones.detection.evaluation import coco_scores
 from robust_backbones.detection.evaluation.coco import from_catalog, gather, save_predictions
 from robust_backbones.detection.evaluation.tables import log_metrics

@@ -10,7 +10,13 @@ from PIL import Image
 from robust_backbones.commands import check_data
 from robust_backbones.core.errors import UserError
 from robust_backbones.detection import config
-from robust_backbones.detection.data import annotations, custom, digit_scenes, validate
+from robust_backbones.detection.data import (
+    coco_annotations,
+    custom,
+    digit_scenes,
+    validate,
+    voc_annotations,
+)
 from tests.support import ROOT
 from tests.support.custom_data import coco
 
@@ -79,7 +85,7 @@ def test_voc_is_read_as_detectron2_reads_it():
 
 
 def test_voc_images_may_be_of_any_format(tmp_path):
-    found = annotations.read_voc(voc(tmp_path, [("cat", (1, 1, 40, 30))], ".png"), "train")
+    found = voc_annotations.read_voc(voc(tmp_path, [("cat", (1, 1, 40, 30))], ".png"), "train")
     assert found.images[0].file.name == "train1.png"
     assert found.images[0].objects[0].box == (0, 0, 40, 30)  # the whole image
 
@@ -118,7 +124,7 @@ FAULTS = [
 
 @pytest.mark.parametrize(("changes", "kind"), FAULTS, ids=lambda value: str(value)[:40])
 def test_each_fault_is_found(tmp_path, changes, kind):
-    found = annotations.read_coco(tmp_path, coco(tmp_path, **changes))
+    found = coco_annotations.read_coco(tmp_path, coco(tmp_path, **changes))
     kinds = {problem.kind for problem in validate.check(found)}
     assert kind in kinds if kind else not kinds
 
@@ -130,7 +136,7 @@ def test_a_turned_photo_is_told_of_and_its_size_is_right(tmp_path, turn, kind):
     exif = Image.Exif()
     exif[0x0112] = turn
     Image.fromarray(np.zeros((40, 30, 3), np.uint8)).save(tmp_path / "a.png", exif=exif)
-    found = validate.check(annotations.read_coco(tmp_path, marks))
+    found = validate.check(coco_annotations.read_coco(tmp_path, marks))
     assert {problem.kind for problem in found} == {kind}
 
 
@@ -146,7 +152,7 @@ BROKEN = [
 def test_a_file_that_is_no_annotation_file_is_refused(tmp_path, text, message):
     (tmp_path / "marks.json").write_text(text)
     with pytest.raises(UserError, match=message):
-        annotations.read_coco(tmp_path, tmp_path / "marks.json")
+        coco_annotations.read_coco(tmp_path, tmp_path / "marks.json")
 
 
 def test_parts_in_the_wrong_order_are_named(tmp_path):
@@ -156,18 +162,18 @@ def test_parts_in_the_wrong_order_are_named(tmp_path):
 
 def test_voc_mistakes_are_named(tmp_path):
     with pytest.raises(UserError, match="none is not a folder. Give the folder of ImageSets"):
-        annotations.read_voc(tmp_path / "none", "test")
+        voc_annotations.read_voc(tmp_path / "none", "test")
     with pytest.raises(UserError, match="ImageSets/Main. Give a folder in VOC's layout"):
-        annotations.read_voc(tmp_path, "test")
+        voc_annotations.read_voc(tmp_path, "test")
     voc(tmp_path, [("cat", (1, 1, 9, 9))])
     with pytest.raises(UserError, match="split 'test' does not exist in .*. Choose from train"):
-        annotations.read_voc(tmp_path, "test")
+        voc_annotations.read_voc(tmp_path, "test")
     (tmp_path / "Annotations/train1.xml").write_text("<annotation>")
     with pytest.raises(UserError, match=r"train1.xml is not a VOC annotation"):
-        annotations.read_voc(tmp_path, "train")
+        voc_annotations.read_voc(tmp_path, "train")
     (tmp_path / "Annotations/train1.xml").unlink()
     with pytest.raises(UserError, match="lists train1, but .*train1.xml does not exist"):
-        annotations.read_voc(tmp_path, "train")
+        voc_annotations.read_voc(tmp_path, "train")
 
 
 def load(folder, *overrides, train=None, test=None):
@@ -248,7 +254,7 @@ def test_the_two_boxes_without_area_of_the_blood_cells():
     found = [
         problem
         for split in ("trainval", "test")
-        for problem in validate.check(annotations.read_voc(BCCD, split))
+        for problem in validate.check(voc_annotations.read_voc(BCCD, split))
         if problem.kind in validate.REPAIRABLE | validate.FATAL
     ]
     assert {(p.kind, p.image) for p in found} == {
