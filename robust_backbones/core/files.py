@@ -1,5 +1,6 @@
 """Write files atomically, lock and hash files, and locate the cache."""
 
+import codecs
 import contextlib
 import errno
 import fcntl
@@ -45,6 +46,28 @@ def check_readable(path: str | Path, fix: str) -> None:
         open(path, "rb").close()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}. {fix}.") from None
+
+
+# Byte order mark at the start of a file -> encoding of the file.
+_ENCODINGS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+def read_text(path: str | Path) -> str:
+    """Read a text file of another program: UTF-8, or the encoding of its byte order mark.
+
+    Windows editors and PowerShell write byte order marks. Line ends are not translated.
+
+    Raises:
+        OSError: the file cannot be read.
+        UnicodeDecodeError: the file is not text in this encoding.
+    """
+    data = Path(path).read_bytes()
+    marks = (encoding for mark, encoding in _ENCODINGS.items() if data.startswith(mark))
+    return data.decode(next(marks, "utf-8"))
 
 
 @contextlib.contextmanager

@@ -9,12 +9,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 
-@dataclass
+@dataclass(frozen=True)
+class Problem:
+    """A problem of a dataset.
+
+    Attributes:
+        kind: key of `validate.REPAIRABLE`, `validate.FATAL` or `validate.NOTES`.
+        image: file name of the image; empty if the problem concerns the whole dataset.
+        text: description of the problem, with the object and its values.
+    """
+
+    kind: str
+    image: str
+    text: str
+
+
+@dataclass(slots=True)
 class Object:
     """An annotated object.
 
     Attributes:
-        name: class name; None if the file does not list the category.
+        class_index: index into `Annotations.classes`; None if the class is not listed.
         box: box (x0, y0, x1, y1) in pixels; None if the file has no box. The point (0, 0) is the
             top left corner of the first pixel.
         given: numbers of the box in the file. COCO: x, y, width, height. VOC: xmin, ymin, xmax,
@@ -27,7 +42,7 @@ class Object:
         number: id of the COCO annotation; None for VOC.
     """
 
-    name: str | None
+    class_index: int | None
     box: tuple[float, float, float, float] | None
     given: list[float]
     empty: bool
@@ -65,13 +80,14 @@ class Annotations:
         classes: class names, in order.
         ids: id of each class in the COCO file; 0, 1, … for VOC.
         images: images with their objects.
-        faults: faults of the annotation file, such as duplicate ids, as `(kind, text)`.
+        problems: problems that only the reader sees, such as duplicate ids and unlisted classes.
+            `validate.check` finds the others.
     """
 
     classes: list[str]
     ids: list[int]
     images: list[Image]
-    faults: list[tuple[str, str]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from robust_backbones.core.errors import UserError
-from robust_backbones.detection.data.annotations import Annotations, Image, Object, inside
+from robust_backbones.detection.data.annotations import Annotations, Image, Object, Problem, inside
 from robust_backbones.detection.data.coco_files import HUGE, segmentation_fault
 
 
@@ -26,11 +26,14 @@ def read_coco(images: Path, file: Path) -> Annotations:
         categories = sorted(contents["categories"], key=lambda row: row["id"])
         rows, marks = contents["images"], contents["annotations"]
         names = {row["id"]: _name(row["name"], "name") for row in categories}
+        indices = {key: index for index, key in enumerate(names)}
         found = Annotations(list(names.values()), list(names), [])
         by_id = {}
         for row in rows:
             if row["id"] in by_id:
-                found.faults.append(("duplicate id", f"image id {row['id']} occurs twice"))
+                found.problems.append(
+                    Problem("duplicate id", "", f"image id {row['id']} occurs twice")
+                )
                 continue
             size = [_numbers([row.get(side) or 0], 1)[0] for side in ("width", "height")]
             by_id[row["id"]] = Image(
@@ -41,15 +44,21 @@ def read_coco(images: Path, file: Path) -> Annotations:
             number = mark.get("id")
             if number is None or number in seen:
                 what = "has no id" if number is None else f"id {number} occurs twice"
-                found.faults.append(("duplicate id", f"annotation {what}"))
+                found.problems.append(Problem("duplicate id", "", f"annotation {what}"))
             seen.add(number)
             if mark["image_id"] not in by_id:
                 text = (
                     f"annotation {number} belongs to image {mark['image_id']}, which is not listed"
                 )
-                found.faults.append(("unknown image", text))
+                found.problems.append(Problem("unknown image", "", text))
                 continue
-            by_id[mark["image_id"]].objects.append(_coco_object(mark, names))
+            image = by_id[mark["image_id"]]
+            if mark["category_id"] not in indices:
+                text = (
+                    f"annotation {number} has category {mark['category_id']!r}, which is not listed"
+                )
+                found.problems.append(Problem("unknown class", image.file.name, text))
+            image.objects.append(_coco_object(mark, indices))
         found.images = [by_id[key] for key in sorted(by_id)]
     except IsADirectoryError:
         raise UserError(
@@ -82,13 +91,13 @@ def _numbers(values: Any, count: int) -> list:
     return values
 
 
-def _coco_object(mark: dict, names: dict) -> Object:
+def _coco_object(mark: dict, indices: dict) -> Object:
     box = _numbers(mark["bbox"], 4) if mark.get("bbox") else None
     if mark.get("segmentation") and (wrong := segmentation_fault(mark["segmentation"])):
         raise ValueError(f"annotation {mark.get('id')}: {wrong}")
     x, y, width, height = box if box else (0.0, 0.0, 0.0, 0.0)
     return Object(
-        names.get(mark["category_id"]),
+        indices.get(mark["category_id"]),
         (x, y, x + width, y + height) if box else None,
         box or [],
         empty=bool(box) and not (width > 0 and height > 0),  # also true for NaN

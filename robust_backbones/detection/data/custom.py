@@ -179,7 +179,7 @@ def load_dicts(source: CustomDataset, classes: list[str], repair: bool) -> list[
                 "image_id": image.id,
                 "width": image.width,
                 "height": image.height,
-                "annotations": [_annotation(thing, classes) for thing in objects],
+                "annotations": [_annotation(thing) for thing in objects],
             }
         )
     if changed:
@@ -212,10 +212,11 @@ def repair_boxes(image: Image) -> tuple[list[Object], int]:
     return kept, changed
 
 
-def _annotation(thing: Object, classes: list[str]) -> dict:
-    assert thing.name is not None and thing.box is not None  # `refuse_faults` checks this
+def _annotation(thing: Object) -> dict:
+    # `refuse_faults` checks this.
+    assert thing.class_index is not None and thing.box is not None
     annotation = {
-        "category_id": classes.index(thing.name),
+        "category_id": thing.class_index,
         "bbox": list(thing.box),
         "bbox_mode": BoxMode.XYXY_ABS,
         "iscrowd": int(thing.crowd),

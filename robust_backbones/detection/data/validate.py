@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from detectron2.data import MetadataCatalog
@@ -11,7 +10,7 @@ from PIL import Image as Pillow
 
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.images import check_size
-from robust_backbones.detection.data.annotations import Annotations, Image, Object
+from robust_backbones.detection.data.annotations import Annotations, Image, Object, Problem
 from robust_backbones.detection.data.coco_annotations import read_coco
 from robust_backbones.detection.data.custom import CustomDataset, polygons
 from robust_backbones.detection.data.registry import check_dataset
@@ -48,21 +47,6 @@ NOTES = {
 }
 
 
-@dataclass(frozen=True)
-class Problem:
-    """A problem of a dataset.
-
-    Attributes:
-        kind: key of `REPAIRABLE`, `FATAL` or `NOTES`.
-        image: file name of the image; empty if the problem concerns the whole dataset.
-        text: description of the problem, with the object and its values.
-    """
-
-    kind: str
-    image: str
-    text: str
-
-
 def annotations_of(name: str) -> Annotations:
     """Read the annotations of a registered dataset, including invalid ones.
 
@@ -91,15 +75,15 @@ def check(found: Annotations, pixels: bool = True, workers: int = 8) -> list[Pro
             EXIF orientations.
         workers: number of threads that open the image files.
     """
-    problems = [Problem(kind, "", text) for kind, text in found.faults]
+    problems = list(found.problems)
     masks = sum(thing.segmentation is not None for image in found.images for thing in image.objects)
     for image in found.images:
         problems += _object_problems(image, found.classes, some_masks=masks > 0)
-    counts = Counter(thing.name for image in found.images for thing in image.objects)
+    counts = Counter(thing.class_index for image in found.images for thing in image.objects)
     problems += [
         Problem("empty class", "", f"no object of class {name}")
-        for name in found.classes
-        if not counts[name]
+        for index, name in enumerate(found.classes)
+        if not counts[index]
     ]
     if pixels:
         with ThreadPoolExecutor(workers) as pool:
@@ -111,12 +95,12 @@ def check(found: Annotations, pixels: bool = True, workers: int = 8) -> list[Pro
 def _object_problems(image: Image, classes: list[str], some_masks: bool) -> list[Problem]:
     name, problems = image.file.name, []
     for index, thing in enumerate(image.objects):
-        label = f"object {index if thing.number is None else thing.number} ({thing.name})"
+        label = f"object {index if thing.number is None else thing.number}"
+        if thing.class_index is not None:
+            label += f" ({classes[thing.class_index]})"
         problems += [
             Problem(kind, name, f"{label}: {text}") for kind, text in _box_problems(thing, image)
         ]
-        if thing.name not in classes:
-            problems.append(Problem("unknown class", name, f"{label} has an unknown class"))
         if some_masks and thing.segmentation is None and not thing.empty:
             problems.append(Problem("no masks", name, f"{label} has no mask, but others do"))
     if not image.objects:

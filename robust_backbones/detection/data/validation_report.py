@@ -5,15 +5,8 @@ from collections import Counter
 
 from robust_backbones.core.files import atomic
 from robust_backbones.detection.data import custom
-from robust_backbones.detection.data.annotations import Annotations
-from robust_backbones.detection.data.validate import (
-    FATAL,
-    NOTES,
-    REPAIRABLE,
-    Problem,
-    annotations_of,
-    check,
-)
+from robust_backbones.detection.data.annotations import Annotations, Problem
+from robust_backbones.detection.data.validate import FATAL, NOTES, REPAIRABLE, annotations_of, check
 
 
 def report(datasets: list[str], pixels: bool, listed: int, csv_file: str | None) -> int:
@@ -49,13 +42,13 @@ def report(datasets: list[str], pixels: bool, listed: int, csv_file: str | None)
 
 
 def _print_counts(name: str, annotations: Annotations) -> None:
-    objects = Counter(thing.name for image in annotations.images for thing in image.objects)
+    objects = Counter(thing.class_index for image in annotations.images for thing in image.objects)
     print(
         f"{name}: {_counted(len(annotations.images), 'image')}, "
         f"{_counted(objects.total(), 'object')}, "
         f"{_counted(len(annotations.classes), 'class', 'classes')}"
     )
-    print("  " + ", ".join(f"{label} {objects[label]}" for label in annotations.classes))
+    print("  " + ", ".join(f"{name} {objects[i]}" for i, name in enumerate(annotations.classes)))
 
 
 def _print_problems(problems: list[Problem], listed: int) -> int:

@@ -1,10 +1,12 @@
 """Read datasets in VOC's layout, including invalid annotations."""
 
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from pathlib import Path
 
 from robust_backbones.core.errors import UserError
-from robust_backbones.detection.data.annotations import Annotations, Image, Object, inside
+from robust_backbones.core.files import read_text
+from robust_backbones.detection.data.annotations import Annotations, Image, Object, Problem, inside
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".JPG", ".JPEG", ".PNG")
 
@@ -23,14 +25,14 @@ def read_voc(root: Path, split: str, classes: list[str] | None = None) -> Annota
     Raises:
         UserError: a file does not exist, or is not in VOC's format.
     """
-    root, images = Path(root), []
+    root = Path(root)
     if not root.is_dir():
         raise UserError(
             f"{root} is not a folder. Give the folder of ImageSets/, Annotations/ and JPEGImages/."
         )
     listed = root / "ImageSets" / "Main" / f"{split}.txt"
     try:
-        names = [line.split()[0] for line in listed.read_text().splitlines() if line.strip()]
+        names = [line.split()[0] for line in read_text(listed).splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError):
         splits = ", ".join(sorted(p.stem for p in listed.parent.glob("*.txt")))
         fix = f"Choose from {splits}" if splits else "Give a folder in VOC's layout, with splits"
@@ -40,14 +42,19 @@ def read_voc(root: Path, split: str, classes: list[str] | None = None) -> Annota
             inside(root, name)
     except ValueError as error:
         raise UserError(f"{listed}: {error}.") from None
-    faults = [
-        ("duplicate id", f"{name} is listed twice in {listed}")
-        for name in sorted({name for name in names if names.count(name) > 1})
+    found = Annotations(list(classes or ()), [], [])
+    found.problems += [
+        Problem("duplicate id", "", f"{name} is listed twice in {listed}")
+        for name, count in sorted(Counter(names).items())
+        if count > 1
     ]
+    labels = []  # class names of the objects of each image
     for name in dict.fromkeys(names):
         path = root / "Annotations" / f"{name}.xml"
         try:
-            images.append(_voc_image(root, name, _parse(path)))
+            tree = _parse(path)
+            found.images.append(_voc_image(root, name, tree))
+            labels.append([_text(row, "name").strip() for row in tree.findall("object")])
         except FileNotFoundError:
             raise UserError(f"{listed} lists {name}, but {path} does not exist.") from None
         except OSError as error:
@@ -55,8 +62,16 @@ def read_voc(root: Path, split: str, classes: list[str] | None = None) -> Annota
         except _NOT_VOC as error:
             raise UserError(f"{path} is not a VOC annotation ({error}).") from None
     if classes is None:
-        classes = sorted({thing.name for image in images for thing in image.objects if thing.name})
-    return Annotations(list(classes), list(range(len(classes))), images, faults)
+        found.classes = sorted({name for names in labels for name in names if name})
+    found.ids = list(range(len(found.classes)))
+    indices = {name: index for index, name in enumerate(found.classes)}
+    for image, names in zip(found.images, labels, strict=True):
+        for number, (thing, name) in enumerate(zip(image.objects, names, strict=True)):
+            thing.class_index = indices.get(name)
+            if thing.class_index is None:
+                text = f"object {number} has class '{name}', which is not listed"
+                found.problems.append(Problem("unknown class", image.file.name, text))
+    return found
 
 
 _NOT_VOC = (
@@ -91,7 +106,7 @@ def _voc_image(root: Path, name: str, tree: ElementTree.Element) -> Image:
         x0, y0, x1, y1 = ends
         image.objects.append(
             Object(
-                _text(row, "name").strip(),
+                None,  # `read_voc` sets the class
                 (x0 - 1, y0 - 1, x1, y1),
                 ends,
                 empty=not (x1 > x0 and y1 > y0),

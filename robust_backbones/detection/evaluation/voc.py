@@ -145,11 +145,10 @@ def voc_annotations(name: str) -> dict:
     # Read the files again, because Detectron2's loader drops the flag `difficult`.
     root = Path(PathManager.get_local_path(meta.dirname))
     found = read_voc(root, meta.split, list(meta.thing_classes))
-    indices = {name: index for index, name in enumerate(found.classes)}
     rows = []
     for image in found.images:
         for thing in image.objects:
-            if thing.name not in indices:
+            if thing.class_index is None:
                 continue
             assert thing.box is not None  # always true for VOC
             left, top, right, bottom = thing.box
@@ -158,7 +157,7 @@ def voc_annotations(name: str) -> dict:
                 {
                     "id": len(rows) + 1,
                     "image_id": image.id,
-                    "category_id": indices[thing.name],
+                    "category_id": thing.class_index,
                     "bbox": [left, top, *size],
                     "area": size[0] * size[1],
                     "iscrowd": int(thing.difficult),
@@ -166,7 +165,7 @@ def voc_annotations(name: str) -> dict:
             )
     return {
         "images": [{"id": image.id} for image in found.images],
-        "categories": [{"id": index, "name": name} for name, index in indices.items()],
+        "categories": [{"id": index, "name": name} for index, name in enumerate(found.classes)],
         "annotations": rows,
     }
 
