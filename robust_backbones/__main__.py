@@ -3,12 +3,11 @@
 `python -m robust_backbones COMMAND ...` does the same.
 """
 
-import difflib
 import importlib
 import sys
 
 from robust_backbones.core.cli import program_name
-from robust_backbones.core.errors import UserError, user_errors
+from robust_backbones.core.errors import UserError, choose_from, user_errors
 
 # Each command, with the module of its `main` function and a description for the list of commands.
 COMMANDS = {
@@ -66,11 +65,8 @@ def run(program: str, commands: dict[str, tuple[str, str]], arguments: list[str]
         return
     name = arguments[0].replace("_", "-")
     if name not in commands:
-        near = difflib.get_close_matches(name, commands, n=1)
-        hint = f"Did you mean {near[0]}? " if near else ""
-        raise UserError(
-            f"command '{arguments[0]}' is unknown. {hint}Choose from {', '.join(commands)}."
-        )
+        known = choose_from(name, commands, f"List all commands with: {program} --help")
+        raise UserError(f"command '{arguments[0]}' is unknown. {known}")
     sys.argv = [f"{program} {name}", *arguments[1:]]  # argparse prints argv[0] as the program
     if status := importlib.import_module(commands[name][0]).main(arguments[1:]):
         sys.exit(status)

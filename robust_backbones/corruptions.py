@@ -14,7 +14,7 @@ import types
 
 import numpy as np
 
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, choose_from
 
 GROUPS = {
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
@@ -120,9 +120,11 @@ def choose(names: list[str] | None) -> list[str]:
     wanted = set()
     for name in names or KINDS:
         if name not in GROUPS and name not in KINDS:
-            raise UserError(
-                f"corruption '{name}' is unknown. Choose from the groups {', '.join(GROUPS)} and "
-                f"the kinds {', '.join(KINDS)}."
+            known = choose_from(
+                name,
+                [*GROUPS, *KINDS],
+                f"Choose from the groups {', '.join(GROUPS)} and the kinds {', '.join(KINDS)}.",
             )
+            raise UserError(f"corruption '{name}' is unknown. {known}")
         wanted |= set(GROUPS.get(name, (name,)))
     return [kind for kind in KINDS if kind in wanted]

@@ -3,13 +3,12 @@
 This module does not import torch.
 """
 
-import difflib
 import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, choose_from
 
 
 @dataclass(frozen=True)
@@ -227,12 +226,8 @@ def find(name: str) -> Model:
         canonical = f"{_full_arch(arch)}_{constraint}_eps{float(number):g}"
     if canonical in MODELS:
         return MODELS[canonical]
-    similar = difflib.get_close_matches(canonical, MODELS, n=3)
-    hint = f"Did you mean {' or '.join(similar)}? " if similar else ""
-    raise UserError(
-        f"no published model is named '{plain}'. {hint}List all names with: "
-        "robust-backbones zoo list"
-    )
+    names = choose_from(canonical, MODELS, "List all names with: robust-backbones zoo list")
+    raise UserError(f"no published model is named '{plain}'. {names}")
 
 
 def _full_arch(name: str) -> str:
@@ -275,7 +270,7 @@ def select(arch: str | None = None, constraint: str | None = None) -> list[Model
     archs = dict.fromkeys(model.arch for model in MODELS.values())
     arch = _full_arch(arch) if arch else None
     if arch not in (None, *archs):
-        raise UserError(f"--arch {arch}: unknown architecture. Choose from {', '.join(archs)}.")
+        raise UserError(f"--arch {arch}: unknown architecture. {choose_from(str(arch), archs)}")
     return [
         m for m in MODELS.values() if arch in (None, m.arch) and constraint in (None, m.constraint)
     ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, choose_from
 from robust_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
 TOP1, MEAN_PER_CLASS = "top1", "mean_per_class"
@@ -384,7 +384,13 @@ def find_dataset(name: str) -> DatasetSpec:
         UserError: no dataset has that name.
     """
     if name not in DATASETS:
-        raise UserError(f"dataset '{name}' is unknown. Choose from {', '.join(DATASETS)}.")
+        known = choose_from(
+            name,
+            DATASETS,
+            "Choose folder for your own images, or list the names with: "
+            "python -m classification.datasets list",
+        )
+        raise UserError(f"dataset '{name}' is unknown. {known}")
     return DATASETS[name]
 
 

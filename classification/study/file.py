@@ -10,7 +10,7 @@ from typing import Any
 from classification.study.commands import COMMANDS, identity
 from classification.study.storage import Store, is_url
 from classification.study.yaml_lines import Entry, read_yaml
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, choose_from
 from robust_backbones.core.resources import config_file
 
 FILE_KEYS = ("output", "parts")
@@ -135,9 +135,7 @@ def _read_part(entry: Entry, earlier: set[str]) -> Part:
     command = entry.child("command", "transfer")
     program = str(command.value).replace("-", "_")  # so that robustness-eval is allowed
     if program not in COMMANDS:
-        raise command.error(
-            f"unknown command '{command.value}'. Choose from {', '.join(COMMANDS)}."
-        )
+        raise command.error(f"unknown command '{command.value}'. {choose_from(program, COMMANDS)}")
     name = entry.child("name", program)
     if not isinstance(name.value, str) or not re.fullmatch(r"\w[\w.+=-]*", name.value):
         raise name.error(f"invalid part name '{name.value}'. Use letters, digits and . _ + = -")
@@ -286,7 +284,7 @@ def _folder_of(name: str, part: Part, labels: dict[str, str], earlier: list[Stud
     if name not in parts:
         raise part.entry.error(
             f"{{{name}}} is neither an axis nor an earlier part. "
-            f"Choose from {', '.join([*labels, *parts])}.",
+            f"{choose_from(name, [*labels, *parts])}",
             "common",
         )
     found = [

@@ -1,6 +1,5 @@
 """Read YAML files with line numbers, so that error messages can name the line."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, choose_from
 from robust_backbones.core.yaml_entries import check_entries
 
 
@@ -55,11 +54,7 @@ class Entry:
         """Raise a `UserError` if a mapping has a key that is not allowed."""
         for key in self.value:
             if key not in allowed:
-                near = difflib.get_close_matches(str(key), allowed, 1)
-                hint = f" Did you mean {near[0]}?" if near else ""
-                raise self.error(
-                    f"unknown key '{key}'.{hint} Choose from {', '.join(allowed)}.", key
-                )
+                raise self.error(f"unknown key '{key}'. {choose_from(str(key), allowed)}", key)
 
     def mapping(self) -> dict:
         """Return the value. Raise a `UserError` if the value is not a mapping."""

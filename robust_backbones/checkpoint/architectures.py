@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model, resnet
 
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, choose_from
 from robust_backbones.zoo import ARCHS, ResNetArch
 
 BATCH_COUNTER = "num_batches_tracked"  # BatchNorm buffer that PyTorch before 0.4.1 did not save
@@ -39,7 +39,7 @@ def build_network(arch: str, num_classes: int = 1000) -> nn.Module:
 def check_arch(arch: str) -> None:
     """Raise a UserError if `arch` is not a key of `zoo.ARCHS`."""
     if arch not in ARCHS:
-        raise UserError(f"architecture '{arch}' is unknown. Choose from {', '.join(ARCHS)}.")
+        raise UserError(f"architecture '{arch}' is unknown. {choose_from(arch, ARCHS)}")
 
 
 def recognize(tensors: dict[str, Tensor], expected: str | None, source: object) -> str:

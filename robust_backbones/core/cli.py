@@ -1,7 +1,6 @@
 """Command-line parsers with readable help and one-line errors."""
 
 import argparse
-import difflib
 import math
 import os
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from robust_backbones.core.eps import parse_number
+from robust_backbones.core.errors import choose_from, nearest
 
 MAX_CHOICES = 6  # more choices are listed after the help text instead of in the metavar
 MAX_OPTIONS = 12  # with more options, the usage line shows only the required ones
@@ -112,7 +112,12 @@ class Parser(argparse.ArgumentParser):
             unknown = message.partition("unrecognized arguments: ")[2].split()
         if unknown and (similar := self.most_similar(unknown[0])):
             message += f"; did you mean {similar}?"
-        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"error: {message.removesuffix('.')} (see {self.prog} --help)\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = choose_from(str(value), map(str, action.choices))
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r}. {known}")
 
     def _is_unknown_option(self, word: str) -> bool:
         name = word.split("=")[0]  # argparse also accepts abbreviated options
@@ -122,7 +127,7 @@ class Parser(argparse.ArgumentParser):
         """Return the option that is most similar to the word, or None if no option is similar."""
         # Compare without dashes, which would make short options similar to any word.
         options = {option.strip("-"): option for option in self._option_string_actions}
-        near = difflib.get_close_matches(word.split("=")[0].strip("-"), options, 1)
+        near = nearest(word.split("=")[0].strip("-"), options, 1)
         return options[near[0]] if near else None
 
 

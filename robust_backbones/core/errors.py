@@ -1,17 +1,20 @@
 """Report user errors without a traceback. Exit cleanly on Ctrl-C, closed pipes and full disks."""
 
 import contextlib
+import difflib
 import errno
 import io
 import os
 import select
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
 EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 130, 141  # exit codes that shells report for SIGINT, SIGPIPE
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # full disk, full quota, file too large
+MAX_LISTED = 12  # messages list more names than this only by the command that prints all
+MAX_NAME = 100  # longest name in characters that is compared with the known ones
 MAX_LENGTH = 2000  # longest message in characters; a message may quote a hostile file
 
 
@@ -36,6 +39,40 @@ class WorkerFailure(str):
 
     Workers return the message, because a data loader adds the worker's traceback to exceptions.
     """
+
+
+def nearest(name: str, choices: Iterable[str], count: int = 3, least: float = 0.6) -> list[str]:
+    """Return the names most similar to `name`, the most similar first. Ignore upper case.
+
+    Args:
+        name: unknown name.
+        choices: known names.
+        count: largest length of the result.
+        least: smallest similarity, in [0, 1] as in difflib. Names that contain `name` follow.
+    """
+    word = name[:MAX_NAME].lower()
+    ratios = {c: difflib.SequenceMatcher(None, word, c.lower()).ratio() for c in choices}
+    similar = sorted((c for c in ratios if ratios[c] >= least), key=lambda c: -ratios[c])
+    if len(word) >= 3:  # shorter words are part of too many names
+        similar += [c for c in ratios if word in c.lower() and c not in similar]
+    return similar[:count]
+
+
+def choose_from(name: str, choices: Iterable[str], list_all: str = "") -> str:
+    """Return the end of the message about an unknown name: similar names, and how to see all.
+
+    Args:
+        name: unknown name.
+        choices: known names. Up to `MAX_LISTED` names are all listed.
+        list_all: sentence that says how to list the names if there are more.
+    """
+    known = list(choices)
+    similar = nearest(name, known)
+    hint = f"Did you mean {' or '.join(similar)}? " if similar else ""
+    if len(known) <= MAX_LISTED:
+        return f"{hint}Choose from {', '.join(known)}."
+    shown = ", ".join(known[:MAX_LISTED])
+    return hint + (list_all or f"Choose from {shown}, and {len(known) - MAX_LISTED} more.")
 
 
 def _escape(character: str) -> str:

@@ -1,12 +1,11 @@
 """Find packaged configs, and determine the version of the code."""
 
-import difflib
 import functools
 import subprocess
 from pathlib import Path
 
 from robust_backbones import __version__
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, nearest
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _PREFIX = "robust-backbones"  # `_BASE_: robust-backbones/base/voc.yaml` names a packaged config
@@ -35,8 +34,8 @@ def get_config_file(name: str) -> str:
     """
     file = _packaged(Path(name))
     if file is None:
-        known = {path.relative_to(configs()).as_posix(): path for path in configs().rglob("*.yaml")}
-        raise UserError(f"no packaged config is named '{name}'. {_suggestion(name, list(known))}")
+        known = sorted(path.relative_to(configs()).as_posix() for path in configs().rglob("*.yaml"))
+        raise UserError(f"no packaged config is named '{name}'. {_suggestion(name, known)}")
     return str(file)
 
 
@@ -83,7 +82,7 @@ def _packaged(path: Path) -> Path | None:
 
 def _suggestion(name: str, known: list[str]) -> str:
     by_stem = {Path(text).stem: text for text in reversed(known)}  # keep the first text per stem
-    near = difflib.get_close_matches(Path(name).stem, by_stem, n=4, cutoff=0.3)
+    near = nearest(Path(name).stem, reversed(by_stem))
     if not near:
         return f"The packaged configs are in {configs()}."
     return f"Did you mean {', '.join(by_stem[stem] for stem in near)}?"

@@ -1,6 +1,5 @@
 """Declare this project's configuration keys, load configurations with overrides, and check them."""
 
-import difflib
 import io
 import math
 import re
@@ -13,7 +12,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MetadataCatalog
 
 from robust_backbones.core.eps import CONSTRAINTS, check_eps, parse_number
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, nearest
 from robust_backbones.core.resources import config_file, require_config
 from robust_backbones.core.results import flatten
 from robust_backbones.core.yaml_entries import check_entries
@@ -250,7 +249,7 @@ def _similar(cfg: CfgNode, key: str) -> str:
     It suggests keys with similar names, or else lists all keys of the section.
     """
     keys = flatten(cfg)
-    if near := difflib.get_close_matches(key.upper(), keys, n=2, cutoff=0.8):
+    if near := nearest(key, keys, 2, least=0.8):
         return f". Did you mean {' or '.join(near)}?"
     section = key.rpartition(".")[0]
     own = [name.removeprefix(f"{section}.") for name in keys if name.startswith(f"{section}.")]

@@ -239,8 +239,8 @@ def test_what_options_decide(options, expected):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--arch", "vgg16"], "invalid choice: 'vgg16'.*resnet18"),
-        (["--dataset", "mnist"], "invalid choice: 'mnist'.*digits"),
+        (["--arch", "vgg16"], "invalid choice: 'vgg16'. Did you mean vgg16_bn"),
+        (["--dataset", "mnist"], "invalid choice: 'mnist'. Choose from digits, .*more"),
         (["--constraint", "l1"], "invalid choice: 'l1'.*l2.*linf"),
         (["--constraint", "linf", "--eps", "4"], "Did you mean 4/255"),
         (["--eps", "-1"], "'-1' is not a finite number of at least 0"),

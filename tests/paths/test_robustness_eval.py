@@ -145,7 +145,7 @@ def test_killed_and_resumed_it_gives_the_same(done, weights, tmp_path, capsys):
         (["--images", "0"], "'0' is not a whole number of at least 1"),
         (["--steps", "1.5"], "'1.5' is not a whole number"),
         (["--constraint", "l1"], "invalid choice: 'l1'.*l2.*linf"),
-        (["--dataset", "mnist"], "invalid choice: 'mnist'.*digits"),
+        (["--dataset", "mnist"], "invalid choice: 'mnist'. Choose from digits, .*more"),
         (["--weights", "nowhere.pt"], "file 'nowhere.pt' does not exist"),
         (["--weights", "robust://resnet50_l2_eps77"], "resnet50_l2_eps77"),
         (

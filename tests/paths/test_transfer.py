@@ -295,7 +295,7 @@ def test_the_default_folder_names_the_run(network, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--dataset", "mnist"], "invalid choice: 'mnist'.*digits"),
+        (["--dataset", "mnist"], "invalid choice: 'mnist'. Choose from digits, .*more"),
         (["--mode", "half"], "invalid choice: 'half'"),
         (["--epochs", "3"], "--epochs does not apply to --probe logistic. Omit it, or choose"),
         (["--probe", "sgd", "--penalty", "1"], "--penalty does not apply to --probe sgd"),

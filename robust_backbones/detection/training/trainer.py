@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, choose_from
 from robust_backbones.core.results import flatten
 from robust_backbones.core.signals import Stopped, StopSignals
 from robust_backbones.detection.checkpointer import StrictCheckpointer
@@ -94,7 +94,7 @@ class Trainer(DefaultTrainer):
         if self.cfg.TEST.BEST not in flat:
             raise UserError(
                 f"TEST.BEST is '{self.cfg.TEST.BEST}', which is not a metric of the evaluation. "
-                f"Choose from {', '.join(flat)}."
+                f"{choose_from(self.cfg.TEST.BEST, flat)}"
             )
         value = flat[self.cfg.TEST.BEST]
         if value > (self.best["value"] if self.best else float("-inf")):  # also false for NaN

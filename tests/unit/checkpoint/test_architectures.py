@@ -63,7 +63,9 @@ def test_a_wrong_expectation_names_the_right_architecture():
         UserError, match="network is a resnet34, not a resnet50. Pass --arch resnet34"
     ):
         networks.recognize(shapes("resnet34"), "resnet50", "file")
-    with pytest.raises(UserError, match="architecture 'resnet9' is unknown. Choose from resnet18"):
+    with pytest.raises(
+        UserError, match="architecture 'resnet9' is unknown. Did you mean resnet18 or"
+    ):
         networks.recognize(shapes("resnet34"), "resnet9", "file")
     with pytest.raises(UserError, match="'fc.weight' and 'fc.bias' have different numbers"):
         networks.recognize(shapes("resnet18") | {"fc.bias": torch.empty(3)}, None, "file")

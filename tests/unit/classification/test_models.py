@@ -73,7 +73,7 @@ def test_a_file_without_head_is_refused(tmp_path):
 
 
 def test_unknown_architecture():
-    with pytest.raises(UserError, match="'vgg' is unknown. Choose from resnet18"):
+    with pytest.raises(UserError, match="'vgg' is unknown. Did you mean vgg16_bn"):
         Classifier("vgg", 10)
 
 

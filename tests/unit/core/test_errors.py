@@ -1,11 +1,12 @@
 """Test how programs end: user errors, Ctrl-C, closed pipes."""
 
+import re
 import subprocess
 import sys
 
 import pytest
 
-from robust_backbones.core.errors import UserError, user_errors
+from robust_backbones.core.errors import UserError, choose_from, nearest, user_errors
 
 
 def test_user_errors_are_one_line_and_exit_with_2(capsys):
@@ -21,6 +22,43 @@ def test_interrupted_is_one_line(capsys):
     with pytest.raises(SystemExit) as stop, user_errors():
         raise KeyboardInterrupt
     assert stop.value.code == 130 and capsys.readouterr().err.startswith("interrupted.")
+
+
+MANY = [f"name{i}" for i in range(20)]
+
+
+@pytest.mark.parametrize(
+    "name, names, similar",
+    [
+        ("CIFAR-10", ["cifar10", "cifar100", "pets"], ["cifar10", "cifar100"]),
+        (
+            "mask_rcnn",
+            ["coco_mask_rcnn_robust_eps3", "coco_retinanet"],
+            ["coco_mask_rcnn_robust_eps3"],
+        ),
+        ("ab", ["abacus", "cables"], []),
+        ("zzz", ["cifar10"], []),
+        ("", ["cifar10"], []),
+        ("name", MANY, 3),
+    ],
+)
+def test_similar_names_are_suggested(name, names, similar):
+    found = nearest(name, names)
+    assert len(found) == similar if isinstance(similar, int) else found == similar
+
+
+@pytest.mark.parametrize(
+    "name, names, list_all, message",
+    [
+        ("pest", ["pets", "cars"], "unused", "Did you mean pets? Choose from pets, cars."),
+        ("birds", ["pets", "cars"], "", "Choose from pets, cars."),
+        ("nome7", MANY, "List all with: list", "Did you mean name7 or .*[?] List all with: list"),
+        ("zzz", MANY, "List all with: list", "List all with: list"),
+        ("zzz", MANY, "", f"Choose from {', '.join(MANY[:12])}, and 8 more."),
+    ],
+)
+def test_an_unknown_name_is_answered_with_similar_ones(name, names, list_all, message):
+    assert re.fullmatch(message.replace("pets?", "pets[?]"), choose_from(name, names, list_all))
 
 
 HEAD = "from robust_backbones.core.errors import user_errors\nwith user_errors():\n    "

@@ -180,7 +180,7 @@ def test_shards_are_only_counted(tree, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["check", "mnist"], "dataset 'mnist' is unknown. Choose from digits"),
+        (["check", "mnist"], "dataset 'mnist' is unknown. Choose folder for your own"),
         (
             ["check", "cars"],
             "dataset 'cars' needs data, .* Pass --data DIR, or set ROBUST_BACKBONES_DATA",
