@@ -70,6 +70,7 @@ def main(argv: list[str] | None = None) -> None:
             args.config,
             args.opts,
             args.output,
+            dataset=args.dataset,
             constraint=args.constraint,
             radii=radii,
             steps=args.steps,

@@ -6,19 +6,15 @@ robust-backbones check-data cells=voc:/data/BCCD:train voc_2012_val
 import argparse
 
 from robust_backbones.core.cli import Parser, whole
+from robust_backbones.core.dataset_forms import LAYOUTS, SYNTAX
 from robust_backbones.core.errors import user_errors
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = Parser(description=__doc__)
+    parser = Parser(description=__doc__, epilog=LAYOUTS)
     add = parser.add_argument
-    add(
-        "data",
-        nargs="+",
-        metavar="DATA",
-        help="NAME=coco:IMAGES:ANNOTATIONS.json, NAME=voc:ROOT:SPLIT, or a registered dataset",
-    )
+    add("data", nargs="+", metavar="DATA", help=f"registered dataset, or {SYNTAX}")
     add(
         "--no-pixels",
         action="store_true",

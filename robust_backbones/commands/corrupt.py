@@ -45,6 +45,7 @@ def main(argv: list[str] | None = None) -> None:
             args.config,
             args.opts,
             args.output,
+            dataset=args.dataset,
             kinds=args.corruptions,
             severities=sorted(set(args.severities)),
             images=args.images,

@@ -1,4 +1,4 @@
-"""Options that `attack` and `corrupt` share."""
+"""Options that `attack` and `corrupt` share, and `KEY VALUE` pairs between options."""
 
 import argparse
 import re
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from robust_backbones.core.cli import Parser, count, whole
+from robust_backbones.core.dataset_forms import LAYOUTS, SYNTAX
 
 # Pattern of config keys on a command line, such as MODEL.WEIGHTS and SEED.
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+|OUTPUT_DIR|SEED")
@@ -17,7 +18,7 @@ def parser(description: str) -> Parser:
         description=description,
         usage="%(prog)s --config FILE [options] [KEY VALUE ...]",
         epilog="KEY VALUE pairs change the config: MODEL.WEIGHTS mine.pth.\n"
-        "To continue an interrupted evaluation, repeat the command.",
+        f"To continue an interrupted evaluation, repeat the command.\n\n{LAYOUTS}",
     )
     add = shared.add_argument
     add(
@@ -27,6 +28,11 @@ def parser(description: str) -> Parser:
         required=True,
         metavar="FILE",
         help="YAML file of the detector; MODEL.WEIGHTS must be a trained detector",
+    )
+    add(
+        "--dataset",
+        metavar="DATA",
+        help=f"registered dataset, or {SYNTAX} (default: DATASETS.TEST)",
     )
     add(
         "--images",

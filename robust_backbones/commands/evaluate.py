@@ -1,19 +1,28 @@
-"""Score a file of detections with COCO's metrics, or VOC's on VOC datasets.
+"""Score a file of detections with COCO's metrics, or with VOC's and COCO's on VOC datasets.
 
 robust-backbones evaluate coco_instances_results.json --annotations instances_val2017.json
 robust-backbones evaluate coco_instances_results.json --dataset voc_2007_test --csv scores.csv
+robust-backbones evaluate coco_instances_results.json --dataset cells=voc:/data/BCCD:test
 """
 
 import argparse
 
+from robust_backbones.commands import detector_options
 from robust_backbones.core.cli import Parser
+from robust_backbones.core.dataset_forms import LAYOUTS, SYNTAX
 from robust_backbones.core.errors import user_errors
 from robust_backbones.core.files import check_readable
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = Parser(description=__doc__)
+    parser = Parser(
+        description=__doc__,
+        usage="%(prog)s PREDICTIONS.json [options] [KEY VALUE ...]",
+        epilog="KEY VALUE pairs set how a dataset is read, such as DATASETS.REPAIR True, and\n"
+        "DATASETS.CLASSES \"['cat', 'dog']\" for the order of category_id in VOC data.\n\n"
+        + LAYOUTS,
+    )
     add = parser.add_argument
     add(
         "predictions",
@@ -24,9 +33,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     truth = parser.add_mutually_exclusive_group(required=True)
     truth.add_argument("--annotations", metavar="FILE", help="COCO annotation file")
     truth.add_argument(
-        "--dataset",
-        metavar="NAME",
-        help="registered dataset, such as coco_2017_val or voc_2007_test",
+        "--dataset", metavar="DATA", help=f"registered dataset, such as coco_2017_val, or {SYNTAX}"
     )
     add(
         "--tasks",
@@ -46,7 +53,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--csv", metavar="FILE", help="write the table as task, metric, class, percent")
     add("--output", metavar="FILE", help="write a result file (docs/formats.md)")
-    return parser.parse_args(argv)
+    args = detector_options.parse(parser, argv)
+    if args.opts and not args.dataset:
+        parser.error("KEY VALUE pairs need --dataset")
+    return args
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -55,12 +65,13 @@ def main(argv: list[str] | None = None) -> None:
     with user_errors():
         for path in filter(None, (args.predictions, args.annotations)):
             check_readable(path, "Give a JSON file")
-        from robust_backbones.detection.evaluation.saved_report import report
+        from robust_backbones.detection.saved_report import report
 
         report(
             args.predictions,
             annotations=args.annotations,
             dataset=args.dataset,
+            overrides=args.opts,
             tasks=args.tasks,
             areas=args.areas,
             csv=args.csv,

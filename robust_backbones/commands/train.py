@@ -12,13 +12,14 @@ import argparse
 import os
 
 from robust_backbones.core.cli import Parser, count, whole
+from robust_backbones.core.dataset_forms import LAYOUTS, SYNTAX
 from robust_backbones.core.errors import user_errors
 from robust_backbones.core.resources import require_config
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line. Options that Detectron2 also has have the same names as there."""
-    parser = Parser(description=__doc__)
+    parser = Parser(description=__doc__, epilog=LAYOUTS)
     add = parser.add_argument
     add(
         "--config",
@@ -33,9 +34,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
             f"--dataset-{split}",
             action="append",
             default=[],
-            metavar="NAME=DATA",
-            help=f"{use} your own dataset, NAME=coco:IMAGES:ANNOTATIONS.json or "
-            "NAME=voc:ROOT:SPLIT, or a registered dataset, NAME (repeatable)",
+            metavar="DATA",
+            help=f"{use} a registered dataset, or {SYNTAX} (repeatable)",
         )
     add(
         "--resume",

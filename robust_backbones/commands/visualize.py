@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 from robust_backbones.core.cli import Parser, count, number, whole
+from robust_backbones.core.dataset_forms import LAYOUTS, SYNTAX
 from robust_backbones.core.errors import user_errors
 from robust_backbones.core.resources import require_config
 
@@ -22,7 +23,7 @@ _score = number(float, lambda value: 0 <= value <= 1, "a number in [0, 1]")
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = Parser(description=__doc__)
+    parser = Parser(description=__doc__, epilog=LAYOUTS)
     add = parser.add_argument
     add("--output", required=True, metavar="DIR", help="folder of the page and the pictures")
     add(
@@ -34,9 +35,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add(
         "--dataset",
-        metavar="NAME",
-        help="registered dataset, or NAME=coco:IMAGES:ANNOTATIONS.json or NAME=voc:ROOT:SPLIT "
-        "(default: the first of DATASETS.TEST)",
+        metavar="DATA",
+        help=f"registered dataset, or {SYNTAX} (default: the first of DATASETS.TEST)",
     )
     add(
         "--compare",

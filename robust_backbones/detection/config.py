@@ -1,6 +1,7 @@
 """Declare this project's configuration keys, load configurations with overrides, and check them."""
 
 import io
+import logging
 import math
 import re
 from collections.abc import Sequence
@@ -70,9 +71,8 @@ def add_robust_config(cfg: CfgNode) -> None:
     # model_best.pth. The model is selected on DATASETS.TEST, so this value is biased upwards. If
     # the key is empty, no best model is saved.
     cfg.TEST.BEST = ""
-    # Custom datasets, NAME=coco:IMAGES:ANNOTATIONS.json or NAME=voc:ROOT:SPLIT. Their names can be
-    # used in TRAIN and TEST. The options --dataset-train and --dataset-test of robust-backbones
-    # train set this key.
+    # Custom datasets, in the forms of robust_backbones.core.dataset_forms. Their names can be used
+    # in TRAIN and TEST. Custom datasets that are listed in TRAIN or TEST are moved to this key.
     cfg.DATASETS.CUSTOM = []
     # Class names of the datasets in CUSTOM, in the order of the model's outputs. If the list is
     # empty, the names and their order are read from the annotation files.
@@ -96,8 +96,9 @@ def load_config(
     Args:
         path: config file, or the name of a packaged config; see `config_file`.
         overrides: flat list of `KEY VALUE` pairs.
-        datasets: datasets that replace the datasets of the config, `{"TRAIN" or "TEST": [NAME or
-            NAME=DATA]}`. If only training data are given, the run does not evaluate.
+        datasets: datasets that replace the datasets of the config and the overrides, `{"TRAIN" or
+            "TEST": [registered or custom dataset]}`. If only training data are given, the run does
+            not evaluate, unless the overrides contain `DATASETS.TEST`.
 
     Raises:
         UserError: the file is missing or invalid, a key is unknown, a value has the wrong type, or
@@ -127,11 +128,16 @@ def load_config(
             empty = ', or "" for none' if isinstance(defaults[key], str) else ""
             raise UserError(f"{path} or overrides: {key} has no value. Give one{empty}.")
     datasets = {split: chosen for split, chosen in (datasets or {}).items() if chosen}
-    if "TRAIN" in datasets:
+    if "TRAIN" in datasets and "DATASETS.TEST" not in overrides[::2]:
         cfg.DATASETS.TEST = ()
     for split, chosen in datasets.items():
-        cfg.DATASETS[split] = tuple(text.split("=")[0] for text in chosen)
-        cfg.DATASETS.CUSTOM = [*cfg.DATASETS.CUSTOM, *filter(custom.is_path, chosen)]
+        if f"DATASETS.{split}" in overrides[::2]:
+            logging.getLogger(__name__).warning(
+                "DATASETS.%s %s has no effect: the dataset option replaces it with %s",
+                *(split, cfg.DATASETS[split], ", ".join(chosen)),
+            )
+        cfg.DATASETS[split] = tuple(chosen)
+    custom.name_datasets(cfg)
     if cfg.OUTPUT_DIR == get_cfg().OUTPUT_DIR:
         cfg.OUTPUT_DIR = f"output/{path.stem}"  # each config gets its own folder
     if cfg.SEED < 0:
@@ -143,6 +149,24 @@ def load_config(
         # that only draw annotations need no weights.
         if cfg.MODEL.ROBUST.ARCH or weights.startswith(SCHEME) or Path(weights).is_file():
             set_architecture(cfg)
+    return cfg
+
+
+def dataset_config(dataset: str, overrides: Sequence[str] = ()) -> CfgNode:
+    """Create a configuration without a detector, for commands that only read a dataset.
+
+    Args:
+        dataset: registered or custom dataset, which becomes `DATASETS.TEST`.
+        overrides: flat list of `KEY VALUE` pairs.
+
+    Raises:
+        UserError: a key is unknown, or a value has the wrong type.
+    """
+    cfg = get_cfg()
+    add_robust_config(cfg)
+    merge_overrides(cfg, overrides)
+    cfg.DATASETS.TEST = (dataset,) if dataset else ()
+    custom.name_datasets(cfg)
     return cfg
 
 
@@ -269,7 +293,9 @@ def _refuse_default_weights(cfg: CfgNode) -> None:
         )
 
 
-def check_inputs(cfg: CfgNode, train: bool, resume: bool = False) -> None:
+def check_inputs(
+    cfg: CfgNode, train: bool, resume: bool = False, overrides: Sequence[str] = ()
+) -> None:
     """Check datasets and weights before a run starts.
 
     Weights with a URL or a published name are downloaded here, before processes are spawned. The
@@ -279,13 +305,15 @@ def check_inputs(cfg: CfgNode, train: bool, resume: bool = False) -> None:
         cfg: configuration, changed in place.
         train: whether the run uses `DATASETS.TRAIN`.
         resume: whether the run resumes from its last checkpoint, if the checkpoint exists.
+        overrides: `KEY VALUE` pairs that the user gave. A number of classes among them that differs
+            from the custom datasets is an error; the number in the config file is replaced.
 
     Raises:
-        UserError: a dataset or file is missing or invalid.
+        UserError: a dataset or file is missing or invalid, or contradicts the overrides.
     """
     if not cfg.OUTPUT_DIR or Path(cfg.OUTPUT_DIR).is_file():
         raise UserError(f"OUTPUT_DIR is '{cfg.OUTPUT_DIR}'. Give the name of a folder.")
-    custom.prepare_custom(cfg, train)
+    custom.prepare_custom(cfg, train, overrides[::2])
     names = [*(cfg.DATASETS.TRAIN if train else ()), *cfg.DATASETS.TEST]
     for name in names:
         check_dataset(name)

@@ -58,7 +58,7 @@ def launch(
     """
     cfg = config.load_config(path, overrides, datasets=datasets)
     notice = config.set_device(cfg, processes.gpus, processes.machines)
-    config.check_inputs(cfg, train=not mode.eval_only, resume=mode.resume)
+    config.check_inputs(cfg, not mode.eval_only, mode.resume, overrides)
     if notice:
         print(notice, file=sys.stderr)
     cfg.freeze()

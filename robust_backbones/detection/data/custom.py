@@ -1,10 +1,11 @@
-"""Custom datasets, `NAME=coco:IMAGES:ANNOTATIONS.json` or `NAME=voc:ROOT:SPLIT`.
+"""Custom datasets, such as `NAME=voc:ROOT:SPLIT`; see `core.dataset_forms`.
 
 The configuration lists them in `DATASETS.CUSTOM`. Therefore, every process of a run uses the same
 data, and so does every repetition of the run.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,13 +15,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from pycocotools import mask as coco_mask
 
+from robust_backbones.core.dataset_forms import FORMS, SYNTAX
 from robust_backbones.core.errors import UserError
 from robust_backbones.detection.data.annotations import Annotations, Image, Object
 from robust_backbones.detection.data.coco_annotations import read_coco
 from robust_backbones.detection.data.voc_annotations import read_voc
-
-KINDS = {"coco": "IMAGES:ANNOTATIONS.json", "voc": "ROOT:SPLIT"}
-FORMS = " or ".join(f"NAME={kind}:{rest}" for kind, rest in KINDS.items())
 
 
 @dataclass(frozen=True)
@@ -69,17 +68,24 @@ def parse_dataset(text: str) -> CustomDataset:
     """Parse the description of a custom dataset.
 
     Raises:
-        UserError: the text has none of the formats in `FORMS`.
+        UserError: the text has none of the forms in `FORMS`.
     """
     name, equals, path = text.partition("=")
     kind, _, rest = path.partition(":")
     folder, colon, listing = rest.rpartition(":")
-    if not (name and equals and kind in KINDS and folder and colon and listing):
-        raise UserError(f"dataset '{text}' is not a name and path. Give {FORMS}.")
+    if not (name and equals and kind in FORMS and folder and colon and listing):
+        raise UserError(f"dataset '{text}' is not a name and path. Give {SYNTAX}.")
     return CustomDataset(name, kind, folder, listing)
 
 
-def prepare_custom(cfg: CfgNode, train: bool) -> None:
+def name_datasets(cfg: CfgNode) -> None:
+    """Move custom datasets from `DATASETS.TRAIN` and `TEST` to `CUSTOM`, and leave their names."""
+    for split in ("TRAIN", "TEST"):
+        cfg.DATASETS.CUSTOM = [*cfg.DATASETS.CUSTOM, *filter(is_path, cfg.DATASETS[split])]
+        cfg.DATASETS[split] = tuple(text.split("=")[0] for text in cfg.DATASETS[split])
+
+
+def prepare_custom(cfg: CfgNode, train: bool, given: Sequence[str] = ()) -> None:
     """Register the datasets of `DATASETS.CUSTOM`, and adapt the model to their classes.
 
     If the run uses a custom dataset, set `DATASETS.CLASSES` and the heads' number of classes.
@@ -88,10 +94,11 @@ def prepare_custom(cfg: CfgNode, train: bool) -> None:
     Args:
         cfg: configuration, changed in place.
         train: whether the run uses `DATASETS.TRAIN`.
+        given: keys that the user gave on the command line.
 
     Raises:
-        UserError: an entry of `DATASETS.CUSTOM` or a file of a dataset is invalid, or the datasets
-            have different classes.
+        UserError: an entry of `DATASETS.CUSTOM` or a file of a dataset is invalid, the datasets
+            have different classes, or the user gave another number of classes.
     """
     sources = {source.name: source for source in map(parse_dataset, cfg.DATASETS.CUSTOM)}
     used = [sources[name] for name in _used_names(cfg, train) if name in sources]
@@ -106,9 +113,14 @@ def prepare_custom(cfg: CfgNode, train: bool) -> None:
                 f"({_shown(classes)}). All datasets of a run must have the same, in the same order."
             )
     cfg.DATASETS.CLASSES = classes
-    for heads in (cfg.MODEL.ROI_HEADS, cfg.MODEL.RETINANET):
-        if heads.NUM_CLASSES != len(classes):
-            heads.NUM_CLASSES = len(classes)
+    for section in ("ROI_HEADS", "RETINANET"):
+        key, number = f"MODEL.{section}.NUM_CLASSES", cfg.MODEL[section].NUM_CLASSES
+        if number != len(classes) and key in given:
+            raise UserError(
+                f"{key} is {number}, but the datasets have {_shown(classes)}. Omit it. The "
+                "number of classes is read from the datasets."
+            )
+        cfg.MODEL[section].NUM_CLASSES = len(classes)
     register_custom(cfg)
 
 

@@ -10,6 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from detectron2.data.datasets.pascal_voc import load_voc_instances
 
+from robust_backbones.core.dataset_forms import SYNTAX
 from robust_backbones.core.errors import UserError
 from robust_backbones.detection.data import digit_scenes
 
@@ -60,11 +61,11 @@ def check_dataset(name: str) -> None:
         UserError: the dataset is not registered, or a file is missing.
     """
     if name not in DatasetCatalog:
-        near = difflib.get_close_matches(name, list(DatasetCatalog), n=4) or [
-            known for known in DatasetCatalog if known.split("_")[0] == name.split("_")[0]
-        ]
-        known = ", ".join(near or DatasetCatalog)
-        raise UserError(f"dataset '{name}' is not registered. Choose from {known}.")
+        near = ", ".join(difflib.get_close_matches(name, list(DatasetCatalog), n=3, cutoff=0))
+        raise UserError(
+            f"dataset '{name}' is not registered. The nearest names are {near}. For your own data, "
+            f"give {SYNTAX}."
+        )
     if name.startswith("digit_scenes"):
         digit_scenes.ensure()
         return

@@ -7,13 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 from robust_backbones.core import pages
 from robust_backbones.core.errors import UserError
 from robust_backbones.detection import compat, config
-from robust_backbones.detection.data import custom
 from robust_backbones.detection.inspect import curves, gallery
 from robust_backbones.detection.inspect.error_types import KINDS
 
@@ -145,12 +144,7 @@ def _load_config(view: View, path: str | None, weights: str | None) -> CfgNode:
     """Load a detector's config. If `path` is None, return the default config with the dataset."""
     overrides = view.overrides if weights is None else [*view.overrides, "MODEL.WEIGHTS", weights]
     if path is None:
-        name = view.dataset or ""
-        cfg = get_cfg()
-        config.add_robust_config(cfg)
-        paths = [name] if custom.is_path(name) else []
-        cfg.merge_from_list(["DATASETS.CUSTOM", paths, "DATASETS.TEST", (name.split("=")[0],)])
-        config.merge_overrides(cfg, overrides)
+        cfg = config.dataset_config(view.dataset or "", overrides)
     else:
         chosen = [view.dataset] if view.dataset else []
         cfg = config.load_config(path, overrides, datasets={"TEST": chosen})
@@ -158,6 +152,5 @@ def _load_config(view: View, path: str | None, weights: str | None) -> CfgNode:
         raise UserError("DATASETS.TEST is empty. Give --dataset.")
     cfg.DATASETS.TEST = cfg.DATASETS.TEST[:1]
     config.set_device(cfg, 1)
-    config.check_inputs(cfg, train=False)
-    custom.register_custom(cfg)
+    config.check_inputs(cfg, train=False, overrides=overrides)
     return cfg

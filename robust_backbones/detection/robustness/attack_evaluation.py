@@ -13,6 +13,7 @@ def evaluate(
     overrides: list[str],
     output: Path | None,
     *,
+    dataset: str | None,
     constraint: str,
     radii: list[float],
     steps: int,
@@ -30,6 +31,7 @@ def evaluate(
         config: config file of the detector.
         overrides: changes to the config, `KEY VALUE` pairs in a flat list.
         output: folder of the results; None for `OUTPUT_DIR/attack_<constraint>`.
+        dataset: registered or custom dataset; None for `DATASETS.TEST`.
         constraint: norm of the perturbation, `"linf"` or `"l2"`.
         radii: perturbation radii, for images in [0, 1].
         steps: number of PGD steps.
@@ -45,7 +47,7 @@ def evaluate(
         UserError: an option, the config, the weights or the dataset is invalid.
     """
     compat.silence_detectron2()
-    target = grid.find_target(config, overrides, images, seed)
+    target = grid.find_target(config, overrides, dataset, images, seed)
     output = output or Path(target.cfg.OUTPUT_DIR, f"attack_{constraint}")
     attack = attack_report.AttackSettings(constraint, steps, tuple(losses), restarts, step_size)
     settings = target.settings(

@@ -13,6 +13,7 @@ def evaluate(
     overrides: list[str],
     output: Path | None,
     *,
+    dataset: str | None,
     kinds: list[str] | None,
     severities: list[int],
     images: int | None,
@@ -25,6 +26,7 @@ def evaluate(
         config: config file of the detector.
         overrides: changes to the config, `KEY VALUE` pairs in a flat list.
         output: folder of the results; None for `OUTPUT_DIR/corruptions`.
+        dataset: registered or custom dataset; None for `DATASETS.TEST`.
         kinds: names of corruptions, or of groups in `corruptions.GROUPS`; None for all corruptions.
         severities: severities to evaluate, integers from 1 to 5.
         images: number of random images of the test set; None for all images.
@@ -38,7 +40,7 @@ def evaluate(
     package = f"{corruptions.PACKAGE} {corruptions.package_version()}"
     chosen = corruptions.choose(kinds)
     compat.silence_detectron2()
-    target = grid.find_target(config, overrides, images, seed)
+    target = grid.find_target(config, overrides, dataset, images, seed)
     output = output or Path(target.cfg.OUTPUT_DIR, "corruptions")
     settings = target.settings(package=package, batch_size=batch_size, seed=seed)
     plan = corruption_report.conditions(target.cfg, chosen, severities, seed)

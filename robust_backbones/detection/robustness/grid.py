@@ -106,28 +106,29 @@ class Target:
             print(f"warning: {warning['message']}", file=sys.stderr)
 
 
-def find_target(path: str | Path, overrides: list[str], images: int | None, seed: int) -> Target:
+def find_target(
+    path: str | Path, overrides: list[str], dataset: str | None, images: int | None, seed: int
+) -> Target:
     """Load the configuration, and check weights and dataset before the evaluation starts.
 
     Args:
         path: config file of the detector.
         overrides: changes to the config, `KEY VALUE` pairs in a flat list. `MODEL.WEIGHTS` must be
             a whole detector.
+        dataset: registered or custom dataset; None for `DATASETS.TEST`.
         images: number of images to choose at random; None for all images.
         seed: seed for the choice of images.
 
     Raises:
         UserError: the configuration, weights, dataset or number of images is invalid.
     """
-    cfg = config.load_config(path, overrides)
+    cfg = config.load_config(path, overrides, datasets={"TEST": [dataset] if dataset else []})
     notice = config.set_device(cfg, 1)
     if len(cfg.DATASETS.TEST) != 1:
-        raise UserError(
-            f"DATASETS.TEST is {cfg.DATASETS.TEST}. Give one dataset: DATASETS.TEST \"['NAME']\"."
-        )
+        raise UserError(f"DATASETS.TEST is {cfg.DATASETS.TEST}. Give one dataset with --dataset.")
     if not cfg.MODEL.WEIGHTS:
         raise UserError("MODEL.WEIGHTS is empty. Give the checkpoint of a trained detector.")
-    config.check_inputs(cfg, train=False)
+    config.check_inputs(cfg, train=False, overrides=overrides)
     if notice:
         print(notice, file=sys.stderr)
     cfg.freeze()
@@ -140,10 +141,13 @@ def load_model(cfg: CfgNode) -> nn.Module:
     """Load the detector of `MODEL.WEIGHTS` in eval mode, without gradients for its parameters.
 
     Raises:
-        UserError: a tensor of the detector was not loaded from the file.
+        UserError: a tensor of the detector was not loaded from the file, or the detector has other
+            classes than the dataset.
     """
     model = Trainer.build_model(cfg)
-    StrictCheckpointer(model, save_to_disk=False).load(cfg.MODEL.WEIGHTS)
+    checkpointer = StrictCheckpointer(model, save_to_disk=False)
+    checkpointer.classes = registry.classes_of(cfg.DATASETS.TEST)
+    checkpointer.load(cfg.MODEL.WEIGHTS)
     return model.eval().requires_grad_(False)
 
 

@@ -270,7 +270,7 @@ MISTAKES = [
 @pytest.mark.parametrize(("more", "message"), MISTAKES, ids=[m[:25] for _, m in MISTAKES])
 def test_what_cannot_be_measured(more, message):
     with pytest.raises(UserError, match=message):
-        grid.find_target(DIGITS, overrides(**more), None, 0)
+        grid.find_target(DIGITS, overrides(**more), None, None, 0)
 
 
 def test_a_backbone_is_no_detector(resnet18_backbone):
@@ -281,7 +281,7 @@ def test_a_backbone_is_no_detector(resnet18_backbone):
 
 def test_a_subject_names_its_file_and_loads_it(tmp_path):
     path = tiny_file(tmp_path / "detector.pth", tiny_config())
-    found = grid.find_target(DIGITS, overrides(**{"MODEL.WEIGHTS": str(path)}), 3, 0)
+    found = grid.find_target(DIGITS, overrides(**{"MODEL.WEIGHTS": str(path)}), None, 3, 0)
     assert found.weights_sha256 == sha256(path) and len(found.items) == 3
     model = grid.load_model(found.cfg)
     assert not model.training and not any(p.requires_grad for p in model.parameters())

@@ -4,6 +4,7 @@ import time
 
 from robust_backbones.core import results
 from robust_backbones.core.files import atomic
+from robust_backbones.detection import config
 from robust_backbones.detection.evaluation import saved, tables
 
 
@@ -12,6 +13,7 @@ def report(
     *,
     annotations: str | None,
     dataset: str | None,
+    overrides: list[str],
     tasks: list[str],
     areas: list[float],
     csv: str | None,
@@ -22,7 +24,8 @@ def report(
     Args:
         predictions: JSON file in COCO's result format.
         annotations: COCO annotation file; None if `dataset` is given.
-        dataset: name of a registered dataset; None if `annotations` is given.
+        dataset: registered or custom dataset; None if `annotations` is given.
+        overrides: changes to the way the dataset is read, `KEY VALUE` pairs in a flat list.
         tasks: tasks to score; empty for the tasks of the detections.
         areas: edges of size buckets for AP by object size, the square root of the area, pixels.
         csv: CSV file to write; None to write no CSV file.
@@ -32,7 +35,12 @@ def report(
         UserError: a file or a detection is invalid, or the dataset is unknown.
     """
     started = time.perf_counter()
-    scored = saved.score_file(predictions, annotations, dataset, tasks, areas)
+    name = None
+    if dataset:
+        cfg = config.dataset_config(dataset, overrides)
+        config.check_inputs(cfg, train=False, overrides=overrides)
+        (name,) = cfg.DATASETS.TEST
+    scored = saved.score_file(predictions, annotations, name, tasks, areas)
     print(f"{predictions} on {scored.name}, percent:\n\n{tables.markdown(scored.metrics)}")
     if csv:
         with atomic(csv) as temporary:
@@ -42,6 +50,7 @@ def report(
             "predictions": predictions,
             "annotations": annotations,
             "dataset": dataset,
+            "overrides": overrides,
             "tasks": tasks,
             "areas": [f"{edge:g}" for edge in areas],  # JSON has no infinity
             "csv": csv,

@@ -1,0 +1,12 @@
+"""Descriptions of custom detection datasets on the command line, for help texts and errors."""
+
+# Kind of annotations -> its paths in `NAME=kind:paths`.
+FORMS = {"coco": "IMAGES:ANNOTATIONS.json", "voc": "ROOT:SPLIT"}
+_ALL = [f"NAME={kind}:{paths}" for kind, paths in FORMS.items()]
+SYNTAX = ", ".join(_ALL[:-1]) + f" or {_ALL[-1]}"
+
+VOC_LAYOUT = "Annotations/*.xml, JPEGImages/ and ImageSets/Main/SPLIT.txt"
+
+LAYOUTS = f"""datasets of your own:
+  {_ALL[0]}   folder of the images, annotation file
+  {_ALL[1]}                   ROOT has {VOC_LAYOUT}"""

@@ -1,0 +1,55 @@
+"""Dataset options and overrides: either both hold, or the one that loses is named."""
+
+import pytest
+
+from robust_backbones.core.errors import UserError
+from robust_backbones.detection import config
+from tests.support import ROOT
+from tests.support.voc_data import voc
+
+VOC = ROOT / "configs/voc_faster_rcnn_robust_eps3.yaml"
+
+
+@pytest.fixture
+def data(tmp_path):
+    images = {"a": [("cat", (1, 1, 9, 9)), ("dog", (2, 2, 9, 9))], "b": [("cat", (1, 1, 9, 9))]}
+    return voc(tmp_path, images, {"train": "a\n", "val": "b\n"})
+
+
+def load(folder, *overrides, **datasets):
+    options = ["MODEL.WEIGHTS", "", "MODEL.ROBUST.ARCH", "resnet50", *overrides]
+    chosen = {split.upper(): [text.format(folder)] for split, text in datasets.items()}
+    cfg = config.load_config(VOC, [*options, "OUTPUT_DIR", str(folder / "run")], datasets=chosen)
+    config.check_inputs(cfg, train="TRAIN" in chosen, overrides=overrides)
+    return cfg
+
+
+TRAIN, VAL = "mine=voc:{}:train", "mine_val=voc:{}:val"
+TEST_KEY = ("DATASETS.TEST", "('digit_scenes_voc_val',)")
+
+
+def test_an_option_that_replaces_an_override_names_it(data, caplog):
+    assert load(data, test=VAL).DATASETS.TEST == ("mine_val",)
+    assert not caplog.records
+    assert load(data, *TEST_KEY, test=VAL).DATASETS.TEST == ("mine_val",)
+    assert "DATASETS.TEST ('digit_scenes_voc_val',) has no effect" in caplog.text
+
+
+def test_training_data_keep_the_test_data_of_the_overrides(data):
+    assert load(data, train=TRAIN).DATASETS.TEST == ()
+    options = config.load_config(VOC, TEST_KEY, datasets={"TRAIN": [TRAIN.format(data)]})
+    assert options.DATASETS.TEST == ("digit_scenes_voc_val",)
+
+
+@pytest.mark.parametrize("heads", ["ROI_HEADS", "RETINANET"])
+def test_another_number_of_classes_is_refused(data, heads):
+    key = f"MODEL.{heads}.NUM_CLASSES"
+    assert load(data, key, "2", train=TRAIN).MODEL[heads].NUM_CLASSES == 2
+    with pytest.raises(UserError, match=f"{key} is 5, but the datasets have 2: cat, dog. Omit it"):
+        load(data, key, "5", train=TRAIN)
+
+
+def test_custom_data_may_be_named_in_a_key(data):
+    cfg = load(data, "DATASETS.TEST", f"['{VAL.format(data)}']")
+    assert cfg.DATASETS.TEST == ("mine_val",)
+    assert cfg.DATASETS.CUSTOM == [VAL.format(data)]
