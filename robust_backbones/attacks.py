@@ -156,8 +156,8 @@ def pgd(
         does not change images whose gradient is zero or not finite.
 
     Raises:
-        UserError: a parameter is out of its range, x is not a batch of images in [0, 1], or the
-            logits have no gradient with respect to x.
+        UserError: a parameter is out of its range, x is not a batch of images in [0, 1], the
+            logits have no gradient with respect to x, or torch.inference_mode is on.
     """
     check(x, constraint, eps, steps, step_size, random_start, restarts, generator)
     x = x.detach()
@@ -250,8 +250,10 @@ def check(
     """Reject invalid arguments of `pgd`. For the arguments, see `pgd`.
 
     Raises:
-        UserError: a parameter is out of its range, or x is not a batch of images in [0, 1].
+        UserError: a parameter is out of its range, x is not a batch of images in [0, 1], or
+            torch.inference_mode is on.
     """
+    require_gradients(x)
     check_parameters(constraint, eps, steps, step_size)
     if restarts < 1:
         raise UserError(f"restarts is {restarts}; it must be at least 1 (a single try).")
@@ -269,6 +271,26 @@ def check(
             f"x spans [{x.min():g}, {x.max():g}]; images must be in [0, 1]. Scale them, and leave "
             "the normalization to the model."
         )
+
+
+def require_gradients(*tensors: Tensor) -> None:
+    """Reject torch.inference_mode, in which an attack cannot compute gradients.
+
+    Unlike torch.no_grad, inference mode cannot be left by torch.enable_grad, and a tensor that was
+    created in it never gets a gradient.
+
+    Args:
+        tensors: images of the attack.
+
+    Raises:
+        UserError: inference mode is on, or a tensor was created in it.
+    """
+    if not torch.is_inference_mode_enabled() and not any(t.is_inference() for t in tensors):
+        return
+    raise UserError(
+        "an attack needs gradients, but torch.inference_mode is on or was on when the images were "
+        "created. Use torch.no_grad instead. With Lightning, pass Trainer(inference_mode=False)."
+    )
 
 
 @contextlib.contextmanager

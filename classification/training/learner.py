@@ -15,20 +15,27 @@ from classification.training import distributed
 from classification.training.folding import FoldedCopy
 from classification.training.methods import METHODS, Objective, replay
 from classification.training.settings import METHOD_DEFAULTS, TrainSettings
+from robust_backbones import finite
 from robust_backbones.core.errors import UserError
 
 
 class NotFinite(UserError):
-    """The loss became NaN or infinite.
+    """The loss or the gradients became NaN or infinite.
 
     Args:
-        loss: value of the loss, NaN or infinity.
+        reason: quantity that is not finite, with its value.
         lr: learning rate of the update.
+        settings: training settings, for the fix in the message.
         batch: tensors `x`, `x_adv` and `y` of this process, available as `.batch`.
     """
 
-    def __init__(self, loss: float, lr: float, batch: dict):
-        super().__init__(f"the loss became {loss} at learning rate {lr:g}. Lower --lr.")
+    def __init__(self, reason: str, lr: float, settings: TrainSettings, batch: dict):
+        fixes = ["Lower --lr"]
+        if settings.method == "trades":
+            fixes.append("lower --beta")
+        if settings.precision == "float16":
+            fixes.append("use --precision bfloat16")
+        super().__init__(f"{reason} at learning rate {lr:g}. {' or '.join(fixes)}.")
         self.batch = batch
 
 
@@ -127,7 +134,8 @@ class Learner:
             seed: seed for all random numbers of the step, including dropout.
 
         Raises:
-            NotFinite: the loss is NaN or infinite. This update has not changed the weights.
+            NotFinite: the loss or the gradients are NaN or infinite. This update has not changed
+                the weights.
         """
         torch.manual_seed(seed)
         generator = torch.Generator(self.device).manual_seed(seed)
@@ -140,13 +148,31 @@ class Learner:
         x_adv: list[Any] = [None] * count
         for lr in lrs:
             self._begin_update(lr)
-            sums = TrainSums()
+            losses, correct = [], []
             for i, (x_i, y_i) in enumerate(parts):
                 x_adv[i] = self._craft(attacked, x_i, y_i, x_adv[i], generator)
                 share, synchronize = len(y_i) / len(y), i == count - 1
-                sums.add(self._backward(x_i, x_adv[i], y_i, share, lr, synchronize))
+                loss, right = self._backward(x_i, x_adv[i], y_i, share, synchronize)
+                losses.append(loss * len(y_i))
+                correct.append(right)
+            self.scaler.unscale_(self.optimizer)
+            norm = finite.gradient_norm(self.optimizer)
+            # One copy from the GPU per update, after all its work is queued.
+            numbers = torch.stack([torch.stack(losses).sum(), torch.stack(correct).sum(), norm])
+            total, hits, length = numbers.tolist()
+            if reason := self._not_finite(total / len(y), length):
+                images = {"x": x, "x_adv": torch.cat(x_adv).detach(), "y": y}
+                raise NotFinite(reason, lr, self.settings, images)
             self._end_update()
-        return sums
+        return TrainSums(total, int(hits), len(y))
+
+    def _not_finite(self, loss: float, norm: float) -> str | None:
+        """Describe the loss or the norm of the gradients if it must stop the run."""
+        if not math.isfinite(loss):
+            return f"the loss became {loss}"
+        if finite.overflowed(norm, self.scaler):
+            return f"the norm of the gradients became {norm} (loss {loss:.3g})"
+        return None
 
     def _craft(
         self,
@@ -179,25 +205,23 @@ class Learner:
         self.optimizer.zero_grad()
 
     def _backward(
-        self, x: Tensor, x_adv: Tensor, y: Tensor, share: float, lr: float, synchronize: bool
-    ) -> TrainSums:
+        self, x: Tensor, x_adv: Tensor, y: Tensor, share: float, synchronize: bool
+    ) -> tuple[Tensor, Tensor]:
         """Compute the loss of one part of the batch, and add its gradients.
 
         Args:
             share: fraction of the batch's images in this part.
-            lr: learning rate, for the error message.
             synchronize: whether the processes exchange their gradients now.
+
+        Returns:
+            The mean loss and the number of correct predictions, scalars on the device.
         """
         alone = distributed.world() > 1 and not synchronize
         with self.objective.no_sync() if alone else nullcontext():
             with self._autocast():
                 loss, logits = self.objective(x, x_adv, y)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise NotFinite(value, lr, {"x": x, "x_adv": x_adv.detach(), "y": y})
             self.scaler.scale(loss * share).backward()
-        correct = int((logits.argmax(1) == y).sum())
-        return TrainSums(value * len(y), correct, len(y))
+        return loss.detach().float(), (logits.argmax(1) == y).sum()
 
     def _end_update(self) -> None:
         self.scaler.step(self.optimizer)

@@ -101,7 +101,13 @@ def _trades(
     This is eq. 5 of Zhang et al. 2019 (arXiv 1901.08573).
     """
     clean, logits = model(x), model(x_adv)
-    divergence = kl_div(log_softmax(logits, 1), softmax(clean, 1), reduction="batchmean")
+    # With probabilities as the target, the gradient is NaN if a probability underflows to 0.
+    divergence = kl_div(
+        log_softmax(logits.float(), 1),
+        log_softmax(clean.float(), 1),
+        reduction="batchmean",
+        log_target=True,
+    )
     loss = cross_entropy(clean, y, label_smoothing=label_smoothing) + beta * divergence
     return loss, logits
 

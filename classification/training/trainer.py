@@ -20,6 +20,7 @@ from robust_backbones.checkpoint.io import load_file, save_file
 from robust_backbones.core import results
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.signals import Stopped, StopSignals
+from robust_backbones.finite import check_weights
 
 EVAL_BATCH = 200  # images per batch of an evaluation, in each process
 LAST_GOOD = "last_good.pt"  # checkpoint of the last epoch without catastrophic overfitting
@@ -112,7 +113,7 @@ class Training:
 
         Raises:
             Stopped: a stop signal arrived, and the run was saved.
-            UserError: the loss is not finite, or the disk is full.
+            UserError: the loss or the gradients are not finite, or the disk is full.
         """
         self._resume()
         self.started = time.perf_counter() - self.seconds
@@ -174,6 +175,8 @@ class Training:
             "sums": asdict(sums),
         }
         state = self.learner.state()
+        for part in {"model", "training_model"} & state.keys():
+            check_weights(state[part], self.folder / name)
         save_classifier(
             self.folder / name, state.pop("model"), self.metadata, **progress_state, **state
         )
@@ -247,7 +250,7 @@ class Training:
             raise Stopped
 
     def _fail(self, error: NotFinite) -> NoReturn:
-        """Save the batch whose loss is not finite, and raise a UserError with the path."""
+        """Save the batch of an update that is not finite, and raise a UserError with the path."""
         path = self.folder / f"not_finite_rank{distributed.rank()}.pt"
         step = {"epoch": self.epoch, "batch": self.batch, "settings": self.recorded}
         save_file(error.batch | step, path)

@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parallel import DistributedDataParallel
 
-from robust_backbones.attacks import CONSTRAINTS, check_parameters
+from robust_backbones.attacks import CONSTRAINTS, check_parameters, require_gradients
 from robust_backbones.core.errors import UserError
 
 # Name of a group of losses -> substrings that the names of Detectron2's losses must contain.
@@ -79,11 +79,12 @@ def pgd(
         model's device. A step does not change an image whose gradient is zero or not finite.
 
     Raises:
-        UserError: a parameter is out of its range, the ground truth is missing, or the model does
-            not have the loss.
+        UserError: a parameter is out of its range, the ground truth is missing, the model does not
+            have the loss, or torch.inference_mode is on.
     """
     check_parameters(constraint, eps, steps, step_size)
     _check(batch, loss)
+    require_gradients(*(item["image"] for item in batch))
     ball, radius = CONSTRAINTS[constraint], 255 * eps
     detector: Any = model.module if isinstance(model, DistributedDataParallel) else model
     centers = [item["image"].to(detector.device, torch.float32) for item in batch]

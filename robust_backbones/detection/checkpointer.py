@@ -16,6 +16,7 @@ from robust_backbones.checkpoint.io import load_file, save_file
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic, sha256
 from robust_backbones.detection.backbone import body
+from robust_backbones.finite import check_weights
 from robust_backbones.zoo import PIXEL_MEAN, PIXEL_STD
 
 
@@ -175,6 +176,9 @@ class StrictCheckpointer(DetectionCheckpointer):
             name: file name without suffix.
             tag: whether a resumed run starts from this file.
             kwargs: further entries of the file.
+
+        Raises:
+            UserError: the weights contain NaN or infinity.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -185,8 +189,10 @@ class StrictCheckpointer(DetectionCheckpointer):
                 "training_model": contents["model"],
                 "averaged": int(self.average.n_averaged),
             }
-        contents |= {key: item.state_dict() for key, item in self.checkpointables.items()}
         path = os.path.join(self.save_dir, f"{name}.pth")
+        for part in {"model", "training_model"} & contents.keys():
+            check_weights(contents[part], path)
+        contents |= {key: item.state_dict() for key, item in self.checkpointables.items()}
         self.logger.info("Saving checkpoint to %s", path)
         save_file(contents | kwargs, path)
         if tag:

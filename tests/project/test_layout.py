@@ -8,7 +8,7 @@ import pytest
 from tests.support import ROOT
 
 # What classification/ may use.
-BORDER = {"core", "zoo", "weights", "checkpoint", "attacks", "corruptions"}
+BORDER = {"core", "zoo", "weights", "checkpoint", "attacks", "corruptions", "finite"}
 FILES = sorted((ROOT / "robust_backbones").rglob("*.py")) + sorted(
     (ROOT / "classification").rglob("*.py")
 )

@@ -1,5 +1,7 @@
 """What the options of the attacks do, what they cost, and models without a usable gradient."""
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
@@ -230,6 +232,20 @@ def test_a_model_that_hides_its_gradient(logits):
         model = Hiding(2, 2).requires_grad_(trained)
         with pytest.raises(UserError, match="no gradient with respect to its images"):
             pgd(model, *data(), constraint="l2", eps=1.0, steps=1, step_size=1.0)
+
+
+@pytest.mark.parametrize(
+    ("inside", "images"),
+    [
+        (torch.inference_mode, data),
+        (contextlib.nullcontext, torch.inference_mode()(data)),  # images that were created inside
+    ],
+)
+def test_inference_mode_is_named(model, inside, images):
+    with inside(), pytest.raises(UserError, match="torch.inference_mode is on .*inference_mode=F"):
+        pgd(model, *images(), constraint="l2", eps=1.0, steps=1, step_size=1.0)
+    with torch.no_grad():
+        assert pgd(model, *data(), constraint="l2", eps=1.0, steps=1, step_size=1.0).shape
 
 
 def test_double_precision_and_an_empty_batch(model):

@@ -1,6 +1,7 @@
 """Update a detector, with mixed precision, gradient accumulation and a check for NaN."""
 
 import contextlib
+import math
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from robust_backbones import finite
 from robust_backbones.checkpoint.io import save_file
 from robust_backbones.core.errors import UserError
 from robust_backbones.detection.attack import watched_inputs
@@ -39,6 +41,7 @@ class Step(SimpleTrainer):
     ):
         super().__init__(model, data_loader, optimizer)
         self.folder = Path(cfg.OUTPUT_DIR)
+        self.clips = cfg.SOLVER.CLIP_GRADIENTS.ENABLED
         self.accumulate = cfg.SOLVER.ACCUMULATE
         self.lr = cfg.SOLVER.BASE_LR
         self.device = next(model.parameters()).device.type
@@ -57,8 +60,8 @@ class Step(SimpleTrainer):
         """Update the weights once.
 
         Raises:
-            UserError: a loss is not finite. The weights are not updated. The batch and the weights
-                are saved in the output folder.
+            UserError: a loss or the gradients are not finite. The weights are not updated. The
+                batch and the weights are saved in the output folder.
         """
         start = time.perf_counter()
         self._fetch_batches()
@@ -72,8 +75,15 @@ class Step(SimpleTrainer):
                         sums[name] = sums.get(name, 0) + loss
         except FloatingPointError as error:  # Detectron2 found NaN in proposals
             self._raise_diverged(" ".join(str(error).split()), sums)
-        if bad := [f"{k} is {float(v)}" for k, v in sums.items() if not torch.isfinite(v)]:
+        self.scaler.unscale_(self.optimizer)
+        norm = finite.gradient_norm(self.optimizer)
+        numbers = [*(loss.float() for loss in sums.values()), norm]
+        *losses, length = torch.stack(numbers).tolist()  # one copy from the GPU
+        named = zip(sums, losses, strict=True)
+        if bad := [f"{name} is {loss}" for name, loss in named if not math.isfinite(loss)]:
             self._raise_diverged(", ".join(bad), sums)
+        if finite.overflowed(length, self.scaler):
+            self._raise_diverged(f"the norm of the gradients is {length}", sums)
         self._write_metrics(sums, seconds)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -132,10 +142,14 @@ class Step(SimpleTrainer):
             },
             path,
         )
+        fixes = [f"Reduce SOLVER.BASE_LR ({self.lr:g})"]
+        if not self.clips:
+            fixes.append("set SOLVER.CLIP_GRADIENTS.ENABLED True")
+        if self.dtype == torch.float16:
+            fixes.append("set SOLVER.AMP.DTYPE bfloat16")
         raise UserError(
-            f"training diverged at iteration {self.iter}: {reason.rstrip('.')}. Reduce "
-            f"SOLVER.BASE_LR ({self.lr:g}), or set SOLVER.CLIP_GRADIENTS.ENABLED True. {path} "
-            "contains the images and the weights of this iteration."
+            f"training diverged at iteration {self.iter}: {reason.rstrip('.')}. "
+            f"{', or '.join(fixes)}. {path} contains the images and the weights of this iteration."
         )
 
     def state_dict(self) -> dict:

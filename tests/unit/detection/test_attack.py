@@ -241,6 +241,12 @@ def test_mistakes(detector, cfg, wrong, message):
         pgd(detector, batch(cfg), **wrong)
 
 
+def test_inference_mode_is_named(detector, cfg):
+    items = batch(cfg)
+    with torch.inference_mode(), pytest.raises(UserError, match="torch.inference_mode is on"):
+        pgd(detector, items)
+
+
 def test_truth_is_needed(detector, cfg):
     items = [{"image": item["image"]} for item in batch(cfg)]
     with pytest.raises(UserError, match="no 'instances'.*DatasetMapper.is_train=True"):

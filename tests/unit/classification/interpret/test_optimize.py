@@ -228,6 +228,11 @@ def test_wrong_parameters(change, message):
         visualize(linear(), **right | change)
 
 
+def test_inference_mode_is_named():
+    with torch.inference_mode(), pytest.raises(UserError, match="torch.inference_mode is on"):
+        visualize(linear(), data()[0], torch.zeros(4, dtype=torch.int64), **HOW)
+
+
 def test_targets_of_an_inversion():
     with pytest.raises(
         UserError, match=r"shape \(3, 5\). Pass one representation .* of the 4 images"

@@ -123,6 +123,44 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_reports_the_batch
     assert torch.equal(ours.model[0].weight, before[0].weight)
 
 
+class Cliff(nn.Module):
+    """Logits whose loss is finite, and whose gradient is infinite at the first weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x):
+        return x.flatten(1)[:, :2] + self.weight.sqrt()
+
+
+@pytest.mark.parametrize(
+    ("changes", "fix"),
+    [
+        (dict(method="standard"), "Lower --lr."),
+        (dict(method="trades", eps=0.0), "Lower --lr or lower --beta."),
+        (dict(method="standard", precision="bfloat16"), "Lower --lr."),
+        (dict(method="standard", accumulate=2), "Lower --lr."),
+    ],
+)
+def test_gradients_that_are_not_finite_stop_before_the_update(changes, fix):
+    ours, (x, y) = Learner(Cliff(), learning(**changes)), blobs(8)
+    with pytest.raises(NotFinite, match="norm of the gradients became (nan|inf) .* 0.05") as error:
+        ours.step(x, y, [0.05], 0)
+    assert str(error.value).endswith(fix)
+    assert error.value.batch["x_adv"].shape == x.shape
+    assert torch.equal(ours.model.weight, torch.zeros(2))
+
+
+def test_float16_skips_updates_until_the_loss_scale_is_at_its_minimum():
+    ours, (x, y) = Learner(Cliff(), learning(method="standard", precision="float16")), blobs(8)
+    for _ in range(16):  # the scale begins at 2**16
+        ours.step(x, y, [0.05], 0)
+    assert ours.scaler.get_scale() == 1 and torch.equal(ours.model.weight, torch.zeros(2))
+    with pytest.raises(NotFinite, match="Lower --lr or use --precision bfloat16"):
+        ours.step(x, y, [0.05], 0)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

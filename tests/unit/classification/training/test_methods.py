@@ -93,6 +93,23 @@ def test_the_loss_of_trades_matches_the_authors_code():
     assert torch.equal(logits, model(x_adv))
 
 
+@pytest.mark.parametrize(("scale", "authors_are_finite"), [(1.0, True), (2000.0, False)])
+def test_the_gradient_of_trades_is_finite_where_a_probability_underflows(scale, authors_are_finite):
+    (model, _), (x, y) = linear(), blobs(8)
+    with torch.no_grad():
+        model[1].weight *= scale
+    weight, x_adv = model[1].weight, (x + 0.05).clamp(0, 1)
+    loss, _ = Objective(model, learning(method="trades", beta=3.0))(x, x_adv, y)
+    (gradient,) = torch.autograd.grad(loss, [weight])
+    divergence = F.kl_div(
+        F.log_softmax(model(x_adv), 1), F.softmax(model(x), 1), reduction="batchmean"
+    )
+    (theirs,) = torch.autograd.grad(F.cross_entropy(model(x), y) + 3.0 * divergence, [weight])
+    assert gradient.isfinite().all() and bool(theirs.isfinite().all()) == authors_are_finite
+    if authors_are_finite:
+        torch.testing.assert_close(gradient, theirs)
+
+
 def test_trades_attacks_the_divergence_and_not_the_label():
     model, (x, y) = convolutional(), blobs(8)
     attack = dict(eps=0.5, steps=5, step_size=0.2, random_start=True)

@@ -227,6 +227,20 @@ def test_a_loss_that_is_not_finite_saves_the_images(tmp_path):
     assert found["x"].shape == (12, 3, 32, 32) and found["settings"]["lr"] == 1e30
 
 
+@pytest.mark.parametrize("changes", [{}, {"ema": 0.5}])
+def test_weights_that_are_not_finite_are_never_saved(tmp_path, changes):
+    run = run_of(tmp_path, epochs=1, **changes)
+
+    def spoil(run):
+        torch.nn.init.constant_(next(run.learner.model.parameters()), float("inf"))
+        return {}
+
+    run.examine = spoil
+    with pytest.raises(UserError, match="checkpoint.pt was not written, because training diverged"):
+        run.run()
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
 def test_a_collapse_is_reported_and_rolled_back(tmp_path, monkeypatch, capsys):
     """Destroy the weights in epoch 3, as catastrophic overfitting would."""
     changes = dict(method="fast", random_start=True, use_best=False, epochs=4, lr=0.2)

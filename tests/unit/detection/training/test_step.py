@@ -124,6 +124,35 @@ def test_what_broke_a_run_is_kept(make, tmp_path):
     assert torch.equal(found.model.state_dict()[name], before[name])
 
 
+@pytest.mark.parametrize(
+    ("changes", "fix"),
+    [
+        (
+            {"SOLVER__CLIP_GRADIENTS__ENABLED": "False"},
+            "Reduce SOLVER.BASE_LR .*, or set SOLVER.CLIP_GRADIENTS.ENABLED True[.]",
+        ),
+        ({"SOLVER__CLIP_GRADIENTS__ENABLED": "True"}, "Reduce SOLVER.BASE_LR [(]0[.]\\d+[)][.]"),
+    ],
+)
+def test_gradients_that_are_not_finite_stop_before_the_update(make, tmp_path, changes, fix):
+    found = make(**changes)
+    before = weights(found.model)
+    bias = found.model.roi_heads.box_predictor.cls_score.bias
+    bias.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(UserError, match=f"0: the norm of the gradients is (nan|inf)[.] {fix}"):
+        found.run_step()
+    assert equal(weights(found.model), before)
+    assert (tmp_path / "not_finite_iter0_rank0.pth").exists()
+
+
+def test_weights_that_are_not_finite_are_never_saved(make, tmp_path):
+    found = make()
+    torch.nn.init.constant_(next(found.model.parameters()), float("nan"))
+    with pytest.raises(UserError, match="model_0000001.pth was not written, because training"):
+        found.checkpointer.save("model_0000001", iteration=1)
+    assert not list(tmp_path.glob("*.pth")) and not (tmp_path / "last_checkpoint").exists()
+
+
 def test_the_best_is_kept_beside_the_last(make, tmp_path, monkeypatch):
     found = make(TEST__BEST="bbox/AP")
     values = iter([1.0, 3.0, float("nan"), 2.0])
