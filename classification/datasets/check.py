@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 import os
 import warnings
@@ -14,9 +13,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, UnidentifiedImageError
-
-from classification.datasets.folders import FORMATS
 from classification.datasets.image_files import ImageFiles
 from classification.datasets.layouts import OFFICIAL
 from classification.datasets.open import open_split
@@ -25,6 +21,7 @@ from classification.datasets.split import ImageSplit, Split, has_images
 from classification.progress import ProgressLine
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic
+from robust_backbones.core.images import FINDINGS, Decoding, examine
 
 BLOCK = 256  # images per progress update
 MAX_OVERLAP = 0.01  # allowed fraction of test images in train; official splits share a few images
@@ -33,34 +30,14 @@ SHOWN = 3  # file names per printed line; a report file lists all names
 # Maps a kind of finding to (level, printed description). Data with an error is unusable.
 KINDS = {
     "layout": ("error", "cannot be opened"),
-    "unreadable": ("error", "cannot be read"),
-    "truncated": ("error", "are truncated"),
-    "deep": ("error", "have more than 8 bits per channel, which decoding would clip"),
+    **{kind: row for kind, row in FINDINGS.items() if row[0] == "error"},
     "leak": ("error", "train and test share too many images"),
     "count": ("warning", "the paper's authors used a different number"),
     "no images": ("warning", "classes have no images"),
-    "format": ("warning", "do not have the format of their file extension"),
-    "gray": ("warning", "are grayscale, and are converted to three equal channels"),
-    "cmyk": ("warning", "are CMYK, and are converted to RGB without a color profile"),
-    "transparent": ("warning", "have an alpha channel, which is dropped"),
-    "animated": ("warning", "are animated, and only the first frame is used"),
+    **{kind: row for kind, row in FINDINGS.items() if row[0] == "warning"},
     "overlap": ("warning", "in test are also in train"),
     "duplicate": ("warning", "are duplicates in the same split"),
     "two labels": ("warning", "are duplicates with different labels"),
-}
-MODES = {
-    "L": "gray",
-    "1": "gray",
-    "LA": "gray",
-    "CMYK": "cmyk",
-    "RGBA": "transparent",
-    "PA": "transparent",
-    "I": "deep",
-    "F": "deep",
-    "I;16": "deep",
-    "I;16B": "deep",
-    "I;16L": "deep",
-    "I;16N": "deep",
 }
 
 
@@ -119,12 +96,14 @@ class CheckedImage(NamedTuple):
     digest: bytes | None
 
 
-def check_dataset(name: str, root: str | Path | None = None) -> DatasetReport:
+def check_dataset(
+    name: str, root: str | Path | None = None, decoding: Decoding | None = None
+) -> DatasetReport:
     """Open both splits and decode every image. Problems in the data become findings.
 
     Args:
         name: key of `DATASETS`.
-        root: path of the data, as in `open_split`.
+        root, decoding: path of the data and settings of the decoder, as in `open_split`.
 
     Raises:
         UserError: the dataset is unknown, or needs a path that is not given.
@@ -133,7 +112,9 @@ def check_dataset(name: str, root: str | Path | None = None) -> DatasetReport:
     root = locate(name, root)
     report = DatasetReport(name, path=str(root or "in installed packages"))
     try:
-        splits = {split: open_split(name, split, root) for split in STORED_SPLITS}
+        splits = {
+            split: open_split(name, split, root, decoding=decoding) for split in STORED_SPLITS
+        }
     except UserError as error:
         report.findings.append(Finding("layout", detail=str(error)))
         return report
@@ -192,7 +173,7 @@ def _check_images(
     def check_one(i: int) -> tuple[str, bytes | None, list]:
         if isinstance(images, ImageFiles):
             path = images.path(i)
-            return str(path), *check_file(path)
+            return str(path), *check_file(path, opened.decoding)
         return f"image {i}", hashlib.sha256(images[i].numpy().tobytes()).digest(), []
 
     # Threads suffice, because decoding releases the GIL.
@@ -207,36 +188,18 @@ def _check_images(
     return checked, findings
 
 
-def check_file(path: Path) -> tuple[bytes | None, list[tuple[str, str]]]:
+def check_file(path: Path, decoding: Decoding) -> tuple[bytes | None, list[tuple[str, str]]]:
     """Decode one image file.
 
     Returns:
         SHA-256 digest of the image size and RGB pixels, or None if the image cannot be decoded; and
         its problems as pairs (key of `KINDS`, detail).
     """
-    try:
-        data = path.read_bytes()
-        with Image.open(io.BytesIO(data)) as image:
-            problems = list(_unusual(path, image))
-            image.load()
-            pixels = image.convert("RGB")
-    except UnidentifiedImageError:
-        return None, [("unreadable", "unknown image format" if data else "empty file")]
-    except Exception as error:  # decoders can raise any exception on damaged files
-        kind = "truncated" if "truncated" in str(error).lower() else "unreadable"
-        return None, [(kind, str(error))]
-    digest = hashlib.sha256(repr(pixels.size).encode() + pixels.tobytes()).digest()
-    return digest, problems
-
-
-def _unusual(path: Path, image: Image.Image) -> Iterator[tuple[str, str]]:
-    if image.format not in FORMATS.get(path.suffix.lower(), (image.format,)):
-        yield "format", f"it is {image.format}"
-    if image.mode in MODES:
-        yield MODES[image.mode], f"mode {image.mode}"
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # the other frames of MPO are previews
-        yield "animated", f"{frames} frames"
+    examined = examine(path, decoding)
+    if examined.image is None:
+        return None, examined.findings
+    pixels = repr(examined.image.size).encode() + examined.image.tobytes()
+    return hashlib.sha256(pixels).digest(), examined.findings
 
 
 def _overlaps(checked: dict[str, list[CheckedImage]]) -> Iterator[Finding]:

@@ -7,28 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.images import has_image_suffix
 
 # Possible folder names of each split. The first folder that exists is read.
 FOLDERS = {"train": ("train",), "test": ("test", "val", "valid")}
-# Maps a file extension to Pillow's names of the formats that use it.
-FORMATS = {
-    ".jpg": ("JPEG", "MPO"),
-    ".jpeg": ("JPEG", "MPO"),
-    ".png": ("PNG",),
-    ".bmp": ("BMP",),
-    ".webp": ("WEBP",),
-    ".ppm": ("PPM",),
-    ".pgm": ("PPM",),
-    ".tif": ("TIFF",),
-    ".tiff": ("TIFF",),
-}
 LAYOUT = "{0}/train/<class>/<image> and {0}/test/<class>/<image> (or val instead of test)"
 
 
 def is_image(name: str) -> bool:
     """Return whether a file name has an image extension and is not hidden, unlike `._x.jpg`."""
     base = name.rsplit("/", 1)[-1]
-    return base.lower().endswith(tuple(FORMATS)) and not base.startswith(".")
+    return has_image_suffix(base) and not base.startswith(".")
 
 
 def list_tree(split: str, root: str | Path) -> tuple[Path, list[str], list[int], list[str]]:

@@ -15,12 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from classification.datasets.folders import FOLDERS, LAYOUT, is_image
-from classification.datasets.image_files import read_image, read_tree
+from classification.datasets.image_files import read_tree
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic, cache_dir, locked, sha256
-from robust_backbones.core.images import read_member
+from robust_backbones.core.images import decode, read_member
 
-VERSION = 1  # version of the cache; increase it if a change in this file changes pixel values
+VERSION = 2  # version of the cache; increase it if a change in this file changes pixel values
 
 
 def read_decoded(split: str, root: str | Path, size: int) -> tuple[Tensor, Tensor, tuple[str, ...]]:
@@ -72,7 +72,7 @@ def _decode(root: Path, split: str, folder: Path, size: int) -> None:
         classes, arrays, labels = _decode_archive(root, size)
     else:
         files, found, classes = read_tree(split, root)
-        pixels = [_pixels(files[i], files.path(i), size) for i in range(len(files))]
+        pixels = [_pixels(decode(path), path, size) for path in map(files.path, range(len(files)))]
         arrays, labels = {split: pixels}, {split: found.tolist()}
     for name, pixels in arrays.items():
         with atomic(folder / f"{name}.npy") as temporary, open(temporary, "wb") as file:
@@ -88,7 +88,7 @@ def _decode_archive(root: Path, size: int) -> tuple[list[str], dict[str, list], 
     found: dict[str, dict[tuple[str, str], np.ndarray]] = {}
     for split, name, file in _members(root):
         member = f"{root}: {split}/{name}"
-        image = _pixels(read_image(file, member), member, size)
+        image = _pixels(decode(file, member), member, size)
         folder, rest = name.split("/", 1)
         found.setdefault(split, {})[folder, rest] = image
     if not found:

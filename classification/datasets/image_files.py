@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -21,7 +20,14 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from classification.datasets.folders import list_tree
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.images import check_size, decoding_errors
+from robust_backbones.core.images import (
+    TURNS,
+    Decoding,
+    decode,
+    decoding_errors,
+    open_image,
+    orientation,
+)
 
 HASH_THREADS = 8  # files that are hashed at the same time
 REDUCED_MODES = {
@@ -53,14 +59,6 @@ class ImageFiles:
 
     def path(self, i: int) -> Path:
         return self.root / os.fsdecode(self.names[i])
-
-    def __getitem__(self, i: int) -> Image.Image:
-        """Decode image `i` to RGB.
-
-        Raises:
-            UserError: the file cannot be read as an image.
-        """
-        return read_image(self.path(i), self.path(i))
 
     def fingerprint(self, labels: Tensor) -> str:
         """Return the SHA-256 (hex) of names, sizes in bytes and labels, sorted by name."""
@@ -103,50 +101,45 @@ def _named_errors(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
 
 
-def read_image(file: Any, name: object) -> Image.Image:
-    """Decode an image to RGB.
-
-    Args:
-        file: path or open file.
-        name: name of the image in error messages.
-
-    Raises:
-        UserError: Pillow cannot decode the whole image.
-    """
-    with decoding_errors(name), Image.open(file) as image:
-        check_size(image)
-        return image.convert("RGB")
-
-
-def read_fast(path: Path, shorter: int) -> Tensor | Image.Image:
+def read_fast(path: Path, shorter: int, decoding: Decoding | None = None) -> Tensor | Image.Image:
     """Decode a JPEG file to RGB quickly, at a reduced resolution if that is sufficient.
 
-    At full resolution, pixels differ from `read_image` by about one level of 255.
+    At full resolution, pixels differ from `images.decode` by about one level of 255.
     benchmarks/decoding.py measures the difference.
 
     Args:
         path: path of the image.
         shorter: required length of the shorter side, pixels. If the shorter side is at least twice
             as long, the image is decoded at 1/2, 1/4 or 1/8 of its size.
+        decoding: settings, as for `images.decode`.
 
     Returns:
         RGB or gray JPEG files: tensor `(3, H, W)` uint8, which `transforms` resizes as a tensor.
-        Other files: PIL image, as from `read_image`.
+        Other files: PIL image, as from `images.decode`.
 
     Raises:
         UserError: the file cannot be read as an image.
     """
+    decoding = decoding or Decoding()
     with decoding_errors(path):
-        with Image.open(path) as image:
-            check_size(image)
+        with open_image(path) as image:
             if image.format != "JPEG" or image.mode not in ("RGB", "L"):
-                return read_image(path, path)
+                return decode(path, decoding=decoding)
             ratio = min(image.size) // shorter
+            turn = TURNS.get(orientation(image)) if decoding.upright else None
         contents = path.read_bytes()
         if ratio >= 2:
-            return tv_tensors.Image(_reduced_jpeg(contents, ratio))
-        code = torch.frombuffer(bytearray(contents), dtype=torch.uint8)
-        return tv_tensors.Image(decode_jpeg(code, mode=ImageReadMode.RGB))
+            pixels = _reduced_jpeg(contents, ratio)
+        else:
+            code = torch.frombuffer(bytearray(contents), dtype=torch.uint8)
+            pixels = decode_jpeg(code, mode=ImageReadMode.RGB)
+        return tv_tensors.Image(pixels if turn is None else _turned(pixels, turn))
+
+
+def _turned(pixels: Tensor, turn: Image.Transpose) -> Tensor:
+    """Turn an image `(3, H, W)` as `Image.transpose` does."""
+    pixels = pixels.permute(1, 2, 0).numpy()
+    return torch.from_numpy(np.asarray(Image.fromarray(pixels).transpose(turn))).permute(2, 0, 1)
 
 
 def _reduced_jpeg(contents: bytes, ratio: int) -> Tensor:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from classification.datasets import embedded
 from classification.datasets.cifar import read_cifar
-from classification.datasets.image_files import read_tree
+from classification.datasets.image_files import ImageFiles, read_tree
 from classification.datasets.layouts import OFFICIAL
 from classification.datasets.shard_index import are_shards
 from classification.datasets.shards import open_shards
@@ -23,6 +24,7 @@ from classification.datasets.split import (
     held_out_mask,
 )
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.images import Decoding
 
 # Maps a dataset to a function from (split, root) to the contents of the split, train or test. All
 # other datasets are image folders.
@@ -44,6 +46,7 @@ def open_split(
     image_size: int | None = None,
     limit: int | None = None,
     held_out: float = 0.0,
+    decoding: Decoding | None = None,
 ) -> Split:
     """Open one split of a dataset.
 
@@ -57,11 +60,13 @@ def open_split(
             that have at least this many images in total.
         held_out: fraction of the training images of each class, in [0, 1), that is in `val` instead
             of `train`. Shards do not support a held-out part.
+        decoding: settings of the image decoder.
 
     Raises:
-        UserError: the name or split is unknown, no root is given, or the data is invalid.
+        UserError: the name or split is unknown, no root is given, or the data is invalid;
+            `decoding` has a range of values, but the dataset has no image files.
     """
-    spec = find_dataset(name)
+    spec, decoding = find_dataset(name), decoding or Decoding()
     if split not in SPLITS:
         raise UserError(f"split '{split}' of {name} is unknown. Choose from {', '.join(SPLITS)}.")
     root = locate(name, root)
@@ -77,8 +82,11 @@ def open_split(
                 f"{root}: shards do not support a held-out part. Write separate shards for the "
                 "images to hold out."
             )
-        return open_shards(spec, split, root, image_size, limit)
-    return _select(_read(spec, split, root, image_size), held_out, limit)
+        return replace(open_shards(spec, split, root, image_size, limit), decoding=decoding)
+    opened = _read(spec, split, root, image_size)
+    if decoding.values and not isinstance(opened.images, ImageFiles):
+        raise UserError(f"{decoding.option.split()[0]}: {name} has 8-bit images. Omit the option.")
+    return _select(replace(opened, decoding=decoding), held_out, limit)
 
 
 def open_images(
@@ -88,13 +96,14 @@ def open_images(
     *,
     image_size: int | None = None,
     limit: int | None = None,
+    decoding: Decoding | None = None,
 ) -> ImageSplit:
     """Open one split whose images can be read by index. The arguments are as for `open_split`.
 
     Raises:
         UserError: as for `open_split`, or the data is in shards.
     """
-    opened = open_split(name, split, root, image_size=image_size, limit=limit)
+    opened = open_split(name, split, root, image_size=image_size, limit=limit, decoding=decoding)
     if not has_images(opened):
         raise UserError(
             f"--data {root}: these are shards, whose images cannot be read by index. Pass a folder "

@@ -12,7 +12,7 @@ from pathlib import Path
 from classification.datasets.folders import FOLDERS, split_folder
 from classification.datasets.image_files import read_tree
 from classification.datasets.shard_index import INDEX, write_index
-from classification.datasets.shards import IMAGES, LABEL
+from classification.datasets.shards import LABEL
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic
 
@@ -40,8 +40,7 @@ def write_shards(
         complete.
 
     Raises:
-        UserError: the folder has a different layout, shards do not support an image's format, or
-            `output` already contains shards.
+        UserError: the folder has a different layout, or `output` already contains shards.
     """
     folder, output = Path(folder), Path(output)
     if (output / INDEX).exists() or next(output.glob("*.tar"), None):
@@ -76,11 +75,6 @@ def _write_shard(path: Path, images: list[tuple[Path, int]]) -> None:
     with atomic(path) as temporary, tarfile.open(temporary, "w") as archive:
         for number, (image, label) in enumerate(images):
             extension = image.suffix.lower().lstrip(".")
-            if extension not in IMAGES:
-                raise UserError(
-                    f"{image}: shards do not support this format. Convert the image to one of "
-                    f"{', '.join(IMAGES)}."
-                )
             for name, data in ((extension, image.read_bytes()), (LABEL, b"%d" % label)):
                 entry = tarfile.TarInfo(f"{number:08d}.{name}")
                 entry.size = len(data)

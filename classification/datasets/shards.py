@@ -26,15 +26,15 @@ import torch
 from PIL import Image
 
 from classification import transforms
-from classification.datasets.image_files import read_image
 from classification.datasets.shard_index import INDEX, find_shards, webdataset
 from classification.datasets.specs import DatasetSpec
 from classification.datasets.split import ImageBatch, Split, TrainEpoch
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.images import read_member
+from robust_backbones.core.images import FORMATS, Decoding, read_member
+from robust_backbones.core.images import decode as decode_image
 
 LABEL = "cls"
-IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm")  # file extensions inside the tar files
+IMAGES = tuple(suffix[1:] for suffix in FORMATS)  # file extensions inside the tar files
 BUFFER = 2000  # encoded images in each worker's shuffle buffer, about 200 MB for ImageNet
 
 
@@ -126,7 +126,7 @@ class ShardSplit(Split):
 
     def _decoded(self, samples: list[dict], labels: list[int]) -> Iterator[Image.Image]:
         for sample in samples:
-            image, label = decode(sample, self.classes)
+            image, label = decode(sample, self.classes, self.decoding)
             labels.append(label)
             yield image
 
@@ -164,7 +164,7 @@ class ShardSplit(Split):
     def _test_batches(self, urls: Sequence[str], batch_size: int) -> Iterator[ImageBatch]:
         pairs = []
         for sample in read_samples(urls):
-            image, label = decode(sample, self.classes)
+            image, label = decode(sample, self.classes, self.decoding)
             # Transform each image immediately, because a batch of full-size photographs could fill
             # the memory.
             pairs.append((transforms.centered([image], self.image_size), label))
@@ -280,7 +280,7 @@ def shuffled(stream: Iterator[dict], buffer: int, seed: int) -> Iterator[dict]:
     return filters._shuffle(iter(stream), buffer, buffer, random.Random(seed))
 
 
-def decode(sample: dict, classes: int) -> tuple[Image.Image, int]:
+def decode(sample: dict, classes: int, decoding: Decoding) -> tuple[Image.Image, int]:
     """Decode a sample to a PIL RGB image and its label.
 
     Raises:
@@ -300,4 +300,5 @@ def decode(sample: dict, classes: int) -> tuple[Image.Image, int]:
     if not 0 <= label < classes:
         text = sample[LABEL].decode(errors="replace")
         raise UserError(f"{where}.{LABEL} is '{text[:20]}'. It must be a label in [0, {classes}).")
-    return read_image(io.BytesIO(sample[extension]), f"{where}.{extension}"), label
+    file, name = io.BytesIO(sample[extension]), f"{where}.{extension}"
+    return decode_image(file, name, decoding), label

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeGuard
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from classification import transforms
 from classification.datasets.image_files import ImageFiles, read_fast
+from robust_backbones.core.images import Decoding, decode
 
 # Seed for --limit and for the held-out part, so that every run selects the same images.
 SUBSET_SEED = 2020
@@ -58,6 +59,7 @@ class Split(ABC):
         mean, std: RGB statistics for normalization, for images in [0, 1].
         augmentation: the dataset's training augmentation, a key of `transforms.AUGMENTATIONS`.
         class_names: one name per class.
+        decoding: settings of the image decoder.
         random_access: whether images can be read by index, as in an `ImageSplit`.
     """
 
@@ -69,6 +71,7 @@ class Split(ABC):
     std: tuple[float, ...]
     augmentation: str
     class_names: tuple[str, ...]
+    decoding: Decoding = field(default=Decoding(), kw_only=True)
     random_access: ClassVar[bool]
 
     @abstractmethod
@@ -139,13 +142,15 @@ class ImageSplit(Split):
         return self._image(i), int(self.labels[i])
 
     def _image(self, i: int) -> Any:
-        if self.decode == "fast" and isinstance(self.images, ImageFiles):
+        if isinstance(self.images, Tensor):
+            image: Any = self.images[i]
+        elif self.decode == "fast":
             # The decoded image needs twice the resolution of the test view, because a random crop
             # may show only a part of the image.
             shorter = round(2 * transforms.TEST_SCALE * self.image_size)
-            image = read_fast(self.images.path(i), shorter)
+            image = read_fast(self.images.path(i), shorter, self.decoding)
         else:
-            image = self.images[i]
+            image = decode(self.images.path(i), decoding=self.decoding)
         return transforms.downscale(image, self.downscale) if self.downscale else image
 
     def read(self, indices: Tensor) -> Tensor | Iterator[Tensor | Image.Image]:

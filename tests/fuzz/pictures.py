@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from classification.datasets.image_files import read_fast, read_image
+from classification.datasets.image_files import read_fast
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.images import decode
 from robust_backbones.detection.data import annotations, validate
 from robust_backbones.detection.inspect import predictor
 from tests.fuzz.cases import Seed
@@ -78,7 +79,7 @@ def read_images(folder: Path, path: Path) -> None:
     """Read the file with every reader, then raise the first error."""
     refused = []
     for read in (
-        lambda: read_image(path, path),
+        lambda: decode(path),
         lambda: read_fast(path, 2),
         lambda: predictor.as_array(path),
     ):

@@ -12,11 +12,12 @@ import robust_backbones.detection  # isort: skip  # noqa: F401  (before Detectro
 import torch
 
 from classification.datasets import image_cache, shards
-from classification.datasets.image_files import read_fast, read_image
+from classification.datasets.image_files import read_fast
 from classification.datasets.specs import DATASETS
 from classification.report import records
 from classification.study.file import read_study
 from robust_backbones.checkpoint.io import load_file
+from robust_backbones.core.images import decode
 from robust_backbones.detection import config
 from robust_backbones.detection.checkpointer import StrictCheckpointer
 from robust_backbones.detection.data import coco_annotations, coco_files, voc_annotations
@@ -297,7 +298,7 @@ def test_an_image_that_claims_gigapixels(tmp_path, size):
     path = tmp_path / "a.png"
     path.write_bytes(bomb(*size))
     for read in (
-        lambda: read_image(path, path),
+        lambda: decode(path),
         lambda: read_fast(path, 9),
         lambda: predictor.as_array(path),
     ):

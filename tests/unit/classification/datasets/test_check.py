@@ -86,7 +86,7 @@ DAMAGE = [  # change of one training image -> expected findings
     (lambda p: shutil.copy(p, p.parents[2] / "test" / "ant" / "c.jpg"), {"overlap": 1, "leak": 1}),
     # A lossless copy: the same pixels in a different file.
     (lambda p: Image.open(p).save(p.with_name("copy.png")), {"duplicate": 1}),
-    (lambda p: (p.unlink(), p.symlink_to("gone.jpg")), {"unreadable": 1}),
+    (lambda p: (p.unlink(), p.symlink_to("gone.jpg")), {"missing file": 1}),
     (lambda p: shutil.rmtree(p.parent), {"layout": 1}),
 ]
 
