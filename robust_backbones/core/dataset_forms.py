@@ -6,7 +6,12 @@ _ALL = [f"NAME={kind}:{paths}" for kind, paths in FORMS.items()]
 SYNTAX = ", ".join(_ALL[:-1]) + f" or {_ALL[-1]}"
 
 VOC_LAYOUT = "Annotations/*.xml, JPEGImages/ and ImageSets/Main/SPLIT.txt"
+RANDOM_SPLITS = ("train", "val", "all")  # of a folder that has no ImageSets
 
 LAYOUTS = f"""datasets of your own:
-  {_ALL[0]}   folder of the images, annotation file
-  {_ALL[1]}                   ROOT has {VOC_LAYOUT}"""
+  {_ALL[0]}
+    folder of the images, annotation file
+  {_ALL[1]}
+    ROOT has {VOC_LAYOUT}.
+    Without ImageSets, the folders may have any names, and SPLIT is train (80 % of the images,
+    chosen at random), val (the others) or all."""

@@ -20,6 +20,7 @@ from robust_backbones.core.errors import UserError
 from robust_backbones.detection.data.annotations import Annotations, Image, Object
 from robust_backbones.detection.data.coco_annotations import read_coco
 from robust_backbones.detection.data.voc_annotations import read_voc
+from robust_backbones.detection.data.voc_layout import find_layout, read_split
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,12 @@ class CustomDataset:
 
     def __str__(self) -> str:
         return f"{self.name}={self.kind}:{self.folder}:{self.listing}"
+
+    def split_rule(self) -> str:
+        """Return how the images were chosen; empty if the files of the dataset list them."""
+        if self.kind != "voc":
+            return ""
+        return read_split(find_layout(Path(self.folder)), self.listing).rule
 
     def read(self, classes: list[str] | None = None) -> Annotations:
         """Read the annotations, including invalid ones.
@@ -106,6 +113,8 @@ def prepare_custom(cfg: CfgNode, train: bool, given: Sequence[str] = ()) -> None
         return
     classes = list(cfg.DATASETS.CLASSES) or _find_classes(list(sources.values()))
     for source in used:
+        if rule := source.split_rule():
+            logging.getLogger(__name__).warning("dataset '%s': %s", source.name, rule)
         found = source.read(classes).classes
         if found != classes:
             raise UserError(
@@ -157,9 +166,7 @@ def register_custom(cfg: CfgNode) -> None:
         classes, repair = list(cfg.DATASETS.CLASSES), cfg.DATASETS.REPAIR
         DatasetCatalog.register(source.name, partial(load_dicts, source, classes, repair))
         meta = dict(thing_classes=classes, source=source)
-        if source.kind == "voc":
-            meta |= dict(dirname=source.folder, split=source.listing, year=2012)
-        elif not repair:
+        if source.kind == "coco" and not repair:
             # If json_file is not set, evaluators use the repaired annotations.
             meta |= dict(json_file=source.listing, image_root=source.folder)
         if source.kind == "coco":

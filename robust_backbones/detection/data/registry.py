@@ -1,6 +1,5 @@
 """Register the digit scenes, and check that the files of registered datasets exist."""
 
-import difflib
 import hashlib
 import json
 import os
@@ -11,7 +10,7 @@ from detectron2.data.datasets import load_coco_json
 from detectron2.data.datasets.pascal_voc import load_voc_instances
 
 from robust_backbones.core.dataset_forms import SYNTAX
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, choose_from
 from robust_backbones.detection.data import digit_scenes
 
 
@@ -61,11 +60,8 @@ def check_dataset(name: str) -> None:
         UserError: the dataset is not registered, or a file is missing.
     """
     if name not in DatasetCatalog:
-        near = ", ".join(difflib.get_close_matches(name, list(DatasetCatalog), n=3, cutoff=0))
-        raise UserError(
-            f"dataset '{name}' is not registered. The nearest names are {near}. For your own data, "
-            f"give {SYNTAX}."
-        )
+        fix = choose_from(name, DatasetCatalog, f"For your own data, give {SYNTAX}.")
+        raise UserError(f"dataset '{name}' is not registered. {fix}")
     if name.startswith("digit_scenes"):
         digit_scenes.ensure()
         return
@@ -90,12 +86,16 @@ def fingerprint(name: str) -> dict:
     """Return the number of images of a registered dataset and a SHA-256 digest of its annotations.
 
     Returns:
-        A dictionary with the keys `images` and `fingerprint`.
+        A dictionary with the keys `images` and `fingerprint`, and `split` if the images were
+        chosen at random; see `CustomDataset.split_rule`.
     """
     dicts = DatasetCatalog.get(name)
     rows = [[os.path.basename(d["file_name"]), d.get("annotations", [])] for d in dicts]
     text = json.dumps(rows, sort_keys=True, default=str)
-    return {"images": len(dicts), "fingerprint": hashlib.sha256(text.encode()).hexdigest()}
+    found = {"images": len(dicts), "fingerprint": hashlib.sha256(text.encode()).hexdigest()}
+    source = MetadataCatalog.get(name).get("source")
+    rule = source.split_rule() if source else ""
+    return found | ({"split": rule} if rule else {})
 
 
 _register_digit_scenes()

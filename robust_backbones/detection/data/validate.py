@@ -42,6 +42,7 @@ NOTES = {
     "EXIF rotation": "the EXIF orientation is set; Detectron2 applies it, so boxes must match it",
     "empty class": "a class has no object",
     "no objects": "an image has no object; Detectron2 excludes it from training",
+    "not annotated": "an image has no annotation file, so it is not used",
     "crowd": "a region contains many objects; excluded from training, ignored in evaluation",
     "difficult": "VOC's evaluation ignores the object; Detectron2 trains on it",
 }

@@ -29,6 +29,8 @@ def report(datasets: list[str], pixels: bool, listed: int, csv_file: str | None)
         problems = check(annotations, pixels=pixels)
         rows += [(name, p.kind, p.image, p.text) for p in problems]
         _print_counts(name, annotations)
+        if by_path and (rule := custom.parse_dataset(text).split_rule()):
+            print(f"  {rule}")
         errors += _print_problems(problems, listed)
     if csv_file:
         with (

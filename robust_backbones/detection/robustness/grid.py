@@ -90,7 +90,7 @@ class Target:
         warnings: list[dict] | None,
     ) -> None:
         """Write `result.json` and print the warnings. For the arguments, see `results.write`."""
-        fingerprint = settings["fingerprint"]
+        data = registry.fingerprint(self.dataset) | {"images": len(self.items)}
         results.write(
             Path(folder) / "result.json",
             kind=kind,
@@ -100,7 +100,7 @@ class Target:
             settings=settings | {"weights": self.cfg.MODEL.WEIGHTS},
             seconds=seconds,
             weights_sha256=self.weights_sha256,
-            data={self.dataset: {"images": len(self.items), "fingerprint": fingerprint}},
+            data={self.dataset: data},
         )
         for warning in warnings or ():
             print(f"warning: {warning['message']}", file=sys.stderr)

@@ -161,18 +161,13 @@ def test_parts_in_the_wrong_order_are_named(tmp_path):
 
 
 def test_voc_mistakes_are_named(tmp_path):
-    with pytest.raises(UserError, match="none is not a folder. Give the folder of ImageSets"):
+    with pytest.raises(UserError, match="none is not a folder. Give a folder with Annotations"):
         voc_annotations.read_voc(tmp_path / "none", "test")
-    with pytest.raises(UserError, match="ImageSets/Main. Give a folder in VOC's layout"):
-        voc_annotations.read_voc(tmp_path, "test")
     voc(tmp_path, [("cat", (1, 1, 9, 9))])
     with pytest.raises(UserError, match="split 'test' does not exist in .*. Choose from train"):
         voc_annotations.read_voc(tmp_path, "test")
     (tmp_path / "Annotations/train1.xml").write_text("<annotation>")
     with pytest.raises(UserError, match=r"train1.xml is not a VOC annotation"):
-        voc_annotations.read_voc(tmp_path, "train")
-    (tmp_path / "Annotations/train1.xml").unlink()
-    with pytest.raises(UserError, match="lists train1, but .*train1.xml does not exist"):
         voc_annotations.read_voc(tmp_path, "train")
 
 

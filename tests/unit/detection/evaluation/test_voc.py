@@ -250,9 +250,9 @@ def test_own_voc_data_are_scored_as_they_are_repaired(tmp_path):
 
 
 MISTAKES = [
-    ("Annotations/000003.xml", None, "lists 000003, but .* does not exist"),
+    ("Annotations/000003.xml", None, "lists '000003', but .* does not exist"),
     ("Annotations/000003.xml", "<annotation>", "000003.xml is not a VOC annotation"),
-    ("ImageSets/Main/test.txt", None, "split 'test' does not exist in"),
+    ("ImageSets/Main/test.txt", None, "split 'test' does not exist"),
 ]
 
 

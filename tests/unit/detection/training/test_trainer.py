@@ -155,10 +155,7 @@ def test_what_differs_at_resuming_is_said(
 MISTAKES = [
     (["--config", "configs/coco_mask_rcn.yaml"], "does not exist. Did you mean configs/coco_mask_"),
     (["SOLVER.MAX_ITR", "3"], "SOLVER.MAX_ITR"),
-    (
-        ["DATASETS.TRAIN", "['digit_scene']"],
-        "'digit_scene' is not registered. The nearest names are digit",
-    ),
+    (["DATASETS.TRAIN", "['digit_scene']"], "'digit_scene' is not registered. Did you mean digit"),
     (["DATASETS.TEST", "['coco_2017_val']"], "set DETECTRON2_DATASETS"),
     (["MODEL.WEIGHTS", "none.pth"], "'none.pth' does not exist. Give the checkpoint of a det"),
     (["MODEL.WEIGHTS", "output/demo/x.pth"], "does not exist. Create it with: make demo"),
