@@ -20,7 +20,6 @@ from robust_backbones.checkpoint.architectures import (
 )
 from robust_backbones.checkpoint.formats import FORMAT, FORMAT_VERSION
 from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint, save_file
-from robust_backbones.core.errors import UserError
 from robust_backbones.zoo import ARCHS, IMAGENET_MEAN, IMAGENET_STD
 
 Statistics = tuple[Sequence[float], Sequence[float]]  # mean and std of the channels, RGB
@@ -128,10 +127,9 @@ def load_classifier(source: str | Path) -> Classifier:
             last layer.
     """
     found = read_checkpoint(weights.resolve(source))
-    head = f"{ARCHS[found.arch].head}.weight"
-    if head not in found.tensors:
-        raise UserError(f"{source} has no last layer ({head}). Give a complete classifier.")
-    return _fill(found, found.tensors, len(found.tensors[head])).eval()
+    found.require_head(source)
+    classes = len(found.tensors[f"{ARCHS[found.arch].head}.weight"])
+    return _fill(found, found.tensors, classes).eval()
 
 
 def save_classifier(path: Path, state: dict, metadata: dict, **more: Any) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from robust_backbones import download, zoo
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.file_kinds import HEAD, foreign_kind
 from robust_backbones.core.files import atomic, cache_dir, locked, sha256
 from robust_backbones.download import DownloadError
 
@@ -338,7 +339,7 @@ def _stamp(path: Path) -> list[int]:
 
 
 def _inspect(path: Path, expected: str | None) -> tuple[str, str]:
-    """Hash a file. Check its digest, and detect text such as an HTML page.
+    """Hash a file. Check its digest, and detect other kinds of files, such as an HTML page.
 
     Args:
         path: file to hash.
@@ -353,13 +354,13 @@ def _inspect(path: Path, expected: str | None) -> tuple[str, str]:
     """
     try:
         with open(path, "rb") as file:
-            head = file.read(512)
+            head = file.read(HEAD)
         found = sha256(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     if expected is not None and found == expected:
         return found, ""
-    if kind := _kind_of_text(head):
+    if kind := foreign_kind(head)[0]:
         return found, f"is {kind}, not a weight file"
     if expected is not None:
         size = path.stat().st_size
@@ -368,22 +369,6 @@ def _inspect(path: Path, expected: str | None) -> tuple[str, str]:
             "truncated, damaged or another file"
         )
     return found, ""
-
-
-def _kind_of_text(head: bytes) -> str:
-    """Describe text that a server sent instead of weights. Return "" for all other contents."""
-    if not head:
-        return "empty"
-    if b"\0" in head:  # all weight formats are binary
-        return ""
-    text = head.lstrip().lower()
-    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<!--")):
-        return "an HTML page"
-    if text.startswith(b"<?xml"):
-        return "an XML message"
-    if text.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer (run: git lfs pull)"
-    return "a JSON message" if text.startswith((b'{"', b"{\n", b"{\r")) else ""
 
 
 def _discard(path: Path) -> None:

@@ -78,7 +78,7 @@ ARCHS: dict[str, Arch] = {
     "resnext101_32x8d": _resnet((3, 4, 23, 3), groups=32, width_per_group=8),
     "resnext101_64x4d": _resnet((3, 4, 23, 3), groups=64, width_per_group=4),
     "densenet161": Arch("classifier", "features.denseblock1.denselayer1.conv1.weight", 2208),
-    "mnasnet1_0": Arch("classifier.1", "layers.0.weight", 1280),
+    "mnasnet1_0": Arch("classifier.1", "layers.8.0.layers.0.weight", 1280),
     "mobilenet_v2": Arch("classifier.1", "features.1.conv.0.0.weight", 1280),
     "shufflenet_v2_x1_0": Arch("fc", "stage2.0.branch1.0.weight", 1024),
     "vgg16_bn": Arch("classifier.6", "features.40.weight", 4096),

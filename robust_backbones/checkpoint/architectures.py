@@ -1,5 +1,6 @@
 """Build torchvision networks by name, and recognize an architecture from its tensors."""
 
+import re
 from collections import OrderedDict
 from functools import cache
 
@@ -70,6 +71,11 @@ def recognize(tensors: dict[str, Tensor], expected: str | None, source: object) 
             f"{source}: the network is a {likely}, not a {expected}. Pass --arch {likely} or omit "
             "--arch."
         )
+    if description := _unsupported(tensors, likely):
+        raise UserError(
+            f"{source}: the network is not supported. {description}. Supported are "
+            f"{', '.join(ARCHS)}."
+        )
     nearest = expected or likely
     lines = _differences(tensors, nearest)
     more = f", and {len(lines) - 5} more" if len(lines) > 5 else ""
@@ -77,6 +83,72 @@ def recognize(tensors: dict[str, Tensor], expected: str | None, source: object) 
         f"{source}: the network is not supported. Differences from {nearest}: "
         f"{', '.join(lines[:5])}{more}."
     )
+
+
+# Patterns of keys in torchvision, timm and the authors' code, and the networks that have them. No
+# supported network has such keys.
+_FAMILIES = [
+    (re.compile(rf"(^|\.)({pattern})"), family)
+    for pattern, family in (
+        (r"relative_position_bias_table|cpb_mlp\.", "a Swin transformer"),
+        (r"(layers?|\w*blocks)\.\w*\d+\.(attn|attention|self_attention)\.", "a ViT"),
+        (r"stages\.\d\.(blocks\.)?\d+\.(conv_dw|dwconv)\.|layer_scale$", "a ConvNeXt"),
+        (r"_?conv_stem\.|features\.\d+(\.\d+)?\.block\.", "an EfficientNet or MobileNetV3"),
+        (r"trunk_output\.|s1\.b1\.", "a RegNet"),
+        (r"Mixed_5b\.|inception3a\.", "an Inception"),
+        (r"features\.\d+\.squeeze\.", "a SqueezeNet"),
+        (r"features\.0\.weight$", "a VGG or AlexNet"),
+        (r"stages\.\d\.blocks\.\d+\.conv1\.|block1\.unit01\.", "a ResNetV2"),
+        (r"layer1\.0\.(se|se_module|conv2\.attn)\.", "a ResNet with attention (SE, ECA, SK)"),
+        (r"conv1\.0\.weight$", "a ResNet with a deep stem (ResNet-C, -D, -S)"),
+        (r"layer\d\.\d\.shortcut\.|block1\.layer\.0\.", "a ResNet for CIFAR"),
+    )
+]
+
+
+def _unsupported(tensors: dict[str, Tensor], likely: str) -> str:
+    """Describe a network without a supported relative. Return "" if a comparison says more."""
+    row = ARCHS[likely]
+    if row.marker in tensors and not isinstance(row, ResNetArch):
+        return ""
+    for pattern, family in _FAMILIES:
+        if key := next(filter(pattern.search, tensors), None):
+            return f"Its keys, such as '{key}', look like {family}"
+    if row.marker in tensors or any(_blocks(tensors)):
+        return ""
+    return f"Its keys, such as '{next(iter(tensors), '')}', fit no supported network"
+
+
+# Names of networks with the tensors of a supported network and other operations.
+_OTHER_OPERATIONS = {
+    re.compile(pattern): what
+    for pattern, what in (
+        (r"blur|resne[xts]*taa\d", "anti-aliased pooling"),
+        (r"leaky|silu|swish|gelu|mish|softplus|(?<!r)elu", "another activation than ReLU"),
+        (r"dilat", "dilated convolutions"),
+        (r"caffe", "strides in the 1x1 convolutions"),
+    )
+}
+
+
+def check_operations(metadata: dict, source: object) -> None:
+    """Refuse a network whose recorded name shows operations that its tensors cannot show.
+
+    Args:
+        metadata: metadata of the file, such as timm's `arch`.
+        source: name of the file in error messages.
+
+    Raises:
+        UserError: the name is one of anti-aliased, leaky, dilated and similar networks.
+    """
+    for key in ("arch", "architecture", "model_name"):
+        name = str(metadata.get(key, ""))
+        for pattern, what in _OTHER_OPERATIONS.items():
+            if pattern.search(name.lower()):
+                raise UserError(
+                    f"{source}: {key} '{name[:100]}' has {what}, which is not supported. Its "
+                    "tensors fit a supported network, but the features would be wrong."
+                )
 
 
 def _most_similar(tensors: dict[str, Tensor]) -> str:

@@ -1,6 +1,7 @@
 """Load pickles of NumPy arrays and plain containers without executing any code.
 
 NumPy's own unpickling functions crash on damaged array states, so this module never calls them.
+NumPy scalars become Python numbers.
 """
 
 import math
@@ -78,8 +79,11 @@ def _array(*_: Any) -> _Array:
     return _Array()
 
 
-def _scalar(dtype: _Dtype, data: Any) -> np.generic:
-    return np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, dtype.value)[0]
+def _scalar(dtype: _Dtype, data: Any) -> bool | int | float:
+    data = data.encode("latin1") if isinstance(data, str) else data
+    if not isinstance(dtype, _Dtype) or len(data) != dtype.value.itemsize:
+        raise pickle.UnpicklingError("scalar does not match its number of bytes")
+    return np.frombuffer(data, dtype.value)[0].item()
 
 
 def _bytes(text: str, encoding: str) -> bytes:
@@ -101,6 +105,14 @@ _ALLOWED_GLOBALS = {
     "numpy.core.multiarray._reconstruct": _array,
     "numpy.core.multiarray.scalar": _scalar,
 }
+
+
+# The names that torch.load replaces by the stand-ins. Optimizers and schedules store NumPy scalars.
+SCALAR_GLOBALS: list[Any] = [
+    (_Dtype, "numpy.dtype"),
+    (_scalar, "numpy.core.multiarray.scalar"),
+    (_scalar, "numpy._core.multiarray.scalar"),
+]
 
 
 class _Unpickler(pickle.Unpickler):

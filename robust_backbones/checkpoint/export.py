@@ -10,11 +10,11 @@ import torch
 
 from robust_backbones import __version__
 from robust_backbones.checkpoint.architectures import with_module_versions
-from robust_backbones.checkpoint.io import Checkpoint, save_file
+from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint, write_file
 from robust_backbones.checkpoint.key_names import to_detectron2
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic
-from robust_backbones.zoo import ARCHS, IMAGENET_MEAN, IMAGENET_STD, RESNETS
+from robust_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD, RESNETS
 
 AUTHOR = "robust_backbones"  # Detectron2 logs the author of a weight file
 
@@ -25,11 +25,11 @@ class Target:
 
     Attributes:
         contents: function that converts a checkpoint to the contents of the file.
-        write: function that writes the contents to a path, atomically.
+        write: function that writes the contents to a path.
     """
 
     contents: Callable[[Checkpoint], dict]
-    write: Callable[[dict, str | Path], None] = save_file
+    write: Callable[[dict, Path], None] = write_file
 
 
 def metadata(source: Checkpoint) -> dict:
@@ -89,8 +89,7 @@ def robustness_contents(source: Checkpoint) -> dict:
     Raises:
         UserError: the source has no classifier head.
     """
-    if f"{ARCHS[source.arch].head}.weight" not in source.tensors:
-        raise UserError("the source has no classifier head. The robustness library requires one.")
+    source.require_head("the source")
     inner = "model.model." if source.arch in _UNKNOWN_TO_LIBRARY else "model."
     mean, std = (
         torch.tensor(values).view(3, 1, 1)
@@ -109,15 +108,12 @@ def safetensors_contents(source: Checkpoint) -> dict:
     return {"model": torchvision_contents(source), "metadata": metadata(source)}
 
 
-def _write_safetensors(contents: dict, path: str | Path) -> None:
+def _write_safetensors(contents: dict, path: Path) -> None:
     # The header of a safetensors file contains only strings, so the metadata is one JSON string.
     header = json.dumps({"metadata": contents["metadata"]})
-    with atomic(path) as temporary:
-        # safetensors rejects tensors that share memory.
-        tensors = {name: tensor.clone() for name, tensor in contents["model"].items()}
-        safetensors.torch.save_file(
-            tensors, temporary, {"format": "pt", "robust_backbones": header}
-        )
+    # safetensors rejects tensors that share memory.
+    tensors = {name: tensor.clone() for name, tensor in contents["model"].items()}
+    safetensors.torch.save_file(tensors, path, {"format": "pt", "robust_backbones": header})
 
 
 TARGETS = {
@@ -126,3 +122,29 @@ TARGETS = {
     "robustness": Target(robustness_contents),
     "safetensors": Target(safetensors_contents, _write_safetensors),
 }
+
+
+def save(source: Checkpoint, contents: dict, to: str, path: str | Path) -> None:
+    """Write a converted checkpoint atomically, and read it back before it replaces `path`.
+
+    Args:
+        source: checkpoint that was converted.
+        contents: contents of the new file, from `TARGETS[to].contents`.
+        to: format, a key of `TARGETS`.
+        path: file to write.
+
+    Raises:
+        UserError: the file cannot be written, or does not contain the tensors of the source. No
+            file is left then, and an existing file stays unchanged.
+    """
+    dropped = to_detectron2(source.tensors)[1] if to == "detectron2" else {}
+    expected = {name: t for name, t in source.tensors.items() if name not in dropped}
+    with atomic(path) as temporary:
+        TARGETS[to].write(contents, temporary)
+        try:
+            found = read_checkpoint(temporary, source.arch).tensors
+        except UserError as error:
+            raise UserError(f"{path} was not written, because it cannot be read: {error}") from None
+        same = found.keys() == expected.keys()
+        if not same or any(not found[name].equal(tensor) for name, tensor in expected.items()):
+            raise UserError(f"{path} was not written: its tensors differ from the source's.")

@@ -1,17 +1,18 @@
 """Extract a network's tensors from the layouts of checkpoint files, under torchvision names.
 
-Every key of a file is either used or dropped with a recorded reason. A prefix is removed only if
-all keys share it, and a copy is dropped only if it equals the original.
+Every key of a file is used, dropped with a recorded reason, or named in an error.
 """
 
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from robust_backbones.checkpoint.containers import find_state
 from robust_backbones.checkpoint.key_names import to_torchvision
+from robust_backbones.checkpoint.wrappers import unwrap_network
 from robust_backbones.core.errors import UserError
 
 FORMAT = "robust_backbones.classifier"  # marks this project's files; see docs/formats.md
@@ -39,7 +40,11 @@ class Layout:
 
 
 def unwrap(
-    contents: Any, source: object, from_detector: bool = False, assume_rgb: bool = False
+    contents: Any,
+    source: object,
+    from_detector: bool = False,
+    assume_rgb: bool = False,
+    key: str | None = None,
 ) -> Layout:
     """Recognize the layout of a file and extract the network.
 
@@ -49,113 +54,69 @@ def unwrap(
         from_detector: whether to extract the backbone of a whole Detectron2 detector.
         assume_rgb: whether to assume that a Detectron2 file without metadata expects RGB images
             with ImageNet statistics, and has its strides in the 3x3 convolutions.
+        key: name of the network in the file, as in `containers.find_state`; None if it is clear.
 
     Raises:
         UserError: the contents are not a dictionary of tensors, have a newer format or contradict
-            each other; the network expects BGR images; or the file contains a whole detector and
-            `from_detector` is False.
+            each other; the file contains several networks and `key` is None; the network expects
+            BGR images; or the file contains a whole detector and `from_detector` is False.
     """
-    if not isinstance(contents, dict):
-        raise UserError(
-            f"{source}: the file contains a {type(contents).__name__}, not a dictionary of "
-            "tensors. Save a state_dict."
-        )
-    state, rest = _split_state(contents, source)
-    if any(key.endswith("stem.conv1.weight") for key in state):
-        layout = _detectron2(state, rest, source, from_detector, assume_rgb)
-    elif any("encoder_q." in key for key in state):
-        layout = _moco(state, rest)
+    state, rest, dropped = find_state(contents, source, key)
+    stems = [k.removesuffix(_STEM) for k in state if k.endswith(_STEM)]
+    stems = [stem for stem in stems if f"{stem}res2.0.conv1.weight" in state]
+    if stems:
+        layout = _detectron2(state, min(stems, key=len), rest, source, from_detector, assume_rgb)
     else:
         layout = _classifier(state, rest, source)
-    others = [k for k, v in rest.items() if isinstance(v, dict) and _contains_tensors(v)]
-    layout.dropped |= dict.fromkeys(others, "another set of tensors (averaged weights, optimizer)")
+    layout.dropped |= dropped
     _check_statistics(layout, source)
     return layout
 
 
-def _contains_tensors(node: dict) -> bool:
-    return any(
-        isinstance(v, Tensor) or isinstance(v, dict) and _contains_tensors(v) for v in node.values()
-    )
-
-
-def _split_state(contents: dict, source: object) -> tuple[dict[str, Tensor], dict]:
-    """Return the state dict and the other contents of the file."""
-    key = next((k for k in ("model", "state_dict") if isinstance(contents.get(k), dict)), None)
-    state = contents[key] if key else contents
-    bad = [k for k, v in state.items() if not isinstance(v, Tensor)]
-    if bad or not state:
-        what = f"'{bad[0]}' is a {type(state[bad[0]]).__name__}" if bad else "it is empty"
-        raise UserError(f"{source}: not a dictionary of tensors ({what}). Save a state_dict.")
-    if not all(isinstance(k, str) for k in state):
-        raise UserError(f"{source}: some keys are not strings. Save a state_dict.")
-    return state, {k: v for k, v in contents.items() if key and k != key}
-
-
-# The `robustness` library saves two copies of the network, and the second copy is inside the
-# attacker. Each copy has its own normalization. This project saves one network and one
-# normalization.
-_COPY = "attacker."
-_STATISTICS = {
-    "mean": ("normalizer.new_mean", "attacker.normalize.new_mean", "normalize.mean"),
-    "std": ("normalizer.new_std", "attacker.normalize.new_std", "normalize.std"),
-}
-_NET_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.")
-
-
 def _classifier(state: dict[str, Tensor], rest: dict, source: object) -> Layout:
-    """Extract a network from a plain, DDP, Lightning, timm, `robustness` or project file."""
-    state, prefix = _strip(state, ("module.",))
-    net, copies, statistics, dropped = {}, {}, {}, {}
-    for key, tensor in state.items():
-        part = next((part for part, names in _STATISTICS.items() if key in names), None)
-        if part:
-            tensor = tensor.float()
-            if not torch.equal(statistics.setdefault(part, tensor), tensor):
-                raise UserError(f"{source}: '{prefix}{key}' differs from the first normalization.")
-            dropped[prefix + key] = "normalization, saved as mean and std"
-        elif key.startswith(_COPY):
-            copies[key] = tensor
-        else:
-            net[key] = tensor
-    for key, tensor in copies.items():
-        original = net.get(key.removeprefix(_COPY))
-        if original is None or not torch.equal(original, tensor):
-            raise UserError(
-                f"{source}: '{prefix}{key}' is not a copy of the network's tensor. Only plain "
-                "classifiers of the robustness library are supported."
-            )
-        dropped[prefix + key] = "identical copy inside the attacker"
-    net, _ = _strip(net, _NET_PREFIXES)
-    renamed = {_legacy_densenet(key): tensor for key, tensor in net.items()}
-    if len(renamed) < len(net):
-        raise UserError(f"{source}: a tensor has both its old and its new DenseNet name.")
+    """Extract a network from a file of any training program, or of this project."""
+    found = unwrap_network(state, source)
     ours = rest.get("format") == FORMAT
     if ours and repr(rest.get("version")) != str(FORMAT_VERSION):  # versions can be tensors
         raise UserError(
             f"{source}: format version {rest.get('version')} is not supported, only "
             f"{FORMAT_VERSION}. Install a newer release."
         )
-    name = "robust_backbones" if ours else "robustness" if copies or statistics else "torchvision"
     metadata = _metadata(rest) or _plain_values(rest)
     recorded = _recorded_statistics(metadata, source)
-    for part in statistics.keys() & recorded.keys():
-        one, two = statistics[part].flatten(), recorded[part].flatten()
+    for part in found.statistics.keys() & recorded.keys():
+        one, two = found.statistics[part], recorded[part].flatten()
         if one.shape != two.shape or not torch.allclose(one, two, atol=1e-6):
             raise UserError(
                 f"{source}: {part} differs between the normalization layer and the metadata."
             )
-    return Layout(name, renamed, dropped, metadata=metadata, **recorded | statistics)
+    statistics = recorded | found.statistics
+    kind = "robust_backbones" if ours else found.kind
+    return Layout(kind, found.tensors, found.dropped, metadata=metadata, **statistics)
 
 
 def _metadata(rest: dict) -> dict:
     """Return the metadata of a file written by this project, or an empty dictionary."""
-    return rest["metadata"] if isinstance(rest.get("metadata"), dict) else {}
+    return _to_python(rest["metadata"]) if isinstance(rest.get("metadata"), dict) else {}
+
+
+def _to_python(value: Any, depth: int = 0) -> Any:
+    """Convert NumPy scalars in containers to Python numbers, because readers refuse them.
+
+    `depth` ends the recursion in containers that contain themselves.
+    """
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict) and depth < 9:
+        return {k: _to_python(v, depth + 1) for k, v in value.items()}
+    if type(value) in (list, tuple) and depth < 9:
+        return type(value)(_to_python(v, depth + 1) for v in value)
+    return value
 
 
 def _recorded_statistics(metadata: dict, source: object) -> dict[str, Tensor]:
     """Return the mean and std in the metadata as tensors."""
-    found = {part: metadata[part] for part in _STATISTICS if metadata.get(part) is not None}
+    found = {part: metadata[part] for part in ("mean", "std") if metadata.get(part) is not None}
     for part, values in found.items():
         numbers = isinstance(values, (list, tuple)) and all(isinstance(v, float) for v in values)
         if not numbers:
@@ -177,44 +138,23 @@ def _check_statistics(layout: Layout, source: object) -> None:
 
 def _plain_values(rest: dict) -> dict:
     """Return the numbers, strings and booleans of a file, such as its epoch and accuracy."""
-    return {k: v for k, v in rest.items() if isinstance(v, (int, float, str, bool))}
+    values = {k: _to_python(v) for k, v in rest.items() if isinstance(v, _PLAIN)}
+    return {k: v for k, v in values.items() if isinstance(v, (int, float, str, bool))}
 
 
-def _strip(state: dict, prefixes: tuple[str, ...]) -> tuple[dict, str]:
-    """Remove the prefixes that all keys share. Also return the removed string."""
-    removed = ""
-    while found := next((p for p in prefixes if state and all(k.startswith(p) for k in state)), ""):
-        state = {key.removeprefix(found): tensor for key, tensor in state.items()}
-        removed += found
-    return state, removed
-
-
-def _legacy_densenet(key: str) -> str:
-    """Rename a key of torchvision's DenseNet files for its networks: `norm.1` to `norm1`."""
-    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key)
-
-
-def _moco(state: dict[str, Tensor], rest: dict) -> Layout:
-    """Extract the query encoder of MoCo and similar methods, without its contrastive head."""
-    state, prefix = _strip(state, ("module.", "model."))
-    net, dropped = {}, {}
-    for key, tensor in state.items():
-        name = key.removeprefix("encoder_q.")
-        if name == key:
-            dropped[prefix + key] = "not part of the query encoder (key encoder, queue)"
-        elif name.startswith("fc."):
-            dropped[prefix + key] = "contrastive head, not a classifier"
-        else:
-            net[name] = tensor
-    return Layout("moco", net, dropped, metadata=_plain_values(rest))
+_PLAIN = (int, float, str, bool, np.generic)
+_STEM = "stem.conv1.weight"
 
 
 def _detectron2(
-    state: dict[str, Tensor], rest: dict, source: object, from_detector: bool, assume_rgb: bool
+    state: dict[str, Tensor],
+    prefix: str,
+    rest: dict,
+    source: object,
+    from_detector: bool,
+    assume_rgb: bool,
 ) -> Layout:
-    """Extract the backbone from a converted file or from a whole detector."""
-    stem = min((key for key in state if key.endswith("stem.conv1.weight")), key=len)
-    prefix = stem.removesuffix("stem.conv1.weight")
+    """Extract the backbone under `prefix` from a converted file or from a whole detector."""
     metadata = _metadata(rest)
     order = metadata.get("channel_order")
     if order not in (None, "RGB"):

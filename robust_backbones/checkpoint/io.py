@@ -6,6 +6,7 @@ import pickletools
 import re
 import types
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -16,10 +17,13 @@ from safetensors import safe_open
 from torch import Tensor
 
 from robust_backbones.checkpoint import array_pickles
-from robust_backbones.checkpoint.architectures import BATCH_COUNTER, recognize
+from robust_backbones.checkpoint.architectures import BATCH_COUNTER, check_operations, recognize
 from robust_backbones.checkpoint.formats import unwrap
+from robust_backbones.checkpoint.wrappers import CONTRASTIVE, NOT_LINEAR, OUTSIDE
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.file_kinds import HEAD, foreign_kind
 from robust_backbones.core.files import atomic, sha256
+from robust_backbones.zoo import ARCHS
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors", ".pkl")  # listed in errors, but not required
 LONGEST_WORD = 10_000  # longest word in a pickled string, in characters
@@ -61,6 +65,23 @@ class Checkpoint:
     dropped: dict[str, str] = field(default_factory=dict)
     metadata: dict = field(default_factory=dict)
 
+    def require_head(self, source: object) -> None:
+        """Check that the network has its last layer.
+
+        Args:
+            source: name of the file in the error message.
+
+        Raises:
+            UserError: the last layer is missing. The message says why it was dropped.
+        """
+        name = f"{ARCHS[self.arch].head}.weight"
+        if name not in self.tensors:
+            reasons = [r for r in self.dropped.values() if r in (NOT_LINEAR, OUTSIDE, CONTRASTIVE)]
+            why = f": {reasons[0]}" if reasons else ""
+            raise UserError(
+                f"{source} has no last layer ({name}){why}. Give a complete classifier."
+            )
+
 
 def save_file(contents: dict, path: str | Path) -> None:
     """Write `contents` with `torch.save`, atomically.
@@ -68,7 +89,13 @@ def save_file(contents: dict, path: str | Path) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    with atomic(path) as temporary, open(temporary, "wb") as file:
+    with atomic(path) as temporary:
+        write_file(contents, temporary)
+
+
+def write_file(contents: dict, path: Path) -> None:
+    """Write `contents` with `torch.save` to a temporary path."""
+    with open(path, "wb") as file:
         torch.save(contents, file)  # with a path, torch.save would store its temporary name
 
 
@@ -78,6 +105,7 @@ def read_checkpoint(
     allow_pickle: bool = False,
     from_detector: bool = False,
     assume_rgb: bool = False,
+    key: str | None = None,
 ) -> Checkpoint:
     """Read a classifier or backbone from a checkpoint in any format of `formats.py`.
 
@@ -88,14 +116,17 @@ def read_checkpoint(
             tensors. Use True only for files from a trusted source.
         from_detector: whether to extract the backbone of a whole Detectron2 detector.
         assume_rgb: as in `formats.unwrap`.
+        key: name of the network in a file with several networks, as in `containers.find_state`.
 
     Raises:
-        UserError: the file is not a checkpoint, is unsafe, or has another architecture, or a
-            tensor is missing, unknown, of the wrong shape, not floating point or not finite.
+        UserError: the file is not a checkpoint, is unsafe, or has another architecture or other
+            operations, or a tensor is missing, unknown, of the wrong shape, not floating point or
+            not finite.
     """
     path = Path(path)
-    layout = unwrap(load_file(path, allow_pickle), path, from_detector, assume_rgb)
+    layout = unwrap(load_file(path, allow_pickle), path, from_detector, assume_rgb, key)
     found = recognize(layout.tensors, arch, path)  # before the conversion, which needs memory
+    check_operations(layout.metadata, path)
     tensors = {name: _float32(name, tensor, path) for name, tensor in layout.tensors.items()}
     return Checkpoint(
         tensors=tensors,
@@ -125,9 +156,12 @@ def load_file(path: str | Path, allow_pickle: bool = False) -> Any:
         raise UserError(f"{path}: the file does not exist. Give the path of a checkpoint.")
     try:
         with open(path, "rb") as file:
-            head = file.read(512)
+            head = file.read(HEAD)
     except OSError as error:
         raise UserError(f"{path}: the file cannot be read ({error.strerror}).") from None
+    kind, fix = foreign_kind(head)
+    if kind:
+        raise UserError(f"{path}: the file is {kind}, not a checkpoint. {fix}")
     try:
         if path.suffix == ".safetensors" or head[8:9] == b"{":
             return _check_tensors(_load_safetensors(path), path)
@@ -140,24 +174,32 @@ def load_file(path: str | Path, allow_pickle: bool = False) -> Any:
                 # The pickles are magic number, protocol version, system, contents and storage keys.
                 _check_pickles(file, path, count=5)
         if allow_pickle:
-            return torch.load(path, "cpu", weights_only=False, pickle_module=_pickle_module())
-        return _check_tensors(torch.load(path, "cpu", weights_only=True, mmap=zipped), path)
+            modules = _pickle_module()
+            return _execute(
+                path, lambda: torch.load(path, "cpu", weights_only=False, pickle_module=modules)
+            )
+        with torch.serialization.safe_globals(array_pickles.SCALAR_GLOBALS):
+            return _check_tensors(torch.load(path, "cpu", weights_only=True, mmap=zipped), path)
     except UserError:
         raise
-    except pickle.UnpicklingError as error:
-        if found := re.search(r"GLOBAL ([\w.<>]+)", str(error)):
-            raise UserError(
-                f"{path}: loading this file would execute code ({found[1]}). If you trust its "
-                "source, pass --allow-pickle."
-            ) from None
-        raise UserError(_unreadable(path, head)) from None
-    except Exception:  # the loaders raise exceptions of any type on damaged files
-        raise UserError(_unreadable(path, head)) from None
+    except Exception as error:  # the loaders raise exceptions of any type on damaged files
+        raise UserError(f"{path}: {_explain(error, path, head)}") from None
 
 
 def _check_archive(path: Path) -> None:
     """Verify the checksums of a zip archive, because torch.load does not verify them."""
     with zipfile.ZipFile(path) as archive:
+        names = [name.rsplit("/", 1)[-1] for name in archive.namelist()]
+        if "constants.pkl" in names:
+            raise UserError(
+                f"{path}: the file is a TorchScript program. Save its weights: "
+                f"torch.save(torch.jit.load({str(path)!r}).state_dict(), 'weights.pth')"
+            )
+        if "data.pkl" not in names:
+            raise UserError(
+                f"{path}: the file is a zip archive without data.pkl, not a checkpoint. If it "
+                "contains a checkpoint, unpack it."
+            )
         claimed = sum(entry.file_size for entry in archive.infolist())
         if claimed > path.stat().st_size:
             raise UserError(
@@ -252,7 +294,7 @@ def _load_numpy_pickle(path: Path, allow_pickle: bool) -> Any:
     """Load a Detectron2 `.pkl` file, which contains nested dictionaries of NumPy arrays."""
     if allow_pickle:
         with open(path, "rb") as file:
-            contents = _pickle_module().Unpickler(file, encoding="latin1").load()
+            contents = _execute(path, _pickle_module().Unpickler(file, encoding="latin1").load)
     else:
         contents = array_pickles.load(path)
     converted: dict[int, Tensor] = {}  # arrays with several names stay shared
@@ -275,19 +317,71 @@ def _pickle_module() -> types.ModuleType:
     return dill
 
 
-def _unreadable(path: Path, head: bytes) -> str:
-    """Return the error message for a file that cannot be loaded."""
-    if not head:
-        return f"{path}: the file is empty. Download it again."
-    if head.lstrip()[:1] == b"<":
-        return f"{path}: the file is an HTML page, not a checkpoint. Check the URL it came from."
-    if path.suffix not in SUFFIXES:
-        return (
-            f"{path}: the file is not a checkpoint, or it is truncated. Supported are "
-            f"{', '.join(SUFFIXES)}."
-        )
-    size = path.stat().st_size
-    return f"{path}: the file is not a complete checkpoint ({size} bytes). Download it again."
+# Kinds of objects that files contain besides tensors, by the start of their name.
+_OBJECTS = {
+    "torch.nn.modules.": "a whole pickled network instead of its state_dict",
+    "torchvision.models.": "a whole pickled network instead of its state_dict",
+    "timm.models.": "a whole pickled network instead of its state_dict",
+    "argparse.": "the options of its training run",
+    "omegaconf.": "the options of its training run",
+    "pathlib.": "paths of another machine",
+    "dill.": "objects that were saved with dill",
+    "torch._utils._rebuild_tensor": "tensors that were saved with pickle instead of torch.save",
+}
+
+
+def _explain(error: Exception, path: Path, head: bytes) -> str:
+    """Return the message for a file that could not be loaded. `head` has its first bytes."""
+    if isinstance(error, pickle.UnpicklingError):
+        if found := re.search(r"GLOBAL ([\w.<>]+)", str(error)):
+            what = next((w for start, w in _OBJECTS.items() if found[1].startswith(start)), "")
+            return (
+                f"loading this file would execute code ({found[1]}). "
+                + f"The file contains {what}. " * bool(what)
+                + "If you trust its source, convert it first: robust-backbones convert FILE TARGET "
+                "--allow-pickle (--to safetensors keeps the last layer)."
+            )
+        if head[:2] == b"PK":  # its checksums are correct
+            reason = str(error).partition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
+            return f"the file contains unsupported objects ({reason}). Save only the state_dict."
+    if head[:2] == b"PK" or head[:1] == b"\x80" or head[8:9] == b"{":
+        size = path.stat().st_size
+        return f"the file is not a complete checkpoint ({size} bytes). Download it again."
+    return (
+        f"the file is not a checkpoint (it begins with {head[:12]!r}). Supported are "
+        f"{', '.join(SUFFIXES)}."
+    )
+
+
+# Messages of Python and PyTorch about files that end too early.
+_TRUNCATED = re.compile(r"EOF|truncated|ran out of input", re.IGNORECASE)
+
+
+def _execute(path: Path, load: Callable[[], Any]) -> Any:
+    """Load a file whose pickle code may be executed.
+
+    Raises:
+        UserError: the code needs a missing module or class, or fails.
+        Exception: the file is truncated.
+    """
+    try:
+        return load()
+    except Exception as error:  # the code can raise exceptions of any type
+        text = str(error)
+        if _TRUNCATED.search(text):
+            raise
+        fault = f"the code in the file failed ({type(error).__name__}: {text})"
+        fix = "Save only the state_dict, where the file was made"
+        if isinstance(error, ModuleNotFoundError):
+            module = (error.name or text).partition(".")[0]
+            fault = f"the file needs the module '{module}', which is missing"
+            extra = 'pip install "robust-backbones[dill]"'
+            fix = f"Install it: {extra}" if module == "dill" else "Install the package that has it"
+        elif isinstance(error, AttributeError) and "Can't get attribute" in text:
+            fault = f"the file needs a class or function of its training code ({text})"
+        elif isinstance(error, NotImplementedError) and "WindowsPath" in text:
+            fault = "the file contains a Windows path, which only Windows can load"
+        raise UserError(f"{path}: {fault}. {fix}.") from None
 
 
 def _float32(name: str, tensor: Tensor, path: Path) -> Tensor:

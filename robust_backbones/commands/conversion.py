@@ -4,8 +4,10 @@ import dataclasses
 from collections import Counter
 from pathlib import Path
 
+import torch
+
 from robust_backbones import zoo
-from robust_backbones.checkpoint import formats, verify
+from robust_backbones.checkpoint import export, formats, verify
 from robust_backbones.checkpoint.export import TARGETS
 from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint
 from robust_backbones.checkpoint.key_names import detectron2_name, to_detectron2
@@ -20,6 +22,7 @@ def read(
     allow_pickle: bool,
     from_detector: bool,
     assume_rgb: bool,
+    key: str | None,
 ) -> Checkpoint:
     """Read a checkpoint, and report assumed input statistics.
 
@@ -30,13 +33,21 @@ def read(
         allow_pickle: whether code in the file may be executed.
         from_detector: whether to extract the backbone of a Detectron2 detector.
         assume_rgb: whether to assume RGB and STRIDE_IN_1X1 False for a Detectron2 file.
+        key: name of the network in a file with several networks; None if it has only one.
 
     Raises:
-        UserError: the file cannot be read, or it has another architecture than expected.
+        UserError: the file cannot be read, it has another architecture than expected, or an option
+            does not apply to it.
     """
     model = None if Path(name).is_file() else zoo.known(name)
     expected = arch or (model.arch if model else None)
-    source = read_checkpoint(path, expected, allow_pickle, from_detector, assume_rgb)
+    source = read_checkpoint(path, expected, allow_pickle, from_detector, assume_rgb, key)
+    for option, given in (("--from-detector", from_detector), ("--assume-rgb", assume_rgb)):
+        if given and source.layout != "detectron2":
+            raise UserError(
+                f"{option} is for Detectron2 files, but {name} is a classifier ({source.layout} "
+                f"layout). Remove {option}."
+            )
     if source.mean is None:
         print("The file does not contain mean and std. ImageNet's are assumed.")
     return dataclasses.replace(source, metadata=source.metadata | (model.facts if model else {}))
@@ -56,21 +67,25 @@ def describe(source: Checkpoint, name: str) -> None:
     } | {f"metadata {key}": value for key, value in source.metadata.items()}
     for key, value in rows.items():
         print(f"{key}: {value}")
+    _print_dropped(source.dropped)
+    print(f"read as torchvision's {source.arch}. {verify.NOT_SHOWN}")
 
 
 def list_keys(source: Checkpoint, name: str, to: str) -> None:
     """Print the new name of each converted key, and the reason for each dropped key."""
-    contents = TARGETS[to].contents(source)
+    numbered = {key: torch.tensor(number) for number, key in enumerate(source.tensors)}
+    contents = TARGETS[to].contents(dataclasses.replace(source, tensors=numbered))
     _print_source(source, name)
-    new_names: dict[int, list[str]] = {}  # the target shares the source's tensors
-    for key, tensor in contents.get("model", contents).items():
-        new_names.setdefault(tensor.data_ptr(), []).append(key)
+    new_names: dict[int, list[str]] = {}
+    for key, number in contents.get("model", contents).items():
+        if number.ndim == 0:  # the mean and std of the target have no number
+            new_names.setdefault(int(number), []).append(key)
     dropped = dict(source.dropped)
-    for key, tensor in source.tensors.items():
+    for number, (key, tensor) in enumerate(source.tensors.items()):
         if to == "detectron2" and not detectron2_name(key)[0]:
             dropped[key] = detectron2_name(key)[1]
         else:
-            print(f"{key} -> {', '.join(new_names[tensor.data_ptr()])} {tuple(tensor.shape)}")
+            print(f"{key} -> {', '.join(new_names[number])} {tuple(tensor.shape)}")
     for key, reason in dropped.items():
         print(f"{key} dropped: {reason}")
 
@@ -94,13 +109,18 @@ def convert(source: Checkpoint, name: str, target: str, to: str, check: bool) ->
         differences = _verify(source, contents, to)
         text = ", ".join(f"{stage} {value:.1e}" for stage, value in differences.items())
         print(f"verified, largest relative difference of features: {text}")
+        print(f"compared with torchvision's {source.arch}. {verify.NOT_SHOWN}")
     dropped = source.dropped
     if to == "detectron2":
         dropped = dropped | to_detectron2(source.tensors)[1]
+    _print_dropped(dropped)
+    export.save(source, contents, to, target)
+    print(f"wrote {target}: {len(contents.get('model', contents))} tensors")
+
+
+def _print_dropped(dropped: dict[str, str]) -> None:
     for reason, number in sorted(Counter(dropped.values()).items()):
         print(f"dropped {number}: {reason}")
-    TARGETS[to].write(contents, target)
-    print(f"wrote {target}: {len(contents.get('model', contents))} tensors")
 
 
 def _print_source(source: Checkpoint, name: str) -> None:

@@ -38,6 +38,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         default=True,
         help="compare the features of source and target at every stage (default: yes)",
     )
+    add(
+        "--key",
+        metavar="NAME",
+        help="network to read if SOURCE has several: name of an entry, or prefix of its keys",
+    )
     add("--dry-run", action="store_true", help="print the new name of each key; write nothing")
     add("--inspect", action="store_true", help="describe SOURCE; write nothing")
     add(
@@ -61,6 +66,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("TARGET is missing. Give the file to write, or --inspect or --dry-run")
     if args.target and args.inspect:
         parser.error(f"--inspect writes no file. Remove '{args.target}'")
+    if args.inspect and args.dry_run:
+        parser.error("--inspect and --dry-run exclude each other. Remove one of them")
     return args
 
 
@@ -98,6 +105,7 @@ def main(argv: list[str] | None = None) -> None:
             allow_pickle=args.allow_pickle,
             from_detector=args.from_detector,
             assume_rgb=args.assume_rgb,
+            key=args.key,
         )
         if args.inspect:
             conversion.describe(source, args.source)

@@ -12,6 +12,7 @@ from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch.optim.swa_utils import AveragedModel
 
+from robust_backbones.checkpoint.containers import find_state
 from robust_backbones.checkpoint.io import load_file, save_file
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic, sha256
@@ -62,7 +63,7 @@ class StrictCheckpointer(DetectionCheckpointer):
     def _load_file(self, filename: str) -> dict:
         """Load a file as Detectron2 does, but verify checksums and never execute a pickle."""
         self.sha256 = sha256(filename)
-        loaded = load_file(filename)
+        loaded: Any = load_file(filename)
         if not isinstance(loaded, dict):
             raise UserError(
                 f"{filename} contains a {type(loaded).__name__}, not a dictionary of tensors."
@@ -70,7 +71,8 @@ class StrictCheckpointer(DetectionCheckpointer):
         if filename.endswith(".pkl") and not {"model", "__author__"} <= loaded.keys():
             weights = {k: v for k, v in loaded.get("blobs", loaded).items() if "_momentum" not in k}
             return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
-        loaded = loaded if "model" in loaded else {"model": loaded}
+        if "model" not in loaded:
+            loaded = {"model": find_state(loaded, filename)[0]}
         model = loaded["model"]
         if not isinstance(model, dict) or not all(hasattr(v, "shape") for v in model.values()):
             raise UserError(f"{filename}: 'model' is not a dictionary of tensors.")

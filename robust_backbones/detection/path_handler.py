@@ -9,7 +9,7 @@ from detectron2.utils.file_io import PathHandler, PathManager
 
 from robust_backbones import __version__, weights
 from robust_backbones.checkpoint import export
-from robust_backbones.checkpoint.io import read_checkpoint, save_file
+from robust_backbones.checkpoint.io import read_checkpoint
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import cache_dir, locked
 from robust_backbones.detection.verify import verify_backbone
@@ -51,7 +51,7 @@ def _convert(model: Model, source: Path, target: Path) -> None:
     contents = export.detectron2_contents(found)
     with torch.random.fork_rng(devices=[]):  # keeps the global random state
         verify_backbone(found, contents["model"])
-    save_file(contents, target)
+    export.save(found, contents, "detectron2", target)
 
 
 class RobustPathHandler(PathHandler):

@@ -126,13 +126,16 @@ BAD_CONTENTS = {
 BAD_BYTES = {
     "empty": (lambda good: b"", "the file is empty"),
     "HTML": (lambda good: b"\n<!DOCTYPE html><html>", "is an HTML page"),
-    "JSON error": (lambda good: b'{"error": "Entry not found"}', "is not a complete checkpoint"),
-    "nonsense": (lambda good: b"nonsense", "is not a complete checkpoint"),
-    "zeros": (lambda good: bytes(1000), "is not a complete checkpoint"),
+    "JSON error": (lambda good: b'{"error": "Entry not found"}', "is a JSON message"),
+    "nonsense": (lambda good: b"nonsense", "is not a checkpoint .it begins with b'nonsense'"),
+    "zeros": (lambda good: bytes(1000), "is not a checkpoint .it begins with"),
     "safetensors cut off": (lambda good: b"\xff\0\0\0\0\0\0\0{", "is not a complete checkpoint"),
     "safetensors that claims 2**60 bytes": (lambda good: b"\0\0\0\0\0\0\0\x10{", "not a complete"),
     "pickle cut off": (lambda good: pickle.dumps({"a": 1})[:-3], "is not a complete checkpoint"),
-    "LFS pointer": (lambda good: b"version https://git-lfs.github.com/spec/v1\n", "not a complete"),
+    "LFS pointer": (
+        lambda good: b"version https://git-lfs.github.com/spec/v1\n",
+        r"is a Git LFS pointer \(run: git lfs pull\)",
+    ),
     **{
         f"cut at {at:.0%}": (lambda good, at=at: good[: int(len(good) * at)], "not a complete")
         for at in (0.0001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999999)

@@ -54,8 +54,8 @@ def test_our_file_loads_in_the_library(library, tmp_path, arch):
     network = random_network(arch)
     torch.save(network.state_dict(), tmp_path / "a.pth")
     source = read_checkpoint(tmp_path / "a.pth")
-    target = export.TARGETS["robustness"]
-    target.write(target.contents(source), tmp_path / "b.pt")
+    contents = export.robustness_contents(source)
+    export.save(source, contents, "robustness", tmp_path / "b.pt")
     model = restore(library, arch, str(tmp_path / "b.pt"))  # strict
 
     image = torch.rand(2, 3, 64, 64)
