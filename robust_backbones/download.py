@@ -5,6 +5,7 @@ import errno
 import http.client
 import logging
 import os
+import socket
 import ssl
 import time
 import urllib.error
@@ -20,6 +21,7 @@ from tqdm import tqdm
 ATTEMPTS = 5  # consecutive failed attempts without new data, after which the download fails
 BACKOFF = 1.0  # seconds to wait before the second attempt; the wait doubles each time
 TIMEOUT = 30.0  # seconds without data after which an attempt fails
+CONNECT_TIMEOUT = 5.0  # seconds to wait for the first connection to a server
 BLOCK = 1 << 18  # bytes per read
 PUBLISHER = "https://huggingface.co"
 _RETRY_STATUSES = {408, 425, 429, 500, 502, 503, 504}  # temporary HTTP errors
@@ -56,16 +58,40 @@ def from_hub(repo: str, file: str, revision: str | None) -> Path:
         DownloadError: the download failed.
     """
     logging.getLogger("huggingface_hub.utils._http").addFilter(_shorten_retry_message)
+    offline = None if constants.HF_HUB_OFFLINE else _unreachable(hub_endpoint())
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            path = huggingface_hub.hf_hub_download(repo_id=repo, filename=file, revision=revision)
+            path = huggingface_hub.hf_hub_download(
+                repo_id=repo, filename=file, revision=revision, local_files_only=bool(offline)
+            )
             return Path(path)
         except Exception as error:  # the Hub's client changes its exception types
+            if offline:
+                raise DownloadError(offline) from None
             status = getattr(getattr(error, "response", None), "status_code", 0)
             if status < 500 or attempt == ATTEMPTS:
                 raise DownloadError(_hub_reason(error, repo, file)) from None
             time.sleep(BACKOFF * 2 ** (attempt - 1))
     raise AssertionError("the loop returns or raises")
+
+
+def _unreachable(url: str) -> str | None:
+    """Return the reason why a server cannot be connected to, or None.
+
+    The Hub's client retries for half a minute, even without a network. The connection is not
+    tested if it goes through a proxy.
+    """
+    parts = urllib.parse.urlsplit(url)
+    proxies, host = urllib.request.getproxies(), parts.hostname or ""
+    if {parts.scheme, "all"} & proxies.keys() and not urllib.request.proxy_bypass(host):
+        return None
+    try:
+        port = parts.port or {"http": 80}.get(parts.scheme, 443)
+        socket.create_connection((host, port), CONNECT_TIMEOUT).close()
+    except (OSError, ValueError) as error:
+        server = f"{parts.scheme}://{parts.netloc}"
+        return f"{server} cannot be reached ({getattr(error, 'strerror', None) or error})"
+    return None
 
 
 def _shorten_retry_message(record: logging.LogRecord) -> bool:
@@ -107,11 +133,13 @@ def from_url(url: str, part: Path) -> None:
             the file on the server.
 
     Raises:
-        DownloadError: the URL is refused, the file does not exist, the server sent a page instead
-            of a file, or `ATTEMPTS` consecutive attempts failed.
+        DownloadError: the URL is refused, the server cannot be reached, the file does not exist,
+            the server sent a page instead of a file, or `ATTEMPTS` consecutive attempts failed.
     """
     part = Path(part)
     check_url(url)
+    if reason := _unreachable(url):
+        raise DownloadError(reason)
     most, failures = _size(part), 0
     while True:
         try:

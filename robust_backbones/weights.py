@@ -252,13 +252,7 @@ def _rehashed(remote: _Remote) -> Path | None:
 
 def _mirrored(remote: _Remote) -> Path | None:
     """Return the path of the file in the mirror folder, or None if the file is not there."""
-    folder = os.environ.get(MIRROR)
-    if not folder:
-        return None
-    if not (root := Path(folder).expanduser().absolute()).is_dir():
-        raise UserError(f"{MIRROR} is '{folder}', which is not a folder. Correct or unset it.")
-    path = root / remote.mirror_path
-    if not path.is_file():
+    if (path := _in_mirror(remote)) is None or not path.is_file():
         return None
     found, fault = _inspect(path, remote.expected)
     if fault:
@@ -282,7 +276,7 @@ def _downloaded(remote: _Remote) -> Path:
             _discard(path)
             raise DownloadError(f"the downloaded file {fault} (removed)")
     except DownloadError as error:
-        raise UserError(f"{remote.key}: {error}. {_fixes(remote)}") from None
+        raise UserError(_failure(remote, error)) from None
     if not remote.hub:
         os.replace(path, target)
         path = target
@@ -290,11 +284,27 @@ def _downloaded(remote: _Remote) -> Path:
     return path
 
 
-def _fixes(remote: _Remote) -> str:
-    mirror = "set HF_ENDPOINT to a mirror of the Hub, or " if remote.hub else ""
-    url = remote.url.split("?")[0]
-    command = f"curl -L --create-dirs -o 'FOLDER/{remote.mirror_path}' {url}"
-    return f"Try again, {mirror}download it by hand ({command}) and set {MIRROR}=FOLDER."
+def _failure(remote: _Remote, reason: object) -> str:
+    """Return the message about a download that failed: places, reason and fixes."""
+    path = _in_mirror(remote)
+    missing = f"{path} ({MIRROR}) does not exist, and " if path else ""
+    hub = "set HF_ENDPOINT to a mirror of the Hub, or " if remote.hub else ""
+    target = path or f"FOLDER/{remote.mirror_path}"
+    command = f"curl -L --create-dirs -o '{target}' {remote.url.split('?')[0]}"
+    mirror = "" if path else f" and set {MIRROR}=FOLDER"
+    return (
+        f"{remote.key}: {missing}{reason}. Try again, {hub}download it by hand ({command}){mirror}."
+    )
+
+
+def _in_mirror(remote: _Remote) -> Path | None:
+    """Return the path of the file in the mirror folder, or None if no mirror is set."""
+    folder = os.environ.get(MIRROR)
+    if not folder:
+        return None
+    if not (root := Path(folder).expanduser().absolute()).is_dir():
+        raise UserError(f"{MIRROR} is '{folder}', which is not a folder. Correct or unset it.")
+    return root / remote.mirror_path
 
 
 def _records_file() -> Path:

@@ -4,13 +4,14 @@ import hashlib
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from robust_backbones import weights, zoo
+from robust_backbones import download, weights, zoo
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import sha256
 from tests.support import ROOT
@@ -136,6 +137,53 @@ def test_bad_mirrored_files_are_named_and_not_removed(mirror, content, message):
     assert path.exists()
 
 
+def _no_name(*args):
+    raise socket.gaierror(-2, "Name or service not known")
+
+
+@pytest.mark.parametrize(
+    ("source", "place", "url"),
+    [
+        (KNOWN, f"{KNOWN}.ckpt", f"https://huggingface.co{hub_page(KNOWN)}"),
+        (
+            "hf://me/nets/a.pth",
+            "me/nets/a.pth",
+            "https://huggingface.co/me/nets/resolve/main/a.pth",
+        ),
+        (
+            "https://example.org/a/net.pth?k=secret",
+            "example.org/a/net.pth?",
+            "example.org/a/net.pth)",
+        ),
+    ],
+)
+def test_a_mirror_without_the_file_says_where_it_looked(mirror, monkeypatch, source, place, url):
+    monkeypatch.setattr(download.socket, "create_connection", _no_name)
+    monkeypatch.setattr(download.time, "sleep", None)  # no retries
+    with pytest.raises(UserError) as caught:
+        weights.resolve(source)
+    said = str(caught.value)
+    assert f"{mirror}/{place}" in said and "(ROBUST_BACKBONES_MIRROR) does not exist, and" in said
+    assert "cannot be reached (Name or service not known). Try again" in said
+    assert f"-o '{mirror}/{place}" in said and url in said and "secret" not in said
+
+
+def _refused(*args):
+    raise ConnectionRefusedError(111, "Connection refused")
+
+
+@pytest.mark.parametrize("source", [KNOWN, "hf://me/nets/a.pth", "https://example.org/net.pth"])
+@pytest.mark.parametrize("fault", [_no_name, _refused])
+def test_no_connection_fails_at_once(monkeypatch, source, fault):
+    monkeypatch.setattr(download.socket, "create_connection", fault)
+    monkeypatch.setattr(download.time, "sleep", None)  # no retries
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    message = "cannot be reached [(](Name or service not known|Connection refused)[)]. Try again, "
+    with pytest.raises(UserError, match=message):
+        weights.resolve(source)
+
+
 def test_a_mirror_that_is_not_a_folder(monkeypatch):
     monkeypatch.setenv(weights.MIRROR, "/none")
     with pytest.raises(UserError, match="ROBUST_BACKBONES_MIRROR is '/none', which is not a fo"):
@@ -235,8 +283,10 @@ def test_temporary_hub_errors_are_retried(tmp_path, monkeypatch):
     tries = []
     (tmp_path / "net").write_bytes(GOOD)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download_third_time)
+    monkeypatch.setattr(download, "_unreachable", lambda url: None)
     assert weights.resolve(UNKNOWN) == tmp_path / "net"
     asked = {"repo_id": zoo.HUB_REPO, "filename": f"{UNKNOWN}.ckpt", "revision": zoo.HUB_REVISION}
+    asked |= {"local_files_only": False}
     assert tries == [asked] * 3
     # The log of the client has one line per retry.
     from huggingface_hub.utils import _http
