@@ -28,8 +28,15 @@ def seed_from(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
-def build_train_loader(cfg: CfgNode) -> "TrainLoader":
-    """Create the loader of `DATASETS.TRAIN`, with Detectron2's dataset dicts, sampler and mapper.
+def build_train_loader(
+    cfg: CfgNode, mapper: Callable[[dict], dict | None] | None = None
+) -> "TrainLoader":
+    """Create the loader of `DATASETS.TRAIN`, with Detectron2's dataset dicts and sampler.
+
+    Args:
+        cfg: configuration.
+        mapper: function from a dataset dict to the model's input. If it returns None, another image
+            takes the place. By default, Detectron2's `DatasetMapper`.
 
     Raises:
         UserError: the sampler is unknown, or the batch size is not a multiple of the number of
@@ -47,7 +54,7 @@ def build_train_loader(cfg: CfgNode) -> "TrainLoader":
     )
     return TrainLoader(
         dicts,
-        CheckedMapper(DatasetMapper(cfg, is_train=True)),
+        CheckedMapper(mapper or DatasetMapper(cfg, is_train=True)),
         _sampler(cfg, dicts),
         batch_size=cfg.SOLVER.IMS_PER_BATCH // parts,
         group=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
@@ -118,10 +125,10 @@ class TrainLoader:
 class CheckedMapper:
     """A mapper that returns a `WorkerFailure` if an image is missing, damaged or rejected."""
 
-    def __init__(self, mapper: Callable[[dict], dict]):
+    def __init__(self, mapper: Callable[[dict], dict | None]):
         self._mapper = mapper
 
-    def __call__(self, item: dict) -> "dict | WorkerFailure":
+    def __call__(self, item: dict) -> "dict | WorkerFailure | None":
         try:
             return self._mapper(item)
         except UserError as error:
@@ -157,7 +164,8 @@ class CheckedLoader:
 class _SeededDataset(Dataset):
     """A dataset that maps `(position in the stream, index of the image)` to a mapped dict.
 
-    The run seed and the position determine the random augmentation.
+    The run seed and the position determine the random augmentation. They also determine the image
+    that is used if the mapper returns None.
     """
 
     def __init__(self, dicts: list[dict], mapper: Callable[[dict], Any], seed: int):
@@ -166,9 +174,17 @@ class _SeededDataset(Dataset):
     def __len__(self) -> int:
         return len(self._dicts)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict:
+    def __getitem__(self, key: tuple[int, int]) -> "dict | WorkerFailure":
         position, index = key
         seed = seed_from(self._seed, position)
+        if (mapped := self._map(index, seed)) is not None:
+            return mapped
+        for other in np.random.default_rng(seed).permutation(len(self)).tolist():
+            if other != index and (mapped := self._map(other, seed)) is not None:
+                return mapped
+        return WorkerFailure(f"The data mapper returned None for all {len(self)} images.")
+
+    def _map(self, index: int, seed: int) -> "dict | WorkerFailure | None":
         # Detectron2's augmentations use the global generators.
         np.random.seed(seed % 2**32)
         random.seed(seed)

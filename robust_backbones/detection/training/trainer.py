@@ -125,7 +125,9 @@ class Trainer(DefaultTrainer):
             for group, fresh in zip(self.optimizer.param_groups, groups, strict=True):
                 group.update(fresh)
             self.scheduler.base_lrs = base_lrs
-            for group, lr in zip(self.optimizer.param_groups, self.scheduler.get_lr(), strict=True):
+            # `get_lr` of PyTorch's schedulers continues from the previous learning rate.
+            rates = getattr(self.scheduler, "_get_closed_form_lr", self.scheduler.get_lr)()
+            for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = lr
         if self.start_iter == self.max_iter and self._last_checkpoint() != FINAL:
             # The run was killed before it saved its final checkpoint.

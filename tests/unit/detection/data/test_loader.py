@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from robust_backbones.core.errors import UserError
 from robust_backbones.detection.data.loader import TrainLoader, seed_from
 
 DICTS = [{"file_name": str(i), "width": 2 if i % 3 else 1, "height": 1.5} for i in range(11)]
@@ -15,7 +16,7 @@ def mapper(item: dict) -> dict:
     return item | {"noise": float(np.random.rand()), "torch": torch.rand(()).item()}
 
 
-def loader(start=0, group=True, workers=0, seed=1):
+def loader(start=0, group=True, workers=0, seed=1, mapper=mapper):
     from detectron2.data.samplers import TrainingSampler
 
     sampler = TrainingSampler(len(DICTS), seed=seed)
@@ -56,6 +57,34 @@ def test_a_resumed_stream_is_the_rest_of_the_first(start, workers):
     whole = take(16)
     rest = take(16 - start, start=start, workers=workers)
     assert rest == whole[start:]  # images, and what augmentation drew for them
+
+
+def even(item: dict) -> dict | None:
+    return None if int(item["file_name"]) % 2 else mapper(item)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_mapper_that_returns_none_takes_another_image(workers):
+    whole = take(16, mapper=even)
+    assert {int(item["file_name"]) % 2 for batch in whole for item in batch} == {0}
+    assert len({item["noise"] for batch in whole for item in batch}) == 32
+    plain = take(16)
+    for batch, given in zip(whole, plain, strict=True):  # accepted images are at their places
+        assert all(a == b for a, b in zip(batch, given, strict=True) if even(b))
+    assert take(9, start=7, mapper=even, workers=workers) == whole[7:]
+
+
+def test_a_mapper_that_returns_none_for_all_images_is_an_error():
+    with pytest.raises(UserError, match="returned None for all 11 images"):
+        take(1, mapper=lambda item: None)
+
+
+def test_a_mapper_of_a_detectron2_dataset_may_return_none():
+    """Python 3.11 does not sample from sets."""
+    from detectron2.data import DatasetFromList, MapDataset
+
+    found = MapDataset(DatasetFromList(DICTS), even)
+    assert int(found[1]["file_name"]) % 2 == 0
 
 
 def test_another_seed_is_another_stream():

@@ -2,16 +2,19 @@
 
 import argparse
 import json
+import math
 import signal
 import time
 
 import pytest
 import torch
+from detectron2.utils.events import EventStorage
 
 from robust_backbones.commands import train
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import claimed, sha256
 from robust_backbones.detection.training import run, trainer
+from tests.support import small_detectors
 from tests.support.detector_runs import DIGITS, command, finish, overrides, small
 
 
@@ -150,6 +153,56 @@ def test_what_differs_at_resuming_is_said(
     assert cfg == (str(resnet18_backbone) if used is None else used)
     assert len(caplog.messages) == (said is not None)
     assert said is None or said in caplog.messages[0]
+
+
+class CosineTrainer(trainer.Trainer):
+    """A project's trainer with a scheduler of PyTorch."""
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg, optimizer):
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, cfg.SOLVER.MAX_ITER)
+
+
+def learning_rates(made, iterations) -> list[float]:
+    """Step the hook of the schedule without training, and save the run."""
+    found = []
+    (hook,) = [hook for hook in made._hooks if type(hook).__name__ == "LRScheduler"]
+    hook.before_train()
+    with EventStorage(made.start_iter) as made.storage:
+        for iteration in range(made.start_iter, made.start_iter + iterations):
+            made.iter = iteration
+            made.optimizer.step()
+            hook.after_step()
+            found.append(made.optimizer.param_groups[0]["lr"])
+    made.checkpointer.save(f"model_{made.iter:07d}", iteration=made.iter)
+    return found
+
+
+def test_a_scheduler_of_pytorch_resumes(tmp_path):
+    def build(folder):
+        output = {"OUTPUT_DIR": str(tmp_path / folder), "SOLVER.MAX_ITER": "6"}
+        made = CosineTrainer(small_detectors.tiny_config(**output))
+        made.resume_or_load(resume=True)
+        return made
+
+    whole = learning_rates(build("whole"), 6)
+    assert len(set(whole)) == 6
+    assert learning_rates(build("parts"), 2) == whole[:2]
+    assert learning_rates(build("parts"), 4) == pytest.approx(whole[2:], abs=1e-12)
+
+
+def test_a_scheduler_of_pytorch_can_be_restarted(tmp_path):
+    """--restart-schedule: the learning rate is that of the new schedule at this iteration."""
+
+    def build(lr):
+        output = {"OUTPUT_DIR": str(tmp_path), "SOLVER.MAX_ITER": "6", "SOLVER.BASE_LR": lr}
+        return CosineTrainer(small_detectors.tiny_config(**output))
+
+    learning_rates(build("0.5"), 2)
+    made = build("1.0")
+    made.resume_or_load(resume=True, restart_schedule=True)
+    half = math.cos(math.pi * 2 / 6) / 2 + 0.5
+    assert made.optimizer.param_groups[0]["lr"] == pytest.approx(half)
 
 
 MISTAKES = [
