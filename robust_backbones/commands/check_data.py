@@ -5,7 +5,7 @@ robust-backbones check-data cells=voc:/data/BCCD:train voc_2012_val
 
 import argparse
 
-from robust_backbones.core.cli import Parser, whole
+from robust_backbones.core.cli import Parser, add_image_range, whole
 from robust_backbones.core.dataset_forms import LAYOUTS, SYNTAX
 from robust_backbones.core.errors import user_errors
 
@@ -21,6 +21,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="do not open the image files; faster, but misses damaged files and wrong sizes",
     )
     add("--list", type=whole, default=5, metavar="N", help="print N problems of each kind")
+    add_image_range(add)
     add("--csv", metavar="FILE", help="CSV file for all problems (dataset, kind, image, text)")
     return parser.parse_args(argv)
 
@@ -31,5 +32,11 @@ def main(argv: list[str] | None = None) -> int:
     with user_errors():
         from robust_backbones.detection.data.validation_report import report
 
-        errors = report(args.data, pixels=not args.no_pixels, listed=args.list, csv_file=args.csv)
+        errors = report(
+            args.data,
+            pixels=not args.no_pixels,
+            listed=args.list,
+            csv_file=args.csv,
+            image_range=args.image_range,
+        )
     return int(errors > 0)

@@ -163,3 +163,30 @@ seed = number(int, lambda v: 0 <= v < 2**31, "a whole number in [0, 2**31)")
 radius = number(parse_number, lambda v: v >= 0, "a finite number of at least 0")
 positive = number(parse_number, lambda v: v > 0, "a finite number above 0")
 fraction = number(parse_number, lambda v: 0 < v < 1, "a number between 0 and 1")
+
+
+class _Range(argparse.Action):
+    """Store two numbers in ascending order as a tuple."""
+
+    def __call__(self, parser: Any, args: Any, values: Any, option_string: Any = None) -> None:
+        low, high = values
+        if not low < high:
+            parser.error(f"argument {option_string}: MIN {low:g} must be below MAX {high:g}")
+        setattr(args, self.dest, (low, high))
+
+
+def add_image_range(add: Callable) -> None:
+    """Add the option for images with more than 8 bits per channel.
+
+    Args:
+        add: `add_argument` of a parser or option group.
+    """
+    add(
+        "--image-range",
+        type=number(float, math.isfinite, "a finite number"),
+        nargs=2,
+        action=_Range,
+        metavar=("MIN", "MAX"),
+        help="values that become black and white in images with more than 8 bits per channel, such "
+        "as 0 65535 (default: such images are an error)",
+    )

@@ -53,7 +53,7 @@ OPTIONAL = {
     "JPEG2000": ("jpg_2000", "pip install --upgrade pillow"),
     "WEBP": ("webp", "pip install --upgrade pillow"),
 }
-# First bytes of files that no decoder recognizes -> what they are, and the fix.
+# First bytes of a file that no decoder recognizes -> kind of file, fix.
 _FOREIGN = (
     (rb"....ftyp(hei|hev|mif1|msf1)", "a HEIC image", f"Run: {OPTIONAL['HEIF'][1]}"),
     (rb"....ftypavi", "an AVIF image", f"Run: {OPTIONAL['AVIF'][1]}"),
@@ -144,15 +144,13 @@ class ImageFacts:
     Attributes:
         format: Pillow's name of the file format.
         mode: Pillow's mode.
-        bits: number of bits per channel.
-        orientation: EXIF orientation as stored; 1 if there is none.
+        orientation: EXIF orientation as stored; 1 if the file has none.
         frames: number of frames or pages.
         transparent: whether the image has an alpha channel or a transparent color.
     """
 
     format: str
     mode: str
-    bits: int
     orientation: int
     frames: int
     transparent: bool
@@ -166,8 +164,6 @@ class ImageFacts:
         """
         if self.format not in FORMATS.get(suffix.lower(), (self.format,)):
             yield "format", f"it is {self.format}"
-        if self.bits > 8 and decoding.values:
-            yield "scaled", f"{self.bits} bits"
         if self.orientation in TURNS and decoding.upright:
             yield "turned", f"orientation {self.orientation}"
         elif self.orientation not in TURNS and self.orientation not in (0, 1):
@@ -228,13 +224,13 @@ def examine(path: Path, decoding: Decoding | None = None) -> Examined:
             facts = ImageFacts(
                 image.format or "",
                 image.mode,
-                bits,
                 stored or orientation(image),
                 frames,
                 image.has_transparency_data,
             )
             found += facts.findings(path.suffix, decoding)
             rgb = _to_rgb(image, bits, path, path, decoding)
+            found += [("scaled", f"{bits} bits")] if bits > 8 else []
             return Examined(_turned(rgb, image, decoding), found)
     except ImageError as error:
         return Examined(None, [*found, (error.kind, error.reason)])
@@ -348,7 +344,7 @@ def _bits(image: Image.Image) -> int:
 
 
 def orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation as stored, 1 if there is none.
+    """Return the EXIF orientation as stored, 1 if the file has none.
 
     Only the keys of `TURNS` are valid. Pillow turns TIFF images when it loads them.
     """

@@ -19,6 +19,7 @@ from robust_backbones.core.results import flatten
 from robust_backbones.core.yaml_entries import check_entries
 from robust_backbones.detection.backbone import BUILDERS, set_architecture
 from robust_backbones.detection.data import custom, validate
+from robust_backbones.detection.data.mapper import decoding_of
 from robust_backbones.detection.data.registry import check_dataset
 from robust_backbones.detection.model_weights import arch_of, local_weights
 from robust_backbones.detection.training.adversarial import METHODS
@@ -71,6 +72,9 @@ def add_robust_config(cfg: CfgNode) -> None:
     # model_best.pth. The model is selected on DATASETS.TEST, so this value is biased upwards. If
     # the key is empty, no best model is saved.
     cfg.TEST.BEST = ""
+    # Values that become black and white, [MIN, MAX], in images with more than 8 bits per channel.
+    # If the list is empty, such images are an error.
+    cfg.INPUT.IMAGE_RANGE = []
     # Custom datasets, in the forms of robust_backbones.core.dataset_forms. Their names can be used
     # in TRAIN and TEST. Custom datasets that are listed in TRAIN or TEST are moved to this key.
     cfg.DATASETS.CUSTOM = []
@@ -313,6 +317,7 @@ def check_inputs(
     """
     if not cfg.OUTPUT_DIR or Path(cfg.OUTPUT_DIR).is_file():
         raise UserError(f"OUTPUT_DIR is '{cfg.OUTPUT_DIR}'. Give the name of a folder.")
+    decoding_of(cfg)
     custom.prepare_custom(cfg, train, overrides[::2])
     names = [*(cfg.DATASETS.TRAIN if train else ()), *cfg.DATASETS.TEST]
     for name in names:

@@ -12,15 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, build_detection_test_loader, get_detection_dataset_dicts
-from detectron2.data.detection_utils import SizeMismatchError
+from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils import comm
-from PIL import UnidentifiedImageError
-from PIL.Image import DecompressionBombError
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from robust_backbones.core.errors import UserError, WorkerFailure
+from robust_backbones.detection.data.mapper import ImageMapper
 
 
 def seed_from(*parts: int) -> int:
@@ -36,7 +34,7 @@ def build_train_loader(
     Args:
         cfg: configuration.
         mapper: function from a dataset dict to the model's input. If it returns None, another image
-            takes the place. By default, Detectron2's `DatasetMapper`.
+            takes the place. By default, an `ImageMapper`.
 
     Raises:
         UserError: the sampler is unknown, or the batch size is not a multiple of the number of
@@ -54,7 +52,7 @@ def build_train_loader(
     )
     return TrainLoader(
         dicts,
-        CheckedMapper(mapper or DatasetMapper(cfg, is_train=True)),
+        CheckedMapper(mapper or ImageMapper(cfg, is_train=True)),
         _sampler(cfg, dicts),
         batch_size=cfg.SOLVER.IMS_PER_BATCH // parts,
         group=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
@@ -65,7 +63,7 @@ def build_train_loader(
 
 def build_test_loader(cfg: CfgNode, name: str) -> "CheckedLoader":
     """Create Detectron2's test loader for a dataset, wrapped in a `CheckedLoader`."""
-    mapper = CheckedMapper(DatasetMapper(cfg, is_train=False))
+    mapper = CheckedMapper(ImageMapper(cfg, is_train=False))
     return CheckedLoader(build_detection_test_loader(cfg, name, mapper=mapper))
 
 
@@ -133,15 +131,6 @@ class CheckedMapper:
             return self._mapper(item)
         except UserError as error:
             return WorkerFailure(str(error))
-        except (OSError, SyntaxError, SizeMismatchError, DecompressionBombError) as error:
-            # Pillow's own message contains the repr of a file object.
-            unknown = isinstance(error, UnidentifiedImageError)
-            reason = getattr(error, "strerror", None) or str(error)
-            reason = "unknown image format" if unknown else reason
-            return WorkerFailure(
-                f"{item['file_name']} cannot be read as an image ({reason}). Replace it, or remove "
-                "it from the dataset."
-            )
 
 
 class CheckedLoader:

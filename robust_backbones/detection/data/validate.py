@@ -1,15 +1,15 @@
 """Find errors in a detection dataset before training."""
 
 import math
+import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from detectron2.data import MetadataCatalog
-from PIL import Image as Pillow
 
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.images import check_size
+from robust_backbones.core.images import FINDINGS, Decoding, examine
 from robust_backbones.detection.data.annotations import Annotations, Image, Object, Problem
 from robust_backbones.detection.data.coco_annotations import read_coco
 from robust_backbones.detection.data.custom import CustomDataset, polygons
@@ -30,8 +30,7 @@ REPAIRABLE = {
     "no area field": "evaluation by size needs the COCO field `area`",
 }
 FATAL = {
-    "missing file": "an image file does not exist",
-    "unreadable": "an image cannot be decoded",
+    **{kind: f"images {words}" for kind, (level, words) in FINDINGS.items() if level == "error"},
     "wrong size": "the image size differs from the size in the annotations",
     "duplicate id": "an id occurs twice",
     "unknown image": "an annotation belongs to an image that is not listed",
@@ -39,7 +38,8 @@ FATAL = {
     "no masks": "some objects have masks and others do not",
 }
 NOTES = {
-    "EXIF rotation": "the EXIF orientation is set; Detectron2 applies it, so boxes must match it",
+    **{kind: f"images {words}" for kind, (level, words) in FINDINGS.items() if level == "warning"},
+    "turned": f"images {FINDINGS['turned'][1]}; boxes must match the turned image",
     "empty class": "a class has no object",
     "no objects": "an image has no object; Detectron2 excludes it from training",
     "not annotated": "an image has no annotation file, so it is not used",
@@ -67,13 +67,16 @@ def annotations_of(name: str) -> Annotations:
     raise UserError(f"dataset '{name}': the metadata have neither json_file nor dirname.")
 
 
-def check(found: Annotations, pixels: bool = True, workers: int = 8) -> list[Problem]:
+def check(
+    found: Annotations, pixels: bool = True, decoding: Decoding | None = None, workers: int = 8
+) -> list[Problem]:
     """Find all problems of a split, in the order of its images.
 
     Args:
         found: annotations of the split.
-        pixels: whether to open the image files, to find missing and damaged files, wrong sizes and
-            EXIF orientations.
+        pixels: whether to decode the image files, to find missing, damaged and unusual files, and
+            wrong sizes.
+        decoding: settings of the decoder.
         workers: number of threads that open the image files.
     """
     problems = list(found.problems)
@@ -87,8 +90,10 @@ def check(found: Annotations, pixels: bool = True, workers: int = 8) -> list[Pro
         if not counts[index]
     ]
     if pixels:
-        with ThreadPoolExecutor(workers) as pool:
-            for some in pool.map(_file_problems, found.images):
+        with ThreadPoolExecutor(workers) as pool, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns about unusual metadata
+            decoder = decoding or Decoding()
+            for some in pool.map(lambda image: _file_problems(image, decoder), found.images):
                 problems += some
     return problems
 
@@ -133,27 +138,11 @@ def _box_problems(thing: Object, image: Image) -> list[tuple[str, str]]:
     return found
 
 
-_ORIENTATION = 0x0112  # EXIF tag of the orientation, which is 1 for upright images
-
-
-def _file_problems(image: Image) -> list[Problem]:
-    name = image.file.name
-    try:
-        with Pillow.open(image.file) as picture:
-            check_size(picture)
-            width, height = picture.size
-            orientation = picture.getexif().get(_ORIENTATION, 1)
-            picture.load()
-    except FileNotFoundError:
-        return [Problem("missing file", name, f"{image.file} does not exist")]
-    except Exception as error:  # image decoders raise exceptions of any type on damaged files
-        return [Problem("unreadable", name, str(error) or type(error).__name__)]
-    problems = []
-    if orientation not in (0, 1):
-        problems.append(Problem("EXIF rotation", name, f"orientation {orientation}"))
-    if orientation in (5, 6, 7, 8):  # the image is rotated by 90 degrees
-        width, height = height, width
-    if (width, height) != (image.width, image.height):
+def _file_problems(image: Image, decoding: Decoding) -> list[Problem]:
+    name, examined = image.file.name, examine(image.file, decoding)
+    problems = [Problem(kind, name, text) for kind, text in examined.findings]
+    if examined.image and examined.image.size != (image.width, image.height):
+        width, height = examined.image.size
         text = f"{width} x {height}, but {image.width} x {image.height} in the annotations"
         problems.append(Problem("wrong size", name, text))
     return problems

@@ -4,12 +4,19 @@ import csv
 from collections import Counter
 
 from robust_backbones.core.files import atomic
+from robust_backbones.core.images import Decoding
 from robust_backbones.detection.data import custom
 from robust_backbones.detection.data.annotations import Annotations, Problem
 from robust_backbones.detection.data.validate import FATAL, NOTES, REPAIRABLE, annotations_of, check
 
 
-def report(datasets: list[str], pixels: bool, listed: int, csv_file: str | None) -> int:
+def report(
+    datasets: list[str],
+    pixels: bool,
+    listed: int,
+    csv_file: str | None,
+    image_range: tuple[float, float] | None = None,
+) -> int:
     """Print the problems of each dataset, and return the total number of errors.
 
     Args:
@@ -17,16 +24,18 @@ def report(datasets: list[str], pixels: bool, listed: int, csv_file: str | None)
         pixels: whether to open the image files.
         listed: maximum number of problems to print for each kind.
         csv_file: path of a CSV file with all problems to write; None to write no file.
+        image_range: values that become black and white in images with more than 8 bits per channel;
+            None: such images are errors.
 
     Raises:
         UserError: a dataset is unknown or its annotations cannot be read.
     """
-    errors, rows = 0, []
+    errors, rows, decoding = 0, [], Decoding(image_range)
     for text in datasets:
         by_path = custom.is_path(text)
         name = text.split("=")[0] if by_path else text
         annotations = custom.parse_dataset(text).read() if by_path else annotations_of(text)
-        problems = check(annotations, pixels=pixels)
+        problems = check(annotations, pixels, decoding)
         rows += [(name, p.kind, p.image, p.text) for p in problems]
         _print_counts(name, annotations)
         if by_path and (rule := custom.parse_dataset(text).split_rule()):

@@ -14,11 +14,13 @@ from tqdm import tqdm
 from robust_backbones.core import results
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic, sha256
+from robust_backbones.core.images import Decoding
 from robust_backbones.detection.data import subset
+from robust_backbones.detection.data.mapper import read_image
 from robust_backbones.detection.data.registry import fingerprint
 from robust_backbones.detection.evaluation import saved
 from robust_backbones.detection.inspect import error_types, visualize
-from robust_backbones.detection.inspect.predictor import as_array, load
+from robust_backbones.detection.inspect.predictor import load
 
 PICTURES = "pictures"  # folder of the drawings in the output folder
 
@@ -159,7 +161,12 @@ def write_errors(
 
 
 def draw(
-    rows: list[Row], columns: list[Column], dataset: str, output: str | Path, threshold: float
+    rows: list[Row],
+    columns: list[Column],
+    dataset: str,
+    output: str | Path,
+    threshold: float,
+    decoding: Decoding,
 ) -> None:
     """Write the pictures of each image as PNG files: the ground truth, then the predictions.
 
@@ -172,7 +179,7 @@ def draw(
     """
     names = MetadataCatalog.get(dataset).get("thing_classes")
     for index, row in enumerate(tqdm(rows, desc="pictures", disable=None)):
-        image = as_array(row.file)
+        image = read_image(row.file, decoding)
         objects = visualize.truth(row.item)
         pixels = visualize.draw_truth(image, objects, names)
         shown = _count_names([visualize.class_name(names, label) for label in objects.classes])

@@ -12,7 +12,9 @@ from detectron2.data import DatasetCatalog
 
 from robust_backbones.core import pages
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.images import Decoding
 from robust_backbones.detection import compat, config
+from robust_backbones.detection.data.mapper import decoding_of
 from robust_backbones.detection.inspect import curves, gallery
 from robust_backbones.detection.inspect.error_types import KINDS
 
@@ -65,14 +67,14 @@ def draw_images(view: View) -> Path:
     """
     compat.silence_detectron2()
     started = time.perf_counter()
-    dataset, columns = _columns(view)
+    dataset, decoding, columns = _columns(view)
     rows = gallery.choose(dataset, view.images, view.seed)
     if view.errors:
         gallery.count_errors(rows, columns, view.threshold)
     if view.most_errors_first:
         rows.sort(key=lambda row: -row.errors)
     shown = rows[: view.shown]
-    gallery.draw(shown, columns, dataset, view.output, view.threshold)
+    gallery.draw(shown, columns, dataset, view.output, view.threshold, decoding)
     if view.errors:
         gallery.write_errors(
             view.output / "errors.json",
@@ -114,8 +116,8 @@ def draw_curves(runs: list[str], output: Path) -> Path:
     return path
 
 
-def _columns(view: View) -> tuple[str, list[gallery.Column]]:
-    """Return the dataset's name, and one column for each source of detections."""
+def _columns(view: View) -> tuple[str, Decoding, list[gallery.Column]]:
+    """Return the dataset's name, the decoder's settings, and a column per source of detections."""
     detector = view.config and not (view.predictions or view.truth_only)
     cfg = _load_config(view, view.config, None if detector else "")
     dataset = cfg.DATASETS.TEST[0]
@@ -137,7 +139,8 @@ def _columns(view: View) -> tuple[str, list[gallery.Column]]:
     names = [*view.names, *curves.labels(paths)[len(view.names) :]]
     if len(view.names) > len(sources) or len(set(names)) < len(names):
         raise UserError(f"--name: give at most {len(sources)} different names; got {names}.")
-    return dataset, [make(name) for name, make in zip(names, sources, strict=True)]
+    columns = [make(name) for name, make in zip(names, sources, strict=True)]
+    return dataset, decoding_of(cfg), columns
 
 
 def _load_config(view: View, path: str | None, weights: str | None) -> CfgNode:

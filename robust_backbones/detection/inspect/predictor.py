@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import Metadata, MetadataCatalog, detection_utils
+from detectron2.data import Metadata, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
 from PIL import Image
 
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.images import check_size, decoding_errors
+from robust_backbones.core.images import Decoding, from_pillow
 from robust_backbones.detection.checkpointer import StrictCheckpointer
 from robust_backbones.detection.config import load_config, merge_overrides, num_classes, set_device
+from robust_backbones.detection.data.mapper import decoding_of, read_image
 from robust_backbones.detection.model_weights import local_weights
 from robust_backbones.detection.training.trainer import Trainer
 
@@ -108,11 +109,12 @@ class Predictor:
         cfg: configuration.
         model: detector in eval mode.
         weights_sha256: SHA-256 of the weight file.
+        decoding: settings of the image decoder.
     """
 
     def __init__(self, cfg: CfgNode):
         """Build the detector of a config and load its weights. For errors, see `load`."""
-        self.cfg = cfg.clone()
+        self.cfg, self.decoding = cfg.clone(), decoding_of(cfg)
         path = cfg.MODEL.WEIGHTS
         if not path:
             raise UserError("MODEL.WEIGHTS is empty. Give the checkpoint of a trained detector.")
@@ -134,9 +136,10 @@ class Predictor:
         Args:
             image: image, or a list of images that form one batch. An image is a uint8 RGB array
                 `(H, W, 3)` in [0, 255], a PIL image or a path. The EXIF orientation of a file is
-                applied. OpenCV reads images as BGR, which this method cannot detect. Convert such
-                arrays to RGB with `image[:, :, ::-1]`. Images of unequal size are padded, as in
-                Detectron2, which may change the last digits of scores.
+                applied, that of a PIL image is not. OpenCV reads images as BGR, which this method
+                cannot detect. Convert such arrays to RGB with `image[:, :, ::-1]`. Images of
+                unequal size are padded, as in Detectron2, which may change the last digits of
+                scores.
 
         Returns:
             Predictions `{"instances": Instances}` in the coordinates of the image, in order of
@@ -147,8 +150,8 @@ class Predictor:
             UserError: an image has another type, shape or dtype, or cannot be read.
         """
         if isinstance(image, (list, tuple)):
-            return self._batch([as_array(item) for item in image])
-        return self._batch([as_array(image)])[0]
+            return self._batch([as_array(item, self.decoding) for item in image])
+        return self._batch([as_array(image, self.decoding)])[0]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -208,16 +211,20 @@ class Predictor:
             return self.model([self.preprocess(image) for image in images])
 
 
-def as_array(image: Any) -> np.ndarray:
+def as_array(image: Any, decoding: Decoding | None = None) -> np.ndarray:
     """Convert any image that `Predictor` accepts to `(H, W, 3)` uint8 RGB.
+
+    Args:
+        image: image, as for `Predictor`.
+        decoding: settings of the decoder.
 
     Raises:
         UserError: the image has another type, shape or dtype, or cannot be read.
     """
     if isinstance(image, (str, os.PathLike)):
-        return _read(str(image))
+        return read_image(str(image), decoding)
     if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(from_pillow(image, decoding))
     if not isinstance(image, np.ndarray):
         raise UserError(
             f"an image is a {type(image).__name__}. Give an (H, W, 3) uint8 RGB array, a path or a "
@@ -232,10 +239,3 @@ def as_array(image: Any) -> np.ndarray:
             "by 255, round, and convert."
         )
     return image
-
-
-def _read(path: str) -> np.ndarray:
-    with decoding_errors(path):
-        with Image.open(path) as image:
-            check_size(image)
-        return detection_utils.read_image(path, format="RGB")

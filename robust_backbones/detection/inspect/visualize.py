@@ -221,7 +221,7 @@ def truth_and_prediction(
     items = DatasetCatalog.get(dataset)[:count]
     names = MetadataCatalog.get(dataset).get("thing_classes")
     for item in items:
-        image = as_array(item["file_name"])
+        image = as_array(item["file_name"], predictor.decoding)
         found = predictor(image)["instances"].to("cpu")
         found = found[found.scores >= threshold]
         left = draw_truth(image, truth(item), names, scale)

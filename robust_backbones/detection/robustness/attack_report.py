@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, MetadataCatalog, detection_utils
+from detectron2.data import MetadataCatalog, detection_utils
 from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
 from PIL import Image
@@ -26,6 +26,7 @@ from robust_backbones.core.figures import new_figure, save_figure
 from robust_backbones.core.files import atomic
 from robust_backbones.detection.attack import detection_loss, draw_seed, pgd
 from robust_backbones.detection.data.loader import seed_from
+from robust_backbones.detection.data.mapper import ImageMapper
 from robust_backbones.detection.robustness.grid import (
     CLEAN,
     TASKS,
@@ -103,7 +104,7 @@ def conditions(
     """
     resize = detection_utils.build_augmentation(cfg, is_train=False)
     # Load the ground truth, which the losses need, but resize images as in evaluation.
-    mapper = DatasetMapper(cfg, is_train=True, augmentations=resize, recompute_boxes=False)
+    mapper = ImageMapper(cfg, is_train=True, augmentations=resize, recompute_boxes=False)
     load = partial(_load, mapper)
     draw = partial(_draw, cfg.INPUT.FORMAT, MetadataCatalog.get(dataset), folder)
     rows = [Condition(CLEAN, load, facts={"eps": 0.0})]
@@ -120,7 +121,7 @@ def conditions(
     return rows
 
 
-def _load(mapper: DatasetMapper, index: int, item: dict) -> dict:
+def _load(mapper: ImageMapper, index: int, item: dict) -> dict:
     return mapper(item) | {"index": index}
 
 

@@ -18,8 +18,10 @@ from tabulate import tabulate
 
 from robust_backbones.core.figures import new_figure, save_figure
 from robust_backbones.core.files import atomic
+from robust_backbones.core.images import Decoding
 from robust_backbones.corruptions import KINDS, SEVERITIES, corrupt
 from robust_backbones.detection.data.loader import seed_from
+from robust_backbones.detection.data.mapper import check_image_size, decoding_of, read_image
 from robust_backbones.detection.robustness.grid import (
     CLEAN,
     TASKS,
@@ -42,7 +44,7 @@ def conditions(cfg: CfgNode, kinds: list[str], severities: list[int], seed: int)
         seed: seed for corruptions with random numbers.
     """
     resize = T.AugmentationList(detection_utils.build_augmentation(cfg, is_train=False))
-    load = partial(_load, resize, cfg.INPUT.FORMAT, seed)
+    load = partial(_load, resize, decoding_of(cfg), cfg.INPUT.FORMAT, seed)
     rows = [Condition(CLEAN, partial(load, None, 0))]
     for kind in kinds:
         for severity in severities:
@@ -52,11 +54,18 @@ def conditions(cfg: CfgNode, kinds: list[str], severities: list[int], seed: int)
 
 
 def _load(
-    resize: Any, channels: str, seed: int, kind: str | None, severity: int, index: int, item: dict
+    resize: Any,
+    decoding: Decoding,
+    channels: str,
+    seed: int,
+    kind: str | None,
+    severity: int,
+    index: int,
+    item: dict,
 ) -> dict:
     """Corrupt an image, and prepare it as Detectron2's `DatasetMapper` does for evaluation."""
-    image = detection_utils.read_image(item["file_name"], format="RGB")
-    detection_utils.check_image_size(item, image)
+    image = read_image(item["file_name"], decoding)
+    check_image_size(item, image)
     if kind is not None:
         image_seed = seed_from(seed, index, KINDS.index(kind), severity)
         image = corrupt(image, kind, severity, image_seed)

@@ -129,7 +129,7 @@ def test_each_fault_is_found(tmp_path, changes, kind):
     assert kind in kinds if kind else not kinds
 
 
-@pytest.mark.parametrize(("turn", "kind"), [(1, "wrong size"), (6, "EXIF rotation")])
+@pytest.mark.parametrize(("turn", "kind"), [(1, "wrong size"), (6, "turned")])
 def test_a_turned_photo_is_told_of_and_its_size_is_right(tmp_path, turn, kind):
     """30 x 40 pixels that are to be turned are 40 x 30."""
     marks = coco(tmp_path)
