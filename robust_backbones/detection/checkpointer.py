@@ -3,13 +3,17 @@
 Loading raises errors where Detectron2 only warns. Saving is atomic.
 """
 
+import functools
 import logging
 import os
+from collections.abc import Callable
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
+from detectron2.modeling.backbone import Backbone
 from detectron2.modeling.backbone.resnet import BottleneckBlock
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from robust_backbones.checkpoint.containers import find_state
@@ -30,6 +34,8 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     Attributes:
         sha256: SHA-256 digest of the last loaded file; None before the first load.
+        input_format: channel order of the images, `INPUT.FORMAT`. None for the order that the model
+            states, if it does: Detectron2's `SemanticSegmentor` does not.
         classes: class names of the data, in order, saved with the model; None if unknown. A
             detector that was saved with other classes is rejected.
         average: averaged weights, or None. They are saved as `model`, and the weights being trained
@@ -37,6 +43,7 @@ class StrictCheckpointer(DetectionCheckpointer):
     """
 
     sha256: str | None = None
+    input_format: str | None = None
     classes: list[str] | None = None
     average: AveragedModel | None = None
 
@@ -55,9 +62,8 @@ class StrictCheckpointer(DetectionCheckpointer):
             logging.getLogger(__name__).warning(
                 "MODEL.WEIGHTS is empty. The model starts from random weights."
             )
-        # Detectron2 passes [] in a new run. In C4 detectors, the last stage is part of the head.
-        fresh = ("backbone." + body(self.model.backbone)[0], "roi_heads.res5.")
-        self._required = ("",) if checkpointables is None else fresh
+        # Detectron2 passes [] in a new run.
+        self._required = ("",) if checkpointables is None else _pretrained(self.model)
         return super().load(path, checkpointables)
 
     def _load_file(self, filename: str) -> dict:
@@ -84,14 +90,8 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict) -> Any:
         if isinstance(metadata := checkpoint.get("metadata"), dict):
-            try:
-                self._check_input(metadata)
-                self._check_classes(metadata.get("classes"))
-            except UserError:
-                raise
-            except (TypeError, ValueError, AttributeError) as error:
-                # Metadata that another program wrote can have any types.
-                raise UserError(f"The metadata of the weights are invalid ({error}).") from None
+            check_input(self.model, metadata, self.input_format)
+            self._check_classes(metadata.get("classes"))
         if self.checkpointables and self._required == ("",):  # the run resumes
             self._take_average(checkpoint)
         if checkpoint.pop("matching_heuristics", False):
@@ -132,44 +132,18 @@ class StrictCheckpointer(DetectionCheckpointer):
             self.average.n_averaged.fill_(checkpoint.get("averaged", 0))
         checkpoint["model"] = training or checkpoint["model"]
 
-    def _check_input(self, metadata: dict) -> None:
-        """Check that the input format and the strides in the metadata agree with the model."""
-        order = metadata.get("channel_order", self.model.input_format)
-        if order != self.model.input_format:
-            raise _contradiction("INPUT.FORMAT", self.model.input_format, order)
-        for name, buffer in (("mean", self.model.pixel_mean), ("std", self.model.pixel_std)):
-            if name not in metadata:
-                continue
-            needed = [round(255 * value, 3) for value in metadata[name]]
-            found = [round(value, 3) for value in buffer.flatten().tolist()]
-            if any(abs(a - b) > 0.01 for a, b in zip(needed, found, strict=True)):
-                key = f"MODEL.PIXEL_{name.upper()}"
-                if needed not in (PIXEL_MEAN, PIXEL_STD):
-                    raise UserError(
-                        f"The weights require {key} {needed}, but only ImageNet's {found} is "
-                        "supported."
-                    )
-                raise _contradiction(key, found, needed)
-        if metadata.get("stride_in_1x1", False) != self._stride_in_1x1():
-            raise _contradiction(
-                "MODEL.RESNETS.STRIDE_IN_1X1", self._stride_in_1x1(), not self._stride_in_1x1()
-            )
-
-    def _check_classes(self, saved: list[str] | None) -> None:
+    def _check_classes(self, saved: Any) -> None:
         """Reject a detector if its class names or their order differ from the data."""
         if saved is None or self.classes is None:
             return
+        if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
+            raise _invalid("classes", saved, "a list of names")
         if self._required == ("",) and saved != self.classes:
             raise UserError(
                 f"The detector was trained on {len(saved)} classes ({', '.join(saved[:8])}, …), "
                 f"but the data have {len(self.classes)} ({', '.join(self.classes[:8])}, …). They "
                 "must be the same, in the same order (DATASETS.CLASSES)."
             )
-
-    def _stride_in_1x1(self) -> bool:
-        """Return whether a bottleneck block has its stride in the first 1x1 convolution."""
-        blocks = body(self.model.backbone)[1].modules()
-        return any(isinstance(b, BottleneckBlock) and b.conv1.stride != (1, 1) for b in blocks)
 
     def save(self, name: str, tag: bool = True, **kwargs: Any) -> None:
         """Save the model and the checkpointables atomically as `<save_dir>/<name>.pth`.
@@ -205,19 +179,118 @@ class StrictCheckpointer(DetectionCheckpointer):
 
         Later conversions and checks use them.
         """
-        mean, std = self.model.pixel_mean.flatten(), self.model.pixel_std.flatten()
-        return {
-            "channel_order": self.model.input_format,
-            "mean": [round(value / 255, 6) for value in mean.tolist()],
-            "std": [round(value / 255, 6) for value in std.tolist()],
-            "stride_in_1x1": self._stride_in_1x1(),
-            **({} if self.classes is None else {"classes": self.classes}),
-        }
+        order = self.input_format or _attribute(self.model, "input_format")
+        found = {"channel_order": order, "classes": self.classes}
+        for name in ("mean", "std"):
+            pixels = _pixels(self.model, name)
+            found[name] = pixels and [round(value / 255, 6) for value in pixels]
+        known = {key: value for key, value in found.items() if value is not None}
+        return known | {"stride_in_1x1": _stride_in_1x1(self.model)}
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Record the name of the file from which a resumed run starts."""
         with atomic(os.path.join(self.save_dir, "last_checkpoint")) as temporary:
             temporary.write_text(last_filename_basename)
+
+
+def check_input(model: nn.Module, metadata: dict, input_format: str | None = None) -> None:
+    """Check that a model gets the images and has the strides that its weights require.
+
+    Values that the metadata or the model do not state are not checked.
+
+    Args:
+        model: detector. The first of its modules with `input_format`, `pixel_mean` and `pixel_std`
+            states them.
+        metadata: metadata of the weights. Another program can have written any values.
+        input_format: channel order of the images, "RGB" or "BGR"; None if the model states it.
+
+    Raises:
+        UserError: the model contradicts the metadata, or the metadata are invalid.
+    """
+    order = input_format or _attribute(model, "input_format")
+    needed = metadata.get("channel_order", order)
+    if order and order != needed:
+        raise _contradiction("INPUT.FORMAT", order, needed)
+    for name in ("mean", "std"):
+        found, stated = _pixels(model, name), metadata.get(name)
+        if found is None or stated is None:
+            continue
+        if not _are_numbers(stated) or len(stated) != len(found):
+            raise _invalid(name, stated, f"{len(found)} numbers")
+        needed = [round(255 * value, 3) for value in stated]
+        if any(abs(a - b) > 0.01 for a, b in zip(needed, found, strict=True)):
+            key = f"MODEL.PIXEL_{name.upper()}"
+            if needed not in (PIXEL_MEAN, PIXEL_STD):
+                raise UserError(
+                    f"The weights require {key} {needed}, but only ImageNet's {found} is supported."
+                )
+            raise _contradiction(key, found, needed)
+    stride = _stride_in_1x1(model)
+    if metadata.get("stride_in_1x1", False) != stride:
+        raise _contradiction("MODEL.RESNETS.STRIDE_IN_1X1", stride, not stride)
+
+
+def _guarded(load_model: Callable) -> Callable:
+    """Return `DetectionCheckpointer._load_model` with a check of the input, if it is stated."""
+
+    @functools.wraps(load_model)
+    def load(self: DetectionCheckpointer, checkpoint: dict) -> Any:
+        metadata = checkpoint.get("metadata")
+        strict = isinstance(self, StrictCheckpointer)
+        if not strict and isinstance(metadata, dict) and "channel_order" in metadata:
+            check_input(self.model, metadata)
+        return load_model(self, checkpoint)
+
+    return load
+
+
+# Detectron2's own checkpointer, which LazyConfig projects use, would load weights for RGB images
+# into a model for BGR images.
+DetectionCheckpointer._load_model = _guarded(DetectionCheckpointer._load_model)
+
+
+def _pretrained(model: nn.Module) -> tuple[str, ...]:
+    """Return the prefixes of the tensors that must come from the pretrained weights.
+
+    Raises:
+        UserError: the model has no backbone.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, Backbone):
+            # In C4 detectors, the last stage is part of the head.
+            head = name.rpartition("backbone")[0] + "roi_heads.res5."
+            return f"{name}.{body(module)[0]}", head
+    raise UserError(
+        f"The model {type(model).__name__} has no Detectron2 backbone, so it is unknown which "
+        "tensors the weights must have. Load them with Detectron2's DetectionCheckpointer."
+    )
+
+
+def _attribute(model: nn.Module, name: str) -> Any:
+    """Return the attribute of the first module that has it, or None."""
+    return next((getattr(part, name) for part in model.modules() if hasattr(part, name)), None)
+
+
+def _pixels(model: nn.Module, name: str) -> list[float] | None:
+    """Return the mean or the standard deviation of the model for pixels in [0, 255]."""
+    buffer = _attribute(model, f"pixel_{name}")
+    return None if buffer is None else [round(value, 3) for value in buffer.flatten().tolist()]
+
+
+def _stride_in_1x1(model: nn.Module) -> bool:
+    """Return whether a bottleneck block has its stride in the first 1x1 convolution."""
+    blocks = (part for part in model.modules() if isinstance(part, BottleneckBlock))
+    return any(block.conv1.stride != (1, 1) for block in blocks)
+
+
+def _are_numbers(values: object) -> bool:
+    return isinstance(values, (list, tuple)) and all(isinstance(v, (int, float)) for v in values)
+
+
+def _invalid(key: str, found: object, needed: str) -> UserError:
+    return UserError(
+        f"The metadata of the weights are invalid: {key} is {found!r:.80}. It must be {needed}."
+    )
 
 
 def _contradiction(key: str, found: object, needed: object) -> UserError:

@@ -91,14 +91,18 @@ def test_a_detector_is_a_dictionary_of_tensors(tmp_path, model):
         StrictCheckpointer(torch.nn.Linear(1, 1))._load_file(str(path))
 
 
-@pytest.mark.parametrize("metadata", [{"mean": "red"}, {"std": []}, {"mean": [None] * 3}])
+@pytest.mark.parametrize(
+    "metadata", [{"mean": "red"}, {"std": []}, {"mean": [None] * 3}, {"classes": 1}]
+)
 def test_metadata_of_a_detector_that_are_none(metadata):
     class Model(torch.nn.Module):
         input_format = "RGB"
         pixel_mean = pixel_std = torch.zeros(3)
 
     with refuses("metadata of the weights are invalid"):
-        StrictCheckpointer(Model())._load_model({"model": {}, "metadata": metadata})
+        checkpointer = StrictCheckpointer(Model())
+        checkpointer.classes = ["a"]
+        checkpointer._load_model({"model": {}, "metadata": metadata})
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -70,6 +70,7 @@ class Trainer(DefaultTrainer):
         """
         plain = self.checkpointer
         self.checkpointer = StrictCheckpointer(plain.model, plain.save_dir, **plain.checkpointables)
+        self.checkpointer.input_format = self.cfg.INPUT.FORMAT
         self.checkpointer.classes = classes_of(self.cfg.DATASETS.TRAIN)
         built = super().build_hooks()
         for index, hook in enumerate(built):

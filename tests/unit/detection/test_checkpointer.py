@@ -4,11 +4,14 @@ import pickle
 
 import pytest
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 
 from robust_backbones.checkpoint import export
 from robust_backbones.checkpoint.io import read_checkpoint, save_file
 from robust_backbones.core.errors import UserError
+from robust_backbones.detection.checkpointer import StrictCheckpointer
 from robust_backbones.detection.training import run, trainer
+from tests.support import small_detectors
 from tests.support.bad_checkpoints import Bomb
 from tests.support.checkpoint_changes import without
 from tests.support.detector_runs import small
@@ -129,3 +132,71 @@ def test_random_weights_must_be_said_and_are_logged(tmp_path, caplog):
 def test_evaluation_requires_the_heads_too(tmp_path, resnet18_backbone):
     with pytest.raises(UserError, match="tensors of the model did not come from the"):
         run.evaluate(small(tmp_path, resnet18_backbone), resume=False)
+
+
+SEMANTIC = {
+    "MODEL.META_ARCHITECTURE": "SemanticSegmentor",
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": "32",
+    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": "3",
+}
+
+
+def test_a_semantic_segmentor_is_loaded_and_saved(tmp_path, resnet18_backbone):
+    """Detectron2's `SemanticSegmentor` does not state its channel order."""
+    cfg = small_detectors.tiny_config(**SEMANTIC)
+    checkpointer = StrictCheckpointer(trainer.Trainer.build_model(cfg), str(tmp_path))
+    checkpointer.input_format = cfg.INPUT.FORMAT
+    checkpointer.load(str(resnet18_backbone), checkpointables=[])
+    expected = torch.load(resnet18_backbone, weights_only=True)["model"]["stem.conv1.weight"]
+    assert torch.equal(checkpointer.model.backbone.bottom_up.stem.conv1.weight, expected)
+    checkpointer.save("a")
+    assert torch.load(tmp_path / "a.pth", weights_only=True)["metadata"]["channel_order"] == "RGB"
+    checkpointer.load(str(tmp_path / "a.pth"))  # whole
+
+    checkpointer.input_format = "BGR"
+    with pytest.raises(UserError, match="INPUT.FORMAT is BGR, but the weights require RGB"):
+        checkpointer.load(str(resnet18_backbone), checkpointables=[])
+    checkpointer.input_format = None
+    checkpointer.load(str(resnet18_backbone), checkpointables=[])
+    checkpointer.model.pixel_mean = checkpointer.model.pixel_mean.flip(0)
+    with pytest.raises(UserError, match=r"MODEL.PIXEL_MEAN is \[103.53, 116.28, 123.675\]"):
+        checkpointer.load(str(resnet18_backbone), checkpointables=[])
+
+
+class Wrapper(torch.nn.Module):
+    """A project's model around a detector, without attributes of its own."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.detector = model
+
+
+def test_a_wrapped_detector_is_loaded_strictly(tmp_path, resnet18_backbone):
+    contents = torch.load(resnet18_backbone, weights_only=True)
+    model = Wrapper(trainer.Trainer.build_model(small_detectors.tiny_config()))
+    StrictCheckpointer(model).load(str(resnet18_backbone), checkpointables=[])
+    found = model.detector.backbone.bottom_up.stem.conv1.weight
+    assert torch.equal(found, contents["model"]["stem.conv1.weight"])
+    del contents["model"]["res2.0.conv1.weight"]
+    torch.save(contents, tmp_path / "short.pth")
+    with pytest.raises(UserError, match="detector.backbone.bottom_up.res2.0.conv1.weight"):
+        StrictCheckpointer(model).load(str(tmp_path / "short.pth"), checkpointables=[])
+    model.detector.input_format = "BGR"
+    with pytest.raises(UserError, match="INPUT.FORMAT is BGR"):
+        StrictCheckpointer(model).load(str(resnet18_backbone), checkpointables=[])
+
+
+def test_a_model_without_a_backbone_is_an_error(resnet18_backbone):
+    with pytest.raises(UserError, match="Linear has no Detectron2 backbone"):
+        StrictCheckpointer(torch.nn.Linear(1, 1)).load(str(resnet18_backbone), checkpointables=[])
+
+
+def test_detectron2s_own_checkpointer_refuses_bgr_images(tmp_path, resnet18_backbone):
+    model = trainer.Trainer.build_model(small_detectors.tiny_config())
+    DetectionCheckpointer(model).load(str(resnet18_backbone))
+    model.input_format = "BGR"
+    with pytest.raises(UserError, match="INPUT.FORMAT is BGR, but the weights require RGB"):
+        DetectionCheckpointer(model).load(str(resnet18_backbone))
+    # Files that do not state their input are loaded as before.
+    torch.save({"model": model.state_dict(), "metadata": {"mean": "x"}}, tmp_path / "other.pth")
+    DetectionCheckpointer(model).load(str(tmp_path / "other.pth"))
