@@ -122,8 +122,12 @@ class Group:
     @cached_property
     def ambiguous(self) -> frozenset[int]:
         """Python's `id` of each run whose cell has several runs."""
-        shared = (own for own in self._cells.values() if len(own) > 1)
-        return frozenset(id(run) for own in shared for run in own)
+        return frozenset(map(id, self.ambiguous_runs))
+
+    @property
+    def ambiguous_runs(self) -> list[Merged]:
+        """Runs whose cell has several runs, of which tables show the best."""
+        return [run for own in self._cells.values() if len(own) > 1 for run in own]
 
     @cached_property
     def modes(self) -> tuple[str, ...]:

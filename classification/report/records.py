@@ -50,7 +50,7 @@ class Record:
 
     Attributes:
         path: path of the file.
-        kind: kind of the run, a key of `result_kinds.READERS`.
+        kind: kind of the run; the report shows the keys of `result_kinds.READERS`.
         dataset: target dataset, or the test set of a detector.
         mode: `"fixed-feature"` or `"full-network"`.
         protocol: name of the protocol, such as `"clean"` or `"paper+batchnorm=frozen"`.
@@ -148,8 +148,8 @@ def read(folders: Iterable[Path | str]) -> tuple[list[Record], list[str]]:
         folders: folders with results, or result files.
 
     Returns:
-        The records, and one sentence about each invalid file. Results of kinds without a reader in
-        `result_kinds` are skipped.
+        The records, and one sentence about each invalid file. Records of kinds without a reader in
+        `result_kinds` have no accuracies.
 
     Raises:
         UserError: a folder does not exist.
@@ -169,8 +169,7 @@ def read(folders: Iterable[Path | str]) -> tuple[list[Record], list[str]]:
         ) as error:
             problems.append(f"{path} is not a valid result ({_words(error)}).")
             continue
-        if record:
-            found.append(record)
+        found.append(record)
     return found, problems
 
 
@@ -219,14 +218,11 @@ def _paths(folders: Iterable[Path | str]) -> list[Path]:
     return sorted(paths.values())
 
 
-def _read(path: Path) -> Record | None:
-    """Read the record of a file, or return None if the report does not show this kind of run."""
+def _read(path: Path) -> Record:
     contents = json.loads(path.read_text(encoding="utf-8"))
     if (schema := contents["schema"]) != 1:
         raise ValueError(f"schema {schema}, only 1 is supported")
-    if (kind := contents["kind"]) not in READERS:
-        return None
-    settings = contents["settings"]
+    kind, settings = contents["kind"], contents["settings"]
     common = {
         "path": path,
         "kind": kind,
@@ -245,7 +241,7 @@ def _read(path: Path) -> Record | None:
         "warnings": contents.get("warnings") or [],
         "simulated": settings.get("simulated") is True,
     }
-    found = common | READERS[kind](contents, common)
+    found = common | (READERS[kind](contents, common) if kind in READERS else {})
     for name, value in found.items():
         if not isinstance(value, _TYPES.get(name, str)):
             raise ValueError(f"{name} is {value!r}")

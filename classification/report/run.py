@@ -8,6 +8,7 @@ from classification.report.answers import Answer, find_answers
 from classification.report.comparisons import Rules
 from classification.report.contents.build import build_sections, collect
 from classification.report.contents.parts import Results
+from classification.report.contents.unshown import unshown
 from classification.report.records import Record
 from classification.report.sections import Section
 from classification.report.verdicts import MARGIN
@@ -25,7 +26,7 @@ def run(
 
     Args:
         found: results from `records.read`.
-        problems: its messages about unreadable files.
+        problems: its messages about unreadable files, which the report shows as warnings.
         output: folder for the report.
         study: study file, whose runs the report lists as well; None: no study.
         margin: largest difference that counts as no difference, in points; None: `MARGIN`.
@@ -36,6 +37,7 @@ def run(
     rules = Rules(MARGIN if margin is None else margin, folder.older_looks(output))
     results = collect(found, study, rules)
     sections = build_sections(results)
+    problems = problems + unshown(results, sections)
     answers = find_answers(results)
     path = write(results, answers, sections, problems, output, margin)
     for answer in answers:
@@ -64,7 +66,7 @@ def write(
         results: results behind the answers and sections.
         answers: answers to show at the top of the page.
         sections: sections of the report.
-        problems: sentences about unreadable files.
+        problems: sentences about unreadable files and results that are not shown.
         output: folder for the report.
         margin: margin from the user in percentage points; None: the user gave no margin.
 

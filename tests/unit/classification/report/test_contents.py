@@ -1,6 +1,8 @@
 """Sections from made-up results: the right numbers in the right cells, and every warning."""
 
 import itertools
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from classification.report import published, records
 from classification.report.contents.build import build_sections, collect
 from classification.report.contents.parts import Results
 from classification.report.contents.pretraining_accuracy import PretrainingAccuracy
+from classification.report.contents.unshown import unshown
 from classification.report.records import Record
 from classification.study.file import read_study
 from robust_backbones.core.files import sha256
@@ -33,6 +36,42 @@ def test_table1():
     assert row(section, mode="full-network", task="food")["robust"] is None
     panel = section.figures[0].panels["full-network"]
     assert [s.published for s in panel] == [False, False, True, True]
+
+
+SEGMENTER = replace(
+    detection("cityscapes", 3.0),
+    accuracies=(),
+    seeds=(),
+    metrics={"cityscapes": {"sem_seg": {"mIoU": 70.0}}, "best": {}},
+)
+TWO_SETS = replace(
+    detection("mine", 3.0), metrics={"mine": {"bbox": {"AP": 5.0}}, "theirs": {"bbox": {"AP": 4.0}}}
+)
+
+
+@pytest.mark.parametrize(
+    ("records", "reasons"),
+    [
+        ([transfer(), transfer(eps=3.0)], []),
+        ([transfer(), transfer(eps=3.0), transfer(eps=3.0, batch_size=2)], []),  # the best is shown
+        ([transfer("folder"), pretraining()], []),
+        (
+            [transfer(), transfer(arch="resnet101")],
+            ["no table has a place for the transfer results of resnet101: "],
+        ),
+        ([replace(transfer(eps=3.0), eps=None)], ["eps of the network's pretraining is unknown: "]),
+        ([replace(transfer(), kind="errors", accuracies=())], ["no table for the kind 'errors': "]),
+        ([detection(), detection(eps=3.0)], []),
+        ([SEGMENTER], ["tables for bbox and segm, but not for sem_seg: nowhere/cityscapes-3"]),
+        ([TWO_SETS], ["only the first test set is shown, but not theirs: "]),
+    ],
+)
+def test_results_without_a_table_are_named(records, reasons):
+    results = collect(records)
+    found = unshown(results, build_sections(results))
+    assert len(found) == len(reasons)
+    for sentence, reason in zip(found, reasons, strict=True):
+        assert re.search(reason, sentence)
 
 
 @pytest.mark.parametrize(

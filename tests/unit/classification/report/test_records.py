@@ -112,8 +112,8 @@ def test_detection_and_pretraining(tmp_path):
     config = config | {"MODEL": {"WEIGHTS": "here/backbone.pth", "ROBUST": {"ARCH": "resnet18"}}}
     write(tmp_path / "d", result("detection", metrics, config), labels={"eps": "0.5"})
     write(tmp_path / "e", result("detection", metrics, config), labels={"eps": "large"})
-    (detector, network, from_labels, unknown), problems = records.read([tmp_path])
-    assert not problems
+    (detector, network, errors, from_labels, unknown), problems = records.read([tmp_path])
+    assert not problems and (errors.kind, errors.accuracies) == ("errors", ())
     assert (detector.dataset, detector.eps, detector.seeds) == ("voc_2007_test", 3.0, (2,))
     assert detector.accuracies == (53.5,)
     assert (from_labels.arch, from_labels.eps, unknown.eps) == ("resnet18", 0.5, None)
