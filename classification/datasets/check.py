@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from classification.datasets.folders import find_layout, junk_below
 from classification.datasets.image_files import ImageFiles
+from classification.datasets.label_tables import is_table, read_table
 from classification.datasets.layouts import OFFICIAL
 from classification.datasets.open import open_split
 from classification.datasets.specs import STORED_SPLITS, DatasetSpec, find_dataset, locate
@@ -27,17 +29,21 @@ BLOCK = 256  # images per progress update
 MAX_OVERLAP = 0.01  # allowed fraction of test images in train; official splits share a few images
 SHOWN = 3  # file names per printed line; a report file lists all names
 
-# Maps a kind of finding to (level, printed description). Data with an error is unusable.
+# Maps a kind of finding to (level, printed description). Data with an error is unusable. A note is
+# not a problem.
 KINDS = {
     "layout": ("error", "cannot be opened"),
     **{kind: row for kind, row in FINDINGS.items() if row[0] == "error"},
     "leak": ("error", "train and test share too many images"),
     "count": ("warning", "the paper's authors used a different number"),
     "no images": ("warning", "classes have no images"),
+    "unused split": ("warning", "is not used, because there is a test split"),
     **{kind: row for kind, row in FINDINGS.items() if row[0] == "warning"},
     "overlap": ("warning", "in test are also in train"),
     "duplicate": ("warning", "are duplicates in the same split"),
     "two labels": ("warning", "are duplicates with different labels"),
+    "unused": ("note", "are not used"),
+    "junk": ("note", "are ignored, because other programs created them"),
 }
 
 
@@ -60,7 +66,7 @@ class Finding:
 
     @property
     def level(self) -> str:
-        """Level of the finding, `error` or `warning`."""
+        """Level of the finding, `error`, `warning` or `note`."""
         return KINDS[self.kind][0]
 
 
@@ -72,7 +78,7 @@ class DatasetReport:
         name, path: name and location of the dataset.
         layout: description of how the images are stored, such as `official` or `folders`.
         splits: summary of each split by its name: numbers of images and classes, sizes of the
-            smallest and the largest class, and fingerprint.
+            smallest and the largest class, origin, and fingerprint.
         findings: all problems in the data.
     """
 
@@ -119,6 +125,9 @@ def check_dataset(
         report.findings.append(Finding("layout", detail=str(error)))
         return report
     report.layout, report.path = _layout(spec, root, splits["train"], report.path)
+    train = splits["train"]
+    if has_images(train) and isinstance(train.images, ImageFiles):
+        report.findings += _unused(report.layout, Path(report.path))
     line = ProgressLine(sum(len(opened) for opened in splits.values()))
     checked = {}
     for split, opened in splits.items():
@@ -140,11 +149,33 @@ def _layout(spec: DatasetSpec, root: str | Path | None, opened: Split, path: str
         return kind, str(folder)
     if not has_images(opened):
         return "shards, whose images are not checked", path
-    return ("folders" if isinstance(opened.images, ImageFiles) else "in memory"), path
+    if not isinstance(opened.images, ImageFiles):
+        return "in memory", path
+    if is_table(path):
+        return read_table(path).kind, path
+    layout = find_layout(path)
+    return layout.kind, str(layout.root)
+
+
+def _unused(layout: str, path: Path) -> Iterator[Finding]:
+    """Find files and folders that are not used."""
+    if is_table(path):
+        yield from (
+            Finding("unused", file=str(path.parent / name)) for name in read_table(path).unlisted
+        )
+        path = path.parent
+    elif layout != "official":
+        found = find_layout(path)
+        yield from (Finding("unused", file=str(folder)) for folder in found.unused)
+        if found.unused_val:
+            yield Finding("unused split", "val", str(found.unused_val))
+    yield from (Finding("junk", file=name) for name in junk_below(path))
 
 
 def _summary(opened: Split) -> dict:
-    numbers = {"images": len(opened), "classes": opened.classes}
+    numbers: dict = {"images": len(opened), "classes": opened.classes}
+    if opened.origin:
+        numbers["split"] = opened.origin
     if sizes := opened.class_sizes():
         numbers |= {"smallest class": min(sizes), "largest class": max(sizes)}
     try:
@@ -231,7 +262,8 @@ def lines(report: DatasetReport) -> Iterator[str]:
         shown = f"{numbers['images']} images, {numbers['classes']} classes"
         if "smallest class" in numbers:
             shown += f" with {numbers['smallest class']} to {numbers['largest class']} images"
-        yield f"  {split:8} {shown}, fingerprint {numbers['fingerprint']}"
+        origin = f", from {numbers['split']}" if "split" in numbers else ""
+        yield f"  {split:8} {shown}{origin}, fingerprint {numbers['fingerprint']}"
     for kind, (level, words) in KINDS.items():
         found = [finding for finding in report.findings if finding.kind == kind]
         if not found:
@@ -243,7 +275,7 @@ def lines(report: DatasetReport) -> Iterator[str]:
             continue
         more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
         yield f"  {level:8} {len(files)} {words}: {', '.join(files[:SHOWN])}{more}"
-    if not report.findings:
+    if all(finding.level == "note" for finding in report.findings):
         yield "  good     no problems found"
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from classification.datasets.image_cache import read_decoded
+from classification.datasets.image_files import SplitContents
 from robust_backbones.checkpoint import array_pickles
 from robust_backbones.core.errors import UserError
 
@@ -74,7 +74,7 @@ PYTHON = {
 }
 
 
-def read_cifar(name: str, split: str, root: str | Path) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+def read_cifar(name: str, split: str, root: str | Path) -> SplitContents:
     """Read the official files in `root` or its official subfolder, else an image folder.
 
     Args:
@@ -106,7 +106,7 @@ def read_cifar(name: str, split: str, root: str | Path) -> tuple[Tensor, Tensor,
                         "again."
                     ) from None
                 images = torch.from_numpy(np.ascontiguousarray(images)).view(-1, 3, SIZE, SIZE)
-                return images, torch.from_numpy(labels.astype(np.int64)), names
+                return SplitContents(images, torch.from_numpy(labels.astype(np.int64)), names)
     try:
         return read_decoded(split, root, SIZE)
     except UserError as error:

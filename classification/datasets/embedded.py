@@ -11,7 +11,7 @@ import torch
 from skimage import data
 from torch.nn.functional import interpolate
 
-from classification.datasets.split import SplitContents
+from classification.datasets.image_files import SplitContents
 
 # Number of training images. scikit-learn's 1,797 digits are ordered by writer. Therefore most
 # writers of the test digits, which are the last 360, are not in the training split.
@@ -50,7 +50,8 @@ def read_digits(split: str, root: object = None) -> SplitContents:
     # the same on every machine.
     images = interpolate(gray, size=(32, 32), mode="bilinear", align_corners=False)
     names = tuple(str(digit) for digit in range(10))
-    return images.repeat(1, 3, 1, 1), torch.from_numpy(digits.target[rows]).long(), names
+    labels = torch.from_numpy(digits.target[rows]).long()
+    return SplitContents(images.repeat(1, 3, 1, 1), labels, names)
 
 
 def read_textures(split: str, root: object = None) -> SplitContents:
@@ -65,7 +66,7 @@ def read_textures(split: str, root: object = None) -> SplitContents:
         patches.append(windows[::stride, ::stride].reshape(-1, 1, PATCH, PATCH))
     labels = torch.arange(len(TEXTURES)).repeat_interleave(len(patches[0]))
     images = torch.from_numpy(np.concatenate(patches)).repeat(1, 3, 1, 1)
-    return images, labels, tuple(TEXTURES)
+    return SplitContents(images, labels, tuple(TEXTURES))
 
 
 def read_faces(split: str, root: object = None) -> SplitContents:
@@ -80,4 +81,4 @@ def read_faces(split: str, root: object = None) -> SplitContents:
     rows = slice(None, FACES_TRAIN) if split == "train" else slice(FACES_TRAIN, None)
     images = torch.cat([images[:100][rows], images[100:][rows]])
     labels = torch.arange(2).repeat_interleave(len(images) // 2)
-    return images, labels, ("face", "other")
+    return SplitContents(images, labels, ("face", "other"))

@@ -1,97 +1,303 @@
-"""List the images of image folders, `train/<class>/<image>` and `test/<class>/<image>`."""
+"""Find the images of an image folder: its splits, its classes, and the entries to ignore."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+from classification.datasets.split_names import SPLIT_NAMES, choose_splits, is_junk, split_of
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.images import has_image_suffix
 
-# Possible folder names of each split. The first folder that exists is read.
-FOLDERS = {"train": ("train",), "test": ("test", "val", "valid")}
-LAYOUT = "{0}/train/<class>/<image> and {0}/test/<class>/<image> (or val instead of test)"
+TABLES = (".csv", ".tsv")  # file extensions of tables of names and labels; see `label_tables`
+LAYOUT = "train/<class>/<image> and test/<class>/<image> (or val instead of test) in {0}"
+TEST_PERCENT, SPLIT_SEED = 20, 0  # test images of each class if the data has no test split
+MAX_WRAPPERS = 3  # folders around the data, each alone in its folder, as archives have them
+SHOWN = 5  # names in an error message
+
+
+@dataclass(frozen=True)
+class FolderLayout:
+    """The folders of an image folder.
+
+    Attributes:
+        root: folder that contains the split folders or the class folders. It may be below the
+            folder that the user gave.
+        splits: folder name of the splits `train` and `test`; empty if `root` contains the class
+            folders.
+        unused: other folders in `root` that contain no split.
+        unused_val: folder of the validation split, which is not used because there is a test split.
+    """
+
+    root: Path
+    splits: dict[str, str]
+    unused: tuple[Path, ...] = ()
+    unused_val: Path | None = None
+
+    @property
+    def kind(self) -> str:
+        """Name of the layout."""
+        return "folders" if self.splits else "class folders without splits"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about decisions that change the data, to print once."""
+        if not self.splits:
+            return (division_note(f"{self.root} has no test folder"),)
+        if self.unused_val:
+            test = self.root / self.splits["test"]
+            return (f"{test} is the test split, so {self.unused_val} is not used",)
+        return ()
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """The images of a split.
+
+    Attributes:
+        folder: folder of the images.
+        names: path of each image in the folder.
+        labels: label of each image, from 0.
+        class_names: one name per class.
+        origin: folder of the split, or description of how it was selected.
+        notes: sentences about decisions that change the data.
+    """
+
+    folder: Path
+    names: list[str]
+    labels: list[int]
+    class_names: list[str]
+    origin: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def is_image(name: str) -> bool:
-    """Return whether a file name has an image extension and is not hidden, unlike `._x.jpg`."""
+    """Return whether a file name has an image extension and is not junk, unlike `._x.jpg`."""
     base = name.rsplit("/", 1)[-1]
-    return has_image_suffix(base) and not base.startswith(".")
+    return has_image_suffix(base) and not is_junk(base)
 
 
-def list_tree(split: str, root: str | Path) -> tuple[Path, list[str], list[int], list[str]]:
-    """List the images of a split.
+def find_layout(root: str | Path) -> FolderLayout:
+    """Recognize the layout of an image folder from the names of its folders.
+
+    Raises:
+        UserError: the folder does not exist, or has a different layout.
+    """
+    root = below_wrappers(Path(root))
+    folders, images = contents(root)
+    splits, val = choose_splits(folders, root)
+    if splits:
+        unused = tuple(root / name for name in folders if not split_of(name))
+        return FolderLayout(root, splits, unused, root / val if val else None)
+    if len(folders) > 1 and any(contents(root / name)[1] for name in folders):
+        return FolderLayout(root, {})
+    fix = "Check the path."
+    if folders:
+        fix = "Rename the folders of the training and test images to 'train' and 'test'."
+    elif images:
+        fix = "Move the images into one folder per class."
+    raise UserError(
+        f"{root} {describe(root)}. Expected {LAYOUT.format(root)}, or <class>/<image> for the "
+        f"dataset 'folder'. {fix}{_hint_table(root)}"
+    )
+
+
+def below_wrappers(root: Path) -> Path:
+    """Return the folder with the data: `root`, or the folder in it if that is all it contains.
+
+    Archives often add such a folder, as in `pets/pets/train/`.
+
+    Raises:
+        UserError: `root` is not a folder.
+    """
+    if not root.is_dir():
+        reason = "is not a folder" if root.exists() else "does not exist"
+        raise UserError(f"{root} {reason}. Expected {LAYOUT.format(root)}.")
+    for _ in range(MAX_WRAPPERS):
+        folders, images = contents(root)
+        wrapper = len(folders) == 1 and not images and not split_of(folders[0])
+        if not wrapper or not contents(root / folders[0])[0]:
+            break
+        root = root / folders[0]
+    return root
+
+
+def list_tree(split: str, root: str | Path, divide: bool = False) -> ImageList:
+    """List the images of a split, sorted by class and name.
 
     Args:
         split: `train` or `test`.
         root: folder of the dataset.
-
-    Returns:
-        Folder of the split; image paths in this folder, sorted by class and name; label of each
-        image, from 0; class names.
+        divide: whether class folders without splits are divided into training and test images.
 
     Raises:
         UserError: the folder has a different layout, a class has no images, or the splits have
             different classes.
     """
-    folder = split_folder(Path(root), split)
-    _check_same_classes(Path(root), folder)
-    return folder, *list_classes(folder)
+    layout = find_layout(root)
+    if not layout.splits:
+        if not divide:
+            raise UserError(
+                f"{layout.root} has class folders, but no split folders. Expected "
+                f"{LAYOUT.format(layout.root)}. Use the dataset 'folder' to divide the images."
+            )
+        return divided(split, list_classes(layout.root, direct=True), layout.notes)
+    folder = split_folder(layout, split)
+    for other in layout.splits.values():  # the other split may be missing
+        _check_same_classes(folder, _unwrapped(layout.root / other))
+    found = list_classes(folder)
+    origin = f"{folder.relative_to(layout.root).as_posix()}/"
+    return ImageList(folder, found.names, found.labels, found.class_names, origin, layout.notes)
 
 
-def list_classes(folder: Path) -> tuple[list[str], list[int], list[str]]:
-    """List the images of a folder that contains class folders.
+def list_classes(folder: Path, direct: bool = False) -> ImageList:
+    """List the images of a folder that contains class folders, sorted by class and name.
 
-    Returns:
-        Image paths, labels and class names, as for `list_tree`.
+    Args:
+        folder: folder with the class folders.
+        direct: whether each class folder must contain an image itself, not only in subfolders.
 
     Raises:
         UserError: the folder has a different layout, or a class has no images.
     """
-    names, labels = [], []
+    names: list[str] = []
+    labels: list[int] = []
     classes = _classes(folder)
     for label, name in enumerate(classes):
-        found = sorted(_images_below(folder, name))
-        if not found:
+        found = sorted(images_below(folder, name))
+        if direct and all(image.count("/") > 1 for image in found):
+            inner, _ = contents(folder / name)
             raise UserError(
-                f"{folder / name}: this class folder has no images. Add some, or remove it."
+                f"{folder / name}: this class folder has no images, only the folders "
+                f"{_quoted(inner)}. Move its images into it, or remove it. For data with splits, "
+                f"the folders must be {LAYOUT.format(folder)}."
+                if inner
+                else _no_images(folder / name)
             )
+        if not found:
+            raise UserError(_no_images(folder / name))
         names += found
         labels += [label] * len(found)
-    return names, labels, classes
+    return ImageList(folder, names, labels, classes)
 
 
-def split_folder(root: Path, split: str) -> Path:
+def split_folder(layout: FolderLayout, split: str) -> Path:
     """Return the folder of a split.
 
     Raises:
-        UserError: the folder does not exist.
+        UserError: there is no such folder.
     """
-    expected = f"Expected {LAYOUT.format(root)}."
-    if not root.is_dir():
-        reason = "is not a folder" if root.exists() else "does not exist"
-        raise UserError(f"{root} {reason}. {expected}")
-    for name in FOLDERS[split]:
-        if (root / name).is_dir():
-            return root / name
-    wanted = " or ".join(f"'{name}'" for name in FOLDERS[split])
-    raise UserError(f"{root} has no folder {wanted}. {expected}")
+    if split in layout.splits:
+        return _unwrapped(layout.root / layout.splits[split])
+    root, (other,) = layout.root, layout.splits.values()
+    allowed = [*SPLIT_NAMES["test"], *SPLIT_NAMES["val"]] if split == "test" else ["train"]
+    fix = f"Rename the folder of the {split} images to '{allowed[0]}'"
+    if split == "test":
+        fix += (
+            f", or use {TEST_PERCENT} % of the images of {other} for the test with --data "
+            f"{root / other}"
+        )
+    raise UserError(
+        f"{root} has no folder {' or '.join(map(repr, allowed))}. It {describe(root)}. {fix}."
+    )
+
+
+def divided(split: str, images: ImageList, notes: tuple[str, ...]) -> ImageList:
+    """Select the images of a split from images that have none.
+
+    `TEST_PERCENT` % of each class, and at least one image, are test images. The selection depends
+    on the names only. Therefore it is the same on every machine, and a new image moves at most one
+    other image to another split.
+
+    Raises:
+        UserError: a class has only one image.
+    """
+    members: dict[int, list[int]] = {}
+    for i, label in enumerate(images.labels):
+        members.setdefault(label, []).append(i)
+    chosen: set[int] = set()
+    for label, every in members.items():
+        if len(every) < 2:
+            raise UserError(
+                f"{images.folder}: class '{images.class_names[label]}' has one image. Training "
+                "and test need at least one each. Add images, or remove the class."
+            )
+        every.sort(
+            key=lambda i: hashlib.sha256(f"{SPLIT_SEED}\0{images.names[i]}".encode()).digest()
+        )
+        chosen.update(every[: max(1, round(len(every) * TEST_PERCENT / 100))])
+    if split == "train":
+        chosen = set(range(len(images.names))) - chosen
+    kept = sorted(chosen)
+    percent = TEST_PERCENT if split == "test" else 100 - TEST_PERCENT
+    return ImageList(
+        images.folder,
+        [images.names[i] for i in kept],
+        [images.labels[i] for i in kept],
+        images.class_names,
+        f"{percent} % of each class, seed {SPLIT_SEED}",
+        notes,
+    )
+
+
+def division_note(reason: str) -> str:
+    """Return the sentence to print when images are divided."""
+    return f"{reason}: {TEST_PERCENT} % of each class, seed {SPLIT_SEED}, are test images"
+
+
+def images_below(folder: Path, name: str = "") -> Iterator[str]:
+    """Yield the images in `folder/name` and its subfolders, relative to `folder`."""
+    for relative, files in _walk(folder, name):
+        yield from (f"{relative}{file}" for file in files if is_image(file))
+
+
+def junk_below(root: Path) -> Iterator[str]:
+    """Yield the ignored files and folders below `root`."""
+    for path, folders, files in os.walk(root, followlinks=True):
+        yield from (os.path.join(path, name) for name in (*folders, *files) if is_junk(name))
+        folders[:] = [name for name in folders if not is_junk(name)]
+
+
+def _walk(folder: Path, name: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield each folder below `folder/name`, as "" or a path with a final slash, and its files."""
+    for path, folders, files in os.walk(folder / name, followlinks=True):
+        folders[:] = [name for name in folders if not is_junk(name)]
+        relative = Path(path).relative_to(folder).as_posix()
+        yield "" if relative == "." else f"{relative}/", files
+
+
+def contents(folder: Path) -> tuple[list[str], int]:
+    """Return the sorted names of the folders in a folder, and the number of images."""
+    names, images = [], 0
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_junk(entry.name):
+                continue
+            if entry.is_dir():
+                names.append(entry.name)
+            else:
+                images += is_image(entry.name)
+    return sorted(names), images
+
+
+def _unwrapped(folder: Path) -> Path:
+    """Return the folder, or its only folder if that repeats the name, as in `train/train/`."""
+    folders, images = contents(folder)
+    if len(folders) == 1 and not images and folders[0].lower() == folder.name.lower():
+        return folder / folders[0]
+    return folder
 
 
 def _classes(folder: Path) -> list[str]:
     """Return the sorted names of the class folders."""
-    loose = 0
-    classes = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir() and not entry.name.startswith("."):
-                classes.append(entry.name)
-            loose += is_image(entry.name) and not entry.is_dir()
+    classes, loose = contents(folder)
     if loose:
         raise UserError(
             f"{folder}: {loose} images are not in class folders. Move them to {folder}/<class>/, "
-            "with the same class names as in train."
+            f"with the same class names in each split.{_hint_table(folder.parent)}"
         )
     if not classes:
         raise UserError(f"{folder} has no class folders. Expected {LAYOUT.format(folder.parent)}.")
@@ -99,33 +305,43 @@ def _classes(folder: Path) -> list[str]:
         raise UserError(
             f"{folder} has only one class folder, '{classes[0]}'. Classification needs two or more."
         )
-    return sorted(classes)
+    return classes
 
 
-def _check_same_classes(root: Path, folder: Path) -> None:
+def _check_same_classes(folder: Path, other: Path) -> None:
     """Check that the splits have the same class names. Labels are indices of the sorted names."""
-    classes = _classes(folder)
-    for names in FOLDERS.values():
-        for other in (root / name for name in names):
-            if other == folder or not other.is_dir():  # the other split may be missing
-                continue
-            others = _classes(other)
-            more, less = sorted(set(classes) - set(others)), sorted(set(others) - set(classes))
-            if more or less:
-                raise UserError(
-                    f"{folder} and {other} have different classes: only the first has "
-                    f"{_shortened(more)}, only the second has {_shortened(less)}. Create the same "
-                    "class folders in both."
-                )
+    if folder == other:
+        return
+    classes, others = set(_classes(folder)), set(_classes(other))
+    if classes != others:
+        raise UserError(
+            f"{folder} and {other} have different classes: only the first has "
+            f"{_quoted(classes - others)}, only the second has {_quoted(others - classes)}. Create "
+            "the same class folders in both."
+        )
 
 
-def _shortened(names: list[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more or "none"
+def _no_images(folder: Path) -> str:
+    return f"{folder}: this class folder has no images. Add some, or remove it."
 
 
-def _images_below(folder: Path, name: str) -> Iterator[str]:
-    """Yield the images in `folder/name` and its subfolders, relative to `folder`."""
-    for path, _, files in os.walk(folder / name, followlinks=True):
-        relative = Path(path).relative_to(folder).as_posix()
-        yield from (f"{relative}/{file}" for file in files if is_image(file))
+def describe(folder: Path) -> str:
+    """Describe the contents of a folder, as the predicate of a sentence."""
+    folders, images = contents(folder)
+    parts = [f"the folders {_quoted(folders)}"] if folders else []
+    parts += [f"{images} images"] if images else []
+    return f"has {' and '.join(parts)}" if parts else "has no folders and no images"
+
+
+def _hint_table(root: Path) -> str:
+    """Return a sentence that names a table of labels in the folder, or an empty string."""
+    tables = sorted(path for path in root.iterdir() if path.suffix.lower() in TABLES)
+    return (
+        f" If {tables[0].name} lists names and labels, pass --data {tables[0]}." if tables else ""
+    )
+
+
+def _quoted(names: Iterable[str]) -> str:
+    names = sorted(names)
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(f"'{name}'" for name in names[:SHOWN]) + more or "none"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,18 +13,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
-from classification.datasets.folders import FOLDERS, LAYOUT, is_image
-from classification.datasets.image_files import read_tree
+from classification.datasets.folders import LAYOUT, is_image, list_tree
+from classification.datasets.image_files import SplitContents
+from classification.datasets.split_names import choose_splits, is_junk, split_of
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic, cache_dir, locked, sha256
 from robust_backbones.core.images import decode, read_member
 
-VERSION = 2  # version of the cache; increase it if a change in this file changes pixel values
+VERSION = 3  # version of the cache; increase it if a change in this file changes images or pixels
 
 
-def read_decoded(split: str, root: str | Path, size: int) -> tuple[Tensor, Tensor, tuple[str, ...]]:
+def read_decoded(split: str, root: str | Path, size: int) -> SplitContents:
     """Read all images of a split from the cache. Decode and cache them first if necessary.
 
     Args:
@@ -52,16 +53,17 @@ def read_decoded(split: str, root: str | Path, size: int) -> tuple[Tensor, Tenso
     # Copy on write, so that processes share the memory. torch requires a writable array.
     images = np.load(folder / f"{split}.npy", mmap_mode="c")
     labels = torch.tensor(contents["labels"][split])
-    return torch.from_numpy(images), labels, tuple(contents["classes"])
+    origin = contents["origins"][split]
+    return SplitContents(torch.from_numpy(images), labels, tuple(contents["classes"]), origin)
 
 
 def _folder_key(root: Path, split: str) -> str:
     """Return a digest of the names, sizes, modification times and labels of all image files."""
-    files, labels, _ = read_tree(split, root)
+    found = list_tree(split, root)
     digest = hashlib.sha256(f"{split}\0{root.resolve()}".encode())
-    for i, label in enumerate(labels.tolist()):
-        stat = files.path(i).stat()
-        digest.update(b"%s\0%d\0" % (files.names[i], label))
+    for name, label in zip(found.names, found.labels, strict=True):
+        stat = (found.folder / name).stat()
+        digest.update(b"%s\0%d\0" % (os.fsencode(name), label))
         digest.update(b"%d\0%d\n" % (stat.st_size, stat.st_mtime_ns))
     return digest.hexdigest()[:32]
 
@@ -69,30 +71,35 @@ def _folder_key(root: Path, split: str) -> str:
 def _decode(root: Path, split: str, folder: Path, size: int) -> None:
     """Write one array per split, and then the index file, which marks the cache as complete."""
     if root.is_file():
-        classes, arrays, labels = _decode_archive(root, size)
+        classes, arrays, labels, origins = _decode_archive(root, size)
     else:
-        files, found, classes = read_tree(split, root)
-        pixels = [_pixels(decode(path), path, size) for path in map(files.path, range(len(files)))]
-        arrays, labels = {split: pixels}, {split: found.tolist()}
+        found = list_tree(split, root)
+        paths = [found.folder / name for name in found.names]
+        arrays = {split: [_pixels(decode(path), path, size) for path in paths]}
+        classes, labels, origins = found.class_names, {split: found.labels}, {split: found.origin}
     for name, pixels in arrays.items():
         with atomic(folder / f"{name}.npy") as temporary, open(temporary, "wb") as file:
             np.save(file, np.stack(pixels))
             file.flush()
     with atomic(folder / "index.json") as temporary:
-        contents = {"source": str(root), "classes": classes, "labels": labels}
+        contents = {"source": str(root), "classes": classes, "labels": labels, "origins": origins}
         temporary.write_text(json.dumps(contents), encoding="utf-8")
 
 
-def _decode_archive(root: Path, size: int) -> tuple[list[str], dict[str, list], dict[str, list]]:
-    """Return class names, and images and labels by split, in the order of `read_tree`."""
-    found: dict[str, dict[tuple[str, str], np.ndarray]] = {}
-    for split, name, file in _members(root):
-        member = f"{root}: {split}/{name}"
+def _decode_archive(
+    root: Path, size: int
+) -> tuple[list[str], dict[str, list], dict[str, list], dict[str, str]]:
+    """Return class names, and images, labels and origins by split, in the order of `list_tree`."""
+    members: dict[str, dict[tuple[str, str], np.ndarray]] = {}
+    for top, name, file in _members(root):
+        member = f"{root}: {top}/{name}"
         image = _pixels(decode(file, member), member, size)
         folder, rest = name.split("/", 1)
-        found.setdefault(split, {})[folder, rest] = image
-    if not found:
+        members.setdefault(top, {})[folder, rest] = image
+    if not members:
         raise UserError(f"{root} has no images in class folders. Expected {LAYOUT.format('.')}.")
+    chosen, _ = choose_splits(members, root)
+    found = {split: members[top] for split, top in chosen.items()}
     names = {split: {name for name, _ in images} for split, images in found.items()}
     classes = sorted(set().union(*names.values()))
     for split, present in names.items():
@@ -103,21 +110,23 @@ def _decode_archive(root: Path, size: int) -> tuple[list[str], dict[str, list], 
         split: [classes.index(name) for name, _ in sorted(images)]
         for split, images in found.items()
     }
-    return classes, arrays, labels
+    return classes, arrays, labels, {split: f"{top}/" for split, top in chosen.items()}
 
 
 def _members(root: Path) -> Iterator[tuple[str, str, io.BytesIO]]:
-    """Yield (split, `<class>/<image>`, file) for each image, in the order of the tar file."""
-    splits = {name: split for split, names in FOLDERS.items() for name in names}
+    """Yield (split folder, `<class>/<image>`, file) of each image, in the order of the tar file."""
     try:
         with tarfile.open(root, "r|*") as archive:
             for member in archive:
                 # The folders train/ and test/ may be inside another folder.
                 parts = member.name.removeprefix("./").split("/")
-                at = next((i for i, part in enumerate(parts[:-2]) if part in splits), None)
-                if member.isreg() and at is not None and is_image(member.name):
-                    data = io.BytesIO(read_member(archive, member))
-                    yield splits[parts[at]], "/".join(parts[at + 1 :]), data
+                at = next((i for i, part in enumerate(parts[:-2]) if split_of(part)), None)
+                if at is None or not member.isreg() or any(map(is_junk, parts)):
+                    continue
+                if is_image(member.name):
+                    repeated = len(parts) > at + 3 and parts[at + 1].lower() == parts[at].lower()
+                    name = "/".join(parts[at + 1 + repeated :])  # as in train/train/<class>/
+                    yield parts[at], name, io.BytesIO(read_member(archive, member))
     except UserError:
         raise
     except Exception as error:  # errors of tarfile or a decompressor

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from classification.datasets.folders import list_tree
+from classification.datasets.label_tables import list_images
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.images import (
     TURNS,
@@ -79,13 +80,32 @@ class ImageFiles:
         return whole.hexdigest()
 
 
-def read_tree(split: str, root: str | Path) -> tuple[ImageFiles, Tensor, tuple[str, ...]]:
-    """Return the images of an image folder, labels `(N,)` int64 and class names.
+class SplitContents(NamedTuple):
+    """The images of a split, as functions that read files return them.
 
-    The arguments and errors are as for `folders.list_tree`.
+    Attributes:
+        images: tensor `(N, 3, H, W)`, uint8 in [0, 255] or float32 in [0, 1], or `ImageFiles`.
+        labels: class of each image, `(N,)` int64.
+        class_names: one name per class.
+        origin: description of how the split was selected; empty for the dataset's own splits.
+        notes: sentences about decisions that change the data, to print once.
     """
-    folder, names, labels, classes = list_tree(split, root)
-    return ImageFiles.of(folder, names), torch.tensor(labels), tuple(classes)
+
+    images: Tensor | ImageFiles
+    labels: Tensor
+    class_names: tuple[str, ...]
+    origin: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def read_tree(split: str, root: str | Path, divide: bool = False) -> SplitContents:
+    """Return the images of an image folder or of a table of names and labels.
+
+    The arguments and errors are as for `label_tables.list_images`.
+    """
+    found = list_images(split, root, divide)
+    files, labels = ImageFiles.of(found.folder, found.names), torch.tensor(found.labels)
+    return SplitContents(files, labels, tuple(found.class_names), found.origin, found.notes)
 
 
 def _file_digest(path: Path) -> bytes:

@@ -21,9 +21,9 @@ from typing import NamedTuple
 import torch
 
 from classification.datasets import folders
-from classification.datasets.image_files import ImageFiles, read_tree
+from classification.datasets.image_files import ImageFiles, SplitContents, read_tree
 from classification.datasets.matlab_files import read_matlab
-from classification.datasets.split import SplitContents
+from classification.datasets.split_names import has_splits
 from robust_backbones.core.errors import UserError
 
 BACKGROUND = "BACKGROUND_Google"  # a folder in Caltech-101 that is not a class
@@ -94,7 +94,7 @@ class OfficialLayout:
         pairs = self._existing(index.folder, pairs)
         files = ImageFiles.of(index.folder, [name for name, _ in pairs])
         labels = torch.tensor([label for _, label in pairs])
-        return files, labels, tuple(index.class_names)
+        return SplitContents(files, labels, tuple(index.class_names))
 
     def detect(self, root: str | Path) -> tuple[str, Path]:
         """Return the layout of `root`, `official` or `folders`, and the folder with the data.
@@ -106,15 +106,20 @@ class OfficialLayout:
         if not root.is_dir():
             raise UserError(f"{root} is not a folder. {self._expected(root)}")
         missing = {}
-        for folder in [*(root / name for name in self.folders), root]:
+        inner = folders.below_wrappers(root)
+        tops = [root] if inner == root else [root, inner]
+        for folder in [top / name for top in tops for name in (*self.folders, ".")]:
             missing[folder] = self._find_parts(folder)[1]
             if not missing[folder]:
                 return "official", folder
-        if any((root / name).is_dir() for names in folders.FOLDERS.values() for name in names):
-            return "folders", root
+        if has_splits(inner):
+            return "folders", inner
         nearest = min(missing, key=lambda folder: len(missing[folder]))
         if len(missing[nearest]) == len(self.parts):
-            raise UserError(f"{root} does not contain {self.name}. {self._expected(root)}")
+            raise UserError(
+                f"{root} does not contain {self.name}: it {folders.describe(root)}. "
+                f"{self._expected(root)}"
+            )
         raise UserError(
             f"{nearest} lacks {', '.join(missing[nearest])} of {self.name}. {self._expected(root)}"
         )
@@ -215,8 +220,7 @@ def _caltech256(parts: dict[str, Path], split: str) -> Index:
 
 
 def _first_images(images: Path, split: str, count: int, pattern: str) -> Index:
-    names = [entry.name for entry in images.iterdir() if entry.is_dir()]
-    classes = sorted(name for name in names if name != BACKGROUND and name[0] != ".")
+    classes = [name for name in folders.contents(images)[0] if name != BACKGROUND]
     part = slice(None, count) if split == "train" else slice(count, None)
     pairs = []
     for label, name in enumerate(classes):

@@ -6,7 +6,8 @@ robust-backbones make-shards FOLDER OUTPUT --images-per-shard 1000
 import argparse
 from pathlib import Path
 
-from classification.datasets.folders import split_folder
+from classification.datasets.folders import find_layout
+from classification.datasets.label_tables import is_table
 from robust_backbones.core.cli import Parser, count
 from robust_backbones.core.errors import user_errors
 
@@ -19,7 +20,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "folder",
         metavar="FOLDER",
         type=Path,
-        help="folder with train/<class>/<image>, and optionally test/... or val/...",
+        help="folder with train/<class>/<image>, and optionally test/... or val/...; class folders "
+        "without splits; or a CSV file of names and labels",
     )
     add("output", metavar="OUTPUT", type=Path, help="folder of the shards; see docs/data.md")
     add(
@@ -37,7 +39,8 @@ def main(argv: list[str] | None = None) -> None:
     """Write the shards and print the `--data` option to use for training."""
     args = parse(argv)
     with user_errors():
-        split_folder(args.folder, "train")  # report a wrong folder before importing torch
+        if not is_table(args.folder):
+            find_layout(args.folder)  # report a wrong folder before importing torch
         from classification.datasets.shard_writer import write_shards
 
         index = write_shards(args.folder, args.output, args.images_per_shard)

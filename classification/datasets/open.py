@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -10,30 +12,24 @@ from pathlib import Path
 
 from classification.datasets import embedded
 from classification.datasets.cifar import read_cifar
-from classification.datasets.image_files import ImageFiles, read_tree
+from classification.datasets.image_files import ImageFiles, SplitContents, read_tree
 from classification.datasets.layouts import OFFICIAL
 from classification.datasets.shard_index import are_shards
 from classification.datasets.shards import open_shards
 from classification.datasets.specs import SPLITS, DatasetSpec, find_dataset, locate
-from classification.datasets.split import (
-    ImageSplit,
-    Split,
-    SplitContents,
-    balanced,
-    has_images,
-    held_out_mask,
-)
+from classification.datasets.split import ImageSplit, Split, balanced, has_images, held_out_mask
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.images import Decoding
 
 # Maps a dataset to a function from (split, root) to the contents of the split, train or test. All
-# other datasets are image folders.
+# other datasets are image folders with a training and a test folder.
 READERS: dict[str, Callable[[str, str | Path], SplitContents]] = {
     "digits": embedded.read_digits,
     "textures": embedded.read_textures,
     "faces": embedded.read_faces,
     "cifar10": partial(read_cifar, "cifar10"),
     "cifar100": partial(read_cifar, "cifar100"),
+    "folder": partial(read_tree, divide=True),
     **OFFICIAL,
 }
 
@@ -117,21 +113,30 @@ def _read(
 ) -> ImageSplit:
     official = "train" if split == "val" else split
     reader = READERS.get(spec.name, read_tree)
-    images, labels, class_names = reader(official, root or "")
-    spec.check_classes(root, len(class_names))
-    _check_images(spec, root, official, len(labels))
+    found = reader(official, root or "")
+    spec.check_classes(root, len(found.class_names))
+    _check_images(spec, root, official, len(found.labels))
+    for note in found.notes:
+        _announce(note)
     return ImageSplit(
         name=spec.name,
         split=split,
-        classes=len(class_names),
+        classes=len(found.class_names),
         image_size=image_size or spec.image_size,
         mean=spec.mean,
         std=spec.std,
         augmentation=spec.augmentation,
-        class_names=class_names,
-        images=images,
-        labels=labels,
+        class_names=found.class_names,
+        origin=found.origin,
+        images=found.images,
+        labels=found.labels,
     )
+
+
+@functools.cache  # both splits have the same notes
+def _announce(note: str) -> None:
+    if os.environ.get("RANK", "0") == "0":  # torchrun sets it
+        logging.getLogger(__name__).warning(note)
 
 
 def _check_images(spec: DatasetSpec, root: str | Path | None, split: str, found: int) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from classification.datasets.folders import FOLDERS
+from classification.datasets.split_names import choose_splits
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic
 
@@ -91,11 +91,16 @@ def find_shards(root: str, split: str) -> ShardList:
         return ShardList(_expand(root, split))
     if (Path(root) / INDEX).is_file():
         return _read_index(f"{root}/{INDEX}", split)
-    for start in FOLDERS[split]:
-        if found := sorted(str(path) for path in Path(root).glob(f"{start}-*.tar")):
-            return ShardList(found)
-    wanted = " or ".join(f"{start}-*.tar" for start in FOLDERS[split])
-    raise UserError(f"{root}: found no {split} shards ({wanted}).")
+    groups: dict[str, list[str]] = {}
+    for path in sorted(Path(root).glob("*.tar")):
+        groups.setdefault(path.stem.split("-")[0], []).append(str(path))
+    chosen, _ = choose_splits(groups, root)
+    if split not in chosen:
+        raise UserError(
+            f"{root}: found no {split} shards, only {', '.join(groups)}-*.tar. Rename them to "
+            "train-*.tar, and test-*.tar or val-*.tar."
+        )
+    return ShardList(groups[chosen[split]])
 
 
 def _expand(pattern: str, split: str) -> list[str]:
@@ -128,7 +133,7 @@ def _read_index(path: str, split: str) -> ShardList:
                 f"{path}: format version {index['version']} is not supported. Write the shards "
                 f"again with version {INDEX_VERSION}."
             )
-        name = next((name for name in FOLDERS[split] if name in index["splits"]), None)
+        name = choose_splits(index["splits"], path)[0].get(split)
         if name is None:
             raise UserError(
                 f"{path}: there are no {split} shards, only {', '.join(index['splits'])}."

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import random
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-from classification.datasets.folders import FOLDERS, split_folder
-from classification.datasets.image_files import read_tree
+from classification.datasets.folders import find_layout
+from classification.datasets.label_tables import is_table, list_images
 from classification.datasets.shard_index import INDEX, write_index
 from classification.datasets.shards import LABEL
 from robust_backbones.core.errors import UserError
@@ -30,7 +29,8 @@ def write_shards(
     """Copy the image files of a folder, unchanged and in random order, into tar files.
 
     Args:
-        folder: folder with `train/<class>/<image>`, and optionally `test/...` or `val/...`.
+        folder: folder with `train/<class>/<image>`, and optionally `test/...` or `val/...`; or
+            images without splits, as for the dataset `folder`.
         output: folder for `train-000000.tar`, ..., `test-000000.tar`, ... and `shards.json`.
         images_per_shard: number of images per shard, at least 1; the last shard may have fewer.
         progress: function that is called with one line per shard.
@@ -45,29 +45,29 @@ def write_shards(
     folder, output = Path(folder), Path(output)
     if (output / INDEX).exists() or next(output.glob("*.tar"), None):
         raise UserError(f"{output}: already contains shards. Choose another folder.")
-    sizes, classes = {}, ()
+    sizes: dict[str, dict[str, int]] = {}
+    classes: list[str] = []
     for split in _splits(folder):
-        files, labels, classes = read_tree(split, folder)
-        order = random.Random(SEED).sample(range(len(files)), len(files))
+        found = list_images(split, folder, divide=True)
+        images = [
+            (found.folder / n, label) for n, label in zip(found.names, found.labels, strict=True)
+        ]
+        mixed = random.Random(SEED).sample(images, len(images))
+        classes = found.class_names
         sizes[split] = {}
-        for number, first in enumerate(range(0, len(order), images_per_shard)):
+        for number, first in enumerate(range(0, len(mixed), images_per_shard)):
             name = f"{split}-{number:06d}.tar"
-            chosen = order[first : first + images_per_shard]
-            _write_shard(output / name, [(files.path(i), int(labels[i])) for i in chosen])
+            chosen = mixed[first : first + images_per_shard]
+            _write_shard(output / name, chosen)
             sizes[split][name] = len(chosen)
             progress(f"{name}: {len(chosen)} images")
     return write_index(output, classes, sizes)
 
 
 def _splits(folder: Path) -> list[str]:
-    found = []
-    for split in FOLDERS:
-        with contextlib.suppress(UserError):
-            split_folder(folder, split)
-            found.append(split)
-    if "train" not in found:
-        split_folder(folder, "train")  # raises an error that describes the expected layout
-    return found
+    """Return `train`, and `test` if the folder has test images or is divided."""
+    divided = is_table(folder) or not (layout := find_layout(folder)).splits
+    return ["train", "test"] if divided or "test" in layout.splits else ["train"]
 
 
 def _write_shard(path: Path, images: list[tuple[Path, int]]) -> None:

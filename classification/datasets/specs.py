@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from classification.datasets.split_names import has_splits
 from robust_backbones.core.errors import UserError, choose_from
 from robust_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
@@ -223,9 +224,10 @@ _SPECS = (
         "folder",
         classes=None,
         title="your own image folders",
-        split_rule="train / test",
+        split_rule="train / test, or 20 % of each class are test images",
         license="yours",
-        manual_download="your own data, as train/<class>/<image> and test/<class>/<image>",
+        manual_download="your own data, as train/<class>/<image> and test/<class>/<image>, as "
+        "<class>/<image>, or as a CSV file of names and labels",
     ),
     _task(
         "aircraft",
@@ -417,6 +419,5 @@ def locate(name: str, root: Path | str | None = None) -> Path | str | None:
             f"{DATA_VARIABLE} to the folder that contains {name}/."
         )
     below = os.path.join(root, name)
-    # A root with its own train/ folder is the dataset itself, even if it has a folder `name`.
-    own = os.path.isdir(os.path.join(root, "train"))
-    return Path(below) if os.path.isdir(below) and not own else root
+    # A root with its own split folders is the dataset itself, even if it has a folder `name`.
+    return Path(below) if os.path.isdir(below) and not has_splits(root) else root

@@ -22,8 +22,6 @@ from robust_backbones.core.images import Decoding, decode
 SUBSET_SEED = 2020
 
 ImageBatch = tuple[Tensor, Tensor]  # x (n, 3, H, W) float32 in [0, 1], y (n,) int64
-# Return value of a function that reads files: images, labels (N,) int64, class names.
-SplitContents = tuple[Tensor | ImageFiles, Tensor, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,8 @@ class Split(ABC):
         augmentation: the dataset's training augmentation, a key of `transforms.AUGMENTATIONS`.
         class_names: one name per class.
         decoding: settings of the image decoder.
+        origin: description of how the split was selected, such as "test/" or "20 % of each class,
+            seed 0"; empty for the dataset's own splits.
         random_access: whether images can be read by index, as in an `ImageSplit`.
     """
 
@@ -73,6 +73,7 @@ class Split(ABC):
     class_names: tuple[str, ...]
     decoding: Decoding = field(default=Decoding(), kw_only=True)
     random_access: ClassVar[bool]
+    origin: str = field(default="", kw_only=True)
 
     @abstractmethod
     def __len__(self) -> int:
@@ -81,6 +82,11 @@ class Split(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Return a SHA-256 (hex) that identifies the data in result files."""
+
+    def describe(self) -> dict:
+        """Return the name, size, fingerprint and origin of the split, for result files."""
+        facts = {"name": self.name, "images": len(self), "fingerprint": self.fingerprint()}
+        return facts | ({"split": self.origin} if self.origin else {})
 
     @abstractmethod
     def class_sizes(self) -> list[int] | None:

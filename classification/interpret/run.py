@@ -148,13 +148,7 @@ def _write(
     seconds: float,
     warnings: list[dict],
 ) -> None:
-    data = {}
-    if split:
-        data["test"] = {
-            "name": split.name,
-            "images": len(split),
-            "fingerprint": record["fingerprint"],
-        }
+    data = {"test": split.describe()} if split else {}
     names = {
         "weights": settings.networks,
         "eval_weights": settings.eval_weights,

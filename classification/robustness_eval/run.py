@@ -164,7 +164,7 @@ def _write(
         temporary.write_text("".join(lines), encoding="utf-8")
     report.draw_curve(rows, args.output / "curve.png")
     seconds = sum(result.seconds for result in found)
-    test = {"name": source.name, "images": len(indices), "fingerprint": settings.fingerprint}
+    test = source.describe() | {"images": len(indices)}
     results.write(
         args.output / "result.json",
         kind="robustness",

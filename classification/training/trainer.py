@@ -39,20 +39,11 @@ CHECKPOINT_KEYS = {  # entries of a checkpoint in addition to format and metadat
 
 
 def identity(*sources: Split) -> dict:
-    """Return the name, size and fingerprint of each split, for result files.
+    """Return the name, size, fingerprint and origin of each split, for result files.
 
     Only process 0 computes fingerprints, because each fingerprint accesses all files of a split.
     """
-    return distributed.from_first(
-        lambda: {
-            source.split: {
-                "name": source.name,
-                "images": len(source),
-                "fingerprint": source.fingerprint(),
-            }
-            for source in sources
-        }
-    )
+    return distributed.from_first(lambda: {source.split: source.describe() for source in sources})
 
 
 class Training:

@@ -232,12 +232,10 @@ def few_shot(labels: Tensor, shots: int, seed: int) -> Tensor:
         UserError: a class has fewer than `shots` images, or `shots` is less than 1.
     """
     counts = {c: n for c, n in enumerate(torch.bincount(labels.cpu()).tolist()) if n}
-    short = [c for c, n in counts.items() if n < shots]
-    if shots < 1 or short:
-        most = min(counts.values(), default=0)
+    most = min(counts.values(), default=0)
+    if not 1 <= shots <= most:
         raise UserError(
-            f"{shots} images per class: class {short or 'of any number'} has fewer. Choose 1 to "
-            f"{most}."
+            f"--shots {shots}: the smallest class has {most} training images. Choose 1 to {most}."
         )
     generator, chosen = torch.Generator().manual_seed(seed), []
     for c in counts:

@@ -98,12 +98,16 @@ BREAKAGES = [
         "test",
         "val: 12 images are not in class folders. Move them to .*val/<class>/",
     ),
-    (lambda t: shutil.rmtree(t / "test"), "test", "no folder 'test' or 'val' or 'valid'. Expected"),
+    (
+        lambda t: shutil.rmtree(t / "test"),
+        "test",
+        "no folder 'test' or .* 'validation'. It has the folders 'train'. Rename",
+    ),
     (shutil.rmtree, "train", "tree does not exist. Expected .*train/<class>/<image>"),
     (
         lambda t: (t / "test" / "cow").rename(t / "test" / "yak"),
         "train",
-        "train and .*test have different classes: only the first has cow, only the second has yak",
+        "train and .*test have different classes: .* first has 'cow', .* second has 'yak'",
     ),
     (lambda t: [shutil.rmtree(t / "train" / c) for c in CLASSES], "train", "has no class folders"),
     (
@@ -264,7 +268,7 @@ def test_a_truncated_binary_file(tree, small_cifar, tmp_path):
 
 
 def test_the_error_for_a_wrong_folder_names_the_official_one(small_cifar, tmp_path):
-    with pytest.raises(UserError, match="has no folder 'train'. .*cifar-10-batches-bin"):
+    with pytest.raises(UserError, match="has no folders and no images. .*cifar-10-batches-bin"):
         open_split("cifar10", "train", tmp_path)
 
 

@@ -283,8 +283,10 @@ ERRORS = {
         X, Y, 5, [1.0], start=probe.fit(X, Y, 4, [1.0])
     ),
     "give three or more": lambda: probe.choose(X, Y, X, Y, 4, top1, penalties=[1, 1, 2]),
-    "class [0, 1, 2, 3] has fewer. Choose 1 to 3": lambda: probe.few_shot(Y, 4, 0),
-    "0 images per class": lambda: probe.few_shot(Y, 0, 0),
+    "--shots 4: the smallest class has 3 training images. Choose 1 to 3": lambda: probe.few_shot(
+        Y, 4, 0
+    ),
+    "--shots 0": lambda: probe.few_shot(Y, 0, 0),
 }
 
 
