@@ -15,7 +15,8 @@ class Journal:
 
     Args:
         path: path of the file. The file is created if it does not exist.
-        settings: settings of the run in plain JSON types. A run resumes only with equal settings.
+        settings: settings of the run in plain JSON types. A run with records resumes only with
+            equal settings.
 
     Attributes:
         records: all records in the file, in their order, including records from `add`.
@@ -27,14 +28,20 @@ class Journal:
     def __init__(self, path: str | Path, settings: dict):
         self.path = Path(path)
         if not self.path.exists():
-            with atomic(self.path) as temporary:
-                temporary.write_text(_line({"settings": settings}), encoding="utf-8")
+            self._start(settings)
         head, *self.records = self._read()
         if different := differences(head["settings"], settings):
+            if not self.records:  # the run stopped at its first image, so nothing is lost
+                self._start(settings)
+                return
             raise UserError(
                 f"{self.path.parent} has an unfinished run with other settings: {different}. Give "
                 "the same ones, or choose another --output."
             )
+
+    def _start(self, settings: dict) -> None:
+        with atomic(self.path) as temporary:
+            temporary.write_text(_line({"settings": settings}), encoding="utf-8")
 
     def _read(self) -> list[dict]:
         text = self.path.read_bytes()

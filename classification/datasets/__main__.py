@@ -18,7 +18,7 @@ from classification.datasets.specs import (
     DatasetSpec,
     find_dataset,
 )
-from robust_backbones.core.cli import Parser
+from robust_backbones.core.cli import Parser, add_image_range
 from robust_backbones.core.errors import UserError, user_errors
 
 COLUMNS = (
@@ -83,6 +83,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "check", help="decode every image and report problems; exit code 2 if data is unusable"
     )
     _add_names(command, "folder of the dataset, or folder with one folder per dataset")
+    add_image_range(command.add_argument)
     command.add_argument(
         "--report",
         type=Path,

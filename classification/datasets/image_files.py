@@ -158,8 +158,8 @@ def read_fast(path: Path, shorter: int, decoding: Decoding | None = None) -> Ten
 
 def _turned(pixels: Tensor, turn: Image.Transpose) -> Tensor:
     """Turn an image `(3, H, W)` as `Image.transpose` does."""
-    pixels = pixels.permute(1, 2, 0).numpy()
-    return torch.from_numpy(np.asarray(Image.fromarray(pixels).transpose(turn))).permute(2, 0, 1)
+    image = Image.fromarray(pixels.permute(1, 2, 0).numpy()).transpose(turn)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def _reduced_jpeg(contents: bytes, ratio: int) -> Tensor:

@@ -7,6 +7,7 @@ from classification.datasets.check import check_dataset, lines, write_report
 from classification.datasets.fetch import fetch
 from classification.datasets.specs import find_dataset
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.images import Decoding
 
 
 def run(args: argparse.Namespace) -> None:
@@ -22,7 +23,7 @@ def run(args: argparse.Namespace) -> None:
 def _check(args: argparse.Namespace) -> None:
     reports = []
     for name in args.names:
-        reports.append(check_dataset(name, args.data))
+        reports.append(check_dataset(name, args.data, Decoding(args.image_range)))
         print(*lines(reports[-1]), sep="\n", flush=True)
     if args.report:
         write_report(args.report, reports)

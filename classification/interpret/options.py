@@ -34,6 +34,8 @@ class InterpretSettings:
         start: type of the start images, one of `STARTS`.
         dataset, data: name and path of the dataset.
         image_size: height and width of the images, pixels.
+        image_range: values that become black and white in images with more than 8 bits per channel;
+            None: such images are an error.
         eps: radius of the L2 ball around the start image, for images in [0, 1].
         steps: number of gradient steps.
         step_size: L2 length of a step.
@@ -54,6 +56,7 @@ class InterpretSettings:
     dataset: str
     data: str | None
     image_size: int
+    image_range: list[float] | None
     eps: float
     steps: int
     step_size: float
@@ -149,6 +152,7 @@ def parser(description: str) -> Parser:
         metavar="N",
         help="height and width of the images, pixels (default: the dataset's)",
     )
+    cli.add_image_range(what)
     how = p.add_argument_group("how").add_argument
     how("--steps", type=cli.count, default=1000, metavar="N", help="number of gradient steps")
     how(
@@ -202,6 +206,7 @@ def settings_of(args: argparse.Namespace) -> InterpretSettings:
         dataset=args.dataset,
         data=args.data,
         image_size=size,
+        image_range=args.image_range,
         eps=args.eps,
         steps=args.steps,
         step_size=args.step_size or size / REFERENCE_SIZE,

@@ -18,6 +18,7 @@ from classification.training.launch import choose_device
 from robust_backbones.core import results
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import claimed, sha256
+from robust_backbones.core.images import Decoding
 
 # Settings that do not affect the results. Digests identify networks and data instead of paths.
 LOCATIONS = ("networks", "eval_weights", "data", "device", "output")
@@ -44,7 +45,13 @@ def run(settings: InterpretSettings, paths: dict[str, Path], eval_path: Path | N
     """
     split = None
     if settings.needs_data:
-        split = open_images(settings.dataset, "test", settings.data, image_size=settings.image_size)
+        split = open_images(
+            settings.dataset,
+            "test",
+            settings.data,
+            image_size=settings.image_size,
+            decoding=Decoding(settings.image_range),
+        )
     record = _record(settings, paths, eval_path, split)
     if results.finished(settings.output / "result.json", record):
         return
@@ -72,6 +79,7 @@ def _record(
         "eval_network": eval_path and sha256(eval_path),
         "dataset": settings.dataset if split else None,
         "fingerprint": split and split.fingerprint(),
+        "orientation": "applied",
         "constraint": "l2",
     }
 

@@ -56,6 +56,7 @@ def _data_options(p: Parser) -> None:
         metavar="N",
         help="height and width of the images in pixels (default: the dataset's)",
     )
+    cli.add_image_range(add)
     add_limits(add)
     add(
         "--held-out",
@@ -217,6 +218,7 @@ def make_settings(args: argparse.Namespace) -> PretrainSettings:
         arch=args.arch,
         dataset=args.dataset,
         image_size=args.image_size or row.image_size,
+        image_range=args.image_range,
         limit=args.limit,
         test_limit=args.test_limit,
         held_out=args.held_out,

@@ -17,6 +17,7 @@ from classification.training.settings import TrainSettings, evaluation_attack
 from classification.training.trainer import LAST_GOOD, Training, identity
 from robust_backbones.core import resources, results
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.images import Decoding
 
 MONITORED = 1000  # number of test images to attack after each epoch
 METRICS = (  # metrics of the last epoch that the result contains
@@ -60,6 +61,7 @@ def _train(args: argparse.Namespace, settings: PretrainSettings, device: torch.d
         root=args.data,
         image_size=settings.image_size,
         held_out=settings.held_out,
+        decoding=Decoding(args.image_range),
     )
     train = open_part("train", limit=settings.limit)
     test = open_part("val" if settings.held_out else "test", limit=settings.test_limit)

@@ -13,6 +13,8 @@ class PretrainSettings:
         arch: key of `zoo.ARCHS`.
         dataset: key of `datasets.DATASETS`.
         image_size: height and width of the images in pixels.
+        image_range: values that become black and white in images with more than 8 bits per channel;
+            None: such images are an error.
         limit, test_limit: largest number of training and test images; None: all.
         held_out: fraction of the training images of each class, in [0, 1), that replaces the test
             images.
@@ -26,6 +28,7 @@ class PretrainSettings:
     arch: str
     dataset: str
     image_size: int
+    image_range: list[float] | None
     limit: int | None
     test_limit: int | None
     held_out: float
@@ -39,4 +42,5 @@ class PretrainSettings:
         """Return all settings as one flat dictionary of plain types."""
         fields = asdict(self) | self.train.to_json()
         del fields["train"]
+        fields["orientation"] = "applied"
         return fields | {"evaluation": {"attack": "pgd", **asdict(self.evaluation)}}

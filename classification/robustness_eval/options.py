@@ -42,6 +42,7 @@ def parser(description: str) -> Parser:
         metavar="N",
         help="height and width of the images in pixels (default: the dataset's)",
     )
+    cli.add_image_range(model)
     model(
         "--images",
         type=cli.count,

@@ -25,6 +25,7 @@ from robust_backbones.core import results
 from robust_backbones.core.eps import STEP_FACTOR
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic, claimed, sha256
+from robust_backbones.core.images import Decoding
 
 JOURNAL = "state.jsonl"
 
@@ -40,6 +41,7 @@ class RobustnessSettings:
     dataset: str
     fingerprint: str
     image_size: int
+    image_range: list[float] | None
     images: int
     constraint: str
     eps: list[float]
@@ -51,6 +53,7 @@ class RobustnessSettings:
     step_size: str = f"{STEP_FACTOR} * eps / steps"
     random_start: bool = True
     use_best: bool = True
+    orientation: str = "applied"
 
 
 def run(args: argparse.Namespace, weights: Path, radii: list[float]) -> None:
@@ -66,13 +69,20 @@ def run(args: argparse.Namespace, weights: Path, radii: list[float]) -> None:
     """
     if args.autoattack:
         require_package()  # report a missing package now, not after hours of PGD
-    source = open_images(args.dataset, "test", args.data, image_size=args.image_size)
+    source = open_images(
+        args.dataset,
+        "test",
+        args.data,
+        image_size=args.image_size,
+        decoding=Decoding(args.image_range),
+    )
     indices = _choose_images(len(source), args.images, args.seed)
     settings = RobustnessSettings(
         weights_sha256=sha256(weights),
         dataset=source.name,
         fingerprint=source.fingerprint(),
         image_size=source.image_size,
+        image_range=args.image_range,
         images=len(indices),
         constraint=args.constraint,
         eps=radii,

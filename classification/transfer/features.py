@@ -24,7 +24,7 @@ from classification.training.learner import autocast_dtype
 from robust_backbones.core.files import atomic, cache_dir, locked
 from robust_backbones.core.signals import Stopped, StopSignals
 
-VERSION = 1  # increase after a code change that changes the features
+VERSION = 2  # increase after a code change that changes the features
 ROWS = 4096  # images per file; an interrupted run repeats at most one file
 BATCH = 128  # images per batch
 
@@ -38,6 +38,8 @@ def identity(model: Classifier, source: ImageSplit, precision: str) -> dict:
         "image_size": source.image_size,
         "downscale": source.downscale,
         "decode": source.decode,
+        "image_range": source.decoding.values,
+        "upright": source.decoding.upright,
         "precision": precision,
         "device": next(model.parameters()).device.type,
         "torch": torch.__version__,

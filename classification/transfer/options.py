@@ -98,6 +98,7 @@ def _data_options(p: Parser) -> None:
         help="downscale the images to N pixels at the shorter side first, as in Section 4.3 of the "
         "paper (default: no)",
     )
+    cli.add_image_range(add)
     add_limits(add)
     add(
         "--shots",
@@ -124,7 +125,7 @@ def _protocol_options(p: Parser) -> None:
         "--protocol",
         choices=tuple(protocols.PROTOCOLS),
         default="clean",
-        help="source of the defaults of the next four options",
+        help="source of the defaults of the next five options",
     )
     for part, values in protocols.PARTS.items():
         meaning = "; ".join(f"{value}: {words}" for value, words in values.items())
@@ -237,6 +238,7 @@ def make_settings(args: argparse.Namespace, network: SourceNetwork) -> TransferS
         parts=parts,
         image_size=args.image_size or network.image_size or row.image_size,
         downscale=args.downscale,
+        image_range=args.image_range,
         decode=args.decode,
         limit=args.limit,
         test_limit=args.test_limit,

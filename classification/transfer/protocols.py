@@ -20,6 +20,10 @@ PARTS = {
         "knn": "k nearest neighbors on cached features; selects k",
         "sgd": "a linear layer by SGD on augmented images; selects the learning rate",
     },
+    "orientation": {
+        "applied": "turn images as their EXIF orientation states",
+        "ignored": "keep the stored pixels, as torchvision does",
+    },
     "selection": {
         "validation": "select on a part of the training images, then train on all of them",
         "test": "select on the test images, including the epoch",
@@ -42,15 +46,16 @@ class Protocol:
     normalization: str
     batchnorm: str
     probe: str
+    orientation: str
     selection: str
 
 
 PROTOCOLS = {
-    "clean": Protocol("weights", "frozen", "logistic", "validation"),
+    "clean": Protocol("weights", "frozen", "logistic", "applied", "validation"),
     # This protocol follows the authors' code, which differs from the paper's text. The code updates
-    # the BatchNorm statistics of frozen layers, does not use ImageNet's normalization, and selects
-    # on the test images.
-    "paper": Protocol("target", "adapting", "sgd", "test"),
+    # the BatchNorm statistics of frozen layers, does not use ImageNet's normalization, ignores the
+    # EXIF orientation, and selects on the test images.
+    "paper": Protocol("target", "adapting", "sgd", "ignored", "test"),
 }
 
 

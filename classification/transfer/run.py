@@ -20,6 +20,7 @@ from classification.transfer.settings import SourceNetwork, TransferSettings
 from classification.transfer.task import Task
 from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.images import Decoding
 from robust_backbones.weights import short_name
 
 
@@ -64,7 +65,12 @@ def _open(
     args: argparse.Namespace, settings: TransferSettings, split: str, limit: int | None
 ) -> ImageSplit:
     source = open_images(
-        args.dataset, split, args.data, image_size=settings.image_size, limit=limit
+        args.dataset,
+        split,
+        args.data,
+        image_size=settings.image_size,
+        limit=limit,
+        decoding=Decoding(args.image_range, upright=settings.parts.orientation == "applied"),
     )
     return dataclasses.replace(source, downscale=settings.downscale, decode=settings.decode)
 

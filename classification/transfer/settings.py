@@ -67,6 +67,8 @@ class TransferSettings:
         image_size: height and width of the images in pixels.
         downscale: length of the shorter side to which images are first reduced, in pixels; None: no
             reduction.
+        image_range: values that become black and white in images with more than 8 bits per channel;
+            None: such images are an error.
         decode: JPEG decoder, `exact` or `fast`.
         limit, test_limit: number of training and test images to use; None: all images.
         shots: number of training images per class; None: all images.
@@ -90,6 +92,7 @@ class TransferSettings:
     parts: Protocol
     image_size: int
     downscale: int | None
+    image_range: list[float] | None
     decode: str
     limit: int | None
     test_limit: int | None

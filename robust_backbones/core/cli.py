@@ -166,13 +166,13 @@ fraction = number(parse_number, lambda v: 0 < v < 1, "a number between 0 and 1")
 
 
 class _Range(argparse.Action):
-    """Store two numbers in ascending order as a tuple."""
+    """Store two numbers in ascending order."""
 
     def __call__(self, parser: Any, args: Any, values: Any, option_string: Any = None) -> None:
         low, high = values
         if not low < high:
             parser.error(f"argument {option_string}: MIN {low:g} must be below MAX {high:g}")
-        setattr(args, self.dest, (low, high))
+        setattr(args, self.dest, values)
 
 
 def add_image_range(add: Callable) -> None:

@@ -10,7 +10,7 @@ import os
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -98,23 +98,24 @@ class Decoding:
 
     Attributes:
         values: values that become 0 and 255 in images with more than 8 bits per channel. Values
-            outside are clipped. None: such images are an error.
+            outside are clipped. None or empty: such images are an error.
         upright: whether images are turned as their EXIF orientation states. Pillow turns TIFF
             images always.
         option: option that sets `values`, for error messages.
     """
 
-    values: tuple[float, float] | None = None
+    values: Sequence[float] | None = None
     upright: bool = True
     option: str = field(default="--image-range MIN MAX", compare=False)
 
     def __post_init__(self) -> None:
-        """Check the values.
+        """Check the values, and store them as a tuple.
 
         Raises:
             UserError: `values` are not two finite numbers in ascending order.
         """
-        found = self.values
+        found = tuple(self.values) if self.values else None
+        object.__setattr__(self, "values", found)
         if found is not None and not (
             len(found) == 2 and all(map(math.isfinite, found)) and found[0] < found[1]
         ):

@@ -21,8 +21,7 @@ def decoding_of(cfg: CfgNode) -> Decoding:
         UserError: `INPUT.IMAGE_RANGE` is invalid.
     """
     # Configs of other projects do not have the key.
-    values = tuple(cfg.INPUT.get("IMAGE_RANGE", ()))
-    return Decoding(values or None, option="INPUT.IMAGE_RANGE [MIN,MAX]")
+    return Decoding(cfg.INPUT.get("IMAGE_RANGE"), option="INPUT.IMAGE_RANGE [MIN,MAX]")
 
 
 def read_image(

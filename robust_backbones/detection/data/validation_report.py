@@ -15,7 +15,7 @@ def report(
     pixels: bool,
     listed: int,
     csv_file: str | None,
-    image_range: tuple[float, float] | None = None,
+    image_range: list[float] | None = None,
 ) -> int:
     """Print the problems of each dataset, and return the total number of errors.
 

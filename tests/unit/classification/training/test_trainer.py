@@ -53,6 +53,7 @@ def run_of(folder, images=60, save_seconds=600.0, **changes) -> Training:
         arch="small",
         dataset="digits",
         image_size=32,
+        image_range=None,
         limit=None,
         test_limit=None,
         held_out=0.0,

@@ -11,6 +11,7 @@ from classification.datasets.open import open_split
 from classification.datasets.split import ImageSplit
 from classification.models import Classifier
 from classification.transfer import features
+from robust_backbones.core.images import Decoding
 from robust_backbones.core.signals import Stopped, StopSignals
 from tests.support.networks import random_network
 
@@ -91,6 +92,13 @@ def test_no_change_leads_to_outdated_features(source, counted, change):
     changed = changed if isinstance(changed, type(source)) else source
     after = features.extract(model, changed)
     assert counted == list(range(40)) and not np.array_equal(before, after)
+
+
+def test_each_setting_of_the_decoder_has_its_own_features(source):
+    decoders = (Decoding(), Decoding(upright=False), Decoding((0, 4095)), Decoding((0, 65535)))
+    sources = (dataclasses.replace(source, decoding=decoding) for decoding in decoders)
+    keys = (features.identity(network(), each, "float32") for each in sources)
+    assert len(set(map(features.folder_of, keys))) == 4
 
 
 @pytest.mark.parametrize("name, value", [("torch", "9.9"), ("torchvision", "9.9")])

@@ -8,8 +8,20 @@ from classification.transfer import options as transfer_options
 from classification.transfer import protocols
 from robust_backbones.core.errors import UserError
 
-CLEAN = dict(normalization="weights", batchnorm="frozen", probe="logistic", selection="validation")
-PAPER = dict(normalization="target", batchnorm="adapting", probe="sgd", selection="test")
+CLEAN = dict(
+    normalization="weights",
+    batchnorm="frozen",
+    probe="logistic",
+    orientation="applied",
+    selection="validation",
+)
+PAPER = dict(
+    normalization="target",
+    batchnorm="adapting",
+    probe="sgd",
+    orientation="ignored",
+    selection="test",
+)
 
 
 @pytest.mark.parametrize(
