@@ -32,7 +32,7 @@ from pycocotools.coco import COCO  # noqa: E402
 from pycocotools.cocoeval import COCOeval  # noqa: E402
 
 from robust_backbones.core.cli import Parser  # noqa: E402  isort: skip
-from robust_backbones.detection.data import coco_files  # noqa: E402  isort: skip
+from robust_backbones.detection.data.coco_annotations import parse_coco  # noqa: E402  isort: skip
 from robust_backbones.detection.evaluation import coco_scores  # noqa: E402  isort: skip
 from detectron2.evaluation.fast_eval_api import COCOeval_opt  # noqa: E402
 
@@ -137,7 +137,7 @@ def hotcoco_scores(contents, found, task):
 
 def ours(contents, found, task):
     """Evaluate with all our checks. Our function does not return the precision array."""
-    metrics = coco_scores.score(coco_files.truth(contents, "benchmark"), found, task)
+    metrics = coco_scores.score(parse_coco(contents, "benchmark"), found, task)
     return np.nan_to_num(list(metrics.values())[:12], nan=-100) / 100, None
 
 

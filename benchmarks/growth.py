@@ -136,7 +136,7 @@ def coco(size: int, folder: Path):
 def annotations(size: int, folder: Path):
     import coco_evaluation as benchmark
 
-    from robust_backbones.detection.data import annotations as reader
+    from robust_backbones.detection.data import coco_annotations as reader
 
     contents, _ = benchmark.generate(size, 7 * size)
     for image in contents["images"]:

@@ -20,6 +20,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="do not open the image files; faster, but misses damaged files and wrong sizes",
     )
+    add(
+        "--boxes-only",
+        action="store_true",
+        help="missing and broken masks are notes, not errors, as for MODEL.MASK_ON False",
+    )
     add("--list", type=whole, default=5, metavar="N", help="print N problems of each kind")
     add_image_range(add)
     add("--csv", metavar="FILE", help="CSV file for all problems (dataset, kind, image, text)")
@@ -35,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         errors = report(
             args.data,
             pixels=not args.no_pixels,
+            masks=not args.boxes_only,
             listed=args.list,
             csv_file=args.csv,
             image_range=args.image_range,

@@ -8,7 +8,7 @@ robust-backbones evaluate coco_instances_results.json --dataset cells=voc:/data/
 import argparse
 
 from robust_backbones.commands import detector_options
-from robust_backbones.core.cli import Parser
+from robust_backbones.core.cli import Parser, count
 from robust_backbones.core.dataset_forms import LAYOUTS, SYNTAX
 from robust_backbones.core.errors import user_errors
 from robust_backbones.core.files import check_readable
@@ -51,6 +51,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="also report AP by object size, the square root of the area: one interval between "
         "each two neighboring values, such as 0 16 32 64 96 inf",
     )
+    add(
+        "--max-detections",
+        type=count,
+        metavar="N",
+        help="score the N detections with the highest scores per image and class (default: 100); "
+        "not for keypoints, whose limit is 20",
+    )
     add("--csv", metavar="FILE", help="write the table as task, metric, class, percent")
     add("--output", metavar="FILE", help="write a result file (docs/formats.md)")
     args = detector_options.parse(parser, argv)
@@ -74,6 +81,7 @@ def main(argv: list[str] | None = None) -> None:
             overrides=args.opts,
             tasks=args.tasks,
             areas=args.areas,
+            limit=args.max_detections,
             csv=args.csv,
             output=args.output,
         )

@@ -6,12 +6,14 @@ import errno
 import fcntl
 import glob
 import hashlib
+import json
 import logging
 import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -68,6 +70,22 @@ def read_text(path: str | Path) -> str:
     data = Path(path).read_bytes()
     marks = (encoding for mark, encoding in _ENCODINGS.items() if data.startswith(mark))
     return data.decode(next(marks, "utf-8"))
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file of another program; see `read_text`.
+
+    Raises:
+        UserError: the file cannot be read, or does not contain JSON.
+    """
+    try:
+        return json.loads(read_text(path))
+    except OSError as error:
+        raise UserError(
+            f"{path}: the file cannot be read ({error.strerror}). Give a JSON file."
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({error}).") from None
 
 
 @contextlib.contextmanager

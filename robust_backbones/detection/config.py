@@ -19,6 +19,7 @@ from robust_backbones.core.results import flatten
 from robust_backbones.core.yaml_entries import check_entries
 from robust_backbones.detection.backbone import BUILDERS, set_architecture
 from robust_backbones.detection.data import custom, validate
+from robust_backbones.detection.data.catalog import annotations_of, has_annotation_files
 from robust_backbones.detection.data.mapper import decoding_of
 from robust_backbones.detection.data.registry import check_dataset
 from robust_backbones.detection.model_weights import arch_of, local_weights
@@ -322,11 +323,8 @@ def check_inputs(
     names = [*(cfg.DATASETS.TRAIN if train else ()), *cfg.DATASETS.TEST]
     for name in names:
         check_dataset(name)
-        if MetadataCatalog.get(name).get("source") is not None:
-            found = validate.annotations_of(name)
-            validate.refuse_faults(name, found, cfg.DATASETS.REPAIR)
-            if train and name in cfg.DATASETS.TRAIN:
-                validate.refuse_untrainable(name, found, cfg.MODEL.MASK_ON)
+        trained, scored = train and name in cfg.DATASETS.TRAIN, name in cfg.DATASETS.TEST
+        _check_annotations(cfg, name, trained, scored)
     if train:
         _check_training(cfg)
     weights, last = cfg.MODEL.WEIGHTS, Path(cfg.OUTPUT_DIR, "last_checkpoint")
@@ -337,6 +335,16 @@ def check_inputs(
     if cfg.MODEL.BACKBONE.NAME in BUILDERS and (weights or train):
         cfg.MODEL.ROBUST.ARCH = cfg.MODEL.ROBUST.ARCH or arch_of(weights)
         set_architecture(cfg)
+
+
+def _check_annotations(cfg: CfgNode, name: str, trained: bool, scored: bool) -> None:
+    """Reject datasets in COCO's or VOC's format that cannot be used as they are."""
+    if not has_annotation_files(name):
+        return
+    found = annotations_of(name)
+    validate.refuse_faults(name, found, cfg.DATASETS.REPAIR, cfg.MODEL.MASK_ON, scored)
+    if trained:
+        validate.refuse_untrainable(name, found, cfg.MODEL.MASK_ON)
 
 
 def num_classes(cfg: CfgNode) -> tuple[str, int] | None:

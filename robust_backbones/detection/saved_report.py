@@ -16,6 +16,7 @@ def report(
     overrides: list[str],
     tasks: list[str],
     areas: list[float],
+    limit: int | None,
     csv: str | None,
     output: str | None,
 ) -> None:
@@ -28,6 +29,7 @@ def report(
         overrides: changes to the way the dataset is read, `KEY VALUE` pairs in a flat list.
         tasks: tasks to score; empty for the tasks of the detections.
         areas: edges of size buckets for AP by object size, the square root of the area, pixels.
+        limit: largest number of detections per image and class that are scored; None for 100.
         csv: CSV file to write; None to write no CSV file.
         output: result file to write; None to write no result file.
 
@@ -40,7 +42,7 @@ def report(
         cfg = config.dataset_config(dataset, overrides)
         config.check_inputs(cfg, train=False, overrides=overrides)
         (name,) = cfg.DATASETS.TEST
-    scored = saved.score_file(predictions, annotations, name, tasks, areas)
+    scored = saved.score_file(predictions, annotations, name, tasks, areas, limit)
     print(f"{predictions} on {scored.name}, percent:\n\n{tables.markdown(scored.metrics)}")
     if csv:
         with atomic(csv) as temporary:
@@ -53,6 +55,7 @@ def report(
             "overrides": overrides,
             "tasks": tasks,
             "areas": [f"{edge:g}" for edge in areas],  # JSON has no infinity
+            "max_detections": limit,
             "csv": csv,
             "output": output,
         }

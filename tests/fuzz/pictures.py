@@ -87,6 +87,8 @@ def read_images(folder: Path, path: Path) -> None:
             read()
         except UserError as error:
             refused.append(error)
-    validate.check(annotations.Annotations([], [], [annotations.Image(1, path, 8, 8)]), workers=1)
+    validate.check(
+        annotations.Annotations("x", images=[annotations.Image(1, path, 8, 8)]), workers=1
+    )
     if refused:
         raise refused[0]

@@ -20,8 +20,13 @@ from robust_backbones.checkpoint.io import load_file
 from robust_backbones.core.images import decode
 from robust_backbones.detection import config
 from robust_backbones.detection.checkpointer import StrictCheckpointer
-from robust_backbones.detection.data import coco_annotations, coco_files, voc_annotations
-from robust_backbones.detection.evaluation import saved
+from robust_backbones.detection.data import (
+    coco_annotations,
+    coco_predictions,
+    segmentations,
+    voc_annotations,
+)
+from robust_backbones.detection.evaluation import coco_scores, saved
 from robust_backbones.detection.inspect import curves, predictor
 from tests.fuzz.pictures import bomb
 from tests.fuzz.tasks import SPARSE, tar
@@ -176,10 +181,8 @@ def test_deep_and_huge_json(tmp_path, text):
     for name in ("result.json", "metrics.json", shards.INDEX):
         (tmp_path / name).write_bytes(text)
     path = tmp_path / "result.json"
-    with refuses("is not a COCO annotation file", path):
-        coco_annotations.read_coco(tmp_path, path)
     with refuses("is not JSON", path):
-        coco_files.load_json(path)
+        coco_annotations.read_coco(tmp_path, path)
     assert "result.json is not a valid result" in records.read([tmp_path])[1][0]
     with refuses("contains no training iteration", "metrics.json"):
         curves.read(tmp_path)
@@ -242,30 +245,25 @@ def test_voc_annotations_that_are_none(tmp_path, text, message):
     ],
 )
 def test_masks_that_would_crash_pycocotools(tmp_path, part, message):
-    found = coco_files.segmentation_fault(part)
+    found = segmentations.segmentation_fault(part)
     assert found is None if message is None else message in found
     if message:
         image = {"id": 1, "file_name": "a", "width": 2, "height": 2}
         mark = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1]}
         mark["segmentation"] = part
         contents = {"images": [image], "categories": [{"id": 1}], "annotations": [mark]}
+        read = coco_annotations.parse_coco(contents, "marks")
+        assert message in read.images[0].objects[0].mask_fault
         with refuses("", "marks"):
-            coco_files.truth(contents, "marks")
-        sound = coco_files.truth(contents | {"annotations": []}, "marks")
+            coco_scores.score(read, [], "segm")
+        assert coco_scores.score(read, [], "bbox")["AP"] == 0
+        sound = coco_annotations.parse_coco(contents | {"annotations": []}, "marks")
         with refuses("", "rows"):
-            coco_files.check_predictions([mark | {"score": 1}], sound, ["segm"], "rows")
+            coco_predictions.check_predictions([mark | {"score": 1}], sound, ["segm"], "rows")
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        {"file_name": "../a.jpg"},
-        {"file_name": "/etc/passwd"},
-        {"file_name": 3},
-        {"width": [1]},
-        {"width": 10**400},
-        {"id": [1]},
-    ],
+    "change", [{"file_name": 3}, {"width": [1]}, {"width": 10**400}, {"id": [1]}]
 )
 def test_coco_images_that_are_none(tmp_path, change):
     path = tmp_path / "a.json"
@@ -273,6 +271,18 @@ def test_coco_images_that_are_none(tmp_path, change):
     path.write_text(json.dumps({"images": [image], "categories": [], "annotations": []}))
     with refuses("is not a COCO annotation file", path):
         coco_annotations.read_coco(tmp_path, path)
+
+
+@pytest.mark.parametrize("name", ["../a.jpg", "/etc/passwd", "..\\a.jpg", "C:\\a.jpg", "a/../../b"])
+def test_coco_images_outside_their_folder(tmp_path, name):
+    path = tmp_path / "a.json"
+    image = {"id": 1, "file_name": name, "width": 2, "height": 2}
+    contents = {"images": [image], "categories": [{"id": 1, "name": "a"}], "annotations": []}
+    path.write_text(json.dumps(contents))
+    found = coco_annotations.read_coco(tmp_path, path)
+    (problem,) = found.problems
+    assert problem.kind == "outside folder"
+    assert f"is outside the folder {tmp_path}" in problem.text
 
 
 def test_coco_ids_of_two_kinds(tmp_path):
@@ -293,8 +303,9 @@ def test_a_mask_in_an_image_without_a_size(tmp_path):
         "segmentation": [[1, 1, 4, 1, 4, 5]],
     }
     contents = {"images": [{"id": 1}], "categories": [{"id": 3}], "annotations": [row]}
-    with refuses("annotation 7 has a mask, but its image has no height and width", path):
-        coco_files.truth(contents, str(path))
+    found = coco_annotations.parse_coco(contents, str(path))
+    with refuses("object 7 .3. has a mask, but its image has no height and width", path):
+        coco_scores.score(found, [], "bbox")
 
 
 @pytest.mark.parametrize("size", [(13_000, 13_000), (2**31 - 1, 2**31 - 1)])

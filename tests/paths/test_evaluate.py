@@ -100,8 +100,8 @@ def row(**changes):
 
 MISTAKES = [
     ({}, (), "found.json must be a list of predictions, not a dict"),
-    (row(image_id=99), (), "found.json: prediction 0 (from 0) has image_id 99"),
-    (row(category_id=1), (), "has category_id 1, which"),
+    (row(image_id=99), (), "found.json: prediction 0 (from 0): image_id is 99"),
+    (row(category_id=1), (), "category_id is 1, which"),
     (row(score=None), (), "prediction 0 (from 0) has no score"),
     (row(), ("--tasks", "segm"), "prediction 0 (from 0) has no segmentation"),
     (row(), ("--areas", "5"), "The area edges are [5.0]. They must be at least two"),

@@ -13,12 +13,12 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
-from pycocotools import mask as coco_mask
 
 from robust_backbones.core.dataset_forms import FORMS, SYNTAX
 from robust_backbones.core.errors import UserError
 from robust_backbones.detection.data.annotations import Annotations, Image, Object
 from robust_backbones.detection.data.coco_annotations import read_coco
+from robust_backbones.detection.data.segmentations import compressed
 from robust_backbones.detection.data.voc_annotations import read_voc
 from robust_backbones.detection.data.voc_layout import find_layout, read_split
 
@@ -164,10 +164,11 @@ def register_custom(cfg: CfgNode) -> None:
             DatasetCatalog.remove(source.name)
             MetadataCatalog.remove(source.name)
         classes, repair = list(cfg.DATASETS.CLASSES), cfg.DATASETS.REPAIR
-        DatasetCatalog.register(source.name, partial(load_dicts, source, classes, repair))
-        meta = dict(thing_classes=classes, source=source)
+        load = partial(load_dicts, source, classes, repair, cfg.MODEL.MASK_ON)
+        DatasetCatalog.register(source.name, load)
+        # Evaluators compare predictions with the repaired annotations.
+        meta = dict(thing_classes=classes, source=source, repaired=repair)
         if source.kind == "coco" and not repair:
-            # If json_file is not set, evaluators use the repaired annotations.
             meta |= dict(json_file=source.listing, image_root=source.folder)
         if source.kind == "coco":
             ids = source.read().ids
@@ -177,7 +178,9 @@ def register_custom(cfg: CfgNode) -> None:
         )
 
 
-def load_dicts(source: CustomDataset, classes: list[str], repair: bool) -> list[dict]:
+def load_dicts(
+    source: CustomDataset, classes: list[str], repair: bool, masks: bool = False
+) -> list[dict]:
     """Return the images of a dataset as Detectron2's dictionaries.
 
     Args:
@@ -185,12 +188,13 @@ def load_dicts(source: CustomDataset, classes: list[str], repair: bool) -> list[
         classes: class names, in order.
         repair: whether to remove boxes without area and clip the others at the image border. If
             false, the data must have no faults; see `validate.refuse_faults`.
+        masks: whether the detector predicts masks. Repairing then removes invalid masks' objects.
     """
     dicts, changed = [], 0
     for image in source.read(classes).images:
         objects = image.objects
         if repair:
-            objects, count = repair_boxes(image)
+            objects, count = repair_boxes(image, masks)
             changed += count
         dicts.append(
             {
@@ -208,21 +212,26 @@ def load_dicts(source: CustomDataset, classes: list[str], repair: bool) -> list[
     return dicts
 
 
-def repair_boxes(image: Image) -> tuple[list[Object], int]:
-    """Clip boxes at the image border, and remove objects without area or with a broken mask.
+def repair_boxes(image: Image, masks: bool) -> tuple[list[Object], int]:
+    """Clip boxes at the image border, and remove objects that cannot be learned.
+
+    These are objects without a box, or with a box that is thinner than a pixel.
+
+    Args:
+        image: annotated image.
+        masks: whether to remove objects with an invalid mask as well.
 
     Returns:
         The remaining objects, changed in place, and the number of clipped or removed objects.
     """
     kept, changed = [], 0
     for thing in image.objects:
-        mask = thing.segmentation
-        if thing.box is None or isinstance(mask, list) and not polygons(mask):
+        if thing.box is None or thing.empty or thing.is_tiny() or masks and thing.mask_fault:
             changed += 1
             continue
         x0, y0, x1, y1 = thing.box
         clipped = max(x0, 0.0), max(y0, 0.0), min(x1, image.width), min(y1, image.height)
-        if thing.empty or not (clipped[2] > clipped[0] and clipped[3] > clipped[1]):
+        if not (clipped[2] > clipped[0] and clipped[3] > clipped[1]):
             changed += 1
             continue
         changed += clipped != thing.box
@@ -242,20 +251,6 @@ def _annotation(thing: Object) -> dict:
     }
     if thing.difficult:
         annotation["difficult"] = 1
-    if isinstance(thing.segmentation, list):
-        annotation["segmentation"] = polygons(thing.segmentation)
-    elif thing.segmentation is not None:
-        annotation["segmentation"] = _compressed(thing.segmentation)
+    if thing.segmentation is not None:
+        annotation["segmentation"] = compressed(thing.segmentation)
     return annotation
-
-
-def polygons(segmentation: list) -> list[list[float]]:
-    """Select the polygons `[x, y, x, y, ...]` of a mask that have at least three points."""
-    return [part for part in segmentation if len(part) >= 6 and len(part) % 2 == 0]
-
-
-def _compressed(mask: dict) -> dict:
-    """Convert run lengths to pycocotools' compressed format."""
-    if isinstance(mask["counts"], list):
-        return coco_mask.frPyObjects(mask, *mask["size"])
-    return mask

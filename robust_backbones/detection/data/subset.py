@@ -13,7 +13,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.files import atomic
+from robust_backbones.core.files import atomic, read_json
 
 # The index of an image in its dataset, and its Detectron2 dict.
 Item = tuple[int, dict]
@@ -78,11 +78,10 @@ def _coco(meta: dict, items: list[Item], folder: Path) -> dict:
     Returns:
         The metadata that change, `{"json_file": path}`.
     """
-    with open(meta["json_file"], encoding="utf-8") as file:
-        contents = json.load(file)
+    contents = read_json(meta["json_file"])
     ids = {item["image_id"] for _, item in items}
     contents["images"] = [row for row in contents["images"] if row["id"] in ids]
-    contents["annotations"] = [row for row in contents["annotations"] if row["image_id"] in ids]
+    contents["annotations"] = [row for row in contents["annotations"] if row.get("image_id") in ids]
     path = folder / "instances.json"
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(contents), encoding="utf-8")

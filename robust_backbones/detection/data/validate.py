@@ -1,40 +1,44 @@
 """Find errors in a detection dataset before training."""
 
-import math
+import logging
 import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from detectron2.data import MetadataCatalog
 
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.images import FINDINGS, Decoding, examine
 from robust_backbones.detection.data.annotations import Annotations, Image, Object, Problem
-from robust_backbones.detection.data.coco_annotations import read_coco
-from robust_backbones.detection.data.custom import CustomDataset, polygons
-from robust_backbones.detection.data.registry import check_dataset
-from robust_backbones.detection.data.voc_annotations import read_voc
+from robust_backbones.detection.data.custom import CustomDataset
 
 # A box may exceed the image by this number of pixels. Some boxes are rounded, and some VOC files
 # count pixels from 0.
 SLACK = 1.0
 
 # Kind of problem -> explanation. DATASETS.REPAIR repairs the problems in REPAIRABLE. The user must
-# fix the problems in FATAL in the files. The problems in NOTES are only for information.
+# fix the problems in FATAL in the files. The problems in MASKS are errors only for detectors that
+# predict masks. The problems in NOTES are only for information.
 REPAIRABLE = {
     "no area": "a box has no area, so it cannot be learned and counts as missed in evaluation",
+    "tiny": "a box is thinner than a pixel, so it cannot be learned",
     "outside": "a box exceeds the image by more than a pixel",
-    "no box": "an object has no box",
-    "broken mask": "a mask has no polygon of at least three points",
-    "no area field": "evaluation by size needs the COCO field `area`",
+    "no box": "an object has no valid box",
 }
 FATAL = {
     **{kind: f"images {words}" for kind, (level, words) in FINDINGS.items() if level == "error"},
+    "outside folder": "an image file is not in the folder of the images",
     "wrong size": "the image size differs from the size in the annotations",
     "duplicate id": "an id occurs twice",
     "unknown image": "an annotation belongs to an image that is not listed",
     "unknown class": "an annotation has a category that is not listed",
+    "no annotations": "the file has no list of annotations",
+    "normalized boxes": "all boxes are in [0, 1], but they must be in pixels",
+    "invalid iscrowd": "iscrowd is neither 0 nor 1",
+    "all crowds": "all objects are crowds, so none can be learned or detected",
+}
+MASKS = {
+    "broken mask": "a mask has no polygon of at least three points, or invalid numbers",
     "no masks": "some objects have masks and others do not",
 }
 NOTES = {
@@ -45,26 +49,31 @@ NOTES = {
     "not annotated": "an image has no annotation file, so it is not used",
     "crowd": "a region contains many objects; excluded from training, ignored in evaluation",
     "difficult": "VOC's evaluation ignores the object; Detectron2 trains on it",
+    "same name": "categories have the same name; ids decide, and the ids are added to the names",
+    "iscrowd as text": "iscrowd is text; it is read as the number",
+    "broken polygon": "a polygon has fewer than three points; the mask's other polygons are used",
+    "no area field": "the area is missing or invalid; evaluation uses the area of the mask or box",
+    "backslash": "a file name has backslashes; they are read as separators",
+    "no id": "annotations have no id; no command needs it",
+    "repeated id": "annotations have the same id; no command needs it",
 }
-
-
-def annotations_of(name: str) -> Annotations:
-    """Read the annotations of a registered dataset, including invalid ones.
-
-    Raises:
-        UserError: the dataset is unknown, or its metadata do not contain the paths of its
-            annotation files.
-    """
-    check_dataset(name)
-    meta = MetadataCatalog.get(name)
-    source: CustomDataset | None = meta.get("source")
-    if source is not None:
-        return source.read(list(meta.thing_classes) or None)
-    if meta.get("json_file"):
-        return read_coco(Path(meta.image_root), Path(meta.json_file))
-    if meta.get("dirname"):
-        return read_voc(Path(meta.dirname), meta.split, list(meta.thing_classes))
-    raise UserError(f"dataset '{name}': the metadata have neither json_file nor dirname.")
+# Notes about values that are read differently than they are written. They are logged before a run.
+_CONVERTED = {"same name", "iscrowd as text", "broken polygon", "backslash"}
+# Problems of datasets that other code registers and Detectron2 reads. It cannot read these data, or
+# it learns something else than they say. It trains correctly on data with other problems. For
+# example, it skips boxes without area.
+_DETECTRON2 = {
+    "no box",
+    "duplicate id",
+    "unknown class",
+    "normalized boxes",
+    "invalid iscrowd",
+    "all crowds",
+    "iscrowd as text",
+    "backslash",
+    "no id",
+    "repeated id",
+}
 
 
 def check(
@@ -79,10 +88,15 @@ def check(
         decoding: settings of the decoder.
         workers: number of threads that open the image files.
     """
-    problems = list(found.problems)
-    masks = sum(thing.segmentation is not None for image in found.images for thing in image.objects)
+    problems = [*found.problems, *_normalized(found)]
+    normalized = len(problems) > len(found.problems)
+    masks = found.has("segmentation") or found.has("mask_fault")
     for image in found.images:
-        problems += _object_problems(image, found.classes, some_masks=masks > 0)
+        problems += _object_problems(image, found.classes, masks, not normalized)
+    crowds = [thing.crowd for image in found.images for thing in image.objects]
+    if crowds and all(crowds):
+        text = f"all {len(crowds)} objects have iscrowd 1"
+        problems.append(Problem("all crowds", "", text))
     counts = Counter(thing.class_index for image in found.images for thing in image.objects)
     problems += [
         Problem("empty class", "", f"no object of class {name}")
@@ -98,16 +112,39 @@ def check(
     return problems
 
 
-def _object_problems(image: Image, classes: list[str], some_masks: bool) -> list[Problem]:
-    name, problems = image.file.name, []
+def _normalized(found: Annotations) -> list[Problem]:
+    """Return a problem if no coordinate of any box exceeds 1, although images are larger."""
+    boxes = [thing.given for image in found.images for thing in image.objects if thing.box]
+    if not boxes or any(max(box) > 1 for box in boxes):
+        return []
+    if all(0 < image.width <= 1 and 0 < image.height <= 1 for image in found.images):
+        return []
+    text = f"none of {len(boxes)} boxes exceeds 1; the first is {_shown(boxes[0])}"
+    return [Problem("normalized boxes", "", text)]
+
+
+def _object_problems(
+    image: Image, classes: list[str], some_masks: bool, sizes: bool
+) -> list[Problem]:
+    """Return the problems of an image's objects.
+
+    Args:
+        image: annotated image.
+        classes: class names.
+        some_masks: whether any object of the dataset has a mask.
+        sizes: whether to report boxes that are thinner than a pixel.
+    """
+    name, problems = image.name, []
     for index, thing in enumerate(image.objects):
-        label = f"object {index if thing.number is None else thing.number}"
-        if thing.class_index is not None:
-            label += f" ({classes[thing.class_index]})"
+        label = thing.label(index, classes)
         problems += [
-            Problem(kind, name, f"{label}: {text}") for kind, text in _box_problems(thing, image)
+            Problem(kind, name, f"{label}: {text}")
+            for kind, text in _box_problems(thing, image)
+            if sizes or kind != "tiny"
         ]
-        if some_masks and thing.segmentation is None and not thing.empty:
+        if thing.mask_fault:
+            problems.append(Problem("broken mask", name, f"{label}: {thing.mask_fault}"))
+        elif some_masks and thing.segmentation is None and not thing.empty:
             problems.append(Problem("no masks", name, f"{label} has no mask, but others do"))
     if not image.objects:
         problems.append(Problem("no objects", name, "no object is annotated"))
@@ -115,27 +152,29 @@ def _object_problems(image: Image, classes: list[str], some_masks: bool) -> list
 
 
 def _box_problems(thing: Object, image: Image) -> list[tuple[str, str]]:
-    """Return the problems of an object as `(kind, text)`."""
-    if thing.box is None:
-        return [("no box", "missing")]
+    """Return the problems of an object with a box as `(kind, text)`."""
+    if thing.box is None:  # the reader reports this
+        return []
     found = []
-    shown = "[" + ", ".join(f"{value:g}" for value in thing.given) + "]"
-    if thing.empty or not all(map(math.isfinite, thing.box)):
-        found.append(("no area", f"box {shown}"))
+    shown = f"box {_shown(thing.given)}"
+    if thing.empty:
+        found.append(("no area", shown))
     else:
         x0, y0, x1, y1 = thing.box
         excess = max(-x0, -y0, x1 - image.width, y1 - image.height)
         if image.width and image.height and excess > SLACK:
-            found.append(("outside", f"box {shown} in {image.width} x {image.height}"))
-    if isinstance(thing.segmentation, list) and not polygons(thing.segmentation):
-        found.append(("broken mask", "no polygon of three points"))
-    if thing.number is not None and thing.area is None:
-        found.append(("no area field", "missing"))
+            found.append(("outside", f"{shown} in {image.width} x {image.height}"))
+        if thing.is_tiny():
+            found.append(("tiny", shown))
     if thing.crowd:
-        found.append(("crowd", f"box {shown}"))
+        found.append(("crowd", shown))
     if thing.difficult:
-        found.append(("difficult", f"box {shown}"))
+        found.append(("difficult", shown))
     return found
+
+
+def _shown(box: list[float]) -> str:
+    return "[" + ", ".join(f"{value:g}" for value in box) + "]"
 
 
 def _file_problems(image: Image, decoding: Decoding) -> list[Problem]:
@@ -170,34 +209,73 @@ def refuse_untrainable(name: str, found: Annotations, masks: bool) -> None:
         )
 
 
-def refuse_faults(name: str, found: Annotations, repair: bool) -> None:
+def refuse_faults(
+    name: str, found: Annotations, repair: bool, masks: bool = False, scored: bool = False
+) -> None:
     """Reject annotations that Detectron2 would change or exclude silently.
 
-    Image files are not opened.
+    Image files are not opened. Detectron2 itself reads the datasets that other code registers. They
+    are rejected only if it cannot read them, or would learn something else than they say.
 
     Args:
         name: name of the dataset.
         found: annotations of the dataset.
         repair: whether the problems in `REPAIRABLE` will be repaired. They are then accepted.
+        masks: whether the detector predicts masks.
+        scored: whether the dataset is used for evaluation.
 
     Raises:
         UserError: the annotations have faults. The message shows their number by kind, and the
             first fault.
     """
-    stops = set(FATAL) if repair else set(FATAL) | set(REPAIRABLE)
-    problems = [p for p in check(found, pixels=False) if p.kind in stops]
+    source: CustomDataset | None = MetadataCatalog.get(name).get("source")
+    if source is not None:
+        stops, noted = set(FATAL), set(_CONVERTED)
+        stops |= set() if repair else set(REPAIRABLE)
+        if masks:
+            stops |= {"no masks"} if repair else set(MASKS)
+    else:
+        # Detectron2 skips objects with broken masks, but evaluation of masks cannot.
+        stops, noted = set(_DETECTRON2), set(REPAIRABLE) | {"same name", "broken mask"}
+        if masks:
+            stops |= set(MASKS) if scored else {"no masks"}
+    problems = check(found, pixels=False)
+    details = f"To list all, run: robust-backbones check-data '{source or name}'"
+    _warn(f"dataset '{name}'", problems, noted - stops)
+    problems = [problem for problem in problems if problem.kind in stops]
     if not problems:
         return
     counts = Counter(p.kind for p in problems)
     listed = ", ".join(f"{count} of kind '{kind}'" for kind, count in counts.items())
-    first = problems[0]
-    where = f"{first.image}: " if first.image else ""
-    fix = "fix the files"
-    if not set(counts) & set(FATAL):
+    fix = "Fix the files"
+    if source is not None and not repair and set(counts) <= {*REPAIRABLE, "broken mask"}:
         fix += ", or set DATASETS.REPAIR True, which clips boxes at the image border and removes "
-        fix += "objects without area"
-    source: CustomDataset | None = MetadataCatalog.get(name).get("source")
+        fix += "objects that cannot be learned"
+    elif set(counts) <= set(MASKS):
+        fix += ", or set MODEL.MASK_ON False"
     raise UserError(
-        f"dataset '{name}' has faults: {listed}. The first: {where}{first.text}. {fix[0].upper()}"
-        f"{fix[1:]}. To list all faults, run: robust-backbones check-data '{source or name}'"
+        f"dataset '{name}' has faults: {listed}. The first: {_first(problems)}. {fix}. {details}"
     )
+
+
+def warn_of_conversions(found: Annotations) -> None:
+    """Warn of values that are read differently than they are written, before an evaluation."""
+    _warn(found.source, [*found.problems, *_normalized(found)], _CONVERTED | {"normalized boxes"})
+
+
+def _warn(name: str, problems: list[Problem], kinds: set[str]) -> None:
+    for kind in sorted(kinds):
+        some = [problem for problem in problems if problem.kind == kind]
+        if some:
+            logging.getLogger(__name__).warning(
+                "%s: %d of kind '%s' (%s). The first: %s",
+                *(name, len(some), kind, _ALL[kind], _first(some)),
+            )
+
+
+_ALL = FATAL | REPAIRABLE | MASKS | NOTES
+
+
+def _first(problems: list[Problem]) -> str:
+    first = problems[0]
+    return f"{first.image}: {first.text}" if first.image else first.text

@@ -7,12 +7,14 @@ from robust_backbones.core.files import atomic
 from robust_backbones.core.images import Decoding
 from robust_backbones.detection.data import custom
 from robust_backbones.detection.data.annotations import Annotations, Problem
-from robust_backbones.detection.data.validate import FATAL, NOTES, REPAIRABLE, annotations_of, check
+from robust_backbones.detection.data.catalog import annotations_of
+from robust_backbones.detection.data.validate import FATAL, MASKS, NOTES, REPAIRABLE, check
 
 
 def report(
     datasets: list[str],
     pixels: bool,
+    masks: bool,
     listed: int,
     csv_file: str | None,
     image_range: list[float] | None = None,
@@ -22,6 +24,7 @@ def report(
     Args:
         datasets: custom datasets (`NAME=coco:...`, `NAME=voc:...`) or names of registered datasets.
         pixels: whether to open the image files.
+        masks: whether missing and broken masks are errors.
         listed: maximum number of problems to print for each kind.
         csv_file: path of a CSV file with all problems to write; None to write no file.
         image_range: values that become black and white in images with more than 8 bits per channel;
@@ -40,7 +43,7 @@ def report(
         _print_counts(name, annotations)
         if by_path and (rule := custom.parse_dataset(text).split_rule()):
             print(f"  {rule}")
-        errors += _print_problems(problems, listed)
+        errors += _print_problems(problems, masks, listed)
     if csv_file:
         with (
             atomic(csv_file) as temporary,
@@ -62,9 +65,14 @@ def _print_counts(name: str, annotations: Annotations) -> None:
     print("  " + ", ".join(f"{name} {objects[i]}" for i, name in enumerate(annotations.classes)))
 
 
-def _print_problems(problems: list[Problem], listed: int) -> int:
-    errors = 0
-    for kinds, severity in ((FATAL, "error"), (REPAIRABLE, "error"), (NOTES, "note")):
+def _print_problems(problems: list[Problem], masks: bool, listed: int) -> int:
+    errors, mask_severity = 0, "error" if masks else "note"
+    for kinds, severity in (
+        (FATAL, "error"),
+        (REPAIRABLE, "error"),
+        (MASKS, mask_severity),
+        (NOTES, "note"),
+    ):
         for kind, meaning in kinds.items():
             some = [problem for problem in problems if problem.kind == kind]
             if some:

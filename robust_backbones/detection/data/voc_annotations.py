@@ -31,7 +31,7 @@ def read_voc(root: Path, split: str, classes: list[str] | None = None) -> Annota
     """
     layout = find_layout(Path(root))
     chosen = read_split(layout, split)
-    found = Annotations([], [], [], list(chosen.problems))
+    found = Annotations(f"{root}, split {split}", problems=list(chosen.problems))
     labels = {}  # class names of the objects of each image
     for name in chosen.names:
         with _parsed(layout, name, chosen.source) as tree:

@@ -8,6 +8,7 @@ from detectron2.evaluation import DatasetEvaluator
 
 from robust_backbones.core.errors import UserError
 from robust_backbones.detection.evaluation.coco import CocoEvaluator
+from robust_backbones.detection.evaluation.coco_scores import LIMITS
 from robust_backbones.detection.evaluation.voc import VocEvaluator
 
 
@@ -15,11 +16,20 @@ def _coco(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
     keys = {"segm": cfg.MODEL.MASK_ON, "keypoints": cfg.MODEL.KEYPOINT_ON}
     expected = ["bbox", *(task for task, on in keys.items() if on)]
     sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
-    return CocoEvaluator(name, folder, expected, sigmas=sigmas)
+    return CocoEvaluator(name, folder, expected, sigmas=sigmas, limit=_limit(cfg))
 
 
-def _voc(_cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
-    return VocEvaluator(name, folder)
+def _voc(cfg: CfgNode, name: str, folder: str) -> DatasetEvaluator:
+    return VocEvaluator(name, folder, limit=_limit(cfg))
+
+
+def _limit(cfg: CfgNode) -> int | None:
+    """Return the number of scored detections per image and class; None for COCO's 100.
+
+    If the detector returns more than 100 detections per image, all of them are scored.
+    """
+    most = cfg.TEST.DETECTIONS_PER_IMAGE
+    return most if most > LIMITS["bbox"][-1] else None
 
 
 # Functions that create an evaluator, by `evaluator_type` of the dataset's metadata.

@@ -9,21 +9,22 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import _evaluate_box_proposals, instances_to_coco_json
-from detectron2.structures import BoxMode, PolygonMasks
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
-from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic
-from robust_backbones.detection.data import coco_files
-from robust_backbones.detection.evaluation.coco_scores import score
+from robust_backbones.detection.data.annotations import Annotations
+from robust_backbones.detection.data.catalog import scored_annotations, to_dataset_ids
+from robust_backbones.detection.data.coco_predictions import TASKS
+from robust_backbones.detection.evaluation.coco_scores import (
+    UNLISTED,
+    coco_contents,
+    image_numbers,
+    score,
+)
 from robust_backbones.detection.evaluation.tables import log_metrics
 
 PREDICTIONS = "coco_instances_results.json"
@@ -44,8 +45,9 @@ class CocoEvaluator(DatasetEvaluator):
     Args:
         name: name of the registered dataset.
         folder: folder for `coco_instances_results.json`; None to write nothing.
-        expected: tasks to score if no image was processed, keys of `coco_files.TASKS`.
+        expected: tasks to score if no image was processed, keys of `coco_predictions.TASKS`.
         edges, sigmas: size buckets and keypoint sigmas; see `coco_scores.score`.
+        limit: largest number of detections per image and class that are scored; None for COCO's.
         distributed: whether to gather the predictions of all processes. Only the main process
             returns metrics.
     """
@@ -58,9 +60,11 @@ class CocoEvaluator(DatasetEvaluator):
         edges: Sequence[float] = (),
         sigmas: Sequence[float] = (),
         distributed: bool = True,
+        limit: int | None = None,
     ):
         self._name, self._folder, self._distributed = name, folder, distributed
         self._expected, self._edges, self._sigmas = tuple(expected), edges, sigmas
+        self._limit = limit
         self.reset()
 
     def reset(self) -> None:
@@ -94,20 +98,21 @@ class CocoEvaluator(DatasetEvaluator):
         rows = list(itertools.chain.from_iterable(part[0] for part in gathered))
         proposals = list(itertools.chain.from_iterable(part[1] for part in gathered))
         seen = set().union(*(part[2] for part in gathered))
-        _to_dataset_ids(rows, self._name)
+        to_dataset_ids(rows, self._name)
         if self._folder and (rows or not proposals):
             save_predictions(rows, self._folder)
-        contents = coco_annotations(self._name)
-        if "annotations" not in contents:
+        truth = scored_annotations(self._name)
+        if any(problem.kind == "no annotations" for problem in truth.problems):
             logging.getLogger("detectron2").info("%s has no annotations: not scored", self._name)
             return {}
         results = {}
         if proposals:
-            results["box_proposals"] = proposal_recall(proposals, contents)
+            results["box_proposals"] = proposal_recall(proposals, truth)
         if seen or not proposals:
-            truth = coco_files.truth(contents, self._name)
-            tasks = [t for t in coco_files.TASKS if t in (seen or self._expected)]
-            results |= score_tasks(truth, rows, tasks, self._edges, img_ids, self._sigmas)
+            tasks = [t for t in TASKS if t in (seen or self._expected)]
+            results |= score_tasks(
+                truth, rows, tasks, self._edges, img_ids, self._sigmas, limit=self._limit
+            )
         log_metrics(results)
         return results
 
@@ -115,23 +120,25 @@ class CocoEvaluator(DatasetEvaluator):
 _PROPOSAL_AREAS = {"": "all", "s": "small", "m": "medium", "l": "large"}
 
 
-def proposal_recall(proposals: list[dict], contents: dict) -> dict[str, float]:
+def proposal_recall(proposals: list[dict], truth: Annotations) -> dict[str, float]:
     """Compute the average recall of 100 and of 1000 region proposals per image.
 
     Args:
         proposals: one dictionary `{"image_id": id, "proposals": Instances}` for each image.
-        contents: contents of a COCO annotation file.
+        truth: annotations of the dataset.
 
     Returns:
         Percentages `AR@100`, `ARs@100`, ..., `ARl@1000`.
     """
+    numbers = image_numbers(truth)
+    numbered = [row | {"image_id": numbers[row["image_id"]]} for row in proposals]
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = contents
-        truth.createIndex()
+        coco = COCO()
+        coco.dataset = coco_contents(truth, "bbox")
+        coco.createIndex()
     return {
         f"AR{suffix}@{limit}": 100
-        * _evaluate_box_proposals(proposals, truth, area=area, limit=limit)["ar"].item()
+        * _evaluate_box_proposals(numbered, coco, area=area, limit=limit)["ar"].item()
         for limit in (100, 1000)
         for suffix, area in _PROPOSAL_AREAS.items()
     }
@@ -153,13 +160,14 @@ def save_predictions(rows: list[dict], folder: str | Path) -> None:
 
 
 def score_tasks(
-    truth: coco_files.Truth,
+    truth: Annotations,
     rows: list[dict],
     tasks: Iterable[str],
     edges: Sequence[float] = (),
     image_ids: Iterable[int] | None = None,
     sigmas: Sequence[float] = (),
     source: str = "the predictions",
+    limit: int | None = None,
 ) -> dict[str, dict]:
     """Score several tasks, and return `{task: metrics}`.
 
@@ -167,106 +175,16 @@ def score_tasks(
     skipped if the annotations have no keypoints. For the arguments, see `coco_scores.score`.
     """
     results = {}
+    if excluded := sum(problem.kind in UNLISTED for problem in truth.problems):
+        logging.getLogger(__name__).warning(
+            "%s: %d annotations of unlisted images or categories were excluded",
+            *(truth.source, excluded),
+        )
     for task in tasks:
-        if task != "bbox" and truth.annotations and not truth.has(coco_files.TASKS[task]):
+        if task != "bbox" and truth.has("box") and not truth.has(TASKS[task]):
             logging.getLogger(__name__).warning(
-                "%s has no %s: task '%s' was not scored", truth.source, coco_files.TASKS[task], task
+                "%s has no %s: task '%s' was not scored", truth.source, TASKS[task], task
             )
             continue
-        results[task] = score(truth, rows, task, edges, image_ids, sigmas, source)
+        results[task] = score(truth, rows, task, edges, image_ids, sigmas, source, limit)
     return results
-
-
-def coco_annotations(name: str) -> dict:
-    """Return a registered dataset in the format of a COCO annotation file.
-
-    If the metadata has a `json_file`, read it. The registered class names replace the names in the
-    file.
-
-    Raises:
-        UserError: `json_file` cannot be read, or `from_catalog` cannot convert the dataset.
-    """
-    meta = MetadataCatalog.get(name)
-    if "json_file" not in meta.as_dict():
-        return from_catalog(name)
-    contents = coco_files.load_json(PathManager.get_local_path(meta.json_file))
-    names = _class_names(name)
-    if _dataset_ids(name) and isinstance(contents, dict):
-        for row in contents.get("categories", ()):
-            row["name"] = names.get(row["id"], row.get("name", row["id"]))
-    return contents
-
-
-def from_catalog(name: str) -> dict:
-    """Convert a registered dataset's dictionaries to the format of a COCO annotation file.
-
-    Objects marked as difficult (custom VOC datasets) become crowds. Detectron2's own conversion is
-    not used for two reasons. It writes a file that it reuses after the data have changed, and it
-    moves keypoints by half a pixel on each call.
-
-    Raises:
-        UserError: an image has no `image_id`, or a box is neither XYXY nor XYWH in pixels.
-    """
-    ids = _dataset_ids(name)
-    images, rows = [], []
-    for item in DatasetCatalog.get(name):
-        if "image_id" not in item:
-            raise UserError(f"dataset '{name}': an image has no image_id. Give each image its own.")
-        image = {key: item[key] for key in ("height", "width") if key in item}
-        images.append(image | {"id": item["image_id"]})
-        for annotation in item.get("annotations", ()):
-            row = _row(annotation, name)
-            category = annotation["category_id"]
-            rows.append(
-                row
-                | {"id": len(rows) + 1, "image_id": item["image_id"]}
-                | {"category_id": ids.get(category, category)}
-            )
-    categories = [{"id": key, "name": text} for key, text in _class_names(name).items()]
-    return {"images": images, "categories": categories, "annotations": rows}
-
-
-def _row(annotation: dict, name: str) -> dict:
-    """Convert a Detectron2 annotation to COCO's format, without ids, with Detectron2's area."""
-    box = [float(v) for v in annotation["bbox"]]
-    if annotation["bbox_mode"] == BoxMode.XYXY_ABS:
-        box = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
-    elif annotation["bbox_mode"] != BoxMode.XYWH_ABS:
-        raise UserError(f"dataset '{name}': boxes must be XYXY_ABS or XYWH_ABS.")
-    crowd = annotation.get("iscrowd", 0) or annotation.get("difficult", 0)
-    row = {"bbox": box, "area": box[2] * box[3], "iscrowd": int(crowd)}
-    part = annotation.get("segmentation")
-    if part:
-        polygons = isinstance(part, list)
-        shape = PolygonMasks([part]).area()[0] if polygons else coco_mask.area(part)
-        row |= {"segmentation": part, "area": float(shape)}
-    if "keypoints" in annotation:
-        # COCO stores pixel indices. Detectron2 stores positions in the image, larger by 0.5.
-        points = np.array(annotation["keypoints"], float).reshape(-1, 3) - [0.5, 0.5, 0]
-        count = annotation.get("num_keypoints", int((points[:, 2] > 0).sum()))
-        row |= {"keypoints": points.flatten().tolist(), "num_keypoints": count}
-    return row
-
-
-def _dataset_ids(name: str) -> dict:
-    """Return `{class index of the model: id in the dataset}`; empty if index and id are equal."""
-    mapping = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id") or {}
-    return {index: key for key, index in mapping.items()}
-
-
-def _class_names(name: str) -> dict:
-    """Return `{id in the dataset: class name}`, in the order of the model."""
-    ids = _dataset_ids(name)
-    names = MetadataCatalog.get(name).get("thing_classes") or []
-    return {ids.get(index, index): text for index, text in enumerate(names)}
-
-
-def _to_dataset_ids(rows: list[dict], name: str) -> None:
-    ids = _dataset_ids(name)
-    for row in rows if ids else ():
-        if row["category_id"] not in ids:
-            raise UserError(
-                f"dataset '{name}': a prediction has class {row['category_id']}, but there are "
-                f"{len(ids)} classes. Set MODEL.ROI_HEADS.NUM_CLASSES to {len(ids)}."
-            )
-        row["category_id"] = ids[row["category_id"]]

@@ -1,5 +1,6 @@
 """Score saved predictions (`coco_instances_results.json`), or read them image by image."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,16 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from pycocotools import mask as coco_mask
 
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.files import sha256
-from robust_backbones.detection.data import coco_files
+from robust_backbones.core.files import read_json, sha256
+from robust_backbones.detection.data import validate
+from robust_backbones.detection.data.catalog import from_catalog, scored_annotations
+from robust_backbones.detection.data.coco_annotations import read_coco
+from robust_backbones.detection.data.coco_predictions import check_predictions, tasks_of
 from robust_backbones.detection.data.registry import check_dataset, fingerprint
 from robust_backbones.detection.evaluation import evaluator_type, voc
-from robust_backbones.detection.evaluation.coco import coco_annotations, score_tasks
+from robust_backbones.detection.evaluation.coco import score_tasks
+from robust_backbones.detection.evaluation.coco_scores import explain_nan
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ def score_file(
     dataset: str | None = None,
     tasks: Sequence[str] = (),
     edges: Sequence[float] = (),
+    limit: int | None = None,
 ) -> Scored:
     """Score a file of predictions in COCO's result format, which the evaluators write.
 
@@ -48,27 +53,35 @@ def score_file(
         path: file of predictions.
         annotations: COCO annotation file; None if `dataset` is given.
         dataset: name of a registered COCO or VOC dataset; None if `annotations` is given.
-        tasks: tasks to score, keys of `coco_files.TASKS`; empty for the tasks of the predictions.
-            An empty list of predictions is scored for boxes, and for masks if the annotations have
-            masks.
-        edges: edges of size buckets, pixels; see `coco_scores.score`.
+        tasks: tasks to score, keys of `coco_predictions.TASKS`; empty for the tasks of the
+            predictions. An empty list of predictions is scored for boxes, and for masks if the
+            annotations have masks.
+        edges, limit: size buckets and limit of detections; see `coco_scores.score`.
 
     Raises:
-        UserError: a file or prediction is invalid, or the dataset is unknown or not on disk.
+        UserError: a file or prediction is invalid, the dataset is unknown or not on disk, or no
+            object can be detected, so that AP is undefined.
     """
     if (annotations is None) == (dataset is None):
         raise ValueError("give either annotations or dataset")
-    rows = coco_files.load_json(path)
-    if dataset is not None and _registered(dataset) == "pascal_voc":
+    rows = read_json(path)
+    if dataset is None:
+        kind, truth = "coco", read_coco(None, Path(annotations or ""))
+        validate.warn_of_conversions(truth)
+    else:
+        kind, truth = _registered(dataset), scored_annotations(dataset)
+    if dataset is not None and kind == "pascal_voc":
         if set(tasks) - {"bbox"}:
             raise UserError(f"'{dataset}' is a VOC dataset. Only task 'bbox' is supported.")
-        metrics = {"bbox": voc.score(dataset, rows, edges, str(path))}
+        metrics = {"bbox": voc.score(truth, rows, voc.year_of(dataset), edges, str(path), limit)}
     else:
-        named = coco_annotations(dataset) if dataset else None
-        contents = named or coco_files.load_json(annotations or "")
-        truth = coco_files.truth(contents, str(dataset or annotations))
-        tasks = tasks or coco_files.tasks_of(rows, truth)
-        metrics = score_tasks(truth, rows, tasks, edges, source=str(path))
+        tasks = tasks or tasks_of(rows, truth)
+        metrics = score_tasks(truth, rows, tasks, edges, source=str(path), limit=limit)
+    if not metrics:
+        raise UserError(f"{truth.source}: no task was scored. Choose --tasks bbox.")
+    if all(math.isnan(of_task["AP"]) for of_task in metrics.values()):
+        reason = explain_nan(truth, next(iter(metrics)))
+        raise UserError(f"{truth.source}: {reason}. Give annotations with objects to detect.")
     if dataset is not None:
         name, identity = dataset, fingerprint(dataset)
     elif annotations is not None:
@@ -97,15 +110,10 @@ def read_predictions(path: str | Path, dataset: str) -> dict[int | str, list[dic
         UserError: the file is missing, has another format, or names images or classes that the
             dataset does not have.
     """
-    rows = coco_files.load_json(path)
-    images = {item["image_id"]: item for item in DatasetCatalog.get(dataset)}
-    meta = MetadataCatalog.get(dataset)
-    names = meta.get("thing_classes", ())
-    indices = meta.get("thing_dataset_id_to_contiguous_id") or dict(enumerate(range(len(names))))
-    known = {key: names[index] for key, index in indices.items()}
-    truth = coco_files.Truth(dataset, images, known, [])
-    tasks = {"bbox", *coco_files.tasks_of(rows, truth)} - {"keypoints"}
-    coco_files.check_predictions(rows, truth, tasks, str(path))
+    rows, truth = read_json(path), from_catalog(dataset)
+    indices = {key: index for index, key in enumerate(truth.ids)}
+    tasks = {"bbox", *tasks_of(rows, truth)} - {"keypoints"}
+    check_predictions(rows, truth, tasks, str(path))
     found = defaultdict(list)
     for row in sorted(rows, key=lambda row: -row["score"]):
         found[row["image_id"]].append(row | {"category_id": indices[row["category_id"]]})

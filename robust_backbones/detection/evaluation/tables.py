@@ -30,8 +30,9 @@ def rows(results: dict[str, dict]) -> list[tuple[str, str, str, float]]:
 def markdown(results: dict[str, dict]) -> str:
     """Format the metrics as Markdown tables, in percent.
 
-    The first table contains the metrics over all classes, with one column for each task. The second
-    table contains the metrics of each class. It is omitted if no metric belongs to a class.
+    The first table contains the metrics of each class. It is omitted if no metric belongs to a
+    class. The second table contains the metrics over all classes, with one column for each task.
+    The last line repeats the AP of each task, because it is the end that a terminal shows.
     """
     overall, classes = {}, {}
     for task, metric, name, value in rows(results):
@@ -39,11 +40,10 @@ def markdown(results: dict[str, dict]) -> str:
             classes.setdefault(name, {})[f"{task} {metric}"] = value
         else:
             overall.setdefault(metric, {})[task] = value
-    tables = (
-        [_table("metric", overall), _table("class", classes)]
-        if classes
-        else [_table("metric", overall)]
-    )
+    tables = [_table("class", classes)] if classes else []
+    tables.append(_table("metric", overall))
+    if aps := overall.get("AP"):
+        tables.append("AP: " + ", ".join(f"{task} {value:.2f}" for task, value in aps.items()))
     return "\n\n".join(tables)
 
 

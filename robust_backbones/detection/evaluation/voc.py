@@ -17,12 +17,11 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
-from detectron2.utils.file_io import PathManager
 
-from robust_backbones.detection.data import coco_files
-from robust_backbones.detection.data.voc_annotations import read_voc
+from robust_backbones.detection.data.annotations import Annotations, Object
+from robust_backbones.detection.data.catalog import scored_annotations
 from robust_backbones.detection.evaluation import coco_scores
-from robust_backbones.detection.evaluation.coco import from_catalog, gather, save_predictions
+from robust_backbones.detection.evaluation.coco import gather, save_predictions
 from robust_backbones.detection.evaluation.tables import log_metrics
 
 IOUS = np.arange(50, 100, 5) / 100
@@ -62,11 +61,17 @@ class VocEvaluator(DatasetEvaluator):
             `thing_classes`; `year` is 2012 by default.
         folder: folder for `coco_instances_results.json`, with `category_id` from 0; None to write
             nothing.
-        edges: edges of size buckets, pixels; see `coco_scores.score`.
+        edges, limit: size buckets and limit of detections; see `score`.
     """
 
-    def __init__(self, name: str, folder: str | Path | None = None, edges: Sequence[float] = ()):
-        self._name, self._folder, self._edges = name, folder, edges
+    def __init__(
+        self,
+        name: str,
+        folder: str | Path | None = None,
+        edges: Sequence[float] = (),
+        limit: int | None = None,
+    ):
+        self._name, self._folder, self._edges, self._limit = name, folder, edges, limit
         self.reset()
 
     def reset(self) -> None:
@@ -90,22 +95,35 @@ class VocEvaluator(DatasetEvaluator):
         rows = [row for part in gathered for row in part]
         if self._folder:
             save_predictions(rows, self._folder)
-        results = {"bbox": score(self._name, rows, self._edges)}
+        truth = scored_annotations(self._name)
+        results = {"bbox": score(truth, rows, year_of(self._name), self._edges, limit=self._limit)}
         log_metrics(results)
         return results
 
 
+def year_of(name: str) -> int:
+    """Return the year of VOC in the metadata of a registered dataset; 2012 if absent."""
+    return int(MetadataCatalog.get(name).get("year") or 2012)
+
+
 def score(
-    name: str, rows: list[dict], edges: Sequence[float] = (), source: str = "the predictions"
+    truth: Annotations,
+    rows: list[dict],
+    year: int,
+    edges: Sequence[float] = (),
+    source: str = "the predictions",
+    limit: int | None = None,
 ) -> dict:
-    """Compute VOC's and COCO's metrics of a registered VOC dataset.
+    """Compute VOC's and COCO's metrics of a VOC dataset.
 
     Args:
-        name: name of the dataset.
+        truth: annotations of the dataset. Objects of unlisted classes are excluded, as in VOC.
         rows: predictions in COCO's result format. `image_id` is the name of the image file without
             its suffix, and `category_id` is the class index.
+        year: year of VOC; see `voc_metrics`.
         edges: edges of size buckets, pixels; see `coco_scores.score`.
         source: name of the predictions for error messages.
+        limit: limit of COCO's metrics; see `coco_scores.score`. VOC's metrics have no limit.
 
     Returns:
         Percentages: the metrics of `voc_metrics`, and the metrics of `coco_scores.score` over all
@@ -113,61 +131,25 @@ def score(
         they ignore detections that are mostly inside a crowd.
 
     Raises:
-        UserError: an annotation cannot be read, or a prediction is invalid.
+        UserError: an annotation cannot be scored, or a prediction is invalid.
     """
-    truth = coco_files.truth(voc_annotations(name), name)
-    coco = coco_scores.score(truth, rows, "bbox", edges, source=source)
+    coco = coco_scores.score(truth, rows, "bbox", edges, source=source, limit=limit)
+    numbers = coco_scores.image_numbers(truth)
     objects = [
-        (row["image_id"], row["category_id"] - 1, *row["bbox"], not row["iscrowd"])
-        for row in truth.annotations
+        (numbers[image.id], thing.class_index, *thing.coco_box(), not _is_ignored(thing))
+        for image in truth.images
+        for thing in image.objects
+        if thing.class_index is not None
     ]
     detections = [
-        (truth.images[row["image_id"]]["id"], row["category_id"], *row["bbox"], row["score"])
-        for row in rows
+        (numbers[row["image_id"]], row["category_id"], *row["bbox"], row["score"]) for row in rows
     ]
-    classes, year = list(truth.classes.values()), MetadataCatalog.get(name).get("year") or 2012
-    metrics = voc_metrics(_boxes(objects), _boxes(detections), classes, int(year))
+    metrics = voc_metrics(_boxes(objects), _boxes(detections), truth.classes, year)
     return metrics | {f"{key}_coco": value for key, value in coco.items() if "-" not in key}
 
 
-def voc_annotations(name: str) -> dict:
-    """Return a registered VOC dataset in the format of a COCO annotation file.
-
-    Difficult objects become crowds. Objects of classes that are not in `thing_classes` are
-    excluded, as in VOC.
-
-    Raises:
-        UserError: `read_voc` or `from_catalog` cannot read the dataset.
-    """
-    meta = MetadataCatalog.get(name)
-    if meta.get("source") is not None:  # custom data, whose boxes may be repaired
-        return from_catalog(name)
-    # Read the files again, because Detectron2's loader drops the flag `difficult`.
-    root = Path(PathManager.get_local_path(meta.dirname))
-    found = read_voc(root, meta.split, list(meta.thing_classes))
-    rows = []
-    for image in found.images:
-        for thing in image.objects:
-            if thing.class_index is None:
-                continue
-            assert thing.box is not None  # always true for VOC
-            left, top, right, bottom = thing.box
-            size = (right - left, bottom - top)
-            rows.append(
-                {
-                    "id": len(rows) + 1,
-                    "image_id": image.id,
-                    "category_id": thing.class_index,
-                    "bbox": [left, top, *size],
-                    "area": size[0] * size[1],
-                    "iscrowd": int(thing.difficult),
-                }
-            )
-    return {
-        "images": [{"id": image.id} for image in found.images],
-        "categories": [{"id": index, "name": name} for index, name in enumerate(found.classes)],
-        "annotations": rows,
-    }
+def _is_ignored(thing: Object) -> bool:
+    return thing.crowd or thing.difficult
 
 
 def _boxes(rows: list[tuple]) -> Boxes:
@@ -208,7 +190,7 @@ def voc_metrics(
             curves = precision_recall(truth, detections.only(detections.label == label))
             for rule, average_precision in RULES.items():
                 found[rule][label] = average_precision(*curves)
-    own = "07" if int(year) == 2007 else "area"
+    own = "07" if year == 2007 else "area"
     metrics = {}
     rules = {"": own} | {f"_{rule}": rule for rule in RULES}
     for suffix, rule in rules.items():

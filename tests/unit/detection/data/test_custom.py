@@ -102,7 +102,7 @@ def test_what_is_not_understood_is_refused(text):
 FAULTS = [
     ({}, None),
     ({"annotations__0__bbox": [5, 5, 0, 10]}, "no area"),
-    ({"annotations__0__bbox": [5, 5, float("nan"), 10]}, "no area"),
+    ({"annotations__0__bbox": [5, 5, float("nan"), 10]}, "no box"),
     ({"annotations__0__bbox": [35, 5, 10, 10]}, "outside"),
     ({"annotations__0__bbox": [31, 5, 10, 10]}, None),  # by a pixel: rounding
     ({"annotations__0__bbox": []}, "no box"),
@@ -111,7 +111,8 @@ FAULTS = [
     ({"annotations__0__segmentation": []}, "no masks"),
     ({"annotations__0__category_id": 99}, "unknown class"),
     ({"annotations__0__image_id": 99}, "unknown image"),
-    ({"annotations__0__id": 2}, "duplicate id"),
+    ({"annotations__0__id": 2}, "repeated id"),
+    ({"annotations__0__id": None}, "no id"),
     ({"images__0__id": 3}, "duplicate id"),
     ({"images__0__file_name": "none.png"}, "missing file"),
     ({"images__0__file_name": "marks.json"}, "unreadable"),
@@ -141,7 +142,7 @@ def test_a_turned_photo_is_told_of_and_its_size_is_right(tmp_path, turn, kind):
 
 
 BROKEN = [
-    ("{", "is not a COCO annotation file"),
+    ("{", "marks.json is not JSON"),
     ("[]", "it is not an object with 'images'"),
     ('{"images": [], "annotations": []}', "'categories' is missing"),
     ('{"images": [], "annotations": [], "categories": []}', "list of categories is empty"),

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from robust_backbones.core.errors import UserError
-from robust_backbones.detection.data import coco_files
+from robust_backbones.detection.data.coco_annotations import parse_coco
 from robust_backbones.detection.evaluation import coco_scores
+from robust_backbones.detection.evaluation.coco import score_tasks
 from tests.support import SHARED, coco_cases
 from tests.support.official_coco import EXACT, NUMBERS, official, percent
 
@@ -26,13 +27,13 @@ def mean(values):
 def test_hard_cases_are_scored_as_pycocotools_scores_them(name, task):
     contents, rows = coco_cases.CASES[name]()
     expected = official(contents, rows, task)
-    truth = coco_files.truth(contents, name)
+    truth = parse_coco(contents, name)
     metrics = coco_scores.score(truth, rows, task)
     np.testing.assert_allclose([metrics[n] for n in NUMBERS], percent(expected.stats), **EXACT)
     per_class = [
         mean(expected.eval["precision"][:, :, k, 0, -1]) for k in range(len(truth.classes))
     ]
-    found = [metrics[f"AP-{name}"] for name in truth.classes.values()]
+    found = [metrics[f"AP-{name}"] for name in truth.classes]
     np.testing.assert_allclose(found, per_class, **EXACT)
 
     engine = coco_scores._engine(truth, rows, task, coco_scores.AREAS.values(), None, ())
@@ -46,7 +47,7 @@ def test_the_cases_are_hard():
     """They hold what their names say, and detections that are right and wrong."""
     cases = {name: make() for name, make in coco_cases.CASES.items()}
     aps = [
-        coco_scores.score(coco_files.truth(c, name), rows, "bbox")["AP"]
+        coco_scores.score(parse_coco(c, name), rows, "bbox")["AP"]
         for name, (c, rows) in cases.items()
         if name not in ("only crowds", "no object at all")
     ]
@@ -68,7 +69,7 @@ def test_real_data_are_scored_as_pycocotools_scores_them(task):
     assert sum(row["iscrowd"] for row in contents["annotations"]) > 10
     rows = coco_cases.noisy(contents)
     expected = official(contents, rows, task)
-    metrics = coco_scores.score(coco_files.truth(contents, "val"), rows, task)
+    metrics = coco_scores.score(parse_coco(contents, "val"), rows, task)
     np.testing.assert_allclose([metrics[n] for n in NUMBERS], percent(expected.stats), **EXACT)
     assert 5 < metrics["AP"] < 60
 
@@ -81,7 +82,7 @@ def test_size_buckets_and_a_part_of_the_images(task):
     labels = [str(i) for i in range(5)]
     for images in (None, ids):
         expected = official(contents, rows, task, images, areaRng=ranges, areaRngLbl=labels)
-        truth = coco_files.truth(contents, "x")
+        truth = parse_coco(contents, "x")
         metrics = coco_scores.score(truth, rows, task, edges, images)
         names = ["AP", "AP 0..16", "AP 16..32", "AP 32..96", "AP 96..inf"]
         wanted = [mean(expected.eval["precision"][..., a, -1]) for a in range(5)]
@@ -124,7 +125,7 @@ def test_keypoints(sigmas):
     contents, rows = keypoint_scene(len(sigmas) or 17)
     params = {"kpt_oks_sigmas": np.array(sigmas)} if sigmas else {}
     expected = percent(official(contents, rows, "keypoints", **params).stats)
-    metrics = coco_scores.score(coco_files.truth(contents, "x"), rows, "keypoints", sigmas=sigmas)
+    metrics = coco_scores.score(parse_coco(contents, "x"), rows, "keypoints", sigmas=sigmas)
     for name, value in zip(KEYPOINT_NUMBERS, expected, strict=True):
         if name != "-":
             np.testing.assert_allclose(metrics[name], value, **EXACT)
@@ -134,7 +135,7 @@ def test_keypoints(sigmas):
 @pytest.mark.parametrize("task", ["bbox", "segm"])
 def test_no_prediction_is_zero_and_no_object_nan(task):
     contents, _ = coco_cases.CASES["no object of a class"]()
-    metrics = coco_scores.score(coco_files.truth(contents, "x"), [], task)
+    metrics = coco_scores.score(parse_coco(contents, "x"), [], task)
     lonely = metrics.pop("AP-class 2")
     assert math.isnan(lonely)
     absent = {"APl", "ARl"} & {k for k, v in metrics.items() if math.isnan(v)}
@@ -154,7 +155,7 @@ def test_ids_of_annotations_do_not_matter(ids):
     right = official(*renumbered(range(1, 1000)), "bbox").stats[0]
     contents, rows = renumbered(ids)
     assert official(contents, rows, "bbox").stats[0] != right
-    metrics = coco_scores.score(coco_files.truth(contents, "x"), rows, "bbox")
+    metrics = coco_scores.score(parse_coco(contents, "x"), rows, "bbox")
     assert metrics["AP"] == pytest.approx(100 * right, abs=1e-10)
 
 
@@ -168,7 +169,7 @@ def test_ids_may_be_text_and_order_is_that_of_the_ids():
         row["id"] = f"{row['id']:03}"
     for row in (*contents["annotations"], *rows):
         row["image_id"] = f"{row['image_id']:03}"
-    metrics = coco_scores.score(coco_files.truth(contents, "x"), rows, "bbox")
+    metrics = coco_scores.score(parse_coco(contents, "x"), rows, "bbox")
     np.testing.assert_allclose([metrics[n] for n in NUMBERS], expected, **EXACT)
 
 
@@ -179,7 +180,7 @@ def test_areas_and_crowds_that_are_missing(task):
     expected = percent(official(contents, rows, task).stats)
     for row in contents["annotations"]:
         del row["area"], row["iscrowd"]
-    metrics = coco_scores.score(coco_files.truth(contents, "x"), rows, task)
+    metrics = coco_scores.score(parse_coco(contents, "x"), rows, task)
     np.testing.assert_allclose([metrics[n] for n in NUMBERS], expected, **EXACT)
 
 
@@ -189,7 +190,7 @@ def test_what_is_not_listed_is_left_out_and_told(caplog):
     rows = [row for row in rows if row["image_id"] <= 5]
     count = sum(row["image_id"] > 5 for row in contents["annotations"])
     expected = percent(official(contents, rows, "bbox").stats)
-    metrics = coco_scores.score(coco_files.truth(contents, "file.json"), rows, "bbox")
+    metrics = score_tasks(parse_coco(contents, "file.json"), rows, ["bbox"])["bbox"]
     np.testing.assert_allclose([metrics[n] for n in NUMBERS], expected, **EXACT)
     assert f"file.json: {count} annotations of unlisted images" in caplog.text
 
@@ -197,7 +198,7 @@ def test_what_is_not_listed_is_left_out_and_told(caplog):
 def test_names_that_are_there_twice():
     contents, rows = coco_cases.scene(35, classes=3)
     contents["categories"][1]["name"] = contents["categories"][0]["name"]
-    metrics = coco_scores.score(coco_files.truth(contents, "x"), rows, "bbox")
+    metrics = coco_scores.score(parse_coco(contents, "x"), rows, "bbox")
     assert [k for k in metrics if k.startswith("AP-")] == [
         "AP-class 0 (id 2)",
         "AP-class 0 (id 5)",

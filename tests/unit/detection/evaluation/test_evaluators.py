@@ -21,8 +21,8 @@ from detectron2.structures import Boxes, BoxMode, Instances
 
 from robust_backbones.core.errors import UserError
 from robust_backbones.detection import evaluation
-from robust_backbones.detection.data import digit_scenes
-from robust_backbones.detection.evaluation import coco, voc
+from robust_backbones.detection.data import catalog, digit_scenes
+from robust_backbones.detection.evaluation import voc
 from robust_backbones.detection.evaluation.coco import CocoEvaluator
 
 DIGITS = "digit_scenes_val"
@@ -132,9 +132,9 @@ def test_keypoints_do_not_wander(register):
     item = {"file_name": "a.jpg", "image_id": 1, "height": 50, "width": 50, "annotations": [row]}
     name = register("keypoints", [item], thing_classes=["person"])
     for _ in range(2):
-        (found,) = coco.coco_annotations(name)["annotations"]
-        assert found["keypoints"] == [5, 6, 2, 7, 9, 1, 0, 0, 0]
-        assert found["num_keypoints"] == 2
+        (found,) = catalog.scored_annotations(name).images[0].objects
+        assert found.keypoints == [5, 6, 2, 7, 9, 1, 0, 0, 0]
+        assert found.num_keypoints == 2
 
 
 def test_masks_are_left_out_where_the_truth_has_none(register, caplog):
@@ -163,7 +163,7 @@ def test_a_test_set_without_annotations_gets_its_file(tmp_path, register):
 
 MISTAKES = [
     (dict(bbox_mode=BoxMode.XYWHA_ABS, bbox=[1, 2, 3, 4, 5]), "must be XYXY_ABS or XYWH_ABS"),
-    (dict(bbox=[1, 2, float("nan"), 4]), "annotation of wrong, number 0, has bbox"),
+    (dict(bbox=[1, 2, float("nan"), 4]), "wrong: .*object 0 .*: bbox is .1, 2, nan, 4"),
 ]
 
 

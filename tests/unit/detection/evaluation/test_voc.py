@@ -15,6 +15,7 @@ from detectron2.evaluation import PascalVOCDetectionEvaluator
 from detectron2.evaluation.pascal_voc_evaluation import parse_rec, voc_eval
 
 from robust_backbones.core.errors import UserError
+from robust_backbones.detection.data.catalog import scored_annotations
 from robust_backbones.detection.data.custom import CustomDataset, load_dicts
 from robust_backbones.detection.evaluation import voc
 from tests.support.official_coco import EXACT, NUMBERS, official, percent
@@ -48,10 +49,37 @@ def write_voc(root, seed=0, images=40):
     return root
 
 
+def score(name, rows):
+    return voc.score(scored_annotations(name), rows, voc.year_of(name))
+
+
+def coco_of(name):
+    """A registered data set as pycocotools reads it, with difficult objects as crowds."""
+    found = scored_annotations(name)
+    rows = [
+        {
+            "image_id": image.id,
+            "category_id": thing.class_index,
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "area": (x1 - x0) * (y1 - y0),
+            "iscrowd": int(thing.difficult),
+        }
+        for image in found.images
+        for thing in image.objects
+        for x0, y0, x1, y1 in [thing.box]
+        if thing.class_index is not None
+    ]
+    return {
+        "images": [{"id": image.id} for image in found.images],
+        "categories": [{"id": index, "name": n} for index, n in enumerate(found.classes)],
+        "annotations": [row | {"id": number} for number, row in enumerate(rows, 1)],
+    }
+
+
 def rows_of(name, seed=0, unseen=()):
     """Predictions from the objects of a registered data set: moved boxes, most classes right."""
     rng = np.random.default_rng(seed)
-    contents = voc.voc_annotations(name)
+    contents = coco_of(name)
     places = [row["id"] for row in contents["categories"]]
     rows = []
     for row in 3 * contents["annotations"]:
@@ -128,7 +156,7 @@ def test_every_class_and_overlap_as_voc_eval(tmp_path, register, data):
     else:
         pytest.skip(f"{REAL} is not there")
     meta, rows = MetadataCatalog.get(name), rows_of(name)
-    metrics = voc.score(name, rows)
+    metrics = score(name, rows)
     ious = range(50, 100, 5)
     for suffix, points in (("07", True), ("area", False)):
         table = np.array([devkit(tmp_path, meta, rows, i / 100, points) for i in ious])
@@ -149,7 +177,7 @@ def test_every_class_and_overlap_as_voc_eval(tmp_path, register, data):
 )
 def test_the_year_chooses_the_rule(tmp_path, register, year, rule):
     name = register(write_voc(tmp_path / "voc"), year=year)
-    metrics = voc.score(name, rows_of(name))
+    metrics = score(name, rows_of(name))
     for key in ("AP", "AP50", "AP75"):
         assert metrics[key] == metrics[f"{key}_{rule}"]
 
@@ -166,12 +194,12 @@ def test_detectron2s_evaluator(tmp_path, register):
     rows = json.loads((tmp_path / "coco_instances_results.json").read_text())
     assert len(rows) == sum(len(output["instances"]) for output in found)
     assert len({row["score"] for row in rows}) == len(rows)
-    np.testing.assert_equal(voc.score(DIGITS, rows), ours)
+    np.testing.assert_equal(score(DIGITS, rows), ours)
 
 
 def test_classes_without_objects_or_detections(tmp_path, register):
     name = register(write_voc(tmp_path / "voc"))
-    metrics = voc.score(name, rows_of(name, unseen=[2]))
+    metrics = score(name, rows_of(name, unseen=[2]))
     per_class = {text: metrics[f"AP-{text}"] for text in CLASSES}
     assert [text for text, ap in per_class.items() if math.isnan(ap)] == ["dog", "elk"]
     assert per_class["cow"] == 0 < per_class["bee"]
@@ -180,7 +208,7 @@ def test_classes_without_objects_or_detections(tmp_path, register):
 
 
 def _coco_ap(name, rows):
-    return percent(official(voc.voc_annotations(name), rows, "bbox").stats)[0]
+    return percent(official(coco_of(name), rows, "bbox").stats)[0]
 
 
 def test_no_detection_at_all_is_zero(tmp_path, register):
@@ -193,9 +221,9 @@ def test_no_detection_at_all_is_zero(tmp_path, register):
 def test_cocos_metrics_of_the_same_data(tmp_path, register):
     """Those of pycocotools with difficult objects as crowds."""
     name = register(write_voc(tmp_path / "voc"))
-    rows, contents = rows_of(name), voc.voc_annotations(name)
+    rows, contents = rows_of(name), coco_of(name)
     assert 10 < sum(row["iscrowd"] for row in contents["annotations"])
-    metrics = voc.score(name, rows)
+    metrics = score(name, rows)
     expected = percent(official(contents, rows, "bbox").stats)
     np.testing.assert_allclose([metrics[f"{n}_coco"] for n in NUMBERS], expected, **EXACT)
 
@@ -239,10 +267,12 @@ def test_own_voc_data_are_scored_as_they_are_repaired(tmp_path):
         name = f"own_voc_{repair}"
         source = CustomDataset(name, "voc", str(root), "test")
         DatasetCatalog.register(name, lambda r=repair, s=source: load_dicts(s, classes, r))
-        MetadataCatalog.get(name).set(source=source, evaluator_type="pascal_voc", **meta)
-        rows = voc.voc_annotations(name)["annotations"]
+        MetadataCatalog.get(name).set(
+            source=source, repaired=repair, evaluator_type="pascal_voc", **meta
+        )
+        rows = coco_of(name)["annotations"]
         counts[repair], difficult[repair] = len(rows), sum(row["iscrowd"] for row in rows)
-        assert voc.score(name, rows_of(name))["AP50"] > 20
+        assert score(name, rows_of(name))["AP50"] > 20
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
     assert counts[False] - counts[True] == 1
@@ -261,13 +291,13 @@ def test_folders_that_cannot_be_read(tmp_path, register, file, text, message):
     root = write_voc(tmp_path / "voc", images=5)
     (root / file).unlink() if text is None else (root / file).write_text(text)
     with pytest.raises(UserError, match=message):
-        voc.score(register(root), [])
+        score(register(root), [])
 
 
 def test_predictions_that_do_not_fit(tmp_path, register):
     name = register(write_voc(tmp_path / "voc", images=5))
     good = {"image_id": "000001", "category_id": 4, "bbox": [1, 2, 3, 4], "score": 0.5}
-    voc.score(name, [good])
+    score(name, [good])
     for change in ({"category_id": 5}, {"image_id": 1}):
-        with pytest.raises(UserError, match=f"has {next(iter(change))} .*, which is not in {name}"):
-            voc.score(name, [good | change])
+        with pytest.raises(UserError, match=f"{next(iter(change))} is .* {name}"):
+            score(name, [good | change])
