@@ -51,7 +51,7 @@ setup(
         "opencv-python-headless",  # decodes and resizes images
         "huggingface_hub>=0.26",  # published weights
         "filelock>=3.12",
-        "fsspec",  # studies on object storage
+        "fsspec",  # studies and shards on object storage
         "safetensors>=0.4",
         "matplotlib",
         "tabulate",

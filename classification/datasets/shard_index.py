@@ -4,8 +4,9 @@ The path of shards has one of three forms:
 - a folder with `train-*.tar` and `val-*.tar` (or `test-*.tar`), or the path or URL of the
   `shards.json` in the same folder, which `robust-backbones make-shards` writes;
 - a pattern `/data/train-{000000..001281}.tar`, or two patterns, `TRAIN;TEST`;
-- a pattern of URLs (http, https, s3, gs, hf) or `pipe:COMMAND`. WebDataset opens URLs with
-  installed programs (curl, aws, gsutil). The shell runs the command of `pipe:`.
+- a pattern of URLs or `pipe:COMMAND`. WebDataset opens http, https, gs, hf and some others with
+  installed programs (curl, gsutil). fsspec opens all others, such as s3 with the package s3fs. The
+  shell runs the command of `pipe:`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ import types
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
+
+import fsspec
 
 from classification.datasets.split_names import choose_splits
 from robust_backbones.core.errors import UserError
@@ -25,7 +29,7 @@ INDEX = "shards.json"
 INDEX_VERSION = 1
 # A colon or slash in a shard name could start a command (`pipe:`) or leave the folder.
 _PLAIN_NAME = re.compile(r"\w[\w.+=-]*")
-_URL = re.compile(r"(pipe:|[a-z0-9]+://)")
+_URL = re.compile(r"pipe:|([a-z0-9+.-]+::)*([a-z0-9+.-]+)://")  # a::b:// is a chain of fsspec
 
 
 @dataclass(frozen=True)
@@ -119,15 +123,40 @@ def _expand(pattern: str, split: str) -> list[str]:
     return urls
 
 
+def open_shard(url: str) -> IO[bytes]:
+    """Open a file by its path or URL, or start the command of `pipe:`.
+
+    Raises:
+        UserError: a package for this kind of URL is missing.
+        Exception: other errors of the package or program that opens the URL.
+    """
+    gopen = webdataset().tariterators.gopen  # the module; webdataset.gopen is a function
+    found = _URL.match(url)
+    if not found or url.startswith(("pipe:", "file:")) or found[2] in gopen.gopen_schemes:
+        return gopen.gopen(url)
+    try:
+        return fsspec.open(url, "rb").open()
+    except (ImportError, ValueError) as error:  # no package, or an unknown scheme
+        raise UserError(f"{url} cannot be opened ({error}). Install the package.") from None
+
+
+def _fetch(url: str) -> bytes:
+    try:
+        with open_shard(url) as stream:
+            return stream.read()
+    except UserError:
+        raise
+    except Exception as error:  # storage packages raise exceptions of their own types
+        raise UserError(
+            f"{url} cannot be read ({str(error) or type(error).__name__}). Check the URL and your "
+            "credentials."
+        ) from None
+
+
 def _read_index(path: str, split: str) -> ShardList:
     """Read `shards.json` and list the shards of a split, which are in the same folder."""
     try:
-        if _URL.match(path):
-            with webdataset().gopen(path) as stream:
-                text = stream.read()
-        else:
-            text = Path(path).read_bytes()
-        index = json.loads(text)
+        index = json.loads(_fetch(path) if _URL.match(path) else Path(path).read_bytes())
         if index["version"] != INDEX_VERSION:
             raise UserError(
                 f"{path}: format version {index['version']} is not supported. Write the shards "

@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 from classification import transforms
-from classification.datasets.shard_index import INDEX, find_shards, webdataset
+from classification.datasets.shard_index import INDEX, find_shards, open_shard, webdataset
 from classification.datasets.specs import DatasetSpec
 from classification.datasets.split import ImageBatch, Split, TrainEpoch
 from robust_backbones.core.errors import UserError
@@ -253,12 +253,13 @@ def read_samples(urls: Iterable[str]) -> Iterator[dict]:
     Raises:
         UserError: a shard cannot be read to its end.
     """
-    tars = webdataset().tariterators
+    group = webdataset().tariterators.group_by_keys
     for url in urls:
         try:
-            for source in tars.url_opener(iter([{"url": url}])):
-                yield from tars.group_by_keys(_members(source["stream"], url))
-        except Exception as error:  # errors of curl, a shell command, tarfile or WebDataset
+            yield from group(_members(open_shard(url), url))
+        except UserError:
+            raise
+        except Exception as error:  # errors of curl, a shell command, tarfile or a storage package
             raise UserError(
                 f"shard {url} cannot be read ({error}). Check it, or fetch it again."
             ) from error

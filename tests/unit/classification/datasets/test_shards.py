@@ -5,6 +5,7 @@ import subprocess
 import sys
 from functools import partial
 
+import fsspec
 import pytest
 import torch
 import webdataset
@@ -187,6 +188,45 @@ def test_shards_from_a_web_server(foreign, web, truth, folder, monkeypatch):
     (foreign / "val-000001.tar").unlink()
     with pytest.raises(UserError, match="shard http.*val-000001.tar cannot be read"):
         list(loader.test_batches(test, 8))
+
+
+@pytest.fixture
+def memory(foreign, folder):
+    """The URL of these shards, with an index and without, in fsspec's memory."""
+    files = fsspec.filesystem("memory")
+    for path in (*folder.iterdir(), *foreign.glob("*.tar")):
+        files.pipe(
+            f"/{'own' if path.parent == folder else 'foreign'}/{path.name}", path.read_bytes()
+        )
+    yield "memory:/"
+    files.store.clear()
+
+
+@pytest.mark.parametrize("chain", ["", "simplecache::"])
+def test_shards_from_object_storage(memory, truth, folder, chain):
+    test = open_split("imagenet", "test", PATTERN.format(f"{chain}{memory}/foreign"))
+    for workers in (0, 2):
+        assert keys(loader.test_batches(test, 8, workers=workers)) == truth["test"]
+    source = opened(f"{chain}{memory}/own/shards.json", "train")
+    assert keys(train(source, augmentation="none")) == truth["train"]
+    assert source.fingerprint() == opened(folder, "train").fingerprint()
+
+
+@pytest.mark.parametrize(
+    "root, message",
+    [
+        (
+            "memory://nowhere/shards.json",
+            "memory://nowhere/shards.json cannot be read .* Check the",
+        ),
+        ("nofs://bucket/shards.json", "cannot be opened .*Protocol not known: nofs.* Install the"),
+        ("memory://own/x-{0..1}.tar;memory://own/x-{0..1}.tar", "x-0.tar cannot be read"),
+    ],
+)
+def test_errors_of_object_storage(memory, root, message):
+    with pytest.raises(UserError, match=message):
+        name = "imagenet" if ".tar" in root else "folder"
+        list(loader.test_batches(open_split(name, "test", root), 8))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
