@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
 
 from classification.datasets.specs import (
     DATA_VARIABLE,
@@ -18,7 +17,7 @@ from classification.datasets.specs import (
     DatasetSpec,
     find_dataset,
 )
-from robust_backbones.core.cli import Parser, add_image_range
+from robust_backbones.core.cli import Parser, add_image_range, path
 from robust_backbones.core.errors import UserError, user_errors
 
 COLUMNS = (
@@ -86,7 +85,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add_image_range(command.add_argument)
     command.add_argument(
         "--report",
-        type=Path,
+        type=path,
         metavar="FILE",
         help="file for all findings, CSV if it ends in .csv, else JSON",
     )
@@ -99,7 +98,7 @@ def _add_names(command: Parser, path: str) -> None:
     command.add_argument("names", metavar="NAME", nargs="+", help="datasets; see list")
     command.add_argument(
         "--data",
-        type=Path,
+        type=path,
         metavar="DIR",
         default=os.environ.get(DATA_VARIABLE) or None,
         help=f"{path} (default: ${DATA_VARIABLE})",

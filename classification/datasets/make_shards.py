@@ -4,11 +4,10 @@ robust-backbones make-shards FOLDER OUTPUT --images-per-shard 1000
 """
 
 import argparse
-from pathlib import Path
 
 from classification.datasets.folders import find_layout
 from classification.datasets.label_tables import is_table
-from robust_backbones.core.cli import Parser, count
+from robust_backbones.core.cli import Parser, count, path
 from robust_backbones.core.errors import user_errors
 
 
@@ -19,11 +18,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "folder",
         metavar="FOLDER",
-        type=Path,
+        type=path,
         help="folder with train/<class>/<image>, and optionally test/... or val/...; class folders "
         "without splits; or a CSV file of names and labels",
     )
-    add("output", metavar="OUTPUT", type=Path, help="folder of the shards; see docs/data.md")
+    add("output", metavar="OUTPUT", type=path, help="folder of the shards; see docs/data.md")
     add(
         "--images-per-shard",
         type=count,

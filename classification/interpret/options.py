@@ -176,7 +176,7 @@ def parser(description: str) -> Parser:
     run = p.add_argument_group("running").add_argument
     run("--batch-size", type=cli.count, default=32, metavar="N", help="images per batch")
     run("--device", help="torch device (default: cuda if available, else cpu)")
-    run("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
+    run("--output", type=cli.path, required=True, metavar="DIR", help="folder for the results")
     return p
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 
 from classification.datasets.specs import DATASETS
 from classification.pretrain.settings import PretrainSettings
@@ -66,7 +65,7 @@ def _data_options(p: Parser) -> None:
         help="fraction of each class of the training images, in [0, 1), to test on instead of the "
         "test images; use it to choose hyperparameters",
     )
-    add("--output", type=Path, metavar="DIR", required=True, help="folder for this run")
+    add("--output", type=cli.path, metavar="DIR", required=True, help="folder for this run")
 
 
 def _training_options(p: Parser) -> None:

@@ -1,7 +1,6 @@
 """Options of `python -m classification.robustness_eval`."""
 
 import argparse
-from pathlib import Path
 
 from classification.datasets.specs import DATASETS
 from robust_backbones.core import cli
@@ -84,7 +83,7 @@ def parser(description: str) -> Parser:
         "so consider --images",
     )
     running = p.add_argument_group("running").add_argument
-    running("--output", type=Path, required=True, metavar="DIR", help="folder for the results")
+    running("--output", type=cli.path, required=True, metavar="DIR", help="folder for the results")
     running("--batch-size", type=cli.count, default=100, metavar="N", help="images per batch")
     running(
         "--seed",

@@ -1,7 +1,6 @@
 """Options of `python -m classification.study`."""
 
 import argparse
-from pathlib import Path
 
 from robust_backbones.core import cli
 from robust_backbones.core.cli import Parser
@@ -24,7 +23,7 @@ def parser(description: str) -> Parser:
     actions = "\n".join(f"  {name:8}{about}" for name, about in ACTIONS.items())
     p = Parser(description=description, epilog=f"actions:\n{actions}")
     p.add_argument("action", choices=ACTIONS, metavar="ACTION", help=", ".join(ACTIONS))
-    p.add_argument("study", type=Path, metavar="FILE", help="study file (YAML)")
+    p.add_argument("study", type=cli.path, metavar="FILE", help="study file (YAML)")
     p.add_argument(
         "--set",
         type=_pair,

@@ -4,18 +4,20 @@ The `output` of a study may be any URL that fsspec supports, such as `s3://bucke
 or `gs://bucket/study` (with gcsfs).
 """
 
+import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import DISK_FULL, UserError
 from robust_backbones.core.files import cache_dir
 
 SMALL = ("result.json", "run.json", "attempts.jsonl")  # files that `table` and `status` read
+LARGE = (".pt", ".pth", ".npy", ".npz")  # weights and features, which a report does not read
 
 
 def is_url(output: str) -> bool:
@@ -36,7 +38,7 @@ class Store:
     @property
     def folder(self) -> Path:
         """Local copy in the cache folder. All machines need the same `ROBUST_BACKBONES_CACHE`."""
-        digest = hashlib.sha256(self.url.encode()).hexdigest()[:12]
+        digest = hashlib.sha256(self.url.rstrip("/").encode()).hexdigest()[:12]
         return cache_dir() / "studies" / digest
 
     def fetch(self, folder: Path) -> None:
@@ -44,8 +46,24 @@ class Store:
         self._download(folder, lambda name: True)
 
     def fetch_small(self) -> None:
-        """Download the files that `table` and `status` need for all runs. List the store once."""
-        self._download(self.folder, lambda name: name.rpartition("/")[2] in SMALL)
+        """Download the files that `table` and `status` need for all runs. List the store once.
+
+        Raises:
+            UserError: the storage cannot be accessed.
+        """
+        with self._named_errors():
+            self._download(self.folder, lambda name: name.rpartition("/")[2] in SMALL)
+
+    def fetch_results(self) -> None:
+        """Download the files that `classification.report` reads: all but weights and features.
+
+        Raises:
+            UserError: the folder has no files, or the storage cannot be accessed.
+        """
+        with self._named_errors():
+            if not self._sizes(self._url(self.folder)):
+                raise UserError(f"{self.url} has no files. Give the URL of a folder with results.")
+            self._download(self.folder, lambda name: not name.endswith(LARGE))
 
     def _download(self, folder: Path, wanted: Callable[[str], bool]) -> None:
         files, base = self._file_system(), self._url(folder)
@@ -82,4 +100,15 @@ class Store:
             local = {"auto_mkdir": True} if self.url.startswith("file:") else {}
             return fsspec.core.url_to_fs(self.url, **local)[0]
         except (ImportError, ValueError) as error:
-            raise UserError(f"output {self.url}: cannot be accessed ({error}).") from None
+            raise UserError(f"{self.url} cannot be accessed ({error}).") from None
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """Name the URL in errors of the storage, whose types differ between file systems."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, UserError) or getattr(error, "errno", None) in DISK_FULL:
+                raise
+            reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+            raise UserError(f"{self.url} cannot be accessed ({reason}).") from None

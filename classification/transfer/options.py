@@ -2,7 +2,6 @@
 
 import argparse
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from classification.datasets.specs import DATASETS, METRIC_TITLES
 from classification.training.options import (
@@ -113,7 +112,7 @@ def _data_options(p: Parser) -> None:
     )
     add(
         "--output",
-        type=Path,
+        type=cli.path,
         metavar="DIR",
         help="folder for this run (default: output/transfer/<name from the settings>)",
     )

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from robust_backbones.commands.demo_runs import STAGES, execute, plan, print_table, table
-from robust_backbones.core.cli import Parser
+from robust_backbones.core.cli import Parser, path
 from robust_backbones.core.errors import user_errors
 from robust_backbones.core.files import claimed
 
@@ -19,7 +19,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = Parser(description=__doc__)
     parser.add_argument(
-        "--output", type=Path, default=Path("output/demo"), metavar="DIR", help="folder of the demo"
+        "--output", type=path, default=Path("output/demo"), metavar="DIR", help="folder of the demo"
     )
     return parser.parse_args(argv)
 

@@ -3,9 +3,8 @@
 import argparse
 import re
 import sys
-from pathlib import Path
 
-from robust_backbones.core.cli import Parser, count, whole
+from robust_backbones.core.cli import Parser, count, path, whole
 from robust_backbones.core.dataset_forms import LAYOUTS, SYNTAX
 
 # Pattern of config keys on a command line, such as MODEL.WEIGHTS and SEED.
@@ -50,7 +49,7 @@ def parser(description: str) -> Parser:
     )
     add(
         "--output",
-        type=Path,
+        type=path,
         metavar="DIR",
         help="folder of the results (default: a folder in OUTPUT_DIR)",
     )

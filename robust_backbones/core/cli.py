@@ -56,7 +56,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
         if _has_many_choices(action):
             return "NAME"
-        kinds = {int: "N", count: "N", whole: "N", float: "X", Path: "PATH"}
+        kinds = {int: "N", count: "N", whole: "N", float: "X", path: "PATH"}
         kind = None if action.choices else kinds.get(action.type)
         return kind or super()._get_default_metavar_for_optional(action)
 
@@ -153,6 +153,19 @@ def number(convert: Callable, allowed: Callable, description: str) -> Callable:
         return value
 
     return parse
+
+
+def path(text: str) -> Path:
+    """Convert the argument of an option to a local path. `~` is the home folder.
+
+    `Path` would change the URL s3://bucket/x to the local folder s3:/bucket/x.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is a URL.
+    """
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"'{text}' is a URL; give a local path")
+    return Path(text).expanduser()
 
 
 count = number(int, lambda v: v >= 1, "a whole number of at least 1")

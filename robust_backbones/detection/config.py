@@ -318,6 +318,8 @@ def check_inputs(
     """
     if not cfg.OUTPUT_DIR or Path(cfg.OUTPUT_DIR).is_file():
         raise UserError(f"OUTPUT_DIR is '{cfg.OUTPUT_DIR}'. Give the name of a folder.")
+    if "://" in cfg.OUTPUT_DIR:
+        raise UserError(f"OUTPUT_DIR is '{cfg.OUTPUT_DIR}', a URL. Give a local folder.")
     decoding_of(cfg)
     custom.prepare_custom(cfg, train, overrides[::2])
     names = [*(cfg.DATASETS.TRAIN if train else ()), *cfg.DATASETS.TEST]

@@ -56,6 +56,8 @@ def collect(found: list[Record], study: Path | None = None, rules: Rules | None 
     runs = records.merged(found)
     groups = groups_of(runs)
     planned = read_study(study) if study else []
+    for store in {run.store for run in planned if run.store}:
+        store.fetch_small()
     return Results(
         found,
         runs,

@@ -3,12 +3,16 @@
 import json
 from pathlib import Path
 
+import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 
+from classification.report import __main__ as report
 from classification.study import __main__ as study
 from classification.study.file import read_study
 from classification.study.storage import Store
+from tests.support.report_parts import result
 from tests.support.study_runs import allow, starts, toy, write
 
 
@@ -67,10 +71,52 @@ def test_the_result_is_sent_last(tmp_path, monkeypatch):
     assert sent[-1] == "result.json"
 
 
+def test_a_report_of_results_in_object_storage(tmp_path, monkeypatch, capsys):
+    """From memory://, without the study and with it, whose folder of results is the same."""
+    monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path / "cache"))
+    files, folder = fsspec.filesystem("memory"), "/bucket/study/part/run"
+    result(tmp_path / "made", "textures")
+    files.put_file(str(tmp_path / "made/result.json"), f"{folder}/result.json")
+    files.pipe_file(f"{folder}/curves.png", b"png")
+    files.pipe_file(f"{folder}/checkpoint.pt", b"large")
+    file = toy(tmp_path, 1)
+    file.write_text(file.read_text().replace(str(tmp_path / "out"), "memory://bucket/study"))
+    for url in ("memory://bucket/study", "memory://bucket/study/"):
+        report.main([url, "--output", str(tmp_path / "report"), "--study", str(file)])
+        assert "study: 0 of 1 numbers" in capsys.readouterr().out
+        assert "textures" in (tmp_path / "report/index.html").read_text()
+    local = Store("memory://bucket/study").folder
+    assert sorted(path.name for path in local.rglob("*.*")) == ["curves.png", "result.json"]
+
+
+def _denied(*args, **options):
+    raise PermissionError(13, "Access Denied")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["memory://empty/study", "--output", "r"], "memory://empty/study has no files. Give the"),
+        (["nowhere://x", "--output", "r"], "nowhere://x cannot be accessed (Protocol not known"),
+        (["memory://denied", "--output", "r"], "memory://denied cannot be accessed (PermissionE"),
+        (["x", "--output", "s3://bucket/r"], "--output: 's3://bucket/r' is a URL; give a local"),
+        (["x", "--output", "r", "--study", "s3://b/s.yaml"], "--study: 's3://b/s.yaml' is a URL"),
+    ],
+)
+def test_reports_from_wrong_urls(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    if "denied" in arguments[0]:
+        monkeypatch.setattr(MemoryFileSystem, "find", _denied)
+    with pytest.raises(SystemExit) as stop:
+        report.main(arguments)
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
 def test_a_store_that_cannot_be(tmp_path, capsys):
     file = toy(tmp_path, 1)
     file.write_text(file.read_text().replace(str(tmp_path / "out"), "nowhere://x/y"))
     with pytest.raises(SystemExit) as stop:
         study.main(["status", str(file)])
     err = capsys.readouterr().err
-    assert stop.value.code == 2 and "output nowhere://x/y: cannot be accessed (" in err
+    assert stop.value.code == 2 and "error: nowhere://x/y cannot be accessed (" in err
