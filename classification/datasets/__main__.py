@@ -17,7 +17,8 @@ from classification.datasets.specs import (
     DatasetSpec,
     find_dataset,
 )
-from robust_backbones.core.cli import Parser, add_image_range, path
+from robust_backbones.core import cli
+from robust_backbones.core.cli import Parser, add_image_range
 from robust_backbones.core.errors import UserError, user_errors
 
 COLUMNS = (
@@ -85,7 +86,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add_image_range(command.add_argument)
     command.add_argument(
         "--report",
-        type=path,
+        type=cli.path,
         metavar="FILE",
         help="file for all findings, CSV if it ends in .csv, else JSON",
     )
@@ -98,7 +99,7 @@ def _add_names(command: Parser, path: str) -> None:
     command.add_argument("names", metavar="NAME", nargs="+", help="datasets; see list")
     command.add_argument(
         "--data",
-        type=path,
+        type=cli.path,
         metavar="DIR",
         default=os.environ.get(DATA_VARIABLE) or None,
         help=f"{path} (default: ${DATA_VARIABLE})",
