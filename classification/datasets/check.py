@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from classification.datasets.folders import find_layout, junk_below
+from classification.datasets.folders import find_layout, junk_below, skipped_below
 from classification.datasets.image_files import ImageFiles
 from classification.datasets.label_tables import is_table, read_table
 from classification.datasets.layouts import OFFICIAL
@@ -23,7 +23,7 @@ from classification.datasets.split import ImageSplit, Split, has_images
 from classification.progress import ProgressLine
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic
-from robust_backbones.core.images import FINDINGS, Decoding, examine
+from robust_backbones.core.images import FINDINGS, Decoding, examine, missing_decoder
 
 BLOCK = 256  # images per progress update
 MAX_OVERLAP = 0.01  # allowed fraction of test images in train; official splits share a few images
@@ -37,6 +37,10 @@ KINDS = {
     "leak": ("error", "train and test share too many images"),
     "count": ("warning", "the paper's authors used a different number"),
     "no images": ("warning", "classes have no images"),
+    "skipped": (
+        "warning",
+        "files in class folders are skipped, because they cannot be read as images",
+    ),
     "unused split": ("warning", "is not used, because there is a test split"),
     **{kind: row for kind, row in FINDINGS.items() if row[0] == "warning"},
     "overlap": ("warning", "in test are also in train"),
@@ -167,6 +171,8 @@ def _unused(layout: str, path: Path) -> Iterator[Finding]:
     elif layout != "official":
         found = find_layout(path)
         yield from (Finding("unused", file=str(folder)) for folder in found.unused)
+        for file in skipped_below(found):
+            yield Finding("skipped", file=str(file), detail=missing_decoder(file.name))
         if found.unused_val:
             yield Finding("unused split", "val", str(found.unused_val))
     yield from (Finding("junk", file=name) for name in junk_below(path))

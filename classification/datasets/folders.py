@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from classification.datasets.split_names import SPLIT_NAMES, choose_splits, is_junk, split_of
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.images import has_image_suffix
+from robust_backbones.core.images import describe_skipped, has_image_suffix
 
 TABLES = (".csv", ".tsv")  # file extensions of tables of names and labels; see `label_tables`
 LAYOUT = "train/<class>/<image> and test/<class>/<image> (or val instead of test) in {0}"
@@ -64,6 +64,7 @@ class ImageList:
         class_names: one name per class.
         origin: folder of the split, or description of how it was selected.
         notes: sentences about decisions that change the data.
+        skipped: files among the images that are not read.
     """
 
     folder: Path
@@ -72,6 +73,15 @@ class ImageList:
     class_names: list[str]
     origin: str = ""
     notes: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def skipped_note(self) -> tuple[str, ...]:
+        """Sentence that counts the skipped files by file extension, if there are any."""
+        if not self.skipped:
+            return ()
+        counts = describe_skipped(self.skipped)
+        return (f"{self.folder}: {len(self.skipped)} files are skipped: {counts}",)
 
 
 def is_image(name: str) -> bool:
@@ -144,13 +154,14 @@ def list_tree(split: str, root: str | Path, divide: bool = False) -> ImageList:
                 f"{layout.root} has class folders, but no split folders. Expected "
                 f"{LAYOUT.format(layout.root)}. Use the dataset 'folder' to divide the images."
             )
-        return divided(split, list_classes(layout.root, direct=True), layout.notes)
+        found = list_classes(layout.root, direct=True)
+        return divided(split, found, layout.notes + found.skipped_note)
     folder = split_folder(layout, split)
     for other in layout.splits.values():  # the other split may be missing
         _check_same_classes(folder, _unwrapped(layout.root / other))
     found = list_classes(folder)
     origin = f"{folder.relative_to(layout.root).as_posix()}/"
-    return ImageList(folder, found.names, found.labels, found.class_names, origin, layout.notes)
+    return replace(found, origin=origin, notes=layout.notes + found.skipped_note)
 
 
 def list_classes(folder: Path, direct: bool = False) -> ImageList:
@@ -165,9 +176,12 @@ def list_classes(folder: Path, direct: bool = False) -> ImageList:
     """
     names: list[str] = []
     labels: list[int] = []
+    skipped: list[str] = []
     classes = _classes(folder)
     for label, name in enumerate(classes):
-        found = sorted(images_below(folder, name))
+        files = sorted(files_below(folder, name))
+        found = [file for file in files if has_image_suffix(file)]
+        skipped += [file for file in files if not has_image_suffix(file)]
         if direct and all(image.count("/") > 1 for image in found):
             inner, _ = contents(folder / name)
             raise UserError(
@@ -175,13 +189,13 @@ def list_classes(folder: Path, direct: bool = False) -> ImageList:
                 f"{_quoted(inner)}. Move its images into it, or remove it. For data with splits, "
                 f"the folders must be {LAYOUT.format(folder)}."
                 if inner
-                else _no_images(folder / name)
+                else _no_images(folder / name, files)
             )
         if not found:
-            raise UserError(_no_images(folder / name))
+            raise UserError(_no_images(folder / name, files))
         names += found
         labels += [label] * len(found)
-    return ImageList(folder, names, labels, classes)
+    return ImageList(folder, names, labels, classes, skipped=tuple(skipped))
 
 
 def split_folder(layout: FolderLayout, split: str) -> Path:
@@ -250,8 +264,25 @@ def division_note(reason: str) -> str:
 
 def images_below(folder: Path, name: str = "") -> Iterator[str]:
     """Yield the images in `folder/name` and its subfolders, relative to `folder`."""
-    for relative, files in _walk(folder, name):
-        yield from (f"{relative}{file}" for file in files if is_image(file))
+    return filter(has_image_suffix, files_below(folder, name))
+
+
+def files_below(folder: Path, name: str = "") -> Iterator[str]:
+    """Yield all files in `folder/name` and its subfolders except junk, relative to `folder`."""
+    for path, folders, files in os.walk(folder / name, followlinks=True):
+        folders[:] = [name for name in folders if not is_junk(name)]
+        relative = Path(path).relative_to(folder).as_posix()
+        start = "" if relative == "." else f"{relative}/"
+        yield from (f"{start}{file}" for file in files if not is_junk(file))
+
+
+def skipped_below(layout: FolderLayout) -> Iterator[Path]:
+    """Yield the files in class folders that are not read."""
+    folders = [split_folder(layout, split) for split in layout.splits] or [layout.root]
+    for folder in folders:
+        for name in contents(folder)[0]:
+            files = sorted(files_below(folder, name))
+            yield from (folder / file for file in files if not has_image_suffix(file))
 
 
 def junk_below(root: Path) -> Iterator[str]:
@@ -259,14 +290,6 @@ def junk_below(root: Path) -> Iterator[str]:
     for path, folders, files in os.walk(root, followlinks=True):
         yield from (os.path.join(path, name) for name in (*folders, *files) if is_junk(name))
         folders[:] = [name for name in folders if not is_junk(name)]
-
-
-def _walk(folder: Path, name: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield each folder below `folder/name`, as "" or a path with a final slash, and its files."""
-    for path, folders, files in os.walk(folder / name, followlinks=True):
-        folders[:] = [name for name in folders if not is_junk(name)]
-        relative = Path(path).relative_to(folder).as_posix()
-        yield "" if relative == "." else f"{relative}/", files
 
 
 def contents(folder: Path) -> tuple[list[str], int]:
@@ -321,8 +344,9 @@ def _check_same_classes(folder: Path, other: Path) -> None:
         )
 
 
-def _no_images(folder: Path) -> str:
-    return f"{folder}: this class folder has no images. Add some, or remove it."
+def _no_images(folder: Path, files: list[str]) -> str:
+    only = f", only {describe_skipped(files)}" if files else ""
+    return f"{folder}: this class folder has no images{only}. Add some, or remove it."
 
 
 def describe(folder: Path) -> str:

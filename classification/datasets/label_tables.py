@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from classification.datasets.folders import (
 )
 from classification.datasets.split_names import choose_splits
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.images import FORMATS
+from robust_backbones.core.images import FORMATS, describe_skipped, has_image_suffix
 
 # Possible names of each column, in lower case and with _ for spaces and hyphens. Of several columns
 # with file names, the first in this order is read, because a wrong one has no images. Of the other
@@ -234,6 +235,12 @@ def _find_images(path: Path, names: list[str], files: list[str]) -> list[str]:
         if not paths:
             missing.append(name)
         found += exact or paths
+    others = [name for name in missing if not has_image_suffix(name)]
+    if unread := [name for name in others if os.path.isfile(root / name)]:
+        raise UserError(
+            f"{path}: {len(unread)} listed files cannot be read as images: "
+            f"{describe_skipped(unread)}. Convert them, or remove the lines."
+        )
     if missing:
         raise UserError(
             f"{path}: {len(missing)} of {len(names)} listed images do not exist, for example "

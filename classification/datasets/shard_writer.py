@@ -47,6 +47,7 @@ def write_shards(
         raise UserError(f"{output}: already contains shards. Choose another folder.")
     sizes: dict[str, dict[str, int]] = {}
     classes: list[str] = []
+    notes: set[str] = set()
     for split in _splits(folder):
         found = list_images(split, folder, divide=True)
         images = [
@@ -54,6 +55,9 @@ def write_shards(
         ]
         mixed = random.Random(SEED).sample(images, len(images))
         classes = found.class_names
+        for note in set(found.notes) - notes:  # both splits may have the same note
+            progress(note)
+        notes |= set(found.notes)
         sizes[split] = {}
         for number, first in enumerate(range(0, len(mixed), images_per_shard)):
             name = f"{split}-{number:06d}.tar"

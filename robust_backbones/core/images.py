@@ -436,16 +436,18 @@ def has_image_suffix(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in _suffixes()
 
 
+def missing_decoder(name: str) -> str:
+    """Return the command that installs the decoder of a file, or an empty string."""
+    formats = FORMATS.get(os.path.splitext(name)[1].lower(), ("",))
+    return OPTIONAL[formats[0]][1] if formats[0] in OPTIONAL else ""
+
+
 def describe_skipped(names: Iterable[str]) -> str:
     """Count skipped files by extension, such as `2 .heic (pip install pillow-heif), 1 .txt`."""
     counts = Counter(os.path.splitext(name)[1].lower() for name in names)
-    fixes = {
-        suffix: f" ({OPTIONAL[names[0]][1]})"
-        for suffix, names in FORMATS.items()
-        if names[0] in OPTIONAL
-    }
     return ", ".join(
-        f"{count} {suffix or 'without extension'}{fixes.get(suffix, '')}"
+        f"{count} {suffix or 'without extension'}"
+        + (f" ({fix})" if (fix := missing_decoder(suffix and f"x{suffix}")) else "")
         for suffix, count in counts.most_common()
     )
 

@@ -13,6 +13,7 @@ from classification.datasets.__main__ import main
 from classification.datasets.check import KINDS, check_dataset, lines
 from classification.datasets.open import open_split
 from classification.datasets.specs import DATA_VARIABLE, DATASETS
+from tests.support.image_files import exif
 from tests.support.miniature_tasks import TASKS, picture, use
 
 RNG = np.random.default_rng(5)
@@ -86,6 +87,11 @@ DAMAGE = [  # change of one training image -> expected findings
     (lambda p: shutil.copy(p, p.parents[2] / "test" / "ant" / "c.jpg"), {"overlap": 1, "leak": 1}),
     # A lossless copy: the same pixels in a different file.
     (lambda p: Image.open(p).save(p.with_name("copy.png")), {"duplicate": 1}),
+    (lambda p: [p.with_suffix(s).write_text("x") for s in (".heic", ".txt")], {"skipped": 2}),
+    (lambda p: Image.open(p).save(p.with_name("train9.gif")), {}),
+    (lambda p: image().save(p, exif=exif(6)), {"turned": 1}),
+    (lambda p: image().save(p, exif=exif(9)), {"bad orientation": 1}),
+    (lambda p: image("P").save(p, "PNG", transparency=3), {"format": 1, "transparent": 1}),
     (lambda p: (p.unlink(), p.symlink_to("gone.jpg")), {"missing file": 1}),
     (lambda p: shutil.rmtree(p.parent), {"layout": 1}),
 ]
@@ -101,7 +107,7 @@ def test_each_damage_gives_exactly_its_findings(tree, damage, expected):
     for finding in report.findings:
         assert (
             finding.kind == "layout"
-            or "train0002.jpg" in finding.file + finding.detail
+            or "train0002." in finding.file + finding.detail
             or (finding.kind == "leak" and finding.detail == "1 of 7 test images are also in train")
         )
 

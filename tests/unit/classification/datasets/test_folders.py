@@ -12,6 +12,7 @@ from PIL import Image
 
 from classification.datasets import image_cache
 from classification.datasets.open import open_split
+from classification.datasets.shard_writer import write_shards
 from classification.datasets.specs import DATASETS
 from robust_backbones.core.errors import UserError
 from tests.support import SHARED
@@ -123,6 +124,26 @@ def test_wrong_layouts(tree, damage, split, message):
     damage(tree)
     with pytest.raises(UserError, match=message):
         open_split("folder", split, tree)
+
+
+def test_skipped_files_are_counted_once(tree, caplog, monkeypatch, tmp_path):
+    for name in ("a.heic", "b.HEIC", "notes.txt", "Thumbs.db", "._a.jpg"):
+        (tree / "train" / "bee" / name).write_text("x")
+    for _ in range(2):
+        open_split("folder", "train", tree)
+    words = "3 files are skipped: 2 .heic (pip install pillow-heif), 1 .txt"
+    assert [record.getMessage() for record in caplog.records] == [f"{tree / 'train'}: {words}"]
+    lines = []
+    write_shards(tree, tmp_path / "shards", 100, progress=lines.append)
+    assert f"{tree / 'train'}: {words}" in lines
+
+
+def test_a_class_without_readable_images(tree):
+    for file in (tree / "train" / "bee").iterdir():
+        file.rename(file.with_suffix(".heic"))
+    message = r"bee: this class folder has no images, only \d+ .heic \(pip install pillow-heif\)"
+    with pytest.raises(UserError, match=message):
+        open_split("folder", "train", tree)
 
 
 def test_an_unreadable_image_is_named(tree):
