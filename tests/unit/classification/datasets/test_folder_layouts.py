@@ -155,7 +155,7 @@ ERRORS = [
         ["{cat,dog}/{1}.png".replace("{1}", "1")],
         "class 'cat' has one image. Training and test need",
     ),
-    (["{cat,dog}/1.png", "models/x.pth"], "models: no images, only 1 .pth. Add some"),
+    (["{cat,dog}/1.png", "models/x.pth"], "models: .* has no images, only 1 .pth. Add some"),
     (["dog/1.png", "cat/train/1.png", "cat/test/2.png"], "only the folders 'test', 'train'. Move"),
     (["README.md"], "has no folders and no images. .* Check the path"),
 ]
