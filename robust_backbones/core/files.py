@@ -58,6 +58,17 @@ _ENCODINGS = {
 }
 
 
+def byte_order_mark(path: str | Path) -> str | None:
+    """Return the encoding of the byte order mark at the start of a file; None without a mark.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        start = file.read(4)
+    return next((code for mark, code in _ENCODINGS.items() if start.startswith(mark)), None)
+
+
 def read_text(path: str | Path) -> str:
     """Read a text file of another program: UTF-8, or the encoding of its byte order mark.
 
@@ -67,9 +78,7 @@ def read_text(path: str | Path) -> str:
         OSError: the file cannot be read.
         UnicodeDecodeError: the file is not text in this encoding.
     """
-    data = Path(path).read_bytes()
-    marks = (encoding for mark, encoding in _ENCODINGS.items() if data.startswith(mark))
-    return data.decode(next(marks, "utf-8"))
+    return Path(path).read_bytes().decode(byte_order_mark(path) or "utf-8")
 
 
 def read_json(path: str | Path) -> Any:

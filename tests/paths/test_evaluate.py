@@ -98,7 +98,44 @@ def row(**changes):
     return [{k: v for k, v in (good | changes).items() if v is not None}]
 
 
+UNSCORABLE = [
+    (
+        ("annotations", dict(image_id="1")),
+        "image_id is the text \"1\", but the ids in 'images' are",
+    ),
+    (("annotations", dict(category_id="2")), 'category_id is the text "2", but the ids in'),
+    (("annotations", dict(iscrowd=1)), "objects are crowds (iscrowd 1). Give annotations with obj"),
+    (("annotations", dict(iscrowd="1")), "objects are crowds (iscrowd 1)."),
+    (("annotations", None), "AP is NaN, because no object is annotated in 10 images."),
+    (("images", dict(id="a")), "id 'a' occurs twice in 'images'"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), UNSCORABLE, ids=[m for _, m in UNSCORABLE])
+def test_annotations_that_leave_nothing_to_score(files, capsys, change, message):
+    """A table of NaN with exit code 0 would hide the reason."""
+    part, values = change
+    contents = json.loads(files[1].read_text())
+    contents[part] = [row | values for row in contents[part]] if values else []
+    files[1].write_text(json.dumps(contents))
+    files[0].write_text("[]")
+    with pytest.raises(SystemExit) as stop:
+        run(files[0], "--annotations", files[1], "--tasks", "bbox")
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_limit_of_detections_and_the_last_line(tmp_path, files, capsys):
+    output = tmp_path / "result.json"
+    run(*files[:1], "--annotations", files[1], "--max-detections", "2", "--output", output)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith("AP: bbox ") and any("AR2 " in line for line in lines[-16:])
+    result = json.loads(output.read_text())
+    assert result["settings"]["max_detections"] == 2 and "AR2" in result["metrics"]["truth"]["bbox"]
+
+
 MISTAKES = [
+    (row(image_id="1"), (), 'prediction 0 (from 0): image_id is the text "1", but the ids in '),
     ({}, (), "found.json must be a list of predictions, not a dict"),
     (row(image_id=99), (), "found.json: prediction 0 (from 0): image_id is 99"),
     (row(category_id=1), (), "category_id is 1, which"),

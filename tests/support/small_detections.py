@@ -60,3 +60,20 @@ def evaluate(evaluator, inputs, found, **options):
     evaluator.reset()
     evaluator.process(inputs, found)
     return evaluator.evaluate(**options)
+
+
+def exact(dicts):
+    """`(inputs, outputs)` of a model that finds each object once, exactly."""
+    inputs, found = [], []
+    for item in dicts:
+        rows = item["annotations"]
+        boxes = [BoxMode.convert(r["bbox"], r["bbox_mode"], BoxMode.XYXY_ABS) for r in rows]
+        instances = Instances(
+            (item["height"], item["width"]),
+            pred_boxes=Boxes(torch.as_tensor(np.array(boxes, np.float32).reshape(-1, 4))),
+            scores=torch.full((len(rows),), 0.9),
+            pred_classes=torch.tensor([row["category_id"] for row in rows], dtype=torch.int64),
+        )
+        inputs.append({"image_id": item["image_id"], "file_name": item["file_name"]})
+        found.append({"instances": instances})
+    return inputs, found

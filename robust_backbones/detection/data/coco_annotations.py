@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.files import read_json
+from robust_backbones.core.files import byte_order_mark, read_json
 from robust_backbones.detection.data.annotations import (
     HUGE,
     Annotations,
@@ -43,7 +43,10 @@ def read_coco(images: Path | None, file: Path) -> Annotations:
             f"{file} is a folder. Give the folder of the images first, then the annotation file."
         )
     with no_garbage():
-        return parse_coco(read_json(file), str(file), images)
+        found = parse_coco(read_json(file), str(file), images)
+    if code := byte_order_mark(file):
+        found.problems.append(Problem("byte order mark", "", f"the file is read as {code}"))
+    return found
 
 
 @contextlib.contextmanager

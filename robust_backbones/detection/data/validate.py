@@ -54,6 +54,7 @@ NOTES = {
     "broken polygon": "a polygon has fewer than three points; the mask's other polygons are used",
     "no area field": "the area is missing or invalid; evaluation uses the area of the mask or box",
     "backslash": "a file name has backslashes; they are read as separators",
+    "byte order mark": "the file starts with a byte order mark, which is skipped",
     "no id": "annotations have no id; no command needs it",
     "repeated id": "annotations have the same id; no command needs it",
 }
@@ -71,6 +72,7 @@ _DETECTRON2 = {
     "all crowds",
     "iscrowd as text",
     "backslash",
+    "byte order mark",
     "no id",
     "repeated id",
 }
@@ -236,7 +238,10 @@ def refuse_faults(
             stops |= {"no masks"} if repair else set(MASKS)
     else:
         # Detectron2 skips objects with broken masks, but evaluation of masks cannot.
-        stops, noted = set(_DETECTRON2), set(REPAIRABLE) | {"same name", "broken mask"}
+        stops, noted = (
+            set(_DETECTRON2),
+            set(REPAIRABLE) | _CONVERTED | {"broken mask", "unknown image"},
+        )
         if masks:
             stops |= set(MASKS) if scored else {"no masks"}
     problems = check(found, pixels=False)
@@ -259,8 +264,20 @@ def refuse_faults(
 
 
 def warn_of_conversions(found: Annotations) -> None:
-    """Warn of values that are read differently than they are written, before an evaluation."""
-    _warn(found.source, [*found.problems, *_normalized(found)], _CONVERTED | {"normalized boxes"})
+    """Warn of values that are read differently than they are written, before an evaluation.
+
+    Boxes in [0, 1] and boxes without area, which no detection can match, are named as well.
+    """
+    problems = [*found.problems, *_normalized(found)]
+    problems += [
+        Problem(
+            "no area", image.name, f"{thing.label(index, found.classes)}: {_shown(thing.given)}"
+        )
+        for image in found.images
+        for index, thing in enumerate(image.objects)
+        if thing.empty
+    ]
+    _warn(found.source, problems, _CONVERTED | {"normalized boxes", "no area"})
 
 
 def _warn(name: str, problems: list[Problem], kinds: set[str]) -> None:

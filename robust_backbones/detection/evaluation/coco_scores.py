@@ -20,7 +20,7 @@ from robust_backbones.detection.data.coco_predictions import TASKS, check_predic
 from robust_backbones.detection.data.segmentations import mask_area
 
 # Kinds of problems of annotations that cannot be scored, and that exclude an annotation.
-UNSCORABLE = ("no box", "duplicate id", "invalid iscrowd")
+UNSCORABLE = ("no annotations", "no box", "duplicate id", "invalid iscrowd")
 UNLISTED = ("unknown image", "unknown class")
 ALL = 1e5**2  # largest object area in pycocotools, pixels
 # Ranges of object areas in pixels, both ends included, by suffix of the metric.

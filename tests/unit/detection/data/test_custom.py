@@ -1,5 +1,6 @@
 """Your own data by path: read as Detectron2 reads it, faults told of, refused or repaired."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -213,6 +214,48 @@ def test_masks_need_masks(tmp_path):
     voc(tmp_path, [("dog", (1, 1, 9, 9))])
     with pytest.raises(UserError, match="MASK_ON is True, but .* 'a' has no masks"):
         load(tmp_path, "MODEL.MASK_ON", "True", train=[f"a=voc:{tmp_path}:train"])
+
+
+REGISTERED = [  # what other code registers: change, split, MODEL.MASK_ON, error
+    ({"annotations__0__segmentation": [[1, 2, 3, 4]]}, "TRAIN", False, None),
+    ({"annotations__0__segmentation": [[1, 2, 3, 4]]}, "TRAIN", True, None),
+    ({"annotations__0__segmentation": [[1, 2, 3, 4]]}, "TEST", False, None),
+    ({"annotations__0__segmentation": [[1, 2, 3, 4]]}, "TEST", True, "1 of kind 'broken mask'"),
+    ({"annotations__0__segmentation": []}, "TRAIN", True, "1 of kind 'no masks'.*MASK_ON False"),
+    ({"annotations__0__iscrowd": "0"}, "TRAIN", False, "1 of kind 'iscrowd as text'"),
+    ({"annotations__0__bbox": [5, 5, 0, 10]}, "TRAIN", False, None),
+    ({"annotations__0__image_id": 99}, "TRAIN", False, None),
+]
+
+
+@pytest.mark.parametrize(("changes", "split", "masks", "error"), REGISTERED)
+def test_data_of_other_code_are_checked_for_what_detectron2_cannot_read(
+    tmp_path, changes, split, masks, error
+):
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+    from detectron2.data.datasets import register_coco_instances
+
+    register_coco_instances("theirs", {}, str(coco(tmp_path, **changes)), str(tmp_path))
+    options = ["MODEL.MASK_ON", str(masks), "MODEL.ROI_HEADS.NUM_CLASSES", "2"]
+    stops = pytest.raises(UserError, match=error) if error else contextlib.nullcontext()
+    try:
+        with stops:
+            load(tmp_path, *options, **{"train": None, split.lower(): ["theirs"]})
+        assert error or DatasetCatalog.get("theirs")
+    finally:
+        DatasetCatalog.remove("theirs")
+        MetadataCatalog.remove("theirs")
+
+
+def test_other_formats_of_registered_data_are_not_read(tmp_path):
+    """LVIS and panoptic data have a json_file as well, in another format."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    (tmp_path / "lvis.json").write_text("{}")
+    DatasetCatalog.register("lvis_like", list)
+    meta = MetadataCatalog.get("lvis_like")
+    meta.set(json_file=str(tmp_path / "lvis.json"), image_root="", evaluator_type="lvis")
+    load(tmp_path, train=["lvis_like"])
 
 
 def test_training_needs_objects(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -140,6 +141,66 @@ def test_no_prediction_is_zero_and_no_object_nan(task):
     assert math.isnan(lonely)
     absent = {"APl", "ARl"} & {k for k, v in metrics.items() if math.isnan(v)}
     assert {v for k, v in metrics.items() if k not in absent} == {0.0}
+
+
+def crowded(objects=300):
+    """One image with many objects of a class, each of which is detected."""
+    boxes = [[x * 7 % 640, x * 7 // 640 * 8, 6, 6] for x in range(objects)]
+    rows = [
+        {"id": i, "image_id": 1, "category_id": 2, "bbox": box, "area": 36, "iscrowd": 0}
+        for i, box in enumerate(boxes, 1)
+    ]
+    contents = coco_cases.truth(rows, 1, coco_cases.categories(1))
+    found = [
+        {"image_id": 1, "category_id": 2, "bbox": box, "score": 1 - i / 1000}
+        for i, box in enumerate(boxes)
+    ]
+    return contents, found
+
+
+@pytest.mark.parametrize(
+    ("limit", "ap", "last"), [(None, 33.66, 100), (300, 100, 300), (5, 1.98, 5), (150, 50.5, 150)]
+)
+def test_the_limit_of_detections_is_that_of_pycocotools_and_cuts_are_told(caplog, limit, ap, last):
+    contents, rows = crowded()
+    metrics = coco_scores.score(parse_coco(contents, "FILE"), rows, "bbox", limit=limit)
+    limits = [1, 2, last]
+    expected = official(contents, rows, "bbox", maxDets=limits)
+    precision = expected.eval["precision"]
+    assert (
+        metrics["AP"] == pytest.approx(mean(precision[:, :, :, 0, -1])) == pytest.approx(ap, 0.01)
+    )
+    recall = mean(expected.eval["recall"][:, :, 0, -1])
+    assert metrics[f"AR{last}"] == pytest.approx(recall)
+    texts = [
+        f"1 images have more than {last} {what} of a class" for what in ("detections", "objects")
+    ]
+    assert [text in caplog.text for text in texts] == [last < 300, last < 300]
+
+
+REASONS = [
+    ({"annotations": []}, "no object is annotated in 8 images"),
+    ({"iscrowd": 1}, r"all \d+ objects are crowds .iscrowd 1."),
+    ({"num_keypoints": 0, "keypoints": [0, 0, 0]}, "no object has labeled keypoints"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), REASONS)
+def test_the_reason_of_nan_is_told(caplog, change, reason):
+    contents, _ = coco_cases.scene(36, images=8, crowd=0)
+    contents["annotations"] = [
+        row | change for row in contents["annotations"] if "annotations" not in change
+    ]
+    task = "keypoints" if "keypoints" in change else "bbox"
+    assert math.isnan(coco_scores.score(parse_coco(contents, "FILE"), [], task)["AP"])
+    (text,) = [record.getMessage() for record in caplog.records]
+    assert re.search(f"FILE, task '{task}': AP is NaN, because {reason}", text)
+
+
+def test_classes_without_objects_are_named(caplog):
+    contents, rows = coco_cases.CASES["no object of a class"]()
+    coco_scores.score(parse_coco(contents, "FILE"), rows, "bbox")
+    assert "AP is NaN for classes without objects to detect: class 2" in caplog.text
 
 
 def renumbered(ids):

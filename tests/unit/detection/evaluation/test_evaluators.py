@@ -188,6 +188,18 @@ def test_images_without_an_id_and_classes_that_do_not_exist(register):
         evaluate(CocoEvaluator(name), [], [])
 
 
+@pytest.mark.parametrize(("most", "name"), [(5, "AR100"), (300, "AR300")])
+def test_the_limit_of_the_detector_is_the_limit_of_the_evaluation(register, most, name):
+    """As Detectron2's evaluator with max_dets_per_image."""
+    cfg = get_cfg()
+    cfg.TEST.DETECTIONS_PER_IMAGE = most
+    inputs, found = outputs(DatasetCatalog.get(DIGITS), 10)
+    ours = evaluate(evaluation.build_evaluator(cfg, DIGITS), inputs, found)["bbox"]
+    evaluator = COCOEvaluator(DIGITS, max_dets_per_image=max(most, 100))
+    assert_same({"bbox": ours}, evaluate(evaluator, inputs, found))
+    assert name in ours
+
+
 def test_proposals():
     """A proposal network is scored by recall, as Detectron2 scores it."""
     inputs, found = outputs(DatasetCatalog.get(DIGITS), 10)
