@@ -22,7 +22,7 @@ from pathlib import Path
 from robust_backbones import download, zoo
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.file_kinds import HEAD, foreign_kind
-from robust_backbones.core.files import atomic, cache_dir, locked, sha256
+from robust_backbones.core.files import atomic, cache_dir, expand, locked, sha256
 from robust_backbones.download import DownloadError
 
 CHECKPOINTS = ("checkpoint.pt", "model_final.pth")  # weight files in the output folders of runs
@@ -155,7 +155,7 @@ def _parse(text: str) -> _Remote | Path:
     try:
         return _published(zoo.find(text))
     except UserError as error:
-        path = Path(text).expanduser()
+        path = Path(expand(text))
         if path.is_file():
             return path
         if scheme:
@@ -302,7 +302,7 @@ def _in_mirror(remote: _Remote) -> Path | None:
     folder = os.environ.get(MIRROR)
     if not folder:
         return None
-    if not (root := Path(folder).expanduser().absolute()).is_dir():
+    if not (root := Path(expand(folder)).absolute()).is_dir():
         raise UserError(f"{MIRROR} is '{folder}', which is not a folder. Correct or unset it.")
     return root / remote.mirror_path
 

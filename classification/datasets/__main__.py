@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 
 from classification.datasets.specs import (
     DATA_VARIABLE,
@@ -82,7 +83,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     command = commands.add_parser(
         "check", help="decode every image and report problems; exit code 2 if data is unusable"
     )
-    _add_names(command, "folder of the dataset, or folder with one folder per dataset")
+    _add_names(
+        command, "folder of the dataset, or folder with one folder per dataset", cli.location
+    )
     add_image_range(command.add_argument)
     command.add_argument(
         "--report",
@@ -95,14 +98,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _add_names(command: Parser, path: str) -> None:
+def _add_names(command: Parser, data: str, kind: Callable = cli.path) -> None:
     command.add_argument("names", metavar="NAME", nargs="+", help="datasets; see list")
     command.add_argument(
         "--data",
-        type=cli.path,
+        type=kind,
         metavar="DIR",
         default=os.environ.get(DATA_VARIABLE) or None,
-        help=f"{path} (default: ${DATA_VARIABLE})",
+        help=f"{data} (default: ${DATA_VARIABLE})",
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from classification.datasets.split_names import has_splits
 from robust_backbones.core.errors import UserError, choose_from
+from robust_backbones.core.files import expand
 from robust_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
 
 TOP1, MEAN_PER_CLASS = "top1", "mean_per_class"
@@ -418,6 +419,7 @@ def locate(name: str, root: Path | str | None = None) -> Path | str | None:
             f"dataset '{name}' needs data, and no path was given. Pass --data PATH, or set "
             f"{DATA_VARIABLE} to the folder that contains {name}/."
         )
+    root = Path(expand(root)) if isinstance(root, Path) else expand(root)
     below = os.path.join(root, name)
     # A root with its own split folders is the dataset itself, even if it has a folder `name`.
     return Path(below) if os.path.isdir(below) and not has_splits(root) else root

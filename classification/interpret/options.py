@@ -93,6 +93,7 @@ def parser(description: str) -> Parser:
     what = p.add_argument_group("what").add_argument
     what(
         "--weights",
+        type=cli.location,
         nargs="+",
         required=True,
         help="one or more networks, each a row of the figure: paths, published names "
@@ -130,6 +131,7 @@ def parser(description: str) -> Parser:
     )
     what(
         "--eval-weights",
+        type=cli.location,
         metavar="WEIGHTS",
         help="evaluation classifier, which classifies the resulting images; it must have the same "
         "classes and be another network than --weights",
@@ -142,6 +144,7 @@ def parser(description: str) -> Parser:
     )
     what(
         "--data",
+        type=cli.location,
         metavar="PATH",
         help="path of the dataset, or folder with one folder per dataset (default: "
         "$ROBUST_BACKBONES_DATA; not for embedded datasets)",

@@ -46,6 +46,7 @@ def _data_options(p: Parser) -> None:
     add("--dataset", choices=tuple(DATASETS), default="imagenet", help="dataset to train on")
     add(
         "--data",
+        type=cli.location,
         help="folder of the dataset, or a URL for shards (default: $ROBUST_BACKBONES_DATA; "
         "embedded datasets need none)",
     )

@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
 def _local(results: str) -> Path:
     """Return the local folder of results, into which results from object storage are copied."""
     if not is_url(results):
-        return Path(results).expanduser()
+        return Path(results)
     store = Store(results)
     store.fetch_results()
     return store.folder
@@ -51,6 +51,7 @@ def _parser() -> Parser:
     p = Parser(description=__doc__)
     p.add_argument(
         "results",
+        type=cli.location,
         nargs="+",
         metavar="RESULTS",
         help="folders, searched at any depth, result.json files, or URLs of folders in object "

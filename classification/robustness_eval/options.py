@@ -20,6 +20,7 @@ def parser(description: str) -> Parser:
     model = p.add_argument_group("model and images").add_argument
     model(
         "--weights",
+        type=cli.location,
         required=True,
         help="classifier: a path, a published name (robust://resnet50_l2_eps3) or a URL",
     )
@@ -31,6 +32,7 @@ def parser(description: str) -> Parser:
     )
     model(
         "--data",
+        type=cli.location,
         metavar="PATH",
         help="path of the dataset, or folder with one folder per dataset (default: "
         "$ROBUST_BACKBONES_DATA; embedded datasets need none)",

@@ -18,7 +18,7 @@ import classification.transfer.options
 from classification.study.storage import Store
 from robust_backbones.core.cli import Parser
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.files import sha256
+from robust_backbones.core.files import expand, sha256
 from robust_backbones.core.resources import config_file
 
 PROGRAM = ["-m", "robust_backbones"]
@@ -327,5 +327,5 @@ def _file_digest(path: str) -> str:
         return _DIGESTS[key]
     text = file.read_text(encoding="utf-8", errors="replace")
     base = re.search(r"^_BASE_:\s*['\"]?([^'\"\n#]+)", text, re.M)
-    above = str(file.parent / base[1].strip()) if base else ""
+    above = str(file.parent / expand(base[1].strip())) if base else ""
     return _DIGESTS[key] + (_file_digest(above) if above != path and _input_file(above) else "")

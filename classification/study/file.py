@@ -11,6 +11,7 @@ from classification.study.commands import COMMANDS, identity
 from classification.study.storage import Store, is_url
 from classification.study.yaml_lines import Entry, read_yaml
 from robust_backbones.core.errors import UserError, choose_from
+from robust_backbones.core.files import expand
 from robust_backbones.core.resources import config_file
 
 FILE_KEYS = ("output", "parts")
@@ -102,6 +103,7 @@ def read_study(path: str | Path, changes: dict | None = None) -> list[StudyRun]:
     output = file.child("output")
     if not isinstance(output.value, str) or not output.value:
         raise output.error("output is missing. Give a folder for all results.")
+    folder = expand(output.value)
     parts = file.child("parts")
     if not single and (not isinstance(parts.value, list) or not parts.value):
         raise parts.error("parts must be a list of at least one part.")
@@ -110,7 +112,7 @@ def read_study(path: str | Path, changes: dict | None = None) -> list[StudyRun]:
         part = _read_part(entry, {run.part for run in runs})
         for labels, options in _combinations(part):
             known = {k: v for k, v in changes.items() if COMMANDS[part.command].has(k)}
-            runs.append(_make_run(part, output.value, labels, options | known, runs))
+            runs.append(_make_run(part, folder, labels, options | known, runs))
     unused = set(changes) - {name for run in runs for name in run.options}
     if unused:
         raise UserError(f"--set {min(unused)}: no command of {path} has this option.")

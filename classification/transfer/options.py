@@ -59,6 +59,7 @@ def _data_options(p: Parser) -> None:
     add = p.add_argument_group("network and data").add_argument
     add(
         "--weights",
+        type=cli.location,
         required=True,
         help="network: a path, a published name (robust://resnet50_l2_eps3) or a URL; its last "
         "layer is replaced",
@@ -66,6 +67,7 @@ def _data_options(p: Parser) -> None:
     add("--dataset", choices=tuple(DATASETS), required=True, help="dataset to transfer to")
     add(
         "--data",
+        type=cli.location,
         metavar="DIR",
         help="folder of the dataset, or the folder that contains it (default: "
         "$ROBUST_BACKBONES_DATA; embedded datasets need none)",

@@ -5,7 +5,7 @@ robust-backbones check-data cells=voc:/data/BCCD:train voc_2012_val
 
 import argparse
 
-from robust_backbones.core.cli import Parser, add_image_range, whole
+from robust_backbones.core.cli import Parser, add_image_range, location, whole
 from robust_backbones.core.dataset_forms import LAYOUTS, SYNTAX
 from robust_backbones.core.errors import user_errors
 
@@ -27,7 +27,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--list", type=whole, default=5, metavar="N", help="print N problems of each kind")
     add_image_range(add)
-    add("--csv", metavar="FILE", help="CSV file for all problems (dataset, kind, image, text)")
+    add(
+        "--csv",
+        type=location,
+        metavar="FILE",
+        help="CSV file for all problems (dataset, kind, image, text)",
+    )
     return parser.parse_args(argv)
 
 

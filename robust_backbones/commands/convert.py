@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from robust_backbones.checkpoint import TARGET_SUFFIXES
-from robust_backbones.core.cli import Parser
+from robust_backbones.core.cli import Parser, location
 from robust_backbones.core.errors import UserError, user_errors
 from robust_backbones.weights import resolve
 
@@ -20,12 +20,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add(
         "source",
+        type=location,
         metavar="SOURCE",
         help="checkpoint (.pth, .pt, .ckpt, .safetensors, .pkl) of torchvision, timm, the "
         "robustness library, MoCo, Lightning, Detectron2 or our pretraining, or the name of a "
         "published model",
     )
-    add("target", metavar="TARGET", nargs="?", help="file to write")
+    add("target", type=location, metavar="TARGET", nargs="?", help="file to write")
     add("--to", choices=TARGET_SUFFIXES, default="detectron2", help="format of TARGET")
     add(
         "--arch",

@@ -4,7 +4,7 @@ import argparse
 import re
 import sys
 
-from robust_backbones.core.cli import Parser, count, path, whole
+from robust_backbones.core.cli import Parser, count, location, path, whole
 from robust_backbones.core.dataset_forms import LAYOUTS, SYNTAX
 
 # Pattern of config keys on a command line, such as MODEL.WEIGHTS and SEED.
@@ -25,6 +25,7 @@ def parser(description: str) -> Parser:
         "--config-file",
         dest="config",
         required=True,
+        type=location,
         metavar="FILE",
         help="YAML file of the detector; MODEL.WEIGHTS must be a trained detector",
     )

@@ -8,7 +8,7 @@ robust-backbones evaluate coco_instances_results.json --dataset cells=voc:/data/
 import argparse
 
 from robust_backbones.commands import detector_options
-from robust_backbones.core.cli import Parser, count
+from robust_backbones.core.cli import Parser, count, location
 from robust_backbones.core.dataset_forms import LAYOUTS, SYNTAX
 from robust_backbones.core.errors import user_errors
 from robust_backbones.core.files import check_readable
@@ -26,12 +26,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add(
         "predictions",
+        type=location,
         metavar="PREDICTIONS.json",
         help="list of detections in COCO's result format, such as "
         "OUTPUT_DIR/inference/NAME/coco_instances_results.json",
     )
     truth = parser.add_mutually_exclusive_group(required=True)
-    truth.add_argument("--annotations", metavar="FILE", help="COCO annotation file")
+    truth.add_argument("--annotations", type=location, metavar="FILE", help="COCO annotation file")
     truth.add_argument(
         "--dataset", metavar="DATA", help=f"registered dataset, such as coco_2017_val, or {SYNTAX}"
     )
@@ -58,8 +59,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="score the N detections with the highest scores per image and class (default: 100); "
         "not for keypoints, whose limit is 20",
     )
-    add("--csv", metavar="FILE", help="write the table as task, metric, class, percent")
-    add("--output", metavar="FILE", help="write a result file (docs/formats.md)")
+    add(
+        "--csv",
+        type=location,
+        metavar="FILE",
+        help="write the table as task, metric, class, percent",
+    )
+    add("--output", type=location, metavar="FILE", help="write a result file (docs/formats.md)")
     args = detector_options.parse(parser, argv)
     if args.opts and not args.dataset:
         parser.error("KEY VALUE pairs need --dataset")

@@ -11,7 +11,7 @@ Exit codes: 0 finished, 2 invalid input, 75 stopped by a signal (continue with -
 import argparse
 import os
 
-from robust_backbones.core.cli import Parser, count, whole
+from robust_backbones.core.cli import Parser, count, location, whole
 from robust_backbones.core.dataset_forms import LAYOUTS, SYNTAX
 from robust_backbones.core.errors import user_errors
 from robust_backbones.core.resources import require_config
@@ -26,6 +26,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--config-file",
         dest="config",
         required=True,
+        type=location,
         metavar="FILE",
         help="YAML file of the detector, or the name of a packaged one",
     )

@@ -11,9 +11,8 @@ DIR/curves.png.
 """
 
 import argparse
-from pathlib import Path
 
-from robust_backbones.core.cli import Parser, count, number, whole
+from robust_backbones.core.cli import Parser, count, location, number, path, whole
 from robust_backbones.core.dataset_forms import LAYOUTS, SYNTAX
 from robust_backbones.core.errors import user_errors
 from robust_backbones.core.resources import require_config
@@ -25,11 +24,18 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = Parser(description=__doc__, epilog=LAYOUTS)
     add = parser.add_argument
-    add("--output", required=True, metavar="DIR", help="folder of the page and the pictures")
+    add(
+        "--output",
+        required=True,
+        type=path,
+        metavar="DIR",
+        help="folder of the page and the pictures",
+    )
     add(
         "--config",
         "--config-file",
         dest="config",
+        type=location,
         metavar="FILE",
         help="config of a trained detector, whose weights are MODEL.WEIGHTS",
     )
@@ -40,11 +46,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add(
         "--compare",
+        type=_split_config,
         metavar="[CONFIG=]WEIGHTS",
         help="second detector, by default with the same config; KEY VALUE pairs apply to both",
     )
     add(
         "--predictions",
+        type=location,
         action="append",
         default=[],
         metavar="FILE",
@@ -80,7 +88,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="order of the images; errors: images with most errors first",
     )
     add("--show", type=count, metavar="N", help="draw the first N images (default: all)")
-    add("--curves", nargs="+", metavar="DIR", help="draw the training curves of these runs")
+    add(
+        "--curves",
+        nargs="+",
+        type=location,
+        metavar="DIR",
+        help="draw the training curves of these runs",
+    )
     add("opts", nargs="*", default=[], metavar="KEY VALUE", help="changes to the config")
     args = parser.parse_intermixed_args(argv)
     if not args.curves and (conflict := _conflict(args)):
@@ -90,7 +104,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _conflict(args: argparse.Namespace) -> str | None:
     """Return an error message if the combination of options is invalid, else None."""
-    config = args.compare and _split_config(args.compare)[0]
+    config = args.compare and args.compare[0]
     conflicts = {
         "--sort errors needs --errors": args.sort == "errors" and not args.errors,
         "--truth-only cannot be combined with --compare, --predictions or --errors": args.truth_only
@@ -112,8 +126,8 @@ def _split_config(text: str) -> tuple[str | None, str]:
     for ending in (".yaml=", ".yml="):
         config, found, weights = text.partition(ending)
         if found:
-            return config + ending[:-1], weights
-    return None, text
+            return location(config + ending[:-1]), location(weights)
+    return None, location(text)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -124,17 +138,16 @@ def main(argv: list[str] | None = None) -> None:
             require_config(args.config)
         from robust_backbones.detection.inspect import page
 
-        output = Path(args.output)
         if args.curves:
-            file = page.draw_curves(args.curves, output)
+            file = page.draw_curves(args.curves, args.output)
         else:
             view = page.View(
-                output,
+                args.output,
                 args.config,
                 args.opts,
                 args.dataset,
                 args.predictions,
-                args.compare and _split_config(args.compare),
+                args.compare,
                 truth_only=args.truth_only,
                 names=args.name,
                 images=args.images,

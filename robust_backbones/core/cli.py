@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from robust_backbones.core.eps import parse_number
 from robust_backbones.core.errors import choose_from, nearest
+from robust_backbones.core.files import expand
 
 MAX_CHOICES = 6  # more choices are listed after the help text instead of in the metavar
 MAX_OPTIONS = 12  # with more options, the usage line shows only the required ones
@@ -156,7 +157,7 @@ def number(convert: Callable, allowed: Callable, description: str) -> Callable:
 
 
 def path(text: str) -> Path:
-    """Convert the argument of an option to a local path. `~` is the home folder.
+    """Convert the argument of an option to a local path, with `~` and variables replaced.
 
     `Path` would change the URL s3://bucket/x to the local folder s3:/bucket/x.
 
@@ -165,8 +166,10 @@ def path(text: str) -> Path:
     """
     if "://" in text:
         raise argparse.ArgumentTypeError(f"'{text}' is a URL; give a local path")
-    return Path(text).expanduser()
+    return Path(expand(text))
 
+
+location = expand  # type of an argument that may also be a URL or a name
 
 count = number(int, lambda v: v >= 1, "a whole number of at least 1")
 whole = number(int, lambda v: v >= 0, "a whole number of at least 0")

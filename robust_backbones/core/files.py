@@ -31,7 +31,20 @@ def cache_dir() -> Path:
     `robust_backbones` in `$XDG_CACHE_HOME` or in `~/.cache`.
     """
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("ROBUST_BACKBONES_CACHE") or f"{base}/robust_backbones").expanduser()
+    return Path(expand(os.environ.get("ROBUST_BACKBONES_CACHE") or f"{base}/robust_backbones"))
+
+
+def expand(path: str | os.PathLike[str]) -> str:
+    """Replace a leading `~` and environment variables in a path or URL.
+
+    The shell does this neither in quotes nor after a colon, and configuration files have no shell.
+    The parts of `A;B` are expanded separately. A command of `pipe:` is returned as it is, because
+    a shell runs it.
+    """
+    text = os.fspath(path)
+    if text.startswith("pipe:"):
+        return text
+    return ";".join(os.path.expanduser(os.path.expandvars(part)) for part in text.split(";"))
 
 
 def check_readable(path: str | Path, fix: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from robust_backbones import __version__
 from robust_backbones.core.errors import UserError, nearest
+from robust_backbones.core.files import expand
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _PREFIX = "robust-backbones"  # `_BASE_: robust-backbones/base/voc.yaml` names a packaged config
@@ -45,7 +46,7 @@ def config_file(path: str | Path) -> Path:
     If there is no such config, return `path`. Examples of names are `configs/studies/demo.yaml`,
     `coco_mask_rcnn_robust_eps3.yaml` and `robust-backbones/base/voc.yaml`.
     """
-    path = Path(path)
+    path = Path(expand(path))
     if path.suffix not in _YAML or path.exists():
         return path
     return _packaged(path) or path

@@ -14,6 +14,7 @@ from detectron2.data import MetadataCatalog
 
 from robust_backbones.core.eps import CONSTRAINTS, check_eps, parse_number
 from robust_backbones.core.errors import UserError, nearest
+from robust_backbones.core.files import expand
 from robust_backbones.core.resources import config_file, require_config
 from robust_backbones.core.results import flatten
 from robust_backbones.core.yaml_entries import check_entries
@@ -143,6 +144,7 @@ def load_config(
             )
         cfg.DATASETS[split] = tuple(chosen)
     custom.name_datasets(cfg)
+    _expand_paths(cfg)
     if cfg.OUTPUT_DIR == get_cfg().OUTPUT_DIR:
         cfg.OUTPUT_DIR = f"output/{path.stem}"  # each config gets its own folder
     if cfg.SEED < 0:
@@ -185,6 +187,17 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
         cfg.merge_from_list(list(overrides))
     except (KeyError, ValueError, AssertionError) as error:
         raise UserError(f"overrides: {' '.join(str(error.args[0]).split())}") from None
+    _expand_paths(cfg)
+
+
+def _expand_paths(cfg: CfgNode) -> None:
+    """Replace `~` and environment variables in the paths of a configuration, in place.
+
+    Custom datasets are expanded when they are parsed.
+    """
+    cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = map(expand, (cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS))
+    for key in ("PROPOSAL_FILES_TRAIN", "PROPOSAL_FILES_TEST"):
+        cfg.DATASETS[key] = tuple(map(expand, cfg.DATASETS[key]))
 
 
 class _PlainYaml(CfgNode):

@@ -16,6 +16,7 @@ from detectron2.structures import BoxMode
 
 from robust_backbones.core.dataset_forms import FORMS, SYNTAX
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.files import expand
 from robust_backbones.detection.data.annotations import Annotations, Image, Object
 from robust_backbones.detection.data.coco_annotations import read_coco
 from robust_backbones.detection.data.segmentations import compressed
@@ -82,7 +83,7 @@ def parse_dataset(text: str) -> CustomDataset:
     folder, colon, listing = rest.rpartition(":")
     if not (name and equals and kind in FORMS and folder and colon and listing):
         raise UserError(f"dataset '{text}' is not a name and path. Give {SYNTAX}.")
-    return CustomDataset(name, kind, folder, listing)
+    return CustomDataset(name, kind, expand(folder), expand(listing))
 
 
 def name_datasets(cfg: CfgNode) -> None:

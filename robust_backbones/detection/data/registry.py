@@ -11,6 +11,7 @@ from detectron2.data.datasets.pascal_voc import load_voc_instances
 
 from robust_backbones.core.dataset_forms import SYNTAX
 from robust_backbones.core.errors import UserError, choose_from
+from robust_backbones.core.files import expand
 from robust_backbones.detection.data import digit_scenes
 
 
@@ -75,7 +76,7 @@ def check_dataset(name: str) -> None:
         needed.append(root / "JPEGImages")
     for path in needed:
         if not path.exists():
-            base = os.path.abspath(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+            base = os.path.abspath(expand(os.environ.get("DETECTRON2_DATASETS", "datasets")))
             raise UserError(
                 f"dataset '{name}': {path} does not exist. Put the data into {base}, or set "
                 "DETECTRON2_DATASETS to the folder that contains coco/, VOC2007/, VOC2012/."

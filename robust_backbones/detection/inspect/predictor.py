@@ -14,6 +14,7 @@ from detectron2.structures import Instances
 from PIL import Image
 
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.files import expand
 from robust_backbones.core.images import Decoding, from_pillow
 from robust_backbones.detection.checkpointer import StrictCheckpointer
 from robust_backbones.detection.config import load_config, merge_overrides, num_classes, set_device
@@ -63,7 +64,7 @@ def _configuration(
         cfg.defrost()
         merge_overrides(cfg, [*overrides, *given])
         return cfg
-    path = Path(source)
+    path = Path(expand(source))
     if path.suffix in (".yaml", ".yml"):
         return load_config(path, [*overrides, *given])
     if not path.exists():
