@@ -151,6 +151,7 @@ def _parse(text: str) -> _Remote | Path:
     if scheme not in ("", "robust"):
         raise UserError(
             f"'{text}': {scheme}:// is not supported. Choose from robust://, hf://, https://."
+            f"{_of_library(text)}"
         )
     try:
         return _published(zoo.find(text))
@@ -165,7 +166,19 @@ def _parse(text: str) -> _Remote | Path:
             raise UserError(
                 f"{text} is a folder. Give a file in it, such as {path / inside}."
             ) from None
-        raise UserError(f"the file '{text}' does not exist, and {error}") from None
+        message = f"the file '{text}' does not exist, and {error}"
+        raise UserError(message + _of_library(text)) from None
+
+
+def _of_library(text: str) -> str:
+    """Return what to do with the name of a model of another library, or an empty string."""
+    if found := re.fullmatch(r"(?:hf[-_]hub:|(?=timm/))([\w.-]+/[\w.-]+)", text):
+        return f" For a model on the Hugging Face Hub: hf://{found[1]}/model.safetensors"
+    if re.fullmatch(r"(timm|torchvision|robustbench)(:|://|/)[\w.:-]+|(?!.*_eps)\w+", text):
+        return (
+            " Save the state_dict of a model of torchvision or timm to a file, and give its path."
+        )
+    return ""
 
 
 def _published(model: zoo.Model) -> _Remote:

@@ -99,7 +99,10 @@ _FAMILIES = [
         (r"features\.\d+\.squeeze\.", "a SqueezeNet"),
         (r"features\.0\.weight$", "a VGG or AlexNet"),
         (r"stages\.\d\.blocks\.\d+\.conv1\.|block1\.unit01\.", "a ResNetV2"),
-        (r"layer1\.0\.(se|se_module|conv2\.attn)\.", "a ResNet with attention (SE, ECA, SK)"),
+        (
+            r"layer1\.0\.(se|se_module|conv[12]\.(attn|paths))\.",
+            "a ResNet with attention (SE, ECA, SK)",
+        ),
         (r"conv1\.0\.weight$", "a ResNet with a deep stem (ResNet-C, -D, -S)"),
         (r"layer\d\.\d\.shortcut\.|block1\.layer\.0\.", "a ResNet for CIFAR"),
     )

@@ -76,13 +76,13 @@ def _tensor_sets(contents: dict) -> Iterator[tuple[str, dict]]:
     """
     pending, seen = [("", contents)], set()
     for path, node in pending:
-        if id(node) in seen or not all(isinstance(k, str) for k in node):
+        if not all(isinstance(k, str) for k in node):
             continue
-        seen.add(id(node))  # a container can contain itself
         if all(isinstance(v, Tensor) for v in node.values()):
             if any(k.endswith(".weight") for k in node):
                 yield path, node
-        else:
+        elif id(node) not in seen:
+            seen.add(id(node))  # a container can contain itself
             inner = [(k, v) for k, v in node.items() if isinstance(v, dict)]
             pending += [(f"{path}.{k}" if path else k, v) for k, v in inner]
 
@@ -96,8 +96,13 @@ def _chosen(
         name = max(fitting, key=len)
         state, rest, prefix = sets[name], _others(contents, name), key[len(name) + 1 :]
     else:  # a prefix in the state dict that is read without `key`
-        state, rest, _ = find_state(contents, source)
         prefix = key
+        try:
+            state, rest, _ = find_state(contents, source)
+        except UserError:
+            if not sets:
+                raise
+            state, rest = {}, {}  # the error below lists the sets
     prefix += "." * bool(prefix)
     inside = {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)}
     if not inside:

@@ -162,8 +162,8 @@ def _detectron2(
     if order is None and not assume_rgb:
         raise UserError(
             f"{source}: the channel order is not recorded. Detectron2's own models expect BGR and "
-            "have STRIDE_IN_1X1 True. If this model expects RGB and has STRIDE_IN_1X1 False, pass "
-            "--assume-rgb."
+            "have STRIDE_IN_1X1 True. If this model expects RGB and has STRIDE_IN_1X1 False: "
+            "robust-backbones convert FILE TARGET --assume-rgb"
         )
     if metadata.get("stride_in_1x1"):
         raise UserError(
@@ -176,7 +176,8 @@ def _detectron2(
     if outside and not from_detector:
         raise UserError(
             f"{source}: the file is a whole detector ({len(outside)} tensors outside the "
-            f"backbone, such as '{outside[0]}'). To extract its backbone, pass --from-detector."
+            f"backbone, such as '{outside[0]}'). To extract its backbone: robust-backbones convert "
+            "FILE TARGET --from-detector"
         )
     dropped = dict.fromkeys(outside, "part of the detector, outside the backbone")
     statistics |= _recorded_statistics(metadata, source)

@@ -1,16 +1,22 @@
 """Test conversion: names, the command, and equal features of the converted backbone."""
 
+import dataclasses
 import re
+from argparse import Namespace
 
+import numpy as np
 import pytest
 import torch
 
-from robust_backbones.checkpoint import export
+from classification.models import Normalize
+from robust_backbones.checkpoint import TARGET_SUFFIXES, export, verify
 from robust_backbones.checkpoint.architectures import build_network
+from robust_backbones.checkpoint.formats import FORMAT
 from robust_backbones.checkpoint.io import read_checkpoint
 from robust_backbones.checkpoint.key_names import detectron2_name, torchvision_name
 from robust_backbones.commands import convert
 from robust_backbones.core.errors import UserError
+from tests.support import ROOT
 from tests.support.bad_checkpoints import BAD_BYTES, BAD_CONTENTS
 from tests.support.networks import random_network, robustness_contents
 
@@ -169,6 +175,83 @@ def test_inspection_and_plan_write_nothing(tmp_path, resnet18_file, capsys, monk
     assert not list(tmp_path.iterdir())
 
 
+def numpy_scalars(state):
+    return {"model": state, "nat_prec1": np.float64(0.5), "epoch": np.int64(3), "args": Namespace()}
+
+
+@pytest.mark.parametrize("to", TARGET_SUFFIXES)
+def test_what_a_conversion_writes_is_read_without_code(tmp_path, resnet18_file, to, capsys):
+    source, target = tmp_path / "a.ckpt", tmp_path / f"b{TARGET_SUFFIXES[to][0]}"
+    torch.save(numpy_scalars(torch.load(resnet18_file)), source)
+    convert.main([str(source), str(target), "--to", to, "--allow-pickle", "--no-verify"])
+    read = read_checkpoint(target)
+    if to != "torchvision":  # a bare state dict has no metadata
+        recorded = read.metadata.get("source_metadata")
+        assert recorded == {"nat_prec1": 0.5, "epoch": 3}
+        assert [type(value) for value in recorded.values()] == [float, int]
+    convert.main(["--inspect", str(target)])
+    convert.main(["--dry-run", "--to", to, str(target)])
+
+
+@pytest.mark.parametrize("to", TARGET_SUFFIXES)
+def test_a_target_that_cannot_be_read_back_replaces_nothing(
+    tmp_path, resnet18_file, to, capsys, monkeypatch
+):
+    target = tmp_path / f"a{TARGET_SUFFIXES[to][0]}"
+    target.write_text("mine")
+    read = export.read_checkpoint
+
+    def spoiled(path, arch):
+        found = read(path, arch)
+        return dataclasses.replace(found, tensors=found.tensors | {"bn1.bias": torch.zeros(64)})
+
+    monkeypatch.setattr(export, "read_checkpoint", spoiled)
+    options = ["--to", to, "--force", "--no-verify"]
+    assert "its tensors differ from the source's" in refused(
+        capsys, resnet18_file, target, *options
+    )
+    metadata = export.metadata
+    monkeypatch.setattr(export, "read_checkpoint", read)
+    monkeypatch.setattr(export, "metadata", lambda source: metadata(source) | {"mean": "x"})
+    if to != "torchvision":
+        message = refused(capsys, resnet18_file, target, *options)
+        assert "was not written, because it cannot be read" in message
+    assert target.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_the_proof_says_what_it_does_not_show(tmp_path, resnet18_file, capsys):
+    convert.main([str(resnet18_file), str(tmp_path / "a.pth")])
+    convert.main(["--inspect", str(resnet18_file)])
+    assert capsys.readouterr().out.count(verify.NOT_SHOWN) == 2
+    assert verify.NOT_SHOWN in " ".join((ROOT / "docs/convert.md").read_text().split())
+
+
+@pytest.mark.parametrize("to", TARGET_SUFFIXES)
+@pytest.mark.parametrize("write", ["channels last", "shared", "ours"])
+def test_the_plan_of_any_memory_layout(tmp_path, resnet18_file, capsys, to, write):
+    state = torch.load(resnet18_file)
+    if write == "channels last":
+        state = {
+            k: v.contiguous(memory_format=torch.channels_last) if v.ndim == 4 else v
+            for k, v in state.items()
+        }
+    if write == "shared":
+        state["layer1.0.bn1.bias"] = state["layer1.0.bn2.bias"]
+    if write == "ours":
+        state = {f"net.{k}": v for k, v in state.items()} | Normalize().state_dict(
+            prefix="normalize."
+        )
+        state = {"model": state, "format": FORMAT, "version": 1, "metadata": {"arch": "resnet18"}}
+    torch.save(state, tmp_path / "a.pth")
+    convert.main(["--dry-run", "--to", to, str(tmp_path / "a.pth")])
+    lines = capsys.readouterr().out.splitlines()
+    assert any(
+        re.search(r"layer1.0.bn1.bias -> \S*(layer1.0.bn1|res2.0.conv1.norm).bias", line)
+        for line in lines
+    )
+
+
 def refused(capsys, *args) -> str:
     """Run the command, which must fail with one line and exit code 2."""
     with pytest.raises(SystemExit) as stop:
@@ -191,6 +274,9 @@ def refused(capsys, *args) -> str:
         ("taken.pth", "taken.pth", ["--force"], "is SOURCE itself"),
         (None, "t.pth", ["--arch", "resnet50"], "is a resnet18, not a resnet50"),
         (None, "taken.pth/t.pth", [], "cannot write"),
+        (None, "t.pth", ["--from-detector"], "is a classifier (torchvision layout). Remove --from"),
+        (None, "t.pth", ["--assume-rgb"], "is a classifier (torchvision layout). Remove --assume"),
+        (None, "t.pth", ["--key", "ema"], "--key ema: no such network"),
     ],
 )
 def test_errors_write_nothing(tmp_path, resnet18_file, capsys, source, target, options, message):

@@ -2,8 +2,10 @@
 training step are ours."""
 
 import copy
+import types
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -16,6 +18,7 @@ from robust_backbones.checkpoint import export
 from robust_backbones.checkpoint.architectures import build_network
 from robust_backbones.checkpoint.io import read_checkpoint
 from tests.support import robustness_bridge, small_models
+from tests.support.foreign_checkpoints import publish
 from tests.support.networks import random_network
 
 
@@ -66,9 +69,10 @@ def test_our_file_loads_in_the_library(library, tmp_path, arch):
 
 
 @pytest.mark.usefixtures("as_old_torch")
+@pytest.mark.parametrize("save", [torch.save, publish], ids=["zip", "published"])
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50", *FOREIGN])
-def test_the_librarys_file_loads_here(library, tmp_path, arch):
-    """Saved as its training loop does it: DataParallel, dill, schedule and optimizer."""
+def test_the_librarys_file_loads_here(library, tmp_path, arch, save):
+    """Saved as its training loop does it: DataParallel, dill, cyclic schedule and optimizer."""
     import dill
 
     torch.manual_seed(1)
@@ -77,8 +81,16 @@ def test_the_librarys_file_loads_here(library, tmp_path, arch):
     inner = model.model.model if arch in FOREIGN else model.model
     inner.load_state_dict(network.state_dict())
     wrapped = torch.nn.DataParallel(model)
-    optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1)
-    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 30)
+    settings = types.SimpleNamespace(
+        lr=0.1, momentum=0.9, weight_decay=0, mixed_precision=False, epochs=15
+    )
+    settings.custom_lr_multiplier = "cyclic"  # stores NumPy scalars
+    optimizer, schedule = library.train.make_optimizer_and_schedule(settings, wrapped, None, None)
+    for parameter in wrapped.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()  # stores momentum
+    schedule.step()
+    assert isinstance(schedule.state_dict()["_last_lr"][0], np.float64)
     contents = {
         "model": wrapped.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -87,7 +99,7 @@ def test_the_librarys_file_loads_here(library, tmp_path, arch):
         "amp": None,
         "nat_prec1": 62.83,
     }
-    torch.save(contents, tmp_path / "a.ckpt", pickle_module=dill)
+    save(contents, tmp_path / "a.ckpt", pickle_module=dill)
 
     read = read_checkpoint(tmp_path / "a.ckpt")
     assert (read.arch, read.layout, read.metadata["epoch"]) == (arch, "robustness", 90)
@@ -95,7 +107,7 @@ def test_the_librarys_file_loads_here(library, tmp_path, arch):
     with torch.no_grad():
         expected, _ = model(image)
         found = load_classifier(tmp_path / "a.ckpt")(image)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(found, expected)
 
 
 # Radius and step: long enough that iterates meet the ball's border and overshoot, so that the best

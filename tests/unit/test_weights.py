@@ -55,6 +55,12 @@ REFUSED = [
     ("hf://a/b/../c", "does not have the form"),
     ("robust://resnet50_l2_eps2", "no published model is named 'resnet50_l2_eps2'. Did you mean"),
     ("resnet50_l2_eps2", "file 'resnet50_l2_eps2' does not exist, and no published model is named"),
+    ("convnext_tiny", "Save the state_dict of a model of torchvision or timm to a file"),
+    ("timm:vit_base_patch16_224", "Save the state_dict of a model of torchvision or timm"),
+    ("torchvision://resnet50", "torchvision:// is not .* Save the state_dict of a model of torchv"),
+    ("timm/resnet50.a1_in1k", "on the Hugging Face Hub: hf://timm/resnet50.a1_in1k/model.safeten"),
+    ("hf-hub:timm/resnet50.a1_in1k", "hf://timm/resnet50.a1_in1k/model.safetensors"),
+    ("hf-hub:me/net", "For a model on the Hugging Face Hub: hf://me/net/model.safetensors"),
     ("none/net.pth", "file 'none/net.pth' does not exist, and no published model"),
 ]
 
