@@ -166,14 +166,15 @@ def _parse(text: str) -> _Remote | Path:
             raise UserError(
                 f"{text} is a folder. Give a file in it, such as {path / inside}."
             ) from None
-        message = f"the file '{text}' does not exist, and {error}"
-        raise UserError(message + _of_library(text)) from None
+        if hint := _of_library(text):
+            raise UserError(f"the file '{text}' does not exist.{hint} N{str(error)[1:]}") from None
+        raise UserError(f"the file '{text}' does not exist, and {error}") from None
 
 
 def _of_library(text: str) -> str:
     """Return what to do with the name of a model of another library, or an empty string."""
     if found := re.fullmatch(r"(?:hf[-_]hub:|(?=timm/))([\w.-]+/[\w.-]+)", text):
-        return f" For a model on the Hugging Face Hub: hf://{found[1]}/model.safetensors"
+        return f" For a model on the Hugging Face Hub: hf://{found[1]}/model.safetensors."
     if re.fullmatch(r"(timm|torchvision|robustbench)(:|://|/)[\w.:-]+|(?!.*_eps)\w+", text):
         return (
             " Save the state_dict of a model of torchvision or timm to a file, and give its path."

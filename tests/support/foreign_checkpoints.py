@@ -1,8 +1,9 @@
-"""Checkpoints of other programs: how they store a ResNet-18, and files that are none."""
+"""Checkpoints of other programs: how they store a ResNet-18, and files of other kinds."""
 
 import argparse
 import io
 import pathlib
+import re
 import sys
 import types
 from collections.abc import Callable
@@ -63,13 +64,13 @@ def publish(contents: dict, path: Path, **options) -> None:
     file = io.BytesIO()
     torch.save(contents, file, _use_new_zipfile_serialization=False, **options)
     data = file.getvalue()
-    changes = [
-        (b"ctorch\n%sStorage\n" % t, b"ctorch.cuda\n%sStorage\n" % t) for t in (b"Float", b"Long")
-    ]
-    changes += [(b"X\x03\0\0\0cpu", b"X\x06\0\0\0cuda:0")]
-    for old, new in changes:
-        assert old in data
-        data = data.replace(old, new)
+    changes = {
+        rb"ctorch\n(\w+Storage)\n": b"ctorch.cuda\n\\1\n",
+        b"X\x03\0\0\0cpu": b"X\x06\0\0\0cuda:0",
+    }
+    for old, new in changes.items():
+        data, count = re.subn(old, new, data)
+        assert count
     path.write_bytes(data)
 
 

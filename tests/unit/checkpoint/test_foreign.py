@@ -1,4 +1,4 @@
-"""Test that checkpoints of other programs are read exactly, or named for what they are."""
+"""Test that checkpoints of other programs are read exactly, or refused with their kind."""
 
 import argparse
 import sys
