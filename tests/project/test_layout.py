@@ -168,6 +168,7 @@ OPTIONAL = {
     "imagecorruptions",
     "jinja2",
     "matplotlib",
+    "pillow_heif",
     "pyautoattack",
     "ray",
     "skimage",
