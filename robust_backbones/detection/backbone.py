@@ -15,7 +15,7 @@ from detectron2.modeling.backbone.fpn import (
     build_retinanet_resnet_fpn_backbone,
 )
 
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, choose_from
 from robust_backbones.detection.folding import fold
 from robust_backbones.detection.model_weights import arch_of
 from robust_backbones.zoo import (
@@ -43,7 +43,7 @@ def build_robust_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet
         UserError: the configuration contradicts the architecture, or its input format contradicts
             the weights.
     """
-    return fold(build_resnet_backbone(_with_architecture(cfg), input_shape))
+    return _checked(cfg, build_resnet_backbone(_with_architecture(cfg), input_shape))
 
 
 @BACKBONE_REGISTRY.register()
@@ -53,7 +53,7 @@ def build_robust_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FP
     Raises:
         UserError: see `build_robust_resnet_backbone`.
     """
-    return fold(build_resnet_fpn_backbone(_with_architecture(cfg), input_shape))
+    return _checked(cfg, build_resnet_fpn_backbone(_with_architecture(cfg), input_shape))
 
 
 @BACKBONE_REGISTRY.register()
@@ -65,7 +65,33 @@ def build_robust_retinanet_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeS
     Raises:
         UserError: see `build_robust_resnet_backbone`.
     """
-    return fold(build_retinanet_resnet_fpn_backbone(_with_architecture(cfg), input_shape))
+    return _checked(cfg, build_retinanet_resnet_fpn_backbone(_with_architecture(cfg), input_shape))
+
+
+# Meta architecture -> sections of MODEL whose IN_FEATURES are features of the backbone.
+_USERS = {
+    "GeneralizedRCNN": ("RPN", "ROI_HEADS"),
+    "PanopticFPN": ("RPN", "ROI_HEADS", "SEM_SEG_HEAD"),
+    "RetinaNet": ("RETINANET",),
+    "SemanticSegmentor": ("SEM_SEG_HEAD",),
+}
+
+
+def _checked(cfg: CfgNode, backbone: Backbone) -> Backbone:
+    """Fold a backbone, and check that it has the features that the heads of `cfg` use."""
+    has = list(backbone.output_shape())
+    for section in _USERS.get(cfg.MODEL.META_ARCHITECTURE, ()):
+        needed = list(cfg.MODEL[section].IN_FEATURES)
+        if set(needed) <= set(has):
+            continue
+        fix = f"Set MODEL.{section}.IN_FEATURES to some of them."
+        if section == "RETINANET" and cfg.MODEL.BACKBONE.NAME != BUILDERS[2]:
+            fix = f"Set MODEL.BACKBONE.NAME to {BUILDERS[2]}."
+        raise UserError(
+            f"MODEL.{section}.IN_FEATURES is {needed}, but {cfg.MODEL.BACKBONE.NAME} has the "
+            f"features {', '.join(has)}. {fix}"
+        )
+    return fold(backbone)
 
 
 def body(backbone: Backbone) -> tuple[str, Backbone]:
@@ -104,8 +130,12 @@ def set_architecture(cfg: CfgNode) -> None:
         cfg.MODEL.ROBUST.ARCH = arch_of(cfg.MODEL.WEIGHTS)
     name = cfg.MODEL.ROBUST.ARCH
     if name not in RESNETS:
-        raise UserError(f"MODEL.ROBUST.ARCH '{name}' is unknown. Choose from {', '.join(RESNETS)}.")
-    _check_name(cfg)
+        fix = 'Set it to "" for the architecture of the weights.' if cfg.MODEL.WEIGHTS else ""
+        raise UserError(
+            f"MODEL.ROBUST.ARCH '{name}' is unknown. {fix} {choose_from(name, RESNETS)}"
+        )
+    if cfg.MODEL.WEIGHTS.startswith(SCHEME):  # before the model is downloaded
+        check_arch(cfg, cfg.MODEL.WEIGHTS, find_resnet(cfg.MODEL.WEIGHTS).arch)
     _set_norms(cfg)
     arch, defaults = ARCHS[name], get_cfg().MODEL.RESNETS
     assert isinstance(arch, ResNetArch)
@@ -153,10 +183,10 @@ def _set_norms(cfg: CfgNode) -> None:
         cfg.merge_from_list([key, value])
 
 
-def _check_name(cfg: CfgNode) -> None:
-    """Reject an architecture that contradicts a published model, before the model is downloaded."""
-    weights, arch = cfg.MODEL.WEIGHTS, cfg.MODEL.ROBUST.ARCH
-    if weights.startswith(SCHEME) and (found := find_resnet(weights).arch) != arch:
+def check_arch(cfg: CfgNode, weights: str, found: str | None) -> None:
+    """Check that `MODEL.ROBUST.ARCH` is the architecture `found` of the weights; None: unknown."""
+    arch = cfg.MODEL.ROBUST.ARCH
+    if found and found != arch:
         raise UserError(
             f"MODEL.ROBUST.ARCH is {arch}, but {weights} is a {found}. Set MODEL.ROBUST.ARCH to "
             f'{found}, to "", or choose other weights.'

@@ -18,12 +18,12 @@ from robust_backbones.core.files import expand
 from robust_backbones.core.resources import config_file, require_config
 from robust_backbones.core.results import flatten
 from robust_backbones.core.yaml_entries import check_entries
-from robust_backbones.detection.backbone import BUILDERS, set_architecture
+from robust_backbones.detection.backbone import BUILDERS, check_arch, set_architecture
 from robust_backbones.detection.data import custom, validate
 from robust_backbones.detection.data.catalog import annotations_of, has_annotation_files
 from robust_backbones.detection.data.mapper import decoding_of
 from robust_backbones.detection.data.registry import check_dataset
-from robust_backbones.detection.model_weights import arch_of, local_weights
+from robust_backbones.detection.model_weights import arch_of, local_weights, stated_arch
 from robust_backbones.detection.training.adversarial import METHODS
 from robust_backbones.detection.training.step import DTYPES
 from robust_backbones.zoo import SCHEME
@@ -125,10 +125,7 @@ def load_config(
     except UserError:
         raise
     except _YAML_ERRORS as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        if found := re.search(r"Non-existent (?:config )?key: ([\w.]+)", text):
-            text = f"{found[1]} is not a configuration key{_similar(cfg, found[1])}"
-        raise UserError(f"{path} or overrides: {text}") from None
+        raise UserError(f"{path} or overrides: {_explain(error, cfg)}") from None
     for key, value in flatten(cfg).items():
         if value is None and defaults.get(key) is not None:
             empty = ', or "" for none' if isinstance(defaults[key], str) else ""
@@ -186,7 +183,7 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     try:
         cfg.merge_from_list(list(overrides))
     except (KeyError, ValueError, AssertionError) as error:
-        raise UserError(f"overrides: {' '.join(str(error.args[0]).split())}") from None
+        raise UserError(f"overrides: {_explain(error, cfg)}") from None
     _expand_paths(cfg)
 
 
@@ -198,6 +195,26 @@ def _expand_paths(cfg: CfgNode) -> None:
     cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS = map(expand, (cfg.OUTPUT_DIR, cfg.MODEL.WEIGHTS))
     for key in ("PROPOSAL_FILES_TRAIN", "PROPOSAL_FILES_TEST"):
         cfg.DATASETS[key] = tuple(map(expand, cfg.DATASETS[key]))
+
+
+# Type of a configuration value -> the words for it.
+_KINDS = {"int": "an integer", "float": "a number", "bool": "True or False", "str": "a text"}
+_KINDS |= {"tuple": "a list", "list": "a list"}
+_MISMATCH = re.compile(
+    r"Type mismatch \(<class '(\w+)'> vs\. .*\) "
+    r"with values \((.*) vs\. (.*)\) for config key: (\S+)"
+)
+
+
+def _explain(error: Exception, cfg: CfgNode) -> str:
+    """Return the message of an error of yacs in the words of this project."""
+    text = " ".join(str(error.args[0] if error.args else error).split()) or type(error).__name__
+    if found := re.search(r"Non-existent (?:config )?key: ([\w.]+)", text):
+        return f"{found[1]} is not a configuration key{_similar(cfg, found[1])}"
+    if found := _MISMATCH.search(text):
+        kind, example, value, key = found.groups()
+        return f"{key} is {value}. It must be {_KINDS.get(kind, kind)}, such as {example}."
+    return text
 
 
 class _PlainYaml(CfgNode):
@@ -337,7 +354,10 @@ def check_inputs(
     custom.prepare_custom(cfg, train, overrides[::2])
     names = [*(cfg.DATASETS.TRAIN if train else ()), *cfg.DATASETS.TEST]
     for name in names:
-        check_dataset(name)
+        try:
+            check_dataset(name)
+        except UserError as error:
+            raise UserError(f"{_datasets_of_run(cfg) if resume else ''}{error}") from None
         trained, scored = train and name in cfg.DATASETS.TRAIN, name in cfg.DATASETS.TEST
         _check_annotations(cfg, name, trained, scored)
     if train:
@@ -345,9 +365,10 @@ def check_inputs(
     weights, last = cfg.MODEL.WEIGHTS, Path(cfg.OUTPUT_DIR, "last_checkpoint")
     if resume and last.is_file():  # the last checkpoint replaces MODEL.WEIGHTS
         weights = str(last.with_name(last.read_text(encoding="utf-8").strip()))
-    if weights:
-        local_weights(weights)
+    local = local_weights(weights) if weights else None
     if cfg.MODEL.BACKBONE.NAME in BUILDERS and (weights or train):
+        if local and cfg.MODEL.ROBUST.ARCH:
+            check_arch(cfg, weights, stated_arch(local))
         cfg.MODEL.ROBUST.ARCH = cfg.MODEL.ROBUST.ARCH or arch_of(weights)
         set_architecture(cfg)
 
@@ -362,6 +383,18 @@ def _check_annotations(cfg: CfgNode, name: str, trained: bool, scored: bool) -> 
         validate.refuse_untrainable(name, found, cfg.MODEL.MASK_ON)
 
 
+def _datasets_of_run(cfg: CfgNode) -> str:
+    """Return how to resume the run in `OUTPUT_DIR` if it has custom datasets, or else ""."""
+    path = Path(cfg.OUTPUT_DIR, "config.yaml")
+    try:
+        used = _read_yaml(path, cfg.VERSION).get("DATASETS", {}).get("CUSTOM")
+    except (UserError, *_YAML_ERRORS):  # no run or a damaged file: only the dataset is reported
+        used = None
+    if not used:
+        return ""
+    return f"The run in {cfg.OUTPUT_DIR} uses {', '.join(used)}. Resume it with --config {path}. "
+
+
 def num_classes(cfg: CfgNode) -> tuple[str, int] | None:
     """Return the key and the value of the heads' number of classes; None for unknown heads."""
     heads = _HEADS.get(cfg.MODEL.META_ARCHITECTURE)
@@ -373,9 +406,11 @@ def _check_training(cfg: CfgNode) -> None:
     solver, attack = cfg.SOLVER, cfg.SOLVER.ADVERSARIAL
     batch, reference = solver.IMS_PER_BATCH, solver.REFERENCE_WORLD_SIZE
     parts = solver.ACCUMULATE
+    steps = sorted({step for step in solver.STEPS if step > 0})
     checks = {  # key -> (whether its value is invalid, the allowed values)
         "DATASETS.TRAIN": (not cfg.DATASETS.TRAIN, "at least one dataset"),
         "SOLVER.MAX_ITER": (solver.MAX_ITER < 1, "at least 1"),
+        "SOLVER.STEPS": (list(solver.STEPS) != steps, f"positive and increasing: {tuple(steps)}"),
         "SOLVER.REFERENCE_WORLD_SIZE": (
             reference < 0 or reference and batch % reference,
             f"0 or a divisor of SOLVER.IMS_PER_BATCH, {batch}",
@@ -424,10 +459,16 @@ def set_device(cfg: CfgNode, num_gpus: int, num_machines: int = 1) -> str | None
         A message for the user if the device was changed, or else None.
 
     Raises:
-        UserError: this machine has fewer GPUs than `num_gpus`, or no GPU although there are several
-            machines.
+        UserError: `MODEL.DEVICE` is unknown, this machine has fewer GPUs than `num_gpus`, or no GPU
+            although there are several machines.
     """
     found = torch.cuda.device_count()
+    try:
+        device = torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError:
+        raise UserError(f"MODEL.DEVICE is '{cfg.MODEL.DEVICE}'. Use cuda, cuda:1 or cpu.") from None
+    if device.type == "cuda" and (device.index or 0) >= max(found, 1):
+        raise UserError(f"MODEL.DEVICE is {device}, but this machine has {found} GPUs. Use cuda.")
     if num_gpus > max(found, 1):
         raise UserError(
             f"--num-gpus {num_gpus}: this machine has {found or 'no'} GPUs. "
@@ -435,7 +476,7 @@ def set_device(cfg: CfgNode, num_gpus: int, num_machines: int = 1) -> str | None
         )
     if num_machines > 1 and not found:
         raise UserError(f"--num-machines {num_machines} requires GPUs, but this machine has none.")
-    if found == 0 and cfg.MODEL.DEVICE == "cuda":
+    if found == 0 and device.type == "cuda":
         cfg.MODEL.DEVICE = "cpu"
         return "No GPU found: running on the CPU."
     return None

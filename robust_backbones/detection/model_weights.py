@@ -36,6 +36,17 @@ def local_weights(weights: str) -> Path:
     )
 
 
+def stated_arch(path: Path) -> str | None:
+    """Return the ResNet architecture that the metadata of a weight file state, or None."""
+    return _stated_arch(load_file(path))
+
+
+def _stated_arch(contents: object) -> str | None:
+    metadata = contents.get("metadata") if isinstance(contents, dict) else None
+    arch = metadata.get("arch") if isinstance(metadata, dict) else None
+    return arch if isinstance(arch, str) and arch in RESNETS else None
+
+
 def arch_of(weights: str) -> str:
     """Find the architecture of the backbone in `MODEL.WEIGHTS`.
 
@@ -58,9 +69,7 @@ def arch_of(weights: str) -> str:
         return find_resnet(weights).arch
     path = local_weights(weights)
     contents = load_file(path)
-    metadata = contents.get("metadata") if isinstance(contents, dict) else None
-    arch = metadata.get("arch") if isinstance(metadata, dict) else None
-    if arch in RESNETS:
+    if arch := _stated_arch(contents):
         return arch
     try:
         layout = unwrap(contents, path, from_detector=True, assume_rgb=True)

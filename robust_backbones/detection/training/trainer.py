@@ -222,6 +222,20 @@ class Trainer(DefaultTrainer):
             raise UserError(f"the configured model cannot be built: {text}") from error
 
     @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+        """Build the schedule of `SOLVER`.
+
+        Raises:
+            UserError: its name is unknown, or it does not fit the number of iterations.
+        """
+        try:
+            return super().build_lr_scheduler(cfg, optimizer)
+        except ValueError as error:
+            raise UserError(
+                f"SOLVER.LR_SCHEDULER_NAME {cfg.SOLVER.LR_SCHEDULER_NAME} cannot be built: {error}."
+            ) from error
+
+    @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
         """Call `loader.build_train_loader`."""
         return build_train_loader(cfg)

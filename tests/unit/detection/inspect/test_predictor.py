@@ -286,13 +286,18 @@ def test_an_export_is_compared_on_objects(tmp_path, run):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_cascade_rcnn_cannot_be_exported_and_says_so(tmp_path, resnet18_backbone):
+def test_cascade_rcnn_is_verified_or_not_written(tmp_path, resnet18_backbone):
+    """Detectron2 0.6 cannot export it, and newer releases can."""
     cascade = {
         "MODEL.ROI_HEADS.NAME": "CascadeROIHeads",
         "MODEL.MASK_ON": "False",
         "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": "True",
     }
     write_run(tmp_path, resnet18_backbone, **cascade)
-    with pytest.raises(UserError, match="cannot be exported to TorchScript: .*_ScaleGradient"):
+    fault = ""
+    try:
         torchscript.export(detection.load(tmp_path), tmp_path / "detector.ts", photograph())
-    assert not (tmp_path / "detector.ts").exists()
+    except UserError as error:
+        fault = str(error)
+        assert re.search("cannot be exported to TorchScript: .*_ScaleGradient", fault)
+    assert (tmp_path / "detector.ts").exists() == (not fault)

@@ -13,6 +13,7 @@ from detectron2.utils.events import EventStorage
 from robust_backbones.commands import train
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import claimed, sha256
+from robust_backbones.detection import config
 from robust_backbones.detection.training import run, trainer
 from tests.support import small_detectors
 from tests.support.detector_runs import DIGITS, command, finish, overrides, small
@@ -225,7 +226,24 @@ MISTAKES = [
     (["SOLVER.BASE_LR", "1e9", "SOLVER.CLIP_GRADIENTS.ENABLED", "False"], "training diverged at"),
     (["SOLVER.IMS_PER_BATCH", "0"], "SOLVER.IMS_PER_BATCH is 0. It must be a positive multiple"),
     (["MODEL.META_ARCHITECTURE", "Nothing"], "the configured model cannot be built"),
-    (["MODEL.DEVICE", "gpu"], "the configured model cannot be built"),
+    (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE is 'gpu'. Use cuda, cuda:1 or cpu."),
+    (["MODEL.DEVICE", "cuda:99"], "MODEL.DEVICE is cuda:99, but this machine has"),
+    (["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER is many. It must be an integer, such as 6."),
+    (["SOLVER.BASE_LR", "fast"], "SOLVER.BASE_LR is fast. It must be a number, such as 0.02."),
+    (["MODEL.MASK_ON", "maybe"], "MODEL.MASK_ON is maybe. It must be True or False"),
+    (["DATASETS.TRAIN", "a"], "DATASETS.TRAIN is a. It must be a list, such as ('digit_scenes"),
+    (["SOLVER.STEPS", "(5,3)"], "SOLVER.STEPS is (5, 3). It must be positive and increasing: (3,"),
+    (["SOLVER.LR_SCHEDULER_NAME", "Cos"], "SOLVER.LR_SCHEDULER_NAME Cos cannot be built: Unknown"),
+    (
+        ["MODEL.ROBUST.ARCH", "resnet51"],
+        'Set it to "" for the architecture of the weights. Did you',
+    ),
+    (["MODEL.ROBUST.ARCH", "resnet50"], "is a resnet18. Set MODEL.ROBUST.ARCH to resnet18, to"),
+    (
+        ["MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RETINANET.NUM_CLASSES", "10"],
+        "Set MODEL.BACKBONE.NAME to build_robust_retinanet_resnet_fpn_backbone",
+    ),
+    (["MODEL.RPN.IN_FEATURES", "['p7']"], "Set MODEL.RPN.IN_FEATURES to some of them"),
 ]
 
 
@@ -243,6 +261,23 @@ def test_errors_are_one_line_and_exit_with_2(
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
     assert len(lines) == 1
     assert message in lines[0]
+
+
+def test_resuming_a_run_with_your_own_data_without_them_names_its_config(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    own = "mine=coco:/data/images:/data/a.json"
+    run_of = tmp_path / "run"
+    run_of.mkdir()
+    (run_of / "config.yaml").write_text(f"DATASETS:\n  CUSTOM: ['{own}']\n  TRAIN: ['mine']\n")
+    data = {"DATASETS.TRAIN": "('voc_2007_trainval',)", "DATASETS.TEST": "()"}
+    cfg = small(run_of, "", **data)
+    with pytest.raises(UserError) as error:
+        config.check_inputs(cfg, train=True, resume=True)
+    assert str(error.value).startswith(
+        f"The run in {run_of} uses {own}. Resume it with --config {run_of}/config.yaml. dataset"
+    )
+    with pytest.raises(UserError, match="^dataset 'voc_2007_trainval'"):
+        config.check_inputs(cfg, train=True)
 
 
 @pytest.mark.parametrize("words", ["--resume SEED 1", "SEED 1 --resume"])
