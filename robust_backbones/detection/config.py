@@ -406,7 +406,7 @@ def _check_training(cfg: CfgNode) -> None:
     solver, attack = cfg.SOLVER, cfg.SOLVER.ADVERSARIAL
     batch, reference = solver.IMS_PER_BATCH, solver.REFERENCE_WORLD_SIZE
     parts = solver.ACCUMULATE
-    steps = sorted({step for step in solver.STEPS if step > 0})
+    steps = sorted({step for step in solver.STEPS if isinstance(step, int) and step > 0})
     checks = {  # key -> (whether its value is invalid, the allowed values)
         "DATASETS.TRAIN": (not cfg.DATASETS.TRAIN, "at least one dataset"),
         "SOLVER.MAX_ITER": (solver.MAX_ITER < 1, "at least 1"),

@@ -233,6 +233,7 @@ MISTAKES = [
     (["MODEL.MASK_ON", "maybe"], "MODEL.MASK_ON is maybe. It must be True or False"),
     (["DATASETS.TRAIN", "a"], "DATASETS.TRAIN is a. It must be a list, such as ('digit_scenes"),
     (["SOLVER.STEPS", "(5,3)"], "SOLVER.STEPS is (5, 3). It must be positive and increasing: (3,"),
+    (["SOLVER.STEPS", "(3, 'x')"], "SOLVER.STEPS is (3, 'x'). It must be positive and increasing"),
     (["SOLVER.LR_SCHEDULER_NAME", "Cos"], "SOLVER.LR_SCHEDULER_NAME Cos cannot be built: Unknown"),
     (
         ["MODEL.ROBUST.ARCH", "resnet51"],
