@@ -1,7 +1,7 @@
 """Descriptions of custom detection datasets on the command line, for help texts and errors."""
 
 # Kind of annotations -> its paths in `NAME=kind:paths`.
-FORMS = {"coco": "IMAGES:ANNOTATIONS.json", "voc": "ROOT:SPLIT"}
+FORMS = {"coco": "IMAGES:ANNOTATIONS.json", "voc": "ROOT:SPLIT", "yolo": "data.yaml:SPLIT"}
 _ALL = [f"NAME={kind}:{paths}" for kind, paths in FORMS.items()]
 SYNTAX = ", ".join(_ALL[:-1]) + f" or {_ALL[-1]}"
 
@@ -14,4 +14,6 @@ LAYOUTS = f"""datasets of your own:
   {_ALL[1]}
     ROOT has {VOC_LAYOUT}.
     Without ImageSets, the folders may have any names, and SPLIT is train (80 % of the images,
-    chosen at random), val (the others) or all."""
+    chosen at random), val (the others) or all.
+  {_ALL[2]}
+    data.yaml of Ultralytics, with the splits train, val, test; polygons become masks"""

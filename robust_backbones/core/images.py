@@ -356,6 +356,17 @@ def orientation(image: Image.Image) -> int:
     return found if isinstance(found, int) else -1
 
 
+def upright_size(path: Path) -> tuple[int, int]:
+    """Read the width and height of an image from its header, as `decode` returns the image.
+
+    Raises:
+        ImageError: the file is missing or no image, or claims too many pixels.
+    """
+    with decoding_errors(path), open_image(path) as image:
+        swapped = orientation(image) in (5, 6, 7, 8) and image.format != "TIFF"
+        return image.size[::-1] if swapped else image.size
+
+
 def _turned(rgb: Image.Image, image: Image.Image, decoding: Decoding) -> Image.Image:
     turn = TURNS.get(orientation(image)) if decoding.upright else None
     return rgb if turn is None else rgb.transpose(turn)

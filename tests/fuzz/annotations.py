@@ -1,9 +1,10 @@
-"""Annotations of COCO and VOC, and saved predictions."""
+"""Annotations of COCO, VOC and YOLO, and saved predictions."""
 
 import robust_backbones.detection  # isort: skip  # noqa: F401  (before Detectron2)
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
 
 from robust_backbones.detection.data import custom, validate
 from robust_backbones.detection.evaluation import saved
@@ -183,3 +184,35 @@ def voc_seeds(folder: Path) -> list[Seed]:
 
 def read_voc(folder: Path, path: Path) -> None:
     _use(custom.CustomDataset("x", "voc", str(folder), "train"))
+
+
+_YOLO = b"""path: .
+train: images/train
+names:
+  0: cat
+  1: dog
+nc: 2
+"""
+_LABELS = b"0 0.25 0.5 0.5 1\n1 0 0 1 0 1 0.5\n"
+
+
+def yolo_seeds(folder: Path) -> list[Seed]:
+    image, label = folder / "images/train/a.png", folder / "labels/train/a.txt"
+    for path in (image, label):
+        path.parent.mkdir(parents=True)
+    Image.new("RGB", (8, 6)).save(image)
+    label.write_bytes(_LABELS)
+    (folder / "data.yaml").write_bytes(_YOLO)
+    words = [b"cat", b"0", b"1", b"2", b"path", b"images/train", b"names", b".", b"\n", b" "]
+
+    def build(text):
+        return lambda rng: text.replace(
+            rng.choice(words), str(strange(rng)).encode("utf-8", "replace"), rng.choice((1, -1))
+        )
+
+    names = {"data.yaml": _YOLO, "labels/train/a.txt": _LABELS}
+    return [Seed(name, text, build(text)) for name, text in names.items()]
+
+
+def read_yolo(folder: Path, path: Path) -> None:
+    _use(custom.CustomDataset("x", "yolo", str(folder / "data.yaml"), "train"))

@@ -14,7 +14,9 @@ from tests.fuzz.annotations import (
     read_drawn,
     read_predictions,
     read_voc,
+    read_yolo,
     voc_seeds,
+    yolo_seeds,
 )
 from tests.fuzz.cases import JSON_WORDS, Target, json_seed
 from tests.fuzz.checkpoints import (
@@ -58,6 +60,7 @@ TARGETS = {
     "metrics": Target(metrics_seeds, lambda _, path: curves.read(path), JSON_WORDS),
     "coco": Target(lambda _: [json_seed("x.json", COCO)], read_coco, JSON_WORDS),
     "voc": Target(voc_seeds, read_voc, XML_WORDS),
+    "yolo": Target(yolo_seeds, read_yolo, YAML_WORDS),
     "predictions": Target(prediction_seeds, read_predictions, JSON_WORDS),
     "predictions-drawn": Target(
         lambda _: [json_seed("x.json", PREDICTIONS)], read_drawn, JSON_WORDS

@@ -9,6 +9,8 @@ from robust_backbones.core.dataset_forms import SYNTAX
 from tests.support import ROOT
 from tests.support.custom_data import coco
 from tests.support.voc_data import voc
+from tests.support.yolo_data import BOX as LINE
+from tests.support.yolo_data import yolo
 
 CONFIG = str(ROOT / "configs/digits_mask_rcnn_robust.yaml")
 KEYS = ["MODEL.WEIGHTS", CONFIG, "MODEL.ROBUST.ARCH", "resnet18", "OUTPUT_DIR", "{folder}/run"]
@@ -22,6 +24,7 @@ COMMANDS = {
     "train, test": (train, ["--config", CONFIG, "--dataset-test", "{data}", *KEYS]),
     "visualize": (visualize, ["--output", "{folder}", "--truth-only", "--dataset", "{data}"]),
 }
+BOX = ("cat", (2, 2, 9, 9))
 NAMES = [
     (
         "coco_2017_vall",
@@ -70,6 +73,33 @@ def test_saved_detections_are_scored_by_the_rules_of_each_kind(tmp_path, capsys)
     evaluate.main([str(found), "--dataset", f"mine=coco:{tmp_path}:{marks}"])
     printed = capsys.readouterr().out
     assert printed.count("100.00") >= 5 and "AP50_07" not in printed
+
+    file = yolo(tmp_path / "yolo")
+    polygon = [[0, 0, 40, 0, 40, 15]]
+    rows = [
+        {"category_id": 0, "bbox": [0, 0, 20, 30], "segmentation": [[0, 0, 20, 0, 20, 30, 0, 30]]},
+        {"category_id": 1, "bbox": [0, 0, 40, 15], "segmentation": polygon},
+    ]
+    found.write_text(json.dumps([row | {"image_id": "a", "score": 0.9} for row in rows]))
+    evaluate.main([str(found), "--dataset", f"mine=yolo:{file}:train", "--tasks", "bbox"])
+    printed = capsys.readouterr().out
+    assert printed.count("100.00") >= 5 and "AP50_07" not in printed
+
+
+KINDS = {
+    "voc": lambda folder: f"voc:{voc(folder, {'a': [BOX], 'b': [BOX]}, None)}:all",
+    "coco": lambda folder: f"coco:{folder}:{coco(folder)}",
+    "yolo": lambda folder: f"yolo:{yolo(folder, {'train/a': LINE, 'val/b': LINE})}:train",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_custom_data_are_checked_and_drawn(tmp_path, capsys, kind):
+    data = f"mine={KINDS[kind](tmp_path)}"
+    assert check_data.main([data]) == 0
+    out = tmp_path / "out"
+    visualize.main(["--output", str(out), "--truth-only", "--dataset", data])
+    assert "mine" in (out / "index.html").read_text()
 
 
 def test_pairs_without_a_dataset_are_refused(tmp_path, capsys):

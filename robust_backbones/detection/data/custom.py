@@ -5,7 +5,7 @@ data, and so does every repetition of the run.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,30 @@ from robust_backbones.detection.data.coco_annotations import read_coco
 from robust_backbones.detection.data.segmentations import compressed
 from robust_backbones.detection.data.voc_annotations import read_voc
 from robust_backbones.detection.data.voc_layout import find_layout, read_split
+from robust_backbones.detection.data.yolo_annotations import read_yolo
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A format of annotations.
+
+    Attributes:
+        read: function that reads a dataset, given its two paths, and the class names in order or
+            None for the names in the files.
+        lists_classes: whether the files list the classes in order.
+        evaluator_type: Detectron2's name of the metrics.
+    """
+
+    read: Callable[[Path, str, list[str] | None], Annotations]
+    lists_classes: bool
+    evaluator_type: str
+
+
+KINDS = {
+    "coco": Kind(lambda folder, file, _: read_coco(folder, Path(file)), True, "coco"),
+    "voc": Kind(read_voc, False, "pascal_voc"),
+    "yolo": Kind(lambda file, split, _: read_yolo(file, split), True, "coco"),
+}
 
 
 @dataclass(frozen=True)
@@ -30,9 +54,9 @@ class CustomDataset:
 
     Attributes:
         name: name under which the dataset is registered.
-        kind: format of the annotations, `"coco"` or `"voc"`.
-        folder: folder of the images (COCO), or root of the VOC layout.
-        listing: annotation file (COCO), or split (VOC).
+        kind: format of the annotations, a key of `KINDS`.
+        folder: folder of the images (COCO), folder of the dataset (VOC), or data.yaml (YOLO).
+        listing: annotation file (COCO), or split (VOC, YOLO).
     """
 
     name: str
@@ -54,14 +78,12 @@ class CustomDataset:
 
         Args:
             classes: class names of a VOC dataset, in order, because a VOC folder has no list of
-                classes. None to use the names in the annotations, sorted. COCO ignores this.
+                classes. None to use the names in the annotations, sorted. Other kinds ignore this.
 
         Raises:
-            UserError: see `read_coco` and `read_voc`.
+            UserError: see `read_coco`, `read_voc` and `read_yolo`.
         """
-        if self.kind == "coco":
-            return read_coco(Path(self.folder), Path(self.listing))
-        return read_voc(Path(self.folder), self.listing, classes)
+        return KINDS[self.kind].read(Path(self.folder), self.listing, classes)
 
 
 def is_path(text: str) -> bool:
@@ -139,12 +161,12 @@ def _used_names(cfg: CfgNode, train: bool) -> list[str]:
 
 
 def _find_classes(sources: list[CustomDataset]) -> list[str]:
-    """Return the class names of the first COCO file.
+    """Return the class names of the first dataset whose files list them.
 
     If all datasets are VOC folders, return all names in their annotations, sorted.
     """
     for source in sources:
-        if source.kind == "coco":
+        if KINDS[source.kind].lists_classes:
             return source.read().classes
     return sorted({name for source in sources for name in source.read().classes})
 
@@ -175,7 +197,7 @@ def register_custom(cfg: CfgNode) -> None:
             ids = source.read().ids
             meta["thing_dataset_id_to_contiguous_id"] = {k: i for i, k in enumerate(ids)}
         MetadataCatalog.get(source.name).set(
-            evaluator_type={"voc": "pascal_voc"}.get(source.kind, source.kind), **meta
+            evaluator_type=KINDS[source.kind].evaluator_type, **meta
         )
 
 

@@ -18,6 +18,9 @@ from robust_backbones.core.files import atomic, read_json
 # The index of an image in its dataset, and its Detectron2 dict.
 Item = tuple[int, dict]
 
+# Metadata of a dataset that describe all of its images, not the chosen ones.
+_NOT_KEPT = ("name", "json_file", "source")
+
 
 def choose(name: str, wanted: int | None, seed: int) -> list[Item]:
     """Return all images of a registered dataset or a random subset, in the order of the dataset.
@@ -58,7 +61,7 @@ def register(name: str, items: list[Item], folder: Path) -> str:
     if len(items) == len(DatasetCatalog.get(name)):
         return name
     meta = MetadataCatalog.get(name).as_dict()
-    kept = {key: value for key, value in meta.items() if key not in ("name", "json_file")}
+    kept = {key: value for key, value in meta.items() if key not in _NOT_KEPT}
     for key, restrict in _FILES.items():
         if key in meta:
             kept |= restrict(meta, items, Path(folder))

@@ -32,6 +32,7 @@ FATAL = {
     "duplicate id": "an id occurs twice",
     "unknown image": "an annotation belongs to an image that is not listed",
     "unknown class": "an annotation has a category that is not listed",
+    "bad label": "a line of a label file is invalid",
     "no annotations": "the file has no list of annotations",
     "normalized boxes": "all boxes are in [0, 1], but they must be in pixels",
     "invalid iscrowd": "iscrowd is neither 0 nor 1",
@@ -47,6 +48,8 @@ NOTES = {
     "empty class": "a class has no object",
     "no objects": "an image has no object; Detectron2 excludes it from training",
     "not annotated": "an image has no annotation file, so it is not used",
+    "skipped": "files are not images that this installation can read",
+    "repeated label": "a line of a label file is repeated; the object is used once",
     "crowd": "a region contains many objects; excluded from training, ignored in evaluation",
     "difficult": "VOC's evaluation ignores the object; Detectron2 trains on it",
     "same name": "categories have the same name; ids decide, and the ids are added to the names",
@@ -59,7 +62,7 @@ NOTES = {
     "repeated id": "annotations have the same id; no command needs it",
 }
 # Notes about values that are read differently than they are written. They are logged before a run.
-_CONVERTED = {"same name", "iscrowd as text", "broken polygon", "backslash"}
+_CONVERTED = {"same name", "iscrowd as text", "broken polygon", "backslash", "repeated label"}
 # Problems of datasets that other code registers and Detectron2 reads. It cannot read these data, or
 # it learns something else than they say. It trains correctly on data with other problems. For
 # example, it skips boxes without area.

@@ -91,7 +91,7 @@ def test_voc_images_may_be_of_any_format(tmp_path):
     assert found.images[0].objects[0].box == (0, 0, 40, 30)  # the whole image
 
 
-BAD_TEXTS = ["cells", "=voc:a:b", "cells=voc:a", "cells=yolo:a:b", "cells=coco::b", "cells=voc:a:"]
+BAD_TEXTS = ["cells", "=voc:a:b", "cells=voc:a", "cells=other:a:b", "cells=coco::b", "cells=voc:a:"]
 
 
 @pytest.mark.parametrize("text", BAD_TEXTS)

@@ -5,8 +5,12 @@ import json
 import pytest
 
 from robust_backbones.core.errors import UserError
-from robust_backbones.detection.data import subset
+from robust_backbones.detection import config
+from robust_backbones.detection.data import catalog, subset
+from tests.support.custom_data import coco
 from tests.support.small_detectors import DatasetCatalog
+from tests.support.voc_data import voc
+from tests.support.yolo_data import yolo
 
 COCO, VOC = "digit_scenes_val", "digit_scenes_voc_val"
 
@@ -67,3 +71,19 @@ def test_a_voc_subset_without_a_class_is_refused(tmp_path):
     items = subset.choose(VOC, 1, seed=0)
     with pytest.raises(UserError, match="The 1 chosen images have no .*Use a larger --images"):
         subset.register(VOC, items, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["coco", "voc", "yolo"])
+def test_custom_data_are_scored_on_the_chosen_images_only(tmp_path, kind):
+    box = ("cat", (1, 1, 9, 9))
+    texts = {
+        "coco": lambda: f"{tmp_path}:{coco(tmp_path)}",
+        "voc": lambda: f"{voc(tmp_path, {'a': [box], 'b': [box, box]}, None)}:all",
+        "yolo": lambda: f"{yolo(tmp_path, train='images')}:train",
+    }
+    cfg = config.dataset_config(f"mine={kind}:{texts[kind]()}")
+    config.check_inputs(cfg, train=False)
+    name = subset.register("mine", subset.choose("mine", 1, 0), tmp_path / "subset")
+    (image,) = catalog.scored_annotations(name).images
+    (item,) = DatasetCatalog.get(name)
+    assert image.id == item["image_id"] and len(image.objects) == len(item["annotations"])
