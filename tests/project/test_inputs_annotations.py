@@ -9,9 +9,12 @@ import pytest
 from robust_backbones.commands import check_data, evaluate, visualize
 from robust_backbones.core.errors import UserError
 from tests.support import ROOT
-from tests.support.annotation_cases import CASES, Case
+from tests.support.annotation_cases import CASES as COCO
+from tests.support.annotation_cases import Case
+from tests.support.folder_cases import VOC, YOLO
 from tests.support.generated_tables import check_table
 
+CASES = [*COCO, *VOC, *YOLO]
 CONFIG = ROOT / "configs/voc_faster_rcnn_robust_eps3.yaml"
 COMMANDS = (
     "check-data",

@@ -42,7 +42,7 @@ def report(
         rows += [(name, p.kind, p.image, p.text) for p in problems]
         _print_counts(name, annotations)
         if by_path and (rule := custom.parse_dataset(text).split_rule()):
-            print(f"  {rule}")
+            print(f"  note: {rule}")
         errors += _print_problems(problems, masks, listed)
     if csv_file:
         with (

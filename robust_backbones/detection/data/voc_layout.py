@@ -16,9 +16,10 @@ import numpy as np
 from robust_backbones.core.dataset_forms import RANDOM_SPLITS, VOC_LAYOUT
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import read_text
+from robust_backbones.core.images import FORMATS
 from robust_backbones.detection.data.annotations import Problem, inside
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".JPG", ".JPEG", ".PNG")
+SUFFIXES = tuple(case for suffix in FORMATS for case in (suffix, suffix.upper()))
 SEED, FRACTION = 0, 0.8  # of the random split, which is 'train'
 
 # A line of VOC's files for single classes: the image, and whether it shows the class.

@@ -85,9 +85,10 @@ def test_voc_is_read_as_detectron2_reads_it():
     same(custom.load_dicts(source, names, False), load_voc_instances(str(root), "val", names))
 
 
-def test_voc_images_may_be_of_any_format(tmp_path):
-    found = voc_annotations.read_voc(voc(tmp_path, [("cat", (1, 1, 40, 30))], ".png"), "train")
-    assert found.images[0].file.name == "train1.png"
+@pytest.mark.parametrize("suffix", [".png", ".JPG", ".webp", ".tif"])
+def test_voc_images_may_be_of_any_format(tmp_path, suffix):
+    found = voc_annotations.read_voc(voc(tmp_path, [("cat", (1, 1, 40, 30))], suffix), "train")
+    assert found.images[0].file.name == f"train1{suffix}"
     assert found.images[0].objects[0].box == (0, 0, 40, 30)  # the whole image
 
 

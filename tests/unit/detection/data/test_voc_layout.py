@@ -57,7 +57,7 @@ def test_the_random_split_is_stated_and_recorded(tmp_path, capsys, caplog):
     text = f"mine=voc:{tmp_path}:train"
     assert check_data.main([text]) == 0
     printed = capsys.readouterr().out
-    assert f"  {rule}\n" in printed and "note: not annotated, 1: " in printed
+    assert f"  note: {rule}\n" in printed and "note: not annotated, 1: " in printed
 
     from robust_backbones.detection import config
 
