@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from robust_backbones.core.errors import UserError, choose_from
+from robust_backbones.core.files import read_text
 from robust_backbones.core.yaml_entries import check_entries
 
 
@@ -70,7 +71,7 @@ def read_yaml(path: str | Path) -> Entry:
         UserError: the file cannot be read, is not YAML, has a duplicate key or too many entries.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_text(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
     except UnicodeDecodeError:

@@ -6,8 +6,9 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from robust_backbones.core.errors import UserError
 from robust_backbones.detection.data import custom, validate
-from robust_backbones.detection.evaluation import saved
+from robust_backbones.detection.evaluation import coco_scores, saved
 from tests.fuzz.cases import Seed, json_seed
 from tests.fuzz.mutations import value as strange
 
@@ -74,9 +75,17 @@ def read_coco(folder: Path, path: Path) -> None:
 def _use(source: custom.CustomDataset) -> None:
     found = source.read()
     validate.check(found, pixels=False)
+    refused = []
+    for task in ("bbox", "segm"):  # evaluate also scores data that training refuses
+        try:
+            coco_scores.score(found, [], task)
+        except UserError as error:
+            refused.append(error)
     for repair in (False, True):
         validate.refuse_faults("x, " + source.folder, found, repair)
         custom.load_dicts(source, found.classes, repair)
+    if refused:
+        raise refused[0]
 
 
 def read_predictions(folder: Path, path: Path) -> None:

@@ -143,3 +143,20 @@ def test_a_file_cannot_be_claimed(tmp_path):
         files.claimed(tmp_path / "a"),
     ):
         pass
+
+
+@pytest.mark.parametrize("code", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_text_with_byte_order_marks(tmp_path, code):
+    path = tmp_path / "a.json"
+    mark = "\ufeff" if code == "utf-16-be" else ""  # Python writes this mark of itself elsewhere
+    path.write_text(f'{mark}["é"]', encoding=code)
+    assert files.read_text(path) == '["é"]' and files.read_json(path) == ["é"]
+    assert (files.byte_order_mark(path) is None) == (code == "utf-8")
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfea", b"\xe9", b"{", b"[" * 100_000])
+def test_files_that_are_not_json(tmp_path, data):
+    path = tmp_path / "a.json"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="a.json is not JSON"):
+        files.read_json(path)
