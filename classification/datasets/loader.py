@@ -31,12 +31,21 @@ def steps(split: Split, batch_size: int) -> int:
     Raises:
         UserError: the batch is larger than the split.
     """
-    if batch_size > len(split):
-        raise UserError(
-            f"--batch-size {batch_size}: there are only {len(split)} training images. Choose at "
-            f"most {len(split)}."
-        )
+    check_batch_size(batch_size, len(split))
     return len(split) // batch_size
+
+
+def check_batch_size(batch_size: int, images: int) -> None:
+    """Check that a batch is not larger than the number of training images.
+
+    Raises:
+        UserError: the batch is larger.
+    """
+    if batch_size > images:
+        raise UserError(
+            f"--batch-size {batch_size}: there are only {images} training images. Choose at most "
+            f"{images}."
+        )
 
 
 def train_batches(

@@ -77,7 +77,17 @@ def _row(record: Record, settings: dict) -> dict:
             "code_version": record.code_version,
             "seconds": rounded(record.seconds),
             "finished": record.finished,
+            **_splits(record),
         },
+    }
+
+
+def _splits(record: Record) -> dict[str, str]:
+    """Return how the images of each split were selected, where the result states it."""
+    return {
+        f"{name} images": part["split"]
+        for name, part in record.data.items()
+        if isinstance(part.get("split"), str)
     }
 
 

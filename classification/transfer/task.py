@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from classification import metrics, models
+from classification.datasets.loader import check_batch_size
 from classification.datasets.specs import DATASETS
 from classification.datasets.split import ImageSplit, held_out_mask
 from classification.models import Classifier
@@ -123,12 +124,15 @@ class Task:
                     "metric mean_per_class needs. Add images, or use --metric top1."
                 )
         validates = settings.chooses and not self.selects_on_test
-        if validates and not len(self.validation_split(0)[0]):
+        images = len(self.validation_split(0)[0] if validates else self.images(0))
+        if not images:
             raise UserError(
                 f"--shots {settings.shots}: selection needs one training image per class, which "
                 "leaves none to train on. Give more --shots, use --selection test, or give the "
                 "value to choose."
             )
+        if settings.sgd:
+            check_batch_size(settings.sgd.train.batch_size, images)
         # The authors' code freezes layers by their names in ResNets.
         resnet = any(name.startswith("layer4.") for name in self.weights.tensors)
         adapting = settings.parts.batchnorm == "adapting" and settings.mode == "fixed-feature"

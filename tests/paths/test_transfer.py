@@ -329,9 +329,10 @@ def test_user_mistakes(network, tmp_path, capsys, monkeypatch, options, message)
     with pytest.raises(SystemExit) as stop:
         run(network, tmp_path, *options)
     assert stop.value.code == 2
-    last = capsys.readouterr().err.strip().splitlines()[-1]
+    printed = capsys.readouterr()
+    last = printed.err.strip().splitlines()[-1]
     assert re.search(message, last), last
-    assert not (tmp_path / "result.json").exists()
+    assert "training 1 of" not in printed.out and not (tmp_path / "result.json").exists()
 
 
 @pytest.mark.parametrize("told", ["metadata", "source_metadata"])
