@@ -41,7 +41,7 @@ KINDS = {
         "warning",
         "files in class folders are skipped, because they cannot be read as images",
     ),
-    "unused split": ("warning", "is not used, because there is a test split"),
+    "unused split": ("warning", "folder is not used, because there is a test split"),
     **{kind: row for kind, row in FINDINGS.items() if row[0] == "warning"},
     "overlap": ("warning", "in test are also in train"),
     "duplicate": ("warning", "are duplicates in the same split"),

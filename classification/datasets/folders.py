@@ -8,7 +8,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from classification.datasets.split_names import SPLIT_NAMES, choose_splits, is_junk, split_of
+from classification.datasets.split_names import (
+    SPLIT_NAMES,
+    choose_splits,
+    has_splits,
+    is_junk,
+    split_of,
+)
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.images import describe_skipped, has_image_suffix
 
@@ -105,7 +111,9 @@ def find_layout(root: str | Path) -> FolderLayout:
     if len(folders) > 1 and any(contents(root / name)[1] for name in folders):
         return FolderLayout(root, {})
     fix = "Check the path."
-    if folders:
+    if datasets := [root / name for name in folders if has_splits(root / name)]:
+        fix = f"Pass one dataset, such as {datasets[0]}."
+    elif folders:
         fix = "Rename the folders of the training and test images to 'train' and 'test'."
     elif images:
         fix = "Move the images into one folder per class."

@@ -19,7 +19,7 @@ SPLIT_NAMES = {
 }
 # Files and folders that other programs create. They are ignored at every level.
 JUNK = (
-    ".*",  # hidden: .git, .ipynb_checkpoints, .DS_Store, and ._x.jpg of macOS
+    ".[!.]*",  # hidden: .git, .ipynb_checkpoints, .DS_Store, and ._x.jpg of macOS
     "__macosx",
     "__pycache__",
     "@eadir",

@@ -86,7 +86,7 @@ def read_indexes(folder: Path, path: Path) -> None:
         if task == "cifar10":
             cifar.read_cifar(task, split, folder / task)
         else:
-            images, labels, names = READERS[task](split, folder / task)
+            images, labels, names, *_ = READERS[task](split, folder / task)
             assert isinstance(READERS[task], OfficialLayout)
             assert len(images) == len(labels) and names
 
@@ -186,7 +186,7 @@ def read_shards(folder: Path, path: Path) -> None:
     source = shards.open_shards(DATASETS["folder"], "train", folder)
     source.fingerprint()
     for sample in shards.read_samples(source.urls):
-        shards.decode(sample, source.classes)
+        shards.decode(sample, source.classes, source.decoding)
 
 
 def archive_seeds(folder: Path) -> list[Seed]:

@@ -157,6 +157,7 @@ ERRORS = [
     ),
     (["{cat,dog}/1.png", "models/x.pth"], "models: .* has no images, only 1 .pth. Add some"),
     (["dog/1.png", "cat/train/1.png", "cat/test/2.png"], "only the folders 'test', 'train'. Move"),
+    (["{a,b}/train/x/1.png"], "has the folders 'a', 'b'. .* Pass one dataset, such as .*/a"),
     (["README.md"], "has no folders and no images. .* Check the path"),
 ]
 
