@@ -124,9 +124,15 @@ def _shown(names: list[str]) -> str:
 
 
 def _contains_tensors(node: dict) -> bool:
-    return any(
-        isinstance(v, Tensor) or isinstance(v, dict) and _contains_tensors(v) for v in node.values()
-    )
+    pending, seen = [node], {id(node)}
+    for inner in pending:
+        if any(isinstance(v, Tensor) for v in inner.values()):
+            return True
+        # A container can contain itself, or another one many times.
+        more = {id(v): v for v in inner.values() if isinstance(v, dict) and id(v) not in seen}
+        seen.update(more)
+        pending += more.values()
+    return False
 
 
 def _require_tensors(state: dict, source: object) -> None:

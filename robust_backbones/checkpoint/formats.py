@@ -3,6 +3,8 @@
 Every key of a file is used, dropped with a recorded reason, or named in an error.
 """
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,7 +84,7 @@ def _classifier(state: dict[str, Tensor], rest: dict, source: object) -> Layout:
             f"{source}: format version {rest.get('version')} is not supported, only "
             f"{FORMAT_VERSION}. Install a newer release."
         )
-    metadata = _metadata(rest) or _plain_values(rest)
+    metadata = _metadata(rest, source) or _plain_values(rest)
     recorded = _recorded_statistics(metadata, source)
     for part in found.statistics.keys() & recorded.keys():
         one, two = found.statistics[part], recorded[part].flatten()
@@ -95,22 +97,38 @@ def _classifier(state: dict[str, Tensor], rest: dict, source: object) -> Layout:
     return Layout(kind, found.tensors, found.dropped, metadata=metadata, **statistics)
 
 
-def _metadata(rest: dict) -> dict:
+def _metadata(rest: dict, source: object) -> dict:
     """Return the metadata of a file written by this project, or an empty dictionary."""
-    return _to_python(rest["metadata"]) if isinstance(rest.get("metadata"), dict) else {}
+    metadata = rest.get("metadata")
+    return _to_python(metadata, source, itertools.count()) if isinstance(metadata, dict) else {}
 
 
-def _to_python(value: Any, depth: int = 0) -> Any:
+_MOST_ENTRIES, _DEEPEST = 100_000, 20
+
+
+def _to_python(value: Any, source: object, entries: Iterator[int], depth: int = 0) -> Any:
     """Convert NumPy scalars in containers to Python numbers, because readers refuse them.
 
-    `depth` ends the recursion in containers that contain themselves.
+    Args:
+        value: container or value to convert.
+        source: name of the file in error messages.
+        entries: counter of the converted values.
+        depth: number of containers around the value.
+
+    Raises:
+        UserError: the containers have too many entries. A file of a few bytes can contain a
+            container many times, or inside itself.
     """
+    if next(entries) > _MOST_ENTRIES or depth > _DEEPEST:
+        raise UserError(
+            f"{source}: the metadata have more than {_MOST_ENTRIES} entries or {_DEEPEST} levels."
+        )
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, dict) and depth < 9:
-        return {k: _to_python(v, depth + 1) for k, v in value.items()}
-    if type(value) in (list, tuple) and depth < 9:
-        return type(value)(_to_python(v, depth + 1) for v in value)
+    if type(value) is dict:
+        return {k: _to_python(v, source, entries, depth + 1) for k, v in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_to_python(v, source, entries, depth + 1) for v in value)
     return value
 
 
@@ -138,7 +156,7 @@ def _check_statistics(layout: Layout, source: object) -> None:
 
 def _plain_values(rest: dict) -> dict:
     """Return the numbers, strings and booleans of a file, such as its epoch and accuracy."""
-    values = {k: _to_python(v) for k, v in rest.items() if isinstance(v, _PLAIN)}
+    values = {k: v.item() if isinstance(v, np.generic) else v for k, v in rest.items()}
     return {k: v for k, v in values.items() if isinstance(v, (int, float, str, bool))}
 
 
@@ -155,7 +173,7 @@ def _detectron2(
     assume_rgb: bool,
 ) -> Layout:
     """Extract the backbone under `prefix` from a converted file or from a whole detector."""
-    metadata = _metadata(rest)
+    metadata = _metadata(rest, source)
     order = metadata.get("channel_order")
     if order not in (None, "RGB"):
         raise UserError(f"{source}: the network expects {order} images. Only RGB is supported.")

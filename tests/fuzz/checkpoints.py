@@ -121,6 +121,8 @@ def _networks() -> list[dict]:
         {"model": robustness, "epoch": 3, "optimizer": {"state": {0: {"m": torch.zeros(2)}}}},
         {"model": stem, "metadata": {"channel_order": "RGB", "mean": [0.5] * 3, "std": [0.2] * 3}},
         {"state_dict": {f"module.encoder_q.{k}": v for k, v in part.items()}},
+        {"net": part, "best": np.float64(0.5), "run": {"ema": part, "epoch": np.int64(3)}},
+        {"model": {f"1.{k}": v for k, v in part.items()} | {"0.mu": torch.full((3,), 0.5)}},
         part,
     ]
 

@@ -164,6 +164,18 @@ def test_metadata_that_was_loaded_with_code_is_plain(tmp_path, state):
     assert [type(x) for x in read.metadata.values()] == [float, int]
 
 
+@pytest.mark.parametrize("case", ["shared", "circular"])
+def test_metadata_of_too_many_entries_are_refused(state, case):
+    metadata = {"a": 0.5}
+    for _ in range(19):
+        metadata = {"a": metadata, "b": metadata}
+    if case == "circular":
+        metadata = {"eps": 0.5}
+        metadata["self"] = metadata
+    with pytest.raises(UserError, match="more than 100000 entries or 20 levels"):
+        formats.unwrap({"model": state, "metadata": metadata}, "file")
+
+
 def test_a_missing_dill_is_named_with_its_extra(tmp_path, state, monkeypatch):
     dill = pytest.importorskip("dill", reason="dill is not installed")
     torch.save({"model": state, "f": lambda: 0}, tmp_path / "a.pth", pickle_module=dill)
