@@ -180,6 +180,16 @@ def parser(description: str) -> Parser:
     run("--batch-size", type=cli.count, default=32, metavar="N", help="images per batch")
     run("--device", help="torch device (default: cuda if available, else cpu)")
     run("--output", type=cli.path, required=True, metavar="DIR", help="folder for the results")
+    p.restrict(
+        "--data",
+        to="a --dataset that is read from files",
+        when=lambda args: DATASETS[args.dataset].needs_root,
+    )
+    p.restrict(
+        *("--data", "--image-range"),
+        to="--start image or --mode invert",
+        when=lambda args: args.mode != "visualize" or args.start == "image",
+    )
     return p
 
 

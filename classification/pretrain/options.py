@@ -37,6 +37,17 @@ def parser(description: str) -> Parser:
     )
     for add in (_data_options, _training_options, _attack_options, _running_options):
         add(p)
+    p.restrict(
+        "--data",
+        to="a --dataset that is read from files",
+        when=lambda args: DATASETS[args.dataset].needs_root,
+    )
+    p.restrict("--beta", to="--method trades", when=lambda args: args.method == "trades")
+    p.restrict(
+        *("--steps", "--step-size", "--random-start", "--use-best"),
+        to="an adversarial --method",
+        when=lambda args: args.method != "standard" or args.eps,  # both: see `_method_and_eps`
+    )
     return p
 
 

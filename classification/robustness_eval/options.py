@@ -102,6 +102,11 @@ def parser(description: str) -> Parser:
         metavar="N",
         help="number of processes that load images; 0: load in the main process",
     )
+    p.restrict(
+        "--data",
+        to="a --dataset that is read from files",
+        when=lambda args: DATASETS[args.dataset].needs_root,
+    )
     return p
 
 

@@ -24,6 +24,7 @@ from robust_backbones.core.files import atomic
 from robust_backbones.core.signals import EXIT_RESUMABLE
 
 FINISHED, FAILED, INTERRUPTED, BUSY = "finished", "failed", "interrupted", "busy"
+LOST = "cluster lost"
 RUNNING, MISSING = "running", "missing"
 USER_ERROR = 2  # exit code of errors that another attempt cannot fix
 MIN_POLL, MAX_POLL = 0.05, 1.0  # seconds between two checks of a running process
@@ -35,8 +36,8 @@ class Attempt:
     """Outcome of one start of a run.
 
     Attributes:
-        state: `FINISHED`, `FAILED`, `INTERRUPTED` (stopped on request, resumable) or `BUSY`
-            (another process is executing the run).
+        state: `FINISHED`, `FAILED`, `INTERRUPTED` (stopped on request, resumable), `BUSY` (another
+            process is executing the run) or `LOST` (the machine or the cluster was lost).
         code: exit code of the last command; 0 for success.
         error: last error message; empty for success.
         seconds: wall time of the attempt, s.

@@ -12,6 +12,7 @@ ACTIONS = {
     "retry": "clear the recorded failures, then do the same as run",
     "table": "print the results so far",
 }
+EXECUTING = ("run", "retry")  # actions that start runs
 
 
 def parser(description: str) -> Parser:
@@ -67,6 +68,10 @@ def parser(description: str) -> Parser:
         metavar="SECONDS",
         help="pause before the second start, doubled for each later one (default: 30)",
     )
+    runs = ("--executor", "--jobs", "--gpus", "--address", "--attempts", "--pause")
+    p.restrict(*runs, to="the action run or retry", when=lambda args: args.action in EXECUTING)
+    p.restrict("--jobs", "--gpus", to="--executor local", when=lambda a: a.executor == "local")
+    p.restrict("--address", to="--executor ray", when=lambda args: args.executor == "ray")
     return p
 
 

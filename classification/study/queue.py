@@ -8,10 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from classification.study.commands import read_metrics
-from classification.study.execute import BUSY, FINISHED, INTERRUPTED, USER_ERROR, Attempt, failures
+from classification.study.execute import (
+    BUSY,
+    FINISHED,
+    INTERRUPTED,
+    LOST,
+    USER_ERROR,
+    Attempt,
+    failures,
+)
 from classification.study.executors import Executor
 from classification.study.file import StudyRun
 
+MAX_LOSSES = 20  # times that a run may be lost with its cluster, about three hours of waiting
+LONGEST_PAUSE = 600.0  # longest pause in seconds before a lost run is started again
 POLL = 0.5  # seconds to wait for the end of a run before checking signals and pauses
 
 
@@ -41,6 +51,9 @@ class Queue:
     # Number of failures in this call, by the run's folder. They are also counted here because they
     # cannot be recorded in the folders if the disk is full.
     _failures: Counter = field(default_factory=Counter)
+    _losses: Counter = field(default_factory=Counter)  # losses of the cluster, by the run's folder
+    _losses_in_a_row: int = 0
+    _no_start_before: float = 0.0  # time.monotonic() at which a lost cluster is tried again
     _dependents: dict[Path, list[StudyRun]] = field(default_factory=lambda: defaultdict(list))
 
     def work(self, stop_requested: Callable[[], bool] = lambda: False) -> bool:
@@ -57,7 +70,7 @@ class Queue:
                 self.executor.stop()
             while paused and paused[0][0] <= time.monotonic():
                 heapq.heappush(ready, heapq.heappop(paused)[1:])
-            while ready and not stopped and self.executor.has_room(ready[0][1]):
+            while ready and not stopped and self._has_room(ready[0][1]):
                 self.executor.start(heapq.heappop(ready)[1])
                 self.running += 1
             for run, attempt in self.executor.wait(POLL):
@@ -97,6 +110,9 @@ class Queue:
         """
         if run.store:
             run.store.fetch(run.folder)  # another machine may have executed the run
+        if attempt.state == LOST:
+            return self._note_loss(run, attempt)
+        self._losses_in_a_row, self._no_start_before = 0, 0.0
         if attempt.state == FINISHED:
             self.finished.add(run.folder)
             return None
@@ -108,6 +124,23 @@ class Queue:
             self._give_up(run.folder, attempt.error)
             return None
         return self.pause * 2 ** (count - 1)
+
+    def _note_loss(self, run: StudyRun, attempt: Attempt) -> float | None:
+        """Pause all starts after the loss of a cluster, which is not a failure of the run."""
+        self._losses[run.folder] += 1
+        if (losses := self._losses[run.folder]) >= MAX_LOSSES:
+            self._give_up(run.folder, f"cluster lost {losses} times: {attempt.error}")
+            return None
+        now = time.monotonic()
+        if now >= self._no_start_before:  # a cluster takes all its runs along
+            pause = min(self.pause * 2**self._losses_in_a_row, LONGEST_PAUSE)
+            self._losses_in_a_row += 1
+            self._no_start_before = now + pause
+            print(f"cluster lost ({attempt.error}). Trying again in {pause:.0f} s.", flush=True)
+        return self._no_start_before - now
+
+    def _has_room(self, run: StudyRun) -> bool:
+        return time.monotonic() >= self._no_start_before and self.executor.has_room(run)
 
     def _is_final(self, code: int, failures: int) -> bool:
         """Return whether a failure is final, so that the run is not started again."""

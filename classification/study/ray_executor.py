@@ -1,5 +1,6 @@
 """Execute the runs of a study on a Ray cluster. This is the only module that imports Ray."""
 
+import contextlib
 import logging
 import os
 import socket
@@ -8,19 +9,33 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from classification.study.execute import FAILED, Attempt, execute
+from classification.study.execute import FAILED, LOST, Attempt, execute
 from classification.study.file import StudyRun
 from robust_backbones.core.errors import UserError
 
 # Tasks submitted to Ray per CPU core. This is enough to keep Ray busy, and fits into its memory.
 QUEUED_PER_CORE = 4
 POLL = 2  # seconds between two checks of the stop flag
+# Errors of the cluster, which say nothing about the run. After the loss of the local raylet, this
+# process can do nothing more in the cluster until it has connected again.
+_DISCONNECTED = (exceptions.LocalRayletDiedError, exceptions.RpcError, exceptions.RaySystemError)
+_LOST = (
+    *_DISCONNECTED,
+    exceptions.NodeDiedError,
+    exceptions.RayActorError,
+    exceptions.ObjectLostError,
+    exceptions.WorkerCrashedError,
+)
 
 
 class RayExecutor:
     """Executor that starts runs as Ray tasks. Ray chooses nodes and restarts tasks of lost nodes.
+
+    If Ray gives up because the cluster or a part of it is lost, the runs end as `LOST`. The next
+    start connects again.
 
     Every node needs this package, and either the study's folder at the same path (shared storage)
     or an `output` in object storage.
@@ -34,31 +49,48 @@ class RayExecutor:
     """
 
     def __init__(self, address: str | None = None) -> None:
-        _check_reachable(address)
+        self._address = address
+        self._running: dict = {}  # maps a Ray task to its run
+        self._ended: list[tuple[StudyRun, Attempt]] = []  # lost runs for the next call of `wait`
+        self._nodes: dict[tuple, str] = {}  # maps `_inputs` to the node with the cached features
+        self._connect()
+
+    def _connect(self) -> None:
+        _check_reachable(self._address)
         root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         try:
             ray.init(
-                address=address,
+                address=self._address,
                 ignore_reinit_error=True,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                include_dashboard=False if address is None else None,
+                include_dashboard=False if self._address is None else None,
                 runtime_env={"env_vars": {"PYTHONPATH": path}},
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(f"--address {address}: no Ray cluster answers ({error}).") from None
-        self._stop_flag: Any = ray.remote(_StopFlag).options(num_cpus=0).remote()
+            raise UserError(
+                f"--address {self._address}: no Ray cluster answers ({error})."
+            ) from None
+        self._stop_flag: Any = ray.remote(_StopFlag).options(num_cpus=0, max_restarts=-1).remote()
         self._execute = ray.remote(_execute_on_node)
-        self._running: dict = {}  # maps a Ray task to its run
-        self._nodes: dict[tuple, str] = {}  # maps `_inputs` to the node with the cached features
         cores = int(ray.cluster_resources().get("CPU", 1))
         self._limit = max(16, QUEUED_PER_CORE * cores)
+        self._connected = True
 
     def has_room(self, run: StudyRun) -> bool:
-        return len(self._running) < self._limit
+        return not self._ended and len(self._running) < self._limit
 
     def start(self, run: StudyRun) -> None:
+        try:
+            if not self._connected:
+                self._connect()
+            self._submit(run)
+        except (*_LOST, UserError) as error:
+            self._ended.append((run, _lost(error)))
+            self._disconnect(error)
+
+    def _submit(self, run: StudyRun) -> None:
         has_gpus = ray.cluster_resources().get("GPU")  # in a cluster without GPUs, runs use the CPU
         options: dict[str, Any] = {
             "num_cpus": run.cpus,
@@ -74,30 +106,62 @@ class RayExecutor:
         self._running[task] = run
 
     def wait(self, seconds: float) -> list[tuple[StudyRun, Attempt]]:
+        if self._ended:
+            lost, self._ended = self._ended, []
+            return lost
         tasks = list(self._running)
         if not tasks:
             time.sleep(seconds)
             return []
-        ended, _ = ray.wait(tasks, num_returns=1, timeout=seconds)
-        if ended:  # also collect all other tasks that have ended
-            ended, _ = ray.wait(tasks, num_returns=len(tasks), timeout=0)
-        pairs = [(self._running.pop(task), task) for task in ended]
-        return [(run, self._attempt(run, task)) for run, task in pairs]
+        try:
+            ended, _ = ray.wait(tasks, num_returns=1, timeout=seconds)
+            if ended:  # also collect all other tasks that have ended
+                ended, _ = ray.wait(tasks, num_returns=len(tasks), timeout=0)
+        except _LOST as error:
+            self._disconnect(error)
+            return self.wait(0)
+        found = []
+        for task in ended:
+            if task in self._running:  # false after `_disconnect`, which ends all runs
+                run = self._running.pop(task)
+                found.append((run, self._attempt(run, task)))
+        return found
+
+    def _disconnect(self, error: Exception) -> None:
+        """End the session if this process lost its cluster. All running runs are then lost."""
+        if self._connected and isinstance(error, _DISCONNECTED):
+            self._connected = False
+            self._ended += [(run, _lost(error)) for run in self._running.values()]
+            self._running.clear()
+            ray.shutdown()
 
     def _attempt(self, run: StudyRun, task: Any) -> Attempt:
         try:
             attempt, node = ray.get(task)
+        except _LOST as error:
+            self._disconnect(error)
+            return _lost(error)
         except Exception as error:  # Ray gave up on the task, or our code failed on the node
-            lines = str(error).strip().splitlines() or [""]
-            return Attempt(FAILED, 1, f"{type(error).__name__}: {lines[-1]}")
+            return Attempt(FAILED, 1, _words(error))
         self._nodes[_inputs(run)] = node
         return attempt
 
     def stop(self) -> None:
-        ray.get(self._stop_flag.set.remote())
+        if self._connected:
+            with contextlib.suppress(*_LOST):  # lost runs end without the flag
+                ray.get(self._stop_flag.set.remote())
 
     def close(self) -> None:
         ray.shutdown()
+
+
+def _lost(error: Exception) -> Attempt:
+    return Attempt(LOST, 1, _words(error))
+
+
+def _words(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[-1]}"
 
 
 def _check_reachable(address: str | None) -> None:

@@ -52,7 +52,20 @@ def parser(description: str) -> Parser:
     )
     for add in (_data_options, _protocol_options, _probe_options, _sgd_options, _running_options):
         add(p)
+    p.restrict(
+        "--data",
+        to="a --dataset that is read from files",
+        when=lambda args: DATASETS[args.dataset].needs_root,
+    )
+    p.restrict("--held-out", to="--selection validation", when=_holds_out)
     return p
+
+
+def _holds_out(args: argparse.Namespace) -> bool:
+    try:
+        return _parts(args).selection == "validation"
+    except UserError:  # `make_settings` reports it
+        return True
 
 
 def _data_options(p: Parser) -> None:

@@ -84,6 +84,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="KEY VALUE",
         help="changes to the config, such as OUTPUT_DIR output/mine SEED 1",
     )
+    parser.restrict("--restart-schedule", to="--resume", when=lambda args: args.resume)
     args = parser.parse_intermixed_args(argv)
     if args.machine_rank >= args.num_machines:
         parser.error(

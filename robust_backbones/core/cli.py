@@ -5,6 +5,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -86,6 +87,15 @@ def program_name() -> str:
     return name
 
 
+@dataclass(frozen=True)
+class _Restriction:
+    """Condition for options; see `Parser.restrict`."""
+
+    options: tuple[str, ...]
+    to: str
+    when: Callable[[argparse.Namespace], bool]
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that reports errors like a `UserError`: one line, exit code 2.
 
@@ -94,15 +104,50 @@ class Parser(argparse.ArgumentParser):
     """
 
     _typed: Sequence[str] = ()  # arguments of the current parse, for the error message
+    _is_checking = False  # whether `_given` parses the arguments for the second time
 
     def __init__(self, prog: str | None = None, **kwargs: Any):
         kwargs.setdefault("formatter_class", _Help)
+        self._restrictions: list[_Restriction] = []
         super().__init__(prog or program_name(), **kwargs)
+
+    def restrict(self, *options: str, to: str, when: Callable[[argparse.Namespace], bool]) -> None:
+        """Refuse options where they have no effect, instead of ignoring them.
+
+        Args:
+            options: options, such as `--beta`.
+            to: option that they need, in words for the message, such as `--method trades`.
+            when: function from the parsed arguments to whether the options have an effect.
+        """
+        self._restrictions.append(_Restriction(options, to, when))
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse as argparse does, and save the arguments for the error message."""
         self._typed = sys.argv[1:] if args is None else args
-        return super().parse_known_args(args, namespace)
+        parsed, rest = super().parse_known_args(args, namespace)
+        violated = [r for r in self._restrictions if not self._is_checking and not r.when(parsed)]
+        given = self._given() if violated else set()
+        for restriction in violated:
+            for option in restriction.options:
+                if self._option_string_actions[option].dest in given:
+                    self.error(
+                        f"{option} has no effect without {restriction.to}. Remove {option}, or use "
+                        f"{restriction.to}"
+                    )
+        return parsed, rest
+
+    def _given(self) -> set[str]:
+        """Return the destinations of the options that were typed, even if they equal a default."""
+        actions = [(action, action.default) for action in self._actions]
+        try:
+            self._is_checking = True
+            for action, _ in actions:
+                action.default = argparse.SUPPRESS
+            return set(vars(super().parse_known_args(self._typed)[0]))
+        finally:
+            self._is_checking = False
+            for action, default in actions:
+                action.default = default
 
     def error(self, message: str) -> NoReturn:
         """Print the error with a reference to --help, and exit with code 2."""

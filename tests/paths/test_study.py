@@ -74,7 +74,9 @@ def test_what_a_result_depends_on_is_its_identity(tmp_path):
 
     first = ids(FILE)
     assert len(set(first)) == 4 and ids(FILE) == first
-    assert ids(FILE, {"data": "/elsewhere", "workers": "8", "device": "cuda"}) == first
+    assert ids(FILE, {"workers": "8", "device": "cuda"}) == first
+    files = FILE | {"common": FILE["common"] | {"dataset": "cars"}}
+    assert ids(files, {"data": "/elsewhere"}) == ids(files)
     assert not set(ids(FILE, {"trials": "3"})) & set(first)
     weights = tmp_path / "w.pt"
     contents = FILE | {"axes": {"weights": {"mine": {"weights": str(weights)}}}}
@@ -254,6 +256,10 @@ MISTAKES = [
     (
         "output: o\ncommon: {dataset: digits, weights: w}\naxes: {a: [1, 2]}",
         "the runs 'transfer, 1' and 'transfer, 2' have the same options",
+    ),
+    (
+        "output: o\ncommand: pretrain\ncommon:\n  beta: 6\n  method: pgd",
+        "s.yaml:4: pretrain: --beta has no effect without --method trades. Remove --beta",
     ),
     ("output: o\ncommand: train\ncommon: {SEED: 1}", "the option 'config' is missing"),
     ("output: o\ncommand: train\ncommon: {config: none.yaml}", "train: config file"),

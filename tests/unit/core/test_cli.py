@@ -1,10 +1,12 @@
 """Test help and errors of command lines."""
 
+import importlib
 import subprocess
 import sys
 
 import pytest
 
+from robust_backbones.__main__ import COMMANDS
 from robust_backbones.core.cli import Parser, count, whole
 from tests.support import ROOT
 
@@ -45,6 +47,67 @@ def test_an_error_is_one_line(argv, message, capsys):
         parser().parse_args(argv)
     said = capsys.readouterr().err
     assert stop.value.code == 2 and message in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "refused"),
+    [
+        (["--norm", "l2"], None),
+        (["--norm", "linf", "--steps", "5"], None),
+        (["--norm", "l2", "--steps", "5"], "--steps"),
+        (["--norm", "l2", "--steps", "3", "5"], "--steps"),  # equal to the default
+        (["--norm", "l2", "--st", "5"], "--steps"),  # abbreviated
+        (["--norm", "l2", "--fast"], "--fast"),
+    ],
+)
+def test_options_without_effect_are_refused(argv, refused, capsys):
+    made = parser()
+    made.restrict("--steps", "--fast", to="--norm linf", when=lambda args: args.norm == "linf")
+    if refused is None:
+        assert made.parse_args(argv) == parser().parse_args(argv)
+        return
+    with pytest.raises(SystemExit):
+        made.parse_args(argv)
+    fix = f"Remove {refused}, or use --norm linf"
+    assert f"error: {refused} has no effect without --norm linf. {fix}" in capsys.readouterr().err
+    assert made.parse_args(["--norm", "l2"]).steps == [3, 5]  # the defaults are restored
+
+
+IGNORED = [
+    ("pretrain", "--method pgd --beta 3", "--beta", "--method trades"),
+    ("pretrain", "--method pgd --beta 6", "--beta", "--method trades"),
+    ("pretrain", "--dataset digits --data DIR", "--data", "a --dataset that is read from files"),
+    ("pretrain", "--method standard --use-best", "--use-best", "an adversarial --method"),
+    ("transfer", "--weights w --dataset digits --data DIR", "--data", "a --dataset"),
+    (
+        "transfer",
+        "--weights w --dataset cars --selection test --held-out 0.3",
+        "--held-out",
+        "--se",
+    ),
+    (
+        "transfer",
+        "--weights w --dataset cars --protocol paper --held-out 0.2",
+        "--held-out",
+        "--se",
+    ),
+    ("robustness-eval", "--weights w --dataset faces --data DIR", "--data", "a --dataset"),
+    ("interpret", "--weights w --mode visualize --data DIR", "--data", "--start image"),
+    ("study", "plan s.yaml --gpus 0", "--gpus", "the action run"),
+    ("study", "run s.yaml --executor ray --jobs 2", "--jobs", "--executor local"),
+    ("study", "run s.yaml --address auto", "--address", "--executor ray"),
+    ("study", "status s.yaml --attempts 3", "--attempts", "the action run"),
+    ("train", "--config c.yaml --restart-schedule", "--restart-schedule", "--resume"),
+]
+
+
+@pytest.mark.parametrize(("command", "words", "option", "needed"), IGNORED)
+def test_commands_refuse_options_without_effect(command, words, option, needed, capsys):
+    output = ["--output", "o"] if command not in ("study", "train") else []
+    with pytest.raises(SystemExit) as stop:
+        importlib.import_module(COMMANDS[command][0]).main([*words.split(), *output])
+    assert stop.value.code == 2
+    assert f"error: {option} has no effect without {needed}" in capsys.readouterr().err
 
 
 def test_help_shows_defaults_and_choices():

@@ -9,7 +9,7 @@ import pytest
 
 from classification.study import __main__ as study
 from classification.study import execute
-from classification.study.execute import BUSY, FAILED, FINISHED, INTERRUPTED, Attempt, state
+from classification.study.execute import BUSY, FAILED, FINISHED, INTERRUPTED, LOST, Attempt, state
 from classification.study.executors import Local
 from classification.study.file import read_study
 from classification.study.queue import Queue
@@ -43,7 +43,7 @@ class Fake:
         run = self.going.pop(0)
         outcome = self.outcomes[run.labels["number"]].pop(0)
         run.folder.mkdir(parents=True, exist_ok=True)
-        if outcome.state != FINISHED:
+        if outcome.state not in (FINISHED, LOST):
             execute.record(run.folder, outcome)
         return [(run, outcome)]
 
@@ -56,6 +56,10 @@ class Fake:
 
 def bad(code=1, error="it failed"):
     return Attempt(FAILED, code, error)
+
+
+def lost():
+    return Attempt(LOST, 1, "NodeDiedError: gone")
 
 
 @pytest.mark.parametrize(
@@ -72,9 +76,18 @@ def bad(code=1, error="it failed"):
         ([[bad(2, "mistake")], [Attempt(FINISHED)]], "01", "1", {"0": "mistake"}),
         ([[Attempt(BUSY), Attempt(FINISHED)], [Attempt(FINISHED)]], "010", "01", {}),
         ([[Attempt(INTERRUPTED, 75), Attempt(FINISHED)], [Attempt(FINISHED)]], None, "01", {}),
+        ([[lost()] * 4 + [Attempt(FINISHED)], [Attempt(FINISHED)]], "000001", "01", {}),
+        ([[lost(), bad(), bad(), Attempt(FINISHED)], [Attempt(FINISHED)]], None, "01", {}),
+        (
+            [[lost()] * 5, [Attempt(FINISHED)]],
+            None,
+            "1",
+            {"0": "cluster lost 5 times: NodeDiedError: gone"},
+        ),
     ],
 )
-def test_failures_are_tried_again_later(tmp_path, outcomes, order, finished, failed):
+def test_failures_are_tried_again_later(tmp_path, monkeypatch, outcomes, order, finished, failed):
+    monkeypatch.setattr("classification.study.queue.MAX_LOSSES", 5)
     runs = read_study(toy(tmp_path, 2))
     executor = Fake({str(i): list(rows) for i, rows in enumerate(outcomes)})
     queue = Queue(runs, executor, pause=0.05)
