@@ -208,7 +208,9 @@ _MISMATCH = re.compile(
 
 def _explain(error: Exception, cfg: CfgNode) -> str:
     """Return the message of an error of yacs in the words of this project."""
-    text = " ".join(str(error.args[0] if error.args else error).split()) or type(error).__name__
+    # The text of a KeyError is in quotes. Errors of PyYAML and of files have several arguments.
+    text = str(error.args[0] if len(error.args) == 1 else error)
+    text = " ".join(text.split()) or type(error).__name__
     if found := re.search(r"Non-existent (?:config )?key: ([\w.]+)", text):
         return f"{found[1]} is not a configuration key{_similar(cfg, found[1])}"
     if found := _MISMATCH.search(text):
