@@ -121,7 +121,7 @@ def _members(root: Path) -> Iterator[tuple[str, str, io.BytesIO]]:
                 # The folders train/ and test/ may be inside another folder.
                 parts = member.name.removeprefix("./").split("/")
                 at = next((i for i, part in enumerate(parts[:-2]) if split_of(part)), None)
-                if at is None or not member.isreg() or any(map(is_junk, parts)):
+                if at is None or not member.isreg() or any(is_junk(p) for p in parts if p != ".."):
                     continue
                 if is_image(member.name):
                     repeated = len(parts) > at + 3 and parts[at + 1].lower() == parts[at].lower()

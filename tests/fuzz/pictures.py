@@ -8,10 +8,11 @@ from PIL import Image
 
 from classification.datasets.image_files import read_fast
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.images import decode
+from robust_backbones.core.images import Decoding, decode
 from robust_backbones.detection.data import annotations, validate
 from robust_backbones.detection.inspect import predictor
 from tests.fuzz.cases import Seed
+from tests.support.image_files import KINDS
 
 
 def encoded(image: Image.Image, kind: str, **options) -> bytes:
@@ -72,6 +73,10 @@ def image_seeds(folder: Path) -> list[Seed]:
         ("jpg", encoded(rgb, "tga")),
         ("png", encoded(frames[0], "pcx")),
     ]
+    seeds += [(kind.suffix[1:], kind.data) for kind in KINDS if kind.scaled is not None]
+    seeds += [
+        (ending, encoded(rgb, kind)) for ending, kind in (("avif", "avif"), ("jp2", "jpeg2000"))
+    ]
     return [Seed(f"x.{ending}", data) for ending, data in seeds]
 
 
@@ -80,6 +85,7 @@ def read_images(folder: Path, path: Path) -> None:
     refused = []
     for read in (
         lambda: decode(path),
+        lambda: decode(path, decoding=Decoding((0, 65535))),
         lambda: read_fast(path, 2),
         lambda: predictor.as_array(path),
     ):
