@@ -101,6 +101,6 @@ def test_the_cache_of_small_images_holds_turned_pixels(tmp_path, monkeypatch):
     monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path / "cache"))
     square = Image.fromarray(RGB[:24, :24])
     write(tmp_path / "a", pillow("PNG", square, exif=exif(6)), ".png")
-    images, _, _ = image_cache.read_decoded("test", tmp_path / "a", 24)
+    images = image_cache.read_decoded("test", tmp_path / "a", 24).images
     expected = np.asarray(square.transpose(TURNS[6])).transpose(2, 0, 1)
     assert np.array_equal(images[0].numpy(), expected)
