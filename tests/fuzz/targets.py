@@ -33,7 +33,9 @@ from tests.fuzz.tasks import (
     read_archive,
     read_indexes,
     read_shards,
+    read_table,
     shard_seeds,
+    table_seeds,
 )
 from tests.fuzz.texts import (
     YAML_WORDS,
@@ -66,6 +68,7 @@ TARGETS = {
         lambda _: [json_seed("x.json", PREDICTIONS)], read_drawn, JSON_WORDS
     ),
     "index": Target(index_seeds, read_indexes, (b"\t", b"\n", b"/", b"..", b" ", *JSON_WORDS)),
+    "table": Target(table_seeds, read_table, (b",", b";", b'"', b"\n", b"/", b"..", b"split")),
     "shards": Target(shard_seeds, read_shards, (b"ustar", b"../", *JSON_WORDS)),
     "archive": Target(archive_seeds, read_archive, (b"ustar", b"../", b"train/")),
     "image": Target(

@@ -91,6 +91,28 @@ def read_indexes(folder: Path, path: Path) -> None:
             assert len(images) == len(labels) and names
 
 
+def table_seeds(folder: Path) -> list[Seed]:
+    """Write images, and tables of their labels."""
+    (folder / "images").mkdir()
+    for name in "abcd":
+        (folder / "images" / f"{name}.png").write_bytes(_png())
+    rows = [
+        ("a.png", "cat", "train"),
+        ("b", "dog", "train"),
+        ("c", "cat", "val"),
+        ("d", "dog", "val"),
+    ]
+    text = "filename,label,split\n" + "".join(",".join(row) + "\n" for row in rows)
+    numbers = "id;class\n" + "".join(f"{row[0]};{i % 2}\n" for i, row in enumerate(rows))
+    return [Seed("labels.csv", text.encode()), Seed("numbers.csv", numbers.encode())]
+
+
+def read_table(folder: Path, path: Path) -> None:
+    for split in ("train", "test"):
+        images, labels, names, *_ = READERS["folder"](split, path)
+        assert len(images) == len(labels) and len(names) > 1
+
+
 def _png(rng=None) -> bytes:
     file = io.BytesIO()
     Image.fromarray(np.full((8, 8, 3), 90, np.uint8)).save(file, "png")
