@@ -123,6 +123,17 @@ class Task:
                     f"{source.name} {source.split} has no image of class '{name}', which the "
                     "metric mean_per_class needs. Add images, or use --metric top1."
                 )
+        if settings.shots:
+            counts = torch.bincount(self.train.labels, minlength=self.train.classes).tolist()
+            names = self.train.class_names
+            few = sorted((n, names[k]) for k, n in enumerate(counts) if 0 < n < settings.shots)
+            if few:
+                shown = ", ".join(f"'{name}' has {n}" for n, name in few[:3])
+                more = f", and {len(few) - 3} more classes have too few" if few[3:] else ""
+                raise UserError(
+                    f"--shots {settings.shots}: not all classes have so many training images: "
+                    f"{shown}{more}. Choose at most {few[0][0]}."
+                )
         validates = settings.chooses and not self.selects_on_test
         images = len(self.validation_split(0)[0] if validates else self.images(0))
         if not images:

@@ -85,8 +85,10 @@ def run(cfg: CfgNode, mode: Mode) -> None:
         evaluate(cfg, mode.resume)
         return
     with claimed(cfg.OUTPUT_DIR) if comm.is_main_process() else contextlib.nullcontext():
-        cfg = continued(cfg, mode.resume, mode.restart_schedule)
+        cfg, notes = continued(cfg, mode.resume, mode.restart_schedule)
         _setup(cfg, mode)
+        for note in notes:  # after the hundreds of lines of the set-up, and in log.txt
+            logging.getLogger("detectron2").warning(note)
         train(cfg, mode.resume, mode.restart_schedule)
 
 
@@ -175,8 +177,8 @@ def evaluate(cfg: CfgNode, resume: bool) -> None:
         write_result(cfg, metrics, checkpointer.sha256, seconds, "eval_result.json")
 
 
-def continued(cfg: CfgNode, resume: bool, restart_schedule: bool) -> CfgNode:
-    """Return the configuration of a new or resumed run in `OUTPUT_DIR`, and log the differences.
+def continued(cfg: CfgNode, resume: bool, restart_schedule: bool) -> tuple[CfgNode, list[str]]:
+    """Return the configuration of a new or resumed run in `OUTPUT_DIR`, and notes on differences.
 
     By default, a resumed run keeps its schedule and its initial weights. Its result is then the
     same as without the interruption.
@@ -190,7 +192,7 @@ def continued(cfg: CfgNode, resume: bool, restart_schedule: bool) -> CfgNode:
         UserError: `OUTPUT_DIR` contains a run, but `resume` is false.
     """
     if not os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
-        return cfg
+        return cfg, []
     if not resume:
         raise UserError(
             f"{cfg.OUTPUT_DIR} contains a run already. Use --resume to continue it, or choose "
@@ -198,11 +200,10 @@ def continued(cfg: CfgNode, resume: bool, restart_schedule: bool) -> CfgNode:
         )
     path = os.path.join(cfg.OUTPUT_DIR, CONFIG)
     if not os.path.isfile(path):
-        return cfg
+        return cfg, []
     with open(path, encoding="utf-8") as file:
         before = flatten(yaml.safe_load(file))
-    kept = {}
-    log = logging.getLogger("detectron2")
+    kept, notes = {}, []
     for key, (now, then) in _changes(flatten(yaml.safe_load(cfg.dump())), before).items():
         text = f"{key} is {now}, but the run started with {then}. "
         if key == "MODEL.WEIGHTS":
@@ -213,14 +214,13 @@ def continued(cfg: CfgNode, resume: bool, restart_schedule: bool) -> CfgNode:
             text += "It continues with the old value. For the new one, use --restart-schedule."
         else:
             text += "It continues with the new value."
-        if comm.is_main_process():
-            log.warning(text)
+        notes.append(text)
     cfg = cfg.clone()
     cfg.defrost()
     for key, value in kept.items():
         cfg.merge_from_list([key, value])
     cfg.freeze()
-    return cfg
+    return cfg, notes
 
 
 def _changes(now: dict, before: dict) -> dict[str, tuple]:

@@ -28,7 +28,20 @@ from robust_backbones.detection.data.registry import classes_of
 from robust_backbones.detection.evaluation import build_evaluator
 from robust_backbones.detection.training.step import Step
 
+FIRST_WRITTEN = (1, 2, 5, 10)  # iterations of a new or resumed run whose metrics are printed
 FINAL = "model_final"  # name that Detectron2 gives to the last checkpoint
+
+
+class _ProgressWriter(hooks.PeriodicWriter):
+    """Write metrics every 20 iterations, and in the first ones, so that users see the time left."""
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1 - self.trainer.start_iter
+        last = self.trainer.iter == self.trainer.max_iter - 1
+        if done in FIRST_WRITTEN and not last and (self.trainer.iter + 1) % self._period:
+            for writer in self._writers:
+                writer.write()
+        super().after_step()
 
 
 class Trainer(DefaultTrainer):
@@ -63,10 +76,11 @@ class Trainer(DefaultTrainer):
             self.checkpointer.average = self.average
 
     def build_hooks(self) -> list:
-        """Return Detectron2's hooks with three changes.
+        """Return Detectron2's hooks with four changes.
 
-        A `StrictCheckpointer` saves the checkpoints. Averaged weights are updated and evaluated, if
-        `SOLVER.EMA` is set. The last hook stops the run after a signal.
+        The first iterations are printed, too. A `StrictCheckpointer` saves the checkpoints.
+        Averaged weights are updated and evaluated, if `SOLVER.EMA` is set. The last hook stops the
+        run after a signal.
         """
         plain = self.checkpointer
         self.checkpointer = StrictCheckpointer(plain.model, plain.save_dir, **plain.checkpointables)
@@ -74,6 +88,8 @@ class Trainer(DefaultTrainer):
         self.checkpointer.classes = classes_of(self.cfg.DATASETS.TRAIN)
         built = super().build_hooks()
         for index, hook in enumerate(built):
+            if isinstance(hook, hooks.PeriodicWriter):
+                built[index] = _ProgressWriter(hook._writers)
             if isinstance(hook, hooks.EvalHook):
                 built[index] = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
         return [_UpdateAverage(), *built, _StopOnSignal()]

@@ -5,10 +5,11 @@ import json
 import math
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
-from detectron2.utils.events import EventStorage
+from detectron2.utils.events import EventStorage, EventWriter
 
 from robust_backbones.commands import train
 from robust_backbones.core.errors import UserError
@@ -141,19 +142,33 @@ CHANGES = [  # key, value now, with --restart-schedule, value used, what is said
 
 @pytest.mark.parametrize(("key", "value", "restart", "used", "said"), CHANGES)
 def test_what_differs_at_resuming_is_said(
-    tmp_path, resnet18_backbone, caplog, key, value, restart, used, said
+    tmp_path, resnet18_backbone, key, value, restart, used, said
 ):
     before = small(tmp_path, resnet18_backbone)
     (tmp_path / "config.yaml").write_text(before.dump())
     (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
     after = small(tmp_path, resnet18_backbone, **{key: value})
-    with caplog.at_level("WARNING"):
-        cfg = run.continued(after, True, restart)
+    cfg, notes = run.continued(after, True, restart)
     for part in key.split("."):
         cfg = cfg[part]
     assert cfg == (str(resnet18_backbone) if used is None else used)
-    assert len(caplog.messages) == (said is not None)
-    assert said is None or said in caplog.messages[0]
+    assert len(notes) == (said is not None)
+    assert said is None or said in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("start", "last", "written"),
+    [(0, 12, [1, 2, 5, 10, 12]), (0, 45, [1, 2, 5, 10, 20, 40, 45]), (15, 22, [16, 17, 20, 22])],
+)
+def test_the_first_iterations_are_printed(start, last, written):
+    found = []
+    writer = EventWriter()
+    writer.write = lambda: found.append(hook.trainer.iter)
+    hook = trainer._ProgressWriter([writer])
+    hook.trainer = SimpleNamespace(start_iter=start, max_iter=last)
+    for hook.trainer.iter in range(start, last):
+        hook.after_step()
+    assert [iteration + 1 for iteration in found] == written
 
 
 class CosineTrainer(trainer.Trainer):
