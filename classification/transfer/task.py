@@ -131,7 +131,7 @@ class Task:
                 shown = ", ".join(f"'{name}' has {n}" for n, name in few[:3])
                 more = f", and {len(few) - 3} more classes have too few" if few[3:] else ""
                 raise UserError(
-                    f"--shots {settings.shots}: not all classes have so many training images: "
+                    f"--shots {settings.shots}: some classes have fewer training images: "
                     f"{shown}{more}. Choose at most {few[0][0]}."
                 )
         validates = settings.chooses and not self.selects_on_test
