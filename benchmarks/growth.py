@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from robust_backbones.core.cli import Parser  # noqa: E402
+from robust_backbones.core.input_statistics import PRESETS  # noqa: E402
 
 STEPS = (1, 3, 10)
 
@@ -46,8 +47,7 @@ def features(size: int, folder: Path):
         split="test",
         classes=2,
         image_size=32,
-        mean=(0.5,) * 3,
-        std=(0.5,) * 3,
+        statistics=PRESETS["half"],
         augmentation="imagenet_plain",
         images=images,
         labels=labels,

@@ -33,6 +33,7 @@ from classification.transfer.settings import SourceNetwork  # noqa: E402
 from robust_backbones.core import results  # noqa: E402
 from robust_backbones.core.cli import Parser  # noqa: E402
 from robust_backbones.core.errors import UserError, user_errors  # noqa: E402
+from robust_backbones.core.input_statistics import IMAGENET  # noqa: E402
 
 LEVELS = (0.0, *EPS)
 
@@ -153,7 +154,9 @@ def _result(run: Path, task, mode, weights, arch, seed, accuracy) -> None:
         "trials": [trial],
     }
     source = {"arch": arch, "dataset": "imagenet", "method": None, "constraint": None, "eps": None}
-    settings = transfer_options.make_settings(args, SourceNetwork(arch, 224, digest)).to_json() | {
+    settings = transfer_options.make_settings(
+        args, SourceNetwork(arch, 224, IMAGENET, digest)
+    ).to_json() | {
         "weights": weights,
         "source": source,
         "simulated": True,

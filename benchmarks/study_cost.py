@@ -27,6 +27,7 @@ from classification.transfer.settings import SourceNetwork  # noqa: E402
 from robust_backbones import zoo  # noqa: E402
 from robust_backbones.checkpoint.architectures import build_network  # noqa: E402
 from robust_backbones.core.cli import Parser  # noqa: E402
+from robust_backbones.core.input_statistics import IMAGENET  # noqa: E402
 
 PIXELS = 224
 TRAINED = 3  # forward pass, backward pass for inputs, backward pass for weights
@@ -48,7 +49,7 @@ def cost(run, parser) -> float:
     arch = zoo.find(run.options["weights"]).arch
     words = run.lines[0][2:]
     settings = transfer_options.make_settings(
-        parser.parse_args(words), SourceNetwork(arch, None, "")
+        parser.parse_args(words), SourceNetwork(arch, None, IMAGENET, "")
     )
     images, sgd = DATASETS[settings.dataset].images, settings.sgd
     train, test = images["train"], images["test"]

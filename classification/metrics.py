@@ -4,11 +4,15 @@ import math
 from statistics import NormalDist
 
 import torch
+from scipy import special
 from torch import Tensor
 
 from classification import sampling
 from classification.datasets.specs import MEAN_PER_CLASS, TOP1
 from robust_backbones.core.errors import UserError
+
+AT_CHANCE = "accuracy_at_chance"  # name of the warning in results
+SIGNIFICANCE = 0.05
 
 
 def top1(predictions: Tensor, labels: Tensor, classes: int | None = None) -> float:
@@ -89,6 +93,20 @@ def interval(
     elif 0 < mean < 1:  # all images have the same value, as after two trials with opposite errors
         images = math.inf
     return _score(mean, images, confidence)
+
+
+def at_chance(right: int, images: int, classes: int) -> bool:
+    """Return whether random guesses may reach this accuracy (one-sided binomial test, 5 %).
+
+    If even all images right would not be significant, the answer is False.
+
+    Args:
+        right: number of images that are classified correctly.
+        images: number of images.
+        classes: number of classes.
+    """
+    least, found = (special.bdtrc(k - 1, images, 1 / classes) for k in (images, right))
+    return least <= SIGNIFICANCE < found  # probabilities of at least k right guesses
 
 
 def wilson(right: int, n: int, confidence: float = 0.95) -> tuple[float, float]:

@@ -5,6 +5,7 @@ architectures. `Arch.head` is the name of a network's last layer.
 """
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robust_backbones import weights
+from robust_backbones import weights, zoo
 from robust_backbones.checkpoint.architectures import (
     BATCH_COUNTER,
     build_network,
@@ -20,9 +21,8 @@ from robust_backbones.checkpoint.architectures import (
 )
 from robust_backbones.checkpoint.formats import FORMAT, FORMAT_VERSION
 from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint, save_file
-from robust_backbones.zoo import ARCHS, IMAGENET_MEAN, IMAGENET_STD
-
-Statistics = tuple[Sequence[float], Sequence[float]]  # mean and std of the channels, RGB
+from robust_backbones.core.input_statistics import ASSUMED, IMAGENET, InputStatistics, assumption
+from robust_backbones.zoo import ARCHS
 
 
 class Normalize(nn.Module):
@@ -36,7 +36,7 @@ class Normalize(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD):
+    def __init__(self, mean: Sequence[float] = IMAGENET.mean, std: Sequence[float] = IMAGENET.std):
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
@@ -57,22 +57,16 @@ class Classifier(nn.Module):
     Args:
         arch: architecture, a key of `zoo.ARCHS`.
         num_classes: number of classes, also an attribute.
-        mean, std: statistics of the normalization, same as for `Normalize`.
+        statistics: input statistics.
 
     Raises:
         UserError: `arch` is unknown.
     """
 
-    def __init__(
-        self,
-        arch: str,
-        num_classes: int,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-    ):
+    def __init__(self, arch: str, num_classes: int, statistics: InputStatistics = IMAGENET):
         super().__init__()
         self.arch, self.num_classes, self.frozen = arch, num_classes, False
-        self.normalize = Normalize(mean, std)
+        self.normalize = Normalize(statistics.mean, statistics.std)
         self.net = build_network(arch, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -113,23 +107,57 @@ class Classifier(nn.Module):
         return kept[0]
 
 
-def load_classifier(source: str | Path) -> Classifier:
+def load_classifier(source: str | Path, statistics: InputStatistics | None = None) -> Classifier:
     """Build a classifier in eval mode from any checkpoint that `read_checkpoint` supports.
 
-    If the file has no mean and std, the classifier uses ImageNet's.
+    If neither the file nor `statistics` states the mean and std, ImageNet's are assumed, with a
+    warning.
 
     Args:
         source: path, name of a published model (such as `resnet50_l2_eps3`) or URL; see
             `robust_backbones.weights.resolve`.
+        statistics: input statistics, if the file does not contain them.
 
     Raises:
-        UserError: the file could not be fetched or read, its architecture is unknown, or it has no
-            last layer.
+        UserError: the file could not be fetched or read, it states other statistics, its
+            architecture is unknown, or it has no last layer.
     """
-    found = read_checkpoint(weights.resolve(source))
-    found.require_head(source)
+    found = read_weights(str(source), weights.resolve(source), statistics)
+    if found.statistics.source == ASSUMED:
+        fix = "Pass statistics=InputStatistics(mean, std)."
+        warnings.warn(assumption(source, fix), stacklevel=2)
+    return complete_classifier(found, source)
+
+
+def read_weights(name: str, path: Path, given: InputStatistics | None = None) -> Checkpoint:
+    """Read a checkpoint, with input statistics from the user or from the published model.
+
+    Args:
+        name: path, URL or name of a published model, as the user gave it.
+        path: local file.
+        given: input statistics from the user; None: use the published
+            model's, or else the file's.
+
+    Raises:
+        UserError: the file cannot be read, or it states other statistics.
+    """
+    model = zoo.known(name)
+    return read_checkpoint(path, statistics=given or (model.statistics if model else None))
+
+
+def complete_classifier(found: Checkpoint, name: str | Path) -> Classifier:
+    """Build the classifier of a checkpoint, with its last layer, in eval mode.
+
+    Args:
+        found: checkpoint.
+        name: name of the checkpoint in the error message.
+
+    Raises:
+        UserError: the checkpoint has no last layer.
+    """
+    found.require_head(name)
     classes = len(found.tensors[f"{ARCHS[found.arch].head}.weight"])
-    return _fill(found, found.tensors, classes).eval()
+    return _fill(found, found.tensors, classes, found.statistics).eval()
 
 
 def save_classifier(path: Path, state: dict, metadata: dict, **more: Any) -> None:
@@ -146,7 +174,7 @@ def save_classifier(path: Path, state: dict, metadata: dict, **more: Any) -> Non
 
 
 def for_task(
-    found: Checkpoint, classes: int, seed: int, statistics: Statistics | None = None
+    found: Checkpoint, classes: int, seed: int, statistics: InputStatistics | None = None
 ) -> Classifier:
     """Build the network of a checkpoint with a new last layer, initialized like any `nn.Linear`.
 
@@ -154,12 +182,11 @@ def for_task(
         found: checkpoint, with or without a last layer.
         classes: number of classes of the task.
         seed: seed for the new layer.
-        statistics: `(mean, std)` of the RGB channels, instead of the checkpoint's; None: the
-            checkpoint's.
+        statistics: input statistics to use instead of the checkpoint's; None: the checkpoint's.
     """
     head = ARCHS[found.arch].head + "."
     kept = {name: t for name, t in found.tensors.items() if not name.startswith(head)}
-    model = _fill(found, kept, classes, statistics)
+    model = _fill(found, kept, classes, statistics or found.statistics)
     with torch.random.fork_rng(devices=[]):  # layers use the global generator
         torch.manual_seed(seed)
         model.head.reset_parameters()  # torchvision may initialize the head differently
@@ -167,13 +194,9 @@ def for_task(
 
 
 def _fill(
-    found: Checkpoint,
-    tensors: dict[str, Tensor],
-    classes: int,
-    statistics: Statistics | None = None,
+    found: Checkpoint, tensors: dict[str, Tensor], classes: int, statistics: InputStatistics
 ) -> Classifier:
-    mean, std = statistics or (found.mean or IMAGENET_MEAN, found.std or IMAGENET_STD)
-    model = Classifier(found.arch, classes, mean, std)
+    model = Classifier(found.arch, classes, statistics)
     # `read_checkpoint` has checked the keys. Old files may lack BatchNorm's counters, nothing else.
     model.net.load_state_dict(with_module_versions(model.net.state_dict() | tensors, found.arch))
     return model

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from robust_backbones.core.errors import UserError, choose_from
+from robust_backbones.core.input_statistics import IMAGENET, ZOO, InputStatistics
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,6 @@ ARCHS: dict[str, Arch] = {
 # Architectures for which Detectron2 has a backbone.
 RESNETS = tuple(name for name, arch in ARCHS.items() if isinstance(arch, ResNetArch))
 
-# Input statistics of all published models, for RGB images in [0, 1].
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-# The same statistics for Detectron2, whose inputs are in [0, 255].
-PIXEL_MEAN = [round(255 * value, 3) for value in IMAGENET_MEAN]
-PIXEL_STD = [round(255 * value, 3) for value in IMAGENET_STD]
-
 # Repository of the published models on the Hugging Face Hub, and the commit to download.
 HUB_REPO = "madrylab/robust-imagenet-models"
 HUB_REVISION = "1c68d6e185c2a503ec164cc8f736b1642b12d769"
@@ -111,6 +105,7 @@ class Model:
         eps_text: eps as written in the file name, such as `3` (L2) or `4.0` (L-infinity, 4/255).
         accuracy: clean ImageNet top-1 accuracy in percent; None if not published.
         listed: whether the paper's tables contain the model.
+        statistics: input statistics.
     """
 
     arch: str
@@ -118,6 +113,7 @@ class Model:
     eps_text: str
     accuracy: float | None
     listed: bool = True
+    statistics: InputStatistics = IMAGENET.of(ZOO)
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from classification.datasets.split_names import has_splits
 from robust_backbones.core.errors import UserError, choose_from
 from robust_backbones.core.files import expand
-from robust_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
+from robust_backbones.core.input_statistics import DATASET, PRESETS, InputStatistics
 
 TOP1, MEAN_PER_CLASS = "top1", "mean_per_class"
 METRIC_TITLES = {TOP1: "top-1", MEAN_PER_CLASS: "mean per class"}
@@ -27,7 +27,7 @@ class DatasetSpec:
         name: key of `DATASETS`.
         classes: number of classes, or None if it depends on the user's data.
         image_size: height and width of the input images of a classifier, pixels.
-        mean, std: RGB statistics for normalization, for images in [0, 1].
+        statistics: input statistics of a network that is trained on the dataset.
         augmentation: training augmentation, a key of `transforms.AUGMENTATIONS`.
         images: number of images of each split, if known.
         needs_root: whether the user must give the path of the data.
@@ -50,8 +50,7 @@ class DatasetSpec:
     name: str
     classes: int | None
     image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    statistics: InputStatistics
     augmentation: str
     images: dict[str, int] = field(default_factory=dict)
     needs_root: bool = True
@@ -80,7 +79,7 @@ class DatasetSpec:
             )
 
 
-_IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
+_IMAGENET = PRESETS["imagenet"].of(DATASET)
 _CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 _CALTECH_BROKEN = ". The links in old releases of torchvision are broken: use the newest release"
 _RESEARCH = "non-commercial research"
@@ -92,24 +91,14 @@ def _embedded(
     # ImageNet's statistics are used so that the weights match the detectors' input normalization.
     images = {"train": train, "test": test}
     return DatasetSpec(
-        name,
-        classes,
-        32,
-        *_IMAGENET,
-        augmentation,
-        images,
-        needs_root=False,
-        recipe="quick",
-        **more,
+        name, classes, 32, _IMAGENET, augmentation, images, needs_root=False, recipe="quick", **more
     )
 
 
 def _imagenet_like(
     name: str, classes: int | None = 1000, images: dict[str, int] | None = None, **more: Any
 ) -> DatasetSpec:
-    return DatasetSpec(
-        name, classes, 224, *_IMAGENET, "imagenet", images or {}, shards=True, **more
-    )
+    return DatasetSpec(name, classes, 224, _IMAGENET, "imagenet", images or {}, shards=True, **more)
 
 
 def _task(
@@ -120,23 +109,16 @@ def _task(
         more["manual_download"] = f"{homepage}: {files}"
     images = {"train": train, "test": test}
     return DatasetSpec(
-        name, classes, 224, *_IMAGENET, "imagenet_plain", images, homepage=homepage, **more
+        name, classes, 224, _IMAGENET, "imagenet_plain", images, homepage=homepage, **more
     )
 
 
-def _cifar(
-    name: str,
-    classes: int,
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
-    **more: Any,
-) -> DatasetSpec:
+def _cifar(name: str, classes: int, **more: Any) -> DatasetSpec:
     return DatasetSpec(
         name,
         classes,
         32,
-        mean,
-        std,
+        PRESETS[name].of(DATASET),
         "crop4_flip",
         {"train": 50_000, "test": 10_000},
         recipe="cifar",
@@ -183,23 +165,8 @@ _SPECS = (
         homepage="https://scikit-image.org",
         license="see scikit-image",
     ),
-    # The CIFAR statistics come from the training code of the published models.
-    _cifar(
-        "cifar10",
-        10,
-        (0.4914, 0.4822, 0.4465),
-        (0.2023, 0.1994, 0.2010),
-        title="CIFAR-10",
-        torchvision="CIFAR10",
-    ),
-    _cifar(
-        "cifar100",
-        100,
-        (0.5071, 0.4867, 0.4408),
-        (0.2675, 0.2565, 0.2761),
-        title="CIFAR-100, fine classes",
-        torchvision="CIFAR100",
-    ),
+    _cifar("cifar10", 10, title="CIFAR-10", torchvision="CIFAR10"),
+    _cifar("cifar100", 100, title="CIFAR-100, fine classes", torchvision="CIFAR100"),
     _imagenet_like(
         "imagenet",
         images={"train": 1_281_167, "test": 50_000},

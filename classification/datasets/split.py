@@ -17,6 +17,7 @@ from torch import Tensor
 from classification import transforms
 from classification.datasets.image_files import ImageFiles, read_fast
 from robust_backbones.core.images import Decoding, decode
+from robust_backbones.core.input_statistics import InputStatistics
 
 # Seed for --limit and for the held-out part, so that every run selects the same images.
 SUBSET_SEED = 2020
@@ -54,7 +55,7 @@ class Split(ABC):
         split: `train`, `val` or `test`.
         classes: number of classes.
         image_size: height and width of the transformed images, pixels.
-        mean, std: RGB statistics for normalization, for images in [0, 1].
+        statistics: input statistics of a network that is trained on the dataset.
         augmentation: the dataset's training augmentation, a key of `transforms.AUGMENTATIONS`.
         class_names: one name per class.
         decoding: settings of the image decoder.
@@ -67,8 +68,7 @@ class Split(ABC):
     split: str
     classes: int
     image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    statistics: InputStatistics
     augmentation: str
     class_names: tuple[str, ...]
     decoding: Decoding = field(default=Decoding(), kw_only=True)

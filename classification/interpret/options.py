@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from classification.datasets.specs import DATASETS
-from robust_backbones.core import cli
+from robust_backbones.core import cli, input_statistics
 from robust_backbones.core.cli import Parser
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.input_statistics import InputStatistics
 from robust_backbones.weights import short_name
 
 MODES = ("visualize", "invert", "both")
@@ -28,6 +29,7 @@ class InterpretSettings:
         networks: weights of each network by its name, given as path, published name or URL. Each
             network is one row of the figure.
         eval_weights: weights of the evaluation classifier, or None.
+        statistics: input statistics that the user states for all weights, or None.
         mode: optimizations to run, one of `MODES`.
         units, classes: indices of the units and classes to visualize; None if not given.
         images: number of test images to invert.
@@ -48,6 +50,7 @@ class InterpretSettings:
 
     networks: dict[str, str]
     eval_weights: str | None
+    statistics: InputStatistics | None
     mode: str
     units: list[int] | None
     classes: list[int] | None
@@ -99,6 +102,7 @@ def parser(description: str) -> Parser:
         help="one or more networks, each a row of the figure: paths, published names "
         "(robust://resnet50_l2_eps3) or URLs",
     )
+    input_statistics.add_options(what)
     what("--name", nargs="+", help="one name per network (default: from the weights)")
     what(
         "--mode",
@@ -211,6 +215,7 @@ def settings_of(args: argparse.Namespace) -> InterpretSettings:
     return InterpretSettings(
         networks=_networks(args.weights, args.name),
         eval_weights=args.eval_weights,
+        statistics=input_statistics.given(args),
         mode=args.mode,
         units=args.units,
         classes=args.classes,

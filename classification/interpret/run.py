@@ -2,34 +2,52 @@
 
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
-from classification import progress
+from classification import known_classes, progress
 from classification.datasets.open import open_images
 from classification.datasets.split import ImageSplit
 from classification.interpret import figure, report
 from classification.interpret.options import InterpretSettings
 from classification.interpret.plan import Plan, make_plan, optimize_images
-from classification.models import Classifier, load_classifier
+from classification.models import Classifier, complete_classifier, read_weights
 from classification.training.launch import choose_device
+from robust_backbones.checkpoint.io import Checkpoint
 from robust_backbones.core import results
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.files import claimed, sha256
+from robust_backbones.core.files import claimed
 from robust_backbones.core.images import Decoding
+from robust_backbones.core.input_statistics import announce
 
 # Settings that do not affect the results. Digests identify networks and data instead of paths.
 LOCATIONS = ("networks", "eval_weights", "data", "device", "output")
 
 
 @dataclass(frozen=True)
+class Network:
+    """A classifier, and the checkpoint that it was loaded from, without the tensors."""
+
+    model: Classifier
+    file: Checkpoint
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        return known_classes.class_names(self.file.training)
+
+
+@dataclass(frozen=True)
 class Networks:
     """The networks to interpret by name, and the evaluation classifier if there is one."""
 
-    interpreted: dict[str, Classifier]
-    evaluation: Classifier | None
+    interpreted: dict[str, Network]
+    evaluation: Network | None
+
+    @property
+    def all(self) -> list[Network]:
+        return [*self.interpreted.values(), *([self.evaluation] if self.evaluation else [])]
 
 
 def run(settings: InterpretSettings, paths: dict[str, Path], eval_path: Path | None) -> None:
@@ -52,31 +70,45 @@ def run(settings: InterpretSettings, paths: dict[str, Path], eval_path: Path | N
             image_size=settings.image_size,
             decoding=Decoding(settings.image_range),
         )
-    record = _record(settings, paths, eval_path, split)
+    networks = Networks(
+        {name: _load(settings, settings.networks[name], path) for name, path in paths.items()},
+        _load(settings, settings.eval_weights, eval_path) if eval_path else None,
+    )
+    record = _record(settings, networks, split)
     if results.finished(settings.output / "result.json", record):
         return
-    evaluation = None if eval_path is None else load_classifier(eval_path)
-    networks = Networks({name: load_classifier(path) for name, path in paths.items()}, evaluation)
-    _check_evaluation(settings, record, networks)
+    _check_evaluation(settings, networks)
     _check_targets(settings, networks)
-    classes = min(network.num_classes for network in networks.interpreted.values())
+    _check_names(settings, networks, split)
+    doubts = _warn(settings, networks)
+    classes = min(network.model.num_classes for network in networks.interpreted.values())
     plan = make_plan(settings, split, classes)
     device = choose_device(settings.device)
     with claimed(settings.output):
-        _optimize(settings, plan, networks, split, record | {"device": str(device)}, device)
+        record |= {"device": str(device)}
+        _optimize(settings, plan, networks, split, record, doubts, device)
 
 
-def _record(
-    settings: InterpretSettings,
-    paths: dict[str, Path],
-    eval_path: Path | None,
-    split: ImageSplit | None,
-) -> dict:
+def _load(settings: InterpretSettings, name: str | None, path: Path) -> Network:
+    file = read_weights(str(name), path, settings.statistics)
+    return Network(complete_classifier(file, str(name)), replace(file, tensors={}))
+
+
+def _record(settings: InterpretSettings, networks: Networks, split: ImageSplit | None) -> dict:
     """Return all settings and digests that determine the results, as plain JSON types."""
     options = {key: value for key, value in asdict(settings).items() if key not in LOCATIONS}
+    files = {name: network.file for name, network in networks.interpreted.items()}
+    evaluation = networks.evaluation and networks.evaluation.file
+    named = all(network.class_names for network in networks.all)
     return options | {
-        "networks": {name: sha256(path) for name, path in paths.items()},
-        "eval_network": eval_path and sha256(eval_path),
+        "networks": {name: file.sha256 for name, file in files.items()},
+        "eval_network": evaluation and evaluation.sha256,
+        "statistics": {name: file.statistics.to_json() for name, file in files.items()},
+        "eval_statistics": evaluation and evaluation.statistics.to_json(),
+        "trained_image_size": {
+            name: known_classes.image_size(file) for name, file in files.items()
+        },
+        "classes_compared_by": known_classes.NAMES if named else known_classes.NUMBER,
         "dataset": settings.dataset if split else None,
         "fingerprint": split and split.fingerprint(),
         "orientation": "applied",
@@ -84,27 +116,28 @@ def _record(
     }
 
 
-def _check_evaluation(settings: InterpretSettings, record: dict, networks: Networks) -> None:
+def _check_evaluation(settings: InterpretSettings, networks: Networks) -> None:
     if networks.evaluation is None:
         return
+    own = networks.evaluation.model.num_classes
     for name, network in networks.interpreted.items():
-        if record["eval_network"] == record["networks"][name]:
+        if networks.evaluation.file.sha256 == network.file.sha256:
             raise UserError(
                 f"--eval-weights {settings.eval_weights}: this is the network {name} itself. "
                 "Choose a classifier that is not among --weights."
             )
-        if networks.evaluation.num_classes != network.num_classes:
+        if own != network.model.num_classes:
             raise UserError(
-                f"--eval-weights {settings.eval_weights}: it has {networks.evaluation.num_classes} "
-                f"classes, but {name} has {network.num_classes}. Choose a classifier with the same "
-                "classes."
+                f"--eval-weights {settings.eval_weights}: it has {own} classes, but {name} has "
+                f"{network.model.num_classes}. Choose a classifier with the same classes."
             )
 
 
 def _check_targets(settings: InterpretSettings, networks: Networks) -> None:
     for name, network in networks.interpreted.items():
-        counts = {"class": network.num_classes, "unit": network.head.in_features}
-        for kind, index in settings.targets(network.num_classes):
+        model = network.model
+        counts = {"class": model.num_classes, "unit": model.head.in_features}
+        for kind, index in settings.targets(model.num_classes):
             if index >= counts[kind]:
                 option = {"class": "--classes", "unit": "--units"}[kind]
                 raise UserError(
@@ -113,20 +146,57 @@ def _check_targets(settings: InterpretSettings, networks: Networks) -> None:
                 )
 
 
+def _check_names(settings: InterpretSettings, networks: Networks, split: ImageSplit | None) -> None:
+    """Check that class numbers mean the same in all networks and in the data.
+
+    The images may have other classes than the networks, because an inversion needs no classes.
+    """
+    named = {f"--weights {name}": n.class_names for name, n in networks.interpreted.items()}
+    if networks.evaluation:
+        named[f"--eval-weights {settings.eval_weights}"] = networks.evaluation.class_names
+    pairs = [(name, names) for name, names in named.items() if names]
+    visualizes = settings.targets(max(n.model.num_classes for n in networks.all))
+    if networks.evaluation or any(kind == "class" for kind, _ in visualizes):
+        for name, names in pairs[1:]:
+            known_classes.check_names(pairs[0][1], names, pairs[0][0], name)
+    for name, names in pairs:
+        if split and sorted(names) == sorted(split.class_names):
+            known_classes.check_names(names, split.class_names, name, split.name)
+
+
+def _warn(settings: InterpretSettings, networks: Networks) -> list[dict]:
+    """Print the reasons to doubt the numbers, and return those that are not in the settings."""
+    weights = [*settings.networks.values(), settings.eval_weights]
+    found = []
+    for name, network in zip(weights, networks.all, strict=False):
+        announce(network.file.statistics, name)
+        trained = known_classes.image_size(network.file)
+        found += known_classes.size_warnings(trained, settings.image_size, str(name))
+    _print_warnings(found)
+    return found
+
+
+def _print_warnings(warnings: list[dict]) -> None:
+    for warning in warnings:
+        print(f"warning: {warning['message']}", file=sys.stderr)
+
+
 def _optimize(
     settings: InterpretSettings,
     plan: Plan,
     networks: Networks,
     split: ImageSplit | None,
     record: dict,
+    doubts: list[dict],
     device: torch.device,
 ) -> None:
     """Optimize and measure all images, then write the results. result.json is written last."""
     began = time.perf_counter()
     line = progress.ProgressLine(len(networks.interpreted) * plan.columns * settings.steps)
-    evaluation = networks.evaluation and networks.evaluation.to(device)
+    evaluation = networks.evaluation.model.to(device) if networks.evaluation else None
     optimized, rows = {}, {}
-    for name, network in networks.interpreted.items():
+    for name, interpreted in networks.interpreted.items():
+        network = interpreted.model
 
         def show(images: int, doing: str, name: str = name) -> None:
             line.show(images, f"{name}: {doing}")
@@ -140,10 +210,9 @@ def _optimize(
     figure.draw(settings.output, plan, optimized)
     print(report.table(rows))
     warnings = report.warnings(rows)
-    for warning in warnings:
-        print(f"warning: {warning['message']}", file=sys.stderr)
+    _print_warnings(warnings)
     seconds = time.perf_counter() - began
-    _write(settings, rows, networks, split, record, seconds, warnings)
+    _write(settings, rows, networks, split, record, seconds, doubts + warnings)
     print(f"networks: {len(rows)}, {seconds:.0f} s -> {settings.output}")
 
 
@@ -160,7 +229,7 @@ def _write(
     names = {
         "weights": settings.networks,
         "eval_weights": settings.eval_weights,
-        "archs": {name: network.arch for name, network in networks.interpreted.items()},
+        "archs": {name: network.file.arch for name, network in networks.interpreted.items()},
     }
     results.write(
         settings.output / "result.json",

@@ -230,6 +230,7 @@ def make_settings(args: argparse.Namespace) -> PretrainSettings:
         dataset=args.dataset,
         image_size=args.image_size or row.image_size,
         image_range=args.image_range,
+        statistics=row.statistics,
         limit=args.limit,
         test_limit=args.test_limit,
         held_out=args.held_out,

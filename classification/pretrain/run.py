@@ -1,12 +1,13 @@
 """Pretrain a classifier: open the data, build the network, train, and write the result."""
 
 import argparse
+import sys
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from classification import progress
+from classification import metrics, progress
 from classification.datasets.open import open_split
 from classification.datasets.split import Split
 from classification.models import Classifier
@@ -93,7 +94,7 @@ def _model(settings: PretrainSettings, source: Split, device: torch.device) -> C
     """Build the classifier. The seed determines its initial weights."""
     with torch.random.fork_rng(devices=[]):  # layers draw their weights from the global generator
         torch.manual_seed(settings.train.seed)
-        model = Classifier(settings.arch, source.classes, source.mean, source.std)
+        model = Classifier(settings.arch, source.classes, settings.statistics)
     # Convolutions are faster in this memory format; see benchmarks/adversarial_step.py.
     model = model.to(device).to(memory_format=torch.channels_last)
     return distributed.sync_batchnorm(model, device) if settings.sync_bn else model
@@ -105,9 +106,10 @@ def _metadata(settings: PretrainSettings, source: Split) -> dict:
     names = ("arch", "dataset", *METADATA, "epochs", "seed")
     return {name: recorded[name] for name in names} | {
         "classes": source.classes,
+        "class_names": list(source.class_names),
         "image_size": source.image_size,
-        "mean": list(source.mean),
-        "std": list(source.std),
+        "mean": list(settings.statistics.mean),
+        "std": list(settings.statistics.std),
         "code_version": resources.version(),
     }
 
@@ -176,6 +178,9 @@ def _finish(test: Split, settings: PretrainSettings, run: Training) -> None:
     run.write_history()
     title = f"{settings.arch}, {settings.train.method}, {settings.dataset}"
     progress.draw_curves(run.folder / "curves.png", run.history, title, run.monitored)
+    warnings = _warnings(last["clean_top1"], len(test), test.classes)
+    for warning in warnings:
+        print(f"warning: {warning['message']}", file=sys.stderr)
     results.write(
         run.folder / "result.json",
         kind="pretrain",
@@ -186,9 +191,22 @@ def _finish(test: Split, settings: PretrainSettings, run: Training) -> None:
         seed=settings.train.seed,
         seconds=run.elapsed(),
         processes=distributed.world(),
+        warnings=warnings,
     )
     (run.folder / LAST_GOOD).unlink(missing_ok=True)
     print(
         f"clean {last['clean_top1']:.2f} %, robust {robust.top1:.2f} % ({attack.steps}-step PGD, "
         f"{attack.constraint} eps {attack.eps:g}), {progress.clock(run.elapsed())} -> {run.folder}"
     )
+
+
+def _warnings(top1: float, images: int, classes: int) -> list[dict]:
+    """Return a warning if the trained network is no better than random guesses."""
+    if not metrics.at_chance(round(top1 * images / 100), images, classes):
+        return []
+    message = (
+        f"clean accuracy is {top1:.2f} %, not above the chance level of {classes} classes "
+        f"({100 / classes:.2f} %). The network has learned nothing. Likely causes, in this order: "
+        "--lr is too high; too few --epochs; the radius --eps is too large; wrong labels."
+    )
+    return [{"check": metrics.AT_CHANCE, "message": message}]

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 
 from classification.training.settings import AttackSettings, TrainSettings
+from robust_backbones.core.input_statistics import InputStatistics
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,7 @@ class PretrainSettings:
         image_size: height and width of the images in pixels.
         image_range: values that become black and white in images with more than 8 bits per channel;
             None: such images are an error.
+        statistics: input statistics of the dataset.
         limit, test_limit: largest number of training and test images; None: all.
         held_out: fraction of the training images of each class, in [0, 1), that replaces the test
             images.
@@ -29,6 +31,7 @@ class PretrainSettings:
     dataset: str
     image_size: int
     image_range: list[float] | None
+    statistics: InputStatistics
     limit: int | None
     test_limit: int | None
     held_out: float
@@ -43,4 +46,7 @@ class PretrainSettings:
         fields = asdict(self) | self.train.to_json()
         del fields["train"]
         fields["orientation"] = "applied"
-        return fields | {"evaluation": {"attack": "pgd", **asdict(self.evaluation)}}
+        return fields | {
+            "evaluation": {"attack": "pgd", **asdict(self.evaluation)},
+            "statistics": self.statistics.to_json(),
+        }

@@ -16,6 +16,7 @@ from typing import Any
 
 from classification.report.result_kinds import READERS
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.input_statistics import ASSUMED
 
 RESULT, STUDY = "result.json", "run.json"
 
@@ -41,6 +42,7 @@ _TYPES: dict[str, Any] = {  # types of the record's fields that are not strings
     "warnings": list,
     "simulated": bool,
     "assumed_standard": bool,
+    "assumed_statistics": bool,
 }
 
 
@@ -74,6 +76,7 @@ class Record:
         simulated: whether the result was simulated.
         assumed_standard: whether the network is assumed to be standard, because its file does not
             record how it was trained.
+        assumed_statistics: whether ImageNet's input statistics were assumed for the network.
     """
 
     path: Path
@@ -101,6 +104,7 @@ class Record:
     labels: dict = field(default_factory=dict)
     simulated: bool = False
     assumed_standard: bool = False
+    assumed_statistics: bool = False
     warnings: list = field(default_factory=list)
 
     @cached_property
@@ -240,6 +244,7 @@ def _read(path: Path) -> Record:
         "labels": _labels(path),
         "warnings": contents.get("warnings") or [],
         "simulated": settings.get("simulated") is True,
+        "assumed_statistics": _assumed(settings),
     }
     found = common | (READERS[kind](contents, common) if kind in READERS else {})
     for name, value in found.items():
@@ -250,6 +255,15 @@ def _read(path: Path) -> Record:
     if not all(map(_described, found["data"].values())):
         raise ValueError("invalid description of the data")
     return Record(**found)
+
+
+def _assumed(settings: dict) -> bool:
+    """Return whether the input statistics of a network or of one of several were assumed."""
+    found = settings.get("statistics") or {}
+    several = [each for each in found.values() if isinstance(each, dict)]
+    detector = (settings.get("MODEL") or {}).get("ROBUST") or {}
+    sources = [each.get("source") for each in (found, *several)] + [detector.get("STATISTICS")]
+    return ASSUMED in sources
 
 
 def _described(part: object) -> bool:

@@ -5,13 +5,13 @@ A defense that hides its gradients looks robust against gradient attacks without
 counts.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from classification.metrics import wilson
+from classification.metrics import AT_CHANCE, at_chance, wilson
 from classification.robustness_eval.plan import (
     AUTOATTACK,
     CLEAN,
@@ -93,22 +93,41 @@ def probe_model(
     }
 
 
-def find_warnings(found: list[AttackResult], classes: int) -> list[dict]:
+def find_warnings(
+    found: list[AttackResult], classes: int, causes: Sequence[str] = ()
+) -> list[dict]:
     """Return the reasons not to trust an evaluation.
+
+    If the clean accuracy is at chance level, the gradients are not judged: the attacks have nothing
+    to break.
 
     Args:
         found: results of a complete run, the clean images first.
         classes: number of classes.
+        causes: likely causes of a clean accuracy at chance level, the most likely first.
 
     Returns:
         One `{"check": name, "message": symptom, likely cause and fix}` per reason. The list is
         empty if the attacks work and the model does not mask gradients.
     """
-    return [
+    checks, warnings = CHECKS, []
+    if at_chance(sum(found[0].right), len(found[0].right), classes):
+        warnings = [{"check": AT_CHANCE, "message": _chance(found[0].right, classes, causes)}]
+        checks = {name: check for name, check in CHECKS.items() if name not in GRADIENT_CHECKS}
+    return warnings + [
         {"check": name, "message": message}
-        for name, check in CHECKS.items()
+        for name, check in checks.items()
         for message in check(found, classes)
     ]
+
+
+def _chance(right: list[bool], classes: int, causes: Sequence[str]) -> str:
+    share, count = 100 * sum(right) / len(right), f"{sum(right)} of {len(right)}"
+    return (
+        f"clean accuracy is {share:.2f} % ({count} images), not above the chance level of "
+        f"{classes} classes ({100 / classes:.2f} %). Do not use these numbers. Likely causes, in "
+        f"this order: {'; '.join(causes)}; a model that is not trained."
+    )
 
 
 def _zero_gradients(found: list[AttackResult], classes: int) -> Iterator[str]:
@@ -260,3 +279,10 @@ CHECKS = {
     "stronger_does_worse": _stronger_does_worse,
     "black_box_wins": _black_box_wins,
 }
+GRADIENT_CHECKS = (
+    "zero_gradients",
+    "unbounded_attack_fails",
+    "rising_with_eps",
+    "stronger_does_worse",
+    "black_box_wins",
+)

@@ -3,7 +3,7 @@
 import argparse
 
 from classification.datasets.specs import DATASETS
-from robust_backbones.core import cli
+from robust_backbones.core import cli, input_statistics
 from robust_backbones.core.cli import Parser
 from robust_backbones.core.eps import check_eps
 
@@ -24,6 +24,7 @@ def parser(description: str) -> Parser:
         required=True,
         help="classifier: a path, a published name (robust://resnet50_l2_eps3) or a URL",
     )
+    input_statistics.add_options(model)
     model(
         "--dataset",
         choices=tuple(DATASETS),

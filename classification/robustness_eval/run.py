@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from classification import models
+from classification import known_classes, models
 from classification.datasets.loader import test_batches
 from classification.datasets.open import open_images
 from classification.datasets.split import ImageSplit
@@ -21,11 +21,12 @@ from classification.robustness_eval.checks import find_warnings
 from classification.robustness_eval.execute import collect_results, count_complete, execute_plan
 from classification.robustness_eval.plan import AttackResult, autoattack_parts, make_plan
 from classification.training.launch import choose_device
-from robust_backbones.core import results
+from robust_backbones.core import input_statistics, results
 from robust_backbones.core.eps import STEP_FACTOR
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.files import atomic, claimed, sha256
+from robust_backbones.core.files import atomic, claimed
 from robust_backbones.core.images import Decoding
+from robust_backbones.core.input_statistics import SOURCES, InputStatistics
 
 JOURNAL = "state.jsonl"
 
@@ -38,10 +39,13 @@ class RobustnessSettings:
     """
 
     weights_sha256: str
+    statistics: dict
     dataset: str
+    classes_compared_by: str
     fingerprint: str
     image_size: int
     image_range: list[float] | None
+    trained_image_size: int | None
     images: int
     constraint: str
     eps: list[float]
@@ -69,6 +73,7 @@ def run(args: argparse.Namespace, weights: Path, radii: list[float]) -> None:
     """
     if args.autoattack:
         require_package()  # report a missing package now, not after hours of PGD
+    statistics = input_statistics.given(args)
     source = open_images(
         args.dataset,
         "test",
@@ -77,12 +82,19 @@ def run(args: argparse.Namespace, weights: Path, radii: list[float]) -> None:
         decoding=Decoding(args.image_range),
     )
     indices = _choose_images(len(source), args.images, args.seed)
+    read = models.read_weights(args.weights, weights, statistics)
+    model = models.complete_classifier(read, args.weights)
     settings = RobustnessSettings(
-        weights_sha256=sha256(weights),
+        weights_sha256=read.sha256,
+        statistics=read.statistics.to_json(),
         dataset=source.name,
+        classes_compared_by=known_classes.check_classes(
+            read, model.num_classes, args.weights, source
+        ),
         fingerprint=source.fingerprint(),
         image_size=source.image_size,
         image_range=args.image_range,
+        trained_image_size=known_classes.image_size(read),
         images=len(indices),
         constraint=args.constraint,
         eps=radii,
@@ -94,17 +106,15 @@ def run(args: argparse.Namespace, weights: Path, radii: list[float]) -> None:
     )
     if results.finished(args.output / "result.json", asdict(settings)):
         return
-    model = models.load_classifier(weights)
-    if model.num_classes != source.classes:
-        raise UserError(
-            f"--weights {args.weights}: the model has {model.num_classes} classes, but "
-            f"{source.name} has {source.classes}. Choose another --dataset, or train a model for "
-            "this one."
-        )
+    input_statistics.announce(read.statistics, args.weights)
+    doubts = known_classes.size_warnings(
+        settings.trained_image_size, settings.image_size, args.weights
+    )
+    _print_warnings(doubts)
     device = choose_device(args.device)
     with claimed(args.output):
         found = _attack(model.to(device), source, indices, args, settings)
-        _write(args, found, source, indices, settings, str(device))
+        _write(args, found, source, indices, settings, str(device), doubts)
 
 
 def _choose_images(total: int, wanted: int | None, seed: int) -> list[int]:
@@ -162,13 +172,16 @@ def _write(
     indices: list[int],
     settings: RobustnessSettings,
     device: str,
+    doubts: list[dict],
 ) -> None:
-    """Print and save the results. result.json comes last because it marks the run as finished."""
+    """Print and save the results. result.json comes last because it marks the run as finished.
+
+    `doubts` are the warnings that were printed before the attacks.
+    """
     rows = report.summarize(found)
-    warnings = find_warnings(found, source.classes)
+    warnings = find_warnings(found, source.classes, _causes(settings))
     print(report.format_table(rows))
-    for warning in warnings:
-        print(f"warning: {warning['message']}", file=sys.stderr)
+    _print_warnings(warnings)
     with atomic(args.output / "per_image.jsonl") as temporary:
         lines = (json.dumps(line) + "\n" for line in report.per_image(found, indices))
         temporary.write_text("".join(lines), encoding="utf-8")
@@ -184,7 +197,27 @@ def _write(
         data={"test": test},
         seed=args.seed,
         seconds=seconds,
-        warnings=warnings,
+        warnings=doubts + warnings,
     )
     (args.output / JOURNAL).unlink()
     print(f"{len(indices)} images, {seconds:.0f} s -> {args.output}")
+
+
+def _print_warnings(warnings: list[dict]) -> None:
+    for warning in warnings:
+        print(f"warning: {warning['message']}", file=sys.stderr)
+
+
+def _causes(settings: RobustnessSettings) -> list[str]:
+    """Return the likely causes of an accuracy at chance level, the most likely first."""
+    used, trained = InputStatistics(**settings.statistics), settings.trained_image_size
+    size = f"{settings.image_size} pixels here, {trained or 'unknown'} in training"
+    by = {
+        known_classes.NAMES: "the names agree with the data",
+        known_classes.NUMBER: "the weights have no class names to compare",
+    }
+    return [
+        f"the input statistics ({used}, {SOURCES[used.source]})",
+        f"the order of the classes ({by[settings.classes_compared_by]})",
+        f"the size ({size}) or the range of the images",
+    ]

@@ -149,12 +149,21 @@ def _is_key(name: str) -> bool:
 
 
 def _convert_lines(options: dict, folder: Path, gpus: float) -> list[list[str]]:
-    return [[*PROGRAM, "convert", options["source"], str(folder / "backbone.pth"), "--force"]]
+    own = {key: value for key, value in options.items() if key != "source"}
+    target = str(folder / "backbone.pth")
+    return [[*PROGRAM, "convert", options["source"], target, "--force", *_words(own)]]
 
 
 def _convert_check(options: dict) -> None:
-    if set(options) != {"source"}:
-        raise UserError("convert has exactly one option: source, a classifier checkpoint.")
+    if "source" not in options:
+        raise UserError("the option 'source' is missing. Give a classifier checkpoint.")
+    if unknown := [key for key in options if key not in _CONVERT]:
+        raise UserError(
+            f"convert has no option '{unknown[0]}' in a study. Choose from {', '.join(_CONVERT)}."
+        )
+
+
+_CONVERT = ("source", "mean", "std", "statistics")
 
 
 def _mean(values: list[float | None]) -> str:
@@ -240,7 +249,7 @@ COMMANDS = {
     "convert": Command(
         _convert_lines,
         _convert_check,
-        "source".__eq__,
+        _CONVERT.__contains__,
         ("runs",),
         _metric_cells(),
         result="backbone.pth",

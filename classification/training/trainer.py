@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from classification import progress
+from classification import known_classes, progress
 from classification.datasets import loader
 from classification.datasets.split import Split
 from classification.models import save_classifier
@@ -24,7 +24,8 @@ from robust_backbones.finite import check_weights
 
 EVAL_BATCH = 200  # images per batch of an evaluation, in each process
 LAST_GOOD = "last_good.pt"  # checkpoint of the last epoch without catastrophic overfitting
-CHECKPOINT_KEYS = {  # entries of a checkpoint in addition to format and metadata
+CHECKPOINT_KEYS = {  # entries of a checkpoint in addition to the format
+    "metadata",
     "model",
     "optimizer",
     "scaler",
@@ -142,6 +143,8 @@ class Training:
         contents = load_file(path)
         if not isinstance(contents, dict) or CHECKPOINT_KEYS - set(contents):
             raise UserError(f"{path}: not an unfinished training run. Choose another --output.")
+        if names := known_classes.class_names(contents["metadata"]):
+            known_classes.check_names(names, self.train.class_names, str(path), self.train.name)
         found = contents["settings"] | {"data": contents["data"]}
         if different := results.differences(found, self.recorded | {"data": self.data}):
             raise UserError(

@@ -14,10 +14,11 @@ from classification.training.options import (
 from classification.training.settings import METHOD_DEFAULTS, TrainSettings, evaluation_attack
 from classification.transfer import protocols
 from classification.transfer.settings import SgdSettings, SourceNetwork, TransferSettings
-from robust_backbones.core import cli
+from robust_backbones.core import cli, input_statistics
 from robust_backbones.core.cli import Parser
 from robust_backbones.core.eps import CONSTRAINTS, check_eps
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.input_statistics import DATASET, IMAGENET, PRESETS, InputStatistics
 
 # Settings that Salman et al. (2020) published as the best for all tasks, and the candidate learning
 # rates.
@@ -77,6 +78,7 @@ def _data_options(p: Parser) -> None:
         help="network: a path, a published name (robust://resnet50_l2_eps3) or a URL; its last "
         "layer is replaced",
     )
+    input_statistics.add_options(add)
     add("--dataset", choices=tuple(DATASETS), required=True, help="dataset to transfer to")
     add(
         "--data",
@@ -243,8 +245,10 @@ def make_settings(args: argparse.Namespace, network: SourceNetwork) -> TransferS
     row = DATASETS[args.dataset]
     parts = _parts(args)
     _refuse_foreign(args, parts.probe)
+    own = parts.normalization == "weights"
     return TransferSettings(
         network=network,
+        statistics=network.statistics if own else target_statistics(args.dataset),
         dataset=args.dataset,
         metric=args.metric or row.metric,
         mode=args.mode,
@@ -267,6 +271,16 @@ def make_settings(args: argparse.Namespace, network: SourceNetwork) -> TransferS
         neighbors=args.neighbors,
         sgd=_sgd(args) if parts.probe == "sgd" else None,
     )
+
+
+def target_statistics(dataset: str) -> InputStatistics:
+    """Return the statistics of a dataset as in the paper's code: its own, or no normalization.
+
+    Only CIFAR-10 and CIFAR-100 among the twelve tasks have their own statistics. The paper's code
+    does not normalize the images of the other tasks. `DATASETS` has ImageNet's statistics for them.
+    """
+    own = DATASETS[dataset].statistics
+    return PRESETS["none"].of(DATASET) if own.equal(IMAGENET) else own
 
 
 def trials(args: argparse.Namespace) -> int:

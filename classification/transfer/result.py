@@ -18,7 +18,9 @@ from robust_backbones.core import results
 from robust_backbones.core.files import atomic
 
 
-def write(task: Task, trials: list[Trial], names: dict, seconds: float) -> str:
+def write(
+    task: Task, trials: list[Trial], names: dict, seconds: float, warnings: list[dict]
+) -> str:
     """Write all files of a finished run. result.json is last, because it marks the run as finished.
 
     Args:
@@ -26,6 +28,7 @@ def write(task: Task, trials: list[Trial], names: dict, seconds: float) -> str:
         trials: outcomes of the trials.
         names: file names from the user, to add to the settings in the result.
         seconds: duration of the run in seconds.
+        warnings: reasons to doubt the numbers, each as `{"check", "message"}`.
 
     Returns:
         A one-line description of the result.
@@ -51,6 +54,7 @@ def write(task: Task, trials: list[Trial], names: dict, seconds: float) -> str:
         seed=task.settings.seed,
         seconds=seconds,
         processes=distributed.world(),
+        warnings=warnings,
     )
     return line(found, len(trials))
 

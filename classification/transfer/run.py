@@ -4,21 +4,25 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import sys
 import time
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from classification import known_classes
 from classification.datasets.open import open_images
 from classification.datasets.split import ImageSplit
+from classification.models import read_weights
 from classification.training import distributed, launch
 from classification.training.trainer import identity
 from classification.transfer import finetune, fixed_feature, result
 from classification.transfer.options import make_settings
 from classification.transfer.settings import SourceNetwork, TransferSettings
 from classification.transfer.task import Task
-from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint
+from robust_backbones.checkpoint.io import Checkpoint
+from robust_backbones.core import input_statistics
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.images import Decoding
 from robust_backbones.weights import short_name
@@ -31,15 +35,28 @@ def main(args: argparse.Namespace, path: Path) -> None:
         args: parsed options.
         path: path of the weight file.
     """
-    weights = read_checkpoint(path)
-    network = SourceNetwork(weights.arch, weights.metadata.get("image_size"), weights.sha256)
+    weights = read_weights(args.weights, path, input_statistics.given(args))
+    trained = known_classes.image_size(weights)
+    network = SourceNetwork(weights.arch, trained, weights.statistics, weights.sha256)
     settings = make_settings(args, network)
     with launch.processes(args.device, args.deterministic) as device:
+        warnings = _warn(args, settings) if distributed.rank() == 0 else []
         task = _task(args, settings, weights, device)
         training = settings.sgd.train if settings.sgd else None
-        work = partial(_work, args, task)
+        work = partial(_work, args, task, warnings)
         resume = "Repeat the same command to continue."
         launch.once(task.folder, task.recorded, training, work, resume)
+
+
+def _warn(args: argparse.Namespace, settings: TransferSettings) -> list[dict]:
+    """Print the reasons to doubt the numbers, and return those that are not in the settings."""
+    input_statistics.announce(settings.statistics, args.weights)
+    found = known_classes.size_warnings(
+        settings.network.image_size, settings.image_size, args.weights
+    )
+    for warning in found:
+        print(f"warning: {warning['message']}", file=sys.stderr)
+    return found
 
 
 def _task(
@@ -83,12 +100,12 @@ def _folder(args: argparse.Namespace, recorded: dict) -> Path:
     return Path("output", "transfer", "-".join(parts))
 
 
-def _work(args: argparse.Namespace, task: Task) -> None:
+def _work(args: argparse.Namespace, task: Task, warnings: list[dict]) -> None:
     start = time.perf_counter()
     with task.signals.watch():
         trials = finetune.run(task) if task.settings.sgd else fixed_feature.run(task)
         if distributed.rank() == 0:
             seconds = time.perf_counter() - start
-            summary = result.write(task, trials, {"weights": args.weights}, seconds)
+            summary = result.write(task, trials, {"weights": args.weights}, seconds, warnings)
             print(f"{summary} -> {task.folder}", flush=True)
             finetune.remove_weights(task)

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 
 from classification.training.settings import AttackSettings, TrainSettings
 from classification.transfer.protocols import Protocol
+from robust_backbones.core.input_statistics import InputStatistics
 
 
 @dataclass(frozen=True)
@@ -13,11 +14,13 @@ class SourceNetwork:
     Attributes:
         arch: architecture, a key of `zoo.ARCHS`.
         image_size: height and width of its training images in pixels; None: unknown.
+        statistics: its input statistics.
         sha256: SHA-256 of the weight file.
     """
 
     arch: str
     image_size: int | None
+    statistics: InputStatistics
     sha256: str
 
 
@@ -59,6 +62,7 @@ class TransferSettings:
 
     Attributes:
         network: pretrained network.
+        statistics: input statistics that the run uses, by `parts.normalization`.
         dataset: target dataset, a key of `datasets.specs.DATASETS`.
         metric: accuracy to report and to select by, a key of `metrics.METRICS`.
         mode: part of the network to train, one of `protocols.MODES`.
@@ -85,6 +89,7 @@ class TransferSettings:
     """
 
     network: SourceNetwork
+    statistics: InputStatistics
     dataset: str
     metric: str
     mode: str
@@ -123,6 +128,11 @@ class TransferSettings:
             "sgd": self.sgd.to_json() if self.sgd else {},
         }
         network, parts = fields.pop("network"), fields.pop("parts")
-        del fields["sgd"]
-        weights = {"weights_sha256": network["sha256"], "arch": network["arch"]}
+        del fields["sgd"], fields["statistics"]
+        weights = {
+            "weights_sha256": network["sha256"],
+            "arch": network["arch"],
+            "trained_image_size": network["image_size"],
+            "statistics": self.statistics.to_json(),
+        }
         return own[parts["probe"]] | weights | fields | parts

@@ -10,17 +10,14 @@ from torch import Tensor
 
 from classification import metrics, models
 from classification.datasets.loader import check_batch_size
-from classification.datasets.specs import DATASETS
 from classification.datasets.split import ImageSplit, held_out_mask
 from classification.models import Classifier
 from classification.transfer.probe import few_shot
 from classification.transfer.settings import TransferSettings
 from robust_backbones.checkpoint.io import Checkpoint
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.input_statistics import ASSUMED
 from robust_backbones.core.signals import StopSignals
-from robust_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
-
-IDENTITY = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # mean and std that leave images unchanged
 
 
 @dataclass(frozen=True)
@@ -100,10 +97,10 @@ class Task:
 
     def classifier(self, trial: int) -> Classifier:
         """Build the network with the trial's new last layer. Fixed-feature freezes the rest."""
-        settings, statistics = self.settings, None
-        if settings.parts.normalization == "target":
-            statistics = target_statistics(settings.dataset)
-        model = models.for_task(self.weights, self.train.classes, self.seed(trial), statistics)
+        settings = self.settings
+        model = models.for_task(
+            self.weights, self.train.classes, self.seed(trial), settings.statistics
+        )
         if settings.mode == "fixed-feature":
             model.freeze(statistics=settings.parts.batchnorm == "frozen")
         return model.to(self.device).to(memory_format=torch.channels_last)
@@ -155,31 +152,23 @@ class Task:
 
     def metadata(self, trial: int) -> dict:
         """Return the metadata to save with a trial's weights; docs/formats.md has the format."""
-        settings, model = self.settings, self.classifier(trial)
-        return {
+        settings = self.settings
+        # A network that is trained as a whole adapts to statistics that were assumed.
+        assumed = settings.statistics.source == ASSUMED and settings.mode == "fixed-feature"
+        return ({"statistics": ASSUMED} if assumed else {}) | {
             "arch": self.weights.arch,
             "dataset": settings.dataset,
             "mode": settings.mode,
             "protocol": settings.protocol,
             "image_size": settings.image_size,
             "classes": self.train.classes,
-            "mean": model.normalize.mean.flatten().tolist(),
-            "std": model.normalize.std.flatten().tolist(),
+            "class_names": list(self.train.class_names),
+            "mean": list(settings.statistics.mean),
+            "std": list(settings.statistics.std),
             "source_sha256": self.weights.sha256,
             "source_metadata": self.weights.metadata,
             "seed": self.seed(trial),
         }
-
-
-def target_statistics(dataset: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return `(mean, std)` of a dataset as in the paper's code: its own statistics, or 0 and 1.
-
-    Only CIFAR-10 and CIFAR-100 among the twelve tasks have their own statistics. The paper's code
-    does not normalize the images of the other tasks. `DATASETS` has ImageNet's statistics for them.
-    """
-    row = DATASETS[dataset]
-    own = (row.mean, row.std)
-    return IDENTITY if own == (IMAGENET_MEAN, IMAGENET_STD) else own
 
 
 @dataclass

@@ -14,7 +14,7 @@ from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint, write_fi
 from robust_backbones.checkpoint.key_names import to_detectron2
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic
-from robust_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD, RESNETS
+from robust_backbones.zoo import RESNETS
 
 AUTHOR = "robust_backbones"  # Detectron2 logs the author of a weight file
 
@@ -37,9 +37,9 @@ def metadata(source: Checkpoint) -> dict:
     known = {k: source.metadata[k] for k in ("name", "constraint", "eps") if k in source.metadata}
     return known | {
         "arch": source.arch,
-        "mean": list(source.mean or IMAGENET_MEAN),
-        "std": list(source.std or IMAGENET_STD),
-        "statistics": "from the file" if source.mean else "assumed",
+        "mean": list(source.statistics.mean),
+        "std": list(source.statistics.std),
+        "statistics": source.statistics.source,
         "channel_order": "RGB",
         "source_layout": source.layout,
         "source_sha256": source.sha256,
@@ -93,7 +93,7 @@ def robustness_contents(source: Checkpoint) -> dict:
     inner = "model.model." if source.arch in _UNKNOWN_TO_LIBRARY else "model."
     mean, std = (
         torch.tensor(values).view(3, 1, 1)
-        for values in (source.mean or IMAGENET_MEAN, source.std or IMAGENET_STD)
+        for values in (source.statistics.mean, source.statistics.std)
     )
     model = {f"module.{inner}{name}": tensor for name, tensor in source.tensors.items()}
     model |= {f"module.attacker.{inner}{name}": t for name, t in source.tensors.items()}

@@ -136,10 +136,12 @@ def _recorded_statistics(metadata: dict, source: object) -> dict[str, Tensor]:
     """Return the mean and std in the metadata as tensors."""
     found = {part: metadata[part] for part in ("mean", "std") if metadata.get(part) is not None}
     for part, values in found.items():
-        numbers = isinstance(values, (list, tuple)) and all(isinstance(v, float) for v in values)
+        numbers = isinstance(values, (list, tuple)) and all(
+            type(v) in (int, float) and 0 <= v <= 1 for v in values
+        )
         if not numbers:
             raise UserError(f"{source}: {part} is {values!r}. It must be three numbers in [0, 1].")
-    return {part: torch.tensor(values) for part, values in found.items()}
+    return {part: torch.tensor(values, dtype=torch.float32) for part, values in found.items()}
 
 
 _BGR_MEAN = torch.tensor([0.406, 0.456, 0.485])  # ImageNet's mean in BGR order

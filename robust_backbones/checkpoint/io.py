@@ -18,11 +18,12 @@ from torch import Tensor
 
 from robust_backbones.checkpoint import array_pickles
 from robust_backbones.checkpoint.architectures import BATCH_COUNTER, check_operations, recognize
-from robust_backbones.checkpoint.formats import unwrap
+from robust_backbones.checkpoint.formats import Layout, unwrap
 from robust_backbones.checkpoint.wrappers import CONTRASTIVE, NOT_LINEAR, OUTSIDE
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.file_kinds import HEAD, foreign_kind
 from robust_backbones.core.files import atomic, sha256
+from robust_backbones.core.input_statistics import ASSUMED, FILE, Channels, InputStatistics, choose
 from robust_backbones.zoo import ARCHS
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors", ".pkl")  # listed in errors, but not required
@@ -50,7 +51,7 @@ class Checkpoint:
         tensors: `{torchvision name: float32 tensor}`. The head is included if the file has a head.
         arch: key of `zoo.ARCHS`, recognized from the tensors.
         layout: `"torchvision"`, `"robustness"`, `"moco"`, `"detectron2"` or `"robust_backbones"`.
-        mean, std: RGB mean and standard deviation for inputs in [0, 1]; None if not in the file.
+        statistics: input statistics. Its source is `"assumed"` if the file has none.
         sha256: SHA-256 of the file in hexadecimal.
         dropped: `{key in the file: reason why the key is not in tensors}`.
         metadata: training metadata of the file (eps, constraint, epoch, ...).
@@ -59,8 +60,7 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     arch: str
     layout: str
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
+    statistics: InputStatistics
     sha256: str
     dropped: dict[str, str] = field(default_factory=dict)
     metadata: dict = field(default_factory=dict)
@@ -81,6 +81,14 @@ class Checkpoint:
             raise UserError(
                 f"{source} has no last layer ({name}){why}. Give a complete classifier."
             )
+
+    @property
+    def training(self) -> dict:
+        """Metadata of the training run. For a converted file, it includes its source's."""
+        source = self.metadata.get("source_metadata")
+        if "converter_version" not in self.metadata or not isinstance(source, dict):
+            return self.metadata
+        return source | self.metadata
 
 
 def save_file(contents: dict, path: str | Path) -> None:
@@ -106,6 +114,7 @@ def read_checkpoint(
     from_detector: bool = False,
     assume_rgb: bool = False,
     key: str | None = None,
+    statistics: InputStatistics | None = None,
 ) -> Checkpoint:
     """Read a classifier or backbone from a checkpoint in any format of `formats.py`.
 
@@ -117,10 +126,13 @@ def read_checkpoint(
         from_detector: whether to extract the backbone of a whole Detectron2 detector.
         assume_rgb: as in `formats.unwrap`.
         key: name of the network in a file with several networks, as in `containers.find_state`.
+        statistics: input statistics that the user or the table of published models states; None:
+            the file's, or else ImageNet's.
 
     Raises:
-        UserError: the file is not a checkpoint, is unsafe, or has another architecture or other
-            operations, or a tensor is missing, unknown, of the wrong shape, not floating point or
+        UserError: the file is not a checkpoint, is unsafe, or has another architecture, other
+            operations or other statistics, or a tensor is missing, unknown, of the wrong shape, not
+            floating point or
             not finite.
     """
     path = Path(path)
@@ -132,8 +144,7 @@ def read_checkpoint(
         tensors=tensors,
         arch=found,
         layout=layout.name,
-        mean=_statistics(layout.mean, "mean", path),
-        std=_statistics(layout.std, "std", path),
+        statistics=choose(stated_statistics(layout, path), statistics, path),
         sha256=sha256(path),
         dropped=layout.dropped,
         metadata=layout.metadata,
@@ -398,10 +409,25 @@ def _float32(name: str, tensor: Tensor, path: Path) -> Tensor:
     return tensor.float()
 
 
-def _statistics(tensor: Tensor | None, name: str, path: Path) -> tuple[float, ...] | None:
-    if tensor is None:
+def stated_statistics(layout: Layout, path: object) -> InputStatistics | None:
+    """Return the input statistics in a file, or None if it has none.
+
+    The source is `"assumed"` if they were assumed when the file was written.
+
+    Raises:
+        UserError: the statistics are not three means in [0, 1] and three deviations in (0, 1].
+    """
+    if layout.mean is None or layout.std is None:
         return None
-    values = tuple(round(value, 6) for value in tensor.flatten().tolist())
+    assumed = layout.metadata.get("statistics") == ASSUMED
+    mean, std = _channels(layout.mean, "mean", path), _channels(layout.std, "std", path)
+    if 0 in std:
+        raise UserError(f"{path}: std is {std}. It must be three numbers above 0.")
+    return InputStatistics(mean, std, ASSUMED if assumed else FILE)
+
+
+def _channels(tensor: Tensor, name: str, path: object) -> Channels:
+    values = tuple(float(f"{value:.7g}") for value in tensor.flatten().tolist())  # float32
     if len(values) != 3 or not all(0 <= value <= 1 for value in values):
         raise UserError(f"{path}: {name} is {values}. It must be three numbers in [0, 1].")
     return values

@@ -12,6 +12,7 @@ from robust_backbones.checkpoint.export import TARGETS
 from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint
 from robust_backbones.checkpoint.key_names import detectron2_name, to_detectron2
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.input_statistics import InputStatistics, announce
 
 
 def read(
@@ -23,8 +24,9 @@ def read(
     from_detector: bool,
     assume_rgb: bool,
     key: str | None,
+    statistics: InputStatistics | None,
 ) -> Checkpoint:
-    """Read a checkpoint, and report assumed input statistics.
+    """Read a checkpoint, and report input statistics that are not in the file.
 
     Args:
         name: path, URL or name of a published model, as the user gave it.
@@ -34,22 +36,26 @@ def read(
         from_detector: whether to extract the backbone of a Detectron2 detector.
         assume_rgb: whether to assume RGB and STRIDE_IN_1X1 False for a Detectron2 file.
         key: name of the network in a file with several networks; None if it has only one.
+        statistics: input statistics that the user states; None: use the file's, or the published
+            model's.
 
     Raises:
-        UserError: the file cannot be read, it has another architecture than expected, or an option
-            does not apply to it.
+        UserError: the file cannot be read, it has another architecture or other statistics than
+            expected, or an option does not apply to it.
     """
-    model = None if Path(name).is_file() else zoo.known(name)
+    model = zoo.known(name)
     expected = arch or (model.arch if model else None)
-    source = read_checkpoint(path, expected, allow_pickle, from_detector, assume_rgb, key)
+    statistics = statistics or (model.statistics if model else None)
+    source = read_checkpoint(
+        path, expected, allow_pickle, from_detector, assume_rgb, key, statistics
+    )
     for option, given in (("--from-detector", from_detector), ("--assume-rgb", assume_rgb)):
         if given and source.layout != "detectron2":
             raise UserError(
                 f"{option} is for Detectron2 files, but {name} is a classifier ({source.layout} "
                 f"layout). Remove {option}."
             )
-    if source.mean is None:
-        print("The file does not contain mean and std. ImageNet's are assumed.")
+    announce(source.statistics, name)
     return dataclasses.replace(source, metadata=source.metadata | (model.facts if model else {}))
 
 
@@ -62,13 +68,19 @@ def describe(source: Checkpoint, name: str) -> None:
         "architecture": source.arch,
         "tensors": f"{len(source.tensors)} of the network, {len(source.dropped)} others",
         "parameters and statistics": f"{sum(t.numel() for t in source.tensors.values()):,}",
-        "mean": source.mean or "not in the file",
-        "std": source.std or "not in the file",
+        "input": f"RGB in [0, 1], {source.statistics} ({source.statistics.source})",
     } | {f"metadata {key}": value for key, value in source.metadata.items()}
     for key, value in rows.items():
-        print(f"{key}: {value}")
+        print(f"{key}: {_shortened(value)}")
     _print_dropped(source.dropped)
     print(f"read as torchvision's {source.arch}. {verify.NOT_SHOWN}")
+
+
+def _shortened(value: object) -> str:
+    """Format a value. Long lists, such as 1000 class names, are cut."""
+    if isinstance(value, (list, tuple)) and len(value) > 10:
+        return f"{', '.join(map(str, value[:3]))} and {len(value) - 3} more"
+    return str(value)
 
 
 def list_keys(source: Checkpoint, name: str, to: str) -> None:
@@ -116,6 +128,11 @@ def convert(source: Checkpoint, name: str, target: str, to: str, check: bool) ->
     _print_dropped(dropped)
     export.save(source, contents, to, target)
     print(f"wrote {target}: {len(contents.get('model', contents))} tensors")
+    if "metadata" not in contents:
+        print(
+            f"--to {to} has no metadata: mean and std, class names and training settings are not "
+            f"in {target}. Pass {source.statistics.options} where you load it."
+        )
 
 
 def _print_dropped(dropped: dict[str, str]) -> None:

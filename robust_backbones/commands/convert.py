@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 
 from robust_backbones.checkpoint import TARGET_SUFFIXES
+from robust_backbones.core import input_statistics
 from robust_backbones.core.cli import Parser, location
 from robust_backbones.core.errors import UserError, user_errors
 from robust_backbones.weights import resolve
@@ -61,6 +62,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="execute code in SOURCE if it contains more than tensors; only for trusted files",
     )
+    input_statistics.add_options(add)
     add("--force", action="store_true", help="overwrite TARGET")
     args = parser.parse_args(argv)
     if not args.target and not (args.inspect or args.dry_run):
@@ -92,6 +94,7 @@ def main(argv: list[str] | None = None) -> None:
     """Check the input, then convert, inspect or list the keys."""
     args = parse(argv)
     with user_errors():
+        statistics = input_statistics.given(args)
         if args.target:
             _check_target(Path(args.target), args.to, args.force)
         path = resolve(args.source)
@@ -107,6 +110,7 @@ def main(argv: list[str] | None = None) -> None:
             from_detector=args.from_detector,
             assume_rgb=args.assume_rgb,
             key=args.key,
+            statistics=statistics,
         )
         if args.inspect:
             conversion.describe(source, args.source)

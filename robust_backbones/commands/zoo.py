@@ -58,6 +58,7 @@ def _show(args: argparse.Namespace) -> None:
         "constraint": model.constraint,
         "eps": f"{show_eps(model.constraint, model.eps)} (images in [0, 1])",
         "ImageNet top-1": f"{model.accuracy:.2f} %" if model.accuracy else "not published",
+        "input": f"RGB in [0, 1], {model.statistics}",
         "Detectron2": "yes" if model.arch in RESNETS else "no, only ResNets can be converted",
         "file": f"{model.file} of {HUB_REPO}" + ("" if model.listed else " (unlisted)"),
         "size": f"about {model.size_mb:g} MB" if model.size_mb else "unknown",

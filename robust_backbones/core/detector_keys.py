@@ -11,11 +11,13 @@ CONTINUATION = (
     "DATASETS.TEST",
     "DATALOADER.NUM_WORKERS",
     "MODEL.DEVICE",
+    "MODEL.ROBUST.STATISTICS",
     "SOLVER.CHECKPOINT_PERIOD",
 )
 # Keys that may differ between evaluations of the same weights. Digests identify the weights.
 EVALUATION = (*_OUTPUT, "SOLVER.", "DATALOADER.", "DATASETS.TRAIN", "MODEL.WEIGHTS")
-# Keys that may differ between runs of one experiment, which have different weights and seeds.
+# Keys that may differ between runs of one experiment, which have different weights and seeds. Each
+# network gets its own input statistics.
 EXPERIMENT = (
     *_OUTPUT,
     "SEED",
@@ -24,6 +26,8 @@ EXPERIMENT = (
     "CUDNN_BENCHMARK",
     "VERSION",
     "MODEL.WEIGHTS",
+    "MODEL.PIXEL_",
+    "MODEL.ROBUST.STATISTICS",
     "MODEL.DEVICE",
     "TEST.EVAL_PERIOD",
     "SOLVER.CHECKPOINT_PERIOD",

@@ -5,6 +5,8 @@ Settings that contradict the weights are rejected. FrozenBN is folded into the c
 """
 
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import ShapeSpec
@@ -16,17 +18,17 @@ from detectron2.modeling.backbone.fpn import (
 )
 
 from robust_backbones.core.errors import UserError, choose_from
-from robust_backbones.detection.folding import fold
-from robust_backbones.detection.model_weights import arch_of
-from robust_backbones.zoo import (
-    ARCHS,
-    PIXEL_MEAN,
-    PIXEL_STD,
-    RESNETS,
-    SCHEME,
-    ResNetArch,
-    find_resnet,
+from robust_backbones.core.input_statistics import (
+    ASSUMED,
+    GIVEN,
+    IMAGENET,
+    TOLERANCE,
+    InputStatistics,
+    assumption,
 )
+from robust_backbones.detection.folding import fold
+from robust_backbones.detection.model_weights import arch_of, statistics_of
+from robust_backbones.zoo import ARCHS, RESNETS, SCHEME, ResNetArch, find_resnet
 
 BUILDERS = (
     "build_robust_resnet_backbone",
@@ -110,17 +112,29 @@ def _with_architecture(cfg: CfgNode) -> CfgNode:
             f"MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME}, but MODEL.ROBUST is missing. Call "
             "robust_backbones.detection.add_robust_config(cfg) right after get_cfg()."
         )
-    cfg = cfg.clone()
+    own = cfg.clone()
+    own.defrost()
+    set_architecture(own)
+    # The meta architecture builds its backbone first, and then reads these keys.
+    frozen = cfg.is_frozen()
     cfg.defrost()
-    set_architecture(cfg)
-    return cfg
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = own.MODEL.PIXEL_MEAN, own.MODEL.PIXEL_STD
+    cfg.MODEL.ROBUST.STATISTICS = own.MODEL.ROBUST.STATISTICS
+    if frozen:
+        cfg.freeze()
+    return own
 
 
-def set_architecture(cfg: CfgNode) -> None:
-    """Set the keys of `MODEL.RESNETS` for `MODEL.ROBUST.ARCH`, and check the input format.
+def set_architecture(cfg: CfgNode, weights: str | None = None) -> None:
+    """Set the keys of `MODEL.RESNETS` for `MODEL.ROBUST.ARCH`, and the input for the weights.
 
     If `MODEL.ROBUST.ARCH` is empty, the architecture is detected from `MODEL.WEIGHTS`. A key that
     has Detectron2's default value is set. Any other value must agree with the architecture.
+
+    Args:
+        cfg: configuration, changed in place.
+        weights: published name or local file with the input statistics; None: `MODEL.WEIGHTS`;
+            "": the statistics are not set.
 
     Raises:
         UserError: the architecture is unknown, or is not recognized in the weights, or a key
@@ -160,7 +174,7 @@ def set_architecture(cfg: CfgNode) -> None:
             f"MODEL.RESNETS.NORM is '{cfg.MODEL.RESNETS.NORM}', but the weights have BatchNorm "
             f"statistics. Choose from {', '.join(_NORMS)}."
         )
-    _check_input(cfg)
+    _set_input(cfg, cfg.MODEL.WEIGHTS if weights is None else weights)
 
 
 # Value of `MODEL.ROBUST.NORM` -> the keys that it sets, and their values.
@@ -197,14 +211,69 @@ def check_arch(cfg: CfgNode, weights: str, found: str | None) -> None:
 _NORMS = ("FrozenBN", "BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
 
 
-def _check_input(cfg: CfgNode) -> None:
-    reason = "weights trained on RGB images with ImageNet statistics"
+def _set_input(cfg: CfgNode, weights: str) -> None:
+    """Set `MODEL.PIXEL_MEAN` and `MODEL.PIXEL_STD` for the weights, and check `INPUT.FORMAT`.
+
+    ImageNet's values, as in the packaged configs, are replaced if the weights state others. Other
+    values must agree with the weights. `MODEL.ROBUST.STATISTICS` records their source. If
+    the weights are not on this machine yet, only the format is checked.
+    """
     if cfg.INPUT.FORMAT != "RGB":
-        raise _contradiction("INPUT.FORMAT", cfg.INPUT.FORMAT, "RGB", reason)
-    for key, needed in (("PIXEL_MEAN", PIXEL_MEAN), ("PIXEL_STD", PIXEL_STD)):
+        raise _contradiction("INPUT.FORMAT", cfg.INPUT.FORMAT, "RGB", _TRAINING)
+    readable = weights.startswith(SCHEME) or Path(weights).is_file()
+    stated = statistics_of(weights) if readable else None
+    if stated and stated.source != ASSUMED:
+        _set_pixels(cfg, stated, weights)
+        source = stated.source
+    else:
+        source = GIVEN if _differ_from_imagenet(cfg) else ASSUMED
+    if source == ASSUMED != cfg.MODEL.ROBUST.get("STATISTICS") and readable:
+        logging.getLogger(__name__).warning(assumption(weights, _STATE_THEM))
+    if readable:
+        cfg.MODEL.ROBUST.STATISTICS = source
+
+
+_TRAINING = "weights trained on RGB images with ImageNet statistics"
+_STATE_THEM = (
+    "Convert the classifier with --mean and --std or with --statistics PRESET, or set "
+    "MODEL.PIXEL_MEAN and MODEL.PIXEL_STD."
+)
+
+
+def _set_pixels(cfg: CfgNode, stated: InputStatistics, weights: str) -> None:
+    for key, needed, usual in zip(_PIXELS, stated.pixels, IMAGENET.pixels, strict=True):
         found = list(cfg.MODEL[key])
-        if len(found) != 3 or any(abs(a - b) > 0.01 for a, b in zip(found, needed, strict=True)):
-            raise _contradiction(f"MODEL.{key}", found, needed, reason)
+        if same_pixels(found, needed):
+            continue
+        if not same_pixels(found, usual):
+            raise _contradiction(f"MODEL.{key}", found, needed, f"the weights {weights}")
+        cfg.MODEL[key] = needed
+        logging.getLogger(__name__).warning(
+            "MODEL.%s is set to %s, as the weights %s require.", key, needed, weights
+        )
+
+
+def _differ_from_imagenet(cfg: CfgNode) -> bool:
+    """Return whether the config states other statistics than ImageNet's.
+
+    Detectron2's defaults are for BGR images. They contradict `INPUT.FORMAT`.
+    """
+    differ, defaults = False, get_cfg().MODEL
+    for key, usual in zip(_PIXELS, IMAGENET.pixels, strict=True):
+        found = list(cfg.MODEL[key])
+        if len(found) != 3 or found == list(defaults[key]):
+            raise _contradiction(f"MODEL.{key}", found, usual, _TRAINING)
+        differ |= not same_pixels(found, usual)
+    return differ
+
+
+_PIXELS = ("PIXEL_MEAN", "PIXEL_STD")
+
+
+def same_pixels(one: Sequence[float], two: Sequence[float]) -> bool:
+    """Return whether two means or standard deviations for pixels in [0, 255] are equal."""
+    limit = 255 * TOLERANCE
+    return len(one) == len(two) and all(abs(a - b) <= limit for a, b in zip(one, two, strict=True))
 
 
 def _contradiction(key: str, found: object, needed: object, reason: str) -> UserError:

@@ -11,6 +11,7 @@ from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
+from detectron2.config import get_cfg
 from detectron2.modeling.backbone import Backbone
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import nn
@@ -20,9 +21,9 @@ from robust_backbones.checkpoint.containers import find_state
 from robust_backbones.checkpoint.io import load_file, save_file
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic, sha256
-from robust_backbones.detection.backbone import body
+from robust_backbones.core.input_statistics import ASSUMED
+from robust_backbones.detection.backbone import body, same_pixels
 from robust_backbones.finite import check_weights
-from robust_backbones.zoo import PIXEL_MEAN, PIXEL_STD
 
 
 class StrictCheckpointer(DetectionCheckpointer):
@@ -38,6 +39,8 @@ class StrictCheckpointer(DetectionCheckpointer):
             states, if it does: Detectron2's `SemanticSegmentor` does not.
         classes: class names of the data, in order, saved with the model; None if unknown. A
             detector that was saved with other classes is rejected.
+        statistics: source of the model's input statistics, saved with the model if they were
+            assumed; None if unknown.
         average: averaged weights, or None. They are saved as `model`, and the weights being trained
             as `training_model`.
     """
@@ -45,6 +48,7 @@ class StrictCheckpointer(DetectionCheckpointer):
     sha256: str | None = None
     input_format: str | None = None
     classes: list[str] | None = None
+    statistics: str | None = None
     average: AveragedModel | None = None
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
@@ -180,7 +184,8 @@ class StrictCheckpointer(DetectionCheckpointer):
         Later conversions and checks use them.
         """
         order = self.input_format or _attribute(self.model, "input_format")
-        found = {"channel_order": order, "classes": self.classes}
+        assumed = ASSUMED if self.statistics == ASSUMED else None
+        found = {"channel_order": order, "classes": self.classes, "statistics": assumed}
         for name in ("mean", "std"):
             pixels = _pixels(self.model, name)
             found[name] = pixels and [round(value / 255, 6) for value in pixels]
@@ -215,15 +220,15 @@ def check_input(model: nn.Module, metadata: dict, input_format: str | None = Non
         found, stated = _pixels(model, name), metadata.get(name)
         if found is None or stated is None:
             continue
+        key = f"MODEL.PIXEL_{name.upper()}"
+        # Assumed statistics contradict only Detectron2's defaults, which are for BGR images.
+        default = get_cfg().MODEL[key.removeprefix("MODEL.")]
+        if metadata.get("statistics") == ASSUMED and not same_pixels(found, default):
+            continue
         if not _are_numbers(stated) or len(stated) != len(found):
             raise _invalid(name, stated, f"{len(found)} numbers")
         needed = [round(255 * value, 3) for value in stated]
-        if any(abs(a - b) > 0.01 for a, b in zip(needed, found, strict=True)):
-            key = f"MODEL.PIXEL_{name.upper()}"
-            if needed not in (PIXEL_MEAN, PIXEL_STD):
-                raise UserError(
-                    f"The weights require {key} {needed}, but only ImageNet's {found} is supported."
-                )
+        if not same_pixels(needed, found):
             raise _contradiction(key, found, needed)
     stride = _stride_in_1x1(model)
     if metadata.get("stride_in_1x1", False) != stride:

@@ -49,6 +49,9 @@ def add_robust_config(cfg: CfgNode) -> None:
     # before each evaluation. MoCo and later papers on pretraining use this recipe.
     # "": MODEL.RESNETS.NORM, MODEL.FPN.NORM and MODEL.BACKBONE.FREEZE_AT are used as they are.
     cfg.MODEL.ROBUST.NORM = ""
+    # Source of MODEL.PIXEL_MEAN and MODEL.PIXEL_STD, one of input_statistics.SOURCES. It is set
+    # when the weights are read, and recorded in results. It is empty for random weights.
+    cfg.MODEL.ROBUST.STATISTICS = ""
     # Number of gradient accumulation steps. A batch of SOLVER.IMS_PER_BATCH images is split into
     # this number of parts.
     cfg.SOLVER.ACCUMULATE = 1
@@ -142,6 +145,7 @@ def load_config(
         cfg.DATASETS[split] = tuple(chosen)
     custom.name_datasets(cfg)
     _expand_paths(cfg)
+    cfg.MODEL.ROBUST.STATISTICS = ""  # the config.yaml of a run contains the value of that run
     if cfg.OUTPUT_DIR == get_cfg().OUTPUT_DIR:
         cfg.OUTPUT_DIR = f"output/{path.stem}"  # each config gets its own folder
     if cfg.SEED < 0:
@@ -152,7 +156,7 @@ def load_config(
         # Other weights must be downloaded first. `check_inputs` downloads them, because commands
         # that only draw annotations need no weights.
         if cfg.MODEL.ROBUST.ARCH or weights.startswith(SCHEME) or Path(weights).is_file():
-            set_architecture(cfg)
+            set_architecture(cfg, weights="")
     return cfg
 
 
@@ -372,7 +376,7 @@ def check_inputs(
         if local and cfg.MODEL.ROBUST.ARCH:
             check_arch(cfg, weights, stated_arch(local))
         cfg.MODEL.ROBUST.ARCH = cfg.MODEL.ROBUST.ARCH or arch_of(weights)
-        set_architecture(cfg)
+        set_architecture(cfg, weights if weights.startswith(SCHEME) else str(local or ""))
 
 
 def _check_annotations(cfg: CfgNode, name: str, trained: bool, scored: bool) -> None:

@@ -6,8 +6,9 @@ from detectron2.utils.file_io import PathManager
 
 from robust_backbones.checkpoint.architectures import recognize
 from robust_backbones.checkpoint.formats import unwrap
-from robust_backbones.checkpoint.io import load_file
+from robust_backbones.checkpoint.io import load_file, stated_statistics
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.input_statistics import InputStatistics
 from robust_backbones.zoo import RESNETS, SCHEME, find_resnet
 
 
@@ -83,3 +84,27 @@ def arch_of(weights: str) -> str:
             f"Supported are {', '.join(RESNETS)}."
         )
     return arch
+
+
+def statistics_of(weights: str) -> InputStatistics | None:
+    """Find the input statistics of the backbone in `MODEL.WEIGHTS`.
+
+    The name of a published model determines its statistics. Other weights must be a local file.
+
+    Args:
+        weights: published name or path.
+
+    Returns:
+        The statistics, or None if the file does not state any.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    if weights.startswith(SCHEME):
+        return find_resnet(weights).statistics
+    contents = load_file(weights)
+    try:
+        layout = unwrap(contents, weights, from_detector=True, assume_rgb=True)
+    except UserError:
+        return None  # strict loading explains why these weights cannot be used
+    return stated_statistics(layout, weights)

@@ -46,7 +46,7 @@ def _target(model: Model, digest: str) -> Path:
 
 
 def _convert(model: Model, source: Path, target: Path) -> None:
-    found = read_checkpoint(source, model.arch)
+    found = read_checkpoint(source, model.arch, statistics=model.statistics)
     found = dataclasses.replace(found, metadata=found.metadata | model.facts)
     contents = export.detectron2_contents(found)
     with torch.random.fork_rng(devices=[]):  # keeps the global random state

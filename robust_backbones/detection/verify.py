@@ -8,8 +8,8 @@ from torch import Tensor
 from robust_backbones.checkpoint import verify
 from robust_backbones.checkpoint.io import Checkpoint
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.input_statistics import IMAGENET
 from robust_backbones.detection.backbone import build_robust_resnet_backbone
-from robust_backbones.zoo import PIXEL_MEAN, PIXEL_STD
 
 RGB = ShapeSpec(channels=3)
 
@@ -17,8 +17,9 @@ RGB = ShapeSpec(channels=3)
 def target_config(arch: str) -> CfgNode:
     """Return a minimal config of a backbone with architecture `arch` that outputs all stages."""
     cfg = get_cfg()
-    cfg.MODEL.ROBUST = CfgNode({"ARCH": arch, "NORM": ""})
-    cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = "RGB", PIXEL_MEAN, PIXEL_STD
+    cfg.MODEL.ROBUST = CfgNode({"ARCH": arch, "NORM": "", "STATISTICS": ""})
+    cfg.INPUT.FORMAT = "RGB"
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = IMAGENET.pixels  # not used by a backbone
     cfg.MODEL.RESNETS.OUT_FEATURES = list(verify.STAGES)
     return cfg
 

@@ -15,9 +15,10 @@ from classification.training.evaluate import evaluate
 from classification.training.learner import Learner
 from classification.transfer import options as transfer_options
 from classification.transfer.settings import SourceNetwork
-from classification.transfer.task import Task, target_statistics
+from classification.transfer.task import Task
 from robust_backbones.checkpoint.architectures import build_network
 from robust_backbones.checkpoint.io import read_checkpoint
+from robust_backbones.core.input_statistics import IMAGENET
 from tests.support import robustness_bridge
 from tests.support.networks import random_network
 from tests.support.transfer_runs import FAST, run, write_network
@@ -47,7 +48,9 @@ def task(found, dataset: str, mode: str, *options) -> Task:
     )
     images = open_split("digits", "test", limit=40)
     images = dataclasses.replace(images, classes=CLASSES)
-    settings = transfer_options.make_settings(args, SourceNetwork(found.arch, 32, found.sha256))
+    settings = transfer_options.make_settings(
+        args, SourceNetwork(found.arch, 32, found.statistics, found.sha256)
+    )
     return Task(found, images, images, settings, {}, None, torch.device("cpu"))
 
 
@@ -113,7 +116,8 @@ def test_some_steps_agree(library, monkeypatch, weights, dataset, mode):
 def test_statistics_of_the_datasets(library):
     """0 and 1 for ten of the twelve tasks, CIFAR's statistics for two."""
     for dataset in SUITE:
-        mean, std = target_statistics(dataset)
+        found = transfer_options.target_statistics(dataset)
+        mean, std = found.mean, found.std
         if dataset == "cifar10":
             expected = library.datasets.CIFAR("/nowhere")
             torch.testing.assert_close(torch.tensor(mean), expected.mean)
@@ -152,7 +156,9 @@ def test_reweighted_accuracy_is_the_mean_over_classes():
 
 def settings(*options):
     parsed = transfer_options.parser("").parse_args(["--weights", "w", *options])
-    return transfer_options.make_settings(parsed, SourceNetwork("resnet18", None, "0")).to_json()
+    return transfer_options.make_settings(
+        parsed, SourceNetwork("resnet18", None, IMAGENET, "0")
+    ).to_json()
 
 
 def test_the_paper_protocol_has_the_papers_hyperparameters():

@@ -55,7 +55,7 @@ def test_the_checkpoint_is_a_classifier_that_others_can_read(done):
     assert contents["format"] == FORMAT and contents["epoch"] == 2
     found = read_checkpoint(done / "checkpoint.pt")
     assert (found.arch, found.layout) == ("shufflenet_v2_x1_0", "robust_backbones")
-    assert found.mean == DATASETS["digits"].mean and found.std == DATASETS["digits"].std
+    assert found.statistics == DATASETS["digits"].statistics.of("file")
     expected = dict(
         arch="shufflenet_v2_x1_0",
         method="pgd",

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.input_statistics import IMAGENET
 from tests.support import documents
 from tests.support.documents import ROOT, SHELL
 
@@ -84,7 +85,7 @@ def _transfer(args) -> None:
     from classification.transfer import options as transfer_options
     from classification.transfer.settings import SourceNetwork
 
-    transfer_options.make_settings(args, SourceNetwork("resnet50", 224, "0" * 64))
+    transfer_options.make_settings(args, SourceNetwork("resnet50", 224, IMAGENET, "0" * 64))
 
 
 def _datasets(args) -> None:

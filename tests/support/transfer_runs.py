@@ -7,6 +7,7 @@ from classification.models import Classifier
 from classification.transfer import __main__ as transfer
 from robust_backbones.checkpoint.formats import FORMAT, FORMAT_VERSION
 from robust_backbones.checkpoint.io import save_file
+from robust_backbones.core.input_statistics import InputStatistics
 from tests.support.networks import random_network
 
 TINY = [
@@ -21,12 +22,13 @@ TINY = [
     "--trials",
     "1",
 ]
+UNUSUAL = InputStatistics((0.4, 0.45, 0.5), (0.25, 0.3, 0.35))
 FAST = ["--epochs", "2", "--batch-size", "8"]
 
 
 def write_network(path, arch: str = "resnet18", classes: int = 7, image_size: int = 32):
     """Save a classifier with random weights and unusual statistics; return `path`."""
-    model = Classifier(arch, classes, (0.4, 0.45, 0.5), (0.25, 0.3, 0.35))
+    model = Classifier(arch, classes, UNUSUAL)
     model.net.load_state_dict(random_network(arch, classes).state_dict())
     contents = {
         "format": FORMAT,

@@ -24,6 +24,8 @@ _MAY_DIFFER = {
     "weights",
     "weights_sha256",
     "source",
+    "statistics",
+    "trained_image_size",
     "seed",
     "trials",
     "data",
@@ -201,6 +203,11 @@ def warnings(runs: list[Merged]) -> list[str]:
         found.append(
             "Some weight files do not record how they were trained. They count as standard "
             "networks."
+        )
+    if any(r.assumed_statistics for r in records):
+        found.append(
+            "Some weight files do not state their input mean and std. ImageNet's are assumed. For "
+            "networks that were trained with others, the numbers are wrong."
         )
     counts = sorted({len(run.accuracies) for run in runs})
     if len(counts) > 1:

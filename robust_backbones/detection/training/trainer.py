@@ -86,6 +86,7 @@ class Trainer(DefaultTrainer):
         self.checkpointer = StrictCheckpointer(plain.model, plain.save_dir, **plain.checkpointables)
         self.checkpointer.input_format = self.cfg.INPUT.FORMAT
         self.checkpointer.classes = classes_of(self.cfg.DATASETS.TRAIN)
+        self.checkpointer.statistics = self.cfg.MODEL.get("ROBUST", {}).get("STATISTICS")
         built = super().build_hooks()
         for index, hook in enumerate(built):
             if isinstance(hook, hooks.PeriodicWriter):

@@ -11,6 +11,7 @@ from robust_backbones.checkpoint.architectures import build_network
 from robust_backbones.checkpoint.export import TARGETS, save
 from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.input_statistics import InputStatistics
 from robust_backbones.zoo import ARCHS, RESNETS
 
 SMALL = ("resnet18", "mobilenet_v2")
@@ -24,9 +25,8 @@ def source(arch: str) -> Checkpoint:
         name: torch.rand(t.shape, generator=generator) if t.is_floating_point() else torch.tensor(5)
         for name, t in shapes.items()
     }
-    return Checkpoint(
-        tensors, arch, "torchvision", mean=(0.5, 0.4, 0.3), std=(0.2, 0.21, 0.22), sha256="ab" * 32
-    )
+    statistics = InputStatistics((0.5, 0.4, 0.3), (0.2, 0.21, 0.22))
+    return Checkpoint(tensors, arch, "torchvision", statistics, sha256="ab" * 32)
 
 
 def same(found, original, to):
@@ -63,8 +63,7 @@ def test_files_have_the_same_tensors_and_their_origin(tmp_path, arch, to):
     same(read.tensors, original, to)
     assert read.arch == arch
     if to != "torchvision":  # a bare state dict has no metadata
-        assert read.mean == pytest.approx(original.mean)
-        assert read.std == pytest.approx(original.std)
+        assert read.statistics == original.statistics.of("file")
         assert read.metadata["source_sha256"] == original.sha256
 
 

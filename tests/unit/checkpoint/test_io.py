@@ -9,6 +9,7 @@ import torch
 from robust_backbones.checkpoint.architectures import build_network
 from robust_backbones.checkpoint.io import read_checkpoint
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.input_statistics import IMAGENET
 from tests.support.bad_checkpoints import BAD_BYTES, BAD_CONTENTS, Bomb, backbone_of, prefixed
 from tests.support.networks import random_network, robustness_contents
 
@@ -90,7 +91,7 @@ def test_pytorchs_old_format_is_read(tmp_path, state):
 
 def test_a_robustness_file_has_statistics_and_metadata(tmp_path, state):
     read = read_checkpoint(write(tmp_path / "a.ckpt", robustness_contents(state)))
-    assert (read.mean, read.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert read.statistics == IMAGENET.of("file")
     assert read.metadata == {"epoch": 90, "nat_prec1": 62.83}
     assert len(read.dropped) == len(state) + 4  # the attacker's copies, and 4 statistics
 
@@ -112,7 +113,7 @@ def test_our_detectors_record_their_input(tmp_path, state):
         "model_ema": {"conv1.weight": state["conv1.weight"]},
     }
     read = read_checkpoint(write(tmp_path / "a.pth", contents), from_detector=True)
-    assert read.std == (0.2, 0.2, 0.2)
+    assert read.statistics.std == (0.2, 0.2, 0.2)
     assert read.dropped["model_ema"] == "another set of tensors (averaged weights, optimizer)"
 
 

@@ -5,7 +5,15 @@ import torch
 from scipy.stats import binomtest, norm
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix
 
-from classification.metrics import METRICS, confusion, interval, mean_per_class, top1, wilson
+from classification.metrics import (
+    METRICS,
+    at_chance,
+    confusion,
+    interval,
+    mean_per_class,
+    top1,
+    wilson,
+)
 from robust_backbones.core.errors import UserError
 
 
@@ -43,6 +51,18 @@ def test_wilson_is_scipys(right, n, confidence):
     assert wilson(right, n, confidence) == pytest.approx(
         (100 * truth.low, 100 * truth.high), abs=1e-9
     )
+
+
+@pytest.mark.parametrize(
+    "right, n, classes", [(36, 360, 10), (50, 360, 10), (44, 360, 10), (0, 50, 10), (5, 5, 2)]
+)
+def test_chance_is_scipys_binomial_test(right, n, classes):
+    truth = binomtest(right, n, 1 / classes, alternative="greater").pvalue
+    assert at_chance(right, n, classes) == (truth > 0.05)
+
+
+def test_too_few_images_cannot_be_told_from_chance():
+    assert not at_chance(0, 4, 2) and not at_chance(3, 4, 2)  # even 4 of 4 may be chance
 
 
 def test_no_interval_of_nothing():

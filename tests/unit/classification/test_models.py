@@ -8,7 +8,8 @@ from robust_backbones.checkpoint.architectures import BATCH_COUNTER, build_netwo
 from robust_backbones.checkpoint.formats import FORMAT, FORMAT_VERSION
 from robust_backbones.checkpoint.io import read_checkpoint, save_file
 from robust_backbones.core.errors import UserError
-from robust_backbones.zoo import ARCHS, IMAGENET_MEAN, IMAGENET_STD
+from robust_backbones.core.input_statistics import IMAGENET, InputStatistics
+from robust_backbones.zoo import ARCHS
 from tests.support.networks import random_network
 
 X = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -39,7 +40,7 @@ def test_normalize_by_hand():
 
 def test_the_first_layer_normalizes():
     model = classifier()
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET.mean, IMAGENET.std))
     torch.testing.assert_close(model(X), model.net((X - mean) / std))
     assert model(X).shape == (2, 10)
 
@@ -52,7 +53,7 @@ def test_state_dict_names():
 
 
 def test_a_file_gives_the_same_logits(tmp_path):
-    model = classifier(mean=(0.5, 0.4, 0.3), std=(0.25, 0.3, 0.35))
+    model = classifier(statistics=InputStatistics((0.5, 0.4, 0.3), (0.25, 0.3, 0.35)))
     loaded = load_classifier(own_file(model, tmp_path / "c.pt"))
     assert not loaded.training
     torch.testing.assert_close(loaded(X), model(X))
@@ -62,7 +63,9 @@ def test_a_file_without_statistics_gets_imagenets(tmp_path):
     model = classifier()
     state = {k: v for k, v in model.net.state_dict().items() if "num_batches" not in k}
     torch.save(state, tmp_path / "old.pth")  # as before PyTorch 0.4.1: no BatchNorm counters
-    torch.testing.assert_close(load_classifier(tmp_path / "old.pth")(X), model(X))
+    with pytest.warns(UserWarning, match="old.pth: ImageNet's are assumed. Pass statistics="):
+        loaded = load_classifier(tmp_path / "old.pth")
+    torch.testing.assert_close(loaded(X), model(X))
 
 
 def test_a_file_without_head_is_refused(tmp_path):

@@ -42,7 +42,7 @@ def test_small_tasks(monkeypatch, tmp_path, name, layout):
             assert source.labels.bincount().tolist() == [count] * 3
             assert source.labels.tolist() == sorted(source.labels.tolist()) or name[:5] == "cifar"
             assert [source[0][1], source[len(source) - 1][1]] == source.labels[[0, -1]].tolist()
-            assert source.mean == row.mean and source.augmentation == row.augmentation
+            assert source.statistics == row.statistics and source.augmentation == row.augmentation
         assert len({source.fingerprint() for source in sources}) == 1
     parts = [open_split(name, split, tmp_path, held_out=0.3) for split in ("train", "val")]
     assert sum(map(len, parts)) == 3 * train

@@ -12,6 +12,7 @@ from classification.datasets import loader
 from classification.datasets.open import open_split
 from classification.datasets.split import ImageSplit
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.input_statistics import PRESETS
 from tests.support.small_data import CLASSES, write_tree
 
 
@@ -23,8 +24,7 @@ def numbered(n=42, size=4):
         split="train",
         classes=n,
         image_size=size,
-        mean=(0.5,) * 3,
-        std=(0.5,) * 3,
+        statistics=PRESETS["half"],
         augmentation="none",
         images=images.contiguous(),
         labels=torch.arange(n),

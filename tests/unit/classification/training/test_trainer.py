@@ -23,6 +23,7 @@ from classification.training.settings import AttackSettings
 from classification.training.trainer import Training
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import claimed
+from robust_backbones.core.input_statistics import IMAGENET
 from robust_backbones.core.signals import Stopped
 from tests.support.small_models import learning
 
@@ -54,6 +55,7 @@ def run_of(folder, images=60, save_seconds=600.0, **changes) -> Training:
         dataset="digits",
         image_size=32,
         image_range=None,
+        statistics=IMAGENET,
         limit=None,
         test_limit=None,
         held_out=0.0,

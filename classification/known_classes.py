@@ -1,0 +1,107 @@
+"""Compare what a trained classifier knows, its classes and image size, with a dataset."""
+
+import itertools
+import unicodedata
+from collections.abc import Sequence
+
+from classification.datasets.split import Split
+from robust_backbones.checkpoint.io import Checkpoint
+from robust_backbones.core.errors import UserError
+
+NAMES, NUMBER = "names", "number"  # what `check_classes` compared
+
+
+def class_names(metadata: dict) -> tuple[str, ...] | None:
+    """Return the class names in a checkpoint's metadata, in the order of its outputs, or None.
+
+    Raises:
+        UserError: the entry is not a list of strings.
+    """
+    names = metadata.get("class_names")
+    if names is None:
+        return None
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise UserError(
+            f"the weights' class_names are {names!r:.80}. They must be a list of names."
+        )
+    return tuple(names)
+
+
+def image_size(found: Checkpoint) -> int | None:
+    """Return the height and width of the training images in pixels; None if unknown."""
+    size = found.training.get("image_size")
+    return size if type(size) is int and size > 0 else None
+
+
+def check_classes(found: Checkpoint, number: int, weights: str, source: Split) -> str:
+    """Check that a classifier knows the classes of a dataset, in the same order.
+
+    Args:
+        found: checkpoint of the classifier.
+        number: number of classes of the classifier.
+        weights: name of the checkpoint.
+        source: dataset.
+
+    Returns:
+        `"names"`, or `"number"` if the checkpoint has no class names to compare.
+
+    Raises:
+        UserError: the number, the names or the order of the classes differ.
+    """
+    if number != source.classes:
+        raise UserError(
+            f"--weights {weights}: the model has {number} classes, but {source.name} has "
+            f"{source.classes}. Choose another --dataset, or train a model for this one."
+        )
+    names = class_names(found.training)
+    if names is None:
+        return NUMBER
+    check_names(names, source.class_names, f"--weights {weights}", source.name)
+    return NAMES
+
+
+def check_names(known: Sequence[str], found: Sequence[str], weights: str, dataset: str) -> None:
+    """Check that two lists of class names are equal.
+
+    Args:
+        known: class names of a network.
+        found: class names of the data, or of another network.
+        weights, dataset: names of both in the error message.
+
+    Raises:
+        UserError: the names or their order differ.
+    """
+    # Folders that were copied from macOS may have decomposed accents.
+    one, two = ([unicodedata.normalize("NFC", name) for name in names] for names in (known, found))
+    if one == two:
+        return
+    pairs = itertools.zip_longest(one, two, fillvalue="missing")
+    first, (a, b) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+    where = f"{weights}: class {first} is '{a}', but '{b}' in {dataset}."
+    if sorted(one) == sorted(two):
+        raise UserError(
+            f"{where} The names are the same in another order, so each prediction would count as "
+            "another class. Give the data in the layout of the training data."
+        )
+    raise UserError(
+        f"{where} Choose the data that the weights were trained on. If the classes are the same, "
+        "rename them as in the weights."
+    )
+
+
+def size_warnings(trained: int | None, size: int, weights: str) -> list[dict]:
+    """Return a warning if a network gets images of another size than in its training.
+
+    Args:
+        trained: height and width of the training images in pixels; None: unknown.
+        size: height and width of the images in pixels.
+        weights: name of the network's checkpoint.
+    """
+    if trained in (None, size):
+        return []
+    message = (
+        f"the images have {size} x {size} pixels, but {weights} was trained with {trained} x "
+        f"{trained}. Accuracy depends on the size. Use --image-size {trained} for the size of the "
+        "training."
+    )
+    return [{"check": "image_size", "message": message}]

@@ -1,0 +1,43 @@
+"""What a classifier knows, compared with a dataset: class names, their order, image size."""
+
+import pytest
+
+from classification.known_classes import check_names, class_names, size_warnings
+from robust_backbones.core.errors import UserError
+
+PETS = ("cat", "dog", "hen")
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (PETS, None),
+        (("dog", "cat", "hen"), "w.pt: class 0 is 'cat', but 'dog' in pets. .* in another order"),
+        (("cat", "dog", "pig"), "class 2 is 'hen', but 'pig' in pets. Choose the data that"),
+        (("cat", "dog"), "class 2 is 'hen', but 'missing' in pets"),
+        ((*PETS, "pig"), "class 3 is 'missing', but 'pig' in pets"),
+    ],
+)
+def test_names_and_their_order(found, message):
+    if message is None:
+        check_names(PETS, found, "w.pt", "pets")
+    else:
+        with pytest.raises(UserError, match=message):
+            check_names(PETS, found, "w.pt", "pets")
+
+
+def test_accents_that_macos_decomposes_are_the_same():
+    check_names(["caf\u00e9"], ["cafe\u0301"], "w.pt", "food")
+
+
+@pytest.mark.parametrize("names", ["cat", [1, 2], {"cat": 0}, 3])
+def test_names_of_a_wrong_type(names):
+    with pytest.raises(UserError, match="class_names are .*must be a list of names"):
+        class_names({"class_names": names})
+    assert class_names({}) is None
+
+
+def test_another_image_size_gives_a_warning():
+    assert size_warnings(None, 64, "w.pt") == size_warnings(64, 64, "w.pt") == []
+    (found,) = size_warnings(32, 64, "w.pt")
+    assert "64 x 64 pixels, but w.pt was trained with 32 x 32" in found["message"]
