@@ -20,7 +20,7 @@ from classification.models import Classifier, save_classifier
 from robust_backbones.checkpoint import export
 from robust_backbones.checkpoint.architectures import build_network
 from robust_backbones.checkpoint.io import read_checkpoint
-from robust_backbones.zoo import IMAGENET_MEAN, IMAGENET_STD
+from robust_backbones.core.input_statistics import IMAGENET
 from tests.support.bad_checkpoints import backbone_of, prefixed
 from tests.support.networks import random_network, robustness_contents
 
@@ -274,7 +274,7 @@ KINDS = [
     Kind("our converted backbone", converted, statistics=True, head=False),
     Kind(
         "our detector",
-        saved(lambda s: detector(s, mean=list(IMAGENET_MEAN), std=list(IMAGENET_STD))),
+        saved(lambda s: detector(s, mean=list(IMAGENET.mean), std=list(IMAGENET.std))),
         {"from_detector": True},
         without="is a whole detector .*--from-detector",
         statistics=True,
