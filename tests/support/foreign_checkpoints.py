@@ -20,7 +20,7 @@ from classification.models import Classifier, save_classifier
 from robust_backbones.checkpoint import export
 from robust_backbones.checkpoint.architectures import build_network
 from robust_backbones.checkpoint.io import read_checkpoint
-from robust_backbones.core.input_statistics import IMAGENET
+from robust_backbones.core.input_statistics import IMAGENET, InputStatistics
 from tests.support.bad_checkpoints import backbone_of, prefixed
 from tests.support.networks import random_network, robustness_contents
 
@@ -120,7 +120,8 @@ def cyclic(state: State) -> dict:
 
 
 def ours(state: State, path: Path) -> None:
-    model = Classifier("resnet18", 10, (0.5, 0.4, 0.3), (0.2, 0.2, 0.25))
+    statistics = InputStatistics((0.5, 0.4, 0.3), (0.2, 0.2, 0.25))
+    model = Classifier("resnet18", 10, statistics)
     model.net.load_state_dict(state)
     save_classifier(path, model.state_dict(), {"arch": "resnet18", "epochs": 1})
 
