@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 from robust_backbones.checkpoint import export
 from robust_backbones.checkpoint.io import read_checkpoint, save_file
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.input_statistics import IMAGENET
 from robust_backbones.detection.checkpointer import StrictCheckpointer
 from robust_backbones.detection.lazy import use_weights
-from robust_backbones.zoo import PIXEL_MEAN, PIXEL_STD
 from tests.support import ROOT
 from tests.support.networks import random_network
 
@@ -52,8 +52,8 @@ def test_the_example_of_the_document_loads_the_backbone(mask_rcnn, resnet50, mon
     assert cfg.train.init_checkpoint == str(resnet50)
     assert cfg.dataloader.train.mapper.image_format == "RGB"
     assert cfg.dataloader.test.mapper.image_format == "RGB"
-    assert names["model"].pixel_mean.flatten().tolist() == pytest.approx(PIXEL_MEAN)
-    assert names["model"].pixel_std.flatten().tolist() == pytest.approx(PIXEL_STD)
+    assert names["model"].pixel_mean.flatten().tolist() == pytest.approx(IMAGENET.pixels[0])
+    assert names["model"].pixel_std.flatten().tolist() == pytest.approx(IMAGENET.pixels[1])
 
 
 CHECKPOINTERS = {
@@ -64,7 +64,11 @@ CHECKPOINTERS = {
 WRONG = {
     "nothing set": (None, {}, "INPUT.FORMAT is BGR, but the weights require RGB"),
     "BGR": ("use", {"input_format": "BGR"}, "INPUT.FORMAT is BGR, but the weights require RGB"),
-    "mean": ("use", {"pixel_mean": [1.0, 2.0, 3.0]}, r"MODEL.PIXEL_MEAN is \[1.0, 2.0, 3.0\]"),
+    "mean": (
+        "use",
+        {"pixel_mean": [103.53, 116.28, 123.675]},
+        r"MODEL.PIXEL_MEAN is \[103.53, 116.28, 123.675\]",
+    ),
     "stride": (
         "use",
         {"backbone.bottom_up.stages.stride_in_1x1": True},
