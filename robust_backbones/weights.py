@@ -172,7 +172,7 @@ def _parse(text: str) -> _Remote | Path:
 
 
 def _of_library(text: str) -> str:
-    """Return what to do with the name of a model of another library, or an empty string."""
+    """Return the fix for a model name of another library, or an empty string."""
     if found := re.fullmatch(r"(?:hf[-_]hub:|(?=timm/))([\w.-]+/[\w.-]+)", text):
         return f" For a model on the Hugging Face Hub: hf://{found[1]}/model.safetensors."
     if re.fullmatch(r"(timm|torchvision|robustbench)(:|://|/)[\w.:-]+|(?!.*_eps)\w+", text):

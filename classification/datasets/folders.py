@@ -21,8 +21,8 @@ from robust_backbones.core.images import describe_skipped, has_image_suffix
 TABLES = (".csv", ".tsv")  # file extensions of tables of names and labels; see `label_tables`
 LAYOUT = "train/<class>/<image> and test/<class>/<image> (or val instead of test) in {0}"
 TEST_PERCENT, SPLIT_SEED = 20, 0  # test images of each class if the data has no test split
-MAX_WRAPPERS = 3  # folders around the data, each alone in its folder, as archives have them
-SHOWN = 5  # names in an error message
+MAX_WRAPPERS = 3  # nested folders without other entries around the data, as in archives
+SHOWN = 5  # maximum number of names in an error message
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ class ImageFiles:
 
 
 class SplitContents(NamedTuple):
-    """The images of a split, as functions that read files return them.
+    """Images, labels and class names of a split, read from image files.
 
     Attributes:
         images: tensor `(N, 3, H, W)`, uint8 in [0, 255] or float32 in [0, 1], or `ImageFiles`.
@@ -101,7 +101,7 @@ class SplitContents(NamedTuple):
 def read_tree(split: str, root: str | Path, divide: bool = False) -> SplitContents:
     """Return the images of an image folder or of a table of names and labels.
 
-    The arguments and errors are as for `label_tables.list_images`.
+    Arguments and errors are the same as for `label_tables.list_images`.
     """
     found = list_images(split, root, divide)
     files, labels = ImageFiles.of(found.folder, found.names), torch.tensor(found.labels)
@@ -130,7 +130,7 @@ def read_fast(path: Path, shorter: int, decoding: Decoding | None = None) -> Ten
     Args:
         path: path of the image.
         shorter: required length of the shorter side, pixels. If the shorter side is at least twice
-            as long, the image is decoded at 1/2, 1/4 or 1/8 of its size.
+            this length, the image is decoded at 1/2, 1/4 or 1/8 of its size.
         decoding: settings, as for `images.decode`.
 
     Returns:
@@ -157,7 +157,7 @@ def read_fast(path: Path, shorter: int, decoding: Decoding | None = None) -> Ten
 
 
 def _turned(pixels: Tensor, turn: Image.Transpose) -> Tensor:
-    """Turn an image `(3, H, W)` as `Image.transpose` does."""
+    """Rotate or mirror an image `(3, H, W)`, as `Image.transpose` does."""
     image = Image.fromarray(pixels.permute(1, 2, 0).numpy()).transpose(turn)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 

@@ -23,8 +23,8 @@ from robust_backbones.core.errors import UserError
 from robust_backbones.core.images import FORMATS, describe_skipped, has_image_suffix
 
 # Possible names of each column, in lower case and with _ for spaces and hyphens. Of several columns
-# with file names, the first in this order is read, because a wrong one has no images. Of the other
-# columns, the table must have only one, or the first.
+# with file names, the first in this order is read, because the images of a wrong one are not found.
+# Of the other columns, the table must have only one, or the first.
 COLUMNS = {
     "filename": (
         "filename",
@@ -55,7 +55,7 @@ COLUMNS = {
     ),
     "split": ("split", "subset", "set", "data_set"),
 }
-SHOWN = 3  # names in an error message
+SHOWN = 3  # maximum number of names in an error message
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,8 @@ def read_table(path: str | Path) -> LabelTable:
     """Read a table and find its images.
 
     Raises:
-        UserError: the file is not such a table; images are missing, listed twice or ambiguous; a
-            label is missing.
+        UserError: the file is not a table of names and labels; images are missing, listed twice or
+            ambiguous; a label is missing.
     """
     path = Path(path)
     header, rows = _rows(path)
@@ -165,13 +165,13 @@ def read_table(path: str | Path) -> LabelTable:
 
 
 def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Return the header, and the number and the cells of each other line."""
+    """Return the header, and the line number and cells of each line below it."""
     try:
         # Excel writes a byte-order mark.
         with open(path, encoding="utf-8-sig", newline="") as file:
             first = file.readline()
             file.seek(0)
-            # Excel writes semicolons in many languages.
+            # Excel writes semicolons in many locales.
             separator = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
             reader = csv.reader(file, delimiter=separator)
             header = [cell.strip() for cell in next(reader, [])]
@@ -180,7 +180,7 @@ def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise UserError(f"cannot read {path}: {error.strerror}. Check the path.") from None
     except (UnicodeError, csv.Error) as error:
         raise UserError(
-            f"{path} cannot be read as a UTF-8 table ({error}). Save it again."
+            f"{path} cannot be read as a UTF-8 table ({error}). Save it as UTF-8."
         ) from None
     if not rows:
         raise UserError(f"{path} has no lines below the names of its columns. Add the images.")
@@ -209,13 +209,13 @@ def _find_columns(path: Path, header: list[str]) -> dict[str, int]:
 
 
 def _find_images(path: Path, names: list[str], files: list[str]) -> list[str]:
-    """Return the one of the `files` that each name means.
+    """Return the file in `files` to which each name refers.
 
     A name is relative to the folder of the table or to a folder in it. It may lack the file
     extension.
     """
     root = path.parent
-    existing: dict[str, list[str]] = {}  # paths by each name that a table may use for them
+    existing: dict[str, list[str]] = {}  # maps each possible name to the matching paths
     for image in files:
         whole = PurePosixPath(image)
         inside = PurePosixPath(*whole.parts[1:])  # "." for an image next to the table
@@ -273,8 +273,8 @@ def _selected(split: str, table: LabelTable, images: ImageList) -> ImageList:
     if unknown or len(chosen) < 2:
         raise UserError(
             f"{table.path}: column '{column}' has the values {_some(values, 8)}. Allowed are "
-            "'train', 'test' and 'val'. Both 'train' and 'test' or 'val' must be there. Correct "
-            "them, or remove the column."
+            "'train', 'test' and 'val'. The column must contain 'train', and 'test' or 'val'. "
+            "Correct the values, or remove the column."
         )
     parts = {
         name: [i for i, image in enumerate(images.names) if split_by_image[image] == value]
@@ -299,7 +299,7 @@ def _selected(split: str, table: LabelTable, images: ImageList) -> ImageList:
 
 
 def _class_order(labels: Sequence[str]) -> Callable[[str], Any]:
-    """Return a sorting key: by value if all labels are integers, else by text."""
+    """Return a sort key: by value if all labels are integers, else by text."""
     try:
         numbers = {label: int(label) for label in labels}
     except ValueError:

@@ -52,8 +52,8 @@ def open_split(
         root: path or URL (str) of the data; not needed for embedded datasets. See `specs.locate`.
         image_size: height and width of the transformed images, pixels (default: the dataset's).
         limit: number of images to select (default: all), the same images in each call. The classes
-            have equal numbers of images as far as possible. For shards, whole shards are selected
-            that have at least this many images in total.
+            are balanced as far as possible. For shards, whole shards are selected that have at
+            least this many images in total.
         held_out: fraction of the training images of each class, in [0, 1), that is in `val` instead
             of `train`. Shards do not support a held-out part.
         decoding: settings of the image decoder.

@@ -29,7 +29,7 @@ INDEX = "shards.json"
 INDEX_VERSION = 1
 # A colon or slash in a shard name could start a command (`pipe:`) or leave the folder.
 _PLAIN_NAME = re.compile(r"\w[\w.+=-]*")
-_URL = re.compile(r"pipe:|([a-z0-9+.-]+::)*([a-z0-9+.-]+)://")  # a::b:// is a chain of fsspec
+_URL = re.compile(r"pipe:|([a-z0-9+.-]+::)*([a-z0-9+.-]+)://")  # a::b:// is a chained URL of fsspec
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def open_shard(url: str) -> IO[bytes]:
         UserError: a package for this kind of URL is missing.
         Exception: other errors of the package or program that opens the URL.
     """
-    gopen = webdataset().tariterators.gopen  # the module; webdataset.gopen is a function
+    gopen = webdataset().tariterators.gopen  # module; webdataset.gopen is a function
     found = _URL.match(url)
     if not found or url.startswith(("pipe:", "file:")) or found[2] in gopen.gopen_schemes:
         return gopen.gopen(url)

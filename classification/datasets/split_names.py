@@ -10,8 +10,8 @@ from pathlib import Path
 
 from robust_backbones.core.errors import UserError
 
-# Possible folder names of each split. Upper and lower case are equal. `val` is read as the test
-# split if there is no `test`.
+# Possible folder names of each split. Case is ignored. `val` is read as the test split if there is
+# no `test`.
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "test": ("test", "testing"),
@@ -39,7 +39,7 @@ def is_junk(name: str) -> bool:
 
 
 def split_of(name: str) -> str | None:
-    """Return the split that a folder name means, a key of `SPLIT_NAMES`, or None."""
+    """Return the split of a folder name, a key of `SPLIT_NAMES`; None for other names."""
     return next((split for split, names in SPLIT_NAMES.items() if name.lower() in names), None)
 
 
@@ -47,7 +47,7 @@ def choose_splits(names: Iterable[str], where: object) -> tuple[dict[str, str], 
     """Choose the names of the training and the test split.
 
     Args:
-        names: names of folders or of groups of files. Names that mean no split are ignored.
+        names: names of folders or of groups of files. Names that match no split are ignored.
         where: path for the error message.
 
     Returns:

@@ -26,7 +26,7 @@ def run(
 
     Args:
         found: results from `records.read`.
-        problems: its messages about unreadable files, which the report shows as warnings.
+        problems: messages about unreadable files, which the report shows as warnings.
         output: folder for the report.
         study: study file, whose runs the report lists as well; None: no study.
         margin: largest difference that counts as no difference, in points; None: `MARGIN`.

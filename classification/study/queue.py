@@ -20,7 +20,7 @@ from classification.study.execute import (
 from classification.study.executors import Executor
 from classification.study.file import StudyRun
 
-MAX_LOSSES = 20  # times that a run may be lost with its cluster, about three hours of waiting
+MAX_LOSSES = 20  # allowed cluster losses per run; the pauses add up to about three hours
 LONGEST_PAUSE = 600.0  # longest pause in seconds before a lost run is started again
 POLL = 0.5  # seconds to wait for the end of a run before checking signals and pauses
 
@@ -51,9 +51,9 @@ class Queue:
     # Number of failures in this call, by the run's folder. They are also counted here because they
     # cannot be recorded in the folders if the disk is full.
     _failures: Counter = field(default_factory=Counter)
-    _losses: Counter = field(default_factory=Counter)  # losses of the cluster, by the run's folder
+    _losses: Counter = field(default_factory=Counter)  # cluster losses by folder of the run
     _losses_in_a_row: int = 0
-    _no_start_before: float = 0.0  # time.monotonic() at which a lost cluster is tried again
+    _no_start_before: float = 0.0  # time.monotonic() of the next connection attempt
     _dependents: dict[Path, list[StudyRun]] = field(default_factory=lambda: defaultdict(list))
 
     def work(self, stop_requested: Callable[[], bool] = lambda: False) -> bool:
@@ -132,7 +132,7 @@ class Queue:
             self._give_up(run.folder, f"cluster lost {losses} times: {attempt.error}")
             return None
         now = time.monotonic()
-        if now >= self._no_start_before:  # a cluster takes all its runs along
+        if now >= self._no_start_before:  # a lost cluster ends all of its runs
             pause = min(self.pause * 2**self._losses_in_a_row, LONGEST_PAUSE)
             self._losses_in_a_row += 1
             self._no_start_before = now + pause

@@ -19,8 +19,8 @@ from robust_backbones.core.errors import UserError
 # Tasks submitted to Ray per CPU core. This is enough to keep Ray busy, and fits into its memory.
 QUEUED_PER_CORE = 4
 POLL = 2  # seconds between two checks of the stop flag
-# Errors of the cluster, which say nothing about the run. After the loss of the local raylet, this
-# process can do nothing more in the cluster until it has connected again.
+# Errors of the cluster, not of the run. If the local raylet is lost, this process must reconnect
+# before it can use the cluster.
 _DISCONNECTED = (exceptions.LocalRayletDiedError, exceptions.RpcError, exceptions.RaySystemError)
 _LOST = (
     *_DISCONNECTED,
@@ -35,7 +35,7 @@ class RayExecutor:
     """Executor that starts runs as Ray tasks. Ray chooses nodes and restarts tasks of lost nodes.
 
     If Ray gives up because the cluster or a part of it is lost, the runs end as `LOST`. The next
-    start connects again.
+    start reconnects.
 
     Every node needs this package, and either the study's folder at the same path (shared storage)
     or an `output` in object storage.

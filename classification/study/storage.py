@@ -100,15 +100,17 @@ class Store:
             local = {"auto_mkdir": True} if self.url.startswith("file:") else {}
             return fsspec.core.url_to_fs(self.url, **local)[0]
         except (ImportError, ValueError) as error:
-            raise UserError(f"{self.url} cannot be accessed ({error}).") from None
+            raise UserError(f"{self.url} cannot be accessed ({error}). Check the URL.") from None
 
     @contextlib.contextmanager
     def _named_errors(self) -> Iterator[None]:
-        """Name the URL in errors of the storage, whose types differ between file systems."""
+        """Convert storage errors, whose types differ between file systems, to UserError."""
         try:
             yield
         except Exception as error:
             if isinstance(error, UserError) or getattr(error, "errno", None) in DISK_FULL:
                 raise
             reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-            raise UserError(f"{self.url} cannot be accessed ({reason}).") from None
+            raise UserError(
+                f"{self.url} cannot be accessed ({reason}). Check the URL and your credentials."
+            ) from None

@@ -157,7 +157,7 @@ class Learner:
                 correct.append(right)
             self.scaler.unscale_(self.optimizer)
             norm = finite.gradient_norm(self.optimizer)
-            # One copy from the GPU per update, after all its work is queued.
+            # Synchronize with the GPU only once per update, after all of its kernels are queued.
             numbers = torch.stack([torch.stack(losses).sum(), torch.stack(correct).sum(), norm])
             total, hits, length = numbers.tolist()
             if reason := self._not_finite(total / len(y), length):
@@ -167,7 +167,7 @@ class Learner:
         return TrainSums(total, int(hits), len(y))
 
     def _not_finite(self, loss: float, norm: float) -> str | None:
-        """Describe the loss or the norm of the gradients if it must stop the run."""
+        """Describe a loss or gradient norm that must stop the run."""
         if not math.isfinite(loss):
             return f"the loss became {loss}"
         if finite.overflowed(norm, self.scaler):

@@ -244,7 +244,7 @@ class Training:
             raise Stopped
 
     def _fail(self, error: NotFinite) -> NoReturn:
-        """Save the batch of an update that is not finite, and raise a UserError with the path."""
+        """Save the batch of a non-finite update, and raise a UserError with the path."""
         path = self.folder / f"not_finite_rank{distributed.rank()}.pt"
         step = {"epoch": self.epoch, "batch": self.batch, "settings": self.recorded}
         save_file(error.batch | step, path)

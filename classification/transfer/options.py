@@ -141,7 +141,7 @@ def _protocol_options(p: Parser) -> None:
         "--protocol",
         choices=tuple(protocols.PROTOCOLS),
         default="clean",
-        help="source of the defaults of the next five options",
+        help="protocol that sets the defaults of the next five options",
     )
     for part, values in protocols.PARTS.items():
         meaning = "; ".join(f"{value}: {words}" for value, words in values.items())

@@ -21,7 +21,7 @@ PARTS = {
         "sgd": "a linear layer by SGD on augmented images; selects the learning rate",
     },
     "orientation": {
-        "applied": "turn images as their EXIF orientation states",
+        "applied": "apply the EXIF orientation",
         "ignored": "keep the stored pixels, as torchvision does",
     },
     "selection": {

@@ -110,7 +110,7 @@ _FAMILIES = [
 
 
 def _unsupported(tensors: dict[str, Tensor], likely: str) -> str:
-    """Describe a network without a supported relative. Return "" if a comparison says more."""
+    """Describe a network unlike all supported ones. Return "" if it resembles one of them."""
     row = ARCHS[likely]
     if row.marker in tensors and not isinstance(row, ResNetArch):
         return ""
@@ -119,15 +119,15 @@ def _unsupported(tensors: dict[str, Tensor], likely: str) -> str:
             return f"Its keys, such as '{key}', look like {family}"
     if row.marker in tensors or any(_blocks(tensors)):
         return ""
-    return f"Its keys, such as '{next(iter(tensors), '')}', fit no supported network"
+    return f"Its keys, such as '{next(iter(tensors), '')}', match no supported network"
 
 
-# Names of networks with the tensors of a supported network and other operations.
+# Names of networks with the same tensors as a supported network, but different operations.
 _OTHER_OPERATIONS = {
     re.compile(pattern): what
     for pattern, what in (
         (r"blur|resne[xts]*taa\d", "anti-aliased pooling"),
-        (r"leaky|silu|swish|gelu|mish|softplus|(?<!r)elu", "another activation than ReLU"),
+        (r"leaky|silu|swish|gelu|mish|softplus|(?<!r)elu", "an activation other than ReLU"),
         (r"dilat", "dilated convolutions"),
         (r"caffe", "strides in the 1x1 convolutions"),
     )
@@ -135,14 +135,14 @@ _OTHER_OPERATIONS = {
 
 
 def check_operations(metadata: dict, source: object) -> None:
-    """Refuse a network whose recorded name shows operations that its tensors cannot show.
+    """Reject a network whose recorded name implies operations that its tensors do not show.
 
     Args:
         metadata: metadata of the file, such as timm's `arch`.
         source: name of the file in error messages.
 
     Raises:
-        UserError: the name is one of anti-aliased, leaky, dilated and similar networks.
+        UserError: the name is that of an anti-aliased, leaky, dilated or similar network.
     """
     for key in ("arch", "architecture", "model_name"):
         name = str(metadata.get(key, ""))

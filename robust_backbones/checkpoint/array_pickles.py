@@ -107,7 +107,7 @@ _ALLOWED_GLOBALS = {
 }
 
 
-# The names that torch.load replaces by the stand-ins. Optimizers and schedules store NumPy scalars.
+# Names that torch.load replaces with the stand-ins. Optimizers and schedules store NumPy scalars.
 SCALAR_GLOBALS: list[Any] = [
     (_Dtype, "numpy.dtype"),
     (_scalar, "numpy.core.multiarray.scalar"),

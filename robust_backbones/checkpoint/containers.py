@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from robust_backbones.checkpoint.wrappers import find_networks
 from robust_backbones.core.errors import UserError
 
-_FIRST = ("model", "state_dict")  # read even if the file has other sets of tensors
+_FIRST = ("model", "state_dict")  # entries with priority over other sets of tensors
 _AVERAGE = re.compile(r"(^|[_.])(ema|swa|avg|averaged?)($|[_.])")
 _CHOOSE = "Choose one: robust-backbones convert FILE TARGET --key NAME"
 
@@ -102,7 +102,7 @@ def _chosen(
         except UserError:
             if not sets:
                 raise
-            state, rest = {}, {}  # the error below lists the sets
+            state, rest = {}, {}  # the error below lists the sets of tensors
     prefix += "." * bool(prefix)
     inside = {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)}
     if not inside:

@@ -56,7 +56,8 @@ def unwrap(
         from_detector: whether to extract the backbone of a whole Detectron2 detector.
         assume_rgb: whether to assume that a Detectron2 file without metadata expects RGB images
             with ImageNet statistics, and has its strides in the 3x3 convolutions.
-        key: name of the network in the file, as in `containers.find_state`; None if it is clear.
+        key: name of the network in the file, as in `containers.find_state`; None if the file has
+            only one network.
 
     Raises:
         UserError: the contents are not a dictionary of tensors, have a newer format or contradict

@@ -328,7 +328,7 @@ def _pickle_module() -> types.ModuleType:
     return dill
 
 
-# Kinds of objects that files contain besides tensors, by the start of their name.
+# Kinds of objects that files contain in addition to tensors, by name prefix.
 _OBJECTS = {
     "torch.nn.modules.": "a whole pickled network instead of its state_dict",
     "torchvision.models.": "a whole pickled network instead of its state_dict",
@@ -382,12 +382,12 @@ def _execute(path: Path, load: Callable[[], Any]) -> Any:
         if _TRUNCATED.search(text):
             raise
         fault = f"the code in the file failed ({type(error).__name__}: {text})"
-        fix = "Save only the state_dict, where the file was made"
+        fix = "Save only the state_dict, in the environment that created the file"
         if isinstance(error, ModuleNotFoundError):
             module = (error.name or text).partition(".")[0]
             fault = f"the file needs the module '{module}', which is missing"
             extra = 'pip install "robust-backbones[dill]"'
-            fix = f"Install it: {extra}" if module == "dill" else "Install the package that has it"
+            fix = f"Install it: {extra}" if module == "dill" else "Install its package"
         elif isinstance(error, AttributeError) and "Can't get attribute" in text:
             fault = f"the file needs a class or function of its training code ({text})"
         elif isinstance(error, NotImplementedError) and "WindowsPath" in text:

@@ -15,7 +15,7 @@ from robust_backbones.zoo import ARCHS, ResNetArch
 
 STAGES = ("stem", "res2", "res3", "res4", "res5")
 TOLERANCE = 1e-5  # largest relative difference, in float32
-# What a comparison of two networks with the same tensors cannot find.
+# Differences that a comparison of two networks with the same tensors cannot detect.
 NOT_SHOWN = (
     "Tensors do not show anti-aliased pooling, leaky or smooth activations, dilation, or strides "
     "in 1x1 convolutions. If your network has one of them, these features are not its features."

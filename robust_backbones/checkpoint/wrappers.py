@@ -1,4 +1,4 @@
-"""Remove what training programs put around a network: prefixes, copies, losses, other heads.
+"""Remove everything that training programs add to a network: prefixes, copies, losses, heads.
 
 Every key is used, dropped with a reason, or named in an error. A key outside the network is dropped
 only if the table `_EXTRAS` has its name. A copy is dropped only if it is equal or an average.
@@ -19,7 +19,7 @@ class Unwrapped:
     """A network whose wrappers are removed.
 
     Attributes:
-        tensors: `{torchvision name: tensor}`. Names that no network has are still among them.
+        tensors: `{torchvision name: tensor}`. Names that no network has are included.
         statistics: mean and std of a normalization layer, `(3,)` each; empty without such a layer.
         dropped: `{key: reason why the key is not in tensors}`.
         kind: `"robustness"`, `"moco"` or `"torchvision"`.
@@ -42,7 +42,7 @@ _COPY = re.compile(r"(^|.*\.)attacker\.")
 NOT_LINEAR = "classifier head that is not one linear layer"
 OUTSIDE = "head outside the network"
 CONTRASTIVE = "contrastive head, not a classifier"
-# Parts outside the network, by the start of their names below the shared wrappers.
+# Parts outside the network, by name prefix below the shared wrappers.
 _EXTRAS = [
     (re.compile(rf"({pattern})(\.|$)"), reason)
     for pattern, reason in (
@@ -56,7 +56,7 @@ _EXTRAS = [
     )
 ]
 _HEAD_BESIDE = re.compile(r"(fc|classifier)\.")  # inside a network, these are its own head
-_FEWEST_KEYS = 50  # of a supported network; smaller parts with a marker are heads
+_FEWEST_KEYS = 50  # smallest number of keys of a supported network; smaller parts are heads
 
 
 def unwrap_network(state: dict[str, Tensor], source: object) -> Unwrapped:
@@ -141,7 +141,7 @@ def _main_network(networks: dict[str, str]) -> str:
 
 
 def _shared_wrappers(state: dict) -> str:
-    """Return the prefix of usual wrappers that all keys share, if no network is recognized."""
+    """Return the prefix of common wrappers that all keys share, if no network is recognized."""
     wrappers = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.")
     prefix = ""
     while found := next((w for w in wrappers if all(k.startswith(prefix + w) for k in state)), ""):
@@ -167,7 +167,7 @@ def _extra(name: str) -> str:
 
 
 def _statistic(key: str, tensor: Tensor) -> str | None:
-    """Return whether a tensor is the mean or std of a normalization layer, as `_STATISTICS`."""
+    """Return whether a tensor is a mean or std that `_STATISTICS` lists."""
     if tensor.numel() != 3:
         return None
     return next((part for part, names in _STATISTICS.items() if names.fullmatch(key)), None)

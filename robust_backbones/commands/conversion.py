@@ -90,7 +90,7 @@ def list_keys(source: Checkpoint, name: str, to: str) -> None:
     _print_source(source, name)
     new_names: dict[int, list[str]] = {}
     for key, number in contents.get("model", contents).items():
-        if number.ndim == 0:  # the mean and std of the target have no number
+        if number.ndim == 0:  # the target's mean and std are not scalars
             new_names.setdefault(int(number), []).append(key)
     dropped = dict(source.dropped)
     for number, (key, tensor) in enumerate(source.tensors.items()):

@@ -70,7 +70,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     if args.target and args.inspect:
         parser.error(f"--inspect writes no file. Remove '{args.target}'")
     if args.inspect and args.dry_run:
-        parser.error("--inspect and --dry-run exclude each other. Remove one of them")
+        parser.error("--inspect and --dry-run are mutually exclusive. Remove one of them")
     return args
 
 

@@ -35,7 +35,7 @@ ARCHIVE = (
 )
 OFFICIAL = "git+https://github.com/facebookresearch/detectron2.git"
 BUILD_TOOLS = ["setuptools<81", "wheel"]  # the setup.py files of both sources need these
-# Newer versions of pip do not download the archive, because an extra of it names a URL.
+# Newer versions of pip do not download the archive, because one of its extras contains a URL.
 PIP = "pip==26.0 --hash=sha256:98436feffb9e31bc9339cf369fd55d3331b1580b6a6f1173bacacddcf9c34754\n"
 # Folders of the archive, and where they are installed.
 FOLDERS = {
@@ -101,9 +101,9 @@ def _installed() -> str | None:
 
 
 def _install_release() -> int:
-    """Download the archive, make a wheel of it, and install the wheel.
+    """Download the archive, build a wheel from it, and install the wheel.
 
-    pip checks the archive's SHA-256 before it runs code of the archive.
+    pip checks the archive's SHA-256 before it runs code from the archive.
     """
     with tempfile.TemporaryDirectory() as name:
         folder, other_pip = Path(name), None

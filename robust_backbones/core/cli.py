@@ -116,7 +116,7 @@ class Parser(argparse.ArgumentParser):
 
         Args:
             options: options, such as `--beta`.
-            to: option that they need, in words for the message, such as `--method trades`.
+            to: text for the message that describes the option they need, such as `--method trades`.
             when: function from the parsed arguments to whether the options have an effect.
         """
         self._restrictions.append(_Restriction(options, to, when))

@@ -53,14 +53,14 @@ PATCHES = (
         r"(?m)^from \.api import \*",
         'if __import__("importlib.util").util.find_spec("caffe2"): from .api import *',
     ),
-    # PyTorch 2.0 made `_LRScheduler` a subclass of the class of its schedulers, so that their state
-    # was neither saved nor resumed.
+    # In PyTorch 2.0, `_LRScheduler` is no longer the base class of all schedulers. Without the
+    # patch, their state is neither saved nor resumed.
     Patch(
         ("engine.hooks",),
         r"\btorch\.optim\.lr_scheduler\._LRScheduler\b",
         "torch.optim.lr_scheduler.LRScheduler",
     ),
-    # Python 3.11 does not sample from sets. Data mappers that return None need this.
+    # Since Python 3.11, random.sample rejects sets. Data mappers that return None need this.
     Patch(
         ("data.common",),
         r"\.sample\(self\._fallback_candidates,",

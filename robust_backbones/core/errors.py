@@ -13,7 +13,7 @@ from typing import NoReturn
 EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 130, 141  # exit codes that shells report for SIGINT, SIGPIPE
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # full disk, full quota, file too large
-MAX_LISTED = 12  # messages list more names than this only by the command that prints all
+MAX_LISTED = 12  # maximum number of names for a full list in a message
 MAX_NAME = 100  # longest name in characters that is compared with the known ones
 MAX_LENGTH = 2000  # longest message in characters; a message may quote a hostile file
 
@@ -42,7 +42,7 @@ class WorkerFailure(str):
 
 
 def nearest(name: str, choices: Iterable[str], count: int = 3, least: float = 0.6) -> list[str]:
-    """Return the names most similar to `name`, the most similar first. Ignore upper case.
+    """Return the names most similar to `name`, the most similar first. Case is ignored.
 
     Args:
         name: unknown name.
@@ -63,7 +63,7 @@ def choose_from(name: str, choices: Iterable[str], list_all: str = "") -> str:
 
     Args:
         name: unknown name.
-        choices: known names. Up to `MAX_LISTED` names are all listed.
+        choices: known names. If there are at most `MAX_LISTED`, all are listed.
         list_all: sentence that says how to list the names if there are more.
     """
     known = list(choices)

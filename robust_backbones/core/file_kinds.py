@@ -21,7 +21,7 @@ _KINDS = [
     ),
     (rb'\s*\{(\s*["}]|[\n\r])', "a JSON message", "Check the URL it came from."),
     (rb"\x89HDF\r\n", "an HDF5 file (Keras)", "Give a PyTorch checkpoint."),
-    (rb"\x08[\x01-\x1f]\x12[^\x00]\w+", "an ONNX model", "Give the PyTorch checkpoint of it."),
+    (rb"\x08[\x01-\x1f]\x12[^\x00]\w+", "an ONNX model", "Give its PyTorch checkpoint."),
     (rb"\x93NUMPY", "a NumPy array", "Give a PyTorch checkpoint."),
     (rb"GGUF", "a GGUF model", "Give a PyTorch checkpoint."),
     (rb"\x1f\x8b\x08|BZh\d|\xfd7zXZ|7z\xbc\xaf|Rar!", "a compressed archive", "Unpack it first."),
@@ -40,7 +40,7 @@ def foreign_kind(head: bytes) -> tuple[str, str]:
         `(kind, fix)`, such as `("an HTML page", "Check the URL ...")`. Both are empty if the file
         can be a weight file.
     """
-    if head[8:9] == b"{":  # safetensors: the length of the header, which can look like anything
+    if head[8:9] == b"{":  # safetensors: the first 8 bytes are a length
         return "", ""
     found = ((name, fix) for pattern, name, fix in _COMPILED if pattern.match(head))
     return next(found, ("", ""))

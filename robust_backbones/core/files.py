@@ -38,7 +38,7 @@ def expand(path: str | os.PathLike[str]) -> str:
     """Replace a leading `~` and environment variables in a path or URL.
 
     The shell does this neither in quotes nor after a colon, and configuration files have no shell.
-    The parts of `A;B` are expanded separately. A command of `pipe:` is returned as it is, because
+    The parts of `A;B` are expanded separately. A command of `pipe:` is returned unchanged, because
     a shell runs it.
     """
     text = os.fspath(path)
@@ -83,9 +83,9 @@ def byte_order_mark(path: str | Path) -> str | None:
 
 
 def read_text(path: str | Path) -> str:
-    """Read a text file of another program: UTF-8, or the encoding of its byte order mark.
+    """Read a text file from another program: UTF-8, or the encoding of its byte order mark.
 
-    Windows editors and PowerShell write byte order marks. Line ends are not translated.
+    Windows editors and PowerShell write byte order marks. Line endings are not translated.
 
     Raises:
         OSError: the file cannot be read.
@@ -95,7 +95,7 @@ def read_text(path: str | Path) -> str:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file of another program; see `read_text`.
+    """Read a JSON file from another program; see `read_text`.
 
     Raises:
         UserError: the file cannot be read, or does not contain JSON.

@@ -1,6 +1,6 @@
 """Decode image files to RGB and describe their properties. Every command reads images with it.
 
-Files are untrusted: they may be damaged, claim any number of pixels, or be no images at all.
+Files are untrusted: they may be damaged, claim any number of pixels, or not be images at all.
 """
 
 import contextlib
@@ -68,10 +68,10 @@ FINDINGS = {
     "missing file": ("error", "do not exist"),
     "unreadable": ("error", "cannot be decoded"),
     "truncated": ("error", "are truncated"),
-    "deep": ("error", "have more than 8 bits per channel; give the values of black and white"),
+    "deep": ("error", "have more than 8 bits per channel; set the range of their values"),
     "scaled": ("warning", "have more than 8 bits per channel, and are scaled to 8 bits"),
     "format": ("warning", "do not have the format of their file extension"),
-    "turned": ("warning", "are turned, because their EXIF orientation is set"),
+    "turned": ("warning", "are rotated or mirrored as their EXIF orientation specifies"),
     "bad orientation": ("warning", "have an invalid EXIF orientation, which is ignored"),
     "gray": ("warning", "are grayscale, and are converted to three equal channels"),
     "cmyk": ("warning", "are CMYK, and are converted to RGB without a color profile"),
@@ -99,8 +99,7 @@ class Decoding:
     Attributes:
         values: values that become 0 and 255 in images with more than 8 bits per channel. Values
             outside are clipped. None or empty: such images are an error.
-        upright: whether images are turned as their EXIF orientation states. Pillow turns TIFF
-            images always.
+        upright: whether to apply the EXIF orientation. Pillow always applies it to TIFF images.
         option: option that sets `values`, for error messages.
     """
 
@@ -203,8 +202,8 @@ def decode(
         decoding: settings (default: images with more than 8 bits per channel are an error).
 
     Raises:
-        ImageError: the file is missing, damaged or no image, claims too many pixels, or has more
-            than 8 bits per channel although no range of values is given.
+        ImageError: the file is missing, damaged or not an image, claims too many pixels, or has
+            more than 8 bits per channel although no range of values is given.
     """
     name, decoding = name or file, decoding or Decoding()
     with decoding_errors(name), open_image(file) as image:
@@ -238,7 +237,7 @@ def examine(path: Path, decoding: Decoding | None = None) -> Examined:
 
 
 def from_pillow(image: Image.Image, decoding: Decoding | None = None) -> Image.Image:
-    """Convert a Pillow image to RGB, with the checks of `decode`. It is not turned.
+    """Convert a Pillow image to RGB, with the checks of `decode`. Ignore its EXIF orientation.
 
     Raises:
         ImageError: the image cannot be converted, as for `decode`.
@@ -347,7 +346,8 @@ def _bits(image: Image.Image) -> int:
 def orientation(image: Image.Image) -> int:
     """Return the EXIF orientation as stored, 1 if the file has none.
 
-    Only the keys of `TURNS` are valid. Pillow turns TIFF images when it loads them.
+    Only the keys of `TURNS` are valid. Pillow applies the orientation of TIFF images when it loads
+    them.
     """
     try:
         found = image.getexif().get(_ORIENTATION, 1)
@@ -360,7 +360,7 @@ def upright_size(path: Path) -> tuple[int, int]:
     """Read the width and height of an image from its header, as `decode` returns the image.
 
     Raises:
-        ImageError: the file is missing or no image, or claims too many pixels.
+        ImageError: the file is missing or not an image, or claims too many pixels.
     """
     with decoding_errors(path), open_image(path) as image:
         swapped = orientation(image) in (5, 6, 7, 8) and image.format != "TIFF"
@@ -379,7 +379,7 @@ def _to_rgb(
     name: object,
     decoding: Decoding,
 ) -> Image.Image:
-    """Convert a loaded image to RGB, without turning it.
+    """Convert a loaded image to RGB, ignoring its EXIF orientation.
 
     Args:
         image: loaded image.
@@ -395,7 +395,7 @@ def _to_rgb(
     if decoding.values is None:
         found = f"{bits} bits per channel, with values from {values.min():g} to {values.max():g}"
         raise ImageError(
-            f"{name} has {found}. Only 8 bits are read as they are. Give the values that become "
+            f"{name} has {found}. Only 8 bits are read unchanged. Give the values that become "
             f"black and white: {decoding.option}.",
             "deep",
             found,
@@ -424,7 +424,7 @@ def _deep_values(image: Image.Image, file: str | Path | IO[bytes] | None) -> np.
 def decoders() -> tuple[str, ...]:
     """Return Pillow's names of the formats in `FORMATS` that this installation can decode."""
     with contextlib.suppress(ImportError):
-        import pillow_heif  # optional, installed by hand; no other package decodes HEIC
+        import pillow_heif  # optional, installed by the user; no other package decodes HEIC
 
         pillow_heif.register_heif_opener()
     Image.init()

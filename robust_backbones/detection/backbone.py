@@ -198,7 +198,7 @@ def _set_norms(cfg: CfgNode) -> None:
 
 
 def check_arch(cfg: CfgNode, weights: str, found: str | None) -> None:
-    """Check that `MODEL.ROBUST.ARCH` is the architecture `found` of the weights; None: unknown."""
+    """Check `MODEL.ROBUST.ARCH` against the architecture `found` of the weights; None: unknown."""
     arch = cfg.MODEL.ROBUST.ARCH
     if found and found != arch:
         raise UserError(

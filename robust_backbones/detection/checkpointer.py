@@ -35,8 +35,8 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     Attributes:
         sha256: SHA-256 digest of the last loaded file; None before the first load.
-        input_format: channel order of the images, `INPUT.FORMAT`. None for the order that the model
-            states, if it does: Detectron2's `SemanticSegmentor` does not.
+        input_format: channel order of the images, `INPUT.FORMAT`. None for the `input_format` of
+            the model, which Detectron2's `SemanticSegmentor` does not have.
         classes: class names of the data, in order, saved with the model; None if unknown. A
             detector that was saved with other classes is rejected.
         statistics: source of the model's input statistics, saved with the model if they were
@@ -201,12 +201,13 @@ class StrictCheckpointer(DetectionCheckpointer):
 def check_input(model: nn.Module, metadata: dict, input_format: str | None = None) -> None:
     """Check that a model gets the images and has the strides that its weights require.
 
-    Values that the metadata or the model do not state are not checked.
+    Values that are absent in the metadata or the model are not checked.
 
     Args:
-        model: detector. The first of its modules with `input_format`, `pixel_mean` and `pixel_std`
-            states them.
-        metadata: metadata of the weights. Another program can have written any values.
+        model: detector. The attributes `input_format`, `pixel_mean` and `pixel_std` of the first
+            module with them are checked.
+        metadata: metadata of the weights. They are untrusted: another program may have written
+            them.
         input_format: channel order of the images, "RGB" or "BGR"; None if the model states it.
 
     Raises:
@@ -236,7 +237,7 @@ def check_input(model: nn.Module, metadata: dict, input_format: str | None = Non
 
 
 def _guarded(load_model: Callable) -> Callable:
-    """Return `DetectionCheckpointer._load_model` with a check of the input, if it is stated."""
+    """Return `DetectionCheckpointer._load_model` with a check of the model's input, if recorded."""
 
     @functools.wraps(load_model)
     def load(self: DetectionCheckpointer, checkpoint: dict) -> Any:

@@ -201,8 +201,8 @@ def _expand_paths(cfg: CfgNode) -> None:
         cfg.DATASETS[key] = tuple(map(expand, cfg.DATASETS[key]))
 
 
-# Type of a configuration value -> the words for it.
-_KINDS = {"int": "an integer", "float": "a number", "bool": "True or False", "str": "a text"}
+# Type of a configuration value -> its description in messages.
+_KINDS = {"int": "an integer", "float": "a number", "bool": "True or False", "str": "a string"}
 _KINDS |= {"tuple": "a list", "list": "a list"}
 _MISMATCH = re.compile(
     r"Type mismatch \(<class '(\w+)'> vs\. .*\) "
@@ -211,7 +211,7 @@ _MISMATCH = re.compile(
 
 
 def _explain(error: Exception, cfg: CfgNode) -> str:
-    """Return the message of an error of yacs in the words of this project."""
+    """Rewrite an error message of yacs to state the value and the allowed type."""
     # The text of a KeyError is in quotes. Errors of PyYAML and of files have several arguments.
     text = str(error.args[0] if len(error.args) == 1 else error)
     text = " ".join(text.split()) or type(error).__name__
@@ -380,7 +380,7 @@ def check_inputs(
 
 
 def _check_annotations(cfg: CfgNode, name: str, trained: bool, scored: bool) -> None:
-    """Reject datasets in COCO's or VOC's format that cannot be used as they are."""
+    """Reject datasets in COCO's or VOC's format that cannot be used unchanged."""
     if not has_annotation_files(name):
         return
     found = annotations_of(name)
@@ -390,7 +390,7 @@ def _check_annotations(cfg: CfgNode, name: str, trained: bool, scored: bool) -> 
 
 
 def _datasets_of_run(cfg: CfgNode) -> str:
-    """Return how to resume the run in `OUTPUT_DIR` if it has custom datasets, or else ""."""
+    """Return the fix for resuming the run in `OUTPUT_DIR` if it has custom datasets, or else ""."""
     path = Path(cfg.OUTPUT_DIR, "config.yaml")
     try:
         used = _read_yaml(path, cfg.VERSION).get("DATASETS", {}).get("CUSTOM")
@@ -466,7 +466,7 @@ def set_device(cfg: CfgNode, num_gpus: int, num_machines: int = 1) -> str | None
 
     Raises:
         UserError: `MODEL.DEVICE` is unknown, this machine has fewer GPUs than `num_gpus`, or no GPU
-            although there are several machines.
+            for a run on several machines.
     """
     found = torch.cuda.device_count()
     try:

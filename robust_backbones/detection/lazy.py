@@ -1,4 +1,4 @@
-"""Put robust weights into a LazyConfig of Detectron2."""
+"""Use robust weights in a LazyConfig of Detectron2."""
 
 from typing import Any
 
@@ -19,18 +19,18 @@ def use_weights(cfg: DictConfig, weights: str) -> None:
 
     Args:
         cfg: output of `LazyConfig.load`, or a part of it such as a model, changed in place.
-        weights: published model such as `robust://resnet50_l2_eps3`, or a file of
+        weights: published model such as `robust://resnet50_l2_eps3`, or a file written by
             `robust-backbones convert`.
 
     Raises:
-        UserError: the weights could not be fetched, do not state their input, or `cfg` has no
-            `pixel_mean`.
+        UserError: the weights could not be fetched, do not record the input that they require, or
+            `cfg` has no `pixel_mean`.
     """
     contents = load_file(local_weights(weights))
     metadata = contents.get("metadata") if isinstance(contents, dict) else None
     if not isinstance(metadata, dict) or not {"channel_order", "mean", "std"} <= metadata.keys():
         raise UserError(
-            f"{weights} does not state its input. Convert it with robust-backbones convert."
+            f"{weights} has no record of its input. Convert it with robust-backbones convert."
         )
     order = metadata["channel_order"]
     needed = {

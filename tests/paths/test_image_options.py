@@ -16,7 +16,7 @@ from tests.support.image_files import exif
 from tests.support.transfer_runs import write_network
 
 RANGE = ["--image-range", "0", "4095"]
-MESSAGE = "has 16 bits per channel, with values from 0 to 4095. Only 8 bits are read as they are. "
+MESSAGE = "has 16 bits per channel, with values from 0 to 4095. Only 8 bits are read unchanged. "
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +91,9 @@ def test_both_checks_report_the_same_kinds_and_words(data, tmp_path, capsys):
     (tmp_path / "a.json").write_text(json.dumps(annotations))
     detection = [f"d=coco:{data / 'train' / 'cat'}:{tmp_path / 'a.json'}"]
     classification = ["check", "folder", "--data", str(data)]
-    deep = "have more than 8 bits per channel; give the values of black and white"
+    deep = "have more than 8 bits per channel; set the range of their values"
     scaled = "have more than 8 bits per channel, and are scaled to 8 bits"
-    turned = "are turned, because their EXIF orientation is set"
+    turned = "are rotated or mirrored as their EXIF orientation specifies"
     assert check_data.main(detection) == 1
     printed = capsys.readouterr().out
     assert f"error: deep, 1: images {deep}" in printed and f"turned, 1: images {turned}" in printed

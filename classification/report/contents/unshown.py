@@ -10,11 +10,11 @@ from classification.report.records import Record
 from classification.report.result_kinds import READERS
 from classification.report.sections import Section, Value
 
-LISTED = 3  # paths that a sentence lists
+LISTED = 3  # maximum number of paths in a sentence
 
 
 def unshown(results: Results, sections: Iterable[Section]) -> list[str]:
-    """Return one sentence about each reason why results are not shown.
+    """Return one sentence for each reason why results are not shown.
 
     Args:
         results: results that the report is built from.
@@ -57,7 +57,7 @@ def _reasons(record: Record, is_shown: bool) -> list[str]:
     if record.eps is None and record.kind != "robustness":
         return ["the eps of the network's pretraining is unknown"]
     of_what = record.arch or record.dataset
-    return [f"no table has a place for the {record.kind} results of {of_what}"]
+    return [f"no table includes the {record.kind} results of {of_what}"]
 
 
 def _unknown_parts(record: Record) -> list[str]:

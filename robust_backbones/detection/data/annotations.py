@@ -126,8 +126,8 @@ class Annotations:
         classes: class names, in order.
         ids: id of each class in the COCO file or Detectron2's metadata; 0, 1, … for VOC.
         images: images with their objects.
-        problems: problems that only the reader sees, such as duplicate ids and unlisted classes.
-            `validate.check` finds the others.
+        problems: problems that only the reader can detect, such as duplicate ids and unlisted
+            classes. `validate.check` finds the others.
     """
 
     source: str

@@ -105,7 +105,7 @@ def _objects(contents: dict, part: str) -> list[dict]:
 
 
 def _by_id(rows: list[dict], part: str, found: Annotations) -> dict:
-    """Return `{id: row}` in the order of the ids. Rows with an id that occurred are excluded."""
+    """Return `{id: row}` in the order of the ids. Rows that repeat an id are excluded."""
     by_id: dict = {}
     for row in rows:
         key = row.get("id")
@@ -248,7 +248,7 @@ def _read_object(row: dict, indices: dict) -> tuple[Object, list[tuple[str, str]
 
 
 def _check_mask(part: Any) -> tuple[list | dict | None, str | None, str | None]:
-    """Return the valid part of a segmentation, its fault if nothing is valid, and a note."""
+    """Return the valid part of a segmentation, its fault if no part is valid, and a note."""
     if wrong := segmentation_fault(part):
         return None, wrong, None
     valid = polygons(part) if isinstance(part, list) else part

@@ -109,7 +109,7 @@ def parse_dataset(text: str) -> CustomDataset:
 
 
 def name_datasets(cfg: CfgNode) -> None:
-    """Move custom datasets from `DATASETS.TRAIN` and `TEST` to `CUSTOM`, and leave their names."""
+    """Move custom datasets in `DATASETS.TRAIN` and `TEST` to `CUSTOM`, and replace them by name."""
     for split in ("TRAIN", "TEST"):
         cfg.DATASETS.CUSTOM = [*cfg.DATASETS.CUSTOM, *filter(is_path, cfg.DATASETS[split])]
         cfg.DATASETS[split] = tuple(text.split("=")[0] for text in cfg.DATASETS[split])
@@ -211,7 +211,8 @@ def load_dicts(
         classes: class names, in order.
         repair: whether to remove boxes without area and clip the others at the image border. If
             false, the data must have no faults; see `validate.refuse_faults`.
-        masks: whether the detector predicts masks. Repairing then removes invalid masks' objects.
+        masks: whether the detector predicts masks. Repairing then also removes objects with invalid
+            masks.
     """
     dicts, changed = [], 0
     for image in source.read(classes).images:

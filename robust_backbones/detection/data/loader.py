@@ -34,7 +34,7 @@ def build_train_loader(
     Args:
         cfg: configuration.
         mapper: function from a dataset dict to the model's input. If it returns None, another image
-            takes the place. By default, an `ImageMapper`.
+            is used instead. By default, an `ImageMapper`.
 
     Raises:
         UserError: the sampler is unknown, or the batch size is not a multiple of the number of

@@ -27,10 +27,10 @@ def decoding_of(cfg: CfgNode) -> Decoding:
 def read_image(
     path: str | Path, decoding: Decoding | None = None, channels: str = "RGB"
 ) -> np.ndarray:
-    """Read an image file, like Detectron2's function of this name.
+    """Read an image file, like Detectron2's function of the same name.
 
-    Unlike Detectron2's, the function turns TIFF images only once, and images with more than 8 bits
-    per channel are scaled by `decoding` or are an error.
+    Unlike Detectron2's function, it applies the orientation of TIFF images only once. Images with
+    more than 8 bits per channel are scaled by `decoding` or are an error.
 
     Args:
         path: path or URL of the image, as Detectron2's `PathManager` accepts it.
@@ -80,7 +80,7 @@ class ImageMapper(DatasetMapper):
         """Map a dataset dictionary to a model input.
 
         Raises:
-            UserError: the image cannot be read, or has another size than in its annotations.
+            UserError: the image cannot be read, or its size differs from its annotations.
         """
         item = copy.deepcopy(item)
         image = read_image(item["file_name"], self._decoding, self.image_format)

@@ -55,7 +55,7 @@ def polygons(segmentation: list) -> list[list[float]]:
 
 
 def compressed(part: list | dict) -> list | dict:
-    """Convert run lengths to pycocotools' compressed format. Polygons stay as they are."""
+    """Convert run lengths to pycocotools' compressed format. Polygons are returned unchanged."""
     if isinstance(part, dict) and isinstance(part["counts"], list):
         return coco_mask.frPyObjects(part, *part["size"])
     return part

@@ -18,7 +18,7 @@ from robust_backbones.core.files import atomic, read_json
 # The index of an image in its dataset, and its Detectron2 dict.
 Item = tuple[int, dict]
 
-# Metadata of a dataset that describe all of its images, not the chosen ones.
+# Metadata that describe all images of a dataset, and do not apply to a subset.
 _NOT_KEPT = ("name", "json_file", "source")
 
 

@@ -18,7 +18,7 @@ SLACK = 1.0
 
 # Kind of problem -> explanation. DATASETS.REPAIR repairs the problems in REPAIRABLE. The user must
 # fix the problems in FATAL in the files. The problems in MASKS are errors only for detectors that
-# predict masks. The problems in NOTES are only for information.
+# predict masks. The problems in NOTES are informational.
 REPAIRABLE = {
     "no area": "a box has no area, so it cannot be learned and counts as missed in evaluation",
     "tiny": "a box is thinner than a pixel, so it cannot be learned",
@@ -44,7 +44,7 @@ MASKS = {
 }
 NOTES = {
     **{kind: f"images {words}" for kind, (level, words) in FINDINGS.items() if level == "warning"},
-    "turned": f"images {FINDINGS['turned'][1]}; boxes must match the turned image",
+    "turned": f"images {FINDINGS['turned'][1]}; boxes must match the upright image",
     "empty class": "a class has no object",
     "no objects": "an image has no object; Detectron2 excludes it from training",
     "not annotated": "an image has no annotation file, so it is not used",
@@ -52,20 +52,21 @@ NOTES = {
     "repeated label": "a line of a label file is repeated; the object is used once",
     "crowd": "a region contains many objects; excluded from training, ignored in evaluation",
     "difficult": "VOC's evaluation ignores the object; Detectron2 trains on it",
-    "same name": "categories have the same name; ids decide, and the ids are added to the names",
+    "same name": "categories have the same name; each is a class, named with its id",
     "iscrowd as text": "iscrowd is text; it is read as the number",
     "broken polygon": "a polygon has fewer than three points; the mask's other polygons are used",
     "no area field": "the area is missing or invalid; evaluation uses the area of the mask or box",
     "backslash": "a file name has backslashes; they are read as separators",
     "byte order mark": "the file starts with a byte order mark, which is skipped",
-    "no id": "annotations have no id; no command needs it",
-    "repeated id": "annotations have the same id; no command needs it",
+    "no id": "annotations have no id; no command uses it",
+    "repeated id": "annotations have the same id; no command uses it",
 }
-# Notes about values that are read differently than they are written. They are logged before a run.
+# Notes about values that are read differently from how they are written. They are logged before a
+# run.
 _CONVERTED = {"same name", "iscrowd as text", "broken polygon", "backslash", "repeated label"}
 # Problems of datasets that other code registers and Detectron2 reads. It cannot read these data, or
-# it learns something else than they say. It trains correctly on data with other problems. For
-# example, it skips boxes without area.
+# it trains on values that differ from the files. It trains correctly on data with other problems.
+# For example, it skips boxes without area.
 _DETECTRON2 = {
     "no box",
     "duplicate id",
@@ -220,7 +221,7 @@ def refuse_faults(
     """Reject annotations that Detectron2 would change or exclude silently.
 
     Image files are not opened. Detectron2 itself reads the datasets that other code registers. They
-    are rejected only if it cannot read them, or would learn something else than they say.
+    are rejected only if it cannot read them, or would train on values that differ from the files.
 
     Args:
         name: name of the dataset.
@@ -267,7 +268,7 @@ def refuse_faults(
 
 
 def warn_of_conversions(found: Annotations) -> None:
-    """Warn of values that are read differently than they are written, before an evaluation.
+    """Warn about values that an evaluation reads differently from how they are written.
 
     Boxes in [0, 1] and boxes without area, which no detection can match, are named as well.
     """

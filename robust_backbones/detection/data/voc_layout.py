@@ -1,6 +1,6 @@
 """Find annotations, images and splits in a folder of VOC's XML files.
 
-LabelImg and many datasets on the web have VOC's XML files, but other folder names and no splits.
+LabelImg and many public datasets use VOC's XML files, but other folder names and no splits.
 Such a folder is split at random, in the same way each time.
 """
 
@@ -20,7 +20,7 @@ from robust_backbones.core.images import FORMATS
 from robust_backbones.detection.data.annotations import Problem, inside
 
 SUFFIXES = tuple(case for suffix in FORMATS for case in (suffix, suffix.upper()))
-SEED, FRACTION = 0, 0.8  # of the random split, which is 'train'
+SEED, FRACTION = 0, 0.8  # seed of the random split, and fraction of the images in 'train'
 
 # A line of VOC's files for single classes: the image, and whether it shows the class.
 _FLAGGED = re.compile(r"(.*\S)\s+(-1|0|1)")
@@ -75,8 +75,8 @@ class Split:
 def find_layout(root: Path) -> Layout:
     """Find the folders of a dataset.
 
-    VOC's names are preferred, in any case. Otherwise, the only folder with XML files and the only
-    folder with images are chosen, which may be `root` itself.
+    VOC's folder names are preferred, ignoring case. Otherwise, the only folder with XML files and
+    the only folder with images are chosen, which may be `root` itself.
 
     Raises:
         UserError: `root` is not a folder, or the choice is ambiguous, or there are no XML files.
@@ -105,7 +105,7 @@ def _named(parts: list[Path], suffixes: Collection[str], names: list[str]) -> Pa
 
 
 def _only(parts: list[Path], suffixes: Collection[str]) -> Path | None:
-    """Return the folder that has files of these suffixes; None if no folder has.
+    """Return the folder that has files of these suffixes; None if there is no such folder.
 
     Raises:
         UserError: several folders have such files.
@@ -136,8 +136,8 @@ def _not_found(root: Path, parts: list[Path]) -> str:
 def read_split(layout: Layout, split: str) -> Split:
     """Read a split file, or split the images at random if there are no split files.
 
-    The random split depends only on the sorted names of the XML files. 'train' and 'val' have no
-    image in common, and together they are 'all'.
+    The random split depends only on the sorted names of the XML files. 'train' and 'val' are
+    disjoint, and 'all' is their union.
 
     Raises:
         UserError: the split does not exist, or is not a list of names.
@@ -176,7 +176,7 @@ def _lines(layout: Layout, file: Path) -> Iterator[str]:
             yield name
     except OSError as error:
         raise UserError(f"{file}: the file cannot be read ({error.strerror}).") from None
-    except ValueError as error:  # also an invalid encoding
+    except ValueError as error:  # includes invalid encodings
         raise UserError(f"{file} is not a list of names ({error}).") from None
 
 

@@ -34,7 +34,7 @@ from robust_backbones.core.yaml_entries import MAX_ENTRIES, check_entries
 from robust_backbones.detection.data.annotations import Annotations, Image, Object, Problem, unique
 
 _SPLITS = ("train", "val", "test", "minival")
-_TOLERANCE = 0.01  # a coordinate may be outside [0, 1] by this, as in Ultralytics
+_TOLERANCE = 0.01  # allowed excess of a coordinate over [0, 1], as in Ultralytics
 _NO_LABELS = ("classes.txt", "labels.txt")  # lists of class names that tools write next to labels
 
 
@@ -113,7 +113,9 @@ def _read_classes(file: Path, contents: dict) -> list[str]:
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
         raise UserError(f"{file}: names is {names!r}. It must be a list of class names.")
     if count is not None and int(count) != len(names):
-        raise UserError(f"{file}: nc is {count}, but names has {len(names)} classes.")
+        raise UserError(
+            f"{file}: nc is {count}, but names has {len(names)} classes. Correct one of them."
+        )
     return names
 
 
@@ -149,7 +151,7 @@ def _inner(path: Path) -> Path:
 
 
 def _existing(file: Path, key: str, value: Any, choose: Callable[[Path], list[Path]]) -> Path:
-    """Return the absolute path of the first of the choices for a value that exists."""
+    """Return the absolute path of the first choice that exists."""
     if not isinstance(value, str):
         raise UserError(f"{file}: {key} is {value!r}. It must be a path.")
     choices = choose(Path(expand(value)))
@@ -164,7 +166,7 @@ def _existing(file: Path, key: str, value: Any, choose: Callable[[Path], list[Pa
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files in a folder and its subfolders, except hidden ones."""
+    """Yield the files in a folder and its subfolders, except hidden files and folders."""
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(parent, name) for name in files if not name.startswith("."))
@@ -192,7 +194,7 @@ def _label_file(image: Path) -> Path:
 def _labels_without_image(images: list[Path], used: set[Path]) -> list[Problem]:
     """Report label files that belong to no image.
 
-    Only folders of labels are searched whose images are all in the split.
+    Only label folders whose images are all in the split are searched.
     """
     folders = {path.parent for path in images if _label_file(path).parent != path.parent}
     files = set()

@@ -19,13 +19,13 @@ from robust_backbones.detection.data.coco_annotations import no_garbage
 from robust_backbones.detection.data.coco_predictions import TASKS, check_predictions
 from robust_backbones.detection.data.segmentations import mask_area
 
-# Kinds of problems of annotations that cannot be scored, and that exclude an annotation.
+# Kinds of problems that prevent scoring, and kinds that exclude only an annotation.
 UNSCORABLE = ("no annotations", "no box", "duplicate id", "invalid iscrowd")
 UNLISTED = ("unknown image", "unknown class")
 ALL = 1e5**2  # largest object area in pycocotools, pixels
 # Ranges of object areas in pixels, both ends included, by suffix of the metric.
 AREAS = {"": (0, ALL), "s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, ALL)}
-# Largest numbers of detections per image and class that are scored.
+# Maximum numbers of detections per image and class that are scored.
 LIMITS = {"bbox": (1, 10, 100), "segm": (1, 10, 100), "keypoints": (20,)}
 # Indices into the IoU thresholds .50:.05:.95, by suffix of the metric.
 IOUS: dict[str, Any] = {"": slice(None), "50": 0, "75": 5}
@@ -50,7 +50,8 @@ def score(
             with a mask is the mask's area, not the box's area, as in Detectron2.
         task: task to score, `"bbox"`, `"segm"` or `"keypoints"`.
         edges: edges of size buckets, pixels; `math.inf` is allowed. The size of an object is the
-            square root of its area. Each two neighboring edges add a metric such as `AP 0..16`.
+            square root of its area. Each pair of neighboring edges adds a metric such as
+            `AP 0..16`.
         image_ids: ids of the images to score; None for all images.
         sigmas: keypoint sigmas; empty for COCO's sigmas.
         source: name of the predictions for error messages.
@@ -59,10 +60,10 @@ def score(
 
     Returns:
         Percentages `AP`, `AP50`, `AP75`, `APs`, `APm`, `APl`, `AR1`, `AR10`, `AR100`, `ARs`, `ARm`,
-        `ARl`, one AP for each bucket, and `AP-<class>` for each class. `AR100` has the name
-        of the limit, such as `AR300`. Keypoints have `AR20`
-        instead of `AR1`, `AR10` and `AR100`, and they have no `APs` and `ARs`. Metrics without
-        ground truth are NaN and excluded from means. Without predictions, all other metrics are 0.
+        `ARl`, one AP for each bucket, and `AP-<class>` for each class. `AR100` is named after the
+        limit, such as `AR300`. Keypoints have `AR20` instead of `AR1`, `AR10` and `AR100`, and they
+        have no `APs` and `ARs`. Metrics without ground truth are NaN and excluded from means.
+        Without predictions, all other metrics are 0.
 
     Raises:
         UserError: a prediction is invalid, or the annotations lack a key that the task requires.
@@ -106,7 +107,7 @@ def score(
 
 
 def detection_limits(task: str, limit: int | None) -> tuple[int, ...]:
-    """Return the numbers of detections per image and class that are scored, in rising order."""
+    """Return the numbers of detections per image and class that are scored, in ascending order."""
     own = LIMITS[task]
     if limit is None or task == "keypoints":
         return own
@@ -142,7 +143,7 @@ def _warn_of_cuts(truth: Annotations, rows: list[dict], task: str, limit: int, s
 
 
 def _is_scored(thing: Object, task: str) -> bool:
-    """Return whether a detection of the object counts. Other objects are only ignored."""
+    """Return whether the object counts as ground truth. Detections of other objects are ignored."""
     ignored = thing.class_index is None or thing.crowd or thing.difficult
     return not ignored and (task != "keypoints" or bool(thing.num_keypoints))
 

@@ -32,7 +32,7 @@ def markdown(results: dict[str, dict]) -> str:
 
     The first table contains the metrics of each class. It is omitted if no metric belongs to a
     class. The second table contains the metrics over all classes, with one column for each task.
-    The last line repeats the AP of each task, because it is the end that a terminal shows.
+    The last line repeats the AP of each task, because a terminal shows the end of the output.
     """
     overall, classes = {}, {}
     for task, metric, name, value in rows(results):

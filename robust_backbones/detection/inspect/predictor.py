@@ -138,10 +138,10 @@ class Predictor:
         Args:
             image: image, or a list of images that form one batch. An image is a uint8 RGB array
                 `(H, W, 3)` in [0, 255], a PIL image or a path. The EXIF orientation of files is
-                applied. PIL images are not turned. OpenCV reads images as BGR, which this method
-                cannot detect. Convert such arrays to RGB with `image[:, :, ::-1]`. Images of
-                unequal size are padded, as in Detectron2, which may change the last digits of
-                scores.
+                applied. The orientation of PIL images is ignored. OpenCV reads images as BGR, which
+                this method cannot detect. Convert such arrays to RGB with `image[:, :, ::-1]`.
+                Images of unequal size are padded, as in Detectron2, which may change the last
+                digits of scores.
 
         Returns:
             Predictions `{"instances": Instances}` in the coordinates of the image, in order of

@@ -87,7 +87,7 @@ def run(cfg: CfgNode, mode: Mode) -> None:
     with claimed(cfg.OUTPUT_DIR) if comm.is_main_process() else contextlib.nullcontext():
         cfg, notes = continued(cfg, mode.resume, mode.restart_schedule)
         _setup(cfg, mode)
-        for note in notes:  # after the hundreds of lines of the set-up, and in log.txt
+        for note in notes:  # logged after the hundreds of lines of setup, and also in log.txt
             logging.getLogger("detectron2").warning(note)
         train(cfg, mode.resume, mode.restart_schedule)
 

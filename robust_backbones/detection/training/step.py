@@ -78,7 +78,7 @@ class Step(SimpleTrainer):
         self.scaler.unscale_(self.optimizer)
         norm = finite.gradient_norm(self.optimizer)
         numbers = [*(loss.float() for loss in sums.values()), norm]
-        *losses, length = torch.stack(numbers).tolist()  # one copy from the GPU
+        *losses, length = torch.stack(numbers).tolist()  # synchronizes with the GPU only once
         named = zip(sums, losses, strict=True)
         if bad := [f"{name} is {loss}" for name, loss in named if not math.isfinite(loss)]:
             self._raise_diverged(", ".join(bad), sums)

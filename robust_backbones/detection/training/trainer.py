@@ -33,7 +33,7 @@ FINAL = "model_final"  # name that Detectron2 gives to the last checkpoint
 
 
 class _ProgressWriter(hooks.PeriodicWriter):
-    """Write metrics every 20 iterations, and in the first ones, so that users see the time left."""
+    """Write metrics every 20 iterations, and in the first ones, to show the time left."""
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1 - self.trainer.start_iter
@@ -78,7 +78,7 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list:
         """Return Detectron2's hooks with four changes.
 
-        The first iterations are printed, too. A `StrictCheckpointer` saves the checkpoints.
+        The first iterations are printed as well. A `StrictCheckpointer` saves the checkpoints.
         Averaged weights are updated and evaluated, if `SOLVER.EMA` is set. The last hook stops the
         run after a signal.
         """

@@ -103,7 +103,7 @@ FOREIGN = {
         "skresnet18": "a ResNet with attention",
         "resnet18d": "a ResNet with a deep stem",
         "resnet50c": "a ResNet with a deep stem",
-        "mixer_s16_224": "fit no supported network",
+        "mixer_s16_224": "match no supported network",
         "resnet26": "Differences from resnet",
     },
 }
@@ -130,9 +130,9 @@ def test_other_networks_are_named(library, name):
     [
         ("resnetblur50", "anti-aliased pooling"),
         ("timm/resnetaa50.a1h_in1k", "anti-aliased pooling"),
-        ("leaky_resnet18", "another activation"),
-        ("resnet50_silu", "another activation"),
-        ("resnet50_elu", "another activation"),
+        ("leaky_resnet18", "an activation other than ReLU"),
+        ("resnet50_silu", "an activation other than ReLU"),
+        ("resnet50_elu", "an activation other than ReLU"),
         ("dilated_resnet50", "dilated"),
         ("resnet50_caffe", "strides in the 1x1"),
         *((name, "") for name in (*ARCHS, "resnet50.a1_in1k", "tv_resnet50", "resnet50_relu")),

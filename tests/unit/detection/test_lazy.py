@@ -92,7 +92,7 @@ def test_a_model_with_another_input_is_refused(change, mask_rcnn, resnet50):
 
 def test_weights_that_do_not_state_their_input_are_an_error(tmp_path):
     torch.save({"model": random_network("resnet18").state_dict()}, tmp_path / "a.pth")
-    with pytest.raises(UserError, match="does not state its input. Convert it with"):
+    with pytest.raises(UserError, match="has no record of its input. Convert it with"):
         use_weights(OmegaConf.create({"pixel_mean": []}), str(tmp_path / "a.pth"))
 
 

@@ -57,7 +57,7 @@ TWO_SETS = replace(
         ([transfer("folder"), pretraining()], []),
         (
             [transfer(), transfer(arch="resnet101")],
-            ["no table has a place for the transfer results of resnet101: "],
+            ["no table includes the transfer results of resnet101: "],
         ),
         ([replace(transfer(eps=3.0), eps=None)], ["eps of the network's pretraining is unknown: "]),
         ([replace(transfer(), kind="errors", accuracies=())], ["no table for the kind 'errors': "]),
