@@ -142,7 +142,7 @@ def check_operations(metadata: dict, source: object) -> None:
         source: name of the file in error messages.
 
     Raises:
-        UserError: the name is that of an anti-aliased, leaky, dilated or similar network.
+        UserError: the name belongs to an anti-aliased, leaky, dilated or similar network.
     """
     for key in ("arch", "architecture", "model_name"):
         name = str(metadata.get(key, ""))

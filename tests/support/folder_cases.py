@@ -35,7 +35,7 @@ def _in_xml(old: str, new: str) -> Callable[[Path], None]:
 
 
 VOC = [
-    _voc("no errors", "sound"),
+    _voc("no errors", "valid"),
     _voc("no ImageSets: 2 of 2 images are 'all'", "no `ImageSets`", splits=None, split="all",
          folders=("annots", "pictures")),
     _voc("no ImageSets: 2 of 2", "XML next to the images, no `ImageSets`", splits=None,
@@ -45,15 +45,16 @@ VOC = [
     _voc("has no XML files. It contains JPEGImages/", "no XML files", splits=None,
          edit=lambda root: [path.unlink() for path in root.glob("Annotations/*")]
          + [(root / "Annotations").rmdir()]),
-    _voc("has no ImageSets/Main/test.txt. Choose from train, val, all", "an unknown random split",
-         splits=None, split="test"),
+    _voc("has no ImageSets/Main/test.txt. Choose from train, val, all",
+         "no `ImageSets`, an unknown split", splits=None, split="test"),
     _voc("split 'test' does not exist", "an unknown split", split="test"),
-    _voc("lists 'a.jpg', but", "names with suffix in a split", splits={"train": "a.jpg\n"}),
+    _voc("lists 'a.jpg', but", "file names with suffixes in a split", splits={"train": "a.jpg\n"}),
     _voc("no errors", "names with spaces", images={"my a": [CAT, DOG]},
          splits={"train": "my a\n"}, found=detections(("my a", 0), ("my a", 1))),
-    _voc("no errors", "a split of one class, with -1, 0, 1", splits={"train": "a  1\nb -1\n"}),
-    _voc("no errors", "a split with a byte order mark", splits={"train": "\ufeffa\r\nb\r\n"}),
-    _voc("a is listed twice", "a name twice in a split", splits={"train": "a\na\n"},
+    _voc("no errors", "a split file for one class, with -1, 0, 1",
+         splits={"train": "a  1\nb -1\n"}),
+    _voc("no errors", "a split file with a byte order mark", splits={"train": "\ufeffa\r\nb\r\n"}),
+    _voc("a is listed twice", "a repeated name in a split", splits={"train": "a\na\n"},
          found=FOUND[:2]),
     _voc("difficult, 1", "difficult objects", images=IMAGES | {"b": [CAT, DOG]},
          edit=_in_xml("<name>dog</name>", "<name>dog</name><difficult>1</difficult>"),
@@ -114,6 +115,6 @@ YOLO = [
           labels={"train/a": "0 1 0.5 0.2 0.2\n"}),
     _yolo("nc is 3, but names has 2 classes", "`nc` and `names` differ", nc="3"),
     _yolo("has keypoints", "keypoints", kpt_shape="[17, 3]"),
-    _yolo("data.yaml: path is '/content/data'", "a `path` of another machine",
+    _yolo("data.yaml: path is '/content/data'", "a `path` from another machine",
           path="/content/data"),
 ]  # fmt: skip

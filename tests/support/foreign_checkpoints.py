@@ -248,7 +248,7 @@ KINDS = [
         statistics=True,
     ),
     Kind("randomized smoothing: `1.module.*`", saved(prefixed("1.module."))),
-    Kind("head of several layers", saved(several_layers), head=False),
+    Kind("head with several layers", saved(several_layers), head=False),
     Kind(
         "head outside the network",
         saved(
@@ -282,7 +282,7 @@ KINDS = [
         head=False,
     ),
     Kind(
-        "Detectron2 backbone of another program",
+        "Detectron2 backbone from another program",
         saved(lambda s: {"model": backbone_of(s), "__author__": "me", "matching_heuristics": True}),
         {"assume_rgb": True},
         without="channel order is not recorded. .*--assume-rgb",
@@ -307,7 +307,7 @@ KINDS = [
         without="execute code .*ResNet.* a whole pickled network instead of its state_dict",
     ),
     Kind(
-        "objects of a module that is missing",
+        "objects from a missing module",
         of_missing_module,
         SAVED_WITH_CODE,
         refused="needs the module 'their_code', which is missing. Install",
@@ -331,7 +331,7 @@ KINDS = [
         refused="network is not supported. Its keys, .*, look like a ViT. Supported are resnet18, ",
     ),
     Kind(
-        "network of other operations, if the file names it",
+        "network with other operations, if the file records its name",
         saved(lambda s: {"arch": "resnetblur18", "state_dict": s}),
         refused="arch 'resnetblur18' has anti-aliased pooling, which is not supported",
     ),

@@ -91,7 +91,9 @@ def _read_yaml(file: Path) -> dict:
             f"{file}: the file cannot be read ({error.strerror}). Give the data.yaml of a dataset."
         ) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not YAML ({' '.join(str(error).split())}).") from None
+        raise UserError(
+            f"{file} is not YAML ({' '.join(str(error).split())}). Correct it."
+        ) from None
     if contents.get("kpt_shape"):
         raise UserError(f"{file} has keypoints (kpt_shape). Only boxes and polygons are supported.")
     return contents
