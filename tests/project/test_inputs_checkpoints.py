@@ -20,7 +20,8 @@ OPTIONS = {
     "from_detector": "--from-detector",
     "assume_rgb": "--assume-rgb",
 }
-CONVERT = {name: None for name in ("arch", "key", "statistics")} | dict.fromkeys(list(OPTIONS)[1:], False)
+CONVERT = {name: None for name in ("arch", "key", "statistics")}
+CONVERT |= dict.fromkeys(list(OPTIONS)[1:], False)
 
 
 def outcome(read, *args, **options) -> str:
