@@ -148,6 +148,10 @@ def _parse(text: str) -> _Remote | Path:
         return _parse_url(text)
     if scheme == "hf":
         return _parse_hub(text)
+    if scheme == "file":
+        raise UserError(
+            f"'{text}': file:// is not supported. Give the path: {text.removeprefix('file://')}"
+        )
     if scheme not in ("", "robust"):
         raise UserError(
             f"'{text}': {scheme}:// is not supported. Choose from robust://, hf://, https://."

@@ -6,8 +6,10 @@ import csv
 import hashlib
 import json
 import os
+import re
+import unicodedata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -37,6 +39,7 @@ KINDS = {
     "leak": ("error", "train and test share too many images"),
     "count": ("warning", "the paper's authors used a different number"),
     "no images": ("warning", "classes have no images"),
+    "similar classes": ("warning", "classes have almost the same name as another class"),
     "skipped": (
         "warning",
         "files in class folders are skipped, because they cannot be read as images",
@@ -130,6 +133,7 @@ def check_dataset(
         return report
     report.layout, report.path = _layout(spec, root, splits["train"], report.path)
     train = splits["train"]
+    report.findings += _similar_classes(train.class_names)
     if has_images(train) and isinstance(train.images, ImageFiles):
         report.findings += _unused(report.layout, Path(report.path))
     line = ProgressLine(sum(len(opened) for opened in splits.values()))
@@ -198,6 +202,16 @@ def _wrong_counts(spec: DatasetSpec, opened: Split) -> Iterator[Finding]:
     for label, size in enumerate(opened.class_sizes() or ()):
         if not size:
             yield Finding("no images", opened.split, opened.class_names[label])
+
+
+def _similar_classes(names: Sequence[str] | None) -> Iterator[Finding]:
+    """Find class names that differ only in case, spaces, `_` or their form in Unicode."""
+    first: dict[str, str] = {}
+    for name in names or ():
+        plain = unicodedata.normalize("NFKC", name).casefold()
+        other = first.setdefault(re.sub(r"[\s_]+", " ", plain).strip(), name)
+        if other != name:
+            yield Finding("similar classes", file=name, detail=f"as {other}")
 
 
 def _check_images(

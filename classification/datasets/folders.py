@@ -113,6 +113,8 @@ def find_layout(root: str | Path) -> FolderLayout:
     fix = "Check the path."
     if datasets := [root / name for name in folders if has_splits(root / name)]:
         fix = f"Pass one dataset, such as {datasets[0]}."
+    elif len(folders) == 1 and contents(root / folders[0])[1]:
+        fix = "One class is not enough. Add a folder for each other class."
     elif folders:
         fix = "Rename the folders of the training and test images to 'train' and 'test'."
     elif images:
@@ -326,9 +328,14 @@ def _classes(folder: Path) -> list[str]:
     """Return the sorted names of the class folders."""
     classes, loose = contents(folder)
     if loose:
+        is_class = (
+            f" If '{folder.name}' is a class, rename it, because the name means a split."
+            if split_of(folder.name) and not classes
+            else ""
+        )
         raise UserError(
             f"{folder}: {loose} images are not in class folders. Move them to {folder}/<class>/, "
-            f"with the same class names in each split.{_hint_table(folder.parent)}"
+            f"with the same class names in each split.{is_class}{_hint_table(folder.parent)}"
         )
     if not classes:
         raise UserError(f"{folder} has no class folders. Expected {LAYOUT.format(folder.parent)}.")
@@ -367,7 +374,10 @@ def describe(folder: Path) -> str:
 
 def _hint_table(root: Path) -> str:
     """Return a sentence that names a table of labels in the folder, or an empty string."""
-    tables = sorted(path for path in root.iterdir() if path.suffix.lower() in TABLES)
+    tables = [path for path in root.iterdir() if path.suffix.lower() in TABLES]
+    # Data of competitions have a table of each split, and often no labels in test.csv.
+    order = {"train": 0, None: 1}
+    tables.sort(key=lambda path: (order.get(split_of(path.stem), 2), path.name))
     return (
         f" If {tables[0].name} lists names and labels, pass --data {tables[0]}." if tables else ""
     )

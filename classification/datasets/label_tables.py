@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +21,7 @@ from classification.datasets.folders import (
 )
 from classification.datasets.split_names import choose_splits
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.files import read_text
 from robust_backbones.core.images import FORMATS, describe_skipped, has_image_suffix
 
 # Possible names of each column, in lower case and with _ for spaces and hyphens. Of several columns
@@ -167,15 +169,14 @@ def read_table(path: str | Path) -> LabelTable:
 def _rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Return the header, and the line number and cells of each line below it."""
     try:
-        # Excel writes a byte-order mark.
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            file.seek(0)
-            # Excel writes semicolons in many locales.
-            separator = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
-            reader = csv.reader(file, delimiter=separator)
-            header = [cell.strip() for cell in next(reader, [])]
-            rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
+        file = io.StringIO(read_text(path), newline="")  # Excel writes a byte-order mark
+        first = file.readline()
+        file.seek(0)
+        # Excel writes semicolons in many locales.
+        separator = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
+        reader = csv.reader(file, delimiter=separator)
+        header = [cell.strip() for cell in next(reader, [])]
+        rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}. Check the path.") from None
     except (UnicodeError, csv.Error) as error:
@@ -202,10 +203,20 @@ def _find_columns(path: Path, header: list[str]) -> dict[str, int]:
                 else f"no column has the name of a {wanted}, such as {_some(names)}"
             )
             raise UserError(
-                f"{path}: {problem}. The first line names the columns {_some(header, 8)}. Rename "
-                f"one to '{wanted}'."
+                f"{path}: {problem}. The first line names the columns {_some(header, 8)}. "
+                f"{_fix_columns(header, wanted)}"
             )
     return found
+
+
+def _fix_columns(header: list[str], wanted: str) -> str:
+    """Return what to do about a table without a column that is needed, or with several."""
+    if any(map(has_image_suffix, header)):
+        return "That line is an image. Add a line with the names of the columns above it."
+    fix = f"Rename one to '{wanted}'."
+    if wanted == "label" and len(header) > 3:
+        fix += " If each class has a column of its own, write the class names into one column."
+    return fix
 
 
 def _find_images(path: Path, names: list[str], files: list[str]) -> list[str]:

@@ -230,7 +230,7 @@ def _read(path: Path) -> Record:
     common = {
         "path": path,
         "kind": kind,
-        "dataset": settings.get("dataset", ""),
+        "dataset": settings.get("dataset") or "",  # None: an image from noise
         "arch": settings.get("arch") or "",
         "weights": str(settings.get("weights") or ""),
         "seed": contents["seed"],

@@ -121,7 +121,9 @@ def _choose_images(total: int, wanted: int | None, seed: int) -> list[int]:
     """Return the sorted indices of the images to evaluate."""
     wanted = total if wanted is None else wanted
     if wanted > total:
-        raise UserError(f"--images {wanted}: the test split has only {total} images.")
+        raise UserError(
+            f"--images {wanted}: the test split has only {total} images. Choose at most {total}."
+        )
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     return order[:wanted].sort().values.tolist()
 

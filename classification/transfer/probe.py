@@ -121,7 +121,10 @@ def fit(
     y = y.to(x.device)
     present = torch.bincount(y, minlength=classes).nonzero().flatten()
     if len(present) < 2:
-        raise UserError(f"only {len(present)} class has images. A probe needs two or more.")
+        raise UserError(
+            f"only {len(present)} class has training images. A probe needs two or more. Train on "
+            "more images."
+        )
     images = Images(x.detach().to(dtype), torch.searchsorted(present, y), len(present))
     if start is not None:
         _check_start(start, x, classes)

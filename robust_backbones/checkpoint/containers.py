@@ -107,7 +107,8 @@ def _chosen(
     inside = {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)}
     if not inside:
         choices = [*filter(None, sets), *(p.rstrip(".") for p in find_networks(state) if p)]
-        raise UserError(f"{source}: --key {key}: no such network. Choose from {_shown(choices)}.")
+        fix = f"Choose from {_shown(choices)}." if choices else "It has only one. Omit --key."
+        raise UserError(f"{source}: --key {key}: no such network. {fix}")
     outside = [k for k in state if not k.startswith(prefix)]
     return inside, rest, dict.fromkeys(outside, f"outside the part that --key {key} chose")
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from robust_backbones.checkpoint.containers import find_state
 from robust_backbones.checkpoint.key_names import to_torchvision
-from robust_backbones.checkpoint.wrappers import unwrap_network
+from robust_backbones.checkpoint.wrappers import statistic_name, unwrap_network
 from robust_backbones.core.errors import UserError
 
 FORMAT = "robust_backbones.classifier"  # marks this project's files; see docs/formats.md
@@ -72,6 +72,7 @@ def unwrap(
     else:
         layout = _classifier(state, rest, source)
     layout.dropped |= dropped
+    _scale_pixel_units(layout)
     _check_statistics(layout, source)
     return layout
 
@@ -85,8 +86,11 @@ def _classifier(state: dict[str, Tensor], rest: dict, source: object) -> Layout:
             f"{source}: format version {rest.get('version')} is not supported, only "
             f"{FORMAT_VERSION}. Install a newer release."
         )
-    metadata = _metadata(rest, source) or _plain_values(rest)
+    metadata = _metadata(rest, source)
     recorded = _recorded_statistics(metadata, source)
+    if not (recorded or found.statistics):
+        recorded = _foreign_statistics(rest)
+    metadata = metadata or _plain_values(rest)
     for part in found.statistics.keys() & recorded.keys():
         one, two = found.statistics[part], recorded[part].flatten()
         if one.shape != two.shape or not torch.allclose(one, two, atol=1e-6):
@@ -143,6 +147,45 @@ def _recorded_statistics(metadata: dict, source: object) -> dict[str, Tensor]:
         if not numbers:
             raise UserError(f"{source}: {part} is {values!r}. It must be three numbers in [0, 1].")
     return {part: torch.tensor(values, dtype=torch.float32) for part, values in found.items()}
+
+
+def _foreign_statistics(rest: dict) -> dict[str, Tensor]:
+    """Return the mean and std that another program saved next to the network, as tensors.
+
+    They are entries of the file such as `mean` and `std`, or entries of a dictionary in it, such as
+    `config`. Dictionaries that contradict each other are ignored.
+    """
+    own = _pair(rest)
+    if own:
+        return own
+    inner = [pair for value in rest.values() if isinstance(value, dict) and (pair := _pair(value))]
+    equal = all(
+        torch.equal(pair[part], inner[0][part]) for pair in inner for part in ("mean", "std")
+    )
+    return inner[0] if inner and equal else {}
+
+
+def _pair(entries: dict) -> dict[str, Tensor]:
+    """Return `mean` and `std` if a dictionary has both, each with three numbers, else nothing."""
+    found = {}
+    for name, value in entries.items():
+        part = statistic_name(name) if isinstance(name, str) else None
+        if isinstance(value, (list, tuple)) and all(type(v) in (int, float) for v in value):
+            value = torch.tensor(value, dtype=torch.float32)
+        if part and isinstance(value, Tensor) and value.numel() == 3:
+            found.setdefault(part, value.float().flatten())
+    if len(found) < 2 or not all(((t >= 0) & (t <= 255)).all() for t in found.values()):
+        return {}
+    return found if (found["std"] > 0).all() else {}
+
+
+def _scale_pixel_units(layout: Layout) -> None:
+    """Convert statistics of pixels in [0, 255] to images in [0, 1]."""
+    mean, std = layout.mean, layout.std
+    if mean is None or std is None or not mean.numel() == std.numel() == 3:
+        return
+    if 1 < mean.max() <= 255 and 1 <= std.min() <= std.max() <= 255:
+        layout.mean, layout.std = mean / 255, std / 255
 
 
 _BGR_MEAN = torch.tensor([0.406, 0.456, 0.485])  # ImageNet's mean in BGR order

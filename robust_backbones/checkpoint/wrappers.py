@@ -168,8 +168,11 @@ def _extra(name: str) -> str:
 
 def _statistic(key: str, tensor: Tensor) -> str | None:
     """Return whether a tensor is a mean or std that `_STATISTICS` lists."""
-    if tensor.numel() != 3:
-        return None
+    return statistic_name(key) if tensor.numel() == 3 else None
+
+
+def statistic_name(key: str) -> str | None:
+    """Return `mean` or `std` if a key has the name of one that `_STATISTICS` lists, else None."""
     return next((part for part, names in _STATISTICS.items() if names.fullmatch(key)), None)
 
 

@@ -64,6 +64,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     input_statistics.add_options(add)
     add("--force", action="store_true", help="overwrite TARGET")
+    parser.restrict("--to", to="TARGET or --dry-run", when=lambda a: not a.inspect)
     args = parser.parse_args(argv)
     if not args.target and not (args.inspect or args.dry_run):
         parser.error("TARGET is missing. Give the file to write, or --inspect or --dry-run")
@@ -71,6 +72,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--inspect writes no file. Remove '{args.target}'")
     if args.inspect and args.dry_run:
         parser.error("--inspect and --dry-run are mutually exclusive. Remove one of them")
+    for option, given in (("--force", args.force), ("--no-verify", not args.verify)):
+        if given and (args.inspect or args.dry_run):
+            mode = "--inspect" if args.inspect else "--dry-run"
+            parser.error(f"{mode} writes no file, so {option} has no effect. Remove {option}")
     return args
 
 

@@ -171,7 +171,7 @@ def add_options(add: Callable) -> None:
         "--statistics",
         choices=tuple(PRESETS),
         help="preset for --mean and --std; half: 0.5 and 0.5; none: images in [0, 1] without "
-        "normalization",
+        "normalization (default: see --mean)",
     )
 
 

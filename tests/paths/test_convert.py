@@ -277,7 +277,7 @@ def refused(capsys, *args) -> str:
         (None, "taken.pth/t.pth", [], "cannot write"),
         (None, "t.pth", ["--from-detector"], "is a classifier (torchvision layout). Remove --from"),
         (None, "t.pth", ["--assume-rgb"], "is a classifier (torchvision layout). Remove --assume"),
-        (None, "t.pth", ["--key", "ema"], "--key ema: no such network"),
+        (None, "t.pth", ["--key", "ema"], "--key ema: no such network. It has only one. Omit --k"),
     ],
 )
 def test_errors_write_nothing(tmp_path, resnet18_file, capsys, source, target, options, message):
@@ -300,3 +300,20 @@ def test_bad_files_give_one_line_and_no_target(tmp_path, resnet18_file, capsys, 
         source.write_bytes(change(resnet18_file.read_bytes()))
     assert re.search(message, refused(capsys, source, tmp_path / "t.pth"))
     assert list(tmp_path.iterdir()) == [source]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--inspect --to robustness", "--to has no effect without TARGET or --dry-run"),
+        ("--inspect --force", "--inspect writes no file, so --force has no effect. Remove --force"),
+        ("--inspect --no-verify", "so --no-verify has no effect"),
+        ("t.pth --dry-run --force", "--dry-run writes no file, so --force has no effect"),
+        ("--dry-run --no-verify", "so --no-verify has no effect"),
+    ],
+)
+def test_options_without_effect(capsys, words, message):
+    with pytest.raises(SystemExit) as stopped:
+        convert.main(["a.pth", *words.split()])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err

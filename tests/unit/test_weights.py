@@ -50,6 +50,7 @@ REFUSED = [
     ("https:///net.pth", "'https://' is not allowed"),
     ("https://example.org/net.pth#sha256=12", "after #, only sha256= and 64 hexadecimal digits"),
     ("https://example.org/../net.pth", "'..' is not allowed in the path"),
+    ("file:///data/a.pth", "file:// is not supported. Give the path: /data/a.pth"),
     ("s3://bucket/net.pth", "s3:// is not supported. Choose from robust://, hf://, https://"),
     ("hf://net.pth", "'hf://net.pth' does not have the form hf://OWNER/REPO"),
     ("hf://a/b/../c", "does not have the form"),

@@ -104,6 +104,46 @@ def test_normalization_layers_are_recognized_by_their_buffers(small_state, mean,
         formats.unwrap(state | {f"other.{mean}": torch.zeros(3)}, "file")
 
 
+HALF, THIRD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("more", "found"),
+    [
+        ({"mean": HALF, "std": THIRD}, (HALF, THIRD)),
+        ({"mean": tuple(HALF), "std": torch.tensor(THIRD)}, (HALF, THIRD)),
+        ({"default_cfg": {"mean": HALF, "std": THIRD, "input_size": (3, 64, 64)}}, (HALF, THIRD)),
+        ({"image_mean": [127.5] * 3, "image_std": [63.75] * 3}, (HALF, THIRD)),
+        ({"mean": [127.5] * 3, "std": [1, 1, 1]}, (HALF, [1 / 255] * 3)),
+        ({"a": {"mean": HALF, "std": THIRD}, "b": {"mean": THIRD, "std": HALF}}, None),
+        ({"a": {"mean": HALF, "std": THIRD}, "b": {"mean": HALF, "std": THIRD}}, (HALF, THIRD)),
+        ({"mean": 0.5, "std": 0.25}, None),
+        ({"mean": HALF}, None),
+        ({"mean": HALF, "std": [0, 1, 1]}, None),
+        ({"mean": [-1, 0, 1], "std": THIRD}, None),
+        ({"mean": ["a", "b", "c"], "std": THIRD}, None),
+    ],
+)
+def test_mean_and_std_next_to_the_network_are_read(small_state, more, found):
+    layout = formats.unwrap({"state_dict": small_state} | more, "file")
+    if found is None:
+        assert layout.mean is None and layout.std is None
+    else:
+        torch.testing.assert_close(layout.mean, torch.tensor(found[0]))
+        torch.testing.assert_close(layout.std, torch.tensor(found[1]))
+
+
+def test_a_normalization_layer_for_pixels_is_scaled_and_precedes_entries(small_state):
+    state = {f"model.{k}": v for k, v in small_state.items()}
+    state |= {"mean": torch.tensor([123.675, 116.28, 103.53]), "std": torch.full((3, 1, 1), 51.0)}
+    layout = formats.unwrap({"state_dict": state, "mean": HALF, "std": HALF}, "file")
+    torch.testing.assert_close(layout.mean, torch.tensor([0.485, 0.456, 0.406]))
+    torch.testing.assert_close(layout.std.flatten(), torch.full((3,), 0.2))
+    state["mean"] = state["mean"].flip(0)
+    with pytest.raises(UserError, match="expects BGR images"):
+        formats.unwrap(state, "file")
+
+
 def test_a_layer_for_other_channels_is_no_normalization(small_state):
     state = {f"model.{k}": v for k, v in small_state.items()} | {"mean": torch.ones(1)}
     with pytest.raises(UserError, match="'mean' is outside the network"):

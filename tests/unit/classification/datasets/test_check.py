@@ -112,6 +112,25 @@ def test_each_damage_gives_exactly_its_findings(tree, damage, expected):
         )
 
 
+@pytest.mark.parametrize(
+    ("names", "similar"),
+    [
+        (["Cat", "cat", "dog"], ["cat"]),
+        (["e\u0301", "\u00e9"], ["\u00e9"]),
+        (["ice cream", "ice_cream", "Ice  cream"], ["ice cream", "ice_cream"]),
+        (["-1", "1", "11", "1-1"], []),
+    ],
+)
+def test_class_names_that_are_almost_equal(tmp_path, names, similar):
+    for name in names:
+        for i in range(2):
+            (tmp_path / name).mkdir(exist_ok=True)
+            image().save(tmp_path / name / f"{i}.png")
+    report = check_dataset("folder", tmp_path)
+    assert sorted(f.file for f in report.findings if f.kind == "similar classes") == similar
+    assert report.usable
+
+
 def test_few_shared_images_are_only_a_warning(monkeypatch, tmp_path):
     use(monkeypatch, "folder", tmp_path, per_class={"test": 34}, size=16)
     folder = tmp_path / "folder"

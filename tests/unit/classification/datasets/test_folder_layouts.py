@@ -150,7 +150,9 @@ ERRORS = [
     (["1.png", "names.csv"], "If names.csv lists names and labels, pass --data .*/names.csv"),
     (["train/1.png", "names.csv", "test/2.png"], "1 images are not in class folders. .*names.csv"),
     (["cat/1.png", "2.png", "dog/1.png"], "1 images are not in class folders. Move them"),
-    (["cat/1.png"], "has the folders 'cat'. Expected train/<class>/<image>"),
+    (["cat/1.png"], "has the folders 'cat'. Expected .* One class is not enough. Add a folder for"),
+    (["{train,bus,car}/{1}.png".replace("{1}", "1")], "If 'train' is a class, rename it"),
+    (["{test,train}/1.png", "{sample,test,train}.csv"], "pass --data .*/train.csv"),
     (
         ["{cat,dog}/{1}.png".replace("{1}", "1")],
         "class 'cat' has one image. Training and test need",

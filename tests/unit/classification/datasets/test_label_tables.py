@@ -49,7 +49,7 @@ TABLES = {  # (header, line, name of the file)
 
 
 @pytest.mark.parametrize("header, line, name", TABLES.values(), ids=TABLES)
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_tables(folder, header, line, name, encoding):
     path = write(folder, header, cells(line), name, encoding)
     table = read_table(path)
@@ -114,7 +114,9 @@ def test_a_column_selects_the_split(folder, column, test, unused, caplog):
 
 LINES = cells("{n},{y}")
 ERRORS = [
-    ("a.png,cat", None, "no column has the name of a filename, .* 'a.png', 'cat'. Rename"),
+    ("a.png,cat", None, "name of a filename, .* 'a.png', 'cat'. That line is an image. Add a line"),
+    ("stem,cat", None, "no column has the name of a filename, .* 'stem', 'cat'. Rename one to 'fi"),
+    ("image,a,b,c", None, "name of a label, .* Rename one .*If each class has a column of its own"),
     ("filename,score", None, "name of a label, such as 'label'.* 'filename', 'score'. Re"),
     ("filename,class,species", None, "columns 'class', 'species' may all be the label.*to 'label'"),
     (None, [], "has no lines below the names of its columns"),

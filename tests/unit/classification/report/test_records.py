@@ -70,6 +70,10 @@ def test_a_transfer_run(tmp_path):
     assert record.labels == {"task": "digits"} and not record.simulated
 
 
+def test_a_result_without_images_has_no_dataset(tmp_path):
+    assert only(tmp_path, transfer(dataset=None)).dataset == ""
+
+
 def test_study_labels_complete_a_result(tmp_path):
     contents = transfer()
     contents["settings"]["source"] = {"arch": "resnet50"}

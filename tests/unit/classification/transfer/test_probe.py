@@ -276,7 +276,7 @@ ERRORS = {
     "from 0 to 3. Give int64 in [0, 3)": lambda: probe.fit(X, Y, 3),
     "labels are torch.float64": lambda: probe.fit(X, Y.double(), 4),
     "from -1 to 2": lambda: probe.fit(X, Y - 1, 4),
-    "only 1 class has images": lambda: probe.fit(X, 0 * Y, 4),
+    "only 1 class has training images": lambda: probe.fit(X, 0 * Y, 4),
     "penalties [1.0, 0.0]": lambda: probe.fit(X, Y, 4, [1.0, 0.0]),
     "penalties []": lambda: probe.fit(X, Y, 4, []),
     "start has (classes, features) (4, 20), the data has (5, 20)": lambda: probe.fit(
