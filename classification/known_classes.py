@@ -1,4 +1,4 @@
-"""Compare what a trained classifier knows, its classes and image size, with a dataset."""
+"""Compare the classes and the image size of a trained classifier with a dataset."""
 
 import itertools
 import unicodedata
@@ -8,7 +8,7 @@ from classification.datasets.split import Split
 from robust_backbones.checkpoint.io import Checkpoint
 from robust_backbones.core.errors import UserError
 
-NAMES, NUMBER = "names", "number"  # what `check_classes` compared
+NAMES, NUMBER = "names", "number"  # results of `check_classes`
 
 
 def class_names(metadata: dict) -> tuple[str, ...] | None:
@@ -34,7 +34,7 @@ def image_size(found: Checkpoint) -> int | None:
 
 
 def check_classes(found: Checkpoint, number: int, weights: str, source: Split) -> str:
-    """Check that a classifier knows the classes of a dataset, in the same order.
+    """Check that a classifier was trained on the classes of a dataset, in the same order.
 
     Args:
         found: checkpoint of the classifier.
@@ -90,7 +90,7 @@ def check_names(known: Sequence[str], found: Sequence[str], weights: str, datase
 
 
 def size_warnings(trained: int | None, size: int, weights: str) -> list[dict]:
-    """Return a warning if a network gets images of another size than in its training.
+    """Return a warning if the image size differs from the size that a network was trained with.
 
     Args:
         trained: height and width of the training images in pixels; None: unknown.

@@ -98,7 +98,7 @@ def interval(
 def at_chance(right: int, images: int, classes: int) -> bool:
     """Return whether random guesses may reach this accuracy (one-sided binomial test, 5 %).
 
-    If even all images right would not be significant, the answer is False.
+    Return False if even an accuracy of 100 % would not be significant.
 
     Args:
         right: number of images that are classified correctly.
@@ -106,7 +106,7 @@ def at_chance(right: int, images: int, classes: int) -> bool:
         classes: number of classes.
     """
     least, found = (special.bdtrc(k - 1, images, 1 / classes) for k in (images, right))
-    return least <= SIGNIFICANCE < found  # probabilities of at least k right guesses
+    return least <= SIGNIFICANCE < found  # probabilities of at least k correct guesses
 
 
 def wilson(right: int, n: int, confidence: float = 0.95) -> tuple[float, float]:

@@ -147,7 +147,7 @@ def _check_targets(settings: InterpretSettings, networks: Networks) -> None:
 
 
 def _check_names(settings: InterpretSettings, networks: Networks, split: ImageSplit | None) -> None:
-    """Check that class numbers mean the same in all networks and in the data.
+    """Check that class indices denote the same classes in all networks and in the data.
 
     The images may have other classes than the networks, because an inversion needs no classes.
     """
@@ -165,7 +165,7 @@ def _check_names(settings: InterpretSettings, networks: Networks, split: ImageSp
 
 
 def _warn(settings: InterpretSettings, networks: Networks) -> list[dict]:
-    """Print the reasons to doubt the numbers, and return those that are not in the settings."""
+    """Print warnings about the results, and return the warnings that are not in the settings."""
     weights = [*settings.networks.values(), settings.eval_weights]
     found = []
     for name, network in zip(weights, networks.all, strict=False):

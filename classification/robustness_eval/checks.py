@@ -98,8 +98,8 @@ def find_warnings(
 ) -> list[dict]:
     """Return the reasons not to trust an evaluation.
 
-    If the clean accuracy is at chance level, the gradients are not judged: the attacks have nothing
-    to break.
+    If the clean accuracy is at chance level, gradients are not checked, because no attack can lower
+    it further.
 
     Args:
         found: results of a complete run, the clean images first.

@@ -49,7 +49,7 @@ def main(args: argparse.Namespace, path: Path) -> None:
 
 
 def _warn(args: argparse.Namespace, settings: TransferSettings) -> list[dict]:
-    """Print the reasons to doubt the numbers, and return those that are not in the settings."""
+    """Print warnings about the results, and return the warnings that are not in the settings."""
     input_statistics.announce(settings.statistics, args.weights)
     found = known_classes.size_warnings(
         settings.network.image_size, settings.image_size, args.weights

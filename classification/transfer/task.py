@@ -153,7 +153,7 @@ class Task:
     def metadata(self, trial: int) -> dict:
         """Return the metadata to save with a trial's weights; docs/formats.md has the format."""
         settings = self.settings
-        # A network that is trained as a whole adapts to statistics that were assumed.
+        # Training the full network adapts it to assumed statistics.
         assumed = settings.statistics.source == ASSUMED and settings.mode == "fixed-feature"
         return ({"statistics": ASSUMED} if assumed else {}) | {
             "arch": self.weights.arch,

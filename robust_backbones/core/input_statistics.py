@@ -137,7 +137,7 @@ def announce(
 
 
 def assumption(file: object, fix: str) -> str:
-    """Return the warning that ImageNet's statistics are assumed. For the arguments, see above."""
+    """Return the warning that ImageNet's statistics are assumed. Arguments: see `announce`."""
     return f"mean and std are not stated in {file}: ImageNet's are assumed. {fix}"
 
 
