@@ -116,12 +116,16 @@ class Decoding:
         found = tuple(self.values) if self.values else None
         object.__setattr__(self, "values", found)
         if found is not None and not (
-            len(found) == 2 and all(map(math.isfinite, found)) and found[0] < found[1]
+            len(found) == 2 and all(map(_is_finite, found)) and found[0] < found[1]
         ):
             raise UserError(
                 f"{self.option.split()[0]} {' '.join(map(str, found))}: give two finite numbers, "
                 "the values that become black and white, such as 0 65535."
             )
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 class ImageError(UserError):

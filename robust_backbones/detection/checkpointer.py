@@ -144,8 +144,8 @@ class StrictCheckpointer(DetectionCheckpointer):
             raise _invalid("classes", saved, "a list of names")
         if self._required == ("",) and saved != self.classes:
             raise UserError(
-                f"The detector was trained on {len(saved)} classes ({', '.join(saved[:8])}, …), "
-                f"but the data have {len(self.classes)} ({', '.join(self.classes[:8])}, …). They "
+                f"The detector was trained on {len(saved)} classes ({_shown(saved)}), but the "
+                f"data have {len(self.classes)} ({_shown(self.classes)}). They "
                 "must be the same, in the same order (DATASETS.CLASSES)."
             )
 
@@ -291,6 +291,10 @@ def _stride_in_1x1(model: nn.Module) -> bool:
 
 def _are_numbers(values: object) -> bool:
     return isinstance(values, (list, tuple)) and all(isinstance(v, (int, float)) for v in values)
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (", …" if names[8:] else "")
 
 
 def _invalid(key: str, found: object, needed: str) -> UserError:

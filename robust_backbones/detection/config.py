@@ -359,13 +359,16 @@ def check_inputs(
     decoding_of(cfg)
     custom.prepare_custom(cfg, train, overrides[::2])
     names = [*(cfg.DATASETS.TRAIN if train else ()), *cfg.DATASETS.TEST]
+    classes: dict[str, list[str] | None] = {}
     for name in names:
         try:
             check_dataset(name)
         except UserError as error:
             raise UserError(f"{_datasets_of_run(cfg) if resume else ''}{error}") from None
         trained, scored = train and name in cfg.DATASETS.TRAIN, name in cfg.DATASETS.TEST
-        _check_annotations(cfg, name, trained, scored)
+        found = _check_annotations(cfg, name, trained, scored)
+        classes[name] = MetadataCatalog.get(name).get("thing_classes") or found
+    _check_classes(classes)
     if train:
         _check_training(cfg)
     weights, last = cfg.MODEL.WEIGHTS, Path(cfg.OUTPUT_DIR, "last_checkpoint")
@@ -379,14 +382,32 @@ def check_inputs(
         set_architecture(cfg, weights if weights.startswith(SCHEME) else str(local or ""))
 
 
-def _check_annotations(cfg: CfgNode, name: str, trained: bool, scored: bool) -> None:
-    """Reject datasets in COCO's or VOC's format that cannot be used unchanged."""
+def _check_annotations(cfg: CfgNode, name: str, trained: bool, scored: bool) -> list[str] | None:
+    """Reject datasets in COCO's or VOC's format that cannot be used unchanged.
+
+    Returns:
+        The class names in the files; None for other formats.
+    """
     if not has_annotation_files(name):
-        return
+        return None
     found = annotations_of(name)
     validate.refuse_faults(name, found, cfg.DATASETS.REPAIR, cfg.MODEL.MASK_ON, scored)
     if trained:
         validate.refuse_untrainable(name, found, cfg.MODEL.MASK_ON)
+    return found.classes
+
+
+def _check_classes(classes: dict[str, list[str] | None]) -> None:
+    """Reject datasets of a run that have other classes than the first, as far as known."""
+    known = {name: list(found) for name, found in classes.items() if found}
+    for name, found in known.items():
+        first, wanted = next(iter(known.items()))
+        if found != wanted:
+            raise UserError(
+                f"dataset '{name}' has other classes ({custom.shown(found)}) than dataset "
+                f"'{first}' ({custom.shown(wanted)}). All datasets of a run must have the same, in "
+                "the same order."
+            )
 
 
 def _datasets_of_run(cfg: CfgNode) -> str:

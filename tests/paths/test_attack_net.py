@@ -203,6 +203,7 @@ MISTAKES = [
     (["MODEL.WEIGHT", "x"], "MODEL.WEIGHT"),
     (["MODEL.WEIGHTS"], "'MODEL.WEIGHTS' has no value"),
     (["--loss", "mask", "MODEL.MASK_ON", "False"], "the detector has no mask loss"),
+    (["--dataset", "digit_scenes_voc_val"], "'digit_scenes_voc_val' has no masks, which the"),
 ]
 
 

@@ -98,21 +98,36 @@ def parse_dataset(text: str) -> CustomDataset:
     """Parse the description of a custom dataset.
 
     Raises:
-        UserError: the text has none of the forms in `FORMS`.
+        UserError: the text has none of the forms in `FORMS`, or the name contains `:` or `/`.
     """
     name, equals, path = text.partition("=")
     kind, _, rest = path.partition(":")
     folder, colon, listing = rest.rpartition(":")
     if not (name and equals and kind in FORMS and folder and colon and listing):
         raise UserError(f"dataset '{text}' is not a name and path. Give {SYNTAX}.")
+    if set(name) & set(":/"):  # `is_path` would mistake the name for a path
+        raise UserError(f"dataset '{text}': NAME must not contain ':' or '/'. Give {SYNTAX}.")
     return CustomDataset(name, kind, expand(folder), expand(listing))
 
 
 def name_datasets(cfg: CfgNode) -> None:
-    """Move custom datasets in `DATASETS.TRAIN` and `TEST` to `CUSTOM`, and replace them by name."""
+    """Move custom datasets in `DATASETS.TRAIN` and `TEST` to `CUSTOM`, and replace them by name.
+
+    Raises:
+        UserError: two datasets have the same name. One would replace the other silently, such as
+            the test data the training data.
+    """
     for split in ("TRAIN", "TEST"):
         cfg.DATASETS.CUSTOM = [*cfg.DATASETS.CUSTOM, *filter(is_path, cfg.DATASETS[split])]
         cfg.DATASETS[split] = tuple(text.split("=")[0] for text in cfg.DATASETS[split])
+    sources: dict[str, CustomDataset] = {}
+    for source in map(parse_dataset, cfg.DATASETS.CUSTOM):
+        other = sources.setdefault(source.name, source)
+        if other != source:
+            raise UserError(
+                f"two datasets are named '{source.name}': {other} and {source}. Give each dataset "
+                "its own name."
+            )
 
 
 def prepare_custom(cfg: CfgNode, train: bool, given: Sequence[str] = ()) -> None:
@@ -141,15 +156,15 @@ def prepare_custom(cfg: CfgNode, train: bool, given: Sequence[str] = ()) -> None
         found = source.read(classes).classes
         if found != classes:
             raise UserError(
-                f"dataset '{source.name}' has other classes ({_shown(found)}) than the run "
-                f"({_shown(classes)}). All datasets of a run must have the same, in the same order."
+                f"dataset '{source.name}' has other classes ({shown(found)}) than the run "
+                f"({shown(classes)}). All datasets of a run must have the same, in the same order."
             )
     cfg.DATASETS.CLASSES = classes
     for section in ("ROI_HEADS", "RETINANET"):
         key, number = f"MODEL.{section}.NUM_CLASSES", cfg.MODEL[section].NUM_CLASSES
         if number != len(classes) and key in given:
             raise UserError(
-                f"{key} is {number}, but the datasets have {_shown(classes)}. Omit it. The "
+                f"{key} is {number}, but the datasets have {shown(classes)}. Omit it. The "
                 "number of classes is read from the datasets."
             )
         cfg.MODEL[section].NUM_CLASSES = len(classes)
@@ -171,7 +186,8 @@ def _find_classes(sources: list[CustomDataset]) -> list[str]:
     return sorted({name for source in sources for name in source.read().classes})
 
 
-def _shown(names: list[str]) -> str:
+def shown(names: list[str]) -> str:
+    """Return the number of classes and their first names, for messages."""
     more = f" and {len(names) - 8} more" if names[8:] else ""
     return f"{len(names)}: {', '.join(map(str, names[:8]))}{more}"
 
@@ -239,7 +255,7 @@ def load_dicts(
 def repair_boxes(image: Image, masks: bool) -> tuple[list[Object], int]:
     """Clip boxes at the image border, and remove objects that cannot be learned.
 
-    These are objects without a box, or with a box that is thinner than a pixel.
+    These are objects without a box, or with a box that is thinner than a pixel in the image.
 
     Args:
         image: annotated image.
@@ -260,7 +276,8 @@ def repair_boxes(image: Image, masks: bool) -> tuple[list[Object], int]:
             continue
         changed += clipped != thing.box
         thing.box = clipped
-        kept.append(thing)
+        if not thing.is_tiny():
+            kept.append(thing)
     return kept, changed
 
 

@@ -76,6 +76,8 @@ def check_dataset(name: str) -> None:
         needed.append(root / "JPEGImages")
     for path in needed:
         if not path.exists():
+            if source := meta.get("source"):
+                raise UserError(f"dataset {source}: {path} does not exist. Correct the path.")
             base = os.path.abspath(expand(os.environ.get("DETECTRON2_DATASETS", "datasets")))
             raise UserError(
                 f"dataset '{name}': {path} does not exist. Put the data into {base}, or set "

@@ -34,6 +34,7 @@ FATAL = {
     "unknown class": "an annotation has a category that is not listed",
     "bad label": "a line of a label file is invalid",
     "no annotations": "the file has no list of annotations",
+    "no images": "no image is listed",
     "normalized boxes": "all boxes are in [0, 1], but they must be in pixels",
     "invalid iscrowd": "iscrowd is neither 0 nor 1",
     "all crowds": "all objects are crowds, so none can be learned or detected",
@@ -69,6 +70,7 @@ _CONVERTED = {"same name", "iscrowd as text", "broken polygon", "backslash", "re
 # For example, it skips boxes without area.
 _DETECTRON2 = {
     "no box",
+    "no images",
     "duplicate id",
     "unknown class",
     "normalized boxes",
@@ -96,6 +98,8 @@ def check(
     """
     problems = [*found.problems, *_normalized(found)]
     normalized = len(problems) > len(found.problems)
+    if not found.images:
+        problems.append(Problem("no images", "", f"{found.source} has no images"))
     masks = found.has("segmentation") or found.has("mask_fault")
     for image in found.images:
         problems += _object_problems(image, found.classes, masks, not normalized)

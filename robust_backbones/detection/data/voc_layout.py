@@ -197,6 +197,11 @@ def _random_split(layout: Layout, split: str) -> Split:
     order = np.random.default_rng(SEED).permutation(len(names)).tolist()
     count = round(FRACTION * len(names))
     chosen = sorted({"train": order[:count], "val": order[count:], "all": order}[split])
+    if not chosen:
+        raise UserError(
+            f"split '{split}' has no images: {layout.root} has only {len(names)} with an XML file. "
+            "Add images, or choose split 'all'."
+        )
     unused = sorted(pictures - set(names))
     problems = [Problem("not annotated", name, f"{layout.xml(name)} is missing") for name in unused]
     rule = f"no ImageSets: {len(chosen)} of {len(names)} images are '{split}'"

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from robust_backbones.core.eps import STEP_FACTOR
+from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import claimed
 from robust_backbones.detection import compat
 from robust_backbones.detection.robustness import attack_report, grid
@@ -48,6 +49,12 @@ def evaluate(
     """
     compat.silence_detectron2()
     target = grid.find_target(config, overrides, dataset, images, seed)
+    marks = [mark for _, item in target.items for mark in item.get("annotations", ())]
+    if target.cfg.MODEL.MASK_ON and marks and not any(mark.get("segmentation") for mark in marks):
+        raise UserError(
+            f"MODEL.MASK_ON is True, but dataset '{target.dataset}' has no masks, which the "
+            "detector's losses require. Set it to False."
+        )
     output = output or Path(target.cfg.OUTPUT_DIR, f"attack_{constraint}")
     attack = attack_report.AttackSettings(constraint, steps, tuple(losses), restarts, step_size)
     settings = target.settings(

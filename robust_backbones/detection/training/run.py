@@ -174,7 +174,7 @@ def evaluate(cfg: CfgNode, resume: bool) -> None:
     metrics = Trainer.test(cfg, model)
     if comm.is_main_process():
         seconds = time.perf_counter() - started
-        write_result(cfg, metrics, checkpointer.sha256, seconds, "eval_result.json")
+        write_result(cfg, metrics, checkpointer.sha256, seconds, "eval_result.json", trained=False)
 
 
 def continued(cfg: CfgNode, resume: bool, restart_schedule: bool) -> tuple[CfgNode, list[str]]:
@@ -249,6 +249,7 @@ def write_result(
     seconds: float,
     name: str,
     best: dict | None = None,
+    trained: bool = True,
 ) -> None:
     """Write a result file into `OUTPUT_DIR`.
 
@@ -261,18 +262,21 @@ def write_result(
         seconds: wall time of the run in seconds.
         name: name of the result file.
         best: best evaluation by the metric `TEST.BEST`; None if no best model was saved.
+        trained: whether this run used `DATASETS.TRAIN`. An evaluation records its test data only.
+            Its training data may be on another machine, and may not be those of the weights.
     """
     if len(cfg.DATASETS.TEST) == 1:
         metrics = {cfg.DATASETS.TEST[0]: metrics}
     if best:
         metrics = metrics | {"best": best}
+    used = (*(cfg.DATASETS.TRAIN if trained else ()), *cfg.DATASETS.TEST)
     results.write(
         os.path.join(cfg.OUTPUT_DIR, name),
         kind="detection",
         metrics=metrics,
         settings=_plain(cfg),
         weights_sha256=weights_sha256,
-        data={name: fingerprint(name) for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)},
+        data={name: fingerprint(name) for name in used},
         seed=cfg.SEED,
         seconds=seconds,
     )

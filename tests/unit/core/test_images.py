@@ -83,7 +83,7 @@ def test_the_error_names_the_cause_and_the_fix(tmp_path, title):
 
 
 @pytest.mark.parametrize(
-    "values", [(1, 1), (5, 2), (0, float("nan")), (0, 1, 2), (float("-inf"), 1)]
+    "values", [(1, 1), (5, 2), (0, float("nan")), (0, 1, 2), (float("-inf"), 1), ("a", "b")]
 )
 def test_invalid_ranges(values):
     with pytest.raises(UserError, match="INPUT.IMAGE_RANGE .*: give two finite numbers"):

@@ -101,6 +101,39 @@ def test_what_is_not_understood_is_refused(text):
         custom.parse_dataset(text)
 
 
+def test_a_name_is_no_path(tmp_path):
+    """Such a name would be read as a dataset by path when the saved config is loaded again."""
+    with pytest.raises(UserError, match="NAME must not contain ':' or '/'. Give NAME=coco"):
+        custom.parse_dataset(f"a/b=coco:{tmp_path}:{tmp_path}/marks.json")
+
+
+def test_two_datasets_have_two_names(tmp_path):
+    """Otherwise, the test data would replace the training data."""
+    text = f"a=coco:{tmp_path}:{coco(tmp_path)}"
+    load(tmp_path, train=[text], test=[text])
+    with pytest.raises(UserError, match="two datasets are named 'a': .*json and a=voc:.*own name"):
+        load(tmp_path, train=[text], test=[f"a=voc:{tmp_path}:val"])
+
+
+def test_a_dataset_needs_images(tmp_path):
+    marks = coco(tmp_path)
+    marks.write_text(json.dumps(json.loads(marks.read_text()) | {"images": [], "annotations": []}))
+    with pytest.raises(UserError, match="1 of kind 'no images'. The first: a has no images"):
+        load(tmp_path, test=[f"a=coco:{tmp_path}:{marks}"])
+
+
+def test_a_missing_folder_of_own_data_is_not_sought_elsewhere(tmp_path):
+    marks = coco(tmp_path)
+    with pytest.raises(UserError, match="a=coco:.*/none does not exist. Correct the path"):
+        load(tmp_path, test=[f"a=coco:{tmp_path}/none:{marks}"])
+
+
+def test_registered_data_have_the_classes_of_the_others(tmp_path):
+    text = f"a=coco:{tmp_path}:{coco(tmp_path)}"
+    with pytest.raises(UserError, match="'digit_scenes_val' has other classes .10: zero.*'a'"):
+        load(tmp_path, train=[text], test=["digit_scenes_val"])
+
+
 FAULTS = [
     ({}, None),
     ({"annotations__0__bbox": [5, 5, 0, 10]}, "no area"),
@@ -195,9 +228,10 @@ def test_classes_are_found_and_the_heads_fit(tmp_path):
 
 def test_faults_refuse_or_are_repaired(tmp_path):
     boxes = [("cat", (5, 5, 5, 9)), ("cat", (30, 5, 60, 9)), ("dog", (1, 1, 9, 9))]
+    boxes += [("dog", (40.5, 1, 60, 9))]  # half a pixel is in the image
     voc(tmp_path, boxes)
     text = f"a=voc:{tmp_path}:train"
-    with pytest.raises(UserError, match="1 of kind 'no area', 1 of kind 'outside'.*REPAIR True"):
+    with pytest.raises(UserError, match="1 of kind 'no area', 2 of kind 'outside'.*REPAIR True"):
         load(tmp_path, train=[text])
     load(tmp_path, "DATASETS.REPAIR", "True", train=[text])
     (image,) = custom.load_dicts(custom.parse_dataset(text), ["cat", "dog"], repair=True)

@@ -87,7 +87,7 @@ def test_a_wrong_size_is_named(tmp_path):
         ImageMapper(tiny_config(), True)(item)
 
 
-@pytest.mark.parametrize("value", ["[5]", "[5,5]", "[1,0]"])
+@pytest.mark.parametrize("value", ["[5]", "[5,5]", "[1,0]", "['a','b']"])
 def test_an_invalid_range_is_refused(value):
     with pytest.raises(UserError, match="INPUT.IMAGE_RANGE .*: give two finite numbers"):
         mapper.decoding_of(tiny_config(**{"INPUT.IMAGE_RANGE": value}))

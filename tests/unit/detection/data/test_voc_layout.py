@@ -111,6 +111,11 @@ MISTAKES = {
         f"is not a folder. Give a folder with {LAYOUT}",
     ),
     "a file": (lambda root: root / "Annotations/a.xml", "train", "a.xml is not a folder. Give a"),
+    "val of one image": (
+        lambda root: root,
+        "val",
+        "split 'val' has no images: .* has only 1 with an XML file. Add images, or choose .* 'all'",
+    ),
     "one too deep": (
         lambda root: root / "JPEGImages",
         "train",
