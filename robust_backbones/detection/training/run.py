@@ -263,7 +263,7 @@ def write_result(
         name: name of the result file.
         best: best evaluation by the metric `TEST.BEST`; None if no best model was saved.
         trained: whether this run used `DATASETS.TRAIN`. An evaluation records its test data only.
-            Its training data may be on another machine, and may not be those of the weights.
+            The data in `DATASETS.TRAIN` may be absent, and the weights may come from others.
     """
     if len(cfg.DATASETS.TEST) == 1:
         metrics = {cfg.DATASETS.TEST[0]: metrics}
