@@ -18,7 +18,8 @@ TOLERANCE = 1e-5  # largest relative difference, in float32
 # Differences that a comparison of two networks with the same tensors cannot detect.
 NOT_SHOWN = (
     "Tensors do not show anti-aliased pooling, leaky or smooth activations, dilation, or strides "
-    "in 1x1 convolutions. If your network has one of them, these features are not its features."
+    "in 1x1 convolutions. If your network has one of them, its features differ from the "
+    "compared ones."
 )
 SIZE = 96  # height and width of the image, pixels
 
