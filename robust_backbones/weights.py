@@ -22,7 +22,8 @@ from pathlib import Path
 from robust_backbones import download, zoo
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.file_kinds import HEAD, foreign_kind
-from robust_backbones.core.files import atomic, cache_dir, expand, locked, sha256
+from robust_backbones.core.files import atomic, cache_dir, locked, sha256
+from robust_backbones.core.paths import expand
 from robust_backbones.download import DownloadError
 
 CHECKPOINTS = ("checkpoint.pt", "model_final.pth")  # weight files in the output folders of runs

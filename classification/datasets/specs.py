@@ -9,8 +9,8 @@ from typing import Any
 
 from classification.datasets.split_names import has_splits
 from robust_backbones.core.errors import UserError, choose_from
-from robust_backbones.core.files import expand
 from robust_backbones.core.input_statistics import DATASET, PRESETS, InputStatistics
+from robust_backbones.core.paths import expand
 
 TOP1, MEAN_PER_CLASS = "top1", "mean_per_class"
 METRIC_TITLES = {TOP1: "top-1", MEAN_PER_CLASS: "mean per class"}

@@ -18,7 +18,8 @@ import classification.transfer.options
 from classification.study.storage import Store
 from robust_backbones.core.cli import Parser
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.files import expand, sha256
+from robust_backbones.core.files import sha256
+from robust_backbones.core.paths import expand
 from robust_backbones.core.resources import config_file
 
 PROGRAM = ["-m", "robust_backbones"]

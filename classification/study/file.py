@@ -11,7 +11,7 @@ from classification.study.commands import COMMANDS, identity
 from classification.study.storage import Store, is_url
 from classification.study.yaml_lines import Entry, read_yaml
 from robust_backbones.core.errors import UserError, choose_from
-from robust_backbones.core.files import expand
+from robust_backbones.core.paths import expand
 from robust_backbones.core.resources import config_file
 
 FILE_KEYS = ("output", "parts")

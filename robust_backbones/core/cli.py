@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from robust_backbones.core.eps import parse_number
 from robust_backbones.core.errors import choose_from, nearest
-from robust_backbones.core.files import expand
+from robust_backbones.core.paths import expand
 
 MAX_CHOICES = 6  # more choices are listed after the help text instead of in the metavar
 MAX_OPTIONS = 12  # with more options, the usage line shows only the required ones

@@ -44,6 +44,8 @@ class WorkerFailure(str):
 def nearest(name: str, choices: Iterable[str], count: int = 3, least: float = 0.6) -> list[str]:
     """Return the names most similar to `name`, the most similar first. Case is ignored.
 
+    Names with which `name` begins come before all others.
+
     Args:
         name: unknown name.
         choices: known names.
@@ -52,7 +54,10 @@ def nearest(name: str, choices: Iterable[str], count: int = 3, least: float = 0.
     """
     word = name[:MAX_NAME].lower()
     ratios = {c: difflib.SequenceMatcher(None, word, c.lower()).ratio() for c in choices}
-    similar = sorted((c for c in ratios if ratios[c] >= least), key=lambda c: -ratios[c])
+    similar = sorted(
+        (c for c in ratios if ratios[c] >= least),
+        key=lambda c: (not word.startswith(c.lower()), -ratios[c]),
+    )
     if len(word) >= 3:  # shorter words are part of too many names
         similar += [c for c in ratios if word in c.lower() and c not in similar]
     return similar[:count]

@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from robust_backbones.core.errors import DISK_FULL, UserError
+from robust_backbones.core.paths import expand
 
 # Messages of NumPy and Pillow about a full disk. Their exceptions have no errno.
 _SHORT_WRITE = re.compile(r"\d+ requested and \d+ written|encoder error -2 when writing")
@@ -32,19 +33,6 @@ def cache_dir() -> Path:
     """
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(expand(os.environ.get("ROBUST_BACKBONES_CACHE") or f"{base}/robust_backbones"))
-
-
-def expand(path: str | os.PathLike[str]) -> str:
-    """Replace a leading `~` and environment variables in a path or URL.
-
-    The shell does this neither in quotes nor after a colon, and configuration files have no shell.
-    The parts of `A;B` are expanded separately. A command of `pipe:` is returned unchanged, because
-    a shell runs it.
-    """
-    text = os.fspath(path)
-    if text.startswith("pipe:"):
-        return text
-    return ";".join(os.path.expanduser(os.path.expandvars(part)) for part in text.split(";"))
 
 
 def check_readable(path: str | Path, fix: str) -> None:

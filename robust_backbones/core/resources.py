@@ -6,7 +6,7 @@ from pathlib import Path
 
 from robust_backbones import __version__
 from robust_backbones.core.errors import UserError, nearest
-from robust_backbones.core.files import expand
+from robust_backbones.core.paths import expand
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _PREFIX = "robust-backbones"  # `_BASE_: robust-backbones/base/voc.yaml` names a packaged config

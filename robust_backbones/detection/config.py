@@ -14,7 +14,7 @@ from detectron2.data import MetadataCatalog
 
 from robust_backbones.core.eps import CONSTRAINTS, check_eps, parse_number
 from robust_backbones.core.errors import UserError, nearest
-from robust_backbones.core.files import expand
+from robust_backbones.core.paths import expand
 from robust_backbones.core.resources import config_file, require_config
 from robust_backbones.core.results import flatten
 from robust_backbones.core.yaml_entries import check_entries

@@ -28,7 +28,8 @@ from robust_backbones.commands import (
     visualize,
 )
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.files import cache_dir, expand
+from robust_backbones.core.files import cache_dir
+from robust_backbones.core.paths import expand
 from robust_backbones.core.resources import require_config
 from tests.support import ROOT
 from tests.support.small_data import write_tree

@@ -263,7 +263,7 @@ MISTAKES = [
     ),
     ("output: o\ncommand: train\ncommon: {SEED: 1}", "the option 'config' is missing"),
     ("output: o\ncommand: train\ncommon: {config: none.yaml}", "train: config file"),
-    ("output: o\ncommand: convert\ncommon: {a: 1}", "convert has exactly one option: source"),
+    ("output: o\ncommand: convert\ncommon: {a: 1}", "convert: the option 'source' is missing"),
     ("a: &a [1]\nb: &b [*a, *a]\nc: &c [*b, *b]\n? [x]\n: 3", "is neither a string nor a number"),
     ("a: 2024-13-45", "s.yaml:1: month must be in 1..12"),
 ]

@@ -270,7 +270,7 @@ OPTIONS = [
     ),
     (["--truth-only", "--dataset", SCENES, "--threshold", "50"], "'50' is not a number in [0, 1]"),
     (["--truth-only", "--dataset", SCENES, "--sort", "errors"], "--sort errors needs --errors"),
-    (["--truth-only", "--dataset", SCENES, "MODEL.NOTHING", "1"], "Non-existent key: MODEL.NOTHI"),
+    (["--truth-only", "--dataset", SCENES, "MODEL.NOTHING", "1"], "MODEL.NOTHING is not a"),
     (["--truth-only", "--dataset", SCENES, "--name", "a"], "--name: give at most 0 different"),
     (["--truth-only", "--dataset", "x=y"], "dataset 'x=y' is not a name and path. Give NAME=coco:"),
     (["--predictions", "a", "--dataset", SCENES, "--compare", "b"], "--compare needs --config"),

@@ -109,7 +109,13 @@ def test_configs_are_found_by_name_from_anywhere(name, found, tmp_path, monkeypa
 def test_results_name_the_commit_and_whether_it_was_changed(tmp_path):
     package = tmp_path / "robust_backbones"
     package.mkdir()
-    for name in ("__init__.py", "core/__init__.py", "core/errors.py", "core/resources.py"):
+    for name in (
+        "__init__.py",
+        "core/__init__.py",
+        "core/errors.py",
+        "core/paths.py",
+        "core/resources.py",
+    ):
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "robust_backbones" / name, package / name)
 
@@ -194,7 +200,9 @@ def test_a_config_that_does_not_exist_suggests_others(name, near):
 
 
 def test_every_command_is_an_entry_of_the_table(capsys):
-    with pytest.raises(UserError, match="command 'trane' is unknown. Did you mean train. Choose "):
+    with pytest.raises(
+        UserError, match="command 'trane' is unknown. Did you mean train or transfer"
+    ):
         run("robust-backbones", COMMANDS, ["trane"])
     run("robust-backbones", COMMANDS, [])
     listed = [line.split()[1] for line in capsys.readouterr().out.splitlines()[:-1]]

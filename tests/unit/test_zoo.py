@@ -100,7 +100,7 @@ def test_show(capsys):
 
 
 MISTAKES = [
-    (["list", "--arch", "resnet9"], "--arch resnet9: unknown architecture. Choose from resnet18,"),
+    (["list", "--arch", "resnet9"], "--arch resnet9: unknown architecture. Did you mean resnet18"),
     (["list", "--constraint", "l1"], "argument --constraint: invalid choice: 'l1'"),
     (["show", "resnet50_l2_eps2"], "Did you mean"),
     (

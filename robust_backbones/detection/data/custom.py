@@ -16,7 +16,7 @@ from detectron2.structures import BoxMode
 
 from robust_backbones.core.dataset_forms import FORMS, SYNTAX
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.files import expand
+from robust_backbones.core.paths import expand
 from robust_backbones.detection.data.annotations import Annotations, Image, Object
 from robust_backbones.detection.data.coco_annotations import read_coco
 from robust_backbones.detection.data.segmentations import compressed

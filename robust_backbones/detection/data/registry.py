@@ -11,7 +11,7 @@ from detectron2.data.datasets.pascal_voc import load_voc_instances
 
 from robust_backbones.core.dataset_forms import SYNTAX
 from robust_backbones.core.errors import UserError, choose_from
-from robust_backbones.core.files import expand
+from robust_backbones.core.paths import expand
 from robust_backbones.detection.data import digit_scenes
 
 

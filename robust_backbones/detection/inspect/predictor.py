@@ -14,8 +14,8 @@ from detectron2.structures import Instances
 from PIL import Image
 
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.files import expand
 from robust_backbones.core.images import Decoding, from_pillow
+from robust_backbones.core.paths import expand
 from robust_backbones.detection.checkpointer import StrictCheckpointer
 from robust_backbones.detection.config import load_config, merge_overrides, num_classes, set_device
 from robust_backbones.detection.data.mapper import decoding_of, read_image

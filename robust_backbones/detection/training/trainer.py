@@ -35,13 +35,26 @@ FINAL = "model_final"  # name that Detectron2 gives to the last checkpoint
 class _ProgressWriter(hooks.PeriodicWriter):
     """Write metrics every 20 iterations, and in the first ones, to show the time left."""
 
+    _early = False  # whether the last step was written in between
+
     def after_step(self) -> None:
         done = self.trainer.iter + 1 - self.trainer.start_iter
         last = self.trainer.iter == self.trainer.max_iter - 1
-        if done in FIRST_WRITTEN and not last and (self.trainer.iter + 1) % self._period:
+        regular = last or (self.trainer.iter + 1) % self._period == 0
+        self._early = done in FIRST_WRITTEN and not regular
+        if self._early:
             for writer in self._writers:
                 writer.write()
         super().after_step()
+
+    def after_train(self) -> None:
+        if not self._early:
+            super().after_train()
+            return
+        # The run was stopped right after an early write. Detectron2 would write the iteration again
+        # and divide by the zero iterations in between to estimate the time left.
+        for writer in self._writers:
+            writer.close()
 
 
 class Trainer(DefaultTrainer):
