@@ -1,4 +1,4 @@
-"""Compare the classes and the image size of a trained classifier with a dataset."""
+"""Compare the classes, image size and image range of a trained classifier with a dataset."""
 
 import itertools
 import unicodedata
@@ -87,6 +87,31 @@ def check_names(known: Sequence[str], found: Sequence[str], weights: str, datase
         f"{where} Choose the data that the weights were trained on. If the classes are the same, "
         "rename them as in the weights."
     )
+
+
+def check_range(metadata: dict, image_range: Sequence[float] | None, weights: str) -> None:
+    """Check that images with more than 8 bits are scaled as in the training of a classifier.
+
+    Args:
+        metadata: metadata of the checkpoint. Its `image_range` is absent for 8-bit images.
+        image_range: values that become black and white; None if not given.
+        weights: name of the checkpoint.
+
+    Raises:
+        UserError: the checkpoint has another range, or an invalid one.
+    """
+    trained = metadata.get("image_range")
+    if trained is None:
+        return
+    if not isinstance(trained, (list, tuple)) or [type(v) for v in trained] != [float, float]:
+        raise UserError(f"the weights' image_range is {trained!r:.80}. It must be two numbers.")
+    if list(trained) != list(image_range or ()):
+        given = " ".join(f"{value:g}" for value in image_range) if image_range else "not given"
+        low, high = trained
+        raise UserError(
+            f"--image-range is {given}, but the images of {weights}'s training were scaled with "
+            f"other values. Pass --image-range {low:g} {high:g}."
+        )
 
 
 def size_warnings(trained: int | None, size: int, weights: str) -> list[dict]:

@@ -104,14 +104,19 @@ def _metadata(settings: PretrainSettings, source: Split) -> dict:
     """Return the metadata that is saved with the weights; see docs/formats.md."""
     recorded = settings.to_json()
     names = ("arch", "dataset", *METADATA, "epochs", "seed")
-    return {name: recorded[name] for name in names} | {
-        "classes": source.classes,
-        "class_names": list(source.class_names),
-        "image_size": source.image_size,
-        "mean": list(settings.statistics.mean),
-        "std": list(settings.statistics.std),
-        "code_version": resources.version(),
-    }
+    scaled = {"image_range": settings.image_range} if settings.image_range else {}
+    return (
+        {name: recorded[name] for name in names}
+        | scaled
+        | {
+            "classes": source.classes,
+            "class_names": list(source.class_names),
+            "image_size": source.image_size,
+            "mean": list(settings.statistics.mean),
+            "std": list(settings.statistics.std),
+            "code_version": resources.version(),
+        }
+    )
 
 
 def pretraining(

@@ -84,6 +84,7 @@ def run(args: argparse.Namespace, weights: Path, radii: list[float]) -> None:
     indices = _choose_images(len(source), args.images, args.seed)
     read = models.read_weights(args.weights, weights, statistics)
     model = models.complete_classifier(read, args.weights)
+    known_classes.check_range(read.training, args.image_range, args.weights)
     settings = RobustnessSettings(
         weights_sha256=read.sha256,
         statistics=read.statistics.to_json(),

@@ -11,7 +11,7 @@ from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
-from detectron2.config import get_cfg
+from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling.backbone import Backbone
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import nn
@@ -37,6 +37,8 @@ class StrictCheckpointer(DetectionCheckpointer):
         sha256: SHA-256 digest of the last loaded file; None before the first load.
         input_format: channel order of the images, `INPUT.FORMAT`. None for the `input_format` of
             the model, which Detectron2's `SemanticSegmentor` does not have.
+        image_range: `INPUT.IMAGE_RANGE`, saved with the model if it is not empty; None if unknown.
+            A detector that was saved with another range is rejected.
         classes: class names of the data, in order, saved with the model; None if unknown. A
             detector that was saved with other classes is rejected.
         statistics: source of the model's input statistics, saved with the model if they were
@@ -47,9 +49,15 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     sha256: str | None = None
     input_format: str | None = None
+    image_range: list[float] | None = None
     classes: list[str] | None = None
     statistics: str | None = None
     average: AveragedModel | None = None
+
+    def use_input(self, cfg: CfgNode) -> None:
+        """Take the channel order and the range of the images from a config."""
+        self.input_format = cfg.INPUT.FORMAT
+        self.image_range = list(cfg.INPUT.get("IMAGE_RANGE") or [])
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
         """Load a checkpoint into the model and the checkpointables.
@@ -96,6 +104,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         if isinstance(metadata := checkpoint.get("metadata"), dict):
             check_input(self.model, metadata, self.input_format)
             self._check_classes(metadata.get("classes"))
+            self._check_range(metadata.get("image_range"))
         if self.checkpointables and self._required == ("",):  # the run resumes
             self._take_average(checkpoint)
         if checkpoint.pop("matching_heuristics", False):
@@ -149,6 +158,15 @@ class StrictCheckpointer(DetectionCheckpointer):
                 "must be the same, in the same order (DATASETS.CLASSES)."
             )
 
+    def _check_range(self, saved: Any) -> None:
+        """Reject a detector if images with more than 8 bits are scaled differently now."""
+        if saved is None or self.image_range is None or self._required != ("",):
+            return
+        if not _are_numbers(saved):
+            raise _invalid("image_range", saved, "two numbers")
+        if list(saved) != self.image_range:
+            raise _contradiction("INPUT.IMAGE_RANGE", self.image_range, list(saved))
+
     def save(self, name: str, tag: bool = True, **kwargs: Any) -> None:
         """Save the model and the checkpointables atomically as `<save_dir>/<name>.pth`.
 
@@ -179,13 +197,18 @@ class StrictCheckpointer(DetectionCheckpointer):
             self.tag_last_checkpoint(os.path.basename(path))
 
     def _metadata(self) -> dict:
-        """Return input format, strides and classes of the detector.
+        """Return input format, image range, strides and classes of the detector.
 
         Later conversions and checks use them.
         """
         order = self.input_format or _attribute(self.model, "input_format")
         assumed = ASSUMED if self.statistics == ASSUMED else None
-        found = {"channel_order": order, "classes": self.classes, "statistics": assumed}
+        found = {
+            "channel_order": order,
+            "image_range": self.image_range or None,
+            "classes": self.classes,
+            "statistics": assumed,
+        }
         for name in ("mean", "std"):
             pixels = _pixels(self.model, name)
             found[name] = pixels and [round(value / 255, 6) for value in pixels]

@@ -122,7 +122,7 @@ class Predictor:
         local_weights(path)
         self.model = Trainer.build_model(self.cfg).eval()
         checkpointer = StrictCheckpointer(self.model)
-        checkpointer.input_format = cfg.INPUT.FORMAT
+        checkpointer.use_input(cfg)
         metadata = checkpointer.load(path).get("metadata")
         self.weights_sha256 = checkpointer.sha256
         self._dataset = (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN, "none")[0]

@@ -146,7 +146,7 @@ def load_model(cfg: CfgNode) -> nn.Module:
     """
     model = Trainer.build_model(cfg)
     checkpointer = StrictCheckpointer(model, save_to_disk=False)
-    checkpointer.input_format = cfg.INPUT.FORMAT
+    checkpointer.use_input(cfg)
     checkpointer.classes = registry.classes_of(cfg.DATASETS.TEST)
     checkpointer.load(cfg.MODEL.WEIGHTS)
     return model.eval().requires_grad_(False)

@@ -168,7 +168,7 @@ def evaluate(cfg: CfgNode, resume: bool) -> None:
     if not path or not cfg.DATASETS.TEST:
         key = "DATASETS.TEST" if path else "MODEL.WEIGHTS"
         raise UserError(f"--eval-only: {key} is empty. Give one.")
-    checkpointer.input_format = cfg.INPUT.FORMAT
+    checkpointer.use_input(cfg)
     checkpointer.classes = classes_of(cfg.DATASETS.TEST)
     checkpointer.load(path)
     metrics = Trainer.test(cfg, model)

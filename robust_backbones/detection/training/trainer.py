@@ -97,7 +97,7 @@ class Trainer(DefaultTrainer):
         """
         plain = self.checkpointer
         self.checkpointer = StrictCheckpointer(plain.model, plain.save_dir, **plain.checkpointables)
-        self.checkpointer.input_format = self.cfg.INPUT.FORMAT
+        self.checkpointer.use_input(self.cfg)
         self.checkpointer.classes = classes_of(self.cfg.DATASETS.TRAIN)
         self.checkpointer.statistics = self.cfg.MODEL.get("ROBUST", {}).get("STATISTICS")
         built = super().build_hooks()

@@ -1,8 +1,8 @@
-"""What a classifier knows, compared with a dataset: class names, their order, image size."""
+"""Class names, their order, image size and image range of a classifier and a dataset."""
 
 import pytest
 
-from classification.known_classes import check_names, class_names, size_warnings
+from classification.known_classes import check_names, check_range, class_names, size_warnings
 from robust_backbones.core.errors import UserError
 
 PETS = ("cat", "dog", "hen")
@@ -35,6 +35,26 @@ def test_names_of_a_wrong_type(names):
     with pytest.raises(UserError, match="class_names are .*must be a list of names"):
         class_names({"class_names": names})
     assert class_names({}) is None
+
+
+@pytest.mark.parametrize(
+    ("trained", "given", "message"),
+    [
+        (None, [0.0, 4095.0], None),  # 8-bit images are not scaled
+        ([0.0, 4095.0], [0.0, 4095.0], None),
+        ([0.0, 4095.0], None, "--image-range is not given, .* Pass --image-range 0 4095"),
+        ([0.0, 4095.0], [0.0, 65535.0], "--image-range is 0 65535, .* Pass --image-range 0 4095"),
+        ("wide", None, "image_range is 'wide'. It must be two numbers"),
+        ([1.0], None, "must be two numbers"),
+    ],
+)
+def test_images_are_scaled_as_in_training(trained, given, message):
+    metadata = {} if trained is None else {"image_range": trained}
+    if message is None:
+        check_range(metadata, given, "w.pt")
+    else:
+        with pytest.raises(UserError, match=message):
+            check_range(metadata, given, "w.pt")
 
 
 def test_another_image_size_gives_a_warning():

@@ -1,5 +1,6 @@
 """Strict loading: what is refused, and in which words."""
 
+import contextlib
 import pickle
 
 import pytest
@@ -159,6 +160,29 @@ def test_a_semantic_segmentor_is_loaded_and_saved(tmp_path, resnet18_backbone):
     checkpointer.model.pixel_mean = checkpointer.model.pixel_mean.flip(0)
     with pytest.raises(UserError, match=r"MODEL.PIXEL_MEAN is \[103.53, 116.28, 123.675\]"):
         checkpointer.load(str(resnet18_backbone), checkpointables=[])
+
+
+@pytest.mark.parametrize(
+    "trained, used, error",
+    [
+        ([0, 4095], [0.0, 4095.0], None),
+        ([], [0, 4095], None),  # 8-bit images are not scaled
+        ([0, 4095], [], r"INPUT.IMAGE_RANGE is \[\], but the weights require \[0, 4095\]"),
+        ([0, 4095], [0, 65535], r"is \[0, 65535\], but the weights require \[0, 4095\]"),
+    ],
+)
+def test_a_detector_keeps_its_image_range(tmp_path, resnet18_backbone, trained, used, error):
+    """Images with more than 8 bits would otherwise be scaled differently than in training."""
+    cfg = small_detectors.tiny_config()
+    checkpointer = StrictCheckpointer(trainer.Trainer.build_model(cfg), str(tmp_path))
+    cfg.INPUT.IMAGE_RANGE = trained
+    checkpointer.use_input(cfg)
+    checkpointer.save("a")
+    cfg.INPUT.IMAGE_RANGE = used
+    checkpointer.use_input(cfg)
+    with pytest.raises(UserError, match=error) if error else contextlib.nullcontext():
+        checkpointer.load(str(tmp_path / "a.pth"))
+    checkpointer.load(str(resnet18_backbone), checkpointables=[])  # a backbone has no range
 
 
 class Wrapper(torch.nn.Module):
