@@ -5,6 +5,7 @@ data, and so does every repetition of the run.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -157,8 +158,14 @@ def prepare_custom(cfg: CfgNode, train: bool, given: Sequence[str] = ()) -> None
         if found != classes:
             raise UserError(
                 f"dataset '{source.name}' has other classes ({shown(found)}) than the run "
-                f"({shown(classes)}). All datasets of a run must have the same, in the same order."
+                f"({shown(classes)}). All datasets of a run must have the same, in the same order: "
+                "of the category ids in COCO files, of 'names' in YOLO files."
             )
+    folded = Counter(name.casefold() for name in classes)
+    if alike := [name for name in classes if folded[name.casefold()] > 1]:
+        logging.getLogger(__name__).warning(
+            "the classes %s differ only in case; each is a class of its own", ", ".join(alike)
+        )
     cfg.DATASETS.CLASSES = classes
     for section in ("ROI_HEADS", "RETINANET"):
         key, number = f"MODEL.{section}.NUM_CLASSES", cfg.MODEL[section].NUM_CLASSES

@@ -238,6 +238,12 @@ def test_faults_refuse_or_are_repaired(tmp_path):
     assert [mark["bbox"] for mark in image["annotations"]] == [[29, 4, 40, 9], [0, 0, 9, 9]]
 
 
+def test_classes_that_differ_only_in_case_are_reported(tmp_path, caplog):
+    voc(tmp_path, [("cat", (1, 1, 9, 9)), ("Cat", (1, 1, 9, 9)), ("dog", (1, 1, 9, 9))])
+    load(tmp_path, train=[f"a=voc:{tmp_path}:train"])
+    assert "the classes Cat, cat differ only in case" in caplog.text
+
+
 def test_other_classes_are_refused(tmp_path):
     text = f"a=coco:{tmp_path}:{coco(tmp_path)}"
     with pytest.raises(UserError, match="has other classes .2: cat, dog. than the run .1: cat"):
