@@ -76,6 +76,8 @@ class StrictCheckpointer(DetectionCheckpointer):
             )
         # Detectron2 passes [] in a new run.
         self._required = ("",) if checkpointables is None else _pretrained(self.model)
+        # Newer versions of Detectron2 do not reset this after an error, and then never load again.
+        self._parsed_url_during_load = None
         return super().load(path, checkpointables)
 
     def _load_file(self, filename: str) -> dict:
