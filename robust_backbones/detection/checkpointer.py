@@ -292,8 +292,8 @@ def _pretrained(model: nn.Module) -> tuple[str, ...]:
             head = name.rpartition("backbone")[0] + "roi_heads.res5."
             return f"{name}.{body(module)[0]}", head
     raise UserError(
-        f"The model {type(model).__name__} has no Detectron2 backbone, so it is unknown which "
-        "tensors the weights must have. Load them with Detectron2's DetectionCheckpointer."
+        f"The model {type(model).__name__} has no Detectron2 backbone. Strict loading requires "
+        "one. Load the weights with Detectron2's DetectionCheckpointer."
     )
 
 

@@ -260,7 +260,7 @@ def load_dicts(
 
 
 def repair_boxes(image: Image, masks: bool) -> tuple[list[Object], int]:
-    """Clip boxes at the image border, and remove objects that cannot be learned.
+    """Clip boxes at the image border, and remove objects without a usable box or mask.
 
     These are objects without a box, or with a box that is thinner than a pixel in the image.
 

@@ -20,8 +20,8 @@ SLACK = 1.0
 # fix the problems in FATAL in the files. The problems in MASKS are errors only for detectors that
 # predict masks. The problems in NOTES are informational.
 REPAIRABLE = {
-    "no area": "a box has no area, so it cannot be learned and counts as missed in evaluation",
-    "tiny": "a box is thinner than a pixel, so it cannot be learned",
+    "no area": "a box has no area; training cannot use it, and evaluation counts it as missed",
+    "tiny": "a box is thinner than a pixel; training cannot use it",
     "outside": "a box exceeds the image by more than a pixel",
     "no box": "an object has no valid box",
 }
@@ -48,7 +48,7 @@ NOTES = {
     "turned": f"images {FINDINGS['turned'][1]}; boxes must match the upright image",
     "empty class": "a class has no object",
     "no objects": "an image has no object; Detectron2 excludes it from training",
-    "not annotated": "an image has no annotation file, so it is not used",
+    "not annotated": "an image has no annotation file and is excluded",
     "skipped": "files are not images that this installation can read",
     "repeated label": "a line of a label file is repeated; the object is used once",
     "crowd": "a region contains many objects; excluded from training, ignored in evaluation",
@@ -263,7 +263,7 @@ def refuse_faults(
     fix = "Fix the files"
     if source is not None and not repair and set(counts) <= {*REPAIRABLE, "broken mask"}:
         fix += ", or set DATASETS.REPAIR True, which clips boxes at the image border and removes "
-        fix += "objects that cannot be learned"
+        fix += "objects without a usable box or mask"
     elif set(counts) <= set(MASKS):
         fix += ", or set MODEL.MASK_ON False"
     raise UserError(
