@@ -246,17 +246,18 @@ def fingerprint(images: Tensor, labels: Tensor) -> str:
     return digest.hexdigest()
 
 
-def balanced(labels: Tensor, count: int) -> Tensor:
+def balanced(labels: Tensor, count: int, seed: int = SUBSET_SEED) -> Tensor:
     """Select `count` images with equal numbers per class, as far as possible.
 
     Args:
         labels: class of each image, `(N,)` int64.
         count: number of images, at most N.
+        seed: seed for the random selection.
 
     Returns:
         Sorted indices `(count,)`, the same in every call.
     """
-    order = np.random.default_rng(SUBSET_SEED).permutation(len(labels))
+    order = np.random.default_rng(seed).permutation(len(labels))
     shuffled = labels.numpy()[order]
     # Position of each image within its class. Sorting by position puts the first image of every
     # class first, then the second image of every class, and so on.

@@ -138,8 +138,10 @@ def execute_plan(
                 record = {"attack": attack.name, "batch": batch}
                 record |= attack_batch(model, x, y, attack, attacker, targets)
                 if attack.family == CLEAN:
-                    own = generator(seed, attack, batch)
-                    record |= {"labels": y.tolist()} | checks.probe_model(model, x, y, plan, own)
+                    record["labels"] = y.tolist()
+                    if len(plan) > 1:  # without attacks, masked gradients do not matter
+                        own = generator(seed, attack, batch)
+                        record |= checks.probe_model(model, x, y, plan, own)
                 add(record)
             alive[attack.group] = torch.tensor(record["right"], dtype=torch.bool, device=device)
         progress(len(y), attack.name)
@@ -177,6 +179,6 @@ def _merge(attack: Attack, records: list[dict]) -> AttackResult:
         right=[bool(flag) for record in records for flag in record["right"]],
         norms=[norm for record in records for norm in record["norms"]],
         seconds=sum(record["seconds"] for record in records),
-        counts={key: sum(record[key] for record in records) for key in keys},
+        counts={key: sum(record.get(key, 0) for record in records) for key in keys},
         labels=[label for record in records for label in record.get("labels", ())],
     )

@@ -49,7 +49,7 @@ def parser(description: str) -> Parser:
         "--images",
         type=cli.count,
         metavar="N",
-        help="evaluate a random subset of N images (default: all images)",
+        help="evaluate N random images, balanced over the classes (default: all images)",
     )
     attack = p.add_argument_group("attacks").add_argument
     attack(
@@ -57,12 +57,12 @@ def parser(description: str) -> Parser:
     )
     attack(
         "--eps",
-        type=cli.positive,
+        type=cli.radius,
         nargs="+",
         metavar="EPS",
         help="perturbation radii for images in [0, 1]: L2 norm over the image, or L-infinity. "
-        "Fractions such as 4/255 are allowed (default: 0.25 0.5 1 for l2, 2/255 4/255 8/255 for "
-        "linf)",
+        "Fractions such as 4/255 are allowed; 0: clean accuracy only (default: 0.25 0.5 1 for l2, "
+        "2/255 4/255 8/255 for linf)",
     )
     attack(
         "--steps",
@@ -108,16 +108,21 @@ def parser(description: str) -> Parser:
         to="a --dataset that is read from files",
         when=lambda args: DATASETS[args.dataset].needs_root,
     )
+    p.restrict(
+        *("--steps", "--restarts", "--autoattack"),
+        to="an --eps above 0",
+        when=lambda args: args.eps is None or any(args.eps),
+    )
     return p
 
 
 def radii(args: argparse.Namespace) -> list[float]:
-    """Return the perturbation radii in increasing order.
+    """Return the perturbation radii above 0 in increasing order.
 
     Raises:
         UserError: an L-infinity radius covers all of [0, 1].
     """
-    found = sorted(set(args.eps or EPS[args.constraint]))
+    found = sorted({eps for eps in args.eps or EPS[args.constraint] if eps})
     for eps in found:
         check_eps("--eps", args.constraint, eps)
     return found

@@ -116,15 +116,17 @@ def make_plan(
 
     Args:
         constraint: norm of the perturbations, `"l2"` or `"linf"`.
-        radii: perturbation radii, each above 0.
+        radii: perturbation radii, each above 0. Without any, the plan has no attack.
         steps: numbers of PGD steps. PGD runs with each number at every radius.
         restarts: number of PGD restarts.
         autoattack: parts of AutoAttack (see `autoattack_parts`), or empty to skip AutoAttack.
         shape: shape of an image, `(C, H, W)`.
     """
-    gray = gray_radius(constraint, shape)
+    clean, gray = Attack(CLEAN, constraint, 0.0), gray_radius(constraint, shape)
+    if not radii:
+        return [clean]
     return [
-        Attack(CLEAN, constraint, 0.0),
+        clean,
         *(Attack(PGD, constraint, eps, k, restarts) for k in steps for eps in radii),
         Attack(UNBOUNDED, constraint, gray, UNBOUNDED_STEPS),
         *(Attack(AUTOATTACK, constraint, eps, None, part=p) for eps in radii for p in autoattack),

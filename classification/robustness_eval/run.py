@@ -6,12 +6,10 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-
 from classification import known_classes, models
 from classification.datasets.loader import test_batches
 from classification.datasets.open import open_images
-from classification.datasets.split import ImageSplit
+from classification.datasets.split import ImageSplit, balanced
 from classification.journal import Journal
 from classification.models import Classifier
 from classification.progress import ProgressLine
@@ -54,6 +52,7 @@ class RobustnessSettings:
     autoattack: list[str]
     batch_size: int
     seed: int
+    selection: str = "balanced"  # of `images`, over the classes
     step_size: str = f"{STEP_FACTOR} * eps / steps"
     random_start: bool = True
     use_best: bool = True
@@ -81,7 +80,7 @@ def run(args: argparse.Namespace, weights: Path, radii: list[float]) -> None:
         image_size=args.image_size,
         decoding=Decoding(args.image_range),
     )
-    indices = _choose_images(len(source), args.images, args.seed)
+    indices = _choose_images(source, args.images, args.seed)
     read = models.read_weights(args.weights, weights, statistics)
     model = models.complete_classifier(read, args.weights)
     known_classes.check_range(read.training, args.image_range, args.weights)
@@ -118,15 +117,14 @@ def run(args: argparse.Namespace, weights: Path, radii: list[float]) -> None:
         _write(args, found, source, indices, settings, str(device), doubts)
 
 
-def _choose_images(total: int, wanted: int | None, seed: int) -> list[int]:
+def _choose_images(source: ImageSplit, wanted: int | None, seed: int) -> list[int]:
     """Return the sorted indices of the images to evaluate."""
-    wanted = total if wanted is None else wanted
-    if wanted > total:
+    total = len(source)
+    if wanted is not None and wanted > total:
         raise UserError(
             f"--images {wanted}: the test split has only {total} images. Choose at most {total}."
         )
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
-    return order[:wanted].sort().values.tolist()
+    return balanced(source.labels, wanted or total, seed).tolist()
 
 
 def _attack(
@@ -188,7 +186,8 @@ def _write(
     with atomic(args.output / "per_image.jsonl") as temporary:
         lines = (json.dumps(line) + "\n" for line in report.per_image(found, indices))
         temporary.write_text("".join(lines), encoding="utf-8")
-    report.draw_curve(rows, args.output / "curve.png")
+    if settings.eps:
+        report.draw_curve(rows, args.output / "curve.png")
     seconds = sum(result.seconds for result in found)
     test = source.describe() | {"images": len(indices)}
     results.write(

@@ -136,11 +136,25 @@ def test_killed_and_resumed_it_gives_the_same(done, weights, tmp_path, capsys):
     assert (output / "per_image.jsonl").read_text() == (done / "per_image.jsonl").read_text()
 
 
+def test_eps_0_measures_clean_accuracy_on_balanced_images(done, weights, tmp_path, capsys):
+    output = tmp_path / "clean"
+    words = command(weights, output, "--eps", "0")
+    start = words.index("--steps")
+    del words[start : start + 2]
+    robustness_eval.main(words)
+    rows = read(output)["metrics"]["attacks"]
+    assert list(rows) == ["clean"] and not (output / "curve.png").exists()
+    assert rows["clean"] | {"seconds": 0} == numbers(done)["clean"]
+    labels = [json.loads(line)["label"] for line in open(output / "per_image.jsonl")]
+    assert sorted(labels) == list(range(10))
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
         (["--constraint", "linf", "--eps", "4"], r"--eps 4: .*Did you mean 4/255\?"),
-        (["--eps", "0"], "'0' is not a finite number above 0"),
+        (["--eps", "-1"], "'-1' is not a finite number of at least 0"),
+        (["--eps", "0"], "--steps has no effect without an --eps above 0. Remove --steps"),
         (["--images", "361"], "--images 361: the test split has only 360 images"),
         (["--images", "0"], "'0' is not a whole number of at least 1"),
         (["--steps", "1.5"], "'1.5' is not a whole number"),
