@@ -26,6 +26,10 @@ COMMANDS = {
     ),
     "transfer": ("classification.transfer.__main__", "measure transfer to a classification task"),
     "interpret": ("classification.interpret.__main__", "visualize what a classifier represents"),
+    "compare": (
+        "classification.compare.__main__",
+        "answer whether a robust backbone transfers better to a task",
+    ),
     "study": ("classification.study.__main__", "plan and run many runs from one file"),
     "report": ("classification.report.__main__", "make tables, figures and a page from results"),
     "datasets": ("classification.datasets.__main__", "list, check and fetch datasets"),

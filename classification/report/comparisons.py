@@ -10,7 +10,7 @@ import numpy as np
 
 from classification.report import estimates, predictions, statistics, verdicts
 from classification.report.groups import Group
-from classification.report.records import Merged, Record
+from classification.report.records import Merged
 from classification.report.verdicts import Estimate, Over, Verdict
 from classification.transfer.protocols import CHOICES
 
@@ -102,7 +102,7 @@ def contest(robust: list[Merged], standard: list[Merged]) -> Contest | None:
         standard_best,
         best.mean - standard_best.mean,
         _estimate(ours, theirs, repeated),
-        differs=_differs(best.first, standard_best.first),
+        differs=recipe_differences(_source(best), _source(standard_best)),
         pretrainings=repeated,
     )
 
@@ -264,7 +264,7 @@ def _network(run: Merged) -> tuple:
     record = run.first
     names = {"seed", "trials", "weights", "weights_sha256", "save_classifier", "source"}
     chosen = sorted((k, str(v)) for k, v in record.settings.items() if k not in names)
-    source = {k: v for k, v in (record.settings.get("source") or {}).items() if k != "seed"}
+    source = {k: v for k, v in _source(run).items() if k != "seed"}
     return (record.arch, record.eps, tuple(chosen), tuple(sorted(map(str, source.items()))))
 
 
@@ -272,18 +272,24 @@ def _pretrainings(side: list[Merged]) -> bool:
     """Return whether each network of a side was pretrained with two or more recorded seeds."""
     seeds: dict[tuple, list] = {}
     for run in side:
-        source = run.first.settings.get("source") or {}
-        seeds.setdefault(_network(run), []).append(source.get("seed"))
+        seeds.setdefault(_network(run), []).append(_source(run).get("seed"))
     return all(
         len(own) > 1 and None not in own and len(set(own)) == len(own) for own in seeds.values()
     )
 
 
-def _differs(one: Record, other: Record) -> tuple[str, ...]:
-    """Name the fields of the pretraining recipe that both networks record and that differ."""
-    a, b = (record.settings.get("source") or {} for record in (one, other))
+def _source(run: Merged) -> dict:
+    return run.first.settings.get("source") or {}
+
+
+def recipe_differences(one: dict, other: dict) -> tuple[str, ...]:
+    """Name the fields of the pretraining recipe that both networks record and that differ.
+
+    Args:
+        one, other: recipes, as in `settings.source` of a result.
+    """
     return tuple(
         words
         for name, words in RECIPE.items()
-        if a.get(name) is not None and b.get(name) is not None and a[name] != b[name]
+        if one.get(name) is not None and other.get(name) is not None and one[name] != other[name]
     )

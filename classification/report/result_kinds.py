@@ -22,7 +22,7 @@ def _transfer(contents: dict, common: dict) -> dict:
         "metric": metrics["metric"],
         "accuracies": tuple(_number(row["accuracy"]) for row in trials),
         "seeds": tuple(row["seed"] for row in trials),
-        **_network(settings, common["weights"], common["labels"]),
+        **network(settings, common["weights"], common["labels"]),
     }
 
 
@@ -98,10 +98,15 @@ READERS = {
 }
 
 
-def _network(settings: dict, weights: str, labels: dict) -> dict:
-    """Return how the network was trained, from its published name or from its file.
+def network(settings: dict, weights: str, labels: dict) -> dict:
+    """Return how a network was trained, from its published name or from its file.
 
     If the file does not record the dataset, the study's label `pretrained_on` is used.
+
+    Args:
+        settings: settings of the result, whose entry `source` describes the file.
+        weights: name or path of the weights, as the user gave it.
+        labels: labels of the study's run.
     """
     if known := _published(weights):
         return known

@@ -1,6 +1,8 @@
 """Options of `python -m classification.study`."""
 
 import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from robust_backbones.core import cli
 from robust_backbones.core.cli import Parser
@@ -27,12 +29,23 @@ def parser(description: str) -> Parser:
     p.add_argument("study", type=cli.path, metavar="FILE", help="study file (YAML)")
     p.add_argument(
         "--set",
-        type=_pair,
+        type=pair,
         nargs="+",
         default=[],
         metavar="OPTION=VALUE",
         help="override options in all runs whose command has them. VALUE may contain {axis}",
     )
+    add_execution(p, to="the action run or retry", when=lambda args: args.action in EXECUTING)
+    return p
+
+
+def add_execution(p: Parser, to: str, when: Callable[[argparse.Namespace], bool]) -> None:
+    """Add the options for executing runs. `Execution.of` reads them.
+
+    Args:
+        p: parser of a command that executes runs.
+        to, when: condition for these options, as in `Parser.restrict`.
+    """
     p.add_argument(
         "--executor",
         choices=("local", "ray"),
@@ -68,14 +81,40 @@ def parser(description: str) -> Parser:
         metavar="SECONDS",
         help="pause before the second start, doubled for each later one (default: 30)",
     )
-    runs = ("--executor", "--jobs", "--gpus", "--address", "--attempts", "--pause")
-    p.restrict(*runs, to="the action run or retry", when=lambda args: args.action in EXECUTING)
+    options = ("--executor", "--jobs", "--gpus", "--address", "--attempts", "--pause")
+    p.restrict(*options, to=to, when=when)
     p.restrict("--jobs", "--gpus", to="--executor local", when=lambda a: a.executor == "local")
     p.restrict("--address", to="--executor ray", when=lambda args: args.executor == "ray")
-    return p
 
 
-def _pair(text: str) -> tuple[str, str]:
+@dataclass(frozen=True)
+class Execution:
+    """Where runs are executed, and how often a failing run is started.
+
+    Attributes:
+        executor: `"local"` or `"ray"`.
+        jobs: number of simultaneous runs on this machine; None: the default of `executors.Local`.
+        gpus: number of GPUs to use on this machine; None: all.
+        address: address of the Ray cluster; None: start one on this machine.
+        attempts: maximum number of starts of a failing run.
+        pause: pause before the second start in seconds, doubled for each later start.
+    """
+
+    executor: str = "local"
+    jobs: int | None = None
+    gpus: int | None = None
+    address: str | None = None
+    attempts: int = 3
+    pause: float = 30.0
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> "Execution":
+        """Return the values of the options that `add_execution` has added."""
+        return cls(**{name: getattr(args, name) for name in cls.__dataclass_fields__})
+
+
+def pair(text: str) -> tuple[str, str]:
+    """Split the argument `OPTION=VALUE` of `--set`."""
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise argparse.ArgumentTypeError(f"'{text}' is not OPTION=VALUE")

@@ -8,6 +8,7 @@ from classification.study import summary
 from classification.study.execute import Attempt, forget
 from classification.study.executors import Executor, Local
 from classification.study.file import StudyRun, read_study
+from classification.study.options import Execution
 from classification.study.queue import Queue
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.signals import EXIT_RESUMABLE, StopSignals
@@ -32,14 +33,25 @@ def run(args: argparse.Namespace) -> None:
         for each in runs:
             forget(each)
     if args.action != "table":
-        _execute_all(args, runs)
+        retry = f"python -m classification.study retry {args.study}"
+        execute_all(runs, Execution.of(args), retry)
     print(summary.table(runs))
 
 
-def _execute_all(args: argparse.Namespace, runs: list[StudyRun]) -> None:
-    executor = _make_executor(args, runs)
+def execute_all(runs: list[StudyRun], execution: Execution, retry: str) -> None:
+    """Execute all unfinished runs. Exit with code 75 if a signal stops the execution.
+
+    Args:
+        runs: runs of a study.
+        execution: where to execute the runs, and how often to start a failing run.
+        retry: command that starts failed runs again, for the error message.
+
+    Raises:
+        UserError: runs failed.
+    """
+    executor = make_executor(execution, runs)
     progress = Progress(len(runs))
-    queue = Queue(runs, executor, args.attempts, args.pause, progress.show)
+    queue = Queue(runs, executor, execution.attempts, execution.pause, progress.show)
     try:
         with StopSignals().watch() as signals:
             completed = queue.work(lambda: signals.requested)
@@ -56,21 +68,26 @@ def _execute_all(args: argparse.Namespace, runs: list[StudyRun]) -> None:
             print(f"failed: {names[folder]}: {error}{hint}", file=sys.stderr)
         raise UserError(
             f"{len(queue.failed)} of {len(runs)} runs failed. Fix the causes above, then run: "
-            f"python -m classification.study retry {args.study}"
+            f"{retry}"
         )
 
 
-def _make_executor(args: argparse.Namespace, runs: list[StudyRun]) -> Executor:
-    if args.executor == "local":
+def make_executor(execution: Execution, runs: list[StudyRun]) -> Executor:
+    """Create the executor of the runs.
+
+    Raises:
+        UserError: Ray is not installed.
+    """
+    if execution.executor == "local":
         wanted = any(run.gpus for run in runs)  # counting GPUs imports torch, which takes seconds
-        return Local(args.jobs, args.gpus if wanted or args.gpus else 0)
+        return Local(execution.jobs, execution.gpus if wanted or execution.gpus else 0)
     try:
         from classification.study.ray_executor import RayExecutor  # Ray is an optional package
     except ImportError:
         raise UserError(
             "--executor ray: Ray is not installed. Run: pip install 'robust-backbones[ray]'"
         ) from None
-    return RayExecutor(args.address)
+    return RayExecutor(execution.address)
 
 
 class Progress:

@@ -22,6 +22,7 @@ def commands() -> dict[str, list[str]]:
 # is not tested with a missing file, because it finds out only after importing Detectron2.
 MISTAKES = {
     "classification": ["nothing"],
+    "classification.compare": ["missing --trials 0", "missing --weights a.pt b.pt --output OUT"],
     "classification.datasets": ["check nothing", "fetch cifar10 --data"],
     "classification.interpret": [
         "--weights missing.pt --dataset nothing --output OUT",

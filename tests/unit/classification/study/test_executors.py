@@ -10,7 +10,7 @@ from classification.study.executors import Local
 from classification.study.file import read_study
 from classification.study.options import parser
 from classification.study.queue import Queue
-from classification.study.run import _make_executor
+from classification.study.run import make_executor
 from robust_backbones.core.errors import UserError
 from tests.support.study_drivers import driver, wait_for
 from tests.support.study_runs import allow, ends, starts, toy
@@ -129,4 +129,4 @@ def test_no_cluster_no_ray(monkeypatch, tmp_path):
         patch.delitem(sys.modules, "classification.study.ray_executor")
         args = parser("").parse_args(["run", "s.yaml", "--executor", "ray"])
         with pytest.raises(UserError, match=r"pip install 'robust-backbones\[ray\]'"):
-            _make_executor(args, [])
+            make_executor(args, [])
