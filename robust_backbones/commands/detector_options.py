@@ -8,7 +8,7 @@ from robust_backbones.core.cli import Parser, count, location, path, whole
 from robust_backbones.core.dataset_forms import LAYOUTS, SYNTAX
 
 # Pattern of config keys on a command line, such as MODEL.WEIGHTS and SEED.
-_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+|OUTPUT_DIR|SEED")
+KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+|OUTPUT_DIR|SEED")
 
 
 def parser(description: str) -> Parser:
@@ -66,7 +66,7 @@ def parse(shared: Parser, argv: list[str] | None = None) -> argparse.Namespace:
     rest, pairs = list(sys.argv[1:] if argv is None else argv), []
     index = 0
     while index < len(rest):
-        if _KEY.fullmatch(rest[index]):
+        if KEY.fullmatch(rest[index]):
             pairs += rest[index : index + 2]
             del rest[index : index + 2]
         else:

@@ -9,8 +9,10 @@ Exit codes: 0 finished, 2 invalid input, 75 stopped by a signal (continue with -
 """
 
 import argparse
+import itertools
 import os
 
+from robust_backbones.commands.detector_options import KEY
 from robust_backbones.core.cli import Parser, count, location, whole
 from robust_backbones.core.dataset_forms import LAYOUTS, SYNTAX
 from robust_backbones.core.errors import user_errors
@@ -55,6 +57,16 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="evaluate MODEL.WEIGHTS (with --resume: the last checkpoint) without training",
     )
     add(
+        "--choose-lr",
+        action="extend",
+        nargs="+",
+        default=[],
+        type=location,
+        metavar="RUN",
+        help="set SOLVER.BASE_LR to the learning rate of the finished run with the highest AP. The "
+        "runs need DATASETS.HELD_OUT, and the same weights and settings as this one",
+    )
+    add(
         "--num-gpus",
         type=whole,
         default=1,
@@ -85,7 +97,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="changes to the config, such as OUTPUT_DIR output/mine SEED 1",
     )
     parser.restrict("--restart-schedule", to="--resume", when=lambda args: args.resume)
+    parser.restrict("--choose-lr", to="training", when=lambda args: not args.eval_only)
     args = parser.parse_intermixed_args(argv)
+    # Config keys after the runs are not runs.
+    runs = list(itertools.takewhile(lambda word: not KEY.fullmatch(word), args.choose_lr))
+    args.choose_lr, args.opts = runs, args.choose_lr[len(runs) :] + args.opts
     if args.machine_rank >= args.num_machines:
         parser.error(
             f"--machine-rank {args.machine_rank} must be below --num-machines {args.num_machines}"
@@ -106,4 +122,5 @@ def main(argv: list[str] | None = None) -> None:
             {"TRAIN": args.dataset_train, "TEST": args.dataset_test},
             launch.Mode(args.resume, args.restart_schedule, args.eval_only),
             launch.Processes(args.num_gpus, args.num_machines, args.machine_rank, args.dist_url),
+            args.choose_lr,
         )

@@ -1,4 +1,4 @@
-"""Configuration keys that may differ between two detector runs, for three kinds of comparison.
+"""Configuration keys that may differ between two detector runs, for four kinds of comparison.
 
 Each list contains prefixes. All keys that start with one of the prefixes may differ.
 """
@@ -14,6 +14,8 @@ CONTINUATION = (
     "MODEL.ROBUST.STATISTICS",
     "SOLVER.CHECKPOINT_PERIOD",
 )
+# Prefix of the keys that record the choice of SOLVER.BASE_LR by `--choose-lr`.
+CANDIDATES = "SOLVER.CANDIDATES"
 # Keys that may differ between evaluations of the same weights. Digests identify the weights.
 EVALUATION = (*_OUTPUT, "SOLVER.", "DATALOADER.", "DATASETS.TRAIN", "MODEL.WEIGHTS")
 # Keys that may differ between runs of one experiment, which have different weights and seeds. Each
@@ -31,4 +33,15 @@ EXPERIMENT = (
     "MODEL.DEVICE",
     "TEST.EVAL_PERIOD",
     "SOLVER.CHECKPOINT_PERIOD",
+    CANDIDATES,
+)
+# Keys that may differ between a run and the candidates for its learning rate. Digests identify the
+# images and the weights.
+CHOICE = (
+    *EXPERIMENT,
+    "SOLVER.BASE_LR",
+    "DATASETS.TRAIN",
+    "DATASETS.TEST",
+    "DATASETS.CUSTOM",
+    "DATASETS.HELD_OUT",
 )

@@ -90,6 +90,18 @@ def add_robust_config(cfg: CfgNode) -> None:
     # image border and objects without area are removed, in training and in evaluation. If false,
     # invalid boxes are an error.
     cfg.DATASETS.REPAIR = False
+    # Fraction of the training images, in [0, 1), to evaluate on in place of DATASETS.TEST. The run
+    # trains on the others. All runs hold out the same images; see data/subset.py.
+    cfg.DATASETS.HELD_OUT = 0.0
+    # The choice of SOLVER.BASE_LR by --choose-lr: the chosen rate, the rates of all candidates with
+    # their AP on held-out images in percent (None: diverged), their folders, and their
+    # DATASETS.HELD_OUT. A config file cannot set these keys.
+    cfg.SOLVER.CANDIDATES = CfgNode()
+    cfg.SOLVER.CANDIDATES.CHOSEN = 0.0
+    cfg.SOLVER.CANDIDATES.RATES = []
+    cfg.SOLVER.CANDIDATES.APS = []
+    cfg.SOLVER.CANDIDATES.RUNS = []
+    cfg.SOLVER.CANDIDATES.HELD_OUT = 0.0
     # Seed for data order, augmentation, initialization and sampling. Detectron2's default, -1,
     # means a random seed. This value is not allowed, because runs must be repeatable.
     cfg.SEED = max(cfg.SEED, 0)
@@ -116,6 +128,7 @@ def load_config(
     cfg = get_cfg()
     add_robust_config(cfg)
     defaults, path = flatten(cfg), require_config(path)
+    candidates = cfg.SOLVER.CANDIDATES.clone()
     if len(overrides) % 2:
         pair = overrides[-1].replace("=", " ", 1)
         fix = f" Did you mean {pair}?" if "=" in overrides[-1] else ""
@@ -145,7 +158,9 @@ def load_config(
         cfg.DATASETS[split] = tuple(chosen)
     custom.name_datasets(cfg)
     _expand_paths(cfg)
-    cfg.MODEL.ROBUST.STATISTICS = ""  # the config.yaml of a run contains the value of that run
+    # The config.yaml of a run contains the values of that run.
+    cfg.MODEL.ROBUST.STATISTICS = ""
+    cfg.SOLVER.CANDIDATES = candidates
     if cfg.OUTPUT_DIR == get_cfg().OUTPUT_DIR:
         cfg.OUTPUT_DIR = f"output/{path.stem}"  # each config gets its own folder
     if cfg.SEED < 0:
@@ -339,6 +354,7 @@ def check_inputs(
 ) -> None:
     """Check datasets and weights before a run starts.
 
+    If `DATASETS.HELD_OUT` is set, a training run does not use `DATASETS.TEST`, which becomes empty.
     Weights with a URL or a published name are downloaded here, before processes are spawned. The
     heads' number of classes is set from the custom datasets.
 
@@ -357,6 +373,10 @@ def check_inputs(
     if "://" in cfg.OUTPUT_DIR:
         raise UserError(f"OUTPUT_DIR is '{cfg.OUTPUT_DIR}', a URL. Give a local folder.")
     decoding_of(cfg)
+    if not 0 <= cfg.DATASETS.HELD_OUT < 1:
+        raise UserError(f"DATASETS.HELD_OUT is {cfg.DATASETS.HELD_OUT}. It must be in [0, 1).")
+    if train and cfg.DATASETS.HELD_OUT:
+        cfg.DATASETS.TEST = ()  # the held-out images replace it
     custom.prepare_custom(cfg, train, overrides[::2])
     names = [*(cfg.DATASETS.TRAIN if train else ()), *cfg.DATASETS.TEST]
     classes: dict[str, list[str] | None] = {}

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch.multiprocessing import ProcessExitedException, spawn
 from robust_backbones.core.errors import user_errors
 from robust_backbones.core.signals import EXIT_RESUMABLE, Stopped
 from robust_backbones.detection import config
-from robust_backbones.detection.training.run import Mode, run
+from robust_backbones.detection.training.learning_rate import choose_rate
+from robust_backbones.detection.training.run import Mode, has_diverged, run
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ def launch(
     datasets: dict[str, list[str]],
     mode: Mode,
     processes: Processes,
+    candidates: Sequence[str] = (),
 ) -> None:
     """Check the config, then train or evaluate in one process per GPU.
 
@@ -52,15 +55,18 @@ def launch(
         datasets: datasets that replace the datasets of the config; see `config.load_config`.
         mode: whether to train or evaluate, and whether to resume.
         processes: numbers of processes and machines.
+        candidates: folders of runs that the learning rate is chosen from; see `choose_rate`. Empty
+            to use the learning rate of the config.
 
     Raises:
-        UserError: the config, a dataset or the weights are invalid.
+        UserError: the config, a dataset, the weights or a candidate are invalid.
     """
     cfg = config.load_config(path, overrides, datasets=datasets)
     notice = config.set_device(cfg, processes.gpus, processes.machines)
     config.check_inputs(cfg, not mode.eval_only, mode.resume, overrides)
-    if notice:
-        print(notice, file=sys.stderr)
+    notes = choose_rate(cfg, candidates, overrides[::2]) if candidates else []
+    for note in [*filter(None, [notice]), *notes]:
+        print(note, file=sys.stderr)
     cfg.freeze()
     if processes.gpus * processes.machines <= 1:
         _work(cfg, mode)
@@ -69,7 +75,8 @@ def launch(
     try:
         spawn(_worker, nprocs=processes.gpus, args=(processes, cfg, mode))
     except ProcessExitedException as error:
-        sys.exit(error.exit_code)
+        if not (cfg.DATASETS.HELD_OUT and has_diverged(cfg.OUTPUT_DIR)):
+            sys.exit(error.exit_code)
 
 
 def _worker(local_rank: int, processes: Processes, cfg: CfgNode, mode: Mode) -> None:

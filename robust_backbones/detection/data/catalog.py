@@ -54,6 +54,11 @@ def scored_annotations(name: str) -> Annotations:
     Raises:
         UserError: a file cannot be read, or `from_catalog` cannot convert the dataset.
     """
+    if subset := MetadataCatalog.get(name).get("subset"):
+        found = scored_annotations(subset.whole)
+        found.images = [image for image in found.images if image.id in subset.ids]
+        found.source = name
+        return found
     repaired = MetadataCatalog.get(name).get("repaired", False)
     found = (not repaired and _read_files(name)) or from_catalog(name)
     if _dataset_ids(name):

@@ -90,14 +90,14 @@ def fingerprint(name: str) -> dict:
 
     Returns:
         A dictionary with the keys `images` and `fingerprint`, and `split` if the images were
-        chosen at random; see `CustomDataset.split_rule`.
+        chosen at random; see `CustomDataset.split_rule` and `Subset.rule`.
     """
     dicts = DatasetCatalog.get(name)
     rows = [[os.path.basename(d["file_name"]), d.get("annotations", [])] for d in dicts]
     text = json.dumps(rows, sort_keys=True, default=str)
     found = {"images": len(dicts), "fingerprint": hashlib.sha256(text.encode()).hexdigest()}
-    source = MetadataCatalog.get(name).get("source")
-    rule = source.split_rule() if source else ""
+    source, subset = map(MetadataCatalog.get(name).get, ("source", "subset"))
+    rule = source.split_rule() if source else subset.rule if subset else ""
     return found | ({"split": rule} if rule else {})
 
 

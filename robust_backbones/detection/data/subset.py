@@ -4,22 +4,36 @@ A new dataset is needed because evaluators count every image of a dataset, even 
 not process it.
 """
 
-import json
-import shutil
-from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.files import atomic, read_json
 
 # The index of an image in its dataset, and its Detectron2 dict.
 Item = tuple[int, dict]
 
 # Metadata that describe all images of a dataset, and do not apply to a subset.
-_NOT_KEPT = ("name", "json_file", "source")
+_NOT_KEPT = ("name", "json_file", "dirname", "source", "subset")
+# Seed of the held-out images. It is fixed, so that all runs hold out the same images.
+HELD_OUT_SEED = 0
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Metadata `subset` of a registered subset.
+
+    Attributes:
+        whole: name of the dataset that contains the images.
+        ids: ids of the images.
+        rule: how the images were chosen.
+    """
+
+    whole: str
+    ids: frozenset
+    rule: str
 
 
 def choose(name: str, wanted: int | None, seed: int) -> list[Item]:
@@ -44,75 +58,69 @@ def choose(name: str, wanted: int | None, seed: int) -> list[Item]:
     return [items[index] for index in sorted(indices.tolist())]
 
 
-def register(name: str, items: list[Item], folder: Path) -> str:
-    """Register chosen images of a dataset as a new dataset, and write their annotations.
+def register(name: str, items: list[Item]) -> str:
+    """Register chosen images of a dataset as a new dataset.
 
     Args:
         name: name of the dataset.
         items: chosen images, the output of `choose`.
-        folder: folder for the annotation files.
 
     Returns:
         The name of the new dataset, or `name` if all images were chosen.
-
-    Raises:
-        UserError: the chosen images have no object of a VOC class, so VOC's mean AP is undefined.
     """
     if len(items) == len(DatasetCatalog.get(name)):
         return name
-    meta = MetadataCatalog.get(name).as_dict()
+    return _register(name, f"{name}_{len(items)}_images", items, "chosen at random")
+
+
+def _register(whole: str, name: str, items: list[Item], rule: str) -> str:
+    meta = MetadataCatalog.get(whole).as_dict()
     kept = {key: value for key, value in meta.items() if key not in _NOT_KEPT}
-    for key, restrict in _FILES.items():
-        if key in meta:
-            kept |= restrict(meta, items, Path(folder))
-    new = f"{name}_{len(items)}_images"
     for catalog in (DatasetCatalog, MetadataCatalog):
-        if new in catalog.list():  # registered earlier in this process
-            catalog.remove(new)
+        if name in catalog.list():  # registered earlier in this process
+            catalog.remove(name)
     dicts = [item for _, item in items]
-    DatasetCatalog.register(new, lambda: dicts)
-    MetadataCatalog.get(new).set(**kept)
-    return new
+    DatasetCatalog.register(name, lambda: dicts)
+    subset = Subset(whole, frozenset(item["image_id"] for item in dicts), rule)
+    MetadataCatalog.get(name).set(**kept, subset=subset)
+    return name
 
 
-def _coco(meta: dict, items: list[Item], folder: Path) -> dict:
-    """Write a COCO file with the chosen images and all their annotations, including crowds.
+def hold_out(cfg: CfgNode) -> CfgNode:
+    """Replace the training and test sets by the parts that `DATASETS.HELD_OUT` describes.
 
-    Returns:
-        The metadata that change, `{"json_file": path}`.
-    """
-    contents = read_json(meta["json_file"])
-    ids = {item["image_id"] for _, item in items}
-    contents["images"] = [row for row in contents["images"] if row["id"] in ids]
-    contents["annotations"] = [row for row in contents["annotations"] if row.get("image_id") in ids]
-    path = folder / "instances.json"
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(contents), encoding="utf-8")
-    return {"json_file": str(path)}
+    Each training set is divided at random into two new datasets, `<name>_rest` to train on, and
+    `<name>_held_out` to evaluate on. The parts depend only on the dataset and the fraction.
 
-
-def _voc(meta: dict, items: list[Item], folder: Path) -> dict:
-    """Write a VOC folder with the annotations of the chosen images.
+    Args:
+        cfg: configuration whose datasets are registered; it is not changed.
 
     Returns:
-        The metadata that change, `{"dirname": path}`.
+        The configuration of the parts, or `cfg` if nothing is held out.
+
+    Raises:
+        UserError: a part of a training set would be empty.
     """
-    present = {row["category_id"] for _, item in items for row in item["annotations"]}
-    absent = [c for i, c in enumerate(meta["thing_classes"]) if i not in present]
-    if absent:
-        raise UserError(
-            f"The {len(items)} chosen images have no {', '.join(absent)}, but VOC's AP is a mean "
-            "over all classes. Use a larger --images."
-        )
-    stems = [item["image_id"] for _, item in items]
-    (folder / "Annotations").mkdir(parents=True, exist_ok=True)
-    for stem in stems:
-        shutil.copy(Path(meta["dirname"], "Annotations", f"{stem}.xml"), folder / "Annotations")
-    with atomic(folder / "ImageSets" / "Main" / f"{meta['split']}.txt") as temporary:
-        temporary.write_text("".join(f"{stem}\n" for stem in stems), encoding="utf-8")
-    return {"dirname": str(folder)}
-
-
-# Metadata key for the path of the annotations -> function that writes the files of a subset.
-# Evaluators convert datasets with neither key to COCO's format in memory.
-_FILES: dict[str, Callable[[dict, list[Item], Path], dict]] = {"json_file": _coco, "dirname": _voc}
+    share = cfg.DATASETS.HELD_OUT
+    if not share:
+        return cfg
+    rest, held_out = [], []
+    for name in cfg.DATASETS.TRAIN:
+        total = len(DatasetCatalog.get(name))
+        count = round(share * total)
+        if not 0 < count < total:
+            raise UserError(
+                f"DATASETS.HELD_OUT is {share:g}, which is {count} of the {total} images of "
+                f"dataset '{name}'. Choose a fraction that leaves images in both parts."
+            )
+        held = choose(name, count, HELD_OUT_SEED)
+        chosen = {index for index, _ in held}
+        others = [item for item in choose(name, None, 0) if item[0] not in chosen]
+        rule = f"of the {total} images of '{name}', by a random split with seed {HELD_OUT_SEED}"
+        held_out.append(_register(name, f"{name}_held_out", held, f"{count} {rule}"))
+        rest.append(_register(name, f"{name}_rest", others, f"{total - count} {rule}"))
+    divided = cfg.clone()
+    divided.defrost()
+    divided.DATASETS.TRAIN, divided.DATASETS.TEST = tuple(rest), tuple(held_out)
+    divided.freeze()
+    return divided

@@ -205,7 +205,7 @@ def measure_all(
         print(f"{done} of {len(conditions)} conditions were measured before.", flush=True)
     if pending:
         model = load_model(target.cfg)
-        name = subset.register(target.dataset, target.items, path.parent / "subset")
+        name = subset.register(target.dataset, target.items)
     with _progress_bar(sum(c.cost for c in pending) * len(target.items)) as bar:
         for condition in pending:
             bar.set_description_str(condition.name, refresh=False)

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,17 +18,20 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from robust_backbones.core import results
-from robust_backbones.core.detector_keys import CONTINUATION
+from robust_backbones.core.detector_keys import CANDIDATES, CONTINUATION
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic, claimed
 from robust_backbones.core.results import flatten
 from robust_backbones.detection.checkpointer import StrictCheckpointer
 from robust_backbones.detection.compat import silence_detectron2
+from robust_backbones.detection.data import subset
 from robust_backbones.detection.data.custom import register_custom
 from robust_backbones.detection.data.registry import classes_of, fingerprint
+from robust_backbones.detection.training.step import Diverged
 from robust_backbones.detection.training.trainer import Trainer
 
 RESULT, CONFIG = "result.json", "config.yaml"
+DIVERGED = "diverged"  # `check` of the warning in the result of a candidate that diverged
 # Prefixes of the keys that determine the last iteration, and the learning rate, momentum and weight
 # decay at each iteration.
 SCHEDULE = tuple(
@@ -127,18 +131,30 @@ def train(cfg: CfgNode, resume: bool, restart_schedule: bool = False) -> None:
         resume: whether to resume from the last checkpoint, if it exists.
         restart_schedule: whether a resumed run uses the schedule of `cfg`.
 
+    If `DATASETS.HELD_OUT` is set, the run is a candidate for `--choose-lr`. A candidate that
+    diverges is a result, with an unknown AP and a warning.
+
     Raises:
         UserError, Stopped: see `Trainer`.
     """
-    trainer = Trainer(cfg)
+    trainer = Trainer(subset.hold_out(cfg))
     trainer.resume_or_load(resume, restart_schedule)
     if trainer.start_iter >= trainer.max_iter and _has_result(trainer.cfg):
         logging.getLogger("detectron2").info(
             "%s contains this run already, finished.", cfg.OUTPUT_DIR
         )
         return
-    trainer.train()
-    if comm.is_main_process() and cfg.DATASETS.TEST:
+    try:
+        trainer.train()
+    except Diverged as error:
+        if not cfg.DATASETS.HELD_OUT:
+            raise
+        logging.getLogger("detectron2").warning("%s This candidate counts as the worst.", error)
+        _write_diverged(trainer, str(error))
+        if comm.get_world_size() > 1:
+            raise  # so that the other processes, which wait for this one, are stopped
+        return
+    if comm.is_main_process() and trainer.cfg.DATASETS.TEST:
         write_result(
             trainer.cfg,
             trainer.metrics,
@@ -147,6 +163,28 @@ def train(cfg: CfgNode, resume: bool, restart_schedule: bool = False) -> None:
             RESULT,
             best=trainer.best,
         )
+
+
+def _write_diverged(trainer: Trainer, message: str) -> None:
+    """Write a result with an unknown AP. In contrast to `train`, any process may write it."""
+    unknown: dict = {name: {"bbox": {"AP": None}} for name in trainer.cfg.DATASETS.TEST}
+    write_result(
+        trainer.cfg,
+        unknown if len(unknown) > 1 else next(iter(unknown.values())),
+        trainer.weights_sha256,
+        trainer.seconds,
+        RESULT,
+        warnings=[{"check": DIVERGED, "message": message}],
+    )
+
+
+def has_diverged(folder: str | Path) -> bool:
+    """Return whether a folder contains the result of a candidate that diverged."""
+    try:
+        warnings = json.loads(Path(folder, RESULT).read_text(encoding="utf-8"))["warnings"]
+        return any(warning["check"] == DIVERGED for warning in warnings)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def evaluate(cfg: CfgNode, resume: bool) -> None:
@@ -209,6 +247,9 @@ def continued(cfg: CfgNode, resume: bool, restart_schedule: bool) -> tuple[CfgNo
         if key == "MODEL.WEIGHTS":
             kept[key] = then
             text += "It continues from its own weights. For others, use another OUTPUT_DIR."
+        elif key.startswith(CANDIDATES) and not restart_schedule:
+            kept[key] = then
+            continue  # it follows SOLVER.BASE_LR
         elif key.startswith(SCHEDULE) and not restart_schedule:
             kept[key] = then
             text += "It continues with the old value. For the new one, use --restart-schedule."
@@ -250,6 +291,7 @@ def write_result(
     name: str,
     best: dict | None = None,
     trained: bool = True,
+    warnings: list[dict] | None = None,
 ) -> None:
     """Write a result file into `OUTPUT_DIR`.
 
@@ -264,6 +306,7 @@ def write_result(
         best: best evaluation by the metric `TEST.BEST`; None if no best model was saved.
         trained: whether this run used `DATASETS.TRAIN`. An evaluation records its test data only.
             The data in `DATASETS.TRAIN` may be absent, and the weights may come from others.
+        warnings: reasons to doubt the metrics; see `results.write`.
     """
     if len(cfg.DATASETS.TEST) == 1:
         metrics = {cfg.DATASETS.TEST[0]: metrics}
@@ -279,6 +322,7 @@ def write_result(
         data={name: fingerprint(name) for name in used},
         seed=cfg.SEED,
         seconds=seconds,
+        warnings=warnings,
     )
     logging.getLogger("detectron2").info("-> %s", os.path.join(cfg.OUTPUT_DIR, name))
 

@@ -23,6 +23,10 @@ from robust_backbones.detection.training.adversarial import Adversary
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
+class Diverged(UserError):
+    """The loss or the gradients are not finite."""
+
+
 class Step(SimpleTrainer):
     """A training step that replaces Detectron2's `SimpleTrainer` and `AMPTrainer`.
 
@@ -60,7 +64,7 @@ class Step(SimpleTrainer):
         """Update the weights once.
 
         Raises:
-            UserError: a loss or the gradients are not finite. The weights are not updated. The
+            Diverged: a loss or the gradients are not finite. The weights are not updated. The
                 batch and the weights are saved in the output folder.
         """
         start = time.perf_counter()
@@ -147,7 +151,7 @@ class Step(SimpleTrainer):
             fixes.append("set SOLVER.CLIP_GRADIENTS.ENABLED True")
         if self.dtype == torch.float16:
             fixes.append("set SOLVER.AMP.DTYPE bfloat16")
-        raise UserError(
+        raise Diverged(
             f"training diverged at iteration {self.iter}: {reason.rstrip('.')}. "
             f"{', or '.join(fixes)}. {path} contains the images and the weights of this iteration."
         )

@@ -59,7 +59,7 @@ def darken(numbers):
 
 
 def measured(condition, items, folder, dataset=COCO, **more):
-    name = subset.register(dataset, items, folder)
+    name = subset.register(dataset, items)
     evaluator = build_evaluator(tiny_config(), name, str(folder / "scores"))
     return grid.measure(Oracle(), items, condition, evaluator, **more)
 
@@ -160,7 +160,7 @@ def test_an_interrupted_study_goes_on(study):
     assert study.counted == ["clean", "half", "half"]
     assert rows["half"]["bbox"]["AP"] < rows["clean"]["bbox"]["AP"]
     left = {path.name for path in study.folder.iterdir()}
-    assert left == {"cells.json", "subset"}  # nothing half-written
+    assert left == {"cells.json"}  # nothing half-written
 
 
 def test_nothing_detected_is_an_ap_of_0(study):
