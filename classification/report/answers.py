@@ -14,7 +14,13 @@ from typing import Any
 
 from classification.report import comparisons, numbers
 from classification.report.comparisons import Contest, Rules
-from classification.report.contents.detection import STANDARD, TASKS, experiments, verdicts
+from classification.report.contents.detection import (
+    STANDARD,
+    TASKS,
+    cautions,
+    experiments,
+    verdicts,
+)
 from classification.report.contents.parts import EMBEDDED, Results
 from classification.report.groups import Group, stylized
 from classification.report.records import Merged
@@ -238,6 +244,7 @@ def _of_detectors(runs: list[Merged], rules: Rules) -> list[Answer]:
     missing runs.
     """
     found: dict[tuple[str, str], dict[tuple[str, str], Verdict]] = {}
+    doubts: dict[str, list[str]] = {}  # architecture -> cautions
     lacking = []
     for experiment in experiments(runs):
         arch = next(iter(experiment.networks.values()))[0].first.arch
@@ -245,12 +252,16 @@ def _of_detectors(runs: list[Merged], rules: Rules) -> list[Answer]:
             own = verdicts(experiment, task, rules)
             place = found.setdefault((arch, task), {}) if own else {}
             place.update({(experiment.words, network): v for network, v in own.items()})
+        doubts.setdefault(arch, []).extend(cautions(experiment))
         if len(experiment.networks) == 1 or STANDARD not in experiment.networks:
             add = "robust backbones" if STANDARD in experiment.networks else "a standard backbone"
             question = f"Detection ({experiment.words}; {arch or 'architecture unknown'})"
             text = f"No answer yet: runs with {add} are missing. Change only MODEL.WEIGHTS."
             lacking.append(Answer(question, text))
-    return [_of_metric(arch, task, own) for (arch, task), own in found.items()] + lacking
+    return [
+        replace(_of_metric(arch, task, own), cautions=tuple(dict.fromkeys(doubts[arch])))
+        for (arch, task), own in found.items()
+    ] + lacking
 
 
 def _of_metric(arch: str, task: str, found: dict[tuple[str, str], Verdict]) -> Answer:

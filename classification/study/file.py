@@ -243,18 +243,33 @@ def _make_run(
     """Create the run of one combination: fill in the placeholders and check the options."""
     needs: list[Path] = []
 
-    def replacement(match: re.Match) -> str:
-        if match[1] in labels:
-            return labels[match[1]]
-        needs.append(_folder_of(match[1], part, labels, earlier))
-        return needs[-1].as_posix()
+    def fill(text: str) -> list[str]:
+        """Replace the placeholders of a string by every combination of their values."""
+        values = {}
+        for name in PLACEHOLDER.findall(text):
+            folders = [] if name in labels else _folders_of(name, part, labels, earlier)
+            needs.extend(folders)
+            values[name] = [folder.as_posix() for folder in folders] or [labels[name]]
+        found = [text]
+        for name, replacements in values.items():
+            found = [each.replace(f"{{{name}}}", new) for each in found for new in replacements]
+        return found
 
-    def fill(value: Any) -> Any:
+    def filled(value: Any) -> Any:
         if isinstance(value, list):
-            return [fill(v) for v in value]
-        return PLACEHOLDER.sub(replacement, value) if isinstance(value, str) else value
+            return [each for v in value for each in (fill(v) if isinstance(v, str) else [v])]
+        if not isinstance(value, str):
+            return value
+        if len(found := fill(value)) > 1:
+            name = next(n for n in PLACEHOLDER.findall(value) if n not in labels)
+            raise part.entry.error(
+                f"{{{name}}} in '{_run_name(part.name, labels)}' matches {len(found)} runs of that "
+                "part. Give both parts the same axes and labels. An option with several values "
+                f'takes all runs as a list, ["{{{name}}}"].'
+            )
+        return found[0]
 
-    options = {key: fill(value) for key, value in options.items()}
+    options = {key: filled(value) for key, value in options.items()}
     command = COMMANDS[part.command]
     try:
         command.check(options)
@@ -280,8 +295,13 @@ def _make_run(
     )
 
 
-def _folder_of(name: str, part: Part, labels: dict[str, str], earlier: list[StudyRun]) -> Path:
-    """Return the folder of the only run in an earlier part whose labels agree with `labels`."""
+def _folders_of(
+    name: str, part: Part, labels: dict[str, str], earlier: list[StudyRun]
+) -> list[Path]:
+    """Return the folders of the runs in an earlier part whose labels agree with `labels`.
+
+    Labels agree if they are equal on all axes that both parts have.
+    """
     parts = dict.fromkeys(run.part for run in earlier)
     if name not in parts:
         raise part.entry.error(
@@ -294,12 +314,12 @@ def _folder_of(name: str, part: Part, labels: dict[str, str], earlier: list[Stud
         for run in earlier
         if run.part == name and all(labels.get(k, v) == v for k, v in run.labels.items())
     ]
-    if len(found) != 1:
+    if not found:
         raise part.entry.error(
-            f"{{{name}}} in '{_run_name(part.name, labels)}' matches {len(found)} runs of that "
-            "part instead of one. Give both parts the same axes and labels."
+            f"{{{name}}} in '{_run_name(part.name, labels)}' matches 0 runs of that part. Give "
+            "both parts the same axes and labels."
         )
-    return found[0]
+    return found
 
 
 def _location(part: Part, labels: dict[str, str], options: dict, message: str) -> tuple:

@@ -291,6 +291,43 @@ def test_a_part_that_does_not_fit_the_one_before(tmp_path):
         read(tmp_path, contents)
 
 
+CHOICE = """
+output: out
+parts:
+  - name: learning-rate
+    command: train
+    common: {config: configs/digits_mask_rcnn_robust.yaml, DATASETS.HELD_OUT: 0.2}
+    axes:
+      weights: {standard: {MODEL.WEIGHTS: a.pth}, eps 3: {MODEL.WEIGHTS: b.pth}}
+      rate: {low: {SOLVER.BASE_LR: 0.01}, high: {SOLVER.BASE_LR: 0.02}}
+  - name: detection
+    command: train
+    common:
+      config: configs/digits_mask_rcnn_robust.yaml
+      choose-lr: ["{learning-rate}"]
+      SEED: "{SEED}"
+    axes:
+      weights: {standard: {MODEL.WEIGHTS: a.pth}, eps 3: {MODEL.WEIGHTS: b.pth}}
+      SEED: [0, 1]
+"""
+
+
+def test_an_entry_of_a_list_stands_for_all_runs_whose_labels_agree(tmp_path):
+    runs = read(tmp_path, CHOICE)
+    candidates, detectors = runs[:4], runs[4:]
+    for run in detectors:
+        own = [c.folder for c in candidates if c.labels["weights"] == run.labels["weights"]]
+        assert run.needs == tuple(own) and len(own) == 2
+        words = run.lines[0]
+        place = words.index("--choose-lr") + 1
+        assert words[place : place + 2] == [folder.as_posix() for folder in own]
+        assert words[place + 2].startswith("-")
+    assert len({run.id for run in runs}) == len(runs)
+    single = CHOICE.replace('["{learning-rate}"]', '"{learning-rate}"')
+    with pytest.raises(UserError, match=r"standard, 0' matches 2 .*as a list, \[.{learning-rate}"):
+        read(tmp_path, single)
+
+
 @pytest.mark.parametrize(
     "words, message",
     [

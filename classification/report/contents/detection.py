@@ -25,7 +25,7 @@ from classification.report.verdict_words import (
 )
 from classification.report.verdicts import Verdict
 from robust_backbones import zoo
-from robust_backbones.core.detector_keys import EXPERIMENT
+from robust_backbones.core.detector_keys import CANDIDATES, EXPERIMENT
 from robust_backbones.core.eps import show_eps
 from robust_backbones.core.results import flatten
 
@@ -49,7 +49,7 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Experiment:
-    """Detectors that differ only in their initial weights.
+    """Detectors that differ only in their initial weights, and in learning rates chosen for them.
 
     Attributes:
         name: key of the paper's numbers, such as `"coco_instance"`; a name of the same form if the
@@ -78,6 +78,7 @@ def figure4(results: Results) -> list[Section]:
                 panels[f"{experiment.words}, {title}"] = _bars(own)
     runs = [run for e in found for own in e.networks.values() for run in own]
     warned = warnings(runs)
+    warned += [f"{e.words}: {words}" for e in found for words in cautions(e)]
     if any(e.named for e in found):
         warned.append(
             "Some backbones are known only from the labels of a study or the names of their files."
@@ -87,8 +88,10 @@ def figure4(results: Results) -> list[Section]:
         "Differences are from the standard backbone. Their intervals are over runs only and are "
         "about this test set. p-values are corrected for the number of robust backbones, because "
         "the paper shows the best of several. Detectors are compared only if they differ only in "
-        "their weights.",
+        "their weights. Learning rates may differ if each was chosen from the same candidates on "
+        "held-out training images.",
         verdict_words.how(results.rules),
+        *filter(None, map(_chosen_rates, found)),
         f"The paper's numbers: {published.numbers()['figure4']['definition'].strip()}. Its robust "
         "number is compared with our best one.",
     ]
@@ -133,12 +136,14 @@ def _lacking(found: list[Experiment]) -> int:
 
 
 def experiments(runs: list[Merged]) -> list[Experiment]:
-    """Group the runs of detectors that differ only in their weights.
+    """Group the runs of detectors that differ only in their weights and chosen learning rates.
 
-    The paper's experiments come first.
+    The paper's experiments come first. Candidates for a learning rate belong to no experiment.
     """
     groups: dict[tuple, dict[str, list[Merged]]] = {}
     for run in runs:
+        if is_candidate(run.first):
+            continue
         networks = groups.setdefault((run.first.dataset, _recipe(run.first)), {})
         networks.setdefault(_network(run.first), []).append(run)
     found = []
@@ -151,6 +156,55 @@ def experiments(runs: list[Merged]) -> list[Experiment]:
     found = _distinguished(found)
     order = [*published.numbers()["figure4"]]
     return sorted(found, key=lambda e: (e.name not in order, e.name, e.words))
+
+
+def is_candidate(record: Record) -> bool:
+    """Return whether a detector was evaluated on held-out training images."""
+    return bool(record.settings.get("DATASETS", {}).get("HELD_OUT"))
+
+
+def _rates(record: Record) -> dict:
+    """Return the section `SOLVER.CANDIDATES`; empty if the learning rate was not chosen."""
+    found = record.settings["SOLVER"].get("CANDIDATES") or {}
+    return found if found.get("RATES") else {}
+
+
+def _chosen_rates(experiment: Experiment) -> str:
+    """Describe the learning rates that were chosen per backbone; empty if they were set."""
+    if not (candidates := _rates(_first(experiment))):
+        return ""
+    chosen = {n: _rates(runs[0].first)["CHOSEN"] for n, runs in experiment.networks.items()}
+    return (
+        f"{experiment.words}: learning rate chosen per backbone from {_listed(candidates)} on "
+        f"{candidates['HELD_OUT']:.0%} of the training images, which were held out: "
+        + ", ".join(f"{network} {rate:g}" for network, rate in chosen.items())
+        + "."
+    )
+
+
+def _listed(candidates: dict) -> str:
+    return ", ".join(f"{rate:g}" for rate in candidates["RATES"])
+
+
+def cautions(experiment: Experiment) -> list[str]:
+    """List reasons why learning rates may favor one of the backbones, one sentence each."""
+    found = []
+    for network, runs in experiment.networks.items():
+        candidates = _rates(runs[0].first)
+        ends = candidates["RATES"][:1] + candidates["RATES"][-1:] if candidates else []
+        if candidates and candidates["CHOSEN"] in ends:
+            side = "smaller" if candidates["CHOSEN"] == ends[0] else "larger"
+            found.append(
+                f"The learning rate of {network}, {candidates['CHOSEN']:g}, is at the end of the "
+                f"candidates ({_listed(candidates)}). A {side} one may be better."
+            )
+    rate = flatten(_first(experiment).settings).get("SOLVER.BASE_LR")
+    if len(experiment.networks) > 1 and not _rates(_first(experiment)) and rate is not None:
+        found.append(
+            f"All backbones have the learning rate {rate:g}. It was not chosen for each of them, "
+            "and may favor one."
+        )
+    return found
 
 
 def _distinguished(found: list[Experiment]) -> list[Experiment]:
@@ -192,8 +246,16 @@ def _recipe(record: Record) -> str:
 
 
 def _compared(config: dict) -> dict:
-    """Flatten a configuration, and drop the keys that may differ within an experiment."""
-    return {key: cell for key, cell in flatten(config).items() if not key.startswith(EXPERIMENT)}
+    """Flatten a configuration, and drop the keys that may differ within an experiment.
+
+    A chosen learning rate is replaced by its candidates.
+    """
+    flat = flatten(config)
+    found = {key: cell for key, cell in flat.items() if not key.startswith(EXPERIMENT)}
+    if rates := flat.get(f"{CANDIDATES}.RATES"):
+        share = flat[f"{CANDIDATES}.HELD_OUT"]
+        found["SOLVER.BASE_LR"] = f"chosen from {', '.join(map(str, rates))} on {share:.0%}"
+    return found
 
 
 def _name(record: Record) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from classification.report.contents.detection import TASKS
+from classification.report.contents.detection import TASKS, is_candidate
 from classification.report.contents.parts import Results
 from classification.report.records import Record
 from classification.report.result_kinds import READERS
@@ -46,6 +46,8 @@ def _sentence(reason: str, paths: list[str]) -> str:
 
 def _reasons(record: Record, is_shown: bool) -> list[str]:
     """Return the reasons why the result, or a part of it, is not shown."""
+    if record.kind == "detection" and is_candidate(record):  # results of others record its AP
+        return []
     if record.kind == "detection":
         found = _unknown_parts(record)
         if is_shown or found:

@@ -10,6 +10,7 @@ import pytest
 
 from classification.datasets.specs import SUITE
 from classification.report import published, records
+from classification.report.answers import find_answers
 from classification.report.contents.build import build_sections, collect
 from classification.report.contents.parts import Results
 from classification.report.contents.pretraining_accuracy import PretrainingAccuracy
@@ -268,6 +269,51 @@ def test_detectors_that_differ_in_one_key_are_told_apart():
     names = [r["experiment"] for r in named(found)["figure4"].rows]
     same = "scenes, Faster R-CNN, 1000 iterations, SOLVER.EMA"
     assert sorted(names) == [f"{same} 0.9", f"{same} None"]
+
+
+def tuned(eps, chosen, seed=0, rates=(0.005, 0.02, 0.08), **more):
+    """A detector whose learning rate was chosen from candidates on held-out images."""
+    record = detection("cells", eps, 50 + eps + seed / 10, seed, **more)
+    candidates = {"CHOSEN": chosen, "RATES": [*rates], "APS": [eps, 2, 3], "HELD_OUT": 0.2}
+    candidates["RUNS"] = [f"{eps}/{rate}" for rate in rates]
+    solver = record.settings["SOLVER"] | {"BASE_LR": chosen, "CANDIDATES": candidates}
+    return replace(record, settings=record.settings | {"SOLVER": solver})
+
+
+def with_keys(record, **sections):
+    merged = {name: record.settings.get(name, {}) | keys for name, keys in sections.items()}
+    return replace(record, settings=record.settings | merged)
+
+
+def test_detectors_with_chosen_learning_rates_are_one_experiment():
+    found = [tuned(eps, rate, seed) for eps, rate in ((0, 0.02), (3, 0.08)) for seed in (0, 1)]
+    candidate = with_keys(detection("cells_held_out"), DATASETS={"HELD_OUT": 0.2})
+    diverged = replace(candidate, accuracies=(), seeds=(), metrics={"cells_held_out": {}})
+    section = named([*found, candidate, diverged])["figure4"]
+    assert [r["backbone"] for r in section.rows] == ["standard", "eps 3"]  # no candidate
+    words = "cells, Faster R-CNN, 1000 iterations"
+    note = "chosen per backbone from 0.005, 0.02, 0.08 on 20% of the training images, which were "
+    assert any(f"{words}: learning rate {note}" in text for text in section.text)
+    assert any(text.endswith("held out: standard 0.02, eps 3 0.08.") for text in section.text)
+    end = "of eps 3, 0.08, is at the end of the candidates (0.005, 0.02, 0.08). A larger one may"
+    assert [end in warning for warning in section.warnings] == [True]
+    results = collect([*found, candidate, diverged])
+    assert unshown(results, build_sections(results)) == []
+
+
+def test_learning_rates_from_other_candidates_are_not_compared():
+    found = [tuned(0, 0.02), tuned(3, 0.02, rates=(0.01, 0.02, 0.04))]
+    section = named(found)["figure4"]
+    assert len({r["experiment"] for r in section.rows}) == 2
+    assert all(r["difference"] is None for r in section.rows)
+
+
+def test_a_common_learning_rate_is_a_caution():
+    found = [with_keys(detection(eps=eps), SOLVER={"BASE_LR": 0.02}) for eps in (0.0, 3.0)]
+    words = "All backbones have the learning rate 0.02. It was not chosen for each of them"
+    assert any(words in warning for warning in named(found)["figure4"].warnings)
+    (answer,) = find_answers(collect(found))
+    assert answer.cautions[0].startswith(words)
 
 
 def test_figure1():
