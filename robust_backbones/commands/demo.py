@@ -2,14 +2,14 @@
 
 robust-backbones demo
 
-Writes output/demo/index.html. Repeat the command to continue: finished stages are skipped.
+Writes output/demo/index.html. Repeat the command to continue: finished stages are skipped. Remove
+the folder to start again.
 """
 
 import argparse
 import time
 from pathlib import Path
 
-from robust_backbones.commands.demo_runs import STAGES, execute, plan, print_table, table
 from robust_backbones.core.cli import Parser, path
 from robust_backbones.core.errors import user_errors
 from robust_backbones.core.files import claimed
@@ -25,18 +25,26 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run all stages, print the table and write the page."""
+    """Run all stages, write the page, and print the results and the next step."""
     args = parse(argv)
     with user_errors(), claimed(args.output):
         started = time.perf_counter()
-        runs = plan(args.output)
-        stages = [(run, stage) for run in runs for stage in STAGES]
-        for number, (run, stage) in enumerate(stages, 1):
-            execute(run, stage, f"{number}/{len(stages)}")
-        print()
-        print_table(table(runs))
-        from robust_backbones.commands.demo_page import write_page
+        from robust_backbones.commands import demo_page, demo_runs
 
-        page = write_page(runs, args.output)
+        stages = demo_runs.plan(args.output)
+        demo_runs.execute(stages)
+        found = demo_page.read_numbers(demo_runs.networks(args.output))
+        page = demo_page.write_page(found, stages, args.output)
+        print()
+        print_table(demo_page.table(found))
+        text, command = next(iter(demo_page.NEXT_STEPS.items()))
+        print(f"\nNext: {text}\n  {command}")
         minutes = (time.perf_counter() - started) / 60
         print(f"\n{page.resolve().as_uri()}  ({minutes:.1f} minutes)")
+
+
+def print_table(rows: list[list[str]]) -> None:
+    """Print a table with aligned columns."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))

@@ -1,69 +1,211 @@
-"""Write the page of the demo: table, curves, pictures and commands."""
+"""Write the page of the demo, and the picture of its first scenes."""
 
 import base64
 import io
+import itertools
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from PIL import Image
 
-from robust_backbones.commands.demo_runs import CONFIG, DATASET, Run, command_line, table
-from robust_backbones.core import pages, results
+from robust_backbones.commands.demo_runs import DATASET, Network, Stage
+from robust_backbones.core import pages
+from robust_backbones.core.eps import show_eps
 from robust_backbones.core.figures import new_figure, svg_element
-from robust_backbones.detection import compat, config
-from robust_backbones.detection.inspect import visualize
+from robust_backbones.core.files import atomic, read_json
+from robust_backbones.core.picture_grid import arrange
 
-PICTURES = 6
+SHEET = 2  # number of scenes in the picture
+COLORS = ("#0072b2", "#d55e00")  # of the networks in the figures
+NEXT_STEPS = {  # what to do next: command
+    "Train a detector on a published robust ResNet-50:": (
+        "robust-backbones train --config configs/coco_mask_rcnn_robust_eps3_1x.yaml --num-gpus 8"
+    ),
+    "List the published models:": "robust-backbones zoo list",
+}
 
 
-def write_page(runs: list[Run], output: Path) -> Path:
+@dataclass(frozen=True)
+class Numbers:
+    """Results of one network.
+
+    Attributes:
+        network: network that was measured.
+        pretrained, detected: contents of the result files of the pretraining and the detector.
+    """
+
+    network: Network
+    pretrained: dict
+    detected: dict
+
+    @property
+    def accuracies(self) -> tuple[float, float]:
+        """Clean and robust accuracy on the test digits, percent."""
+        metrics = self.pretrained["metrics"]
+        return metrics["clean_top1"], metrics["robust_top1"]
+
+    @property
+    def aps(self) -> tuple[float, float]:
+        """Box AP and mask AP, percent."""
+        metrics = self.detected["metrics"][DATASET]
+        return metrics["bbox"]["AP"], metrics["segm"]["AP"]
+
+
+def read_numbers(networks: list[Network]) -> list[Numbers]:
+    """Read the results of all networks."""
+    return [
+        Numbers(n, read_json(n.pretraining / "result.json"), read_json(n.detector / "result.json"))
+        for n in networks
+    ]
+
+
+def table(found: list[Numbers]) -> list[list[str]]:
+    """Return the table of results: a header, and one row for each network."""
+    header = ["pretraining", "clean accuracy, %", "robust accuracy, %", "box AP", "mask AP"]
+    rows = [[*header, "pretraining, s", "detector, s"]]
+    for one in found:
+        values = (f"{value:.1f}" for value in (*one.accuracies, *one.aps))
+        seconds = (f"{result['seconds']:.0f}" for result in (one.pretrained, one.detected))
+        rows.append([one.network.name, *values, *seconds])
+    return rows
+
+
+def attack_name(attack: dict) -> str:
+    """Describe a PGD attack from the settings of a result: steps, norm and radius."""
+    constraint = {"l2": "L2", "linf": "L-infinity"}[attack["constraint"]]
+    eps = show_eps(attack["constraint"], attack["eps"])
+    return f"PGD, {attack['steps']} steps, {constraint} eps {eps}"
+
+
+def write_page(found: list[Numbers], stages: list[Stage], output: Path) -> Path:
     """Write one HTML page without external references, and return its path."""
-    header, *rows = table(runs)
+    header, *rows = (row[:-2] for row in table(found))  # without the times
+    scenes = read_scenes(output / "scenes/pictures")
+    titles = ["truth", *(f"{one.network.name} backbone" for one in found)]
+    _save_sheet(arrange(scenes[:SHEET], titles), output / "scenes.png")
+    robust = found[-1].pretrained["settings"]
     return pages.write(
         output / "index.html",
         Path(__file__).with_name("demo.html.jinja"),
         header=header,
         rows=rows,
-        curves=_curves(runs),
-        pictures={run.name: _pictures(run) for run in runs},
-        commands=[command_line(command) for run in runs for command in run.commands.values()],
-        attack=runs[0].pretrained["settings"]["evaluation"],
-        hardware=results.hardware(),
+        figures=[draw(found) for draw in (_draw_accuracies, _draw_pretraining, _draw_losses)],
+        colors={one.network.name: color for one, color in zip(found, COLORS, strict=True)},
+        titles=titles,
+        scenes=[[_data_url(picture) for picture in row] for row in scenes],
+        training=attack_name(robust),
+        evaluation=attack_name(robust["evaluation"]),
+        next_steps={text: wrap(command) for text, command in NEXT_STEPS.items()},
+        commands={stage.name: wrap(stage.command) for stage in stages},
+        hardware=found[0].pretrained["hardware"],
     )
 
 
-def _curves(runs: list[Run]) -> str:
-    """Draw the losses of pretraining and detector training, and return the plot as inline SVG."""
-    figure = new_figure(9, 3)
-    left, right = figure.subplots(1, 2)
-    for run in runs:
-        epochs = _lines(run.folder / "pretrain/metrics.jsonl")
-        left.plot([e["epoch"] for e in epochs], [e["train_loss"] for e in epochs], label=run.name)
-        steps = _lines(run.folder / "detector/metrics.json")
+def wrap(command: str, width: int = 76) -> str:
+    """Break a shell command into lines that end in a backslash. A shell reads it unchanged.
+
+    Lines begin with an option or a config key, which stays next to its values.
+
+    Args:
+        command: command in one line.
+        width: length in characters that lines of several words do not exceed.
+    """
+    groups: list[str] = []
+    for word in command.split(" "):
+        if not groups or word.startswith("--") or word.partition(".")[0].isupper():
+            groups.append(word)
+        else:
+            groups[-1] += f" {word}"
+    units = [[group] if len(group) < width - 5 else group.split(" ") for group in groups]
+    first, *rest = itertools.chain.from_iterable(units)
+    lines = [first]
+    for unit in rest:
+        if len(lines[-1]) + len(unit) + 3 > width:
+            lines.append(f"    {unit}")
+        else:
+            lines[-1] += f" {unit}"
+    return " \\\n".join(lines)
+
+
+def read_scenes(folder: Path) -> list[list[np.ndarray]]:
+    """Read the pictures of `visualize`: for each image the truth, then the predictions."""
+    files = sorted(folder.glob("*.png"))  # <index>_<name>_<position>.png
+    groups = itertools.groupby(files, lambda file: file.stem.rpartition("_")[0])
+    return [[np.asarray(Image.open(file).convert("RGB")) for file in row] for _, row in groups]
+
+
+def _data_url(picture: np.ndarray) -> str:
+    data = io.BytesIO()
+    Image.fromarray(picture).save(data, format="jpeg", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
+
+
+def _save_sheet(pixels: np.ndarray, path: Path) -> None:
+    """Save a PNG that is small enough for a README."""
+    sheet = Image.fromarray(pixels)
+    sheet.thumbnail((1080, 1080))
+    with atomic(path) as temporary:
+        sheet.quantize(128).save(temporary, format="png", optimize=True)
+
+
+def _draw_accuracies(found: list[Numbers]) -> str:
+    """Draw clean and robust accuracies as bars, and return the plot as inline SVG."""
+    figure, axes = _new_axes()
+    images = found[0].pretrained["data"]["test"]["images"]
+    for index, (one, color) in enumerate(zip(found, COLORS, strict=True)):
+        places = np.arange(2) + 0.38 * (index - 0.5)
+        bars = axes.bar(places, one.accuracies, width=0.36, color=color)
+        axes.bar_label(bars, fmt="%.1f")
+    attack = attack_name(found[-1].pretrained["settings"]["evaluation"])
+    axes.set_xticks([0, 1], ["no attack", f"{attack}\n(norm, pixels in [0, 1])"])
+    axes.set(title=f"Classifiers on {images} test digits", ylabel="accuracy, %", ylim=(0, 112))
+    return _svg(figure)
+
+
+def _draw_pretraining(found: list[Numbers]) -> str:
+    """Draw the clean accuracy after each epoch, and return the plot as inline SVG."""
+    figure, axes = _new_axes()
+    for one, color in zip(found, COLORS, strict=True):
+        epochs = _lines(one.network.pretraining / "metrics.jsonl")
+        axes.plot(
+            [e["epoch"] for e in epochs], [e["clean_top1"] for e in epochs], "o-", color=color
+        )
+    axes.set(title="Pretraining of the classifiers", xlabel="epoch", ylim=(0, 104))
+    axes.set(ylabel="clean test accuracy, %")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    return _svg(figure)
+
+
+def _draw_losses(found: list[Numbers]) -> str:
+    """Draw the losses of the detectors, and return the plot as inline SVG."""
+    figure, axes = _new_axes()
+    for one, color in zip(found, COLORS, strict=True):
+        steps = _lines(one.network.detector / "metrics.json")
         # A resumed run contains some iterations twice. Use the later record.
         losses = {s["iteration"]: s["total_loss"] for s in steps if "total_loss" in s}
-        right.plot(*zip(*sorted(losses.items()), strict=True), label=run.name)
-    left.set(xlabel="epoch", ylabel="loss under attack", title="pretraining", xticks=range(1, 5))
-    right.set(xlabel="iteration", ylabel="total loss", title="Mask R-CNN", ylim=(0, None))
-    for axes in (left, right):
-        axes.legend()
-        axes.grid(alpha=0.3)
-    return svg_element(figure)
+        axes.plot(*zip(*sorted(losses.items()), strict=True), color=color)
+    batch = found[0].detected["settings"]["SOLVER"]["IMS_PER_BATCH"]
+    axes.set(title="Training of Mask R-CNN", xlabel=f"iteration of {batch} scenes")
+    axes.set(ylabel="total training loss")
+    axes.set_ylim(bottom=0)
+    return _svg(figure)
+
+
+def _new_axes() -> tuple[Any, Any]:
+    figure = new_figure(4.6, 3.4)
+    figure.patch.set_visible(False)
+    axes = figure.subplots()
+    axes.set(facecolor="none", axisbelow=True)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _svg(figure: Any) -> str:
+    return svg_element(figure).replace("#000000", "currentColor")
 
 
 def _lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def _pictures(run: Run) -> list[str]:
-    """Return drawings of scenes with annotations and detections, as data URLs."""
-    compat.silence_detectron2()
-    weights = run.folder / "detector/model_final.pth"
-    cfg = config.load_config(CONFIG, ["MODEL.WEIGHTS", str(weights)])
-    config.set_device(cfg, 1)
-    urls = []
-    for pixels in visualize.truth_and_prediction(cfg, DATASET, PICTURES):
-        data = io.BytesIO()
-        Image.fromarray(pixels).save(data, format="png", optimize=True)
-        urls.append("data:image/png;base64," + base64.b64encode(data.getvalue()).decode())
-    return urls

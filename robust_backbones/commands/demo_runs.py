@@ -1,93 +1,142 @@
-"""The runs of the demo, their commands and their table."""
+"""The stages of the demo: their commands, and how they are executed."""
 
-import json
 import os
 import shlex
 import subprocess
 import sys
-import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import robust_backbones
+from robust_backbones.core.signals import EXIT_RESUMABLE, StopSignals
 
 CONFIG = "configs/digits_mask_rcnn_robust.yaml"
 DATASET = "digit_scenes_val"
 PRETRAININGS = {"standard": "0", "robust": "1.0"}  # L2 eps of the pretraining, by name
 EVAL_EPS = "1.0"
-STAGES = ("pretrain", "convert", "detect")
+SCENES = 4  # number of scenes to draw
 
 
-@dataclass
-class Run:
-    """One pretraining run and the runs that use its weights.
+@dataclass(frozen=True)
+class Network:
+    """A pretrained network of the demo.
 
     Attributes:
         name: name of the pretraining, a key of `PRETRAININGS`.
-        folder: folder of the outputs.
-        commands: arguments of `python` for each stage, `{stage: arguments}`.
-        seconds: duration of each finished stage in seconds, `{stage: duration}`.
+        folder: folder of the network and of the detector on it.
     """
 
     name: str
     folder: Path
-    commands: dict[str, list[str]]
-    seconds: dict[str, float] = field(default_factory=dict)
 
     @property
-    def pretrained(self) -> dict:
-        """Contents of the pretraining's result file."""
-        return read_json(self.folder / "pretrain/result.json")
+    def pretraining(self) -> Path:
+        """Folder of the pretraining."""
+        return self.folder / "pretrain"
 
     @property
-    def detected(self) -> dict:
-        """Metrics of the detector, `{task: {metric: percent}}`."""
-        return read_json(self.folder / "detector/result.json")["metrics"][DATASET]
+    def checkpoint(self) -> Path:
+        """Checkpoint of the classifier."""
+        return self.pretraining / "checkpoint.pt"
+
+    @property
+    def backbone(self) -> Path:
+        """Converted checkpoint for Detectron2."""
+        return self.folder / "backbone.pth"
+
+    @property
+    def detector(self) -> Path:
+        """Folder of the detector's training."""
+        return self.folder / "detector"
 
 
-def plan(output: Path) -> list[Run]:
-    """Return the runs with their commands. Users can also run these commands by hand."""
-    runs = []
-    for name, eps in PRETRAININGS.items():
-        folder = output / name
-        pretrain, backbone = folder / "pretrain", folder / "backbone.pth"
-        commands = {
-            "pretrain": [
-                *("-m", "classification.pretrain", "--arch", "resnet18", "--dataset", "digits"),
-                *("--constraint", "l2", "--eps", eps, "--eval-eps", EVAL_EPS),
-                *("--output", str(pretrain), "--resume"),
-            ],
-            "convert": [
-                *("-m", "robust_backbones", "convert"),
-                *(str(pretrain / "checkpoint.pt"), str(backbone), "--force"),
-            ],
-            "detect": [
-                *("-m", "robust_backbones", "train", "--config", CONFIG, "--resume"),
-                *("MODEL.WEIGHTS", str(backbone), "OUTPUT_DIR", str(folder / "detector")),
-            ],
-        }
-        runs.append(Run(name, folder, commands))
-    return runs
+@dataclass(frozen=True)
+class Stage:
+    """One command of the demo.
 
-
-def execute(run: Run, stage: str, number: str) -> None:
-    """Run the command of a stage. Write its output to a log and its progress to the terminal.
-
-    Args:
-        run: run to which the stage belongs.
-        stage: stage to run, one of `STAGES`.
-        number: position of the stage in the demo, such as `1/6`.
+    Attributes:
+        name: short description.
+        arguments: arguments of `robust-backbones`.
+        log: file for the output of the command.
+        made: last file that the command writes. A stage whose file exists is finished.
     """
-    log = run.folder / f"{stage}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    print(f"[{number}] {run.name}: {stage}", flush=True)
-    started = time.perf_counter()
+
+    name: str
+    arguments: tuple[str, ...]
+    log: Path
+    made: Path
+
+    @property
+    def command(self) -> str:
+        """The command as a user would type it in a shell."""
+        return shlex.join(("robust-backbones", *self.arguments))
+
+
+def networks(output: Path) -> list[Network]:
+    """Return the networks of the demo, the standard one first."""
+    return [Network(name, output / name) for name in PRETRAININGS]
+
+
+def plan(output: Path) -> list[Stage]:
+    """Return the stages in their order. Users can also run these commands by hand."""
+    found = networks(output)
+    stages = [stage for network in found for stage in _stages(network)]
+    standard, robust = found
+    scenes = output / "scenes"
+    visualize = (
+        *("visualize", "--config", CONFIG, "--output", str(scenes), "--images", str(SCENES)),
+        *("--name", standard.name, "--name", robust.name),
+        *("--compare", str(robust.detector / "model_final.pth")),
+        *("MODEL.WEIGHTS", str(standard.detector / "model_final.pth")),
+    )
+    return [*stages, Stage("draw scenes", visualize, output / "scenes.log", scenes / "index.html")]
+
+
+def _stages(network: Network) -> list[Stage]:
+    pretrain = (
+        *("pretrain", "--arch", "resnet18", "--dataset", "digits", "--constraint", "l2"),
+        *("--eps", PRETRAININGS[network.name], "--eval-eps", EVAL_EPS),
+        *("--output", str(network.pretraining), "--resume"),
+    )
+    convert = ("convert", str(network.checkpoint), str(network.backbone), "--force")
+    train = (
+        *("train", "--config", CONFIG, "--resume"),
+        *("MODEL.WEIGHTS", str(network.backbone), "OUTPUT_DIR", str(network.detector)),
+    )
+    commands = {
+        "pretrain": (pretrain, network.pretraining / "result.json"),
+        "convert": (convert, network.backbone),
+        "detect": (train, network.detector / "result.json"),
+    }
+    return [
+        Stage(f"{network.name}: {name}", arguments, network.folder / f"{name}.log", made)
+        for name, (arguments, made) in commands.items()
+    ]
+
+
+def execute(stages: Sequence[Stage]) -> None:
+    """Run the stages that are not finished. Stages after one that runs also run.
+
+    Commands skip their finished runs and resume interrupted ones.
+    """
+    stale = False
+    for number, stage in enumerate(stages, 1):
+        stale = stale or not stage.made.exists()
+        print(f"[{number}/{len(stages)}] {stage.name}{'' if stale else ': finished'}", flush=True)
+        if stale:
+            _run(stage)
+
+
+def _run(stage: Stage) -> None:
+    """Run a command. Write its output to the log, and its progress to the terminal."""
+    stage.log.parent.mkdir(parents=True, exist_ok=True)
     # With this folder in PYTHONPATH, the commands of a clone work without installation.
     packages = str(Path(robust_backbones.__file__).parents[1])
     path = os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH")]))
-    with open(log, "w", encoding="utf-8") as file:
+    with open(stage.log, "w", encoding="utf-8") as log, StopSignals().watch() as stop:
         process = subprocess.Popen(
-            [sys.executable, *run.commands[stage]],
+            [sys.executable, "-m", "robust_backbones", *stage.arguments],
             env=os.environ | {"PYTHONPATH": path},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -96,17 +145,22 @@ def execute(run: Run, stage: str, number: str) -> None:
         )
         assert process.stdout
         for line in process.stdout:
-            file.write(line)
-            if shown := _progress(line):
+            log.write(line)
+            if shown := progress(line):
                 print(f"      {shown}", flush=True)
-    run.seconds[stage] = time.perf_counter() - started
-    if process.wait():
-        print(f"error: this command failed, see {log}:", file=sys.stderr)
-        print(f"  {command_line(run.commands[stage])}", file=sys.stderr)
+            if stop.requested:
+                process.terminate()
+        status = process.wait()
+    if stop.requested or status == EXIT_RESUMABLE:
+        print("interrupted. Repeat the command to resume.", file=sys.stderr)
+        sys.exit(EXIT_RESUMABLE)
+    if status:
+        print(f"error: this command failed, see {stage.log}:", file=sys.stderr)
+        print(f"  {stage.command}", file=sys.stderr)
         sys.exit(1)
 
 
-def _progress(line: str) -> str | None:
+def progress(line: str) -> str | None:
     """Return the part of an output line that shows progress, or None."""
     line = line.rstrip()
     if line.startswith(("epoch", "clean", "verified", "error", "No GPU")) or "finished" in line:
@@ -115,35 +169,3 @@ def _progress(line: str) -> str | None:
         parts = (part.strip() for part in line.split("  "))
         return " ".join(part for part in parts if part.startswith(("eta", "iter", "total_loss")))
     return None
-
-
-def command_line(command: list[str]) -> str:
-    """Return a command as a user would type it in a shell."""
-    return "python " + shlex.join(command)
-
-
-def read_json(path: Path) -> dict:
-    """Return the contents of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def table(runs: list[Run]) -> list[list[str]]:
-    """Return the table of results: a header, and one row for each run."""
-    header = ["pretraining", "clean accuracy, %", "robust accuracy, %", "box AP", "mask AP"]
-    rows = [[*header, *(f"{stage}, s" for stage in STAGES)]]
-    for run in runs:
-        metrics = run.pretrained["metrics"]
-        values = (
-            *(metrics["clean_top1"], metrics["robust_top1"]),
-            *(run.detected["bbox"]["AP"], run.detected["segm"]["AP"]),
-        )
-        seconds = (f"{run.seconds[stage]:.0f}" for stage in STAGES)
-        rows.append([run.name, *(f"{value:.1f}" for value in values), *seconds])
-    return rows
-
-
-def print_table(rows: list[list[str]]) -> None:
-    """Print a table with aligned columns."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))

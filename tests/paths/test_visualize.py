@@ -67,8 +67,13 @@ def test_pictures_of_a_detector(run):
     cfg = small(run, run / "model_final.pth")
     pictures = list(visualize.truth_and_prediction(cfg, SCENES, 2, scale=2.0, threshold=0.0))
     size = 2 * digit_scenes.SIZE
-    assert [p.shape for p in pictures] == [(size, 2 * size, 3)] * 2
-    assert all(p.dtype == np.uint8 and (p[:, :size] != p[:, size:]).any() for p in pictures)
+    for pixels in pictures:
+        height, width, _ = pixels.shape
+        assert pixels.dtype == np.uint8 and height > size and width > 2 * size
+        top, gap = height - size, pixels[:, size : width - size]
+        assert (gap[top:] == 255).all()
+        assert (pixels[:top, :size] < 128).any() and (pixels[:top, -size:] < 128).any()  # titles
+        assert (pixels[top:, :size] != pixels[top:, -size:]).any()
 
 
 def test_a_backbone_alone_cannot_predict(tmp_path, resnet18_backbone):
@@ -97,6 +102,29 @@ def test_a_drawn_box_is_where_the_box_is():
     rows, columns = np.nonzero((drawn[:570] != 128).any(axis=2))  # above the name
     assert abs(columns.min() - 240) < 12 and abs(columns.max() - 720) < 12
     assert abs(rows.min() - 360) < 12
+
+
+def test_small_images_are_enlarged_smoothly():
+    edge = np.zeros((10, 10, 3), np.uint8)
+    edge[:, 5:] = 200
+    mask = {"size": [10, 10], "counts": [0, 100]}
+    nothing = visualize.Truth(np.zeros((0, 4)), np.zeros(0, int), np.zeros(0, bool), None)
+    drawn = visualize.draw_truth(edge, nothing, None)
+    assert drawn.shape == (640, 640, 3)
+    assert len(np.unique(drawn[320, :, 0])) > 20  # a ramp, not a step
+    masked = visualize.Truth(np.array([[0, 0, 10, 10]]), np.array([0]), np.array([False]), [mask])
+    tinted = visualize.draw_truth(edge, masked, ("x",)).astype(int)
+    assert (tinted[50:400, 50:600] != drawn[50:400, 50:600]).any(axis=2).all()
+
+
+@pytest.mark.parametrize("length", [100, 640, 1000, 4000])
+def test_text_has_the_same_size_relative_to_the_drawing(length):
+    dark = np.zeros((length, length, 3), np.uint8)
+    box = np.array([[0, 0.5 * length, length, 0.6 * length]])
+    objects = visualize.Truth(box, np.array([0]), np.array([False]), None)
+    named, blank = (visualize.draw_truth(dark, objects, (name,)) for name in ("HHH", " "))
+    rows, _ = np.nonzero((named != blank).any(axis=2))
+    assert (np.ptp(rows) + 1) / len(named) == pytest.approx(visualize.TEXT, rel=0.5)
 
 
 def test_truth_and_predictions_of_two_detectors(run, tmp_path, resnet18_backbone):

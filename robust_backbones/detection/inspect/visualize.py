@@ -10,14 +10,18 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils.visualizer import GenericMask, Visualizer
 from matplotlib.colors import to_rgb
+from PIL import Image
 
+from robust_backbones.core.picture_grid import arrange
 from robust_backbones.detection.inspect.error_types import KINDS
 from robust_backbones.detection.inspect.predictor import as_array, load
 
 # Smallest and largest length of a drawing's longer side, pixels. Small images are enlarged so that
 # their text is legible.
 SIDE = (640, 1280)
-FONT = 10  # font size of class names, points
+# Height of class names as a fraction of a drawing's longer side. Pages show drawings in columns of
+# some 400 pixels.
+TEXT = 1 / 28
 
 
 @dataclass
@@ -130,46 +134,58 @@ def _draw(
     scale: float | None,
     dashed: Iterable = (),
 ) -> np.ndarray:
+    scale = scale or fitting_scale(*image.shape[:2])
+    masks = [GenericMask(mask, *image.shape[:2]).mask for mask in masks or ()]
+    # Images are enlarged before anything is drawn, because Detectron2 would show square pixels.
+    image = _resize(image, scale)
     height, width = image.shape[:2]
-    scale = scale or fitting_scale(height, width)
-    drawing = Visualizer(image, scale=scale)
-    for mask, color in zip(masks or (), colors, strict=masks is not None):
+    boxes = scale * np.asarray(boxes, float).reshape(-1, 4)
+    text_height = TEXT * max(height, width)
+    drawing = Visualizer(image)
+    for mask, color in zip(masks, colors, strict=bool(masks)):
         # Draw masks one by one, because `overlay_instances` would fill their holes.
-        bits = GenericMask(mask, height, width).mask
+        bits = _resize(255 * mask.astype(np.uint8), scale) > 127
         drawing.draw_binary_mask(bits, color=color, alpha=0.5, area_threshold=0)
     blue = KINDS["missed"].color
     things = [*zip(boxes, labels, colors, ["-"] * len(boxes), strict=True)]
-    things += [(box, f"missed: {name}", blue, "--") for box, name in dashed]
+    things += [(scale * np.asarray(box), f"missed: {name}", blue, "--") for box, name in dashed]
     for box, _, color, style in things:
         drawing.draw_box(box, alpha=1, edge_color=color, line_style=style)
     taken: list[tuple] = []
     for box, text, color, _ in things:
-        x, y = _text_position(text, box, width, height, scale, taken)
+        position = _text_position(text, box, width, height, text_height, taken)
         light = [(1 + part) / 2 for part in to_rgb(color)]  # light text is legible on black
         text = text.replace("$", r"\$")  # matplotlib reads $ as a formula
+        points = text_height * 72 / drawing.output.dpi
         drawing.draw_text(
-            text, (x, y), font_size=FONT / scale, color=light, horizontal_alignment="left"
+            text, position, font_size=points, color=light, horizontal_alignment="left"
         )
     return drawing.output.get_image()
 
 
+def _resize(image: np.ndarray, scale: float) -> np.ndarray:
+    """Resize an image or mask, `(H, W)` or `(H, W, 3)` uint8, smoothly."""
+    height, width = (max(round(scale * side), 1) for side in image.shape[:2])
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
 def _text_position(
-    text: str, box: Sequence[float], width: int, height: int, scale: float, taken: list[tuple]
+    text: str, box: Sequence[float], width: int, height: int, size: float, taken: list[tuple]
 ) -> tuple[float, float]:
     """Find the upper left corner of a text.
 
-    The text is below the box and inside the image. If the text would overlap a text in `taken`, it
-    moves up or down by a few lines. The function appends the position to `taken`.
+    The text is below the box and inside the drawing. If the text would overlap a text in `taken`,
+    it moves up or down by a few lines. The function appends the position to `taken`.
 
     Args:
         text: text to draw.
         box: corners x0, y0, x1, y1 of the box, pixels.
-        width, height: size of the image, pixels.
-        scale: size of the drawing relative to the image.
+        width, height: size of the drawing, pixels.
+        size: height of the text, pixels.
         taken: left end, upper end and length of each placed text, pixels.
     """
-    line = 1.8 * FONT / scale  # line height with a margin, at Detectron2's 100 pixels per inch
-    length = 0.9 * FONT / scale * len(text)
+    line = 1.3 * size  # with a margin
+    length = 0.65 * size * len(text)
     x = max(min(box[0], width - length), 0)
     below = min(box[3], height - line)
     for step in (0, -1, 1, -2, 2, -3, 3):
@@ -212,7 +228,7 @@ def truth_and_prediction(
         threshold: lowest score of a drawn prediction, in [0, 1].
 
     Yields:
-        Drawings `(H, 2 * W, 3)`, uint8 RGB: ground truth on the left, predictions on the right.
+        Drawings, uint8 RGB: ground truth on the left, predictions on the right, with titles.
 
     Raises:
         UserError: the weights do not fit the whole detector.
@@ -225,4 +241,5 @@ def truth_and_prediction(
         found = predictor(image)["instances"].to("cpu")
         found = found[found.scores >= threshold]
         left = draw_truth(image, truth(item), names, scale)
-        yield np.concatenate([left, draw_predictions(image, found, names, scale)], axis=1)
+        right = draw_predictions(image, found, names, scale)
+        yield arrange([[left, right]], ("truth", "predictions"))
