@@ -11,6 +11,8 @@ it, and writes the report to OUTPUT/report. The same command resumes an interrup
 Exit codes: 0 success, 2 invalid input or failed runs, 75 interrupted and resumable.
 """
 
+import sys
+
 from classification.compare import options
 from robust_backbones import weights
 from robust_backbones.core.errors import user_errors
@@ -18,9 +20,10 @@ from robust_backbones.core.errors import user_errors
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line. The module's docstring lists the exit codes."""
+    argv = sys.argv[1:] if argv is None else argv
     args = options.parser(__doc__).parse_args(argv)
     with user_errors():
-        request = options.make_request(args)
+        request = options.make_request(args, argv)
         for source in request.settings.weights:  # report this common mistake before importing torch
             weights.resolve(source)
         from classification.compare.run import run

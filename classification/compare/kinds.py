@@ -50,12 +50,14 @@ class Cost:
 
     Attributes:
         low, high: ends of the range of the wall time in seconds.
-        disk: bytes on the disk.
+        disk: bytes that stay on the disk.
+        temporary: bytes on the disk while the run is executed.
     """
 
     low: float
     high: float
     disk: float
+    temporary: float
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from classification.report.comparisons import recipe_differences
 from classification.report.result_kinds import network
 from classification.transfer.result import describe_source
 from robust_backbones import weights
+from robust_backbones.checkpoint.io import Checkpoint
 from robust_backbones.core.eps import show_eps
 from robust_backbones.core.errors import UserError
 
@@ -34,6 +35,7 @@ class Network:
         image_size: height and width of the pretraining images in pixels; None: not recorded.
         source: recorded pretraining recipe, as in the settings of a transfer result.
         assumed_standard: whether the file does not record how the network was trained.
+        checkpoint: contents of the file.
     """
 
     weights: str
@@ -47,29 +49,38 @@ class Network:
     image_size: int | None
     source: dict
     assumed_standard: bool
+    checkpoint: Checkpoint = field(repr=False)
 
 
-def read_networks(sources: Sequence[str]) -> list[Network]:
+def read_networks(sources: Sequence[str], pretrained_on: str = "") -> list[Network]:
     """Fetch and read the networks, and check that robust ones can be compared with standard ones.
 
     Args:
         sources: paths, published names or URLs.
+        pretrained_on: pretraining dataset of networks whose files do not record it.
 
     Raises:
-        UserError: a file cannot be fetched or read, two files are equal, or a network has no
-            counterpart to be compared with.
+        UserError: a file cannot be fetched or read, or as for `comparable`.
     """
-    found = _with_labels([_read(source) for source in sources])
+    return comparable([_read(source, pretrained_on) for source in sources])
+
+
+def comparable(found: list[Network]) -> list[Network]:
+    """Add labels to the networks, and check that robust ones can be compared with standard ones.
+
+    Raises:
+        UserError: two files are equal, or a network has no counterpart to be compared with.
+    """
     _check_unique(found)
     _check_sides(found)
-    return found
+    return _with_labels(found)
 
 
-def _read(source: str) -> Network:
+def _read(source: str, pretrained_on: str) -> Network:
     path = weights.resolve(source)
     checkpoint = read_weights(source, path)
     recipe = describe_source(checkpoint)
-    facts = network({"source": recipe}, source, {})
+    facts = network({"source": recipe}, source, {"pretrained_on": pretrained_on})
     eps = facts["eps"]
     if eps is None:
         raise UserError(
@@ -88,6 +99,7 @@ def _read(source: str) -> Network:
         known_classes.image_size(checkpoint),
         recipe,
         facts.get("assumed_standard", False),
+        checkpoint,
     )
 
 
@@ -136,7 +148,8 @@ def _check_sides(found: Sequence[Network]) -> None:
             raise UserError(
                 f"--weights {one.weights}: {_origin(one)}, but {rivals[0].weights}: "
                 f"{_origin(rivals[0])}. Their difference would not be due to robustness. Give "
-                "robust and standard networks with the same pretraining data."
+                "robust and standard networks with the same pretraining data, or name data that is "
+                "not recorded with --pretrained-on."
             )
 
 
@@ -172,8 +185,12 @@ def describe(found: Sequence[Network]) -> list[str]:
 
 
 def _differences(one: Network, other: Network) -> tuple[str, ...]:
-    arch = ("architecture",) if one.arch != other.arch else ()
-    return (*arch, *recipe_differences(one.source, other.source))
+    more = {
+        "architecture": (one.arch, other.arch),
+        "image size": (one.image_size, other.image_size),
+    }
+    own = tuple(words for words, (a, b) in more.items() if None not in (a, b) and a != b)
+    return (*own, *recipe_differences(one.source, other.source))
 
 
 def _listed(words: Iterable[str]) -> str:

@@ -3,6 +3,8 @@
 import argparse
 import os
 import re
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +36,7 @@ class Request:
         execution: where to execute the runs.
         plan: whether to stop after the estimate of the cost.
         more: whether to add the trials that the last report advises.
+        command: command line without `--more`, for messages.
     """
 
     settings: CompareSettings
@@ -41,6 +44,7 @@ class Request:
     execution: Execution
     plan: bool
     more: bool
+    command: str
 
 
 def parser(description: str) -> Parser:
@@ -83,6 +87,12 @@ def _general_options(p: Parser) -> None:
         default=list(WEIGHTS),
         help="networks to compare, at least one standard and one robust: paths, published names or "
         "URLs",
+    )
+    add(
+        "--pretrained-on",
+        metavar="NAME",
+        help="pretraining dataset of the networks whose files do not record it, such as imagenet "
+        "(default: unknown)",
     )
     add("--trials", type=cli.count, metavar="N", default=TRIALS, help="trials of each network")
     add(
@@ -158,8 +168,12 @@ def _detector_options(p: Parser) -> None:
     add("--iterations", type=cli.count, metavar="N", help="training iterations of each detector")
 
 
-def make_request(args: argparse.Namespace) -> Request:
+def make_request(args: argparse.Namespace, arguments: Sequence[str]) -> Request:
     """Build the request from the parsed options.
+
+    Args:
+        args: parsed options.
+        arguments: the arguments as the user typed them.
 
     Raises:
         UserError: the options contradict each other.
@@ -171,7 +185,8 @@ def make_request(args: argparse.Namespace) -> Request:
         weights=tuple(args.weights),
         trials=args.trials,
         margin=args.margin,
-        changes=tuple(args.set),
+        pretrained_on=args.pretrained_on or "",
+        changes=tuple((_option(kind, name), value) for name, value in args.set),
         mode=args.mode if kind == CLASSIFICATION else "",
         root=args.data,
         image_size=args.image_size,
@@ -189,7 +204,14 @@ def make_request(args: argparse.Namespace) -> Request:
     if args.plan and args.more:
         raise UserError("--plan and --more exclude each other. Remove one of them.")
     output = args.output or OUTPUT / name_of(settings.data)
-    return Request(settings, output, Execution.of(args), args.plan, args.more)
+    kept = shlex.join(word for word in arguments if word not in ("--plan", "--more"))
+    command = f"{cli.program_name()} {kept}"
+    return Request(settings, output, Execution.of(args), args.plan, args.more, command)
+
+
+def _option(kind: str, name: str) -> str:
+    """Return an option as `--help` spells it. Config keys of detectors stay unchanged."""
+    return name if kind == DETECTION else name.lstrip("-").replace("_", "-")
 
 
 def _check_exists(text: str, root: str | None) -> None:

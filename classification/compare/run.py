@@ -1,10 +1,32 @@
 """Run a comparison: check, estimate, execute, report."""
 
-from classification.compare import classifiers, detectors
-from classification.compare.kinds import Kind
-from classification.compare.networks import describe, read_networks
+from pathlib import Path
+
+from classification.compare import classifiers, detectors, estimate, more
+from classification.compare.kinds import Kind, Task
+from classification.compare.networks import Network, describe, read_networks
 from classification.compare.options import Request
-from classification.compare.settings import CLASSIFICATION, DETECTION
+from classification.compare.settings import (
+    CLASSIFICATION,
+    DETECTION,
+    REPORT,
+    RUNS,
+    SETTINGS,
+    STUDY,
+    Comparison,
+    TrialGroup,
+    digest,
+    load,
+    save,
+)
+from classification.report import folder, records
+from classification.report.run import make
+from classification.study.commands import read_metrics
+from classification.study.execute import forget
+from classification.study.file import StudyRun, read_study
+from classification.study.run import execute_all
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.files import claimed
 
 KINDS: dict[str, Kind] = {CLASSIFICATION: classifiers.KIND, DETECTION: detectors.KIND}
 
@@ -16,6 +38,168 @@ def run(request: Request) -> None:
         UserError: the data, the networks or the options are unusable, or runs failed.
     """
     kind = KINDS[request.settings.kind]
-    networks = read_networks(request.settings.weights)
-    print("\n".join(describe(networks)))
-    kind.tasks(request.settings, networks)
+    saved = _saved(request)
+    _check_changes(kind, request)
+    runs = _runs(request, saved)
+    unfinished = [run for run in runs if read_metrics(run.result) is None]
+    adds = request.more and not unfinished
+    if request.more and unfinished:
+        print(f"--more: {len(unfinished)} runs have not finished. No trials are added before.")
+    if adds:
+        _check_unedited(request, saved)
+    if adds or unfinished or saved is None:
+        networks = read_networks(request.settings.weights, request.settings.pretrained_on)
+        print("\n".join(describe(networks)), flush=True)
+        tasks = kind.tasks(request.settings, networks)
+        if saved is None:
+            kind.check(request.settings)
+        else:
+            _check_same_images(request, saved, tasks)
+        with claimed(request.output):
+            if adds or saved is None:
+                saved = _write(kind, request, saved, networks, tasks)
+                runs = read_study(request.output / STUDY)
+            edited = _is_edited(request.output, saved)
+            if not _execute(kind, request, runs, networks, tasks, edited):
+                return
+    assert saved is not None
+    _report(request, saved)
+
+
+def _saved(request: Request) -> Comparison | None:
+    """Return the comparison in the output folder, or None if no run of it was started.
+
+    Raises:
+        UserError: the folder contains another comparison.
+    """
+    folder.check(request.output / REPORT)
+    saved = load(request.output)
+    study = request.output / STUDY
+    if saved is None:
+        if study.exists():
+            raise UserError(f"{study} exists, but no {SETTINGS}. Choose another --output.")
+        return None
+    if difference := saved.settings.difference(request.settings):
+        started = (request.output / RUNS).exists() or _is_edited(request.output, saved)
+        if not started:
+            return None  # only planned
+        raise UserError(
+            f"{request.output} contains a comparison with other options ({difference}). Use --more "
+            "for further trials, or choose another --output."
+        )
+    return saved
+
+
+def _is_edited(output: Path, saved: Comparison) -> bool:
+    try:
+        return digest((output / STUDY).read_text(encoding="utf-8")) != saved.study
+    except OSError:
+        return False  # the user has removed the file
+
+
+def _check_changes(kind: Kind, request: Request) -> None:
+    """Reject options of `--set` that have their own option, or that the command does not have."""
+    for name, _ in request.settings.changes:
+        if name in kind.managed:
+            raise UserError(f"--set {name}: use {kind.managed[name]} instead.")
+
+
+def _runs(request: Request, saved: Comparison | None) -> list[StudyRun]:
+    """Read the study file of a comparison that was started before; without one, return no runs."""
+    study = request.output / STUDY
+    if saved is None:
+        return []
+    if not study.exists():
+        raise UserError(f"{study} does not exist. Restore it, or choose another --output.")
+    if _is_edited(request.output, saved):
+        print(f"{study} was edited and is used as it is.")
+    return read_study(study)
+
+
+def _check_unedited(request: Request, saved: Comparison | None) -> None:
+    assert saved is not None
+    study = request.output / STUDY
+    if _is_edited(request.output, saved):
+        lines = study.read_text(encoding="utf-8").splitlines()
+        line = next((i for i, text in enumerate(lines, 1) if text.strip().lower() == "seed:"), 1)
+        raise UserError(
+            f"{study}:{line}: the file was edited, so --more cannot add trials to it. Add a seed "
+            "to this axis by hand, and run the command without --more."
+        )
+
+
+def _check_same_images(request: Request, saved: Comparison, tasks: list[Task]) -> None:
+    for task in tasks:
+        if saved.fingerprints.get(task.name) not in (None, task.fingerprints):
+            raise UserError(
+                f"{task.name}: the images have changed since this comparison began. Restore them, "
+                "or choose another --output."
+            )
+
+
+def _write(
+    kind: Kind,
+    request: Request,
+    saved: Comparison | None,
+    networks: list[Network],
+    tasks: list[Task],
+) -> Comparison:
+    """Write the study file and the settings of a new comparison, or of one with more trials."""
+    settings, names = request.settings, [task.name for task in tasks]
+    groups = [TrialGroup(0, settings.trials)]
+    if saved is not None:
+        added = more.advised(request.output, saved.groups, names)
+        groups = [*saved.groups, *added]
+        for group in added:
+            where = f" on {', '.join(group.tasks)}" if group.tasks else ""
+            print(f"--more: {group.count} more trials of each network{where}")
+    text = estimate.write_study(kind.parts(settings, networks, tasks, groups), request.output)
+    fingerprints = {task.name: task.fingerprints for task in tasks}
+    comparison = Comparison(settings, tuple(groups), fingerprints, digest(text))
+    save(comparison, request.output)
+    print(f"study: {request.output / STUDY}", flush=True)
+    return comparison
+
+
+def _execute(
+    kind: Kind,
+    request: Request,
+    runs: list[StudyRun],
+    networks: list[Network],
+    tasks: list[Task],
+    edited: bool,
+) -> bool:
+    """Print the cost of the unfinished runs and execute them. Return False if only planned."""
+    left = [run for run in runs if read_metrics(run.result) is None]
+    if edited:
+        print("cost: not estimated, because the study file was edited")
+    else:
+        output = request.output
+        short = estimate.measure(kind, request.settings, networks, tasks, output, request.execution)
+        costs = [kind.cost(run, short, networks, tasks) for run in left]
+        print(estimate.describe(kind, costs, len(runs)), flush=True)
+        estimate.check_disk(costs, output)
+    if request.plan:
+        print(f"Next: {request.command}")
+        return False
+    for each in left:
+        forget(each)  # a repeated command tries failed runs again
+    execute_all(runs, request.execution, request.command)
+    return True
+
+
+def _report(request: Request, saved: Comparison) -> None:
+    """Write the report, and print its sentences and the next step."""
+    output = request.output
+    found, problems = records.read([output / RUNS])
+    report = make(found, problems, output / REPORT, output / STUDY, request.settings.margin)
+    for text in report.problems:
+        print(f"warning: {text}")
+    for answer in report.answers:
+        print(f"\n{answer}", *answer.cautions, sep="\n")
+    print(f"\npage with the forest plot: {report.page}")
+    undecided = any(
+        v.needed and v.needed.trials for a in report.answers for v in a.verdicts.values()
+    )
+    if undecided:
+        print(f"Next, to add trials: {request.command} --more")

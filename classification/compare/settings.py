@@ -1,5 +1,6 @@
 """Settings of a comparison, and the file that saves them in its output folder."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -27,6 +28,7 @@ class CompareSettings:
         weights: networks to compare: paths, published names or URLs.
         trials: number of trials with different seeds, without the trials that `--more` adds.
         margin: largest difference that counts as no difference, in points; None: the report's.
+        pretrained_on: pretraining dataset of networks whose files do not record it; empty: unknown.
         changes: options or config keys of all runs with their values, as pairs of strings.
         mode: mode of transfer; empty for detectors.
         root: folder of the known datasets (`--data`); None: `$ROBUST_BACKBONES_DATA`.
@@ -44,6 +46,7 @@ class CompareSettings:
     weights: tuple[str, ...]
     trials: int
     margin: float | None = None
+    pretrained_on: str = ""
     changes: tuple[tuple[str, str], ...] = ()
     mode: str = ""
     root: str | None = None
@@ -115,6 +118,11 @@ class Comparison:
     groups: tuple[TrialGroup, ...]
     fingerprints: dict[str, tuple[str, str]]
     study: str
+
+
+def digest(text: str) -> str:
+    """Return the SHA-256 of a text in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def save(comparison: Comparison, folder: Path) -> None:

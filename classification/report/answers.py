@@ -26,7 +26,7 @@ from classification.report.groups import Group, stylized
 from classification.report.records import Merged
 from classification.report.sections import Interval, Kind, Value
 from classification.report.verdict_words import advice, interval
-from classification.report.verdicts import Outcome, Verdict
+from classification.report.verdicts import Needed, Outcome, Verdict
 from robust_backbones.core.eps import show_eps
 
 NAMED = 3  # maximum number of tasks that a sentence names; more tasks are only counted
@@ -91,6 +91,8 @@ class Answer:
                     "margin": verdict.margin,
                     "verdict": verdict.outcome.value,
                     "would_tell": advice([verdict]),
+                    "trials": _needed(verdict)[0],
+                    "images": _needed(verdict)[1],
                 }
                 for task, verdict in self.verdicts.items()
             ],
@@ -103,6 +105,15 @@ def _interval(verdict: Verdict) -> list[float] | None:
     if verdict.low is None or verdict.high is None:
         return None
     return [verdict.low, verdict.high]
+
+
+def _needed(verdict: Verdict) -> tuple[list[int] | None, list[int] | None]:
+    """Return the ranges of trials and of test images that would tell; None: no such range."""
+    needed = verdict.needed or Needed()
+    return (
+        list(needed.trials) if needed.trials else None,
+        list(needed.images) if needed.images else None,
+    )
 
 
 def find_answers(results: Results) -> list[Answer]:

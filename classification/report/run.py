@@ -1,6 +1,7 @@
 """Write a report: build the sections from results, and save the page, tables and figures."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from classification.report import figures, folder, page, page_runs, tables
@@ -15,14 +16,31 @@ from classification.report.verdicts import MARGIN
 from robust_backbones.core.files import atomic, claimed
 
 
-def run(
+@dataclass(frozen=True)
+class Report:
+    """A report that was written.
+
+    Attributes:
+        answers: sentences at the top of the page.
+        sections: sections of the page.
+        problems: sentences about unreadable files and results that are not shown.
+        page: path of the page.
+    """
+
+    answers: list[Answer]
+    sections: list[Section]
+    problems: list[str]
+    page: Path
+
+
+def make(
     found: list[Record],
     problems: list[str],
     output: Path,
     study: Path | None = None,
     margin: float | None = None,
-) -> Path:
-    """Write the report and print a line for each section.
+) -> Report:
+    """Write the report.
 
     Args:
         found: results from `records.read`.
@@ -30,9 +48,6 @@ def run(
         output: folder for the report.
         study: study file, whose runs the report lists as well; None: no study.
         margin: largest difference that counts as no difference, in points; None: `MARGIN`.
-
-    Returns:
-        Path of the page.
     """
     rules = Rules(MARGIN if margin is None else margin, folder.older_looks(output))
     results = collect(found, study, rules)
@@ -40,16 +55,32 @@ def run(
     problems = problems + unshown(results, sections)
     answers = find_answers(results)
     path = write(results, answers, sections, problems, output, margin)
-    for answer in answers:
+    return Report(answers, sections, problems, path)
+
+
+def run(
+    found: list[Record],
+    problems: list[str],
+    output: Path,
+    study: Path | None = None,
+    margin: float | None = None,
+) -> Path:
+    """Write the report and print a line for each section. `make` has the arguments.
+
+    Returns:
+        Path of the page.
+    """
+    report = make(found, problems, output, study, margin)
+    for answer in report.answers:
         print(answer)
-    for text in problems:
+    for text in report.problems:
         print(f"warning: {text}")
-    for section in sections:
+    for section in report.sections:
         count = len(section.warnings)
         warned = f", {count} warning{'s' * (count > 1)}" if count else ""
         print(f"{section.name}: {section.found} of {section.wanted} numbers{warned}")
-    print(path)
-    return path
+    print(report.page)
+    return report.page
 
 
 def write(

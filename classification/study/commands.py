@@ -52,7 +52,7 @@ class Command:
     trials: Callable[[dict], int] = lambda options: 1
 
 
-def _words(options: dict) -> list[str]:
+def words_of(options: dict) -> list[str]:
     """Return options as command-line arguments."""
     words = []
     for name, value in options.items():
@@ -87,7 +87,7 @@ def _classification(
     module, parser = f"classification.{name}", functools.cache(lambda: make_parser(""))
 
     def lines(options: dict, folder: Path, gpus: float) -> list[list[str]]:
-        return [["-m", module, *always, "--output", str(folder), *_words(options)]]
+        return [["-m", module, *always, "--output", str(folder), *words_of(options)]]
 
     def has(option: str) -> bool:
         return _option(option) in parser()._option_string_actions
@@ -100,7 +100,7 @@ def _classification(
         stderr = io.StringIO()
         try:
             with contextlib.redirect_stderr(stderr):
-                parser().parse_args(["--output", "x", *_words(options)])
+                parser().parse_args(["--output", "x", *words_of(options)])
         except SystemExit:
             message = stderr.getvalue().splitlines()[-1].partition("error: ")[2]
             message = message.partition(" (see ")[0]  # remove the program's name
@@ -110,7 +110,7 @@ def _classification(
 
 
 def _transfer_trials(options: dict) -> int:
-    words = ["--output", "x", *_words(options)]
+    words = ["--output", "x", *words_of(options)]
     args = classification.transfer.options.parser("").parse_args(words)
     return classification.transfer.options.trials(args)
 
@@ -134,7 +134,7 @@ def _detection(
         if output == "OUTPUT_DIR":
             own["num_gpus"] = int(gpus) or 1
         keys = [str(word) for pair in options.items() if _is_key(pair[0]) for word in pair]
-        return [[*PROGRAM, name, *_words(own), *always, *keys, output, str(folder)]]
+        return [[*PROGRAM, name, *words_of(own), *always, *keys, output, str(folder)]]
 
     def check(options: dict) -> None:
         if "config" not in options:
@@ -152,7 +152,7 @@ def _is_key(name: str) -> bool:
 def _convert_lines(options: dict, folder: Path, gpus: float) -> list[list[str]]:
     own = {key: value for key, value in options.items() if key != "source"}
     target = str(folder / "backbone.pth")
-    return [[*PROGRAM, "convert", options["source"], target, "--force", *_words(own)]]
+    return [[*PROGRAM, "convert", options["source"], target, "--force", *words_of(own)]]
 
 
 def _convert_check(options: dict) -> None:

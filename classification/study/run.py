@@ -107,16 +107,16 @@ class Progress:
         if self._done_before is None:
             self._done_before = done - 1
         left, new = self._total - done, max(1, done - self._done_before)
-        text = f"{attempt.state} in {_duration(attempt.seconds)}"
+        text = f"{attempt.state} in {duration(attempt.seconds)}"
         if attempt.error:
             text += f" ({attempt.error})"
         text = f"[{done}/{self._total}] {run.name}: {text}; {queue.running} running, {left} left"
         if left:
-            text += f", about {_duration((time.perf_counter() - self._began) / new * left)}"
+            text += f", about {duration((time.perf_counter() - self._began) / new * left)}"
         print(text, flush=True)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Return a rounded duration, such as `42 s`, `12 min`, `3 h 20 min` or `4 days`."""
     if seconds < 100:
         return f"{seconds:.0f} s"

@@ -36,12 +36,10 @@ def main(args: argparse.Namespace, path: Path) -> None:
         path: path of the weight file.
     """
     weights = read_weights(args.weights, path, input_statistics.given(args))
-    trained = known_classes.image_size(weights)
-    network = SourceNetwork(weights.arch, trained, weights.statistics, weights.sha256)
-    settings = make_settings(args, network)
+    settings = settings_of(args, weights)
     with launch.processes(args.device, args.deterministic) as device:
         warnings = _warn(args, settings) if distributed.rank() == 0 else []
-        task = _task(args, settings, weights, device)
+        task = open_task(args, settings, weights, device)
         training = settings.sgd.train if settings.sgd else None
         work = partial(_work, args, task, warnings)
         resume = "Repeat the same command to continue."
@@ -59,10 +57,31 @@ def _warn(args: argparse.Namespace, settings: TransferSettings) -> list[dict]:
     return found
 
 
-def _task(
+def settings_of(args: argparse.Namespace, weights: Checkpoint) -> TransferSettings:
+    """Build the settings from the options and the checkpoint.
+
+    Raises:
+        UserError: options contradict each other.
+    """
+    trained = known_classes.image_size(weights)
+    network = SourceNetwork(weights.arch, trained, weights.statistics, weights.sha256)
+    return make_settings(args, network)
+
+
+def open_task(
     args: argparse.Namespace, settings: TransferSettings, weights: Checkpoint, device: torch.device
 ) -> Task:
-    """Open the data, and check the options and the data before the run."""
+    """Open the data, and check the options and the data before the run.
+
+    Args:
+        args: parsed options.
+        settings: settings that `settings_of` made from these options.
+        weights: checkpoint of the network.
+        device: device of this process.
+
+    Raises:
+        UserError: the data cannot be opened, or are too few for the options.
+    """
     if distributed.world() > 1 and not settings.sgd:
         raise UserError(
             f"--probe {settings.parts.probe} runs in one process. Start it without torchrun."

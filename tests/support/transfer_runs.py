@@ -26,7 +26,7 @@ UNUSUAL = InputStatistics((0.4, 0.45, 0.5), (0.25, 0.3, 0.35))
 FAST = ["--epochs", "2", "--batch-size", "8"]
 
 
-def write_network(path, arch: str = "resnet18", classes: int = 7, image_size: int = 32):
+def write_network(path, arch: str = "resnet18", classes: int = 7, image_size: int = 32, **metadata):
     """Save a classifier with random weights and unusual statistics; return `path`."""
     model = Classifier(arch, classes, UNUSUAL)
     model.net.load_state_dict(random_network(arch, classes).state_dict())
@@ -34,7 +34,7 @@ def write_network(path, arch: str = "resnet18", classes: int = 7, image_size: in
         "format": FORMAT,
         "version": FORMAT_VERSION,
         "model": model.state_dict(),
-        "metadata": {"image_size": image_size, "eps": 0.5},
+        "metadata": {"image_size": image_size, "eps": 0.5} | metadata,
     }
     save_file(contents, path)
     return path

@@ -1,0 +1,113 @@
+"""The command on embedded data: plan, run, repetition, changes, and further trials."""
+
+import json
+import shutil
+
+import pytest
+
+from classification.compare import __main__ as compare
+from classification.compare.settings import TrialGroup, load
+from classification.study import commands
+from tests.support.transfer_runs import write_network
+
+LIMITS = ["--limit", "40", "--test-limit", "30"]
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    """Arguments of a standard and a robust network of the same recipe."""
+    folder = tmp_path_factory.mktemp("networks")
+    recipe = {"arch": "shufflenet_v2_x1_0", "dataset": "cifar10", "constraint": "l2", "epochs": 9}
+    for eps in (0.0, 1.0):
+        method = "pgd" if eps else "standard"
+        write_network(
+            folder / f"eps{eps:g}.pt", recipe["arch"], **recipe | {"eps": eps, "method": method}
+        )
+    return ["--weights", *map(str, sorted(folder.iterdir()))]
+
+
+@pytest.fixture(scope="module")
+def finished(networks, tmp_path_factory):
+    """Output folder of a finished comparison."""
+    output = tmp_path_factory.mktemp("compared") / "digits"
+    run(output, networks)
+    return output
+
+
+def run(output, networks, *more):
+    compare.main(["digits", *networks, *LIMITS, "--output", str(output), *more])
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """A copy of the comparison, whose files name the original folder."""
+    shutil.copytree(finished, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def error(capsys, *arguments) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        run(*arguments)
+    assert stopped.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_the_answer_is_the_sentence_of_the_report(finished, networks, capsys):
+    capsys.readouterr()
+    run(finished, networks)
+    printed = capsys.readouterr().out
+    report = json.loads((finished / "report" / "report.json").read_text())
+    assert [a["question"] in printed and a["text"] in printed for a in report["answers"]] == [True]
+    assert str(finished / "report" / "index.html") in printed
+    assert "cost:" not in printed  # nothing was left to run
+    assert len(list(finished.glob("runs/transfer/*/result.json"))) == 2
+
+
+def test_other_options_are_an_error_that_names_them(finished, networks, capsys):
+    assert "--trials is 3 there, 5 here" in error(capsys, finished, networks, "--trials", "5")
+
+
+def test_plan_writes_the_study_and_starts_no_run(networks, tmp_path, capsys):
+    run(tmp_path / "new", networks, "--plan")
+    printed = capsys.readouterr().out
+    assert "twins" in printed and "cost: 2 runs, one after another" in printed
+    assert (tmp_path / "new" / "study.yaml").exists() and not (tmp_path / "new" / "runs").exists()
+    run(
+        tmp_path / "new", networks, "--plan", "--trials", "4"
+    )  # not started: other options are fine
+    assert load(tmp_path / "new").groups == (TrialGroup(0, 4),)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--set", "trials=4"], "use --trials"),
+        (["--set", "epoks=4"], "has no option 'epoks'"),
+        (["--set", "penalty=x"], "penalty"),
+        (["--image-size", "1"], "image"),
+        (["--mode", "full-network", "--set", "batch-size=64"], "batch-size 64"),
+    ],
+)
+def test_errors_before_anything_is_written(changes, message, networks, tmp_path, capsys):
+    assert message in error(capsys, tmp_path / "new", networks, *changes)
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_edited_study_is_used_but_gets_no_trials(copy, networks, capsys):
+    study = copy / "study.yaml"
+    study.write_text(study.read_text().replace("0 to 2:", "first:"))
+    assert "study.yaml:" in (message := error(capsys, copy, networks, "--more"))
+    assert "was edited" in message
+
+
+def test_more_adds_the_advised_trials(copy, networks, capsys, monkeypatch):
+    contents = json.loads((copy / "report" / "report.json").read_text())
+    row = contents["answers"][0]["tasks"][0]
+    row |= {"verdict": "cannot tell", "trials": [5, 9], "images": None}
+    (copy / "report" / "report.json").write_text(json.dumps(contents))
+    run(copy, networks, "--more")
+    assert "2 more trials" in capsys.readouterr().out
+    assert load(copy).groups == (TrialGroup(0, 3), TrialGroup(3, 2))
+    assert commands.read_metrics(next(copy.glob("runs/transfer/*3_to_4*/result.json")))
+    looks = json.loads((copy / "report" / "report.json").read_text())["looks"]
+    assert all(len(trials) == 2 for trials in looks.values())
