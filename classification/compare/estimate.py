@@ -43,7 +43,7 @@ def measure(
     runs = read_study(folder / STUDY)
     if any(read_metrics(run.result) is None for run in runs):
         shutil.rmtree(folder / RUNS, ignore_errors=True)  # interrupted runs would show wrong times
-        print(f"measuring {len(runs)} short runs", flush=True)
+        print(f"measuring {len(runs)} short run{'s' * (len(runs) > 1)}", flush=True)
         alone = replace(execution, jobs=1) if execution.executor == "local" else execution
         execute_all(runs, alone, "the same command again")
     return [_read(run) for run in runs]

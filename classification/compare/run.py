@@ -198,8 +198,9 @@ def _report(request: Request, saved: Comparison) -> None:
     for answer in report.answers:
         print(f"\n{answer}", *answer.cautions, sep="\n")
     print(f"\npage with the forest plot: {report.page}")
-    undecided = any(
-        v.needed and v.needed.trials for a in report.answers for v in a.verdicts.values()
-    )
-    if undecided:
+    needed = [v.needed for answer in report.answers for v in answer.verdicts.values() if v.needed]
+    if any(one.trials for one in needed):
         print(f"Next, to add trials: {request.command} --more")
+    elif any(one.images for one in needed):
+        limit = "Raise --test-limit" if request.settings.test_limit else "Add test images to DATA"
+        print(f"Next: more trials would not tell. {limit}, and give another --output.")
