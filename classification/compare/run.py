@@ -62,8 +62,7 @@ def run(request: Request) -> None:
             edited = _is_edited(request.output, saved)
             if not _execute(kind, request, runs, networks, tasks, edited):
                 return
-    assert saved is not None
-    _report(request, saved)
+    _report(request)
 
 
 def _saved(request: Request) -> Comparison | None:
@@ -188,7 +187,7 @@ def _execute(
     return True
 
 
-def _report(request: Request, saved: Comparison) -> None:
+def _report(request: Request) -> None:
     """Write the report, and print its sentences and the next step."""
     output = request.output
     found, problems = records.read([output / RUNS])
