@@ -20,9 +20,8 @@ def networks(tmp_path_factory):
     recipe = {"arch": "shufflenet_v2_x1_0", "dataset": "cifar10", "constraint": "l2", "epochs": 9}
     for eps in (0.0, 1.0):
         method = "pgd" if eps else "standard"
-        write_network(
-            folder / f"eps{eps:g}.pt", recipe["arch"], **recipe | {"eps": eps, "method": method}
-        )
+        facts = recipe | {"eps": eps, "method": method}
+        write_network(folder / f"eps{eps:g}.pt", **facts)
     return ["--weights", *map(str, sorted(folder.iterdir()))]
 
 
