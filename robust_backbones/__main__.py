@@ -11,6 +11,7 @@ from robust_backbones.core.errors import UserError, choose_from, user_errors
 
 # Each command, with the module of its `main` function and a description for the list of commands.
 COMMANDS = {
+    "check": ("robust_backbones.commands.check.command", "check the installation and weights"),
     "zoo": ("robust_backbones.commands.zoo", "list, fetch and verify published models"),
     "convert": ("robust_backbones.commands.convert", "convert a checkpoint and verify the result"),
     "train": ("robust_backbones.commands.train", "train or evaluate a detector"),

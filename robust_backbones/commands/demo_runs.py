@@ -1,6 +1,5 @@
 """The stages of the demo: their commands, and how they are executed."""
 
-import os
 import shlex
 import subprocess
 import sys
@@ -8,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import robust_backbones
+from robust_backbones.core.resources import python_environment
 from robust_backbones.core.signals import EXIT_RESUMABLE, StopSignals
 
 CONFIG = "configs/digits_mask_rcnn_robust.yaml"
@@ -131,13 +130,10 @@ def execute(stages: Sequence[Stage]) -> None:
 def _run(stage: Stage) -> None:
     """Run a command. Write its output to the log, and its progress to the terminal."""
     stage.log.parent.mkdir(parents=True, exist_ok=True)
-    # With this folder in PYTHONPATH, the commands of a clone work without installation.
-    packages = str(Path(robust_backbones.__file__).parents[1])
-    path = os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH")]))
     with open(stage.log, "w", encoding="utf-8") as log, StopSignals().watch() as stop:
         process = subprocess.Popen(
             [sys.executable, "-m", "robust_backbones", *stage.arguments],
-            env=os.environ | {"PYTHONPATH": path},
+            env=python_environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

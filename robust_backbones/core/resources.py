@@ -1,6 +1,7 @@
 """Find packaged configs, and determine the version of the code."""
 
 import functools
+import os
 import subprocess
 from pathlib import Path
 
@@ -87,6 +88,15 @@ def _suggestion(name: str, known: list[str]) -> str:
     if not near:
         return f"The packaged configs are in {configs()}."
     return f"Did you mean {', '.join(by_stem[stem] for stem in near)}?"
+
+
+def python_environment() -> dict[str, str]:
+    """Return the environment of a Python process that imports this project.
+
+    With its folder in PYTHONPATH, the commands of a clone work without installation.
+    """
+    path = [str(_PACKAGE.parent), os.environ.get("PYTHONPATH")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
 
 
 @functools.cache

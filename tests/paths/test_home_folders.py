@@ -27,6 +27,7 @@ from robust_backbones.commands import (
     train,
     visualize,
 )
+from robust_backbones.commands.check import command as check_command
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import cache_dir
 from robust_backbones.core.paths import expand
@@ -76,6 +77,7 @@ COMMANDS = {  # parse function -> command line with H for the folder
     "train": (train.parse, "--config H/c.yaml"),
     "attack": (attack.parse, "--config H/c.yaml --output H/o --eps 4/255"),
     "corrupt": (corrupt.parse, "--config H/c.yaml --output H/o"),
+    "check": (check_command.parse, "--online --weights H/w --imagenet H/i --output H/o"),
     "check-data": (check_data.parse, "voc_2007_val --csv H/r.csv"),
     "convert": (convert.parse, "H/a.pt H/b.pth"),
     "demo": (demo.parse, "--output H/o"),

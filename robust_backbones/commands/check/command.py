@@ -1,0 +1,90 @@
+"""Check the installation, and with --online also published weights and their accuracy.
+
+robust-backbones check
+robust-backbones check --online --imagenet /data/imagenet
+
+Every step prints one line: ok, FAILED with cause and fix, or skipped. The exit code is 1 if a step
+failed. The steps without --online need no network and less than a minute on a CPU.
+"""
+
+import argparse
+from pathlib import Path
+
+from robust_backbones import zoo
+from robust_backbones.core.cli import Parser, count, location, path
+from robust_backbones.core.errors import UserError, user_errors
+
+# The smallest published model that Detectron2 can use.
+WEIGHTS = f"{zoo.SCHEME}resnet18_l2_eps3"
+
+
+def _images(text: str) -> int | None:
+    return None if text in ("all", "0") else count(text)
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = Parser(description=__doc__)
+    add = parser.add_argument
+    add(
+        "--online",
+        action="store_true",
+        help="also fetch published weights, compare them with the table of published models, and "
+        "print a block for an issue",
+    )
+    add(
+        "--weights",
+        type=location,
+        default=WEIGHTS,
+        help="weights to check: a published name (robust://resnet50_l2_eps3), "
+        "hf://OWNER/REPO/FILE, a URL or a path",
+    )
+    add(
+        "--imagenet",
+        type=path,
+        metavar="DIR",
+        help="folder of ImageNet with val/<class>/<image>, or its folder val. The accuracy of the "
+        "weights is measured on it and compared with the published one (default: not measured)",
+    )
+    add(
+        "--images",
+        type=_images,
+        default=5000,
+        metavar="N",
+        help="measure the accuracy on N images, balanced over the classes; all: on all images",
+    )
+    add(
+        "--output",
+        type=path,
+        metavar="FILE",
+        help="JSON file for all steps, without user names and home folders",
+    )
+    parser.restrict("--weights", "--imagenet", to="--online", when=lambda a: a.online)
+    parser.restrict("--images", to="--imagenet", when=lambda a: a.imagenet)
+    return parser.parse_args(argv)
+
+
+def _check_arguments(args: argparse.Namespace) -> None:
+    """Check names and paths before the slow steps.
+
+    Raises:
+        UserError: the published model is unknown or is not a ResNet, or a path is invalid.
+    """
+    name = args.weights
+    if name.startswith(zoo.SCHEME) or not ("://" in name or Path(name).exists()):
+        zoo.find_resnet(name)
+    if args.imagenet and not args.imagenet.is_dir():
+        raise UserError(f"--imagenet {args.imagenet} is not a folder. Give ImageNet's folder.")
+    if args.output and args.output.is_dir():
+        raise UserError(f"--output {args.output} is a folder. Give the name of a JSON file.")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the steps. Return 1 if a step failed, else 0."""
+    args = parse(argv)
+    with user_errors():
+        _check_arguments(args)
+        from robust_backbones.commands.check import run
+
+        failed = run.run(args.online, args.weights, args.imagenet, args.images, args.output)
+    return int(failed > 0)

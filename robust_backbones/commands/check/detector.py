@@ -1,0 +1,86 @@
+"""Steps that convert a classifier, load it into a small detector, attack it and detect with it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robust_backbones.checkpoint import export
+from robust_backbones.checkpoint.architectures import build_network
+from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint, save_file
+from robust_backbones.commands.check.steps import CheckSettings, Outcome
+from robust_backbones.core.errors import UserError
+from robust_backbones.core.input_statistics import IMAGENET
+from robust_backbones.detection.inspect import trial
+from robust_backbones.detection.verify import verify_backbone
+
+ARCH = "resnet18"
+EPS = 1.0  # L2 norm of the attack's only step, pixels in [0, 1]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A converted file, and the architecture of its network."""
+
+    path: Path
+    arch: str
+
+
+def random_classifier(settings: CheckSettings) -> Outcome:
+    """Save a random classifier as users of torchvision do, and read it."""
+    torch.manual_seed(0)
+    network = build_network(ARCH, 10)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # new statistics would hide errors
+            assert module.running_mean is not None and module.running_var is not None
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2)
+    path = settings.folder / "classifier.pth"
+    save_file(network.state_dict(), path)
+    found = read_checkpoint(path, ARCH, statistics=IMAGENET)
+    return Outcome(f"random {ARCH}, {len(found.tensors)} tensors saved and read", found)
+
+
+def convert(settings: CheckSettings, source: Checkpoint) -> Outcome:
+    """Convert a classifier, and prove that the features of all stages are equal."""
+    contents = export.detectron2_contents(source)
+    differences = verify_backbone(source, contents["model"])
+    path = settings.folder / f"{source.sha256[:16]}.pth"
+    export.save(source, contents, "detectron2", path)
+    largest, stages = max(differences.values()), len(differences)
+    text = f"largest relative difference of features {largest:.1e} in {stages} stages"
+    return Outcome(
+        f"{source.arch}, {text}", Backbone(path, source.arch), {"differences": differences}
+    )
+
+
+def load(settings: CheckSettings, backbone: Backbone) -> Outcome:
+    """Load a converted backbone strictly into a small detector."""
+    model = trial.small_detector(backbone.path, backbone.arch)
+    tensors = len(model.backbone.bottom_up.state_dict())
+    return Outcome(f"{tensors} tensors of the backbone loaded into Faster R-CNN", model)
+
+
+def attack(settings: CheckSettings, model: Any) -> Outcome:
+    """Perturb an image by one PGD step, which must increase the loss within the ball."""
+    before, after, norm = trial.attack_once(model, EPS)
+    text = f"one PGD step of L2 norm {norm:.3g}: loss {before:.4g} -> {after:.4g}"
+    if not (after > before and norm <= EPS * (1 + 1e-5)):
+        raise UserError(
+            f"{text}, but the loss must increase, and the norm must be at most {EPS:g}. Compare "
+            "with the CPU: CUDA_VISIBLE_DEVICES= robust-backbones check."
+        )
+    return Outcome(text, facts={"loss": before, "attacked_loss": after, "norm": norm})
+
+
+def detect(settings: CheckSettings, model: Any) -> Outcome:
+    """Detect objects in an image. The heads are random, so only the numbers are checked."""
+    boxes, scores = trial.detect_once(model)
+    invalid = int((~boxes.isfinite()).any(1).sum() + (~scores.isfinite()).sum())
+    if not len(boxes) or invalid:
+        raise UserError(
+            f"{len(boxes)} boxes, {invalid} boxes or scores are not finite. Install versions of "
+            "torch and torchvision that belong together."
+        )
+    return Outcome(f"{len(boxes)} boxes with random heads", facts={"boxes": len(boxes)})
