@@ -51,7 +51,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         type=_images,
         default=5000,
         metavar="N",
-        help="measure the accuracy on N images, balanced over the classes; all: on all images",
+        help="measure the accuracy on N images, balanced over the classes; 0 or all: on all images",
     )
     add(
         "--output",

@@ -17,6 +17,7 @@ from robust_backbones.commands.check.steps import CheckSettings, Outcome, Skippe
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import cache_dir, read_json, sha256
 from robust_backbones.core.input_statistics import ASSUMED, FILE, SOURCES
+from robust_backbones.core.paths import expand
 from robust_backbones.core.resources import python_environment
 from robust_backbones.zoo import ARCHS, Model
 
@@ -32,7 +33,7 @@ def fetch(settings: CheckSettings) -> Outcome:
     path = weights.resolve(settings.weights)
     size = path.stat().st_size / 1e6
     mirror = os.environ.get(weights.MIRROR)
-    if mirror and Path(mirror).absolute() in path.absolute().parents:
+    if mirror and Path(expand(mirror)).absolute() in path.absolute().parents:
         place = f"in the mirror folder ({weights.MIRROR})"
     elif "://" not in settings.weights and not zoo.known(settings.weights):
         place = "a local file"
