@@ -53,6 +53,3 @@ python -m robust_backbones compare output/photographs/tasks/cifar output/photogr
     output/photographs/pretrained/eps1/checkpoint.pt \
     --output output/photographs/compare/full-network
 
-# Truth, standard and robust detector side by side.
-python tools/visualize.py --dataset cells=voc:output/photographs/data/BCCD:test --images 3 \
-    --config benchmarks/photographs/blood_cells.yaml --output output/photographs/look

@@ -1,5 +1,7 @@
 """Test the study on photographs in benchmarks/photographs."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -99,3 +101,68 @@ def test_classes_of_an_image_folder(prepare, tmp_path):
     given = [str(tmp_path / "all"), str(tmp_path / "some")]
     prepare["main"](["classes", *given, "--classes", "a", "--train", "2", "--test", "1"])
     assert files(tmp_path / "some") == ["test/a/0.png", "train/a/0.png", "train/a/1.png"]
+
+
+@pytest.fixture(scope="module")
+def page():
+    return documents.functions("benchmarks/photographs/page.py")
+
+
+def test_the_page_is_made_from_the_saved_results(page):
+    assert page["page"](page["RESULTS"], page["FIGURES"]) == page["PAGE"].read_text("utf-8")
+
+
+def test_saved_results_are_small(page):
+    assert sum(path.stat().st_size for path in page["RESULTS"].rglob("*.*")) < 3e6
+
+
+def test_results_are_copied_and_shown(page, tmp_path):
+    """A missing run is marked, and a finished comparison has its sentence and its figure."""
+    common = {"settings": {"dataset": "folder"}, "weights_sha256": "0" * 64}
+    run = tmp_path / "output/compare/fixed-feature/runs/transfer/one"
+    write_result(run, labels={"task": "coco", "weights": "eps 1"}, **common)
+    (run / "classifier.pt").write_text("large")
+    answer = {
+        "text": "robust features gain 5 points",
+        "tasks": [
+            {
+                "task": "coco",
+                "estimate": 5.0,
+                "interval": [1.0, 9.0],
+                "verdict": "better",
+                "margin": 1.0,
+            }
+        ],
+    }
+    report = tmp_path / "output/compare/fixed-feature/report/report.json"
+    report.parent.mkdir()
+    report.write_text(json.dumps({"answers": [answer]}))
+    results, figures = tmp_path / "results", tmp_path / "figures"
+    page["collect"](tmp_path / "output", results)
+    page["draw_forest"](page["read_reports"](results), figures / page["FOREST"])
+    text = page["page"](results, figures)
+    assert "**Classification, fixed features.** robust features gain 5 points" in text
+    assert "| fixed-feature | coco | not run | not run | 31.0 ± 1.4 (2) |" in text
+    assert "| fixed-feature | voc | not run | not run | not run |" in text
+    assert (figures / page["FOREST"]).stat().st_size > 5000 and "differences.png" in text
+    assert not list(results.rglob("*.pt"))
+
+
+def write_result(folder, labels, **contents):
+    """Write the result of a transfer run with two trials."""
+    folder.mkdir(parents=True)
+    trials = [{"seed": 0, "accuracy": 30.0}, {"seed": 1, "accuracy": 32.0}]
+    result = {
+        "schema": 1,
+        "kind": "transfer",
+        "metrics": {"metric": "top1", "trials": trials},
+        "data": {},
+        "seed": 0,
+        "seconds": 3600.0,
+        "code_version": "0",
+        "finished": "",
+        "hardware": {"gpus": [], "cpu": "x86_64", "threads": 1, "torch": "2"},
+    } | contents
+    result["settings"] |= {"mode": "fixed-feature", "protocol": "clean"}
+    (folder / "result.json").write_text(json.dumps(result))
+    (folder / "run.json").write_text(json.dumps({"labels": labels}))

@@ -184,7 +184,8 @@ def _stopping():
 def programs() -> list[str]:
     """All that can be run: modules with `python -m`, scripts by path."""
     found = []
-    for folder in ("robust_backbones", "classification", "tools", "benchmarks"):
+    scripts = ("tools", "benchmarks", "benchmarks/photographs")
+    for folder in ("robust_backbones", "classification", *scripts):
         for path in sorted((ROOT / folder).glob("[!_]*.py")):
             if '__name__ == "__main__"' in path.read_text(encoding="utf-8"):
                 module = folder in ("robust_backbones", "classification")
