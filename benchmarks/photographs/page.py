@@ -223,7 +223,9 @@ def page(results: Path, figures: Path) -> str:
         for name, heading in COMPARISONS.items()
     ]
     license_file = figures / "BCCD_LICENSE.txt"
-    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    environment = jinja2.Environment(
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
     text = (HERE / "page.md.jinja").read_text(encoding="utf-8")
     return environment.from_string(text).render(
         networks=NETWORKS,
