@@ -43,10 +43,10 @@ def run(request: Request) -> None:
     runs = _runs(request, saved)
     unfinished = [run for run in runs if read_metrics(run.result) is None]
     adds = request.more and not unfinished
+    if request.more:
+        _check_more(request, saved)
     if request.more and unfinished:
         print(f"--more: {len(unfinished)} runs have not finished. No trials are added before.")
-    if adds:
-        _check_unedited(request, saved)
     if adds or unfinished or saved is None:
         networks = read_networks(request.settings.weights, request.settings.pretrained_on)
         print("\n".join(describe(networks)), flush=True)
@@ -115,8 +115,12 @@ def _runs(request: Request, saved: Comparison | None) -> list[StudyRun]:
     return read_study(study)
 
 
-def _check_unedited(request: Request, saved: Comparison | None) -> None:
-    assert saved is not None
+def _check_more(request: Request, saved: Comparison | None) -> None:
+    """Check that there is a comparison to add trials to, whose study file is not edited."""
+    if saved is None:
+        raise UserError(
+            f"--more: {request.output} has no comparison. Run the command without --more first."
+        )
     study = request.output / STUDY
     if _is_edited(request.output, saved):
         lines = study.read_text(encoding="utf-8").splitlines()

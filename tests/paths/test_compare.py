@@ -83,7 +83,8 @@ def test_plan_writes_the_study_and_starts_no_run(networks, tmp_path, capsys):
         (["--set", "trials=4"], "use --trials"),
         (["--set", "epoks=4"], "has no option 'epoks'"),
         (["--set", "penalty=x"], "penalty"),
-        (["--image-size", "1"], "image"),
+        (["--limit", "3"], "a limit of 3 images is impossible"),
+        (["--more"], "has no comparison"),
         (["--mode", "full-network", "--set", "batch-size=64"], "batch-size 64"),
     ],
 )
