@@ -1,4 +1,4 @@
-"""Pretrain, convert and detect on embedded data, with a standard and a robust backbone.
+"""Pretrain, convert, detect and compare on embedded data, with a standard and a robust backbone.
 
 robust-backbones demo
 
@@ -37,6 +37,8 @@ def main(argv: list[str] | None = None) -> None:
         page = demo_page.write_page(found, stages, args.output)
         print()
         print_table(demo_page.table(found))
+        for answer in demo_page.read_answers(args.output / "compare/report"):
+            print(f"\n{answer['question']}: {answer['text']}")
         text, command = next(iter(demo_page.NEXT_STEPS.items()))
         print(f"\nNext: {text}\n  {command}")
         minutes = (time.perf_counter() - started) / 60

@@ -21,6 +21,14 @@ from robust_backbones.core.picture_grid import arrange
 SHEET = 2  # number of scenes in the picture
 COLORS = ("#0072b2", "#d55e00")  # of the networks in the figures
 NEXT_STEPS = {  # what to do next: command
+    "Would a robust backbone transfer better to your images? Give a folder that has one folder of "
+    "images for each class. The command prints its cost before it starts.": (
+        "robust-backbones compare /data/my_photos"
+    ),
+    "The same question for detectors, on boxes in COCO's format (or voc:..., yolo:...):": (
+        "robust-backbones compare cells=coco:/data/cells/images:/data/cells/train.json "
+        "--test cells_val=coco:/data/cells/images:/data/cells/val.json"
+    ),
     "Train a detector on a published robust ResNet-50:": (
         "robust-backbones train --config configs/coco_mask_rcnn_robust_eps3_1x.yaml --num-gpus 8"
     ),
@@ -65,12 +73,16 @@ def read_numbers(networks: list[Network]) -> list[Numbers]:
 def table(found: list[Numbers]) -> list[list[str]]:
     """Return the table of results: a header, and one row for each network."""
     header = ["pretraining", "clean accuracy, %", "robust accuracy, %", "box AP", "mask AP"]
-    rows = [[*header, "pretraining, s", "detector, s"]]
+    rows = [header]
     for one in found:
         values = (f"{value:.1f}" for value in (*one.accuracies, *one.aps))
-        seconds = (f"{result['seconds']:.0f}" for result in (one.pretrained, one.detected))
-        rows.append([one.network.name, *values, *seconds])
+        rows.append([one.network.name, *values])
     return rows
+
+
+def read_answers(report: Path) -> list[dict[str, Any]]:
+    """Read the answers of a report folder, as `Answer.json` of `classification.report` has them."""
+    return read_json(report / "report.json")["answers"]
 
 
 def attack_name(attack: dict) -> str:
@@ -82,11 +94,12 @@ def attack_name(attack: dict) -> str:
 
 def write_page(found: list[Numbers], stages: list[Stage], output: Path) -> Path:
     """Write one HTML page without external references, and return its path."""
-    header, *rows = (row[:-2] for row in table(found))  # without the times
+    header, *rows = table(found)
     scenes = read_scenes(output / "scenes/pictures")
     titles = ["truth", *(f"{one.network.name} backbone" for one in found)]
     _save_sheet(arrange(scenes[:SHEET], titles), output / "scenes.png")
     robust = found[-1].pretrained["settings"]
+    report = output / "compare/report"
     return pages.write(
         output / "index.html",
         Path(__file__).with_name("demo.html.jinja"),
@@ -98,6 +111,8 @@ def write_page(found: list[Numbers], stages: list[Stage], output: Path) -> Path:
         scenes=[[_data_url(picture) for picture in row] for row in scenes],
         training=attack_name(robust),
         evaluation=attack_name(robust["evaluation"]),
+        answers=read_answers(report),
+        report=(report / "index.html").relative_to(output).as_posix(),
         next_steps={text: wrap(command) for text, command in NEXT_STEPS.items()},
         commands={stage.name: wrap(stage.command) for stage in stages},
         hardware=found[0].pretrained["hardware"],

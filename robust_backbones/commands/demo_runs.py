@@ -1,6 +1,8 @@
 """The stages of the demo: their commands, and how they are executed."""
 
+import ctypes
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,6 +14,7 @@ from robust_backbones.core.signals import EXIT_RESUMABLE, StopSignals
 
 CONFIG = "configs/digits_mask_rcnn_robust.yaml"
 DATASET = "digit_scenes_val"
+TASKS = ("textures", "faces")  # tasks of the comparison
 PRETRAININGS = {"standard": "0", "robust": "1.0"}  # L2 eps of the pretraining, by name
 EVAL_EPS = "1.0"
 SCENES = 4  # number of scenes to draw
@@ -59,12 +62,14 @@ class Stage:
         arguments: arguments of `robust-backbones`.
         log: file for the output of the command.
         made: last file that the command writes. A stage whose file exists is finished.
+        brief: whether the terminal shows only the progress among the output.
     """
 
     name: str
     arguments: tuple[str, ...]
     log: Path
     made: Path
+    brief: bool = True
 
     @property
     def command(self) -> str:
@@ -82,14 +87,25 @@ def plan(output: Path) -> list[Stage]:
     found = networks(output)
     stages = [stage for network in found for stage in _stages(network)]
     standard, robust = found
-    scenes = output / "scenes"
+    scenes, compared = output / "scenes", output / "compare"
     visualize = (
         *("visualize", "--config", CONFIG, "--output", str(scenes), "--images", str(SCENES)),
         *("--name", standard.name, "--name", robust.name),
         *("--compare", str(robust.detector / "model_final.pth")),
         *("MODEL.WEIGHTS", str(standard.detector / "model_final.pth")),
     )
-    return [*stages, Stage("draw scenes", visualize, output / "scenes.log", scenes / "index.html")]
+    compare = (
+        *("compare", *TASKS, "--weights", str(standard.checkpoint), str(robust.checkpoint)),
+        *("--shots", "50", "--image-size", "32"),
+        *("--output", str(compared)),
+    )
+    return [
+        *stages,
+        Stage("draw scenes", visualize, output / "scenes.log", scenes / "index.html"),
+        Stage(
+            "compare", compare, output / "compare.log", compared / "report/index.html", brief=False
+        ),
+    ]
 
 
 def _stages(network: Network) -> list[Stage]:
@@ -138,11 +154,12 @@ def _run(stage: Stage) -> None:
             stderr=subprocess.STDOUT,
             text=True,
             bufsize=1,
+            preexec_fn=_stop_with_parent if sys.platform == "linux" else None,
         )
         assert process.stdout
         for line in process.stdout:
             log.write(line)
-            if shown := progress(line):
+            if shown := progress(line) if stage.brief else line.strip():
                 print(f"      {shown}", flush=True)
             if stop.requested:
                 process.terminate()
@@ -154,6 +171,15 @@ def _run(stage: Stage) -> None:
         print(f"error: this command failed, see {stage.log}:", file=sys.stderr)
         print(f"  {stage.command}", file=sys.stderr)
         sys.exit(1)
+
+
+def _stop_with_parent() -> None:
+    """Make the kernel send SIGTERM to this process when its parent dies, even by SIGKILL.
+
+    Otherwise the command would continue, and a repeated demo could not write to its folder.
+    """
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG in <sys/prctl.h>
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
 
 
 def progress(line: str) -> str | None:

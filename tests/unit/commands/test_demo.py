@@ -1,9 +1,15 @@
 """The demo: its stages, its commands and its page, without the trainings."""
 
 import json
+import os
 import shlex
+import signal
+import subprocess
 import sys
+import time
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +20,7 @@ from robust_backbones.commands import demo_page, demo_runs
 from robust_backbones.core.signals import EXIT_RESUMABLE
 
 ATTACK = {"constraint": "l2", "eps": 1.0, "steps": 10}
+QUESTION, ANSWER = "Fixed-feature transfer", "Better on <none> of 2 tasks."
 
 
 @pytest.fixture
@@ -27,13 +34,11 @@ def finished(tmp_path):
             "settings": ATTACK | {"steps": 3, "evaluation": ATTACK},
             "data": {"test": {"images": 360}},
             "hardware": {"torch": "2.9", "gpus": [], "cpu": "x86_64", "threads": 2},
-            "seconds": 38.2,
         }
         aps = {"bbox": {"AP": 62.4}, "segm": {"AP": 60.31}}
         detected = {
             "metrics": {demo_runs.DATASET: aps},
             "settings": {"SOLVER": {"IMS_PER_BATCH": 4}},
-            "seconds": 202.0,
         }
         (network.pretraining / "result.json").write_text(json.dumps(pretrained))
         (network.detector / "result.json").write_text(json.dumps(detected))
@@ -49,6 +54,11 @@ def finished(tmp_path):
             pixels = np.full((64, 64, 3), 60 * scene + 20 * position, np.uint8)
             Image.fromarray(pixels).save(pictures / f"{scene:03d}_val_0000{scene}_{position}.png")
     (tmp_path / "scenes/index.html").touch()
+    report = tmp_path / "compare/report"
+    report.mkdir(parents=True)
+    answer = {"question": QUESTION, "text": ANSWER, "cautions": ["Few images."]}
+    (report / "report.json").write_text(json.dumps({"answers": [answer]}))
+    (report / "index.html").touch()
     return tmp_path
 
 
@@ -93,6 +103,14 @@ def test_the_page_names_the_attacks_with_their_units(page):
     assert "PGD, 3 steps, L2 eps 1" in text  # of the training
     assert "PGD, 10 steps, L2 eps 1: the norm" in text
     assert text.count("<svg") == 3
+
+
+def test_the_page_has_the_answer_and_starts_the_next_steps_with_compare(page):
+    found, folder = page
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    assert "Better on &lt;none&gt; of 2 tasks." in text and "Few images." in text
+    assert 'href="compare/report/index.html"' in text
+    assert found.texts["pre"][0].startswith("robust-backbones compare ")
 
 
 def test_the_commands_of_the_page_are_those_that_ran(page):
@@ -180,3 +198,40 @@ def test_a_failed_or_interrupted_stage_ends_the_demo(
     assert end.value.code == status
     found = capsys.readouterr()
     assert found.err.startswith(message) and "not reached" not in found.out
+
+
+def test_the_whole_output_of_a_stage_can_be_shown(tmp_path, python, capsys):
+    (stage,) = stages(tmp_path, "print('a sentence'); print()")
+    demo_runs.execute([replace(stage, brief=False)])
+    assert capsys.readouterr().out == "[1/1] 0\n      a sentence\n"
+
+
+KILLED = """
+import subprocess, sys, time
+from robust_backbones.commands import demo_runs
+stop = demo_runs._stop_with_parent
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], preexec_fn=stop)
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals the death of a parent")
+def test_a_killed_demo_leaves_no_command_behind():
+    with subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE) as parent:
+        child = int(parent.stdout.readline())
+        os.kill(child, 0)
+        parent.kill()
+    for _ in range(100):
+        if not Path(f"/proc/{child}").exists() or _state(child) == "Z":
+            return
+        time.sleep(0.1)
+    os.kill(child, signal.SIGKILL)
+    pytest.fail("the command is still running")
+
+
+def _state(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0]
+    except OSError:
+        return "Z"
