@@ -69,8 +69,10 @@ def write_study(parts: Sequence[dict], folder: Path) -> str:
 
 def _read(run: StudyRun) -> Measured:
     result, begun = run.result, run.folder / "run.json"
-    seconds = float(json.loads(result.read_text(encoding="utf-8"))["seconds"])
     elapsed = result.stat().st_mtime - begun.stat().st_mtime
+    if result.suffix != ".json":  # a converted network
+        return Measured(run, elapsed, 0.0)
+    seconds = float(json.loads(result.read_text(encoding="utf-8"))["seconds"])
     return Measured(run, seconds, max(0.0, elapsed - seconds))
 
 

@@ -25,6 +25,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="missing and broken masks are notes, not errors, as for MODEL.MASK_ON False",
     )
+    add(
+        "--repair",
+        action="store_true",
+        help="boxes that DATASETS.REPAIR True clips or removes are notes, not errors",
+    )
     add("--list", type=whole, default=5, metavar="N", help="print N problems of each kind")
     add_image_range(add)
     add(
@@ -32,6 +37,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         type=location,
         metavar="FILE",
         help="CSV file for all problems (dataset, kind, image, text)",
+    )
+    add(
+        "--json",
+        type=location,
+        metavar="FILE",
+        help="JSON file with the images, classes, objects, errors and digest of each dataset",
     )
     return parser.parse_args(argv)
 
@@ -48,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
             masks=not args.boxes_only,
             listed=args.list,
             csv_file=args.csv,
+            json_file=args.json,
+            repair=args.repair,
             image_range=args.image_range,
         )
     return int(errors > 0)

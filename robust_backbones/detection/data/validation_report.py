@@ -1,6 +1,8 @@
 """Check detection datasets and print their problems."""
 
 import csv
+import hashlib
+import json
 from collections import Counter
 
 from robust_backbones.core.files import atomic
@@ -18,6 +20,8 @@ def report(
     listed: int,
     csv_file: str | None,
     image_range: list[float] | None = None,
+    json_file: str | None = None,
+    repair: bool = False,
 ) -> int:
     """Print the problems of each dataset, and return the total number of errors.
 
@@ -29,11 +33,15 @@ def report(
         csv_file: path of a CSV file with all problems to write; None to write no file.
         image_range: values that become black and white in images with more than 8 bits per channel;
             None: such images are errors.
+        json_file: path of a JSON file with a summary of each dataset; None to write no file.
+        repair: whether problems that `DATASETS.REPAIR` repairs are notes.
 
     Raises:
         UserError: a dataset is unknown or its annotations cannot be read.
     """
     errors, rows, decoding = 0, [], Decoding(image_range)
+    summaries = []
+    severities = _severities(masks, repair)
     for text in datasets:
         by_path = custom.is_path(text)
         name = text.split("=")[0] if by_path else text
@@ -43,7 +51,9 @@ def report(
         _print_counts(name, annotations)
         if by_path and (rule := custom.parse_dataset(text).split_rule()):
             print(f"  note: {rule}")
-        errors += _print_problems(problems, masks, listed)
+        own = _print_problems(problems, severities, listed)
+        summaries.append(_summary(name, annotations, own))
+        errors += own
     if csv_file:
         with (
             atomic(csv_file) as temporary,
@@ -52,6 +62,9 @@ def report(
             writer = csv.writer(file)
             writer.writerow(("dataset", "kind", "image", "text"))
             writer.writerows(rows)
+    if json_file:
+        with atomic(json_file) as temporary:
+            temporary.write_text(json.dumps(summaries, indent=2) + "\n", encoding="utf-8")
     return errors
 
 
@@ -65,14 +78,39 @@ def _print_counts(name: str, annotations: Annotations) -> None:
     print("  " + ", ".join(f"{name} {objects[i]}" for i, name in enumerate(annotations.classes)))
 
 
-def _print_problems(problems: list[Problem], masks: bool, listed: int) -> int:
-    errors, mask_severity = 0, "error" if masks else "note"
-    for kinds, severity in (
+def _summary(name: str, annotations: Annotations, errors: int) -> dict:
+    """Describe a dataset for programs. The digest is of the annotations, not of the pixels."""
+    images = [
+        [image.file.name, [[thing.class_index, thing.box] for thing in image.objects]]
+        for image in annotations.images
+    ]
+    text = json.dumps([annotations.classes, images], default=str)
+    objects = Counter(thing.class_index for image in annotations.images for thing in image.objects)
+    return {
+        "name": name,
+        "images": len(annotations.images),
+        "classes": annotations.classes,
+        "objects": [objects[index] for index in range(len(annotations.classes))],
+        "errors": errors,
+        "digest": hashlib.sha256(text.encode()).hexdigest(),
+    }
+
+
+def _severities(masks: bool, repair: bool) -> list[tuple[dict[str, str], str]]:
+    """Return the kinds of problems, each with its severity."""
+    return [
         (FATAL, "error"),
-        (REPAIRABLE, "error"),
-        (MASKS, mask_severity),
+        (REPAIRABLE, "note" if repair else "error"),
+        (MASKS, "error" if masks else "note"),
         (NOTES, "note"),
-    ):
+    ]
+
+
+def _print_problems(
+    problems: list[Problem], severities: list[tuple[dict[str, str], str]], listed: int
+) -> int:
+    errors = 0
+    for kinds, severity in severities:
         for kind, meaning in kinds.items():
             some = [problem for problem in problems if problem.kind == kind]
             if some:

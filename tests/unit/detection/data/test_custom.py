@@ -321,7 +321,23 @@ def test_the_command_reports_and_its_code_says_whether_there_are_faults(tmp_path
     assert "a: 2 images, 3 objects, 2 classes\n  cat 2, dog 1\n  error: no area, 1: " in text
     assert "a.png: object 1 (dog): box [5, 5, 0, 10]" in text
     assert table.read_text().splitlines()[1].startswith("a,no area,a.png,")
-    assert check_data.main([f"a=coco:{tmp_path}:{coco(tmp_path)}"]) == 0
+    summary = tmp_path / "summary.json"
+    words = [f"a=coco:{tmp_path}:{marks}", "--repair", "--json", str(summary)]
+    assert check_data.main(words) == 0
+    assert "note: no area, 1: " in capsys.readouterr().out
+    (row,) = json.loads(summary.read_text())
+    digest = row.pop("digest")
+    assert row == {
+        "name": "a",
+        "images": 2,
+        "classes": ["cat", "dog"],
+        "objects": [2, 1],
+        "errors": 0,
+    }
+    words[0] = f"a=coco:{tmp_path}:{coco(tmp_path)}"
+    assert check_data.main(words) == 0
+    assert json.loads(summary.read_text())[0]["digest"] != digest
+    assert check_data.main(words[:1]) == 0
     assert check_data.main(["digit_scenes_val", "--no-pixels"]) == 0
     with pytest.raises(SystemExit) as stop:
         check_data.main(["nothing"])

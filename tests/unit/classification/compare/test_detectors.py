@@ -1,0 +1,137 @@
+"""Comparisons of detectors: the schedule, the study file, and data that are refused."""
+
+from pathlib import Path
+
+import pytest
+
+from classification.compare import detectors, study_file
+from classification.compare.kinds import Task
+from classification.compare.networks import Network
+from classification.compare.settings import DETECTION, CompareSettings, TrialGroup
+from classification.study.file import read_study
+from robust_backbones.core.errors import UserError
+
+
+def settings(*data, **more):
+    weights = ("a.pt", "robust://resnet50_l2_eps3")
+    return CompareSettings(DETECTION, data or ("voc:cells",), weights, 2, **more)
+
+
+def network(weights, label, eps, arch="resnet50"):
+    path, source = Path(weights), {}
+    return Network(weights, label, path, label, arch, "l2", eps, "imagenet", 224, source, False)
+
+
+NETWORKS = [network("a.pt", "standard", 0.0), network("robust://resnet50_l2_eps3", "eps 3", 3.0)]
+
+
+def task(name="cells", **options):
+    sets = {"dataset-train": f"{name}_train=voc:R:train", "dataset-test": f"{name}_test=voc:R:val"}
+    return Task(name, sets | options, 100, 40, 3, ("a", "b"))
+
+
+def study(tmp_path, parts):
+    path = tmp_path / "study.yaml"
+    path.write_text(study_file.text(parts, tmp_path / "runs", path, tmp_path / "report"))
+    return read_study(path)
+
+
+def test_the_study_chooses_a_learning_rate_for_each_network(tmp_path):
+    groups = [TrialGroup(0, 2)]
+    runs = study(tmp_path, detectors._parts(settings(), NETWORKS, [task()], groups))
+    backbones, candidates, final = (
+        [run for run in runs if run.part == part]
+        for part in (detectors.BACKBONE, detectors.CANDIDATES, detectors.DETECTION)
+    )
+    assert [run.options["source"] for run in backbones] == ["a.pt"]  # the other one is published
+    assert len(candidates) == 2 * 3 and len(final) == 2 * 2
+    assert [run.options["SOLVER.BASE_LR"] for run in candidates[:3]] == [0.005, 0.02, 0.08]
+    assert {run.options["DATASETS.HELD_OUT"] for run in candidates} == {0.2}
+    for run in final:
+        own = [c.folder for c in candidates if c.labels["weights"] == run.labels["weights"]]
+        assert run.options["choose-lr"] == [folder.as_posix() for folder in own]
+        assert "DATASETS.HELD_OUT" not in run.options
+    assert final[0].options["MODEL.WEIGHTS"] == f"{backbones[0].folder.as_posix()}/backbone.pth"
+    assert final[2].options["MODEL.WEIGHTS"] == "robust://resnet50_l2_eps3"
+    assert [run.options["SEED"] for run in final] == ["0", "1"] * 2
+
+
+def test_more_trials_are_only_on_their_tasks(tmp_path):
+    tasks = [task("cells"), task("cars")]
+    groups = [TrialGroup(0, 2), TrialGroup(2, 1, ("cars",))]
+    parts = detectors._parts(settings("voc:cells", "voc:cars"), NETWORKS, tasks, groups)
+    final = [run for run in study(tmp_path, parts) if run.part == detectors.DETECTION]
+    assert {(r.labels["task"], r.labels["SEED"]) for r in final} == {
+        *((name, seed) for name in ("cells", "cars") for seed in ("0", "1")),
+        ("cars", "2"),
+    }
+
+
+def test_one_learning_rate_needs_no_candidates(tmp_path):
+    one = settings(learning_rates=(0.1,))
+    parts = detectors._parts(one, NETWORKS, [task()], [TrialGroup(0, 1)])
+    runs = study(tmp_path, parts)
+    assert [run.part for run in runs] == ["backbone", "detection", "detection"]
+    assert runs[-1].options["SOLVER.BASE_LR"] == 0.1
+
+
+SCHEDULES = {  # settings, number of training images -> iterations, steps, warm-up
+    "few images": ({}, 100, (2000, "(1333, 1778)", 100)),
+    "the paper's VOC": ({}, 16551, (18619, "(12413, 16550)", 100)),
+    "small batch": (
+        {"changes": (("SOLVER.IMS_PER_BATCH", "4"),)},
+        100,
+        (8000, "(5333, 7111)", 100),
+    ),
+    "given": ({"iterations": 90}, 100, (90, "(60, 80)", 9)),
+    "own config": ({"config": "digits_mask_rcnn_robust.yaml"}, 100, ()),
+    "own config, given": (
+        {"config": "digits_mask_rcnn_robust.yaml", "iterations": 90},
+        100,
+        (90, "(60, 80)", 9),
+    ),
+    "user's key": ({"iterations": 90, "changes": (("SOLVER.STEPS", "(5,)"),)}, 100, (90, 9)),
+}
+
+
+@pytest.mark.parametrize("case", SCHEDULES)
+def test_schedules(case):
+    more, images, wanted = SCHEDULES[case]
+    found = settings(**more)
+    keys = detectors._schedule(found, detectors._config(found), images)
+    keys.pop("SOLVER.CHECKPOINT_PERIOD", None)
+    assert tuple(keys.values()) == wanted
+
+
+def test_the_config_is_read_with_its_bases():
+    found = detectors._config(settings(config="coco_mask_rcnn_robust_eps3_1x.yaml"))
+    assert found["MODEL.MASK_ON"] and found["SOLVER.MAX_ITER"] == 90000
+    assert found["SOLVER.BASE_LR"] == 0.02  # from the base of its base
+    changed = settings(changes=(("DATASETS.REPAIR", "True"),))
+    assert detectors._config(changed)["DATASETS.REPAIR"] is True
+
+
+REFUSED = {
+    "--test: it belongs to one DATA": settings("voc:a", "voc:b", test="voc:c:d"),
+    "--set trials: give a config key": settings(changes=(("trials", "3"),)),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_options_that_do_not_fit_are_refused(message):
+    with pytest.raises(UserError, match=message):
+        detectors._tasks(REFUSED[message], NETWORKS)
+
+
+def test_other_networks_need_their_config():
+    other = [network("timm://convnext", "standard", 0.0, "timm:convnext_tiny")]
+    with pytest.raises(UserError, match="timm:convnext_tiny. Give the config of its detector with"):
+        detectors._tasks(settings(), other)
+
+
+def test_classes_without_training_images_are_refused():
+    train = {"classes": ["cat", "dog"], "objects": [3, 0]}
+    test = {"classes": ["cat", "dog", "owl", "all"], "objects": [3, 1, 1, 0]}
+    with pytest.raises(UserError, match="DATA voc:x: the training images have no dog, owl"):
+        detectors._check_classes("voc:x", train, test)
+    detectors._check_classes("voc:x", train, {"classes": ["cat"], "objects": [1]})
