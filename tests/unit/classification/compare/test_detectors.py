@@ -19,7 +19,8 @@ def settings(*data, **more):
 
 def network(weights, label, eps, arch="resnet50"):
     path, source = Path(weights), {}
-    return Network(weights, label, path, label, arch, "l2", eps, "imagenet", 224, source, False)
+    facts = (arch, "l2", eps, "imagenet", 224, source, False)
+    return Network(weights, label, path, label, *facts, None)
 
 
 NETWORKS = [network("a.pt", "standard", 0.0), network("robust://resnet50_l2_eps3", "eps 3", 3.0)]
