@@ -36,7 +36,7 @@ FACTORS = (1 / 4, 1, 4)  # candidate learning rates, relative to the config's
 # 100. Small datasets need a minimum of updates, because all layers of the heads are new.
 PASSES, LEAST, BATCH = 18, 2000, 16
 DROPS, WARMUP = (2 / 3, 8 / 9), 100
-CHECKPOINTS = 5  # checkpoints that stay on the disk
+CHECKPOINTS = 2  # checkpoints that stay on the disk
 
 SHORT_IMAGES, SHORT_TEST = 64, 8  # training and test images of a short run
 # Time to evaluate an image, relative to a training step on it. Range over image sizes and objects.

@@ -58,12 +58,12 @@ def parser(description: str) -> Parser:
         add(p)
     add_execution(p, to="runs, which --plan does not start", when=lambda args: not args.plan)
     p.restrict(*_IMAGES, to="an image folder or a dataset name", when=_is_images)
-    p.restrict(*_DETECTORS, to="DATA as coco:..., voc:... or yolo:...", when=_is_detection)
+    p.restrict(*_DETECTORS, to="DATA as coco:..., voc:..., yolo:..., or --test", when=_is_detection)
     return p
 
 
 def _is_detection(args: argparse.Namespace) -> bool:
-    return any(map(_DETECTION_DATA.match, args.data_sources))
+    return bool(args.test) or any(map(_DETECTION_DATA.match, args.data_sources))
 
 
 def _is_images(args: argparse.Namespace) -> bool:
@@ -76,8 +76,8 @@ def _general_options(p: Parser) -> None:
         type=cli.location,
         nargs="+",
         metavar="DATA",
-        help="image folder, name of a dataset such as flowers (with --data), or coco:..., voc:... "
-        "or yolo:... for detectors",
+        help="image folder, name of a dataset such as flowers (with --data), or for detectors "
+        "coco:..., voc:..., yolo:... or a registered name with --test",
     )
     add = p.add_argument
     add(
@@ -178,7 +178,7 @@ def make_request(args: argparse.Namespace, arguments: Sequence[str]) -> Request:
     Raises:
         UserError: the options contradict each other.
     """
-    kind = kind_of(args.data_sources)
+    kind = kind_of(args.data_sources, args.test or "")
     settings = CompareSettings(
         kind=kind,
         data=tuple(args.data_sources),
@@ -227,20 +227,29 @@ def _check_exists(text: str, root: str | None) -> None:
         )
 
 
-def kind_of(data: list[str]) -> str:
+def kind_of(data: list[str], test: str = "") -> str:
     """Return the kind of data, `CLASSIFICATION` or `DETECTION`.
+
+    Args:
+        data: descriptions of the data.
+        test: separate test set, which only detectors have; empty: none.
 
     Raises:
         UserError: the data have different kinds.
     """
     detection = [text for text in data if _DETECTION_DATA.match(text)]
-    if detection and len(detection) < len(data):
-        other = next(text for text in data if text not in detection)
+    other = next((text for text in data if text not in detection), "")
+    if other and test and os.path.isdir(other):
+        raise UserError(
+            f"--test {test}: DATA {other} is an image folder, which contains its own test images "
+            f"in {other}/test. Remove --test."
+        )
+    if detection and other:
         raise UserError(
             f"DATA {other}: '{detection[0]}' is for detectors, and this is for classifiers. "
             "Compare them in two commands."
         )
-    return DETECTION if detection else CLASSIFICATION
+    return DETECTION if detection or test else CLASSIFICATION
 
 
 def name_of(data: tuple[str, ...]) -> str:
@@ -251,6 +260,8 @@ def name_of(data: tuple[str, ...]) -> str:
 def short_name(text: str) -> str:
     """Return a short name for data: the name of its dataset, its folder or its file."""
     if _DETECTION_DATA.match(text):
-        paths = text.rpartition("=")[2].partition(":")[2]
-        return text.partition("=")[0] if "=" in text else Path(paths.split(":")[0]).resolve().name
+        if "=" in text:
+            return text.partition("=")[0]
+        path = Path(text.split(":")[1]).resolve()
+        return path.parent.name if path.suffix else path.name  # a data.yaml is in its dataset
     return re.sub(r"\.\w{1,4}$", "", Path(text).resolve().name) or "data"

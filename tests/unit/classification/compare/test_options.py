@@ -27,12 +27,13 @@ def test_defaults(tmp_path):
         (["digits", "textures"], CLASSIFICATION, "digits+textures"),
         (["coco:images:train.json"], DETECTION, "images"),
         (["cells=voc:/data/BCCD:train"], DETECTION, "cells"),
-        (["yolo:/d/data.yaml:train"], DETECTION, "data.yaml"),
+        (["yolo:/d/birds/data.yaml"], DETECTION, "birds"),
+        (["voc_2012_train", "--test", "voc_2012_val"], DETECTION, "voc_2012_train"),
     ],
 )
 def test_kinds_and_names(data, kind, name):
     assert request(*data).settings.kind == kind
-    assert name_of(tuple(data)) == name
+    assert name_of(tuple(data[:1] if "--test" in data else data)) == name
 
 
 def test_a_trailing_slash_or_a_file_ending_does_not_change_the_name(tmp_path):
@@ -47,6 +48,7 @@ def test_a_trailing_slash_or_a_file_ending_does_not_change_the_name(tmp_path):
         (["missing/folder"], "no file or folder has this path"),
         (["flowers"], "--data"),
         (["digits", "coco:a:b.json"], "two commands"),
+        ([".", "--test", "voc:a:val"], "--test voc:a:val: DATA . is an image folder"),
         (["digits", "--plan", "--more"], "exclude each other"),
     ],
 )
