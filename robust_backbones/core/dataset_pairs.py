@@ -107,7 +107,7 @@ def _yolo(file: Path) -> tuple[str, str] | None:
 
 def _require(folder: Path) -> None:
     if not folder.is_dir():
-        raise UserError(f"DATA {folder}: the folder does not exist. Give one of: {_one_line()}.")
+        raise UserError(f"DATA {folder}: the folder does not exist. Choose from {_one_line()}.")
 
 
 def _one_line() -> str:

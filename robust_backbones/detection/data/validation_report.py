@@ -79,7 +79,7 @@ def _print_counts(name: str, annotations: Annotations) -> None:
 
 
 def _summary(name: str, annotations: Annotations, errors: int) -> dict:
-    """Describe a dataset for programs. The digest is of the annotations, not of the pixels."""
+    """Describe a dataset for programs. The digest covers the annotations, but not the pixels."""
     images = [
         [image.file.name, [[thing.class_index, thing.box] for thing in image.objects]]
         for image in annotations.images

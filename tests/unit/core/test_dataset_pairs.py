@@ -48,7 +48,7 @@ def test_two_sets_are_used_as_they_are():
 
 REFUSED = {
     "coco:{0}": "no training and test set found. Give .*annotations/instances_train2017.json",
-    "coco:{0}/none": "{0}/none: the folder does not exist. Give one of: coco:FOLDER",
+    "coco:{0}/none": "{0}/none: the folder does not exist. Choose from coco:FOLDER",
     "coco:{0}:{0}/a.json": "has no test images. Give them with --test coco:",
     "voc:{0}:train": "has no test images. Give them with --test voc:",
     "voc:{0}": r"the splits \(left, right\) have no training and test set",
