@@ -87,7 +87,7 @@ def draw_forest(reports: dict[str, list[dict]], path: Path) -> None:
     figure = new_figure(9, 1 + 0.4 * len(rows))
     axes = figure.add_subplot()
     margin = rows[0][1]["margin"]
-    axes.axvspan(-margin, margin, color="0.9", label=f"margin of {margin:g} points")
+    axes.axvspan(-margin, margin, color="0.9", label=f"margin of ±{margin:g} points")
     axes.axvline(0, color="0.4", linewidth=1)
     for position, (_, task) in enumerate(rows):
         low, high = task["interval"] or [task["estimate"]] * 2
