@@ -4,6 +4,7 @@ import argparse
 import math
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,18 +40,27 @@ def _tasks(settings: CompareSettings, networks: Sequence[Network]) -> list[Task]
         trained = network.image_size or size
         for warning in known_classes.size_warnings(trained, size, network.weights):
             print(f"warning: {warning['message']}")
-    return [_task(settings, networks, name, text) for name, text in _names(settings.data).items()]
+    try:
+        names = _names(settings.data)
+        return [_task(settings, networks, name, text) for name, text in names.items()]
+    except UserError as error:
+        if any(f"--{name} " in str(error) for name, _ in settings.changes):
+            raise UserError(f"{error} Set options of transfer with --set OPTION=VALUE.") from None
+        raise
 
 
 def _names(data: Sequence[str]) -> dict[str, str]:
     """Map a unique name for each task to the text that the user gave."""
     found: dict[str, str] = {}
+    places: dict[str, str] = {}
     for text in data:
+        place = text if text in DATASETS else str(Path(text).resolve())
+        if place in places:
+            raise UserError(f"DATA {places[place]} and {text} are the same images. Remove one.")
+        places[place] = text
         name = text if text in DATASETS else short_name(text)
-        if found.setdefault(name, text) != text:
+        if name in found:
             name = text.strip("/")  # two folders have the same name
-        elif list(data).count(text) > 1:
-            raise UserError(f"DATA {text} is given twice. Remove one.")
         found[name] = text
     return found
 

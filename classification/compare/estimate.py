@@ -25,6 +25,7 @@ def measure(
     tasks: Sequence[Task],
     output: Path,
     execution: Execution,
+    retry: str,
 ) -> list[Measured]:
     """Execute the short runs, unless they have finished, and return their times.
 
@@ -33,6 +34,7 @@ def measure(
         settings, networks, tasks: comparison.
         output: folder of the comparison.
         execution: where the runs of the comparison will be executed.
+        retry: command that starts failed runs again, for the error message.
 
     Raises:
         UserError: a short run failed.
@@ -45,7 +47,7 @@ def measure(
         shutil.rmtree(folder / RUNS, ignore_errors=True)  # interrupted runs would show wrong times
         print(f"measuring {len(runs)} short run{'s' * (len(runs) > 1)}", flush=True)
         alone = replace(execution, jobs=1) if execution.executor == "local" else execution
-        execute_all(runs, alone, "the same command again")
+        execute_all(runs, alone, retry)
     return [_read(run) for run in runs]
 
 

@@ -19,14 +19,25 @@ def advised(output: Path, groups: Sequence[TrialGroup], tasks: Sequence[str]) ->
         tasks: names of the tasks.
 
     Raises:
-        UserError: there is no report, it tells on all tasks, or more trials would not tell.
+        UserError: there is no report, it is older than the latest trials, it tells on all tasks,
+            or more trials would not tell.
     """
-    wanted = _wanted(read_json(output / REPORT / CONTENTS), tasks)
+    contents = output / REPORT / CONTENTS
+    if not contents.exists():
+        raise UserError(
+            f"--more: {output / REPORT} has no report. Run the command without --more first."
+        )
+    wanted = _wanted(read_json(contents), tasks)
     found: dict[tuple[int, int], list[str]] = {}
     for task, trials in wanted.items():
         have = max(g.seeds.stop for g in groups if not g.tasks or task in g.tasks)
         if trials > have:
             found.setdefault((have, trials - have), []).append(task)
+    if not found:  # an earlier --more was stopped before its report
+        raise UserError(
+            "--more: the report does not contain the latest trials. Run the command without --more "
+            "first."
+        )
     return [
         TrialGroup(first, count, () if len(own) == len(tasks) else tuple(own))
         for (first, count), own in found.items()

@@ -26,7 +26,7 @@ from classification.study.execute import forget
 from classification.study.file import StudyRun, read_study
 from classification.study.run import execute_all
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.files import claimed
+from robust_backbones.core.files import check_folder, claimed
 
 KINDS: dict[str, Kind] = {CLASSIFICATION: classifiers.KIND, DETECTION: detectors.KIND}
 
@@ -38,6 +38,7 @@ def run(request: Request) -> None:
         UserError: the data, the networks or the options are unusable, or runs failed.
     """
     kind = KINDS[request.settings.kind]
+    check_folder(request.output)
     saved = _saved(request)
     _check_changes(kind, request)
     runs = _runs(request, saved)
@@ -51,10 +52,15 @@ def run(request: Request) -> None:
         networks = read_networks(request.settings.weights, request.settings.pretrained_on)
         print("\n".join(describe(networks)), flush=True)
         tasks = kind.tasks(request.settings, networks)
+        if saved and (changed := _changed(saved, networks, tasks)):
+            if _is_started(request.output, saved):
+                raise UserError(
+                    f"{changed} have changed since this comparison began. Restore them, or choose "
+                    "another --output."
+                )
+            saved = None  # only planned
         if saved is None:
             kind.check(request.settings)
-        else:
-            _check_same_images(request, saved, tasks)
         with claimed(request.output):
             if adds or saved is None:
                 saved = _write(kind, request, saved, networks, tasks)
@@ -79,14 +85,18 @@ def _saved(request: Request) -> Comparison | None:
             raise UserError(f"{study} exists, but no {SETTINGS}. Choose another --output.")
         return None
     if difference := saved.settings.difference(request.settings):
-        started = (request.output / RUNS).exists() or _is_edited(request.output, saved)
-        if not started:
+        if not _is_started(request.output, saved):
             return None  # only planned
         raise UserError(
             f"{request.output} contains a comparison with other options ({difference}). Use --more "
             "for further trials, or choose another --output."
         )
     return saved
+
+
+def _is_started(output: Path, saved: Comparison) -> bool:
+    """Return whether runs may exist, or the user has edited the study file: not only planned."""
+    return (output / RUNS).exists() or _is_edited(output, saved)
 
 
 def _is_edited(output: Path, saved: Comparison) -> bool:
@@ -112,7 +122,15 @@ def _runs(request: Request, saved: Comparison | None) -> list[StudyRun]:
         raise UserError(f"{study} does not exist. Restore it, or choose another --output.")
     if _is_edited(request.output, saved):
         print(f"{study} was edited and is used as it is.")
-    return read_study(study)
+    runs, folder = read_study(study), request.output / RUNS
+    for run in runs:
+        if folder.resolve() not in run.folder.resolve().parents:
+            raise UserError(
+                f"{study}: its runs are in {run.folder.parent.parent}, not in {folder}. Run the "
+                "command in the working directory where the comparison began, and do not move "
+                "its folder."
+            )
+    return runs
 
 
 def _check_more(request: Request, saved: Comparison | None) -> None:
@@ -131,13 +149,15 @@ def _check_more(request: Request, saved: Comparison | None) -> None:
         )
 
 
-def _check_same_images(request: Request, saved: Comparison, tasks: list[Task]) -> None:
+def _changed(saved: Comparison, networks: list[Network], tasks: list[Task]) -> str:
+    """Name networks or images that have changed since the comparison was saved; empty: none."""
+    for network in networks:
+        if saved.networks.get(network.weights) not in (None, network.sha256):
+            return f"--weights {network.weights}: the contents of the file"
     for task in tasks:
         if saved.fingerprints.get(task.name) not in (None, task.fingerprints):
-            raise UserError(
-                f"{task.name}: the images have changed since this comparison began. Restore them, "
-                "or choose another --output."
-            )
+            return f"DATA {task.name}: the images"
+    return ""
 
 
 def _write(
@@ -158,7 +178,8 @@ def _write(
             print(f"--more: {group.count} more trials of each network{where}")
     text = estimate.write_study(kind.parts(settings, networks, tasks, groups), request.output)
     fingerprints = {task.name: task.fingerprints for task in tasks}
-    comparison = Comparison(settings, tuple(groups), fingerprints, digest(text))
+    digests = {network.weights: network.sha256 for network in networks}
+    comparison = Comparison(settings, tuple(groups), fingerprints, digest(text), digests)
     save(comparison, request.output)
     print(f"study: {request.output / STUDY}", flush=True)
     return comparison
@@ -177,8 +198,10 @@ def _execute(
     if edited:
         print("cost: not estimated, because the study file was edited")
     else:
-        output = request.output
-        short = estimate.measure(kind, request.settings, networks, tasks, output, request.execution)
+        output, execution = request.output, request.execution
+        short = estimate.measure(
+            kind, request.settings, networks, tasks, output, execution, request.command
+        )
         costs = [kind.cost(run, short, networks, tasks) for run in left]
         print(estimate.describe(kind, costs, len(runs)), flush=True)
         estimate.check_disk(costs, output)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +61,17 @@ class CompareSettings:
 
     def difference(self, other: "CompareSettings") -> str:
         """Describe the first option whose value differs in `other`; empty if all are equal."""
-        for field in fields(self):
-            one, two = getattr(self, field.name), getattr(other, field.name)
-            if one != two:
-                option = _OPTIONS.get(field.name, f"--{field.name.replace('_', '-')}")
+        for each in fields(self):
+            one, two = getattr(self, each.name), getattr(other, each.name)
+            if _unordered(one) != _unordered(two):
+                option = _OPTIONS.get(each.name, f"--{each.name.replace('_', '-')}")
                 return f"{option} is {_shown(one)} there, {_shown(two)} here"
         return ""
+
+
+def _unordered(value: Any) -> Any:
+    """Sort a tuple: the order of networks, tasks and options does not change a comparison."""
+    return sorted(value) if isinstance(value, tuple) else value
 
 
 def _shown(value: Any) -> str:
@@ -112,12 +117,15 @@ class Comparison:
         fingerprints: fingerprints of the training and test images of each task, by its name.
         study: SHA-256 of the study file that this command wrote, which shows whether the user has
             edited the file.
+        networks: SHA-256 of each network's file, by its path, name or URL. A comparison is not
+            continued with other networks.
     """
 
     settings: CompareSettings
     groups: tuple[TrialGroup, ...]
     fingerprints: dict[str, tuple[str, str]]
     study: str
+    networks: dict[str, str] = field(default_factory=dict)
 
 
 def digest(text: str) -> str:
@@ -150,6 +158,7 @@ def load(folder: Path) -> Comparison | None:
             tuple(TrialGroup(**_tuples(group)) for group in contents["groups"]),
             _tuples(contents["fingerprints"]),
             contents["study"],
+            dict(contents.get("networks", {})),
         )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(

@@ -221,8 +221,8 @@ def split_folder(layout: FolderLayout, split: str) -> Path:
     fix = f"Rename the folder of the {split} images to '{allowed[0]}'"
     if split == "test":
         fix += (
-            f", or use {TEST_PERCENT} % of the images of {other} for the test with --data "
-            f"{root / other}"
+            f", or give {root / other} as the dataset: {TEST_PERCENT} % of its images become test "
+            "images"
         )
     raise UserError(
         f"{root} has no folder {' or '.join(map(repr, allowed))}. It {describe(root)}. {fix}."

@@ -99,9 +99,11 @@ def _classification(
             raise UserError(f"python -m {module} has no option '{unknown[0]}'. {fix}")
         stderr = io.StringIO()
         try:
-            with contextlib.redirect_stderr(stderr):
+            with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(io.StringIO()):
                 parser().parse_args(["--output", "x", *words_of(options)])
-        except SystemExit:
+        except SystemExit as stopped:
+            if stopped.code == 0:
+                raise UserError("help is not an option of a run. Remove it.") from None
             message = stderr.getvalue().splitlines()[-1].partition("error: ")[2]
             message = message.partition(" (see ")[0]  # remove the program's name
             raise UserError(f"{message}. See python -m {module} --help.") from None

@@ -134,10 +134,11 @@ class Task:
         validates = settings.chooses and not self.selects_on_test
         images = len(self.validation_split(0)[0] if validates else self.images(0))
         if not images:
+            shots = f"--shots {settings.shots}" if settings.shots else "one image of each class"
             raise UserError(
-                f"--shots {settings.shots}: selection needs one training image per class, which "
-                "leaves none to train on. Give more --shots, use --selection test, or give the "
-                "value to choose."
+                f"{shots}: selection needs one training image per class, which leaves none to "
+                "train on. Give more images of each class, use --selection test, or give the value "
+                "to choose."
             )
         if settings.sgd:
             check_batch_size(settings.sgd.train.batch_size, images)

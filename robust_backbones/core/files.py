@@ -164,6 +164,20 @@ def _translate_write_errors(path: Path, temporary: str) -> Iterator[None]:
         raise UserError(f"cannot write {path}: {os.strerror(fault)}.{unchanged} {fix}.") from error
 
 
+def check_folder(folder: str | Path) -> None:
+    """Check an output folder before slow work, without creating it.
+
+    Raises:
+        UserError: the folder is a file, or cannot be created or written to.
+    """
+    folder = Path(folder)
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        raise UserError(f"--output {folder}: {existing} is a file. Choose another folder.")
+    if not os.access(existing, os.W_OK):
+        raise UserError(f"--output {folder}: {existing} is read-only. Choose another folder.")
+
+
 @contextlib.contextmanager
 def claimed(folder: str | Path) -> Iterator[None]:
     """Reserve `folder` for this process until the block or the process ends.

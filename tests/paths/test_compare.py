@@ -1,12 +1,14 @@
 """The command on embedded data: plan, run, repetition, changes, and further trials."""
 
 import json
+import re
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from classification.compare import __main__ as compare
-from classification.compare.settings import TrialGroup, load
+from classification.compare.settings import STUDY, TrialGroup, digest, load, save
 from classification.study import commands
 from tests.support.transfer_runs import write_network
 
@@ -39,9 +41,13 @@ def run(output, networks, *more):
 
 @pytest.fixture
 def copy(finished, tmp_path):
-    """A copy of the comparison, whose files name the original folder."""
-    shutil.copytree(finished, tmp_path / "copy")
-    return tmp_path / "copy"
+    """A copy of the comparison."""
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder)
+    study = (folder / STUDY).read_text().replace(str(finished), str(folder))
+    (folder / STUDY).write_text(study)
+    save(replace(load(folder), study=digest(study)), folder)
+    return folder
 
 
 def error(capsys, *arguments) -> str:
@@ -74,7 +80,11 @@ def test_plan_writes_the_study_and_starts_no_run(networks, tmp_path, capsys):
     run(
         tmp_path / "new", networks, "--plan", "--trials", "4"
     )  # not started: other options are fine
-    assert load(tmp_path / "new").groups == (TrialGroup(0, 4),)
+    planned = load(tmp_path / "new")
+    assert planned.groups == (TrialGroup(0, 4),)
+    save(replace(planned, fingerprints={"digits": ("other", "images")}), tmp_path / "new")
+    run(tmp_path / "new", networks, "--plan", "--trials", "4")  # not started: so are other images
+    assert load(tmp_path / "new") == planned
 
 
 @pytest.mark.parametrize(
@@ -82,15 +92,27 @@ def test_plan_writes_the_study_and_starts_no_run(networks, tmp_path, capsys):
     [
         (["--set", "trials=4"], "use --trials"),
         (["--set", "epoks=4"], "has no option 'epoks'"),
+        (["--set", "help=true"], "help is not an option of a run"),
         (["--set", "penalty=x"], "penalty"),
         (["--limit", "3"], "a limit of 3 images is impossible"),
+        (["--set", "epochs=3"], "does not apply .* with --set OPTION=VALUE"),
+        (["--output", __file__], "is a file. Choose another folder"),
         (["--more"], "has no comparison"),
         (["--mode", "full-network", "--set", "batch-size=64"], "batch-size 64"),
     ],
 )
 def test_errors_before_anything_is_written(changes, message, networks, tmp_path, capsys):
-    assert message in error(capsys, tmp_path / "new", networks, *changes)
+    assert re.search(message, error(capsys, tmp_path / "new", networks, *changes))
     assert not (tmp_path / "new").exists()
+
+
+def test_changed_networks_and_moved_folders_start_no_runs(finished, copy, networks, capsys):
+    saved, lines = load(copy), networks[1:]
+    save(replace(saved, networks=dict.fromkeys(saved.networks, "other")), copy)
+    shutil.rmtree(next((copy / "runs" / "transfer").iterdir()))  # something is left to run
+    assert f"{lines[0]}: the contents of the file have changed" in error(capsys, copy, networks)
+    shutil.copy(finished / STUDY, copy)
+    assert f"its runs are in {finished / 'runs'}" in error(capsys, copy, networks)
 
 
 def test_an_edited_study_is_used_but_gets_no_trials(copy, networks, capsys):

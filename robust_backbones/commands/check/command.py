@@ -13,6 +13,7 @@ from pathlib import Path
 from robust_backbones import zoo
 from robust_backbones.core.cli import Parser, count, location, path
 from robust_backbones.core.errors import UserError, user_errors
+from robust_backbones.core.files import check_folder
 
 # The smallest published model that Detectron2 can use.
 WEIGHTS = f"{zoo.SCHEME}resnet18_l2_eps3"
@@ -71,12 +72,19 @@ def _check_arguments(args: argparse.Namespace) -> None:
         UserError: the published model is unknown or is not a ResNet, or a path is invalid.
     """
     name = args.weights
-    if name.startswith(zoo.SCHEME) or not ("://" in name or Path(name).exists()):
+    if name.startswith(zoo.SCHEME):
         zoo.find_resnet(name)
+    elif not ("://" in name or Path(name).exists()):
+        try:
+            zoo.find_resnet(name)
+        except UserError as error:
+            raise UserError(f"--weights {name}: no file has this path. {error}") from None
     if args.imagenet and not args.imagenet.is_dir():
         raise UserError(f"--imagenet {args.imagenet} is not a folder. Give ImageNet's folder.")
     if args.output and args.output.is_dir():
         raise UserError(f"--output {args.output} is a folder. Give the name of a JSON file.")
+    if args.output:
+        check_folder(args.output.parent)
 
 
 def main(argv: list[str] | None = None) -> int:

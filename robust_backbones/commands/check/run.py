@@ -64,11 +64,11 @@ def run(
     failed = sum(record.state == FAILED for each in records.values() for record in each)
     steps = "1 step" if failed == 1 else f"{failed} steps"
     print(f"{steps} failed" if failed else "all steps passed")
-    if output:
-        _save(records, output)
     if online or failed:
         print("\nTo report this, paste the following block into an issue:\n")
-        print(block(records))
+        print(block(records), flush=True)
+    if output:  # after the block, which must not be lost if the file cannot be written
+        _save(records, output)
     return failed
 
 

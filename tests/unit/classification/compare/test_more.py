@@ -58,6 +58,7 @@ def test_trials(tmp_path, rows, groups, added):
     [
         ([], "No answer yet"),
         ([row("a", "no difference")], "tells on all tasks"),
+        ([row("a", trials=[3, 9])], "does not contain the latest trials"),
         (
             [row("a", images=[900, 2000], would_tell="900 to 2,000 test images")],
             "900 to 2,000 test images would",
@@ -65,6 +66,8 @@ def test_trials(tmp_path, rows, groups, added):
     ],
 )
 def test_nothing_to_add(tmp_path, rows, message):
+    with pytest.raises(UserError, match="has no report. Run the command without --more first"):
+        advised(tmp_path, [FIRST], ["a"])
     report(tmp_path, *rows)
     with pytest.raises(UserError, match=message):
         advised(tmp_path, [FIRST], ["a"])

@@ -44,6 +44,7 @@ def test_damaged_files(tmp_path, text):
     ("changes", "message"),
     [
         ({}, ""),
+        ({"weights": ("b.pt", "a.pt")}, ""),
         ({"trials": 5}, "--trials is 3 there, 5 here"),
         ({"data": ("photos", "digits")}, "DATA is photos there, photos digits here"),
         ({"changes": ()}, "--set is epochs=5 there, not given here"),

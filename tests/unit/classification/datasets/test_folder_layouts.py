@@ -173,7 +173,9 @@ def test_errors_say_what_was_found_and_what_to_rename(tmp_path, files, message):
 
 def test_a_training_folder_alone_can_be_divided_by_name(tmp_path):
     create(tmp_path, *(f"train/{name}" for name in CATS + DOGS))
-    with pytest.raises(UserError, match=f"20 % of the images .* with --data {tmp_path}/train"):
+    with pytest.raises(
+        UserError, match=f"give {tmp_path}/train as the dataset: 20 % of its images"
+    ):
         open_split("folder", "test", tmp_path)
     assert len(open_split("folder", "test", tmp_path / "train")) == 3
 
