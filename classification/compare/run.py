@@ -223,7 +223,8 @@ def _report(request: Request) -> None:
         print(f"warning: {text}")
     for answer in report.answers:
         print(f"\n{answer}", *answer.cautions, sep="\n")
-    print(f"\npage with the forest plot: {report.page}")
+    print(f"\nforest plot: {report.forest}" if report.forest else "")
+    print(f"page: {report.page}")
     needed = [v.needed for answer in report.answers for v in answer.verdicts.values() if v.needed]
     if any(one.trials for one in needed):
         print(f"Next, to add trials: {request.command} --more")

@@ -13,9 +13,10 @@ import matplotlib
 from classification.report.sections import Series
 
 # Panel heights in inches: of a single panel, and of each of several panels.
-HEIGHTS = {"bars": (3.4, 2.6), "curves": (3.8, 2.3), "scatter": (4.2, 3.0)}
+_HEIGHTS = {"bars": (3.4, 2.6), "curves": (3.8, 2.3), "scatter": (4.2, 3.0)}
+_LINE = 0.3  # height of a line of a forest plot in inches
 ROOM = 1.5  # longest common y axis in `share_scale`, as a multiple of the longest y axis
-IN_A_ROW = {"bars": 3, "curves": 4, "scatter": 3}  # maximum number of panels in a row
+IN_A_ROW = {"bars": 3, "curves": 4, "scatter": 3, "forest": 1}  # maximum number of panels in a row
 # Panel widths in inches for one, two, and three or more panels.
 _WIDTHS = {"curves": (6.4, 4.4, 2.9), "scatter": (5.6, 4.6, 3.8)}
 
@@ -43,10 +44,21 @@ Styles = dict[tuple[str, bool], Style]  # (label, published) -> style
 
 def width(kind: str, panels: list[list[Series]]) -> float:
     """Return the width of each panel in inches. Bar plots with more bars are wider."""
+    if kind == "forest":
+        return 7.0
     if kind != "bars":
         return _WIDTHS[kind][min(2, max(0, len(panels) - 1))]
     most = max((sum(len(series.x) for series in panel) for panel in panels), default=0)
     return min(9.0, max(3.7, 0.12 * most, 0 if len(panels) > 1 else 6.0))
+
+
+def height(kind: str, panels: list[list[Series]]) -> float:
+    """Return the height of each panel in inches. Forest plots with more lines are higher."""
+    if kind != "forest":
+        return _HEIGHTS[kind][len(panels) > 1]
+    return 0.7 + _LINE * max(
+        (sum(len(series.x) for series in panel) for panel in panels), default=1
+    )
 
 
 def bars(axis: Any, panel: list[Series], styles: Styles, log_x: bool) -> None:
@@ -151,7 +163,32 @@ def scatter(axis: Any, panel: list[Series], styles: Styles, log_x: bool) -> None
     axis.margins(0.1)
 
 
-KINDS = {"bars": bars, "curves": curves, "scatter": scatter}
+def forest(axis: Any, panel: list[Series], styles: Styles, log_x: bool) -> None:
+    """Draw one estimate with its interval in each line, and a line at 0."""
+    places = {name: i for i, name in enumerate(dict.fromkeys(x for s in panel for x in s.x))}
+    axis.handles = []
+    for series in panel:
+        style = styles[series.label, series.published]
+        kept = [i for i, y in enumerate(series.y) if y is not None]
+        axis.handles.append(
+            axis.errorbar(
+                [series.y[i] for i in kept],
+                [places[series.x[i]] for i in kept],
+                xerr=_ends(series, kept),
+                color=style.color,
+                marker=style.marker,
+                linestyle="none",
+                markersize=5,
+                elinewidth=1.3,
+            )
+        )
+    axis.set_yticks(range(len(places)), [plain(name, 48) for name in places])
+    axis.set_ylim(len(places) - 0.4, -0.6)  # the first line is on top
+    axis.tick_params(axis="y", length=0)
+    axis.axvline(0, color=_ink(), linewidth=0.7)
+
+
+KINDS = {"bars": bars, "curves": curves, "scatter": scatter, "forest": forest}
 
 
 def share_scale(kind: str, axes: list[Any]) -> None:
@@ -169,6 +206,8 @@ def share_scale(kind: str, axes: list[Any]) -> None:
         limits = [axis.get_xlim() for axis in drawn]
         for axis in drawn:
             axis.set_xlim(min(low for low, _ in limits), max(high for _, high in limits))
+    if kind == "forest":
+        return
     limits = [axis.get_ylim() for axis in drawn]
     low, high = min(low for low, _ in limits), max(high for _, high in limits)
     length = max(high - low for low, high in limits)

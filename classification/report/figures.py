@@ -149,24 +149,31 @@ def _canvas(figure: Figure) -> Any:
     """Draw the panels in rows, with one legend above them."""
     count = max(1, len(figure.panels))
     most = figure_kinds.IN_A_ROW[figure.kind]
-    columns = count if count <= 2 else 2 if count == 4 else min(most, 3 if count <= 9 else most)
+    columns = min(most, count if count <= 2 else 2 if count == 4 else 3 if count <= 9 else most)
     lines = -(-count // columns)
     width = figure_kinds.width(figure.kind, [*figure.panels.values()])
-    height = figure_kinds.HEIGHTS[figure.kind][count > 1]
+    height = figure_kinds.height(figure.kind, [*figure.panels.values()])
     canvas = new_figure(width * columns, height * lines + 0.5)
     axes = canvas.subplots(lines, columns, squeeze=False)
     for axis in axes.flat[count:]:
         axis.remove()
     drawn, shown = styles(figure.panels), {}
     for (heading, panel), axis in zip(figure.panels.items(), axes.flat, strict=False):
-        letters = int(10 * width)  # characters in a line of the title
-        title = textwrap.fill(plain(heading, 2 * letters - 2), letters)
+        # Length of a line, and lines of the title. Names of tasks narrow the axes of forest plots.
+        letters, most = (int(6 * width), 3) if figure.kind == "forest" else (int(10 * width), 2)
+        title = textwrap.fill(plain(heading, most * letters - 2), letters)
         axis.set_title(title, loc="left", weight="bold")
-        axis.grid(axis="y", color=INK, alpha=0.15, linewidth=0.6)
+        axis.grid(
+            axis="x" if figure.kind == "forest" else "y", color=INK, alpha=0.15, linewidth=0.6
+        )
         axis.set_axisbelow(True)
         figure_kinds.KINDS[figure.kind](axis, panel, drawn, figure.log_x)
         for series, handle in zip(panel, axis.handles, strict=True):
             shown.setdefault(named(series), handle)
+        if figure.margin:
+            axis.axvspan(-figure.margin, figure.margin, color=INK, alpha=0.12, linewidth=0)
+        if figure.x_limits:
+            axis.set_xlim(*figure.x_limits)
     figure_kinds.share_scale(figure.kind, [*axes.flat[: len(figure.panels)]])
     canvas.supxlabel(plain(figure.x_label, 90), fontsize=9)
     canvas.supylabel(plain(figure.y_label, 60), fontsize=9)

@@ -1,7 +1,7 @@
-"""Positions of estimates and intervals in the forest plots of the page.
+"""Forest plots: the estimate and the interval of each task.
 
-Answers with the same unit share one scale, so that their plots can be compared. All positions are
-in percent of the plot's width.
+The page has a plot for each answer. Answers with the same unit share one scale, so that their plots
+can be compared. All positions are in percent of the plot's width. A figure has all plots.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from classification.report import numbers
 from classification.report.answers import Answer
-from classification.report.sections import Kind, Value
+from classification.report.sections import Figure, Kind, Series, Value
 from classification.report.verdict_words import advice, interval
 from classification.report.verdicts import Outcome, Verdict
 
@@ -69,6 +69,37 @@ class Forest:
     ticks: list[tuple[float, str]]
     margin: tuple[float, float] | None
     caption: str
+
+
+FIGURE = "forest"  # name of the figure
+
+
+def figure(answers: list[Answer], margin: float) -> Figure | None:
+    """Return a figure with the forest plots of all answers, or None without verdicts.
+
+    Args:
+        answers: answers of the report.
+        margin: largest difference that counts as no difference, points.
+    """
+    panels = {a.question: _series(a) for a in answers if a.verdicts}
+    x_label = "robust minus standard, percentage points"
+    title = "Differences with their intervals"
+    limits = _scale((v for a in answers for v in a.verdicts.values()), margin)
+    if not panels:
+        return None
+    return Figure(FIGURE, "forest", title, x_label, "", panels, margin=margin, x_limits=limits)
+
+
+def _series(answer: Answer) -> list[Series]:
+    """Return the estimates of the tasks, one series for each verdict."""
+    found = []
+    for outcome in Outcome:
+        own = {task: v for task, v in answer.verdicts.items() if v.outcome is outcome}
+        if own:
+            means: list[float | None] = [verdict.estimate.mean for verdict in own.values()]
+            low, high = [v.low for v in own.values()], [v.high for v in own.values()]
+            found.append(Series(outcome.value, [*own], means, low, high))
+    return found
 
 
 def forests(answers: list[Answer], margin: float | None) -> list[Forest | None]:

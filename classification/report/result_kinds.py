@@ -38,6 +38,7 @@ def _detection(contents: dict, common: dict) -> dict:
     aps = {task: None if ap is None else _number(ap) for task, ap in aps.items()}
     task = "bbox" if aps.get("bbox") is not None else "segm"
     ap = aps.get(task)
+    _check_learning_rates(config.get("SOLVER", {}))
     return {
         "dataset": dataset,
         "weights": weights,
@@ -46,6 +47,15 @@ def _detection(contents: dict, common: dict) -> dict:
         "seeds": () if ap is None else (contents["seed"],),
         **known,
     }
+
+
+def _check_learning_rates(solver: dict) -> None:
+    """Check the types of the learning rate and of the candidates that it was chosen from."""
+    candidates = solver.get("CANDIDATES") or {}
+    rates = candidates.get("RATES") or []
+    chosen = [candidates["CHOSEN"], candidates["HELD_OUT"]] if rates else []
+    for number in (solver.get("BASE_LR", 0.0), *rates, *chosen):
+        _number(number)
 
 
 def _from_labels(labels: dict) -> dict:

@@ -4,14 +4,14 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from classification.report import figures, folder, page, page_runs, tables
+from classification.report import figures, folder, forest, page, page_runs, tables
 from classification.report.answers import Answer, find_answers
 from classification.report.comparisons import Rules
 from classification.report.contents.build import build_sections, collect
 from classification.report.contents.parts import Results
 from classification.report.contents.unshown import unshown
 from classification.report.records import Record
-from classification.report.sections import Section
+from classification.report.sections import Figure, Section
 from classification.report.verdicts import MARGIN
 from robust_backbones.core.files import atomic, claimed
 
@@ -25,12 +25,14 @@ class Report:
         sections: sections of the page.
         problems: sentences about unreadable files and results that are not shown.
         page: path of the page.
+        forest: path of the figure with all forest plots; None: there are no verdicts.
     """
 
     answers: list[Answer]
     sections: list[Section]
     problems: list[str]
     page: Path
+    forest: Path | None
 
 
 def make(
@@ -55,7 +57,8 @@ def make(
     problems = problems + unshown(results, sections)
     answers = find_answers(results)
     path = write(results, answers, sections, problems, output, margin)
-    return Report(answers, sections, problems, path)
+    plot = output / folder.FIGURES / f"{forest.FIGURE}.svg"
+    return Report(answers, sections, problems, path, plot if plot.exists() else None)
 
 
 def run(
@@ -105,7 +108,10 @@ def write(
         Path of the page.
     """
     runs = page_runs.collect_runs(results.records)
-    files, drawings = _draw(sections, "simulated" if runs.simulated else "")
+    shown = [figure for section in sections for figure in section.figures]
+    if plots := forest.figure(answers, results.rules.margin):
+        shown.append(plots)
+    files, drawings = _draw(shown, "simulated" if runs.simulated else "")
     files |= _tables(sections)
     assert all(name == Path(name).as_posix() and name.count("/") == 1 for name in files)
     html = page.render(answers, sections, drawings, runs, problems, list(files), margin)
@@ -132,14 +138,14 @@ def write(
     return output / folder.PAGE
 
 
-def _draw(sections: list[Section], watermark: str) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Draw all figures.
+def _draw(shown: list[Figure], watermark: str) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Draw figures.
 
     Returns:
         A map from file names to contents, and a map from figure names to `<svg>` elements.
     """
     files, drawings = {}, {}
-    for figure in (figure for section in sections for figure in section.figures):
+    for figure in shown:
         svg, png = figures.draw(figure, watermark)
         files[f"{folder.FIGURES}/{figure.name}.svg"] = svg.encode()
         files[f"{folder.FIGURES}/{figure.name}.png"] = png

@@ -177,11 +177,13 @@ class Figure:
     Attributes:
         name: name of the figure's files, without extension.
         kind: type of the plot: `"bars"` (x are categories), `"curves"` (x are numbers, with lines
-            between the points) or `"scatter"`.
+            between the points), `"scatter"` or `"forest"` (x are categories, one below the other).
         title, x_label, y_label: text on the figure.
         panels: map from the heading of a panel to its series. A figure with a single plot has one
             panel with an empty heading.
         log_x: whether the x axis is logarithmic, with a separate position for 0 on the left.
+        margin: half-width of the band around 0 in a forest plot; None: no band.
+        x_limits: ends of the x axis. Intervals that run off the axis are wider. None: all is shown.
     """
 
     name: str
@@ -191,6 +193,8 @@ class Figure:
     y_label: str
     panels: dict[str, list[Series]]
     log_x: bool = False
+    margin: float | None = None
+    x_limits: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,7 @@ def is_candidate(record: Record) -> bool:
 
 def _rates(record: Record) -> dict:
     """Return the section `SOLVER.CANDIDATES`; empty if the learning rate was not chosen."""
-    found = record.settings["SOLVER"].get("CANDIDATES") or {}
+    found = record.settings.get("SOLVER", {}).get("CANDIDATES") or {}
     return found if found.get("RATES") else {}
 
 

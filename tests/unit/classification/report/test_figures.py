@@ -35,7 +35,8 @@ LINE = linregress(X, Y)
 SCATTER = figure(
     "scatter", Series("eps 3", X, Y, labels=list("ABCD"), fit=(LINE.slope, LINE.intercept))
 )
-ALL = {"bars": BARS, "curves": CURVES, "scatter": SCATTER}
+FOREST = figure("forest", Series("better", ["pets"], [3.0], [1.0], [5.0]))
+ALL = {"bars": BARS, "curves": CURVES, "scatter": SCATTER, "forest": FOREST}
 
 
 def texts(svg: str) -> list[str]:
@@ -48,6 +49,7 @@ def texts(svg: str) -> list[str]:
     [
         ("bars", ["cifar10", "pets", "robust", "robust (paper)", "y of it"]),
         ("curves", ["0", "0.01", "0.1", "1", "3", "resnet18", "x of it"]),
+        ("forest", ["pets", "better", "x of it"]),
         ("scatter", ["A", "B", "C", "D", "eps 3", f"eps 3: R² {LINE.rvalue**2:.2f}"]),
     ],
 )

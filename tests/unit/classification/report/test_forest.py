@@ -1,9 +1,9 @@
-"""Forest plots of the page: one scale, marks without color, the margin."""
+"""Forest plots of the page and the figure: one scale, marks without color, the margin."""
 
 import pytest
 
 from classification.report.answers import Answer
-from classification.report.forest import MARKS, forests
+from classification.report.forest import MARKS, figure, forests
 from classification.report.trial_variance import VariancePart
 from classification.report.verdicts import Estimate, Missing, Outcome, Over, judge
 
@@ -63,3 +63,16 @@ def test_no_interval_and_no_verdicts():
     bare, none = forests([answer(a=missing), answer()], None)
     assert none is None and bare.bars[0].left is None
     assert "no intervals are available yet" in bare.caption
+
+
+def test_the_figure_has_all_answers():
+    first = answer(a=verdict(3.0), b=verdict(0.8), wide=verdict(1.0, 50.0))
+    second = Answer("other", "t", "points", {"c": judge(Estimate(2.0, missing=Missing.TRIALS))})
+    found = figure([first, second, Answer("none", "t")], 1.0)
+    assert [*found.panels] == ["q", "other"] and found.margin == 1.0
+    better, open_ = found.panels["q"]
+    assert (better.label, better.x, better.y) == ("better", ["a"], [3.0])
+    assert (open_.label, open_.x) == ("cannot tell", ["b", "wide"])
+    low, high = found.x_limits
+    assert open_.low[0] > low > open_.low[1] and open_.high[1] > high > better.high[0]
+    assert figure([answer()], 1.0) is None
