@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from robust_backbones import zoo
-from robust_backbones.core.cli import Parser, count, location, path
+from robust_backbones.core.cli import Parser, location, path, whole
 from robust_backbones.core.errors import UserError, user_errors
 from robust_backbones.core.files import check_folder
 
@@ -20,7 +20,7 @@ WEIGHTS = f"{zoo.SCHEME}resnet18_l2_eps3"
 
 
 def _images(text: str) -> int | None:
-    return None if text in ("all", "0") else count(text)
+    return None if text == "all" else whole(text) or None
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

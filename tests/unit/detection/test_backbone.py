@@ -57,7 +57,8 @@ def expected_configs() -> dict[str, tuple]:
 
 def test_there_is_one_config_for_each_detector_dataset_and_schedule():
     expected = expected_configs()
-    assert {path.stem for path in CONFIGS} == {*expected, "digits_mask_rcnn_robust"}
+    own = {"digits_mask_rcnn_robust", "own_data_faster_rcnn", "own_data_mask_rcnn"}
+    assert {path.stem for path in CONFIGS} == {*expected, *own}
     for name, (weights, masks, iterations) in expected.items():
         cfg = config.load_config(f"{name}.yaml")
         assert cfg.MODEL.WEIGHTS == f"robust://{weights}"
