@@ -88,7 +88,7 @@ def test_the_published_file_passes(mirror, right, check, tmp_path):
     assert "as published" in steps["digest"]["text"]
     assert "not stated: constraint, eps; as in the table" in steps["contents"]["text"]
     assert max(steps["conversion"]["facts"]["differences"].values()) < 1e-5
-    block = shown.partition("paste the following block into an issue:")[2]
+    block = shown.partition("paste the following block into an issue:")[2].rpartition("```")[0]
     assert hashlib.sha256(right).hexdigest() in block and str(tmp_path) not in block
 
 
