@@ -88,7 +88,7 @@ def test_stated_statistics_give_the_networks_own_accuracy(plain, tmp_path, capsy
     assert f"not stated in {plain}: mean 0 0 0, std 1 1 1 (given" in capsys.readouterr().out
     assert given["settings"]["statistics"] == NONE
     own = accuracy(plain, PRESETS["none"], tmp_path / "given")
-    assert given["metrics"]["clean_top1"] == pytest.approx(own) and own > 60
+    assert given["metrics"]["clean_top1"] == pytest.approx(own) and own > 50  # chance: 10
     assert "accuracy_at_chance" not in {w["check"] for w in given["warnings"]}
 
     # A converted file states them, and contradictions are errors.
