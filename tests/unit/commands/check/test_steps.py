@@ -103,7 +103,7 @@ def test_exit_code_block_and_json(monkeypatch, tmp_path, capsys, names, status):
     [
         ("--weights x", "--weights has no effect without --online"),
         ("--online --images 9", "--images has no effect without --imagenet"),
-        ("--online --imagenet . --images -1", "'-1' is not a whole number of at least 1"),
+        ("--online --imagenet . --images -1", "'-1' is not a whole number of at least 0"),
         ("--online --imagenet nowhere", "--imagenet nowhere is not a folder"),
         ("--online --weights robust://resnet18_l2_eps77", "no published model is named"),
         ("--online --weights nowhere.pth", "no published model is named 'nowhere.pth'"),
