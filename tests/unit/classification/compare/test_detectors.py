@@ -10,6 +10,8 @@ from classification.compare.networks import Network
 from classification.compare.settings import DETECTION, CompareSettings, TrialGroup
 from classification.study.file import read_study
 from robust_backbones.core.errors import UserError
+from robust_backbones.detection.config import load_config
+from tests.support import ROOT
 
 
 def settings(*data, **more):
@@ -110,6 +112,16 @@ def test_the_config_is_read_with_its_bases():
     assert found["SOLVER.BASE_LR"] == 0.02  # from the base of its base
     changed = settings(changes=(("DATASETS.REPAIR", "True"),))
     assert detectors._config(changed)["DATASETS.REPAIR"] is True
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_a_config_is_read_as_training_reads_it(path):
+    cfg, found = load_config(path), detectors._config(settings(config=str(path)))
+    assert found["SOLVER.IMS_PER_BATCH"] == cfg.SOLVER.IMS_PER_BATCH
+    assert found["SOLVER.BASE_LR"] == cfg.SOLVER.BASE_LR
+    assert found["SOLVER.MAX_ITER"] == cfg.SOLVER.MAX_ITER
+    assert found["MODEL.MASK_ON"] == cfg.MODEL.MASK_ON
+    assert found["DATASETS.REPAIR"] == cfg.DATASETS.REPAIR
 
 
 REFUSED = {
