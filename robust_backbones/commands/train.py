@@ -10,13 +10,16 @@ Exit codes: 0 finished, 2 invalid input, 75 stopped by a signal (continue with -
 
 import argparse
 import itertools
-import os
+import re
 
 from robust_backbones.commands.detector_options import KEY
 from robust_backbones.core.cli import Parser, count, location, whole
 from robust_backbones.core.dataset_forms import LAYOUTS, SYNTAX
 from robust_backbones.core.errors import user_errors
 from robust_backbones.core.resources import require_config
+
+_URL = re.compile(r"tcp://(?P<host>[^/]+):\d+|file:///?\S+|env://")
+_OWN = re.compile(r"localhost|127\.[\d.]+|\[::1\]|0\.0\.0\.0")  # a machine's name for itself
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -81,13 +84,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="rank of this machine, starting at 0",
     )
-    # Choose one port per user, as in Detectron2, to avoid collisions between users of a machine.
-    port = 2**15 + 2**14 + (os.getuid() if hasattr(os, "getuid") else 1) % 2**14
     add(
         "--dist-url",
-        default=f"tcp://127.0.0.1:{port}",
+        default="auto",
         metavar="URL",
-        help="address at which the processes meet (default: %(default)s)",
+        help="address at which the processes meet, such as tcp://HOST:PORT of the first machine "
+        "(default: a free port; required with several machines)",
     )
     add(
         "opts",
@@ -102,11 +104,29 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     # Config keys after the runs are not runs.
     runs = list(itertools.takewhile(lambda word: not KEY.fullmatch(word), args.choose_lr))
     args.choose_lr, args.opts = runs, args.choose_lr[len(runs) :] + args.opts
-    if args.machine_rank >= args.num_machines:
-        parser.error(
-            f"--machine-rank {args.machine_rank} must be below --num-machines {args.num_machines}"
-        )
+    if problem := _problem(args):
+        parser.error(problem)
     return args
+
+
+def _problem(args: argparse.Namespace) -> str:
+    """Return why the processes could not meet; empty if nothing is wrong.
+
+    Without these checks, the processes would wait for each other for half an hour.
+    """
+    machines, url = args.num_machines, args.dist_url
+    if args.machine_rank >= machines:
+        return f"--machine-rank {args.machine_rank} must be below --num-machines {machines}"
+    host = _URL.fullmatch(url)
+    if url != "auto" and not host:
+        return f"--dist-url {url} is invalid. Give tcp://HOST:PORT or file://PATH"
+    if machines > 1 and (url == "auto" or host and _OWN.fullmatch(host["host"] or "")):
+        return (
+            f"--num-machines {machines}: --dist-url {url} is not an address that other machines "
+            "reach. Give the first machine's, such as --dist-url tcp://10.0.0.1:29500, on all "
+            "machines"
+        )
+    return ""
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -5,11 +5,11 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.engine.launch import _distributed_worker
+from detectron2.engine.launch import _distributed_worker, _find_free_port
 from torch.multiprocessing import ProcessExitedException, spawn
 
 from robust_backbones.core.errors import user_errors
@@ -28,7 +28,7 @@ class Processes:
             other process.
         machines: number of machines.
         machine_rank: rank of this machine, in `[0, machines)`.
-        url: URL that the processes use for rendezvous; "auto" chooses a free port.
+        url: URL at which the processes meet; "auto": a free port of this machine.
     """
 
     gpus: int = 1
@@ -71,6 +71,8 @@ def launch(
     if processes.gpus * processes.machines <= 1:
         _work(cfg, mode)
         return
+    if processes.url == "auto":
+        processes = replace(processes, url=f"tcp://127.0.0.1:{_find_free_port()}")
     _forward_sigterm()
     try:
         spawn(_worker, nprocs=processes.gpus, args=(processes, cfg, mode))
