@@ -51,9 +51,9 @@ def open_split(
         split: `train`, `test`, or `val`, which is the held-out part of the training images.
         root: path or URL (str) of the data; not needed for embedded datasets. See `specs.locate`.
         image_size: height and width of the transformed images, pixels (default: the dataset's).
-        limit: number of images to select (default: all), the same images in each call. The classes
-            are balanced as far as possible. For shards, whole shards are selected that have at
-            least this many images in total.
+        limit: largest number of images to select (default: all), the same images in each call. The
+            classes are balanced as far as possible. For shards, whole shards are selected that have
+            at least this many images in total.
         held_out: fraction of the training images of each class, in [0, 1), that is in `val` instead
             of `train`. Shards do not support a held-out part.
         decoding: settings of the image decoder.
@@ -163,11 +163,11 @@ def _select(opened: ImageSplit, held_out: float, limit: int | None) -> ImageSpli
         mask = held_out_mask(opened.labels, held_out)
         wanted = mask if opened.split == "val" else ~mask
         opened = opened.subset(wanted.nonzero().flatten())
-    if limit is None:
+    if limit is None or limit >= len(opened):
         return opened
-    if not opened.classes <= limit <= len(opened):
+    if limit < opened.classes:
         raise UserError(
-            f"a limit of {limit} images is impossible: {opened.name} {opened.split} has "
-            f"{opened.classes} classes and {len(opened)} images."
+            f"a limit of {limit} images is below the {opened.classes} classes of {opened.name}. "
+            f"Choose at least {opened.classes}."
         )
     return opened.subset(balanced(opened.labels, limit))

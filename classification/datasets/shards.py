@@ -76,18 +76,15 @@ class ShardSplit(Split):
         return replace(self, sample_size=count)
 
     def limited(self, limit: int) -> ShardSplit:
-        """Return a random selection of whole shards with at least `limit` images.
+        """Return a random selection of whole shards with at least `limit` images, or all shards.
 
         Raises:
-            UserError: the sizes of the shards are unknown, or the split has fewer images.
+            UserError: the sizes of the shards are unknown.
         """
+        if limit >= self.count:
+            return self
         if self.sizes is None:
             raise UserError(f"a limit of {limit} images is impossible for shards without {INDEX}.")
-        if not 0 < limit <= self.count:
-            raise UserError(
-                f"a limit of {limit} images is impossible: {self.name} {self.split} has "
-                f"{self.count} images."
-            )
         order = random.Random(0).sample(range(len(self.urls)), len(self.urls))
         chosen, count = [], 0
         for shard in order:

@@ -4,6 +4,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from classification.datasets.options import add_data, restrict_data
 from classification.datasets.specs import DATASETS
 from robust_backbones.core import cli, input_statistics
 from robust_backbones.core.cli import Parser
@@ -146,18 +147,12 @@ def parser(description: str) -> Parser:
         default="imagenet",
         help="dataset of the test images; not needed to visualize from noise",
     )
-    what(
-        "--data",
-        type=cli.location,
-        metavar="PATH",
-        help="path of the dataset, or folder with one folder per dataset (default: "
-        "$ROBUST_BACKBONES_DATA; not for embedded datasets)",
-    )
+    add_data(what)
     what(
         "--image-size",
         type=cli.count,
         metavar="N",
-        help="height and width of the images, pixels (default: the dataset's)",
+        help="height and width of the images in pixels (default: the dataset's)",
     )
     cli.add_image_range(what)
     how = p.add_argument_group("how").add_argument
@@ -182,13 +177,9 @@ def parser(description: str) -> Parser:
     how("--seed", type=cli.seed, default=0, metavar="N", help="random seed")
     run = p.add_argument_group("running").add_argument
     run("--batch-size", type=cli.count, default=32, metavar="N", help="images per batch")
-    run("--device", help="torch device (default: cuda if available, else cpu)")
+    cli.add_device(run)
     run("--output", type=cli.path, required=True, metavar="DIR", help="folder for the results")
-    p.restrict(
-        "--data",
-        to="a --dataset that is read from files",
-        when=lambda args: DATASETS[args.dataset].needs_root,
-    )
+    restrict_data(p)
     p.restrict(
         *("--data", "--image-range"),
         to="--start image or --mode invert",

@@ -3,6 +3,7 @@
 import argparse
 from dataclasses import replace
 
+from classification.datasets.options import add_data, restrict_data
 from classification.datasets.specs import DATASETS
 from classification.pretrain.settings import PretrainSettings
 from classification.training.options import (
@@ -37,11 +38,7 @@ def parser(description: str) -> Parser:
     )
     for add in (_data_options, _training_options, _attack_options, _running_options):
         add(p)
-    p.restrict(
-        "--data",
-        to="a --dataset that is read from files",
-        when=lambda args: DATASETS[args.dataset].needs_root,
-    )
+    restrict_data(p)
     p.restrict("--beta", to="--method trades", when=lambda args: args.method == "trades")
     p.restrict(
         *("--steps", "--step-size", "--random-start", "--use-best"),
@@ -55,12 +52,7 @@ def _data_options(p: Parser) -> None:
     add = p.add_argument_group("network and data").add_argument
     add("--arch", choices=tuple(ARCHS), default="resnet50", help="network")
     add("--dataset", choices=tuple(DATASETS), default="imagenet", help="dataset to train on")
-    add(
-        "--data",
-        type=cli.location,
-        help="folder of the dataset, or a URL for shards (default: $ROBUST_BACKBONES_DATA; "
-        "embedded datasets need none)",
-    )
+    add_data(add)
     add(
         "--image-size",
         type=cli.count,

@@ -2,6 +2,7 @@
 
 import argparse
 
+from classification.datasets.options import add_data, restrict_data
 from classification.datasets.specs import DATASETS
 from robust_backbones.core import cli, input_statistics
 from robust_backbones.core.cli import Parser
@@ -31,13 +32,7 @@ def parser(description: str) -> Parser:
         default="imagenet",
         help="dataset whose test split is used",
     )
-    model(
-        "--data",
-        type=cli.location,
-        metavar="PATH",
-        help="path of the dataset, or folder with one folder per dataset (default: "
-        "$ROBUST_BACKBONES_DATA; embedded datasets need none)",
-    )
+    add_data(model)
     model(
         "--image-size",
         type=cli.count,
@@ -95,7 +90,7 @@ def parser(description: str) -> Parser:
         metavar="N",
         help="random seed for the attacks and the choice of --images",
     )
-    running("--device", help="torch device (default: cuda if available, else cpu)")
+    cli.add_device(running)
     running(
         "--workers",
         type=cli.whole,
@@ -103,11 +98,7 @@ def parser(description: str) -> Parser:
         metavar="N",
         help="number of processes that load images; 0: load in the main process",
     )
-    p.restrict(
-        "--data",
-        to="a --dataset that is read from files",
-        when=lambda args: DATASETS[args.dataset].needs_root,
-    )
+    restrict_data(p)
     p.restrict(
         *("--steps", "--restarts", "--autoattack"),
         to="an --eps above 0",

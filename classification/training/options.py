@@ -119,7 +119,7 @@ def add_running(add: Callable) -> None:
         default=600.0,
         help="longest time between two checkpoints",
     )
-    add("--device", metavar="NAME", help="torch device (default: cuda if available, else cpu)")
+    cli.add_device(add)
     add(
         "--workers",
         type=cli.whole,

@@ -3,6 +3,7 @@
 import argparse
 from dataclasses import asdict, replace
 
+from classification.datasets.options import add_data, restrict_data
 from classification.datasets.specs import DATASETS, METRIC_TITLES
 from classification.training.options import (
     OPTIMIZATION,
@@ -53,11 +54,7 @@ def parser(description: str) -> Parser:
     )
     for add in (_data_options, _protocol_options, _probe_options, _sgd_options, _running_options):
         add(p)
-    p.restrict(
-        "--data",
-        to="a --dataset that is read from files",
-        when=lambda args: DATASETS[args.dataset].needs_root,
-    )
+    restrict_data(p)
     p.restrict("--held-out", to="--selection validation", when=_holds_out)
     return p
 
@@ -80,13 +77,7 @@ def _data_options(p: Parser) -> None:
     )
     input_statistics.add_options(add)
     add("--dataset", choices=tuple(DATASETS), required=True, help="dataset to transfer to")
-    add(
-        "--data",
-        type=cli.location,
-        metavar="DIR",
-        help="folder of the dataset, or the folder that contains it (default: "
-        "$ROBUST_BACKBONES_DATA; embedded datasets need none)",
-    )
+    add_data(add)
     add(
         "--mode",
         choices=protocols.MODES,

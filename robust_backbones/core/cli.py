@@ -236,6 +236,15 @@ class _Range(argparse.Action):
         setattr(args, self.dest, values)
 
 
+def add_device(add: Callable) -> None:
+    """Add the option for the device.
+
+    Args:
+        add: `add_argument` of a parser or option group.
+    """
+    add("--device", metavar="NAME", help="torch device (default: cuda if available, else cpu)")
+
+
 def add_image_range(add: Callable) -> None:
     """Add the option for images with more than 8 bits per channel.
 
