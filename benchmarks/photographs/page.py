@@ -3,8 +3,8 @@
 python benchmarks/photographs/page.py
 
 Results of finished runs are copied from output/photographs to benchmarks/photographs/results. The
-page and its figure are made from the saved results alone. Pictures of cells need the detectors in
-output/photographs.
+page is made from the saved results and the figures in docs/photographs. Pictures of cells need the
+detectors in output/photographs.
 """
 
 import argparse
@@ -27,7 +27,6 @@ from classification.report import records  # noqa: E402
 from classification.report.records import Record  # noqa: E402
 from robust_backbones.core.cli import Parser  # noqa: E402
 from robust_backbones.core.errors import user_errors  # noqa: E402
-from robust_backbones.core.figures import new_figure, save_figure  # noqa: E402
 from robust_backbones.core.files import read_json  # noqa: E402
 from robust_backbones.core.picture_grid import arrange  # noqa: E402
 
@@ -43,18 +42,18 @@ COMPARISONS = {  # folder -> heading
     "blood-cells": "Detection of blood cells",
 }
 SAVED = ("result.json", "run.json", "per_image.csv")  # files of a run
+FOREST = "figures/forest.svg"  # forest plot in the folder of a report
 PICTURES = 3
-SYMBOLS = {"better": "^", "worse": "v", "no difference": "s", "cannot tell": "o"}  # by verdict
-FOREST = "differences.png"
 NOT_RUN = "not run"
 
 
-def collect(output: Path, results: Path) -> None:
-    """Copy the results of finished runs, and the contents of the reports.
+def collect(output: Path, results: Path, figures: Path) -> None:
+    """Copy the results of finished runs, and contents and forest plots of the reports.
 
     Args:
         output: folder of the study.
         results: folder for the results.
+        figures: folder for the forest plots.
     """
     for name in ("pretrained", *(f"compare/{each}/runs" for each in COMPARISONS)):
         for result in sorted((output / name).rglob("result.json")):
@@ -64,41 +63,17 @@ def collect(output: Path, results: Path) -> None:
                 if (result.parent / file).exists():
                     shutil.copyfile(result.parent / file, target / file)
     for name in COMPARISONS:
-        report = output / "compare" / name / "report/report.json"
-        if report.exists():
-            shutil.copyfile(report, results / "compare" / name / report.name)
+        report = output / "compare" / name / "report"
+        if (report / "report.json").exists():
+            shutil.copyfile(report / "report.json", results / "compare" / name / "report.json")
+        if (report / FOREST).exists():
+            figures.mkdir(exist_ok=True)
+            shutil.copyfile(report / FOREST, forest(figures, name))
 
 
-def draw_forest(reports: dict[str, list[dict]], path: Path) -> None:
-    """Draw the differences between robust and standard networks with their intervals.
-
-    Args:
-        reports: answers of each comparison, as in `report.json`.
-        path: file to write.
-    """
-    rows = [
-        (f"{heading}: {task['task']}", task)
-        for heading, answers in reports.items()
-        for answer in answers
-        for task in answer["tasks"]
-    ]
-    if not rows:
-        return
-    figure = new_figure(9, 1 + 0.4 * len(rows))
-    axes = figure.add_subplot()
-    margin = rows[0][1]["margin"]
-    axes.axvspan(-margin, margin, color="0.9", label=f"margin of ±{margin:g} points")
-    axes.axvline(0, color="0.4", linewidth=1)
-    for position, (_, task) in enumerate(rows):
-        low, high = task["interval"] or [task["estimate"]] * 2
-        axes.plot([low, high], [position, position], color="C0")
-        axes.plot(task["estimate"], position, SYMBOLS[task["verdict"]], color="C0", markersize=8)
-    axes.set_yticks(range(len(rows)), [f"{name}\n{task['verdict']}" for name, task in rows])
-    axes.invert_yaxis()
-    axes.set_xlabel("robust minus standard network, points of accuracy or AP")
-    axes.legend(loc="upper right")
-    path.parent.mkdir(exist_ok=True)
-    save_figure(figure, path)
+def forest(figures: Path, name: str) -> Path:
+    """Return the path of the forest plot of a comparison."""
+    return figures / f"{name}.svg"
 
 
 def draw_cells(output: Path, found: list[Record], figures: Path) -> None:
@@ -217,6 +192,7 @@ def page(results: Path, figures: Path) -> str:
         {
             "heading": heading,
             "sentences": [answer["text"] for answer in reports[heading]],
+            "forest": forest(figures, name).name if forest(figures, name).exists() else "",
             "runs": len(found[f"compare/{name}"]),
             "hours": f"{sum(record.seconds for record in found[f'compare/{name}']) / 3600:.1f}",
         }
@@ -230,7 +206,6 @@ def page(results: Path, figures: Path) -> str:
     return environment.from_string(text).render(
         networks=NETWORKS,
         comparisons=comparisons,
-        forest=(figures / FOREST).exists(),
         pretraining=pretraining(found["pretrained"]),
         transfer=transfer(classifiers),
         detection=detection([record for record in detectors if not held_out(record)]),
@@ -257,8 +232,7 @@ def main(argv: list[str] | None = None) -> None:
     """Save the results, draw the pictures, and write the page."""
     with user_errors():
         parse(argv)
-        collect(OUTPUT, RESULTS)
-        draw_forest(read_reports(RESULTS), FIGURES / FOREST)
+        collect(OUTPUT, RESULTS, FIGURES)
         cells = RESULTS / "compare/blood-cells"
         if cells.is_dir():
             detectors = records.read([cells])[0]
