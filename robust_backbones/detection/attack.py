@@ -67,7 +67,8 @@ def pgd(
             L-infinity norm. 0 returns the images unchanged.
         steps: number of gradient steps, at least 1.
         step_size: length of one step, in the unit of `eps`.
-        generator: generator for the random starts and the model's sampling.
+        generator: generator for the random starts and the model's sampling. It is fastest on the
+            model's device.
         loss: key of `LOSSES`.
         random_start: whether to start from a random point of the ball instead of the image.
         sampled: whether to compute the losses on a random sample of anchors and regions, as in
@@ -94,9 +95,9 @@ def pgd(
     if random_start:
         images = [ball.random_start(x, radius, generator).clamp(0, 255) for x in centers]
     with _training_losses(detector, sampled) as inputs:
-        for _ in range(steps):
+        for seed in draw_seeds(generator, steps):
             attacked = [{**item, "image": x} for item, x in zip(batch, images, strict=True)]
-            total = _chosen(detector, attacked, loss, draw_seed(generator))
+            total = _chosen(detector, attacked, loss, seed)
             gradients = _gradients(total, inputs.pop(), detector.pixel_std, images)
             images = [
                 ball.move(x, gradient, center, eps=radius, step_size=255 * step_size, largest=255)
@@ -118,9 +119,10 @@ def detection_loss(model: nn.Module, batch: list[dict], *, loss: str, seed: int)
         return _chosen(model, batch, loss, seed).item()
 
 
-def draw_seed(generator: torch.Generator) -> int:
-    """Draw a random seed in [0, 2**62) for another generator."""
-    return int(torch.randint(2**62, (), generator=generator, device=generator.device))
+def draw_seeds(generator: torch.Generator, count: int = 1) -> list[int]:
+    """Draw random seeds in [0, 2**62) for other generators. A GPU is synchronized only once."""
+    shape = (count,)
+    return torch.randint(2**62, shape, generator=generator, device=generator.device).tolist()
 
 
 def _check(batch: list[dict], loss: str) -> None:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from robust_backbones.attacks import CONSTRAINTS, fgsm, pgd
 from robust_backbones.core.errors import UserError
+from tests.support.backward_masks import BackwardMasks
 from tests.support.small_models import convolutional, data, linear, norm
 
 BALLS = [("l2", 0.5), ("linf", 8 / 255)]
@@ -108,19 +108,6 @@ def test_forward_passes(model, options, passes):
     calls.clear()
     fgsm(model, x, y, constraint="l2", eps=1.0)
     assert len(calls) == 1
-
-
-class BackwardMasks(TorchDispatchMode):
-    """Which gradients each backward operation was asked for: (input, weight, bias)."""
-
-    def __init__(self):
-        super().__init__()
-        self.masks = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.overloadpacket.__name__ in ("convolution_backward", "native_batch_norm_backward"):
-            self.masks.append(tuple(args[-1]))
-        return func(*args, **kwargs or {})
 
 
 def test_gradients_of_parameters_are_not_computed(model):

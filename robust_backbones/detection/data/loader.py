@@ -12,7 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
+from detectron2.data import (
+    DatasetFromList,
+    build_detection_test_loader,
+    get_detection_dataset_dicts,
+)
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -158,7 +162,9 @@ class _SeededDataset(Dataset):
     """
 
     def __init__(self, dicts: list[dict], mapper: Callable[[dict], Any], seed: int):
-        self._dicts, self._mapper, self._seed = dicts, mapper, seed
+        # Serialized, because reading Python objects in a worker process copies their memory pages.
+        self._dicts = DatasetFromList(dicts, serialize=True)
+        self._mapper, self._seed = mapper, seed
 
     def __len__(self) -> int:
         return len(self._dicts)

@@ -24,7 +24,7 @@ from robust_backbones.core.eps import STEP_FACTOR, show_eps
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.figures import new_figure, save_figure
 from robust_backbones.core.files import atomic
-from robust_backbones.detection.attack import detection_loss, draw_seed, pgd
+from robust_backbones.detection.attack import detection_loss, draw_seeds, pgd
 from robust_backbones.detection.data.loader import seed_from
 from robust_backbones.detection.data.mapper import ImageMapper
 from robust_backbones.detection.robustness.grid import (
@@ -126,20 +126,14 @@ def _load(mapper: ImageMapper, index: int, item: dict) -> dict:
 
 
 def _attack(
-    model: nn.Module,
-    batch: list[dict],
-    *,
-    settings: dict,
-    seed: int,
-    pictures: set[int],
-    draw: Callable,
+    model: Any, batch: list[dict], *, settings: dict, seed: int, pictures: set[int], draw: Callable
 ) -> tuple[list[dict], dict]:
     """Attack a batch. Return the attacked batch and a record of the attack.
 
     For each image, the result of the loss and restart with the lowest AP is used. Random numbers
     depend on the seed and the index of the first image in the batch.
     """
-    generator = torch.Generator().manual_seed(seed_from(seed, batch[0]["index"]))
+    generator = torch.Generator(model.device).manual_seed(seed_from(seed, batch[0]["index"]))
     names = ("constraint", "eps", "steps", "step_size")
     bound = partial(pgd, model, batch, **{n: settings[n] for n in names}, generator=generator)
     try:
@@ -160,7 +154,8 @@ def _attack(
         if item["index"] in pictures:
             draw(model, item, changed)
     first = settings["losses"][0]
-    loss = partial(detection_loss, model, loss=first, seed=draw_seed(generator))
+    (loss_seed,) = draw_seeds(generator)
+    loss = partial(detection_loss, model, loss=first, seed=loss_seed)
     norm = CONSTRAINTS[settings["constraint"]].norm
     return attacked, {
         "images": len(batch),

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import yaml
 from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils.file_io import PathManager
 from torch import nn
@@ -300,7 +301,8 @@ def _zero_scores(clean: dict) -> dict:
 
 class _ConditionDataset(Dataset):
     def __init__(self, items: list[Item], load: Callable[[int, dict], dict]):
-        self._items, self._load = items, load
+        # Serialized, because reading Python objects in a worker process copies their memory pages.
+        self._items, self._load = DatasetFromList(items, serialize=True), load
 
     def __len__(self) -> int:
         return len(self._items)

@@ -22,20 +22,34 @@ from robust_backbones.detection import attack
 METHODS = ("", "free", "pgd")
 
 
+def updates_per_batch(cfg: CfgNode) -> int:
+    """Return the number of updates for which a batch is used."""
+    options = cfg.SOLVER.ADVERSARIAL
+    return options.REPLAYS if options.METHOD == "free" else 1
+
+
+def whole_replays(cfg: CfgNode, iterations: int) -> int:
+    """Round a number of iterations up to a multiple of `updates_per_batch`.
+
+    A run resumes exactly only between batches, because checkpoints do not contain the images.
+    """
+    replays = updates_per_batch(cfg)
+    return -(-iterations // replays) * replays
+
+
 class Adversary:
     """The attack that `SOLVER.ADVERSARIAL` configures.
 
     Attributes:
-        replays: number of updates per batch.
         images: perturbed images being replayed, one list for each part of the batch, `(C, H, W)`,
-            on the scale [0, 255]; None if no batch is being replayed.
+            on the scale [0, 255] and on the device of the batch; None if no batch is being
+            replayed. Checkpoints do not contain them.
     """
 
     def __init__(self, cfg: CfgNode):
         options = cfg.SOLVER.ADVERSARIAL
         self.method, self.constraint = options.METHOD, options.CONSTRAINT
         self.eps, self.steps = options.EPS, options.STEPS
-        self.replays = options.REPLAYS if options.METHOD == "free" else 1
         self.images: list[list[Tensor]] | None = None
 
     def attacked(
@@ -47,7 +61,7 @@ class Adversary:
             model: detector.
             batches: parts of the batch, with images and ground truth as for `attack.pgd`.
             part: index of the part to return.
-            generator: generator for the random numbers of the attack.
+            generator: generator for the random numbers of the attack, on the images' device.
         """
         batch = batches[part]
         if self.method == "pgd":
@@ -90,13 +104,6 @@ class Adversary:
             center, image = item["image"].float(), self.images[part][index]
             _, height, width = center.shape
             gradient = padded.grad[index, :, :height, :width].float() / model.pixel_std
-            image = image.to(gradient)
-            moved = ball.move(
-                image,
-                gradient,
-                center.to(gradient),
-                eps=255 * self.eps,
-                step_size=255 * self.eps,
-                largest=255,
+            self.images[part][index] = ball.move(
+                image, gradient, center, eps=255 * self.eps, step_size=255 * self.eps, largest=255
             )
-            self.images[part][index] = moved.to(center)  # on the CPU, like the loader's images

@@ -18,7 +18,7 @@ from robust_backbones import finite
 from robust_backbones.checkpoint.io import save_file
 from robust_backbones.core.errors import UserError
 from robust_backbones.detection.attack import watched_inputs
-from robust_backbones.detection.training.adversarial import Adversary
+from robust_backbones.detection.training.adversarial import Adversary, updates_per_batch
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -47,6 +47,7 @@ class Step(SimpleTrainer):
         self.folder = Path(cfg.OUTPUT_DIR)
         self.clips = cfg.SOLVER.CLIP_GRADIENTS.ENABLED
         self.accumulate = cfg.SOLVER.ACCUMULATE
+        self.replays = updates_per_batch(cfg)
         self.lr = cfg.SOLVER.BASE_LR
         self.device = next(model.parameters()).device.type
         self.dtype = DTYPES[cfg.SOLVER.AMP.DTYPE] if cfg.SOLVER.AMP.ENABLED else None
@@ -57,8 +58,7 @@ class Step(SimpleTrainer):
 
     def position(self, iteration: int) -> int:
         """Return the index of an iteration's first batch in the stream of the data loader."""
-        replays = self.adversary.replays if self.adversary else 1
-        return iteration // replays * self.accumulate
+        return iteration // self.replays * self.accumulate
 
     def run_step(self) -> None:
         """Update the weights once.
@@ -94,11 +94,14 @@ class Step(SimpleTrainer):
 
     def _fetch_batches(self) -> None:
         """Fetch the batches of this update, unless the previous batches are replayed."""
-        fresh = not self.adversary or self.iter % self.adversary.replays == 0
+        fresh = self.iter % self.replays == 0
         if fresh and self.adversary:
             self.adversary.images = None
         if fresh or not self._batches:  # a run can resume during a replay
             self._batches = [next(self._data_loader_iter) for _ in range(self.accumulate)]
+            if self.adversary:  # which perturbs the images on the device, often more than once
+                device = self._detector.device
+                self._batches = [_on_device(batch, device) for batch in self._batches]
 
     def _parts(self) -> Iterator[tuple]:
         """Yield the index of each part of the batch, and a context for its backward pass.
@@ -120,17 +123,27 @@ class Step(SimpleTrainer):
         """
         if not self.adversary:
             return self._accumulate_gradient(self._batches[part])
-        model: Any = getattr(self.model, "module", self.model)
-        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-        batch = self.adversary.attacked(model, self._batches, part, generator)
+        model, seed = self._detector, int(torch.randint(2**62, ()))
+        generator = torch.Generator(model.device).manual_seed(seed)
+        with self._autocast():
+            batch = self.adversary.attacked(model, self._batches, part, generator)
+        if self.replays == 1:  # no gradient of the images, nor of frozen stages
+            return self._accumulate_gradient(batch)
         with watched_inputs(model) as inputs:
             losses = self._accumulate_gradient(batch)
-        if self.adversary.replays > 1:
-            self.adversary.perturb(model, self._batches[part], part, inputs.pop())
+        self.adversary.perturb(model, self._batches[part], part, inputs.pop())
         return losses
 
+    @property
+    def _detector(self) -> Any:
+        """The model without its DistributedDataParallel wrapper."""
+        return getattr(self.model, "module", self.model)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device, self.dtype, enabled=self.dtype is not None)
+
     def _accumulate_gradient(self, batch: list[dict]) -> dict[str, Tensor]:
-        with torch.autocast(self.device, self.dtype, enabled=self.dtype is not None):
+        with self._autocast():
             losses = {name: loss / self.accumulate for name, loss in self.model(batch).items()}
         self.scaler.scale(sum(losses.values())).backward()
         return {name: loss.detach() for name, loss in losses.items()}
@@ -157,12 +170,11 @@ class Step(SimpleTrainer):
         )
 
     def state_dict(self) -> dict:
-        """Return the iteration, the optimizer, the loss scaler and the images being replayed."""
+        """Return the iteration, and the states of the optimizer and the loss scaler."""
         return {
             "iteration": self.iter,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "attacked": self.adversary.images if self.adversary and self._replaying() else None,
         }
 
     def load_state_dict(self, state_dict: dict) -> None:
@@ -171,17 +183,16 @@ class Step(SimpleTrainer):
         self.optimizer.load_state_dict(state_dict["optimizer"])
         if state_dict["scaler"]:  # the state is empty unless the dtype is float16
             self.scaler.load_state_dict(state_dict["scaler"])
-        if self.adversary:
-            self.adversary.images = state_dict["attacked"]
 
-    def _replaying(self) -> bool:
-        """Return whether the next update uses the same images as this update."""
-        return self.adversary is not None and (self.iter + 1) % self.adversary.replays > 0
+
+def _on_device(batch: list[dict], device: torch.device) -> list[dict]:
+    return [{**item, "image": item["image"].to(device, non_blocking=True)} for item in batch]
 
 
 def _plain(item: dict) -> dict:
     """Convert an item of a batch to tensors and strings, which load without executing code."""
-    plain = {key: item.get(key) for key in ("file_name", "image_id", "image")}
+    plain = {key: item.get(key) for key in ("file_name", "image_id")}
+    plain["image"] = item["image"].cpu()
     if "instances" in item:
         instances = item["instances"].to("cpu")
         plain |= {"boxes": instances.gt_boxes.tensor, "classes": instances.gt_classes}

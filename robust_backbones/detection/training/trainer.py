@@ -26,6 +26,7 @@ from robust_backbones.detection.data.loader import (
 )
 from robust_backbones.detection.data.registry import classes_of
 from robust_backbones.detection.evaluation import build_evaluator
+from robust_backbones.detection.training.adversarial import whole_replays
 from robust_backbones.detection.training.step import Step
 
 FIRST_WRITTEN = (1, 2, 5, 10)  # iterations of a new or resumed run whose metrics are printed
@@ -91,9 +92,9 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list:
         """Return Detectron2's hooks with four changes.
 
-        The first iterations are printed as well. A `StrictCheckpointer` saves the checkpoints.
-        Averaged weights are updated and evaluated, if `SOLVER.EMA` is set. The last hook stops the
-        run after a signal.
+        The first iterations are printed as well. A `StrictCheckpointer` saves the checkpoints, but
+        never while a batch is replayed (`SOLVER.ADVERSARIAL.METHOD free`). Averaged weights are
+        updated and evaluated, if `SOLVER.EMA` is set. The last hook stops the run after a signal.
         """
         plain = self.checkpointer
         self.checkpointer = StrictCheckpointer(plain.model, plain.save_dir, **plain.checkpointables)
@@ -104,6 +105,8 @@ class Trainer(DefaultTrainer):
         for index, hook in enumerate(built):
             if isinstance(hook, hooks.PeriodicWriter):
                 built[index] = _ProgressWriter(hook._writers)
+            if isinstance(hook, hooks.PeriodicCheckpointer):
+                hook.period = whole_replays(self.cfg, hook.period)
             if isinstance(hook, hooks.EvalHook):
                 built[index] = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
         return [_UpdateAverage(), *built, _StopOnSignal()]
@@ -297,18 +300,20 @@ class _StopOnSignal(HookBase):
     """
 
     def after_step(self) -> None:
+        done, period = self.trainer.iter + 1, whole_replays(self.trainer.cfg, 1)
+        if done % period:
+            return
         asked = self.trainer.signals.requested
         if comm.get_world_size() > 1:
             asked = any(comm.all_gather(asked))
-        if not asked or self.trainer.iter + 1 >= self.trainer.max_iter:
+        if not asked or done >= self.trainer.max_iter:
             return
         if comm.is_main_process():
             self.trainer.checkpointer.save(
                 f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter
             )
         logging.getLogger("detectron2").info(
-            "Stopped by a signal after iteration %d. To continue, use --resume.",
-            self.trainer.iter + 1,
+            "Stopped by a signal after iteration %d. To continue, use --resume.", done
         )
         raise Stopped
 

@@ -94,7 +94,7 @@ def test_a_step_goes_along_the_gradient(detector, cfg, sizes, loss):
 
     x = item["image"].clone().requires_grad_()
     model = copy.deepcopy(detector).train()  # FrozenBN: no statistics
-    torch.manual_seed(attack.draw_seed(seeded()))
+    torch.manual_seed(*attack.draw_seeds(seeded()))
     with attack.EventStorage():
         losses = model([{**item, "image": x}])
     wanted = [value for name, value in losses.items() if loss == "all" or "cls" in name]

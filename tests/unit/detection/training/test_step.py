@@ -1,16 +1,21 @@
 """One update of a detector, and what a run keeps: averages, the best, a batch that broke it."""
 
+import contextlib
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
+from detectron2.engine import hooks
 
 from robust_backbones.attacks import CONSTRAINTS
 from robust_backbones.core.eps import parse_number
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.signals import Stopped
 from robust_backbones.detection import attack
 from robust_backbones.detection.checkpointer import StrictCheckpointer
 from robust_backbones.detection.training import trainer
+from tests.support.backward_masks import BackwardMasks
 from tests.support.detector_runs import command, finish, overrides, small
 from tests.support.small_detectors import tiny_detector
 
@@ -220,21 +225,30 @@ def test_replayed_images_move_within_the_ball(make, constraint, eps):
     assert loss(found, one, seen[2][0]) > loss(found, one, before)
 
 
-def test_a_run_resumed_in_the_middle_of_a_replay_goes_on_exactly(make):
+def test_a_run_with_replays_stops_between_them_and_resumes_exactly(make):
     whole = make(**ADVERSARIAL)
-    run_steps(whole, 0, 2)
-    whole.checkpointer.save("model_0000001", iteration=1)
-    expected = run_steps(whole, 2, 4)
+    whole.signals = SimpleNamespace(requested=True)
+    for first in range(3):
+        run_steps(whole, first, first + 1)
+        with pytest.raises(Stopped) if first == 2 else contextlib.nullcontext():
+            whole._hooks[-1].after_step()
+    expected = run_steps(whole, 3, 5)
     again = make(resume=True, **ADVERSARIAL)
-    assert again.start_iter == 2
-    found = run_steps(again, 2, 4)
+    assert again.start_iter == 3
+    found = run_steps(again, 3, 5)
     for a, b in zip(expected, found, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a[0], b[0], strict=True))
     assert equal(weights(whole.model), weights(again.model))
+    (saving,) = (h for h in whole._hooks if isinstance(h, hooks.PeriodicCheckpointer))
+    assert saving.period == 102  # SOLVER.CHECKPOINT_PERIOD is 100
 
 
 def test_pgd_attacks_each_batch_before_its_update(make):
-    found = make(SOLVER__ADVERSARIAL__METHOD="pgd", SOLVER__ADVERSARIAL__EPS="2/255")
+    found = make(
+        SOLVER__ADVERSARIAL__METHOD="pgd",
+        SOLVER__ADVERSARIAL__EPS="2/255",
+        MODEL__BACKBONE__FREEZE_AT="2",
+    )
     found.model.load_state_dict(tiny_detector(found.cfg).state_dict())
     batch = next(iter(make().data_loader))
     generator = torch.Generator().manual_seed(0)
@@ -244,8 +258,14 @@ def test_pgd_attacks_each_batch_before_its_update(make):
     for others in (starts(batch, "linf", 2 / 255), clean):
         assert loss(found, batch, attacked) > loss(found, batch, others)
     before = weights(found.model)
-    found.run_step()
+    with BackwardMasks() as seen:
+        found.run_step()
     assert not equal(weights(found.model), before)
+    learning = [mask for mask in seen.masks if mask[1]]
+    attacking = [mask for mask in seen.masks if not mask[1]]
+    assert set(attacking) == {(True, False, False)}
+    # Three steps of the attack pass the five frozen convolutions of the stem and res2.
+    assert len(attacking) == 3 * (len(learning) + 5)
 
 
 RATES = {"SOLVER__BASE_LR": "0.5", "SOLVER__MOMENTUM": "0.5", "SOLVER__WARMUP_ITERS": "0"}
