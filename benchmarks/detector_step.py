@@ -98,7 +98,6 @@ def configured(arch: str, freeze: int, precision: str, device: torch.device):
             "1e-3",
             "SOLVER.AMP.ENABLED",
             str(precision != "float32"),
-            *(["SOLVER.AMP.DTYPE", precision] if precision != "float32" else []),
         ],
     )
 

@@ -102,7 +102,6 @@ def mixed_precision(device: torch.device, full: bool) -> Iterator[Line]:
     other = "float16" if device.type == "cuda" else "bfloat16"
     for precision in ("float32", other):
         with tempfile.TemporaryDirectory() as folder:
-            amp = precision != "float32"
             keys = {
                 "MODEL.WEIGHTS": "",
                 "MODEL.DEVICE": str(device),
@@ -111,10 +110,9 @@ def mixed_precision(device: torch.device, full: bool) -> Iterator[Line]:
                 "SOLVER.STEPS": "()",
                 "TEST.EVAL_PERIOD": 0,
                 "SOLVER.CHECKPOINT_PERIOD": 10_000,
-                "SOLVER.AMP.ENABLED": amp,
+                "SOLVER.PRECISION": precision,
                 "SOLVER.IMS_PER_BATCH": 4 if full else 2,
             }
-            keys |= {"SOLVER.AMP.DTYPE": precision} if amp else {}
             words = [str(part) for pair in keys.items() for part in pair]
             run = Trainer(config.load_config(ROOT / "configs/digits_mask_rcnn_robust.yaml", words))
             run.resume_or_load(resume=False)

@@ -15,7 +15,7 @@ from classification.training import distributed
 from classification.training.folding import FoldedCopy
 from classification.training.methods import METHODS, Objective, replay
 from classification.training.settings import METHOD_DEFAULTS, TrainSettings
-from robust_backbones import finite
+from robust_backbones import arithmetic, finite
 from robust_backbones.core.errors import UserError
 
 
@@ -66,15 +66,6 @@ def seed_of(*numbers: int) -> int:
     return int.from_bytes(digest[:8], "little") >> 1  # torch accepts seeds of 63 bits
 
 
-def autocast_dtype(precision: str) -> torch.dtype | None:
-    """Return the dtype for autocast, or None for float32.
-
-    Args:
-        precision: one of `settings.PRECISIONS`.
-    """
-    return None if precision == "float32" else getattr(torch, precision)
-
-
 class Learner:
     """A classifier with its optimizer. The weights are equal in all processes.
 
@@ -97,11 +88,8 @@ class Learner:
             weight_decay=settings.weight_decay,
             nesterov=settings.nesterov,
         )
-        self.dtype = autocast_dtype(settings.precision)
-        # Only float16 needs loss scaling, because its smallest positive number is 6e-8.
-        self.scaler = torch.amp.GradScaler(
-            self.device.type, enabled=settings.precision == "float16"
-        )
+        self.dtype = arithmetic.autocast_dtype(settings.precision)
+        self.scaler = arithmetic.loss_scaler(settings.precision, self.device.type)
         self.average = None
         if settings.ema:
             average = get_ema_multi_avg_fn(settings.ema)
@@ -137,6 +125,10 @@ class Learner:
             NotFinite: the loss or the gradients are NaN or infinite. This update has not changed
                 the weights.
         """
+        with arithmetic.tf32(self.settings.precision):
+            return self._step(x, y, lrs, seed)
+
+    def _step(self, x: Tensor, y: Tensor, lrs: list[float], seed: int) -> TrainSums:
         torch.manual_seed(seed)
         generator = torch.Generator(self.device).manual_seed(seed)
         x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)

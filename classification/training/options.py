@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from classification.training.recipes import SCHEDULES
-from classification.training.settings import AUGMENTATIONS, PRECISIONS
-from robust_backbones.core import cli
+from classification.training.settings import AUGMENTATIONS
+from robust_backbones.core import cli, precision
 
 # Fields of `TrainSettings` for which `add_optimization` adds an option.
 OPTIMIZATION = (
@@ -107,10 +107,10 @@ def add_running(add: Callable) -> None:
     """
     add(
         "--precision",
-        choices=PRECISIONS,
-        default="float32",
-        help="precision of the network and of attacks on it; weights and probes are float32 or "
-        "higher",
+        choices=tuple(precision.PRECISIONS),
+        default=precision.DEFAULT,
+        help="precision of training steps and features. Evaluations, probes and weights are "
+        f"float32 or higher. {precision.MEANINGS}",
     )
     add(
         "--save-seconds",

@@ -7,8 +7,8 @@ import math
 from dataclasses import asdict, dataclass
 
 from robust_backbones.core.eps import STEP_FACTOR
+from robust_backbones.core.precision import DEFAULT
 
-PRECISIONS = ("float32", "bfloat16", "float16")
 # Names of augmentations. `transforms.AUGMENTATIONS` has the implementations.
 AUGMENTATIONS = ("none", "shift2", "crop4_flip", "crop4_flip_color", "imagenet", "imagenet_plain")
 
@@ -113,7 +113,7 @@ class TrainSettings:
         label_smoothing: fraction of the label that is spread over all classes, in [0, 1).
         ema: decay of the exponential moving average of the weights, in [0, 1); 0: no averaging.
         seed: seed for the order of the images, their augmentation, the attack and dropout.
-        precision: dtype of the computation, one of `PRECISIONS`; weights are always float32.
+        precision: precision of training steps, a key of `core.precision.PRECISIONS`.
         accumulate: number of gradient accumulation steps per update.
         compile: whether to use `torch.compile`.
     """
@@ -133,7 +133,7 @@ class TrainSettings:
     label_smoothing: float = 0.0
     ema: float = 0.0
     seed: int = 0
-    precision: str = "float32"
+    precision: str = DEFAULT
     accumulate: int = 1
     compile: bool = False
 

@@ -20,11 +20,12 @@ from torch import Tensor
 from classification.datasets import loader
 from classification.datasets.split import ImageSplit
 from classification.models import Classifier, backbone_digest
-from classification.training.learner import autocast_dtype
+from robust_backbones import arithmetic
 from robust_backbones.core.files import atomic, cache_dir, locked
+from robust_backbones.core.precision import DEFAULT
 from robust_backbones.core.signals import Stopped, StopSignals
 
-VERSION = 2  # increase after a code change that changes the features
+VERSION = 3  # increase after a code change that changes the features
 ROWS = 4096  # images per file; an interrupted run repeats at most one file
 BATCH = 128  # images per batch
 
@@ -58,7 +59,7 @@ def extract(
     model: Classifier,
     source: ImageSplit,
     *,
-    precision: str = "float32",
+    precision: str = DEFAULT,
     workers: int = 0,
     signals: StopSignals | None = None,
     progress: Callable[[int, str], None] = lambda images, doing: None,
@@ -68,7 +69,7 @@ def extract(
     Args:
         model: classifier. The function switches it to eval mode.
         source: images to compute features of.
-        precision: precision of the network, a key of `training.settings.PRECISIONS`.
+        precision: precision of the network, a key of `core.precision.PRECISIONS`.
         workers: number of processes that read images.
         signals: stop signals to check after each batch. Complete files remain in the cache.
         progress: function to call with the number of new images and a description of the work.
@@ -93,7 +94,7 @@ def extract(
                 progress(len(numbers), f"{source.split} features from the cache")
             else:
                 batches = loader.test_batches(source.subset(numbers), BATCH, workers=workers)
-                piece = _compute(model, batches, autocast_dtype(precision), signals, progress)
+                piece = _compute(model, batches, precision, signals, progress)
                 with atomic(path) as temporary, open(temporary, "wb") as file:
                     np.save(file, piece)
             pieces.append(piece)
@@ -113,15 +114,16 @@ def _read(path: Path, rows: int) -> np.ndarray | None:
 def _compute(
     model: Classifier,
     batches: Iterable[tuple[Tensor, Tensor]],
-    dtype: torch.dtype | None,
+    precision: str,
     signals: StopSignals | None,
     progress: Callable[[int, str], None],
 ) -> np.ndarray:
-    device = next(model.parameters()).device
+    device, dtype = next(model.parameters()).device, arithmetic.autocast_dtype(precision)
     rows = []
     for x, _ in batches:
         x = x.to(device, memory_format=torch.channels_last, non_blocking=True)
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+        autocast = torch.autocast(device.type, dtype, enabled=dtype is not None)
+        with autocast, arithmetic.tf32(precision):
             found: Tensor = model.features(x)
         rows.append(found.float().cpu().numpy())
         progress(len(x), "features")

@@ -80,7 +80,7 @@ class TransferSettings:
             images.
         trials: number of runs with different seeds.
         seed: seed of the first trial.
-        precision: precision of the network, a key of `training.settings.PRECISIONS`.
+        precision: precision of the network, a key of `core.precision.PRECISIONS`.
         deterministic: whether repeated runs on a GPU give identical numbers.
         save_classifier: whether to save the network of each trial.
         penalty: penalty of the logistic probe; None: selected automatically.

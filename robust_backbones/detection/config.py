@@ -12,9 +12,11 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MetadataCatalog
 
+from robust_backbones import arithmetic
 from robust_backbones.core.eps import CONSTRAINTS, check_eps, parse_number
 from robust_backbones.core.errors import UserError, nearest
 from robust_backbones.core.paths import expand
+from robust_backbones.core.precision import PRECISIONS
 from robust_backbones.core.resources import config_file, require_config
 from robust_backbones.core.results import flatten
 from robust_backbones.core.yaml_entries import check_entries
@@ -25,7 +27,7 @@ from robust_backbones.detection.data.mapper import decoding_of
 from robust_backbones.detection.data.registry import check_dataset
 from robust_backbones.detection.model_weights import arch_of, local_weights, stated_arch
 from robust_backbones.detection.training.adversarial import METHODS
-from robust_backbones.detection.training.step import DTYPES
+from robust_backbones.detection.training.step import precision_of
 from robust_backbones.zoo import SCHEME
 
 # Meta architecture -> section of MODEL that contains the number of classes.
@@ -55,8 +57,9 @@ def add_robust_config(cfg: CfgNode) -> None:
     # Number of gradient accumulation steps. A batch of SOLVER.IMS_PER_BATCH images is split into
     # this number of parts.
     cfg.SOLVER.ACCUMULATE = 1
-    # Data type if SOLVER.AMP.ENABLED is true: "float16" (with loss scaling) or "bfloat16".
-    cfg.SOLVER.AMP.DTYPE = "float16"
+    # Precision of training, one of robust_backbones.core.precision.PRECISIONS. Evaluations are
+    # always float32. If it is empty, it is float16 if SOLVER.AMP.ENABLED is true, else float32.
+    cfg.SOLVER.PRECISION = ""
     # Decay per update of an exponential moving average of the weights. If it is above 0, the
     # averaged weights are evaluated and saved.
     cfg.SOLVER.EMA = 0.0
@@ -466,7 +469,10 @@ def _check_training(cfg: CfgNode) -> None:
             parts < 1 or batch % parts,
             f"a divisor of SOLVER.IMS_PER_BATCH, {batch}",
         ),
-        "SOLVER.AMP.DTYPE": (solver.AMP.DTYPE not in DTYPES, " or ".join(DTYPES)),
+        "SOLVER.PRECISION": (
+            solver.PRECISION not in ("", *PRECISIONS),
+            f"empty or one of {', '.join(PRECISIONS)}",
+        ),
         "SOLVER.ADVERSARIAL.METHOD": (attack.METHOD not in METHODS, f"one of {METHODS}"),
         "SOLVER.ADVERSARIAL.CONSTRAINT": (
             attack.CONSTRAINT not in CONSTRAINTS,
@@ -482,6 +488,14 @@ def _check_training(cfg: CfgNode) -> None:
     for key, (invalid, allowed) in checks.items():
         if invalid:
             raise UserError(f"{key} is {values[key]}. It must be {allowed}.")
+    if solver.AMP.ENABLED and precision_of(cfg) != "float16":
+        raise UserError(
+            f"SOLVER.PRECISION is {solver.PRECISION}, but SOLVER.AMP.ENABLED True means float16. "
+            "Set SOLVER.AMP.ENABLED False, or SOLVER.PRECISION float16."
+        )
+    arithmetic.check_precision(
+        "SOLVER.PRECISION", precision_of(cfg), torch.device(cfg.MODEL.DEVICE)
+    )
     if attack.METHOD:
         check_eps("SOLVER.ADVERSARIAL.EPS", attack.CONSTRAINT, attack.EPS)
     for name in cfg.DATASETS.TRAIN:

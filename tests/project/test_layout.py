@@ -8,7 +8,7 @@ import pytest
 from tests.support import ROOT
 
 # What classification/ may use.
-BORDER = {"core", "zoo", "weights", "checkpoint", "attacks", "corruptions", "finite"}
+BORDER = {"core", "zoo", "weights", "checkpoint", "attacks", "corruptions", "finite", "arithmetic"}
 FILES = sorted((ROOT / "robust_backbones").rglob("*.py")) + sorted(
     (ROOT / "classification").rglob("*.py")
 )
@@ -51,6 +51,7 @@ def test_arrows_go_one_way(path):
         "core/errors",
         "core/eps",
         "core/files",
+        "core/precision",
         "checkpoint/__init__",
         "checkpoint/array_pickles",
         "download",

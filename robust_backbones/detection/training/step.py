@@ -14,13 +14,17 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from robust_backbones import finite
+from robust_backbones import arithmetic, finite
 from robust_backbones.checkpoint.io import save_file
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.precision import DEFAULT
 from robust_backbones.detection.attack import watched_inputs
 from robust_backbones.detection.training.adversarial import Adversary, updates_per_batch
 
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+def precision_of(cfg: CfgNode) -> str:
+    """Return the precision of training. Detectron2's `SOLVER.AMP.ENABLED` means float16."""
+    return cfg.SOLVER.PRECISION or ("float16" if cfg.SOLVER.AMP.ENABLED else DEFAULT)
 
 
 class Diverged(UserError):
@@ -50,9 +54,9 @@ class Step(SimpleTrainer):
         self.replays = updates_per_batch(cfg)
         self.lr = cfg.SOLVER.BASE_LR
         self.device = next(model.parameters()).device.type
-        self.dtype = DTYPES[cfg.SOLVER.AMP.DTYPE] if cfg.SOLVER.AMP.ENABLED else None
-        # Only float16 needs loss scaling, because its smallest positive number is 6e-8.
-        self.scaler = torch.amp.GradScaler(self.device, enabled=self.dtype == torch.float16)
+        self.precision = precision_of(cfg)
+        self.dtype = arithmetic.autocast_dtype(self.precision)
+        self.scaler = arithmetic.loss_scaler(self.precision, self.device)
         self.adversary = Adversary(cfg) if cfg.SOLVER.ADVERSARIAL.METHOD else None
         self._batches: list[list[dict]] = []
 
@@ -67,6 +71,10 @@ class Step(SimpleTrainer):
             Diverged: a loss or the gradients are not finite. The weights are not updated. The
                 batch and the weights are saved in the output folder.
         """
+        with arithmetic.tf32(self.precision):
+            self._update()
+
+    def _update(self) -> None:
         start = time.perf_counter()
         self._fetch_batches()
         seconds = time.perf_counter() - start
@@ -163,7 +171,7 @@ class Step(SimpleTrainer):
         if not self.clips:
             fixes.append("set SOLVER.CLIP_GRADIENTS.ENABLED True")
         if self.dtype == torch.float16:
-            fixes.append("set SOLVER.AMP.DTYPE bfloat16")
+            fixes.append("set SOLVER.PRECISION bfloat16")
         raise Diverged(
             f"training diverged at iteration {self.iter}: {reason.rstrip('.')}. "
             f"{', or '.join(fixes)}. {path} contains the images and the weights of this iteration."

@@ -205,7 +205,7 @@ class Trainer(DefaultTrainer):
                 f"SOLVER.IMS_PER_BATCH {self.cfg.SOLVER.IMS_PER_BATCH}, SOLVER.ACCUMULATE "
                 f"{self.cfg.SOLVER.ACCUMULATE}: out of GPU memory. Use a larger SOLVER.ACCUMULATE, "
                 "which splits a batch into parts, a smaller SOLVER.IMS_PER_BATCH, or "
-                "SOLVER.AMP.ENABLED True."
+                "SOLVER.PRECISION bfloat16."
             ) from None
 
     @property

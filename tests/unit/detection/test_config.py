@@ -4,6 +4,7 @@ import pytest
 
 from robust_backbones.core.errors import UserError
 from robust_backbones.detection import config
+from robust_backbones.detection.training.step import precision_of
 from tests.support import ROOT
 from tests.support.voc_data import voc
 
@@ -47,6 +48,37 @@ def test_another_number_of_classes_is_refused(data, heads):
     assert load(data, key, "2", train=TRAIN).MODEL[heads].NUM_CLASSES == 2
     with pytest.raises(UserError, match=f"{key} is 5, but the datasets have 2: cat, dog. Omit it"):
         load(data, key, "5", train=TRAIN)
+
+
+AMP = ("SOLVER.AMP.ENABLED", "True")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "precision"),
+    [
+        ((), "float32"),
+        (AMP, "float16"),
+        (("SOLVER.PRECISION", "bfloat16"), "bfloat16"),
+        ((*AMP, "SOLVER.PRECISION", "float16"), "float16"),
+    ],
+)
+def test_precision(data, overrides, precision):
+    assert precision_of(load(data, *overrides, train=TRAIN)) == precision
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("SOLVER.PRECISION", "half"), "SOLVER.PRECISION is half. It must be empty or one of"),
+        ((*AMP, "SOLVER.PRECISION", "bfloat16"), "SOLVER.AMP.ENABLED True means float16. Set"),
+        ((*AMP, "SOLVER.PRECISION", "float32"), "SOLVER.PRECISION is float32, but SOLVER.AMP."),
+        (("MODEL.DEVICE", "cpu", "SOLVER.PRECISION", "tf32"), "the device cpu has no TF32. Use"),
+        (("SOLVER.AMP.DTYPE", "float16"), "SOLVER.AMP.DTYPE is not a configuration key"),
+    ],
+)
+def test_contradicting_and_unsupported_precisions_are_refused(data, overrides, message):
+    with pytest.raises(UserError, match=message):
+        load(data, *overrides, train=TRAIN)
 
 
 def test_custom_data_may_be_named_in_a_key(data):

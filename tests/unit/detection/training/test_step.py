@@ -69,7 +69,7 @@ def test_accumulated_gradients_are_the_mean_over_the_parts(make):
 def test_mixed_precision_is_near_full(make, dtype):
     """The losses of the first step agree to the precision, but not to that of float32."""
     plain = make()
-    mixed = make(SOLVER__AMP__ENABLED="True", SOLVER__AMP__DTYPE=dtype)
+    mixed = make(SOLVER__PRECISION=dtype)
     for found in (plain, mixed):
         found.run_step()
     a, b = (found.storage.latest()["total_loss"][0] for found in (plain, mixed))
