@@ -79,7 +79,7 @@ ROWS = {
     4: Row("training step", "classifiers:training_step", 240, CLASSIFIERS),
     5: Row("synchronizations", "classifiers:synchronizations", 90, CLASSIFIERS),
     6: Row("loader", "classifiers:loading", 90, CLASSIFIERS),
-    7: Row("detector step", "detectors:steps", 120, DETECTORS),
+    7: Row("detector step", "detectors:steps", 180, DETECTORS),
     8: Row(
         "mixed precision learns",
         "detectors:mixed_precision",

@@ -171,6 +171,7 @@ def _result(run: Path, task, mode, weights, arch, seed, accuracy) -> None:
         data=data,
         seed=seed,
         seconds=0.0,
+        device="cpu",
     )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import timing
 import torch
-from gpu.lines import Line, allow_tf32, at_least, at_most, modes, peak_gib
+from gpu.lines import Line, at_least, at_most, peak_gib, precisions
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
@@ -28,7 +28,7 @@ from classification.pretrain import options as pretrain_options
 from classification.training.evaluate import evaluate
 from classification.training.learner import Learner
 from classification.transfer import logistic, probe
-from robust_backbones import attacks
+from robust_backbones import arithmetic, attacks
 
 EPS, STEPS = 3.0, 3  # L2 over the image and PGD steps: the paper's pretraining
 
@@ -51,6 +51,7 @@ def learner(arch: str, device: torch.device, *options: str) -> Learner:
     words = ["--output", "unused", "--arch", arch, *options]
     settings = pretrain_options.make_settings(pretrain_options.parser("").parse_args(words))
     torch.backends.cudnn.benchmark = True  # as pretraining sets it
+    arithmetic.set_tf32(False)
     return Learner(classifier(arch, device), settings.train)
 
 
@@ -82,10 +83,12 @@ def parity(device: torch.device, full: bool) -> Iterator[Line]:
     exact = copy.deepcopy(model).to("cpu", torch.float64)
     attack = partial(attacks.pgd, constraint="l2", eps=EPS, steps=STEPS, step_size=2 * EPS / STEPS)
     reference = _outputs(exact, x.cpu().double(), y.cpu(), attack)
-    bounds = {"float32": (1e-5, 0.999), "TF32": (2e-3, 0.99), "bfloat16": (2e-2, 0.95)}
-    for name, (tf32, precision) in modes(device).items():
-        allow_tf32(tf32)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+    bounds = {"float32": (1e-5, 0.999), "tf32": (2e-3, 0.99), "bfloat16": (2e-2, 0.95)}
+    arithmetic.set_tf32(False)
+    for name in precisions(device):
+        dtype = arithmetic.autocast_dtype(name)
+        autocast = torch.autocast(device.type, dtype, enabled=dtype is not None)
+        with autocast, arithmetic.tf32(name):
             logits, x_adv, gradient, update = _outputs(copy.deepcopy(model), x, y, attack)
         error, cosine = bounds[name]
         yield at_most(f"{name}: logits, relative error", _error(logits, reference[0]), error)
@@ -124,10 +127,9 @@ def training_step(device: torch.device, full: bool) -> Iterator[Line]:
     training pass. A pass without weight gradients costs two thirds of a pass with them. With k = 3,
     PGD should therefore reach 1.2 / (k + 1) of the standard rate.
     """
-    for name, (tf32, precision) in reversed(modes(device).items()):
-        allow_tf32(tf32)
+    for name in reversed(precisions(device)):
         variants = (False, True) if name == "bfloat16" else (False,)
-        yield from _rates(name, device, full, ["--precision", precision], variants)
+        yield from _rates(name, device, full, ["--precision", name], variants)
 
 
 def compiled_step(device: torch.device, full: bool) -> Iterator[Line]:

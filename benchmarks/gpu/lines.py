@@ -40,18 +40,9 @@ def at_least(name: str, value: float, bound: float, unit: str = "") -> Line:
     return Line(name, value, unit, f">= {bound:g}", value >= bound)
 
 
-# Precision -> whether TF32 is allowed, and the `--precision` of pretraining.
-MODES = {"float32": (False, "float32"), "TF32": (True, "float32"), "bfloat16": (True, "bfloat16")}
-
-
-def modes(device: torch.device) -> dict[str, tuple[bool, str]]:
-    """The entries of `MODES` that the device supports; CPUs have no TF32."""
-    return {name: row for name, row in MODES.items() if device.type == "cuda" or name != "TF32"}
-
-
-def allow_tf32(allowed: bool) -> None:
-    """Let float32 convolutions and matrix products round their inputs to TF32, or not."""
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+def precisions(device: torch.device) -> list[str]:
+    """The precisions to compare; CPUs have no TF32."""
+    return ["float32", *(["tf32"] if device.type == "cuda" else []), "bfloat16"]
 
 
 def peak_gib(device: torch.device) -> float:

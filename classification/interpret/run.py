@@ -15,6 +15,7 @@ from classification.interpret.options import InterpretSettings
 from classification.interpret.plan import Plan, make_plan, optimize_images
 from classification.models import Classifier, complete_classifier, read_weights
 from classification.training.launch import choose_device
+from robust_backbones import arithmetic
 from robust_backbones.checkpoint.io import Checkpoint
 from robust_backbones.core import results
 from robust_backbones.core.errors import UserError
@@ -84,8 +85,8 @@ def run(settings: InterpretSettings, paths: dict[str, Path], eval_path: Path | N
     classes = min(network.model.num_classes for network in networks.interpreted.values())
     plan = make_plan(settings, split, classes)
     device = choose_device(settings.device)
+    arithmetic.set_tf32(False)
     with claimed(settings.output):
-        record |= {"device": str(device)}
         _optimize(settings, plan, networks, split, record, doubts, device)
 
 
@@ -212,7 +213,7 @@ def _optimize(
     warnings = report.warnings(rows)
     _print_warnings(warnings)
     seconds = time.perf_counter() - began
-    _write(settings, rows, networks, split, record, seconds, doubts + warnings)
+    _write(settings, rows, networks, split, record, device, seconds, doubts + warnings)
     print(f"networks: {len(rows)}, {seconds:.0f} s -> {settings.output}")
 
 
@@ -222,6 +223,7 @@ def _write(
     networks: Networks,
     split: ImageSplit | None,
     record: dict,
+    device: torch.device,
     seconds: float,
     warnings: list[dict],
 ) -> None:
@@ -240,5 +242,6 @@ def _write(
         data=data,
         seed=settings.seed,
         seconds=seconds,
+        device=device,
         warnings=warnings,
     )

@@ -40,11 +40,10 @@ def main(args: argparse.Namespace, settings: PretrainSettings) -> None:
         args: parsed options.
         settings: output of `options.make_settings` for `args`.
     """
-    with launch.processes(args.device, args.deterministic) as device:
+    with launch.processes(args.device, args.deterministic, args.precision) as device:
         work = partial(_train, args, settings, device)
-        launch.once(
-            args.output, settings.to_json(), settings.train, work, "Continue with --resume."
-        )
+        recorded, resume = settings.to_json(), "Continue with --resume."
+        launch.once(args.output, recorded, settings.train, device, work, resume)
 
 
 def _train(args: argparse.Namespace, settings: PretrainSettings, device: torch.device) -> None:
@@ -195,6 +194,8 @@ def _finish(test: Split, settings: PretrainSettings, run: Training) -> None:
         data=run.data,
         seed=settings.train.seed,
         seconds=run.elapsed(),
+        device=run.learner.device,
+        precision=settings.train.precision,
         processes=distributed.world(),
         warnings=warnings,
     )

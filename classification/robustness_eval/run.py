@@ -6,6 +6,8 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from classification import known_classes, models
 from classification.datasets.loader import test_batches
 from classification.datasets.open import open_images
@@ -19,6 +21,7 @@ from classification.robustness_eval.checks import find_warnings
 from classification.robustness_eval.execute import collect_results, count_complete, execute_plan
 from classification.robustness_eval.plan import AttackResult, autoattack_parts, make_plan
 from classification.training.launch import choose_device
+from robust_backbones import arithmetic
 from robust_backbones.core import input_statistics, results
 from robust_backbones.core.eps import STEP_FACTOR
 from robust_backbones.core.errors import UserError
@@ -112,9 +115,10 @@ def run(args: argparse.Namespace, weights: Path, radii: list[float]) -> None:
     )
     _print_warnings(doubts)
     device = choose_device(args.device)
+    arithmetic.set_tf32(False)
     with claimed(args.output):
         found = _attack(model.to(device), source, indices, args, settings)
-        _write(args, found, source, indices, settings, str(device), doubts)
+        _write(args, found, source, indices, settings, device, doubts)
 
 
 def _choose_images(source: ImageSplit, wanted: int | None, seed: int) -> list[int]:
@@ -172,7 +176,7 @@ def _write(
     source: ImageSplit,
     indices: list[int],
     settings: RobustnessSettings,
-    device: str,
+    device: torch.device,
     doubts: list[dict],
 ) -> None:
     """Print and save the results. result.json comes last because it marks the run as finished.
@@ -194,11 +198,12 @@ def _write(
         args.output / "result.json",
         kind="robustness",
         metrics={"clean_top1": rows["clean"]["accuracy"], "attacks": rows},
-        settings=asdict(settings) | {"device": device, "weights": args.weights},
+        settings=asdict(settings) | {"weights": args.weights},
         weights_sha256=settings.weights_sha256,
         data={"test": test},
         seed=args.seed,
         seconds=seconds,
+        device=device,
         warnings=doubts + warnings,
     )
     (args.output / JOURNAL).unlink()

@@ -53,6 +53,8 @@ def write(
         data=task.data,
         seed=task.settings.seed,
         seconds=seconds,
+        device=task.device,
+        precision=task.settings.precision,
         processes=distributed.world(),
         warnings=warnings,
     )

@@ -37,13 +37,13 @@ def main(args: argparse.Namespace, path: Path) -> None:
     """
     weights = read_weights(args.weights, path, input_statistics.given(args))
     settings = settings_of(args, weights)
-    with launch.processes(args.device, args.deterministic) as device:
+    with launch.processes(args.device, args.deterministic, args.precision) as device:
         warnings = _warn(args, settings) if distributed.rank() == 0 else []
         task = open_task(args, settings, weights, device)
         training = settings.sgd.train if settings.sgd else None
         work = partial(_work, args, task, warnings)
         resume = "Repeat the same command to continue."
-        launch.once(task.folder, task.recorded, training, work, resume)
+        launch.once(task.folder, task.recorded, training, device, work, resume)
 
 
 def _warn(args: argparse.Namespace, settings: TransferSettings) -> list[dict]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from robust_backbones import zoo
+from robust_backbones import arithmetic, zoo
 from robust_backbones.checkpoint import export, formats, verify
 from robust_backbones.checkpoint.export import TARGETS
 from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint
@@ -118,6 +118,7 @@ def convert(source: Checkpoint, name: str, target: str, to: str, check: bool) ->
     contents = TARGETS[to].contents(source)
     _print_source(source, name)
     if check:
+        arithmetic.set_tf32(False)
         differences = _verify(source, contents, to)
         text = ", ".join(f"{stage} {value:.1e}" for stage, value in differences.items())
         print(f"verified, largest relative difference of features: {text}")

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision
 
 from robust_backbones.core import resources
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic
+from robust_backbones.core.precision import DEFAULT
 
 SCHEMA = 1
 
@@ -26,6 +28,8 @@ def write(
     data: dict,
     seed: int,
     seconds: float,
+    device: torch.device | str,
+    precision: str = DEFAULT,
     processes: int = 1,
     warnings: list[dict] | None = None,
 ) -> dict:
@@ -42,6 +46,8 @@ def write(
         data: description of the images, `{split: {"name", "images", "fingerprint"}}`.
         seed: random seed.
         seconds: wall time of the run in seconds.
+        device: device of the networks in this process.
+        precision: precision of training steps and features, a key of `PRECISIONS`.
         processes: number of processes of the run.
         warnings: reasons to doubt the numbers, each as `{"check", "message"}`; None if this kind
             of run has no checks.
@@ -57,7 +63,7 @@ def write(
         "seed": seed,
         "seconds": round(seconds, 2),
         "code_version": resources.version(),
-        "hardware": hardware() | {"processes": processes},
+        "hardware": hardware(torch.device(device), precision, processes),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     with atomic(path) as temporary:
@@ -121,14 +127,27 @@ def flatten(node: dict, separator: str = ".", prefix: str = "") -> dict:
     return flat
 
 
-def hardware() -> dict:
-    """Return the devices, thread count and versions, which affect the results."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+def hardware(device: torch.device, precision: str, processes: int) -> dict:
+    """Return the hardware, precision and versions of a run, which affect its numbers slightly.
+
+    Runs are not compared by this record, but by their settings. Each process uses one GPU. All are
+    recorded with the model of this process's GPU.
+
+    Args:
+        device, precision, processes: as in `write`.
+    """
+    gpu = device.type == "cuda"
     return {
-        "gpus": gpus,
+        "device": str(device),
+        "precision": precision,
+        "gpus": [torch.cuda.get_device_name(device)] * processes if gpu else [],
+        "processes": processes,
         "cpu": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "cuda": torch.version.cuda if gpu else None,
+        "cudnn": torch.backends.cudnn.version() if gpu else None,
         "system": platform.system(),
     }

@@ -68,4 +68,5 @@ def report(
             data=scored.data,
             seed=0,
             seconds=time.perf_counter() - started,
+            device="cpu",
         )

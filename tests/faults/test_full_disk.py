@@ -172,6 +172,7 @@ def test_what_is_written_beside_checkpoints_on_a_full_disk(disk):
         data={},
         seed=0,
         seconds=0,
+        device="cpu",
     )
     disk.leave(0)
     with pytest.raises(UserError, match="cannot write .*/journal.jsonl: No space left on device"):
@@ -187,6 +188,7 @@ def test_what_is_written_beside_checkpoints_on_a_full_disk(disk):
             data={},
             seed=1,
             seconds=0,
+            device="cpu",
         )
     assert json.loads((disk.path / "result.json").read_text()) == json.loads(json.dumps(old))
     disk.empty()

@@ -48,6 +48,7 @@ def result(folder, dataset: str = "cifar10", accuracies=(90.0, 91.0, 92.5), **se
         kind="transfer",
         seed=0,
         seconds=1.0,
+        device="cpu",
         weights_sha256=digest,
         metrics={
             "metric": "top1",
@@ -86,6 +87,7 @@ def interpreted(folder) -> None:
         kind="interpret",
         seed=0,
         seconds=1.0,
+        device="cpu",
         weights_sha256=None,
         metrics={"networks": {"robust": {"confidence": 50.0}}},
         data={},

@@ -28,7 +28,7 @@ def fail(*args, **kwargs):
 )
 def test_a_classifier_names_the_batch_size(settings, words, tmp_path):
     with pytest.raises(UserError) as error:
-        launch.once(tmp_path / "run", {}, settings, fail, "")
+        launch.once(tmp_path / "run", {}, settings, torch.device("cpu"), fail, "")
     assert all(word in str(error.value) for word in words)
     assert "\n" not in str(error.value)
 

@@ -2,11 +2,16 @@
 
 import torch
 
+from robust_backbones import arithmetic
 from robust_backbones.commands.check.steps import CheckSettings, Outcome
 
 
 def devices(settings: CheckSettings) -> Outcome:
-    """Report the CPU threads and the GPUs, and compute one product on each GPU."""
+    """Report the CPU threads and the GPUs, and compute one product on each GPU.
+
+    TF32 is turned off for this step and the later ones.
+    """
+    arithmetic.set_tf32(False)
     gpus = []
     for index in range(torch.cuda.device_count()):
         x = torch.ones(64, 64, device=f"cuda:{index}")

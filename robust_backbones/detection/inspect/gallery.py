@@ -33,11 +33,13 @@ class Column:
         name: heading of the column.
         predict: function from a dataset dictionary to `Instances` on the CPU, with all scores.
         source: weights or predictions file, recorded in the result file.
+        device: device of the detector; the CPU for a file.
     """
 
     name: str
     predict: Callable[[dict], Instances]
     source: dict
+    device: str = "cpu"
 
 
 @dataclass
@@ -81,7 +83,12 @@ def from_model(name: str, cfg: CfgNode, dataset: str) -> Column:
             f"{_few(expected)}. Choose the dataset it was trained for with --dataset."
         )
     source = {"weights": cfg.MODEL.WEIGHTS, "weights_sha256": predictor.weights_sha256}
-    return Column(name, lambda item: predictor(item["file_name"])["instances"].to("cpu"), source)
+    return Column(
+        name,
+        lambda item: predictor(item["file_name"])["instances"].to("cpu"),
+        source,
+        str(predictor.model.device),
+    )
 
 
 def from_file(name: str, path: str | Path, dataset: str) -> Column:
@@ -157,6 +164,7 @@ def write_errors(
         data={dataset: fingerprint(dataset)},
         seed=seed,
         seconds=seconds,
+        device=columns[0].device,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
+from robust_backbones import arithmetic
 from robust_backbones.core import pages
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.images import Decoding
@@ -66,6 +67,7 @@ def draw_images(view: View) -> Path:
         UserError: a config, weight file, file of predictions or dataset is invalid.
     """
     compat.silence_detectron2()
+    arithmetic.set_tf32(False)
     started = time.perf_counter()
     dataset, decoding, columns = _columns(view)
     rows = gallery.choose(dataset, view.images, view.seed)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from robust_backbones import arithmetic
 from robust_backbones.core.eps import STEP_FACTOR
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import claimed
@@ -48,6 +49,7 @@ def evaluate(
         UserError: an option, the config, the weights or the dataset is invalid.
     """
     compat.silence_detectron2()
+    arithmetic.set_tf32(False)
     target = grid.find_target(config, overrides, dataset, images, seed)
     marks = [mark for _, item in target.items for mark in item.get("annotations", ())]
     if target.cfg.MODEL.MASK_ON and marks and not any(mark.get("segmentation") for mark in marks):

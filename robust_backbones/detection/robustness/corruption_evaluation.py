@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from robust_backbones import corruptions
+from robust_backbones import arithmetic, corruptions
 from robust_backbones.core.files import claimed
 from robust_backbones.detection import compat
 from robust_backbones.detection.robustness import corruption_report, grid
@@ -40,6 +40,7 @@ def evaluate(
     package = f"{corruptions.PACKAGE} {corruptions.package_version()}"
     chosen = corruptions.choose(kinds)
     compat.silence_detectron2()
+    arithmetic.set_tf32(False)
     target = grid.find_target(config, overrides, dataset, images, seed)
     output = output or Path(target.cfg.OUTPUT_DIR, "corruptions")
     settings = target.settings(package=package, batch_size=batch_size, seed=seed)

@@ -100,6 +100,7 @@ class Target:
             seed=seed,
             settings=settings | {"weights": self.cfg.MODEL.WEIGHTS},
             seconds=seconds,
+            device=self.cfg.MODEL.DEVICE,
             weights_sha256=self.weights_sha256,
             data={self.dataset: data},
         )

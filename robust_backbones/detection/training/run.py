@@ -17,17 +17,19 @@ from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
+from robust_backbones import arithmetic
 from robust_backbones.core import results
 from robust_backbones.core.detector_keys import CANDIDATES, CONTINUATION
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic, claimed
+from robust_backbones.core.precision import DEFAULT
 from robust_backbones.core.results import flatten
 from robust_backbones.detection.checkpointer import StrictCheckpointer
 from robust_backbones.detection.compat import silence_detectron2
 from robust_backbones.detection.data import subset
 from robust_backbones.detection.data.custom import register_custom
 from robust_backbones.detection.data.registry import classes_of, fingerprint
-from robust_backbones.detection.training.step import Diverged
+from robust_backbones.detection.training.step import Diverged, precision_of
 from robust_backbones.detection.training.trainer import Trainer
 
 RESULT, CONFIG = "result.json", "config.yaml"
@@ -83,6 +85,7 @@ def run(cfg: CfgNode, mode: Mode) -> None:
         Stopped: the process received a signal. The run is saved.
     """
     silence_detectron2()
+    arithmetic.set_tf32(False)
     register_custom(cfg)  # spawned processes start without registered datasets
     if mode.eval_only:
         _setup(cfg, mode)
@@ -209,6 +212,10 @@ def evaluate(cfg: CfgNode, resume: bool) -> None:
     checkpointer.use_input(cfg)
     checkpointer.classes = classes_of(cfg.DATASETS.TEST)
     checkpointer.load(path)
+    if precision_of(cfg) != DEFAULT:
+        logging.getLogger("detectron2").info(
+            "Evaluating in float32: SOLVER.PRECISION and SOLVER.AMP apply to training only."
+        )
     metrics = Trainer.test(cfg, model)
     if comm.is_main_process():
         seconds = time.perf_counter() - started
@@ -227,7 +234,8 @@ def continued(cfg: CfgNode, resume: bool, restart_schedule: bool) -> tuple[CfgNo
         restart_schedule: whether the resumed run uses the schedule of `cfg`.
 
     Raises:
-        UserError: `OUTPUT_DIR` contains a run, but `resume` is false.
+        UserError: `OUTPUT_DIR` contains a run, but `resume` is false, or the run has another
+            precision.
     """
     if not os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
         return cfg, []
@@ -240,7 +248,13 @@ def continued(cfg: CfgNode, resume: bool, restart_schedule: bool) -> tuple[CfgNo
     if not os.path.isfile(path):
         return cfg, []
     with open(path, encoding="utf-8") as file:
-        before = flatten(yaml.safe_load(file))
+        saved = yaml.safe_load(file)
+    before = flatten(saved)
+    if "SOLVER.PRECISION" in before and (kind := precision_of(CfgNode(saved))) != precision_of(cfg):
+        raise UserError(
+            f"the run in {cfg.OUTPUT_DIR} trains in {kind}, not in {precision_of(cfg)}. Set "
+            f"SOLVER.PRECISION {kind}, or choose another OUTPUT_DIR."
+        )
     kept, notes = {}, []
     for key, (now, then) in _changes(flatten(yaml.safe_load(cfg.dump())), before).items():
         text = f"{key} is {now}, but the run started with {then}. "
@@ -322,6 +336,9 @@ def write_result(
         data={name: fingerprint(name) for name in used},
         seed=cfg.SEED,
         seconds=seconds,
+        device=cfg.MODEL.DEVICE,
+        precision=precision_of(cfg) if trained else DEFAULT,
+        processes=comm.get_world_size(),
         warnings=warnings,
     )
     logging.getLogger("detectron2").info("-> %s", os.path.join(cfg.OUTPUT_DIR, name))

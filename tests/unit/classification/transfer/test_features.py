@@ -12,6 +12,7 @@ from classification.datasets.split import ImageSplit
 from classification.models import Classifier
 from classification.transfer import features
 from robust_backbones.core.images import Decoding
+from robust_backbones.core.precision import PRECISIONS
 from robust_backbones.core.signals import Stopped, StopSignals
 from tests.support.networks import random_network
 
@@ -99,6 +100,13 @@ def test_each_setting_of_the_decoder_has_its_own_features(source):
     sources = (dataclasses.replace(source, decoding=decoding) for decoding in decoders)
     keys = (features.identity(network(), each, "float32") for each in sources)
     assert len(set(map(features.folder_of, keys))) == 4
+
+
+def test_each_precision_and_type_of_device_has_its_own_features(source):
+    keys = [features.identity(network(), source, name) for name in PRECISIONS]
+    keys.append(keys[0] | {"device": "cuda"})
+    assert keys[0]["device"] == "cpu"
+    assert len({features.folder_of(key) for key in keys}) == len(PRECISIONS) + 1
 
 
 @pytest.mark.parametrize("name, value", [("torch", "9.9"), ("torchvision", "9.9")])
