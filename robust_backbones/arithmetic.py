@@ -8,6 +8,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -30,7 +31,7 @@ def set_tf32(allowed: bool) -> None:
     # The functions above also set `fp32_precision` of matrix products, and that of convolutions to
     # "tf32" or "none". torch.compile fails if only `fp32_precision` is set (pytorch issue 166387).
     for kind in ("conv", "rnn"):
-        operation = getattr(torch.backends.cudnn, kind, None)  # missing before PyTorch 2.9
+        operation: Any = getattr(torch.backends.cudnn, kind, None)  # missing before PyTorch 2.9
         if hasattr(operation, "fp32_precision"):
             operation.fp32_precision = TF32 if allowed else "ieee"
 
