@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from training_step import train_batch
 
 from classification.models import Classifier
 from classification.training.folding import FoldedCopy
@@ -113,7 +114,7 @@ def pretrain_step(arch: str, state: dict, use_best: bool, dtype, device):
     model.to(device, dtype, memory_format=torch.channels_last)
     attack = dict(eps=EPS, steps=STEPS, step_size=STEP_SIZE, use_best=use_best)
     learner = Learner(model, learning(**attack, weight_decay=1e-4))
-    return (lambda x, y: learner.step(x, y, [LR], seed=0)), model.net
+    return partial(train_batch, learner, lr=LR), model.net
 
 
 def build_steps(

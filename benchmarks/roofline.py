@@ -19,6 +19,7 @@ import timing  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+from training_step import train_batch  # noqa: E402
 
 from classification.models import Classifier  # noqa: E402
 from classification.training.learner import Learner  # noqa: E402
@@ -131,7 +132,7 @@ def main(argv=None) -> None:
             row(size, f"convolutions alone, {name}", *time_alone(layers, backward, args.repeats))
 
         learner = Learner(model, learning(**ATTACK))
-        taken = seconds(lambda s=learner, x=x, y=y: s.step(x, y, [0.01], seed=0), args.repeats)
+        taken = seconds(partial(train_batch, learner, x, y), args.repeats)
         row(size, "adversarial training step", step_operations(model, x), taken)
 
 

@@ -15,6 +15,7 @@ import io
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("TQDM_DISABLE", "1")  # read when the library is imported
@@ -22,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
+from training_step import train_batch  # noqa: E402
 
 from classification.datasets import loader  # noqa: E402
 from classification.datasets.open import open_split  # noqa: E402
@@ -77,8 +79,7 @@ def our_training(network: Classifier, method: str, lr: float):
         network.to(memory_format=torch.channels_last),
         learning(method=method, lr=lr, attack=METHOD_DEFAULTS[method].attack("l2", EPS)),
     )
-    rates = [lr] * learner.settings.updates_per_batch
-    return (lambda x, y, seed: learner.step(x, y, rates, seed)), network.net.state_dict
+    return partial(train_batch, learner, lr=lr), network.net.state_dict
 
 
 def robust_accuracy(weights: dict, arch: str, x, y, classes: int) -> float:

@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 import timing  # noqa: E402
 import torch  # noqa: E402
+from training_step import train_batch  # noqa: E402
 
 from classification.models import Classifier  # noqa: E402
 from classification.training.learner import Learner  # noqa: E402
@@ -42,10 +43,7 @@ def measure(arch: str, size: int, batch: int, repeats: int) -> dict[str, float]:
     x = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
     y = torch.arange(batch) % 10
 
-    def step(learner: Learner) -> None:
-        learner.step(x, y, [0.01] * learner.settings.updates_per_batch, seed=0)
-
-    works = {name: partial(step, learner) for name, learner in learners(arch).items()}
+    works = {name: partial(train_batch, learner, x, y) for name, learner in learners(arch).items()}
     return timing.medians(works, repeats)
 
 

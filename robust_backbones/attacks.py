@@ -67,7 +67,6 @@ def _l2_norm(x: Tensor, keepdim: bool = False) -> Tensor:
 
 
 def _l2_start(x: Tensor, eps: float, generator: torch.Generator) -> Tensor:
-    # Draw the noise on the generator's device, so that a CPU seed gives the same points on a GPU.
     noise = torch.randn(x.shape, generator=generator, device=generator.device).to(x)
     return x + eps * noise / _l2_norm(noise, keepdim=True)  # a point on the sphere of radius eps
 
@@ -126,6 +125,7 @@ def pgd(
     targeted: bool = False,
     use_best: bool = True,
     generator: torch.Generator | None = None,
+    check_range: bool = True,
 ) -> Tensor:
     """Attack images by projected gradient ascent on the cross entropy (Madry et al. 2018).
 
@@ -149,7 +149,9 @@ def pgd(
         use_best: whether to return the best iterate of each image, including the start, instead of
             the last iterate. The loss of the last iterate costs one more forward pass per restart.
             If `restarts` is above 1, this loss is always computed.
-        generator: random number generator; needed only with `random_start`.
+        generator: random number generator; needed only with `random_start`. The random numbers are
+            drawn on its device. A generator on the device of x is much faster than one on the CPU.
+        check_range: whether to check that x is in [0, 1]. The check waits for a GPU.
 
     Returns:
         Images `(N, 3, H, W)` inside the ball around `x` and inside [0, 1], without gradient. A step
@@ -159,7 +161,7 @@ def pgd(
         UserError: a parameter is out of its range, x is not a batch of images in [0, 1], the
             logits have no gradient with respect to x, or torch.inference_mode is on.
     """
-    check(x, constraint, eps, steps, step_size, random_start, restarts, generator)
+    check(x, constraint, eps, steps, step_size, random_start, restarts, generator, check_range)
     x = x.detach()
     if eps == 0:
         return x
@@ -246,6 +248,7 @@ def check(
     random_start: bool = False,
     restarts: int = 1,
     generator: torch.Generator | None = None,
+    check_range: bool = True,
 ) -> None:
     """Reject invalid arguments of `pgd`. For the arguments, see `pgd`.
 
@@ -266,7 +269,7 @@ def check(
         raise UserError("random_start needs a generator. Pass generator=torch.Generator().")
     if x.dim() != 4:
         raise UserError(f"x has shape {tuple(x.shape)}; images must be (N, C, H, W).")
-    if not ((x >= 0) & (x <= 1)).all():  # also false for NaN
+    if check_range and not ((x >= 0) & (x <= 1)).all():  # also false for NaN
         raise UserError(
             f"x spans [{x.min():g}, {x.max():g}]; images must be in [0, 1]. Scale them, and leave "
             "the normalization to the model."

@@ -40,6 +40,17 @@ def overflowed(norm: float, scaler: torch.amp.GradScaler) -> bool:
     return not scaler.is_enabled() or scaler.get_scale() <= SMALLEST_SCALE
 
 
+def must_stop(norm: Tensor, scaler: torch.amp.GradScaler) -> Tensor:
+    """Return whether `overflowed` holds, as a bool scalar on the device that is not read here.
+
+    Args:
+        norm: `gradient_norm` after `scaler.unscale_`.
+        scaler: scaler of the losses, which may be disabled.
+    """
+    scale = scaler.scale(torch.ones_like(norm))  # unlike get_scale, does not wait for the device
+    return ~norm.isfinite() & (scale <= SMALLEST_SCALE)
+
+
 def check_weights(tensors: dict[str, Tensor], path: object) -> None:
     """Check weights before they are written to a checkpoint.
 

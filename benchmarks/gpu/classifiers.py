@@ -19,6 +19,7 @@ from gpu.lines import Line, at_least, at_most, peak_gib, precisions
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
+from training_step import train_batch
 
 from classification.datasets import loader
 from classification.datasets.open import open_split
@@ -58,8 +59,7 @@ def learner(arch: str, device: torch.device, *options: str) -> Learner:
 def rate(learn: Learner, batch: int, size: int, repeats: int) -> float:
     """Images per second of a training step, the median of the repeats."""
     x, y = images(batch, size, learn.device)
-    rates = [0.01] * learn.settings.updates_per_batch
-    works = {"step": lambda: learn.step(x, y, rates, seed=0)}
+    works = {"step": partial(train_batch, learn, x, y)}
     warm_up = 3 if learn.device.type == "cuda" else 1
     found = timing.take_turns(works, repeats, learn.device, warm_up)
     return batch / statistics.median(found["step"])
@@ -185,7 +185,10 @@ def _frozen(craft: Callable) -> Callable:
 
 
 def synchronizations(device: torch.device, full: bool) -> Iterator[Line]:
-    """Count how often a PGD step waits for the device, and the share of time a GPU computes."""
+    """Count how often PGD steps wait for the device between two reports.
+
+    Also measure the share of time that a GPU computes.
+    """
     arch, size, batches = ("resnet50", 224, (256, 64)) if full else ("resnet18", 32, (4,))
     activities = [torch.profiler.ProfilerActivity.CPU]
     activities += [torch.profiler.ProfilerActivity.CUDA] * (device.type == "cuda")
@@ -193,17 +196,22 @@ def synchronizations(device: torch.device, full: bool) -> Iterator[Line]:
         learn = learner(arch, device, "--precision", "bfloat16")
         unprofiled = batch / rate(learn, batch, size, 5 if full else 1)
         x, y = images(batch, size, device)
+        learn.report()
         with torch.profiler.profile(activities=activities) as profile:
             for _ in range(3):
                 learn.step(x, y, [0.01], seed=0)
+        learn.report()
         events = profile.key_averages()
         kind = "cuda" if device.type == "cuda" else "cpu"
         print(events.table(f"self_{kind}_time_total", row_limit=25, max_name_column_width=90))
         scalars = sum(e.count for e in events if e.key == "aten::_local_scalar_dense") / 3
-        yield Line(f"batch {batch}: scalars read per step", scalars)
-        if device.type == "cuda":
-            waits = sum(e.count for e in events if e.key.endswith("Synchronize")) / 3
-            yield Line(f"batch {batch}: CUDA synchronizations per step", waits)
+        if device.type == "cpu":  # a CPU reads the number that decides about an update
+            yield Line(f"batch {batch}: scalars read per step", scalars)
+        else:
+            yield at_most(f"batch {batch}: scalars read between reports", scalars, 0)
+            # The profiler itself waits for the GPU once, at its end.
+            waits = sum(e.count for e in events if e.key.endswith("Synchronize"))
+            yield at_most(f"batch {batch}: CUDA synchronizations between reports", waits, 1)
             kernels = [e for e in events if e.device_type == torch.autograd.DeviceType.CUDA]
             busy = sum(e.self_device_time_total for e in kernels) / 3e6
             least = 0.95 if batch >= 256 else 0.85
@@ -224,9 +232,7 @@ def loading(device: torch.device, full: bool) -> Iterator[Line]:
             batches = 6 * workers or 4
             found = _streamed(source, batch, workers, batches, lambda x, y: None)
             yield Line(f"{workers} workers: loader alone", found, "images/s")
-            fed = _streamed(
-                source, batch, workers, batches, lambda x, y: learn.step(x, y, [0.01], seed=0)
-            )
+            fed = _streamed(source, batch, workers, batches, partial(train_batch, learn))
             bound = 0.9 if full and workers else 0.0
             yield at_least(f"{workers} workers: loader and step / step", fed / alone, bound)
 
@@ -313,7 +319,7 @@ def memory_growth(device: torch.device, full: bool) -> Iterator[Line]:
     x, y = images(64 if full else 8, 64 if full else 32, device)
     used = []
     for step in range(steps):
-        learn.step(x, y, [0.01], seed=step)
+        train_batch(learn, x, y, seed=step)
         if step + 1 in (steps // 3, steps):
             used.append(_memory(device))
     growth = (used[1] - used[0]) / 2**20

@@ -18,14 +18,17 @@ from robust_backbones.core.signals import Stopped, StopSignals
 Adversary = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (model, x, y) -> x_adv
 
 
-def adversary(attack: AttackSettings, seed: int) -> Adversary:
+def adversary(attack: AttackSettings, seed: int, device: torch.device) -> Adversary:
     """Return `pgd` as a function of `(model, x, y)`, with fixed attack parameters.
 
     Args:
         attack: parameters of the attack.
         seed: seed for the random starts.
+        device: device of the model and the images. The random starts are drawn on it, because
+            drawing them on a CPU takes a fifth of the time of an evaluation (benchmarks/GPU.md).
     """
-    return partial(pgd, **asdict(attack), generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator(device).manual_seed(seed)
+    return partial(pgd, **asdict(attack), generator=generator, check_range=False)
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def evaluate(
     Args:
         model: classifier. This function switches it to eval mode.
         batches: batches `(x, y)` of this process, with images `(N, 3, H, W)` in [0, 1] and labels
-            `(N,)`, int64.
+            `(N,)`, int64. A GPU is not waited for before the last batch.
         adversary: attack on the images; None: clean images.
         stop: stop signals, checked after each batch.
 
@@ -76,22 +79,23 @@ def evaluate(
     """
     model.eval()
     device = next(model.parameters()).device
-    pairs, loss = [torch.zeros(2, 0, dtype=torch.int64)], 0.0
+    pairs, losses = [torch.zeros(2, 0, dtype=torch.int64, device=device)], []
     for x, y in batches:
-        x, y = x.to(device), y.to(device)
+        x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
         if adversary:
             x = adversary(model, x, y)
         with torch.no_grad():
             logits = model(x)
-        loss += cross_entropy(logits, y, reduction="sum").item()
-        pairs.append(torch.stack([logits.argmax(1), y]).cpu())
+        losses.append(cross_entropy(logits, y, reduction="sum"))
+        pairs.append(torch.stack([logits.argmax(1), y]))
         if stop and stop.requested:
             break
     stopped = float(bool(stop and stop.requested))
+    loss = sum(torch.stack(losses).tolist()) if losses else 0.0
     loss, stopped = distributed.total([loss, stopped], device)
     if stopped:
         raise Stopped
-    predictions, labels = distributed.gathered(torch.cat(pairs, 1))
+    predictions, labels = distributed.gathered(torch.cat(pairs, 1).cpu())
     if not len(labels):
         raise UserError("there are no images to evaluate on. Give at least one.")
     return Evaluation(predictions, labels, loss / len(labels))

@@ -22,7 +22,7 @@ class Method:
 
     Attributes:
         craft: function `(model, x, y, attack, generator)` that returns the images `x_adv` for the
-            first update on a batch.
+            first update on a batch. The images are known to be in [0, 1].
         loss: function `(model, x, x_adv, y, label_smoothing, beta)` that returns the loss and the
             logits of `x_adv`.
     """
@@ -40,7 +40,7 @@ def _clean(
 def _attacked(
     model: nn.Module, x: Tensor, y: Tensor, attack: AttackSettings, generator: torch.Generator
 ) -> Tensor:
-    return pgd(model, x, y, **asdict(attack), generator=generator)
+    return pgd(model, x, y, **asdict(attack), generator=generator, check_range=False)
 
 
 def _attacked_divergence(
@@ -53,7 +53,7 @@ def _attacked_divergence(
     """
     with eval_mode(model), torch.no_grad():
         clean = softmax(model(x).float(), 1)
-    return pgd(model, x, clean, **asdict(attack), generator=generator)
+    return pgd(model, x, clean, **asdict(attack), generator=generator, check_range=False)
 
 
 def _random_start(

@@ -128,7 +128,7 @@ class Training:
         self.learner.load(state)
         for name in ("epoch", "batch", "history", "seconds"):
             setattr(self, name, state[name])
-        self.sums = TrainSums(**state["sums"]) if self.writes else TrainSums()
+        self.sums = TrainSums(**state["sums"])
         if self.writes:
             print(
                 f"resuming after {self.epoch} of {self.epochs} epochs and {self.batch} of "
@@ -154,8 +154,7 @@ class Training:
         return contents
 
     def _save(self, name: str = "checkpoint.pt") -> None:
-        """Write the checkpoint for resuming. Every process must call this function."""
-        sums = self._total()
+        """Write the checkpoint for resuming. Only process 0 writes."""
         self.saved = time.monotonic()
         if not self.writes:
             return
@@ -166,7 +165,7 @@ class Training:
             "seconds": self.elapsed(),
             "epoch": self.epoch,
             "batch": self.batch,
-            "sums": asdict(sums),
+            "sums": asdict(self.sums),
         }
         state = self.learner.state()
         for part in {"model", "training_model"} & state.keys():
@@ -178,11 +177,6 @@ class Training:
     def elapsed(self) -> float:
         """Return the wall time of the run in seconds, including the time before it was resumed."""
         return time.perf_counter() - self.started
-
-    def _total(self) -> TrainSums:
-        sums = [self.sums.loss, self.sums.correct, self.sums.images]
-        loss, correct, images = distributed.total(sums, self.learner.device)
-        return TrainSums(loss, int(correct), int(images))
 
     def _lr(self, update: int) -> float:
         """Return the learning rate of an update, given its index in the current epoch."""
@@ -213,43 +207,61 @@ class Training:
         for x, y in batches:
             lrs = [self._lr(self.batch * updates + i) for i in range(updates)]
             seed = seed_of(settings.seed, self.epoch, self.batch, distributed.rank())
-            try:
-                sums = self.learner.step(x, y, lrs, seed)
-            except NotFinite as error:
-                self._fail(error)
-            self.sums.add(sums)
+            self.learner.step(x, y, lrs, seed)
             self.batch += 1
-            self._show(sums)
-            self._stop_or_save()
+            if self.learner.due or self.batch == self.batches:
+                self._report()
 
-    def _show(self, sums: TrainSums) -> None:
-        if self.writes:
-            size = self.settings.batch_size
-            self.line.show(
-                size,
-                f"epoch {self.epoch + 1}/{self.epochs}: {self.batch * size}/{self.batches * size} "
-                f"images, loss {sums.loss / sums.images:.3f}, accuracy "
-                f"{100 * sums.correct / sums.images:.1f} %",
-            )
+    def _report(self) -> None:
+        """Handle everything that waits for the device: numbers, errors, signals and checkpoints.
 
-    def _stop_or_save(self) -> None:
-        """Save if a checkpoint is due. Save and stop if any process received a stop signal."""
+        Every process must call this function after the same steps.
+        """
+        sums, error = TrainSums(), None
+        try:
+            sums = self.learner.report()
+        except NotFinite as found:
+            error = found
         due = self.writes and time.monotonic() - self.saved >= self.save_seconds
-        stop, due = distributed.total(
-            [float(self.signals.requested), float(due)], self.learner.device
-        )
+        flags = [error is not None, self.signals.requested, due]
+        numbers = [sums.loss, sums.correct, sums.images, *map(float, flags)]
+        loss, correct, images, failed, stop, due = distributed.total(numbers, self.learner.device)
+        if failed:
+            self._fail(error)
+        sums = TrainSums(loss, int(correct), int(images))
+        self.sums.add(sums)
+        self._show(sums)
         if stop or due:
             self._save()
         if stop:
             raise Stopped
 
-    def _fail(self, error: NotFinite) -> NoReturn:
-        """Save the batch of a non-finite update, and raise a UserError with the path."""
+    def _show(self, sums: TrainSums) -> None:
+        if self.writes:
+            size = self.settings.batch_size
+            done = f"{self.batch * size}/{self.batches * size} images"
+            self.line.show(
+                sums.images,
+                f"epoch {self.epoch + 1}/{self.epochs}: {done}, loss "
+                f"{sums.loss / sums.images:.3f}, accuracy {100 * sums.correct / sums.images:.1f} %",
+            )
+
+    def _fail(self, error: NotFinite | None) -> NoReturn:
+        """Save the batch of a non-finite update, and raise a UserError with the path.
+
+        Args:
+            error: error of this process; None if only other processes failed.
+        """
+        if error is None:
+            raise UserError(
+                "the loss of another process is not finite. Its message has the step and the fix."
+            )
         path = self.folder / f"not_finite_rank{distributed.rank()}.pt"
-        step = {"epoch": self.epoch, "batch": self.batch, "settings": self.recorded}
+        batch = self.batch - 1 - error.steps_ago
+        step = {"epoch": self.epoch, "batch": batch, "settings": self.recorded}
         save_file(error.batch | step, path)
         raise UserError(
-            f"step {self.batch + 1} of epoch {self.epoch + 1}: {error} The images are in {path}."
+            f"step {batch + 1} of epoch {self.epoch + 1}: {error} The images are in {path}."
         ) from None
 
     def evaluate(
@@ -271,7 +283,7 @@ class Training:
             workers=self.workers,
         )
         seed = seed_of(self.settings.seed, self.epoch, distributed.rank())
-        attacker = adversary(attack, seed) if attack else None
+        attacker = adversary(attack, seed, self.learner.device) if attack else None
         found = evaluate(self.learner.result, batches, attacker, self.signals)
         if count is None:
             loader.check_count(source, found.images, len(source))
@@ -284,11 +296,10 @@ class Training:
         except Stopped:
             self._save()
             raise
-        sums = self._total()
         record = {
             "epoch": self.epoch + 1,
-            "train_loss": sums.loss / sums.images,
-            "train_top1": 100 * sums.correct / sums.images,
+            "train_loss": self.sums.loss / self.sums.images,
+            "train_top1": 100 * self.sums.correct / self.sums.images,
             **examined,
             "lr": self._lr(self.batches * self.settings.updates_per_batch - 1),
             "images_per_second": round(self.line.rate, 1),

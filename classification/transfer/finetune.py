@@ -258,7 +258,8 @@ def _predict(
         world=distributed.world(),
         workers=task.workers,
     )
-    attacker = adversary(attack, seed) if attack else None
+    device = next(model.parameters()).device
+    attacker = adversary(attack, seed, device) if attack else None
     return evaluate(model, batches, attacker, task.signals).predictions
 
 

@@ -21,6 +21,7 @@ from robust_backbones.checkpoint.io import read_checkpoint
 from robust_backbones.core.input_statistics import IMAGENET
 from tests.support import robustness_bridge
 from tests.support.networks import random_network
+from tests.support.small_models import trained_on
 from tests.support.transfer_runs import FAST, run, write_network
 
 CLASSES, LR = 4, 0.05
@@ -92,7 +93,7 @@ def test_some_steps_agree(library, monkeypatch, weights, dataset, mode):
         robustness_bridge.loop_settings(), "train", batches(), reference, optimizer, 0, False, None
     )
     learner = Learner(model, settings)
-    sums = [learner.step(x, y, [LR], seed=0) for x, y in batches()]
+    sums = [trained_on(learner, x, y, LR) for x, y in batches()]
     assert sum(s.loss for s in sums) / 18 == pytest.approx(expected, rel=1e-6)
 
     network = reference.model.model

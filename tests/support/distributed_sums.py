@@ -9,7 +9,7 @@ from torch import nn
 from classification.training import distributed
 from classification.training.learner import Learner
 from robust_backbones.core.errors import UserError
-from tests.support.small_models import blobs, learning
+from tests.support.small_models import blobs, learning, trained_on
 
 
 def network(norm: bool) -> nn.Sequential:
@@ -30,9 +30,7 @@ def train(method: str, norm: bool, **changes) -> dict:
     for step in range(4):
         first = 8 * step + share * distributed.rank()
         mine = slice(first, first + share)
-        sums = learner.step(
-            x[mine], y[mine], [0.05] * learner.settings.updates_per_batch, seed=step
-        )
+        sums = trained_on(learner, x[mine], y[mine], 0.05, seed=step)
         loss, images = distributed.total([sums.loss, sums.images], learner.device)
         losses.append(loss / images)
     weights = {name: value.tolist() for name, value in model.state_dict().items()}

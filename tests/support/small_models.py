@@ -5,6 +5,7 @@ from dataclasses import fields
 import torch
 from torch import nn
 
+from classification.training.learner import Learner, TrainSums
 from classification.training.settings import AttackSettings, TrainSettings
 
 
@@ -58,6 +59,12 @@ def learning(**changes) -> TrainSettings:
     return TrainSettings(
         **{"attack": AttackSettings(**attack), "lr": 0.1, "weight_decay": 1e-3} | changes
     )
+
+
+def trained_on(learner: Learner, x, y, lr: float = 0.1, seed: int = 0) -> TrainSums:
+    """Perform one step, with the same learning rate for each update, and report it."""
+    learner.step(x, y, [lr] * learner.settings.updates_per_batch, seed)
+    return learner.report()
 
 
 def digits(n: int = 400):

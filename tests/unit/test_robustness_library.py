@@ -245,7 +245,7 @@ def test_training_steps_agree(library, network, constraint, use_best):
         ),
     )
     for images, labels in batches:
-        learner.step(images, labels, [0.05], seed=0)
+        small_models.trained_on(learner, images, labels, 0.05)
 
     for name, expected in twin.state_dict().items():  # BatchNorm's statistics too
         torch.testing.assert_close(model.state_dict()[name], expected, rtol=0, atol=1e-4, msg=name)

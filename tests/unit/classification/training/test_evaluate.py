@@ -14,7 +14,7 @@ from classification.training.learner import Learner
 from robust_backbones.attacks import pgd
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.signals import Stopped, StopSignals
-from tests.support.small_models import blobs, learning
+from tests.support.small_models import blobs, learning, trained_on
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def trained():
     )
     learner = Learner(network, learning(method="standard"))
     for seed in range(12):
-        learner.step(*blobs(), [0.05], seed)
+        trained_on(learner, *blobs(), 0.05, seed)
     return learner.model
 
 

@@ -14,7 +14,7 @@ from classification.training.learner import Learner
 from robust_backbones import attacks
 from robust_backbones.zoo import ARCHS, RESNETS
 from tests.support.networks import random_network
-from tests.support.small_models import learning
+from tests.support.small_models import learning, trained_on
 
 LARGE = {
     "resnet101",
@@ -161,7 +161,7 @@ def test_equal_training():
     x, y = images(5, 32), torch.arange(5)
     for learner in (ours, theirs):
         for seed, flips in enumerate(([], [0])):
-            learner.step(x.flip(flips), y.flip(flips), [0.01], seed)
+            trained_on(learner, x.flip(flips), y.flip(flips), 0.01, seed)
     for name, value in theirs.model.state_dict().items():
         found = ours.model.state_dict()[name]
         torch.testing.assert_close(found, value, rtol=0, atol=1e-6, msg=name)
