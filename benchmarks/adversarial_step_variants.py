@@ -1,5 +1,6 @@
 """The training steps that `adversarial_step.py` compares: the library's, and variants of ours."""
 
+import copy
 from dataclasses import dataclass
 from functools import partial
 
@@ -137,8 +138,8 @@ def passes(arch: str, batch: int, size: int, device: torch.device) -> dict:
     torch.manual_seed(0)
     model = Classifier(arch, 10).to(device, memory_format=torch.channels_last)
     x = torch.rand(batch, 3, size, size).to(device, memory_format=torch.channels_last)
-    folded = FoldedCopy(model).refresh()
-    evaluated = folded.plain  # in eval mode, without gradients of parameters
+    folded = FoldedCopy(model)
+    evaluated = copy.deepcopy(model).eval().requires_grad_(False)
 
     def forward(network):
         with torch.no_grad():

@@ -52,6 +52,23 @@ def tf32(precision: str) -> Iterator[None]:
         set_tf32(False)
 
 
+@contextlib.contextmanager
+def full_precision(device_type: str) -> Iterator[None]:
+    """Turn autocast and TF32 off in a block.
+
+    Args:
+        device_type: type of the device of the computation, such as "cuda".
+    """
+    allowed = torch.get_float32_matmul_precision() == "high"
+    set_tf32(False)
+    try:
+        with torch.autocast(device_type, enabled=False):
+            yield
+    finally:
+        if allowed:
+            set_tf32(True)
+
+
 def autocast_dtype(precision: str) -> torch.dtype | None:
     """Return the dtype for autocast, or None for `float32` and `tf32`.
 

@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -128,7 +127,7 @@ def training_step(device: torch.device, full: bool) -> Iterator[Line]:
     PGD should therefore reach 1.2 / (k + 1) of the standard rate.
     """
     for name in reversed(precisions(device)):
-        variants = (False, True) if name == "bfloat16" else (False,)
+        variants = (True, False) if name == "bfloat16" else (True,)
         yield from _rates(name, device, full, ["--precision", name], variants)
 
 
@@ -136,7 +135,7 @@ def compiled_step(device: torch.device, full: bool) -> Iterator[Line]:
     """Time the steps with `--compile` in bfloat16."""
     options = ["--precision", "bfloat16", "--compile"]
     if full:
-        yield from _rates("bfloat16", device, full, options, (False, True))
+        yield from _rates("bfloat16", device, full, options, (True,))
     else:  # a CPU compiles for minutes: one graph is enough
         found = rate(learner("resnet18", device, *options, "--eps", "0"), 4, 32, 1)
         yield Line("bfloat16: standard", found, "images/s")
@@ -145,43 +144,28 @@ def compiled_step(device: torch.device, full: bool) -> Iterator[Line]:
 def _rates(
     name: str, device: torch.device, full: bool, options: list[str], variants: tuple[bool, ...]
 ) -> Iterator[Line]:
-    """Time a standard step and PGD steps, with or without frozen parameters in the attack.
+    """Time a standard step and PGD steps.
 
     Args:
         options: options of pretraining.
-        variants: for each PGD step, whether `requires_grad` is off during the attack.
+        variants: for each PGD step, whether the attack uses the folded copy of the network.
     """
     arch, size, repeats = ("resnet50", 224, 7) if full else ("resnet18", 32, 1)
     batch = largest_batch(device) if full else 4
     plain = rate(learner(arch, device, *options, "--eps", "0"), batch, size, repeats)
     yield Line(f"{name}: standard, batch {batch}", plain, "images/s")
     peak_gib(device)
-    for frozen in variants:
+    for folded in variants:
         learn = learner(arch, device, *options)
-        if frozen:
-            learn.method = replace(learn.method, craft=_frozen(learn.method.craft))
+        if not folded:
+            learn.folded = None
         found = rate(learn, batch, size, repeats)
-        what = f"{name}: PGD-{STEPS}{', parameters frozen' * frozen}"
+        what = f"{name}: PGD-{STEPS}{'' if folded else ', without the folded copy'}"
         yield Line(what, found, "images/s")
         ratio = found / (plain / (STEPS + 1))
         yield at_least(f"{what}, PGD / (standard / {STEPS + 1})", ratio, 1.05 * full)
     if device.type == "cuda":
         yield Line(f"{name}: PGD, peak memory", peak_gib(device), "GiB")
-
-
-def _frozen(craft: Callable) -> Callable:
-    """`craft` with `requires_grad` off, because compiled attacks also compute weight gradients."""
-
-    def crafted(model: nn.Module, *args: object) -> Tensor:
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        for p in parameters:
-            p.requires_grad_(False)
-        x_adv = craft(model, *args)
-        for p in parameters:
-            p.requires_grad_(True)
-        return x_adv
-
-    return crafted
 
 
 def synchronizations(device: torch.device, full: bool) -> Iterator[Line]:

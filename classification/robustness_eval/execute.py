@@ -1,6 +1,7 @@
 """Execute a plan of attacks batch by batch. The caller stores one record per attack and batch."""
 
 import hashlib
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -17,18 +18,21 @@ from robust_backbones.attacks import CONSTRAINTS, pgd
 from robust_backbones.core.eps import STEP_FACTOR
 
 
-def generator(seed: int, attack: Attack, batch: int) -> torch.Generator:
-    """Return a CPU generator for one attack on one batch.
+def generator(seed: int, attack: Attack, batch: int, device: torch.device) -> torch.Generator:
+    """Return a generator on the device for one attack on one batch.
 
-    Its seed does not depend on earlier batches, so that a run can resume at any batch. All parts of
-    an AutoAttack get the same seed, as in the package's own run.
+    Its seed does not depend on earlier batches, so that a run can resume at any batch, and several
+    processes can share the batches. All parts of an AutoAttack get the same seed, as in the
+    package's own run.
     """
     text = f"{seed}/{attack.constraint}/{attack.group}/{batch}"
     number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
-    return torch.Generator().manual_seed(number)
+    return torch.Generator(device).manual_seed(number)
 
 
-def adversary(attack: Attack, seed: int, batch: int, classes: int) -> Adversary:
+def adversary(
+    attack: Attack, seed: int, batch: int, classes: int, device: torch.device
+) -> Adversary:
     """Return a function that runs an attack with all its parameters on one batch.
 
     Args:
@@ -36,8 +40,9 @@ def adversary(attack: Attack, seed: int, batch: int, classes: int) -> Adversary:
         seed: seed of the evaluation.
         batch: index of the batch, from 0.
         classes: number of logits.
+        device: device of the images, on which random starts are drawn.
     """
-    own = generator(seed, attack, batch)
+    own = generator(seed, attack, batch, device)
     if attack.family == CLEAN:
         return lambda model, x, y: x
     if attack.family == AUTOATTACK:
@@ -105,27 +110,27 @@ def execute_plan(
     classes: int,
     records: list[dict],
     add: Callable[[dict], None],
-    first_batch: int = 0,
+    numbers: Iterable[int] | None = None,
     progress: Callable[[int, str], None] = lambda images, doing: None,
 ) -> None:
     """Attack every batch with every attack of the plan, unless the batch's record already exists.
 
     Args:
         model: classifier in eval mode.
-        batches: images `(n, 3, H, W)`, float RGB in [0, 1], and labels `(n,)`, on any device. The
-            index of the first batch is `first_batch`.
+        batches: images `(n, 3, H, W)`, float RGB in [0, 1], and labels `(n,)`, on any device.
         plan: attacks, the clean images first.
         seed: seed of the evaluation.
         classes: number of logits.
         records: existing records of an interrupted run, one per attack and batch.
         add: function that stores a record and appends it to `records`.
-        first_batch: index of the first batch in `batches`.
+        numbers: index of each batch; None: 0, 1, ...
         progress: function called with the number of new images and the name of the current attack.
     """
     device = next(model.parameters()).device
     known = {(record["attack"], record["batch"]): record for record in records}
-    for batch, (x, y) in enumerate(batches, first_batch):
-        x, y = x.to(device), y.to(device)
+    indices = itertools.count() if numbers is None else numbers
+    for batch, (x, y) in zip(indices, batches, strict=False):
+        x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
         everything = torch.ones(len(y), dtype=torch.bool, device=device)
         alive: dict[str, Tensor] = {}  # maps an attack group to the images not broken so far
         for attack in attacks_of(plan, batch):
@@ -134,13 +139,13 @@ def execute_plan(
             targets = alive.get(attack.group, alive[CLEAN]) if attack.part else everything
             record = known.get((attack.name, batch))
             if record is None:
-                attacker = adversary(attack, seed, batch, classes)
+                attacker = adversary(attack, seed, batch, classes, device)
                 record = {"attack": attack.name, "batch": batch}
                 record |= attack_batch(model, x, y, attack, attacker, targets)
                 if attack.family == CLEAN:
                     record["labels"] = y.tolist()
                     if len(plan) > 1:  # without attacks, masked gradients do not matter
-                        own = generator(seed, attack, batch)
+                        own = generator(seed, attack, batch, device)
                         record |= checks.probe_model(model, x, y, plan, own)
                 add(record)
             alive[attack.group] = torch.tensor(record["right"], dtype=torch.bool, device=device)
@@ -152,13 +157,14 @@ def attacks_of(plan: list[Attack], batch: int) -> list[Attack]:
     return [attack for attack in plan if batch == 0 or attack.family != UNBOUNDED]
 
 
-def count_complete(plan: list[Attack], records: list[dict], batches: int) -> int:
-    """Return the number of leading batches whose attacks all have a record."""
+def find_incomplete(plan: list[Attack], records: list[dict], batches: int) -> list[int]:
+    """Return the indices of the batches for which the record of an attack is missing."""
     known = {(record["attack"], record["batch"]) for record in records}
-    for batch in range(batches):
-        if any((attack.name, batch) not in known for attack in attacks_of(plan, batch)):
-            return batch
-    return batches
+    return [
+        batch
+        for batch in range(batches)
+        if any((attack.name, batch) not in known for attack in attacks_of(plan, batch))
+    ]
 
 
 def collect_results(plan: list[Attack], records: list[dict]) -> list[AttackResult]:

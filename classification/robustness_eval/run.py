@@ -1,9 +1,15 @@
-"""Run one robustness evaluation: open the model and the data, attack, and write the results."""
+"""Run one robustness evaluation: open the model and the data, attack, and write the results.
+
+Several processes, started by `torchrun`, share the batches. Each batch has its own seeds, so the
+results do not depend on the number of processes. Process 0 writes the results.
+"""
 
 import argparse
+import contextlib
 import json
 import sys
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,8 +24,9 @@ from classification.progress import ProgressLine
 from classification.robustness_eval import report
 from classification.robustness_eval.autoattack import require_package
 from classification.robustness_eval.checks import find_warnings
-from classification.robustness_eval.execute import collect_results, count_complete, execute_plan
+from classification.robustness_eval.execute import collect_results, execute_plan, find_incomplete
 from classification.robustness_eval.plan import AttackResult, autoattack_parts, make_plan
+from classification.training import distributed
 from classification.training.launch import choose_device
 from robust_backbones import arithmetic
 from robust_backbones.core import input_statistics, results
@@ -29,7 +36,7 @@ from robust_backbones.core.files import atomic, claimed
 from robust_backbones.core.images import Decoding
 from robust_backbones.core.input_statistics import SOURCES, InputStatistics
 
-JOURNAL = "state.jsonl"
+JOURNAL = "state.{}.jsonl"  # one file for each process
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,12 @@ def run(args: argparse.Namespace, weights: Path, radii: list[float]) -> None:
     """
     if args.autoattack:
         require_package()  # report a missing package now, not after hours of PGD
+    with distributed.group(choose_device(args.device)) as device:
+        _run(args, weights, radii, device)
+
+
+def _run(args: argparse.Namespace, weights: Path, radii: list[float], device: torch.device) -> None:
+    first = distributed.rank() == 0
     statistics = input_statistics.given(args)
     source = open_images(
         args.dataset,
@@ -94,7 +107,7 @@ def run(args: argparse.Namespace, weights: Path, radii: list[float]) -> None:
         classes_compared_by=known_classes.check_classes(
             read, model.num_classes, args.weights, source
         ),
-        fingerprint=source.fingerprint(),
+        fingerprint=distributed.from_first(source.fingerprint),
         image_size=source.image_size,
         image_range=args.image_range,
         trained_image_size=known_classes.image_size(read),
@@ -107,18 +120,20 @@ def run(args: argparse.Namespace, weights: Path, radii: list[float]) -> None:
         batch_size=args.batch_size,
         seed=args.seed,
     )
-    if results.finished(args.output / "result.json", asdict(settings)):
+    finished = partial(results.finished, args.output / "result.json", asdict(settings))
+    if distributed.from_first(finished):
         return
-    input_statistics.announce(read.statistics, args.weights)
     doubts = known_classes.size_warnings(
         settings.trained_image_size, settings.image_size, args.weights
     )
-    _print_warnings(doubts)
-    device = choose_device(args.device)
+    if first:
+        input_statistics.announce(read.statistics, args.weights)
+        _print_warnings(doubts)
     arithmetic.set_tf32(False)
-    with claimed(args.output):
+    with claimed(args.output) if first else contextlib.nullcontext():
         found = _attack(model.to(device), source, indices, args, settings)
-        _write(args, found, source, indices, settings, device, doubts)
+        if first:
+            _write(args, found, source, indices, settings, device, doubts)
 
 
 def _choose_images(source: ImageSplit, wanted: int | None, seed: int) -> list[int]:
@@ -138,7 +153,7 @@ def _attack(
     args: argparse.Namespace,
     settings: RobustnessSettings,
 ) -> list[AttackResult]:
-    """Attack all images, or resume from the journal in the output folder."""
+    """Attack all images, or resume from the journals in the output folder."""
     shape = (3, source.image_size, source.image_size)
     plan = make_plan(
         args.constraint,
@@ -148,26 +163,51 @@ def _attack(
         tuple(settings.autoattack),
         shape,
     )
-    journal = Journal(args.output / JOURNAL, asdict(settings))
-    batches = -(-len(indices) // args.batch_size)
-    done = count_complete(plan, journal.records, batches)
-    if journal.records:
-        print(f"resuming after batch {done} of {batches}", flush=True)
-    rest = indices[done * args.batch_size :]
-    line = ProgressLine(len(indices), len(indices) - len(rest))
+    size, batches = args.batch_size, -(-len(indices) // args.batch_size)
+    old = distributed.from_first(partial(_read_journals, args.output, settings))
+    rest = find_incomplete(plan, old, batches)
+    rank, world = distributed.rank(), distributed.world()
+    if old and rank == 0:
+        print(f"resuming after {batches - len(rest)} of {batches} batches", flush=True)
+    own = rest[rank::world]
+    images = [i for batch in own for i in indices[batch * size : (batch + 1) * size]]
+    # The images of all processes together, as if all were as fast as this one
+    line = ProgressLine(len(images) * world)
+    journal = Journal(args.output / JOURNAL.format(rank), asdict(settings))
+    new: list[dict] = []
+
+    def add(record: dict) -> None:
+        journal.add(record)
+        new.append(record)
+
+    def progress(count: int, doing: str) -> None:
+        if rank == 0:
+            line.show(count * world, doing)
+
     execute_plan(
         model,
-        test_batches(source.subset(rest), args.batch_size, workers=args.workers),
+        test_batches(source.subset(images), size, workers=args.workers),
         plan,
         seed=args.seed,
         classes=source.classes,
-        records=journal.records,
-        add=journal.add,
-        first_batch=done,
-        progress=line.show,
+        records=old,
+        add=add,
+        numbers=own,
+        progress=progress,
     )
-    line.clear()
-    return collect_results(plan, journal.records)
+    if rank == 0:
+        line.clear()
+    return collect_results(plan, old + distributed.collected(new))
+
+
+def _journals(folder: Path) -> list[Path]:
+    return sorted(folder.glob(JOURNAL.format("*")))
+
+
+def _read_journals(folder: Path, settings: RobustnessSettings) -> list[dict]:
+    """Return the records of an interrupted run, whose number of processes may differ."""
+    paths = _journals(folder)
+    return [record for path in paths for record in Journal(path, asdict(settings)).records]
 
 
 def _write(
@@ -192,7 +232,7 @@ def _write(
         temporary.write_text("".join(lines), encoding="utf-8")
     if settings.eps:
         report.draw_curve(rows, args.output / "curve.png")
-    seconds = sum(result.seconds for result in found)
+    seconds = sum(result.seconds for result in found) / distributed.world()
     test = source.describe() | {"images": len(indices)}
     results.write(
         args.output / "result.json",
@@ -203,10 +243,12 @@ def _write(
         data={"test": test},
         seed=args.seed,
         seconds=seconds,
+        processes=distributed.world(),
         device=device,
         warnings=doubts + warnings,
     )
-    (args.output / JOURNAL).unlink()
+    for path in _journals(args.output):
+        path.unlink()
     print(f"{len(indices)} images, {seconds:.0f} s -> {args.output}")
 
 

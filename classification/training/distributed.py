@@ -91,6 +91,18 @@ def gathered(columns: Tensor) -> Tensor:
     return torch.cat(pieces, 1)
 
 
+def collected(items: list[T]) -> list[T]:
+    """Concatenate the lists of all processes, in the order of ranks.
+
+    All processes must call this function.
+    """
+    if world() == 1:
+        return items
+    pieces: list[Any] = [None] * world()
+    dist.all_gather_object(pieces, items)
+    return [item for piece in pieces for item in piece]
+
+
 def average_buffers(model: nn.Module) -> None:
     """Average the running BatchNorm statistics over all processes."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]

@@ -131,11 +131,8 @@ class Learner:
         self.scaler = arithmetic.loss_scaler(settings.precision, self.device.type)
         self.average = copy.deepcopy(model) if settings.ema else None
         self.averaged = 0  # number of updates in the average
-        # Folding is used only where its speedup was measured: on CPUs in float32.
-        plain = self.device.type == "cpu" and self.dtype is None and not settings.compile
         attacks = METHOD_DEFAULTS[settings.method].runs_attack
-        self.folded = FoldedCopy(model) if plain and attacks else None
-        self.attacked: Any = torch.compile(model) if settings.compile else model
+        self.folded = FoldedCopy(model, settings.compile) if attacks else None
         objective = Objective(model, settings)
         self.objective: Any = torch.compile(objective) if settings.compile else objective
         if distributed.world() > 1:
@@ -196,7 +193,7 @@ class Learner:
         x, y = x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
         x = x.contiguous(memory_format=torch.channels_last)
         self.model.train()
-        attacked = self.folded.refresh() if self.folded else self.attacked
+        attacked = self.folded.refresh() if self.folded else self.model
         count = self.settings.accumulate
         parts = list(zip(x.tensor_split(count), y.tensor_split(count), strict=True))
         x_adv: list[Any] = [None] * count
@@ -219,8 +216,8 @@ class Learner:
     def report(self) -> TrainSums:
         """Wait for the device, and return the sums over the steps since the last report.
 
-        Every process must call this function after the same steps, at least one. The function
-        averages the running statistics of BatchNorm over the processes.
+        Every process must call this function after the same steps. The function averages the
+        running statistics of BatchNorm over the processes.
 
         Raises:
             NotFinite: the loss or the gradients of a step are NaN or infinite.
@@ -228,16 +225,17 @@ class Learner:
         distributed.average_buffers(self.model)
         if self.average is not None:
             distributed.average_buffers(self.average)
-        updates, (x, y, *x_adv), steps = self._updates, self._images, self._steps
+        updates, images, steps = self._updates, self._images, self._steps
         self._start_window()
         sums = TrainSums()
-        rows = torch.stack([update.numbers for update in updates]).tolist()
+        rows = torch.stack([update.numbers for update in updates]).tolist() if updates else []
         for update, (loss, hits, norm, failed) in zip(updates, rows, strict=True):
             if failed:
                 mean = loss / update.images
                 reason = f"the loss became {mean}"
                 if math.isfinite(loss):
                     reason = f"the norm of the gradients became {norm} (loss {mean:.3g})"
+                x, y, *x_adv = images
                 batch = {"x": x, "x_adv": torch.cat(x_adv), "y": y}
                 steps_ago = steps - 1 - update.step
                 raise NotFinite(reason, update.lr, self.settings, batch, steps_ago)

@@ -42,7 +42,7 @@ def test_the_parts_together_are_the_packages_own_run(constraint, eps, norm):
         model, [(x, y)], plan, seed=0, classes=10, records=records, add=records.append
     )
     outcomes = execute.collect_results(plan, records)
-    seed = execute.generator(0, plan[-1], 0).initial_seed()
+    seed = execute.generator(0, plan[-1], 0, torch.device("cpu")).initial_seed()
     suite = pyautoattack.AutoAttack(model, norm=norm, eps=eps, seed=seed, version="standard")
     _, y_adv = suite.run_standard_evaluation(x, y, batch_size=12)
     assert outcomes[-1].right == (y_adv == y).tolist()

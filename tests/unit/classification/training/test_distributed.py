@@ -12,6 +12,7 @@ from torch import nn
 from classification.datasets.open import open_split
 from classification.training import distributed
 from tests.support import ROOT
+from tests.support.networks import random_network
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -157,3 +158,21 @@ def test_transfer_under_torchrun(tmp_path):
     assert [int(row[1]) for row in images] == labels
     refused = torchrun(2, *command, check=False)
     assert "--probe logistic runs in one process. Start it without torchrun" in refused.stderr
+
+
+def test_robustness_eval_under_torchrun(tmp_path):
+    """Two processes share three batches, and find what one process finds."""
+    torch.save(random_network("shufflenet_v2_x1_0", 10).state_dict(), tmp_path / "w.pt")
+    words = ["--weights", tmp_path / "w.pt", "--dataset", "digits", "--images", "10"]
+    words += ["--batch-size", "4", "--steps", "2", "--eps", "1", "--device", "cpu", "--output"]
+    command, found = ["-m", "classification.robustness_eval", *words], []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        torchrun(processes, *command, folder)
+        result = json.loads((folder / "result.json").read_text())
+        assert result["hardware"]["processes"] == processes
+        rows = result["metrics"]["attacks"].values()
+        images = (folder / "per_image.jsonl").read_text()
+        found.append(([row | {"seconds": 0} for row in rows], images))
+        assert not list(folder.glob("state.*"))
+    assert found[0] == found[1]

@@ -1,11 +1,13 @@
 """Folded copies for attacks compute the model's function and do not change the model."""
 
 import copy
-from functools import partial
+from functools import partial, partialmethod
 
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from classification.models import Normalize
 from classification.training import folding
@@ -14,8 +16,9 @@ from classification.training.learner import Learner
 from robust_backbones import attacks
 from robust_backbones.zoo import ARCHS, RESNETS
 from tests.support.networks import random_network
-from tests.support.small_models import learning, trained_on
+from tests.support.small_models import convolutional, data, learning, trained_on
 
+CONVOLUTION = torch.ops.aten.convolution_backward.default
 LARGE = {
     "resnet101",
     "resnet152",
@@ -193,10 +196,12 @@ def test_odd_networks(capsys, part, dtype):
 
 
 def test_a_wrong_copy_is_not_used(monkeypatch, capsys):
-    def wrong(weight, *rest):
-        return weight, weight.new_zeros(len(weight))
+    def wrong(folds):
+        for conv, new in zip(folds.convs, folds.folded, strict=True):
+            new.weight.copy_(conv.weight)
+            new.bias.zero_()
 
-    monkeypatch.setattr(folding, "fuse_conv_bn_weights", wrong)
+    monkeypatch.setattr(folding._Folds, "refresh", wrong)
     model = classifier()
     folded = FoldedCopy(model)
     assert differences(folded, model, images()) == [0, 0]
@@ -214,6 +219,52 @@ def test_autocast(capsys):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits, _ = differences(FoldedCopy(model), model, images(dtype=torch.float32))
     assert logits < 0.1 and capsys.readouterr().err == ""
+
+
+class Masks(TorchDispatchMode):
+    """Gradients that convolutions compute: for input, weight and bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        if operation is CONVOLUTION:
+            self.found.append(list(args[-1]))
+        return operation(*args, **kwargs or {})
+
+
+def test_attacks_compute_no_gradients_of_weights(monkeypatch):
+    """Eager and compiled. Compiled, an attack on the model itself would."""
+    pgd = partial(attacks.pgd, constraint="l2", eps=1.0, steps=2, step_size=0.5)
+    model, (x, y) = convolutional(), data()
+    model.insert(0, nn.Conv2d(3, 3, 1))
+    with Masks() as masks:
+        expected = pgd(FoldedCopy(model), x, y)
+    # The first two belong to the comparison with the model.
+    assert masks.found[2:4] and masks.found[4:] == [[True, False, False]] * 4
+
+    compiled = []
+
+    def capture(graph, inputs):
+        nodes = [node for node in graph.graph.nodes if node.target is CONVOLUTION]
+        compiled.extend(list(node.args[-1]) for node in nodes)
+        return graph.forward
+
+    backend = aot_autograd(fw_compiler=capture, bw_compiler=capture)
+    found = pgd(torch.compile(model, backend=backend), x, y)
+    assert all(weight for _, weight, _ in compiled)
+    compiled.clear()
+    compile_module = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(compile_module, backend=backend))
+    folded = FoldedCopy(model, compiles=True)
+    found = pgd(folded, x, y)
+    assert compiled == [[True, False, False]] * 2  # one graph for all steps
+    torch.testing.assert_close(found, expected)
+    with torch.no_grad():
+        model[0].weight.mul_(1.5)
+    torch.testing.assert_close(pgd(folded.refresh(), x, y), pgd(model, x, y))
+    assert len(compiled) == 2  # new weights are not compiled again
 
 
 def test_the_copy_adds_nothing_to_the_state_dict():

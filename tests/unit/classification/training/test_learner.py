@@ -205,6 +205,15 @@ def test_skipping_the_first_update_leaves_no_momentum():
     torch.testing.assert_close(step, -0.1 * ours.model[4].weight.grad)
 
 
+def test_a_state_of_another_device_keeps_the_optimizer_of_this_one():
+    cpu, gpu, (x, y) = learner(), lazy(), blobs(8)
+    trained_on(cpu, x, y)
+    gpu.load(copy.deepcopy(cpu.state()))
+    assert gpu.optimizer.param_groups[0]["fused"]
+    cpu.load(copy.deepcopy(gpu.state()))
+    assert not cpu.optimizer.param_groups[0]["fused"]
+
+
 def test_the_report_sums_the_steps_of_the_window():
     one, other, (x, y) = lazy(method="free"), lazy(method="free"), blobs(8)
     expected = TrainSums()
@@ -212,6 +221,7 @@ def test_the_report_sums_the_steps_of_the_window():
         expected.add(trained_on(one, x, y, 0.1, seed))
         other.step(x, y, [0.1] * 2, seed)
     assert other.report() == expected and expected.images == 24
+    assert other.report() == TrainSums()
 
 
 class Reads(TorchDispatchMode):
