@@ -1,6 +1,9 @@
 """Evaluate a detector under PGD and write the results."""
 
+import contextlib
 from pathlib import Path
+
+from detectron2.utils import comm
 
 from robust_backbones import arithmetic
 from robust_backbones.core.eps import STEP_FACTOR
@@ -28,6 +31,8 @@ def evaluate(
     seed: int,
 ) -> None:
     """Measure AP on clean images and at each radius. Continue an interrupted evaluation.
+
+    In a process group, each process measures its share of the images.
 
     Args:
         config: config file of the detector.
@@ -79,8 +84,10 @@ def evaluate(
         folder=output / "pictures",
         pictures=[index for index, _ in target.items[:pictures]],
     )
-    with claimed(output):
+    with claimed(output) if comm.is_main_process() else contextlib.nullcontext():
         rows = grid.measure_all(target, plan, settings, output, batch_size)
+        if not comm.is_main_process():
+            return
         print(attack_report.table(rows), attack.describe(), sep="\n")
         attack_report.draw_curve(rows, constraint, output / "curve.png")
         target.write_result(

@@ -1,6 +1,9 @@
 """Evaluate a detector on corrupted images and write the results."""
 
+import contextlib
 from pathlib import Path
+
+from detectron2.utils import comm
 
 from robust_backbones import arithmetic, corruptions
 from robust_backbones.core.files import claimed
@@ -21,6 +24,8 @@ def evaluate(
     seed: int,
 ) -> None:
     """Measure AP on clean images and for each corruption. Continue an interrupted evaluation.
+
+    In a process group, each process measures its share of the images.
 
     Args:
         config: config file of the detector.
@@ -45,8 +50,10 @@ def evaluate(
     output = output or Path(target.cfg.OUTPUT_DIR, "corruptions")
     settings = target.settings(package=package, batch_size=batch_size, seed=seed)
     plan = corruption_report.conditions(target.cfg, chosen, severities, seed)
-    with claimed(output):
+    with claimed(output) if comm.is_main_process() else contextlib.nullcontext():
         rows = grid.measure_all(target, plan, settings, output, batch_size)
+        if not comm.is_main_process():
+            return
         metrics = corruption_report.summary(rows)
         print(corruption_report.table(metrics))
         corruption_report.write_csv(metrics, output / "table.csv")

@@ -2,6 +2,8 @@
 
 The metrics of each condition are saved as soon as they are measured. An interrupted evaluation
 resumes after the saved conditions. More conditions can be added to a finished evaluation.
+
+The processes of a group share the batches. The rows do not depend on the number of processes.
 """
 
 import contextlib
@@ -20,10 +22,12 @@ import torch
 import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList
+from detectron2.data.samplers import InferenceSampler
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 from tqdm import tqdm
 
 from robust_backbones import __version__
@@ -195,20 +199,23 @@ def measure_all(
     Returns:
         One row for each condition, `{name of the condition: row}`. A row contains the facts and the
         summary of the condition, the number of `detections`, `seconds`, and `{metric: percent}` for
-        each task (`bbox`, `segm`). Metrics without ground truth are None.
+        each task (`bbox`, `segm`). Metrics without ground truth are None. Only the main process
+        has metrics, and writes files.
 
     Raises:
         UserError: the saved rows have other settings, or the weights do not fit the detector.
     """
-    path = Path(folder) / ROWS_FILE
+    path, main = Path(folder) / ROWS_FILE, comm.is_main_process()
+    path.parent.mkdir(parents=True, exist_ok=True)
     rows = _read_rows(path, settings)
     pending = [condition for condition in conditions if condition.name not in rows]
-    if done := len(conditions) - len(pending):
+    if (done := len(conditions) - len(pending)) and main:
         print(f"{done} of {len(conditions)} conditions were measured before.", flush=True)
     if pending:
         model = load_model(target.cfg)
         name = subset.register(target.dataset, target.items)
-    with _progress_bar(sum(c.cost for c in pending) * len(target.items)) as bar:
+    share = len(target.items) / comm.get_world_size()
+    with _progress_bar(sum(c.cost for c in pending) * share if main else 0) as bar:
         for condition in pending:
             bar.set_description_str(condition.name, refresh=False)
             with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
@@ -224,6 +231,8 @@ def measure_all(
             if not row["detections"]:
                 row |= _zero_scores(rows.get(CLEAN, {}))
             rows[condition.name] = row
+            if not main:
+                continue
             with atomic(path) as temporary:
                 text = json.dumps({"settings": settings, "cells": rows}, allow_nan=False)
                 temporary.write_text(text, encoding="utf-8")
@@ -244,7 +253,7 @@ def measure(
 
     Args:
         model: detector in eval mode.
-        items: images of a dataset.
+        items: images of a dataset, the same in all processes.
         condition: condition to measure.
         evaluator: Detectron2 evaluator of a dataset with exactly these images.
         batch_size: number of images per forward pass.
@@ -256,9 +265,11 @@ def measure(
     """
     started, records, detections = time.perf_counter(), [], 0
     evaluator.reset()
+    # Processes share whole batches, in order, because an attack depends on the batch of an image.
+    batches = list(BatchSampler(range(len(items)), batch_size, drop_last=False))
     loader = DataLoader(
         _ConditionDataset(items, condition.load),
-        batch_size,
+        batch_sampler=[batches[index] for index in InferenceSampler(len(batches))],
         num_workers=workers,
         collate_fn=list,
         generator=torch.Generator(),  # the default would advance the global generator
@@ -273,6 +284,9 @@ def measure(
         evaluator.process(batch, outputs)
         detections += sum(len(output["instances"]) for output in outputs)
         tick(size * condition.cost)
+    found = comm.all_gather((records, detections))
+    records = [record for part, _ in found for record in part]
+    detections = sum(count for _, count in found)
     with contextlib.redirect_stdout(io.StringIO()):  # hides the table that pycocotools prints
         scores = evaluator.evaluate()
     # Exclude the metrics of single classes, such as "AP-person".

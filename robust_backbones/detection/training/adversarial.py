@@ -53,7 +53,12 @@ class Adversary:
         self.images: list[list[Tensor]] | None = None
 
     def attacked(
-        self, model: nn.Module, batches: list, part: int, generator: torch.Generator
+        self,
+        model: nn.Module,
+        batches: list,
+        part: int,
+        generator: torch.Generator,
+        loss_scale: float | Tensor = attack.LOSS_SCALE,
     ) -> list[dict]:
         """Return one part of a batch with perturbed images.
 
@@ -62,6 +67,7 @@ class Adversary:
             batches: parts of the batch, with images and ground truth as for `attack.pgd`.
             part: index of the part to return.
             generator: generator for the random numbers of the attack, on the images' device.
+            loss_scale: see `attack.pgd`.
         """
         batch = batches[part]
         if self.method == "pgd":
@@ -75,6 +81,7 @@ class Adversary:
                 step_size=step,
                 generator=generator,
                 sampled=True,
+                loss_scale=loss_scale,
             )
         else:
             if self.images is None:

@@ -30,11 +30,12 @@ from robust_backbones.detection.training.adversarial import whole_replays
 from robust_backbones.detection.training.step import Step
 
 FIRST_WRITTEN = (1, 2, 5, 10)  # iterations of a new or resumed run whose metrics are printed
+WRITE_EVERY = 20  # iterations between two lines of metrics, as in Detectron2
 FINAL = "model_final"  # name that Detectron2 gives to the last checkpoint
 
 
 class _ProgressWriter(hooks.PeriodicWriter):
-    """Write metrics every 20 iterations, and in the first ones, to show the time left."""
+    """Write metrics regularly, and in the first iterations, to show the time left."""
 
     _early = False  # whether the last step was written in between
 
@@ -104,7 +105,7 @@ class Trainer(DefaultTrainer):
         built = super().build_hooks()
         for index, hook in enumerate(built):
             if isinstance(hook, hooks.PeriodicWriter):
-                built[index] = _ProgressWriter(hook._writers)
+                built[index] = _ProgressWriter(hook._writers, WRITE_EVERY)
             if isinstance(hook, hooks.PeriodicCheckpointer):
                 hook.period = whole_replays(self.cfg, hook.period)
             if isinstance(hook, hooks.EvalHook):
@@ -200,6 +201,8 @@ class Trainer(DefaultTrainer):
         torch.manual_seed(seed_from(self.cfg.SEED, self.iter, comm.get_rank()))
         try:
             super().run_step()
+            if self._needs_report():
+                self._trainer.report()
         except torch.OutOfMemoryError:
             raise UserError(
                 f"SOLVER.IMS_PER_BATCH {self.cfg.SOLVER.IMS_PER_BATCH}, SOLVER.ACCUMULATE "
@@ -207,6 +210,17 @@ class Trainer(DefaultTrainer):
                 "which splits a batch into parts, a smaller SOLVER.IMS_PER_BATCH, or "
                 "SOLVER.PRECISION bfloat16."
             ) from None
+
+    def _needs_report(self) -> bool:
+        """Return whether this iteration's metrics are written, or its weights are used."""
+        done = self.iter + 1
+        saving = whole_replays(self.cfg, self.cfg.SOLVER.CHECKPOINT_PERIOD)
+        periods = (WRITE_EVERY, saving, self.cfg.TEST.EVAL_PERIOD)
+        return (
+            done == self.max_iter
+            or done - self.start_iter in FIRST_WRITTEN
+            or any(period > 0 and done % period == 0 for period in periods)
+        )
 
     @property
     def metrics(self) -> dict:
@@ -300,8 +314,8 @@ class _StopOnSignal(HookBase):
     """
 
     def after_step(self) -> None:
-        done, period = self.trainer.iter + 1, whole_replays(self.trainer.cfg, 1)
-        if done % period:
+        done, step = self.trainer.iter + 1, self.trainer._trainer
+        if done % whole_replays(self.trainer.cfg, step.report_every):
             return
         asked = self.trainer.signals.requested
         if comm.get_world_size() > 1:

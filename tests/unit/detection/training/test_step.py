@@ -3,6 +3,7 @@
 import contextlib
 import signal
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -148,6 +149,61 @@ def test_gradients_that_are_not_finite_stop_before_the_update(make, tmp_path, ch
         found.run_step()
     assert equal(weights(found.model), before)
     assert (tmp_path / "not_finite_iter0_rank0.pth").exists()
+
+
+REPORTS = {"SOLVER__ADVERSARIAL__METHOD": "free", "SOLVER__ADVERSARIAL__REPLAYS": "4"}
+
+
+def as_on_a_gpu(found) -> Any:
+    """The training step of a run, with the fused optimizer and reports of a GPU."""
+    found._trainer.use_fused(True)
+    found._trainer.report_every = 4
+    return found._trainer
+
+
+def test_an_update_that_fails_between_reports_stops_the_weights_at_once(make, tmp_path):
+    """On a GPU, the reason is read later, with the iteration, the batch and the losses."""
+    found = make(**REPORTS)
+    as_on_a_gpu(found)
+    bias = found.model.roi_heads.box_predictor.cls_score.bias
+    found.iter = 0
+    found.run_step()  # the first updates of a run are reported at once
+    logged = found.storage.history("total_loss").values()
+    assert len(logged) == 1
+    found.start_iter = -100  # no longer the first iterations
+    found.iter = 1
+    found.run_step()
+    good = weights(found.model)
+    handle = bias.register_hook(lambda gradient: gradient * float("inf"))
+    found.iter = 2
+    found.run_step()
+    handle.remove()
+    assert equal(weights(found.model), good)
+    assert found.storage.history("total_loss").values() == logged  # not read yet
+    found.iter = 3
+    with pytest.raises(UserError, match="at iteration 2: the norm of the gradients is (nan|inf)"):
+        found.run_step()
+    assert equal(weights(found.model), good)
+    kept = torch.load(tmp_path / "not_finite_iter2_rank0.pth", weights_only=True)
+    assert kept["iteration"] == 2 and all(loss > 0 for loss in kept["losses"].values())
+
+
+def test_an_update_that_overflows_in_float16_is_skipped_on_the_device(make):
+    """Even the first one, which creates the momentum."""
+    found = make(SOLVER__AMP__ENABLED="True", SOLVER__AMP__DTYPE="float16")
+    step, before = as_on_a_gpu(found), weights(found.model)
+    bias = found.model.roi_heads.box_predictor.cls_score.bias
+    handle = bias.register_hook(lambda gradient: gradient * float("inf"))
+    found.iter = 0
+    found.run_step()
+    handle.remove()
+    assert equal(weights(found.model), before) and step.scaler.get_scale() == 2**15
+    for found.iter in (1, 2, 3):
+        found.run_step()
+    now = weights(found.model)
+    assert not equal(now, before) and all(tensor.isfinite().all() for tensor in now.values())
+    iterations = [i for _, i in found.storage.history("total_loss").values()]
+    assert iterations == [0, 1, 2, 3]
 
 
 def test_weights_that_are_not_finite_are_never_saved(make, tmp_path):
