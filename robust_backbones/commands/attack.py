@@ -7,6 +7,7 @@ Writes result.json, curve.png and pictures/.
 """
 
 import argparse
+from functools import partial
 
 from robust_backbones.commands import detector_options
 from robust_backbones.core.cli import count, number, whole
@@ -64,9 +65,11 @@ def main(argv: list[str] | None = None) -> None:
         for eps in radii:
             check_eps("--eps", args.constraint, eps)
         require_config(args.config)
+        from robust_backbones.detection import launch
         from robust_backbones.detection.robustness.attack_evaluation import evaluate
 
-        evaluate(
+        work = partial(
+            evaluate,
             args.config,
             args.opts,
             args.output,
@@ -82,3 +85,4 @@ def main(argv: list[str] | None = None) -> None:
             batch_size=args.batch_size,
             seed=args.seed,
         )
+        launch.evaluate(work, args.num_gpus)

@@ -7,6 +7,7 @@ Writes result.json, table.csv and figure.png.
 """
 
 import argparse
+from functools import partial
 
 from robust_backbones.commands import detector_options
 from robust_backbones.core.errors import user_errors
@@ -39,9 +40,11 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     with user_errors():
         require_config(args.config)
+        from robust_backbones.detection import launch
         from robust_backbones.detection.robustness.corruption_evaluation import evaluate
 
-        evaluate(
+        work = partial(
+            evaluate,
             args.config,
             args.opts,
             args.output,
@@ -52,3 +55,4 @@ def main(argv: list[str] | None = None) -> None:
             batch_size=args.batch_size,
             seed=args.seed,
         )
+        launch.evaluate(work, args.num_gpus)

@@ -40,7 +40,14 @@ def parser(description: str) -> Parser:
         metavar="N",
         help="evaluate on N random images of the test set (default: all images)",
     )
-    add("--batch-size", type=count, default=1, metavar="N", help="batch size")
+    add("--batch-size", type=count, default=1, metavar="N", help="batch size of a process")
+    add(
+        "--num-gpus",
+        type=count,
+        default=1,
+        metavar="N",
+        help="number of GPUs of this machine that share the images (default: 1)",
+    )
     add(
         "--seed",
         type=whole,

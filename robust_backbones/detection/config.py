@@ -508,6 +508,20 @@ def _check_training(cfg: CfgNode) -> None:
             )
 
 
+def check_gpus(wanted: int) -> None:
+    """Reject a number of processes for which this machine has too few GPUs.
+
+    Raises:
+        UserError: `wanted` exceeds the number of GPUs. One process runs without a GPU, too.
+    """
+    found = torch.cuda.device_count()
+    if wanted > max(found, 1):
+        raise UserError(
+            f"--num-gpus {wanted}: this machine has {found or 'no'} GPUs. "
+            + (f"Use --num-gpus {found}." if found else "Omit --num-gpus to run on the CPU.")
+        )
+
+
 def set_device(cfg: CfgNode, num_gpus: int, num_machines: int = 1) -> str | None:
     """Set `MODEL.DEVICE` to the CPU if this machine has no GPU.
 
@@ -530,11 +544,7 @@ def set_device(cfg: CfgNode, num_gpus: int, num_machines: int = 1) -> str | None
         raise UserError(f"MODEL.DEVICE is '{cfg.MODEL.DEVICE}'. Use cuda, cuda:1 or cpu.") from None
     if device.type == "cuda" and (device.index or 0) >= max(found, 1):
         raise UserError(f"MODEL.DEVICE is {device}, but this machine has {found} GPUs. Use cuda.")
-    if num_gpus > max(found, 1):
-        raise UserError(
-            f"--num-gpus {num_gpus}: this machine has {found or 'no'} GPUs. "
-            + (f"Use --num-gpus {found}." if found else "Omit --num-gpus to run on the CPU.")
-        )
+    check_gpus(num_gpus)
     if num_machines > 1 and not found:
         raise UserError(f"--num-machines {num_machines} requires GPUs, but this machine has none.")
     if found == 0 and device.type == "cuda":

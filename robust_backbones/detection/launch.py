@@ -4,8 +4,9 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -71,25 +72,62 @@ def launch(
     if processes.gpus * processes.machines <= 1:
         _work(cfg, mode)
         return
-    if processes.url == "auto":
-        processes = replace(processes, url=f"tcp://127.0.0.1:{_find_free_port()}")
     _forward_sigterm()
     try:
-        spawn(_worker, nprocs=processes.gpus, args=(processes, cfg, mode))
+        run_in_group(partial(_work, cfg, mode), processes)
     except ProcessExitedException as error:
         if not (cfg.DATASETS.HELD_OUT and has_diverged(cfg.OUTPUT_DIR)):
             sys.exit(error.exit_code)
 
 
-def _worker(local_rank: int, processes: Processes, cfg: CfgNode, mode: Mode) -> None:
-    """Join the process group, then train or evaluate.
+def evaluate(work: Callable[[], None], gpus: int) -> None:
+    """Run an evaluation that shares its images between processes, in one process per GPU.
+
+    If a process fails, the program exits with the exit code of this process.
+
+    Args:
+        work: picklable function that evaluates.
+        gpus: number of GPUs to use on this machine. At most one GPU starts no other process.
+
+    Raises:
+        UserError: this machine has fewer GPUs.
+    """
+    config.check_gpus(gpus)
+    if gpus <= 1:
+        work()
+        return
+    _forward_sigterm()
+    try:
+        run_in_group(partial(_evaluate, work), Processes(gpus))
+    except ProcessExitedException as error:
+        sys.exit(error.exit_code)
+
+
+def _evaluate(work: Callable[[], None]) -> None:
+    with user_errors():
+        work()
+
+
+def run_in_group(work: Callable[[], None], processes: Processes) -> None:
+    """Run a picklable function in all processes of this machine, as members of one process group.
+
+    Raises:
+        ProcessExitedException: a process failed. The others have been stopped.
+    """
+    if processes.url == "auto":
+        processes = replace(processes, url=f"tcp://127.0.0.1:{_find_free_port()}")
+    spawn(_worker, nprocs=processes.gpus, args=(processes, work))
+
+
+def _worker(local_rank: int, processes: Processes, work: Callable[[], None]) -> None:
+    """Join the process group, then run `work`.
 
     `detectron2.engine.launch` would pass its own worker function to the new process. That process
     would then import Detectron2 before `robust_backbones.detection` has prepared it.
     """
     world_size = processes.gpus * processes.machines
     place = (world_size, processes.gpus, processes.machine_rank, processes.url)
-    _distributed_worker(local_rank, _work, *place, (cfg, mode))
+    _distributed_worker(local_rank, work, *place, ())
 
 
 def _work(cfg: CfgNode, mode: Mode) -> None:

@@ -155,7 +155,7 @@ class Step(SimpleTrainer):
             self.report()
         skip = self._failed | ~norm.isfinite()  # float16 also skips updates that need not stop
         if self._fused:
-            self.optimizer.found_inf = skip.float()  # type: ignore[attr-defined]
+            self.optimizer.found_inf = skip.float()
             self.optimizer.step()
         elif not skip:
             self.optimizer.step()
