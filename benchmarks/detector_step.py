@@ -71,19 +71,23 @@ def build_trainers(cfg, loader):
         model = build_model(cfg)
         state = state or {k: v.clone() for k, v in model.state_dict().items()}
         model.load_state_dict(state)
-        optimizer = build_optimizer(cfg, model)
-        trainer = (
-            plain(model, loader, optimizer)
-            if name == "Detectron2"
-            else Step(cfg, model, loader, optimizer)
-        )
-        trainer.iter = 0
-        made[name] = trainer
+        if name == "ours":
+            made[name] = our_step(cfg, model, loader)
+        else:
+            made[name] = plain(model, loader, build_optimizer(cfg, model))
+            made[name].iter = 0
     return made
 
 
-def configured(arch: str, freeze: int, precision: str, device: torch.device):
-    """The config of COCO's Mask R-CNN with random weights."""
+def our_step(cfg, model, loader) -> Step:
+    """Build our training step, before its first iteration."""
+    step = Step(cfg, model, loader, build_optimizer(cfg, model))
+    step.iter = 0
+    return step
+
+
+def configured(arch: str, freeze: int, precision: str, device: torch.device, more=()):
+    """The config of COCO's Mask R-CNN with random weights, and `KEY VALUE` pairs in `more`."""
     return config.load_config(
         ROOT / "configs/coco_mask_rcnn_robust_eps3.yaml",
         [
@@ -99,6 +103,7 @@ def configured(arch: str, freeze: int, precision: str, device: torch.device):
             "1e-3",
             "SOLVER.AMP.ENABLED",
             str(precision != "float32"),
+            *more,
         ],
     )
 
@@ -116,11 +121,11 @@ def measure(cfg, size: tuple[int, int], batch: int, repeats: int, device: torch.
         before = {k: v.clone() for k, v in trainers["ours"].model.state_dict().items()}
         for trainer in trainers.values():
             torch.manual_seed(0)
-            _next_step(trainer)
+            next_step(trainer)
         after = [trainer.model.state_dict() for trainer in trainers.values()]
         change = max((after[0][k] - before[k]).abs().max() for k in before)
         apart = max((after[0][k] - after[1][k]).abs().max() for k in before) / change
-        works = {n: partial(_next_step, t) for n, t in trainers.items()}
+        works = {n: partial(next_step, t) for n, t in trainers.items()}
         steps = _medians(works, repeats, device)
     for trainer in trainers.values():
         trainer.model.eval()
@@ -132,7 +137,8 @@ def measure(cfg, size: tuple[int, int], batch: int, repeats: int, device: torch.
     return {"step": steps, "inference": inference, "difference": float(apart)}
 
 
-def _next_step(trainer) -> None:
+def next_step(trainer) -> None:
+    """Make a training step."""
     trainer.run_step()
     trainer.iter += 1  # ours reads the losses of a GPU only in some iterations
 

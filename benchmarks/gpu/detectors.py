@@ -3,6 +3,7 @@
 import statistics
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import detector_step  # benchmarks/detector_step.py; its package makes Detectron2 importable
@@ -68,7 +69,44 @@ def steps(device: torch.device, full: bool) -> Iterator[Line]:
                 yield Line(f"{name}: ours / published rate of a V100", ours / PUBLISHED)
             infer = found["inference"]
             yield Line(f"{name}: inference, ours", batch / infer["ours"], "images/s")
+    yield from _variants(arch, size, batches[-1], device, full)
     yield from _attacked(arch, size, batches[-1], device, full)
+
+
+# Name of a variant -> whether it uses mixed precision, channels_last, PGD-3, and whether its attack
+# leaves autocast, as it did before.
+VARIANTS = {
+    "float32": (False, False, False, False),
+    "float32, channels_last": (False, True, False, False),
+    "mixed": (True, False, False, False),
+    "mixed, channels_last": (True, True, False, False),
+    "PGD-3, float32": (False, False, True, False),
+    "PGD-3, mixed": (True, False, True, False),
+    "PGD-3, mixed, attack in float32": (True, False, True, True),
+}
+
+
+def _variants(arch, size, batch: int, device: torch.device, full: bool) -> Iterator[Line]:
+    """Time our training step in several variants, which take turns."""
+    loader, works = detector_step.batches(size, batch), {}
+    for name, (amp, last, attacks, plain_attack) in VARIANTS.items():
+        more = ["SOLVER.ADVERSARIAL.METHOD", "pgd"] if attacks else []
+        cfg = detector_step.configured(arch, 2, "float16" if amp else "float32", device, more)
+        model = Trainer.build_model(cfg)
+        if last:
+            model = model.to(memory_format=torch.channels_last)
+        step = detector_step.our_step(cfg, model, loader)
+        if plain_attack:
+            step.adversary.attacked = torch.autocast(device.type, enabled=False)(
+                step.adversary.attacked
+            )
+        works[name] = partial(detector_step.next_step, step)
+    with EventStorage():
+        found = timing.medians(works, 5 if full else 1, device)
+    for name, seconds in found.items():
+        yield Line(f"batch {batch}, step, {name}", batch / seconds, "images/s")
+    gain = found["PGD-3, mixed, attack in float32"] / found["PGD-3, mixed"]
+    yield at_least(f"batch {batch}, step, PGD-3, mixed: gain of autocast", gain, 1.0 * full)
 
 
 def _attacked(arch, size, batch: int, device: torch.device, full: bool) -> Iterator[Line]:

@@ -5,6 +5,9 @@ to the features, in the forward and the backward pass. Here, the factor is appli
 `(W * x) s + b = (W s) * x + b`. There are thousands of times fewer weights than features.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import Tensor, nn
@@ -14,9 +17,6 @@ from torch.nn.functional import conv2d
 class FoldedConv2d(Conv2d):
     """A `Conv2d` of Detectron2 with folded FrozenBN and the same parameters and state dict."""
 
-    _key: list | None = None
-    _cache: tuple[Tensor, Tensor]
-
     def forward(self, x: Tensor) -> Tensor:
         """Apply convolution, normalization and activation: `(N, C, H, W)` to `(N, C', H', W')`."""
         weight, bias = self._folded()
@@ -24,31 +24,30 @@ class FoldedConv2d(Conv2d):
         return x if self.activation is None else self.activation(x)
 
     def _folded(self) -> tuple[Tensor, Tensor]:
-        if torch.is_grad_enabled() and self.weight.requires_grad:
-            return self._fold()  # not cached, because the weight needs a gradient
-        # The weight is frozen or gradients are disabled. Cache the result until a tensor changes.
         norm = self.norm
-        tensors = (
-            self.weight,
-            self.bias,
-            norm.weight,
-            norm.bias,
-            norm.running_mean,
-            norm.running_var,
-        )
-        key = [(t.data_ptr(), t._version, t.dtype) for t in tensors if t is not None]
-        if self._key != key:
-            with torch.no_grad():
-                self._cache, self._key = self._fold(), key
-        return self._cache
+        statistics = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        scale, bias = self._cached("norm", statistics, self._factors)
+        if self.bias is not None:
+            bias = bias + self.bias * scale.flatten()
+        if torch.is_grad_enabled() and self.weight.requires_grad:
+            return self.weight * scale, bias  # not cached, because the weight needs a gradient
+        tensors = (self.weight, *statistics)
+        return self._cached("weight", tensors, lambda: self.weight * scale), bias
 
-    def _fold(self) -> tuple[Tensor, Tensor]:
+    def _factors(self) -> tuple[Tensor, Tensor]:
         norm = self.norm
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        bias = norm.bias - norm.running_mean * scale
-        if self.bias is not None:
-            bias = bias + self.bias * scale
-        return self.weight * scale.view(-1, 1, 1, 1), bias
+        return scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale
+
+    def _cached(self, name: str, tensors: tuple[Tensor, ...], compute: Callable[[], Any]) -> Any:
+        """Return the result of `compute`, which is constant until one of the tensors changes."""
+        cache = self.__dict__.setdefault("_cache", {})
+        key = [(t.data_ptr(), t._version, t.dtype) for t in tensors]
+        if name not in cache or cache[name][0] != key:
+            # Autograd rejects tensors that were created in inference mode.
+            with torch.inference_mode(False), torch.no_grad():
+                cache[name] = key, compute()
+        return cache[name][1]
 
 
 def fold(network: nn.Module) -> nn.Module:

@@ -29,7 +29,7 @@ def check(folder: Path, backbone: Path, attack_arguments: list[str]) -> None:
 
 
 def resume_training(folder: Path, backbone: Path) -> None:
-    """The weights of both processes must be those of a run without interruption."""
+    """Resume a run. Its weights must equal the weights of a run without interruption."""
     whole = trained(folder / "whole", backbone)
     rest = folder / "rest"
     if comm.is_main_process():

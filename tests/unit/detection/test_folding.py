@@ -56,6 +56,18 @@ def test_outputs_and_gradients_are_the_same(arch, freeze):
         close(plain(IMAGES), folded(IMAGES))
 
 
+def test_weights_that_were_folded_in_inference_mode_train_afterwards():
+    plain, folded = pair()
+    with torch.inference_mode():
+        folded(IMAGES)
+    gradients = []
+    for network in (plain, folded):
+        x = IMAGES.clone().requires_grad_()
+        network(x)["res5"].square().mean().backward()
+        gradients.append({"image": x.grad})
+    close(*gradients)
+
+
 @pytest.mark.parametrize("change", ["weight", "norm.running_var", "norm.bias"])
 def test_changed_tensors_are_noticed(change):
     plain, folded = pair()
