@@ -114,7 +114,7 @@ def _attacked(arch, size, batch: int, device: torch.device, full: bool) -> Itera
     cfg = detector_step.configured(arch, 2, "float32", device)
     model = Trainer.build_model(cfg)
     images = next(iter(detector_step.batches(size, batch)))
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
     names = ("float32", "float16") if device.type == "cuda" else ("float32",)
     for name in names:
 

@@ -198,6 +198,7 @@ MISTAKES = [
     (["--steps", "0"], "'0' is not a whole number of at least 1"),
     (["--loss", "boxes"], "invalid choice: 'boxes'"),
     (["--restarts", "0"], "'0' is not a whole number of at least 1"),
+    (["--num-gpus", "99"], "--num-gpus 99: this machine has"),
     (["--images", "1000"], "--images is 1000, but 'digit_scenes_val' has 200"),
     (["MODEL.WEIGHTS", "none.pth"], "'none.pth' does not exist"),
     (["MODEL.WEIGHT", "x"], "MODEL.WEIGHT"),
