@@ -7,7 +7,6 @@ Writes result.json, curve.png and pictures/.
 """
 
 import argparse
-from functools import partial
 
 from robust_backbones.commands import detector_options
 from robust_backbones.core.cli import count, number, whole
@@ -65,11 +64,10 @@ def main(argv: list[str] | None = None) -> None:
         for eps in radii:
             check_eps("--eps", args.constraint, eps)
         require_config(args.config)
-        from robust_backbones.detection import launch
-        from robust_backbones.detection.robustness.attack_evaluation import evaluate
+        from robust_backbones.detection.robustness.attack_evaluation import start
 
-        work = partial(
-            evaluate,
+        start(
+            args.num_gpus,
             args.config,
             args.opts,
             args.output,
@@ -85,4 +83,3 @@ def main(argv: list[str] | None = None) -> None:
             batch_size=args.batch_size,
             seed=args.seed,
         )
-        launch.evaluate(work, args.num_gpus)

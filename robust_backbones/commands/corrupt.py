@@ -7,7 +7,6 @@ Writes result.json, table.csv and figure.png.
 """
 
 import argparse
-from functools import partial
 
 from robust_backbones.commands import detector_options
 from robust_backbones.core.errors import user_errors
@@ -40,11 +39,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     with user_errors():
         require_config(args.config)
-        from robust_backbones.detection import launch
-        from robust_backbones.detection.robustness.corruption_evaluation import evaluate
+        from robust_backbones.detection.robustness.corruption_evaluation import start
 
-        work = partial(
-            evaluate,
+        start(
+            args.num_gpus,
             args.config,
             args.opts,
             args.output,
@@ -55,4 +53,3 @@ def main(argv: list[str] | None = None) -> None:
             batch_size=args.batch_size,
             seed=args.seed,
         )
-        launch.evaluate(work, args.num_gpus)

@@ -29,9 +29,10 @@ LOSSES = {
     "localization": ("loc", "box_reg"),  # loss_rpn_loc, loss_box_reg
     "mask": ("mask",),  # loss_mask
 }
-# By default, the loss is multiplied by this factor, so that small gradients do not underflow under
-# float16 autocast. In float32, this power of two does not change the attack: no step depends on the
-# norm of the gradient.
+# The loss is multiplied by this factor, so that small gradients do not underflow under float16
+# autocast. In float32, this power of two does not change the attack: no step depends on the norm of
+# the gradient. Of the digit scenes' gradients, a factor of 1 rounds 0.5 % of the entries to 0, and
+# factors of 2**10 to 2**20 at most 0.01 %, without overflow.
 LOSS_SCALE = 1024.0
 
 
@@ -47,7 +48,6 @@ def pgd(
     loss: str = "all",
     random_start: bool = True,
     sampled: bool = False,
-    loss_scale: float | Tensor = LOSS_SCALE,
 ) -> list[Tensor]:
     """Perturb images by projected gradient ascent on the training losses.
 
@@ -75,8 +75,6 @@ def pgd(
         sampled: whether to compute the losses on a random sample of anchors and regions, as in
             training. Each step draws a new sample. False uses all anchors and regions, which makes
             the attack stronger.
-        loss_scale: factor of the loss under float16 autocast, a number or a scalar on the device.
-            Training passes the scale of its `GradScaler`, which adapts to the gradients.
 
     Returns:
         The images after the last step, `(C, H, W)`, float32 in [0, 255], within the ball, on the
@@ -101,7 +99,7 @@ def pgd(
         for seed in draw_seeds(generator, steps):
             attacked = [{**item, "image": x} for item, x in zip(batch, images, strict=True)]
             total = _chosen(detector, attacked, loss, seed)
-            gradients = _gradients(loss_scale * total, inputs.pop(), detector.pixel_std, images)
+            gradients = _gradients(total, inputs.pop(), detector.pixel_std, images)
             images = [
                 ball.move(x, gradient, center, eps=radius, step_size=255 * step_size, largest=255)
                 for x, gradient, center in zip(images, gradients, centers, strict=True)
@@ -213,10 +211,10 @@ def watched_inputs(model: Any) -> Iterator[list[Tensor]]:
 
 
 def _gradients(total: Tensor, padded: Tensor, std: Tensor, images: list[Tensor]) -> list[Tensor]:
-    """Compute the gradient of the scaled loss with respect to each image, not to the parameters.
+    """Compute the gradient of the loss with respect to each image, but not to the parameters.
 
     Args:
-        total: scaled loss of the batch, a scalar.
+        total: loss of the batch, a scalar.
         padded: input of the network `(N, C, H, W)`, normalized with `std`.
         std: the detector's `pixel_std`, `(C, 1, 1)`, for pixels in [0, 255].
         images: images `(C, H, W)` before padding.
@@ -226,7 +224,7 @@ def _gradients(total: Tensor, padded: Tensor, std: Tensor, images: list[Tensor])
     """
     found = None
     if total.requires_grad:
-        (found,) = torch.autograd.grad(total, [padded], allow_unused=True)
+        (found,) = torch.autograd.grad(LOSS_SCALE * total, [padded], allow_unused=True)
     if found is None:
         return [torch.zeros_like(x) for x in images]
     return [

@@ -1,9 +1,12 @@
 """Checks that run in each of two processes. test_distributed.py starts them."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
+from detectron2.engine import defaults
 from detectron2.utils import comm
 
 from robust_backbones.commands import attack
@@ -22,10 +25,16 @@ FREE = {
 }
 
 
-def check(folder: Path, backbone: Path, attack_arguments: list[str]) -> None:
-    """Resume adversarial training, then attack a detector."""
+def check(rank: int, folder: Path, backbone: Path, attack_arguments: list[str]) -> None:
+    """Join a group of two processes, resume adversarial training, and attack a detector."""
+    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+    # Detectron2 supports groups on GPUs only.
+    comm._LOCAL_PROCESS_GROUP = dist.group.WORLD
+    defaults.create_ddp_model = partial(defaults.create_ddp_model, device_ids=None)
     resume_training(folder, backbone)
     attack.main(attack_arguments)
+    dist.barrier()  # a process that leaves early takes the connections of the other along
+    dist.destroy_process_group()
 
 
 def resume_training(folder: Path, backbone: Path) -> None:

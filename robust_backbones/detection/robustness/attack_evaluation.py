@@ -1,7 +1,9 @@
 """Evaluate a detector under PGD and write the results."""
 
 import contextlib
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from detectron2.utils import comm
 
@@ -9,8 +11,13 @@ from robust_backbones import arithmetic
 from robust_backbones.core.eps import STEP_FACTOR
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import claimed
-from robust_backbones.detection import compat
+from robust_backbones.detection import compat, launch
 from robust_backbones.detection.robustness import attack_report, grid
+
+
+def start(gpus: int, *arguments: Any, **options: Any) -> None:
+    """Evaluate in one process per GPU. For the other arguments, see `evaluate`."""
+    launch.evaluate(partial(evaluate, *arguments, **options), gpus)
 
 
 def evaluate(

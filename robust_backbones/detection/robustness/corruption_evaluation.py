@@ -1,14 +1,21 @@
 """Evaluate a detector on corrupted images and write the results."""
 
 import contextlib
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from detectron2.utils import comm
 
 from robust_backbones import arithmetic, corruptions
 from robust_backbones.core.files import claimed
-from robust_backbones.detection import compat
+from robust_backbones.detection import compat, launch
 from robust_backbones.detection.robustness import corruption_report, grid
+
+
+def start(gpus: int, *arguments: Any, **options: Any) -> None:
+    """Evaluate in one process per GPU. For the other arguments, see `evaluate`."""
+    launch.evaluate(partial(evaluate, *arguments, **options), gpus)
 
 
 def evaluate(

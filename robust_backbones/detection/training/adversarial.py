@@ -53,12 +53,7 @@ class Adversary:
         self.images: list[list[Tensor]] | None = None
 
     def attacked(
-        self,
-        model: nn.Module,
-        batches: list,
-        part: int,
-        generator: torch.Generator,
-        loss_scale: float | Tensor = attack.LOSS_SCALE,
+        self, model: nn.Module, batches: list, part: int, generator: torch.Generator
     ) -> list[dict]:
         """Return one part of a batch with perturbed images.
 
@@ -67,7 +62,6 @@ class Adversary:
             batches: parts of the batch, with images and ground truth as for `attack.pgd`.
             part: index of the part to return.
             generator: generator for the random numbers of the attack, on the images' device.
-            loss_scale: see `attack.pgd`.
         """
         batch = batches[part]
         if self.method == "pgd":
@@ -81,7 +75,6 @@ class Adversary:
                 step_size=step,
                 generator=generator,
                 sampled=True,
-                loss_scale=loss_scale,
             )
         else:
             if self.images is None:

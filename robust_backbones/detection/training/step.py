@@ -25,7 +25,7 @@ from robust_backbones import arithmetic, finite
 from robust_backbones.checkpoint.io import save_file
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.precision import DEFAULT
-from robust_backbones.detection.attack import LOSS_SCALE, watched_inputs
+from robust_backbones.detection.attack import watched_inputs
 from robust_backbones.detection.training.adversarial import (
     Adversary,
     updates_per_batch,
@@ -240,11 +240,8 @@ class Step(SimpleTrainer):
             return self._accumulate_gradient(self._batches[part])
         model, seed = self._detector, int(torch.randint(2**62, ()))
         generator = torch.Generator(model.device).manual_seed(seed)
-        scale: float | Tensor = LOSS_SCALE
-        if self.scaler.is_enabled():  # multiply 1, because get_scale would wait for the device
-            scale = self.scaler.scale(torch.ones((), device=model.device))
         with self._autocast():
-            batch = self.adversary.attacked(model, self._batches, part, generator, scale)
+            batch = self.adversary.attacked(model, self._batches, part, generator)
         if self.replays == 1:  # no gradient of the images, nor of frozen stages
             return self._accumulate_gradient(batch)
         with watched_inputs(model) as inputs:

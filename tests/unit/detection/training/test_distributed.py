@@ -1,10 +1,10 @@
 """Two processes with gloo on the CPU: adversarial training and evaluation."""
 
 import json
-from functools import partial
+
+from torch.multiprocessing import spawn
 
 from robust_backbones.commands import attack
-from robust_backbones.detection import launch
 from tests.support.distributed_detectors import check
 from tests.support.small_detectors import DIGITS, overrides, tiny_config, tiny_file
 
@@ -18,7 +18,7 @@ def test_two_processes_train_and_attack_as_one(tmp_path, resnet18_backbone):
         for name in ("one", "two")
     )
     attack.main(one)
-    launch.run_in_group(partial(check, tmp_path, resnet18_backbone, two), launch.Processes(2))
+    spawn(check, nprocs=2, args=(tmp_path, resnet18_backbone, two))
     rows = []
     for name in ("one", "two"):
         result = json.loads((tmp_path / name / "result.json").read_text())

@@ -190,7 +190,7 @@ def test_an_update_that_fails_between_reports_stops_the_weights_at_once(make, tm
 
 def test_an_update_that_overflows_in_float16_is_skipped_on_the_device(make):
     """Even the first one, which creates the momentum."""
-    found = make(SOLVER__AMP__ENABLED="True", SOLVER__AMP__DTYPE="float16")
+    found = make(SOLVER__PRECISION="float16")
     step, before = as_on_a_gpu(found), weights(found.model)
     bias = found.model.roi_heads.box_predictor.cls_score.bias
     handle = bias.register_hook(lambda gradient: gradient * float("inf"))
