@@ -5,6 +5,7 @@ from functools import partial, partialmethod
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -249,7 +250,7 @@ def test_attacks_compute_no_gradients_of_weights(monkeypatch):
     def capture(graph, inputs):
         nodes = [node for node in graph.graph.nodes if node.target is CONVOLUTION]
         compiled.extend(list(node.args[-1]) for node in nodes)
-        return graph.forward
+        return make_boxed_func(graph.forward)
 
     backend = aot_autograd(fw_compiler=capture, bw_compiler=capture)
     found = pgd(torch.compile(model, backend=backend), x, y)
