@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,9 @@ from robust_backbones.core.images import (
 )
 
 HASH_THREADS = 8  # files that are hashed at the same time
+# A network file system takes about 1 ms to return the size of a file, therefore requests overlap.
+# Each thread gets SIZES files at a time, because a million tasks would take longer than the files.
+SIZE_THREADS, SIZES = 32, 250
 REDUCED_MODES = {
     8: cv2.IMREAD_REDUCED_COLOR_8,
     4: cv2.IMREAD_REDUCED_COLOR_4,
@@ -63,13 +67,24 @@ class ImageFiles:
 
     def fingerprint(self, labels: Tensor) -> str:
         """Return the SHA-256 (hex) of names, sizes in bytes and labels, sorted by name."""
-        digest, numbers = hashlib.sha256(), labels.numpy()
-        for i in np.argsort(self.names, kind="stable"):
-            path = self.path(i)
-            with _named_errors(path):
-                size = path.stat().st_size
-            digest.update(b"%s\0%d\0%d\n" % (self.names[i], size, numbers[i]))
+        order = np.argsort(self.names, kind="stable")
+        names = self.names[order].tolist()
+        parts = [names[i : i + SIZES] for i in range(0, len(names), SIZES)]
+        digest = hashlib.sha256()
+        with ThreadPoolExecutor(SIZE_THREADS) as pool:  # os.stat releases the GIL
+            sizes = itertools.chain.from_iterable(pool.map(self._sizes, parts))
+            for row in zip(names, sizes, labels.numpy()[order].tolist(), strict=True):
+                digest.update(b"%s\0%d\0%d\n" % row)
         return digest.hexdigest()
+
+    def _sizes(self, names: list[bytes]) -> list[int]:
+        """Return the sizes of files in bytes."""
+        folder, found = os.fsencode(self.root), []
+        for name in names:
+            path = os.path.join(folder, name)
+            with _named_errors(path):
+                found.append(os.stat(path).st_size)
+        return found
 
     def content_digest(self, labels: Tensor) -> str:
         """Return the SHA-256 (hex) of the bytes of all files and of the labels, in order."""
@@ -114,11 +129,11 @@ def _file_digest(path: Path) -> bytes:
 
 
 @contextlib.contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
+def _named_errors(path: Path | bytes) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
+        raise UserError(f"{os.fsdecode(path)}: cannot be read ({error.strerror}).") from None
 
 
 def read_fast(path: Path, shorter: int, decoding: Decoding | None = None) -> Tensor | Image.Image:

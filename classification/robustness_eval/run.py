@@ -100,6 +100,7 @@ def _run(args: argparse.Namespace, weights: Path, radii: list[float], device: to
     read = models.read_weights(args.weights, weights, statistics)
     model = models.complete_classifier(read, args.weights)
     known_classes.check_range(read.training, args.image_range, args.weights)
+    described = distributed.from_first(source.describe)
     settings = RobustnessSettings(
         weights_sha256=read.sha256,
         statistics=read.statistics.to_json(),
@@ -107,7 +108,7 @@ def _run(args: argparse.Namespace, weights: Path, radii: list[float], device: to
         classes_compared_by=known_classes.check_classes(
             read, model.num_classes, args.weights, source
         ),
-        fingerprint=distributed.from_first(source.fingerprint),
+        fingerprint=described["fingerprint"],
         image_size=source.image_size,
         image_range=args.image_range,
         trained_image_size=known_classes.image_size(read),
@@ -133,7 +134,7 @@ def _run(args: argparse.Namespace, weights: Path, radii: list[float], device: to
     with claimed(args.output) if first else contextlib.nullcontext():
         found = _attack(model.to(device), source, indices, args, settings)
         if first:
-            _write(args, found, source, indices, settings, device, doubts)
+            _write(args, found, source, described, indices, settings, device, doubts)
 
 
 def _choose_images(source: ImageSplit, wanted: int | None, seed: int) -> list[int]:
@@ -214,6 +215,7 @@ def _write(
     args: argparse.Namespace,
     found: list[AttackResult],
     source: ImageSplit,
+    described: dict,
     indices: list[int],
     settings: RobustnessSettings,
     device: torch.device,
@@ -221,7 +223,8 @@ def _write(
 ) -> None:
     """Print and save the results. result.json comes last because it marks the run as finished.
 
-    `doubts` are the warnings that were printed before the attacks.
+    `described` is the description of all test images, and `doubts` are the warnings that were
+    printed before the attacks.
     """
     rows = report.summarize(found)
     warnings = find_warnings(found, source.classes, _causes(settings))
@@ -233,7 +236,7 @@ def _write(
     if settings.eps:
         report.draw_curve(rows, args.output / "curve.png")
     seconds = sum(result.seconds for result in found) / distributed.world()
-    test = source.describe() | {"images": len(indices)}
+    test = described | {"images": len(indices)}
     results.write(
         args.output / "result.json",
         kind="robustness",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
 from robust_backbones.core.errors import UserError
+from robust_backbones.process_groups import TIMEOUT, failing_together
 
 T = TypeVar("T")
 Module = TypeVar("Module", bound=nn.Module)
@@ -20,7 +21,9 @@ VARIABLES = ("LOCAL_RANK", "RANK", "MASTER_ADDR", "MASTER_PORT")  # set by torch
 
 @contextlib.contextmanager
 def group(device: torch.device) -> Iterator[torch.device]:
-    """Join the processes that `torchrun` started, until the block ends.
+    """Join the processes that `torchrun` started, until the block ends or one of them fails.
+
+    See `process_groups.failing_together` for failures.
 
     Args:
         device: device of a single process. Several processes use only its type.
@@ -50,9 +53,10 @@ def group(device: torch.device) -> Iterator[torch.device]:
             )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
-        yield device
+        with failing_together():
+            yield device
     finally:
         dist.destroy_process_group()
 
@@ -119,19 +123,12 @@ def average_buffers(model: nn.Module) -> None:
 def from_first(make: Callable[[], T]) -> T:
     """Call `make` in process 0, and return its result in every process.
 
-    If `make` raises a UserError, every process raises it, so that no process waits forever.
+    If `make` fails, `process_groups.failing_together` ends the other processes.
     """
     if world() == 1:
         return make()
-    shared: list[Any] = [None, None]  # result and error of `make`
-    if rank() == 0:
-        try:
-            shared[0] = make()
-        except UserError as error:
-            shared[1] = error
+    shared: list[Any] = [make() if rank() == 0 else None]
     dist.broadcast_object_list(shared)
-    if shared[1]:
-        raise shared[1]
     return shared[0]
 
 

@@ -15,7 +15,7 @@ from classification.training import distributed
 from classification.training.evaluate import Evaluation, adversary, evaluate
 from classification.training.learner import Learner, seed_of
 from classification.training.settings import AttackSettings
-from classification.training.trainer import EVAL_BATCH, Training, identity
+from classification.training.trainer import EVAL_BATCH, Training
 from classification.transfer.settings import SgdSettings
 from classification.transfer.task import Task, Trial
 from robust_backbones.checkpoint.io import load_file
@@ -136,7 +136,7 @@ def _train(task: Task, run: SgdRun, position: str, rivals: list[list[dict]]) -> 
         task.recorded | {"lr": run.lr, "seed": seed, "part": run.part},
         task.metadata(run.trial),
         run.folder(task),
-        data=identity(*([fit] if monitored is None else [fit, monitored])),
+        data=task.data,  # the settings determine which of its images are used
         examine=partial(_examine, task, monitored),
         finish=partial(_draw, f"{task.settings.dataset}, {run.part}, learning rate {run.lr:g}"),
         enough=partial(_prune, task, rivals),

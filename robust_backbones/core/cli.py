@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from robust_backbones.core.eps import parse_number
-from robust_backbones.core.errors import choose_from, nearest
+from robust_backbones.core.errors import choose_from, nearest, print_error
 from robust_backbones.core.paths import expand
 
 MAX_CHOICES = 6  # more choices are listed after the help text instead of in the metavar
@@ -158,7 +158,8 @@ class Parser(argparse.ArgumentParser):
             unknown = message.partition("unrecognized arguments: ")[2].split()
         if unknown and (similar := self.most_similar(unknown[0])):
             message += f"; did you mean {similar}?"
-        self.exit(2, f"error: {message.removesuffix('.')} (see {self.prog} --help)\n")
+        print_error(f"error: {message.removesuffix('.')} (see {self.prog} --help)")
+        self.exit(2)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:

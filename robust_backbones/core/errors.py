@@ -4,9 +4,11 @@ import contextlib
 import difflib
 import errno
 import io
+import json
 import os
 import select
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
@@ -95,23 +97,29 @@ def user_errors() -> Iterator[None]:
     try:
         yield
         sys.stdout.flush()
-    except UserError as error:
-        _exit_with(str(error))
-    except KeyboardInterrupt:
-        print(
-            "interrupted. Run the same command again, with --resume if it has that option.",
-            file=sys.stderr,
-        )
-        sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         if not _stdout_is_closed():
             raise
         sys.exit(EXIT_PIPE_CLOSED)
-    except OSError as error:  # from writes that bypass `files.atomic`, such as logs
-        if error.errno not in DISK_FULL:
+    except (UserError, KeyboardInterrupt, OSError) as error:
+        found = outcome(error)
+        if found is None:
             raise
-        what = error.filename or "a file of this run"
-        _exit_with(f"cannot write {what}: {os.strerror(error.errno)}. Free disk space and rerun.")
+        _exit_with(*found)
+
+
+def outcome(error: BaseException) -> tuple[int, str] | None:
+    """Return the exit code and the line of an expected error; None for other errors."""
+    if isinstance(error, UserError):
+        return 2, f"error: {error}"
+    if isinstance(error, KeyboardInterrupt):
+        text = "interrupted. Run the same command again, with --resume if it has that option."
+        return EXIT_INTERRUPTED, text
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        # The write bypassed `files.atomic`, as logs do.
+        text = f"cannot write {error.filename or 'a file of this run'}: {os.strerror(error.errno)}."
+        return 2, f"error: {text} Free disk space and rerun."
+    return None
 
 
 def _make_writable() -> None:
@@ -124,14 +132,41 @@ def _make_writable() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _exit_with(message: str) -> NoReturn:
+def print_error(line: str) -> None:
+    """Print one line on stderr, once for all processes that `torchrun` started on this machine."""
+    if tell_torchrun(line) and os.environ.get("LOCAL_RANK", "0") != "0":
+        return  # torchrun prints it, if process 0 of this machine does not have the error
     with contextlib.suppress(OSError):  # stderr may be a file on the full disk
-        print(f"error: {message}", file=sys.stderr)
+        print(line, file=sys.stderr)
+
+
+def tell_torchrun(text: str, when: float | None = None) -> bool:
+    """Write the error of this process for the report of `torchrun`, if it started the process.
+
+    Args:
+        text: text that the report shows.
+        when: time of the failure, as from `time.time`; None: now. The report shows the earliest
+            failure last, as the root cause.
+
+    Returns:
+        Whether `torchrun` started this process.
+    """
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not path:
+        return False
+    details = {"py_callstack": text, "timestamp": str(int(when or time.time()))}
+    with contextlib.suppress(OSError), open(path, "w", encoding="utf-8") as file:
+        json.dump({"message": {"message": text, "extraInfo": details}}, file)
+    return True
+
+
+def _exit_with(code: int, line: str) -> NoReturn:
+    print_error(line)
     try:
         sys.stdout.flush()
     except OSError:  # on a full disk, Python's flush at exit would change the exit code
         _redirect_stdout_to_devnull()
-    sys.exit(2)
+    sys.exit(code)
 
 
 def _stdout_is_closed() -> bool:

@@ -13,11 +13,12 @@ from detectron2.config import CfgNode
 from detectron2.engine.launch import _distributed_worker, _find_free_port
 from torch.multiprocessing import ProcessExitedException, spawn
 
-from robust_backbones.core.errors import user_errors
+from robust_backbones.core.errors import print_error, user_errors
 from robust_backbones.core.signals import EXIT_RESUMABLE, Stopped
 from robust_backbones.detection import config
 from robust_backbones.detection.training.learning_rate import choose_rate
 from robust_backbones.detection.training.run import Mode, has_diverged, run
+from robust_backbones.process_groups import TIMEOUT, failing_together
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,14 @@ def launch(
     try:
         run_in_group(partial(_work, cfg, mode), processes)
     except ProcessExitedException as error:
-        if not (cfg.DATASETS.HELD_OUT and has_diverged(cfg.OUTPUT_DIR)):
-            sys.exit(error.exit_code)
+        if cfg.DATASETS.HELD_OUT and has_diverged(cfg.OUTPUT_DIR):
+            return
+        if error.signal_name:
+            print_error(
+                f"error: process {error.error_index} was killed by {error.signal_name}. The "
+                "machine may have too little memory. Continue with --resume."
+            )
+        sys.exit(error.exit_code % 256)
 
 
 def evaluate(work: Callable[[], None], gpus: int) -> None:
@@ -127,11 +134,11 @@ def _worker(local_rank: int, processes: Processes, work: Callable[[], None]) -> 
     """
     world_size = processes.gpus * processes.machines
     place = (world_size, processes.gpus, processes.machine_rank, processes.url)
-    _distributed_worker(local_rank, work, *place, ())
+    _distributed_worker(local_rank, work, *place, (), TIMEOUT)
 
 
 def _work(cfg: CfgNode, mode: Mode) -> None:
-    with user_errors():
+    with user_errors(), failing_together():
         try:
             run(cfg, mode)
         except Stopped:

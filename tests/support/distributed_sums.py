@@ -1,14 +1,12 @@
-"""Computations of several processes, as JSON. test_distributed.py runs it with torchrun."""
+"""Computations of several processes, as JSON files `NAME.RANK`."""
 
 import json
-import sys
 
 import torch
 from torch import nn
 
 from classification.training import distributed
 from classification.training.learner import Learner
-from robust_backbones.core.errors import UserError
 from tests.support.small_models import blobs, learning, trained_on
 
 
@@ -37,11 +35,7 @@ def train(method: str, norm: bool, **changes) -> dict:
     return {"losses": losses, "weights": weights}
 
 
-def refuse() -> str:
-    raise UserError("refused by the first process")
-
-
-def main() -> None:
+def main(words: list[str]) -> None:
     cases = {
         "pgd": dict(method="pgd", norm=False),
         "pgd, sync": dict(method="pgd", norm=True),
@@ -53,15 +47,7 @@ def main() -> None:
     with distributed.group(torch.device("cpu")):
         found = {name: train(**case) for name, case in cases.items()}
         found["shared"] = distributed.from_first(lambda: [distributed.rank(), "first"])
-        try:
-            distributed.from_first(refuse)
-        except UserError as error:
-            found["refused"] = str(error)
         everywhere = distributed.total([1.0, distributed.rank()], torch.device("cpu"))
         found["total"] = everywhere
-        with open(f"{sys.argv[1]}.{distributed.rank()}", "w", encoding="utf-8") as file:
+        with open(f"{words[0]}.{distributed.rank()}", "w", encoding="utf-8") as file:
             json.dump(found, file)
-
-
-if __name__ == "__main__":
-    main()
