@@ -22,9 +22,9 @@ from robust_backbones.core.errors import outcome, tell_torchrun
 # process does not need the time-out, because `failing_together` ends the others.
 TIMEOUT = timedelta(hours=4)
 POLL = 0.5  # seconds between two looks for a failure of another process
-PATIENCE = 10.0  # seconds that a failed process waits for the end of the others
-# Keys in the store: the failure, the number of processes that end silently, and whether the failed
-# process no longer needs the store.
+PATIENCE = 10.0  # seconds that processes wait for each other before they exit
+# Keys in the store: the failure, the number of processes that will end silently, and whether the
+# error is printed. No process exits before, because `torchrun` would then terminate the others.
 FAILURE, ENDED, DONE = "failure", "ended", "done"
 
 
@@ -32,8 +32,8 @@ FAILURE, ENDED, DONE = "failure", "ended", "done"
 def failing_together() -> Iterator[None]:
     """End all processes of the default process group if the block fails in one of them.
 
-    The first process that fails waits until the others have ended, and then prints its error. The
-    others print nothing. All exit with the same code. A process without others is not affected.
+    The first process that fails prints its error, after the others have stopped printing. All exit
+    with the same code. A process without others is not affected.
 
     A process that waits in a collective, even on a GPU, cannot notice that another one failed.
     Therefore, a thread of each process looks for failures in the store of the group. `SystemExit`
@@ -68,7 +68,7 @@ def _watch(store: dist.Store, finished: threading.Event) -> None:
 
 
 def _fail(store: dist.Store, error: BaseException) -> NoReturn:
-    """Print the error after all other processes have ended, unless another one failed before."""
+    """Print the error after the others have stopped printing, unless another one failed before."""
     code, text = outcome(error) or (1, "".join(traceback.format_exception(error)).rstrip())
     rank, patience, when = dist.get_rank(), PATIENCE, time.time()
     # gloo raises RuntimeError with the path of its source file, NCCL raises DistError.
@@ -87,9 +87,13 @@ def _fail(store: dist.Store, error: BaseException) -> NoReturn:
         deadline = time.monotonic() + patience
         while store.add(ENDED, 0) < dist.get_world_size() - 1 and time.monotonic() < deadline:
             time.sleep(0.05)
-        store.set(DONE, "yes")
     tell_torchrun(text, when)
-    _exit(code, text)
+    with contextlib.suppress(OSError, ValueError):  # closed or full streams
+        sys.stdout.flush()
+        print(text, file=sys.stderr, flush=True)
+    with contextlib.suppress(dist.DistError):
+        store.set(DONE, "yes")
+    _exit(code)
 
 
 def _end(store: dist.Store) -> None:
@@ -100,16 +104,15 @@ def _end(store: dist.Store) -> None:
     # torchrun presents the failure with the earliest time, in seconds, as the cause.
     tell_torchrun(f"ended because process {failure['rank']} failed", failure["time"] + 1)
     store.add(ENDED, 1)
-    if dist.get_rank() == 0:  # the store may be in this process
-        with contextlib.suppress(dist.DistError):
-            store.wait([DONE], timedelta(seconds=PATIENCE))
-    _exit(failure["code"], "")
-
-
-def _exit(code: int, text: str) -> NoReturn:
-    """Exit at once. Python's normal exit would wait for the group, which has lost a process."""
-    with contextlib.suppress(OSError, ValueError):  # closed or full streams
+    with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
-        if text:
-            print(text, file=sys.stderr, flush=True)
+    with contextlib.suppress(dist.DistError):
+        store.wait([DONE], timedelta(seconds=PATIENCE))
+    _exit(failure["code"])
+
+
+def _exit(code: int) -> NoReturn:
+    """Exit at once. Python's normal exit would wait for the group, which has lost a process."""
+    if dist.get_rank() == 0:  # may have the store, which the others still read
+        time.sleep(0.2)
     os._exit(code)

@@ -1,5 +1,6 @@
 """Start a training or an evaluation, with one process per GPU."""
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -74,6 +75,7 @@ def launch(
         _work(cfg, mode)
         return
     _forward_sigterm()
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # errors come last
     try:
         run_in_group(partial(_work, cfg, mode), processes)
     except ProcessExitedException as error:
