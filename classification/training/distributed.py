@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -118,6 +118,12 @@ def average_buffers(model: nn.Module) -> None:
     pieces = (flat / world()).split([b.numel() for b in buffers])
     for buffer, piece in zip(buffers, pieces, strict=True):
         buffer.copy_(piece.view_as(buffer))
+
+
+def await_failure() -> NoReturn:
+    """Wait until this process is ended, because another one has failed; see `group`."""
+    dist.barrier()
+    raise AssertionError("no other process has failed")
 
 
 def from_first(make: Callable[[], T]) -> T:

@@ -253,9 +253,7 @@ class Training:
             error: error of this process; None if only other processes failed.
         """
         if error is None:
-            raise UserError(
-                "the loss of another process is not finite. Its message has the step and the fix."
-            )
+            distributed.await_failure()
         path = self.folder / f"not_finite_rank{distributed.rank()}.pt"
         batch = self.batch - 1 - error.steps_ago
         step = {"epoch": self.epoch, "batch": batch, "settings": self.recorded}

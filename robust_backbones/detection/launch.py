@@ -113,7 +113,7 @@ def evaluate(work: Callable[[], None], gpus: int) -> None:
 
 
 def _evaluate(work: Callable[[], None]) -> None:
-    with user_errors():
+    with user_errors(), failing_together():
         work()
 
 

@@ -37,7 +37,7 @@ def memory() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 8.00 GiB.")
         wait()
 
-    launch.once(Path(sys.argv[-1]), {}, learning(), work, "")
+    launch.once(Path(sys.argv[-1]), {}, learning(), torch.device("cpu"), work, "")
 
 
 def wait() -> None:

@@ -16,6 +16,7 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
         "classification.pretrain.run",
+        "classification.robustness_eval.run",
         "classification.transfer.run",
         "tests.support.distributed_sums",
         "tests.support.process_faults",
