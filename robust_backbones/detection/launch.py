@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from detectron2.config import CfgNode
 from detectron2.engine.launch import _distributed_worker, _find_free_port
@@ -75,18 +75,12 @@ def launch(
         _work(cfg, mode)
         return
     _forward_sigterm()
-    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # errors come last
     try:
         run_in_group(partial(_work, cfg, mode), processes)
     except ProcessExitedException as error:
         if cfg.DATASETS.HELD_OUT and has_diverged(cfg.OUTPUT_DIR):
             return
-        if error.signal_name:
-            print_error(
-                f"error: process {error.error_index} was killed by {error.signal_name}. The "
-                "machine may have too little memory. Continue with --resume."
-            )
-        sys.exit(error.exit_code % 256)
+        _exit_as(error)
 
 
 def evaluate(work: Callable[[], None], gpus: int) -> None:
@@ -109,7 +103,17 @@ def evaluate(work: Callable[[], None], gpus: int) -> None:
     try:
         run_in_group(partial(_evaluate, work), Processes(gpus))
     except ProcessExitedException as error:
-        sys.exit(error.exit_code)
+        _exit_as(error)
+
+
+def _exit_as(error: ProcessExitedException) -> NoReturn:
+    """Exit with the code of a failed process, which has printed its error unless it was killed."""
+    if error.signal_name:
+        print_error(
+            f"error: process {error.error_index} was killed by {error.signal_name}. The machine "
+            "may have too little memory. Start the command again, with --resume if it trains."
+        )
+    sys.exit(error.exit_code % 256)
 
 
 def _evaluate(work: Callable[[], None]) -> None:
@@ -125,6 +129,8 @@ def run_in_group(work: Callable[[], None], processes: Processes) -> None:
     """
     if processes.url == "auto":
         processes = replace(processes, url=f"tcp://127.0.0.1:{_find_free_port()}")
+    # The error of a process must come last, and not that `spawn` terminates the others.
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     spawn(_worker, nprocs=processes.gpus, args=(processes, work))
 
 
