@@ -8,8 +8,16 @@ import pytest
 from tests.support import ROOT
 
 # What classification/ may use.
-BORDER = {"core", "zoo", "weights", "checkpoint", "attacks", "corruptions", "finite", "arithmetic"}
-BORDER |= {"process_groups"}
+BORDER = {
+    "core",
+    "zoo",
+    "weights",
+    "checkpoint",
+    "attacks",
+    "corruptions",
+    "finite",
+    "arithmetic",
+} | {"process_groups"}
 FILES = sorted((ROOT / "robust_backbones").rglob("*.py")) + sorted(
     (ROOT / "classification").rglob("*.py")
 )
