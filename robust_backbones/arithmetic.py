@@ -28,8 +28,9 @@ def set_tf32(allowed: bool) -> None:
         warnings.simplefilter("ignore")  # PyTorch 2.9 to 2.10 announce the end of `allow_tf32`
         torch.set_float32_matmul_precision("high" if allowed else "highest")
         torch.backends.cudnn.allow_tf32 = allowed
-    # The functions above also set `fp32_precision` of matrix products, and that of convolutions to
-    # "tf32" or "none". torch.compile fails if only `fp32_precision` is set (pytorch issue 166387).
+    # The functions above also set `fp32_precision` of matrix products. They set the value for
+    # convolutions to "tf32" or "none". torch.compile fails if only `fp32_precision` is set (pytorch
+    # issue 166387).
     for kind in ("conv", "rnn"):
         operation: Any = getattr(torch.backends.cudnn, kind, None)  # missing before PyTorch 2.9
         if hasattr(operation, "fp32_precision"):

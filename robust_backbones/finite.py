@@ -4,8 +4,6 @@ A finite loss can have gradients that are not finite. One update with such gradi
 weights.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -25,27 +23,18 @@ def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
     return torch.nn.utils.get_total_norm(gradients).float()
 
 
-def overflowed(norm: float, scaler: torch.amp.GradScaler) -> bool:
+def must_stop(norm: Tensor, scaler: torch.amp.GradScaler) -> Tensor:
     """Return whether an update must stop the run, because its gradients are not finite.
 
-    In float16, the scaler skips such an update and halves the loss scale, so that the next update
-    succeeds. The run must stop only if the scale is already at its minimum.
+    In float16, such an update is skipped and the scaler halves the loss scale, so that the next
+    update succeeds. The run must stop only if the scale is already at its minimum.
 
     Args:
         norm: `gradient_norm` after `scaler.unscale_`.
         scaler: scaler of the losses, which may be disabled.
-    """
-    if math.isfinite(norm):
-        return False
-    return not scaler.is_enabled() or scaler.get_scale() <= SMALLEST_SCALE
 
-
-def must_stop(norm: Tensor, scaler: torch.amp.GradScaler) -> Tensor:
-    """Return whether `overflowed` holds, as a bool scalar on the device that is not read here.
-
-    Args:
-        norm: `gradient_norm` after `scaler.unscale_`.
-        scaler: scaler of the losses, which may be disabled.
+    Returns:
+        A bool scalar on the device. It is not read here.
     """
     scale = scaler.scale(torch.ones_like(norm))  # unlike get_scale, does not wait for the device
     return ~norm.isfinite() & (scale <= SMALLEST_SCALE)

@@ -1,7 +1,7 @@
 """Update a detector, with mixed precision, gradient accumulation and a check for NaN.
 
 Reading a number from a GPU waits until the GPU has finished all of its work. An update therefore
-keeps its losses on the device, and `Step.report` reads those of several updates at once.
+keeps its losses on the device, and `Step.report` reads the losses of several updates at once.
 """
 
 import contextlib
