@@ -88,10 +88,14 @@ VARIANTS = {
 
 def _variants(arch, size, batch: int, device: torch.device, full: bool) -> Iterator[Line]:
     """Time our training step in several variants, which take turns."""
+    mixed = "float16" if device.type == "cuda" else "bfloat16"  # float16 is slow on CPUs
     loader, works = detector_step.batches(size, batch), {}
     for name, (amp, last, attacks, plain_attack) in VARIANTS.items():
-        more = ["SOLVER.ADVERSARIAL.METHOD", "pgd"] if attacks else []
-        cfg = detector_step.configured(arch, 2, "float16" if amp else "float32", device, more)
+        more = ["SOLVER.PRECISION", mixed if amp else "float32"]
+        if attacks:
+            more += ["SOLVER.ADVERSARIAL.METHOD", "pgd"]
+            more += ["SOLVER.ADVERSARIAL.STEPS", "3" if full else "1"]
+        cfg = detector_step.configured(arch, 2, "float32", device, more)
         model = Trainer.build_model(cfg)
         if last:
             model = model.to(memory_format=torch.channels_last)
@@ -102,7 +106,8 @@ def _variants(arch, size, batch: int, device: torch.device, full: bool) -> Itera
             )
         works[name] = partial(detector_step.next_step, step)
     with EventStorage():
-        found = timing.medians(works, 5 if full else 1, device)
+        times = timing.take_turns(works, 5 if full else 1, device, warm_up=int(full))
+    found = {name: statistics.median(seconds) for name, seconds in times.items()}
     for name, seconds in found.items():
         yield Line(f"batch {batch}, step, {name}", batch / seconds, "images/s")
     gain = found["PGD-3, mixed, attack in float32"] / found["PGD-3, mixed"]
