@@ -17,7 +17,8 @@ BORDER = {
     "corruptions",
     "finite",
     "arithmetic",
-} | {"process_groups"}
+    "process_groups",
+}
 FILES = sorted((ROOT / "robust_backbones").rglob("*.py")) + sorted(
     (ROOT / "classification").rglob("*.py")
 )
