@@ -42,6 +42,7 @@ from robust_backbones.detection.data import registry, subset
 from robust_backbones.detection.data.loader import CheckedLoader, CheckedMapper
 from robust_backbones.detection.data.subset import Item
 from robust_backbones.detection.evaluation import build_evaluator
+from robust_backbones.detection.training.step import evaluation_note
 from robust_backbones.detection.training.trainer import Trainer
 
 ROWS_FILE = "cells.json"
@@ -135,8 +136,8 @@ def find_target(
     if not cfg.MODEL.WEIGHTS:
         raise UserError("MODEL.WEIGHTS is empty. Give the checkpoint of a trained detector.")
     config.check_inputs(cfg, train=False, overrides=overrides)
-    if notice:
-        print(notice, file=sys.stderr)
+    for note in filter(None, (notice, evaluation_note(cfg))):
+        print(note, file=sys.stderr)
     cfg.freeze()
     (name,) = cfg.DATASETS.TEST
     items = subset.choose(name, images, seed)

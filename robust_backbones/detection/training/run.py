@@ -29,7 +29,7 @@ from robust_backbones.detection.compat import silence_detectron2
 from robust_backbones.detection.data import subset
 from robust_backbones.detection.data.custom import register_custom
 from robust_backbones.detection.data.registry import classes_of, fingerprint
-from robust_backbones.detection.training.step import Diverged, precision_of
+from robust_backbones.detection.training.step import Diverged, evaluation_note, precision_of
 from robust_backbones.detection.training.trainer import Trainer
 
 RESULT, CONFIG = "result.json", "config.yaml"
@@ -212,10 +212,8 @@ def evaluate(cfg: CfgNode, resume: bool) -> None:
     checkpointer.use_input(cfg)
     checkpointer.classes = classes_of(cfg.DATASETS.TEST)
     checkpointer.load(path)
-    if precision_of(cfg) != DEFAULT:
-        logging.getLogger("detectron2").info(
-            "Evaluating in float32: SOLVER.PRECISION and SOLVER.AMP apply to training only."
-        )
+    if note := evaluation_note(cfg):
+        logging.getLogger("detectron2").info(note)
     metrics = Trainer.test(cfg, model)
     if comm.is_main_process():
         seconds = time.perf_counter() - started

@@ -42,6 +42,13 @@ def precision_of(cfg: CfgNode) -> str:
     return cfg.SOLVER.PRECISION or ("float16" if cfg.SOLVER.AMP.ENABLED else DEFAULT)
 
 
+def evaluation_note(cfg: CfgNode) -> str | None:
+    """Return a message if the precision of training, which evaluations ignore, is not float32."""
+    if precision_of(cfg) == DEFAULT:
+        return None
+    return f"Evaluating in float32. The precision {precision_of(cfg)} applies to training only."
+
+
 class Diverged(UserError):
     """The loss or the gradients are not finite."""
 

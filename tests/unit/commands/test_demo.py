@@ -33,7 +33,13 @@ def finished(tmp_path):
             "metrics": {"clean_top1": 95.0, "robust_top1": 83.06},
             "settings": ATTACK | {"steps": 3, "evaluation": ATTACK},
             "data": {"test": {"images": 360}},
-            "hardware": {"torch": "2.9", "gpus": [], "cpu": "x86_64", "threads": 2},
+            "hardware": {
+                "torch": "2.9",
+                "precision": "float32",
+                "gpus": [],
+                "cpu": "x86_64",
+                "threads": 2,
+            },
         }
         aps = {"bbox": {"AP": 62.4}, "segm": {"AP": 60.31}}
         detected = {

@@ -4,7 +4,7 @@ import pytest
 
 from robust_backbones.core.errors import UserError
 from robust_backbones.detection import config
-from robust_backbones.detection.training.step import precision_of
+from robust_backbones.detection.training.step import evaluation_note, precision_of
 from tests.support import ROOT
 from tests.support.voc_data import voc
 
@@ -63,7 +63,10 @@ AMP = ("SOLVER.AMP.ENABLED", "True")
     ],
 )
 def test_precision(data, overrides, precision):
-    assert precision_of(load(data, *overrides, train=TRAIN)) == precision
+    cfg = load(data, *overrides, train=TRAIN)
+    assert precision_of(cfg) == precision
+    said = f"Evaluating in float32. The precision {precision} applies to training only."
+    assert evaluation_note(cfg) == (None if precision == "float32" else said)
 
 
 @pytest.mark.parametrize(
