@@ -106,6 +106,7 @@ class Target:
             settings=settings | {"weights": self.cfg.MODEL.WEIGHTS},
             seconds=seconds,
             device=self.cfg.MODEL.DEVICE,
+            processes=comm.get_world_size(),
             weights_sha256=self.weights_sha256,
             data={self.dataset: data},
         )
