@@ -260,7 +260,10 @@ def test_what_options_decide(options, expected):
         (["--accumulate", "5"], "--batch-size 12 cannot be split into 5 equal parts of at least 2"),
         (["--accumulate", "12"], "cannot be split into 12 equal parts of at least 2 images"),
         (["--dataset", "cifar10"], "'cifar10' needs data, .* Pass --data"),
-        (["--limit", "9"], "a limit of 9 images is impossible: digits train has 10 classes"),
+        (
+            ["--limit", "9"],
+            "a limit of 9 images is below the 10 classes of digits. Choose at least 10",
+        ),
         (["--momentum", "1"], "'1' is not a number between 0 and 1"),
         (
             ["--device", "abacus"],
