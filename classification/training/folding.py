@@ -82,7 +82,7 @@ class FoldedCopy(nn.Module):
         (model,) = self._model
         self.refresh()  # an outdated copy would look like a wrong fold
         try:
-            # In lower precisions, rounding errors would be as large as those of a wrong fold.
+            # In lower precisions, rounding errors would be as large as the errors of a wrong fold.
             with arithmetic.full_precision(x.device.type), eval_mode(model):
                 both = [_logits_and_gradient(net, x) for net in (self.network, model)]
             logits, gradient = map(_difference, *both)
@@ -132,7 +132,7 @@ class _Folds:
             new.bias = nn.Parameter(bias, requires_grad=False)
 
     def refresh(self) -> None:
-        """Compute the weights and biases from those of the model."""
+        """Compute the weights and biases from the weights of the model."""
         if not self.convs:
             return
         mean, variance, gamma, beta, bias, eps = map(torch.cat, self.vectors)

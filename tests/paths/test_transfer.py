@@ -316,7 +316,7 @@ def test_the_default_folder_names_the_run(network, tmp_path, monkeypatch):
         (["--held-out", "1"], "'1' is not a number between 0 and 1"),
         (["--shots", "30"], "--shots 30: .*'.*' has 4, '.*Choose at most 4"),
         (["--shots", "1"], "--shots 1: .* leaves none to train on. Give more images of each class"),
-        (["--limit", "9"], "a limit of 9 images is impossible: digits train has 10 classes"),
+        (["--limit", "9"], "a limit of 9 images is below the 10 classes of digits"),
         (["--dataset", "cars"], "dataset 'cars' needs data, .* Pass --data"),
         (
             ["--device", "abacus"],
