@@ -136,7 +136,7 @@ class Learner:
         objective = Objective(model, settings)
         self.objective: Any = torch.compile(objective) if settings.compile else objective
         if distributed.world() > 1:
-            # `report` averages the running statistics, so DDP need not broadcast those of process 0
+            # `report` averages the running statistics, so DDP need not broadcast buffers
             # in every step.
             self.objective = DistributedDataParallel(
                 self.objective,
