@@ -28,6 +28,7 @@ from sklearn.linear_model import LogisticRegression  # noqa: E402
 from threadpoolctl import threadpool_limits  # noqa: E402
 
 from classification.transfer import probe  # noqa: E402
+from classification.transfer.memory import Size, make_plan  # noqa: E402
 from robust_backbones.core.cli import Parser  # noqa: E402
 from robust_backbones.core.errors import UserError, user_errors  # noqa: E402
 
@@ -89,7 +90,9 @@ def scikit_learn(x, y, tolerance: float, relative: bool, limit: float):
 
 
 def compare(x, y, classes: int, args) -> None:
-    """Print the rows of one dataset."""
+    """Print the memory plan and the rows of one dataset."""
+    size = Size(*x.shape, classes, len(probe.PENALTIES))
+    print(f"plan for {size}: {make_plan(size, x.device)}", file=sys.stderr)
     rows = {f"ours, {tol:g}": ours(x, y, classes, tol) for tol in args.tolerance}
     for tol in args.float32:
         rows[f"ours in float32, {tol:g}"] = ours(x, y, classes, tol, torch.float32)

@@ -6,7 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -27,7 +27,8 @@ from classification.models import Classifier
 from classification.pretrain import options as pretrain_options
 from classification.training.evaluate import evaluate
 from classification.training.learner import Learner
-from classification.transfer import logistic, probe
+from classification.transfer import probe
+from classification.transfer.memory import CPU_SLICE, Size, make_plan, solver_device
 from robust_backbones import arithmetic, attacks
 
 EPS, STEPS = 3.0, 3  # L2 over the image and PGD steps: the paper's pretraining
@@ -269,22 +270,22 @@ def probing(device: torch.device, full: bool) -> Iterator[Line]:
     n, d, classes = (20_000, 2048, 101) if full else (300, 64, 5)
     x, y = (a.to(device) for a in synthetic(n, d, classes))
     yield Line("features", f"{n:,} x {d}, {classes} classes, float64")
-    for chunk in (2**20, 2**26) if full else (2**20,):
-        with _changed(logistic, CHUNK=chunk):
-            peak_gib(device)
-            took = timing.seconds(partial(probe.fit, x, y, classes), device)
-            yield Line(f"45 penalties, 2^{chunk.bit_length() - 1} logits at once", took, "s")
-            if device.type == "cuda":
-                copies = peak_gib(device) * 2**30 / x.nbytes
-                yield Line("peak memory / features", copies)
-
-
-@contextmanager
-def _changed(module: object, **values: object) -> Iterator[None]:
-    before = {name: getattr(module, name) for name in values}
-    vars(module).update(values)
-    yield
-    vars(module).update(before)
+    plan = make_plan(Size(n, d, classes, len(probe.PENALTIES)), device)
+    yield Line("plan", str(plan))
+    yield Line("device of the solver", str(solver_device(device)))
+    for size in dict.fromkeys((CPU_SLICE, plan.slice_size)):
+        peak_gib(device)
+        work = partial(probe.fit, x, y, classes, plan=replace(plan, slice_size=size))
+        took = timing.seconds(work, device)
+        yield Line(f"45 penalties, slices of 2^{size.bit_length() - 1}", took, "s")
+        if device.type == "cuda":
+            found = peak_gib(device) * 2**30 - x.nbytes
+            yield at_most("peak memory / planned memory", found / plan.needs, 1)
+    x, mapped = x.float().cpu(), replace(plan, store="mapped")
+    took = timing.seconds(partial(probe.fit, x, y.cpu(), classes, plan=mapped), device)
+    yield Line("45 penalties, features in host memory", took, "s")
+    imagenet = make_plan(Size(1_281_167, 2048, 1000, len(probe.PENALTIES)), device)
+    yield Line("plan for ImageNet", str(imagenet))
 
 
 def evaluation(device: torch.device, full: bool) -> Iterator[Line]:

@@ -8,7 +8,9 @@ files are never read.
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterable
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,10 @@ from torch import Tensor
 from classification.datasets import loader
 from classification.datasets.split import ImageSplit
 from classification.models import Classifier, backbone_digest
+from classification.transfer.memory import gigabytes
+from classification.transfer.rows import Rows
 from robust_backbones import arithmetic
+from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic, cache_dir, locked
 from robust_backbones.core.precision import DEFAULT
 from robust_backbones.core.signals import Stopped, StopSignals
@@ -63,8 +68,10 @@ def extract(
     workers: int = 0,
     signals: StopSignals | None = None,
     progress: Callable[[int, str], None] = lambda images, doing: None,
-) -> np.ndarray:
+) -> Rows:
     """Compute the last layer's input for center crops of the images, or read it from the cache.
+
+    The features are memory-mapped files of the cache.
 
     Args:
         model: classifier. The function switches it to eval mode.
@@ -78,7 +85,7 @@ def extract(
         Features `(N, feature_dim)` float32, in the order of the images.
 
     Raises:
-        UserError: an image is unreadable, or the disk is full.
+        UserError: an image is unreadable, or the disk is full or too small.
         Stopped: a stop signal arrived.
     """
     model.eval()
@@ -87,9 +94,11 @@ def extract(
     with locked(folder.with_suffix(".lock")):
         with atomic(folder / "identity.json") as temporary:
             temporary.write_text(json.dumps(key, indent=2) + "\n", encoding="utf-8")
-        for first in range(0, len(source), ROWS):
-            numbers = range(first, min(first + ROWS, len(source)))
-            path = folder / f"{first:09}.npy"
+        parts = [range(n, min(n + ROWS, len(source))) for n in range(0, len(source), ROWS)]
+        paths = [folder / f"{numbers[0]:09}.npy" for numbers in parts]
+        missing = [not path.exists() for path in paths]
+        _check_disk(folder, sum(map(len, compress(parts, missing))), model.head.in_features)
+        for numbers, path in zip(parts, paths, strict=True):
             if (piece := _read(path, len(numbers))) is not None:
                 progress(len(numbers), f"{source.split} features from the cache")
             else:
@@ -97,14 +106,27 @@ def extract(
                 piece = _compute(model, batches, precision, signals, progress)
                 with atomic(path) as temporary, open(temporary, "wb") as file:
                     np.save(file, piece)
-            pieces.append(piece)
-    return np.concatenate(pieces)
+                piece = _read(path, len(numbers))
+                assert piece is not None
+            pieces.append(torch.from_numpy(piece))
+    return Rows(pieces)
+
+
+def _check_disk(folder: Path, images: int, width: int) -> None:
+    needs, free = 4 * images * width, shutil.disk_usage(folder).free
+    if needs > free:
+        raise UserError(
+            f"{folder}: the features of {images:,} images need {gigabytes(needs)}, and "
+            f"{gigabytes(free)} of the disk are free. Free disk space, set ROBUST_BACKBONES_CACHE "
+            "to a folder on a larger disk, or use fewer images."
+        )
 
 
 def _read(path: Path, rows: int) -> np.ndarray | None:
-    """Read the features in a file, or return None if the file is missing or incomplete."""
+    """Map the features in a file, or return None if the file is missing or incomplete."""
     try:
-        piece = np.load(path, allow_pickle=False)
+        # Copy on write: torch warns about arrays that are read-only.
+        piece = np.load(path, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     return piece if piece.ndim == 2 and len(piece) == rows else None

@@ -12,6 +12,8 @@ from classification import progress
 from classification.datasets.split import ImageSplit
 from classification.models import Classifier
 from classification.transfer import features, knn, probe, protocols
+from classification.transfer.memory import LARGE, Size, make_plan, solver_device
+from classification.transfer.rows import Rows
 from classification.transfer.task import Task, Trial
 from robust_backbones.core.signals import Stopped
 
@@ -35,18 +37,16 @@ class Choice:
 
 @dataclass(frozen=True)
 class Probe:
-    """Functions of one type of probe.
+    """Functions of one type of probe. They run on the device that fits the task.
 
     Attributes:
-        choose: function `(task, x, y, x_val, y_val) -> Choice`, which selects the hyperparameter.
-        predict: function `(task, choice, x, y, x_test) -> (predictions, head)`. `head` is
+        choose: function `(x, y, x_val, y_val) -> Choice`, which selects the hyperparameter.
+        predict: function `(choice, x, y, x_test) -> (predictions, head)`. `head` is
             `(weight, bias)` of the last layer, or None for a probe without parameters.
     """
 
-    choose: Callable[[Task, Tensor, Tensor, Tensor, Tensor], Choice]
-    predict: Callable[
-        [Task, Choice, Tensor, Tensor, Tensor], tuple[Tensor, tuple[Tensor, Tensor] | None]
-    ]
+    choose: Callable[[Rows, Tensor, Rows, Tensor], Choice]
+    predict: Callable[[Choice, Rows, Tensor, Rows], tuple[Tensor, tuple[Tensor, Tensor] | None]]
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,16 @@ class _Features:
     """Features of a subset of the training images.
 
     Attributes:
-        indices: sorted indices of the images, `(N,)` int64.
-        x: features of these images, `(N, d)` float32.
+        indices: ascending indices of the images, `(N,)` int64.
+        x: features of these images.
     """
 
     indices: Tensor
-    x: Tensor
+    x: Rows
 
-    def of(self, images: Tensor) -> Tensor:
-        """Return the features of the images with these indices."""
-        return self.x[torch.searchsorted(self.indices, images)]
+    def of(self, images: Tensor) -> Rows:
+        """Return the features of the images with these ascending indices."""
+        return self.x.subset(torch.searchsorted(self.indices, images))
 
 
 def run(task: Task) -> list[Trial]:
@@ -72,9 +72,10 @@ def run(task: Task) -> list[Trial]:
     The test images are used only after all trials have selected their hyperparameter, unless the
     protocol selects on the test images.
     """
-    row = PROBES[task.settings.parts.probe]
-    features_of = partial(_extract, task, task.classifier(0))
+    model = task.classifier(0)
     indices = torch.cat([task.images(trial) for trial in task.trials]).unique()
+    row = PROBES[task.settings.parts.probe](task, len(indices), model.head.in_features)
+    features_of = partial(_extract, task, model)
     train = _Features(indices, features_of(task.train.subset(indices)))
     choices = []
     for trial in task.trials:
@@ -88,7 +89,7 @@ def run(task: Task) -> list[Trial]:
     ]
 
 
-def _extract(task: Task, model: Classifier, source: ImageSplit) -> Tensor:
+def _extract(task: Task, model: Classifier, source: ImageSplit) -> Rows:
     line = progress.ProgressLine(len(source))
     found = features.extract(
         model,
@@ -99,15 +100,11 @@ def _extract(task: Task, model: Classifier, source: ImageSplit) -> Tensor:
         progress=line.show,
     )
     line.clear()
-    return torch.from_numpy(found).to(task.device)
+    return found
 
 
 def _choose(
-    task: Task,
-    row: Probe,
-    trial: int,
-    train: _Features,
-    features_of: Callable[[ImageSplit], Tensor],
+    task: Task, row: Probe, trial: int, train: _Features, features_of: Callable[[ImageSplit], Rows]
 ) -> Choice:
     """Select the hyperparameter of a trial, or return the value that the user gave."""
     settings = task.settings
@@ -125,7 +122,7 @@ def _choose(
         f"to train on and {len(y_val)} to choose on",
         flush=True,
     )
-    return row.choose(task, train.of(fit), task.train.labels[fit], x_val, y_val)
+    return row.choose(train.of(fit), task.train.labels[fit], x_val, y_val)
 
 
 def _name(task: Task) -> str:
@@ -133,12 +130,10 @@ def _name(task: Task) -> str:
 
 
 def _test(
-    task: Task, row: Probe, trial: int, train: _Features, x_test: Tensor, choice: Choice
+    task: Task, row: Probe, trial: int, train: _Features, x_test: Rows, choice: Choice
 ) -> Trial:
     images = task.images(trial)
-    predictions, head = row.predict(
-        task, choice, train.of(images), task.train.labels[images], x_test
-    )
+    predictions, head = row.predict(choice, train.of(images), task.train.labels[images], x_test)
     state = None
     if head and task.settings.save_classifier:
         model = task.classifier(trial)
@@ -156,27 +151,51 @@ def _test(
     )
 
 
-def _choose_penalty(task: Task, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Choice:
-    found = probe.choose(x, y, x_val, y_val, task.train.classes, task.metric)
-    candidates = [{"penalty": penalty, "value": value} for penalty, value in found.curve]
-    more = {"at_the_edge": found.edge, "extended_decades": found.extended}
-    return Choice(found.penalty, candidates, more, found.probes)
+def _logistic(task: Task, images: int, width: int) -> Probe:
+    """Plan the memory of logistic regression. Print the plan if it is large.
+
+    Args:
+        task: task.
+        images: number of training images.
+        width: number of features per image.
+    """
+    penalties = len(probe.PENALTIES) if task.settings.chooses else 1
+    size, device = Size(images, width, task.train.classes, penalties), solver_device(task.device)
+    if device != task.device:
+        name = torch.cuda.get_device_name(task.device)
+        print(f"the probe runs on the CPU, because {name} is slow in float64", flush=True)
+    plan = make_plan(size, device)
+    if plan.needs >= LARGE:
+        print(f"probe: {size}: {plan}", flush=True)
+
+    def choose(x: Rows, y: Tensor, x_val: Rows, y_val: Tensor) -> Choice:
+        found = probe.choose(x, y, x_val, y_val, task.train.classes, task.metric, plan=plan)
+        candidates = [{"penalty": penalty, "value": value} for penalty, value in found.curve]
+        more = {"at_the_edge": found.edge, "extended_decades": found.extended}
+        chosen = found.probes.one([penalty for penalty, _ in found.curve].index(found.penalty))
+        return Choice(found.penalty, candidates, more, chosen)
+
+    def predict(
+        choice: Choice, x: Rows, y: Tensor, x_test: Rows
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        found = probe.refit(x, y, task.train.classes, choice.value, choice.start, plan=plan)
+        return found.predict(x_test)[0], (found.weights[0], found.bias[0])
+
+    return Probe(choose, predict)
 
 
-def _fit(
-    task: Task, choice: Choice, x: Tensor, y: Tensor, x_test: Tensor
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    found = probe.refit(x, y, task.train.classes, choice.value, choice.start)
-    return found.predict(x_test)[0], (found.weights[0], found.bias[0])
+def _nearest_neighbors(task: Task, images: int, width: int) -> Probe:
+    """Vote on the device of the task."""
+    classes, device = task.train.classes, task.device
+
+    def choose(x: Rows, y: Tensor, x_val: Rows, y_val: Tensor) -> Choice:
+        k, curve = knn.choose_neighbors(x, y, x_val, y_val, classes, task.metric, device=device)
+        return Choice(k, [{"neighbors": k, "value": value} for k, value in curve])
+
+    def predict(choice: Choice, x: Rows, y: Tensor, x_test: Rows) -> tuple[Tensor, None]:
+        return knn.classify(x, y, x_test, choice.value, classes, device=device), None
+
+    return Probe(choose, predict)
 
 
-def _choose_neighbors(task: Task, x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Choice:
-    k, curve = knn.choose_neighbors(x, y, x_val, y_val, task.train.classes, task.metric)
-    return Choice(k, [{"neighbors": k, "value": value} for k, value in curve])
-
-
-def _vote(task: Task, choice: Choice, x: Tensor, y: Tensor, x_test: Tensor) -> tuple[Tensor, None]:
-    return knn.classify(x, y, x_test, choice.value, task.train.classes), None
-
-
-PROBES = {"logistic": Probe(_choose_penalty, _fit), "knn": Probe(_choose_neighbors, _vote)}
+PROBES = {"logistic": _logistic, "knn": _nearest_neighbors}

@@ -186,8 +186,7 @@ class Batch:
         self.state = State(penalties, v, f, g, mass, self.apply(g), torch.ones_like(f))
         self.pairs = Pairs(v)
         # A new preconditioner costs as much as `cost` iterations. Renew it after a third of them.
-        n, width = images.x.shape
-        cost = width * (1 + width / n) / (2 * images.classes)
+        cost = images.width * (1 + images.width / len(images.y)) / (2 * images.classes)
         self.ages, self.patience = [0] * len(v), [max(8, int(cost / 3))] * len(v)
         self.solution = Solution(
             v.clone(),

@@ -16,22 +16,24 @@ Shapes: P penalties, N images, K classes, d features, D unknowns per class in so
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from classification.transfer.lbfgs import MEMORY, Preconditioner, Solution, solve
+from classification.transfer.lbfgs import Preconditioner, solve
+from classification.transfer.memory import MOMENT_SLICE, Plan, state_bytes
+from classification.transfer.rows import Rows
+from robust_backbones.core.errors import UserError
 
 SPACING = 8  # spacing of the penalties that are solved first: every eighth one
 # Number of weight vectors (penalties times classes) in the first batches. In smaller batches, a
 # matrix product spends most of its time on reading the features. In larger batches, more penalties
 # start from 0 instead of from a good starting point, which costs more time than batching saves.
 FIRST_ROWS = 100
-CHUNK = 2**20  # number of logits computed at once, small enough for a CPU's cache
 BLOCK = 256  # rows of the second moment computed at once; only one triangle is computed
 EMPTY = 1e-30  # smallest mean weight of an image, to avoid a division by zero
-STATE_BYTES = 2**31  # memory limit of L-BFGS; the remaining penalties form the next batch
 
 
 class Images:
@@ -42,18 +44,65 @@ class Images:
     preserves lengths.
 
     Args:
-        x: features `(N, d)`, float64 or float32.
+        x: features of N images.
         y: labels `(N,)`, int64 in [0, classes). Every class has at least one image.
         classes: number of classes.
+        plan: memory plan. The computation runs on its device.
+        dtype: dtype of the computation, float64 or float32.
+
+    Raises:
+        UserError: a feature is not finite.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, classes: int):
-        self.mean, self.basis, self.y, self.classes = x.mean(0), None, y, classes
-        x = x - self.mean
-        if len(x) < x.shape[1]:
-            self.basis, triangle = torch.linalg.qr(x.T)
-            x = triangle.T
-        self.x = torch.cat([x, x.new_ones(len(x), 1)], 1)
+    def __init__(self, x: Rows, y: Tensor, classes: int, plan: Plan, dtype: torch.dtype):
+        self.y, self.classes, self.plan = y.to(plan.device), classes, plan
+        self.basis, self.centered = None, None
+        self.rows, few = x, len(x) < x.width
+        if plan.store == "device" and not few:
+            self.rows = Rows.of(torch.cat([part.to(plan.device) for part in self._parts()]))
+        total = torch.zeros(x.width, dtype=torch.float64, device=plan.device)
+        for part in self._parts():
+            total += part.to(total).sum(0)
+        check_finite(total)
+        self.mean = (total / len(x)).to(dtype)
+        self.width = min(len(x), x.width) + 1
+        if few:
+            centered = torch.cat([self._center(part) for part in self._parts()])[:, :-1]
+            self.basis, triangle = torch.linalg.qr(centered.T)
+            self.centered = torch.cat([triangle.T, triangle.new_ones(len(x), 1)], 1)
+        elif plan.store == "centered":
+            self.centered = self.mean.new_empty(len(x), self.width)
+            first = 0
+            for part in self._parts():
+                self._center(part, self.centered[first : first + len(part)])
+                first += len(part)
+
+    def _parts(self) -> Iterator[Tensor]:
+        return self.rows.parts(max(1, self.plan.slice_size // self.rows.width))
+
+    def _center(self, part: Tensor, out: Tensor | None = None) -> Tensor:
+        """Subtract the mean from features `(n, d)`, and append a column of ones."""
+        if out is None:
+            out = self.mean.new_empty(len(part), part.shape[1] + 1)
+        torch.sub(part.to(self.mean), self.mean, out=out[:, :-1])
+        out[:, -1] = 1
+        return out
+
+    def slices(self, size: int, columns: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Iterate over features `(n, D)` and labels `(n,)`.
+
+        Args:
+            size: largest number of values in a slice.
+            columns: number of values that the caller computes for each image.
+        """
+        rows = max(64, size // columns)
+        if self.centered is None:
+            rows = max(64, min(rows, size // self.width))
+        for first, y in zip(range(0, len(self.y), rows), self.y.split(rows), strict=True):
+            if self.centered is None:
+                yield self._center(self.rows.part(first, first + rows)), y
+            else:
+                yield self.centered[first : first + rows], y
 
     def solver_coordinates(self, weights: Tensor, bias: Tensor) -> Tensor:
         """Convert weights `(P, K, d)` and bias `(P, K)` to solver coordinates `(P, K, D)`."""
@@ -91,8 +140,7 @@ class Images:
         count, classes, width = v.shape
         flat, gradient = v.reshape(-1, width), torch.zeros_like(v).view(-1, width)
         value, mass = v.new_zeros(2, count, dtype=torch.float64)
-        rows = max(64, CHUNK // len(flat))
-        for x, y in zip(self.x.split(rows), self.y.split(rows), strict=True):
+        for x, y in self.slices(self.plan.slice_size, len(flat)):
             residuals, loss = _softmax((flat @ x.T).view(count, classes, -1), y)
             value += loss.sum(1, dtype=torch.float64)
             mass += _curvature(residuals, y).sum(1, dtype=torch.float64)
@@ -100,7 +148,7 @@ class Images:
         gradient = gradient.view_as(v)
         value += penalties.double() / 2 * v[..., :-1].square().sum((1, 2), dtype=torch.float64)
         gradient[..., :-1] += penalties[:, None, None] * v[..., :-1]
-        return value, gradient, mass.clamp_min(len(self.x) * EMPTY)
+        return value, gradient, mass.clamp_min(len(self.y) * EMPTY)
 
     def second_moment(self, v: Tensor) -> Tensor:
         """Compute the weighted mean of x x^T over the images, `(D, D)` float32.
@@ -111,15 +159,34 @@ class Images:
         Args:
             v: unknowns of one problem `(K, D)`.
         """
-        residuals, _ = _softmax((v @ self.x.T)[None], self.y)
-        weights = _curvature(residuals, self.y)[0]
-        weights = weights / weights.sum().clamp_min(len(self.x) * EMPTY)
-        x = self.x.float()
-        weighted, moment = x * weights[:, None].float(), x.new_zeros(x.shape[1], x.shape[1])
-        for first in range(0, len(moment), BLOCK):
-            rows = slice(first, first + BLOCK)
-            moment[rows, first:] = weighted[:, rows].T @ x[:, first:]
+        slices = functools.partial(self.slices, max(self.plan.slice_size, MOMENT_SLICE))
+        weights = torch.cat(
+            [
+                _curvature(_softmax((v @ x.T)[None], y)[0], y)[0]
+                for x, y in slices(max(len(v), self.width))
+            ]
+        )
+        weights /= weights.sum().clamp_min(len(self.y) * EMPTY)
+        moment = torch.zeros(self.width, self.width, device=v.device)
+        first = 0
+        for x, _ in slices(self.width):
+            x = x.float()
+            weighted = x * weights[first : first + len(x), None].float()
+            first += len(x)
+            for row in range(0, self.width, BLOCK):
+                rows = slice(row, row + BLOCK)
+                moment[rows, row:].addmm_(weighted[:, rows].T, x[:, row:])
         return moment.triu() + moment.triu(1).T
+
+
+def check_finite(x: Tensor) -> None:
+    """Check features, or their sum over images, which is finite only if they are.
+
+    Raises:
+        UserError: a number is not finite.
+    """
+    if not x.isfinite().all():
+        raise UserError("features must be finite numbers. Check the network and its images.")
 
 
 def _softmax(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,9 +253,30 @@ def _nearest(known: Iterable[float], at: float) -> float:
     return min(known, key=lambda x: abs(x - at))
 
 
+@dataclass(frozen=True)
+class Optimum:
+    """Solution for one penalty.
+
+    Attributes:
+        v: unknowns `(K, D)`.
+        objective: value of the objective, float64 `()`.
+        gradient_norm: norm of the gradient with respect to weights and bias `()`.
+        iterations: number of iterations, int64 `()`.
+        converged: whether the problem converged, bool `()`.
+        preconditioner: last preconditioner.
+    """
+
+    v: Tensor
+    objective: Tensor
+    gradient_norm: Tensor
+    iterations: Tensor
+    converged: Tensor
+    preconditioner: Preconditioner
+
+
 def solve_path(
     images: Images, penalties: Tensor, start: Tensor | None, tolerance: float, max_iterations: int
-) -> Solution:
+) -> list[Optimum]:
     """Solve the problems of all penalties.
 
     Args:
@@ -197,34 +285,32 @@ def solve_path(
         start: initial unknowns `(P, K, D)`; None: start from 0 and from interpolated solutions.
         tolerance, max_iterations: stopping criteria, as for `lbfgs.solve`.
     """
-    logs, zero = penalties.log().tolist(), images.x.new_zeros(images.classes, images.x.shape[1])
+    logs, zero = penalties.log().tolist(), images.mean.new_zeros(images.classes, images.width)
     plain = Preconditioner(images.second_moment(zero), 1.0)
     everything = list(range(len(logs)))
-    state = (3 * MEMORY + 10) * zero.numel() * zero.element_size()
-    done: dict[int, tuple] = {}
-    together = max(1, FIRST_ROWS // images.classes)
-    for level in levels(len(logs), together) if start is None else [everything]:
-        for part in torch.tensor(level).split(max(1, STATE_BYTES // state)):
+    together = max(1, images.plan.state // state_bytes(zero.numel() * zero.element_size()))
+    done: dict[int, Optimum] = {}
+    first = max(1, FIRST_ROWS // images.classes)
+    for level in levels(len(logs), first) if start is None else [everything]:
+        for part in torch.tensor(level).split(together):
             part, known = part.tolist(), {logs[i]: row for i, row in done.items()}
             if start is not None:
                 v, preconditioners = start[part], [plain] * len(part)
             elif not known:
                 v, preconditioners = zero.expand(len(part), -1, -1), [plain] * len(part)
             else:
-                vs = {at: row[0] for at, row in known.items()}
+                vs = {at: row.v for at, row in known.items()}
                 v = torch.stack([interpolate(logs[i], vs) for i in part])
-                preconditioners = [known[_nearest(known, logs[i])][-1] for i in part]
+                preconditioners = [known[_nearest(known, logs[i])].preconditioner for i in part]
             found = solve(images, penalties[part], v, preconditioners, tolerance, max_iterations)
             rows = zip(
                 found.v,
                 found.objective,
-                found.gradient,
+                images.gradient_norm(found.gradient),
                 found.iterations,
                 found.converged,
                 found.preconditioners,
                 strict=True,
             )
-            done.update(zip(part, rows, strict=True))
-    *columns, preconditioners = zip(*(done[i] for i in everything), strict=True)
-    v, objective, gradient, iterations, converged = (torch.stack(column) for column in columns)
-    return Solution(v, objective, gradient, iterations, converged, list(preconditioners))
+            done.update(zip(part, (Optimum(*row) for row in rows), strict=True))
+    return [done[i] for i in everything]

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from classification.transfer.logistic import Images, solve_path
+from classification.transfer.logistic import Images, check_finite, solve_path
+from classification.transfer.memory import Plan, Size, make_plan
+from classification.transfer.rows import Rows
 from robust_backbones.core.errors import UserError
 
 PER_DECADE = 4  # penalties per decade
@@ -52,10 +54,17 @@ class Probes:
         x = x.to(self.weights)
         return x @ self.weights.mT + self.bias[:, None]
 
-    def predict(self, x: Tensor) -> Tensor:
-        """Predict classes `(P, N)` int64 for features `(N, d)`."""
-        rows = max(1, LOGITS // self.bias.numel())
-        return torch.cat([self.logits(part).argmax(2) for part in x.split(rows)], 1)
+    def predict(self, x: Tensor | Rows) -> Tensor:
+        """Predict classes `(P, N)` int64 for features `(N, d)`, on the device of the weights.
+
+        Raises:
+            UserError: a feature is not finite.
+        """
+        found = []
+        for part in Rows.of(x).parts(max(1, LOGITS // self.bias.numel())):
+            check_finite(part)
+            found.append(self.logits(part).argmax(2))
+        return torch.cat(found, 1)
 
     def one(self, index: int) -> "Probes":
         """Return one of the classifiers as `Probes` with P = 1."""
@@ -85,7 +94,7 @@ class Chosen:
 
 
 def fit(
-    x: Tensor,
+    x: Tensor | Rows,
     y: Tensor,
     classes: int,
     penalties: Sequence[float] | Tensor = PENALTIES,
@@ -94,8 +103,9 @@ def fit(
     tolerance: float = 1e-7,
     max_iterations: int = 1000,
     dtype: torch.dtype = torch.float64,
+    plan: Plan | None = None,
 ) -> Probes:
-    """Fit one classifier per penalty. All of them are solved together, on the device of x.
+    """Fit one classifier per penalty. All of them are solved together.
 
     Args:
         x: finite features `(N, d)`, floating-point.
@@ -108,54 +118,59 @@ def fit(
         max_iterations: maximum number of iterations. `converged` is False for penalties that need
             more.
         dtype: dtype of the computation. float32 is faster, but needs a tolerance of about 1e-5.
+        plan: memory plan with the device to use; None: the device of x and its free memory.
 
     Raises:
-        UserError: shapes, labels, penalties or features are invalid, or fewer than two classes
-            have images.
+        UserError: shapes, labels, penalties or features are invalid, fewer than two classes
+            have images, or the memory is too small.
     """
-    _check(x, y, classes)
-    given = torch.as_tensor(penalties, dtype=torch.float64).flatten().to(x.device)
+    x = _checked(x, y, classes)
+    given = torch.as_tensor(penalties, dtype=torch.float64).flatten()
     if not (len(given) and (given > 0).all() and given.isfinite().all()):
         raise UserError(f"penalties {given.tolist()}: give one or more finite positive numbers.")
-    path, position = given.unique(return_inverse=True)
-    y = y.to(x.device)
     present = torch.bincount(y, minlength=classes).nonzero().flatten()
     if len(present) < 2:
         raise UserError(
             f"only {len(present)} class has training images. A probe needs two or more. Train on "
             "more images."
         )
-    images = Images(x.detach().to(dtype), torch.searchsorted(present, y), len(present))
+    if plan is None:
+        size = Size(len(x), x.width, classes, len(given))
+        plan = make_plan(size, x.pieces[0].device)
+    path, position = given.to(plan.device).unique(return_inverse=True)
+    images = Images(x, torch.searchsorted(present, y), len(present), plan, dtype)
+    present = present.to(plan.device)
     if start is not None:
         _check_start(start, x, classes)
         distance = (path.log()[:, None] - start.penalties.to(path).log()).abs()
         near = _gather(start, distance.argmin(1))
         # A class without images in `start` has a bias of -inf. Start from 0 instead.
-        bias = near.bias.to(images.x)[:, present]
+        bias = near.bias.to(images.mean)[:, present]
         bias = torch.where(bias.isfinite(), bias, 0)
-        v = images.solver_coordinates(near.weights.to(images.x)[:, present], bias)
+        v = images.solver_coordinates(near.weights.to(images.mean)[:, present], bias)
         start = v - v.mean(1, keepdim=True)  # the softmax does not change with this shift
     found = solve_path(images, path, start, tolerance, max_iterations)
-    some, some_bias = images.feature_coordinates(found.v)
-    weights = x.new_zeros(len(path), classes, x.shape[1], dtype=dtype)
-    bias = x.new_full((len(path), classes), -torch.inf, dtype=dtype)
-    weights[:, present], bias[:, present] = some, some_bias
-    probes = Probes(
+    weights = images.mean.new_zeros(len(given), classes, x.width)
+    bias = images.mean.new_full((len(given), classes), -torch.inf)
+    chosen = [found[i] for i in position.tolist()]
+    for row, optimum in enumerate(chosen):
+        some, some_bias = images.feature_coordinates(optimum.v[None])
+        weights[row, present], bias[row, present] = some[0], some_bias[0]
+    return Probes(
         weights,
         bias,
-        path,
-        found.objective,
-        images.gradient_norm(found.gradient),
-        found.iterations,
-        found.converged,
+        path[position],
+        torch.stack([optimum.objective for optimum in chosen]),
+        torch.stack([optimum.gradient_norm for optimum in chosen]),
+        torch.stack([optimum.iterations for optimum in chosen]),
+        torch.stack([optimum.converged for optimum in chosen]),
     )
-    return _gather(probes, position)
 
 
 def choose(
-    x_train: Tensor,
+    x_train: Tensor | Rows,
     y_train: Tensor,
-    x_val: Tensor,
+    x_val: Tensor | Rows,
     y_val: Tensor,
     classes: int,
     metric: Accuracy,
@@ -185,7 +200,7 @@ def choose(
     Raises:
         UserError: `fit` rejects the arguments, or there are fewer than three penalties.
     """
-    _check(x_val, y_val, classes)
+    _checked(x_val, y_val, classes)
     if len(set(penalties)) < 3:
         raise UserError(f"penalties {list(penalties)}: give three or more to choose from.")
     probes = fit(x_train, y_train, classes, sorted(set(penalties)), **options)
@@ -212,7 +227,12 @@ def choose(
 
 
 def refit(
-    x: Tensor, y: Tensor, classes: int, penalty: float, start: Probes | None = None, **options: Any
+    x: Tensor | Rows,
+    y: Tensor,
+    classes: int,
+    penalty: float,
+    start: Probes | None = None,
+    **options: Any,
 ) -> Probes:
     """Fit the probe for one penalty (P = 1). `fit` describes the arguments and errors."""
     return fit(x, y, classes, [penalty], start=start, **options)
@@ -255,26 +275,26 @@ def _gather(probes: Probes, rows: Tensor) -> Probes:
     return Probes(*(column[rows.to(column.device)] for column in _columns(probes)))
 
 
-def _check(x: Tensor, y: Tensor, classes: int) -> None:
-    if x.ndim != 2 or y.shape != x.shape[:1] or not len(x):
+def _checked(x: Tensor | Rows, y: Tensor, classes: int) -> Rows:
+    shape = tuple(x.shape) if isinstance(x, Tensor) else (len(x), x.width)
+    if len(shape) != 2 or y.shape != shape[:1] or not shape[0]:
         raise UserError(
-            f"features have the shape {tuple(x.shape)}, labels {tuple(y.shape)}. Give (N, d) and "
+            f"features have the shape {shape}, labels {tuple(y.shape)}. Give (N, d) and "
             "(N,), N at least 1."
         )
-    if not (x.is_floating_point() and x.isfinite().all()):
-        raise UserError(
-            f"features ({x.dtype}) must be finite floating-point numbers. Check the network and "
-            "its images."
-        )
+    x = Rows.of(x)
+    if not x.pieces[0].is_floating_point():
+        raise UserError(f"features are {x.pieces[0].dtype}. Give floating-point numbers.")
     if y.dtype != torch.int64 or y.min() < 0 or y.max() >= classes:
         raise UserError(
             f"labels are {y.dtype} from {y.min()} to {y.max()}. Give int64 in [0, {classes})."
         )
+    return x
 
 
-def _check_start(start: Probes, x: Tensor, classes: int) -> None:
-    if start.weights.shape[1:] != (classes, x.shape[1]):
+def _check_start(start: Probes, x: Rows, classes: int) -> None:
+    if start.weights.shape[1:] != (classes, x.width):
         raise UserError(
             f"start has (classes, features) {tuple(start.weights.shape[1:])}, the data has "
-            f"{(classes, x.shape[1])}. Give probes of the same task."
+            f"{(classes, x.width)}. Give probes of the same task."
         )

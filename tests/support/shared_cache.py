@@ -44,7 +44,7 @@ def ask(url: str, inputs: tuple) -> dict:
     return {
         "weights": weights.digest(weights.resolve(url)),
         "backbone": weights.digest(path_handler.converted(NAME)),
-        "features": hashlib.sha256(found.tobytes()).hexdigest(),
+        "features": hashlib.sha256(found.part(0, len(found)).numpy().tobytes()).hexdigest(),
         "scenes": str(digit_scenes.ensure()),
     }
 

@@ -1,6 +1,7 @@
 """Probes against scikit-learn, and properties of an optimum."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from classification.metrics import METRICS, top1
 from classification.transfer import probe
 from classification.transfer.logistic import interpolate, levels
+from classification.transfer.memory import Size, make_plan
 from robust_backbones.core.errors import UserError
 
 
@@ -120,7 +122,7 @@ def test_scaled_features_are_a_scaled_penalty():
     torch.testing.assert_close(shifted.objective, base.objective, rtol=1e-8, atol=0)
 
 
-def test_order_batches_and_starts_do_not_matter(monkeypatch):
+def test_order_batches_and_starts_do_not_matter():
     x, y = features()
     penalties = [10.0, 1e-3, 0.1, 10.0, 1e3, 1.0]
     first = probe.fit(x, y, 4, penalties, tolerance=1e-10)
@@ -129,9 +131,14 @@ def test_order_batches_and_starts_do_not_matter(monkeypatch):
     assert torch.equal(first.weights, again.weights) and torch.equal(first.bias, again.bias)
     started = probe.fit(x, y, 4, penalties, tolerance=1e-10, start=first)
     assert started.iterations.max() <= 3
-    monkeypatch.setattr("classification.transfer.logistic.STATE_BYTES", 1)
-    monkeypatch.setattr("classification.transfer.logistic.CHUNK", 1)
-    for other in (started, probe.fit(x, y, 4, penalties, tolerance=1e-10)):
+    plan = make_plan(Size(300, 20, 4, 6), x.device)
+    for other in (
+        started,
+        *(
+            probe.fit(x, y, 4, penalties, tolerance=1e-10, plan=other)
+            for other in (replace(plan, slice_size=1, state=1), replace(plan, store="mapped"))
+        ),
+    ):
         torch.testing.assert_close(other.objective, first.objective, rtol=1e-8, atol=0)
 
 
@@ -272,7 +279,7 @@ ERRORS = {
     "features have the shape (12, 20), labels (11,)": lambda: probe.fit(X, Y[1:], 4),
     "features have the shape (0, 20)": lambda: probe.fit(X[:0], Y[:0], 4),
     "must be finite": lambda: probe.fit(X.log(), Y, 4),
-    "features (torch.int64)": lambda: probe.fit(X.long(), Y, 4),
+    "features are torch.int64": lambda: probe.fit(X.long(), Y, 4),
     "from 0 to 3. Give int64 in [0, 3)": lambda: probe.fit(X, Y, 3),
     "labels are torch.float64": lambda: probe.fit(X, Y.double(), 4),
     "from -1 to 2": lambda: probe.fit(X, Y - 1, 4),
