@@ -18,6 +18,15 @@ ARMIJO = 1e-4  # fraction of the predicted decrease that a step must reach
 SHORTEST = 1e-12  # below this step size, the objective changes only by rounding errors
 
 
+def patience(width: int, images: int, classes: int) -> int:
+    """Return the number of iterations before a preconditioner is first renewed.
+
+    A new preconditioner for `width` unknowns per class costs as much as three times as many
+    iterations.
+    """
+    return max(8, int(width * (1 + width / images) / (6 * classes)))
+
+
 class Preconditioner:
     """Inverse of mass * (moment + ratio * I), where I has a 0 for the bias, which has no penalty.
 
@@ -185,9 +194,8 @@ class Batch:
         self.masses = mass.tolist()  # masses of the preconditioners
         self.state = State(penalties, v, f, g, mass, self.apply(g), torch.ones_like(f))
         self.pairs = Pairs(v)
-        # A new preconditioner costs as much as `cost` iterations. Renew it after a third of them.
-        cost = images.width * (1 + images.width / len(images.y)) / (2 * images.classes)
-        self.ages, self.patience = [0] * len(v), [max(8, int(cost / 3))] * len(v)
+        iterations = patience(images.width, len(images.y), images.classes)
+        self.ages, self.patience = [0] * len(v), [iterations] * len(v)
         self.solution = Solution(
             v.clone(),
             f.clone(),

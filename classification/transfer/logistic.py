@@ -263,7 +263,7 @@ class Optimum:
         gradient_norm: norm of the gradient with respect to weights and bias `()`.
         iterations: number of iterations, int64 `()`.
         converged: whether the problem converged, bool `()`.
-        preconditioner: last preconditioner.
+        preconditioner: preconditioner for similar penalties.
     """
 
     v: Tensor
@@ -291,7 +291,8 @@ def solve_path(
     together = max(1, images.plan.state // state_bytes(zero.numel() * zero.element_size()))
     done: dict[int, Optimum] = {}
     first = max(1, FIRST_ROWS // images.classes)
-    for level in levels(len(logs), first) if start is None else [everything]:
+    order = levels(len(logs), first) if start is None else [everything]
+    for level in order:
         for part in torch.tensor(level).split(together):
             part, known = part.tolist(), {logs[i]: row for i, row in done.items()}
             if start is not None:
@@ -303,13 +304,15 @@ def solve_path(
                 v = torch.stack([interpolate(logs[i], vs) for i in part])
                 preconditioners = [known[_nearest(known, logs[i])].preconditioner for i in part]
             found = solve(images, penalties[part], v, preconditioners, tolerance, max_iterations)
+            # No other penalty uses the preconditioners of the last level, half of all penalties.
+            kept = [plain] * len(part) if level is order[-1] else found.preconditioners
             rows = zip(
                 found.v,
                 found.objective,
                 images.gradient_norm(found.gradient),
                 found.iterations,
                 found.converged,
-                found.preconditioners,
+                kept,
                 strict=True,
             )
             done.update(zip(part, (Optimum(*row) for row in rows), strict=True))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from classification.transfer.lbfgs import MEMORY
+from classification.transfer.lbfgs import MEMORY, patience
 from robust_backbones.core.errors import UserError
 
 # Bytes per float32 feature on the solver's device, by where the features are. The first that fits
@@ -30,6 +30,7 @@ FAST_FLOAT64 = {(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)}
 CPU_SLICE, GPU_SLICE = 2**20, 2**26
 MOMENT_SLICE = 2**24  # smallest slice of the second moment, whose matrix products need many rows
 STATE_BYTES = 2**31  # largest L-BFGS state; the remaining penalties form the next batch
+ITERATIONS = 30  # most penalties need fewer iterations
 SHRINK = (1, 4, 16)  # divisors of the slices and the state to try, in order
 USABLE = 0.9  # share of the free memory to plan with; allocators lose the rest
 LARGE = 2**31  # bytes; larger plans are printed
@@ -130,11 +131,14 @@ def _solver_bytes(size: Size, plan: Plan) -> int:
     unknowns, features = 8 * size.classes * size.width, size.images * size.width
     problem = state_bytes(unknowns)
     logits = size.images * size.classes * size.penalties
+    at_once = min(max(1, plan.state // problem), size.penalties)
+    # Penalties share preconditioners of two matrices each, unless iterations renew them.
+    renewed = patience(size.width, size.images, size.classes) < ITERATIONS
+    preconditioners = size.penalties // 2 + at_once if renewed else size.penalties // 8
     return (
         2 * size.penalties * unknowns  # solutions, and their weights
-        + min(max(problem, plan.state), size.penalties * problem)
-        # The preconditioners of nearby penalties share their matrices.
-        + (4 + size.penalties // 2) * 4 * size.width**2
+        + at_once * problem
+        + (2 + preconditioners) * 8 * size.width**2
         # A slice exists as features in float32 and float64, as logits and as their squares.
         + 32 * min(plan.slice_size, max(features, logits))
         # The second moment needs a slice in float64, in float32 and weighted.

@@ -18,7 +18,7 @@ from tests.support.documents import ROOT, SHELL
 
 # Programs of others, and what is checked of their arguments.
 OTHERS = {"cd", "export", "make", "mkdir", "mv", "pip", "pytest", "sleep", "srun", "tar"}
-OTHERS |= {"ln", "set", "tensorboard", "test", "trap"}
+OTHERS |= {"exit", "ln", "scontrol", "set", "tensorboard", "test", "trap", "wait"}
 # A file of docs/detection.md itself, which tests/paths/test_foreign_project.py runs.
 ELSEWHERE = "python train.py"
 DETECTORS = ("train_net", "attack_net", "corrupt_net", "visualize")

@@ -121,6 +121,13 @@ def program(command: Command) -> tuple[str, list[str]] | None:
         AssertionError: a Python program that is not there.
     """
     name, *rest = command.words
+    if name == "srun":  # its own options stand before the program
+        starts = [rest.index(word) for word in ("python", "torchrun", "bash") if word in rest]
+        if not starts:
+            return None
+        name, *rest = rest[min(starts) :]
+    if name == "bash":  # the shell of a node, which knows the node's number
+        name, *rest = shlex.split(rest[-1].replace("$SLURM_NODEID", "0"))
     if name == "robust-backbones":
         name, rest = "python", ["-m", "robust_backbones", *rest]
     if name.endswith(".py"):

@@ -44,6 +44,8 @@ def test_scale_and_size_of_batches_do_not_matter(monkeypatch):
     found = classify(x, y, x_test, 7, 4)
     monkeypatch.setattr("classification.transfer.knn.SIMILARITIES", 1)
     assert torch.equal(classify(1000 * x, y, x_test / 1000, 7, 4), found)
+    monkeypatch.setattr("classification.transfer.knn.free_bytes", lambda device: 0)
+    assert torch.equal(classify(x, y, x_test, 7, 4), found)  # 7 training images at a time
 
 
 def test_a_low_temperature_is_the_nearest_neighbor():

@@ -1,11 +1,12 @@
 """Memory plans of the probe, for devices that are not here."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from classification.transfer import memory, probe
+from classification.transfer import fixed_feature, memory, probe
 from classification.transfer.memory import Size, make_plan, solver_device
 from classification.transfer.rows import Rows
 from robust_backbones.core.errors import UserError
@@ -68,6 +69,21 @@ def test_gpus_with_slow_float64_leave_the_probe_to_the_cpu(name, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert solver_device(torch.device("cuda")).type == expected
     assert solver_device(torch.device("cpu")).type == "cpu"
+
+
+def test_another_device_and_a_large_plan_are_printed(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA L4")
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 20 * 10**9)
+    task = SimpleNamespace(
+        settings=SimpleNamespace(chooses=True),
+        device=torch.device("cuda"),
+        train=SimpleNamespace(classes=1000),
+    )
+    fixed_feature.PROBES["logistic"](task, IMAGENET.images, IMAGENET.features)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "the probe runs on the CPU, because NVIDIA L4 is slow in float64"
+    assert second.startswith(f"probe: {IMAGENET}: features in memory-mapped files, about ")
 
 
 GROUPS = {  # files below the root -> free gigabytes
