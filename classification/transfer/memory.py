@@ -28,7 +28,7 @@ FAST_FLOAT64 = {(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)}
 # Numbers in a slice. A CPU's cache limits it to 2^20. GPUs need large slices, because starting a
 # kernel takes longer than computing a small one.
 CPU_SLICE, GPU_SLICE = 2**20, 2**26
-MOMENT_SLICE = 2**24  # smallest slice of the second moment, whose matrix products need many rows
+MOMENT_SLICE = 2**22  # smallest slice of the second moment, whose matrix products need many rows
 STATE_BYTES = 2**31  # largest L-BFGS state; the remaining penalties form the next batch
 ITERATIONS = 30  # most penalties need fewer iterations
 SHRINK = (1, 4, 16)  # divisors of the slices and the state to try, in order
