@@ -27,7 +27,7 @@ from robust_backbones.core.cli import Parser  # noqa: E402
 CODE = "import sys; open(sys.argv[1] + '/result.json', 'w').write('{\"metrics\": {}}')"
 
 
-def lines(options: dict, folder: Path, gpus: float) -> list[list[str]]:
+def lines(options: dict, folder: Path, gpus: int) -> list[list[str]]:
     return [["-I", "-S", "-c", CODE, str(folder)]]
 
 
@@ -59,7 +59,7 @@ def measure(name: str, count: int, jobs: int) -> tuple[float, float, float, floa
 
             executor = RayExecutor()
         else:
-            executor = Local(jobs, 0)
+            executor = Local(jobs)
         early = []
 
         def told(run, outcome, queue):

@@ -1,9 +1,9 @@
 """Measure short runs of a comparison, and estimate the cost of all its runs from them."""
 
+import heapq
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from classification.compare import study_file
@@ -11,9 +11,11 @@ from classification.compare.kinds import Cost, Kind, Measured, Task
 from classification.compare.networks import Network
 from classification.compare.settings import REPORT, RUNS, SHORT_RUN, STUDY, CompareSettings
 from classification.study.commands import read_metrics
+from classification.study.executors import Executor
 from classification.study.file import StudyRun, read_study
 from classification.study.options import Execution
 from classification.study.run import duration, execute_all
+from classification.study.summary import at_once, wall_seconds
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic, cache_dir
 
@@ -24,16 +26,20 @@ def measure(
     networks: Sequence[Network],
     tasks: Sequence[Task],
     output: Path,
+    executor: Executor,
     execution: Execution,
     retry: str,
 ) -> list[Measured]:
-    """Execute the short runs, unless they have finished, and return their times.
+    """Execute the short runs one by one, unless they have finished, and return their times.
+
+    The executor gives each of them the same cores and GPUs as a run of the comparison.
 
     Args:
         kind: kind of the data.
         settings, networks, tasks: comparison.
         output: folder of the comparison.
-        execution: where the runs of the comparison will be executed.
+        executor: executor of the comparison.
+        execution: how often to start a failing run.
         retry: command that starts failed runs again, for the error message.
 
     Raises:
@@ -46,8 +52,7 @@ def measure(
     if any(read_metrics(run.result) is None for run in runs):
         shutil.rmtree(folder / RUNS, ignore_errors=True)  # interrupted runs would show wrong times
         print(f"measuring {len(runs)} short run{'s' * (len(runs) > 1)}", flush=True)
-        alone = replace(execution, jobs=1) if execution.executor == "local" else execution
-        execute_all(runs, alone, retry)
+        execute_all(runs, executor, execution, retry, at_once=1)
     return [_read(run) for run in runs]
 
 
@@ -78,18 +83,24 @@ def _read(run: StudyRun) -> Measured:
     return Measured(run, seconds, max(0.0, elapsed - seconds))
 
 
-def describe(kind: Kind, costs: Sequence[Cost], total: int) -> str:
+def describe(
+    kind: Kind, runs: Sequence[StudyRun], costs: Sequence[Cost], total: int, executor: Executor
+) -> str:
     """Describe the expected cost of the unfinished runs.
 
     Args:
         kind: kind of the data.
-        costs: cost of each unfinished run.
+        runs, costs: unfinished runs and their costs.
         total: number of all runs.
+        executor: executor of the comparison.
     """
-    low, high = sum(cost.low for cost in costs), sum(cost.high for cost in costs)
+    ends = [[cost.low for cost in costs], [cost.high for cost in costs]]
+    low, high = (wall_seconds([*zip(runs, each, strict=True)], executor) for each in ends)
     count = f"{total} runs" if len(costs) == total else f"{len(costs)} of {total} runs"
+    number = at_once(runs, executor)
+    order = f"{number} at the same time" if number > 1 else "one after another"
     return (
-        f"cost: {count}, one after another {_range(low, high)}; {_size(_disk(costs))} of disk.\n"
+        f"cost: {count}, {order} {_range(low, high)}; {_size(disk(costs, number))} of disk.\n"
         f"  This assumes {kind.assumes}."
     )
 
@@ -103,12 +114,18 @@ def _size(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
-def _disk(costs: Sequence[Cost]) -> float:
-    return sum(cost.disk for cost in costs) + max((cost.temporary for cost in costs), default=0.0)
+def disk(costs: Sequence[Cost], at_once: int) -> float:
+    """Return the disk space of runs in bytes, of which `at_once` are executed simultaneously."""
+    temporary = heapq.nlargest(at_once, (cost.temporary for cost in costs))
+    return sum(cost.disk for cost in costs) + sum(temporary)
 
 
-def check_disk(costs: Sequence[Cost], output: Path) -> None:
+def check_disk(needed: float, output: Path) -> None:
     """Check that the disks of the runs and of the feature cache have room.
+
+    Args:
+        needed: disk space of the runs in bytes.
+        output: folder of the comparison.
 
     Raises:
         UserError: the disk is too full.
@@ -117,7 +134,7 @@ def check_disk(costs: Sequence[Cost], output: Path) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     for folder in (output, cache):
         free = shutil.disk_usage(folder).free
-        if free < (needed := _disk(costs)):
+        if free < needed:
             raise UserError(
                 f"{folder}: the runs need {_size(needed)}, but the disk has {_size(free)} free. "
                 "Free space, or choose another --output and "

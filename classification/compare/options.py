@@ -56,7 +56,7 @@ def parser(description: str) -> Parser:
     p = Parser(description=description, epilog=LAYOUTS)
     for add in (_general_options, _image_options, _detector_options):
         add(p)
-    add_execution(p, to="runs, which --plan does not start", when=lambda args: not args.plan)
+    add_execution(p)
     p.restrict(*_IMAGES, to="an image folder or a dataset name", when=_is_images)
     p.restrict(*_DETECTORS, to="DATA as coco:..., voc:..., yolo:..., or --test", when=_is_detection)
     return p

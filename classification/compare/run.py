@@ -1,5 +1,6 @@
 """Run a comparison: check, estimate, execute, report."""
 
+import contextlib
 from pathlib import Path
 
 from classification.compare import classifiers, detectors, estimate, more
@@ -23,8 +24,10 @@ from classification.report import folder, records
 from classification.report.run import make
 from classification.study.commands import read_metrics
 from classification.study.execute import forget
+from classification.study.executors import Executor
 from classification.study.file import StudyRun, read_study
-from classification.study.run import execute_all
+from classification.study.run import execute_all, make_executor
+from classification.study.summary import at_once
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import check_folder, claimed
 
@@ -66,8 +69,9 @@ def run(request: Request) -> None:
                 saved = _write(kind, request, saved, networks, tasks)
                 runs = read_study(request.output / STUDY)
             edited = _is_edited(request.output, saved)
-            if not _execute(kind, request, runs, networks, tasks, edited):
-                return
+            with contextlib.closing(make_executor(request.execution, runs)) as executor:
+                if not _execute(kind, request, runs, networks, tasks, edited, executor):
+                    return
     _report(request)
 
 
@@ -192,25 +196,27 @@ def _execute(
     networks: list[Network],
     tasks: list[Task],
     edited: bool,
+    executor: Executor,
 ) -> bool:
     """Print the cost of the unfinished runs and execute them. Return False if only planned."""
+    how = request.execution, request.command
     left = [run for run in runs if read_metrics(run.result) is None]
     if edited:
         print("cost: not estimated, because the study file was edited")
     else:
-        output, execution = request.output, request.execution
         short = estimate.measure(
-            kind, request.settings, networks, tasks, output, execution, request.command
+            kind, request.settings, networks, tasks, request.output, executor, *how
         )
         costs = [kind.cost(run, short, networks, tasks) for run in left]
-        print(estimate.describe(kind, costs, len(runs)), flush=True)
-        estimate.check_disk(costs, output)
+        print(estimate.describe(kind, left, costs, len(runs), executor), flush=True)
+        needed = estimate.disk(costs, at_once(left, executor))
+        estimate.check_disk(needed, request.output)
     if request.plan:
         print(f"Next: {request.command}")
         return False
     for each in left:
         forget(each)  # a repeated command tries failed runs again
-    execute_all(runs, request.execution, request.command)
+    execute_all(runs, executor, *how)
     return True
 
 

@@ -1,5 +1,6 @@
 """Commands that a study can run, with their command lines, table cells and digests of runs."""
 
+import argparse
 import contextlib
 import functools
 import hashlib
@@ -23,6 +24,8 @@ from robust_backbones.core.paths import expand
 from robust_backbones.core.resources import config_file
 
 PROGRAM = ["-m", "robust_backbones"]
+# Several runs on one machine each choose a free port with --standalone.
+TORCHRUN = ["-m", "classification.training.torchrun", "--standalone", "--nproc-per-node"]
 # Options that do not affect the result of a run.
 NEUTRAL = frozenset({"data", "workers", "device", "save-seconds", "save_seconds"})
 Cells = Callable[[list[dict]], list[str]]
@@ -34,22 +37,27 @@ class Command:
 
     Attributes:
         lines: function from `(options, folder, gpus)` to command lines without the leading
-            `python`.
+            `python`. A run on the CPU has 0 GPUs.
         check: function that raises a `UserError` for options that the program would reject.
         has: function from an option name to whether the program has it.
         columns: headings of the table columns with the cells.
         cells: function from the metrics of the finished runs of a table row to the row's cells.
         result: name of the file in the run's folder whose presence marks the run as finished.
         trials: function from options to the number of trainings with different seeds in one run.
+        gpus: number of GPUs of a run, unless the study file has another.
+        divides: function from options to whether a run can use several GPUs, with one process on
+            each; None: it never can.
     """
 
-    lines: Callable[[dict, Path, float], list[list[str]]]
+    lines: Callable[[dict, Path, int], list[list[str]]]
     check: Callable[[dict], None]
     has: Callable[[str], bool]
     columns: tuple[str, ...]
     cells: Cells
     result: str = "result.json"
     trials: Callable[[dict], int] = lambda options: 1
+    gpus: float = 1
+    divides: Callable[[dict], bool] | None = None
 
 
 def words_of(options: dict) -> list[str]:
@@ -75,19 +83,21 @@ def _classification(
     cells: Cells,
     *always: str,
     trials: Callable[[dict], int] = lambda options: 1,
+    divides: Callable[[dict], bool] | None = None,
 ) -> Command:
-    """Return the command `python -m classification.NAME`.
+    """Return the command `python -m classification.NAME`, with one process per GPU.
 
     Args:
         name: name of the package in `classification`.
         make_parser: function that builds the command's parser from a description.
-        columns, cells, trials: as in `Command`.
+        columns, cells, trials, divides: as in `Command`.
         always: arguments to add to every command line.
     """
     module, parser = f"classification.{name}", functools.cache(lambda: make_parser(""))
 
-    def lines(options: dict, folder: Path, gpus: float) -> list[list[str]]:
-        return [["-m", module, *always, "--output", str(folder), *words_of(options)]]
+    def lines(options: dict, folder: Path, gpus: int) -> list[list[str]]:
+        launcher = [*TORCHRUN, str(gpus)] if gpus > 1 else []
+        return [[*launcher, "-m", module, *always, "--output", str(folder), *words_of(options)]]
 
     def has(option: str) -> bool:
         return _option(option) in parser()._option_string_actions
@@ -108,13 +118,24 @@ def _classification(
             message = message.partition(" (see ")[0]  # remove the program's name
             raise UserError(f"{message}. See python -m {module} --help.") from None
 
-    return Command(lines, check, has, columns, cells, trials=trials)
+    return Command(lines, check, has, columns, cells, trials=trials, divides=divides)
+
+
+def _always(options: dict) -> bool:
+    return True
+
+
+def _transfer_args(options: dict) -> argparse.Namespace:
+    words = ["--output", "x", *words_of(options)]
+    return classification.transfer.options.parser("").parse_args(words)
 
 
 def _transfer_trials(options: dict) -> int:
-    words = ["--output", "x", *words_of(options)]
-    args = classification.transfer.options.parser("").parse_args(words)
-    return classification.transfer.options.trials(args)
+    return classification.transfer.options.trials(_transfer_args(options))
+
+
+def _transfer_divides(options: dict) -> bool:
+    return classification.transfer.options.has_sgd(_transfer_args(options))
 
 
 def _detection(
@@ -122,7 +143,7 @@ def _detection(
 ) -> Command:
     """Return the command `robust-backbones NAME` of a detector.
 
-    Options that begin with a capital letter are config keys.
+    Options that begin with a capital letter are config keys. Only `train` starts several processes.
 
     Args:
         name: name of the command.
@@ -131,10 +152,12 @@ def _detection(
         output: option or config key of the folder for results.
     """
 
-    def lines(options: dict, folder: Path, gpus: float) -> list[list[str]]:
+    trains = output == "OUTPUT_DIR"
+
+    def lines(options: dict, folder: Path, gpus: int) -> list[list[str]]:
         own = {k: v for k, v in options.items() if not _is_key(k)}
-        if output == "OUTPUT_DIR":
-            own["num_gpus"] = int(gpus) or 1
+        if trains:
+            own["num_gpus"] = max(1, gpus)
         keys = [str(word) for pair in options.items() if _is_key(pair[0]) for word in pair]
         return [[*PROGRAM, name, *words_of(own), *always, *keys, output, str(folder)]]
 
@@ -144,14 +167,14 @@ def _detection(
         if not config_file(str(options["config"])).is_file():
             raise UserError(f"config file '{options['config']}' does not exist.")
 
-    return Command(lines, check, _is_key, columns, cells)
+    return Command(lines, check, _is_key, columns, cells, divides=_always if trains else None)
 
 
 def _is_key(name: str) -> bool:
     return str(name)[:1].isupper()
 
 
-def _convert_lines(options: dict, folder: Path, gpus: float) -> list[list[str]]:
+def _convert_lines(options: dict, folder: Path, gpus: int) -> list[list[str]]:
     own = {key: value for key, value in options.items() if key != "source"}
     target = str(folder / "backbone.pth")
     return [[*PROGRAM, "convert", options["source"], target, "--force", *words_of(own)]]
@@ -232,6 +255,7 @@ COMMANDS = {
         ("clean, %", "robust, %", "runs"),
         _metric_cells("clean_top1", "robust_top1"),
         "--resume",
+        divides=_always,
     ),
     "robustness_eval": _classification(
         "robustness_eval",
@@ -245,6 +269,7 @@ COMMANDS = {
         ("accuracy, %", "best epoch", "trials"),
         _transfer_cells,
         trials=_transfer_trials,
+        divides=_transfer_divides,
     ),
     "interpret": _classification(
         "interpret", classification.interpret.options.parser, ("runs",), _metric_cells()
@@ -256,6 +281,7 @@ COMMANDS = {
         ("runs",),
         _metric_cells(),
         result="backbone.pth",
+        gpus=0,
     ),
     "train": _detection(
         "train", ("box AP", "mask AP", "runs"), _detection_cells, "--resume", output="OUTPUT_DIR"

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -20,15 +21,14 @@ from typing import IO
 
 from classification.study.commands import read_metrics
 from classification.study.file import StudyRun
+from robust_backbones.core.errors import EXIT_USER_ERROR
 from robust_backbones.core.files import atomic
-from robust_backbones.core.signals import EXIT_RESUMABLE
+from robust_backbones.core.signals import EXIT_RESUMABLE, GRACE
 
 FINISHED, FAILED, INTERRUPTED, BUSY = "finished", "failed", "interrupted", "busy"
 LOST = "cluster lost"
 RUNNING, MISSING = "running", "missing"
-USER_ERROR = 2  # exit code of errors that another attempt cannot fix
 MIN_POLL, MAX_POLL = 0.05, 1.0  # seconds between two checks of a running process
-GRACE = 600  # seconds that an interrupted run gets to save its state
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Attempt:
 
 def execute(
     run: StudyRun,
+    lines: list[list[str]],
     environment: dict[str, str] | None = None,
     folder: str = ".",
     stop_requested: Callable[[], bool] = lambda: False,
@@ -61,6 +62,7 @@ def execute(
 
     Args:
         run: run to execute.
+        lines: command lines of the run, from `StudyRun.lines`.
         environment: additional environment variables for the run's processes.
         folder: working directory, to which the run's paths are relative.
         stop_requested: function that is called repeatedly. When it returns True, the run gets
@@ -81,7 +83,7 @@ def execute(
         except OSError:
             return Attempt(BUSY, error=f"another process is executing {run.folder}")
         _write_description(run, target / "run.json")
-        for line in run.lines:
+        for line in lines:
             code = _run_process(line, environment or {}, base, log, lock, stop_requested)
             if code:
                 break
@@ -139,7 +141,7 @@ def _run_process(
                 process.terminate()
                 deadline = time.monotonic() + GRACE
             if deadline is not None and time.monotonic() > deadline:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)  # also the processes that it has started
     return process.returncode
 
 
@@ -156,6 +158,8 @@ def last_error(log: Path, code: int) -> str:
     lines = [line for line in lines if line]
     if code < 0:
         return f"killed by signal {-code}" + (f" after: {lines[-1]}" if lines else "")
+    if code == EXIT_USER_ERROR and (own := [s for s in lines if s.startswith("error: ")]):
+        lines = own  # tracebacks of other processes of the run may come later
     errors = [line for line in lines if "error: " in line.lower()]
     silent = f"exited with code {code} and no output" if code else "no result"
     return (errors or lines or [silent])[-1].removeprefix("error: ")

@@ -16,7 +16,8 @@ from robust_backbones.core.resources import config_file
 
 FILE_KEYS = ("output", "parts")
 PART_KEYS = ("name", "command", "common", "axes", "runs", "only", "skip", "resources")
-RESOURCES = {"gpus": 0, "cpus": 1}  # default resources of a run
+RESOURCES = ("gpus", "cpus")
+CPUS = 1  # default number of CPU cores of a run. The command has the default number of GPUs.
 REPEATS = ("seed", "SEED")  # axes over which the table averages
 PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 
@@ -32,11 +33,11 @@ class StudyRun:
         command: key of `COMMANDS`.
         id: digest of the command, its options and its input files.
         folder: folder for the run's results. Different runs have different folders.
-        lines: command lines without the leading `python`, to be run in this order.
         result: file whose presence marks the run as finished.
         needs: folders of the runs whose files this run reads.
         store: object storage for the run's files, or None if the files are only in `folder`.
-        gpus, cpus: numbers of GPUs and CPU cores that the run uses. Fractions of a GPU are allowed.
+        gpus, cpus: numbers of GPUs and CPU cores that the run uses. `gpus` is a whole number or a
+            fraction below 1.
     """
 
     part: str
@@ -45,7 +46,6 @@ class StudyRun:
     command: str
     id: str
     folder: Path
-    lines: list[list[str]]
     result: Path
     needs: tuple[Path, ...] = ()
     store: Store | None = None
@@ -56,6 +56,14 @@ class StudyRun:
     def name(self) -> str:
         """Name for messages, which consists of the part and the labels."""
         return _run_name(self.part, self.labels)
+
+    def lines(self, gpus: int) -> list[list[str]]:
+        """Return command lines without the leading `python`, to be executed in this order.
+
+        Args:
+            gpus: number of GPUs that the run may use; 0: use the CPU.
+        """
+        return COMMANDS[self.command].lines(self.options, self.folder, gpus)
 
 
 def _run_name(part: str, labels: dict[str, str]) -> str:
@@ -163,7 +171,7 @@ def _read_part(entry: Entry, earlier: set[str]) -> Part:
         extra=[row.value for row in extra],
         only=_read_filters(entry.child("only", []), found),
         skip=_read_filters(entry.child("skip", []), found),
-        resources=_read_resources(entry.child("resources", {})),
+        resources=_read_resources(entry.child("resources", {}), COMMANDS[program].gpus),
     )
 
 
@@ -202,13 +210,16 @@ def _read_filters(entry: Entry, axes: dict[str, dict[str, dict]]) -> list[dict]:
     return [row.value for row in rows]
 
 
-def _read_resources(entry: Entry) -> dict[str, float]:
+def _read_resources(entry: Entry, gpus: float) -> dict[str, float]:
     resources = entry.mapping()
-    entry.check_keys(tuple(RESOURCES))
+    entry.check_keys(RESOURCES)
     for key, value in resources.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
             raise entry.error(f"{key} must be a number of at least 0, not {value!r}.", key)
-    return RESOURCES | resources
+    found = {"gpus": gpus, "cpus": CPUS} | resources
+    if found["gpus"] > 1 and found["gpus"] % 1:
+        raise entry.error(f"gpus must be a whole number or below 1, not {found['gpus']}.", "gpus")
+    return found
 
 
 def _combinations(part: Part) -> Iterator[tuple[dict[str, str], dict]]:
@@ -276,6 +287,14 @@ def _make_run(
     except UserError as error:
         message = f"{_run_name(part.name, labels)}: {error}"
         raise part.entry.error(message, *_location(part, labels, options, str(error))) from None
+    if part.resources["gpus"] > 1 and not (command.divides and command.divides(options)):
+        raise part.entry.error(
+            f"{_run_name(part.name, labels)}: gpus is {part.resources['gpus']}, but this run uses "
+            f"one GPU at most. Set gpus to 1. Commands for several GPUs: "
+            f"{', '.join(name for name, each in COMMANDS.items() if each.divides)}.",
+            "resources",
+            "gpus",
+        )
     store = Store(output) if is_url(output) else None
     digest = identity(part.command, options, needs, store)
     slug = re.sub(r"[^\w.+=-]+", "_", "-".join(labels.values()) or part.name)[:150]
@@ -287,7 +306,6 @@ def _make_run(
         command=part.command,
         id=digest,
         folder=folder,
-        lines=command.lines(options, folder, part.resources["gpus"]),
         result=folder / command.result,
         needs=tuple(dict.fromkeys(needs)),
         store=store,

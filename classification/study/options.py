@@ -1,7 +1,6 @@
 """Options of `python -m classification.study`."""
 
 import argparse
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from robust_backbones.core import cli
@@ -15,6 +14,7 @@ ACTIONS = {
     "table": "print the results so far",
 }
 EXECUTING = ("run", "retry")  # actions that start runs
+PLACES, FAILURES = ("--executor", "--jobs", "--gpus", "--address"), ("--attempts", "--pause")
 
 
 def parser(description: str) -> Parser:
@@ -35,16 +35,21 @@ def parser(description: str) -> Parser:
         metavar="OPTION=VALUE",
         help="override options in all runs whose command has them. VALUE may contain {axis}",
     )
-    add_execution(p, to="the action run or retry", when=lambda args: args.action in EXECUTING)
+    add_execution(p)
+    for options, actions in ((PLACES, (*EXECUTING, "plan")), (FAILURES, EXECUTING)):
+        p.restrict(
+            *options,
+            to=f"the action {' or '.join(actions)}",
+            when=lambda args, actions=actions: args.action in actions,
+        )
     return p
 
 
-def add_execution(p: Parser, to: str, when: Callable[[argparse.Namespace], bool]) -> None:
+def add_execution(p: Parser) -> None:
     """Add the options for executing runs. `Execution.of` reads them.
 
     Args:
         p: parser of a command that executes runs.
-        to, when: condition for these options, as in `Parser.restrict`.
     """
     p.add_argument(
         "--executor",
@@ -57,7 +62,7 @@ def add_execution(p: Parser, to: str, when: Callable[[argparse.Namespace], bool]
         "--jobs",
         type=cli.count,
         metavar="N",
-        help="runs at the same time (default: one per GPU if runs request GPUs, otherwise 1)",
+        help="runs at the same time (default: as many as fit on the GPUs, or 1 without GPUs)",
     )
     local.add_argument("--gpus", type=cli.whole, metavar="N", help="GPUs to use (default: all)")
     ray = p.add_argument_group("--executor ray")
@@ -81,8 +86,6 @@ def add_execution(p: Parser, to: str, when: Callable[[argparse.Namespace], bool]
         metavar="SECONDS",
         help="pause before the second start, doubled for each later one (default: 30)",
     )
-    options = ("--executor", "--jobs", "--gpus", "--address", "--attempts", "--pause")
-    p.restrict(*options, to=to, when=when)
     p.restrict("--jobs", "--gpus", to="--executor local", when=lambda a: a.executor == "local")
     p.restrict("--address", to="--executor ray", when=lambda args: args.executor == "ray")
 

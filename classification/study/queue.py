@@ -8,20 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from classification.study.commands import read_metrics
-from classification.study.execute import (
-    BUSY,
-    FINISHED,
-    INTERRUPTED,
-    LOST,
-    USER_ERROR,
-    Attempt,
-    failures,
-)
+from classification.study.execute import BUSY, FINISHED, INTERRUPTED, LOST, Attempt, failures
 from classification.study.executors import Executor
 from classification.study.file import StudyRun
+from robust_backbones.core.errors import EXIT_USER_ERROR
 
 MAX_LOSSES = 20  # allowed cluster losses per run; the pauses add up to about three hours
 LONGEST_PAUSE = 600.0  # longest pause in seconds before a lost run is started again
+OUT_OF_GPU_MEMORY = "CUDA out of memory"  # in the message of an exception of PyTorch
 POLL = 0.5  # seconds to wait for the end of a run before checking signals and pauses
 
 
@@ -34,6 +28,7 @@ class Queue:
         executor: executor of the runs.
         max_attempts: maximum number of starts of a failing run, including starts by earlier calls.
         pause: seconds before the second start, doubled for each later start.
+        at_once: maximum number of simultaneous runs; None: the executor's.
         on_end: function called with the run, the attempt and the queue whenever a run has ended.
         finished: folders of the finished runs.
         failed: error of each run that is not started again, by the run's folder.
@@ -44,6 +39,7 @@ class Queue:
     executor: Executor
     max_attempts: int = 3
     pause: float = 30.0
+    at_once: int | None = None
     on_end: Callable[[StudyRun, Attempt, "Queue"], None] = lambda run, attempt, queue: None
     finished: set[Path] = field(default_factory=set)
     failed: dict[Path, str] = field(default_factory=dict)
@@ -95,7 +91,7 @@ class Queue:
                 self.finished.add(run.folder)
         for run in self.runs:
             if run.folder not in self.finished and (past := failures(run.folder)):
-                if self._is_final(past[-1]["code"], len(past)):
+                if self._is_final(past[-1]["code"], past[-1]["error"], len(past)):
                     self._give_up(run.folder, past[-1]["error"])
 
     def _is_ready(self, run: StudyRun) -> bool:
@@ -120,7 +116,7 @@ class Queue:
             return self.pause if attempt.state == BUSY else 0.0
         self._failures[run.folder] += 1
         count = max(len(failures(run.folder)), self._failures[run.folder])
-        if self._is_final(attempt.code, count):
+        if self._is_final(attempt.code, attempt.error, count):
             self._give_up(run.folder, attempt.error)
             return None
         return self.pause * 2 ** (count - 1)
@@ -140,11 +136,14 @@ class Queue:
         return self._no_start_before - now
 
     def _has_room(self, run: StudyRun) -> bool:
-        return time.monotonic() >= self._no_start_before and self.executor.has_room(run)
+        if time.monotonic() < self._no_start_before or self.running == self.at_once:
+            return False
+        return self.executor.has_room(run)
 
-    def _is_final(self, code: int, failures: int) -> bool:
+    def _is_final(self, code: int, error: str, failures: int) -> bool:
         """Return whether a failure is final, so that the run is not started again."""
-        return code == USER_ERROR or failures >= self.max_attempts
+        hopeless = code == EXIT_USER_ERROR or OUT_OF_GPU_MEMORY in error
+        return hopeless or failures >= self.max_attempts
 
     def _give_up(self, folder: Path, error: str) -> None:
         """Mark a run and all runs that need its files as failed."""

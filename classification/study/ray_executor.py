@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import socket
 import time
@@ -81,6 +82,16 @@ class RayExecutor:
     def has_room(self, run: StudyRun) -> bool:
         return not self._ended and len(self._running) < self._limit
 
+    def places(self, run: StudyRun) -> int:
+        total = ray.cluster_resources()
+        fit = total.get("CPU", 1) / run.cpus if run.cpus else math.inf
+        if run.gpus and (most := self.most_gpus()):
+            fit = min(fit, total["GPU"] / min(run.gpus, most))
+        return max(1, int(min(fit, self._limit)))
+
+    def most_gpus(self) -> int:
+        return int(max(node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]))
+
     def start(self, run: StudyRun) -> None:
         try:
             if not self._connected:
@@ -91,18 +102,15 @@ class RayExecutor:
             self._disconnect(error)
 
     def _submit(self, run: StudyRun) -> None:
-        has_gpus = ray.cluster_resources().get("GPU")  # in a cluster without GPUs, runs use the CPU
-        options: dict[str, Any] = {
-            "num_cpus": run.cpus,
-            "num_gpus": run.gpus if has_gpus else 0,
-            "max_retries": 5,
-        }
+        gpus = min(run.gpus, self.most_gpus())  # in a cluster without GPUs, runs use the CPU
+        options: dict[str, Any] = {"num_cpus": run.cpus, "num_gpus": gpus, "max_retries": 5}
         if node := self._nodes.get(_inputs(run)):
             # Ray chooses another node if this node is full or lost.
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(
                 node, soft=True, _spill_on_unavailable=True
             )
-        task = self._execute.options(**options).remote(run, os.getcwd(), self._stop_flag)
+        lines = run.lines(math.ceil(gpus))
+        task = self._execute.options(**options).remote(run, lines, os.getcwd(), self._stop_flag)
         self._running[task] = run
 
     def wait(self, seconds: float) -> list[tuple[StudyRun, Attempt]]:
@@ -192,7 +200,9 @@ class _StopFlag:
         return self._is_set
 
 
-def _execute_on_node(run: StudyRun, folder: str, stop_flag: Any) -> tuple[Attempt, str]:
+def _execute_on_node(
+    run: StudyRun, lines: list[list[str]], folder: str, stop_flag: Any
+) -> tuple[Attempt, str]:
     """Execute a run on a Ray node. Return the attempt and the ID of the node."""
     requested, next_look = False, time.monotonic() + POLL
 
@@ -202,8 +212,12 @@ def _execute_on_node(run: StudyRun, folder: str, stop_flag: Any) -> tuple[Attemp
             requested, next_look = ray.get(stop_flag.is_set.remote()), time.monotonic() + POLL
         return requested
 
-    environment = {"OMP_NUM_THREADS": str(max(1, int(run.cpus)))}
-    attempt = execute(run, environment, folder, stop_requested)
+    gpus = [str(gpu) for gpu in ray.get_gpu_ids()]
+    environment = {
+        "CUDA_VISIBLE_DEVICES": ",".join(gpus),  # also if empty: later Ray versions do not set it
+        "OMP_NUM_THREADS": str(max(1, int(run.cpus / max(1, len(gpus))))),
+    }
+    attempt = execute(run, lines, environment, folder, stop_requested)
     return attempt, ray.get_runtime_context().get_node_id()
 
 

@@ -1,12 +1,14 @@
 """Run the actions of `python -m classification.study`."""
 
 import argparse
+import contextlib
 import sys
 import time
 
 from classification.study import summary
+from classification.study.commands import read_metrics
 from classification.study.execute import Attempt, forget
-from classification.study.executors import Executor, Local
+from classification.study.executors import Executor, Local, visible_gpus
 from classification.study.file import StudyRun, read_study
 from classification.study.options import Execution
 from classification.study.queue import Queue
@@ -24,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
     for store in {run.store for run in runs if run.store}:
         store.fetch_small()
     if args.action == "plan":
-        print(summary.plan(runs))
+        _print_plan(runs, Execution.of(args))
         return
     if args.action == "status":
         print(summary.status(runs))
@@ -33,30 +35,45 @@ def run(args: argparse.Namespace) -> None:
         for each in runs:
             forget(each)
     if args.action != "table":
+        execution = Execution.of(args)
         retry = f"python -m classification.study retry {args.study}"
-        execute_all(runs, Execution.of(args), retry)
+        with contextlib.closing(make_executor(execution, runs)) as executor:
+            execute_all(runs, executor, execution, retry)
     print(summary.table(runs))
 
 
-def execute_all(runs: list[StudyRun], execution: Execution, retry: str) -> None:
+def _print_plan(runs: list[StudyRun], execution: Execution) -> None:
+    """Print the plan. Options for the execution add an estimate of the wall time with them."""
+    if execution == Execution():
+        print(summary.plan(runs))
+        return
+    with contextlib.closing(make_executor(execution, runs)) as executor:
+        print(summary.plan(runs, executor))
+
+
+def execute_all(
+    runs: list[StudyRun],
+    executor: Executor,
+    execution: Execution,
+    retry: str,
+    at_once: int | None = None,
+) -> None:
     """Execute all unfinished runs. Exit with code 75 if a signal stops the execution.
 
     Args:
         runs: runs of a study.
-        execution: where to execute the runs, and how often to start a failing run.
+        executor: executor of the runs, from `make_executor`.
+        execution: how often to start a failing run.
         retry: command that starts failed runs again, for the error message.
+        at_once: maximum number of simultaneous runs; None: the executor's.
 
     Raises:
         UserError: runs failed.
     """
-    executor = make_executor(execution, runs)
     progress = Progress(len(runs))
-    queue = Queue(runs, executor, execution.attempts, execution.pause, progress.show)
-    try:
-        with StopSignals().watch() as signals:
-            completed = queue.work(lambda: signals.requested)
-    finally:
-        executor.close()
+    queue = Queue(runs, executor, execution.attempts, execution.pause, at_once, progress.show)
+    with StopSignals().watch() as signals:
+        completed = queue.work(lambda: signals.requested)
     if not completed:
         print("stopped. Run the same command again to resume.", flush=True)
         sys.exit(EXIT_RESUMABLE)
@@ -73,14 +90,31 @@ def execute_all(runs: list[StudyRun], execution: Execution, retry: str) -> None:
 
 
 def make_executor(execution: Execution, runs: list[StudyRun]) -> Executor:
-    """Create the executor of the runs.
+    """Create the executor of the unfinished runs.
 
     Raises:
-        UserError: Ray is not installed.
+        UserError: Ray is not installed, or this machine has fewer GPUs than `--gpus`.
     """
-    if execution.executor == "local":
-        wanted = any(run.gpus for run in runs)  # counting GPUs imports torch, which takes seconds
-        return Local(execution.jobs, execution.gpus if wanted or execution.gpus else 0)
+    left = [run for run in runs if read_metrics(run.result) is None]
+    executor = _local(execution, left) if execution.executor == "local" else _ray(execution)
+    most = executor.most_gpus()
+    for gpus in sorted({run.gpus for run in left if run.gpus > most > 0}):
+        print(f"note: runs with gpus: {gpus} use {most}, because no machine has more.", flush=True)
+    return executor
+
+
+def _local(execution: Execution, runs: list[StudyRun]) -> Executor:
+    wanted = execution.gpus != 0 and any(run.gpus for run in runs)
+    found = visible_gpus() if wanted else []  # counting GPUs imports torch, which takes seconds
+    if wanted and execution.gpus and execution.gpus > len(found):
+        raise UserError(
+            f"--gpus {execution.gpus}: {len(found) or 'no'} GPUs are visible on this machine. "
+            + (f"Use --gpus {len(found)}." if found else "Omit --gpus to use the CPU.")
+        )
+    return Local(execution.jobs, found[: execution.gpus])
+
+
+def _ray(execution: Execution) -> Executor:
     try:
         from classification.study.ray_executor import RayExecutor  # Ray is an optional package
     except ImportError:

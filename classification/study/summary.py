@@ -1,12 +1,15 @@
 """Summarize a study from the folders of its runs: results table, state and cost estimate."""
 
+import heapq
+import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from statistics import mean
 
 from classification.study.commands import COMMANDS, read_metrics
 from classification.study.execute import FAILED, FINISHED, state
+from classification.study.executors import Executor
 from classification.study.file import REPEATS, StudyRun
 
 # Options that the time of a run depends on, most specific list first. An estimate is the mean over
@@ -76,8 +79,13 @@ def _unclaimed(runs: list[StudyRun]) -> list[str]:
     return lines
 
 
-def plan(runs: list[StudyRun]) -> str:
-    """Return the number of runs of each part, and the estimated cost of the unfinished runs."""
+def plan(runs: list[StudyRun], executor: Executor | None = None) -> str:
+    """Return the number of runs of each part, and the estimated cost of the unfinished runs.
+
+    Args:
+        runs: runs of a study.
+        executor: executor for the estimate of the wall time; None: no such estimate.
+    """
     done = [(run, *_cost(run)) for run in runs if read_metrics(run.result) is not None]
     folders = {run.folder for run, *_ in done}
     lines = []
@@ -89,14 +97,18 @@ def plan(runs: list[StudyRun]) -> str:
     left = [run for run in runs if run.folder not in folders]
     if not left:
         lines.append("All runs have finished.")
-    known = [(run, cost) for run in left if (cost := _estimate(run, done))]
+    wall, known = "", [(run, cost) for run in left if (cost := _estimate(run, done))]
     if known:
         seconds = sum(cost[0] for _, cost in known)
         gpu_seconds = sum(run.gpus * cost[0] for run, cost in known)
         size = sum(cost[1] for _, cost in known)
+        if executor:
+            times = [(run, cost[0]) for run, cost in known]
+            wall = f"{wall_seconds(times, executor) / 3600:.1f} hours with"
+            wall += f" {at_once([run for run, _ in known], executor)} runs at the same time, "
         lines.append(
             f"{len(known)} unfinished runs, estimated from similar finished ones: "
-            f"{seconds / 3600:.1f} hours in sequence, {gpu_seconds / 3600:.1f} GPU hours, "
+            f"{seconds / 3600:.1f} hours in sequence, {wall}{gpu_seconds / 3600:.1f} GPU hours, "
             f"{size / 1e9:.2f} GB"
         )
     if unknown := len(left) - len(known):
@@ -105,6 +117,29 @@ def plan(runs: list[StudyRun]) -> str:
             "of each kind first."
         )
     return "\n".join(lines + _unclaimed(runs))
+
+
+def at_once(runs: Sequence[StudyRun], executor: Executor) -> int:
+    """Return the largest number of runs of one part that the executor runs at the same time."""
+    parts = _by_part([*runs]).values()
+    return max((min(len(part), executor.places(part[0])) for part in parts), default=1)
+
+
+def wall_seconds(times: Sequence[tuple[StudyRun, float]], executor: Executor) -> float:
+    """Return the wall time of runs in seconds, if each part begins after the one before.
+
+    Args:
+        times: runs in the order of their start, each with its own wall time in seconds.
+        executor: executor of the runs.
+    """
+    total = 0.0
+    for _, rows in itertools.groupby(times, lambda row: row[0].part):
+        part = list(rows)
+        ends = [0.0] * min(len(part), executor.places(part[0][0]))  # of the last run in each place
+        for _, seconds in part:
+            heapq.heapreplace(ends, ends[0] + seconds)
+        total += max(ends)
+    return total
 
 
 def _trials(run: StudyRun) -> int:

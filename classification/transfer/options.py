@@ -284,6 +284,11 @@ def trials(args: argparse.Namespace) -> int:
     return SEEDED_TRIALS if value is None or args.shots else 1
 
 
+def has_sgd(args: argparse.Namespace) -> bool:
+    """Return whether the run trains with SGD, which several processes can share."""
+    return _parts(args).probe == "sgd"
+
+
 def _parts(args: argparse.Namespace) -> protocols.Protocol:
     return protocols.compose(args.mode, args.protocol, given(args, tuple(protocols.PARTS)))
 

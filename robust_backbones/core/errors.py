@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
 EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 130, 141  # exit codes that shells report for SIGINT, SIGPIPE
+EXIT_USER_ERROR = 2  # exit code of errors that another start cannot fix
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # full disk, full quota, file too large
 MAX_LISTED = 12  # maximum number of names for a full list in a message

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 
 EXIT_RESUMABLE = 75  # EX_TEMPFAIL, which schedulers interpret as "retry"
+GRACE = 600  # seconds that an interrupted run gets to save its state
 
 
 class Stopped(Exception):

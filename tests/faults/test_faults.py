@@ -38,7 +38,7 @@ def test_runs_that_fail_without_a_note_are_not_started_for_ever(tmp_path, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("classification.study.execute.record", full)
-    queue = Queue(runs, Local(1, 0), max_attempts=3, pause=0.01)
+    queue = Queue(runs, Local(1), max_attempts=3, pause=0.01)
     assert queue.work() and list(queue.failed.values()) == ["not yet"]
     assert len((runs[0].folder / "starts.txt").read_text().split()) == 3
 
@@ -154,7 +154,7 @@ def test_clocks_that_jump_change_nothing(tmp_path, monkeypatch, capfd):
     seconds, began = [], time.perf_counter()
     queue = Queue(
         runs,
-        Local(1, 0),
+        Local(1),
         pause=0.05,
         on_end=lambda run, outcome, queue: seconds.append(outcome.seconds),
     )

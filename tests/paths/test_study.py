@@ -109,7 +109,7 @@ def test_parts_build_on_each_other(tmp_path):
         source = train[["0", "0.5"].index(run.labels["eps"])]
         assert run.needs == (source.folder,)
         assert run.options["weights"] == f"{source.folder.as_posix()}/checkpoint.pt"
-        assert run.gpus == 0.5 and source.gpus == 0
+        assert run.gpus == 0.5 and source.gpus == 1
     # That it exists by now changes nothing: its folder has its identity in the name.
     contents = PARTS | {"output": str(tmp_path / "there")}
     before = read(tmp_path, contents)
@@ -164,6 +164,14 @@ def test_single_runs_beside_and_without_axes(tmp_path):
             "--eps 0.1 0.2",
         ),
         (
+            "transfer",
+            {"dataset": "digits", "weights": "w.pt", "mode": "full-network"},
+            8,
+            "-m classification.training.torchrun --standalone --nproc-per-node 8 "
+            "-m classification.transfer --output F --dataset digits --weights w.pt "
+            "--mode full-network",
+        ),
+        (
             "train",
             {"config": "C", "MODEL.WEIGHTS": "w.pth", "SEED": 2},
             8,
@@ -193,9 +201,8 @@ def test_single_runs_beside_and_without_axes(tmp_path):
 def test_command_lines(tmp_path, request, command, options, gpus, expected):
     config = str(request.config.rootpath / "configs" / "digits_mask_rcnn_robust.yaml")
     options = {k: config if v == "C" else v for k, v in options.items()}
-    contents = {"output": "o", "command": command, "common": options, "resources": {"gpus": gpus}}
-    (run,) = read(tmp_path, contents)
-    (words,) = run.lines
+    (run,) = read(tmp_path, {"output": "o", "command": command, "common": options})
+    (words,) = run.lines(gpus)
     expected = expected.replace(" C ", f" {config} ")
     assert " ".join(words).replace(run.folder.as_posix(), "F") == expected
 
@@ -244,6 +251,16 @@ MISTAKES = [
     ("output: o\naxes: {a: [1]}\nruns:\n  - {seed: 2}", "the run has no label for the axis 'a'"),
     ("output: o\nresources: {gpu: 1}\ncommon: {}", "Did you mean gpus? Choose from gpus, cpus."),
     ("output: o\nresources: {gpus: -1}\ncommon: {}", "gpus must be a number of at least 0, not -1"),
+    ("output: o\nresources: {gpus: 1.5}\ncommon: {}", "gpus must be a whole number or below 1"),
+    (
+        "output: o\ncommand: convert\nresources:\n  gpus: 2\ncommon: {source: x}",
+        "s.yaml:4: convert: gpus is 2, but this run uses one GPU at most. Set gpus to 1. Commands "
+        "for several GPUs: pretrain, transfer, train.",
+    ),
+    (
+        "output: o\nresources: {gpus: 2}\ncommon: {dataset: digits, weights: w}",
+        "s.yaml:2: transfer: gpus is 2, but this run uses one GPU at most",
+    ),
     (
         "output: o\ncommon:\n  dataset: digits\n  sed: 3\n  weights: w",
         "classification.transfer has no option 'sed'. Did you mean seed?",
@@ -318,7 +335,7 @@ def test_an_entry_of_a_list_stands_for_all_runs_whose_labels_agree(tmp_path):
     for run in detectors:
         own = [c.folder for c in candidates if c.labels["weights"] == run.labels["weights"]]
         assert run.needs == tuple(own) and len(own) == 2
-        words = run.lines[0]
+        words = run.lines(0)[0]
         place = words.index("--choose-lr") + 1
         assert words[place : place + 2] == [folder.as_posix() for folder in own]
         assert words[place + 2].startswith("-")
@@ -378,6 +395,30 @@ def test_plan_judges_by_what_has_finished(tmp_path, monkeypatch):
     for run in runs:
         result(run, {"value": 1}, seconds=1.0)
     assert plan(runs).endswith("All runs have finished.")
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (["--jobs", "2"], "10.0 hours in sequence, 6.0 hours with 2 runs at the same time"),
+        (["--jobs", "9"], "10.0 hours in sequence, 2.0 hours with 5 runs at the same time"),
+        ([], "10.0 hours in sequence, 0.0 GPU hours"),
+    ],
+)
+def test_plan_of_several_runs_at_the_same_time(tmp_path, monkeypatch, capsys, words, expected):
+    allow(monkeypatch)
+    file = toy(tmp_path, 6)
+    result(read_study(file)[0], {"value": 1}, seconds=7200.0)
+    study.main(["plan", str(file), *words])
+    assert expected in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command, gpus",
+    [("pretrain", 1), ("transfer", 1), ("robustness_eval", 1), ("train", 1), ("convert", 0)],
+)
+def test_networks_get_a_gpu_by_default(command, gpus):
+    assert COMMANDS[command].gpus == gpus
 
 
 def test_finished_runs_that_no_longer_match_are_reported(tmp_path, monkeypatch):

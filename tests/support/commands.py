@@ -5,6 +5,9 @@ from tests.support import ROOT
 HEAVY = ("torch", "torchvision", "detectron2", "matplotlib", "scipy", "sklearn")  # slow to import
 
 
+LAUNCHER = "classification.training.torchrun"  # its options are torchrun's, which imports torch
+
+
 def commands() -> dict[str, list[str]]:
     """Arguments of Python that start each command from the project's folder, by name."""
     found = {}
@@ -15,6 +18,7 @@ def commands() -> dict[str, list[str]]:
                 module = ".".join(place.with_suffix("").parts).removesuffix(".__main__")
                 words = [str(place)] if folder == "tools" else ["-m", module]
                 found[words[-1]] = words
+    del found[LAUNCHER]
     return found
 
 

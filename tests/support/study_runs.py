@@ -38,7 +38,7 @@ os.replace(os.path.join(folder, "result.json.part"), os.path.join(folder, "resul
 """
 
 
-def _lines(options: dict, folder: Path, gpus: float) -> list[list[str]]:
+def _lines(options: dict, folder: Path, gpus: int) -> list[list[str]]:
     return [["-I", "-S", "-c", CODE, str(folder), json.dumps(options)]]
 
 
@@ -49,7 +49,13 @@ def _cells(found: list[dict]) -> list[str]:
 def allow(monkeypatch) -> None:
     """Add the command `toy`, which has any option."""
     command = Command(
-        _lines, lambda options: None, lambda name: name == "value", ("values",), _cells
+        _lines,
+        lambda options: None,
+        lambda name: name == "value",
+        ("values",),
+        _cells,
+        gpus=0,
+        divides=lambda options: True,
     )
     monkeypatch.setitem(COMMANDS, "toy", command)
 

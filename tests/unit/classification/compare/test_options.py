@@ -63,7 +63,6 @@ def test_user_errors(arguments, message, monkeypatch):
     [
         (["coco:a:b.json", "--limit", "9"], "--limit has no effect without an image folder"),
         (["digits", "--iterations", "9"], "--iterations has no effect without DATA as coco"),
-        (["digits", "--plan", "--jobs", "2"], "--jobs has no effect without runs"),
         (["digits", "--set", "epochs"], "is not OPTION=VALUE"),
         (["digits", "--trials", "0"], "--trials"),
     ],

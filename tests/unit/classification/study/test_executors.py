@@ -51,7 +51,7 @@ def test_processes_one_node_and_three_give_the_same(tmp_path, cluster, monkeypat
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     found = []
     for name, make in (
-        ("local", lambda: Local(2, 0)),
+        ("local", lambda: Local(2)),
         ("one", lambda: RayExecutor(None)),
         ("three", lambda: RayExecutor(cluster.address)),
     ):

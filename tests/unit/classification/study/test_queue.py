@@ -10,7 +10,7 @@ import pytest
 from classification.study import __main__ as study
 from classification.study import execute
 from classification.study.execute import BUSY, FAILED, FINISHED, INTERRUPTED, LOST, Attempt, state
-from classification.study.executors import Local
+from classification.study.executors import Local, visible_gpus
 from classification.study.file import read_study
 from classification.study.queue import Queue
 from classification.study.summary import table
@@ -54,6 +54,9 @@ class Fake:
         pass
 
 
+MEMORY = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB."
+
+
 def bad(code=1, error="it failed"):
     return Attempt(FAILED, code, error)
 
@@ -74,6 +77,7 @@ def lost():
             {"0": "the last"},
         ),
         ([[bad(2, "mistake")], [Attempt(FINISHED)]], "01", "1", {"0": "mistake"}),
+        ([[bad(1, MEMORY)], [Attempt(FINISHED)]], "01", "1", {"0": MEMORY}),
         ([[Attempt(BUSY), Attempt(FINISHED)], [Attempt(FINISHED)]], "010", "01", {}),
         ([[Attempt(INTERRUPTED, 75), Attempt(FINISHED)], [Attempt(FINISHED)]], None, "01", {}),
         ([[lost()] * 4 + [Attempt(FINISHED)], [Attempt(FINISHED)]], "000001", "01", {}),
@@ -135,7 +139,7 @@ def test_what_needs_a_failed_run_is_given_up(tmp_path):
     ]
     file = write(tmp_path / "s.yaml", json.dumps({"output": str(tmp_path / "o"), "parts": parts}))
     runs = read_study(file)
-    queue = Queue(runs, Local(1, 0))
+    queue = Queue(runs, Local(1))
     assert queue.work() and len(queue.failed) == 6 and not queue.finished
     assert queue.failed[runs[0].folder] == "nothing helps"
     assert queue.failed[runs[4].folder] == f"needs {runs[2].folder.name}, which failed"
@@ -143,7 +147,7 @@ def test_what_needs_a_failed_run_is_given_up(tmp_path):
 
     parts[0]["common"].pop("mistake")
     runs = read_study(write(file, json.dumps(json.loads(file.read_text()) | {"parts": parts})))
-    queue = Queue(runs, Local(2, 0))
+    queue = Queue(runs, Local(2))
     assert queue.work() and len(queue.finished) == 6
     assert all(len(starts(run)) == 1 for run in runs)
 
@@ -181,23 +185,71 @@ def test_failed_runs_wait_for_retry(tmp_path, capsys):
     assert len(starts(run)) == 4 and state(run) == ("finished", "")
 
 
-def test_gpus_and_threads_are_shared_out(tmp_path, monkeypatch):
+def patch_gpus(monkeypatch, count: int) -> None:
+    """Pretend that this machine has 8 cores and `count` GPUs."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    for gpus, shares in ((1, {"0", "1"}), (2, {"0,1"}), (0.5, {"0", "1"}), (5, {"0,1"})):
-        file = toy(tmp_path, 4, sleep=0.3, kind=gpus)
-        file.write_text(file.read_text() + f"resources: {{gpus: {gpus}}}\n")
-        runs = read_study(file)
-        assert Queue(runs, Local(4, 2)).work()
-        results = [json.loads(run.result.read_text()) for run in runs]
-        assert {found["gpus"] for found in results} == shares
-        assert {found["threads"] for found in results} == {"2"}
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+
+
+@pytest.mark.parametrize(
+    ("found", "gpus", "words", "shares", "threads"),
+    [
+        (4, 1, (), ["0", "1", "2", "3"], "2"),
+        (4, 2, (), ["0,1", "0,1", "2,3", "2,3"], "2"),
+        (4, 0, (), ["", "", "", ""], "8"),  # nobody counts GPUs
+        (2, 0.5, (), ["0", "0", "1", "1"], "2"),
+        (2, 1, ("--jobs", "1"), ["0", "0", "0", "0"], "8"),
+        (4, 1, ("--gpus", "1"), ["0", "0", "0", "0"], "8"),
+        (4, 1, ("--gpus", "0"), ["", "", "", ""], "8"),
+        (2, 5, (), ["0,1"] * 4, "4"),  # no machine has more
+        (0, 1, (), [""] * 4, "8"),
+        (0, 1, ("--jobs", "4"), [""] * 4, "2"),
+    ],
+)
+def test_gpus_and_threads_of_four_runs(
+    tmp_path, monkeypatch, capsys, found, gpus, words, shares, threads
+):
+    patch_gpus(monkeypatch, found)
+    file = toy(tmp_path, 4, sleep=0.3)
+    file.write_text(file.read_text() + f"resources: {{gpus: {gpus}}}\n")
+    study.main(["run", str(file), *words])
+    results = [json.loads(run.result.read_text()) for run in read_study(file)]
+    assert sorted(each["gpus"] for each in results) == shares
+    assert {each["threads"] for each in results} == {threads}
+    assert ("runs with gpus: 5 use 2" in capsys.readouterr().out) == (gpus == 5)
+
+
+@pytest.mark.parametrize(
+    ("found", "words", "message"),
+    [
+        (2, "4", "--gpus 4: 2 GPUs are visible on this machine. Use --gpus 2."),
+        (0, "1", "--gpus 1: no GPUs are visible on this machine. Omit --gpus to use the CPU."),
+    ],
+)
+def test_more_gpus_than_the_machine_has(tmp_path, monkeypatch, capsys, found, words, message):
+    patch_gpus(monkeypatch, found)
+    file = toy(tmp_path, 1)
+    file.write_text(file.read_text() + "resources: {gpus: 1}\n")
+    with pytest.raises(SystemExit):
+        study.main(["run", str(file), "--gpus", words])
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("variable", "gpus"),
+    [("4,5", ["4", "5"]), ("", []), ("-1", []), ("2,-1,3", ["2"]), ("GPU-a", ["GPU-a"])],
+)
+def test_the_gpus_of_this_process_are_shared_out(monkeypatch, variable, gpus):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    assert visible_gpus() == gpus
 
 
 def test_half_gpus_are_used_two_at_a_time(tmp_path):
     (tmp_path / "x").mkdir()
     runs = read_study(toy(tmp_path / "x", 3))
-    executor = Local(8, 1)
+    executor = Local(8, ["0"])
     for run, part in zip(runs, (0.5, 0.5, 0.5), strict=True):
         object.__setattr__(run, "gpus", part)
     assert executor.has_room(runs[0])
@@ -246,6 +298,7 @@ def test_a_killed_study_leaves_nothing_to_be_made_twice(tmp_path):
     "log, code, expected",
     [
         ("x\nerror: no weights\nbye\n", 2, "no weights"),
+        ("error: out of GPU memory\nRuntimeError: closed by peer\n", 2, "out of GPU memory"),
         ("a\nValueError: bad\n", 1, "ValueError: bad"),
         ("a\n", -9, "killed by signal 9 after: a"),
         ("", 3, "exited with code 3 and no output"),
@@ -265,5 +318,5 @@ def test_torn_notes_and_broken_results_are_not_trusted(tmp_path):
     assert len(execute.failures(run.folder)) == 1
     run.result.write_text('{"metr')
     assert state(run) == ("failed", "e")
-    assert Queue([run], Local(1, 0)).work() and state(run) == ("finished", "")
+    assert Queue([run], Local(1)).work() and state(run) == ("finished", "")
     assert "| 0 | 0 |" in table([run])

@@ -29,6 +29,9 @@ class FakeRay:
     def cluster_resources(self):
         return {"CPU": 2}
 
+    def nodes(self):
+        return [{"Alive": True, "Resources": {"CPU": 2}}]
+
     def remote(self, thing):
         handle = SimpleNamespace(remote=lambda *arguments: object())
         handle.options = lambda **options: handle
