@@ -262,6 +262,7 @@ COMMANDS = {
         classification.robustness_eval.options.parser,
         ("clean, %", "runs"),
         _metric_cells("clean_top1"),
+        divides=_always,
     ),
     "transfer": _classification(
         "transfer",

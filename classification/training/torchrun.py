@@ -20,7 +20,7 @@ from robust_backbones.core.signals import EXIT_RESUMABLE, GRACE
 
 def main(argv: list[str] | None = None) -> None:
     """Run torchrun with the given options, and exit with the code of the processes."""
-    # The default of 30 s may be too short to save a large network. Older versions ignore the variable.
+    # The default of 30 s may be too short to save a large network. Old versions ignore this.
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(GRACE))
     try:
         run(parse_args(argv))

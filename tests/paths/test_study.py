@@ -255,7 +255,7 @@ MISTAKES = [
     (
         "output: o\ncommand: convert\nresources:\n  gpus: 2\ncommon: {source: x}",
         "s.yaml:4: convert: gpus is 2, but this run uses one GPU at most. Set gpus to 1. Commands "
-        "for several GPUs: pretrain, transfer, train.",
+        "for several GPUs: pretrain, robustness_eval, transfer, train.",
     ),
     (
         "output: o\nresources: {gpus: 2}\ncommon: {dataset: digits, weights: w}",
