@@ -36,12 +36,12 @@ def parser(description: str) -> Parser:
         help="override options in all runs whose command has them. VALUE may contain {axis}",
     )
     add_execution(p)
-    for options, actions in ((PLACES, (*EXECUTING, "plan")), (FAILURES, EXECUTING)):
-        p.restrict(
-            *options,
-            to=f"the action {' or '.join(actions)}",
-            when=lambda args, actions=actions: args.action in actions,
-        )
+    p.restrict(
+        *PLACES,
+        to="the action run, retry or plan",
+        when=lambda args: args.action in (*EXECUTING, "plan"),
+    )
+    p.restrict(*FAILURES, to="the action run or retry", when=lambda args: args.action in EXECUTING)
     return p
 
 
