@@ -112,14 +112,14 @@ def user_errors() -> Iterator[None]:
 def outcome(error: BaseException) -> tuple[int, str] | None:
     """Return the exit code and the line of an expected error; None for other errors."""
     if isinstance(error, UserError):
-        return 2, f"error: {error}"
+        return EXIT_USER_ERROR, f"error: {error}"
     if isinstance(error, KeyboardInterrupt):
         text = "interrupted. Run the same command again, with --resume if it has that option."
         return EXIT_INTERRUPTED, text
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         # The write bypassed `files.atomic`, as logs do.
         text = f"cannot write {error.filename or 'a file of this run'}: {os.strerror(error.errno)}."
-        return 2, f"error: {text} Free disk space and rerun."
+        return EXIT_USER_ERROR, f"error: {text} Free disk space and rerun."
     return None
 
 
