@@ -93,7 +93,7 @@ IGNORED = [
     ),
     ("robustness-eval", "--weights w --dataset faces --data DIR", "--data", "a --dataset"),
     ("interpret", "--weights w --mode visualize --data DIR", "--data", "--start image"),
-    ("study", "plan s.yaml --gpus 0", "--gpus", "the action run"),
+    ("study", "table s.yaml --gpus 0", "--gpus", "the action run, retry or plan"),
     ("study", "run s.yaml --executor ray --jobs 2", "--jobs", "--executor local"),
     ("study", "run s.yaml --address auto", "--address", "--executor ray"),
     ("study", "status s.yaml --attempts 3", "--attempts", "the action run"),
