@@ -10,6 +10,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import pytest
 import torch
 
+from tests.support import device_table, stand_in
 from tests.support.networks import random_network
 
 
@@ -51,6 +52,14 @@ def library():
         return robustness_bridge.import_library()
     except ImportError:
         pytest.skip("the robustness library is not installed")
+
+
+@pytest.fixture(scope="module")
+def device_outcomes(request, tmp_path_factory):
+    """The outcomes of the file's `CHECKS` on a GPU or the stand-in device; see `device_table`."""
+    if not (torch.cuda.is_available() or stand_in.AVAILABLE):
+        pytest.skip("there is no GPU, and this PyTorch cannot register a device from Python")
+    return device_table.outcomes(request.path, tmp_path_factory.mktemp("devices"))
 
 
 @pytest.fixture

@@ -4,8 +4,14 @@ import os
 import subprocess
 import sys
 
+import torch
+
 from robust_backbones.detection import config
+from robust_backbones.detection.training import trainer
 from tests.support import ROOT
+
+# isort: split
+from detectron2.utils.events import get_event_storage
 
 DIGITS = ROOT / "configs/digits_mask_rcnn_robust.yaml"
 
@@ -46,3 +52,19 @@ def finish(process) -> tuple[int, str]:
 
 def small(folder, weights, **more):
     return config.load_config(DIGITS, overrides(folder, weights, **more))
+
+
+def ready_trainer(folder, weights, resume=False, restart=False, **more) -> trainer.Trainer:
+    """A trainer before its first iteration, inside an event storage.
+
+    Args:
+        more: keys of the config, with `__` in place of each dot.
+    """
+    keys = {"SOLVER.CHECKPOINT_PERIOD": "100", "DATASETS.TEST": "()"} | {
+        key.replace("__", "."): value for key, value in more.items()
+    }
+    torch.manual_seed(0)  # the same new heads each time
+    found = trainer.Trainer(small(folder, weights, **keys))
+    found.resume_or_load(resume, restart)
+    found.iter, found.storage = found.start_iter, get_event_storage()
+    return found

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,7 @@ from robust_backbones.detection import attack
 from robust_backbones.detection.checkpointer import StrictCheckpointer
 from robust_backbones.detection.training import trainer
 from tests.support.backward_masks import BackwardMasks
-from tests.support.detector_runs import command, finish, overrides, small
+from tests.support.detector_runs import command, finish, overrides, ready_trainer
 from tests.support.small_detectors import tiny_detector
 
 
@@ -26,20 +27,8 @@ def make(tmp_path, resnet18_backbone):
     """Trainers that are ready for their first iteration."""
     from detectron2.utils.events import EventStorage
 
-    def made(folder=tmp_path, weights=resnet18_backbone, resume=False, restart=False, **more):
-        keys = {"SOLVER.CHECKPOINT_PERIOD": "100", "DATASETS.TEST": "()"} | {
-            key.replace("__", "."): value for key, value in more.items()
-        }
-        torch.manual_seed(0)  # the same new heads each time
-        found = trainer.Trainer(small(folder, weights, **keys))
-        found.resume_or_load(resume, restart)
-        found.iter = found.start_iter
-        found.storage = storage.__enter__()
-        return found
-
-    storage = EventStorage()
-    yield made
-    storage.__exit__(None, None, None)
+    with EventStorage():
+        yield partial(ready_trainer, folder=tmp_path, weights=resnet18_backbone)
 
 
 def weights(model) -> dict:
