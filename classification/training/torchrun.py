@@ -3,7 +3,7 @@
 python -m classification.training.torchrun --standalone --nproc-per-node 8 \\
     -m classification.pretrain --data /data/imagenet --resume --output output/pretrain
 
-The options are those of torchrun. torchrun itself exits with 1 after every failure, so a scheduler
+The command has the options of torchrun. torchrun exits with 1 after every failure, so a scheduler
 cannot tell an interrupted run (75), which it should start again, from invalid input (2).
 """
 
