@@ -1,11 +1,13 @@
 """Image transforms whose randomness depends only on one seed per image.
 
-An augmentation is a function `(images, seeds, size) -> x`:
+An augmentation is a function `(images, seeds, size) -> (pixels, colors)`:
 - `images`: tensor `(n, 3, H, W)`, uint8 in [0, 255] or float32 in [0, 1], or a list of PIL RGB
   images of any sizes.
 - `seeds`: one seed per image, `(n,)` uint64, from `image_seeds`.
 - `size`: height and width of the result in pixels.
-- `x`: augmented images `(n, 3, size, size)`, float32 in [0, 1].
+- `pixels`: augmented images `(n, 3, size, size)`, uint8 in [0, 255] or float32 in [0, 1].
+- `colors`: random numbers for `colors.finish`, which changes the colors, `(n, 12)` float32; None:
+  the colors are final.
 """
 
 from collections.abc import Callable, Iterable
@@ -21,17 +23,12 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2 as tv
 from torchvision.transforms.v2 import functional as tvf
 
+from classification import colors
+
+Augmented = tuple[Tensor, Tensor | None]  # pixels and colors
+
 NO_IMAGE = 2**63  # lower positions belong to images; positions from here on are for other seeds
 TEST_SCALE = 256 / 224  # shorter side before the center crop, divided by the size of the crop
-# PCA of ImageNet's RGB values in [0, 1] for color noise, with the robustness library's numbers
-PCA_EIGENVALUES = (0.2175, 0.0188, 0.0045)
-PCA_EIGENVECTORS = (
-    (-0.5675, 0.7192, 0.4009),
-    (-0.5808, -0.0045, -0.8140),
-    (-0.5836, -0.6948, 0.4203),
-)  # one eigenvector per column
-LIGHTING_STD = 0.05
-JITTER = 0.1  # strength of the jitter in brightness, contrast and saturation
 
 
 def image_seeds(seed: int, epoch: int, positions: Any) -> np.ndarray:
@@ -61,11 +58,11 @@ def _mix(z: np.ndarray) -> np.ndarray:
 
 
 def centered(images: Tensor | Iterable, size: int) -> Tensor:
-    """Resize and center-crop test images to `(n, 3, size, size)` float32 in [0, 1].
+    """Resize and center-crop test images to `(n, 3, size, size)`, and keep their dtype.
 
     Images that already have this size are not resized or cropped.
     """
-    return _to_unit(_fit(images, size, round(size * TEST_SCALE)))
+    return _fit(images, size, round(size * TEST_SCALE))
 
 
 def _fit(images: Tensor | Iterable, size: int, shorter: int) -> Tensor:
@@ -119,15 +116,11 @@ def downscale(image: Tensor | Image.Image, shorter: int) -> Tensor | Image.Image
     return tvf.pil_to_tensor(small) if converted else small
 
 
-def _to_unit(x: Tensor) -> Tensor:
-    return x.float().div_(255) if x.dtype == torch.uint8 else x.float()
+def _plain(images: list, seeds: np.ndarray, size: int) -> Augmented:
+    return _fit(images, size, size), None
 
 
-def _plain(images: list, seeds: np.ndarray, size: int) -> Tensor:
-    return _to_unit(_fit(images, size, size))
-
-
-def _crop_flip(images: list, seeds: np.ndarray, size: int, *, pad: int, flip: bool) -> Tensor:
+def _crop_flip(images: list, seeds: np.ndarray, size: int, *, pad: int, flip: bool) -> Augmented:
     """Pad with zeros, crop at random, and flip half of the images horizontally."""
     x = _fit(images, size, size)
     numbers = draw(seeds, 3)
@@ -136,7 +129,7 @@ def _crop_flip(images: list, seeds: np.ndarray, size: int, *, pad: int, flip: bo
     if flip:
         mirrored = torch.from_numpy(numbers[:, 2] < 0.5)
         x[mirrored] = x[mirrored].flip(3)
-    return _to_unit(x)
+    return x, None
 
 
 def crop(x: Tensor, down: Tensor, right: Tensor, pad: int) -> Tensor:
@@ -153,23 +146,8 @@ def crop(x: Tensor, down: Tensor, right: Tensor, pad: int) -> Tensor:
     return windows[torch.arange(len(x), device=x.device), :, down, right]
 
 
-def lighting(x: Tensor) -> Tensor:
-    """Add noise along the principal colors to an image `(3, H, W)`.
-
-    The noise is from PyTorch's global generator.
-    """
-    alpha = torch.empty(3).normal_(0, LIGHTING_STD)
-    color = (torch.tensor(PCA_EIGENVECTORS) * alpha * torch.tensor(PCA_EIGENVALUES)).sum(1)
-    # The robustness library does not clamp. Attacks need images in [0, 1].
-    return (x + color.view(3, 1, 1)).clamp_(0, 1)
-
-
 def _imagenet(size: int) -> list:
     return [tv.RandomResizedCrop(size), tv.RandomHorizontalFlip()]
-
-
-def _imagenet_color(size: int) -> list:
-    return [*_imagenet(size), tv.ColorJitter(JITTER, JITTER, JITTER)]
 
 
 def _cifar_color(size: int) -> list:
@@ -188,38 +166,38 @@ def _one_by_one(
     size: int,
     *,
     steps: Callable[[int], list],
-    colors: bool = False,
+    recolor: bool = False,
     fit: bool = False,
-) -> Tensor:
+) -> Augmented:
     """Apply torchvision's transforms to each image, with the image's seed in the global generator.
 
     Args:
         images, seeds, size: arguments of every augmentation; see the module's description.
         steps: function that returns the transforms for a size.
-        colors: whether to apply `lighting`.
+        recolor: whether to draw numbers for `colors.finish`.
         fit: whether to resize and crop the images to `size` first.
     """
     if fit:
         images = list(_fit(images, size, size))
     pipeline = tv.Compose(steps(size))
     generator = torch.default_generator  # `torch.manual_seed` would also seed the GPUs
-    before, done = generator.get_state(), []
+    before, pixels, numbers = generator.get_state(), [], []
     try:
         for image, seed in zip(images, seeds.tolist(), strict=True):
             generator.manual_seed(seed)
-            image = pipeline(_as_pil(image))
-            x = _as_tensor(image)
-            done.append(lighting(_to_unit(x)) if colors else x)
+            pixels.append(_as_tensor(pipeline(_as_pil(image))))
+            if recolor:
+                numbers.append(colors.draw_numbers())
     finally:
         generator.set_state(before)
-    return _to_unit(torch.stack(done))  # converting all images at once saves a copy
+    return torch.stack(pixels), torch.stack(numbers) if recolor else None
 
 
-AUGMENTATIONS: dict[str, Callable[..., Tensor]] = {  # functions (images, seeds, size) -> x
+AUGMENTATIONS: dict[str, Callable[..., Augmented]] = {
     "none": _plain,
     "shift2": partial(_crop_flip, pad=2, flip=False),
     "crop4_flip": partial(_crop_flip, pad=4, flip=True),
     "crop4_flip_color": partial(_one_by_one, steps=_cifar_color, fit=True),
-    "imagenet": partial(_one_by_one, steps=_imagenet_color, colors=True),  # for published models
+    "imagenet": partial(_one_by_one, steps=_imagenet, recolor=True),  # for published models
     "imagenet_plain": partial(_one_by_one, steps=_imagenet),
 }

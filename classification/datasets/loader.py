@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from classification import transforms
@@ -21,6 +22,7 @@ from robust_backbones.core.errors import UserError, WorkerFailure
 
 # Function from (index of a worker, number of workers) to the batches of the worker.
 Batches = Callable[[int, int], Iterator[ImageBatch]]
+Pairs = Iterator[tuple[Tensor, Tensor]]  # images (n, 3, H, W) float32 in [0, 1], labels (n,) int64
 
 
 def steps(split: Split, batch_size: int) -> int:
@@ -59,7 +61,8 @@ def train_batches(
     rank: int = 0,
     world: int = 1,
     workers: int = 0,
-) -> Iterator[ImageBatch]:
+    device: torch.device | str = "cpu",
+) -> Pairs:
     """Return one rank's batches of an epoch.
 
     Args:
@@ -71,6 +74,7 @@ def train_batches(
             must still be read.
         rank, world: index of this process and number of processes.
         workers: number of loading processes; 0 to load images in this process.
+        device: device of the batches. Colors are changed on this device.
 
     Returns:
         Iterator over pairs of images `(batch_size / world, 3, H, W)`, float32 in [0, 1], and labels
@@ -90,12 +94,18 @@ def train_batches(
         known = ", ".join(transforms.AUGMENTATIONS)
         raise UserError(f"augmentation '{augmentation}' is unknown. Choose from {known}.")
     plan = TrainEpoch(batch_size, augmentation, seed, epoch, start, rank, world)
-    return _load(partial(split.train_batches, plan), workers)
+    return _load(partial(split.train_batches, plan), workers, torch.device(device))
 
 
 def test_batches(
-    split: Split, batch_size: int, *, rank: int = 0, world: int = 1, workers: int = 0
-) -> Iterator[ImageBatch]:
+    split: Split,
+    batch_size: int,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+) -> Pairs:
     """Yield one rank's test batches. All ranks together read each image once.
 
     The images of an `ImageSplit` come in order, and rank 0 gets the first images. The order of
@@ -104,7 +114,7 @@ def test_batches(
     Args:
         split: the test images.
         batch_size: images per batch and rank; the last batch may be smaller.
-        rank, world, workers: as in `train_batches`.
+        rank, world, workers, device: as in `train_batches`.
 
     Yields:
         Images `(n, 3, H, W)`, float32 in [0, 1], and labels `(n,)`, int64.
@@ -114,7 +124,8 @@ def test_batches(
             wrong.
     """
     seen = 0
-    for x, y in _load(partial(split.test_batches, batch_size, rank, world), workers):
+    batches = partial(split.test_batches, batch_size, rank, world)
+    for x, y in _load(batches, workers, torch.device(device)):
         seen += len(y)
         yield x, y
     expected = split.expected_images(rank, world)
@@ -135,17 +146,19 @@ def check_count(split: Split, seen: int, expected: int) -> None:
         )
 
 
-def _load(batches: Batches, workers: int) -> Iterator[ImageBatch]:
-    """Return all batches in order, loaded by this process or by `workers` other processes."""
-    return batches(0, 1) if workers == 0 else _from_workers(batches, workers)
+def _load(batches: Batches, workers: int, device: torch.device) -> Pairs:
+    """Yield all batches in order, loaded by this process or by `workers` other processes."""
+    pinned = device.type == "cuda"  # only copies from pinned memory are asynchronous
+    for batch in _from_workers(batches, workers, pinned) if workers else batches(0, 1):
+        yield (batch.pinned() if pinned else batch).finished(device)
 
 
-def _from_workers(batches: Batches, workers: int) -> Iterator[ImageBatch]:
+def _from_workers(batches: Batches, workers: int, pinned: bool) -> Iterator[ImageBatch]:
     loader = DataLoader(
         _WorkerBatches(batches),
         batch_size=None,
         num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pinned,
         # The loader draws a seed. A separate generator keeps the global generator's state
         # independent of the number of workers.
         generator=torch.Generator(),
@@ -155,7 +168,7 @@ def _from_workers(batches: Batches, workers: int) -> Iterator[ImageBatch]:
         for batch in loader:
             if isinstance(batch, WorkerFailure):
                 raise UserError(batch)
-            yield tuple(batch)
+            yield batch
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker (pid"):
             raise

@@ -118,8 +118,8 @@ class ShardSplit(Split):
             first = batch * epoch.batch_size + epoch.rank * share
             positions = np.arange(first, first + share)
             seeds = transforms.image_seeds(epoch.seed, epoch.epoch, positions)
-            x = augment(self._decoded(samples, labels), seeds, self.image_size)
-            yield x, torch.tensor(labels)
+            pixels, numbers = augment(self._decoded(samples, labels), seeds, self.image_size)
+            yield ImageBatch(pixels, torch.tensor(labels), numbers)
 
     def _decoded(self, samples: list[dict], labels: list[int]) -> Iterator[Image.Image]:
         for sample in samples:
@@ -181,7 +181,7 @@ class ShardSplit(Split):
 
 def _stacked(pairs: list) -> ImageBatch:
     images, labels = zip(*pairs, strict=True)
-    return torch.cat(images), torch.tensor(labels)
+    return ImageBatch(torch.cat(images), torch.tensor(labels))
 
 
 def _stream_seed(epoch: TrainEpoch, number: int) -> int:

@@ -7,14 +7,14 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeGuard
+from typing import Any, ClassVar, NamedTuple, TypeGuard
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from classification import transforms
+from classification import colors, transforms
 from classification.datasets.image_files import ImageFiles, read_fast
 from robust_backbones.core.images import Decoding, decode
 from robust_backbones.core.input_statistics import InputStatistics
@@ -22,7 +22,28 @@ from robust_backbones.core.input_statistics import InputStatistics
 # Seed for --limit and for the held-out part, so that every run selects the same images.
 SUBSET_SEED = 2020
 
-ImageBatch = tuple[Tensor, Tensor]  # x (n, 3, H, W) float32 in [0, 1], y (n,) int64
+
+class ImageBatch(NamedTuple):
+    """A batch of loaded images, as it is sent from one process to another.
+
+    Attributes:
+        pixels: images `(n, 3, H, W)`, uint8 in [0, 255] or float32 in [0, 1].
+        labels: classes `(n,)`, int64.
+        colors: random numbers for `colors.finish`, or None.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    colors: Tensor | None = None
+
+    def pinned(self) -> ImageBatch:
+        """Return the batch in pinned memory. Tensors that are pinned already are not copied."""
+        return ImageBatch(*(part if part is None else part.pin_memory() for part in self))
+
+    def finished(self, device: torch.device | str) -> tuple[Tensor, Tensor]:
+        """Return the images, float32 in [0, 1], and the labels on a device."""
+        x = colors.finish(self.pixels, self.colors, device)
+        return x, self.labels.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -212,7 +233,8 @@ class ImageSplit(Split):
             chosen = order[first : first + share]
             positions = np.arange(first, first + share)
             seeds = transforms.image_seeds(epoch.seed, epoch.epoch, positions)
-            yield augment(self.read(chosen), seeds, self.image_size), self.labels[chosen]
+            pixels, numbers = augment(self.read(chosen), seeds, self.image_size)
+            yield ImageBatch(pixels, self.labels[chosen], numbers)
 
     def test_batches(
         self, batch_size: int, rank: int, world: int, worker: int, workers: int
@@ -220,7 +242,8 @@ class ImageSplit(Split):
         """Yield test batches in order. Rank 0 gets the first images."""
         share = torch.arange(len(self)).tensor_split(world)[rank]
         for chosen in share.split(batch_size)[worker::workers] if len(share) else ():
-            yield transforms.centered(self.read(chosen), self.image_size), self.labels[chosen]
+            pixels = transforms.centered(self.read(chosen), self.image_size)
+            yield ImageBatch(pixels, self.labels[chosen])
 
     def expected_images(self, rank: int, world: int) -> int:
         return len(torch.arange(len(self)).tensor_split(world)[rank])

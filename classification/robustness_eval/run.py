@@ -187,7 +187,12 @@ def _attack(
 
     execute_plan(
         model,
-        test_batches(source.subset(images), size, workers=args.workers),
+        test_batches(
+            source.subset(images),
+            size,
+            workers=args.workers,
+            device=next(model.parameters()).device,
+        ),
         plan,
         seed=args.seed,
         classes=source.classes,

@@ -202,6 +202,7 @@ class Training:
             rank=distributed.rank(),
             world=distributed.world(),
             workers=self.workers,
+            device=self.learner.device,
         )
         self.saved = time.monotonic()
         for x, y in batches:
@@ -279,6 +280,7 @@ class Training:
             rank=distributed.rank(),
             world=distributed.world(),
             workers=self.workers,
+            device=self.learner.device,
         )
         seed = seed_of(self.settings.seed, self.epoch, distributed.rank())
         attacker = adversary(attack, seed, self.learner.device) if attack else None

@@ -102,7 +102,12 @@ def extract(
             if (piece := _read(path, len(numbers))) is not None:
                 progress(len(numbers), f"{source.split} features from the cache")
             else:
-                batches = loader.test_batches(source.subset(numbers), BATCH, workers=workers)
+                batches = loader.test_batches(
+                    source.subset(numbers),
+                    BATCH,
+                    workers=workers,
+                    device=next(model.parameters()).device,
+                )
                 piece = _compute(model, batches, precision, signals, progress)
                 with atomic(path) as temporary, open(temporary, "wb") as file:
                     np.save(file, piece)

@@ -257,6 +257,7 @@ def _predict(
         rank=distributed.rank(),
         world=distributed.world(),
         workers=task.workers,
+        device=task.device,
     )
     device = next(model.parameters()).device
     attacker = adversary(attack, seed, device) if attack else None
