@@ -24,8 +24,8 @@ JITTER = 0.1  # strength of the jitter in brightness, contrast and saturation
 def draw_numbers() -> Tensor:
     """Draw the random numbers of one image from PyTorch's global generator.
 
-    The draws are those of torchvision's `ColorJitter`, followed by those of the robustness
-    library's `Lighting`.
+    The draws are torchvision's for `ColorJitter`, followed by the robustness library's for
+    `Lighting`.
 
     Returns:
         `(12,)` float32, the arguments of `finish` for one image. Each of three steps has a factor
@@ -48,8 +48,8 @@ def draw_numbers() -> Tensor:
 def finish(pixels: Tensor, numbers: Tensor | None, device: torch.device | str) -> Tensor:
     """Copy images to a device, convert them to float32 in [0, 1], and change their colors.
 
-    The formulas are those of torchvision's `ColorJitter` for float images, and of the robustness
-    library's `Lighting`. For uint8 images, torchvision rounds down to a multiple of 1/255 after
+    The formulas equal torchvision's `ColorJitter` for float images, and the robustness library's
+    `Lighting`. For uint8 images, torchvision rounds down to a multiple of 1/255 after
     each step. Its results differ by less than 3.4/255, and by 1.4/255 on average. On a CPU, the
     result for an image does not depend on the other images of the batch. On a GPU, this holds up
     to rounding errors of float32.

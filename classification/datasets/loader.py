@@ -73,7 +73,8 @@ def train_batches(
         start: index of the first global batch. Skipped batches take no time, except that shards
             must still be read.
         rank, world: index of this process and number of processes.
-        workers: number of loading processes; 0 to load images in this process.
+        workers: number of loading processes; 0 to load images in this process. There are at most
+            as many as batches.
         device: device of the batches. Colors are changed on this device.
 
     Returns:
@@ -93,6 +94,7 @@ def train_batches(
     if augmentation not in transforms.AUGMENTATIONS:
         known = ", ".join(transforms.AUGMENTATIONS)
         raise UserError(f"augmentation '{augmentation}' is unknown. Choose from {known}.")
+    workers = min(workers, steps(split, batch_size))
     plan = TrainEpoch(batch_size, augmentation, seed, epoch, start, rank, world)
     return _load(partial(split.train_batches, plan), workers, torch.device(device))
 
@@ -123,12 +125,13 @@ def test_batches(
         UserError: an image cannot be read; a worker died; the number of images in the shards is
             wrong.
     """
-    seen = 0
+    seen, expected = 0, split.expected_images(rank, world)
+    if expected is not None:
+        workers = min(workers, -(-expected // batch_size))
     batches = partial(split.test_batches, batch_size, rank, world)
     for x, y in _load(batches, workers, torch.device(device)):
         seen += len(y)
         yield x, y
-    expected = split.expected_images(rank, world)
     if expected is not None:
         check_count(split, seen, expected)
 

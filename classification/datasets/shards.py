@@ -171,6 +171,9 @@ class ShardSplit(Split):
         if pairs:
             yield _stacked(pairs)
 
+    def most_workers(self, world: int) -> int:
+        return max(len(self.urls) // world, 1)
+
     def expected_images(self, rank: int, world: int) -> int | None:
         if self.sample_size is not None:
             return None

@@ -38,7 +38,8 @@ class ImageBatch(NamedTuple):
 
     def pinned(self) -> ImageBatch:
         """Return the batch in pinned memory. Tensors that are pinned already are not copied."""
-        return ImageBatch(*(part if part is None else part.pin_memory() for part in self))
+        numbers = None if self.colors is None else self.colors.pin_memory()
+        return ImageBatch(self.pixels.pin_memory(), self.labels.pin_memory(), numbers)
 
     def finished(self, device: torch.device | str) -> tuple[Tensor, Tensor]:
         """Return the images, float32 in [0, 1], and the labels on a device."""
@@ -137,6 +138,10 @@ class Split(ABC):
         Raises:
             UserError: an image cannot be read.
         """
+
+    @abstractmethod
+    def most_workers(self, world: int) -> int:
+        """Return the largest number of loading processes of each of `world` processes."""
 
     @abstractmethod
     def expected_images(self, rank: int, world: int) -> int | None:
@@ -244,6 +249,9 @@ class ImageSplit(Split):
         for chosen in share.split(batch_size)[worker::workers] if len(share) else ():
             pixels = transforms.centered(self.read(chosen), self.image_size)
             yield ImageBatch(pixels, self.labels[chosen])
+
+    def most_workers(self, world: int) -> int:
+        return len(self)
 
     def expected_images(self, rank: int, world: int) -> int:
         return len(torch.arange(len(self)).tensor_split(world)[rank])

@@ -73,7 +73,7 @@ def _train(args: argparse.Namespace, settings: PretrainSettings, device: torch.d
         settings,
         _metadata(settings, train),
         args.output,
-        args.workers,
+        launch.loading_workers(args.workers, device, train.most_workers(distributed.world())),
         args.save_seconds,
     ).run()
 

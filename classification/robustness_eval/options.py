@@ -91,13 +91,7 @@ def parser(description: str) -> Parser:
         help="random seed for the attacks and the choice of --images",
     )
     cli.add_device(running)
-    running(
-        "--workers",
-        type=cli.whole,
-        default=0,
-        metavar="N",
-        help="number of processes that load images; 0: load in the main process",
-    )
+    cli.add_workers(running)
     restrict_data(p)
     p.restrict(
         *("--steps", "--restarts", "--autoattack"),

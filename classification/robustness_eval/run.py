@@ -27,7 +27,7 @@ from classification.robustness_eval.checks import find_warnings
 from classification.robustness_eval.execute import collect_results, execute_plan, find_incomplete
 from classification.robustness_eval.plan import AttackResult, autoattack_parts, make_plan
 from classification.training import distributed
-from classification.training.launch import choose_device
+from classification.training.launch import choose_device, loading_workers
 from robust_backbones import arithmetic
 from robust_backbones.core import input_statistics, results
 from robust_backbones.core.eps import STEP_FACTOR
@@ -155,6 +155,7 @@ def _attack(
     settings: RobustnessSettings,
 ) -> list[AttackResult]:
     """Attack all images, or resume from the journals in the output folder."""
+    device = next(model.parameters()).device
     shape = (3, source.image_size, source.image_size)
     plan = make_plan(
         args.constraint,
@@ -190,8 +191,8 @@ def _attack(
         test_batches(
             source.subset(images),
             size,
-            workers=args.workers,
-            device=next(model.parameters()).device,
+            workers=loading_workers(args.workers, device),
+            device=device,
         ),
         plan,
         seed=args.seed,

@@ -18,6 +18,7 @@ from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import claimed
 from robust_backbones.core.precision import DEFAULT
 from robust_backbones.core.signals import EXIT_RESUMABLE, Stopped
+from robust_backbones.core.workers import MOST_WORKERS, default_workers
 
 # Rates of PGD-3 steps at batch size 256 in benchmarks/GPU.md: 241, 528 and 770 images/s.
 FASTER = (
@@ -47,6 +48,23 @@ def choose_device(name: str | None) -> torch.device:
             problem = f"torch cannot use this device. Choose from {'cuda, ' if cuda else ''}cpu."
         raise UserError(f"--device {name}: {problem}") from None
     return device
+
+
+def loading_workers(wanted: int | None, device: torch.device, most: int = MOST_WORKERS) -> int:
+    """Return the number of loading processes for this process, and print it with the device.
+
+    Args:
+        wanted: `--workers`; None: choose by the device and the CPU cores.
+        device: device of this process.
+        most: largest number to choose.
+    """
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # set by torchrun
+    workers = min(default_workers(device.type, local), most) if wanted is None else wanted
+    if distributed.rank() == 0:
+        name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+        each = " per process" if distributed.world() > 1 else ""
+        print(f"device {device}{name}, {workers} loading workers{each}", flush=True)
+    return workers
 
 
 @contextlib.contextmanager

@@ -120,13 +120,7 @@ def add_running(add: Callable) -> None:
         help="longest time between two checkpoints",
     )
     cli.add_device(add)
-    add(
-        "--workers",
-        type=cli.whole,
-        metavar="N",
-        default=0,
-        help="processes that read images, per training process; 0: read in the training process",
-    )
+    cli.add_workers(add)
     add(
         "--deterministic",
         action="store_true",

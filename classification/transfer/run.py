@@ -89,9 +89,8 @@ def open_task(
     train = _open(args, settings, "train", settings.limit)
     test = _open(args, settings, "test", settings.test_limit)
     data = identity(train, test)
-    task = Task(
-        weights, train, test, settings, data, Path(), device, args.workers, args.save_seconds
-    )
+    workers = launch.loading_workers(args.workers, device)
+    task = Task(weights, train, test, settings, data, Path(), device, workers, args.save_seconds)
     task = dataclasses.replace(task, folder=args.output or _folder(args, task.recorded))
     task.check()
     return task

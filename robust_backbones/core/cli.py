@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from robust_backbones.core.eps import parse_number
 from robust_backbones.core.errors import choose_from, nearest, print_error
 from robust_backbones.core.paths import expand
+from robust_backbones.core.workers import MOST_WORKERS
 
 MAX_CHOICES = 6  # more choices are listed after the help text instead of in the metavar
 MAX_OPTIONS = 12  # with more options, the usage line shows only the required ones
@@ -244,6 +245,21 @@ def add_device(add: Callable) -> None:
         add: `add_argument` of a parser or option group.
     """
     add("--device", metavar="NAME", help="torch device (default: cuda if available, else cpu)")
+
+
+def add_workers(add: Callable) -> None:
+    """Add the option for the number of loading processes.
+
+    Args:
+        add: `add_argument` of a parser or option group.
+    """
+    add(
+        "--workers",
+        type=whole,
+        metavar="N",
+        help="processes that load images, per process of the command; 0: load in that process "
+        f"(default: 0 on a CPU; on a GPU, the CPU cores per process, at most {MOST_WORKERS})",
+    )
 
 
 def add_image_range(add: Callable) -> None:

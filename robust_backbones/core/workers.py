@@ -2,7 +2,7 @@
 
 import os
 
-MOST = 16  # a GPU that trains ResNet-50 does not need more (benchmarks/GPU.md)
+MOST_WORKERS = 16  # a GPU that trains ResNet-50 does not need more (benchmarks/GPU.md)
 
 
 def default_workers(device: str, processes: int = 1) -> int:
@@ -19,4 +19,4 @@ def default_workers(device: str, processes: int = 1) -> int:
         return 0
     usable = getattr(os, "sched_getaffinity", None)  # only on Linux
     cores = len(usable(0)) if usable else os.cpu_count() or 1
-    return min(max(cores // processes, 1), MOST)
+    return min(max(cores // processes, 1), MOST_WORKERS)

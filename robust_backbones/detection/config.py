@@ -19,6 +19,7 @@ from robust_backbones.core.paths import expand
 from robust_backbones.core.precision import PRECISIONS
 from robust_backbones.core.resources import config_file, require_config
 from robust_backbones.core.results import flatten
+from robust_backbones.core.workers import default_workers
 from robust_backbones.core.yaml_entries import check_entries
 from robust_backbones.detection.backbone import BUILDERS, check_arch, set_architecture
 from robust_backbones.detection.data import custom, validate
@@ -54,6 +55,9 @@ def add_robust_config(cfg: CfgNode) -> None:
     # Source of MODEL.PIXEL_MEAN and MODEL.PIXEL_STD, one of input_statistics.SOURCES. It is set
     # when the weights are read, and recorded in results. It is empty for random weights.
     cfg.MODEL.ROBUST.STATISTICS = ""
+    # Detectron2's 4 processes are too few for a GPU, and hinder training on a CPU.
+    device, gpus = ("cuda", torch.cuda.device_count()) if torch.cuda.is_available() else ("cpu", 1)
+    cfg.DATALOADER.NUM_WORKERS = default_workers(device, gpus)
     # Number of gradient accumulation steps. A batch of SOLVER.IMS_PER_BATCH images is split into
     # this number of parts.
     cfg.SOLVER.ACCUMULATE = 1

@@ -10,7 +10,7 @@ import torch
 from classification import transforms
 from classification.datasets import loader
 from classification.datasets.open import open_split
-from classification.datasets.split import ImageSplit
+from classification.datasets.split import ImageSplit, TrainEpoch
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.input_statistics import PRESETS
 from tests.support.small_data import CLASSES, write_tree
@@ -97,6 +97,8 @@ def test_any_number_of_workers_gives_the_same_batches(tree):
         assert same(train(source, **options), train(source, workers=workers, **options))
         tests = [list(loader.test_batches(source, 5, workers=w)) for w in (0, workers)]
         assert same(*tests)
+        sent = source.train_batches(TrainEpoch(8, "imagenet", 0, 0), 0, 1)
+        assert next(sent).pixels.dtype == torch.uint8
     assert torch.equal(torch.get_rng_state(), state), "loading drew from the global generator"
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from classification.training.evaluate import evaluate
-from classification.training.launch import choose_device
+from classification.training.launch import choose_device, loading_workers
 from classification.training.learner import Learner
 from robust_backbones.attacks import pgd
 from robust_backbones.core.errors import UserError
@@ -89,3 +89,16 @@ def test_choosing_a_device(capsys):
             UserError, match=f"--device {name}: torch cannot use this device. Choose from .*cpu"
         ):
             choose_device(name)
+
+
+def test_the_number_of_loading_workers_is_printed_with_the_device(monkeypatch, capsys):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(12), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    for device, wanted, most, workers in [
+        ("cpu", None, 16, 0),
+        ("cpu", 3, 16, 3),
+        ("meta", None, 16, 6),
+        ("meta", None, 4, 4),
+    ]:
+        assert loading_workers(wanted, torch.device(device), most) == workers
+        assert capsys.readouterr().out == f"device {device}, {workers} loading workers\n"
