@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 from training_step import train_batch
 
+from classification import colors
 from classification.datasets import loader
 from classification.datasets.open import open_split
 from classification.datasets.split import Split
@@ -217,14 +218,19 @@ def loading(device: torch.device, full: bool) -> Iterator[Line]:
     learn = learner(arch, device, "--precision", "bfloat16")
     alone = rate(learn, batch, size, 5 if full else 2)
     yield Line(f"PGD step alone, bfloat16, batch {batch}", alone, "images/s")
+    pixels = torch.randint(256, (batch, 3, size, size), dtype=torch.uint8, device=device)
+    numbers = torch.stack([colors.draw_numbers() for _ in range(batch)]).to(device)
+    works = {"colors": partial(colors.finish, pixels, numbers, device)}
+    took = statistics.median(timing.take_turns(works, 5, device, 3)["colors"])
+    yield Line("colors on the device", batch / took, "images/s")
     with tempfile.TemporaryDirectory() as folder:
         _write_photographs(Path(folder), batch * (6 * cores if full else 4))
         source = open_split("folder", "train", folder, image_size=size)
         for workers in sorted({0, cores if full else 1}):
             batches = 6 * workers or 4
-            found = _streamed(source, batch, workers, batches, lambda x, y: None)
+            found = _streamed(source, batch, workers, batches, device, lambda x, y: None)
             yield Line(f"{workers} workers: loader alone", found, "images/s")
-            fed = _streamed(source, batch, workers, batches, partial(train_batch, learn))
+            fed = _streamed(source, batch, workers, batches, device, partial(train_batch, learn))
             bound = 0.9 if full and workers else 0.0
             yield at_least(f"{workers} workers: loader and step / step", fed / alone, bound)
 
@@ -244,13 +250,15 @@ def _write_photographs(folder: Path, count: int) -> None:
         Image.fromarray(noisy).save(path, quality=90)
 
 
-def _streamed(source: Split, batch: int, workers: int, batches: int, work: Callable) -> float:
+def _streamed(
+    source: Split, batch: int, workers: int, batches: int, device: torch.device, work: Callable
+) -> float:
     """Images per second over the second half of the batches.
 
     Workers start together and deliver in waves. The first half includes their start.
     """
     stream = loader.train_batches(
-        source, batch, augmentation="imagenet", seed=0, epoch=0, workers=workers
+        source, batch, augmentation="imagenet", seed=0, epoch=0, workers=workers, device=device
     )
     for number, (x, y) in enumerate(islice(stream, batches)):
         work(x, y)
