@@ -87,6 +87,7 @@ FOREIGN_OPTIONS = {
     "--rdzv-endpoint",
     "--standalone",
     "--signal",
+    "--kill-on-bad-exit",
     "--shm-size",
     "--ipc",
     "--subset",
