@@ -143,7 +143,7 @@ def _detection(
 ) -> Command:
     """Return the command `robust-backbones NAME` of a detector.
 
-    Options that begin with a capital letter are config keys. Only `train` starts several processes.
+    Options that begin with a capital letter are config keys. The command starts its own processes.
 
     Args:
         name: name of the command.
@@ -152,12 +152,9 @@ def _detection(
         output: option or config key of the folder for results.
     """
 
-    trains = output == "OUTPUT_DIR"
-
     def lines(options: dict, folder: Path, gpus: int) -> list[list[str]]:
         own = {k: v for k, v in options.items() if not _is_key(k)}
-        if trains:
-            own["num_gpus"] = max(1, gpus)
+        own["num_gpus"] = max(1, gpus)
         keys = [str(word) for pair in options.items() if _is_key(pair[0]) for word in pair]
         return [[*PROGRAM, name, *words_of(own), *always, *keys, output, str(folder)]]
 
@@ -167,7 +164,7 @@ def _detection(
         if not config_file(str(options["config"])).is_file():
             raise UserError(f"config file '{options['config']}' does not exist.")
 
-    return Command(lines, check, _is_key, columns, cells, divides=_always if trains else None)
+    return Command(lines, check, _is_key, columns, cells, divides=_always)
 
 
 def _is_key(name: str) -> bool:

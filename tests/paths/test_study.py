@@ -181,14 +181,16 @@ def test_single_runs_beside_and_without_axes(tmp_path):
         (
             "attack",
             {"config": "C", "eps": [2, 4], "MODEL.WEIGHTS": "w.pth"},
-            0,
-            "-m robust_backbones attack --config C --eps 2 4 MODEL.WEIGHTS w.pth --output F",
+            8,
+            "-m robust_backbones attack --config C --eps 2 4 --num-gpus 8 MODEL.WEIGHTS w.pth "
+            "--output F",
         ),
         (
             "corrupt",
             {"config": "C", "images": 5, "MODEL.WEIGHTS": "w.pth"},
             0,
-            "-m robust_backbones corrupt --config C --images 5 MODEL.WEIGHTS w.pth --output F",
+            "-m robust_backbones corrupt --config C --images 5 --num-gpus 1 MODEL.WEIGHTS w.pth "
+            "--output F",
         ),
         (
             "convert",
@@ -255,7 +257,7 @@ MISTAKES = [
     (
         "output: o\ncommand: convert\nresources:\n  gpus: 2\ncommon: {source: x}",
         "s.yaml:4: convert: gpus is 2, but this run uses one GPU at most. Set gpus to 1. Commands "
-        "for several GPUs: pretrain, robustness_eval, transfer, train.",
+        "for several GPUs: pretrain, robustness_eval, transfer, train, attack, corrupt.",
     ),
     (
         "output: o\nresources: {gpus: 2}\ncommon: {dataset: digits, weights: w}",
