@@ -14,7 +14,7 @@ from classification.compare.kinds import Cost, Kind, Measured, Task
 from classification.compare.networks import Network
 from classification.compare.options import short_name
 from classification.compare.settings import CompareSettings, TrialGroup
-from classification.compare.study_file import COMMENT
+from classification.compare.study_file import COMMENT, Placeholders
 from classification.datasets.check import check_dataset, lines
 from classification.datasets.open import open_images
 from classification.datasets.specs import DATASETS
@@ -211,7 +211,7 @@ def _short_parts(
             "name": COMMAND,
             "command": COMMAND,
             "resources": {"gpus": 1},
-            "common": common | {"trials": 1, "seed": "{seed}"},
+            "common": common | {"trials": 1, "seed": Placeholders("{seed}")},
             "axes": {
                 "task": {
                     task.name: task.options | _short_limits(task, found, task.options)

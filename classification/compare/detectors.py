@@ -16,7 +16,7 @@ from classification.compare.kinds import Cost, Kind, Measured, Task
 from classification.compare.networks import Network
 from classification.compare.options import short_name
 from classification.compare.settings import CompareSettings, TrialGroup
-from classification.compare.study_file import COMMENT
+from classification.compare.study_file import COMMENT, Placeholders
 from classification.study.commands import PROGRAM
 from classification.study.file import StudyRun
 from robust_backbones import zoo
@@ -206,7 +206,9 @@ def _backbone_part(networks: Sequence[Network]) -> list[dict]:
 def _weights_axis(networks: Sequence[Network]) -> dict:
     return {
         n.label: {
-            "MODEL.WEIGHTS": n.weights if _is_published(n) else f"{{{BACKBONE}}}/backbone.pth",
+            "MODEL.WEIGHTS": n.weights
+            if _is_published(n)
+            else Placeholders(f"{{{BACKBONE}}}/backbone.pth"),
             "MODEL.ROBUST.ARCH": n.arch,
         }
         for n in networks
@@ -238,11 +240,11 @@ def _parts(
         "adds trials.",
         "name": DETECTION,
         **base,
-        "common": common | {"SEED": "{SEED}"},
+        "common": common | {"SEED": Placeholders("{SEED}")},
         "axes": shared | {"SEED": [str(seed) for group in groups for seed in group.seeds]},
     }
     if len(rates) > 1:
-        final["common"]["choose-lr"] = [f"{{{CANDIDATES}}}"]
+        final["common"]["choose-lr"] = [Placeholders(f"{{{CANDIDATES}}}")]
     else:
         final["common"]["SOLVER.BASE_LR"] = rates[0]
     if any(group.tasks for group in groups):

@@ -1,9 +1,9 @@
 """Read study files (YAML) and list their runs. docs/studies.md describes the format."""
 
-import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ PART_KEYS = ("name", "command", "common", "axes", "runs", "only", "skip", "resou
 RESOURCES = ("gpus", "cpus")
 CPUS = 1  # default number of CPU cores of a run. The command has the default number of GPUs.
 REPEATS = ("seed", "SEED")  # axes over which the table averages
-PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
+PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]+)\}")  # an escaped brace has no group
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def _read_resources(entry: Entry, gpus: float) -> dict[str, float]:
 def _combinations(part: Part) -> Iterator[tuple[dict[str, str], dict]]:
     """Yield the labels and the options of every run of a part."""
     if part.axes or not part.extra:
-        for values in itertools.product(*part.axes.values()):
+        for values in product(*part.axes.values()):
             labels = dict(zip(part.axes, values, strict=True))
             if _selected(part, labels):
                 options = dict(part.common)
@@ -257,14 +257,12 @@ def _make_run(
     def fill(text: str) -> list[str]:
         """Replace the placeholders of a string by every combination of their values."""
         values = {}
-        for name in PLACEHOLDER.findall(text):
+        for name in filter(None, PLACEHOLDER.findall(text)):
             folders = [] if name in labels else _folders_of(name, part, labels, earlier)
             needs.extend(folders)
             values[name] = [folder.as_posix() for folder in folders] or [labels[name]]
-        found = [text]
-        for name, replacements in values.items():
-            found = [each.replace(f"{{{name}}}", new) for each in found for new in replacements]
-        return found
+        chosen = (dict(zip(values, each, strict=True)) for each in product(*values.values()))
+        return [_replace(text, each) for each in chosen]
 
     def filled(value: Any) -> Any:
         if isinstance(value, list):
@@ -272,7 +270,7 @@ def _make_run(
         if not isinstance(value, str):
             return value
         if len(found := fill(value)) > 1:
-            name = next(n for n in PLACEHOLDER.findall(value) if n not in labels)
+            name = next(n for n in PLACEHOLDER.findall(value) if n and n not in labels)
             raise part.entry.error(
                 f"{{{name}}} in '{_run_name(part.name, labels)}' matches {len(found)} runs of that "
                 "part. Give both parts the same axes and labels. An option with several values "
@@ -311,6 +309,16 @@ def _make_run(
         store=store,
         **part.resources,
     )
+
+
+def escape(text: str) -> str:
+    """Escape the braces of an option, so that they are no placeholders."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def _replace(text: str, values: Mapping[str, str]) -> str:
+    """Replace the placeholders of a string, and remove the escapes of braces."""
+    return PLACEHOLDER.sub(lambda match: values[match[1]] if match[1] else match[0][0], text)
 
 
 def _folders_of(

@@ -1,5 +1,6 @@
 """The study file of a comparison: comments, and folders that stay when trials are added."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from classification.compare import study_file
@@ -52,6 +53,20 @@ def test_each_trial_of_the_full_network_is_a_run_with_the_options_of_all(tmp_pat
     assert len(found) == 8
     assert {(run.options["trials"], run.options["epochs"]) for run in found} == {(1, "5")}
     assert {run.options["seed"] for run in found} == {0, 1}
+
+
+def test_braces_in_paths_are_no_placeholders(tmp_path):
+    folder, weights = str(tmp_path / "{seed}} birds"), "{a}.pt"
+    tasks = [Task("birds", {"dataset": "folder", "data": folder}, 40, 20, 10, ("", ""))]
+    networks = [network(weights, "standard", 0.0), NETWORKS[1]]
+    settings = replace(FIXED, data=(folder,), weights=(weights, "b.pt"))
+    parts = KIND.parts(settings, networks, tasks, [TrialGroup(0, 3)])
+    study = tmp_path / "study.yaml"
+    study.write_text(study_file.text(parts, tmp_path / "{runs}", study, tmp_path / "report"))
+    found = read_study(study)
+    assert {run.options["weights"] for run in found} == {weights, "b.pt"}
+    assert {run.options["data"] for run in found} == {folder}
+    assert {run.options["seed"] for run in found} == {0}
 
 
 def test_the_file_explains_itself(tmp_path):
