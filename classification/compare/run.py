@@ -52,7 +52,14 @@ def run(request: Request) -> None:
     if request.more and unfinished:
         print(f"--more: {len(unfinished)} runs have not finished. No trials are added before.")
     if adds or unfinished or saved is None:
-        networks = read_networks(request.settings.weights, request.settings.pretrained_on)
+        try:
+            networks = read_networks(request.settings.weights, request.settings.pretrained_on)
+        except UserError as error:
+            if saved is None or not _shows_answer(request):
+                raise
+            print(f"note: no run is started. {error} The answer is that of the finished runs.")
+            _report(request)
+            return
         print("\n".join(describe(networks)), flush=True)
         tasks = kind.tasks(request.settings, networks)
         if saved and (changed := _changed(saved, networks, tasks)):
@@ -96,6 +103,16 @@ def _saved(request: Request) -> Comparison | None:
             "for further trials, or choose another --output."
         )
     return saved
+
+
+def _shows_answer(request: Request) -> bool:
+    """Return whether to repeat the answer of an earlier call if the networks cannot be read.
+
+    Without the file of a network, its finished runs are not found, because the digest of the file
+    is in the names of their folders.
+    """
+    answered = folder.older_files(request.output / REPORT) is not None
+    return answered and not (request.more or request.plan)
 
 
 def _is_started(output: Path, saved: Comparison) -> bool:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -66,6 +67,25 @@ def test_the_answer_is_the_sentence_of_the_report(finished, networks, capsys):
     assert str(finished / "report" / "index.html") in printed
     assert "cost:" not in printed  # nothing was left to run
     assert len(list(finished.glob("runs/transfer/*/result.json"))) == 2
+
+
+@pytest.fixture
+def moved(networks):
+    """Move the files of the networks away."""
+    for name in networks[1:]:
+        Path(name).rename(f"{name}.away")
+    yield networks
+    for name in networks[1:]:
+        Path(f"{name}.away").rename(name)
+
+
+def test_the_answer_is_shown_without_the_networks(copy, moved, capsys):
+    run(copy, moved)
+    printed = capsys.readouterr().out
+    assert "note: no run is started." in printed and moved[1] in printed
+    report = json.loads((copy / "report" / "report.json").read_text())
+    assert report["answers"][0]["text"] in printed
+    assert moved[1] in error(capsys, copy, moved, "--more")
 
 
 def test_other_options_are_an_error_that_names_them(finished, networks, capsys):
