@@ -14,6 +14,7 @@ Exit codes: 0 success, 2 invalid input or failed runs, 75 interrupted and resuma
 import sys
 
 from classification.compare import options
+from classification.compare.settings import SETTINGS
 from robust_backbones import weights
 from robust_backbones.core.errors import user_errors
 
@@ -24,8 +25,9 @@ def main(argv: list[str] | None = None) -> None:
     args = options.parser(__doc__).parse_args(argv)
     with user_errors():
         request = options.make_request(args, argv)
-        for source in request.settings.weights:  # report this common mistake before importing torch
-            weights.resolve(source)
+        if not (request.output / SETTINGS).exists():  # an earlier answer is shown without networks
+            for source in request.settings.weights:  # report this before importing torch
+                weights.resolve(source)
         from classification.compare.run import run
 
         run(request)
