@@ -156,6 +156,7 @@ def test_a_signal_saves_and_exits_with_75_and_resume_continues(tmp_path, number)
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     expected = f"resuming after {state['epoch']} of 60 epochs and {state['batch']} of 2 steps"
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "device cpu, 0 loading workers\n"
     assert expected in process.stdout.readline()
     process.kill()
     process.communicate()
