@@ -7,8 +7,8 @@ from functools import partial
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
-from training_step import train_batch
 
+from classification.device_check import train_batch
 from classification.models import Classifier
 from classification.training.folding import FoldedCopy
 from classification.training.learner import Learner

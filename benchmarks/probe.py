@@ -27,24 +27,11 @@ from sklearn.exceptions import ConvergenceWarning  # noqa: E402
 from sklearn.linear_model import LogisticRegression  # noqa: E402
 from threadpoolctl import threadpool_limits  # noqa: E402
 
+from classification.device_check import synthetic  # noqa: E402
 from classification.transfer import probe  # noqa: E402
 from classification.transfer.memory import Size, make_plan  # noqa: E402
 from robust_backbones.core.cli import Parser  # noqa: E402
 from robust_backbones.core.errors import UserError, user_errors  # noqa: E402
-
-
-def synthetic(n: int, d: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features `(n, d)`, float64, half of them 0, with mean norm sqrt(d); and labels `(n,)`."""
-    g = torch.Generator().manual_seed(0)
-    width = d // 2
-    scale = torch.arange(1, width + 1, dtype=torch.float64) ** -0.5
-    means = torch.randn(classes, width, generator=g, dtype=torch.float64)
-    y = torch.randint(0, classes, (n,), generator=g)
-    z = (0.6 * means[y] + torch.randn(n, width, generator=g, dtype=torch.float64)) * scale
-    for outputs in (d, d):
-        weights = torch.randn(z.shape[1], outputs, generator=g, dtype=torch.float64)
-        z = (z @ weights / z.shape[1] ** 0.5).relu()
-    return z * d**0.5 / z.norm(dim=1).mean(), y
 
 
 def objective(x, y, weights, bias, penalty: float) -> float:

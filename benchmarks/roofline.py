@@ -19,8 +19,8 @@ import timing  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
-from training_step import train_batch  # noqa: E402
 
+from classification.device_check import train_batch  # noqa: E402
 from classification.models import Classifier  # noqa: E402
 from classification.training.learner import Learner  # noqa: E402
 from robust_backbones.core.cli import Parser  # noqa: E402

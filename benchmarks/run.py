@@ -130,8 +130,8 @@ QUESTIONS = {
     "detector": Question(
         "Training step and inference of a detector",
         "plain Detectron2",
-        "benchmarks/detector_step.py --size 320 --batch 1 --repeats 3 --freeze-at 2",
-        "benchmarks/detector_step.py",
+        "benchmarks/detector_speed.py --size 320 --batch 1 --repeats 3 --freeze-at 2",
+        "benchmarks/detector_speed.py",
         (
             Target("speedup", ("step", "ours"), least=1.2),
             Target("speedup", ("inference", "ours"), least=1.2),

@@ -23,10 +23,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
-from training_step import train_batch  # noqa: E402
 
 from classification.datasets import loader  # noqa: E402
 from classification.datasets.open import open_split  # noqa: E402
+from classification.device_check import train_batch  # noqa: E402
 from classification.models import Classifier  # noqa: E402
 from classification.training.learner import Learner  # noqa: E402
 from classification.training.settings import METHOD_DEFAULTS  # noqa: E402

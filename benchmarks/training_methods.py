@@ -17,8 +17,8 @@ sys.path.insert(0, str(ROOT))
 
 import timing  # noqa: E402
 import torch  # noqa: E402
-from training_step import train_batch  # noqa: E402
 
+from classification.device_check import train_batch  # noqa: E402
 from classification.models import Classifier  # noqa: E402
 from classification.training.learner import Learner  # noqa: E402
 from classification.training.settings import METHOD_DEFAULTS  # noqa: E402

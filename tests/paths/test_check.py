@@ -42,7 +42,27 @@ def test_faults_of_an_installation(monkeypatch, capsys, tmp_path):
     assert "missing: Detectron2. Run: robust-backbones install-detectron2" in lines["versions"]
     assert "torch is 0.1, but >=2.6 is required; " in lines["packages"]
     assert "Set ROBUST_BACKBONES_CACHE to another folder" in lines["cache"]
-    assert lines["conversion"].startswith("  ok")
+    assert lines["classifier"].startswith("  ok")
+    assert "skipped" in lines["conversion"] and "needs Detectron2. Run" in lines["conversion"]
+
+
+def test_an_installation_for_classification_passes(monkeypatch, capsys):
+    """The extra `detection` and Detectron2 are absent."""
+    present, find = installation.metadata.version, installation.importlib.util.find_spec
+    absent = {"fvcore", "pycocotools", "hotcoco", "iopath", "yacs", "detectron2"}
+
+    def version(name):
+        if name in absent:
+            raise installation.metadata.PackageNotFoundError(name)
+        return present(name)
+
+    monkeypatch.setattr(installation.metadata, "version", version)
+    monkeypatch.setattr(
+        installation.importlib.util, "find_spec", lambda n: None if n in absent else find(n)
+    )
+    assert command.main([]) == 0
+    shown = capsys.readouterr().out
+    assert "FAILED" not in shown and shown.count("needs Detectron2. Run") == 1
 
 
 @pytest.mark.slow

@@ -94,3 +94,10 @@ def test_every_question_has_its_script(run):
     for question in run.QUESTIONS.values():
         for words in (question.quick, question.full):
             assert (ROOT / words.split()[0]).is_file()
+
+
+def test_the_hardware_page_is_up_to_date():
+    spec = importlib.util.spec_from_file_location("hardware", ROOT / "benchmarks/hardware.py")
+    hardware = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hardware)
+    assert hardware.page() == hardware.PAGE.read_text("utf-8")

@@ -1,17 +1,20 @@
-"""Check the installation, and with --online also published weights and their accuracy.
+"""Check the installation, the correctness and speed of a device, and published weights.
 
 robust-backbones check
+robust-backbones check --device cuda --output check.json
 robust-backbones check --online --imagenet /data/imagenet
 
-Every step prints one line: ok, FAILED with cause and fix, or skipped. The exit code is 1 if a step
-failed. The steps without --online need no network and less than a minute on a CPU.
+Every step prints one line: ok, FAILED with cause and fix, slow, or skipped. The exit code is 1 if a
+step failed. Without options, the check needs no network and less than a minute on a CPU. --device
+cuda takes at most ten minutes. --device cpu measures the same with small networks.
 """
 
 import argparse
 from pathlib import Path
 
 from robust_backbones import zoo
-from robust_backbones.core.cli import Parser, location, path, whole
+from robust_backbones.commands.check.rows import ROWS
+from robust_backbones.core.cli import Parser, location, path, positive, whole
 from robust_backbones.core.errors import UserError, user_errors
 from robust_backbones.core.files import check_folder
 
@@ -55,12 +58,34 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="measure the accuracy on N images, balanced over the classes; 0 or all: on all images",
     )
     add(
+        "--device",
+        choices=("cuda", "cpu"),
+        help="also measure correctness, speed and memory of this device",
+    )
+    add(
+        "--rows",
+        nargs="+",
+        choices=ROWS,
+        metavar="ROW",
+        help="rows to measure (default: all): "
+        + ", ".join(f"{name} ({row.title})" for name, row in ROWS.items()),
+    )
+    add(
+        "--budget",
+        type=positive,
+        default=600,
+        metavar="SECONDS",
+        help="time for all rows. Rows that do not end within it are skipped",
+    )
+    add(
         "--output",
         type=path,
         metavar="FILE",
-        help="JSON file for all steps, without user names and home folders",
+        help="JSON file for all steps, without user names and home folders. It is written after "
+        "each step",
     )
     parser.restrict("--weights", "--imagenet", to="--online", when=lambda a: a.online)
+    parser.restrict("--rows", "--budget", to="--device", when=lambda a: a.device)
     parser.restrict("--images", to="--imagenet", when=lambda a: a.imagenet)
     return parser.parse_args(argv)
 
@@ -94,5 +119,13 @@ def main(argv: list[str] | None = None) -> int:
         _check_arguments(args)
         from robust_backbones.commands.check import run
 
-        failed = run.run(args.online, args.weights, args.imagenet, args.images, args.output)
+        plan = run.Plan(
+            args.weights if args.online else None,
+            args.imagenet,
+            args.images,
+            args.device,
+            tuple(args.rows or ROWS),
+            args.budget,
+        )
+        failed = run.run(plan, args.output)
     return int(failed > 0)

@@ -4,18 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from robust_backbones.checkpoint import export
-from robust_backbones.checkpoint.architectures import build_network
-from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint, save_file
+from robust_backbones.checkpoint.io import Checkpoint
 from robust_backbones.commands.check.steps import CheckSettings, Outcome
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.input_statistics import IMAGENET
 from robust_backbones.detection.inspect import trial
 from robust_backbones.detection.verify import verify_backbone
 
-ARCH = "resnet18"
 EPS = 1.0  # L2 norm of the attack's only step, pixels in [0, 1]
 
 
@@ -25,21 +20,6 @@ class Backbone:
 
     path: Path
     arch: str
-
-
-def random_classifier(settings: CheckSettings) -> Outcome:
-    """Save a random classifier as users of torchvision do, and read it."""
-    torch.manual_seed(0)
-    network = build_network(ARCH, 10)
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):  # new statistics would hide errors
-            assert module.running_mean is not None and module.running_var is not None
-            module.running_mean.normal_(std=0.1)
-            module.running_var.uniform_(0.5, 2)
-    path = settings.folder / "classifier.pth"
-    save_file(network.state_dict(), path)
-    found = read_checkpoint(path, ARCH, statistics=IMAGENET)
-    return Outcome(f"random {ARCH}, {len(found.tensors)} tensors saved and read", found)
 
 
 def convert(settings: CheckSettings, source: Checkpoint) -> Outcome:

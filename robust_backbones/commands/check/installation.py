@@ -35,9 +35,33 @@ def versions(settings: CheckSettings) -> Outcome:
     text = ", ".join(f"{name} {version}" for name, version in found.items())
     if missing:
         text = f"missing: {', '.join(missing)}. Run: pip install {' '.join(missing)}. Found: {text}"
-    elif not detectron2:
+    forgotten = not detectron2 and not missing and _wants_detection()
+    if forgotten:
         text = f"missing: Detectron2. Run: robust-backbones install-detectron2. Found: {text}"
-    return Outcome(text, facts=found, failed=bool(missing) or not detectron2)
+    return Outcome(text, facts=found, failed=bool(missing) or forgotten)
+
+
+def _wants_detection() -> bool:
+    """Return whether all packages of the extra `detection` are installed, of any version."""
+    try:
+        wanted = _requirements()["detection"]
+    except metadata.PackageNotFoundError:  # the step `packages` reports this
+        return True
+    return not any("is missing" in _fault(requirement) for requirement in wanted)
+
+
+def _requirements() -> dict[str, list[Requirement]]:
+    """Return the requirements of the project, with the key "", and of each extra for users.
+
+    Raises:
+        PackageNotFoundError: the project is not installed by pip.
+    """
+    stated = [Requirement(text) for text in metadata.requires(PROJECT) or []]
+    extras = metadata.metadata(PROJECT).get_all("Provides-Extra") or []
+    found = {"": [r for r in stated if r.marker is None or r.marker.evaluate({"extra": ""})]}
+    for extra in (e for e in extras if e not in FOR_DEVELOPERS):
+        found[extra] = [r for r in stated if r.marker and r.marker.evaluate({"extra": extra})]
+    return found
 
 
 def _detectron2() -> str | None:
@@ -69,26 +93,23 @@ def _origin() -> str:
 def packages(settings: CheckSettings) -> Outcome:
     """Compare the installed packages with the requirements, and list the extras."""
     try:
-        stated = [Requirement(text) for text in metadata.requires(PROJECT) or []]
+        stated = _requirements()
     except metadata.PackageNotFoundError:
         return Outcome(
             "the project is not installed by pip, so its requirements are unknown. Run: "
             "pip install -e '.[detection]'",
             failed=True,
         )
-    extras = metadata.metadata(PROJECT).get_all("Provides-Extra") or []
-    faults = {}
-    for extra in ("", *(e for e in extras if e not in FOR_DEVELOPERS)):
-        active = [r for r in stated if r.marker is None or r.marker.evaluate({"extra": extra})]
-        own = [r for r in active if not extra or r.marker is not None]
-        faults[extra] = [fault for r in own if (fault := _fault(r))]
-    required = len([r for r in stated if r.marker is None])
-    wrong = faults.pop("") + faults.pop("detection", [])
+    faults = {extra: [f for r in own if (f := _fault(r))] for extra, own in stated.items()}
+    required, wrong = len(stated[""]), faults.pop("")
+    if _detectron2():  # without it, only classification is installed
+        wrong += faults.pop("detection", [])
     present = [extra for extra, absent in faults.items() if not absent]
     absent = [f"{extra} ({', '.join(faults[extra])})" for extra in faults if faults[extra]]
     facts = {"wrong": wrong, "extras": present, "absent_extras": absent}
     if wrong:
-        fix = "Run: pip install 'robust-backbones[detection]'"
+        extra = "[detection]" if _detectron2() else ""
+        fix = f"Run: pip install 'robust-backbones{extra}'"
         return Outcome(f"{'; '.join(wrong)}. {fix}", facts=facts, failed=True)
     text = f"{required} required packages; optional extras: {', '.join(present) or 'none'}"
     return Outcome(text + (f"; absent: {'; '.join(absent)}" if absent else ""), facts=facts)

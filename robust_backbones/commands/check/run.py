@@ -5,71 +5,114 @@ import json
 import re
 import sys
 import tempfile
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from robust_backbones.commands.check.steps import FAILED, CheckSettings, Record, Step, execute
-from robust_backbones.core import resources
+import torch
+
+from robust_backbones.commands.check.device_rows import measure
+from robust_backbones.commands.check.steps import CheckSettings, Record, Step, execute
+from robust_backbones.core import resources, results
+from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic
+from robust_backbones.core.measurements import FAILED, SLOW
+from robust_backbones.core.precision import DEFAULT
 
 INSTALLATION = (
     Step("versions", "installation:versions"),
     Step("packages", "installation:packages"),
     Step("devices", "devices:devices"),
     Step("cache", "installation:cache"),
-    Step("classifier", "detector:random_classifier"),
-    Step("conversion", "detector:convert", ("classifier",)),
-    Step("loading", "detector:load", ("conversion",)),
-    Step("attack", "detector:attack", ("loading",)),
-    Step("detection", "detector:detect", ("loading",)),
+    Step("classifier", "classifier:random_classifier"),
+    Step("conversion", "detector:convert", ("classifier",), detectron2=True),
+    Step("loading", "detector:load", ("conversion",), detectron2=True),
+    Step("attack", "detector:attack", ("loading",), detectron2=True),
+    Step("detection", "detector:detect", ("loading",), detectron2=True),
 )
 PUBLISHED = (
     Step("fetch", "published:fetch"),
     Step("digest", "published:compare_digest", ("fetch",)),
     Step("contents", "published:compare_contents", ("fetch",)),
-    Step("conversion", "detector:convert", ("contents",)),
-    Step("loading", "detector:load", ("conversion",)),
-    Step("detection", "detector:detect", ("loading",)),
+    Step("conversion", "detector:convert", ("contents",), detectron2=True),
+    Step("loading", "detector:load", ("conversion",), detectron2=True),
+    Step("detection", "detector:detect", ("loading",), detectron2=True),
     Step("classification", "published:classify", ("contents",)),
     Step("accuracy", "published:measure_accuracy", ("contents",)),
 )
 
 
-def run(
-    online: bool, weights: str, imagenet: Path | None, images: int | None, output: Path | None
-) -> int:
+@dataclass(frozen=True)
+class Plan:
+    """What to check besides the installation.
+
+    Attributes:
+        weights: name, URL or path of weights; None: no weights.
+        imagenet: folder of ImageNet to measure the accuracy on, or None.
+        images: number of images to measure the accuracy on; None: all.
+        device: `cuda` or `cpu`, to be measured; None: neither.
+        rows: keys of `rows.ROWS` to measure.
+        budget: time for all rows, s.
+    """
+
+    weights: str | None = None
+    imagenet: Path | None = None
+    images: int | None = None
+    device: str | None = None
+    rows: tuple[str, ...] = ()
+    budget: float = 0.0
+
+
+def run(plan: Plan, output: Path | None) -> int:
     """Run the steps, and print them. Return the number of failed steps.
 
     Args:
-        online: whether to check `weights` as well.
-        weights: name, URL or path of weights.
-        imagenet: folder of ImageNet, or None.
-        images: number of images to measure the accuracy on; None: all.
-        output: JSON file to write, or None.
+        plan: what to check.
+        output: JSON file, written again after each step; or None.
 
     Raises:
-        UserError: the JSON file cannot be written.
+        UserError: the JSON file cannot be written, or there is no CUDA GPU to measure.
     """
-    tables = {"installation": INSTALLATION} | ({weights: PUBLISHED} if online else {})
+    if plan.device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "--device cuda: no CUDA GPU found. Use --device cpu, or install a CUDA build of "
+            "PyTorch."
+        )
     records: dict[str, list[Record]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        settings = CheckSettings(weights, imagenet, images, Path(folder))
-        for title, steps in tables.items():
+        for title, found in _tables(plan, Path(folder)).items():
             print(f"{title}:", flush=True)
             records[title] = []
-            for record in execute(steps, settings, _show_running):
+            for record in found:
                 records[title].append(record)
                 print(line(record), flush=True)
-    failed = sum(record.state == FAILED for each in records.values() for record in each)
+                if output:
+                    _save(records, plan, output)
+    states = Counter(record.state for each in records.values() for record in each)
+    failed, slow = states[FAILED], states[SLOW]
     steps = "1 step" if failed == 1 else f"{failed} steps"
     print(f"{steps} failed" if failed else "all steps passed")
-    if online or failed:
+    if slow:
+        print(f"{slow} measurements are slower than expected")
+    if plan.weights or failed:
         print("\nTo report this, paste the following block into an issue:\n")
         print(block(records), flush=True)
-    if output:  # after the block, which must not be lost if the file cannot be written
-        _save(records, output)
+    if output:
+        print(f"-> {output}")
     return failed
+
+
+def _tables(plan: Plan, folder: Path) -> dict[str, Iterator[Record]]:
+    """Return the tables by title. Their steps run when the caller asks for the records."""
+    settings = CheckSettings(plan.weights or "", plan.imagenet, plan.images, folder)
+    found = {"installation": execute(INSTALLATION, settings, _show_running)}
+    if plan.weights:
+        found[plan.weights] = execute(PUBLISHED, settings, _show_running)
+    if plan.device:
+        found[f"device {plan.device}"] = measure(plan.device, plan.rows, plan.budget)
+    return found
 
 
 def _show_running(name: str) -> None:
@@ -90,16 +133,20 @@ def block(records: dict[str, list[Record]]) -> str:
     return "```\n" + anonymous("\n".join(lines)) + "\n```"
 
 
-def _save(records: dict[str, list[Record]], output: Path) -> None:
+def _save(records: dict[str, list[Record]], plan: Plan, output: Path) -> None:
     tables = [
         {"table": title, "steps": [asdict(record) for record in steps]}
         for title, steps in records.items()
     ]
-    contents = {"kind": "check", "code_version": resources.version(), "tables": tables}
+    contents = {
+        "kind": "check",
+        "code_version": resources.version(),
+        "hardware": results.hardware(torch.device(plan.device or "cpu"), DEFAULT, processes=1),
+        "tables": tables,
+    }
     with atomic(output) as temporary:
         text = json.dumps(_anonymous_values(contents), indent=2)
         temporary.write_text(text + "\n", encoding="utf-8")
-    print(f"-> {output}")
 
 
 def anonymous(text: str) -> str:

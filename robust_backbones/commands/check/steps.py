@@ -1,6 +1,6 @@
 """Steps of a check: their settings, what they return, and how a table of steps is executed."""
 
-import importlib
+import importlib.util
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.measurements import FAILED, OK, SKIPPED
 
-OK, FAILED, SKIPPED = "ok", "FAILED", "skipped"
+NO_DETECTRON2 = (
+    "needs Detectron2. Run: pip install 'robust-backbones[detection]', then "
+    "robust-backbones install-detectron2"
+)
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,13 @@ class Step:
             that a missing package fails this step only. The function gets the settings and the
             values of the steps in `needs`, and returns an `Outcome`.
         needs: names of earlier steps. Without their values, the step is skipped.
+        detectron2: whether the step is skipped if Detectron2 is not installed.
     """
 
     name: str
     function: str
     needs: tuple[str, ...] = ()
+    detectron2: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ class Record:
 
     Attributes:
         step: name of the step.
-        state: `OK`, `FAILED` or `SKIPPED`.
+        state: `OK`, `FAILED`, `SLOW` (for measurements of a device) or `SKIPPED`.
         text: text of the outcome.
         seconds: duration, s.
         facts: facts of the outcome.
@@ -107,6 +113,9 @@ def execute(
         missing = [name for name in step.needs if name not in values]
         if missing:
             yield Record(step.name, SKIPPED, f"needs the step {missing[0]}")
+            continue
+        if step.detectron2 and importlib.util.find_spec("detectron2") is None:
+            yield Record(step.name, SKIPPED, NO_DETECTRON2)
             continue
         begin(step.name)
         started = time.perf_counter()

@@ -64,6 +64,14 @@ def test_each_step_ends_for_itself(rows, expected):
         assert record.text.startswith(text)
 
 
+def test_steps_of_detectors_are_skipped_without_detectron2(monkeypatch):
+    monkeypatch.setattr(steps.importlib.util, "find_spec", lambda name: None)
+    rows = (Step("one", "made_up:one", detectron2=True), *table("two", two=("one",)))
+    found = list(execute(rows, SETTINGS))
+    assert [record.state for record in found] == ["skipped", "skipped"]
+    assert found[0].text.startswith("needs Detectron2. Run: pip install")
+
+
 def test_a_missing_module_fails_its_steps_only(monkeypatch):
     monkeypatch.setitem(sys.modules, f"{steps.__package__}.gone", None)
     rows = (Step("gone", "gone:step"), *table("one"))
@@ -109,6 +117,8 @@ def test_exit_code_block_and_json(monkeypatch, tmp_path, capsys, names, status):
         ("--online --weights nowhere.pth", "no published model is named 'nowhere.pth'"),
         ("--online --weights vgg16_bn_l2_eps3", "vgg16_bn. Detectron2 has no backbone for it"),
         ("--output .", "--output . is a folder"),
+        ("--rows parity", "--rows has no effect without --device"),
+        ("--device cpu --rows none", "invalid choice: 'none'"),
     ],
 )
 def test_mistakes_are_reported_at_once(capsys, options, message):

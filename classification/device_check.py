@@ -1,4 +1,7 @@
-"""Rows of the GPU check that need no Detectron2: parity, speed and memory of classifiers."""
+"""Measure a device with classifiers: agreement with float64, speed and memory.
+
+`robust-backbones check --device cuda` starts a process for each row.
+"""
 
 import copy
 import os
@@ -12,13 +15,10 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import timing
 import torch
-from gpu.lines import Line, at_least, at_most, peak_gib, precisions
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
-from training_step import train_batch
 
 from classification import colors
 from classification.datasets import loader
@@ -31,6 +31,16 @@ from classification.training.learner import Learner
 from classification.transfer import probe
 from classification.transfer.memory import CPU_SLICE, Size, make_plan, solver_device
 from robust_backbones import arithmetic, attacks
+from robust_backbones.core import timing
+from robust_backbones.core.measurements import (
+    Line,
+    at_least,
+    at_most,
+    expect,
+    fast_if,
+    peak_gib,
+    precisions,
+)
 
 EPS, STEPS = 3.0, 3  # L2 over the image and PGD steps: the paper's pretraining
 
@@ -55,6 +65,13 @@ def learner(arch: str, device: torch.device, *options: str) -> Learner:
     torch.backends.cudnn.benchmark = True  # as pretraining sets it
     arithmetic.set_tf32(False)
     return Learner(classifier(arch, device), settings.train)
+
+
+def train_batch(learner: Learner, x: Tensor, y: Tensor, seed: int = 0, lr: float = 0.01) -> None:
+    """Train on one batch, and report when pretraining would."""
+    learner.step(x, y, [lr] * learner.settings.updates_per_batch, seed)
+    if learner.due:
+        learner.report()
 
 
 def rate(learn: Learner, batch: int, size: int, repeats: int) -> float:
@@ -116,7 +133,7 @@ def _outputs(model: nn.Module, x: Tensor, y: Tensor, attack: Callable) -> list[T
     (gradient,) = torch.autograd.grad(cross_entropy(logits, y, reduction="sum"), leaf)
     model.train()
     cross_entropy(model(x), y).backward()
-    update = torch.cat([p.grad.flatten() for p in model.parameters()])
+    update = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     return [t.detach().cpu().double() for t in (logits, x_adv, gradient, update)]
 
 
@@ -172,7 +189,7 @@ def _rates(
         what = f"{name}: PGD-{STEPS}{'' if folded else ', without the folded copy'}"
         yield Line(what, found, "images/s")
         ratio = found / (plain / (STEPS + 1))
-        yield at_least(f"{what}, PGD / (standard / {STEPS + 1})", ratio, 1.05 * full)
+        yield fast_if(f"{what}, PGD / (standard / {STEPS + 1})", ratio, 1.05 * full)
     if device.type == "cuda":
         yield Line(f"{name}: PGD, peak memory", peak_gib(device), "GiB")
 
@@ -208,7 +225,7 @@ def synchronizations(device: torch.device, full: bool) -> Iterator[Line]:
             kernels = [e for e in events if e.device_type == torch.autograd.DeviceType.CUDA]
             busy = sum(e.self_device_time_total for e in kernels) / 3e6
             least = 0.95 if batch >= 256 else 0.85
-            yield at_least(f"batch {batch}: share of time computing", busy / unprofiled, least)
+            yield fast_if(f"batch {batch}: share of time computing", busy / unprofiled, least)
 
 
 def loading(device: torch.device, full: bool) -> Iterator[Line]:
@@ -232,7 +249,7 @@ def loading(device: torch.device, full: bool) -> Iterator[Line]:
             yield Line(f"{workers} workers: loader alone", found, "images/s")
             fed = _streamed(source, batch, workers, batches, device, partial(train_batch, learn))
             bound = 0.9 if full and workers else 0.0
-            yield at_least(f"{workers} workers: loader and step / step", fed / alone, bound)
+            yield fast_if(f"{workers} workers: loader and step / step", fed / alone, bound)
 
 
 def _write_photographs(folder: Path, count: int) -> None:
@@ -245,7 +262,7 @@ def _write_photographs(folder: Path, count: int) -> None:
             os.link(folder / "train" / "ab"[i % 2] / f"{i % 64}.jpg", path)
             continue
         coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8))
-        smooth = np.asarray(coarse.resize((500, 375), Image.BICUBIC))
+        smooth = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC))
         noisy = np.clip(smooth + rng.normal(0, 12, smooth.shape), 0, 255).astype(np.uint8)
         Image.fromarray(noisy).save(path, quality=90)
 
@@ -267,10 +284,22 @@ def _streamed(
     return (batches - batches // 2) * batch / (time.perf_counter() - began)
 
 
+def synthetic(n: int, d: int, classes: int) -> tuple[Tensor, Tensor]:
+    """Features `(n, d)`, float64, half of them 0, with mean norm sqrt(d); and labels `(n,)`."""
+    g = torch.Generator().manual_seed(0)
+    width = d // 2
+    scale = torch.arange(1, width + 1, dtype=torch.float64) ** -0.5
+    means = torch.randn(classes, width, generator=g, dtype=torch.float64)
+    y = torch.randint(0, classes, (n,), generator=g)
+    z = (0.6 * means[y] + torch.randn(n, width, generator=g, dtype=torch.float64)) * scale
+    for outputs in (d, d):
+        weights = torch.randn(z.shape[1], outputs, generator=g, dtype=torch.float64)
+        z = (z @ weights / z.shape[1] ** 0.5).relu()
+    return z * d**0.5 / z.norm(dim=1).mean(), y
+
+
 def probing(device: torch.device, full: bool) -> Iterator[Line]:
     """Solve a path of 45 penalties and compare the objectives with the CPU."""
-    from probe import synthetic  # benchmarks/probe.py; other rows do not need scikit-learn
-
     x, y = synthetic(2000 if full else 200, 256, 10)
     found, exact = (probe.fit(x.to(d), y.to(d), 10).objective.cpu() for d in (device, "cpu"))
     excess = float((found / exact - 1).abs().max())
@@ -300,13 +329,19 @@ def evaluation(device: torch.device, full: bool) -> Iterator[Line]:
     """Time a PGD-10 evaluation whose random starts are drawn on the CPU, and on the device."""
     arch, size, batch, count = ("resnet50", 224, 200, 4) if full else ("resnet18", 32, 16, 2)
     model = classifier(arch, device)
-    batches = [tuple(t.cpu() for t in images(batch, size, device)) for _ in range(count)]
-    attack = dict(
-        constraint="l2", eps=EPS, steps=10, step_size=EPS / 4, random_start=True, use_best=True
+    batches = [images(batch, size, torch.device("cpu")) for _ in range(count)]
+    attack = partial(
+        attacks.pgd,
+        constraint="l2",
+        eps=EPS,
+        steps=10,
+        step_size=EPS / 4,
+        random_start=True,
+        use_best=True,
     )
     for where in dict.fromkeys(("cpu", device.type)):
         generator = torch.Generator(where).manual_seed(0)
-        adversary = partial(attacks.pgd, **attack, generator=generator)
+        adversary = partial(attack, generator=generator)
         evaluate(model, batches[:1], adversary)  # warm up
         took = timing.seconds(partial(evaluate, model, batches, adversary), device)
         yield Line(f"random starts drawn on {where}", batch * count / took, "images/s")
@@ -332,3 +367,31 @@ def _memory(device: torch.device) -> int:
         return torch.cuda.memory_allocated(device)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def determinism(device: torch.device, full: bool) -> Iterator[Line]:
+    """Whether every operation of a training step has a deterministic implementation."""
+    torch.use_deterministic_algorithms(True)
+    for arch in ("resnet50", "densenet161", "vgg16_bn") if full else ("resnet18",):
+        try:
+            train_batch(learner(arch, device), *images(4, 64, device))
+            said = "runs"
+        except RuntimeError as error:
+            said = str(error).split(".")[0]
+        yield expect(arch, said, "runs", said == "runs")
+
+
+ROWS = {
+    row.__name__: row
+    for row in (
+        parity,
+        training_step,
+        loading,
+        synchronizations,
+        probing,
+        evaluation,
+        memory_growth,
+        determinism,
+        compiled_step,
+    )
+}

@@ -1,46 +1,28 @@
-"""Rows of the GPU check that need Detectron2: building, speed, mixed precision."""
+"""Measure a device with detectors: building, speed, mixed precision."""
 
 import statistics
 import tempfile
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
-import detector_step  # benchmarks/detector_step.py; its package makes Detectron2 importable
-import timing
 import torch
-from detectron2.utils.events import EventStorage
-from gpu.lines import Line, at_least, at_most
 
 from robust_backbones import arithmetic
-from robust_backbones.detection import attack, config
+from robust_backbones.core import timing
+from robust_backbones.core.measurements import Line, at_least, at_most, fast_if
+from robust_backbones.core.resources import configs
+from robust_backbones.detection import attack, config, step_speed
 from robust_backbones.detection.training.trainer import Trainer
 
-ROOT = Path(__file__).resolve().parents[2]
+# isort: split
+from detectron2.utils.events import EventStorage
+
 PUBLISHED = 61 / 8  # images/s per V100: Detectron2's model zoo, 0.261 s for 16 images on 8 GPUs
+# For CPUs, where a step with 512 boxes takes a minute in bfloat16.
+SMALL = ("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "16")
 
 
-def one_step(device: torch.device, full: bool) -> Iterator[Line]:
-    """Build COCO's Mask R-CNN and make a training step."""
-    cfg = detector_step.configured("resnet50" if full else "resnet18", 2, "float32", device)
-    loader = detector_step.batches((800, 1216) if full else (128, 160), 2 if full else 1)
-    model = Trainer.build_model(cfg).train()
-    yield Line("parameters", sum(p.numel() for p in model.parameters()) / 1e6, "million")
-    with EventStorage():
-        losses = model(next(iter(loader)))
-        total = sum(losses.values())
-        total.backward()
-    finite = all(p.grad is None or bool(p.grad.isfinite().all()) for p in model.parameters())
-    yield Line(
-        "losses and gradients of a step",
-        f"loss {float(total):.3f}",
-        "",
-        "finite",
-        bool(total.isfinite()) and finite,
-    )
-
-
-def steps(device: torch.device, full: bool) -> Iterator[Line]:
+def detector_step(device: torch.device, full: bool) -> Iterator[Line]:
     """Compare our step with plain Detectron2's, in float32, TF32 and mixed precision."""
     arch, size, batches = (
         ("resnet50", (800, 1216), (2, 8)) if full else ("resnet18", (96, 128), (1,))
@@ -51,21 +33,20 @@ def steps(device: torch.device, full: bool) -> Iterator[Line]:
             # The flag applies to both sides, which take turns. Plain Detectron2 has no such key.
             arithmetic.set_tf32(precision == "tf32")
             key = "float32" if precision == "tf32" else precision
-            cfg = detector_step.configured(arch, 2, key, device)
-            found = detector_step.measure(cfg, size, batch, 9 if full else 1, device)
+            cfg = step_speed.configured(arch, 2, key, device)
+            found = step_speed.measure(cfg, size, batch, 9 if full else 1, device)
             name = f"batch {batch}, {precision}"
             ours, theirs = (batch / found["step"][side] for side in ("ours", "Detectron2"))
             yield Line(f"{name}: Detectron2", theirs, "images/s")
             yield Line(f"{name}: ours", ours, "images/s")
-            yield at_least(f"{name}: ours / Detectron2", ours / theirs, 0.97 * full)
+            yield fast_if(f"{name}: ours / Detectron2", ours / theirs, 0.97 * full)
             if precision == "float32":
                 plain = ours
-                limit = (
-                    1e-2 if device.type == "cuda" else 1e-5
-                )  # RoIAlign's order of additions varies
+                # On a GPU, RoIAlign adds in any order.
+                limit = 1e-2 if device.type == "cuda" else 1e-5
                 yield at_most(f"{name}: weights, relative difference", found["difference"], limit)
             else:
-                yield at_least(f"{name}: ours / ours in float32", ours / plain, 1.0)
+                yield fast_if(f"{name}: ours / ours in float32", ours / plain, 1.0)
                 yield Line(f"{name}: ours / published rate of a V100", ours / PUBLISHED)
             infer = found["inference"]
             yield Line(f"{name}: inference, ours", batch / infer["ours"], "images/s")
@@ -86,44 +67,47 @@ VARIANTS = {
 }
 
 
-def _variants(arch, size, batch: int, device: torch.device, full: bool) -> Iterator[Line]:
+def _variants(
+    arch: str, size: tuple[int, int], batch: int, device: torch.device, full: bool
+) -> Iterator[Line]:
     """Time our training step in several variants, which take turns."""
     mixed = "float16" if device.type == "cuda" else "bfloat16"  # float16 is slow on CPUs
-    loader, works = detector_step.batches(size, batch), {}
+    loader, works = step_speed.batches(size, batch), {}
     for name, (amp, last, attacks, plain_attack) in VARIANTS.items():
-        more = ["SOLVER.PRECISION", mixed if amp else "float32"]
+        more = [*(() if full else SMALL), "SOLVER.PRECISION", mixed if amp else "float32"]
         if attacks:
             more += ["SOLVER.ADVERSARIAL.METHOD", "pgd"]
             more += ["SOLVER.ADVERSARIAL.STEPS", "3" if full else "1"]
-        cfg = detector_step.configured(arch, 2, "float32", device, more)
+        cfg = step_speed.configured(arch, 2, "float32", device, more)
         model = Trainer.build_model(cfg)
         if last:
             model = model.to(memory_format=torch.channels_last)
-        step = detector_step.our_step(cfg, model, loader)
-        if plain_attack:
-            step.adversary.attacked = torch.autocast(device.type, enabled=False)(
-                step.adversary.attacked
-            )
-        works[name] = partial(detector_step.next_step, step)
+        step = step_speed.our_step(cfg, model, loader)
+        if plain_attack and (adversary := step.adversary):
+            autocast_off = torch.autocast(device.type, enabled=False)
+            vars(adversary)["attacked"] = autocast_off(adversary.attacked)
+        works[name] = partial(step_speed.next_step, step)
     with EventStorage():
         times = timing.take_turns(works, 5 if full else 1, device, warm_up=int(full))
     found = {name: statistics.median(seconds) for name, seconds in times.items()}
     for name, seconds in found.items():
         yield Line(f"batch {batch}, step, {name}", batch / seconds, "images/s")
     gain = found["PGD-3, mixed, attack in float32"] / found["PGD-3, mixed"]
-    yield at_least(f"batch {batch}, step, PGD-3, mixed: gain of autocast", gain, 1.0 * full)
+    yield fast_if(f"batch {batch}, step, PGD-3, mixed: gain of autocast", gain, 1.0 * full)
 
 
-def _attacked(arch, size, batch: int, device: torch.device, full: bool) -> Iterator[Line]:
+def _attacked(
+    arch: str, size: tuple[int, int], batch: int, device: torch.device, full: bool
+) -> Iterator[Line]:
     """Time PGD-3 on a detector, with and without autocast."""
-    cfg = detector_step.configured(arch, 2, "float32", device)
+    cfg = step_speed.configured(arch, 2, "float32", device, () if full else SMALL)
     model = Trainer.build_model(cfg)
-    images = next(iter(detector_step.batches(size, batch)))
+    images = next(iter(step_speed.batches(size, batch)))
     generator = torch.Generator(device).manual_seed(0)
     names = ("float32", "float16") if device.type == "cuda" else ("float32",)
     for name in names:
 
-        def work(amp=name == "float16"):
+        def work(amp: bool = name == "float16") -> None:
             with EventStorage(), torch.autocast(device.type, torch.float16, enabled=amp):
                 attack.pgd(
                     model,
@@ -160,7 +144,7 @@ def mixed_precision(device: torch.device, full: bool) -> Iterator[Line]:
                 "SOLVER.IMS_PER_BATCH": 4 if full else 2,
             }
             words = [str(part) for pair in keys.items() for part in pair]
-            run = Trainer(config.load_config(ROOT / "configs/digits_mask_rcnn_robust.yaml", words))
+            run = Trainer(config.load_config(configs() / "digits_mask_rcnn_robust.yaml", words))
             run.resume_or_load(resume=False)
             with EventStorage() as storage:
                 for run.iter in range(iterations):
@@ -174,3 +158,6 @@ def mixed_precision(device: torch.device, full: bool) -> Iterator[Line]:
                 yield at_least("float16: loss scale", run._trainer.scaler.get_scale(), 1.0)
     ratio = found[other] / found["float32"]
     yield at_most(f"{other} / float32, difference", abs(ratio - 1), 0.15 if full else 0.5)
+
+
+ROWS = {row.__name__: row for row in (detector_step, mixed_precision)}

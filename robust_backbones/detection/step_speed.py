@@ -1,37 +1,28 @@
 """Time a training step and the inference of a detector: plain Detectron2 against ours.
 
-python benchmarks/detector_step.py --arch resnet50 --size 320 --batch 2 --repeats 5 --threads 1
-python benchmarks/detector_step.py --size 800 1216 --device cuda --precision float32 float16
-
-Both use the same config, weights, images and boxes, and take turns in one process. `Detectron2` is
-its own backbone builder and SimpleTrainer (AMPTrainer for float16). `ours` is the robust builder
-and our training step. `difference` is the largest difference of a weight after one step, relative
-to the largest change of a weight in that step.
+Both use the same config, weights, images and boxes, and take turns in one process.
 """
 
-import sys
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT)]
+import torch
 
-import timing  # noqa: E402
-import torch  # noqa: E402
-
-from robust_backbones.core.cli import Parser  # noqa: E402
-from robust_backbones.detection import config  # noqa: E402
-from robust_backbones.detection.training.step import Step  # noqa: E402
+from robust_backbones.core import timing
+from robust_backbones.core.resources import configs
+from robust_backbones.detection import config
+from robust_backbones.detection.training.step import Step
 
 # isort: split
-from detectron2.engine import AMPTrainer, SimpleTrainer  # noqa: E402
-from detectron2.modeling import build_model  # noqa: E402
-from detectron2.solver import build_optimizer  # noqa: E402
-from detectron2.structures import BitMasks, Boxes, Instances  # noqa: E402
-from detectron2.utils.events import EventStorage  # noqa: E402
+from detectron2.engine import AMPTrainer, SimpleTrainer
+from detectron2.modeling import build_model
+from detectron2.solver import build_optimizer
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage
 
 
-def batches(size: tuple[int, int], count: int):
+def batches(size: tuple[int, int], count: int) -> Any:
     """An endless loader of one batch: noise, with eight boxes and masks per image.
 
     Args:
@@ -51,16 +42,17 @@ def batches(size: tuple[int, int], count: int):
         batch.append({"image": image, "instances": truth, "height": size[0], "width": size[1]})
 
     class Loader:
-        def __iter__(self):
+        def __iter__(self) -> Iterator[list[dict]]:
             while True:
                 yield batch
 
     return Loader()
 
 
-def build_trainers(cfg, loader):
+def build_trainers(cfg: Any, loader: Any) -> dict[str, Any]:
     """Build both trainers, by name, with the same weights."""
-    made, state = {}, None
+    made: dict[str, Any] = {}
+    state: dict | None = None
     plain = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
     for name, builder in (
         ("Detectron2", "build_resnet_fpn_backbone"),
@@ -79,17 +71,19 @@ def build_trainers(cfg, loader):
     return made
 
 
-def our_step(cfg, model, loader) -> Step:
+def our_step(cfg: Any, model: Any, loader: Any) -> Step:
     """Build our training step, before its first iteration."""
     step = Step(cfg, model, loader, build_optimizer(cfg, model))
     step.iter = 0
     return step
 
 
-def configured(arch: str, freeze: int, precision: str, device: torch.device, more=()):
+def configured(
+    arch: str, freeze: int, precision: str, device: torch.device, more: Sequence[str] = ()
+) -> Any:
     """The config of COCO's Mask R-CNN with random weights, and `KEY VALUE` pairs in `more`."""
     return config.load_config(
-        ROOT / "configs/coco_mask_rcnn_robust_eps3.yaml",
+        configs() / "coco_mask_rcnn_robust_eps3.yaml",
         [
             "MODEL.ROBUST.ARCH",
             arch,
@@ -108,7 +102,9 @@ def configured(arch: str, freeze: int, precision: str, device: torch.device, mor
     )
 
 
-def measure(cfg, size: tuple[int, int], batch: int, repeats: int, device: torch.device) -> dict:
+def measure(
+    cfg: Any, size: tuple[int, int], batch: int, repeats: int, device: torch.device
+) -> dict:
     """Time both implementations.
 
     Returns:
@@ -137,72 +133,16 @@ def measure(cfg, size: tuple[int, int], batch: int, repeats: int, device: torch.
     return {"step": steps, "inference": inference, "difference": float(apart)}
 
 
-def next_step(trainer) -> None:
+def next_step(trainer: Any) -> None:
     """Make a training step."""
     trainer.run_step()
     trainer.iter += 1  # ours reads the losses of a GPU only in some iterations
 
 
 def _medians(works: dict, repeats: int, device: torch.device) -> dict:
-    def seeded(work):
+    def seeded(work: Callable[[], object]) -> None:
         torch.manual_seed(0)  # both sample the same anchors and regions
         work()
 
     works = {name: (lambda work=work: seeded(work)) for name, work in works.items()}
     return timing.medians(works, repeats, device)
-
-
-def main(argv=None) -> None:
-    p = Parser(description=__doc__)
-    p.add_argument("--arch", default="resnet50", help="network of the backbone")
-    p.add_argument(
-        "--size",
-        type=int,
-        nargs="+",
-        default=[320],
-        metavar="PIXELS",
-        help="height and width of the images, or one number for both",
-    )
-    p.add_argument("--batch", type=int, default=2, help="images per step")
-    p.add_argument("--repeats", type=int, default=5, help="timed steps")
-    p.add_argument(
-        "--freeze-at", type=int, nargs="+", default=[2, 0], help="numbers of frozen stages"
-    )
-    p.add_argument(
-        "--precision",
-        nargs="+",
-        default=["float32"],
-        choices=("float32", "float16"),
-        help="precision of the step; float16 requires a GPU",
-    )
-    p.add_argument("--threads", type=int, default=torch.get_num_threads(), help="PyTorch threads")
-    p.add_argument("--device", default="cpu", help="cpu or cuda")
-    args = p.parse_args(argv)
-    device = timing.chosen(args.device)
-    if len(args.size) > 2:
-        p.error(f"--size: {len(args.size)} numbers given. Give one or two.")
-    if device.type == "cpu" and "float16" in args.precision:
-        p.error("--precision float16: Detectron2's AMPTrainer requires a GPU. Use --device cuda.")
-    torch.set_num_threads(args.threads)
-    size = (args.size[0], args.size[-1])
-
-    print("| frozen stages | precision | part | implementation | median s | speedup | difference |")
-    print("|---|---|---|---|---|---|---|")
-    for freeze in args.freeze_at:
-        for precision in args.precision:
-            cfg = configured(args.arch, freeze, precision, device)
-            found = measure(cfg, size, args.batch, args.repeats, device)
-            for part in ("step", "inference"):
-                for name, value in found[part].items():
-                    ours = (part, name) == ("step", "ours")
-                    shown = f"{found['difference']:.0e}" if ours else ""
-                    times = found[part]["Detectron2"] / value
-                    print(
-                        f"| {freeze} | {precision} | {part} | {name} | {value:.3f} | "
-                        f"{times:.2f} | {shown} |",
-                        flush=True,
-                    )
-
-
-if __name__ == "__main__":
-    main()
