@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -10,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
+from robust_backbones.core.addresses import is_own_address
 from robust_backbones.core.errors import UserError
 from robust_backbones.process_groups import TIMEOUT, failing_together
 
@@ -17,6 +19,7 @@ T = TypeVar("T")
 Module = TypeVar("Module", bound=nn.Module)
 
 VARIABLES = ("LOCAL_RANK", "RANK", "MASTER_ADDR", "MASTER_PORT")  # set by torchrun
+RUN_ID = "TORCHELASTIC_RUN_ID"  # set only by torchrun
 
 
 @contextlib.contextmanager
@@ -33,17 +36,17 @@ def group(device: torch.device) -> Iterator[torch.device]:
         CPU.
 
     Raises:
-        UserError: this machine has more processes than GPUs, or `WORLD_SIZE` is set without the
-            other variables of `torchrun`.
+        UserError: this machine has more processes than GPUs, or the variables of `torchrun` are
+            missing or contradict each other.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield device
         return
-    if missing := [name for name in VARIABLES if name not in os.environ]:
-        raise UserError(
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(missing)} is not set. Start "
-            "several processes with torchrun, or unset WORLD_SIZE."
-        )
+    _check_variables(os.environ)
+    if RUN_ID in os.environ:
+        # torchrun was killed: end at once, because a study may start the run again, and the new
+        # processes need the GPUs. SIGTERM would not end processes that wait for each other.
+        torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGKILL)  # type: ignore[attr-defined]
     local = int(os.environ["LOCAL_RANK"])
     if device.type == "cuda":
         if local >= torch.cuda.device_count():
@@ -59,6 +62,33 @@ def group(device: torch.device) -> Iterator[torch.device]:
             yield device
     finally:
         dist.destroy_process_group()
+
+
+def _check_variables(given: Mapping[str, str]) -> None:
+    """Check the variables of a process group, in which the processes could wait for hours.
+
+    Raises:
+        UserError: a variable is missing, the rank is out of range, or other machines cannot
+            connect.
+    """
+    size = given["WORLD_SIZE"]
+    if missing := [name for name in VARIABLES if name not in given]:
+        raise UserError(
+            f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set. Start several processes "
+            "with torchrun, or unset WORLD_SIZE."
+        )
+    if not 0 <= int(given["RANK"]) < int(size):
+        raise UserError(
+            f"RANK is {given['RANK']}, but must be at least 0 and below WORLD_SIZE, which is "
+            f"{size}. Start several processes with torchrun."
+        )
+    host, here = given["MASTER_ADDR"], given.get("LOCAL_WORLD_SIZE", size)
+    # The machines have met already if torchrun started the processes.
+    if here != size and is_own_address(host) and RUN_ID not in given:
+        raise UserError(
+            f"MASTER_ADDR is {host}, but only {here} of {size} processes are on this machine. Set "
+            "it to the address of the first machine, on all machines."
+        )
 
 
 def rank() -> int:

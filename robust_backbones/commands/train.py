@@ -13,13 +13,13 @@ import itertools
 import re
 
 from robust_backbones.commands.detector_options import KEY
+from robust_backbones.core.addresses import is_own_address
 from robust_backbones.core.cli import Parser, count, location, whole
 from robust_backbones.core.dataset_forms import LAYOUTS, SYNTAX
 from robust_backbones.core.errors import user_errors
 from robust_backbones.core.resources import require_config
 
 _URL = re.compile(r"tcp://(?P<host>[^/]+):\d+|file:///?\S+|env://")
-_OWN = re.compile(r"localhost|127\.[\d.]+|\[::1\]|0\.0\.0\.0")  # a machine's name for itself
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -120,7 +120,7 @@ def _problem(args: argparse.Namespace) -> str:
     host = _URL.fullmatch(url)
     if url != "auto" and not host:
         return f"--dist-url {url} is invalid. Give tcp://HOST:PORT or file://PATH"
-    if machines > 1 and (url == "auto" or host and _OWN.fullmatch(host["host"] or "")):
+    if machines > 1 and (url == "auto" or host and is_own_address(host["host"] or "")):
         return (
             f"--num-machines {machines}: --dist-url {url} is not an address that other machines "
             "reach. Give the first machine's, such as --dist-url tcp://10.0.0.1:29500, on all "

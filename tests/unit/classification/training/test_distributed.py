@@ -13,6 +13,7 @@ from torch import nn
 
 from classification.datasets.open import open_split
 from classification.training import distributed
+from robust_backbones.core.errors import UserError
 from tests.support import ROOT, process_faults, processes
 from tests.support.networks import random_network
 from tests.support.small_data import write_tree
@@ -225,3 +226,29 @@ def test_robustness_eval_in_two_processes(tmp_path):
         found.append(([row | {"seconds": 0} for row in rows], images))
         assert not list(folder.glob("state.*"))
     assert found[0] == found[1]
+
+
+TWO = {
+    "WORLD_SIZE": "2",
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "1",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"RANK": "2"}, "RANK is 2, but must be at least 0 and below WORLD_SIZE, which is 2"),
+        ({"RANK": "-1"}, "RANK is -1"),
+        ({"LOCAL_WORLD_SIZE": "1"}, "MASTER_ADDR is 127.0.0.1, but only 1 of 2 processes"),
+        ({"LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "::1"}, "MASTER_ADDR is ::1"),
+    ],
+)
+def test_variables_with_which_processes_would_wait(monkeypatch, changes, message):
+    monkeypatch.delenv(distributed.RUN_ID, raising=False)
+    for name, value in (TWO | changes).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message), distributed.group(torch.device("cpu")):
+        pass
