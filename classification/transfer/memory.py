@@ -90,8 +90,8 @@ class Plan:
 
 
 def gigabytes(count: int) -> str:
-    """Format a number of bytes."""
-    return f"{count / 1e9:.1f} GB"
+    """Format a number of bytes, in MB if it is small."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.2g} MB"
 
 
 def solver_device(device: torch.device) -> torch.device:
