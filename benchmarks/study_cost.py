@@ -47,7 +47,7 @@ def forward(arch: str) -> float:
 def cost(run, parser) -> float:
     """Floating-point operations of a run."""
     arch = zoo.find(run.options["weights"]).arch
-    words = run.lines[0][2:]
+    words = run.lines(1)[0][2:]
     settings = transfer_options.make_settings(
         parser.parse_args(words), SourceNetwork(arch, None, IMAGENET, "")
     )
