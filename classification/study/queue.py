@@ -142,8 +142,8 @@ class Queue:
 
     def _is_final(self, code: int, error: str, failures: int) -> bool:
         """Return whether a failure is final, so that the run is not started again."""
-        hopeless = code == EXIT_USER_ERROR or OUT_OF_GPU_MEMORY in error
-        return hopeless or failures >= self.max_attempts
+        same_again = code == EXIT_USER_ERROR or OUT_OF_GPU_MEMORY in error
+        return same_again or failures >= self.max_attempts
 
     def _give_up(self, folder: Path, error: str) -> None:
         """Mark a run and all runs that need its files as failed."""

@@ -134,7 +134,7 @@ def _out_of_memory(error: torch.OutOfMemoryError, training: TrainSettings | None
     """Return an error with the requested memory and the options that reduce memory use."""
     request = re.search(r"Tried to allocate [\d.]+ \w+", str(error))
     problem = f"out of GPU memory ({request[0] if request else error})."
-    if training is None:  # a probe, which keeps all features in memory
+    if training is None:  # a probe
         return UserError(f"{problem} Use --device cpu.")
     return UserError(
         f"--batch-size {training.batch_size} --accumulate {training.accumulate}: {problem} Use a "
