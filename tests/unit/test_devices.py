@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 
+from classification import colors
 from classification.datasets.open import open_split
 from classification.interpret.optimize import invert, noise, visualize
 from classification.metrics import top1
@@ -105,7 +106,16 @@ def interpreted(device):
     return [visualize(model, x, torch.tensor([0, 3]), **how), invert(model, x, targets, **how)]
 
 
+def recolored(device):
+    """Another device changes the colors of a whole batch at once, the CPU of one image."""
+    torch.manual_seed(0)
+    numbers = torch.stack([colors.draw_numbers() for _ in range(6)])
+    pixels = torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8)
+    return [colors.finish(pixels, numbers, device)]
+
+
 WORK = {
+    "colors": recolored,
     "pgd, l2": partial(attacked, constraint="l2"),
     "pgd, linf": partial(attacked, constraint="linf", use_best=False, targeted=True),
     "pgd, restarts": partial(attacked, constraint="linf", restarts=2),
