@@ -16,7 +16,7 @@ sys.path[:0] = [str(ROOT)]
 import torch  # noqa: E402
 from study_cost import forward  # noqa: E402
 
-from robust_backbones import zoo  # noqa: E402
+from robust_backbones import archs  # noqa: E402
 from robust_backbones.checkpoint.architectures import build_network  # noqa: E402
 from robust_backbones.core.cli import Parser, count  # noqa: E402
 
@@ -45,7 +45,7 @@ def saved(arch: str, pixels: int) -> tuple[int, int]:
 
 def main(argv=None) -> None:
     p = Parser(description=__doc__)
-    p.add_argument("--arch", choices=zoo.ARCHS, nargs="+", default=DEFAULT, help="networks")
+    p.add_argument("--arch", choices=archs.ARCHS, nargs="+", default=DEFAULT, help="networks")
     p.add_argument("--pixels", type=count, default=224, help="height and width of the images")
     p.add_argument("--batch", type=count, default=256, help="images per step on a GPU")
     args = p.parse_args(argv)

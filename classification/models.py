@@ -1,6 +1,6 @@
 """Classifiers that map RGB images in [0, 1] to logits.
 
-The first layer normalizes the images, so `eps` is in pixel values. `zoo.ARCHS` lists the
+The first layer normalizes the images, so `eps` is in pixel values. `archs.ARCHS` lists the
 architectures. `Arch.head` is the name of a network's last layer.
 """
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_backbones import weights, zoo
+from robust_backbones.archs import ARCHS
 from robust_backbones.checkpoint.architectures import (
     BATCH_COUNTER,
     build_network,
@@ -22,7 +23,6 @@ from robust_backbones.checkpoint.architectures import (
 from robust_backbones.checkpoint.formats import FORMAT, FORMAT_VERSION
 from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint, save_file
 from robust_backbones.core.input_statistics import ASSUMED, IMAGENET, InputStatistics, assumption
-from robust_backbones.zoo import ARCHS
 
 
 class Normalize(nn.Module):
@@ -55,7 +55,7 @@ class Classifier(nn.Module):
         frozen: whether everything except the head is fixed, including BatchNorm statistics.
 
     Args:
-        arch: architecture, a key of `zoo.ARCHS`.
+        arch: architecture, a key of `archs.ARCHS`.
         num_classes: number of classes, also an attribute.
         statistics: input statistics.
 

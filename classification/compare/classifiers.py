@@ -23,9 +23,9 @@ from classification.study.file import StudyRun
 from classification.transfer import options as transfer
 from classification.transfer.run import open_task, settings_of
 from classification.transfer.settings import TransferSettings
+from robust_backbones.archs import ARCHS
 from robust_backbones.core.cli import Parser
 from robust_backbones.core.errors import UserError
-from robust_backbones.zoo import ARCHS
 
 COMMAND = "transfer"
 SHORT_IMAGES = 64  # training images of a short run, if there are not many classes

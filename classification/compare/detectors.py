@@ -19,7 +19,7 @@ from classification.compare.settings import CompareSettings, TrialGroup
 from classification.compare.study_file import COMMENT, Placeholders
 from classification.study.commands import PROGRAM
 from classification.study.file import StudyRun
-from robust_backbones import zoo
+from robust_backbones import archs, zoo
 from robust_backbones.core.dataset_pairs import find_pair
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.resources import require_config
@@ -99,7 +99,7 @@ def _check_options(settings: CompareSettings, networks: Sequence[Network]) -> No
     if unknown := [key for key, _ in settings.changes if not key[:1].isupper()]:
         raise UserError(f"--set {unknown[0]}: give a config key, such as INPUT.MIN_SIZE_TEST=600.")
     for network in networks:
-        if network.arch not in zoo.RESNETS and not settings.config:
+        if network.arch not in archs.RESNETS and not settings.config:
             raise UserError(
                 f"--weights {network.weights}: {CONFIG} needs a ResNet, and this is a "
                 f"{network.arch}. Give the config of its detector with --config."

@@ -21,7 +21,7 @@ from robust_backbones.core.errors import UserError
 
 NOISE_STD = 1 / 20  # standard deviation of the gray noise, as in the authors' notebooks
 KINDS = ("unit", "class")  # unit of the representation; class of the logits
-# All functions that the networks in `zoo.ARCHS` use to clip negative values.
+# All functions that the networks in `archs.ARCHS` use to clip negative values.
 RECTIFIERS = (F.relu, F.relu6, F.hardtanh, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
 
 Score = Callable[[Tensor], Tensor]  # function from images (N, 3, H, W) to values (N,) to maximize

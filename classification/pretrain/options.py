@@ -15,11 +15,11 @@ from classification.training.options import (
 )
 from classification.training.recipes import RECIPES, Recipe, scaled_lr
 from classification.training.settings import METHOD_DEFAULTS, TrainSettings, evaluation_attack
+from robust_backbones.archs import ARCHS
 from robust_backbones.core import cli
 from robust_backbones.core.cli import Parser
 from robust_backbones.core.eps import CONSTRAINTS, check_eps
 from robust_backbones.core.errors import UserError
-from robust_backbones.zoo import ARCHS
 
 # Default radius of the evaluation attack on a standard model.
 STANDARD_EVAL_EPS = {"l2": 1.0, "linf": 8 / 255}

@@ -11,7 +11,7 @@ from classification.datasets.specs import DATASETS, SUITE
 from classification.report import published
 from classification.report.records import Merged, Record
 from classification.transfer.protocols import MODES, PROTOCOLS
-from robust_backbones.zoo import ARCHS
+from robust_backbones.archs import ARCHS
 
 REFERENCE = "imagenet"  # dataset that the paper's networks were pretrained on
 

@@ -12,7 +12,7 @@ class SourceNetwork:
     """Pretrained network, as described by its weight file.
 
     Attributes:
-        arch: architecture, a key of `zoo.ARCHS`.
+        arch: architecture, a key of `archs.ARCHS`.
         image_size: height and width of its training images in pixels; None: unknown.
         statistics: its input statistics.
         sha256: SHA-256 of the weight file.

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model, resnet
 
+from robust_backbones.archs import ARCHS, ResNetArch
 from robust_backbones.core.errors import UserError, choose_from
-from robust_backbones.zoo import ARCHS, ResNetArch
 
 BATCH_COUNTER = "num_batches_tracked"  # BatchNorm buffer that PyTorch before 0.4.1 did not save
 
@@ -18,7 +18,7 @@ def build_network(arch: str, num_classes: int = 1000) -> nn.Module:
     """Build a torchvision network with random weights.
 
     Args:
-        arch: key of `zoo.ARCHS`.
+        arch: key of `archs.ARCHS`.
         num_classes: number of outputs of the last layer.
 
     Returns:
@@ -38,7 +38,7 @@ def build_network(arch: str, num_classes: int = 1000) -> nn.Module:
 
 
 def check_arch(arch: str) -> None:
-    """Raise a UserError if `arch` is not a key of `zoo.ARCHS`."""
+    """Raise a UserError if `arch` is not a key of `archs.ARCHS`."""
     if arch not in ARCHS:
         raise UserError(f"architecture '{arch}' is unknown. {choose_from(arch, ARCHS)}")
 
@@ -54,7 +54,7 @@ def recognize(tensors: dict[str, Tensor], expected: str | None, source: object) 
         source: file or name of the tensors, for error messages.
 
     Returns:
-        Key of `zoo.ARCHS`.
+        Key of `archs.ARCHS`.
 
     Raises:
         UserError: the matching architecture is not `expected`, or no architecture matches. The

@@ -9,12 +9,12 @@ import safetensors.torch
 import torch
 
 from robust_backbones import __version__
+from robust_backbones.archs import RESNETS
 from robust_backbones.checkpoint.architectures import with_module_versions
 from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint, write_file
 from robust_backbones.checkpoint.key_names import to_detectron2
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic
-from robust_backbones.zoo import RESNETS
 
 AUTHOR = "robust_backbones"  # Detectron2 logs the author of a weight file
 

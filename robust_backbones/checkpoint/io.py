@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from robust_backbones.archs import ARCHS
 from robust_backbones.checkpoint import array_pickles
 from robust_backbones.checkpoint.architectures import BATCH_COUNTER, check_operations, recognize
 from robust_backbones.checkpoint.formats import Layout, unwrap
@@ -24,7 +25,6 @@ from robust_backbones.core.errors import UserError
 from robust_backbones.core.file_kinds import HEAD, foreign_kind
 from robust_backbones.core.files import atomic, sha256
 from robust_backbones.core.input_statistics import ASSUMED, FILE, Channels, InputStatistics, choose
-from robust_backbones.zoo import ARCHS
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors", ".pkl")  # listed in errors, but not required
 LONGEST_WORD = 10_000  # longest word in a pickled string, in characters
@@ -49,7 +49,7 @@ class Checkpoint:
 
     Attributes:
         tensors: `{torchvision name: float32 tensor}`. The head is included if the file has a head.
-        arch: key of `zoo.ARCHS`, recognized from the tensors.
+        arch: key of `archs.ARCHS`, recognized from the tensors.
         layout: `"torchvision"`, `"robustness"`, `"moco"`, `"detectron2"` or `"robust_backbones"`.
         statistics: input statistics. Its source is `"assumed"` if the file has none.
         sha256: SHA-256 of the file in hexadecimal.
@@ -120,7 +120,7 @@ def read_checkpoint(
 
     Args:
         path: `.pth`, `.pt`, `.ckpt`, `.safetensors` or `.pkl` file.
-        arch: expected architecture, key of `zoo.ARCHS`; None: any architecture.
+        arch: expected architecture, key of `archs.ARCHS`; None: any architecture.
         allow_pickle: whether to execute the file's pickle code if the file contains more than
             tensors. Use True only for files from a trusted source.
         from_detector: whether to extract the backbone of a whole Detectron2 detector.

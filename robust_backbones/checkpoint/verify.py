@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robust_backbones.archs import ARCHS, ResNetArch
 from robust_backbones.checkpoint.architectures import (
     BATCH_COUNTER,
     build_network,
     with_module_versions,
 )
 from robust_backbones.core.errors import UserError
-from robust_backbones.zoo import ARCHS, ResNetArch
 
 STAGES = ("stem", "res2", "res3", "res4", "res5")
 TOLERANCE = 1e-5  # largest relative difference, in float32
@@ -33,7 +33,7 @@ def network_features(arch: str, tensors: dict[str, Tensor], image: Tensor) -> di
     """Compute the features of torchvision's network with the given weights.
 
     Args:
-        arch: key of `zoo.ARCHS`.
+        arch: key of `archs.ARCHS`.
         tensors: `{torchvision name: tensor}`; the head and batch counters may be missing.
         image: `(N, 3, H, W)`, normalized.
 

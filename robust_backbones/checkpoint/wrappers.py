@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from robust_backbones.archs import ARCHS
 from robust_backbones.core.errors import UserError
-from robust_backbones.zoo import ARCHS
 
 
 @dataclass

@@ -3,19 +3,11 @@
 import argparse
 
 from robust_backbones import weights
+from robust_backbones.archs import RESNETS
 from robust_backbones.core.cli import Parser
 from robust_backbones.core.eps import CONSTRAINTS, show_eps
 from robust_backbones.core.errors import UserError, user_errors
-from robust_backbones.zoo import (
-    HUB_REPO,
-    HUB_REVISION,
-    LICENSE,
-    MODELS,
-    RESNETS,
-    SCHEME,
-    find,
-    select,
-)
+from robust_backbones.zoo import HUB_REPO, HUB_REVISION, LICENSE, MODELS, SCHEME, find, select
 
 _PAGE_HEAD = f"""\
 # Published models

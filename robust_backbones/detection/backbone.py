@@ -17,6 +17,7 @@ from detectron2.modeling.backbone.fpn import (
     build_retinanet_resnet_fpn_backbone,
 )
 
+from robust_backbones.archs import ARCHS, RESNETS, ResNetArch
 from robust_backbones.core.errors import UserError, choose_from
 from robust_backbones.core.input_statistics import (
     ASSUMED,
@@ -28,7 +29,7 @@ from robust_backbones.core.input_statistics import (
 )
 from robust_backbones.detection.folding import fold
 from robust_backbones.detection.model_weights import arch_of, statistics_of
-from robust_backbones.zoo import ARCHS, RESNETS, SCHEME, ResNetArch, find_resnet
+from robust_backbones.zoo import SCHEME, find_resnet
 
 BUILDERS = (
     "build_robust_resnet_backbone",

@@ -44,7 +44,7 @@ def add_robust_config(cfg: CfgNode) -> None:
     if "ROBUST" in cfg.MODEL:
         return
     cfg.MODEL.ROBUST = CfgNode()
-    # Architecture of the backbone, one of robust_backbones.zoo.RESNETS. It sets DEPTH,
+    # Architecture of the backbone, one of robust_backbones.archs.RESNETS. It sets DEPTH,
     # WIDTH_PER_GROUP, RES2_OUT_CHANNELS and STRIDE_IN_1X1 of MODEL.RESNETS. If it is empty, the
     # architecture is detected from MODEL.WEIGHTS.
     cfg.MODEL.ROBUST.ARCH = ""

@@ -4,12 +4,13 @@ from pathlib import Path
 
 from detectron2.utils.file_io import PathManager
 
+from robust_backbones.archs import RESNETS
 from robust_backbones.checkpoint.architectures import recognize
 from robust_backbones.checkpoint.formats import unwrap
 from robust_backbones.checkpoint.io import load_file, stated_statistics
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.input_statistics import InputStatistics
-from robust_backbones.zoo import RESNETS, SCHEME, find_resnet
+from robust_backbones.zoo import SCHEME, find_resnet
 
 
 def local_weights(weights: str) -> Path:
@@ -58,7 +59,7 @@ def arch_of(weights: str) -> str:
         weights: value of `MODEL.WEIGHTS`.
 
     Returns:
-        The name of the architecture, an element of `zoo.RESNETS`.
+        The name of the architecture, an element of `archs.RESNETS`.
 
     Raises:
         UserError: `weights` is empty, or the file contains no known ResNet.

@@ -19,7 +19,7 @@ from classification.report.contents.parts import (
 from classification.report.groups import REFERENCE, Group, stylized
 from classification.report.records import Merged, Record
 from classification.report.sections import Column, Figure, Kind, Row, Section
-from robust_backbones import zoo
+from robust_backbones.archs import ARCHS, ResNetArch
 from robust_backbones.core.eps import show_eps
 
 MAX_LINES = 5  # maximum number of lines in a panel, so that readers can distinguish them
@@ -97,7 +97,7 @@ def _widths(group: Group) -> dict[float, str]:
     """
     families: dict[tuple, dict[int, str]] = {}
     for arch in group.archs:
-        if isinstance(row := zoo.ARCHS.get(arch), zoo.ResNetArch):
+        if isinstance(row := ARCHS.get(arch), ResNetArch):
             own = families.setdefault((row.blocks, row.bottleneck, row.groups), {})
             own[row.width_per_group] = arch
     if not families:

@@ -11,6 +11,7 @@ import torch
 from skimage import data
 
 from robust_backbones import download, weights, zoo
+from robust_backbones.archs import ARCHS
 from robust_backbones.checkpoint.architectures import build_network, with_module_versions
 from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint
 from robust_backbones.commands.check.steps import CheckSettings, Outcome, SkippedStep
@@ -19,7 +20,7 @@ from robust_backbones.core.files import cache_dir, read_json, sha256
 from robust_backbones.core.input_statistics import ASSUMED, FILE, SOURCES
 from robust_backbones.core.paths import expand
 from robust_backbones.core.resources import python_environment
-from robust_backbones.zoo import ARCHS, Model
+from robust_backbones.zoo import Model
 
 VALIDATION = ("val", "valid", "validation")  # names of the folder inside ImageNet's folder
 CATS = range(281, 286)  # ImageNet's classes of domestic cats

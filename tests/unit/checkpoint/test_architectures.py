@@ -6,9 +6,9 @@ import pytest
 import torch
 import torchvision
 
+from robust_backbones.archs import ARCHS, RESNETS
 from robust_backbones.checkpoint import architectures as networks
 from robust_backbones.core.errors import UserError
-from robust_backbones.zoo import ARCHS, RESNETS
 
 
 def shapes(arch, num_classes=7):

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from robust_backbones.archs import ARCHS, RESNETS
 from robust_backbones.checkpoint import TARGET_SUFFIXES
 from robust_backbones.checkpoint import formats as layouts
 from robust_backbones.checkpoint.architectures import build_network
@@ -12,7 +13,6 @@ from robust_backbones.checkpoint.export import TARGETS, save
 from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.input_statistics import InputStatistics
-from robust_backbones.zoo import ARCHS, RESNETS
 
 SMALL = ("resnet18", "mobilenet_v2")
 

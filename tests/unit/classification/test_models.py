@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from classification.models import Classifier, Normalize, backbone_digest, for_task, load_classifier
+from robust_backbones.archs import ARCHS
 from robust_backbones.checkpoint.architectures import BATCH_COUNTER, build_network
 from robust_backbones.checkpoint.formats import FORMAT, FORMAT_VERSION
 from robust_backbones.checkpoint.io import read_checkpoint, save_file
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.input_statistics import IMAGENET, InputStatistics
-from robust_backbones.zoo import ARCHS
 from tests.support.networks import random_network
 
 X = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from robust_backbones.archs import RESNETS
 from robust_backbones.checkpoint.key_names import to_detectron2
 from robust_backbones.core.errors import UserError
 from robust_backbones.detection import backbone, config, model_weights, verify
-from robust_backbones.zoo import RESNETS, find_resnet
+from robust_backbones.zoo import find_resnet
 from tests.support import ROOT
 from tests.support.networks import random_network
 

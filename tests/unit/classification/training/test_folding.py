@@ -15,7 +15,7 @@ from classification.training import folding
 from classification.training.folding import FoldedCopy
 from classification.training.learner import Learner
 from robust_backbones import attacks
-from robust_backbones.zoo import ARCHS, RESNETS
+from robust_backbones.archs import ARCHS, RESNETS
 from tests.support.networks import random_network
 from tests.support.small_models import convolutional, data, learning, trained_on
 
