@@ -41,6 +41,7 @@ from robust_backbones.core.measurements import (
     peak_gib,
     precisions,
 )
+from robust_backbones.core.workers import cores
 
 EPS, STEPS = 3.0, 3  # L2 over the image and PGD steps: the paper's pretraining
 
@@ -230,7 +231,7 @@ def synchronizations(device: torch.device, full: bool) -> Iterator[Line]:
 
 def loading(device: torch.device, full: bool) -> Iterator[Line]:
     """Compare the speed of the image loader with the training step."""
-    cores = len(os.sched_getaffinity(0))
+    most = cores()
     arch, size, batch = ("resnet50", 224, 64) if full else ("resnet18", 32, 4)
     learn = learner(arch, device, "--precision", "bfloat16")
     alone = rate(learn, batch, size, 5 if full else 2)
@@ -241,9 +242,9 @@ def loading(device: torch.device, full: bool) -> Iterator[Line]:
     took = statistics.median(timing.take_turns(works, 5, device, 3)["colors"])
     yield Line("colors on the device", batch / took, "images/s")
     with tempfile.TemporaryDirectory() as folder:
-        _write_photographs(Path(folder), batch * (6 * cores if full else 4))
+        _write_photographs(Path(folder), batch * (6 * most if full else 4))
         source = open_split("folder", "train", folder, image_size=size)
-        for workers in sorted({0, cores if full else 1}):
+        for workers in sorted({0, most if full else 1}):
             batches = 6 * workers or 4
             found = _streamed(source, batch, workers, batches, device, lambda x, y: None)
             yield Line(f"{workers} workers: loader alone", found, "images/s")

@@ -9,8 +9,9 @@ only on (seed, epoch, position in the permutation). For shards, see `shards.Shar
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,8 @@ from robust_backbones.core.errors import UserError, WorkerFailure
 
 # Function from (index of a worker, number of workers) to the batches of the worker.
 Batches = Callable[[int, int], Iterator[ImageBatch]]
-Pairs = Iterator[tuple[Tensor, Tensor]]  # images (n, 3, H, W) float32 in [0, 1], labels (n,) int64
+# Pairs of images (n, 3, H, W), float32 in [0, 1], and labels (n,), int64.
+Pairs = Generator[tuple[Tensor, Tensor], None, None]
 
 
 def steps(split: Split, batch_size: int) -> int:
@@ -57,29 +59,33 @@ def train_batches(
     augmentation: str,
     seed: int,
     epoch: int,
+    epochs: int = 1,
     start: int = 0,
     rank: int = 0,
     world: int = 1,
     workers: int = 0,
     device: torch.device | str = "cpu",
 ) -> Pairs:
-    """Return one rank's batches of an epoch.
+    """Return one rank's batches of one or more epochs.
+
+    Worker processes start once. At the end of an epoch, they load the first batches of the next.
 
     Args:
         split: the training images.
         batch_size: images in a global batch, a multiple of `world`.
         augmentation: key of `transforms.AUGMENTATIONS`.
-        seed, epoch: integers, at least 0.
-        start: index of the first global batch. Skipped batches take no time, except that shards
-            must still be read.
+        seed, epoch: seed and index of the first epoch, integers, at least 0.
+        epochs: number of epochs.
+        start: index of the first global batch in the first epoch. Skipped batches take no time,
+            except that shards must still be read.
         rank, world: index of this process and number of processes.
         workers: number of loading processes; 0 to load images in this process. There are at most
-            as many as batches.
+            as many as batches in an epoch.
         device: device of the batches. Colors are changed on this device.
 
     Returns:
-        Iterator over pairs of images `(batch_size / world, 3, H, W)`, float32 in [0, 1], and labels
-        `(batch_size / world,)`, int64.
+        Generator of pairs of images `(batch_size / world, 3, H, W)`, float32 in [0, 1], and labels
+        `(batch_size / world,)`, int64. Close the generator to stop its workers early.
 
     Raises:
         UserError: the batch size is too large or not a multiple of `world`; the augmentation is
@@ -95,45 +101,77 @@ def train_batches(
         known = ", ".join(transforms.AUGMENTATIONS)
         raise UserError(f"augmentation '{augmentation}' is unknown. Choose from {known}.")
     workers = min(workers, steps(split, batch_size))
-    plan = TrainEpoch(batch_size, augmentation, seed, epoch, start, rank, world)
-    return _load(partial(split.train_batches, plan), workers, torch.device(device))
+    plans = [
+        TrainEpoch(batch_size, augmentation, seed, index, start * (index == epoch), rank, world)
+        for index in range(epoch, epoch + epochs)
+    ]
+    return iter(_Passes(partial(_train_stream, split, plans), workers, device))
 
 
-def test_batches(
-    split: Split,
-    batch_size: int,
-    *,
-    rank: int = 0,
-    world: int = 1,
-    workers: int = 0,
-    device: torch.device | str = "cpu",
-) -> Pairs:
-    """Yield one rank's test batches. All ranks together read each image once.
+def _train_stream(
+    split: Split, plans: Sequence[TrainEpoch], worker: int, workers: int
+) -> Iterator[ImageBatch]:
+    """Yield one worker's batches of several epochs.
 
-    The images of an `ImageSplit` come in order, and rank 0 gets the first images. The order of
-    images in shards depends on the number of workers.
+    The training process takes batches from all workers in turn, also from one epoch to the next.
+    """
+    first = 0  # index of the epoch's first batch in the stream
+    for plan in plans:
+        yield from split.train_batches(plan, (worker - first) % workers, workers)
+        first += steps(split, plan.batch_size) - plan.start
+
+
+class TestLoader:
+    """One rank's test batches. All ranks together read each image once.
+
+    Each iteration is a pass over all batches. Worker processes start in the first pass, and end
+    with this object. The images of an `ImageSplit` come in order, and rank 0 gets the first images.
+    The order of images in shards depends on the number of workers.
 
     Args:
         split: the test images.
         batch_size: images per batch and rank; the last batch may be smaller.
         rank, world, workers, device: as in `train_batches`.
 
-    Yields:
-        Images `(n, 3, H, W)`, float32 in [0, 1], and labels `(n,)`, int64.
-
-    Raises:
-        UserError: an image cannot be read; a worker died; the number of images in the shards is
-            wrong.
+    Attributes:
+        split: the test images.
     """
-    seen, expected = 0, split.expected_images(rank, world)
-    if expected is not None:
-        workers = min(workers, -(-expected // batch_size))
-    batches = partial(split.test_batches, batch_size, rank, world)
-    for x, y in _load(batches, workers, torch.device(device)):
-        seen += len(y)
-        yield x, y
-    if expected is not None:
-        check_count(split, seen, expected)
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 0,
+        device: torch.device | str = "cpu",
+    ):
+        self.split, self._expected = split, split.expected_images(rank, world)
+        if self._expected is not None:
+            workers = min(workers, -(-self._expected // batch_size))
+        self._passes = _Passes(
+            partial(split.test_batches, batch_size, rank, world), workers, device
+        )
+
+    def __iter__(self) -> Pairs:
+        """Yield images `(n, 3, H, W)`, float32 in [0, 1], and labels `(n,)`, int64.
+
+        Raises:
+            UserError: an image cannot be read; a worker died; the number of images in the shards
+                is wrong.
+        """
+        seen = 0
+        for x, y in self._passes:
+            seen += len(y)
+            yield x, y
+        if self._expected is not None:
+            check_count(self.split, seen, self._expected)
+
+
+def test_batches(split: Split, batch_size: int, **options: Any) -> Pairs:
+    """Return one pass over a `TestLoader` with these arguments."""
+    return iter(TestLoader(split, batch_size, **options))
 
 
 def check_count(split: Split, seen: int, expected: int) -> None:
@@ -149,37 +187,40 @@ def check_count(split: Split, seen: int, expected: int) -> None:
         )
 
 
-def _load(batches: Batches, workers: int, device: torch.device) -> Pairs:
-    """Yield all batches in order, loaded by this process or by `workers` other processes."""
-    pinned = device.type == "cuda"  # only copies from pinned memory are asynchronous
-    for batch in _from_workers(batches, workers, pinned) if workers else batches(0, 1):
-        yield (batch.pinned() if pinned else batch).finished(device)
+class _Passes:
+    """An iterable of all batches in order, loaded by this process or by `workers` other processes.
 
+    The other processes start in the first iteration, and end with this object.
+    """
 
-def _from_workers(batches: Batches, workers: int, pinned: bool) -> Iterator[ImageBatch]:
-    loader = DataLoader(
-        _WorkerBatches(batches),
-        batch_size=None,
-        num_workers=workers,
-        pin_memory=pinned,
-        # The loader draws a seed. A separate generator keeps the global generator's state
-        # independent of the number of workers.
-        generator=torch.Generator(),
-        worker_init_fn=_ignore_sigterm,
-    )
-    try:
-        for batch in loader:
-            if isinstance(batch, WorkerFailure):
-                raise UserError(batch)
-            yield batch
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker (pid"):
-            raise
-        raise UserError(
-            f"a worker that loads images died ({str(error).splitlines()[0]}). The usual cause is "
-            "too little memory or too small a /dev/shm. Use fewer --workers or a smaller "
-            "--batch-size."
-        ) from None
+    def __init__(self, batches: Batches, workers: int, device: torch.device | str):
+        self._device = torch.device(device)
+        self._loader = DataLoader(
+            _LoadedBatches(batches),
+            batch_size=None,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=self._device.type == "cuda",  # other copies wait for the device
+            # The loader draws a seed. A separate generator keeps the global generator's state
+            # independent of the number of workers.
+            generator=torch.Generator(),
+            worker_init_fn=_ignore_sigterm,
+        )
+
+    def __iter__(self) -> Pairs:
+        try:
+            for batch in self._loader:
+                if isinstance(batch, WorkerFailure):
+                    raise UserError(batch)
+                yield batch.finished(self._device)
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker (pid"):
+                raise
+            raise UserError(
+                f"a worker that loads images died ({str(error).splitlines()[0]}). The usual cause "
+                "is too little memory or too small a /dev/shm. Use fewer --workers or a smaller "
+                "--batch-size."
+            ) from None
 
 
 def _ignore_sigterm(worker: int) -> None:
@@ -191,16 +232,19 @@ def _ignore_sigterm(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-class _WorkerBatches(IterableDataset):
-    """Batches of one worker. If the worker raises a `UserError`, a `WorkerFailure` comes last."""
+class _LoadedBatches(IterableDataset):
+    """Batches of one worker, or of this process.
+
+    If loading raises a `UserError`, a `WorkerFailure` comes last.
+    """
 
     def __init__(self, batches: Batches):
         self.batches = batches
 
     def __iter__(self) -> Iterator[ImageBatch | WorkerFailure]:
         info = get_worker_info()
-        assert info is not None  # only worker processes iterate over this dataset
+        worker, workers = (info.id, info.num_workers) if info else (0, 1)
         try:
-            yield from self.batches(info.id, info.num_workers)
+            yield from self.batches(worker, workers)
         except UserError as error:
             yield WorkerFailure(str(error))

@@ -36,11 +36,6 @@ class ImageBatch(NamedTuple):
     labels: Tensor
     colors: Tensor | None = None
 
-    def pinned(self) -> ImageBatch:
-        """Return the batch in pinned memory. Tensors that are pinned already are not copied."""
-        numbers = None if self.colors is None else self.colors.pin_memory()
-        return ImageBatch(self.pixels.pin_memory(), self.labels.pin_memory(), numbers)
-
     def finished(self, device: torch.device | str) -> tuple[Tensor, Tensor]:
         """Return the images, float32 in [0, 1], and the labels on a device."""
         x = colors.finish(self.pixels, self.colors, device)

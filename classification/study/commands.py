@@ -28,6 +28,13 @@ PROGRAM = ["-m", "robust_backbones"]
 TORCHRUN = ["-m", "classification.training.torchrun", "--standalone", "--nproc-per-node"]
 # Options that do not affect the result of a run.
 NEUTRAL = frozenset({"data", "workers", "device", "save-seconds", "save_seconds"})
+# Options that a study sets for each run, with the fix.
+SET_BY_STUDY = {
+    "--output": "Remove it: each run has its own folder.",
+    "--OUTPUT-DIR": "Remove it: each run has its own folder.",
+    "--resume": "Remove it: each run resumes.",
+    "--num-gpus": "Remove it, and give the part resources: {gpus: N}.",
+}
 Cells = Callable[[list[dict]], list[str]]
 
 
@@ -72,6 +79,12 @@ def words_of(options: dict) -> list[str]:
     return words
 
 
+def _refuse_own_options(options: dict) -> None:
+    for name in options:
+        if fix := SET_BY_STUDY.get(_option(name)):
+            raise UserError(f"the study sets the option '{name}'. {fix}")
+
+
 def _option(name: str) -> str:
     return f"--{str(name).replace('_', '-')}"
 
@@ -103,6 +116,7 @@ def _classification(
         return _option(option) in parser()._option_string_actions
 
     def check(options: dict) -> None:
+        _refuse_own_options(options)
         if unknown := [key for key in options if not has(key)]:
             near = (parser().most_similar(_option(unknown[0])) or "").strip("-")
             fix = f"Did you mean {near}?" if near else "See --help."
@@ -159,6 +173,7 @@ def _detection(
         return [[*PROGRAM, name, *words_of(own), *always, *keys, output, str(folder)]]
 
     def check(options: dict) -> None:
+        _refuse_own_options(options)
         if "config" not in options:
             raise UserError("the option 'config' is missing. Give a config file, as in configs/.")
         if not config_file(str(options["config"])).is_file():

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from classification.study.execute import FAILED, Attempt, execute
 from classification.study.file import StudyRun
+from robust_backbones.core import workers
 from robust_backbones.core.errors import EXIT_USER_ERROR, UserError
 
 TOLERANCE = 1e-9  # rounding error of sums of fractions of a GPU, such as 0.1
@@ -44,8 +45,8 @@ class Local:
     """Executor that starts runs as processes on this machine.
 
     It assigns GPUs to runs with `CUDA_VISIBLE_DEVICES`, which is empty for runs on the CPU. It
-    divides the CPU cores among the runs with `OMP_NUM_THREADS`, unless that variable is already
-    set.
+    divides the CPU cores among the runs with `workers.share_cores`. `OMP_NUM_THREADS` keeps its
+    value if it is set.
 
     Args:
         jobs: maximum number of simultaneous runs (default: as many as fit on the GPUs, and one run
@@ -83,10 +84,9 @@ class Local:
         self._assigned[run.folder] = shares
         for gpu, share in shares.items():
             self._free[gpu] -= share
-        environment = {"CUDA_VISIBLE_DEVICES": ",".join(shares)}
-        if "OMP_NUM_THREADS" not in os.environ:
-            processes = self.places(run) * max(1, len(shares))
-            environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // processes))
+        environment = workers.share_cores(workers.cores() / self.places(run), len(shares))
+        environment |= {k: v for k, v in os.environ.items() if k == "OMP_NUM_THREADS"}
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(shares)
         words = run.lines(len(shares)), environment
         threading.Thread(target=self._execute, args=(run, *words), daemon=True).start()
 

@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from classification.study.execute import FAILED, LOST, Attempt, execute
 from classification.study.file import StudyRun
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.workers import share_cores
 
 # Tasks submitted to Ray per CPU core. This is enough to keep Ray busy, and fits into its memory.
 QUEUED_PER_CORE = 4
@@ -213,12 +214,27 @@ def _execute_on_node(
         return requested
 
     gpus = [str(gpu) for gpu in ray.get_gpu_ids()]
-    environment = {
-        "CUDA_VISIBLE_DEVICES": ",".join(gpus),  # also if empty: later Ray versions do not set it
-        "OMP_NUM_THREADS": str(max(1, int(run.cpus / max(1, len(gpus))))),
-    }
-    attempt = execute(run, lines, environment, folder, stop_requested)
-    return attempt, ray.get_runtime_context().get_node_id()
+    context = ray.get_runtime_context()
+    own = context.get_node_id()
+    node = next((each["Resources"] for each in ray.nodes() if each["NodeID"] == own), {})
+    cores = _cores(run, context.get_assigned_resources(), node)
+    environment = share_cores(cores, len(gpus))
+    # Also if there are no GPUs: later Ray versions do not set it then.
+    environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+    return execute(run, lines, environment, folder, stop_requested), own
+
+
+def _cores(run: StudyRun, assigned: dict[str, float], node: dict[str, float]) -> float:
+    """Return the number of CPU cores for a run.
+
+    It is the `cpus` of the run. A run on GPUs gets at least its share of the node's cores: by
+    default, `cpus` is 1, which is too few cores to load images for a GPU.
+
+    Args:
+        run: a run.
+        assigned, node: resources of the run's task and of its node, as Ray counts them.
+    """
+    return max(run.cpus, node.get("CPU", 0) * assigned.get("GPU", 0) / node.get("GPU", 1))
 
 
 def _inputs(run: StudyRun) -> tuple[str, ...]:

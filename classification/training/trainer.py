@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
@@ -99,6 +101,9 @@ class Training:
         self.sums, self.history, self.seconds = TrainSums(), [], 0.0
         self.signals = StopSignals()
         self.writes = distributed.rank() == 0
+        # Loaders of `evaluate`, by the identity of the split and the number of images. Each entry
+        # holds the split, so that no other split gets its identity.
+        self._tests: dict[tuple[int, int | None], tuple[Split, loader.TestLoader]] = {}
 
     def run(self) -> None:
         """Train the remaining epochs, from the checkpoint in the folder if there is one.
@@ -109,15 +114,16 @@ class Training:
         """
         self._resume()
         self.started = time.perf_counter() - self.seconds
-        with self.signals.watch():
+        with self.signals.watch(), closing(self._train_batches()) as batches:
             size = self.settings.batch_size
             done = (self.epoch * self.batches + self.batch) * size
             self.line = progress.ProgressLine(self.epochs * self.batches * size, done)
             while self.epoch < self.epochs and not self._rolled_back() and not self.enough(self):
-                self._train_epoch()
+                self._train_epoch(batches)
                 with self.line.paused():
                     self._close_epoch()
             self.finish(self)
+        self._tests.clear()  # ends their worker processes
 
     def _resume(self) -> None:
         state = distributed.from_first(self._read)
@@ -190,22 +196,27 @@ class Training:
             round(settings.warmup * self.batches),
         )
 
-    def _train_epoch(self) -> None:
-        settings, updates = self.settings, self.settings.updates_per_batch
-        batches = loader.train_batches(
+    def _train_batches(self) -> loader.Pairs:
+        """Return the batches of all remaining epochs."""
+        settings = self.settings
+        return loader.train_batches(
             self.train,
             settings.batch_size,
             augmentation=settings.augmentation,
             seed=settings.seed,
             epoch=self.epoch,
+            epochs=self.epochs - self.epoch,
             start=self.batch,
             rank=distributed.rank(),
             world=distributed.world(),
             workers=self.workers,
             device=self.learner.device,
         )
+
+    def _train_epoch(self, batches: loader.Pairs) -> None:
+        settings, updates = self.settings, self.settings.updates_per_batch
         self.saved = time.monotonic()
-        for x, y in batches:
+        for x, y in islice(batches, self.batches - self.batch):
             lrs = [self._lr(self.batch * updates + i) for i in range(updates)]
             seed = seed_of(settings.seed, self.epoch, self.batch, distributed.rank())
             self.learner.step(x, y, lrs, seed)
@@ -268,20 +279,28 @@ class Training:
     ) -> Evaluation:
         """Evaluate the current weights.
 
+        Calls with the same split and number of images share their worker processes.
+
         Args:
             source: images to evaluate on.
             attack: attack on the images; None: clean images.
             count: number of images, which are the same in each call; None: all images.
         """
-        sampled = source if count is None else source.sample(count, self.settings.seed)
-        batches = loader.test_batches(
-            sampled,
-            EVAL_BATCH,
-            rank=distributed.rank(),
-            world=distributed.world(),
-            workers=self.workers,
-            device=self.learner.device,
-        )
+        key = (id(source), count)
+        if key not in self._tests:
+            sampled = source if count is None else source.sample(count, self.settings.seed)
+            self._tests[key] = (
+                source,
+                loader.TestLoader(
+                    sampled,
+                    EVAL_BATCH,
+                    rank=distributed.rank(),
+                    world=distributed.world(),
+                    workers=self.workers,
+                    device=self.learner.device,
+                ),
+            )
+        batches = self._tests[key][1]
         seed = seed_of(self.settings.seed, self.epoch, distributed.rank())
         attacker = adversary(attack, seed, self.learner.device) if attack else None
         found = evaluate(self.learner.result, batches, attacker, self.signals)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable
-from itertools import compress
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,7 @@ from robust_backbones.core.signals import Stopped, StopSignals
 
 VERSION = 3  # increase after a code change that changes the features
 ROWS = 4096  # images per file; an interrupted run repeats at most one file
-BATCH = 128  # images per batch
+BATCH = 128  # images per batch, a divisor of `ROWS`
 
 
 def identity(model: Classifier, source: ImageSplit, precision: str) -> dict:
@@ -90,29 +90,30 @@ def extract(
     """
     model.eval()
     key = identity(model, source, precision)
-    folder, pieces = folder_of(key), []
+    folder = folder_of(key)
     with locked(folder.with_suffix(".lock")):
         with atomic(folder / "identity.json") as temporary:
             temporary.write_text(json.dumps(key, indent=2) + "\n", encoding="utf-8")
         parts = [range(n, min(n + ROWS, len(source))) for n in range(0, len(source), ROWS)]
-        paths = [folder / f"{numbers[0]:09}.npy" for numbers in parts]
-        missing = [not path.exists() for path in paths]
-        _check_disk(folder, sum(map(len, compress(parts, missing))), model.head.in_features)
-        for numbers, path in zip(parts, paths, strict=True):
-            if (piece := _read(path, len(numbers))) is not None:
-                progress(len(numbers), f"{source.split} features from the cache")
-            else:
-                batches = loader.test_batches(
-                    source.subset(numbers),
-                    BATCH,
-                    workers=workers,
-                    device=next(model.parameters()).device,
-                )
-                piece = _compute(model, batches, precision, signals, progress)
+        files = {folder / f"{numbers[0]:09}.npy": numbers for numbers in parts}
+        missing = {path: part for path, part in files.items() if _read(path, len(part)) is None}
+        indices = list(chain.from_iterable(missing.values()))
+        _check_disk(folder, len(indices), model.head.in_features)
+        if cached := len(source) - len(indices):
+            progress(cached, f"{source.split} features from the cache")
+        if missing:
+            rest = source.subset(indices) if cached else source
+            device = next(model.parameters()).device
+            batches = loader.test_batches(rest, BATCH, workers=workers, device=device)
+            for path, numbers in missing.items():
+                own = islice(batches, -(-len(numbers) // BATCH))
+                found = _compute(model, own, precision, signals, progress)
                 with atomic(path) as temporary, open(temporary, "wb") as file:
-                    np.save(file, piece)
-                piece = _read(path, len(numbers))
-                assert piece is not None
+                    np.save(file, found)
+        pieces = []
+        for path, numbers in files.items():
+            piece = _read(path, len(numbers))
+            assert piece is not None
             pieces.append(torch.from_numpy(piece))
     return Rows(pieces)
 

@@ -280,6 +280,14 @@ MISTAKES = [
         "output: o\ncommand: pretrain\ncommon:\n  beta: 6\n  method: pgd",
         "s.yaml:4: pretrain: --beta has no effect without --method trades. Remove --beta",
     ),
+    (
+        "output: o\ncommand: attack\ncommon:\n  config: c\n  num-gpus: 8",
+        "s.yaml:5: attack: the study sets the option 'num-gpus'. Remove it, and give the part "
+        "resources: {gpus: N}.",
+    ),
+    ("output: o\ncommand: train\ncommon: {OUTPUT_DIR: x}", "study sets the option 'OUTPUT_DIR'"),
+    ("output: o\ncommand: pretrain\ncommon: {resume: must}", "study sets the option 'resume'"),
+    ("output: o\ncommon: {output: x}", "sets the option 'output'. Remove it: each run has its own"),
     ("output: o\ncommand: train\ncommon: {SEED: 1}", "the option 'config' is missing"),
     ("output: o\ncommand: train\ncommon: {config: none.yaml}", "train: config file"),
     ("output: o\ncommand: convert\ncommon: {a: 1}", "convert: the option 'source' is missing"),

@@ -259,13 +259,13 @@ def test_the_metric_can_be_chosen(network, tmp_path, metric):
     "options", [[], ["--probe", "sgd", *FAST], ["--mode", "full-network", *FAST]]
 )
 def test_the_test_images_are_evaluated_once_at_the_end(network, tmp_path, monkeypatch, options):
-    looks, original = [], loader.test_batches
+    looks, original = [], loader.TestLoader.__iter__
 
-    def watched(source, *args, **kwargs):
-        looks.append(source.split)
-        return original(source, *args, **kwargs)
+    def watched(self):
+        looks.append(self.split.split)
+        return original(self)
 
-    monkeypatch.setattr(loader, "test_batches", watched)
+    monkeypatch.setattr(loader.TestLoader, "__iter__", watched)
     monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path / "cache"))
     run(network, tmp_path / "run", *options)
     assert looks.count("test") == 1 and looks[-1] == "test"

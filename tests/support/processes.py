@@ -24,6 +24,18 @@ SERVER.set_forkserver_preload(
 )
 
 
+def watch_starts(monkeypatch) -> list[multiprocessing.Process]:
+    """Return a list that grows by each process that this process starts with multiprocessing."""
+    started, start = [], multiprocessing.Process.start
+
+    def watched(process):
+        started.append(process)
+        start(process)
+
+    monkeypatch.setattr(multiprocessing.Process, "start", watched)
+    return started
+
+
 @dataclass(frozen=True)
 class Done:
     """A finished process. `code` is negative if a signal ended it."""

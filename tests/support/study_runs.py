@@ -31,6 +31,7 @@ while time.time() < end:
 with open(os.path.join(folder, "result.json.part"), "w") as file:
     json.dump({"metrics": {"value": options.get("value")}, "seconds": 1.0,
                "threads": os.environ.get("OMP_NUM_THREADS"),
+               "cores": os.environ.get("ROBUST_BACKBONES_CORES"),
                "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")}, file)
 with open(os.path.join(folder, "ends.txt"), "a") as file:
     file.write("x")

@@ -26,7 +26,6 @@ VALIDATION = ("val", "valid", "validation")  # names of the folder inside ImageN
 CATS = range(281, 286)  # ImageNet's classes of domestic cats
 CROP, LEFT = 224, 80  # size and left edge of the classifier's image: the cat's head, pixels
 ALL_IMAGES = 50_000  # of ImageNet's validation
-MOST_WORKERS = 8
 
 
 def fetch(settings: CheckSettings) -> Outcome:
@@ -149,7 +148,6 @@ def measure_accuracy(settings: CheckSettings, source: Checkpoint) -> Outcome:
         *(sys.executable, "-m", "robust_backbones", "robustness-eval", "--eps", "0"),
         *("--weights", settings.weights, "--dataset", "imagenet"),
         *("--data", str(_imagenet_root(settings.imagenet)), "--output", str(folder)),
-        *("--workers", str(min(MOST_WORKERS, os.cpu_count() or 1))),
         *(("--images", str(settings.images)) if settings.images else ()),
     ]
     _run(command)

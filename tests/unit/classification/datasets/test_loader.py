@@ -1,5 +1,6 @@
 """Batches do not depend on ranks, workers and resuming; errors of the loader."""
 
+import multiprocessing
 import os
 import signal
 from functools import partial
@@ -10,9 +11,11 @@ import torch
 from classification import transforms
 from classification.datasets import loader
 from classification.datasets.open import open_split
+from classification.datasets.shard_writer import write_shards
 from classification.datasets.split import ImageSplit, TrainEpoch
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.input_statistics import PRESETS
+from tests.support.processes import watch_starts
 from tests.support.small_data import CLASSES, write_tree
 
 
@@ -100,6 +103,35 @@ def test_any_number_of_workers_gives_the_same_batches(tree):
         sent = source.train_batches(TrainEpoch(8, "imagenet", 0, 0), 0, 1)
         assert next(sent).pixels.dtype == torch.uint8
     assert torch.equal(torch.get_rng_state(), state), "loading drew from the global generator"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_of_several_epochs_start_once(tree, tmp_path, workers, monkeypatch):
+    """The stream equals the epochs one by one, from the middle of an epoch too."""
+    shards = write_shards(tree, tmp_path / "shards", images_per_shard=4)
+    started = watch_starts(monkeypatch)
+    for data in (tree, shards):
+        source = open_split("folder", "train", data, image_size=24)
+        options = {"augmentation": "imagenet", "workers": workers}
+        one_by_one = [train(source, **options, epoch=epoch) for epoch in (1, 2, 3)]
+        started.clear()
+        together = train(source, **options, epochs=3, start=2)
+        assert same(together, [*one_by_one[0][2:], *one_by_one[1], *one_by_one[2]])
+        assert len(started) == workers and not any(each.is_alive() for each in started)
+
+
+def test_test_batches_can_be_read_again_by_the_same_workers(tree):
+    source = open_split("folder", "test", tree, image_size=24)
+    made = loader.TestLoader(source, 5, workers=2)
+    whole = list(loader.test_batches(source, 5))
+    next(iter(made))  # a pass that stops early
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for _ in range(2):
+        assert same(list(made), whole)
+    assert multiprocessing.active_children() == workers
+    del made
+    assert not multiprocessing.active_children()
 
 
 def test_order_and_augmentation_do_not_depend_on_the_batch_size():

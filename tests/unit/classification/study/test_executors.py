@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -16,6 +17,7 @@ from tests.support.study_drivers import driver, wait_for
 from tests.support.study_runs import allow, ends, starts, toy
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'robust-backbones[ray]'")
+from classification.study import ray_executor  # noqa: E402
 from classification.study.ray_executor import RayExecutor  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -66,6 +68,21 @@ def test_processes_one_node_and_three_give_the_same(tmp_path, cluster, monkeypat
         assert [len(starts(run)) for run in runs] == [1] * 6
         found.append(contents(runs))
     assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize(
+    "cpus, assigned, node, cores",
+    [
+        (1, {"CPU": 1}, {"CPU": 64}, 1),
+        (1, {"CPU": 1, "GPU": 0.5}, {"CPU": 64, "GPU": 8}, 4),
+        (12, {"CPU": 12, "GPU": 1}, {"CPU": 64, "GPU": 8}, 12),
+    ],
+)
+def test_a_run_on_a_gpu_of_a_ray_node_gets_cores_to_load_images(
+    tmp_path, cpus, assigned, node, cores
+):
+    (run,) = read_study(toy(tmp_path, 1))
+    assert ray_executor._cores(replace(run, cpus=cpus), assigned, node) == cores
 
 
 def test_a_node_that_dies_loses_nothing(tmp_path, cluster):

@@ -187,9 +187,10 @@ def test_failed_runs_wait_for_retry(tmp_path, capsys):
 
 def patch_gpus(monkeypatch, count: int) -> None:
     """Pretend that this machine has 8 cores and `count` GPUs."""
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name in ("OMP_NUM_THREADS", "ROBUST_BACKBONES_CORES"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8), raising=False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: count)
 
 
@@ -218,6 +219,9 @@ def test_gpus_and_threads_of_four_runs(
     results = [json.loads(run.result.read_text()) for run in read_study(file)]
     assert sorted(each["gpus"] for each in results) == shares
     assert {each["threads"] for each in results} == {threads}
+    # All processes of a run share its cores.
+    processes = max(1, len(shares[0].split(",")))
+    assert {each["cores"] for each in results} == {str(processes * int(threads))}
     assert ("runs with gpus: 5 use 2" in capsys.readouterr().out) == (gpus == 5)
 
 

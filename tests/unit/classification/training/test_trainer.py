@@ -25,6 +25,7 @@ from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import claimed
 from robust_backbones.core.input_statistics import IMAGENET
 from robust_backbones.core.signals import Stopped
+from tests.support.processes import watch_starts
 from tests.support.small_models import learning
 
 EVALUATION = AttackSettings("l2", 1.0, 2, 1.0, random_start=True, use_best=True)
@@ -39,7 +40,7 @@ CHANGES = dict(
 )
 
 
-def run_of(folder, images=60, save_seconds=600.0, **changes) -> Training:
+def run_of(folder, images=60, save_seconds=600.0, workers=0, **changes) -> Training:
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(3, 8, 5, stride=4),
@@ -73,7 +74,8 @@ def run_of(folder, images=60, save_seconds=600.0, **changes) -> Training:
         settings,
         {"arch": "small"},
         folder,
-        save_seconds=save_seconds,
+        workers,
+        save_seconds,
     )
 
 
@@ -140,6 +142,20 @@ def stop_after(run: Training, steps: int, monkeypatch) -> None:
         return step(*args, **kwargs)
 
     monkeypatch.setattr(run.learner, "step", counted)
+
+
+def test_workers_start_once_and_change_nothing(tmp_path, straight, monkeypatch):
+    started = watch_starts(monkeypatch)
+    first = run_of(tmp_path, workers=2)
+    stop_after(first, 7, monkeypatch)  # in the second of three epochs
+    with pytest.raises(Stopped):
+        first.run()
+    once = len(started)
+    run_of(tmp_path, workers=2).run()
+    assert outcome(tmp_path) == straight
+    # Two for training, and one for each of two evaluations that have a single batch.
+    assert (once, len(started)) == (4, 8)
+    assert not any(each.is_alive() for each in started[4:])
 
 
 @pytest.mark.parametrize("steps", [1, 3, 5, 7, 15])

@@ -15,6 +15,7 @@ from robust_backbones.core.images import Decoding
 from robust_backbones.core.precision import PRECISIONS
 from robust_backbones.core.signals import Stopped, StopSignals
 from tests.support.networks import random_network
+from tests.support.processes import watch_starts
 
 
 @pytest.fixture(autouse=True)
@@ -38,14 +39,21 @@ def network() -> Classifier:
 @pytest.fixture
 def counted(monkeypatch):
     """Indices of the images whose features were computed, in order."""
-    read, original = [], ImageSplit.subset
+    read, parts = [], []
+    subset, test_batches = ImageSplit.subset, loader.test_batches
 
-    def watched(self, indices):
-        if isinstance(indices, range):  # `extract` asks for ranges
-            read.extend(indices)
-        return original(self, indices)
+    def watched_subset(self, indices):
+        found = subset(self, indices)
+        if isinstance(indices, list):  # `extract` asks for the missing images
+            parts.append((found, indices))
+        return found
 
-    monkeypatch.setattr(ImageSplit, "subset", watched)
+    def watched_batches(source, *args, **options):
+        read.extend(next((each for part, each in parts if part is source), range(len(source))))
+        return test_batches(source, *args, **options)
+
+    monkeypatch.setattr(ImageSplit, "subset", watched_subset)
+    monkeypatch.setattr(loader, "test_batches", watched_batches)
     return read
 
 
@@ -159,6 +167,14 @@ def test_a_damaged_file_is_recomputed(source, counted, damage):
     counted.clear()
     found = extract(network(), source)
     assert counted == list(range(16, 32)) and np.array_equal(found, expected)
+
+
+def test_workers_start_once_and_change_nothing(source, monkeypatch, tmp_path):
+    expected = extract(network(), source)
+    monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path / "other"))
+    started = watch_starts(monkeypatch)
+    assert np.array_equal(extract(network(), source, workers=2), expected)
+    assert len(started) == 2 and not any(each.is_alive() for each in started)
 
 
 def test_progress_counts_every_image_whether_computed_or_read(source):
