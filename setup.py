@@ -36,7 +36,7 @@ setup(
     package_dir={"robust_backbones.configs": "configs"},
     entry_points={"console_scripts": ["robust-backbones = robust_backbones.__main__:main"]},
     package_data={
-        "robust_backbones": ["zoo.sha256", "py.typed"],
+        "robust_backbones": ["zoo.csv", "zoo_sources.csv", "py.typed"],
         "robust_backbones.commands": ["demo.html.jinja"],
         "robust_backbones.configs": ["*.yaml", "base/*.yaml", "studies/*.yaml"],
         "robust_backbones.detection.inspect": ["gallery.html.jinja"],

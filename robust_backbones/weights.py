@@ -145,6 +145,8 @@ def verify(names: Iterable[str] = ()) -> Iterator[tuple[str, str, str]]:
 def _parse(text: str) -> _Remote | Path:
     """Parse a source. Return the path of an existing local file, or else a remote file."""
     scheme = text.split("://", 1)[0] if "://" in text else ""
+    if scheme and (model := zoo.known(text)):
+        return _published(model)
     if scheme in ("https", "http"):
         return _parse_url(text)
     if scheme == "hf":
@@ -159,7 +161,7 @@ def _parse(text: str) -> _Remote | Path:
             f"{_of_library(text)}"
         )
     try:
-        return _published(zoo.find(text))
+        model = zoo.find(text)
     except UserError as error:
         path = Path(expand(text))
         if path.is_file():
@@ -174,6 +176,7 @@ def _parse(text: str) -> _Remote | Path:
         if hint := _of_library(text):
             raise UserError(f"the file '{text}' does not exist.{hint} N{str(error)[1:]}") from None
         raise UserError(f"the file '{text}' does not exist, and {error}") from None
+    return _published(model)
 
 
 def _of_library(text: str) -> str:
@@ -188,25 +191,24 @@ def _of_library(text: str) -> str:
 
 
 def _published(model: zoo.Model) -> _Remote:
-    place = (zoo.HUB_REPO, model.file, zoo.HUB_REVISION)
+    model.require_usable()
+    place = _hub_place(model.place) if model.place.startswith("hf://") else None
     # For manual downloads, print the publisher's URL: the mirror in HF_ENDPOINT may have failed.
-    url = download.hub_url(download.PUBLISHER, *place)
+    url = download.hub_url(download.PUBLISHER, *place) if place else model.place
     return _Remote(zoo.SCHEME + model.name, model.file, url, model.sha256, place)
 
 
 def _parse_hub(text: str) -> _Remote:
+    place = _hub_place(text)
+    url = download.hub_url(download.hub_endpoint(), *place)
+    return _Remote(text, f"{place[0]}/{place[1]}", url, hub=place)
+
+
+def _hub_place(text: str) -> tuple[str, str, str | None]:
     found = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?/([^@#?]+)", text)
     if not found or ".." in text.split("/"):
         raise UserError(f"'{text}' does not have the form hf://OWNER/REPO[@REVISION]/FILE.")
-    repo, revision, file = found.groups()
-    if repo == zoo.HUB_REPO and revision in (None, zoo.HUB_REVISION):
-        for model in zoo.MODELS.values():
-            if file == model.file:
-                return _published(model)
-    place = (repo, file, revision)
-    return _Remote(
-        text, f"{repo}/{file}", download.hub_url(download.hub_endpoint(), *place), hub=place
-    )
+    return found[1], found[3], found[2]
 
 
 def _parse_url(text: str) -> _Remote:

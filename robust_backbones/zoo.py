@@ -1,22 +1,40 @@
-"""Table of the published models.
+"""Table of the published models. The rows are in `zoo.csv`, their papers in `zoo_sources.csv`.
 
 This module does not import torch.
 """
 
+import csv
 import re
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
+from typing import Any
 
 from robust_backbones.archs import RESNETS
 from robust_backbones.core.errors import UserError, choose_from
-from robust_backbones.core.input_statistics import IMAGENET, ZOO, InputStatistics
+from robust_backbones.core.input_statistics import PRESETS, ZOO, InputStatistics
 
-# Repository of the published models on the Hugging Face Hub, and the commit to download.
-HUB_REPO = "madrylab/robust-imagenet-models"
-HUB_REVISION = "1c68d6e185c2a503ec164cc8f736b1642b12d769"
-LICENSE = "MIT"
 SCHEME = "robust://"
+PAPER = "salman2020"  # the source of models whose name ends with eps
+_DRIVE = "https://drive.google.com/uc?id="
+
+
+@dataclass(frozen=True)
+class Source:
+    """A publication with models.
+
+    Attributes:
+        key: first author and year, such as `liu2023`.
+        title, venue, url: the paper, or the software.
+        license: license of the weights.
+        files: the place of each model's file begins with this text.
+    """
+
+    key: str
+    title: str
+    venue: str
+    url: str
+    license: str
+    files: str
 
 
 @dataclass(frozen=True)
@@ -24,114 +42,131 @@ class Model:
     """A published ImageNet classifier.
 
     Attributes:
-        arch: torchvision name, or `wide_resnet50_4`.
-        constraint: norm of the training perturbations, `"l2"` or `"linf"`.
-        eps_text: eps as written in the file name, such as `3` (L2) or `4.0` (L-infinity, 4/255).
-        accuracy: clean ImageNet top-1 accuracy in percent; None if not published.
-        listed: whether the paper's tables contain the model.
+        name: name without `robust://`, such as `resnet50_linf_eps4` or
+            `swin_base_linf_eps4_liu2023`.
+        arch: architecture; empty if this package cannot build the network.
+        source: publication.
+        constraint: norm of the training perturbations, `"l2"` or `"linf"`; None if the model was
+            not trained with perturbations of a norm.
+        eps: perturbation radius for images in [0, 1]. 0: standard training. None: see `constraint`.
+        accuracy: clean ImageNet top-1 accuracy in percent; None if not published. For `salman2020`
+            the paper's, on all validation images, else RobustBench's, on 5,000.
+        robust_accuracy: accuracy under AutoAttack with L-infinity eps 4/255, in percent, of
+            RobustBench; None if not published.
+        corruption_accuracy: accuracy on ImageNet-C in percent, of RobustBench; None if not
+            published.
+        size_mb: file size in millions of bytes; None if unknown.
         statistics: input statistics.
+        resize: length in pixels to which the short side of images is resized before the crop; None
+            if they are not resized.
+        size: height and width of the input in pixels.
+        interpolation: interpolation of the resizing, `"bilinear"` or `"bicubic"`.
+        place: `hf://` path or URL of the file.
+        sha256: published digest of the file; None if unknown.
+        twin: weights of a standard network of the same architecture; None if not known.
+        note: further differences from the twin, and other remarks, as sentences; None if none are
+            known.
+        refused: reason why this package cannot use the model; None if it can.
+        robustbench: name of the model in RobustBench; None if it has none.
     """
 
+    name: str
     arch: str
-    constraint: str
-    eps_text: str
+    source: Source
+    constraint: str | None
+    eps: float | None
     accuracy: float | None
-    listed: bool = True
-    statistics: InputStatistics = IMAGENET.of(ZOO)
-
-    @property
-    def name(self) -> str:
-        """Canonical name without `robust://`, such as `resnet50_linf_eps4`."""
-        return f"{self.arch}_{self.constraint}_eps{float(self.eps_text):g}"
-
-    @property
-    def eps(self) -> float:
-        """Perturbation radius for images in [0, 1]. File names contain 255 * eps for L-infinity."""
-        return float(self.eps_text) / (255 if self.constraint == "linf" else 1)
+    robust_accuracy: float | None
+    corruption_accuracy: float | None
+    size_mb: float | None
+    statistics: InputStatistics
+    resize: int | None
+    size: int
+    interpolation: str
+    place: str
+    sha256: str | None
+    twin: str | None
+    note: str | None
+    refused: str | None
+    robustbench: str | None
 
     @property
     def file(self) -> str:
-        """File name on the Hub."""
-        arch = _FILE_ARCHS.get(self.arch, self.arch)
-        return f"{arch}_{self.constraint}_eps{self.eps_text}.ckpt"
+        """Name of the file. The URL of a file on Google Drive does not contain its name."""
+        return f"{self.name}.pt" if self.place.startswith(_DRIVE) else self.place.split("/")[-1]
 
     @property
     def facts(self) -> dict:
         """Metadata that is saved with the converted weights."""
-        return {"name": self.name, "constraint": self.constraint, "eps": self.eps}
+        facts = {"name": self.name, "constraint": self.constraint, "eps": self.eps}
+        return {key: value for key, value in facts.items() if value is not None}
 
     @property
-    def size_mb(self) -> float | None:
-        """File size in millions of bytes; None if unknown."""
-        return _SIZES_MB.get(self.arch)
+    def has_backbone(self) -> bool:
+        """Whether the network can be the backbone of a detector."""
+        return self.arch in RESNETS
 
-    @property
-    def sha256(self) -> str | None:
-        """Published digest of the file; None if unknown."""
-        return _digests().get(self.file)
+    def require_usable(self) -> None:
+        """Check that this package can use the model.
+
+        Raises:
+            UserError: it cannot.
+        """
+        if self.refused:
+            raise UserError(
+                f"{SCHEME}{self.name} is not supported: {self.refused}. Choose another model: "
+                "robust-backbones zoo list"
+            )
 
 
-# Architectures with a shorter name in the published files.
-_FILE_ARCHS = {
-    "densenet161": "densenet",
-    "mnasnet1_0": "mnasnet",
-    "mobilenet_v2": "mobilenet",
-    "shufflenet_v2_x1_0": "shufflenet",
-}
-_SIZES_MB = {"resnet18": 93.6, "resnet50": 205, "wide_resnet50_2": 551, "resnext50_32x4d": 201}
+def _read(file: str) -> list[dict[str, str]]:
+    with Path(__file__).with_name(file).open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
 
-# Clean ImageNet top-1 accuracy in percent. Each table has one column per eps and one row per
-# architecture.
-_L2_EPS = ("0", "0.01", "0.03", "0.05", "0.1", "0.25", "0.5", "1", "3", "5")
-_L2 = {
-    "resnet18": (69.79, 69.90, 69.24, 69.15, 68.77, 67.43, 65.49, 62.32, 53.12, 45.59),
-    "resnet50": (75.80, 75.68, 75.76, 75.59, 74.78, 74.14, 73.16, 70.43, 62.83, 56.13),
-    "wide_resnet50_2": (76.97, 77.25, 77.26, 77.17, 76.74, 76.21, 75.11, 73.41, 66.90, 60.94),
-    "wide_resnet50_4": (77.91, 78.02, 77.87, 77.77, 77.64, 77.10, 76.52, 75.51, 69.67, 65.20),
-}
-_L2_FEW_EPS = ("0", "3")
-_L2_FEW = {
-    "densenet161": (77.37, 66.98),
-    "mnasnet1_0": (60.97, 41.83),
-    "mobilenet_v2": (65.26, 50.40),
-    "resnext50_32x4d": (77.38, 66.25),
-    "shufflenet_v2_x1_0": (64.25, 43.32),
-    "vgg16_bn": (73.66, 57.19),
-}
-_LINF_EPS = ("0.5", "1.0", "2.0", "4.0", "8.0")
-_LINF = {
-    "resnet18": (66.13, 63.46, 59.63, 52.49, 42.11),
-    "resnet50": (73.73, 72.05, 69.10, 63.86, 54.53),
-    "wide_resnet50_2": (75.82, 74.65, 72.35, 68.41, 60.82),
-}
-_TABLES = (("l2", _L2_EPS, _L2), ("l2", _L2_FEW_EPS, _L2_FEW), ("linf", _LINF_EPS, _LINF))
-_UNLISTED = (Model("resnet50", "linf", "0", None, listed=False),)
 
-MODELS = {
-    model.name: model
-    for model in [
-        *(
-            Model(arch, constraint, eps_text, accuracy)
-            for constraint, columns, rows in _TABLES
-            for arch, accuracies in rows.items()
-            for eps_text, accuracy in zip(columns, accuracies, strict=True)
-        ),
-        *_UNLISTED,
-    ]
+def _model(row: dict[str, str]) -> Model:
+    fields: dict[str, Any] = {key: value or None for key, value in row.items()}
+    for key in ("accuracy", "robust_accuracy", "corruption_accuracy", "size_mb"):
+        fields[key] = float(row[key]) if row[key] else None
+    for key in ("resize", "size"):
+        fields[key] = int(row[key]) if row[key] else None
+    source = SOURCES.get(row["name"].rsplit("_", 1)[-1], SOURCES[PAPER])
+    norm = re.search(r"_(l2|linf)_eps([\d.]+)", row["name"])
+    constraint, eps = (norm[1], float(norm[2])) if norm else (None, None)
+    if eps is not None and constraint == "linf":
+        eps /= 255  # names contain 255 * eps
+    fields |= {"arch": row["arch"], "source": source, "constraint": constraint, "eps": eps}
+    fields["statistics"] = PRESETS[row["statistics"]].of(ZOO)
+    return Model(place=source.files + (fields.pop("file") or ""), **fields)
+
+
+SOURCES = {row["key"]: Source(**row) for row in _read("zoo_sources.csv")}
+MODELS = {row["name"]: _model(row) for row in _read("zoo.csv")}
+
+
+def _canonical(name: str) -> str:
+    """Write a number as `4`, not as `4.0`."""
+    return re.sub(r"(?<=_eps)\d+\.\d+", lambda number: f"{float(number[0]):g}", name)
+
+
+# Other names of the models: in the names of the paper's files, and in RobustBench.
+_ALIASES = {m.robustbench: m for m in MODELS.values() if m.robustbench} | {
+    _canonical(m.file.removesuffix(".ckpt")): m for m in MODELS.values() if m.source.key == PAPER
 }
 
 
-@cache
-def _digests() -> dict[str, str]:
-    """Read the published digests `{file name: SHA-256}` from a file in sha256sum format."""
-    lines = Path(__file__).with_name("zoo.sha256").read_text(encoding="utf-8").splitlines()
-    return {file: digest for digest, file in (line.split() for line in lines)}
+def _without_revision(place: str) -> str:
+    return re.sub("@[^/]+", "", place)
+
+
+_PLACES = {_without_revision(m.place): m for m in MODELS.values() if m.place}
 
 
 def find(name: str) -> Model:
     """Find a published model by name, with or without `robust://`.
 
-    `eps4.0` and `eps4` are equivalent. The architecture may be spelled as in the file names.
+    `eps4.0` and `eps4` are equivalent. The name may also be the name of a file of the paper,
+    without its suffix, or RobustBench's name.
 
     Args:
         name: name such as `resnet50_linf_eps4`.
@@ -140,57 +175,60 @@ def find(name: str) -> Model:
         UserError: no model has this name; the message suggests similar ones.
     """
     plain = name.removeprefix(SCHEME)
-    canonical = plain
-    if parts := re.fullmatch(r"(\w+)_(l2|linf)_eps(\d+(?:\.\d+)?)", plain):
-        arch, constraint, number = parts.groups()
-        canonical = f"{_full_arch(arch)}_{constraint}_eps{float(number):g}"
-    if canonical in MODELS:
-        return MODELS[canonical]
+    canonical = _canonical(plain)
+    if model := MODELS.get(canonical) or _ALIASES.get(canonical):
+        return model
     names = choose_from(canonical, MODELS, "List all names with: robust-backbones zoo list")
     raise UserError(f"no published model is named '{plain}'. {names}")
 
 
-def _full_arch(name: str) -> str:
-    """Return the torchvision name of an architecture that is spelled as in the file names."""
-    return next((arch for arch, short in _FILE_ARCHS.items() if short == name), name)
-
-
 def known(source: str) -> Model | None:
-    """Return the published model with this name or `hf://` path, or None for other sources."""
-    if source.startswith(f"hf://{HUB_REPO}"):
-        file = source.rsplit("/", 1)[-1]
-        return next((model for model in MODELS.values() if model.file == file), None)
+    """Return the published model with this name, `hf://` path or URL, or None for other sources."""
+    bare = _without_revision(source)
+    if (model := _PLACES.get(bare)) and source in (bare, model.place):
+        return model
     try:
         return find(source)
     except UserError:
         return None
 
 
-def find_resnet(name: str) -> Model:
-    """Find a published model for which Detectron2 has a backbone.
+def find_backbone(name: str) -> Model:
+    """Find a published model whose network can be the backbone of a detector.
 
     Raises:
-        UserError: the name is unknown, or the model is not a ResNet.
+        UserError: the name is unknown, or the network cannot be a backbone.
     """
     model = find(name)
-    if model.arch not in RESNETS:
+    model.require_usable()
+    if not model.has_backbone:
         raise UserError(
-            f"{SCHEME}{model.name} is a {model.arch}. Detectron2 has no backbone for it. Choose a "
-            f"model of {', '.join(RESNETS)}."
+            f"{SCHEME}{model.name} is a {model.arch}, which has no backbone for Detectron2. "
+            "Choose a model with a backbone: robust-backbones zoo list --backbone"
         )
     return model
 
 
-def select(arch: str | None = None, constraint: str | None = None) -> list[Model]:
-    """Return the published models with this architecture and constraint. None matches all models.
+def select(
+    arch: str | None = None, constraint: str | None = None, backbone: bool = False
+) -> list[Model]:
+    """Return the published models with these properties.
+
+    Args:
+        arch: architecture, or else the beginning of names, such as `convnext`; None: all.
+        constraint: norm of the training perturbations; None: all.
+        backbone: whether the network must be usable as the backbone of a detector.
 
     Raises:
         UserError: no model has this architecture.
     """
-    archs = dict.fromkeys(model.arch for model in MODELS.values())
-    arch = _full_arch(arch) if arch else None
-    if arch not in (None, *archs):
-        raise UserError(f"--arch {arch}: unknown architecture. {choose_from(str(arch), archs)}")
+    models = list(MODELS.values())
+    if arch:
+        exact = [m for m in models if m.arch and arch in (m.arch, m.arch.removeprefix("timm:"))]
+        models = exact or [m for m in models if m.name.startswith(arch.removeprefix("timm:"))]
+        if not models:
+            archs = dict.fromkeys(m.arch for m in MODELS.values() if m.arch)
+            raise UserError(f"--arch {arch}: unknown architecture. {choose_from(arch, archs)}")
     return [
-        m for m in MODELS.values() if arch in (None, m.arch) and constraint in (None, m.constraint)
+        m for m in models if constraint in (None, m.constraint) and (m.has_backbone or not backbone)
     ]

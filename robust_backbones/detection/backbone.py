@@ -29,7 +29,7 @@ from robust_backbones.core.input_statistics import (
 )
 from robust_backbones.detection.folding import fold
 from robust_backbones.detection.model_weights import arch_of, statistics_of
-from robust_backbones.zoo import SCHEME, find_resnet
+from robust_backbones.zoo import SCHEME, find_backbone
 
 BUILDERS = (
     "build_robust_resnet_backbone",
@@ -150,7 +150,7 @@ def set_architecture(cfg: CfgNode, weights: str | None = None) -> None:
             f"MODEL.ROBUST.ARCH '{name}' is unknown. {fix} {choose_from(name, RESNETS)}"
         )
     if cfg.MODEL.WEIGHTS.startswith(SCHEME):  # before the model is downloaded
-        check_arch(cfg, cfg.MODEL.WEIGHTS, find_resnet(cfg.MODEL.WEIGHTS).arch)
+        check_arch(cfg, cfg.MODEL.WEIGHTS, find_backbone(cfg.MODEL.WEIGHTS).arch)
     _set_norms(cfg)
     arch, defaults = ARCHS[name], get_cfg().MODEL.RESNETS
     assert isinstance(arch, ResNetArch)

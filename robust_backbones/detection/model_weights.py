@@ -10,7 +10,7 @@ from robust_backbones.checkpoint.formats import unwrap
 from robust_backbones.checkpoint.io import load_file, stated_statistics
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.input_statistics import InputStatistics
-from robust_backbones.zoo import SCHEME, find_resnet
+from robust_backbones.zoo import SCHEME, find_backbone
 
 
 def local_weights(weights: str) -> Path:
@@ -68,7 +68,7 @@ def arch_of(weights: str) -> str:
     if not weights:
         raise UserError(f"MODEL.ROBUST.ARCH and MODEL.WEIGHTS are both empty. {fix}")
     if weights.startswith(SCHEME):
-        return find_resnet(weights).arch
+        return find_backbone(weights).arch
     path = local_weights(weights)
     contents = load_file(path)
     if arch := _stated_arch(contents):
@@ -102,7 +102,7 @@ def statistics_of(weights: str) -> InputStatistics | None:
         UserError: the file cannot be read.
     """
     if weights.startswith(SCHEME):
-        return find_resnet(weights).statistics
+        return find_backbone(weights).statistics
     contents = load_file(weights)
     try:
         layout = unwrap(contents, weights, from_detector=True, assume_rgb=True)

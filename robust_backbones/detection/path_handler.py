@@ -13,7 +13,7 @@ from robust_backbones.checkpoint.io import read_checkpoint
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import cache_dir, locked
 from robust_backbones.detection.verify import verify_backbone
-from robust_backbones.zoo import SCHEME, Model, find_resnet
+from robust_backbones.zoo import SCHEME, Model, find_backbone
 
 
 def converted(name: str) -> Path:
@@ -27,7 +27,7 @@ def converted(name: str) -> Path:
         UserError: the name is unknown, the model is not a ResNet or could not be downloaded, or its
             file contains another architecture.
     """
-    model = find_resnet(name)
+    model = find_backbone(name)
     digest = weights.digest(SCHEME + model.name)
     if digest and (target := _target(model, digest)).is_file():
         return target
@@ -73,7 +73,7 @@ class RobustPathHandler(PathHandler):
 
     def _isfile(self, path: str, **kwargs: Any) -> bool:
         try:
-            find_resnet(path)
+            find_backbone(path)
         except UserError:
             return False
         return True

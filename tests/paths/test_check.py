@@ -13,7 +13,7 @@ import torch
 from robust_backbones import zoo
 from robust_backbones.commands.check import command, installation
 from tests.support import ROOT
-from tests.support.fake_hub import Page
+from tests.support.fake_hub import Page, hub_page
 from tests.support.networks import random_network, robustness_contents
 
 NAME = "resnet18_l2_eps0.03"  # has no published digest
@@ -70,7 +70,7 @@ def test_an_installation_for_classification_passes(monkeypatch, capsys):
 def test_weights_from_a_hub_and_their_accuracy(tmp_path, host):
     """All 50,000 images are links to ten files. The random network gives another accuracy."""
     torch.save(robustness_contents(random_network("resnet18", 1000).state_dict()), tmp_path / "net")
-    page = f"/{zoo.HUB_REPO}/resolve/{zoo.HUB_REVISION}/{zoo.find(NAME).file}"
+    page = hub_page(zoo.find(NAME).place)
     host.pages[page] = Page((tmp_path / "net").read_bytes())
     generator = np.random.default_rng(0)
     for label in range(1000):

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import re
 import threading
 import time
 from dataclasses import dataclass, field
@@ -12,6 +13,15 @@ GOOD = bytes(range(256)) * 4000  # about 1 MB
 OTHER = GOOD[::-1]
 HTML = b"<!DOCTYPE html><html>Virus scan warning</html>"
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:1234\nsize 93600000\n"
+
+
+def hub_page(place: str) -> str:
+    """Path of a file on the Hub's server.
+
+    Args:
+        place: `hf://OWNER/REPO@REVISION/FILE`.
+    """
+    return re.sub(r"hf:/(.+)@(\w+)/", r"\1/resolve/\2/", place)
 
 
 @dataclass

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -15,15 +16,18 @@ from robust_backbones import download, weights, zoo
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import sha256
 from tests.support import ROOT
-from tests.support.fake_hub import GOOD, HTML, OTHER, POINTER, Page, files, serve
+from tests.support.fake_hub import GOOD, HTML, OTHER, POINTER, Page, files, hub_page, serve
 
 pytestmark = pytest.mark.usefixtures("empty_cache")
 
 UNKNOWN, KNOWN = "resnet18_l2_eps0.03", "resnet18_l2_eps3"  # without and with a published digest
 
 
-def hub_page(name: str) -> str:
-    return f"/{zoo.HUB_REPO}/resolve/{zoo.HUB_REVISION}/{zoo.find(name).file}"
+HUB_REPO, HUB_REVISION = re.fullmatch(r"hf://(.+)@(\w+)/", zoo.SOURCES[zoo.PAPER].files).groups()
+
+
+def page_of(name: str) -> str:
+    return hub_page(zoo.find(name).place)
 
 
 def zoo_process(*args, **environment) -> subprocess.Popen:
@@ -125,7 +129,7 @@ def test_mirrored_files_are_used_in_place(mirror):
     assert weights.resolve(UNKNOWN) == mirror / "resnet18_l2_eps0.03.ckpt"
     assert weights.resolve("hf://timm/resnet/model.safetensors").parent.name == "resnet"
     assert weights.resolve("https://example.org/a/net.pth").read_bytes() == OTHER
-    url = f"hf://{zoo.HUB_REPO}/resnet18_l2_eps0.03.ckpt"
+    url = f"hf://{HUB_REPO}/resnet18_l2_eps0.03.ckpt"
     assert weights.resolve(url) == weights.resolve(f"robust://{UNKNOWN}")
 
 
@@ -152,7 +156,7 @@ def _no_name(*args):
 @pytest.mark.parametrize(
     ("source", "place", "url"),
     [
-        (KNOWN, f"{KNOWN}.ckpt", f"https://huggingface.co{hub_page(KNOWN)}"),
+        (KNOWN, f"{KNOWN}.ckpt", f"https://huggingface.co{page_of(KNOWN)}"),
         (
             "hf://me/nets/a.pth",
             "me/nets/a.pth",
@@ -227,7 +231,7 @@ def test_verify_hashes_every_file_again(mirror, host, empty_cache, capsys):
 
 
 def test_a_model_is_downloaded_from_the_hub(host, empty_cache, tmp_path):
-    page = hub_page(UNKNOWN)
+    page = page_of(UNKNOWN)
     body = GOOD * 25  # the client saves blocks of 10 MiB
     host.pages[page] = Page(body, cuts=[15 << 20])
     code, out, error = fetch(UNKNOWN, HF_ENDPOINT=host.url)
@@ -247,8 +251,8 @@ BAD_HUBS = {
     "wrong digest": (Page(GOOD), f"robust://{KNOWN}: the downloaded file has SHA-256 "),
     "page as file": (Page(HTML), "file is an HTML page, not a weight file (removed)"),
     "not a hub": (Page(HTML, kind="text/html", hub=False), "does not answer like a Hub"),
-    "404": (None, f"{zoo.HUB_REPO} has no {KNOWN}.ckpt at that revision (404)"),
-    "401": (Page(b"", 401), f"{zoo.HUB_REPO} does not exist, or it requires a login: set HF_"),
+    "404": (None, f"{HUB_REPO} has no {KNOWN}.ckpt at that revision (404)"),
+    "401": (Page(b"", 401), f"{HUB_REPO} does not exist, or it requires a login: set HF_"),
 }
 
 
@@ -257,7 +261,7 @@ def test_hub_errors_are_named_and_leave_no_files(tmp_path):
         running = {}
         for number, (case, (page, _)) in enumerate(BAD_HUBS.items()):
             if page:
-                host.pages[f"/{number}{hub_page(KNOWN)}"] = page
+                host.pages[f"/{number}{page_of(KNOWN)}"] = page
             home, endpoint = tmp_path / f"hf{number}", f"{host.url}/{number}"
             places = {"HF_HOME": home, "ROBUST_BACKBONES_CACHE": tmp_path / f"cache{number}"}
             texts = {key: str(path) for key, path in places.items()}
@@ -271,7 +275,7 @@ def test_hub_errors_are_named_and_leave_no_files(tmp_path):
                 "Try again, set HF_ENDPOINT to a mirror of the Hub, or download it by" in lines[0]
             )
             assert (
-                f"-o 'FOLDER/{KNOWN}.ckpt' https://huggingface.co{hub_page(KNOWN)}) and" in lines[0]
+                f"-o 'FOLDER/{KNOWN}.ckpt' https://huggingface.co{page_of(KNOWN)}) and" in lines[0]
             )
             assert "Traceback" not in error
             assert [f for f in files(tmp_path / f"hf{number}") if "CACHEDIR" not in f] == []
@@ -293,7 +297,7 @@ def test_temporary_hub_errors_are_retried(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download_third_time)
     monkeypatch.setattr(download, "_unreachable", lambda url: None)
     assert weights.resolve(UNKNOWN) == tmp_path / "net"
-    asked = {"repo_id": zoo.HUB_REPO, "filename": f"{UNKNOWN}.ckpt", "revision": zoo.HUB_REVISION}
+    asked = {"repo_id": HUB_REPO, "filename": f"{UNKNOWN}.ckpt", "revision": HUB_REVISION}
     asked |= {"local_files_only": False}
     assert tries == [asked] * 3
     # The log of the client has one line per retry.
@@ -320,7 +324,7 @@ def test_any_repository_of_the_hub(host):
 
 @pytest.mark.parametrize("way", ["hub", "url"])
 def test_twenty_processes_download_once(host, way):
-    page = hub_page(UNKNOWN) if way == "hub" else "/net.pth"
+    page = page_of(UNKNOWN) if way == "hub" else "/net.pth"
     host.pages[page] = Page(GOOD, pause=2.0)  # slow, so that all processes wait
     source = UNKNOWN if way == "hub" else f"{host.url}/net.pth"
     processes = [zoo_process("fetch", source, HF_ENDPOINT=host.url) for _ in range(20)]

@@ -6,28 +6,38 @@ import time
 
 import pytest
 
-from robust_backbones import zoo
+from robust_backbones import weights, zoo
 from robust_backbones.commands.zoo import main
 from robust_backbones.core.eps import show_eps
 from robust_backbones.core.errors import UserError
 from tests.support import ROOT
 
 
-def test_the_table_is_complete():
-    listed = [m for m in zoo.MODELS.values() if m.listed]
+def test_the_paper_has_67_models_and_an_unlisted_one():
+    paper = [m for m in zoo.MODELS.values() if m.source.key == zoo.PAPER]
+    assert [m.name for m in paper if m.note] == ["resnet50_linf_eps0"]
+    listed = [m for m in paper if not m.note]
     assert len(listed) == 67
     assert sum(m.constraint == "l2" for m in listed) == 52
-    assert sum(m.constraint == "linf" for m in listed) == 15
-    assert [m.file for m in zoo.MODELS.values() if not m.listed] == ["resnet50_linf_eps0.ckpt"]
     assert all(40 < m.accuracy < 79 for m in listed)
-    assert len({m.file for m in zoo.MODELS.values()}) == len(zoo.MODELS) == 68
+    assert sum(m.sha256 is not None for m in paper) == 30
 
 
-def test_every_digest_belongs_to_a_model():
-    digests = zoo._digests()
-    assert len(digests) == len(set(digests.values())) == 30
-    assert set(digests) <= {m.file for m in zoo.MODELS.values()}
-    assert sum(m.sha256 is not None for m in zoo.MODELS.values()) == 30
+def test_every_row_is_consistent():
+    for model in zoo.MODELS.values():
+        assert model.name == zoo._canonical(model.name)
+        assert model.source.key in (zoo.PAPER, model.name.rsplit("_", 1)[-1])
+        assert bool(model.arch) != bool(model.refused)
+        assert bool(model.twin or model.note or model.refused) == (
+            model.eps != 0 or bool(model.note)
+        )
+        assert model.size in (224, 288) and model.interpolation in ("bilinear", "bicubic")
+        assert model.refused or model.place
+        if model.twin and model.twin.startswith(zoo.SCHEME):
+            assert zoo.find(model.twin).name != model.name
+    for values in ("place", "sha256", "robustbench"):
+        found = [v for m in zoo.MODELS.values() if (v := getattr(m, values))]
+        assert len(set(found)) == len(found)
     assert zoo.find("resnet50_l2_eps3").sha256.startswith("380b14e6f9750bff")
 
 
@@ -45,6 +55,13 @@ NAMES = [
     ("mobilenet_v2_l2_eps0", "mobilenet_l2_eps0.ckpt", 0.0, 65.26),
     ("mnasnet_l2_eps3", "mnasnet_l2_eps3.ckpt", 3.0, 41.83),
     ("shufflenet_v2_x1_0_l2_eps3", "shufflenet_l2_eps3.ckpt", 3.0, 43.32),
+    (
+        "robust://convnext_base_linf_eps4.0_liu2023",
+        "convnext_base_linf_eps4_liu2023.pt",
+        4 / 255,
+        76.02,
+    ),
+    ("Tian2022Deeper_DeiT-S", "tian2022deeper-deit-s.pth", None, 79.76),
 ]
 
 
@@ -55,9 +72,23 @@ def test_names(name, file, eps, accuracy):
     assert zoo.find(model.name) is zoo.find(zoo.SCHEME + model.name) is model
 
 
-def test_every_file_name_is_a_valid_name():
+def test_every_name_of_a_model_finds_it():
     for model in zoo.MODELS.values():
-        assert zoo.find(model.file.removesuffix(".ckpt")) is model
+        names = (model.file.removesuffix(".ckpt").removesuffix(".pt"), model.robustbench)
+        for name in names[model.place.startswith("https://github.com") :]:
+            assert not name or zoo.find(name) is model
+        assert not model.place or zoo.known(model.place) is model
+    paper = zoo.find("resnet50_l2_eps3")
+    place = paper.place.split("@")[0]
+    assert zoo.known(f"{place}/{paper.file}") is paper
+    assert zoo.known(f"{place}@other/{paper.file}") is None
+
+
+def test_models_that_cannot_be_used_are_refused_with_the_reason():
+    reason = "robust://ra_wrn_101_2_linf_eps4_peng2023 is not supported: RaWideResNet-101-2 is a"
+    for refused in (weights.resolve, weights.digest, zoo.find_backbone):
+        with pytest.raises(UserError, match=reason):
+            refused("robust://ra_wrn_101_2_linf_eps4_peng2023")
 
 
 WRONG = [
@@ -81,13 +112,39 @@ def test_eps_is_printed_with_its_unit():
     assert shown == ["3", "4/255"]
 
 
+def listed(capsys, *options) -> list[list[str]]:
+    main(["list", *options])
+    return [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+
+
 def test_list(capsys):
-    main(["list", "--arch", "resnet50", "--constraint", "linf"])
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + 6
-    assert lines[4].split() == ["resnet50_linf_eps4", "resnet50", "linf", "4/255", "63.86", "205"]
-    main(["list"])
-    assert len(capsys.readouterr().out.splitlines()) == 1 + 68
+    rows = listed(capsys, "--arch", "resnet50", "--constraint", "linf")
+    assert len(rows) == 6 + 2
+    row = ["resnet50_linf_eps4", "resnet50", "linf", "4/255", "63.86", "34.96", "205"]
+    assert rows[3] == row
+    assert len(listed(capsys)) == len(zoo.MODELS) == 103
+    assert len(listed(capsys, "--arch", "timm:convnext_base")) == 1
+    assert {row[0][:12] for row in listed(capsys, "--arch", "densenet")} == {"densenet161_"}
+
+
+@pytest.mark.parametrize(
+    ("sort", "first"),
+    [
+        ("robust", "convnext_large_linf_eps4_amini2024"),
+        ("clean", "convnext_large_linf_eps4_liu2023"),
+        ("name", "convnext_base_cvst_linf_eps4_singh2023"),
+        ("size", "convnext_tiny_cvst_linf_eps4_singh2023"),
+    ],
+)
+def test_a_sorted_family(capsys, sort, first):
+    rows = listed(capsys, "--arch", "convnext", "--sort", sort)
+    assert (len(rows), rows[0][0]) == (7, first)
+
+
+def test_networks_with_a_backbone(capsys):
+    rows = listed(capsys, "--backbone")
+    assert {"resnet18", "wide_resnet50_4", "resnext50_32x4d"} <= {row[1] for row in rows}
+    assert not {row[1] for row in rows} & {"vgg16_bn", "not"}
 
 
 def test_show(capsys):
@@ -95,8 +152,10 @@ def test_show(capsys):
     out = capsys.readouterr().out
     assert "robust://densenet161_l2_eps3" in out
     assert "66.98 %" in out
-    assert "no, only ResNets can be converted" in out
+    assert "no backbone for this network" in out
     assert "recorded at first use" in out
+    main(["show", "Xu2024MIMIR_Swin-B"])
+    assert "no: its Swin differs from timm's" in capsys.readouterr().out
 
 
 MISTAKES = [

@@ -98,10 +98,10 @@ def _check_arguments(args: argparse.Namespace) -> None:
     """
     name = args.weights
     if name.startswith(zoo.SCHEME):
-        zoo.find_resnet(name)
+        zoo.find_backbone(name)
     elif not ("://" in name or Path(name).exists()):
         try:
-            zoo.find_resnet(name)
+            zoo.find_backbone(name)
         except UserError as error:
             raise UserError(f"--weights {name}: no file has this path. {error}") from None
     if args.imagenet and not args.imagenet.is_dir():

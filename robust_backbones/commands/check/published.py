@@ -99,7 +99,7 @@ def _differences(found: Checkpoint, classes: int | None, model: Model) -> list[s
             model.constraint,
             found.training.get("constraint") in (None, model.constraint) or not model.eps,
         ),
-        "eps": (eps, model.eps, eps is None or _close(eps, model.eps)),
+        "eps": (eps, model.eps, None in (eps, model.eps) or _close(eps, model.eps)),
     }
     return [
         f"{key}: {here} in the file, {there} in the table of published models"
@@ -108,9 +108,9 @@ def _differences(found: Checkpoint, classes: int | None, model: Model) -> list[s
     ]
 
 
-def _close(stated: object, eps: float) -> bool:
+def _close(stated: object, eps: float | None) -> bool:
     try:
-        return abs(float(str(stated)) - eps) < 1e-4
+        return abs(float(str(stated)) - float(str(eps))) < 1e-4
     except ValueError:
         return False
 

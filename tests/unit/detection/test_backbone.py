@@ -7,7 +7,7 @@ from robust_backbones.archs import RESNETS
 from robust_backbones.checkpoint.key_names import to_detectron2
 from robust_backbones.core.errors import UserError
 from robust_backbones.detection import backbone, config, model_weights, verify
-from robust_backbones.zoo import find_resnet
+from robust_backbones.zoo import find_backbone
 from tests.support import ROOT
 from tests.support.networks import random_network
 
@@ -64,7 +64,7 @@ def test_there_is_one_config_for_each_detector_dataset_and_schedule():
         cfg = config.load_config(f"{name}.yaml")
         assert cfg.MODEL.WEIGHTS == f"robust://{weights}"
         assert (cfg.MODEL.MASK_ON, cfg.SOLVER.MAX_ITER) == (masks, iterations)
-        assert cfg.MODEL.ROBUST.ARCH == find_resnet(weights).arch
+        assert cfg.MODEL.ROBUST.ARCH == find_backbone(weights).arch
         assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == (20 if name.startswith("voc") else 80)
         assert cfg.OUTPUT_DIR == f"output/{name}"
 

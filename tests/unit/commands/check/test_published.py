@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -43,7 +44,7 @@ def mirror(tmp_path, monkeypatch):
         path = tmp_path / "mirror" / f"{NAME}.ckpt"
         path.write_bytes(content)
         digest = digest or hashlib.sha256(content).hexdigest()
-        monkeypatch.setattr(zoo, "_digests", lambda: {path.name: digest})
+        monkeypatch.setitem(zoo.MODELS, NAME, replace(zoo.find(NAME), sha256=digest))
 
     return put
 
