@@ -69,6 +69,7 @@ setup(
         # requires opencv-python, which overwrites files of opencv-python-headless.
         "corruptions": ["numba"],
         "attacks": ["pyautoattack"],  # robustness-eval --autoattack
+        "timm": ["timm>=1.0"],  # networks of timm: ConvNeXt, Swin, ViT and others
         "dill": ["dill"],  # convert --allow-pickle for files of the robustness library
         "ray": ["ray>=2.40"],  # study --executor ray
         "shards": ["webdataset>=1.0"],  # training data as tar files

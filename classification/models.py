@@ -1,7 +1,6 @@
 """Classifiers that map RGB images in [0, 1] to logits.
 
-The first layer normalizes the images, so `eps` is in pixel values. `archs.ARCHS` lists the
-architectures. `Arch.head` is the name of a network's last layer.
+The first layer normalizes the images, so `eps` is in pixel values.
 """
 
 import hashlib
@@ -14,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from robust_backbones import weights, zoo
-from robust_backbones.archs import ARCHS
 from robust_backbones.checkpoint.architectures import (
     BATCH_COUNTER,
+    arch_row,
     build_network,
     with_module_versions,
 )
@@ -47,15 +46,16 @@ class Normalize(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Torchvision network with a normalization layer in front.
+    """Network of torchvision, timm or the user with a normalization layer in front.
 
-    The state dict has `normalize.mean`, `normalize.std` and `net.<torchvision name>`.
+    The state dict has `normalize.mean`, `normalize.std` and `net.<name in the network>`.
 
     Attributes:
+        last: name of the network's last layer, whose input are the features.
         frozen: whether everything except the head is fixed, including BatchNorm statistics.
 
     Args:
-        arch: architecture, a key of `archs.ARCHS`.
+        arch: architecture, as for `build_network`, also an attribute.
         num_classes: number of classes, also an attribute.
         statistics: input statistics.
 
@@ -68,6 +68,7 @@ class Classifier(nn.Module):
         self.arch, self.num_classes, self.frozen = arch, num_classes, False
         self.normalize = Normalize(statistics.mean, statistics.std)
         self.net = build_network(arch, num_classes)
+        self.last = arch_row(arch).head
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute logits `(N, classes)` of float RGB images `(N, 3, H, W)` in [0, 1]."""
@@ -76,7 +77,7 @@ class Classifier(nn.Module):
     @property
     def head(self) -> nn.Linear:
         """Last layer of the network."""
-        head = self.net.get_submodule(ARCHS[self.arch].head)
+        head = self.net.get_submodule(self.last)
         assert isinstance(head, nn.Linear)
         return head
 
@@ -156,7 +157,7 @@ def complete_classifier(found: Checkpoint, name: str | Path) -> Classifier:
         UserError: the checkpoint has no last layer.
     """
     found.require_head(name)
-    classes = len(found.tensors[f"{ARCHS[found.arch].head}.weight"])
+    classes = len(found.tensors[f"{arch_row(found.arch).head}.weight"])
     return _fill(found, found.tensors, classes, found.statistics).eval()
 
 
@@ -184,7 +185,7 @@ def for_task(
         seed: seed for the new layer.
         statistics: input statistics to use instead of the checkpoint's; None: the checkpoint's.
     """
-    head = ARCHS[found.arch].head + "."
+    head = arch_row(found.arch).head + "."
     kept = {name: t for name, t in found.tensors.items() if not name.startswith(head)}
     model = _fill(found, kept, classes, statistics or found.statistics)
     with torch.random.fork_rng(devices=[]):  # layers use the global generator
@@ -208,7 +209,7 @@ def backbone_digest(model: Classifier) -> str:
     The digest covers the names and values of all tensors, including the normalization. It excludes
     the head and BatchNorm's counters.
     """
-    digest, head = hashlib.sha256(model.arch.encode()), f"net.{ARCHS[model.arch].head}."
+    digest, head = hashlib.sha256(model.arch.encode()), f"net.{model.last}."
     for name, tensor in sorted(model.state_dict().items()):
         if not name.startswith(head) and not name.endswith(BATCH_COUNTER):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())

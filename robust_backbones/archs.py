@@ -81,3 +81,102 @@ ARCHS: dict[str, Arch] = {
 
 # Architectures for which Detectron2 has a backbone.
 RESNETS = tuple(name for name, arch in ARCHS.items() if isinstance(arch, ResNetArch))
+
+TIMM = "timm:"  # names of timm's networks begin with it
+
+
+@dataclass(frozen=True)
+class Family:
+    """Networks of timm that are recognized from their tensors.
+
+    Attributes:
+        markers: names of a tensor that all networks of the family have: timm's, and the names in
+            the files of the networks' authors.
+        heads: possible names of the last layer, timm's first.
+        networks: names in timm. Networks in one group have the same tensors but compute different
+            features, so that only the user can tell which one a file contains.
+    """
+
+    markers: tuple[str, ...]
+    heads: tuple[str, ...]
+    networks: tuple[tuple[str, ...], ...]
+
+
+def _names(pattern: str, *sizes: str) -> tuple[tuple[str, ...], ...]:
+    return tuple((pattern.format(size),) for size in sizes)
+
+
+_MOBILE = ("efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3")
+FAMILIES: dict[str, Family] = {
+    "ConvNeXt": Family(
+        ("stages.0.blocks.0.conv_dw.weight", "stages.0.0.dwconv.weight"),
+        ("head.fc", "head"),
+        (
+            *_names("convnext_{}", "tiny", "small", "base", "large", "xlarge"),
+            *_names("convnext_{}", "atto", "femto", "pico", "nano"),
+            *_names("convnextv2_{}", "tiny", "base", "large", "huge"),
+            *_names("convnextv2_{}", "atto", "femto", "pico", "nano"),
+        ),
+    ),
+    "Swin transformer": Family(
+        ("layers.0.blocks.0.attn.relative_position_bias_table",),
+        ("head.fc", "head"),
+        (
+            *_names("swin_{}_patch4_window7_224", "tiny", "small", "base", "large"),
+            *_names("swin_{}_patch4_window12_384", "base", "large"),
+        ),
+    ),
+    "Swin transformer V2": Family(
+        ("layers.0.blocks.0.attn.cpb_mlp.0.weight",),
+        ("head.fc", "head"),
+        tuple(
+            (f"swinv2_{size}_window8_256", f"swinv2_{size}_window16_256")
+            for size in ("tiny", "small", "base")
+        ),
+    ),
+    "ViT": Family(
+        ("blocks.0.attn.qkv.weight",),
+        ("head",),
+        (
+            *_names("vit_{}_patch16_224", "tiny", "small", "base", "large"),
+            *_names("vit_{}_patch16_384", "tiny", "small", "base", "large"),
+            *_names("vit_{}_patch32_224", "small", "base", "large"),
+            *_names("deit3_{}_patch16_224", "small", "base", "large"),
+            *_names("vit_{}_patch14_dinov2", "small", "base", "large"),
+            *_names("vit_{}_patch14_reg4_dinov2", "small", "base", "large"),
+            *(
+                (f"vit_base_{patch}_clip_224", f"vit_base_{patch}_clip_quickgelu_224")
+                for patch in ("patch16", "patch32")
+            ),
+            ("vit_large_patch14_clip_224", "vit_large_patch14_clip_quickgelu_224"),
+            *_names("xcit_{}_12_p16_224", "nano", "tiny", "small"),
+            *_names("xcit_{}_24_p16_224", "tiny", "small", "medium", "large"),
+        ),
+    ),
+    "ResNet of timm": Family(
+        ("layer1.0.conv1.weight",),
+        ("fc",),
+        (
+            *_names("resnet{}d", "18", "26", "34", "50", "101", "152", "200"),
+            *_names("resnet{}c", "50"),
+            *_names("seresnet{}", "18", "34", "50", "101", "152"),
+            *_names("seresnext{}_32x4d", "50", "101"),
+        ),
+    ),
+    "RegNet": Family(
+        ("s1.b1.conv1.conv.weight",),
+        ("head.fc",),
+        (
+            *_names("regnety_{}", "002", "004", "008", "016", "032", "040", "080", "160", "320"),
+            *_names("regnetx_{}", "002", "004", "008", "016", "032", "040", "080", "160", "320"),
+        ),
+    ),
+    "EfficientNet": Family(
+        ("blocks.0.0.conv_dw.weight",),
+        ("classifier",),
+        tuple((name, f"tf_{name}") for name in (*_MOBILE, "mobilenetv3_large_100")),
+    ),
+    "MLP-Mixer": Family(
+        ("blocks.0.mlp_tokens.fc1.weight",), ("head",), _names("mixer_{}_224", "s16", "b16", "l16")
+    ),
+}

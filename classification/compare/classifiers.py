@@ -23,7 +23,7 @@ from classification.study.file import StudyRun
 from classification.transfer import options as transfer
 from classification.transfer.run import open_task, settings_of
 from classification.transfer.settings import TransferSettings
-from robust_backbones.archs import ARCHS
+from robust_backbones.checkpoint.architectures import arch_row
 from robust_backbones.core.cli import Parser
 from robust_backbones.core.errors import UserError
 
@@ -266,7 +266,7 @@ def _cost(
     heads, ratio = cached * found.trials, max(1.0, per_trial / small[0])
     low = max(cached, 0.3 * heads * ratio**0.5) + (0 if repeated else 0.6 * features)
     high = heads * ratio + (0 if repeated else 1.5 * features)
-    disk = 0 if repeated else 4.0 * ARCHS[network.arch].feature_dim * images
+    disk = 0 if repeated else 4.0 * arch_row(network.arch).feature_dim * images
     return Cost(start + low, start + high, disk, 0)
 
 

@@ -1,33 +1,55 @@
-"""Build torchvision networks by name, and recognize an architecture from its tensors."""
+"""Build networks by name, and recognize an architecture from its tensors."""
 
 import re
 from collections import OrderedDict
+from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.models import get_model, resnet
 
-from robust_backbones.archs import ARCHS, ResNetArch
+from robust_backbones.archs import ARCHS, TIMM, Arch, Family, ResNetArch
+from robust_backbones.checkpoint import timm_networks
 from robust_backbones.core.errors import UserError, choose_from
 
 BATCH_COUNTER = "num_batches_tracked"  # BatchNorm buffer that PyTorch before 0.4.1 did not save
 
 
-def build_network(arch: str, num_classes: int = 1000) -> nn.Module:
-    """Build a torchvision network with random weights.
+@dataclass(frozen=True)
+class Recognized:
+    """A network that was recognized from its tensors.
+
+    Attributes:
+        arch: name of the architecture, as for `build_network`.
+        tensors: `{name in the network: tensor}`.
+        dropped: `{name in the file: reason why it is not in tensors}`.
+    """
+
+    arch: str
+    tensors: dict[str, Tensor]
+    dropped: dict[str, str] = field(default_factory=dict)
+
+
+def build_network(arch: str, num_classes: int = 1000, **options: Any) -> nn.Module:
+    """Build a network with random weights.
 
     Args:
-        arch: key of `archs.ARCHS`.
+        arch: key of `archs.ARCHS`, or `timm:NAME`.
         num_classes: number of outputs of the last layer.
+        options: arguments of a network of timm, such as `drop_path_rate`.
 
     Returns:
         Network that maps normalized images `(N, 3, H, W)` to logits `(N, num_classes)`.
 
     Raises:
-        UserError: `arch` is unknown.
+        UserError: `arch` is unknown, or timm is not installed.
     """
+    if arch.startswith(TIMM):
+        return timm_networks.build(arch, num_classes, **options)
     check_arch(arch)
+    assert not options, "torchvision's networks have no options"
     row = ARCHS[arch]
     if not isinstance(row, ResNetArch):
         return get_model(arch, weights=None, num_classes=num_classes)
@@ -38,43 +60,73 @@ def build_network(arch: str, num_classes: int = 1000) -> nn.Module:
 
 
 def check_arch(arch: str) -> None:
-    """Raise a UserError if `arch` is not a key of `archs.ARCHS`."""
-    if arch not in ARCHS:
-        raise UserError(f"architecture '{arch}' is unknown. {choose_from(arch, ARCHS)}")
+    """Check the name of an architecture.
+
+    Raises:
+        UserError: `arch` is neither a key of `archs.ARCHS` nor `timm:NAME`, or timm is not
+            installed.
+    """
+    if arch.startswith(TIMM):
+        timm_networks.check_name(arch)
+    elif arch not in ARCHS:
+        names = choose_from(arch, ARCHS, f"Names of timm's networks begin with {TIMM}")
+        raise UserError(f"architecture '{arch}' is unknown. {names}")
 
 
-def recognize(tensors: dict[str, Tensor], expected: str | None, source: object) -> str:
+def arch_row(arch: str) -> Arch:
+    """Return the last layer and the feature dimension of an architecture.
+
+    Raises:
+        UserError: `arch` is unknown, or its last layer is not one linear layer.
+    """
+    check_arch(arch)
+    return timm_networks.row(arch) if arch.startswith(TIMM) else ARCHS[arch]
+
+
+def recognize(
+    tensors: dict[str, Tensor], expected: str | None, source: object, stated: str | None = None
+) -> Recognized:
     """Find the architecture whose tensor names and shapes match exactly.
 
     Any number of classes is allowed. The head and BatchNorm's batch counters may be missing.
 
     Args:
-        tensors: `{torchvision name: tensor}`.
+        tensors: `{name: tensor}`, under the names of torchvision, of timm or of the network's
+            authors.
         expected: architecture that the user expects; None accepts any.
         source: file or name of the tensors, for error messages.
-
-    Returns:
-        Key of `archs.ARCHS`.
+        stated: architecture that the file states; it is used if the tensors match it.
 
     Raises:
-        UserError: the matching architecture is not `expected`, or no architecture matches. The
-            message then lists differences from the expected or most similar architecture.
+        UserError: the matching architecture is not `expected`, no architecture matches, or several
+            match. The message then lists differences from the expected or most similar
+            architecture, or names the matching ones.
     """
     if expected is not None:
         check_arch(expected)
+    for arch in filter(None, (expected, stated)):
+        if arch.startswith(TIMM) and (found := _matching(tensors, arch)):
+            return found
     likely = _most_similar(tensors)
     differences = _differences(tensors, likely)
     if not differences and expected in (None, likely):
-        return likely
+        return Recognized(likely, tensors)
     if not differences:
         raise UserError(
             f"{source}: the network is a {likely}, not a {expected}. Pass --arch {likely} or omit "
             "--arch."
         )
-    if description := _unsupported(tensors, likely):
+    description = "" if expected else _unsupported(tensors, likely)
+    if description:
+        similar = timm_networks.families(tensors) if timm_networks.installed() else []
+        if similar and (found := _of_timm(tensors, similar, source)):
+            return found
+        fix = f"If timm has it, pass --arch {TIMM}NAME. "
+        if not timm_networks.installed():
+            fix = 'Networks of timm need: pip install "robust-backbones[timm]". '
         raise UserError(
-            f"{source}: the network is not supported. {description}. Supported are "
-            f"{', '.join(ARCHS)}."
+            f"{source}: the network is not supported. {description}. {fix}Supported of torchvision "
+            f"are {', '.join(ARCHS)}."
         )
     nearest = expected or likely
     lines = _differences(tensors, nearest)
@@ -83,6 +135,43 @@ def recognize(tensors: dict[str, Tensor], expected: str | None, source: object) 
         f"{source}: the network is not supported. Differences from {nearest}: "
         f"{', '.join(lines[:5])}{more}."
     )
+
+
+def _matching(tensors: dict[str, Tensor], arch: str) -> Recognized | None:
+    """Return the network of timm if the tensors match it, as they are or renamed by timm."""
+    if not _differences(tensors, arch):
+        return Recognized(arch, tensors)
+    found = timm_networks.renamed(arch, tensors)
+    if found is None or _differences(found, arch):
+        return None
+    kept = {tensor.data_ptr() for tensor in found.values()}
+    reason = "not part of the network in timm, which computes it"
+    dropped = {name: reason for name, tensor in tensors.items() if tensor.data_ptr() not in kept}
+    return Recognized(arch, found, dropped)
+
+
+def _of_timm(
+    tensors: dict[str, Tensor], families: list[Family], source: object
+) -> Recognized | None:
+    """Return the network of timm's families that matches the tensors, or None.
+
+    Raises:
+        UserError: the tensors match several networks.
+    """
+    for family in families:
+        marker = next(tensors[name].shape for name in family.markers if name in tensors)
+        for names in family.networks:
+            if _shapes(TIMM + names[0]).get(family.markers[0]) != marker:
+                continue
+            if found := _matching(tensors, TIMM + names[0]):
+                if names[1:]:
+                    choices = " or ".join(TIMM + name for name in names)
+                    raise UserError(
+                        f"{source}: the tensors fit several networks, whose features differ. Pass "
+                        f"--arch {choices}."
+                    )
+                return found
+    return None
 
 
 # Patterns of keys in torchvision, timm and the authors' code, and the networks that have them. No
@@ -134,17 +223,20 @@ _OTHER_OPERATIONS = {
 }
 
 
-def check_operations(metadata: dict, source: object) -> None:
+def check_operations(metadata: dict, arch: str, source: object) -> None:
     """Reject a network whose recorded name implies operations that its tensors do not show.
 
     Args:
         metadata: metadata of the file, such as timm's `arch`.
+        arch: architecture that was recognized from the tensors.
         source: name of the file in error messages.
 
     Raises:
         UserError: the name belongs to an anti-aliased, leaky, dilated or similar network.
     """
-    for key in ("arch", "architecture", "model_name"):
+    if arch.startswith(TIMM):  # its name was used to recognize it
+        return
+    for key in _NAME_KEYS:
         name = str(metadata.get(key, ""))
         for pattern, what in _OTHER_OPERATIONS.items():
             if pattern.search(name.lower()):
@@ -152,6 +244,21 @@ def check_operations(metadata: dict, source: object) -> None:
                     f"{source}: {key} '{name[:100]}' has {what}, which is not supported. Its "
                     "tensors fit a supported network, but the features would be wrong."
                 )
+
+
+_NAME_KEYS = ("arch", "architecture", "model_name")
+
+
+def stated_arch(metadata: dict) -> str | None:
+    """Return the network of timm that a file's metadata name, or None."""
+    for key in _NAME_KEYS:
+        name = str(metadata.get(key, ""))
+        if name.startswith(TIMM):
+            return name
+        plain = name.removeprefix("timm/").split(".")[0]
+        if plain and plain not in ARCHS and timm_networks.has(plain):
+            return TIMM + plain
+    return None
 
 
 def _most_similar(tensors: dict[str, Tensor]) -> str:
@@ -195,7 +302,7 @@ def _inner_size(tensors: dict[str, Tensor]) -> int:
 
 def _differences(tensors: dict[str, Tensor], arch: str) -> list[str]:
     """Return one description per difference between the tensors and the architecture `arch`."""
-    expected, head = _shapes(arch), ARCHS[arch].head + "."
+    expected, head = _shapes(arch), arch_row(arch).head + "."
     lines = [f"unknown '{name}'" for name in tensors if name not in expected]
     heads = [name for name in tensors if name.startswith(head)]
     if len({len(tensors[name]) for name in heads if tensors[name].ndim}) > 1:

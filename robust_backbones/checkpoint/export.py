@@ -7,12 +7,13 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from robust_backbones import __version__
-from robust_backbones.archs import RESNETS
-from robust_backbones.checkpoint.architectures import with_module_versions
+from robust_backbones.archs import RESNETS, TIMM
+from robust_backbones.checkpoint.architectures import arch_row, with_module_versions
 from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint, write_file
-from robust_backbones.checkpoint.key_names import to_detectron2
+from robust_backbones.checkpoint.key_names import DROPPED_HEAD, to_detectron2
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic
 
@@ -55,13 +56,14 @@ def detectron2_contents(source: Checkpoint) -> dict:
     `backbone.bottom_up.`).
 
     Raises:
-        UserError: the network is not a ResNet.
+        UserError: the network is neither a ResNet nor a network of timm.
     """
-    if source.arch not in RESNETS:
+    if source.arch not in RESNETS and not source.arch.startswith(TIMM):
         raise UserError(
-            f"{source.arch} cannot be a Detectron2 backbone. Supported are {', '.join(RESNETS)}."
+            f"{source.arch} cannot be a Detectron2 backbone. Supported are networks of timm and "
+            f"{', '.join(RESNETS)}."
         )
-    tensors, _ = to_detectron2(source.tensors)
+    tensors, _ = backbone_tensors(source)
     return {
         "model": {name: tensor.contiguous() for name, tensor in tensors.items()},
         "__author__": AUTHOR,
@@ -70,8 +72,24 @@ def detectron2_contents(source: Checkpoint) -> dict:
     }
 
 
+def backbone_tensors(source: Checkpoint) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Rename the tensors of a network for Detectron2. Networks of timm keep timm's names.
+
+    Returns:
+        `({Detectron2 name: tensor}, {dropped name: reason})`.
+
+    Raises:
+        UserError: a name does not belong to the network.
+    """
+    if not source.arch.startswith(TIMM):
+        return to_detectron2(source.tensors)
+    head = arch_row(source.arch).head + "."
+    dropped = {name: DROPPED_HEAD for name in source.tensors if name.startswith(head)}
+    return {name: t for name, t in source.tensors.items() if name not in dropped}, dropped
+
+
 def torchvision_contents(source: Checkpoint) -> dict:
-    """Return the contents of a torchvision file, which is a state dict without metadata."""
+    """Return the state dict of torchvision's or timm's network, without metadata."""
     tensors = {name: tensor.contiguous() for name, tensor in source.tensors.items()}
     return with_module_versions(tensors, source.arch)
 
@@ -90,7 +108,8 @@ def robustness_contents(source: Checkpoint) -> dict:
         UserError: the source has no classifier head.
     """
     source.require_head("the source")
-    inner = "model.model." if source.arch in _UNKNOWN_TO_LIBRARY else "model."
+    unknown = source.arch in _UNKNOWN_TO_LIBRARY or source.arch.startswith(TIMM)
+    inner = "model.model." if unknown else "model."
     mean, std = (
         torch.tensor(values).view(3, 1, 1)
         for values in (source.statistics.mean, source.statistics.std)
@@ -137,7 +156,7 @@ def save(source: Checkpoint, contents: dict, to: str, path: str | Path) -> None:
         UserError: the file cannot be written, or does not contain the tensors of the source. No
             file is left then, and an existing file stays unchanged.
     """
-    dropped = to_detectron2(source.tensors)[1] if to == "detectron2" else {}
+    dropped = backbone_tensors(source)[1] if to == "detectron2" else {}
     expected = {name: t for name, t in source.tensors.items() if name not in dropped}
     with atomic(path) as temporary:
         TARGETS[to].write(contents, temporary)

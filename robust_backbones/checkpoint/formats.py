@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robust_backbones.archs import Arch
 from robust_backbones.checkpoint.containers import find_state
 from robust_backbones.checkpoint.key_names import to_torchvision
 from robust_backbones.checkpoint.wrappers import statistic_name, unwrap_network
@@ -47,6 +48,7 @@ def unwrap(
     from_detector: bool = False,
     assume_rgb: bool = False,
     key: str | None = None,
+    expected: Arch | None = None,
 ) -> Layout:
     """Recognize the layout of a file and extract the network.
 
@@ -58,6 +60,7 @@ def unwrap(
             with ImageNet statistics, and has its strides in the 3x3 convolutions.
         key: name of the network in the file, as in `containers.find_state`; None if the file has
             only one network.
+        expected: architecture that the user expects; None: any of `archs`.
 
     Raises:
         UserError: the contents are not a dictionary of tensors, have a newer format or contradict
@@ -70,16 +73,18 @@ def unwrap(
     if stems:
         layout = _detectron2(state, min(stems, key=len), rest, source, from_detector, assume_rgb)
     else:
-        layout = _classifier(state, rest, source)
+        layout = _classifier(state, rest, source, expected)
     layout.dropped |= dropped
     _scale_pixel_units(layout)
     _check_statistics(layout, source)
     return layout
 
 
-def _classifier(state: dict[str, Tensor], rest: dict, source: object) -> Layout:
+def _classifier(
+    state: dict[str, Tensor], rest: dict, source: object, expected: Arch | None
+) -> Layout:
     """Extract a network from a file of any training program, or of this project."""
-    found = unwrap_network(state, source)
+    found = unwrap_network(state, source, expected)
     ours = rest.get("format") == FORMAT
     if ours and repr(rest.get("version")) != str(FORMAT_VERSION):  # versions can be tensors
         raise UserError(

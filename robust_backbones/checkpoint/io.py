@@ -16,9 +16,14 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from robust_backbones.archs import ARCHS
 from robust_backbones.checkpoint import array_pickles
-from robust_backbones.checkpoint.architectures import BATCH_COUNTER, check_operations, recognize
+from robust_backbones.checkpoint.architectures import (
+    BATCH_COUNTER,
+    arch_row,
+    check_operations,
+    recognize,
+    stated_arch,
+)
 from robust_backbones.checkpoint.formats import Layout, unwrap
 from robust_backbones.checkpoint.wrappers import CONTRASTIVE, NOT_LINEAR, OUTSIDE
 from robust_backbones.core.errors import UserError
@@ -74,7 +79,7 @@ class Checkpoint:
         Raises:
             UserError: the last layer is missing. The message says why it was dropped.
         """
-        name = f"{ARCHS[self.arch].head}.weight"
+        name = f"{arch_row(self.arch).head}.weight"
         if name not in self.tensors:
             reasons = [r for r in self.dropped.values() if r in (NOT_LINEAR, OUTSIDE, CONTRASTIVE)]
             why = f": {reasons[0]}" if reasons else ""
@@ -136,17 +141,20 @@ def read_checkpoint(
             not finite.
     """
     path = Path(path)
-    layout = unwrap(load_file(path, allow_pickle), path, from_detector, assume_rgb, key)
-    found = recognize(layout.tensors, arch, path)  # before the conversion, which needs memory
-    check_operations(layout.metadata, path)
-    tensors = {name: _float32(name, tensor, path) for name, tensor in layout.tensors.items()}
+    expected = arch_row(arch) if arch else None
+    contents = load_file(path, allow_pickle)
+    layout = unwrap(contents, path, from_detector, assume_rgb, key, expected)
+    # before the conversion, which needs memory
+    found = recognize(layout.tensors, arch, path, stated_arch(layout.metadata))
+    check_operations(layout.metadata, found.arch, path)
+    tensors = {name: _float32(name, tensor, path) for name, tensor in found.tensors.items()}
     return Checkpoint(
         tensors=tensors,
-        arch=found,
+        arch=found.arch,
         layout=layout.name,
         statistics=choose(stated_statistics(layout, path), statistics, path),
         sha256=sha256(path),
-        dropped=layout.dropped,
+        dropped=layout.dropped | found.dropped,
         metadata=layout.metadata,
     )
 

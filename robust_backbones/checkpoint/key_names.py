@@ -17,8 +17,9 @@ _NAMES = [
     ("layer{s}.{b}.downsample.1.{leaf}", "res{t}.{b}.shortcut.norm.{leaf}"),
 ]
 _FIELDS = {"s": r"[1-4]", "t": r"[2-5]", "b": r"\d+", "i": r"[1-3]", "leaf": r"\w+"}
+DROPPED_HEAD = "classifier head, not part of a backbone"
 _DROPS = [
-    (re.compile(r"fc\.\w+"), "classifier head, not part of a backbone"),
+    (re.compile(r"fc\.\w+"), DROPPED_HEAD),
     (re.compile(r".*\.num_batches_tracked"), "counter of training batches, no effect on features"),
 ]
 

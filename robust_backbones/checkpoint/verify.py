@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robust_backbones.archs import ARCHS, ResNetArch
+from robust_backbones.archs import ARCHS, TIMM, ResNetArch
 from robust_backbones.checkpoint.architectures import (
     BATCH_COUNTER,
+    arch_row,
     build_network,
     with_module_versions,
 )
@@ -21,27 +22,29 @@ NOT_SHOWN = (
     "in 1x1 convolutions. If your network has one of them, its features differ from the "
     "compared ones."
 )
-SIZE = 96  # height and width of the image, pixels
+SIZE, TIMM_SIZE = 96, 224  # pixels; 224 is a multiple of all usual patch sizes
 
 
-def fixed_image() -> Tensor:
-    """Return the image for all comparisons: `(1, 3, SIZE, SIZE)`, fixed normal noise."""
-    return torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+def fixed_image(arch: str) -> Tensor:
+    """Return the image for all comparisons of an architecture: `(1, 3, H, W)`, normal noise."""
+    size = TIMM_SIZE if arch.startswith(TIMM) else SIZE
+    return torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
 def network_features(arch: str, tensors: dict[str, Tensor], image: Tensor) -> dict[str, Tensor]:
-    """Compute the features of torchvision's network with the given weights.
+    """Compute the features of a network of torchvision or timm with the given weights.
 
     Args:
-        arch: key of `archs.ARCHS`.
-        tensors: `{torchvision name: tensor}`; the head and batch counters may be missing.
+        arch: architecture, as for `build_network`.
+        tensors: `{name in the network: tensor}`; the head and batch counters may be missing.
         image: `(N, 3, H, W)`, normalized.
 
     Returns:
         Features of a ResNet, `{stage: (N, C, h, w)}` for the stages stem and res2 to res5. For
-        other networks, `{"features": output of the last convolutional layer}`.
+        networks of timm, `{"0": features, ...}` of all stages or blocks. For other networks,
+        `{"features": output of the last convolutional layer}`.
     """
-    head = ARCHS[arch].head
+    head = arch_row(arch).head
     bias = tensors.get(f"{head}.bias")
     with torch.device("meta"):  # skips random initialization; no missing tensor is used
         network: Any = build_network(arch, 1 if bias is None else len(bias)).eval()
@@ -49,6 +52,9 @@ def network_features(arch: str, tensors: dict[str, Tensor], image: Tensor) -> di
     missing = network.load_state_dict(state, strict=False, assign=True).missing_keys
     assert all(name.startswith(f"{head}.") or name.endswith(BATCH_COUNTER) for name in missing)
     with torch.no_grad():
+        if arch.startswith(TIMM):
+            maps = network.forward_intermediates(image, intermediates_only=True)
+            return {str(number): features for number, features in enumerate(maps)}
         if isinstance(ARCHS[arch], ResNetArch):
             return _resnet_stages(network, image)
         if arch == "shufflenet_v2_x1_0":

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from robust_backbones.archs import ARCHS
+from robust_backbones.archs import ARCHS, FAMILIES, Arch
 from robust_backbones.core.errors import UserError
 
 
@@ -59,12 +59,15 @@ _HEAD_BESIDE = re.compile(r"(fc|classifier)\.")  # inside a network, these are i
 _FEWEST_KEYS = 50  # smallest number of keys of a supported network; smaller parts are heads
 
 
-def unwrap_network(state: dict[str, Tensor], source: object) -> Unwrapped:
+def unwrap_network(
+    state: dict[str, Tensor], source: object, expected: Arch | None = None
+) -> Unwrapped:
     """Extract a network from the state dict of any training program.
 
     Args:
         state: `{key: tensor}`.
         source: name of the file in error messages.
+        expected: architecture that the user expects; None: any of `archs`.
 
     Raises:
         UserError: keys are neither in the network nor in a known part around it, the file contains
@@ -73,7 +76,7 @@ def unwrap_network(state: dict[str, Tensor], source: object) -> Unwrapped:
     renamed = {_legacy_densenet(key): tensor for key, tensor in state.items()}
     if len(renamed) < len(state):
         raise UserError(f"{source}: a tensor has both its old and its new DenseNet name.")
-    state, networks = renamed, find_networks(renamed)
+    state, networks = renamed, find_networks(renamed, expected)
     prefix = _main_network(networks) if networks else _shared_wrappers(state)
     head = networks.get(prefix)
     found, odd = Unwrapped(), []
@@ -90,7 +93,8 @@ def unwrap_network(state: dict[str, Tensor], source: object) -> Unwrapped:
             found.dropped[key], found.kind = "identical copy inside the attacker", "robustness"
         elif key.startswith(prefix):
             name = key.removeprefix(prefix)
-            if reason := _extra(name):
+            own = head and name.partition(".")[0] == head.partition(".")[0]
+            if not own and (reason := _extra(name)):
                 found.dropped[key] = reason
             else:
                 found.tensors[name] = tensor
@@ -109,19 +113,27 @@ def unwrap_network(state: dict[str, Tensor], source: object) -> Unwrapped:
     return found
 
 
-def find_networks(state: dict[str, Tensor]) -> dict[str, str]:
+def find_networks(state: dict[str, Tensor], expected: Arch | None = None) -> dict[str, str]:
     """Find the supported networks in a state dict.
+
+    Args:
+        state: `{key: tensor}`.
+        expected: architecture that is searched for besides those of `archs`.
 
     Returns:
         `{prefix of the network's keys: name of its head}`, the largest network first.
     """
-    markers = {row.marker: row.head for row in ARCHS.values()}
+    markers = {row.marker: (row.head,) for row in ARCHS.values()}
+    markers |= {marker: row.heads for row in FAMILIES.values() for marker in row.markers}
+    if expected:
+        markers[expected.marker] = (expected.head,)
     found = {}
     for key in state:
-        for marker, head in markers.items():
+        for marker, heads in markers.items():
             prefix = key.removesuffix(marker)
             if prefix != key and prefix[-1:] in ("", "."):
-                found[prefix] = head
+                there = [head for head in heads if f"{prefix}{head}.weight" in state]
+                found[prefix] = (there or heads)[0]
     sizes = dict.fromkeys(found, 0)
     for key in state:
         if fitting := [prefix for prefix in found if key.startswith(prefix)]:

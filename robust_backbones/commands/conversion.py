@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 
 from robust_backbones import arithmetic, zoo
+from robust_backbones.archs import TIMM
 from robust_backbones.checkpoint import export, formats, verify
+from robust_backbones.checkpoint.architectures import arch_row
 from robust_backbones.checkpoint.export import TARGETS
 from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint
-from robust_backbones.checkpoint.key_names import detectron2_name, to_detectron2
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.input_statistics import InputStatistics, announce
 
@@ -73,7 +74,11 @@ def describe(source: Checkpoint, name: str) -> None:
     for key, value in rows.items():
         print(f"{key}: {_shortened(value)}")
     _print_dropped(source.dropped)
-    print(f"read as torchvision's {source.arch}. {verify.NOT_SHOWN}")
+    print(f"read as {_library(source.arch)}. {verify.NOT_SHOWN}")
+
+
+def _library(arch: str) -> str:
+    return arch if arch.startswith(TIMM) else f"torchvision's {arch}"
 
 
 def _shortened(value: object) -> str:
@@ -92,11 +97,11 @@ def list_keys(source: Checkpoint, name: str, to: str) -> None:
     for key, number in contents.get("model", contents).items():
         if number.ndim == 0:  # the target's mean and std are not scalars
             new_names.setdefault(int(number), []).append(key)
-    dropped = dict(source.dropped)
+    dropped = source.dropped
+    if to == "detectron2":
+        dropped = dropped | export.backbone_tensors(source)[1]
     for number, (key, tensor) in enumerate(source.tensors.items()):
-        if to == "detectron2" and not detectron2_name(key)[0]:
-            dropped[key] = detectron2_name(key)[1]
-        else:
+        if number in new_names:
             print(f"{key} -> {', '.join(new_names[number])} {tuple(tensor.shape)}")
     for key, reason in dropped.items():
         print(f"{key} dropped: {reason}")
@@ -122,10 +127,10 @@ def convert(source: Checkpoint, name: str, target: str, to: str, check: bool) ->
         differences = _verify(source, contents, to)
         text = ", ".join(f"{stage} {value:.1e}" for stage, value in differences.items())
         print(f"verified, largest relative difference of features: {text}")
-        print(f"compared with torchvision's {source.arch}. {verify.NOT_SHOWN}")
+        print(f"compared with {_library(source.arch)}. {verify.NOT_SHOWN}")
     dropped = source.dropped
     if to == "detectron2":
-        dropped = dropped | to_detectron2(source.tensors)[1]
+        dropped = dropped | export.backbone_tensors(source)[1]
     _print_dropped(dropped)
     export.save(source, contents, to, target)
     print(f"wrote {target}: {len(contents.get('model', contents))} tensors")
@@ -152,9 +157,10 @@ def _verify(source: Checkpoint, contents: dict, to: str) -> dict[str, float]:
         from robust_backbones.detection.verify import verify_backbone
 
         return verify_backbone(source, contents["model"])
-    converted = formats.unwrap(contents, "the converted file").tensors
+    expected = arch_row(source.arch)
+    converted = formats.unwrap(contents, "the converted file", expected=expected).tensors
     if any(not converted[key].equal(tensor) for key, tensor in source.tensors.items()):
         raise UserError("a tensor of the target differs from the source's.")
-    image = verify.fixed_image()
+    image = verify.fixed_image(source.arch)
     both = (verify.network_features(source.arch, t, image) for t in (source.tensors, converted))
     return verify.compare_features(*both)

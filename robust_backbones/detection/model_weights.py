@@ -75,7 +75,7 @@ def arch_of(weights: str) -> str:
         return arch
     try:
         layout = unwrap(contents, path, from_detector=True, assume_rgb=True)
-        arch = recognize(layout.tensors, None, path)
+        arch = recognize(layout.tensors, None, path).arch
     except UserError as error:
         reason = f"MODEL.ROBUST.ARCH is empty, and MODEL.WEIGHTS has no known architecture: {error}"
         raise UserError(f"{reason} {fix}") from None

@@ -39,7 +39,7 @@ def verify_backbone(source: Checkpoint, tensors: dict[str, Tensor]) -> dict[str,
     Raises:
         UserError: a name or shape differs, or a difference exceeds the tolerance.
     """
-    image = verify.fixed_image()
+    image = verify.fixed_image(source.arch)
     with torch.device("meta"):  # skips initialization, because all tensors are replaced
         backbone = build_robust_resnet_backbone(target_config(source.arch), RGB).eval()
     try:

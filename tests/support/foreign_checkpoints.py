@@ -326,14 +326,14 @@ KINDS = [
         refused=r"is a TorchScript program. Save its weights: torch.save.torch.jit.load",
     ),
     Kind(
-        "ViT, Swin, ConvNeXt, EfficientNet, …",
+        "torchvision's ViT, Swin, ConvNeXt, EfficientNet, …",
         keys_of("vit_b_16"),
-        refused="network is not supported. Its keys, .*, look like a ViT. Supported are resnet18, ",
+        refused="network is not supported. Its keys, .*, look like a ViT. If timm has it, ",
     ),
     Kind(
         "network with other operations, if the file records its name",
-        saved(lambda s: {"arch": "resnetblur18", "state_dict": s}),
-        refused="arch 'resnetblur18' has anti-aliased pooling, which is not supported",
+        saved(lambda s: {"arch": "leaky_resnet18", "state_dict": s}),
+        refused="arch 'leaky_resnet18' has an activation other than ReLU, which is not supported",
     ),
     Kind(
         "NaN, infinity, float64",

@@ -11,8 +11,7 @@ import torch
 from skimage import data
 
 from robust_backbones import download, weights, zoo
-from robust_backbones.archs import ARCHS
-from robust_backbones.checkpoint.architectures import build_network, with_module_versions
+from robust_backbones.checkpoint.architectures import arch_row, build_network, with_module_versions
 from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint
 from robust_backbones.commands.check.steps import CheckSettings, Outcome, SkippedStep
 from robust_backbones.core.errors import UserError
@@ -60,7 +59,7 @@ def compare_digest(settings: CheckSettings, path: Path) -> Outcome:
 def compare_contents(settings: CheckSettings, path: Path) -> Outcome:
     """Read the file, and compare what it states with the table of published models."""
     found, model = read_checkpoint(path), zoo.known(settings.weights)
-    head = f"{ARCHS[found.arch].head}.weight"
+    head = f"{arch_row(found.arch).head}.weight"
     classes = len(found.tensors[head]) if head in found.tensors else None
     stated = {
         "arch": found.arch,
@@ -118,7 +117,7 @@ def _close(stated: object, eps: float | None) -> bool:
 def classify(settings: CheckSettings, source: Checkpoint) -> Outcome:
     """Classify a photograph of a cat."""
     source.require_head(settings.weights)
-    classes = len(source.tensors[f"{ARCHS[source.arch].head}.weight"])
+    classes = len(source.tensors[f"{arch_row(source.arch).head}.weight"])
     network = build_network(source.arch, classes)
     state = network.state_dict() | source.tensors
     network.load_state_dict(with_module_versions(state, source.arch))

@@ -19,8 +19,8 @@ def shapes(arch, num_classes=7):
 @pytest.mark.parametrize("arch", ARCHS)
 def test_each_is_recognized_and_equals_torchvisions(arch):
     tensors = shapes(arch)
-    assert networks.recognize(tensors, None, "file") == arch
-    assert networks.recognize(tensors, arch, "file") == arch
+    assert networks.recognize(tensors, None, "file").arch == arch
+    assert networks.recognize(tensors, arch, "file").arch == arch
     if arch != "wide_resnet50_4":
         with torch.device("meta"):
             expected = torchvision.models.get_model(arch, num_classes=7).state_dict()
@@ -46,7 +46,7 @@ def test_only_head_and_counters_may_be_missing(arch):
         for k, v in tensors.items()
         if not k.startswith(head) and not k.endswith(networks.BATCH_COUNTER)
     }
-    assert networks.recognize(bare, None, "file") == arch
+    assert networks.recognize(bare, None, "file").arch == arch
     name = next(k for k in reversed(bare) if k.endswith("weight"))
     cases = {
         f"missing '{name}'": {k: v for k, v in tensors.items() if k != name},
@@ -72,57 +72,127 @@ def test_a_wrong_expectation_names_the_right_architecture():
 
 
 FOREIGN = {
-    "torchvision": {
-        "vit_b_16": "a ViT",
-        "swin_t": "a Swin",
-        "swin_v2_t": "a Swin",
-        "convnext_tiny": "a ConvNeXt",
-        "efficientnet_b0": "an EfficientNet or MobileNetV3",
-        "mobilenet_v3_small": "an EfficientNet or MobileNetV3",
-        "alexnet": "a VGG or AlexNet",
-        "vgg11": "a VGG or AlexNet",
-        "squeezenet1_0": "a SqueezeNet",
-        "googlenet": "an Inception",
-        "densenet121": "Differences from densenet161",
-        "shufflenet_v2_x0_5": "Differences from shufflenet_v2_x1_0",
-    },
-    "timm": {
-        "vit_tiny_patch16_224": "a ViT",
-        "eva02_tiny_patch14_224": "a ViT",
-        "swin_tiny_patch4_window7_224": "a Swin",
-        "swinv2_tiny_window8_256": "a Swin",
-        "convnext_atto": "a ConvNeXt",
-        "convnextv2_atto": "a ConvNeXt",
-        "efficientnet_b0": "an EfficientNet or MobileNetV3",
-        "mobilenetv3_small_050": "an EfficientNet or MobileNetV3",
-        "regnetx_002": "a RegNet",
-        "inception_v3": "an Inception",
-        "resnetv2_50": "a ResNetV2",
-        "seresnet18": "a ResNet with attention",
-        "legacy_seresnet18": "a ResNet with attention",
-        "skresnet18": "a ResNet with attention",
-        "resnet18d": "a ResNet with a deep stem",
-        "resnet50c": "a ResNet with a deep stem",
-        "mixer_s16_224": "match no supported network",
-        "resnet26": "Differences from resnet",
-    },
+    "vit_b_16": "a ViT",
+    "swin_t": "a Swin",
+    "swin_v2_t": "a Swin",
+    "convnext_tiny": "a ConvNeXt",
+    "efficientnet_b0": "an EfficientNet or MobileNetV3",
+    "mobilenet_v3_small": "an EfficientNet or MobileNetV3",
+    "alexnet": "a VGG or AlexNet",
+    "vgg11": "a VGG or AlexNet",
+    "squeezenet1_0": "a SqueezeNet",
+    "googlenet": "an Inception",
+    "densenet121": "Differences from densenet161",
+    "shufflenet_v2_x0_5": "Differences from shufflenet_v2_x1_0",
 }
 
 
-@pytest.mark.parametrize(
-    ("library", "name"), [(library, name) for library in FOREIGN for name in FOREIGN[library]]
-)
-def test_other_networks_are_named(library, name):
-    models = pytest.importorskip(library, reason=f"{library} is not installed")
+@pytest.mark.parametrize("name", FOREIGN)
+def test_other_networks_of_torchvision_are_named(name):
+    more = {"init_weights": False} if name == "googlenet" else {}
     with torch.device("meta"):
-        if library == "timm":
-            network = models.create_model(name)
-        else:
-            more = {"init_weights": False} if name == "googlenet" else {}
-            network = torchvision.models.get_model(name, **more)
+        network = torchvision.models.get_model(name, **more)
     with pytest.raises(UserError, match="the network is not supported") as error:
         networks.recognize(network.state_dict(), None, "file")
-    assert FOREIGN[library][name] in str(error.value)
+    assert FOREIGN[name] in str(error.value)
+
+
+# Network of timm -> what its tensors are recognized as, or the reason why they are not.
+OF_TIMM = {
+    "convnext_atto": "timm:convnext_atto",
+    "convnext_tiny": "timm:convnext_tiny",
+    "convnext_tiny_hnf": "look like a ConvNeXt. If timm has it, pass --arch timm:NAME",
+    "convnextv2_atto": "timm:convnextv2_atto",
+    "swin_tiny_patch4_window7_224": "timm:swin_tiny_patch4_window7_224",
+    "swinv2_tiny_window8_256": "fit several networks, whose features differ. Pass --arch timm:s",
+    "vit_tiny_patch16_224": "timm:vit_tiny_patch16_224",
+    "deit_tiny_patch16_224": "timm:vit_tiny_patch16_224",  # the same network
+    "deit3_small_patch16_224": "timm:deit3_small_patch16_224",
+    "eva02_tiny_patch14_224": "look like a ViT",
+    "xcit_nano_12_p16_224": "timm:xcit_nano_12_p16_224",
+    "resnet18d": "timm:resnet18d",
+    "resnet50c": "timm:resnet50c",
+    "resnet26": "Differences from resnet",
+    "resnet18": "resnet18",
+    "seresnet18": "timm:seresnet18",
+    "skresnet18": "look like a ResNet with attention",
+    "resnetv2_50": "look like a ResNetV2",
+    "regnety_002": "timm:regnety_002",
+    "efficientnet_b0": "timm:efficientnet_b0 or timm:tf_efficientnet_b0",
+    "mobilenetv3_small_050": "look like an EfficientNet or MobileNetV3",
+    "inception_v3": "look like an Inception",
+    "mixer_s16_224": "timm:mixer_s16_224",
+    "poolformer_s12": "match no supported network",
+    "coatnet_0_224": "look like a Swin",
+}
+
+
+def of_timm(name, **options):
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    with torch.device("meta"):
+        return timm.create_model(name, **options)
+
+
+@pytest.mark.parametrize("name", OF_TIMM)
+def test_networks_of_timm_are_recognized_or_named(name):
+    tensors, wanted = of_timm(name, num_classes=7).state_dict(), OF_TIMM[name]
+    if " " in wanted:
+        with pytest.raises(UserError, match=re.escape(wanted)):
+            networks.recognize(tensors, None, "file")
+    else:
+        assert networks.recognize(tensors, None, "file").arch == wanted
+    try:
+        networks.arch_row(f"timm:{name}")
+    except UserError as error:
+        assert name == "resnetv2_50" and "its last layer is a Conv2d" in str(error)
+    else:
+        assert networks.recognize(tensors, f"timm:{name}", "file").arch == f"timm:{name}"
+
+
+def test_a_network_of_timm_that_only_its_name_tells_is_read_by_the_name_in_the_file():
+    tensors = of_timm("resnetblur50").state_dict()  # pooling has no tensors
+    for key, name in (("arch", "resnetblur50"), ("model_name", "timm/resnetblur50.bt_in1k")):
+        stated = networks.stated_arch({key: name})
+        found = networks.recognize(tensors, None, "file", stated)
+        assert found.arch == "timm:resnetblur50"
+        networks.check_operations({key: name}, found.arch, "file")
+    assert networks.stated_arch({"arch": "resnet50"}) is None
+    assert networks.stated_arch({"arch": "nonsense"}) is None
+
+
+def test_files_of_the_authors_are_renamed_by_timm_and_no_value_changes():
+    """Microsoft's Swin has downsampling in other layers, and buffers that timm computes."""
+    tensors = dict(of_timm("swin_tiny_patch4_window7_224").state_dict())
+    tensors = {k: torch.randn(t.shape) for k, t in tensors.items()}
+    original = {}
+    for name, tensor in tensors.items():
+        old = re.sub(
+            r"layers\.(\d)\.downsample", lambda m: f"layers.{int(m[1]) - 1}.downsample", name
+        )
+        original[old.replace("head.fc", "head")] = tensor
+    original["layers.0.blocks.1.attn_mask"] = torch.randn(64, 49, 49)
+    found = networks.recognize(original, None, "file")
+    assert found.arch == "timm:swin_tiny_patch4_window7_224"
+    assert found.tensors.keys() == tensors.keys()
+    assert all(found.tensors[name] is tensor for name, tensor in tensors.items())
+    assert [*found.dropped] == ["layers.0.blocks.1.attn_mask"]
+    larger = tensors | {"patch_embed.proj.weight": torch.randn(96, 3, 8, 8)}
+    with pytest.raises(UserError, match="not supported"):  # timm would resize it
+        networks.recognize(larger, None, "file")
+
+
+@pytest.mark.parametrize(
+    ("arch", "message"),
+    [
+        ("timm:convnext_tin", "no network 'convnext_tin'. Did you mean convnext_tiny"),
+        ("timm:deit_tiny_distilled_patch16_224", "its last layer is several"),
+        ("convnext_tiny", "Names of timm's networks begin with timm:"),
+    ],
+)
+def test_names_that_cannot_be_built(arch, message):
+    pytest.importorskip("timm", reason="timm is not installed")
+    with pytest.raises(UserError, match=message):
+        networks.arch_row(arch)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +212,6 @@ def test_recorded_names_of_other_operations_are_refused(name, what):
     for key in ("arch", "architecture", "model_name"):
         if what:
             with pytest.raises(UserError, match=f"{key} '{name}' has {what}"):
-                networks.check_operations({key: name}, "file")
+                networks.check_operations({key: name}, "resnet50", "file")
         else:
-            networks.check_operations({key: name}, "file")
+            networks.check_operations({key: name}, "resnet50", "file")

@@ -1,0 +1,136 @@
+"""Networks of timm: building, and renaming their tensors from other formats.
+
+Only this module and those that build networks under Detectron2 import timm.
+"""
+
+import importlib.util
+import inspect
+import sys
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robust_backbones.archs import FAMILIES, TIMM, Arch, Family
+from robust_backbones.core.errors import UserError, choose_from
+from robust_backbones.core.input_statistics import ZOO, InputStatistics
+
+
+def library() -> Any:
+    """Import timm, in which our own networks are registered too.
+
+    Raises:
+        UserError: timm is not installed.
+    """
+    if not installed():
+        raise UserError('timm is not installed. Install it: pip install "robust-backbones[timm]"')
+    import timm
+
+    return timm
+
+
+def installed() -> bool:
+    """Return whether timm can be imported."""
+    return importlib.util.find_spec("timm") is not None
+
+
+def has(name: str) -> bool:
+    """Return whether timm is installed and has a network of this name."""
+    return installed() and library().is_model(name)
+
+
+def build(arch: str, num_classes: int, **options: Any) -> nn.Module:
+    """Build a network of timm with random weights, for images of any size that it can process.
+
+    Args:
+        arch: `timm:NAME`.
+        num_classes: number of outputs of the last layer.
+        options: further arguments of the network, such as `drop_path_rate`.
+
+    Raises:
+        UserError: timm is not installed, or has no network of this name.
+    """
+    timm, name = library(), check_name(arch)
+    return timm.create_model(name, num_classes=num_classes, **_any_size(name), **options)
+
+
+def check_name(arch: str) -> str:
+    """Return the name of a network in timm.
+
+    Raises:
+        UserError: timm is not installed, or has no network of this name.
+    """
+    timm, name = library(), arch.removeprefix(TIMM)
+    if not timm.is_model(name):
+        names = choose_from(name, timm.list_models(), "List all names: timm.list_models()")
+        raise UserError(f"timm {timm.__version__} has no network '{name}'. {names}")
+    return name
+
+
+@cache
+def _any_size(name: str) -> dict[str, bool]:
+    """Return the arguments with which a network accepts images of other sizes than its own.
+
+    They do not change the tensors, nor the features of images of its own size.
+    """
+    with torch.device("meta"):
+        network = library().create_model(name)
+    accepted = inspect.signature(type(network).__init__).parameters
+    known = {"dynamic_img_size": True, "strict_img_size": False}
+    return {option: value for option, value in known.items() if option in accepted}
+
+
+@cache
+def row(arch: str) -> Arch:
+    """Describe a network of timm: its last layer and the dimension of its features.
+
+    Raises:
+        UserError: timm is not installed, has no network of this name, or the network's last layer
+            is not one linear layer.
+    """
+    with torch.device("meta"):
+        network: Any = build(arch, 1000)
+    head = network.pretrained_cfg["classifier"]
+    last = network.get_submodule(head) if isinstance(head, str) else None
+    if not isinstance(last, nn.Linear):
+        kind = f"is a {type(last).__name__}" if last is not None else f"is several: {head}"
+        raise UserError(
+            f"{arch}: its last layer {kind}. Networks with one linear last layer are supported."
+        )
+    return Arch(head, next(iter(network.state_dict())), last.in_features)
+
+
+def statistics(arch: str) -> InputStatistics:
+    """Return the input statistics that timm states for a network's default weights."""
+    config = library().get_pretrained_cfg(check_name(arch))
+    return InputStatistics(tuple(config.mean), tuple(config.std), ZOO)
+
+
+def families(tensors: dict[str, Tensor]) -> list[Family]:
+    """Return the families that have a marker among the tensors."""
+    return [row for row in FAMILIES.values() if any(m in tensors for m in row.markers)]
+
+
+def renamed(arch: str, tensors: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    """Rename tensors of other formats, such as those of a network's authors, by timm's own rules.
+
+    Args:
+        arch: `timm:NAME`.
+        tensors: tensors under names of another format.
+
+    Returns:
+        Tensors under timm's names, or None if timm cannot rename them or would change values.
+    """
+    with torch.device("meta"):
+        network = build(arch, 1000)
+    rules = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    if rules is None:
+        return None
+    try:
+        found = rules(dict(tensors), network)
+    except Exception:  # timm's rules raise errors of any type for tensors of other networks
+        return None
+    known = {(tensor.data_ptr(), tensor.numel()) for tensor in tensors.values()}
+    same = all((tensor.data_ptr(), tensor.numel()) in known for tensor in found.values())
+    return found if same else None
