@@ -6,13 +6,14 @@ The first layer normalizes the images, so `eps` is in pixel values.
 import hashlib
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robust_backbones import weights, zoo
+from robust_backbones import sources, weights
 from robust_backbones.checkpoint.architectures import (
     BATCH_COUNTER,
     arch_row,
@@ -126,7 +127,7 @@ def load_classifier(source: str | Path, statistics: InputStatistics | None = Non
     found = read_weights(str(source), weights.resolve(source), statistics)
     if found.statistics.source == ASSUMED:
         fix = "Pass statistics=InputStatistics(mean, std)."
-        warnings.warn(assumption(source, fix), stacklevel=2)
+        warnings.warn(assumption(found.statistics, source, fix), stacklevel=2)
     return complete_classifier(found, source)
 
 
@@ -136,14 +137,15 @@ def read_weights(name: str, path: Path, given: InputStatistics | None = None) ->
     Args:
         name: path, URL or name of a published model, as the user gave it.
         path: local file.
-        given: input statistics from the user; None: use the published
-            model's, or else the file's.
+        given: input statistics from the user; None: those that the source states, or else the
+            file's.
 
     Raises:
         UserError: the file cannot be read, or it states other statistics.
     """
-    model = zoo.known(name)
-    return read_checkpoint(path, statistics=given or (model.statistics if model else None))
+    stated = sources.stated(name, path)
+    found = read_checkpoint(path, stated.arch, statistics=given or stated.statistics)
+    return replace(found, metadata=stated.facts | found.metadata)
 
 
 def complete_classifier(found: Checkpoint, name: str | Path) -> Classifier:

@@ -16,10 +16,10 @@ import os
 import re
 import urllib.parse
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from robust_backbones import download, zoo
+from robust_backbones import download, sources, zoo
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.file_kinds import HEAD, foreign_kind
 from robust_backbones.core.files import atomic, cache_dir, locked, sha256
@@ -27,6 +27,7 @@ from robust_backbones.core.paths import expand
 from robust_backbones.download import DownloadError
 
 CHECKPOINTS = ("checkpoint.pt", "model_final.pth")  # weight files in the output folders of runs
+HUB_FILE = "model.safetensors"  # usual file of a Hub repository with one model
 MIRROR = "ROBUST_BACKBONES_MIRROR"
 _RECORDS_VERSION = 1
 
@@ -39,7 +40,7 @@ class _Remote:
         key: name of the file in error messages and digest records, without secrets from its URL.
         mirror_path: path of the file inside the mirror folder.
         url: URL of the file, for downloads.
-        published: published SHA-256; None if unknown.
+        published: published SHA-256 or its first digits; None if unknown.
         hub: `(repository, file, revision)` on the Hugging Face Hub; None for other servers.
             A revision of None is the newest commit.
     """
@@ -81,9 +82,10 @@ def resolve(source: str | Path) -> Path:
     Remote files are downloaded if necessary, and their digests are checked.
 
     Args:
-        source: published model (`resnet50_l2_eps3`, `robust://resnet50_l2_eps3`), path, URL
-            (`https://...`, with an optional `#sha256=<digest>` that the file must match), or
-            `hf://OWNER/REPO[@REVISION]/FILE`. Write `./NAME` for a file named like a model.
+        source: published model (`resnet50_l2_eps3`, `robust://resnet50_l2_eps3`), weights of a
+            library (`timm://NAME.TAG`, `torchvision://NAME.TAG`), path, URL (`https://...`, with an
+            optional `#sha256=<digest>` that the file must match), or
+            `hf://OWNER/REPO[@REVISION][/FILE]`. Write `./NAME` for a file named like a model.
 
     Raises:
         UserError: the source does not exist or cannot be downloaded.
@@ -151,14 +153,16 @@ def _parse(text: str) -> _Remote | Path:
         return _parse_url(text)
     if scheme == "hf":
         return _parse_hub(text)
+    if scheme in sources.SCHEMES:
+        return _parse_library(text)
     if scheme == "file":
         raise UserError(
             f"'{text}': file:// is not supported. Give the path: {text.removeprefix('file://')}"
         )
     if scheme not in ("", "robust"):
         raise UserError(
-            f"'{text}': {scheme}:// is not supported. Choose from robust://, hf://, https://."
-            f"{_of_library(text)}"
+            f"'{text}': {scheme}:// is not supported. Choose from robust://, timm://, "
+            f"torchvision://, hf://, https://.{_of_library(text)}"
         )
     try:
         model = zoo.find(text)
@@ -182,12 +186,22 @@ def _parse(text: str) -> _Remote | Path:
 def _of_library(text: str) -> str:
     """Return the fix for a model name of another library, or an empty string."""
     if found := re.fullmatch(r"(?:hf[-_]hub:|(?=timm/))([\w.-]+/[\w.-]+)", text):
-        return f" For a model on the Hugging Face Hub: hf://{found[1]}/model.safetensors."
-    if re.fullmatch(r"(timm|torchvision|robustbench)(:|://|/)[\w.:-]+|(?!.*_eps)\w+", text):
+        return f" For a model on the Hugging Face Hub: hf://{found[1]}."
+    if found := re.fullmatch(r"(timm|torchvision)[:/]+([\w.-]+)", text):
+        return f" For weights of {found[1]}: {found[1]}://{found[2]}."
+    if re.fullmatch(r"(?!.*_eps)[\w.]+", text):
         return (
-            " Save the state_dict of a model of torchvision or timm to a file, and give its path."
+            " For weights of a library: timm://NAME.TAG, or torchvision://NAME.TAG such as "
+            "torchvision://resnet50.IMAGENET1K_V2."
         )
     return ""
+
+
+def _parse_library(text: str) -> _Remote:
+    found = sources.of_library(text)
+    if found.hub:
+        return _parse_hub(f"hf://{'/'.join(found.hub)}")
+    return replace(_parse_url(found.url), published=found.digest or None)
 
 
 def _published(model: zoo.Model) -> _Remote:
@@ -205,10 +219,10 @@ def _parse_hub(text: str) -> _Remote:
 
 
 def _hub_place(text: str) -> tuple[str, str, str | None]:
-    found = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?/([^@#?]+)", text)
+    found = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/([^@#?]+))?", text)
     if not found or ".." in text.split("/"):
-        raise UserError(f"'{text}' does not have the form hf://OWNER/REPO[@REVISION]/FILE.")
-    return found[1], found[3], found[2]
+        raise UserError(f"'{text}' does not have the form hf://OWNER/REPO[@REVISION][/FILE].")
+    return found[1], found[3] or HUB_FILE, found[2]
 
 
 def _parse_url(text: str) -> _Remote:
@@ -244,7 +258,7 @@ def _lock(key: str) -> contextlib.AbstractContextManager[None]:
 def _unchanged(remote: _Remote) -> Path | None:
     """Return the recorded file if its size and modification time are unchanged, else None."""
     record = _records().get(remote.key)
-    if record is None or remote.published not in (None, record.sha256):
+    if record is None or not record.sha256.startswith(remote.published or ""):
         return None
     path = Path(record.path)
     try:
@@ -289,6 +303,9 @@ def _downloaded(remote: _Remote) -> Path:
     try:
         if remote.hub:
             path = download.from_hub(*remote.hub)
+            if not remote.published:  # other people's repositories describe their network
+                with contextlib.suppress(DownloadError):
+                    download.from_hub(remote.hub[0], "config.json", remote.hub[2])
         else:
             path = target.with_name(target.name + ".part")
             download.from_url(remote.url, path)
@@ -374,7 +391,7 @@ def _inspect(path: Path, expected: str | None) -> tuple[str, str]:
 
     Args:
         path: file to hash.
-        expected: required SHA-256; None if unknown.
+        expected: required SHA-256 or its first digits; None if unknown.
 
     Returns:
         `(SHA-256, fault)`. The fault completes the sentence "the file ...". The fault is empty if
@@ -389,7 +406,7 @@ def _inspect(path: Path, expected: str | None) -> tuple[str, str]:
         found = sha256(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
-    if expected is not None and found == expected:
+    if expected is not None and found.startswith(expected):
         return found, ""
     if kind := foreign_kind(head)[0]:
         return found, f"is {kind}, not a weight file"

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model, resnet
 
+from robust_backbones import timm_networks
 from robust_backbones.archs import ARCHS, TIMM, Arch, Family, ResNetArch
-from robust_backbones.checkpoint import timm_networks
 from robust_backbones.core.errors import UserError, choose_from
+from robust_backbones.core.input_statistics import IMAGENET, InputStatistics
 
 BATCH_COUNTER = "num_batches_tracked"  # BatchNorm buffer that PyTorch before 0.4.1 did not save
 
@@ -81,6 +82,11 @@ def arch_row(arch: str) -> Arch:
     """
     check_arch(arch)
     return timm_networks.row(arch) if arch.startswith(TIMM) else ARCHS[arch]
+
+
+def usual_statistics(arch: str) -> InputStatistics:
+    """Return the input statistics of most networks of an architecture."""
+    return timm_networks.statistics(arch) if arch.startswith(TIMM) else IMAGENET
 
 
 def recognize(

@@ -23,6 +23,7 @@ from robust_backbones.checkpoint.architectures import (
     check_operations,
     recognize,
     stated_arch,
+    usual_statistics,
 )
 from robust_backbones.checkpoint.formats import Layout, unwrap
 from robust_backbones.checkpoint.wrappers import CONTRASTIVE, NOT_LINEAR, OUTSIDE
@@ -152,7 +153,9 @@ def read_checkpoint(
         tensors=tensors,
         arch=found.arch,
         layout=layout.name,
-        statistics=choose(stated_statistics(layout, path), statistics, path),
+        statistics=choose(
+            stated_statistics(layout, path), statistics, path, usual_statistics(found.arch)
+        ),
         sha256=sha256(path),
         dropped=layout.dropped | found.dropped,
         metadata=layout.metadata,

@@ -123,7 +123,7 @@ def find_networks(state: dict[str, Tensor], expected: Arch | None = None) -> dic
     Returns:
         `{prefix of the network's keys: name of its head}`, the largest network first.
     """
-    markers = {row.marker: (row.head,) for row in ARCHS.values()}
+    markers: dict[str, tuple[str, ...]] = {row.marker: (row.head,) for row in ARCHS.values()}
     markers |= {marker: row.heads for row in FAMILIES.values() for marker in row.markers}
     if expected:
         markers[expected.marker] = (expected.head,)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from robust_backbones import arithmetic, zoo
+from robust_backbones import arithmetic, sources
 from robust_backbones.archs import TIMM
 from robust_backbones.checkpoint import export, formats, verify
 from robust_backbones.checkpoint.architectures import arch_row
@@ -37,18 +37,16 @@ def read(
         from_detector: whether to extract the backbone of a Detectron2 detector.
         assume_rgb: whether to assume RGB and STRIDE_IN_1X1 False for a Detectron2 file.
         key: name of the network in a file with several networks; None if it has only one.
-        statistics: input statistics that the user states; None: use the file's, or the published
-            model's.
+        statistics: input statistics that the user states; None: use the file's, or the source's.
 
     Raises:
         UserError: the file cannot be read, it has another architecture or other statistics than
             expected, or an option does not apply to it.
     """
-    model = zoo.known(name)
-    expected = arch or (model.arch if model else None)
-    statistics = statistics or (model.statistics if model else None)
+    stated = sources.stated(name, path)
+    statistics = statistics or stated.statistics
     source = read_checkpoint(
-        path, expected, allow_pickle, from_detector, assume_rgb, key, statistics
+        path, arch or stated.arch, allow_pickle, from_detector, assume_rgb, key, statistics
     )
     for option, given in (("--from-detector", from_detector), ("--assume-rgb", assume_rgb)):
         if given and source.layout != "detectron2":
@@ -57,7 +55,7 @@ def read(
                 f"layout). Remove {option}."
             )
     announce(source.statistics, name)
-    return dataclasses.replace(source, metadata=source.metadata | (model.facts if model else {}))
+    return dataclasses.replace(source, metadata=source.metadata | stated.facts)
 
 
 def describe(source: Checkpoint, name: str) -> None:

@@ -95,21 +95,25 @@ IMAGENET = PRESETS["imagenet"]
 
 
 def choose(
-    stated: InputStatistics | None, given: InputStatistics | None, file: object
+    stated: InputStatistics | None,
+    given: InputStatistics | None,
+    file: object,
+    usual: InputStatistics = IMAGENET,
 ) -> InputStatistics:
-    """Return the statistics of a network. Assume ImageNet's if none are stated.
+    """Return the statistics of a network. Assume the usual ones if none are stated.
 
     Args:
         stated: statistics in the file; None if it has none. A converted file may have statistics
             that the conversion assumed, which `given` replaces.
         given: statistics from the user or from the table of published models.
         file: name of the file in the error message.
+        usual: statistics of most networks of this architecture.
 
     Raises:
         UserError: the file states other statistics than `given`.
     """
     if stated is None or stated.source == ASSUMED:
-        return given or stated or IMAGENET.of(ASSUMED)
+        return given or stated or usual.of(ASSUMED)
     if given and not given.equal(stated):
         published = given.source == ZOO
         other = "the published model has" if published else "the options state"
@@ -129,16 +133,17 @@ def announce(
         fix: sentence that says how to state the statistics.
     """
     if used.source == ASSUMED:
-        print(f"warning: {assumption(file, fix)}", file=sys.stderr, flush=True)
+        print(f"warning: {assumption(used, file, fix)}", file=sys.stderr, flush=True)
     elif used.source in (GIVEN, ZOO):
         print(
             f"mean and std are not stated in {file}: {used} ({SOURCES[used.source]}).", flush=True
         )
 
 
-def assumption(file: object, fix: str) -> str:
-    """Return the warning that ImageNet's statistics are assumed. Arguments: see `announce`."""
-    return f"mean and std are not stated in {file}: ImageNet's are assumed. {fix}"
+def assumption(used: InputStatistics, file: object, fix: str) -> str:
+    """Return the warning that statistics are assumed. Arguments: see `announce`."""
+    whose = "ImageNet's" if used.equal(IMAGENET) else str(used)
+    return f"mean and std are not stated in {file}: {whose} are assumed. {fix}"
 
 
 _mean = number(parse_number, lambda v: 0 <= v <= 1, "a number in [0, 1]")

@@ -229,7 +229,7 @@ def _set_input(cfg: CfgNode, weights: str) -> None:
     else:
         source = GIVEN if _differ_from_imagenet(cfg) else ASSUMED
     if source == ASSUMED != cfg.MODEL.ROBUST.get("STATISTICS") and readable:
-        logging.getLogger(__name__).warning(assumption(weights, _STATE_THEM))
+        logging.getLogger(__name__).warning(assumption(IMAGENET, weights, _STATE_THEM))
     if readable:
         cfg.MODEL.ROBUST.STATISTICS = source
 

@@ -11,6 +11,8 @@ from tests.support import ROOT
 BORDER = {
     "archs",
     "core",
+    "sources",
+    "timm_networks",
     "zoo",
     "weights",
     "checkpoint",
@@ -68,6 +70,7 @@ def test_arrows_go_one_way(path):
         "checkpoint/array_pickles",
         "download",
         "weights",
+        "sources",
         "core/signals",
     ],
 )
@@ -136,6 +139,8 @@ FLOORS = {
     "attacks": 1,
     "corruptions": 1,
     "zoo": 1,
+    "timm_networks": 1,
+    "sources": 2,
     "weights": 2,
     "checkpoint": 3,
     "detection": 4,
