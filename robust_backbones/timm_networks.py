@@ -113,7 +113,7 @@ def families(tensors: dict[str, Tensor]) -> list[Family]:
 
 
 def renamed(arch: str, tensors: dict[str, Tensor]) -> dict[str, Tensor] | None:
-    """Rename tensors of other formats, such as those of a network's authors, by timm's own rules.
+    """Rename the tensors of other formats by timm's own rules, such as the files of the authors.
 
     Args:
         arch: `timm:NAME`.

@@ -303,7 +303,7 @@ def _downloaded(remote: _Remote) -> Path:
     try:
         if remote.hub:
             path = download.from_hub(*remote.hub)
-            if not remote.published:  # other people's repositories describe their network
+            if remote.key.startswith("hf://"):  # other people's repositories describe their network
                 with contextlib.suppress(DownloadError):
                     download.from_hub(remote.hub[0], "config.json", remote.hub[2])
         else:

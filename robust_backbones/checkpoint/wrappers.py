@@ -118,7 +118,7 @@ def find_networks(state: dict[str, Tensor], expected: Arch | None = None) -> dic
 
     Args:
         state: `{key: tensor}`.
-        expected: architecture that is searched for besides those of `archs`.
+        expected: further architecture to search for; None: only the tables of `archs`.
 
     Returns:
         `{prefix of the network's keys: name of its head}`, the largest network first.

@@ -70,7 +70,6 @@ def test_arrows_go_one_way(path):
         "checkpoint/array_pickles",
         "download",
         "weights",
-        "sources",
         "core/signals",
     ],
 )
@@ -192,6 +191,7 @@ OPTIONAL = {
     "ray",
     "skimage",
     "sklearn",
+    "timm",
     "webdataset",
 }
 
@@ -218,6 +218,7 @@ def is_command(path: Path) -> bool:
 
 # Modules with imports inside functions for another reason.
 LAZY = {
+    "robust_backbones/sources.py": "only weights of a library need its tables, which need torch",
     "robust_backbones/commands/conversion.py": "verifying a Detectron2 file needs Detectron2",
     "robust_backbones/detection/compat.py": "it first looks whether Detectron2 is installed",
     "classification/study/executors.py": "only runs on GPUs need torch, which takes seconds",
