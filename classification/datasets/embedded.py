@@ -12,6 +12,7 @@ from skimage import data
 from torch.nn.functional import interpolate
 
 from classification.datasets.image_files import SplitContents
+from robust_backbones.core.digits import read_digits as digits_of_sklearn
 
 # Number of training images. scikit-learn's 1,797 digits are ordered by writer. Therefore most
 # writers of the test digits, which are the last 360, are not in the training split.
@@ -41,17 +42,15 @@ def read_digits(split: str, root: object = None) -> SplitContents:
 
     Images are float32, because their 17 gray levels have no exact uint8 values.
     """
-    from sklearn.datasets import load_digits  # imported here, because the import takes a second
-
-    digits = load_digits()
+    digits, labels = digits_of_sklearn()
     rows = slice(None, DIGITS_TRAIN) if split == "train" else slice(DIGITS_TRAIN, None)
-    gray = torch.from_numpy(digits.images[rows]).float().unsqueeze(1) / 16  # the values are 0 to 16
+    gray = torch.from_numpy(digits[rows]).float().unsqueeze(1) / 16  # the values are 0 to 16
     # For a factor of 4, the interpolation weights are binary fractions. Therefore the result is
     # the same on every machine.
     images = interpolate(gray, size=(32, 32), mode="bilinear", align_corners=False)
     names = tuple(str(digit) for digit in range(10))
-    labels = torch.from_numpy(digits.target[rows]).long()
-    return SplitContents(images.repeat(1, 3, 1, 1), labels, names)
+    targets = torch.from_numpy(labels[rows])
+    return SplitContents(images.repeat(1, 3, 1, 1), targets, names)
 
 
 def read_textures(split: str, root: object = None) -> SplitContents:

@@ -190,7 +190,6 @@ OPTIONAL = {
     "pyautoattack",
     "ray",
     "skimage",
-    "sklearn",
     "timm",
     "webdataset",
 }

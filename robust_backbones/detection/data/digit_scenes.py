@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from robust_backbones.core.digits import read_digits
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import cache_dir, locked
 
@@ -145,18 +146,16 @@ def _sources(split: str) -> tuple[tuple[np.ndarray, np.ndarray], list[np.ndarray
 
     Training scenes use the first digits and the left three quarters of each photograph.
     """
-    # These imports are here because they take a second, and the scenes are created only once.
-    import skimage.data
-    from sklearn.datasets import load_digits
+    import skimage.data  # imported here, because it takes a second, and scenes are created once
 
-    bunch = load_digits()
+    digits, labels = read_digits()
     part = slice(None, DIGITS_TRAIN) if split == "train" else slice(DIGITS_TRAIN, None)
     textures = []
     for name in TEXTURES:
         photo = getattr(skimage.data, name)()
         border = photo.shape[1] * 3 // 4
         textures.append(photo[:, :border] if split == "train" else photo[:, border:])
-    return (bunch.images[part], bunch.target[part]), textures
+    return (digits[part], labels[part]), textures
 
 
 def _write_split(root: Path, split: str) -> None:
