@@ -90,7 +90,7 @@ def _fail(store: dist.Store, error: BaseException) -> NoReturn:
     tell_torchrun(text, when)
     with contextlib.suppress(OSError, ValueError):  # closed or full streams
         sys.stdout.flush()
-        print(text, file=sys.stderr, flush=True)
+        print(text, end="\n" if text else "", file=sys.stderr, flush=True)
     with contextlib.suppress(dist.DistError):
         store.set(DONE, "yes")
     _exit(code)

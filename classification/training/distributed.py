@@ -110,21 +110,6 @@ def total(numbers: list[float], device: torch.device) -> list[float]:
     return sums.tolist()
 
 
-def gathered(columns: Tensor) -> Tensor:
-    """Concatenate the columns of all processes, in the order of ranks.
-
-    All processes must call this function.
-
-    Args:
-        columns: tensor `(k, n)` on the CPU; n may differ between processes.
-    """
-    if world() == 1:
-        return columns
-    pieces = [columns] * world()
-    dist.all_gather_object(pieces, columns)
-    return torch.cat(pieces, 1)
-
-
 def collected(items: list[T]) -> list[T]:
     """Concatenate the lists of all processes, in the order of ranks.
 

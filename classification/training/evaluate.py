@@ -95,7 +95,7 @@ def evaluate(
     loss, stopped = distributed.total([loss, stopped], device)
     if stopped:
         raise Stopped
-    predictions, labels = distributed.gathered(torch.cat(pairs, 1).cpu())
+    predictions, labels = torch.cat(distributed.collected([torch.cat(pairs, 1).cpu()]), 1)
     if not len(labels):
         raise UserError("there are no images to evaluate on. Give at least one.")
     return Evaluation(predictions, labels, loss / len(labels))

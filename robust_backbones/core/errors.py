@@ -98,10 +98,6 @@ def user_errors() -> Iterator[None]:
     try:
         yield
         sys.stdout.flush()
-    except BrokenPipeError:
-        if not _stdout_is_closed():
-            raise
-        sys.exit(EXIT_PIPE_CLOSED)
     except (UserError, KeyboardInterrupt, OSError) as error:
         found = outcome(error)
         if found is None:
@@ -110,7 +106,12 @@ def user_errors() -> Iterator[None]:
 
 
 def outcome(error: BaseException) -> tuple[int, str] | None:
-    """Return the exit code and the line of an expected error; None for other errors."""
+    """Return the exit code and the line of an expected error; None for other errors.
+
+    The line about a closed pipe is empty. Output that follows is discarded.
+    """
+    if isinstance(error, BrokenPipeError) and _stdout_is_closed():
+        return EXIT_PIPE_CLOSED, ""
     if isinstance(error, UserError):
         return EXIT_USER_ERROR, f"error: {error}"
     if isinstance(error, KeyboardInterrupt):
@@ -134,11 +135,14 @@ def _make_writable() -> None:
 
 
 def print_error(line: str) -> None:
-    """Print one line on stderr, once for all processes that `torchrun` started on this machine."""
+    """Print one line on stderr, once for all processes that `torchrun` started on this machine.
+
+    An empty line is not printed.
+    """
     if tell_torchrun(line) and os.environ.get("LOCAL_RANK", "0") != "0":
         return  # torchrun prints it, if process 0 of this machine does not have the error
     with contextlib.suppress(OSError):  # stderr may be a file on the full disk
-        print(line, file=sys.stderr)
+        print(line, end="\n" if line else "", file=sys.stderr)
 
 
 def tell_torchrun(text: str, when: float | None = None) -> bool:

@@ -132,6 +132,9 @@ def program(command: Command) -> tuple[str, list[str]] | None:
         name, rest = "python", ["-m", "robust_backbones", *rest]
     if name.endswith(".py"):
         name, rest = "python", [name, *rest]
+    if rest[:2] == ["-m", "classification.training.torchrun"]:
+        name = "torchrun"
+        rest = rest[2:]
     if name == "torchrun":  # its own options stand before -m
         rest = rest[rest.index("-m") :]
     elif name != "python":

@@ -31,6 +31,14 @@ def killed() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def closed_pipe() -> None:
+    """The reader of the output has ended, as `head` does."""
+    reader, writer = os.pipe()
+    os.dup2(writer, 1)
+    os.close(reader)
+    print("line", flush=True)
+
+
 def memory() -> None:
     def work() -> None:
         if distributed.rank() == 1:
@@ -55,6 +63,7 @@ CASES = {
     "a bug of process 0 for all": partial(distributed.from_first, bug),
     "the same error in all": refuse,
     "a full disk": partial(one, full_disk, 1),
+    "a closed pipe": partial(one, closed_pipe, 0),
     "too little memory": memory,
     "a killed process": partial(one, killed, 1),
 }

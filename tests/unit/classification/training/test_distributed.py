@@ -101,6 +101,11 @@ def test_one_process_prints_the_error_and_all_end(tmp_path, case):
     assert time.monotonic() - started < 60  # far below the time-out
 
 
+def test_a_closed_pipe_of_process_0_ends_all_silently(tmp_path):
+    done = processes.run(tmp_path / "log", 2, "tests.support.process_faults", "a closed pipe")
+    assert [(process.code, process.stderr) for process in done] == [(141, "")] * 2
+
+
 PRETRAIN = ["--limit", 32, "--test-limit", 21, "--epochs", 1, "--eps", 0, "--eval-steps", 1]
 PRETRAIN += ["--arch", "resnet18", "--lr", 0.01, "--device", "cpu", "--sync-bn"]
 
