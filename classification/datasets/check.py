@@ -25,7 +25,8 @@ from classification.datasets.split import ImageSplit, Split, has_images
 from classification.progress import ProgressLine
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic
-from robust_backbones.core.images import FINDINGS, Decoding, examine, missing_decoder
+from robust_backbones.core.image_formats import missing_decoder
+from robust_backbones.core.images import FINDINGS, Decoding, examine
 
 BLOCK = 256  # images per progress update
 MAX_OVERLAP = 0.01  # allowed fraction of test images in train; official splits share a few images

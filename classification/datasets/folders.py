@@ -16,7 +16,7 @@ from classification.datasets.split_names import (
     split_of,
 )
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.images import describe_skipped, has_image_suffix
+from robust_backbones.core.image_formats import describe_skipped, has_image_suffix
 
 TABLES = (".csv", ".tsv")  # file extensions of tables of names and labels; see `label_tables`
 LAYOUT = "train/<class>/<image> and test/<class>/<image> (or val instead of test) in {0}"

@@ -17,9 +17,10 @@ from PIL import Image
 from classification.datasets.folders import LAYOUT, is_image, list_tree
 from classification.datasets.image_files import SplitContents
 from classification.datasets.split_names import choose_splits, is_junk, split_of
+from classification.datasets.tar_files import read_member
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic, cache_dir, locked, sha256
-from robust_backbones.core.images import decode, read_member
+from robust_backbones.core.images import decode
 
 VERSION = 3  # version of the cache; increase it if a change in this file changes images or pixels
 

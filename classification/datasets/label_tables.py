@@ -22,7 +22,7 @@ from classification.datasets.folders import (
 from classification.datasets.split_names import choose_splits
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import read_text
-from robust_backbones.core.images import FORMATS, describe_skipped, has_image_suffix
+from robust_backbones.core.image_formats import FORMATS, describe_skipped, has_image_suffix
 
 # Possible names of each column, in lower case and with _ for spaces and hyphens. Of several columns
 # with file names, the first in this order is read, because the images of a wrong one are not found.

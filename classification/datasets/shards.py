@@ -29,8 +29,10 @@ from classification import transforms
 from classification.datasets.shard_index import INDEX, find_shards, open_shard, webdataset
 from classification.datasets.specs import DatasetSpec
 from classification.datasets.split import ImageBatch, Split, TrainEpoch
+from classification.datasets.tar_files import read_member
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.images import FORMATS, Decoding, read_member
+from robust_backbones.core.image_formats import FORMATS
+from robust_backbones.core.images import Decoding
 from robust_backbones.core.images import decode as decode_image
 
 LABEL = "cls"

@@ -4,55 +4,21 @@ Files are untrusted: they may be damaged, claim any number of pixels, or not be 
 """
 
 import contextlib
-import functools
 import math
-import os
 import re
-import tarfile
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError, features
+from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.image_formats import FORMATS, OPTIONAL, decoders
 
-MAX_MEMBER_BYTES = 1 << 28  # largest image file in a tar file
-
-# Maps a file extension to Pillow's names of the formats that use it. No other decoder is used: the
-# one for EPS, for example, would run the program Ghostscript.
-FORMATS = {
-    ".jpg": ("JPEG", "MPO"),
-    ".jpeg": ("JPEG", "MPO"),
-    ".jfif": ("JPEG", "MPO"),
-    ".png": ("PNG",),
-    ".bmp": ("BMP",),
-    ".webp": ("WEBP",),
-    ".gif": ("GIF",),
-    ".tif": ("TIFF",),
-    ".tiff": ("TIFF",),
-    ".ppm": ("PPM",),
-    ".pgm": ("PPM",),
-    ".pbm": ("PPM",),
-    ".pnm": ("PPM",),
-    ".avif": ("AVIF",),
-    ".heic": ("HEIF",),
-    ".heif": ("HEIF",),
-    ".jp2": ("JPEG2000",),
-    ".tga": ("TGA",),  # last, because TGA files have no signature
-}
-# Formats that some installations of Pillow cannot decode: name in `PIL.features`, and the fix.
-OPTIONAL = {
-    "AVIF": ("avif", "pip install --upgrade pillow"),
-    "HEIF": (None, "pip install pillow-heif"),
-    "JPEG2000": ("jpg_2000", "pip install --upgrade pillow"),
-    "WEBP": ("webp", "pip install --upgrade pillow"),
-}
 # First bytes of a file that no decoder recognizes -> kind of file, fix.
 _FOREIGN = (
     (rb"....ftyp(hei|hev|mif1|msf1)", "a HEIC image", f"Run: {OPTIONAL['HEIF'][1]}"),
@@ -422,60 +388,3 @@ def _deep_values(image: Image.Image, file: str | Path | IO[bytes] | None) -> np.
     if values is None or values.itemsize < 2:
         raise ValueError("more than 8 bits per channel in this format are not supported")
     return values if values.ndim == 2 else values[:, :, 2::-1]
-
-
-@functools.cache
-def decoders() -> tuple[str, ...]:
-    """Return Pillow's names of the formats in `FORMATS` that this installation can decode."""
-    with contextlib.suppress(ImportError):
-        import pillow_heif  # optional, installed by the user; no other package decodes HEIC
-
-        pillow_heif.register_heif_opener()
-    Image.init()
-    names = dict.fromkeys(name for names in FORMATS.values() for name in names)
-    features_of = {name: feature for name, (feature, _) in OPTIONAL.items() if feature}
-    return tuple(
-        name
-        for name in names
-        if name in Image.OPEN and (name not in features_of or features.check(features_of[name]))
-    )
-
-
-@functools.cache
-def _suffixes() -> frozenset[str]:
-    return frozenset(suffix for suffix, names in FORMATS.items() if names[0] in decoders())
-
-
-def has_image_suffix(name: str) -> bool:
-    """Return whether a file name has the extension of a format that this installation decodes."""
-    return os.path.splitext(name)[1].lower() in _suffixes()
-
-
-def missing_decoder(name: str) -> str:
-    """Return the command that installs the decoder of a file, or an empty string."""
-    formats = FORMATS.get(os.path.splitext(name)[1].lower(), ("",))
-    return OPTIONAL[formats[0]][1] if formats[0] in OPTIONAL else ""
-
-
-def describe_skipped(names: Iterable[str]) -> str:
-    """Count skipped files by extension, such as `2 .heic (pip install pillow-heif), 1 .txt`."""
-    counts = Counter(os.path.splitext(name)[1].lower() for name in names)
-    return ", ".join(
-        f"{count} {suffix or 'without extension'}"
-        + (f" ({fix})" if (fix := missing_decoder(suffix and f"x{suffix}")) else "")
-        for suffix, count in counts.most_common()
-    )
-
-
-def read_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    """Read a regular member of a tar file into memory, without writing it to disk.
-
-    Raises:
-        ValueError: the member is larger than `MAX_MEMBER_BYTES`, or sparse. A sparse member can
-            claim gigabytes of zeros.
-    """
-    if member.issparse() or member.size > MAX_MEMBER_BYTES:
-        raise ValueError(f"'{member.name}' is sparse or claims more than {MAX_MEMBER_BYTES} bytes")
-    file = archive.extractfile(member)
-    assert file is not None  # regular members always have a file
-    return file.read()

@@ -12,7 +12,8 @@ from classification.datasets.check import KINDS as CHECK_KINDS
 from classification.datasets.check import check_file
 from classification.datasets.image_files import read_fast
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.images import Decoding, decode, has_image_suffix
+from robust_backbones.core.image_formats import has_image_suffix
+from robust_backbones.core.images import Decoding, decode
 from robust_backbones.detection.data import annotations, validate
 from robust_backbones.detection.data.mapper import ImageMapper
 from robust_backbones.detection.inspect.predictor import as_array

@@ -16,7 +16,7 @@ import numpy as np
 from robust_backbones.core.dataset_forms import RANDOM_SPLITS, VOC_LAYOUT
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import read_text
-from robust_backbones.core.images import FORMATS
+from robust_backbones.core.image_formats import FORMATS
 from robust_backbones.detection.data.annotations import Problem, inside
 
 SUFFIXES = tuple(case for suffix in FORMATS for case in (suffix, suffix.upper()))

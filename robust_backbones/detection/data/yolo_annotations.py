@@ -24,12 +24,8 @@ import yaml
 
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import read_text
-from robust_backbones.core.images import (
-    ImageError,
-    describe_skipped,
-    has_image_suffix,
-    upright_size,
-)
+from robust_backbones.core.image_formats import describe_skipped, has_image_suffix
+from robust_backbones.core.images import ImageError, upright_size
 from robust_backbones.core.paths import expand
 from robust_backbones.core.yaml_entries import MAX_ENTRIES, check_entries
 from robust_backbones.detection.data.annotations import Annotations, Image, Object, Problem, unique

@@ -97,24 +97,3 @@ def test_pillow_images_in_memory():
     found = np.asarray(images.from_pillow(deep, Decoding(RANGE)))
     assert np.array_equal(found, scaled(DEEP[..., 0]))
     assert np.array_equal(np.asarray(images.from_pillow(Image.fromarray(RGB))), RGB)
-
-
-def test_an_optional_plugin_adds_its_formats(monkeypatch):
-    """A decoder that is registered with Pillow is used, and its file extensions are readable."""
-    assert not images.has_image_suffix("a.heic")
-    monkeypatch.setitem(Image.OPEN, "HEIF", (None, None))
-    images.decoders.cache_clear()
-    images._suffixes.cache_clear()
-    try:
-        assert images.has_image_suffix("a.HEIC") and "HEIF" in images.decoders()
-    finally:
-        monkeypatch.undo()
-        images.decoders.cache_clear()
-        images._suffixes.cache_clear()
-
-
-def test_only_image_suffixes_count():
-    names = ("a.jpg", "a.JPEG", "a.gif", "a.avif", "a.tiff", "a.txt", "a", "jpg", "a.eps", "a.svg")
-    assert [name for name in names if images.has_image_suffix(name)] == list(names[:5])
-    skipped = images.describe_skipped(["x/a.heic", "b.HEIC", "c.txt", "README"])
-    assert skipped == "2 .heic (pip install pillow-heif), 1 .txt, 1 without extension"
