@@ -19,7 +19,7 @@ from robust_backbones.core.dataset_forms import FORMS, SYNTAX
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.paths import expand
 from robust_backbones.detection.data.annotations import Annotations, Image, Object
-from robust_backbones.detection.data.coco_annotations import read_coco
+from robust_backbones.detection.data.coco_annotations import read_coco, read_coco_classes
 from robust_backbones.detection.data.segmentations import compressed
 from robust_backbones.detection.data.voc_annotations import read_voc
 from robust_backbones.detection.data.voc_layout import find_layout, read_split
@@ -33,19 +33,30 @@ class Kind:
     Attributes:
         read: function that reads a dataset, given its two paths, and the class names in order or
             None for the names in the files.
+        read_classes: as `read`, but may return no images.
         lists_classes: whether the files list the classes in order.
         evaluator_type: Detectron2's name of the metrics.
     """
 
     read: Callable[[Path, str, list[str] | None], Annotations]
+    read_classes: Callable[[Path, str, list[str] | None], Annotations]
     lists_classes: bool
     evaluator_type: str
 
 
+def _yolo(file: Path, split: str, _: object) -> Annotations:
+    return read_yolo(file, split)
+
+
 KINDS = {
-    "coco": Kind(lambda folder, file, _: read_coco(folder, Path(file)), True, "coco"),
-    "voc": Kind(read_voc, False, "pascal_voc"),
-    "yolo": Kind(lambda file, split, _: read_yolo(file, split), True, "coco"),
+    "coco": Kind(
+        lambda folder, file, _: read_coco(folder, Path(file)),
+        lambda folder, file, _: read_coco_classes(Path(file)),
+        True,
+        "coco",
+    ),
+    "voc": Kind(read_voc, read_voc, False, "pascal_voc"),
+    "yolo": Kind(_yolo, _yolo, True, "coco"),
 }
 
 
@@ -85,6 +96,13 @@ class CustomDataset:
             UserError: see `read_coco`, `read_voc` and `read_yolo`.
         """
         return KINDS[self.kind].read(Path(self.folder), self.listing, classes)
+
+    def read_classes(self, classes: list[str] | None = None) -> Annotations:
+        """Read class names and ids, with the arguments and errors of `read`. Images may be absent.
+
+        A COCO file may have a million objects, and a run needs its classes several times.
+        """
+        return KINDS[self.kind].read_classes(Path(self.folder), self.listing, classes)
 
 
 def is_path(text: str) -> bool:
@@ -154,7 +172,7 @@ def prepare_custom(cfg: CfgNode, train: bool, given: Sequence[str] = ()) -> None
     for source in used:
         if rule := source.split_rule():
             logging.getLogger(__name__).warning("dataset '%s': %s", source.name, rule)
-        found = source.read(classes).classes
+        found = source.read_classes(classes).classes
         if found != classes:
             raise UserError(
                 f"dataset '{source.name}' has other classes ({shown(found)}) than the run "
@@ -189,8 +207,8 @@ def _find_classes(sources: list[CustomDataset]) -> list[str]:
     """
     for source in sources:
         if KINDS[source.kind].lists_classes:
-            return source.read().classes
-    return sorted({name for source in sources for name in source.read().classes})
+            return source.read_classes().classes
+    return sorted({name for source in sources for name in source.read_classes().classes})
 
 
 def shown(names: list[str]) -> str:
@@ -217,7 +235,7 @@ def register_custom(cfg: CfgNode) -> None:
         if source.kind == "coco" and not repair:
             meta |= dict(json_file=source.listing, image_root=source.folder)
         if source.kind == "coco":
-            ids = source.read().ids
+            ids = source.read_classes().ids
             meta["thing_dataset_id_to_contiguous_id"] = {k: i for i, k in enumerate(ids)}
         MetadataCatalog.get(source.name).set(
             evaluator_type=KINDS[source.kind].evaluator_type, **meta
