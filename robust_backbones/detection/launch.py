@@ -16,7 +16,7 @@ from torch.multiprocessing import ProcessExitedException, spawn
 
 from robust_backbones.core.errors import print_error, user_errors
 from robust_backbones.core.signals import EXIT_RESUMABLE, Stopped
-from robust_backbones.detection import config
+from robust_backbones.detection import config, run_checks
 from robust_backbones.detection.training.learning_rate import choose_rate
 from robust_backbones.detection.training.run import Mode, has_diverged, run
 from robust_backbones.process_groups import TIMEOUT, failing_together
@@ -65,8 +65,8 @@ def launch(
         UserError: the config, a dataset, the weights or a candidate are invalid.
     """
     cfg = config.load_config(path, overrides, datasets=datasets)
-    notice = config.set_device(cfg, processes.gpus, processes.machines)
-    config.check_inputs(cfg, not mode.eval_only, mode.resume, overrides)
+    notice = run_checks.set_device(cfg, processes.gpus, processes.machines)
+    run_checks.check_inputs(cfg, not mode.eval_only, mode.resume, overrides)
     notes = choose_rate(cfg, candidates, overrides[::2]) if candidates else []
     for note in [*filter(None, [notice]), *notes]:
         print(note, file=sys.stderr)
@@ -95,7 +95,7 @@ def evaluate(work: Callable[[], None], gpus: int) -> None:
     Raises:
         UserError: this machine has fewer GPUs.
     """
-    config.check_gpus(gpus)
+    run_checks.check_gpus(gpus)
     if gpus <= 1:
         work()
         return

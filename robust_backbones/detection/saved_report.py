@@ -4,7 +4,7 @@ import time
 
 from robust_backbones.core import results
 from robust_backbones.core.files import atomic
-from robust_backbones.detection import config
+from robust_backbones.detection import config, run_checks
 from robust_backbones.detection.evaluation import saved, tables
 
 
@@ -40,7 +40,7 @@ def report(
     name = None
     if dataset:
         cfg = config.dataset_config(dataset, overrides)
-        config.check_inputs(cfg, train=False, overrides=overrides)
+        run_checks.check_inputs(cfg, train=False, overrides=overrides)
         (name,) = cfg.DATASETS.TEST
     scored = saved.score_file(predictions, annotations, name, tasks, areas, limit)
     print(f"{predictions} on {scored.name}, percent:\n\n{tables.markdown(scored.metrics)}")

@@ -59,7 +59,7 @@ def trained(case: Case, folder, *options: str, registered: bool = False) -> str:
     from detectron2.data import DatasetCatalog, MetadataCatalog
     from detectron2.data.datasets import register_coco_instances
 
-    from robust_backbones.detection import config
+    from robust_backbones.detection import config, run_checks
     from robust_backbones.detection.evaluation import build_evaluator
     from tests.support.small_detections import evaluate as scored
     from tests.support.small_detections import exact
@@ -74,7 +74,7 @@ def trained(case: Case, folder, *options: str, registered: bool = False) -> str:
     try:
         cfg = config.load_config(CONFIG, [*keys, *options], {"TRAIN": [data], "TEST": [data]})
         with warnings_of_the_project() as warnings:
-            config.check_inputs(cfg, train=True)
+            run_checks.check_inputs(cfg, train=True)
         name = cfg.DATASETS.TRAIN[0]
         dicts = DatasetCatalog.get(name)
         results = scored(build_evaluator(cfg, name, str(folder / "scores")), *exact(dicts))

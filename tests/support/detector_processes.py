@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from robust_backbones.detection import config, launch  # isort: skip  (before Detectron2)
+from robust_backbones.detection import launch, run_checks  # isort: skip  (before Detectron2)
 import torch
 import torch.distributed as dist
 from detectron2.engine import defaults
@@ -27,7 +27,7 @@ def join(rank, work, world_size, gpus, machine_rank, url, args, timeout) -> None
 def main(words: list[str]) -> None:
     launch._distributed_worker = join
     launch.spawn = partial(start_processes, start_method="fork")
-    config.set_device = lambda *_: None
+    run_checks.set_device = lambda *_: None
     defaults.create_ddp_model = lambda model, **options: DistributedDataParallel(model, **options)
     train.main(words)
 

@@ -14,7 +14,7 @@ from robust_backbones import arithmetic
 from robust_backbones.core import pages
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.images import Decoding
-from robust_backbones.detection import compat, config
+from robust_backbones.detection import compat, config, run_checks
 from robust_backbones.detection.data.mapper import decoding_of
 from robust_backbones.detection.inspect import curves, gallery
 from robust_backbones.detection.inspect.error_types import KINDS
@@ -156,6 +156,6 @@ def _load_config(view: View, path: str | None, weights: str | None) -> CfgNode:
     if not cfg.DATASETS.TEST:
         raise UserError("DATASETS.TEST is empty. Give --dataset.")
     cfg.DATASETS.TEST = cfg.DATASETS.TEST[:1]
-    config.set_device(cfg, 1)
-    config.check_inputs(cfg, train=False, overrides=overrides)
+    run_checks.set_device(cfg, 1)
+    run_checks.check_inputs(cfg, train=False, overrides=overrides)
     return cfg

@@ -17,9 +17,10 @@ from robust_backbones.core.errors import UserError
 from robust_backbones.core.images import Decoding, from_pillow
 from robust_backbones.core.paths import expand
 from robust_backbones.detection.checkpointer import StrictCheckpointer
-from robust_backbones.detection.config import load_config, merge_overrides, num_classes, set_device
+from robust_backbones.detection.config import load_config, merge_overrides, num_classes
 from robust_backbones.detection.data.mapper import decoding_of, read_image
 from robust_backbones.detection.model_weights import local_weights
+from robust_backbones.detection.run_checks import set_device
 from robust_backbones.detection.training.trainer import Trainer
 
 

@@ -13,7 +13,8 @@ from robust_backbones.detection.attack import detection_loss, pgd
 from robust_backbones.detection.backbone import set_architecture
 from robust_backbones.detection.checkpointer import StrictCheckpointer
 from robust_backbones.detection.compat import silence_detectron2
-from robust_backbones.detection.config import load_config, set_device
+from robust_backbones.detection.config import load_config
+from robust_backbones.detection.run_checks import set_device
 from robust_backbones.detection.training.trainer import Trainer
 
 CONFIG = "digits_mask_rcnn_robust.yaml"  # the smallest detector

@@ -36,7 +36,7 @@ from robust_backbones.core.detector_keys import EVALUATION
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic, sha256
 from robust_backbones.core.results import flatten
-from robust_backbones.detection import config
+from robust_backbones.detection import config, run_checks
 from robust_backbones.detection.checkpointer import StrictCheckpointer
 from robust_backbones.detection.data import registry, subset
 from robust_backbones.detection.data.loader import CheckedLoader, CheckedMapper
@@ -131,12 +131,12 @@ def find_target(
         UserError: the configuration, weights, dataset or number of images is invalid.
     """
     cfg = config.load_config(path, overrides, datasets={"TEST": [dataset] if dataset else []})
-    notice = config.set_device(cfg, 1)
+    notice = run_checks.set_device(cfg, 1)
     if len(cfg.DATASETS.TEST) != 1:
         raise UserError(f"DATASETS.TEST is {cfg.DATASETS.TEST}. Give one dataset with --dataset.")
     if not cfg.MODEL.WEIGHTS:
         raise UserError("MODEL.WEIGHTS is empty. Give the checkpoint of a trained detector.")
-    config.check_inputs(cfg, train=False, overrides=overrides)
+    run_checks.check_inputs(cfg, train=False, overrides=overrides)
     for note in filter(None, (notice, evaluation_note(cfg))):
         print(note, file=sys.stderr)
     cfg.freeze()

@@ -62,7 +62,7 @@ def choose_rate(cfg: CfgNode, folders: Sequence[str], given: Sequence[str] = ())
     """Set `SOLVER.BASE_LR` to the learning rate of the candidate with the highest AP.
 
     Args:
-        cfg: configuration of a training run after `config.check_inputs`, changed in place. The
+        cfg: configuration of a training run after `run_checks.check_inputs`, changed in place. The
             choice is recorded in `SOLVER.CANDIDATES`.
         folders: folders of the candidates.
         given: keys that the user gave on the command line.

@@ -3,7 +3,7 @@
 import pytest
 
 from robust_backbones.core.errors import UserError
-from robust_backbones.detection import config
+from robust_backbones.detection import config, run_checks
 from robust_backbones.detection.training.step import evaluation_note, precision_of
 from tests.support import ROOT
 from tests.support.voc_data import voc
@@ -21,7 +21,7 @@ def load(folder, *overrides, **datasets):
     options = ["MODEL.WEIGHTS", "", "MODEL.ROBUST.ARCH", "resnet50", *overrides]
     chosen = {split.upper(): [text.format(folder)] for split, text in datasets.items()}
     cfg = config.load_config(VOC, [*options, "OUTPUT_DIR", str(folder / "run")], datasets=chosen)
-    config.check_inputs(cfg, train="TRAIN" in chosen, overrides=overrides)
+    run_checks.check_inputs(cfg, train="TRAIN" in chosen, overrides=overrides)
     return cfg
 
 

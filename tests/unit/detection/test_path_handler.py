@@ -11,7 +11,7 @@ from detectron2.utils.file_io import PathManager
 from classification.models import load_classifier
 from robust_backbones import weights, zoo
 from robust_backbones.core.errors import UserError
-from robust_backbones.detection import config, path_handler
+from robust_backbones.detection import config, path_handler, run_checks
 from robust_backbones.detection.training import trainer
 from tests.support import ROOT
 from tests.support.networks import random_network, robustness_contents
@@ -89,7 +89,7 @@ def test_a_detector_starts_from_a_name(tmp_path):
 
 def test_inputs_are_fetched_before_the_run(tmp_path):
     cfg = load("MODEL.WEIGHTS", NAME)
-    config.check_inputs(cfg, train=False)
+    run_checks.check_inputs(cfg, train=False)
     assert list((tmp_path / "cache/detectron2").glob("*.pth"))
 
 
@@ -129,7 +129,7 @@ def test_weights_that_cannot_be_had_stop_the_run(tmp_path, monkeypatch):
     with pytest.raises(
         UserError, match="robust://resnet18_l2_eps3: .*HF_HUB_OFFLINE is set, and .*"
     ):
-        config.check_inputs(cfg, train=False)
+        run_checks.check_inputs(cfg, train=False)
 
 
 def test_a_file_that_is_not_what_its_name_says(tmp_path):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from robust_backbones.commands import check_data
 from robust_backbones.core.errors import UserError
-from robust_backbones.detection import config
+from robust_backbones.detection import config, run_checks
 from robust_backbones.detection.data import (
     coco_annotations,
     custom,
@@ -70,7 +70,9 @@ def test_coco_is_read_as_detectron2_reads_it(tmp_path, real):
     marks = COCO / "annotations/instances_val2017.json" if real else coco(tmp_path)
     source = custom.parse_dataset(f"mine=coco:{images}:{marks}")
     theirs = load_coco_json(str(marks), str(images), f"a_name_of_a_test_{real}")
-    same(custom.load_dicts(source, source.read().classes, repair=False), theirs)
+    found, listed = source.read(), source.read_classes()
+    assert (listed.classes, listed.ids, listed.images) == (found.classes, found.ids, [])
+    same(custom.load_dicts(source, found.classes, repair=False), theirs)
     if not real:
         assert source.read().classes == ["cat", "dog"]  # by id
 
@@ -193,7 +195,7 @@ def test_a_file_that_is_no_annotation_file_is_refused(tmp_path, text, message):
 
 def test_parts_in_the_wrong_order_are_named(tmp_path):
     with pytest.raises(UserError, match="is a folder. Give the folder of the images first"):
-        custom.parse_dataset(f"mine=coco:{tmp_path}/marks.json:{tmp_path}").read()
+        custom.parse_dataset(f"mine=coco:{tmp_path}/marks.json:{tmp_path}").read_classes()
 
 
 def test_voc_mistakes_are_named(tmp_path):
@@ -212,7 +214,7 @@ def load(folder, *overrides, train=None, test=None):
     random = ["MODEL.WEIGHTS", "", "MODEL.ROBUST.ARCH", "resnet50"]
     options = [*random, "OUTPUT_DIR", str(folder / "run"), *overrides]
     cfg = config.load_config(VOC, options, datasets=chosen)
-    config.check_inputs(cfg, train=train is not None)
+    run_checks.check_inputs(cfg, train=train is not None)
     return cfg
 
 

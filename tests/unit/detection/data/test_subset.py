@@ -4,7 +4,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from robust_backbones.core.errors import UserError
-from robust_backbones.detection import config
+from robust_backbones.detection import config, run_checks
 from robust_backbones.detection.data import catalog, custom, registry, subset
 from tests.support.custom_data import coco
 from tests.support.voc_data import voc
@@ -60,7 +60,7 @@ def test_custom_data_are_scored_on_the_chosen_images_only(tmp_path, kind):
         "yolo": lambda: f"{yolo(tmp_path, train='images')}:train",
     }
     cfg = config.dataset_config(f"mine={kind}:{texts[kind]()}")
-    config.check_inputs(cfg, train=False)
+    run_checks.check_inputs(cfg, train=False)
     name = subset.register("mine", subset.choose("mine", 1, 0))
     (image,) = catalog.scored_annotations(name).images
     (item,) = DatasetCatalog.get(name)
@@ -89,7 +89,7 @@ def test_custom_training_images_are_held_out_with_all_their_objects(tmp_path, ki
     cfg = config.dataset_config("")
     cfg.DATASETS.TRAIN = (SOURCES[kind](tmp_path),)
     custom.name_datasets(cfg)
-    config.check_inputs(cfg, train=False)
+    run_checks.check_inputs(cfg, train=False)
     custom.prepare_custom(cfg, train=True)
     whole = catalog.scored_annotations("mine")
     split = held_out(cfg, 0.5)

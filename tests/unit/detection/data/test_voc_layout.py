@@ -59,9 +59,9 @@ def test_the_random_split_is_stated_and_recorded(tmp_path, capsys, caplog):
     printed = capsys.readouterr().out
     assert f"  note: {rule}\n" in printed and "note: not annotated, 1: " in printed
 
-    from robust_backbones.detection import config
+    from robust_backbones.detection import config, run_checks
 
-    config.check_inputs(config.dataset_config(text), train=False)
+    run_checks.check_inputs(config.dataset_config(text), train=False)
     assert f"dataset 'mine': {rule}" in caplog.text
     assert registry.fingerprint("mine")["split"] == rule
 
