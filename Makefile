@@ -9,8 +9,8 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 HASHES ?= yes
 # Extras of `make install`, such as detection,attacks,shards.
 EXTRAS ?= detection
-# Tests of one file share fixtures, hence run in one process.
-SPREAD := -n auto --maxprocesses 8 --dist loadfile
+# A process that is done takes over half of the tests of another one, mostly whole files.
+SPREAD := -n auto --maxprocesses 8 --dist worksteal
 
 CHECK_PYTHON = $(PYTHON) -c "import sys; v = sys.version_info[:2]; sys.exit(v < (3, 10) and \
 	f'Python {v[0]}.{v[1]} is too old. Use 3.10 or newer: make PYTHON=python3.12')"

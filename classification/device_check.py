@@ -350,7 +350,7 @@ def evaluation(device: torch.device, full: bool) -> Iterator[Line]:
 
 def memory_growth(device: torch.device, full: bool) -> Iterator[Line]:
     """Compare the memory in use after a third of the steps and after all of them."""
-    steps = 90 if full else 30
+    steps = 90 if full else 12
     learn = learner("resnet18", device, "--ema", "0.999", "--accumulate", "2")
     x, y = images(64 if full else 8, 64 if full else 32, device)
     used = []

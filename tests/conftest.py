@@ -20,6 +20,12 @@ def pytest_configure(config):
     os.environ["ROBUST_BACKBONES_CACHE"] = config.cache_folder.name  # subprocesses inherit it
 
 
+def pytest_collection_modifyitems(items):
+    """Start with the files of slow tests: at the end, other processes would wait for them."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_unconfigure(config):
     config.cache_folder.cleanup()
 

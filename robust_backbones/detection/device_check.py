@@ -18,14 +18,20 @@ from robust_backbones.detection.training.trainer import Trainer
 from detectron2.utils.events import EventStorage
 
 PUBLISHED = 61 / 8  # images/s per V100: Detectron2's model zoo, 0.261 s for 16 images on 8 GPUs
-# For CPUs, where a step with 512 boxes takes a minute in bfloat16.
-SMALL = ("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "16")
+# For CPUs, where a step of the whole network takes a minute in bfloat16.
+SMALL = (
+    *("MODEL.FPN.OUT_CHANNELS", "16"),
+    *("MODEL.RPN.CONV_DIMS", "[16]"),
+    *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "16"),
+    *("MODEL.ROI_BOX_HEAD.FC_DIM", "32"),
+    *("MODEL.ROI_MASK_HEAD.CONV_DIM", "16"),
+)
 
 
 def detector_step(device: torch.device, full: bool) -> Iterator[Line]:
     """Compare our step with plain Detectron2's, in float32, TF32 and mixed precision."""
     arch, size, batches = (
-        ("resnet50", (800, 1216), (2, 8)) if full else ("resnet18", (96, 128), (1,))
+        ("resnet50", (800, 1216), (2, 8)) if full else ("resnet18", (64, 96), (1,))
     )
     for batch in batches:
         plain = 0.0
@@ -33,7 +39,7 @@ def detector_step(device: torch.device, full: bool) -> Iterator[Line]:
             # The flag applies to both sides, which take turns. Plain Detectron2 has no such key.
             arithmetic.set_tf32(precision == "tf32")
             key = "float32" if precision == "tf32" else precision
-            cfg = step_speed.configured(arch, 2, key, device)
+            cfg = step_speed.configured(arch, 2, key, device, () if full else SMALL)
             found = step_speed.measure(cfg, size, batch, 9 if full else 1, device)
             name = f"batch {batch}, {precision}"
             ours, theirs = (batch / found["step"][side] for side in ("ours", "Detectron2"))
@@ -127,7 +133,7 @@ def _attacked(
 
 def mixed_precision(device: torch.device, full: bool) -> Iterator[Line]:
     """Train on the digit scenes in float32 and in mixed precision; the losses must agree."""
-    iterations = 200 if full else 12
+    iterations = 200 if full else 4
     last, found = iterations // 4, {}
     other = "float16" if device.type == "cuda" else "bfloat16"
     for precision in ("float32", other):
@@ -144,6 +150,7 @@ def mixed_precision(device: torch.device, full: bool) -> Iterator[Line]:
                 "SOLVER.IMS_PER_BATCH": 4 if full else 2,
             }
             words = [str(part) for pair in keys.items() for part in pair]
+            words += () if full else SMALL
             run = Trainer(config.load_config(configs() / "digits_mask_rcnn_robust.yaml", words))
             run.resume_or_load(resume=False)
             with EventStorage() as storage:

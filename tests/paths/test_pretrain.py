@@ -1,6 +1,7 @@
 """The command on a few digits: output files, skipping, resuming, and errors."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -21,10 +22,12 @@ from classification.pretrain import options as pretrain_options
 from classification.training import methods
 from classification.training import settings as settings_tables
 from classification.training.evaluate import evaluate
+from classification.training.trainer import Training
 from robust_backbones import attacks
 from robust_backbones.checkpoint.formats import FORMAT
 from robust_backbones.checkpoint.io import read_checkpoint
 from robust_backbones.core.signals import EXIT_RESUMABLE
+from tests.support import processes
 from tests.support.pretrain_runs import FEW
 from tests.support.small_data import write_tree
 
@@ -131,35 +134,36 @@ def test_nothing_to_resume(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_exits_with_75_and_resume_continues(tmp_path, number):
-    command = [
-        sys.executable,
-        "-m",
-        "classification.pretrain",
+def test_a_signal_saves_and_exits_with_75_and_resume_continues(
+    tmp_path, monkeypatch, capsys, number
+):
+    output = tmp_path / "run"
+    words = [
         *FEW,
         "--epochs",
         "60",
         "--output",
-        str(tmp_path),
+        str(output),
         "--resume",
         "auto",
         "--save-seconds",
         "0",
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    while not (tmp_path / "checkpoint.pt").exists() and process.poll() is None:
+    (process,) = processes.start(tmp_path / "log", 1, "classification.pretrain.__main__", *words)
+    while not (output / "checkpoint.pt").exists() and process.is_alive():
         time.sleep(0.05)
-    process.send_signal(number)
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == EXIT_RESUMABLE
-    assert f"stopped; the run is saved in {tmp_path}. Continue with --resume" in out
-    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    os.kill(process.pid, number)
+    (done,) = processes.finish(tmp_path / "log", [process])
+    assert done.code == EXIT_RESUMABLE
+    assert f"stopped; the run is saved in {output}. Continue with --resume" in done.stdout
+    state = torch.load(output / "checkpoint.pt", weights_only=True)
+    monkeypatch.setattr(Training, "_train_epoch", None)  # a call fails
+    with pytest.raises(TypeError):
+        pretrain.main(words)
+    first, second = capsys.readouterr().out.splitlines()[:2]
+    assert first == "device cpu, 0 loading workers"
     expected = f"resuming after {state['epoch']} of 60 epochs and {state['batch']} of 2 steps"
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "device cpu, 0 loading workers\n"
-    assert expected in process.stdout.readline()
-    process.kill()
-    process.communicate()
+    assert expected in second
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,6 @@
 
 import json
 import re
-import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -21,6 +18,7 @@ from classification.transfer import result as transfer_result
 from robust_backbones.checkpoint.architectures import build_network
 from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint
 from robust_backbones.core.signals import EXIT_RESUMABLE
+from tests.support import processes
 from tests.support.transfer_runs import FAST, TINY, UNUSUAL, run, table, write_network
 
 
@@ -177,11 +175,8 @@ def test_a_finished_run_is_skipped_and_other_settings_are_an_error(runs, network
 
 
 def test_an_interrupted_run_resumes_to_the_same_result(runs, network, tmp_path):
-    expected = result(runs("full"))["metrics"]
-    command = [
-        sys.executable,
-        "-m",
-        "classification.transfer",
+    expected, output = result(runs("full"))["metrics"], tmp_path / "run"
+    words = [
         *TINY,
         "--mode",
         "full-network",
@@ -192,22 +187,23 @@ def test_an_interrupted_run_resumes_to_the_same_result(runs, network, tmp_path):
         "--weights",
         str(network),
         "--output",
-        str(tmp_path),
+        str(output),
         "--save-seconds",
         "0",
     ]
     codes = []
     for wanted in (1, 3):  # number of checkpoints when the signal comes
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        while len(list(tmp_path.rglob("checkpoint.pt"))) < wanted and process.poll() is None:
+        log = tmp_path / f"log{wanted}"
+        (process,) = processes.start(log, 1, "classification.transfer.__main__", *words)
+        while len(list(output.rglob("checkpoint.pt"))) < wanted and process.is_alive():
             time.sleep(0.02)
-        process.send_signal(signal.SIGTERM)
-        out, _ = process.communicate(timeout=300)
-        codes.append(process.returncode)
-    assert codes == [EXIT_RESUMABLE] * 2 and "Repeat the same command to continue." in out
-    process = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert process.returncode == 0 and "resuming after" in process.stdout
-    assert result(tmp_path)["metrics"] == expected
+        process.terminate()
+        (done,) = processes.finish(log, [process])
+        codes.append(done.code)
+    assert codes == [EXIT_RESUMABLE] * 2 and "Repeat the same command to continue." in done.stdout
+    (done,) = processes.run(tmp_path / "log", 1, "classification.transfer.__main__", *words)
+    assert done.code == 0 and "resuming after" in done.stdout
+    assert result(output)["metrics"] == expected
 
 
 def test_learning_rates_are_pruned_only_on_demand(network, tmp_path):
@@ -219,7 +215,7 @@ def test_learning_rates_are_pruned_only_on_demand(network, tmp_path):
         "--batch-size",
         "10",
         "--limit",
-        "300",
+        "100",
         "--eval-every",
         "1",
         "--lr",

@@ -1,14 +1,12 @@
 """Training runs of a tiny detector through the command."""
 
-import os
-import subprocess
-import sys
+from pathlib import Path
 
 import torch
 
 from robust_backbones.detection import config
 from robust_backbones.detection.training import trainer
-from tests.support import ROOT
+from tests.support import ROOT, processes
 
 # isort: split
 from detectron2.utils.events import get_event_storage
@@ -37,17 +35,20 @@ def overrides(folder, weights, **more) -> list[str]:
     return [part for pair in settings.items() for part in pair]
 
 
-def command(*args) -> subprocess.Popen:
-    call = [sys.executable, str(ROOT / "tools/train_net.py"), "--config", str(DIGITS), *args]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        call, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def one_thread() -> None:
+    torch.set_num_threads(1)
 
 
-def finish(process) -> tuple[int, str]:
-    _, error = process.communicate(timeout=300)
-    return process.returncode, error
+def start(log: Path, *args) -> list:
+    """Start `train_net` in its own process, with one thread; see `processes.start`."""
+    words = ["--config", DIGITS, *args]
+    return processes.start(log, 1, "robust_backbones.commands.train", *words, prepare=one_thread)
+
+
+def train_net(log: Path, *args) -> None:
+    """Run `train_net` in its own process. It must succeed."""
+    (done,) = processes.finish(log, start(log, *args))
+    assert done.code == 0, done
 
 
 def small(folder, weights, **more):

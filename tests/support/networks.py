@@ -19,11 +19,14 @@ def random_network(arch: str, num_classes: int = 10) -> torch.nn.Module:
 
 
 def robustness_contents(state: dict) -> dict:
-    """A state dict wrapped as the `robustness` library saves it: prefixes, copy, normalization."""
+    """A state dict wrapped as the `robustness` library saves it: prefixes, copy, normalization.
+
+    The copy shares its memory with the original, as in the library.
+    """
     mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
     std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
     model = {f"module.model.{key}": value for key, value in state.items()}
-    model |= {f"module.attacker.model.{key}": value.clone() for key, value in state.items()}
+    model |= {f"module.attacker.model.{key}": value for key, value in state.items()}
     for part in ("normalizer", "attacker.normalize"):
         model |= {f"module.{part}.new_mean": mean, f"module.{part}.new_std": std}
     return {"model": model, "optimizer": {"state": {}}, "epoch": 90, "nat_prec1": 62.83}

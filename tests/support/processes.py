@@ -18,6 +18,8 @@ SERVER.set_forkserver_preload(
         "classification.pretrain.run",
         "classification.robustness_eval.run",
         "classification.transfer.run",
+        "robust_backbones.detection.launch",
+        "tests.support.detector_processes",
         "tests.support.distributed_sums",
         "tests.support.process_faults",
     ]

@@ -1,7 +1,7 @@
 """One update of a detector, and what a run keeps: averages, the best, a batch that broke it."""
 
 import contextlib
-import signal
+import time
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +17,9 @@ from robust_backbones.core.signals import Stopped
 from robust_backbones.detection import attack
 from robust_backbones.detection.checkpointer import StrictCheckpointer
 from robust_backbones.detection.training import trainer
+from tests.support import processes
 from tests.support.backward_masks import BackwardMasks
-from tests.support.detector_runs import command, finish, overrides, ready_trainer
+from tests.support.detector_runs import overrides, ready_trainer, start, train_net
 from tests.support.small_detectors import tiny_detector
 
 
@@ -349,8 +350,6 @@ def test_the_recipe_of_synchronised_statistics(make):
 def test_a_signal_saves_and_a_resumed_run_ends_as_one_that_was_not_stopped(
     tmp_path, resnet18_backbone
 ):
-    import time
-
     more = {
         "SOLVER.CHECKPOINT_PERIOD": "100",
         "DATASETS.TEST": "()",
@@ -359,19 +358,17 @@ def test_a_signal_saves_and_a_resumed_run_ends_as_one_that_was_not_stopped(
         "SOLVER.MAX_ITER": "12",
     }
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    code, error = finish(command(*overrides(whole, resnet18_backbone, **more)))
-    assert code == 0, error
+    train_net(tmp_path / "log", *overrides(whole, resnet18_backbone, **more))
     args = overrides(stopped, resnet18_backbone, **more)
-    process = command(*args)
+    (process,) = start(tmp_path / "first", *args)
     log = stopped / "log.txt"
     while not (log.exists() and "Starting training" in log.read_text()):
-        assert process.poll() is None, process.communicate()
+        assert process.is_alive()
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    code, error = finish(process)
-    assert code == 75 and "Traceback" not in error, error
+    process.terminate()
+    (done,) = processes.finish(tmp_path / "first", [process])
+    assert done.code == 75 and not done.errors, done
     assert (stopped / "last_checkpoint").exists()
-    code, error = finish(command("--resume", *args))
-    assert code == 0, error
+    train_net(tmp_path / "second", "--resume", *args)
     a, b = (torch.load(p / "model_final.pth", weights_only=True) for p in (whole, stopped))
     assert equal(a["model"], b["model"]) and equal(a["training_model"], b["training_model"])

@@ -3,7 +3,6 @@
 import argparse
 import json
 import math
-import signal
 import time
 from types import SimpleNamespace
 
@@ -14,22 +13,23 @@ from detectron2.utils.events import EventStorage, EventWriter
 from robust_backbones.commands import train
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import claimed, sha256
-from robust_backbones.detection import config
+from robust_backbones.detection import run_checks
 from robust_backbones.detection.training import run, trainer
 from tests.support import small_detectors
-from tests.support.detector_runs import DIGITS, command, finish, overrides, small
+from tests.support.detector_runs import DIGITS, overrides, small, start, train_net
+
+SMALL = {"INPUT.MIN_SIZE_TRAIN": "(64,)", "INPUT.MIN_SIZE_TEST": "64"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["coco", "voc"])
 def test_train_evaluate_and_evaluate_again(tmp_path, resnet18_backbone, task):
-    more = {"SOLVER.MAX_ITER": "3"}
+    more = SMALL | {"SOLVER.MAX_ITER": "3"}
     if task == "voc":
         more |= {"DATASETS.TRAIN": "['digit_scenes_voc_train']", "MODEL.MASK_ON": "False"}
         more |= {"DATASETS.TEST": "['digit_scenes_voc_val']"}
     args = overrides(tmp_path, resnet18_backbone, **more)
-    code, error = finish(command(*args))
-    assert code == 0, error
+    train_net(tmp_path / "log", *args)
     result = json.loads((tmp_path / "result.json").read_text())
     ((name, metrics),) = result["metrics"].items()
     assert name == ("digit_scenes_voc_val" if task == "voc" else "digit_scenes_val")
@@ -42,8 +42,7 @@ def test_train_evaluate_and_evaluate_again(tmp_path, resnet18_backbone, task):
 
     # The training data of an evaluation may be on another machine.
     absent = ["DATASETS.TRAIN", "['coco_2017_train']"]
-    code, error = finish(command("--eval-only", "--resume", *args, *absent))
-    assert code == 0, error
+    train_net(tmp_path / "again", "--eval-only", "--resume", *args, *absent)
     again = json.loads((tmp_path / "eval_result.json").read_text())
     assert again["metrics"] == result["metrics"]
     assert list(again["data"]) == [name]
@@ -55,22 +54,20 @@ def test_train_evaluate_and_evaluate_again(tmp_path, resnet18_backbone, task):
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path, resnet18_backbone):
     """SIGKILL in the middle; resumed, it ends as an uninterrupted run does, bit for bit."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    code, error = finish(command(*overrides(whole, resnet18_backbone)))
-    assert code == 0, error
+    train_net(tmp_path / "log", *overrides(whole, resnet18_backbone, **SMALL))
 
-    long = overrides(killed, resnet18_backbone)
-    process = command(*long)
+    long = overrides(killed, resnet18_backbone, **SMALL)
+    (process,) = start(tmp_path / "first", *long)
     while not (killed / "last_checkpoint").exists():
-        assert process.poll() is None, process.communicate()
+        assert process.is_alive()
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert not (killed / "result.json").exists()
     first = (killed / "last_checkpoint").read_text()
     assert first in ("model_0000001.pth", "model_0000003.pth", "model_0000005.pth")
 
-    code, error = finish(command("--resume", *long))
-    assert code == 0, error
+    train_net(tmp_path / "second", "--resume", *long)
     expected = torch.load(whole / "model_final.pth", weights_only=True)
     found = torch.load(killed / "model_final.pth", weights_only=True)
     assert found["iteration"] == expected["iteration"] == 5
@@ -85,8 +82,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path, resnet18_backbone):
     assert results[0]["weights_sha256"] == results[1]["weights_sha256"]
 
     stamp = (killed / "result.json").stat().st_mtime_ns
-    code, error = finish(command("--resume", *long))
-    assert code == 0, error
+    train_net(tmp_path / "third", "--resume", *long)
     assert (killed / "result.json").stat().st_mtime_ns == stamp  # a finished run is left alone
 
 
@@ -291,12 +287,12 @@ def test_resuming_a_run_with_your_own_data_without_them_names_its_config(tmp_pat
     data = {"DATASETS.TRAIN": "('voc_2007_trainval',)", "DATASETS.TEST": "()"}
     cfg = small(run_of, "", **data)
     with pytest.raises(UserError) as error:
-        config.check_inputs(cfg, train=True, resume=True)
+        run_checks.check_inputs(cfg, train=True, resume=True)
     assert str(error.value).startswith(
         f"The run in {run_of} uses {own}. Resume it with --config {run_of}/config.yaml. dataset"
     )
     with pytest.raises(UserError, match="^dataset 'voc_2007_trainval'"):
-        config.check_inputs(cfg, train=True)
+        run_checks.check_inputs(cfg, train=True)
 
 
 @pytest.mark.parametrize("words", ["--resume SEED 1", "SEED 1 --resume"])
