@@ -70,6 +70,7 @@ setup(
         "corruptions": ["numba"],
         "attacks": ["pyautoattack"],  # robustness-eval --autoattack
         "timm": ["timm>=1.0"],  # networks of timm: ConvNeXt, Swin, ViT and others
+        "drive": ["gdown>=6.5"],  # published weights on Google Drive
         "dill": ["dill"],  # convert --allow-pickle for files of the robustness library
         "ray": ["ray>=2.40"],  # study --executor ray
         "shards": ["webdataset>=1.0"],  # training data as tar files
@@ -84,6 +85,7 @@ setup(
             "types-tqdm",
             "ruff",
             "dill",
+            "gdown",
             "robustness",  # our attacks and files are tested against the paper's library
             "timm",  # our networks and files are tested against it
             "webdataset",

@@ -114,6 +114,7 @@ FAMILIES: dict[str, Family] = {
         (
             *_names("convnext_{}", "tiny", "small", "base", "large", "xlarge"),
             *_names("convnext_{}", "atto", "femto", "pico", "nano"),
+            *_names("convnext_{}_cvst", "tiny", "small", "base", "large"),
             *_names("convnextv2_{}", "tiny", "base", "large", "huge"),
             *_names("convnextv2_{}", "atto", "femto", "pico", "nano"),
         ),
@@ -149,7 +150,8 @@ FAMILIES: dict[str, Family] = {
                 for patch in ("patch16", "patch32")
             ),
             ("vit_large_patch14_clip_224", "vit_large_patch14_clip_quickgelu_224"),
-            *_names("xcit_{}_12_p16_224", "nano", "tiny", "small"),
+            *_names("vit_{}_cvst", "small", "base"),
+            *_names("xcit_{}_12_p16_224", "nano", "tiny", "small", "medium", "large"),
             *_names("xcit_{}_24_p16_224", "tiny", "small", "medium", "large"),
         ),
     ),

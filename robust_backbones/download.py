@@ -1,12 +1,14 @@
-"""Download one file over HTTPS or from the Hugging Face Hub, with retries and resumption."""
+"""Download one file from the Hugging Face Hub, from Google Drive or over HTTPS."""
 
 import contextlib
 import errno
+import glob
 import http.client
 import logging
 import os
 import socket
 import ssl
+import sys
 import time
 import urllib.error
 import urllib.parse
@@ -26,6 +28,7 @@ BLOCK = 1 << 18  # bytes per read
 PUBLISHER = "https://huggingface.co"
 _RETRY_STATUSES = {408, 425, 429, 500, 502, 503, 504}  # temporary HTTP errors
 _WRITE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+_DRIVE = ("drive.google.com", "docs.google.com")
 _LOCALHOST = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -119,6 +122,40 @@ def _hub_reason(error: Exception, repo: str, file: str) -> str:
     if status == 404:
         return f"{repo} has no {file} at that revision (404)"
     return f"{hub_endpoint()}: {text}"
+
+
+def on_drive(url: str) -> bool:
+    """Return whether a URL is of a file on Google Drive."""
+    return urllib.parse.urlsplit(url).hostname in _DRIVE
+
+
+def from_drive(url: str, path: Path) -> None:
+    """Download a file from Google Drive with gdown, which confirms Google's page about viruses.
+
+    Interrupted connections are resumed. A later call starts from scratch, because gdown cannot tell
+    whether the file was replaced in the meantime.
+
+    Raises:
+        DownloadError: gdown is not installed, or the download failed.
+    """
+    try:
+        import gdown  # optional
+    except ImportError:
+        raise DownloadError(
+            'files on Google Drive need gdown. Install it: pip install "robust-backbones[drive]"'
+        ) from None
+    if reason := _unreachable(url):
+        raise DownloadError(reason)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for unfinished in path.parent.glob(f"{glob.escape(path.name)}*.part"):
+        unfinished.unlink()
+    quiet = not sys.stderr.isatty()
+    try:
+        gdown.download(url, str(path), quiet, use_cookies=False, timeout=TIMEOUT, retries=ATTEMPTS)
+    except (gdown.DownloadError, OSError) as error:  # errors of requests are OSErrors
+        # gdown's messages have a heading, Google's reason and advice.
+        paragraphs = [" ".join(text.split()) for text in str(error).split("\n\n")]
+        raise DownloadError(f"Google Drive: {paragraphs[:2][-1].rstrip('.')}") from None
 
 
 def from_url(url: str, part: Path) -> None:

@@ -27,6 +27,8 @@ def library() -> Any:
         raise UserError('timm is not installed. Install it: pip install "robust-backbones[timm]"')
     import timm
 
+    from robust_backbones import timm_additions  # noqa: F401  registers our own networks
+
     return timm
 
 

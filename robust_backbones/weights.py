@@ -308,7 +308,8 @@ def _downloaded(remote: _Remote) -> Path:
                     download.from_hub(remote.hub[0], "config.json", remote.hub[2])
         else:
             path = target.with_name(target.name + ".part")
-            download.from_url(remote.url, path)
+            fetch = download.from_drive if download.on_drive(remote.url) else download.from_url
+            fetch(remote.url, path)
         found, fault = _inspect(path, remote.expected)
         if fault:
             _discard(path)
@@ -328,10 +329,12 @@ def _failure(remote: _Remote, reason: object) -> str:
     missing = f"{path} ({MIRROR}) does not exist, and " if path else ""
     hub = "set HF_ENDPOINT to a mirror of the Hub, or " if remote.hub else ""
     target = path or f"FOLDER/{remote.mirror_path}"
-    command = f"curl -L --create-dirs -o '{target}' {remote.url.split('?')[0]}"
+    by_hand = f"curl -L --create-dirs -o '{target}' {remote.url.split('?')[0]}"
+    if download.on_drive(remote.url):
+        by_hand = f"open {remote.url} in a browser, and save the file as '{target}'"
     mirror = "" if path else f" and set {MIRROR}=FOLDER"
     return (
-        f"{remote.key}: {missing}{reason}. Try again, {hub}download it by hand ({command}){mirror}."
+        f"{remote.key}: {missing}{reason}. Try again, {hub}download it by hand ({by_hand}){mirror}."
     )
 
 

@@ -182,6 +182,7 @@ def test_no_package_imports_itself_through_others():
 OPTIONAL = {
     "braceexpand",
     "dill",
+    "gdown",
     "huggingface_hub",
     "imagecorruptions",
     "jinja2",
@@ -218,6 +219,7 @@ def is_command(path: Path) -> bool:
 # Modules with imports inside functions for another reason.
 LAZY = {
     "robust_backbones/sources.py": "only weights of a library need its tables, which need torch",
+    "robust_backbones/timm_networks.py": "the module that it imports needs timm, an extra",
     "robust_backbones/commands/conversion.py": "verifying a Detectron2 file needs Detectron2",
     "robust_backbones/detection/compat.py": "it first looks whether Detectron2 is installed",
     "classification/study/executors.py": "only runs on GPUs need torch, which takes seconds",

@@ -37,6 +37,7 @@ class Page:
         pause: seconds before the body is sent.
         hub: whether the response has the headers of the Hugging Face Hub.
         tag: ETag (default: digest of the body).
+        headers: further headers.
     """
 
     body: bytes = b""
@@ -47,6 +48,7 @@ class Page:
     pause: float = 0.0
     hub: bool = True
     tag: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 class Host(ThreadingHTTPServer):
@@ -93,6 +95,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", page.kind)
         self.send_header("Content-Length", str(len(page.body) - start))
         self.send_header("ETag", tag)
+        for name, value in page.headers.items():
+            self.send_header(name, value)
         if status == 206:
             last, total = len(page.body) - 1, len(page.body)
             self.send_header("Content-Range", f"bytes {start}-{last}/{total}")

@@ -2,10 +2,13 @@
 
 import hashlib
 import os
+import random
+import sys
 
 import pytest
+import requests
 
-from robust_backbones import download, weights
+from robust_backbones import download, weights, zoo
 from robust_backbones.core.errors import UserError
 from tests.support.fake_hub import GOOD, HTML, OTHER, POINTER, Page, files
 
@@ -143,3 +146,59 @@ def test_queries_distinguish_files_but_are_not_stored(host, empty_cache):
 def test_a_redirect_may_not_leave_https(host, monkeypatch):
     with pytest.raises(download.DownloadError, match="'http://example.org' is not allowed"):
         download._Redirects().redirect_request(None, None, 302, "", {}, "http://example.org/x")
+
+
+# --- Google Drive, by gdown
+
+DRIVE = zoo.find("resnet50_linf_eps4_engstrom2019")
+ATTACHMENT = {"Content-Disposition": 'attachment; filename="best.pt"'}
+LARGE = b"""<html><form id="download-form" action="https://drive.google.com/large">
+<input type="hidden" name="confirm" value="t"></form></html>"""
+QUOTA = b"""<html><p class="uc-error-subcaption">Too many users have viewed this file.</p></html>"""
+
+
+@pytest.fixture
+def drive(host, monkeypatch):
+    """A server in the place of Google Drive."""
+    get = requests.Session.get
+
+    def from_host(session, url, **options):
+        return get(session, url.replace("https://drive.google.com", host.url), **options)
+
+    monkeypatch.setattr(requests.Session, "get", from_host)
+    monkeypatch.setattr(download, "_unreachable", lambda url: None)
+    monkeypatch.setattr(random, "uniform", lambda low, high: 0.0)  # gdown's waits
+    return host
+
+
+def test_a_large_file_is_confirmed_and_a_cut_connection_is_resumed(drive, empty_cache):
+    drive.pages["/uc"] = Page(LARGE, kind="text/html")
+    drive.pages["/large"] = Page(GOOD, cuts=[600_000], headers=ATTACHMENT)
+    path = weights.resolve(zoo.SCHEME + DRIVE.name)
+    assert path.read_bytes() == GOOD
+    assert path.name.endswith(f"-{DRIVE.name}.pt")
+    assert weights.resolve(DRIVE.place) == weights.resolve(DRIVE.robustbench) == path
+    [_, (_, _, first), (_, _, second)] = drive.log
+    assert (first, second[:6]) == (None, "bytes=")
+    assert files(path.parent) == [path.name]
+
+
+def test_errors_of_google_drive_are_shown_with_the_way_out(drive, empty_cache):
+    drive.pages["/uc"] = Page(QUOTA, kind="text/html")
+    message = (
+        f"robust://{DRIVE.name}: Google Drive: Too many users have viewed this file. Try again, "
+        f"download it by hand (open {DRIVE.place} in a browser, and save the file as "
+        f"'FOLDER/{DRIVE.name}.pt') and set ROBUST_BACKBONES_MIRROR=FOLDER."
+    )
+    with pytest.raises(UserError) as caught:
+        weights.resolve(DRIVE.name)
+    assert str(caught.value) == message
+    assert files(empty_cache) == []
+
+
+def test_gdown_is_an_extra(monkeypatch, empty_cache):
+    monkeypatch.setitem(sys.modules, "gdown", None)
+    with pytest.raises(
+        UserError, match=r'need gdown. Install it: pip install "robust-backbones.dri'
+    ):
+        weights.resolve(DRIVE.name)

@@ -4,7 +4,6 @@ import hashlib
 from functools import cache
 
 import pytest
-import timm
 import torch
 from torch.nn import functional
 
@@ -30,8 +29,6 @@ ORIGINAL = {
 @cache
 def build(arch: str) -> torch.nn.Module:
     with torch.device("meta"):
-        if arch.startswith("timm:"):
-            return timm.create_model(arch.removeprefix("timm:")).eval()
         return build_network(arch).eval()
 
 
