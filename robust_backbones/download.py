@@ -125,7 +125,7 @@ def _hub_reason(error: Exception, repo: str, file: str) -> str:
 
 
 def on_drive(url: str) -> bool:
-    """Return whether a URL is of a file on Google Drive."""
+    """Return whether a URL leads to Google Drive."""
     return urllib.parse.urlsplit(url).hostname in _DRIVE
 
 
