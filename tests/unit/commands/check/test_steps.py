@@ -115,7 +115,10 @@ def test_exit_code_block_and_json(monkeypatch, tmp_path, capsys, names, status):
         ("--online --imagenet nowhere", "--imagenet nowhere is not a folder"),
         ("--online --weights robust://resnet18_l2_eps77", "no published model is named"),
         ("--online --weights nowhere.pth", "no published model is named 'nowhere.pth'"),
-        ("--online --weights vgg16_bn_l2_eps3", "vgg16_bn. Detectron2 has no backbone for it"),
+        (
+            "--online --weights vgg16_bn_l2_eps3",
+            "is a vgg16_bn, which has no backbone for Detectron2",
+        ),
         ("--output .", "--output . is a folder"),
         ("--rows parity", "--rows has no effect without --device"),
         ("--device cpu --rows none", "invalid choice: 'none'"),
