@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from robust_backbones.archs import Arch
+from robust_backbones.checkpoint.architectures import arch_row, stated_arch
 from robust_backbones.checkpoint.containers import find_state
 from robust_backbones.checkpoint.key_names import to_torchvision
 from robust_backbones.checkpoint.wrappers import statistic_name, unwrap_network
@@ -84,6 +85,10 @@ def _classifier(
     state: dict[str, Tensor], rest: dict, source: object, expected: Arch | None
 ) -> Layout:
     """Extract a network from a file of any training program, or of this project."""
+    metadata = _metadata(rest, source)
+    described = metadata or _plain_values(rest)
+    if not expected and (arch := stated_arch(described)):
+        expected = arch_row(arch)
     found = unwrap_network(state, source, expected)
     ours = rest.get("format") == FORMAT
     if ours and repr(rest.get("version")) != str(FORMAT_VERSION):  # versions can be tensors
@@ -91,11 +96,9 @@ def _classifier(
             f"{source}: format version {rest.get('version')} is not supported, only "
             f"{FORMAT_VERSION}. Install a newer release."
         )
-    metadata = _metadata(rest, source)
     recorded = _recorded_statistics(metadata, source)
     if not (recorded or found.statistics):
         recorded = _foreign_statistics(rest)
-    metadata = metadata or _plain_values(rest)
     for part in found.statistics.keys() & recorded.keys():
         one, two = found.statistics[part], recorded[part].flatten()
         if one.shape != two.shape or not torch.allclose(one, two, atol=1e-6):
@@ -104,7 +107,7 @@ def _classifier(
             )
     statistics = recorded | found.statistics
     kind = "robust_backbones" if ours else found.kind
-    return Layout(kind, found.tensors, found.dropped, metadata=metadata, **statistics)
+    return Layout(kind, found.tensors, found.dropped, metadata=described, **statistics)
 
 
 def _metadata(rest: dict, source: object) -> dict:

@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from robust_backbones.archs import TIMM
 from robust_backbones.checkpoint import array_pickles
 from robust_backbones.checkpoint.architectures import (
     BATCH_COUNTER,
@@ -51,12 +52,13 @@ _ALLOWED_DTYPES = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A classifier's weights under torchvision names, with the metadata of their file.
+    """A classifier's weights under the names of torchvision or timm, with the metadata of their file.
 
     Attributes:
-        tensors: `{torchvision name: float32 tensor}`. The head is included if the file has a head.
+        tensors: `{name in the network: float32 tensor}`. The head is included if the file has a head.
         arch: key of `archs.ARCHS`, recognized from the tensors.
-        layout: `"torchvision"`, `"robustness"`, `"moco"`, `"detectron2"` or `"robust_backbones"`.
+        layout: `"torchvision"`, `"timm"`, `"robustness"`, `"moco"`, `"detectron2"` or
+            `"robust_backbones"`.
         statistics: input statistics. Its source is `"assumed"` if the file has none.
         sha256: SHA-256 of the file in hexadecimal.
         dropped: `{key in the file: reason why the key is not in tensors}`.
@@ -145,6 +147,7 @@ def read_checkpoint(
     expected = arch_row(arch) if arch else None
     contents = load_file(path, allow_pickle)
     layout = unwrap(contents, path, from_detector, assume_rgb, key, expected)
+    plain = layout.name == "torchvision"
     # before the conversion, which needs memory
     found = recognize(layout.tensors, arch, path, stated_arch(layout.metadata))
     check_operations(layout.metadata, found.arch, path)
@@ -152,7 +155,7 @@ def read_checkpoint(
     return Checkpoint(
         tensors=tensors,
         arch=found.arch,
-        layout=layout.name,
+        layout="timm" if found.arch.startswith(TIMM) and plain else layout.name,
         statistics=choose(
             stated_statistics(layout, path), statistics, path, usual_statistics(found.arch)
         ),

@@ -113,6 +113,9 @@ def unwrap_network(
     return found
 
 
+_STAGE = re.compile(r"(^|\.)(layers|stages)\.\d+\.$")  # of a Swin; it has the marker of a ViT
+
+
 def find_networks(state: dict[str, Tensor], expected: Arch | None = None) -> dict[str, str]:
     """Find the supported networks in a state dict.
 
@@ -131,7 +134,7 @@ def find_networks(state: dict[str, Tensor], expected: Arch | None = None) -> dic
     for key in state:
         for marker, heads in markers.items():
             prefix = key.removesuffix(marker)
-            if prefix != key and prefix[-1:] in ("", "."):
+            if prefix != key and prefix[-1:] in ("", ".") and not _STAGE.search(prefix):
                 there = [head for head in heads if f"{prefix}{head}.weight" in state]
                 found[prefix] = (there or heads)[0]
     sizes = dict.fromkeys(found, 0)

@@ -8,6 +8,7 @@ import torchvision
 
 from robust_backbones.archs import ARCHS, RESNETS
 from robust_backbones.checkpoint import architectures as networks
+from robust_backbones.checkpoint.io import read_checkpoint
 from robust_backbones.core.errors import UserError
 
 
@@ -215,3 +216,24 @@ def test_recorded_names_of_other_operations_are_refused(name, what):
                 networks.check_operations({key: name}, "resnet50", "file")
         else:
             networks.check_operations({key: name}, "resnet50", "file")
+
+
+@pytest.mark.parametrize(
+    ("name", "stated"),
+    [
+        ("swinv2_tiny_window8_256", "swinv2_tiny_window8_256"),  # two networks have its tensors
+        ("poolformer_s12", "timm:poolformer_s12"),  # no marker of any family
+        ("vit_tiny_patch16_224", None),
+    ],
+)
+def test_a_file_that_states_its_network_of_timm_is_read(name, stated, tmp_path):
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    state = timm.create_model(name, num_classes=3).state_dict()
+    wrapped = {f"module.{key}": tensor for key, tensor in state.items()}
+    facts = {"metadata": {"arch": stated}} if stated and ":" in stated else {"arch": stated}
+    path = tmp_path / "a.pth"
+    torch.save({"state_dict": wrapped} | (facts if stated else {}), path)
+    found = read_checkpoint(path)
+    assert (found.arch, found.layout) == (f"timm:{name}", "timm")
+    assert found.tensors.keys() == state.keys() and not found.dropped
+    found.require_head(path)
