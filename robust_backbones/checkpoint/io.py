@@ -52,10 +52,10 @@ _ALLOWED_DTYPES = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A classifier's weights under the names of torchvision or timm, with the metadata of their file.
+    """A classifier's weights under the library's names, with the metadata of their file.
 
     Attributes:
-        tensors: `{name in the network: float32 tensor}`. The head is included if the file has a head.
+        tensors: `{name in the network: float32 tensor}`, with the head if the file has a head.
         arch: key of `archs.ARCHS`, recognized from the tensors.
         layout: `"torchvision"`, `"timm"`, `"robustness"`, `"moco"`, `"detectron2"` or
             `"robust_backbones"`.
