@@ -8,6 +8,8 @@ only on (seed, epoch, position in the permutation). For shards, see `shards.Shar
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
@@ -230,6 +232,17 @@ def _ignore_sigterm(worker: int) -> None:
     training process.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@atexit.register
+def _kill_workers() -> None:
+    """Kill workers that are left when this process exits.
+
+    `multiprocessing` would end them with SIGTERM, which they ignore, and wait for them forever.
+    """
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
 
 
 class _LoadedBatches(IterableDataset):
