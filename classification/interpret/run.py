@@ -18,7 +18,7 @@ from classification.training.launch import choose_device
 from robust_backbones import arithmetic
 from robust_backbones.checkpoint.io import Checkpoint
 from robust_backbones.core import results
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, memory_advice
 from robust_backbones.core.files import claimed
 from robust_backbones.core.images import Decoding
 from robust_backbones.core.input_statistics import announce
@@ -202,9 +202,13 @@ def _optimize(
         def show(images: int, doing: str, name: str = name) -> None:
             line.show(images, f"{name}: {doing}")
 
-        network.to(device)
-        optimized[name] = optimize_images(network, plan, settings, show)
-        rows[name] = report.measure(network, evaluation, plan, optimized[name], settings.batch_size)
+        batch = f"--batch-size {settings.batch_size}"
+        with memory_advice("Use a smaller --batch-size or --device cpu.", batch):
+            network.to(device)
+            optimized[name] = optimize_images(network, plan, settings, show)
+            rows[name] = report.measure(
+                network, evaluation, plan, optimized[name], settings.batch_size
+            )
         network.cpu()  # keep only one network at a time on the device
     line.clear()
     figure.save_images(settings.output, plan, optimized)

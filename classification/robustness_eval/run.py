@@ -31,7 +31,7 @@ from classification.training.launch import choose_device, loading_workers
 from robust_backbones import arithmetic
 from robust_backbones.core import input_statistics, results
 from robust_backbones.core.eps import STEP_FACTOR
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, memory_advice
 from robust_backbones.core.files import atomic, claimed
 from robust_backbones.core.images import Decoding
 from robust_backbones.core.input_statistics import SOURCES, InputStatistics
@@ -132,7 +132,9 @@ def _run(args: argparse.Namespace, weights: Path, radii: list[float], device: to
         _print_warnings(doubts)
     arithmetic.set_tf32(False)
     with claimed(args.output) if first else contextlib.nullcontext():
-        found = _attack(model.to(device), source, indices, args, settings)
+        batch = f"--batch-size {args.batch_size}"
+        with memory_advice("Use a smaller --batch-size or --device cpu.", batch):
+            found = _attack(model.to(device), source, indices, args, settings)
         if first:
             _write(args, found, source, described, indices, settings, device, doubts)
 

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from robust_backbones import arithmetic
 from robust_backbones.attacks import eval_mode
+from robust_backbones.core.errors import out_of_gpu_memory
 
 
 class FoldedCopy(nn.Module):
@@ -88,6 +89,8 @@ class FoldedCopy(nn.Module):
             logits, gradient = map(_difference, *both)
             problem = f"logits differ by {logits:.0e}, gradients by {gradient:.0e} of their length"
         except (RuntimeError, TypeError) as error:
+            if out_of_gpu_memory(error):
+                raise
             logits, gradient, problem = math.inf, math.inf, str(error)
         # Rounding opens or closes ReLUs near 0, which makes gradients jump. The largest relative
         # differences measured in float32 are 2e-6 (logits) and 1e-2 (gradients). A wrong fold gives

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -14,7 +13,7 @@ from classification.training import distributed
 from classification.training.settings import TrainSettings
 from robust_backbones import arithmetic
 from robust_backbones.core import results
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, memory_advice, out_of_gpu_memory
 from robust_backbones.core.files import claimed
 from robust_backbones.core.precision import DEFAULT
 from robust_backbones.core.signals import EXIT_RESUMABLE, Stopped
@@ -41,7 +40,9 @@ def choose_device(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # fails for the device "meta"
-    except (RuntimeError, AssertionError):  # a CPU build raises AssertionError
+    except (RuntimeError, AssertionError) as error:  # a CPU build raises AssertionError
+        if out_of_gpu_memory(error):
+            raise
         if name.startswith("cuda") and not cuda:
             problem = "no CUDA GPU found. Use --device cpu, or install a CUDA build of PyTorch."
         else:
@@ -91,6 +92,14 @@ def processes(device: str | None, deterministic: bool, precision: str) -> Iterat
         yield own
 
 
+def _training_advice(settings: TrainSettings) -> contextlib.AbstractContextManager[None]:
+    return memory_advice(
+        "Use a larger --accumulate, which splits a batch into more parts, a smaller --batch-size, "
+        "or --precision bfloat16.",
+        f"--batch-size {settings.batch_size} --accumulate {settings.accumulate}",
+    )
+
+
 def once(
     output: Path,
     recorded: dict,
@@ -106,13 +115,13 @@ def once(
     Args:
         output: folder of the run.
         recorded: all settings of the run, in plain JSON types.
-        training: training settings, for messages; None if the run does not train.
+        training: training settings, for messages; None if the run does not train a network.
         device: device of this process.
         work: function that executes the run.
         resume: sentence that tells the user how to resume a stopped run.
 
     Raises:
-        UserError: the GPU is out of memory.
+        UserError: the GPU is out of memory for the training.
     """
     if distributed.from_first(partial(results.finished, output / "result.json", recorded)):
         return
@@ -121,22 +130,9 @@ def once(
         print(FASTER, file=sys.stderr, flush=True)
     with claimed(output) if first else contextlib.nullcontext():
         try:
-            work()
+            with _training_advice(training) if training else contextlib.nullcontext():
+                work()
         except Stopped:
             if first:
                 print(f"stopped; the run is saved in {output}. {resume}", flush=True)
             sys.exit(EXIT_RESUMABLE)
-        except torch.OutOfMemoryError as error:
-            raise _out_of_memory(error, training) from None
-
-
-def _out_of_memory(error: torch.OutOfMemoryError, training: TrainSettings | None) -> UserError:
-    """Return an error with the requested memory and the options that reduce memory use."""
-    request = re.search(r"Tried to allocate [\d.]+ \w+", str(error))
-    problem = f"out of GPU memory ({request[0] if request else error})."
-    if training is None:  # a probe
-        return UserError(f"{problem} Use --device cpu.")
-    return UserError(
-        f"--batch-size {training.batch_size} --accumulate {training.accumulate}: {problem} Use a "
-        "larger --accumulate, which splits a batch into more parts, or a smaller --batch-size."
-    )

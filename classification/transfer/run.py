@@ -21,9 +21,10 @@ from classification.transfer import finetune, fixed_feature, result
 from classification.transfer.options import make_settings
 from classification.transfer.settings import SourceNetwork, TransferSettings
 from classification.transfer.task import Task
+from robust_backbones.arithmetic import autocast_dtype
 from robust_backbones.checkpoint.io import Checkpoint
 from robust_backbones.core import input_statistics
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, memory_advice
 from robust_backbones.core.images import Decoding
 from robust_backbones.weights import short_name
 
@@ -118,10 +119,24 @@ def _folder(args: argparse.Namespace, recorded: dict) -> Path:
     return Path("output", "transfer", "-".join(parts))
 
 
+def _probe_advice(settings: TransferSettings) -> str:
+    """Return a sentence with the options that reduce the memory of features and probes."""
+    fixes = {
+        "--precision bfloat16": autocast_dtype(settings.precision) is None,
+        "a smaller --image-size": True,
+        "a single --penalty": settings.parts.probe == "logistic" and settings.chooses,
+    }
+    return f"Use {', '.join(fix for fix, helps in fixes.items() if helps)} or --device cpu."
+
+
 def _work(args: argparse.Namespace, task: Task, warnings: list[dict]) -> None:
     start = time.perf_counter()
     with task.signals.watch():
-        trials = finetune.run(task) if task.settings.sgd else fixed_feature.run(task)
+        if task.settings.sgd:
+            trials = finetune.run(task)
+        else:
+            with memory_advice(_probe_advice(task.settings)):
+                trials = fixed_feature.run(task)
         if distributed.rank() == 0:
             seconds = time.perf_counter() - start
             summary = result.write(task, trials, {"weights": args.weights}, seconds, warnings)

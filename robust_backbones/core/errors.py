@@ -1,4 +1,4 @@
-"""Report user errors without a traceback. Exit cleanly on Ctrl-C, closed pipes and full disks."""
+"""Report expected errors without a traceback: user errors, Ctrl-C, closed pipes, full resources."""
 
 import contextlib
 import difflib
@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import re
 import select
 import sys
 import time
@@ -91,14 +92,14 @@ def _escape(character: str) -> str:
 def user_errors() -> Iterator[None]:
     """Exit without a traceback on expected errors. Do not catch other exceptions.
 
-    A `UserError` or a full disk prints one line on stderr and exits with code 2. Ctrl-C and a
-    closed pipe (`| head`) exit with the code of their signal.
+    A `UserError`, a full disk or a full GPU prints one line on stderr and exits with code 2. Ctrl-C
+    and a closed pipe (`| head`) exit with the code of their signal.
     """
     _make_writable()
     try:
         yield
         sys.stdout.flush()
-    except (UserError, KeyboardInterrupt, OSError) as error:
+    except (UserError, KeyboardInterrupt, OSError, RuntimeError) as error:
         found = outcome(error)
         if found is None:
             raise
@@ -121,7 +122,44 @@ def outcome(error: BaseException) -> tuple[int, str] | None:
         # The write bypassed `files.atomic`, as logs do.
         text = f"cannot write {error.filename or 'a file of this run'}: {os.strerror(error.errno)}."
         return EXIT_USER_ERROR, f"error: {text} Free disk space and rerun."
+    if problem := out_of_gpu_memory(error):
+        return EXIT_USER_ERROR, f"error: {problem} {_FREE_A_GPU}"
     return None
+
+
+_FREE_A_GPU = (
+    "Stop other programs on the GPU, which nvidia-smi lists, or set CUDA_VISIBLE_DEVICES= to use "
+    "the CPU."
+)
+
+
+def out_of_gpu_memory(error: BaseException) -> str:
+    """Return a sentence with the requested memory if a GPU is out of memory; else an empty one."""
+    torch = sys.modules.get("torch")  # not imported here, because the import takes seconds
+    text = str(error)
+    # The second condition is true if the GPU is full before the first tensor.
+    if torch is None or not (
+        isinstance(error, torch.OutOfMemoryError) or text.startswith("CUDA error: out of memory")
+    ):
+        return ""
+    request = re.search(r"Tried to allocate [\d.]+ \w+", text)
+    return f"out of GPU memory ({request[0] if request else text.splitlines()[0]})."
+
+
+@contextlib.contextmanager
+def memory_advice(fix: str, settings: str = "") -> Iterator[None]:
+    """Raise a `UserError` if the block needs more memory than the GPU has.
+
+    Args:
+        fix: sentence with the options that reduce the memory of the block.
+        settings: present values of these options, such as `--batch-size 512`.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not (problem := out_of_gpu_memory(error)):
+            raise
+        raise UserError(f"{settings}{': ' * bool(settings)}{problem} {fix}") from None
 
 
 def _make_writable() -> None:

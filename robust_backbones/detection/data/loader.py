@@ -62,13 +62,14 @@ def build_train_loader(
         group=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
         workers=cfg.DATALOADER.NUM_WORKERS,
         seed=cfg.SEED,
+        device=cfg.MODEL.DEVICE,
     )
 
 
 def build_test_loader(cfg: CfgNode, name: str) -> "CheckedLoader":
     """Create Detectron2's test loader for a dataset, wrapped in a `CheckedLoader`."""
     mapper = CheckedMapper(ImageMapper(cfg, is_train=False))
-    return CheckedLoader(build_detection_test_loader(cfg, name, mapper=mapper))
+    return CheckedLoader(build_detection_test_loader(cfg, name, mapper=mapper), cfg.MODEL.DEVICE)
 
 
 def _sampler(cfg: CfgNode, dicts: list[dict]) -> Sampler:
@@ -103,11 +104,12 @@ class TrainLoader:
         group: bool,
         workers: int,
         seed: int,
+        device: str = "cpu",
     ):
         self.start_iter = 0
         self._batches = _Batches(dicts, sampler, batch_size, group)
         self._dataset = _SeededDataset(dicts, mapper, seed)
-        self._workers = workers
+        self._workers, self._device = workers, device
 
     def __iter__(self) -> Iterator[list[dict]]:
         # This is a generator function, so it reads start_iter when the first batch is requested.
@@ -120,7 +122,8 @@ class TrainLoader:
                 collate_fn=list,
                 # By default, DataLoader would advance the global generator.
                 generator=torch.Generator().manual_seed(0),
-            )
+            ),
+            self._device,
         )
 
 
@@ -138,10 +141,17 @@ class CheckedMapper:
 
 
 class CheckedLoader:
-    """A loader that raises a `UserError` if a batch contains a `WorkerFailure`."""
+    """A loader that raises a `UserError` if a batch contains a `WorkerFailure`.
 
-    def __init__(self, loader: DataLoader):
+    Args:
+        loader: loader of lists of mapped dicts. Its batches are in pinned memory if the device is a
+            GPU, because other copies wait for the GPU.
+        device: name of the model's device.
+    """
+
+    def __init__(self, loader: DataLoader, device: str):
         self._loader = loader
+        self._loader.pin_memory = torch.device(device).type == "cuda"
 
     def __len__(self) -> int:
         return len(self._loader)

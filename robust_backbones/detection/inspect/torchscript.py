@@ -12,7 +12,7 @@ from detectron2.modeling import GeneralizedRCNN
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robust_backbones.core.errors import UserError
+from robust_backbones.core.errors import UserError, out_of_gpu_memory
 from robust_backbones.core.files import atomic
 from robust_backbones.detection.inspect.predictor import Predictor, as_array
 
@@ -58,6 +58,8 @@ def export(predictor: Predictor, path: str | Path, example: Any) -> dict:
         read = torch.jit.load(written)
         found = [_compare(adapter, read, other) for other in _test_images(image)]
     except (RuntimeError, AssertionError, TypeError, AttributeError) as error:
+        if out_of_gpu_memory(error):
+            raise
         text = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"The detector cannot be exported to TorchScript: {text}") from error
     if 0 in found[:2]:

@@ -43,7 +43,7 @@ from robust_backbones.detection.data.loader import CheckedLoader, CheckedMapper
 from robust_backbones.detection.data.subset import Item
 from robust_backbones.detection.evaluation import build_evaluator
 from robust_backbones.detection.training.step import evaluation_note
-from robust_backbones.detection.training.trainer import Trainer
+from robust_backbones.detection.training.trainer import Trainer, evaluation_advice
 
 ROWS_FILE = "cells.json"
 CLEAN = "clean"  # name of the condition with unchanged images
@@ -217,7 +217,8 @@ def measure_all(
         model = load_model(target.cfg)
         name = subset.register(target.dataset, target.items)
     share = len(target.items) / comm.get_world_size()
-    with _progress_bar(sum(c.cost for c in pending) * share if main else 0) as bar:
+    costs = sum(c.cost for c in pending) * share if main else 0
+    with _progress_bar(costs) as bar, evaluation_advice(target.cfg, batch_size):
         for condition in pending:
             bar.set_description_str(condition.name, refresh=False)
             with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
@@ -276,7 +277,7 @@ def measure(
         collate_fn=list,
         generator=torch.Generator(),  # the default would advance the global generator
     )
-    for batch in CheckedLoader(loader):
+    for batch in CheckedLoader(loader, str(next(model.parameters()).device)):
         size = len(batch)
         if condition.change is not None:
             batch, record = condition.change(model, batch)

@@ -220,10 +220,8 @@ class Step(SimpleTrainer):
         if fresh and self.adversary:
             self.adversary.images = None
         if fresh or not self._batches:  # a run can resume during a replay
-            self._batches = [next(self._data_loader_iter) for _ in range(self.accumulate)]
-            if self.adversary:  # which perturbs the images on the device, often more than once
-                device = self._detector.device
-                self._batches = [_on_device(batch, device) for batch in self._batches]
+            parts = (next(self._data_loader_iter) for _ in range(self.accumulate))
+            self._batches = [_on_device(batch, self._detector.device) for batch in parts]
 
     def _parts(self) -> Iterator[tuple]:
         """Yield the index of each part of the batch, and a context for its backward pass.

@@ -1,5 +1,6 @@
 """Detectron2's `DefaultTrainer` with strict loading and exact resuming."""
 
+import contextlib
 import logging
 import os
 import time
@@ -13,7 +14,7 @@ from detectron2.utils import comm
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from robust_backbones.core.errors import UserError, choose_from
+from robust_backbones.core.errors import UserError, choose_from, memory_advice, out_of_gpu_memory
 from robust_backbones.core.results import flatten
 from robust_backbones.core.signals import Stopped, StopSignals
 from robust_backbones.detection.checkpointer import StrictCheckpointer
@@ -199,17 +200,15 @@ class Trainer(DefaultTrainer):
             UserError: the loss is not finite, or the GPU is out of memory.
         """
         torch.manual_seed(seed_from(self.cfg.SEED, self.iter, comm.get_rank()))
-        try:
+        solver = self.cfg.SOLVER
+        with memory_advice(
+            "Use a larger SOLVER.ACCUMULATE, which splits a batch into parts, a smaller "
+            "SOLVER.IMS_PER_BATCH, or SOLVER.PRECISION bfloat16.",
+            f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH}, SOLVER.ACCUMULATE {solver.ACCUMULATE}",
+        ):
             super().run_step()
             if self._needs_report():
                 self._trainer.report()
-        except torch.OutOfMemoryError:
-            raise UserError(
-                f"SOLVER.IMS_PER_BATCH {self.cfg.SOLVER.IMS_PER_BATCH}, SOLVER.ACCUMULATE "
-                f"{self.cfg.SOLVER.ACCUMULATE}: out of GPU memory. Use a larger SOLVER.ACCUMULATE, "
-                "which splits a batch into parts, a smaller SOLVER.IMS_PER_BATCH, or "
-                "SOLVER.PRECISION bfloat16."
-            ) from None
 
     def _needs_report(self) -> bool:
         """Return whether this iteration's metrics are written, or its weights are used."""
@@ -265,8 +264,20 @@ class Trainer(DefaultTrainer):
         except UserError:
             raise
         except (KeyError, ValueError, AssertionError, RuntimeError) as error:
+            if out_of_gpu_memory(error):
+                raise
             text = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"the configured model cannot be built: {text}") from error
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict:
+        """Evaluate a model on `DATASETS.TEST`.
+
+        Raises:
+            UserError: an image cannot be read, or the GPU is out of memory.
+        """
+        with evaluation_advice(cfg):
+            return super().test(cfg, model, evaluators)
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
@@ -332,9 +343,24 @@ class _StopOnSignal(HookBase):
         raise Stopped
 
 
+def evaluation_advice(cfg: CfgNode, batch: int = 1) -> contextlib.AbstractContextManager[None]:
+    """Return a context that raises a `UserError` if an evaluation needs too much GPU memory.
+
+    Args:
+        cfg: configuration.
+        batch: images per batch. Only commands with the option `--batch-size` have more than one.
+    """
+    several = batch > 1
+    return memory_advice(
+        f"Use {'a smaller --batch-size, ' * several}a smaller INPUT.MIN_SIZE_TEST and "
+        "INPUT.MAX_SIZE_TEST, or MODEL.DEVICE cpu.",
+        f"{f'--batch-size {batch}, ' * several}INPUT.MAX_SIZE_TEST {cfg.INPUT.MAX_SIZE_TEST}",
+    )
+
+
 def _no_traceback(record: logging.LogRecord) -> bool:
-    kind = record.exc_info[0] if record.exc_info else None
-    return not (kind and issubclass(kind, (Stopped, UserError)))
+    error = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(error, (Stopped, UserError)) or (error and out_of_gpu_memory(error)))
 
 
 def _without_weights(group: dict) -> dict:

@@ -5,9 +5,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from robust_backbones.core.errors import UserError
+from robust_backbones.detection.data import loader as loaders
 from robust_backbones.detection.data.loader import TrainLoader, seed_from
+from tests.support.small_detectors import batch, tiny_config
 
 DICTS = [{"file_name": str(i), "width": 2 if i % 3 else 1, "height": 1.5} for i in range(11)]
 
@@ -69,8 +72,8 @@ def test_a_mapper_that_returns_none_takes_another_image(workers):
     assert {int(item["file_name"]) % 2 for batch in whole for item in batch} == {0}
     assert len({item["noise"] for batch in whole for item in batch}) == 32
     plain = take(16)
-    for batch, given in zip(whole, plain, strict=True):  # accepted images are at their places
-        assert all(a == b for a, b in zip(batch, given, strict=True) if even(b))
+    for each, given in zip(whole, plain, strict=True):  # accepted images are at their places
+        assert all(a == b for a, b in zip(each, given, strict=True) if even(b))
     assert take(9, start=7, mapper=even, workers=workers) == whole[7:]
 
 
@@ -104,3 +107,26 @@ def test_seeds_depend_on_every_part():
     seeds = {seed_from(*parts) for parts in itertools.product(range(6), repeat=3)}
     assert len(seeds) == 216
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_images_for_a_gpu_are_pinned(monkeypatch, device):
+    monkeypatch.setattr(
+        loaders.CheckedLoader, "__iter__", lambda self: iter([self._loader.pin_memory])
+    )
+    cfg = tiny_config(**{"MODEL.DEVICE": device})
+    for made in (
+        loaders.build_train_loader(cfg),
+        loaders.build_test_loader(cfg, "digit_scenes_val"),
+    ):
+        assert next(iter(made)) == (device == "cuda")
+
+
+def test_all_images_of_a_batch_can_be_pinned(monkeypatch):
+    """Tensors in dictionaries are pinned. Detectron2's Instances, which are small, are kept."""
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x, *args: pinned.append(x) or x)
+    items = batch(tiny_config())
+    found = pin_memory(items)
+    assert [x.shape for x in pinned] == [item["image"].shape for item in items]
+    assert [each.keys() for each in found] == [item.keys() for item in items]
