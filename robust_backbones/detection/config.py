@@ -51,6 +51,11 @@ def add_robust_config(cfg: CfgNode) -> None:
     # Precision of training, one of robust_backbones.core.precision.PRECISIONS. Evaluations are
     # always float32. If it is empty, it is float16 if SOLVER.AMP.ENABLED is true, else float32.
     cfg.SOLVER.PRECISION = ""
+    # Whether the weights and features of the detector have the memory format channels_last.
+    cfg.SOLVER.CHANNELS_LAST = False
+    # Whether to compile the backbone for training, with torch.compile. The first step takes
+    # minutes.
+    cfg.SOLVER.COMPILE = False
     # Decay per update of an exponential moving average of the weights. If it is above 0, the
     # averaged weights are evaluated and saved.
     cfg.SOLVER.EMA = 0.0

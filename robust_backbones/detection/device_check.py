@@ -2,16 +2,19 @@
 
 import statistics
 import tempfile
+import time
 from collections.abc import Iterator
 from functools import partial
 
 import torch
 
 from robust_backbones import arithmetic
+from robust_backbones.compilation import compile_problem
 from robust_backbones.core import timing
-from robust_backbones.core.measurements import Line, at_least, at_most, fast_if
+from robust_backbones.core.measurements import SKIPPED, Line, at_least, at_most, fast_if
 from robust_backbones.core.resources import configs
 from robust_backbones.detection import attack, config, step_speed
+from robust_backbones.detection.training.step import Step
 from robust_backbones.detection.training.trainer import Trainer
 
 # isort: split
@@ -60,46 +63,103 @@ def detector_step(device: torch.device, full: bool) -> Iterator[Line]:
     yield from _attacked(arch, size, batches[-1], device, full)
 
 
-# Name of a variant -> whether it uses mixed precision, channels_last, PGD-3, and whether its attack
-# leaves autocast, as it did before.
+LAST, COMPILED = "SOLVER.CHANNELS_LAST True", "SOLVER.COMPILE True"
+PGD = "SOLVER.ADVERSARIAL.METHOD pgd"
+# Name of a variant -> whether it uses mixed precision, and its keys.
 VARIANTS = {
-    "float32": (False, False, False, False),
-    "float32, channels_last": (False, True, False, False),
-    "mixed": (True, False, False, False),
-    "mixed, channels_last": (True, True, False, False),
-    "PGD-3, float32": (False, False, True, False),
-    "PGD-3, mixed": (True, False, True, False),
-    "PGD-3, mixed, attack in float32": (True, False, True, True),
+    "float32": (False, ""),
+    "float32, channels_last": (False, LAST),
+    "mixed": (True, ""),
+    "mixed, channels_last": (True, LAST),
+    "PGD-3, float32": (False, PGD),
+    "PGD-3, mixed": (True, PGD),
+    "PGD-3, mixed, attack in float32": (True, PGD),
 }
+COMPILED_VARIANTS = {
+    "mixed": (True, ""),
+    "mixed, compiled": (True, COMPILED),
+    "mixed, compiled, channels_last": (True, f"{COMPILED} {LAST}"),
+}
+SMALL_COMPILED_VARIANTS = {"float32": (False, ""), "float32, compiled": (False, COMPILED)}
+
+
+def _steps(
+    variants: dict[str, tuple[bool, str]],
+    arch: str,
+    size: tuple[int, int],
+    batch: int,
+    device: torch.device,
+    full: bool,
+) -> dict[str, Step]:
+    """Build our training step in several variants, with the same weights."""
+    mixed = "float16" if device.type == "cuda" else "bfloat16"  # float16 is slow on CPUs
+    loader, found = step_speed.batches(size, batch), {}
+    for name, (amp, keys) in variants.items():
+        more = [*(() if full else SMALL), "SOLVER.PRECISION", mixed if amp else "float32"]
+        more += ["SOLVER.ADVERSARIAL.STEPS", "3" if full else "1", *keys.split()]
+        cfg = step_speed.configured(arch, 2, "float32", device, more)
+        torch.manual_seed(0)
+        found[name] = step_speed.our_step(cfg, Trainer.build_model(cfg), loader)
+    return found
+
+
+def _rates(
+    steps: dict[str, Step], batch: int, device: torch.device, full: bool
+) -> dict[str, float]:
+    """Return the images per second of several training steps, which take turns."""
+    works = {name: partial(step_speed.next_step, step) for name, step in steps.items()}
+    with EventStorage():
+        times = timing.take_turns(works, 5 if full else 1, device, warm_up=int(full))
+    return {name: batch / statistics.median(seconds) for name, seconds in times.items()}
 
 
 def _variants(
     arch: str, size: tuple[int, int], batch: int, device: torch.device, full: bool
 ) -> Iterator[Line]:
-    """Time our training step in several variants, which take turns."""
-    mixed = "float16" if device.type == "cuda" else "bfloat16"  # float16 is slow on CPUs
-    loader, works = step_speed.batches(size, batch), {}
-    for name, (amp, last, attacks, plain_attack) in VARIANTS.items():
-        more = [*(() if full else SMALL), "SOLVER.PRECISION", mixed if amp else "float32"]
-        if attacks:
-            more += ["SOLVER.ADVERSARIAL.METHOD", "pgd"]
-            more += ["SOLVER.ADVERSARIAL.STEPS", "3" if full else "1"]
-        cfg = step_speed.configured(arch, 2, "float32", device, more)
-        model = Trainer.build_model(cfg)
-        if last:
-            model = model.to(memory_format=torch.channels_last)
-        step = step_speed.our_step(cfg, model, loader)
-        if plain_attack and (adversary := step.adversary):
-            autocast_off = torch.autocast(device.type, enabled=False)
-            vars(adversary)["attacked"] = autocast_off(adversary.attacked)
-        works[name] = partial(step_speed.next_step, step)
-    with EventStorage():
-        times = timing.take_turns(works, 5 if full else 1, device, warm_up=int(full))
-    found = {name: statistics.median(seconds) for name, seconds in times.items()}
-    for name, seconds in found.items():
-        yield Line(f"batch {batch}, step, {name}", batch / seconds, "images/s")
-    gain = found["PGD-3, mixed, attack in float32"] / found["PGD-3, mixed"]
+    """Time our training step in several variants."""
+    steps = _steps(VARIANTS, arch, size, batch, device, full)
+    adversary = steps["PGD-3, mixed, attack in float32"].adversary
+    assert adversary is not None
+    # Attacks left autocast before.
+    autocast_off = torch.autocast(device.type, enabled=False)
+    vars(adversary)["attacked"] = autocast_off(adversary.attacked)
+    found = _rates(steps, batch, device, full)
+    for name, rate in found.items():
+        yield Line(f"batch {batch}, step, {name}", rate, "images/s")
+    gain = found["PGD-3, mixed"] / found["PGD-3, mixed, attack in float32"]
     yield fast_if(f"batch {batch}, step, PGD-3, mixed: gain of autocast", gain, 1.0 * full)
+
+
+def compiled_detector_step(device: torch.device, full: bool) -> Iterator[Line]:
+    """Compare steps with `SOLVER.COMPILE` and `SOLVER.CHANNELS_LAST` with plain ones."""
+    if problem := compile_problem(device):
+        yield Line("detector steps with SOLVER.COMPILE", problem, state=SKIPPED)
+        return
+    arch, size, batch = ("resnet50", (800, 1216), 8) if full else ("resnet18", (96, 128), 1)
+    variants = COMPILED_VARIANTS if full else SMALL_COMPILED_VARIANTS
+    steps = _steps(variants, arch, size, batch, device, full)
+    losses = {}
+    for name, step in steps.items():
+        began = time.perf_counter()
+        losses[name] = _loss_of_a_step(step)
+        yield Line(f"{name}: first step", time.perf_counter() - began, "s")
+    plain, *others = steps
+    for name in others:  # rounding can change which regions are sampled
+        difference = abs(losses[name] / losses[plain] - 1)
+        yield at_most(f"{name}: loss of the first step, relative difference", difference, 0.05)
+    found = _rates(steps, batch, device, full)
+    for name in steps:
+        yield Line(f"batch {batch}, step, {name}", found[name], "images/s")
+    for name in others:
+        yield Line(f"batch {batch}, step, {name} / {plain}", found[name] / found[plain])
+
+
+def _loss_of_a_step(step: Step) -> float:
+    with EventStorage() as storage:
+        torch.manual_seed(0)  # for the sampling of regions
+        step_speed.next_step(step)
+        step.report()
+        return storage.latest()["total_loss"][0]
 
 
 def _attacked(
@@ -167,4 +227,4 @@ def mixed_precision(device: torch.device, full: bool) -> Iterator[Line]:
     yield at_most(f"{other} / float32, difference", abs(ratio - 1), 0.15 if full else 0.5)
 
 
-ROWS = {row.__name__: row for row in (detector_step, mixed_precision)}
+ROWS = {row.__name__: row for row in (detector_step, mixed_precision, compiled_detector_step)}

@@ -41,6 +41,8 @@ class FoldedConv2d(Conv2d):
 
     def _cached(self, name: str, tensors: tuple[Tensor, ...], compute: Callable[[], Any]) -> Any:
         """Return the result of `compute`, which is constant until one of the tensors changes."""
+        if torch.compiler.is_compiling():  # traced tensors have no addresses
+            return compute()
         cache = self.__dict__.setdefault("_cache", {})
         key = [(t.data_ptr(), t._version, t.dtype) for t in tensors]
         if name not in cache or cache[name][0] != key:

@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from robust_backbones import arithmetic
+from robust_backbones.compilation import check_compile
 from robust_backbones.core.eps import CONSTRAINTS, check_eps
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.precision import PRECISIONS
@@ -163,6 +164,8 @@ def _check_training(cfg: CfgNode) -> None:
     arithmetic.check_precision(
         "SOLVER.PRECISION", precision_of(cfg), torch.device(cfg.MODEL.DEVICE)
     )
+    if solver.COMPILE:
+        check_compile("SOLVER.COMPILE", torch.device(cfg.MODEL.DEVICE))
     if attack.METHOD:
         check_eps("SOLVER.ADVERSARIAL.EPS", attack.CONSTRAINT, attack.EPS)
     for name in cfg.DATASETS.TRAIN:

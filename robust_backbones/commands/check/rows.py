@@ -38,4 +38,5 @@ ROWS = {
     "memory_growth": Row("memory after many steps", CLASSIFIERS, 90),
     "determinism": Row("steps of three networks with --deterministic", CLASSIFIERS, 60),
     "compiled_step": Row("steps with --compile", CLASSIFIERS, 300),
+    "compiled_detector_step": Row("detector steps with SOLVER.COMPILE", DETECTORS, 300, True),
 }

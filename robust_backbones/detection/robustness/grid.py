@@ -230,6 +230,7 @@ def measure_all(
                     batch_size,
                     target.cfg.DATALOADER.NUM_WORKERS,
                     bar.update,
+                    target.cfg.MODEL.DEVICE,
                 )
             if not row["detections"]:
                 row |= _zero_scores(rows.get(CLEAN, {}))
@@ -251,6 +252,7 @@ def measure(
     batch_size: int = 1,
     workers: int = 0,
     tick: Callable[[float], object] = lambda cost: None,
+    device: str = "cpu",
 ) -> dict:
     """Measure one condition, and return its row. For the contents of a row, see `measure_all`.
 
@@ -262,6 +264,7 @@ def measure(
         batch_size: number of images per forward pass.
         workers: number of processes that load images.
         tick: function to call with the cost of each batch, to show the progress.
+        device: name of the model's device.
 
     Raises:
         UserError: an image is missing, damaged, or has another size than in its annotations.
@@ -277,7 +280,7 @@ def measure(
         collate_fn=list,
         generator=torch.Generator(),  # the default would advance the global generator
     )
-    for batch in CheckedLoader(loader, str(next(model.parameters()).device)):
+    for batch in CheckedLoader(loader, device):
         size = len(batch)
         if condition.change is not None:
             batch, record = condition.change(model, batch)

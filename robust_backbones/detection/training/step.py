@@ -106,6 +106,9 @@ class Step(SimpleTrainer):
         self.dtype = arithmetic.autocast_dtype(self.precision)
         self.scaler = arithmetic.loss_scaler(self.precision, self.device)
         self.adversary = Adversary(cfg) if cfg.SOLVER.ADVERSARIAL.METHOD else None
+        if cfg.SOLVER.COMPILE:
+            # Images have many sizes. Without `dynamic`, the second size would be compiled again.
+            self._detector.backbone.compile(dynamic=True)
         self._batches: list[list[dict]] = []
         self._updates: list[_Update] = []
         self._failed = torch.zeros((), dtype=torch.bool, device=next(model.parameters()).device)

@@ -260,7 +260,10 @@ class Trainer(DefaultTrainer):
             UserError: a name in the configuration is unknown, or values contradict each other.
         """
         try:
-            return super().build_model(cfg)
+            model = super().build_model(cfg)
+            if cfg.SOLVER.CHANNELS_LAST:  # before DistributedDataParallel copies the layout
+                model = model.to(memory_format=torch.channels_last)
+            return model
         except UserError:
             raise
         except (KeyError, ValueError, AssertionError, RuntimeError) as error:
