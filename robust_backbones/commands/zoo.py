@@ -54,10 +54,8 @@ These models are refused by name.
 _SOURCES_HEAD = """
 ## Sources
 
-The weights of all sources have the license {license}.
-
-| source | publication | files |
-|---|---|---|"""
+| source | publication | files | license of the weights |
+|---|---|---|---|"""
 _SORTS = {
     "robust": lambda model: -(model.robust_accuracy or 0),
     "clean": lambda model: -(model.accuracy or 0),
@@ -68,6 +66,10 @@ _SORTS = {
 
 def _format(value: float | None, form: str = "g") -> str:
     return "-" if value is None else format(value, form)
+
+
+def _accuracies(model: Model, second: float | None) -> tuple[str, str]:
+    return _format(model.accuracy, ".2f"), _format(second, ".2f")
 
 
 def _eps(model: Model) -> str:
@@ -87,7 +89,7 @@ def _list(args: argparse.Namespace) -> None:
     rows = [("name", "arch", "constraint", "eps", "top-1 %", "AutoAttack %", "MB")]
     for m in models:
         arch = m.arch or "not supported"
-        accuracies = (_format(m.accuracy, ".2f"), _format(m.robust_accuracy, ".2f"))
+        accuracies = _accuracies(m, m.robust_accuracy)
         rows.append((m.name, arch, m.constraint or "-", _eps(m), *accuracies, _format(m.size_mb)))
     for row in rows:
         print("{:41}{:36}{:11}{:>7}{:>9}{:>14}{:>7}".format(*row))
@@ -152,7 +154,7 @@ def _table(args: argparse.Namespace) -> None:
     print(_PAGE + _PAPER_HEAD.format(files=f"`{paper.files}`"))
     for m in (m for m in zoo.MODELS.values() if m.source is paper):
         digest = f"`{m.sha256[:16]}…`" if m.sha256 else ""
-        accuracies = (_format(m.accuracy, ".2f"), _format(m.robust_accuracy, ".2f"))
+        accuracies = _accuracies(m, m.robust_accuracy)
         _print_row(f"`{m.name}`", _eps(m), *accuracies, _format(m.size_mb), f"`{m.file}`", digest)
     robust = [m for m in others if m.constraint]
     _print_others(
@@ -162,22 +164,20 @@ def _table(args: argparse.Namespace) -> None:
     _print_others("Models trained for shape or common corruptions", "ImageNet-C", rest)
     print(_REFUSED_HEAD)
     for m in models:
-        if not m.refused:
-            continue
-        accuracies = (_format(m.accuracy, ".2f"), _format(m.robust_accuracy, ".2f"))
-        reason = f"{m.refused[0].upper()}{m.refused[1:]}. {m.note or ''}".rstrip()
-        _print_row(f"`{m.name}`", *accuracies, reason)
-    print(_SOURCES_HEAD.format(license=paper.license))
+        if m.refused:
+            reason = f"{m.refused[0].upper()}{m.refused[1:]}. {m.note or ''}".rstrip()
+            _print_row(f"`{m.name}`", *_accuracies(m, m.robust_accuracy), reason)
+    print(_SOURCES_HEAD)
     for source in zoo.SOURCES.values():
-        _print_row(f"`{source.key}`", f"[{source.venue}]({source.url})", _host(source))
+        paper_link = f"[{source.venue}]({source.url})"
+        _print_row(f"`{source.key}`", paper_link, _host(source), source.license)
 
 
 def _print_others(title: str, measure: str, models: list[tuple[Model, float | None]]) -> None:
     print(_OTHERS_HEAD.format(title=title, measure=measure))
     for m, accuracy in models:
         twin = " ".join(filter(None, (m.twin and f"`{m.twin}`", m.note)))
-        accuracies = (_format(m.accuracy, ".2f"), _format(accuracy, ".2f"))
-        _print_row(f"`{m.name}`", f"`{m.arch}`", *accuracies, _input(m), twin)
+        _print_row(f"`{m.name}`", f"`{m.arch}`", *_accuracies(m, accuracy), _input(m), twin)
 
 
 def _host(source: zoo.Source) -> str:

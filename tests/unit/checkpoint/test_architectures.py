@@ -6,6 +6,7 @@ import pytest
 import torch
 import torchvision
 
+from robust_backbones import timm_networks
 from robust_backbones.archs import ARCHS, RESNETS
 from robust_backbones.checkpoint import architectures as networks
 from robust_backbones.checkpoint.io import read_checkpoint
@@ -102,6 +103,8 @@ def test_other_networks_of_torchvision_are_named(name):
 OF_TIMM = {
     "convnext_atto": "timm:convnext_atto",
     "convnext_tiny": "timm:convnext_tiny",
+    "convnext_tiny_cvst": "timm:convnext_tiny_cvst",
+    "vit_small_cvst": "timm:vit_small_cvst",
     "convnext_tiny_hnf": "look like a ConvNeXt. If timm has it, pass --arch timm:NAME",
     "convnextv2_atto": "timm:convnextv2_atto",
     "swin_tiny_patch4_window7_224": "timm:swin_tiny_patch4_window7_224",
@@ -129,9 +132,9 @@ OF_TIMM = {
 
 
 def of_timm(name, **options):
-    timm = pytest.importorskip("timm", reason="timm is not installed")
+    pytest.importorskip("timm", reason="timm is not installed")
     with torch.device("meta"):
-        return timm.create_model(name, **options)
+        return timm_networks.library().create_model(name, **options)
 
 
 @pytest.mark.parametrize("name", OF_TIMM)
