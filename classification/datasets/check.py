@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import re
 import unicodedata
 import warnings
@@ -27,6 +26,7 @@ from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic
 from robust_backbones.core.image_formats import missing_decoder
 from robust_backbones.core.images import FINDINGS, Decoding, examine
+from robust_backbones.core.workers import cores
 
 BLOCK = 256  # images per progress update
 MAX_OVERLAP = 0.01  # allowed fraction of test images in train; official splits share a few images
@@ -229,7 +229,7 @@ def _check_images(
         return f"image {i}", hashlib.sha256(images[i].numpy().tobytes()).digest(), []
 
     # Threads suffice, because decoding releases the GIL.
-    with ThreadPoolExecutor(os.cpu_count()) as pool, warnings.catch_warnings():
+    with ThreadPoolExecutor(cores()) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about unusual metadata
         for start in range(0, len(labels), BLOCK):
             block = range(start, min(start + BLOCK, len(labels)))

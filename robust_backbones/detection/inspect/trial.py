@@ -1,6 +1,8 @@
 """A small detector that is attacked by one step and detects once, to check an installation."""
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +41,32 @@ def small_detector(weights: Path, arch: str) -> Any:
         UserError: the file lacks tensors of the backbone, or contradicts the architecture.
     """
     silence_detectron2()
-    for name in ("fvcore", "detectron2", "robust_backbones.detection"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # they report the random heads
     values = {"MODEL.WEIGHTS": str(weights), "MODEL.ROBUST.ARCH": arch}
     values |= {"MODEL.MASK_ON": "False", "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "0.0"}
-    cfg = load_config(CONFIG, [part for pair in values.items() for part in pair])
-    set_device(cfg, 1)
-    set_architecture(cfg, str(weights))
-    torch.manual_seed(0)
-    model = Trainer.build_model(cfg)
-    checkpointer = StrictCheckpointer(model)
-    checkpointer.use_input(cfg)
-    checkpointer.load(cfg.MODEL.WEIGHTS, checkpointables=[])
+    with _only_errors():  # loading reports the random heads
+        cfg = load_config(CONFIG, [part for pair in values.items() for part in pair])
+        set_device(cfg, 1)
+        set_architecture(cfg, str(weights))
+        torch.manual_seed(0)
+        model = Trainer.build_model(cfg)
+        checkpointer = StrictCheckpointer(model)
+        checkpointer.use_input(cfg)
+        checkpointer.load(cfg.MODEL.WEIGHTS, checkpointables=[])
     return model.eval()
+
+
+@contextlib.contextmanager
+def _only_errors() -> Iterator[None]:
+    """Hide the warnings of Detectron2 and of our detection package."""
+    loggers = [logging.getLogger(n) for n in ("fvcore", "detectron2", "robust_backbones.detection")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def attack_once(model: Any, eps: float) -> tuple[float, float, float]:
