@@ -136,7 +136,7 @@ FAMILIES: dict[str, Family] = {
         ),
     ),
     "ViT": Family(
-        ("blocks.0.attn.qkv.weight",),
+        ("blocks.0.attn.qkv.weight", "visual.transformer.resblocks.0.attn.in_proj_weight"),
         ("head",),
         (
             *_names("vit_{}_patch16_224", "tiny", "small", "base", "large"),

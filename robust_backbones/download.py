@@ -36,6 +36,10 @@ class DownloadError(Exception):
     """A download failed. The message is the reason, without the file name and a final period."""
 
 
+class MissingFile(DownloadError):
+    """The Hub has no such file."""
+
+
 def hub_endpoint() -> str:
     """Return the URL of the Hub, or of the mirror in `$HF_ENDPOINT`."""
     return os.environ.get("HF_ENDPOINT", PUBLISHER).rstrip("/")
@@ -58,6 +62,7 @@ def from_hub(repo: str, file: str, revision: str | None) -> Path:
         Path in the Hub's cache.
 
     Raises:
+        MissingFile: the repository does not exist, or has no such file.
         DownloadError: the download failed.
     """
     logging.getLogger("huggingface_hub.utils._http").addFilter(_shorten_retry_message)
@@ -73,7 +78,8 @@ def from_hub(repo: str, file: str, revision: str | None) -> Path:
                 raise DownloadError(offline) from None
             status = getattr(getattr(error, "response", None), "status_code", 0)
             if status < 500 or attempt == ATTEMPTS:
-                raise DownloadError(_hub_reason(error, repo, file)) from None
+                kind = MissingFile if status == 404 else DownloadError
+                raise kind(_hub_reason(error, repo, file)) from None
             time.sleep(BACKOFF * 2 ** (attempt - 1))
     raise AssertionError("the loop returns or raises")
 

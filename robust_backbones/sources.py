@@ -9,7 +9,7 @@ from pathlib import Path
 from robust_backbones import zoo
 from robust_backbones.archs import ARCHS, TIMM
 from robust_backbones.core.errors import UserError, choose_from
-from robust_backbones.core.input_statistics import ZOO, InputStatistics
+from robust_backbones.core.input_statistics import PRESETS, ZOO, InputStatistics
 
 SCHEMES = ("timm", "torchvision")
 
@@ -52,10 +52,11 @@ def stated(source: str, path: Path) -> Stated:
 
     Args:
         source: path, URL or name of weights, as the user gave it.
-        path: local file of the weights. The `config.json` of a Hub repository is next to it.
+        path: local file of the weights. `HUB_CONFIGS` of a Hub repository are next to it.
 
     Raises:
-        UserError: `source` names weights of a library that it does not have.
+        UserError: `source` names weights of a library that it does not have, or a CLIP with an
+            image tower that timm cannot build.
     """
     if model := zoo.known(source):
         return Stated(model.arch or None, model.statistics, model.facts)
@@ -63,9 +64,11 @@ def stated(source: str, path: Path) -> Stated:
         return of_library(source).stated
     if (repo := re.match(r"hf://timm/([\w.-]+)", source)) and find_spec("timm"):
         return of_library(f"timm://{repo[1]}").stated
-    config = path.with_name("config.json")
-    if source.startswith("hf://") and config.is_file():
-        return _of_hub(json.loads(config.read_text(encoding="utf-8")))
+    for name, reader in HUB_CONFIGS.items() if source.startswith("hf://") else ():
+        if (file := path.with_name(name)).is_file():
+            config = json.loads(file.read_text(encoding="utf-8"))
+            if (found := reader(config, source)) != Stated():
+                return found
     return Stated()
 
 
@@ -112,7 +115,12 @@ def stated_by_timm(name: str, config: dict) -> Stated:
     facts = {key: config[key] for key in ("interpolation", "crop_pct") if config.get(key)}
     if size := config.get("input_size"):
         facts["input_size"] = size[-1]
-    return Stated(name if name in ARCHS else TIMM + name, statistics, facts)
+    return Stated(_named(name), statistics, facts)
+
+
+def _named(name: str) -> str:
+    """Return the name of an architecture from its name in timm."""
+    return name if name in ARCHS else TIMM + name
 
 
 def _of_torchvision(name: str) -> LibraryWeights:
@@ -143,9 +151,71 @@ def _of_torchvision(name: str) -> LibraryWeights:
     )
 
 
-def _of_hub(config: dict) -> Stated:
+def _of_timm_hub(config: dict, source: str) -> Stated:
     """Return what the `config.json` of a Hub repository says, as timm writes it."""
     pretrained = config.get("pretrained_cfg", {})
     if not isinstance(config.get("architecture"), str) or "mean" not in pretrained:
         return Stated()
     return stated_by_timm(config["architecture"], pretrained)
+
+
+# Sizes of CLIP's ViTs in the names of timm, by width and width of one attention head.
+_VIT_SIZES = {
+    (256, 64): "xsmall",
+    (512, 64): "medium",
+    (640, 64): "betwixt",
+    (768, 64): "base",
+    (1024, 64): "large",
+    (1280, 80): "huge",
+    (1408, 88): "giant",
+    (1664, 104): "gigantic",
+}
+# Keys of ViTs that are the same as timm's. Patches are dropped in training only.
+_VIT_KEYS = {
+    "image_size",
+    "layers",
+    "width",
+    "head_width",
+    "mlp_ratio",
+    "patch_size",
+    "patch_dropout",
+}
+
+
+def _of_open_clip(config: dict, source: str) -> Stated:
+    """Return what the `open_clip_config.json` of a Hub repository says about the image tower.
+
+    Raises:
+        UserError: the image tower differs from the networks of timm.
+    """
+    model, images = config.get("model_cfg", {}), config.get("preprocess_cfg", {})
+    tower = model.get("vision_cfg")
+    if not tower:
+        return Stated()
+    size = tower["image_size"]
+    if name := tower.get("timm_model_name"):
+        pool = tower.get("timm_pool", "avg")
+        other = f"timm_pool '{pool}'" if pool else ""
+    else:
+        width, head = tower["width"], tower.get("head_width", 64)
+        keys = sorted(tower.keys() - _VIT_KEYS)
+        if (width, head) not in _VIT_SIZES:
+            keys.append(f"width {width} with head_width {head}")
+        other = ", ".join(keys)
+        activation = "_quickgelu" if model.get("quick_gelu") else ""
+        vit = _VIT_SIZES.get((width, head))
+        name = f"vit_{vit}_patch{tower['patch_size']}_clip{activation}_{size}"
+    if other:
+        raise UserError(
+            f"{source}: the image tower is not supported: its configuration has {other}, and no "
+            "network of timm is the same."
+        )
+    statistics = PRESETS["clip"].of(ZOO)
+    if images.get("mean") and images.get("std"):
+        statistics = InputStatistics(tuple(images["mean"]), tuple(images["std"]), ZOO)
+    facts = {"interpolation": images.get("interpolation", "bicubic"), "input_size": size}
+    return Stated(_named(name), statistics, facts | {"crop_pct": 1.0})
+
+
+# Files that describe the network of a Hub repository.
+HUB_CONFIGS = {"config.json": _of_timm_hub, "open_clip_config.json": _of_open_clip}

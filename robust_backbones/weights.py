@@ -27,7 +27,8 @@ from robust_backbones.core.paths import expand
 from robust_backbones.download import DownloadError
 
 CHECKPOINTS = ("checkpoint.pt", "model_final.pth")  # weight files in the output folders of runs
-HUB_FILE = "model.safetensors"  # usual file of a Hub repository with one model
+# Usual files of a Hub repository with one model: by timm and transformers, and by open_clip.
+HUB_FILES = ("model.safetensors", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 MIRROR = "ROBUST_BACKBONES_MIRROR"
 _RECORDS_VERSION = 1
 
@@ -222,7 +223,7 @@ def _hub_place(text: str) -> tuple[str, str, str | None]:
     found = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/([^@#?]+))?", text)
     if not found or ".." in text.split("/"):
         raise UserError(f"'{text}' does not have the form hf://OWNER/REPO[@REVISION][/FILE].")
-    return found[1], found[3] or HUB_FILE, found[2]
+    return found[1], found[3] or HUB_FILES[0], found[2]
 
 
 def _parse_url(text: str) -> _Remote:
@@ -302,10 +303,11 @@ def _downloaded(remote: _Remote) -> Path:
     target = cache_dir() / "weights" / f"{_short_hash(remote.key)}-{name}"
     try:
         if remote.hub:
-            path = download.from_hub(*remote.hub)
-            if remote.key.startswith("hf://"):  # other people's repositories describe their network
+            path = _from_hub(remote.key, *remote.hub)
+            # other people's repositories describe their network
+            for config in sources.HUB_CONFIGS if remote.key.startswith("hf://") else ():
                 with contextlib.suppress(DownloadError):
-                    download.from_hub(remote.hub[0], "config.json", remote.hub[2])
+                    download.from_hub(remote.hub[0], config, remote.hub[2])
         else:
             path = target.with_name(target.name + ".part")
             fetch = download.from_drive if download.on_drive(remote.url) else download.from_url
@@ -321,6 +323,15 @@ def _downloaded(remote: _Remote) -> Path:
         path = target
     _add_record(remote.key, path, found, mirror=False)
     return path
+
+
+def _from_hub(key: str, repo: str, file: str, revision: str | None) -> Path:
+    """Download a file, or the first usual file that the repository has if the user gave no file."""
+    given = key.endswith(f"/{file}") or not key.startswith("hf://")
+    for name in () if given else HUB_FILES:
+        with contextlib.suppress(download.MissingFile):
+            return download.from_hub(repo, name, revision)
+    return download.from_hub(repo, file, revision)
 
 
 def _failure(remote: _Remote, reason: object) -> str:

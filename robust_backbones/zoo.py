@@ -92,8 +92,11 @@ class Model:
 
     @property
     def file(self) -> str:
-        """Name of the file. The URL of a file on Google Drive does not contain its name."""
-        return f"{self.name}.pt" if self.place.startswith(_DRIVE) else self.place.split("/")[-1]
+        """Name of the file, with `name` if the file has no name or open_clip's usual name."""
+        if self.place.startswith(_DRIVE):
+            return f"{self.name}.pt"
+        file = self.place.split("/")[-1]
+        return re.sub(r"open_clip_\w+", self.name, file)
 
     @property
     def facts(self) -> dict:
@@ -160,6 +163,8 @@ def _without_revision(place: str) -> str:
 
 
 _PLACES = {_without_revision(m.place): m for m in MODELS.values() if m.place}
+# A repository of open_clip has one model.
+_PLACES |= {place.rsplit("/", 1)[0]: m for place, m in _PLACES.items() if "/open_clip_" in place}
 
 
 def find(name: str) -> Model:

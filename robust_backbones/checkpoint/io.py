@@ -26,6 +26,7 @@ from robust_backbones.checkpoint.architectures import (
     stated_arch,
     usual_statistics,
 )
+from robust_backbones.checkpoint.clip import PROJECTION
 from robust_backbones.checkpoint.formats import Layout, unwrap
 from robust_backbones.checkpoint.wrappers import CONTRASTIVE, NOT_LINEAR, OUTSIDE
 from robust_backbones.core.errors import UserError
@@ -35,6 +36,9 @@ from robust_backbones.core.input_statistics import ASSUMED, FILE, Channels, Inpu
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors", ".pkl")  # listed in errors, but not required
 LONGEST_WORD = 10_000  # longest word in a pickled string, in characters
+
+# Reasons why a last layer was dropped.
+_NO_CLASSIFIER = (NOT_LINEAR, OUTSIDE, CONTRASTIVE, PROJECTION)
 
 _ALLOWED_DTYPES = (
     torch.float32,
@@ -57,7 +61,7 @@ class Checkpoint:
     Attributes:
         tensors: `{name in the network: float32 tensor}`, with the head if the file has a head.
         arch: key of `archs.ARCHS`, recognized from the tensors.
-        layout: `"torchvision"`, `"timm"`, `"robustness"`, `"moco"`, `"detectron2"` or
+        layout: `"torchvision"`, `"timm"`, `"robustness"`, `"moco"`, `"clip"`, `"detectron2"` or
             `"robust_backbones"`.
         statistics: input statistics. Its source is `"assumed"` if the file has none.
         sha256: SHA-256 of the file in hexadecimal.
@@ -84,7 +88,7 @@ class Checkpoint:
         """
         name = f"{arch_row(self.arch).head}.weight"
         if name not in self.tensors:
-            reasons = [r for r in self.dropped.values() if r in (NOT_LINEAR, OUTSIDE, CONTRASTIVE)]
+            reasons = [r for r in self.dropped.values() if r in _NO_CLASSIFIER]
             why = f": {reasons[0]}" if reasons else ""
             raise UserError(
                 f"{source} has no last layer ({name}){why}. Give a complete classifier."

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from robust_backbones.archs import ARCHS, FAMILIES, Arch
+from robust_backbones.checkpoint.clip import image_tower
 from robust_backbones.core.errors import UserError
 
 
@@ -22,7 +23,7 @@ class Unwrapped:
         tensors: `{torchvision name: tensor}`. Names that no network has are included.
         statistics: mean and std of a normalization layer, `(3,)` each; empty without such a layer.
         dropped: `{key: reason why the key is not in tensors}`.
-        kind: `"robustness"`, `"moco"` or `"torchvision"`.
+        kind: `"robustness"`, `"moco"`, `"clip"` or `"torchvision"`.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -73,6 +74,8 @@ def unwrap_network(
         UserError: keys are neither in the network nor in a known part around it, the file contains
             several networks, or copies differ.
     """
+    if clip := image_tower(state, source):
+        return Unwrapped(clip[0], dropped=clip[1], kind="clip")
     renamed = {_legacy_densenet(key): tensor for key, tensor in state.items()}
     if len(renamed) < len(state):
         raise UserError(f"{source}: a tensor has both its old and its new DenseNet name.")

@@ -7,6 +7,7 @@ from robust_backbones import weights, zoo
 from robust_backbones.core.cli import Parser
 from robust_backbones.core.eps import CONSTRAINTS, show_eps
 from robust_backbones.core.errors import UserError, user_errors
+from robust_backbones.core.input_statistics import PRESETS, ZOO
 from robust_backbones.zoo import SCHEME, Model, find, select
 
 _PAGE = f"""\
@@ -24,7 +25,8 @@ RobustBench's names are accepted too, such as `Liu2023Comprehensive_ConvNeXt-B`.
   corruptions. Both are RobustBench's numbers. **ImageNet**: top-1 accuracy, from the paper of
   Salman et al. 2020 on all 50,000 images, and from RobustBench on 5,000.
 - **Input**: the short side to which images are resized, the size of the crop, and the interpolation
-  of the evaluation. Images are normalized with ImageNet's mean and std unless "not normalized".
+  of the evaluation. Images are normalized with ImageNet's mean and std unless the column says
+  otherwise.
 - **Standard twin**: a standard network of the same architecture, and further differences if they
   are known.
 - The digest of the first download is recorded if no SHA-256 is published. Later downloads must
@@ -56,6 +58,11 @@ _SOURCES_HEAD = """
 
 | source | publication | files | license of the weights |
 |---|---|---|---|"""
+_NORMALIZED = {
+    PRESETS["imagenet"].of(ZOO): "",
+    PRESETS["clip"].of(ZOO): ", CLIP's mean and std",
+    PRESETS["none"].of(ZOO): ", not normalized",
+}
 _SORTS = {
     "robust": lambda model: -(model.robust_accuracy or 0),
     "clean": lambda model: -(model.accuracy or 0),
@@ -78,8 +85,7 @@ def _eps(model: Model) -> str:
 
 def _input(model: Model) -> str:
     resize = f"{model.resize}, " if model.resize else "no resizing, "
-    normalized = "" if any(model.statistics.mean) else ", not normalized"
-    return f"{resize}{model.size}, {model.interpolation}{normalized}"
+    return f"{resize}{model.size}, {model.interpolation}{_NORMALIZED[model.statistics]}"
 
 
 def _list(args: argparse.Namespace) -> None:
@@ -92,7 +98,7 @@ def _list(args: argparse.Namespace) -> None:
         accuracies = _accuracies(m, m.robust_accuracy)
         rows.append((m.name, arch, m.constraint or "-", _eps(m), *accuracies, _format(m.size_mb)))
     for row in rows:
-        print("{:41}{:36}{:11}{:>7}{:>9}{:>14}{:>7}".format(*row))
+        print("{:46}{:43}{:11}{:>7}{:>9}{:>14}{:>7}".format(*row))
 
 
 def _show(args: argparse.Namespace) -> None:
@@ -156,10 +162,12 @@ def _table(args: argparse.Namespace) -> None:
         digest = f"`{m.sha256[:16]}…`" if m.sha256 else ""
         accuracies = _accuracies(m, m.robust_accuracy)
         _print_row(f"`{m.name}`", _eps(m), *accuracies, _format(m.size_mb), f"`{m.file}`", digest)
-    robust = [m for m in others if m.constraint]
+    towers = [m for m in others if m.name.startswith("clip_")]
+    robust = [m for m in others if m.constraint and m not in towers]
     _print_others(
         "L∞-robust models, ε = 4/255", "AutoAttack", [(m, m.robust_accuracy) for m in robust]
     )
+    _print_others("L∞-robust image towers of CLIP", "AutoAttack", [(m, None) for m in towers])
     rest = [(m, m.corruption_accuracy) for m in others if not m.constraint]
     _print_others("Models trained for shape or common corruptions", "ImageNet-C", rest)
     print(_REFUSED_HEAD)

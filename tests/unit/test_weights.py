@@ -325,6 +325,17 @@ def test_any_repository_of_the_hub(host):
     assert Path(out).read_bytes() == GOOD
 
 
+def test_a_repository_of_open_clip_has_other_file_names(host):
+    for name, body in (("open_clip_pytorch_model.bin", GOOD), ("open_clip_config.json", b"{}")):
+        host.pages[f"/me/clip/resolve/main/{name}"] = Page(body)
+    code, out, error = fetch("hf://me/clip", HF_ENDPOINT=host.url)
+    assert code == 0, error
+    assert Path(out).name == "open_clip_pytorch_model.bin" and Path(out).read_bytes() == GOOD
+    assert Path(out).with_name("open_clip_config.json").read_text() == "{}"
+    code, _, error = fetch("hf://me/clip/model.safetensors", HF_ENDPOINT=host.url)
+    assert code == 2 and "me/clip has no model.safetensors at that revision (404)" in error
+
+
 @pytest.mark.parametrize("way", ["hub", "url"])
 def test_twenty_processes_download_once(host, way):
     page = page_of(UNKNOWN) if way == "hub" else "/net.pth"

@@ -1,5 +1,6 @@
 """Test the table of published models, their names and the zoo command."""
 
+import re
 import subprocess
 import sys
 import time
@@ -31,7 +32,7 @@ def test_every_row_is_consistent():
         assert bool(model.twin or model.note or model.refused) == (
             model.eps != 0 or bool(model.note)
         )
-        assert model.size in (224, 288) and model.interpolation in ("bilinear", "bicubic")
+        assert model.size in (224, 256, 288) and model.interpolation in ("bilinear", "bicubic")
         assert model.refused or model.place
         if model.twin and model.twin.startswith(zoo.SCHEME):
             assert zoo.find(model.twin).name != model.name
@@ -74,7 +75,8 @@ def test_names(name, file, eps, accuracy):
 
 def test_every_name_of_a_model_finds_it():
     for model in zoo.MODELS.values():
-        names = (model.file.removesuffix(".ckpt").removesuffix(".pt"), model.robustbench)
+        plain = re.sub(r"\.(ckpt|pt|bin|safetensors)$", "", model.file)
+        names = (plain, model.robustbench)
         for name in names[model.place.startswith("https://github.com") :]:
             assert not name or zoo.find(name) is model
         assert not model.place or zoo.known(model.place) is model
@@ -82,6 +84,9 @@ def test_every_name_of_a_model_finds_it():
     place = paper.place.split("@")[0]
     assert zoo.known(f"{place}/{paper.file}") is paper
     assert zoo.known(f"{place}@other/{paper.file}") is None
+    clip = zoo.known("hf://chs20/fare4-clip")
+    assert clip is zoo.known("hf://chs20/fare4-clip/open_clip_pytorch_model.bin")
+    assert clip.file == "clip_vit_l14_fare_linf_eps4_schlarmann2024.bin"
 
 
 def test_models_that_cannot_be_used_are_refused_with_the_reason():
@@ -122,8 +127,9 @@ def test_list(capsys):
     assert len(rows) == 6 + 2
     row = ["resnet50_linf_eps4", "resnet50", "linf", "4/255", "63.86", "34.96", "205"]
     assert rows[3] == row
-    assert len(listed(capsys)) == len(zoo.MODELS) == 103
-    assert len(listed(capsys, "--arch", "timm:convnext_base")) == 1
+    assert len(listed(capsys)) == len(zoo.MODELS) == 113
+    assert len(listed(capsys, "--arch", "timm:convnext_base")) == 1 + 2
+    assert len(listed(capsys, "--arch", "clip")) == 10
     assert {row[0][:12] for row in listed(capsys, "--arch", "densenet")} == {"densenet161_"}
 
 
