@@ -9,12 +9,12 @@ import sys
 from functools import cache
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from robust_backbones.archs import FAMILIES, TIMM, Arch, Family
 from robust_backbones.core.errors import UserError, choose_from
 from robust_backbones.core.input_statistics import ZOO, InputStatistics
+from robust_backbones.meta_device import meta_device
 
 
 def library() -> Any:
@@ -76,7 +76,7 @@ def _any_size(name: str) -> dict[str, bool]:
 
     They do not change the tensors, nor the features of images of its own size.
     """
-    with torch.device("meta"):
+    with meta_device():
         network = library().create_model(name)
     accepted = inspect.signature(type(network).__init__).parameters
     known = {"dynamic_img_size": True, "strict_img_size": False}
@@ -91,7 +91,7 @@ def row(arch: str) -> Arch:
         UserError: timm is not installed, has no network of this name, or the network's last layer
             is not one linear layer.
     """
-    with torch.device("meta"):
+    with meta_device():
         network: Any = build(arch, 1000)
     head = network.pretrained_cfg["classifier"]
     last = network.get_submodule(head) if isinstance(head, str) else None
@@ -124,7 +124,7 @@ def renamed(arch: str, tensors: dict[str, Tensor]) -> dict[str, Tensor] | None:
     Returns:
         Tensors under timm's names, or None if timm cannot rename them or would change values.
     """
-    with torch.device("meta"):
+    with meta_device():
         network = build(arch, 1000)
     rules = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
     if rules is None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torchvision.models import get_model, resnet
 
@@ -14,6 +13,7 @@ from robust_backbones import timm_networks
 from robust_backbones.archs import ARCHS, TIMM, Arch, Family, ResNetArch
 from robust_backbones.core.errors import UserError, choose_from
 from robust_backbones.core.input_statistics import IMAGENET, InputStatistics
+from robust_backbones.meta_device import meta_device
 
 BATCH_COUNTER = "num_batches_tracked"  # BatchNorm buffer that PyTorch before 0.4.1 did not save
 
@@ -328,7 +328,7 @@ def _differences(tensors: dict[str, Tensor], arch: str) -> list[str]:
 
 def with_module_versions(tensors: dict[str, Tensor], arch: str) -> OrderedDict:
     """Convert tensors to a state dict with module versions, which MNASNet needs for loading."""
-    with torch.device("meta"):
+    with meta_device():
         versions = vars(build_network(arch).state_dict())  # the attribute `_metadata`
     state = OrderedDict(tensors)
     vars(state).update(versions)
@@ -337,5 +337,5 @@ def with_module_versions(tensors: dict[str, Tensor], arch: str) -> OrderedDict:
 
 @cache
 def _shapes(arch: str) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
+    with meta_device():
         return {k: tuple(v.shape) for k, v in build_network(arch).state_dict().items()}

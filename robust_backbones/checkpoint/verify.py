@@ -13,6 +13,7 @@ from robust_backbones.checkpoint.architectures import (
     with_module_versions,
 )
 from robust_backbones.core.errors import UserError
+from robust_backbones.meta_device import meta_device
 
 STAGES = ("stem", "res2", "res3", "res4", "res5")
 TOLERANCE = 1e-5  # largest relative difference, in float32
@@ -46,7 +47,7 @@ def network_features(arch: str, tensors: dict[str, Tensor], image: Tensor) -> di
     """
     head = arch_row(arch).head
     bias = tensors.get(f"{head}.bias")
-    with torch.device("meta"):  # skips random initialization; no missing tensor is used
+    with meta_device():  # no missing tensor is used
         network: Any = build_network(arch, 1 if bias is None else len(bias)).eval()
     state = with_module_versions(tensors, arch)
     missing = network.load_state_dict(state, strict=False, assign=True).missing_keys

@@ -135,6 +135,7 @@ def test_no_module_shares_its_name_with_a_package():
 FLOORS = {
     "archs": 0,
     "core": 0,
+    "meta_device": 0,
     "attacks": 1,
     "corruptions": 1,
     "zoo": 1,

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from robust_backbones import zoo
 from robust_backbones.checkpoint.architectures import build_network
+from robust_backbones.meta_device import meta_device
 from robust_backbones.timm_additions import ConvStem
 
 # SHA-256 of the names and shapes of the tensors that the original code builds: RobustBench's
@@ -28,7 +29,7 @@ ORIGINAL = {
 
 @cache
 def build(arch: str) -> torch.nn.Module:
-    with torch.device("meta"):
+    with meta_device():
         return build_network(arch).eval()
 
 

@@ -11,10 +11,11 @@ from robust_backbones.archs import ARCHS, RESNETS
 from robust_backbones.checkpoint import architectures as networks
 from robust_backbones.checkpoint.io import read_checkpoint
 from robust_backbones.core.errors import UserError
+from robust_backbones.meta_device import meta_device
 
 
 def shapes(arch, num_classes=7):
-    with torch.device("meta"):
+    with meta_device():
         return networks.build_network(arch, num_classes).state_dict()
 
 
@@ -24,7 +25,7 @@ def test_each_is_recognized_and_equals_torchvisions(arch):
     assert networks.recognize(tensors, None, "file").arch == arch
     assert networks.recognize(tensors, arch, "file").arch == arch
     if arch != "wide_resnet50_4":
-        with torch.device("meta"):
+        with meta_device():
             expected = torchvision.models.get_model(arch, num_classes=7).state_dict()
         assert {k: v.shape for k, v in tensors.items()} == {k: v.shape for k, v in expected.items()}
 
@@ -92,7 +93,7 @@ FOREIGN = {
 @pytest.mark.parametrize("name", FOREIGN)
 def test_other_networks_of_torchvision_are_named(name):
     more = {"init_weights": False} if name == "googlenet" else {}
-    with torch.device("meta"):
+    with meta_device():
         network = torchvision.models.get_model(name, **more)
     with pytest.raises(UserError, match="the network is not supported") as error:
         networks.recognize(network.state_dict(), None, "file")
@@ -133,7 +134,7 @@ OF_TIMM = {
 
 def of_timm(name, **options):
     pytest.importorskip("timm", reason="timm is not installed")
-    with torch.device("meta"):
+    with meta_device():
         return timm_networks.library().create_model(name, **options)
 
 

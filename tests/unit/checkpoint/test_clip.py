@@ -13,6 +13,7 @@ from robust_backbones.checkpoint.io import read_checkpoint
 from robust_backbones.checkpoint.wrappers import unwrap_network
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.input_statistics import PRESETS
+from robust_backbones.meta_device import meta_device
 
 pytest.importorskip("timm", reason="timm is not installed")
 
@@ -93,7 +94,7 @@ def test_a_convnext_is_recognized_without_a_configuration(tmp_path):
 
 
 def test_a_vit_without_a_configuration_needs_the_activation():
-    with torch.device("meta"):
+    with meta_device():
         tower = build_network("timm:vit_base_patch32_clip_224", 6).state_dict()
     tower = {k: torch.zeros(1).expand(t.shape) for k, t in tower.items() if "head" not in k}
     state = open_clip_names(tower)
