@@ -32,7 +32,14 @@ from robust_backbones.checkpoint.wrappers import CONTRASTIVE, NOT_LINEAR, OUTSID
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.file_kinds import HEAD, foreign_kind
 from robust_backbones.core.files import atomic, sha256
-from robust_backbones.core.input_statistics import ASSUMED, FILE, Channels, InputStatistics, choose
+from robust_backbones.core.input_statistics import (
+    ASSUMED,
+    FILE,
+    PRESETS,
+    Channels,
+    InputStatistics,
+    choose,
+)
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors", ".pkl")  # listed in errors, but not required
 LONGEST_WORD = 10_000  # longest word in a pickled string, in characters
@@ -156,13 +163,12 @@ def read_checkpoint(
     found = recognize(layout.tensors, arch, path, stated_arch(layout.metadata))
     check_operations(layout.metadata, found.arch, path)
     tensors = {name: _float32(name, tensor, path) for name, tensor in found.tensors.items()}
+    usual = PRESETS["clip"] if layout.name == "clip" else usual_statistics(found.arch)
     return Checkpoint(
         tensors=tensors,
         arch=found.arch,
         layout="timm" if found.arch.startswith(TIMM) and plain else layout.name,
-        statistics=choose(
-            stated_statistics(layout, path), statistics, path, usual_statistics(found.arch)
-        ),
+        statistics=choose(stated_statistics(layout, path), statistics, path, usual),
         sha256=sha256(path),
         dropped=layout.dropped | found.dropped,
         metadata=layout.metadata,

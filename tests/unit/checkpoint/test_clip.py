@@ -12,7 +12,7 @@ from robust_backbones.checkpoint.architectures import build_network, recognize
 from robust_backbones.checkpoint.io import read_checkpoint
 from robust_backbones.checkpoint.wrappers import unwrap_network
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.input_statistics import PRESETS
+from robust_backbones.core.input_statistics import ASSUMED, PRESETS
 from robust_backbones.meta_device import meta_device
 
 pytest.importorskip("timm", reason="timm is not installed")
@@ -89,6 +89,7 @@ def test_a_convnext_is_recognized_without_a_configuration(tmp_path):
         torch.save(contents, tmp_path / "clip.pt")
         found = read_checkpoint(tmp_path / "clip.pt")
         assert (found.arch, len(found.dropped)) == ("timm:convnext_atto", 3)
+        assert found.statistics == PRESETS["clip"].of(ASSUMED)
         model = Classifier(found.arch, 2)
         assert found.tensors.keys() == {k for k in model.net.state_dict() if "head.fc" not in k}
 
