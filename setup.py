@@ -88,6 +88,7 @@ setup(
             "gdown",
             "robustness",  # our attacks and files are tested against the paper's library
             "timm",  # our networks and files are tested against it
+            "open_clip_torch",  # likewise, for image towers of CLIP
             "webdataset",
             "pyautoattack",
             "numba",
