@@ -64,23 +64,27 @@ def check_name(arch: str) -> str:
         UserError: timm is not installed, or has no network of this name.
     """
     timm, name = library(), arch.removeprefix(TIMM)
-    if not timm.is_model(name):
+    if "." in name or not timm.is_model(name):  # a tag names weights, not a network
         names = choose_from(name, timm.list_models(), "List all names: timm.list_models()")
         raise UserError(f"timm {timm.__version__} has no network '{name}'. {names}")
     return name
 
 
-@cache
 def _any_size(name: str) -> dict[str, bool]:
     """Return the arguments with which a network accepts images of other sizes than its own.
 
     They do not change the tensors, nor the features of images of its own size.
     """
-    with meta_device():
-        network = library().create_model(name)
-    accepted = inspect.signature(type(network).__init__).parameters
     known = {"dynamic_img_size": True, "strict_img_size": False}
-    return {option: value for option, value in known.items() if option in accepted}
+    return {option: value for option, value in known.items() if option in arguments(name)}
+
+
+@cache
+def arguments(arch: str) -> frozenset[str]:
+    """Return the names of the arguments with which a network of timm can be built."""
+    with meta_device():
+        network = library().create_model(check_name(arch))
+    return frozenset(inspect.signature(type(network).__init__).parameters)
 
 
 @cache

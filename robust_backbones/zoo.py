@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robust_backbones.archs import RESNETS
+from robust_backbones.archs import RESNETS, TIMM
 from robust_backbones.core.errors import UserError, choose_from
 from robust_backbones.core.input_statistics import PRESETS, ZOO, InputStatistics
 
@@ -107,7 +107,8 @@ class Model:
     @property
     def has_backbone(self) -> bool:
         """Whether the network can be the backbone of a detector."""
-        return self.arch in RESNETS
+        # Patches of 14 pixels do not fit the strides of a feature pyramid.
+        return self.arch in RESNETS or self.arch.startswith(TIMM) and "patch14" not in self.arch
 
     def require_usable(self) -> None:
         """Check that this package can use the model.

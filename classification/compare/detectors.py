@@ -27,6 +27,7 @@ from robust_backbones.core.results import flatten
 
 COMMAND = "train"
 BACKBONE, CANDIDATES, DETECTION = "backbone", "learning-rate", "detection"  # parts of the study
+TIMM_CONFIG = "coco_mask_rcnn_convnext_base_standard.yaml"
 CONFIG = "own_data_faster_rcnn.yaml"
 HELD_OUT = 0.2  # fraction of the training images on which learning rates are compared
 FACTORS = (1 / 4, 1, 4)  # candidate learning rates, relative to the config's
@@ -100,9 +101,10 @@ def _check_options(settings: CompareSettings, networks: Sequence[Network]) -> No
         raise UserError(f"--set {unknown[0]}: give a config key, such as INPUT.MIN_SIZE_TEST=600.")
     for network in networks:
         if network.arch not in archs.RESNETS and not settings.config:
+            example = f", such as {TIMM_CONFIG}" if network.arch.startswith(archs.TIMM) else ""
             raise UserError(
-                f"--weights {network.weights}: {CONFIG} needs a ResNet, and this is a "
-                f"{network.arch}. Give the config of its detector with --config."
+                f"--weights {network.weights}: {CONFIG} trains ResNets of torchvision, and this "
+                f"is a {network.arch}. Give the config of its detector with --config{example}."
             )
 
 

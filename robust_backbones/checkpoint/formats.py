@@ -71,6 +71,7 @@ def unwrap(
     state, rest, dropped = find_state(contents, source, key)
     stems = [k.removesuffix(_STEM) for k in state if k.endswith(_STEM)]
     stems = [stem for stem in stems if f"{stem}res2.0.conv1.weight" in state]
+    stems += [k.partition(TIMM_BODY)[0] + TIMM_BODY for k in state if TIMM_BODY in k]
     if stems:
         layout = _detectron2(state, min(stems, key=len), rest, source, from_detector, assume_rgb)
     else:
@@ -216,6 +217,7 @@ def _plain_values(rest: dict) -> dict:
 
 _PLAIN = (int, float, str, bool, np.generic)
 _STEM = "stem.conv1.weight"
+TIMM_BODY = "bottom_up.network."  # prefix of a network of timm in detectors
 
 
 def _detectron2(
@@ -254,7 +256,7 @@ def _detectron2(
     dropped = dict.fromkeys(outside, "part of the detector, outside the backbone")
     statistics |= _recorded_statistics(metadata, source)
     try:
-        tensors = to_torchvision(inside)
+        tensors = inside if prefix.endswith(TIMM_BODY) else to_torchvision(inside)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     return Layout("detectron2", tensors, dropped, **statistics, metadata=metadata)

@@ -53,7 +53,7 @@ _EXTRAS = [
         (r"encoder_k|key_encoder|momentum_\w+", "momentum encoder, not the trained network"),
         (r"(\w+_)?(ema|swa)(_\w+)?|(avg|averaged)_model", "averaged copy of the network"),
         (r"proj|project\w*|predict\w*|prototypes?|queue\w*", "layer of contrastive training"),
-        (r"heads?|\w+_head|linear\w*", OUTSIDE),
+        (r"heads?|(?!conv_)\w+_head|linear\w*", OUTSIDE),
     )
 ]
 _HEAD_BESIDE = re.compile(r"(fc|classifier)\.")  # inside a network, these are its own head

@@ -1,4 +1,4 @@
-"""Robust ResNets as Detectron2 backbones.
+"""Robust ResNets as Detectron2 backbones, and the settings that weights of any network require.
 
 The networks are Detectron2's own `ResNet`. The key `MODEL.ROBUST.ARCH` sets the architecture.
 Settings that contradict the weights are rejected. FrozenBN is folded into the convolutions.
@@ -17,7 +17,9 @@ from detectron2.modeling.backbone.fpn import (
     build_retinanet_resnet_fpn_backbone,
 )
 
-from robust_backbones.archs import ARCHS, RESNETS, ResNetArch
+from robust_backbones import timm_networks
+from robust_backbones.archs import ARCHS, RESNETS, TIMM, ResNetArch
+from robust_backbones.checkpoint.formats import TIMM_BODY
 from robust_backbones.core.errors import UserError, choose_from
 from robust_backbones.core.input_statistics import (
     ASSUMED,
@@ -28,13 +30,14 @@ from robust_backbones.core.input_statistics import (
     assumption,
 )
 from robust_backbones.detection.folding import fold
-from robust_backbones.detection.model_weights import arch_of, statistics_of
-from robust_backbones.zoo import SCHEME, find_backbone
+from robust_backbones.detection.model_weights import arch_of, named, statistics_of
 
+TIMM_BUILDER = "build_robust_timm_fpn_backbone"
 BUILDERS = (
     "build_robust_resnet_backbone",
     "build_robust_resnet_fpn_backbone",
     "build_robust_retinanet_resnet_fpn_backbone",
+    TIMM_BUILDER,
 )
 
 
@@ -46,7 +49,7 @@ def build_robust_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet
         UserError: the configuration contradicts the architecture, or its input format contradicts
             the weights.
     """
-    return _checked(cfg, build_resnet_backbone(_with_architecture(cfg), input_shape))
+    return _checked(cfg, build_resnet_backbone(with_architecture(cfg), input_shape))
 
 
 @BACKBONE_REGISTRY.register()
@@ -56,7 +59,7 @@ def build_robust_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FP
     Raises:
         UserError: see `build_robust_resnet_backbone`.
     """
-    return _checked(cfg, build_resnet_fpn_backbone(_with_architecture(cfg), input_shape))
+    return _checked(cfg, build_resnet_fpn_backbone(with_architecture(cfg), input_shape))
 
 
 @BACKBONE_REGISTRY.register()
@@ -68,7 +71,7 @@ def build_robust_retinanet_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeS
     Raises:
         UserError: see `build_robust_resnet_backbone`.
     """
-    return _checked(cfg, build_retinanet_resnet_fpn_backbone(_with_architecture(cfg), input_shape))
+    return _checked(cfg, build_retinanet_resnet_fpn_backbone(with_architecture(cfg), input_shape))
 
 
 # Meta architecture -> sections of MODEL whose IN_FEATURES are features of the backbone.
@@ -81,7 +84,15 @@ _USERS = {
 
 
 def _checked(cfg: CfgNode, backbone: Backbone) -> Backbone:
-    """Fold a backbone, and check that it has the features that the heads of `cfg` use."""
+    return fold(check_features(cfg, backbone))
+
+
+def check_features(cfg: CfgNode, backbone: Backbone) -> Backbone:
+    """Return a backbone if it has the features that the heads of `cfg` use.
+
+    Raises:
+        UserError: it has not.
+    """
     has = list(backbone.output_shape())
     for section in _USERS.get(cfg.MODEL.META_ARCHITECTURE, ()):
         needed = list(cfg.MODEL[section].IN_FEATURES)
@@ -94,20 +105,30 @@ def _checked(cfg: CfgNode, backbone: Backbone) -> Backbone:
             f"MODEL.{section}.IN_FEATURES is {needed}, but {cfg.MODEL.BACKBONE.NAME} has the "
             f"features {', '.join(has)}. {fix}"
         )
-    return fold(backbone)
+    return backbone
 
 
 def body(backbone: Backbone) -> tuple[str, Backbone]:
     """Return the prefix of the pretrained network's tensor names, and the network itself.
 
     For an FPN, the prefix is `"bottom_up."`, and the network is the backbone below the FPN. For
-    other backbones, the prefix is `""`, and the network is the whole backbone.
+    other backbones, the prefix is `""`, and the network is the whole backbone. In a backbone of
+    timm, the tensors are in the module `network`.
     """
     inner = getattr(backbone, "bottom_up", None)
-    return ("", backbone) if inner is None else ("bottom_up.", inner)
+    if inner is None:
+        return "", backbone
+    return TIMM_BODY if hasattr(inner, "network") else "bottom_up.", inner
 
 
-def _with_architecture(cfg: CfgNode) -> CfgNode:
+def with_architecture(cfg: CfgNode) -> CfgNode:
+    """Return a copy of a config with the settings of `set_architecture`.
+
+    Pixel statistics are set in `cfg` too, because the meta architecture reads them from it.
+
+    Raises:
+        UserError: see `set_architecture`.
+    """
     if "ROBUST" not in cfg.MODEL:
         raise UserError(
             f"MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME}, but MODEL.ROBUST is missing. Call "
@@ -129,8 +150,9 @@ def _with_architecture(cfg: CfgNode) -> CfgNode:
 def set_architecture(cfg: CfgNode, weights: str | None = None) -> None:
     """Set the keys of `MODEL.RESNETS` for `MODEL.ROBUST.ARCH`, and the input for the weights.
 
-    If `MODEL.ROBUST.ARCH` is empty, the architecture is detected from `MODEL.WEIGHTS`. A key that
-    has Detectron2's default value is set. Any other value must agree with the architecture.
+    Networks of timm have no keys in `MODEL.RESNETS`, except for `NORM`. If `MODEL.ROBUST.ARCH` is
+    empty, the architecture is detected from `MODEL.WEIGHTS`. A key that has Detectron2's default
+    value is set. Any other value must agree with the architecture.
 
     Args:
         cfg: configuration, changed in place.
@@ -144,15 +166,39 @@ def set_architecture(cfg: CfgNode, weights: str | None = None) -> None:
     if not cfg.MODEL.ROBUST.ARCH:
         cfg.MODEL.ROBUST.ARCH = arch_of(cfg.MODEL.WEIGHTS)
     name = cfg.MODEL.ROBUST.ARCH
-    if name not in RESNETS:
+    if name.startswith(TIMM):
+        timm_networks.check_name(name)
+    elif name not in RESNETS:
         fix = 'Set it to "" for the architecture of the weights.' if cfg.MODEL.WEIGHTS else ""
         raise UserError(
             f"MODEL.ROBUST.ARCH '{name}' is unknown. {fix} {choose_from(name, RESNETS)}"
         )
-    if cfg.MODEL.WEIGHTS.startswith(SCHEME):  # before the model is downloaded
-        check_arch(cfg, cfg.MODEL.WEIGHTS, find_backbone(cfg.MODEL.WEIGHTS).arch)
+    if stated := named(cfg.MODEL.WEIGHTS):  # before the model is downloaded
+        check_arch(cfg, cfg.MODEL.WEIGHTS, stated.arch)
+    _check_builder(cfg)
     _set_norms(cfg)
-    arch, defaults = ARCHS[name], get_cfg().MODEL.RESNETS
+    if not name.startswith(TIMM):
+        _set_resnet(cfg)
+    _set_input(cfg, cfg.MODEL.WEIGHTS if weights is None else weights)
+
+
+def _check_builder(cfg: CfgNode) -> None:
+    builder, arch = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.ROBUST.ARCH
+    if builder not in BUILDERS or (builder == TIMM_BUILDER) == arch.startswith(TIMM):
+        return
+    needed, config = TIMM_BUILDER, "configs/coco_mask_rcnn_convnext_base_standard.yaml"
+    if builder == TIMM_BUILDER:
+        needed, config = BUILDERS[1], "configs/coco_mask_rcnn_standard.yaml"
+    raise UserError(
+        f"MODEL.BACKBONE.NAME is {builder}, but {arch} needs {needed}. Set it, and choose a "
+        f"learning rate for this network, as in {config}."
+    )
+
+
+def _set_resnet(cfg: CfgNode) -> None:
+    """Set or check the keys of `MODEL.RESNETS` for a ResNet."""
+    name, defaults = cfg.MODEL.ROBUST.ARCH, get_cfg().MODEL.RESNETS
+    arch = ARCHS[name]
     assert isinstance(arch, ResNetArch)
     needed = {
         "DEPTH": arch.depth,
@@ -175,7 +221,6 @@ def set_architecture(cfg: CfgNode, weights: str | None = None) -> None:
             f"MODEL.RESNETS.NORM is '{cfg.MODEL.RESNETS.NORM}', but the weights have BatchNorm "
             f"statistics. Choose from {', '.join(_NORMS)}."
         )
-    _set_input(cfg, cfg.MODEL.WEIGHTS if weights is None else weights)
 
 
 # Value of `MODEL.ROBUST.NORM` -> the keys that it sets, and their values.
@@ -215,21 +260,22 @@ _NORMS = ("FrozenBN", "BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N"
 def _set_input(cfg: CfgNode, weights: str) -> None:
     """Set `MODEL.PIXEL_MEAN` and `MODEL.PIXEL_STD` for the weights, and check `INPUT.FORMAT`.
 
-    ImageNet's values, as in the packaged configs, are replaced if the weights state others. Other
-    values must agree with the weights. `MODEL.ROBUST.STATISTICS` records their source. If
+    ImageNet's values, as in the packaged configs, are replaced if the weights state others, or if
+    others were assumed for the network when its weights were converted. Other values must agree
+    with the weights. `MODEL.ROBUST.STATISTICS` records their source. If
     the weights are not on this machine yet, only the format is checked.
     """
     if cfg.INPUT.FORMAT != "RGB":
         raise _contradiction("INPUT.FORMAT", cfg.INPUT.FORMAT, "RGB", _TRAINING)
-    readable = weights.startswith(SCHEME) or Path(weights).is_file()
-    stated = statistics_of(weights) if readable else None
-    if stated and stated.source != ASSUMED:
-        _set_pixels(cfg, stated, weights)
-        source = stated.source
+    readable = bool(named(weights)) or Path(weights).is_file()
+    stated = (statistics_of(weights) if readable else None) or IMAGENET.of(ASSUMED)
+    source = stated.source
+    if source == ASSUMED and _differ_from_imagenet(cfg) and not _agree(cfg, stated):
+        source = GIVEN
     else:
-        source = GIVEN if _differ_from_imagenet(cfg) else ASSUMED
+        _set_pixels(cfg, stated, weights)
     if source == ASSUMED != cfg.MODEL.ROBUST.get("STATISTICS") and readable:
-        logging.getLogger(__name__).warning(assumption(IMAGENET, weights, _STATE_THEM))
+        logging.getLogger(__name__).warning(assumption(stated, weights, _STATE_THEM))
     if readable:
         cfg.MODEL.ROBUST.STATISTICS = source
 
@@ -252,6 +298,11 @@ def _set_pixels(cfg: CfgNode, stated: InputStatistics, weights: str) -> None:
         logging.getLogger(__name__).warning(
             "MODEL.%s is set to %s, as the weights %s require.", key, needed, weights
         )
+
+
+def _agree(cfg: CfgNode, stated: InputStatistics) -> bool:
+    pairs = zip(_PIXELS, stated.pixels, strict=True)
+    return all(same_pixels(cfg.MODEL[key], needed) for key, needed in pairs)
 
 
 def _differ_from_imagenet(cfg: CfgNode) -> bool:

@@ -17,12 +17,15 @@ from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from robust_backbones.archs import TIMM
 from robust_backbones.checkpoint.containers import find_state
+from robust_backbones.checkpoint.formats import TIMM_BODY
 from robust_backbones.checkpoint.io import load_file, save_file
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic, sha256
 from robust_backbones.core.input_statistics import ASSUMED
 from robust_backbones.detection.backbone import body, same_pixels
+from robust_backbones.detection.timm_backbone import TimmNetwork
 from robust_backbones.finite import check_weights
 
 
@@ -109,6 +112,7 @@ class StrictCheckpointer(DetectionCheckpointer):
             self._check_range(metadata.get("image_range"))
         if self.checkpointables and self._required == ("",):  # the run resumes
             self._take_average(checkpoint)
+        _name_as_in(self.model, checkpoint)
         if checkpoint.pop("matching_heuristics", False):
             self._convert_ndarray_to_tensor(checkpoint["model"])
             caffe2 = checkpoint.get("__author__") == "Caffe2"
@@ -132,7 +136,8 @@ class StrictCheckpointer(DetectionCheckpointer):
             fix = f"Give the weights of a {needed} of this config"
             if isinstance(metadata, dict) and not whole and metadata.get("arch"):
                 fix += f" (these are a {metadata['arch']})"
-            if any("layer1." in name for name in given) and not whole:
+            own = {name.partition(TIMM_BODY)[2] for name in absent}  # timm's names
+            if not whole and (own & given.keys() or any("layer1." in name for name in given)):
                 fix = "The weights are a classifier. Convert them with robust-backbones convert"
             raise UserError(
                 f"{fix}. {len(absent)} tensors of the {part} did not come from the file: {shown}."
@@ -214,6 +219,9 @@ class StrictCheckpointer(DetectionCheckpointer):
         for name in ("mean", "std"):
             pixels = _pixels(self.model, name)
             found[name] = pixels and [round(value / 255, 6) for value in pixels]
+        found["arch"] = next(
+            (part.arch for part in self.model.modules() if isinstance(part, TimmNetwork)), None
+        )
         known = {key: value for key, value in found.items() if value is not None}
         return known | {"stride_in_1x1": _stride_in_1x1(self.model)}
 
@@ -270,6 +278,7 @@ def _guarded(load_model: Callable) -> Callable:
         strict = isinstance(self, StrictCheckpointer)
         if not strict and isinstance(metadata, dict) and "channel_order" in metadata:
             check_input(self.model, metadata)
+        _name_as_in(self.model, checkpoint)
         return load_model(self, checkpoint)
 
     return load
@@ -278,6 +287,18 @@ def _guarded(load_model: Callable) -> Callable:
 # Detectron2's own checkpointer, which LazyConfig projects use, would load weights for RGB images
 # into a model for BGR images.
 DetectionCheckpointer._load_model = _guarded(DetectionCheckpointer._load_model)
+
+
+def _name_as_in(model: nn.Module, checkpoint: dict) -> None:
+    """Name the tensors of a converted network of timm as in a detector, in place.
+
+    Detectron2 matches names by their ends. `norm.weight` of a network would also match the FPN.
+    """
+    metadata = checkpoint.get("metadata")
+    arch = metadata.get("arch") if isinstance(metadata, dict) else None
+    if str(arch).startswith(TIMM) and checkpoint.pop("matching_heuristics", False):
+        prefix = _pretrained(model)[0]
+        checkpoint["model"] = {prefix + name: t for name, t in checkpoint["model"].items()}
 
 
 def _pretrained(model: nn.Module) -> tuple[str, ...]:

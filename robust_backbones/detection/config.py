@@ -19,6 +19,7 @@ from robust_backbones.core.workers import default_workers
 from robust_backbones.core.yaml_entries import check_entries
 from robust_backbones.detection.backbone import BUILDERS, set_architecture
 from robust_backbones.detection.data import custom
+from robust_backbones.detection.model_weights import named
 from robust_backbones.zoo import SCHEME
 
 
@@ -31,10 +32,15 @@ def add_robust_config(cfg: CfgNode) -> None:
     if "ROBUST" in cfg.MODEL:
         return
     cfg.MODEL.ROBUST = CfgNode()
-    # Architecture of the backbone, one of robust_backbones.archs.RESNETS. It sets DEPTH,
-    # WIDTH_PER_GROUP, RES2_OUT_CHANNELS and STRIDE_IN_1X1 of MODEL.RESNETS. If it is empty, the
-    # architecture is detected from MODEL.WEIGHTS.
+    # Architecture of the backbone, one of robust_backbones.archs.RESNETS, or timm:NAME. A ResNet
+    # sets DEPTH, WIDTH_PER_GROUP, RES2_OUT_CHANNELS and STRIDE_IN_1X1 of MODEL.RESNETS. If it is
+    # empty, the architecture is detected from MODEL.WEIGHTS.
     cfg.MODEL.ROBUST.ARCH = ""
+    # Largest probability of dropping a residual path in training. Networks of timm only.
+    cfg.MODEL.ROBUST.DROP_PATH = 0.0
+    # Whether the backward pass computes activations of the backbone again, which saves memory.
+    # Networks of timm only.
+    cfg.MODEL.ROBUST.CHECKPOINTING = False
     # "sync": SyncBN in the backbone and the FPN, no frozen layers, and precise BatchNorm statistics
     # before each evaluation. MoCo and later papers on pretraining use this recipe.
     # "": MODEL.RESNETS.NORM, MODEL.FPN.NORM and MODEL.BACKBONE.FREEZE_AT are used as they are.
@@ -56,6 +62,14 @@ def add_robust_config(cfg: CfgNode) -> None:
     # Whether to compile the backbone for training, with torch.compile. The first step takes
     # minutes.
     cfg.SOLVER.COMPILE = False
+    # Optimizer, one of robust_backbones.detection.training.optimizer.OPTIMIZERS. AdamW does not
+    # decay biases, scales, and the parameters that timm exempts, such as position embeddings.
+    cfg.SOLVER.OPTIMIZER = "SGD"
+    # Factor of the learning rate from each layer of the backbone to the layer before it. AdamW and
+    # networks of timm only. The stem is the first layer; the FPN and the heads follow the last.
+    cfg.SOLVER.LAYER_DECAY = 1.0
+    # Number of consecutive blocks of a stage that are one layer for LAYER_DECAY.
+    cfg.SOLVER.LAYER_BLOCKS = 1
     # Decay per update of an exponential moving average of the weights. If it is above 0, the
     # averaged weights are evaluated and saved.
     cfg.SOLVER.EMA = 0.0
@@ -169,7 +183,7 @@ def load_config(
         weights = cfg.MODEL.WEIGHTS
         # Other weights must be downloaded first. `check_inputs` downloads them, because commands
         # that only draw annotations need no weights.
-        if cfg.MODEL.ROBUST.ARCH or weights.startswith(SCHEME) or Path(weights).is_file():
+        if cfg.MODEL.ROBUST.ARCH or named(weights) or Path(weights).is_file():
             set_architecture(cfg, weights="")
     return cfg
 

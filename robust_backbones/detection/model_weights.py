@@ -4,13 +4,47 @@ from pathlib import Path
 
 from detectron2.utils.file_io import PathManager
 
-from robust_backbones.archs import RESNETS
+from robust_backbones import sources
+from robust_backbones.archs import RESNETS, TIMM
 from robust_backbones.checkpoint.architectures import recognize
+from robust_backbones.checkpoint.architectures import stated_arch as timm_arch
 from robust_backbones.checkpoint.formats import unwrap
 from robust_backbones.checkpoint.io import load_file, stated_statistics
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.input_statistics import InputStatistics
 from robust_backbones.zoo import SCHEME, find_backbone
+
+SCHEMES = (SCHEME, "hf://", *(f"{library}://" for library in sources.SCHEMES))
+
+
+def named(weights: str) -> sources.Stated | None:
+    """Return what the name of published weights, or of weights of a library, says about them.
+
+    Args:
+        weights: value of `MODEL.WEIGHTS`.
+
+    Returns:
+        Architecture and input statistics, or None for a path, a URL or a repository on the Hub.
+
+    Raises:
+        UserError: no weights have this name, or their network cannot be a backbone.
+    """
+    if weights.startswith(SCHEME):
+        model = find_backbone(weights)
+        return sources.Stated(model.arch, model.statistics, model.facts)
+    if not weights.startswith(SCHEMES[2:]):
+        return None
+    found = sources.of_library(weights).stated
+    _require_backbone(weights, found.arch or "")
+    return found
+
+
+def _require_backbone(weights: str, arch: str) -> None:
+    if arch not in RESNETS and not arch.startswith(TIMM):
+        raise UserError(
+            f"MODEL.WEIGHTS '{weights}' is a {arch}, which is not supported as a backbone. "
+            f"Supported are networks of timm and {', '.join(RESNETS)}."
+        )
 
 
 def local_weights(weights: str) -> Path:
@@ -39,14 +73,15 @@ def local_weights(weights: str) -> Path:
 
 
 def stated_arch(path: Path) -> str | None:
-    """Return the ResNet architecture that the metadata of a weight file state, or None."""
+    """Return the architecture that the metadata of a weight file state, or None."""
     return _stated_arch(load_file(path))
 
 
 def _stated_arch(contents: object) -> str | None:
     metadata = contents.get("metadata") if isinstance(contents, dict) else None
     arch = metadata.get("arch") if isinstance(metadata, dict) else None
-    return arch if isinstance(arch, str) and arch in RESNETS else None
+    known = isinstance(arch, str) and (arch in RESNETS or arch.startswith(TIMM))
+    return arch if known else None
 
 
 def arch_of(weights: str) -> str:
@@ -59,31 +94,27 @@ def arch_of(weights: str) -> str:
         weights: value of `MODEL.WEIGHTS`.
 
     Returns:
-        The name of the architecture, an element of `archs.RESNETS`.
+        The name of the architecture, an element of `archs.RESNETS` or `timm:NAME`.
 
     Raises:
-        UserError: `weights` is empty, or the file contains no known ResNet.
+        UserError: `weights` is empty, or the file contains no known backbone.
     """
-    fix = f"Set MODEL.ROBUST.ARCH; choose from {', '.join(RESNETS)}."
+    fix = f"Set MODEL.ROBUST.ARCH; choose from {', '.join(RESNETS)} and {TIMM}NAME."
     if not weights:
         raise UserError(f"MODEL.ROBUST.ARCH and MODEL.WEIGHTS are both empty. {fix}")
-    if weights.startswith(SCHEME):
-        return find_backbone(weights).arch
+    if stated := named(weights):
+        return stated.arch or ""
     path = local_weights(weights)
     contents = load_file(path)
     if arch := _stated_arch(contents):
         return arch
     try:
         layout = unwrap(contents, path, from_detector=True, assume_rgb=True)
-        arch = recognize(layout.tensors, None, path).arch
+        arch = recognize(layout.tensors, None, path, timm_arch(layout.metadata)).arch
     except UserError as error:
         reason = f"MODEL.ROBUST.ARCH is empty, and MODEL.WEIGHTS has no known architecture: {error}"
         raise UserError(f"{reason} {fix}") from None
-    if arch not in RESNETS:
-        raise UserError(
-            f"MODEL.WEIGHTS '{weights}' is a {arch}, which is not supported as a backbone. "
-            f"Supported are {', '.join(RESNETS)}."
-        )
+    _require_backbone(weights, arch)
     return arch
 
 
@@ -101,8 +132,8 @@ def statistics_of(weights: str) -> InputStatistics | None:
     Raises:
         UserError: the file cannot be read.
     """
-    if weights.startswith(SCHEME):
-        return find_backbone(weights).statistics
+    if stated := named(weights):
+        return stated.statistics
     contents = load_file(weights)
     try:
         layout = unwrap(contents, weights, from_detector=True, assume_rgb=True)

@@ -1,53 +1,62 @@
-"""Let Detectron2 open `robust://` paths: download and convert published models."""
+"""Let Detectron2 open names of weights, such as `robust://` paths: download and convert them."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from detectron2.utils.file_io import PathHandler, PathManager
 
-from robust_backbones import __version__, weights
+from robust_backbones import __version__, sources, weights
 from robust_backbones.checkpoint import export
 from robust_backbones.checkpoint.io import read_checkpoint
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import cache_dir, locked
+from robust_backbones.detection.model_weights import SCHEMES, named
 from robust_backbones.detection.verify import verify_backbone
-from robust_backbones.zoo import SCHEME, Model, find_backbone
+from robust_backbones.zoo import SCHEME, find_backbone
 
 
 def converted(name: str) -> Path:
-    """Return the backbone of a published model in Detectron2's format.
+    """Return the backbone of a published model, or of weights of a library or of the Hub.
 
-    The first call converts and verifies the model. The converted file is cached in
-    `cache_dir()/detectron2`. Its name contains the digest of the published file and the version of
-    this package. If several processes call this function, only one of them converts the model.
+    The file is in Detectron2's format. The first call converts and verifies the model. The
+    converted file is cached in `cache_dir()/detectron2`. Its name contains the digest of the
+    source's file and the version of this package. If several processes call this function, only one
+    of them converts the model.
+
+    Args:
+        name: `robust://NAME`, `timm://NAME.TAG`, `torchvision://NAME.TAG` or `hf://REPO[/FILE]`.
 
     Raises:
-        UserError: the name is unknown, the model is not a ResNet or could not be downloaded, or its
-            file contains another architecture.
+        UserError: the name is unknown, the model cannot be a backbone or could not be downloaded,
+            or its file contains another architecture.
     """
-    model = find_backbone(name)
-    digest = weights.digest(SCHEME + model.name)
-    if digest and (target := _target(model, digest)).is_file():
+    known = named(name)
+    if name.startswith(SCHEME):
+        name = SCHEME + find_backbone(name).name
+    digest = weights.digest(name)
+    if digest and (target := _target(name, digest)).is_file():
         return target
-    source = weights.resolve(SCHEME + model.name)
-    digest = weights.digest(SCHEME + model.name)
+    source = weights.resolve(name)
+    digest = weights.digest(name)
     assert digest is not None  # known after `resolve`
-    target = _target(model, digest)
+    target = _target(name, digest)
     with locked(target.with_suffix(".lock"), patience=60):
         if not target.is_file():
-            _convert(model, source, target)
+            _convert(known or sources.stated(name, source), source, target)
     return target
 
 
-def _target(model: Model, digest: str) -> Path:
-    return cache_dir() / "detectron2" / f"{model.name}-{digest[:16]}-v{__version__}.pth"
+def _target(name: str, digest: str) -> Path:
+    short = re.sub(r"[^\w.-]", "_", name.partition("://")[2])
+    return cache_dir() / "detectron2" / f"{short}-{digest[:16]}-v{__version__}.pth"
 
 
-def _convert(model: Model, source: Path, target: Path) -> None:
-    found = read_checkpoint(source, model.arch, statistics=model.statistics)
-    found = dataclasses.replace(found, metadata=found.metadata | model.facts)
+def _convert(stated: sources.Stated, source: Path, target: Path) -> None:
+    found = read_checkpoint(source, stated.arch, statistics=stated.statistics)
+    found = dataclasses.replace(found, metadata=found.metadata | stated.facts)
     contents = export.detectron2_contents(found)
     with torch.random.fork_rng(devices=[]):  # keeps the global random state
         verify_backbone(found, contents["model"])
@@ -55,13 +64,13 @@ def _convert(model: Model, source: Path, target: Path) -> None:
 
 
 class RobustPathHandler(PathHandler):
-    """Open `robust://` paths as converted files, read-only.
+    """Open names of weights as converted files, read-only.
 
-    A path exists if it is the name of a published model, whether or not the file is downloaded.
+    A path exists if it is a valid name, whether or not the file is downloaded.
     """
 
     def _get_supported_prefixes(self) -> list[str]:
-        return [SCHEME]
+        return list(SCHEMES)
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         return str(converted(path))
@@ -73,7 +82,8 @@ class RobustPathHandler(PathHandler):
 
     def _isfile(self, path: str, **kwargs: Any) -> bool:
         try:
-            find_backbone(path)
+            named(path)
+            weights.digest(path)
         except UserError:
             return False
         return True

@@ -20,10 +20,10 @@ from robust_backbones.detection.data import custom, validate
 from robust_backbones.detection.data.catalog import annotations_of, has_annotation_files
 from robust_backbones.detection.data.mapper import decoding_of
 from robust_backbones.detection.data.registry import check_dataset
-from robust_backbones.detection.model_weights import arch_of, local_weights, stated_arch
+from robust_backbones.detection.model_weights import arch_of, local_weights, named, stated_arch
 from robust_backbones.detection.training.adversarial import METHODS
+from robust_backbones.detection.training.optimizer import OPTIMIZERS
 from robust_backbones.detection.training.step import precision_of
-from robust_backbones.zoo import SCHEME
 
 
 def check_inputs(
@@ -76,7 +76,7 @@ def check_inputs(
         if local and cfg.MODEL.ROBUST.ARCH:
             check_arch(cfg, weights, stated_arch(local))
         cfg.MODEL.ROBUST.ARCH = cfg.MODEL.ROBUST.ARCH or arch_of(weights)
-        set_architecture(cfg, weights if weights.startswith(SCHEME) else str(local or ""))
+        set_architecture(cfg, weights if named(weights) else str(local or ""))
 
 
 def _check_annotations(cfg: CfgNode, name: str, trained: bool, scored: bool) -> list[str] | None:
@@ -149,6 +149,17 @@ def _check_training(cfg: CfgNode) -> None:
         "SOLVER.ADVERSARIAL.EPS": (not 0 < attack.EPS < math.inf, "a finite number above 0"),
         "SOLVER.ADVERSARIAL.REPLAYS": (attack.REPLAYS < 1, "at least 1"),
         "SOLVER.ADVERSARIAL.STEPS": (attack.STEPS < 1, "at least 1"),
+        "SOLVER.OPTIMIZER": (solver.OPTIMIZER not in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
+        "SOLVER.LAYER_DECAY": (
+            solver.LAYER_DECAY != 1
+            and not (solver.OPTIMIZER == "AdamW" and 0 < solver.LAYER_DECAY < 1),
+            "1, or in (0, 1] with SOLVER.OPTIMIZER AdamW",
+        ),
+        "SOLVER.LAYER_BLOCKS": (solver.LAYER_BLOCKS < 1, "at least 1"),
+        "MODEL.ROBUST.DROP_PATH": (
+            not 0 <= cfg.MODEL.ROBUST.DROP_PATH < 1,
+            "at least 0 and below 1",
+        ),
         "SOLVER.EMA": (not 0 <= solver.EMA < 1, "at least 0 and below 1"),
         "DATALOADER.NUM_WORKERS": (cfg.DATALOADER.NUM_WORKERS < 0, "at least 0"),
     }

@@ -113,7 +113,8 @@ class Step(SimpleTrainer):
         self._updates: list[_Update] = []
         self._failed = torch.zeros((), dtype=torch.bool, device=next(model.parameters()).device)
         # A fused optimizer can skip an update on the device, without waiting for it.
-        self.use_fused(self.device != "cpu" and isinstance(optimizer, torch.optim.SGD))
+        fusible = isinstance(optimizer, (torch.optim.SGD, torch.optim.AdamW))
+        self.use_fused(self.device != "cpu" and fusible)
         self.report_every = whole_replays(cfg, REPORT_EVERY) if self._fused else 1
 
     def use_fused(self, fused: bool) -> None:
@@ -121,7 +122,7 @@ class Step(SimpleTrainer):
         self._fused = fused
         for group in self.optimizer.param_groups:
             group["fused"] = fused or None
-            if fused and group["momentum"]:
+            if fused and group.get("momentum"):
                 # PyTorch would leave the momentum uninitialized if it skipped the first update.
                 for p in group["params"]:
                     self.optimizer.state[p].setdefault("momentum_buffer", torch.zeros_like(p))

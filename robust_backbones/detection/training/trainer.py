@@ -28,6 +28,7 @@ from robust_backbones.detection.data.loader import (
 from robust_backbones.detection.data.registry import classes_of
 from robust_backbones.detection.evaluation import build_evaluator
 from robust_backbones.detection.training.adversarial import whole_replays
+from robust_backbones.detection.training.optimizer import build_optimizer
 from robust_backbones.detection.training.step import Step
 
 FIRST_WRITTEN = (1, 2, 5, 10)  # iterations of a new or resumed run whose metrics are printed
@@ -281,6 +282,11 @@ class Trainer(DefaultTrainer):
         """
         with evaluation_advice(cfg):
             return super().test(cfg, model, evaluators)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """Call `optimizer.build_optimizer`."""
+        return build_optimizer(cfg, model)
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:

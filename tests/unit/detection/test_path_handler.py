@@ -9,9 +9,9 @@ import torch
 from detectron2.utils.file_io import PathManager
 
 from classification.models import load_classifier
-from robust_backbones import weights, zoo
+from robust_backbones import weights
 from robust_backbones.core.errors import UserError
-from robust_backbones.detection import config, path_handler, run_checks
+from robust_backbones.detection import config, model_weights, path_handler, run_checks
 from robust_backbones.detection.training import trainer
 from tests.support import ROOT
 from tests.support.networks import random_network, robustness_contents
@@ -149,7 +149,7 @@ def test_the_same_name_gives_the_classifier():
 def test_names_in_configs_are_published(config_file):
     name = config.load_config(config_file).MODEL.WEIGHTS
     if not config_file.name.startswith(("digits", "own_data")):  # weights of the user
-        assert zoo.find_backbone(name).source.key == zoo.PAPER
+        assert model_weights.named(name) is not None
 
 
 RANKS = """
