@@ -78,7 +78,7 @@ def variant_step(
     device: torch.device,
 ):
     """Build a variant of our training step: `(step, trained network)`."""
-    model = Classifier(arch, 10)
+    model = Classifier.build(arch, 10)
     model.net.load_state_dict(state)
     model.to(device, dtype)
     if variant.channels_last:
@@ -110,7 +110,7 @@ def variant_step(
 
 def pretrain_step(arch: str, state: dict, use_best: bool, dtype, device):
     """Build the training step of `classification.pretrain`: `(step, trained network)`."""
-    model = Classifier(arch, 10)
+    model = Classifier.build(arch, 10)
     model.net.load_state_dict(state)
     model.to(device, dtype, memory_format=torch.channels_last)
     attack = dict(eps=EPS, steps=STEPS, step_size=STEP_SIZE, use_best=use_best)
@@ -123,7 +123,7 @@ def build_steps(
 ) -> dict:
     """Build all steps with the same initial weights: `{name: (step, network)}`, library first."""
     torch.manual_seed(0)
-    state = Classifier(arch, 10).net.state_dict()
+    state = Classifier.build(arch, 10).net.state_dict()
     built = {LIBRARY: library_step(library, arch, state, use_best, dtype, device)}
     for name in names:
         if name == PRETRAIN:
@@ -136,7 +136,7 @@ def build_steps(
 def passes(arch: str, batch: int, size: int, device: torch.device) -> dict:
     """Functions that run one pass of the plain network in channels_last format, by name."""
     torch.manual_seed(0)
-    model = Classifier(arch, 10).to(device, memory_format=torch.channels_last)
+    model = Classifier.build(arch, 10).to(device, memory_format=torch.channels_last)
     x = torch.rand(batch, 3, size, size).to(device, memory_format=torch.channels_last)
     folded = FoldedCopy(model)
     evaluated = copy.deepcopy(model).eval().requires_grad_(False)

@@ -25,12 +25,15 @@ import torch  # noqa: E402
 from torchvision import transforms as tv  # noqa: E402
 
 from classification.datasets.open import open_split  # noqa: E402
+from classification.training.recipes import TRANSFER_RECIPES  # noqa: E402
 from classification.transfer import __main__ as transfer  # noqa: E402
-from classification.transfer.options import EVAL_EVERY, LRS, SGD  # noqa: E402
+from classification.transfer.options import EVAL_EVERY  # noqa: E402
 from robust_backbones.checkpoint.architectures import build_network  # noqa: E402
 from robust_backbones.checkpoint.io import read_checkpoint  # noqa: E402
 from robust_backbones.core.cli import Parser  # noqa: E402
 from tests.support import robustness_bridge  # noqa: E402
+
+PAPER = TRANSFER_RECIPES["paper"]
 
 
 class Images(torch.utils.data.Dataset):
@@ -60,12 +63,14 @@ def reference(library, args, size: int) -> float:
     ):
         source = open_split(args.dataset, split, args.data, limit=limit)
         images = Images(source, tv.Compose(chain))
-        loaders[split] = torch.utils.data.DataLoader(images, SGD.batch_size, shuffle=True)
+        loaders[split] = torch.utils.data.DataLoader(images, PAPER.batch_size, shuffle=True)
     found, settings = read_checkpoint(args.weights), robustness_bridge.loop_settings()
     best = 0.0
-    for lr in LRS:
+    for lr in (PAPER.lr, PAPER.lr / 10):
         model, head = _frozen(library, found, source.classes)
-        optimizer = torch.optim.SGD(head, lr, momentum=SGD.momentum, weight_decay=SGD.weight_decay)
+        optimizer = torch.optim.SGD(
+            head, lr, momentum=PAPER.momentum, weight_decay=PAPER.weight_decay
+        )
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, max(1, args.epochs // 3))
         for epoch in range(args.epochs):
             library.train._model_loop(
@@ -122,7 +127,7 @@ def main(argv=None) -> None:
     p.add_argument("--data", help="folder of the dataset")
     p.add_argument("--limit", type=int, default=500, help="number of training images")
     p.add_argument("--test-limit", type=int, default=300, help="number of test images")
-    p.add_argument("--epochs", type=int, default=SGD.epochs, help="epochs of the recipe")
+    p.add_argument("--epochs", type=int, default=PAPER.epochs, help="epochs of the recipe")
     p.add_argument("--threads", type=int, default=torch.get_num_threads(), help="PyTorch threads")
     args = p.parse_args(argv)
     torch.set_num_threads(args.threads)

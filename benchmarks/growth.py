@@ -53,7 +53,7 @@ def features(size: int, folder: Path):
         labels=labels,
         class_names=("a", "b"),
     )
-    model = Classifier("resnet18", 2)
+    model = Classifier.build("resnet18", 2)
     return lambda: features.extract(model, source)
 
 

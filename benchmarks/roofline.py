@@ -124,7 +124,7 @@ def main(argv=None) -> None:
     row("", f"product of {MATRIX} x {MATRIX} matrices", 2 * MATRIX**3, 2 * MATRIX**3 / peak)
     for size in args.size:
         torch.manual_seed(0)
-        model = Classifier(args.arch, 10).to(memory_format=torch.channels_last)
+        model = Classifier.build(args.arch, 10).to(memory_format=torch.channels_last)
         x = torch.rand(args.batch, 3, size, size).contiguous(memory_format=torch.channels_last)
         y = torch.arange(args.batch) % 10
         layers = convolutions(model, x)

@@ -84,7 +84,7 @@ def our_training(network: Classifier, method: str, lr: float):
 
 def robust_accuracy(weights: dict, arch: str, x, y, classes: int) -> float:
     """Accuracy under PGD-10, percent."""
-    network = Classifier(arch, classes).eval()
+    network = Classifier.build(arch, classes).eval()
     network.net.load_state_dict(weights)
     right = 0
     for part, labels in zip(x.split(100), y.split(100), strict=True):
@@ -171,7 +171,7 @@ def main(argv=None) -> None:
     curves = {}
     for name in (LIBRARY, *args.methods):
         torch.manual_seed(args.seed)
-        network = Classifier(args.arch, args.classes)
+        network = Classifier.build(args.arch, args.classes)
         training = (
             library_training(network, args.arch, args.classes, args.lr)
             if name == LIBRARY

@@ -33,7 +33,7 @@ def learners(arch: str) -> dict[str, Learner]:
     found = {}
     for name, row in METHOD_DEFAULTS.items():
         torch.manual_seed(0)
-        model = Classifier(arch, 10).to(memory_format=torch.channels_last)
+        model = Classifier.build(arch, 10).to(memory_format=torch.channels_last)
         found[name] = Learner(model, learning(method=name, attack=row.attack("l2", EPS)))
     return found
 

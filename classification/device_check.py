@@ -49,7 +49,7 @@ EPS, STEPS = 3.0, 3  # L2 over the image and PGD steps: the paper's pretraining
 def classifier(arch: str, device: torch.device) -> Classifier:
     """A classifier with 1,000 classes and random weights."""
     torch.manual_seed(0)
-    return Classifier(arch, 1000).to(device).to(memory_format=torch.channels_last)
+    return Classifier.build(arch, 1000).to(device).to(memory_format=torch.channels_last)
 
 
 def images(count: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -5,9 +5,11 @@ import unicodedata
 from collections.abc import Sequence
 
 from classification.datasets.split import Split
+from classification.transforms import TEST_SCALE
 from robust_backbones.checkpoint.io import Checkpoint
 from robust_backbones.core.errors import UserError
 
+SOURCE_INPUT = ("input_size", "interpolation", "crop_pct")  # timm's names
 NAMES, NUMBER = "names", "number"  # results of `check_classes`
 
 
@@ -29,8 +31,31 @@ def class_names(metadata: dict) -> tuple[str, ...] | None:
 
 def image_size(found: Checkpoint) -> int | None:
     """Return the height and width of the training images in pixels; None if unknown."""
-    size = found.training.get("image_size")
+    size = found.training.get("image_size", found.training.get("input_size"))
     return size if type(size) is int and size > 0 else None
+
+
+def source_input(found: Checkpoint) -> dict:
+    """Return the input that the source of a network states: size, interpolation and crop."""
+    known = {name: found.training.get(name) for name in SOURCE_INPUT}
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def announce_input(stated: dict, size: int, weights: str) -> None:
+    """Print one line if the source of a network states its input.
+
+    Args:
+        stated: output of `source_input`.
+        size: height and width of the images of this run in pixels.
+        weights: name of the network's checkpoint.
+    """
+    if stated:
+        theirs = ", ".join(f"{name} {value}" for name, value in stated.items())
+        print(
+            f"input of {weights}: {theirs}; of this run: input_size {size}, "
+            f"interpolation bilinear, crop_pct {1 / TEST_SCALE:g}",
+            flush=True,
+        )
 
 
 def check_classes(found: Checkpoint, number: int, weights: str, source: Split) -> str:

@@ -3,10 +3,11 @@
 The first layer normalizes the images, so `eps` is in pixel values.
 """
 
+import copy
 import hashlib
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from robust_backbones import sources, weights
+from robust_backbones.archs import OWN
 from robust_backbones.checkpoint.architectures import (
     BATCH_COUNTER,
     arch_row,
@@ -22,7 +24,15 @@ from robust_backbones.checkpoint.architectures import (
 )
 from robust_backbones.checkpoint.formats import FORMAT, FORMAT_VERSION
 from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint, save_file
-from robust_backbones.core.input_statistics import ASSUMED, IMAGENET, InputStatistics, assumption
+from robust_backbones.core.errors import UserError, choose_from
+from robust_backbones.core.input_statistics import (
+    ASSUMED,
+    GIVEN,
+    IMAGENET,
+    Channels,
+    InputStatistics,
+    assumption,
+)
 
 
 class Normalize(nn.Module):
@@ -52,24 +62,70 @@ class Classifier(nn.Module):
     The state dict has `normalize.mean`, `normalize.std` and `net.<name in the network>`.
 
     Attributes:
-        last: name of the network's last layer, whose input are the features.
         frozen: whether everything except the head is fixed, including BatchNorm statistics.
 
     Args:
-        arch: architecture, as for `build_network`, also an attribute.
-        num_classes: number of classes, also an attribute.
+        net: network that maps normalized images `(N, 3, H, W)` to logits `(N, classes)`.
+        last: name of the network's last layer, whose input are the features; None: unknown. Then
+            the classifier can be attacked and evaluated only.
         statistics: input statistics.
+        arch: architecture, as for `build_network`, or `own:` and a class of the user.
 
     Raises:
-        UserError: `arch` is unknown.
+        UserError: `last` is not the name of a linear layer of the network.
     """
 
-    def __init__(self, arch: str, num_classes: int, statistics: InputStatistics = IMAGENET):
+    def __init__(
+        self, net: nn.Module, last: str | None, statistics: InputStatistics = IMAGENET, *, arch: str
+    ):
         super().__init__()
-        self.arch, self.num_classes, self.frozen = arch, num_classes, False
+        self.arch, self.last, self.frozen = arch, last, False
         self.normalize = Normalize(statistics.mean, statistics.std)
-        self.net = build_network(arch, num_classes)
-        self.last = arch_row(arch).head
+        self.net = net
+        linear = (name for name, layer in net.named_modules() if isinstance(layer, nn.Linear))
+        names = [*filter(None, linear)][::-1]  # the last layer is usually among the last ones
+        if last is not None and last not in names:
+            raise UserError(
+                f"features={last!r}: {arch} has no linear layer of this name. "
+                f"{choose_from(last, names, 'Networks without one: features=None.')}"
+            )
+
+    @classmethod
+    def build(
+        cls, arch: str, classes: int, statistics: InputStatistics = IMAGENET, drop_path: float = 0.0
+    ) -> "Classifier":
+        """Build a classifier with random weights.
+
+        Args:
+            arch: architecture, as for `build_network`.
+            classes: number of classes.
+            statistics: input statistics.
+            drop_path: probability of skipping the last residual block in training.
+
+        Raises:
+            UserError: `arch` is unknown, its last layer is not linear, or it has no drop path.
+        """
+        options = {"drop_path_rate": drop_path} if drop_path else {}
+        last = arch_row(arch).head
+        return cls(build_network(arch, classes, **options), last, statistics, arch=arch)
+
+    @classmethod
+    def wrap(
+        cls, module: nn.Module, *, mean: Channels, std: Channels, features: str | None = None
+    ) -> "Classifier":
+        """Make a classifier of a module, which is not copied.
+
+        Args:
+            module: network that maps normalized images `(N, 3, H, W)` to logits `(N, classes)`.
+            mean, std: input statistics of the module, for RGB images in [0, 1].
+            features: name of the module's last linear layer, whose input are the features; None:
+                attacks and evaluation only.
+
+        Raises:
+            UserError: `features` is not the name of a linear layer of the module.
+        """
+        arch = OWN + type(module).__name__
+        return cls(module, features, InputStatistics(mean, std), arch=arch)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute logits `(N, classes)` of float RGB images `(N, 3, H, W)` in [0, 1]."""
@@ -77,10 +133,46 @@ class Classifier(nn.Module):
 
     @property
     def head(self) -> nn.Linear:
-        """Last layer of the network."""
+        """Last layer of the network.
+
+        Raises:
+            UserError: the last layer is unknown.
+        """
+        if self.last is None:
+            raise UserError(
+                f"{self.arch} has no features. Name its last linear layer: "
+                "Classifier.wrap(module, features='fc')."
+            )
         head = self.net.get_submodule(self.last)
         assert isinstance(head, nn.Linear)
         return head
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self.head.out_features
+
+    def for_task(
+        self, classes: int, seed: int, statistics: InputStatistics | None = None
+    ) -> "Classifier":
+        """Copy the classifier with a new last layer, initialized like any `nn.Linear`.
+
+        Args:
+            classes: number of classes of the task.
+            seed: seed for the new layer.
+            statistics: input statistics to use instead of the classifier's; None: the same.
+
+        Raises:
+            UserError: the last layer is unknown.
+        """
+        model, head = copy.deepcopy(self), self.head
+        if statistics:
+            model.normalize = Normalize(statistics.mean, statistics.std)
+        with torch.random.fork_rng(devices=[]):  # layers use the global generator
+            torch.manual_seed(seed)
+            new = nn.Linear(head.in_features, classes)
+        model.net.set_submodule(str(self.last), new.to(head.weight))
+        return model
 
     def freeze(self, statistics: bool = True) -> None:
         """Freeze everything except the head.
@@ -107,6 +199,29 @@ class Classifier(nn.Module):
         finally:
             hook.remove()
         return kept[0]
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A classifier in eval mode, and what is known about it.
+
+    Attributes:
+        model: classifier.
+        file: checkpoint that it was loaded from, without the tensors.
+        name: path, URL or name of its weights, as the user gave it.
+    """
+
+    model: Classifier
+    file: Checkpoint
+    name: str
+
+
+def described(model: Classifier) -> Pretrained:
+    """Describe a classifier in memory, such as one of `Classifier.wrap`, like a weight file."""
+    mean, std = (tuple(t.flatten().tolist()) for t in (model.normalize.mean, model.normalize.std))
+    digest = digest_of(model, model.state_dict())
+    file = Checkpoint({}, model.arch, "memory", InputStatistics(mean, std, GIVEN), digest)
+    return Pretrained(model.eval(), file, model.arch)
 
 
 def load_classifier(source: str | Path, statistics: InputStatistics | None = None) -> Classifier:
@@ -148,6 +263,19 @@ def read_weights(name: str, path: Path, given: InputStatistics | None = None) ->
     return replace(found, metadata=stated.facts | found.metadata)
 
 
+def load_pretrained(name: str, path: Path, given: InputStatistics | None = None) -> Pretrained:
+    """Read a complete classifier, and keep what is known about it.
+
+    Args:
+        name, path, given: as for `read_weights`.
+
+    Raises:
+        UserError: as for `read_weights`, or the checkpoint has no last layer.
+    """
+    found = read_weights(name, path, given)
+    return Pretrained(complete_classifier(found, name), replace(found, tensors={}), name)
+
+
 def complete_classifier(found: Checkpoint, name: str | Path) -> Classifier:
     """Build the classifier of a checkpoint, with its last layer, in eval mode.
 
@@ -159,8 +287,23 @@ def complete_classifier(found: Checkpoint, name: str | Path) -> Classifier:
         UserError: the checkpoint has no last layer.
     """
     found.require_head(name)
-    classes = len(found.tensors[f"{arch_row(found.arch).head}.weight"])
-    return _fill(found, found.tensors, classes, found.statistics).eval()
+    return fill(found)
+
+
+def fill(found: Checkpoint, drop_path: float = 0.0) -> Classifier:
+    """Build the classifier of a checkpoint in eval mode. A missing last layer has one class.
+
+    Args:
+        found: checkpoint.
+        drop_path: as for `Classifier.build`.
+    """
+    head = found.tensors.get(f"{arch_row(found.arch).head}.weight")
+    classes = 1 if head is None else len(head)
+    model = Classifier.build(found.arch, classes, found.statistics, drop_path)
+    # `read_checkpoint` has checked the keys. Old files may lack BatchNorm's counters, nothing else.
+    tensors = model.net.state_dict() | found.tensors
+    model.net.load_state_dict(with_module_versions(tensors, found.arch))
+    return model.eval()
 
 
 def save_classifier(path: Path, state: dict, metadata: dict, **more: Any) -> None:
@@ -176,44 +319,22 @@ def save_classifier(path: Path, state: dict, metadata: dict, **more: Any) -> Non
     save_file(contents | more, path)
 
 
-def for_task(
-    found: Checkpoint, classes: int, seed: int, statistics: InputStatistics | None = None
-) -> Classifier:
-    """Build the network of a checkpoint with a new last layer, initialized like any `nn.Linear`.
-
-    Args:
-        found: checkpoint, with or without a last layer.
-        classes: number of classes of the task.
-        seed: seed for the new layer.
-        statistics: input statistics to use instead of the checkpoint's; None: the checkpoint's.
-    """
-    head = arch_row(found.arch).head + "."
-    kept = {name: t for name, t in found.tensors.items() if not name.startswith(head)}
-    model = _fill(found, kept, classes, statistics or found.statistics)
-    with torch.random.fork_rng(devices=[]):  # layers use the global generator
-        torch.manual_seed(seed)
-        model.head.reset_parameters()  # torchvision may initialize the head differently
-    return model
-
-
-def _fill(
-    found: Checkpoint, tensors: dict[str, Tensor], classes: int, statistics: InputStatistics
-) -> Classifier:
-    model = Classifier(found.arch, classes, statistics)
-    # `read_checkpoint` has checked the keys. Old files may lack BatchNorm's counters, nothing else.
-    model.net.load_state_dict(with_module_versions(model.net.state_dict() | tensors, found.arch))
-    return model
-
-
 def backbone_digest(model: Classifier) -> str:
     """Compute the SHA-256 (hex) of everything that determines the features.
 
     The digest covers the names and values of all tensors, including the normalization. It excludes
     the head and BatchNorm's counters.
     """
-    digest, head = hashlib.sha256(model.arch.encode()), f"net.{model.last}."
-    for name, tensor in sorted(model.state_dict().items()):
-        if not name.startswith(head) and not name.endswith(BATCH_COUNTER):
+    head = f"net.{model.last}."
+    state = {k: v for k, v in model.state_dict().items() if not k.startswith(head)}
+    return digest_of(model, state)
+
+
+def digest_of(model: Classifier, state: dict[str, Tensor]) -> str:
+    """Compute the SHA-256 (hex) of an architecture and of tensors, except BatchNorm's counters."""
+    digest = hashlib.sha256(model.arch.encode())
+    for name, tensor in sorted(state.items()):
+        if not name.endswith(BATCH_COUNTER):
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

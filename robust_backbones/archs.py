@@ -5,6 +5,8 @@ This module does not import torch.
 
 from dataclasses import dataclass
 
+from robust_backbones.core.errors import UserError, choose_from
+
 
 @dataclass(frozen=True)
 class Arch:
@@ -83,6 +85,19 @@ ARCHS: dict[str, Arch] = {
 RESNETS = tuple(name for name, arch in ARCHS.items() if isinstance(arch, ResNetArch))
 
 TIMM = "timm:"  # names of timm's networks begin with it
+OWN = "own:"  # names of the user's modules in results begin with it
+
+
+def check_name(arch: str) -> str:
+    """Return the name of an architecture if it may exist. Only timm knows the names after `timm:`.
+
+    Raises:
+        UserError: `arch` is neither a key of `ARCHS` nor `timm:NAME`.
+    """
+    if arch not in ARCHS and not arch.startswith(TIMM):
+        names = choose_from(arch, ARCHS, f"Names of timm's networks begin with {TIMM}")
+        raise UserError(f"architecture '{arch}' is unknown. {names}")
+    return arch
 
 
 @dataclass(frozen=True)

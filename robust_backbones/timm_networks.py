@@ -9,6 +9,7 @@ import sys
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from robust_backbones.archs import FAMILIES, TIMM, Arch, Family
@@ -51,10 +52,16 @@ def build(arch: str, num_classes: int, **options: Any) -> nn.Module:
         options: further arguments of the network, such as `drop_path_rate`.
 
     Raises:
-        UserError: timm is not installed, or has no network of this name.
+        UserError: timm is not installed, has no network of this name, or the network has no such
+            option.
     """
     timm, name = library(), check_name(arch)
-    return timm.create_model(name, num_classes=num_classes, **_any_size(name), **options)
+    if unknown := set(options) - arguments(name):
+        raise UserError(f"{arch} has no {', '.join(sorted(unknown))}. Omit it.")
+    sizes = {"dynamic_img_size": True, "strict_img_size": False}  # accept images of any size
+    # They do not change the tensors, nor the features of images of the network's own size.
+    accepted = {option: value for option, value in sizes.items() if option in arguments(name)}
+    return timm.create_model(name, num_classes=num_classes, **accepted, **options)
 
 
 def check_name(arch: str) -> str:
@@ -70,21 +77,39 @@ def check_name(arch: str) -> str:
     return name
 
 
-def _any_size(name: str) -> dict[str, bool]:
-    """Return the arguments with which a network accepts images of other sizes than its own.
-
-    They do not change the tensors, nor the features of images of its own size.
-    """
-    known = {"dynamic_img_size": True, "strict_img_size": False}
-    return {option: value for option, value in known.items() if option in arguments(name)}
-
-
 @cache
 def arguments(arch: str) -> frozenset[str]:
     """Return the names of the arguments with which a network of timm can be built."""
     with meta_device():
         network = library().create_model(check_name(arch))
-    return frozenset(inspect.signature(type(network).__init__).parameters)
+    classes = type(network).__mro__  # a subclass may pass its arguments on
+    return frozenset(name for one in classes for name in inspect.signature(one).parameters)
+
+
+def check_size(arch: str, size: int) -> None:
+    """Check that a network of timm can process images of a size.
+
+    Args:
+        arch: architecture. Networks of torchvision are not checked.
+        size: height and width of the images in pixels.
+
+    Raises:
+        UserError: the network rejects the size. The message has timm's reason.
+    """
+    if not arch.startswith(TIMM):
+        return
+    with meta_device():
+        network = build(arch, 2).eval()
+        try:
+            network(torch.empty(1, 3, size, size))
+        except NotImplementedError:  # an operation without shapes: the network itself will tell
+            return
+        except (AssertionError, RuntimeError, ValueError) as error:
+            own = network.pretrained_cfg["input_size"][-1]  # type: ignore[index]
+            raise UserError(
+                f"--image-size {size}: {arch} does not accept images of this size ({error}). Its "
+                f"own size is {own}. Choose --image-size {own}, or a multiple of its patches."
+            ) from None
 
 
 @cache

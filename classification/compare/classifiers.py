@@ -18,7 +18,8 @@ from classification.compare.study_file import COMMENT, Placeholders
 from classification.datasets.check import check_dataset, lines
 from classification.datasets.open import open_images
 from classification.datasets.specs import DATASETS
-from classification.study.commands import COMMANDS, words_of
+from classification.models import Classifier, Pretrained
+from classification.study.commands import COMMANDS
 from classification.study.file import StudyRun
 from classification.transfer import options as transfer
 from classification.transfer.run import open_task, settings_of
@@ -98,7 +99,10 @@ def _task(settings: CompareSettings, networks: Sequence[Network], name: str, tex
     for network in networks:
         args = _parse(common | options | {"weights": network.weights})
         found = settings_of(args, network.checkpoint)
-        opened.append(open_task(args, found, network.checkpoint, torch.device("cpu")))
+        with torch.device("meta"):  # the task is opened for its checks, and not run
+            model = Classifier.build(network.arch, 1)
+        pretrained = Pretrained(model, network.checkpoint, network.weights)
+        opened.append(open_task(args, found, pretrained, torch.device("cpu")))
     first = opened[0]
     return Task(
         name=name,
@@ -137,7 +141,7 @@ def _parse(options: dict) -> argparse.Namespace:
         UserError: an option does not exist, or its value is invalid.
     """
     COMMANDS[COMMAND].check(options)
-    return _parser().parse_args(words_of(options))
+    return _parser().parse_options(options)
 
 
 def _settings(options: dict, network: Network) -> TransferSettings:

@@ -234,12 +234,16 @@ def _value_and_gradient(score: Score, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _features_past_rectifier(model: Any, x: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return `model.features` with a backward pass that skips the last rectifier."""
+    """Return `model.features` with a backward pass that skips the last rectifier.
+
+    Features below 0 are not the output of a rectifier, for example in ConvNeXt and ViT. Nothing is
+    skipped then: the last rectifier, if any, is inside a block, such as in squeeze and excitation.
+    """
     with eval_mode(model), torch.no_grad(), _CountRectifiers() as counter:
-        model.features(x[:1])
+        rectified = bool((model.features(x[:1]) >= 0).all())
 
     def features(z: Tensor) -> Tensor:
-        with _CountRectifiers(skipped=counter.calls):
+        with _CountRectifiers(skipped=counter.calls if rectified else None):
             return model.features(z)
 
     return features

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -13,10 +13,9 @@ from classification.datasets.split import ImageSplit
 from classification.interpret import figure, report
 from classification.interpret.options import InterpretSettings
 from classification.interpret.plan import Plan, make_plan, optimize_images
-from classification.models import Classifier, complete_classifier, read_weights
+from classification.models import Pretrained, load_pretrained
 from classification.training.launch import choose_device
-from robust_backbones import arithmetic
-from robust_backbones.checkpoint.io import Checkpoint
+from robust_backbones import arithmetic, timm_networks
 from robust_backbones.core import results
 from robust_backbones.core.errors import UserError, memory_advice
 from robust_backbones.core.files import claimed
@@ -28,26 +27,14 @@ LOCATIONS = ("networks", "eval_weights", "data", "device", "output")
 
 
 @dataclass(frozen=True)
-class Network:
-    """A classifier, and the checkpoint that it was loaded from, without the tensors."""
-
-    model: Classifier
-    file: Checkpoint
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        return known_classes.class_names(self.file.training)
-
-
-@dataclass(frozen=True)
 class Networks:
     """The networks to interpret by name, and the evaluation classifier if there is one."""
 
-    interpreted: dict[str, Network]
-    evaluation: Network | None
+    interpreted: dict[str, Pretrained]
+    evaluation: Pretrained | None
 
     @property
-    def all(self) -> list[Network]:
+    def all(self) -> list[Pretrained]:
         return [*self.interpreted.values(), *([self.evaluation] if self.evaluation else [])]
 
 
@@ -72,12 +59,19 @@ def run(settings: InterpretSettings, paths: dict[str, Path], eval_path: Path | N
             decoding=Decoding(settings.image_range),
         )
     networks = Networks(
-        {name: _load(settings, settings.networks[name], path) for name, path in paths.items()},
-        _load(settings, settings.eval_weights, eval_path) if eval_path else None,
+        {
+            name: load_pretrained(settings.networks[name], path, settings.statistics)
+            for name, path in paths.items()
+        },
+        load_pretrained(str(settings.eval_weights), eval_path, settings.statistics)
+        if eval_path
+        else None,
     )
     record = _record(settings, networks, split)
     if results.finished(settings.output / "result.json", record):
         return
+    for network in networks.all:
+        timm_networks.check_size(network.model.arch, settings.image_size)
     _check_evaluation(settings, networks)
     _check_targets(settings, networks)
     _check_names(settings, networks, split)
@@ -90,17 +84,12 @@ def run(settings: InterpretSettings, paths: dict[str, Path], eval_path: Path | N
         _optimize(settings, plan, networks, split, record, doubts, device)
 
 
-def _load(settings: InterpretSettings, name: str | None, path: Path) -> Network:
-    file = read_weights(str(name), path, settings.statistics)
-    return Network(complete_classifier(file, str(name)), replace(file, tensors={}))
-
-
 def _record(settings: InterpretSettings, networks: Networks, split: ImageSplit | None) -> dict:
     """Return all settings and digests that determine the results, as plain JSON types."""
     options = {key: value for key, value in asdict(settings).items() if key not in LOCATIONS}
     files = {name: network.file for name, network in networks.interpreted.items()}
     evaluation = networks.evaluation and networks.evaluation.file
-    named = all(network.class_names for network in networks.all)
+    named = all(_class_names(network) for network in networks.all)
     return options | {
         "networks": {name: file.sha256 for name, file in files.items()},
         "eval_network": evaluation and evaluation.sha256,
@@ -115,6 +104,10 @@ def _record(settings: InterpretSettings, networks: Networks, split: ImageSplit |
         "orientation": "applied",
         "constraint": "l2",
     }
+
+
+def _class_names(network: Pretrained) -> tuple[str, ...] | None:
+    return known_classes.class_names(network.file.training)
 
 
 def _check_evaluation(settings: InterpretSettings, networks: Networks) -> None:
@@ -152,9 +145,9 @@ def _check_names(settings: InterpretSettings, networks: Networks, split: ImageSp
 
     The images may have other classes than the networks, because an inversion needs no classes.
     """
-    named = {f"--weights {name}": n.class_names for name, n in networks.interpreted.items()}
+    named = {f"--weights {name}": _class_names(n) for name, n in networks.interpreted.items()}
     if networks.evaluation:
-        named[f"--eval-weights {settings.eval_weights}"] = networks.evaluation.class_names
+        named[f"--eval-weights {settings.eval_weights}"] = _class_names(networks.evaluation)
     pairs = [(name, names) for name, names in named.items() if names]
     visualizes = settings.targets(max(n.model.num_classes for n in networks.all))
     if networks.evaluation or any(kind == "class" for kind, _ in visualizes):
@@ -167,12 +160,11 @@ def _check_names(settings: InterpretSettings, networks: Networks, split: ImageSp
 
 def _warn(settings: InterpretSettings, networks: Networks) -> list[dict]:
     """Print warnings about the results, and return the warnings that are not in the settings."""
-    weights = [*settings.networks.values(), settings.eval_weights]
     found = []
-    for name, network in zip(weights, networks.all, strict=False):
-        announce(network.file.statistics, name)
+    for network in networks.all:
+        announce(network.file.statistics, network.name)
         trained = known_classes.image_size(network.file)
-        found += known_classes.size_warnings(trained, settings.image_size, str(name))
+        found += known_classes.size_warnings(trained, settings.image_size, network.name)
     _print_warnings(found)
     return found
 

@@ -13,17 +13,17 @@ from classification.training.options import (
     add_running,
     given,
 )
-from classification.training.recipes import RECIPES, Recipe, scaled_lr
+from classification.training.recipes import RECIPES, Recipe, scaled_lr, training_defaults
 from classification.training.settings import METHOD_DEFAULTS, TrainSettings, evaluation_attack
-from robust_backbones.archs import ARCHS
+from robust_backbones.archs import ARCHS, TIMM, check_name
 from robust_backbones.core import cli
 from robust_backbones.core.cli import Parser
-from robust_backbones.core.eps import CONSTRAINTS, check_eps
+from robust_backbones.core.eps import CONSTRAINTS, check_eps, show_eps
 from robust_backbones.core.errors import UserError
 
 # Default radius of the evaluation attack on a standard model.
 STANDARD_EVAL_EPS = {"l2": 1.0, "linf": 8 / 255}
-LINF_EPS = 4 / 255  # default training radius for linf; recipes contain the radius for l2
+OTHER_EPS = {"l2": 3.0, "linf": 4 / 255}  # default radius for a norm that is not the recipe's
 ATTACK = ("steps", "step_size", "random_start", "use_best")  # options of the training attack
 
 
@@ -50,7 +50,12 @@ def parser(description: str) -> Parser:
 
 def _data_options(p: Parser) -> None:
     add = p.add_argument_group("network and data").add_argument
-    add("--arch", choices=tuple(ARCHS), default="resnet50", help="network")
+    add(
+        "--arch",
+        metavar="NAME",
+        default="resnet50",
+        help=f"network: {TIMM}NAME for timm's, or one of torchvision's: {', '.join(ARCHS)}",
+    )
     add("--dataset", choices=tuple(DATASETS), default="imagenet", help="dataset to train on")
     add_data(add)
     add(
@@ -97,8 +102,6 @@ def _training_options(p: Parser) -> None:
             "epochs": "the recipe's; --method free has the same number of updates in fewer passes",
             "lr_schedule": "the recipe's; cyclic for --method fast",
             "augmentation": "the dataset's",
-            "label_smoothing": TrainSettings.label_smoothing,
-            "ema": TrainSettings.ema,
             "accumulate": TrainSettings.accumulate,
         },
     )
@@ -113,12 +116,12 @@ def _training_options(p: Parser) -> None:
 
 def _attack_options(p: Parser) -> None:
     add = p.add_argument_group("training attack").add_argument
-    add("--constraint", choices=CONSTRAINTS, default="l2", help="norm of the ball")
+    add("--constraint", choices=CONSTRAINTS, help="norm of the ball (default: the recipe's)")
     add(
         "--eps",
         type=cli.radius,
         help="radius of the ball for images in [0, 1]: L2 norm over the image, or L-infinity such "
-        "as 4/255; 0: standard training (default: the recipe's; 4/255 for linf)",
+        "as 4/255; 0: standard training (default: the recipe's; for its other norm 3 or 4/255)",
     )
     add(
         "--steps",
@@ -181,8 +184,9 @@ def _running_options(p: Parser) -> None:
 
 def _words(row: Recipe) -> str:
     return (
-        f"eps {row.eps:g}, {row.epochs} epochs, batch size {row.batch_size}, lr {row.lr:g} "
-        f"{row.lr_schedule}, weight decay {row.weight_decay:g}"
+        f"{row.constraint} eps {show_eps(row.constraint, row.eps)}, {row.epochs} epochs, "
+        f"batch size {row.batch_size}, lr {row.lr:g} {row.lr_schedule}, {row.optimizer}, "
+        f"weight decay {row.weight_decay:g}"
     )
 
 
@@ -196,29 +200,27 @@ def make_settings(args: argparse.Namespace) -> PretrainSettings:
     recipe_name = args.recipe or row.recipe
     recipe = RECIPES[recipe_name]
     method_name, eps = _method_and_eps(args, recipe)
-    check_eps("--eps", args.constraint, eps)
+    constraint = args.constraint or recipe.constraint
+    check_eps("--eps", constraint, eps)
     method = METHOD_DEFAULTS[method_name]
+    if method_name == "pgd" and recipe.steps and recipe.step_size:
+        method = replace(method, steps=recipe.steps, step_size=recipe.step_size)
     batch_size = args.batch_size or recipe.batch_size
     train = TrainSettings(
         method=method_name,
-        attack=replace(method.attack(args.constraint, eps), **given(args, ATTACK)),
+        attack=replace(method.attack(constraint, eps), **given(args, ATTACK)),
         beta=args.beta,
-        epochs=recipe.epochs,
-        batch_size=batch_size,
         lr=args.lr or scaled_lr(recipe, batch_size),
-        lr_schedule=method.lr_schedule or recipe.lr_schedule,
-        warmup=recipe.warmup,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
         augmentation=row.augmentation,
         seed=args.seed,
         precision=args.precision,
+        **training_defaults(recipe)
+        | {"batch_size": batch_size, "lr_schedule": method.lr_schedule or recipe.lr_schedule},
     )
-    eval_eps = args.eval_eps or eps or STANDARD_EVAL_EPS[args.constraint]
-    check_eps("--eval-eps", args.constraint, eval_eps)
+    eval_eps = args.eval_eps or eps or STANDARD_EVAL_EPS[constraint]
+    check_eps("--eval-eps", constraint, eval_eps)
     return PretrainSettings(
-        arch=args.arch,
+        arch=check_name(args.arch),
         dataset=args.dataset,
         image_size=args.image_size or row.image_size,
         image_range=args.image_range,
@@ -228,7 +230,7 @@ def make_settings(args: argparse.Namespace) -> PretrainSettings:
         held_out=args.held_out,
         recipe=recipe_name,
         train=replace(train, **given(args, OPTIMIZATION)),
-        evaluation=evaluation_attack(args.constraint, eval_eps, args.eval_steps),
+        evaluation=evaluation_attack(constraint, eval_eps, args.eval_steps),
         sync_bn=args.sync_bn,
         deterministic=args.deterministic,
     )
@@ -240,7 +242,7 @@ def _method_and_eps(args: argparse.Namespace, recipe: Recipe) -> tuple[str, floa
     if method is None:
         method = "standard" if eps == 0 else "pgd"
     if eps is None:
-        usual = {"l2": recipe.eps, "linf": LINF_EPS}[args.constraint]
+        usual = (OTHER_EPS | {recipe.constraint: recipe.eps})[args.constraint or recipe.constraint]
         eps = 0.0 if method == "standard" else usual
     if (method == "standard") != (eps == 0):
         raise UserError(

@@ -16,6 +16,7 @@ from classification.training import distributed, launch, overfitting
 from classification.training.learner import Learner
 from classification.training.settings import TrainSettings, evaluation_attack
 from classification.training.trainer import LAST_GOOD, Training, identity
+from robust_backbones import timm_networks
 from robust_backbones.core import resources, results
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.images import Decoding
@@ -40,6 +41,7 @@ def main(args: argparse.Namespace, settings: PretrainSettings) -> None:
         args: parsed options.
         settings: output of `options.make_settings` for `args`.
     """
+    timm_networks.check_size(settings.arch, settings.image_size)
     with launch.processes(args.device, args.deterministic, args.precision) as device:
         work = partial(_train, args, settings, device)
         recorded, resume = settings.to_json(), "Continue with --resume."
@@ -93,7 +95,9 @@ def _model(settings: PretrainSettings, source: Split, device: torch.device) -> C
     """Build the classifier. The seed determines its initial weights."""
     with torch.random.fork_rng(devices=[]):  # layers draw their weights from the global generator
         torch.manual_seed(settings.train.seed)
-        model = Classifier(settings.arch, source.classes, settings.statistics)
+        model = Classifier.build(
+            settings.arch, source.classes, settings.statistics, settings.train.drop_path
+        )
     # Convolutions are faster in this memory format; see benchmarks/adversarial_step.py.
     model = model.to(device).to(memory_format=torch.channels_last)
     return distributed.sync_batchnorm(model, device) if settings.sync_bn else model

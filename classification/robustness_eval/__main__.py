@@ -18,12 +18,12 @@ def main(argv: list[str] | None = None) -> None:
     args = parser(__doc__).parse_args(argv)
     with user_errors():
         locate(args.dataset, args.data)  # report this common mistake before importing torch
-        eps = radii(args)
+        radii(args)  # likewise
         # An absolute path cannot be mistaken for the name of a published model.
         path = weights.resolve(args.weights).absolute()
-        from classification.robustness_eval.run import run
+        from classification.robustness_eval import run
 
-        run(args, path, eps)
+        run.main(args, path)
 
 
 if __name__ == "__main__":

@@ -11,24 +11,25 @@ import sys
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from classification import known_classes, models
+from classification import known_classes
 from classification.datasets.loader import test_batches
 from classification.datasets.open import open_images
 from classification.datasets.split import ImageSplit, balanced
 from classification.journal import Journal
-from classification.models import Classifier
+from classification.models import Classifier, Pretrained, described, load_pretrained
 from classification.progress import ProgressLine
-from classification.robustness_eval import report
+from classification.robustness_eval import options, report
 from classification.robustness_eval.autoattack import require_package
 from classification.robustness_eval.checks import find_warnings
 from classification.robustness_eval.execute import collect_results, execute_plan, find_incomplete
 from classification.robustness_eval.plan import AttackResult, autoattack_parts, make_plan
 from classification.training import distributed
 from classification.training.launch import choose_device, loading_workers
-from robust_backbones import arithmetic
+from robust_backbones import arithmetic, timm_networks
 from robust_backbones.core import input_statistics, results
 from robust_backbones.core.eps import STEP_FACTOR
 from robust_backbones.core.errors import UserError, memory_advice
@@ -54,6 +55,7 @@ class RobustnessSettings:
     image_size: int
     image_range: list[float] | None
     trained_image_size: int | None
+    source_input: dict
     images: int
     constraint: str
     eps: list[float]
@@ -69,26 +71,51 @@ class RobustnessSettings:
     orientation: str = "applied"
 
 
-def run(args: argparse.Namespace, weights: Path, radii: list[float]) -> None:
-    """Evaluate a classifier, or resume its evaluation. A finished evaluation is left unchanged.
+def main(args: argparse.Namespace, weights: Path) -> None:
+    """Evaluate the classifier of the options, or resume its evaluation.
+
+    A finished evaluation is left unchanged.
 
     Args:
         args: parsed command line.
         weights: local weight file of the classifier.
-        radii: perturbation radii in increasing order.
 
     Raises:
         UserError: the options do not fit the data or the model, or --output has a different run.
     """
+    _run(args, load_pretrained(args.weights, weights, input_statistics.given(args)))
+
+
+def evaluate(model: Classifier, output: str | Path, **settings: Any) -> dict:
+    """Evaluate a classifier in memory, such as one of `Classifier.wrap`, as the command does.
+
+    Args:
+        model: classifier, which is switched to eval mode.
+        output: folder for the results.
+        settings: options of the command by name, such as `dataset="digits"` and `eps=[0.5, 1]`.
+
+    Returns:
+        The metrics in `result.json`; docs/formats.md describes them.
+
+    Raises:
+        UserError: an option is unknown or invalid, or as for the command.
+    """
+    network = described(model)
+    args = options.parser("").parse_options(settings | {"weights": network.name, "output": output})
+    _run(args, network)
+    return json.loads((args.output / "result.json").read_text(encoding="utf-8"))["metrics"]
+
+
+def _run(args: argparse.Namespace, network: Pretrained) -> None:
     if args.autoattack:
         require_package()  # report a missing package now, not after hours of PGD
     with distributed.group(choose_device(args.device)) as device:
-        _run(args, weights, radii, device)
+        _evaluate(args, network, device)
 
 
-def _run(args: argparse.Namespace, weights: Path, radii: list[float], device: torch.device) -> None:
-    first = distributed.rank() == 0
-    statistics = input_statistics.given(args)
+def _evaluate(args: argparse.Namespace, network: Pretrained, device: torch.device) -> None:
+    first, radii = distributed.rank() == 0, options.radii(args)
+    model, read = network.model, network.file
     source = open_images(
         args.dataset,
         "test",
@@ -97,8 +124,7 @@ def _run(args: argparse.Namespace, weights: Path, radii: list[float], device: to
         decoding=Decoding(args.image_range),
     )
     indices = _choose_images(source, args.images, args.seed)
-    read = models.read_weights(args.weights, weights, statistics)
-    model = models.complete_classifier(read, args.weights)
+    timm_networks.check_size(model.arch, source.image_size)
     known_classes.check_range(read.training, args.image_range, args.weights)
     described = distributed.from_first(source.describe)
     settings = RobustnessSettings(
@@ -106,12 +132,13 @@ def _run(args: argparse.Namespace, weights: Path, radii: list[float], device: to
         statistics=read.statistics.to_json(),
         dataset=source.name,
         classes_compared_by=known_classes.check_classes(
-            read, model.num_classes, args.weights, source
+            read, _classes(model, source), args.weights, source
         ),
         fingerprint=described["fingerprint"],
         image_size=source.image_size,
         image_range=args.image_range,
         trained_image_size=known_classes.image_size(read),
+        source_input=known_classes.source_input(read),
         images=len(indices),
         constraint=args.constraint,
         eps=radii,
@@ -129,6 +156,7 @@ def _run(args: argparse.Namespace, weights: Path, radii: list[float], device: to
     )
     if first:
         input_statistics.announce(read.statistics, args.weights)
+        known_classes.announce_input(settings.source_input, settings.image_size, args.weights)
         _print_warnings(doubts)
     arithmetic.set_tf32(False)
     with claimed(args.output) if first else contextlib.nullcontext():
@@ -137,6 +165,13 @@ def _run(args: argparse.Namespace, weights: Path, radii: list[float], device: to
             found = _attack(model.to(device), source, indices, args, settings)
         if first:
             _write(args, found, source, described, indices, settings, device, doubts)
+
+
+def _classes(model: Classifier, source: ImageSplit) -> int:
+    """Return the number of classes, which only its logits show for a network without features."""
+    size = source.image_size
+    with torch.no_grad():
+        return model(torch.zeros(1, 3, size, size).to(model.normalize.mean)).shape[1]
 
 
 def _choose_images(source: ImageSplit, wanted: int | None, seed: int) -> list[int]:

@@ -1,10 +1,8 @@
 """Commands that a study can run, with their command lines, table cells and digests of runs."""
 
 import argparse
-import contextlib
 import functools
 import hashlib
-import io
 import json
 import re
 import statistics
@@ -17,7 +15,7 @@ import classification.pretrain.options
 import classification.robustness_eval.options
 import classification.transfer.options
 from classification.study.storage import Store
-from robust_backbones.core.cli import Parser
+from robust_backbones.core.cli import Parser, option_name, words_of
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import sha256
 from robust_backbones.core.paths import expand
@@ -67,26 +65,10 @@ class Command:
     divides: Callable[[dict], bool] | None = None
 
 
-def words_of(options: dict) -> list[str]:
-    """Return options as command-line arguments."""
-    words = []
-    for name, value in options.items():
-        option = _option(name)
-        if value is True:
-            words.append(option)
-        elif value is not False:
-            words += [option, *map(str, value if isinstance(value, list) else [value])]
-    return words
-
-
 def _refuse_own_options(options: dict) -> None:
     for name in options:
-        if fix := SET_BY_STUDY.get(_option(name)):
+        if fix := SET_BY_STUDY.get(option_name(name)):
             raise UserError(f"the study sets the option '{name}'. {fix}")
-
-
-def _option(name: str) -> str:
-    return f"--{str(name).replace('_', '-')}"
 
 
 def _classification(
@@ -113,24 +95,20 @@ def _classification(
         return [[*launcher, "-m", module, *always, "--output", str(folder), *words_of(options)]]
 
     def has(option: str) -> bool:
-        return _option(option) in parser()._option_string_actions
+        return option_name(option) in parser()._option_string_actions
 
     def check(options: dict) -> None:
         _refuse_own_options(options)
         if unknown := [key for key in options if not has(key)]:
-            near = (parser().most_similar(_option(unknown[0])) or "").strip("-")
+            near = (parser().most_similar(option_name(unknown[0])) or "").strip("-")
             fix = f"Did you mean {near}?" if near else "See --help."
             raise UserError(f"python -m {module} has no option '{unknown[0]}'. {fix}")
-        stderr = io.StringIO()
+        if option_name("help") in map(option_name, options):
+            raise UserError("help is not an option of a run. Remove it.")
         try:
-            with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(io.StringIO()):
-                parser().parse_args(["--output", "x", *words_of(options)])
-        except SystemExit as stopped:
-            if stopped.code == 0:
-                raise UserError("help is not an option of a run. Remove it.") from None
-            message = stderr.getvalue().splitlines()[-1].partition("error: ")[2]
-            message = message.partition(" (see ")[0]  # remove the program's name
-            raise UserError(f"{message}. See python -m {module} --help.") from None
+            parser().parse_options({"output": "x"} | options)
+        except UserError as error:
+            raise UserError(f"{error} See python -m {module} --help.") from None
 
     return Command(lines, check, has, columns, cells, trials=trials, divides=divides)
 
@@ -140,8 +118,7 @@ def _always(options: dict) -> bool:
 
 
 def _transfer_args(options: dict) -> argparse.Namespace:
-    words = ["--output", "x", *words_of(options)]
-    return classification.transfer.options.parser("").parse_args(words)
+    return classification.transfer.options.parser("").parse_options({"output": "x"} | options)
 
 
 def _transfer_trials(options: dict) -> int:

@@ -20,6 +20,8 @@ from robust_backbones import arithmetic
 from robust_backbones.attacks import eval_mode
 from robust_backbones.core.errors import out_of_gpu_memory
 
+FOLDED = (nn.BatchNorm2d, nn.SyncBatchNorm)  # subclasses may do more than normalize
+
 
 class FoldedCopy(nn.Module):
     """A frozen copy of a model in eval mode, folded where possible. Attacks use it, not the model.
@@ -188,6 +190,8 @@ def _fold(network: nn.Module) -> tuple[nn.Module, list[tuple[str, str]]]:
     Returns:
         The network without these BatchNorms, and the paths of each convolution and its BatchNorm.
     """
+    if not any(type(module) in FOLDED for module in network.modules()):
+        return network, []
     try:
         graph = fx.Tracer().trace(network)
     except Exception:  # tracing the model's code may raise any exception
@@ -209,7 +213,7 @@ def _batchnorm_after(network: nn.Module, node: fx.Node) -> fx.Node | None:
     if node.op != "call_module" or len(users) != 1 or users[0].op != "call_module":
         return None
     conv, norm = (network.get_submodule(str(call.target)) for call in (node, users[0]))
-    known = type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm)
+    known = type(norm) in FOLDED
     if type(conv) is nn.Conv2d and known and norm.running_mean is not None:
         return users[0]
     return None

@@ -21,7 +21,7 @@ from classification.training import distributed
 from classification.training.folding import FoldedCopy
 from classification.training.methods import METHODS, Objective, replay
 from classification.training.settings import METHOD_DEFAULTS, TrainSettings
-from robust_backbones import arithmetic, finite
+from robust_backbones import arithmetic, finite, timm_networks
 from robust_backbones.core.errors import UserError
 
 # Steps between two reports on a GPU. A report waits for the GPU, and stop signals are noticed only
@@ -99,6 +99,41 @@ def seed_of(*numbers: int) -> int:
     return int.from_bytes(digest[:8], "little") >> 1  # torch accepts seeds of 63 bits
 
 
+def _sgd(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    if settings.layer_decay != 1:
+        raise UserError(f"--layer-decay {settings.layer_decay:g} needs --optimizer adamw. Add it.")
+    return torch.optim.SGD(
+        [p for p in model.parameters() if p.requires_grad],
+        settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        nesterov=settings.nesterov,
+    )
+
+
+def _adamw(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    """Create AdamW with timm's parameter groups, as in the training of timm's networks."""
+    timm_networks.library()
+    from timm.optim import param_groups_layer_decay
+
+    net: Any = getattr(model, "net", model)
+    if settings.layer_decay != 1 and not hasattr(net, "group_matcher"):
+        raise UserError(
+            f"--layer-decay {settings.layer_decay:g}: {type(net).__name__} does not state the "
+            "order of its layers, as most networks of timm do. Use --layer-decay 1."
+        )
+    groups = param_groups_layer_decay(
+        net,
+        settings.weight_decay,
+        getattr(net, "no_weight_decay", tuple)(),
+        layer_decay=settings.layer_decay,
+    )
+    return torch.optim.AdamW(groups, settings.lr, (settings.momentum, settings.beta2))
+
+
+OPTIMIZERS = {"sgd": _sgd, "adamw": _adamw}
+
+
 class Learner:
     """A classifier with its optimizer. The weights are equal in all processes.
 
@@ -108,6 +143,9 @@ class Learner:
     Args:
         model: classifier on its device.
         settings: training settings.
+
+    Raises:
+        UserError: the network does not support the layer decay, or timm is not installed.
 
     Attributes:
         average: model with exponentially averaged weights; None if `settings.ema` is 0.
@@ -119,13 +157,7 @@ class Learner:
         self.device = next(model.parameters()).device
         # A fused optimizer skips updates on the device. CPUs keep the loop over all parameters.
         self.fused = self.device.type != "cpu"
-        self.optimizer = torch.optim.SGD(
-            [p for p in model.parameters() if p.requires_grad],
-            settings.lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            nesterov=settings.nesterov,
-        )
+        self.optimizer = OPTIMIZERS[settings.optimizer](model, settings)
         self._prepare_optimizer()
         self.dtype = arithmetic.autocast_dtype(settings.precision)
         self.scaler = arithmetic.loss_scaler(settings.precision, self.device.type)
@@ -147,12 +179,12 @@ class Learner:
 
     def _prepare_optimizer(self) -> None:
         """Set the optimizer up for the device. Its state may come from another device."""
-        (group,) = self.optimizer.param_groups
-        group["fused"] = self.fused or None
-        if self.fused and group["momentum"]:
-            # PyTorch leaves the momentum uninitialized if it skips the first update.
-            for p in group["params"]:
-                self.optimizer.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+        for group in self.optimizer.param_groups:
+            group["fused"] = self.fused or None
+            if self.fused and group.get("momentum"):
+                # PyTorch leaves SGD's momentum uninitialized if it skips the first update.
+                for p in group["params"]:
+                    self.optimizer.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
 
     def _start_window(self) -> None:
         """Forget the steps before a report."""
@@ -277,7 +309,7 @@ class Learner:
 
     def _begin_update(self, lr: float) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)  # layer decay
         self.optimizer.zero_grad()
 
     def _backward(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from classification.training.recipes import SCHEDULES
-from classification.training.settings import AUGMENTATIONS
+from classification.training.settings import AUGMENTATIONS, OPTIMIZERS
 from robust_backbones.core import cli, precision
 
 # Fields of `TrainSettings` for which `add_optimization` adds an option.
@@ -17,8 +17,11 @@ OPTIMIZATION = (
     "batch_size",
     "lr_schedule",
     "warmup",
+    "optimizer",
     "momentum",
     "weight_decay",
+    "layer_decay",
+    "drop_path",
     "augmentation",
     "label_smoothing",
     "ema",
@@ -55,7 +58,7 @@ def add_limits(add: Callable) -> None:
 
 
 def add_optimization(add: Callable, defaults: dict[str, Any]) -> None:
-    """Add the options of training by SGD. If the user omits an option, its value is None.
+    """Add the options of training. If the user omits an option, its value is None.
 
     Args:
         add: `add_argument` of an option group.
@@ -75,12 +78,26 @@ def add_optimization(add: Callable, defaults: dict[str, Any]) -> None:
     )
     option("lr_schedule", "learning-rate schedule", choices=tuple(SCHEDULES))
     option("warmup", "epochs of linear learning-rate warm-up", type=cli.radius, metavar="EPOCHS")
-    option("momentum", "momentum of SGD, in (0, 1)", type=cli.fraction)
+    option("optimizer", "optimizer; adamw needs timm", choices=OPTIMIZERS)
+    option("momentum", "momentum of SGD or AdamW's first beta, in (0, 1)", type=cli.fraction)
     option(
         "weight_decay",
-        "factor of the L2 penalty on all trained parameters",
+        "factor of the L2 penalty on all trained parameters; AdamW: decoupled, and not on biases "
+        "and norms",
         type=cli.radius,
         metavar="FACTOR",
+    )
+    option(
+        "layer_decay",
+        "AdamW: factor of the learning rate from each layer to the layer below it, in (0, 1]",
+        type=cli.factor,
+        metavar="FACTOR",
+    )
+    option(
+        "drop_path",
+        "probability of skipping the last residual block, in [0, 1); for networks of timm",
+        type=cli.share,
+        metavar="SHARE",
     )
     option("augmentation", "augmentation of the training images", choices=AUGMENTATIONS)
     option("label_smoothing", "label smoothing, in [0, 1)", type=cli.share, metavar="SHARE")

@@ -4,7 +4,9 @@ Each dataset has a default recipe. Command-line options override values of the r
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+
+from classification.training.settings import TrainSettings
 
 
 @dataclass(frozen=True)
@@ -12,14 +14,17 @@ class Recipe:
     """Default training length, optimizer and attack radius.
 
     Attributes:
-        eps: default L2 radius of the training attack, for images in [0, 1].
+        eps: default radius of the training attack in the norm `constraint`, for images in [0, 1].
         epochs: number of passes over the training images.
         batch_size: number of images per update, over all processes.
         lr: peak learning rate at `batch_size`; see `scaled_lr`.
         lr_schedule: key of `SCHEDULES`.
-        weight_decay: factor of the L2 penalty on all parameters.
-        warmup: length of the linear learning-rate warm-up, in epochs.
-        momentum, nesterov: momentum of SGD, and whether to use Nesterov momentum.
+        weight_decay, warmup, momentum, nesterov: as in `settings.TrainSettings`.
+        optimizer, beta2, layer_decay, drop_path: likewise.
+        label_smoothing, ema: likewise.
+        constraint: default norm of the training attack.
+        steps: gradient steps of `--method pgd`; None: the method's.
+        step_size: length of one step of `--method pgd`, in multiples of eps; None: the method's.
     """
 
     eps: float
@@ -31,6 +36,15 @@ class Recipe:
     warmup: float = 0.0
     momentum: float = 0.9
     nesterov: bool = False
+    optimizer: str = "sgd"
+    beta2: float = 0.999
+    layer_decay: float = 1.0
+    drop_path: float = 0.0
+    label_smoothing: float = 0.0
+    ema: float = 0.0
+    constraint: str = "l2"
+    steps: int | None = None
+    step_size: float | None = None
 
 
 RECIPES = {
@@ -42,7 +56,44 @@ RECIPES = {
     "cifar": Recipe(0.5, 150, 128, 0.1, "step", 5e-4),
     # Recipe for the embedded datasets. Training takes minutes on a CPU.
     "quick": Recipe(1.0, 5, 64, 0.03, "one-cycle", 5e-4, nesterov=True),
+    # Recipe of Singh et al. 2023 (arXiv 2303.01870) for ConvNeXt-T and ViT-S: main.py and
+    # run_train.sh of github.com/nmndeep/revisiting-at, commit d7166c0. The code does not scale the
+    # learning rate, and does not state the number of GPUs, each with 80 images. 8 are assumed.
+    # docs/pretraining.md lists the parts that are not taken over.
+    "singh2023": Recipe(
+        4 / 255,
+        300,
+        640,
+        1e-3,
+        "cosine",
+        0.05,
+        warmup=20,
+        optimizer="adamw",
+        beta2=0.95,
+        label_smoothing=0.1,
+        ema=0.9999,
+        constraint="linf",
+        steps=2,
+        step_size=2.0,
+    ),
 }
+
+# Recipes for the transfer of full networks. Transfer chooses between `lr` and `lr / 10`.
+TRANSFER_RECIPES = {
+    # Settings that Salman et al. (2020) published as the best for all tasks.
+    "paper": Recipe(0.0, 150, 64, 0.01, "step", 5e-4),
+    # Fine-tuning of ConvNeXt-B at 224 pixels (TRAINING.md of github.com/facebookresearch/ConvNeXt,
+    # commit 231af90): learning rate 5e-5. Its batch size of 512 images is for ImageNet.
+    "convnext": Recipe(
+        0.0, 30, 64, 5e-4, "cosine", 1e-8, optimizer="adamw", layer_decay=0.8, drop_path=0.2
+    ),
+}
+
+
+def training_defaults(recipe: Recipe) -> dict:
+    """Return the values of a recipe for fields of `TrainSettings`, except the learning rate."""
+    names = {field.name for field in fields(TrainSettings)} - {"lr"}
+    return {name: value for name, value in asdict(recipe).items() if name in names}
 
 
 def scaled_lr(recipe: Recipe, batch_size: int) -> float:

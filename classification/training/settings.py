@@ -12,6 +12,8 @@ from robust_backbones.core.precision import DEFAULT
 # Names of augmentations. `transforms.AUGMENTATIONS` has the implementations.
 AUGMENTATIONS = ("none", "shift2", "crop4_flip", "crop4_flip_color", "imagenet", "imagenet_plain")
 
+OPTIMIZERS = ("sgd", "adamw")
+
 
 @dataclass(frozen=True)
 class AttackSettings:
@@ -107,8 +109,15 @@ class TrainSettings:
         lr: peak learning rate.
         lr_schedule: key of `recipes.SCHEDULES`.
         warmup: length of the linear learning-rate warm-up, in epochs.
-        momentum, nesterov: momentum of SGD, and whether to use Nesterov momentum.
-        weight_decay: factor of the L2 penalty on all parameters.
+        optimizer: `"sgd"` or `"adamw"`.
+        momentum: momentum of SGD; decay of AdamW's average of the gradients.
+        nesterov: whether SGD uses Nesterov momentum.
+        beta2: decay of AdamW's average of the squared gradients.
+        weight_decay: factor of the L2 penalty on all parameters (SGD), or of the decoupled weight
+            decay of all weights except biases and norms (AdamW).
+        layer_decay: factor of the learning rate from each layer to the layer below it, in (0, 1];
+            AdamW only.
+        drop_path: probability of skipping the last residual block in training, in [0, 1).
         augmentation: one of `AUGMENTATIONS`.
         label_smoothing: fraction of the label that is spread over all classes, in [0, 1).
         ema: decay of the exponential moving average of the weights, in [0, 1); 0: no averaging.
@@ -126,8 +135,12 @@ class TrainSettings:
     lr: float = 0.1
     lr_schedule: str = "constant"
     warmup: float = 0.0
+    optimizer: str = "sgd"
     momentum: float = 0.9
     nesterov: bool = False
+    beta2: float = 0.999
+    layer_decay: float = 1.0
+    drop_path: float = 0.0
     weight_decay: float = 0.0
     augmentation: str = "none"
     label_smoothing: float = 0.0
@@ -151,4 +164,4 @@ class TrainSettings:
         """Return all settings, including the attack's, as one flat dictionary."""
         fields = asdict(self)
         attack = fields.pop("attack")
-        return fields | attack | {"optimizer": "sgd"}
+        return fields | attack

@@ -25,6 +25,7 @@ from classification.models import Classifier, backbone_digest
 from classification.transfer.memory import gigabytes
 from classification.transfer.rows import Rows
 from robust_backbones import arithmetic
+from robust_backbones.archs import OWN
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic, cache_dir, locked
 from robust_backbones.core.precision import DEFAULT
@@ -40,6 +41,7 @@ def identity(model: Classifier, source: ImageSplit, precision: str) -> dict:
     return {
         "version": VERSION,
         "backbone": backbone_digest(model),
+        "output": _output_digest(model, source.image_size),
         "images": source.content_digest(),
         "image_size": source.image_size,
         "downscale": source.downscale,
@@ -52,6 +54,16 @@ def identity(model: Classifier, source: ImageSplit, precision: str) -> dict:
         "torchvision": torchvision.__version__,
         "pillow": PIL.__version__,
     }
+
+
+def _output_digest(model: Classifier, size: int) -> str | None:
+    """Compute the SHA-256 of the features of noise, which depend on the code of a user's module."""
+    if not model.arch.startswith(OWN):
+        return None
+    noise = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = model.eval().features(noise.to(model.normalize.mean))
+    return hashlib.sha256(found.float().cpu().numpy().tobytes()).hexdigest()
 
 
 def folder_of(identity: dict) -> Path:

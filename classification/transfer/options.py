@@ -1,7 +1,7 @@
 """Command-line options of `classification.transfer`, and their conversion to settings."""
 
 import argparse
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from classification.datasets.options import add_data, restrict_data
 from classification.datasets.specs import DATASETS, METRIC_TITLES
@@ -12,6 +12,7 @@ from classification.training.options import (
     add_running,
     given,
 )
+from classification.training.recipes import TRANSFER_RECIPES, training_defaults
 from classification.training.settings import METHOD_DEFAULTS, TrainSettings, evaluation_attack
 from classification.transfer import protocols
 from classification.transfer.settings import SgdSettings, SourceNetwork, TransferSettings
@@ -21,17 +22,6 @@ from robust_backbones.core.eps import CONSTRAINTS, check_eps
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.input_statistics import DATASET, IMAGENET, PRESETS, InputStatistics
 
-# Settings that Salman et al. (2020) published as the best for all tasks, and the candidate learning
-# rates.
-SGD = TrainSettings(
-    method="standard",
-    epochs=150,
-    batch_size=64,
-    lr_schedule="step",
-    momentum=0.9,
-    weight_decay=5e-4,
-)
-LRS = (0.01, 0.001)
 EVAL_EVERY = 5
 PGD_STEPS = METHOD_DEFAULTS["pgd"].steps  # gradient steps of the attack in adversarial fine-tuning
 EVAL_STEPS = 10
@@ -42,7 +32,7 @@ ATTACK = ("constraint", "steps", "eval_steps")  # options that require --adversa
 OWN = {
     "logistic": ("penalty",),
     "knn": ("neighbors",),
-    "sgd": (*OPTIMIZATION, "lr", "eval_every", "prune_margin", "adversarial", *ATTACK),
+    "sgd": (*OPTIMIZATION, "recipe", "lr", "eval_every", "prune_margin", "adversarial", *ATTACK),
 }
 
 
@@ -167,12 +157,22 @@ def _probe_options(p: Parser) -> None:
 def _sgd_options(p: Parser) -> None:
     add = p.add_argument_group("--probe sgd and --mode full-network").add_argument
     mirrored = "the dataset's own; imagenet_plain if horizontal flips preserve the class"
-    add_optimization(add, asdict(SGD) | {"augmentation": mirrored})
+    add(
+        "--recipe",
+        choices=tuple(TRANSFER_RECIPES),
+        help="source of the defaults below; convnext: AdamW with layer-wise learning-rate decay "
+        "and drop path, for networks of timm (default: paper)",
+    )
+    recipe = dict.fromkeys(OPTIMIZATION, "the recipe's")
+    add_optimization(
+        add, recipe | {"augmentation": mirrored, "accumulate": TrainSettings.accumulate}
+    )
     add(
         "--lr",
         type=cli.positive,
         nargs="+",
-        help="peak learning rates to choose from (default: 0.01 0.001)",
+        help="peak learning rates to choose from (default: the recipe's and a tenth of it: 0.01 "
+        "0.001; convnext: 0.0005 5e-05)",
     )
     add(
         "--eval-every",
@@ -313,17 +313,19 @@ def _sgd(args: argparse.Namespace) -> SgdSettings:
     method = "pgd" if eps else "standard"
     attack = METHOD_DEFAULTS[method].attack(constraint, eps)
     eval_steps = args.eval_steps or EVAL_STEPS
-    lrs = tuple(sorted(set(args.lr or LRS), reverse=True))
+    recipe = TRANSFER_RECIPES[args.recipe or "paper"]
+    lrs = tuple(sorted(set(args.lr or (recipe.lr, recipe.lr / 10)), reverse=True))
     augmentation = DATASETS[args.dataset].transfer_augmentation
     return SgdSettings(
-        train=replace(
-            SGD,
+        train=TrainSettings(
             method=method,
             attack=replace(attack, steps=args.steps or PGD_STEPS),
             lr=lrs[0],
             seed=args.seed,
             precision=args.precision,
-            **{"augmentation": augmentation} | given(args, OPTIMIZATION),
+            **training_defaults(recipe)
+            | {"augmentation": augmentation}
+            | given(args, OPTIMIZATION),
         ),
         lrs=lrs,
         eval_every=args.eval_every or EVAL_EVERY,

@@ -18,15 +18,12 @@ from robust_backbones.core import results
 from robust_backbones.core.files import atomic
 
 
-def write(
-    task: Task, trials: list[Trial], names: dict, seconds: float, warnings: list[dict]
-) -> str:
+def write(task: Task, trials: list[Trial], seconds: float, warnings: list[dict]) -> str:
     """Write all files of a finished run. result.json is last, because it marks the run as finished.
 
     Args:
         task: network, data and settings of the run.
         trials: outcomes of the trials.
-        names: file names from the user, to add to the settings in the result.
         seconds: duration of the run in seconds.
         warnings: reasons to doubt the numbers, each as `{"check", "message"}`.
 
@@ -48,8 +45,9 @@ def write(
         folder / "result.json",
         kind="transfer",
         metrics=found,
-        settings=task.recorded | names | {"source": describe_source(task.weights)},
-        weights_sha256=task.weights.sha256,
+        settings=task.recorded
+        | {"weights": task.network.name, "source": describe_source(task.network.file)},
+        weights_sha256=task.settings.network.sha256,
         data=task.data,
         seed=task.settings.seed,
         seconds=seconds,

@@ -8,17 +8,18 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from classification import known_classes
 from classification.datasets.open import open_images
 from classification.datasets.split import ImageSplit
-from classification.models import read_weights
+from classification.models import Classifier, Pretrained, described, fill, read_weights
 from classification.training import distributed, launch
 from classification.training.trainer import identity
 from classification.transfer import finetune, fixed_feature, result
-from classification.transfer.options import make_settings
+from classification.transfer.options import make_settings, parser
 from classification.transfer.settings import SourceNetwork, TransferSettings
 from classification.transfer.task import Task
 from robust_backbones.arithmetic import autocast_dtype
@@ -36,23 +37,49 @@ def main(args: argparse.Namespace, path: Path) -> None:
         args: parsed options.
         path: path of the weight file.
     """
-    weights = read_weights(args.weights, path, input_statistics.given(args))
-    settings = settings_of(args, weights)
+    found = read_weights(args.weights, path, input_statistics.given(args))
+    settings = settings_of(args, found)
+    drop_path = settings.sgd.train.drop_path if settings.sgd else 0.0
+    model = fill(found, drop_path)
+    _run(args, settings, Pretrained(model, dataclasses.replace(found, tensors={}), args.weights))
+
+
+def transfer(model: Classifier, output: str | Path, **settings: Any) -> dict:
+    """Transfer a classifier in memory, such as one of `Classifier.wrap`, as the command does.
+
+    Args:
+        model: pretrained classifier. Its last layer is replaced in a copy.
+        output: folder for the run.
+        settings: options of the command by name, such as `dataset="digits"` and
+            `mode="full-network"`.
+
+    Returns:
+        The metrics in `result.json`; docs/formats.md describes them.
+
+    Raises:
+        UserError: an option is unknown or invalid, or the classifier has no last layer.
+    """
+    network = described(model)
+    args = parser("").parse_options(settings | {"weights": network.name, "output": output})
+    _run(args, settings_of(args, network.file), network)
+    return json.loads((args.output / "result.json").read_text(encoding="utf-8"))["metrics"]
+
+
+def _run(args: argparse.Namespace, settings: TransferSettings, network: Pretrained) -> None:
     with launch.processes(args.device, args.deterministic, args.precision) as device:
-        warnings = _warn(args, settings) if distributed.rank() == 0 else []
-        task = open_task(args, settings, weights, device)
+        warnings = _warn(settings, network.name) if distributed.rank() == 0 else []
+        task = open_task(args, settings, network, device)
         training = settings.sgd.train if settings.sgd else None
-        work = partial(_work, args, task, warnings)
+        work = partial(_work, task, warnings)
         resume = "Repeat the same command to continue."
         launch.once(task.folder, task.recorded, training, device, work, resume)
 
 
-def _warn(args: argparse.Namespace, settings: TransferSettings) -> list[dict]:
+def _warn(settings: TransferSettings, name: str) -> list[dict]:
     """Print warnings about the results, and return the warnings that are not in the settings."""
-    input_statistics.announce(settings.statistics, args.weights)
-    found = known_classes.size_warnings(
-        settings.network.image_size, settings.image_size, args.weights
-    )
+    input_statistics.announce(settings.statistics, name)
+    known_classes.announce_input(settings.network.source_input, settings.image_size, name)
+    found = known_classes.size_warnings(settings.network.image_size, settings.image_size, name)
     for warning in found:
         print(f"warning: {warning['message']}", file=sys.stderr)
     return found
@@ -65,19 +92,20 @@ def settings_of(args: argparse.Namespace, weights: Checkpoint) -> TransferSettin
         UserError: options contradict each other.
     """
     trained = known_classes.image_size(weights)
-    network = SourceNetwork(weights.arch, trained, weights.statistics, weights.sha256)
+    stated = known_classes.source_input(weights)
+    network = SourceNetwork(weights.arch, trained, weights.statistics, weights.sha256, stated)
     return make_settings(args, network)
 
 
 def open_task(
-    args: argparse.Namespace, settings: TransferSettings, weights: Checkpoint, device: torch.device
+    args: argparse.Namespace, settings: TransferSettings, network: Pretrained, device: torch.device
 ) -> Task:
     """Open the data, and check the options and the data before the run.
 
     Args:
         args: parsed options.
         settings: settings that `settings_of` made from these options.
-        weights: checkpoint of the network.
+        network: pretrained network.
         device: device of this process.
 
     Raises:
@@ -91,7 +119,7 @@ def open_task(
     test = _open(args, settings, "test", settings.test_limit)
     data = identity(train, test)
     workers = launch.loading_workers(args.workers, device)
-    task = Task(weights, train, test, settings, data, Path(), device, workers, args.save_seconds)
+    task = Task(network, train, test, settings, data, Path(), device, workers, args.save_seconds)
     task = dataclasses.replace(task, folder=args.output or _folder(args, task.recorded))
     task.check()
     return task
@@ -129,7 +157,7 @@ def _probe_advice(settings: TransferSettings) -> str:
     return f"Use {', '.join(fix for fix, helps in fixes.items() if helps)} or --device cpu."
 
 
-def _work(args: argparse.Namespace, task: Task, warnings: list[dict]) -> None:
+def _work(task: Task, warnings: list[dict]) -> None:
     start = time.perf_counter()
     with task.signals.watch():
         if task.settings.sgd:
@@ -139,6 +167,6 @@ def _work(args: argparse.Namespace, task: Task, warnings: list[dict]) -> None:
                 trials = fixed_feature.run(task)
         if distributed.rank() == 0:
             seconds = time.perf_counter() - start
-            summary = result.write(task, trials, {"weights": args.weights}, seconds, warnings)
+            summary = result.write(task, trials, seconds, warnings)
             print(f"{summary} -> {task.folder}", flush=True)
             finetune.remove_weights(task)

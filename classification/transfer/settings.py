@@ -1,6 +1,6 @@
 """Settings of a transfer run."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from classification.training.settings import AttackSettings, TrainSettings
 from classification.transfer.protocols import Protocol
@@ -12,21 +12,23 @@ class SourceNetwork:
     """Pretrained network, as described by its weight file.
 
     Attributes:
-        arch: architecture, a key of `archs.ARCHS`.
+        arch: architecture, as for `build_network`, or `own:` and a class of the user.
         image_size: height and width of its training images in pixels; None: unknown.
         statistics: its input statistics.
         sha256: SHA-256 of the weight file.
+        source_input: input that its source states, as in `known_classes.source_input`.
     """
 
     arch: str
     image_size: int | None
     statistics: InputStatistics
     sha256: str
+    source_input: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class SgdSettings:
-    """Settings for training the last layer or the full network by SGD.
+    """Settings for training the last layer or the full network by gradient descent.
 
     Attributes:
         train: training settings. Each trial replaces the seed, and each candidate replaces the
@@ -133,6 +135,7 @@ class TransferSettings:
             "weights_sha256": network["sha256"],
             "arch": network["arch"],
             "trained_image_size": network["image_size"],
+            "source_input": network["source_input"],
             "statistics": self.statistics.to_json(),
         }
         return own[parts["probe"]] | weights | fields | parts

@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from classification import metrics, models
+from classification import metrics
 from classification.datasets.loader import check_batch_size
 from classification.datasets.split import ImageSplit, held_out_mask
-from classification.models import Classifier
+from classification.models import Classifier, Pretrained
 from classification.transfer.probe import few_shot
 from classification.transfer.settings import TransferSettings
-from robust_backbones.checkpoint.io import Checkpoint
+from robust_backbones import timm_networks
+from robust_backbones.archs import RESNETS
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.input_statistics import ASSUMED
 from robust_backbones.core.signals import StopSignals
@@ -25,7 +26,7 @@ class Task:
     """Network, data and settings of one transfer run.
 
     Attributes:
-        weights: weights of the pretrained network.
+        network: pretrained network.
         train, test: training and test images.
         settings: settings of the run.
         data: identity of the images, see `trainer.identity`.
@@ -36,7 +37,7 @@ class Task:
         signals: stop signals (SIGTERM, Ctrl-C) that this process received.
     """
 
-    weights: Checkpoint
+    network: Pretrained
     train: ImageSplit
     test: ImageSplit
     settings: TransferSettings
@@ -98,8 +99,8 @@ class Task:
     def classifier(self, trial: int) -> Classifier:
         """Build the network with the trial's new last layer. Fixed-feature freezes the rest."""
         settings = self.settings
-        model = models.for_task(
-            self.weights, self.train.classes, self.seed(trial), settings.statistics
+        model = self.network.model.for_task(
+            self.train.classes, self.seed(trial), settings.statistics
         )
         if settings.mode == "fixed-feature":
             model.freeze(statistics=settings.parts.batchnorm == "frozen")
@@ -112,6 +113,7 @@ class Task:
             UserError: a class has too few images, or the protocol does not support the network.
         """
         settings = self.settings
+        timm_networks.check_size(settings.network.arch, settings.image_size)
         for source in (self.train, self.test):
             counts = torch.bincount(source.labels, minlength=source.classes)
             if (empty := counts == 0).any() and settings.metric == "mean_per_class":
@@ -143,12 +145,11 @@ class Task:
         if settings.sgd:
             check_batch_size(settings.sgd.train.batch_size, images)
         # The authors' code freezes layers by their names in ResNets.
-        resnet = any(name.startswith("layer4.") for name in self.weights.tensors)
         adapting = settings.parts.batchnorm == "adapting" and settings.mode == "fixed-feature"
-        if adapting and not resnet:
+        if adapting and settings.network.arch not in RESNETS:
             raise UserError(
-                f"--batchnorm adapting freezes {self.weights.arch} as the paper's code does, which "
-                "works for ResNets only. Choose --protocol clean."
+                f"--batchnorm adapting freezes {settings.network.arch} as the paper's code does, "
+                "which works for ResNets only. Choose --protocol clean."
             )
 
     def metadata(self, trial: int) -> dict:
@@ -157,7 +158,7 @@ class Task:
         # Training the full network adapts it to assumed statistics.
         assumed = settings.statistics.source == ASSUMED and settings.mode == "fixed-feature"
         return ({"statistics": ASSUMED} if assumed else {}) | {
-            "arch": self.weights.arch,
+            "arch": settings.network.arch,
             "dataset": settings.dataset,
             "mode": settings.mode,
             "protocol": settings.protocol,
@@ -166,8 +167,8 @@ class Task:
             "class_names": list(self.train.class_names),
             "mean": list(settings.statistics.mean),
             "std": list(settings.statistics.std),
-            "source_sha256": self.weights.sha256,
-            "source_metadata": self.weights.metadata,
+            "source_sha256": settings.network.sha256,
+            "source_metadata": self.network.file.metadata,
             "seed": self.seed(trial),
         }
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torchvision.models import get_model, resnet
 
 from robust_backbones import timm_networks
-from robust_backbones.archs import ARCHS, TIMM, Arch, Family, ResNetArch
-from robust_backbones.core.errors import UserError, choose_from
+from robust_backbones.archs import ARCHS, TIMM, Arch, Family, ResNetArch, check_name
+from robust_backbones.core.errors import UserError
 from robust_backbones.core.input_statistics import IMAGENET, InputStatistics
 from robust_backbones.meta_device import meta_device
 
@@ -45,12 +45,13 @@ def build_network(arch: str, num_classes: int = 1000, **options: Any) -> nn.Modu
         Network that maps normalized images `(N, 3, H, W)` to logits `(N, num_classes)`.
 
     Raises:
-        UserError: `arch` is unknown, or timm is not installed.
+        UserError: `arch` is unknown or has no such option, or timm is not installed.
     """
     if arch.startswith(TIMM):
         return timm_networks.build(arch, num_classes, **options)
     check_arch(arch)
-    assert not options, "torchvision's networks have no options"
+    if options:
+        raise UserError(f"{arch} has no {', '.join(options)}. Choose a network of timm.")
     row = ARCHS[arch]
     if not isinstance(row, ResNetArch):
         return get_model(arch, weights=None, num_classes=num_classes)
@@ -69,9 +70,8 @@ def check_arch(arch: str) -> None:
     """
     if arch.startswith(TIMM):
         timm_networks.check_name(arch)
-    elif arch not in ARCHS:
-        names = choose_from(arch, ARCHS, f"Names of timm's networks begin with {TIMM}")
-        raise UserError(f"architecture '{arch}' is unknown. {names}")
+    else:
+        check_name(arch)
 
 
 def arch_row(arch: str) -> Arch:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from robust_backbones.core.eps import parse_number
-from robust_backbones.core.errors import choose_from, nearest, print_error
+from robust_backbones.core.errors import UserError, choose_from, nearest, print_error
 from robust_backbones.core.paths import expand
 from robust_backbones.core.workers import MOST_WORKERS
 
@@ -105,6 +105,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     _typed: Sequence[str] = ()  # arguments of the current parse, for the error message
+    _raises = False  # whether errors are raised instead of printed
     _is_checking = False  # whether `_given` parses the arguments for the second time
 
     def __init__(self, prog: str | None = None, **kwargs: Any):
@@ -137,6 +138,18 @@ class Parser(argparse.ArgumentParser):
                     )
         return parsed, rest
 
+    def parse_options(self, options: dict[str, Any]) -> argparse.Namespace:
+        """Parse options that are given by name, such as `{"image_size": 32}`.
+
+        Raises:
+            UserError: an option does not exist, or its value is invalid.
+        """
+        self._raises = True
+        try:
+            return self.parse_args(words_of(options))
+        finally:
+            self._raises = False
+
     def _given(self) -> set[str]:
         """Return the destinations of the options that were typed, even if they equal a default."""
         actions = [(action, action.default) for action in self._actions]
@@ -159,6 +172,8 @@ class Parser(argparse.ArgumentParser):
             unknown = message.partition("unrecognized arguments: ")[2].split()
         if unknown and (similar := self.most_similar(unknown[0])):
             message += f"; did you mean {similar}?"
+        if self._raises:
+            raise UserError(f"{message.removesuffix('.')}.")
         print_error(f"error: {message.removesuffix('.')} (see {self.prog} --help)")
         self.exit(2)
 
@@ -177,6 +192,23 @@ class Parser(argparse.ArgumentParser):
         options = {option.strip("-"): option for option in self._option_string_actions}
         near = nearest(word.split("=")[0].strip("-"), options, 1)
         return options[near[0]] if near else None
+
+
+def option_name(name: str) -> str:
+    """Return the option of a setting: `--image-size` for `image_size`."""
+    return f"--{str(name).replace('_', '-')}"
+
+
+def words_of(options: dict[str, Any]) -> list[str]:
+    """Return options as command-line arguments."""
+    words = []
+    for name, value in options.items():
+        if value is True:
+            words.append(option_name(name))
+        elif value is not False:
+            values = value if isinstance(value, (list, tuple)) else [value]
+            words += [option_name(name), *map(str, values)]
+    return words
 
 
 def number(convert: Callable, allowed: Callable, description: str) -> Callable:
@@ -225,6 +257,7 @@ batch = number(int, lambda v: v >= 2, "a whole number of at least 2 (BatchNorm n
 seed = number(int, lambda v: 0 <= v < 2**31, "a whole number in [0, 2**31)")
 radius = number(parse_number, lambda v: v >= 0, "a finite number of at least 0")
 positive = number(parse_number, lambda v: v > 0, "a finite number above 0")
+factor = number(parse_number, lambda v: 0 < v <= 1, "a number in (0, 1]")
 fraction = number(parse_number, lambda v: 0 < v < 1, "a number between 0 and 1")
 
 

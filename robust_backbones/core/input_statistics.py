@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from robust_backbones.core.cli import number
+from robust_backbones.core.cli import factor, number
 from robust_backbones.core.eps import parse_number
 from robust_backbones.core.errors import UserError
 
@@ -147,7 +147,6 @@ def assumption(used: InputStatistics, file: object, fix: str) -> str:
 
 
 _mean = number(parse_number, lambda v: 0 <= v <= 1, "a number in [0, 1]")
-_std = number(parse_number, lambda v: 0 < v <= 1, "a number in (0, 1]")
 
 
 def add_options(add: Callable) -> None:
@@ -167,7 +166,7 @@ def add_options(add: Callable) -> None:
     )
     add(
         "--std",
-        type=_std,
+        type=factor,
         nargs=3,
         metavar=rgb,
         help="standard deviation of the RGB channels, with --mean",

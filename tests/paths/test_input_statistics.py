@@ -183,7 +183,7 @@ CLASS_NAMES = [
 def test_class_names_are_compared(animals, tmp_path, capsys, names, message):
     metadata = {"class_names": list(names), "image_size": 64} if names else {}
     weights = tmp_path / "w.pt"
-    save_classifier(weights, Classifier(ARCH, 3).state_dict(), metadata)
+    save_classifier(weights, Classifier.build(ARCH, 3).state_dict(), metadata)
     options = ["--dataset", "folder", "--data", str(animals), "--image-size", "32"]
     if message:
         refused(robustness, weights, tmp_path / "run", *options)

@@ -11,6 +11,7 @@ import torch
 
 from classification.datasets.open import open_split
 from classification.datasets.specs import SUITE
+from classification.models import Pretrained, fill
 from classification.training.evaluate import evaluate
 from classification.training.learner import Learner
 from classification.transfer import options as transfer_options
@@ -50,9 +51,10 @@ def task(found, dataset: str, mode: str, *options) -> Task:
     images = open_split("digits", "test", limit=40)
     images = dataclasses.replace(images, classes=CLASSES)
     settings = transfer_options.make_settings(
-        args, SourceNetwork(found.arch, 32, found.statistics, found.sha256)
+        args, SourceNetwork(found.arch, 32, found.statistics, found.sha256, {})
     )
-    return Task(found, images, images, settings, {}, None, torch.device("cpu"))
+    network = Pretrained(fill(found), found, "w")
+    return Task(network, images, images, settings, {}, None, torch.device("cpu"))
 
 
 def theirs(library, found, dataset: str, mode: str, head):
@@ -158,7 +160,7 @@ def test_reweighted_accuracy_is_the_mean_over_classes():
 def settings(*options):
     parsed = transfer_options.parser("").parse_args(["--weights", "w", *options])
     return transfer_options.make_settings(
-        parsed, SourceNetwork("resnet18", None, IMAGENET, "0")
+        parsed, SourceNetwork("resnet18", None, IMAGENET, "0", {})
     ).to_json()
 
 

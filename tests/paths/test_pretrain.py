@@ -244,7 +244,7 @@ def test_what_options_decide(options, expected):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--arch", "vgg16"], "invalid choice: 'vgg16'. Did you mean vgg16_bn"),
+        (["--arch", "vgg16"], "architecture 'vgg16' is unknown. Did you mean vgg16_bn"),
         (["--dataset", "mnist"], "invalid choice: 'mnist'. Choose from digits, .*more"),
         (["--constraint", "l1"], "invalid choice: 'l1'.*l2.*linf"),
         (["--constraint", "linf", "--eps", "4"], "Did you mean 4/255"),

@@ -121,7 +121,7 @@ def cyclic(state: State) -> dict:
 
 def ours(state: State, path: Path) -> None:
     statistics = InputStatistics((0.5, 0.4, 0.3), (0.2, 0.2, 0.25))
-    model = Classifier("resnet18", 10, statistics)
+    model = Classifier.build("resnet18", 10, statistics)
     model.net.load_state_dict(state)
     save_classifier(path, model.state_dict(), {"arch": "resnet18", "epochs": 1})
 

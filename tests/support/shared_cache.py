@@ -57,7 +57,7 @@ def main(url: str, folder: Path, processes: int) -> None:
     ):
         noted(module, name, folder / "made.txt")
     digit_scenes.SPLITS = {"train": 2, "val": 2}
-    model = models.Classifier("shufflenet_v2_x1_0", 10)
+    model = models.Classifier.build("shufflenet_v2_x1_0", 10)
     model.net.load_state_dict(random_network("shufflenet_v2_x1_0").state_dict())
     inputs = model, open_split("digits", "test", limit=30)
     gate, opened = os.pipe()

@@ -28,7 +28,7 @@ FAST = ["--epochs", "2", "--batch-size", "8"]
 
 def write_network(path, arch: str = "resnet18", classes: int = 7, image_size: int = 32, **metadata):
     """Save a classifier with random weights and unusual statistics; return `path`."""
-    model = Classifier(arch, classes, UNUSUAL)
+    model = Classifier.build(arch, classes, UNUSUAL)
     model.net.load_state_dict(random_network(arch, classes).state_dict())
     contents = {
         "format": FORMAT,

@@ -82,7 +82,8 @@ def neighbors(device):
 
 def extracted(device):
     torch.manual_seed(0)
-    model = Classifier("shufflenet_v2_x1_0", 10).to(device).to(memory_format=torch.channels_last)
+    model = Classifier.build("shufflenet_v2_x1_0", 10)
+    model = model.to(device).to(memory_format=torch.channels_last)
     return features.extract(model, open_split("digits", "test", limit=10)).parts(10)
 
 

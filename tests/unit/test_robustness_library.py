@@ -260,7 +260,7 @@ def test_pictures_of_representations_agree(library, monkeypatch, what, use_best)
     """Their notebooks' losses on their ResNet, whose `fake_relu` is our straight gradient."""
     normalizer = library.attacker.helpers.InputNormalize  # as above: no second clamp
     monkeypatch.setattr(normalizer, "forward", lambda self, x: (x - self.new_mean) / self.new_std)
-    ours, theirs = Classifier("resnet18", 10).double(), restore(library, "resnet18").double()
+    ours, theirs = Classifier.build("resnet18", 10).double(), restore(library, "resnet18").double()
     ours.net.load_state_dict(random_network("resnet18").state_dict())
     theirs.model.load_state_dict(ours.net.state_dict())
     theirs.attacker.normalize.double()

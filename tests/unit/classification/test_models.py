@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from classification.models import Classifier, Normalize, backbone_digest, for_task, load_classifier
+from classification.models import Classifier, Normalize, backbone_digest, fill, load_classifier
 from robust_backbones.archs import ARCHS
 from robust_backbones.checkpoint.architectures import BATCH_COUNTER, build_network
 from robust_backbones.checkpoint.formats import FORMAT, FORMAT_VERSION
@@ -17,7 +17,7 @@ X = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 def classifier(**kwargs):
     torch.manual_seed(0)
-    return Classifier("resnet18", 10, **kwargs).eval()
+    return Classifier.build("resnet18", 10, **kwargs).eval()
 
 
 def own_file(model, path):
@@ -77,7 +77,7 @@ def test_a_file_without_head_is_refused(tmp_path):
 
 def test_unknown_architecture():
     with pytest.raises(UserError, match="'vgg' is unknown. Did you mean vgg16_bn"):
-        Classifier("vgg", 10)
+        Classifier.build("vgg", 10)
 
 
 # The paper's architectures without wide_resnet50_4, which runs the code of wide_resnet50_2.
@@ -120,7 +120,7 @@ def learn(model):
 
 def test_a_network_for_another_task(found):
     """The last layer is new, and everything before it is from the file."""
-    model = for_task(found, 5, seed=3).eval()
+    model = fill(found).for_task(5, seed=3).eval()
     torch.manual_seed(3)
     expected = torch.nn.Linear(ARCHS[found.arch].feature_dim, 5)
     assert torch.equal(model.head.weight, expected.weight)
@@ -136,7 +136,7 @@ def test_a_network_for_another_task(found):
 
 def test_frozen_means_frozen(found):
     """No parameter or BatchNorm statistic changes except the head's."""
-    model = for_task(found, 5, seed=0)
+    model = fill(found).for_task(5, seed=0)
     model.freeze()
     before, head, digest = below_the_head(model), model.head.weight.clone(), backbone_digest(model)
     for _ in range(2):
@@ -150,7 +150,7 @@ def test_frozen_means_frozen(found):
 
 def test_frozen_as_in_the_papers_code(found):
     """Statistics adapt, but parameters do not."""
-    model = for_task(found, 5, seed=0)
+    model = fill(found).for_task(5, seed=0)
     model.freeze(statistics=False)
     before = below_the_head(model)
     learn(model)

@@ -174,7 +174,7 @@ def test_dead_units_have_a_gradient():
 )
 def test_the_last_rectifier_of_every_architecture_is_found(arch):
     """A unit that is 0 everywhere has a gradient only if the rectifier was found."""
-    model = Classifier(arch, 4)
+    model = Classifier.build(arch, 4)
     model.net = random_network(arch, 4)
     x = noise(1, 64, torch.Generator().manual_seed(0))
     before = representations(model, x)

@@ -31,7 +31,7 @@ def source():
 
 
 def network() -> Classifier:
-    model = Classifier("shufflenet_v2_x1_0", 10)
+    model = Classifier.build("shufflenet_v2_x1_0", 10)
     model.net.load_state_dict(random_network("shufflenet_v2_x1_0").state_dict())
     return model
 
