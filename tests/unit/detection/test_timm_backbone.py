@@ -1,14 +1,15 @@
 """Networks of timm under Detectron2: features, training, freezing, recipes and refusals."""
 
 import pytest
+import safetensors.torch
 import torch
 from detectron2.utils.events import EventStorage
 
-from robust_backbones import timm_networks
+from robust_backbones import timm_networks, weights
 from robust_backbones.checkpoint import export
 from robust_backbones.checkpoint.io import read_checkpoint, save_file
 from robust_backbones.core.errors import UserError
-from robust_backbones.detection import backbone, config, timm_backbone, verify
+from robust_backbones.detection import backbone, config, run_checks, timm_backbone, verify
 from robust_backbones.detection.checkpointer import StrictCheckpointer
 from robust_backbones.detection.model_weights import arch_of
 from robust_backbones.detection.timm_backbone import SimplePyramid, TimmNetwork, feature_maps
@@ -352,3 +353,29 @@ def test_pairs_differ_only_in_their_weights(name, arch):
 def meta_config(cfg):
     cfg.MODEL.DEVICE = "meta"
     return cfg
+
+
+def test_weights_of_timm_by_name(tmp_path, monkeypatch):
+    """`timm://` names architecture and statistics; the file is converted at its first use."""
+    monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv(weights.MIRROR, str(tmp_path))
+    file = tmp_path / "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k/model.safetensors"
+    file.parent.mkdir(parents=True)
+    network = random_network("timm:vit_tiny_patch16_224", 1000)
+    safetensors.torch.save_file(network.state_dict(), file)
+    name = "timm://vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+    cfg = small(tmp_path, name, **(BUILDER | {"MODEL.ROBUST.ARCH": ""}))
+    assert cfg.MODEL.ROBUST.ARCH == "timm:vit_tiny_patch16_224"
+    cfg.DATASETS.TEST = ()
+    run_checks.check_inputs(cfg, train=False)
+    assert cfg.MODEL.PIXEL_MEAN == [127.5] * 3
+    model = build(cfg)
+    StrictCheckpointer(model).resume_or_load(name, resume=False)
+    loaded = model.backbone.bottom_up.network.state_dict()
+    assert all(torch.equal(loaded[key], network.state_dict()[key]) for key in loaded)
+    contents = torch.load(next((tmp_path / "cache/detectron2").glob("*.pth")), weights_only=True)
+    assert contents["metadata"]["source_metadata"]["input_size"] == 224
+    with pytest.raises(UserError, match="timm .* has no weights 'vit_tiny_patch16_224.none'"):
+        small(tmp_path, "timm://vit_tiny_patch16_224.none", **BUILDER)
+    with pytest.raises(UserError, match="is a vgg16_bn, which is not supported as a backbone"):
+        small(tmp_path, "torchvision://vgg16_bn.IMAGENET1K_V1", **BUILDER)
