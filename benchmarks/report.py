@@ -155,7 +155,7 @@ def _result(run: Path, task, mode, weights, arch, seed, accuracy) -> None:
     }
     source = {"arch": arch, "dataset": "imagenet", "method": None, "constraint": None, "eps": None}
     settings = transfer_options.make_settings(
-        args, SourceNetwork(arch, 224, IMAGENET, digest)
+        args, SourceNetwork(arch, 224, IMAGENET, digest, {})
     ).to_json() | {
         "weights": weights,
         "source": source,

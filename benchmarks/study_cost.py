@@ -24,7 +24,7 @@ from classification.datasets.specs import DATASETS  # noqa: E402
 from classification.study.file import read_study  # noqa: E402
 from classification.transfer import options as transfer_options  # noqa: E402
 from classification.transfer.settings import SourceNetwork  # noqa: E402
-from robust_backbones import zoo  # noqa: E402
+from robust_backbones import sources  # noqa: E402
 from robust_backbones.checkpoint.architectures import build_network  # noqa: E402
 from robust_backbones.core.cli import Parser  # noqa: E402
 from robust_backbones.core.input_statistics import IMAGENET  # noqa: E402
@@ -44,12 +44,18 @@ def forward(arch: str) -> float:
     return float(counter.get_total_flops())
 
 
+def arch_of(run) -> str | None:
+    """Architecture that the run's weights state without their file; None if they state none."""
+    weights = run.options["weights"]
+    return sources.stated(weights, Path(weights)).arch
+
+
 def cost(run, parser) -> float:
     """Floating-point operations of a run."""
-    arch = zoo.find(run.options["weights"]).arch
+    arch = arch_of(run)
     words = run.lines(1)[0][2:]
     settings = transfer_options.make_settings(
-        parser.parse_args(words), SourceNetwork(arch, None, IMAGENET, "")
+        parser.parse_args(words), SourceNetwork(arch, None, IMAGENET, "", {})
     )
     images, sgd = DATASETS[settings.dataset].images, settings.sgd
     train, test = images["train"], images["test"]
@@ -83,7 +89,7 @@ def main(argv=None) -> None:
     runs = read_study(args.study, dict(pair.split("=", 1) for pair in args.set))
     parser, hours, counts = transfer_options.parser(""), defaultdict(float), defaultdict(int)
     for run in runs:
-        if run.command == "transfer" and run.options["weights"].startswith(zoo.SCHEME):
+        if run.command == "transfer" and arch_of(run):
             mode = run.options.get("mode", "fixed-feature")
             hours[mode] += cost(run, parser) / (args.tflops * 1e12) / 3600
             counts[mode] += 1

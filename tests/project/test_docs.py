@@ -85,7 +85,7 @@ def _transfer(args) -> None:
     from classification.transfer import options as transfer_options
     from classification.transfer.settings import SourceNetwork
 
-    transfer_options.make_settings(args, SourceNetwork("resnet50", 224, IMAGENET, "0" * 64))
+    transfer_options.make_settings(args, SourceNetwork("resnet50", 224, IMAGENET, "0" * 64, {}))
 
 
 def _datasets(args) -> None:
