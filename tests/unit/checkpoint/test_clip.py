@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from classification.models import Classifier, for_task, read_weights
+from classification.models import fill, read_weights
 from robust_backbones import sources
 from robust_backbones.checkpoint import clip
 from robust_backbones.checkpoint.architectures import build_network, recognize
@@ -55,7 +55,7 @@ def test_features_are_those_of_open_clip(tmp_path, tower, arch, size, quick):
     assert (found.arch, found.layout) == (arch, "clip")
     assert found.statistics.equal(PRESETS["clip"])
     assert found.metadata["input_size"] == size
-    model = for_task(found, classes=3, seed=0).eval()
+    model = fill(found).for_task(3, seed=0).eval()
     x = torch.rand(2, 3, size, size)
     features, expected = model.features(x), network.encode_image(model.normalize(x))
     trunk = "timm_model_name" in tower
@@ -90,8 +90,8 @@ def test_a_convnext_is_recognized_without_a_configuration(tmp_path):
         found = read_checkpoint(tmp_path / "clip.pt")
         assert (found.arch, len(found.dropped)) == ("timm:convnext_atto", 3)
         assert found.statistics == PRESETS["clip"].of(ASSUMED)
-        model = Classifier(found.arch, 2)
-        assert found.tensors.keys() == {k for k in model.net.state_dict() if "head.fc" not in k}
+        names = build_network(found.arch, 2).state_dict()
+        assert found.tensors.keys() == {name for name in names if "head.fc" not in name}
 
 
 def test_a_vit_without_a_configuration_needs_the_activation():
