@@ -66,7 +66,7 @@ WALK = [
     ),
     (README, "python -m classification.study plan configs/studies/table1.yaml", [], ""),
     (DOCS + "REPRODUCE.md", "python benchmarks/study_cost.py", [], ""),
-    (DOCS + "weights.md", "robust-backbones zoo list", [], ""),
+    (DOCS + "weights.md", "robust-backbones zoo list --arch resnet50", [], ""),
 ]
 
 
