@@ -212,12 +212,20 @@ def _key(record: Record) -> Key:
 
 
 def _share_standard(by_key: dict[Key, list[Merged]]) -> None:
-    """Add the standard networks of the L2 group to the groups of other norms."""
+    """Add the standard networks of the L2 group to the groups of other norms.
+
+    An L2 group without robust networks is removed then, because it has nothing to compare.
+    """
+    shared = set()
     for key in [*by_key]:
         if key.norm == "l2":
             continue
         l2 = Key(**(vars(key) | {"norm": "l2"}))
         by_key[key] = [r for r in by_key.get(l2, []) if r.first.eps == 0] + by_key[key]
+        shared.add(l2)
+    for l2 in shared & by_key.keys():
+        if all(run.first.eps == 0 for run in by_key[l2]):
+            del by_key[l2]
 
 
 def _suffixes(keys: list[Key]) -> dict[Key, str]:

@@ -71,6 +71,15 @@ def test_norms_share_the_standard_networks():
     assert only["robust_network"] == "resnet18, eps 4/255" and only["standard"].mean < 75
 
 
+def test_standard_networks_alone_are_no_group_next_to_robust_ones_of_another_norm():
+    found = grid(archs=("resnet18",), levels=(0.0,))
+    found += [transfer("pets", "resnet18", 4 / 255, 75.0, norm="linf", seed=s) for s in range(3)]
+    sections = named(found)
+    assert [name for name in sections if name.startswith("table1")] == ["table1"]
+    only = row(sections["table1"], mode="fixed-feature", task="pets")
+    assert only["robust_network"] == "resnet18, eps 4/255" and only["standard"].mean < 75
+
+
 def test_runs_on_different_images_are_different_tasks():
     found = grid(tasks=("pets",), trials=1, images=("u", "v")) + grid(tasks=("pets",), gain=9.0)
     found += grid(tasks=("pets",), archs=("resnet18",), images=("u", "w"))
