@@ -114,6 +114,8 @@ def _work(name, target, seeds, folder, cases, seed, log, results, at) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.addaudithook(watch)
     with open(log, "w") as crash, open(results, "w", buffering=1) as told:
+        # Enabling it again would not restore handlers that a library has replaced since.
+        faulthandler.disable()
         faulthandler.enable(crash)
         for case in cases:
             at[:] = struct.pack("q", case)
