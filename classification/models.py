@@ -140,8 +140,8 @@ class Classifier(nn.Module):
         """
         if self.last is None:
             raise UserError(
-                f"{self.arch} has no features. Name its last linear layer: "
-                "Classifier.wrap(module, features='fc')."
+                f"{self.arch} has no features. Name its last linear layer, such as 'fc', in the "
+                "argument features of Classifier.wrap."
             )
         head = self.net.get_submodule(self.last)
         assert isinstance(head, nn.Linear)

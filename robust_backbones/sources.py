@@ -1,6 +1,5 @@
 """What a source of weights says about its network, and where the files of other libraries are."""
 
-import json
 import re
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -9,6 +8,7 @@ from pathlib import Path
 from robust_backbones import zoo
 from robust_backbones.archs import ARCHS, TIMM
 from robust_backbones.core.errors import UserError, choose_from
+from robust_backbones.core.files import read_json
 from robust_backbones.core.input_statistics import PRESETS, ZOO, InputStatistics
 
 SCHEMES = ("timm", "torchvision")
@@ -56,7 +56,7 @@ def stated(source: str, path: Path) -> Stated:
 
     Raises:
         UserError: `source` names weights of a library that it does not have, or a CLIP with an
-            image tower that timm cannot build.
+            image tower that timm cannot build; a configuration on the Hub is not JSON.
     """
     if model := zoo.known(source):
         return Stated(model.arch or None, model.statistics, model.facts)
@@ -66,8 +66,8 @@ def stated(source: str, path: Path) -> Stated:
         return of_library(f"timm://{repo[1]}").stated
     for name, reader in HUB_CONFIGS.items() if source.startswith("hf://") else ():
         if (file := path.with_name(name)).is_file():
-            config = json.loads(file.read_text(encoding="utf-8"))
-            if (found := reader(config, source)) != Stated():
+            config = read_json(file)
+            if isinstance(config, dict) and (found := reader(config, source)) != Stated():
                 return found
     return Stated()
 

@@ -1,6 +1,6 @@
 """Networks of timm: building, and renaming their tensors from other formats.
 
-Only this module and those that build networks under Detectron2 import timm.
+timm is an extra, so other modules import it through `library`, or after calling it.
 """
 
 import importlib.util

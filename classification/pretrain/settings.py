@@ -11,7 +11,7 @@ class PretrainSettings:
     """All settings that affect the numbers of a pretraining run.
 
     Attributes:
-        arch: key of `archs.ARCHS`.
+        arch: architecture, as for `build_network`.
         dataset: key of `datasets.DATASETS`.
         image_size: height and width of the images in pixels.
         image_range: values that become black and white in images with more than 8 bits per channel;

@@ -67,7 +67,7 @@ class Checkpoint:
 
     Attributes:
         tensors: `{name in the network: float32 tensor}`, with the head if the file has a head.
-        arch: key of `archs.ARCHS`, recognized from the tensors.
+        arch: architecture, as for `build_network`, recognized from the tensors.
         layout: `"torchvision"`, `"timm"`, `"robustness"`, `"moco"`, `"clip"`, `"detectron2"` or
             `"robust_backbones"`.
         statistics: input statistics. Its source is `"assumed"` if the file has none.
@@ -139,7 +139,7 @@ def read_checkpoint(
 
     Args:
         path: `.pth`, `.pt`, `.ckpt`, `.safetensors` or `.pkl` file.
-        arch: expected architecture, key of `archs.ARCHS`; None: any architecture.
+        arch: expected architecture, as for `build_network`; None: any architecture.
         allow_pickle: whether to execute the file's pickle code if the file contains more than
             tensors. Use True only for files from a trusted source.
         from_detector: whether to extract the backbone of a whole Detectron2 detector.

@@ -46,7 +46,13 @@ def test_a_hub_repository_says_what_its_config_says(tmp_path):
     found = sources.stated("hf://someone/model", tmp_path / "model.safetensors")
     assert found.arch == "timm:swin_tiny_patch4_window7_224" and found.facts["input_size"] == 256
     assert found.statistics.equal(PRESETS["half"])
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="config.json is not JSON"):
+        sources.stated("hf://someone/model", tmp_path / "model.safetensors")
+    for empty in ("{}", "[]"):
+        (tmp_path / "config.json").write_text(empty)
+        found = sources.stated("hf://someone/model", tmp_path / "model.safetensors")
+        assert found == sources.Stated()
     assert sources.stated("hf://someone/model", tmp_path / "model.safetensors") == sources.Stated()
     assert sources.stated("a.pth", tmp_path / "a.pth") == sources.Stated()
 
