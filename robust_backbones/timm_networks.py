@@ -143,7 +143,7 @@ def families(tensors: dict[str, Tensor]) -> list[Family]:
     return [row for row in FAMILIES.values() if any(m in tensors for m in row.markers)]
 
 
-def renamed(arch: str, tensors: dict[str, Tensor]) -> dict[str, Tensor] | None:
+def renamed(arch: str, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]] | None:
     """Rename the tensors of other formats by timm's own rules, such as the files of the authors.
 
     Args:
@@ -151,7 +151,8 @@ def renamed(arch: str, tensors: dict[str, Tensor]) -> dict[str, Tensor] | None:
         tensors: tensors under names of another format.
 
     Returns:
-        Tensors under timm's names, or None if timm cannot rename them or would change values.
+        Tensors under timm's names, and the names that timm drops. None if timm cannot rename the
+        tensors or would change values.
     """
     with meta_device():
         network = build(arch, 1000)
@@ -162,6 +163,16 @@ def renamed(arch: str, tensors: dict[str, Tensor]) -> dict[str, Tensor] | None:
         found = rules(dict(tensors), network)
     except Exception:  # timm's rules raise errors of any type for tensors of other networks
         return None
-    known = {(tensor.data_ptr(), tensor.numel()) for tensor in tensors.values()}
-    same = all((tensor.data_ptr(), tensor.numel()) in known for tensor in found.values())
-    return found if same else None
+    places: dict[tuple[int, int], list[str]] = {}  # several names may share their values
+    for name, tensor in tensors.items():
+        places.setdefault(_place(tensor), []).append(name)
+    for name, tensor in found.items():
+        if (names := places.get(_place(tensor))) is None:
+            return None
+        if names:  # the name of the same object comes first: timm has not reshaped it
+            names.remove(min(names, key=lambda old: (tensors[old] is not tensor, old != name)))
+    return found, [name for names in places.values() for name in names]
+
+
+def _place(tensor: Tensor) -> tuple[int, int]:
+    return tensor.data_ptr(), tensor.numel()

@@ -147,13 +147,11 @@ def _matching(tensors: dict[str, Tensor], arch: str) -> Recognized | None:
     """Return the network of timm if the tensors match it, as they are or renamed by timm."""
     if not _differences(tensors, arch):
         return Recognized(arch, tensors)
-    found = timm_networks.renamed(arch, tensors)
-    if found is None or _differences(found, arch):
+    renamed = timm_networks.renamed(arch, tensors)
+    if renamed is None or _differences(renamed[0], arch):
         return None
-    kept = {tensor.data_ptr() for tensor in found.values()}
     reason = "not part of the network in timm, which computes it"
-    dropped = {name: reason for name, tensor in tensors.items() if tensor.data_ptr() not in kept}
-    return Recognized(arch, found, dropped)
+    return Recognized(arch, renamed[0], dict.fromkeys(renamed[1], reason))
 
 
 def _of_timm(

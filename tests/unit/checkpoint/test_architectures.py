@@ -176,11 +176,13 @@ def test_files_of_the_authors_are_renamed_by_timm_and_no_value_changes():
         )
         original[old.replace("head.fc", "head")] = tensor
     original["layers.0.blocks.1.attn_mask"] = torch.randn(64, 49, 49)
+    shared = "layers.0.blocks.0.attn.relative_position_index"  # same memory as a kept tensor
+    original[shared] = original["patch_embed.proj.weight"]
     found = networks.recognize(original, None, "file")
     assert found.arch == "timm:swin_tiny_patch4_window7_224"
     assert found.tensors.keys() == tensors.keys()
     assert all(found.tensors[name] is tensor for name, tensor in tensors.items())
-    assert [*found.dropped] == ["layers.0.blocks.1.attn_mask"]
+    assert {*found.dropped} == {"layers.0.blocks.1.attn_mask", shared}
     larger = tensors | {"patch_embed.proj.weight": torch.randn(96, 3, 8, 8)}
     with pytest.raises(UserError, match="not supported"):  # timm would resize it
         networks.recognize(larger, None, "file")
