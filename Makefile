@@ -56,8 +56,7 @@ demo: $(READY) ## pretrain, convert, detect and compare on embedded data (about 
 	$(BIN)/python tools/demo.py
 
 docs: $(READY) ## build the documentation, output/site/index.html
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	@echo output/site/index.html
+	$(BIN)/python docs/build.py
 
 test: $(READY) ## run all tests on all cores; TESTS=tests/unit/test_zoo.py selects some
 	$(BIN)/python -m pytest $(SPREAD) $(TESTS)

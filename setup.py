@@ -74,7 +74,11 @@ setup(
         "dill": ["dill"],  # convert --allow-pickle for files of the robustness library
         "ray": ["ray>=2.40"],  # study --executor ray
         "shards": ["webdataset>=1.0"],  # training data as tar files
-        "docs": ["mkdocs", "mkdocs-material>=9.7"],  # make docs
+        "docs": [
+            "zensical>=0.0.73; python_version >= '3.11'",
+            "mkdocstrings-python>=2",
+            "nbconvert",
+        ],  # make docs
         "dev": [
             *DETECTION,
             "pytest",

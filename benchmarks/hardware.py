@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write docs/hardware.md from the checks in benchmarks/hardware.
+"""Write docs/results/hardware.md from the checks in benchmarks/hardware.
 
 robust-backbones check --device cuda --output benchmarks/hardware/NAME.json
 python benchmarks/hardware.py
@@ -16,7 +16,7 @@ sys.path[:0] = [str(ROOT)]
 
 from robust_backbones.core.cli import Parser  # noqa: E402
 
-CHECKS, PAGE = ROOT / "benchmarks/hardware", ROOT / "docs/hardware.md"
+CHECKS, PAGE = ROOT / "benchmarks/hardware", ROOT / "docs/results/hardware.md"
 
 HEAD = """\
 # Hardware

@@ -307,7 +307,7 @@ def fill(found: Checkpoint, drop_path: float = 0.0) -> Classifier:
 
 
 def save_classifier(path: Path, state: dict, metadata: dict, **more: Any) -> None:
-    """Save a checkpoint in the format that docs/formats.md describes.
+    """Save a checkpoint in the format that docs/reference/formats.md describes.
 
     Args:
         path: file to write.

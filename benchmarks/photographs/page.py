@@ -1,4 +1,4 @@
-"""Save the results of the study on photographs, and write docs/photographs.md from them.
+"""Save the results of the study on photographs, and write docs/results/photographs.md from them.
 
 python benchmarks/photographs/page.py
 
@@ -33,7 +33,7 @@ from robust_backbones.core.picture_grid import arrange  # noqa: E402
 OUTPUT = ROOT / "output/photographs"
 HERE = ROOT / "benchmarks/photographs"
 RESULTS = HERE / "results"
-PAGE = ROOT / "docs/photographs.md"
+PAGE = ROOT / "docs/results/photographs.md"
 FIGURES = PAGE.with_suffix("")
 NETWORKS = ("standard", "eps 0.5", "eps 1")  # labels of the networks in the comparisons
 COMPARISONS = {  # folder -> heading

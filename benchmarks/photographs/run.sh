@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The study of docs/photographs.md, from the data to the page. Run it in the folder of the clone:
+# The study of docs/results/photographs.md, from the data to the page. Run it in the folder of the clone:
 #   DATA=/data bash benchmarks/photographs/run.sh
 # DATA contains cifar10-jpegs.tar.xz, coco/, VOC2012/ and BCCD/. The same command resumes after an
 # interruption. Results of finished runs are saved whenever the script ends.

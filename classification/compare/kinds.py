@@ -74,7 +74,7 @@ class Kind:
         check: function from the settings that reads all images and prints its findings. It raises
             a UserError if the data are unusable.
         parts: function from `(settings, networks, tasks, groups)` to the parts of the study file,
-            as plain values, see docs/studies.md.
+            as plain values, see docs/guides/studies.md.
         short_parts: function from `(settings, networks, tasks)` to the parts of a study of short
             runs, which measure the time.
         cost: function from `(run, short runs, networks, tasks)` to the expected cost of a run.

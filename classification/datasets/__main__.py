@@ -78,7 +78,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=(__doc__ or "").split("\n")[0])
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     command = commands.add_parser("list", help="print sizes, metrics, licenses and sources")
-    command.add_argument("--markdown", action="store_true", help="print the table in docs/data.md")
+    command.add_argument(
+        "--markdown", action="store_true", help="print the table in docs/reference/datasets.md"
+    )
     command.set_defaults(names=[])
     command = commands.add_parser(
         "check", help="decode every image and report problems; exit code 2 if data is unusable"

@@ -22,7 +22,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="folder with train/<class>/<image>, and optionally test/... or val/...; class folders "
         "without splits; or a CSV file of names and labels",
     )
-    add("output", metavar="OUTPUT", type=path, help="folder of the shards; see docs/data.md")
+    add(
+        "output",
+        metavar="OUTPUT",
+        type=path,
+        help="folder of the shards; see docs/reference/datasets.md",
+    )
     add(
         "--images-per-shard",
         type=count,

@@ -1,4 +1,4 @@
-"""Measure the optimized images. docs/formats.md explains each measurement."""
+"""Measure the optimized images. docs/reference/formats.md explains each measurement."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -104,7 +104,7 @@ def _model(settings: PretrainSettings, source: Split, device: torch.device) -> C
 
 
 def _metadata(settings: PretrainSettings, source: Split) -> dict:
-    """Return the metadata that is saved with the weights; see docs/formats.md."""
+    """Return the metadata that is saved with the weights; see docs/reference/formats.md."""
     recorded = settings.to_json()
     names = ("arch", "dataset", *METADATA, "epochs", "seed")
     scaled = {"image_range": settings.image_range} if settings.image_range else {}

@@ -1,6 +1,6 @@
 """Verdicts about the difference between robust and standard networks, in percentage points.
 
-docs/statistics.md describes the assumptions and the simulated error rates.
+docs/reference/statistics.md describes the assumptions and the simulated error rates.
 """
 
 from __future__ import annotations

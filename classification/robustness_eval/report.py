@@ -14,7 +14,7 @@ WORST_CASE = "worst case"
 
 
 def summarize(found: list[AttackResult]) -> dict[str, dict]:
-    """Return the results of each attack by its name. docs/formats.md lists the keys.
+    """Return the results of each attack by its name. docs/reference/formats.md lists the keys.
 
     The worst case at each radius follows the attacks. In the worst case, an image is right if the
     model classifies it correctly without an attack and under every attack with this radius.

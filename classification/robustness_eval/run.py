@@ -42,7 +42,7 @@ JOURNAL = "state.{}.jsonl"  # one file for each process
 
 @dataclass(frozen=True)
 class RobustnessSettings:
-    """Settings that determine the results of an evaluation. docs/formats.md explains the fields.
+    """Settings that determine the results of an evaluation; see docs/reference/formats.md.
 
     Sequences are lists, not tuples, so that they compare equal to parsed JSON.
     """
@@ -95,7 +95,7 @@ def evaluate(model: Classifier, output: str | Path, **settings: Any) -> dict:
         settings: options of the command by name, such as `dataset="digits"` and `eps=[0.5, 1]`.
 
     Returns:
-        The metrics in `result.json`; docs/formats.md describes them.
+        The metrics in `result.json`; docs/reference/formats.md describes them.
 
     Raises:
         UserError: an option is unknown or invalid, or as for the command.

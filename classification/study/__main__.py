@@ -5,7 +5,7 @@ python -m classification.study run configs/studies/cifar_protocols.yaml --set da
 python -m classification.study run configs/studies/table1.yaml --executor ray --address auto
 
 Finished runs are skipped and interrupted runs resume. Failed runs are retried after a pause, except
-after a user error (exit code 2). docs/studies.md describes the file format.
+after a user error (exit code 2). docs/guides/studies.md describes the file format.
 
 Exit codes: 0 success, 2 invalid input or failed runs, 75 interrupted and resumable.
 """

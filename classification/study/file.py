@@ -1,4 +1,4 @@
-"""Read study files (YAML) and list their runs. docs/studies.md describes the format."""
+"""Read study files (YAML) and list their runs. docs/guides/studies.md describes the format."""
 
 import re
 from collections.abc import Iterator, Mapping

@@ -52,14 +52,14 @@ RECIPES = {
     # 30 epochs.
     "paper": Recipe(3.0, 90, 512, 0.1, "step", 1e-4),
     # Optimizer and schedule of the `robustness` library for CIFAR-10. The learning rate drops every
-    # 50 epochs. docs/differences.md describes where attack and augmentation differ.
+    # 50 epochs. docs/results/differences.md describes where attack and augmentation differ.
     "cifar": Recipe(0.5, 150, 128, 0.1, "step", 5e-4),
     # Recipe for the embedded datasets. Training takes minutes on a CPU.
     "quick": Recipe(1.0, 5, 64, 0.03, "one-cycle", 5e-4, nesterov=True),
     # Recipe of Singh et al. 2023 (arXiv 2303.01870) for ConvNeXt-T and ViT-S: main.py and
     # run_train.sh of github.com/nmndeep/revisiting-at, commit d7166c0. The code does not scale the
     # learning rate, and does not state the number of GPUs, each with 80 images. 8 are assumed.
-    # docs/pretraining.md lists the parts that are not taken over.
+    # docs/guides/pretrain.md lists the parts that are not taken over.
     "singh2023": Recipe(
         4 / 255,
         300,

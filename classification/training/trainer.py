@@ -57,7 +57,7 @@ class Training:
         train: training images.
         recorded: all settings of the run, in plain JSON types. A run resumes only with equal
             settings.
-        metadata: metadata that is saved with the weights; see docs/formats.md.
+        metadata: metadata that is saved with the weights; see docs/reference/formats.md.
         folder: folder for checkpoint, metrics and curves. Only process 0 writes.
         data: description of the images, from `identity`.
         examine: function that gets this run after each epoch, and returns the numbers for the

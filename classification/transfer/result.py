@@ -68,7 +68,7 @@ def describe_source(weights: Checkpoint) -> dict:
 
 
 def summary(task: Task, trials: list[Trial]) -> dict:
-    """Compute the metrics for result.json; docs/formats.md describes them."""
+    """Compute the metrics for result.json; docs/reference/formats.md describes them."""
     rows = [_row(task, trial) for trial in trials]
     predictions = torch.stack([trial.predictions for trial in trials])
     low, high = metrics.interval(predictions, task.test.labels, task.settings.metric)

@@ -54,7 +54,7 @@ def transfer(model: Classifier, output: str | Path, **settings: Any) -> dict:
             `mode="full-network"`.
 
     Returns:
-        The metrics in `result.json`; docs/formats.md describes them.
+        The metrics in `result.json`; docs/reference/formats.md describes them.
 
     Raises:
         UserError: an option is unknown or invalid, or the classifier has no last layer.

@@ -153,7 +153,7 @@ class Task:
             )
 
     def metadata(self, trial: int) -> dict:
-        """Return the metadata to save with a trial's weights; docs/formats.md has the format."""
+        """Return the metadata to save with a trial's weights; see docs/reference/formats.md."""
         settings = self.settings
         # Training the full network adapts it to assumed statistics.
         assumed = settings.statistics.source == ASSUMED and settings.mode == "fixed-feature"

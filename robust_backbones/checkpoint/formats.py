@@ -19,7 +19,7 @@ from robust_backbones.checkpoint.key_names import to_torchvision
 from robust_backbones.checkpoint.wrappers import statistic_name, unwrap_network
 from robust_backbones.core.errors import UserError
 
-FORMAT = "robust_backbones.classifier"  # marks this project's files; see docs/formats.md
+FORMAT = "robust_backbones.classifier"  # marks this project's files; see docs/reference/formats.md
 FORMAT_VERSION = 1
 
 

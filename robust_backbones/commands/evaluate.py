@@ -65,7 +65,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help="write the table as task, metric, class, percent",
     )
-    add("--output", type=location, metavar="FILE", help="write a result file (docs/formats.md)")
+    add(
+        "--output",
+        type=location,
+        metavar="FILE",
+        help="write a result file (docs/reference/formats.md)",
+    )
     args = detector_options.parse(parser, argv)
     if args.opts and not args.dataset:
         parser.error("KEY VALUE pairs need --dataset")

@@ -1,4 +1,4 @@
-"""Write and compare result files. Each run writes one JSON file; see docs/formats.md."""
+"""Write and compare result files. Each run writes one JSON file; see docs/reference/formats.md."""
 
 import json
 import math

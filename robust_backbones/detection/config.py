@@ -78,6 +78,7 @@ def add_robust_config(cfg: CfgNode) -> None:
     # training/adversarial.py.
     cfg.SOLVER.ADVERSARIAL = CfgNode()
     cfg.SOLVER.ADVERSARIAL.METHOD = ""
+    # Norm of the perturbation, "linf" or "l2".
     cfg.SOLVER.ADVERSARIAL.CONSTRAINT = "linf"
     # Perturbation radius for pixels in [0, 1], such as 4/255. For l2, the norm is over the whole
     # resized image.
@@ -106,9 +107,9 @@ def add_robust_config(cfg: CfgNode) -> None:
     # Fraction of the training images, in [0, 1), to evaluate on in place of DATASETS.TEST. The run
     # trains on the others. All runs hold out the same images; see data/subset.py.
     cfg.DATASETS.HELD_OUT = 0.0
-    # The choice of SOLVER.BASE_LR by --choose-lr: the chosen rate, the rates of all candidates with
-    # their AP on held-out images in percent (None: diverged), their folders, and their
-    # DATASETS.HELD_OUT. A config file cannot set these keys.
+    # The choice of SOLVER.BASE_LR, set only by --choose-lr: the chosen rate, the rates of all
+    # candidates with their AP on held-out images in percent (None: diverged), their folders, and
+    # their DATASETS.HELD_OUT.
     cfg.SOLVER.CANDIDATES = CfgNode()
     cfg.SOLVER.CANDIDATES.CHOSEN = 0.0
     cfg.SOLVER.CANDIDATES.RATES = []

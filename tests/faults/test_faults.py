@@ -220,7 +220,7 @@ def test_notes_of_a_study_behind_a_torn_one_are_read(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_killed_at_random_moments_commands_end_as_if_they_had_not_been(tmp_path):
-    """Short form of tests.faults.kills. docs/reliability.md has the long form."""
+    """Short form of tests.faults.kills. docs/development/reliability.md has the long form."""
     quick = ["pretraining", "detector training", "conversion"]
     command = [sys.executable, "-m", "tests.faults.kills", "--kills", "2", "--subjects", *quick]
     own = {"TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

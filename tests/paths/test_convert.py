@@ -224,7 +224,7 @@ def test_the_proof_says_what_it_does_not_show(tmp_path, resnet18_file, capsys):
     convert.main([str(resnet18_file), str(tmp_path / "a.pth")])
     convert.main(["--inspect", str(resnet18_file)])
     assert capsys.readouterr().out.count(verify.NOT_SHOWN) == 2
-    assert verify.NOT_SHOWN in " ".join((ROOT / "docs/convert.md").read_text().split())
+    assert verify.NOT_SHOWN in " ".join((ROOT / "docs/guides/convert.md").read_text().split())
 
 
 @pytest.mark.parametrize("to", TARGET_SUFFIXES)

@@ -1,5 +1,7 @@
-"""Another Detectron2 project gets a robust backbone: the files of docs/detection.md, as they stand
-there, train and evaluate with Detectron2's own trainer."""
+"""Another Detectron2 project gets a robust backbone.
+
+The files of docs/guides/detectron2_project.md train and evaluate with Detectron2's own trainer.
+"""
 
 import importlib.util
 import json
@@ -54,7 +56,7 @@ SMALL = {
 def project(tmp_path_factory):
     """A folder with the three files of the document."""
     folder = tmp_path_factory.mktemp("project")
-    text = (ROOT / "docs/detection.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/guides/detectron2_project.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^`([\w.]+)`[^\n]*(?:\n[^\n`]+)*\n\n```\w+\n(.*?)```", text, re.M | re.S)
     assert [name for name, _ in blocks] == ["train.py", "cascade.yaml", "retinanet.yaml"]
     for name, contents in blocks:

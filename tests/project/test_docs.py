@@ -19,7 +19,7 @@ from tests.support.documents import ROOT, SHELL
 # Programs of others, and what is checked of their arguments.
 OTHERS = {"cd", "export", "make", "mkdir", "mv", "pip", "pytest", "sleep", "srun", "tar"}
 OTHERS |= {"exit", "ln", "scontrol", "set", "tensorboard", "test", "trap"}
-# A file of docs/detection.md itself, which tests/paths/test_foreign_project.py runs.
+# A file of docs/guides/detectron2_project.md, which tests/paths/test_foreign_project.py runs.
 ELSEWHERE = "python train.py"
 DETECTORS = ("train_net", "attack_net", "corrupt_net", "visualize")
 

@@ -108,14 +108,14 @@ def test_a_walk_through_the_documents(tmp_path, monkeypatch, capsys):
 
 
 def _predict() -> None:
-    """The detector of the walk, loaded as docs/detection.md does it."""
+    """The detector of the walk, loaded as docs/guides/detectron2_project.md does it."""
     from robust_backbones.detection.data import digit_scenes
 
     scene = next((digit_scenes.ensure() / "JPEGImages").iterdir())
     shutil.copy(scene, "photo.jpg")
     [block] = [
         block
-        for block in documents.blocks(ROOT / "docs/detection.md")
+        for block in documents.blocks(ROOT / "docs/guides/detectron2_project.md")
         if block.language == "python" and " load(" in block.text
     ]
     values = {}

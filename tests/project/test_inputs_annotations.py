@@ -1,4 +1,4 @@
-"""Kinds of annotations x commands, as docs/inputs.md lists them: every case is run."""
+"""Run every case of the table of annotations in docs/reference/input_files.md."""
 
 import contextlib
 import json
@@ -138,4 +138,4 @@ def test_the_table_of_the_document():
     if len(_found) < len(CASES):
         pytest.skip("not all cases were run in this process")
     rows = [["annotations", *COMMANDS], *([name, *cells] for name, cells in _found.items())]
-    check_table("docs/inputs.md", "annotations", rows)
+    check_table("docs/reference/input_files.md", "annotations", rows)

@@ -1,4 +1,4 @@
-"""Generate the table of checkpoints in docs/inputs.md by running every kind through the readers."""
+"""Run every case of the table of checkpoints in docs/reference/input_files.md."""
 
 import torch
 
@@ -64,4 +64,4 @@ def test_checkpoints_and_commands(tmp_path, resnet18_backbone):
             lambda p: made.checkpointer.load(str(p), []),
         )
         rows.append([kind.name, with_options(kind, path), *(outcome(c, path) for c in commands)])
-    check_table("docs/inputs.md", "checkpoints", rows)
+    check_table("docs/reference/input_files.md", "checkpoints", rows)

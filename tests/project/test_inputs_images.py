@@ -1,4 +1,4 @@
-"""The table of image files in docs/inputs.md: each kind is given to the readers of each command."""
+"""Run every case of the table of image files in docs/reference/input_files.md."""
 
 import re
 from collections.abc import Callable
@@ -110,7 +110,7 @@ def test_the_table_is_what_the_readers_do(rows):
     for name, cells in rows.items():
         merged.setdefault(tuple(cells), []).append(name)
     table = [[", ".join(names), *cells] for cells, names in merged.items()]
-    check_table("docs/inputs.md", "images", [["image file", *COLUMNS], *table])
+    check_table("docs/reference/input_files.md", "images", [["image file", *COLUMNS], *table])
 
 
 def test_all_readers_agree(rows):

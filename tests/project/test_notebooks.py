@@ -9,10 +9,10 @@ from nbclient import NotebookClient
 
 from tests.support.documents import ROOT
 
-FOLDER = ROOT / "docs/notebooks"
+FOLDER = ROOT / "docs/tutorials"
 # What a run must print: its last words that depend on everything before them.
 PROMISED = {
-    "does_a_robust_backbone_transfer_better_to_my_data": (
+    "does_it_transfer": (
         "300 images, 6 classes",
         "resnet18 eps 0 ",
         "resnet18 eps 0.25",
@@ -21,7 +21,7 @@ PROMISED = {
         "% interval",
         "-> no difference|-> better|-> worse|-> cannot tell",
     ),
-    "robust_backbone_in_your_detectron2_project": (
+    "detector_on_your_data": (
         "1200 training images, 10 classes",
         "no errors",
         "verified, largest relative difference",

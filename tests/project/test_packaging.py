@@ -79,7 +79,9 @@ def test_every_file_of_the_lock_is_hashed(locked):
 
 
 def test_the_table_of_dependencies_is_complete(declared):
-    rows = re.findall(r"^\| ([\w-]+) \|", (ROOT / "docs" / "dependencies.md").read_text(), re.M)
+    rows = re.findall(
+        r"^\| ([\w-]+) \|", (ROOT / "docs/development/dependencies.md").read_text(), re.M
+    )
     apart = {"imagecorruptions-imaug", "pillow-heif", "wheel"}  # pyproject.toml's group
     assert sorted(map(canonicalize_name, rows[1:])) == sorted({*declared, *apart})
 

@@ -32,7 +32,7 @@ class Kind:
     """A kind of checkpoint.
 
     Attributes:
-        name: cell of the table in docs/inputs.md.
+        name: cell of the table in docs/reference/input_files.md.
         write: writes the file of a ResNet-18's state dict.
         options: arguments of `read_checkpoint` that the file needs.
         refused: pattern of the error message; empty if the file is read.

@@ -200,5 +200,7 @@ def test_help_is_fast():
 
 def test_the_page_is_up_to_date(capsys):
     main(["table"])
-    text = (ROOT / "docs/model_zoo.md").read_text(encoding="utf-8")
-    assert text == capsys.readouterr().out, "run: robust-backbones zoo table > docs/model_zoo.md"
+    text = (ROOT / "docs/results/model_zoo.md").read_text(encoding="utf-8")
+    assert text == capsys.readouterr().out, (
+        "run: robust-backbones zoo table > docs/results/model_zoo.md"
+    )

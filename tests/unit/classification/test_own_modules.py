@@ -90,7 +90,7 @@ def test_cached_features_are_not_those_of_another_code():
 
 
 def test_the_example_of_the_documentation(tmp_path, monkeypatch, capsys):
-    page = Path(__file__).parents[3] / "docs/transfer.md"
+    page = Path(__file__).parents[3] / "docs/guides/transfer.md"
     (example,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     exec(example, {"MyNetwork": Net})

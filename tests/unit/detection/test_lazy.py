@@ -39,7 +39,7 @@ def mask_rcnn():
 
 
 def test_the_example_of_the_document_loads_the_backbone(mask_rcnn, resnet50, monkeypatch, tmp_path):
-    text = (ROOT / "docs/detection.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/guides/detectron2_project.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```python\n([^`]*use_weights[^`]*)```", text)
     monkeypatch.chdir(tmp_path)
     names = {}

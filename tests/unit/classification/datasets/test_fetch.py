@@ -20,7 +20,7 @@ from tests.support import ROOT
 from tests.support.miniature_tasks import use, write
 from tests.support.web import serve
 
-DOCS = ROOT / "docs" / "data.md"
+DOCS = ROOT / "docs/reference/datasets.md"
 
 
 @pytest.fixture
