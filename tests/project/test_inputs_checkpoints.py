@@ -51,7 +51,7 @@ def test_checkpoints_and_commands(tmp_path, resnet18_backbone):
             "checkpoint",
             "`convert`, `--inspect`",
             "`transfer`",
-            "`robustness_eval`",
+            "`robustness-eval`",
             "`MODEL.WEIGHTS`",
         ]
     ]
