@@ -1,33 +1,42 @@
+import re
+import runpy
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
-VERSION = {}
-exec(Path(__file__).with_name("robust_backbones").joinpath("__init__.py").read_text(), VERSION)
-
-# Detectron2 itself is not listed, because PyPI has no wheel of it. `robust-backbones
-# install-detectron2` installs it. These are its requirements and ours for detection.
-DETECTION = [
-    "pycocotools",
-    "hotcoco>=1.3,<2",  # fast COCO metrics with the numbers of pycocotools
-    "fvcore",
-    "iopath",
-    "yacs",
-    "omegaconf>=2.1",
-    "hydra-core>=1.1",
-    "cloudpickle",
-    "packaging",
-    "termcolor",
-    "setuptools<81",  # Detectron2 0.6 imports pkg_resources
-]
+ROOT = Path(__file__).parent
+PACKAGE = (ROOT / "robust_backbones/__init__.py").read_text(encoding="utf-8")
+VERSION = PACKAGE.partition('__version__ = "')[2].partition('"')[0]
+TABLE = runpy.run_path(str(ROOT / "robust_backbones/core/extras.py"))["EXTRAS"]
+EXTRAS = {extra: list(requirements) for extra, requirements in TABLE.items()}
+# CITATION.cff names the authors and, if it is set, the address of the repository.
+REPOSITORY = re.findall(
+    r"^repository-code: (\S+)", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.M
+)
 
 setup(
     name="robust-backbones",
-    version=VERSION["__version__"],
+    version=VERSION,
     description="Adversarially robust ImageNet backbones for Detectron2, and their transfer",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
+    license_files=["LICENSE"],
+    project_urls={"Source": REPOSITORY[0]} if REPOSITORY else {},
+    keywords="adversarial robustness, transfer learning, object detection, Detectron2, PyTorch",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.10",
     packages=[
         *find_packages(include=["robust_backbones*", "classification*"]),
@@ -64,23 +73,14 @@ setup(
         "jinja2",
     ],
     extras_require={
-        "detection": DETECTION,
-        # Also needed: pip install --no-deps imagecorruptions-imaug. It is not listed because it
-        # requires opencv-python, which overwrites files of opencv-python-headless.
-        "corruptions": ["numba"],
-        "attacks": ["pyautoattack"],  # robustness-eval --autoattack
-        "timm": ["timm>=1.0"],  # networks of timm: ConvNeXt, Swin, ViT and others
-        "drive": ["gdown>=6.5"],  # published weights on Google Drive
-        "dill": ["dill"],  # convert --allow-pickle for files of the robustness library
-        "ray": ["ray>=2.40"],  # study --executor ray
-        "shards": ["webdataset>=1.0"],  # training data as tar files
+        **EXTRAS,
         "docs": [
             "zensical>=0.0.73; python_version >= '3.11'",
             "mkdocstrings-python>=2",
             "nbconvert",
         ],  # make docs
         "dev": [
-            *DETECTION,
+            *sum(EXTRAS.values(), []),
             "pytest",
             "pytest-xdist",  # tests on several cores
             "mypy",
@@ -88,17 +88,10 @@ setup(
             "types-tabulate",
             "types-tqdm",
             "ruff",
-            "dill",
-            "gdown",
             "robustness",  # our attacks and files are tested against the paper's library
-            "timm",  # our networks and files are tested against it
-            "open_clip_torch",  # likewise, for image towers of CLIP
-            "webdataset",
-            "pyautoattack",
-            "numba",
-            "ray",
+            "open_clip_torch",  # image towers of CLIP are tested against it
             "selenium",  # tests of the report in a browser
-            "nbclient",  # tests of docs/notebooks
+            "nbclient",  # tests of docs/tutorials
             "ipykernel",
         ],
     },

@@ -15,6 +15,7 @@ import types
 import numpy as np
 
 from robust_backbones.core.errors import UserError, choose_from
+from robust_backbones.core.extras import install_command
 
 GROUPS = {
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
@@ -27,7 +28,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 PACKAGE = "imagecorruptions-imaug"
 # Install the package without its requirements. It requires opencv-python, which would overwrite
 # files of opencv-python-headless, a requirement of this project. The module cv2 is in both.
-INSTALL = f"pip install numba && pip install --no-deps {PACKAGE}"
+INSTALL = f"{install_command('corruptions')} && pip install --no-deps {PACKAGE}"
 SMALLEST = 32  # shortest side of an image that the package accepts, pixels
 # These kinds have an argument for the seed. Other kinds use NumPy's global generator.
 _SEED_ARGUMENT = ("impulse_noise", "glass_blur")
@@ -56,7 +57,7 @@ def _package() -> types.ModuleType:
 
 
 def _not_installed() -> UserError:
-    return UserError(f"Common corruptions need the package {PACKAGE}. Install it with: {INSTALL}")
+    return UserError(f"common corruptions: {PACKAGE} is not installed. Run: {INSTALL}")
 
 
 def corrupt(image: np.ndarray, kind: str, severity: int, seed: int) -> np.ndarray:

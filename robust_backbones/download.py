@@ -20,6 +20,8 @@ import huggingface_hub
 from huggingface_hub import constants
 from tqdm import tqdm
 
+from robust_backbones.core.extras import missing
+
 ATTEMPTS = 5  # consecutive failed attempts without new data, after which the download fails
 BACKOFF = 1.0  # seconds to wait before the second attempt; the wait doubles each time
 TIMEOUT = 30.0  # seconds without data after which an attempt fails
@@ -147,9 +149,7 @@ def from_drive(url: str, path: Path) -> None:
     try:
         import gdown  # optional
     except ImportError:
-        raise DownloadError(
-            'files on Google Drive need gdown. Install it: pip install "robust-backbones[drive]"'
-        ) from None
+        raise DownloadError(missing("gdown", "drive", "files on Google Drive")) from None
     if reason := _unreachable(url):
         raise DownloadError(reason)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from robust_backbones.archs import FAMILIES, TIMM, Arch, Family
 from robust_backbones.core.errors import UserError, choose_from
+from robust_backbones.core.extras import missing
 from robust_backbones.core.input_statistics import ZOO, InputStatistics
 from robust_backbones.meta_device import meta_device
 
@@ -25,7 +26,7 @@ def library() -> Any:
         UserError: timm is not installed.
     """
     if not installed():
-        raise UserError('timm is not installed. Install it: pip install "robust-backbones[timm]"')
+        raise UserError(missing("timm", "timm"))
     import timm
 
     from robust_backbones import timm_additions  # noqa: F401  registers our own networks

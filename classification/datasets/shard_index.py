@@ -23,6 +23,7 @@ import fsspec
 
 from classification.datasets.split_names import choose_splits
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.extras import missing
 from robust_backbones.core.files import atomic
 
 INDEX = "shards.json"
@@ -56,10 +57,7 @@ def webdataset() -> types.ModuleType:
     try:
         import webdataset  # optional: part of the extra "shards"
     except ImportError:
-        raise UserError(
-            'reading shards needs the package webdataset. Run: pip install "robust-backbones'
-            '[shards]"'
-        ) from None
+        raise UserError(missing("webdataset", "shards", "shards")) from None
     return webdataset
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from robust_backbones.attacks import eval_mode
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.extras import missing
 
 NORMS = {"l2": "L2", "linf": "Linf"}
 TARGETS = 9  # number of target classes for the targeted attacks in the standard version
@@ -29,10 +30,7 @@ def require_package() -> types.ModuleType:
     try:
         import pyautoattack  # optional package
     except ImportError:
-        raise UserError(
-            "--autoattack: the package pyautoattack is not installed. Run: "
-            'pip install "robust-backbones[attacks]"'
-        ) from None
+        raise UserError(missing("pyautoattack", "attacks", "--autoattack")) from None
     return pyautoattack
 
 

@@ -13,6 +13,7 @@ from classification.study.file import StudyRun, read_study
 from classification.study.options import Execution
 from classification.study.queue import Queue
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.extras import missing
 from robust_backbones.core.signals import EXIT_RESUMABLE, StopSignals
 
 
@@ -118,9 +119,7 @@ def _ray(execution: Execution) -> Executor:
     try:
         from classification.study.ray_executor import RayExecutor  # Ray is an optional package
     except ImportError:
-        raise UserError(
-            "--executor ray: Ray is not installed. Run: pip install 'robust-backbones[ray]'"
-        ) from None
+        raise UserError(missing("Ray", "ray", "--executor ray")) from None
     return RayExecutor(execution.address)
 
 

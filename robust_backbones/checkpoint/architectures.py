@@ -12,6 +12,7 @@ from torchvision.models import get_model, resnet
 from robust_backbones import timm_networks
 from robust_backbones.archs import ARCHS, TIMM, Arch, Family, ResNetArch, check_name
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.extras import install_command
 from robust_backbones.core.input_statistics import IMAGENET, InputStatistics
 from robust_backbones.meta_device import meta_device
 
@@ -129,7 +130,7 @@ def recognize(
             return found
         fix = f"If timm has it, pass --arch {TIMM}NAME. "
         if not timm_networks.installed():
-            fix = 'Networks of timm need: pip install "robust-backbones[timm]". '
+            fix = f"If timm has it, run: {install_command('timm')}. "
         raise UserError(
             f"{source}: the network is not supported. {description}. {fix}Supported of torchvision "
             f"are {', '.join(ARCHS)}."

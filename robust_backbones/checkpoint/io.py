@@ -30,6 +30,7 @@ from robust_backbones.checkpoint.clip import PROJECTION
 from robust_backbones.checkpoint.formats import Layout, unwrap
 from robust_backbones.checkpoint.wrappers import CONTRASTIVE, NOT_LINEAR, OUTSIDE
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.extras import install_command
 from robust_backbones.core.file_kinds import HEAD, foreign_kind
 from robust_backbones.core.files import atomic, sha256
 from robust_backbones.core.input_statistics import (
@@ -410,8 +411,7 @@ def _execute(path: Path, load: Callable[[], Any]) -> Any:
         if isinstance(error, ModuleNotFoundError):
             module = (error.name or text).partition(".")[0]
             fault = f"the file needs the module '{module}', which is missing"
-            extra = 'pip install "robust-backbones[dill]"'
-            fix = f"Install it: {extra}" if module == "dill" else "Install its package"
+            fix = f"Run: {install_command('dill')}" if module == "dill" else "Install its package"
         elif isinstance(error, AttributeError) and "Can't get attribute" in text:
             fault = f"the file needs a class or function of its training code ({text})"
         elif isinstance(error, NotImplementedError) and "WindowsPath" in text:

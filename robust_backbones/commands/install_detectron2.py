@@ -4,8 +4,8 @@ robust-backbones install-detectron2               # the Python files of release 
 robust-backbones install-detectron2 --official    # the newest official source, compiled
 
 The installed release is patched for current versions of PyTorch, NumPy, Pillow and Python, and
-contains the configs of the model zoo. An installed Detectron2 is not changed. Install PyTorch
-first. The command needs only Python and pip.
+contains the configs of the model zoo. An installed Detectron2 is not changed. The packages that
+detectors need are installed too, if they are missing. Install PyTorch first.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from pathlib import Path
 from robust_backbones.core.cli import Parser
 from robust_backbones.core.detectron2_patches import MISSING_EXTENSION, patched
 from robust_backbones.core.errors import UserError, user_errors
+from robust_backbones.core.extras import DETECTION
 
 DISTRIBUTION = "pb1-detectron2"
 VERSION = "0.6+patched"
@@ -34,7 +35,6 @@ ARCHIVE = (
     "--hash=sha256:5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29\n"
 )
 OFFICIAL = "git+https://github.com/facebookresearch/detectron2.git"
-BUILD_TOOLS = ["setuptools<81", "wheel"]  # the setup.py files of both sources need these
 # Newer versions of pip do not download the archive, because one of its extras contains a URL.
 PIP = "pip==26.0 --hash=sha256:98436feffb9e31bc9339cf369fd55d3331b1580b6a6f1173bacacddcf9c34754\n"
 # Folders of the archive, and where they are installed.
@@ -74,17 +74,20 @@ def main(argv: list[str] | None = None) -> int:
     """Install Detectron2. Return the exit status of pip."""
     args = parse(argv)
     with user_errors():
+        if importlib.util.find_spec("torch") is None:
+            raise UserError("PyTorch is not installed. Install torch and torchvision first.")
+        if importlib.util.find_spec("pip") is None:  # as in environments of uv
+            raise UserError(f"pip is not installed in {sys.prefix}. Run: uv pip install pip")
+        # The setup.py files of both sources need setuptools, which is in DETECTION, and wheel.
+        if status := _pip("install", "--quiet", *DETECTION, "wheel"):
+            return status
         installed = _installed()
         if not args.official and importlib.util.find_spec("detectron2"):
             if not installed or installed == VERSION or not args.replace:
-                print("Detectron2 is already installed. Nothing was changed.")
+                print("Detectron2 is already installed, and was not changed.")
                 if installed and installed != VERSION:
                     print("It has no patches. To replace it, add --replace.")
                 return 0
-        if importlib.util.find_spec("torch") is None:
-            raise UserError("PyTorch is not installed. Install torch and torchvision first.")
-    if status := _pip("install", "--quiet", *BUILD_TOOLS):
-        return status
     if not args.official:
         return _install_release()
     if installed and (status := _pip("uninstall", "--quiet", "--yes", DISTRIBUTION)):

@@ -101,7 +101,7 @@ def python_environment() -> dict[str, str]:
 
 @functools.cache
 def version() -> str:
-    """Return the version of the code. In a clone, append the commit: `0.1.0+1a2b3c4d5e6f`.
+    """Return the version of the code. In a clone, append the commit: `0.2.0+1a2b3c4d5e6f`.
 
     Also append `-dirty` if tracked files differ from the commit.
     """

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from robust_backbones.core.detectron2_patches import MISSING_EXTENSION, MODULES, patched
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.extras import missing
 
 # Packages of the extra `detection` that this package and Detectron2 import.
 _REQUIRED = ("pycocotools", "hotcoco", "fvcore", "iopath", "yacs", "omegaconf", "cloudpickle")
@@ -30,14 +31,9 @@ def bridge() -> None:
     """
     spec = importlib.util.find_spec("detectron2")
     if spec is None or spec.submodule_search_locations is None:
-        raise UserError(
-            "Detectron2 is not installed. Run: pip install 'robust-backbones[detection]' && "
-            "robust-backbones install-detectron2"
-        )
-    if missing := [name for name in _REQUIRED if importlib.util.find_spec(name) is None]:
-        raise UserError(
-            f"package {missing[0]} is not installed. Run: pip install 'robust-backbones[detection]'"
-        )
+        raise UserError(missing("Detectron2", "detection"))
+    if absent := [name for name in _REQUIRED if importlib.util.find_spec(name) is None]:
+        raise UserError(missing(absent[0], "detection"))
     _refuse_late_patches()
     if not any(isinstance(finder, _PatchFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _PatchFinder())

@@ -189,7 +189,7 @@ def test_without_the_package(weights, tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         run(weights, tmp_path, "--autoattack")
     assert stop.value.code == 2
-    assert 'pip install "robust-backbones[attacks]"' in capsys.readouterr().err
+    assert "Run: pip install pyautoattack" in capsys.readouterr().err
 
 
 def test_help_explains_every_option_and_comes_at_once():

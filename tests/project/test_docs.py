@@ -17,7 +17,20 @@ from tests.support import documents
 from tests.support.documents import ROOT, SHELL
 
 # Programs of others, and what is checked of their arguments.
-OTHERS = {"cd", "export", "make", "mkdir", "mv", "pip", "pytest", "sleep", "srun", "tar"}
+OTHERS = {
+    "cd",
+    "export",
+    "git",
+    "make",
+    "mkdir",
+    "mv",
+    "pip",
+    "pytest",
+    "sleep",
+    "srun",
+    "tar",
+    "uv",
+}
 OTHERS |= {"exit", "ln", "scontrol", "set", "tensorboard", "test", "trap"}
 # A file of docs/guides/detectron2_project.md, which tests/paths/test_foreign_project.py runs.
 ELSEWHERE = "python train.py"
@@ -146,7 +159,8 @@ FURTHER = {
         ("tools/train_net.py --config configs/digits_mask_rcnn_robust.yaml MODEL.NO 1", "MODEL.NO"),
         ("python benchmarks/probe.py --pictures 3", "--pictures"),
         ("make tea", "no such target"),
-        ("pip install 'robust-backbones[tea]'", "no extra tea"),
+        ("pip install '.[tea]'", "no extra tea"),
+        ("pip install 'robust-backbones[timm]'", "is on no index"),
         ("python -m pytest tests/test_tea.py", "there is no tests/test_tea.py"),
         ("python -m tea", "which program"),
         ("brew install tea", "which program"),

@@ -158,7 +158,7 @@ def check_code(code: str, keys) -> None:
         ("SOLVER.ADVERSARIAL.RADIUS 4", "no key SOLVER.ADVERSARIAL.RADIUS"),
         ("robust://resnet50_l2_eps4", "resnet50_l2_eps4"),
         ("make tea", "no such target"),
-        ('pip install "robust-backbones[tea]"', "no extra tea"),
+        ('pip install ".[tea]"', "no extra tea"),
     ],
 )
 def test_a_name_that_is_wrong_is_found(code, message, keys):

@@ -18,6 +18,7 @@ from pathlib import Path
 from unittest import mock
 
 from robust_backbones.__main__ import COMMANDS
+from robust_backbones.core.extras import EXTRAS
 from tests.support import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -222,10 +223,12 @@ def _make(words: list[str]) -> None:
 
 
 def _pip(words: list[str]) -> None:
-    text = (ROOT / "setup.py").read_text(encoding="utf-8")
-    for extra in re.findall(r"robust-backbones\[([\w,]+)\]", " ".join(words)):
+    """Extras are those of the clone; the project is on no index."""
+    text = " ".join(words)
+    assert "robust-backbones[" not in text, "robust-backbones is on no index"
+    for extra in re.findall(r"\.\[([\w,]+)\]", text):
         for name in extra.split(","):
-            assert re.search(rf'^        "{name}": ', text, re.M), f"setup.py: no extra {name}"
+            assert name in {*EXTRAS, "dev", "docs"}, f"setup.py: no extra {name}"
 
 
 def _pytest(words: list[str]) -> None:
@@ -239,4 +242,6 @@ def check_other(words) -> None:
     Raises:
         AssertionError: there is none of that name.
     """
-    {"make": _make, "pip": _pip, "pytest": _pytest}.get(words[0], lambda rest: None)(words[1:])
+    {"make": _make, "pip": _pip, "uv": _pip, "pytest": _pytest}.get(words[0], lambda rest: None)(
+        words[1:]
+    )

@@ -199,6 +199,6 @@ def test_errors_of_google_drive_are_shown_with_the_way_out(drive, empty_cache):
 def test_gdown_is_an_extra(monkeypatch, empty_cache):
     monkeypatch.setitem(sys.modules, "gdown", None)
     with pytest.raises(
-        UserError, match=r'need gdown. Install it: pip install "robust-backbones.dri'
+        UserError, match='files on Google Drive: gdown is not installed. Run: pip install "gdown>='
     ):
         weights.resolve(DRIVE.name)

@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 from robust_backbones.commands.check.steps import CheckSettings, Outcome
 from robust_backbones.commands.install_detectron2 import DISTRIBUTION, VERSION
 from robust_backbones.core import resources
+from robust_backbones.core.extras import install_command, pip_install
 from robust_backbones.core.files import cache_dir, locked
 
 PROJECT = "robust-backbones"
@@ -34,10 +35,10 @@ def versions(settings: CheckSettings) -> Outcome:
     found["system"] = f"{platform.system()} {platform.machine()}"
     text = ", ".join(f"{name} {version}" for name, version in found.items())
     if missing:
-        text = f"missing: {', '.join(missing)}. Run: pip install {' '.join(missing)}. Found: {text}"
+        text = f"missing: {', '.join(missing)}. Run: {pip_install(*missing)}. Found: {text}"
     forgotten = not detectron2 and not missing and _wants_detection()
     if forgotten:
-        text = f"missing: Detectron2. Run: robust-backbones install-detectron2. Found: {text}"
+        text = f"missing: Detectron2. Run: {install_command('detection')}. Found: {text}"
     return Outcome(text, facts=found, failed=bool(missing) or forgotten)
 
 
@@ -96,21 +97,20 @@ def packages(settings: CheckSettings) -> Outcome:
         stated = _requirements()
     except metadata.PackageNotFoundError:
         return Outcome(
-            "the project is not installed by pip, so its requirements are unknown. Run: "
-            "pip install -e '.[detection]'",
+            "the project is not installed by pip, so its requirements are unknown. Run in the "
+            "folder of the clone: pip install -e .",
             failed=True,
         )
-    faults = {extra: [f for r in own if (f := _fault(r))] for extra, own in stated.items()}
+    faults = {extra: {r: f for r in own if (f := _fault(r))} for extra, own in stated.items()}
     required, wrong = len(stated[""]), faults.pop("")
     if _detectron2():  # without it, only classification is installed
-        wrong += faults.pop("detection", [])
+        wrong |= faults.pop("detection", {})
     present = [extra for extra, absent in faults.items() if not absent]
-    absent = [f"{extra} ({', '.join(faults[extra])})" for extra in faults if faults[extra]]
-    facts = {"wrong": wrong, "extras": present, "absent_extras": absent}
+    absent = [f"{extra} ({', '.join(faults[extra].values())})" for extra in faults if faults[extra]]
+    facts = {"wrong": list(wrong.values()), "extras": present, "absent_extras": absent}
     if wrong:
-        extra = "[detection]" if _detectron2() else ""
-        fix = f"Run: pip install 'robust-backbones{extra}'"
-        return Outcome(f"{'; '.join(wrong)}. {fix}", facts=facts, failed=True)
+        fix = f"Run: {pip_install(*(f'{r.name}{r.specifier}' for r in wrong))}"
+        return Outcome(f"{'; '.join(wrong.values())}. {fix}", facts=facts, failed=True)
     text = f"{required} required packages; optional extras: {', '.join(present) or 'none'}"
     return Outcome(text + (f"; absent: {'; '.join(absent)}" if absent else ""), facts=facts)
 

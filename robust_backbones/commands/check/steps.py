@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.extras import install_command
 from robust_backbones.core.measurements import FAILED, OK, SKIPPED
 
-NO_DETECTRON2 = (
-    "needs Detectron2. Run: pip install 'robust-backbones[detection]', then "
-    "robust-backbones install-detectron2"
-)
+NO_DETECTRON2 = f"needs Detectron2. Run: {install_command('detection')}"
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,7 @@ def _attempt(step: Step, settings: CheckSettings, values: list) -> tuple[str, Ou
         return FAILED, Outcome(" ".join(str(error).split()))
     except ModuleNotFoundError as error:
         return FAILED, Outcome(
-            f"package {error.name} is not installed. Run: pip install 'robust-backbones[detection]'"
+            f"module {error.name} is not installed. Install what the step packages reports."
         )
     except Exception as error:  # an unexpected error is a finding of the check
         frame = traceback.extract_tb(error.__traceback__)[-1]

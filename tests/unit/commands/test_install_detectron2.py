@@ -87,9 +87,9 @@ def test_pip_installs_the_wheel(wheel, tmp_path):
 
 # Installed version of pb1-detectron2, options -> whether the release is installed, printed text
 RUNS = {
-    "another Detectron2": (None, [], False, "already installed. Nothing was changed."),
-    "another, --replace": (None, ["--replace"], False, "already installed. Nothing was changed."),
-    "current": ("0.6+patched", ["--replace"], False, "already installed. Nothing was changed."),
+    "another Detectron2": (None, [], False, "already installed, and was not changed."),
+    "another, --replace": (None, ["--replace"], False, "already installed, and was not changed."),
+    "current": ("0.6+patched", ["--replace"], False, "already installed, and was not changed."),
     "earlier": ("0.6", [], False, "It has no patches. To replace it, add --replace."),
     "earlier, --replace": ("0.6", ["--replace"], True, ""),
 }
@@ -114,3 +114,19 @@ def test_the_official_build_replaces_the_release(monkeypatch):
     monkeypatch.setattr(install_detectron2, "_pip", lambda *words: calls.append(words) or 0)
     assert install_detectron2.main(["--official"]) == 0
     assert [words[0] for words in calls] == ["install", "uninstall", "install"]
+    assert "fvcore" in calls[0]
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [("torch", "Install torch and torchvision first"), ("pip", "Run: uv pip install pip")],
+)
+def test_what_must_be_there_first(module, message, monkeypatch, capsys):
+    find = install_detectron2.importlib.util.find_spec
+    monkeypatch.setattr(
+        install_detectron2.importlib.util, "find_spec", lambda n: None if n == module else find(n)
+    )
+    monkeypatch.setattr(install_detectron2, "_pip", lambda *words: pytest.fail(str(words)))
+    with pytest.raises(SystemExit):
+        install_detectron2.main([])
+    assert message in capsys.readouterr().err

@@ -323,7 +323,7 @@ def test_settings_that_a_network_does_not_support(changes, message, tmp_path):
 def test_timm_is_an_extra(monkeypatch):
     monkeypatch.setattr(timm_networks, "installed", lambda: False)
     timm_backbone._probe.cache_clear()
-    with pytest.raises(UserError, match=r'pip install "robust-backbones\[timm\]"'):
+    with pytest.raises(UserError, match='Run: pip install "timm>=1.0"'):
         feature_maps("timm:convnext_atto")
 
 

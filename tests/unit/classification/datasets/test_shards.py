@@ -294,5 +294,5 @@ def test_single_images_cannot_be_read(folder):
 
 def test_without_webdataset_the_error_says_what_to_install(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "webdataset", None)
-    with pytest.raises(UserError, match=r'pip install "robust-backbones\[shards\]"'):
+    with pytest.raises(UserError, match='Run: pip install "webdataset>=1.0"'):
         opened(folder, "test")

@@ -8,7 +8,7 @@ from classification.study.execute import FAILED, FINISHED, LOST, Attempt
 from classification.study.file import read_study
 from tests.support.study_runs import allow, toy
 
-pytest.importorskip("ray", reason="Ray is not installed: pip install 'robust-backbones[ray]'")
+pytest.importorskip("ray", reason="Ray is not installed")
 from ray import exceptions
 
 from classification.study import ray_executor

@@ -45,7 +45,7 @@ def test_rows_are_skipped_with_the_reason(monkeypatch):
     monkeypatch.setattr(device_rows.importlib.util, "find_spec", lambda name: None)
     found = list(device_rows.measure("cpu", ("detector_step", "parity"), 1.0))
     assert [record.state for record in found] == ["skipped", "skipped"]
-    assert "Run: pip install 'robust-backbones[detection]'" in found[0].text
+    assert "Run: robust-backbones install-detectron2" in found[0].text
     assert found[1].text == "--budget 1 is spent"
 
 

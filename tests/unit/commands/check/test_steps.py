@@ -52,7 +52,7 @@ def table(*names, **needs):
             table("user", "two", "one", two=("user",)),
             [("FAILED", "no disk. Buy one."), ("skipped", "needs the step user"), ("ok", "one")],
         ),
-        (table("module"), [("FAILED", "package x is not installed. Run: pip install 'robust-bac")]),
+        (table("module"), [("FAILED", "module x is not installed. Install what the step")]),
         (table("bug"), [("FAILED", "TypeError: a b (test_steps.py, line")]),
         (table("skipped", "two", two=("skipped",)), [("skipped", "no folder"), ("skipped", "nee")]),
     ],
@@ -69,7 +69,7 @@ def test_steps_of_detectors_are_skipped_without_detectron2(monkeypatch):
     rows = (Step("one", "made_up:one", detectron2=True), *table("two", two=("one",)))
     found = list(execute(rows, SETTINGS))
     assert [record.state for record in found] == ["skipped", "skipped"]
-    assert found[0].text.startswith("needs Detectron2. Run: pip install")
+    assert found[0].text.startswith("needs Detectron2. Run: robust-backbones install-detectron2")
 
 
 def test_a_missing_module_fails_its_steps_only(monkeypatch):

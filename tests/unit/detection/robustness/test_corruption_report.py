@@ -121,10 +121,7 @@ def test_an_absent_package_is_told_of_before_any_work(monkeypatch, capsys, tmp_p
         corrupt.main(["--config", "digits_mask_rcnn_robust.yaml"])
     assert stop.value.code == 2
     error = capsys.readouterr().err
-    assert (
-        "Install it with: pip install numba && pip install --no-deps imagecorruptions-imaug"
-        in error
-    )
+    assert "Run: pip install numba && pip install --no-deps imagecorruptions-imaug" in error
 
 
 def test_another_package_of_that_name_is_not_taken(monkeypatch):
