@@ -91,6 +91,7 @@ FOREIGN_OPTIONS = {
     "--shm-size",
     "--ipc",
     "--subset",
+    "--no-deps",
     "--require-hashes",
     "--disable-pip",
 }
