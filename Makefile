@@ -71,7 +71,7 @@ lint: $(READY) ## check style, types and wording
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m tests.support.words robust_backbones classification tools
+	$(BIN)/python -m tests.support.words
 
 format: $(READY) ## format the code
 	$(BIN)/ruff check --fix .

@@ -1,19 +1,23 @@
 """The words of code and documents: a lint for phrases to avoid, and a random sample to read.
 
-python -m tests.support.words robust_backbones classification      # print every hit
+python -m tests.support.words                     # print every hit in the project
+python -m tests.support.words docs/guides         # print the hits in these files and folders
 python -m tests.support.words --sample 200 --seed 1 robust_backbones classification tools
 """
 
 import argparse
 import ast
 import io
+import json
 import random
 import re
 import sys
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.support import ROOT
 
 # Phrase (a regular expression, whole words, case ignored) -> what to write instead. Words with a
 # standard meaning in the field, such as sort, rate and radius, are no phrases.
@@ -25,11 +29,13 @@ PHRASES = {
     r"(is|are|be|was|were) (?-i:none)": "is invalid, does not exist",
     r"that is no|which is no|it is no|this is no": "is not a ...",
     r"(is|are) no (number|name|text|list|folder|file|image|path|dataset|COCO|VOC)": "is not a ...",
-    r"(lies|lie|lay) (in|at|beside|there|here|on|under|outside|inside|elsewhere)": "is in",
+    r"(lies|lie|lay) (in|at|beside|there|here|on|under|outside|inside|elsewhere)(?! [\[(])": (
+        "is in"
+    ),
     r"beside": "next to, compared with",
     r"the very": "the same",
     r"mend(s|ed|ing)?": "fix",
-    r"so many": "N ..., at most N ...",
+    r"so many(?! \w+ that)": "N ..., at most N ...",
     r"left out": "excluded, skipped",
     r"what (it|they|he|one|we|you) (has|have|had|is|are|was|were|does|do|needs|need|finds|takes)": (
         "name the thing"
@@ -38,9 +44,9 @@ PHRASES = {
     r"whoever|whatever|whichever": "name the thing",
     r"(is|are|was|were) to be": "must be, or an imperative",
     r"that of|those of": "a compound noun or a verb",
-    r"(is|are|was|were) of (a|an|the|one|its|their|other)": "a verb or a compound noun",
+    r"(is|are|was|were) of (a|an|the|one|its|their|other)(?! same)": "a verb or a compound noun",
     r"as (it|they) (stands?|lies?)": "unchanged",
-    r"stands? (in|there|here|at|beside|first|last|for itself)": "is in, is printed in",
+    r"stands? (in(?! for)|there|here|at|beside|first|last|for itself)": "is in, is printed in",
     r"it says|says so|says it|says what|say what|saying what": "reports, states",
     r"knows? nothing|knows? of|nobody knows": "state the fact",
     r"such a thing|no such thing": "name the thing",
@@ -55,7 +61,7 @@ PHRASES = {
     r"a sign of life|signs of life": "progress update",
     r"honest(ly|y)?": "unbiased, cross-fitted",
     r"luck(y)?": "selection bias, chance",
-    r"exhibits?": "table, figure",
+    r"(an|the|this|each|every|all|these|paper's|no|one) exhibits?": "table, figure",
     r"(a|the|one|no) judge|judges": "evaluation classifier",
     r"opinion": "prediction",
     r"hopeless": "below the pruning margin",
@@ -63,8 +69,8 @@ PHRASES = {
     r"aforesaid|aforementioned": "name the thing",
     r"of (its|their|our|your) own making|of another making": "not written by us",
     r"in vain": "without success",
-    r"for good|once and for all": "permanently",
-    r"as a rule": "usually",
+    r"for good(?! \w)|once and for all": "permanently",
+    r"as a rule(?! of)": "usually",
     r"by and by|little by little": "gradually",
     r"all the same": "anyway, also",
     r"none but|nothing but": "only",
@@ -76,7 +82,7 @@ SPELLINGS = {
         "-ize"
     ),
     r"(\w*)(col|neighb|behavi|fav|flav|hon|hum|lab)our(s|ed|ing|ite|able|less|ful)?": "-or",
-    r"analys(e|ed|es|ing)": "analyze",
+    r"analys(e|ed|ing)": "analyze",  # "analyses" is also the plural of "analysis"
     r"(\w*)(label|model|cancel|travel|signal|tunnel|channel)l(ed|ing|er)": "single l",
     r"grey(s|scale|ish)?": "gray",
     r"centre(s|d)?": "center",
@@ -89,6 +95,8 @@ SPELLINGS = {
     r"metres?|litres?|theatres?": "-er",
     r"defence|offence|pretence": "-se",
 }
+# Everything that users and developers read.
+PATHS = ("robust_backbones", "classification", "tools", "configs", "CONTRIBUTING.md")
 PHRASE = {
     re.compile(rf"(?<![\w-])(?:{p})(?![\w-])" if p[-1] != " " else p, re.I): w
     for p, w in PHRASES.items()
@@ -98,7 +106,7 @@ SPELLING = {re.compile(rf"(?<![a-z])(?:{p})(?![a-z])", re.I): w for p, w in SPEL
 
 @dataclass(frozen=True)
 class Text:
-    """A piece of text of a file: `kind` is comment, docstring, message or identifier."""
+    """A text of a file. Its kind is comment, docstring, message, identifier or document."""
 
     file: str
     line: int
@@ -110,17 +118,38 @@ class Text:
 
 
 def texts(path: Path) -> Iterator[Text]:
-    """All texts of a Python file, a YAML file (its comments) or a document (its lines)."""
+    """Texts of a Python file, comments of a YAML file, or paragraphs of a document or notebook.
+
+    Inline code in documents is skipped, because it may quote old names, such as `--normalisation`.
+    """
     source = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         yield from _python(str(path), source)
     elif path.suffix in (".yaml", ".toml", ".in"):
-        for number, line in enumerate(source.splitlines(), 1):
-            if "#" in line:
-                yield Text(str(path), number, "comment", line.split("#", 1)[1].strip())
+        lines = ((n, line.split("#", 1)[1]) for n, line in _numbered(source) if "#" in line)
+        yield from _blocks(str(path), "comment", lines)
     else:
-        for number, line in enumerate(source.splitlines(), 1):
-            yield Text(str(path), number, "document", line)
+        if path.suffix == ".ipynb":
+            cells = json.loads(source)["cells"]
+            prose = ["".join(c["source"]) for c in cells if c["cell_type"] == "markdown"]
+            source = "\n\n".join(prose)
+        lines = ((n, re.sub(r"`[^`]+`", "``", line)) for n, line in _numbered(source))
+        yield from _blocks(str(path), "document", lines)
+
+
+def _numbered(source: str) -> Iterator[tuple[int, str]]:
+    return enumerate(source.splitlines(), 1)
+
+
+def _blocks(file: str, kind: str, lines: Iterable[tuple[int, str]]) -> Iterator[Text]:
+    """Join consecutive lines to one text. An empty line ends it."""
+    block: list[tuple[int, str]] = []
+    for number, line in (*lines, (sys.maxsize, "")):
+        if block and (number != block[-1][0] + 1 or not line.strip()):
+            yield Text(file, block[0][0], kind, " ".join(text for _, text in block))
+            block = []
+        if text := line.strip():
+            block.append((number, text))
 
 
 def _python(file: str, source: str) -> Iterator[Text]:
@@ -148,18 +177,13 @@ def _python(file: str, source: str) -> Iterator[Text]:
             continue
         if id(node) not in docstrings and id(node) not in inside and " " in text.strip():
             yield Text(file, node.lineno, "message", " ".join(text.split()))
-    block: list[tuple[int, str]] = []
+    comments = []
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
-            if block and token.start[0] != block[-1][0] + 1:
-                yield Text(file, block[0][0], "comment", " ".join(text for _, text in block))
-                block = []
-            if text := token.string.lstrip("#! ").strip():
-                block.append((token.start[0], text))
+            comments.append((token.start[0], token.string.lstrip("#! ")))
         elif token.type == tokenize.NAME:
             yield Text(file, token.start[0], "identifier", token.string)
-    if block:
-        yield Text(file, block[0][0], "comment", " ".join(text for _, text in block))
+    yield from _blocks(file, "comment", comments)
 
 
 def hits(path: Path) -> Iterator[str]:
@@ -181,7 +205,7 @@ def hits(path: Path) -> Iterator[str]:
 
 def files(paths: list[Path]) -> list[Path]:
     """The texts among `paths`: files as given, and those below folders."""
-    kinds = (".py", ".yaml", ".md")
+    kinds = (".py", ".yaml", ".md", ".ipynb")
     found = []
     for path in paths:
         below = sorted(p for p in path.rglob("*") if p.suffix in kinds) if path.is_dir() else [path]
@@ -193,7 +217,8 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("paths", nargs="+", type=Path)
+    everything = [ROOT / name for name in PATHS]
+    parser.add_argument("paths", nargs="*", type=Path, default=everything)
     parser.add_argument("--sample", type=int, metavar="N", help="print N random texts instead")
     parser.add_argument("--seed", type=int, default=0, help="seed for the sample (default: 0)")
     args = parser.parse_args(argv)
