@@ -74,6 +74,16 @@ def test_the_lock_has_every_requirement_in_a_version_that_setup_py_allows(declar
             assert requirement.specifier.contains(re.match(r"\S+==(\S+)", entry)[1]), entry
 
 
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [("CITATION.cff", f"version: {__version__}"), ("CHANGELOG.md", f"## {__version__} - ")],
+)
+def test_the_version_is_the_same_everywhere(file, line):
+    text = (ROOT / file).read_text(encoding="utf-8")
+    first = re.search(r"^(version: |## \d).*", text, re.M)
+    assert first and first[0].startswith(line)
+
+
 def test_every_file_of_the_lock_is_hashed(locked):
     assert all("--hash=sha256:" in entry for entries in locked.values() for entry in entries)
 
