@@ -34,8 +34,8 @@ WALK = [
     (README, "python tools/convert.py my_checkpoint.pth weights/mine.pth", [], "weights/mine.pth"),
     (README, "python tools/convert.py my_checkpoint.pth mine.pt", [], "mine.pt"),
     (
-        DOCS + "convert.md",
-        "python tools/convert.py my_checkpoint.pth mine.safetensors",
+        DOCS + "guides/convert.md",
+        "robust-backbones convert my_checkpoint.pth mine.safetensors",
         [],
         "mine.safetensors",
     ),
@@ -59,14 +59,14 @@ WALK = [
         "output/digits_mask_rcnn_robust/attack_linf/result.json",
     ),
     (
-        DOCS + "report.md",
-        "python -m classification.report output/transfer output/digits",
+        DOCS + "guides/report.md",
+        "robust-backbones report output/transfer",
         [],
         "output/report/index.html",
     ),
     (README, "python -m classification.study plan configs/studies/table1.yaml", [], ""),
-    (DOCS + "REPRODUCE.md", "python benchmarks/study_cost.py", [], ""),
-    (DOCS + "weights.md", "robust-backbones zoo list --arch resnet50", [], ""),
+    (DOCS + "tutorials/reproduce.md", "python benchmarks/study_cost.py", [], ""),
+    (DOCS + "guides/weights.md", "robust-backbones zoo list --arch resnet50", [], ""),
 ]
 
 
