@@ -45,11 +45,12 @@ setup(
     package_dir={"robust_backbones.configs": "configs"},
     entry_points={"console_scripts": ["robust-backbones = robust_backbones.__main__:main"]},
     package_data={
-        "robust_backbones": ["zoo.csv", "zoo_sources.csv", "py.typed"],
+        "robust_backbones": ["zoo.csv", "zoo_sources.csv", "py.typed", "__init__.pyi"],
         "robust_backbones.commands": ["demo.html.jinja"],
         "robust_backbones.configs": ["*.yaml", "base/*.yaml", "studies/*.yaml"],
+        "robust_backbones.detection": ["__init__.pyi"],
         "robust_backbones.detection.inspect": ["gallery.html.jinja"],
-        "classification": ["py.typed"],
+        "classification": ["py.typed", "__init__.pyi"],
         "classification.report": ["published.yaml", "report.html.jinja", "report.css", "report.js"],
     },
     install_requires=[
@@ -60,6 +61,7 @@ setup(
         "opencv-python-headless",  # decodes and resizes images
         "huggingface_hub>=0.26",  # published weights
         "filelock>=3.12",
+        "lazy_loader>=0.4",  # imports public names at their first use
         "fsspec",  # studies and shards on object storage
         "safetensors>=0.4",
         "matplotlib",

@@ -60,7 +60,7 @@ def torchvision_batches(folder: Path, split: str):
 def our_batches(folder: Path, split: str, decode: str):
     source = dataclasses.replace(open_split("folder", split, folder, image_size=224), decode=decode)
     if split == "test":
-        return loader.test_batches(source, BATCH)
+        return loader.load_batches(source, BATCH)
     return loader.train_batches(source, BATCH, augmentation="imagenet_plain", seed=0, epoch=0)
 
 

@@ -45,7 +45,7 @@ def images(data, split: str, limit: int | None) -> tuple[torch.Tensor, torch.Ten
     """Images `(N, 3, 32, 32)` in [0, 1] and labels `(N,)`."""
     name = "folder" if data else "digits"
     source = open_split(name, split, data, image_size=32, limit=limit, held_out=HELD_OUT)
-    x, y = zip(*loader.test_batches(source, 100), strict=True)
+    x, y = zip(*loader.load_batches(source, 100), strict=True)
     return torch.cat(x), torch.cat(y)
 
 

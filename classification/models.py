@@ -5,7 +5,6 @@ The first layer normalizes the images, so `eps` is in pixel values.
 
 import copy
 import hashlib
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robust_backbones import sources, weights
 from robust_backbones.archs import OWN
 from robust_backbones.checkpoint.architectures import (
     BATCH_COUNTER,
@@ -23,15 +21,15 @@ from robust_backbones.checkpoint.architectures import (
     with_module_versions,
 )
 from robust_backbones.checkpoint.formats import FORMAT, FORMAT_VERSION
-from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint, save_file
+from robust_backbones.checkpoint.io import Checkpoint, save_file
+from robust_backbones.checkpoint.read import read_weights
 from robust_backbones.core.errors import UserError, choose_from
 from robust_backbones.core.input_statistics import (
-    ASSUMED,
     GIVEN,
     IMAGENET,
     Channels,
     InputStatistics,
-    assumption,
+    warn_if_assumed,
 )
 
 
@@ -69,7 +67,8 @@ class Classifier(nn.Module):
         last: name of the network's last layer, whose input are the features; None: unknown. Then
             the classifier can be attacked and evaluated only.
         statistics: input statistics.
-        arch: architecture, as for `build_network`, or `own:` and a class of the user.
+        arch: architecture, such as `resnet50` or `timm:convnext_base`, or `own:` and a class of the
+            user.
 
     Raises:
         UserError: `last` is not the name of a linear layer of the network.
@@ -97,7 +96,7 @@ class Classifier(nn.Module):
         """Build a classifier with random weights.
 
         Args:
-            arch: architecture, as for `build_network`.
+            arch: architecture, such as `resnet50` or `timm:convnext_base`.
             classes: number of classes.
             statistics: input statistics.
             drop_path: probability of skipping the last residual block in training.
@@ -117,7 +116,8 @@ class Classifier(nn.Module):
 
         Args:
             module: network that maps normalized images `(N, 3, H, W)` to logits `(N, classes)`.
-            mean, std: input statistics of the module, for RGB images in [0, 1].
+            mean: mean of the RGB channels that the module expects, for images in [0, 1].
+            std: their standard deviation.
             features: name of the module's last linear layer, whose input are the features; None:
                 attacks and evaluation only.
 
@@ -225,29 +225,28 @@ def described(model: Classifier) -> Pretrained:
 
 
 def load_classifier(source: str | Path, statistics: InputStatistics | None = None) -> Classifier:
-    """Build a classifier in eval mode from any checkpoint that `read_checkpoint` supports.
+    """Load a classifier in eval mode from a published name, a path or a URL.
 
-    If neither the file nor `statistics` states the mean and std, ImageNet's are assumed, with a
+    If neither the source nor `statistics` states the mean and std, ImageNet's are assumed, with a
     warning.
 
     Args:
-        source: path, name of a published model (such as `resnet50_l2_eps3`) or URL; see
-            `robust_backbones.weights.resolve`.
-        statistics: input statistics, if the file does not contain them.
+        source: name such as `robust://resnet50_l2_eps3`, path or URL, as for
+            `robust_backbones.fetch_weights`. Files of torchvision, timm, RobustBench, the
+            robustness library and others are recognized.
+        statistics: input statistics, if the source does not state them.
 
     Raises:
         UserError: the file could not be fetched or read, it states other statistics, its
             architecture is unknown, or it has no last layer.
     """
-    found = read_weights(str(source), weights.resolve(source), statistics)
-    if found.statistics.source == ASSUMED:
-        fix = "Pass statistics=InputStatistics(mean, std)."
-        warnings.warn(assumption(found.statistics, source, fix), stacklevel=2)
+    found = read_weights(source, statistics=statistics)
+    warn_if_assumed(found.statistics, source)
     return complete_classifier(found, source)
 
 
-def read_weights(name: str, path: Path, given: InputStatistics | None = None) -> Checkpoint:
-    """Read a checkpoint, with input statistics from the user or from the published model.
+def load_pretrained(name: str, path: Path, given: InputStatistics | None = None) -> Pretrained:
+    """Read a complete classifier, and keep what is known about it.
 
     Args:
         name: path, URL or name of a published model, as the user gave it.
@@ -256,23 +255,9 @@ def read_weights(name: str, path: Path, given: InputStatistics | None = None) ->
             file's.
 
     Raises:
-        UserError: the file cannot be read, or it states other statistics.
-    """
-    stated = sources.stated(name, path)
-    found = read_checkpoint(path, stated.arch, statistics=given or stated.statistics)
-    return replace(found, metadata=stated.facts | found.metadata)
-
-
-def load_pretrained(name: str, path: Path, given: InputStatistics | None = None) -> Pretrained:
-    """Read a complete classifier, and keep what is known about it.
-
-    Args:
-        name, path, given: as for `read_weights`.
-
-    Raises:
         UserError: as for `read_weights`, or the checkpoint has no last layer.
     """
-    found = read_weights(name, path, given)
+    found = read_weights(name, path=path, statistics=given)
     return Pretrained(complete_classifier(found, name), replace(found, tensors={}), name)
 
 

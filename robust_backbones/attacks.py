@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from robust_backbones.core.eps import check_eps, default_step
 from robust_backbones.core.errors import UserError
 
 # Losses below this value round to 0 in float32, so the length of their gradient is unknown.
@@ -119,7 +120,7 @@ def pgd(
     constraint: str,
     eps: float,
     steps: int,
-    step_size: float,
+    step_size: float | None = None,
     random_start: bool = False,
     restarts: int = 1,
     targeted: bool = False,
@@ -141,7 +142,7 @@ def pgd(
         eps: radius of the ball for pixels in [0, 1], in the L2 norm over a whole image or the
             L-infinity norm. The result is `x` if eps is 0.
         steps: number of gradient steps, at least 1.
-        step_size: length of one step, in the unit of `eps`.
+        step_size: length of one step, in the unit of `eps`; None: 2.5 * eps / steps.
         random_start: whether to start at a random point of the ball instead of at `x`.
         restarts: number of times that the attack runs, at least 1. Values above 1 need
             `random_start`. The best result of each image is returned.
@@ -166,6 +167,7 @@ def pgd(
     if eps == 0:
         return x
     ball = CONSTRAINTS[constraint]
+    step_size = default_step(eps, steps) if step_size is None else step_size
     move = partial(ball.move, center=x, eps=eps, step_size=step_size)
     climb = partial(_climb, model, y, steps, move, -1 if targeted else 1, use_best, restarts > 1)
     best, best_score = x, x.new_full((len(x),), -math.inf)
@@ -222,7 +224,7 @@ def fgsm(
     )
 
 
-def check_parameters(constraint: str, eps: float, steps: int, step_size: float) -> None:
+def check_parameters(constraint: str, eps: float, steps: int, step_size: float | None) -> None:
     """Reject parameters that are invalid for every attack. For the arguments, see `pgd`.
 
     Raises:
@@ -233,8 +235,9 @@ def check_parameters(constraint: str, eps: float, steps: int, step_size: float) 
             f"constraint '{constraint}' is unknown; choose from {', '.join(CONSTRAINTS)}."
         )
     for name, length in {"eps": eps, "step_size": step_size}.items():
-        if not 0 <= length < math.inf:
+        if length is not None and not 0 <= length < math.inf:
             raise UserError(f"{name} is {length}; it must be a finite number of at least 0.")
+    check_eps("eps", constraint, eps)
     if steps < 1:
         raise UserError(f"steps is {steps}; it must be at least 1.")
 
@@ -244,7 +247,7 @@ def check(
     constraint: str,
     eps: float,
     steps: int,
-    step_size: float,
+    step_size: float | None,
     random_start: bool = False,
     restarts: int = 1,
     generator: torch.Generator | None = None,

@@ -1,7 +1,7 @@
 """Resolve a model name, path or URL to a verified local file.
 
-`resolve` searches the cache, then the mirror folder `$ROBUST_BACKBONES_MIRROR`, then the network.
-Downloads from the Hugging Face Hub are stored in the Hub's own cache. Other downloads are
+`fetch_weights` searches the cache, then the mirror folder `$ROBUST_BACKBONES_MIRROR`, then the
+network. Downloads from the Hugging Face Hub are stored in the Hub's own cache. Other downloads are
 stored in `cache_dir()/weights`.
 
 Every file must match its published digest. A file without a published digest must match the digest
@@ -77,7 +77,7 @@ class _Record:
     mirror: bool
 
 
-def resolve(source: str | Path) -> Path:
+def fetch_weights(source: str | Path) -> Path:
     """Return the path of a local file for `source`.
 
     Remote files are downloaded if necessary, and their digests are checked.
@@ -166,7 +166,7 @@ def _parse(text: str) -> _Remote | Path:
             f"torchvision://, hf://, https://.{_of_library(text)}"
         )
     try:
-        model = zoo.find(text)
+        model = zoo.find_model(text)
     except UserError as error:
         path = Path(expand(text))
         if path.is_file():
@@ -205,7 +205,7 @@ def _parse_library(text: str) -> _Remote:
     return replace(_parse_url(found.url), published=found.digest or None)
 
 
-def _published(model: zoo.Model) -> _Remote:
+def _published(model: zoo.PublishedModel) -> _Remote:
     model.require_usable()
     place = _hub_place(model.place) if model.place.startswith("hf://") else None
     # For manual downloads, print the publisher's URL: the mirror in HF_ENDPOINT may have failed.

@@ -38,7 +38,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Model:
+class PublishedModel:
     """A published ImageNet classifier.
 
     Attributes:
@@ -128,7 +128,7 @@ def _read(file: str) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
-def _model(row: dict[str, str]) -> Model:
+def _model(row: dict[str, str]) -> PublishedModel:
     fields: dict[str, Any] = {key: value or None for key, value in row.items()}
     for key in ("accuracy", "robust_accuracy", "corruption_accuracy", "size_mb"):
         fields[key] = float(row[key]) if row[key] else None
@@ -141,7 +141,7 @@ def _model(row: dict[str, str]) -> Model:
         eps /= 255  # names contain 255 * eps
     fields |= {"arch": row["arch"], "source": source, "constraint": constraint, "eps": eps}
     fields["statistics"] = PRESETS[row["statistics"]].of(ZOO)
-    return Model(place=source.files + (fields.pop("file") or ""), **fields)
+    return PublishedModel(place=source.files + (fields.pop("file") or ""), **fields)
 
 
 SOURCES = {row["key"]: Source(**row) for row in _read("zoo_sources.csv")}
@@ -168,7 +168,7 @@ _PLACES = {_without_revision(m.place): m for m in MODELS.values() if m.place}
 _PLACES |= {place.rsplit("/", 1)[0]: m for place, m in _PLACES.items() if "/open_clip_" in place}
 
 
-def find(name: str) -> Model:
+def find_model(name: str) -> PublishedModel:
     """Find a published model by name, with or without `robust://`.
 
     `eps4.0` and `eps4` are equivalent. The name may also be the name of a file of the paper,
@@ -188,24 +188,24 @@ def find(name: str) -> Model:
     raise UserError(f"no published model is named '{plain}'. {names}")
 
 
-def known(source: str) -> Model | None:
+def known(source: str) -> PublishedModel | None:
     """Return the published model with this name, `hf://` path or URL, or None for other sources."""
     bare = _without_revision(source)
     if (model := _PLACES.get(bare)) and source in (bare, model.place):
         return model
     try:
-        return find(source)
+        return find_model(source)
     except UserError:
         return None
 
 
-def find_backbone(name: str) -> Model:
+def find_backbone(name: str) -> PublishedModel:
     """Find a published model whose network can be the backbone of a detector.
 
     Raises:
         UserError: the name is unknown, or the network cannot be a backbone.
     """
-    model = find(name)
+    model = find_model(name)
     model.require_usable()
     if not model.has_backbone:
         raise UserError(
@@ -215,14 +215,15 @@ def find_backbone(name: str) -> Model:
     return model
 
 
-def select(
+def list_models(
     arch: str | None = None, constraint: str | None = None, backbone: bool = False
-) -> list[Model]:
-    """Return the published models with these properties.
+) -> list[PublishedModel]:
+    """List the published models with these properties.
 
     Args:
-        arch: architecture, or else the beginning of names, such as `convnext`; None: all.
-        constraint: norm of the training perturbations; None: all.
+        arch: architecture such as `resnet50`, or else the beginning of names, such as `convnext`;
+            None: all.
+        constraint: norm of the training perturbations, `"l2"` or `"linf"`; None: all.
         backbone: whether the network must be usable as the backbone of a detector.
 
     Raises:
@@ -234,7 +235,7 @@ def select(
         models = exact or [m for m in models if m.name.startswith(arch.removeprefix("timm:"))]
         if not models:
             archs = dict.fromkeys(m.arch for m in MODELS.values() if m.arch)
-            raise UserError(f"--arch {arch}: unknown architecture. {choose_from(arch, archs)}")
+            raise UserError(f"architecture '{arch}' is unknown. {choose_from(arch, archs)}")
     return [
         m for m in models if constraint in (None, m.constraint) and (m.has_backbone or not backbone)
     ]

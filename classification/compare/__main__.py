@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
         request = options.make_request(args, argv)
         if not (request.output / SETTINGS).exists():  # an earlier answer is shown without networks
             for source in request.settings.weights:  # report this before importing torch
-                weights.resolve(source)
+                weights.fetch_weights(source)
         from classification.compare.run import run
 
         run(request)

@@ -9,12 +9,12 @@ from itertools import combinations
 from pathlib import Path
 
 from classification import known_classes
-from classification.models import read_weights
 from classification.report.comparisons import recipe_differences
 from classification.report.result_kinds import network
 from classification.transfer.result import describe_source
 from robust_backbones import weights
 from robust_backbones.checkpoint.io import Checkpoint
+from robust_backbones.checkpoint.read import read_weights
 from robust_backbones.core.eps import show_eps
 from robust_backbones.core.errors import UserError
 
@@ -77,8 +77,8 @@ def comparable(found: list[Network]) -> list[Network]:
 
 
 def _read(source: str, pretrained_on: str) -> Network:
-    path = weights.resolve(source)
-    checkpoint = read_weights(source, path)
+    path = weights.fetch_weights(source)
+    checkpoint = read_weights(source, path=path)
     recipe = describe_source(checkpoint)
     facts = network({"source": recipe}, source, {"pretrained_on": pretrained_on})
     eps = facts["eps"]

@@ -171,8 +171,21 @@ class TestLoader:
             check_count(self.split, seen, self._expected)
 
 
-def test_batches(split: Split, batch_size: int, **options: Any) -> Pairs:
-    """Return one pass over a `TestLoader` with these arguments."""
+def load_batches(split: Split, batch_size: int, **options: Any) -> Pairs:
+    """Load all images of a split once, as center crops for evaluation.
+
+    Args:
+        split: images, from `open_split`.
+        batch_size: images per batch; the last batch may be smaller.
+        options: further arguments of `TestLoader`, such as the number of reading processes
+            (`workers`) and the device of the batches (`device`).
+
+    Yields:
+        Images `(N, 3, H, W)`, float32 RGB in [0, 1], and labels `(N,)`, int64.
+
+    Raises:
+        UserError: an image cannot be read.
+    """
     return iter(TestLoader(split, batch_size, **options))
 
 

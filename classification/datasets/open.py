@@ -17,7 +17,7 @@ from classification.datasets.layouts import OFFICIAL
 from classification.datasets.shard_index import are_shards
 from classification.datasets.shards import open_shards
 from classification.datasets.specs import SPLITS, DatasetSpec, find_dataset, locate
-from classification.datasets.split import ImageSplit, Split, balanced, has_images, held_out_mask
+from classification.datasets.split import ImageSplit, Split, balanced, held_out_mask, require_images
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.images import Decoding
 
@@ -47,9 +47,10 @@ def open_split(
     """Open one split of a dataset.
 
     Args:
-        name: key of `specs.DATASETS`.
+        name: dataset, such as `cifar10` or `folder`. `robust-backbones datasets list` lists all.
         split: `train`, `test`, or `val`, which is the held-out part of the training images.
-        root: path or URL (str) of the data; not needed for embedded datasets. See `specs.locate`.
+        root: path or URL (str) of the data; None: `$ROBUST_BACKBONES_DATA`. Embedded
+            datasets need none.
         image_size: height and width of the transformed images, pixels (default: the dataset's).
         limit: largest number of images to select (default: all), the same images in each call. The
             classes are balanced as far as possible. For shards, whole shards are selected that have
@@ -100,12 +101,7 @@ def open_images(
         UserError: as for `open_split`, or the data is in shards.
     """
     opened = open_split(name, split, root, image_size=image_size, limit=limit, decoding=decoding)
-    if not has_images(opened):
-        raise UserError(
-            f"--data {root}: these are shards, whose images cannot be read by index. Pass a folder "
-            "of images."
-        )
-    return opened
+    return require_images(opened, f"--data {root}")
 
 
 def _read(

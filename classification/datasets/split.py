@@ -16,6 +16,7 @@ from torch import Tensor
 
 from classification import colors, transforms
 from classification.datasets.image_files import ImageFiles, read_fast
+from robust_backbones.core.errors import UserError
 from robust_backbones.core.images import Decoding, decode
 from robust_backbones.core.input_statistics import InputStatistics
 
@@ -255,6 +256,24 @@ class ImageSplit(Split):
 def has_images(split: Split) -> TypeGuard[ImageSplit]:
     """Return whether the images of a split can be read by index."""
     return split.random_access
+
+
+def require_images(split: Split, place: str) -> ImageSplit:
+    """Return a split whose images can be read by index.
+
+    Args:
+        split: split of a dataset.
+        place: option and path of the dataset, or its name, for the message.
+
+    Raises:
+        UserError: the images are in shards.
+    """
+    if not has_images(split):
+        raise UserError(
+            f"{place}: these are shards, whose images cannot be read by index. Pass a folder of "
+            "images."
+        )
+    return split
 
 
 def fingerprint(images: Tensor, labels: Tensor) -> str:

@@ -10,7 +10,7 @@ Writes result.json, figure.png, figure.svg and every image as a PNG file.
 
 from classification.interpret.options import parser, settings_of
 from robust_backbones.core.errors import user_errors
-from robust_backbones.weights import resolve
+from robust_backbones.weights import fetch_weights
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -20,9 +20,9 @@ def main(argv: list[str] | None = None) -> None:
         settings = settings_of(args)
         # Resolve the paths before importing torch, so that a wrong path is reported immediately.
         # An absolute path cannot be mistaken for the name of a published model.
-        paths = {name: resolve(each).absolute() for name, each in settings.networks.items()}
+        paths = {name: fetch_weights(each).absolute() for name, each in settings.networks.items()}
         given = settings.eval_weights
-        eval_path = None if given is None else resolve(given).absolute()
+        eval_path = None if given is None else fetch_weights(given).absolute()
         from classification.interpret.run import run  # imports torch, which takes seconds
 
         run(settings, paths, eval_path)

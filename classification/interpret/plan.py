@@ -101,7 +101,7 @@ def _choose(split: ImageSplit, count: int, starts: int, seed: int) -> tuple[list
 def _read(split: ImageSplit | None, indices: list[int], size: int) -> Tensor:
     if split is None or not indices:
         return torch.empty(0, 3, size, size)
-    return next(loader.test_batches(split.subset(indices), len(indices)))[0]
+    return next(loader.load_batches(split.subset(indices), len(indices)))[0]
 
 
 def optimize_images(

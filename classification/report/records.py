@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -175,6 +176,27 @@ def read(folders: Iterable[Path | str]) -> tuple[list[Record], list[str]]:
             continue
         found.append(record)
     return found, problems
+
+
+def read_results(*folders: str | Path) -> list[Record]:
+    """Read all results of runs in folders and their subfolders.
+
+    Invalid files are reported as warnings.
+
+    Args:
+        folders: folders of runs or studies, or single `result.json` files.
+
+    Returns:
+        One record per run, in the order of the paths. Their `metrics`, `settings` and `data` are
+        described in docs/reference/formats.md.
+
+    Raises:
+        UserError: a folder does not exist.
+    """
+    found, problems = read(folders)
+    for problem in problems:
+        warnings.warn(problem, stacklevel=2)
+    return found
 
 
 def merged(records: list[Record]) -> list[Merged]:

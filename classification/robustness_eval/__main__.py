@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
         locate(args.dataset, args.data)  # report this common mistake before importing torch
         radii(args)  # likewise
         # An absolute path cannot be mistaken for the name of a published model.
-        path = weights.resolve(args.weights).absolute()
+        path = weights.fetch_weights(args.weights).absolute()
         from classification.robustness_eval import run
 
         run.main(args, path)

@@ -15,7 +15,6 @@ from classification.robustness_eval.autoattack import run_autoattack_part
 from classification.robustness_eval.plan import AUTOATTACK, CLEAN, UNBOUNDED, Attack, AttackResult
 from classification.training.evaluate import Adversary
 from robust_backbones.attacks import CONSTRAINTS, pgd
-from robust_backbones.core.eps import STEP_FACTOR
 
 
 def generator(seed: int, attack: Attack, batch: int, device: torch.device) -> torch.Generator:
@@ -61,7 +60,6 @@ def adversary(
         constraint=attack.constraint,
         eps=attack.eps,
         steps=attack.steps,
-        step_size=STEP_FACTOR * attack.eps / attack.steps,
         random_start=True,
         restarts=attack.restarts,
         generator=own,

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from classification import known_classes
-from classification.datasets.loader import test_batches
+from classification.datasets.loader import load_batches
 from classification.datasets.open import open_images
 from classification.datasets.split import ImageSplit, balanced
 from classification.journal import Journal
@@ -86,12 +86,12 @@ def main(args: argparse.Namespace, weights: Path) -> None:
     _run(args, load_pretrained(args.weights, weights, input_statistics.given(args)))
 
 
-def evaluate(model: Classifier, output: str | Path, **settings: Any) -> dict:
-    """Evaluate a classifier in memory, such as one of `Classifier.wrap`, as the command does.
+def measure_robustness(model: Classifier, output: str | Path, **settings: Any) -> dict:
+    """Measure a classifier's accuracy under attack, as `robust-backbones robustness-eval` does.
 
     Args:
-        model: classifier, which is switched to eval mode.
-        output: folder for the results.
+        model: classifier, from a file or of a module of your own. It is switched to eval mode.
+        output: folder for the results. An interrupted evaluation in it is resumed.
         settings: options of the command by name, such as `dataset="digits"` and `eps=[0.5, 1]`.
 
     Returns:
@@ -225,7 +225,7 @@ def _attack(
 
     execute_plan(
         model,
-        test_batches(
+        load_batches(
             source.subset(images),
             size,
             workers=loading_workers(args.workers, device),

@@ -67,7 +67,8 @@ def evaluate(
         model: classifier. This function switches it to eval mode.
         batches: batches `(x, y)` of this process, with images `(N, 3, H, W)` in [0, 1] and labels
             `(N,)`, int64. A GPU is not waited for before the last batch.
-        adversary: attack on the images; None: clean images.
+        adversary: attack, a function `(model, x, y) -> x_adv`, such as `pgd` with bound parameters;
+            None: clean images.
         stop: stop signals, checked after each batch.
 
     Returns:

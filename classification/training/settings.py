@@ -6,7 +6,7 @@ This module does not import torch, because command-line parsers import it.
 import math
 from dataclasses import asdict, dataclass
 
-from robust_backbones.core.eps import STEP_FACTOR
+from robust_backbones.core.eps import default_step
 from robust_backbones.core.precision import DEFAULT
 
 # Names of augmentations. `transforms.AUGMENTATIONS` has the implementations.
@@ -42,7 +42,7 @@ def evaluation_attack(constraint: str, eps: float, steps: int) -> AttackSettings
     The attack starts at a random point, because the gradient of a confident model can vanish at
     the clean image.
     """
-    step_size = STEP_FACTOR * eps / steps
+    step_size = default_step(eps, steps)
     return AttackSettings(constraint, eps, steps, step_size, random_start=True, use_best=True)
 
 

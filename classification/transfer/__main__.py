@@ -18,7 +18,9 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the command line and measure."""
     args = options.parser(__doc__).parse_args(argv)
     with user_errors():
-        path = weights.resolve(args.weights)  # report this common mistake before importing torch
+        path = weights.fetch_weights(
+            args.weights
+        )  # report this common mistake before importing torch
         from classification.transfer import run
 
         run.main(args, path)

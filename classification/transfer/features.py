@@ -20,7 +20,7 @@ import torchvision
 from torch import Tensor
 
 from classification.datasets import loader
-from classification.datasets.split import ImageSplit
+from classification.datasets.split import ImageSplit, Split, require_images
 from classification.models import Classifier, backbone_digest
 from classification.transfer.memory import gigabytes
 from classification.transfer.rows import Rows
@@ -116,7 +116,7 @@ def extract(
         if missing:
             rest = source.subset(indices) if cached else source
             device = next(model.parameters()).device
-            batches = loader.test_batches(rest, BATCH, workers=workers, device=device)
+            batches = loader.load_batches(rest, BATCH, workers=workers, device=device)
             for path, numbers in missing.items():
                 own = islice(batches, -(-len(numbers) // BATCH))
                 found = _compute(model, own, precision, signals, progress)
@@ -128,6 +128,32 @@ def extract(
             assert piece is not None
             pieces.append(torch.from_numpy(piece))
     return Rows(pieces)
+
+
+def extract_features(
+    model: Classifier, dataset: Split, *, precision: str = DEFAULT, workers: int = 0
+) -> Tensor:
+    """Compute the features of a dataset: the input of the classifier's last layer.
+
+    The images are center crops. The features are cached on disk by the contents of the images and
+    of the network, in `$ROBUST_BACKBONES_CACHE`.
+
+    Args:
+        model: classifier, which is switched to eval mode. Its device computes the features.
+        dataset: images, from `open_split`.
+        precision: `"float32"`, `"tf32"`, `"bfloat16"` or `"float16"`.
+        workers: number of processes that read images.
+
+    Returns:
+        Features `(N, d)`, float32, on the CPU, in the order of `dataset.labels`.
+
+    Raises:
+        UserError: an image is unreadable, the last layer is unknown, the images are in shards, or
+            the disk is full.
+    """
+    source = require_images(dataset, dataset.name)
+    found = extract(model, source, precision=precision, workers=workers)
+    return torch.cat([*found.parts(ROWS)])
 
 
 def _check_disk(folder: Path, images: int, width: int) -> None:

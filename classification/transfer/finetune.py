@@ -251,7 +251,7 @@ def _predict(
     task: Task, model: Classifier, run: SgdRun, attack: AttackSettings | None
 ) -> torch.Tensor:
     seed = seed_of(task.seed(run.trial), distributed.rank())
-    batches = loader.test_batches(
+    batches = loader.load_batches(
         task.test,
         EVAL_BATCH,
         rank=distributed.rank(),

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from classification import metrics
+from classification.datasets.split import held_out_mask
 from classification.transfer.logistic import Images, check_finite, solve_path
 from classification.transfer.memory import Plan, Size, make_plan
 from classification.transfer.rows import Rows
@@ -236,6 +238,40 @@ def refit(
 ) -> Probes:
     """Fit the probe for one penalty (P = 1). `fit` describes the arguments and errors."""
     return fit(x, y, classes, [penalty], start=start, **options)
+
+
+def fit_probe(
+    x: Tensor, y: Tensor, *, penalty: float | None = None, held_out: float = 0.2, seed: int = 0
+) -> nn.Linear:
+    """Fit a linear probe by logistic regression, as `measure_transfer` does.
+
+    The probe minimizes the sum of the cross entropies + penalty / 2 * |weights|^2, in float64.
+
+    Args:
+        x: features `(N, d)`, float32 or float64.
+        y: labels `(N,)`, int64 in [0, K).
+        penalty: penalty; None: select it by top-1 accuracy on held-out images, then fit to all.
+        held_out: fraction of each class to select on, in (0, 1).
+        seed: seed for the selection of the held-out images.
+
+    Returns:
+        Layer that maps features `(N, d)` to logits `(N, K)`, with the dtype and device of x.
+
+    Raises:
+        UserError: shapes, labels, features or the penalty are invalid, or the images are too few.
+    """
+    classes, start = int(y.max()) + 1, None
+    if penalty is None:
+        mask = held_out_mask(y.cpu(), held_out, seed).to(y.device)
+        chosen = choose(x[~mask], y[~mask], x[mask], y[mask], classes, metrics.top1)
+        penalty = chosen.penalty
+        start = chosen.probes.one([value for value, _ in chosen.curve].index(penalty))
+    found = refit(x, y, classes, penalty, start)
+    probe = nn.Linear(x.shape[1], classes, device=x.device, dtype=x.dtype)
+    with torch.no_grad():
+        probe.weight.copy_(found.weights[0])
+        probe.bias.copy_(found.bias[0])
+    return probe.requires_grad_(False)
 
 
 def few_shot(labels: Tensor, shots: int, seed: int) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from classification import known_classes
 from classification.datasets.open import open_images
 from classification.datasets.split import ImageSplit
-from classification.models import Classifier, Pretrained, described, fill, read_weights
+from classification.models import Classifier, Pretrained, described, fill
 from classification.training import distributed, launch
 from classification.training.trainer import identity
 from classification.transfer import finetune, fixed_feature, result
@@ -24,6 +24,7 @@ from classification.transfer.settings import SourceNetwork, TransferSettings
 from classification.transfer.task import Task
 from robust_backbones.arithmetic import autocast_dtype
 from robust_backbones.checkpoint.io import Checkpoint
+from robust_backbones.checkpoint.read import read_weights
 from robust_backbones.core import input_statistics
 from robust_backbones.core.errors import UserError, memory_advice
 from robust_backbones.core.images import Decoding
@@ -37,19 +38,19 @@ def main(args: argparse.Namespace, path: Path) -> None:
         args: parsed options.
         path: path of the weight file.
     """
-    found = read_weights(args.weights, path, input_statistics.given(args))
+    found = read_weights(args.weights, path=path, statistics=input_statistics.given(args))
     settings = settings_of(args, found)
     drop_path = settings.sgd.train.drop_path if settings.sgd else 0.0
     model = fill(found, drop_path)
     _run(args, settings, Pretrained(model, dataclasses.replace(found, tensors={}), args.weights))
 
 
-def transfer(model: Classifier, output: str | Path, **settings: Any) -> dict:
-    """Transfer a classifier in memory, such as one of `Classifier.wrap`, as the command does.
+def measure_transfer(model: Classifier, output: str | Path, **settings: Any) -> dict:
+    """Measure a classifier's transfer to a dataset, as `robust-backbones transfer` does.
 
     Args:
         model: pretrained classifier. Its last layer is replaced in a copy.
-        output: folder for the run.
+        output: folder for the run. An interrupted run in it is resumed.
         settings: options of the command by name, such as `dataset="digits"` and
             `mode="full-network"`.
 

@@ -1,52 +1,38 @@
-"""Read, describe, convert and verify checkpoints for `convert`."""
+"""Read, describe, convert and verify checkpoints, for the command and as a function."""
 
 import dataclasses
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from robust_backbones import arithmetic, sources
+from robust_backbones import arithmetic
 from robust_backbones.archs import TIMM
-from robust_backbones.checkpoint import export, formats, verify
+from robust_backbones.checkpoint import check_target, export, formats, verify
 from robust_backbones.checkpoint.architectures import arch_row
 from robust_backbones.checkpoint.export import TARGETS
-from robust_backbones.checkpoint.io import Checkpoint, read_checkpoint
+from robust_backbones.checkpoint.io import Checkpoint
+from robust_backbones.checkpoint.read import read_weights
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.input_statistics import InputStatistics, announce
+from robust_backbones.core.input_statistics import announce, warn_if_assumed
 
 
 def read(
-    name: str,
-    path: Path,
-    *,
-    arch: str | None,
-    allow_pickle: bool,
-    from_detector: bool,
-    assume_rgb: bool,
-    key: str | None,
-    statistics: InputStatistics | None,
+    name: str, path: Path, *, from_detector: bool, assume_rgb: bool, **options: Any
 ) -> Checkpoint:
     """Read a checkpoint, and report input statistics that are not in the file.
 
     Args:
         name: path, URL or name of a published model, as the user gave it.
         path: local file.
-        arch: expected architecture; None for the architecture of the published model or tensors.
-        allow_pickle: whether code in the file may be executed.
-        from_detector: whether to extract the backbone of a Detectron2 detector.
-        assume_rgb: whether to assume RGB and STRIDE_IN_1X1 False for a Detectron2 file.
-        key: name of the network in a file with several networks; None if it has only one.
-        statistics: input statistics that the user states; None: use the file's, or the source's.
+        from_detector, assume_rgb, options: as for `read_weights`.
 
     Raises:
-        UserError: the file cannot be read, it has another architecture or other statistics than
-            expected, or an option does not apply to it.
+        UserError: as for `read_weights`, or an option does not apply to the file.
     """
-    stated = sources.stated(name, path)
-    statistics = statistics or stated.statistics
-    source = read_checkpoint(
-        path, arch or stated.arch, allow_pickle, from_detector, assume_rgb, key, statistics
+    source = read_weights(
+        name, path=path, from_detector=from_detector, assume_rgb=assume_rgb, **options
     )
     for option, given in (("--from-detector", from_detector), ("--assume-rgb", assume_rgb)):
         if given and source.layout != "detectron2":
@@ -55,7 +41,7 @@ def read(
                 f"layout). Remove {option}."
             )
     announce(source.statistics, name)
-    return dataclasses.replace(source, metadata=source.metadata | stated.facts)
+    return source
 
 
 def describe(source: Checkpoint, name: str) -> None:
@@ -118,11 +104,9 @@ def convert(source: Checkpoint, name: str, target: str, to: str, check: bool) ->
     Raises:
         UserError: the format does not support the architecture, or the features differ.
     """
-    contents = TARGETS[to].contents(source)
     _print_source(source, name)
+    contents, differences = _converted(source, to, check)
     if check:
-        arithmetic.set_tf32(False)
-        differences = _verify(source, contents, to)
         text = ", ".join(f"{stage} {value:.1e}" for stage, value in differences.items())
         print(f"verified, largest relative difference of features: {text}")
         print(f"compared with {_library(source.arch)}. {verify.NOT_SHOWN}")
@@ -137,6 +121,55 @@ def convert(source: Checkpoint, name: str, target: str, to: str, check: bool) ->
             f"--to {to} has no metadata: mean and std, class names and training settings are not "
             f"in {target}. Pass {source.statistics.options} where you load it."
         )
+
+
+def convert_weights(
+    source: str | Path,
+    target: str | Path,
+    to: str = "detectron2",
+    *,
+    force: bool = False,
+    verify: bool = True,
+    **options: Any,
+) -> dict[str, float]:
+    """Convert a network's weights to another format, and verify that its features are the same.
+
+    The file is written atomically and read back. It contains the input statistics and the training
+    metadata if its format has a place for them.
+
+    Args:
+        source: name, path or URL, as for `fetch_weights`.
+        target: file to write, with a suffix of the format: `.pth` for `"detectron2"`.
+        to: `"detectron2"`, `"torchvision"` (or timm, for its networks), `"robustness"` or
+            `"safetensors"`.
+        force: whether to overwrite the target.
+        verify: whether to compare the features of both networks at every stage, for a fixed random
+            image. Detectron2 is needed for its format.
+        options: further arguments of `read_weights`, such as `statistics`.
+
+    Returns:
+        The largest difference of features at each stage, relative to their largest value. It is at
+        most 1e-5. Without verification, the dictionary is empty.
+
+    Raises:
+        UserError: the source cannot be read, the format does not support the network, the features
+            differ, or the target has a wrong suffix or exists.
+    """
+    check_target(target, to, force)
+    found = read_weights(source, **options)
+    warn_if_assumed(found.statistics, source)
+    contents, differences = _converted(found, to, verify)
+    export.save(found, contents, to, target)
+    return differences
+
+
+def _converted(source: Checkpoint, to: str, check: bool) -> tuple[dict, dict[str, float]]:
+    """Return the contents of the target, and the differences of features if `check` is true."""
+    contents = TARGETS[to].contents(source)
+    if not check:
+        return contents, {}
+    arithmetic.set_tf32(False)
+    return contents, _verify(source, contents, to)
 
 
 def _print_dropped(dropped: dict[str, str]) -> None:

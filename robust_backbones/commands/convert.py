@@ -8,11 +8,11 @@ robust-backbones convert --inspect FILE
 import argparse
 from pathlib import Path
 
-from robust_backbones.checkpoint import TARGET_SUFFIXES
+from robust_backbones.checkpoint import TARGET_SUFFIXES, check_target
 from robust_backbones.core import input_statistics
 from robust_backbones.core.cli import Parser, location
 from robust_backbones.core.errors import UserError, user_errors
-from robust_backbones.weights import resolve
+from robust_backbones.weights import fetch_weights
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -79,30 +79,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def _check_target(target: Path, to: str, force: bool) -> None:
-    """Check that the target has a valid name and may be written.
-
-    Raises:
-        UserError: the suffix of the target is wrong, the target is a folder, or the target exists
-            and `force` is False.
-    """
-    if target.suffix not in TARGET_SUFFIXES[to]:
-        endings = " or ".join(TARGET_SUFFIXES[to])
-        raise UserError(f"target '{target}' must end in {endings} for --to {to}.")
-    if target.is_dir():
-        raise UserError(f"{target} is a folder. Give the name of a file.")
-    if target.exists() and not force:
-        raise UserError(f"{target} exists. Pass --force to overwrite it.")
-
-
 def main(argv: list[str] | None = None) -> None:
     """Check the input, then convert, inspect or list the keys."""
     args = parse(argv)
     with user_errors():
         statistics = input_statistics.given(args)
         if args.target:
-            _check_target(Path(args.target), args.to, args.force)
-        path = resolve(args.source)
+            check_target(args.target, args.to, args.force)
+        path = fetch_weights(args.source)
         if args.target and Path(args.target).resolve() == Path(path).resolve():
             raise UserError(f"{args.target} is SOURCE itself. Choose another TARGET.")
         from robust_backbones.commands import conversion

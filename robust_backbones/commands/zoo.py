@@ -8,7 +8,7 @@ from robust_backbones.core.cli import Parser
 from robust_backbones.core.eps import CONSTRAINTS, show_eps
 from robust_backbones.core.errors import UserError, user_errors
 from robust_backbones.core.input_statistics import PRESETS, ZOO
-from robust_backbones.zoo import SCHEME, Model, find, select
+from robust_backbones.zoo import SCHEME, PublishedModel, find_model, list_models
 
 _PAGE = f"""\
 # Published models
@@ -75,21 +75,21 @@ def _format(value: float | None, form: str = "g") -> str:
     return "-" if value is None else format(value, form)
 
 
-def _accuracies(model: Model, second: float | None) -> tuple[str, str]:
+def _accuracies(model: PublishedModel, second: float | None) -> tuple[str, str]:
     return _format(model.accuracy, ".2f"), _format(second, ".2f")
 
 
-def _eps(model: Model) -> str:
+def _eps(model: PublishedModel) -> str:
     return show_eps(model.constraint, model.eps) if model.constraint else "-"
 
 
-def _input(model: Model) -> str:
+def _input(model: PublishedModel) -> str:
     resize = f"{model.resize}, " if model.resize else "no resizing, "
     return f"{resize}{model.size}, {model.interpolation}{_NORMALIZED[model.statistics]}"
 
 
 def _list(args: argparse.Namespace) -> None:
-    models = select(args.arch, args.constraint, args.backbone)
+    models = list_models(args.arch, args.constraint, args.backbone)
     if args.sort:
         models.sort(key=_SORTS[args.sort])
     rows = [("name", "arch", "constraint", "eps", "top-1 %", "AutoAttack %", "MB")]
@@ -102,7 +102,7 @@ def _list(args: argparse.Namespace) -> None:
 
 
 def _show(args: argparse.Namespace) -> None:
-    model = find(args.name)
+    model = find_model(args.name)
     accuracies = {
         "ImageNet top-1": model.accuracy,
         "AutoAttack, L-infinity 4/255": model.robust_accuracy,
@@ -139,7 +139,7 @@ def _fetch(args: argparse.Namespace) -> None:
     for name in args.names:
         weights.digest(name)  # reports wrong names before the first long download
     for name in args.names:
-        print(weights.resolve(name), flush=True)
+        print(weights.fetch_weights(name), flush=True)
 
 
 def _verify(args: argparse.Namespace) -> None:
@@ -181,7 +181,9 @@ def _table(args: argparse.Namespace) -> None:
         _print_row(f"`{source.key}`", paper_link, _host(source), source.license)
 
 
-def _print_others(title: str, measure: str, models: list[tuple[Model, float | None]]) -> None:
+def _print_others(
+    title: str, measure: str, models: list[tuple[PublishedModel, float | None]]
+) -> None:
     print(_OTHERS_HEAD.format(title=title, measure=measure))
     for m, accuracy in models:
         twin = " ".join(filter(None, (m.twin and f"`{m.twin}`", m.note)))

@@ -11,6 +11,11 @@ CONSTRAINTS = ("l2", "linf")  # norms that limit the perturbation
 STEP_FACTOR = 2.5  # step size in units of eps / steps (Madry et al. 2018)
 
 
+def default_step(eps: float, steps: int) -> float:
+    """Return the usual length of a PGD step, in the unit of `eps`."""
+    return STEP_FACTOR * eps / steps
+
+
 def parse_number(text: str) -> float:
     """Parse a number or a fraction: `0.5`, `1e-3`, `4/255`, `0.5/255`.
 

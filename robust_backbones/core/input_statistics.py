@@ -5,6 +5,7 @@ This module does not import torch, because command-line parsers import it.
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -138,6 +139,13 @@ def announce(
         print(
             f"mean and std are not stated in {file}: {used} ({SOURCES[used.source]}).", flush=True
         )
+
+
+def warn_if_assumed(used: InputStatistics, file: object) -> None:
+    """Warn the caller of a function of the Python API if the statistics are assumed."""
+    if used.source == ASSUMED:
+        fix = "Pass statistics=InputStatistics(mean, std)."
+        warnings.warn(assumption(used, file, fix), stacklevel=3)
 
 
 def assumption(used: InputStatistics, file: object, fix: str) -> str:

@@ -1,20 +1,20 @@
 """Detection with robust backbones in Detectron2.
 
 Importing this package patches Detectron2 where necessary. The import also registers backbones,
-`robust://` paths and datasets with Detectron2.
+weights such as `robust://` paths, and datasets with Detectron2.
+
+The public names are in `__init__.pyi`. They are imported at their first use.
 """
+
+import lazy_loader
 
 from robust_backbones.detection.compat import bridge
 
 bridge()
 
-from robust_backbones.detection import (  # noqa: E402
-    backbone,  # noqa: F401  (registration)
-    path_handler,  # noqa: F401  (registration)
-    timm_backbone,  # noqa: F401  (registration)
-)
-from robust_backbones.detection.config import add_robust_config  # noqa: E402
-from robust_backbones.detection.data import registry as data  # noqa: E402, F401  (registration)
-from robust_backbones.detection.inspect.predictor import load  # noqa: E402
+import robust_backbones.detection.backbone  # noqa: E402
+import robust_backbones.detection.data.registry  # noqa: E402
+import robust_backbones.detection.path_handler  # noqa: E402
+import robust_backbones.detection.timm_backbone  # noqa: E402, F401
 
-__all__ = ["add_robust_config", "load"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

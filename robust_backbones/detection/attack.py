@@ -20,6 +20,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parallel import DistributedDataParallel
 
 from robust_backbones.attacks import CONSTRAINTS, check_parameters, require_gradients
+from robust_backbones.core.eps import default_step
 from robust_backbones.core.errors import UserError
 
 # Name of a group of losses -> substrings that the names of Detectron2's losses must contain.
@@ -43,7 +44,7 @@ def pgd(
     constraint: str,
     eps: float,
     steps: int,
-    step_size: float,
+    step_size: float | None = None,
     generator: torch.Generator,
     loss: str = "all",
     random_start: bool = True,
@@ -67,7 +68,7 @@ def pgd(
         eps: perturbation radius for pixels in [0, 1]: the L2 norm over a whole image, or the
             L-infinity norm. 0 returns the images unchanged.
         steps: number of gradient steps, at least 1.
-        step_size: length of one step, in the unit of `eps`.
+        step_size: length of one step, in the unit of `eps`; None: 2.5 * eps / steps.
         generator: generator for the random starts and the model's sampling. It is fastest on the
             model's device.
         loss: key of `LOSSES`.
@@ -88,6 +89,7 @@ def pgd(
     _check(batch, loss)
     require_gradients(*(item["image"] for item in batch))
     ball, radius = CONSTRAINTS[constraint], 255 * eps
+    length = 255 * (default_step(eps, steps) if step_size is None else step_size)
     detector: Any = model.module if isinstance(model, DistributedDataParallel) else model
     centers = [item["image"].to(detector.device, torch.float32) for item in batch]
     if eps == 0:
@@ -101,7 +103,7 @@ def pgd(
             total = _chosen(detector, attacked, loss, seed)
             gradients = _gradients(total, inputs.pop(), detector.pixel_std, images)
             images = [
-                ball.move(x, gradient, center, eps=radius, step_size=255 * step_size, largest=255)
+                ball.move(x, gradient, center, eps=radius, step_size=length, largest=255)
                 for x, gradient, center in zip(images, gradients, centers, strict=True)
             ]
     return images

@@ -26,8 +26,10 @@ from robust_backbones.zoo import SCHEME
 def add_robust_config(cfg: CfgNode) -> None:
     """Add all keys of this project, with their default values, to a configuration.
 
-    Call this function on the output of `get_cfg()` before merging a file. A second call changes
-    nothing.
+    Call this function before merging a file. A second call changes nothing.
+
+    Args:
+        cfg: configuration, such as the output of Detectron2's `get_cfg()`. It is changed in place.
     """
     if "ROBUST" in cfg.MODEL:
         return

@@ -1,6 +1,5 @@
 """Let Detectron2 open names of weights, such as `robust://` paths: download and convert them."""
 
-import dataclasses
 import re
 from pathlib import Path
 from typing import IO, Any
@@ -8,9 +7,9 @@ from typing import IO, Any
 import torch
 from detectron2.utils.file_io import PathHandler, PathManager
 
-from robust_backbones import __version__, sources, weights
+from robust_backbones import __version__, weights
 from robust_backbones.checkpoint import export
-from robust_backbones.checkpoint.io import read_checkpoint
+from robust_backbones.checkpoint.read import read_weights
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import cache_dir, locked
 from robust_backbones.detection.model_weights import SCHEMES, named
@@ -33,19 +32,19 @@ def converted(name: str) -> Path:
         UserError: the name is unknown, the model cannot be a backbone or could not be downloaded,
             or its file contains another architecture.
     """
-    known = named(name)
+    named(name)  # rejects unknown names before the download
     if name.startswith(SCHEME):
         name = SCHEME + find_backbone(name).name
     digest = weights.digest(name)
     if digest and (target := _target(name, digest)).is_file():
         return target
-    source = weights.resolve(name)
+    source = weights.fetch_weights(name)
     digest = weights.digest(name)
-    assert digest is not None  # known after `resolve`
+    assert digest is not None  # known after the download
     target = _target(name, digest)
     with locked(target.with_suffix(".lock"), patience=60):
         if not target.is_file():
-            _convert(known or sources.stated(name, source), source, target)
+            _convert(name, source, target)
     return target
 
 
@@ -54,9 +53,8 @@ def _target(name: str, digest: str) -> Path:
     return cache_dir() / "detectron2" / f"{short}-{digest[:16]}-v{__version__}.pth"
 
 
-def _convert(stated: sources.Stated, source: Path, target: Path) -> None:
-    found = read_checkpoint(source, stated.arch, statistics=stated.statistics)
-    found = dataclasses.replace(found, metadata=found.metadata | stated.facts)
+def _convert(name: str, source: Path, target: Path) -> None:
+    found = read_weights(name, path=source)
     contents = export.detectron2_contents(found)
     with torch.random.fork_rng(devices=[]):  # keeps the global random state
         verify_backbone(found, contents["model"])

@@ -191,7 +191,7 @@ def test_20_processes_that_share_a_cache_get_the_same_and_make_it_once(tmp_path,
     assert host.count("GET", "/net.pth") == 1
 
 
-FETCH = "import sys; from robust_backbones import weights; weights.resolve(sys.argv[1])"
+FETCH = "import sys; from robust_backbones import weights; weights.fetch_weights(sys.argv[1])"
 
 
 def test_a_download_that_is_killed_is_continued(host, empty_cache):
@@ -204,7 +204,7 @@ def test_a_download_that_is_killed_is_continued(host, empty_cache):
     process.wait()
     assert not list((empty_cache / "weights").glob("*-net.pth"))
     host.log.clear()
-    assert weights.resolve(f"{host.url}/net.pth").read_bytes() == GOOD
+    assert weights.fetch_weights(f"{host.url}/net.pth").read_bytes() == GOOD
     assert [asked for _, _, asked in host.log] == ["bytes=300000-"]
 
 

@@ -145,7 +145,7 @@ def test_object_storage_brings_nothing_elsewhere(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["robust://../../etc/passwd", "robust://resnet18_l2_eps3/../x"])
 def test_published_names_are_those_of_the_table(name):
     with refuses("no published model is named"):
-        zoo.find(name)
+        zoo.find_model(name)
 
 
 @pytest.mark.parametrize("labels", [["a"], [10], [-1], [None], 3])

@@ -70,7 +70,7 @@ def test_an_installation_for_classification_passes(monkeypatch, capsys):
 def test_weights_from_a_hub_and_their_accuracy(tmp_path, host):
     """All 50,000 images are links to ten files. The random network gives another accuracy."""
     torch.save(robustness_contents(random_network("resnet18", 1000).state_dict()), tmp_path / "net")
-    page = hub_page(zoo.find(NAME).place)
+    page = hub_page(zoo.find_model(NAME).place)
     host.pages[page] = Page((tmp_path / "net").read_bytes())
     generator = np.random.default_rng(0)
     for label in range(1000):

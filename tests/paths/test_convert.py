@@ -269,9 +269,9 @@ def refused(capsys, *args) -> str:
     [
         ("absent.pth", "t.pth", [], "absent.pth"),
         (None, "folder.pth", ["--force"], "is a folder"),
-        (None, "t.pkl", [], "must end in .pth for --to detectron2"),
-        (None, "t.pth", ["--to", "safetensors"], "must end in .safetensors for --to safetensors"),
-        (None, "taken.pth", [], "exists. Pass --force"),
+        (None, "t.pkl", [], "must end in .pth for the format"),
+        (None, "t.pth", ["--to", "safetensors"], "must end in .safetensors for the"),
+        (None, "taken.pth", [], "exists. Overwrite it with --force"),
         ("taken.pth", "taken.pth", ["--force"], "is SOURCE itself"),
         (None, "t.pth", ["--arch", "resnet50"], "is a resnet18, not a resnet50"),
         (None, "taken.pth/t.pth", [], "cannot write"),

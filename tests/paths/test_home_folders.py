@@ -130,7 +130,7 @@ def test_variables(home, monkeypatch):
 def test_weights_and_configs(home):
     (home / "w.pth").write_bytes(b"weights")
     (home / "c.yaml").write_text("")
-    assert weights.resolve("~/w.pth") == home / "w.pth"
+    assert weights.fetch_weights("~/w.pth") == home / "w.pth"
     assert require_config("$PLACE/c.yaml") == home / "c.yaml"
     with pytest.raises(UserError, match=f"file '{home}/x.yaml' does not exist|'~/x.yaml' does not"):
         require_config("~/x.yaml")

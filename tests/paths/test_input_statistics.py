@@ -26,7 +26,7 @@ NONE = PRESETS["none"].of("given").to_json()
 
 def batch(split, count):
     source = open_images("digits", split)
-    return next(loader.test_batches(source.subset(range(count)), count))
+    return next(loader.load_batches(source.subset(range(count)), count))
 
 
 @pytest.fixture(scope="module")

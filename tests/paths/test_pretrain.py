@@ -77,7 +77,7 @@ def test_the_checkpoint_is_a_classifier_that_others_can_read(done):
     assert found.metadata["step_size"] == pytest.approx(2 / 3)
     assert {"mean", "std", "code_version"} <= set(found.metadata)
     model = load_classifier(done / "checkpoint.pt")
-    batches = loader.test_batches(open_split("digits", "test", limit=20), 20)
+    batches = loader.load_batches(open_split("digits", "test", limit=20), 20)
     assert evaluate(model, batches).top1 == lines(done)[-1]["clean_top1"]
 
 

@@ -66,7 +66,7 @@ def features(network, split, limit):
         torch.tensor(v).view(3, 1, 1) for v in (found.statistics.mean, found.statistics.std)
     )
     with torch.no_grad():
-        x = torch.cat([net((x - mean) / std) for x, _ in loader.test_batches(source, 10)])
+        x = torch.cat([net((x - mean) / std) for x, _ in loader.load_batches(source, 10)])
     return x.double().numpy(), source.labels.numpy()
 
 
@@ -86,7 +86,7 @@ def test_a_logistic_probe_matches_scikit_learn(runs, network):
 def test_the_saved_classifier_has_the_reported_accuracy(runs, name):
     found, folder = result(runs(name)), runs(name)
     source = open_split("digits", "test", limit=30)
-    x = torch.cat([x for x, _ in loader.test_batches(source, 30)])
+    x = torch.cat([x for x, _ in loader.load_batches(source, 30)])
     for trial, row in enumerate(found["metrics"]["trials"]):
         model = load_classifier(folder / f"classifier_trial{trial}.pt")
         with torch.no_grad():

@@ -123,6 +123,7 @@ def test_results_name_the_commit_and_whether_it_was_changed(tmp_path):
     package.mkdir()
     for name in (
         "__init__.py",
+        "__init__.pyi",
         "core/__init__.py",
         "core/errors.py",
         "core/paths.py",

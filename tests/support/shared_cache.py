@@ -42,7 +42,7 @@ def ask(url: str, inputs: tuple) -> dict:
     """Results of one process."""
     found = features.extract(*inputs)
     return {
-        "weights": weights.digest(weights.resolve(url)),
+        "weights": weights.digest(weights.fetch_weights(url)),
         "backbone": weights.digest(path_handler.converted(NAME)),
         "features": hashlib.sha256(found.part(0, len(found)).numpy().tobytes()).hexdigest(),
         "scenes": str(digit_scenes.ensure()),

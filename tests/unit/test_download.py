@@ -17,10 +17,10 @@ pytestmark = pytest.mark.usefixtures("empty_cache")
 
 def test_a_url_is_downloaded_once(host):
     host.pages["/a/net.pth"] = Page(GOOD)
-    path = weights.resolve(f"{host.url}/a/net.pth")
+    path = weights.fetch_weights(f"{host.url}/a/net.pth")
     assert path.read_bytes() == GOOD
     assert path.name.endswith("-net.pth")
-    assert weights.resolve(f"{host.url}/a/net.pth") == path
+    assert weights.fetch_weights(f"{host.url}/a/net.pth") == path
     assert host.count("GET", "/a/net.pth") == 1
     assert weights.digest(f"{host.url}/a/net.pth") == hashlib.sha256(GOOD).hexdigest()
     assert files(path.parent) == [path.name]  # no partial files
@@ -28,7 +28,7 @@ def test_a_url_is_downloaded_once(host):
 
 def test_a_cut_connection_is_resumed(host):
     host.pages["/net.pth"] = Page(GOOD, cuts=[300_000, 300_000])
-    assert weights.resolve(f"{host.url}/net.pth").read_bytes() == GOOD
+    assert weights.fetch_weights(f"{host.url}/net.pth").read_bytes() == GOOD
     assert [r for _, _, r in host.log] == [None, "bytes=300000-", "bytes=600000-"]
 
 
@@ -37,38 +37,38 @@ def test_a_later_process_resumes_a_download(host, empty_cache):
     with pytest.raises(
         UserError, match="cut after 1000 of 1024000 bytes, 5 times. Try again, download"
     ):
-        weights.resolve(f"{host.url}/net.pth")
+        weights.fetch_weights(f"{host.url}/net.pth")
     assert not weights._records()
     page.cuts.clear()
     host.log.clear()
-    assert weights.resolve(f"{host.url}/net.pth").read_bytes() == GOOD
+    assert weights.fetch_weights(f"{host.url}/net.pth").read_bytes() == GOOD
     assert [r for _, _, r in host.log] == ["bytes=1000-"]
 
 
 def test_parts_of_different_versions_are_never_combined(host):
     host.pages["/net.pth"] = Page(GOOD, cuts=[1000, *[0] * 5])
     with pytest.raises(UserError):
-        weights.resolve(f"{host.url}/net.pth")
+        weights.fetch_weights(f"{host.url}/net.pth")
     host.pages["/net.pth"] = Page(OTHER)
-    assert weights.resolve(f"{host.url}/net.pth").read_bytes() == OTHER
+    assert weights.fetch_weights(f"{host.url}/net.pth").read_bytes() == OTHER
     assert host.log[-1][2] == "bytes=1000-"
 
 
 def test_a_server_without_ranges_starts_from_scratch(host):
     host.pages["/net.pth"] = Page(GOOD, cuts=[1000], ranges=False)
-    assert weights.resolve(f"{host.url}/net.pth").read_bytes() == GOOD
+    assert weights.fetch_weights(f"{host.url}/net.pth").read_bytes() == GOOD
     host.pages["/never.pth"] = Page(GOOD, cuts=[1000] * 99, ranges=False)
     with pytest.raises(UserError, match="cut after 1000 of 1024000 bytes, 5 times"):
-        weights.resolve(f"{host.url}/never.pth")
+        weights.fetch_weights(f"{host.url}/never.pth")
 
 
 def test_temporary_server_errors_are_retried(host):
     page = host.pages["/net.pth"] = Page(GOOD, status=503)
     with pytest.raises(UserError, match="the server answered 503 Service Unavailable, 5 times"):
-        weights.resolve(f"{host.url}/net.pth")
+        weights.fetch_weights(f"{host.url}/net.pth")
     assert host.count("GET", "/net.pth") == 5
     page.status = 200
-    assert weights.resolve(f"{host.url}/net.pth").read_bytes() == GOOD
+    assert weights.fetch_weights(f"{host.url}/net.pth").read_bytes() == GOOD
 
 
 BAD_PAGES = {
@@ -88,7 +88,7 @@ def test_files_other_than_weights_are_named_and_removed(host, empty_cache, case)
     page, message = BAD_PAGES[case]
     host.pages["/net.pth"] = page
     with pytest.raises(UserError, match=f"{host.url}/net.pth.*: .*{message}") as caught:
-        weights.resolve(f"{host.url}/net.pth?token=secret")
+        weights.fetch_weights(f"{host.url}/net.pth?token=secret")
     assert (
         f"/net.pth?1359227d95e1ba80' {host.url}/net.pth) and set ROBUST_BACKBONES_MIRROR=FOLDER."
         in str(caught.value)
@@ -106,39 +106,39 @@ def test_the_digest_of_a_url_is_enforced(host, empty_cache):
         f"has SHA-256 {found[:12]}... .1024000 bytes. instead of {digest[:12]}...: it is trunc"
     )
     with pytest.raises(UserError, match=message):
-        weights.resolve(f"{host.url}/net.pth#sha256={digest}")
+        weights.fetch_weights(f"{host.url}/net.pth#sha256={digest}")
     assert files(empty_cache) == []
-    assert weights.resolve(f"{host.url}/net.pth#sha256={found}").read_bytes() == GOOD
+    assert weights.fetch_weights(f"{host.url}/net.pth#sha256={found}").read_bytes() == GOOD
 
 
 def test_a_digest_recorded_at_first_use_is_enforced(host, empty_cache):
     host.pages["/net.pth"] = Page(GOOD)
-    weights.resolve(f"{host.url}/net.pth").unlink()
+    weights.fetch_weights(f"{host.url}/net.pth").unlink()
     host.pages["/net.pth"] = Page(OTHER)
     with pytest.raises(
         UserError, match="instead of .* truncated, damaged or another file .removed"
     ):
-        weights.resolve(f"{host.url}/net.pth")
+        weights.fetch_weights(f"{host.url}/net.pth")
     assert files(empty_cache) == []
     host.pages["/net.pth"] = Page(GOOD)
-    weights.resolve(f"{host.url}/net.pth")
+    weights.fetch_weights(f"{host.url}/net.pth")
 
 
 def test_a_modified_file_in_the_cache_is_downloaded_again(host, caplog):
     host.pages["/net.pth"] = Page(GOOD)
-    path = weights.resolve(f"{host.url}/net.pth")
+    path = weights.fetch_weights(f"{host.url}/net.pth")
     path.write_bytes(GOOD[:-1])
-    assert weights.resolve(f"{host.url}/net.pth").read_bytes() == GOOD
+    assert weights.fetch_weights(f"{host.url}/net.pth").read_bytes() == GOOD
     assert "1023999 bytes) instead of" in caplog.text
     assert "Removed; downloading it again." in caplog.text
     os.utime(path, (1, 1))  # new time, same content: hashed again and used
-    assert weights.resolve(f"{host.url}/net.pth") == path
+    assert weights.fetch_weights(f"{host.url}/net.pth") == path
     assert host.count("GET", "/net.pth") == 2
 
 
 def test_queries_distinguish_files_but_are_not_stored(host, empty_cache):
     host.pages["/get"] = Page(GOOD)
-    first, second = (weights.resolve(f"{host.url}/get?id={n}&sig=secret") for n in (1, 2))
+    first, second = (weights.fetch_weights(f"{host.url}/get?id={n}&sig=secret") for n in (1, 2))
     assert first != second
     assert "secret" not in (empty_cache / "digests.json").read_text()
 
@@ -150,7 +150,7 @@ def test_a_redirect_may_not_leave_https(host, monkeypatch):
 
 # --- Google Drive, by gdown
 
-DRIVE = zoo.find("resnet50_linf_eps4_engstrom2019")
+DRIVE = zoo.find_model("resnet50_linf_eps4_engstrom2019")
 ATTACHMENT = {"Content-Disposition": 'attachment; filename="best.pt"'}
 LARGE = b"""<html><form id="download-form" action="https://drive.google.com/large">
 <input type="hidden" name="confirm" value="t"></form></html>"""
@@ -174,10 +174,10 @@ def drive(host, monkeypatch):
 def test_a_large_file_is_confirmed_and_a_cut_connection_is_resumed(drive, empty_cache):
     drive.pages["/uc"] = Page(LARGE, kind="text/html")
     drive.pages["/large"] = Page(GOOD, cuts=[600_000], headers=ATTACHMENT)
-    path = weights.resolve(zoo.SCHEME + DRIVE.name)
+    path = weights.fetch_weights(zoo.SCHEME + DRIVE.name)
     assert path.read_bytes() == GOOD
     assert path.name.endswith(f"-{DRIVE.name}.pt")
-    assert weights.resolve(DRIVE.place) == weights.resolve(DRIVE.robustbench) == path
+    assert weights.fetch_weights(DRIVE.place) == weights.fetch_weights(DRIVE.robustbench) == path
     [_, (_, _, first), (_, _, second)] = drive.log
     assert (first, second[:6]) == (None, "bytes=")
     assert files(path.parent) == [path.name]
@@ -191,7 +191,7 @@ def test_errors_of_google_drive_are_shown_with_the_way_out(drive, empty_cache):
         f"'FOLDER/{DRIVE.name}.pt') and set ROBUST_BACKBONES_MIRROR=FOLDER."
     )
     with pytest.raises(UserError) as caught:
-        weights.resolve(DRIVE.name)
+        weights.fetch_weights(DRIVE.name)
     assert str(caught.value) == message
     assert files(empty_cache) == []
 
@@ -201,4 +201,4 @@ def test_gdown_is_an_extra(monkeypatch, empty_cache):
     with pytest.raises(
         UserError, match='files on Google Drive: gdown is not installed. Run: pip install "gdown>='
     ):
-        weights.resolve(DRIVE.name)
+        weights.fetch_weights(DRIVE.name)

@@ -71,4 +71,4 @@ def test_a_hub_repository_says_what_its_config_says(tmp_path):
 def test_wrong_names_are_explained(source, message):
     pytest.importorskip("timm", reason="timm is not installed")
     with pytest.raises(UserError, match=message):
-        weights.resolve(source)
+        weights.fetch_weights(source)

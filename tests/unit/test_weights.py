@@ -27,7 +27,7 @@ HUB_REPO, HUB_REVISION = re.fullmatch(r"hf://(.+)@(\w+)/", zoo.SOURCES[zoo.PAPER
 
 
 def page_of(name: str) -> str:
-    return hub_page(zoo.find(name).place)
+    return hub_page(zoo.find_model(name).place)
 
 
 def zoo_process(*args, **environment) -> subprocess.Popen:
@@ -77,7 +77,7 @@ REFUSED = [
 @pytest.mark.parametrize(("source", "message"), REFUSED)
 def test_wrong_sources_are_refused_at_once(source, message):
     with pytest.raises(UserError) as caught:
-        weights.resolve(source)
+        weights.fetch_weights(source)
     assert message in str(caught.value)
     assert "secret" not in str(caught.value)
 
@@ -87,14 +87,14 @@ def test_a_folder_instead_of_a_file(tmp_path, name):
     if name:
         (tmp_path / name).touch()
     with pytest.raises(UserError, match=f"is a folder. Give a file in it, .*/{name or 'FILE'}"):
-        weights.resolve(tmp_path)
+        weights.fetch_weights(tmp_path)
 
 
 def test_existing_paths_are_returned(tmp_path, monkeypatch):
     (tmp_path / KNOWN).write_bytes(GOOD)
-    assert weights.resolve(tmp_path / KNOWN) == tmp_path / KNOWN
+    assert weights.fetch_weights(tmp_path / KNOWN) == tmp_path / KNOWN
     monkeypatch.chdir(tmp_path)
-    assert weights.resolve(f"./{KNOWN}") == Path(KNOWN)
+    assert weights.fetch_weights(f"./{KNOWN}") == Path(KNOWN)
     assert weights.digest(f"./{KNOWN}") == hashlib.sha256(GOOD).hexdigest()
 
 
@@ -102,14 +102,14 @@ def test_damaged_records_are_named(empty_cache):
     empty_cache.mkdir()
     (empty_cache / "digests.json").write_text('{"version": 1, "fil')
     with pytest.raises(UserError, match="digests.json is damaged .* Remove it"):
-        weights.resolve(UNKNOWN)
+        weights.fetch_weights(UNKNOWN)
 
 
 def test_an_unwritable_cache_is_named(tmp_path, monkeypatch, host):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match="cannot write .*. Set ROBUST_BACKBONES_CACHE to another"):
-        weights.resolve(f"{host.url}/net.pth")
+        weights.fetch_weights(f"{host.url}/net.pth")
 
 
 # --- a mirror folder
@@ -129,11 +129,11 @@ def test_mirrored_files_are_used_in_place(mirror):
     (mirror / "timm/resnet/model.safetensors").write_bytes(OTHER)
     (mirror / "example.org/a").mkdir(parents=True)
     (mirror / "example.org/a/net.pth").write_bytes(OTHER)
-    assert weights.resolve(UNKNOWN) == mirror / "resnet18_l2_eps0.03.ckpt"
-    assert weights.resolve("hf://timm/resnet/model.safetensors").parent.name == "resnet"
-    assert weights.resolve("https://example.org/a/net.pth").read_bytes() == OTHER
+    assert weights.fetch_weights(UNKNOWN) == mirror / "resnet18_l2_eps0.03.ckpt"
+    assert weights.fetch_weights("hf://timm/resnet/model.safetensors").parent.name == "resnet"
+    assert weights.fetch_weights("https://example.org/a/net.pth").read_bytes() == OTHER
     url = f"hf://{HUB_REPO}/resnet18_l2_eps0.03.ckpt"
-    assert weights.resolve(url) == weights.resolve(f"robust://{UNKNOWN}")
+    assert weights.fetch_weights(url) == weights.fetch_weights(f"robust://{UNKNOWN}")
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_bad_mirrored_files_are_named_and_not_removed(mirror, content, message):
     path = mirror / f"{KNOWN}.ckpt"
     path.write_bytes(content)
     with pytest.raises(UserError, match=f"robust://{KNOWN}: {path} .*{message}"):
-        weights.resolve(KNOWN)
+        weights.fetch_weights(KNOWN)
     assert path.exists()
 
 
@@ -176,7 +176,7 @@ def test_a_mirror_without_the_file_says_where_it_looked(mirror, monkeypatch, sou
     monkeypatch.setattr(download.socket, "create_connection", _no_name)
     monkeypatch.setattr(download.time, "sleep", None)  # no retries
     with pytest.raises(UserError) as caught:
-        weights.resolve(source)
+        weights.fetch_weights(source)
     said = str(caught.value)
     assert f"{mirror}/{place}" in said and "(ROBUST_BACKBONES_MIRROR) does not exist, and" in said
     assert "cannot be reached (Name or service not known). Try again" in said
@@ -196,30 +196,30 @@ def test_no_connection_fails_at_once(monkeypatch, source, fault):
         monkeypatch.delenv(name, raising=False)
     message = "cannot be reached [(](Name or service not known|Connection refused)[)]. Try again, "
     with pytest.raises(UserError, match=message):
-        weights.resolve(source)
+        weights.fetch_weights(source)
 
 
 def test_a_mirror_that_is_not_a_folder(monkeypatch):
     monkeypatch.setenv(weights.MIRROR, "/none")
     with pytest.raises(UserError, match="ROBUST_BACKBONES_MIRROR is '/none', which is not a fo"):
-        weights.resolve(KNOWN)
+        weights.fetch_weights(KNOWN)
 
 
 def test_verify_hashes_every_file_again(mirror, host, empty_cache, capsys):
     from robust_backbones.commands.zoo import main
 
     (mirror / f"{UNKNOWN}.ckpt").write_bytes(GOOD)
-    weights.resolve(UNKNOWN)
+    weights.fetch_weights(UNKNOWN)
     for name in ("a", "b"):
         host.pages[f"/{name}"] = Page(GOOD)
-        weights.resolve(f"{host.url}/{name}")
+        weights.fetch_weights(f"{host.url}/{name}")
     main(["verify"])
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["ok"] * 3
-    path = weights.resolve(f"{host.url}/a")
+    path = weights.fetch_weights(f"{host.url}/a")
     before = path.stat().st_mtime_ns
     path.write_bytes(OTHER)  # damage with the same size and time
     os.utime(path, ns=(before, before))
-    weights.resolve(f"{host.url}/b").unlink()
+    weights.fetch_weights(f"{host.url}/b").unlink()
     with pytest.raises(SystemExit) as stop:
         main(["verify"])
     assert stop.value.code == 2
@@ -246,7 +246,7 @@ def test_a_model_is_downloaded_from_the_hub(host, empty_cache, tmp_path):
     record = json.loads((empty_cache / "digests.json").read_text())["files"][f"robust://{UNKNOWN}"]
     assert record["sha256"] == hashlib.sha256(body).hexdigest()
     host.log.clear()
-    assert weights.resolve(UNKNOWN) == Path(out)  # offline, without the Hub's client
+    assert weights.fetch_weights(UNKNOWN) == Path(out)  # offline, without the Hub's client
     assert not host.log
 
 
@@ -299,7 +299,7 @@ def test_temporary_hub_errors_are_retried(tmp_path, monkeypatch):
     (tmp_path / "net").write_bytes(GOOD)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download_third_time)
     monkeypatch.setattr(download, "_unreachable", lambda url: None)
-    assert weights.resolve(UNKNOWN) == tmp_path / "net"
+    assert weights.fetch_weights(UNKNOWN) == tmp_path / "net"
     asked = {"repo_id": HUB_REPO, "filename": f"{UNKNOWN}.ckpt", "revision": HUB_REVISION}
     asked |= {"local_files_only": False}
     assert tries == [asked] * 3

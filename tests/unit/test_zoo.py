@@ -35,11 +35,11 @@ def test_every_row_is_consistent():
         assert model.size in (224, 256, 288) and model.interpolation in ("bilinear", "bicubic")
         assert model.refused or model.place
         if model.twin and model.twin.startswith(zoo.SCHEME):
-            assert zoo.find(model.twin).name != model.name
+            assert zoo.find_model(model.twin).name != model.name
     for values in ("place", "sha256", "robustbench"):
         found = [v for m in zoo.MODELS.values() if (v := getattr(m, values))]
         assert len(set(found)) == len(found)
-    assert zoo.find("resnet50_l2_eps3").sha256.startswith("380b14e6f9750bff")
+    assert zoo.find_model("resnet50_l2_eps3").sha256.startswith("380b14e6f9750bff")
 
 
 # name as written, file, eps, accuracy
@@ -68,9 +68,9 @@ NAMES = [
 
 @pytest.mark.parametrize(("name", "file", "eps", "accuracy"), NAMES)
 def test_names(name, file, eps, accuracy):
-    model = zoo.find(name)
+    model = zoo.find_model(name)
     assert (model.file, model.eps, model.accuracy) == (file, eps, accuracy)
-    assert zoo.find(model.name) is zoo.find(zoo.SCHEME + model.name) is model
+    assert zoo.find_model(model.name) is zoo.find_model(zoo.SCHEME + model.name) is model
 
 
 def test_every_name_of_a_model_finds_it():
@@ -78,9 +78,9 @@ def test_every_name_of_a_model_finds_it():
         plain = re.sub(r"\.(ckpt|pt|bin|safetensors)$", "", model.file)
         names = (plain, model.robustbench)
         for name in names[model.place.startswith("https://github.com") :]:
-            assert not name or zoo.find(name) is model
+            assert not name or zoo.find_model(name) is model
         assert not model.place or zoo.known(model.place) is model
-    paper = zoo.find("resnet50_l2_eps3")
+    paper = zoo.find_model("resnet50_l2_eps3")
     place = paper.place.split("@")[0]
     assert zoo.known(f"{place}/{paper.file}") is paper
     assert zoo.known(f"{place}@other/{paper.file}") is None
@@ -91,7 +91,7 @@ def test_every_name_of_a_model_finds_it():
 
 def test_models_that_cannot_be_used_are_refused_with_the_reason():
     reason = "robust://ra_wrn_101_2_linf_eps4_peng2023 is not supported: RaWideResNet-101-2 is a"
-    for refused in (weights.resolve, weights.digest, zoo.find_backbone):
+    for refused in (weights.fetch_weights, weights.digest, zoo.find_backbone):
         with pytest.raises(UserError, match=reason):
             refused("robust://ra_wrn_101_2_linf_eps4_peng2023")
 
@@ -108,11 +108,11 @@ WRONG = [
 @pytest.mark.parametrize(("name", "message"), WRONG)
 def test_wrong_names_suggest_similar_names(name, message):
     with pytest.raises(UserError, match=message):
-        zoo.find(name)
+        zoo.find_model(name)
 
 
 def test_eps_is_printed_with_its_unit():
-    found = [zoo.find(f"resnet50_{name}") for name in ("l2_eps3", "linf_eps4")]
+    found = [zoo.find_model(f"resnet50_{name}") for name in ("l2_eps3", "linf_eps4")]
     shown = [show_eps(model.constraint, model.eps) for model in found]
     assert shown == ["3", "4/255"]
 
@@ -165,7 +165,7 @@ def test_show(capsys):
 
 
 MISTAKES = [
-    (["list", "--arch", "resnet9"], "--arch resnet9: unknown architecture. Did you mean resnet18"),
+    (["list", "--arch", "resnet9"], "architecture 'resnet9' is unknown. Did you mean resnet18"),
     (["list", "--constraint", "l1"], "argument --constraint: invalid choice: 'l1'"),
     (["show", "resnet50_l2_eps2"], "Did you mean"),
     (

@@ -19,7 +19,7 @@ from robust_backbones.core.files import cache_dir, read_json, sha256
 from robust_backbones.core.input_statistics import ASSUMED, FILE, SOURCES
 from robust_backbones.core.paths import expand
 from robust_backbones.core.resources import python_environment
-from robust_backbones.zoo import Model
+from robust_backbones.zoo import PublishedModel
 
 VALIDATION = ("val", "valid", "validation")  # names of the folder inside ImageNet's folder
 CATS = range(281, 286)  # ImageNet's classes of domestic cats
@@ -29,7 +29,7 @@ ALL_IMAGES = 50_000  # of ImageNet's validation
 
 def fetch(settings: CheckSettings) -> Outcome:
     """Return the local file of the weights, downloaded if necessary."""
-    path = weights.resolve(settings.weights)
+    path = weights.fetch_weights(settings.weights)
     size = path.stat().st_size / 1e6
     mirror = os.environ.get(weights.MIRROR)
     if mirror and Path(expand(mirror)).absolute() in path.absolute().parents:
@@ -82,7 +82,7 @@ def compare_contents(settings: CheckSettings, path: Path) -> Outcome:
     return Outcome(text, found, facts, failed=bool(faults))
 
 
-def _differences(found: Checkpoint, classes: int | None, model: Model) -> list[str]:
+def _differences(found: Checkpoint, classes: int | None, model: PublishedModel) -> list[str]:
     """Return the differences between a file and the table. What the file omits is no difference."""
     eps = found.training.get("eps")
     pairs: dict[str, tuple[Any, Any, bool]] = {

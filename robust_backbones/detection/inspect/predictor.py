@@ -10,18 +10,22 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog
 from detectron2.data import transforms as T
-from detectron2.structures import Instances
+from detectron2.structures import BitMasks, Instances
 from PIL import Image
+from torch.nn.functional import interpolate
 
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.images import Decoding, from_pillow
 from robust_backbones.core.paths import expand
+from robust_backbones.detection.attack import pgd
 from robust_backbones.detection.checkpointer import StrictCheckpointer
 from robust_backbones.detection.config import load_config, merge_overrides, num_classes
 from robust_backbones.detection.data.mapper import decoding_of, read_image
 from robust_backbones.detection.model_weights import local_weights
 from robust_backbones.detection.run_checks import set_device
 from robust_backbones.detection.training.trainer import Trainer
+
+ATTACKED_SCORE = 0.5  # detections with at least this score are the ground truth of an attack
 
 
 def load(
@@ -186,6 +190,38 @@ class Predictor:
         """Metadata with class names for Detectron2's `Visualizer`. For errors, see `classes`."""
         return Metadata().set(thing_classes=list(self.classes))
 
+    def attack(
+        self, image: Any, *, eps: float, steps: int = 10, seed: int = 0, **options: Any
+    ) -> dict:
+        """Perturb an image by PGD so that the detector loses its own detections.
+
+        The detections with a score of at least 0.5 are the ground truth of the attack. For
+        annotated images, use `pgd`.
+
+        Args:
+            image: image, as for a prediction.
+            eps: perturbation radius for pixels in [0, 1], such as 4/255 (L-infinity).
+            steps: number of gradient steps.
+            seed: seed for the random start.
+            options: further arguments of `pgd`, such as `constraint="l2"` or `loss`.
+
+        Returns:
+            Input of the model as from `preprocess`, with the attacked image. Detect objects in it
+            with `predictor.model([attacked])`.
+
+        Raises:
+            UserError: the image or an argument is invalid.
+        """
+        array = as_array(image, self.decoding)
+        item, found = self.preprocess(array), self._batch([array])[0]["instances"]
+        item["instances"] = _as_truth(
+            found[found.scores >= ATTACKED_SCORE], item["image"].shape[1:]
+        )
+        generator = torch.Generator(str(self.model.device)).manual_seed(seed)
+        bound: dict[str, Any] = {"constraint": "linf", "generator": generator, **options}
+        [item["image"]] = pgd(self.model, [item], eps=eps, steps=steps, **bound)
+        return item
+
     def preprocess(self, image: np.ndarray) -> dict:
         """Resize an RGB image for the model.
 
@@ -212,6 +248,18 @@ class Predictor:
             return []
         with torch.no_grad():
             return self.model([self.preprocess(image) for image in images])
+
+
+def _as_truth(found: Instances, size: Sequence[int]) -> Instances:
+    """Return detections as ground truth for an image that was resized to (height, width)."""
+    height, width = size
+    truth = Instances((height, width))
+    truth.gt_boxes, truth.gt_classes = found.pred_boxes.clone(), found.pred_classes
+    truth.gt_boxes.scale(width / found.image_size[1], height / found.image_size[0])
+    if found.has("pred_masks"):
+        masks = found.pred_masks[:, None].float()
+        truth.gt_masks = BitMasks(interpolate(masks, (height, width))[:, 0] > 0)
+    return truth
 
 
 def as_array(image: Any, decoding: Decoding | None = None) -> np.ndarray:

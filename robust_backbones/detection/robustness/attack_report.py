@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from robust_backbones.attacks import CONSTRAINTS
-from robust_backbones.core.eps import STEP_FACTOR, show_eps
+from robust_backbones.core.eps import default_step, show_eps
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.figures import new_figure, save_figure
 from robust_backbones.core.files import atomic
@@ -50,7 +50,7 @@ class AttackSettings:
         steps: number of PGD steps.
         losses: losses to maximize, keys of `LOSSES`. A separate attack increases each loss.
         restarts: number of random starts for each loss.
-        step_size: length of a step, in the unit of eps; None for `STEP_FACTOR * eps / steps`.
+        step_size: length of a step, in the unit of eps; None for `2.5 * eps / steps`.
     """
 
     constraint: str
@@ -65,7 +65,7 @@ class AttackSettings:
             "constraint": self.constraint,
             "eps": eps,
             "steps": self.steps,
-            "step_size": self.step_size or STEP_FACTOR * eps / self.steps,
+            "step_size": self.step_size or default_step(eps, self.steps),
             "losses": list(self.losses),
             "restarts": self.restarts,
         }

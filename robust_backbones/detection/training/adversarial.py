@@ -16,7 +16,6 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from robust_backbones.attacks import CONSTRAINTS
-from robust_backbones.core.eps import STEP_FACTOR
 from robust_backbones.detection import attack
 
 METHODS = ("", "free", "pgd")
@@ -65,14 +64,12 @@ class Adversary:
         """
         batch = batches[part]
         if self.method == "pgd":
-            step = STEP_FACTOR * self.eps / self.steps
             images = attack.pgd(
                 model,
                 batch,
                 constraint=self.constraint,
                 eps=self.eps,
                 steps=self.steps,
-                step_size=step,
                 generator=generator,
                 sampled=True,
             )

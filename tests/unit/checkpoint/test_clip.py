@@ -5,11 +5,12 @@ import json
 import pytest
 import torch
 
-from classification.models import fill, read_weights
+from classification.models import fill
 from robust_backbones import sources
 from robust_backbones.checkpoint import clip
 from robust_backbones.checkpoint.architectures import build_network, recognize
 from robust_backbones.checkpoint.io import read_checkpoint
+from robust_backbones.checkpoint.read import read_weights
 from robust_backbones.checkpoint.wrappers import unwrap_network
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.input_statistics import ASSUMED, PRESETS
@@ -51,7 +52,7 @@ def test_features_are_those_of_open_clip(tmp_path, tower, arch, size, quick):
     for parameter in network.parameters():  # biases and norms differ from their initial values
         parameter.data += 0.01 * torch.randn(parameter.shape)
     path = repository(tmp_path, contents, network.state_dict())
-    found = read_weights("hf://someone/clip", path)
+    found = read_weights("hf://someone/clip", path=path)
     assert (found.arch, found.layout) == (arch, "clip")
     assert found.statistics.equal(PRESETS["clip"])
     assert found.metadata["input_size"] == size

@@ -7,13 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from classification.datasets.open import open_split
-from classification.models import Classifier
-from classification.robustness_eval.run import evaluate
+from classification import Classifier, measure_robustness, measure_transfer, open_split
 from classification.transfer import features
-from classification.transfer.run import transfer
-from robust_backbones.attacks import pgd
-from robust_backbones.core.errors import UserError
+from robust_backbones import UserError, pgd
 
 STATISTICS = {"mean": (0.5, 0.4, 0.3), "std": (0.5, 0.4, 0.3)}
 
@@ -51,16 +47,18 @@ def test_a_module_without_features_is_attacked_and_evaluated_only(tmp_path):
     x = torch.rand(2, 3, 32, 32)
     x_adv = pgd(model, x, torch.tensor([0, 1]), constraint="l2", eps=1.0, steps=2, step_size=0.5)
     assert (x_adv - x).flatten(1).norm(dim=1).max() <= 1 + 1e-5
-    found = evaluate(model, tmp_path / "eval", dataset="digits", images=20, eps=0.5, steps=2)
+    found = measure_robustness(
+        model, tmp_path / "eval", dataset="digits", images=20, eps=0.5, steps=2
+    )
     assert set(found["attacks"]) == {*("clean", "pgd-2 eps 0.5", "unbounded", "worst case eps 0.5")}
     with pytest.raises(UserError, match="own:Net has no features. Name its last linear layer"):
         model.features(x)
     with pytest.raises(UserError, match="own:Net has no features"):
-        transfer(model, tmp_path / "transfer", dataset="digits")
+        measure_transfer(model, tmp_path / "transfer", dataset="digits")
     with pytest.raises(UserError, match="own:Net has no linear layer of this name.*Choose from fc"):
         Classifier.wrap(Net(), **STATISTICS, features="head")
     with pytest.raises(UserError, match="--epsi is not an option; did you mean --eps|arguments"):
-        evaluate(model, tmp_path / "eval2", dataset="digits", epsi=1)
+        measure_robustness(model, tmp_path / "eval2", dataset="digits", epsi=1)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +73,7 @@ def test_transfer_as_the_command_does(tmp_path, settings):
     model = Classifier.wrap(Net(), **STATISTICS, features="fc")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     small = {"dataset": "digits", "image_size": 32, "limit": 64, "test_limit": 20, "trials": 1}
-    found = transfer(model, tmp_path / "run", **small, **settings)
+    found = measure_transfer(model, tmp_path / "run", **small, **settings)
     assert found["images"] == 20 and 0 <= found["accuracy"] <= 100
     assert (tmp_path / "run/per_image.csv").is_file()
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

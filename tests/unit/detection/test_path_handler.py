@@ -54,7 +54,7 @@ def test_a_name_gives_the_converted_file(mirror, monkeypatch):
     with PathManager.open(NAME, "rb") as file:
         assert file.read(2) == b"PK"
     monkeypatch.setattr(path_handler, "_convert", None)  # a second conversion would fail
-    monkeypatch.setattr(weights, "resolve", None)  # the published file is not needed any more
+    monkeypatch.setattr(weights, "fetch_weights", None)  # the published file is not needed any more
     assert PathManager.get_local_path("robust://resnet18_linf_eps8.0") == path
 
 
@@ -108,7 +108,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("name", "message"), REFUSED)
 def test_wrong_names_are_refused_before_any_download(monkeypatch, name, message):
-    monkeypatch.setattr(weights, "resolve", None)
+    monkeypatch.setattr(weights, "fetch_weights", None)
     with pytest.raises(UserError, match=message):
         load("MODEL.WEIGHTS", name)
 

@@ -38,7 +38,7 @@ def opened(folder, reader: str, decoding=None, split="test"):
 
 
 def first(source) -> torch.Tensor:
-    return next(iter(loader.test_batches(source, 1)))[0]
+    return next(iter(loader.load_batches(source, 1)))[0]
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -98,7 +98,7 @@ def test_any_number_of_workers_gives_the_same_batches(tree):
     for workers in (1, 2):
         options = {"augmentation": "imagenet", "rank": 1, "world": 2, "start": 1}
         assert same(train(source, **options), train(source, workers=workers, **options))
-        tests = [list(loader.test_batches(source, 5, workers=w)) for w in (0, workers)]
+        tests = [list(loader.load_batches(source, 5, workers=w)) for w in (0, workers)]
         assert same(*tests)
         sent = source.train_batches(TrainEpoch(8, "imagenet", 0, 0), 0, 1)
         assert next(sent).pixels.dtype == torch.uint8
@@ -123,7 +123,7 @@ def test_workers_of_several_epochs_start_once(tree, tmp_path, workers, monkeypat
 def test_test_batches_can_be_read_again_by_the_same_workers(tree):
     source = open_split("folder", "test", tree, image_size=24)
     made = loader.TestLoader(source, 5, workers=2)
-    whole = list(loader.test_batches(source, 5))
+    whole = list(loader.load_batches(source, 5))
     next(iter(made))  # a pass that stops early
     workers = multiprocessing.active_children()
     assert len(workers) == 2
@@ -143,7 +143,7 @@ def test_order_and_augmentation_do_not_depend_on_the_batch_size():
 @pytest.mark.parametrize("indices", [None, [5, 3, 8, 1, 0, 2, 7], []])
 def test_every_image_is_tested_once_in_order(world, indices):
     source = numbered(17) if indices is None else numbered(17).subset(indices)
-    read = partial(loader.test_batches, source, 4, world=world)
+    read = partial(loader.load_batches, source, 4, world=world)
     batches = [batch for rank in range(world) for batch in read(rank=rank)]
     labels = torch.cat([y for _, y in batches]).tolist() if batches else []
     assert labels == (list(range(17)) if indices is None else indices)
@@ -172,7 +172,7 @@ def test_the_error_names_an_unreadable_image(workers, tmp_path):
     (tree / "test" / "bee" / "002.png").write_text("<html>")
     source = open_split("folder", "test", tree, image_size=32)
     with pytest.raises(UserError) as caught:
-        list(loader.test_batches(source, 4, workers=workers))
+        list(loader.load_batches(source, 4, workers=workers))
     assert "bee/002.png cannot be read" in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -183,7 +183,7 @@ def test_a_dead_worker_is_reported(monkeypatch):
     parent = os.getpid()
     monkeypatch.setattr(transforms, "centered", die)
     with pytest.raises(UserError, match="a worker that loads images died .*Use fewer --workers"):
-        list(loader.test_batches(numbered(), 4, workers=1))
+        list(loader.load_batches(numbered(), 4, workers=1))
     assert os.getpid() == parent
 
 
@@ -195,17 +195,17 @@ def test_workers_ignore_sigterm(monkeypatch):
         return images
 
     monkeypatch.setattr(transforms, "centered", terminated)
-    assert sum(len(y) for _, y in loader.test_batches(numbered(), 4, workers=1)) == len(numbered())
+    assert sum(len(y) for _, y in loader.load_batches(numbered(), 4, workers=1)) == len(numbered())
 
 
 def test_workers_use_one_thread(monkeypatch):
     monkeypatch.setattr(
         transforms, "centered", lambda x, size: torch.tensor([torch.get_num_threads()])
     )
-    assert next(loader.test_batches(numbered(), 4, workers=1))[0].item() == 1
+    assert next(loader.load_batches(numbered(), 4, workers=1))[0].item() == 1
 
 
 def test_labels_and_class_names_of_folders(tree):
     source = open_split("folder", "test", tree, image_size=24)
-    labels = torch.cat([y for _, y in loader.test_batches(source, 5)])
+    labels = torch.cat([y for _, y in loader.load_batches(source, 5)])
     assert torch.equal(labels, source.labels) and source.class_names == CLASSES

@@ -68,7 +68,7 @@ def same(batches, others):
 def truth(tree):
     """Return split -> keys of all images, read from the folder."""
     return {
-        split: keys(loader.test_batches(opened(tree, split), 10)) for split in ("train", "test")
+        split: keys(loader.load_batches(opened(tree, split), 10)) for split in ("train", "test")
     }
 
 
@@ -92,7 +92,7 @@ def test_equal_folders_make_equal_shards(tree, folder, tmp_path):
 
 @pytest.mark.parametrize("world, workers", [(1, 0), (1, 2), (2, 2), (3, 0), (6, 0)])
 def test_every_image_is_tested_exactly_once(folder, truth, world, workers):
-    read = partial(loader.test_batches, opened(folder, "test"), 4, world=world, workers=workers)
+    read = partial(loader.load_batches, opened(folder, "test"), 4, world=world, workers=workers)
     batches = [batch for rank in range(world) for batch in read(rank=rank)]
     assert keys(batches) == truth["test"] and all(len(y) <= 4 for _, y in batches)
 
@@ -132,7 +132,7 @@ def test_a_limit_takes_whole_shards(folder):
     source = opened(folder, "train", limit=20)
     assert len(source) == 21 or len(source) == 25
     assert source.fingerprint() != opened(folder, "train").fingerprint()
-    assert len(list(loader.test_batches(source, 50))[0][1]) == len(source)
+    assert len(list(loader.load_batches(source, 50))[0][1]) == len(source)
     assert opened(folder, "train", limit=61) == opened(folder, "train")
 
 
@@ -164,7 +164,7 @@ def test_shards_without_an_index(foreign, truth):
     roots = [foreign, PATTERN.format(foreign)]
     for root in roots:
         train_part, test = (open_split("imagenet", split, root) for split in ("train", "test"))
-        assert keys(loader.test_batches(test, 8, workers=2)) == truth["test"]
+        assert keys(loader.load_batches(test, 8, workers=2)) == truth["test"]
         assert keys(train(train_part, augmentation="none")) == truth["train"]
     command = "pipe:cat " + PATTERN.format(foreign).split(";")[0]
     piped = open_split("imagenet", "train", command)
@@ -174,17 +174,17 @@ def test_shards_without_an_index(foreign, truth):
 def test_shards_from_a_web_server(foreign, web, truth, folder, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     test = open_split("imagenet", "test", PATTERN.format(web))
-    assert keys(loader.test_batches(test, 8, workers=2)) == truth["test"]
-    parts = [loader.test_batches(test, 8, workers=2, rank=rank, world=2) for rank in (0, 1)]
+    assert keys(loader.load_batches(test, 8, workers=2)) == truth["test"]
+    parts = [loader.load_batches(test, 8, workers=2, rank=rank, world=2) for rank in (0, 1)]
     assert keys([batch for part in parts for batch in part]) == truth["test"]
     for path in folder.iterdir():
         (foreign / path.name).write_bytes(path.read_bytes())
     source = opened(f"{web}/shards.json", "test")
-    assert len(source) == 27 and keys(loader.test_batches(source, 8)) == truth["test"]
+    assert len(source) == 27 and keys(loader.load_batches(source, 8)) == truth["test"]
     assert source.fingerprint() == opened(folder, "test").fingerprint()
     (foreign / "val-000001.tar").unlink()
     with pytest.raises(UserError, match="shard http.*val-000001.tar cannot be read"):
-        list(loader.test_batches(test, 8))
+        list(loader.load_batches(test, 8))
 
 
 @pytest.fixture
@@ -203,7 +203,7 @@ def memory(foreign, folder):
 def test_shards_from_object_storage(memory, truth, folder, chain):
     test = open_split("imagenet", "test", PATTERN.format(f"{chain}{memory}/foreign"))
     for workers in (0, 2):
-        assert keys(loader.test_batches(test, 8, workers=workers)) == truth["test"]
+        assert keys(loader.load_batches(test, 8, workers=workers)) == truth["test"]
     source = opened(f"{chain}{memory}/own/shards.json", "train")
     assert keys(train(source, augmentation="none")) == truth["train"]
     assert source.fingerprint() == opened(folder, "train").fingerprint()
@@ -223,7 +223,7 @@ def test_shards_from_object_storage(memory, truth, folder, chain):
 def test_errors_of_object_storage(memory, root, message):
     with pytest.raises(UserError, match=message):
         name = "imagenet" if ".tar" in root else "folder"
-        list(loader.test_batches(open_split(name, "test", root), 8))
+        list(loader.load_batches(open_split(name, "test", root), 8))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -234,7 +234,7 @@ def test_a_missing_image_is_an_error(foreign, workers):
     with pytest.raises(
         UserError, match="imagenet: read 21 images from the test shards instead of 27"
     ):
-        list(loader.test_batches(open_split("imagenet", "test", foreign), 8, workers=workers))
+        list(loader.load_batches(open_split("imagenet", "test", foreign), 8, workers=workers))
 
 
 BAD = [
@@ -249,14 +249,14 @@ def test_invalid_samples(foreign, sample, message):
     with webdataset.TarWriter(str(foreign / "val-000002.tar")) as writer:
         writer.write({"__key__": "a"} | sample)
     with pytest.raises(UserError, match=message):
-        list(loader.test_batches(open_split("imagenet", "test", foreign), 8, workers=1))
+        list(loader.load_batches(open_split("imagenet", "test", foreign), 8, workers=1))
 
 
 def test_a_truncated_shard(foreign):
     path = foreign / "val-000001.tar"
     path.write_bytes(path.read_bytes()[:9000])
     with pytest.raises(UserError, match="val-000001.tar cannot be read"):
-        list(loader.test_batches(open_split("imagenet", "test", foreign), 8))
+        list(loader.load_batches(open_split("imagenet", "test", foreign), 8))
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def test_downscaling_uses_the_shorter_side_and_keeps_small_images(tmp_path):
 
 def test_downscaled_images_are_transformed_to_full_size(tree):
     """Detail is removed, the size is unchanged, in training and test batches."""
-    for split, batches in (("train", loader.train_batches), ("test", loader.test_batches)):
+    for split, batches in (("train", loader.train_batches), ("test", loader.load_batches)):
         options = dict(augmentation="imagenet_plain", seed=0, epoch=0) if split == "train" else {}
         (plain, _), (small, _) = (
             next(iter(batches(opened(tree, downscale, split), 6, **options)))
@@ -154,7 +154,7 @@ def test_fast_decoding_is_within_tolerance(tmp_path, size, mode, ending, decoded
         with Image.open(tmp_path / "test" / "a" / f"0.{ending}") as drafted:
             drafted.draft(mode, decoded)
             assert torch.equal(image, v2.functional.pil_to_tensor(drafted.convert("RGB")))
-    (x, _), (x_fast, _) = (next(iter(loader.test_batches(s, 1))) for s in (exact, fast))
+    (x, _), (x_fast, _) = (next(iter(loader.load_batches(s, 1))) for s in (exact, fast))
     levels = 255 * (x - x_fast).abs()
     assert type(x_fast) is torch.Tensor and x_fast.shape == x.shape
     assert levels.max() <= largest + 1e-3 and levels.mean() <= mean

@@ -40,7 +40,7 @@ def network() -> Classifier:
 def counted(monkeypatch):
     """Indices of the images whose features were computed, in order."""
     read, parts = [], []
-    subset, test_batches = ImageSplit.subset, loader.test_batches
+    subset, load_batches = ImageSplit.subset, loader.load_batches
 
     def watched_subset(self, indices):
         found = subset(self, indices)
@@ -50,10 +50,10 @@ def counted(monkeypatch):
 
     def watched_batches(source, *args, **options):
         read.extend(next((each for part, each in parts if part is source), range(len(source))))
-        return test_batches(source, *args, **options)
+        return load_batches(source, *args, **options)
 
     monkeypatch.setattr(ImageSplit, "subset", watched_subset)
-    monkeypatch.setattr(loader, "test_batches", watched_batches)
+    monkeypatch.setattr(loader, "load_batches", watched_batches)
     return read
 
 
@@ -66,7 +66,7 @@ def test_features_are_the_input_of_the_last_layer(source):
     model = network().train()
     found = extract(model, source)
     assert not model.training and found.shape == (40, 1024) and found.dtype == np.float32
-    x = torch.cat([x for x, _ in loader.test_batches(source, 40)])
+    x = torch.cat([x for x, _ in loader.load_batches(source, 40)])
     model.net.fc = torch.nn.Identity()
     with torch.no_grad():
         expected = model(x).numpy()

@@ -44,7 +44,7 @@ def mirror(tmp_path, monkeypatch):
         path = tmp_path / "mirror" / f"{NAME}.ckpt"
         path.write_bytes(content)
         digest = digest or hashlib.sha256(content).hexdigest()
-        monkeypatch.setitem(zoo.MODELS, NAME, replace(zoo.find(NAME), sha256=digest))
+        monkeypatch.setitem(zoo.MODELS, NAME, replace(zoo.find_model(NAME), sha256=digest))
 
     return put
 

@@ -1,0 +1,10 @@
+from .datasets.loader import load_batches as load_batches
+from .datasets.open import open_split as open_split
+from .models import Classifier as Classifier
+from .models import load_classifier as load_classifier
+from .report.records import read_results as read_results
+from .robustness_eval.run import measure_robustness as measure_robustness
+from .training.evaluate import evaluate as evaluate
+from .transfer.features import extract_features as extract_features
+from .transfer.probe import fit_probe as fit_probe
+from .transfer.run import measure_transfer as measure_transfer
