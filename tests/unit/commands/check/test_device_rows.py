@@ -1,5 +1,6 @@
 """Rows that measure a device: one that fails, hangs or lacks a package does not stop the next."""
 
+import functools
 import importlib
 import json
 import sys
@@ -80,8 +81,12 @@ def test_the_fastest_rows_on_the_cpu(tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", rows.ROWS)
-def test_a_row_passes_on_the_cpu(name, request):
-    """In this process. The command starts one for each row."""
+def test_a_row_passes_on_the_cpu(name, request, monkeypatch):
+    """In this process. The command starts one for each row.
+
+    Graphs are captured as usual. Generating code for a CPU would take minutes.
+    """
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     request.addfinalizer(lambda: torch.use_deterministic_algorithms(False))
     measure = importlib.import_module(rows.ROWS[name].module).ROWS[name]
     states = {line.state for line in measure(torch.device("cpu"), False)}
