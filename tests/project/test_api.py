@@ -129,6 +129,15 @@ def published(tmp_path, monkeypatch):
     return row
 
 
+def test_the_example_of_the_readme_runs(published):
+    [block] = [b for b in documents.blocks(ROOT / "README.md") if b.language == "python"]
+    values = {"images": torch.rand(2, 3, 64, 64), "labels": torch.tensor([3, 7])}
+    exec(compile(block.text, str(block), "exec"), values)
+    assert values["features"].shape == (2, 512)
+    change = (values["adversarial"] - values["images"]).flatten(1).norm(dim=1)
+    assert ((change > 1) & (change <= 3 + 1e-4)).all()
+
+
 def run_examples(detection: bool, **values) -> dict:
     """Run the examples of the page before or in its section on detectors, in one namespace."""
     text = PAGE.read_text(encoding="utf-8")

@@ -55,14 +55,6 @@ def resolve(dotted: str):
     raise AssertionError(f"there is no {dotted}")
 
 
-def test_the_python_of_the_readme_runs():
-    [block] = [b for b in documents.blocks(ROOT / "README.md") if b.language == "python"]
-    values = {}
-    exec(block.text, values)
-    assert values["cfg"].MODEL.WEIGHTS == "robust://resnet50_l2_eps3"
-    assert values["cfg"].INPUT.FORMAT == "RGB"
-
-
 @functools.cache
 def helps() -> str:
     """All `--help` texts."""
