@@ -3,8 +3,8 @@
 python benchmarks/photographs/page.py
 
 Results of finished runs are copied from output/photographs to benchmarks/photographs/results. The
-page is made from the saved results and the figures in docs/results/photographs. Pictures of cells need the
-detectors in output/photographs.
+page is made from the saved results and the figures in docs/results/photographs. Pictures of cells
+need the detectors in output/photographs.
 """
 
 import argparse
