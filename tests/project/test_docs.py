@@ -31,7 +31,7 @@ OTHERS = {
     "tar",
     "uv",
 }
-OTHERS |= {".", "exit", "ln", "scontrol", "set", "tensorboard", "test", "trap"}
+OTHERS |= {".", "exit", "python3", "ln", "scontrol", "set", "tensorboard", "test", "trap"}
 # A file of docs/guides/detectron2_project.md, which tests/paths/test_foreign_project.py runs.
 ELSEWHERE = "python train.py"
 DETECTORS = ("train_net", "attack_net", "corrupt_net", "visualize")
