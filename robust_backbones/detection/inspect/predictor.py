@@ -214,9 +214,7 @@ class Predictor:
         """
         array = as_array(image, self.decoding)
         item, found = self.preprocess(array), self._batch([array])[0]["instances"]
-        item["instances"] = _as_truth(
-            found[found.scores >= ATTACKED_SCORE], item["image"].shape[1:]
-        )
+        item["instances"] = as_truth(found[found.scores >= ATTACKED_SCORE], item["image"].shape[1:])
         generator = torch.Generator(str(self.model.device)).manual_seed(seed)
         bound: dict[str, Any] = {"constraint": "linf", "generator": generator, **options}
         [item["image"]] = pgd(self.model, [item], eps=eps, steps=steps, **bound)
@@ -250,8 +248,13 @@ class Predictor:
             return self.model([self.preprocess(image) for image in images])
 
 
-def _as_truth(found: Instances, size: Sequence[int]) -> Instances:
-    """Return detections as ground truth for an image that was resized to (height, width)."""
+def as_truth(found: Instances, size: Sequence[int]) -> Instances:
+    """Return detections as ground truth of a resized image.
+
+    Args:
+        found: detections, in the coordinates of `found.image_size`.
+        size: height and width of the resized image, in pixels.
+    """
     height, width = size
     truth = Instances((height, width))
     truth.gt_boxes, truth.gt_classes = found.pred_boxes.clone(), found.pred_classes

@@ -7,12 +7,14 @@ import sys
 import numpy as np
 import pytest
 import torch
+from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from robust_backbones import detection
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import sha256
 from robust_backbones.detection.data.digit_scenes import CLASSES
+from robust_backbones.detection.inspect import predictor as inspect_predictor
 from robust_backbones.detection.inspect import torchscript
 from tests.support.checkpoint_changes import without
 from tests.support.detector_runs import DIGITS, small
@@ -65,6 +67,27 @@ def test_a_detector_for_bgr_images_gets_them_so(tmp_path, resnet18_backbone):
     theirs = DefaultPredictor(small(tmp_path, tmp_path / "model_final.pth", **bgr))
     expected = theirs(photograph()[:, :, ::-1])["instances"]
     assert same(detection.load(tmp_path)(photograph())["instances"], expected)
+
+
+@pytest.mark.parametrize(("constraint", "eps"), [("linf", 4 / 255), ("l2", 1.0)])
+def test_an_attack_stays_in_the_ball_and_is_repeatable(predictor, constraint, eps):
+    clean = predictor.preprocess(photograph())["image"]
+    options = {"eps": eps, "steps": 2, "constraint": constraint}
+    attacks = [predictor.attack(photograph(), **options) for _ in range(2)]
+    assert torch.equal(*(attacked["image"] for attacked in attacks))
+    order = {"linf": torch.inf, "l2": 2}[constraint]
+    assert 0 < (attacks[0]["image"] - clean).norm(p=order) <= 255 * eps * (1 + 1e-5)
+    assert len(predictor.model(attacks[:1])[0]["instances"]) == 5
+
+
+def test_detections_become_ground_truth_of_the_resized_image():
+    found = Instances((4, 4), pred_classes=torch.tensor([3]))
+    found.pred_boxes = Boxes(torch.tensor([[0.0, 0.0, 2.0, 4.0]]))
+    found.pred_masks = torch.tensor([[[True, True, False, False]] * 4])
+    truth = inspect_predictor.as_truth(found, (8, 12))
+    assert truth.gt_boxes.tensor.tolist() == [[0, 0, 6, 8]] and truth.gt_classes.tolist() == [3]
+    assert truth.gt_masks.tensor[0].sum(0).tolist() == [8] * 6 + [0] * 6
+    assert found.pred_boxes.tensor.tolist() == [[0, 0, 2, 4]]
 
 
 def sources(run, cfg):
