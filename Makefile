@@ -31,7 +31,8 @@ install: ## install the packages and Detectron2 into .venv, without the tools fo
 
 setup: $(READY) ## create .venv for development: tests, documentation, Detectron2
 
-$(READY): setup.py requirements.lock robust_backbones/commands/install_detectron2.py \
+$(READY): setup.py requirements.lock robust_backbones/core/extras.py \
+		robust_backbones/commands/install_detectron2.py \
 		robust_backbones/core/detectron2_patches.py robust_backbones/core/missing_extension.py
 	$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)
