@@ -86,6 +86,7 @@ FOREIGN_OPTIONS = {
     "--no-deps",
     "--require-hashes",
     "--disable-pip",
+    "--no-deps",
 }
 
 

@@ -12,7 +12,6 @@ from tests.support.documents import ROOT
 
 README, DOCS = "README.md", "docs/"
 NETWORK = "output/pretrain/digits_l2_eps1/checkpoint.pt"
-DETECTOR = "python tools/train_net.py --config configs/digits_mask_rcnn_robust.yaml"
 QUICK = ["--epochs", "1", "--limit", "64", "--test-limit", "32", "--eval-steps", "1"]
 FEW = ["--limit", "60", "--test-limit", "60"]
 # Page, how its command begins, what makes it small, and what it must leave.
@@ -40,25 +39,6 @@ WALK = [
         "mine.safetensors",
     ),
     (
-        DOCS + "detection.md",
-        f"{DETECTOR} MODEL.WEIGHTS",
-        ["SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "(1,)", "DATASETS.TEST", "()"],
-        "output/digits_mask_rcnn_robust/model_final.pth",
-    ),
-    (
-        README,
-        f"{DETECTOR} --resume --eval-only",
-        ["TEST.DETECTIONS_PER_IMAGE", "5"],
-        "output/digits_mask_rcnn_robust/eval_result.json",
-    ),
-    (README, "python tools/visualize.py", ["--images", "2"], "output/look/errors.json"),
-    (
-        DOCS + "detector_evaluation.md",
-        "python tools/attack_net.py",
-        ["--images", "2", "--steps", "1", "--eps", "4/255", "--pictures", "1"],
-        "output/digits_mask_rcnn_robust/attack_linf/result.json",
-    ),
-    (
         DOCS + "guides/report.md",
         "robust-backbones report output/transfer",
         [],
@@ -68,15 +48,37 @@ WALK = [
     (DOCS + "tutorials/reproduce.md", "python benchmarks/study_cost.py", [], ""),
     (DOCS + "guides/weights.md", "robust-backbones zoo list --arch resnet50", [], ""),
 ]
+TRAIN, EVALUATE = DOCS + "guides/train_detector.md", DOCS + "guides/evaluate_detector.md"
+DETECTOR = "output/digits_mask_rcnn_robust"
+DETECTOR_WALK = [
+    (
+        TRAIN,
+        "robust-backbones train --config digits_mask_rcnn_robust.yaml",
+        ["SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "(1,)", "DATASETS.TEST", "()"],
+        f"{DETECTOR}/model_final.pth",
+    ),
+    (
+        EVALUATE,
+        "robust-backbones train --config digits_mask_rcnn_robust.yaml --resume --eval-only",
+        ["TEST.DETECTIONS_PER_IMAGE", "5"],
+        f"{DETECTOR}/eval_result.json",
+    ),
+    (EVALUATE, f"robust-backbones evaluate {DETECTOR}", ["--csv", "ap.csv"], "ap.csv"),
+    (EVALUATE, "robust-backbones visualize", ["--images", "2"], "output/look/errors.json"),
+    (
+        EVALUATE,
+        "robust-backbones attack",
+        ["--images", "2", "--steps", "1", "--eps", "4/255", "--pictures", "1"],
+        f"{DETECTOR}/attack_linf/result.json",
+    ),
+]
 
 
 def named(page: str, beginning: str) -> documents.Command:
-    """The command of a page that begins so: there must be one."""
-    found = [
-        c
-        for c in documents.every_command()
-        if c.where.startswith(f"{page}:") and " ".join(c.words).startswith(beginning)
-    ]
+    """The command of a page that is this, or that begins so: there must be one."""
+    own = [c for c in documents.every_command() if c.where.startswith(f"{page}:")]
+    found = [c for c in own if " ".join(c.words) == beginning]
+    found = found or [c for c in own if " ".join(c.words).startswith(beginning)]
     assert len(found) == 1, f"{page} has {len(found)} commands that begin: {beginning}"
     return found[0]
 
@@ -98,12 +100,20 @@ def test_a_walk_through_the_documents(tmp_path, monkeypatch, capsys):
     for page, beginning, small, left in WALK:
         run(named(page, beginning), small)
         assert not left or list(tmp_path.glob(left)), f"{beginning}: no {left}"
-        if left == NETWORK:  # what the documents call yours, and what make demo leaves
+        if left == NETWORK:  # what the documents call yours
             shutil.copy(left, "my_checkpoint.pth")
-        if left == "weights/mine.pth":
-            (tmp_path / "output/demo/robust").mkdir(parents=True)
-            shutil.copy(left, "output/demo/robust/backbone.pth")
     assert "resnet50_l2_eps3" in capsys.readouterr().out  # of zoo list, the last one
+
+
+@pytest.mark.slow
+def test_a_walk_through_the_guides_of_detectors(tmp_path, monkeypatch, resnet18_backbone):
+    monkeypatch.chdir(tmp_path)
+    backbone = tmp_path / "output/demo/robust/backbone.pth"  # of the demo
+    backbone.parent.mkdir(parents=True)
+    shutil.copy(resnet18_backbone, backbone)
+    for page, beginning, small, left in DETECTOR_WALK:
+        run(named(page, beginning), small)
+        assert (tmp_path / left).exists(), f"{beginning}: no {left}"
     _predict()
 
 

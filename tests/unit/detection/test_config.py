@@ -6,6 +6,7 @@ from robust_backbones.core.errors import UserError
 from robust_backbones.detection import config, run_checks
 from robust_backbones.detection.training.step import evaluation_note, precision_of
 from tests.support import ROOT
+from tests.support.generated_tables import check_table
 from tests.support.voc_data import voc
 
 VOC = ROOT / "configs/voc_faster_rcnn_robust_eps3.yaml"
@@ -88,3 +89,13 @@ def test_custom_data_may_be_named_in_a_key(data):
     cfg = load(data, "DATASETS.TEST", f"['{VAL.format(data)}']")
     assert cfg.DATASETS.TEST == ("mine_val",)
     assert cfg.DATASETS.CUSTOM == [VAL.format(data)]
+
+
+def test_the_guide_lists_all_configs():
+    rows = [["config", "weights", "iterations x images"]]
+    for path in sorted((ROOT / "configs").glob("*.yaml")):
+        cfg = config.load_config(path)
+        weights = f"`{cfg.MODEL.WEIGHTS}`" if cfg.MODEL.WEIGHTS else "your choice"
+        schedule = f"{cfg.SOLVER.MAX_ITER:,} x {cfg.SOLVER.IMS_PER_BATCH}"
+        rows.append([f"`{path.name}`", weights, schedule])
+    check_table("docs/guides/train_detector.md", "configs", rows)
