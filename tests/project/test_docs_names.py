@@ -86,7 +86,6 @@ FOREIGN_OPTIONS = {
     "--no-deps",
     "--require-hashes",
     "--disable-pip",
-    "--no-deps",
 }
 
 
