@@ -10,45 +10,33 @@ import pytest
 from tests.support import documents
 from tests.support.documents import ROOT
 
-README, DOCS = "README.md", "docs/"
-NETWORK = "output/pretrain/digits_l2_eps1/checkpoint.pt"
+README, DOCS, GUIDES = "README.md", "docs/", "docs/guides/"
+NETWORK = "output/digits_eps1/checkpoint.pt"
 QUICK = ["--epochs", "1", "--limit", "64", "--test-limit", "32", "--eval-steps", "1"]
 FEW = ["--limit", "60", "--test-limit", "60"]
 # Page, how its command begins, what makes it small, and what it must leave.
 WALK = [
-    (README, "python -m classification.pretrain", QUICK, NETWORK),
+    (f"{DOCS}index.md", "robust-backbones pretrain", QUICK, NETWORK),
+    (f"{DOCS}index.md", "robust-backbones transfer", FEW, "output/transfer/*/result.json"),
+    (f"{GUIDES}convert.md", "robust-backbones convert --inspect my_checkpoint.pth", [], ""),
+    (README, "tools/convert.py my_checkpoint.pth", [], "weights/mine.pth"),
     (
-        README,
-        "python -m classification.robustness_eval",
-        ["--images", "8", "--steps", "1"],
-        "output/robustness/digits_l2_eps1/curve.png",
-    ),
-    (
-        README,
-        f"python -m classification.transfer --weights {NETWORK}",
-        FEW,
-        "output/transfer/*/result.json",
-    ),
-    (README, "python tools/convert.py --inspect", [], ""),
-    (README, "python tools/convert.py my_checkpoint.pth weights/mine.pth", [], "weights/mine.pth"),
-    (README, "python tools/convert.py my_checkpoint.pth mine.pt", [], "mine.pt"),
-    (
-        DOCS + "guides/convert.md",
+        f"{GUIDES}convert.md",
         "robust-backbones convert my_checkpoint.pth mine.safetensors",
         [],
         "mine.safetensors",
     ),
     (
-        DOCS + "guides/report.md",
+        f"{GUIDES}report.md",
         "robust-backbones report output/transfer",
         [],
         "output/report/index.html",
     ),
-    (README, "python -m classification.study plan configs/studies/table1.yaml", [], ""),
-    (DOCS + "tutorials/reproduce.md", "python benchmarks/study_cost.py", [], ""),
-    (DOCS + "guides/weights.md", "robust-backbones zoo list --arch resnet50", [], ""),
+    (f"{GUIDES}studies.md", "robust-backbones study plan configs/studies/table1.yaml", [], ""),
+    (f"{DOCS}tutorials/reproduce.md", "python benchmarks/study_cost.py", [], ""),
+    (f"{GUIDES}weights.md", "robust-backbones zoo list --arch resnet50", [], ""),
 ]
-TRAIN, EVALUATE = DOCS + "guides/train_detector.md", DOCS + "guides/evaluate_detector.md"
+TRAIN, EVALUATE = f"{GUIDES}train_detector.md", f"{GUIDES}evaluate_detector.md"
 DETECTOR = "output/digits_mask_rcnn_robust"
 DETECTOR_WALK = [
     (

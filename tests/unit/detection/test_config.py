@@ -92,10 +92,10 @@ def test_custom_data_may_be_named_in_a_key(data):
 
 
 def test_the_guide_lists_all_configs():
-    rows = [["config", "weights", "iterations x images"]]
+    rows = [["config, weights", "iterations x images"]]
     for path in sorted((ROOT / "configs").glob("*.yaml")):
         cfg = config.load_config(path)
         weights = f"`{cfg.MODEL.WEIGHTS}`" if cfg.MODEL.WEIGHTS else "your choice"
         schedule = f"{cfg.SOLVER.MAX_ITER:,} x {cfg.SOLVER.IMS_PER_BATCH}"
-        rows.append([f"`{path.name}`", weights, schedule])
+        rows.append([f"`{path.name}`<br>{weights}", schedule])
     check_table("docs/guides/train_detector.md", "configs", rows)
