@@ -1,12 +1,14 @@
-"""Estimate the GPU hours of a transfer study from its floating-point operations.
+"""Estimate the GPU hours of a study of transfer or detectors from its floating-point operations.
 
 python benchmarks/study_cost.py configs/studies/table1.yaml --tflops 40
 python benchmarks/study_cost.py configs/studies/table1.yaml --tflops 40 --set protocol=clean
+python benchmarks/study_cost.py configs/studies/modern_figure4.yaml
 
-The estimate is the number of image passes times the operations of the network at 224 pixels,
-divided by the assumed speed of the GPU. A backward pass through all layers counts as two forward
-passes. The time for reading images is not included. `classification.study plan` extrapolates from
-finished runs instead.
+The estimate is the number of image passes times the operations of the network, divided by the
+assumed speed of the GPU. A backward pass through all layers counts as two forward passes. The time
+for reading images is not included. Classifiers have images of 224 pixels. Detectors have images of
+the mean training size with the aspect ratio 4:3, and their evaluations are not included.
+`classification.study plan` extrapolates from finished runs instead.
 """
 
 import functools
@@ -28,6 +30,7 @@ from robust_backbones import sources  # noqa: E402
 from robust_backbones.checkpoint.architectures import build_network  # noqa: E402
 from robust_backbones.core.cli import Parser  # noqa: E402
 from robust_backbones.core.input_statistics import IMAGENET  # noqa: E402
+from robust_backbones.meta_device import meta_device  # noqa: E402
 
 PIXELS = 224
 TRAINED = 3  # forward pass, backward pass for inputs, backward pass for weights
@@ -73,6 +76,44 @@ def cost(run, parser) -> float:
     return forward(arch) * settings.trials * (lrs * one + last)
 
 
+def detector_cost(run) -> float:
+    """Floating-point operations of the training of a detector."""
+    from robust_backbones.detection.config import load_config  # imports Detectron2
+
+    keys = {key: value for key, value in run.options.items() if key.isupper() or "." in key}
+    cfg = load_config(run.options["config"], [str(x) for pair in keys.items() for x in pair])
+    trained = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH
+    cfg.merge_from_list(["MODEL.DEVICE", "meta", "MODEL.WEIGHTS", "", "OUTPUT_DIR", "", "SEED", 0])
+    return TRAINED * trained * detector_forward(cfg.dump())
+
+
+@functools.cache
+def detector_forward(config: str) -> float:
+    """Floating-point operations of a forward pass of a detector with one training image."""
+    from detectron2.config import CfgNode
+    from detectron2.modeling import build_model
+
+    cfg = CfgNode.load_cfg(config)
+    short = sum(cfg.INPUT.MIN_SIZE_TRAIN) / len(cfg.INPUT.MIN_SIZE_TRAIN)
+    boxes = cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE
+    objects = int(boxes * cfg.MODEL.ROI_HEADS.POSITIVE_FRACTION)
+    with meta_device():
+        model = build_model(cfg).eval()
+        multiple = max(1, model.backbone.size_divisibility)
+        height, width = (multiple * round(side / multiple) for side in (short, short * 4 / 3))
+        counter = FlopCounterMode(display=False)
+        with torch.no_grad(), counter:
+            maps = model.backbone(torch.zeros(1, 3, height, width))
+            channels = next(iter(maps.values())).shape[1]
+            model.proposal_generator.rpn_head([maps[name] for name in cfg.MODEL.RPN.IN_FEATURES])
+            size = cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
+            model.roi_heads.box_head(torch.zeros(boxes, channels, size, size))
+            if cfg.MODEL.MASK_ON:
+                size = cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION
+                model.roi_heads.mask_head.layers(torch.zeros(objects, channels, size, size))
+    return float(counter.get_total_flops())
+
+
 def main(argv=None) -> None:
     p = Parser(description=__doc__)
     p.add_argument("study", type=Path, metavar="FILE", help="study file")
@@ -89,14 +130,18 @@ def main(argv=None) -> None:
     runs = read_study(args.study, dict(pair.split("=", 1) for pair in args.set))
     parser, hours, counts = transfer_options.parser(""), defaultdict(float), defaultdict(int)
     for run in runs:
-        if run.command == "transfer" and arch_of(run):
-            mode = run.options.get("mode", "fixed-feature")
-            hours[mode] += cost(run, parser) / (args.tflops * 1e12) / 3600
-            counts[mode] += 1
+        if run.command == "train":
+            kind, operations = "detectors", detector_cost(run)
+        elif run.command == "transfer" and arch_of(run):
+            kind, operations = run.options.get("mode", "fixed-feature"), cost(run, parser)
+        else:
+            continue
+        hours[kind] += operations / (args.tflops * 1e12) / 3600
+        counts[kind] += 1
     print(f"| {args.study.stem} | runs | GPU hours at {args.tflops:g} TFLOP/s |")
     print("|---|---|---|")
-    for mode, value in hours.items():
-        print(f"| {mode} | {counts[mode]} | {value:.0f} |")
+    for kind, value in hours.items():
+        print(f"| {kind} | {counts[kind]} | {value:.0f} |")
 
 
 if __name__ == "__main__":

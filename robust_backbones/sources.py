@@ -85,6 +85,44 @@ def of_library(source: str) -> LibraryWeights:
     return {"timm": _of_timm, "torchvision": _of_torchvision}[library](name)
 
 
+def tag(source: str) -> str:
+    """Return the tag of a library's weights, such as `fb_in1k`; empty for other sources."""
+    found = re.fullmatch(r"(?:timm|torchvision|hf)://(?:timm/)?\w+\.([\w.]+)", source)
+    return found[1] if found else ""
+
+
+# Datasets by the words for them in tags.
+_IMAGENETS = {
+    "in1k": "imagenet",
+    "imagenet1k": "imagenet",
+    "in12k": "imagenet12k",
+    "in21k": "imagenet21k",
+    "inw21k": "imagenet21k",
+    "in22k": "imagenet22k",
+}
+_OTHERS = re.compile(
+    r"laion\w+|openai|webli|datacomp\w+|dfn\w+|metaclip2?|lvd\d+m|yfcc\d+m|jft|ig1b|cc12m|m3[08]m"
+)
+
+
+def training(tag: str) -> dict:
+    """Return what the tag of a library's weights says about their training.
+
+    Returns:
+        The `method`, and the `dataset`: datasets in their order, joined by `+`. The `dataset` is
+        absent if the tag does not name them. Empty for an empty tag.
+    """
+    words, datasets = tag.lower().split("_"), []
+    for word in words:
+        if word == "ft" and not datasets:  # fine-tuned, from unknown data
+            break
+        if word in _IMAGENETS or _OTHERS.fullmatch(word):
+            datasets.append(_IMAGENETS.get(word, word))
+    facts = {"dataset": "+".join(dict.fromkeys(datasets))} if datasets else {}
+    method = "adversarial" if {"ap", "adv"} & {*words} else "standard"  # AdvProp
+    return facts | {"method": method} if tag else {}
+
+
 def _of_timm(name: str) -> LibraryWeights:
     # Libraries are imported where they are needed: they import torch, and command lines do not.
     from robust_backbones import timm_networks
@@ -113,6 +151,7 @@ def stated_by_timm(name: str, config: dict) -> Stated:
     """
     statistics = InputStatistics(tuple(config["mean"]), tuple(config["std"]), ZOO)
     facts = {key: config[key] for key in ("interpolation", "crop_pct") if config.get(key)}
+    facts |= training(config.get("tag") or "")
     if size := config.get("input_size"):
         facts["input_size"] = size[-1]
     return Stated(_named(name), statistics, facts)
@@ -143,7 +182,7 @@ def _of_torchvision(name: str) -> LibraryWeights:
         "input_size": recipe.crop_size[0],
         "interpolation": recipe.interpolation.value,
         "crop_pct": round(recipe.crop_size[0] / recipe.resize_size[0], 3),
-    }
+    } | training(tag)
     statistics = InputStatistics(tuple(recipe.mean), tuple(recipe.std), ZOO)
     digest = re.search(r"-([0-9a-f]{8})\.pth$", weights.url)
     return LibraryWeights(

@@ -57,6 +57,8 @@ class PublishedModel:
             published.
         size_mb: file size in millions of bytes; None if unknown.
         statistics: input statistics.
+        pretrained_on: datasets of the training in their order, joined by `+`, such as
+            `"laion2b+imagenet"`.
         resize: length in pixels to which the short side of images is resized before the crop; None
             if they are not resized.
         size: height and width of the input in pixels.
@@ -80,6 +82,7 @@ class PublishedModel:
     corruption_accuracy: float | None
     size_mb: float | None
     statistics: InputStatistics
+    pretrained_on: str
     resize: int | None
     size: int
     interpolation: str
@@ -101,8 +104,17 @@ class PublishedModel:
     @property
     def facts(self) -> dict:
         """Metadata that is saved with the converted weights."""
-        facts = {"name": self.name, "constraint": self.constraint, "eps": self.eps}
-        return {key: value for key, value in facts.items() if value is not None}
+        facts = {"name": self.name, "dataset": self.pretrained_on}
+        if self.eps is None:
+            return facts | {"method": "other"}  # neither standard nor adversarial training
+        return facts | {"constraint": self.constraint, "eps": self.eps}
+
+    @property
+    def variant(self) -> str:
+        """Publication and method, which the architecture does not tell; empty for `salman2020`."""
+        words = re.sub(r"_(l2|linf)_eps[\d.]+", "", self.name).split("_")
+        arch = re.split("[:_]", self.arch)
+        return " ".join(word for word in words if word not in arch)
 
     @property
     def has_backbone(self) -> bool:
@@ -140,6 +152,7 @@ def _model(row: dict[str, str]) -> PublishedModel:
     if eps is not None and constraint == "linf":
         eps /= 255  # names contain 255 * eps
     fields |= {"arch": row["arch"], "source": source, "constraint": constraint, "eps": eps}
+    fields["pretrained_on"] = row["pretrained_on"] or "imagenet"
     fields["statistics"] = PRESETS[row["statistics"]].of(ZOO)
     return PublishedModel(place=source.files + (fields.pop("file") or ""), **fields)
 

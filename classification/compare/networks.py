@@ -10,6 +10,7 @@ from pathlib import Path
 
 from classification import known_classes
 from classification.report.comparisons import recipe_differences
+from classification.report.networks import is_twin
 from classification.report.result_kinds import network
 from classification.transfer.result import describe_source
 from robust_backbones import weights
@@ -144,13 +145,19 @@ def _check_sides(found: Sequence[Network]) -> None:
             )
     for one in found:
         rivals = [n for n in found if bool(n.eps) != bool(one.eps)]
-        if not any(n.pretrained_on == one.pretrained_on for n in rivals):
+        if not any(_same_origin(n, one) for n in rivals):
             raise UserError(
                 f"--weights {one.weights}: {_origin(one)}, but {rivals[0].weights}: "
                 f"{_origin(rivals[0])}. Their difference would not be due to robustness. Give "
                 "robust and standard networks with the same pretraining data, or name data that is "
                 "not recorded with --pretrained-on."
             )
+
+
+def _same_origin(one: Network, other: Network) -> bool:
+    """Return whether networks have the same pretraining data, or one is the other's known twin."""
+    pairs = ((one.weights, other.weights), (other.weights, one.weights))
+    return one.pretrained_on == other.pretrained_on or any(is_twin(*pair) for pair in pairs)
 
 
 def _origin(one: Network) -> str:
@@ -174,7 +181,7 @@ def describe(found: Sequence[Network]) -> list[str]:
         words
         for one in robust
         for other in standard
-        if one.pretrained_on == other.pretrained_on
+        if _same_origin(one, other)
         for words in _differences(one, other)
     )
     if differences:

@@ -15,10 +15,10 @@ from typing import Any
 from classification.report import comparisons, numbers
 from classification.report.comparisons import Contest, Rules
 from classification.report.contents.detection import (
-    STANDARD,
     TASKS,
     cautions,
     experiments,
+    is_standard,
     verdicts,
 )
 from classification.report.contents.parts import EMBEDDED, Results
@@ -191,8 +191,8 @@ def _of_transfer(
     sides: dict[bool, set[tuple[str, float]]] = {True: set(), False: set()}
     for task in contests:
         for arch in archs:
-            for eps in group.row(mode, task, arch, pixels):
-                sides[bool(eps)].add((arch, eps))
+            for eps, run in group.row(mode, task, arch, pixels).items():
+                sides[bool(eps)].add((group.names[id(run)], eps))
     recipe = all(contest.pretrainings for contest in contests.values())
     network = _network(sides[True], group.key.norm, recipe)
     standard = f"the best of {len(sides[False])} standard ones"
@@ -264,8 +264,9 @@ def _of_detectors(runs: list[Merged], rules: Rules) -> list[Answer]:
             place = found.setdefault((arch, task), {}) if own else {}
             place.update({(experiment.words, network): v for network, v in own.items()})
         doubts.setdefault(arch, []).extend(cautions(experiment))
-        if len(experiment.networks) == 1 or STANDARD not in experiment.networks:
-            add = "robust backbones" if STANDARD in experiment.networks else "a standard backbone"
+        sides = {is_standard(network) for network in experiment.networks}
+        if len(sides) == 1:
+            add = "robust backbones" if True in sides else "a standard backbone"
             question = f"Detection ({experiment.words}; {arch or 'architecture unknown'})"
             text = f"No answer yet: runs with {add} are missing. Change only MODEL.WEIGHTS."
             lacking.append(Answer(question, text))

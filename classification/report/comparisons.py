@@ -65,7 +65,8 @@ class Contest:
         estimate: cross-fitted estimate of the difference. The networks are chosen in other trials
             and, if predictions exist, on other images.
         verdict: verdict on the estimate; None until `with_verdicts` adds it.
-        differs: names of the fields of `RECIPE` in which the two networks differ.
+        differs: names of the fields of `RECIPE` in which the two networks differ; `architecture` if
+            a network is compared with a twin of another architecture.
         pretrainings: whether every network was pretrained several times. The verdict is then about
             the recipe instead of single checkpoints.
     """
@@ -155,7 +156,11 @@ def compare_architectures(group: Group, rules: Rules) -> dict[tuple[str, str, st
     found = {}
     for mode in group.modes:
         for arch in group.archs:
-            own = {(mode, t, arch): c for t, c in _contests(group, mode, (arch,)).items()}
+            more = ("architecture",) * (arch in group.other_twins)
+            own = {
+                (mode, task, arch): replace(c, differs=more + c.differs)
+                for task, c in _contests(group, mode, (arch,)).items()
+            }
             found |= with_verdicts(own, rules, f"section4-3 {group.key.name}")
     return found
 
@@ -183,13 +188,15 @@ def _contests(
     """
     found = {}
     for task in group.tasks:
-        runs = {
-            (arch, eps): group.configurations(mode, task, arch, eps, pixels)
+        runs = {  # several rows may have the same standard network
+            id(run): run
             for arch in archs
             for eps in (0.0, *group.eps)
+            for run in group.configurations(mode, task, arch, eps, pixels)
         }
-        robust = [run for (_, eps), own in runs.items() if eps for run in own]
-        standard = [run for (_, eps), own in runs.items() if not eps for run in own]
+        robust, standard = (
+            [run for run in runs.values() if bool(run.first.eps) is side] for side in (True, False)
+        )
         if c := contest(robust, standard):
             found[task] = c
     return found

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from classification.datasets.specs import DATASETS, SUITE
-from classification.report import published
+from classification.report import networks, published
+from classification.report.networks import is_twin
 from classification.report.records import Merged, Record
 from classification.transfer.protocols import MODES, PROTOCOLS
 from robust_backbones.archs import ARCHS
@@ -80,7 +81,8 @@ class Key:
 class Group:
     """Transfer results that can be compared.
 
-    A cell is a network on a task: one mode, task, architecture, eps and size of downscaling.
+    A cell is a network on a task: one mode, task, row, eps and size of downscaling. A row is an
+    architecture, or one of several networks of an architecture with the same eps.
 
     Attributes:
         key: properties that the results have in common.
@@ -98,18 +100,43 @@ class Group:
         return self.key.pretrained_on == REFERENCE and self.key.norm == "l2"
 
     @cached_property
+    def _tasks(self) -> dict[int, str]:
+        return {id(run): task for task, runs in self.runs.items() for run in runs}
+
+    @cached_property
+    def names(self) -> dict[int, str]:
+        """Python's `id` of each run, mapped to the name of its network."""
+        return networks.name_networks(run for runs in self.runs.values() for run in runs)
+
+    @cached_property
     def _cells(self) -> dict[tuple, list[Merged]]:
         cells: dict[tuple, list[Merged]] = {}
-        for task, runs in self.runs.items():
+        rows = networks.rows([r for runs in self.runs.values() for r in runs], self.names)
+        for arch, runs in rows.items():
             for run in runs:
                 r = run.first
-                cells.setdefault((r.mode, task, r.arch, r.eps, r.downscale), []).append(run)
+                key = (r.mode, self._tasks[id(run)], arch, r.eps, r.downscale)
+                cells.setdefault(key, []).append(run)
         return cells
+
+    @cached_property
+    def other_twins(self) -> dict[str, str]:
+        """Rows whose standard network has another architecture, mapped to this architecture."""
+        return {
+            row: run.first.arch
+            for (_, _, row, *_), runs in self._cells.items()
+            for run in runs
+            if run.first.arch != _plain(row)
+        }
 
     def configurations(
         self, mode: str, task: str, arch: str, eps: float | None, downscale: int | None = None
     ) -> list[Merged]:
-        """Return all runs of a cell. The runs differ in hyperparameters or in the weight file."""
+        """Return all runs of a cell. They differ in hyperparameters or in the pretraining seed.
+
+        If none of several standard networks is the twin of a row's network, the row has all of
+        them.
+        """
         return self._cells.get((mode, task, arch, eps, downscale), [])
 
     def cell(
@@ -148,10 +175,10 @@ class Group:
 
     @cached_property
     def archs(self) -> tuple[str, ...]:
-        """Architectures of Table 1 for networks like the paper's, else architectures with a run."""
+        """Rows of networks: those of Table 1 for networks like the paper's, else all with a run."""
         have = {key[2] for key in self._cells}
         if self.reference and have & set(published.ARCHS):
-            return published.ARCHS
+            have = {arch for arch in have if _plain(arch) in published.ARCHS} | {*published.ARCHS}
         return tuple(sorted(have, key=_arch_order))
 
     @cached_property
@@ -165,9 +192,11 @@ class Group:
 
     def networks(self, mode: str, task: str) -> list[Merged]:
         """Return the best run of each network, including networks that are not in Table 1."""
-        keys = (k for k in self._cells if k[:2] == (mode, task) and k[4] is None)
-        keys = sorted(keys, key=lambda k: (_arch_order(k[2]), k[3]))
-        return [cell for key in keys if (cell := self.cell(*key))]
+        found: dict[tuple, Merged] = {}
+        for run in sorted(self.runs.get(task, []), key=lambda run: run.mean):
+            if (run.first.mode, run.first.downscale) == (mode, None):
+                found[_arch_order(self.names[id(run)]), run.first.eps or 0.0] = run
+        return [found[key] for key in sorted(found)]
 
     @cached_property
     def downscales(self) -> tuple[int, ...]:
@@ -188,10 +217,15 @@ def stylized(name: str) -> bool:
 
 
 def groups_of(runs: Iterable[Merged]) -> list[Group]:
-    """Group the transfer runs whose networks have a known eps, in the order of the report."""
+    """Group the transfer runs in the order of the report.
+
+    Networks that are neither standard nor robust are excluded, except for those that were trained
+    on stylized images.
+    """
     by_key: dict[Key, list[Merged]] = {}
     for run in runs:
-        if run.first.kind == "transfer" and run.first.eps is not None:
+        shown = run.first.eps is not None or stylized(run.first.pretrained_on)
+        if run.first.kind == "transfer" and shown:
             by_key.setdefault(_key(run.first), []).append(run)
     _share_standard(by_key)
     ordered = sorted(by_key, key=lambda key: key.order)
@@ -212,20 +246,30 @@ def _key(record: Record) -> Key:
 
 
 def _share_standard(by_key: dict[Key, list[Merged]]) -> None:
-    """Add the standard networks of the L2 group to the groups of other norms.
+    """Add standard networks to the groups of robust networks of other norms, and of their twins.
 
-    An L2 group without robust networks is removed then, because it has nothing to compare.
+    A published twin may have other pretraining data. Groups whose networks are all in other groups
+    are removed then, because they have nothing to compare.
     """
-    shared = set()
-    for key in [*by_key]:
-        if key.norm == "l2":
-            continue
-        l2 = Key(**(vars(key) | {"norm": "l2"}))
-        by_key[key] = [r for r in by_key.get(l2, []) if r.first.eps == 0] + by_key[key]
-        shared.add(l2)
-    for l2 in shared & by_key.keys():
-        if all(run.first.eps == 0 for run in by_key[l2]):
-            del by_key[l2]
+    own = {key: [*runs] for key, runs in by_key.items()}
+    shared: set[int] = set()
+    for key, runs in own.items():
+        robust = {run.first.weights for run in runs if run.first.eps}
+        for other, candidates in own.items() if robust else ():
+            if other == key or replace(key, norm="l2", pretrained_on=other.pretrained_on) != other:
+                continue
+            same = key.pretrained_on == other.pretrained_on
+            added = [
+                run
+                for run in candidates
+                if run.first.eps == 0
+                if same or any(is_twin(weights, run.first.weights) for weights in robust)
+            ]
+            by_key[key] = added + by_key[key]
+            shared |= set(map(id, added))
+    for key, runs in own.items():
+        if all(id(run) in shared for run in runs):
+            del by_key[key]
 
 
 def _suffixes(keys: list[Key]) -> dict[Key, str]:
@@ -288,6 +332,11 @@ def _dataset_order(task: str) -> tuple:
     return (names.index(name) if name in names else len(names), task)
 
 
+def _plain(arch: str) -> str:
+    """Return the architecture in the name of a network."""
+    return arch.partition(" (")[0]
+
+
 def _arch_order(arch: str) -> tuple:
-    names = [*ARCHS]
-    return (names.index(arch) if arch in names else len(names), arch)
+    names, plain = [*ARCHS], _plain(arch)
+    return (names.index(plain) if plain in names else len(names), arch)

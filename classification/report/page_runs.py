@@ -74,6 +74,7 @@ def _row(record: Record, settings: dict) -> dict:
         "facts": {
             "weights": record.weights,
             "weights_sha256": record.weights_sha256,
+            "pretrained_on": record.pretrained_on or None,
             "code_version": record.code_version,
             "seconds": rounded(record.seconds),
             "finished": record.finished,

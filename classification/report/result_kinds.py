@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from robust_backbones import zoo
+from robust_backbones import sources, zoo
 
 
 def _transfer(contents: dict, common: dict) -> dict:
@@ -32,7 +32,7 @@ def _detection(contents: dict, common: dict) -> dict:
     dataset = next(iter(config["DATASETS"]["TEST"]), "")
     found = metrics[dataset]
     weights = model["WEIGHTS"]
-    known = _published(weights) or _from_labels(common["labels"])
+    known = named(weights) or _from_labels(common["labels"])
     known = {"arch": model.get("ROBUST", {}).get("ARCH", "")} | known
     aps = {task: numbers.get("AP") for task, numbers in found.items()}
     aps = {task: None if ap is None else _number(ap) for task, ap in aps.items()}
@@ -87,7 +87,7 @@ def _robustness(contents: dict, common: dict) -> dict:
         "accuracies": (value,),
         "seeds": (contents["seed"],),
         # `eps` in the settings belongs to the attack. The settings do not record the training.
-        **(_published(common["weights"]) or {}),
+        **named(common["weights"]),
     }
 
 
@@ -109,7 +109,7 @@ READERS = {
 
 
 def network(settings: dict, weights: str, labels: dict) -> dict:
-    """Return how a network was trained, from its published name or from its file.
+    """Return how a network was trained, from the name of its weights and from its file.
 
     If the file does not record the dataset, the study's label `pretrained_on` is used.
 
@@ -118,9 +118,10 @@ def network(settings: dict, weights: str, labels: dict) -> dict:
         weights: name or path of the weights, as the user gave it.
         labels: labels of the study's run.
     """
-    if known := _published(weights):
-        return known
-    source = settings.get("source") or {}
+    if zoo.known(weights):
+        return named(weights)
+    recorded = {k: v for k, v in (settings.get("source") or {}).items() if v is not None}
+    source = sources.training(sources.tag(weights)) | recorded
     method, eps = source.get("method"), source.get("eps")
     found = {
         "constraint": source.get("constraint") or "l2",
@@ -135,15 +136,19 @@ def network(settings: dict, weights: str, labels: dict) -> dict:
 
 
 @cache
-def _published(weights: str) -> dict | None:
-    if not (model := zoo.known(weights)):
-        return None
-    return {
-        "arch": model.arch,
-        "constraint": model.constraint if model.eps else "l2",
-        "eps": model.eps,
-        "pretrained_on": "imagenet",
-    }
+def named(weights: str) -> dict:
+    """Return what the name of weights says about their network; `{}` for paths and URLs."""
+    if model := zoo.known(weights):
+        return {
+            "arch": model.arch,
+            "constraint": model.constraint if model.eps else "l2",
+            "eps": model.eps,
+            "pretrained_on": model.pretrained_on,
+        }
+    if not (facts := sources.training(sources.tag(weights))):
+        return {}
+    eps = 0.0 if facts["method"] == "standard" else None
+    return {"constraint": "l2", "eps": eps, "pretrained_on": facts.get("dataset", "")}
 
 
 def _number(value: object) -> float:

@@ -119,6 +119,7 @@ def _show(args: argparse.Namespace) -> None:
             key: "not published" if value is None else f"{value:.2f} %"
             for key, value in accuracies.items()
         },
+        "pretrained on": model.pretrained_on,
         "input": f"RGB in [0, 1], {model.statistics}",
         "resize, crop": _input(model),
         "Detectron2": "yes" if model.has_backbone else "no backbone for this network",

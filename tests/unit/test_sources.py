@@ -18,6 +18,28 @@ def test_weights_of_torchvision_are_those_of_its_table():
     assert found.stated.arch == "resnet50"
     assert list(found.stated.statistics.mean) == expected.transforms().mean
     assert found.stated.facts["input_size"] == 224
+    assert found.stated.facts["dataset"] == "imagenet"
+
+
+@pytest.mark.parametrize(
+    ("tag", "dataset"),
+    [
+        ("fb_in1k", "imagenet"),
+        ("IMAGENET1K_V2", "imagenet"),
+        ("ms_in22k", "imagenet22k"),
+        ("augreg_in21k_ft_in1k", "imagenet21k+imagenet"),
+        ("laion2b_ft_in12k_in1k", "laion2b+imagenet12k+imagenet"),
+        ("clip_laion2b_augreg", "laion2b"),
+        ("mae_in1k_ft_in1k", "imagenet"),
+        ("ns_jft_in1k", "jft+imagenet"),
+        ("seer_ft_in1k", None),  # the tag does not say what SEER is pretrained on
+        ("fb", None),
+    ],
+)
+def test_tags_state_the_pretraining_data(tag, dataset):
+    assert sources.training(tag).get("dataset") == dataset
+    assert sources.training(tag)["method"] == "standard"
+    assert sources.training("ap_in1k")["method"] == "adversarial" and not sources.training("")
 
 
 @pytest.mark.parametrize(
@@ -35,6 +57,7 @@ def test_weights_of_timm_are_those_of_its_table(name, arch, preset, size):
     assert found.hub == (f"timm/{name}", "model.safetensors")
     assert found.stated.arch == arch and found.stated.statistics.equal(PRESETS[preset])
     assert found.stated.facts["input_size"] == size
+    assert sources.training(sources.tag(f"timm://{name}")).items() <= found.stated.facts.items()
     hub = sources.stated(f"hf://timm/{name}/model.safetensors", Path("model.safetensors"))
     assert hub == found.stated
 

@@ -136,7 +136,7 @@ def _table1_row(group: Group, mode: str, task: str, runs: list[Merged]) -> Row:
 def _network(run: Merged | None, group: Group) -> str:
     if run is None:
         return ""
-    return f"{run.first.arch}, eps {show_eps(group.key.norm, run.first.eps)}"
+    return f"{group.names[id(run)]}, eps {show_eps(group.key.norm, run.first.eps)}"
 
 
 def _table1_figure(group: Group, rows: list[Row]) -> Figure:

@@ -11,9 +11,16 @@ from statistics import fmean, stdev
 
 import numpy as np
 
-from classification.report import estimates, published, verdict_words
+from classification.report import estimates, published, result_kinds, verdict_words
 from classification.report.comparisons import Rules, judge_all
-from classification.report.contents.parts import Results, minus, series, warnings
+from classification.report.contents.parts import (
+    Results,
+    minus,
+    pretraining_differs,
+    series,
+    warnings,
+)
+from classification.report.networks import is_twin, variant
 from classification.report.records import Merged, Record
 from classification.report.sections import Column, Figure, Kind, Row, Section, Series, StdDev, Value
 from classification.report.verdict_words import (
@@ -24,7 +31,6 @@ from classification.report.verdict_words import (
     verdict_cells,
 )
 from classification.report.verdicts import Verdict
-from robust_backbones import zoo
 from robust_backbones.core.detector_keys import CANDIDATES, EXPERIMENT
 from robust_backbones.core.eps import show_eps
 from robust_backbones.core.results import flatten
@@ -55,7 +61,8 @@ class Experiment:
         name: key of the paper's numbers, such as `"coco_instance"`; a name of the same form if the
             paper has no such numbers.
         words: description that names the test set, detector and schedule.
-        networks: mapping from the name of each backbone to its runs, with `STANDARD` first.
+        networks: mapping from the name of each backbone to its runs, with `STANDARD` first. Names
+            of further standard backbones begin with `STANDARD`, too.
         named: whether the names of some backbones come only from labels or file names.
     """
 
@@ -140,22 +147,43 @@ def experiments(runs: list[Merged]) -> list[Experiment]:
 
     The paper's experiments come first. Candidates for a learning rate belong to no experiment.
     """
-    groups: dict[tuple, dict[str, list[Merged]]] = {}
+    groups: dict[tuple, list[Merged]] = {}
     for run in runs:
-        if is_candidate(run.first):
-            continue
-        networks = groups.setdefault((run.first.dataset, _recipe(run.first)), {})
-        networks.setdefault(_network(run.first), []).append(run)
+        if not is_candidate(run.first):
+            groups.setdefault((run.first.dataset, _recipe(run.first)), []).append(run)
     found = []
-    for networks in groups.values():
-        first = next(iter(networks.values()))[0].first
-        ordered = dict(sorted(networks.items(), key=lambda item: _order(item[0])))
-        weights = [run.first.weights for own in networks.values() for run in own]
-        named = not all(map(zoo.known, weights))
-        found.append(Experiment(_name(first), _words(first), ordered, named))
+    for own in groups.values():
+        first = own[0].first
+        named = not all(result_kinds.named(run.first.weights) for run in own)
+        found.append(Experiment(_name(first), _words(first), _networks(own), named))
     found = _distinguished(found)
     order = [*published.numbers()["figure4"]]
     return sorted(found, key=lambda e: (e.name not in order, e.name, e.words))
+
+
+def _networks(runs: list[Merged]) -> dict[str, list[Merged]]:
+    """Map the name of each backbone to its runs, with the variant if several have the same eps.
+
+    Of several standard backbones, a twin of a robust one is called `STANDARD`, else the first.
+    """
+    by_name: dict[str, dict[str, list[Merged]]] = {}
+    for run in runs:
+        own = by_name.setdefault(_network(run.first), {})
+        own.setdefault(variant(run.first), []).append(run)
+    robust = [run.first for run in runs if _network(run.first) != STANDARD]
+    twins = {variant(record) for record in robust} | {
+        variant(run.first)
+        for run in runs
+        for record in robust
+        if is_twin(record.weights, run.first.weights)
+    }
+    found = {}
+    for name, variants in by_name.items():
+        ordered = sorted(variants.items(), key=lambda item: (item[0] not in twins, item[0]))
+        for number, (words, own) in enumerate(ordered):
+            plain = len(variants) == 1 or (name == STANDARD and number == 0)
+            found[name if plain else f"{name} ({words})".replace(" ()", "")] = own
+    return dict(sorted(found.items(), key=lambda item: _order(item[0])))
 
 
 def is_candidate(record: Record) -> bool:
@@ -198,6 +226,14 @@ def cautions(experiment: Experiment) -> list[str]:
                 f"The learning rate of {network}, {candidates['CHOSEN']:g}, is at the end of the "
                 f"candidates ({_listed(candidates)}). A {side} one may be better."
             )
+    firsts = {network: runs[0].first for network, runs in experiment.networks.items()}
+    found += pretraining_differs(firsts.values())
+    others = [network for network in firsts if is_standard(network)]
+    if others[1:]:
+        found.append(
+            f"Differences are from the standard backbone {firsts[others[0]].weights}. The figure "
+            f"also has {', '.join(others[1:])}."
+        )
     rate = flatten(_first(experiment).settings).get("SOLVER.BASE_LR")
     if len(experiment.networks) > 1 and not _rates(_first(experiment)) and rate is not None:
         found.append(
@@ -234,9 +270,14 @@ def _network(record: Record) -> str:
     return STANDARD if STANDARD in label.lower() else label
 
 
+def is_standard(network: str) -> bool:
+    """Return whether the name of a backbone, as in `Experiment.networks`, is a standard one's."""
+    return network == STANDARD or network.startswith(f"{STANDARD} (")
+
+
 def _order(network: str) -> tuple:
-    number = re.search(r"[\d.]+", network)
-    return (network != STANDARD, float(number[0]) if number else 0.0, network)
+    number = None if is_standard(network) else re.search(r"[\d.]+", network)
+    return (not is_standard(network), float(number[0]) if number else 0.0, network)
 
 
 def _recipe(record: Record) -> str:
@@ -260,16 +301,22 @@ def _compared(config: dict) -> dict:
 
 def _name(record: Record) -> str:
     known = re.match(r"voc|coco", record.dataset)
-    masks = record.settings["MODEL"].get("MASK_ON")
-    return f"{known[0] if known else record.dataset}_{'instance' if masks else 'detection'}"
+    kind = {"Mask R-CNN": "instance", "Faster R-CNN": "detection"}.get(_kind(record), "other")
+    return f"{known[0] if known else record.dataset}_{kind}"
+
+
+def _kind(record: Record) -> str:
+    model = record.settings["MODEL"]
+    meta = model.get("META_ARCHITECTURE", "GeneralizedRCNN")
+    if meta != "GeneralizedRCNN":
+        return meta
+    return "Mask R-CNN" if model.get("MASK_ON") else "Faster R-CNN"
 
 
 def _words(record: Record) -> str:
-    config = record.settings
-    kind = "Mask R-CNN" if config["MODEL"].get("MASK_ON") else "Faster R-CNN"
-    iterations = _compared(config).get("SOLVER.MAX_ITER")
+    iterations = _compared(record.settings).get("SOLVER.MAX_ITER")
     schedule = f", {iterations} iterations" if iterations else ""
-    return f"{record.dataset}, {kind}{schedule}"
+    return f"{record.dataset}, {_kind(record)}{schedule}"
 
 
 def _aps(runs: list[Merged], task: str) -> dict[int, float]:
@@ -298,6 +345,7 @@ def verdicts(experiment: Experiment, task: str, rules: Rules) -> dict[str, Verdi
     found = {
         n: estimates.from_accuracies(np.array([[*own.values()]]), np.array([[*standard.values()]]))
         for n, own in aps.items()
+        if not is_standard(n)
     }
     return judge_all(found, rules, f"figure4 {experiment.words} {task}")
 
@@ -305,7 +353,7 @@ def verdicts(experiment: Experiment, task: str, rules: Rules) -> dict[str, Verdi
 def _rows(experiment: Experiment, task: str, rules: Rules) -> list[Row]:
     aps = {n: own for n, runs in experiment.networks.items() if (own := _aps(runs, task))}
     judged = verdicts(experiment, task, rules)
-    robust = [n for n in aps if n != STANDARD]
+    robust = [n for n in aps if not is_standard(n)]
     top = max(robust, key=lambda n: fmean(aps[n].values()), default=None)
     rows = []
     for network, own in aps.items():

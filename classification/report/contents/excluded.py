@@ -31,7 +31,7 @@ def excluded_cells(
     for task, runs in group.runs.items():
         for run in runs:
             if run.first.downscale is None:
-                cell = (run.first.mode, task, run.first.arch, run.first.eps)
+                cell = (run.first.mode, task, group.names[id(run)], run.first.eps)
                 cells |= {str(records[index].path.resolve()): cell for index in run.indices}
     parts: dict[str, list[StudyRun]] = {}
     for planned_run in planned:

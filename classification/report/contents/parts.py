@@ -159,7 +159,12 @@ def section(
         rows,
         **more,
     )
-    found = [*_mixed_with_paper(group, made), *warnings(used), *warned, *chosen(group, used)]
+    warned = [*warnings(used), *pretraining_differs(run.first for run in used), *warned]
+    warned += [
+        f"The standard network of {row} is its published twin, a {arch}."
+        for row, arch in group.other_twins.items()
+    ]
+    found = [*_mixed_with_paper(group, made), *warned, *chosen(group, used)]
     return replace(made, warnings=found)
 
 
@@ -220,6 +225,12 @@ def warnings(runs: list[Merged]) -> list[str]:
     return found
 
 
+def pretraining_differs(records: Iterable[Record]) -> list[str]:
+    """Warn if networks are known to be pretrained on different data."""
+    data = sorted({record.pretrained_on for record in records} - {""})
+    return [f"The networks are pretrained on different data: {', '.join(data)}."] * (len(data) > 1)
+
+
 def _mixed(records: list[Record]) -> list[str]:
     """List the settings that differ between transfer runs of one task and mode."""
     alike: dict[tuple, list[dict]] = {}
@@ -241,7 +252,7 @@ def chosen(group: Group, runs: list[Merged]) -> list[str]:
     if not (number := sum(id(run) in group.ambiguous for run in runs)):
         return []
     return [
-        f"{number} runs are one of several configurations of their network (other settings, or "
-        "other weights of the same architecture and eps). The table shows the configuration that "
-        "is best on the test images, as the paper does."
+        f"{number} runs are one of several configurations of their network (other settings, "
+        "another pretraining seed, or another standard network). The table shows the configuration "
+        "that is best on the test images, as the paper does."
     ]

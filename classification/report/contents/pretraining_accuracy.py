@@ -146,8 +146,8 @@ def _fit(points: Sequence[Point]) -> Row:
 def _clouds(points: Sequence[Point], group: Group) -> list[Series]:
     """Return one series of points for each architecture."""
     clouds = []
-    for arch in dict.fromkeys(run.first.arch for _, run in points):
-        own = [(x, run) for x, run in points if run.first.arch == arch]
+    for arch in dict.fromkeys(group.names[id(run)] for _, run in points):
+        own = [(x, run) for x, run in points if group.names[id(run)] == arch]
         labels = [f"eps {show_eps(group.key.norm, run.first.eps)}" for _, run in own]
         clouds.append(
             series(arch, [x for x, _ in own], [value(run) for _, run in own], labels=labels)

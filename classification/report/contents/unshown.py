@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from classification.report.contents.detection import TASKS, is_candidate
 from classification.report.contents.parts import Results
 from classification.report.records import Record
-from classification.report.result_kinds import READERS
+from classification.report.result_kinds import READERS, named
 from classification.report.sections import Section, Value
 
 LISTED = 3  # maximum number of paths in a sentence
@@ -57,7 +57,11 @@ def _reasons(record: Record, is_shown: bool) -> list[str]:
     if record.kind not in READERS:
         return [f"the report has no table for the kind '{record.kind}'"]
     if record.eps is None and record.kind != "robustness":
-        return ["the eps of the network's pretraining is unknown"]
+        return [
+            "the network is neither standard nor robust"
+            if named(record.weights).get("eps", 0.0) is None
+            else "the eps of the network's pretraining is unknown"
+        ]
     of_what = record.arch or record.dataset
     return [f"no table includes the {record.kind} results of {of_what}"]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from classification.report.contents.accuracy import best
 from classification.report.contents.parts import (
     ARCH,
@@ -17,6 +19,7 @@ from classification.report.contents.parts import (
     warnings,
 )
 from classification.report.groups import REFERENCE, Group, stylized
+from classification.report.networks import variant
 from classification.report.records import Merged, Record
 from classification.report.sections import Column, Figure, Kind, Row, Section
 from robust_backbones.archs import ARCHS, ResNetArch
@@ -31,6 +34,7 @@ FIGURE8 = [
     Column("standard", kind=Kind.ACCURACY, compared=True),
     Column("robust", "best robust", Kind.ACCURACY, compared=True),
     Column("stylized", "trained on stylized", Kind.ACCURACY, compared=True),
+    Column("stylized_network", "network trained on stylized", optional=True),
     Column("robust_minus_stylized", "robust - stylized", Kind.DIFFERENCE),
 ]
 
@@ -180,28 +184,27 @@ def figure8(results: Results, group: Group) -> list[Section]:
     for task in filter(stylized, group.runs):
         for mode in group.modes:
             for arch in dict.fromkeys(run.first.arch for run in group.networks(mode, task)):
-                rows.append(_figure8_row(group, None, mode, task, arch, used))
-    source = _stylized_source(results, group)
-    for mode in group.modes if source else ():
-        assert source is not None
-        for task in source.tasks:
-            own = [_figure8_row(group, source, mode, task, arch, used) for arch in source.archs]
-            own = [row for row in own if row["stylized"] is not None]
+                rows.append(_figure8_row(group, mode, task, arch, used))
+    sources = _stylized_sources(results, group)
+    for mode in group.modes:
+        for task in dict.fromkeys(task for source in sources for task in source.tasks):
+            trained = [run for source in sources for run in source.networks(mode, task)]
+            own = [_figure8_row(group, mode, task, run.first.arch, used, run) for run in trained]
             rows += own
             if own:
-                archs = [row["architecture"] for row in own]
+                networks = [f"{row['architecture']} ({row['stylized_network']})" for row in own]
                 panels[f"{task}, {mode}"] = [
-                    series(side, archs, [row[side] for row in own]) for side in SIDES
+                    series(side, networks, [row[side] for row in own]) for side in SIDES
                 ]
     if not rows:
         return []
     text = [
         "Adversarially trained networks and networks trained on Stylized ImageNet rely on shapes "
-        "rather than textures. The table has transfer to stylized images, and transfer from a "
-        "network that was trained on them. The best robust eps is chosen on the test images. The "
+        "rather than textures. The table has transfer to stylized images, and transfer from "
+        "networks that were trained on them. The best robust eps is chosen on the test images. The "
         "paper's figure has no numbers."
     ]
-    axes = ("architecture", "accuracy, %")
+    axes = ("network", "accuracy, %")
     figure = Figure("figure8" + group.suffix, "bars", "Stylized ImageNet", *axes, panels)
     return [
         section(
@@ -214,7 +217,7 @@ def figure8(results: Results, group: Group) -> list[Section]:
             rows=rows,
             figures=[figure] if panels else [],
             found=sum(row[side] is not None for row in rows for side in SIDES),
-            wanted=len(rows) * (2 + bool(source)),
+            wanted=len(rows) * (2 + bool(sources)),
         )
     ]
 
@@ -251,36 +254,33 @@ def _network(record: Record) -> str:
     return f"{record.arch}, eps {show_eps(record.constraint, record.eps)}"
 
 
-def _stylized_source(results: Results, group: Group) -> Group | None:
-    """Find the group of networks that were pretrained on the stylized version of this group's data.
-
-    Returns:
-        The group; None if there is no such group.
-    """
-    for other in results.groups:
-        mine, theirs = vars(group.key).copy(), vars(other.key).copy()
-        origin, name = mine.pop("pretrained_on"), theirs.pop("pretrained_on")
-        if stylized(name) and mine == theirs and (origin in name or origin == REFERENCE):
-            return other
-    return None
+def _stylized_sources(results: Results, group: Group) -> list[Group]:
+    """Find groups of networks that were pretrained on the stylized version of this group's data."""
+    origin = group.key.pretrained_on
+    return [
+        other
+        for other in results.groups
+        if stylized(name := other.key.pretrained_on)
+        if replace(other.key, pretrained_on=origin, norm=group.key.norm) == group.key
+        if origin in name or origin == REFERENCE
+    ]
 
 
 def _figure8_row(
-    group: Group, source: Group | None, mode: str, task: str, arch: str, used: list[Merged]
+    group: Group, mode: str, task: str, arch: str, used: list[Merged], trained: Merged | None = None
 ) -> Row:
     """Build the table row of one architecture, and append the shown runs to `used`.
 
     Args:
         group: group of networks that were pretrained on original images.
-        source: group of networks that were pretrained on stylized images, or None.
         mode: transfer mode.
         task: name of the task.
         arch: name of the architecture.
         used: list to which the runs are appended.
+        trained: run of a network that was pretrained on stylized images, or None.
     """
-    runs = group.row(mode, task, arch)
-    standard, robust = (best(runs.values(), robust=side) for side in (False, True))
-    trained = source.cell(mode, task, arch, 0.0) if source else None
+    runs = [run for run in group.networks(mode, task) if run.first.arch == arch]
+    standard, robust = (best(runs, robust=side) for side in (False, True))
     used += filter(None, (standard, robust, trained))
     return {
         "mode": mode,
@@ -289,5 +289,6 @@ def _figure8_row(
         "standard": value(standard),
         "robust": value(robust),
         "stylized": value(trained),
+        "stylized_network": variant(trained.first) if trained else "",
         "robust_minus_stylized": minus(value(robust), value(trained)),
     }

@@ -56,6 +56,16 @@ def test_twins_and_others(robust, words):
     assert words in describe(comparable([STANDARD, robust]))[-1]
 
 
+def test_a_published_twin_may_have_other_pretraining_data():
+    data = {"robust://swin_large_linf_eps4_liu2023": ("imagenet", 4 / 255)}
+    data["timm://swin_large_patch4_window7_224.ms_in22k_ft_in1k"] = ("imagenet22k+imagenet", 0.0)
+    both = [
+        network(name, eps=eps, pretrained_on=origin, source={"dataset": origin})
+        for name, (origin, eps) in data.items()
+    ]
+    assert describe(comparable(both))[-1].endswith("more than eps: pretraining data.")
+
+
 def test_unrecorded_training_is_named():
     found = comparable([network("a.pt", assumed_standard=True), ROBUST])
     assert any("does not record how it was trained" in line for line in describe(found))
