@@ -19,7 +19,7 @@ from classification.compare.settings import CompareSettings, TrialGroup
 from classification.compare.study_file import COMMENT, Placeholders
 from classification.study.commands import PROGRAM
 from classification.study.file import StudyRun
-from robust_backbones import archs, zoo
+from robust_backbones import archs, sources, zoo
 from robust_backbones.core.dataset_pairs import find_pair
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.resources import require_config
@@ -27,8 +27,9 @@ from robust_backbones.core.results import flatten
 
 COMMAND = "train"
 BACKBONE, CANDIDATES, DETECTION = "backbone", "learning-rate", "detection"  # parts of the study
-TIMM_CONFIG = "coco_mask_rcnn_convnext_base_standard.yaml"
-CONFIG = "own_data_faster_rcnn.yaml"
+CONFIG, TIMM_CONFIG = "own_data_faster_rcnn.yaml", "own_data_faster_rcnn_timm.yaml"
+# Packaged configs without a schedule of their own.
+OWN_DATA = (CONFIG, TIMM_CONFIG, "own_data_mask_rcnn.yaml", "own_data_retinanet.yaml")
 HELD_OUT = 0.2  # fraction of the training images on which learning rates are compared
 FACTORS = (1 / 4, 1, 4)  # candidate learning rates, relative to the config's
 
@@ -50,10 +51,16 @@ DEFAULTS = {  # Detectron2's values of the keys that are read here
 }
 
 
-def _config(settings: CompareSettings) -> dict:
+def _config_file(settings: CompareSettings, networks: Sequence[Network]) -> str:
+    """Return the config file of the detectors. The default depends on the networks."""
+    timm = any(network.arch.startswith(archs.TIMM) for network in networks)
+    return settings.config or (TIMM_CONFIG if timm else CONFIG)
+
+
+def _config(settings: CompareSettings, networks: Sequence[Network] = ()) -> dict:
     """Return the flat configuration of the detectors: the file, its `_BASE_`s and `--set`."""
     changes = {key: yaml.safe_load(value) for key, value in settings.changes}
-    return DEFAULTS | _read(settings.config or CONFIG) | changes
+    return DEFAULTS | _read(_config_file(settings, networks)) | changes
 
 
 @cache
@@ -74,7 +81,7 @@ def _read(name: str) -> dict:
 
 def _tasks(settings: CompareSettings, networks: Sequence[Network]) -> list[Task]:
     _check_options(settings, networks)
-    config, tasks = _config(settings), []
+    config, tasks = _config(settings, networks), []
     for text in settings.data:
         name = short_name(text)
         train, test = _sets(settings, text)
@@ -100,12 +107,19 @@ def _check_options(settings: CompareSettings, networks: Sequence[Network]) -> No
     if unknown := [key for key, _ in settings.changes if not key[:1].isupper()]:
         raise UserError(f"--set {unknown[0]}: give a config key, such as INPUT.MIN_SIZE_TEST=600.")
     for network in networks:
-        if network.arch not in archs.RESNETS and not settings.config:
-            example = f", such as {TIMM_CONFIG}" if network.arch.startswith(archs.TIMM) else ""
+        if network.weights.startswith(zoo.SCHEME):
+            zoo.find_backbone(network.weights)
+        elif network.arch not in archs.RESNETS and not network.arch.startswith(archs.TIMM):
             raise UserError(
-                f"--weights {network.weights}: {CONFIG} trains ResNets of torchvision, and this "
-                f"is a {network.arch}. Give the config of its detector with --config{example}."
+                f"--weights {network.weights}: a {network.arch} cannot be the backbone of a "
+                f"detector. Choose networks of timm, or of {', '.join(archs.RESNETS)}."
             )
+    kinds = {network.arch.startswith(archs.TIMM): network for network in networks}
+    if len(kinds) > 1:
+        raise UserError(
+            f"--weights: {kinds[True].arch} and {kinds[False].arch} need different detectors and "
+            "learning rates. Compare networks of timm in another command."
+        )
 
 
 def _inspect(sets: list[str], config: dict) -> list[dict]:
@@ -153,11 +167,12 @@ def _check_classes(text: str, train: dict, test: dict) -> None:
 def _schedule(settings: CompareSettings, config: dict, images: int) -> dict:
     """Return the config keys of the schedule, except keys that the user has set.
 
-    The schedule of a config that the user has chosen is kept, unless `--iterations` is given.
+    A config that has a schedule keeps it, unless `--iterations` is given.
     """
     batch = int(config["SOLVER.IMS_PER_BATCH"])
     number = settings.iterations
-    if number is None and settings.config and "SOLVER.MAX_ITER" in config:
+    scheduled = settings.config and Path(settings.config).name not in OWN_DATA
+    if number is None and scheduled and "SOLVER.MAX_ITER" in config:
         return {}
     if number is None:
         number = max(LEAST * BATCH, PASSES * images) // batch
@@ -179,14 +194,15 @@ def _check(settings: CompareSettings) -> None:
         raise UserError(_unusable(config))
 
 
-def _rates(settings: CompareSettings) -> list[float]:
+def _rates(settings: CompareSettings, networks: Sequence[Network]) -> list[float]:
     if settings.learning_rates:
         return sorted(set(settings.learning_rates))
-    return [float(f"{factor * _config(settings)['SOLVER.BASE_LR']:.3g}") for factor in FACTORS]
+    rate = _config(settings, networks)["SOLVER.BASE_LR"]
+    return [float(f"{factor * rate:.3g}") for factor in FACTORS]
 
 
-def _common(settings: CompareSettings) -> dict:
-    return {"config": settings.config or CONFIG} | {
+def _common(settings: CompareSettings, networks: Sequence[Network]) -> dict:
+    return {"config": _config_file(settings, networks)} | {
         key: yaml.safe_load(value) if value.isdecimal() else value
         for key, value in settings.changes
     }
@@ -194,7 +210,7 @@ def _common(settings: CompareSettings) -> dict:
 
 def _is_published(network: Network) -> bool:
     """Return whether detectors load the network by its name, without conversion."""
-    return network.weights.startswith(zoo.SCHEME)
+    return network.weights.startswith((zoo.SCHEME, *(f"{name}://" for name in sources.SCHEMES)))
 
 
 def _backbone_part(networks: Sequence[Network]) -> list[dict]:
@@ -223,7 +239,7 @@ def _parts(
     tasks: Sequence[Task],
     groups: Sequence[TrialGroup],
 ) -> list[dict]:
-    rates, common = _rates(settings), _common(settings)
+    rates, common = _rates(settings, networks), _common(settings, networks)
     shared = {
         "task": {task.name: task.options for task in tasks},
         "weights": _weights_axis(networks),
@@ -261,15 +277,16 @@ def _short_parts(
     settings: CompareSettings, networks: Sequence[Network], tasks: Sequence[Task]
 ) -> list[dict]:
     one_per_arch = [*{network.arch: network for network in reversed(networks)}.values()]
-    iterations = math.ceil(SHORT_IMAGES / int(_config(settings)["SOLVER.IMS_PER_BATCH"]))
+    batch = int(_config(settings, networks)["SOLVER.IMS_PER_BATCH"])
+    iterations = math.ceil(SHORT_IMAGES / batch)
     keys = {
         "SOLVER.MAX_ITER": iterations,
         "SOLVER.STEPS": "()",
         "SOLVER.WARMUP_ITERS": 0,
-        "SOLVER.BASE_LR": min(_rates(settings)),
+        "SOLVER.BASE_LR": min(_rates(settings, networks)),
         "TEST.EVAL_PERIOD": 0,
     }
-    common = {k: v for k, v in _common(settings).items() if k not in keys}
+    common = {k: v for k, v in _common(settings, networks).items() if k not in keys}
     sets = {
         task.name: {
             key: value for key, value in task.options.items() if not key.startswith("SOLVER.")

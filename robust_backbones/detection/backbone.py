@@ -99,7 +99,9 @@ def check_features(cfg: CfgNode, backbone: Backbone) -> Backbone:
         if set(needed) <= set(has):
             continue
         fix = f"Set MODEL.{section}.IN_FEATURES to some of them."
-        if section == "RETINANET" and cfg.MODEL.BACKBONE.NAME != BUILDERS[2]:
+        if section == "RETINANET" and cfg.MODEL.BACKBONE.NAME == TIMM_BUILDER:
+            fix += " Give one list of MODEL.ANCHOR_GENERATOR.SIZES for each."
+        elif section == "RETINANET" and cfg.MODEL.BACKBONE.NAME != BUILDERS[2]:
             fix = f"Set MODEL.BACKBONE.NAME to {BUILDERS[2]}."
         raise UserError(
             f"MODEL.{section}.IN_FEATURES is {needed}, but {cfg.MODEL.BACKBONE.NAME} has the "

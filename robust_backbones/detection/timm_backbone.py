@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import FPN, Backbone
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -36,6 +36,8 @@ NORMS: dict[str, Callable[[nn.Module], nn.Module]] = {
 def build_robust_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """Build the network of timm that `MODEL.ROBUST.ARCH` names, and a pyramid `p2` to `p6`.
 
+    RetinaNet gets the levels `p3` to `p7`, except on plain transformers.
+
     Raises:
         UserError: timm is not installed, the network has no feature maps for a pyramid or cannot
             process images of any size, or it does not support a setting.
@@ -54,7 +56,9 @@ def build_robust_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Back
     )
     if plain:
         return check_features(cfg, SimplePyramid(body, fpn.OUT_CHANNELS, fpn.NORM))
-    top = LastLevelMaxPool()
+    top: nn.Module = LastLevelMaxPool()
+    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
+        top = LastLevelP6P7(body.output_shape()["res5"].channels, fpn.OUT_CHANNELS)
     pyramid = FPN(body, fpn.IN_FEATURES, fpn.OUT_CHANNELS, fpn.NORM, top, fpn.FUSE_TYPE)
     return check_features(cfg, pyramid)
 

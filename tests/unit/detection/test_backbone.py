@@ -58,7 +58,8 @@ def expected_configs() -> dict[str, tuple]:
 
 def test_there_is_one_config_for_each_detector_dataset_and_schedule():
     expected = expected_configs()
-    own = {"digits_mask_rcnn_robust", "own_data_faster_rcnn", "own_data_mask_rcnn"}
+    own = {"digits_mask_rcnn_robust"}
+    own |= {f"own_data_{k}" for k in ("faster_rcnn", "faster_rcnn_timm", "mask_rcnn", "retinanet")}
     for name in ("convnext", "swin", "vit"):  # tested in test_timm_backbone.py
         own |= {f"coco_mask_rcnn_{name}_base_{k}" for k in ("robust_linf_eps4", "standard")}
     assert {path.stem for path in CONFIGS} == {*expected, *own}

@@ -132,6 +132,20 @@ def atto(tmp_path_factory):
     return converted_file(tmp_path_factory.mktemp("atto"), "convnext_atto")[1]
 
 
+@pytest.mark.parametrize("arch", ["convnext_atto", "vit_tiny_patch16_224"])
+def test_levels_of_retinanet(arch):
+    keys = ["MODEL.BACKBONE.NAME", backbone.TIMM_BUILDER, "MODEL.ROBUST.ARCH", f"timm:{arch}"]
+    cfg = config.load_config("own_data_retinanet.yaml", keys)
+    with torch.device("meta"):
+        if arch.startswith("vit"):
+            with pytest.raises(UserError, match=r"p5, p6. Set .* one list of MODEL.ANCHOR_GEN"):
+                timm_backbone.build_robust_timm_fpn_backbone(cfg, verify.RGB)
+            return
+        built = timm_backbone.build_robust_timm_fpn_backbone(cfg, verify.RGB)
+    strides = {name: shape.stride for name, shape in built.output_shape().items()}
+    assert strides == {f"p{level}": 1 << level for level in range(3, 8)}
+
+
 def test_only_the_whole_network_is_loaded(atto, tmp_path):
     contents = torch.load(atto, weights_only=True)
     cases = {

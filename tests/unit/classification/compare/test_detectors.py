@@ -87,6 +87,7 @@ SCHEDULES = {  # settings, number of training images -> iterations, steps, warm-
         (8000, "(5333, 7111)", 100),
     ),
     "given": ({"iterations": 90}, 100, (90, "(60, 80)", 9)),
+    "masks": ({"config": "own_data_mask_rcnn.yaml"}, 100, (2000, "(1333, 1778)", 100)),
     "own config": ({"config": "digits_mask_rcnn_robust.yaml"}, 100, ()),
     "own config, given": (
         {"config": "digits_mask_rcnn_robust.yaml", "iterations": 90},
@@ -136,10 +137,37 @@ def test_options_that_do_not_fit_are_refused(message):
         detectors._tasks(REFUSED[message], NETWORKS)
 
 
-def test_other_networks_need_their_config():
-    other = [network("timm://convnext", "standard", 0.0, "timm:convnext_tiny")]
-    with pytest.raises(UserError, match="timm:convnext_tiny. Give the config of its detector with"):
-        detectors._tasks(settings(), other)
+CONVNEXT = network("timm://convnext_tiny.fb_in1k", "standard", 0.0, "timm:convnext_tiny")
+CLIP = "robust://clip_vit_l14_fare_linf_eps4_schlarmann2024"
+NOT_TOGETHER = {
+    "timm:convnext_tiny and resnet50 need different detectors": [CONVNEXT, *NETWORKS],
+    "a vgg16_bn cannot be the backbone of a detector. Choose": [
+        network("vgg.pt", "standard", 0.0, "vgg16_bn")
+    ],
+    "which has no backbone for Detectron2. Choose a model with": [
+        network(CLIP, "eps 4/255", 4 / 255, "timm:vit_large_patch14_clip_quickgelu_224")
+    ],
+}
+
+
+@pytest.mark.parametrize("message", NOT_TOGETHER)
+def test_networks_without_a_detector_are_refused(message):
+    with pytest.raises(UserError, match=message):
+        detectors._tasks(settings(config="own_data_retinanet.yaml"), NOT_TOGETHER[message])
+
+
+def test_networks_of_timm_have_their_own_default_config(tmp_path):
+    networks = [CONVNEXT, network("b.pt", "eps 4/255", 4 / 255, "timm:convnext_tiny")]
+    parts = detectors._parts(settings(), networks, [task()], [TrialGroup(0, 1)])
+    runs = study(tmp_path, parts)
+    assert [run.options["source"] for run in runs if run.part == detectors.BACKBONE] == ["b.pt"]
+    final = [run.options for run in runs if run.part == detectors.DETECTION]
+    assert final[0]["MODEL.WEIGHTS"] == CONVNEXT.weights
+    rates = {run.options.get("SOLVER.BASE_LR") for run in runs if run.part == detectors.CANDIDATES}
+    for options in final:
+        cfg = load_config(options["config"], ["MODEL.ROBUST.ARCH", options["MODEL.ROBUST.ARCH"]])
+        assert cfg.MODEL.BACKBONE.NAME == "build_robust_timm_fpn_backbone"
+        assert cfg.SOLVER.OPTIMIZER == "AdamW" and cfg.SOLVER.BASE_LR in rates
 
 
 def test_classes_without_training_images_are_refused():
