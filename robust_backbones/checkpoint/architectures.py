@@ -16,6 +16,8 @@ from robust_backbones.core.extras import install_command
 from robust_backbones.core.input_statistics import IMAGENET, InputStatistics
 from robust_backbones.meta_device import meta_device
 
+# Command that writes a network of timm to a file that states its name.
+_WITH_NAME = f"robust-backbones convert FILE TARGET --to safetensors --arch {TIMM}"
 BATCH_COUNTER = "num_batches_tracked"  # BatchNorm buffer that PyTorch before 0.4.1 did not save
 
 
@@ -128,7 +130,7 @@ def recognize(
         similar = timm_networks.families(tensors) if timm_networks.installed() else []
         if similar and (found := _of_timm(tensors, similar, source)):
             return found
-        fix = f"If timm has it, pass --arch {TIMM}NAME. "
+        fix = f"If timm has it, give its name: {_WITH_NAME}NAME. "
         if not timm_networks.installed():
             fix = f"If timm has it, run: {install_command('timm')}. "
         raise UserError(
@@ -170,10 +172,9 @@ def _of_timm(
                 continue
             if found := _matching(tensors, TIMM + names[0]):
                 if names[1:]:
-                    choices = " or ".join(TIMM + name for name in names)
                     raise UserError(
-                        f"{source}: the tensors fit several networks, whose features differ. Pass "
-                        f"--arch {choices}."
+                        f"{source}: the tensors fit several networks, whose features differ. Give "
+                        f"the name of the right one: {_WITH_NAME}{f' or {TIMM}'.join(names)}."
                     )
                 return found
     return None

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,6 +113,30 @@ def test_the_result_is_complete(done, weights):
     files = {".lock", "figure.png", "figure.svg", "image", "networks", "result.json", "start"}
     assert {path.name for path in done.iterdir()} == files
     assert (done / "figure.svg").read_text().count("<image") == 3 * 6 + 3
+
+
+def test_networks_of_timm(tmp_path, capsys):
+    """Both networks have other own sizes than the images. Only the files state their names."""
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    paths = [str(tmp_path / f"{name}.pth") for name in ("test_convnext", "test_vit")]
+    for path in paths:
+        name = Path(path).stem
+        torch.manual_seed(0)
+        network = timm.create_model(name, num_classes=10)
+        torch.save({"arch": name, "state_dict": network.state_dict()}, path)
+    run([*paths, paths[0]], tmp_path / "run", "--eval-weights", save(tmp_path / "e.pth", 10))
+    for name, row in numbers(tmp_path / "run").items():
+        seen, inverted = row["visualization"], row["inversion"]
+        assert all(p["score"] > p["start"] for p in seen["images"]), name
+        assert inverted["representation_distance"] < inverted["start_representation_distance"]
+        assert len([*(tmp_path / "run" / "networks" / name).iterdir()]) == 6
+    settings = read(tmp_path / "run")["settings"]
+    assert settings["archs"] == {Path(path).stem: f"timm:{Path(path).stem}" for path in paths}
+    assert settings["statistics"]["test_vit"]["source"] == "assumed"
+    assert f"mean and std are not stated in {paths[0]}" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run([*paths, paths[0]], tmp_path / "other", "--image-size", "20")
+    assert "timm:test_convnext does not accept images of this size" in capsys.readouterr().err
 
 
 def test_the_numbers_describe_the_images(done, weights):

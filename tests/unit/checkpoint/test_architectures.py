@@ -106,10 +106,10 @@ OF_TIMM = {
     "convnext_tiny": "timm:convnext_tiny",
     "convnext_tiny_cvst": "timm:convnext_tiny_cvst",
     "vit_small_cvst": "timm:vit_small_cvst",
-    "convnext_tiny_hnf": "look like a ConvNeXt. If timm has it, pass --arch timm:NAME",
+    "convnext_tiny_hnf": "look like a ConvNeXt. If timm has it, give its name: robust",
     "convnextv2_atto": "timm:convnextv2_atto",
     "swin_tiny_patch4_window7_224": "timm:swin_tiny_patch4_window7_224",
-    "swinv2_tiny_window8_256": "fit several networks, whose features differ. Pass --arch timm:s",
+    "swinv2_tiny_window8_256": "fit several networks, whose features differ. Give the name",
     "vit_tiny_patch16_224": "timm:vit_tiny_patch16_224",
     "deit_tiny_patch16_224": "timm:vit_tiny_patch16_224",  # the same network
     "deit3_small_patch16_224": "timm:deit3_small_patch16_224",

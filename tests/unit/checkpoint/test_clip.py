@@ -102,7 +102,7 @@ def test_a_vit_without_a_configuration_needs_the_activation():
     state = open_clip_names(tower)
     for contents in (state, {k.removeprefix("visual."): t for k, t in state.items()}):
         tensors = unwrap_network(contents, "file").tensors
-        with pytest.raises(UserError, match="Pass --arch timm:vit_base_patch32_clip_224 or timm:"):
+        with pytest.raises(UserError, match="--arch timm:vit_base_patch32_clip_224 or timm:"):
             recognize(tensors, None, "file")
         arch = "timm:vit_base_patch32_clip_quickgelu_224"
         found = recognize(tensors, arch, "file")
