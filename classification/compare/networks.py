@@ -85,8 +85,8 @@ def _read(source: str, pretrained_on: str) -> Network:
     eps = facts["eps"]
     if eps is None:
         raise UserError(
-            f"--weights {source}: the file records adversarial training, but no eps. Give a "
-            "published network, or a checkpoint of classification.pretrain."
+            f"--weights {source}: the network is not standard, and its eps is unknown. Give a "
+            "published network with an eps, or a checkpoint of classification.pretrain."
         )
     return Network(
         source,

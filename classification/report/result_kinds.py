@@ -118,8 +118,8 @@ def network(settings: dict, weights: str, labels: dict) -> dict:
         weights: name or path of the weights, as the user gave it.
         labels: labels of the study's run.
     """
-    if zoo.known(weights):
-        return named(weights)
+    if "arch" in (known := named(weights)):
+        return known
     recorded = {k: v for k, v in (settings.get("source") or {}).items() if v is not None}
     source = sources.training(sources.tag(weights)) | recorded
     method, eps = source.get("method"), source.get("eps")

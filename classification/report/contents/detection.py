@@ -128,7 +128,7 @@ def _lacking(found: list[Experiment]) -> int:
         (e.name, side)
         for e in found
         for network in e.networks
-        for side in [STANDARD if network == STANDARD else "robust"]
+        for side in [STANDARD if is_standard(network) else "robust"]
     }
     table = published.numbers()["figure4"]
     cells = [
