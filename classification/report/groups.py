@@ -175,7 +175,7 @@ class Group:
 
     @cached_property
     def archs(self) -> tuple[str, ...]:
-        """Rows of networks: those of Table 1 for networks like the paper's, else all with a run."""
+        """Rows of networks: Table 1's for networks like the paper's, else all with a run."""
         have = {key[2] for key in self._cells}
         if self.reference and have & set(published.ARCHS):
             have = {arch for arch in have if _plain(arch) in published.ARCHS} | {*published.ARCHS}

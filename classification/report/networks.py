@@ -60,9 +60,9 @@ def name_networks(runs: Iterable[Merged]) -> dict[int, str]:
 def rows(runs: list[Merged], names: dict[int, str]) -> dict[str, list[Merged]]:
     """Map the rows of tables of networks and eps to their runs.
 
-    Each robust network has a row of its name. The row also has its standard networks: those of the
-    same name, else its published twins, which may have another architecture, else all of the same
-    architecture. Other standard networks have rows of their own.
+    Each robust network has a row of its name. The row also has its standard networks: with
+    the same name, else its published twins, which may have another architecture, else all with the
+    same architecture. Other standard networks have rows of their own.
 
     Args:
         runs: transfer runs.
