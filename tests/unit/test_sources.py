@@ -65,10 +65,12 @@ def test_weights_of_timm_are_those_of_its_table(name, arch, preset, size):
 def test_a_hub_repository_says_what_its_config_says(tmp_path):
     config = {"architecture": "swin_tiny_patch4_window7_224"}
     config["pretrained_cfg"] = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, 256, 256]}
+    config["pretrained_cfg"]["tag"] = "ms_in22k_ft_in1k"
     (tmp_path / "config.json").write_text(json.dumps(config))
     found = sources.stated("hf://someone/model", tmp_path / "model.safetensors")
     assert found.arch == "timm:swin_tiny_patch4_window7_224" and found.facts["input_size"] == 256
     assert found.statistics.equal(PRESETS["half"])
+    assert found.facts["dataset"] == "imagenet22k+imagenet"
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="config.json is not JSON"):
         sources.stated("hf://someone/model", tmp_path / "model.safetensors")

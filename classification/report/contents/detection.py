@@ -215,7 +215,7 @@ def _listed(candidates: dict) -> str:
 
 
 def cautions(experiment: Experiment) -> list[str]:
-    """List reasons why learning rates may favor one of the backbones, one sentence each."""
+    """List reasons not to quote the differences of the backbones unchanged, one sentence each."""
     found = []
     for network, runs in experiment.networks.items():
         candidates = _rates(runs[0].first)
