@@ -96,7 +96,8 @@ SPELLINGS = {
     r"defence|offence|pretence": "-se",
 }
 # Everything that users and developers read.
-PATHS = ("robust_backbones", "classification", "tools", "configs", "CONTRIBUTING.md")
+PATHS = ("robust_backbones", "classification", "tools", "configs", "docs")
+PATHS += ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 PHRASE = {
     re.compile(rf"(?<![\w-])(?:{p})(?![\w-])" if p[-1] != " " else p, re.I): w
     for p, w in PHRASES.items()
