@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from robust_backbones.core.errors import UserError
-from robust_backbones.core.precision import DEFAULT, TF32
+from robust_backbones.core.errors import UserError, choose_from
+from robust_backbones.core.precision import DEFAULT, PRECISIONS, TF32
 
 CAPABILITY = (8, 0)  # compute capability of Ampere, the first GPUs with TF32
 OVERRIDE = "NVIDIA_TF32_OVERRIDE"  # if it is 0, NVIDIA's libraries ignore the flags of PyTorch
@@ -92,7 +92,7 @@ def loss_scaler(precision: str, device_type: str) -> torch.amp.GradScaler:
 
 
 def check_precision(option: str, precision: str, device: torch.device) -> None:
-    """Check that the device supports the precision.
+    """Check that the precision exists, and that the device supports it.
 
     Args:
         option: name of the option or configuration key, for the message.
@@ -100,8 +100,11 @@ def check_precision(option: str, precision: str, device: torch.device) -> None:
         device: device of the network.
 
     Raises:
-        UserError: the precision is `tf32`, and the device has no TF32, or it is turned off.
+        UserError: the precision is unknown, or it is `tf32`, and the device has no TF32, or it is
+            turned off.
     """
+    if precision not in PRECISIONS:
+        raise UserError(f"{option} '{precision}' is unknown. {choose_from(precision, PRECISIONS)}")
     if precision != TF32:
         return
     if device.type != "cuda":

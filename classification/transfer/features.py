@@ -148,11 +148,13 @@ def extract_features(
         Features `(N, d)`, float32, on the CPU, in the order of `dataset.labels`.
 
     Raises:
-        UserError: an image is unreadable, the last layer is unknown, the images are in shards, or
-            the disk is full.
+        UserError: an image is unreadable, the last layer or the precision is unknown, the images
+            are in shards, or the disk is full.
     """
-    source = require_images(dataset, dataset.name)
-    found = extract(model, source, precision=precision, workers=workers)
+    source, device = require_images(dataset, dataset.name), next(model.parameters()).device
+    arithmetic.check_precision("precision", precision, device)
+    with arithmetic.full_precision(device.type):
+        found = extract(model, source, precision=precision, workers=workers)
     return torch.cat([*found.parts(ROWS)])
 
 

@@ -15,10 +15,13 @@ from torch import nn
 
 import classification
 import robust_backbones
-from robust_backbones import UserError, weights, zoo
+from classification.transfer import features
+from classification.transfer.rows import Rows
+from robust_backbones import UserError, arithmetic, weights, zoo
 from tests.support import ROOT, documents
 from tests.support.commands import HEAVY
 from tests.support.networks import random_network, robustness_contents
+from tests.support.tf32 import flags
 
 PACKAGES = ("robust_backbones", "robust_backbones.detection", "classification")
 NAMES = [(each, name) for each in PACKAGES for name in importlib.import_module(each).__all__]
@@ -75,6 +78,22 @@ def test_a_probe_is_that_of_a_transfer_run(digits, tmp_path):
     assert record.accuracies == (found["accuracy"],)
 
 
+def test_features_are_float32_without_tf32(digits, monkeypatch):
+    """Features are cached for all programs, so they do not depend on the state of this one."""
+    model, _, test = digits
+    seen = []
+    extract = lambda *args, **options: seen.append(flags()) or Rows([torch.zeros(1, 1)])  # noqa: E731
+    monkeypatch.setattr(features, "extract", extract)
+    arithmetic.set_tf32(True)
+    try:
+        classification.extract_features(model, test)
+        assert seen == [(False, False)] and flags() == (True, True)
+    finally:
+        arithmetic.set_tf32(False)
+    with pytest.raises(UserError, match="precision 'fp16' is unknown. .*Choose from float32"):
+        classification.extract_features(model, test, precision="fp16")
+
+
 def test_results_that_cannot_be_read_are_warnings(tmp_path):
     (tmp_path / "result.json").write_text("{")
     with pytest.warns(UserWarning, match="result.json is not a valid result"):
@@ -99,8 +118,8 @@ def test_a_backbone_computes_the_features_of_the_classifier(resnet18_backbone):
         backbone, statistics = load_backbone(resnet18_backbone)
     net, x = random_network("resnet18").eval(), torch.rand(1, 3, 64, 96)
     x = classification.Classifier.wrap(net, mean=statistics.mean, std=statistics.std).normalize(x)
-    features = nn.Sequential(*list(net.children())[:-2])  # without the pooling and the last layer
-    torch.testing.assert_close(backbone.eval()(x)["res5"], features(x), rtol=1e-4, atol=1e-4)
+    body = nn.Sequential(*list(net.children())[:-2])  # without the pooling and the last layer
+    torch.testing.assert_close(backbone.eval()(x)["res5"], body(x), rtol=1e-4, atol=1e-4)
 
 
 PAGE = ROOT / "docs/reference/api.md"
