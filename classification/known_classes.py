@@ -134,8 +134,8 @@ def check_range(metadata: dict, image_range: Sequence[float] | None, weights: st
         given = " ".join(f"{value:g}" for value in image_range) if image_range else "not given"
         low, high = trained
         raise UserError(
-            f"--image-range is {given}, but the images of {weights}'s training were scaled with "
-            f"other values. Pass --image-range {low:g} {high:g}."
+            f"--image-range is {given}, but the images of {weights} were scaled with other "
+            f"values. Pass --image-range {low:g} {high:g}."
         )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
+from robust_backbones.core import run_log
 from robust_backbones.core.figures import new_figure, save_figure
 from robust_backbones.core.files import atomic
 from robust_backbones.core.results import finite
@@ -19,9 +21,10 @@ LOG_SECONDS = 60  # interval of lines in a log file; on a terminal, every step u
 
 
 class ProgressLine:
-    """Progress line on stderr.
+    """Progress line on stderr and in the log file.
 
-    A terminal updates the line in place. A log file gets a new line every minute.
+    A terminal updates the line in place. Files get the first line at once, and the first line with
+    the time left, then a new line every minute.
 
     Args:
         total: number of images in the whole run.
@@ -31,7 +34,8 @@ class ProgressLine:
 
     def __init__(self, total: int, done: int = 0):
         self.total, self.done, self.images = total, done, 0
-        self.started = self.shown = time.perf_counter()
+        self.started = time.perf_counter()
+        self.logged, self.estimated = -math.inf, False
         self.terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
     @property
@@ -55,9 +59,9 @@ class ProgressLine:
         """
         self.images += images
         now = time.perf_counter()
-        if not self.terminal and now - self.shown < LOG_SECONDS:
+        due = now - self.logged >= LOG_SECONDS or (self.images and not self.estimated)
+        if not (self.terminal or due):
             return
-        self.shown = now
         speed = []
         if self.images:
             left = (self.total - self.done - self.images) / self.rate
@@ -65,8 +69,12 @@ class ProgressLine:
         if self.terminal:
             line = _fitting(doing.split(", "), speed, shutil.get_terminal_size().columns - 1)
             print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
-        else:
-            print(", ".join([doing, *speed]), file=sys.stderr, flush=True)
+        if due:
+            self.logged, self.estimated = now, bool(self.images)
+            line = ", ".join([doing, *speed])
+            run_log.note(line)
+            if not self.terminal:
+                print(line, file=sys.stderr, flush=True)
 
     def clear(self) -> None:
         """Clear the line on a terminal, before another line is printed."""

@@ -232,11 +232,11 @@ def check_parameters(constraint: str, eps: float, steps: int, step_size: float |
     """
     if constraint not in CONSTRAINTS:
         raise UserError(
-            f"constraint '{constraint}' is unknown; choose from {', '.join(CONSTRAINTS)}."
+            f"constraint '{constraint}' is unknown. Choose from {', '.join(CONSTRAINTS)}."
         )
     for name, length in {"eps": eps, "step_size": step_size}.items():
         if length is not None and not 0 <= length < math.inf:
-            raise UserError(f"{name} is {length}; it must be a finite number of at least 0.")
+            raise UserError(f"{name} is {length}. It must be a finite number of at least 0.")
     check_eps("eps", constraint, eps)
     if steps < 1:
         raise UserError(f"steps is {steps}; it must be at least 1.")

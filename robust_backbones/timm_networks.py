@@ -128,7 +128,7 @@ def row(arch: str) -> Arch:
     if not isinstance(last, nn.Linear):
         kind = f"is a {type(last).__name__}" if last is not None else f"is several: {head}"
         raise UserError(
-            f"{arch}: its last layer {kind}. Networks with one linear last layer are supported."
+            f"{arch}: its last layer {kind}. The last layer must be a single linear layer."
         )
     return Arch(head, next(iter(network.state_dict())), last.in_features)
 

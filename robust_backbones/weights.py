@@ -21,7 +21,7 @@ from pathlib import Path
 
 from robust_backbones import download, sources, zoo
 from robust_backbones.core.errors import UserError
-from robust_backbones.core.file_kinds import HEAD, foreign_kind
+from robust_backbones.core.file_kinds import HEAD, SUFFIXES, foreign_kind
 from robust_backbones.core.files import atomic, cache_dir, locked, sha256
 from robust_backbones.core.paths import expand
 from robust_backbones.download import DownloadError
@@ -178,9 +178,11 @@ def _parse(text: str) -> _Remote | Path:
             raise UserError(
                 f"{text} is a folder. Give a file in it, such as {path / inside}."
             ) from None
-        if hint := _of_library(text):
-            raise UserError(f"the file '{text}' does not exist.{hint} N{str(error)[1:]}") from None
-        raise UserError(f"the file '{text}' does not exist, and {error}") from None
+        if path.suffix in SUFFIXES:
+            raise UserError(f"the file '{text}' does not exist. Check the path.") from None
+        absent = f"the file '{text}' does not exist, and {error}"
+        hint = _of_library(text)
+        raise UserError(f"{absent}.{hint}" if hint else absent) from None
     return _published(model)
 
 
@@ -381,7 +383,7 @@ def _records() -> dict[str, _Record]:
         raise UserError(f"{path} cannot be read: permission denied.") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(
-            f"{path} is damaged or from another release. Remove it; digests are then recorded "
+            f"{path} is damaged or from another release. Remove it. Digests are then recorded "
             "again."
         ) from None
 

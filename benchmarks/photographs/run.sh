@@ -46,7 +46,7 @@ python -m robust_backbones compare output/photographs/tasks/cifar output/photogr
     output/photographs/pretrained/eps1/checkpoint.pt \
     --output output/photographs/compare/fixed-feature
 python -m robust_backbones compare voc:output/photographs/data/BCCD --jobs 2 \
-    --config benchmarks/photographs/blood_cells.yaml --learning-rates 0.01 0.02 0.04 \
+    --config benchmarks/photographs/blood_cells.yaml --lr 0.01 0.02 0.04 \
     --weights output/photographs/pretrained/eps0/checkpoint.pt \
     output/photographs/pretrained/eps0.5/checkpoint.pt \
     output/photographs/pretrained/eps1/checkpoint.pt \

@@ -1,9 +1,10 @@
-"""Answer whether a robust backbone transfers better to your task -> a sentence, a plot and a page.
+"""Answer whether a robust backbone transfers better to your task.
 
-robust-backbones compare /data/flowers
-robust-backbones compare photos --mode full-network --weights standard.pt robust.pt --plan
-robust-backbones compare pets dtd --data /data --executor ray --address auto
-robust-backbones compare coco:/data/images:train.json --test coco:/data/images:test.json
+Examples:
+  robust-backbones compare /data/flowers
+  robust-backbones compare photos --mode full-network --weights standard.pt robust.pt --plan
+  robust-backbones compare pets dtd --data /data --executor ray --address auto
+  robust-backbones compare coco:/data/images:train.json --test coco:/data/images:test.json
 
 Checks the data, measures a short run, prints the cost of all runs, writes OUTPUT/study.yaml, runs
 it, and writes the report to OUTPUT/report. The same command resumes an interrupted comparison.

@@ -94,7 +94,7 @@ def _task(settings: CompareSettings, networks: Sequence[Network], name: str, tex
     images = len(open_images(source[0], "train", source[1], limit=settings.limit))
     if (batch := _smaller_batch(settings, networks[0], common | options, images)) is not None:
         options["batch-size"] = batch
-        print(f"{name}: {images} training images are few. The batch size is {batch}.")
+        print(f"{name} has only {images} training images. The batch size is {batch}.")
     opened = []
     for network in networks:
         args = _parse(common | options | {"weights": network.weights})

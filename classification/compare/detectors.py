@@ -93,7 +93,7 @@ def _tasks(settings: CompareSettings, networks: Sequence[Network]) -> list[Task]
         images = train_part["images"], test_part["images"]
         tasks.append(Task(name, options, *images, len(train_part["classes"]), digests))
     if len({task.name for task in tasks}) < len(tasks):
-        raise UserError(f"DATA: two have the name {tasks[0].name}. Give each a name: NAME=voc:...")
+        raise UserError(f"DATA: two datasets are named {tasks[0].name}. Use NAME=voc:... for each.")
     return tasks
 
 
@@ -103,7 +103,9 @@ def _sets(settings: CompareSettings, text: str) -> tuple[str, str]:
 
 def _check_options(settings: CompareSettings, networks: Sequence[Network]) -> None:
     if settings.test and len(settings.data) > 1:
-        raise UserError("--test: it belongs to one DATA. Compare several DATA one by one.")
+        raise UserError(
+            "--test applies to one DATA. Compare several datasets in separate commands."
+        )
     if unknown := [key for key, _ in settings.changes if not key[:1].isupper()]:
         raise UserError(f"--set {unknown[0]}: give a config key, such as INPUT.MIN_SIZE_TEST=600.")
     for network in networks:
@@ -160,7 +162,7 @@ def _check_classes(text: str, train: dict, test: dict) -> None:
     if untrained:
         raise UserError(
             f"DATA {text}: the training images have no {', '.join(untrained[:8])}, but the test "
-            "images have this class. Remove it, or divide the images in another way."
+            "images have this class. Remove it, or split the images differently."
         )
 
 
@@ -350,8 +352,8 @@ KIND = Kind(
         "DATASETS.TRAIN": "DATA",
         "DATASETS.TEST": "--test",
         "DATASETS.CUSTOM": "DATA",
-        "DATASETS.HELD_OUT": "--learning-rates",
-        "SOLVER.BASE_LR": "--learning-rates",
+        "DATASETS.HELD_OUT": "--lr",
+        "SOLVER.BASE_LR": "--lr",
         "SOLVER.MAX_ITER": "--iterations",
         "SEED": "--trials or --more",
         "OUTPUT_DIR": "--output",

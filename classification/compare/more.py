@@ -51,7 +51,7 @@ def _wanted(report: dict, tasks: Sequence[str]) -> dict[str, int]:
     if not rows:
         raise UserError("--more: the report has no verdict. " + report["answers"][0]["text"])
     if not undecided:
-        raise UserError("--more: the report tells on all tasks. Nothing to add.")
+        raise UserError("--more: the report has an answer for every task. Nothing to add.")
     found: dict[str, int] = {}
     for row in undecided:
         for task in _names(row["task"], tasks) if row["trials"] else ():
@@ -59,7 +59,8 @@ def _wanted(report: dict, tasks: Sequence[str]) -> dict[str, int]:
     if not found:
         words = "; ".join(f"{row['task']}: {row['would_tell']} would" for row in undecided)
         raise UserError(
-            f"--more: more trials would not tell ({words}). Extend the data, and compare again "
+            f"--more: more trials would not give an answer ({words}). Extend the data, and "
+            "compare again "
             "with another --output."
         )
     return found

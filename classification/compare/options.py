@@ -23,7 +23,7 @@ TRIALS = 3
 OUTPUT = Path("output", "compare")
 _DETECTION_DATA = re.compile(rf"(?:[\w.-]+=)?(?:{'|'.join(FORMS)}):")
 _IMAGES = ("--mode", "--data", "--image-size", "--limit", "--test-limit", "--shots")
-_DETECTORS = ("--config", "--test", "--learning-rates", "--iterations")
+_DETECTORS = ("--config", "--test", "--lr", "--iterations")
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _general_options(p: Parser) -> None:
         help="pretraining dataset of the networks whose files do not record it, such as imagenet "
         "(default: unknown)",
     )
-    add("--trials", type=cli.count, metavar="N", default=TRIALS, help="trials of each network")
+    add("--trials", type=cli.count, default=TRIALS, help="trials of each network")
     add(
         "--more",
         action="store_true",
@@ -103,7 +103,7 @@ def _general_options(p: Parser) -> None:
     add("--plan", action="store_true", help="check the data, print the cost, and stop")
     add(
         "--margin",
-        type=cli.radius,
+        type=cli.amount,
         metavar="POINTS",
         help="largest difference in accuracy or AP that counts as no difference, percentage points "
         "(default: 1)",
@@ -114,7 +114,7 @@ def _general_options(p: Parser) -> None:
         nargs="+",
         default=[],
         metavar="OPTION=VALUE",
-        help="options of all runs: of classification.transfer, or config keys of detectors",
+        help="options for all runs: options of transfer, or config keys of detectors",
     )
     add(
         "--output",
@@ -142,14 +142,12 @@ def _image_options(p: Parser) -> None:
     add(
         "--image-size",
         type=cli.count,
-        metavar="N",
         help="height and width of the images in pixels (default: the weights')",
     )
     add_limits(add)
     add(
         "--shots",
         type=cli.count,
-        metavar="N",
         help="train on N images of each class, drawn again in each trial (default: all)",
     )
 
@@ -159,13 +157,12 @@ def _detector_options(p: Parser) -> None:
     add("--config", type=cli.location, metavar="FILE", help="config file of the detectors")
     add("--test", type=cli.location, metavar="DATA", help="test images, in the form of DATA")
     add(
-        "--learning-rates",
+        "--lr",
         type=cli.positive,
         nargs="+",
-        metavar="X",
         help="learning rates to choose from for each backbone on held-out training images",
     )
-    add("--iterations", type=cli.count, metavar="N", help="training iterations of each detector")
+    add("--iterations", type=cli.count, help="training iterations of each detector")
 
 
 def make_request(args: argparse.Namespace, arguments: Sequence[str]) -> Request:
@@ -195,7 +192,7 @@ def make_request(args: argparse.Namespace, arguments: Sequence[str]) -> Request:
         shots=args.shots,
         config=args.config or "",
         test=args.test or "",
-        learning_rates=tuple(args.learning_rates or ()),
+        learning_rates=tuple(args.lr or ()),
         iterations=args.iterations,
     )
     if kind == CLASSIFICATION:
@@ -223,7 +220,7 @@ def _check_exists(text: str, root: str | None) -> None:
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise UserError(
             f"DATA {text}: no file or folder has this path, and no dataset has this name.{hint} "
-            "Give an image folder, or list the names with: python -m classification.datasets list"
+            "Give an image folder, or list the names with: robust-backbones datasets list"
         )
 
 
@@ -246,8 +243,8 @@ def kind_of(data: list[str], test: str = "") -> str:
         )
     if detection and other:
         raise UserError(
-            f"DATA {other}: '{detection[0]}' is for detectors, and this is for classifiers. "
-            "Compare them in two commands."
+            f"DATA {detection[0]} is for detectors, but {other} is for classifiers. Compare them "
+            "in separate commands."
         )
     return DETECTION if detection or test else CLASSIFICATION
 

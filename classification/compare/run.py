@@ -50,7 +50,7 @@ def run(request: Request) -> None:
     if request.more:
         _check_more(request, saved)
     if request.more and unfinished:
-        print(f"--more: {len(unfinished)} runs have not finished. No trials are added before.")
+        print(f"--more: {len(unfinished)} runs have not finished. Trials are added after that.")
     if adds or unfinished or saved is None:
         try:
             networks = read_networks(request.settings.weights, request.settings.pretrained_on)
@@ -253,4 +253,4 @@ def _report(request: Request) -> None:
         print(f"Next, to add trials: {request.command} --more")
     elif any(one.images for one in needed):
         limit = "Raise --test-limit" if request.settings.test_limit else "Add test images to DATA"
-        print(f"Next: more trials would not tell. {limit}, and give another --output.")
+        print(f"Next: more trials would not give an answer. {limit}, and give another --output.")

@@ -1,8 +1,9 @@
 """List, check and download datasets.
 
-python -m classification.datasets list
-python -m classification.datasets check dtd cars --data /data
-python -m classification.datasets fetch dtd pets --data /data
+Examples:
+  robust-backbones datasets list
+  robust-backbones datasets check dtd cars --data /data
+  robust-backbones datasets fetch dtd pets --data /data
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from classification.datasets.specs import (
     find_dataset,
 )
 from robust_backbones.core import cli
-from robust_backbones.core.cli import Parser, add_image_range
+from robust_backbones.core.cli import Parser, add_command, add_image_range
 from robust_backbones.core.errors import UserError, user_errors
 
 # Columns of the tables in docs/reference/datasets.md. One table of all columns is too wide.
@@ -73,33 +74,51 @@ def _how_to_fetch(spec: DatasetSpec) -> str:
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = Parser(description=(__doc__ or "").split("\n")[0])
+    parser = Parser(description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    command = commands.add_parser("list", help="print sizes, metrics, licenses and sources")
+    command = add_command(
+        commands,
+        "list",
+        "print sizes, metrics, licenses and sources",
+        "robust-backbones datasets list",
+    )
     command.add_argument(
-        "--markdown", action="store_true", help="print the tables in docs/reference/datasets.md"
+        "--markdown", action="store_true", help="print all facts as a Markdown table"
     )
     command.set_defaults(names=[])
-    command = commands.add_parser(
-        "check", help="decode every image and report problems; exit code 2 if data is unusable"
+    command = add_command(
+        commands,
+        "check",
+        "decode every image and report problems; exit code 2 if data is unusable",
+        "robust-backbones datasets check dtd cars --data /data",
     )
     _add_names(
         command, "folder of the dataset, or folder with one folder per dataset", cli.location
     )
     add_image_range(command.add_argument)
     command.add_argument(
-        "--report",
+        "--output",
         type=cli.path,
         metavar="FILE",
         help="file for all findings, CSV if it ends in .csv, else JSON",
     )
-    command = commands.add_parser("fetch", help="download, or explain where to find the files")
+    command = add_command(
+        commands,
+        "fetch",
+        "download, or explain where to find the files",
+        "robust-backbones datasets fetch dtd pets --data /data",
+    )
     _add_names(command, "folder with one folder per dataset")
     return parser.parse_args(argv)
 
 
 def _add_names(command: Parser, data: str, kind: Callable = cli.path) -> None:
-    command.add_argument("names", metavar="NAME", nargs="+", help="datasets; see list")
+    command.add_argument(
+        "names",
+        metavar="NAME",
+        nargs="+",
+        help="names of datasets; see robust-backbones datasets list",
+    )
     command.add_argument(
         "--data",
         type=kind,

@@ -111,7 +111,7 @@ def read_cifar(name: str, split: str, root: str | Path) -> SplitContents:
         return read_decoded(split, root, SIZE)
     except UserError as error:
         folders = f"{BINARY[name].folder}/ or {PYTHON[name].folder}/"
-        raise UserError(f"{error} Official files must be in {root}/{folders}") from None
+        raise UserError(f"{error} Official files must be in {root}/{folders}.") from None
 
 
 def _read_binary(

@@ -68,7 +68,7 @@ def manual_instructions(name: str, root: str | Path) -> str:
         goal += "\n  ".join(paths)
     return (
         f"Manual download: {spec.manual_download}.\n{goal}\n"
-        f"Then run: python -m classification.datasets check {name} --data {root}"
+        f"Then run: robust-backbones datasets check {name} --data {root}"
     )
 
 

@@ -135,7 +135,7 @@ def below_wrappers(root: Path) -> Path:
     """
     if not root.is_dir():
         reason = "is not a folder" if root.exists() else "does not exist"
-        raise UserError(f"{root} {reason}. Expected {LAYOUT.format(root)}.")
+        raise UserError(f"{root} {reason}. Give a folder with {LAYOUT.removesuffix(' in {0}')}.")
     for _ in range(MAX_WRAPPERS):
         folders, images = contents(root)
         wrapper = len(folders) == 1 and not images and not split_of(folders[0])
@@ -162,7 +162,7 @@ def list_tree(split: str, root: str | Path, divide: bool = False) -> ImageList:
         if not divide:
             raise UserError(
                 f"{layout.root} has class folders, but no split folders. Expected "
-                f"{LAYOUT.format(layout.root)}. Use the dataset 'folder' to divide the images."
+                f"{LAYOUT.format(layout.root)}. Use the dataset 'folder' to split the images."
             )
         found = list_classes(layout.root, direct=True)
         return divided(split, found, layout.notes + found.skipped_note)

@@ -132,7 +132,7 @@ class OfficialLayout:
         return (
             f"Expected the official layout ({', '.join(self.paths(root))}) or image folders "
             f"({folders.LAYOUT.format(root)}). For downloads, run: "
-            f"python -m classification.datasets fetch {self.name}"
+            f"robust-backbones datasets fetch {self.name}"
         )
 
     def _find_parts(self, folder: Path) -> tuple[dict[str, Path], list[str]]:

@@ -1,6 +1,7 @@
 """Pack an image folder into WebDataset shards for pretraining.
 
-robust-backbones make-shards FOLDER OUTPUT --images-per-shard 1000
+Examples:
+  robust-backbones make-shards FOLDER OUTPUT --images-per-shard 1000
 """
 
 import argparse
@@ -22,17 +23,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="folder with train/<class>/<image>, and optionally test/... or val/...; class folders "
         "without splits; or a CSV file of names and labels",
     )
-    add(
-        "output",
-        metavar="OUTPUT",
-        type=path,
-        help="folder of the shards; see docs/reference/datasets.md",
-    )
+    add("output", metavar="OUTPUT", type=path, help="folder for the shards")
     add(
         "--images-per-shard",
         type=count,
         default=1000,
-        metavar="N",
         help="images in a shard; choose N so that each reading worker of each process gets at "
         "least one training shard",
     )

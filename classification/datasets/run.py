@@ -25,8 +25,8 @@ def _check(args: argparse.Namespace) -> None:
     for name in args.names:
         reports.append(check_dataset(name, args.data, Decoding(args.image_range)))
         print(*lines(reports[-1]), sep="\n", flush=True)
-    if args.report:
-        write_report(args.report, reports)
+    if args.output:
+        write_report(args.output, reports)
     if unusable := [report.name for report in reports if not report.usable]:
         raise UserError(f"{', '.join(unusable)}: not usable. Fix the errors above.")
 

@@ -357,8 +357,8 @@ def find_dataset(name: str) -> DatasetSpec:
         known = choose_from(
             name,
             DATASETS,
-            "Choose folder for your own images, or list the names with: "
-            "python -m classification.datasets list",
+            "For your own images, choose folder. List all names with: "
+            "robust-backbones datasets list",
         )
         raise UserError(f"dataset '{name}' is unknown. {known}")
     return DATASETS[name]

@@ -1,9 +1,10 @@
 """Visualize and invert representations (the paper's Figure 1).
 
-python -m classification.interpret --weights robust://resnet50_l2_eps0 robust://resnet50_l2_eps3 \\
-    --data /data/imagenet --output output/interpret/imagenet
-python -m classification.interpret --weights standard.pt robust.pt --dataset digits \\
-    --eval-weights third.pt --output output/interpret/digits
+Examples:
+  robust-backbones interpret --weights robust://resnet50_l2_eps0 robust://resnet50_l2_eps3 \\
+      --data /data/imagenet --output output/interpret/imagenet
+  robust-backbones interpret --weights standard.pt robust.pt --dataset digits \\
+      --eval-weights third.pt --output output/interpret/digits
 
 Writes result.json, figure.png, figure.svg and every image as a PNG file.
 """

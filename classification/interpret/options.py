@@ -4,7 +4,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from classification.datasets.options import add_data, restrict_data
+from classification.datasets.options import add_data, by_dataset, dataset_name, restrict_data
 from classification.datasets.specs import DATASETS
 from robust_backbones.core import cli, input_statistics
 from robust_backbones.core.cli import Parser
@@ -94,7 +94,7 @@ class InterpretSettings:
 def parser(description: str) -> Parser:
     """Build the command-line parser."""
     p = Parser(description=description, epilog="A finished run in --output is skipped.")
-    what = p.add_argument_group("what").add_argument
+    what = p.add_argument_group("networks and images").add_argument
     what(
         "--weights",
         type=cli.location,
@@ -115,20 +115,17 @@ def parser(description: str) -> Parser:
         "--units",
         type=cli.whole,
         nargs="+",
-        metavar="N",
         help="units of the representation (input of the last layer) to visualize, from 0",
     )
     what(
         "--classes",
         type=cli.whole,
         nargs="+",
-        metavar="N",
         help=f"classes to visualize, from 0 (default: the first {CLASSES}, or none with --units)",
     )
     what(
         "--images",
         type=cli.count,
-        metavar="N",
         help=f"number of test images to invert, chosen by --seed (default: {IMAGES})",
     )
     what(
@@ -143,6 +140,7 @@ def parser(description: str) -> Parser:
     )
     what(
         "--dataset",
+        type=dataset_name,
         choices=tuple(DATASETS),
         default="imagenet",
         help="dataset of the test images; not needed to visualize from noise",
@@ -151,32 +149,30 @@ def parser(description: str) -> Parser:
     what(
         "--image-size",
         type=cli.count,
-        metavar="N",
-        help="height and width of the images in pixels (default: the dataset's)",
+        help=f"height and width of the images in pixels (default: {by_dataset('image_size')})",
     )
     cli.add_image_range(what)
-    how = p.add_argument_group("how").add_argument
-    how("--steps", type=cli.count, default=1000, metavar="N", help="number of gradient steps")
+    how = p.add_argument_group("optimization").add_argument
+    how("--steps", type=cli.count, default=1000, help="number of gradient steps")
     how(
         "--step-size",
-        type=cli.positive,
-        metavar="LENGTH",
-        help=f"L2 length of a step, for images in [0, 1] (default: image size / {REFERENCE_SIZE})",
+        type=cli.positive_eps,
+        help="L2 length of a step, for images in [0, 1] (default: --image-size / "
+        f"{REFERENCE_SIZE})",
     )
     how(
         "--eps",
-        type=cli.positive,
+        type=cli.positive_eps,
         default=1000.0,
-        metavar="EPS",
         help="radius of the L2 ball around the start image, for images in [0, 1]; 1000 does not "
         "constrain images smaller than 577 pixels",
     )
     how(
         "--use-best", action="store_true", help="use each image's best step instead of the last one"
     )
-    how("--seed", type=cli.seed, default=0, metavar="N", help="random seed")
+    how("--seed", type=cli.seed, default=0, help="random seed")
     run = p.add_argument_group("running").add_argument
-    run("--batch-size", type=cli.count, default=32, metavar="N", help="images per batch")
+    run("--batch-size", type=cli.count, default=32, help="images per batch")
     cli.add_device(run)
     run("--output", type=cli.path, required=True, metavar="DIR", help="folder for the results")
     restrict_data(p)

@@ -1,11 +1,13 @@
-"""Train a classifier, standard or adversarial -> checkpoint.pt, metrics.jsonl, result.json.
+"""Train a standard or robust classifier from random weights.
 
-python -m classification.pretrain --data /data/imagenet --output output/pretrain/resnet50_l2_eps3
-python -m classification.pretrain --dataset digits --arch resnet18 --output output/pretrain/digits
-torchrun --nproc-per-node 8 -m classification.pretrain --data /data/imagenet --output ...
+Examples:
+  robust-backbones pretrain --data /data/imagenet --output output/pretrain/resnet50_l2_eps3
+  robust-backbones pretrain --dataset digits --arch resnet18 --output output/pretrain/digits
+  torchrun --nproc-per-node 8 -m classification.pretrain --data /data/imagenet --output DIR
 
-Exit codes: 0 success, 2 invalid input, 75 stopped by SIGTERM or Ctrl-C and saved (the same command
-with --resume continues).
+Writes checkpoint.pt, result.json, metrics.jsonl, curves.png and log.txt to --output.
+
+Exit codes: 0 success, 2 invalid input, 75 interrupted and resumable with --resume.
 """
 
 from classification.datasets.specs import locate

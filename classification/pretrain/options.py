@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import replace
 
-from classification.datasets.options import add_data, restrict_data
+from classification.datasets.options import add_data, by_dataset, dataset_name, restrict_data
 from classification.datasets.specs import DATASETS
 from classification.pretrain.settings import PretrainSettings
 from classification.training.options import (
@@ -12,6 +12,7 @@ from classification.training.options import (
     add_optimization,
     add_running,
     given,
+    recipe_defaults,
 )
 from classification.training.recipes import RECIPES, Recipe, scaled_lr, training_defaults
 from classification.training.settings import METHOD_DEFAULTS, TrainSettings, evaluation_attack
@@ -32,10 +33,7 @@ def parser(description: str) -> Parser:
 
     If the user omits an option whose default depends on the recipe or method, its value is None.
     """
-    p = Parser(
-        description=description.split("\n")[0],
-        epilog="\n".join(f"recipe {name}: {_words(row)}" for name, row in RECIPES.items()),
-    )
+    p = Parser(description=description)
     for add in (_data_options, _training_options, _attack_options, _running_options):
         add(p)
     restrict_data(p)
@@ -56,20 +54,24 @@ def _data_options(p: Parser) -> None:
         default="resnet50",
         help=f"network: {TIMM}NAME for timm's, or one of torchvision's: {', '.join(ARCHS)}",
     )
-    add("--dataset", choices=tuple(DATASETS), default="imagenet", help="dataset to train on")
+    add(
+        "--dataset",
+        type=dataset_name,
+        choices=tuple(DATASETS),
+        default="imagenet",
+        help="dataset to train on",
+    )
     add_data(add)
     add(
         "--image-size",
         type=cli.count,
-        metavar="N",
-        help="height and width of the images in pixels (default: the dataset's)",
+        help=f"height and width of the images in pixels (default: {by_dataset('image_size')})",
     )
     cli.add_image_range(add)
     add_limits(add)
     add(
         "--held-out",
         type=cli.share,
-        metavar="SHARE",
         default=0.0,
         help="fraction of each class of the training images, in [0, 1), to test on instead of the "
         "test images; use it to choose hyperparameters",
@@ -82,7 +84,7 @@ def _training_options(p: Parser) -> None:
     add(
         "--recipe",
         choices=tuple(RECIPES),
-        help="source of the defaults below (default: the dataset's recipe)",
+        help=f"source of the defaults below (default: {by_dataset('recipe')})",
     )
     add(
         "--method",
@@ -92,23 +94,22 @@ def _training_options(p: Parser) -> None:
     add(
         "--lr",
         type=cli.positive,
-        help="peak learning rate (default: the recipe's, times --batch-size / its batch size)",
+        help=f"peak learning rate (default: {_by_recipe('lr')}, each times --batch-size / the "
+        "recipe's batch size)",
     )
-    recipe = dict.fromkeys(OPTIMIZATION, "the recipe's")
     add_optimization(
         add,
-        recipe
+        recipe_defaults(RECIPES)
         | {
-            "epochs": "the recipe's; --method free has the same number of updates in fewer passes",
-            "lr_schedule": "the recipe's; cyclic for --method fast",
-            "augmentation": "the dataset's",
-            "accumulate": TrainSettings.accumulate,
+            "epochs": f"{_by_recipe('epochs')}. --method free has the same number of updates in "
+            "fewer passes",
+            "lr_schedule": f"{_by_recipe('lr_schedule')}, cyclic for --method fast",
+            "augmentation": by_dataset("augmentation"),
         },
     )
     add(
         "--seed",
         type=cli.seed,
-        metavar="N",
         default=0,
         help="random seed for weights, image order, augmentation and attacks",
     )
@@ -116,35 +117,41 @@ def _training_options(p: Parser) -> None:
 
 def _attack_options(p: Parser) -> None:
     add = p.add_argument_group("training attack").add_argument
-    add("--constraint", choices=CONSTRAINTS, help="norm of the ball (default: the recipe's)")
+    add(
+        "--constraint",
+        choices=CONSTRAINTS,
+        help=f"norm of the ball (default: {_by_recipe('constraint')})",
+    )
     add(
         "--eps",
-        type=cli.radius,
+        type=cli.eps,
         help="radius of the ball for images in [0, 1]: L2 norm over the image, or L-infinity such "
-        "as 4/255; 0: standard training (default: the recipe's; for its other norm 3 or 4/255)",
+        "as 4/255; 0: standard training (default: "
+        + cli.by_kind({name: show_eps(row.constraint, row.eps) for name, row in RECIPES.items()})
+        + ". With another --constraint than the recipe's: 3 for l2, 4/255 for linf)",
     )
     add(
         "--steps",
         type=cli.count,
-        metavar="N",
-        help="gradient steps; for --method free the updates per batch (default: the method's)",
+        help="gradient steps; for --method free the updates per batch "
+        f"(default: {_by_method('steps')})",
     )
     add(
         "--step-size",
-        type=cli.positive,
-        metavar="SIZE",
-        help="length of one step, in the unit of --eps (default: the method's)",
+        type=cli.positive_eps,
+        help="length of one step, in the unit of --eps (default: eps times "
+        f"{_by_method('step_size')})",
     )
     add(
         "--random-start",
         action=argparse.BooleanOptionalAction,
-        help="start at a random point of the ball (default: the method's)",
+        help=f"start at a random point of the ball (default: {_by_method('random_start')})",
     )
     add(
         "--use-best",
         action=argparse.BooleanOptionalAction,
-        help="train on the step with the highest loss instead of the last one (default: the "
-        "method's)",
+        help="train on the step with the highest loss instead of the last one "
+        f"(default: {_by_method('use_best')})",
     )
     add(
         "--beta",
@@ -155,15 +162,13 @@ def _attack_options(p: Parser) -> None:
     add = p.add_argument_group("evaluation attack").add_argument
     add(
         "--eval-eps",
-        type=cli.positive,
-        metavar="EPS",
-        help="radius of the ball, in the unit of --eps (default: --eps; for a standard model 1.0 "
-        "for l2 and 8/255 for linf)",
+        type=cli.positive_eps,
+        help="radius of the ball, in the unit of --eps (default: --eps; for a standard model 1 for "
+        "l2 and 8/255 for linf)",
     )
     add(
         "--eval-steps",
         type=cli.count,
-        metavar="N",
         default=10,
         help="gradient steps, each of length 2.5 * radius / steps",
     )
@@ -182,12 +187,16 @@ def _running_options(p: Parser) -> None:
     add("--sync-bn", action="store_true", help="share BatchNorm statistics between processes")
 
 
-def _words(row: Recipe) -> str:
-    return (
-        f"{row.constraint} eps {show_eps(row.constraint, row.eps)}, {row.epochs} epochs, "
-        f"batch size {row.batch_size}, lr {row.lr:g} {row.lr_schedule}, {row.optimizer}, "
-        f"weight decay {row.weight_decay:g}"
-    )
+def _by_recipe(name: str) -> str:
+    return recipe_defaults(RECIPES)[name]
+
+
+def _by_method(name: str) -> str:
+    """Return the defaults of a setting of the training attack, for the help."""
+    values = {method: getattr(row, name) for method, row in METHOD_DEFAULTS.items()}
+    values |= {f"--recipe {key}": getattr(row, name, None) for key, row in RECIPES.items()}
+    del values["standard"]
+    return cli.by_kind({key: value for key, value in values.items() if value is not None})
 
 
 def make_settings(args: argparse.Namespace) -> PretrainSettings:
@@ -246,7 +255,7 @@ def _method_and_eps(args: argparse.Namespace, recipe: Recipe) -> tuple[str, floa
         eps = 0.0 if method == "standard" else usual
     if (method == "standard") != (eps == 0):
         raise UserError(
-            f"--method {method} with --eps {eps:g}: standard training has eps 0, the other methods "
-            "an eps above 0. Omit one of the two options."
+            f"--method {method} with --eps {eps:g}: standard training needs eps 0, and the other "
+            "methods need an eps above 0. Omit one of the two options."
         )
     return method, eps

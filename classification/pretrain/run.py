@@ -17,7 +17,8 @@ from classification.training.learner import Learner
 from classification.training.settings import TrainSettings, evaluation_attack
 from classification.training.trainer import LAST_GOOD, Training, identity
 from robust_backbones import timm_networks
-from robust_backbones.core import resources, results
+from robust_backbones.core import resources, results, run_log
+from robust_backbones.core.eps import show_eps
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.images import Decoding
 
@@ -68,6 +69,9 @@ def _train(args: argparse.Namespace, settings: PretrainSettings, device: torch.d
     train = open_part("train", limit=settings.limit)
     test = open_part("val" if settings.held_out else "test", limit=settings.test_limit)
     _check_batch(settings.train)
+    workers = launch.loading_workers(args.workers, device, train.most_workers(distributed.world()))
+    rows = _introduction(settings, train, test)
+    launch.announce(rows, device, workers, settings.train.precision, args.output)
     pretraining(
         Learner(_model(settings, train, device), settings.train),
         train,
@@ -75,9 +79,22 @@ def _train(args: argparse.Namespace, settings: PretrainSettings, device: torch.d
         settings,
         _metadata(settings, train),
         args.output,
-        launch.loading_workers(args.workers, device, train.most_workers(distributed.world())),
+        workers,
         args.save_seconds,
     ).run()
+
+
+def _introduction(settings: PretrainSettings, train: Split, test: Split) -> dict[str, str]:
+    """Describe the run, its data and its weights in one line each."""
+    attack, rates = settings.train.attack, settings.train
+    against = f" {attack.constraint} eps {show_eps(attack.constraint, attack.eps)}"
+    return {
+        "training": f"{settings.arch}, {rates.method}{against if attack.eps else ''}, "
+        f"{rates.epochs} epochs, batch size {rates.batch_size}, learning rate {rates.lr:.4g}",
+        "data": f"{settings.dataset}: {len(train)} training images, {len(test)} {test.split} "
+        f"images, {train.classes} classes, {settings.image_size} pixels",
+        "weights": f"random, seed {rates.seed}",
+    }
 
 
 def _check_batch(train: TrainSettings) -> None:
@@ -189,6 +206,7 @@ def _finish(test: Split, settings: PretrainSettings, run: Training) -> None:
     warnings = _warnings(last["clean_top1"], len(test), test.classes)
     for warning in warnings:
         print(f"warning: {warning['message']}", file=sys.stderr)
+        run_log.note(f"warning: {warning['message']}")
     results.write(
         run.folder / "result.json",
         kind="pretrain",
@@ -204,7 +222,7 @@ def _finish(test: Split, settings: PretrainSettings, run: Training) -> None:
         warnings=warnings,
     )
     (run.folder / LAST_GOOD).unlink(missing_ok=True)
-    print(
+    run_log.say(
         f"clean {last['clean_top1']:.2f} %, robust {robust.top1:.2f} % ({attack.steps}-step PGD, "
         f"{attack.constraint} eps {attack.eps:g}), {progress.clock(run.elapsed())} -> {run.folder}"
     )

@@ -1,9 +1,10 @@
-"""Tables, figures and a page from results, next to the paper's numbers.
+"""Create tables, figures and a page from results, next to the paper's numbers.
 
-python -m classification.report output/transfer --output output/report
-python -m classification.report output/studies/table1 --output output/report \\
-    --study configs/studies/table1.yaml
-python -m classification.report s3://bucket/study --output output/report
+Examples:
+  robust-backbones report output/transfer --output output/report
+  robust-backbones report output/studies/table1 --output output/report \\
+      --study configs/studies/table1.yaml
+  robust-backbones report s3://bucket/study --output output/report
 
 Writes DIR/index.html, a page that works offline, tables (CSV, Markdown, LaTeX) to DIR/tables, and
 figures (SVG, PNG) to DIR/figures. A new report replaces the files of an older report in DIR, but no
@@ -72,7 +73,7 @@ def _parser() -> Parser:
     )
     p.add_argument(
         "--margin",
-        type=cli.radius,
+        type=cli.amount,
         metavar="POINTS",
         help="largest difference in accuracy or AP that counts as no difference, percentage "
         "points (default: 1)",

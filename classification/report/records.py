@@ -247,7 +247,7 @@ def _paths(folders: Iterable[Path | str]) -> list[Path]:
 def _read(path: Path) -> Record:
     contents = json.loads(path.read_text(encoding="utf-8"))
     if (schema := contents["schema"]) != 1:
-        raise ValueError(f"schema {schema}, only 1 is supported")
+        raise ValueError(f"unsupported schema {schema}, expected 1")
     kind, settings = contents["kind"], contents["settings"]
     common = {
         "path": path,

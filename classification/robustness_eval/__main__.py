@@ -1,7 +1,8 @@
 """Measure a classifier's clean and robust accuracy with PGD and AutoAttack.
 
-python -m classification.robustness_eval --weights output/pretrain/digits_l2/checkpoint.pt \\
-    --dataset digits --constraint l2 --eps 0.25 0.5 1.0 --output output/robustness/digits_l2
+Examples:
+  robust-backbones robustness-eval --weights output/pretrain/digits_l2/checkpoint.pt \\
+      --dataset digits --constraint l2 --eps 0.25 0.5 1.0 --output output/robustness/digits_l2
 
 Writes result.json, per_image.jsonl and curve.png to --output. To resume an interrupted evaluation,
 repeat the same command.

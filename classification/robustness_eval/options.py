@@ -2,7 +2,7 @@
 
 import argparse
 
-from classification.datasets.options import add_data, restrict_data
+from classification.datasets.options import add_data, by_dataset, dataset_name, restrict_data
 from classification.datasets.specs import DATASETS
 from robust_backbones.core import cli, input_statistics
 from robust_backbones.core.cli import Parser
@@ -28,6 +28,7 @@ def parser(description: str) -> Parser:
     input_statistics.add_options(model)
     model(
         "--dataset",
+        type=dataset_name,
         choices=tuple(DATASETS),
         default="imagenet",
         help="dataset whose test split is used",
@@ -36,14 +37,12 @@ def parser(description: str) -> Parser:
     model(
         "--image-size",
         type=cli.count,
-        metavar="N",
-        help="height and width of the images in pixels (default: the dataset's)",
+        help=f"height and width of the images in pixels (default: {by_dataset('image_size')})",
     )
     cli.add_image_range(model)
     model(
         "--images",
         type=cli.count,
-        metavar="N",
         help="evaluate N random images, balanced over the classes (default: all images)",
     )
     attack = p.add_argument_group("attacks").add_argument
@@ -52,9 +51,8 @@ def parser(description: str) -> Parser:
     )
     attack(
         "--eps",
-        type=cli.radius,
+        type=cli.eps,
         nargs="+",
-        metavar="EPS",
         help="perturbation radii for images in [0, 1]: L2 norm over the image, or L-infinity. "
         "Fractions such as 4/255 are allowed; 0: clean accuracy only (default: 0.25 0.5 1 for l2, "
         "2/255 4/255 8/255 for linf)",
@@ -64,14 +62,12 @@ def parser(description: str) -> Parser:
         type=cli.count,
         nargs="+",
         default=[20],
-        metavar="N",
         help="PGD steps, each of length 2.5 * eps / steps. Several values give several attacks",
     )
     attack(
         "--restarts",
         type=cli.count,
         default=1,
-        metavar="N",
         help="PGD runs per image, each from its own random start",
     )
     attack(
@@ -82,12 +78,11 @@ def parser(description: str) -> Parser:
     )
     running = p.add_argument_group("running").add_argument
     running("--output", type=cli.path, required=True, metavar="DIR", help="folder for the results")
-    running("--batch-size", type=cli.count, default=100, metavar="N", help="images per batch")
+    running("--batch-size", type=cli.count, default=100, help="images per batch")
     running(
         "--seed",
         type=cli.seed,
         default=0,
-        metavar="N",
         help="random seed for the attacks and the choice of --images",
     )
     cli.add_device(running)

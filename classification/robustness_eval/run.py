@@ -28,7 +28,7 @@ from classification.robustness_eval.checks import find_warnings
 from classification.robustness_eval.execute import collect_results, execute_plan, find_incomplete
 from classification.robustness_eval.plan import AttackResult, autoattack_parts, make_plan
 from classification.training import distributed
-from classification.training.launch import choose_device, loading_workers
+from classification.training.launch import choose_device, describe_device, loading_workers
 from robust_backbones import arithmetic, timm_networks
 from robust_backbones.core import input_statistics, results
 from robust_backbones.core.eps import STEP_FACTOR
@@ -212,6 +212,9 @@ def _attack(
     images = [i for batch in own for i in indices[batch * size : (batch + 1) * size]]
     # The images of all processes together, as if all were as fast as this one
     line = ProgressLine(len(images) * world)
+    workers = loading_workers(args.workers, device)
+    if rank == 0:
+        print(f"device {describe_device(device, workers)}", flush=True)
     journal = Journal(args.output / JOURNAL.format(rank), asdict(settings))
     new: list[dict] = []
 
@@ -225,12 +228,7 @@ def _attack(
 
     execute_plan(
         model,
-        load_batches(
-            source.subset(images),
-            size,
-            workers=loading_workers(args.workers, device),
-            device=device,
-        ),
+        load_batches(source.subset(images), size, workers=workers, device=device),
         plan,
         seed=args.seed,
         classes=source.classes,

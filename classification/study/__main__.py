@@ -1,8 +1,9 @@
 """Run the experiments of a study file on this machine or on a Ray cluster, and print a table.
 
-python -m classification.study plan configs/studies/table1.yaml
-python -m classification.study run configs/studies/cifar_protocols.yaml --set data=/data/cifar10
-python -m classification.study run configs/studies/table1.yaml --executor ray --address auto
+Examples:
+  robust-backbones study plan configs/studies/table1.yaml
+  robust-backbones study run configs/studies/cifar_protocols.yaml --set data=/data/cifar10
+  robust-backbones study run configs/studies/table1.yaml --executor ray --address auto
 
 Finished runs are skipped and interrupted runs resume. Failed runs are retried after a pause, except
 after a user error (exit code 2). docs/guides/studies.md describes the file format.

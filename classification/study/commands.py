@@ -101,14 +101,14 @@ def _classification(
         _refuse_own_options(options)
         if unknown := [key for key in options if not has(key)]:
             near = (parser().most_similar(option_name(unknown[0])) or "").strip("-")
-            fix = f"Did you mean {near}?" if near else "See --help."
-            raise UserError(f"python -m {module} has no option '{unknown[0]}'. {fix}")
+            fix = f"Did you mean {near}?" if near else f"See robust-backbones {name} --help."
+            raise UserError(f"{name} has no option '{unknown[0]}'. {fix}")
         if option_name("help") in map(option_name, options):
             raise UserError("help is not an option of a run. Remove it.")
         try:
             parser().parse_options({"output": "x"} | options)
         except UserError as error:
-            raise UserError(f"{error} See python -m {module} --help.") from None
+            raise UserError(f"{error} See robust-backbones {name} --help.") from None
 
     return Command(lines, check, has, columns, cells, trials=trials, divides=divides)
 

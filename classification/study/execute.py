@@ -1,8 +1,9 @@
 """Execute one run of a study on any machine, and record how it ended.
 
-The run's folder contains `run.json` (description), `log.txt` (output), `attempts.jsonl` (attempts
-that did not finish) and `.study.lock`. The process of the run itself holds the lock. Therefore no
-other process starts the run again, even if the process that started the run was killed.
+The run's folder contains `run.json` (description), `console.txt` (output), `attempts.jsonl`
+(attempts that did not finish) and `.study.lock`. The process of the run itself holds the lock.
+Therefore no other process starts the run again, even if the process that started the run was
+killed.
 """
 
 import contextlib
@@ -76,7 +77,7 @@ def execute(
     if read_metrics(base / run.result) is not None:
         return Attempt(FINISHED)
     target.mkdir(parents=True, exist_ok=True)
-    log, code = target / "log.txt", 0
+    log, code = target / "console.txt", 0
     with open(target / ".study.lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

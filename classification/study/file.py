@@ -12,7 +12,7 @@ from classification.study.storage import Store, is_url
 from classification.study.yaml_lines import Entry, read_yaml
 from robust_backbones.core.errors import UserError, choose_from
 from robust_backbones.core.paths import expand
-from robust_backbones.core.resources import config_file
+from robust_backbones.core.resources import require_config
 
 FILE_KEYS = ("output", "parts")
 PART_KEYS = ("name", "command", "common", "axes", "runs", "only", "skip", "resources")
@@ -97,13 +97,13 @@ def read_study(path: str | Path, changes: dict | None = None) -> list[StudyRun]:
     """Return the runs of a study file. The last axis of a part changes fastest.
 
     Args:
-        path: study file, or the name of a packaged study file; see `config_file`.
+        path: study file, or the name of a packaged study file; see `require_config`.
         changes: options that override the file's options in all runs whose command has them.
 
     Raises:
         UserError: the file is not a valid study. The message names the line.
     """
-    file, changes = read_yaml(config_file(path)), changes or {}
+    file, changes = read_yaml(require_config(path, "study", "studies")), changes or {}
     if not isinstance(file.value, dict):
         raise file.error("a study file must be a mapping with output and axes or parts.")
     single = "parts" not in file.value
@@ -218,7 +218,9 @@ def _read_resources(entry: Entry, gpus: float) -> dict[str, float]:
             raise entry.error(f"{key} must be a number of at least 0, not {value!r}.", key)
     found = {"gpus": gpus, "cpus": CPUS} | resources
     if found["gpus"] > 1 and found["gpus"] % 1:
-        raise entry.error(f"gpus must be a whole number or below 1, not {found['gpus']}.", "gpus")
+        raise entry.error(
+            f"gpus must be a whole number or a fraction below 1, not {found['gpus']}.", "gpus"
+        )
     return found
 
 

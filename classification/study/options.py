@@ -14,7 +14,7 @@ ACTIONS = {
     "table": "print the results so far",
 }
 EXECUTING = ("run", "retry")  # actions that start runs
-PLACES, FAILURES = ("--executor", "--jobs", "--gpus", "--address"), ("--attempts", "--pause")
+PLACES, FAILURES = ("--executor", "--jobs", "--num-gpus", "--address"), ("--attempts", "--pause")
 
 
 def parser(description: str) -> Parser:
@@ -61,10 +61,11 @@ def add_execution(p: Parser) -> None:
     local.add_argument(
         "--jobs",
         type=cli.count,
-        metavar="N",
         help="runs at the same time (default: as many as fit on the GPUs, or 1 without GPUs)",
     )
-    local.add_argument("--gpus", type=cli.whole, metavar="N", help="GPUs to use (default: all)")
+    local.add_argument(
+        "--num-gpus", dest="gpus", type=cli.whole, help="number of GPUs to use (default: all)"
+    )
     ray = p.add_argument_group("--executor ray")
     ray.add_argument(
         "--address",
@@ -76,17 +77,16 @@ def add_execution(p: Parser) -> None:
         "--attempts",
         type=cli.count,
         default=3,
-        metavar="N",
         help="maximum number of starts of a failing run (default: 3)",
     )
     failures.add_argument(
         "--pause",
-        type=cli.radius,
+        type=cli.amount,
         default=30.0,
         metavar="SECONDS",
         help="pause before the second start, doubled for each later one (default: 30)",
     )
-    p.restrict("--jobs", "--gpus", to="--executor local", when=lambda a: a.executor == "local")
+    p.restrict("--jobs", "--num-gpus", to="--executor local", when=lambda a: a.executor == "local")
     p.restrict("--address", to="--executor ray", when=lambda args: args.executor == "ray")
 
 

@@ -72,7 +72,7 @@ class RayExecutor:
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"--address {self._address}: no Ray cluster answers ({error})."
+                f"--address {self._address}: no Ray cluster responds ({error})."
             ) from None
         self._stop_flag: Any = ray.remote(_StopFlag).options(num_cpus=0, max_restarts=-1).remote()
         self._execute = ray.remote(_execute_on_node)
@@ -185,7 +185,7 @@ def _check_reachable(address: str | None) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:
-        raise UserError(f"--address {address}: no Ray cluster answers ({error}).") from None
+        raise UserError(f"--address {address}: no Ray cluster responds ({error}).") from None
 
 
 class _StopFlag:

@@ -1,4 +1,4 @@
-"""Run the actions of `python -m classification.study`."""
+"""Run the actions of `robust-backbones study`."""
 
 import argparse
 import contextlib
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
             forget(each)
     if args.action != "table":
         execution = Execution.of(args)
-        retry = f"python -m classification.study retry {args.study}"
+        retry = f"robust-backbones study retry {args.study}"
         with contextlib.closing(make_executor(execution, runs)) as executor:
             execute_all(runs, executor, execution, retry)
     print(summary.table(runs))
@@ -81,7 +81,7 @@ def execute_all(
     if queue.failed:
         names = {run.folder: run.name for run in runs}
         for folder, error in queue.failed.items():
-            log = folder / "log.txt"
+            log = folder / "console.txt"
             hint = f"  (see {log})" if log.exists() else ""
             print(f"failed: {names[folder]}: {error}{hint}", file=sys.stderr)
         raise UserError(
@@ -94,7 +94,7 @@ def make_executor(execution: Execution, runs: list[StudyRun]) -> Executor:
     """Create the executor of the unfinished runs.
 
     Raises:
-        UserError: Ray is not installed, or this machine has fewer GPUs than `--gpus`.
+        UserError: Ray is not installed, or this machine has fewer GPUs than `--num-gpus`.
     """
     left = [run for run in runs if read_metrics(run.result) is None]
     executor = _local(execution, left) if execution.executor == "local" else _ray(execution)
@@ -109,8 +109,8 @@ def _local(execution: Execution, runs: list[StudyRun]) -> Executor:
     found = visible_gpus() if wanted else []  # counting GPUs imports torch, which takes seconds
     if wanted and execution.gpus and execution.gpus > len(found):
         raise UserError(
-            f"--gpus {execution.gpus}: {len(found) or 'no'} GPUs are visible on this machine. "
-            + (f"Use --gpus {len(found)}." if found else "Omit --gpus to use the CPU.")
+            f"--num-gpus {execution.gpus}: {len(found) or 'no'} GPUs are visible on this machine. "
+            + (f"Use --num-gpus {len(found)}." if found else "Omit --num-gpus to use the CPU.")
         )
     return Local(execution.jobs, found[: execution.gpus])
 

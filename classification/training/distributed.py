@@ -51,7 +51,7 @@ def group(device: torch.device) -> Iterator[torch.device]:
     if device.type == "cuda":
         if local >= torch.cuda.device_count():
             raise UserError(
-                f"process {local} of this machine has no GPU: there are "
+                f"process {local} of this machine has no GPU, because the machine has "
                 f"{torch.cuda.device_count()}. Lower --nproc-per-node of torchrun."
             )
         device = torch.device("cuda", local)

@@ -1,6 +1,7 @@
 """Start a training command: choose the device, join processes, reserve the output folder."""
 
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import torch
 from classification.training import distributed
 from classification.training.settings import TrainSettings
 from robust_backbones import arithmetic
-from robust_backbones.core import results
+from robust_backbones.core import resources, results, run_log
 from robust_backbones.core.errors import UserError, memory_advice, out_of_gpu_memory
 from robust_backbones.core.files import claimed
 from robust_backbones.core.precision import DEFAULT
@@ -34,8 +35,6 @@ def choose_device(name: str | None) -> torch.device:
     """
     cuda = torch.cuda.is_available()
     if name is None:
-        if not cuda:
-            print("no GPU found: running on the CPU", flush=True)
         return torch.device("cuda" if cuda else "cpu")
     try:
         device = torch.device(name)
@@ -52,7 +51,7 @@ def choose_device(name: str | None) -> torch.device:
 
 
 def loading_workers(wanted: int | None, device: torch.device, most: int = MOST_WORKERS) -> int:
-    """Return the number of loading processes for this process, and print it with the device.
+    """Return the number of loading processes for this process.
 
     Args:
         wanted: `--workers`; None: choose by the device and the CPU cores.
@@ -60,12 +59,35 @@ def loading_workers(wanted: int | None, device: torch.device, most: int = MOST_W
         most: largest number to choose.
     """
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # set by torchrun
-    workers = min(default_workers(device.type, local), most) if wanted is None else wanted
+    return min(default_workers(device.type, local), most) if wanted is None else wanted
+
+
+def describe_device(device: torch.device, workers: int) -> str:
+    """Describe the devices and loading processes of a run, such as `cpu, 0 loading workers`."""
+    world, found = distributed.world(), torch.cuda.is_available()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    name = f" ({name})" if name else "" if found else " (no GPU found)"
+    each = f" for each of {world} processes" if world > 1 else ""
+    return f"{device}{name}, {workers} loading workers{each}"
+
+
+def announce(
+    rows: dict[str, str], device: torch.device, workers: int, precision: str, output: Path
+) -> None:
+    """Print the start of a run in process 0.
+
+    Args:
+        rows: the run, its data and its weights.
+        device, workers, precision, output: facts that all runs have.
+    """
     if distributed.rank() == 0:
-        name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
-        each = " per process" if distributed.world() > 1 else ""
-        print(f"device {device}{name}, {workers} loading workers{each}", flush=True)
-    return workers
+        common = {
+            "device": describe_device(device, workers),
+            "precision": precision,
+            "output": str(output),
+            "log": str(output / run_log.LOG),
+        }
+        run_log.introduce(rows | common)
 
 
 @contextlib.contextmanager
@@ -128,11 +150,17 @@ def once(
     first = distributed.rank() == 0
     if first and training and training.precision == DEFAULT and device.type == "cuda":
         print(FASTER, file=sys.stderr, flush=True)
-    with claimed(output) if first else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        if first:
+            stack.enter_context(claimed(output))
+            stack.enter_context(run_log.log_to(output))
+            run_log.note(f"settings: {json.dumps(recorded)}")
+            environment = results.hardware(device, DEFAULT, distributed.world())
+            run_log.note(f"code {resources.version()}, {json.dumps(environment)}")
         try:
             with _training_advice(training) if training else contextlib.nullcontext():
                 work()
         except Stopped:
             if first:
-                print(f"stopped; the run is saved in {output}. {resume}", flush=True)
+                run_log.say(f"stopped; the run is saved in {output}. {resume}")
             sys.exit(EXIT_RESUMABLE)

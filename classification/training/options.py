@@ -4,11 +4,12 @@ This module does not import torch, because command-line parsers import it.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields
 from typing import Any
 
-from classification.training.recipes import SCHEDULES
-from classification.training.settings import AUGMENTATIONS, OPTIMIZERS
+from classification.training.recipes import SCHEDULES, Recipe
+from classification.training.settings import AUGMENTATIONS, OPTIMIZERS, TrainSettings
 from robust_backbones.core import cli, precision
 
 # Fields of `TrainSettings` for which `add_optimization` adds an option.
@@ -37,6 +38,20 @@ def given(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
+def recipe_defaults(recipes: Mapping[str, Recipe]) -> dict[str, str]:
+    """Describe the default of each setting, such as `90 (paper), 5 (quick)`, for the help.
+
+    Args:
+        recipes: recipes by name. The default of other settings does not depend on the recipe.
+    """
+    own = {field.name for field in fields(Recipe)}
+    settings = {f.name: cli.shown(f.default) for f in fields(TrainSettings) if f.name not in own}
+    rows = {name: asdict(recipe) for name, recipe in recipes.items()}
+    return settings | {
+        name: cli.by_kind({recipe: row[name] for recipe, row in rows.items()}) for name in own
+    }
+
+
 def add_limits(add: Callable) -> None:
     """Add the options that limit the number of images.
 
@@ -46,13 +61,11 @@ def add_limits(add: Callable) -> None:
     add(
         "--limit",
         type=cli.count,
-        metavar="N",
         help="train on at most N images, balanced over the classes (default: all)",
     )
     add(
         "--test-limit",
         type=cli.count,
-        metavar="N",
         help="test on at most N images, balanced over the classes (default: all)",
     )
 
@@ -69,49 +82,39 @@ def add_optimization(add: Callable, defaults: dict[str, Any]) -> None:
         default = f" (default: {defaults[name]})"
         add(f"--{name.replace('_', '-')}", help=words + default, **more)
 
-    option("epochs", "passes over the training images", type=cli.count, metavar="N")
-    option(
-        "batch_size",
-        "images per update over all processes, at least 2",
-        type=cli.batch,
-        metavar="N",
-    )
+    option("epochs", "passes over the training images", type=cli.count)
+    option("batch_size", "images per update over all processes, at least 2", type=cli.batch)
     option("lr_schedule", "learning-rate schedule", choices=tuple(SCHEDULES))
-    option("warmup", "epochs of linear learning-rate warm-up", type=cli.radius, metavar="EPOCHS")
+    option("warmup", "number of epochs of linear learning-rate warm-up", type=cli.amount)
     option("optimizer", "optimizer; adamw needs timm", choices=OPTIMIZERS)
     option("momentum", "momentum of SGD or AdamW's first beta, in (0, 1)", type=cli.fraction)
     option(
         "weight_decay",
         "factor of the L2 penalty on all trained parameters; AdamW: decoupled, and not on biases "
         "and norms",
-        type=cli.radius,
-        metavar="FACTOR",
+        type=cli.amount,
     )
     option(
         "layer_decay",
         "AdamW: factor of the learning rate from each layer to the layer below it, in (0, 1]",
         type=cli.factor,
-        metavar="FACTOR",
     )
     option(
         "drop_path",
         "probability of skipping the last residual block, in [0, 1); for networks of timm",
         type=cli.share,
-        metavar="SHARE",
     )
     option("augmentation", "augmentation of the training images", choices=AUGMENTATIONS)
-    option("label_smoothing", "label smoothing, in [0, 1)", type=cli.share, metavar="SHARE")
+    option("label_smoothing", "label smoothing, in [0, 1)", type=cli.share)
     option(
         "ema",
         "decay per update of averaged weights, which are then evaluated and saved; 0: off",
         type=cli.share,
-        metavar="DECAY",
     )
     option(
         "accumulate",
         "split each process's part of a batch into N parts, to save memory",
         type=cli.count,
-        metavar="N",
     )
     add("--compile", action="store_const", const=True, help="use torch.compile (default: no)")
 
@@ -131,7 +134,7 @@ def add_running(add: Callable) -> None:
     )
     add(
         "--save-seconds",
-        type=cli.radius,
+        type=cli.amount,
         metavar="SECONDS",
         default=600.0,
         help="longest time between two checkpoints",
@@ -141,5 +144,5 @@ def add_running(add: Callable) -> None:
     add(
         "--deterministic",
         action="store_true",
-        help="give equal numbers in every run on the same GPUs; slower",
+        help="produce identical numbers in every run on the same GPUs, but slower",
     )

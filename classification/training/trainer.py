@@ -19,7 +19,7 @@ from classification.training.learner import Learner, NotFinite, TrainSums, seed_
 from classification.training.recipes import learning_rate
 from classification.training.settings import METHOD_DEFAULTS, AttackSettings
 from robust_backbones.checkpoint.io import load_file, save_file
-from robust_backbones.core import results
+from robust_backbones.core import results, run_log
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.signals import Stopped, StopSignals
 from robust_backbones.finite import check_weights
@@ -118,6 +118,7 @@ class Training:
             size = self.settings.batch_size
             done = (self.epoch * self.batches + self.batch) * size
             self.line = progress.ProgressLine(self.epochs * self.batches * size, done)
+            self._show(TrainSums())
             while self.epoch < self.epochs and not self._rolled_back() and not self.enough(self):
                 self._train_epoch(batches)
                 with self.line.paused():
@@ -136,10 +137,9 @@ class Training:
             setattr(self, name, state[name])
         self.sums = TrainSums(**state["sums"])
         if self.writes:
-            print(
+            run_log.say(
                 f"resuming after {self.epoch} of {self.epochs} epochs and {self.batch} of "
-                f"{self.batches} steps",
-                flush=True,
+                f"{self.batches} steps"
             )
 
     def _read(self, name: str = "checkpoint.pt") -> dict | None:
@@ -249,14 +249,15 @@ class Training:
             raise Stopped
 
     def _show(self, sums: TrainSums) -> None:
-        if self.writes:
-            size = self.settings.batch_size
-            done = f"{self.batch * size}/{self.batches * size} images"
-            self.line.show(
-                sums.images,
-                f"epoch {self.epoch + 1}/{self.epochs}: {done}, loss "
-                f"{sums.loss / sums.images:.3f}, accuracy {100 * sums.correct / sums.images:.1f} %",
-            )
+        if not self.writes or self.epoch == self.epochs:
+            return
+        size = self.settings.batch_size
+        doing = f"epoch {self.epoch + 1}/{self.epochs}: "
+        doing += f"{self.batch * size}/{self.batches * size} images"
+        if sums.images:
+            doing += f", loss {sums.loss / sums.images:.3f}"
+            doing += f", accuracy {100 * sums.correct / sums.images:.1f} %"
+        self.line.show(sums.images, doing)
 
     def _fail(self, error: NotFinite | None) -> NoReturn:
         """Save the batch of a non-finite update, and raise a UserError with the path.
@@ -335,7 +336,7 @@ class Training:
         if self.writes:
             self.write_history()
             self.line.clear()
-            print(progress.epoch_line(record, self.epochs, self.monitored), flush=True)
+            run_log.say(progress.epoch_line(record, self.epochs, self.monitored))
 
     def _rolled_back(self) -> bool:
         return bool(self.history) and "rolled_back" in self.history[-1]
@@ -356,7 +357,7 @@ class Training:
         record["rolled_back"] = 1
         if self.writes:
             self.line.clear()
-            print(overfitting.message(accuracies), flush=True)
+            run_log.say(overfitting.message(accuracies))
 
     def write_history(self) -> None:
         """Write the records of the epochs to metrics.jsonl and TensorBoard."""

@@ -1,12 +1,15 @@
-"""Measure how well a network transfers to a task -> result.json, per_class.csv, confusion.csv.
+"""Measure how well a network transfers to a classification task.
 
-python -m classification.transfer --weights robust://resnet50_l2_eps3 --dataset aircraft \\
-    --data /data/fgvc-aircraft-2013b --mode fixed-feature --trials 3
-python -m classification.transfer --weights output/pretrain/digits/checkpoint.pt --dataset faces
-torchrun --nproc-per-node 8 -m classification.transfer --mode full-network --weights ...
+Examples:
+  robust-backbones transfer --weights robust://resnet50_l2_eps3 --dataset aircraft \\
+      --data /data/fgvc-aircraft-2013b --mode fixed-feature --trials 3
+  robust-backbones transfer --weights output/pretrain/digits/checkpoint.pt --dataset faces
+  torchrun --nproc-per-node 8 -m classification.transfer --mode full-network \\
+      --weights robust://resnet50_l2_eps3 --dataset cars --data /data/cars
 
-Exit codes: 0 success, 2 invalid input, 75 stopped by SIGTERM or Ctrl-C and saved (the same command
-continues).
+Writes result.json, per_class.csv, confusion.csv and log.txt to --output.
+
+Exit codes: 0 success, 2 invalid input, 75 interrupted; the same command resumes.
 """
 
 from classification.transfer import options

@@ -114,12 +114,13 @@ def extract(
         if cached := len(source) - len(indices):
             progress(cached, f"{source.split} features from the cache")
         if missing:
+            doing = f"{source.split} features"
             rest = source.subset(indices) if cached else source
             device = next(model.parameters()).device
             batches = loader.load_batches(rest, BATCH, workers=workers, device=device)
             for path, numbers in missing.items():
                 own = islice(batches, -(-len(numbers) // BATCH))
-                found = _compute(model, own, precision, signals, progress)
+                found = _compute(model, own, precision, signals, doing, progress)
                 with atomic(path) as temporary, open(temporary, "wb") as file:
                     np.save(file, found)
         pieces = []
@@ -184,6 +185,7 @@ def _compute(
     batches: Iterable[tuple[Tensor, Tensor]],
     precision: str,
     signals: StopSignals | None,
+    doing: str,
     progress: Callable[[int, str], None],
 ) -> np.ndarray:
     device, dtype = next(model.parameters()).device, arithmetic.autocast_dtype(precision)
@@ -194,7 +196,7 @@ def _compute(
         with autocast, arithmetic.tf32(precision):
             found: Tensor = model.features(x)
         rows.append(found.float().cpu().numpy())
-        progress(len(x), "features")
+        progress(len(x), doing)
         if signals and signals.requested:
             raise Stopped
     return np.concatenate(rows)

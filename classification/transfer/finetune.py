@@ -19,6 +19,7 @@ from classification.training.trainer import EVAL_BATCH, Training
 from classification.transfer.settings import SgdSettings
 from classification.transfer.task import Task, Trial
 from robust_backbones.checkpoint.io import load_file
+from robust_backbones.core import run_log
 from robust_backbones.core.signals import Stopped
 
 BEST, LAST = "best.pt", "checkpoint.pt"
@@ -121,10 +122,9 @@ def _train(task: Task, run: SgdRun, position: str, rivals: list[list[dict]]) -> 
     else:
         fit, monitored = task.selection_sources(run.trial)
     if distributed.rank() == 0:
-        print(
+        run_log.say(
             f"training {position}: trial {run.trial + 1}, {run.part}, learning rate {run.lr:g}, "
-            f"{len(fit)} images",
-            flush=True,
+            f"{len(fit)} images"
         )
     seed = task.seed(run.trial)
     learner = Learner(

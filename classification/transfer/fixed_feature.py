@@ -15,6 +15,7 @@ from classification.transfer import features, knn, probe, protocols
 from classification.transfer.memory import LARGE, Size, make_plan, solver_device
 from classification.transfer.rows import Rows
 from classification.transfer.task import Task, Trial
+from robust_backbones.core import run_log
 from robust_backbones.core.signals import Stopped
 
 
@@ -117,10 +118,9 @@ def _choose(
     else:
         fit, val = task.validation_split(trial)
         x_val, y_val = train.of(val), task.train.labels[val]
-    print(
-        f"trial {trial + 1} of {len(task.trials)}: choosing {_name(task)} with {len(fit)} images "
-        f"to train on and {len(y_val)} to choose on",
-        flush=True,
+    run_log.say(
+        f"trial {trial + 1} of {len(task.trials)}: selecting {_name(task)} with {len(fit)} "
+        f"training and {len(y_val)} validation images"
     )
     return row.choose(train.of(fit), task.train.labels[fit], x_val, y_val)
 
@@ -163,10 +163,10 @@ def _logistic(task: Task, images: int, width: int) -> Probe:
     size, device = Size(images, width, task.train.classes, penalties), solver_device(task.device)
     if device != task.device:
         name = torch.cuda.get_device_name(task.device)
-        print(f"the probe runs on the CPU, because {name} is slow in float64", flush=True)
+        run_log.say(f"the probe runs on the CPU, because {name} is slow in float64")
     plan = make_plan(size, device)
     if plan.needs >= LARGE:
-        print(f"probe: {size}: {plan}", flush=True)
+        run_log.say(f"probe: {size}: {plan}")
 
     def choose(x: Rows, y: Tensor, x_val: Rows, y_val: Tensor) -> Choice:
         found = probe.choose(x, y, x_val, y_val, task.train.classes, task.metric, plan=plan)

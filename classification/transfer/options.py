@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import replace
 
-from classification.datasets.options import add_data, restrict_data
+from classification.datasets.options import add_data, by_dataset, dataset_name, restrict_data
 from classification.datasets.specs import DATASETS, METRIC_TITLES
 from classification.training.options import (
     OPTIMIZATION,
@@ -11,6 +11,7 @@ from classification.training.options import (
     add_optimization,
     add_running,
     given,
+    recipe_defaults,
 )
 from classification.training.recipes import TRANSFER_RECIPES, training_defaults
 from classification.training.settings import METHOD_DEFAULTS, TrainSettings, evaluation_attack
@@ -28,20 +29,17 @@ EVAL_STEPS = 10
 # A single trial does not show the effect of the seed. A verdict needs three or more trials.
 SEEDED_TRIALS = 3
 # Options that apply to only one of the probes.
-ATTACK = ("constraint", "steps", "eval_steps")  # options that require --adversarial
+ATTACK = ("constraint", "steps", "eval_steps")  # options that require --eps
 OWN = {
     "logistic": ("penalty",),
     "knn": ("neighbors",),
-    "sgd": (*OPTIMIZATION, "recipe", "lr", "eval_every", "prune_margin", "adversarial", *ATTACK),
+    "sgd": (*OPTIMIZATION, "recipe", "lr", "eval_every", "prune_margin", "eps", *ATTACK),
 }
 
 
 def parser(description: str) -> Parser:
     """Build the parser. Options that `make_settings` completes have the default None."""
-    p = Parser(
-        description=description.split("\n")[0],
-        epilog="To resume a stopped run, repeat the same command.",
-    )
+    p = Parser(description=description)
     for add in (_data_options, _protocol_options, _probe_options, _sgd_options, _running_options):
         add(p)
     restrict_data(p)
@@ -66,7 +64,13 @@ def _data_options(p: Parser) -> None:
         "layer is replaced",
     )
     input_statistics.add_options(add)
-    add("--dataset", choices=tuple(DATASETS), required=True, help="dataset to transfer to")
+    add(
+        "--dataset",
+        type=dataset_name,
+        choices=tuple(DATASETS),
+        required=True,
+        help="dataset to transfer to",
+    )
     add_data(add)
     add(
         "--mode",
@@ -77,7 +81,6 @@ def _data_options(p: Parser) -> None:
     add(
         "--trials",
         type=cli.count,
-        metavar="N",
         help="number of runs with different seeds for validation images, last layer and image "
         f"order (default: {SEEDED_TRIALS}; 1 with --penalty or --neighbors and without --shots, "
         "where nothing is random)",
@@ -85,14 +88,12 @@ def _data_options(p: Parser) -> None:
     add(
         "--image-size",
         type=cli.count,
-        metavar="N",
         help="height and width of the images in pixels (default: the weights')",
     )
     add(
         "--downscale",
         type=cli.count,
-        metavar="N",
-        help="downscale the images to N pixels at the shorter side first, as in Section 4.3 of the "
+        help="first downscale the shorter side of the images to N pixels, as in Section 4.3 of the "
         "paper (default: no)",
     )
     cli.add_image_range(add)
@@ -100,13 +101,12 @@ def _data_options(p: Parser) -> None:
     add(
         "--shots",
         type=cli.count,
-        metavar="N",
         help="train on N images of each class, drawn again in each trial (default: all)",
     )
     add(
         "--metric",
         choices=tuple(METRIC_TITLES),
-        help="accuracy to report and to select by (default: the dataset's; top1 for folder)",
+        help=f"accuracy to report and to select by (default: {by_dataset('metric')})",
     )
     add(
         "--output",
@@ -126,15 +126,16 @@ def _protocol_options(p: Parser) -> None:
     )
     for part, values in protocols.PARTS.items():
         meaning = "; ".join(f"{value}: {words}" for value, words in values.items())
-        add(f"--{part}", choices=tuple(values), help=f"{meaning} (default: the protocol's)")
+        rows = {name: getattr(row, part) for name, row in protocols.PROTOCOLS.items()}
+        default = f"{meaning} (default: {cli.by_kind(rows)})"
+        add(f"--{part}", choices=tuple(values), help=default)
     add(
         "--held-out",
         type=cli.fraction,
-        metavar="SHARE",
         default=0.2,
         help="fraction of each class of the training images to select on, in (0, 1)",
     )
-    add("--seed", type=cli.seed, metavar="N", default=0, help="random seed of the first trial")
+    add("--seed", type=cli.seed, default=0, help="random seed of the first trial")
 
 
 def _probe_options(p: Parser) -> None:
@@ -142,42 +143,38 @@ def _probe_options(p: Parser) -> None:
     add(
         "--penalty",
         type=cli.positive,
-        metavar="FACTOR",
         help="factor of half the squared weights, added to the sum of the losses (default: the "
         "best of 45 or more)",
     )
     add(
         "--neighbors",
         type=cli.count,
-        metavar="K",
         help="number of nearest neighbors (default: the best of 1 to 200)",
     )
 
 
 def _sgd_options(p: Parser) -> None:
     add = p.add_argument_group("--probe sgd and --mode full-network").add_argument
-    mirrored = "the dataset's own; imagenet_plain if horizontal flips preserve the class"
     add(
         "--recipe",
         choices=tuple(TRANSFER_RECIPES),
         help="source of the defaults below; convnext: AdamW with layer-wise learning-rate decay "
         "and drop path, for networks of timm (default: paper)",
     )
-    recipe = dict.fromkeys(OPTIMIZATION, "the recipe's")
     add_optimization(
-        add, recipe | {"augmentation": mirrored, "accumulate": TrainSettings.accumulate}
+        add,
+        recipe_defaults(TRANSFER_RECIPES) | {"augmentation": by_dataset("transfer_augmentation")},
     )
     add(
         "--lr",
         type=cli.positive,
         nargs="+",
-        help="peak learning rates to choose from (default: the recipe's and a tenth of it: 0.01 "
-        "0.001; convnext: 0.0005 5e-05)",
+        help="peak learning rates to choose from (default: 0.01 0.001 (paper), 0.0005 "
+        "5e-05 (convnext))",
     )
     add(
         "--eval-every",
         type=cli.count,
-        metavar="N",
         help="evaluate the selection images in every Nth epoch and the last epoch (default: "
         f"{EVAL_EVERY})",
     )
@@ -189,23 +186,20 @@ def _sgd_options(p: Parser) -> None:
         "more than this many percentage points below an earlier learning rate's (default: never)",
     )
     add(
-        "--adversarial",
-        type=cli.positive,
-        metavar="EPS",
-        help="train against PGD with this radius for images in [0, 1]: L2 norm over the image, or "
+        "--eps",
+        type=cli.positive_eps,
+        help="radius of PGD in training, for images in [0, 1]: L2 norm over the image, or "
         "L-infinity such as 4/255 (default: no attack)",
     )
     add("--constraint", choices=CONSTRAINTS, help="norm of the ball (default: l2)")
     add(
         "--steps",
         type=cli.count,
-        metavar="N",
         help=f"gradient steps of the training attack (default: {PGD_STEPS})",
     )
     add(
         "--eval-steps",
         type=cli.count,
-        metavar="N",
         help=f"gradient steps of the attack on the test images (default: {EVAL_STEPS})",
     )
 
@@ -221,8 +215,8 @@ def _running_options(p: Parser) -> None:
         "--decode",
         choices=("exact", "fast"),
         default="exact",
-        help="decoder of JPEG files; fast: decode large images at reduced size; pixels differ by "
-        "about 1 of 255",
+        help="JPEG decoder. fast: decode large images at reduced size, which changes pixels by "
+        "about 1/255",
     )
     add_running(add)
 
@@ -306,10 +300,10 @@ def _refuse_foreign(args: argparse.Namespace, probe: str) -> None:
 
 
 def _sgd(args: argparse.Namespace) -> SgdSettings:
-    eps, constraint = args.adversarial or 0.0, args.constraint or "l2"
-    check_eps("--adversarial", constraint, eps)
+    eps, constraint = args.eps or 0.0, args.constraint or "l2"
+    check_eps("--eps", constraint, eps)
     if not eps and (useless := list(given(args, ATTACK))):
-        raise UserError(f"--{useless[0].replace('_', '-')} requires --adversarial. Add a radius.")
+        raise UserError(f"--{useless[0].replace('_', '-')} requires --eps. Add a radius.")
     method = "pgd" if eps else "standard"
     attack = METHOD_DEFAULTS[method].attack(constraint, eps)
     eval_steps = args.eval_steps or EVAL_STEPS

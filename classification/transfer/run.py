@@ -25,7 +25,7 @@ from classification.transfer.task import Task
 from robust_backbones.arithmetic import autocast_dtype
 from robust_backbones.checkpoint.io import Checkpoint
 from robust_backbones.checkpoint.read import read_weights
-from robust_backbones.core import input_statistics
+from robust_backbones.core import input_statistics, run_log
 from robust_backbones.core.errors import UserError, memory_advice
 from robust_backbones.core.images import Decoding
 from robust_backbones.weights import short_name
@@ -158,8 +158,22 @@ def _probe_advice(settings: TransferSettings) -> str:
     return f"Use {', '.join(fix for fix, helps in fixes.items() if helps)} or --device cpu."
 
 
+def _introduction(task: Task) -> dict[str, str]:
+    """Describe the run, its data and its weights in one line each."""
+    settings, train, test = task.settings, task.train, task.test
+    return {
+        "transfer": f"{settings.mode}, protocol {settings.protocol}, probe {settings.parts.probe}, "
+        f"{settings.trials} trials",
+        "data": f"{settings.dataset}: {len(train)} training images, {len(test)} test images, "
+        f"{train.classes} classes, {settings.image_size} pixels",
+        "weights": f"{task.network.name} ({settings.network.arch})",
+    }
+
+
 def _work(task: Task, warnings: list[dict]) -> None:
     start = time.perf_counter()
+    precision = task.settings.precision
+    launch.announce(_introduction(task), task.device, task.workers, precision, task.folder)
     with task.signals.watch():
         if task.settings.sgd:
             trials = finetune.run(task)
@@ -169,5 +183,5 @@ def _work(task: Task, warnings: list[dict]) -> None:
         if distributed.rank() == 0:
             seconds = time.perf_counter() - start
             summary = result.write(task, trials, seconds, warnings)
-            print(f"{summary} -> {task.folder}", flush=True)
+            run_log.say(f"{summary} -> {task.folder}")
             finetune.remove_weights(task)

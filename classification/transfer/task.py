@@ -12,6 +12,7 @@ from classification import metrics
 from classification.datasets.loader import check_batch_size
 from classification.datasets.split import ImageSplit, held_out_mask
 from classification.models import Classifier, Pretrained
+from classification.transfer import protocols
 from classification.transfer.probe import few_shot
 from classification.transfer.settings import TransferSettings
 from robust_backbones import timm_networks
@@ -138,9 +139,9 @@ class Task:
         if not images:
             shots = f"--shots {settings.shots}" if settings.shots else "one image of each class"
             raise UserError(
-                f"{shots}: selection needs one training image per class, which leaves none to "
-                "train on. Give more images of each class, use --selection test, or give the value "
-                "to choose."
+                f"{shots}: the selection of hyperparameters holds out one image of each class, "
+                "which leaves none to train on. Use more images, --selection test, or a fixed "
+                f"--{protocols.CHOICES[settings.parts.probe]}."
             )
         if settings.sgd:
             check_batch_size(settings.sgd.train.batch_size, images)
@@ -148,8 +149,8 @@ class Task:
         adapting = settings.parts.batchnorm == "adapting" and settings.mode == "fixed-feature"
         if adapting and settings.network.arch not in RESNETS:
             raise UserError(
-                f"--batchnorm adapting freezes {settings.network.arch} as the paper's code does, "
-                "which works for ResNets only. Choose --protocol clean."
+                f"--batchnorm adapting supports ResNets only, not {settings.network.arch}. Choose "
+                "--protocol clean."
             )
 
     def metadata(self, trial: int) -> dict:

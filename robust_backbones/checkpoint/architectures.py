@@ -141,8 +141,8 @@ def recognize(
     lines = _differences(tensors, nearest)
     more = f", and {len(lines) - 5} more" if len(lines) > 5 else ""
     raise UserError(
-        f"{source}: the network is not supported. Differences from {nearest}: "
-        f"{', '.join(lines[:5])}{more}."
+        f"{source}: the network is not supported. The most similar one is {nearest}. Differences: "
+        f"{', '.join(lines[:5])}{more}. Save all tensors, or name the network with --arch."
     )
 
 

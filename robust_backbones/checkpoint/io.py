@@ -31,7 +31,7 @@ from robust_backbones.checkpoint.formats import Layout, unwrap
 from robust_backbones.checkpoint.wrappers import CONTRASTIVE, NOT_LINEAR, OUTSIDE
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.extras import install_command
-from robust_backbones.core.file_kinds import HEAD, foreign_kind
+from robust_backbones.core.file_kinds import HEAD, SUFFIXES, foreign_kind
 from robust_backbones.core.files import atomic, sha256
 from robust_backbones.core.input_statistics import (
     ASSUMED,
@@ -42,7 +42,6 @@ from robust_backbones.core.input_statistics import (
     choose,
 )
 
-SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors", ".pkl")  # listed in errors, but not required
 LONGEST_WORD = 10_000  # longest word in a pickled string, in characters
 
 # Reasons why a last layer was dropped.
@@ -374,8 +373,9 @@ def _explain(error: Exception, path: Path, head: bytes) -> str:
             return (
                 f"loading this file would execute code ({found[1]}). "
                 + f"The file contains {what}. " * bool(what)
-                + "If you trust its source, convert it first: robust-backbones convert FILE TARGET "
-                "--allow-pickle (--to safetensors keeps the last layer)."
+                + "If you trust its source, run: robust-backbones convert FILE TARGET "
+                "--allow-pickle. A classifier also needs --to safetensors, which keeps the last "
+                "layer."
             )
         if head[:2] == b"PK":  # its checksums are correct
             reason = str(error).partition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
@@ -427,7 +427,10 @@ def _float32(name: str, tensor: Tensor, path: Path) -> Tensor:
             f"{path}: '{name}' has dtype {tensor.dtype}. Allowed are float32, float16, bfloat16."
         )
     if not torch.isfinite(tensor).all():
-        raise UserError(f"{path}: '{name}' contains NaN or infinity. The training run diverged.")
+        raise UserError(
+            f"{path}: '{name}' contains NaN or infinity, because the training diverged. Give an "
+            "earlier checkpoint."
+        )
     if name.endswith("running_var") and (tensor < 0).any():
         raise UserError(f"{path}: '{name}' contains negative variances. The file is damaged.")
     return tensor.float()

@@ -1,7 +1,8 @@
 """Measure a detector's AP under a PGD attack.
 
-robust-backbones attack --config digits_mask_rcnn_robust.yaml --eps 2/255 4/255 8/255 \\
-    MODEL.WEIGHTS output/digits_mask_rcnn_robust/model_final.pth
+Examples:
+  robust-backbones attack --config digits_mask_rcnn_robust.yaml --eps 2/255 4/255 8/255 \\
+      MODEL.WEIGHTS output/digits_mask_rcnn_robust/model_final.pth
 
 Writes result.json, curve.png and pictures/.
 """
@@ -9,13 +10,12 @@ Writes result.json, curve.png and pictures/.
 import argparse
 
 from robust_backbones.commands import detector_options
-from robust_backbones.core.cli import count, number, whole
-from robust_backbones.core.eps import check_eps, parse_number
+from robust_backbones.core.cli import count, positive_eps, whole
+from robust_backbones.core.eps import check_eps
 from robust_backbones.core.errors import user_errors
 from robust_backbones.core.resources import require_config
 
 EPS = {"linf": [2 / 255, 4 / 255, 8 / 255], "l2": [0.5, 1.0, 2.0]}
-_length = number(parse_number, lambda value: value > 0, "a finite number above 0")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -25,17 +25,15 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--constraint", choices=("linf", "l2"), default="linf", help="norm of the perturbation")
     add(
         "--eps",
-        type=_length,
+        type=positive_eps,
         nargs="+",
-        metavar="EPS",
         help="perturbation radii for images in [0, 1], such as 4/255; for l2 the norm over the "
         "resized image (default: 2/255 4/255 8/255 for linf, 0.5 1 2 for l2)",
     )
-    add("--steps", type=count, default=10, metavar="N", help="number of PGD steps")
+    add("--steps", type=count, default=10, help="number of PGD steps")
     add(
         "--step-size",
-        type=_length,
-        metavar="EPS",
+        type=positive_eps,
         help="length of a step, in the unit of --eps (default: 2.5 * eps / steps)",
     )
     add(
@@ -45,12 +43,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         default=["all", "classification"],
         help="losses to maximize, one attack for each; for each image, the strongest attack counts",
     )
-    add("--restarts", type=count, default=1, metavar="N", help="random starts for each loss")
+    add("--restarts", type=count, default=1, help="random starts for each loss")
     add(
         "--pictures",
         type=whole,
         default=4,
-        metavar="N",
         help="number of images to draw at each radius, clean and attacked",
     )
     return detector_options.parse(parser, argv)

@@ -1,6 +1,7 @@
 """Find errors in detection datasets: boxes, image sizes, missing files, ids, classes.
 
-robust-backbones check-data cells=voc:/data/BCCD:train voc_2012_val
+Examples:
+  robust-backbones check-data cells=voc:/data/BCCD:train voc_2012_val
 """
 
 import argparse
@@ -23,14 +24,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--boxes-only",
         action="store_true",
-        help="missing and broken masks are notes, not errors, as for MODEL.MASK_ON False",
+        help="report missing and broken masks as notes, not errors, as for MODEL.MASK_ON False",
     )
     add(
         "--repair",
         action="store_true",
-        help="boxes that DATASETS.REPAIR True clips or removes are notes, not errors",
+        help="report boxes that DATASETS.REPAIR True clips or removes as notes, not errors",
     )
-    add("--list", type=whole, default=5, metavar="N", help="print N problems of each kind")
+    add("--list", type=whole, default=5, help="print N problems of each kind")
     add_image_range(add)
     add(
         "--csv",

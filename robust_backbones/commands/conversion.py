@@ -21,7 +21,7 @@ from robust_backbones.core.input_statistics import announce, warn_if_assumed
 def read(
     name: str, path: Path, *, from_detector: bool, assume_rgb: bool, **options: Any
 ) -> Checkpoint:
-    """Read a checkpoint, and report input statistics that are not in the file.
+    """Read a checkpoint.
 
     Args:
         name: path, URL or name of a published model, as the user gave it.
@@ -40,12 +40,12 @@ def read(
                 f"{option} is for Detectron2 files, but {name} is a classifier ({source.layout} "
                 f"layout). Remove {option}."
             )
-    announce(source.statistics, name)
     return source
 
 
 def describe(source: Checkpoint, name: str) -> None:
     """Print the format, architecture, size, input statistics and metadata of a checkpoint."""
+    announce(source.statistics, name)
     rows = {
         "file": name,
         "sha256": source.sha256,
@@ -178,6 +178,7 @@ def _print_dropped(dropped: dict[str, str]) -> None:
 
 
 def _print_source(source: Checkpoint, name: str) -> None:
+    announce(source.statistics, name)
     print(f"{name}: {source.arch}, {source.layout} layout, sha256 {source.sha256[:16]}...")
 
 

@@ -1,8 +1,9 @@
 """Convert a classifier checkpoint, by default to Detectron2 backbone weights, and verify it.
 
-robust-backbones convert resnet50_l2_eps3.ckpt weights/resnet50_l2_eps3.pth
-robust-backbones convert SOURCE TARGET --to robustness
-robust-backbones convert --inspect FILE
+Examples:
+  robust-backbones convert resnet50_l2_eps3.ckpt weights/resnet50_l2_eps3.pth
+  robust-backbones convert SOURCE TARGET --to robustness
+  robust-backbones convert --inspect FILE
 """
 
 import argparse

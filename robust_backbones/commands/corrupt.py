@@ -1,7 +1,8 @@
 """Measure a detector's AP under common corruptions.
 
-robust-backbones corrupt --config digits_mask_rcnn_robust.yaml \\
-    MODEL.WEIGHTS output/digits_mask_rcnn_robust/model_final.pth
+Examples:
+  robust-backbones corrupt --config digits_mask_rcnn_robust.yaml \\
+      MODEL.WEIGHTS output/digits_mask_rcnn_robust/model_final.pth
 
 Writes result.json, table.csv and figure.png.
 """
@@ -20,7 +21,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--corruptions",
         nargs="+",
-        metavar="KIND",
+        metavar="NAME",
         help="corruptions such as fog, or groups: noise, blur, weather, digital (default: all 15)",
     )
     add(

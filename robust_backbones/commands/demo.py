@@ -1,6 +1,7 @@
 """Pretrain, convert, detect and compare on embedded data, with a standard and a robust backbone.
 
-robust-backbones demo
+Examples:
+  robust-backbones demo
 
 Writes output/demo/index.html. Repeat the command to continue: finished stages are skipped. Remove
 the folder to start again.

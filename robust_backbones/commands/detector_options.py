@@ -11,9 +11,31 @@ from robust_backbones.core.dataset_forms import LAYOUTS, SYNTAX
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+|OUTPUT_DIR|SEED")
 
 
+# Options of other commands whose values are config keys of detectors.
+INSTEAD = {
+    option: f"Set the config key {key}: {key} {value}"
+    for option, key, value in (
+        ("--arch", "MODEL.ROBUST.ARCH", "NAME"),
+        ("--batch-size", "SOLVER.IMS_PER_BATCH", "N"),
+        ("--device", "MODEL.DEVICE", "NAME"),
+        ("--epochs", "SOLVER.MAX_ITER", "ITERATIONS"),
+        ("--eps", "SOLVER.ADVERSARIAL.EPS", "EPS"),
+        ("--image-range", "INPUT.IMAGE_RANGE", '"[MIN, MAX]"'),
+        ("--iterations", "SOLVER.MAX_ITER", "N"),
+        ("--lr", "SOLVER.BASE_LR", "X"),
+        ("--output", "OUTPUT_DIR", "DIR"),
+        ("--precision", "SOLVER.PRECISION", "NAME"),
+        ("--seed", "SEED", "N"),
+        ("--weights", "MODEL.WEIGHTS", "FILE"),
+        ("--workers", "DATALOADER.NUM_WORKERS", "N"),
+    )
+}
+
+
 def parser(description: str) -> Parser:
     """Create a parser with the shared options."""
     shared = Parser(
+        instead=INSTEAD,
         description=description,
         usage="%(prog)s --config FILE [options] [KEY VALUE ...]",
         epilog="KEY VALUE pairs change the config: MODEL.WEIGHTS mine.pth.\n"
@@ -37,22 +59,19 @@ def parser(description: str) -> Parser:
     add(
         "--images",
         type=count,
-        metavar="N",
         help="evaluate on N random images of the test set (default: all images)",
     )
-    add("--batch-size", type=count, default=1, metavar="N", help="batch size of a process")
+    add("--batch-size", type=count, default=1, help="batch size per process")
     add(
         "--num-gpus",
         type=count,
         default=1,
-        metavar="N",
         help="number of GPUs of this machine that share the images (default: 1)",
     )
     add(
         "--seed",
         type=whole,
         default=0,
-        metavar="N",
         help="random seed for the choice of images and for the evaluation",
     )
     add(

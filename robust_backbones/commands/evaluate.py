@@ -1,14 +1,15 @@
 """Score a file of detections with COCO's metrics, or with VOC's and COCO's on VOC datasets.
 
-robust-backbones evaluate coco_instances_results.json --annotations instances_val2017.json
-robust-backbones evaluate coco_instances_results.json --dataset voc_2007_test --csv scores.csv
-robust-backbones evaluate coco_instances_results.json --dataset cells=voc:/data/BCCD:test
+Examples:
+  robust-backbones evaluate coco_instances_results.json --annotations instances_val2017.json
+  robust-backbones evaluate coco_instances_results.json --dataset voc_2007_test --csv scores.csv
+  robust-backbones evaluate coco_instances_results.json --dataset cells=voc:/data/BCCD:test
 """
 
 import argparse
 
 from robust_backbones.commands import detector_options
-from robust_backbones.core.cli import Parser, count, location
+from robust_backbones.core.cli import Number, Parser, count, location
 from robust_backbones.core.dataset_forms import LAYOUTS, SYNTAX
 from robust_backbones.core.errors import user_errors
 from robust_backbones.core.files import check_readable
@@ -46,16 +47,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--areas",
         nargs="+",
-        type=float,
+        type=Number(float, lambda v: v >= 0, "a number of at least 0, or inf"),
         default=[],
-        metavar="PIXELS",
         help="also report AP by object size, the square root of the area: one interval between "
         "each two neighboring values, such as 0 16 32 64 96 inf",
     )
     add(
         "--max-detections",
         type=count,
-        metavar="N",
         help="score the N detections with the highest scores per image and class (default: 100); "
         "not for keypoints, whose limit is 20",
     )
@@ -65,12 +64,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help="write the table as task, metric, class, percent",
     )
-    add(
-        "--output",
-        type=location,
-        metavar="FILE",
-        help="write a result file (docs/reference/formats.md)",
-    )
+    add("--output", type=location, metavar="FILE", help="write a result file (JSON)")
     args = detector_options.parse(parser, argv)
     if args.opts and not args.dataset:
         parser.error("KEY VALUE pairs need --dataset")

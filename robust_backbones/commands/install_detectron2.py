@@ -1,7 +1,8 @@
 """Install Detectron2 into the environment of this Python, without a compiler.
 
-robust-backbones install-detectron2               # the Python files of release 0.6, from PyPI
-robust-backbones install-detectron2 --official    # the newest official source, compiled
+Examples:
+  robust-backbones install-detectron2               # the Python files of release 0.6, from PyPI
+  robust-backbones install-detectron2 --official    # the newest official source, compiled
 
 The installed release is patched for current versions of PyTorch, NumPy, Pillow and Python, and
 contains the configs of the model zoo. An installed Detectron2 is not changed. The packages that

@@ -1,18 +1,19 @@
 """Train or evaluate a detector on a robust backbone.
 
-robust-backbones train --config coco_mask_rcnn_robust_eps3.yaml --num-gpus 8
-robust-backbones train --config coco_mask_rcnn_robust_eps3.yaml --num-gpus 8 --resume
-robust-backbones train --config voc_faster_rcnn_standard.yaml MODEL.WEIGHTS
-robust://resnet50_l2_eps1
+Examples:
+  robust-backbones train --config coco_mask_rcnn_robust_eps3.yaml --num-gpus 8
+  robust-backbones train --config coco_mask_rcnn_robust_eps3.yaml --num-gpus 8 --resume
+  robust-backbones train --config voc_faster_rcnn_standard.yaml \\
+      MODEL.WEIGHTS robust://resnet50_l2_eps1
 
-Exit codes: 0 finished, 2 invalid input, 75 stopped by a signal (continue with --resume).
+Exit codes: 0 success, 2 invalid input, 75 interrupted and resumable with --resume.
 """
 
 import argparse
 import itertools
 import re
 
-from robust_backbones.commands.detector_options import KEY
+from robust_backbones.commands.detector_options import INSTEAD, KEY
 from robust_backbones.core.addresses import is_own_address
 from robust_backbones.core.cli import Parser, count, location, whole
 from robust_backbones.core.dataset_forms import LAYOUTS, SYNTAX
@@ -24,7 +25,7 @@ _URL = re.compile(r"tcp://(?P<host>[^/]+):\d+|file:///?\S+|env://")
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line. Options that Detectron2 also has have the same names as there."""
-    parser = Parser(description=__doc__, epilog=LAYOUTS)
+    parser = Parser(instead=INSTEAD, description=__doc__, epilog=LAYOUTS)
     add = parser.add_argument
     add(
         "--config",
@@ -73,17 +74,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--num-gpus",
         type=whole,
         default=1,
-        metavar="N",
         help="number of GPUs on this machine; without a GPU, the CPU is used (default: 1)",
     )
-    add("--num-machines", type=count, default=1, metavar="N", help="number of machines")
-    add(
-        "--machine-rank",
-        type=whole,
-        default=0,
-        metavar="N",
-        help="rank of this machine, starting at 0",
-    )
+    add("--num-machines", type=count, default=1, help="number of machines")
+    add("--machine-rank", type=whole, default=0, help="rank of this machine, starting at 0")
     add(
         "--dist-url",
         default="auto",

@@ -1,10 +1,11 @@
 """Draw annotations and detections side by side, sort errors by kind, draw training curves.
 
-robust-backbones visualize --output DIR --config C MODEL.WEIGHTS W
-robust-backbones visualize --output DIR --config C MODEL.WEIGHTS W --compare OTHER_WEIGHTS
-robust-backbones visualize --output DIR --dataset NAME --predictions coco_instances_results.json
-robust-backbones visualize --output DIR --dataset NAME --truth-only
-robust-backbones visualize --output DIR --curves RUN_FOLDER RUN_FOLDER
+Examples:
+  robust-backbones visualize --output DIR --config C MODEL.WEIGHTS W
+  robust-backbones visualize --output DIR --config C MODEL.WEIGHTS W --compare OTHER_WEIGHTS
+  robust-backbones visualize --output DIR --dataset NAME --predictions coco_instances_results.json
+  robust-backbones visualize --output DIR --dataset NAME --truth-only
+  robust-backbones visualize --output DIR --curves RUN_FOLDER RUN_FOLDER
 
 Writes DIR/index.html and its pictures, with --errors also DIR/errors.json. --curves writes
 DIR/curves.png.
@@ -12,17 +13,16 @@ DIR/curves.png.
 
 import argparse
 
-from robust_backbones.core.cli import Parser, count, location, number, path, whole
+from robust_backbones.commands.detector_options import INSTEAD
+from robust_backbones.core.cli import Parser, count, location, path, proportion, whole
 from robust_backbones.core.dataset_forms import LAYOUTS, SYNTAX
 from robust_backbones.core.errors import user_errors
 from robust_backbones.core.resources import require_config
 
-_score = number(float, lambda value: 0 <= value <= 1, "a number in [0, 1]")
-
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = Parser(description=__doc__, epilog=LAYOUTS)
+    parser = Parser(instead=INSTEAD, description=__doc__, epilog=LAYOUTS)
     add = parser.add_argument
     add(
         "--output",
@@ -67,13 +67,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="NAME",
         help="headings of the first and the second detections (default: their paths)",
     )
-    add("--images", type=count, default=20, metavar="N", help="number of random images")
-    add("--seed", type=whole, default=0, metavar="N", help="random seed for the choice of images")
+    add("--images", type=count, default=20, help="number of random images")
+    add("--seed", type=whole, default=0, help="random seed for the choice of images")
     add(
         "--threshold",
-        type=_score,
+        type=proportion,
         default=0.5,
-        metavar="SCORE",
         help="lowest score of a drawn detection, in [0, 1]",
     )
     add(
@@ -87,7 +86,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         default="dataset",
         help="order of the images; errors: images with most errors first",
     )
-    add("--show", type=count, metavar="N", help="draw the first N images (default: all)")
+    add("--show", type=count, help="draw the first N images (default: all)")
     add(
         "--curves",
         nargs="+",

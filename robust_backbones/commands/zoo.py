@@ -1,10 +1,16 @@
-"""The command `robust-backbones zoo`: list, show, fetch and verify the published models."""
+"""List, show, fetch and verify the published models.
+
+Examples:
+  robust-backbones zoo list --arch resnet50 --constraint l2
+  robust-backbones zoo show resnet50_l2_eps3
+  robust-backbones zoo fetch resnet50_l2_eps0 resnet50_l2_eps3
+"""
 
 import argparse
 import urllib.parse
 
 from robust_backbones import weights, zoo
-from robust_backbones.core.cli import Parser
+from robust_backbones.core.cli import Parser, add_command
 from robust_backbones.core.eps import CONSTRAINTS, show_eps
 from robust_backbones.core.errors import UserError, user_errors
 from robust_backbones.core.input_statistics import PRESETS, ZOO
@@ -202,14 +208,24 @@ def _print_row(*cells: str) -> None:
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = Parser(description="List, show, fetch and verify the published models.")
+    parser = Parser(description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = commands.add_parser("list", help="list names, architectures, eps and accuracies")
-    command.add_argument(
-        "--arch", metavar="NAME", help="one architecture, such as resnet50, or a family: convnext"
+    command = add_command(
+        commands,
+        "list",
+        "list names, architectures, eps and accuracies",
+        "robust-backbones zoo list --arch resnet50 --sort robust",
     )
-    command.add_argument("--constraint", choices=CONSTRAINTS, help="one norm")
+    command.add_argument(
+        "--arch",
+        metavar="NAME",
+        help="only models of one architecture, such as resnet50, or family, such as convnext "
+        "(default: all)",
+    )
+    command.add_argument(
+        "--constraint", choices=CONSTRAINTS, help="only models of one norm (default: all)"
+    )
     command.add_argument(
         "--backbone", action="store_true", help="only networks with a backbone for Detectron2"
     )
@@ -221,11 +237,21 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     command.set_defaults(run=_list)
 
-    command = commands.add_parser("show", help="show the details of one model")
+    command = add_command(
+        commands,
+        "show",
+        "show the details of one model",
+        "robust-backbones zoo show resnet50_l2_eps3",
+    )
     command.add_argument("name", metavar="NAME", help="name of the model, such as resnet50_l2_eps3")
     command.set_defaults(run=_show)
 
-    command = commands.add_parser("fetch", help="download models and print their paths")
+    command = add_command(
+        commands,
+        "fetch",
+        "download models and print their paths",
+        "robust-backbones zoo fetch resnet50_l2_eps0 resnet50_l2_eps3",
+    )
     command.add_argument(
         "names",
         metavar="NAME",
@@ -234,15 +260,24 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     command.set_defaults(run=_fetch)
 
-    command = commands.add_parser(
-        "verify", help="hash the cached files again and remove damaged ones"
+    command = add_command(
+        commands,
+        "verify",
+        "hash the cached files again and remove damaged ones",
+        "robust-backbones zoo verify",
     )
     command.add_argument(
         "names", metavar="NAME", nargs="*", help="names or URLs (default: all cached files)"
     )
     command.set_defaults(run=_verify)
 
-    commands.add_parser("table", help="print docs/results/model_zoo.md").set_defaults(run=_table)
+    command = add_command(
+        commands,
+        "table",
+        "print all models as a Markdown page",
+        "robust-backbones zoo table > models.md",
+    )
+    command.set_defaults(run=_table)
     return parser.parse_args(argv)
 
 

@@ -3,14 +3,15 @@
 import argparse
 import math
 import os
+import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from robust_backbones.core.eps import parse_number
-from robust_backbones.core.errors import UserError, choose_from, nearest, print_error
+from robust_backbones.core.errors import UserError, choose_from, either, nearest, print_error
 from robust_backbones.core.paths import expand
 from robust_backbones.core.workers import MOST_WORKERS
 
@@ -39,7 +40,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
     def _as_typed(self, action: argparse.Action) -> str:
         value = action.metavar or self._get_default_metavar_for_optional(action)
-        return " ".join([*action.option_strings[-1:], str(value)])
+        return " ".join([*action.option_strings[:1], str(value)])
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
@@ -54,13 +55,12 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         if action.default in (None, []):
             return f"{text} (default: none)"
         values = action.default if isinstance(action.default, list) else [action.default]
-        return f"{text} (default: {' '.join(map(str, values))})"
+        return f"{text} (default: {' '.join(map(shown, values))})"
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
         if _has_many_choices(action):
             return "NAME"
-        kinds = {int: "N", count: "N", whole: "N", float: "X", path: "PATH"}
-        kind = None if action.choices else kinds.get(action.type)
+        kind = None if action.choices else getattr(action.type, "metavar", None)
         return kind or super()._get_default_metavar_for_optional(action)
 
     def _metavar_formatter(
@@ -71,7 +71,51 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         return super()._metavar_formatter(action, default_metavar)
 
 
+def shown(value: object) -> str:
+    """Return the text of a default: `600` for 600.0, `yes` for True."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def by_kind(values: Mapping[str, object]) -> str:
+    """Return defaults that depend on another option: `90 (paper), 5 (quick, tiny)`.
+
+    Args:
+        values: default for each value of the other option. The most frequent default comes last,
+            without its names if it has more than three.
+    """
+    kinds: dict[str, list[str]] = {}
+    for name, value in values.items():
+        kinds.setdefault(shown(value), []).append(name)
+    if len(kinds) == 1:
+        return next(iter(kinds))
+    last = max(kinds, key=lambda value: len(kinds[value]))
+    if len(kinds[last]) > 3:
+        kinds = {value: names for value, names in kinds.items() if value != last} | {last: []}
+    parts = [f"{v} ({', '.join(names)})" if names else f"else {v}" for v, names in kinds.items()]
+    return ", ".join(parts)
+
+
+_ONE_OF = re.compile(r"one of the arguments (.*) is required")  # message of argparse
 _PRINT_AND_EXIT = (argparse._HelpAction, argparse._VersionAction)
+
+
+# Names of options in other tools -> our name. Spelling does not reveal their similarity.
+_SYNONYMS = {
+    "--alpha": "--step-size",
+    "--checkpoint": "--weights",
+    "--epsilon": "--eps",
+    "--gpus": "--num-gpus",
+    "--learning-rate": "--lr",
+    "--model": "--arch",
+    "--norm": "--constraint",
+    "--num-workers": "--workers",
+    "--out": "--output",
+    "--out-dir": "--output",
+    "--output-dir": "--output",
+    "--threat-model": "--constraint",
+}
 
 
 def _has_many_choices(action: argparse.Action) -> bool:
@@ -102,14 +146,23 @@ class Parser(argparse.ArgumentParser):
 
     By default, argparse prints the usage before the error. Users easily miss an error that comes
     after fifty options.
+
+    Args:
+        prog: name of the program; None: as the user typed it.
+        instead: fix for options that only other commands have, as `{"--lr": "Set SOLVER.BASE_LR"}`.
+        kwargs: as in `argparse.ArgumentParser`.
     """
 
     _typed: Sequence[str] = ()  # arguments of the current parse, for the error message
     _raises = False  # whether errors are raised instead of printed
     _is_checking = False  # whether `_given` parses the arguments for the second time
 
-    def __init__(self, prog: str | None = None, **kwargs: Any):
+    def __init__(
+        self, prog: str | None = None, instead: Mapping[str, str] | None = None, **kwargs: Any
+    ):
         kwargs.setdefault("formatter_class", _Help)
+        kwargs.setdefault("allow_abbrev", False)  # an option may get a longer sibling later
+        self._instead = instead or {}
         self._restrictions: list[_Restriction] = []
         super().__init__(prog or program_name(), **kwargs)
 
@@ -165,15 +218,23 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the error with a reference to --help, and exit with code 2."""
+        if found := _ONE_OF.fullmatch(message):
+            message = f"give {either(found[1].split())}"
+        unknown: list[str] = []
         if "arguments are required: " in message:  # an option may be misspelled
-            unknown = [word for word in self._typed if self._is_unknown_option(word)]
-            message += "".join(f"; {word} is not an option" for word in unknown[:1])
-        else:
-            unknown = message.partition("unrecognized arguments: ")[2].split()
-        if unknown and (similar := self.most_similar(unknown[0])):
-            message += f"; did you mean {similar}?"
+            unknown = [word for word in self._typed if self._is_unknown_option(word)][:1]
+            message += f". {unknown[0]} is not an option" if unknown else ""
+        elif rest := message.partition("unrecognized arguments: ")[2].split():
+            unknown = [rest[0].split("=")[0]]
+            kind = "an option" if rest[0].startswith("-") else "expected here"
+            message = f"{unknown[0]} is not {kind}"
+        for name in unknown:
+            if fix := self._instead.get(name):
+                message += f". {fix}"
+            elif similar := self.most_similar(name):
+                message += f". Did you mean {similar}?"
         if self._raises:
-            raise UserError(f"{message.removesuffix('.')}.")
+            raise UserError(f"{message.rstrip('.')}{'.' * (message[-1] != '?')}")
         print_error(f"error: {message.removesuffix('.')} (see {self.prog} --help)")
         self.exit(2)
 
@@ -183,15 +244,31 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, f"invalid choice: {value!r}. {known}")
 
     def _is_unknown_option(self, word: str) -> bool:
-        name = word.split("=")[0]  # argparse also accepts abbreviated options
-        return name[:2] == "--" and not any(o.startswith(name) for o in self._option_string_actions)
+        return word[:2] == "--" and word.split("=")[0] not in self._option_string_actions
 
     def most_similar(self, word: str) -> str | None:
         """Return the option that is most similar to the word, or None if no option is similar."""
         # Compare without dashes, which would make short options similar to any word.
         options = {option.strip("-"): option for option in self._option_string_actions}
-        near = nearest(word.split("=")[0].strip("-"), options, 1)
-        return options[near[0]] if near else None
+        name = word.split("=")[0]
+        if (known := _SYNONYMS.get(name)) in self._option_string_actions:
+            return known
+        begun = [option for option in self._option_string_actions if option.startswith(name)]
+        near = [options[found] for found in nearest(name.strip("-"), options, 1)]
+        return next(iter(begun + near), None)
+
+
+def add_command(commands: Any, name: str, about: str, example: str) -> Parser:
+    """Add a command of a command, such as `list` of `zoo`, and return its parser.
+
+    Args:
+        commands: output of `add_subparsers`.
+        name: name of the command.
+        about: description, such as "download models".
+        example: complete command line.
+    """
+    description = f"{about[0].upper()}{about[1:]}.\n\nExample:\n  {example}"
+    return commands.add_parser(name, help=about, description=description)
 
 
 def option_name(name: str) -> str:
@@ -211,28 +288,31 @@ def words_of(options: dict[str, Any]) -> list[str]:
     return words
 
 
-def number(convert: Callable, allowed: Callable, description: str) -> Callable:
-    """Create a `type` function for one numeric argument.
+@dataclass(frozen=True)
+class Number:
+    """`type` of a numeric argument: a function from text to a number.
 
-    Args:
+    Attributes:
         convert: function that converts text to a number; may raise ValueError or ArithmeticError.
         allowed: function that returns whether a number is allowed; must return False for NaN.
         description: description of the allowed values, which completes the error "'x' is not ...".
-
-    Returns:
-        Function that converts text to a number, or raises `argparse.ArgumentTypeError`.
+        metavar: placeholder for the number in the help.
     """
 
-    def parse(text: str) -> Any:
+    convert: Callable
+    allowed: Callable
+    description: str
+    metavar: str = "X"
+
+    def __call__(self, text: str) -> Any:
+        """Convert an argument, or raise `argparse.ArgumentTypeError`."""
         try:
-            value = convert(text)
+            value = self.convert(text)
         except (ValueError, ArithmeticError):  # for example, 1/0 or 1e999
             value = math.nan
-        if not allowed(value):
-            raise argparse.ArgumentTypeError(f"'{text}' is not {description}")
+        if not self.allowed(value):
+            raise argparse.ArgumentTypeError(f"'{text}' is not {self.description}")
         return value
-
-    return parse
 
 
 def path(text: str) -> Path:
@@ -244,21 +324,28 @@ def path(text: str) -> Path:
         argparse.ArgumentTypeError: the text is a URL.
     """
     if "://" in text:
-        raise argparse.ArgumentTypeError(f"'{text}' is a URL; give a local path")
+        raise argparse.ArgumentTypeError(f"'{text}' is a URL. Give a local path")
     return Path(expand(text))
 
 
 location = expand  # type of an argument that may also be a URL or a name
 
-count = number(int, lambda v: v >= 1, "a whole number of at least 1")
-whole = number(int, lambda v: v >= 0, "a whole number of at least 0")
-share = number(parse_number, lambda v: 0 <= v < 1, "a number in [0, 1)")
-batch = number(int, lambda v: v >= 2, "a whole number of at least 2 (BatchNorm needs two)")
-seed = number(int, lambda v: 0 <= v < 2**31, "a whole number in [0, 2**31)")
-radius = number(parse_number, lambda v: v >= 0, "a finite number of at least 0")
-positive = number(parse_number, lambda v: v > 0, "a finite number above 0")
-factor = number(parse_number, lambda v: 0 < v <= 1, "a number in (0, 1]")
-fraction = number(parse_number, lambda v: 0 < v < 1, "a number between 0 and 1")
+count = Number(int, lambda v: v >= 1, "a whole number of at least 1", "N")
+whole = Number(int, lambda v: v >= 0, "a whole number of at least 0", "N")
+batch = Number(int, lambda v: v >= 2, "a whole number of at least 2 (BatchNorm needs two)", "N")
+seed = Number(int, lambda v: 0 <= v < 2**31, "a whole number in [0, 2**31)", "N")
+amount = Number(parse_number, lambda v: v >= 0, "a finite number of at least 0")
+positive = Number(parse_number, lambda v: v > 0, "a finite number above 0")
+share = Number(parse_number, lambda v: 0 <= v < 1, "a number in [0, 1)")
+factor = Number(parse_number, lambda v: 0 < v <= 1, "a number in (0, 1]")
+fraction = Number(parse_number, lambda v: 0 < v < 1, "a number between 0 and 1")
+proportion = Number(parse_number, lambda v: 0 <= v <= 1, "a number in [0, 1]")
+eps = Number(
+    parse_number, lambda v: v >= 0, "a finite number of at least 0, such as 3 or 4/255", "EPS"
+)
+positive_eps = Number(
+    parse_number, lambda v: v > 0, "a finite number above 0, such as 3 or 4/255", "EPS"
+)
 
 
 class _Range(argparse.Action):
@@ -303,10 +390,10 @@ def add_image_range(add: Callable) -> None:
     """
     add(
         "--image-range",
-        type=number(float, math.isfinite, "a finite number"),
+        type=Number(float, math.isfinite, "a finite number"),
         nargs=2,
         action=_Range,
         metavar=("MIN", "MAX"),
-        help="values that become black and white in images with more than 8 bits per channel, such "
-        "as 0 65535 (default: such images are an error)",
+        help="pixel values of black and white in images with more than 8 bits per channel, such as "
+        "0 65535 (default: such images are an error)",
     )

@@ -77,11 +77,17 @@ def choose_from(name: str, choices: Iterable[str], list_all: str = "") -> str:
     """
     known = list(choices)
     similar = nearest(name, known)
-    hint = f"Did you mean {' or '.join(similar)}? " if similar else ""
+    hint = f"Did you mean {either(similar)}? " if similar else ""
     if len(known) <= MAX_LISTED:
         return f"{hint}Choose from {', '.join(known)}."
     shown = ", ".join(known[:MAX_LISTED])
     return hint + (list_all or f"Choose from {shown}, and {len(known) - MAX_LISTED} more.")
+
+
+def either(names: Iterable[str]) -> str:
+    """Return names as alternatives: `a`, `a or b`, `a, b or c`."""
+    *first, last = names
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def _escape(character: str) -> str:

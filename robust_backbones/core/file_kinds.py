@@ -2,6 +2,8 @@
 
 import re
 
+# Suffixes of checkpoints in messages; no suffix is required.
+SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors", ".pkl")
 HEAD = 512  # number of bytes that `foreign_kind` needs
 
 # Each row has a pattern of the first bytes, the name of the kind, and the fix.

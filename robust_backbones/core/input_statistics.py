@@ -9,8 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from robust_backbones.core.cli import factor, number
-from robust_backbones.core.eps import parse_number
+from robust_backbones.core.cli import factor, proportion
 from robust_backbones.core.errors import UserError
 
 Channels = tuple[float, float, float]
@@ -154,9 +153,6 @@ def assumption(used: InputStatistics, file: object, fix: str) -> str:
     return f"mean and std are not stated in {file}: {whose} are assumed. {fix}"
 
 
-_mean = number(parse_number, lambda v: 0 <= v <= 1, "a number in [0, 1]")
-
-
 def add_options(add: Callable) -> None:
     """Add the options that state the statistics of weights.
 
@@ -166,7 +162,7 @@ def add_options(add: Callable) -> None:
     rgb = ("R", "G", "B")
     add(
         "--mean",
-        type=_mean,
+        type=proportion,
         nargs=3,
         metavar=rgb,
         help="mean of the RGB channels for images in [0, 1], if the weights do not contain it "

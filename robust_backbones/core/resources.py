@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from robust_backbones import __version__
-from robust_backbones.core.errors import UserError, nearest
+from robust_backbones.core.errors import UserError, either, nearest
 from robust_backbones.core.paths import expand
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -37,7 +37,9 @@ def get_config_file(name: str) -> str:
     file = _packaged(Path(name))
     if file is None:
         known = sorted(path.relative_to(configs()).as_posix() for path in configs().rglob("*.yaml"))
-        raise UserError(f"no packaged config is named '{name}'. {_suggestion(name, known)}")
+        raise UserError(
+            f"no packaged config is named '{name}'. {_suggestion(name, known, configs())}"
+        )
     return str(file)
 
 
@@ -53,10 +55,15 @@ def config_file(path: str | Path) -> Path:
     return _packaged(path) or path
 
 
-def require_config(path: str | Path) -> Path:
+def require_config(path: str | Path, kind: str = "config", under: str = "") -> Path:
     """Return `config_file(path)`, and check that the file exists.
 
     Commands call this function before the slow import of Detectron2.
+
+    Args:
+        path: config file, or the name of a packaged one.
+        kind: kind of the file, for the message.
+        under: folder below `configs/` with the packaged files of this kind.
 
     Raises:
         UserError: the file does not exist, or is a folder. The message suggests similar names.
@@ -65,11 +72,11 @@ def require_config(path: str | Path) -> Path:
     if file.is_file():
         return file
     fault = "is a folder" if file.is_dir() else "does not exist"
-    folders = (file.parent, Path("configs"))
+    folders = (file.parent, Path("configs", under))
     near = [str(p) for folder in folders for p in folder.glob("*.yaml")]
-    near += [p.name for p in configs().glob("*.yaml")]
-    suggestion = _suggestion(str(path), near)
-    raise UserError(f"config file '{path}' {fault}. {suggestion}")
+    near += [str(Path(under, p.name)) for p in (configs() / under).glob("*.yaml")]
+    suggestion = _suggestion(str(path), near, configs() / under)
+    raise UserError(f"{kind} file '{path}' {fault}. {suggestion}")
 
 
 def _packaged(path: Path) -> Path | None:
@@ -82,12 +89,12 @@ def _packaged(path: Path) -> Path | None:
     return file if ".." not in parts and file.is_file() else None
 
 
-def _suggestion(name: str, known: list[str]) -> str:
+def _suggestion(name: str, known: list[str], folder: Path) -> str:
     by_stem = {Path(text).stem: text for text in reversed(known)}  # keep the first text per stem
     near = nearest(Path(name).stem, reversed(by_stem))
     if not near:
-        return f"The packaged configs are in {configs()}."
-    return f"Did you mean {', '.join(by_stem[stem] for stem in near)}?"
+        return f"The packaged files are in {folder}."
+    return f"Did you mean {either(by_stem[stem] for stem in near)}?"
 
 
 def python_environment() -> dict[str, str]:

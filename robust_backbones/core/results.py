@@ -16,6 +16,7 @@ from robust_backbones.core.files import atomic
 from robust_backbones.core.precision import DEFAULT
 
 SCHEMA = 1
+MOST_DIFFERENCES = 3  # maximum number of different settings in a message
 
 
 def write(
@@ -89,7 +90,7 @@ def finished(path: str | Path, settings: dict) -> bool:
         raise UserError(f"{path} is not a result file. Choose another --output.") from None
     if different:
         raise UserError(
-            f"{path.parent} contains a finished run with other settings ({different}). Choose "
+            f"{path.parent} contains a finished run with other settings: {different}. Choose "
             "another --output."
         )
     print(f"{path.parent} already contains this run, and it is finished. Nothing to do.")
@@ -97,12 +98,19 @@ def finished(path: str | Path, settings: dict) -> bool:
 
 
 def differences(found: dict, wanted: dict) -> str:
-    """Describe the entries of `wanted` that `found` does not have with the same value."""
-    return "; ".join(
-        f"{key} is {found.get(key)} there, {value} here"
-        for key, value in wanted.items()
-        if found.get(key) != value
-    )
+    """Describe the first entries of `wanted` that `found` does not have with the same value."""
+    now, then = flatten(wanted), flatten(found)
+    texts = [
+        f"{key} is {_shown(then.get(key))} there, {_shown(value)} here"
+        for key, value in now.items()
+        if then.get(key) != value
+    ]
+    more = [f"and {len(texts) - MOST_DIFFERENCES} more"] * (len(texts) > MOST_DIFFERENCES)
+    return "; ".join(texts[:MOST_DIFFERENCES] + more)
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else f"{value!s:.60}"
 
 
 def finite(node: Any) -> Any:

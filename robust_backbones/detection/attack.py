@@ -130,7 +130,7 @@ def draw_seeds(generator: torch.Generator, count: int = 1) -> list[int]:
 
 def _check(batch: list[dict], loss: str) -> None:
     if loss not in LOSSES:
-        raise UserError(f"loss '{loss}' is unknown; choose from {', '.join(LOSSES)}.")
+        raise UserError(f"loss '{loss}' is unknown. Choose from {', '.join(LOSSES)}.")
     if any("instances" not in item for item in batch):
         raise UserError(
             "the batch has no 'instances', from which the losses are computed. Map the dataset "

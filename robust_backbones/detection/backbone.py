@@ -251,7 +251,7 @@ def check_arch(cfg: CfgNode, weights: str, found: str | None) -> None:
     if found and found != arch:
         raise UserError(
             f"MODEL.ROBUST.ARCH is {arch}, but {weights} is a {found}. Set MODEL.ROBUST.ARCH to "
-            f'{found}, to "", or choose other weights.'
+            f'{found} or "", or choose other weights.'
         )
 
 

@@ -51,6 +51,7 @@ class StrictCheckpointer(DetectionCheckpointer):
     """
 
     sha256: str | None = None
+    _file = ""
     input_format: str | None = None
     image_range: list[float] | None = None
     classes: list[str] | None = None
@@ -85,7 +86,7 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict:
         """Load a file as Detectron2 does, but verify checksums and never execute a pickle."""
-        self.sha256 = sha256(filename)
+        self.sha256, self._file = sha256(filename), filename
         loaded: Any = load_file(filename)
         if not isinstance(loaded, dict):
             raise UserError(
@@ -130,19 +131,38 @@ class StrictCheckpointer(DetectionCheckpointer):
             and given.get(name) != tuple(tensor.shape)
         ]
         if absent:
-            shown = ", ".join(absent[:6]) + (f" and {len(absent) - 6} more" if absent[6:] else "")
-            whole = self._required == ("",)
-            part, needed = ("model", "whole detector") if whole else ("backbone", "backbone")
-            fix = f"Give the weights of a {needed} of this config"
-            if isinstance(metadata, dict) and not whole and metadata.get("arch"):
-                fix += f" (these are a {metadata['arch']})"
-            own = {name.partition(TIMM_BODY)[2] for name in absent}  # timm's names
-            if not whole and (own & given.keys() or any("layer1." in name for name in given)):
-                fix = "The weights are a classifier. Convert them with robust-backbones convert"
+            shown = ", ".join(absent[:3]) + (f" and {len(absent) - 3} more" if absent[3:] else "")
             raise UserError(
-                f"{fix}. {len(absent)} tensors of the {part} did not come from the file: {shown}."
+                f"{self._file}: {self._misfit(absent, given, metadata)}. {len(absent)} tensors are "
+                f"missing or have another shape: {shown}."
             )
         return super()._load_model(checkpoint)
+
+    def _misfit(self, absent: list[str], given: dict[str, tuple], metadata: Any) -> str:
+        """Return why tensors of the model are not in the file, and the fix.
+
+        Args:
+            absent: names of the tensors.
+            given: shapes of the tensors in the file, by name.
+            metadata: metadata of the file; None if it has none.
+        """
+        if self._required == ("",):
+            return (
+                "the weights do not fit the detector of this config. Give a trained detector, such "
+                "as OUTPUT_DIR/model_final.pth"
+            )
+        own = {name.partition(TIMM_BODY)[2] for name in absent}  # timm's names
+        if own & given.keys() or any("layer1." in name for name in given):
+            return (
+                "the weights are a classifier. Convert them: robust-backbones convert "
+                f"{self._file} backbone.pth"
+            )
+        arch = metadata.get("arch") if isinstance(metadata, dict) else None
+        network = f" of a {arch}" if arch else ""
+        return (
+            f"the weights{network} do not fit the backbone of this config. Give complete "
+            "weights of the network MODEL.ROBUST.ARCH"
+        )
 
     def _take_average(self, checkpoint: dict) -> None:
         """Load the averaged weights, and make the training weights the `model` of `checkpoint`."""
@@ -154,8 +174,8 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     def _check_classes(self, saved: Any) -> None:
         """Reject a detector if its class names or their order differ from the data."""
-        if saved is None or self.classes is None:
-            return
+        if saved is None or isinstance(saved, int) or self.classes is None:
+            return  # classifiers have their number of classes
         if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
             raise _invalid("classes", saved, "a list of names")
         if self._required == ("",) and saved != self.classes:

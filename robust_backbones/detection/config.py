@@ -11,7 +11,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from robust_backbones.core.eps import parse_number
-from robust_backbones.core.errors import UserError, nearest
+from robust_backbones.core.errors import UserError, either, nearest
 from robust_backbones.core.paths import expand
 from robust_backbones.core.resources import config_file, require_config
 from robust_backbones.core.results import flatten
@@ -147,21 +147,28 @@ def load_config(
     candidates = cfg.SOLVER.CANDIDATES.clone()
     if len(overrides) % 2:
         pair = overrides[-1].replace("=", " ", 1)
-        fix = f" Did you mean {pair}?" if "=" in overrides[-1] else ""
-        raise UserError(f"overrides are KEY VALUE pairs, but '{overrides[-1]}' has no value.{fix}")
+        fix = (
+            f"Did you mean {pair}?"
+            if "=" in overrides[-1]
+            else "Give KEY VALUE pairs, such as SEED 1."
+        )
+        raise UserError(f"'{overrides[-1]}' has no value. {fix}")
+    source: object = path
     try:
         given = read_yaml(path, cfg.VERSION)
         _numbers_as_floats(given, cfg)
         cfg.merge_from_other_cfg(given)
+        source = "command line"
         cfg.merge_from_list(_with_floats(cfg, overrides))
     except UserError:
         raise
     except YAML_ERRORS as error:
-        raise UserError(f"{path} or overrides: {_explain(error, cfg)}") from None
+        raise UserError(f"{source}: {_explain(error, cfg)}") from None
     for key, value in flatten(cfg).items():
         if value is None and defaults.get(key) is not None:
             empty = ', or "" for none' if isinstance(defaults[key], str) else ""
-            raise UserError(f"{path} or overrides: {key} has no value. Give one{empty}.")
+            source = "command line" if key in overrides[::2] else path
+            raise UserError(f"{source}: {key} has no value. Give one{empty}.")
     datasets = {split: chosen for split, chosen in (datasets or {}).items() if chosen}
     if "TRAIN" in datasets and "DATASETS.TEST" not in overrides[::2]:
         cfg.DATASETS.TEST = ()
@@ -346,7 +353,7 @@ def _similar(cfg: CfgNode, key: str) -> str:
     """
     keys = flatten(cfg)
     if near := nearest(key, keys, 2, least=0.8):
-        return f". Did you mean {' or '.join(near)}?"
+        return f". Did you mean {either(near)}?"
     section = key.rpartition(".")[0]
     own = [name.removeprefix(f"{section}.") for name in keys if name.startswith(f"{section}.")]
     return f". {section} has {', '.join(own)}." if section and own else "."

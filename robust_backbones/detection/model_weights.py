@@ -63,7 +63,9 @@ def local_weights(weights: str) -> Path:
     if path.is_file():
         return path
     if weights.startswith("output/demo/"):
-        raise UserError(f"MODEL.WEIGHTS '{weights}' does not exist. Create it with: make demo")
+        raise UserError(
+            f"MODEL.WEIGHTS '{weights}' does not exist. Create it with: robust-backbones demo"
+        )
     fault = "is a folder" if path.is_dir() else "does not exist"
     raise UserError(
         f"MODEL.WEIGHTS '{weights}' {fault}. Give the checkpoint of a detector, a backbone "

@@ -157,7 +157,8 @@ class TimmNetwork(Backbone):
         options = {"drop_path_rate": drop_path} if drop_path else {}
         if options.keys() - timm_networks.arguments(arch):
             raise UserError(
-                f"MODEL.ROBUST.DROP_PATH is {drop_path:g}, but {arch} drops no paths. Set it to 0."
+                f"MODEL.ROBUST.DROP_PATH is {drop_path:g}, but {arch} does not support drop path. "
+                "Set it to 0."
             )
         self.network = NORMS[norm](timm_networks.build(arch, 0, **options))
         self.indices = [maps[name][0] for name in self.levels]

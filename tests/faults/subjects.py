@@ -147,7 +147,7 @@ def _study(place: Path) -> None:
 
     file = place / "study.yaml"
     file.write_text(STUDY.format(place=place))
-    study.main(["run", str(file), "--gpus", "0", "--pause", "0.1", "--attempts", "100"])
+    study.main(["run", str(file), "--num-gpus", "0", "--pause", "0.1", "--attempts", "100"])
 
 
 def make_inputs(folder: Path) -> None:
@@ -286,9 +286,12 @@ def contents(path: Path):
 
 
 def _grows(path: Path) -> bool:
-    return path.name in ("log.txt", "metrics.json", "attempts.jsonl") or path.name.startswith(
-        "events.out.tfevents."
-    )
+    return path.name in (
+        "log.txt",
+        "console.txt",
+        "metrics.json",
+        "attempts.jsonl",
+    ) or path.name.startswith("events.out.tfevents.")
 
 
 def _numbers(node):

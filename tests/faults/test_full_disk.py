@@ -206,12 +206,12 @@ def test_a_study_on_a_full_disk_ends_and_goes_on(disk, monkeypatch, capfd):
     disk.leave(0)
     capfd.readouterr()
     with pytest.raises(SystemExit) as stop:
-        study.main(["run", str(file), "--gpus", "0", "--pause", "0.05"])
+        study.main(["run", str(file), "--num-gpus", "0", "--pause", "0.05"])
     assert stop.value.code == 2
     err = capfd.readouterr().err
     assert err.count("failed: toy, ") == 2 and err.count("run.json: No space left on device") == 2
     disk.empty()
-    study.main(["retry", str(file), "--gpus", "0"])
+    study.main(["retry", str(file), "--num-gpus", "0"])
     assert [state(run)[0] for run in read_study(file)] == ["finished"] * 2
 
 

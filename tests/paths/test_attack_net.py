@@ -172,7 +172,7 @@ def test_the_whole_path_and_further_radii(tmp_path, weights, capsys):
 
     again = command(tmp_path, weights, "--pictures", "1", "--eps", "2/255", "16/255", **small)
     shown = capsys.readouterr().out
-    assert "2 of 3 conditions were measured before" in shown
+    assert "2 of 3 conditions are measured already" in shown
     assert list(again["metrics"]["attacks"]) == ["clean", "eps 2/255", "eps 16/255"]
     assert again["metrics"]["attacks"]["eps 2/255"] == rows["eps 2/255"]
     with pytest.raises(SystemExit):

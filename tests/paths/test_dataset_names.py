@@ -26,10 +26,7 @@ COMMANDS = {
 }
 BOX = ("cat", (2, 2, 9, 9))
 NAMES = [
-    (
-        "coco_2017_vall",
-        "dataset 'coco_2017_vall' is not registered. Did you mean coco_2017_val or ",
-    ),
+    ("coco_2017_vall", "dataset 'coco_2017_vall' is not registered. Did you mean coco_2017_val, "),
     ("coco_2017_vall", f"For your own data, give {SYNTAX}."),
     ("cells=voc:x", f"dataset 'cells=voc:x' is not a name and path. Give {SYNTAX}."),
     ("cells=voc:/none:train", "/none is not a folder."),

@@ -149,7 +149,7 @@ MISTAKES = [
         ("--dataset", "nothing"),
         "dataset 'nothing' is not registered. For your own data, give NAME=",
     ),
-    (row(), ("--dataset", "coco_2017_vall"), "Did you mean coco_2017_val or coco_2014_val or "),
+    (row(), ("--dataset", "coco_2017_vall"), "Did you mean coco_2017_val, coco_2014_val or "),
     (row(), ("--dataset", "voc_2007_test"), "dataset 'voc_2007_test': "),
     ([], ("--dataset", "digit_scenes_voc_val", "--tasks", "segm"), "Only task 'bbox'"),
     (row(), ("--csv", "/dev/null/x"), "cannot write /dev/null/x"),

@@ -65,7 +65,7 @@ def of(parser):
 
 
 COMMANDS = {  # parse function -> command line with H for the folder
-    "datasets check": (datasets.parse, "check folder --data H/d --report H/r"),
+    "datasets check": (datasets.parse, "check folder --data H/d --output H/r"),
     "datasets fetch": (datasets.parse, "fetch dtd --data H/d"),
     "make-shards": (make_shards.parse, "H/in H/out"),
     "interpret": (of(interpret), "--weights H/a H/b --eval-weights H/c --data H/d --output H/o"),

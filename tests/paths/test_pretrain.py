@@ -113,9 +113,7 @@ def test_a_finished_run_with_other_settings_is_an_error(done, capsys, resume):
         run(done, "--lr", "0.5", *resume)
     assert stop.value.code == 2
     err = capsys.readouterr().err
-    assert (
-        "lr is 0.005625 there, 0.5 here). Choose another --output" in err and err.count("\n") == 1
-    )
+    assert "lr is 0.005625 there, 0.5 here. Choose another --output" in err and err.count("\n") == 1
 
 
 def test_resuming_needs_the_option(tmp_path, capsys):
@@ -160,10 +158,12 @@ def test_a_signal_saves_and_exits_with_75_and_resume_continues(
     monkeypatch.setattr(Training, "_train_epoch", None)  # a call fails
     with pytest.raises(TypeError):
         pretrain.main(words)
-    first, second = capsys.readouterr().out.splitlines()[:2]
-    assert first == "device cpu, 0 loading workers"
-    expected = f"resuming after {state['epoch']} of 60 epochs and {state['batch']} of 2 steps"
-    assert expected in second
+    *facts, last = capsys.readouterr().out.splitlines()
+    names = ["training", "data", "weights", "device", "precision", "output", "log"]
+    assert [fact.split()[0] for fact in facts] == names
+    assert last == f"resuming after {state['epoch']} of 60 epochs and {state['batch']} of 2 steps"
+    log = (output / "log.txt").read_text()  # of both processes
+    assert log.count("settings: {") == 2 and all(fact in log for fact in facts)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_what_options_decide(options, expected):
     "options, message",
     [
         (["--arch", "vgg16"], "architecture 'vgg16' is unknown. Did you mean vgg16_bn"),
-        (["--dataset", "mnist"], "invalid choice: 'mnist'. Choose from digits, .*more"),
+        (["--dataset", "mnist"], "dataset 'mnist' is unknown. For your own images, choose folder"),
         (["--constraint", "l1"], "invalid choice: 'l1'.*l2.*linf"),
         (["--constraint", "linf", "--eps", "4"], "Did you mean 4/255"),
         (["--eps", "-1"], "'-1' is not a finite number of at least 0"),
@@ -259,7 +259,7 @@ def test_what_options_decide(options, expected):
         (["--eval-eps", "0"], "'0' is not a finite number above 0"),
         (["--lr", "0"], "'0' is not a finite number above 0"),
         (["--lr", "1e30"], "step . of epoch .: the loss became (nan|inf) at .*Lower --lr"),
-        (["--method", "pgd"], "--method pgd with --eps 0: standard training has eps 0"),
+        (["--method", "pgd"], "--method pgd with --eps 0: standard training needs eps 0"),
         (["--method", "standard", "--eps", "1"], "--method standard with --eps 1: standard"),
         (["--label-smoothing", "1"], r"'1' is not a number in \[0, 1\)"),
         (["--accumulate", "5"], "--batch-size 12 cannot be split into 5 equal parts of at least 2"),

@@ -159,7 +159,7 @@ def test_eps_0_measures_clean_accuracy_on_balanced_images(done, weights, tmp_pat
         (["--images", "0"], "'0' is not a whole number of at least 1"),
         (["--steps", "1.5"], "'1.5' is not a whole number"),
         (["--constraint", "l1"], "invalid choice: 'l1'.*l2.*linf"),
-        (["--dataset", "mnist"], "invalid choice: 'mnist'. Choose from digits, .*more"),
+        (["--dataset", "mnist"], "dataset 'mnist' is unknown. For your own images, choose folder"),
         (["--weights", "nowhere.pt"], "file 'nowhere.pt' does not exist"),
         (["--weights", "robust://resnet50_l2_eps77"], "resnet50_l2_eps77"),
         (

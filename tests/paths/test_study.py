@@ -253,7 +253,10 @@ MISTAKES = [
     ("output: o\naxes: {a: [1]}\nruns:\n  - {seed: 2}", "the run has no label for the axis 'a'"),
     ("output: o\nresources: {gpu: 1}\ncommon: {}", "Did you mean gpus? Choose from gpus, cpus."),
     ("output: o\nresources: {gpus: -1}\ncommon: {}", "gpus must be a number of at least 0, not -1"),
-    ("output: o\nresources: {gpus: 1.5}\ncommon: {}", "gpus must be a whole number or below 1"),
+    (
+        "output: o\nresources: {gpus: 1.5}\ncommon: {}",
+        "gpus must be a whole number or a fraction below 1",
+    ),
     (
         "output: o\ncommand: convert\nresources:\n  gpus: 2\ncommon: {source: x}",
         "s.yaml:4: convert: gpus is 2, but this run uses one GPU at most. Set gpus to 1. Commands "

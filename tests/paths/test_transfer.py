@@ -37,7 +37,7 @@ def runs(network, tmp_path_factory):
         "sgd": ["--probe", "sgd", *FAST, "--save-classifier"],
         "full": ["--mode", "full-network", "--trials", "2", *FAST, "--save-classifier"],
         "paper": ["--protocol", "paper", "--trials", "2", "--eval-every", "1", *FAST],
-        "adversarial": ["--mode", "full-network", "--adversarial", "0.5", "--lr", "0.01", *FAST],
+        "adversarial": ["--mode", "full-network", "--eps", "0.5", "--lr", "0.01", *FAST],
     }
 
     def folder(name):
@@ -171,7 +171,7 @@ def test_a_finished_run_is_skipped_and_other_settings_are_an_error(runs, network
     with pytest.raises(SystemExit) as stop:
         run(network, folder, "--probe", "knn", "--seed", "1")
     assert stop.value.code == 2
-    assert "seed is 0 there, 1 here). Choose another --output" in capsys.readouterr().err
+    assert "seed is 0 there, 1 here. Choose another --output" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_resumes_to_the_same_result(runs, network, tmp_path):
@@ -293,7 +293,7 @@ def test_the_default_folder_names_the_run(network, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--dataset", "mnist"], "invalid choice: 'mnist'. Choose from digits, .*more"),
+        (["--dataset", "mnist"], "dataset 'mnist' is unknown. For your own images, choose folder"),
         (["--mode", "half"], "invalid choice: 'half'"),
         (["--epochs", "3"], "--epochs does not apply to --probe logistic. Omit it, or choose"),
         (["--probe", "sgd", "--penalty", "1"], "--penalty does not apply to --probe sgd"),
@@ -303,15 +303,15 @@ def test_the_default_folder_names_the_run(network, tmp_path, monkeypatch):
         ),
         (["--mode", "full-network", "--probe", "sgd"], "--probe with --mode full-network"),
         (["--batchnorm", "adapting"], "--probe logistic with --batchnorm adapting"),
-        (["--probe", "sgd", "--steps", "2"], "--steps requires --adversarial. Add a radius"),
-        (["--probe", "sgd", "--adversarial", "4", "--constraint", "linf"], "Did you mean 4/255"),
+        (["--probe", "sgd", "--steps", "2"], "--steps requires --eps. Add a radius"),
+        (["--probe", "sgd", "--eps", "4", "--constraint", "linf"], "Did you mean 4/255"),
         (
             ["--probe", "sgd", "--batch-size", "41"],
             "--batch-size 41: there are only 30 training images",
         ),
         (["--held-out", "1"], "'1' is not a number between 0 and 1"),
         (["--shots", "30"], "--shots 30: .*'.*' has 4, '.*Choose at most 4"),
-        (["--shots", "1"], "--shots 1: .* leaves none to train on. Give more images of each class"),
+        (["--shots", "1"], "--shots 1: .* leaves none to train on. Use more images"),
         (["--limit", "9"], "a limit of 9 images is below the 10 classes of digits"),
         (["--dataset", "cars"], "dataset 'cars' needs data, .* Pass --data"),
         (

@@ -78,7 +78,9 @@ def test_pictures_of_a_detector(run):
 
 def test_a_backbone_alone_cannot_predict(tmp_path, resnet18_backbone):
     cfg = small(tmp_path, resnet18_backbone)
-    with pytest.raises(UserError, match="a whole detector .* tensors of the model did not come"):
+    with pytest.raises(
+        UserError, match="do not fit the detector of this config.* tensors are missing"
+    ):
         next(visualize.truth_and_prediction(cfg, SCENES, 1))
 
 
@@ -299,7 +301,7 @@ OPTIONS = [
     (["--truth-only", "--dataset", SCENES, "--threshold", "50"], "'50' is not a number in [0, 1]"),
     (["--truth-only", "--dataset", SCENES, "--sort", "errors"], "--sort errors needs --errors"),
     (["--truth-only", "--dataset", SCENES, "MODEL.NOTHING", "1"], "MODEL.NOTHING is not a"),
-    (["--truth-only", "--dataset", SCENES, "--name", "a"], "--name: give at most 0 different"),
+    (["--truth-only", "--dataset", SCENES, "--name", "a"], "--name a: give at most 0 different"),
     (["--truth-only", "--dataset", "x=y"], "dataset 'x=y' is not a name and path. Give NAME=coco:"),
     (["--predictions", "a", "--dataset", SCENES, "--compare", "b"], "--compare needs --config"),
     (["--config", "none.yaml"], "config file 'none.yaml' does not exist"),

@@ -1,8 +1,9 @@
 """Check the installation, the correctness and speed of a device, and published weights.
 
-robust-backbones check
-robust-backbones check --device cuda --output check.json
-robust-backbones check --online --imagenet /data/imagenet
+Examples:
+  robust-backbones check
+  robust-backbones check --device cuda --output check.json
+  robust-backbones check --online --imagenet /data/imagenet
 
 Every step prints one line: ok, FAILED with cause and fix, slow, or skipped. The exit code is 1 if a
 step failed. Without options, the check needs no network and less than a minute on a CPU. --device
@@ -53,8 +54,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--images",
         type=_images,
-        default=5000,
         metavar="N",
+        default=5000,
         help="measure the accuracy on N images, balanced over the classes; 0 or all: on all images",
     )
     add(
@@ -75,7 +76,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         type=positive,
         default=600,
         metavar="SECONDS",
-        help="time for all rows. Rows that do not end within it are skipped",
+        help="time limit for all rows. Rows that do not finish in time are skipped",
     )
     add(
         "--output",

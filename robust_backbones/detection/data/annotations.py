@@ -185,5 +185,5 @@ def id_fault(key: str, value: Any, known: Collection, where: str) -> str | None:
         return f'{key} is the text "{value}", but the ids in {where} are numbers'
     if isinstance(value, (int, float)) and ids and isinstance(ids[0], str):
         return f'{key} is the number {value}, but the ids in {where} are text, such as "{ids[0]}"'
-    shown = ", ".join(map(str, ids[:3])) + (f" ... {ids[-1]}" if ids[3:] else "")
-    return f"{key} is {value!r}, which is not in {where} ({shown})"
+    shown = ", ".join(map(str, ids[:3])) + (f", ..., {ids[-1]}" if ids[3:] else "")
+    return f"{key} is {value!r}. The ids in {where} are {shown}"

@@ -49,7 +49,7 @@ def check_predictions(
                 row, {"image_id": images, "category_id": truth.ids}, needed, truth.source
             )
             if wrong:
-                raise UserError(f"{source}: prediction {number} (from 0){wrong}")
+                raise UserError(f"{source}: predictions[{number}]{wrong}")
     if "bbox" in tasks:
         _check_boxes(rows, source)
     if "segm" in tasks:
@@ -67,7 +67,7 @@ def _check_boxes(rows: list[dict], source: str) -> None:
         box = row.get("bbox")
         if not (isinstance(box, (list, tuple)) and len(box) == 4 and all(map(_number, box))):
             raise UserError(
-                f"{source}: prediction {number} (from 0) has bbox {box}. It must be [x, y, width, "
+                f"{source}: predictions[{number}] has bbox {box}. It must be [x, y, width, "
                 "height], four finite numbers."
             )
 
@@ -127,16 +127,16 @@ def _check_masks(rows: list[dict], images: dict[int | str, Image], source: str) 
         polygons = isinstance(part, list) and part
         if not runs and not polygons:
             raise UserError(
-                f"{source}: prediction {number} (from 0) has an invalid segmentation. It must be "
+                f"{source}: predictions[{number}] has an invalid segmentation. It must be "
                 "run lengths ({size, counts}) or a list of polygons."
             )
         wrong = segmentation_fault(part)
         if not wrong and polygons and any(len(p) < 6 or len(p) % 2 for p in part):
             wrong = "a polygon must have x and y of at least three points"
         if wrong:
-            raise UserError(f"{source}: prediction {number} (from 0): {wrong}.")
+            raise UserError(f"{source}: predictions[{number}]: {wrong}.")
         if runs and list(part["size"]) != size:
             raise UserError(
-                f"{source}: prediction {number} (from 0) has a mask of size {part.get('size')}, "
+                f"{source}: predictions[{number}] has a mask of size {part.get('size')}, "
                 f"but image {row['image_id']} has {size} (height, width)."
             )

@@ -182,7 +182,7 @@ def prepare_custom(cfg: CfgNode, train: bool, given: Sequence[str] = ()) -> None
     folded = Counter(name.casefold() for name in classes)
     if alike := [name for name in classes if folded[name.casefold()] > 1]:
         logging.getLogger(__name__).warning(
-            "the classes %s differ only in case; each is a class of its own", ", ".join(alike)
+            "the classes %s differ only in case. They are separate classes", ", ".join(alike)
         )
     cfg.DATASETS.CLASSES = classes
     for section in ("ROI_HEADS", "RETINANET"):

@@ -92,6 +92,7 @@ class TrainLoader:
 
     Attributes:
         start_iter: index of the first batch to yield. Set it before the iteration starts.
+        images: number of images.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class TrainLoader:
         seed: int,
         device: str = "cpu",
     ):
-        self.start_iter = 0
+        self.start_iter, self.images = 0, len(dicts)
         self._batches = _Batches(dicts, sampler, batch_size, group)
         self._dataset = _SeededDataset(dicts, mapper, seed)
         self._workers, self._device = workers, device

@@ -259,7 +259,7 @@ def refuse_faults(
     if not problems:
         return
     counts = Counter(p.kind for p in problems)
-    listed = ", ".join(f"{count} of kind '{kind}'" for kind, count in counts.items())
+    listed = ", ".join(f"{kind} ({count})" for kind, count in counts.items())
     fix = "Fix the files"
     if source is not None and not repair and set(counts) <= {*REPAIRABLE, "broken mask"}:
         fix += ", or set DATASETS.REPAIR True, which clips boxes at the image border and removes "
@@ -267,7 +267,8 @@ def refuse_faults(
     elif set(counts) <= set(MASKS):
         fix += ", or set MODEL.MASK_ON False"
     raise UserError(
-        f"dataset '{name}' has faults: {listed}. The first: {_first(problems)}. {fix}. {details}"
+        f"dataset '{name}' has annotation errors: {listed}. First: {_first(problems)}. {fix}. "
+        f"{details}"
     )
 
 
@@ -293,8 +294,7 @@ def _warn(name: str, problems: list[Problem], kinds: set[str]) -> None:
         some = [problem for problem in problems if problem.kind == kind]
         if some:
             logging.getLogger(__name__).warning(
-                "%s: %d of kind '%s' (%s). The first: %s",
-                *(name, len(some), kind, _ALL[kind], _first(some)),
+                "%s: %s (%d), %s. First: %s", *(name, kind, len(some), _ALL[kind], _first(some))
             )
 
 

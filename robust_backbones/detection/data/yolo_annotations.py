@@ -159,8 +159,8 @@ def _existing(file: Path, key: str, value: Any, choose: Callable[[Path], list[Pa
             return Path(os.path.abspath(path))
     full = os.path.abspath(choices[-1])
     raise UserError(
-        f"{file}: {key} is '{value}', but {full} does not exist. Correct it. Relative paths "
-        "start at 'path', and 'path' starts at the folder of this file."
+        f"{file}: {key} is '{value}', but {full} does not exist. Correct it. Paths are relative "
+        "to 'path', which is relative to the folder of this file."
     )
 
 

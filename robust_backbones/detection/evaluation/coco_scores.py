@@ -322,7 +322,9 @@ def _check_truth(truth: Annotations, task: str) -> None:
             f"which task '{task}' requires.{first}"
         )
     if task == "segm" and not all(image.height and image.width for image in truth.images):
-        raise UserError(f"{truth.source}: an image has no height and width, which masks require.")
+        raise UserError(
+            f"{truth.source}: an image has no height and width. Add them, or choose --tasks bbox."
+        )
 
 
 def _mean(values: np.ndarray) -> float:

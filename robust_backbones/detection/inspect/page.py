@@ -140,7 +140,7 @@ def _columns(view: View) -> tuple[str, Decoding, list[gallery.Column]]:
         paths.append(weights)
     names = [*view.names, *curves.labels(paths)[len(view.names) :]]
     if len(view.names) > len(sources) or len(set(names)) < len(names):
-        raise UserError(f"--name: give at most {len(sources)} different names; got {names}.")
+        raise UserError(f"--name {' '.join(names)}: give at most {len(sources)} different names.")
     columns = [make(name) for name, make in zip(names, sources, strict=True)]
     return dataset, decoding_of(cfg), columns
 

@@ -81,7 +81,7 @@ def _configuration(
     if not (folder / "config.yaml").is_file():
         raise UserError(
             f"{folder} contains no config.yaml of a run. Give the config file, and the weights as "
-            "second argument."
+            "the second argument."
         )
     if weights is None:
         given = ["MODEL.WEIGHTS", str(_last_checkpoint(path) if path.is_dir() else path)]

@@ -212,7 +212,7 @@ def measure_all(
     rows = _read_rows(path, settings)
     pending = [condition for condition in conditions if condition.name not in rows]
     if (done := len(conditions) - len(pending)) and main:
-        print(f"{done} of {len(conditions)} conditions were measured before.", flush=True)
+        print(f"{done} of {len(conditions)} conditions are measured already.", flush=True)
     if pending:
         model = load_model(target.cfg)
         name = subset.register(target.dataset, target.items)

@@ -196,7 +196,7 @@ def _refuse_others(cfg: CfgNode, candidates: list[Candidate]) -> None:
         if candidate.data != data[candidate.held_out]:
             raise UserError(
                 f"{where}: the run has other training images, or their annotations have changed. "
-                f"Give runs on {', '.join(cfg.DATASETS.TRAIN)} as it is now."
+                f"Train the candidates on the current {', '.join(cfg.DATASETS.TRAIN)}."
             )
 
 

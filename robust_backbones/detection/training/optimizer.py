@@ -36,8 +36,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         layers = network.layers(solver.LAYER_BLOCKS) if solver.LAYER_DECAY != 1 else {}
     elif solver.LAYER_DECAY != 1:
         raise UserError(
-            f"SOLVER.LAYER_DECAY is {solver.LAYER_DECAY:g}, but {cfg.MODEL.BACKBONE.NAME} has no "
-            "layers for it. Set it to 1, or choose a network of timm."
+            f"SOLVER.LAYER_DECAY is {solver.LAYER_DECAY:g}, but {cfg.MODEL.BACKBONE.NAME} does "
+            "not support it. Set it to 1, or choose a network of timm."
         )
     after = max(layers.values(), default=0) + 1  # the FPN and the heads
     groups = []

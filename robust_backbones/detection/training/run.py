@@ -18,7 +18,7 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from robust_backbones import arithmetic
-from robust_backbones.core import results
+from robust_backbones.core import results, run_log
 from robust_backbones.core.detector_keys import CANDIDATES, CONTINUATION
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import atomic, claimed
@@ -87,14 +87,19 @@ def run(cfg: CfgNode, mode: Mode) -> None:
     silence_detectron2()
     arithmetic.set_tf32(False)
     register_custom(cfg)  # spawned processes start without registered datasets
-    if mode.eval_only:
-        _setup(cfg, mode)
-        evaluate(cfg, mode.resume)
-        return
-    with claimed(cfg.OUTPUT_DIR) if comm.is_main_process() else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        if comm.is_main_process() and not mode.eval_only:
+            stack.enter_context(claimed(cfg.OUTPUT_DIR))
+        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+        if comm.is_main_process():
+            stack.enter_context(run_log.log_to(Path(cfg.OUTPUT_DIR)))
+        if mode.eval_only:
+            _setup(cfg, mode)
+            evaluate(cfg, mode.resume)
+            return
         cfg, notes = continued(cfg, mode.resume, mode.restart_schedule)
         _setup(cfg, mode)
-        for note in notes:  # logged after the hundreds of lines of setup, and also in log.txt
+        for note in notes:  # in log.txt as well
             logging.getLogger("detectron2").warning(note)
         train(cfg, mode.resume, mode.restart_schedule)
 
@@ -106,17 +111,14 @@ def _setup(cfg: CfgNode, mode: Mode) -> None:
     interrupted write would leave only half of it. An evaluation does not replace the file of a
     training run.
     """
-    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fvcore")
-    log = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank())
-    log.info(
-        "Process %d of %d. Environment:\n%s",
-        comm.get_rank(),
-        comm.get_world_size(),
-        collect_env_info(),
-    )
-    log.info("%s", mode)
-    log.info("Running with full config:\n%s", cfg.dump())
+    for name in ("fvcore", "detectron2"):
+        log = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
+        for handler in log.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.filters = [_is_for_console]
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # missing CUDA on a CPU
+    run_log.note(f"Processes: {comm.get_world_size()}. Environment:\n{collect_env_info()}")
+    run_log.note(f"{mode}\nRunning with full config:\n{cfg.dump()}")
     path = os.path.join(cfg.OUTPUT_DIR, CONFIG)
     if comm.is_main_process() and not (mode.eval_only and os.path.exists(path)):
         with atomic(path) as temporary:
@@ -124,6 +126,55 @@ def _setup(cfg: CfgNode, mode: Mode) -> None:
     seed_all_rng(cfg.SEED + comm.get_rank())
     if not mode.eval_only:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+
+
+# Loggers whose messages are shown on the console, also if they are not warnings: results, progress
+# of training and of evaluation. `log.txt` has the messages of all loggers.
+_CONSOLE = ("detectron2", "detectron2.utils.events", "detectron2.evaluation.evaluator")
+
+
+def _is_for_console(record: logging.LogRecord) -> bool:
+    """Return whether a message is shown on the console.
+
+    Detectron2 warns about each tensor that is not in the weights or has another shape. Strict
+    loading reports the errors among them.
+    """
+    if record.name.startswith(("fvcore", "detectron2.checkpoint")):
+        return record.levelno >= logging.ERROR
+    return record.levelno >= logging.WARNING or record.name in _CONSOLE
+
+
+def _introduce(cfg: CfgNode, images: int | None = None) -> None:
+    """Print the start of a run, in process 0.
+
+    Args:
+        cfg: configuration.
+        images: number of training images; None for an evaluation.
+    """
+    if not comm.is_main_process():
+        return
+    network = f"{cfg.MODEL.META_ARCHITECTURE}, {cfg.MODEL.ROBUST.ARCH or cfg.MODEL.BACKBONE.NAME}"
+    tests = ", ".join(cfg.DATASETS.TEST) or "no test data"
+    gpus = comm.get_world_size()
+    device = f"{gpus} x {torch.cuda.get_device_name()}" if cfg.MODEL.DEVICE != "cpu" else "cpu"
+    rows = {"evaluation": network, "data": tests}
+    if images is not None:
+        solver = cfg.SOLVER
+        rows = {
+            "training": f"{network}, {solver.MAX_ITER} iterations, batch size "
+            f"{solver.IMS_PER_BATCH}, learning rate {solver.BASE_LR:g}",
+            "data": f"{', '.join(cfg.DATASETS.TRAIN)} ({images} images); {tests}",
+        }
+    run_log.introduce(
+        rows
+        | {
+            "weights": cfg.MODEL.WEIGHTS or "random",
+            "device": device,
+            "precision": precision_of(cfg),
+            "output": cfg.OUTPUT_DIR,
+            "log": os.path.join(cfg.OUTPUT_DIR, run_log.LOG),
+        }
+    )
 
 
 def train(cfg: CfgNode, resume: bool, restart_schedule: bool = False) -> None:
@@ -141,10 +192,11 @@ def train(cfg: CfgNode, resume: bool, restart_schedule: bool = False) -> None:
         UserError, Stopped: see `Trainer`.
     """
     trainer = Trainer(subset.hold_out(cfg))
+    _introduce(trainer.cfg, images=trainer.data_loader.images)
     trainer.resume_or_load(resume, restart_schedule)
     if trainer.start_iter >= trainer.max_iter and _has_result(trainer.cfg):
         logging.getLogger("detectron2").info(
-            "%s contains this run already, finished.", cfg.OUTPUT_DIR
+            "%s already contains this run, and it is finished. Nothing to do.", cfg.OUTPUT_DIR
         )
         return
     try:
@@ -202,6 +254,7 @@ def evaluate(cfg: CfgNode, resume: bool) -> None:
         UserError: the weights or the dataset are missing, or the file lacks tensors of the model.
     """
     started = time.perf_counter()
+    _introduce(cfg)
     model = Trainer.build_model(cfg)
     checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR)
     last = resume and checkpointer.has_checkpoint()

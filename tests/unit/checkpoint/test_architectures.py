@@ -57,7 +57,9 @@ def test_only_head_and_counters_may_be_missing(arch):
         "unknown 'another.weight'": tensors | {"another.weight": torch.empty(1)},
     }
     for message, spoiled in cases.items():
-        with pytest.raises(UserError, match=f"Differences from {arch}: .*{re.escape(message)}"):
+        with pytest.raises(
+            UserError, match=f"most similar one is {arch}. Differences: .*{re.escape(message)}"
+        ):
             networks.recognize(spoiled, None, "file")
 
 
@@ -85,8 +87,8 @@ FOREIGN = {
     "vgg11": "a VGG or AlexNet",
     "squeezenet1_0": "a SqueezeNet",
     "googlenet": "an Inception",
-    "densenet121": "Differences from densenet161",
-    "shufflenet_v2_x0_5": "Differences from shufflenet_v2_x1_0",
+    "densenet121": "most similar one is densenet161",
+    "shufflenet_v2_x0_5": "most similar one is shufflenet_v2_x1_0",
 }
 
 
@@ -117,7 +119,7 @@ OF_TIMM = {
     "xcit_nano_12_p16_224": "timm:xcit_nano_12_p16_224",
     "resnet18d": "timm:resnet18d",
     "resnet50c": "timm:resnet50c",
-    "resnet26": "Differences from resnet",
+    "resnet26": "most similar one is resnet",
     "resnet18": "resnet18",
     "seresnet18": "timm:seresnet18",
     "skresnet18": "look like a ResNet with attention",
@@ -193,7 +195,7 @@ def test_files_of_the_authors_are_renamed_by_timm_and_no_value_changes():
     [
         ("timm:convnext_tin", "no network 'convnext_tin'. Did you mean convnext_tiny"),
         ("timm:deit_tiny_distilled_patch16_224", "its last layer is several"),
-        ("convnext_tiny", "Names of timm's networks begin with timm:"),
+        ("convnext_tiny", "For networks of timm, give timm:NAME"),
     ],
 )
 def test_names_that_cannot_be_built(arch, message):

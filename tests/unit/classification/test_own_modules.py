@@ -57,7 +57,7 @@ def test_a_module_without_features_is_attacked_and_evaluated_only(tmp_path):
         measure_transfer(model, tmp_path / "transfer", dataset="digits")
     with pytest.raises(UserError, match="own:Net has no linear layer of this name.*Choose from fc"):
         Classifier.wrap(Net(), **STATISTICS, features="head")
-    with pytest.raises(UserError, match="--epsi is not an option; did you mean --eps|arguments"):
+    with pytest.raises(UserError, match="--epsi is not an option. Did you mean --eps|arguments"):
         measure_robustness(model, tmp_path / "eval2", dataset="digits", epsi=1)
 
 

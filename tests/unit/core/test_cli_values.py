@@ -12,9 +12,9 @@ RIGHT = [
     (cli.batch, "2", 2),
     (cli.seed, "0", 0),
     (cli.seed, str(2**31 - 1), 2**31 - 1),
-    (cli.radius, "0", 0.0),
-    (cli.radius, "4/255", 4 / 255),
-    (cli.radius, "1e-3", 0.001),
+    (cli.eps, "0", 0.0),
+    (cli.eps, "4/255", 4 / 255),
+    (cli.amount, "1e-3", 0.001),
     (cli.positive, "0.5", 0.5),
     (cli.fraction, "1/2", 0.5),
 ]
@@ -22,7 +22,9 @@ WRONG = [
     (cli.count, ["0", "-1", "1.5", "", "many"], "a whole number of at least 1"),
     (cli.batch, ["1", "2.0"], "a whole number of at least 2"),
     (cli.seed, ["-1", str(2**31)], "a whole number in [0, 2**31)"),
-    (cli.radius, ["-0.1", "nan", "inf", "1/0", "1e999", "4/", "4 / 255x"], "a finite number"),
+    (cli.amount, ["-0.1", "nan", "inf", "1/0", "1e999", "4/"], "a finite number of at least 0"),
+    (cli.eps, ["-1", "4 / 255x"], "a finite number of at least 0, such as 3 or 4/255"),
+    (cli.positive_eps, ["0"], "a finite number above 0, such as 3 or 4/255"),
     (cli.positive, ["0", "-1", "0/255"], "a finite number above 0"),
     (cli.fraction, ["0", "1", "nan"], "a number between 0 and 1"),
 ]

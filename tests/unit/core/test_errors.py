@@ -52,7 +52,7 @@ def test_similar_names_are_suggested(name, names, similar):
     [
         ("pest", ["pets", "cars"], "unused", "Did you mean pets? Choose from pets, cars."),
         ("birds", ["pets", "cars"], "", "Choose from pets, cars."),
-        ("nome7", MANY, "List all with: list", "Did you mean name7 or .*[?] List all with: list"),
+        ("nome7", MANY, "List all with: list", "Did you mean name7, .*[?] List all with: list"),
         ("zzz", MANY, "List all with: list", "List all with: list"),
         ("zzz", MANY, "", f"Choose from {', '.join(MANY[:12])}, and 8 more."),
     ],

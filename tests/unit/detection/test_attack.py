@@ -223,10 +223,10 @@ def test_a_distributed_wrapper_is_looked_into(detector, cfg, tmp_path):
 
 
 MISTAKES = [
-    ({"constraint": "l1"}, "constraint 'l1' is unknown; choose from l2, linf"),
+    ({"constraint": "l1"}, "constraint 'l1' is unknown. Choose from l2, linf"),
     (
         {"loss": "boxes"},
-        "loss 'boxes' is unknown; choose from all, classification, localization, mask",
+        "loss 'boxes' is unknown. Choose from all, classification, localization, mask",
     ),
     ({"eps": -1.0}, "eps is -1.0; it must be a finite number of at least 0"),
     ({"eps": float("nan"), "step_size": 1.0}, "eps is nan"),

@@ -182,7 +182,7 @@ def test_a_missing_or_broken_config_is_named(tmp_path):
     (tmp_path / "bad.yaml").write_text("MODEL: [")
     with pytest.raises(UserError, match="config file '.*' is a folder"):
         config.load_config(tmp_path)
-    with pytest.raises(UserError, match="bad.yaml or overrides: "):
+    with pytest.raises(UserError, match="bad.yaml: "):
         config.load_config(tmp_path / "bad.yaml")
 
 

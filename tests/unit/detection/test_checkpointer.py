@@ -53,12 +53,12 @@ def exact_but_short(contents):
 
 
 SPOILED = [
-    (exact_but_short, "1 tensors of the backbone did not come .*res5.1.conv2.norm.bias"),
-    (without("res4.0.shortcut.weight"), "1 tensors of the backbone .*res4.0.shortcut.weight"),
+    (exact_but_short, "1 tensors are missing .*res5.1.conv2.norm.bias"),
+    (without("res4.0.shortcut.weight"), "1 tensors are missing .*res4.0.shortcut.weight"),
     (without("stem.conv1.norm.running_mean"), "1 tensors .*stem.conv1.norm.running_mean"),
-    (shorter("res5.1.conv2.norm.bias"), "1 tensors of the backbone .*res5.1.conv2.norm.bias"),
-    (unprefixed, "backbone of this config .these are a resnet18.. 100 tensors .* and 94 more"),
-    (classifier, "The weights are a classifier. Convert them with robust-backbones convert"),
+    (shorter("res5.1.conv2.norm.bias"), "1 tensors are missing .*res5.1.conv2.norm.bias"),
+    (unprefixed, "weights of a resnet18 do not fit the backbone .* 100 tensors .* and 97 more"),
+    (classifier, "the weights are a classifier. Convert them: robust-backbones convert"),
     (metadata("channel_order", "BGR"), "INPUT.FORMAT is RGB, but the weights require BGR"),
 ]
 
@@ -117,7 +117,9 @@ def test_another_architectures_weights_are_refused(tmp_path):
     contents = export.detectron2_contents(read_checkpoint(tmp_path / "r50.pth"))
     save_file(contents, tmp_path / "backbone.pth")
     made = trainer.Trainer(small(tmp_path, tmp_path / "backbone.pth"))
-    with pytest.raises(UserError, match="of this config .these are a resnet50."):
+    with pytest.raises(
+        UserError, match="weights of a resnet50 do not fit the backbone of this config"
+    ):
         made.resume_or_load(resume=False)
 
 
@@ -129,7 +131,7 @@ def test_random_weights_must_be_said_and_are_logged(tmp_path, caplog):
 
 
 def test_evaluation_requires_the_heads_too(tmp_path, resnet18_backbone):
-    with pytest.raises(UserError, match="tensors of the model did not come from the"):
+    with pytest.raises(UserError, match="tensors are missing or have another shape"):
         run.evaluate(small(tmp_path, resnet18_backbone), resume=False)
 
 

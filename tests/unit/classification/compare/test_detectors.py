@@ -126,7 +126,7 @@ def test_a_config_is_read_as_training_reads_it(path):
 
 
 REFUSED = {
-    "--test: it belongs to one DATA": settings("voc:a", "voc:b", test="voc:c:d"),
+    "--test applies to one DATA": settings("voc:a", "voc:b", test="voc:c:d"),
     "--set trials: give a config key": settings(changes=(("trials", "3"),)),
 }
 

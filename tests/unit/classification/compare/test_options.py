@@ -47,7 +47,7 @@ def test_a_trailing_slash_or_a_file_ending_does_not_change_the_name(tmp_path):
         (["digts"], "Did you mean digits"),
         (["missing/folder"], "no file or folder has this path"),
         (["flowers"], "--data"),
-        (["digits", "coco:a:b.json"], "two commands"),
+        (["digits", "coco:a:b.json"], "separate commands"),
         ([".", "--test", "voc:a:val"], "--test voc:a:val: DATA . is an image folder"),
         (["digits", "--plan", "--more"], "exclude each other"),
     ],

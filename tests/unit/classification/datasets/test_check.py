@@ -165,7 +165,7 @@ def test_the_command_continues_after_an_unusable_dataset(tree, monkeypatch, tmp_
     for i in range(4):
         cut(tree / "train" / "cow" / f"train{i:04}.jpg")
     image("L").save(tree / "test" / "bee" / "test0001.jpg")
-    arguments = ["check", "folder", "dtd", "--data", str(tmp_path), "--report"]
+    arguments = ["check", "folder", "dtd", "--data", str(tmp_path), "--output"]
     for report in (tmp_path / "report.json", tmp_path / "report.csv"):
         with pytest.raises(SystemExit) as stopped:
             main([*arguments, str(report)])
@@ -205,7 +205,7 @@ def test_shards_are_only_counted(tree, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["check", "mnist"], "dataset 'mnist' is unknown. Choose folder for your own"),
+        (["check", "mnist"], "dataset 'mnist' is unknown. For your own images, choose folder"),
         (
             ["check", "cars"],
             "dataset 'cars' needs data, .* Pass --data DIR, or set ROBUST_BACKBONES_DATA",

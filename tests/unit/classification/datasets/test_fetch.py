@@ -108,7 +108,7 @@ def test_manual_instructions(name, tmp_path):
     row, text = DATASETS[name], manual_instructions(name, tmp_path)
     assert row.manual_download in text and str(tmp_path / name) in text
     assert row.homepage.startswith("https://") or name == "folder"
-    assert f"classification.datasets check {name} --data {tmp_path}" in text
+    assert f"robust-backbones datasets check {name} --data {tmp_path}" in text
     assert not row.torchvision or hasattr(tv, row.torchvision)
 
 

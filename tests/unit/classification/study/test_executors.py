@@ -139,7 +139,7 @@ def test_a_run_goes_where_its_features_are(tmp_path, cluster):
 
 
 def test_no_cluster_no_ray(monkeypatch, tmp_path):
-    with pytest.raises(UserError, match="--address 127.0.0.1:1: no Ray cluster answers"):
+    with pytest.raises(UserError, match="--address 127.0.0.1:1: no Ray cluster responds"):
         RayExecutor("127.0.0.1:1")
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "ray", None)

@@ -156,7 +156,7 @@ def test_a_study_from_the_first_run_to_the_last(tmp_path, capsys):
     file = toy(tmp_path, 4)
     contents = file.read_text().replace("common:", "common:\n  fails: 1")
     file.write_text(contents)
-    study.main(["run", str(file), "--pause", "0.1", "--jobs", "2", "--gpus", "0"])
+    study.main(["run", str(file), "--pause", "0.1", "--jobs", "2", "--num-gpus", "0"])
     out = capsys.readouterr().out
     assert out.count("failed in") == 4 and out.count("finished in") == 4 and "(not yet)" in out
     assert "| 3 | 3 |" in out
@@ -176,7 +176,7 @@ def test_failed_runs_wait_for_retry(tmp_path, capsys):
         err = capsys.readouterr().err
         assert stop.value.code == 2 and "failed: toy, 0: not yet  (see " in err
         assert "1 of 1 runs failed. Fix the causes above, then run: " in err
-        assert f"python -m classification.study retry {file}" in err
+        assert f"robust-backbones study retry {file}" in err
     (run,) = read_study(file)
     assert len(starts(run)) == 1
     study.main(["status", str(file)])
@@ -202,8 +202,8 @@ def patch_gpus(monkeypatch, count: int) -> None:
         (4, 0, (), ["", "", "", ""], "8"),  # nobody counts GPUs
         (2, 0.5, (), ["0", "0", "1", "1"], "2"),
         (2, 1, ("--jobs", "1"), ["0", "0", "0", "0"], "8"),
-        (4, 1, ("--gpus", "1"), ["0", "0", "0", "0"], "8"),
-        (4, 1, ("--gpus", "0"), ["", "", "", ""], "8"),
+        (4, 1, ("--num-gpus", "1"), ["0", "0", "0", "0"], "8"),
+        (4, 1, ("--num-gpus", "0"), ["", "", "", ""], "8"),
         (2, 5, (), ["0,1"] * 4, "4"),  # no machine has more
         (0, 1, (), [""] * 4, "8"),
         (0, 1, ("--jobs", "4"), [""] * 4, "2"),
@@ -228,8 +228,12 @@ def test_gpus_and_threads_of_four_runs(
 @pytest.mark.parametrize(
     ("found", "words", "message"),
     [
-        (2, "4", "--gpus 4: 2 GPUs are visible on this machine. Use --gpus 2."),
-        (0, "1", "--gpus 1: no GPUs are visible on this machine. Omit --gpus to use the CPU."),
+        (2, "4", "--num-gpus 4: 2 GPUs are visible on this machine. Use --num-gpus 2."),
+        (
+            0,
+            "1",
+            "--num-gpus 1: no GPUs are visible on this machine. Omit --num-gpus to use the CPU.",
+        ),
     ],
 )
 def test_more_gpus_than_the_machine_has(tmp_path, monkeypatch, capsys, found, words, message):
@@ -237,7 +241,7 @@ def test_more_gpus_than_the_machine_has(tmp_path, monkeypatch, capsys, found, wo
     file = toy(tmp_path, 1)
     file.write_text(file.read_text() + "resources: {gpus: 1}\n")
     with pytest.raises(SystemExit):
-        study.main(["run", str(file), "--gpus", words])
+        study.main(["run", str(file), "--num-gpus", words])
     assert message in capsys.readouterr().err
 
 
@@ -272,7 +276,7 @@ def test_half_gpus_are_used_two_at_a_time(tmp_path):
 def test_a_stopped_study_has_its_runs_save_themselves(tmp_path, number):
     file = toy(tmp_path, 3, sleep=30)
     runs = read_study(file)
-    process = driver("run", file, "--gpus", "0")
+    process = driver("run", file, "--num-gpus", "0")
     wait_for(lambda: starts(runs[0]))
     time.sleep(0.3)  # until it has its handler
     assert state(runs[0]) == ("running", "")
@@ -287,12 +291,12 @@ def test_a_stopped_study_has_its_runs_save_themselves(tmp_path, number):
 def test_a_killed_study_leaves_nothing_to_be_made_twice(tmp_path):
     file = toy(tmp_path, 2, sleep=2)
     runs = read_study(file)
-    process = driver("run", file, "--gpus", "0")
+    process = driver("run", file, "--num-gpus", "0")
     wait_for(lambda: starts(runs[0]))
     process.kill()
     process.wait()
     assert alive(starts(runs[0])[0]) and state(runs[0])[0] == "running"
-    again = driver("run", file, "--gpus", "0", "--pause", "0.3")
+    again = driver("run", file, "--num-gpus", "0", "--pause", "0.3")
     out, _ = again.communicate(timeout=60)
     assert again.returncode == 0 and "busy" in out
     assert [len(starts(run)) for run in runs] == [1, 1]
@@ -311,8 +315,8 @@ def test_a_killed_study_leaves_nothing_to_be_made_twice(tmp_path):
     ],
 )
 def test_last_words(tmp_path, log, code, expected):
-    (tmp_path / "log.txt").write_text(log)
-    assert execute.last_error(tmp_path / "log.txt", code) == expected
+    (tmp_path / "console.txt").write_text(log)
+    assert execute.last_error(tmp_path / "console.txt", code) == expected
 
 
 def test_torn_notes_and_broken_results_are_not_trusted(tmp_path):

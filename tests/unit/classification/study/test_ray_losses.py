@@ -89,7 +89,7 @@ def test_a_cluster_that_does_not_come_back_is_waited_for(tmp_path, monkeypatch):
     executor.start(first)
     assert not executor.has_room(second)
     ((run, attempt),) = executor.wait(0)
-    assert run == first and attempt.state == LOST and "no Ray cluster answers" in attempt.error
+    assert run == first and attempt.state == LOST and "no Ray cluster responds" in attempt.error
 
 
 def _gone(**options):

@@ -34,7 +34,7 @@ def test_results_in_object_storage(tmp_path, monkeypatch, capsys):
     ]
     file = write(tmp_path / "s.yaml", json.dumps({"output": url, "parts": parts}))
     monkeypatch.setenv("ROBUST_BACKBONES_CACHE", str(tmp_path / "one"))
-    study.main(["run", str(file), "--gpus", "0"])
+    study.main(["run", str(file), "--num-gpus", "0"])
     assert "| 1 | 1 |" in capsys.readouterr().out
     kept = sorted(p.relative_to(tmp_path / "bucket") for p in (tmp_path / "bucket").rglob("*.json"))
     assert [path.name for path in kept] == ["result.json", "run.json"] * 4
@@ -46,7 +46,7 @@ def test_results_in_object_storage(tmp_path, monkeypatch, capsys):
     lost.unlink()
     study.main(["status", str(file)])
     assert "4 runs: 3 finished, 1 interrupted" in capsys.readouterr().out
-    study.main(["run", str(file), "--gpus", "0"])
+    study.main(["run", str(file), "--num-gpus", "0"])
     assert capsys.readouterr().out.count("finished in") == 1 and lost.exists()
     assert len(starts(runs[0])) == 0 and len(starts(runs[3])) == 2
 
@@ -99,7 +99,7 @@ def _denied(*args, **options):
         (["memory://empty/study", "--output", "r"], "memory://empty/study has no files. Give the"),
         (["nowhere://x", "--output", "r"], "nowhere://x cannot be accessed (Protocol not known"),
         (["memory://denied", "--output", "r"], "memory://denied cannot be accessed (PermissionE"),
-        (["x", "--output", "s3://bucket/r"], "--output: 's3://bucket/r' is a URL; give a local"),
+        (["x", "--output", "s3://bucket/r"], "--output: 's3://bucket/r' is a URL. Give a local"),
         (["x", "--output", "r", "--study", "s3://b/s.yaml"], "--study: 's3://b/s.yaml' is a URL"),
     ],
 )

@@ -79,11 +79,10 @@ def test_an_evaluation_stops_between_batches(trained):
     assert len(seen) == 2
 
 
-def test_choosing_a_device(capsys):
+def test_choosing_a_device():
     assert choose_device("cpu") == torch.device("cpu")
     cuda = torch.cuda.is_available()
     assert choose_device(None).type == ("cuda" if cuda else "cpu")
-    assert cuda or "no GPU found" in capsys.readouterr().out
     for name in ("gpu9", "meta"):
         with pytest.raises(
             UserError, match=f"--device {name}: torch cannot use this device. Choose from .*cpu"
@@ -91,7 +90,7 @@ def test_choosing_a_device(capsys):
             choose_device(name)
 
 
-def test_the_number_of_loading_workers_is_printed_with_the_device(monkeypatch, capsys):
+def test_the_number_of_loading_workers(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(12), raising=False)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     for device, wanted, most, workers in [
@@ -101,4 +100,3 @@ def test_the_number_of_loading_workers_is_printed_with_the_device(monkeypatch, c
         ("meta", None, 4, 4),
     ]:
         assert loading_workers(wanted, torch.device(device), most) == workers
-        assert capsys.readouterr().out == f"device {device}, {workers} loading workers\n"

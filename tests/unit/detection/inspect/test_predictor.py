@@ -188,13 +188,19 @@ def refused(run, tmp_path, backbone):
         "lone checkpoint": ((tmp_path / "alone.pth",), "contains no config.yaml.*Give the config"),
         "no checkpoint": ((tmp_path / "unfinished",), "contains no checkpoint. Give weights"),
         "no config": (("none.yaml",), "config file 'none.yaml' does not exist"),
-        "backbone": ((config, backbone), "a whole detector .* tensors of the model did not come"),
-        "short": ((config, tmp_path / "short.pth"), "1 tensors of the model .*cls_score.bias"),
+        "backbone": (
+            (config, backbone),
+            "do not fit the detector of this config.* tensors are missing",
+        ),
+        "short": ((config, tmp_path / "short.pth"), "1 tensors are missing .*cls_score.bias"),
         "no weights": ((config, ""), "MODEL.WEIGHTS is empty. Give the checkpoint of a"),
         "missing": ((config, "none.pth"), "MODEL.WEIGHTS 'none.pth' does not exist. Give the"),
         "key": ((run, None, None, ["MODEL.NOTHING", 1]), "MODEL.NOTHING is not a conf"),
         "CfgNode key": ((small(run, final), None, None, ["MODEL.NOTHING", 1]), "MODEL.NOTHING"),
-        "other model": ((run, None, None, ["MODEL.FPN.OUT_CHANNELS", 8]), "did not come from the"),
+        "other model": (
+            (run, None, None, ["MODEL.FPN.OUT_CHANNELS", 8]),
+            "tensors are missing or have another shape",
+        ),
         "device": ((run, None, "gpu"), "device 'gpu' is unknown. Use 'cuda', 'cuda:1' or 'cpu'"),
     }
 

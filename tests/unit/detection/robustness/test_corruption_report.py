@@ -268,7 +268,7 @@ def test_the_whole_path_and_further_kinds(tmp_path, weights, capsys):
     assert "Do not compare them" in capsys.readouterr().out
 
     corrupt.main([*given, "--corruptions", "fog", "pixelate", "--severities", "1"])
-    assert "2 of 3 conditions were measured before" in capsys.readouterr().out
+    assert "2 of 3 conditions are measured already" in capsys.readouterr().out
     again = json.loads((tmp_path / "result.json").read_text())["metrics"]
     assert again["corruptions"]["fog 1"] == metrics["corruptions"]["fog 1"]
     with pytest.raises(SystemExit):

@@ -226,7 +226,10 @@ MISTAKES = [
     (["DATASETS.TRAIN", "['digit_scene']"], "'digit_scene' is not registered. Did you mean digit"),
     (["DATASETS.TEST", "['coco_2017_val']"], "set DETECTRON2_DATASETS"),
     (["MODEL.WEIGHTS", "none.pth"], "'none.pth' does not exist. Give the checkpoint of a det"),
-    (["MODEL.WEIGHTS", "output/demo/x.pth"], "does not exist. Create it with: make demo"),
+    (
+        ["MODEL.WEIGHTS", "output/demo/x.pth"],
+        "does not exist. Create it with: robust-backbones demo",
+    ),
     (["MODEL.WEIGHTS", "none.pth", "--eval-only"], "Give the checkpoint of a detector"),
     (["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(DIGITS)], "is not a checkpoint"),
     (["--num-gpus", "99"], "--num-gpus 99: this machine has"),
@@ -253,7 +256,7 @@ MISTAKES = [
         ["MODEL.ROBUST.ARCH", "resnet51"],
         'Set it to "" for the architecture of the weights. Did you',
     ),
-    (["MODEL.ROBUST.ARCH", "resnet50"], "is a resnet18. Set MODEL.ROBUST.ARCH to resnet18, to"),
+    (["MODEL.ROBUST.ARCH", "resnet50"], "is a resnet18. Set MODEL.ROBUST.ARCH to resnet18 or"),
     (
         ["MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RETINANET.NUM_CLASSES", "10"],
         "Set MODEL.BACKBONE.NAME to build_robust_retinanet_resnet_fpn_backbone",
