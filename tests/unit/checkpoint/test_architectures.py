@@ -69,7 +69,7 @@ def test_a_wrong_expectation_names_the_right_architecture():
     ):
         networks.recognize(shapes("resnet34"), "resnet50", "file")
     with pytest.raises(
-        UserError, match="architecture 'resnet9' is unknown. Did you mean resnet18 or"
+        UserError, match="architecture 'resnet9' is unknown. Did you mean resnet18,"
     ):
         networks.recognize(shapes("resnet34"), "resnet9", "file")
     with pytest.raises(UserError, match="'fc.weight' and 'fc.bias' have different numbers"):
