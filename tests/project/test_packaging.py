@@ -213,9 +213,7 @@ def test_a_config_that_does_not_exist_suggests_others(name, near):
 
 
 def test_every_command_is_an_entry_of_the_table(capsys):
-    with pytest.raises(
-        UserError, match="command 'trane' is unknown. Did you mean train or transfer"
-    ):
+    with pytest.raises(UserError, match="command 'trane' is unknown. Did you mean train, transfer"):
         run("robust-backbones", COMMANDS, ["trane"])
     run("robust-backbones", COMMANDS, [])
     listed = [line.split()[1] for line in capsys.readouterr().out.splitlines()[:-1]]
