@@ -339,7 +339,7 @@ def test_help_explains_every_option_and_is_fast():
         check=True,
     )
     assert time.perf_counter() - start < 1.5
-    text = done.stdout.split("what:\n")[1]
+    text = done.stdout.split("networks and images:\n")[1]
     found = [" ".join(part.split()) for part in re.split(r"\n  --", "\n" + text)[1:]]
     assert len(found) >= 18 and all(re.search("default|required", option) for option in found)
     assert MODES == ("visualize", "invert", "both")
