@@ -31,7 +31,7 @@ PROMISED = {
 SMALLER = {
     "--epochs 3": "--epochs 1 --limit 200 --test-limit 20",
     "--limit 150": "--limit 60 --test-limit 60",
-    "= 600, (450,)": "= 4, (3,)",
+    "= 300, (225,)": "= 4, (3,)",
 }
 
 
