@@ -57,7 +57,7 @@ def test_trials(tmp_path, rows, groups, added):
     ("rows", "message"),
     [
         ([], "No answer yet"),
-        ([row("a", "no difference")], "tells on all tasks"),
+        ([row("a", "no difference")], "the report has an answer for every task"),
         ([row("a", trials=[3, 9])], "does not contain the latest trials"),
         (
             [row("a", images=[900, 2000], would_tell="900 to 2,000 test images")],

@@ -181,7 +181,7 @@ def test_image_size_does_not_resize_stored_images():
 @pytest.mark.parametrize(
     "arguments, options, message",
     [
-        (("cifr10", "train"), {}, "dataset 'cifr10' is unknown. Did you mean cifar10, "),
+        (("cifr10", "train"), {}, "dataset 'cifr10' is unknown. Did you mean cifar10 or cifar100"),
         (("digits", "dev"), {}, "split 'dev' of digits is unknown. Choose from train, val, test"),
         (("digits", "val"), {}, "digits has no split 'val'. Choose the part"),
         (("digits", "train"), {"held_out": 1}, "held-out part 1 is invalid. Choose a number in"),

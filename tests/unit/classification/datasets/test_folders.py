@@ -104,7 +104,7 @@ BREAKAGES = [
         "test",
         "no folder 'test' or .* 'validation'. It has the folders 'train'. Rename",
     ),
-    (shutil.rmtree, "train", "tree does not exist. Expected .*train/<class>/<image>"),
+    (shutil.rmtree, "train", "tree does not exist. Give a folder with train/<class>/<image>"),
     (
         lambda t: (t / "test" / "cow").rename(t / "test" / "yak"),
         "train",
