@@ -90,7 +90,7 @@ def test_twins_of_other_pretraining_data_are_compared_with_a_warning():
     robust, twin = "robust://swin_large_linf_eps4_liu2023", "swin_large_patch4_window7_224"
     twin = f"timm://{twin}.ms_in22k_ft_in1k"
     other = "timm://swin_large_patch4_window7_224.ms_in22k"  # not its twin
-    arch = zoo.find(robust).arch
+    arch = zoo.find_model(robust).arch
     assert is_twin(robust, twin) and not is_twin(robust, other) and not is_twin(twin, robust)
     found = [
         record(name, arch=arch, seeds=(seed,), accuracy=70.0 + seed)
