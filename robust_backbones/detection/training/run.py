@@ -128,9 +128,14 @@ def _setup(cfg: CfgNode, mode: Mode) -> None:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
 
 
-# Loggers whose messages are shown on the console, also if they are not warnings: results, progress
-# of training and of evaluation. `log.txt` has the messages of all loggers.
-_CONSOLE = ("detectron2", "detectron2.utils.events", "detectron2.evaluation.evaluator")
+# Loggers whose messages are shown on the console, also if they are not warnings: results, the first
+# iteration, progress of training and of evaluation. `log.txt` has the messages of all loggers.
+_CONSOLE = (
+    "detectron2",
+    "detectron2.engine.train_loop",
+    "detectron2.utils.events",
+    "detectron2.evaluation.evaluator",
+)
 
 
 def _is_for_console(record: logging.LogRecord) -> bool:

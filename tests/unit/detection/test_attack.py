@@ -228,7 +228,7 @@ MISTAKES = [
         {"loss": "boxes"},
         "loss 'boxes' is unknown. Choose from all, classification, localization, mask",
     ),
-    ({"eps": -1.0}, "eps is -1.0; it must be a finite number of at least 0"),
+    ({"eps": -1.0}, "eps is -1.0. It must be a finite number of at least 0"),
     ({"eps": float("nan"), "step_size": 1.0}, "eps is nan"),
     ({"step_size": float("inf")}, "step_size is inf"),
     ({"steps": 0, "step_size": 1.0}, "steps is 0; it must be at least 1"),

@@ -25,9 +25,9 @@ def spoiled(tmp_path) -> dict[str, object]:
 
 
 PREDICTIONS = {
-    "image": r"prediction 0 .* image_id is 99999, which is not in digit_scenes_val \(0, 1, 2",
-    "class": "category_id is 77, which is not in digit_scenes_val",
-    "keys": "prediction 0 .from 0. has no category_id. It must have image_id, category_id, score",
+    "image": r"predictions\[0\]: image_id is 99999. The ids in digit_scenes_val are 0, 1, 2",
+    "class": "category_id is 77. The ids in digit_scenes_val are ",
+    "keys": r"predictions\[0\] has no category_id. It must have image_id, category_id, score",
     "box": r"has bbox \[1, 2, 3\]. It must be \[x, y, width, height\], four finite numbers",
     "number": "has score 'high'. It must be a finite number",
     "dictionary": "must be a list of predictions, not a dict",

@@ -127,7 +127,7 @@ def test_an_absent_package_is_told_of_before_any_work(monkeypatch, capsys, tmp_p
 def test_another_package_of_that_name_is_not_taken(monkeypatch):
     monkeypatch.setitem(sys.modules, "imagecorruptions", object())
     monkeypatch.setattr(corruptions, "PACKAGE", "no-such-distribution")
-    with pytest.raises(UserError, match="need the package no-such-distribution"):
+    with pytest.raises(UserError, match="no-such-distribution is not installed"):
         corruptions.package_version()
 
 
