@@ -175,7 +175,7 @@ def test_random_starts_of_l2_lie_on_the_sphere_and_of_linf_in_the_box():
     "change, message",
     [
         (dict(constraint="l1"), "'l1' is unknown. Choose from l2, linf"),
-        (dict(eps=-0.1), "eps is -0.1; it must be a finite number of at least 0"),
+        (dict(eps=-0.1), "eps is -0.1. It must be a finite number of at least 0"),
         (dict(eps=float("nan")), "eps is nan"),
         (dict(steps=0), "steps is 0; it must be at least 1"),
         (dict(step_size=-1.0), "step_size is -1.0"),
