@@ -47,7 +47,8 @@ def commands() -> str:
     parts = [
         "# Commands\n\n"
         "Every command explains its options with `--help`. All commands share their exit codes: "
-        "0 for success, 2 for invalid input, and 75 for an interrupted run that can resume."
+        "0 for success, 1 if a check or a step of the demo failed, 2 for invalid input, and 75 for "
+        "an interrupted run that can resume."
     ]
     for name, (_, about) in program.COMMANDS.items():
         parts.append(f"## {name}\n\n{about[0].upper()}{about[1:]}.")

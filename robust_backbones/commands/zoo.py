@@ -43,15 +43,16 @@ _PAPER_HEAD = """
 
 The files are on the Hugging Face Hub: {files}. The standard twin of each model is the `l2_eps0` row
 of its architecture. An architecture may also be spelled as in the file names, and a whole number as
-`3` or `3.0`. Input: 256, 224, bilinear.
+`3` or `3.0`. Input: 256, 224, bilinear. `robust-backbones zoo show NAME` prints the file and its
+whole SHA-256.
 
-| name | ε | ImageNet, % | AutoAttack, % | MB | file | SHA-256 |
-|---|---|---|---|---|---|---|"""
+| name | ε | ImageNet, % | AutoAttack, % | MB | SHA-256 |
+|---|---|---|---|---|---|"""
 _OTHERS_HEAD = """
 ## {title}
 
-| name | network | ImageNet, % | {measure}, % | input | standard twin |
-|---|---|---|---|---|---|"""
+| name, network | ImageNet, % | {measure}, % | input | standard twin |
+|---|---|---|---|---|"""
 _REFUSED_HEAD = """
 ## Not supported
 
@@ -168,7 +169,7 @@ def _table(args: argparse.Namespace) -> None:
     for m in (m for m in zoo.MODELS.values() if m.source is paper):
         digest = f"`{m.sha256[:16]}…`" if m.sha256 else ""
         accuracies = _accuracies(m, m.robust_accuracy)
-        _print_row(f"`{m.name}`", _eps(m), *accuracies, _format(m.size_mb), f"`{m.file}`", digest)
+        _print_row(f"`{m.name}`", _eps(m), *accuracies, _format(m.size_mb), digest)
     towers = [m for m in others if m.name.startswith("clip_")]
     robust = [m for m in others if m.constraint and m not in towers]
     _print_others(
@@ -194,7 +195,7 @@ def _print_others(
     print(_OTHERS_HEAD.format(title=title, measure=measure))
     for m, accuracy in models:
         twin = " ".join(filter(None, (m.twin and f"`{m.twin}`", m.note)))
-        _print_row(f"`{m.name}`", f"`{m.arch}`", *_accuracies(m, accuracy), _input(m), twin)
+        _print_row(f"`{m.name}`<br>`{m.arch}`", *_accuracies(m, accuracy), _input(m), twin)
 
 
 def _host(source: zoo.Source) -> str:
