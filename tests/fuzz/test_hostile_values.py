@@ -97,7 +97,7 @@ def test_a_detector_is_a_dictionary_of_tensors(tmp_path, model):
 
 
 @pytest.mark.parametrize(
-    "metadata", [{"mean": "red"}, {"std": []}, {"mean": [None] * 3}, {"classes": 1}]
+    "metadata", [{"mean": "red"}, {"std": []}, {"mean": [None] * 3}, {"classes": "red"}]
 )
 def test_metadata_of_a_detector_that_are_none(metadata):
     class Model(torch.nn.Module):

@@ -135,12 +135,12 @@ def test_the_limit_of_detections_and_the_last_line(tmp_path, files, capsys):
 
 
 MISTAKES = [
-    (row(image_id="1"), (), 'prediction 0 (from 0): image_id is the text "1", but the ids in '),
+    (row(image_id="1"), (), 'predictions[0]: image_id is the text "1", but the ids in '),
     ({}, (), "found.json must be a list of predictions, not a dict"),
-    (row(image_id=99), (), "found.json: prediction 0 (from 0): image_id is 99"),
-    (row(category_id=1), (), "category_id is 1, which"),
-    (row(score=None), (), "prediction 0 (from 0) has no score"),
-    (row(), ("--tasks", "segm"), "prediction 0 (from 0) has no segmentation"),
+    (row(image_id=99), (), "found.json: predictions[0]: image_id is 99"),
+    (row(category_id=1), (), "category_id is 1. The ids in "),
+    (row(score=None), (), "predictions[0] has no score"),
+    (row(), ("--tasks", "segm"), "predictions[0] has no segmentation"),
     (row(), ("--areas", "5"), "The area edges are [5.0]. They must be at least two"),
     (row(), ("--areas", "16", "0"), "must be at least two increasing numbers"),
     (row(), ("--annotations", "absent.json"), "cannot read absent.json: No such file"),
@@ -181,4 +181,4 @@ def test_a_truth_must_be_named(files, capsys):
     with pytest.raises(SystemExit) as stop:
         run(files[0])
     assert stop.value.code == 2
-    assert "--annotations --dataset is required" in capsys.readouterr().err
+    assert "give --annotations or --dataset" in capsys.readouterr().err

@@ -268,7 +268,7 @@ MISTAKES = [
     ),
     (
         "output: o\ncommon:\n  dataset: digits\n  sed: 3\n  weights: w",
-        "classification.transfer has no option 'sed'. Did you mean seed?",
+        "transfer has no option 'sed'. Did you mean seed?",
     ),
     (
         "output: o\ncommon:\n  dataset: digits\n  trials: none\n  weights: w",

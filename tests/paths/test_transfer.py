@@ -238,7 +238,7 @@ def test_learning_rates_are_pruned_only_on_demand(network, tmp_path):
 
 def test_features_are_computed_once(runs, network, tmp_path, monkeypatch):
     runs("logistic")
-    monkeypatch.setattr(loader, "test_batches", None)  # any call would fail
+    monkeypatch.setattr(loader, "load_batches", None)  # any call would fail
     found = run(network, tmp_path / "again", "--trials", "2")
     assert found["metrics"] == result(runs("logistic"))["metrics"]
 
