@@ -21,6 +21,7 @@ from robust_backbones import arithmetic
 from robust_backbones.commands import conversion
 from robust_backbones.commands.check import devices
 from robust_backbones.core.errors import UserError
+from robust_backbones.core.input_statistics import IMAGENET
 from robust_backbones.detection.inspect import page
 from robust_backbones.detection.robustness import attack_evaluation, corruption_evaluation, grid
 from robust_backbones.detection.training import run as detector_run
@@ -113,7 +114,9 @@ def test_detector_commands_turn_tf32_off(name, tmp_path, monkeypatch):
 
 
 def test_convert_and_check_turn_tf32_off(monkeypatch):
-    source = SimpleNamespace(arch="resnet18", layout="torchvision", sha256="", tensors={})
+    source = SimpleNamespace(
+        arch="resnet18", layout="torchvision", sha256="", tensors={}, statistics=IMAGENET
+    )
     monkeypatch.setitem(conversion.TARGETS, "x", SimpleNamespace(contents=lambda source: {}))
     convert = lambda: conversion.convert(source, "", "", "x", check=True)  # noqa: E731
     assert stopped_at(monkeypatch, conversion, "_verify", convert) == (False, False)
@@ -153,7 +156,7 @@ def test_features_use_tf32_in_this_precision_only():
     seen, x = [], torch.zeros(2, 3, 4, 4)
     arithmetic.set_tf32(False)
     for precision in ("float32", "tf32", "bfloat16"):
-        found = features._compute(model, [(x, None)], precision, None, lambda *args: None)
+        found = features._compute(model, [(x, None)], precision, None, "", lambda *args: None)
         assert found.dtype == "float32" and flags() == (False, False)
     assert seen == [(False, False), (True, True), (False, False)]
 
@@ -169,8 +172,9 @@ def test_features_use_tf32_in_this_precision_only():
     ],
 )
 def test_float32_training_on_a_gpu_names_the_faster_precisions(
-    training, device, warned, tmp_path, capsys
+    training, device, warned, tmp_path, monkeypatch, capsys
 ):
+    monkeypatch.setattr(launch.results, "hardware", lambda *args: {})  # asks the driver
     launch.once(tmp_path / "run", {}, training, torch.device(device), lambda: None, "")
     expected = f"{launch.FASTER}\n" if warned else ""
     assert capsys.readouterr().err == expected

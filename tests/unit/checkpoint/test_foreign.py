@@ -220,7 +220,8 @@ def test_a_missing_dill_is_named_with_its_extra(tmp_path, state, monkeypatch):
     dill = pytest.importorskip("dill", reason="dill is not installed")
     torch.save({"model": state, "f": lambda: 0}, tmp_path / "a.pth", pickle_module=dill)
     monkeypatch.setitem(sys.modules, "dill", None)
-    with pytest.raises(UserError, match="needs the module 'dill', which is missing. Run: pip install dill"):
+    message = "needs the module 'dill', which is missing. Run: pip install dill"
+    with pytest.raises(UserError, match=message):
         read_checkpoint(tmp_path / "a.pth", allow_pickle=True)
 
 
