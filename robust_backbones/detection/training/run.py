@@ -114,7 +114,8 @@ def _setup(cfg: CfgNode, mode: Mode) -> None:
     for name in ("fvcore", "detectron2"):
         log = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name=name)
         for handler in log.handlers:
-            if not isinstance(handler, logging.FileHandler):
+            # Detectron2's handler of log.txt, and of log.txt.rank1, is not a FileHandler.
+            if run_log.LOG not in str(getattr(handler.stream, "name", "")):
                 handler.filters = [_is_for_console]
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # missing CUDA on a CPU
     run_log.note(f"Processes: {comm.get_world_size()}. Environment:\n{collect_env_info()}")
