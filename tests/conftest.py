@@ -8,6 +8,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import setuptools  # noqa: F401  (fails if the standard distutils was imported before)
 import torch
 
 from tests.support import device_table, stand_in
