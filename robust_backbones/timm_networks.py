@@ -103,7 +103,7 @@ def check_size(arch: str, size: int) -> None:
         network = build(arch, 2).eval()
         try:
             network(torch.empty(1, 3, size, size))
-        except NotImplementedError:  # an operation without shapes: the network itself will tell
+        except NotImplementedError:  # an operation without shape inference
             return
         except (AssertionError, RuntimeError, ValueError) as error:
             own = network.pretrained_cfg["input_size"][-1]  # type: ignore[index]
