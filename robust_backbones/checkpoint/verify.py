@@ -19,9 +19,9 @@ STAGES = ("stem", "res2", "res3", "res4", "res5")
 TOLERANCE = 1e-5  # largest relative difference, in float32
 # Differences that a comparison of two networks with the same tensors cannot detect.
 NOT_SHOWN = (
-    "Tensors do not show anti-aliased pooling, leaky or smooth activations, dilation, or strides "
-    "in 1x1 convolutions. If your network has one of them, its features differ from the "
-    "compared ones."
+    "Tensors do not reveal anti-aliased pooling, leaky or smooth activations, dilation, or strides "
+    "in 1x1 convolutions. If your network has one of them, its features differ from those that "
+    "were compared."
 )
 SIZE, TIMM_SIZE = 96, 224  # pixels; 224 is a multiple of all usual patch sizes
 
