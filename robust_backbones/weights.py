@@ -100,6 +100,15 @@ def fetch_weights(source: str | Path) -> Path:
         return _unchanged(found) or _rehashed(found) or _mirrored(found) or _downloaded(found)
 
 
+def check_source(source: str | Path) -> None:
+    """Check that `source` has a valid form and that its model or file exists, without a download.
+
+    Raises:
+        UserError: `source` is not a model, a URL or a file.
+    """
+    _parse(os.fspath(source))
+
+
 def digest(source: str | Path) -> str | None:
     """Return the SHA-256 that the file of `source` has or must have, or None if unknown.
 

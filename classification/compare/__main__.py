@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
         request = options.make_request(args, argv)
         if not (request.output / SETTINGS).exists():  # an earlier answer is shown without networks
             for source in request.settings.weights:  # report this before importing torch
-                weights.fetch_weights(source)
+                weights.check_source(source)
         from classification.compare.run import run
 
         run(request)

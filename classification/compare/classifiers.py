@@ -35,6 +35,13 @@ STEP = 3  # cost of a training step per image, relative to a prediction
 MIN_BATCH = 2
 
 
+def _open(settings: CompareSettings) -> None:
+    for text in _names(settings.data).values():
+        source = _source(settings, text)
+        for split in ("train", "test"):
+            open_images(source["dataset"], split, source.get("data"))
+
+
 def _tasks(settings: CompareSettings, networks: Sequence[Network]) -> list[Task]:
     for network in networks:
         size = settings.image_size or network.image_size or 0
@@ -303,6 +310,7 @@ KIND = Kind(
     },
     assumes="that time grows with images, epochs, learning rates and trials, and that nothing else "
     "uses the machine",
+    open=_open,
     tasks=_tasks,
     check=_check,
     parts=_parts,

@@ -49,6 +49,7 @@ DEFAULTS = {  # Detectron2's values of the keys that are read here
     "MODEL.MASK_ON": False,
     "DATASETS.REPAIR": False,
 }
+CHECKED_BY = ("MODEL.MASK_ON", "DATASETS.REPAIR")  # config keys that determine what is an error
 
 
 def _config_file(settings: CompareSettings, networks: Sequence[Network]) -> str:
@@ -79,13 +80,20 @@ def _read(name: str) -> dict:
     return _read(str(above if above.is_file() else base)) | own
 
 
+def _open(settings: CompareSettings) -> None:
+    _check_options(settings, ())
+    config = _config(settings)
+    for text in settings.data:
+        _inspect(_sets(settings, text), config)
+
+
 def _tasks(settings: CompareSettings, networks: Sequence[Network]) -> list[Task]:
     _check_options(settings, networks)
     config, tasks = _config(settings, networks), []
     for text in settings.data:
         name = short_name(text)
         train, test = _sets(settings, text)
-        train_part, test_part = _inspect([train, test], config)
+        train_part, test_part = _inspect((train, test), config)
         _check_classes(text, train_part, test_part)
         options = {"dataset-train": train, "dataset-test": test}
         options |= _schedule(settings, config, train_part["images"])
@@ -124,12 +132,18 @@ def _check_options(settings: CompareSettings, networks: Sequence[Network]) -> No
         )
 
 
-def _inspect(sets: list[str], config: dict) -> list[dict]:
+def _inspect(sets: tuple[str, ...], config: dict) -> list[dict]:
     """Read the annotations of datasets with `check-data`, and return its summaries.
 
     Raises:
         UserError: a file cannot be read, or an annotation is invalid.
     """
+    return _summaries(sets, *(config[key] for key in CHECKED_BY))
+
+
+@cache
+def _summaries(sets: tuple[str, ...], *values: bool) -> list[dict]:
+    config = dict(zip(CHECKED_BY, values, strict=True))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "summary.json")
         words = ["--no-pixels", "--json", str(file)]
@@ -142,7 +156,7 @@ def _inspect(sets: list[str], config: dict) -> list[dict]:
 
 
 def _check_data(
-    sets: list[str], config: dict, words: Sequence[str] = (), **how: Any
+    sets: Sequence[str], config: dict, words: Sequence[str] = (), **how: Any
 ) -> subprocess.CompletedProcess:
     options = [] if config["MODEL.MASK_ON"] else ["--boxes-only"]
     options += ["--repair"] if config["DATASETS.REPAIR"] else []
@@ -360,6 +374,7 @@ KIND = Kind(
     },
     assumes="that time grows with iterations and test images, and that nothing else uses the "
     "machine",
+    open=_open,
     tasks=_tasks,
     check=_check,
     parts=_parts,

@@ -69,6 +69,8 @@ class Kind:
         managed: options of this command that `compare` sets itself, each with the option of
             `compare` to use instead.
         assumes: assumptions of the estimated cost, as a sentence.
+        open: function from the settings that opens the data before networks are downloaded. It
+            raises a UserError if they cannot be opened.
         tasks: function from `(settings, networks)` to the tasks. It raises a UserError if a run
             would fail: the data cannot be opened, or the options contradict each other.
         check: function from the settings that reads all images and prints its findings. It raises
@@ -83,6 +85,7 @@ class Kind:
     command: str
     managed: dict[str, str]
     assumes: str
+    open: Callable[[CompareSettings], None]
     tasks: Callable[[CompareSettings, Sequence[Network]], list[Task]]
     check: Callable[[CompareSettings], None]
     parts: Callable[

@@ -52,6 +52,8 @@ def run(request: Request) -> None:
     if request.more and unfinished:
         print(f"--more: {len(unfinished)} runs have not finished. Trials are added after that.")
     if adds or unfinished or saved is None:
+        if saved is None:
+            kind.open(request.settings)
         try:
             networks = read_networks(request.settings.weights, request.settings.pretrained_on)
         except UserError as error:

@@ -11,6 +11,7 @@ import pytest
 from classification.compare import __main__ as compare
 from classification.compare.settings import STUDY, TrialGroup, digest, load, save
 from classification.study import commands
+from robust_backbones import weights
 from tests.support.transfer_runs import write_network
 
 LIMITS = ["--limit", "40", "--test-limit", "30"]
@@ -124,6 +125,19 @@ def test_plan_writes_the_study_and_starts_no_run(networks, tmp_path, capsys):
 def test_errors_before_anything_is_written(changes, message, networks, tmp_path, capsys):
     assert re.search(message, error(capsys, tmp_path / "new", networks, *changes))
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("data", ["missing", "voc:missing", "coco:missing:missing.json"])
+def test_data_are_opened_before_networks_are_downloaded(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(weights, "fetch_weights", None)
+    with pytest.raises(SystemExit) as stopped:
+        compare.main([data, "--output", "new"])
+    captured = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert "missing" in captured.err
+    assert "Traceback" not in captured.out + captured.err
+    assert not Path("new").exists()
 
 
 def test_changed_networks_and_moved_folders_start_no_runs(finished, copy, networks, capsys):
