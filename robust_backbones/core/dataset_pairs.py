@@ -15,7 +15,11 @@ KIND = re.compile(rf"(?:(?P<name>[\w.-]+)=)?(?P<kind>{'|'.join(FORMS)}):(?P<path
 ROBOFLOW = "_annotations.coco.json"  # annotation file in each folder of a COCO export of Roboflow
 # Forms with both sets. Other forms have one set, and need a second one to test on.
 PAIRS = """coco:FOLDER (train2017/, val2017/ and annotations/, or an export of Roboflow),
-voc:ROOT (with ImageSets, or split at random), yolo:data.yaml"""
+voc:ROOT (with ImageSets, or split at random), yolo:data.yaml,
+mask:FOLDER (images/train, images/val, masks/train, masks/val)"""
+# Folders in `mask:FOLDER`, including MMSegmentation's and ADE20K's.
+_IMAGES, _MASKS = ("images", "img_dir"), ("masks", "ann_dir", "annotations")
+_TRAIN, _TEST = ("train", "training"), ("test", "val", "validation", "valid")
 
 
 def find_pair(data: str, test: str, name: str) -> tuple[str, str]:
@@ -114,4 +118,19 @@ def _one_line() -> str:
     return " ".join(PAIRS.split())
 
 
-_PAIRS = {"coco": _coco, "voc": _voc, "yolo": _yolo}
+def _mask(folder: Path) -> tuple[str, str] | None:
+    """Find the folders of the images and the masks of two splits."""
+    _require(folder)
+    roots = [(folder / a, folder / b) for a in _IMAGES for b in _MASKS]
+    for images, masks in roots:
+        both = [s for s in (*_TRAIN, *_TEST) if (images / s).is_dir() and (masks / s).is_dir()]
+        train, test = (next((s for s in both if s in names), None) for names in (_TRAIN, _TEST))
+        if train and test:
+            return f"{images / train}:{masks / train}", f"{images / test}:{masks / test}"
+    raise UserError(
+        f"DATA mask:{folder}: no training and test set found. Give {folder} with the folders "
+        "images/train, images/val, masks/train and masks/val, or mask:IMAGES:MASKS with --test."
+    )
+
+
+_PAIRS = {"coco": _coco, "voc": _voc, "yolo": _yolo, "mask": _mask}

@@ -127,7 +127,7 @@ FULL = {
     "its result": (_transfer, 310_000, "run/", None),
     "conversion": (_convert, 20 * MB, "b.pth", None),
     "detector": (_detect, 130 * MB, "run/model_0000001.pth", "run/model_0000000.pth"),
-    "scenes": (_scenes, 20_000, "cache/digit_scenes_v1", None),
+    "scenes": (_scenes, 20_000, "cache/digit_scenes_v2", None),
 }
 
 

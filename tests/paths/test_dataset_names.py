@@ -8,6 +8,7 @@ from robust_backbones.commands import attack, check_data, corrupt, evaluate, tra
 from robust_backbones.core.dataset_forms import SYNTAX
 from tests.support import ROOT
 from tests.support.custom_data import coco
+from tests.support.mask_data import mask_folders
 from tests.support.voc_data import voc
 from tests.support.yolo_data import BOX as LINE
 from tests.support.yolo_data import yolo
@@ -87,6 +88,7 @@ KINDS = {
     "voc": lambda folder: f"voc:{voc(folder, {'a': [BOX], 'b': [BOX]}, None)}:all",
     "coco": lambda folder: f"coco:{folder}:{coco(folder)}",
     "yolo": lambda folder: f"yolo:{yolo(folder, {'train/a': LINE, 'val/b': LINE})}:train",
+    "mask": lambda folder: "mask:" + ":".join(map(str, mask_folders(folder))),
 }
 
 

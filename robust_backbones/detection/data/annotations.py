@@ -93,6 +93,24 @@ class Object:
         return name if self.class_index is None else f"{name} ({classes[self.class_index]})"
 
 
+@dataclass(frozen=True)
+class Mask:
+    """A file with the class index of each pixel.
+
+    Attributes:
+        file: path or URL of the file.
+        reduce_zero_label: whether the value 0 means no label, and class k has the value k + 1.
+    """
+
+    file: str
+    reduce_zero_label: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of the file without its folder, for messages."""
+        return os.path.basename(self.file)
+
+
 @dataclass
 class Image:
     """An annotated image of a dataset.
@@ -103,6 +121,8 @@ class Image:
         width: width in the annotations, in pixels; 0 if absent.
         height: height in the annotations, in pixels; 0 if absent.
         objects: annotated objects of the image.
+        mask: semantic mask; None for data of detectors.
+        pixels: number of pixels of each class in the mask; None if they were not counted.
     """
 
     id: int | str
@@ -110,6 +130,8 @@ class Image:
     width: int
     height: int
     objects: list[Object] = field(default_factory=list)
+    mask: Mask | None = None
+    pixels: list[int] | None = None
 
     @property
     def name(self) -> str:
@@ -135,6 +157,11 @@ class Annotations:
     ids: list[int | str] = field(default_factory=list)
     images: list[Image] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def semantic(self) -> bool:
+        """Whether the images have semantic masks instead of objects."""
+        return any(image.mask for image in self.images)
 
     def has(self, key: str) -> bool:
         """Return whether any object has the attribute `key`, such as `"segmentation"`."""

@@ -20,6 +20,7 @@ from robust_backbones.detection.data.annotations import (
 from robust_backbones.detection.data.coco_annotations import read_coco
 from robust_backbones.detection.data.custom import CustomDataset
 from robust_backbones.detection.data.registry import check_dataset
+from robust_backbones.detection.data.semantic_masks import mask_of, read_masks
 from robust_backbones.detection.data.voc_annotations import read_voc
 
 
@@ -36,13 +37,13 @@ def annotations_of(name: str) -> Annotations:
 
 
 def has_annotation_files(name: str) -> bool:
-    """Return whether a registered dataset has files in COCO's or VOC's format.
+    """Return whether a registered dataset has files in COCO's or VOC's format, or semantic masks.
 
     Datasets with other evaluators, such as LVIS and panoptic data, have other formats.
     """
     meta = MetadataCatalog.get(name)
-    files = (meta.get(key) for key in ("source", "json_file", "dirname"))
-    return meta.get("evaluator_type") in ("coco", "pascal_voc") and any(files)
+    files = (meta.get(key) for key in ("source", "json_file", "dirname", "sem_seg_root"))
+    return meta.get("evaluator_type") in ("coco", "pascal_voc", "sem_seg") and any(files)
 
 
 def scored_annotations(name: str) -> Annotations:
@@ -73,6 +74,11 @@ def _read_files(name: str) -> Annotations | None:
     source: CustomDataset | None = meta.get("source")
     if source is not None:
         found = source.read(list(meta.thing_classes) or None)
+    elif meta.get("evaluator_type") == "sem_seg" and meta.get("sem_seg_root"):
+        roots = (meta.image_root, meta.sem_seg_root)
+        images, masks = (Path(PathManager.get_local_path(root)) for root in roots)
+        zero = meta.get("reduce_zero_label", False)
+        found = read_masks(images, masks, list(meta.stuff_classes), zero)
     elif meta.get("json_file"):
         folder = meta.get("image_root")
         file = Path(PathManager.get_local_path(meta.json_file))
@@ -108,6 +114,8 @@ def from_catalog(name: str) -> Annotations:
             found.problems.append(Problem("duplicate id", "", f"two images have id {key!r}"))
         seen.add(key)
         image = Image(key, file, item.get("width") or 0, item.get("height") or 0)
+        if "sem_seg_file_name" in item and "annotations" not in item:
+            image.mask = mask_of(item)
         found.images.append(image)
         for position, annotation in enumerate(item.get("annotations", ())):
             category = annotation["category_id"]

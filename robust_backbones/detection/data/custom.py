@@ -21,6 +21,7 @@ from robust_backbones.core.paths import expand
 from robust_backbones.detection.data.annotations import Annotations, Image, Object
 from robust_backbones.detection.data.coco_annotations import read_coco, read_coco_classes
 from robust_backbones.detection.data.segmentations import compressed
+from robust_backbones.detection.data.semantic_masks import IGNORED, read_masks, to_dict
 from robust_backbones.detection.data.voc_annotations import read_voc
 from robust_backbones.detection.data.voc_layout import find_layout, read_split
 from robust_backbones.detection.data.yolo_annotations import read_yolo
@@ -48,6 +49,10 @@ def _yolo(file: Path, split: str, _: object) -> Annotations:
     return read_yolo(file, split)
 
 
+def _mask(images: Path, masks: str, classes: list[str] | None) -> Annotations:
+    return read_masks(images, Path(masks), classes)
+
+
 KINDS = {
     "coco": Kind(
         lambda folder, file, _: read_coco(folder, Path(file)),
@@ -57,6 +62,7 @@ KINDS = {
     ),
     "voc": Kind(read_voc, read_voc, False, "pascal_voc"),
     "yolo": Kind(_yolo, _yolo, True, "coco"),
+    "mask": Kind(_mask, _mask, True, "sem_seg"),
 }
 
 
@@ -67,8 +73,8 @@ class CustomDataset:
     Attributes:
         name: name under which the dataset is registered.
         kind: format of the annotations, a key of `KINDS`.
-        folder: folder of the images (COCO), folder of the dataset (VOC), or data.yaml (YOLO).
-        listing: annotation file (COCO), or split (VOC, YOLO).
+        folder: folder of the images (COCO, masks) or the dataset (VOC), or data.yaml (YOLO).
+        listing: annotation file (COCO), split (VOC, YOLO), or folder of the masks.
     """
 
     name: str
@@ -89,11 +95,12 @@ class CustomDataset:
         """Read the annotations, including invalid ones.
 
         Args:
-            classes: class names of a VOC dataset, in order, because a VOC folder has no list of
-                classes. None to use the names in the annotations, sorted. Other kinds ignore this.
+            classes: class names in order, for VOC folders and for masks without `classes.txt`. None
+                to use the names in the annotations, sorted, or the indices in the masks. Other
+                kinds ignore this.
 
         Raises:
-            UserError: see `read_coco`, `read_voc` and `read_yolo`.
+            UserError: see `read_coco`, `read_voc`, `read_yolo` and `read_masks`.
         """
         return KINDS[self.kind].read(Path(self.folder), self.listing, classes)
 
@@ -177,7 +184,7 @@ def prepare_custom(cfg: CfgNode, train: bool, given: Sequence[str] = ()) -> None
             raise UserError(
                 f"dataset '{source.name}' has other classes ({shown(found)}) than the run "
                 f"({shown(classes)}). All datasets of a run must have the same, in the same order: "
-                "of the category ids in COCO files, of 'names' in YOLO files."
+                "of the category ids in COCO files, of 'names' in YOLO files, of classes.txt."
             )
     folded = Counter(name.casefold() for name in classes)
     if alike := [name for name in classes if folded[name.casefold()] > 1]:
@@ -185,7 +192,8 @@ def prepare_custom(cfg: CfgNode, train: bool, given: Sequence[str] = ()) -> None
             "the classes %s differ only in case. They are separate classes", ", ".join(alike)
         )
     cfg.DATASETS.CLASSES = classes
-    for section in ("ROI_HEADS", "RETINANET"):
+    sections = ("SEM_SEG_HEAD",) if used[0].kind == "mask" else ("ROI_HEADS", "RETINANET")
+    for section in sections:
         key, number = f"MODEL.{section}.NUM_CLASSES", cfg.MODEL[section].NUM_CLASSES
         if number != len(classes) and key in given:
             raise UserError(
@@ -232,6 +240,8 @@ def register_custom(cfg: CfgNode) -> None:
         DatasetCatalog.register(source.name, load)
         # Evaluators compare predictions with the repaired annotations.
         meta = dict(thing_classes=classes, source=source, repaired=repair)
+        if source.kind == "mask":  # Detectron2's evaluator reads these two
+            meta |= dict(stuff_classes=classes, ignore_label=IGNORED)
         if source.kind == "coco" and not repair:
             meta |= dict(json_file=source.listing, image_root=source.folder)
         if source.kind == "coco":
@@ -257,6 +267,9 @@ def load_dicts(
     """
     dicts, changed = [], 0
     for image in source.read(classes).images:
+        if image.mask:
+            dicts.append(to_dict(image))
+            continue
         objects = image.objects
         if repair:
             objects, count = repair_boxes(image, masks)

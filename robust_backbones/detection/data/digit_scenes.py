@@ -3,7 +3,8 @@
 Each scene contains some of scikit-learn's 1,797 handwritten digits, with random sizes, colors and
 positions. The background is a texture from one of scikit-image's photographs. The masks are exact.
 Training and validation scenes share neither digits nor parts of photographs. The scenes are
-deterministic. They are written once to the cache, in COCO's and in VOC's layout.
+deterministic. They are written once to the cache, in COCO's and in VOC's layout, and with semantic
+masks.
 """
 
 import json
@@ -21,6 +22,7 @@ from robust_backbones.core.errors import UserError
 from robust_backbones.core.files import cache_dir, locked
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+SEMANTIC_CLASSES = ("background", *CLASSES)
 SIZE = 96  # height and width of a scene, in pixels
 SPLITS = {"train": 1200, "val": 200}  # split -> number of scenes
 DIGITS = (1, 4)  # smallest and largest number of digits per scene
@@ -28,7 +30,8 @@ DIGIT_SIZE = (20, 44)  # smallest and largest height and width of a digit, in pi
 DIGITS_TRAIN = 1437  # training scenes contain scikit-learn's first 1,437 digits
 TEXTURES = ("brick", "grass", "gravel")
 SEED = 2020
-VERSION = 1  # part of the folder's name; increase it if any pixel changes
+VERSION = 2  # part of the folder's name; increase it if any file changes
+MASKS = "SegmentationClass"  # folder of the semantic masks, with the name of VOC's
 
 
 def folder() -> Path:
@@ -161,13 +164,14 @@ def _sources(split: str) -> tuple[tuple[np.ndarray, np.ndarray], list[np.ndarray
 def _write_split(root: Path, split: str) -> None:
     digits, textures = _sources(split)
     rng = np.random.default_rng([SEED, list(SPLITS).index(split)])
-    for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
+    for name in ("JPEGImages", "Annotations", "ImageSets/Main", MASKS):
         (root / name).mkdir(parents=True, exist_ok=True)
     images, annotations, stems = [], [], []
     for number in range(SPLITS[split]):
         pixels, objects = draw_scene(digits, textures, rng)
         stem = f"{split}_{number:05d}"
         Image.fromarray(pixels).save(root / "JPEGImages" / f"{stem}.jpg", quality=95)
+        semantic_mask(objects).save(root / MASKS / f"{stem}.png")
         stems.append(stem)
         images.append({"id": number, "file_name": f"{stem}.jpg", "width": SIZE, "height": SIZE})
         rows = [_coco_row(item, number, len(annotations) + i + 1) for i, item in enumerate(objects)]
@@ -181,6 +185,15 @@ def _write_split(root: Path, split: str) -> None:
         "annotations": annotations,
     }
     (root / coco_file(split)).write_text(json.dumps(contents), encoding="utf-8")
+    (root / MASKS / "classes.txt").write_text("\n".join(SEMANTIC_CLASSES) + "\n")
+
+
+def semantic_mask(objects: list[dict]) -> Image.Image:
+    """Return the semantic mask of a scene, indices of `SEMANTIC_CLASSES`, as a gray image."""
+    indices = np.zeros((SIZE, SIZE), np.uint8)
+    for item in objects:
+        indices[item["mask"]] = item["label"] + 1
+    return Image.fromarray(indices)
 
 
 def _coco_row(item: dict, image_id: int, row_id: int) -> dict:

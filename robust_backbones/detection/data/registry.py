@@ -1,22 +1,30 @@
-"""Register the digit scenes, and check that the files of registered datasets exist."""
+"""Register the digit scenes and ADE20K, and check that the files of registered datasets exist."""
 
 import hashlib
 import json
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
+from detectron2.data.datasets.builtin_meta import ADE20K_SEM_SEG_CATEGORIES
 from detectron2.data.datasets.pascal_voc import load_voc_instances
 
 from robust_backbones.core.dataset_forms import SYNTAX
 from robust_backbones.core.errors import UserError, choose_from
 from robust_backbones.core.paths import expand
-from robust_backbones.detection.data import digit_scenes
+from robust_backbones.detection.data import digit_scenes, semantic_masks
+from robust_backbones.detection.data.annotations import Image, Mask
 
 
 def _register_digit_scenes() -> None:
-    """Register `digit_scenes_{train,val}` (COCO) and `digit_scenes_voc_{train,val}` (VOC)."""
+    """Register `digit_scenes_{train,val}` in COCO's format, and the same scenes in other formats.
+
+    `digit_scenes_voc_*` are in VOC's format. `digit_scenes_semantic_*` have semantic masks.
+    """
     for split in digit_scenes.SPLITS:
         root = digit_scenes.folder()
         coco, voc = f"digit_scenes_{split}", f"digit_scenes_voc_{split}"
@@ -35,6 +43,67 @@ def _register_digit_scenes() -> None:
             evaluator_type="pascal_voc",
             thing_classes=list(digit_scenes.CLASSES),
         )
+        _register_semantic(
+            f"digit_scenes_semantic_{split}",
+            partial(_load_semantic_scenes, split),
+            list(digit_scenes.SEMANTIC_CLASSES),
+        )
+
+
+def _register_semantic(
+    name: str, load: Callable[[], list[dict]], classes: list[str], **meta: Any
+) -> None:
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(
+        evaluator_type="sem_seg",
+        thing_classes=classes,  # for the code that compares classes
+        stuff_classes=classes,
+        ignore_label=semantic_masks.IGNORED,
+        **meta,
+    )
+
+
+def _register_ade20k() -> None:
+    """Register `ade20k_{train,val}`, which read the published files.
+
+    Detectron2's `ade20k_sem_seg_{train,val}` need masks that a script has converted.
+    """
+    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"), "ADEChallengeData2016")
+    names = [name.strip() for name in ADE20K_SEM_SEG_CATEGORIES]
+    for split, folder in (("train", "training"), ("val", "validation")):
+        name = f"ade20k_{split}"
+        _register_semantic(
+            name,
+            partial(_load_masks, name),
+            names,
+            image_root=str(root / "images" / folder),
+            sem_seg_root=str(root / "annotations" / folder),
+            reduce_zero_label=True,
+        )
+
+
+def _load_masks(name: str) -> list[dict]:
+    meta = MetadataCatalog.get(name)
+    folders = Path(meta.image_root), Path(meta.sem_seg_root)
+    found = semantic_masks.read_masks(*folders, meta.stuff_classes, meta.reduce_zero_label)
+    return [semantic_masks.to_dict(image) for image in found.images]
+
+
+def _load_semantic_scenes(split: str) -> list[dict]:
+    root, side = digit_scenes.ensure(), digit_scenes.SIZE
+    stems = (root / "ImageSets" / "Main" / f"{split}.txt").read_text().split()
+    masks = root / digit_scenes.MASKS
+    return [
+        semantic_masks.to_dict(
+            Image(
+                stem,
+                root / "JPEGImages" / f"{stem}.jpg",
+                *(side, side),
+                mask=Mask(str(masks / f"{stem}.png")),
+            )
+        )
+        for stem in stems
+    ]
 
 
 def _load_coco(split: str, name: str) -> list[dict]:
@@ -70,6 +139,8 @@ def check_dataset(name: str) -> None:
     needed = []
     if "json_file" in meta.as_dict():
         needed = [Path(meta.json_file), Path(meta.image_root)]
+    elif "sem_seg_root" in meta.as_dict() and meta.get("evaluator_type") == "sem_seg":
+        needed = [Path(meta.image_root), Path(meta.sem_seg_root)]
     elif "dirname" in meta.as_dict():
         root = Path(meta.dirname)
         needed = [root / "ImageSets" / "Main" / f"{meta.split}.txt", root / "Annotations"]
@@ -81,7 +152,8 @@ def check_dataset(name: str) -> None:
             base = os.path.abspath(expand(os.environ.get("DETECTRON2_DATASETS", "datasets")))
             raise UserError(
                 f"dataset '{name}': {path} does not exist. Put the data into {base}, or set "
-                "DETECTRON2_DATASETS to the folder that contains coco/, VOC2007/, VOC2012/."
+                "DETECTRON2_DATASETS to the folder that contains coco/, VOC2007/, VOC2012/, "
+                "ADEChallengeData2016/."
             )
 
 
@@ -93,7 +165,7 @@ def fingerprint(name: str) -> dict:
         chosen at random; see `CustomDataset.split_rule` and `Subset.rule`.
     """
     dicts = DatasetCatalog.get(name)
-    rows = [[os.path.basename(d["file_name"]), d.get("annotations", [])] for d in dicts]
+    rows = [[os.path.basename(d["file_name"]), _annotations(d)] for d in dicts]
     text = json.dumps(rows, sort_keys=True, default=str)
     found = {"images": len(dicts), "fingerprint": hashlib.sha256(text.encode()).hexdigest()}
     source, subset = map(MetadataCatalog.get(name).get, ("source", "subset"))
@@ -101,4 +173,12 @@ def fingerprint(name: str) -> dict:
     return found | ({"split": rule} if rule else {})
 
 
+def _annotations(item: dict) -> Any:
+    """Return an image's annotations, or the digest of its semantic mask."""
+    if "sem_seg_file_name" in item and "annotations" not in item:
+        return semantic_masks.digest(semantic_masks.mask_of(item))
+    return item.get("annotations", [])
+
+
 _register_digit_scenes()
+_register_ade20k()

@@ -16,7 +16,7 @@ from robust_backbones.core.errors import UserError
 Item = tuple[int, dict]
 
 # Metadata that describe all images of a dataset, and do not apply to a subset.
-_NOT_KEPT = ("name", "json_file", "dirname", "source", "subset")
+_NOT_KEPT = ("name", "json_file", "dirname", "sem_seg_root", "source", "subset")
 # Seed of the held-out images. It is fixed, so that all runs hold out the same images.
 HELD_OUT_SEED = 0
 

@@ -31,11 +31,13 @@ FATAL = {
     "wrong size": "the image size differs from the size in the annotations",
     "duplicate id": "an id occurs twice",
     "unknown image": "an annotation belongs to an image that is not listed",
-    "unknown class": "an annotation has a category that is not listed",
+    "unknown class": "an annotation has a category or index that is not listed",
     "bad label": "a line of a label file is invalid",
     "no annotations": "the file has no list of annotations",
     "no images": "no image is listed",
     "normalized boxes": "all boxes are in [0, 1], but they must be in pixels",
+    "no partner": "an image has no mask of the same name, or a mask no image",
+    "invalid mask": "a mask is not an 8-bit PNG with one channel",
     "invalid iscrowd": "iscrowd is neither 0 nor 1",
     "all crowds": "all objects are crowds, so none can be learned or detected",
 }
@@ -46,7 +48,8 @@ MASKS = {
 NOTES = {
     **{kind: f"images {words}" for kind, (level, words) in FINDINGS.items() if level == "warning"},
     "turned": f"images {FINDINGS['turned'][1]}; boxes must match the upright image",
-    "empty class": "a class has no object",
+    "empty class": "a class has no object or pixel",
+    "no labels": "no pixel of a mask has a label",
     "no objects": "an image has no object; Detectron2 excludes it from training",
     "not annotated": "an image has no annotation file and is excluded",
     "skipped": "files are not images that this installation can read",
@@ -100,19 +103,9 @@ def check(
     normalized = len(problems) > len(found.problems)
     if not found.images:
         problems.append(Problem("no images", "", f"{found.source} has no images"))
-    masks = found.has("segmentation") or found.has("mask_fault")
-    for image in found.images:
-        problems += _object_problems(image, found.classes, masks, not normalized)
-    crowds = [thing.crowd for image in found.images for thing in image.objects]
-    if crowds and all(crowds):
-        text = f"all {len(crowds)} objects have iscrowd 1"
-        problems.append(Problem("all crowds", "", text))
-    counts = Counter(thing.class_index for image in found.images for thing in image.objects)
-    problems += [
-        Problem("empty class", "", f"no object of class {name}")
-        for index, name in enumerate(found.classes)
-        if not counts[index]
-    ]
+    if not found.semantic:
+        problems += _all_object_problems(found, sizes=not normalized)
+    problems += _empty_classes(found)
     if pixels:
         with ThreadPoolExecutor(workers) as pool, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about unusual metadata
@@ -120,6 +113,45 @@ def check(
             for some in pool.map(lambda image: _file_problems(image, decoder), found.images):
                 problems += some
     return problems
+
+
+def _all_object_problems(found: Annotations, sizes: bool) -> list[Problem]:
+    masks = found.has("segmentation") or found.has("mask_fault")
+    problems = [
+        problem
+        for image in found.images
+        for problem in _object_problems(image, found.classes, masks, sizes)
+    ]
+    crowds = [thing.crowd for image in found.images for thing in image.objects]
+    if crowds and all(crowds):
+        text = f"all {len(crowds)} objects have iscrowd 1"
+        problems.append(Problem("all crowds", "", text))
+    return problems
+
+
+def class_counts(found: Annotations) -> list[int] | None:
+    """Count the objects of each class, or the pixels of semantic masks.
+
+    Returns:
+        The counts in the order of `found.classes`; None if pixels were not counted.
+    """
+    if found.semantic:
+        pixels = [image.pixels for image in found.images]
+        if None in pixels:
+            return None
+        return [sum(column) for column in zip(*pixels, strict=True)]
+    objects = Counter(thing.class_index for image in found.images for thing in image.objects)
+    return [objects[index] for index in range(len(found.classes))]
+
+
+def _empty_classes(found: Annotations) -> list[Problem]:
+    what = "pixel" if found.semantic else "object"
+    counts = class_counts(found) or ()
+    return [
+        Problem("empty class", "", f"no {what} of class {name}")
+        for name, count in zip(found.classes, counts, strict=bool(counts))
+        if not count
+    ]
 
 
 def _normalized(found: Annotations) -> list[Problem]:
@@ -208,6 +240,8 @@ def refuse_untrainable(name: str, found: Annotations, masks: bool) -> None:
     Raises:
         UserError: no image has an object, or no object has a mask although `masks` is true.
     """
+    if found.semantic:
+        return
     objects = [thing for image in found.images for thing in image.objects if not thing.crowd]
     if not objects:
         raise UserError(

@@ -3,14 +3,20 @@
 import csv
 import hashlib
 import json
-from collections import Counter
 
 from robust_backbones.core.files import atomic
 from robust_backbones.core.images import Decoding
-from robust_backbones.detection.data import custom
+from robust_backbones.detection.data import custom, semantic_masks
 from robust_backbones.detection.data.annotations import Annotations, Problem
 from robust_backbones.detection.data.catalog import annotations_of
-from robust_backbones.detection.data.validate import FATAL, MASKS, NOTES, REPAIRABLE, check
+from robust_backbones.detection.data.validate import (
+    FATAL,
+    MASKS,
+    NOTES,
+    REPAIRABLE,
+    check,
+    class_counts,
+)
 
 
 def report(
@@ -46,6 +52,8 @@ def report(
         by_path = custom.is_path(text)
         name = text.split("=")[0] if by_path else text
         annotations = custom.parse_dataset(text).read() if by_path else annotations_of(text)
+        if annotations.semantic:
+            annotations.problems += semantic_masks.count_pixels(annotations)
         problems = check(annotations, pixels, decoding)
         rows += [(name, p.kind, p.image, p.text) for p in problems]
         _print_counts(name, annotations)
@@ -69,28 +77,33 @@ def report(
 
 
 def _print_counts(name: str, annotations: Annotations) -> None:
-    objects = Counter(thing.class_index for image in annotations.images for thing in image.objects)
+    counts = class_counts(annotations) or []
+    what = "labeled pixel" if annotations.semantic else "object"
     print(
-        f"{name}: {_counted(len(annotations.images), 'image')}, "
-        f"{_counted(objects.total(), 'object')}, "
+        f"{name}: {_counted(len(annotations.images), 'image')}, {_counted(sum(counts), what)}, "
         f"{_counted(len(annotations.classes), 'class', 'classes')}"
     )
-    print("  " + ", ".join(f"{name} {objects[i]}" for i, name in enumerate(annotations.classes)))
+    each = zip(annotations.classes, counts, strict=bool(counts))
+    print("  " + ", ".join(f"{name} {count}" for name, count in each))
 
 
 def _summary(name: str, annotations: Annotations, errors: int) -> dict:
     """Describe a dataset for programs. The digest covers the annotations, but not the pixels."""
     images = [
-        [image.file.name, [[thing.class_index, thing.box] for thing in image.objects]]
+        [
+            image.file.name,
+            semantic_masks.digest(image.mask)
+            if image.mask
+            else [[thing.class_index, thing.box] for thing in image.objects],
+        ]
         for image in annotations.images
     ]
     text = json.dumps([annotations.classes, images], default=str)
-    objects = Counter(thing.class_index for image in annotations.images for thing in image.objects)
     return {
         "name": name,
         "images": len(annotations.images),
         "classes": annotations.classes,
-        "objects": [objects[index] for index in range(len(annotations.classes))],
+        "objects": class_counts(annotations) or [],
         "errors": errors,
         "digest": hashlib.sha256(text.encode()).hexdigest(),
     }

@@ -25,6 +25,21 @@ FOUND = {  # kind, files, training set and test set below the folder R
     "voc, no test": ("voc", ["train", "val", "trainval"], "R:train", "R:val"),
     "voc, random": ("voc", ["a.xml", "a.jpg"], "R:train", "R:val"),
     "yolo": ("yolo", ["data.yaml"], "R/data.yaml:train", "R/data.yaml:val"),
+    "mask": (
+        "mask",
+        [f"{kind}/{split}/a.png" for kind in ("images", "masks") for split in ("train", "val")],
+        "R/images/train:R/masks/train",
+        "R/images/val:R/masks/val",
+    ),
+    "ade20k": (
+        "mask",
+        [
+            *(f"images/{split}/a.png" for split in ("training", "validation", "test")),
+            *(f"annotations/{split}/a.png" for split in ("training", "validation")),
+        ],
+        "R/images/training:R/annotations/training",
+        "R/images/validation:R/annotations/validation",
+    ),
 }
 
 
@@ -55,6 +70,8 @@ REFUSED = {
     "yolo:{0}/data.yaml": "has no test images. Give them with --test yolo:",
     "yolo:{0}/none.yaml": "the file does not exist. Give a data.yaml",
     "yolo:{0}/a.json": "not a data.yaml of Ultralytics",
+    "mask:{0}": "no training and test set found. Give .* with the folders images/train",
+    "mask:{0}:{0}": "has no test images. Give them with --test mask:",
     "voc_2012_train": "has no test images. Give them with --test",
 }
 

@@ -50,6 +50,22 @@ def test_masks_boxes_and_areas_agree(root):
         assert row["area"] == mask.sum() > 20
 
 
+def test_semantic_masks_have_the_pixels_of_the_objects(root):
+    from detectron2.data import DatasetCatalog
+
+    semantic = DatasetCatalog.get("digit_scenes_semantic_val")
+    coco = DatasetCatalog.get("digit_scenes_val")
+    assert [item["file_name"] for item in semantic] == [item["file_name"] for item in coco]
+    for item, other in zip(semantic[:20], coco, strict=False):
+        wanted = np.zeros((96, 96), int)
+        for row in other["annotations"]:
+            wanted[coco_mask.decode(row["segmentation"]) > 0] = row["category_id"] + 1
+        with Image.open(item["sem_seg_file_name"]) as mask:
+            assert mask.mode == "L" and np.array_equal(np.asarray(mask), wanted)
+    names = (root / digit_scenes.MASKS / "classes.txt").read_text().split()
+    assert tuple(names) == digit_scenes.SEMANTIC_CLASSES == ("background", *digit_scenes.CLASSES)
+
+
 def test_masks_lie_on_the_drawn_digits():
     """On a black background, masks hold the bright pixels, and objects do not overlap."""
     bunch = load_digits()
