@@ -27,7 +27,6 @@ from robust_backbones.detection import add_robust_config, config
 ROOT = Path(__file__).resolve().parents[1]
 DOCS, COPY = ROOT / "docs", ROOT / "output/docs"
 FROM_ROOT = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
-ACTIONS = {"zoo": ["list", "show", "fetch", "verify"], "datasets": ["list", "check", "fetch"]}
 
 
 def printed(arguments: list[str]) -> str:
@@ -52,8 +51,9 @@ def commands() -> str:
     ]
     for name, (_, about) in program.COMMANDS.items():
         parts.append(f"## {name}\n\n{about[0].upper()}{about[1:]}.")
-        for action in ([], *([action] for action in ACTIONS.get(name, []))):
-            text = printed([name, *action, "--help"])
+        own = printed([name, "--help"])
+        actions = re.findall(r"^    (\w+)", own.partition("\n  COMMAND\n")[2], re.MULTILINE)
+        for text in (own, *(printed([name, action, "--help"]) for action in actions)):
             parts.append(f"```text\n{text.rstrip()}\n```")
     return "\n\n".join(parts) + "\n"
 

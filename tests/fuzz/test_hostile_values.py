@@ -231,7 +231,7 @@ def test_voc_annotations_that_are_none(tmp_path, text, message):
         ([[0, 0, float("nan"), 1, 1, 1]], "finite"),
         ([["a"] * 6], "finite"),
         ([6], "finite"),
-        ("x", "is a str"),
+        ("x", "is 'x', neither"),
         ([[10**400] * 6], "finite"),
         ({"size": [10**9, 10**9], "counts": "x"}, "claim"),
         ({"size": 3, "counts": "x"}, "size 3"),

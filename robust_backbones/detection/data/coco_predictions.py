@@ -100,7 +100,7 @@ def _numbers(values: np.ndarray, shape: tuple[int, ...]) -> bool:
 
 def _fault(row: Any, ids: dict[str, Collection], needed: tuple, source: str) -> str | None:
     if not isinstance(row, dict):
-        return f" is a {type(row).__name__}. It must be an object with {', '.join(needed)}."
+        return f" is {str(row)[:40]!r}. It must be an object with {', '.join(needed)}."
     missing = [key for key in needed if key not in row]
     if missing:
         return f" has no {missing[0]}. It must have {', '.join(needed)}."

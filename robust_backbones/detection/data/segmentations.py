@@ -21,7 +21,7 @@ def segmentation_fault(part: object) -> str | None:
     if isinstance(part, dict):
         return _run_length_fault(part.get("size"), part.get("counts"))
     if not isinstance(part, list):
-        return f"the segmentation is a {type(part).__name__}, neither polygons nor run lengths"
+        return f"the segmentation is {str(part)[:40]!r}, neither polygons nor run lengths"
     for points in part:
         try:
             known = isinstance(points, list) and all(map(math.isfinite, points))

@@ -66,7 +66,7 @@ GOOD = {"image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 0.5}
 MASK = coco_cases.encoded([1, 2, 30, 40])
 PREDICTIONS = [
     ("bbox", {"image_id": 1}, "must be a list of predictions, not a dict"),
-    ("bbox", [GOOD, 3], r"predictions\[1\] is a int. It must be an object"),
+    ("bbox", [GOOD, 3], r"predictions\[1\] is '3'. It must be an object"),
     (
         "bbox",
         [GOOD, {"image_id": 1}],
