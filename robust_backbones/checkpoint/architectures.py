@@ -18,6 +18,8 @@ from robust_backbones.meta_device import meta_device
 
 # Command that writes a network of timm to a file that states its name.
 _WITH_NAME = f"robust-backbones convert FILE TARGET --to safetensors --arch {TIMM}"
+# Keys of torchvision's networks without a row in `ARCHS`, for which timm has other keys.
+_OF_TORCHVISION = re.compile(r"features\.\d+\.\d+\.|encoder\.layers\.encoder_layer_\d")
 BATCH_COUNTER = "num_batches_tracked"  # BatchNorm buffer that PyTorch before 0.4.1 did not save
 
 
@@ -133,6 +135,8 @@ def recognize(
         fix = f"If timm has it, give its name: {_WITH_NAME}NAME. "
         if not timm_networks.installed():
             fix = f"If timm has it, run: {install_command('timm')}. "
+        if any(map(_OF_TORCHVISION.match, tensors)):
+            fix = "Use timm's weights of the same network, timm://NAME.TAG. "
         raise UserError(
             f"{source}: the network is not supported. {description}. {fix}Supported of torchvision "
             f"are {', '.join(ARCHS)}."

@@ -328,7 +328,7 @@ KINDS = [
     Kind(
         "torchvision's ViT, Swin, ConvNeXt, EfficientNet, …",
         keys_of("vit_b_16"),
-        refused="network is not supported. Its keys, .*, look like a ViT. If timm has it, ",
+        refused="network is not supported. Its keys, .*, look like a ViT. Use timm's weights of ",
     ),
     Kind(
         "network with other operations, if the file records its name",
