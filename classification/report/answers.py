@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from classification.report import comparisons, numbers
+from classification.report import comparisons
 from classification.report.comparisons import Contest, Rules
 from classification.report.contents.detection import (
     TASKS,
@@ -24,18 +24,10 @@ from classification.report.contents.detection import (
 from classification.report.contents.parts import EMBEDDED, Results
 from classification.report.groups import Group, stylized
 from classification.report.records import Merged
-from classification.report.sections import Interval, Kind, Value
-from classification.report.verdict_words import advice, interval
+from classification.report.sentences import NAMED, STANDARD, Names, sentence
+from classification.report.verdict_words import advice
 from classification.report.verdicts import Needed, Outcome, Verdict
 from robust_backbones.core.eps import show_eps
-
-NAMED = 3  # maximum number of tasks that a sentence names; more tasks are only counted
-# Subject of a sentence for each transfer mode and for detection. {} is the name of the network.
-SUBJECTS = {
-    "fixed-feature": "features of {}",
-    "full-network": "networks fine-tuned from {}",
-    "detection": "detectors on {}",
-}
 
 
 @dataclass(frozen=True)
@@ -195,7 +187,8 @@ def _of_transfer(
                 sides[bool(eps)].add((group.names[id(run)], eps))
     recipe = all(contest.pretrainings for contest in contests.values())
     network = _network(sides[True], group.key.norm, recipe)
-    standard = f"the best of {len(sides[False])} standard ones"
+    several = len(sides[False])
+    names = Names(network, f"the best of {several} standard ones" if several > 1 else STANDARD)
     suffix = f" at {pixels} pixels" if pixels else ""
     found = {f"{task}{suffix}": c.verdict for task, c in contests.items() if c.verdict}
     archs = sorted({arch for side in sides.values() for arch, _ in side})
@@ -203,11 +196,7 @@ def _of_transfer(
     words = [shown, *([f"images of {pixels} pixels"] if pixels else []), *group.key.words]
     return Answer(
         f"{mode.capitalize()} transfer ({'; '.join(words)})",
-        sentence(
-            SUBJECTS[mode].format(network),
-            "standard ones" if len(sides[False]) == 1 else standard,
-            found,
-        ),
+        sentence(names, found),
         verdicts=found,
         cautions=_cautions(contests.values()),
     )
@@ -225,12 +214,10 @@ def _network(side: set[tuple[str, float]], norm: str, recipe: bool) -> str:
     shown = show_eps(norm, levels[0])
     if len(levels) > 1:
         shown += f" to {show_eps(norm, levels[-1])}"
-    name = archs[0] if len(archs) == 1 else "networks"
-    if len(side) == 1:
-        which = f"{name} by this robust recipe" if recipe else f"this robust {name}"
-    else:
-        which = f"the best of these {len(side)} robust {name}{'s' if len(archs) == 1 else ''}"
-    return f"{which} (eps {shown})"
+    if len(side) > 1:
+        names = "robust networks" if len(archs) > 1 else f"robust {archs[0]} networks"
+        return f"the best of {len(side)} {names} (eps {shown})"
+    return f"the robust {'recipe for ' * recipe}{archs[0]} (eps {shown})"
 
 
 def _lacking(group: Group, mode: str) -> str:
@@ -285,21 +272,21 @@ def _of_metric(arch: str, task: str, found: dict[tuple[str, str], Verdict]) -> A
         found: mapping from (description of the experiment, name of the robust backbone) to the
             verdict.
     """
-    names = {words for words, _ in found}
+    tests = {words for words, _ in found}
     backbones = [*dict.fromkeys(network for _, network in found)]
+    name, several, scope = f"robust {arch} backbone".replace("  ", " "), "", ""
     if len(backbones) == 1:
-        network = f"this robust {arch} backbone ({backbones[0]})"
+        name += f" ({backbones[0]})"
         shown = {words: verdict for (words, _), verdict in found.items()}
-    elif len(names) == 1:
-        network = f"{len(backbones)} robust {arch} backbones"
+    elif len(tests) == 1:
+        several, scope = f"{name}s", f"on {next(iter(tests)).partition(', ')[0]}"
         shown = {backbone: verdict for (_, backbone), verdict in found.items()}
     else:
-        network = f"{len(backbones)} robust {arch} backbones"
         shown = {f"{words} ({backbone})": verdict for (words, backbone), verdict in found.items()}
     unit = f"points of {TASKS[task]}"
-    question = f"Detection, {TASKS[task]} ({'; '.join([arch, *sorted(names)][:NAMED])})"
-    subject = SUBJECTS["detection"].format(network.replace("  ", " "))
-    return Answer(question, sentence(subject, "standard ones", shown, unit), unit, shown)
+    question = f"Detection, {TASKS[task]} ({'; '.join([arch, *sorted(tests)][:NAMED])})"
+    names = Names(f"the {name}", unit=unit, scope=scope, several=several)
+    return Answer(question, sentence(names, shown), unit, shown)
 
 
 def _cautions(contests: Iterable[Contest]) -> tuple[str, ...]:
@@ -316,106 +303,3 @@ def _cautions(contests: Iterable[Contest]) -> tuple[str, ...]:
     if any(record.settings.get("selection") == "test" for record in records):
         found.append("Epochs and learning rates were chosen on the test images.")
     return tuple(found)
-
-
-def sentence(
-    subject: str, rival: str, verdicts: Mapping[str, Verdict], unit: str = "points"
-) -> str:
-    """Summarize the verdicts on robust networks in one sentence.
-
-    Args:
-        subject: plural name of the robust networks.
-        rival: name of the standard networks.
-        verdicts: mapping from each task to its verdict; at least one task.
-        unit: unit of the differences.
-    """
-    by = {outcome: {} for outcome in Outcome}
-    for task, verdict in verdicts.items():
-        by[verdict.outcome][task] = verdict
-    gains, losses = by[Outcome.BETTER], by[Outcome.WORSE]
-    same, open_ = by[Outcome.NO_DIFFERENCE], by[Outcome.CANNOT_TELL]
-    total, clauses = len(verdicts), []
-    if gains:
-        clauses.append(f"gain {_sizes(gains, unit)} over {rival} {_where(gains, total)}")
-    if losses:
-        against = "" if gains else f" against {rival}"
-        clauses.append(f"lose {_sizes(losses, unit)}{against} {_where(losses, total)}")
-    if total > 1 and bool(gains) != bool(losses):
-        clauses.append("lose on none" if gains else "gain on none")
-    if same:
-        margin = next(iter(same.values())).margin
-        other = "" if clauses else f" from {rival}"
-        within = f" ({_sizes(same, unit)})" if total == 1 else ""
-        limit = f"{margin:g} {unit if margin != 1 else unit.replace('points', 'point')}"
-        clauses.append(f"differ{other} by at most {limit} {_where(same, total)}{within}")
-    more = _advice(open_)
-    if not clauses:
-        judged = any(verdict.p is not None for verdict in open_.values())
-        size = f" ({_sizes(open_, unit)})" if judged and total == 1 else ""
-        return (
-            f"Cannot tell yet whether {subject} gain or lose against {rival} "
-            f"{_where(open_, total)}{size}: "
-            + (f"{more} would tell." if judged else f"this needs {more}.")
-        )
-    text = subject[0].upper() + subject[1:] + " " + _listed(clauses)
-    if open_:
-        text += f"; the results cannot tell yet {_where(open_, total)} ({more} would)"
-    return text + "."
-
-
-def _advice(verdicts: Mapping[str, Verdict]) -> str:
-    """Return the trials or images that would settle these `cannot tell` verdicts.
-
-    The advice is given for each task if it differs and there are at most `NAMED` tasks.
-    """
-    by_task = {task: advice([verdict]) for task, verdict in verdicts.items()}
-    if len(set(by_task.values())) > 1 and len(by_task) <= NAMED:
-        return _listed(f"{words} on {task}" for task, words in by_task.items())
-    return advice(verdicts.values())
-
-
-def _where(tasks: Collection[str], total: int) -> str:
-    """Return the names of the tasks, or their number if there are more than `NAMED`.
-
-    Args:
-        tasks: names of the tasks that share a verdict.
-        total: number of tasks that have any verdict.
-    """
-    if len(tasks) <= NAMED:
-        return f"on {_listed(tasks)}"
-    return f"on all {total} tasks" if len(tasks) == total else f"on {len(tasks)} of {total} tasks"
-
-
-def _listed(words: Iterable[str]) -> str:
-    """Join words in the form `a, b and c`."""
-    *first, last = words
-    return f"{', '.join(first)} and {last}" if first else last
-
-
-def _sizes(verdicts: Mapping[str, Verdict], unit: str) -> str:
-    """Return the size of one difference with its interval, or the range of several differences.
-
-    Gains and losses are printed without a sign, because the verb states the direction.
-    """
-    values = [_value(v, negated=v.outcome is Outcome.WORSE) for v in verdicts.values()]
-    if len(values) == 1:
-        shown, spread = numbers.parts(values[0], Kind.ACCURACY)
-        return f"{shown} {unit} {spread}".rstrip().replace(numbers.MINUS, "-")
-    places = max(numbers.decimals(value, Kind.ACCURACY) for value in values)
-    means = sorted(value.mean for value in values)
-    ends = dict.fromkeys(f"{mean:.{places}f}" for mean in (means[0], means[-1]))
-    return f"{' to '.join(ends)} {unit}"
-
-
-def _value(verdict: Verdict, negated: bool = False) -> Value:
-    """Return the estimate with its interval, if there is an interval.
-
-    Args:
-        verdict: verdict on robust minus standard.
-        negated: whether to return standard minus robust instead.
-    """
-    value = interval(verdict) or Value(verdict.estimate.mean)
-    if not negated or not isinstance(value.spread, Interval):
-        return value
-    spread = replace(value.spread, low=-value.spread.high, high=-value.spread.low)
-    return Value(-value.mean, spread)
