@@ -3,6 +3,7 @@
 import math
 from statistics import NormalDist
 
+import numpy as np
 import torch
 from scipy import special
 from torch import Tensor
@@ -68,10 +69,6 @@ def interval(
 ) -> tuple[float, float]:
     """Compute a confidence interval over test images for a metric's mean over trials.
 
-    The result is Wilson's score interval with an effective number of images. The top-1 accuracy on
-    this number of images would have the same variance. For the mean over K classes with n_c images
-    each, the number is at least K^2 / sum(1 / n_c), which is correct for equally hard classes.
-
     Args:
         predictions: predicted classes `(trials, N)` int64.
         labels: true classes `(N,)` int64. Classes without images are ignored.
@@ -81,10 +78,38 @@ def interval(
     Returns:
         Low and high end in percent.
     """
-    right = (predictions == labels).double().mean(0).numpy()
-    classes = labels.numpy() if metric == MEAN_PER_CLASS else None
-    shares, parts = sampling.deviations(right, classes)
-    mean, images = round(float(shares @ right), 12), 1 / float((shares**2).sum())
+    return share_interval((predictions == labels).double().mean(0), labels, metric, confidence)
+
+
+def mean_share(right: Tensor, labels: Tensor, metric: str) -> float:
+    """Compute the accuracy in percent of images with several versions or trials.
+
+    Args:
+        right: share of the versions of each image that are classified correctly, `(N,)` in [0, 1].
+        labels, metric: as for `interval`.
+    """
+    shares, _ = _deviations(right, labels, metric)
+    return 100 * float(shares @ right.double().numpy())
+
+
+def share_interval(
+    right: Tensor, labels: Tensor, metric: str, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Compute a confidence interval over test images for the accuracy of `mean_share`.
+
+    The result is Wilson's score interval with an effective number of images. The top-1 accuracy on
+    this number of images would have the same variance. For the mean over K classes with n_c images
+    each, the number is at least K^2 / sum(1 / n_c), which is correct for equally hard classes.
+
+    Args:
+        right, labels, metric: as for `mean_share`.
+        confidence: confidence level, in (0, 1).
+
+    Returns:
+        Low and high end in percent.
+    """
+    shares, parts = _deviations(right, labels, metric)
+    mean, images = round(float(shares @ right.double().numpy()), 12), 1 / float((shares**2).sum())
     # One or two images of a class are too few to estimate the variance of the class. Use at least
     # the average variance over all images.
     variance = max(float(parts.sum()), float((parts / shares**2).mean()) / images)
@@ -93,6 +118,11 @@ def interval(
     elif 0 < mean < 1:  # all images have the same value, as after two trials with opposite errors
         images = math.inf
     return _score(mean, images, confidence)
+
+
+def _deviations(right: Tensor, labels: Tensor, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    classes = labels.numpy() if metric == MEAN_PER_CLASS else None
+    return sampling.deviations(right.double().numpy(), classes)
 
 
 def at_chance(right: int, images: int, classes: int) -> bool:

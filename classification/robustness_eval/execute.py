@@ -10,11 +10,15 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from classification.datasets.loader import load_batches
+from classification.datasets.split import ImageSplit
 from classification.robustness_eval import checks
 from classification.robustness_eval.autoattack import run_autoattack_part
 from classification.robustness_eval.plan import AUTOATTACK, CLEAN, UNBOUNDED, Attack, AttackResult
+from classification.shared_batches import Journals, Share, run_batches
 from classification.training.evaluate import Adversary
 from robust_backbones.attacks import CONSTRAINTS, pgd
+from robust_backbones.core.signals import StopSignals
 
 
 def generator(seed: int, attack: Attack, batch: int, device: torch.device) -> torch.Generator:
@@ -148,6 +152,60 @@ def execute_plan(
                 add(record)
             alive[attack.group] = torch.tensor(record["right"], dtype=torch.bool, device=device)
         progress(len(y), attack.name)
+
+
+def attack_images(
+    model: nn.Module,
+    source: ImageSplit,
+    plan: list[Attack],
+    journals: Journals,
+    *,
+    seed: int,
+    batch_size: int,
+    workers: int,
+    say: Callable[[str], None],
+    stop: StopSignals | None = None,
+    prefix: str = "",
+) -> list[AttackResult]:
+    """Attack all images of a split in all processes, or resume from the journals.
+
+    Args:
+        model: classifier in eval mode.
+        source: images to attack.
+        plan: attacks, the clean images first.
+        journals: journals of the evaluation.
+        seed: seed of the evaluation.
+        batch_size: images per batch.
+        workers: number of processes that read images, for each process.
+        say: function that prints a line.
+        stop: stop signals.
+        prefix: text before the name of the attack in the progress line.
+
+    Raises:
+        UserError: the journals have other settings, or an image is unreadable.
+        Stopped: a process received a stop signal.
+    """
+    device = next(model.parameters()).device
+
+    def work(share: Share) -> None:
+        images = source.subset(share.images)
+        execute_plan(
+            model,
+            load_batches(images, batch_size, workers=workers, device=device),
+            plan,
+            seed=seed,
+            classes=source.classes,
+            records=share.records,
+            add=share.add,
+            numbers=share.batches,
+            progress=lambda count, attack: share.progress(count, prefix + attack),
+        )
+
+    incomplete = partial(find_incomplete, plan)
+    records = run_batches(
+        journals, len(source), batch_size, incomplete, work, device=device, say=say, stop=stop
+    )
+    return collect_results(plan, records)
 
 
 def attacks_of(plan: list[Attack], batch: int) -> list[Attack]:

@@ -16,17 +16,15 @@ from typing import Any
 import torch
 
 from classification import known_classes
-from classification.datasets.loader import load_batches
 from classification.datasets.open import open_images
 from classification.datasets.split import ImageSplit, balanced
-from classification.journal import Journal
 from classification.models import Classifier, Pretrained, described, load_pretrained
-from classification.progress import ProgressLine
 from classification.robustness_eval import options, report
 from classification.robustness_eval.autoattack import require_package
 from classification.robustness_eval.checks import find_warnings
-from classification.robustness_eval.execute import collect_results, execute_plan, find_incomplete
+from classification.robustness_eval.execute import attack_images
 from classification.robustness_eval.plan import AttackResult, autoattack_parts, make_plan
+from classification.shared_batches import Journals
 from classification.training import distributed
 from classification.training.launch import choose_device, describe_device, loading_workers
 from robust_backbones import arithmetic, timm_networks
@@ -37,7 +35,7 @@ from robust_backbones.core.files import atomic, claimed
 from robust_backbones.core.images import Decoding
 from robust_backbones.core.input_statistics import SOURCES, InputStatistics
 
-JOURNAL = "state.{}.jsonl"  # one file for each process
+JOURNAL = "state"  # name of the journals
 
 
 @dataclass(frozen=True)
@@ -202,54 +200,23 @@ def _attack(
         tuple(settings.autoattack),
         shape,
     )
-    size, batches = args.batch_size, -(-len(indices) // args.batch_size)
-    old = distributed.from_first(partial(_read_journals, args.output, settings))
-    rest = find_incomplete(plan, old, batches)
-    rank, world = distributed.rank(), distributed.world()
-    if old and rank == 0:
-        print(f"resuming after {batches - len(rest)} of {batches} batches", flush=True)
-    own = rest[rank::world]
-    images = [i for batch in own for i in indices[batch * size : (batch + 1) * size]]
-    # The images of all processes together, as if all were as fast as this one
-    line = ProgressLine(len(images) * world)
     workers = loading_workers(args.workers, device)
-    if rank == 0:
+    if distributed.rank() == 0:
         print(f"device {describe_device(device, workers)}", flush=True)
-    journal = Journal(args.output / JOURNAL.format(rank), asdict(settings))
-    new: list[dict] = []
-
-    def add(record: dict) -> None:
-        journal.add(record)
-        new.append(record)
-
-    def progress(count: int, doing: str) -> None:
-        if rank == 0:
-            line.show(count * world, doing)
-
-    execute_plan(
+    return attack_images(
         model,
-        load_batches(source.subset(images), size, workers=workers, device=device),
+        source.subset(indices),
         plan,
+        _journals(args.output, settings),
         seed=args.seed,
-        classes=source.classes,
-        records=old,
-        add=add,
-        numbers=own,
-        progress=progress,
+        batch_size=args.batch_size,
+        workers=workers,
+        say=partial(print, flush=True),
     )
-    if rank == 0:
-        line.clear()
-    return collect_results(plan, old + distributed.collected(new))
 
 
-def _journals(folder: Path) -> list[Path]:
-    return sorted(folder.glob(JOURNAL.format("*")))
-
-
-def _read_journals(folder: Path, settings: RobustnessSettings) -> list[dict]:
-    """Return the records of an interrupted run, whose number of processes may differ."""
-    paths = _journals(folder)
-    return [record for path in paths for record in Journal(path, asdict(settings)).records]
+def _journals(folder: Path, settings: RobustnessSettings) -> Journals:
+    return Journals(folder, JOURNAL, asdict(settings))
 
 
 def _write(
@@ -291,8 +258,7 @@ def _write(
         device=device,
         warnings=doubts + warnings,
     )
-    for path in _journals(args.output):
-        path.unlink()
+    _journals(args.output, settings).remove()
     print(f"{len(indices)} images, {seconds:.0f} s -> {args.output}")
 
 
