@@ -5,13 +5,17 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from classification.datasets import embedded
 from classification.datasets.cifar import read_cifar
+from classification.datasets.folders import below_wrappers, list_classes
 from classification.datasets.image_files import ImageFiles, SplitContents, read_tree
 from classification.datasets.layouts import OFFICIAL
 from classification.datasets.shard_index import are_shards
@@ -21,6 +25,7 @@ from classification.datasets.split import ImageSplit, Split, balanced, held_out_
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.images import Decoding
 
+SHOWN = 5  # maximum number of names in an error message
 # Maps a dataset to a function from (split, root) to the contents of the split, train or test. All
 # other datasets are image folders with a training and a test folder.
 READERS: dict[str, Callable[[str, str | Path], SplitContents]] = {
@@ -102,6 +107,44 @@ def open_images(
     """
     opened = open_split(name, split, root, image_size=image_size, limit=limit, decoding=decoding)
     return require_images(opened, f"--data {root}")
+
+
+def open_test_folder(
+    name: str, folder: Path, test: ImageSplit, limit: int | None = None
+) -> ImageSplit:
+    """Open further test images of the classes of a dataset, `<class>/<image>` in a folder.
+
+    The folder may have a part of the classes. Images are decoded and transformed as in `test`.
+
+    Args:
+        name: name of the new split.
+        folder: folder with the class folders.
+        test: test split of the dataset.
+        limit: largest number of images to select, as for `open_split`.
+
+    Raises:
+        UserError: a folder is no class of the dataset, or the folder has another layout.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: not a folder. Give a folder with <class>/<image>.")
+    found = list_classes(below_wrappers(folder))
+    # Folders that were copied from macOS may have decomposed accents.
+    known = {unicodedata.normalize("NFC", each): i for i, each in enumerate(test.class_names)}
+    names = [unicodedata.normalize("NFC", each) for each in found.class_names]
+    if unknown := [each for each in names if each not in known]:
+        shown = ", ".join(f"'{each}'" for each in unknown[:SHOWN])
+        more = f" and {len(unknown) - SHOWN} more" if unknown[SHOWN:] else ""
+        raise UserError(
+            f"{found.folder}: {test.name} has no class {shown}{more}. Name the folders as the "
+            f"classes of {test.name}, such as '{test.class_names[0]}'."
+        )
+    for note in found.skipped_note:
+        _announce(note)
+    labels = torch.tensor([known[names[label]] for label in found.labels])
+    files = ImageFiles.of(found.folder, found.names)
+    return _select(
+        replace(test, name=name, split=name, origin="", images=files, labels=labels), 0.0, limit
+    )
 
 
 def _read(

@@ -55,6 +55,38 @@ class Evaluation:
         return metrics.top1(self.predictions, self.labels)
 
 
+def collect_logits(
+    network: Callable[[Tensor], Tensor],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device,
+    stop: StopSignals | None = None,
+) -> Tensor:
+    """Compute the logits of the batches of all processes.
+
+    Args:
+        network: function from images `(n, 3, H, W)` to logits `(..., n, classes)`, such as a
+            classifier in eval mode.
+        batches: batches of this process, as for `evaluate`.
+        device: device of the network.
+        stop: stop signals, checked after each batch.
+
+    Returns:
+        Logits `(..., N, classes)` float32 on the CPU, in the order of the processes.
+
+    Raises:
+        Stopped: a process received a stop signal.
+    """
+    found = []
+    for x, _ in batches:
+        with torch.no_grad():
+            found.append(network(x.to(device, non_blocking=True)).float().cpu())
+        if stop and stop.requested:
+            break
+    if distributed.total([float(bool(stop and stop.requested))], device)[0]:
+        raise Stopped
+    return torch.cat(distributed.collected(found), -2)
+
+
 def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],

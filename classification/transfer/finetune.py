@@ -5,19 +5,19 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
+from torch import Tensor
 
 from classification import progress
+from classification.calibration import best_temperature
 from classification.datasets import loader
 from classification.datasets.split import ImageSplit
-from classification.models import Classifier, save_classifier
+from classification.models import save_classifier
 from classification.training import distributed
-from classification.training.evaluate import Evaluation, adversary, evaluate
-from classification.training.learner import Learner, seed_of
-from classification.training.settings import AttackSettings
+from classification.training.evaluate import Evaluation, collect_logits
+from classification.training.learner import Learner
 from classification.training.trainer import EVAL_BATCH, Training
 from classification.transfer.settings import SgdSettings
-from classification.transfer.task import Task, Trial
+from classification.transfer.task import Calibration, Task, Trial
 from robust_backbones.checkpoint.io import load_file
 from robust_backbones.core import run_log
 from robust_backbones.core.signals import Stopped
@@ -228,12 +228,11 @@ def _save_best(training: Training) -> None:
 
 def _test(task: Task, run: SgdRun, scores: dict[SgdRun, dict]) -> Trial:
     """Evaluate the selected network on the test images."""
-    model, sgd = task.classifier(run.trial), _sgd(task)
+    sgd = _sgd(task)
     file = BEST if run.part == CHOOSING else LAST
     state = load_file(run.folder(task) / file)["model"]
-    model.load_state_dict(state)
-    clean = _predict(task, model, run, None)
-    adversarial = _predict(task, model, run, sgd.evaluation) if sgd.evaluation else None
+    temperature = _temperature(task, run)
+    logits = _logits(task, state, run, task.test)
     candidates = [
         {"lr": lr} | scores[SgdRun(run.trial, lr, CHOOSING)]
         for lr in sgd.lrs
@@ -241,27 +240,41 @@ def _test(task: Task, run: SgdRun, scores: dict[SgdRun, dict]) -> Trial:
     ]
     more = {key: scores[run][key] for key in ("epoch", "last")} if run in scores else {}
     saved = None
-    if task.settings.save_classifier:
+    if task.keeps_networks:
         saved = {name: tensor.cpu() for name, tensor in state.items()}
     seed = task.seed(run.trial)
-    return Trial(seed, {"lr": run.lr}, candidates, clean, adversarial, more, saved)
+    measured = Calibration.of(logits, task.test.labels, temperature)
+    return Trial(
+        seed, {"lr": run.lr}, candidates, logits.argmax(1), measured, more=more, model=saved
+    )
 
 
-def _predict(
-    task: Task, model: Classifier, run: SgdRun, attack: AttackSettings | None
-) -> torch.Tensor:
-    seed = seed_of(task.seed(run.trial), distributed.rank())
+def _temperature(task: Task, run: SgdRun) -> float | None:
+    """Choose the temperature on the validation images of the selected candidate, if there are any.
+
+    The candidate has not been trained on them, unlike the final network.
+    """
+    if run.part == CHOOSING or not task.settings.chooses:
+        return None
+    candidate = SgdRun(run.trial, run.lr, CHOOSING)
+    _, images = task.selection_sources(run.trial)
+    state = load_file(candidate.folder(task) / LAST)["model"]
+    return best_temperature(_logits(task, state, candidate, images), images.labels)
+
+
+def _logits(task: Task, state: dict, run: SgdRun, images: ImageSplit) -> Tensor:
+    """Compute the logits `(N, K)` of a network with this state dict, in all processes."""
+    model = task.classifier(run.trial).eval()
+    model.load_state_dict(state)
     batches = loader.load_batches(
-        task.test,
+        images,
         EVAL_BATCH,
         rank=distributed.rank(),
         world=distributed.world(),
         workers=task.workers,
         device=task.device,
     )
-    device = next(model.parameters()).device
-    attacker = adversary(attack, seed, device) if attack else None
-    return evaluate(model, batches, attacker, task.signals).predictions
+    return collect_logits(model, batches, task.device, task.signals)
 
 
 def remove_weights(task: Task) -> None:

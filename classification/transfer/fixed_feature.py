@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from classification import progress
+from classification.calibration import best_temperature
 from classification.datasets.split import ImageSplit
 from classification.models import Classifier
 from classification.transfer import features, knn, probe, protocols
 from classification.transfer.memory import LARGE, Size, make_plan, solver_device
 from classification.transfer.rows import Rows
-from classification.transfer.task import Task, Trial
+from classification.transfer.task import Calibration, Task, Trial
 from robust_backbones.core import run_log
 from robust_backbones.core.signals import Stopped
 
@@ -28,12 +29,29 @@ class Choice:
         candidates: evaluated values, as in `Trial`.
         more: further entries for the result, in plain JSON types.
         start: solution from which `Probe.predict` can start; None: no solution.
+        temperature: temperature chosen on the validation images; None: no validation images.
     """
 
     value: Any
     candidates: list[dict] = field(default_factory=list)
     more: dict = field(default_factory=dict)
     start: Any = None
+    temperature: float | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Output of a fitted probe for N images.
+
+    Attributes:
+        predictions: predicted classes `(N,)` int64.
+        logits: logits `(N, K)` float64; None: the probe has none.
+        head: weight `(K, d)` and bias `(K,)` of the last layer; None: the probe has no parameters.
+    """
+
+    predictions: Tensor
+    logits: Tensor | None = None
+    head: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -42,12 +60,11 @@ class Probe:
 
     Attributes:
         choose: function `(x, y, x_val, y_val) -> Choice`, which selects the hyperparameter.
-        predict: function `(choice, x, y, x_test) -> (predictions, head)`. `head` is
-            `(weight, bias)` of the last layer, or None for a probe without parameters.
+        predict: function `(choice, x, y, x_test) -> Outcome`.
     """
 
     choose: Callable[[Rows, Tensor, Rows, Tensor], Choice]
-    predict: Callable[[Choice, Rows, Tensor, Rows], tuple[Tensor, tuple[Tensor, Tensor] | None]]
+    predict: Callable[[Choice, Rows, Tensor, Rows], Outcome]
 
 
 @dataclass(frozen=True)
@@ -133,19 +150,22 @@ def _test(
     task: Task, row: Probe, trial: int, train: _Features, x_test: Rows, choice: Choice
 ) -> Trial:
     images = task.images(trial)
-    predictions, head = row.predict(choice, train.of(images), task.train.labels[images], x_test)
-    state = None
-    if head and task.settings.save_classifier:
+    found = row.predict(choice, train.of(images), task.train.labels[images], x_test)
+    state, measured = None, None
+    if found.logits is not None:
+        measured = Calibration.of(found.logits, task.test.labels, choice.temperature)
+    if found.head and task.keeps_networks:
         model = task.classifier(trial)
         with torch.no_grad():
-            model.head.weight.copy_(head[0])
-            model.head.bias.copy_(head[1])
+            model.head.weight.copy_(found.head[0])
+            model.head.bias.copy_(found.head[1])
         state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
     return Trial(
         task.seed(trial),
         {_name(task): choice.value},
         choice.candidates,
-        predictions.cpu(),
+        found.predictions.cpu(),
+        measured,
         more=choice.more,
         model=state,
     )
@@ -173,13 +193,15 @@ def _logistic(task: Task, images: int, width: int) -> Probe:
         candidates = [{"penalty": penalty, "value": value} for penalty, value in found.curve]
         more = {"at_the_edge": found.edge, "extended_decades": found.extended}
         chosen = found.probes.one([penalty for penalty, _ in found.curve].index(found.penalty))
-        return Choice(found.penalty, candidates, more, chosen)
+        temperature = None
+        if not task.selects_on_test:
+            temperature = best_temperature(chosen.all_logits(x_val)[0].cpu(), y_val)
+        return Choice(found.penalty, candidates, more, chosen, temperature)
 
-    def predict(
-        choice: Choice, x: Rows, y: Tensor, x_test: Rows
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def predict(choice: Choice, x: Rows, y: Tensor, x_test: Rows) -> Outcome:
         found = probe.refit(x, y, task.train.classes, choice.value, choice.start, plan=plan)
-        return found.predict(x_test)[0], (found.weights[0], found.bias[0])
+        logits = found.all_logits(x_test)[0].cpu()
+        return Outcome(logits.argmax(1), logits, (found.weights[0], found.bias[0]))
 
     return Probe(choose, predict)
 
@@ -192,8 +214,8 @@ def _nearest_neighbors(task: Task, images: int, width: int) -> Probe:
         k, curve = knn.choose_neighbors(x, y, x_val, y_val, classes, task.metric, device=device)
         return Choice(k, [{"neighbors": k, "value": value} for k, value in curve])
 
-    def predict(choice: Choice, x: Rows, y: Tensor, x_test: Rows) -> tuple[Tensor, None]:
-        return knn.classify(x, y, x_test, choice.value, classes, device=device), None
+    def predict(choice: Choice, x: Rows, y: Tensor, x_test: Rows) -> Outcome:
+        return Outcome(knn.classify(x, y, x_test, choice.value, classes, device=device))
 
     return Probe(choose, predict)
 

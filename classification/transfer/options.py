@@ -1,6 +1,7 @@
 """Command-line options of `classification.transfer`, and their conversion to settings."""
 
 import argparse
+import re
 from dataclasses import replace
 
 from classification.datasets.options import add_data, by_dataset, dataset_name, restrict_data
@@ -14,35 +15,56 @@ from classification.training.options import (
     recipe_defaults,
 )
 from classification.training.recipes import TRANSFER_RECIPES, training_defaults
-from classification.training.settings import METHOD_DEFAULTS, TrainSettings, evaluation_attack
+from classification.training.settings import METHOD_DEFAULTS, TrainSettings
 from classification.transfer import protocols
-from classification.transfer.settings import SgdSettings, SourceNetwork, TransferSettings
+from classification.transfer.settings import (
+    ConditionSettings,
+    SgdSettings,
+    SourceNetwork,
+    TransferSettings,
+)
+from robust_backbones import corruptions
 from robust_backbones.core import cli, input_statistics
 from robust_backbones.core.cli import Parser
-from robust_backbones.core.eps import CONSTRAINTS, check_eps
+from robust_backbones.core.eps import CONSTRAINTS, check_eps, parse_number
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.input_statistics import DATASET, IMAGENET, PRESETS, InputStatistics
 
 EVAL_EVERY = 5
 PGD_STEPS = METHOD_DEFAULTS["pgd"].steps  # gradient steps of the attack in adversarial fine-tuning
-EVAL_STEPS = 10
 # A single trial does not show the effect of the seed. A verdict needs three or more trials.
 SEEDED_TRIALS = 3
 # Options that apply to only one of the probes.
-ATTACK = ("constraint", "steps", "eval_steps")  # options that require --eps
+ATTACK = ("constraint", "steps")  # options that require --eps
+TEST_ATTACK = ("attack_steps", "attack_restarts", "autoattack")  # options that require --attack
+# Tests of a classifier with logits
+TESTS = ("attack", *TEST_ATTACK, "corruptions", "also_test")
 OWN = {
-    "logistic": ("penalty",),
+    "logistic": ("penalty", *TESTS),
     "knn": ("neighbors",),
-    "sgd": (*OPTIMIZATION, "recipe", "lr", "eval_every", "prune_margin", "eps", *ATTACK),
+    "sgd": (*OPTIMIZATION, "recipe", "lr", "eval_every", "prune_margin", "eps", *ATTACK, *TESTS),
 }
+SPLIT_NAMES = ("train", "val", "test")
 
 
 def parser(description: str) -> Parser:
     """Build the parser. Options that `make_settings` completes have the default None."""
     p = Parser(description=description)
-    for add in (_data_options, _protocol_options, _probe_options, _sgd_options, _running_options):
+    for add in (
+        _data_options,
+        _protocol_options,
+        _probe_options,
+        _sgd_options,
+        _test_options,
+        _running_options,
+    ):
         add(p)
     restrict_data(p)
+    p.restrict(
+        *map(cli.option_name, TEST_ATTACK),
+        to="--attack",
+        when=lambda args: bool(args.attack or args.eps),
+    )
     p.restrict("--held-out", to="--selection validation", when=_holds_out)
     return p
 
@@ -197,11 +219,85 @@ def _sgd_options(p: Parser) -> None:
         type=cli.count,
         help=f"gradient steps of the training attack (default: {PGD_STEPS})",
     )
+
+
+def _test_options(p: Parser) -> None:
+    add, defaults = p.add_argument_group("further tests").add_argument, ConditionSettings()
     add(
-        "--eval-steps",
-        type=cli.count,
-        help=f"gradient steps of the attack on the test images (default: {EVAL_STEPS})",
+        "--attack",
+        type=_radius,
+        nargs="+",
+        metavar="CONSTRAINT:EPS",
+        help="test under PGD at these radii, such as l2:0.5 linf:4/255 (default: the radius of "
+        "--eps, otherwise none)",
     )
+    add(
+        "--attack-steps",
+        type=cli.count,
+        help=f"gradient steps of PGD in the test (default: {defaults.steps})",
+    )
+    add(
+        "--attack-restarts",
+        type=cli.count,
+        help=f"PGD runs per image, each from its own random start (default: {defaults.restarts})",
+    )
+    add(
+        "--autoattack",
+        type=cli.count,
+        help="also run AutoAttack on N test images, balanced over the classes, at each radius",
+    )
+    add(
+        "--corruptions",
+        nargs="*",
+        metavar="NAME",
+        help="test on corrupted images, at severities 1 to 5: kinds of corruption, or the groups "
+        f"{', '.join(corruptions.GROUPS)}. Without a name: all {len(corruptions.KINDS)} kinds "
+        "(default: none)",
+    )
+    add(
+        "--also-test",
+        type=_test_folder,
+        nargs="+",
+        metavar="NAME=DIR",
+        help="further test images of the same classes, DIR/<class>/<image>. Each gets a name for "
+        "the result. A folder may have a part of the classes",
+    )
+
+
+def _radius(text: str) -> tuple[str, float]:
+    """Convert an argument of `--attack`, such as `linf:4/255`, to constraint and radius.
+
+    Raises:
+        argparse.ArgumentTypeError: the text has another form.
+    """
+    constraint, _, radius = text.partition(":")
+    try:
+        eps = parse_number(radius)
+    except (ValueError, ArithmeticError):
+        eps = 0.0
+    if constraint not in CONSTRAINTS or not eps > 0:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not CONSTRAINT:EPS, such as l2:0.5 or linf:4/255"
+        )
+    try:
+        check_eps("eps", constraint, eps)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(f"'{text}': {error}") from None
+    return constraint, eps
+
+
+def _test_folder(text: str) -> tuple[str, str]:
+    """Convert an argument of `--also-test` to name and path.
+
+    Raises:
+        argparse.ArgumentTypeError: the text has another form, or the name is reserved.
+    """
+    name, equals, folder = text.partition("=")
+    if not equals or not folder or not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", name):
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=DIR, such as sketch=data/sketch")
+    if name in (*SPLIT_NAMES, "corruptions"):
+        raise argparse.ArgumentTypeError(f"'{name}' is reserved. Choose another name")
+    return name, str(cli.path(folder))
 
 
 def _running_options(p: Parser) -> None:
@@ -230,6 +326,7 @@ def make_settings(args: argparse.Namespace, network: SourceNetwork) -> TransferS
     row = DATASETS[args.dataset]
     parts = _parts(args)
     _refuse_foreign(args, parts.probe)
+    image_size = args.image_size or network.image_size or row.image_size
     own = parts.normalization == "weights"
     return TransferSettings(
         network=network,
@@ -239,7 +336,7 @@ def make_settings(args: argparse.Namespace, network: SourceNetwork) -> TransferS
         mode=args.mode,
         protocol=protocols.name_of(args.mode, args.protocol, parts),
         parts=parts,
-        image_size=args.image_size or network.image_size or row.image_size,
+        image_size=image_size,
         downscale=args.downscale,
         image_range=args.image_range,
         decode=args.decode,
@@ -255,6 +352,29 @@ def make_settings(args: argparse.Namespace, network: SourceNetwork) -> TransferS
         penalty=args.penalty,
         neighbors=args.neighbors,
         sgd=_sgd(args) if parts.probe == "sgd" else None,
+        conditions=_conditions(args, image_size),
+    )
+
+
+def _conditions(args: argparse.Namespace, image_size: int) -> ConditionSettings:
+    names = [name for name, _ in args.also_test or ()]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"--also-test: two folders are named '{twice[0]}'. Rename one.")
+    kinds = () if args.corruptions is None else tuple(corruptions.choose(args.corruptions))
+    if kinds and image_size < corruptions.SMALLEST:
+        raise UserError(
+            f"--corruptions: the images have {image_size} x {image_size} pixels, but corruptions "
+            f"need at least {corruptions.SMALLEST}. Use --image-size {corruptions.SMALLEST} or "
+            "more."
+        )
+    training = [(args.constraint or "l2", args.eps)] if args.eps else []
+    return ConditionSettings(
+        attacks=tuple(dict.fromkeys(args.attack or training)),
+        steps=args.attack_steps or ConditionSettings.steps,
+        restarts=args.attack_restarts or ConditionSettings.restarts,
+        autoattack=args.autoattack,
+        corruptions=kinds,
+        also_test=tuple(args.also_test or ()),
     )
 
 
@@ -306,7 +426,6 @@ def _sgd(args: argparse.Namespace) -> SgdSettings:
         raise UserError(f"--{useless[0].replace('_', '-')} requires --eps. Add a radius.")
     method = "pgd" if eps else "standard"
     attack = METHOD_DEFAULTS[method].attack(constraint, eps)
-    eval_steps = args.eval_steps or EVAL_STEPS
     recipe = TRANSFER_RECIPES[args.recipe or "paper"]
     lrs = tuple(sorted(set(args.lr or (recipe.lr, recipe.lr / 10)), reverse=True))
     augmentation = DATASETS[args.dataset].transfer_augmentation
@@ -324,5 +443,4 @@ def _sgd(args: argparse.Namespace) -> SgdSettings:
         lrs=lrs,
         eval_every=args.eval_every or EVAL_EVERY,
         prune_margin=args.prune_margin,
-        evaluation=evaluation_attack(constraint, eps, eval_steps) if eps else None,
     )

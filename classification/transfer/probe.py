@@ -6,7 +6,7 @@ of a penalty depends on the scale of the features and on the number of images, b
 entropies are summed. The penalty is 1 / C, with scikit-learn's C.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,11 +62,20 @@ class Probes:
         Raises:
             UserError: a feature is not finite.
         """
-        found = []
+        return torch.cat([part.argmax(2) for part in self._logit_parts(x)], 1)
+
+    def all_logits(self, x: Tensor | Rows) -> Tensor:
+        """Compute logits `(P, N, K)` like `logits`, for features in memory-mapped files as well.
+
+        Raises:
+            UserError: a feature is not finite.
+        """
+        return torch.cat([*self._logit_parts(x)], 1)
+
+    def _logit_parts(self, x: Tensor | Rows) -> Iterator[Tensor]:
         for part in Rows.of(x).parts(max(1, LOGITS // self.bias.numel())):
             check_finite(part)
-            found.append(self.logits(part).argmax(2))
-        return torch.cat(found, 1)
+            yield self.logits(part)
 
     def one(self, index: int) -> "Probes":
         """Return one of the classifiers as `Probes` with P = 1."""

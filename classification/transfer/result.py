@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -12,18 +12,26 @@ from torch import Tensor
 from classification import metrics
 from classification.models import save_classifier
 from classification.training import distributed
-from classification.transfer.task import Task, Trial
+from classification.transfer.conditions import Condition, spread
+from classification.transfer.task import Task, Trial, summarize_calibration
 from robust_backbones.checkpoint.io import Checkpoint
 from robust_backbones.core import results
 from robust_backbones.core.files import atomic
 
 
-def write(task: Task, trials: list[Trial], seconds: float, warnings: list[dict]) -> str:
+def write(
+    task: Task,
+    trials: list[Trial],
+    conditions: list[Condition],
+    seconds: float,
+    warnings: list[dict],
+) -> str:
     """Write all files of a finished run. result.json is last, because it marks the run as finished.
 
     Args:
         task: network, data and settings of the run.
         trials: outcomes of the trials.
+        conditions: outcomes of the further tests.
         seconds: duration of the run in seconds.
         warnings: reasons to doubt the numbers, each as `{"check", "message"}`.
 
@@ -38,9 +46,13 @@ def write(task: Task, trials: list[Trial], seconds: float, warnings: list[dict])
     _csv(folder / "confusion.csv", _confusion(task, confusion))
     _csv(folder / "per_image.csv", _per_image(trials, labels))
     for k, trial in enumerate(trials):
-        if trial.model:
+        if trial.model and task.settings.save_classifier:
             save_classifier(folder / f"classifier_trial{k}.pt", trial.model, task.metadata(k))
+    for condition in conditions:
+        _csv(folder / condition.file, condition.table())
     found = summary(task, trials)
+    if conditions:
+        found["conditions"] = [each.summary(task.settings.metric) for each in conditions]
     results.write(
         folder / "result.json",
         kind="transfer",
@@ -73,28 +85,31 @@ def summary(task: Task, trials: list[Trial]) -> dict:
     predictions = torch.stack([trial.predictions for trial in trials])
     low, high = metrics.interval(predictions, task.test.labels, task.settings.metric)
     found = {"metric": task.settings.metric, **_spread("accuracy", rows), "interval": [low, high]}
-    for name in ("top1", "mean_per_class", "robust_accuracy"):
+    for name in ("top1", "mean_per_class"):
         if all(row.get(name) is not None for row in rows):
             found[name] = fmean(row[name] for row in rows)
     if task.selects_on_test:
         found["last_epoch_accuracy"] = _mean(rows, "last")
+    calibrations = [trial.calibration for trial in trials if trial.calibration]
+    if calibrations:
+        found["calibration"] = summarize_calibration(calibrations)
     return found | {"images": len(task.test), "trials": rows}
 
 
 def _row(task: Task, trial: Trial) -> dict:
     labels, classes = task.test.labels, task.train.classes
     every_class = (torch.bincount(labels, minlength=classes) > 0).all()
-    row = {
+    return {
         "seed": trial.seed,
         "accuracy": task.metric(trial.predictions, labels, classes),
         "top1": metrics.top1(trial.predictions, labels),
         "mean_per_class": (
             metrics.mean_per_class(trial.predictions, labels, classes) if every_class else None
         ),
+        "chosen": trial.chosen,
+        "candidates": trial.candidates,
+        **trial.more,
     }
-    if trial.adversarial is not None:
-        row["robust_accuracy"] = task.metric(trial.adversarial, labels, classes)
-    return row | {"chosen": trial.chosen, "candidates": trial.candidates, **trial.more}
 
 
 def _mean(rows: list[dict], name: str) -> float | None:
@@ -109,12 +124,7 @@ def _spread(name: str, rows: list[dict]) -> dict:
     The standard deviation of one trial is None.
     """
     values = [row[name] for row in rows]
-    return {
-        name: fmean(values),
-        "sd": stdev(values) if len(values) > 1 else None,
-        "min": min(values),
-        "max": max(values),
-    }
+    return {name: fmean(values), **spread(values)}
 
 
 def line(found: dict, trials: int) -> str:
@@ -124,9 +134,8 @@ def line(found: dict, trials: int) -> str:
         words += f" +- {found['sd']:.2f} over {trials} trials"
     low, high = found["interval"]
     words += f" (95 % interval over images {low:.2f} to {high:.2f})"
-    if "robust_accuracy" in found:
-        words += f", {found['robust_accuracy']:.2f} % under attack"
-    return words
+    more = (f"; {row['name']} {row['accuracy']:.2f} %" for row in found.get("conditions", ()))
+    return words + "".join(more)
 
 
 def _per_class(task: Task, confusion: Tensor) -> Iterator[tuple]:

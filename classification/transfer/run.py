@@ -13,15 +13,17 @@ from typing import Any
 import torch
 
 from classification import known_classes
-from classification.datasets.open import open_images
+from classification.datasets.open import open_images, open_test_folder
 from classification.datasets.split import ImageSplit
 from classification.models import Classifier, Pretrained, described, fill
+from classification.robustness_eval.autoattack import require_package
 from classification.training import distributed, launch
 from classification.training.trainer import identity
-from classification.transfer import finetune, fixed_feature, result
+from classification.transfer import conditions, finetune, fixed_feature, result
 from classification.transfer.options import make_settings, parser
 from classification.transfer.settings import SourceNetwork, TransferSettings
 from classification.transfer.task import Task
+from robust_backbones import corruptions
 from robust_backbones.arithmetic import autocast_dtype
 from robust_backbones.checkpoint.io import Checkpoint
 from robust_backbones.checkpoint.read import read_weights
@@ -67,6 +69,11 @@ def measure_transfer(model: Classifier, output: str | Path, **settings: Any) -> 
 
 
 def _run(args: argparse.Namespace, settings: TransferSettings, network: Pretrained) -> None:
+    # Report missing packages now, not after hours of training.
+    if settings.conditions.autoattack:
+        require_package()
+    if settings.conditions.corruptions:
+        corruptions.package_version()
     with launch.processes(args.device, args.deterministic, args.precision) as device:
         warnings = _warn(settings, network.name) if distributed.rank() == 0 else []
         task = open_task(args, settings, network, device)
@@ -118,9 +125,23 @@ def open_task(
         )
     train = _open(args, settings, "train", settings.limit)
     test = _open(args, settings, "test", settings.test_limit)
-    data = identity(train, test)
-    workers = launch.loading_workers(args.workers, device)
-    task = Task(network, train, test, settings, data, Path(), device, workers, args.save_seconds)
+    shifts = tuple(
+        open_test_folder(name, Path(folder), test, settings.test_limit)
+        for name, folder in settings.conditions.also_test
+    )
+    task = Task(
+        network,
+        train,
+        test,
+        settings,
+        identity(train, test),
+        Path(),
+        device,
+        launch.loading_workers(args.workers, device),
+        args.save_seconds,
+        shifts=shifts,
+        shift_data=identity(*shifts),
+    )
     task = dataclasses.replace(task, folder=args.output or _folder(args, task.recorded))
     task.check()
     return task
@@ -180,8 +201,11 @@ def _work(task: Task, warnings: list[dict]) -> None:
         else:
             with memory_advice(_probe_advice(task.settings)):
                 trials = fixed_feature.run(task)
+        with memory_advice("Use a smaller --image-size or --device cpu."):
+            measured, doubts = conditions.measure(task, trials)
         if distributed.rank() == 0:
             seconds = time.perf_counter() - start
-            summary = result.write(task, trials, seconds, warnings)
+            summary = result.write(task, trials, measured, seconds, warnings + doubts)
             run_log.say(f"{summary} -> {task.folder}")
             finetune.remove_weights(task)
+            conditions.remove_journals(task)

@@ -1,8 +1,9 @@
 """Settings of a transfer run."""
 
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
-from classification.training.settings import AttackSettings, TrainSettings
+from classification.training.settings import TrainSettings
 from classification.transfer.protocols import Protocol
 from robust_backbones.core.input_statistics import InputStatistics
 
@@ -37,14 +38,12 @@ class SgdSettings:
         eval_every: number of epochs between two evaluations on the selection images.
         prune_margin: percentage points by which a candidate may be below the best candidate before
             its training stops; None: no training stops early.
-        evaluation: attack on the test images; None: clean images only.
     """
 
     train: TrainSettings
     lrs: tuple[float, ...]
     eval_every: int
     prune_margin: float | None
-    evaluation: AttackSettings | None
 
     def to_json(self) -> dict:
         """Return all settings as one flat dictionary, including the training settings."""
@@ -54,8 +53,46 @@ class SgdSettings:
             "lr": list(self.lrs),
             "eval_every": self.eval_every,
             "prune_margin": self.prune_margin,
-            "evaluation": self.evaluation and {"attack": "pgd", **asdict(self.evaluation)},
         }
+
+
+@dataclass(frozen=True)
+class ConditionSettings:
+    """Conditions under which the networks are tested, in addition to the clean test images.
+
+    Attributes:
+        attacks: constraint and radius of each attack, such as `("linf", 4 / 255)`.
+        steps, restarts: gradient steps and random starts of PGD.
+        autoattack: number of test images for AutoAttack at each radius; None: no AutoAttack.
+        corruptions: kinds of corruption, from `corruptions.KINDS`.
+        also_test: name and path of each further folder of test images.
+    """
+
+    attacks: tuple[tuple[str, float], ...] = ()
+    steps: int = 20
+    restarts: int = 1
+    autoattack: int | None = None
+    corruptions: tuple[str, ...] = ()
+    also_test: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def requested(self) -> bool:
+        """Whether there is a condition."""
+        return bool(self.attacks or self.corruptions or self.also_test)
+
+    def to_json(self) -> dict:
+        """Return the settings in plain JSON types, without the folders, which may move."""
+        found: dict[str, Any] = {}
+        if self.attacks:
+            found |= {
+                "attacks": [list(each) for each in self.attacks],
+                "steps": self.steps,
+                "restarts": self.restarts,
+                "autoattack": self.autoattack,
+            }
+        if self.corruptions:
+            found["corruptions"] = list(self.corruptions)
+        return found
 
 
 @dataclass(frozen=True)
@@ -88,6 +125,7 @@ class TransferSettings:
         penalty: penalty of the logistic probe; None: selected automatically.
         neighbors: number of neighbors of the k-NN probe; None: selected automatically.
         sgd: settings for SGD; None for the other probes.
+        conditions: further tests of the networks.
     """
 
     network: SourceNetwork
@@ -113,6 +151,7 @@ class TransferSettings:
     penalty: float | None = None
     neighbors: int | None = None
     sgd: SgdSettings | None = None
+    conditions: ConditionSettings = ConditionSettings()
 
     @property
     def chooses(self) -> bool:
@@ -130,7 +169,7 @@ class TransferSettings:
             "sgd": self.sgd.to_json() if self.sgd else {},
         }
         network, parts = fields.pop("network"), fields.pop("parts")
-        del fields["sgd"], fields["statistics"]
+        del fields["sgd"], fields["statistics"], fields["conditions"]
         weights = {
             "weights_sha256": network["sha256"],
             "arch": network["arch"],

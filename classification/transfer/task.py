@@ -1,21 +1,22 @@
 """Network, data and settings of a transfer run, and functions that its trials share."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from classification import metrics
+from classification import calibration, metrics
+from classification.calibration import Scores, score
 from classification.datasets.loader import check_batch_size
 from classification.datasets.split import ImageSplit, held_out_mask
 from classification.models import Classifier, Pretrained
 from classification.transfer import protocols
 from classification.transfer.probe import few_shot
 from classification.transfer.settings import TransferSettings
-from robust_backbones import timm_networks
+from robust_backbones import corruptions, timm_networks
 from robust_backbones.archs import RESNETS
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.input_statistics import ASSUMED
@@ -31,6 +32,8 @@ class Task:
         train, test: training and test images.
         settings: settings of the run.
         data: identity of the images, see `trainer.identity`.
+        shifts: further test images, with the names of the conditions as splits.
+        shift_data: identity of `shifts`.
         folder: output folder of the run.
         device: device of this process.
         workers: number of processes that read images.
@@ -48,12 +51,20 @@ class Task:
     workers: int = 0
     save_seconds: float = 600.0
     signals: StopSignals = field(default_factory=StopSignals)
+    shifts: tuple[ImageSplit, ...] = ()
+    shift_data: dict = field(default_factory=dict)
 
     @property
     def recorded(self) -> dict:
         """All settings and the fingerprints of the images, in plain JSON types."""
         prints = {split: part["fingerprint"] for split, part in self.data.items()}
-        return self.settings.to_json() | {"data": prints}
+        conditions = self.settings.conditions.to_json()
+        if self.settings.conditions.corruptions:
+            conditions["package"] = f"{corruptions.PACKAGE} {corruptions.package_version()}"
+        if self.shifts:
+            conditions["also_test"] = {k: v["fingerprint"] for k, v in self.shift_data.items()}
+        found = self.settings.to_json() | {"data": prints}
+        return found | ({"conditions": conditions} if conditions else {})
 
     @property
     def trials(self) -> range:
@@ -64,6 +75,11 @@ class Task:
     def metric(self) -> Callable[[Tensor, Tensor, int], float]:
         """Function `(predictions, labels, classes) -> accuracy in percent`; see `metrics`."""
         return metrics.METRICS[self.settings.metric]
+
+    @property
+    def keeps_networks(self) -> bool:
+        """Whether the network of each trial is needed after the trial."""
+        return self.settings.save_classifier or self.settings.conditions.requested
 
     @property
     def selects_on_test(self) -> bool:
@@ -123,6 +139,11 @@ class Task:
                     f"{source.name} {source.split} has no image of class '{name}', which the "
                     "metric mean_per_class needs. Add images, or use --metric top1."
                 )
+        if (settings.conditions.autoattack or 0) > len(self.test):
+            raise UserError(
+                f"--autoattack {settings.conditions.autoattack}: there are only {len(self.test)} "
+                f"test images. Choose at most {len(self.test)}."
+            )
         if settings.shots:
             counts = torch.bincount(self.train.labels, minlength=self.train.classes).tolist()
             names = self.train.class_names
@@ -174,6 +195,35 @@ class Task:
         }
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """Calibration scores of one trial.
+
+    Attributes:
+        plain: scores of the network.
+        temperature: temperature chosen on validation images; None: the protocol has none.
+        scaled: scores with the temperature; None: no temperature.
+    """
+
+    plain: Scores
+    temperature: float | None
+    scaled: Scores | None
+
+    @classmethod
+    def of(cls, logits: Tensor, labels: Tensor, temperature: float | None) -> "Calibration":
+        """Score logits `(N, K)`."""
+        scaled = score(logits, labels, temperature) if temperature else None
+        return cls(score(logits, labels), temperature, scaled)
+
+
+def summarize_calibration(trials: Sequence[Calibration]) -> dict:
+    """Summarize the calibration of all trials on the same images, for result.json."""
+    scaled = [trial.scaled for trial in trials if trial.scaled]
+    temperatures = [trial.temperature for trial in trials]
+    complete = scaled if len(scaled) == len(trials) else None
+    return calibration.summarize([trial.plain for trial in trials], temperatures, complete)
+
+
 @dataclass
 class Trial:
     """Outcome of one trial.
@@ -184,15 +234,15 @@ class Trial:
         candidates: evaluated hyperparameters, such as `{"penalty": 3.2, "value": 91.5}`. "value" is
             the selection accuracy in percent.
         predictions: predicted classes of the test images, `(N,)` int64.
-        adversarial: predicted classes of the attacked test images, `(N,)` int64; None: no attack.
+        calibration: calibration on the test images; None: the probe has no logits.
         more: further entries for the result, in plain JSON types.
-        model: state dict of the network on the CPU; None if the network will not be saved.
+        model: state dict of the network on the CPU; None if it is not needed any more.
     """
 
     seed: int
     chosen: dict
     candidates: list[dict]
     predictions: Tensor
-    adversarial: Tensor | None = None
+    calibration: Calibration | None = None
     more: dict = field(default_factory=dict)
     model: dict | None = None

@@ -113,7 +113,8 @@ def test_the_contents_of_a_result(runs, name):
     assert settings["data"]["test"] == found["data"]["test"]["fingerprint"]
     assert found["weights_sha256"] == settings["weights_sha256"]
     assert settings["source"]["arch"] == "resnet18" and settings["source"]["eps"] == 0.5
-    assert ("robust_accuracy" in numbers) == (name == "adversarial")
+    assert ("conditions" in numbers) == (name == "adversarial")
+    assert ("calibration" in numbers) == (name != "knn")
 
     images = np.array(table(folder / "per_image.csv")[1:], int)
     right = (images[:, 2:] == images[:, 1:2]).mean(0)
