@@ -57,10 +57,9 @@ class CorruptedSplit(ImageSplit):
             yield ImageBatch(torch.stack(corrupted), self.labels[numbers])
 
     def _corrupt(self, image: Tensor, index: int, kind: str, severity: int) -> Tensor:
-        found = corrupt(
-            image.permute(1, 2, 0).contiguous().numpy(), kind, severity, seed(index, kind, severity)
-        )
-        return torch.from_numpy(found).permute(2, 0, 1)
+        pixels = image.permute(1, 2, 0).contiguous().numpy()
+        found = corrupt(pixels, kind, severity, seed(index, kind, severity))
+        return torch.tensor(found).permute(2, 0, 1)  # a copy, because some results are read-only
 
 
 def seed(index: int, kind: str, severity: int) -> int:
