@@ -29,6 +29,13 @@ from classification.report.verdict_words import advice
 from classification.report.verdicts import Needed, Outcome, Verdict
 from robust_backbones.core.eps import show_eps
 
+# Phrase for each kind of condition.
+SCOPES = {
+    "attack": "under attack",
+    "corruptions": "under corruptions",
+    "shift": "under distribution shift",
+}
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -111,10 +118,12 @@ def _needed(verdict: Verdict) -> tuple[list[int] | None, list[int] | None]:
 def find_answers(results: Results) -> list[Answer]:
     """Answer every question of a report. Answers without verdicts come last."""
     found = []
-    for group in results.groups:
-        if not stylized(group.key.pretrained_on):
-            found += _of_group(results, group)
+    shown = [group for group in results.groups if not stylized(group.key.pretrained_on)]
+    for group in shown:
+        found += _of_group(results, group)
     found += _of_detectors(results.of_kind("detection"), results.rules)
+    for group in shown:
+        found += _of_conditions(results, group)
     found = found or [_nothing(results.runs)]
     return sorted(found, key=lambda answer: not answer.verdicts)
 
@@ -200,6 +209,47 @@ def _of_transfer(
         verdicts=found,
         cautions=_cautions(contests.values()),
     )
+
+
+def _of_conditions(results: Results, group: Group) -> list[Answer]:
+    """Answer one question for each transfer mode and condition, over all architectures."""
+    found = []
+    contests = results.by_condition[group.suffix]
+    for mode, condition in dict.fromkeys((mode, name) for mode, _, _, name in contests):
+        own = {
+            (task, arch): c
+            for (m, task, arch, name), c in contests.items()
+            if (m, name) == (mode, condition)
+        }
+        archs = [*dict.fromkeys(arch for _, arch in own)]
+        kind = next(iter(own.values())).robust.first.condition.kind
+        scope = SCOPES[kind] + f" ({condition})" * (condition != kind)
+        shown = {
+            f"{task} ({arch})" if len(archs) > 1 else task: c.verdict
+            for (task, arch), c in own.items()
+            if c.verdict
+        }
+        sides = {
+            (group.names[id(run)], eps)
+            for task, arch in own
+            for eps, run in group.row(mode, task, arch).items()
+            if eps
+        }
+        recipe = all(c.pretrainings for c in own.values())
+        network = _network(sides, group.key.norm, recipe)
+        if len(archs) > 1:
+            network = "the best robust network of each architecture"
+        names = Names(network, verb="performs", items="pairs of task and architecture", scope=scope)
+        words = [archs[0] if len(archs) == 1 else f"{len(archs)} architectures", scope]
+        found.append(
+            Answer(
+                f"{mode.capitalize()} transfer ({'; '.join([*words, *group.key.words])})",
+                sentence(names if len(archs) > 1 else replace(names, items="tasks"), shown),
+                verdicts=shown,
+                cautions=_cautions(own.values()),
+            )
+        )
+    return found
 
 
 def _network(side: set[tuple[str, float]], norm: str, recipe: bool) -> str:

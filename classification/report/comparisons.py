@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
-from classification.report import estimates, predictions, statistics, verdicts
+from classification.report import estimates, predictions, records, statistics, verdicts
 from classification.report.groups import Group
-from classification.report.records import Merged
+from classification.report.records import Merged, Record
 from classification.report.verdicts import Estimate, Over, Verdict
 from classification.transfer.protocols import CHOICES
 
@@ -19,6 +20,7 @@ ENOUGH = 3
 # Fields of `settings.source` that define a pretraining recipe, and their names in the report.
 RECIPE = {"dataset": "pretraining data", "epochs": "epochs", "seed": "initialization"}
 K = TypeVar("K", bound=Hashable)
+View = Callable[[Merged], Merged | None]
 
 
 @dataclass
@@ -156,13 +158,48 @@ def compare_architectures(group: Group, rules: Rules) -> dict[tuple[str, str, st
     found = {}
     for mode in group.modes:
         for arch in group.archs:
-            more = ("architecture",) * (arch in group.other_twins)
-            own = {
-                (mode, task, arch): replace(c, differs=more + c.differs)
-                for task, c in _contests(group, mode, (arch,)).items()
-            }
+            own = {(mode, task, arch): c for task, c in _of_architecture(group, mode, arch).items()}
             found |= with_verdicts(own, rules, f"section4-3 {group.key.name}")
     return found
+
+
+def compare_conditions(
+    group: Group, found: Sequence[Record], rules: Rules
+) -> dict[tuple[str, str, str, str], Contest]:
+    """Map (mode, task, architecture, condition) to the contest over all eps under a condition.
+
+    The best eps is chosen under each condition. p-values are corrected for the number of tasks and
+    conditions, for each architecture separately.
+
+    Args:
+        group: group of comparable results.
+        found: all records of the report.
+        rules: rules for verdicts.
+    """
+    names, judged = group.conditions(found), {}
+    for mode in group.modes:
+        for arch in group.archs:
+            every = {
+                name: _of_architecture(group, mode, arch, partial(records.under, found, name))
+                for name in names
+            }
+            contests = {
+                (mode, task, arch, name): own[task]
+                for task in group.tasks
+                for name, own in every.items()
+                if task in own
+            }
+            judged |= with_verdicts(contests, rules, f"conditions {group.key.name}")
+    return judged
+
+
+def _of_architecture(
+    group: Group, mode: str, arch: str, view: View | None = None
+) -> dict[str, Contest]:
+    """Map each task to the contest over all eps of an architecture, as `_contests` does."""
+    more = ("architecture",) * (arch in group.other_twins)
+    found = _contests(group, mode, (arch,), view=view)
+    return {task: replace(c, differs=more + c.differs) for task, c in found.items()}
 
 
 def compare_downscaled(group: Group, pixels: int, rules: Rules) -> dict[tuple[str, str], Contest]:
@@ -176,7 +213,11 @@ def compare_downscaled(group: Group, pixels: int, rules: Rules) -> dict[tuple[st
 
 
 def _contests(
-    group: Group, mode: str, archs: Iterable[str], pixels: int | None = None
+    group: Group,
+    mode: str,
+    archs: Iterable[str],
+    pixels: int | None = None,
+    view: View | None = None,
 ) -> dict[str, Contest]:
     """Map each task that has robust and standard runs to its contest, without a verdict.
 
@@ -185,17 +226,20 @@ def _contests(
         mode: transfer mode.
         archs: architectures whose networks are compared.
         pixels: size, in pixels, to which the images were downscaled; None: original images.
+        view: function that returns the run to compare for each run of the group, or None to skip
+            the run; None: compare the runs themselves.
     """
     found = {}
     for task in group.tasks:
         runs = {  # several rows may have the same standard network
-            id(run): run
+            id(run): view(run) if view else run
             for arch in archs
             for eps in (0.0, *group.eps)
             for run in group.configurations(mode, task, arch, eps, pixels)
         }
         robust, standard = (
-            [run for run in runs.values() if bool(run.first.eps) is side] for side in (True, False)
+            [run for run in runs.values() if run and bool(run.first.eps) is side]
+            for side in (True, False)
         )
         if c := contest(robust, standard):
             found[task] = c
@@ -224,7 +268,10 @@ def _estimate(robust: list[Merged], standard: list[Merged], repeated: bool) -> E
         _array([np.array(run.accuracies) for run in side], side, repeated)
         for side in (robust, standard)
     )
-    images = {(run.first.data.get("test") or {}).get("images") for run in (*robust, *standard)}
+    images = {
+        run.first.condition.images or (run.first.data.get("test") or {}).get("images")
+        for run in (*robust, *standard)
+    }
     return estimates.from_accuracies(ours, theirs, images.pop() if len(images) == 1 else None)
 
 
@@ -270,6 +317,7 @@ def _network(run: Merged) -> tuple:
     """Return a key that is equal for runs whose networks differ only in the pretraining seed."""
     record = run.first
     names = {"seed", "trials", "weights", "weights_sha256", "save_classifier", "source"}
+    names |= {"conditions"}
     chosen = sorted((k, str(v)) for k, v in record.settings.items() if k not in names)
     source = {k: v for k, v in _source(run).items() if k != "seed"}
     return (record.arch, record.eps, tuple(chosen), tuple(sorted(map(str, source.items()))))

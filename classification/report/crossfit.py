@@ -14,8 +14,8 @@ def cross_fit(
     other half and in the other trials. The result is averaged over several halvings.
 
     Args:
-        right: correctness `(networks, trials, N)`, 1 or 0. If there is only one trial, the network
-            is chosen in this trial, on the other half of the images.
+        right: correctness `(networks, trials, N)` in [0, 1]. If there is only one trial, the
+            network is chosen in this trial, on the other half of the images.
         labels: classes `(N,)` int for the mean over classes; None: mean over images.
         splits: number of random halvings.
         seed: seed for the halvings.

@@ -30,7 +30,7 @@ def from_predictions(
     The interval covers other trials and other test images.
 
     Args:
-        robust, standard: correctness `(networks, trials, N)`, 1 or 0, on the same images. The two
+        robust, standard: correctness `(networks, trials, N)` in [0, 1], on the same images. The two
             sides may have different numbers of networks and trials.
         labels: classes `(N,)` int for the mean over classes; None: mean over images.
         fixed: whether the runs of the robust and of the standard side do not depend on a seed. One
@@ -50,7 +50,9 @@ def from_predictions(
     if not all(known or _enough(part) for part, known in zip(parts, fixed, strict=True)):
         return Estimate(mean, trials=trials, missing=Missing.TRIALS)
     seeds = trial_variance.combined(part for part in parts if part)
-    if not seeds.variance and len(robust) == len(standard) == 1:
+    single = not seeds.variance and len(robust) == len(standard) == 1
+    # The exact interval counts images, so it needs 1 or 0 for each image instead of a fraction.
+    if single and all(np.isin(side[0, 0], (0, 1)).all() for side in (robust, standard)):
         delta = (robust[0, 0].astype(float) - standard[0, 0]) * weights
         found = Discordant(delta[delta > 0], -delta[delta < 0])
         return Estimate(mean, Over.IMAGES, trials, discordant=found, tests=len(weights))

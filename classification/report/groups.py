@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from classification.datasets.specs import DATASETS, SUITE
 from classification.report import networks, published
+from classification.report.conditions import KINDS
 from classification.report.networks import is_twin
 from classification.report.records import Merged, Record
 from classification.transfer.protocols import MODES, PROTOCOLS
@@ -209,6 +210,17 @@ class Group:
         """Map each eps that has a run to its best run. The standard network has eps 0."""
         found = {eps: self.cell(mode, task, arch, eps, downscale) for eps in (0.0, *self.eps)}
         return {eps: run for eps, run in found.items() if run}
+
+    def conditions(self, found: Sequence[Record]) -> tuple[str, ...]:
+        """Return the names of the conditions of the runs: attacks, corruptions, and shifts."""
+        every = {
+            (KINDS.index(condition.kind), condition.name)
+            for runs in self.runs.values()
+            for run in runs
+            for index in run.indices
+            for condition in found[index].conditions
+        }
+        return tuple(dict.fromkeys(name for _, name in sorted(every)))
 
 
 def stylized(name: str) -> bool:

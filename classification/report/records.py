@@ -9,12 +9,13 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from classification.report.conditions import CLEAN, Condition
 from classification.report.result_kinds import READERS
 from robust_backbones.core.errors import UserError
 from robust_backbones.core.input_statistics import ASSUMED
@@ -23,8 +24,10 @@ RESULT, STUDY = "result.json", "run.json"
 
 # Settings that are not part of a configuration. They differ between the trials of a configuration,
 # or they are only names of files. "source" describes the network, which is already identified by
-# the digest of its weights.
+# the digest of its weights. "conditions" are tests of the finished networks, which do not change
+# the clean accuracy.
 _NOT_CONFIGURED = {"seed", "SEED", "trials", "weights", "save_classifier", "OUTPUT_DIR", "source"}
+_NOT_CONFIGURED |= {"conditions"}
 
 _NONE, _NUMBER = type(None), (int, float)
 _TYPES: dict[str, Any] = {  # types of the record's fields that are not strings
@@ -40,6 +43,8 @@ _TYPES: dict[str, Any] = {  # types of the record's fields that are not strings
     "weights_sha256": (str, _NONE),
     "seconds": _NUMBER,
     "labels": dict,
+    "condition": Condition,
+    "conditions": tuple,
     "warnings": list,
     "simulated": bool,
     "assumed_standard": bool,
@@ -74,6 +79,8 @@ class Record:
         seconds: duration of the run in seconds.
         finished: end time of the run, as text.
         labels: map from axis to value, for runs of a study.
+        condition: condition of `accuracies`. Records from files have the clean test images.
+        conditions: further conditions, whose records `under` returns.
         simulated: whether the result was simulated.
         assumed_standard: whether the network is assumed to be standard, because its file does not
             record how it was trained.
@@ -103,6 +110,8 @@ class Record:
     seconds: float = 0.0
     finished: str = ""
     labels: dict = field(default_factory=dict)
+    condition: Condition = CLEAN
+    conditions: tuple[Condition, ...] = ()
     simulated: bool = False
     assumed_standard: bool = False
     assumed_statistics: bool = False
@@ -115,9 +124,17 @@ class Record:
         if isinstance(model := chosen.get("MODEL"), dict):  # configuration of a detector
             chosen["MODEL"] = {k: v for k, v in model.items() if k != "WEIGHTS"}
         network = self.weights_sha256 or self.weights
-        parts = [self.kind, network, chosen, self.data, self.simulated]
+        parts = [self.kind, network, chosen, self.data, self.simulated, self.condition.facts]
         text = json.dumps(parts, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def under(self, name: str) -> Record | None:
+        """Return the record of a condition; None if the run was not tested under it."""
+        for condition in self.conditions:
+            if condition.name == name:
+                accuracies = condition.accuracies
+                return replace(self, condition=condition, conditions=(), accuracies=accuracies)
+        return None
 
 
 @dataclass(frozen=True)
@@ -211,7 +228,27 @@ def merged(records: list[Record]) -> list[Merged]:
     return [_merge(records, indices) for indices in groups.values()]
 
 
-def _merge(records: list[Record], indices: list[int]) -> Merged:
+def under(records: Sequence[Record], name: str, run: Merged) -> Merged | None:
+    """Return the trials of a run under a condition.
+
+    Args:
+        records: all records, to which the indices of the run refer.
+        name: name of the condition. If the run has several conditions of this name, such as other
+            images, the first is used.
+        run: trials on the clean test images.
+
+    Returns:
+        The trials; None if no trial was tested under the condition.
+    """
+    found = {i: record for i in run.indices if (record := records[i].under(name))}
+    first = next(iter(found.values()), None)
+    if first is None:
+        return None
+    same = [i for i, record in found.items() if record.configuration == first.configuration]
+    return _merge(found, same)
+
+
+def _merge(records: Sequence[Record] | Mapping[int, Record], indices: list[int]) -> Merged:
     trials: dict[int, tuple[float, tuple[Record, int]]] = {}
     contradictions = set()
     for record in (records[index] for index in indices):

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from functools import cache
 
+from classification.report.conditions import Condition, read_calibration, read_conditions
 from robust_backbones import sources, zoo
 
 
 def _transfer(contents: dict, common: dict) -> dict:
     settings, metrics = contents["settings"], contents["metrics"]
     trials = metrics["trials"]
+    calibration = read_calibration(metrics.get("calibration"), len(trials))
     return {
         "mode": settings["mode"],
         "protocol": settings["protocol"],
@@ -22,6 +24,8 @@ def _transfer(contents: dict, common: dict) -> dict:
         "metric": metrics["metric"],
         "accuracies": tuple(_number(row["accuracy"]) for row in trials),
         "seeds": tuple(row["seed"] for row in trials),
+        "condition": Condition(calibration=calibration),
+        "conditions": read_conditions(metrics),
         **network(settings, common["weights"], common["labels"]),
     }
 

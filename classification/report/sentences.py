@@ -29,6 +29,8 @@ class Names:
         robust: singular name of the robust network.
         standard: name of the standard network.
         unit: unit of the differences.
+        verb: what the networks do better or worse, in the third person singular.
+        items: plural name of what the verdicts are about, if they are not about several networks.
         scope: phrase that applies to all verdicts, such as `"on voc_2007_test"`; may be empty.
         several: plural name of the robust networks if each verdict is about another network; empty
             if each verdict is about another task.
@@ -37,6 +39,8 @@ class Names:
     robust: str
     standard: str = STANDARD
     unit: str = "points"
+    verb: str = "transfers"
+    items: str = "tasks"
     scope: str = ""
     several: str = ""
 
@@ -65,17 +69,18 @@ def sentence(names: Names, verdicts: Mapping[str, Verdict]) -> str:
                 how += f" ({_within(verdicts)})"
             count = str(len(own)) if clauses else _count(names, len(own), len(verdicts))
             if names.several:
-                verb = "" if clauses else f"transfer{'s' * (len(own) == 1)} "
+                verb = names.verb if len(own) == 1 else names.verb.removesuffix("s")
+                verb = "" if clauses else f"{verb} "
                 clause = f"{count} {verb}{how}"
             else:
-                verb = "" if clauses else f"{names.robust} transfers "
+                verb = "" if clauses else f"{names.robust} {names.verb} "
                 clause = f"{verb}{how} on {count}"
             clauses.append(f"{clause} ({_sizes(names, own)})")
     text = _capital(", ".join(filter(None, [names.scope, _listed(clauses)])))
     if not unclear:
         return f"{text}."
     few = len(unclear) <= NAMED
-    which = _listed(unclear) if few else f"{len(unclear)} {names.several or 'tasks'}"
+    which = _listed(unclear) if few else f"{len(unclear)} {names.several or names.items}"
     verb = "is" if len(unclear) == 1 else "are"
     return f"{text}; {which} {verb} inconclusive. {_capital(_advice(names, unclear))} would decide."
 
@@ -84,7 +89,7 @@ def _decided(names: Names, task: str, verdict: Verdict) -> str:
     """Return the sentence for a single verdict."""
     place = " ".join(filter(None, ["On", task, names.scope]))
     how = _FIRST[verdict.outcome].format(names.standard)
-    text = f"{place}, {names.robust} transfers {how}: {_size(verdict, names.unit)}"
+    text = f"{place}, {names.robust} {names.verb} {how}: {_size(verdict, names.unit)}"
     if verdict.outcome is Outcome.NO_DIFFERENCE:
         text += f", {_within({task: verdict})}"
     return f"{text}."
@@ -117,7 +122,7 @@ def _within(verdicts: Mapping[str, Verdict]) -> str:
 
 def _count(names: Names, part: int, total: int) -> str:
     """Return `2 of 5 tasks`, `both tasks` or `all 5 tasks`."""
-    noun = names.several or "tasks"
+    noun = names.several or names.items
     if part < total:
         return f"{part} of {total} {noun}"
     return f"both {noun}" if total == 2 else f"all {total} {noun}"

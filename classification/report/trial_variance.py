@@ -82,7 +82,7 @@ def own_images(right: np.ndarray, weights: np.ndarray) -> float:
     """Estimate the variance that images cause between the networks of a side, in squared points.
 
     Args:
-        right: correctness `(networks, trials, N)`, 1 or 0.
+        right: correctness `(networks, trials, N)` in [0, 1].
         weights: weight `(N,)` of each image in the accuracy in percent.
     """
     means = right.mean(1, dtype=np.float32)

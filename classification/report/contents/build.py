@@ -9,6 +9,7 @@ from classification.report import comparisons, records
 from classification.report.comparisons import Rules
 from classification.report.contents import (
     accuracy,
+    conditions,
     coverage,
     detection,
     paired_differences,
@@ -31,6 +32,8 @@ BUILDERS: dict[str, Callable[..., list[Section]]] = {
     "Figures 2 and 3": accuracy.bars,
     "paired differences": paired_differences.paired,
     "Section 4.3": paired_differences.section_4_3,
+    "what else transfers": conditions.transferred,
+    "calibration": conditions.calibrated,
     "accuracy against eps": accuracy.curves,
     "average ranks": paired_differences.ranks,
     "Figure 4": detection.figure4,
@@ -68,6 +71,7 @@ def collect(found: list[Record], study: Path | None = None, rules: Rules | None 
         rules,
         planned,
         {group.suffix: excluded_cells(group, found, planned) for group in groups},
+        {group.suffix: comparisons.compare_conditions(group, found, rules) for group in groups},
     )
 
 

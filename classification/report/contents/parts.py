@@ -33,6 +33,7 @@ _MAY_DIFFER = {
     "save_classifier",
     "limit",
     "test_limit",
+    "conditions",
 }
 EMBEDDED = tuple(name for name, row in DATASETS.items() if not row.needs_root)
 
@@ -54,6 +55,8 @@ class Results:
         planned: runs of the study file; empty without a study.
         excluded: for each group's suffix, the cells that the study excludes, so that they do not
             count as missing.
+        by_condition: for each group's suffix, a mapping from (mode, task, architecture, condition)
+            to the contest under an attack, on corrupted images, or on shifted images.
     """
 
     records: list[Record]
@@ -65,6 +68,7 @@ class Results:
     rules: Rules = field(default_factory=Rules)
     planned: list[StudyRun] = field(default_factory=list)
     excluded: dict[str, frozenset[NetworkCell]] = field(default_factory=dict)
+    by_condition: dict[str, dict[tuple[str, str, str, str], Contest]] = field(default_factory=dict)
 
     def of_kind(self, kind: str) -> list[Merged]:
         """Return the runs of one kind of result, which is a key of `result_kinds.READERS`."""
