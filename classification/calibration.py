@@ -59,17 +59,20 @@ def score(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> Scores:
 def best_temperature(logits: Tensor, labels: Tensor) -> float | None:
     """Return the temperature with the lowest mean NLL, in `TEMPERATURES`.
 
-    Images whose label has the logit -inf are ignored, because their NLL is always infinite. None:
-    there is no other image.
+    Images whose label has the logit -inf are ignored, because their NLL is always infinite.
 
     Args:
         logits: logits `(N, K)` of validation images.
         labels: labels `(N,)`, int64.
+
+    Returns:
+        The temperature, or None if all images are classified correctly. The NLL then falls towards
+        the temperature 0, and has no minimum.
     """
     finite = logits[torch.arange(len(labels)), labels].isfinite()
-    if not finite.any():
-        return None
     logits, labels = logits[finite].double(), labels[finite]
+    if (logits.argmax(1) == labels).all():
+        return None
 
     def mean_nll(log_temperature: float) -> float:
         loss = torch.nn.functional.cross_entropy(logits / np.exp(log_temperature), labels)

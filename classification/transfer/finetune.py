@@ -230,7 +230,7 @@ def _test(task: Task, run: SgdRun, scores: dict[SgdRun, dict]) -> Trial:
     """Evaluate the selected network on the test images."""
     sgd = _sgd(task)
     file = BEST if run.part == CHOOSING else LAST
-    state = load_file(run.folder(task) / file)["model"]
+    state = _state(task, run, file)
     temperature = _temperature(task, run)
     logits = _logits(task, state, run, task.test)
     candidates = [
@@ -258,8 +258,16 @@ def _temperature(task: Task, run: SgdRun) -> float | None:
         return None
     candidate = SgdRun(run.trial, run.lr, CHOOSING)
     _, images = task.selection_sources(run.trial)
-    state = load_file(candidate.folder(task) / LAST)["model"]
+    state = _state(task, candidate, LAST)
     return best_temperature(_logits(task, state, candidate, images), images.labels)
+
+
+def _state(task: Task, run: SgdRun, file: str) -> dict:
+    """Return the state dict in a file of a training run, in all processes.
+
+    Only process 0 reads the file, because the others may finish training before it writes the file.
+    """
+    return distributed.from_first(lambda: load_file(run.folder(task) / file)["model"])
 
 
 def _logits(task: Task, state: dict, run: SgdRun, images: ImageSplit) -> Tensor:
