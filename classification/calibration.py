@@ -66,8 +66,8 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float | None:
         labels: labels `(N,)`, int64.
 
     Returns:
-        The temperature, or None if all images are classified correctly. The NLL then falls towards
-        the temperature 0, and has no minimum.
+        The temperature, or None if all images are classified correctly. The NLL then falls as
+        the temperature approaches 0, and has no minimum.
     """
     finite = logits[torch.arange(len(labels)), labels].isfinite()
     logits, labels = logits[finite].double(), labels[finite]
